@@ -1,0 +1,5 @@
+//! One file a verb.
+
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(78)
+}

@@ -1,0 +1,3 @@
+//! The control socket: questions and answers, one JSON object a line.
+
+pub mod wire;

@@ -1,0 +1,58 @@
+//! Facts, and the wishes among them.
+
+use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
+
+/// A fact. A fact about a worker that is gone is expected and changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The worker's program runs: exec succeeded.
+    Born(WorkerId),
+    /// No worker came of the order: fork refused, no such program, no such directory.
+    SpawnFailed(WorkerId),
+    Ready(WorkerId),
+    /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
+    Extended(WorkerId, Span),
+    /// The worker's first process has ended; the rest of its tree may still live.
+    Exited(WorkerId, Exit),
+    /// Nothing of the worker's tree is left.
+    Swept(WorkerId),
+    /// The generation's folder and program have been resolved. `same`: it is made from exactly what the generation
+    /// before was made from, so going back to that one would change nothing.
+    Pinned {
+        pool: PoolId,
+        generation: Generation,
+        same: bool,
+    },
+    Requested(Ticket, Request),
+    /// The deadline that the core asked for has come.
+    Woke,
+}
+
+/// How a process ended (wait(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal { signal: i32, core_dumped: bool },
+}
+
+/// A wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Have this pool, with this policy: a new pool starts with generation 1; an old one keeps its workers.
+    Keep(PoolId, Policy),
+    /// Stop this pool's workers; the pool stays, stopped, until it is kept again.
+    Drop(PoolId),
+    /// Replace every worker by one of a new generation.
+    Roll(PoolId),
+    /// Replace the worker of one slot by one of the same generation.
+    Replace(PoolId, Slot),
+    /// End the running rolling restart, back to the last generation that served in full.
+    Cancel(PoolId),
+    Scale(PoolId, u32),
+    /// Stop everything politely, at the latest within `cap`, then leave.
+    Stop {
+        cap: Option<Span>,
+    },
+    /// Kill everything, then leave.
+    StopNow,
+}

@@ -1,0 +1,22 @@
+//! The core of rotad: a fact comes in, orders go out, and the clock is an argument.
+//!
+//! [`Master::step`] notes one fact about one worker or one wish, then settles every pool that it touched: the pool's
+//! wish is compared with what is, and the orders that bring it closer go out. The operating system carries the orders
+//! out and reports the next fact. No clock, file, environment or random number can be reached from here: the crate
+//! is `no_std` and has no dependencies.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod event;
+mod order;
+mod policy;
+mod time;
+mod words;
+
+pub use event::{Event, Exit, Request};
+pub use order::{Cause, Failure, Order, Outcome, Record, Why};
+pub use policy::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Step};
+pub use time::{Span, Time};
+pub use words::{Generation, PoolId, Signal, Slot, Ticket, WorkerId};

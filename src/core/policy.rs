@@ -1,0 +1,72 @@
+//! How many workers a pool has, and how patient the master is with them.
+
+use crate::{Signal, Span};
+use alloc::vec::Vec;
+
+/// All that the core knows of a pool's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Workers wanted.
+    pub count: u32,
+    pub readiness: Readiness,
+    /// Not ready this long after its birth: a death before ready.
+    pub ready_timeout: Span,
+    /// The polite part of a stop; SIGKILL comes after the last step.
+    pub stop: Vec<Step>,
+    pub reload: Reload,
+    pub restart: Restart,
+}
+
+/// What makes a worker ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Only [`crate::Event::Ready`].
+    Reported,
+    /// [`crate::Event::Ready`], or having lived this long since [`crate::Event::Born`].
+    Alive(Span),
+}
+
+/// One step of a stop: a signal (none: only wait), then patience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub signal: Option<Signal>,
+    pub wait: Span,
+}
+
+/// How a rolling restart goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Successors starting or soaking above count; 0: stop one, wait until it is gone, start one.
+    pub surge: u32,
+    /// Old workers that have got their stop and still finish; at least 1.
+    pub max_draining: u32,
+    /// How long the first new worker must serve before more are touched.
+    pub soak: Span,
+    pub on_failure: OnFailure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Slots already done go back to the generation before, where it differs.
+    Rollback,
+    /// Slots already done stay.
+    Abort,
+}
+
+/// What happens after a death that nobody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    pub policy: RestartPolicy,
+    pub delay: Span,
+    pub max_delay: Span,
+    pub stable_after: Span,
+    /// Exit codes that are an end, not a failure.
+    pub ends: Vec<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}

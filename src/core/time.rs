@@ -1,0 +1,76 @@
+//! Time as the core knows it: milliseconds since the master began, handed in with every fact.
+
+use core::fmt;
+use core::ops::{Add, Sub};
+
+/// A moment: milliseconds since the master began, pauses of the master left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+/// A length of time in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub u64);
+
+impl Span {
+    pub const ZERO: Self = Self(0);
+    /// Longer than any master lives; stands for "no limit" and never overflows a [`Time`] it is added to.
+    pub const FOREVER: Self = Self(u64::MAX / 4);
+
+    pub const fn from_millis(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    pub const fn from_secs(s: u64) -> Self {
+        Self(s.saturating_mul(1000))
+    }
+
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    pub fn as_secs_f64(self) -> f64 {
+        self.0 as f64 / 1000.0
+    }
+}
+
+impl Add<Span> for Time {
+    type Output = Self;
+
+    fn add(self, span: Span) -> Self {
+        Self(self.0.saturating_add(span.0))
+    }
+}
+
+impl Add for Span {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl Sub for Time {
+    type Output = Span;
+
+    /// The span since `earlier`; zero when `earlier` is the later one.
+    fn sub(self, earlier: Self) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+impl fmt::Display for Span {
+    /// `850 ms` below a second, `12.3 s` above.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < 1000 {
+            write!(f, "{} ms", self.0)
+        } else {
+            write!(f, "{}.{} s", self.0 / 1000, self.0 % 1000 / 100)
+        }
+    }
+}

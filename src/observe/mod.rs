@@ -1,0 +1,3 @@
+//! Eyes without hands: status, diary, manager.
+
+pub mod status;

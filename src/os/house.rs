@@ -1,0 +1,1 @@
+//! The house of one master: runtime directory, lock, pid file.

@@ -1,0 +1,1 @@
+//! Who belongs to which worker: groups, sessions, orphans; and the sweep.

@@ -1,0 +1,1 @@
+//! NOTIFY_SOCKET: one a worker (sd_notify(3)).

@@ -1,0 +1,1 @@
+//! Listening sockets, opened once and kept open through anything.

@@ -1,0 +1,105 @@
+//! A child of ours: held by its pidfd where the kernel has them (pidfd_open(2), Linux 5.3), else by being unreaped.
+
+use rotad_core::Exit;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// A process that we hold: its pid cannot come to mean another process while this lives.
+/// For a child of ours that is so until [`Process::reap`]; for a stranger it needs the pidfd.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Process {
+    /// A child of ours that has not been reaped. `pidfd`: from CLONE_PIDFD or pidfd_open(2), if there is one.
+    pub fn of_child(pid: i32, pidfd: Option<OwnedFd>) -> Self {
+        Self { pid, pidfd }
+    }
+
+    /// Any process, held by a pidfd. The caller has to check afterwards that it is the one that was meant.
+    ///
+    /// # Errors
+    /// ESRCH: no such process; ENOSYS, EPERM: no pidfds here.
+    pub fn of_stranger(pid: i32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes two numbers and touches no memory of ours.
+        let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us alone; pidfds are close-on-exec from birth.
+        Ok(Self { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }) })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Readable once the process has ended (pidfd_open(2)); none without pidfds.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Sends a signal to this very process.
+    ///
+    /// # Errors
+    /// ESRCH: it has been reaped; EPERM.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let done = match &self.pidfd {
+            // SAFETY: no memory is passed: the siginfo pointer is null.
+            Some(fd) => unsafe {
+                nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
+                    as i32
+            },
+            // SAFETY: kill takes numbers only. The pid is that of our own unreaped child: it cannot be reused.
+            None => unsafe { nix::libc::kill(self.pid, signal) },
+        };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Sends a signal to the process group that this process leads. Only while it is our unreaped child: a zombie
+    /// leader still pins the number of its group.
+    ///
+    /// # Errors
+    /// ESRCH: the group is empty.
+    pub fn signal_group(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: killpg takes numbers only; the unreaped leader pins the group's number.
+        if unsafe { nix::libc::killpg(self.pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// How our child ended, if it has, leaving it unreaped (waitid(2), WNOWAIT).
+    ///
+    /// # Errors
+    /// ECHILD: not our child, or reaped.
+    pub fn peek_exit(&self) -> io::Result<Option<Exit>> {
+        self.wait(nix::libc::WNOWAIT)
+    }
+
+    /// Reaps our child if it has ended.
+    ///
+    /// # Errors
+    /// ECHILD: not our child, or reaped.
+    pub fn reap(&self) -> io::Result<Option<Exit>> {
+        self.wait(0)
+    }
+
+    fn wait(&self, flags: i32) -> io::Result<Option<Exit>> {
+        // SAFETY: siginfo_t is plain data; all zeroes is a valid value.
+        let mut info: nix::libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = nix::libc::WEXITED | nix::libc::WNOHANG | flags;
+        // SAFETY: info lives through the call and is written by it alone.
+        if unsafe { nix::libc::waitid(nix::libc::P_PID, self.pid as u32, &mut info, flags) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: waitid filled the SIGCHLD part of the union, or left it zero (nothing has ended).
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if pid == 0 {
+            return Ok(None);
+        }
+        Ok(Some(match info.si_code {
+            nix::libc::CLD_EXITED => Exit::Code(status),
+            code => Exit::Signal { signal: status, core_dumped: code == nix::libc::CLD_DUMPED },
+        }))
+    }
+}

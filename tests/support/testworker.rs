@@ -1,0 +1,2 @@
+//! A worker with knobs.
+fn main() {}
