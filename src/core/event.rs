@@ -1,6 +1,6 @@
 //! Facts, and the wishes among them.
 
-use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
+use crate::{Generation, Policy, PoolId, Span, Ticket, WorkerId};
 
 /// A fact. A fact about a worker that is gone is expected and changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +44,6 @@ pub enum Request {
     Drop(PoolId),
     /// Replace every worker by one of a new generation.
     Roll(PoolId),
-    /// Replace the worker of one slot by one of the same generation.
-    Replace(PoolId, Slot),
     /// End the running rolling restart, back to the last generation that served in full.
     Cancel(PoolId),
     Scale(PoolId, u32),

@@ -9,14 +9,28 @@
 
 extern crate alloc;
 
+mod deadline;
 mod event;
+mod life;
+mod master;
 mod order;
 mod policy;
+mod pool;
+mod repair;
+mod roll;
+mod rolling;
+mod settle;
 mod time;
+mod view;
+mod wish;
 mod words;
+mod worker;
 
 pub use event::{Event, Exit, Request};
+pub use master::Master;
 pub use order::{Cause, Failure, Order, Outcome, Record, Why};
 pub use policy::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Step};
+pub use roll::RollState;
 pub use time::{Span, Time};
+pub use view::{EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView};
 pub use words::{Generation, PoolId, Signal, Slot, Ticket, WorkerId};

@@ -1,0 +1,208 @@
+//! What happens to one worker: birth, readiness, stop, death.
+
+use crate::order::Why;
+use crate::pool::Pool;
+use crate::roll::Phase;
+use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
+use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, WorkerId};
+
+impl Master {
+    pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Place) -> Option<WorkerId> {
+        let known = self.pools.get_mut(&pool)?;
+        let mut worker = Worker::new(pool, slot, generation, self.now, known.policy.ready_timeout);
+        worker.place = place;
+        let id = self.enlist(worker);
+        let known = self.pools.get_mut(&pool)?;
+        let seat = known.slots.get_mut(slot.0 as usize)?;
+        match place {
+            Place::Current => seat.current = Some(id),
+            Place::Successor => {
+                seat.successor = Some(id);
+                known.in_flight += 1;
+            }
+            Place::Leaving => {}
+        }
+        let seat = known.slots.get_mut(slot.0 as usize)?;
+        if place == Place::Current && core::mem::take(&mut seat.restart_due) {
+            seat.restarts += 1;
+        }
+        self.out.push(Order::Spawn { worker: id, pool, slot, generation });
+        Some(id)
+    }
+
+    pub(crate) fn born(&mut self, id: WorkerId) {
+        let Some(Readiness::Alive(span)) = self.readiness(id) else { return };
+        if span == Span::ZERO {
+            return self.became_ready(id);
+        }
+        let at = self.now + span;
+        self.change(id, |w| {
+            if let State::Starting { alive_at, .. } = &mut w.state {
+                *alive_at = Some(at);
+            }
+        });
+    }
+
+    pub(crate) fn became_ready(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get(&id) else { return };
+        if !matches!(worker.state, State::Starting { .. }) {
+            return;
+        }
+        let (pool, slot, generation, place) = (worker.pool, worker.slot, worker.generation, worker.place);
+        let took = now - worker.began;
+        let Some(known) = self.pools.get(&pool) else { return };
+        let soak = known.policy.reload.soak;
+        let is_canary = known.roll.as_ref().is_some_and(|r| r.phase == Phase::Canary && r.canary == Some(id));
+        self.change(id, |w| {
+            w.ready_at = Some(now);
+            w.state = if is_canary && soak > Span::ZERO { State::Soaking { until: now + soak } } else { State::Ready };
+        });
+        self.record(Record::Ready { worker: id, took });
+        if place == Place::Current {
+            self.filled(pool, slot, generation, id);
+        }
+        self.hope(pool, id);
+        self.touch(pool, slot);
+    }
+
+    pub(crate) fn soaked(&mut self, id: WorkerId) {
+        self.change(id, |w| w.state = State::Ready);
+        self.record(Record::Soaked { worker: id });
+        if let Some(worker) = self.workers.get(&id) {
+            let (pool, slot) = (worker.pool, worker.slot);
+            self.touch(pool, slot);
+        }
+    }
+
+    pub(crate) fn not_ready_in_time(&mut self, id: WorkerId) {
+        let now = self.now;
+        self.change(id, |w| w.asked = Some(now));
+        self.died(id, Cause::NotReadyInTime);
+        self.kill(id);
+    }
+
+    pub(crate) fn spawn_failed(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if worker.leaves() {
+            let took = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
+            self.record(Record::Stopped { worker: id, exit: None, took });
+        } else {
+            self.died(id, Cause::SpawnFailed);
+        }
+        self.forget(id);
+    }
+
+    pub(crate) fn exited(&mut self, id: WorkerId, exit: Exit) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if !worker.lives() {
+            return;
+        }
+        let give_up = match worker.state {
+            State::Killing { give_up } => give_up,
+            _ => self.now + KILL_GRACE,
+        };
+        if worker.leaves() {
+            let took = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
+            self.record(Record::Stopped { worker: id, exit: Some(exit), took });
+        } else {
+            self.died(id, Cause::Exited(exit));
+        }
+        self.change(id, |w| w.state = State::Sweeping { give_up });
+        if let Some(worker) = self.workers.get(&id) {
+            let (pool, slot) = (worker.pool, worker.slot);
+            self.touch(pool, slot);
+        }
+        self.out.push(Order::Sweep(id));
+    }
+
+    pub(crate) fn swept(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(|w| !w.lives()) {
+            self.forget(id);
+        }
+    }
+
+    /// Asks a worker to leave: its slot does not know it any more, its stop steps begin.
+    pub(crate) fn begin_stop(&mut self, id: WorkerId, why: Why) {
+        let now = self.now;
+        let Some(worker) = self.workers.get(&id) else { return };
+        if worker.leaves() {
+            return;
+        }
+        self.detach(id);
+        self.record(Record::Retired { worker: id, why });
+        self.change(id, |w| {
+            w.asked = Some(now);
+            w.drains = true;
+        });
+        self.advance_stop(id, 0);
+    }
+
+    pub(crate) fn advance_stop(&mut self, id: WorkerId, mut step: usize) {
+        while let Some(Step { signal, wait }) = self.stop_step(id, step) {
+            if let Some(signal) = signal {
+                self.out.push(Order::Signal(id, signal));
+            }
+            if wait > Span::ZERO {
+                let until = self.now + wait;
+                return self.change(id, |w| {
+                    w.state = State::Stopping { step, until, latest: until + MOST_EXTENSION };
+                });
+            }
+            step += 1;
+        }
+        self.record(Record::Killed { worker: id });
+        self.kill(id);
+    }
+
+    fn stop_step(&self, id: WorkerId, step: usize) -> Option<Step> {
+        let pool: &Pool = self.pools.get(&self.workers.get(&id)?.pool)?;
+        pool.policy.stop.get(step).copied()
+    }
+
+    /// SIGKILL; once is enough.
+    pub(crate) fn kill(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get(&id) else { return };
+        if matches!(worker.state, State::Killing { .. } | State::Sweeping { .. }) {
+            return;
+        }
+        self.detach(id);
+        self.change(id, |w| {
+            w.asked.get_or_insert(now);
+            w.drains = true;
+            w.state = State::Killing { give_up: now + KILL_GRACE };
+        });
+        self.out.push(Order::Kill(id));
+    }
+
+    pub(crate) fn give_up(&mut self, id: WorkerId) {
+        self.change(id, |w| w.lost = true);
+        self.record(Record::Lost { worker: id });
+        if let Some(worker) = self.workers.get(&id) {
+            let (pool, slot) = (worker.pool, worker.slot);
+            self.touch(pool, slot);
+        }
+    }
+
+    /// Takes a worker out of its slot.
+    pub(crate) fn detach(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (pool, slot, place) = (worker.pool, worker.slot, worker.place);
+        if place == Place::Leaving {
+            return;
+        }
+        self.change(id, |w| w.place = Place::Leaving);
+        self.touch(pool, slot);
+        let Some(known) = self.pools.get_mut(&pool) else { return };
+        let Some(seat) = known.slots.get_mut(slot.0 as usize) else { return };
+        seat.leaving += 1;
+        if place == Place::Current {
+            seat.current = None;
+            known.full = false;
+        } else {
+            seat.successor = None;
+            known.in_flight -= 1;
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The one door: note the fact, then settle what it touched.
+
+use crate::deadline::{Deadlines, Key};
+use crate::pool::{Activity, Pool};
+use crate::worker::{State, Worker};
+use crate::{Event, Order, PoolId, Readiness, Record, Request, Slot, Span, Ticket, Time, WorkerId};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+/// All pools of one master.
+#[derive(Default)]
+pub struct Master {
+    pub(crate) now: Time,
+    pub(crate) pools: BTreeMap<PoolId, Pool>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) deadlines: Deadlines,
+    /// What the present step has to settle.
+    pub(crate) touched: BTreeSet<(PoolId, Slot)>,
+    pub(crate) stirred: BTreeSet<PoolId>,
+    pub(crate) stopping: bool,
+    pub(crate) left: bool,
+    pub(crate) out: Vec<Order>,
+    last_worker: u64,
+}
+
+impl Master {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one fact and gives the orders that follow from it. `now` never runs backwards.
+    ///
+    /// # Panics
+    /// When `now` is earlier than that of the step before: a defect of the caller.
+    pub fn step(&mut self, now: Time, event: Event) -> Vec<Order> {
+        assert!(now >= self.now, "time runs backwards: {now} after {}", self.now);
+        self.now = now;
+        self.note(event);
+        self.settle();
+        core::mem::take(&mut self.out)
+    }
+
+    /// The next moment at which something is due: wake the master then, with [`Event::Woke`].
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadlines.next()
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Born(id) => self.born(id),
+            Event::SpawnFailed(id) => self.spawn_failed(id),
+            Event::Ready(id) => self.became_ready(id),
+            Event::Extended(id, by) => {
+                let now = self.now;
+                self.change(id, |w| w.extend(now, by));
+            }
+            Event::Exited(id, exit) => self.exited(id, exit),
+            Event::Swept(id) => self.swept(id),
+            Event::Pinned { pool, generation, same } => self.pinned(pool, generation, same),
+            Event::Requested(ticket, request) => self.requested(ticket, request),
+            Event::Woke => {
+                while let Some(key) = self.deadlines.pop(self.now) {
+                    self.due(key);
+                }
+            }
+        }
+    }
+
+    fn requested(&mut self, ticket: Ticket, request: Request) {
+        match request {
+            Request::Keep(id, policy) => self.keep(id, policy),
+            Request::Drop(id) => self.drop_pool(id),
+            Request::Roll(id) => self.want_roll(ticket, id),
+            Request::Cancel(id) => self.cancel(ticket, id),
+            Request::Scale(id, count) => self.scale(id, count),
+            Request::Stop { cap } => self.stop(cap),
+            Request::StopNow => self.stop_now(),
+        }
+    }
+
+    fn due(&mut self, key: Key) {
+        match key {
+            Key::Worker(id) => self.worker_due(id),
+            Key::Slot(pool, slot) => self.touch(pool, slot),
+            Key::Breaker(pool) => self.hope_fulfilled(pool),
+            Key::Cap => self.kill_all(),
+        }
+    }
+
+    fn worker_due(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        match worker.state {
+            State::Starting { alive_at: Some(at), .. } if at <= self.now => self.became_ready(id),
+            State::Starting { ready_by, .. } if ready_by <= self.now => self.not_ready_in_time(id),
+            State::Soaking { until } if until <= self.now => self.soaked(id),
+            State::Stopping { step, until, .. } if until <= self.now => self.advance_stop(id, step + 1),
+            State::Killing { give_up } | State::Sweeping { give_up } if give_up <= self.now => self.give_up(id),
+            // It has been given more time since.
+            State::Starting { .. }
+            | State::Soaking { .. }
+            | State::Ready
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Sweeping { .. } => self.change(id, |_| {}),
+        }
+    }
+
+    /// The one place where a worker's facts change: the pool's counters and the deadline follow.
+    pub(crate) fn change(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let before = Share::of(worker);
+        with(worker);
+        let after = Share::of(worker);
+        self.deadlines.set(Key::Worker(id), worker.deadline());
+        if let Some(pool) = self.pools.get_mut(&worker.pool) {
+            pool.apply(before, after);
+        }
+    }
+
+    pub(crate) fn enlist(&mut self, worker: Worker) -> WorkerId {
+        self.last_worker += 1;
+        let id = WorkerId(self.last_worker);
+        self.deadlines.set(Key::Worker(id), worker.deadline());
+        if let Some(pool) = self.pools.get_mut(&worker.pool) {
+            pool.apply(Share::default(), Share::of(&worker));
+        }
+        self.workers.insert(id, worker);
+        id
+    }
+
+    /// Nothing of it is left.
+    pub(crate) fn forget(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.deadlines.set(Key::Worker(id), None);
+        self.touch(worker.pool, worker.slot);
+        if let Some(pool) = self.pools.get_mut(&worker.pool) {
+            pool.apply(Share::of(&worker), Share::default());
+            if let Some(slot) = pool.slots.get_mut(worker.slot.0 as usize) {
+                slot.leaving -= 1;
+            }
+            pool.fit();
+        }
+    }
+
+    pub(crate) fn touch(&mut self, pool: PoolId, slot: Slot) {
+        self.touched.insert((pool, slot));
+        self.stirred.insert(pool);
+    }
+
+    pub(crate) fn touch_all(&mut self, id: PoolId) {
+        if let Some(pool) = self.pools.get(&id) {
+            self.touched.extend((0..pool.slots.len() as u32).map(|slot| (id, Slot(slot))));
+        }
+        self.stirred.insert(id);
+    }
+
+    pub(crate) fn record(&mut self, record: Record) {
+        self.out.push(Order::Record(record));
+    }
+
+    fn settle(&mut self) {
+        loop {
+            if let Some((pool, slot)) = self.touched.pop_first() {
+                self.settle_slot(pool, slot);
+            } else if let Some(pool) = self.stirred.pop_first() {
+                self.settle_pool(pool);
+            } else {
+                break;
+            }
+        }
+        self.leave_when_stopped();
+    }
+
+    fn leave_when_stopped(&mut self) {
+        if !self.stopping || self.left || self.pools.values().any(|p| p.activity != Activity::Stopped) {
+            return;
+        }
+        self.left = true;
+        self.deadlines.set(Key::Cap, None);
+        self.out.push(Order::Leave { lost: self.workers.keys().copied().collect() });
+    }
+
+    fn stop(&mut self, cap: Option<Span>) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.deadlines.set(Key::Cap, cap.map(|cap| self.now + cap));
+        let pools: Vec<PoolId> = self.pools.keys().copied().collect();
+        for pool in pools {
+            self.drop_pool(pool);
+        }
+    }
+
+    fn stop_now(&mut self) {
+        self.stop(None);
+        self.settle();
+        self.kill_all();
+    }
+
+    fn kill_all(&mut self) {
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            self.kill(id);
+        }
+    }
+
+    pub(crate) fn readiness(&self, id: WorkerId) -> Option<Readiness> {
+        let worker = self.workers.get(&id)?;
+        Some(self.pools.get(&worker.pool)?.policy.readiness)
+    }
+}
+
+/// What one worker adds to its pool's counters.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Share {
+    alive: u32,
+    present: u32,
+    serving: u32,
+    draining: u32,
+}
+
+impl Share {
+    fn of(worker: &Worker) -> Self {
+        let held = worker.lives() && !worker.lost;
+        Self {
+            alive: u32::from(held),
+            present: u32::from(!worker.lost),
+            serving: u32::from(worker.serves()),
+            draining: u32::from(held && worker.leaves() && worker.drains),
+        }
+    }
+}
+
+impl Pool {
+    fn apply(&mut self, before: Share, after: Share) {
+        self.alive = self.alive + after.alive - before.alive;
+        self.present = self.present + after.present - before.present;
+        self.serving = self.serving + after.serving - before.serving;
+        self.draining = self.draining + after.draining - before.draining;
+    }
+}

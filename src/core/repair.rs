@@ -1,0 +1,162 @@
+//! After a death that nobody asked for: whose fault, how long to wait, and when a whole pool is sick.
+
+use crate::deadline::Key;
+use crate::pool::{Breaker, Ended, Pool};
+use crate::roll::Phase;
+use crate::worker::{EARLY, Place, State, jitter};
+use crate::{Cause, Exit, Failure, Master, PoolId, Record, RestartPolicy, Slot, Span, Time, WorkerId};
+
+/// Deaths within this span make a crash loop.
+const WINDOW: Span = Span::from_secs(10);
+
+/// A death, looked at.
+struct Death {
+    id: WorkerId,
+    slot: Slot,
+    place: Place,
+    began: Time,
+    ready_at: Option<Time>,
+    /// One of `ends`.
+    is_end: bool,
+}
+
+impl Master {
+    /// A worker that nobody had asked to stop has ended, did not start, or did not become ready in time.
+    pub(crate) fn died(&mut self, id: WorkerId, cause: Cause) {
+        let Some(worker) = self.workers.get(&id).cloned() else { return };
+        let Some(pool) = self.pools.get(&worker.pool) else { return };
+        let is_end = matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.ends.contains(&code));
+        let place = worker.place;
+        let death = Death { id, slot: worker.slot, place, began: worker.began, ready_at: worker.ready_at, is_end };
+        let ended_well = is_end && place == Place::Current && worker.ready_at.is_some();
+        let (mut fails_roll, mut fails_back) = (false, false);
+        if let Some(roll) = &pool.roll {
+            match roll.phase {
+                Phase::Canary | Phase::Wave => fails_roll = worker.generation == roll.generation && !ended_well,
+                // A slot that goes back has no third choice.
+                Phase::Back(_) => {
+                    fails_back = worker.generation == roll.base
+                        && worker.ready_at.is_none()
+                        && roll.pending.contains(&worker.slot);
+                }
+            }
+        }
+        self.detach(id);
+        let retry_in = if fails_roll || fails_back { None } else { self.count_death(worker.pool, &death) };
+        self.record(Record::Died {
+            worker: id,
+            cause,
+            failure: !is_end,
+            before_ready: worker.ready_at.is_none(),
+            retry_in,
+        });
+        if fails_roll {
+            self.fail_roll(worker.pool, Failure { worker: Some(id), cause, mixed: false });
+        } else if fails_back {
+            self.fail_way_back(worker.pool);
+        }
+        self.trip(worker.pool, &death, fails_roll || fails_back);
+    }
+
+    /// The steady state's counters; how long the slot waits, if it is filled again at all.
+    fn count_death(&mut self, id: PoolId, death: &Death) -> Option<Span> {
+        let now = self.now;
+        let pool = self.pools.get_mut(&id)?;
+        let restart = pool.policy.restart.clone();
+        let slot = pool.slots.get_mut(death.slot.0 as usize)?;
+        slot.restart_due = true;
+        let stays_empty = match restart.policy {
+            RestartPolicy::Always => false,
+            RestartPolicy::OnFailure => death.is_end,
+            RestartPolicy::Never => true,
+        };
+        if stays_empty {
+            slot.ended = Some(if death.is_end { Ended::Done } else { Ended::Failed });
+            if pool.breaker.is_some_and(|b| b.probe == death.slot) {
+                self.end_crash_loop(id);
+            }
+            return None;
+        }
+        if death.ready_at.is_some_and(|at| now - at >= restart.stable_after) {
+            slot.deaths = 0;
+            slot.delays = 0;
+        }
+        let at = if death.is_end {
+            now.max(death.began + restart.delay)
+        } else {
+            slot.deaths = slot.deaths.saturating_add(1);
+            if slot.deaths == 1 && death.ready_at.is_some() {
+                now
+            } else {
+                let doubled = restart.delay.0.saturating_mul(1u64.checked_shl(slot.delays).unwrap_or(u64::MAX));
+                slot.delays = slot.delays.saturating_add(1);
+                now + jitter(death.id, Span(doubled.min(restart.max_delay.0)))
+            }
+        };
+        slot.not_before = Some(at);
+        Some(at - now)
+    }
+
+    /// Early deaths of a pool add up to a crash loop; those of a new generation are its rolling restart's affair.
+    fn trip(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
+        let now = self.now;
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if let Some(breaker) = &mut pool.breaker {
+            if breaker.hope == Some(death.id) {
+                breaker.hope = None;
+                breaker.probe = death.slot;
+                self.deadlines.set(Key::Breaker(id), None);
+            }
+            return;
+        }
+        let early = death.ready_at.is_none_or(|at| now - at <= EARLY);
+        if !early || death.is_end || is_rolls {
+            return;
+        }
+        pool.early_deaths.push_back(now);
+        while pool.early_deaths.front().is_some_and(|at| now - *at > WINDOW) {
+            pool.early_deaths.pop_front();
+        }
+        let deaths = pool.early_deaths.len();
+        if deaths >= pool.breaker_limit() {
+            pool.breaker = Some(Breaker { probe: death.slot, hope: None });
+            self.record(Record::CrashLoop { pool: id, deaths: deaths as u32 });
+        }
+    }
+
+    /// In a crash loop a worker has become ready: if it still serves a second later, the rest follows.
+    pub(crate) fn hope(&mut self, id: PoolId, worker: WorkerId) {
+        let Some(Pool { breaker: Some(breaker), .. }) = self.pools.get_mut(&id) else { return };
+        if breaker.hope.is_none() {
+            breaker.hope = Some(worker);
+            self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY));
+        }
+    }
+
+    pub(crate) fn hope_fulfilled(&mut self, id: PoolId) {
+        let Some(hope) = self.pools.get(&id).and_then(|pool| pool.breaker.as_ref()).and_then(|b| b.hope) else {
+            return;
+        };
+        if self.workers.get(&hope).is_some_and(|w| matches!(w.state, State::Ready | State::Soaking { .. })) {
+            self.end_crash_loop(id);
+        } else if let Some(Pool { breaker: Some(breaker), .. }) = self.pools.get_mut(&id) {
+            breaker.hope = None;
+        }
+        self.touch_all(id);
+    }
+
+    /// The program works again: every empty slot is filled at once.
+    pub(crate) fn end_crash_loop(&mut self, id: PoolId) {
+        self.deadlines.set(Key::Breaker(id), None);
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.early_deaths.clear();
+        if pool.breaker.take().is_none() {
+            return;
+        }
+        for slot in &mut pool.slots {
+            slot.not_before = None;
+        }
+        self.record(Record::CrashLoopOver { pool: id });
+        self.touch_all(id);
+    }
+}

@@ -1,0 +1,81 @@
+//! One rolling restart of one pool, from the wish to its one outcome.
+
+use crate::{Failure, Generation, Slot, Span, Ticket, Time, WorkerId};
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// One worker of the new generation, alone, until it has soaked.
+    Canary,
+    /// Slot after slot, `surge` at a time.
+    Wave,
+    /// The new generation failed: slots already done go back.
+    Back(Failure),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Roll {
+    pub(crate) generation: Generation,
+    /// What served before, and serves again if this fails.
+    pub(crate) base: Generation,
+    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) began: Time,
+    pub(crate) phase: Phase,
+    pub(crate) canary: Option<WorkerId>,
+    /// Slots without a new worker that has been ready yet; in `Back`: slots that still have to go back.
+    pub(crate) pending: BTreeSet<Slot>,
+    /// The order in which slots get their successor: empty ones, then the oldest worker first.
+    pub(crate) todo: VecDeque<Slot>,
+    /// Successors that are ready and wait for room among the draining.
+    pub(crate) queued: VecDeque<Slot>,
+    /// Surge 0: the slot that was emptied, and the worker that has to be gone before it is filled.
+    pub(crate) emptied: Option<(Slot, Option<WorkerId>)>,
+    /// It has asked an old worker to stop: from here on a new wish waits.
+    pub(crate) retired_any: bool,
+    pub(crate) replaced: u32,
+    pub(crate) of: u32,
+    /// The new generation is made from exactly what the base was made from.
+    pub(crate) same: bool,
+}
+
+impl Roll {
+    /// The generation that this phase fills a slot with.
+    pub(crate) fn goal(&self) -> Generation {
+        match self.phase {
+            Phase::Canary | Phase::Wave => self.generation,
+            Phase::Back(_) => self.base,
+        }
+    }
+
+    /// What an emptied slot is repaired with: the old generation until the first new one has soaked.
+    pub(crate) fn repair(&self) -> Generation {
+        match self.phase {
+            Phase::Wave => self.generation,
+            Phase::Canary | Phase::Back(_) => self.base,
+        }
+    }
+}
+
+/// How the last one went, for the view.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastRoll {
+    pub(crate) state: RollState,
+    pub(crate) generation: u32,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) replaced: u32,
+    pub(crate) of: u32,
+    pub(crate) took: Span,
+}
+
+/// `reload.state` of the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RollState {
+    #[default]
+    None,
+    Running,
+    Done,
+    Aborted,
+    RolledBack,
+    Superseded,
+}

@@ -1,0 +1,297 @@
+//! The rolling restart, step by step: one new worker first, then up to `surge`, and the way back.
+
+use crate::order::Why;
+use crate::pool::{Activity, Pool};
+use crate::roll::{LastRoll, Phase, Roll, RollState};
+use crate::worker::{Place, State};
+use crate::{Cause, Failure, Generation, Master, OnFailure, Order, Outcome, PoolId, Record, Slot, Ticket, WorkerId};
+use alloc::vec::Vec;
+
+impl Master {
+    pub(crate) fn start_roll(&mut self, id: PoolId, tickets: Vec<Ticket>) {
+        let now = self.now;
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.latest = Generation(pool.latest.0 + 1);
+        let (generation, of) = (pool.latest, pool.policy.count);
+        // Empty slots first: they cost no surge. Then the oldest worker.
+        let mut todo: Vec<Slot> = (0..of).map(Slot).collect();
+        let workers = &self.workers;
+        todo.sort_by_key(|slot| {
+            let current = pool.slots[slot.0 as usize].current;
+            current.and_then(|id| workers.get(&id)).map(|w| w.began)
+        });
+        pool.last = LastRoll { state: RollState::Running, generation: generation.0, of, ..LastRoll::default() };
+        pool.roll = Some(Roll {
+            generation,
+            base: pool.wanted,
+            tickets,
+            began: now,
+            phase: Phase::Canary,
+            canary: None,
+            pending: (0..of).map(Slot).collect(),
+            todo: todo.into(),
+            queued: alloc::collections::VecDeque::new(),
+            emptied: None,
+            retired_any: false,
+            replaced: 0,
+            of,
+            same: false,
+        });
+        self.record(Record::RollStarted { pool: id, generation, of });
+        self.stirred.insert(id);
+    }
+
+    pub(crate) fn pinned(&mut self, id: PoolId, generation: Generation, same: bool) {
+        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id)
+            && roll.generation == generation
+        {
+            roll.same = same;
+        }
+    }
+
+    /// A slot has a serving worker of this generation: done, if that is what the roll is after.
+    pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
+        if generation != roll.goal() || !roll.pending.remove(&slot) {
+            return;
+        }
+        if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
+            roll.emptied = None;
+        }
+        if !matches!(roll.phase, Phase::Back(_)) {
+            roll.replaced += 1;
+        }
+        let (done, of) = (roll.replaced, roll.of);
+        self.record(Record::Replaced { pool: id, slot, worker, done, of });
+        self.stirred.insert(id);
+    }
+
+    pub(crate) fn advance_roll(&mut self, id: PoolId) {
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
+        match roll.phase {
+            Phase::Canary => self.advance_canary(id),
+            Phase::Wave | Phase::Back(_) => self.advance_wave(id),
+        }
+    }
+
+    fn advance_canary(&mut self, id: PoolId) {
+        let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) else { return };
+        if let Some(canary) = roll.canary {
+            match self.workers.get(&canary) {
+                Some(worker) if worker.state == State::Ready => return self.start_wave(id),
+                Some(worker) if !worker.leaves() => return,
+                // Its slot has been scaled away: another one goes first.
+                _ => roll.canary = None,
+            }
+        }
+        if policy.count == 0 {
+            return self.start_wave(id);
+        }
+        let canary = self.next_successor(id);
+        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+            roll.canary = canary;
+        }
+    }
+
+    /// The first new worker has soaked: what waited for a person's act is over.
+    fn start_wave(&mut self, id: PoolId) {
+        self.end_crash_loop(id);
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        for slot in &mut pool.slots {
+            slot.not_before = None;
+            slot.ended = None;
+            slot.deaths = 0;
+            slot.delays = 0;
+        }
+        if let Some(roll) = &mut pool.roll {
+            roll.phase = Phase::Wave;
+        }
+        self.touch_all(id);
+    }
+
+    fn advance_wave(&mut self, id: PoolId) {
+        while let Some(slot) = self.pools.get_mut(&id).and_then(|pool| {
+            let most = pool.policy.reload.max_draining.max(1);
+            let roll = pool.roll.as_mut()?;
+            if pool.draining < most { roll.queued.pop_front() } else { None }
+        }) {
+            self.settle_slot(id, slot);
+        }
+        while self.next_successor(id).is_some() {}
+        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(roll) = &pool.roll else { return };
+        if !roll.pending.is_empty() || pool.in_flight > 0 || roll.emptied.is_some() {
+            return;
+        }
+        let (generation, took) = (roll.generation, self.now - roll.began);
+        let outcome = match &roll.phase {
+            Phase::Back(failure) => Outcome::RolledBack { generation, failure: failure.clone() },
+            Phase::Canary | Phase::Wave => Outcome::Done { generation, replaced: roll.replaced, took },
+        };
+        self.end_roll(id, outcome);
+    }
+
+    /// Orders one more successor, if the surge allows; with surge 0 it empties a slot first.
+    fn next_successor(&mut self, id: PoolId) -> Option<WorkerId> {
+        let pool = self.pools.get_mut(&id)?;
+        let surge = pool.policy.reload.surge;
+        if surge == 0 {
+            return self.next_in_place(id);
+        }
+        let limit = if pool.roll.as_ref()?.phase == Phase::Canary { 1 } else { surge };
+        if pool.in_flight >= limit || !pool.has_room() {
+            return None;
+        }
+        let slot = self.next_slot(id)?;
+        let generation = self.pools.get(&id)?.roll.as_ref()?.goal();
+        self.spawn(id, slot, generation, Place::Successor)
+    }
+
+    /// Surge 0: stop one, wait until it is gone, start one.
+    fn next_in_place(&mut self, id: PoolId) -> Option<WorkerId> {
+        if self.pools.get(&id)?.roll.as_ref()?.emptied.is_none() {
+            let pool = self.pools.get(&id)?;
+            if pool.draining >= pool.policy.reload.max_draining.max(1) {
+                return None;
+            }
+            let slot = self.next_slot(id)?;
+            let pool = self.pools.get_mut(&id)?;
+            let old = pool.slots.get(slot.0 as usize)?.current;
+            let roll = pool.roll.as_mut()?;
+            roll.emptied = Some((slot, old));
+            if let Some(old) = old {
+                roll.retired_any = true;
+                self.begin_stop(old, Why::Replaced);
+            }
+        }
+        let pool = self.pools.get(&id)?;
+        let (slot, old) = pool.roll.as_ref()?.emptied?;
+        let seat = pool.slots.get(slot.0 as usize)?;
+        let gone = old.is_none_or(|old| self.workers.get(&old).is_none_or(|w| w.lost));
+        if !gone || seat.successor.is_some() {
+            return None;
+        }
+        let generation = pool.roll.as_ref()?.goal();
+        self.spawn(id, slot, generation, Place::Successor)
+    }
+
+    /// The next slot that still needs a worker of the goal's generation. In the wave an empty slot is filled by
+    /// itself, and costs no surge.
+    fn next_slot(&mut self, id: PoolId) -> Option<Slot> {
+        loop {
+            let pool = self.pools.get_mut(&id)?;
+            let count = pool.policy.count;
+            let roll = pool.roll.as_mut()?;
+            let slot = roll.todo.pop_front()?;
+            let seat = pool.slots.get(slot.0 as usize)?;
+            let fills_itself = seat.current.is_none() && roll.phase != Phase::Canary;
+            if slot.0 >= count || !roll.pending.contains(&slot) || seat.successor.is_some() || fills_itself {
+                continue;
+            }
+            let goal = roll.goal();
+            if seat.current.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.generation == goal) {
+                continue;
+            }
+            return Some(slot);
+        }
+    }
+
+    /// The new generation is at fault, or a person cancelled.
+    pub(crate) fn fail_roll(&mut self, id: PoolId, failure: Failure) {
+        self.abandon_fresh(id);
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(roll) = &mut pool.roll else { return };
+        let fresh = roll.generation;
+        let mut done: Vec<(crate::Time, Slot)> = Vec::new();
+        for (slot, seat) in pool.slots.iter().enumerate() {
+            if let Some(worker) = seat.current.and_then(|id| self.workers.get(&id))
+                && worker.generation == fresh
+            {
+                done.push((worker.began, Slot(slot as u32)));
+            }
+        }
+        let wants_back = pool.policy.on_failure_is_rollback() || failure.cause == Cause::Cancelled;
+        if done.is_empty() || !wants_back || roll.same {
+            return self.end_roll(id, Outcome::Aborted { generation: fresh, failure });
+        }
+        done.sort();
+        roll.pending = done.iter().map(|(_, slot)| *slot).collect();
+        roll.todo = done.iter().map(|(_, slot)| *slot).collect();
+        roll.phase = Phase::Back(failure.clone());
+        roll.canary = None;
+        let to = roll.base;
+        self.record(Record::RollingBack { pool: id, generation: fresh, to, failure });
+        self.touch_all(id);
+    }
+
+    /// What the new generation has in flight leaves: successors, and workers that fill a slot but never served.
+    pub(crate) fn abandon_fresh(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(roll) = &mut pool.roll else { return };
+        let fresh = roll.generation;
+        roll.queued.clear();
+        roll.emptied = None;
+        let mut leaving: Vec<WorkerId> = Vec::new();
+        for seat in &pool.slots {
+            leaving.extend(seat.successor);
+            leaving.extend(
+                seat.current.filter(|id| self.workers.get(id).is_some_and(|w| w.generation == fresh && !w.serves())),
+            );
+        }
+        for worker in leaving {
+            self.begin_stop(worker, Why::Abandoned);
+        }
+        self.touch_all(id);
+    }
+
+    /// The old generation does not come up again either: both serve, and a person has to look.
+    pub(crate) fn fail_way_back(&mut self, id: PoolId) {
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
+        let Phase::Back(failure) = &roll.phase else { return };
+        let (generation, failure) = (roll.generation, Failure { mixed: true, ..failure.clone() });
+        self.abandon_fresh(id);
+        self.end_roll(id, Outcome::Aborted { generation, failure });
+    }
+
+    pub(crate) fn end_roll(&mut self, id: PoolId, outcome: Outcome) {
+        let now = self.now;
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(roll) = pool.roll.take() else { return };
+        let (state, failure) = match &outcome {
+            Outcome::Done { generation, .. } => {
+                pool.wanted = *generation;
+                pool.proven = *generation;
+                (RollState::Done, None)
+            }
+            Outcome::Aborted { failure, .. } => (RollState::Aborted, Some(failure.clone())),
+            Outcome::RolledBack { failure, .. } => (RollState::RolledBack, Some(failure.clone())),
+            Outcome::Superseded | Outcome::Nothing => (RollState::Superseded, None),
+        };
+        pool.last = LastRoll {
+            state,
+            generation: roll.generation.0,
+            failure,
+            replaced: roll.replaced,
+            of: roll.of,
+            took: now - roll.began,
+        };
+        let waiting = if pool.activity == Activity::Running { pool.waiting.take() } else { None };
+        self.record(Record::RollEnded { pool: id, outcome: outcome.clone() });
+        for ticket in roll.tickets {
+            self.out.push(Order::Reply(ticket, id, outcome.clone()));
+        }
+        self.touch_all(id);
+        if let Some(tickets) = waiting {
+            self.start_roll(id, tickets);
+        }
+    }
+}
+
+impl crate::Policy {
+    fn on_failure_is_rollback(&self) -> bool {
+        match self.reload.on_failure {
+            OnFailure::Rollback => true,
+            OnFailure::Abort => false,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Settle: compare the wish with what is, and order what brings them closer. Right for every state, not for every
+//! history: crash, roll, rollback, scale and stop all end here.
+
+use crate::deadline::Key;
+use crate::order::Why;
+use crate::pool::Activity;
+use crate::roll::Phase;
+use crate::worker::{Place, State};
+use crate::{Generation, Master, PoolId, Record, Slot, WorkerId};
+use alloc::vec::Vec;
+
+impl Master {
+    pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
+        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(seat) = pool.slots.get(slot.0 as usize) else {
+            return self.deadlines.set(Key::Slot(id, slot), None);
+        };
+        let (current, successor) = (seat.current, seat.successor);
+        let unwanted = match pool.activity {
+            Activity::Stopping | Activity::Stopped => Some(Why::Stop),
+            Activity::Running => (slot.0 >= pool.policy.count).then_some(Why::ScaledDown),
+        };
+        if let Some(why) = unwanted {
+            self.deadlines.set(Key::Slot(id, slot), None);
+            for worker in [current, successor].into_iter().flatten() {
+                self.begin_stop(worker, why);
+            }
+            return;
+        }
+        if let Some(next) = successor
+            && self.workers.get(&next).is_some_and(|w| w.state == State::Ready)
+        {
+            return self.hand_over(id, slot, current, next);
+        }
+        if current.is_none() {
+            self.fill(id, slot, successor);
+        }
+    }
+
+    /// The successor serves: the old one may go as soon as there is room among the draining.
+    fn hand_over(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, next: WorkerId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if let Some(old) = current {
+            let most = pool.policy.reload.max_draining.max(1);
+            if pool.draining >= most {
+                if let Some(roll) = &mut pool.roll
+                    && !roll.queued.contains(&slot)
+                {
+                    roll.queued.push_back(slot);
+                }
+                return;
+            }
+            if let Some(roll) = &mut pool.roll {
+                roll.retired_any = true;
+            }
+            self.begin_stop(old, Why::Replaced);
+        }
+        self.promote(id, slot, next);
+    }
+
+    pub(crate) fn promote(&mut self, id: PoolId, slot: Slot, next: WorkerId) {
+        self.change(next, |w| w.place = Place::Current);
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
+        seat.successor = None;
+        seat.current = Some(next);
+        pool.in_flight -= 1;
+        self.stirred.insert(id);
+        let Some(worker) = self.workers.get(&next) else { return };
+        if worker.serves() {
+            let generation = worker.generation;
+            self.filled(id, slot, generation, next);
+        }
+    }
+
+    /// An empty slot is filled: at once, or when its delay is over, and in a crash loop only by the probe.
+    fn fill(&mut self, id: PoolId, slot: Slot, successor: Option<WorkerId>) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        // A slot that the roll still has to do is filled whatever its past says.
+        let mut is_rolls = false;
+        let generation = match &pool.roll {
+            None => pool.wanted,
+            Some(roll) => {
+                if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
+                    return;
+                }
+                if let Some(next) = successor
+                    && self.workers.get(&next).is_some_and(|w| w.generation == roll.repair())
+                {
+                    return self.promote(id, slot, next);
+                }
+                is_rolls = roll.phase != Phase::Canary && roll.pending.contains(&slot);
+                roll.repair()
+            }
+        };
+        let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
+        if is_rolls {
+            seat.ended = None;
+        } else if seat.ended.is_some() || pool.breaker.is_some_and(|b| b.probe != slot) {
+            return;
+        }
+        if let Some(at) = seat.not_before
+            && at > self.now
+        {
+            return self.deadlines.set(Key::Slot(id, slot), Some(at));
+        }
+        seat.not_before = None;
+        self.deadlines.set(Key::Slot(id, slot), None);
+        self.spawn(id, slot, generation, Place::Current);
+    }
+
+    pub(crate) fn settle_pool(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get(&id) else { return };
+        match pool.activity {
+            Activity::Running => {
+                self.advance_roll(id);
+                self.proclaim(id);
+            }
+            Activity::Stopping => {
+                if pool.present == 0 {
+                    if let Some(pool) = self.pools.get_mut(&id) {
+                        pool.activity = Activity::Stopped;
+                    }
+                    self.record(Record::PoolStopped { pool: id });
+                }
+            }
+            Activity::Stopped => {}
+        }
+    }
+
+    /// Notices when every wanted worker serves: the generation has served in full.
+    fn proclaim(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let wanted = pool.wanted_slots();
+        if pool.full || pool.roll.is_some() || pool.serving < wanted || wanted == 0 {
+            return;
+        }
+        let seats = &pool.slots[..pool.policy.count as usize];
+        let workers: Vec<_> = seats.iter().filter_map(|s| s.current).filter_map(|id| self.workers.get(&id)).collect();
+        if workers.iter().filter(|w| w.serves()).count() < wanted as usize {
+            return;
+        }
+        pool.full = true;
+        let generation: Generation = pool.wanted;
+        if workers.iter().all(|w| w.generation == generation) {
+            pool.proven = generation;
+            self.record(Record::PoolReady { pool: id, generation });
+        }
+    }
+}

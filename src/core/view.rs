@@ -1,0 +1,225 @@
+//! What an onlooker may see. Nothing here changes anything.
+
+use crate::pool::{Activity, Ended, Pool};
+use crate::roll::{Phase, RollState};
+use crate::worker::{State, Worker};
+use crate::{Failure, Generation, Master, PoolId, Slot, Span, Time, WorkerId};
+
+/// Read-only access to the whole.
+pub struct View<'a> {
+    master: &'a Master,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolState {
+    Starting,
+    Ok,
+    Degraded,
+    Reloading,
+    RollingBack,
+    CrashLoop,
+    Stopping,
+    Stopped,
+    Done,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Starting,
+    Soaking,
+    Ready,
+    Stopping,
+    Killing,
+    /// Exited; what is left of its tree is being ended.
+    Sweeping,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolView {
+    pub state: PoolState,
+    pub wanted: u32,
+    /// Processes, the leaving ones included.
+    pub alive: u32,
+    pub ready: u32,
+    /// Old workers that have got their stop and still finish.
+    pub draining: u32,
+    /// The generation that empty slots are filled with; the last that served in full.
+    pub filling: Generation,
+    pub proven: Generation,
+    pub roll: RollView,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollView {
+    pub state: RollState,
+    pub generation: u32,
+    pub failure: Option<Failure>,
+    pub replaced: u32,
+    pub of: u32,
+    pub took: Span,
+    /// Another one waits.
+    pub waiting: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    pub id: WorkerId,
+    pub pool: PoolId,
+    pub slot: Slot,
+    pub generation: Generation,
+    pub state: WorkerState,
+    pub began: Time,
+    pub ready_in: Option<Span>,
+    pub lost: bool,
+}
+
+/// A slot without a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmptySlot {
+    pub slot: Slot,
+    pub state: EmptyState,
+    pub retry_in: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmptyState {
+    Backoff,
+    Stopped,
+    Done,
+    Failed,
+}
+
+impl Master {
+    pub fn view(&self) -> View<'_> {
+        View { master: self }
+    }
+}
+
+impl View<'_> {
+    pub fn stopping(&self) -> bool {
+        self.master.stopping
+    }
+
+    pub fn pools(&self) -> impl Iterator<Item = (PoolId, PoolView)> + '_ {
+        self.master.pools.iter().map(|(id, pool)| (*id, self.pool_view(pool)))
+    }
+
+    pub fn pool(&self, id: PoolId) -> Option<PoolView> {
+        self.master.pools.get(&id).map(|pool| self.pool_view(pool))
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
+        self.master.workers.iter().map(|(id, worker)| worker_view(*id, worker))
+    }
+
+    pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
+        self.master.workers.get(&id).map(|worker| worker_view(id, worker))
+    }
+
+    /// How often a slot was filled again after a death that nobody asked for.
+    pub fn restarts(&self, pool: PoolId, slot: Slot) -> u32 {
+        let seat = self.master.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
+        seat.map_or(0, |seat| seat.restarts)
+    }
+
+    /// Slots of a pool that no living worker holds.
+    pub fn empty_slots(&self, id: PoolId) -> impl Iterator<Item = EmptySlot> + '_ {
+        let pool = self.master.pools.get(&id);
+        let now = self.master.now;
+        pool.into_iter().flat_map(move |pool| {
+            let seats = pool.slots.iter().enumerate().take(pool.policy.count as usize);
+            seats
+                .filter(|(_, seat)| {
+                    seat.current.is_none()
+                        && seat.successor.is_none()
+                        && (seat.leaving == 0 || pool.activity == Activity::Running)
+                })
+                .map(move |(slot, seat)| {
+                    let state = match (seat.ended, pool.activity) {
+                        (Some(Ended::Done), _) => EmptyState::Done,
+                        (Some(Ended::Failed), _) => EmptyState::Failed,
+                        (None, Activity::Running) => EmptyState::Backoff,
+                        (None, Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
+                    };
+                    let retry_in = match state {
+                        EmptyState::Backoff => seat.not_before.map(|at| at - now),
+                        EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
+                    };
+                    EmptySlot { slot: Slot(slot as u32), state, retry_in }
+                })
+        })
+    }
+
+    fn pool_view(&self, pool: &Pool) -> PoolView {
+        let last = &pool.last;
+        let (replaced, of, took, filling) = match &pool.roll {
+            Some(roll) => (roll.replaced, roll.of, self.master.now - roll.began, roll.repair()),
+            None => (last.replaced, last.of, last.took, pool.wanted),
+        };
+        PoolView {
+            state: pool_state(pool),
+            wanted: if pool.activity == Activity::Running { pool.wanted_slots() } else { 0 },
+            alive: pool.alive,
+            ready: pool.serving,
+            draining: pool.draining,
+            filling,
+            proven: pool.proven,
+            roll: RollView {
+                state: last.state,
+                generation: last.generation,
+                failure: last.failure.clone(),
+                replaced,
+                of,
+                took,
+                waiting: pool.waiting.is_some(),
+            },
+        }
+    }
+}
+
+fn pool_state(pool: &Pool) -> PoolState {
+    match (pool.activity, &pool.roll) {
+        (Activity::Stopped, _) => return PoolState::Stopped,
+        (Activity::Stopping, _) => return PoolState::Stopping,
+        (Activity::Running, Some(roll)) => {
+            return if matches!(roll.phase, Phase::Back(_)) { PoolState::RollingBack } else { PoolState::Reloading };
+        }
+        (Activity::Running, None) => {}
+    }
+    let seats = &pool.slots[..pool.policy.count as usize];
+    if !seats.is_empty() && seats.iter().all(|s| s.ended.is_some()) {
+        let failed = seats.iter().any(|s| s.ended == Some(Ended::Failed));
+        return if failed { PoolState::Failed } else { PoolState::Done };
+    }
+    if pool.breaker.is_some() {
+        PoolState::CrashLoop
+    } else if pool.serving >= pool.wanted_slots() {
+        PoolState::Ok
+    } else if pool.proven == Generation::NONE && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
+        PoolState::Starting
+    } else {
+        PoolState::Degraded
+    }
+}
+
+fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
+    let state = match worker.state {
+        State::Starting { .. } => WorkerState::Starting,
+        State::Soaking { .. } => WorkerState::Soaking,
+        State::Ready => WorkerState::Ready,
+        State::Stopping { .. } => WorkerState::Stopping,
+        State::Killing { .. } => WorkerState::Killing,
+        State::Sweeping { .. } => WorkerState::Sweeping,
+    };
+    WorkerView {
+        id,
+        pool: worker.pool,
+        slot: worker.slot,
+        generation: worker.generation,
+        state,
+        began: worker.began,
+        ready_in: worker.ready_at.map(|at| at - worker.began),
+        lost: worker.lost,
+    }
+}

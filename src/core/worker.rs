@@ -1,0 +1,118 @@
+//! One life: from the order to spawn it until nothing of its tree is left.
+//!
+//! | state    | means                                              | leaves by                                  |
+//! |----------|----------------------------------------------------|--------------------------------------------|
+//! | Starting | ordered; not ready yet                             | ready, its death, `ready_by`, a stop       |
+//! | Soaking  | ready; the first of its generation, being watched  | `until`, its death, a stop                 |
+//! | Ready    | serves                                             | its death, a stop                          |
+//! | Stopping | got step n of its stop                             | its exit, `until` (next step, then kill)   |
+//! | Killing  | got SIGKILL                                        | its exit; at `give_up` it is named as lost |
+//! | Sweeping | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
+
+use crate::{Generation, PoolId, Slot, Span, Time, WorkerId};
+
+/// How long the kernel has to end what got SIGKILL before it is named as lost: within the second that a stop may
+/// take beyond the sum of its waits.
+pub(crate) const KILL_GRACE: Span = Span::from_millis(900);
+/// A worker may ask for more time, but not for ever.
+pub(crate) const MOST_EXTENSION: Span = Span::from_secs(600);
+/// Ready for less than this: the death counts as one before ready for the crash loop.
+pub(crate) const EARLY: Span = Span::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Starting { ready_by: Time, latest: Time, alive_at: Option<Time> },
+    Soaking { until: Time },
+    Ready,
+    Stopping { step: usize, until: Time, latest: Time },
+    Killing { give_up: Time },
+    Sweeping { give_up: Time },
+}
+
+/// Where it stands in its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Current,
+    Successor,
+    /// It has been asked to stop, or has died: the slot does not know it any more.
+    Leaving,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) pool: PoolId,
+    pub(crate) slot: Slot,
+    pub(crate) generation: Generation,
+    pub(crate) state: State,
+    pub(crate) place: Place,
+    pub(crate) began: Time,
+    pub(crate) ready_at: Option<Time>,
+    /// When it was asked to stop, or was found wanting.
+    pub(crate) asked: Option<Time>,
+    /// It counts in `Pool::draining`.
+    pub(crate) drains: bool,
+    /// The kernel could not end it in time.
+    pub(crate) lost: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(pool: PoolId, slot: Slot, generation: Generation, now: Time, patience: Span) -> Self {
+        let ready_by = now + patience;
+        Self {
+            pool,
+            slot,
+            generation,
+            state: State::Starting { ready_by, latest: ready_by + MOST_EXTENSION, alive_at: None },
+            place: Place::Current,
+            began: now,
+            ready_at: None,
+            asked: None,
+            drains: false,
+            lost: false,
+        }
+    }
+
+    /// When it has to be looked at.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Starting { ready_by, alive_at, .. } => Some(alive_at.map_or(ready_by, |at| at.min(ready_by))),
+            State::Soaking { until } | State::Stopping { until, .. } => Some(until),
+            State::Ready => None,
+            State::Killing { give_up } | State::Sweeping { give_up } => (!self.lost).then_some(give_up),
+        }
+    }
+
+    /// It serves: a soaking worker counts.
+    pub(crate) fn serves(&self) -> bool {
+        self.place != Place::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
+    }
+
+    /// It has been asked to stop, has been killed, or has exited.
+    pub(crate) fn leaves(&self) -> bool {
+        match self.state {
+            State::Starting { .. } | State::Soaking { .. } | State::Ready => false,
+            State::Stopping { .. } | State::Killing { .. } | State::Sweeping { .. } => true,
+        }
+    }
+
+    /// Its first process has not ended, as far as we know.
+    pub(crate) fn lives(&self) -> bool {
+        !matches!(self.state, State::Sweeping { .. })
+    }
+
+    pub(crate) fn extend(&mut self, now: Time, by: Span) {
+        match &mut self.state {
+            State::Starting { ready_by, latest, .. } => *ready_by = (*ready_by).max((now + by).min(*latest)),
+            State::Stopping { until, latest, .. } => *until = (*until).max((now + by).min(*latest)),
+            State::Soaking { .. } | State::Ready | State::Killing { .. } | State::Sweeping { .. } => {}
+        }
+    }
+}
+
+pub(crate) fn jitter(id: WorkerId, span: Span) -> Span {
+    // ±10 %, from the worker's number alone: the core has no random numbers, and a replay is exact.
+    let hash = id.0.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let tenth = span.0 / 10;
+    let spread = if tenth == 0 { 0 } else { (hash >> 33) % (2 * tenth + 1) };
+    Span(span.0 - tenth + spread)
+}
