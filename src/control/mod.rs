@@ -1,3 +1,5 @@
 //! The control socket: questions and answers, one JSON object a line.
 
+pub mod client;
+pub mod server;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! The status as `rotad status --json` prints it: names and shapes are what users rely on.
 
+use crate::plan::Kind;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -123,4 +124,12 @@ pub struct LastExit {
     pub after_s: f64,
     /// Its last lines.
     pub log: Vec<String>,
+}
+
+/// As in the configuration, the status and `ROTAD_KIND`.
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Worker => "worker",
+        Kind::Task => "task",
+    }
 }

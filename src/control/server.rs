@@ -1,0 +1,191 @@
+//! The master's end of the control socket. Everything is bounded: clients, the length of a question, the time to ask
+//! it, what waits to be read. A slow or hostile client costs its own connection and nothing else.
+
+use super::wire::{Answer, MAX_QUESTION, Question, VERSION};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+/// Connections at once; one more, and the oldest that has not asked anything has to go.
+const MOST_CLIENTS: usize = 64;
+/// How long a client may take to ask.
+const TIME_TO_ASK: Duration = Duration::from_secs(5);
+/// Bytes that may wait for a client that does not read.
+const MOST_WAITING: usize = 16 * 1024 * 1024;
+
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    clients: BTreeMap<u64, Client>,
+    last: u64,
+    /// The file's mode lets others than the master's user in; the kernel has checked which (unix(7)).
+    open_to_others: bool,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+    asked: bool,
+    ask_by: Instant,
+    /// Close it once the outbox is empty.
+    last_word: bool,
+    refused: bool,
+}
+
+/// What came of reading from a client.
+#[derive(Debug)]
+pub enum Heard {
+    Question(Box<Question>),
+    /// Not complete yet, or nothing to be done.
+    Nothing,
+    /// It is gone, or has to go.
+    Gone,
+}
+
+impl Server {
+    /// `listener`: non-blocking. `mode`: of its file.
+    pub fn new(listener: UnixListener, mode: u32) -> Self {
+        Self { listener, clients: BTreeMap::new(), last: 0, open_to_others: mode & 0o066 != 0 }
+    }
+
+    /// Takes new connections, a bounded number at a time; their numbers.
+    pub fn accept(&mut self) -> Vec<u64> {
+        let mut new = Vec::new();
+        while new.len() < 16 {
+            let Ok((stream, _)) = self.listener.accept() else { break };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let refused = !self.may_ask(&stream);
+            self.last += 1;
+            let ask_by = Instant::now() + TIME_TO_ASK;
+            let client = Client {
+                stream,
+                inbox: Vec::new(),
+                outbox: Vec::new(),
+                asked: false,
+                ask_by,
+                last_word: false,
+                refused,
+            };
+            self.clients.insert(self.last, client);
+            new.push(self.last);
+        }
+        new
+    }
+
+    fn may_ask(&self, stream: &UnixStream) -> bool {
+        let Ok(peer) = getsockopt(stream, PeerCredentials) else { return false };
+        peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() || self.open_to_others
+    }
+
+    /// Clients beyond the limit: the oldest that have not asked.
+    pub fn surplus(&self) -> Vec<u64> {
+        let over = self.clients.len().saturating_sub(MOST_CLIENTS);
+        self.clients.iter().filter(|(_, c)| !c.asked).map(|(id, _)| *id).take(over).collect()
+    }
+
+    pub fn stream(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.clients.get(&id).map(|client| client.stream.as_fd())
+    }
+
+    pub fn read(&mut self, id: u64) -> Heard {
+        let Some(client) = self.clients.get_mut(&id) else { return Heard::Gone };
+        let mut gulp = [0; 4096];
+        loop {
+            match client.stream.read(&mut gulp) {
+                Ok(0) => return Heard::Gone,
+                // It has asked already: the rest is not read for.
+                Ok(_) if client.asked => {}
+                Ok(count) => client.inbox.extend_from_slice(&gulp[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return Heard::Gone,
+            }
+            if client.asked {
+                continue;
+            }
+            if let Some(end) = client.inbox.iter().position(|byte| *byte == b'\n') {
+                client.asked = true;
+                let line: Vec<u8> = std::mem::take(&mut client.inbox).drain(..end).collect();
+                let refused = client.refused;
+                return self.understand(id, &line, refused);
+            }
+            if client.inbox.len() > MAX_QUESTION {
+                client.asked = true;
+                let message = format!("the question is longer than {MAX_QUESTION} bytes");
+                self.say(id, &Answer::Done { code: 2, message }, true);
+                return Heard::Nothing;
+            }
+        }
+    }
+
+    fn understand(&mut self, id: u64, line: &[u8], refused: bool) -> Heard {
+        let answer = if refused {
+            Answer::Done { code: 5, message: "not permitted: see `mode` and `group` in [control]".to_owned() }
+        } else {
+            match serde_json::from_slice::<Question>(line) {
+                Ok(question) if question.version == VERSION => return Heard::Question(Box::new(question)),
+                Ok(question) => Answer::Done {
+                    code: 1,
+                    message: format!("this master speaks version {VERSION}, not {}", question.version),
+                },
+                Err(error) => Answer::Done { code: 2, message: format!("not understood: {error}") },
+            }
+        };
+        self.say(id, &answer, true);
+        Heard::Nothing
+    }
+
+    /// Queues an answer; `last`: nothing follows, the connection is closed when it has been sent.
+    pub fn say(&mut self, id: u64, answer: &Answer, last: bool) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Ok(mut line) = serde_json::to_vec(answer) else { return };
+        line.push(b'\n');
+        if client.outbox.len() + line.len() <= MOST_WAITING {
+            client.outbox.extend_from_slice(&line);
+        }
+        client.last_word |= last;
+    }
+
+    /// Sends what the client takes. `None`: done with it, forget it; `Some(true)`: there is more to send.
+    pub fn flush(&mut self, id: u64) -> Option<bool> {
+        let client = self.clients.get_mut(&id)?;
+        while !client.outbox.is_empty() {
+            match client.stream.write(&client.outbox) {
+                Ok(0) => return None,
+                Ok(count) => drop(client.outbox.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        if client.last_word { None } else { Some(false) }
+    }
+
+    pub fn forget(&mut self, id: u64) {
+        self.clients.remove(&id);
+    }
+
+    /// When the next client has taken too long.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.clients.values().filter(|c| !c.asked || !c.outbox.is_empty()).map(|c| c.ask_by).min()
+    }
+
+    /// Clients that have taken too long to ask, or to take their answer.
+    pub fn overdue(&self, now: Instant) -> Vec<u64> {
+        let late = |c: &Client| c.ask_by <= now && (!c.asked || !c.outbox.is_empty());
+        self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect()
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}

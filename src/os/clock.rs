@@ -1,0 +1,74 @@
+//! The only clock of the master. What the core is told is time in which the master itself was running: a pause
+//! (SIGSTOP, a starved machine) moves every deadline by at least its length, so nobody is killed for it.
+
+use rotad_core::Time;
+use std::time::{Duration, Instant};
+
+/// While something is due, the loop wakes at least this often, so that a pause can be told from patience.
+const TICK: Duration = Duration::from_millis(250);
+/// Later than asked for by this much: the master was not running.
+const LATE: Duration = Duration::from_millis(150);
+
+#[derive(Debug)]
+pub struct Clock {
+    origin: Instant,
+    /// Pauses so far.
+    shift: Duration,
+    woke: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        let now = Instant::now();
+        Self { origin: now, shift: Duration::ZERO, woke: now }
+    }
+
+    /// The core's time as of the last [`Clock::wake`], or now if nothing has waited since.
+    pub fn now(&self) -> Time {
+        Time((self.origin.elapsed().saturating_sub(self.shift)).as_millis() as u64)
+    }
+
+    /// How long the loop may wait: until the core's deadline, in steps of [`TICK`]; none: for ever.
+    pub fn patience(&self, deadline: Option<Time>) -> Option<Duration> {
+        let left = deadline?.0.saturating_sub(self.now().0);
+        Some(Duration::from_millis(left).min(TICK))
+    }
+
+    /// To be called right after each wait, with what it was allowed to take. Returns the pause, if there was one.
+    pub fn wake(&mut self, allowed: Option<Duration>) -> Option<Duration> {
+        let now = Instant::now();
+        let took = now - self.woke;
+        self.woke = now;
+        let paused = allowed.filter(|allowed| took > *allowed + LATE).map(|_| took);
+        self.shift += paused.unwrap_or_default();
+        paused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_moves_the_time_and_patience_does_not() {
+        let mut clock = Clock::start();
+        let before = clock.now();
+        clock.woke -= Duration::from_secs(7);
+        clock.origin -= Duration::from_secs(7);
+        let paused = clock.wake(Some(Duration::from_millis(250))).expect("seven seconds are a pause");
+        assert!(paused >= Duration::from_secs(7));
+        assert!(clock.now() - before < rotad_core::Span::from_secs(1));
+        clock.woke -= Duration::from_secs(7);
+        clock.origin -= Duration::from_secs(7);
+        assert_eq!(clock.wake(None), None, "nothing was due: nothing can be late");
+        assert!(clock.now() - before >= rotad_core::Span::from_secs(7));
+    }
+
+    #[test]
+    fn waits_in_ticks_while_something_is_due() {
+        let clock = Clock::start();
+        assert_eq!(clock.patience(None), None);
+        assert_eq!(clock.patience(Some(clock.now() + rotad_core::Span::from_secs(60))), Some(TICK));
+        assert_eq!(clock.patience(Some(Time(0))), Some(Duration::ZERO));
+    }
+}

@@ -1,0 +1,312 @@
+//! What comes in, as facts: births, messages, readiness, exits, signals, hang-ups of listeners.
+
+use super::Keeper;
+use super::obituary::{Obituary, last_exit};
+use super::roster::{Asked, Stage};
+use crate::os::birth::{self, BirthReport, Newborn, Resolved};
+use crate::os::lineage::{self, Family};
+use crate::os::notify::Message;
+use crate::os::pen::harmless;
+use crate::os::reactor::{Interest, Source};
+use crate::os::ready::ScoutReport;
+use crate::os::sockets::Healed;
+use crate::plan::Ready;
+use rotad_core::{Event, PoolId, Request, Span, WorkerId};
+use std::os::fd::AsFd;
+
+/// Messages that are read from one worker before others have their turn.
+const MESSAGES_A_TURN: usize = 100;
+
+impl Keeper {
+    pub(super) fn births(&mut self) {
+        while let Ok(report) = self.spawner.reports().try_recv() {
+            match report {
+                BirthReport::Born { worker, born } => {
+                    self.alive(worker, born);
+                    self.runs(worker);
+                }
+                BirthReport::Underway { worker, born, verdict } => {
+                    self.alive(worker, born);
+                    if let Some(body) = self.roster.get_mut(worker)
+                        && self.reactor.watch(&verdict, Source::Verdict(worker), Interest::Read).is_ok()
+                    {
+                        body.verdict = Some(verdict);
+                    }
+                }
+                BirthReport::Failed { worker, error, pinned, repinned } => {
+                    self.pinned(worker, pinned, repinned);
+                    if let Some(body) = self.roster.get_mut(worker) {
+                        body.error = Some(error.to_string());
+                    }
+                    self.not_born(worker);
+                }
+            }
+        }
+    }
+
+    fn pinned(&mut self, worker: WorkerId, resolved: Option<Resolved>, repinned: bool) {
+        let (Some(body), Some(resolved)) = (self.roster.get(worker), resolved) else { return };
+        let (pool, generation) = (body.pool, body.generation);
+        let name = self.pool_name(pool);
+        if repinned {
+            tracing::warn!(
+                pool = name,
+                generation = generation.0,
+                "the folder or program that it was pinned to is gone: resolved anew: {} in {}",
+                resolved.program.display(),
+                resolved.directory.display()
+            );
+        }
+        let base = self.core.view().pool(pool).map(|view| view.filling);
+        let same = base.is_some_and(|base| {
+            base != generation && self.recipes.resolved(pool, base).is_some_and(|known| known == resolved)
+        });
+        self.fact(Event::Pinned { pool, generation, same });
+    }
+
+    fn alive(&mut self, worker: WorkerId, born: Newborn) {
+        let Newborn { process, start_time, pinned, repinned } = born;
+        self.pinned(worker, pinned, repinned);
+        let pid = process.pid();
+        match process.pidfd().map(|fd| self.reactor.watch(fd, Source::Exit(worker), Interest::Read)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::error!(pid, "cannot watch the worker: {error}");
+                self.roster.without_pidfds = true;
+            }
+            None => self.roster.without_pidfds = true,
+        }
+        let Some(body) = self.roster.get_mut(worker) else { return };
+        body.family = Some(Family::new(pid, body.tag.clone()));
+        if let Some(stream) = &body.stream {
+            stream.set_pid(pid);
+        }
+        let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
+        let (pool, slot, generation, tag) = (body.pool, body.slot, body.generation, body.tag.clone());
+        let name = self.pool_name(pool);
+        tracing::debug!(pool = name, slot = slot.0, generation = generation.0, pid, "started");
+        self.journal_born(pid, start_time, pool, slot, &tag);
+        let Stage::Unborn(asked) = before else { return };
+        for asked in asked {
+            match asked {
+                Asked::Signal(signal) => self.roster.signal(worker, signal),
+                Asked::Kill => self.roster.kill(worker),
+            }
+        }
+    }
+
+    /// Exec has succeeded: the program runs.
+    fn runs(&mut self, worker: WorkerId) {
+        let Some(body) = self.roster.get(worker) else { return };
+        let (pool, pid) = (body.pool, body.pid());
+        let plan = &self.plan.pools[pool.0 as usize];
+        let looks = matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
+        if let (true, Some(pid)) = (looks, pid) {
+            let targets =
+                plan.recipe.listen.iter().filter_map(|i| self.listeners.get(*i)).map(|l| l.target()).collect();
+            self.scout.watch(worker, pid, targets);
+        }
+        self.fact(Event::Born(worker));
+    }
+
+    pub(super) fn verdict(&mut self, worker: WorkerId) {
+        let Some(body) = self.roster.get_mut(worker) else { return };
+        let Some(pipe) = &body.verdict else { return };
+        let heard = match birth::verdict(pipe) {
+            Ok(None) => return,
+            Ok(Some(heard)) => heard.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the shim's word is lost: {error}")),
+        };
+        if let Some(pipe) = body.verdict.take() {
+            self.reactor.unwatch(&pipe);
+        }
+        match heard {
+            Ok(()) => self.runs(worker),
+            // Its exit follows; then it is buried.
+            Err(error) => body.error = Some(error),
+        }
+    }
+
+    /// No program came of the order; what there was of a process is gone.
+    pub(super) fn not_born(&mut self, worker: WorkerId) {
+        let Some(mut body) = self.roster.remove(worker) else { return };
+        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+        let exit = last_exit(None, body.error.take(), 0.0, log);
+        self.obituaries.add(worker, body.pool, Obituary { slot: body.slot, exit, served: false });
+        self.bury(&body);
+        self.scout.forget(worker);
+        self.facts.push_back(Event::SpawnFailed(worker));
+        self.drain_facts();
+    }
+
+    pub(super) fn messages(&mut self, worker: WorkerId) {
+        let Some(body) = self.roster.get_mut(worker) else { return };
+        let Some(notify) = &body.notify else { return };
+        let plan = &self.plan.pools[body.pool.0 as usize];
+        // With listeners, READY=1 is neither needed nor enough: servers say it before they accept.
+        let counts = match plan.ready {
+            Ready::Notify => true,
+            Ready::Auto => plan.recipe.listen.is_empty() || self.blind.contains(&worker),
+            Ready::Accepting | Ready::Spawned | Ready::After(_) => false,
+        };
+        let mut facts = Vec::new();
+        for message in notify.drain(MESSAGES_A_TURN) {
+            let Message { ready, extend, status, stopping, .. } = message;
+            if let Some(status) = status {
+                body.says = Some(harmless(status.as_bytes()));
+            }
+            if let Some(by) = extend {
+                facts.push(Event::Extended(worker, Span::from_millis(by.as_millis() as u64)));
+            }
+            if ready {
+                body.ready = true;
+                if counts {
+                    facts.push(Event::Ready(worker));
+                }
+            }
+            if stopping {
+                tracing::debug!(pid = body.pid(), "says that it is stopping");
+            }
+        }
+        for fact in facts {
+            self.fact(fact);
+        }
+    }
+
+    pub(super) fn scouted(&mut self) {
+        while let Ok(report) = self.scout.reports().try_recv() {
+            match report {
+                ScoutReport::Accepting(worker) => self.fact(Event::Ready(worker)),
+                ScoutReport::Blind(worker, reason) => self.blind(worker, &reason),
+            }
+        }
+    }
+
+    /// /proc may not be read: READY=1, or having lived for a second, has to do.
+    fn blind(&mut self, worker: WorkerId, reason: &str) {
+        let Some(body) = self.roster.get(worker) else { return };
+        let (pool, said_so) = (body.pool, body.ready);
+        if self.plan.pools[pool.0 as usize].ready != Ready::Auto {
+            tracing::error!(pool = self.pool_name(pool), "ready = \"accepting\" cannot be seen here: {reason}");
+            return;
+        }
+        if !std::mem::replace(&mut self.blind_told, true) {
+            tracing::warn!(
+                pool = self.pool_name(pool),
+                "cannot see whether workers accept ({reason}): they count as ready at READY=1, or when alive for 1 s"
+            );
+        }
+        self.blind.insert(worker);
+        if said_so {
+            self.fact(Event::Ready(worker));
+        } else {
+            self.alive_for.insert((self.clock.now() + Span::from_secs(1), worker));
+        }
+    }
+
+    /// Workers that nobody can look into and that have lived for a second.
+    pub(super) fn lived_long_enough(&mut self) {
+        let now = self.clock.now();
+        while let Some((at, worker)) = self.alive_for.first().copied()
+            && at <= now
+        {
+            self.alive_for.pop_first();
+            self.fact(Event::Ready(worker));
+        }
+    }
+
+    pub(super) fn exited(&mut self, worker: WorkerId) {
+        self.messages(worker);
+        self.verdict(worker);
+        let Some(body) = self.roster.get_mut(worker) else { return };
+        if body.exit.is_some() {
+            return;
+        }
+        let Some(process) = body.process() else { return };
+        let exit = match process.peek_exit() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(pid = process.pid(), "cannot learn how the worker ended: {error}");
+                rotad_core::Exit::Code(255)
+            }
+        };
+        if let Some(pidfd) = process.pidfd() {
+            self.reactor.unwatch(pidfd);
+        }
+        if body.error.is_some() {
+            return self.not_born(worker);
+        }
+        body.exit = Some(exit);
+        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+        let (pool, slot) = (body.pool, body.slot);
+        if !log.is_empty() {
+            self.pen.nudge();
+        }
+        let view = self.core.view().worker(worker);
+        let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
+        let served = view.is_some_and(|v| v.ready_in.is_some());
+        let exit_status = last_exit(Some(exit), None, lived, log);
+        self.obituaries.add(worker, pool, Obituary { slot, exit: exit_status, served });
+        self.scout.forget(worker);
+        self.blind.remove(&worker);
+        self.fact(Event::Exited(worker, exit));
+    }
+
+    /// SIGCHLD: orphans of our workers that have ended, and, without pidfds, workers.
+    pub(super) fn children_ended(&mut self) {
+        lineage::reap();
+        if self.roster.without_pidfds {
+            let all: Vec<WorkerId> = self.roster.iter().map(|(id, _)| id).collect();
+            for worker in all {
+                self.exited(worker);
+            }
+        }
+        for worker in self.roster.sweeping() {
+            self.sweep(worker);
+        }
+        self.drain_facts();
+    }
+
+    /// Somebody has shut a listening socket down: it is put right at once.
+    pub(super) fn listener_shut(&mut self, number: u64) {
+        let index = number as usize;
+        let Some(listener) = self.listeners.get_mut(index) else { return };
+        if !listener.is_shut() {
+            return;
+        }
+        let old = listener.fd();
+        match listener.heal() {
+            Ok(Healed::Relistened) => {
+                tracing::warn!(listen = listener.name(), "a worker had shut the listening socket down: it listens again");
+            }
+            Ok(Healed::Replaced) => {
+                tracing::warn!(
+                    listen = listener.name(),
+                    "a worker had shut the listening socket down: there is a new one, and its pools are rolled"
+                );
+                self.reactor.unwatch(old.as_fd());
+                let fd = listener.fd();
+                if let Err(error) = self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup) {
+                    tracing::error!("cannot watch the new listening socket: {error}");
+                }
+                let users = self.plan.pools.iter().enumerate().filter(|(_, pool)| pool.recipe.listen.contains(&index));
+                let users: Vec<PoolId> = users.map(|(pool, _)| PoolId(pool as u32)).collect();
+                self.roll(None, &users);
+            }
+            Ok(Healed::Sound) => {}
+            Err(error) => {
+                // Watched no longer: it would wake us for ever. A ready worker makes us try again.
+                tracing::error!(listen = listener.name(), "a listening socket was shut down and cannot be put right: {error}");
+                self.reactor.unwatch(old.as_fd());
+            }
+        }
+    }
+
+    /// A rolling restart of these pools; the answers go to the client, or into the diary.
+    pub(super) fn roll(&mut self, client: Option<u64>, pools: &[PoolId]) {
+        for (pool, ticket) in self.tickets.issue(client, pools) {
+            self.fact(Event::Requested(ticket, Request::Roll(pool)));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The end: what outlived its worker is ended, files that are ours are removed, whoever waits is told.
+
+use super::Keeper;
+use crate::control::wire::Answer;
+use crate::os::lineage;
+use rotad_core::WorkerId;
+use std::time::{Duration, Instant};
+
+/// How long orphans may take to die of SIGKILL.
+const ORPHANS: Duration = Duration::from_millis(900);
+/// How long the last lines of the log, and the last answers, may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+pub(super) struct Leaving {
+    until: Instant,
+}
+
+impl Leaving {
+    /// Orphans that die ring through SIGCHLD; this is for those that do not.
+    pub(super) fn patience(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100))
+    }
+}
+
+impl Keeper {
+    pub(super) fn leave(&mut self, lost: &[WorkerId]) {
+        for worker in lost {
+            let Some(body) = self.roster.get(*worker) else { continue };
+            let name = format!("{}/{}", self.pool_name(body.pool), body.slot);
+            let text = format!("{name}: pid {} cannot be ended by the kernel", body.pid().unwrap_or(0));
+            tracing::error!("{text}");
+            self.last_lost.insert(*worker, text);
+        }
+        self.leaving = Some(Leaving { until: Instant::now() + ORPHANS });
+    }
+
+    /// The exit code, once nothing is left to wait for.
+    pub(super) fn may_leave(&mut self) -> Option<u8> {
+        let until = self.leaving.as_ref()?.until;
+        lineage::reap();
+        let left = lineage::end_orphans();
+        if left > 0 && Instant::now() < until {
+            return None;
+        }
+        if left > 0 {
+            let text = format!("{left} processes that workers left behind cannot be ended by the kernel");
+            tracing::error!("{text}");
+            self.last_lost.insert(WorkerId(0), text);
+        }
+        Some(if self.last_lost.is_empty() { 0 } else { 1 })
+    }
+
+    pub(super) fn farewell(mut self, code: u8) -> u8 {
+        let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
+        let lost = lost.join("\n");
+        tracing::info!("stopped");
+        for listener in &mut self.listeners {
+            if let Err(error) = listener.remove_file() {
+                tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
+            }
+        }
+        if let Some(journal) = self.journal.take() {
+            drop(journal);
+            if self.last_lost.is_empty() {
+                crate::os::leftovers::clear(self.house.path());
+            }
+        }
+        let message = if code == 0 { "stopped".to_owned() } else { lost.clone() };
+        for client in std::mem::take(&mut self.stop_clients) {
+            self.server.say(client, &Answer::Done { code, message: message.clone() }, true);
+            self.server.flush(client);
+        }
+        self.pen.flush(FAREWELL);
+        let Self { house, mut launch, .. } = self;
+        // First the house, then the word: the launcher's end proves that nothing is running.
+        drop(house);
+        let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
+        told.unwrap_or(code).max(code)
+    }
+}

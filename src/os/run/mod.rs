@@ -1,0 +1,280 @@
+//! The master's life: one loop on the main thread, which owns the core and the roster and never blocks.
+//!
+//! What may block sits on threads of its own: births (`spawner`), looks into /proc (`scout`), the log (`pen`), reading
+//! the configuration again (`clerk`). They answer through channels and ring the loop's bell. Nothing ticks: a master
+//! whose workers are all ready sleeps until somebody does something.
+
+mod asks;
+mod carry;
+mod inbox;
+mod launch;
+mod leave;
+mod obituary;
+mod recipes;
+mod records;
+mod roster;
+mod snapshot;
+mod startup;
+mod tickets;
+
+use crate::control::server::Server;
+use crate::observe::manager::Manager;
+use crate::os::birth::Spawner;
+use crate::os::clock::Clock;
+use crate::os::daemon::Launch;
+use crate::os::house::House;
+use crate::os::leftovers::Journal;
+use crate::os::pen::Pen;
+use crate::os::reactor::{Reactor, Source};
+use crate::os::ready::Scout;
+use crate::os::signals::{Came, Meaning, Signals};
+use crate::os::sockets::Listener;
+use crate::os::wake::Wake;
+use crate::plan::{Kind, Plan, SignalAction};
+use launch::LaunchWatch;
+use leave::Leaving;
+use obituary::Obituaries;
+use recipes::Recipes;
+use roster::Roster;
+use rotad_core::{Event, Master, PoolId, Request, Span, Ticket, Time, WorkerId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tickets::Tickets;
+
+/// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
+const MOST_BATCHES: u32 = 16;
+
+/// A ticket nobody waits for.
+const NOBODY: Ticket = Ticket(0);
+
+/// All that the master holds beside the core.
+struct Keeper {
+    plan: Plan,
+    core: Master,
+    clock: Clock,
+    /// The time of the last step.
+    told: Time,
+    reactor: Reactor,
+    signals: Signals,
+    wake: Wake,
+    spawner: Spawner,
+    scout: Scout,
+    pen: Pen,
+    clerk: asks::Clerk,
+    house: House,
+    journal: Option<Journal>,
+    listeners: Vec<Listener>,
+    roster: Roster,
+    recipes: Recipes,
+    obituaries: Obituaries,
+    facts: VecDeque<Event>,
+    /// A step's orders are being carried out.
+    busy: bool,
+    tickets: Tickets,
+    server: Server,
+    /// Clients that wait for the end.
+    stop_clients: Vec<u64>,
+    launch: LaunchWatch,
+    manager: Manager,
+    manager_told: bool,
+    leaving: Option<Leaving>,
+    /// The prefix of ROTAD_WORKER: unique for each master.
+    tag: String,
+    notify_dir: PathBuf,
+    null: Arc<OwnedFd>,
+    /// Workers that nobody can look into, and when they have lived long enough.
+    blind: BTreeSet<WorkerId>,
+    blind_told: bool,
+    alive_for: BTreeSet<(Time, WorkerId)>,
+    stopping: bool,
+    last_lost: BTreeMap<WorkerId, String>,
+}
+
+/// Why a master did not come to be.
+#[derive(Debug)]
+struct Failed {
+    code: u8,
+    message: String,
+}
+
+/// The life of one master, from here to its exit code.
+pub fn serve(plan: Plan, launch: Launch) -> u8 {
+    match Keeper::start(plan, launch) {
+        Ok(keeper) => keeper.run(),
+        Err((launch, failed)) => {
+            launch.report.finish(failed.code, &failed.message);
+            failed.code
+        }
+    }
+}
+
+impl Keeper {
+    fn run(mut self) -> u8 {
+        for (pool, policy) in self.plan.pools.iter().map(|p| p.policy.clone()).enumerate().collect::<Vec<_>>() {
+            self.fact(Event::Requested(NOBODY, Request::Keep(PoolId(pool as u32), policy)));
+        }
+        let mut sources = Vec::new();
+        loop {
+            let patience = self.patience();
+            self.reactor.wait(patience, &mut sources);
+            if let Some(pause) = self.clock.wake(patience) {
+                tracing::warn!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+            }
+            self.take_in(&mut sources);
+            self.deadlines();
+            if let Some(code) = self.may_leave() {
+                return self.farewell(code);
+            }
+        }
+    }
+
+    /// All that has come, before any deadline: a worker's READY before its timeout, its messages before its exit.
+    fn take_in(&mut self, sources: &mut Vec<Source>) {
+        for _ in 0..MOST_BATCHES {
+            if sources.is_empty() {
+                return;
+            }
+            for source in std::mem::take(sources) {
+                self.take(source);
+            }
+            self.reactor.wait(Some(Duration::ZERO), sources);
+        }
+    }
+
+    fn take(&mut self, source: Source) {
+        match source {
+            Source::Signals => self.signalled(),
+            Source::Wake => {
+                self.wake.hush();
+                self.births();
+                self.scouted();
+                self.clerk_answers();
+            }
+            Source::Verdict(worker) => self.verdict(worker),
+            Source::Notify(worker) => self.messages(worker),
+            Source::Listener(number) => self.listener_shut(number),
+            Source::Control => self.new_clients(),
+            Source::Client(client) => self.hear(client),
+            Source::Exit(worker) => self.exited(worker),
+        }
+    }
+
+    /// How long the loop may sleep; none: until something happens.
+    fn patience(&self) -> Option<Duration> {
+        let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
+        let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
+        let moments = [self.spawner.deadline(), self.server.deadline(), self.launch.deadline()];
+        let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
+        waits.into_iter().flatten().chain(moments).min()
+    }
+
+    fn deadlines(&mut self) {
+        let now = Instant::now();
+        if self.spawner.deadline().is_some_and(|at| at <= now) {
+            self.spawner.check(now);
+            self.births();
+        }
+        for client in self.server.overdue(now) {
+            self.drop_client(client);
+        }
+        self.lived_long_enough();
+        if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
+            self.fact(Event::Woke);
+        }
+        if self.launch.deadline().is_some_and(|at| at <= now) {
+            self.launch_overdue();
+        }
+    }
+
+    fn signalled(&mut self) {
+        for Came { meaning, text } in self.signals.pending() {
+            match meaning {
+                Meaning::Child => self.children_ended(),
+                Meaning::Nothing => {}
+                Meaning::Stop | Meaning::Interrupt if !self.stopping => {
+                    tracing::info!("{text}: stopping");
+                    self.stop(false);
+                }
+                Meaning::Stop => tracing::info!("{text}: already stopping"),
+                Meaning::Interrupt => {
+                    tracing::warn!("{text}: killing what is left");
+                    self.stop(true);
+                }
+                Meaning::Act(action) => self.act(action, &text),
+            }
+        }
+    }
+
+    fn act(&mut self, action: SignalAction, text: &str) {
+        match action {
+            SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
+            SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
+            SignalAction::RollAll => self.roll_kind(text, None),
+            SignalAction::ApplyConfig => {
+                tracing::info!("{text}: looking whether the configuration has changed");
+                self.clerk.look(asks::Errand::ApplyConfig, self.plan.clone());
+            }
+            SignalAction::Reload => {
+                tracing::info!("{text}: reload");
+                self.clerk.look(asks::Errand::Reload, self.plan.clone());
+            }
+            SignalAction::ReopenLogs => {
+                tracing::info!("{text}: opening the log again");
+                self.pen.reopen();
+            }
+            SignalAction::Ignore => tracing::info!("{text}: ignored, as configured"),
+        }
+    }
+
+    fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
+        let pools = self.pools_of(kind);
+        if pools.is_empty() {
+            tracing::info!("{text}: there is no pool of that kind to roll");
+            return;
+        }
+        tracing::info!("{text}: rolling {}", self.names(&pools));
+        self.roll(None, &pools);
+    }
+
+    fn pools_of(&self, kind: Option<Kind>) -> Vec<PoolId> {
+        let all = self.plan.pools.iter().enumerate();
+        all.filter(|(_, pool)| kind.is_none_or(|kind| pool.kind == kind)).map(|(id, _)| PoolId(id as u32)).collect()
+    }
+
+    fn names(&self, pools: &[PoolId]) -> String {
+        pools.iter().map(|pool| self.pool_name(*pool)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn pool_name(&self, pool: PoolId) -> &str {
+        self.plan.pools.get(pool.0 as usize).map_or("?", |pool| pool.name.as_str())
+    }
+
+    fn stop(&mut self, now: bool) {
+        if !self.stopping {
+            self.stopping = true;
+            self.manager.tell("STOPPING=1\nSTATUS=stopping");
+        }
+        let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let request = if now { Request::StopNow } else { Request::Stop { cap } };
+        self.fact(Event::Requested(NOBODY, request));
+    }
+
+    fn journal_born(&mut self, pid: i32, start_time: u64, pool: PoolId, slot: rotad_core::Slot, tag: &str) {
+        let name = self.plan.pools.get(pool.0 as usize).map_or("?", |pool| pool.name.as_str());
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.born(pid, start_time, name, slot.0, tag)
+        {
+            tracing::warn!("the list of workers in the runtime directory cannot be written: {error}");
+            self.journal = None;
+        }
+    }
+
+    fn journal_gone(&mut self, pid: i32) {
+        if let Some(journal) = &mut self.journal {
+            journal.gone(pid).ok();
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! How workers ended: for the status, for whoever waits, and for the diary.
+
+use crate::observe::status::LastExit;
+use crate::os::signals;
+use rotad_core::{Cause, Exit, PoolId, Slot, WorkerId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Obituaries that are kept for answers still to be given.
+const KEPT: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct Obituary {
+    pub slot: Slot,
+    pub exit: LastExit,
+    /// It had been ready.
+    pub served: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Obituaries {
+    recent: VecDeque<(WorkerId, Obituary)>,
+    of_slot: BTreeMap<(PoolId, Slot), LastExit>,
+}
+
+impl Obituaries {
+    pub fn add(&mut self, worker: WorkerId, pool: PoolId, obituary: Obituary) {
+        self.of_slot.insert((pool, obituary.slot), obituary.exit.clone());
+        if self.recent.len() == KEPT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((worker, obituary));
+    }
+
+    pub fn of_worker(&self, worker: WorkerId) -> Option<&Obituary> {
+        self.recent.iter().rev().find(|(id, _)| *id == worker).map(|(_, obituary)| obituary)
+    }
+
+    pub fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
+        self.of_slot.get(&(pool, slot))
+    }
+}
+
+/// The status' form of an end.
+pub fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64, log: Vec<String>) -> LastExit {
+    let (code, signal, core) = match exit {
+        Some(Exit::Code(code)) => (Some(code), None, None),
+        Some(Exit::Signal { signal, core_dumped }) => (None, Some(signals::name(signal)), Some(core_dumped)),
+        None => (None, None, None),
+    };
+    LastExit { code, signal, core, error, after_s, log }
+}
+
+/// "exited with 3 after 0.2 s, before it was ready".
+pub fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
+    let what = match cause {
+        Cause::Exited(exit) => exit_text(exit),
+        Cause::SpawnFailed => {
+            let error = obituary.and_then(|o| o.exit.error.as_deref()).unwrap_or("no reason known");
+            return format!("cannot start: {error}");
+        }
+        Cause::NotReadyInTime => return "was not ready in time".to_owned(),
+        Cause::Cancelled => return "cancelled".to_owned(),
+    };
+    match obituary {
+        None => what,
+        Some(o) => {
+            let when = if o.served { "after it had been ready" } else { "before it was ready" };
+            format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
+        }
+    }
+}
+
+pub fn exit_text(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with {code}"),
+        Exit::Signal { signal, core_dumped: false } => format!("was killed by SIG{}", signals::name(signal)),
+        Exit::Signal { signal, core_dumped: true } => format!("was killed by SIG{} (core)", signals::name(signal)),
+    }
+}

@@ -1,0 +1,109 @@
+//! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
+//! worker of it is started with.
+
+use crate::os::birth::{BirthOrder, Pinned, Resolved, environment};
+use crate::os::sockets::Listener;
+use crate::plan::template::Context;
+use crate::plan::{Address, PoolPlan};
+use rotad_core::{Generation, PoolId, Slot, WorkerId};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Recipes {
+    pinned: BTreeMap<(PoolId, Generation), Arc<Pinned>>,
+    /// The base environment of each pool, made once.
+    base: BTreeMap<PoolId, Vec<(OsString, OsString)>>,
+    rotad: PathBuf,
+}
+
+/// What one birth adds to its pool's recipe.
+pub struct Birth<'a> {
+    pub worker: WorkerId,
+    pub pool: PoolId,
+    pub slot: Slot,
+    pub generation: Generation,
+    pub tag: &'a str,
+    pub notify: Option<OsString>,
+    pub stdout: Arc<OwnedFd>,
+    pub stderr: Arc<OwnedFd>,
+}
+
+impl Recipes {
+    pub fn new() -> Self {
+        // Asked once: after a package upgrade the path is still the right one, while /proc/self/exe would be the
+        // deleted file.
+        let rotad = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("rotad"));
+        Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
+    }
+
+    pub fn order(&mut self, plan: &PoolPlan, listeners: &[Listener], birth: &Birth<'_>) -> BirthOrder {
+        let recipe = &plan.recipe;
+        let own: Vec<&Listener> = recipe.listen.iter().filter_map(|index| listeners.get(*index)).collect();
+        let addresses: Vec<Address> = own.iter().map(|listener| listener.bound()).collect();
+        let context = Context {
+            addresses: &addresses,
+            pool: &plan.name,
+            slot: birth.slot.0,
+            generation: birth.generation.0,
+            rotad: &self.rotad,
+        };
+        let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
+        let mut env = self
+            .base
+            .entry(birth.pool)
+            .or_insert_with(|| environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref()))
+            .clone();
+        for (name, value) in &recipe.env {
+            set(&mut env, name, value.expand(&context));
+        }
+        set(&mut env, "ROTAD_POOL", plan.name.clone().into());
+        set(&mut env, "ROTAD_KIND", crate::observe::status::kind_name(plan.kind).into());
+        set(&mut env, "ROTAD_SLOT", birth.slot.to_string().into());
+        set(&mut env, "ROTAD_GENERATION", birth.generation.to_string().into());
+        set(&mut env, "ROTAD_WORKER", birth.tag.into());
+        if let Some(notify) = &birth.notify {
+            set(&mut env, "NOTIFY_SOCKET", notify.clone());
+        }
+        let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+        let program = argv.first().cloned().unwrap_or_default();
+        let directory = recipe.working_directory.clone();
+        let pinned = self.pinned.entry((birth.pool, birth.generation));
+        let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
+        let names: Vec<&str> = own.iter().map(|listener| listener.name()).collect();
+        BirthOrder {
+            worker: birth.worker,
+            pinned,
+            argv,
+            env,
+            account: recipe.account.clone(),
+            umask: recipe.umask,
+            nice: recipe.nice,
+            limits: recipe.limits.clone(),
+            stdout: birth.stdout.clone(),
+            stderr: birth.stderr.clone(),
+            listeners: own.iter().map(|listener| listener.fd()).collect(),
+            listen_names: names.join(":"),
+        }
+    }
+
+    /// Where a generation is, once its first birth has found out.
+    pub fn resolved(&self, pool: PoolId, generation: Generation) -> Option<Resolved> {
+        self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
+    }
+
+    /// Keeps only generations of a pool that somebody may still be made from.
+    pub fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
+        self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
+    }
+}
+
+fn set(env: &mut Vec<(OsString, OsString)>, name: &str, value: OsString) {
+    match env.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => *old = value,
+        None => env.push((name.into(), value)),
+    }
+}

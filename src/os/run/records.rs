@@ -1,0 +1,246 @@
+//! What the core records, as lines of the diary, progress for those who wait, and the launch's fate.
+
+use super::Keeper;
+use super::launch::Verdict;
+use super::obituary::{describe, exit_text};
+use super::tickets::{Ended, reason, verdict};
+use crate::control::wire::Answer;
+use rotad_core::{Cause, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
+
+/// A worker, for a line.
+struct Who {
+    pool: PoolId,
+    name: String,
+    slot: Slot,
+    generation: Generation,
+    pid: i32,
+}
+
+impl Keeper {
+    fn who(&self, id: WorkerId) -> Who {
+        let body = self.roster.get(id);
+        let view = self.core.view().worker(id);
+        let pool = body.map(|b| b.pool).or(view.as_ref().map(|v| v.pool)).unwrap_or(PoolId(u32::MAX));
+        Who {
+            pool,
+            name: self.pool_name(pool).to_owned(),
+            slot: body.map(|b| b.slot).or(view.as_ref().map(|v| v.slot)).unwrap_or(Slot(0)),
+            generation: body.map(|b| b.generation).or(view.map(|v| v.generation)).unwrap_or(Generation::NONE),
+            pid: body.and_then(|b| b.pid()).unwrap_or(0),
+        }
+    }
+
+    pub(super) fn recorded(&mut self, record: Record) {
+        match record {
+            Record::Ready { worker, took } => self.ready_line(worker, took),
+            Record::Soaked { worker } => self.line(worker, "has soaked"),
+            Record::Died { worker, cause, failure, before_ready, retry_in } => {
+                self.died_line(worker, cause, failure, before_ready, retry_in);
+            }
+            Record::Stopped { worker, exit, took } => {
+                let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
+                self.line(worker, &format!("stopped in {took}: {how}"));
+            }
+            Record::Retired { worker, why } => self.line(worker, retired(why)),
+            Record::Killed { worker } => self.line(worker, "did not stop in time: killed"),
+            Record::Lost { worker } => {
+                let who = self.who(worker);
+                tracing::error!(
+                    pool = who.name,
+                    slot = who.slot.0,
+                    pid = who.pid,
+                    "SIGKILL does not end it: the kernel holds it (state D?)"
+                );
+            }
+            Record::Replaced { pool, slot, worker, done, of } => {
+                let pid = self.who(worker).pid;
+                let text = format!("{}/{slot}: pid {pid} serves ({done} of {of})", self.pool_name(pool));
+                self.tell(pool, &text);
+            }
+            Record::CrashLoop { .. }
+            | Record::CrashLoopOver { .. }
+            | Record::RollStarted { .. }
+            | Record::RollingBack { .. }
+            | Record::RollEnded { .. }
+            | Record::RollWaits { .. }
+            | Record::RollSuperseded { .. }
+            | Record::PoolReady { .. }
+            | Record::PoolStopped { .. } => self.pool_recorded(record),
+        }
+    }
+
+    fn pool_recorded(&mut self, record: Record) {
+        match record {
+            Record::CrashLoop { pool, deaths } => {
+                let name = self.pool_name(pool);
+                tracing::error!(
+                    pool = name,
+                    "crash loop: {deaths} workers died within 10 s; one is tried at a time, those that serve are not touched"
+                );
+                self.told_manager();
+            }
+            Record::CrashLoopOver { pool } => {
+                tracing::info!(pool = self.pool_name(pool), "the crash loop is over: starting the rest");
+            }
+            Record::RollStarted { pool, generation, of } => {
+                let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
+                tracing::info!(pool = self.pool_name(pool), generation = generation.0, "rolling restart of {of} workers");
+                self.tell(pool, &text);
+            }
+            Record::RollingBack { pool, generation, to, failure } => {
+                let reason = reason(&failure, failure.worker.and_then(|w| self.obituaries.of_worker(w)));
+                let name = self.pool_name(pool).to_owned();
+                tracing::error!(pool = name, generation = generation.0, "going back to generation {to}: {reason}");
+                self.tell(pool, &format!("{name}: going back to generation {to}"));
+            }
+            Record::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
+            Record::RollWaits { pool } => {
+                tracing::info!(pool = self.pool_name(pool), "another rolling restart waits for the running one");
+            }
+            Record::RollSuperseded { pool, generation } => tracing::info!(
+                pool = self.pool_name(pool),
+                generation = generation.0,
+                "superseded by a newer wish, before anything was touched"
+            ),
+            Record::PoolReady { pool, generation } => {
+                tracing::info!(pool = self.pool_name(pool), generation = generation.0, "every worker is ready");
+                let verdict = self.launch.ready(pool);
+                self.launched(verdict);
+                self.told_manager();
+            }
+            Record::PoolStopped { pool } => tracing::info!(pool = self.pool_name(pool), "stopped"),
+            Record::Ready { .. }
+            | Record::Soaked { .. }
+            | Record::Died { .. }
+            | Record::Stopped { .. }
+            | Record::Retired { .. }
+            | Record::Killed { .. }
+            | Record::Lost { .. }
+            | Record::Replaced { .. } => {}
+        }
+    }
+
+    fn ready_line(&mut self, worker: WorkerId, took: Span) {
+        self.line(worker, &format!("ready after {took}"));
+        let Some(body) = self.roster.get(worker) else { return };
+        self.scout.forget(worker);
+        // Servers call listen(2) on what they inherit, and shrink the queue of all.
+        for index in &self.plan.pools[body.pool.0 as usize].recipe.listen {
+            let Some(listener) = self.listeners.get(*index) else { continue };
+            if let Err(error) = listener.restore_backlog() {
+                tracing::warn!(listen = listener.name(), "the backlog cannot be restored: {error}");
+            }
+        }
+    }
+
+    fn died_line(&mut self, id: WorkerId, cause: Cause, failure: bool, before_ready: bool, retry_in: Option<Span>) {
+        let who = self.who(id);
+        let obituary = self.obituaries.of_worker(id);
+        let mut text = describe(cause, obituary);
+        let (name, slot) = (who.name.as_str(), who.slot.0);
+        let next = match retry_in {
+            Some(Span::ZERO) => "; started again at once".to_owned(),
+            Some(span) => format!("; started again in {span}"),
+            None => String::new(),
+        };
+        if failure {
+            tracing::warn!(pool = name, slot, generation = who.generation.0, pid = who.pid, "{text}{next}");
+        } else {
+            tracing::info!(pool = name, slot, generation = who.generation.0, pid = who.pid, "{text}{next}");
+        }
+        let is_failure = (failure && before_ready) || cause == Cause::NotReadyInTime;
+        if is_failure {
+            for line in obituary.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
+                text.push_str("\n  | ");
+                text.push_str(&crate::os::pen::harmless(line.as_bytes()));
+            }
+            let verdict = self.launch.failed(who.pool, text);
+            self.launched(verdict);
+        }
+    }
+
+    fn line(&self, worker: WorkerId, text: &str) {
+        let who = self.who(worker);
+        tracing::info!(pool = who.name, slot = who.slot.0, generation = who.generation.0, pid = who.pid, "{text}");
+    }
+
+    fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
+        let (code, text) = self.outcome(pool, outcome);
+        if code == 0 {
+            tracing::info!("{text}");
+        } else {
+            tracing::error!("{text}");
+        }
+        let view = self.core.view();
+        let known: Vec<Generation> =
+            view.workers().filter(|w| w.pool == pool).map(|w| w.generation).chain(view.pool(pool).map(|p| p.filling)).collect();
+        self.recipes.keep(pool, |generation| known.contains(&generation));
+    }
+
+    fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
+        let serving = self.core.view().pool(pool).map_or(Generation::NONE, |view| view.filling);
+        let culprit = match outcome {
+            Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => failure.worker,
+            Outcome::Done { .. } | Outcome::Superseded | Outcome::Nothing => None,
+        };
+        let culprit = culprit.and_then(|worker| self.obituaries.of_worker(worker));
+        verdict(self.pool_name(pool), outcome, serving, culprit)
+    }
+
+    /// The end of one wish.
+    pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
+        let (code, text) = self.outcome(pool, outcome);
+        let Some(Ended { client: Some(client), code, message }) = self.tickets.settle(ticket, code, text) else {
+            return;
+        };
+        self.answer(client, &Answer::Done { code, message }, true);
+    }
+
+    /// A line for whoever waits for this pool.
+    fn tell(&mut self, pool: PoolId, text: &str) {
+        for client in self.tickets.clients_of(pool) {
+            self.answer(client, &Answer::Progress { text: text.to_owned() }, false);
+        }
+    }
+
+    pub(super) fn launched(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Wait | Verdict::Told => {}
+            Verdict::StopAll => {
+                tracing::error!("not one pool came up: leaving");
+                self.stopping = true;
+                let cap = Some(Span::from_secs(5));
+                let stop = rotad_core::Request::Stop { cap };
+                self.facts.push_back(rotad_core::Event::Requested(super::NOBODY, stop));
+            }
+        }
+    }
+
+    pub(super) fn launch_overdue(&mut self) {
+        let verdict = self.launch.overdue();
+        self.launched(verdict);
+        self.drain_facts();
+    }
+
+    /// READY=1 once every pool is ready or in a crash loop.
+    fn told_manager(&mut self) {
+        let settled = |state| match state {
+            PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => true,
+            PoolState::Done | PoolState::Failed | PoolState::Stopped => true,
+            PoolState::Starting | PoolState::Degraded | PoolState::Stopping => false,
+        };
+        if !self.manager_told && self.core.view().pools().all(|(_, pool)| settled(pool.state)) {
+            self.manager_told = true;
+            self.manager.tell(&format!("READY=1\nMAINPID={}\nSTATUS=running", std::process::id()));
+        }
+    }
+}
+
+fn retired(why: Why) -> &'static str {
+    match why {
+        Why::Replaced => "its successor serves: stopping",
+        Why::Abandoned => "its rolling restart has ended: stopping",
+        Why::ScaledDown => "not wanted any more: stopping",
+        Why::Stop => "stopping",
+    }
+}

@@ -1,0 +1,124 @@
+//! The roster: the only place that knows both a worker's number and its process.
+
+use crate::os::lineage::Family;
+use crate::os::notify::NotifySocket;
+use crate::os::pen::Stream;
+use crate::os::sys::process::Process;
+use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What is asked of a worker that is not born yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Signal(Signal),
+    Kill,
+}
+
+#[derive(Debug)]
+pub enum Stage {
+    /// The spawner has the order; what was asked meanwhile waits.
+    Unborn(Vec<Asked>),
+    Alive(Process),
+}
+
+#[derive(Debug)]
+pub struct Body {
+    pub pool: PoolId,
+    pub slot: Slot,
+    pub generation: Generation,
+    /// `ROTAD_WORKER`: unique for each birth of each master.
+    pub tag: String,
+    pub stage: Stage,
+    /// The shim's word about the birth, while it is awaited.
+    pub verdict: Option<OwnedFd>,
+    pub notify: Option<NotifySocket>,
+    pub stream: Option<Arc<Stream>>,
+    pub family: Option<Family>,
+    /// STATUS=, made harmless.
+    pub says: Option<String>,
+    pub exit: Option<Exit>,
+    /// Why there is no program.
+    pub error: Option<String>,
+    pub ready: bool,
+}
+
+impl Body {
+    pub fn process(&self) -> Option<&Process> {
+        match &self.stage {
+            Stage::Unborn(_) => None,
+            Stage::Alive(process) => Some(process),
+        }
+    }
+
+    pub fn pid(&self) -> Option<i32> {
+        self.process().map(Process::pid)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Roster {
+    bodies: BTreeMap<WorkerId, Body>,
+    /// Those that have exited and still have something of a tree.
+    sweeping: BTreeSet<WorkerId>,
+    /// The kernel gives no pidfds: exits are looked for at each SIGCHLD.
+    pub without_pidfds: bool,
+}
+
+impl Roster {
+    pub fn add(&mut self, id: WorkerId, body: Body) {
+        self.bodies.insert(id, body);
+    }
+
+    pub fn get(&self, id: WorkerId) -> Option<&Body> {
+        self.bodies.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut Body> {
+        self.bodies.get_mut(&id)
+    }
+
+    pub fn remove(&mut self, id: WorkerId) -> Option<Body> {
+        self.sweeping.remove(&id);
+        self.bodies.remove(&id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Body)> {
+        self.bodies.iter().map(|(id, body)| (*id, body))
+    }
+
+    pub fn sweep_later(&mut self, id: WorkerId) {
+        self.sweeping.insert(id);
+    }
+
+    pub fn sweeping(&self) -> Vec<WorkerId> {
+        self.sweeping.iter().copied().collect()
+    }
+
+    /// Polite signal, then SIGCONT: a stopped process would never see it.
+    pub fn signal(&mut self, id: WorkerId, signal: Signal) {
+        let Some(body) = self.bodies.get_mut(&id) else { return };
+        match &mut body.stage {
+            Stage::Unborn(asked) => asked.push(Asked::Signal(signal)),
+            Stage::Alive(process) => {
+                if let Err(error) = process.signal(signal.0).and_then(|()| process.signal(nix::libc::SIGCONT)) {
+                    tracing::debug!(pid = process.pid(), "signal {signal}: {error}");
+                }
+            }
+        }
+    }
+
+    /// SIGKILL to the worker and its group.
+    pub fn kill(&mut self, id: WorkerId) {
+        let Some(body) = self.bodies.get_mut(&id) else { return };
+        match &mut body.stage {
+            Stage::Unborn(asked) => asked.push(Asked::Kill),
+            Stage::Alive(process) => {
+                // ESRCH: it has gone by itself, and its exit is on its way to us.
+                process.signal(nix::libc::SIGKILL).ok();
+                process.signal_group(nix::libc::SIGKILL).ok();
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The status, made from the core's view and the roster.
+
+use super::Keeper;
+use super::tickets::reason;
+use crate::observe::status::{
+    MasterStatus, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, kind_name,
+};
+use crate::os::proc;
+use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
+
+impl Keeper {
+    pub(super) fn snapshot(&self) -> Status {
+        let view = self.core.view();
+        let mut pools: Vec<PoolStatus> = view.pools().map(|(id, pool)| self.pool_status(id, &pool)).collect();
+        let mut rows: Vec<(PoolId, WorkerStatus)> =
+            view.workers().map(|worker| (worker.pool, self.worker_status(&worker))).collect();
+        for (id, pool) in view.pools() {
+            rows.extend(view.empty_slots(id).map(|slot| (id, self.empty_status(id, &pool, &slot))));
+        }
+        for (id, row) in rows {
+            if let Some(pool) = pools.get_mut(id.0 as usize) {
+                pool.workers.push(row);
+            }
+        }
+        for pool in &mut pools {
+            pool.workers.sort_by_key(|worker| (worker.slot, worker.generation));
+        }
+        Status {
+            master: MasterStatus {
+                pid: std::process::id() as i32,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                name: self.plan.master.name.clone(),
+                config: self.plan.config.clone(),
+                state: if view.stopping() { "stopping" } else { "running" }.to_owned(),
+                uptime_s: rounded(self.clock.now().0 as f64 / 1000.0),
+            },
+            pools,
+        }
+    }
+
+    fn pool_status(&self, id: PoolId, pool: &PoolView) -> PoolStatus {
+        let plan = &self.plan.pools[id.0 as usize];
+        let roll = &pool.roll;
+        let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.obituaries.of_worker(w));
+        PoolStatus {
+            name: plan.name.clone(),
+            kind: kind_name(plan.kind).to_owned(),
+            state: pool_state(pool.state),
+            wanted: pool.wanted,
+            alive: pool.alive,
+            ready: pool.ready,
+            generation: pool.proven.0,
+            reload: ReloadStatus {
+                state: reload_state(roll.state),
+                generation: roll.generation,
+                reason: roll.failure.as_ref().map(|failure| reason(failure, culprit)),
+                replaced: roll.replaced,
+                of: roll.of,
+                took_s: roll.took.as_secs_f64(),
+            },
+            workers: Vec::new(),
+        }
+    }
+
+    fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
+        let body = self.roster.get(worker.id);
+        let pid = body.and_then(|body| body.pid());
+        let usage = pid.and_then(proc::usage);
+        WorkerStatus {
+            slot: worker.slot.0,
+            pid,
+            state: worker_state(worker.state),
+            generation: worker.generation.0,
+            age_s: (self.clock.now() - worker.began).as_secs_f64(),
+            ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
+            restarts: self.core.view().restarts(worker.pool, worker.slot),
+            rss_bytes: usage.map(|usage| usage.rss_bytes),
+            cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
+            last_exit: self.obituaries.of_slot(worker.pool, worker.slot).cloned(),
+            retry_in_s: None,
+            says: body.and_then(|body| body.says.clone()),
+        }
+    }
+
+    fn empty_status(&self, id: PoolId, pool: &PoolView, empty: &EmptySlot) -> WorkerStatus {
+        WorkerStatus {
+            slot: empty.slot.0,
+            pid: None,
+            state: match empty.state {
+                EmptyState::Backoff => WorkerState::Backoff,
+                EmptyState::Stopped => WorkerState::Stopped,
+                EmptyState::Done => WorkerState::Done,
+                EmptyState::Failed => WorkerState::Failed,
+            },
+            generation: pool.filling.0,
+            age_s: 0.0,
+            ready_in_s: None,
+            restarts: self.core.view().restarts(id, empty.slot),
+            rss_bytes: None,
+            cpu_s: None,
+            last_exit: self.obituaries.of_slot(id, empty.slot).cloned(),
+            retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
+            says: None,
+        }
+    }
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+fn pool_state(state: rotad_core::PoolState) -> PoolState {
+    use rotad_core::PoolState as Core;
+    match state {
+        Core::Starting => PoolState::Starting,
+        Core::Ok => PoolState::Ok,
+        Core::Degraded => PoolState::Degraded,
+        Core::Reloading => PoolState::Reloading,
+        Core::RollingBack => PoolState::RollingBack,
+        Core::CrashLoop => PoolState::CrashLoop,
+        Core::Stopping => PoolState::Stopping,
+        Core::Stopped => PoolState::Stopped,
+        Core::Done => PoolState::Done,
+        Core::Failed => PoolState::Failed,
+    }
+}
+
+fn worker_state(state: rotad_core::WorkerState) -> WorkerState {
+    use rotad_core::WorkerState as Core;
+    match state {
+        Core::Starting => WorkerState::Starting,
+        Core::Soaking => WorkerState::Soaking,
+        Core::Ready => WorkerState::Ready,
+        Core::Stopping => WorkerState::Stopping,
+        // What is left of its tree is being killed.
+        Core::Killing | Core::Sweeping => WorkerState::Killing,
+    }
+}
+
+fn reload_state(state: RollState) -> ReloadState {
+    match state {
+        RollState::None => ReloadState::None,
+        RollState::Running => ReloadState::Running,
+        RollState::Done => ReloadState::Done,
+        RollState::Aborted => ReloadState::Aborted,
+        RollState::RolledBack => ReloadState::RolledBack,
+        RollState::Superseded => ReloadState::Superseded,
+    }
+}

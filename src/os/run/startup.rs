@@ -1,0 +1,273 @@
+//! From a plan to a standing master, in the order in which things have to stand: the lock, what a dead master left,
+//! signal handlers, sockets, the log, the control socket, and only then the pid file.
+
+use super::asks::Clerk;
+use super::launch::LaunchWatch;
+use super::obituary::Obituaries;
+use super::recipes::Recipes;
+use super::roster::Roster;
+use super::tickets::Tickets;
+use super::{Failed, Keeper};
+use crate::control::server::Server;
+use crate::observe::diary;
+use crate::observe::manager::Manager;
+use crate::os::birth::{Settings, Spawner, shim};
+use crate::os::clock::Clock;
+use crate::os::daemon::Launch;
+use crate::os::house::House;
+use crate::os::leftovers::{self, Journal};
+use crate::os::pen::{Paper, Pen, Rotation};
+use crate::os::reactor::{Interest, Reactor, Source};
+use crate::os::ready::Scout;
+use crate::os::signals::Signals;
+use crate::os::sockets::{self, Listener};
+use crate::os::sys;
+use crate::os::wake::Wake;
+use crate::plan::Plan;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rotad_core::{Master, PoolId, Time};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long workers that a dead master left get to stop.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(30);
+/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, output.
+const OWN_DESCRIPTORS: u64 = 26;
+const PER_WORKER: u64 = 3;
+
+impl Failed {
+    fn at(what: &str, error: impl std::fmt::Display) -> Self {
+        Self { code: 1, message: format!("{what}: {error}") }
+    }
+}
+
+/// What stands before the keeper does.
+struct Ground {
+    house: House,
+    nofile: (u64, u64),
+    signals: Signals,
+    listeners: Vec<Listener>,
+    pen: Pen,
+    server: Server,
+    journal: Option<Journal>,
+    manager: Manager,
+}
+
+impl Keeper {
+    pub(super) fn start(plan: Plan, launch: Launch) -> Result<Self, (Launch, Failed)> {
+        match prepare(&plan, &launch).and_then(|ground| Standing::on(&plan, ground)) {
+            Ok(standing) => Ok(standing.keeper(plan, launch)),
+            Err(failed) => Err((launch, failed)),
+        }
+    }
+}
+
+fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
+    let mut house = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
+    take_over(plan, launch, &house)?;
+    sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
+    let nofile = raise_nofile(plan)?;
+    let signals = Signals::install(plan.signals, launch.hup_ignored)
+        .map_err(|e| Failed::at("cannot install signal handlers", e))?;
+    let listeners =
+        sockets::open_all(&plan.listeners).map_err(|e| Failed { code: 1, message: e.to_string() })?;
+    let paper = paper(plan, launch)?;
+    let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let sink = pen.clone();
+    diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
+    let control = house
+        .control_socket(plan.control.mode, plan.control.group)
+        .map_err(|e| Failed::at("cannot open the control socket", e))?;
+    let server = Server::new(control, plan.control.mode);
+    let notify_dir = house.path().join("notify");
+    make_notify_dir(&notify_dir).map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
+    let journal = Journal::open(house.path());
+    house.write_pid().map_err(|e| Failed { code: e.code, message: e.message })?;
+    tracing::info!(
+        pid = std::process::id(),
+        config = %plan.config.display(),
+        "rotad {} begins: {}", env!("CARGO_PKG_VERSION"), plan.master.name
+    );
+    if let Err(error) = &journal {
+        tracing::warn!("no list of workers is kept: after a kill -9 the next start will not find them: {error}");
+    }
+    if launch.hup_ignored {
+        tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
+    }
+    Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), manager: Manager::find() })
+}
+
+/// What a master killed by -9 left behind is named, or stopped when that is asked for.
+fn take_over(plan: &Plan, launch: &Launch, house: &House) -> Result<(), Failed> {
+    let left = leftovers::find(house.path());
+    if left.is_empty() {
+        return Ok(());
+    }
+    let names = |left: &[leftovers::Leftover]| {
+        let names: Vec<String> = left.iter().map(|l| format!("  {}/{}: pid {}", l.pool, l.slot, l.pid)).collect();
+        names.join("\n")
+    };
+    if !launch.take_over {
+        let message = format!(
+            "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` \
+             stops them first",
+            plan.config.display(),
+            names(&left)
+        );
+        return Err(Failed { code: 1, message });
+    }
+    let stubborn = leftovers::take_over(left, TAKE_OVER_PATIENCE);
+    if stubborn.is_empty() {
+        return Ok(());
+    }
+    let message = format!("these workers of a killed master cannot be ended:\n{}", names(&stubborn));
+    Err(Failed { code: 1, message })
+}
+
+/// Our own soft limit of open files goes as high as it may; workers get the one that we found. Too low a limit is
+/// told now, and not when the hundredth worker fails.
+fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
+    let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
+    let (soft, mut hard) = found;
+    let workers: u64 =
+        plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum();
+    let need = OWN_DESCRIPTORS + plan.listeners.len() as u64 + PER_WORKER * workers;
+    if hard < need && setrlimit(Resource::RLIMIT_NOFILE, need, need).is_ok() {
+        hard = need;
+    }
+    if hard < need {
+        let message = format!(
+            "{workers} workers (surge included) need {need} open files, but the limit is {hard}: raise it (ulimit -n, \
+             LimitNOFILE=), or have fewer workers"
+        );
+        return Err(Failed { code: 1, message });
+    }
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
+    }
+    Ok((soft, found.1))
+}
+
+fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
+    let master = &plan.master;
+    let file = match &master.log_file {
+        Some(file) => file,
+        None if launch.foreground => return Ok(Paper::stderr(master.log_format)),
+        None => &master.default_log_file,
+    };
+    if let Some(folder) = file.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder).ok();
+    }
+    let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep };
+    Paper::file(file.clone(), master.log_format, rotation)
+        .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
+}
+
+/// Workers of any user pass through it to their own socket; nobody but us lists or writes it.
+fn make_notify_dir(path: &std::path::Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o711).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            for entry in std::fs::read_dir(path)?.flatten() {
+                std::fs::remove_file(entry.path()).ok();
+            }
+        }
+        other => other?,
+    }
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
+}
+
+/// All that a keeper needs; from here on nothing fails.
+struct Standing {
+    ground: Ground,
+    reactor: Reactor,
+    wake: Wake,
+    spawner: Spawner,
+    scout: Scout,
+    null: Arc<OwnedFd>,
+}
+
+impl Standing {
+    fn on(plan: &Plan, ground: Ground) -> Result<Self, Failed> {
+        let build = || -> io::Result<(Reactor, Wake, Spawner, Scout, OwnedFd)> {
+            let reactor = Reactor::new()?;
+            let wake = Wake::new()?;
+            let settings =
+                Settings { wake: wake.clone(), original_nofile: ground.nofile, shim: shim::OURSELVES.into() };
+            let spawner = Spawner::start(settings)?;
+            let scout = Scout::start(wake.clone())?;
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            reactor.watch(ground.signals.as_fd(), Source::Signals, Interest::Read)?;
+            reactor.watch(wake.as_fd(), Source::Wake, Interest::Read)?;
+            reactor.watch(ground.server.as_fd(), Source::Control, Interest::Read)?;
+            for (number, listener) in ground.listeners.iter().enumerate() {
+                reactor.watch(listener.fd().as_fd(), Source::Listener(number as u64), Interest::Hangup)?;
+            }
+            Ok((reactor, wake, spawner, scout, null.into()))
+        };
+        let (reactor, wake, spawner, scout, null) = build().map_err(|e| Failed::at("cannot begin", e))?;
+        for listener in &ground.listeners {
+            tracing::info!(listen = listener.name(), "listening on {}", listener.addr_text());
+            if let Some(most) = listener.clipped() {
+                tracing::warn!(
+                    listen = listener.name(),
+                    "the system clips the backlog to {most} (net.core.somaxconn): {} was asked for",
+                    listener.plan().backlog
+                );
+            }
+        }
+        tracing::debug!("{} pools", plan.pools.len());
+        Ok(Self { ground, reactor, wake, spawner, scout, null: Arc::new(null) })
+    }
+
+    fn keeper(self, plan: Plan, launch: Launch) -> Keeper {
+        let Self { ground, reactor, wake, spawner, scout, null } = self;
+        let names = plan.pools.iter().enumerate().map(|(id, pool)| (PoolId(id as u32), pool.name.clone()));
+        let patience = plan.pools.iter().map(|p| p.policy.ready_timeout.as_millis()).max().unwrap_or(0);
+        let launch = LaunchWatch::new(launch, names, Duration::from_millis(patience) + Duration::from_secs(1));
+        // The moment of birth makes it unique over reboots and reused pids.
+        let born = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Keeper {
+            core: Master::new(),
+            clock: Clock::start(),
+            told: Time(0),
+            clerk: Clerk::new(wake.clone()),
+            notify_dir: ground.house.path().join("notify"),
+            house: ground.house,
+            signals: ground.signals,
+            listeners: ground.listeners,
+            pen: ground.pen,
+            server: ground.server,
+            journal: ground.journal,
+            manager: ground.manager,
+            tag: format!("{:x}-{:x}", std::process::id(), born.as_micros()),
+            reactor,
+            wake,
+            spawner,
+            scout,
+            null,
+            roster: Roster::default(),
+            recipes: Recipes::new(),
+            obituaries: Obituaries::default(),
+            facts: VecDeque::new(),
+            busy: false,
+            tickets: Tickets::default(),
+            stop_clients: Vec::new(),
+            launch,
+            manager_told: false,
+            leaving: None,
+            blind: BTreeSet::new(),
+            blind_told: false,
+            alive_for: BTreeSet::new(),
+            stopping: false,
+            last_lost: BTreeMap::new(),
+            plan,
+        }
+    }
+}

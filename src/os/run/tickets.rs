@@ -1,0 +1,123 @@
+//! Who asked for what, and what they are told in the end: one outcome a pool, one answer a question.
+
+use super::obituary::{Obituary, describe};
+use rotad_core::{Cause, Failure, Generation, Outcome, PoolId, Ticket};
+use std::collections::BTreeMap;
+
+/// One question, or one signal, about one or more pools.
+#[derive(Debug)]
+pub struct Wait {
+    /// The client to answer; none: a signal, which only the diary answers.
+    pub client: Option<u64>,
+    pub pools: Vec<PoolId>,
+    left: usize,
+    code: u8,
+    lines: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Tickets {
+    last: u64,
+    waits: BTreeMap<u64, Wait>,
+    askers: BTreeMap<Ticket, u64>,
+}
+
+/// The end of a wait.
+#[derive(Debug)]
+pub struct Ended {
+    pub client: Option<u64>,
+    pub code: u8,
+    pub message: String,
+}
+
+impl Tickets {
+    /// A ticket for each pool.
+    pub fn issue(&mut self, client: Option<u64>, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
+        self.last += 1;
+        let wait = self.last;
+        let issued: Vec<(PoolId, Ticket)> = pools
+            .iter()
+            .map(|pool| {
+                self.last += 1;
+                let ticket = Ticket(self.last);
+                self.askers.insert(ticket, wait);
+                (*pool, ticket)
+            })
+            .collect();
+        let left = issued.len();
+        self.waits.insert(wait, Wait { client, pools: pools.to_vec(), left, code: 0, lines: Vec::new() });
+        issued
+    }
+
+    /// Clients that wait for this pool: for progress.
+    pub fn clients_of(&self, pool: PoolId) -> Vec<u64> {
+        self.waits.values().filter(|w| w.pools.contains(&pool)).filter_map(|w| w.client).collect()
+    }
+
+    /// The client is gone; the work goes on.
+    pub fn detach(&mut self, client: u64) {
+        for wait in self.waits.values_mut().filter(|w| w.client == Some(client)) {
+            wait.client = None;
+        }
+    }
+
+    /// Notes one outcome; the wait's end, when it was the last.
+    pub fn settle(&mut self, ticket: Ticket, code: u8, line: String) -> Option<Ended> {
+        let number = self.askers.remove(&ticket)?;
+        let wait = self.waits.get_mut(&number)?;
+        wait.left -= 1;
+        // The worst one counts: 10 says that something serves on as it was.
+        wait.code = wait.code.max(code);
+        wait.lines.push(line);
+        if wait.left > 0 {
+            return None;
+        }
+        let wait = self.waits.remove(&number)?;
+        Some(Ended { client: wait.client, code: wait.code, message: wait.lines.join("\n") })
+    }
+}
+
+/// An outcome as an exit code of the contract, and in words.
+pub fn verdict(pool: &str, outcome: &Outcome, serving: Generation, culprit: Option<&Obituary>) -> (u8, String) {
+    match outcome {
+        Outcome::Done { generation, replaced, took } => {
+            (0, format!("{pool}: done: generation {generation}, {replaced} workers replaced in {took}"))
+        }
+        Outcome::Aborted { generation, failure } => {
+            let reason = reason(failure, culprit);
+            let serves = if failure.mixed {
+                format!("going back failed as well: workers of generations {serving} and {generation} serve")
+            } else if matches!(failure.cause, Cause::Cancelled) {
+                format!("generation {serving} serves on")
+            } else {
+                format!("the old workers (generation {serving}) serve on; mend the code and roll again")
+            };
+            (10, format!("{pool}: aborted: generation {generation}: {reason}\n{serves}"))
+        }
+        Outcome::RolledBack { generation, failure } => {
+            let reason = reason(failure, culprit);
+            (10, format!("{pool}: rolled back to generation {serving}: generation {generation}: {reason}"))
+        }
+        Outcome::Superseded => (1, format!("{pool}: superseded: the pool stops")),
+        Outcome::Nothing => (0, format!("{pool}: nothing to do")),
+    }
+}
+
+/// What went wrong, with the culprit's last lines.
+pub fn reason(failure: &Failure, culprit: Option<&Obituary>) -> String {
+    match (failure.cause, culprit) {
+        (Cause::Cancelled, _) => "cancelled".to_owned(),
+        (cause, None) => describe(cause, None),
+        (cause, Some(culprit)) => {
+            let mut text = format!("worker {}: {}", culprit.slot, describe(cause, Some(culprit)));
+            if !culprit.exit.log.is_empty() {
+                text.push_str("\nits last lines:");
+            }
+            for line in &culprit.exit.log {
+                text.push_str("\n  | ");
+                text.push_str(&crate::os::pen::harmless(line.as_bytes()));
+            }
+            text
+        }
+    }
+}

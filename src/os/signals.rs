@@ -1,0 +1,106 @@
+//! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop watches; what a signal
+//! means is looked up in the plan's table.
+
+use crate::plan::{SignalAction, SignalMap};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::Origin;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+/// What one signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A child has ended.
+    Child,
+    /// TERM, QUIT: a polite stop; sent again: nothing.
+    Stop,
+    /// INT: a polite stop, and at once when sent again.
+    Interrupt,
+    Act(SignalAction),
+    Nothing,
+}
+
+/// One signal that came, or several that the kernel made one of.
+#[derive(Clone, Debug)]
+pub struct Came {
+    pub meaning: Meaning,
+    /// "USR1", with who sent it if the kernel said so.
+    pub text: String,
+}
+
+pub struct Signals {
+    delivery: SignalDelivery<UnixStream, WithOrigin>,
+    map: SignalMap,
+    terminal: bool,
+    reopen: i32,
+}
+
+impl Signals {
+    /// Installs the handlers. From here on no signal of the contract kills the master. `keep_hup_ignored`: nohup(1)
+    /// asked for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn install(map: SignalMap, keep_hup_ignored: bool) -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        let reopen = nix::libc::SIGRTMIN();
+        let mut wanted = vec![SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, reopen];
+        if !keep_hup_ignored {
+            wanted.push(SIGHUP);
+        }
+        let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)?;
+        // A closed pipe or a file at its size limit is an error to be read, not a reason to die.
+        super::sys::signal::ignore(SIGPIPE)?;
+        super::sys::signal::ignore(nix::libc::SIGXFSZ)?;
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        Ok(Self { delivery, map, terminal, reopen })
+    }
+
+    pub fn pending(&mut self) -> Vec<Came> {
+        let origins: Vec<Origin> = self.delivery.pending().collect();
+        origins.iter().map(|origin| Came { meaning: self.meaning(origin.signal), text: self.text(origin) }).collect()
+    }
+
+    fn meaning(&self, signal: i32) -> Meaning {
+        match signal {
+            SIGCHLD => Meaning::Child,
+            SIGTERM | SIGQUIT => Meaning::Stop,
+            SIGINT => Meaning::Interrupt,
+            SIGHUP => Meaning::Act(self.map.hup),
+            SIGUSR1 => Meaning::Act(self.map.usr1),
+            SIGUSR2 => Meaning::Act(self.map.usr2),
+            // A resized terminal sends WINCH as well: there it means nothing.
+            SIGWINCH if self.terminal => Meaning::Nothing,
+            SIGWINCH => Meaning::Act(self.map.winch),
+            other if other == self.reopen => Meaning::Act(SignalAction::ReopenLogs),
+            _ => Meaning::Nothing,
+        }
+    }
+
+    fn text(&self, origin: &Origin) -> String {
+        let name = if origin.signal == self.reopen { "RTMIN".to_owned() } else { name(origin.signal) };
+        match &origin.process {
+            Some(process) if process.pid > 0 => format!("{name} from pid {} (uid {})", process.pid, process.uid),
+            _ => name,
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+}
+
+/// "TERM" for 15; "35" for what has no name.
+pub fn name(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => known.as_str().trim_start_matches("SIG").to_owned(),
+        Err(_) => signal.to_string(),
+    }
+}
