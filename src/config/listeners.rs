@@ -41,7 +41,7 @@ impl Listeners {
 
     fn declare_one(&mut self, cx: &mut Reader, name: &At<String>, section: Listen) -> Option<usize> {
         let Some(written) = &section.address else {
-            super::pool::missing(cx, name, "address", "add address = \"127.0.0.1:8080\"");
+            super::pool::missing(cx, "listener", name, "address", "add address = \"127.0.0.1:8080\"");
             return None;
         };
         if written.value.is_empty() {

@@ -40,6 +40,11 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| at.value == Span::ZERO) {
         cx.error_with(&at.span, "no worker is ready in no time", "leave it out for \"60s\"");
     }
+    let by_living = pool.listen.is_none() && pool.ready.as_ref().is_none_or(|at| at.value == Ready::Auto);
+    if let Some(at) = pool.ready_timeout.as_ref().filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value)) {
+        let hint = "make it longer than 1 s, or write ready = \"notify\"";
+        cx.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
+    }
     Policy {
         count,
         readiness: readiness(cx, pool, ready_timeout),
@@ -60,7 +65,11 @@ fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
         Ready::Auto | Ready::Notify => Readiness::Reported,
         Ready::Accepting => {
             if !listens {
-                cx.error_with(&ready.span, "accepting on which listener?", "add `listen`, or write \"notify\"");
+                cx.error_with(
+                    &ready.span,
+                    "`ready`: accepting on which listener?",
+                    "add `listen`, or write \"notify\"",
+                );
             }
             Readiness::Reported
         }
@@ -68,7 +77,7 @@ fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
         Ready::After(after) => {
             let after = Span::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
             if after >= timeout {
-                let message = format!("never reached: `ready_timeout` ({timeout}) comes first");
+                let message = format!("`after` is never reached: `ready_timeout` ({timeout}) comes first");
                 cx.error_with(&ready.span, message, "make `ready_timeout` longer");
             }
             Readiness::Alive(after)
@@ -102,9 +111,10 @@ fn restart(cx: &mut Reader, restart: &pool::Restart) -> Restart {
         _ => {}
     }
     if policy == RestartPolicy::Never {
-        for span in [&restart.delay, &restart.max_delay, &restart.stable_after].into_iter().flatten().map(|at| &at.span)
-        {
-            cx.error_with(span, "means nothing with policy = \"never\"", "leave it out");
+        let keys =
+            [("delay", &restart.delay), ("max_delay", &restart.max_delay), ("stable_after", &restart.stable_after)];
+        for (key, at) in keys.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?))) {
+            cx.error_with(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
         }
     }
     Restart {
@@ -140,7 +150,7 @@ fn recipe(
     plans: &[ListenPlan],
 ) -> Recipe {
     if pool.command.is_none() {
-        pool::missing(cx, name, "command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
+        pool::missing(cx, "pool", name, "command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
     }
     let words = pool.command.as_ref().map_or(&[][..], |at| &at.value[..]);
     // A refused listener has its finding; that placeholders miss it is no news.

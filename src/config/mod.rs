@@ -94,12 +94,12 @@ fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
         let mut config = sections::Config::default();
         cx.table(&root, sections::TOP, &mut config);
         let plan = make::plan(&mut cx, config, place, content);
-        cx.report.sort();
+        cx.report.sort(path);
         if !cx.report.has_errors() {
             return Ok(Loaded { plan, warnings: cx.report });
         }
     }
-    cx.report.sort();
+    cx.report.sort(path);
     Err(cx.report)
 }
 

@@ -282,6 +282,6 @@ pub(super) const LOG: &[Key<Log>] = &[
 ];
 
 /// The name of a section, for messages about what is missing in it.
-pub(super) fn missing(cx: &mut Reader, name: &At<String>, what: &str, hint: &str) {
-    cx.error_with(&name.span, format!("`{}` has no `{what}`", super::report::shown(&name.value)), hint);
+pub(super) fn missing(cx: &mut Reader, kind: &str, name: &At<String>, what: &str, hint: &str) {
+    cx.error_with(&name.span, format!("{kind} `{}` has no `{what}`", super::report::shown(&name.value)), hint);
 }

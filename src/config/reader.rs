@@ -1,7 +1,7 @@
 //! Walks the spanned tree of a TOML text by tables of keys, and collects every finding on the way.
 
 use super::report::{Finding, Place, Report, Severity, nearest, shown};
-use super::schema::Key;
+use super::schema::{self, Key};
 use super::units;
 use rotad_core::Span;
 use std::ops::{Range, RangeInclusive};
@@ -77,7 +77,12 @@ impl Reader {
                 Some(key) => self.later(&name.span, &format!("`{}` ({})", key.name, key.help)),
                 None => {
                     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-                    self.unknown(&name.span, "key", &name.value, &names);
+                    match schema::elsewhere(&name.value, &names) {
+                        Some(hint) => {
+                            self.error_with(&name.span, format!("unknown key `{}`", shown(&name.value)), hint);
+                        }
+                        None => self.unknown(&name.span, "key", &name.value, &names),
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Findings: what is wrong, where, and what to write instead.
 
-use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -110,9 +110,9 @@ impl Report {
         other.findings.into_iter().for_each(|finding| self.push(finding));
     }
 
-    /// Files as they came, each from top to bottom.
-    pub(super) fn sort(&mut self) {
-        let mut files: Vec<PathBuf> = Vec::new();
+    /// The file `first`, then others as they came, each from top to bottom.
+    pub(super) fn sort(&mut self, first: &Path) {
+        let mut files: Vec<PathBuf> = vec![first.to_owned()];
         for finding in &self.findings {
             if !files.contains(&finding.file) {
                 files.push(finding.file.clone());
@@ -180,14 +180,13 @@ impl fmt::Display for Finding {
             Severity::Warning => Level::WARNING,
         };
         let path = self.file.to_string_lossy();
-        let title = level.primary_title(self.message.as_str());
         let mut group = match &self.place {
-            None => title.element(Origin::path(path)),
+            None => return self.without_text(f, &path),
             Some(Place { line, column, text: None, .. }) => {
-                title.element(Origin::path(path).line(*line).char_column(*column))
+                return self.without_text(f, &format!("{path}:{line}:{column}"));
             }
             // The line alone is handed over: the cost of a finding does not grow with the file.
-            Some(Place { line, text: Some(text), bytes, .. }) => title.element(
+            Some(Place { line, text: Some(text), bytes, .. }) => level.primary_title(self.message.as_str()).element(
                 Snippet::source(text.as_str())
                     .line_start(*line)
                     .path(path)
@@ -198,6 +197,17 @@ impl fmt::Display for Finding {
             group = group.element(Level::HELP.message(hint.as_str()));
         }
         f.write_str(&Renderer::plain().render(&[group]))
+    }
+}
+
+impl Finding {
+    /// In the same shape, where there is no line to show.
+    fn without_text(&self, f: &mut fmt::Formatter<'_>, place: &str) -> fmt::Result {
+        write!(f, "{}: {}\n --> {place}", self.severity.as_str(), self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  = help: {hint}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -97,3 +97,37 @@ pub fn markdown() -> String {
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
+
+/// What other masters call our keys.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("workers", "count"),
+    ("processes", "count"),
+    ("numprocs", "count"),
+    ("replicas", "count"),
+    ("worker_num", "count"),
+    ("cmd", "command"),
+    ("exec", "command"),
+    ("program", "command"),
+    ("bind", "listen"),
+    ("cwd", "working_directory"),
+    ("directory", "working_directory"),
+    ("workdir", "working_directory"),
+    ("environment", "env"),
+    ("uid", "user"),
+    ("gid", "group"),
+    ("stop_timeout", "stop"),
+    ("timeout", "ready_timeout"),
+    ("priority", "nice"),
+    ("loglevel", "log_level"),
+];
+
+/// A hint for a key that is none of `names` here: what we call it, or the table where it is one.
+pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
+    let synonym = SYNONYMS.iter().find(|(other, ours)| *other == word && names.contains(ours));
+    if let Some((_, ours)) = synonym {
+        return Some(format!("did you mean `{ours}`?"));
+    }
+    let section = reference().into_iter().find(|section| section.rows.iter().any(|row| row.name == word))?;
+    let table = if section.table.is_empty() { "the top of the file" } else { section.table };
+    Some(format!("`{word}` belongs in {table}"))
+}

@@ -38,6 +38,11 @@ pub(super) const TOP: &[Key<Config>] = &[
 /// A table of named tables.
 fn named<T: Default>(cx: &mut Reader, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(At<String>, T)>) {
     for (name, entry) in cx.entries(value) {
+        if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
+            let hint = "the table has a name: [pool.NAME], [listen.NAME]";
+            cx.error_with(&name.span, format!("`{}` of what?", name.value), hint);
+            continue;
+        }
         cx.name(&name);
         let mut section = T::default();
         cx.table(entry, keys, &mut section);
@@ -146,7 +151,9 @@ pub(super) struct Control {
 }
 
 pub(super) const CONTROL: &[Key<Control>] = &[
-    key("mode", "octal", "`\"0600\"`", "permissions of the control socket", |cx, into, v| into.mode = cx.octal(v)),
+    key("mode", "octal", "`\"0600\"`, with `group` `\"0660\"`", "permissions of the control socket", |cx, into, v| {
+        into.mode = cx.octal(v)
+    }),
     key("group", "group", "the master's", "the group of the control socket", |cx, into, v| {
         into.group = cx.text(v, "the name of a group");
     }),

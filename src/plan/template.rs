@@ -46,9 +46,9 @@ impl Template {
             if brace.starts_with("{{") || brace.starts_with("}}") {
                 plain.push_str(&brace[..1]);
                 rest = &brace[2..];
-            } else if brace.starts_with('}') {
+            } else if let Some(after) = brace.strip_prefix('}') {
                 plain.push('}');
-                rest = &brace[1..];
+                rest = after;
             } else {
                 let Some(end) = brace.find('}') else {
                     return Err(fault("`{` is never closed", "write `{{` for a brace".to_owned()));
