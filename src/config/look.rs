@@ -2,7 +2,7 @@
 
 use super::reader::Reader;
 use super::report::shown;
-use crate::plan::{Piece, Recipe};
+use crate::plan::{Recipe, Template};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
@@ -17,12 +17,8 @@ pub(super) fn ahead(cx: &mut Reader, recipe: &Recipe, command: &Range<usize>, di
         cx.warning(directory, message, "workers cannot start without it");
         return;
     }
-    let Some(program) = recipe.command.first() else { return };
-    let Some(program) = program.as_literal() else {
-        // A placeholder in the program's name is known at birth only; our own binary exists.
-        debug_assert!(program.0.iter().any(|piece| !matches!(piece, Piece::Text(_))));
-        return;
-    };
+    // A placeholder in the program's name is known at birth only.
+    let Some(program) = recipe.command.first().and_then(Template::as_literal) else { return };
     if program.contains('/') {
         let path = folder.join(program);
         if !path.is_file() {

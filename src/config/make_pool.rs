@@ -190,9 +190,9 @@ fn template(cx: &mut Reader, text: &At<String>, plans: &[ListenPlan], complete: 
     let known: Vec<&ListenPlan> = plans.iter().collect();
     match Template::parse(&text.value, &known) {
         Ok(template) => return template,
-        Err(fault) if !complete && fault.message.contains("names no listener") => {}
-        Err(Fault { message, hint: Some(hint) }) => cx.error_with(&text.span, message, hint),
-        Err(Fault { message, hint: None }) => cx.error(&text.span, message),
+        Err(fault) if !complete && fault.unknown_listener => {}
+        Err(Fault { message, hint: Some(hint), .. }) => cx.error_with(&text.span, message, hint),
+        Err(Fault { message, hint: None, .. }) => cx.error(&text.span, message),
     }
     Template::literal(text.value.clone())
 }

@@ -148,7 +148,7 @@ pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<Ready>> {
     let mut ready = None;
     for (name, value) in in_order(table) {
         match name.value.as_str() {
-            "after" => ready = cx.duration(value).map(|span| span.map(values_after)),
+            "after" => ready = cx.duration(value).map(|span| span.map(after)),
             "http" | "connect" | "command" => cx.later(&name.span, &format!("ready by `{}`", name.value)),
             other => cx.unknown(&name.span, "way to be ready", other, &["after", "http", "connect", "command"]),
         }
@@ -159,7 +159,7 @@ pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<Ready>> {
     ready
 }
 
-fn values_after(span: Span) -> Ready {
+fn after(span: Span) -> Ready {
     Ready::After(std::time::Duration::from_millis(span.as_millis()))
 }
 

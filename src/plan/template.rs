@@ -11,6 +11,8 @@ pub struct Fault {
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
+    /// It names a listener that the pool does not have.
+    pub unknown_listener: bool,
 }
 
 /// What one worker's placeholders stand for.
@@ -142,6 +144,7 @@ fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
         "port" => Err(Fault {
             message: "not supported yet: `{port}` (a port of its own for each worker)".to_owned(),
             hint: None,
+            unknown_listener: false,
         }),
         "fd" | "addr" => Err(fault(&format!("`{{{word}}}` of which listener?"), format!("write `{{{word}:NAME}}`"))),
         other => Err(fault(
@@ -159,11 +162,12 @@ fn unknown(kind: &str, name: &str, listen: &[&ListenPlan]) -> Fault {
     } else {
         format!("known here: {}", known.join(", "))
     };
-    fault(&format!("`{{{kind}:{}}}` names no listener of this pool", short(name)), hint)
+    let message = format!("`{{{kind}:{}}}` names no listener of this pool", short(name));
+    Fault { unknown_listener: true, ..fault(&message, hint) }
 }
 
 fn fault(message: &str, hint: String) -> Fault {
-    Fault { message: message.to_owned(), hint: Some(hint) }
+    Fault { message: message.to_owned(), hint: Some(hint), unknown_listener: false }
 }
 
 /// A user's text on one line, not endless.
