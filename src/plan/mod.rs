@@ -1,6 +1,12 @@
 //! Config -> Plan: what is to be, with no "cannot happen" left in it. All names are resolved (users, groups,
 //! listeners), all paths absolute, all defaults filled in.
 
+mod sources;
+mod template;
+
+pub use sources::changed;
+pub use template::{Context, Fault};
+
 use rotad_core::Policy;
 use std::net::SocketAddr;
 use std::path::PathBuf;

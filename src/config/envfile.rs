@@ -1,0 +1,69 @@
+//! Env files: read once, however many pools name them, and part of what the configuration says.
+
+use super::dotenv::{self, Variable};
+use super::reader::{At, Reader};
+use super::report::{Finding, Place, Report, Severity};
+use super::{trust, values};
+use crate::plan::Source;
+use std::path::{Path, PathBuf};
+
+/// The env files of one configuration.
+#[derive(Default)]
+pub(super) struct EnvFiles {
+    read: Vec<(Source, Vec<(String, String)>)>,
+}
+
+impl EnvFiles {
+    /// The variables of a file; findings where it cannot be read or understood. Its lines are never shown: they may
+    /// hold secrets.
+    pub(super) fn variables(&mut self, cx: &mut Reader, path: &At<PathBuf>) -> Vec<(String, String)> {
+        if let Some((_, variables)) = self.read.iter().find(|(source, _)| source.path == path.value) {
+            return variables.clone();
+        }
+        let content = match super::read_file(&path.value) {
+            Ok(content) => content,
+            Err(error) => {
+                cx.error(&path.span, format!("cannot read {}: {error}", path.value.display()));
+                return Vec::new();
+            }
+        };
+        if let Some(found) = trust::writable_by_others(&path.value) {
+            let (message, hint) = trust::distrust(&found);
+            cx.error_with(&path.span, message, hint);
+        }
+        let (variables, report) = understand(&path.value, &content);
+        cx.report.extend(report);
+        self.read.push((Source { path: path.value.clone(), content }, variables.clone()));
+        variables
+    }
+
+    pub(super) fn into_sources(self) -> impl Iterator<Item = Source> {
+        self.read.into_iter().map(|(source, _)| source)
+    }
+}
+
+fn understand(path: &Path, content: &[u8]) -> (Vec<(String, String)>, Report) {
+    let mut report = Report::default();
+    let mut error = |text: &str, span: &std::ops::Range<usize>, message: String| {
+        let place = Some(Place::new(text, span).secret());
+        report.push(Finding { severity: Severity::Error, file: path.to_owned(), place, message, hint: None });
+    };
+    let text = match std::str::from_utf8(content) {
+        Ok(text) => text,
+        Err(fault) => {
+            let at = fault.valid_up_to();
+            error(&String::from_utf8_lossy(content), &(at..at), "not valid UTF-8".to_owned());
+            return (Vec::new(), report);
+        }
+    };
+    let (variables, faults) = dotenv::parse(text);
+    for (span, message) in faults {
+        error(text, &span, message);
+    }
+    for variable in &variables {
+        if let Some(message) = values::variable_fault(&variable.name) {
+            error(text, &variable.span, message);
+        }
+    }
+    (variables.into_iter().map(|Variable { name, value, .. }| (name, value)).collect(), report)
+}

@@ -1,0 +1,50 @@
+//! A look ahead: does what the workers need exist now? Only warnings: a deployment may bring it later.
+
+use super::reader::Reader;
+use super::report::shown;
+use crate::plan::{Recipe, Template};
+use std::ffi::OsString;
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Warns where the working directory or the program of `recipe` does not exist. `command` and `directory` are the
+/// places to name.
+pub(super) fn ahead(cx: &mut Reader, recipe: &Recipe, command: &Range<usize>, directory: &Range<usize>) {
+    let folder = &recipe.working_directory;
+    if !folder.is_dir() {
+        let message = format!("the working directory {} does not exist now", folder.display());
+        cx.warning(directory, message, "workers cannot start without it");
+        return;
+    }
+    // A placeholder in the program's name is known at birth only.
+    let Some(program) = recipe.command.first().and_then(Template::as_literal) else { return };
+    if program.contains('/') {
+        let path = folder.join(program);
+        if !path.is_file() {
+            let message = format!("the program {} does not exist now", path.display());
+            cx.warning(command, message, "workers cannot start without it");
+        } else if !executable(&path) {
+            let message = format!("the program {} is not executable", path.display());
+            cx.warning(command, message, "chmod +x it, or name its interpreter first");
+        }
+        return;
+    }
+    let found = |path: &OsString| std::env::split_paths(path).any(|dir| executable(&folder.join(dir).join(program)));
+    if path(recipe).as_ref().is_some_and(|path| !found(path)) {
+        let message = format!("the program `{}` is not found in PATH now", shown(program));
+        cx.warning(command, message, "write its whole path, or set PATH in `env`");
+    }
+}
+
+/// The PATH by which the worker's program is found; none: known at birth only.
+fn path(recipe: &Recipe) -> Option<OsString> {
+    match recipe.env.iter().rev().find(|(name, _)| name == "PATH") {
+        Some((_, value)) => value.as_literal().map(OsString::from),
+        None => std::env::var_os("PATH"),
+    }
+}
+
+fn executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}

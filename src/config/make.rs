@@ -1,0 +1,91 @@
+//! What was read -> the plan: defaults filled in, names looked up, contradictions found.
+
+use super::accounts;
+use super::envfile::EnvFiles;
+use super::listeners::Listeners;
+use super::make_pool;
+use super::place::{self, Whereabouts};
+use super::reader::Reader;
+use super::sections::{Config, Control, Master, Signals};
+use crate::plan::{ControlPlan, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source};
+use nix::unistd::Uid;
+use std::time::Duration;
+
+const LOG_MAX_SIZE: u64 = 50 << 20;
+/// Below this a log file would be rotated all the time.
+const LOG_LEAST_SIZE: u64 = 4096;
+
+/// Makes the plan; it is one only if the reader has no errors afterwards.
+pub(super) fn plan(cx: &mut Reader, config: Config, place: Whereabouts, content: Vec<u8>) -> Plan {
+    let Config { master, control, signals, listen, pools } = config;
+    let mut listeners = Listeners::declare(cx, listen);
+    let mut files = EnvFiles::default();
+    if pools.is_empty() && !cx.report.has_errors() {
+        cx.error_with(&(0..0), "there is no pool: nothing to run", "add [pool.web] with a command");
+    }
+    let pools =
+        pools.into_iter().map(|(name, pool)| make_pool::pool(cx, &mut listeners, &mut files, &name, pool)).collect();
+    let mut sources = vec![Source { path: place.real.clone(), content }];
+    sources.extend(files.into_sources());
+    Plan {
+        sources,
+        master: make_master(cx, master, &place),
+        control: make_control(cx, &control),
+        signals: make_signals(&signals),
+        listeners: listeners.finish(cx),
+        pools,
+        config: place.real,
+    }
+}
+
+fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPlan {
+    let name = master.name.map_or_else(|| place.name.clone(), |at| at.value);
+    let runtime_dir = master.runtime_dir.map_or_else(|| place::runtime_dir(&name), |at| at.value);
+    let log_max_size = master.log_max_size.as_ref().map_or(LOG_MAX_SIZE, |at| at.value);
+    if let Some(at) = master.log_max_size.as_ref().filter(|at| at.value < LOG_LEAST_SIZE) {
+        cx.error_with(&at.span, "too small for a log file", "4KiB is the least, \"50MiB\" the default");
+    }
+    MasterPlan {
+        daemonize: master.daemonize.is_none_or(|at| at.value),
+        pid_file: master.pid_file.map_or_else(|| runtime_dir.join("master.pid"), |at| at.value),
+        working_directory: master.working_directory.map_or_else(|| "/".into(), |at| at.value),
+        umask: master.umask.map_or(0o022, |at| at.value),
+        log_file: master.log_file.map(|at| at.value),
+        default_log_file: place::log_file(&name),
+        log_format: master.log_format.map_or(LogFormat::Text, |at| at.value),
+        log_level: master.log_level.map_or(LogLevel::Info, |at| at.value),
+        log_max_size,
+        log_keep: master.log_keep.map_or(10, |at| at.value),
+        stop_timeout: master.stop_timeout.map(|at| Duration::from_millis(at.value.as_millis())),
+        runtime_dir,
+        name,
+    }
+}
+
+fn make_control(cx: &mut Reader, control: &Control) -> ControlPlan {
+    let group = control.group.as_ref().and_then(|name| accounts::group(cx, name));
+    if let (Some(name), Some(gid)) = (&control.group, group)
+        && !Uid::effective().is_root()
+        && !accounts::own_groups().contains(&gid)
+    {
+        cx.error(&name.span, "only root can give a socket to a group that it is not in");
+    }
+    let mode = control.mode.as_ref().map(|at| at.value);
+    if let (Some(name), Some(mode)) = (&control.group, mode)
+        && mode & 0o060 == 0
+    {
+        cx.error_with(&name.span, "`mode` gives this group nothing", "write mode = \"0660\"");
+    }
+    // A group alone is meant to be let in.
+    let default = if group.is_some() { 0o660 } else { 0o600 };
+    ControlPlan { mode: mode.unwrap_or(default), group }
+}
+
+fn make_signals(signals: &Signals) -> SignalMap {
+    SignalMap {
+        hup: signals.hup.as_ref().map_or(SignalAction::ApplyConfig, |at| at.value),
+        usr1: signals.usr1.as_ref().map_or(SignalAction::RollWorkers, |at| at.value),
+        usr2: signals.usr2.as_ref().map_or(SignalAction::RollTasks, |at| at.value),
+        winch: signals.winch.as_ref().map_or(SignalAction::ReopenLogs, |at| at.value),
+    }
+}

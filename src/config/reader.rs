@@ -1,0 +1,295 @@
+//! Walks the spanned tree of a TOML text by tables of keys, and collects every finding on the way.
+
+use super::report::{Finding, Place, Report, Severity, nearest, shown};
+use super::schema::{self, Key};
+use super::units;
+use rotad_core::Span;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
+
+/// A value and the bytes of the text that it was read from.
+#[derive(Clone, Debug)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) span: Range<usize>,
+}
+
+impl<T> At<T> {
+    pub(super) fn new(value: T, span: Range<usize>) -> Self {
+        Self { value, span }
+    }
+
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> At<U> {
+        At { value: change(self.value), span: self.span }
+    }
+}
+
+/// One configuration text being read.
+pub(super) struct Reader {
+    /// As findings name it.
+    pub(super) file: PathBuf,
+    text: String,
+    /// What relative paths are relative to.
+    pub(super) base: PathBuf,
+    pub(super) report: Report,
+}
+
+impl Reader {
+    pub(super) fn new(file: &Path, text: String, base: PathBuf) -> Self {
+        Self { file: file.to_owned(), text, base, report: Report::default() }
+    }
+
+    fn find(&mut self, severity: Severity, span: &Range<usize>, message: String, hint: Option<String>) {
+        let place = Some(Place::new(&self.text, span));
+        self.report.push(Finding { severity, file: self.file.clone(), place, message, hint });
+    }
+
+    pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {
+        self.find(Severity::Error, span, message.into(), None);
+    }
+
+    pub(super) fn error_with(&mut self, span: &Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.find(Severity::Error, span, message.into(), Some(hint.into()));
+    }
+
+    pub(super) fn warning(&mut self, span: &Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.find(Severity::Warning, span, message.into(), Some(hint.into()));
+    }
+
+    /// A key or value of a later release.
+    pub(super) fn later(&mut self, span: &Range<usize>, what: &str) {
+        self.error(span, format!("not supported yet: {what}"));
+    }
+
+    pub(super) fn expected(&mut self, value: &Value<'_>, what: &str) {
+        self.error(&value.span(), format!("expected {what}, found {}", found(value.get_ref())));
+    }
+
+    /// Stores each entry of a table by its row in `keys`; what has no row is an error.
+    pub(super) fn table<T>(&mut self, value: &Value<'_>, keys: &[Key<T>], into: &mut T) {
+        for (name, entry) in self.entries(value) {
+            match keys.iter().find(|key| key.name == name.value) {
+                Some(Key { store: Some(store), .. }) => store(self, into, entry),
+                Some(key) => self.later(&name.span, &format!("`{}` ({})", key.name, key.help)),
+                None => {
+                    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+                    match schema::elsewhere(&name.value, &names) {
+                        Some(hint) => {
+                            self.error_with(&name.span, format!("unknown key `{}`", shown(&name.value)), hint);
+                        }
+                        None => self.unknown(&name.span, "key", &name.value, &names),
+                    }
+                }
+            }
+        }
+    }
+
+    /// `unknown KIND`, with the nearest of the known ones.
+    pub(super) fn unknown(&mut self, span: &Range<usize>, kind: &str, word: &str, known: &[&str]) {
+        let message = format!("unknown {kind} `{}`", shown(word));
+        let hint = match nearest(word, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => return self.error(span, message),
+            None => format!("known here: {}", list(known)),
+        };
+        self.error_with(span, message, hint);
+    }
+
+    /// The entries of a table in the order of the text; of anything else none, with a finding.
+    pub(super) fn entries<'v, 'i>(&mut self, value: &'v Value<'i>) -> Vec<(At<String>, &'v Value<'i>)> {
+        match value.get_ref() {
+            DeValue::Table(table) => in_order(table),
+            _ => {
+                self.expected(value, "a table");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The items of a list, or one value as a list of one.
+    fn items<'v, 'i>(value: &'v Value<'i>) -> Vec<&'v Value<'i>> {
+        match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        }
+    }
+
+    /// A string without NUL bytes.
+    pub(super) fn text(&mut self, value: &Value<'_>, what: &str) -> Option<At<String>> {
+        let DeValue::String(text) = value.get_ref() else {
+            self.expected(value, what);
+            return None;
+        };
+        if text.contains('\0') {
+            self.error(&value.span(), "a NUL byte cannot be passed to the operating system");
+            return None;
+        }
+        Some(At::new(text.to_string(), value.span()))
+    }
+
+    /// A string turned into something; `change` says what was wrong.
+    pub(super) fn parsed<T>(
+        &mut self,
+        value: &Value<'_>,
+        what: &str,
+        change: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<At<T>> {
+        let text = self.text(value, what)?;
+        match change(&text.value) {
+            Ok(value) => Some(At::new(value, text.span)),
+            Err(message) => {
+                self.error(&text.span, shown_whole(&message));
+                None
+            }
+        }
+    }
+
+    /// One string or a list of strings; `None` after a finding.
+    pub(super) fn texts(&mut self, value: &Value<'_>, what: &str) -> Option<At<Vec<At<String>>>> {
+        let items = Self::items(value);
+        let texts: Vec<_> = items.iter().filter_map(|item| self.text(item, what)).collect();
+        (texts.len() == items.len()).then(|| At::new(texts, value.span()))
+    }
+
+    pub(super) fn flag(&mut self, value: &Value<'_>) -> Option<At<bool>> {
+        if let DeValue::Boolean(flag) = value.get_ref() {
+            return Some(At::new(*flag, value.span()));
+        }
+        self.expected(value, "true or false");
+        None
+    }
+
+    pub(super) fn number(&mut self, value: &Value<'_>, range: RangeInclusive<i64>) -> Option<At<i64>> {
+        let what = format!("a number from {} to {}", range.start(), range.end());
+        match integer(value.get_ref()) {
+            Some(number) if range.contains(&number) => Some(At::new(number, value.span())),
+            _ => {
+                self.expected(value, &what);
+                None
+            }
+        }
+    }
+
+    /// A number of things, `least` or more.
+    pub(super) fn amount(&mut self, value: &Value<'_>, least: u32, most: u32) -> Option<At<u32>> {
+        let number = self.number(value, i64::from(least)..=i64::from(most))?;
+        Some(number.map(|number| u32::try_from(number).unwrap_or(most)))
+    }
+
+    pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<At<Span>> {
+        if let Some(number) = integer(value.get_ref()) {
+            let hint = format!("write the unit: \"{number}s\"");
+            self.error_with(&value.span(), format!("expected {}, found the number {number}", units::DURATION), hint);
+            return None;
+        }
+        self.parsed(value, units::DURATION, units::duration)
+    }
+
+    pub(super) fn size(&mut self, value: &Value<'_>) -> Option<At<u64>> {
+        match integer(value.get_ref()).map(u64::try_from) {
+            Some(Ok(bytes)) => Some(At::new(bytes, value.span())),
+            _ => self.parsed(value, units::SIZE, units::size),
+        }
+    }
+
+    /// Permission bits: `"022"`, or 0o022; a decimal number would be a trap.
+    pub(super) fn octal(&mut self, value: &Value<'_>) -> Option<At<u32>> {
+        match value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 8 => {
+                let digits = number.as_str().to_owned();
+                match units::octal(&digits, 0o777) {
+                    Ok(bits) => Some(At::new(bits, value.span())),
+                    Err(message) => {
+                        self.error(&value.span(), message);
+                        None
+                    }
+                }
+            }
+            _ => self.parsed(value, units::OCTAL, |text| units::octal(text, 0o777)),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<At<T>> {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let text = self.text(value, &quoted(&names))?;
+        match words.iter().find(|(name, _)| *name == text.value) {
+            Some((_, choice)) => Some(At::new(*choice, text.span)),
+            None => {
+                self.unknown(&text.span, "value", &text.value, &names);
+                None
+            }
+        }
+    }
+
+    /// A path, made absolute.
+    pub(super) fn path(&mut self, value: &Value<'_>) -> Option<At<PathBuf>> {
+        let text = self.text(value, "a path")?;
+        if text.value.is_empty() {
+            self.error(&text.span, "expected a path, found nothing");
+            return None;
+        }
+        let path = super::place::under(&self.base, Path::new(&text.value));
+        Some(At::new(path, text.span))
+    }
+
+    /// A name of ours (master, pool, listener): it becomes part of paths and of the command line.
+    pub(super) fn name(&mut self, name: &At<String>) -> bool {
+        let fine = super::place::is_name(&name.value);
+        if !fine {
+            let message = format!("`{}` cannot be a name", shown(&name.value));
+            self.error_with(&name.span, message, "names are made of letters, digits, `_`, `-` and `.`, 64 at most");
+        }
+        fine
+    }
+}
+
+/// The entries of a table in the order of the text: the parser sorts them by name.
+pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(At<String>, &'v Value<'i>)> {
+    let mut entries: Vec<_> =
+        table.iter().map(|(name, value)| (At::new(name.get_ref().to_string(), name.span()), value)).collect();
+    entries.sort_by_key(|(name, _)| name.span.start);
+    entries
+}
+
+/// A whole number that fits.
+pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let number = value.as_integer()?;
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("\"{}\"", shown(text)),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+/// A message may quote a user's text: keep it on one line.
+fn shown_whole(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(300).collect()
+}
+
+/// `a, b, c`, each in backquotes.
+pub(super) fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// `"a", "b" or "c"`.
+fn quoted(names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    match names.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,232 @@
+//! Findings: what is wrong, where, and what to write instead.
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Findings beyond this number are counted, not printed; [`Report::to_json`] has them all.
+const PRINTED: usize = 50;
+
+/// How bad a finding is. Errors refuse a configuration, warnings do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+impl Severity {
+    /// `error` or `warning`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    /// The file, as its reader was given it.
+    pub file: PathBuf,
+    /// None: the file as a whole (unreadable, writable by others).
+    pub place: Option<Place>,
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The line's text; none where it may hold a secret (env files).
+    text: Option<String>,
+    /// Bytes of `text` that are meant.
+    bytes: Range<usize>,
+}
+
+impl Place {
+    /// The place of `span` (bytes of `text`), cut to its first line.
+    pub(super) fn new(text: &str, span: &Range<usize>) -> Self {
+        let start = floor(text, span.start);
+        let from = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let to = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let line = text[from..to].trim_end_matches('\r');
+        let first = (start - from).min(line.len());
+        let last = floor(text, span.end).saturating_sub(from).clamp(first, line.len());
+        Self {
+            line: text[..from].matches('\n').count() + 1,
+            column: line[..first].chars().count() + 1,
+            text: Some(line.to_owned()),
+            bytes: first..last,
+        }
+    }
+
+    /// The same place without the line's text.
+    pub(super) fn secret(self) -> Self {
+        Self { text: None, ..self }
+    }
+}
+
+/// The nearest character boundary at or below `at`.
+fn floor(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// All findings of one reading, in the order of their places. Its `Display` is what a user sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    /// The exit code of a refused configuration.
+    pub const EXIT: u8 = 78;
+
+    /// A report of one error about a file as a whole.
+    pub(super) fn of_file(file: &Path, message: String) -> Self {
+        let mut report = Self::default();
+        report.push(Finding { severity: Severity::Error, file: file.to_owned(), place: None, message, hint: None });
+        report
+    }
+
+    pub(super) fn push(&mut self, finding: Finding) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        other.findings.into_iter().for_each(|finding| self.push(finding));
+    }
+
+    /// The file `first`, then others as they came, each from top to bottom.
+    pub(super) fn sort(&mut self, first: &Path) {
+        let mut files: Vec<PathBuf> = vec![first.to_owned()];
+        for finding in &self.findings {
+            if !files.contains(&finding.file) {
+                files.push(finding.file.clone());
+            }
+        }
+        self.findings.sort_by_key(|finding| {
+            let file = files.iter().position(|file| *file == finding.file);
+            (file, finding.place.as_ref().map(|place| (place.line, place.column)))
+        });
+    }
+
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Whether one of the findings refuses the configuration.
+    pub fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// An array of `{severity, file, line, column, message, hint}`; `line` and `column` are null for a finding about
+    /// a file as a whole.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.findings
+            .iter()
+            .map(|finding| {
+                serde_json::json!({
+                    "severity": finding.severity.as_str(),
+                    "file": finding.file.to_string_lossy(),
+                    "line": finding.place.as_ref().map(|place| place.line),
+                    "column": finding.place.as_ref().map(|place| place.column),
+                    "message": finding.message,
+                    "hint": finding.hint,
+                })
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, finding) in self.findings.iter().take(PRINTED).enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            writeln!(f, "{finding}")?;
+        }
+        match self.findings.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => writeln!(f, "\nand {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let path = self.file.to_string_lossy();
+        let mut group = match &self.place {
+            None => return self.without_text(f, &path),
+            Some(Place { line, column, text: None, .. }) => {
+                return self.without_text(f, &format!("{path}:{line}:{column}"));
+            }
+            // The line alone is handed over: the cost of a finding does not grow with the file.
+            Some(Place { line, text: Some(text), bytes, .. }) => level.primary_title(self.message.as_str()).element(
+                Snippet::source(text.as_str())
+                    .line_start(*line)
+                    .path(path)
+                    .annotation(AnnotationKind::Primary.span(bytes.clone())),
+            ),
+        };
+        if let Some(hint) = &self.hint {
+            group = group.element(Level::HELP.message(hint.as_str()));
+        }
+        f.write_str(&Renderer::plain().render(&[group]))
+    }
+}
+
+impl Finding {
+    /// In the same shape, where there is no line to show.
+    fn without_text(&self, f: &mut fmt::Formatter<'_>, place: &str) -> fmt::Result {
+        write!(f, "{}: {}\n --> {place}", self.severity.as_str(), self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  = help: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text of a user as it may stand in a message: on one line, not endless.
+pub(crate) fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+/// The candidate nearest to `word`, where one is near enough to be a slip of the pen.
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word: String = word.chars().take(60).collect::<String>().to_lowercase().replace('-', "_");
+    candidates
+        .into_iter()
+        .map(|other| (strsim::damerau_levenshtein(&word, &other.to_lowercase().replace('-', "_")), other))
+        .filter(|(distance, other)| *distance <= 1 + other.len().min(word.len()) / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, other)| other)
+}

@@ -1,0 +1,133 @@
+//! One row for each key: its name, what it takes, its default, how it is stored, one line of help. The reader, the
+//! "did you mean" and the list of keys in `docs/config.md` are all made from these rows.
+
+use super::reader::{Reader, Value};
+use super::{pool, sections};
+use std::fmt::Write;
+
+/// How a key's value gets into the section that is being read.
+pub(super) type Store<T> = fn(&mut Reader, &mut T, &Value<'_>);
+
+/// One key of a table that is read into a `T`.
+pub(super) struct Key<T: 'static> {
+    pub(super) name: &'static str,
+    pub(super) takes: &'static str,
+    pub(super) default: &'static str,
+    pub(super) help: &'static str,
+    /// None: a later release reads it.
+    pub(super) store: Option<Store<T>>,
+}
+
+pub(super) const fn key<T>(
+    name: &'static str,
+    takes: &'static str,
+    default: &'static str,
+    help: &'static str,
+    store: Store<T>,
+) -> Key<T> {
+    Key { name, takes, default, help, store: Some(store) }
+}
+
+pub(super) const fn later<T>(name: &'static str, help: &'static str) -> Key<T> {
+    Key { name, takes: "", default: "", help, store: None }
+}
+
+/// One table of the configuration, as documentation shows it.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// `[master]`, `[pool.NAME]`; empty for the top of the file.
+    pub table: &'static str,
+    pub rows: Vec<Row>,
+}
+
+/// One key, as documentation shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub name: &'static str,
+    pub takes: &'static str,
+    pub default: &'static str,
+    pub help: &'static str,
+    /// Whether this release reads it; else it is refused with `not supported yet`.
+    pub supported: bool,
+}
+
+fn section<T>(table: &'static str, keys: &[Key<T>]) -> Section {
+    let row = |key: &Key<T>| Row {
+        name: key.name,
+        takes: key.takes,
+        default: key.default,
+        help: key.help,
+        supported: key.store.is_some(),
+    };
+    Section { table, rows: keys.iter().map(row).collect() }
+}
+
+/// Every key that the reader knows, table by table.
+pub fn reference() -> Vec<Section> {
+    vec![
+        section("", sections::TOP),
+        section("[master]", sections::MASTER),
+        section("[control]", sections::CONTROL),
+        section("[signals]", sections::SIGNALS),
+        section("[listen.NAME]", sections::LISTEN),
+        section("[pool.NAME]", pool::POOL),
+        section("[pool.NAME.reload]", pool::RELOAD),
+        section("[pool.NAME.restart]", pool::RESTART),
+        section("[pool.NAME.log]", pool::LOG),
+    ]
+}
+
+/// The list of keys as it stands in `docs/config.md`.
+pub fn markdown() -> String {
+    let mut page = String::new();
+    for Section { table, rows } in reference() {
+        let title = if table.is_empty() { "Top of the file".to_owned() } else { format!("`{table}`") };
+        // Writing to a String cannot fail.
+        let _ = write!(page, "### {title}\n\n| key | takes | default | |\n|---|---|---|---|\n");
+        for row in rows {
+            let Row { name, takes, default, help, supported } = row;
+            let help = if supported { help.to_owned() } else { format!("*not supported yet:* {help}") };
+            let _ = writeln!(page, "| `{name}` | {} | {} | {} |", cell(takes), cell(default), cell(&help));
+        }
+        page.push('\n');
+    }
+    page
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+/// What other masters call our keys.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("workers", "count"),
+    ("processes", "count"),
+    ("numprocs", "count"),
+    ("replicas", "count"),
+    ("worker_num", "count"),
+    ("cmd", "command"),
+    ("exec", "command"),
+    ("program", "command"),
+    ("bind", "listen"),
+    ("cwd", "working_directory"),
+    ("directory", "working_directory"),
+    ("workdir", "working_directory"),
+    ("environment", "env"),
+    ("uid", "user"),
+    ("gid", "group"),
+    ("stop_timeout", "stop"),
+    ("timeout", "ready_timeout"),
+    ("priority", "nice"),
+    ("loglevel", "log_level"),
+];
+
+/// A hint for a key that is none of `names` here: what we call it, or the table where it is one.
+pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
+    let synonym = SYNONYMS.iter().find(|(other, ours)| *other == word && names.contains(ours));
+    if let Some((_, ours)) = synonym {
+        return Some(format!("did you mean `{ours}`?"));
+    }
+    let section = reference().into_iter().find(|section| section.rows.iter().any(|row| row.name == word))?;
+    let table = if section.table.is_empty() { "the top of the file" } else { section.table };
+    Some(format!("`{word}` belongs in {table}"))
+}

@@ -1,0 +1,226 @@
+//! The top of the file, [master], [control], [signals], [listen]: what is read, before it means anything.
+
+use super::pool::{self, Pool};
+use super::reader::{At, Reader, Value};
+use super::schema::{Key, key, later};
+use crate::plan::{LogFormat, LogLevel, SignalAction};
+use rotad_core::Span;
+use std::path::PathBuf;
+
+/// Everything that a file says, each value with its place.
+#[derive(Default)]
+pub(super) struct Config {
+    pub(super) master: Master,
+    pub(super) control: Control,
+    pub(super) signals: Signals,
+    pub(super) listen: Vec<(At<String>, Listen)>,
+    pub(super) pools: Vec<(At<String>, Pool)>,
+}
+
+pub(super) const TOP: &[Key<Config>] = &[
+    later("include", "pools and listeners from more files"),
+    key("master", "table", "", "the master itself", |cx, into, v| cx.table(v, MASTER, &mut into.master)),
+    key("control", "table", "", "who may use the control socket", |cx, into, v| {
+        cx.table(v, CONTROL, &mut into.control);
+    }),
+    key("signals", "table", "", "what signals to the master do", |cx, into, v| {
+        cx.table(v, SIGNALS, &mut into.signals);
+    }),
+    later("defaults", "keys for every pool"),
+    key("listen", "tables", "", "one listening socket each, shared by its pools", |cx, into, v| {
+        named(cx, v, LISTEN, &mut into.listen);
+    }),
+    key("pool", "tables", "", "one pool of like workers each", |cx, into, v| {
+        named(cx, v, pool::POOL, &mut into.pools);
+    }),
+];
+
+/// A table of named tables.
+fn named<T: Default>(cx: &mut Reader, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(At<String>, T)>) {
+    for (name, entry) in cx.entries(value) {
+        if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
+            let hint = "the table has a name: [pool.NAME], [listen.NAME]";
+            cx.error_with(&name.span, format!("`{}` of what?", name.value), hint);
+            continue;
+        }
+        cx.name(&name);
+        let mut section = T::default();
+        cx.table(entry, keys, &mut section);
+        into.push((name, section));
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Master {
+    pub(super) name: Option<At<String>>,
+    pub(super) daemonize: Option<At<bool>>,
+    pub(super) pid_file: Option<At<PathBuf>>,
+    pub(super) runtime_dir: Option<At<PathBuf>>,
+    pub(super) working_directory: Option<At<PathBuf>>,
+    pub(super) umask: Option<At<u32>>,
+    pub(super) log_file: Option<At<PathBuf>>,
+    pub(super) log_format: Option<At<LogFormat>>,
+    pub(super) log_level: Option<At<LogLevel>>,
+    pub(super) log_max_size: Option<At<u64>>,
+    pub(super) log_keep: Option<At<u32>>,
+    pub(super) stop_timeout: Option<At<Span>>,
+}
+
+const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const LEVELS: &[(&str, LogLevel)] = &[
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+pub(super) const MASTER: &[Key<Master>] = &[
+    key(
+        "name",
+        "name",
+        "see above",
+        "the master's name: in its log, its runtime folder, its log file",
+        |cx, into, v| {
+            into.name = cx.text(v, "a name").filter(|name| cx.name(name));
+        },
+    ),
+    key(
+        "daemonize",
+        "true or false",
+        "`true`",
+        "whether `start` goes to the background; `false`: as `run`",
+        |cx, into, v| {
+            into.daemonize = cx.flag(v);
+        },
+    ),
+    key(
+        "pid_file",
+        "path",
+        "`RUNTIME_DIR/master.pid`",
+        "locked, never written through a link, removed at exit",
+        |cx, into, v| {
+            into.pid_file = cx.path(v);
+        },
+    ),
+    key("runtime_dir", "path", "see above", "the folder of the control socket and the pid file", |cx, into, v| {
+        into.runtime_dir = cx.path(v);
+    }),
+    key("working_directory", "path", "`\"/\"`", "where the daemonized master stands", |cx, into, v| {
+        into.working_directory = cx.path(v);
+    }),
+    key("umask", "octal", "`\"022\"`", "of the master; workers inherit it unless their pool has one", |cx, into, v| {
+        into.umask = cx.octal(v);
+    }),
+    key("log_file", "path", "see above", "the master's own log", |cx, into, v| into.log_file = cx.path(v)),
+    key(
+        "log_format",
+        "`\"text\"`, `\"json\"`",
+        "`\"text\"`",
+        "the shape of a line of the master's log",
+        |cx, into, v| {
+            into.log_format = cx.choice(v, FORMATS);
+        },
+    ),
+    key(
+        "log_level",
+        "`\"error\"` … `\"trace\"`",
+        "`\"info\"`",
+        "`\"error\"`, `\"warn\"`, `\"info\"`, `\"debug\"` or `\"trace\"`",
+        |cx, into, v| {
+            into.log_level = cx.choice(v, LEVELS);
+        },
+    ),
+    key("log_max_size", "size", "`\"50MiB\"`", "a log file of this size is rotated", |cx, into, v| {
+        into.log_max_size = cx.size(v);
+    }),
+    key("log_keep", "number", "`10`", "rotated log files that are kept", |cx, into, v| {
+        into.log_keep = cx.amount(v, 0, 10_000);
+    }),
+    key("stop_timeout", "duration", "none", "caps the stop of everything", |cx, into, v| {
+        into.stop_timeout = cx.duration(v);
+    }),
+    later("watch_config", "apply the configuration when the file's content changes"),
+];
+
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) mode: Option<At<u32>>,
+    pub(super) group: Option<At<String>>,
+}
+
+pub(super) const CONTROL: &[Key<Control>] = &[
+    key("mode", "octal", "`\"0600\"`, with `group` `\"0660\"`", "permissions of the control socket", |cx, into, v| {
+        into.mode = cx.octal(v)
+    }),
+    key("group", "group", "the master's", "the group of the control socket", |cx, into, v| {
+        into.group = cx.text(v, "the name of a group");
+    }),
+];
+
+#[derive(Default)]
+pub(super) struct Signals {
+    pub(super) hup: Option<At<SignalAction>>,
+    pub(super) usr1: Option<At<SignalAction>>,
+    pub(super) usr2: Option<At<SignalAction>>,
+    pub(super) winch: Option<At<SignalAction>>,
+}
+
+const ACTIONS: &[(&str, SignalAction)] = &[
+    ("roll-workers", SignalAction::RollWorkers),
+    ("roll-tasks", SignalAction::RollTasks),
+    ("roll-all", SignalAction::RollAll),
+    ("apply-config", SignalAction::ApplyConfig),
+    ("reload", SignalAction::Reload),
+    ("reopen-logs", SignalAction::ReopenLogs),
+    ("ignore", SignalAction::Ignore),
+];
+
+pub(super) const SIGNALS: &[Key<Signals>] = &[
+    key("HUP", "action", "`\"apply-config\"`", "SIGHUP", |cx, into, v| into.hup = cx.choice(v, ACTIONS)),
+    key("USR1", "action", "`\"roll-workers\"`", "SIGUSR1", |cx, into, v| into.usr1 = cx.choice(v, ACTIONS)),
+    key("USR2", "action", "`\"roll-tasks\"`", "SIGUSR2", |cx, into, v| into.usr2 = cx.choice(v, ACTIONS)),
+    key("WINCH", "action", "`\"reopen-logs\"`", "SIGWINCH, not when the master has a terminal", |cx, into, v| {
+        into.winch = cx.choice(v, ACTIONS);
+    }),
+];
+
+#[derive(Default)]
+pub(super) struct Listen {
+    /// Empty text: there was one, but it was no string.
+    pub(super) address: Option<At<String>>,
+    pub(super) backlog: Option<At<u32>>,
+    pub(super) mode: Option<At<u32>>,
+    pub(super) user: Option<At<String>>,
+    pub(super) group: Option<At<String>>,
+}
+
+pub(super) const LISTEN: &[Key<Listen>] = &[
+    key(
+        "address",
+        "address",
+        "required",
+        "`\"0.0.0.0:8080\"`, `\"[::1]:80\"` or `\"unix:/run/shop.sock\"`",
+        |cx, into, v| {
+            let text = cx.text(v, "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"");
+            into.address = Some(text.unwrap_or_else(|| At::new(String::new(), v.span())));
+        },
+    ),
+    key(
+        "backlog",
+        "number",
+        "`4096`",
+        "connections that wait to be accepted (the kernel caps it at net.core.somaxconn)",
+        |cx, into, v| {
+            into.backlog = cx.amount(v, 1, 1_000_000);
+        },
+    ),
+    key("mode", "octal", "by umask", "permissions of a unix socket", |cx, into, v| into.mode = cx.octal(v)),
+    key("user", "user", "the master's", "owner of a unix socket", |cx, into, v| {
+        into.user = cx.text(v, "the name of a user");
+    }),
+    key("group", "group", "the master's", "group of a unix socket", |cx, into, v| {
+        into.group = cx.text(v, "the name of a group");
+    }),
+];

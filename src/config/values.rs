@@ -1,0 +1,330 @@
+//! Values of a pool that come in more than one shape.
+
+use super::dotenv::is_variable;
+use super::pool::Surge;
+use super::reader::{At, Reader, Value, in_order, integer};
+use super::report::shown;
+use super::units;
+use crate::plan::{Kind, Limit, Ready, Sink};
+use nix::sys::resource::Resource;
+use rotad_core::{Signal, Span, Step};
+use toml::de::DeValue;
+
+/// The most workers of one pool.
+pub(super) const MOST: u32 = 100_000;
+
+/// Variables that the master sets itself: setting them would do nothing, or break the contract with the worker.
+const OURS: [&str; 4] = ["LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "ROTAD_"];
+
+/// Resources of setrlimit(2): name, number.
+const RESOURCES: &[(&str, Resource)] = &[
+    ("as", Resource::RLIMIT_AS),
+    ("core", Resource::RLIMIT_CORE),
+    ("cpu", Resource::RLIMIT_CPU),
+    ("data", Resource::RLIMIT_DATA),
+    ("fsize", Resource::RLIMIT_FSIZE),
+    ("locks", Resource::RLIMIT_LOCKS),
+    ("memlock", Resource::RLIMIT_MEMLOCK),
+    ("msgqueue", Resource::RLIMIT_MSGQUEUE),
+    ("nice", Resource::RLIMIT_NICE),
+    ("nofile", Resource::RLIMIT_NOFILE),
+    ("nproc", Resource::RLIMIT_NPROC),
+    ("rss", Resource::RLIMIT_RSS),
+    ("rtprio", Resource::RLIMIT_RTPRIO),
+    ("rttime", Resource::RLIMIT_RTTIME),
+    ("sigpending", Resource::RLIMIT_SIGPENDING),
+    ("stack", Resource::RLIMIT_STACK),
+];
+
+pub(super) fn kind(cx: &mut Reader, value: &Value<'_>) -> Option<At<Kind>> {
+    if value.get_ref().as_str() == Some("step") {
+        cx.later(&value.span(), "kind = \"step\"");
+        return None;
+    }
+    cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task)])
+}
+
+/// A list of words, or one string split as a shell would.
+pub(super) fn command(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>> {
+    const WHAT: &str = "a command: a list such as [\"gunicorn\", \"app:app\"], or one string";
+    let refused = At::new(Vec::new(), value.span());
+    let Some(mut texts) = cx.texts(value, WHAT) else { return refused };
+    if !value.get_ref().is_array() {
+        let line = texts.value.remove(0);
+        match shell_words::split(&line.value) {
+            Ok(words) => texts.value = words.into_iter().map(|word| At::new(word, line.span.clone())).collect(),
+            Err(_) => {
+                cx.error(&line.span, "a quote in this command is never closed");
+                return refused;
+            }
+        }
+        let operator = |word: &&At<String>| ["&&", "||", "|", ";", ">", ">>", "<", "&", "2>&1"].contains(&&*word.value);
+        if let Some(word) = texts.value.iter().find(operator).map(|word| word.value.clone()) {
+            let hint = "where a shell is meant: command = [\"sh\", \"-c\", \"exec …\"]";
+            cx.warning(&line.span, format!("no shell reads this: `{word}` is passed as an argument"), hint);
+        }
+    }
+    if texts.value.first().is_none_or(|program| program.value.is_empty()) {
+        cx.error_with(&value.span(), "the command is empty", "write the program and its arguments");
+        return refused;
+    }
+    texts
+}
+
+pub(super) fn count(cx: &mut Reader, value: &Value<'_>) -> Option<At<u32>> {
+    match value.get_ref() {
+        DeValue::String(text) if text == "cpus" => {
+            // Affinity and the cgroup's cpu.max are obeyed.
+            let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+            Some(At::new(u32::try_from(cpus).unwrap_or(MOST).min(MOST), value.span()))
+        }
+        DeValue::Integer(_) if integer(value.get_ref()) == Some(0) => {
+            cx.error_with(&value.span(), "a pool of 0 workers", "to keep a pool down: `rotad stop POOL`");
+            None
+        }
+        DeValue::Integer(_) => cx.amount(value, 1, MOST),
+        _ => {
+            cx.expected(value, "a number of workers, or \"cpus\"");
+            None
+        }
+    }
+}
+
+pub(super) fn listen(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>> {
+    let texts = cx.texts(value, "names of listeners, or an address such as \"127.0.0.1:8000\"");
+    let texts = texts.unwrap_or_else(|| At::new(Vec::new(), value.span()));
+    if value.get_ref().as_array().is_some_and(|array| array.is_empty()) {
+        cx.error_with(&texts.span, "an empty list of listeners", "leave `listen` out");
+    }
+    texts
+}
+
+pub(super) fn env(cx: &mut Reader, value: &Value<'_>) -> Vec<(At<String>, At<String>)> {
+    let mut variables = Vec::new();
+    for (name, value) in cx.entries(value) {
+        if let Some(fault) = variable_fault(&name.value) {
+            cx.error(&name.span, fault);
+        }
+        if let DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) = value.get_ref() {
+            cx.error_with(&value.span(), "a variable's value is a string", "put it in quotes");
+        } else if let Some(text) = cx.text(value, "a string") {
+            variables.push((name, text));
+        }
+    }
+    variables
+}
+
+/// What is wrong with the name of a variable.
+pub(super) fn variable_fault(name: &str) -> Option<String> {
+    if OURS.iter().any(|ours| name.starts_with(ours)) {
+        return Some(format!("`{}` is set by the master for each worker", shown(name)));
+    }
+    (!is_variable(name)).then(|| format!("`{}` cannot be the name of a variable", shown(name)))
+}
+
+pub(super) fn pass_env(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<At<String>>>> {
+    let names = cx.texts(value, "names of variables such as \"LANG\" or \"APP_*\"")?;
+    for name in &names.value {
+        if OURS.iter().any(|ours| name.value.starts_with(ours)) {
+            cx.error(&name.span, "the master's own of these are never passed on");
+        } else if !is_variable(name.value.strip_suffix('*').unwrap_or(&name.value)) && name.value != "*" {
+            cx.error_with(&name.span, "expected the name of a variable", "a `*` may stand at the end only");
+        }
+    }
+    Some(names)
+}
+
+const READY: &[(&str, Ready)] =
+    &[("auto", Ready::Auto), ("notify", Ready::Notify), ("accepting", Ready::Accepting), ("spawned", Ready::Spawned)];
+
+pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<Ready>> {
+    let DeValue::Table(table) = value.get_ref() else {
+        if value.get_ref().is_str() {
+            return cx.choice(value, READY);
+        }
+        cx.expected(value, "\"auto\", \"notify\", \"accepting\", \"spawned\" or { after = \"2s\" }");
+        return None;
+    };
+    let mut ready = None;
+    for (name, value) in in_order(table) {
+        match name.value.as_str() {
+            "after" => ready = cx.duration(value).map(|span| span.map(after)),
+            "http" | "connect" | "command" => cx.later(&name.span, &format!("ready by `{}`", name.value)),
+            other => cx.unknown(&name.span, "way to be ready", other, &["after", "http", "connect", "command"]),
+        }
+    }
+    if table.is_empty() {
+        cx.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
+    }
+    ready
+}
+
+fn after(span: Span) -> Ready {
+    Ready::After(std::time::Duration::from_millis(span.as_millis()))
+}
+
+/// The steps of a stop that is given as one duration.
+pub(super) fn term(wait: Span) -> Vec<Step> {
+    vec![Step { signal: Some(Signal::TERM), wait }]
+}
+
+pub(super) fn stop(cx: &mut Reader, value: &Value<'_>) -> Option<Vec<Step>> {
+    let DeValue::Array(steps) = value.get_ref() else {
+        return cx.duration(value).map(|span| term(span.value));
+    };
+    let steps: Vec<Option<Step>> = steps.iter().map(|value| step(cx, value)).collect();
+    let steps: Vec<Step> = steps.into_iter().collect::<Option<_>>()?;
+    if steps.is_empty() {
+        cx.error_with(&value.span(), "a stop without steps", "write \"0s\" for SIGTERM and SIGKILL at once");
+        return None;
+    }
+    if steps.iter().all(|step| step.signal.is_none()) {
+        cx.warning(
+            &value.span(),
+            "no step of this stop has a signal: workers are killed unwarned",
+            "add { signal = \"TERM\", wait = \"30s\" }",
+        );
+    }
+    Some(steps)
+}
+
+fn step(cx: &mut Reader, value: &Value<'_>) -> Option<Step> {
+    let DeValue::Table(table) = value.get_ref() else {
+        cx.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
+        return None;
+    };
+    let (mut signal, mut wait, mut sound) = (None, None, true);
+    for (name, value) in in_order(table) {
+        match name.value.as_str() {
+            "signal" => {
+                let parse = |text: &str| units::signal(text).ok_or(format!("unknown signal \"{}\"", shown(text)));
+                signal = cx.parsed(value, units::SIGNAL, parse);
+                sound &= signal.is_some();
+            }
+            "wait" => {
+                wait = cx.duration(value);
+                sound &= wait.is_some();
+            }
+            other => {
+                cx.unknown(&name.span, "key", other, &["signal", "wait"]);
+                sound = false;
+            }
+        }
+    }
+    if wait.is_none() && sound {
+        cx.error_with(&value.span(), "a step without `wait`", "write how long: wait = \"5s\" (or \"0s\")");
+        return None;
+    }
+    Some(Step { signal: signal.map(|at| at.value), wait: wait?.value })
+}
+
+pub(super) fn surge(cx: &mut Reader, value: &Value<'_>) -> Option<At<Surge>> {
+    const WHAT: &str = "a number of workers, or a share of count such as \"25%\"";
+    if let Some(percent) = value.get_ref().as_str().and_then(units::percent) {
+        return Some(At::new(Surge::Percent(percent), value.span()));
+    }
+    match integer(value.get_ref()).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= MOST) {
+        Some(number) => Some(At::new(Surge::Number(number), value.span())),
+        None => {
+            cx.expected(value, WHAT);
+            None
+        }
+    }
+}
+
+pub(super) fn ends(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<i32>>> {
+    let DeValue::Array(codes) = value.get_ref() else {
+        cx.expected(value, "a list of exit codes such as [0]");
+        return None;
+    };
+    let codes: Vec<_> = codes.iter().map(|code| cx.number(code, 0..=255)).collect();
+    let codes = codes.into_iter().map(|code| i32::try_from(code?.value).ok()).collect::<Option<_>>()?;
+    Some(At::new(codes, value.span()))
+}
+
+const SINKS: &[(&str, Sink)] = &[("master", Sink::Master), ("inherit", Sink::Inherit), ("null", Sink::Null)];
+
+pub(super) fn sink(cx: &mut Reader, value: &Value<'_>, may_follow: bool) -> Option<At<Sink>> {
+    let text = cx.text(value, "\"master\", \"inherit\" or \"null\"")?;
+    if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
+        return Some(At::new(*sink, text.span));
+    }
+    match text.value.as_str() {
+        "stdout" if may_follow => return Some(At::new(Sink::Stdout, text.span)),
+        "stdout" | "stderr" => {
+            cx.error_with(&text.span, "cannot follow itself or stderr", "only stderr = \"stdout\" is possible");
+        }
+        _ => cx.later(&text.span, "a log file of a pool (\"master\", \"inherit\" and \"null\" are)"),
+    }
+    None
+}
+
+pub(super) fn limits(cx: &mut Reader, value: &Value<'_>) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    for (name, value) in cx.entries(value) {
+        let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value) else {
+            let names: Vec<&str> = RESOURCES.iter().map(|(name, _)| *name).collect();
+            let bare = name.value.to_lowercase();
+            match names.iter().find(|known| bare.strip_prefix("rlimit_").unwrap_or(&bare) == **known) {
+                Some(known) => {
+                    cx.error_with(
+                        &name.span,
+                        format!("unknown limit `{}`", shown(&name.value)),
+                        format!("did you mean `{known}`?"),
+                    );
+                }
+                None => cx.unknown(&name.span, "limit", &name.value, &names),
+            }
+            continue;
+        };
+        if let Some((soft, hard)) = limit(cx, value) {
+            limits.push(Limit { name: (*known).to_owned(), resource: *resource as u32, soft, hard });
+        }
+    }
+    limits
+}
+
+fn limit(cx: &mut Reader, value: &Value<'_>) -> Option<(u64, u64)> {
+    let DeValue::Table(table) = value.get_ref() else {
+        return bound(cx, value).map(|both| (both, both));
+    };
+    let (mut soft, mut hard) = (None, None);
+    for (name, value) in in_order(table) {
+        match name.value.as_str() {
+            "soft" => soft = bound(cx, value),
+            "hard" => hard = bound(cx, value),
+            other => cx.unknown(&name.span, "key", other, &["soft", "hard"]),
+        }
+    }
+    match (soft, hard) {
+        (Some(soft), Some(hard)) if soft <= hard => Some((soft, hard)),
+        (Some(_), Some(_)) => {
+            cx.error(&value.span(), "the soft limit is above the hard one");
+            None
+        }
+        _ => {
+            if !(table.contains_key("soft") && table.contains_key("hard")) {
+                cx.error_with(&value.span(), "needs both", "write { soft = 1024, hard = 4096 }, or one number");
+            }
+            None
+        }
+    }
+}
+
+/// A number, a size, or `"unlimited"`.
+fn bound(cx: &mut Reader, value: &Value<'_>) -> Option<u64> {
+    const WHAT: &str = "a number, a size such as \"64MiB\", or \"unlimited\"";
+    match value.get_ref() {
+        DeValue::String(text) if text == "unlimited" => Some(nix::sys::resource::RLIM_INFINITY),
+        DeValue::String(_) => {
+            cx.parsed(value, WHAT, |text| units::size(text).map_err(|_| format!("expected {WHAT}"))).map(|at| at.value)
+        }
+        other => {
+            let number = integer(other).and_then(|number| u64::try_from(number).ok());
+            if number.is_none() {
+                cx.expected(value, WHAT);
+            }
+            number
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Text with placeholders: parsed once, checked against the pool's listeners, expanded for each birth.
+
+use super::{Address, ListenPlan, Piece, Template};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+
+/// Why a text is no template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+    /// It names a listener that the pool does not have.
+    pub unknown_listener: bool,
+}
+
+/// What one worker's placeholders stand for.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The pool's listeners in the order of `listen`, as they are bound (a port 0 has become a real one).
+    pub addresses: &'a [Address],
+    pub pool: &'a str,
+    pub slot: u32,
+    pub generation: u32,
+    /// The path of the rotad binary.
+    pub rotad: &'a Path,
+}
+
+/// The descriptor of a pool's first listener.
+const FIRST_FD: usize = 3;
+
+impl Template {
+    /// Text without placeholders.
+    pub fn literal(text: impl Into<String>) -> Self {
+        Self(vec![Piece::Text(text.into())])
+    }
+
+    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
+    /// braces, and so is a `}` that closes nothing. NAME is one of `listen`, the pool's own listeners in their order.
+    pub fn parse(text: &str, listen: &[&ListenPlan]) -> Result<Self, Fault> {
+        let mut pieces = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            plain.push_str(&rest[..at]);
+            let brace = &rest[at..];
+            if brace.starts_with("{{") || brace.starts_with("}}") {
+                plain.push_str(&brace[..1]);
+                rest = &brace[2..];
+            } else if let Some(after) = brace.strip_prefix('}') {
+                plain.push('}');
+                rest = after;
+            } else {
+                let Some(end) = brace.find('}') else {
+                    return Err(fault("`{` is never closed", "write `{{` for a brace".to_owned()));
+                };
+                let piece = placeholder(&brace[1..end], listen)?;
+                if !plain.is_empty() {
+                    pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                }
+                pieces.push(piece);
+                rest = &brace[end + 1..];
+            }
+        }
+        plain.push_str(rest);
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(plain));
+        }
+        Ok(Self(pieces))
+    }
+
+    /// The text for one worker. A listener that `context` lacks expands to nothing: the plan has checked them all.
+    pub fn expand(&self, context: &Context<'_>) -> OsString {
+        let mut text = OsString::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(plain) => text.push(plain),
+                Piece::Fd(index) => text.push((FIRST_FD + index).to_string()),
+                Piece::Addr(index) => {
+                    text.push(context.addresses.get(*index).map_or_else(OsString::new, Address::to_os_string));
+                }
+                Piece::Port(index) => match context.addresses.get(*index) {
+                    Some(Address::Tcp(address)) => text.push(address.port().to_string()),
+                    Some(Address::Unix(_)) | None => {}
+                },
+                Piece::Pool => text.push(context.pool),
+                Piece::Slot => text.push(context.slot.to_string()),
+                Piece::Generation => text.push(context.generation.to_string()),
+                Piece::Rotad => text.push(context.rotad),
+            }
+        }
+        text
+    }
+
+    /// The text, where it has no placeholder.
+    pub fn as_literal(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [] => Some(""),
+            [Piece::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl Address {
+    /// `127.0.0.1:80`, or `unix:/path`, exactly.
+    pub fn to_os_string(&self) -> OsString {
+        match self {
+            Self::Tcp(address) => address.to_string().into(),
+            Self::Unix(path) => {
+                let mut text = OsStr::new("unix:").to_owned();
+                text.push(path);
+                text
+            }
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_os_string().to_string_lossy())
+    }
+}
+
+fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
+    if let Some((kind @ ("fd" | "addr" | "port"), name)) = word.split_once(':') {
+        let index = listen.iter().position(|plan| plan.name == name).ok_or_else(|| unknown(kind, name, listen))?;
+        return match (kind, &listen[index].address) {
+            ("fd", _) => Ok(Piece::Fd(index)),
+            ("addr", _) => Ok(Piece::Addr(index)),
+            (_, Address::Tcp(_)) => Ok(Piece::Port(index)),
+            (_, Address::Unix(_)) => Err(fault(
+                &format!("`{{{word}}}`: a unix socket has no port"),
+                format!("write `{{addr:{name}}}` or `{{fd:{name}}}`"),
+            )),
+        };
+    }
+    match word {
+        "pool" => Ok(Piece::Pool),
+        "slot" => Ok(Piece::Slot),
+        "generation" => Ok(Piece::Generation),
+        "rotad" => Ok(Piece::Rotad),
+        "port" => Err(Fault {
+            message: "not supported yet: `{port}` (a port of its own for each worker)".to_owned(),
+            hint: None,
+            unknown_listener: false,
+        }),
+        "fd" | "addr" => Err(fault(&format!("`{{{word}}}` of which listener?"), format!("write `{{{word}:NAME}}`"))),
+        other => Err(fault(
+            &format!("unknown placeholder `{{{}}}`", short(other)),
+            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {pool} {slot} {generation} {rotad}"
+                .to_owned(),
+        )),
+    }
+}
+
+fn unknown(kind: &str, name: &str, listen: &[&ListenPlan]) -> Fault {
+    let known: Vec<String> = listen.iter().map(|plan| format!("`{{{kind}:{}}}`", plan.name)).collect();
+    let hint = if known.is_empty() {
+        "this pool has no `listen`".to_owned()
+    } else {
+        format!("known here: {}", known.join(", "))
+    };
+    let message = format!("`{{{kind}:{}}}` names no listener of this pool", short(name));
+    Fault { unknown_listener: true, ..fault(&message, hint) }
+}
+
+fn fault(message: &str, hint: String) -> Fault {
+    Fault { message: message.to_owned(), hint: Some(hint), unknown_listener: false }
+}
+
+/// A user's text on one line, not endless.
+fn short(text: &str) -> String {
+    text.chars().take(40).collect::<String>().escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(name: &str, address: Address) -> ListenPlan {
+        ListenPlan { name: name.to_owned(), address, backlog: 1, mode: None, uid: None, gid: None }
+    }
+
+    fn expand(text: &str) -> Result<String, String> {
+        let http = Address::Tcp(([127, 0, 0, 1], 80).into());
+        let local = Address::Unix("/run/x.sock".into());
+        let plans = [listener("http", http.clone()), listener("local", local.clone())];
+        let template = Template::parse(text, &plans.iter().collect::<Vec<_>>()).map_err(|fault| fault.message)?;
+        let context =
+            Context { addresses: &[http, local], pool: "web", slot: 2, generation: 7, rotad: Path::new("/bin/rotad") };
+        Ok(template.expand(&context).to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn placeholders_expand() {
+        let text = "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {pool}/{slot}@{generation} {rotad}";
+        assert_eq!(expand(text).as_deref(), Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 web/2@7 /bin/rotad"));
+        assert_eq!(expand("").as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn braces_stand_for_themselves_when_doubled() {
+        assert_eq!(expand("{{slot}} ${{HOME} }").as_deref(), Ok("{slot} ${HOME} }"));
+    }
+
+    #[test]
+    fn faults_are_told() {
+        for bad in ["{", "{slot", "{nosuch}", "{}", "{fd}", "{fd:nosuch}", "{port:local}", "{port}", "a{{{"] {
+            assert!(expand(bad).is_err(), "{bad}");
+        }
+    }
+}
