@@ -1,3 +1,5 @@
 //! Eyes without hands: status, diary, manager.
 
+pub mod print;
 pub mod status;
+pub mod table;
