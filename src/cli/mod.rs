@@ -12,7 +12,7 @@ mod status;
 use crate::os::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Exit codes of the contract that the verbs use themselves.
@@ -61,6 +61,11 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             Err(code) => code,
         },
         Verb::Start { pools, no_wait, take_over } => match pools.first() {
+            // `rotad start shop.toml` is what other tools take.
+            Some(file) if Path::new(file).is_file() => {
+                print::error(&format!("the configuration file goes with -c: `rotad start -c {file}`"));
+                code::USAGE
+            }
             Some(_) => not_supported("`start POOL…` (stopping and starting single pools)"),
             None => run::start(config.as_deref(), no_wait, take_over, hup_ignored),
         },

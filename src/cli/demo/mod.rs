@@ -6,6 +6,7 @@ pub(super) mod task;
 pub(super) mod web;
 
 use super::{code, print};
+use crate::os::sys::signal;
 use load::Load;
 use stage::{Bells, Stage};
 use std::net::{Ipv4Addr, TcpListener};
@@ -18,6 +19,9 @@ const BETWEEN: u64 = 200;
 
 /// Runs until Ctrl-C, or with `once` until the proof is done. Everything it made is removed at the end.
 pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
+    // A parent that ignores CHLD would have our master reaped by the kernel, and its end go unseen.
+    signal::reset_all();
+    signal::ignore_until_handled();
     match play(once, port) {
         Ok(code) => code,
         Err(message) => {

@@ -202,9 +202,10 @@ impl Stage {
     /// The master's exit code, once it has ended.
     fn ended(&mut self) -> Option<u8> {
         let Some(child) = &mut self.child else { return Some(1) };
-        let status = child.try_wait().ok()??;
+        let status = child.try_wait().transpose()?;
         self.child = None;
-        Some(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+        let code = status.ok().and_then(|status| status.code());
+        Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 }
 
