@@ -1,5 +1,111 @@
-//! One file a verb.
+//! The command line: what can be typed, and one file a verb.
 
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(78)
+mod args;
+mod ask;
+mod check;
+mod demo;
+pub mod print;
+mod run;
+pub mod seam;
+mod status;
+
+use crate::os::sys::signal;
+use args::{Args, Verb};
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Exit codes of the contract that the verbs use themselves.
+mod code {
+    pub(super) const FAILED: u8 = 1;
+    pub(super) const USAGE: u8 = 2;
+    pub(super) const UNREACHABLE: u8 = 4;
+    pub(super) const CONFIG: u8 = 78;
+}
+
+/// Parses the command line, does what it says, and returns the exit code.
+pub fn main() -> ExitCode {
+    // Rotad's own workers come first: no parsing, and for the shim no touching of signals either.
+    match hidden_verb().as_deref() {
+        Some("__shim") => return seam::shim().into(),
+        Some("__demo-web") => return demo::web::main().into(),
+        Some("__demo-task") => return demo::task::main().into(),
+        _ => {}
+    }
+    let hup_ignored = signal::is_ignored(nix::libc::SIGHUP);
+    // Before anything else: what is meant for a master must not kill who is none, or none yet.
+    signal::ignore(&signal::MEANT_FOR_A_MASTER);
+    match Args::try_parse() {
+        Ok(args) => dispatch(args, hup_ignored).into(),
+        Err(error) => {
+            // Help and version go to stdout with 0, a usage error to stderr with 2; a closed pipe is no reason to panic.
+            error.print().ok();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(code::USAGE))
+        }
+    }
+}
+
+fn hidden_verb() -> Option<String> {
+    std::env::args_os().nth(1)?.into_string().ok()
+}
+
+fn dispatch(args: Args, hup_ignored: bool) -> u8 {
+    let config = args.config;
+    match args.verb {
+        Verb::Run { file, take_over } => match one_file(file, config) {
+            Ok(file) => run::run(file.as_deref(), take_over, hup_ignored),
+            Err(code) => code,
+        },
+        Verb::Check { file, json } => match one_file(file, config) {
+            Ok(file) => check::check(file.as_deref(), json),
+            Err(code) => code,
+        },
+        Verb::Start { pools, no_wait, take_over } => match pools.first() {
+            // `rotad start shop.toml` is what other tools take.
+            Some(file) if Path::new(file).is_file() => {
+                print::error(&format!("the configuration file goes with -c: `rotad start -c {file}`"));
+                code::USAGE
+            }
+            Some(_) => not_supported("`start POOL…` (stopping and starting single pools)"),
+            None => run::start(config.as_deref(), no_wait, take_over, hup_ignored),
+        },
+        Verb::Stop { pools, now, timeout } => match pools.first() {
+            Some(_) => not_supported("`stop POOL…` (stopping single pools)"),
+            None => ask::stop(config.as_deref(), now, timeout),
+        },
+        Verb::Reload { which, config_only, dry_run, wait } => match (config_only, dry_run) {
+            (true, _) => not_supported("`reload --config` (changing the configuration of a running master)"),
+            (_, true) => not_supported("`reload --dry-run`"),
+            _ => ask::roll(config.as_deref(), which, wait, true),
+        },
+        Verb::Roll { which, wait } => ask::roll(config.as_deref(), which, wait, false),
+        Verb::Cancel { pools } => ask::cancel(config.as_deref(), pools),
+        Verb::Status(wish) => status::status(config.as_deref(), &wish),
+        Verb::Demo { once, port } => demo::demo(once, port),
+        Verb::Rollback { .. } => not_supported("`rollback`"),
+        Verb::Scale { .. } => not_supported("`scale`"),
+        Verb::Signal { .. } => not_supported("`signal`"),
+        Verb::Logs { .. } => not_supported("`logs` (the workers' output is in the master's log)"),
+        Verb::Events { .. } => not_supported("`events` (the master's log tells what it did and why)"),
+        Verb::Init { .. } => not_supported("`init` (config/rotad.toml of the source has every key, commented)"),
+        Verb::Completions { .. } => not_supported("`completions`"),
+        Verb::Man => not_supported("`man` (docs/cli.md has what it would say)"),
+    }
+}
+
+/// The file as an argument or by -c, not both.
+fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option<PathBuf>, u8> {
+    match (argument, option) {
+        (Some(_), Some(_)) => {
+            print::error("the configuration file is given twice: as an argument and by -c; one of them is enough");
+            Err(code::USAGE)
+        }
+        (one, other) => Ok(one.or(other)),
+    }
+}
+
+/// What the contract promises and this version does not have yet.
+fn not_supported(what: &str) -> u8 {
+    print::error(&format!("not supported yet: {what}"));
+    code::CONFIG
 }

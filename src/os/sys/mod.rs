@@ -1,4 +1,7 @@
 //! The only unsafe code of rotad: one kind of system call a file, each a safe wrapper.
 #![allow(unsafe_code)]
 
+pub mod descriptors;
+pub mod fork;
 pub mod process;
+pub mod signal;

@@ -1,0 +1,231 @@
+//! What can be typed. The help text of a verb or flag is its doc comment.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A process master: pools of workers in any language, rolled without losing a request
+#[derive(Debug, Parser)]
+#[command(name = "rotad", version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER_HELP)]
+pub(super) struct Args {
+    /// The configuration file; without: $ROTAD_CONFIG, ./rotad.toml, ./config/rotad.toml, /etc/rotad/rotad.toml
+    #[arg(short = 'c', long = "config-file", global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Signals to the master: TERM, QUIT, INT stop; USR1 rolls the workers, USR2 the task workers.
+Exit codes: 0 done, 1 failed, 2 usage, 3 stopped or failed (status --check), 4 no such pool or no master,
+5 not permitted, 10 aborted or rolled back (the old workers serve), 69 an essential pool failed,
+75 already running, 78 configuration error, 124 timed out.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run the master in the foreground
+    Run {
+        /// The configuration file (as -c)
+        file: Option<PathBuf>,
+        /// Stop what a killed master left behind first
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// Start the master in the background; returns when every pool is ready
+    Start {
+        /// Start these stopped pools again (not supported yet)
+        #[arg(value_name = "POOL")]
+        pools: Vec<String>,
+        /// Return as soon as sockets and pid file stand
+        #[arg(long)]
+        no_wait: bool,
+        /// Stop what a killed master left behind first
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// Stop the master and its workers gracefully; returns when all are gone
+    Stop {
+        /// Stop these pools only (not supported yet)
+        #[arg(value_name = "POOL")]
+        pools: Vec<String>,
+        /// Kill at once what has not ended
+        #[arg(long)]
+        now: bool,
+        /// Wait no longer than this ("30s", "2min"); the stop goes on
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        timeout: Option<Duration>,
+    },
+    /// Bring new code into service: read the configuration, apply what changed, roll each pool once
+    Reload {
+        #[command(flatten)]
+        which: Which,
+        /// Only apply what changed in the configuration, as HUP (not supported yet)
+        #[arg(long = "config")]
+        config_only: bool,
+        /// Print what would be done (not supported yet)
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Replace every worker by a new one, one after another; the configuration stays as it is
+    Roll {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Roll to the generation before (not supported yet)
+    Rollback {
+        #[arg(value_name = "POOL")]
+        pools: Vec<String>,
+    },
+    /// End a running rolling restart: back to the generation that served last
+    Cancel {
+        #[arg(value_name = "POOL")]
+        pools: Vec<String>,
+    },
+    /// Show the pools, or one pool's workers
+    Status(StatusArgs),
+    /// Validate the configuration: all findings at once
+    Check {
+        /// The configuration file (as -c)
+        file: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change the number of workers (not supported yet)
+    Scale {
+        pool: String,
+        /// N, +N or -N
+        #[arg(allow_hyphen_values = true)]
+        count: String,
+    },
+    /// Pass a signal to ready workers (not supported yet)
+    Signal {
+        #[arg(value_name = "POOL[/SLOT]")]
+        target: String,
+        signal: String,
+    },
+    /// Show what workers printed (not supported yet)
+    Logs {
+        #[arg(short)]
+        follow: bool,
+        #[arg(short = 'n', value_name = "LINES")]
+        lines: Option<usize>,
+        #[arg(value_name = "POOL[/SLOT]")]
+        target: Option<String>,
+    },
+    /// Show what the master did and why (not supported yet)
+    Events {
+        #[arg(short)]
+        follow: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// A demo that needs nothing else: web and task workers, and what to type
+    Demo {
+        /// Put load on it, roll three times, print what was lost, and leave
+        #[arg(long)]
+        once: bool,
+        /// The web workers' port; without: 8080, or the next free one
+        #[arg(long, value_name = "PORT")]
+        port: Option<u16>,
+    },
+    /// Write a commented configuration and a systemd unit for this folder (not supported yet)
+    Init {
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Print completions for a shell (not supported yet)
+    Completions { shell: String },
+    /// Print the manual page (not supported yet)
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Only these pools; without: all
+    #[arg(value_name = "POOL")]
+    pub(super) pools: Vec<String>,
+    /// Only pools of kind worker
+    #[arg(long)]
+    pub(super) workers: bool,
+    /// Only pools of kind task
+    #[arg(long)]
+    pub(super) tasks: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Wait {
+    /// Return as soon as the master has taken the request
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Wait no longer than this ("30s", "2min"): exit 124, the work goes on
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
+    /// Wait also for old workers that still finish (not supported yet)
+    #[arg(long)]
+    pub(super) drained: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Only this pool, a row a worker
+    pub(super) pool: Option<String>,
+    /// Refresh until Ctrl-C (not supported yet)
+    #[arg(short = 'w', long)]
+    pub(super) watch: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Exit 0 if every wanted worker is ready, 1 if not, 3 if stopped or failed, 4 if unknown or unreachable
+    #[arg(long)]
+    pub(super) check: bool,
+    /// With --check: this many ready workers are enough
+    #[arg(long, value_name = "N", requires = "check")]
+    pub(super) min_ready: Option<u32>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write \"500ms\", \"30s\", \"2min\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_file_stands_before_or_after_the_verb() {
+        for line in [["rotad", "-c", "a", "status"], ["rotad", "status", "-c", "a"]] {
+            assert_eq!(Args::try_parse_from(line).unwrap().config.unwrap(), PathBuf::from("a"));
+        }
+        let Verb::Run { file, .. } = Args::try_parse_from(["rotad", "run", "a"]).unwrap().verb else { panic!() };
+        assert_eq!(file.unwrap(), PathBuf::from("a"));
+    }
+
+    #[test]
+    fn what_the_contract_promises_parses_and_nonsense_is_usage() {
+        let good = "reload --config|reload --dry-run|reload web --timeout 10s|roll --tasks|roll web/0|stop web --now|\
+            start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
+            completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
+            demo --once --port 0|check --json a.toml|start --no-wait --take-over";
+        for line in good.split('|') {
+            let words = ["rotad"].into_iter().chain(line.split_whitespace());
+            assert!(Args::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["nosuch", "status --nosuch", "roll --timeout x", "status --min-ready 1", ""] {
+            let words = ["rotad"].into_iter().chain(line.split_whitespace());
+            assert_eq!(Args::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert_eq!(Args::try_parse_from(["rotad", "--help"]).unwrap_err().exit_code(), 0);
+        assert_eq!(Args::try_parse_from(["rotad", "--version"]).unwrap_err().exit_code(), 0);
+    }
+}

@@ -1,0 +1,114 @@
+//! `demo`: a master with built-in workers in a folder of its own, and what to type to see it work.
+
+mod load;
+mod stage;
+pub(super) mod task;
+pub(super) mod web;
+
+use super::{code, print};
+use crate::os::sys::signal;
+use load::Load;
+use stage::{Bells, Stage};
+use std::net::{Ipv4Addr, TcpListener};
+
+/// Rolling restarts under load that `--once` makes.
+const ROLLS: u32 = 3;
+
+/// Requests that must have been answered between two rolls, so that there is load in every phase.
+const BETWEEN: u64 = 200;
+
+/// Runs until Ctrl-C, or with `once` until the proof is done. Everything it made is removed at the end.
+pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
+    // A parent that ignores CHLD would have our master reaped by the kernel, and its end go unseen.
+    signal::reset_all();
+    signal::ignore_until_handled();
+    match play(once, port) {
+        Ok(code) => code,
+        Err(message) => {
+            print::error(&message);
+            code::FAILED
+        }
+    }
+}
+
+fn play(once: bool, port: Option<u16>) -> Result<u8, String> {
+    let port = free_port(port)?;
+    let bells = Bells::new().map_err(|error| format!("failed to catch signals: {error}"))?;
+    let mut stage = Stage::open(port)?;
+    if !stage.wait_ready(&bells)? {
+        return stage.close(&bells);
+    }
+    if once {
+        return prove(stage, &bells, port);
+    }
+    explain(&stage, port);
+    stage.wait_end(&bells)
+}
+
+/// The port wished, or 8080, or the next that nobody has.
+fn free_port(wish: Option<u16>) -> Result<u16, String> {
+    let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr());
+    match wish {
+        Some(port) => bind(port)
+            .map(|address| address.port())
+            .map_err(|error| format!("failed to listen on 127.0.0.1:{port}: {error}; take another --port, or none")),
+        None => (8080..8180)
+            .chain([0])
+            .find_map(|port| bind(port).ok())
+            .map(|address| address.port())
+            .ok_or_else(|| "no port is free for the demo".to_owned()),
+    }
+}
+
+fn explain(stage: &Stage, port: u16) {
+    let rotad = stage.rotad().display();
+    let (config, pid_file, broken) = (stage.config().display(), stage.pid_file().display(), stage.broken());
+    let broken = broken.display();
+    print::line(&format!(
+        "
+rotad demo: four web workers and two task workers are up. Type in another terminal:
+
+  curl http://127.0.0.1:{port}/
+      which worker answers (/slow takes two seconds)
+  kill -USR1 $(cat {pid_file})
+      rolling restart of the web workers: no request is lost (USR2: of the task workers)
+  {rotad} status -c {config}
+      what runs (status web: each worker; --json for programs)
+  {rotad} roll -c {config}
+      rolling restart of everything, and how it went
+  touch {broken}
+      \"deploys broken code\": new workers fail from now on. Roll again: the old ones serve on, and roll tells why
+  rm {broken}
+      mends it
+
+Ctrl-C here stops everything and removes {}.
+",
+        stage.folder().display()
+    ));
+}
+
+/// Load, rolling restarts by signal to the pid in the pid file, and the count of what was lost.
+fn prove(mut stage: Stage, bells: &Bells, port: u16) -> Result<u8, String> {
+    let load = Load::start(port).map_err(|error| format!("failed to start the load: {error}"))?;
+    let mut rolled = Ok(());
+    for roll in 1..=ROLLS {
+        load.wait_for_more(BETWEEN);
+        rolled = stage.roll_by_signal(bells);
+        match &rolled {
+            Ok(()) => print::line(&format!("roll {roll} of {ROLLS}: every web worker was replaced")),
+            Err(_) => break,
+        }
+    }
+    load.wait_for_more(BETWEEN);
+    let result = load.stop();
+    let ended = stage.close(bells)?;
+    if let Err(message) = &rolled {
+        print::error(message);
+    }
+    if let Some(first) = &result.first_loss {
+        print::error(&format!("the first request that was lost: {first}"));
+    }
+    print::line(&format!("requests {}, lost {}", result.requests, result.lost));
+    let good = rolled.is_ok() && result.lost == 0 && ended == 0;
+    Ok(if good { 0 } else { code::FAILED })
+}

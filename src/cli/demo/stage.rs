@@ -1,0 +1,236 @@
+//! The demo's master: a child process in a folder of its own, both gone when the stage closes.
+
+use super::super::{seam, status};
+use crate::observe::status::{PoolState, ReloadState, Status};
+use crate::os::interrupt::Interrupt;
+use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// The same file as in the source: what is shown is what runs.
+const CONFIG: &str = include_str!("../../../config/demo.toml");
+
+/// The address in it, replaced by one with a free port.
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// How often the master is asked while something is awaited.
+const GLANCE: u16 = 50;
+
+/// Far more than built-in workers need, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a terminal or a script says to the demo, and the end of its master.
+pub(super) struct Bells {
+    int: Interrupt,
+    term: Interrupt,
+    child: Interrupt,
+}
+
+impl Bells {
+    pub(super) fn new() -> std::io::Result<Self> {
+        let (int, term) = (Interrupt::on(&[SIGINT])?, Interrupt::on(&[SIGTERM])?);
+        Ok(Self { int, term, child: Interrupt::on(&[SIGCHLD])? })
+    }
+
+    /// Waits for any bell, no longer than `timeout`.
+    fn wait(&self, timeout: PollTimeout) {
+        let mut fds = [&self.int, &self.term, &self.child].map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN));
+        // EINTR: a bell has rung.
+        poll(&mut fds, timeout).ok();
+        self.child.take();
+    }
+}
+
+pub(super) struct Stage {
+    /// None once it has been reaped.
+    child: Option<Child>,
+    folder: PathBuf,
+    rotad: PathBuf,
+    peek: seam::Peek,
+    stopping: bool,
+}
+
+impl Stage {
+    /// Writes the configuration into a fresh folder and starts a master on it.
+    pub(super) fn open(port: u16) -> Result<Self, String> {
+        let rotad = std::env::current_exe().map_err(|error| format!("failed to find our own program: {error}"))?;
+        let folder = fresh_folder()?;
+        let made = Self::start(&rotad, &folder, port);
+        if made.is_err() {
+            std::fs::remove_dir_all(&folder).ok();
+        }
+        made
+    }
+
+    fn start(rotad: &Path, folder: &Path, port: u16) -> Result<Self, String> {
+        let config = folder.join("rotad.toml");
+        let text = CONFIG
+            .replace(ADDRESS, &format!("127.0.0.1:{port}"))
+            // Its own, so that demos neither meet each other nor a real master.
+            .replacen("[master]\n", "[master]\nruntime_dir = \"run\"\n", 1);
+        std::fs::write(&config, text).map_err(|error| format!("failed to write {}: {error}", config.display()))?;
+        let peek = seam::peek(&config)?;
+        let child = Command::new(rotad)
+            .arg("run")
+            .arg("-c")
+            .arg(&config)
+            // Ctrl-C reaches the demo alone, which passes it on: the master would else take it for a second one.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("failed to start {}: {error}", rotad.display()))?;
+        let (folder, rotad) = (folder.to_owned(), rotad.to_owned());
+        Ok(Self { child: Some(child), folder, rotad, peek, stopping: false })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn rotad(&self) -> &Path {
+        &self.rotad
+    }
+
+    pub(super) fn config(&self) -> &Path {
+        &self.peek.config
+    }
+
+    pub(super) fn pid_file(&self) -> &Path {
+        &self.peek.pid_file
+    }
+
+    /// While this file exists, new workers fail.
+    pub(super) fn broken(&self) -> PathBuf {
+        self.folder.join(super::web::BROKEN)
+    }
+
+    /// True when every pool serves; false when somebody wants the demo to end, or the master has.
+    pub(super) fn wait_ready(&mut self, bells: &Bells) -> Result<bool, String> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if self.pass_on(bells) || self.ended().is_some() {
+                return Ok(false);
+            }
+            let up = |status: Status| status.pools.iter().all(|pool| pool.state == PoolState::Ok);
+            if self.status().is_some_and(up) {
+                return Ok(true);
+            }
+            bells.wait(PollTimeout::from(GLANCE));
+        }
+        Err(format!("the demo's workers were not ready within {PATIENCE:?}"))
+    }
+
+    /// USR1 to the pid in the pid file, as anybody would do it; returns when every web worker has been replaced.
+    pub(super) fn roll_by_signal(&mut self, bells: &Bells) -> Result<(), String> {
+        let before = self.web().map_or(0, |(generation, _)| generation);
+        let text = std::fs::read_to_string(self.pid_file())
+            .map_err(|error| format!("failed to read the pid file: {error}"))?;
+        let pid: i32 = text.trim().parse().map_err(|_| format!("no pid in the pid file: {text:?}"))?;
+        // Our own unreaped child: the number cannot have come to mean another process.
+        if self.child.as_ref().map(Child::id) != Some(pid.cast_unsigned()) {
+            return Err(format!("the pid file names process {pid}, which is not the demo's master"));
+        }
+        kill(Pid::from_raw(pid), Signal::SIGUSR1).map_err(|error| format!("failed to signal the master: {error}"))?;
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if self.pass_on(bells) || self.ended().is_some() {
+                return Err("the demo was ended before its proof was done".to_owned());
+            }
+            match self.web() {
+                Some((generation, ReloadState::Done)) if generation > before => return Ok(()),
+                Some((_, state @ (ReloadState::Aborted | ReloadState::RolledBack))) => {
+                    return Err(format!("the rolling restart ended in {state:?}"));
+                }
+                _ => bells.wait(PollTimeout::from(GLANCE)),
+            }
+        }
+        Err(format!("the rolling restart did not end within {PATIENCE:?}"))
+    }
+
+    fn web(&self) -> Option<(u32, ReloadState)> {
+        let pools = self.status()?.pools;
+        pools.iter().find(|pool| pool.name == "web").map(|pool| (pool.generation, pool.reload.state))
+    }
+
+    fn status(&self) -> Option<Status> {
+        // Before the socket stands nobody answers: that is no news.
+        status::fetch(&self.peek.config, &self.peek.runtime_dir).ok()?.ok()
+    }
+
+    /// Stops the master, if it runs, and returns how it ended.
+    pub(super) fn close(mut self, bells: &Bells) -> Result<u8, String> {
+        if !self.stopping {
+            self.signal(Signal::SIGTERM);
+        }
+        self.wait_end(bells)
+    }
+
+    /// Waits for the master's end, passing on what the demo is told.
+    pub(super) fn wait_end(mut self, bells: &Bells) -> Result<u8, String> {
+        loop {
+            if let Some(code) = self.ended() {
+                return Ok(code);
+            }
+            bells.wait(PollTimeout::NONE);
+            self.pass_on(bells);
+        }
+    }
+
+    /// True if the demo was told to end.
+    fn pass_on(&mut self, bells: &Bells) -> bool {
+        for (bell, signal) in [(&bells.int, Signal::SIGINT), (&bells.term, Signal::SIGTERM)] {
+            if bell.take() {
+                self.signal(signal);
+            }
+        }
+        self.stopping
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        self.stopping = true;
+        if let Some(child) = &self.child {
+            // Unreaped, so it is our child or its remains.
+            kill(Pid::from_raw(child.id().cast_signed()), signal).ok();
+        }
+    }
+
+    /// The master's exit code, once it has ended.
+    fn ended(&mut self) -> Option<u8> {
+        let Some(child) = &mut self.child else { return Some(1) };
+        let status = child.try_wait().transpose()?;
+        self.child = None;
+        let code = status.ok().and_then(|status| status.code());
+        Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    }
+}
+
+impl Drop for Stage {
+    /// After an error in between the master is still there: nothing of the demo outlives it.
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.signal(Signal::SIGTERM);
+        }
+        if let Some(child) = &mut self.child {
+            child.wait().ok();
+        }
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// A folder that nobody else may enter, where sockets may live.
+fn fresh_folder() -> Result<PathBuf, String> {
+    let places = [std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(std::env::temp_dir())];
+    let mut last = None;
+    for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
+        match nix::unistd::mkdtemp(&place.join("rotad-demo-XXXXXX")) {
+            Ok(folder) => return folder.canonicalize().map_err(|error| error.to_string()),
+            Err(error) => last = Some(format!("failed to make a folder in {}: {error}; set TMPDIR", place.display())),
+        }
+    }
+    Err(last.unwrap_or_else(|| "no place for temporary files: set TMPDIR".to_owned()))
+}

@@ -1,0 +1,63 @@
+//! `__demo-task`: a task worker without a job queue: says that it is ready, counts seconds, stops on TERM.
+
+use super::super::print;
+use crate::os::interrupt::Interrupt;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+
+/// Between two ticks, in milliseconds.
+const TICK: u16 = 1000;
+
+/// A line of status once so many ticks: often enough to see it live.
+const TICKS_A_STATUS: u64 = 10;
+
+/// Ticks until TERM, then returns 0.
+pub(in super::super) fn main() -> u8 {
+    crate::os::sys::signal::ignore(&crate::os::sys::signal::MEANT_FOR_A_MASTER);
+    if Path::new(super::web::BROKEN).exists() {
+        print::plain_error(&format!("demo: the new code is broken, because the file {} exists", super::web::BROKEN));
+        return 1;
+    }
+    match work() {
+        Ok(()) => 0,
+        Err(error) => {
+            print::plain_error(&format!("demo: {error}"));
+            1
+        }
+    }
+}
+
+fn work() -> io::Result<()> {
+    // Before READY=1: from then on a TERM means "finish".
+    let stop = Interrupt::on(&[nix::libc::SIGTERM, nix::libc::SIGINT])?;
+    tell("READY=1\nSTATUS=waiting for jobs")?;
+    for tick in 1_u64.. {
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(TICK)).ok();
+        if stop.take() {
+            break;
+        }
+        if tick % TICKS_A_STATUS == 0 {
+            tell(&format!("STATUS={tick} ticks done"))?;
+        }
+    }
+    tell("STOPPING=1")
+}
+
+/// sd_notify(3); without a NOTIFY_SOCKET nobody wants to know.
+fn tell(message: &str) -> io::Result<()> {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = match name.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&name)?,
+    };
+    match UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address) {
+        // A master that is just gone: its end is told by other means.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        done => done.map(drop),
+    }
+}

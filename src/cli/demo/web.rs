@@ -1,0 +1,164 @@
+//! `__demo-web`: a small HTTP server on the socket that the master passes as fd 3, and how a worker stops gracefully.
+
+use super::super::print;
+use crate::os::interrupt::Interrupt;
+use crate::os::sys::descriptors::take_inherited;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// While this file lies in the working directory, new workers fail: broken code to try a deployment with.
+pub(super) const BROKEN: &str = "broken";
+
+/// How long a stopping worker waits for the next request on a connection that was left open: whoever has just sent
+/// one gets his answer, and learns by it that he has to connect anew.
+const LINGER: u16 = 2000;
+
+/// The longest request head, in bytes.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Serves until TERM; then finishes what it has and returns 0.
+pub(in super::super) fn main() -> u8 {
+    crate::os::sys::signal::ignore(&crate::os::sys::signal::MEANT_FOR_A_MASTER);
+    if Path::new(BROKEN).exists() {
+        print::plain_error(&format!("demo: the new code is broken, because the file {BROKEN} exists"));
+        return 1;
+    }
+    match Interrupt::on(&[nix::libc::SIGTERM, nix::libc::SIGINT]).and_then(serve) {
+        Ok(()) => 0,
+        Err(error) => {
+            print::plain_error(&format!("demo: {error}"));
+            1
+        }
+    }
+}
+
+/// `stop` is never taken, only looked at: it stays readable for every thread.
+fn serve(stop: Interrupt) -> io::Result<()> {
+    let listener = TcpListener::from(take_inherited(3).map_err(|_| {
+        io::Error::other("no listening socket on fd 3: this worker is started by `rotad demo`, not by hand")
+    })?);
+    // The socket is shared: a sibling may take the connection between our poll and our accept.
+    listener.set_nonblocking(true)?;
+    let stop = Arc::new(stop);
+    let mut connections: Vec<JoinHandle<()>> = Vec::new();
+    loop {
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).ok();
+        if is_set(&stop) {
+            break;
+        }
+        if let Ok((stream, _)) = listener.accept() {
+            connections.retain(|connection| !connection.is_finished());
+            let stop = Arc::clone(&stop);
+            connections.push(std::thread::Builder::new().spawn(move || converse(&stream, &stop))?);
+        }
+    }
+    // Connections that nobody has accepted yet wait in the socket for a sibling.
+    drop(listener);
+    for connection in connections {
+        connection.join().ok();
+    }
+    Ok(())
+}
+
+fn is_set(stop: &Interrupt) -> bool {
+    readable(&[stop.as_fd()], PollTimeout::ZERO)
+}
+
+fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: PollTimeout) -> bool {
+    let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    matches!(poll(&mut fds, timeout), Ok(1..))
+}
+
+/// One connection until it ends. Errors are the client's business: it is gone.
+fn converse(stream: &TcpStream, stop: &Interrupt) {
+    stream.set_nodelay(true).ok();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok();
+    let mut read = Vec::new();
+    loop {
+        if read.is_empty() && !next_request(stream, stop) {
+            return;
+        }
+        let Some(head) = read_head(stream, &mut read) else { return };
+        if head.starts_with("GET /slow ") {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        let close = is_set(stop) || wants_close(&head);
+        let mut writer: &TcpStream = stream;
+        if writer.write_all(response(close).as_bytes()).is_err() || close {
+            return;
+        }
+    }
+}
+
+/// Waits for a request on an idle connection: for ever while we serve, a moment longer when we stop.
+fn next_request(stream: &TcpStream, stop: &Interrupt) -> bool {
+    while !readable(&[stream.as_fd(), stop.as_fd()], PollTimeout::NONE) {}
+    readable(&[stream.as_fd()], PollTimeout::ZERO) || readable(&[stream.as_fd()], PollTimeout::from(LINGER))
+}
+
+/// The head of the next request; what comes after it stays in `read`. None: the client is gone, or talks nonsense.
+fn read_head(mut stream: &TcpStream, read: &mut Vec<u8>) -> Option<String> {
+    loop {
+        if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            let head: Vec<u8> = read.drain(..end + 4).collect();
+            return Some(String::from_utf8_lossy(&head).into_owned());
+        }
+        let mut some = [0; 4096];
+        match stream.read(&mut some) {
+            Ok(n @ 1..) if read.len() < MAX_HEAD => read.extend_from_slice(&some[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return None,
+        }
+    }
+}
+
+fn wants_close(head: &str) -> bool {
+    let head = head.to_ascii_lowercase();
+    let asked = |what: &str| head.lines().any(|line| line.starts_with("connection:") && line.contains(what));
+    asked("close") || (head.contains(" http/1.0\r\n") && !asked("keep-alive"))
+}
+
+fn response(close: bool) -> String {
+    let of = |name: &str| std::env::var(name).unwrap_or_else(|_| "?".to_owned());
+    let (pool, slot, generation) = (of("ROTAD_POOL"), of("ROTAD_SLOT"), of("ROTAD_GENERATION"));
+    let body = format!("rotad demo: {pool}/{slot}, generation {generation}, pid {}\n", std::process::id());
+    let connection = if close { "close" } else { "keep-alive" };
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wants_the_connection_closed() {
+        assert!(!wants_close("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert!(wants_close("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n"));
+        assert!(wants_close("GET / HTTP/1.0\r\n\r\n"));
+        assert!(!wants_close("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn heads_come_in_pieces_and_in_pairs() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.write_all(b"GET /a HTTP/1.1\r\n\r\nGET /b HT").unwrap();
+        client.write_all(b"TP/1.1\r\n\r\n").unwrap();
+        drop(client);
+        let mut read = Vec::new();
+        assert!(read_head(&server, &mut read).unwrap().starts_with("GET /a"));
+        assert!(read_head(&server, &mut read).unwrap().starts_with("GET /b"));
+        assert_eq!(read_head(&server, &mut read), None);
+    }
+}

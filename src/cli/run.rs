@@ -1,0 +1,50 @@
+//! `run` and `start`: this process becomes the master, or launches one.
+
+use super::{code, print, seam};
+use crate::os::daemon::{self, Side, Wish};
+use crate::plan::Plan;
+use std::path::Path;
+
+/// The master in the foreground.
+pub(super) fn run(file: Option<&Path>, take_over: bool, hup_ignored: bool) -> u8 {
+    let launch = daemon::foreground(Wish { no_wait: false, take_over }, hup_ignored);
+    match load(file) {
+        Ok(plan) => seam::serve(plan, launch),
+        Err(code) => code,
+    }
+}
+
+/// The master in the background; the configuration is read here, so that findings come before anything is started.
+pub(super) fn start(file: Option<&Path>, no_wait: bool, take_over: bool, hup_ignored: bool) -> u8 {
+    let plan = match load(file) {
+        Ok(plan) => plan,
+        Err(code) => return code,
+    };
+    let wish = Wish { no_wait, take_over };
+    if !plan.master.daemonize {
+        return seam::serve(plan, daemon::foreground(wish, hup_ignored));
+    }
+    match daemon::daemonize(&plan, wish) {
+        Ok(Side::Launcher(end)) => end.wait(),
+        Ok(Side::Master(launch)) => seam::serve(plan, launch),
+        Err(error) => {
+            print::error(&format!("failed to launch the master: {error}; nothing was started"));
+            code::FAILED
+        }
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Plan, u8> {
+    let path = seam::find(file).map_err(|message| {
+        print::error(&message);
+        code::CONFIG
+    })?;
+    let (plan, warnings) = seam::load(&path).map_err(|findings| {
+        print::plain_error(&findings);
+        code::CONFIG
+    })?;
+    if !warnings.is_empty() {
+        print::plain_error(&warnings);
+    }
+    Ok(plan)
+}

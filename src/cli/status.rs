@@ -1,0 +1,149 @@
+//! `status`: the table, JSON, or an exit code for scripts.
+
+use super::args::StatusArgs;
+use super::{ask, code, not_supported, print};
+use crate::control::client::{Client, ClientError, Patience};
+use crate::control::wire::{Answer, Ask};
+use crate::observe::status::{PoolState, PoolStatus, Status};
+use crate::observe::table;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A master that does not answer a status for this long is as good as unreachable.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Never starts anything. Without `--check` 0 whenever there is something to show.
+pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
+    if wish.watch {
+        return not_supported("`status -w` (use `watch rotad status`)");
+    }
+    let peek = match ask::peek(file) {
+        Ok(peek) => peek,
+        // For a script that checks, a master that cannot even be named is unreachable.
+        Err(_) if wish.check => return code::UNREACHABLE,
+        Err(code) => return code,
+    };
+    let mut status = match fetch(&peek.config, &peek.runtime_dir) {
+        Ok(Ok(status)) => status,
+        Ok(Err((code, message))) => {
+            print::error(&print::harmless_lines(&message));
+            return code;
+        }
+        Err(error) => {
+            print::error(&error.to_string());
+            return if wish.check { code::UNREACHABLE } else { error.code() };
+        }
+    };
+    if let Some(name) = &wish.pool {
+        let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
+        status.pools.retain(|pool| pool.name == *name);
+        if status.pools.is_empty() {
+            print::error(&format!("no pool is called \"{}\"; there are: {}", print::harmless(name), names.join(", ")));
+            return code::UNREACHABLE;
+        }
+    }
+    show(&status, wish);
+    if wish.check { verdict(&status.pools, wish.pool.is_some(), wish.min_ready) } else { 0 }
+}
+
+/// The status of the master, or its refusal.
+pub(super) fn fetch(config: &Path, runtime_dir: &Path) -> Result<Result<Status, (u8, String)>, ClientError> {
+    let patience = Patience { until: Some(Instant::now() + TIMEOUT), interrupt: None };
+    let mut client = Client::connect(config, runtime_dir, &patience)?;
+    client.ask(Ask::Status)?;
+    loop {
+        match client.answer(&patience) {
+            Ok(Answer::Status(status)) => return Ok(Ok(*status)),
+            Ok(Answer::Done { code, message }) => return Ok(Err((code, message))),
+            Ok(Answer::Progress { .. }) => {}
+            Err(ClientError::TimedOut) => {
+                return Err(ClientError::Failed(format!("the master did not answer within {TIMEOUT:?}")));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn show(status: &Status, wish: &StatusArgs) {
+    if wish.json {
+        // Only numbers, strings and lists: this cannot fail.
+        print::line(&serde_json::to_string_pretty(status).unwrap_or_default());
+        return;
+    }
+    let colour = print::colour();
+    match (&wish.pool, status.pools.first()) {
+        (Some(_), Some(pool)) => print::raw(&table::workers(pool, colour)),
+        _ => print::raw(&table::pools(status, colour)),
+    }
+}
+
+/// The exit code of `--check`. Pools stopped on purpose do not count, unless one was asked for by name or there is no
+/// other. `min_ready`: so many ready workers, in all pools together or in the named one, are enough.
+fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
+    let ready: u32 = pools.iter().map(|pool| pool.ready).sum();
+    if min_ready.is_some_and(|enough| ready >= enough) {
+        return 0;
+    }
+    let worst = pools.iter().filter(|pool| by_name || pool.state != PoolState::Stopped).map(verdict_of).max();
+    match worst {
+        // Everything is fine, but there was to be more of it.
+        Some(0) if min_ready.is_some() => 1,
+        Some(code) => code,
+        None => {
+            if pools.is_empty() {
+                0
+            } else {
+                3
+            }
+        }
+    }
+}
+
+fn verdict_of(pool: &PoolStatus) -> u8 {
+    match pool.state {
+        PoolState::Done => 0,
+        PoolState::Stopped | PoolState::Failed => 3,
+        PoolState::CrashLoop if pool.ready == 0 => 3,
+        PoolState::Stopping => 1,
+        _ if pool.ready >= pool.wanted => 0,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::status::{ReloadState, ReloadStatus};
+
+    fn pool(state: PoolState, ready: u32, wanted: u32) -> PoolStatus {
+        let reload =
+            ReloadStatus { state: ReloadState::None, generation: 0, reason: None, replaced: 0, of: 0, took_s: 0.0 };
+        let (name, kind) = ("p".to_owned(), "worker".to_owned());
+        PoolStatus { name, kind, state, wanted, alive: ready, ready, generation: 1, reload, workers: vec![] }
+    }
+
+    #[test]
+    fn the_verdict_of_a_check() {
+        use PoolState::*;
+        let ok = || pool(Ok, 4, 4);
+        let cases = [
+            (vec![ok()], false, None, 0),
+            (vec![ok(), pool(Starting, 1, 2)], false, None, 1),
+            (vec![ok(), pool(Reloading, 3, 2)], false, None, 0),
+            (vec![ok(), pool(CrashLoop, 0, 2)], false, None, 3),
+            (vec![ok(), pool(CrashLoop, 1, 2)], false, None, 1),
+            (vec![ok(), pool(Failed, 0, 2)], false, None, 3),
+            (vec![ok(), pool(Stopped, 0, 0)], false, None, 0),
+            (vec![pool(Stopped, 0, 0)], true, None, 3),
+            (vec![pool(Stopped, 0, 0)], false, None, 3),
+            (vec![pool(Done, 0, 0)], false, None, 0),
+            (vec![pool(Stopping, 2, 0)], false, None, 1),
+            (vec![pool(Degraded, 3, 4)], true, Some(3), 0),
+            (vec![pool(Degraded, 3, 4)], true, Some(4), 1),
+            (vec![ok()], true, Some(5), 1),
+        ];
+        for (pools, by_name, min_ready, code) in cases {
+            assert_eq!(verdict(&pools, by_name, min_ready), code, "{pools:?} {min_ready:?}");
+        }
+    }
+}

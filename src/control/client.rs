@@ -1,0 +1,291 @@
+//! The client's end of the control socket: one question, then answers until the last.
+
+use super::wire::{Answer, Ask, Question, SOCKET, VERSION};
+use crate::os::house;
+use crate::os::interrupt::Interrupt;
+use crate::os::sys::process::Process;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::Mode;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The longest answer that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// How long a master that holds its lock may take to open its socket.
+const STARTING: Duration = Duration::from_secs(5);
+
+/// Why a question got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// No master is there: exit 4 (for `stop`: it is done).
+    #[error("{0}")]
+    Unreachable(String),
+    /// A master is there, but we may not speak to it: exit 5.
+    #[error("{0}")]
+    NotPermitted(String),
+    /// Exit 1.
+    #[error("{0}")]
+    Failed(String),
+    /// `--timeout`: exit 124; the work goes on.
+    #[error("timed out; the work goes on: see `rotad status`")]
+    TimedOut,
+    /// Ctrl-C: exit 130; the work goes on.
+    #[error("detached; the work goes on: see `rotad status`")]
+    Detached,
+}
+
+impl ClientError {
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Unreachable(_) => 4,
+            Self::NotPermitted(_) => 5,
+            Self::Failed(_) => 1,
+            Self::TimedOut => 124,
+            Self::Detached => 130,
+        }
+    }
+}
+
+/// How patient a command is.
+#[derive(Debug, Default)]
+pub struct Patience {
+    /// Then it detaches (`--timeout`); none: as long as it takes.
+    pub until: Option<Instant>,
+    /// Ctrl-C, where that detaches.
+    pub interrupt: Option<Interrupt>,
+}
+
+/// A connection to a master.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    /// The master, held since we connected: where the kernel has pidfds its end is seen however it comes.
+    master: Option<Process>,
+    read: Vec<u8>,
+    config: PathBuf,
+}
+
+impl Client {
+    /// Connects to the master of this configuration file. One that is just starting gets a few seconds.
+    ///
+    /// # Errors
+    /// `Unreachable`: nothing runs there. `NotPermitted`. `Failed`: a master holds the folder but does not answer.
+    pub fn connect(config: &Path, runtime_dir: &Path, patience: &Patience) -> Result<Self, ClientError> {
+        let until = Instant::now() + STARTING;
+        let until = patience.until.map_or(until, |timeout| timeout.min(until));
+        let stream = loop {
+            match dial(runtime_dir) {
+                Ok(stream) => break stream,
+                Err(error) if is_nobody(&error) => match house::holder(runtime_dir) {
+                    None => return Err(nobody(config, runtime_dir)),
+                    Some(pid) if Instant::now() >= until => return Err(deaf(pid, runtime_dir)),
+                    // There is nothing to wait on: a socket that does not exist yet.
+                    Some(_) => wait(&mut [], Some(Instant::now() + Duration::from_millis(20)), patience)?,
+                },
+                Err(error) => return Err(refused(&error, config, runtime_dir)),
+            }
+        };
+        let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::of_stranger(peer.pid()).ok());
+        Ok(Self { stream, master, read: Vec::new(), config: config.to_owned() })
+    }
+
+    /// Asks. To be called once.
+    ///
+    /// # Errors
+    /// `Failed`: the master closed the connection.
+    pub fn ask(&mut self, ask: Ask) -> Result<(), ClientError> {
+        let question = Question { version: VERSION, config: self.config.clone(), ask };
+        let mut line = serde_json::to_vec(&question).map_err(|error| ClientError::Failed(error.to_string()))?;
+        line.push(b'\n');
+        // A master that refuses us at once says why before it closes: what it said is still to be read.
+        match self.stream.write_all(&line) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(lost(&error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next answer; waits for it.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Detached`, and `Failed` when the master went away or speaks another language.
+    pub fn answer(&mut self, patience: &Patience) -> Result<Answer, ClientError> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return serde_json::from_slice(&line).map_err(|error| {
+                    ClientError::Failed(format!(
+                        "the master's answer is not understood ({error}): it is of another version; use its own rotad"
+                    ))
+                });
+            }
+            if self.read.len() > MAX_ANSWER {
+                return Err(lost("its answer has no end"));
+            }
+            let mut some = [0; 16 << 10];
+            wait(&mut [self.stream.as_fd()], None, patience)?;
+            match self.stream.read(&mut some) {
+                Ok(0) => return Err(lost("it closed the connection")),
+                Ok(n) => self.read.extend_from_slice(&some[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(&error.to_string())),
+            }
+        }
+    }
+
+    /// Waits until the master is gone: it closes the connection last, and then its process ends.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Detached`.
+    pub fn wait_gone(&mut self, patience: &Patience) -> Result<(), ClientError> {
+        let mut some = [0; 4096];
+        loop {
+            wait(&mut [self.stream.as_fd()], None, patience)?;
+            match self.stream.read(&mut some) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+        match self.master.as_ref().and_then(Process::pidfd) {
+            Some(pidfd) => wait(&mut [pidfd], None, patience),
+            // Without pidfds the closed connection has to do.
+            None => Ok(()),
+        }
+    }
+}
+
+fn dial(runtime_dir: &Path) -> io::Result<UnixStream> {
+    let path = runtime_dir.join(SOCKET);
+    if path.as_os_str().len() < 100 {
+        return UnixStream::connect(path);
+    }
+    // A socket address has room for 108 bytes; through /proc every directory is near.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
+    UnixStream::connect(house::near(&folder, SOCKET))
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
+}
+
+fn nobody(config: &Path, runtime_dir: &Path) -> ClientError {
+    ClientError::Unreachable(format!(
+        "no master reachable for {} (nothing listens on {}); start it with `rotad start -c {0}`, or name the right \
+         file with -c",
+        config.display(),
+        runtime_dir.join(SOCKET).display()
+    ))
+}
+
+fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
+    let who = if pid > 0 { format!("process {pid}") } else { "a process".to_owned() };
+    ClientError::Failed(format!(
+        "{who} holds {} but listens on no control socket there: it is still starting, or its socket was removed; its \
+         workers serve on, and signals reach it (TERM stops it)",
+        runtime_dir.display()
+    ))
+}
+
+fn refused(error: &io::Error, config: &Path, runtime_dir: &Path) -> ClientError {
+    let socket = runtime_dir.join(SOCKET);
+    let socket = socket.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::NotPermitted(format!(
+            "not permitted to use {socket}: ask as the user who started the master, or open it by [control] mode and \
+             group in {}",
+            config.display()
+        )),
+        io::ErrorKind::WouldBlock => {
+            ClientError::Failed(format!("the master is too busy to listen on {socket}: try again"))
+        }
+        _ => ClientError::Failed(format!("failed to connect to {socket}: {error}")),
+    }
+}
+
+fn lost(why: &str) -> ClientError {
+    ClientError::Failed(format!("the master went away before it had answered ({why}): see its log and `rotad status`"))
+}
+
+/// Waits until one of these is readable or `until` is past; the command's own limits end it with an error.
+fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &Patience) -> Result<(), ClientError> {
+    loop {
+        let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        polled.extend(patience.interrupt.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        let first = [until, patience.until].into_iter().flatten().min();
+        let timeout = match first.map(|at| at.saturating_duration_since(Instant::now())) {
+            // Rounded up, or the last millisecond would be spent spinning; far ones in pieces of an hour.
+            Some(left) => {
+                PollTimeout::from((left.as_millis().min(3_600_000) as u32 + 1).min(u32::from(u16::MAX)) as u16)
+            }
+            None => PollTimeout::NONE,
+        };
+        let done = poll(&mut polled, timeout);
+        if patience.interrupt.as_ref().is_some_and(Interrupt::take) {
+            return Err(ClientError::Detached);
+        }
+        if matches!(done, Ok(1..)) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if patience.until.is_some_and(|at| now >= at) {
+            return Err(ClientError::TimedOut);
+        }
+        if until.is_some_and(|at| now >= at) {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn patience(ms: u64) -> Patience {
+        Patience { until: Some(Instant::now() + Duration::from_millis(ms)), interrupt: None }
+    }
+
+    #[test]
+    fn nobody_there_is_unreachable_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Client::connect(Path::new("/x.toml"), folder.path(), &Patience::default()).unwrap_err();
+        assert_eq!(error.code(), 4);
+        assert!(error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"), "{error}");
+        drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
+        let error = Client::connect(Path::new("/x.toml"), folder.path(), &Patience::default()).unwrap_err();
+        assert_eq!(error.code(), 4, "a stale socket: {error}");
+    }
+
+    #[test]
+    fn a_question_is_answered_and_a_silent_master_times_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let near_by = folder.path().join("s");
+        let listener = UnixListener::bind(&near_by).unwrap();
+        std::fs::rename(&near_by, deep.join(SOCKET)).unwrap();
+        let mut client = Client::connect(Path::new("/x.toml"), &deep, &Patience::default()).unwrap();
+        client.ask(Ask::Status).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        assert_eq!(client.answer(&patience(10)).unwrap_err(), ClientError::TimedOut);
+        let mut line = [0; 200];
+        let n = server.read(&mut line).unwrap();
+        let question: Question = serde_json::from_slice(&line[..n]).unwrap();
+        assert_eq!((question.config.as_path(), question.ask), (Path::new("/x.toml"), Ask::Status));
+        server.write_all(b"{\"progress\":{\"text\":\"a\"}}\n{\"done\":{\"code\":10,").unwrap();
+        assert_eq!(client.answer(&Patience::default()).unwrap(), Answer::Progress { text: "a".into() });
+        server.write_all(b"\"message\":\"b\"}}\nnonsense\n").unwrap();
+        assert_eq!(client.answer(&Patience::default()).unwrap(), Answer::Done { code: 10, message: "b".into() });
+        assert_eq!(client.answer(&Patience::default()).unwrap_err().code(), 1);
+        drop(server);
+        assert_eq!(client.answer(&Patience::default()).unwrap_err().code(), 1);
+    }
+}

@@ -1,0 +1,218 @@
+//! The status as a table for people: shapes carry the state, colour repeats it on a terminal, and the note says why.
+
+use super::print::harmless;
+use super::status::{LastExit, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus};
+
+/// The table of all pools.
+pub fn pools(status: &Status, colour: bool) -> String {
+    let master = &status.master;
+    let mut out = format!(
+        "rotad {}  {}  pid {}  up {}  {}\n",
+        harmless(&master.version),
+        harmless(&master.config.to_string_lossy()),
+        master.pid,
+        duration(master.uptime_s),
+        harmless(&master.state)
+    );
+    let head = ["POOL", "READY", "STATE", "GEN", "RESTARTS", "CPU", "MEMORY", "NOTE"];
+    let rows = status.pools.iter().map(|pool| Row {
+        mark: pool_mark(pool.state),
+        cells: vec![
+            harmless(&pool.name),
+            format!("{}/{}", pool.ready, pool.wanted),
+            word(&pool.state),
+            number(pool.generation),
+            pool.workers.iter().map(|worker| u64::from(worker.restarts)).sum::<u64>().to_string(),
+            total(pool.workers.iter().filter_map(|worker| worker.cpu_s)).map_or_else(dash, duration),
+            total(pool.workers.iter().filter_map(|worker| worker.rss_bytes.map(|n| n as f64))).map_or_else(dash, bytes),
+            pool_note(pool),
+        ],
+    });
+    render(&mut out, &head, rows.collect(), colour);
+    out
+}
+
+/// One pool, a row a worker.
+pub fn workers(pool: &PoolStatus, colour: bool) -> String {
+    let (mark, paint) = pool_mark(pool.state);
+    let mark = if colour { format!("\x1b[{paint}m{mark}\x1b[0m") } else { mark.to_string() };
+    let mut out = format!(
+        "{mark} {}  {}  {}  {}/{} ready  generation {}\n",
+        harmless(&pool.name),
+        harmless(&pool.kind),
+        word(&pool.state),
+        pool.ready,
+        pool.wanted,
+        number(pool.generation)
+    );
+    if let Some(note) = reload_note(&pool.reload) {
+        out += &format!("  {note}\n");
+    }
+    let head = ["SLOT", "PID", "STATE", "AGE", "GEN", "READY-IN", "RESTARTS", "CPU", "MEMORY", "NOTE"];
+    let rows = pool.workers.iter().map(|worker| Row {
+        mark: worker_mark(worker.state),
+        cells: vec![
+            worker.slot.to_string(),
+            worker.pid.map_or_else(dash, |pid| pid.to_string()),
+            word(&worker.state),
+            duration(worker.age_s),
+            number(worker.generation),
+            worker.ready_in_s.map_or_else(dash, |s| format!("{s:.2}s")),
+            worker.restarts.to_string(),
+            worker.cpu_s.map_or_else(dash, duration),
+            worker.rss_bytes.map_or_else(dash, |n| bytes(n as f64)),
+            worker_note(worker),
+        ],
+    });
+    render(&mut out, &head, rows.collect(), colour);
+    out
+}
+
+/// A shape and the colour (SGR number) that repeats what it says.
+type Mark = (char, u8);
+
+struct Row {
+    mark: Mark,
+    cells: Vec<String>,
+}
+
+/// All columns but the last as wide as their widest cell.
+fn render(out: &mut String, head: &[&str], rows: Vec<Row>, colour: bool) {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row.cells[column].chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    *out += &format!("   {}\n", line(head.to_vec()));
+    for row in &rows {
+        let (shape, paint) = row.mark;
+        let text = line(row.cells.iter().map(String::as_str).collect());
+        match colour {
+            true => *out += &format!(" \x1b[{paint}m{shape}\x1b[0m {text}\n"),
+            false => *out += &format!(" {shape} {text}\n"),
+        }
+    }
+}
+
+const GREEN: u8 = 32;
+const YELLOW: u8 = 33;
+const BLUE: u8 = 34;
+const RED: u8 = 31;
+const GREY: u8 = 90;
+
+fn pool_mark(state: PoolState) -> Mark {
+    match state {
+        PoolState::Ok | PoolState::Done => ('●', GREEN),
+        PoolState::Starting | PoolState::Degraded => ('◐', YELLOW),
+        PoolState::Reloading | PoolState::RollingBack => ('↻', BLUE),
+        PoolState::CrashLoop | PoolState::Failed => ('×', RED),
+        PoolState::Stopping | PoolState::Stopped => ('○', GREY),
+    }
+}
+
+fn worker_mark(state: WorkerState) -> Mark {
+    match state {
+        WorkerState::Ready | WorkerState::Done => ('●', GREEN),
+        WorkerState::Starting | WorkerState::Soaking => ('◐', YELLOW),
+        WorkerState::Backoff | WorkerState::Failed => ('×', RED),
+        WorkerState::Stopping | WorkerState::Killing | WorkerState::Stopped => ('○', GREY),
+    }
+}
+
+/// Why a pool is as it is: its own trouble first, then what became of its last rolling restart.
+fn pool_note(pool: &PoolStatus) -> String {
+    let trouble = pool
+        .workers
+        .iter()
+        .filter(|worker| worker.last_exit.is_some())
+        .filter(|worker| !matches!(worker.state, WorkerState::Ready | WorkerState::Done | WorkerState::Stopped))
+        // The worker that waits longest has failed most often: its words say most.
+        .max_by(|one, other| one.retry_in_s.unwrap_or(0.0).total_cmp(&other.retry_in_s.unwrap_or(0.0)))
+        .map(|worker| format!("{}/{}: {}", harmless(&pool.name), worker.slot, worker_note(worker)));
+    let parts = [reload_note(&pool.reload), trouble];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn reload_note(reload: &ReloadStatus) -> Option<String> {
+    let what = match reload.state {
+        ReloadState::None | ReloadState::Done => return None,
+        ReloadState::Running => return Some(format!("{} of {} replaced", reload.replaced, reload.of)),
+        ReloadState::Aborted => "aborted",
+        ReloadState::RolledBack => "rolled back",
+        ReloadState::Superseded => "superseded",
+    };
+    let reason = reload.reason.as_ref().map_or(String::new(), |reason| format!(": {}", harmless(reason)));
+    Some(format!("generation {} {what}{reason}", reload.generation))
+}
+
+fn worker_note(worker: &WorkerStatus) -> String {
+    let exit = worker.last_exit.as_ref().map(exit_note);
+    let retry = worker.retry_in_s.map(|s| format!("retry in {}", duration(s)));
+    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(|says| harmless(says));
+    [says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn exit_note(exit: &LastExit) -> String {
+    let what = match (&exit.error, exit.code, &exit.signal) {
+        (Some(error), _, _) => harmless(error),
+        (None, Some(code), _) => format!("exit {code}"),
+        (None, None, Some(signal)) => format!("killed by {}", harmless(signal)),
+        (None, None, None) => "ended".to_owned(),
+    };
+    let core = if exit.core == Some(true) { ", core dumped" } else { "" };
+    let log = exit.log.iter().rev().find(|line| !line.trim().is_empty());
+    let log = log.map_or(String::new(), |line| format!(", log: \"{}\"", harmless(line.trim())));
+    format!("{what}{core} after {}{log}", duration(exit.after_s))
+}
+
+/// A state as JSON names it, so that both speak the same words.
+fn word(state: &impl serde::Serialize) -> String {
+    match serde_json::to_value(state) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => dash(),
+    }
+}
+
+fn total(values: impl Iterator<Item = f64>) -> Option<f64> {
+    values.fold(None, |sum: Option<f64>, value| Some(sum.unwrap_or(0.0) + value))
+}
+
+fn number(n: u32) -> String {
+    if n == 0 { dash() } else { n.to_string() }
+}
+
+fn dash() -> String {
+    "–".to_owned()
+}
+
+/// Two units at most: `0.4s`, `12s`, `3m20s`, `5h03m`, `3d4h`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..10 => format!("{:.1}s", seconds.max(0.0)),
+        10..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        3600..86_400 => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
+        _ => format!("{}d{}h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
+/// Three digits at most: `980K`, `20M`, `1.1G`.
+fn bytes(n: f64) -> String {
+    let (mut n, mut unit) = (n / 1024.0, 'K');
+    for next in ['M', 'G', 'T'] {
+        if n < 1000.0 {
+            break;
+        }
+        (n, unit) = (n / 1024.0, next);
+    }
+    if n < 10.0 && unit != 'K' { format!("{n:.1}{unit}") } else { format!("{n:.0}{unit}") }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+use super::*;
+use crate::observe::status::MasterStatus;
+
+fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
+    WorkerStatus {
+        slot,
+        pid: Some(4711),
+        state,
+        generation: 2,
+        age_s: 3.2,
+        ready_in_s: Some(0.4),
+        restarts: 1,
+        rss_bytes: Some(20 << 20),
+        cpu_s: Some(0.8),
+        last_exit: None,
+        retry_in_s: None,
+        says: None,
+    }
+}
+
+fn reload(state: ReloadState, reason: Option<&str>) -> ReloadStatus {
+    ReloadStatus { state, generation: 3, reason: reason.map(str::to_owned), replaced: 1, of: 4, took_s: 1.0 }
+}
+
+fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus {
+    let ready = workers.iter().filter(|worker| worker.state == WorkerState::Ready).count() as u32;
+    PoolStatus {
+        name: name.to_owned(),
+        kind: "worker".to_owned(),
+        state,
+        wanted: workers.len() as u32,
+        alive: ready,
+        ready,
+        generation: 2,
+        reload: reload(ReloadState::None, None),
+        workers,
+    }
+}
+
+fn sick(slot: u32) -> WorkerStatus {
+    let log = vec!["first".to_owned(), "PDOException: \x1b[31mred\x1b[0m".to_owned(), " ".to_owned()];
+    let exit = LastExit { code: Some(3), signal: None, core: None, error: None, after_s: 0.21, log };
+    WorkerStatus {
+        pid: None,
+        last_exit: Some(exit),
+        retry_in_s: Some(12.0),
+        rss_bytes: None,
+        cpu_s: None,
+        ready_in_s: None,
+        restarts: 5,
+        ..worker(slot, WorkerState::Backoff)
+    }
+}
+
+fn sample() -> Status {
+    let mut rolled = pool("api", PoolState::Ok, vec![worker(0, WorkerState::Ready)]);
+    rolled.reload = reload(ReloadState::RolledBack, Some("api/0: exit 1 before ready"));
+    let mut rolling = pool("task", PoolState::Reloading, vec![worker(0, WorkerState::Ready)]);
+    rolling.reload = reload(ReloadState::Running, None);
+    Status {
+        master: MasterStatus {
+            pid: 812,
+            version: "0.1.0".to_owned(),
+            name: "shop".to_owned(),
+            config: "/etc/shop.toml".into(),
+            state: "running".to_owned(),
+            uptime_s: 273_600.0,
+        },
+        pools: vec![
+            pool("web", PoolState::Degraded, vec![worker(0, WorkerState::Ready), sick(1)]),
+            rolled,
+            rolling,
+            pool("off", PoolState::Stopped, vec![]),
+        ],
+    }
+}
+
+#[test]
+fn the_table_of_pools() {
+    let expected = "\
+rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
+   POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  NOTE
+ ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\u{1b}[31mred\\u{1b}[0m\", retry in 12s
+ ● api   1/1    ok         2    1         0.8s  20M     generation 3 rolled back: api/0: exit 1 before ready
+ ↻ task  1/1    reloading  2    1         0.8s  20M     1 of 4 replaced
+ ○ off   0/0    stopped    2    0         –     –
+";
+    assert_eq!(pools(&sample(), false), expected);
+}
+
+#[test]
+fn the_table_of_one_pool() {
+    let expected = "\
+◐ web  worker  degraded  1/2 ready  generation 2
+   SLOT  PID   STATE    AGE   GEN  READY-IN  RESTARTS  CPU   MEMORY  NOTE
+ ● 0     4711  ready    3.2s  2    0.40s     1         0.8s  20M
+ × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\u{1b}[31mred\\u{1b}[0m\", retry in 12s
+";
+    assert_eq!(workers(&sample().pools[0], false), expected);
+}
+
+#[test]
+fn colour_only_adds_and_only_our_own_escapes_come_through() {
+    let coloured = pools(&sample(), true);
+    assert!(coloured.contains("\x1b[33m◐\x1b[0m web"));
+    let mut plain = coloured;
+    for paint in [GREEN, YELLOW, BLUE, RED, GREY, 0] {
+        plain = plain.replace(&format!("\x1b[{paint}m"), "");
+    }
+    assert_eq!(plain, pools(&sample(), false));
+}
+
+#[test]
+fn what_a_worker_says_and_how_it_died_in_each_way() {
+    let mut one = worker(0, WorkerState::Ready);
+    one.says = Some("busy\n\x07".to_owned());
+    assert_eq!(worker_note(&one), "busy\\n\\u{7}");
+    let exit =
+        LastExit { code: None, signal: Some("SEGV".into()), core: Some(true), error: None, after_s: 90.0, log: vec![] };
+    assert_eq!(exit_note(&exit), "killed by SEGV, core dumped after 1m30s");
+    let failed =
+        LastExit { error: Some("exec: no such program /x".into()), signal: None, core: None, after_s: 0.0, ..exit };
+    assert_eq!(exit_note(&failed), "exec: no such program /x after 0.0s");
+}
+
+#[test]
+fn numbers_are_short() {
+    let seconds =
+        [(0.04, "0.0s"), (9.96, "10.0s"), (59.9, "59s"), (200.0, "3m20s"), (18_200.0, "5h03m"), (-1.0, "0.0s")];
+    for (value, text) in seconds {
+        assert_eq!(duration(value), text);
+    }
+    for (value, text) in
+        [(1024.0, "1K"), (1_004_000.0, "980K"), (20_480_000.0, "20M"), (1.2e9, "1.1G"), (9e15, "8185T")]
+    {
+        assert_eq!(bytes(value), text);
+    }
+}

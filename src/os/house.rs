@@ -1,1 +1,0 @@
-//! The house of one master: runtime directory, lock, pid file.

@@ -1,0 +1,149 @@
+//! The house of one master: runtime directory, lock, pid file, control socket.
+//!
+//! Whoever holds the lock of the runtime directory is the master; all else in it is the master's to tidy up.
+
+mod folder;
+mod lock;
+mod pidfile;
+
+pub use lock::holder;
+
+use crate::control::wire::SOCKET;
+use crate::plan::Plan;
+use folder::Folder;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::unistd::Gid;
+use pidfile::PidFile;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Connections that wait to be accepted, beyond which a client gets EAGAIN: a flood is not ours to queue.
+const BACKLOG: i32 = 128;
+
+/// Under this name the control socket is bound before it gets its mode and its real name.
+const NEW_SOCKET: &str = "control.new";
+
+/// Why there is no house: an exit code of the contract, and a message that says what happened and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct HouseError {
+    pub code: u8,
+    pub message: String,
+}
+
+impl HouseError {
+    fn failed(message: String) -> Self {
+        Self { code: 1, message }
+    }
+
+    fn taken(message: String) -> Self {
+        Self { code: 75, message }
+    }
+}
+
+/// Ours from entering until dropped: then the socket and the pid file are removed, if they are still ours, and the
+/// lock is released.
+#[derive(Debug)]
+pub struct House {
+    path: PathBuf,
+    folder: Folder,
+    pid_file: PidFile,
+    /// Device and inode of the control socket that we bound.
+    socket: Option<(u64, u64)>,
+    /// Last: fields are dropped in order, and the lock guards the others.
+    lock: File,
+}
+
+impl House {
+    /// Makes the runtime directory where it is missing, takes its lock, looks whether the pid file can be written,
+    /// and removes what a dead master left in the directory. Nothing is written outside of it yet.
+    ///
+    /// # Errors
+    /// 75: another master holds the lock or the pid file. 1: a directory or pid file that cannot be made, or that
+    /// somebody else could tamper with.
+    pub fn enter(plan: &Plan) -> Result<Self, HouseError> {
+        let path = plan.master.runtime_dir.clone();
+        let folder = Folder::enter(&path)?;
+        let lock = lock::take(&folder, &path)?;
+        let pid_file = PidFile::look(&plan.master.pid_file)?;
+        sweep(&folder);
+        Ok(Self { path, folder, pid_file, socket: None, lock })
+    }
+
+    /// The runtime directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the pid file. Only when signal handlers and sockets stand: whoever reads it may signal at once.
+    ///
+    /// # Errors
+    /// 75: another master was faster. 1: it cannot be written.
+    pub fn write_pid(&mut self) -> Result<(), HouseError> {
+        self.pid_file.write()
+    }
+
+    /// Opens the control socket, nonblocking and close-on-exec. It appears under its name only with the right mode
+    /// and group, and never as a link to elsewhere.
+    ///
+    /// # Errors
+    /// bind(2), chmod(2), chown(2: the group is not one of ours), listen(2), rename(2).
+    pub fn control_socket(&mut self, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        self.folder.unlink(NEW_SOCKET).ok();
+        self.bind(&fd)?;
+        let mode = Mode::from_bits_truncate(mode);
+        fchmodat(&self.folder.fd, NEW_SOCKET, mode, FchmodatFlags::FollowSymlink)?;
+        if let Some(group) = group {
+            let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+            nix::unistd::fchownat(&self.folder.fd, NEW_SOCKET, None, Some(Gid::from_raw(group)), flags)?;
+        }
+        socket::listen(&fd, Backlog::new(BACKLOG)?)?;
+        self.folder.rename(NEW_SOCKET, SOCKET)?;
+        self.socket = self.folder.identity(SOCKET);
+        Ok(UnixListener::from(fd))
+    }
+
+    /// A path in a socket address has 108 bytes; through /proc every directory is near.
+    fn bind(&self, fd: &OwnedFd) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let address = match UnixAddr::new(&self.path.join(NEW_SOCKET)) {
+            Ok(address) => address,
+            Err(_) => UnixAddr::new(near(&self.folder.fd, NEW_SOCKET).as_path())?,
+        };
+        Ok(socket::bind(fd.as_raw_fd(), &address)?)
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if self.socket.is_some() && self.folder.identity(SOCKET) == self.socket {
+            self.folder.unlink(SOCKET).ok();
+        }
+        self.pid_file.remove();
+        // So that nobody reads the pid of a master that is gone out of it.
+        self.lock.set_len(0).ok();
+    }
+}
+
+/// A short path to an entry of an open directory.
+pub fn near(folder: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
+}
+
+/// Sockets that a dead master left: the control socket and its workers' notify sockets, wherever it kept them. Only
+/// under the lock, only sockets, and only in our own folder.
+fn sweep(folder: &Folder) {
+    folder.remove_sockets();
+    if let Some(notify) = folder.open_below("notify") {
+        notify.remove_sockets();
+    }
+}
+
+#[cfg(test)]
+mod tests;

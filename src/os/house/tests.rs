@@ -1,0 +1,153 @@
+use super::*;
+use crate::plan::{ControlPlan, LogFormat, LogLevel, MasterPlan, SignalAction, SignalMap};
+use std::os::unix::fs::PermissionsExt;
+
+fn plan(folder: &Path) -> Plan {
+    let master = MasterPlan {
+        name: "t".to_owned(),
+        daemonize: true,
+        pid_file: folder.join("master.pid"),
+        runtime_dir: folder.join("run/deep"),
+        working_directory: "/".into(),
+        umask: 0o022,
+        log_file: None,
+        default_log_file: folder.join("t.log"),
+        log_format: LogFormat::Text,
+        log_level: LogLevel::Info,
+        log_max_size: 1,
+        log_keep: 1,
+        stop_timeout: None,
+    };
+    let nothing = SignalAction::Ignore;
+    Plan {
+        config: folder.join("rotad.toml"),
+        sources: Vec::new(),
+        master,
+        control: ControlPlan { mode: 0o600, group: None },
+        signals: SignalMap { hup: nothing, usr1: nothing, usr2: nothing, winch: nothing },
+        listeners: Vec::new(),
+        pools: Vec::new(),
+    }
+}
+
+fn enter(plan: &Plan) -> House {
+    House::enter(plan).unwrap()
+}
+
+#[test]
+fn a_second_master_is_refused_and_told_who_the_first_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let house = enter(&plan);
+    let error = House::enter(&plan).unwrap_err();
+    assert_eq!(error.code, 75);
+    assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
+    assert_eq!(holder(house.path()), Some(std::process::id().cast_signed()));
+    drop(house);
+    assert_eq!(holder(&plan.master.runtime_dir), None);
+    enter(&plan);
+}
+
+#[test]
+fn the_pid_file_appears_whole_and_goes_with_us() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let path = &plan.master.pid_file;
+    let mut house = enter(&plan);
+    assert!(!path.exists(), "not before it is told");
+    house.write_pid().unwrap();
+    assert_eq!(std::fs::read_to_string(path).unwrap(), format!("{}\n", std::process::id()));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 2, "nothing beside: {files:?}");
+    drop(house);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_stale_pid_file_is_replaced_and_one_that_is_no_longer_ours_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let path = &plan.master.pid_file;
+    std::fs::write(path, "1\n").unwrap();
+    let mut house = enter(&plan);
+    house.write_pid().unwrap();
+    assert_eq!(std::fs::read_to_string(path).unwrap(), format!("{}\n", std::process::id()));
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, "somebody else's\n").unwrap();
+    drop(house);
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "somebody else's\n");
+}
+
+#[test]
+fn strange_pid_files_are_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let path = &plan.master.pid_file;
+    let victim = folder.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+
+    std::os::unix::fs::symlink(&victim, path).unwrap();
+    let error = House::enter(&plan).unwrap_err();
+    assert!(error.code == 1 && error.message.contains("symbolic link"), "{error}");
+    std::fs::remove_file(path).unwrap();
+
+    std::fs::hard_link(&victim, path).unwrap();
+    let error = House::enter(&plan).unwrap_err();
+    assert!(error.code == 1 && error.message.contains("hard links"), "{error}");
+    std::fs::remove_file(path).unwrap();
+
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(House::enter(&plan).unwrap_err().code, 1);
+    std::fs::remove_file(path).unwrap();
+
+    std::fs::create_dir(path).unwrap();
+    assert_eq!(House::enter(&plan).unwrap_err().code, 1);
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+}
+
+#[test]
+fn a_pid_file_that_another_master_holds_is_75_also_when_it_comes_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut one, mut other) = (plan(folder.path()), plan(folder.path()));
+    one.master.runtime_dir = folder.path().join("one");
+    other.master.runtime_dir = folder.path().join("other");
+    let (mut first, mut second) = (enter(&one), enter(&other));
+    first.write_pid().unwrap();
+    assert_eq!(second.write_pid().unwrap_err().code, 75);
+    drop(second);
+    assert_eq!(House::enter(&other).unwrap_err().code, 75);
+    assert!(one.master.pid_file.exists());
+}
+
+#[test]
+fn a_folder_that_others_may_write_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let open = folder.path().join("run");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = House::enter(&plan).unwrap_err();
+    assert!(error.code == 1 && error.message.contains("0777"), "{error}");
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    enter(&plan);
+}
+
+#[test]
+fn the_control_socket_has_its_mode_and_a_stale_one_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(folder.path());
+    plan.master.runtime_dir = folder.path().join("long".repeat(40)).join("x".repeat(100));
+    let mut house = enter(&plan);
+    let path = house.path().join(SOCKET);
+    let socket = house.control_socket(0o640, None).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    // A killed master leaves it behind.
+    std::fs::rename(&path, house.path().join("kept")).unwrap();
+    drop(house);
+    std::fs::rename(plan.master.runtime_dir.join("kept"), &path).unwrap();
+    let house = enter(&plan);
+    assert!(!path.exists());
+    drop(house);
+}

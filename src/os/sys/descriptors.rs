@@ -1,0 +1,70 @@
+//! Whole ranges of descriptors, and descriptors that come from our parent: close_range(2), fcntl(2).
+
+use nix::libc;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Closes every descriptor from 3 on but `keep`. Never by counting up to the limit, which may be 2^30.
+///
+/// Only for the first moments of a process, when nothing in it owns a descriptor yet but `keep`.
+///
+/// # Errors
+/// The kernel has no close_range (before 5.9) and /proc cannot be read either.
+pub fn close_all_but(keep: Option<RawFd>) -> io::Result<()> {
+    let done = match keep.filter(|fd| *fd >= 3) {
+        None => close_range(3, u32::MAX),
+        Some(keep) => {
+            let keep = keep.cast_unsigned();
+            close_range(3, keep - 1).and_then(|()| close_range(keep + 1, u32::MAX))
+        }
+    };
+    done.or_else(|_| close_listed(keep))
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: numbers only. By the contract of close_all_but nobody owns these descriptors.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The older way: what /proc lists. Collected first: the listing itself holds a descriptor, gone when we close.
+fn close_listed(keep: Option<RawFd>) -> io::Result<()> {
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd >= 3 && Some(*fd) != keep)
+        .collect();
+    for fd in open {
+        // SAFETY: as above; EBADF for the listing's own descriptor does no harm.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// A descriptor that our parent left us under this number (LISTEN_FDS of sd_listen_fds(3)); close-on-exec from now on.
+/// To be taken once: the result owns it.
+///
+/// # Errors
+/// EBADF: there is none.
+pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with F_SETFD takes numbers only.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open (checked by the call above), and nothing else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_is_not_there_is_an_error() {
+        assert_eq!(take_inherited(1 << 20).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

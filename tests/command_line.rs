@@ -1,0 +1,64 @@
+//! What the command line answers without any master: usage, what is not built yet, and that nothing panics.
+
+use std::fs::OpenOptions;
+use std::process::{Command, Output, Stdio};
+
+fn rotad(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rotad"));
+    command.args(line.split_whitespace()).stdin(Stdio::null()).env_remove("ROTAD_CONFIG");
+    command
+}
+
+fn run(line: &str) -> Output {
+    rotad(line).output().unwrap()
+}
+
+#[test]
+fn usage_is_2_and_help_is_0() {
+    for line in
+        ["", "nosuch", "status --nosuch", "roll --timeout soon", "run a.toml -c b.toml", "check a.toml -c b.toml"]
+    {
+        let out = run(line);
+        assert_eq!(out.status.code(), Some(2), "{line}");
+        assert!(!out.stderr.is_empty(), "{line}");
+    }
+    for line in ["--help", "--version", "roll --help"] {
+        let out = run(line);
+        assert_eq!(out.status.code(), Some(0), "{line}");
+        assert!(!out.stdout.is_empty() && out.stderr.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    let lines = "start web|stop web|roll web/0|roll --drained|rollback|scale web +1|scale web -1|signal web TERM|logs|\
+        events -f|init -- php a.php|completions bash|man|reload --config|reload --dry-run|status -w";
+    for line in lines.split('|') {
+        let out = run(line);
+        assert_eq!(out.status.code(), Some(78), "{line}");
+        let error = String::from_utf8(out.stderr).unwrap();
+        assert!(error.contains("not supported yet: "), "{line}: {error}");
+        assert!(out.stdout.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_full_disk_or_a_closed_pipe_is_no_panic() {
+    for line in ["--help", "check /nosuch.toml --json", "status -c /nosuch.toml", "nosuch", "scale web 1"] {
+        let expected = run(line).status.code();
+        assert!(expected.is_some_and(|code| code != 101), "{line}");
+        let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let status = rotad(line).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), expected, "{line} on a full disk");
+        let mut child = rotad(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), expected, "{line} into a closed pipe");
+    }
+}
+
+#[test]
+fn demo_workers_by_hand_fail_with_a_reason() {
+    let out = run("__demo-web");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8(out.stderr).unwrap().contains("rotad demo"));
+}
