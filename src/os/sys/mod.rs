@@ -1,4 +1,8 @@
 //! The only unsafe code of rotad: one kind of system call a file, each a safe wrapper.
 #![allow(unsafe_code)]
 
+pub mod clone;
+pub mod exec;
+pub mod fds;
 pub mod process;
+pub mod slate;
