@@ -27,7 +27,7 @@ pub struct Pinned {
 /// What is known of births that did not come back.
 #[derive(Debug, Default)]
 struct Hang {
-    last: Option<Instant>,
+    last: Option<(Instant, BirthError)>,
     /// Threads that still hang.
     stuck: u32,
 }
@@ -73,8 +73,8 @@ impl Pinned {
     }
 
     /// A birth from here had to be ended.
-    pub(super) fn hung(&self, now: Instant) {
-        self.hang().last = Some(now);
+    pub(super) fn hung(&self, error: BirthError) {
+        self.hang().last = Some((Instant::now(), error));
     }
 
     /// A thread did not even come back then …
@@ -87,11 +87,11 @@ impl Pinned {
         self.hang().stuck -= 1;
     }
 
-    /// A birth would only hang as well: a thread still does, or one did after this was ordered. So a dead mount costs
-    /// the other pools one wait, and one thread, instead of one for each worker that lives on it.
-    pub(super) fn hopeless(&self, ordered: Instant) -> bool {
+    /// Why a birth would only hang as well: a thread still does, or one did after this was ordered. So a dead mount
+    /// costs the other pools one wait, and one thread, instead of one for each worker that lives on it.
+    pub(super) fn hopeless(&self, ordered: Instant) -> Option<BirthError> {
         let hang = self.hang();
-        hang.stuck > 0 || hang.last.is_some_and(|last| last >= ordered)
+        hang.last.as_ref().filter(|(last, _)| hang.stuck > 0 || *last >= ordered).map(|(_, error)| error.clone())
     }
 
     /// What a stage is about, as written.

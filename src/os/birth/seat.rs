@@ -95,10 +95,10 @@ impl Seat {
         match current.killed {
             _ if current.written_off => None,
             None if now >= current.began + PATIENCE => {
+                current.killed = Some(now);
+                current.pinned.hung(self.hung(&current.pinned));
                 // With the lock held, as `kill` asks for. Without a child the thread itself hangs: nothing helps it.
                 self.progress.kill();
-                current.killed = Some(now);
-                current.pinned.hung(Instant::now());
                 None
             }
             Some(at) if now >= at + LAST_PATIENCE => {

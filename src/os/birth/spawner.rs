@@ -5,7 +5,6 @@
 //! that was written off and comes back goes on taking orders.
 
 use super::deliver::{Tools, deliver};
-use super::pinned::Pinned;
 use super::seat::{Ending, Look, Seat};
 use super::{BirthError, BirthOrder, BirthReport, Newborn, Stage};
 use crate::os::wake::Wake;
@@ -152,8 +151,8 @@ fn serve(hall: &Hall, seat: &Seat, mut tools: Tools) {
     // No handler may run in a child that shares our memory. It cannot fail with a valid set.
     SigSet::all().thread_block().ok();
     while let Ok(Ordered { at, order }) = hall.orders.recv() {
-        if order.pinned.hopeless(at) {
-            hall.report(failed(order.worker, seat.hung(&order.pinned)));
+        if let Some(error) = order.pinned.hopeless(at) {
+            hall.report(failed(order.worker, error));
             continue;
         }
         seat.begin(order.worker, Arc::clone(&order.pinned));
