@@ -1,10 +1,10 @@
 //! One birth: find the program, prepare everything, clone, look what came of it.
 
+use super::pad::Pad;
 use super::seat::Seat;
 use super::{BirthError, BirthOrder, BirthReport, Newborn, Resolved, Settings, Stage, environment, shim};
 use crate::os::sys::clone::{Stack, Trouble};
 use crate::os::sys::exec::{self, Launch};
-use crate::os::sys::fds;
 use crate::os::sys::process::Process;
 use nix::libc;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -21,15 +21,18 @@ use std::path::{Path, PathBuf};
 pub(super) struct Tools {
     stack: Stack,
     null: OwnedFd,
+    pad: Pad,
     original_nofile: (u64, u64),
     shim: PathBuf,
 }
 
 impl Tools {
     pub(super) fn new(settings: &Settings) -> io::Result<Self> {
+        let null: OwnedFd = File::open("/dev/null")?.into();
         Ok(Self {
             stack: Stack::new()?,
-            null: File::open("/dev/null")?.into(),
+            pad: Pad::new(&null),
+            null,
             original_nofile: settings.original_nofile,
             shim: settings.shim.clone(),
         })
@@ -158,20 +161,12 @@ fn start(
 ) -> Result<Process, BirthError> {
     let sources = [tools.null.as_fd(), order.stdout.as_fd(), order.stderr.as_fd()];
     let sources = sources.into_iter().chain(order.listeners.iter().map(|fd| fd.as_fd())).chain(extra.iter().copied());
-    let floor = (3 + order.listeners.len() + extra.len()) as RawFd;
-    // One that lies where another is to be placed would be overwritten: it is moved out of the way first.
-    let mut lifted = Vec::new();
-    for source in sources {
-        launch.descriptors.push(if source.as_raw_fd() >= floor {
-            source.as_raw_fd()
-        } else {
-            let copy = fds::lift(source, floor).map_err(|error| failed(Stage::Descriptors, &error))?;
-            lifted.push(copy);
-            lifted[lifted.len() - 1].as_raw_fd()
-        });
-    }
+    let sources: Vec<_> = sources.collect();
+    let laid = tools.pad.lay(&sources, &tools.null).map_err(|error| failed(Stage::Descriptors, &error))?;
+    launch.descriptors.extend(laid.numbers());
     seat.progress.enter(Stage::Fork.number());
     let launched = exec::launch(&launch, &mut tools.stack, &seat.progress);
+    drop(laid);
     let (pidfd, trouble) = seat.collect();
     let pid = launched.map_err(|error| failed(Stage::Fork, &error))?;
     if let Some(trouble) = trouble {

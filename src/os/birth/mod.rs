@@ -6,6 +6,7 @@
 mod deliver;
 pub mod environment;
 mod error;
+mod pad;
 mod pinned;
 mod seat;
 pub mod shim;

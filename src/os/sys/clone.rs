@@ -142,14 +142,15 @@ impl Progress {
     }
 }
 
-/// Runs `entry(arg)` in a child that shares our memory, and sleeps until the child has executed a program or ended.
+/// Runs `entry(arg)` in a child that shares our memory and our table of descriptors, and sleeps until the child has executed a program or ended.
 /// Returns its pid; a pidfd, where the kernel has them, waits in `progress` from before the child's first step.
 ///
 /// # Errors
 /// Those of clone(2): EAGAIN, ENOMEM, EMFILE.
 ///
 /// # Safety
-/// `entry` must not return, allocate, lock or panic, and `arg` must be valid for it. All signals must be blocked in
+/// `entry` must not return, allocate, lock or panic, must leave the descriptors alone until it has a table of its own,
+/// and `arg` must be valid for it. All signals must be blocked in
 /// the calling thread. Between two calls with the same `progress` comes [`Progress::settle`].
 pub(super) unsafe fn vfork(
     stack: &mut Stack,
@@ -157,7 +158,7 @@ pub(super) unsafe fn vfork(
     arg: *mut c_void,
     progress: &Progress,
 ) -> io::Result<i32> {
-    const PLAIN: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    const PLAIN: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
     let top = stack.top();
     let slot = progress.pidfd.as_ptr();
     // SAFETY: the stack is ours and free, the slot outlives the call; the caller vouches for entry and arg. A kernel

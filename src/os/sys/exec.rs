@@ -105,6 +105,14 @@ fn prepare(launch: &Launch, progress: &Progress) -> Result<(), Trouble> {
     let at = |stage: u32, detail: usize, done: Result<(), i32>| {
         done.map_err(|errno| Trouble { stage, errno, detail: detail as u32 })
     };
+    // First: whatever keeps the child from its program later, it holds nothing open that is not its own.
+    progress.enter(step::DESCRIPTORS);
+    let end = launch.descriptors.iter().max().map_or(0, |&highest| highest + 1);
+    at(step::DESCRIPTORS, 0, fds::leave_table(end))?;
+    for (to, &from) in launch.descriptors.iter().enumerate() {
+        at(step::DESCRIPTORS, to, fds::place(from, to as RawFd))?;
+    }
+    fds::close_on_exec_from(launch.descriptors.len() as RawFd);
     progress.enter(step::SESSION);
     // SAFETY: no memory is passed. It cannot fail: a new child leads no group.
     unsafe { libc::syscall(libc::SYS_setsid) };
@@ -126,11 +134,6 @@ fn prepare(launch: &Launch, progress: &Progress) -> Result<(), Trouble> {
         let done = unsafe { libc::syscall(libc::SYS_chdir, directory.as_ptr()) };
         at(step::DIRECTORY, 0, if done < 0 { Err(slate::errno()) } else { Ok(()) })?;
     }
-    progress.enter(step::DESCRIPTORS);
-    for (to, &from) in launch.descriptors.iter().enumerate() {
-        at(step::DESCRIPTORS, to, fds::place(from, to as RawFd))?;
-    }
-    fds::close_on_exec_from(launch.descriptors.len() as RawFd);
     Ok(())
 }
 

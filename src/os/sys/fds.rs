@@ -72,6 +72,18 @@ pub(crate) fn adopt(fd: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Gives a child that shares our table of descriptors one of its own, with those below `end` alone: copying the whole
+/// of a large table, and closing the copies at exec, would cost more than all the rest of a birth. Before Linux 5.9
+/// all are copied.
+pub(super) fn leave_table(end: c_int) -> Result<(), i32> {
+    if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) {
+        return Ok(());
+    }
+    // SAFETY: a number only.
+    let done = unsafe { libc::syscall(libc::SYS_unshare, c_long::from(libc::CLONE_FILES)) };
+    if done < 0 { Err(super::slate::errno()) } else { Ok(()) }
+}
+
 /// Marks everything from `first` upward close-on-exec. A belt: all of ours are so from birth; a descriptor that a
 /// library opened without it is not. Kernels before 5.11 cannot and need not.
 pub(super) fn close_on_exec_from(first: c_int) {
