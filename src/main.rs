@@ -1,5 +1,8 @@
 //! Parse, call the verb, exit code.
 
 fn main() -> std::process::ExitCode {
+    if let Some(code) = rotad::os::birth::shim::intercept() {
+        return code;
+    }
     rotad::cli::main()
 }

@@ -1,7 +1,11 @@
 //! The only unsafe code of rotad: one kind of system call a file, each a safe wrapper.
 #![allow(unsafe_code)]
 
+pub mod clone;
 pub mod descriptors;
+pub mod exec;
+pub mod fds;
 pub mod fork;
 pub mod process;
 pub mod signal;
+pub mod slate;

@@ -1,0 +1,172 @@
+//! A child that borrows our memory until it executes its program (clone(2) with CLONE_VM and CLONE_VFORK): its cost
+//! does not grow with the size of the master, and it can report an error by writing it down.
+
+use nix::libc;
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+/// What a child needs of its stack is a few hundred bytes; the rest is for libc's wrappers.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// The stack of a child, with a guard page below: used again and again, by one child at a time.
+#[derive(Debug)]
+pub struct Stack {
+    base: *mut c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and nothing in it is bound to a thread.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    /// # Errors
+    /// ENOMEM (mmap(2)).
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: sysconf takes a number and touches no memory of ours.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(65_536);
+        let len = STACK_BYTES + page;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let base = unsafe { libc::mmap(null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Self { base, len };
+        // SAFETY: the lowest page of the mapping made above; stacks grow down towards it.
+        if unsafe { libc::mprotect(base, page, libc::PROT_NONE) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(stack)
+    }
+
+    /// The highest address: page-aligned, which is more than any ABI asks for.
+    fn top(&mut self) -> *mut c_void {
+        self.base.wrapping_byte_add(self.len)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; the child that used it has left it, or `vfork` would not have returned.
+        unsafe { libc::munmap(self.base, self.len) };
+    }
+}
+
+/// Where a half-born child writes down how far it has come. The parent sleeps meanwhile, but its other threads may
+/// look. All are plain numbers, so that a child which dies in the middle leaves nothing broken behind.
+#[derive(Debug)]
+pub struct Progress {
+    stage: AtomicU32,
+    errno: AtomicI32,
+    detail: AtomicU32,
+    pid: AtomicI32,
+    pidfd: AtomicI32,
+}
+
+/// What a child wrote down before it gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The number last given to [`Progress::enter`].
+    pub stage: u32,
+    pub errno: i32,
+    /// Which one of several, where the stage has several.
+    pub detail: u32,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            stage: AtomicU32::new(0),
+            errno: AtomicI32::new(0),
+            detail: AtomicU32::new(0),
+            pid: AtomicI32::new(0),
+            pidfd: AtomicI32::new(-1),
+        }
+    }
+}
+
+impl Progress {
+    /// Says what is about to be done.
+    pub fn enter(&self, stage: u32) {
+        self.stage.store(stage, Ordering::Relaxed);
+    }
+
+    pub fn stage(&self) -> u32 {
+        self.stage.load(Ordering::Relaxed)
+    }
+
+    /// Called by the child first: its pid, for a look from outside on kernels without CLONE_PIDFD.
+    pub(super) fn here(&self, pid: i32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    pub(super) fn fail(&self, errno: i32, detail: u32) {
+        self.detail.store(detail, Ordering::Relaxed);
+        self.errno.store(errno, Ordering::Release);
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        match self.errno.load(Ordering::Acquire) {
+            0 => None,
+            errno => Some(Trouble { stage: self.stage(), errno, detail: self.detail.load(Ordering::Relaxed) }),
+        }
+    }
+
+    /// Kills the child that is between clone and exec just now; false: there is none.
+    ///
+    /// The caller holds the lock that the parent needs for [`Progress::settle`]: until then the child is not reaped,
+    /// and neither its pid nor its pidfd can come to mean something else.
+    pub fn kill(&self) -> bool {
+        let (pidfd, pid) = (self.pidfd.load(Ordering::Acquire), self.pid.load(Ordering::Acquire));
+        if pidfd >= 0 {
+            // SAFETY: numbers and a null pointer only; the pidfd is open as said above.
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, null::<u8>(), 0) };
+        } else if pid > 0 {
+            // SAFETY: numbers only; an unreaped child of ours pins its pid.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        pidfd >= 0 || pid > 0
+    }
+
+    /// Takes what the child left behind, and forgets it: its pidfd, if there is one, and its trouble.
+    pub fn settle(&self) -> (Option<OwnedFd>, Option<Trouble>) {
+        let trouble = self.trouble();
+        self.pid.store(0, Ordering::Release);
+        self.errno.store(0, Ordering::Release);
+        let fd = self.pidfd.swap(-1, Ordering::AcqRel);
+        // SAFETY: the kernel made the descriptor for the last clone alone, and the swap hands it out once.
+        ((fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) }), trouble)
+    }
+}
+
+/// Runs `entry(arg)` in a child that shares our memory and our table of descriptors, and sleeps until the child has executed a program or ended.
+/// Returns its pid; a pidfd, where the kernel has them, waits in `progress` from before the child's first step.
+///
+/// # Errors
+/// Those of clone(2): EAGAIN, ENOMEM, EMFILE.
+///
+/// # Safety
+/// `entry` must not return, allocate, lock or panic, must leave the descriptors alone until it has a table of its own,
+/// and `arg` must be valid for it. All signals must be blocked in
+/// the calling thread. Between two calls with the same `progress` comes [`Progress::settle`].
+pub(super) unsafe fn vfork(
+    stack: &mut Stack,
+    entry: extern "C" fn(*mut c_void) -> c_int,
+    arg: *mut c_void,
+    progress: &Progress,
+) -> io::Result<i32> {
+    const PLAIN: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
+    let top = stack.top();
+    let slot = progress.pidfd.as_ptr();
+    // SAFETY: the stack is ours and free, the slot outlives the call; the caller vouches for entry and arg. A kernel
+    // before 5.2 ignores CLONE_PIDFD and leaves the slot at -1.
+    let mut pid = unsafe { libc::clone(entry, top, PLAIN | libc::CLONE_PIDFD, arg, slot) };
+    if pid < 0 && matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
+        // SAFETY: as above, without the slot.
+        pid = unsafe { libc::clone(entry, top, PLAIN, arg) };
+    }
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+}

@@ -1,0 +1,195 @@
+//! From a prepared launch to a running program: what a child does between clone(2) and execve(2).
+//!
+//! All is prepared before, so that the child only makes system calls: it shares our memory, and another thread may
+//! hold any lock, the allocator's among them.
+
+use super::clone::{Progress, Stack, Trouble, vfork};
+use super::{fds, slate};
+use nix::libc;
+use std::ffi::{CString, c_char, c_int, c_long, c_void};
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr::null;
+
+/// The program is being written just now (ETXTBSY): tried again so often …
+const BUSY_TRIES: u32 = 5;
+/// … and so many milliseconds apart.
+const BUSY_NAP: u32 = 20;
+
+/// The numbers that [`Progress`] knows the child's steps by.
+pub mod step {
+    pub const SESSION: u32 = 1;
+    pub const LIMITS: u32 = 2;
+    pub const NICE: u32 = 3;
+    pub const DIRECTORY: u32 = 4;
+    pub const DESCRIPTORS: u32 = 5;
+    pub const EXEC: u32 = 6;
+}
+
+/// The environment variable whose value the child writes itself: nobody else knows its pid before it runs.
+pub const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+/// Digits of the largest pid, and the end of the string.
+const PID_ROOM: usize = 11;
+
+/// Everything that the child of one birth needs.
+#[derive(Debug)]
+pub struct Launch {
+    pub program: CString,
+    pub argv: Vec<CString>,
+    pub envp: Vec<CString>,
+    /// Add LISTEN_PID.
+    pub listen_pid: bool,
+    /// None: stay where the parent is.
+    pub directory: Option<CString>,
+    /// Resource, soft, hard.
+    pub limits: Vec<(u32, u64, u64)>,
+    pub nice: Option<i32>,
+    pub umask: Option<u32>,
+    /// What becomes 0, 1, 2, …: each number lies above them all, so that none is overwritten before it is placed.
+    pub descriptors: Vec<RawFd>,
+}
+
+/// The launch as the kernel wants it, in memory that the child may write to.
+struct Raw<'a> {
+    launch: &'a Launch,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    listen_pid: Vec<u8>,
+    progress: &'a Progress,
+}
+
+/// Starts the program in a session of its own, with all signals at their default and none blocked, and sleeps until it
+/// runs or has failed. The pid is that of a child to be reaped in either case.
+///
+/// All signals must be blocked in the calling thread: a handler must not run in the child.
+///
+/// # Errors
+/// No child: those of clone(2). A child that gave up wrote its trouble into `progress`.
+pub fn launch(launch: &Launch, stack: &mut Stack, progress: &Progress) -> io::Result<i32> {
+    debug_assert!(launch.descriptors.iter().all(|&fd| fd >= launch.descriptors.len() as RawFd));
+    let mut raw =
+        Raw { launch, argv: pointers(&launch.argv), envp: pointers(&launch.envp), listen_pid: Vec::new(), progress };
+    if launch.listen_pid {
+        raw.listen_pid.extend_from_slice(LISTEN_PID);
+        raw.listen_pid.resize(LISTEN_PID.len() + PID_ROOM, 0);
+        let last = raw.envp.len() - 1;
+        raw.envp.insert(last, raw.listen_pid.as_mut_ptr().cast_const().cast());
+    }
+    // SAFETY: `child` makes system calls only and never returns; `raw` and all that it points to outlive the call.
+    unsafe { vfork(stack, child, (&raw mut raw).cast(), progress) }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([null()]).collect()
+}
+
+extern "C" fn child(raw: *mut c_void) -> c_int {
+    // SAFETY: `launch` passes its own Raw, which lives until the parent wakes, and looks away meanwhile.
+    let raw = unsafe { &mut *raw.cast::<Raw<'_>>() };
+    // SAFETY: no memory is passed.
+    let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
+    raw.progress.here(pid);
+    if let Err(Trouble { errno, detail, .. }) = prepare(raw.launch, raw.progress) {
+        leave(raw.progress, errno, detail);
+    }
+    if raw.launch.listen_pid {
+        write_digits(&mut raw.listen_pid[LISTEN_PID.len()..], pid);
+    }
+    raw.progress.enter(step::EXEC);
+    slate::empty_mask();
+    let errno = execute(&raw.launch.program, &raw.argv, &raw.envp);
+    leave(raw.progress, errno, 0)
+}
+
+fn prepare(launch: &Launch, progress: &Progress) -> Result<(), Trouble> {
+    let at = |stage: u32, detail: usize, done: Result<(), i32>| {
+        done.map_err(|errno| Trouble { stage, errno, detail: detail as u32 })
+    };
+    // First: whatever keeps the child from its program later, it holds nothing open that is not its own.
+    progress.enter(step::DESCRIPTORS);
+    let end = launch.descriptors.iter().max().map_or(0, |&highest| highest + 1);
+    at(step::DESCRIPTORS, 0, fds::leave_table(end))?;
+    for (to, &from) in launch.descriptors.iter().enumerate() {
+        at(step::DESCRIPTORS, to, fds::place(from, to as RawFd))?;
+    }
+    fds::close_on_exec_from(launch.descriptors.len() as RawFd);
+    progress.enter(step::SESSION);
+    // SAFETY: no memory is passed. It cannot fail: a new child leads no group.
+    unsafe { libc::syscall(libc::SYS_setsid) };
+    slate::default_dispositions();
+    progress.enter(step::LIMITS);
+    for (index, &(resource, soft, hard)) in launch.limits.iter().enumerate() {
+        at(step::LIMITS, index, slate::set_limit(resource, soft, hard))?;
+    }
+    progress.enter(step::NICE);
+    if let Some(nice) = launch.nice {
+        at(step::NICE, 0, slate::set_nice(nice))?;
+    }
+    if let Some(mask) = launch.umask {
+        slate::set_umask(mask);
+    }
+    progress.enter(step::DIRECTORY);
+    if let Some(directory) = &launch.directory {
+        // SAFETY: a C string that outlives the call.
+        let done = unsafe { libc::syscall(libc::SYS_chdir, directory.as_ptr()) };
+        at(step::DIRECTORY, 0, if done < 0 { Err(slate::errno()) } else { Ok(()) })?;
+    }
+    Ok(())
+}
+
+/// Returns only on failure, with the errno.
+fn execute(program: &CString, argv: &[*const c_char], envp: &[*const c_char]) -> i32 {
+    for attempt in 0.. {
+        // SAFETY: C strings and null-terminated arrays of them, which the callers keep alive until the program runs.
+        unsafe { libc::syscall(libc::SYS_execve, program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+        match slate::errno() {
+            libc::ETXTBSY if attempt < BUSY_TRIES => slate::nap(BUSY_NAP),
+            errno => return errno,
+        }
+    }
+    libc::ETXTBSY
+}
+
+fn leave(progress: &Progress, errno: i32, detail: u32) -> ! {
+    progress.fail(errno, detail);
+    loop {
+        // SAFETY: a number only. Not exit(3): its handlers are the parent's.
+        unsafe { libc::syscall(libc::SYS_exit_group, c_long::from(127_u8)) };
+    }
+}
+
+/// Decimal digits, then the zero that is there already. No formatting machinery: it might allocate or panic.
+fn write_digits(room: &mut [u8], pid: i32) {
+    let mut length = 1;
+    let mut rest = pid / 10;
+    while rest > 0 {
+        rest /= 10;
+        length += 1;
+    }
+    rest = pid;
+    for place in room.iter_mut().take(length).rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+/// Becomes the program, in a process that shares memory with nobody. Returns only on failure, with the errno.
+pub fn become_program(program: &CString, argv: &[CString], envp: &[CString]) -> i32 {
+    execute(program, &pointers(argv), &pointers(envp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits() {
+        for pid in [1, 9, 10, 99, 4_194_304, i32::MAX] {
+            let mut room = [0; PID_ROOM];
+            write_digits(&mut room, pid);
+            let text = pid.to_string();
+            assert_eq!(&room[..text.len()], text.as_bytes());
+            assert_eq!(room[text.len()], 0);
+        }
+    }
+}

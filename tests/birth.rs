@@ -1,0 +1,222 @@
+//! What a worker finds when it begins, whatever state the master is in.
+
+#[path = "support/nursery.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod nursery;
+
+use nix::sys::signal::{SigSet, Signal};
+use nursery::*;
+use rotad::os::birth::{BirthOrder, Newborn};
+use rotad::plan::{Account, Limit};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Runs a program that says "here" and then waits to be looked at.
+fn stay(order: &mut BirthOrder) -> (Newborn, impl Sized + use<>) {
+    let mut heard = BufReader::new(listen_to(order));
+    let spawner = spawner();
+    let report = deliver(&spawner, order.clone());
+    order.stdout = null();
+    let child = if order.account.is_some() {
+        let (child, verdict) = judged(report);
+        assert_eq!(verdict, Ok(()));
+        child
+    } else {
+        born(report)
+    };
+    let mut line = String::new();
+    heard.read_line(&mut line).unwrap();
+    assert_eq!(line, "here\n");
+    (child, (heard, spawner))
+}
+
+fn descriptors(pid: i32) -> BTreeMap<i32, PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap());
+    // Other tests open and close theirs meanwhile.
+    open.filter_map(|fd| Some((fd.file_name().to_str()?.parse().ok()?, fs::read_link(fd.path()).ok()?))).collect()
+}
+
+fn environment(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let mut lines: Vec<_> =
+        bytes.split(|&byte| byte == 0).map(|line| String::from_utf8(line.to_vec()).unwrap()).collect();
+    lines.retain(|line| !line.is_empty());
+    lines.sort();
+    lines
+}
+
+fn stat(pid: i32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat[stat.rfind(')').unwrap() + 2..].split(' ').map(str::to_owned).collect()
+}
+
+fn sample(directory: &Path) -> BirthOrder {
+    let mut order = order(&["sh", "-c", "echo here; kill -STOP $$"], directory);
+    let listeners = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+    order.listeners = listeners.into_iter().map(|listener| Arc::new(listener.into())).collect();
+    order.listen_names = "web:admin".into();
+    order.env.push(("LISTEN_PIDS".into(), "kept".into()));
+    order.env.push(("LISTEN_FDS".into(), "99".into()));
+    order.umask = Some(0o027);
+    order.nice = Some(3);
+    order.limits = vec![Limit { name: "core".into(), resource: 4, soft: 0, hard: 1 << 20 }];
+    order
+}
+
+fn check(child: &Newborn, order: &BirthOrder, directory: &Path) {
+    let pid = child.process.pid();
+    for set in ["SigBlk:", "SigIgn:"] {
+        assert_eq!(fact(pid, "status", set), "0000000000000000", "{set}");
+    }
+    let stat = stat(pid);
+    assert_eq!((stat[2].as_str(), stat[3].as_str()), (&*pid.to_string(), &*pid.to_string()), "group and session");
+    assert_eq!(stat[19], child.start_time.to_string());
+    assert_eq!(stat[16], "3", "nice");
+    assert_eq!(fact(pid, "status", "Umask:"), "0027");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), directory);
+    assert_eq!(fact(pid, "limits", "Max open files").split_whitespace().collect::<Vec<_>>(), ["345", "456", "files"]);
+    assert!(fact(pid, "limits", "Max core file size").starts_with("0 "));
+    let open = descriptors(pid);
+    assert_eq!(open.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4], "{open:?}");
+    assert_eq!(open[&0], Path::new("/dev/null"));
+    assert!(open[&1].to_str().unwrap().starts_with("pipe:"));
+    let ours = descriptors(std::process::id() as i32);
+    for (fd, listener) in [3, 4].into_iter().zip(&order.listeners) {
+        use std::os::fd::AsRawFd;
+        assert_eq!(open[&fd], ours[&listener.as_raw_fd()], "listener {fd}");
+    }
+    let listen_pid = format!("LISTEN_PID={pid}");
+    assert_eq!(
+        environment(pid),
+        ["A=b", "LISTEN_FDNAMES=web:admin", "LISTEN_FDS=2", &listen_pid, "LISTEN_PIDS=kept"].map(str::to_owned)
+    );
+}
+
+#[test]
+fn starts_clean() {
+    // Nothing of this thread's reaches the worker either: the spawner is started from it.
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked.add(Signal::SIGCHLD);
+    blocked.thread_block().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().canonicalize().unwrap();
+    let mut order = sample(&directory);
+    let (child, _held) = stay(&mut order);
+    check(&child, &order, &directory);
+    assert_eq!(child.pinned.as_ref().unwrap().directory, directory);
+    assert!(!child.repinned);
+    kill(&child);
+}
+
+/// The same under a parent that ignores signals (nohup), has junk open, and stdio closed.
+#[test]
+fn starts_clean_under_a_hostile_parent() {
+    let script = "trap '' HUP INT QUIT USR1 USR2 TERM; exec 7</dev/null 9</dev/null 0<&-; exec \"$0\" \"$@\"";
+    assert!(std::env::var_os("ALONE").is_none());
+    // As the test above, in a process of its own that is started so.
+    assert!(!alone("starts_clean", &["sh", "-c", script]));
+}
+
+fn nobody() -> Account {
+    let (home, shell) = (PathBuf::from("/nonexistent"), PathBuf::from("/bin/sh"));
+    Account { name: "nobody".into(), uid: 65_534, gid: 65_533, groups: vec![65_533, 12_345], home, shell }
+}
+
+#[test]
+fn gives_up_the_rights_of_the_master() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().canonicalize().unwrap();
+    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut order = sample(&directory);
+    order.account = Some(nobody());
+    if !is_root() {
+        let (child, verdict) = judged(deliver(&spawner(), order));
+        bury(&child);
+        // Not checked without root: that a worker with a user begins as that user.
+        assert_eq!(verdict.unwrap_err().to_string(), "setting the groups of user nobody: Operation not permitted");
+        return;
+    }
+    let (child, _held) = stay(&mut order);
+    check(&child, &order, &directory);
+    let status = |name: &str| fact(child.process.pid(), "status", name);
+    assert_eq!(status("Uid:"), ["65534"; 4].join("\t"));
+    assert_eq!(status("Gid:"), ["65533"; 4].join("\t"));
+    assert_eq!(status("Groups:"), "12345 65533");
+    for set in ["CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(status(set), "0000000000000000", "{set}");
+    }
+    kill(&child);
+}
+
+#[test]
+fn one_may_name_oneself() {
+    let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let groups = nix::unistd::getgroups().unwrap().iter().map(|group| group.as_raw()).collect();
+    let mut order = order(&["true"], Path::new("/"));
+    order.account = Some(Account { uid, gid, groups, ..nobody() });
+    let (child, verdict) = judged(deliver(&spawner(), order));
+    assert_eq!(verdict, Ok(()));
+    bury(&child);
+}
+
+#[test]
+fn leaves_no_descriptor_behind() {
+    if !alone("leaves_no_descriptor_behind", &["env"]) {
+        return;
+    }
+    let spawner = spawner();
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut before = 0;
+    for round in 0..=200 {
+        let mut order = order(&[if round % 3 == 0 { "/no/such/program" } else { "true" }], Path::new("/"));
+        order.account = (round % 7 == 0).then(nobody);
+        match deliver(&spawner, order) {
+            rotad::os::birth::BirthReport::Failed { .. } => {}
+            rotad::os::birth::BirthReport::Born { born, .. } => bury(&born),
+            rotad::os::birth::BirthReport::Underway { born, .. } => bury(&born),
+        }
+        if round == 0 {
+            before = open();
+        }
+    }
+    assert_eq!(open(), before);
+}
+
+/// A generation stays where it began, until that place is gone.
+#[test]
+fn a_moved_link_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let link = root.join("current");
+    for release in ["one", "two"] {
+        fs::create_dir(root.join(release)).unwrap();
+        fs::copy(Path::new("/bin/pwd").canonicalize().unwrap(), root.join(release).join("app")).unwrap();
+    }
+    std::os::unix::fs::symlink("one", &link).unwrap();
+    let spawner = spawner();
+    let mut order = order(&["./app", "-P"], &link);
+    let mut run = || {
+        let heard = listen_to(&mut order);
+        let child = born(deliver(&spawner, order.clone()));
+        order.stdout = null();
+        bury(&child);
+        (PathBuf::from(everything(heard).trim_end()), child)
+    };
+    let (place, child) = run();
+    assert_eq!((place, child.pinned.unwrap().program), (root.join("one"), root.join("one/app")));
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("two", &link).unwrap();
+    let (place, child) = run();
+    assert_eq!((place, child.pinned, child.repinned), (root.join("one"), None, false));
+    fs::remove_dir_all(root.join("one")).unwrap();
+    let (place, child) = run();
+    assert_eq!((place, child.repinned), (root.join("two"), true));
+    assert_eq!(child.pinned.unwrap().directory, root.join("two"));
+    let (place, child) = run();
+    assert_eq!((place, child.repinned), (root.join("two"), false));
+}

@@ -1,0 +1,248 @@
+//! A worker that cannot be born: the reason is told in words, and nothing else suffers.
+
+#[path = "support/nursery.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod nursery;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::resource::{Resource, setrlimit};
+use nursery::*;
+use rotad::os::birth::{BirthReport, Pinned, Spawner};
+use rotad::plan::{Account, Limit};
+use rotad_core::WorkerId;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn write(path: &Path, text: &[u8], mode: u32) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn every_reason_has_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let at = |name: &str| root.join(name).display().to_string();
+    write(&root.join("plain"), b"echo\n", 0o644);
+    write(&root.join("noise"), b"\x01\x02\x03", 0o755);
+    write(&root.join("orphan"), b"#!/no/such/interpreter -x\n", 0o755);
+    write(&root.join("foreign"), b"#!/bin/sh\r\necho\r\n", 0o755);
+    fs::create_dir(root.join("folder")).unwrap();
+    let spawner = spawner();
+    for (program, words) in [
+        ("no-such-program-anywhere", "no such program: no-such-program-anywhere".into()),
+        ("./missing", "no such program: ./missing".into()),
+        ("plain/x", "no such program: plain/x".into()),
+        ("./plain", "not executable: ./plain".into()),
+        ("./folder", "not executable: ./folder".into()),
+        ("./noise", format!("not a program (exec format error): {}", at("noise"))),
+        ("./orphan", format!("bad interpreter: /no/such/interpreter (asked for by {})", at("orphan"))),
+        ("./foreign", format!("bad interpreter: /bin/sh\\r (asked for by {})", at("foreign"))),
+    ] {
+        assert_eq!(error(deliver(&spawner, order(&[program], &root))), words);
+    }
+    assert_eq!(error(deliver(&spawner, order(&["true"], Path::new("/no/dir")))), "no such directory: /no/dir");
+    let file = at("plain");
+    assert_eq!(error(deliver(&spawner, order(&["true"], Path::new(&file)))), format!("not a directory: {file}"));
+    let mut greedy = order(&["true"], &root);
+    greedy.limits = vec![Limit { name: "core".into(), resource: 4, soft: 2, hard: 1 }];
+    assert_eq!(error(deliver(&spawner, greedy)), "setting limit core: Invalid argument");
+    let mut broken = order(&["true", "a\0b"], &root);
+    assert_eq!(error(deliver(&spawner, broken.clone())), "preparing its command: Invalid argument");
+    broken.argv.pop();
+    broken.env.push(("X".into(), "a\0b".into()));
+    assert_eq!(error(deliver(&spawner, broken)), "preparing its environment: Invalid argument");
+}
+
+#[test]
+fn a_program_that_is_being_written_is_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().canonicalize().unwrap().join("app");
+    fs::copy(Path::new("/bin/true").canonicalize().unwrap(), &program).unwrap();
+    let writer = File::options().append(true).open(&program).unwrap();
+    let spawner = spawner();
+    let words = error(deliver(&spawner, order(&["./app"], folder.path())));
+    assert_eq!(words, format!("text file busy: {}", program.display()));
+    drop(writer);
+    bury(&born(deliver(&spawner, order(&["./app"], folder.path()))));
+}
+
+#[test]
+fn the_user_meets_its_own_walls() {
+    if !is_root() {
+        // Not checked without root: errors of a worker that has a user.
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(root.join("closed")).unwrap();
+    fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    write(&root.join("ours"), b"#!/bin/sh\n", 0o700);
+    write(&root.join("orphan"), b"#!/no/such\n", 0o755);
+    let spawner = spawner();
+    let account = Account {
+        name: "nobody".into(),
+        uid: 65_534,
+        gid: 65_534,
+        groups: vec![],
+        home: "/".into(),
+        shell: "/".into(),
+    };
+    for (program, directory, words) in [
+        ("true", "closed", format!("permission denied: {}/closed", root.display())),
+        ("./ours", ".", format!("permission denied: {}/ours", root.display())),
+        ("./orphan", ".", format!("bad interpreter: /no/such (asked for by {}/orphan)", root.display())),
+    ] {
+        let mut order = order(&[program], &root.join(directory));
+        order.account = Some(account.clone());
+        let (child, verdict) = judged(deliver(&spawner, order));
+        assert_eq!(verdict.unwrap_err().to_string(), words);
+        bury(&child);
+    }
+    let mut order = order(&["./missing"], &root);
+    order.account = Some(account);
+    assert_eq!(error(deliver(&spawner, order)), "no such program: ./missing");
+}
+
+#[test]
+fn no_descriptors_left() {
+    if !alone("no_descriptors_left", &["env"]) {
+        return;
+    }
+    let spawner = spawner();
+    let order = order(&["true"], Path::new("/"));
+    bury(&born(deliver(&spawner, order.clone())));
+    setrlimit(Resource::RLIMIT_NOFILE, 3, 4096).unwrap();
+    let words = error(deliver(&spawner, order.clone()));
+    setrlimit(Resource::RLIMIT_NOFILE, 1024, 4096).unwrap();
+    assert_eq!(words, "too many open files");
+    bury(&born(deliver(&spawner, order)));
+}
+
+#[test]
+fn fork_refused() {
+    if std::env::var_os("ALONE").is_none() && std::process::Command::new("strace").arg("-V").output().is_err() {
+        // Not checked without strace: a kernel that refuses the process.
+        return;
+    }
+    // Threads come from clone3(2), workers from clone(2): the first two are refused.
+    let inject = "inject=clone:error=EAGAIN:when=1";
+    if !alone("fork_refused", &["strace", "-f", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]) {
+        return;
+    }
+    let spawner = spawner();
+    let order = order(&["true"], Path::new("/"));
+    assert_eq!(
+        error(deliver(&spawner, order.clone())),
+        "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
+    );
+    bury(&born(deliver(&spawner, order)));
+}
+
+/// A file system whose server never answers; it fails everything once it is dropped.
+struct DeadMount<'a>(#[allow(dead_code)] File, &'a Path);
+
+impl<'a> DeadMount<'a> {
+    /// None: it takes root and a kernel with FUSE.
+    fn over(path: &'a Path) -> Option<Self> {
+        let device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("dead"), path, Some("fuse"), flags, Some(options.as_str())).ok()?;
+        Some(Self(device, path))
+    }
+}
+
+impl Drop for DeadMount<'_> {
+    fn drop(&mut self) {
+        umount2(self.1, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lets the spawner's time pass, without waiting for it, until it says what became of the order.
+fn play(spawner: &mut Spawner) -> BirthReport {
+    let mut now = Instant::now();
+    loop {
+        now += Duration::from_millis(500);
+        assert!(spawner.deadline().is_some() || !spawner.reports().is_empty());
+        spawner.check(now);
+        if let Ok(report) = spawner.reports().recv_timeout(Duration::from_millis(20)) {
+            return report;
+        }
+    }
+}
+
+#[test]
+fn a_child_that_hangs_is_killed() {
+    // On its own: a child that hangs holds what the other tests have open just then.
+    if !alone("a_child_that_hangs_is_killed", &["env"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let mut spawner = spawner();
+    let order = order(&["true"], &root);
+    bury(&born(deliver(&spawner, order.clone())));
+    assert_eq!(spawner.deadline(), None);
+    let Some(mount) = DeadMount::over(&root) else {
+        // Not checked: births that hang.
+        return;
+    };
+    // Pinned already: the first to touch the mount is the child. A sibling that waits behind it has no better luck.
+    spawner.order(order.clone());
+    spawner.order(order.clone());
+    for _ in 0..2 {
+        assert_eq!(error(play(&mut spawner)), format!("hung while entering directory {}", root.display()));
+    }
+    assert_eq!((spawner.outstanding(), spawner.deadline()), (0, None));
+    bury(&born(deliver(&spawner, nursery::order(&["true"], Path::new("/")))));
+    drop(mount);
+    bury(&born(deliver(&spawner, order)));
+}
+
+#[test]
+fn a_thread_that_hangs_is_written_off() {
+    // On its own: a child that hangs holds what the other tests have open just then.
+    if !alone("a_thread_that_hangs_is_written_off", &["env"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let mut spawner = spawner();
+    let Some(mount) = DeadMount::over(&root) else {
+        // Not checked: threads that hang.
+        return;
+    };
+    let words = format!("hung while finding the program {}", root.display());
+    // Not pinned yet: the thread itself looks at the mount. More than may hang at once, each of another pool.
+    for round in 0..10 {
+        let mut order = order(&["true"], &root);
+        order.worker = WorkerId(round);
+        spawner.order(order.clone());
+        let report = play(&mut spawner);
+        assert!(matches!(&report, BirthReport::Failed { worker, .. } if *worker == WorkerId(round)));
+        let expected = if round < 9 { words.as_str() } else { "hung while waiting for a spawner" };
+        assert_eq!(error(report), expected, "round {round}");
+        if round == 0 {
+            // The same pool once more costs no second thread, and nobody else waits.
+            assert_eq!(error(deliver(&spawner, order)), words);
+            bury(&born(deliver(&spawner, nursery::order(&["true"], Path::new("/")))));
+        }
+    }
+    drop(mount);
+    // Those that come back take orders again, and do not report a second time.
+    for _ in 0..20 {
+        let mut order = order(&["true"], Path::new("/"));
+        order.pinned = Arc::new(Pinned::new("true".into(), "/".into(), Some("/usr/bin:/bin".into())));
+        bury(&born(deliver(&spawner, order)));
+    }
+    assert!(spawner.reports().is_empty());
+    assert!(spawner.deadline().is_none_or(|deadline| deadline > Instant::now() + PATIENCE));
+}

@@ -1,0 +1,134 @@
+//! A spawner of one's own, and children that are ended with the test.
+
+use rotad::os::birth::{BirthError, BirthOrder, BirthReport, Newborn, Pinned, Settings, Spawner, verdict};
+use rotad::os::wake::Wake;
+use rotad_core::WorkerId;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No test waits for time; this is when it gives up.
+const GIVE_UP: Duration = Duration::from_secs(60);
+/// Limits of open files that no other part of a test uses.
+pub const NOFILE: (u64, u64) = (345, 456);
+
+pub fn spawner() -> Spawner {
+    let wake = Wake::new().unwrap();
+    let shim = env!("CARGO_BIN_EXE_rotad").into();
+    Spawner::start(Settings { wake, original_nofile: NOFILE, shim }).unwrap()
+}
+
+pub fn null() -> Arc<OwnedFd> {
+    Arc::new(File::options().write(true).open("/dev/null").unwrap().into())
+}
+
+/// An order with nothing special about it.
+pub fn order(argv: &[&str], directory: &Path) -> BirthOrder {
+    let argv: Vec<OsString> = argv.iter().map(Into::into).collect();
+    BirthOrder {
+        worker: WorkerId(1),
+        pinned: Arc::new(Pinned::new(argv[0].clone(), directory.to_owned(), None)),
+        argv,
+        env: vec![("A".into(), "b".into())],
+        account: None,
+        umask: None,
+        nice: None,
+        limits: vec![],
+        stdout: null(),
+        stderr: null(),
+        listeners: vec![],
+        listen_names: String::new(),
+    }
+}
+
+/// The order's stdout, to be read to its end.
+pub fn listen_to(order: &mut BirthOrder) -> File {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    order.stdout = Arc::new(write);
+    read.into()
+}
+
+pub fn report(spawner: &Spawner) -> BirthReport {
+    spawner.reports().recv_timeout(GIVE_UP).unwrap()
+}
+
+pub fn deliver(spawner: &Spawner, order: BirthOrder) -> BirthReport {
+    spawner.order(order);
+    report(spawner)
+}
+
+pub fn born(report: BirthReport) -> Newborn {
+    match report {
+        BirthReport::Born { born, .. } => born,
+        other => panic!("not born: {other:?}"),
+    }
+}
+
+pub fn error(report: BirthReport) -> String {
+    match report {
+        BirthReport::Failed { error, .. } => error.to_string(),
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+/// Waits for the verdict on a worker with a user of its own.
+pub fn judged(report: BirthReport) -> (Newborn, Result<(), BirthError>) {
+    let BirthReport::Underway { born, verdict: fd, .. } = report else { panic!("not underway: {report:?}") };
+    let mut wait = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut wait, nix::poll::PollTimeout::try_from(GIVE_UP).unwrap()), Ok(1));
+    (born, verdict(&fd).unwrap().unwrap())
+}
+
+/// Waits until the child has ended by itself, and reaps it.
+pub fn bury(child: &Newborn) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    waitid(Id::Pid(nix::unistd::Pid::from_raw(child.process.pid())), WaitPidFlag::WEXITED).unwrap();
+}
+
+pub fn kill(child: &Newborn) {
+    child.process.signal(9).unwrap();
+    bury(child);
+}
+
+/// All that comes until nobody holds the other end.
+pub fn everything(mut from: File) -> String {
+    let mut text = String::new();
+    from.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// One line of /proc/PID/FILE, by its beginning.
+pub fn fact(pid: i32, file: &str, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+}
+
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// True: this is a process that runs this test alone. False: there was one, and it succeeded. `before`: words of a
+/// command line that the process is started with.
+pub fn alone(test: &str, before: &[&str]) -> bool {
+    if std::env::var_os("ALONE").is_some() {
+        return true;
+    }
+    let this = std::env::current_exe().unwrap();
+    let line: Vec<OsString> = before.iter().map(Into::into).chain([this.into_os_string()]).collect();
+    let done = Command::new(&line[0])
+        .args(&line[1..])
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("ALONE", "1")
+        .output()
+        .unwrap();
+    let text = [done.stdout, done.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(done.status.success() && text.contains("1 passed"), "{test} on its own: {text}");
+    false
+}
