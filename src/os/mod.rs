@@ -7,6 +7,7 @@ pub mod house;
 pub mod leftovers;
 pub mod lineage;
 pub mod notify;
+pub mod proc;
 pub mod ready;
 pub mod sockets;
 pub mod sys;
