@@ -2,14 +2,20 @@
 
 pub mod birth;
 pub mod cgroup;
+pub mod clock;
 pub mod daemon;
 pub mod house;
 pub mod interrupt;
 pub mod leftovers;
 pub mod lineage;
 pub mod notify;
+pub mod pen;
+pub mod proc;
+pub mod reactor;
 pub mod ready;
 pub mod report;
+pub mod run;
+pub mod signals;
 pub mod sockets;
 pub mod sys;
 pub mod wake;

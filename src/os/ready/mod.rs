@@ -1,1 +1,7 @@
-//! Readiness seen from outside.
+//! x
+use crate::plan::Address;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub inode: u64,
+    pub address: Address,
+}

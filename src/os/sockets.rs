@@ -1,1 +1,0 @@
-//! Listening sockets, opened once and kept open through anything.

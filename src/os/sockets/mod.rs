@@ -1,0 +1,215 @@
+//! Listening sockets, opened once and kept open through anything.
+//!
+//! Each address has one socket that all its workers share. Workers can hurt it: shutdown(2) on it ends it for all of
+//! them, and their own listen(2) sets another backlog. The main loop watches it for [`Listener::WATCH`] and calls
+//! [`Listener::heal`] at EPOLLHUP or EPOLLRDHUP, and [`Listener::restore_backlog`] whenever a worker became ready.
+//!
+//! Choices:
+//! - TCP_NODELAY is set on the listener, since accepted sockets inherit it: runtimes that make a socket object from a
+//!   bare descriptor often forget it, and then Nagle meets delayed acknowledgements.
+//! - `[::]` takes IPv4 too, as users of systemd expect, unless the same set has an IPv4 address of that port, as users
+//!   of nginx write it (`listen 80; listen [::]:80`): then it is for IPv6 alone. Any other IPv6 address is IPv6 alone.
+//! - Sockets stay in blocking mode. O_NONBLOCK belongs to the open file and thus to all who share it.
+
+mod error;
+mod tcp;
+mod unix;
+
+pub use error::SocketError;
+
+use crate::os::proc;
+use crate::os::ready::Target;
+use crate::os::sys::socket::{self, Queue};
+use crate::plan::{Address, ListenPlan};
+use nix::sys::epoll::EpollFlags;
+use nix::sys::stat::fstat;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    plan: ListenPlan,
+    fd: Arc<OwnedFd>,
+    /// Of the socket itself, as in /proc/PID/fd (`socket:[inode]`).
+    inode: u64,
+    /// The address that was really bound: the port is never 0.
+    bound: Address,
+    /// Device and inode of a unix socket's file, as we made it.
+    file: Option<unix::FileId>,
+    /// The file of a unix socket has been removed (or given up) by us.
+    removed: bool,
+}
+
+/// What [`Listener::heal`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Healed {
+    /// It was not shut.
+    Unhurt,
+    /// The same socket listens again: the workers need not notice.
+    Relistened,
+    /// A new socket stands at the same path: register the new descriptor, and roll the pools that use it, since their
+    /// workers hold the dead one.
+    Replaced,
+}
+
+/// Opens all of them, or none.
+///
+/// # Errors
+/// The first that cannot be opened; those opened before are closed, and their files removed.
+pub fn open_all(plans: &[ListenPlan]) -> Result<Vec<Listener>, SocketError> {
+    let mut open = Vec::with_capacity(plans.len());
+    for plan in plans {
+        match Listener::open(plan, plans) {
+            Ok(listener) => open.push(listener),
+            Err(error) => {
+                open.iter_mut().for_each(|listener: &mut Listener| {
+                    listener.remove_file().ok();
+                });
+                return Err(SocketError::new(plan, error));
+            }
+        }
+    }
+    Ok(open)
+}
+
+impl Listener {
+    /// What to watch the descriptor for with epoll; EPOLLHUP is always reported. New connections do not wake the
+    /// watcher.
+    pub const WATCH: EpollFlags = EpollFlags::EPOLLRDHUP;
+
+    fn open(plan: &ListenPlan, all: &[ListenPlan]) -> io::Result<Self> {
+        let (fd, bound, file) = match &plan.address {
+            Address::Tcp(address) => {
+                let (fd, bound) = tcp::open(*address, plan.backlog, tcp::takes_both(*address, all))?;
+                (fd, Address::Tcp(bound), None)
+            }
+            Address::Unix(path) => {
+                let (fd, file) = unix::open(plan, path)?;
+                (fd, plan.address.clone(), Some(file))
+            }
+        };
+        let inode = fstat(&fd)?.st_ino;
+        Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file, removed: false })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    pub fn plan(&self) -> &ListenPlan {
+        &self.plan
+    }
+
+    /// The descriptor to hand on. [`Healed::Replaced`] changes it.
+    pub fn fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
+    }
+
+    /// The socket's inode, as in `socket:[inode]`.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// What the scout looks for.
+    pub fn target(&self) -> Target {
+        Target { inode: self.inode, address: self.bound.clone() }
+    }
+
+    /// The address as a configuration writes it, with the port that was really bound: `127.0.0.1:8080`, `[::]:80`,
+    /// `unix:/run/shop.sock`.
+    pub fn addr_text(&self) -> String {
+        address_text(&self.bound)
+    }
+
+    /// The port that was really bound; none for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match &self.bound {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// The backlog that is really in force, where net.core.somaxconn is below the wanted one.
+    pub fn clipped(&self) -> Option<u32> {
+        let most: u32 = proc::read("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()?;
+        (most < self.plan.backlog).then_some(most)
+    }
+
+    /// How many connections wait for an accept; none for a unix socket.
+    pub fn queue(&self) -> Option<Queue> {
+        matches!(self.bound, Address::Tcp(_)).then(|| socket::queue(&self.fd).ok()).flatten()
+    }
+
+    /// Whether somebody has called shutdown(2) on it: clients are refused, for all workers.
+    pub fn is_shut(&self) -> bool {
+        socket::is_hung_up(&self.fd)
+    }
+
+    /// Makes a shut socket serve again. A TCP socket listens again as it is; a unix socket stays shut for ever, so a
+    /// new one takes its path.
+    ///
+    /// # Errors
+    /// EADDRINUSE: somebody took the address meanwhile; anything that opening may say. Nothing is changed then, and
+    /// it may be tried again.
+    pub fn heal(&mut self) -> io::Result<Healed> {
+        if !self.is_shut() {
+            return Ok(Healed::Unhurt);
+        }
+        match self.bound.clone() {
+            Address::Tcp(address) => {
+                tcp::listen_again(&self.fd, address, self.plan.backlog)?;
+                Ok(Healed::Relistened)
+            }
+            Address::Unix(path) => {
+                let (fd, file) = unix::open(&self.plan, &path)?;
+                self.inode = fstat(&fd)?.st_ino;
+                (self.fd, self.file, self.removed) = (Arc::new(fd), Some(file), false);
+                Ok(Healed::Replaced)
+            }
+        }
+    }
+
+    /// Sets the backlog again: a worker's own listen(2) on the shared socket changes it for all. One system call.
+    ///
+    /// # Errors
+    /// Those of listen(2).
+    pub fn restore_backlog(&self) -> io::Result<()> {
+        socket::listen(&self.fd, self.plan.backlog)
+    }
+
+    /// Removes the file of a unix socket, if it is still the one that we made.
+    ///
+    /// # Errors
+    /// EACCES, EROFS: the folder may not be written any more.
+    pub fn remove_file(&mut self) -> io::Result<bool> {
+        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else {
+            return Ok(false);
+        };
+        self.removed = true;
+        if unix::FileId::of(path).ok() != Some(file) {
+            return Ok(false);
+        }
+        std::fs::remove_file(path).map(|()| true)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn address_text(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// The folder of a path, `.` for a bare name.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -1,0 +1,73 @@
+//! recvmsg(2) with credentials and descriptors (unix(7)): nothing received is ever leaked, not even when the control
+//! part was cut because no descriptor was left.
+
+use nix::libc;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// One datagram.
+#[derive(Debug)]
+pub struct Datagram {
+    /// Bytes of the buffer that were filled.
+    pub len: usize,
+    /// It was longer than the buffer: the rest is lost.
+    pub cut: bool,
+    /// The sender's pid and uid as the kernel vouches for them, when the socket asks for them (SO_PASSCRED).
+    pub sender: Option<(i32, u32)>,
+    /// Descriptors that came with it, close-on-exec.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Room for a sender and for as many descriptors as a message may carry (SCM_MAX_FD, 253), aligned for cmsghdr.
+#[repr(C, align(8))]
+struct Control([u8; 2048]);
+
+/// Receives one datagram without waiting.
+///
+/// # Errors
+/// EAGAIN: there is none.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
+    let mut control = Control([0; 2048]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data; all zeroes is a valid value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: header points to buffer and control, which live through the call and are written within their lengths.
+    let len = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut header, flags) };
+    if len < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (sender, fds) = control_parts(&header);
+    Ok(Datagram { len: len as usize, cut: header.msg_flags & libc::MSG_TRUNC != 0, sender, fds })
+}
+
+/// Takes credentials and descriptors out of a header that recvmsg has just filled.
+fn control_parts(header: &libc::msghdr) -> (Option<(i32, u32)>, Vec<OwnedFd>) {
+    let (mut sender, mut fds) = (None, Vec::new());
+    // SAFETY: recvmsg has set msg_control and msg_controllen to the valid part of a buffer that still lives.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !next.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give headers that lie whole in the control buffer.
+        let (kind, len, data) = unsafe { ((*next).cmsg_type, (*next).cmsg_len as usize, libc::CMSG_DATA(next)) };
+        // SAFETY: a pure computation.
+        let len = len.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+        if kind == libc::SCM_CREDENTIALS && len >= size_of::<libc::ucred>() {
+            // SAFETY: the length says that a whole ucred is there.
+            let who = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+            sender = Some((who.pid, who.uid));
+        }
+        if kind == libc::SCM_RIGHTS {
+            for n in 0..len / size_of::<i32>() {
+                // SAFETY: n is below the number of descriptors that the kernel wrote, each new and ours alone.
+                fds.push(unsafe { OwnedFd::from_raw_fd(data.cast::<i32>().add(n).read_unaligned()) });
+            }
+        }
+        // SAFETY: as for CMSG_FIRSTHDR.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
+    }
+    (sender, fds)
+}

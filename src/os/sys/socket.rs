@@ -1,0 +1,53 @@
+//! listen(2) with any backlog, and what the kernel tells about a listening socket (poll(2); tcp(7), TCP_INFO).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Makes a bound socket listen; on one that listens already it only sets the backlog again (listen(2)).
+///
+/// # Errors
+/// EADDRINUSE: somebody else has taken the port since it was bound.
+pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: listen takes two numbers and touches no memory of ours.
+    if unsafe { nix::libc::listen(socket.as_fd().as_raw_fd(), backlog) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The accept queue of a listening TCP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections that wait for an accept.
+    pub waiting: u32,
+    /// How many may wait: the backlog in force.
+    pub most: u32,
+}
+
+/// Reads the accept queue of a listening TCP socket: `tcpi_unacked` and `tcpi_sacked` mean that there.
+///
+/// # Errors
+/// EOPNOTSUPP: not TCP.
+pub fn queue(socket: impl AsFd) -> io::Result<Queue> {
+    // SAFETY: tcp_info is plain data; all zeroes is a valid value.
+    let mut info: nix::libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of_val(&info) as nix::libc::socklen_t;
+    let (level, option) = (nix::libc::IPPROTO_TCP, nix::libc::TCP_INFO);
+    // SAFETY: info and size live through the call, and the kernel writes at most `size` bytes.
+    let done =
+        unsafe { nix::libc::getsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw mut info).cast(), &mut size) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Queue { waiting: info.tcpi_unacked, most: info.tcpi_sacked })
+}
+
+/// Whether a socket has been shut down for reading, or for both ways (POLLRDHUP, POLLHUP): for a listening one, whether
+/// it refuses everybody.
+pub fn is_hung_up(socket: impl AsFd) -> bool {
+    let mut fd = nix::libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: nix::libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one pollfd, which lives through the call; a timeout of 0 does not wait.
+    let found = unsafe { nix::libc::poll(&mut fd, 1, 0) };
+    found > 0 && fd.revents & (nix::libc::POLLHUP | nix::libc::POLLRDHUP) != 0
+}

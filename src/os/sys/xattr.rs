@@ -1,0 +1,23 @@
+//! Extended attributes (getxattr(2)).
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Reads a short attribute of a file.
+///
+/// # Errors
+/// ENODATA: it has none of that name; ERANGE: longer than 64 bytes; EOPNOTSUPP.
+pub fn get(path: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let name = CString::new(name)?;
+    let mut value = vec![0u8; 64];
+    // SAFETY: both strings end in NUL, and the kernel writes at most value.len() bytes into value.
+    let len = unsafe { nix::libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    if len < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    value.truncate(len as usize);
+    Ok(value)
+}
