@@ -27,7 +27,6 @@ mod code {
 pub fn main() -> ExitCode {
     // Rotad's own workers come first: no parsing, and for the shim no touching of signals either.
     match hidden_verb().as_deref() {
-        Some("__shim") => return seam::shim().into(),
         Some("__demo-web") => return demo::web::main().into(),
         Some("__demo-task") => return demo::task::main().into(),
         _ => {}

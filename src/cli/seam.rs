@@ -1,25 +1,22 @@
-//! Where the verbs reach the rest of rotad, in one place.
+//! Where the verbs reach the rest of rotad, in one place: errors become text for people here.
 
+pub use crate::config::Peek;
 use crate::os::daemon::Launch;
 use crate::plan::Plan;
 use std::path::{Path, PathBuf};
-
-/// What can be known of a master from its configuration file, also from a broken one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peek {
-    /// The file's real path.
-    pub config: PathBuf,
-    pub name: String,
-    pub runtime_dir: PathBuf,
-    pub pid_file: PathBuf,
-}
 
 /// Reads a configuration: the plan and rendered warnings, or rendered findings.
 ///
 /// # Errors
 /// The findings, for people.
 pub fn load(path: &Path) -> Result<(Plan, String), String> {
-    Err(format!("not connected yet: reading {}", path.display()))
+    match crate::config::load(path) {
+        Ok(loaded) => {
+            let warnings = if loaded.warnings.is_empty() { String::new() } else { loaded.warnings.to_string() };
+            Ok((loaded.plan, warnings))
+        }
+        Err(findings) => Err(findings.to_string()),
+    }
 }
 
 /// The configuration file: the explicit one, or the first of the search.
@@ -27,25 +24,18 @@ pub fn load(path: &Path) -> Result<(Plan, String), String> {
 /// # Errors
 /// None found, or one that must not be trusted.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf, String> {
-    explicit.map(Path::to_owned).ok_or_else(|| "not connected yet: searching for a configuration; use -c".to_owned())
+    crate::config::find(explicit).map_err(|error| error.to_string())
 }
 
-/// The master that a configuration file belongs to.
+/// The master that a configuration file belongs to, also a broken one's.
 ///
 /// # Errors
-/// The file cannot be read, or tells too little.
+/// None today; the verbs print what a later one says.
 pub fn peek(path: &Path) -> Result<Peek, String> {
-    Err(format!("not connected yet: reading {}", path.display()))
+    Ok(crate::config::peek(path))
 }
 
 /// The master's life, from its house to its last worker's end. Returns its exit code.
-pub fn serve(_plan: Plan, launch: Launch) -> u8 {
-    launch.report.finish(78, "not connected yet: the master");
-    78
-}
-
-/// The hidden verb that drops rights and becomes a worker.
-pub fn shim() -> u8 {
-    super::print::error("not connected yet: the shim");
-    78
+pub fn serve(plan: Plan, launch: Launch) -> u8 {
+    crate::os::run::serve(plan, launch)
 }

@@ -18,4 +18,5 @@ pub mod run;
 pub mod signals;
 pub mod sockets;
 pub mod sys;
+pub mod usage;
 pub mod wake;

@@ -55,8 +55,7 @@ impl Signals {
         }
         let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)?;
         // A closed pipe or a file at its size limit is an error to be read, not a reason to die.
-        super::sys::signal::ignore(SIGPIPE)?;
-        super::sys::signal::ignore(nix::libc::SIGXFSZ)?;
+        super::sys::signal::ignore(&[SIGPIPE, nix::libc::SIGXFSZ]);
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         Ok(Self { delivery, map, terminal, reopen })
     }

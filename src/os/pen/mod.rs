@@ -148,9 +148,8 @@ impl Desk {
 
     fn adopt(&mut self, stream: Arc<Stream>) {
         self.last_stream += 1;
-        let watched = stream.with_fd(|fd| {
-            self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, self.last_stream)).is_ok()
-        });
+        let watched =
+            stream.with_fd(|fd| self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, self.last_stream)).is_ok());
         if watched == Some(true) {
             self.streams.insert(self.last_stream, stream);
         }

@@ -19,7 +19,11 @@ pub(super) enum Errand {
     ApplyConfig,
     Reload,
     /// A client's `reload`.
-    Ask { client: u64, pools: Vec<PoolId>, wait: bool },
+    Ask {
+        client: u64,
+        pools: Vec<PoolId>,
+        wait: bool,
+    },
 }
 
 /// Reads the configuration files again, off the main thread.

@@ -1,11 +1,10 @@
 //! Orders, carried out: one arm each. Nothing here waits for anything.
 
 use super::Keeper;
-use super::roster::{Body, Stage};
 use super::recipes::Birth;
+use super::roster::{Body, Stage};
 use crate::os::notify::NotifySocket;
 use crate::os::pen::{Stream, Worker};
-use crate::os::reactor::{Interest, Source};
 use crate::plan::Sink;
 use rotad_core::{Event, Generation, Order, PoolId, Slot, WorkerId};
 use std::io;
@@ -76,15 +75,13 @@ impl Keeper {
         let Some(plan) = self.plan.pools.get(pool.0 as usize) else { return Ok(()) };
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
-        self.reactor.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)?;
         let label = Worker { pool: plan.name.clone(), slot: slot.0 };
         let (stream, stdout, stderr) = outputs(plan.stdout, plan.stderr, label, owner, &self.null)?;
         let value = notify.env_value();
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
         body.stream = stream.clone();
-        let birth =
-            Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr };
+        let birth = Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr };
         let order = self.recipes.order(plan, &self.listeners, &birth);
         self.spawner.order(order);
         if let Some(stream) = stream {

@@ -77,6 +77,12 @@ impl Keeper {
             None => self.roster.without_pidfds = true,
         }
         let Some(body) = self.roster.get_mut(worker) else { return };
+        // Only now: what it said before waits in the socket until we know who speaks.
+        if let Some(notify) = &body.notify
+            && let Err(error) = self.reactor.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+        {
+            tracing::error!(pid, "cannot listen to the worker: {error}");
+        }
         body.family = Some(Family::new(pid, body.tag.clone()));
         if let Some(stream) = &body.stream {
             stream.set_pid(pid);
@@ -100,7 +106,8 @@ impl Keeper {
         let Some(body) = self.roster.get(worker) else { return };
         let (pool, pid) = (body.pool, body.pid());
         let plan = &self.plan.pools[pool.0 as usize];
-        let looks = matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
+        let looks =
+            matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
         if let (true, Some(pid)) = (looks, pid) {
             let targets =
                 plan.recipe.listen.iter().filter_map(|i| self.listeners.get(*i)).map(|l| l.target()).collect();
@@ -277,8 +284,12 @@ impl Keeper {
         }
         let old = listener.fd();
         match listener.heal() {
+            Ok(Healed::Unhurt) => {}
             Ok(Healed::Relistened) => {
-                tracing::warn!(listen = listener.name(), "a worker had shut the listening socket down: it listens again");
+                tracing::warn!(
+                    listen = listener.name(),
+                    "a worker had shut the listening socket down: it listens again"
+                );
             }
             Ok(Healed::Replaced) => {
                 tracing::warn!(
@@ -294,10 +305,12 @@ impl Keeper {
                 let users: Vec<PoolId> = users.map(|(pool, _)| PoolId(pool as u32)).collect();
                 self.roll(None, &users);
             }
-            Ok(Healed::Sound) => {}
             Err(error) => {
                 // Watched no longer: it would wake us for ever. A ready worker makes us try again.
-                tracing::error!(listen = listener.name(), "a listening socket was shut down and cannot be put right: {error}");
+                tracing::error!(
+                    listen = listener.name(),
+                    "a listening socket was shut down and cannot be put right: {error}"
+                );
                 self.reactor.unwatch(old.as_fd());
             }
         }

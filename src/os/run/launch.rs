@@ -14,7 +14,7 @@ enum Fate {
 
 /// How a start goes, as `start` reports it: a pool has failed at its first worker that dies with failure before it is
 /// ready, or that is not ready in time.
-pub struct LaunchWatch {
+pub(super) struct LaunchWatch {
     report: Option<Report>,
     pools: BTreeMap<PoolId, (String, Fate)>,
     /// Pools whose workers end well before they are ever ready would be waited for for ever.
@@ -25,7 +25,7 @@ pub struct LaunchWatch {
 
 /// What has to be done once all is known.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Wait,
     Told,
     /// Nothing came up: stop everything, then report.
@@ -33,7 +33,7 @@ pub enum Verdict {
 }
 
 impl LaunchWatch {
-    pub fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String)>, patience: Duration) -> Self {
+    pub(super) fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String)>, patience: Duration) -> Self {
         let pools = pools.map(|(id, name)| (id, (name, Fate::Pending))).collect();
         let waits = !launch.foreground;
         let mut watch = Self {
@@ -48,7 +48,7 @@ impl LaunchWatch {
         watch
     }
 
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.until
     }
 
@@ -59,22 +59,16 @@ impl LaunchWatch {
         }
     }
 
-    pub fn progress(&mut self, text: &str) {
-        if let Some(report) = &mut self.report {
-            report.progress(text);
-        }
-    }
-
-    pub fn ready(&mut self, pool: PoolId) -> Verdict {
+    pub(super) fn ready(&mut self, pool: PoolId) -> Verdict {
         self.note(pool, Fate::Ready)
     }
 
-    pub fn failed(&mut self, pool: PoolId, why: String) -> Verdict {
+    pub(super) fn failed(&mut self, pool: PoolId, why: String) -> Verdict {
         self.note(pool, Fate::Failed(why))
     }
 
     /// Time is up for whatever is still undecided.
-    pub fn overdue(&mut self) -> Verdict {
+    pub(super) fn overdue(&mut self) -> Verdict {
         for (_, fate) in self.pools.values_mut().filter(|(_, fate)| *fate == Fate::Pending) {
             *fate = Fate::Failed("was not ready in time".to_owned());
         }
@@ -120,7 +114,7 @@ impl LaunchWatch {
     }
 
     /// The master leaves: whoever still waits is told now. Returns the exit code that a failed start asks for.
-    pub fn leave(&mut self, lost: Option<&str>) -> Option<u8> {
+    pub(super) fn leave(&mut self, lost: Option<&str>) -> Option<u8> {
         let (code, mut text) =
             self.last_words.take().unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
         if let Some(lost) = lost {

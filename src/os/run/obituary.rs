@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 64;
 
 #[derive(Clone, Debug)]
-pub struct Obituary {
+pub(super) struct Obituary {
     pub slot: Slot,
     pub exit: LastExit,
     /// It had been ready.
@@ -17,13 +17,13 @@ pub struct Obituary {
 }
 
 #[derive(Debug, Default)]
-pub struct Obituaries {
+pub(super) struct Obituaries {
     recent: VecDeque<(WorkerId, Obituary)>,
     of_slot: BTreeMap<(PoolId, Slot), LastExit>,
 }
 
 impl Obituaries {
-    pub fn add(&mut self, worker: WorkerId, pool: PoolId, obituary: Obituary) {
+    pub(super) fn add(&mut self, worker: WorkerId, pool: PoolId, obituary: Obituary) {
         self.of_slot.insert((pool, obituary.slot), obituary.exit.clone());
         if self.recent.len() == KEPT {
             self.recent.pop_front();
@@ -31,17 +31,17 @@ impl Obituaries {
         self.recent.push_back((worker, obituary));
     }
 
-    pub fn of_worker(&self, worker: WorkerId) -> Option<&Obituary> {
+    pub(super) fn of_worker(&self, worker: WorkerId) -> Option<&Obituary> {
         self.recent.iter().rev().find(|(id, _)| *id == worker).map(|(_, obituary)| obituary)
     }
 
-    pub fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
+    pub(super) fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
         self.of_slot.get(&(pool, slot))
     }
 }
 
 /// The status' form of an end.
-pub fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64, log: Vec<String>) -> LastExit {
+pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64, log: Vec<String>) -> LastExit {
     let (code, signal, core) = match exit {
         Some(Exit::Code(code)) => (Some(code), None, None),
         Some(Exit::Signal { signal, core_dumped }) => (None, Some(signals::name(signal)), Some(core_dumped)),
@@ -51,7 +51,7 @@ pub fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64, log: V
 }
 
 /// "exited with 3 after 0.2 s, before it was ready".
-pub fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
+pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
     let what = match cause {
         Cause::Exited(exit) => exit_text(exit),
         Cause::SpawnFailed => {
@@ -70,7 +70,7 @@ pub fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
     }
 }
 
-pub fn exit_text(exit: Exit) -> String {
+pub(super) fn exit_text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with {code}"),
         Exit::Signal { signal, core_dumped: false } => format!("was killed by SIG{}", signals::name(signal)),

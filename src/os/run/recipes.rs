@@ -3,7 +3,7 @@
 
 use crate::os::birth::{BirthOrder, Pinned, Resolved, environment};
 use crate::os::sockets::Listener;
-use crate::plan::template::Context;
+use crate::plan::Context;
 use crate::plan::{Address, PoolPlan};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Debug)]
-pub struct Recipes {
+pub(super) struct Recipes {
     pinned: BTreeMap<(PoolId, Generation), Arc<Pinned>>,
     /// The base environment of each pool, made once.
     base: BTreeMap<PoolId, Vec<(OsString, OsString)>>,
@@ -21,7 +21,7 @@ pub struct Recipes {
 }
 
 /// What one birth adds to its pool's recipe.
-pub struct Birth<'a> {
+pub(super) struct Birth<'a> {
     pub worker: WorkerId,
     pub pool: PoolId,
     pub slot: Slot,
@@ -33,17 +33,17 @@ pub struct Birth<'a> {
 }
 
 impl Recipes {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         // Asked once: after a package upgrade the path is still the right one, while /proc/self/exe would be the
         // deleted file.
         let rotad = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("rotad"));
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub fn order(&mut self, plan: &PoolPlan, listeners: &[Listener], birth: &Birth<'_>) -> BirthOrder {
+    pub(super) fn order(&mut self, plan: &PoolPlan, listeners: &[Listener], birth: &Birth<'_>) -> BirthOrder {
         let recipe = &plan.recipe;
         let own: Vec<&Listener> = recipe.listen.iter().filter_map(|index| listeners.get(*index)).collect();
-        let addresses: Vec<Address> = own.iter().map(|listener| listener.bound()).collect();
+        let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
             addresses: &addresses,
             pool: &plan.name,
@@ -91,12 +91,12 @@ impl Recipes {
     }
 
     /// Where a generation is, once its first birth has found out.
-    pub fn resolved(&self, pool: PoolId, generation: Generation) -> Option<Resolved> {
+    pub(super) fn resolved(&self, pool: PoolId, generation: Generation) -> Option<Resolved> {
         self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
     }
 
     /// Keeps only generations of a pool that somebody may still be made from.
-    pub fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
+    pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
         self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
     }
 }

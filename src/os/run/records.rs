@@ -84,7 +84,11 @@ impl Keeper {
             }
             Record::RollStarted { pool, generation, of } => {
                 let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
-                tracing::info!(pool = self.pool_name(pool), generation = generation.0, "rolling restart of {of} workers");
+                tracing::info!(
+                    pool = self.pool_name(pool),
+                    generation = generation.0,
+                    "rolling restart of {of} workers"
+                );
                 self.tell(pool, &text);
             }
             Record::RollingBack { pool, generation, to, failure } => {
@@ -172,8 +176,12 @@ impl Keeper {
             tracing::error!("{text}");
         }
         let view = self.core.view();
-        let known: Vec<Generation> =
-            view.workers().filter(|w| w.pool == pool).map(|w| w.generation).chain(view.pool(pool).map(|p| p.filling)).collect();
+        let known: Vec<Generation> = view
+            .workers()
+            .filter(|w| w.pool == pool)
+            .map(|w| w.generation)
+            .chain(view.pool(pool).map(|p| p.filling))
+            .collect();
         self.recipes.keep(pool, |generation| known.contains(&generation));
     }
 

@@ -11,20 +11,20 @@ use std::sync::Arc;
 
 /// What is asked of a worker that is not born yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub(super) enum Asked {
     Signal(Signal),
     Kill,
 }
 
 #[derive(Debug)]
-pub enum Stage {
+pub(super) enum Stage {
     /// The spawner has the order; what was asked meanwhile waits.
     Unborn(Vec<Asked>),
     Alive(Process),
 }
 
 #[derive(Debug)]
-pub struct Body {
+pub(super) struct Body {
     pub pool: PoolId,
     pub slot: Slot,
     pub generation: Generation,
@@ -45,20 +45,20 @@ pub struct Body {
 }
 
 impl Body {
-    pub fn process(&self) -> Option<&Process> {
+    pub(super) fn process(&self) -> Option<&Process> {
         match &self.stage {
             Stage::Unborn(_) => None,
             Stage::Alive(process) => Some(process),
         }
     }
 
-    pub fn pid(&self) -> Option<i32> {
+    pub(super) fn pid(&self) -> Option<i32> {
         self.process().map(Process::pid)
     }
 }
 
 #[derive(Debug, Default)]
-pub struct Roster {
+pub(super) struct Roster {
     bodies: BTreeMap<WorkerId, Body>,
     /// Those that have exited and still have something of a tree.
     sweeping: BTreeSet<WorkerId>,
@@ -67,37 +67,37 @@ pub struct Roster {
 }
 
 impl Roster {
-    pub fn add(&mut self, id: WorkerId, body: Body) {
+    pub(super) fn add(&mut self, id: WorkerId, body: Body) {
         self.bodies.insert(id, body);
     }
 
-    pub fn get(&self, id: WorkerId) -> Option<&Body> {
+    pub(super) fn get(&self, id: WorkerId) -> Option<&Body> {
         self.bodies.get(&id)
     }
 
-    pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut Body> {
+    pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Body> {
         self.bodies.get_mut(&id)
     }
 
-    pub fn remove(&mut self, id: WorkerId) -> Option<Body> {
+    pub(super) fn remove(&mut self, id: WorkerId) -> Option<Body> {
         self.sweeping.remove(&id);
         self.bodies.remove(&id)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Body)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Body)> {
         self.bodies.iter().map(|(id, body)| (*id, body))
     }
 
-    pub fn sweep_later(&mut self, id: WorkerId) {
+    pub(super) fn sweep_later(&mut self, id: WorkerId) {
         self.sweeping.insert(id);
     }
 
-    pub fn sweeping(&self) -> Vec<WorkerId> {
+    pub(super) fn sweeping(&self) -> Vec<WorkerId> {
         self.sweeping.iter().copied().collect()
     }
 
     /// Polite signal, then SIGCONT: a stopped process would never see it.
-    pub fn signal(&mut self, id: WorkerId, signal: Signal) {
+    pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
         let Some(body) = self.bodies.get_mut(&id) else { return };
         match &mut body.stage {
             Stage::Unborn(asked) => asked.push(Asked::Signal(signal)),
@@ -110,7 +110,7 @@ impl Roster {
     }
 
     /// SIGKILL to the worker and its group.
-    pub fn kill(&mut self, id: WorkerId) {
+    pub(super) fn kill(&mut self, id: WorkerId) {
         let Some(body) = self.bodies.get_mut(&id) else { return };
         match &mut body.stage {
             Stage::Unborn(asked) => asked.push(Asked::Kill),

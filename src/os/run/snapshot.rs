@@ -5,7 +5,7 @@ use super::tickets::reason;
 use crate::observe::status::{
     MasterStatus, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, kind_name,
 };
-use crate::os::proc;
+use crate::os::usage;
 use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
 
 impl Keeper {
@@ -65,7 +65,7 @@ impl Keeper {
     fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
         let body = self.roster.get(worker.id);
         let pid = body.and_then(|body| body.pid());
-        let usage = pid.and_then(proc::usage);
+        let usage = pid.and_then(usage::of);
         WorkerStatus {
             slot: worker.slot.0,
             pid,

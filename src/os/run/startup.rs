@@ -75,8 +75,7 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     let nofile = raise_nofile(plan)?;
     let signals = Signals::install(plan.signals, launch.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let listeners =
-        sockets::open_all(&plan.listeners).map_err(|e| Failed { code: 1, message: e.to_string() })?;
+    let listeners = sockets::open_all(&plan.listeners).map_err(|e| Failed { code: 1, message: e.to_string() })?;
     let paper = paper(plan, launch)?;
     let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
     let sink = pen.clone();
@@ -135,8 +134,7 @@ fn take_over(plan: &Plan, launch: &Launch, house: &House) -> Result<(), Failed> 
 fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
     let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
     let (soft, mut hard) = found;
-    let workers: u64 =
-        plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum();
+    let workers: u64 = plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum();
     let need = OWN_DESCRIPTORS + plan.listeners.len() as u64 + PER_WORKER * workers;
     if hard < need && setrlimit(Resource::RLIMIT_NOFILE, need, need).is_ok() {
         hard = need;

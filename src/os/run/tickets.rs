@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// One question, or one signal, about one or more pools.
 #[derive(Debug)]
-pub struct Wait {
+pub(super) struct Wait {
     /// The client to answer; none: a signal, which only the diary answers.
     pub client: Option<u64>,
     pub pools: Vec<PoolId>,
@@ -16,7 +16,7 @@ pub struct Wait {
 }
 
 #[derive(Debug, Default)]
-pub struct Tickets {
+pub(super) struct Tickets {
     last: u64,
     waits: BTreeMap<u64, Wait>,
     askers: BTreeMap<Ticket, u64>,
@@ -24,7 +24,7 @@ pub struct Tickets {
 
 /// The end of a wait.
 #[derive(Debug)]
-pub struct Ended {
+pub(super) struct Ended {
     pub client: Option<u64>,
     pub code: u8,
     pub message: String,
@@ -32,7 +32,7 @@ pub struct Ended {
 
 impl Tickets {
     /// A ticket for each pool.
-    pub fn issue(&mut self, client: Option<u64>, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
+    pub(super) fn issue(&mut self, client: Option<u64>, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
         self.last += 1;
         let wait = self.last;
         let issued: Vec<(PoolId, Ticket)> = pools
@@ -50,19 +50,19 @@ impl Tickets {
     }
 
     /// Clients that wait for this pool: for progress.
-    pub fn clients_of(&self, pool: PoolId) -> Vec<u64> {
+    pub(super) fn clients_of(&self, pool: PoolId) -> Vec<u64> {
         self.waits.values().filter(|w| w.pools.contains(&pool)).filter_map(|w| w.client).collect()
     }
 
     /// The client is gone; the work goes on.
-    pub fn detach(&mut self, client: u64) {
+    pub(super) fn detach(&mut self, client: u64) {
         for wait in self.waits.values_mut().filter(|w| w.client == Some(client)) {
             wait.client = None;
         }
     }
 
     /// Notes one outcome; the wait's end, when it was the last.
-    pub fn settle(&mut self, ticket: Ticket, code: u8, line: String) -> Option<Ended> {
+    pub(super) fn settle(&mut self, ticket: Ticket, code: u8, line: String) -> Option<Ended> {
         let number = self.askers.remove(&ticket)?;
         let wait = self.waits.get_mut(&number)?;
         wait.left -= 1;
@@ -78,7 +78,7 @@ impl Tickets {
 }
 
 /// An outcome as an exit code of the contract, and in words.
-pub fn verdict(pool: &str, outcome: &Outcome, serving: Generation, culprit: Option<&Obituary>) -> (u8, String) {
+pub(super) fn verdict(pool: &str, outcome: &Outcome, serving: Generation, culprit: Option<&Obituary>) -> (u8, String) {
     match outcome {
         Outcome::Done { generation, replaced, took } => {
             (0, format!("{pool}: done: generation {generation}, {replaced} workers replaced in {took}"))
@@ -104,7 +104,7 @@ pub fn verdict(pool: &str, outcome: &Outcome, serving: Generation, culprit: Opti
 }
 
 /// What went wrong, with the culprit's last lines.
-pub fn reason(failure: &Failure, culprit: Option<&Obituary>) -> String {
+pub(super) fn reason(failure: &Failure, culprit: Option<&Obituary>) -> String {
     match (failure.cause, culprit) {
         (Cause::Cancelled, _) => "cancelled".to_owned(),
         (cause, None) => describe(cause, None),
