@@ -7,6 +7,7 @@ mod nursery;
 use nix::sys::signal::{SigSet, Signal};
 use nursery::*;
 use rotad::os::birth::{BirthOrder, Newborn};
+use rotad::os::sys::fds;
 use rotad::plan::{Account, Limit};
 use std::collections::BTreeMap;
 use std::fs;
@@ -120,6 +121,20 @@ fn starts_clean_under_a_hostile_parent() {
     assert!(std::env::var_os("ALONE").is_none());
     // As the test above, in a process of its own that is started so.
     assert!(!alone("starts_clean", &["sh", "-c", script]));
+}
+
+#[test]
+fn seals_what_the_starter_left_open() {
+    let script = "exec 7</dev/null 9</dev/null; exec \"$0\" \"$@\"";
+    if !alone("seals_what_the_starter_left_open", &["sh", "-c", script]) {
+        return;
+    }
+    let ours = || descriptors(std::process::id() as i32);
+    assert!(ours().contains_key(&7) && ours().contains_key(&9));
+    fds::ensure_stdio().unwrap();
+    fds::seal_inherited().unwrap();
+    // 3 is the listing itself.
+    assert_eq!(ours().into_keys().collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
 
 fn nobody() -> Account {

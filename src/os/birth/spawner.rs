@@ -157,11 +157,15 @@ fn serve(hall: &Hall, seat: &Seat, mut tools: Tools) {
         }
         seat.begin(order.worker, Arc::clone(&order.pinned));
         let report = deliver(&order, &mut tools, seat);
-        match seat.end() {
+        let ending = seat.end();
+        let (worker, pinned) = (order.worker, Arc::clone(&order.pinned));
+        // Before the report: whoever hears of it finds no pipe and no listener held open by us.
+        drop(order);
+        match ending {
             Ending::InTime => hall.report(report),
             Ending::Killed => {
-                let error = undo(report).unwrap_or_else(|| seat.hung(&order.pinned));
-                hall.report(failed(order.worker, error));
+                let error = undo(report).unwrap_or_else(|| seat.hung(&pinned));
+                hall.report(failed(worker, error));
             }
             Ending::WrittenOff => drop(undo(report)),
         }
