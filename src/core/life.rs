@@ -4,13 +4,14 @@ use crate::order::Why;
 use crate::pool::Pool;
 use crate::roll::Phase;
 use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
-use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, WorkerId};
+use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, Time, WorkerId};
 
 impl Master {
     pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Place) -> Option<WorkerId> {
         let known = self.pools.get_mut(&pool)?;
         let mut worker = Worker::new(pool, slot, generation, self.now, known.policy.ready_timeout);
         worker.place = place;
+        worker.awaited = place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths <= 1);
         let id = self.enlist(worker);
         let known = self.pools.get_mut(&pool)?;
         let seat = known.slots.get_mut(slot.0 as usize)?;
@@ -62,7 +63,7 @@ impl Master {
         if place == Place::Current {
             self.filled(pool, slot, generation, id);
         }
-        self.hope(pool, id);
+        self.hope(pool, generation, id);
         self.touch(pool, slot);
     }
 
@@ -145,14 +146,21 @@ impl Master {
             }
             if wait > Span::ZERO {
                 let until = self.now + wait;
-                return self.change(id, |w| {
-                    w.state = State::Stopping { step, until, latest: until + MOST_EXTENSION };
-                });
+                let latest = until.max(self.latest_stop(id, step));
+                return self.change(id, |w| w.state = State::Stopping { step, until, latest });
             }
             step += 1;
         }
         self.record(Record::Killed { worker: id });
         self.kill(id);
+    }
+
+    /// What a worker may ask for is one allowance for its whole stop, not one for each step.
+    fn latest_stop(&self, id: WorkerId, step: usize) -> Time {
+        let Some(worker) = self.workers.get(&id) else { return self.now };
+        let steps = self.pools.get(&worker.pool).map_or(&[][..], |pool| &pool.policy.stop);
+        let waits = steps.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
+        worker.asked.unwrap_or(self.now) + waits + MOST_EXTENSION
     }
 
     fn stop_step(&self, id: WorkerId, step: usize) -> Option<Step> {

@@ -113,7 +113,7 @@ impl Master {
         let after = Share::of(worker);
         self.deadlines.set(Key::Worker(id), worker.deadline());
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.apply(before, after);
+            pool.apply(worker, before, after);
         }
     }
 
@@ -122,7 +122,7 @@ impl Master {
         let id = WorkerId(self.last_worker);
         self.deadlines.set(Key::Worker(id), worker.deadline());
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.apply(Share::default(), Share::of(&worker));
+            pool.apply(&worker, Share::default(), Share::of(&worker));
         }
         self.workers.insert(id, worker);
         id
@@ -134,7 +134,7 @@ impl Master {
         self.deadlines.set(Key::Worker(id), None);
         self.touch(worker.pool, worker.slot);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.apply(Share::of(&worker), Share::default());
+            pool.apply(&worker, Share::of(&worker), Share::default());
             if let Some(slot) = pool.slots.get_mut(worker.slot.0 as usize) {
                 slot.leaving -= 1;
             }
@@ -218,6 +218,8 @@ pub(crate) struct Share {
     present: u32,
     serving: u32,
     draining: u32,
+    starting: u32,
+    parting: u32,
 }
 
 impl Share {
@@ -228,15 +230,29 @@ impl Share {
             present: u32::from(!worker.lost),
             serving: u32::from(worker.serves()),
             draining: u32::from(held && worker.leaves() && worker.drains),
+            starting: u32::from(worker.awaits()),
+            parting: u32::from(!worker.lost && worker.leaves() && worker.drains),
         }
     }
 }
 
 impl Pool {
-    fn apply(&mut self, before: Share, after: Share) {
+    fn apply(&mut self, worker: &Worker, before: Share, after: Share) {
         self.alive = self.alive + after.alive - before.alive;
         self.present = self.present + after.present - before.present;
         self.serving = self.serving + after.serving - before.serving;
         self.draining = self.draining + after.draining - before.draining;
+        self.starting = self.starting + after.starting - before.starting;
+        self.parting = self.parting + after.parting - before.parting;
+        if let Some(seat) = self.slots.get_mut(worker.slot.0 as usize) {
+            seat.parting = seat.parting + after.parting - before.parting;
+        }
+        if before.serving != after.serving {
+            let of = self.serving_of.entry(worker.generation).or_default();
+            *of = *of + after.serving - before.serving;
+            if *of == 0 {
+                self.serving_of.remove(&worker.generation);
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::roll::{LastRoll, Roll};
 use crate::{Generation, Policy, Slot, Ticket, Time, WorkerId};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 /// Whether the pool is wanted at all.
@@ -32,14 +32,26 @@ pub(crate) struct Place {
     /// Starts after deaths that nobody asked for.
     pub(crate) restarts: u32,
     pub(crate) restart_due: bool,
-    /// Workers of this slot that are leaving and not gone.
+    /// Workers of this slot that are leaving and not gone; those of them that were asked to, the lost left out.
     pub(crate) leaving: u32,
+    pub(crate) parting: u32,
+}
+
+impl Place {
+    /// Forgets what went wrong here: a person has acted, or a new generation has proved itself.
+    fn forgive(&mut self) {
+        self.not_before = None;
+        self.ended = None;
+        self.deaths = 0;
+        self.delays = 0;
+    }
 }
 
 /// The pool crash-loops: one slot tries, the other empty ones wait for its success.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Breaker {
     pub(crate) probe: Slot,
+    pub(crate) since: Time,
     /// A worker that has become ready since; at that time it counts as a success.
     pub(crate) hope: Option<WorkerId>,
 }
@@ -59,14 +71,21 @@ pub(crate) struct Pool {
     pub(crate) early_deaths: VecDeque<Time>,
     /// Every wanted worker has been ready at once since the last change.
     pub(crate) full: bool,
+    /// Slots that have ended well.
+    done: u32,
     /// Counted as they change: workers that live, that serve, that got their stop and still finish, slots with a
-    /// successor, slots whose current one is ready.
+    /// successor.
     pub(crate) alive: u32,
     /// Lives, or something of its tree does; not counting what the kernel could not end.
     pub(crate) present: u32,
     pub(crate) serving: u32,
     pub(crate) draining: u32,
     pub(crate) in_flight: u32,
+    /// Workers that are awaited in an empty slot.
+    pub(crate) starting: u32,
+    /// Asked to leave, and something of them is still there; the lost left out.
+    pub(crate) parting: u32,
+    pub(crate) serving_of: BTreeMap<Generation, u32>,
 }
 
 impl Pool {
@@ -84,11 +103,15 @@ impl Pool {
             breaker: None,
             early_deaths: VecDeque::new(),
             full: false,
+            done: 0,
             alive: 0,
             present: 0,
             serving: 0,
             draining: 0,
             in_flight: 0,
+            starting: 0,
+            parting: 0,
+            serving_of: BTreeMap::new(),
         };
         pool.fit();
         pool
@@ -122,8 +145,46 @@ impl Pool {
         self.alive < most
     }
 
+    /// The generation that an empty slot is filled with.
+    pub(crate) fn filling(&self) -> Generation {
+        self.roll.as_ref().map_or(self.wanted, Roll::repair)
+    }
+
+    pub(crate) fn may_drain(&self) -> bool {
+        self.draining < self.policy.reload.max_draining.max(1)
+    }
+
+    /// A rolling restart may stop a worker that serves without going below what is promised: the others are enough, or
+    /// whoever is missing is not about to come.
+    pub(crate) fn can_spare_one(&self) -> bool {
+        let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
+        self.serving >= floor || self.starting == 0
+    }
+
     pub(crate) fn wanted_slots(&self) -> u32 {
-        let gone = self.slots.iter().take(self.policy.count as usize).filter(|s| s.ended == Some(Ended::Done)).count();
-        self.policy.count - gone as u32
+        self.policy.count - self.done
+    }
+
+    pub(crate) fn set_ended(&mut self, slot: Slot, ended: Option<Ended>) {
+        let Some(seat) = self.slots.get_mut(slot.0 as usize) else { return };
+        let before = core::mem::replace(&mut seat.ended, ended);
+        if slot.0 < self.policy.count {
+            self.done -= u32::from(before == Some(Ended::Done));
+            self.done += u32::from(ended == Some(Ended::Done));
+        }
+    }
+
+    /// Another number of slots. One that is not wanted any more forgets its past: if it comes back, it is a new one.
+    pub(crate) fn resize(&mut self, count: u32) {
+        self.policy.count = count;
+        self.full = false;
+        self.slots.iter_mut().skip(count as usize).for_each(Place::forgive);
+        self.fit();
+        self.done = self.slots.iter().take(count as usize).filter(|s| s.ended == Some(Ended::Done)).count() as u32;
+    }
+
+    pub(crate) fn forgive_all(&mut self) {
+        self.done = 0;
+        self.slots.iter_mut().for_each(Place::forgive);
     }
 }

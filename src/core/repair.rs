@@ -3,8 +3,8 @@
 use crate::deadline::Key;
 use crate::pool::{Breaker, Ended, Pool};
 use crate::roll::Phase;
-use crate::worker::{EARLY, Place, State, jitter};
-use crate::{Cause, Exit, Failure, Master, PoolId, Record, RestartPolicy, Slot, Span, Time, WorkerId};
+use crate::worker::{EARLY, Place, Worker, jitter};
+use crate::{Cause, Exit, Failure, Generation, Master, PoolId, Record, RestartPolicy, Slot, Span, Time, WorkerId};
 
 /// Deaths within this span make a crash loop.
 const WINDOW: Span = Span::from_secs(10);
@@ -13,7 +13,6 @@ const WINDOW: Span = Span::from_secs(10);
 struct Death {
     id: WorkerId,
     slot: Slot,
-    place: Place,
     began: Time,
     ready_at: Option<Time>,
     /// One of `ends`.
@@ -27,7 +26,7 @@ impl Master {
         let Some(pool) = self.pools.get(&worker.pool) else { return };
         let is_end = matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.ends.contains(&code));
         let place = worker.place;
-        let death = Death { id, slot: worker.slot, place, began: worker.began, ready_at: worker.ready_at, is_end };
+        let death = Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end };
         let ended_well = is_end && place == Place::Current && worker.ready_at.is_some();
         let (mut fails_roll, mut fails_back) = (false, false);
         if let Some(roll) = &pool.roll {
@@ -71,7 +70,7 @@ impl Master {
             RestartPolicy::Never => true,
         };
         if stays_empty {
-            slot.ended = Some(if death.is_end { Ended::Done } else { Ended::Failed });
+            pool.set_ended(death.slot, Some(if death.is_end { Ended::Done } else { Ended::Failed }));
             if pool.breaker.is_some_and(|b| b.probe == death.slot) {
                 self.end_crash_loop(id);
             }
@@ -101,11 +100,9 @@ impl Master {
     fn trip(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        if let Some(breaker) = &mut pool.breaker {
+        if let Some(breaker) = &pool.breaker {
             if breaker.hope == Some(death.id) {
-                breaker.hope = None;
-                breaker.probe = death.slot;
-                self.deadlines.set(Key::Breaker(id), None);
+                self.seek_hope(id, death.slot);
             }
             return;
         }
@@ -119,30 +116,53 @@ impl Master {
         }
         let deaths = pool.early_deaths.len();
         if deaths >= pool.breaker_limit() {
-            pool.breaker = Some(Breaker { probe: death.slot, hope: None });
+            pool.breaker = Some(Breaker { probe: death.slot, since: now, hope: None });
             self.record(Record::CrashLoop { pool: id, deaths: deaths as u32 });
         }
     }
 
-    /// In a crash loop a worker has become ready: if it still serves a second later, the rest follows.
-    pub(crate) fn hope(&mut self, id: PoolId, worker: WorkerId) {
-        let Some(Pool { breaker: Some(breaker), .. }) = self.pools.get_mut(&id) else { return };
-        if breaker.hope.is_none() {
+    /// In a crash loop a worker of the generation that empty slots are filled with is ready: if it still serves a
+    /// second later, the rest follows.
+    pub(crate) fn hope(&mut self, id: PoolId, generation: Generation, worker: WorkerId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let filling = pool.filling();
+        let Some(breaker) = &mut pool.breaker else { return };
+        if breaker.hope.is_none() && generation == filling {
             breaker.hope = Some(worker);
             self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY));
         }
     }
 
     pub(crate) fn hope_fulfilled(&mut self, id: PoolId) {
-        let Some(hope) = self.pools.get(&id).and_then(|pool| pool.breaker.as_ref()).and_then(|b| b.hope) else {
-            return;
-        };
-        if self.workers.get(&hope).is_some_and(|w| matches!(w.state, State::Ready | State::Soaking { .. })) {
+        let Some(breaker) = self.pools.get(&id).and_then(|pool| pool.breaker) else { return };
+        let Some(hope) = breaker.hope else { return };
+        if self.workers.get(&hope).is_some_and(Worker::serves) {
             self.end_crash_loop(id);
-        } else if let Some(Pool { breaker: Some(breaker), .. }) = self.pools.get_mut(&id) {
-            breaker.hope = None;
+        } else {
+            self.seek_hope(id, breaker.probe);
         }
-        self.touch_all(id);
+    }
+
+    /// The hope is gone: another one that has become ready since, or the slot `next` tries.
+    fn seek_hope(&mut self, id: PoolId, next: Slot) {
+        self.deadlines.set(Key::Breaker(id), None);
+        let Some(Pool { breaker: Some(breaker), slots, .. }) = self.pools.get_mut(&id) else { return };
+        let workers = &self.workers;
+        breaker.hope = None;
+        let found = slots
+            .iter()
+            .filter_map(|seat| workers.get_key_value(&seat.current?))
+            .find(|(_, worker)| worker.serves() && worker.ready_at.is_some_and(|at| at >= breaker.since));
+        let probes = slots.get(breaker.probe.0 as usize).is_some_and(|seat| seat.current.is_some());
+        let found = found.map(|(worker, known)| (*worker, known.generation));
+        if found.is_none() && !probes {
+            breaker.probe = next;
+        }
+        let probe = breaker.probe;
+        if let Some((worker, generation)) = found {
+            self.hope(id, generation, worker);
+        }
+        self.touch(id, probe);
     }
 
     /// The program works again: every empty slot is filled at once.

@@ -37,6 +37,8 @@ pub(crate) struct Roll {
     pub(crate) of: u32,
     /// The new generation is made from exactly what the base was made from.
     pub(crate) same: bool,
+    /// So was what this one superseded, of which some workers may serve already.
+    pub(crate) same_before: bool,
 }
 
 impl Roll {

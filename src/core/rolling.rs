@@ -36,6 +36,7 @@ impl Master {
             replaced: 0,
             of,
             same: false,
+            same_before: true,
         });
         self.record(Record::RollStarted { pool: id, generation, of });
         self.stirred.insert(id);
@@ -52,11 +53,11 @@ impl Master {
     /// A slot has a serving worker of this generation: done, if that is what the roll is after.
     pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
-        if generation != roll.goal() || !roll.pending.remove(&slot) {
-            return;
-        }
         if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
             roll.emptied = None;
+        }
+        if generation != roll.goal() || !roll.pending.remove(&slot) {
+            return;
         }
         if !matches!(roll.phase, Phase::Back(_)) {
             roll.replaced += 1;
@@ -97,12 +98,7 @@ impl Master {
     fn start_wave(&mut self, id: PoolId) {
         self.end_crash_loop(id);
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        for slot in &mut pool.slots {
-            slot.not_before = None;
-            slot.ended = None;
-            slot.deaths = 0;
-            slot.delays = 0;
-        }
+        pool.forgive_all();
         if let Some(roll) = &mut pool.roll {
             roll.phase = Phase::Wave;
         }
@@ -111,9 +107,9 @@ impl Master {
 
     fn advance_wave(&mut self, id: PoolId) {
         while let Some(slot) = self.pools.get_mut(&id).and_then(|pool| {
-            let most = pool.policy.reload.max_draining.max(1);
+            let free = pool.may_drain() && pool.can_spare_one();
             let roll = pool.roll.as_mut()?;
-            if pool.draining < most { roll.queued.pop_front() } else { None }
+            if free { roll.queued.pop_front() } else { None }
         }) {
             self.settle_slot(id, slot);
         }
@@ -135,7 +131,7 @@ impl Master {
     fn next_successor(&mut self, id: PoolId) -> Option<WorkerId> {
         let pool = self.pools.get_mut(&id)?;
         let surge = pool.policy.reload.surge;
-        if surge == 0 {
+        if surge == 0 || pool.roll.as_ref()?.emptied.is_some() {
             return self.next_in_place(id);
         }
         let limit = if pool.roll.as_ref()?.phase == Phase::Canary { 1 } else { surge };
@@ -150,13 +146,17 @@ impl Master {
     /// Surge 0: stop one, wait until it is gone, start one.
     fn next_in_place(&mut self, id: PoolId) -> Option<WorkerId> {
         if self.pools.get(&id)?.roll.as_ref()?.emptied.is_none() {
-            let pool = self.pools.get(&id)?;
-            if pool.draining >= pool.policy.reload.max_draining.max(1) {
+            if self.pools.get(&id)?.parting > 0 {
                 return None;
             }
             let slot = self.next_slot(id)?;
             let pool = self.pools.get_mut(&id)?;
             let old = pool.slots.get(slot.0 as usize)?.current;
+            let serves = old.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.serves());
+            if serves && !pool.can_spare_one() {
+                pool.roll.as_mut()?.todo.push_front(slot);
+                return None;
+            }
             let roll = pool.roll.as_mut()?;
             roll.emptied = Some((slot, old));
             if let Some(old) = old {
@@ -183,7 +183,7 @@ impl Master {
             let count = pool.policy.count;
             let roll = pool.roll.as_mut()?;
             let slot = roll.todo.pop_front()?;
-            let seat = pool.slots.get(slot.0 as usize)?;
+            let Some(seat) = pool.slots.get(slot.0 as usize) else { continue };
             let fills_itself = seat.current.is_none() && roll.phase != Phase::Canary;
             if slot.0 >= count || !roll.pending.contains(&slot) || seat.successor.is_some() || fills_itself {
                 continue;
@@ -201,17 +201,18 @@ impl Master {
         self.abandon_fresh(id);
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
-        let fresh = roll.generation;
+        let (fresh, base) = (roll.generation, roll.base);
         let mut done: Vec<(crate::Time, Slot)> = Vec::new();
         for (slot, seat) in pool.slots.iter().enumerate() {
             if let Some(worker) = seat.current.and_then(|id| self.workers.get(&id))
-                && worker.generation == fresh
+                && worker.generation != base
             {
+                // Of the new generation, or left over from one that was superseded or aborted before it.
                 done.push((worker.began, Slot(slot as u32)));
             }
         }
         let wants_back = pool.policy.on_failure_is_rollback() || failure.cause == Cause::Cancelled;
-        if done.is_empty() || !wants_back || roll.same {
+        if done.is_empty() || !wants_back || roll.same && roll.same_before {
             return self.end_roll(id, Outcome::Aborted { generation: fresh, failure });
         }
         done.sort();
@@ -219,7 +220,7 @@ impl Master {
         roll.todo = done.iter().map(|(_, slot)| *slot).collect();
         roll.phase = Phase::Back(failure.clone());
         roll.canary = None;
-        let to = roll.base;
+        let to = base;
         self.record(Record::RollingBack { pool: id, generation: fresh, to, failure });
         self.touch_all(id);
     }

@@ -7,7 +7,6 @@ use crate::pool::Activity;
 use crate::roll::Phase;
 use crate::worker::{Place, State};
 use crate::{Generation, Master, PoolId, Record, Slot, WorkerId};
-use alloc::vec::Vec;
 
 impl Master {
     pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
@@ -41,8 +40,8 @@ impl Master {
     fn hand_over(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, next: WorkerId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if let Some(old) = current {
-            let most = pool.policy.reload.max_draining.max(1);
-            if pool.draining >= most {
+            let serves = self.workers.get(&old).is_some_and(|w| w.serves());
+            if !pool.may_drain() || serves && !pool.can_spare_one() {
                 if let Some(roll) = &mut pool.roll
                     && !roll.queued.contains(&slot)
                 {
@@ -59,7 +58,10 @@ impl Master {
     }
 
     pub(crate) fn promote(&mut self, id: PoolId, slot: Slot, next: WorkerId) {
-        self.change(next, |w| w.place = Place::Current);
+        self.change(next, |w| {
+            w.place = Place::Current;
+            w.awaited = true;
+        });
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
         seat.successor = None;
@@ -70,6 +72,7 @@ impl Master {
         if worker.serves() {
             let generation = worker.generation;
             self.filled(id, slot, generation, next);
+            self.hope(id, generation, next);
         }
     }
 
@@ -93,10 +96,15 @@ impl Master {
                 roll.repair()
             }
         };
-        let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
         if is_rolls {
-            seat.ended = None;
-        } else if seat.ended.is_some() || pool.breaker.is_some_and(|b| b.probe != slot) {
+            pool.set_ended(slot, None);
+        }
+        let in_place = pool.policy.reload.surge == 0;
+        let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
+        if in_place && seat.parting > 0 {
+            return; // never two of one slot: the one that was asked to leave comes by here when it is gone
+        }
+        if !is_rolls && (seat.ended.is_some() || pool.breaker.is_some_and(|b| b.probe != slot)) {
             return;
         }
         if let Some(at) = seat.not_before
@@ -135,14 +143,9 @@ impl Master {
         if pool.full || pool.roll.is_some() || pool.serving < wanted || wanted == 0 {
             return;
         }
-        let seats = &pool.slots[..pool.policy.count as usize];
-        let workers: Vec<_> = seats.iter().filter_map(|s| s.current).filter_map(|id| self.workers.get(&id)).collect();
-        if workers.iter().filter(|w| w.serves()).count() < wanted as usize {
-            return;
-        }
         pool.full = true;
         let generation: Generation = pool.wanted;
-        if workers.iter().all(|w| w.generation == generation) {
+        if pool.serving_of.get(&generation) == Some(&pool.serving) {
             pool.proven = generation;
             self.record(Record::PoolReady { pool: id, generation });
         }

@@ -153,9 +153,9 @@ impl View<'_> {
 
     fn pool_view(&self, pool: &Pool) -> PoolView {
         let last = &pool.last;
-        let (replaced, of, took, filling) = match &pool.roll {
-            Some(roll) => (roll.replaced, roll.of, self.master.now - roll.began, roll.repair()),
-            None => (last.replaced, last.of, last.took, pool.wanted),
+        let (replaced, of, took) = match &pool.roll {
+            Some(roll) => (roll.replaced, roll.of, self.master.now - roll.began),
+            None => (last.replaced, last.of, last.took),
         };
         PoolView {
             state: pool_state(pool),
@@ -163,7 +163,7 @@ impl View<'_> {
             alive: pool.alive,
             ready: pool.serving,
             draining: pool.draining,
-            filling,
+            filling: pool.filling(),
             proven: pool.proven,
             roll: RollView {
                 state: last.state,

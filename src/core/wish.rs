@@ -18,7 +18,10 @@ impl Master {
             Some(pool) => {
                 let count = policy.count;
                 pool.policy = Policy { count: pool.policy.count, ..policy };
-                pool.activity = Activity::Running;
+                if pool.activity != Activity::Running {
+                    pool.activity = Activity::Running;
+                    pool.full = false;
+                }
                 self.scale(id, count);
             }
         }
@@ -32,12 +35,7 @@ impl Master {
             pool.activity = Activity::Stopping;
         }
         let waiting = pool.waiting.take().unwrap_or_default();
-        for slot in &mut pool.slots {
-            slot.not_before = None;
-            slot.ended = None;
-            slot.deaths = 0;
-            slot.delays = 0;
-        }
+        pool.forgive_all();
         self.end_crash_loop(id);
         self.end_roll(id, Outcome::Superseded);
         for ticket in waiting {
@@ -70,11 +68,15 @@ impl Master {
         self.abandon_fresh(id);
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
         let mut tickets: Vec<Ticket> = core::mem::take(&mut roll.tickets);
+        let same_before = roll.same && roll.same_before;
         tickets.push(ticket);
         let generation: Generation = roll.generation;
         self.record(Record::RollSuperseded { pool: id, generation });
         self.end_roll(id, Outcome::Superseded);
         self.start_roll(id, tickets);
+        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+            roll.same_before = same_before;
+        }
     }
 
     pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
@@ -100,9 +102,10 @@ impl Master {
     pub(crate) fn scale(&mut self, id: PoolId, count: u32) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let before = pool.policy.count;
-        pool.policy.count = count;
-        pool.full = false;
-        pool.fit();
+        if count == before {
+            return;
+        }
+        pool.resize(count);
         if let Some(roll) = &mut pool.roll
             && !matches!(roll.phase, Phase::Back(_))
         {

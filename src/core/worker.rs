@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) asked: Option<Time>,
     /// It counts in `Pool::draining`.
     pub(crate) drains: bool,
+    /// It fills a slot that has not failed again and again: a rolling restart retires nobody until it is ready.
+    pub(crate) awaited: bool,
     /// The kernel could not end it in time.
     pub(crate) lost: bool,
 }
@@ -68,6 +70,7 @@ impl Worker {
             ready_at: None,
             asked: None,
             drains: false,
+            awaited: false,
             lost: false,
         }
     }
@@ -85,6 +88,11 @@ impl Worker {
     /// It serves: a soaking worker counts.
     pub(crate) fn serves(&self) -> bool {
         self.place != Place::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
+    }
+
+    /// Its slot has no other worker, and it may well become ready.
+    pub(crate) fn awaits(&self) -> bool {
+        self.awaited && self.place == Place::Current && matches!(self.state, State::Starting { .. })
     }
 
     /// It has been asked to stop, has been killed, or has exited.
