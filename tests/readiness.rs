@@ -160,7 +160,7 @@ impl Worker {
     /// Reads until the worker says this.
     fn until(&mut self, word: &str) -> String {
         let mut line = String::new();
-        while !line.starts_with(word) {
+        while !line.contains(word) {
             line.clear();
             assert!(self.said.read_line(&mut line).unwrap() > 0, "it ended without saying {word:?}");
         }
@@ -290,6 +290,9 @@ fn the_forgotten_and_the_dead_are_not_reported() {
     forgotten.until("holding");
     scout.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);
     scout.forget(WorkerId(1));
+    let other = Worker::start("accept", &listener);
+    scout.watch(WorkerId(9), other.pid(), vec![listener.target()]);
+    assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(9)), "so the scout has heard both");
     forgotten.orders.write_all(b"x").unwrap();
     let mut dead = Worker::start("later-accept", &listener);
     dead.until("holding");

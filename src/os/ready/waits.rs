@@ -74,9 +74,11 @@ fn polled(pid: i32, address: u64, count: u64) -> Vec<i32> {
         return Vec::new();
     }
     let set = memory(pid, address, count as usize * 8).unwrap_or_default();
-    let entries = set.as_chunks::<8>().0.iter().map(|&[a, b, c, d, e, f, _, _]| {
-        (i32::from_ne_bytes([a, b, c, d]), i16::from_ne_bytes([e, f]))
-    });
+    let entries = set
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|&[a, b, c, d, e, f, _, _]| (i32::from_ne_bytes([a, b, c, d]), i16::from_ne_bytes([e, f])));
     entries.filter(|(_, events)| events & (libc::POLLIN | libc::POLLRDNORM) != 0).map(|(fd, _)| fd).collect()
 }
 
@@ -87,7 +89,8 @@ fn selected(pid: i32, count: u64, address: u64) -> Vec<i32> {
     }
     let set = memory(pid, address, (count as usize).div_ceil(64) * 8).unwrap_or_default();
     let words = set.as_chunks::<8>().0.iter().map(|&word| u64::from_ne_bytes(word)).enumerate();
-    let bits = words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit));
+    let bits =
+        words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit));
     bits.filter(|&bit| (bit as u64) < count).map(|bit| bit as i32).collect()
 }
 
@@ -120,7 +123,8 @@ mod tests {
     #[test]
     fn sets_are_read_from_memory() {
         let me = std::process::id() as i32;
-        let set = [libc::pollfd { fd: 5, events: libc::POLLOUT, revents: 0 }, libc::pollfd { fd: 7, events: 1, revents: 0 }];
+        let set =
+            [libc::pollfd { fd: 5, events: libc::POLLOUT, revents: 0 }, libc::pollfd { fd: 7, events: 1, revents: 0 }];
         assert_eq!(polled(me, set.as_ptr() as u64, 2), [7]);
         assert_eq!(polled(me, 8, 2), []);
         assert_eq!(polled(me, set.as_ptr() as u64, u64::MAX), []);
