@@ -28,7 +28,7 @@ impl Stat {
     /// # Errors
     /// ENOENT, ESRCH: no such process.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let text = read(&format!("/proc/{pid}/stat"))?;
+        let text = read(format!("/proc/{pid}/stat"))?;
         Self::parse(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 

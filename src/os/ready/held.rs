@@ -1,0 +1,123 @@
+//! Connections that a process has accepted from a listener: sockets of its own that bear the listener's local address,
+//! and are no listeners themselves (proc_net(5)). A connection to the same port as a client has that port as the remote
+//! one.
+
+use super::Target;
+use crate::plan::Address;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+
+/// Never more of a table than this: on a machine with a hundred thousand connections it is as long.
+const MOST_BYTES: u64 = 8 << 20;
+
+/// Whether one of these sockets was accepted from a target.
+pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>) -> bool {
+    if sockets.is_empty() {
+        return false;
+    }
+    let tables = targets.iter().map(|target| match &target.address {
+        Address::Tcp(address) if address.is_ipv4() => "tcp",
+        Address::Tcp(_) => "tcp6",
+        Address::Unix(_) => "unix",
+    });
+    let inodes: HashSet<u64> = targets.iter().map(|target| target.inode).collect();
+    tables.collect::<HashSet<_>>().into_iter().any(|table| {
+        let lines = lines(pid, table);
+        match table {
+            "unix" => accepted(lines.filter_map(|line| unix_line(&line)), &inodes, sockets),
+            _ => accepted(lines.filter_map(|line| tcp_line(&line)), &inodes, sockets),
+        }
+    })
+}
+
+/// One socket of a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    local: String,
+    inode: u64,
+    listens: bool,
+}
+
+/// The listener's own line says which local address to look for; a wildcard address means any of that port.
+fn accepted(lines: impl Iterator<Item = Line>, targets: &HashSet<u64>, sockets: &HashSet<u64>) -> bool {
+    let (mut bound, mut held) = (Vec::new(), Vec::new());
+    for line in lines {
+        if line.listens && targets.contains(&line.inode) {
+            bound.push(line.local);
+        } else if !line.listens && sockets.contains(&line.inode) {
+            held.push(line.local);
+        }
+    }
+    held.iter().any(|local| bound.iter().any(|bound| covers(bound, local)))
+}
+
+fn covers(bound: &str, local: &str) -> bool {
+    let any = |bound: &str| bound.bytes().all(|digit| digit == b'0');
+    bound == local
+        || match (bound.rsplit_once(':'), local.rsplit_once(':')) {
+            (Some((address, port)), Some((_, local))) => any(address) && !address.is_empty() && port == local,
+            _ => false,
+        }
+}
+
+fn lines(pid: i32, table: &str) -> impl Iterator<Item = String> {
+    // The table of the worker's own network namespace.
+    let file = File::open(format!("/proc/{pid}/net/{table}")).ok();
+    let lines = file.map(|file| BufReader::new(file.take(MOST_BYTES)).split(b'\n').map_while(Result::ok));
+    lines.into_iter().flatten().map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+/// `0: 0100007F:1F90 00000000:0000 0A … uid timeout inode …`: 0A is LISTEN.
+fn tcp_line(line: &str) -> Option<Line> {
+    let mut words = line.split_ascii_whitespace();
+    let local = words.nth(1)?.to_owned();
+    let state = words.nth(1)?;
+    let inode = words.nth(5)?.parse().ok()?;
+    Some(Line { local, inode, listens: state == "0A" })
+}
+
+/// `0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/s.sock`: the flag 00010000 is a listener's.
+fn unix_line(line: &str) -> Option<Line> {
+    let mut words = line.split_ascii_whitespace();
+    let flags = words.nth(3)?;
+    let inode: u64 = words.nth(2)?.parse().ok()?;
+    let at = line.find(|first: char| first == '/' || first == '@').unwrap_or(line.len());
+    let local = line[at..].to_owned();
+    (!local.is_empty()).then_some(Line { local, inode, listens: flags == "00010000" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP: [&str; 3] = [
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
+        "   0: 00000000:07E8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1603 1 0 100 0 0 10 0",
+        "   1: 0100007F:07E8 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 77 1 0 20 4 30 10 -1",
+    ];
+
+    #[test]
+    fn tcp_lines_are_read() {
+        let lines: Vec<Line> = TCP.iter().filter_map(|line| tcp_line(line)).collect();
+        assert_eq!(lines[0], Line { local: "00000000:07E8".into(), inode: 1603, listens: true });
+        assert_eq!(lines[1], Line { local: "0100007F:07E8".into(), inode: 77, listens: false });
+        assert!(accepted(lines.into_iter(), &HashSet::from([1603]), &HashSet::from([77])));
+    }
+
+    #[test]
+    fn a_client_of_the_same_port_is_no_connection_accepted() {
+        let client = Line { local: "0100007F:9C40".into(), inode: 77, listens: false };
+        let listener = Line { local: "00000000:07E8".into(), inode: 1603, listens: true };
+        assert!(!accepted([client, listener].into_iter(), &HashSet::from([1603]), &HashSet::from([77])));
+        assert!(!covers("0100007F:07E8", "0200007F:07E8"));
+        assert!(covers("00000000000000000000000000000000:0050", "0000000000000000FFFF00000100007F:0050"));
+    }
+
+    #[test]
+    fn unix_lines_are_read() {
+        let line = unix_line("0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/a b.sock").unwrap();
+        assert_eq!(line, Line { local: "/run/a b.sock".into(), inode: 1600, listens: true });
+        assert_eq!(unix_line("0000000062ebe34b: 00000003 00000000 00000000 0001 03  1600"), None);
+    }
+}
