@@ -58,7 +58,7 @@ fn a_full_disk_or_a_closed_pipe_is_no_panic() {
 
 #[test]
 fn demo_workers_by_hand_fail_with_a_reason() {
-    let out = run("__demo-web");
+    let out = rotad("__demo-web").env_remove("LISTEN_PID").output().unwrap();
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8(out.stderr).unwrap().contains("rotad demo"));
 }

@@ -40,9 +40,7 @@ pub(in super::super) fn main() -> u8 {
 
 /// `stop` is never taken, only looked at: it stays readable for every thread.
 fn serve(stop: Interrupt) -> io::Result<()> {
-    let listener = TcpListener::from(take_inherited(3).map_err(|_| {
-        io::Error::other("no listening socket on fd 3: this worker is started by `rotad demo`, not by hand")
-    })?);
+    let listener = listener()?;
     // The socket is shared: a sibling may take the connection between our poll and our accept.
     listener.set_nonblocking(true)?;
     let stop = Arc::new(stop);
@@ -65,6 +63,15 @@ fn serve(stop: Interrupt) -> io::Result<()> {
         connection.join().ok();
     }
     Ok(())
+}
+
+/// Descriptor 3, if the master says that it is a socket for us: it might be anything else of our parent's.
+fn listener() -> io::Result<TcpListener> {
+    let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    if !ours {
+        return Err(io::Error::other("no socket is passed: this worker is started by `rotad demo`, not by hand"));
+    }
+    take_inherited(3).map(TcpListener::from)
 }
 
 fn is_set(stop: &Interrupt) -> bool {
