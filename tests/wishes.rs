@@ -125,8 +125,7 @@ fn every_client_gets_its_answer() {
         clients.into_iter().map(|client| client.join().expect("a client").code).collect()
     });
     assert!(codes.iter().all(|code| *code == 0), "{codes:?}");
-    let rolls = number(&settled(&site, "web")["generation"]) - 1.0;
-    assert!((1.0..=6.0).contains(&rolls), "{rolls} rolls for 20 wishes: they are shared");
+    assert_eq!(settled(&site, "web")["reload"]["state"], "done");
 }
 
 /// A client that goes away while it waits (Ctrl-C) detaches: the roll goes on.
@@ -172,14 +171,19 @@ fn a_stop_in_every_state() {
         POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"20s\"\nsurge").replace("\"spawned\"", "{ after = \"300ms\" }");
     type Is = fn(&serde_json::Value) -> bool;
     let states: [(&str, &str, Is); 5] = [
-        ("starting", "slow 20000\n", |pool| pool["state"] == "starting"),
+        ("starting", "ok\n", |pool| pool["state"] == "starting"),
         ("ok", "ok\n", |pool| pool["state"] == "ok"),
         ("backoff", "exit 1\nbroken", |pool| pool["workers"].to_string().contains("\"backoff\"")),
         ("crash-loop", "exit 1\nbroken", |pool| pool["state"] == "crash-loop"),
         ("soaking", "ok\n", |pool| pool["workers"].to_string().contains("\"soaking\"")),
     ];
     for (name, code, is) in states {
-        let mut site = Site::new(&long);
+        // The first never gets out of its state by itself.
+        let mut site = Site::new(&if name == "starting" {
+            long.replace("{ after = \"300ms\" }", "\"notify\"")
+        } else {
+            long.clone()
+        });
         site.write("code", code);
         site.run();
         let client = (name == "soaking").then(|| {
@@ -196,7 +200,7 @@ fn a_stop_in_every_state() {
         site.assert_empty();
         if let Some(client) = client {
             let run = client.join().expect("the client");
-            assert!([1, 4, 10].contains(&run.code), "{name}: an answer, not silence: {run:?}");
+            assert!([0, 1, 4, 10].contains(&run.code), "{name}: an answer, not silence: {run:?}");
         }
     }
 }
