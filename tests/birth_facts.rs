@@ -16,7 +16,7 @@ ready = "spawned"
 umask = "027"
 nice = 3
 limits = { nofile = 1234, core = 0 }
-env = { GREETING = "hello {pool} {slot} {generation}", PORT = "{port:http}", BRACE = "{{}" }
+env = { GREETING = "hello {pool} {slot} {generation}", PORT = "{port:http}", BRACE = "{{x" }
 @CLEAR@
 pass_env = ["KEPT_*"]
 [pool.probe]
@@ -121,7 +121,7 @@ fn environment(name: &str, facts: &Value, port: u16, user: Option<&str>) {
     is("ROTAD_GENERATION", "1");
     is("GREETING", "hello facts 0 1");
     is("PORT", &port.to_string());
-    is("BRACE", "{}");
+    is("BRACE", "{x");
     assert!(all["ROTAD_WORKER"].as_str().is_some_and(|worker| !worker.is_empty()), "{name}");
     assert_ne!(all.get("NOTIFY_SOCKET").and_then(Value::as_str), Some("/nowhere"), "{name}");
     if let Some(user) = user {
