@@ -59,11 +59,8 @@ fn a_listener_that_is_not_there() {
 #[test]
 fn contradictions() {
     refused(("listen = [\"http\"]", "ready = \"accepting\""), "ready", &["accepting"]);
-    refused(
-        ("[listen.http]", "[pool.web.reload]\nsurge = 0\nmax_draining = 0\n[listen.http]"),
-        "max_draining",
-        &["max_draining"],
-    );
+    refused(("listen = [", "pass_env = [\"APP_*\"]\nlisten = ["), "pass_env", &["pass_env", "clear_env"]);
+    refused(("[listen.http]", "[listen.http]\nmode = \"0660\""), "mode", &["mode", "unix"]);
 }
 
 #[test]

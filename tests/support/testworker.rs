@@ -39,6 +39,8 @@ pub(crate) struct Knobs {
     starts: Option<String>,
     /// A line is appended here when TERM arrives: pid.
     terms: Option<String>,
+    /// A line is appended here when it leaves by itself: pid.
+    ended: Option<String>,
     /// READY=1 once it is up.
     notify: bool,
     ignore_term: bool,
@@ -78,6 +80,7 @@ fn main() {
         }
         "lines" => lines(&knobs),
         "closes-fds" => closes_fds(&knobs),
+        "flood" => flood(&knobs),
         "escaped" => escaped(&knobs),
         "orphaner" => orphaner(&knobs),
         "blocked" => blocked(&knobs),
@@ -100,6 +103,7 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
             "--code" => knobs.code = Some(value()),
             "--starts" => knobs.starts = Some(value()),
             "--terms" => knobs.terms = Some(value()),
+            "--ended" => knobs.ended = Some(value()),
             "--escape" => knobs.escape = Some(value()),
             "--out" => knobs.out = Some(value()),
             "--notify" => knobs.notify = true,
@@ -203,6 +207,9 @@ fn wait(knobs: &Knobs) {
     block_until(term);
     termed(knobs);
     pause(knobs.drain_ms);
+    if let Some(file) = &knobs.ended {
+        append(file, &std::process::id().to_string());
+    }
     exit(knobs.exit_code)
 }
 
@@ -243,6 +250,20 @@ fn closes_fds(knobs: &Knobs) {
     up(knobs, &Code::default());
     block_until(term);
     exit(0)
+}
+
+/// Sends messages, good ones and nonsense, as fast as the socket takes them.
+fn flood(knobs: &Knobs) {
+    begin(knobs);
+    tell("READY=1");
+    let socket = UnixDatagram::unbound().expect("a datagram socket");
+    let path = env("NOTIFY_SOCKET");
+    let nonsense = "x".repeat(60_000);
+    loop {
+        for text in ["STATUS=busy", "", "=\n=\n", "WATCHDOG=1", nonsense.as_str()] {
+            let _ = socket.send_to(text.as_bytes(), &path);
+        }
+    }
 }
 
 /// A grandchild that went away: a session of its own, deaf.
