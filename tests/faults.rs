@@ -146,7 +146,7 @@ fn a_slow_exec_and_a_hung_folder() {
         return;
     }
     let _alone = alone();
-    for (call, path) in [("execve", "testworker"), ("chdir", "")] {
+    for (call, path) in [("execve", "testworker"), ("chdir,fchdir", "")] {
         let mut site = Site::new(&WEB.replace("count = 2", "count = 2\nworking_directory = \"@DIR@\""));
         site.run();
         site.await_ready();
