@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use support::{Load, Site, alone, need, pids, pool};
 
 const APP: &str = r#"
-import os, time
+import os
+from time import sleep as work
 
 def app(environ, start_response):
-    time.sleep(0.005)
+    work(0.005)
     body = f"{os.getpid()} {os.environ['ROTAD_GENERATION']} python\n".encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

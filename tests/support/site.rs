@@ -166,6 +166,8 @@ impl Site {
         let mut last = None;
         let found = until_some(seconds, || {
             last = self.status();
+            let left = || self.master.as_ref().is_some_and(|child| proc::gone(child.id() as i32));
+            assert!(last.is_some() || !left(), "the master has left; in vain: {what}");
             last.clone().filter(|status| is(status))
         });
         found.unwrap_or_else(|| panic!("waited {seconds} s in vain for: {what}; the last status: {last:?}"))

@@ -7,6 +7,8 @@
 
 // One descriptor has to be taken over from the environment; see `own`.
 #![allow(unsafe_code)]
+// Leaving children alone is what some of these workers are for.
+#![allow(clippy::zombie_processes)]
 
 #[path = "testworker/facts.rs"]
 mod facts;
