@@ -43,6 +43,7 @@ const POOLS: &str = r#"
 stop = "10s"
 [pool.python]
 command = ["@GUNICORN@", "app:app", "--graceful-timeout", "8"]
+env = { HOME = "@DIR@" }
 count = 2
 listen = ["python"]
 [pool.php]
