@@ -1,0 +1,39 @@
+//! Promise 10: a master whose workers are all ready does not wake up.
+
+mod support;
+
+use std::time::Duration;
+use support::{Site, alone, proc, spaced, until};
+
+/// 0 context switches of all its threads within 20 s: workers and tasks, with and without sockets, some notifying.
+#[test]
+fn no_switch_in_twenty_seconds() {
+    let _alone = alone();
+    let site = Site::up(
+        r#"
+[pool.web]
+command = ["@WORKER@", "http"]
+count = 4
+listen = ["http"]
+[pool.queue]
+kind = "task"
+command = ["@WORKER@", "wait", "--notify"]
+count = 2
+ready = "notify"
+[listen.http]
+address = "127.0.0.1:@PORT@"
+"#,
+    );
+    let master = site.pid();
+    // First it comes to rest: what is left to do after the last question takes no more than the stable time.
+    let still = |seconds: u64| {
+        let before = proc::switches(master);
+        spaced(Duration::from_secs(seconds));
+        let after = proc::switches(master);
+        (before == after).then_some(()).ok_or(format!("{before:?} became {after:?}"))
+    };
+    until("it comes to rest", 30, || still(1).ok());
+    let result = still(20);
+    assert!(result.is_ok(), "switches by thread: {result:?}");
+    assert!(!proc::switches(master).is_empty());
+}

@@ -1,0 +1,247 @@
+//! `rotad start`: a daemon by the book, one master, and an honest answer.
+
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::process::Command;
+use support::{Site, alone, pids, pool, proc, until};
+
+const WEB: &str = r#"
+[pool.web]
+command = ["@WORKER@", "http", "--code", "@DIR@/code"]
+count = 2
+listen = ["http"]
+ready_timeout = "5s"
+stop = "2s"
+[listen.http]
+address = "127.0.0.1:@PORT@"
+"#;
+
+fn site(pools: &str, code: &str) -> Site {
+    let site = Site::new(pools);
+    site.write("code", code);
+    site
+}
+
+/// Fork, setsid, fork, chdir, umask, descriptors; answers when every pool is ready; USR1, HUP and TERM are handled.
+#[test]
+fn a_daemon_by_the_book() {
+    let site = site(WEB, "ok\nfirst");
+    let run = site.rotad(&["start"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let status = site.status().expect("a status");
+    assert!(support::all_ready(&status), "ready when it returns: {status}");
+    let master = site.pid();
+    assert_eq!(status["master"]["pid"], master);
+    let stat = proc::stat(master).expect("the master");
+    let (parent, group, session) = (&stat[1], &stat[2], &stat[3]);
+    assert_ne!(parent, &std::process::id().to_string(), "its starter is not its parent");
+    assert_eq!(group, session);
+    assert_ne!(session, &master.to_string(), "no leader of a session: it can never get a terminal");
+    assert_eq!(stat[4], "0", "no terminal");
+    assert_eq!(std::fs::read_link(format!("/proc/{master}/cwd")).expect("its folder"), std::path::Path::new("/"));
+    assert_eq!(proc::status(master, "Umask").as_deref(), Some("0022"));
+    let descriptors = proc::descriptors(master);
+    assert_eq!(descriptors[&0], "/dev/null");
+    for number in [1, 2] {
+        let what = &descriptors[&number];
+        assert!(what == "/dev/null" || what.ends_with("master.log"), "{number} is {what}");
+    }
+    site.signal(Signal::SIGHUP);
+    site.signal(Signal::SIGUSR1);
+    site.await_status("rolled", 20, |status| pool(status, "web")["reload"]["state"] == "done");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+    assert!(!site.path("master.pid").exists());
+    assert_eq!(site.rotad(&["start"]).code, 0, "and again");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// Nothing that the starter had open is kept: 30 descriptors, one of them the write end of a pipe.
+#[test]
+fn nothing_of_the_starter_stays_open() {
+    let site = site(WEB, "ok\nfirst");
+    let script = "for i in {10..39}; do eval \"exec $i</etc/hostname\"; done; exec \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "x"]).arg(support::rotad()).args(["start", "-c"]).arg(&site.config);
+    let run = support::site::finish(command, 30);
+    assert_eq!(run.code, 0, "{run:?}");
+    let kept: Vec<_> = proc::descriptors(site.pid()).into_values().filter(|what| what == "/etc/hostname").collect();
+    assert!(kept.is_empty(), "{kept:?}");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// `$(rotad start)` returns: the daemon holds neither its starter's stdout nor stderr.
+#[test]
+fn the_starters_pipe_ends() {
+    let site = site(WEB, "ok\nfirst");
+    let mut command = Command::new("bash");
+    let line = format!("out=$({} start -c {} 2>&1); echo ended", support::rotad().display(), site.config.display());
+    command.args(["-c", &line]);
+    let run = support::site::finish(command, 30);
+    assert_eq!(run.out, "ended\n", "{run:?}");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// Not one pool comes up: exit 1, the reason with the worker's last lines, nothing left.
+#[test]
+fn broken_from_the_start() {
+    for (code, word) in
+        [("exit 3\nno such table: users", "no such table: users"), ("hang\nwaiting for Godot", "waiting for Godot")]
+    {
+        let site = site(&WEB.replace("\"5s\"", "\"1s\""), code);
+        let run = site.rotad(&["start"]);
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.err.contains(word) && run.err.contains("web"), "{run:?}");
+        site.assert_empty();
+        assert!(!site.path("master.pid").exists(), "the pid file is left");
+        assert!(support::load::get(&site.address(), "/").is_err(), "the socket is left");
+    }
+}
+
+/// Some pools up: they keep serving, exit 1 names the others.
+#[test]
+fn some_pools_up() {
+    let other = "[pool.broken]\ncommand = [\"@WORKER@\", \"job\", \"--exit\", \"4\"]\nready = \"notify\"\n";
+    let site = site(&format!("{WEB}{other}"), "ok\nfirst");
+    let run = site.rotad(&["start"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.err.contains("broken"), "{run:?}");
+    assert!(support::load::get(&site.address(), "/").is_ok(), "the good pool serves");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}
+
+/// `--no-wait` returns once sockets and pid file stand.
+#[test]
+fn without_waiting() {
+    let site = site(&WEB.replace("\"5s\"", "\"20s\""), "slow 5000\nfirst");
+    let run = site.rotad(&["start", "--no-wait"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.took.as_secs() < 3, "{run:?}");
+    assert!(!proc::gone(site.pid()));
+    assert!(std::net::TcpStream::connect(site.address()).is_ok(), "the socket stands");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// A second master for the same runtime directory is refused; the first one does not notice.
+#[test]
+fn a_second_master() {
+    let site = site(WEB, "ok\nfirst");
+    assert_eq!(site.rotad(&["start"]).code, 0);
+    let (master, workers) = (site.pid(), pids(&site.await_ready(), "web"));
+    for verb in ["start", "run"] {
+        let run = site.rotad(&[verb]);
+        assert_eq!(run.code, 75, "{run:?}");
+        assert!(run.err.contains(&master.to_string()), "it names the one that runs: {run:?}");
+    }
+    assert_eq!(site.pid(), master);
+    assert_eq!(pids(&site.status().expect("a status"), "web"), workers);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}
+
+/// 100 starts at once: one wins, 99 say 75.
+#[test]
+fn a_hundred_at_once() {
+    let _alone = alone();
+    let site = site(WEB, "ok\nfirst");
+    let mut starts: Vec<_> = (0..100)
+        .map(|_| {
+            let mut command = Command::new(support::rotad());
+            command.args(["start", "-c"]).arg(&site.config);
+            command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+            command.stderr(std::process::Stdio::null()).spawn().expect("a start")
+        })
+        .collect();
+    let codes: Vec<Option<i32>> = starts.iter_mut().map(|start| start.wait().expect("its end").code()).collect();
+    let of = |code: i32| codes.iter().filter(|found| **found == Some(code)).count();
+    assert_eq!((of(0), of(75)), (1, 99), "{codes:?}");
+    let master = site.pid();
+    assert!(support::all_ready(&site.await_ready()));
+    let masters = site.processes().into_iter().filter(|pid| proc::command_line(*pid).contains(" start ")).count();
+    assert!(masters <= 1 + proc::children(master).len(), "{masters} masters");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}
+
+/// A master killed by -9: its workers serve on; the next start names them and exits 1; `--take-over` stops them first.
+#[test]
+fn leftovers_of_a_killed_master() {
+    let site = site(WEB, "ok\nfirst");
+    assert_eq!(site.rotad(&["start"]).code, 0);
+    let workers = pids(&site.await_ready(), "web");
+    let master = site.pid();
+    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    until("the master is gone", 5, || proc::gone(master).then_some(()));
+    assert!(support::load::get(&site.address(), "/").is_ok(), "the workers serve on");
+    let run = site.rotad(&["status"]);
+    assert_eq!(run.code, 4, "{run:?}");
+    let run = site.rotad(&["start"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    for worker in &workers {
+        assert!(run.err.contains(&worker.to_string()), "{worker} is not named: {run:?}");
+        assert!(!proc::gone(*worker), "{worker} was touched");
+    }
+    let run = site.rotad(&["start", "--take-over"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(workers.iter().all(|worker| proc::gone(*worker)), "the old workers are stopped first");
+    assert!(support::load::get(&site.address(), "/").is_ok());
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}
+
+/// A stale pid file, with the pid of a stranger: the stranger is not touched, the file is taken over.
+#[test]
+fn a_stale_pid_file() {
+    let site = site(WEB, "ok\nfirst");
+    let mut stranger = Command::new("sleep").arg("1000").spawn().expect("a stranger");
+    site.write("master.pid", &format!("{}\n", stranger.id()));
+    let stop = site.rotad(&["stop"]);
+    let start = site.rotad(&["start"]);
+    let alive = matches!(stranger.try_wait(), Ok(None));
+    stranger.kill().expect("the stranger's end");
+    stranger.wait().expect("the stranger's end");
+    assert!(alive, "a stranger was signalled");
+    assert_eq!(stop.code, 0, "{stop:?}");
+    assert_eq!(start.code, 0, "{start:?}");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// A pid file that is a link, or that cannot be written: an error at once, the target untouched, nothing left.
+#[test]
+fn a_pid_file_that_is_refused() {
+    let linked = site(WEB, "ok\nfirst");
+    linked.write("precious", "precious");
+    std::os::unix::fs::symlink(linked.path("precious"), linked.path("master.pid")).expect("a link");
+    let run = linked.rotad(&["start"]);
+    assert_ne!(run.code, 0, "{run:?}");
+    assert!(run.err.contains("master.pid"), "{run:?}");
+    assert_eq!(linked.read("precious"), "precious");
+    linked.assert_empty();
+    let folder = site(WEB, "ok\nfirst");
+    std::fs::create_dir(folder.path("master.pid")).expect("a folder in its place");
+    let run = folder.rotad(&["start"]);
+    assert_ne!(run.code, 0, "{run:?}");
+    assert!(run.err.contains("master.pid"), "{run:?}");
+    folder.assert_empty();
+}
+
+/// Stdio closed at start, for `start` and for `run`.
+#[test]
+fn closed_stdio() {
+    let site = site(WEB, "ok\nfirst");
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", "exec 0<&- 1>&- 2>&-; exec \"$@\"", "x"])
+        .arg(support::rotad())
+        .args(["start", "-c"])
+        .arg(&site.config);
+    assert_eq!(support::site::finish(command, 30).code, 0);
+    let first = proc::descriptors(site.pid());
+    assert!((0..=2).all(|number| !first[&number].starts_with("socket:")), "{first:?}");
+    assert!(support::load::get(&site.address(), "/").is_ok());
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}

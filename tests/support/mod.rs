@@ -1,0 +1,122 @@
+//! What the tests share: a [`Site`] (a folder with a configuration and the master that runs there), load on its
+//! sockets ([`Load`]), a [`Watch`] over its status, and what a machine may lack ([`need`]).
+//!
+//! Nothing here sleeps to make a test pass: everything waits for a condition, with a deadline.
+#![allow(dead_code, unused_imports, unreachable_pub, clippy::print_stderr)] // each test binary uses its own part
+
+pub mod load;
+pub mod need;
+pub mod proc;
+pub mod site;
+pub mod watch;
+
+pub use load::{Load, Report};
+pub use need::need;
+pub use site::{Run, Site};
+pub use watch::Watch;
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The rotad binary under test.
+pub fn rotad() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_rotad"))
+}
+
+/// The worker with knobs, built beside it.
+pub fn testworker() -> PathBuf {
+    let path = rotad().with_file_name("examples").join("testworker");
+    assert!(path.exists(), "{} is missing: `cargo build --example testworker`", path.display());
+    path
+}
+
+/// Tests that measure or put load on the machine run one after another.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Waits until `look` gives something; panics with `what` after `seconds`.
+pub fn until<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
+    until_some(seconds, &mut look).unwrap_or_else(|| panic!("waited {seconds} s in vain for: {what}"))
+}
+
+/// Waits until `look` gives something, or for `seconds`.
+pub fn until_some<T>(seconds: u64, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Watches for `seconds` that `look` never finds anything: for what must not happen. The time is part of the promise.
+pub fn never<T: std::fmt::Debug>(what: &str, seconds: f64, mut look: impl FnMut() -> Option<T>) {
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    while Instant::now() < end {
+        if let Some(found) = look() {
+            panic!("{what}: {found:?}");
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A moment in which nothing is asked: between two signals, as a rate.
+pub fn spaced(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
+/// The pool of this name in a status.
+pub fn pool<'s>(status: &'s Value, name: &str) -> &'s Value {
+    let pools = status["pools"].as_array().expect("pools");
+    pools.iter().find(|pool| pool["name"] == name).unwrap_or_else(|| panic!("no pool {name} in {status}"))
+}
+
+/// The pids of a pool, by slot; those between two lives are left out.
+pub fn pids(status: &Value, name: &str) -> Vec<i32> {
+    let mut pids: Vec<(u64, i32)> = pool(status, name)["workers"]
+        .as_array()
+        .expect("workers")
+        .iter()
+        .filter_map(|worker| Some((worker["slot"].as_u64()?, worker["pid"].as_i64()? as i32)))
+        .collect();
+    pids.sort_unstable();
+    pids.into_iter().map(|(_, pid)| pid).collect()
+}
+
+/// Every wanted worker of every pool is ready, and no rolling restart runs.
+pub fn all_ready(status: &Value) -> bool {
+    status["pools"].as_array().is_some_and(|pools| {
+        pools
+            .iter()
+            .all(|pool| pool["state"] == "ok" && pool["ready"] == pool["wanted"] && pool["alive"] == pool["wanted"])
+    })
+}
+
+/// A number of a status.
+pub fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
+}
+
+/// A TCP port of 127.0.0.1 that nobody uses, below those that the kernel hands out.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..10_000 {
+        let port = 10_000 + (std::process::id().wrapping_mul(37) + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+            return port as u16;
+        }
+    }
+    panic!("no free port");
+}

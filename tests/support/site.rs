@@ -1,0 +1,301 @@
+//! A folder of its own with a configuration, and the master that runs there. Whatever it started ends with it.
+
+use super::{all_ready, proc, rotad, testworker, until, until_some};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A verb of rotad that has ended.
+#[derive(Debug)]
+pub struct Run {
+    /// The exit code; 128 + signal when it was killed.
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+    pub took: Duration,
+}
+
+impl Run {
+    /// Both outputs.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+}
+
+/// The folder, the configuration, the master.
+pub struct Site {
+    folder: tempfile::TempDir,
+    pub config: PathBuf,
+    /// The port that `@PORT@` stands for.
+    pub port: u16,
+    master: Option<Child>,
+}
+
+/// Asks for the status from other threads.
+pub struct Asker {
+    config: PathBuf,
+}
+
+impl Asker {
+    /// The status, if a master answers.
+    pub fn status(&self) -> Option<Value> {
+        let run = verb(&self.config, &["status", "--json"], 20);
+        (run.code == 0).then(|| serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.out)))
+    }
+}
+
+const MASTER: &str = r#"[master]
+name = "site"
+runtime_dir = "@DIR@/run"
+pid_file = "@DIR@/master.pid"
+log_file = "@DIR@/master.log"
+log_format = "json"
+log_level = "debug"
+"#;
+
+impl Site {
+    /// A folder with a configuration of these pools. `@DIR@`, `@WORKER@`, `@PORT@` stand for the folder, the worker
+    /// with knobs and a free port; a `[master]` that keeps everything in the folder comes first.
+    pub fn new(pools: &str) -> Site {
+        Site::with_master("", pools)
+    }
+
+    /// With more keys in `[master]`.
+    pub fn with_master(keys: &str, pools: &str) -> Site {
+        let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for everybody");
+        let config = folder.path().join("rotad.toml");
+        let site = Site { folder, config, port: super::free_port(), master: None };
+        site.configure(&format!("{MASTER}{keys}\n{pools}"));
+        site
+    }
+
+    /// Writes the whole configuration.
+    pub fn configure(&self, text: &str) {
+        self.write("rotad.toml", &self.filled(text));
+    }
+
+    /// Puts the folder, the worker and the port in.
+    pub fn filled(&self, text: &str) -> String {
+        let worker = self.path("testworker");
+        if text.contains("@COPY@") && !worker.exists() {
+            fs::copy(testworker(), &worker).expect("a copy of the worker that every user may run");
+        }
+        text.replace("@DIR@", &self.folder.path().display().to_string())
+            .replace("@WORKER@", &testworker().display().to_string())
+            .replace("@COPY@", &worker.display().to_string())
+            .replace("@PORT@", &self.port.to_string())
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file of the folder, in one piece.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let draft = self.path(&format!("{name}.draft"));
+        fs::write(&draft, text).expect("a file");
+        fs::rename(&draft, self.path(name)).expect("a file in its place");
+        self.path(name)
+    }
+
+    /// Reads a file of the folder; empty when there is none.
+    pub fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.path(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).to_string()
+    }
+
+    /// The lines of a file of the folder.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        self.read(name).lines().map(str::to_string).collect()
+    }
+
+    /// The address that the load goes to.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `rotad run` of this configuration, as a command that is not started yet.
+    pub fn run_command(&self) -> Command {
+        let mut command = Command::new(rotad());
+        command.args(["run", "-c"]).arg(&self.config);
+        command
+    }
+
+    /// Starts `rotad run` in the background.
+    pub fn run(&mut self) {
+        self.spawn(self.run_command());
+    }
+
+    /// Starts a master by this command: a group of its own, stderr in `stderr.txt` unless said otherwise before.
+    pub fn spawn(&mut self, mut command: Command) {
+        let stderr = File::create(self.path("stderr.txt")).expect("a file for stderr");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        self.spawn_as_it_is(command);
+    }
+
+    /// Starts a master by this command, its stdio as the command has it.
+    pub fn spawn_as_it_is(&mut self, mut command: Command) {
+        command.process_group(0).env_remove("ROTAD_CONFIG");
+        self.master = Some(command.spawn().expect("rotad run"));
+    }
+
+    /// `rotad run`, and waits until every worker is ready.
+    pub fn up(pools: &str) -> Site {
+        let mut site = Site::new(pools);
+        site.run();
+        site.await_ready();
+        site
+    }
+
+    /// Waits until every worker is ready.
+    pub fn await_ready(&self) -> Value {
+        self.await_status("every worker is ready", 20, all_ready)
+    }
+
+    /// Waits for a status.
+    pub fn await_status(&self, what: &str, seconds: u64, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = None;
+        let found = until_some(seconds, || {
+            last = self.status();
+            let left = || self.master.as_ref().is_some_and(|child| proc::gone(child.id() as i32));
+            assert!(last.is_some() || !left(), "the master has left; in vain: {what}");
+            last.clone().filter(|status| is(status))
+        });
+        found.unwrap_or_else(|| panic!("waited {seconds} s in vain for: {what}; the last status: {last:?}"))
+    }
+
+    /// The status, if a master answers.
+    pub fn status(&self) -> Option<Value> {
+        self.asker().status()
+    }
+
+    /// Asks for the status from another thread.
+    pub fn asker(&self) -> Asker {
+        Asker { config: self.config.clone() }
+    }
+
+    /// Runs a verb to its end, at most 60 s.
+    pub fn rotad(&self, arguments: &[&str]) -> Run {
+        verb(&self.config, arguments, 60)
+    }
+
+    /// The pid in the pid file.
+    pub fn pid(&self) -> i32 {
+        until("a pid in master.pid", 10, || self.read("master.pid").trim().parse().ok())
+    }
+
+    /// `kill -SIGNAL $(cat master.pid)`.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("a master to signal");
+    }
+
+    /// The master's log.
+    pub fn log(&self) -> String {
+        self.read("master.log") + &self.read("stderr.txt")
+    }
+
+    /// Waits for a text in the master's log.
+    pub fn await_log(&self, text: &str, seconds: u64) {
+        until(&format!("{text:?} in the log"), seconds, || self.log().contains(text).then_some(()));
+    }
+
+    /// The master that this site started is still there.
+    pub fn master_lives(&mut self) -> bool {
+        self.master.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Waits until the master has left.
+    pub fn await_exit(&mut self, seconds: u64) -> ExitStatus {
+        let child = self.master.as_mut().expect("a master");
+        let status = until_some(seconds, || child.try_wait().expect("a child"));
+        status.unwrap_or_else(|| panic!("the master has not left within {seconds} s"))
+    }
+
+    /// Nothing of this site runs any more.
+    pub fn assert_empty(&self) {
+        let left = || proc::of_folder(self.folder.path());
+        until_some(3, || left().is_empty().then_some(()));
+        let left: Vec<_> = left().into_iter().map(|pid| (pid, proc::command_line(pid))).collect();
+        assert!(left.is_empty(), "still running: {left:?}");
+    }
+
+    /// What runs in this site.
+    pub fn processes(&self) -> Vec<i32> {
+        proc::of_folder(self.folder.path())
+    }
+}
+
+/// Runs a verb with `-c` to its end.
+pub fn verb(config: &Path, arguments: &[&str], seconds: u64) -> Run {
+    let mut command = Command::new(rotad());
+    command.arg(arguments[0]).arg("-c").arg(config).args(&arguments[1..]);
+    finish(command, seconds)
+}
+
+/// Runs a command to its end and takes its outputs; killed (and a panic) when it takes longer. What it left in the
+/// background may hold its outputs open: only its own end counts.
+pub fn finish(mut command: Command, seconds: u64) -> Run {
+    let started = Instant::now();
+    let out = tempfile::tempfile().expect("a file for stdout");
+    let err = tempfile::tempfile().expect("a file for stderr");
+    command.stdin(Stdio::null()).stdout(out.try_clone().expect("stdout")).stderr(err.try_clone().expect("stderr"));
+    let mut child = command.process_group(0).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let status = until_some(seconds, || child.try_wait().expect("a child"));
+    let took = started.elapsed();
+    let (out, err) = (text(out), text(err));
+    let Some(status) = status else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{command:?} did not end within {seconds} s; stdout: {out}; stderr: {err}");
+    };
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Run { code, out, err, took }
+}
+
+fn text(mut file: File) -> String {
+    use std::io::{Seek, SeekFrom};
+    file.seek(SeekFrom::Start(0)).expect("the beginning");
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).expect("the output");
+    String::from_utf8_lossy(&bytes).to_string()
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the master's last lines ---\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        if let Some(child) = &mut self.master {
+            let pid = Pid::from_raw(child.id() as i32);
+            if matches!(child.try_wait(), Ok(None)) {
+                for signal in [Signal::SIGCONT, Signal::SIGINT, Signal::SIGINT] {
+                    let _ = kill(pid, signal);
+                }
+                until_some(3, || child.try_wait().ok().flatten());
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        // Masters in the background, and whatever a dead master left: the master first, as it would start them anew.
+        until_some(5, || {
+            let mut left = self.processes();
+            left.sort_unstable();
+            for pid in &left {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+            left.is_empty().then_some(())
+        });
+    }
+}

@@ -1,0 +1,262 @@
+//! What the compiler does not hold: the size of files and functions, where `unsafe` may stand, who imports whom.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LONGEST_FILE: usize = 450;
+const LONGEST_FUNCTION: usize = 70;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below a folder, as path relative to the project and text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((relative(&path), fs::read_to_string(&path).expect("a text")));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources below {folder}");
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).expect("a path of the project").display().to_string()
+}
+
+/// The code of a line: without its comment and its strings.
+fn code(line: &str) -> String {
+    let mut out = String::new();
+    let mut letters = line.chars().peekable();
+    let mut quoted = false;
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' if quoted => {
+                letters.next();
+            }
+            '\'' if !quoted && letters.peek() == Some(&'"') => {
+                letters.next();
+            }
+            '"' => quoted = !quoted,
+            '/' if !quoted && letters.peek() == Some(&'/') => break,
+            _ if !quoted => out.push(letter),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// The word stands in the code as a word of its own.
+fn has_word(code: &str, word: &str) -> bool {
+    let part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    code.match_indices(word).any(|(at, _)| {
+        !code[..at].chars().next_back().is_some_and(part) && !code[at + word.len()..].chars().next().is_some_and(part)
+    })
+}
+
+fn report(what: &str, found: Vec<String>) {
+    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn files_are_short() {
+    let files = [sources("src"), sources("tests")].concat();
+    let long = files.iter().map(|(path, text)| (path, text.lines().count())).filter(|(_, lines)| *lines > LONGEST_FILE);
+    report("longer than 450 lines", long.map(|(path, lines)| format!("{path}: {lines}")).collect());
+}
+
+/// By the formatter's own shape: from the line with `fn` to the closing brace at the same depth.
+#[test]
+fn functions_are_short() {
+    let mut long = Vec::new();
+    for (path, text) in sources("src") {
+        let lines: Vec<&str> = text.lines().collect();
+        for (start, line) in lines.iter().enumerate().filter(|(_, line)| has_word(&code(line), "fn")) {
+            let depth = line.len() - line.trim_start().len();
+            let closing = format!("{}}}", " ".repeat(depth));
+            if line.ends_with(';') || line.ends_with('}') {
+                continue;
+            }
+            let end = lines[start..].iter().position(|line| *line == closing);
+            let length = end.map_or(0, |end| end + 1);
+            if length > LONGEST_FUNCTION {
+                long.push(format!("{path}:{}: {length} lines: {}", start + 1, line.trim()));
+            }
+        }
+    }
+    report("functions longer than 70 lines", long);
+}
+
+/// `unsafe` under src/os/sys alone, each block with SAFETY before it; in the tests in the worker alone.
+#[test]
+fn unsafe_has_one_place() {
+    let mut wrong = Vec::new();
+    for (path, text) in [sources("src"), sources("tests")].concat() {
+        let allowed = path.starts_with("src/os/sys/") || path == "tests/support/testworker.rs";
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| has_word(&code(line), "unsafe")) {
+            let said = line.contains("SAFETY")
+                || lines[..number]
+                    .iter()
+                    .rev()
+                    .take_while(|line| line.trim_start().starts_with("//") || line.trim_start().starts_with("#["))
+                    .any(|line| line.contains("SAFETY") || line.contains("# Safety"));
+            if !allowed {
+                wrong.push(format!("{path}:{}: outside src/os/sys", number + 1));
+            } else if !said {
+                wrong.push(format!("{path}:{}: no SAFETY before it", number + 1));
+            }
+        }
+    }
+    report("unsafe", wrong);
+}
+
+/// println! and its kin panic on a full disk or a closed pipe; in the verbs alone may something of the kind stand.
+#[test]
+fn nothing_prints_but_the_verbs() {
+    find("src", &["println!", "eprintln!", "print!", "eprint!", "dbg!"], |path| path.starts_with("src/cli/"));
+}
+
+/// Tests wait for events, never for time; what polls for a condition stands in tests/support.
+#[test]
+fn tests_do_not_sleep() {
+    let allowed = |path: &str| path.starts_with("tests/support/") || path == "tests/tidy.rs";
+    find("tests", &["sleep("], allowed);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let mut found = Vec::new();
+    for (path, text) in [sources("src"), sources("tests")].concat() {
+        if path == "tests/tidy.rs" {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            if ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"].iter().any(|word| line.contains(word)) {
+                found.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report("left for later", found);
+}
+
+fn find(folder: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
+    let mut found = Vec::new();
+    for (path, text) in sources(folder).into_iter().filter(|(path, _)| !allowed(path)) {
+        for (number, line) in text.lines().enumerate() {
+            let code = code(line);
+            if words.iter().any(|word| {
+                let part = |letter: char| letter.is_alphanumeric() || letter == '_';
+                code.match_indices(word).any(|(at, _)| !code[..at].chars().next_back().is_some_and(part))
+            }) {
+                found.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report("not here", found);
+}
+
+/// What a room may import of the others, as prefixes of `crate::…` and `rotad_core`; the room of a file is its first
+/// folder (or its name). Read it as an edge list: what is not here must not be.
+const ROOMS: [(&str, &[&str]); 6] = [
+    ("config", &["rotad_core", "config", "plan"]),
+    ("plan", &["rotad_core", "config", "plan"]),
+    ("observe", &["rotad_core", "plan", "observe"]),
+    ("control", &["rotad_core", "observe", "control", "plan"]),
+    ("os", &["rotad_core", "plan", "config::never", "observe", "control::wire", "control::server", "os"]),
+    ("cli", &["rotad_core", "config", "plan", "control", "observe", "os", "cli"]),
+];
+
+/// The verbs that reach the operating system's room.
+const REACH_OS: [&str; 6] = ["run", "start", "demo", "shim", "mod", "main"];
+
+#[test]
+fn imports_go_one_way() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        let inner = path.trim_start_matches("src/").trim_end_matches(".rs");
+        let room = inner.split('/').next().expect("a room");
+        let rules = ROOMS.iter().find(|(name, _)| *name == room).map(|(_, rules)| *rules);
+        for (number, line) in text.lines().enumerate() {
+            for import in imports(&code(line)) {
+                let allowed = match (room, rules) {
+                    ("core", _) => import.starts_with("crate::"),
+                    (_, None) => true, // main.rs, lib.rs
+                    (_, Some(rules)) => {
+                        let path = import.trim_start_matches("crate::").to_string();
+                        let under = |rule: &&str| path == *rule || path.starts_with(&format!("{rule}::"));
+                        rules.iter().any(under) && !(room == "cli" && path.starts_with("os") && !reaches_os(inner))
+                    }
+                };
+                if !allowed {
+                    wrong.push(format!("{path}:{}: {import}", number + 1));
+                }
+            }
+        }
+    }
+    report("imports against the current", wrong);
+}
+
+fn reaches_os(inner: &str) -> bool {
+    let verb = inner.split('/').nth(1).unwrap_or("mod");
+    REACH_OS.contains(&verb)
+}
+
+/// The paths of our own that a line of code names: `crate::…` with up to two parts, or `rotad_core`.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, start) in code.match_indices("crate::") {
+        let part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
+        let path: String = code[at + start.len()..].chars().take_while(|letter| part(*letter)).collect();
+        let parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).take(2).collect();
+        if !parts.is_empty() {
+            found.push(format!("crate::{}", parts.join("::")));
+        }
+    }
+    for foreign in ["rotad_core", "rotad::"] {
+        if has_word(code, foreign.trim_end_matches(':')) && !code.contains("name") {
+            found.push(foreign.trim_end_matches(':').to_string());
+        }
+    }
+    found.retain(|path| path != "rotad");
+    found
+}
+
+/// The core reads no clock, file, environment or random number, by the compiler's own hand.
+#[test]
+fn the_core_is_alone() {
+    let manifest = fs::read_to_string(root().join("src/core/Cargo.toml")).expect("the core's manifest");
+    assert!(!manifest.lines().any(|line| line.trim() == "[dependencies]"), "the core has dependencies");
+    let lib = fs::read_to_string(root().join("src/core/lib.rs")).expect("the core");
+    assert!(lib.contains("#![no_std]") || lib.contains("no_std"), "the core is no_std");
+    assert!(lib.contains("forbid(unsafe_code)") || manifest.contains("workspace = true"), "no unsafe in the core");
+}
+
+/// Every promise of the contract names tests, and every test that it names exists.
+#[test]
+fn promises_name_their_tests() {
+    let page = fs::read_to_string(root().join("docs/promises.md")).expect("docs/promises.md");
+    let mut missing = Vec::new();
+    for piece in page.split('`').skip(1).step_by(2).filter(|piece| piece.contains("::")) {
+        let (file, function) = piece.split_once("::").expect("a file and a function");
+        let path = root().join("tests").join(format!("{file}.rs"));
+        let there = fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {function}(")));
+        if !there {
+            missing.push(piece.to_string());
+        }
+    }
+    report("tests that docs/promises.md names and that are not there", missing);
+    for number in 1..=12 {
+        let section = page.lines().find(|line| line.starts_with(&format!("| {number} |"))).unwrap_or_default();
+        assert!(section.contains("::"), "promise {number} names no test");
+    }
+}
