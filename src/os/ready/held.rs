@@ -82,7 +82,7 @@ fn unix_line(line: &str) -> Option<Line> {
     let mut words = line.split_ascii_whitespace();
     let flags = words.nth(3)?;
     let inode: u64 = words.nth(2)?.parse().ok()?;
-    let at = line.find(|first: char| first == '/' || first == '@').unwrap_or(line.len());
+    let at = line.find(['/', '@']).unwrap_or(line.len());
     let local = line[at..].to_owned();
     (!local.is_empty()).then_some(Line { local, inode, listens: flags == "00010000" })
 }

@@ -1,1 +1,0 @@
-//! What a master killed by -9 left behind, and how to take it over.

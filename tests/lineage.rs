@@ -1,0 +1,328 @@
+//! Orphans, sweeps, cgroups and leftovers, with real trees. Each case is a process of its own whose main thread is the
+//! reaper, as in the master; "workers" are born on another thread.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setsid};
+use rotad::os::cgroup::Cgroups;
+use rotad::os::leftovers::{Journal, Leftovers};
+use rotad::os::lineage::{Family, TAG, orphans, sweep, sweep_all};
+use rotad::os::proc::Stat;
+use rotad::os::sys::process::Process;
+use rotad::os::sys::reaper::{become_subreaper, reap_orphans};
+use rotad_core::{Exit, WorkerId};
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ROLE: &str = "ROTAD_TEST_ROLE";
+const CASES: [(&str, fn()); 7] = [
+    ("nothing_left_costs_little", nothing_left_costs_little),
+    ("a_tree_that_climbs_out_is_swept", a_tree_that_climbs_out_is_swept),
+    ("only_orphans_are_reaped", only_orphans_are_reaped),
+    ("another_workers_orphan_is_left_alone", another_workers_orphan_is_left_alone),
+    ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
+    ("leftovers_are_found_and_ended", leftovers_are_found_and_ended),
+    ("leftovers_that_will_not_leave_are_killed", leftovers_that_will_not_leave_are_killed),
+];
+
+fn main() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return act(&role);
+    }
+    let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let mut failed = false;
+    for (name, _) in CASES.iter().filter(|(name, _)| name.contains(&wanted)) {
+        let done = again(&format!("case {name}")).status().unwrap().success();
+        writeln!(std::io::stdout(), "test {name} ... {}", if done { "ok" } else { "FAILED" }).unwrap();
+        failed |= !done;
+    }
+    std::process::exit(i32::from(failed));
+}
+
+fn again(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(ROLE, role);
+    command
+}
+
+// ---- the workers' side ----
+
+fn act(role: &str) {
+    let (verb, rest) = role.split_once(' ').unwrap_or((role, ""));
+    match verb {
+        "case" => {
+            become_subreaper().unwrap();
+            CASES.iter().find(|(name, _)| *name == rest).unwrap().1();
+        }
+        // A worker: leads a session, starts others as told, says who is there, and stays or leaves.
+        "worker" => {
+            setsid().unwrap();
+            tree(rest);
+        }
+        "runaway" => {
+            setsid().unwrap();
+            tree(rest);
+        }
+        "plain" => tree(rest),
+        "stubborn" => {
+            setsid().unwrap();
+            let _kept = signal_hook::low_level::pipe::register(15, std::os::unix::net::UnixStream::pair().unwrap().0);
+            say_and_stay();
+        }
+        "exit" => std::process::exit(rest.parse().unwrap()),
+        other => panic!("{other}?"),
+    }
+}
+
+/// `stay`, or a child to start before leaving, or `keep` and a child to stay with.
+fn tree(rest: &str) {
+    if rest == "stay" {
+        say_and_stay();
+    }
+    let kept = rest.strip_prefix("keep ");
+    // Left unreaped on purpose: it becomes an orphan.
+    #[expect(clippy::zombie_processes)]
+    again(kept.unwrap_or(rest)).spawn().unwrap();
+    if kept.is_some() {
+        say_and_stay();
+    }
+}
+
+fn say_and_stay() {
+    writeln!(std::io::stdout(), "{}", std::process::id()).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+// ---- the master's side ----
+
+struct Born {
+    process: Process,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+/// Starts a worker on a thread of its own that stays for ever, as the master's spawner does.
+fn spawn(role: &str, tag: &str) -> Born {
+    let mut command = again(role);
+    command.env(TAG, tag).stdin(Stdio::null()).stdout(Stdio::piped());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sender.send(command.spawn().unwrap()).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    let mut child = receiver.recv().unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap());
+    let pid = child.id() as i32;
+    let pidfd = Process::of_stranger(pid).unwrap().pidfd().unwrap().try_clone_to_owned().unwrap();
+    Born { process: Process::of_child(pid, Some(pidfd)), said }
+}
+
+impl Born {
+    /// The pid that one of the tree has said.
+    fn heard(&mut self) -> i32 {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    fn family(&self, tag: &str) -> Family {
+        Family { leader: self.process.pid(), tag: tag.into(), cgroup: None }
+    }
+
+    /// All of the tree have closed the pipe.
+    fn all_gone(mut self) {
+        self.said.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+/// Sweeps, and reaps, until nothing is left.
+fn sweep_out(born: &Born, family: &Family) -> Vec<i32> {
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut killed = Vec::new();
+    loop {
+        let result = sweep(&born.process, family, &HashSet::new());
+        killed.extend(&result.killed);
+        reap_orphans(100);
+        if result.left == 0 {
+            return killed;
+        }
+        assert!(Instant::now() < until, "{result:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn ended(born: &Born) {
+    while born.process.peek_exit().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+}
+
+fn nothing_left_costs_little() {
+    let mut born = spawn("worker stay", "t1");
+    born.heard();
+    assert_eq!(orphans(&HashSet::new()), [], "a worker is no orphan");
+    assert_eq!(reap_orphans(10), []);
+    let family = born.family("t1");
+    assert_eq!(sweep_out(&born, &family), []);
+    assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
+    born.all_gone();
+}
+
+fn a_tree_that_climbs_out_is_swept() {
+    // A worker whose child and grandchild have sessions of their own, and whose parents have left.
+    for role in ["worker runaway runaway stay", "worker plain runaway plain stay", "worker plain stay"] {
+        let mut born = spawn(role, "t1");
+        let pid = born.heard();
+        ended(&born);
+        let tagged = orphans(&HashSet::new()).into_iter().find(|orphan| orphan.pid == pid).unwrap();
+        assert_eq!(tagged.tag.as_deref(), Some("t1"));
+        let family = born.family("t1");
+        sweep_out(&born, &family);
+        assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)));
+        assert!(Stat::of(pid).is_err(), "killed and reaped");
+        born.all_gone();
+    }
+    // A whole orphaned tree: nobody in between has left.
+    let mut born = spawn("worker runaway keep runaway keep plain stay", "t2");
+    born.heard();
+    ended(&born);
+    let family = born.family("t2");
+    sweep_out(&born, &family);
+    born.process.reap().unwrap();
+    born.all_gone();
+}
+
+fn only_orphans_are_reaped() {
+    let born = spawn("worker exit 3", "t1");
+    ended(&born);
+    let until = Instant::now() + Duration::from_secs(20);
+    let reaped = loop {
+        let reaped = reap_orphans(10);
+        if !reaped.is_empty() {
+            break reaped;
+        }
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    };
+    assert_eq!(reaped.len(), 1);
+    assert_eq!(reaped[0].1, Exit::Code(3), "the orphan's, and not the worker's");
+    assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)), "which is still there");
+}
+
+fn another_workers_orphan_is_left_alone() {
+    let mut one = spawn("worker runaway stay", "t1");
+    let mut other = spawn("worker runaway stay", "t2");
+    let (_, innocent) = (one.heard(), other.heard());
+    ended(&one);
+    ended(&other);
+    let family = one.family("t1");
+    sweep_out(&one, &family);
+    assert!(!Stat::of(innocent).unwrap().is_zombie());
+    one.process.reap().unwrap();
+    one.all_gone();
+    while sweep_all(&HashSet::new()) > 0 {
+        reap_orphans(10);
+    }
+    other.process.reap().unwrap();
+    other.all_gone();
+}
+
+fn a_cgroup_holds_what_hides() {
+    let Some(cgroups) = Cgroups::find("test") else { return }; // none can be made here
+    let cgroup = cgroups.make(WorkerId(1)).unwrap();
+    let mut born = spawn("worker stay", "t1");
+    born.heard();
+    cgroup.add(born.process.pid()).unwrap();
+    assert!(!cgroup.is_empty().unwrap());
+    assert!(cgroup.contains(born.process.pid()));
+    assert!(!cgroup.contains(std::process::id() as i32));
+    assert_eq!(cgroup.members(), [born.process.pid()]);
+    let family = Family { leader: born.process.pid(), tag: "t1".into(), cgroup: Some(cgroup) };
+    sweep_out(&born, &family);
+    assert!(family.cgroup.as_ref().unwrap().is_empty().unwrap());
+    born.process.reap().unwrap();
+    born.all_gone();
+    drop(family);
+    assert!(cgroups.make(WorkerId(1)).is_ok(), "its folder was removed");
+    price(&cgroups);
+}
+
+/// What one worker's cgroup costs, for whoever asks (docs/decisions/0002-trees.md).
+fn price(cgroups: &Cgroups) {
+    if std::env::var_os("ROTAD_MEASURE").is_none() {
+        return;
+    }
+    let (mut made, mut moved, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+    for id in 100..200 {
+        let mut born = spawn("worker stay", "t1");
+        born.heard();
+        let start = Instant::now();
+        let cgroup = cgroups.make(WorkerId(id)).unwrap();
+        made.push(start.elapsed());
+        let start = Instant::now();
+        cgroup.add(born.process.pid()).unwrap();
+        moved.push(start.elapsed());
+        cgroup.kill().unwrap();
+        ended(&born);
+        born.process.reap().unwrap();
+        let start = Instant::now();
+        drop(cgroup);
+        removed.push(start.elapsed());
+    }
+    for (name, mut times) in [("mkdir", made), ("cgroup.procs", moved), ("rmdir", removed)] {
+        times.sort();
+        writeln!(std::io::stdout(), "{name}: p50 {:?}, p90 {:?}, max {:?}", times[50], times[90], times[99]).unwrap();
+    }
+}
+
+// ---- leftovers ----
+
+/// A journal as a dead master leaves it: its first line names a process that is no more.
+fn journal_of(dir: &std::path::Path, born: &Born, tag: &str) {
+    let pid = born.process.pid();
+    let mut journal = Journal::open(dir).unwrap();
+    journal.born(pid, Stat::of(pid).unwrap().start_time, "web", 2, tag).unwrap();
+    journal.born(1, 77, "web", 3, "not-that-one").unwrap();
+    drop(journal);
+    let path = dir.join("workers");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = text.split_once('\n').unwrap();
+    std::fs::write(&path, format!("{head}9\n{rest}")).unwrap();
+}
+
+fn leftovers_are_found_and_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut born = spawn("worker keep runaway stay", "left-1");
+    let pids = HashSet::from([born.heard(), born.heard()]);
+    journal_of(dir.path(), &born, "left-1");
+    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
+    assert_eq!(found, pids, "the worker and the one that has left its session, but not pid 1");
+    let worker = leftovers.found.iter().find(|one| one.is_worker).unwrap();
+    assert_eq!((worker.pid, worker.pool.as_str(), worker.slot), (born.process.pid(), "web", 2));
+    assert_eq!(leftovers.take_over(Duration::from_secs(20), Signal::SIGTERM as i32).len(), 0);
+    let exit = born.process.reap().unwrap();
+    assert_eq!(exit, Some(Exit::Signal { signal: 15, core_dumped: false }), "the worker was asked first");
+    born.all_gone();
+}
+
+fn leftovers_that_will_not_leave_are_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut born = spawn("stubborn", "left-2");
+    born.heard();
+    journal_of(dir.path(), &born, "left-2");
+    // Stopped as well: it gets SIGCONT with its stop.
+    kill(Pid::from_raw(born.process.pid()), Signal::SIGSTOP).unwrap();
+    let leftovers = Leftovers::find(dir.path()).unwrap();
+    assert_eq!(leftovers.found.len(), 1);
+    let start = Instant::now();
+    assert_eq!(leftovers.take_over(Duration::from_millis(200), Signal::SIGTERM as i32).len(), 0);
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
+    assert_eq!(Leftovers::find(dir.path()).unwrap().found.len(), 0);
+    born.all_gone();
+}
