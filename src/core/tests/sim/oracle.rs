@@ -248,9 +248,6 @@ impl Oracle {
             sweeps: 0,
         };
         books.workers.insert(id, worker);
-        if let Some(pool) = books.pools.get_mut(&pool_id) {
-            pool.slots[slot as usize].retry_at = None;
-        }
         Ok(())
     }
 
