@@ -71,11 +71,7 @@ impl Oracle {
             self.floor_and_ceiling(id)?;
             self.filled(id, now.0, master)?;
             let pool = &self.books.pools[&id];
-            hold!(
-                pool.lately_forgiven || pool.crash_loop.is_some() || !pool.running || pool.early.is_empty(),
-                "crash loop",
-                "not noticed in pool {id}"
-            );
+            hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
         }
         let extra = if self.books.any_extended { 600_000 } else { 0 };
         let late = now.0 > self.books.stop_by.saturating_add(self.slack + extra);

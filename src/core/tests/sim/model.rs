@@ -74,13 +74,16 @@ pub(crate) struct Pool {
     pub(crate) wanted: u32,
     pub(crate) latest: u32,
     pub(crate) mixed: bool,
+    /// Some generation was made from the same files as the one before: going back would change nothing.
+    pub(crate) same_ever: bool,
     pub(crate) slots: Vec<Slot>,
     pub(crate) crash_loop: Option<u64>,
     pub(crate) rolled_in_loop: bool,
     /// Early deaths; those of them that nothing has forgiven.
     pub(crate) all_early: Vec<u64>,
     pub(crate) early: Vec<u64>,
-    pub(crate) lately_forgiven: bool,
+    /// So many early deaths that a crash loop has to be noticed in the same step.
+    pub(crate) owes_notice: bool,
 }
 
 impl Pool {
@@ -95,12 +98,13 @@ impl Pool {
             wanted: 1,
             latest: 1,
             mixed: false,
+            same_ever: false,
             slots: vec![Slot { exact: true, ..Slot::default() }; 8],
             crash_loop: None,
             rolled_in_loop: false,
             all_early: Vec::new(),
             early: Vec::new(),
-            lately_forgiven: false,
+            owes_notice: false,
         }
     }
 
@@ -128,7 +132,7 @@ impl Pool {
             slot.forgiven = true;
         }
         self.early.clear();
-        self.lately_forgiven = true;
+        self.owes_notice = false;
     }
 
     pub(crate) fn filling(&self, generation: u32) -> bool {

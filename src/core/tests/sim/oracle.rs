@@ -5,7 +5,8 @@
 
 use crate::model::{Books, Pool, Roll, Worker, is_end};
 use rotad_core::{
-    Cause, Event, Generation, Order, Outcome, Policy, PoolId, Readiness, Record, Request, Signal, Time, Why, WorkerId,
+    Cause, Event, Generation, OnFailure, Order, Outcome, Policy, PoolId, Readiness, Record, Request, Signal, Time, Why,
+    WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +77,12 @@ impl Oracle {
             }),
             Event::Swept(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
             Event::Requested(ticket, request) => self.wish(now, ticket.0, request),
-            Event::Ready(_) | Event::Pinned { .. } | Event::Woke => {}
+            Event::Pinned { pool, same, .. } => {
+                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
+                    pool.same_ever |= same;
+                }
+            }
+            Event::Ready(_) | Event::Woke => {}
         }
     }
 
@@ -314,6 +320,7 @@ impl Oracle {
             Record::CrashLoopOver { pool } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.crash_loop = None;
+                    pool.owes_notice = false;
                     pool.early.clear();
                     pool.slots.iter_mut().for_each(|slot| slot.forgiven = true);
                 }
@@ -426,7 +433,8 @@ impl Oracle {
         pool.slots[slot as usize].forgiven = false;
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
         let deaths = pool.early.iter().filter(|at| now.0 - **at <= 10_000).count();
-        pool.lately_forgiven = deaths < limit || pool.roll.is_some() || is_end || ready_for.is_some_and(|s| s > 1000);
+        let early = !is_end && ready_for.is_none_or(|span| span <= 1000);
+        pool.owes_notice = early && deaths >= limit && pool.roll.is_none();
         Ok(())
     }
 
@@ -490,7 +498,10 @@ impl Oracle {
             Outcome::Aborted { failure, .. } => {
                 let at_fault = failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
                 hold!(at_fault || failure.mixed, "unjustified", "aborted for {failure:?}");
-                pool.mixed |= staying.iter().any(|(_, generation, _)| *generation != pool.wanted);
+                let left = staying.iter().any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
+                let stays = pool.policy.reload.on_failure == OnFailure::Abort || pool.changed || pool.same_ever;
+                hold!(!left || failure.mixed || stays || pool.mixed, "rolls back", "aborted, and some stay");
+                pool.mixed |= left;
             }
             Outcome::RolledBack { .. } => {
                 hold!(roll.back, "rolls", "back without going back");
