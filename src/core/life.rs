@@ -205,6 +205,9 @@ impl Master {
         let Some(known) = self.pools.get_mut(&pool) else { return };
         let Some(seat) = known.slots.get_mut(slot.0 as usize) else { return };
         seat.leaving += 1;
+        if let Some(breaker) = known.breaker {
+            self.touched.insert((pool, breaker.probe)); // it may try now
+        }
         if place == Place::Current {
             seat.current = None;
             known.full = false;

@@ -219,6 +219,7 @@ pub(crate) struct Share {
     serving: u32,
     draining: u32,
     starting: u32,
+    trying: u32,
     parting: u32,
 }
 
@@ -230,7 +231,8 @@ impl Share {
             present: u32::from(!worker.lost),
             serving: u32::from(worker.serves()),
             draining: u32::from(held && worker.leaves() && worker.drains),
-            starting: u32::from(worker.awaits()),
+            starting: u32::from(worker.tries() && worker.awaited),
+            trying: u32::from(worker.tries()),
             parting: u32::from(!worker.lost && worker.leaves() && worker.drains),
         }
     }
@@ -243,6 +245,7 @@ impl Pool {
         self.serving = self.serving + after.serving - before.serving;
         self.draining = self.draining + after.draining - before.draining;
         self.starting = self.starting + after.starting - before.starting;
+        self.trying = self.trying + after.trying - before.trying;
         self.parting = self.parting + after.parting - before.parting;
         if let Some(seat) = self.slots.get_mut(worker.slot.0 as usize) {
             seat.parting = seat.parting + after.parting - before.parting;

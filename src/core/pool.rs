@@ -56,6 +56,13 @@ pub(crate) struct Breaker {
     pub(crate) hope: Option<WorkerId>,
 }
 
+impl Breaker {
+    /// One at a time: not beside one that is starting, nor while one that is ready may prove that all is well.
+    pub(crate) fn lets(&self, slot: Slot, trying: u32) -> bool {
+        self.probe == slot && trying == 0 && self.hope.is_none()
+    }
+}
+
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) activity: Activity,
@@ -83,6 +90,8 @@ pub(crate) struct Pool {
     pub(crate) in_flight: u32,
     /// Workers that are awaited in an empty slot.
     pub(crate) starting: u32,
+    /// All that are starting in an empty slot.
+    pub(crate) trying: u32,
     /// Asked to leave, and something of them is still there; the lost left out.
     pub(crate) parting: u32,
     pub(crate) serving_of: BTreeMap<Generation, u32>,
@@ -110,6 +119,7 @@ impl Pool {
             draining: 0,
             in_flight: 0,
             starting: 0,
+            trying: 0,
             parting: 0,
             serving_of: BTreeMap::new(),
         };

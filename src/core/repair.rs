@@ -3,7 +3,7 @@
 use crate::deadline::Key;
 use crate::pool::{Breaker, Ended, Pool};
 use crate::roll::Phase;
-use crate::worker::{EARLY, Place, Worker, jitter};
+use crate::worker::{EARLY, Place, State, Worker, jitter};
 use crate::{Cause, Exit, Failure, Generation, Master, PoolId, Record, RestartPolicy, Slot, Span, Time, WorkerId};
 
 /// Deaths within this span make a crash loop.
@@ -27,21 +27,34 @@ impl Master {
         let is_end = matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.ends.contains(&code));
         let place = worker.place;
         let death = Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end };
-        let ended_well = is_end && place == Place::Current && worker.ready_at.is_some();
+        // A successor that waits for its turn may end as well; the delay keeps that from going round and round.
+        let ended_well = is_end
+            && match place {
+                Place::Current => worker.ready_at.is_some(),
+                Place::Successor => {
+                    worker.state == State::Ready && self.now - worker.began >= pool.policy.restart.delay
+                }
+                Place::Leaving => false,
+            };
         let (mut fails_roll, mut fails_back) = (false, false);
         if let Some(roll) = &pool.roll {
             match roll.phase {
                 Phase::Canary | Phase::Wave => fails_roll = worker.generation == roll.generation && !ended_well,
                 // A slot that goes back has no third choice.
                 Phase::Back(_) => {
-                    fails_back = worker.generation == roll.base
-                        && worker.ready_at.is_none()
-                        && roll.pending.contains(&worker.slot);
+                    fails_back = worker.generation == roll.base && !ended_well && roll.pending.contains(&worker.slot);
                 }
             }
         }
         self.detach(id);
-        let retry_in = if fails_roll || fails_back { None } else { self.count_death(worker.pool, &death) };
+        let retry_in = match place {
+            _ if fails_roll || fails_back => None,
+            Place::Current => self.count_death(worker.pool, &death),
+            Place::Successor | Place::Leaving => {
+                self.try_again(worker.pool, worker.slot);
+                None
+            }
+        };
         self.record(Record::Died {
             worker: id,
             cause,
@@ -106,7 +119,8 @@ impl Master {
             }
             return;
         }
-        let early = death.ready_at.is_none_or(|at| now - at <= EARLY);
+        let stays_empty = pool.slots.get(death.slot.0 as usize).is_some_and(|seat| seat.ended.is_some());
+        let early = !stays_empty && death.ready_at.is_none_or(|at| now - at <= EARLY);
         if !early || death.is_end || is_rolls {
             return;
         }
@@ -159,6 +173,9 @@ impl Master {
             breaker.probe = next;
         }
         let probe = breaker.probe;
+        if slots.get(probe.0 as usize).is_none_or(|seat| seat.ended.is_some()) {
+            return self.end_crash_loop(id);
+        }
         if let Some((worker, generation)) = found {
             self.hope(id, generation, worker);
         }

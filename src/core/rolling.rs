@@ -175,6 +175,13 @@ impl Master {
         self.spawn(id, slot, generation, Place::Successor)
     }
 
+    /// A successor has ended by itself before its turn came: the slot gets another one.
+    pub(crate) fn try_again(&mut self, id: PoolId, slot: Slot) {
+        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+            roll.todo.push_back(slot);
+        }
+    }
+
     /// The next slot that still needs a worker of the goal's generation. In the wave an empty slot is filled by
     /// itself, and costs no surge.
     fn next_slot(&mut self, id: PoolId) -> Option<Slot> {

@@ -63,6 +63,7 @@ impl Master {
             w.awaited = true;
         });
         let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.set_ended(slot, None);
         let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
         seat.successor = None;
         seat.current = Some(next);
@@ -104,7 +105,7 @@ impl Master {
         if in_place && seat.parting > 0 {
             return; // never two of one slot: the one that was asked to leave comes by here when it is gone
         }
-        if !is_rolls && (seat.ended.is_some() || pool.breaker.is_some_and(|b| b.probe != slot)) {
+        if !is_rolls && (seat.ended.is_some() || pool.breaker.is_some_and(|b| !b.lets(slot, pool.trying))) {
             return;
         }
         if let Some(at) = seat.not_before

@@ -90,9 +90,9 @@ impl Worker {
         self.place != Place::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
     }
 
-    /// Its slot has no other worker, and it may well become ready.
-    pub(crate) fn awaits(&self) -> bool {
-        self.awaited && self.place == Place::Current && matches!(self.state, State::Starting { .. })
+    /// Its slot has no other worker, and it is not ready yet.
+    pub(crate) fn tries(&self) -> bool {
+        self.place == Place::Current && matches!(self.state, State::Starting { .. })
     }
 
     /// It has been asked to stop, has been killed, or has exited.

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Plants the defects of mutants.txt in a copy of the core, one at a time, and expects the simulator to find each.
+# usage: src/core/tests/mutants.sh [SEEDS [NAME-PART]]     (default 20000 seeds; about five seconds a defect)
+# Bounded: each defect has two minutes. Exit code 1 names those that nobody found.
+set -eu
+seeds=${1:-20000}
+only=${2:-}
+here=$(cd "$(dirname "$0")" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT INT TERM
+mkdir "$work/core"
+cp -r "$here"/../*.rs "$here"/../tests "$here"/../Cargo.toml "$work/core/"
+rm -f "$work"/core/tests/*.rs
+sed -i 's/^version.workspace.*/version = "0.0.0"/; s/^edition.workspace.*/edition = "2024"/; /workspace = true/d; /^\[lints\]/d' \
+    "$work/core/Cargo.toml"
+printf '\n[workspace]\n[profile.test]\nopt-level = 2\n' >>"$work/core/Cargo.toml"
+missed=0
+while IFS= read -r line; do
+    case $line in '' | '#'*) continue ;; esac
+    name=${line%% | *}
+    case $name in *"$only"*) ;; *) continue ;; esac
+    file=$(LINE=$line perl -e 'print((split / \| /, $ENV{LINE})[1])')
+    cp "$here/../$file" "$work/core/$file"
+    LINE=$line perl -0pi -e '
+        BEGIN { (undef, undef, $from, $to) = split / \| /, $ENV{LINE}; for ($from, $to) { s/\\\|/|/g; s/\\n/\n/g } }
+        $i = index($_, $from); die "text not found: $from\n" if $i < 0; substr($_, $i, length $from) = $to;' \
+        "$work/core/$file"
+    out=$(cd "$work/core" && RUST_BACKTRACE=0 ROTAD_SIM_TAIL=0 ROTAD_SIM_SEEDS=$seeds CARGO_TARGET_DIR="$work/target" \
+        timeout 120 cargo test -q --test sim lives -- --exact lives 2>&1) && found=no || found=yes
+    cp "$here/../$file" "$work/core/$file"
+    seed=$(printf '%s\n' "$out" | sed -n 's/^seed \([0-9]*\), oracle "\([^"]*\)".*/seed \1 (\2)/p' | head -1)
+    if [ "$found" = yes ] && [ -n "$seed" ]; then
+        printf '%-45s %s\n' "$name" "$seed"
+    elif [ "$found" = yes ]; then
+        printf '%-45s does not build, or no seed was named:\n%s\n' "$name" "$(printf '%s\n' "$out" | grep -m3 -A6 '^error')"
+        missed=1
+    else
+        printf '%-45s NOT FOUND in %s seeds\n' "$name" "$seeds"
+        missed=1
+    fi
+done <"$here/mutants.txt"
+exit $missed

@@ -1,0 +1,208 @@
+//! What is held against the world after every step, and at the end of a life.
+
+use crate::model::{Books, Pool};
+use crate::oracle::{Oracle, Verdict, fail, hold};
+use rotad_core::{EmptyState, Event, Master, PoolId, PoolState, RestartPolicy, Time};
+
+impl Books {
+    /// A worker of the rolling generation has served for as long as the first one must.
+    pub(crate) fn has_soaked(&self, id: u32, now: u64) -> bool {
+        let pool = &self.pools[&id];
+        let Some(roll) = &pool.roll else { return false };
+        if roll.soaked {
+            return true;
+        }
+        let soak = if pool.changed { 0 } else { pool.policy.reload.soak.0 };
+        self.of(id)
+            .any(|(_, w)| w.generation == roll.generation && w.serves() && w.ready.is_some_and(|at| now >= at + soak))
+    }
+
+    /// A rolling restart may stop this worker: its successor serves, and so does everybody else who can.
+    pub(crate) fn enough_others(&self, id: u64, now: u64) -> Verdict {
+        let worker = &self.workers[&id];
+        let pool_id = worker.pool as u32;
+        let pool = &self.pools[&pool_id];
+        if !worker.serves() || pool.changed {
+            return Ok(());
+        }
+        let surge = pool.policy.reload.surge;
+        if surge > 0 {
+            let successor = self.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+            hold!(successor, "floor", "{id} is retired without a successor that serves");
+            let back = pool.roll.as_ref().is_some_and(|roll| roll.back);
+            hold!(back || self.has_soaked(pool_id, now), "soak", "{id} is retired before the first new one has soaked");
+        }
+        let others = self.serving(pool_id) - 1;
+        let floor = if surge == 0 { pool.policy.count - 1 } else { pool.policy.count };
+        if others >= floor {
+            return Ok(());
+        }
+        let promising = self.of(pool_id).find(|(_, w)| {
+            w.slot < pool.policy.count
+                && w.slot != worker.slot
+                && w.stays()
+                && w.ready.is_none()
+                && pool.slots[w.slot as usize].died_ever <= 1
+                && !self.of(pool_id).any(|(_, o)| o.slot == w.slot && o.serves())
+        });
+        match promising {
+            None => Ok(()),
+            Some((other, _)) => {
+                fail("floor", format!("{id} is retired with {others} others, while {other} is starting"))
+            }
+        }
+    }
+}
+
+impl Oracle {
+    pub(crate) fn after(&mut self, now: Time, event: &Event, master: &Master) -> Verdict {
+        self.books.workers.retain(|_, worker| !worker.gone);
+        if *event == Event::Woke {
+            hold!(master.deadline().is_none_or(|at| at > now), "no spin", "deadline {:?} at {now}", master.deadline());
+        }
+        self.workers_in_time(now.0)?;
+        let ids: Vec<u32> = self.books.pools.keys().copied().collect();
+        for id in ids {
+            let soaked = self.books.has_soaked(id, now.0);
+            if let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&id) {
+                roll.soaked = soaked;
+            }
+            self.counters(id, master)?;
+            self.floor_and_ceiling(id)?;
+            self.filled(id, now.0, master)?;
+            let pool = &self.books.pools[&id];
+            hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
+        }
+        let extra = if self.books.any_extended { 600_000 } else { 0 };
+        let late = now.0 > self.books.stop_by.saturating_add(self.slack + extra);
+        hold!(!late || self.books.left, "stop ends", "at {now}, bound {}", self.books.stop_by);
+        Ok(())
+    }
+
+    fn workers_in_time(&self, now: u64) -> Verdict {
+        let slack = self.slack;
+        for (id, w) in &self.books.workers {
+            let pool = &self.books.pools[&(w.pool as u32)];
+            if let Some(asked) = w.asked
+                && w.lives()
+                && w.killed.is_none()
+                && !w.extended
+            {
+                let by = asked + pool.waits() + slack;
+                hold!(now <= by, "stop late", "{id} lives at {now}, it had until {by}");
+            }
+            if w.stays() && w.ready.is_none() && !w.extended {
+                let by = w.spawned + pool.policy.ready_timeout.0 + slack;
+                hold!(now <= by, "too patient", "{id} is not ready at {now}, it had until {by}");
+            }
+            if let Some(since) = w.killed.or(w.exited)
+                && !w.lost
+            {
+                hold!(now <= since + 900 + slack, "lost", "{id} should be named as lost by now");
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(&self, id: u32, master: &Master) -> Verdict {
+        let Some(view) = master.view().pool(PoolId(id)) else { return fail("view", "a pool is missing") };
+        let books = &self.books;
+        let serving = books.serving(id);
+        hold!(view.ready == serving, "view", "ready {} but {serving} serve", view.ready);
+        let alive = books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        hold!(view.alive == alive, "view", "alive {} but {alive} live", view.alive);
+        let draining = books.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
+        hold!(view.draining == draining, "view", "draining {} but {draining} drain", view.draining);
+        let known = master.view().workers().filter(|w| w.pool.0 == id).count();
+        hold!(known == books.of(id).count(), "view", "{known} workers known");
+        Ok(())
+    }
+
+    fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
+        let serving = self.books.serving(id);
+        let alive = self.books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
+        let Pool { policy, quiet, full_once, .. } = pool;
+        if !*quiet {
+            return Ok(());
+        }
+        let (count, surge) = (policy.count, policy.reload.surge);
+        *full_once |= serving >= count && pool.roll.is_none();
+        let floor = if surge == 0 { count.saturating_sub(1) } else { count };
+        hold!(!*full_once || serving >= floor, "floor", "{serving} serve, promised {floor}");
+        let ceiling = count + surge + policy.reload.max_draining;
+        hold!(alive <= ceiling, "ceiling", "{alive} live, promised {ceiling}");
+        Ok(())
+    }
+
+    /// No slot stays empty without a reason.
+    fn filled(&self, id: u32, now: u64, master: &Master) -> Verdict {
+        let pool = &self.books.pools[&id];
+        if !pool.running || pool.crash_loop.is_some() {
+            return Ok(());
+        }
+        let in_place = pool.policy.reload.surge == 0 || pool.changed;
+        let mut held = [false; 8];
+        for (_, w) in self.books.of(id) {
+            held[w.slot as usize] |= w.stays() || in_place && w.parts();
+        }
+        for slot in 0..pool.policy.count {
+            let waits = pool.slots[slot as usize].retry_at.is_some_and(|at| now <= at + self.slack);
+            if held[slot as usize] || waits || in_place && pool.roll.is_some() {
+                continue;
+            }
+            let never = pool.policy.restart.policy != RestartPolicy::Always;
+            let ended = never
+                && master
+                    .view()
+                    .empty_slots(PoolId(id))
+                    .any(|empty| empty.slot.0 == slot && matches!(empty.state, EmptyState::Done | EmptyState::Failed));
+            hold!(ended, "filled", "slot {slot} of pool {id} is empty");
+        }
+        Ok(())
+    }
+
+    /// The world has been kind for long enough: everything is well.
+    pub(crate) fn judge(&self, now: Time, master: &Master) -> Verdict {
+        let books = &self.books;
+        if books.stop_at.is_some() {
+            return fail("stop ends", format!("not left at {now}"));
+        }
+        hold!(books.tickets.is_empty(), "one answer", "never answered: {:?}", books.tickets);
+        hold!(master.deadline().is_none(), "idle", "wants to be woken at {:?}", master.deadline());
+        for (id, pool) in &books.pools {
+            let Some(view) = master.view().pool(PoolId(*id)) else { return fail("view", "a pool is missing") };
+            hold!(pool.roll.is_none(), "converges", "a roll still runs");
+            let leaving = books.of(*id).filter(|(_, w)| !w.serves()).count();
+            hold!(leaving == 0, "converges", "{leaving} workers of pool {id} do not serve");
+            if !pool.running {
+                hold!(view.state == PoolState::Stopped && view.ready == 0, "converges", "{view:?}");
+                continue;
+            }
+            let ended = master
+                .view()
+                .empty_slots(PoolId(*id))
+                .filter(|slot| matches!(slot.state, EmptyState::Done | EmptyState::Failed))
+                .count() as u32;
+            let never = pool.policy.restart.policy != RestartPolicy::Always;
+            hold!(ended == 0 || never, "converges", "{ended} slots of pool {id} have given up");
+            hold!(
+                view.ready + ended == pool.policy.count,
+                "converges",
+                "{} of {} ready",
+                view.ready,
+                pool.policy.count
+            );
+            hold!(ended > 0 || view.state == PoolState::Ok, "converges", "pool {id} is {:?}", view.state);
+            let mixed = books.of(*id).any(|(_, w)| w.generation != pool.wanted);
+            hold!(!mixed || pool.mixed, "converges", "pool {id} is of several generations, wanted {}", pool.wanted);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(&self, left: bool) -> Verdict {
+        hold!(left && self.books.left, "stop ends", "the master stands still and has not left");
+        hold!(self.books.tickets.is_empty(), "one answer", "never answered: {:?}", self.books.tickets);
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! The simulator: seeded lives of a master in a world that lies, hangs, dies and comes late, with the promises of the
+//! master checked after every step by onlookers who see facts and orders only.
+//!
+//! `ROTAD_SIM_SEEDS=n` plays n lives (20 000 when not set), `ROTAD_SIM_FROM=n` begins at seed n, `ROTAD_SIM_SEED=n`
+//! plays one life and prints it, `ROTAD_SIM_SURVEY=1` goes on after a failure and counts by oracle. A failing life is made smaller before it is printed.
+
+mod checks;
+mod model;
+mod oracle;
+mod plan;
+mod rng;
+mod shrink;
+mod world;
+
+use oracle::Violation;
+use plan::Plan;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use world::{Stats, play};
+
+/// Lives that failed once.
+const REGRESSIONS: &[u64] = &[];
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// A panic of the core is a violation like any other.
+fn verdict(plan: &Plan) -> Result<Stats, Violation> {
+    match catch_unwind(AssertUnwindSafe(|| play(plan, false))) {
+        Ok((result, _)) => result,
+        Err(_) => Err(Violation { oracle: "panic", text: "the core panicked".into() }),
+    }
+}
+
+fn report(seed: u64) -> String {
+    let plan = Plan::of(seed);
+    let Err(first) = verdict(&plan) else { return format!("seed {seed} is well") };
+    let plan = shrink::shrink(plan, first.oracle);
+    let lines = match catch_unwind(AssertUnwindSafe(|| play(&plan, true))) {
+        Ok((_, lines)) => lines,
+        Err(_) => Vec::new(),
+    };
+    let second = verdict(&plan).err().unwrap_or(first);
+    let tail = number("ROTAD_SIM_TAIL").unwrap_or(60) as usize;
+    let tail = &lines[lines.len().saturating_sub(tail)..];
+    format!("seed {seed}, oracle \"{}\": {}\n{plan:?}\n{}", second.oracle, second.text, tail.join("\n"))
+}
+
+#[test]
+fn lives() {
+    if let Some(seed) = number("ROTAD_SIM_SEED") {
+        panic!("{}", report(seed));
+    }
+    let from = number("ROTAD_SIM_FROM").unwrap_or(0);
+    let seeds = number("ROTAD_SIM_SEEDS").unwrap_or(20_000);
+    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut failed: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+    let mut steps = 0;
+    for seed in from..from + seeds {
+        match verdict(&Plan::of(seed)) {
+            Ok(stats) => {
+                steps += stats.steps;
+                for (what, times) in stats.seen {
+                    *seen.entry(what).or_default() += times;
+                }
+            }
+            Err(violation) if number("ROTAD_SIM_SURVEY").is_some() => {
+                failed.entry(violation.oracle).or_insert((seed, 0)).1 += 1;
+            }
+            Err(_) => panic!("{}", report(seed)),
+        }
+    }
+    assert!(failed.is_empty(), "oracle, first seed, seeds: {failed:?}");
+    let story = format!("{seeds} lives, {steps} steps, {seen:?}");
+    if number("ROTAD_SIM_STATS").is_some() {
+        panic!("{story}");
+    }
+    // A simulator in which nothing happens finds nothing.
+    if seeds >= 2000 {
+        for what in ["rolls done", "rolls aborted", "rolls back", "rolls mixed", "rolls superseded", "rolls waited"] {
+            assert!(seen.contains_key(what), "no {what} in {story}");
+        }
+        for what in ["crash loops", "crash loops over", "killed", "lost", "soaked"] {
+            assert!(seen.contains_key(what), "no {what} in {story}");
+        }
+    }
+}
+
+#[test]
+fn lives_that_failed_once() {
+    for seed in REGRESSIONS {
+        assert!(verdict(&Plan::of(*seed)).is_ok(), "{}", report(*seed));
+    }
+}
+
+#[test]
+fn the_same_seed_lives_the_same_life() {
+    for seed in 0..50 {
+        let plan = Plan::of(seed);
+        assert_eq!(play(&plan, true).1, play(&plan, true).1, "seed {seed}");
+    }
+}

@@ -1,0 +1,202 @@
+//! What an onlooker knows who sees only facts and orders: the oracle's own books, kept without the core's help.
+
+use rotad_core::{Cause, Generation, Policy, Why};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) struct Worker {
+    pub(crate) pool: usize,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) spawned: u64,
+    pub(crate) born: Option<u64>,
+    pub(crate) ready: Option<u64>,
+    pub(crate) asked: Option<u64>,
+    pub(crate) killed: Option<u64>,
+    pub(crate) exited: Option<u64>,
+    pub(crate) lost: bool,
+    pub(crate) extended: bool,
+    /// Swept, or never born: forgotten after this step.
+    pub(crate) gone: bool,
+    pub(crate) announced: Option<Why>,
+    pub(crate) overdue: bool,
+    pub(crate) signals: usize,
+    pub(crate) sweeps: u32,
+}
+
+impl Worker {
+    pub(crate) fn lives(&self) -> bool {
+        self.exited.is_none() && !self.gone
+    }
+
+    pub(crate) fn stays(&self) -> bool {
+        self.lives() && self.asked.is_none()
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.stays() && self.ready.is_some()
+    }
+
+    pub(crate) fn parts(&self) -> bool {
+        self.asked.is_some() && !self.gone && !self.lost
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Slot {
+    pub(crate) retry_at: Option<u64>,
+    /// It may be filled before that.
+    pub(crate) forgiven: bool,
+    pub(crate) died_ever: u32,
+    /// The streak is known exactly: nothing that may have forgiven it has come since.
+    pub(crate) exact: bool,
+    pub(crate) deaths: u32,
+    pub(crate) delays: u32,
+}
+
+pub(crate) struct Roll {
+    pub(crate) generation: u32,
+    pub(crate) back: bool,
+    pub(crate) troubled: bool,
+    pub(crate) retired: bool,
+    pub(crate) soaked: bool,
+    /// The new generation's workers that died in it.
+    pub(crate) failed: BTreeSet<u64>,
+}
+
+pub(crate) struct Pool {
+    pub(crate) policy: Policy,
+    pub(crate) running: bool,
+    /// Nothing has failed, and nobody but rolls has acted.
+    pub(crate) quiet: bool,
+    pub(crate) full_once: bool,
+    pub(crate) changed: bool,
+    pub(crate) roll: Option<Roll>,
+    pub(crate) wanted: u32,
+    pub(crate) latest: u32,
+    pub(crate) mixed: bool,
+    /// Some generation was made from the same files as the one before: going back would change nothing.
+    pub(crate) same_ever: bool,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) crash_loop: Option<u64>,
+    pub(crate) rolled_in_loop: bool,
+    /// Early deaths; those of them that nothing has forgiven.
+    pub(crate) all_early: Vec<u64>,
+    pub(crate) early: Vec<u64>,
+    /// So many early deaths that a crash loop has to be noticed in the same step.
+    pub(crate) owes_notice: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            running: true,
+            quiet: true,
+            full_once: false,
+            changed: false,
+            roll: None,
+            wanted: 1,
+            latest: 1,
+            mixed: false,
+            same_ever: false,
+            slots: vec![Slot { exact: true, ..Slot::default() }; 8],
+            crash_loop: None,
+            rolled_in_loop: false,
+            all_early: Vec::new(),
+            early: Vec::new(),
+            owes_notice: false,
+        }
+    }
+
+    pub(crate) fn waits(&self) -> u64 {
+        self.policy.stop.iter().map(|step| step.wait.0).sum()
+    }
+
+    /// The signals of a stop, each with how long after the wish it is due.
+    pub(crate) fn signals(&self) -> Vec<(u64, i32)> {
+        let mut after = 0;
+        let mut all = Vec::new();
+        for step in &self.policy.stop {
+            if let Some(signal) = step.signal {
+                all.push((after, signal.0));
+            }
+            after += step.wait.0;
+        }
+        all
+    }
+
+    /// Something may have forgiven what slots had done wrong.
+    pub(crate) fn forgive(&mut self) {
+        for slot in &mut self.slots {
+            slot.exact = false;
+            slot.forgiven = true;
+        }
+        self.early.clear();
+        self.owes_notice = false;
+    }
+
+    pub(crate) fn filling(&self, generation: u32) -> bool {
+        generation == self.wanted || self.roll.as_ref().is_some_and(|roll| roll.generation == generation)
+    }
+
+    /// The streak as an onlooker counts it, and the wait that follows from it; `None`: it cannot be known exactly.
+    pub(crate) fn count_death(
+        &mut self,
+        slot: u32,
+        ready_for: Option<u64>,
+        is_end: bool,
+        spawned_ago: u64,
+    ) -> (u64, u64, bool) {
+        let restart = &self.policy.restart;
+        let seat = &mut self.slots[slot as usize];
+        if ready_for.is_some_and(|span| span >= restart.stable_after.0) {
+            seat.deaths = 0;
+            seat.delays = 0;
+            seat.exact |= self.roll.is_none();
+        }
+        if is_end {
+            let wait = restart.delay.0.saturating_sub(spawned_ago);
+            return (wait, wait, seat.exact);
+        }
+        seat.deaths += 1;
+        if seat.deaths == 1 && ready_for.is_some() {
+            return (0, 0, seat.exact);
+        }
+        let wait = (restart.delay.0 << seat.delays.min(30)).min(restart.max_delay.0);
+        seat.delays += 1;
+        (wait - wait / 10, wait + wait / 10, seat.exact)
+    }
+}
+
+pub(crate) struct Books {
+    pub(crate) pools: BTreeMap<u32, Pool>,
+    pub(crate) workers: BTreeMap<u64, Worker>,
+    pub(crate) last_id: u64,
+    pub(crate) tickets: BTreeSet<u64>,
+    pub(crate) cancelled: bool,
+    pub(crate) stop_at: Option<u64>,
+    /// When a stop has to be over, what workers ask for left out.
+    pub(crate) stop_by: u64,
+    /// From this moment on anything may be killed.
+    pub(crate) kill_from: Option<u64>,
+    pub(crate) any_extended: bool,
+    pub(crate) left: bool,
+}
+
+impl Books {
+    pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> {
+        self.workers.iter().filter(move |(_, w)| w.pool == pool as usize).map(|(id, w)| (*id, w))
+    }
+
+    pub(crate) fn serving(&self, pool: u32) -> u32 {
+        self.of(pool).filter(|(_, w)| w.serves()).count() as u32
+    }
+
+    pub(crate) fn generation(&self, id: u64) -> Generation {
+        self.workers.get(&id).map_or(Generation::NONE, |w| Generation(w.generation))
+    }
+}
+
+pub(crate) fn is_end(policy: &Policy, cause: Cause) -> bool {
+    matches!(cause, Cause::Exited(rotad_core::Exit::Code(code)) if policy.restart.ends.contains(&code))
+}

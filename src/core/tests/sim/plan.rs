@@ -1,0 +1,171 @@
+//! What one seed stands for: pools, faults and an operator's acts. Plain data, so that it can be made smaller.
+
+use crate::rng::Rng;
+use rotad_core::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step};
+
+/// The world stops faulting and the operator stops acting here.
+pub(crate) const CALM_AT: u64 = 40_000;
+/// By then everything has to be well again; then everything is stopped.
+pub(crate) const JUDGED_AT: u64 = 400_000;
+
+/// Kinds of faults; the plan holds how likely each is, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    SpawnFails,
+    BornLate,
+    NeverReady,
+    DiesEarly,
+    DiesReady,
+    /// Ends with one of `ends`.
+    Ends,
+    Deaf,
+    SlowExit,
+    Unkillable,
+    ReadyTwice,
+    ReadyLate,
+    Extends,
+    SlowSweep,
+    /// A whole generation is bad.
+    BadGeneration,
+    /// Unlike the one before it, a generation is made from the same files.
+    SameGeneration,
+    /// Everything of a moment comes in one heap.
+    Pause,
+    LateWake,
+    EarlyWake,
+}
+
+pub(crate) const FAULTS: usize = 18;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Roll(usize),
+    Cancel(usize),
+    Scale(usize, u32),
+    Drop(usize),
+    Keep(usize),
+    /// Kept with another way to reload.
+    Change(usize, Reload),
+    Stop(Option<u64>),
+    StopNow,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) pools: Vec<Policy>,
+    pub(crate) rates: [u64; FAULTS],
+    pub(crate) acts: Vec<(u64, Act)>,
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let pools: Vec<Policy> = (0..rng.pick(&[1, 1, 1, 2, 3])).map(|_| policy(&mut rng)).collect();
+        let mut rates = [0; FAULTS];
+        if !rng.chance(20) {
+            for rate in &mut rates {
+                if rng.chance(30) {
+                    *rate = rng.pick(&[2, 5, 15, 40]);
+                }
+            }
+        }
+        let acts = acts(&mut rng, &pools);
+        Self { seed, pools, rates, acts }
+    }
+
+    pub(crate) fn rate(&self, fault: Fault) -> u64 {
+        self.rates[fault as usize]
+    }
+}
+
+fn policy(rng: &mut Rng) -> Policy {
+    let count = rng.range(1, 6) as u32;
+    let wait = |rng: &mut Rng| Span(rng.pick(&[0, 300, 1000, 4000]));
+    let signal = |rng: &mut Rng| if rng.chance(80) { Some(Signal(rng.pick(&[15, 3]))) } else { None };
+    let steps = rng.pick(&[0, 1, 1, 1, 2]);
+    let delay = rng.pick(&[10, 100, 100, 500]);
+    Policy {
+        count,
+        readiness: if rng.chance(75) { Readiness::Reported } else { Readiness::Alive(Span(rng.pick(&[0, 200, 1000]))) },
+        ready_timeout: Span(rng.range(3000, 8000)),
+        stop: (0..steps).map(|_| Step { signal: signal(rng), wait: wait(rng) }).collect(),
+        reload: reload(rng, count),
+        restart: Restart {
+            policy: rng.pick(&[
+                RestartPolicy::Always,
+                RestartPolicy::Always,
+                RestartPolicy::Always,
+                RestartPolicy::OnFailure,
+                RestartPolicy::Never,
+            ]),
+            delay: Span(delay),
+            max_delay: Span(rng.pick(&[2000, 8000])),
+            stable_after: Span(rng.pick(&[2000, 10_000])),
+            ends: if rng.chance(60) { vec![0] } else { Vec::new() },
+        },
+    }
+}
+
+pub(crate) fn reload(rng: &mut Rng, count: u32) -> Reload {
+    Reload {
+        surge: rng.pick(&[0, 1, 1, 2, count]),
+        max_draining: rng.pick(&[1, count, count]),
+        soak: Span(rng.pick(&[0, 500, 1000, 3000])),
+        on_failure: rng.pick(&[OnFailure::Rollback, OnFailure::Rollback, OnFailure::Abort]),
+    }
+}
+
+fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
+    let mut acts = Vec::new();
+    // Most lives are about rolls; some have everything.
+    let (rolls, wild) = (rng.range(0, 4), rng.chance(40));
+    for _ in 0..rolls {
+        let at = rng.range(0, CALM_AT - 1);
+        let pool = rng.range(0, pools.len() as u64 - 1) as usize;
+        let burst = rng.pick(&[1, 1, 1, 2, 5]);
+        for _ in 0..burst {
+            let later = rng.pick(&[0, 1, 100, 2000]);
+            acts.push(((at + later).min(CALM_AT), Act::Roll(pool)));
+        }
+        if rng.chance(15) {
+            acts.push(((at + rng.range(0, 8000)).min(CALM_AT), Act::Cancel(pool)));
+        }
+    }
+    if wild {
+        for _ in 0..rng.range(1, 5) {
+            let at = rng.range(0, CALM_AT - 1);
+            let pool = rng.range(0, pools.len() as u64 - 1) as usize;
+            let act = match rng.range(0, 9) {
+                0..=4 => Act::Scale(pool, rng.range(0, 7) as u32),
+                5..=6 => {
+                    let back = rng.pick(&[0, 1, 500, 3000]);
+                    acts.push(((at + back).min(CALM_AT), Act::Keep(pool)));
+                    Act::Drop(pool)
+                }
+                7 => Act::Keep(pool),
+                _ => Act::Change(pool, reload(rng, pools[pool].count)),
+            };
+            acts.push((at, act));
+        }
+    }
+    if rng.chance(25) {
+        let cap = if rng.chance(30) { Some(rng.range(0, 3000)) } else { None };
+        let at = rng.range(0, CALM_AT - 1);
+        acts.push((at, Act::Stop(cap)));
+        if rng.chance(30) {
+            acts.push((at + rng.range(0, 3000), Act::Stop(None)));
+        }
+    }
+    if rng.chance(10) {
+        acts.push((rng.range(0, CALM_AT - 1), Act::StopNow));
+    }
+    acts.sort_by_key(|(at, _)| *at); // stable: a Keep pushed before its Drop at the same time is sorted out below
+    for i in 1..acts.len() {
+        if acts[i - 1].0 == acts[i].0 && matches!((&acts[i - 1].1, &acts[i].1), (Act::Keep(a), Act::Drop(b)) if a == b)
+        {
+            acts.swap(i - 1, i);
+        }
+    }
+    acts
+}
