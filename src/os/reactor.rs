@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rotad_core::WorkerId;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How many events one wait takes at most.
@@ -32,12 +32,12 @@ impl Source {
         match self {
             Self::Signals => 0,
             Self::Wake => KIND,
-            Self::Verdict(id) => 2 * KIND | id.0,
-            Self::Notify(id) => 3 * KIND | id.0,
-            Self::Listener(number) => 4 * KIND | number,
+            Self::Verdict(id) => (2 * KIND) | id.0,
+            Self::Notify(id) => (3 * KIND) | id.0,
+            Self::Listener(number) => (4 * KIND) | number,
             Self::Control => 5 * KIND,
-            Self::Client(number) => 6 * KIND | number,
-            Self::Exit(id) => 7 * KIND | id.0,
+            Self::Client(number) => (6 * KIND) | number,
+            Self::Exit(id) => (7 * KIND) | id.0,
         }
     }
 
@@ -124,15 +124,4 @@ impl Reactor {
         }
         into.sort_unstable();
     }
-}
-
-/// Whether something can be read right now.
-pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
-}
-
-/// The numbers of a descriptor, for messages.
-pub fn number(fd: &OwnedFd) -> i32 {
-    fd.as_raw_fd()
 }

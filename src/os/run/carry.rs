@@ -96,7 +96,7 @@ impl Keeper {
         let (Some(process), Some(family)) = (body.process(), &body.family) else {
             return self.swept(id);
         };
-        let result = crate::os::lineage::sweep(process, family);
+        let result = crate::os::lineage::sweep(process, family, self.roster.pids());
         if !result.killed.is_empty() {
             tracing::info!(pid = process.pid(), "swept {} processes that the worker left behind", result.killed.len());
         }
@@ -121,6 +121,7 @@ impl Keeper {
                 self.reactor.unwatch(pidfd);
             }
             process.reap().ok();
+            self.roster.reaped(process.pid());
             self.journal_gone(process.pid());
         }
         if let Some(notify) = &body.notify {

@@ -4,18 +4,21 @@ use super::Keeper;
 use super::obituary::{Obituary, last_exit};
 use super::roster::{Asked, Stage};
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
-use crate::os::lineage::{self, Family};
+use crate::os::lineage::Family;
 use crate::os::notify::Message;
 use crate::os::pen::harmless;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
 use crate::os::sockets::Healed;
+use crate::os::sys::reaper::reap_orphans;
 use crate::plan::Ready;
 use rotad_core::{Event, PoolId, Request, Span, WorkerId};
 use std::os::fd::AsFd;
 
 /// Messages that are read from one worker before others have their turn.
 const MESSAGES_A_TURN: usize = 100;
+/// Orphans that are reaped at once; SIGCHLD comes again for the others.
+const MOST_ORPHANS: usize = 1024;
 
 impl Keeper {
     pub(super) fn births(&mut self) {
@@ -83,7 +86,7 @@ impl Keeper {
         {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
-        body.family = Some(Family::new(pid, body.tag.clone()));
+        body.family = Some(Family { leader: pid, tag: body.tag.clone(), cgroup: None });
         if let Some(stream) = &body.stream {
             stream.set_pid(pid);
         }
@@ -92,6 +95,7 @@ impl Keeper {
         let name = self.pool_name(pool);
         tracing::debug!(pool = name, slot = slot.0, generation = generation.0, pid, "started");
         self.journal_born(pid, start_time, pool, slot, &tag);
+        self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
         for asked in asked {
             match asked {
@@ -262,7 +266,7 @@ impl Keeper {
 
     /// SIGCHLD: orphans of our workers that have ended, and, without pidfds, workers.
     pub(super) fn children_ended(&mut self) {
-        lineage::reap();
+        reap_orphans(MOST_ORPHANS);
         if self.roster.without_pidfds {
             let all: Vec<WorkerId> = self.roster.iter().map(|(id, _)| id).collect();
             for worker in all {

@@ -3,6 +3,7 @@
 use super::Keeper;
 use crate::control::wire::Answer;
 use crate::os::lineage;
+use crate::os::sys::reaper::reap_orphans;
 use rotad_core::WorkerId;
 use std::time::{Duration, Instant};
 
@@ -37,8 +38,8 @@ impl Keeper {
     /// The exit code, once nothing is left to wait for.
     pub(super) fn may_leave(&mut self) -> Option<u8> {
         let until = self.leaving.as_ref()?.until;
-        lineage::reap();
-        let left = lineage::end_orphans();
+        reap_orphans(usize::MAX);
+        let left = lineage::sweep_all(self.roster.pids());
         if left > 0 && Instant::now() < until {
             return None;
         }
@@ -60,9 +61,9 @@ impl Keeper {
             }
         }
         if let Some(journal) = self.journal.take() {
-            drop(journal);
+            // With somebody left it stays: the next start has to find them.
             if self.last_lost.is_empty() {
-                crate::os::leftovers::clear(self.house.path());
+                journal.remove().ok();
             }
         }
         let message = if code == 0 { "stopped".to_owned() } else { lost.clone() };

@@ -5,7 +5,7 @@ use crate::os::notify::NotifySocket;
 use crate::os::pen::Stream;
 use crate::os::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -62,6 +62,8 @@ pub(super) struct Roster {
     bodies: BTreeMap<WorkerId, Body>,
     /// Those that have exited and still have something of a tree.
     sweeping: BTreeSet<WorkerId>,
+    /// Of all that are not reaped yet.
+    pids: HashSet<i32>,
     /// The kernel gives no pidfds: exits are looked for at each SIGCHLD.
     pub without_pidfds: bool,
 }
@@ -86,6 +88,18 @@ impl Roster {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Body)> {
         self.bodies.iter().map(|(id, body)| (*id, body))
+    }
+
+    pub(super) fn pids(&self) -> &HashSet<i32> {
+        &self.pids
+    }
+
+    pub(super) fn born(&mut self, pid: i32) {
+        self.pids.insert(pid);
+    }
+
+    pub(super) fn reaped(&mut self, pid: i32) {
+        self.pids.remove(&pid);
     }
 
     pub(super) fn sweep_later(&mut self, id: WorkerId) {

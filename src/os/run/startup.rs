@@ -15,7 +15,7 @@ use crate::os::birth::{Settings, Spawner, shim};
 use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
-use crate::os::leftovers::{self, Journal};
+use crate::os::leftovers::{Journal, Leftover, Leftovers};
 use crate::os::pen::{Paper, Pen, Rotation};
 use crate::os::reactor::{Interest, Reactor, Source};
 use crate::os::ready::Scout;
@@ -104,29 +104,33 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
 
 /// What a master killed by -9 left behind is named, or stopped when that is asked for.
 fn take_over(plan: &Plan, launch: &Launch, house: &House) -> Result<(), Failed> {
-    let left = leftovers::find(house.path());
-    if left.is_empty() {
+    let left = Leftovers::find(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
+    if left.found.is_empty() {
         return Ok(());
     }
-    let names = |left: &[leftovers::Leftover]| {
-        let names: Vec<String> = left.iter().map(|l| format!("  {}/{}: pid {}", l.pool, l.slot, l.pid)).collect();
-        names.join("\n")
-    };
     if !launch.take_over {
         let message = format!(
             "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` \
              stops them first",
             plan.config.display(),
-            names(&left)
+            names(&left.found)
         );
         return Err(Failed { code: 1, message });
     }
-    let stubborn = leftovers::take_over(left, TAKE_OVER_PATIENCE);
+    let stubborn = left.take_over(TAKE_OVER_PATIENCE, nix::libc::SIGTERM);
     if stubborn.is_empty() {
         return Ok(());
     }
     let message = format!("these workers of a killed master cannot be ended:\n{}", names(&stubborn));
     Err(Failed { code: 1, message })
+}
+
+fn names(left: &[Leftover]) -> String {
+    let line = |one: &Leftover| {
+        let what = if one.is_worker { "" } else { " (left behind by it)" };
+        format!("  {}/{}: pid {}{what}", one.pool, one.slot, one.pid)
+    };
+    left.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Our own soft limit of open files goes as high as it may; workers get the one that we found. Too low a limit is
