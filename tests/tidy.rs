@@ -108,6 +108,8 @@ fn unsafe_has_one_place() {
                 || lines[..number]
                     .iter()
                     .rev()
+                    // A `let` may have been broken before its block.
+                    .skip_while(|line| line.trim_end().ends_with('='))
                     .take_while(|line| line.trim_start().starts_with("//") || line.trim_start().starts_with("#["))
                     .any(|line| line.contains("SAFETY") || line.contains("# Safety"));
             if !allowed {
@@ -141,7 +143,7 @@ fn nothing_is_left_for_later() {
             continue;
         }
         for (number, line) in text.lines().enumerate() {
-            if ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"].iter().any(|word| line.contains(word)) {
+            if ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"].iter().any(|word| has_word(line, word)) {
                 found.push(format!("{path}:{}: {}", number + 1, line.trim()));
             }
         }
@@ -171,13 +173,13 @@ const ROOMS: [(&str, &[&str]); 6] = [
     ("config", &["rotad_core", "config", "plan"]),
     ("plan", &["rotad_core", "config", "plan"]),
     ("observe", &["rotad_core", "plan", "observe"]),
-    ("control", &["rotad_core", "observe", "control", "plan"]),
+    ("control", &["rotad_core", "observe", "control"]),
     ("os", &["rotad_core", "plan", "config::never", "observe", "control::wire", "control::server", "os"]),
     ("cli", &["rotad_core", "config", "plan", "control", "observe", "os", "cli"]),
 ];
 
 /// The verbs that reach the operating system's room.
-const REACH_OS: [&str; 6] = ["run", "start", "demo", "shim", "mod", "main"];
+const REACH_OS: [&str; 6] = ["run", "seam", "client", "ask", "demo", "mod"];
 
 #[test]
 fn imports_go_one_way() {
@@ -189,7 +191,8 @@ fn imports_go_one_way() {
         for (number, line) in text.lines().enumerate() {
             for import in imports(&code(line)) {
                 let allowed = match (room, rules) {
-                    ("core", _) => import.starts_with("crate::"),
+                    // Its tests are users of it, and a crate of their own.
+                    ("core", _) => import.starts_with("crate::") || path.starts_with("src/core/tests/"),
                     (_, None) => true, // main.rs, lib.rs
                     (_, Some(rules)) => {
                         let path = import.trim_start_matches("crate::").to_string();

@@ -1,7 +1,7 @@
 //! The verbs that ask the running master for something: stop, reload, roll, cancel.
 
+use super::client::{Client, ClientError, Patience};
 use super::{args, code, not_supported, print, seam};
-use crate::control::client::{Client, ClientError, Patience};
 use crate::control::wire::{Answer, Ask, Which};
 use crate::os::interrupt::Interrupt;
 use std::path::Path;

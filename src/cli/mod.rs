@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod check;
+pub mod client;
 mod demo;
 pub mod print;
 mod run;

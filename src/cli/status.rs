@@ -1,8 +1,8 @@
 //! `status`: the table, JSON, or an exit code for scripts.
 
 use super::args::StatusArgs;
+use super::client::{Client, ClientError, Patience};
 use super::{ask, code, not_supported, print};
-use crate::control::client::{Client, ClientError, Patience};
 use crate::control::wire::{Answer, Ask};
 use crate::observe::status::{PoolState, PoolStatus, Status};
 use crate::observe::table;

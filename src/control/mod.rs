@@ -1,5 +1,4 @@
 //! The control socket: questions and answers, one JSON object a line.
 
-pub mod client;
 pub mod server;
 pub mod wire;

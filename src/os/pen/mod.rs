@@ -21,6 +21,8 @@ use std::time::Duration;
 const WAITING_LINES: usize = 4096;
 /// How much is read from one worker before the next one has its turn, in bytes.
 const GULP: usize = 64 * 1024;
+/// How long the pen waits for more before it writes.
+const LAZY: Duration = Duration::from_millis(1);
 
 enum Note {
     Line(Vec<u8>),
@@ -112,6 +114,9 @@ impl Desk {
             let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
             for event in &events[..count] {
                 if event.data() == 0 {
+                    // Lines come in bursts: a moment's patience writes them all at once, and leaves the processor to
+                    // the workers.
+                    std::thread::sleep(LAZY);
                     self.wake.hush();
                     if !self.read_notes() {
                         return;

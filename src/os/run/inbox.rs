@@ -1,7 +1,7 @@
 //! What comes in, as facts: births, messages, readiness, exits, signals, hang-ups of listeners.
 
 use super::Keeper;
-use super::obituary::{Obituary, last_exit};
+use super::obituary::last_exit;
 use super::roster::{Asked, Stage};
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
 use crate::os::lineage::Family;
@@ -143,7 +143,7 @@ impl Keeper {
         let Some(mut body) = self.roster.remove(worker) else { return };
         let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
         let exit = last_exit(None, body.error.take(), 0.0, log);
-        self.obituaries.add(worker, body.pool, Obituary { slot: body.slot, exit, served: false });
+        self.obituaries.add(worker, body.obituary(exit, false));
         self.bury(&body);
         self.scout.forget(worker);
         self.facts.push_back(Event::SpawnFailed(worker));
@@ -250,15 +250,14 @@ impl Keeper {
         }
         body.exit = Some(exit);
         let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
-        let (pool, slot) = (body.pool, body.slot);
         if !log.is_empty() {
             self.pen.nudge();
         }
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
-        let exit_status = last_exit(Some(exit), None, lived, log);
-        self.obituaries.add(worker, pool, Obituary { slot, exit: exit_status, served });
+        let obituary = body.obituary(last_exit(Some(exit), None, lived, log), served);
+        self.obituaries.add(worker, obituary);
         self.scout.forget(worker);
         self.blind.remove(&worker);
         self.fact(Event::Exited(worker, exit));

@@ -2,7 +2,7 @@
 
 use crate::observe::status::LastExit;
 use crate::os::signals;
-use rotad_core::{Cause, Exit, PoolId, Slot, WorkerId};
+use rotad_core::{Cause, Exit, Generation, PoolId, Slot, WorkerId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Obituaries that are kept for answers still to be given.
@@ -10,7 +10,10 @@ const KEPT: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) struct Obituary {
+    pub pool: PoolId,
     pub slot: Slot,
+    pub generation: Generation,
+    pub pid: i32,
     pub exit: LastExit,
     /// It had been ready.
     pub served: bool,
@@ -23,8 +26,8 @@ pub(super) struct Obituaries {
 }
 
 impl Obituaries {
-    pub(super) fn add(&mut self, worker: WorkerId, pool: PoolId, obituary: Obituary) {
-        self.of_slot.insert((pool, obituary.slot), obituary.exit.clone());
+    pub(super) fn add(&mut self, worker: WorkerId, obituary: Obituary) {
+        self.of_slot.insert((obituary.pool, obituary.slot), obituary.exit.clone());
         if self.recent.len() == KEPT {
             self.recent.pop_front();
         }

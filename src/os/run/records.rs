@@ -2,7 +2,7 @@
 
 use super::Keeper;
 use super::launch::Verdict;
-use super::obituary::{describe, exit_text};
+use super::obituary::{describe, exit_text, last_exit};
 use super::tickets::{Ended, reason, verdict};
 use crate::control::wire::Answer;
 use rotad_core::{Cause, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
@@ -17,17 +17,15 @@ struct Who {
 }
 
 impl Keeper {
+    /// Somebody who has just died may be known from the obituary alone.
     fn who(&self, id: WorkerId) -> Who {
-        let body = self.roster.get(id);
-        let view = self.core.view().worker(id);
-        let pool = body.map(|b| b.pool).or(view.as_ref().map(|v| v.pool)).unwrap_or(PoolId(u32::MAX));
-        Who {
-            pool,
-            name: self.pool_name(pool).to_owned(),
-            slot: body.map(|b| b.slot).or(view.as_ref().map(|v| v.slot)).unwrap_or(Slot(0)),
-            generation: body.map(|b| b.generation).or(view.map(|v| v.generation)).unwrap_or(Generation::NONE),
-            pid: body.and_then(|b| b.pid()).unwrap_or(0),
-        }
+        let dead = self.obituaries.of_worker(id);
+        let (pool, slot, generation, pid) = match (self.roster.get(id), dead) {
+            (Some(body), _) => (body.pool, body.slot, body.generation, body.pid().unwrap_or(0)),
+            (None, Some(dead)) => (dead.pool, dead.slot, dead.generation, dead.pid),
+            (None, None) => (PoolId(u32::MAX), Slot(0), Generation::NONE, 0),
+        };
+        Who { pool, name: self.pool_name(pool).to_owned(), slot, generation, pid }
     }
 
     pub(super) fn recorded(&mut self, record: Record) {
@@ -138,6 +136,15 @@ impl Keeper {
     }
 
     fn died_line(&mut self, id: WorkerId, cause: Cause, failure: bool, before_ready: bool, retry_in: Option<Span>) {
+        if cause == Cause::NotReadyInTime
+            && let Some(body) = self.roster.get(id)
+        {
+            // It still lives, and is about to be killed: these are its last words all the same.
+            let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+            let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
+            let exit = last_exit(None, Some("was not ready in time".to_owned()), lived, log);
+            self.obituaries.add(id, body.obituary(exit, false));
+        }
         let who = self.who(id);
         let obituary = self.obituaries.of_worker(id);
         let mut text = describe(cause, obituary);

@@ -1,5 +1,7 @@
 //! The roster: the only place that knows both a worker's number and its process.
 
+use super::obituary::Obituary;
+use crate::observe::status::LastExit;
 use crate::os::lineage::Family;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Stream;
@@ -54,6 +56,11 @@ impl Body {
 
     pub(super) fn pid(&self) -> Option<i32> {
         self.process().map(Process::pid)
+    }
+
+    pub(super) fn obituary(&self, exit: LastExit, served: bool) -> Obituary {
+        let pid = self.pid().unwrap_or(0);
+        Obituary { pool: self.pool, slot: self.slot, generation: self.generation, pid, exit, served }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The client's end of the control socket: one question, then answers until the last.
 
-use super::wire::{Answer, Ask, Question, SOCKET, VERSION};
+use crate::control::wire::{Answer, Ask, Question, SOCKET, VERSION};
 use crate::os::house;
 use crate::os::interrupt::Interrupt;
 use crate::os::sys::process::Process;
