@@ -63,6 +63,7 @@ impl Breaker {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) activity: Activity,
