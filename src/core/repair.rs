@@ -93,6 +93,7 @@ impl Master {
             slot.deaths = 0;
             slot.delays = 0;
         }
+        slot.vain = if death.is_end && death.ready_at.is_none() { slot.vain.saturating_add(1) } else { 0 };
         let at = if death.is_end {
             now.max(death.began + restart.delay)
         } else {
