@@ -14,7 +14,7 @@ pub(crate) enum Key {
     Cap,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Deadlines {
     order: BTreeSet<(Time, Key)>,
     of: BTreeMap<Key, Time>,

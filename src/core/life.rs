@@ -11,7 +11,8 @@ impl Master {
         let known = self.pools.get_mut(&pool)?;
         let mut worker = Worker::new(pool, slot, generation, self.now, known.policy.ready_timeout);
         worker.place = place;
-        worker.awaited = place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths <= 1);
+        worker.awaited =
+            place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
         let id = self.enlist(worker);
         let known = self.pools.get_mut(&pool)?;
         let seat = known.slots.get_mut(slot.0 as usize)?;

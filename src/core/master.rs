@@ -8,7 +8,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 /// All pools of one master.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Master {
     pub(crate) now: Time,
     pub(crate) pools: BTreeMap<PoolId, Pool>,

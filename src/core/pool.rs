@@ -27,6 +27,8 @@ pub(crate) struct Place {
     /// Deaths in a row that count, and how many of them were followed by a delay.
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
+    /// Ends in a row before ready: they are no failures, but nobody should wait for the next one.
+    pub(crate) vain: u32,
     pub(crate) not_before: Option<Time>,
     pub(crate) ended: Option<Ended>,
     /// Starts after deaths that nobody asked for.
@@ -44,6 +46,7 @@ impl Place {
         self.ended = None;
         self.deaths = 0;
         self.delays = 0;
+        self.vain = 0;
     }
 }
 
@@ -63,6 +66,7 @@ impl Breaker {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) activity: Activity,

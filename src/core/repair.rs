@@ -93,6 +93,7 @@ impl Master {
             slot.deaths = 0;
             slot.delays = 0;
         }
+        slot.vain = if death.is_end && death.ready_at.is_none() { slot.vain.saturating_add(1) } else { 0 };
         let at = if death.is_end {
             now.max(death.began + restart.delay)
         } else {
@@ -184,16 +185,22 @@ impl Master {
 
     /// The program works again: every empty slot is filled at once.
     pub(crate) fn end_crash_loop(&mut self, id: PoolId) {
-        self.deadlines.set(Key::Breaker(id), None);
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        pool.early_deaths.clear();
-        if pool.breaker.take().is_none() {
+        if !self.forget_crash_loop(id) {
             return;
         }
+        let Some(pool) = self.pools.get_mut(&id) else { return };
         for slot in &mut pool.slots {
             slot.not_before = None;
         }
         self.record(Record::CrashLoopOver { pool: id });
         self.touch_all(id);
+    }
+
+    /// Without a word: the pool is stopping. Whether there was one.
+    pub(crate) fn forget_crash_loop(&mut self, id: PoolId) -> bool {
+        self.deadlines.set(Key::Breaker(id), None);
+        let Some(pool) = self.pools.get_mut(&id) else { return false };
+        pool.early_deaths.clear();
+        pool.breaker.take().is_some()
     }
 }

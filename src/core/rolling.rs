@@ -134,8 +134,7 @@ impl Master {
         if surge == 0 || pool.roll.as_ref()?.emptied.is_some() {
             return self.next_in_place(id);
         }
-        let limit = if pool.roll.as_ref()?.phase == Phase::Canary { 1 } else { surge };
-        if pool.in_flight >= limit || !pool.has_room() {
+        if pool.in_flight >= surge || !pool.has_room() {
             return None;
         }
         let slot = self.next_slot(id)?;

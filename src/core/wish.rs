@@ -36,7 +36,7 @@ impl Master {
         }
         let waiting = pool.waiting.take().unwrap_or_default();
         pool.forgive_all();
-        self.end_crash_loop(id);
+        self.forget_crash_loop(id);
         self.end_roll(id, Outcome::Superseded);
         for ticket in waiting {
             self.out.push(Order::Reply(ticket, id, Outcome::Superseded));

@@ -3,6 +3,7 @@
 use rotad_core::{Cause, Generation, Policy, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
+#[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) pool: usize,
     pub(crate) slot: u32,
@@ -53,6 +54,7 @@ pub(crate) struct Slot {
     pub(crate) delays: u32,
 }
 
+#[derive(Clone)]
 pub(crate) struct Roll {
     pub(crate) generation: u32,
     pub(crate) back: bool,
@@ -63,6 +65,7 @@ pub(crate) struct Roll {
     pub(crate) failed: BTreeSet<u64>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) running: bool,
@@ -168,6 +171,7 @@ impl Pool {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Books {
     pub(crate) pools: BTreeMap<u32, Pool>,
     pub(crate) workers: BTreeMap<u64, Worker>,

@@ -5,7 +5,7 @@
 
 use crate::model::{Books, Pool, Roll, Worker, is_end};
 use rotad_core::{
-    Cause, Event, Generation, OnFailure, Order, Outcome, Policy, PoolId, Readiness, Record, Request, Signal, Time, Why,
+    Cause, Event, Generation, OnFailure, Order, Outcome, PoolId, Readiness, Record, Request, Signal, Time, Why,
     WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,7 @@ macro_rules! hold {
 }
 pub(crate) use hold;
 
+#[derive(Clone)]
 pub(crate) struct Oracle {
     pub(crate) books: Books,
     /// The core is woken so much later than it asked for.
@@ -38,7 +39,7 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn new(_pools: &[Policy], lateness: u64, _pauses: bool) -> Self {
+    pub(crate) fn new(lateness: u64) -> Self {
         let books = Books {
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -115,6 +116,7 @@ impl Oracle {
                 if let Some(pool) = books.pools.get_mut(&id.0) {
                     pool.quiet = false;
                     pool.running = false;
+                    pool.crash_loop = None;
                     pool.forgive();
                 }
             }

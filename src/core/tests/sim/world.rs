@@ -86,7 +86,7 @@ impl<'a> World<'a> {
         Self {
             plan,
             master: Master::new(),
-            oracle: Oracle::new(&plan.pools, lateness, plan.rate(Fault::Pause) > 0),
+            oracle: Oracle::new(lateness),
             now: 0,
             heap: BinaryHeap::new(),
             ties: Rng::of(plan.seed, 1 << 60),

@@ -1,0 +1,230 @@
+//! All short histories of a small pool, each ended kindly: the promises hold on the way, and all is well afterwards.
+//!
+//! `ROTAD_DEPTH=n` goes deeper than the five facts of a normal run.
+
+#[path = "../sim/checks.rs"]
+mod checks;
+#[allow(dead_code)]
+#[path = "../sim/model.rs"]
+mod model;
+#[allow(dead_code)]
+#[path = "../sim/oracle.rs"]
+mod oracle;
+
+use oracle::{Oracle, Verdict};
+use rotad_core::{
+    Event, Exit, Master, OnFailure, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy, Signal, Span,
+    Step, Ticket, Time, WorkerId,
+};
+
+const POOL: PoolId = PoolId(1);
+
+#[derive(Clone, Copy, Debug)]
+enum Fact {
+    Roll,
+    Cancel,
+    Scale(u32),
+    Drop,
+    Keep,
+    Stop,
+    StopNow,
+    /// The oldest worker that is starting becomes ready; the youngest one does.
+    ReadyOldest,
+    ReadyYoungest,
+    /// The oldest worker that nobody has asked dies; the youngest one does.
+    DiesOldest,
+    DiesYoungest,
+    /// The oldest one that was asked to leave is gone.
+    Gone,
+    /// The next deadline comes.
+    Time,
+}
+
+const FACTS: [Fact; 14] = [
+    Fact::Roll,
+    Fact::Cancel,
+    Fact::Scale(0),
+    Fact::Scale(1),
+    Fact::Scale(3),
+    Fact::Drop,
+    Fact::Keep,
+    Fact::Stop,
+    Fact::StopNow,
+    Fact::ReadyOldest,
+    Fact::ReadyYoungest,
+    Fact::DiesOldest,
+    Fact::DiesYoungest,
+    Fact::Gone,
+];
+
+#[derive(Clone)]
+struct Life {
+    master: Master,
+    oracle: Oracle,
+    policy: Policy,
+    now: u64,
+    tickets: u64,
+}
+
+impl Life {
+    fn step(&mut self, event: Event) -> Verdict {
+        let now = Time(self.now);
+        self.oracle.before(now, &event);
+        for order in self.master.step(now, event.clone()) {
+            self.oracle.order(now, &order)?;
+        }
+        self.oracle.after(now, &event, &self.master)
+    }
+
+    fn ask(&mut self, request: Request) -> Verdict {
+        self.tickets += 1;
+        self.step(Event::Requested(Ticket(self.tickets), request))
+    }
+
+    fn find(&self, youngest: bool, which: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {
+        let mut fits = self.oracle.books.workers.iter().filter(|(_, w)| which(w)).map(|(id, _)| WorkerId(*id));
+        if youngest { fits.next_back() } else { fits.next() }
+    }
+
+    /// `None`: there is nobody of whom this could be said, or it would be said twice.
+    fn happen(&mut self, fact: Fact) -> Option<Verdict> {
+        // Time passes, but never over a deadline: that is a fact of its own.
+        self.now = (self.now + 1).min(self.master.deadline().map_or(u64::MAX, |at| at.0.max(self.now)));
+        let policy = |life: &Self| {
+            let count = life.oracle.count(POOL).unwrap_or(life.policy.count);
+            Policy { count, ..life.policy.clone() }
+        };
+        Some(match fact {
+            Fact::Roll => self.ask(Request::Roll(POOL)),
+            Fact::Cancel => self.ask(Request::Cancel(POOL)),
+            Fact::Scale(count) => self.ask(Request::Scale(POOL, count)),
+            Fact::Drop => self.ask(Request::Drop(POOL)),
+            Fact::Keep => {
+                let policy = policy(self);
+                self.ask(Request::Keep(POOL, policy))
+            }
+            Fact::Stop => self.ask(Request::Stop { cap: None }),
+            Fact::StopNow => self.ask(Request::StopNow),
+            Fact::ReadyOldest | Fact::ReadyYoungest => {
+                let youngest = matches!(fact, Fact::ReadyYoungest);
+                let worker = self.find(youngest, |w| w.stays() && w.ready.is_none())?;
+                self.step(Event::Ready(worker))
+            }
+            Fact::DiesOldest | Fact::DiesYoungest => {
+                let worker = self.find(matches!(fact, Fact::DiesYoungest), model::Worker::stays)?;
+                self.end(worker, Exit::Code(1))
+            }
+            Fact::Gone => {
+                let worker = self.find(false, |w| w.asked.is_some() && w.lives())?;
+                self.end(worker, Exit::Code(0))
+            }
+            Fact::Time => {
+                self.now = self.master.deadline()?.0.max(self.now);
+                self.step(Event::Woke)
+            }
+        })
+    }
+
+    fn end(&mut self, worker: WorkerId, exit: Exit) -> Verdict {
+        self.step(Event::Exited(worker, exit))?;
+        self.step(Event::Swept(worker))
+    }
+
+    /// From here on everything works.
+    fn be_kind(&mut self) -> Verdict {
+        for _ in 0..300 {
+            let verdict = [Fact::Gone, Fact::ReadyOldest, Fact::Time].into_iter().find_map(|fact| self.happen(fact));
+            match verdict {
+                Some(verdict) => verdict?,
+                None => return Ok(()),
+            }
+        }
+        oracle::fail("spin", "no end after 300 kind facts")
+    }
+
+    fn end_well(mut self) -> Verdict {
+        self.be_kind()?;
+        if self.oracle.books.stop_at.is_none() {
+            self.oracle.judge(Time(self.now), &self.master)?;
+            self.ask(Request::Stop { cap: None })?;
+            self.be_kind()?;
+        }
+        self.oracle.finish(self.oracle.books.left)
+    }
+}
+
+fn explore(life: &Life, depth: usize, history: &mut Vec<Fact>, lives: &mut u64) {
+    *lives += 1;
+    if let Err(violation) = life.clone().end_well() {
+        panic!("{history:?} and a kind end: {violation:?}");
+    }
+    if depth == 0 || life.oracle.books.left {
+        return;
+    }
+    for fact in FACTS.into_iter().chain([Fact::Time]) {
+        let mut next = life.clone();
+        history.push(fact);
+        match next.happen(fact) {
+            Some(Ok(())) => explore(&next, depth - 1, history, lives),
+            Some(Err(violation)) => panic!("{history:?}: {violation:?}"),
+            None => {}
+        }
+        history.pop();
+    }
+}
+
+fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
+    let policy = Policy {
+        count,
+        readiness: Readiness::Reported,
+        ready_timeout: Span(60_000),
+        stop: vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }],
+        reload: Reload { surge, max_draining: 1, soak: Span(1000), on_failure },
+        restart: Restart {
+            policy: restart,
+            delay: Span(100),
+            max_delay: Span(1000),
+            stable_after: Span(10_000),
+            ends: Vec::new(),
+        },
+    };
+    let mut life = Life { master: Master::new(), oracle: Oracle::new(0), policy: policy.clone(), now: 0, tickets: 0 };
+    life.ask(Request::Keep(POOL, policy)).expect("a pool starts");
+    let depth = std::env::var("ROTAD_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(4);
+    let mut lives = 0;
+    explore(&life, depth, &mut Vec::new(), &mut lives);
+    // And from a pool that serves.
+    life.be_kind().expect("a pool comes up");
+    explore(&life, depth + 1, &mut Vec::new(), &mut lives);
+    assert!(lives > 1000);
+}
+
+#[test]
+fn one_slot() {
+    all(1, 1, OnFailure::Rollback, RestartPolicy::Always);
+}
+
+#[test]
+fn one_slot_in_place() {
+    all(1, 0, OnFailure::Rollback, RestartPolicy::Always);
+}
+
+#[test]
+fn two_slots() {
+    all(2, 1, OnFailure::Rollback, RestartPolicy::Always);
+}
+
+#[test]
+fn two_slots_in_place() {
+    all(2, 0, OnFailure::Rollback, RestartPolicy::Always);
+}
+
+#[test]
+fn two_slots_two_at_a_time() {
+    all(2, 2, OnFailure::Abort, RestartPolicy::Always);
+}
+
+#[test]
+fn two_slots_that_never_restart() {
+    all(2, 1, OnFailure::Rollback, RestartPolicy::Never);
+}

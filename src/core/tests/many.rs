@@ -1,0 +1,83 @@
+//! Ten thousand workers cost ten thousand times one worker, and not the square.
+
+use rotad_core::{
+    Event, Exit, Master, OnFailure, Order, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy, Signal,
+    Span, Step, Ticket, Time, WorkerId,
+};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A world in which everything works at once; counts the facts.
+struct World {
+    master: Master,
+    now: u64,
+    facts: VecDeque<Event>,
+    steps: u64,
+    left: bool,
+}
+
+impl World {
+    fn tell(&mut self, event: Event) {
+        self.facts.push_back(event);
+        while let Some(fact) = self.facts.pop_front() {
+            self.now += 1;
+            self.steps += 1;
+            for order in self.master.step(Time(self.now), fact) {
+                match order {
+                    Order::Spawn { worker, .. } => {
+                        self.facts.push_back(Event::Born(worker));
+                        self.facts.push_back(Event::Ready(worker));
+                    }
+                    Order::Signal(worker, _) | Order::Kill(worker) => {
+                        self.facts.push_back(Event::Exited(worker, Exit::Code(0)));
+                    }
+                    Order::Sweep(worker) => self.facts.push_back(Event::Swept(worker)),
+                    Order::Leave { .. } => self.left = true,
+                    Order::Reply(..) | Order::Record(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Start, roll, the death of every worker, roll, stop.
+fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
+    let began = Instant::now();
+    let policy = Policy {
+        count,
+        readiness: Readiness::Reported,
+        ready_timeout: Span::from_secs(600),
+        stop: vec![Step { signal: Some(Signal::TERM), wait: Span::from_secs(600) }],
+        reload: Reload { surge, max_draining, soak: Span::ZERO, on_failure: OnFailure::Rollback },
+        restart: Restart {
+            policy: RestartPolicy::Always,
+            delay: Span(100),
+            max_delay: Span::from_secs(30),
+            stable_after: Span::from_secs(10),
+            ends: vec![0],
+        },
+    };
+    let mut world = World { master: Master::new(), now: 0, facts: VecDeque::new(), steps: 0, left: false };
+    let pool = PoolId(1);
+    world.tell(Event::Requested(Ticket(1), Request::Keep(pool, policy)));
+    world.tell(Event::Requested(Ticket(2), Request::Roll(pool)));
+    let workers: Vec<WorkerId> = world.master.view().workers().map(|worker| worker.id).collect();
+    world.now += 1000;
+    for worker in workers {
+        world.tell(Event::Exited(worker, Exit::Code(0)));
+    }
+    world.tell(Event::Requested(Ticket(3), Request::Roll(pool)));
+    assert_eq!(world.master.view().pool(pool).map(|pool| pool.proven.0), Some(3));
+    world.tell(Event::Requested(Ticket(4), Request::Stop { cap: None }));
+    assert!(world.left);
+    assert!(world.steps < u64::from(count) * 30, "{} steps", world.steps);
+    began.elapsed()
+}
+
+#[test]
+fn ten_thousand_workers() {
+    for (surge, max_draining) in [(2500, 10_000), (1, 1), (2500, 1), (0, 1), (10_000, 10_000)] {
+        let took = life(10_000, surge, max_draining);
+        assert!(took < Duration::from_secs(5), "surge {surge}, max_draining {max_draining}: {took:?}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Stories: facts in, diary out, as text that a person can read.
+//!
+//! A file holds several stories. `== title` begins one; `pool P key=value…` gives a policy (what is not named is the
+//! default below); a line `> TIME fact…` is one fact, at that many milliseconds; what the core answers stands under
+//! it, indented. Deadlines before a fact's time come by themselves (`~ TIME`). `ROTAD_BLESS=1` writes the answers anew:
+//! read the difference before you keep it.
+//!
+//! Facts: `keep P` `drop P` `roll P` `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
+//! `ready W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
+//! `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view). A wish has a ticket of its
+//! own: 1, 2, 3…
+
+mod show;
+
+use rotad_core::{
+    Event, Exit, Generation, Master, OnFailure, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy,
+    Signal, Span, Step, Ticket, Time, WorkerId,
+};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+struct Teller {
+    master: Master,
+    policies: BTreeMap<u32, Policy>,
+    tickets: u64,
+    now: u64,
+    told: String,
+}
+
+fn policy(words: &[&str]) -> Policy {
+    let reload = Reload { surge: 1, max_draining: 4, soak: Span(1000), on_failure: OnFailure::Rollback };
+    let restart = Restart {
+        policy: RestartPolicy::Always,
+        delay: Span(100),
+        max_delay: Span(30_000),
+        stable_after: Span(10_000),
+        ends: Vec::new(),
+    };
+    let stop = vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }];
+    let (readiness, ready_timeout) = (Readiness::Reported, Span(60_000));
+    let mut policy = Policy { count: 2, readiness, ready_timeout, stop, reload, restart };
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let number = || value.parse::<u64>().expect("a number");
+        match key {
+            "count" => policy.count = number() as u32,
+            "alive" => policy.readiness = Readiness::Alive(Span(number())),
+            "ready-timeout" => policy.ready_timeout = Span(number()),
+            "surge" => policy.reload.surge = number() as u32,
+            "max-draining" => policy.reload.max_draining = number() as u32,
+            "soak" => policy.reload.soak = Span(number()),
+            "abort" => policy.reload.on_failure = OnFailure::Abort,
+            "never" => policy.restart.policy = RestartPolicy::Never,
+            "on-failure" => policy.restart.policy = RestartPolicy::OnFailure,
+            "ends" => policy.restart.ends = vec![number() as i32],
+            "delay" => policy.restart.delay = Span(number()),
+            "max-delay" => policy.restart.max_delay = Span(number()),
+            "stable-after" => policy.restart.stable_after = Span(number()),
+            // stop=15:5000,-:200,2:100
+            "stop" => {
+                policy.stop = value.split(',').filter(|step| !step.is_empty()).map(step).collect();
+            }
+            _ => panic!("unknown key {key}"),
+        }
+    }
+    policy
+}
+
+fn step(text: &str) -> Step {
+    let (signal, wait) = text.split_once(':').expect("SIGNAL:WAIT");
+    Step { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")) }
+}
+
+impl Teller {
+    fn tell(facts: &str) -> String {
+        let mut teller =
+            Self { master: Master::new(), policies: BTreeMap::new(), tickets: 0, now: 0, told: String::new() };
+        for line in facts.lines() {
+            if line.starts_with("    ") || line.starts_with('~') {
+                continue; // an answer from before
+            }
+            if let Some(fact) = line.strip_prefix("> ") {
+                let words: Vec<&str> = fact.split_whitespace().collect();
+                teller.wait_until(words[0].parse().expect("a time"));
+                let _ = writeln!(teller.told, "{line}");
+                teller.fact(&words[1..]);
+                continue;
+            }
+            if let Some(rest) = line.strip_prefix("pool ") {
+                let words: Vec<&str> = rest.split_whitespace().collect();
+                teller.policies.insert(words[0].parse().expect("a pool"), policy(&words[1..]));
+            }
+            let _ = writeln!(teller.told, "{line}");
+        }
+        teller.told
+    }
+
+    /// What is due before that moment comes first.
+    fn wait_until(&mut self, at: u64) {
+        while let Some(due) = self.master.deadline().filter(|due| due.0 < at) {
+            assert!(due.0 > self.now || self.now == 0, "no spin");
+            self.now = due.0;
+            let _ = writeln!(self.told, "~ {}", self.now);
+            self.step(Event::Woke);
+        }
+        self.now = at;
+    }
+
+    fn step(&mut self, event: Event) {
+        for order in self.master.step(Time(self.now), event) {
+            let _ = writeln!(self.told, "    {}", show::order(&order));
+        }
+    }
+
+    fn fact(&mut self, words: &[&str]) {
+        let number = |i: usize| words[i].parse::<u64>().expect("a number");
+        let pool = |i: usize| PoolId(number(i) as u32);
+        let workers = |from: usize| -> Vec<WorkerId> {
+            words[from..].iter().map(|word| WorkerId(word.parse().expect("a worker"))).collect()
+        };
+        let request = match words[0] {
+            "keep" => Request::Keep(pool(1), self.policies[&(number(1) as u32)].clone()),
+            "drop" => Request::Drop(pool(1)),
+            "roll" => Request::Roll(pool(1)),
+            "cancel" => Request::Cancel(pool(1)),
+            "scale" => Request::Scale(pool(1), number(2) as u32),
+            "stop" => Request::Stop { cap: words.get(1).map(|_| Span(number(1))) },
+            "stop-now" => Request::StopNow,
+            "pinned" => {
+                let (generation, same) = (Generation(number(2) as u32), words[3] == "same");
+                return self.step(Event::Pinned { pool: pool(1), generation, same });
+            }
+            "woke" => return self.step(Event::Woke),
+            "nothing" => return,
+            "look" => {
+                let seen = show::pool(&self.master, pool(1));
+                return self.told.push_str(&seen);
+            }
+            "exit" => {
+                return workers(2).into_iter().for_each(|w| self.step(Event::Exited(w, Exit::Code(number(1) as i32))));
+            }
+            "dies" => {
+                let exit = Exit::Signal { signal: number(1) as i32, core_dumped: false };
+                return workers(2).into_iter().for_each(|w| self.step(Event::Exited(w, exit)));
+            }
+            "asks" => return workers(2).into_iter().for_each(|w| self.step(Event::Extended(w, Span(number(1))))),
+            what => {
+                for worker in workers(1) {
+                    self.about(what, worker);
+                }
+                return;
+            }
+        };
+        self.tickets += 1;
+        self.step(Event::Requested(Ticket(self.tickets), request));
+    }
+
+    fn about(&mut self, what: &str, worker: WorkerId) {
+        match what {
+            "up" => {
+                self.step(Event::Born(worker));
+                self.step(Event::Ready(worker));
+            }
+            "gone" => {
+                self.step(Event::Exited(worker, Exit::Code(0)));
+                self.step(Event::Swept(worker));
+            }
+            "born" => self.step(Event::Born(worker)),
+            "ready" => self.step(Event::Ready(worker)),
+            "fails" => self.step(Event::SpawnFailed(worker)),
+            "swept" => self.step(Event::Swept(worker)),
+            _ => panic!("unknown fact {what}"),
+        }
+    }
+}
+
+fn hear(name: &str, text: &str) {
+    let mut told = String::new();
+    for story in text.split_inclusive('\n').collect::<Vec<_>>().split_inclusive(|line| line.trim().is_empty()) {
+        told.push_str(&Teller::tell(&story.concat()));
+    }
+    if std::env::var_os("ROTAD_BLESS").is_some() {
+        let path = format!("{}/tests/stories/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, told).expect("stories are written");
+        return;
+    }
+    for (line, (is, was)) in told.lines().zip(text.lines()).enumerate() {
+        assert_eq!(is, was, "{name}.txt:{}", line + 1);
+    }
+    assert_eq!(told.lines().count(), text.lines().count(), "{name}.txt");
+}
+
+macro_rules! stories {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            hear(stringify!($name), include_str!(concat!(stringify!($name), ".txt")));
+        })*
+    };
+}
+
+stories!(start roll failure wishes stop restart scale late);

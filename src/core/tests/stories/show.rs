@@ -1,0 +1,97 @@
+//! Orders and views as words.
+
+use rotad_core::{Cause, EmptySlot, Exit, Failure, Master, Order, Outcome, PoolId, Record, WorkerView};
+use std::fmt::Write as _;
+
+pub(crate) fn order(order: &Order) -> String {
+    match order {
+        Order::Spawn { worker, pool, slot, generation } => {
+            format!("spawn {worker} for {pool}/{slot}, generation {generation}")
+        }
+        Order::Signal(worker, signal) => format!("signal {signal} to {worker}"),
+        Order::Kill(worker) => format!("kill {worker}"),
+        Order::Sweep(worker) => format!("sweep {worker}"),
+        Order::Reply(ticket, pool, outcome) => format!("reply {ticket}, pool {pool}: {}", end(outcome)),
+        Order::Record(of) => record(of),
+        Order::Leave { lost } if lost.is_empty() => "leave".into(),
+        Order::Leave { lost } => {
+            format!("leave, lost: {}", lost.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+fn record(record: &Record) -> String {
+    match record {
+        Record::Ready { worker, took } => format!(". {worker} is ready after {took}"),
+        Record::Soaked { worker } => format!(". {worker} has soaked"),
+        Record::Died { worker, cause, failure, before_ready, retry_in } => {
+            let how = if *failure { "died" } else { "ended" };
+            let when = if *before_ready { " before ready" } else { "" };
+            let retry = retry_in.map_or(String::new(), |span| format!(", again in {span}"));
+            format!(". {worker} {how}{when}: {}{retry}", why(*cause))
+        }
+        Record::Stopped { worker, exit, took } => {
+            let exit = exit.map_or("never born".into(), |exit| why(Cause::Exited(exit)));
+            format!(". {worker} is gone {took} after it was asked: {exit}")
+        }
+        Record::Retired { worker, why } => format!(". {worker} has to leave: {why:?}"),
+        Record::Killed { worker } => format!(". {worker} is deaf"),
+        Record::Lost { worker } => format!(". {worker} cannot be killed"),
+        Record::CrashLoop { pool, deaths } => format!(". pool {pool} crash-loops: {deaths} deaths"),
+        Record::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),
+        Record::RollStarted { pool, generation, of } => format!(". roll of {pool} to {generation}, {of} slots"),
+        Record::Replaced { pool, slot, worker, done, of } => format!(". {pool}/{slot} has {worker}, {done} of {of}"),
+        Record::RollingBack { to, failure, .. } => format!(". rolling back to {to}: {}", fault(failure)),
+        Record::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
+        Record::RollWaits { .. } => ". the wish waits".into(),
+        Record::RollSuperseded { generation, .. } => format!(". generation {generation} is superseded"),
+        Record::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
+        Record::PoolStopped { pool } => format!(". pool {pool} has stopped"),
+    }
+}
+
+fn end(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { generation, replaced, took } => {
+            format!("done, generation {generation}, {replaced} replaced in {took}")
+        }
+        Outcome::Aborted { failure, .. } => format!("aborted: {}", fault(failure)),
+        Outcome::RolledBack { failure, .. } => format!("rolled back: {}", fault(failure)),
+        Outcome::Superseded => "superseded".into(),
+        Outcome::Nothing => "nothing".into(),
+    }
+}
+
+fn fault(failure: &Failure) -> String {
+    let who = failure.worker.map_or(String::new(), |worker| format!("{worker} "));
+    let mixed = if failure.mixed { ", mixed" } else { "" };
+    format!("{who}{}{mixed}", why(failure.cause))
+}
+
+fn why(cause: Cause) -> String {
+    match cause {
+        Cause::Exited(Exit::Code(code)) => format!("exit {code}"),
+        Cause::Exited(Exit::Signal { signal, .. }) => format!("signal {signal}"),
+        Cause::SpawnFailed => "not born".into(),
+        Cause::NotReadyInTime => "not ready in time".into(),
+        Cause::Cancelled => "cancelled".into(),
+    }
+}
+
+pub(crate) fn pool(master: &Master, id: PoolId) -> String {
+    let view = master.view();
+    let Some(pool) = view.pool(id) else { return "    no such pool\n".into() };
+    let mut text = format!(
+        "    {:?}: {} of {} ready, {} alive, {} draining, generation {} proven, {} filling, roll {:?}\n",
+        pool.state, pool.ready, pool.wanted, pool.alive, pool.draining, pool.proven, pool.filling, pool.roll.state
+    );
+    for WorkerView { id: worker, slot, generation, state, lost, .. } in view.workers().filter(|w| w.pool == id) {
+        let lost = if lost { ", lost" } else { "" };
+        let _ = writeln!(text, "      {id}/{slot}: {worker} {state:?}, generation {generation}{lost}");
+    }
+    for EmptySlot { slot, state, retry_in } in view.empty_slots(id) {
+        let retry = retry_in.map_or(String::new(), |span| format!(" {span}"));
+        let _ = writeln!(text, "      {id}/{slot}: {state:?}{retry}, {} restarts", view.restarts(id, slot));
+    }
+    text
+}
