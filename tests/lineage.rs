@@ -34,10 +34,15 @@ fn main() {
     let mut failed = false;
     for (name, _) in CASES.iter().filter(|(name, _)| name.contains(&wanted)) {
         let done = again(&format!("case {name}")).status().unwrap().success();
-        writeln!(std::io::stdout(), "test {name} ... {}", if done { "ok" } else { "FAILED" }).unwrap();
+        say(&format!("test {name} ... {}", if done { "ok" } else { "FAILED" }));
         failed |= !done;
     }
     std::process::exit(i32::from(failed));
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}").unwrap();
 }
 
 fn again(role: &str) -> Command {
@@ -90,7 +95,7 @@ fn tree(rest: &str) {
 }
 
 fn say_and_stay() {
-    writeln!(std::io::stdout(), "{}", std::process::id()).unwrap();
+    say(&std::process::id().to_string());
     loop {
         std::thread::park();
     }
@@ -114,6 +119,8 @@ fn spawn(role: &str, tag: &str) -> Born {
             std::thread::park();
         }
     });
+    // Reaped by its pid, as the master does it.
+    #[expect(clippy::zombie_processes)]
     let mut child = receiver.recv().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());
     let pid = child.id() as i32;
@@ -275,7 +282,7 @@ fn price(cgroups: &Cgroups) {
     }
     for (name, mut times) in [("mkdir", made), ("cgroup.procs", moved), ("rmdir", removed)] {
         times.sort();
-        writeln!(std::io::stdout(), "{name}: p50 {:?}, p90 {:?}, max {:?}", times[50], times[90], times[99]).unwrap();
+        say(&format!("{name}: p50 {:?}, p90 {:?}, max {:?}", times[50], times[90], times[99]));
     }
 }
 

@@ -38,7 +38,8 @@ fn child() {
 }
 
 fn say(text: &str) {
-    writeln!(std::io::stdout(), "{text}").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "{text}").unwrap();
 }
 
 /// Waits for one byte, or for the end of the parent.
