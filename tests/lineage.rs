@@ -190,6 +190,7 @@ fn a_tree_that_climbs_out_is_swept() {
         let family = born.family("t1");
         sweep_out(&born, &family);
         assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)));
+        reap_orphans(100);
         assert!(Stat::of(pid).is_err(), "killed and reaped");
         born.all_gone();
     }

@@ -17,6 +17,9 @@ use std::collections::HashSet;
 /// The variable that every worker has and its descendants inherit.
 pub const TAG: &str = "ROTAD_WORKER";
 
+/// How often the list is read anew while it grows under our eyes; a fork bomb has to be killed, not listed.
+const MOST_READINGS: usize = 16;
+
 /// A process whose parent has died, or a descendant of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
@@ -27,6 +30,8 @@ pub struct Orphan {
     pub start_time: u64,
     /// ROTAD_WORKER in the environment that it was started with. None: not there, or not ours to read.
     pub tag: Option<String>,
+    /// On its way out: its environment may be gone, while its children are not orphans yet.
+    pub exiting: bool,
     /// Place of its parent in the list, when that is an orphan's descendant or an orphan itself.
     pub parent: Option<usize>,
 }
@@ -50,21 +55,31 @@ pub struct SweepResult {
     pub left: usize,
 }
 
-/// Lists the orphans. `workers`: the pids of our own unreaped children, for kernels that do not list a thread's
-/// children (CONFIG_PROC_CHILDREN). To be called in the process whose main thread is the reaper, from any thread.
+/// Lists the orphans. `workers`: the pids of all unreaped workers, to tell them apart on kernels that do not list a
+/// thread's children (CONFIG_PROC_CHILDREN). To be called in the process whose main thread is the reaper, from any thread.
 pub fn orphans(workers: &HashSet<i32>) -> Vec<Orphan> {
     let me = std::process::id() as i32;
+    let mut found = Vec::new();
     let mut roots = children_of_main(me, workers);
-    if roots.is_empty() {
-        return Vec::new();
+    for _ in 0..MOST_READINGS {
+        if roots.is_empty() {
+            return Vec::new();
+        }
+        let forest = proc::forest(&roots);
+        found = describe(&forest, roots.len());
+        // Whoever lost its parent while we were reading was in neither list: it has come to us by now. The dying parent
+        // is either listed as alive, or had ended, and given its children away, before this reading.
+        let seen: HashSet<i32> = forest.iter().map(|&(pid, _)| pid).collect();
+        roots = children_of_main(me, workers);
+        if roots.iter().all(|pid| seen.contains(pid)) {
+            break;
+        }
     }
-    // The list is read child by child while the family changes, and may miss one (proc(5)): a second reading adds it.
-    roots.extend(children_of_main(me, workers));
-    roots.sort_unstable();
-    roots.dedup();
-    let forest = proc::forest(&roots);
-    let roots = roots.len();
-    // Places shift when a process has vanished meanwhile.
+    found
+}
+
+/// What the living of a forest are like. Places shift where one has ended meanwhile.
+fn describe(forest: &[(i32, usize)], roots: usize) -> Vec<Orphan> {
     let mut places = vec![None; forest.len()];
     let mut found = Vec::with_capacity(forest.len());
     for (at, &(pid, parent)) in forest.iter().enumerate() {
@@ -89,10 +104,11 @@ fn children_of_main(me: i32, workers: &HashSet<i32>) -> Vec<i32> {
 impl Orphan {
     /// None: it has ended.
     fn of(pid: i32) -> Option<Self> {
-        let stat = Stat::of(pid).ok().filter(|stat| !stat.is_zombie())?;
+        // In this order: where the environment has gone with the memory, the state tells so.
         let tag = proc::environment_value(pid, TAG);
-        let Stat { session, pgrp, start_time, .. } = stat;
-        Some(Self { pid, session, pgrp, start_time, tag, parent: None })
+        let stat = Stat::of(pid).ok().filter(|stat| !stat.is_zombie())?;
+        let Stat { session, pgrp, start_time, exiting, .. } = stat;
+        Some(Self { pid, session, pgrp, start_time, tag, exiting, parent: None })
     }
 }
 
@@ -115,9 +131,16 @@ fn members(orphans: &[Orphan], family: &Family) -> Vec<usize> {
     (0..orphans.len()).filter(|&at| member[at]).collect()
 }
 
+/// Whether nobody can say whose it is, for a moment: it is ending, has no environment any more, and is of nobody's
+/// session. Its children may be ours to sweep as soon as it has ended, so a sweep waits for it.
+fn is_riddle(orphan: &Orphan, workers: &HashSet<i32>) -> bool {
+    let known = workers.contains(&orphan.session) || workers.contains(&orphan.pgrp);
+    orphan.exiting && orphan.tag.is_none() && !known
+}
+
 /// Kills what is left of a worker's tree, and counts what still lives. `process`: the worker's own process, alive or a
 /// zombie, but unreaped. Call it again (after the orphans' deaths, or some milliseconds) until `left` is 0, then reap
-/// the worker. Without orphans it costs one killpg(2) and one read.
+/// the worker. `workers`: the pids of all unreaped workers. Without orphans it costs one killpg(2) and one read.
 pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> SweepResult {
     process.signal_group(SIGKILL).ok();
     let mut result = SweepResult::default();
@@ -129,7 +152,11 @@ pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> Swee
         result.left += 1;
     }
     let orphans = orphans(workers);
-    for at in members(&orphans, family) {
+    let members = members(&orphans, family);
+    if members.is_empty() {
+        result.left += orphans.iter().filter(|orphan| is_riddle(orphan, workers)).count();
+    }
+    for at in members {
         result.left += 1;
         if kill(&orphans[at]) {
             result.killed.push(orphans[at].pid);

@@ -20,6 +20,9 @@ pub struct Stat {
     pub parent: i32,
     pub pgrp: i32,
     pub session: i32,
+    /// On its way out (PF_EXITING): its memory, and so its environment, may be gone already.
+    pub exiting: bool,
+    pub threads: u32,
     /// In clock ticks since boot; with the pid it names a process for as long as the machine runs.
     pub start_time: u64,
 }
@@ -44,13 +47,16 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             pgrp: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
+            exiting: fields.get(6)?.parse::<u32>().ok()? & 4 != 0,
+            threads: fields.get(17)?.parse().ok()?,
             start_time: fields.get(19)?.parse().ok()?,
         })
     }
 
-    /// Ended, and only waiting to be reaped.
+    /// Ended, and only waiting to be reaped. A process whose first thread alone has ended shows as a zombie, too, but
+    /// its other threads go on.
     pub fn is_zombie(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 }
 
@@ -121,9 +127,17 @@ pub fn all_stats() -> Vec<Stat> {
     numbers("/proc").unwrap_or_default().into_iter().filter_map(|pid| Stat::of(pid).ok()).collect()
 }
 
-/// The value of a variable in the environment that a process was started with. None: not set, or not ours to read.
+/// The value of a variable in the environment that a process was started with. None: not set, or not ours to read, or
+/// gone with the memory of a process that is ending.
 pub fn environment_value(pid: i32, name: &str) -> Option<String> {
-    let bytes = read_bytes(format!("/proc/{pid}/environ")).ok()?;
+    let mut bytes = read_bytes(format!("/proc/{pid}/environ")).unwrap_or_default();
+    if bytes.is_empty() {
+        // The first thread has ended: another one has the same memory.
+        let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
+        let others = threads.into_iter().filter(|&tid| tid != pid).take(64);
+        let mut texts = others.filter_map(|tid| read_bytes(format!("/proc/{pid}/task/{tid}/environ")).ok());
+        bytes = texts.find(|bytes| !bytes.is_empty())?;
+    }
     let found = bytes.split(|&byte| byte == 0).find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
     found.map(|value| String::from_utf8_lossy(value).into_owned())
 }
@@ -154,6 +168,7 @@ mod tests {
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.name.as_str(), stat.state, stat.parent), ("a) b (c)", b'S', 1));
         assert_eq!((stat.pgrp, stat.session, stat.start_time), (2, 3, 4242));
+        assert_eq!((stat.exiting, stat.threads), (false, 1));
         assert_eq!(Stat::parse("7 (a"), None);
         assert_eq!(Stat::parse("7 (a) S 1"), None);
     }
