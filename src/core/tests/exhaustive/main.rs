@@ -10,6 +10,8 @@ mod model;
 #[allow(dead_code)]
 #[path = "../sim/oracle.rs"]
 mod oracle;
+#[path = "../sim/records.rs"]
+mod records;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{

@@ -1,6 +1,7 @@
 //! The world around the core: workers that behave as drawn, an operator, a clock; and the shell's contract, that is
 //! orders to the unborn wait for the birth, SIGKILL ends what can be ended within milliseconds, a sweep comes later.
 
+use crate::body::Body;
 use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 /// What happens in the world at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
+pub(crate) enum Happening {
     Birth(u64),
     BirthFails(u64),
     Ready(u64),
@@ -24,29 +25,9 @@ enum Happening {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum End {
+pub(crate) enum End {
     Code(i32),
     Signal(i32),
-}
-
-/// What is wrong with all workers of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bad {
-    DiesAtOnce,
-    NeverReady,
-    DiesInSoak,
-    DiesLater,
-}
-
-struct Body {
-    pool: usize,
-    born: bool,
-    dead: bool,
-    termed: bool,
-    killed: bool,
-    /// SIGKILL works from this moment on.
-    killable_at: u64,
-    rng: Rng,
 }
 
 /// How a life went, to see that the simulator sees something.
@@ -57,13 +38,13 @@ pub(crate) struct Stats {
 }
 
 pub(crate) struct World<'a> {
-    plan: &'a Plan,
+    pub(crate) plan: &'a Plan,
     master: Master,
-    oracle: Oracle,
-    now: u64,
+    pub(crate) oracle: Oracle,
+    pub(crate) now: u64,
     heap: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     ties: Rng,
-    bodies: BTreeMap<u64, Body>,
+    pub(crate) bodies: BTreeMap<u64, Body>,
     next_ticket: u64,
     left: bool,
     /// How much later than asked the core may be woken.
@@ -162,17 +143,16 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn at(&mut self, at: u64, happening: Happening) {
+    pub(crate) fn at(&mut self, at: u64, happening: Happening) {
         let tie = self.ties.next();
         self.heap.push(Reverse((at.max(self.now), tie, happening)));
     }
 
-    fn calm(&self) -> bool {
+    pub(crate) fn calm(&self) -> bool {
         self.now >= CALM_AT
     }
 
     fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
-        let now = self.now;
         match happening {
             Happening::Birth(id) => self.birth(id),
             Happening::BirthFails(id) => {
@@ -222,136 +202,32 @@ impl<'a> World<'a> {
                 self.act(&act)
             }
             Happening::Pause(span) => {
-                // The master slept while the world went on: what happened meanwhile lies there in one heap, and the
-                // master's clock, which leaves pauses out, stands.
-                let moved: Vec<_> = std::mem::take(&mut self.heap).into_vec();
-                for Reverse((at, tie, happening)) in moved {
-                    self.heap.push(Reverse((at.saturating_sub(span).max(now), tie, happening)));
-                }
+                self.pause(span);
                 Ok(())
             }
-            Happening::Nudge => {
-                let before = self.master.deadline();
-                if before.is_some_and(|at| at.0 <= now) {
-                    return self.wake();
-                }
-                let orders = self.master.step(Time(now), Event::Woke);
-                if !orders.is_empty() || self.master.deadline() != before {
-                    return Err(Violation { oracle: "useless wake", text: format!("woken early: {orders:?}") });
-                }
-                Ok(())
-            }
+            Happening::Nudge => self.nudge(),
         }
     }
 
-    fn draw_same(&self, pool: usize, generation: u32) -> bool {
-        let mut rng = Rng::of(self.plan.seed, (2 << 56) + ((pool as u64) << 32) + u64::from(generation));
-        rng.chance(self.plan.rate(Fault::SameGeneration))
+    /// The master slept while the world went on: what happened meanwhile lies there in one heap, and the master's
+    /// clock, which leaves pauses out, stands.
+    fn pause(&mut self, span: u64) {
+        let now = self.now;
+        for Reverse((at, tie, happening)) in std::mem::take(&mut self.heap).into_vec() {
+            self.heap.push(Reverse((at.saturating_sub(span).max(now), tie, happening)));
+        }
     }
 
-    fn draw_bad(&self, pool: usize, generation: u32) -> Option<Bad> {
-        let mut rng = Rng::of(self.plan.seed, (1 << 56) + ((pool as u64) << 32) + u64::from(generation));
-        let bad = generation > 1 && !self.calm() && rng.chance(2 * self.plan.rate(Fault::BadGeneration));
-        bad.then(|| rng.pick(&[Bad::DiesAtOnce, Bad::NeverReady, Bad::DiesInSoak, Bad::DiesLater]))
-    }
-
-    fn birth(&mut self, id: u64) -> Result<(), Violation> {
-        let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
-        let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
-        body.born = true;
-        let (pool, termed, killed) = (body.pool, body.termed, body.killed);
-        let generation = self.oracle.generation(WorkerId(id)).0;
-        let bad = self.draw_bad(pool, generation);
-        let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
-        let rng = &mut body.rng;
-        let timeout = self.plan.pools[pool].ready_timeout.0;
-        let ready_in = if rng.chance(10) { rng.range(0, timeout * 9 / 10) } else { rng.range(0, 1200) };
-        let mut plans: Vec<(u64, Happening)> = Vec::new();
-        let hangs = rng.chance(rate(Fault::NeverReady)) || bad == Some(Bad::NeverReady);
-        if !hangs {
-            // Now and then exactly at the deadline.
-            let ready_in = if rng.chance(rate(Fault::NeverReady)) { timeout } else { ready_in };
-            plans.push((ready_in, Happening::Ready(id)));
-            if rng.chance(rate(Fault::ReadyTwice)) {
-                plans.push((ready_in + rng.range(0, 3000), Happening::Ready(id)));
-            }
+    fn nudge(&mut self) -> Result<(), Violation> {
+        let before = self.master.deadline();
+        if before.is_some_and(|at| at.0 <= self.now) {
+            return self.wake();
         }
-        if rng.chance(rate(Fault::Extends)) {
-            plans.push((rng.range(0, timeout), Happening::Asks(id)));
-        }
-        let end = |rng: &mut Rng| rng.pick(&[End::Code(1), End::Code(0), End::Signal(11), End::Signal(9)]);
-        if rng.chance(rate(Fault::DiesEarly)) || bad == Some(Bad::DiesAtOnce) {
-            plans.push((
-                rng.range(0, ready_in),
-                Happening::Death(id, if bad.is_some() { End::Code(7) } else { end(rng) }),
-            ));
-        }
-        if rng.chance(rate(Fault::DiesReady)) {
-            plans.push((ready_in + rng.range(0, 15_000), Happening::Death(id, end(rng))));
-        }
-        if rng.chance(rate(Fault::Ends)) {
-            plans.push((ready_in + rng.range(0, 5000), Happening::Death(id, End::Code(0))));
-        }
-        let soak = self.plan.pools[pool].reload.soak.0;
-        if bad == Some(Bad::DiesInSoak) && soak > 0 {
-            plans.push((ready_in + soak / 2, Happening::Death(id, End::Code(8))));
-        }
-        if bad == Some(Bad::DiesLater) {
-            plans.push((ready_in + soak + rng.range(0, 3000), Happening::Death(id, End::Code(9))));
-        }
-        for (within, happening) in plans {
-            self.at(now + within, happening);
-        }
-        self.step(Event::Born(WorkerId(id)))?;
-        // The signals that have waited for it.
-        if killed {
-            self.killed(id);
-        } else if termed {
-            self.termed(id);
+        let orders = self.master.step(Time(self.now), Event::Woke);
+        if !orders.is_empty() || self.master.deadline() != before {
+            return Err(Violation { oracle: "useless wake", text: format!("woken early: {orders:?}") });
         }
         Ok(())
-    }
-
-    fn termed(&mut self, id: u64) {
-        let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
-        let Some(body) = self.bodies.get_mut(&id) else { return };
-        let rng = &mut body.rng;
-        let asks = rng.chance(rate(Fault::Extends));
-        let (ask_in, deaf) = (rng.range(0, 1500), rng.chance(rate(Fault::Deaf)));
-        let slow = rng.chance(rate(Fault::SlowExit));
-        let exit_in = if slow { rng.range(0, 6000) } else { rng.range(0, 200) };
-        if asks {
-            self.at(now + ask_in, Happening::Asks(id));
-        }
-        if !deaf {
-            self.at(now + exit_in, Happening::Death(id, End::Code(0)));
-        }
-    }
-
-    fn killed(&mut self, id: u64) {
-        let Some(body) = self.bodies.get_mut(&id) else { return };
-        let at = self.now.max(body.killable_at) + body.rng.range(0, 5);
-        self.at(at, Happening::Death(id, End::Signal(9)));
-    }
-
-    fn spawned(&mut self, id: u64, pool: usize, generation: u32) {
-        let (now, calm) = (self.now, self.calm());
-        let rates = self.plan.rates;
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
-        let mut rng = Rng::of(self.plan.seed, id);
-        let late = rng.chance(rate(Fault::BornLate));
-        let birth = now + if late { rng.range(0, 4000) } else { rng.range(0, 5) };
-        let fails = rng.chance(rate(Fault::SpawnFails));
-        let unkillable = rng.chance(rate(Fault::Unkillable));
-        let killable_at = if unkillable { birth + rng.range(1000, 40_000) } else { 0 };
-        let body = Body { pool, born: false, dead: false, termed: false, killed: false, killable_at, rng };
-        self.bodies.insert(id, body);
-        self.at(birth, if fails { Happening::BirthFails(id) } else { Happening::Birth(id) });
-        if generation > 1 {
-            self.at(now, Happening::Pinned(pool, generation));
-        }
     }
 
     fn act(&mut self, act: &Act) -> Result<(), Violation> {
@@ -379,7 +255,7 @@ impl<'a> World<'a> {
         self.step(Event::Requested(Ticket(self.next_ticket), request))
     }
 
-    fn step(&mut self, event: Event) -> Result<(), Violation> {
+    pub(crate) fn step(&mut self, event: Event) -> Result<(), Violation> {
         let now = Time(self.now);
         self.stats.steps += 1;
         if let Some(trace) = &mut self.trace {
