@@ -232,7 +232,7 @@ fn another_workers_orphan_is_left_alone() {
     assert!(!Stat::of(innocent).unwrap().is_zombie());
     one.process.reap().unwrap();
     one.all_gone();
-    while sweep_all(&HashSet::new()) > 0 {
+    while sweep_all(&HashSet::new(), &[]) > 0 {
         reap_orphans(10);
     }
     other.process.reap().unwrap();

@@ -170,8 +170,10 @@ pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> Swee
 }
 
 /// Kills every orphan, whosever it is: when the master itself stops. To be called until it gives 0.
-pub fn sweep_all(workers: &HashSet<i32>) -> usize {
-    let orphans = orphans(workers);
+/// `spared`: what was there before us (`sh -c 'helper & exec rotad run'`), and is not ours to end.
+pub fn sweep_all(workers: &HashSet<i32>, spared: &[Orphan]) -> usize {
+    let mut orphans = orphans(workers);
+    orphans.retain(|one| !spared.iter().any(|known| known.pid == one.pid && known.start_time == one.start_time));
     orphans.iter().filter(|orphan| kill(orphan)).count();
     orphans.len()
 }

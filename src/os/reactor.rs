@@ -62,7 +62,7 @@ impl Source {
 pub enum Interest {
     Read,
     ReadWrite,
-    /// Only that the other side has hung up, which cannot be switched off (EPOLLHUP): a listener that somebody shut.
+    /// Only that a listener has been shut: no new connection wakes us.
     Hangup,
 }
 
@@ -71,7 +71,7 @@ impl Interest {
         match self {
             Self::Read => EpollFlags::EPOLLIN,
             Self::ReadWrite => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
-            Self::Hangup => EpollFlags::empty(),
+            Self::Hangup => crate::os::sockets::Listener::WATCH,
         }
     }
 }

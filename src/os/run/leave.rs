@@ -39,7 +39,7 @@ impl Keeper {
     pub(super) fn may_leave(&mut self) -> Option<u8> {
         let until = self.leaving.as_ref()?.until;
         reap_orphans(usize::MAX);
-        let left = lineage::sweep_all(self.roster.pids());
+        let left = lineage::sweep_all(self.roster.pids(), &self.strangers);
         if left > 0 && Instant::now() < until {
             return None;
         }

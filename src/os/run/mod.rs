@@ -24,6 +24,7 @@ use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::Journal;
+use crate::os::lineage::Orphan;
 use crate::os::pen::Pen;
 use crate::os::reactor::{Reactor, Source};
 use crate::os::ready::Scout;
@@ -90,6 +91,8 @@ struct Keeper {
     blind_told: bool,
     alive_for: BTreeSet<(Time, WorkerId)>,
     stopping: bool,
+    /// Children that this process had before it became a master: not ours to end.
+    strangers: Vec<Orphan>,
     last_lost: BTreeMap<WorkerId, String>,
 }
 
