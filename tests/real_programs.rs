@@ -39,16 +39,16 @@ while (!$stop) {
 "#;
 
 const POOLS: &str = r#"
-[defaults]
-stop = "10s"
 [pool.python]
 command = ["@GUNICORN@", "app:app", "--graceful-timeout", "8"]
 env = { HOME = "@DIR@" }
 count = 2
+stop = "10s"
 listen = ["python"]
 [pool.php]
 command = "php server.php"
 count = 2
+stop = "10s"
 listen = ["php"]
 [pool.queue]
 kind = "task"

@@ -10,6 +10,7 @@ pub use stream::{Stream, Worker, harmless};
 use crate::os::wake::Wake;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::SigSet;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
@@ -109,6 +110,8 @@ impl Desk {
     }
 
     fn work(mut self) {
+        // Signals for the process reach the main thread, which waits for them, and do not wake this one.
+        SigSet::all().thread_block().ok();
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);

@@ -78,7 +78,12 @@ impl Scout {
         let (outbox, reports) = unbounded();
         let rounds = Rounds { watched: HashMap::new(), outbox, wake };
         let thread = std::thread::Builder::new().name("scout".to_owned()).stack_size(256 << 10);
-        thread.spawn(move || rounds.run(&inbox))?;
+        let look = move || {
+            // Signals for the process are the main thread's.
+            nix::sys::signal::SigSet::all().thread_block().ok();
+            rounds.run(&inbox);
+        };
+        thread.spawn(look)?;
         Ok(Self { tasks, reports })
     }
 

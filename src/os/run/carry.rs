@@ -8,7 +8,7 @@ use crate::os::pen::{Stream, Worker};
 use crate::plan::Sink;
 use rotad_core::{Event, Generation, Order, PoolId, Slot, WorkerId};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 impl Keeper {
@@ -26,7 +26,10 @@ impl Keeper {
         while let Some(event) = self.facts.pop_front() {
             let now = self.clock.now().max(self.told);
             self.told = now;
-            for order in self.core.step(now, event) {
+            // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
+            let acts = |order: &Order| matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::Kill(_));
+            let (first, then): (Vec<Order>, Vec<Order>) = self.core.step(now, event).into_iter().partition(acts);
+            for order in first.into_iter().chain(then) {
                 self.carry_out(order);
             }
         }
@@ -117,7 +120,9 @@ impl Keeper {
     /// The last of a worker: its entry in the process table, its socket, its line in the journal.
     pub(super) fn bury(&mut self, body: &Body) {
         if let Some(process) = body.process() {
-            if let Some(pidfd) = process.pidfd() {
+            if let Some(pidfd) = process.pidfd()
+                && body.exit.is_none()
+            {
                 self.reactor.unwatch(pidfd);
             }
             process.reap().ok();
@@ -135,10 +140,10 @@ type Outputs = (Option<Arc<Stream>>, Arc<OwnedFd>, Arc<OwnedFd>);
 
 fn outputs(stdout: Sink, stderr: Sink, label: Worker, owner: Option<u32>, null: &Arc<OwnedFd>) -> io::Result<Outputs> {
     let mut stream = None;
-    let mut end = |sink: Sink, inherited: io::Result<OwnedFd>| -> io::Result<Arc<OwnedFd>> {
+    let mut end = |sink: Sink, inherited: BorrowedFd<'_>| -> io::Result<Arc<OwnedFd>> {
         match sink {
             Sink::Null | Sink::Stdout => Ok(null.clone()),
-            Sink::Inherit => Ok(Arc::new(inherited?)),
+            Sink::Inherit => Ok(Arc::new(inherited.try_clone_to_owned()?)),
             Sink::Master => {
                 if stream.is_none() {
                     let (ours, theirs) = Stream::open(label.clone(), owner)?;
@@ -148,10 +153,10 @@ fn outputs(stdout: Sink, stderr: Sink, label: Worker, owner: Option<u32>, null: 
             }
         }
     };
-    let out = end(stdout, io::stdout().as_fd().try_clone_to_owned())?;
+    let out = end(stdout, io::stdout().as_fd())?;
     let err = match stderr {
         Sink::Stdout => out.clone(),
-        other => end(other, io::stderr().as_fd().try_clone_to_owned())?,
+        other => end(other, io::stderr().as_fd())?,
     };
     Ok((stream.map(|(ours, _)| ours), out, err))
 }
