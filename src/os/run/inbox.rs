@@ -116,8 +116,16 @@ impl Keeper {
             let targets =
                 plan.recipe.listen.iter().filter_map(|i| self.listeners.get(*i)).map(|l| l.target()).collect();
             self.scout.watch(worker, pid, targets);
+            self.watched.insert(worker);
         }
         self.fact(Event::Born(worker));
+    }
+
+    /// The scout need not look any more. It is not told about workers that it never looked at: that would wake it.
+    pub(super) fn look_away(&mut self, worker: WorkerId) {
+        if self.watched.remove(&worker) {
+            self.scout.forget(worker);
+        }
     }
 
     pub(super) fn verdict(&mut self, worker: WorkerId) {
@@ -145,7 +153,7 @@ impl Keeper {
         let exit = last_exit(None, body.error.take(), 0.0, log);
         self.obituaries.add(worker, body.obituary(exit, false));
         self.bury(&body);
-        self.scout.forget(worker);
+        self.look_away(worker);
         self.facts.push_back(Event::SpawnFailed(worker));
         self.drain_facts();
     }
@@ -258,7 +266,7 @@ impl Keeper {
         let served = view.is_some_and(|v| v.ready_in.is_some());
         let obituary = body.obituary(last_exit(Some(exit), None, lived, log), served);
         self.obituaries.add(worker, obituary);
-        self.scout.forget(worker);
+        self.look_away(worker);
         self.blind.remove(&worker);
         self.fact(Event::Exited(worker, exit));
     }

@@ -86,6 +86,8 @@ struct Keeper {
     tag: String,
     notify_dir: PathBuf,
     null: Arc<OwnedFd>,
+    /// Workers that the scout looks at.
+    watched: BTreeSet<WorkerId>,
     /// Workers that nobody can look into, and when they have lived long enough.
     blind: BTreeSet<WorkerId>,
     blind_told: bool,

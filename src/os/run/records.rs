@@ -124,8 +124,8 @@ impl Keeper {
 
     fn ready_line(&mut self, worker: WorkerId, took: Span) {
         self.line(worker, &format!("ready after {took}"));
+        self.look_away(worker);
         let Some(body) = self.roster.get(worker) else { return };
-        self.scout.forget(worker);
         // Servers call listen(2) on what they inherit, and shrink the queue of all.
         for index in &self.plan.pools[body.pool.0 as usize].recipe.listen {
             let Some(listener) = self.listeners.get(*index) else { continue };

@@ -264,6 +264,7 @@ impl Standing {
             launch,
             manager_told: false,
             leaving: None,
+            watched: BTreeSet::new(),
             blind: BTreeSet::new(),
             blind_told: false,
             alive_for: BTreeSet::new(),
