@@ -3,6 +3,7 @@
 use super::Keeper;
 use super::recipes::Birth;
 use super::roster::{Body, Stage};
+use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::{Stream, Worker};
 use crate::plan::Sink;
@@ -56,6 +57,7 @@ impl Keeper {
             verdict: None,
             notify: None,
             stream: None,
+            cgroup: None,
             family: None,
             says: None,
             exit: None,
@@ -81,7 +83,9 @@ impl Keeper {
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
         body.stream = stream.clone();
-        let birth = Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr };
+        body.cgroup = self.fence.make(worker);
+        let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
+        let birth = Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
         let order = self.recipes.order(plan, &self.listeners, &birth);
         self.spawner.order(order);
         if let Some(stream) = stream {
