@@ -1,6 +1,8 @@
 //! Orphans, sweeps, cgroups and leftovers, with real trees. Each case is a process of its own whose main thread is the
 //! reaper, as in the master; "workers" are born on another thread.
 
+mod support;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use rotad::os::cgroup::Cgroups;
@@ -14,6 +16,7 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::Delegated;
 
 const ROLE: &str = "ROTAD_TEST_ROLE";
 const CASES: [(&str, fn()); 7] = [
@@ -239,7 +242,11 @@ fn another_workers_orphan_is_left_alone() {
 }
 
 fn a_cgroup_holds_what_hides() {
-    let Some(cgroups) = Cgroups::find("test") else { return }; // none can be made here
+    let Some(given) = Delegated::make() else { return };
+    given.enter();
+    assert!(Cgroups::find("test").is_none(), "nobody has given it to us yet");
+    given.mark("delegate", "1");
+    let cgroups = Cgroups::find("test").expect("cgroups of our own");
     let cgroup = cgroups.make(WorkerId(1)).unwrap();
     let mut born = spawn("worker stay", "t1");
     born.heard();
@@ -256,6 +263,8 @@ fn a_cgroup_holds_what_hides() {
     drop(family);
     assert!(cgroups.make(WorkerId(1)).is_ok(), "its folder was removed");
     price(&cgroups);
+    drop(cgroups);
+    given.assert_bare();
 }
 
 /// What one worker's cgroup costs, for whoever asks (docs/decisions/0002-trees.md).

@@ -85,7 +85,8 @@ impl Keeper {
         body.stream = stream.clone();
         body.cgroup = self.fence.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
-        let birth = Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
+        let birth =
+            Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
         let order = self.recipes.order(plan, &self.listeners, &birth);
         self.spawner.order(order);
         if let Some(stream) = stream {
