@@ -140,7 +140,7 @@ impl Born {
     }
 
     fn family(&self, tag: &str) -> Family {
-        Family { leader: self.process.pid(), tag: tag.into(), cgroup: None }
+        Family::new(self.process.pid(), tag.into(), None)
     }
 
     /// All of the tree have closed the pipe.
@@ -150,7 +150,7 @@ impl Born {
 }
 
 /// Sweeps, and reaps, until nothing is left.
-fn sweep_out(born: &Born, family: &Family) -> Vec<i32> {
+fn sweep_out(born: &Born, family: &mut Family) -> Vec<i32> {
     let until = Instant::now() + Duration::from_secs(20);
     let mut killed = Vec::new();
     loop {
@@ -176,8 +176,8 @@ fn nothing_left_costs_little() {
     born.heard();
     assert_eq!(orphans(&HashSet::new()), [], "a worker is no orphan");
     assert_eq!(reap_orphans(10), []);
-    let family = born.family("t1");
-    assert!(sweep_out(&born, &family).is_empty());
+    let mut family = born.family("t1");
+    assert!(sweep_out(&born, &mut family).is_empty());
     assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
     born.all_gone();
 }
@@ -190,8 +190,8 @@ fn a_tree_that_climbs_out_is_swept() {
         ended(&born);
         let tagged = orphans(&HashSet::new()).into_iter().find(|orphan| orphan.pid == pid).unwrap();
         assert_eq!(tagged.tag.as_deref(), Some("t1"));
-        let family = born.family("t1");
-        sweep_out(&born, &family);
+        let mut family = born.family("t1");
+        sweep_out(&born, &mut family);
         assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)));
         assert!(Stat::of(pid).is_err(), "killed and reaped");
         born.all_gone();
@@ -200,8 +200,8 @@ fn a_tree_that_climbs_out_is_swept() {
     let mut born = spawn("worker runaway keep runaway keep plain stay", "t2");
     born.heard();
     ended(&born);
-    let family = born.family("t2");
-    sweep_out(&born, &family);
+    let mut family = born.family("t2");
+    sweep_out(&born, &mut family);
     born.process.reap().unwrap();
     born.all_gone();
 }
@@ -229,8 +229,8 @@ fn another_workers_orphan_is_left_alone() {
     let (_, innocent) = (one.heard(), other.heard());
     ended(&one);
     ended(&other);
-    let family = one.family("t1");
-    sweep_out(&one, &family);
+    let mut family = one.family("t1");
+    sweep_out(&one, &mut family);
     assert!(!Stat::of(innocent).unwrap().is_zombie());
     one.process.reap().unwrap();
     one.all_gone();
@@ -255,8 +255,8 @@ fn a_cgroup_holds_what_hides() {
     assert!(cgroup.contains(born.process.pid()));
     assert!(!cgroup.contains(std::process::id() as i32));
     assert_eq!(cgroup.members(), [born.process.pid()]);
-    let family = Family { leader: born.process.pid(), tag: "t1".into(), cgroup: Some(cgroup) };
-    sweep_out(&born, &family);
+    let mut family = Family::new(born.process.pid(), "t1".into(), Some(cgroup));
+    sweep_out(&born, &mut family);
     assert!(family.cgroup.as_ref().unwrap().is_empty().unwrap());
     born.process.reap().unwrap();
     born.all_gone();

@@ -17,6 +17,9 @@ use std::collections::HashSet;
 /// The variable that every worker has and its descendants inherit.
 pub const TAG: &str = "ROTAD_WORKER";
 
+/// The list of orphans is read again while it grows, but not for ever: somebody may fork faster than we read.
+const MOST_LOOKS: u32 = 8;
+
 /// A process whose parent has died, or a descendant of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
@@ -39,6 +42,15 @@ pub struct Family {
     /// What its ROTAD_WORKER says.
     pub tag: String,
     pub cgroup: Option<Cgroup>,
+    /// Orphans that a sweep has found, by pid and start time. A process that is dying has no environment any more,
+    /// while its files and sockets are still open: only memory tells whose it is.
+    pub known: HashSet<(i32, u64)>,
+}
+
+impl Family {
+    pub fn new(leader: i32, tag: String, cgroup: Option<Cgroup>) -> Self {
+        Self { leader, tag, cgroup, known: HashSet::new() }
+    }
 }
 
 /// What one sweep has done.
@@ -54,16 +66,22 @@ pub struct SweepResult {
 /// children (CONFIG_PROC_CHILDREN). To be called in the process whose main thread is the reaper, from any thread.
 pub fn orphans(workers: &HashSet<i32>) -> Vec<Orphan> {
     let me = std::process::id() as i32;
-    let mut roots = children_of_main(me, workers);
+    let (mut roots, mut looks) = (children_of_main(me, workers), 0);
     if roots.is_empty() {
         return Vec::new();
     }
-    // The list is read child by child while the family changes, and may miss one (proc(5)): a second reading adds it.
-    roots.extend(children_of_main(me, workers));
-    roots.sort_unstable();
-    roots.dedup();
-    let forest = proc::forest(&roots);
-    let roots = roots.len();
+    let (forest, roots) = loop {
+        let forest = proc::forest(&roots);
+        // Whoever lost its parent on the way was missed below it, and stands in the list now; and the list itself is
+        // read child by child while the family changes, and may miss one (proc(5)).
+        let seen: HashSet<i32> = forest.iter().map(|&(pid, _)| pid).collect();
+        let known = roots.len();
+        roots.extend(children_of_main(me, workers).into_iter().filter(|pid| !seen.contains(pid)));
+        looks += 1;
+        if roots.len() == known || looks == MOST_LOOKS {
+            break (forest, known);
+        }
+    };
     // Places shift when a process has vanished meanwhile.
     let mut places = vec![None; forest.len()];
     let mut found = Vec::with_capacity(forest.len());
@@ -102,6 +120,7 @@ pub fn belongs(orphan: &Orphan, family: &Family) -> bool {
     orphan.session == family.leader
         || orphan.pgrp == family.leader
         || orphan.tag.as_ref().is_some_and(|tag| *tag == family.tag)
+        || family.known.contains(&(orphan.pid, orphan.start_time))
         || family.cgroup.as_ref().is_some_and(|cgroup| cgroup.contains(orphan.pid))
 }
 
@@ -118,7 +137,7 @@ fn members(orphans: &[Orphan], family: &Family) -> Vec<usize> {
 /// Kills what is left of a worker's tree, and counts what still lives. `process`: the worker's own process, alive or a
 /// zombie, but unreaped. Call it again (after the orphans' deaths, or some milliseconds) until `left` is 0, then reap
 /// the worker. Without orphans it costs one killpg(2) and one read.
-pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> SweepResult {
+pub fn sweep(process: &Process, family: &mut Family, workers: &HashSet<i32>) -> SweepResult {
     process.signal_group(SIGKILL).ok();
     let mut result = SweepResult::default();
     if let Some(cgroup) = &family.cgroup {
@@ -130,9 +149,11 @@ pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> Swee
     }
     let orphans = orphans(workers);
     for at in members(&orphans, family) {
+        let orphan = &orphans[at];
         result.left += 1;
-        if kill(&orphans[at]) {
-            result.killed.push(orphans[at].pid);
+        family.known.insert((orphan.pid, orphan.start_time));
+        if kill(orphan) {
+            result.killed.push(orphan.pid);
         }
     }
     if result.left == 0 && family.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false))) {

@@ -98,12 +98,10 @@ impl Keeper {
     /// Kills what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
         let Some(body) = self.roster.get(id) else { return };
-        let (Some(process), Some(family)) = (body.process(), &body.family) else {
-            return self.swept(id);
-        };
-        let result = crate::os::lineage::sweep(process, family, self.roster.pids());
+        let pid = body.pid();
+        let Some(result) = self.roster.sweep(id) else { return self.swept(id) };
         if !result.killed.is_empty() {
-            tracing::info!(pid = process.pid(), "swept {} processes that the worker left behind", result.killed.len());
+            tracing::info!(pid, "swept {} processes that the worker left behind", result.killed.len());
         }
         if result.left == 0 {
             self.swept(id);

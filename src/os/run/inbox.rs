@@ -86,7 +86,7 @@ impl Keeper {
         {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
-        body.family = Some(Family { leader: pid, tag: body.tag.clone(), cgroup: body.cgroup.take() });
+        body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
         if let Some(stream) = &body.stream {
             stream.set_pid(pid);
         }

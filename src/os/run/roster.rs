@@ -3,7 +3,7 @@
 use super::obituary::Obituary;
 use crate::observe::status::LastExit;
 use crate::os::cgroup::Cgroup;
-use crate::os::lineage::Family;
+use crate::os::lineage::{Family, SweepResult, sweep};
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Stream;
 use crate::os::sys::process::Process;
@@ -119,6 +119,13 @@ impl Roster {
 
     pub(super) fn reaped(&mut self, pid: i32) {
         self.pids.remove(&pid);
+    }
+
+    /// Kills what is left of a worker's tree. None: there is no tree.
+    pub(super) fn sweep(&mut self, id: WorkerId) -> Option<SweepResult> {
+        let body = self.bodies.get_mut(&id)?;
+        let (Stage::Alive(process), Some(family)) = (&body.stage, &mut body.family) else { return None };
+        Some(sweep(process, family, &self.pids))
     }
 
     pub(super) fn sweep_later(&mut self, id: WorkerId) {
