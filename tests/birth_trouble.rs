@@ -246,3 +246,16 @@ fn a_thread_that_hangs_is_written_off() {
     assert!(spawner.reports().is_empty());
     assert!(spawner.deadline().is_none_or(|deadline| deadline > Instant::now() + PATIENCE));
 }
+
+/// A fence less is no reason for a worker not to be.
+#[test]
+fn a_cgroup_that_cannot_be_entered_is_done_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let spawner = spawner();
+    // Not there; not to be written to.
+    for procs in [folder.path().join("cgroup.procs"), "/dev/full".into()] {
+        let mut order = order(&["true"], folder.path());
+        order.cgroup = Some(procs);
+        bury(&born(deliver(&spawner, order)));
+    }
+}

@@ -1,6 +1,8 @@
 //! Orphans, sweeps, cgroups and leftovers, with real trees. Each case is a process of its own whose main thread is the
 //! reaper, as in the master; "workers" are born on another thread.
 
+mod support;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use rotad::os::cgroup::Cgroups;
@@ -14,6 +16,7 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::Delegated;
 
 const ROLE: &str = "ROTAD_TEST_ROLE";
 const CASES: [(&str, fn()); 7] = [
@@ -137,7 +140,7 @@ impl Born {
     }
 
     fn family(&self, tag: &str) -> Family {
-        Family { leader: self.process.pid(), tag: tag.into(), cgroup: None }
+        Family::new(self.process.pid(), tag.into(), None)
     }
 
     /// All of the tree have closed the pipe.
@@ -147,7 +150,7 @@ impl Born {
 }
 
 /// Sweeps, and reaps, until nothing is left.
-fn sweep_out(born: &Born, family: &Family) -> Vec<i32> {
+fn sweep_out(born: &Born, family: &mut Family) -> Vec<i32> {
     let until = Instant::now() + Duration::from_secs(20);
     let mut killed = Vec::new();
     loop {
@@ -173,8 +176,8 @@ fn nothing_left_costs_little() {
     born.heard();
     assert_eq!(orphans(&HashSet::new()), [], "a worker is no orphan");
     assert_eq!(reap_orphans(10), []);
-    let family = born.family("t1");
-    assert!(sweep_out(&born, &family).is_empty());
+    let mut family = born.family("t1");
+    assert!(sweep_out(&born, &mut family).is_empty());
     assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
     born.all_gone();
 }
@@ -187,8 +190,8 @@ fn a_tree_that_climbs_out_is_swept() {
         ended(&born);
         let tagged = orphans(&HashSet::new()).into_iter().find(|orphan| orphan.pid == pid).unwrap();
         assert_eq!(tagged.tag.as_deref(), Some("t1"));
-        let family = born.family("t1");
-        sweep_out(&born, &family);
+        let mut family = born.family("t1");
+        sweep_out(&born, &mut family);
         assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)));
         reap_orphans(100);
         assert!(Stat::of(pid).is_err(), "killed and reaped");
@@ -198,8 +201,8 @@ fn a_tree_that_climbs_out_is_swept() {
     let mut born = spawn("worker runaway keep runaway keep plain stay", "t2");
     born.heard();
     ended(&born);
-    let family = born.family("t2");
-    sweep_out(&born, &family);
+    let mut family = born.family("t2");
+    sweep_out(&born, &mut family);
     born.process.reap().unwrap();
     born.all_gone();
 }
@@ -227,8 +230,8 @@ fn another_workers_orphan_is_left_alone() {
     let (_, innocent) = (one.heard(), other.heard());
     ended(&one);
     ended(&other);
-    let family = one.family("t1");
-    sweep_out(&one, &family);
+    let mut family = one.family("t1");
+    sweep_out(&one, &mut family);
     assert!(!Stat::of(innocent).unwrap().is_zombie());
     one.process.reap().unwrap();
     one.all_gone();
@@ -240,7 +243,11 @@ fn another_workers_orphan_is_left_alone() {
 }
 
 fn a_cgroup_holds_what_hides() {
-    let Some(cgroups) = Cgroups::find("test") else { return }; // none can be made here
+    let Some(given) = Delegated::make() else { return };
+    given.enter();
+    assert!(Cgroups::find("test").is_none(), "nobody has given it to us yet");
+    given.mark("delegate", "1");
+    let cgroups = Cgroups::find("test").expect("cgroups of our own");
     let cgroup = cgroups.make(WorkerId(1)).unwrap();
     let mut born = spawn("worker stay", "t1");
     born.heard();
@@ -249,14 +256,16 @@ fn a_cgroup_holds_what_hides() {
     assert!(cgroup.contains(born.process.pid()));
     assert!(!cgroup.contains(std::process::id() as i32));
     assert_eq!(cgroup.members(), [born.process.pid()]);
-    let family = Family { leader: born.process.pid(), tag: "t1".into(), cgroup: Some(cgroup) };
-    sweep_out(&born, &family);
+    let mut family = Family::new(born.process.pid(), "t1".into(), Some(cgroup));
+    sweep_out(&born, &mut family);
     assert!(family.cgroup.as_ref().unwrap().is_empty().unwrap());
     born.process.reap().unwrap();
     born.all_gone();
     drop(family);
     assert!(cgroups.make(WorkerId(1)).is_ok(), "its folder was removed");
     price(&cgroups);
+    drop(cgroups);
+    given.assert_bare();
 }
 
 /// What one worker's cgroup costs, for whoever asks (docs/decisions/0002-trees.md).

@@ -8,8 +8,7 @@ use rotad_core::WorkerId;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// How deep a worker's own cgroups are cleared away.
@@ -28,14 +27,13 @@ pub struct Cgroup {
 }
 
 impl Cgroups {
-    /// Finds out whether we may make cgroups: there is a version 2 hierarchy (alone, or beside version 1), our own
-    /// cgroup in it is writable, and it is ours to divide. That it is when it or one above carries the mark of a
-    /// delegation (`user.delegate` or `trusted.delegate`, as systemd sets it for `Delegate=`), or when there is no
-    /// systemd that could claim it. `name`: the master's, for the folder.
+    /// Finds out whether we are to make cgroups: there is a version 2 hierarchy (alone, or beside version 1), our own
+    /// cgroup in it is writable, and it was given to us to divide: it, or one above, carries the mark of a delegation
+    /// (`user.delegate` or `trusted.delegate`, as systemd sets it for `Delegate=`). `name`: the master's, for the
+    /// folder.
     pub fn find(name: &str) -> Option<Self> {
         let (mount, own) = own_cgroup()?;
-        let systemd = Path::new("/run/systemd/system").exists();
-        if systemd && !is_delegated(&mount, &own) {
+        if !is_delegated(&mount, &own) {
             return None;
         }
         clear_leftovers(&own, name);
@@ -48,6 +46,11 @@ impl Cgroups {
         // Below a threaded cgroup nothing but threads may live.
         let kind = proc::read(found.base.join("cgroup.type")).ok()?;
         (kind.trim() == "domain").then_some(found)
+    }
+
+    /// Where they are made.
+    pub fn base(&self) -> &Path {
+        &self.base
     }
 
     /// Makes the cgroup of one worker.
@@ -63,26 +66,23 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        fs::remove_dir(&self.base).ok();
+        // With what hung births have left in it.
+        remove_tree(&self.base);
     }
 }
 
 impl Cgroup {
-    /// Moves a process here, with all its threads. The kernel may make the caller wait for other processors: see
-    /// [`Cgroup::open`] for the way without.
+    /// Moves a process here, with all its threads.
     ///
     /// # Errors
     /// EACCES: from a cgroup that is not ours; ESRCH.
     pub fn add(&self, pid: i32) -> io::Result<()> {
-        write(&self.dir.join("cgroup.procs"), &pid.to_string())
+        write(&self.procs(), &pid.to_string())
     }
 
-    /// The folder, for clone3(2) with CLONE_INTO_CGROUP (Linux 5.7): the child is born here.
-    ///
-    /// # Errors
-    /// EMFILE.
-    pub fn open(&self) -> io::Result<OwnedFd> {
-        fs::File::open(&self.dir).map(OwnedFd::from)
+    /// The file that takes the pid of whoever is to move here; 0: the writer's own.
+    pub fn procs(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
     }
 
     /// Sends SIGKILL to all that are here or below: by cgroup.kill (Linux 5.14), else one by one, and then it takes
@@ -208,9 +208,17 @@ fn mount() -> Option<(PathBuf, PathBuf)> {
 }
 
 /// Whether our cgroup, or one above it in the mount, was given away to its user.
+///
+/// The nearest unit of a systemd decides: what is delegated to a user's systemd, or to that of a container, is not
+/// thereby ours. Every unit's cgroup has an invocation_id.
 fn is_delegated(mount: &Path, own: &Path) -> bool {
-    let marked = |dir: &Path| {
-        ["trusted.delegate", "user.delegate"].iter().any(|name| xattr::get(dir, name).is_ok_and(|value| value == b"1"))
+    let mark = |dir: &Path, name: &str| {
+        ["trusted", "user"].iter().find_map(|space| xattr::get(dir, &format!("{space}.{name}")).ok())
     };
-    own.ancestors().take_while(|dir| dir.as_os_str().as_bytes().len() >= mount.as_os_str().len()).any(marked)
+    let up = own.ancestors().take_while(|dir| dir.starts_with(mount));
+    let mut told = up.filter_map(|dir| match mark(dir, "delegate") {
+        Some(value) => Some(value == b"1"),
+        None => mark(dir, "invocation_id").map(|_| false),
+    });
+    told.next().unwrap_or(false)
 }

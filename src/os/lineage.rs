@@ -44,6 +44,15 @@ pub struct Family {
     /// What its ROTAD_WORKER says.
     pub tag: String,
     pub cgroup: Option<Cgroup>,
+    /// Orphans that a sweep has found, by pid and start time. A process that is dying has no environment any more,
+    /// while its files and sockets are still open: only memory tells whose it is.
+    known: HashSet<(i32, u64)>,
+}
+
+impl Family {
+    pub fn new(leader: i32, tag: String, cgroup: Option<Cgroup>) -> Self {
+        Self { leader, tag, cgroup, known: HashSet::new() }
+    }
 }
 
 /// What one sweep has done.
@@ -118,6 +127,7 @@ pub fn belongs(orphan: &Orphan, family: &Family) -> bool {
     orphan.session == family.leader
         || orphan.pgrp == family.leader
         || orphan.tag.as_ref().is_some_and(|tag| *tag == family.tag)
+        || family.known.contains(&(orphan.pid, orphan.start_time))
         || family.cgroup.as_ref().is_some_and(|cgroup| cgroup.contains(orphan.pid))
 }
 
@@ -141,7 +151,7 @@ fn is_riddle(orphan: &Orphan, workers: &HashSet<i32>) -> bool {
 /// Kills what is left of a worker's tree, and counts what still lives. `process`: the worker's own process, alive or a
 /// zombie, but unreaped. Call it again (after the orphans' deaths, or some milliseconds) until `left` is 0, then reap
 /// the worker. `workers`: the pids of all unreaped workers. Without orphans it costs one killpg(2) and one read.
-pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> SweepResult {
+pub fn sweep(process: &Process, family: &mut Family, workers: &HashSet<i32>) -> SweepResult {
     process.signal_group(SIGKILL).ok();
     let mut result = SweepResult::default();
     if let Some(cgroup) = &family.cgroup {
@@ -157,9 +167,11 @@ pub fn sweep(process: &Process, family: &Family, workers: &HashSet<i32>) -> Swee
         result.left += orphans.iter().filter(|orphan| is_riddle(orphan, workers)).count();
     }
     for at in members {
+        let orphan = &orphans[at];
         result.left += 1;
-        if kill(&orphans[at]) {
-            result.killed.push(orphans[at].pid);
+        family.known.insert((orphan.pid, orphan.start_time));
+        if kill(orphan) {
+            result.killed.push(orphan.pid);
         }
     }
     if result.left == 0 && family.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false))) {

@@ -4,12 +4,14 @@
 //! Nothing here sleeps to make a test pass: everything waits for a condition, with a deadline.
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::print_stderr)] // each test binary uses its own part
 
+pub mod delegated;
 pub mod load;
 pub mod need;
 pub mod proc;
 pub mod site;
 pub mod watch;
 
+pub use delegated::Delegated;
 pub use load::{Load, Report};
 pub use need::need;
 pub use site::{Run, Site};

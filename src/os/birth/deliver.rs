@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -103,6 +103,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
             limits: limits.iter().map(|&(_, resource, soft, hard)| (resource, soft, hard)).collect(),
             nice: order.nice,
             umask: order.umask,
+            cgroup: None,
             descriptors: Vec::new(),
         };
         return start(order, launch, &[], tools, seat, |trouble| explain(trouble, found, &limits))
@@ -140,6 +141,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
         limits: Vec::new(),
         nice: None,
         umask: None,
+        cgroup: None,
         descriptors: Vec::new(),
     };
     let extra = [plan.spec.as_fd(), plan.status.as_fd()];
@@ -164,9 +166,12 @@ fn start(
     let sources: Vec<_> = sources.collect();
     let laid = tools.pad.lay(&sources, &tools.null).map_err(|error| failed(Stage::Descriptors, &error))?;
     launch.descriptors.extend(laid.numbers());
+    // Opened here and not by who gives the order: a queue of ten thousand births holds none of these open.
+    let procs = order.cgroup.as_ref().and_then(|procs| File::options().write(true).open(procs).ok());
+    launch.cgroup = procs.as_ref().map(AsRawFd::as_raw_fd);
     seat.progress.enter(Stage::Fork.number());
     let launched = exec::launch(&launch, &mut tools.stack, &seat.progress);
-    drop(laid);
+    drop((laid, procs));
     let (pidfd, trouble) = seat.collect();
     let pid = launched.map_err(|error| failed(Stage::Fork, &error))?;
     if let Some(trouble) = trouble {

@@ -30,10 +30,11 @@ pub enum Stage {
     Directory,
     Descriptors,
     Exec,
+    Cgroup,
 }
 
 impl Stage {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Queue,
         Self::Resolve,
         Self::Prepare,
@@ -48,6 +49,7 @@ impl Stage {
         Self::Directory,
         Self::Descriptors,
         Self::Exec,
+        Self::Cgroup,
     ];
 
     /// Its number for [`crate::os::sys::clone::Progress`].
@@ -59,6 +61,7 @@ impl Stage {
             Self::Directory => step::DIRECTORY,
             Self::Descriptors => step::DESCRIPTORS,
             Self::Exec => step::EXEC,
+            Self::Cgroup => step::CGROUP,
             Self::Queue => 0,
             Self::Resolve => 100,
             Self::Prepare => 101,
@@ -90,6 +93,7 @@ impl Stage {
             Self::Directory => "entering directory",
             Self::Descriptors => "placing descriptor",
             Self::Exec => "executing",
+            Self::Cgroup => "moving into its cgroup",
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::plan::{Account, Limit};
 use rotad_core::WorkerId;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One worker to be born.
@@ -46,6 +47,8 @@ pub struct BirthOrder {
     pub listeners: Vec<Arc<OwnedFd>>,
     /// Their names, separated by colons (sd_listen_fds(3)).
     pub listen_names: String,
+    /// The `cgroup.procs` of a cgroup that has been made for it. If that cannot be used, it is born without.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// What came of an order: exactly one for each.

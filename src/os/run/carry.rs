@@ -3,6 +3,7 @@
 use super::Keeper;
 use super::recipes::Birth;
 use super::roster::{Body, Stage};
+use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::{Stream, Worker};
 use crate::plan::Sink;
@@ -59,6 +60,7 @@ impl Keeper {
             verdict: None,
             notify: None,
             stream: None,
+            cgroup: None,
             family: None,
             says: None,
             exit: None,
@@ -84,7 +86,10 @@ impl Keeper {
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
         body.stream = stream.clone();
-        let birth = Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr };
+        body.cgroup = self.fence.make(worker);
+        let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
+        let birth =
+            Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
         let order = self.recipes.order(plan, &self.listeners, &birth);
         self.spawner.order(order);
         if let Some(stream) = stream {
@@ -96,12 +101,10 @@ impl Keeper {
     /// Kills what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
         let Some(body) = self.roster.get(id) else { return };
-        let (Some(process), Some(family)) = (body.process(), &body.family) else {
-            return self.swept(id);
-        };
-        let result = crate::os::lineage::sweep(process, family, self.roster.pids());
+        let pid = body.pid();
+        let Some(result) = self.roster.sweep(id) else { return self.swept(id) };
         if !result.killed.is_empty() {
-            tracing::info!(pid = process.pid(), "swept {} processes that the worker left behind", result.killed.len());
+            tracing::info!(pid, "swept {} processes that the worker left behind", result.killed.len());
         }
         if result.left == 0 {
             self.swept(id);

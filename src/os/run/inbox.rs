@@ -86,7 +86,7 @@ impl Keeper {
         {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
-        body.family = Some(Family { leader: pid, tag: body.tag.clone(), cgroup: None });
+        body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
         if let Some(stream) = &body.stream {
             stream.set_pid(pid);
         }
@@ -109,6 +109,7 @@ impl Keeper {
     fn runs(&mut self, worker: WorkerId) {
         let Some(body) = self.roster.get(worker) else { return };
         let (pool, pid) = (body.pool, body.pid());
+        self.fence.prove(body);
         let plan = &self.plan.pools[pool.0 as usize];
         let looks =
             matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());

@@ -72,9 +72,9 @@ impl Keeper {
             self.server.flush(client);
         }
         self.pen.flush(FAREWELL);
-        let Self { house, mut launch, .. } = self;
-        // First the house, then the word: the launcher's end proves that nothing is running.
-        drop(house);
+        let Self { house, mut launch, roster, fence, .. } = self;
+        // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
+        drop((roster, fence, house));
         let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
         told.unwrap_or(code).max(code)
     }

@@ -6,6 +6,7 @@
 
 mod asks;
 mod carry;
+mod fence;
 mod inbox;
 mod launch;
 mod leave;
@@ -32,6 +33,7 @@ use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::sockets::Listener;
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
 use obituary::Obituaries;
@@ -68,6 +70,7 @@ struct Keeper {
     house: House,
     journal: Option<Journal>,
     listeners: Vec<Listener>,
+    fence: Fence,
     roster: Roster,
     recipes: Recipes,
     obituaries: Obituaries,
@@ -171,7 +174,8 @@ impl Keeper {
     fn patience(&self) -> Option<Duration> {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
         let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
-        let moments = [self.spawner.deadline(), self.server.deadline(), self.launch.deadline()];
+        let moments =
+            [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(moments).min()
     }
@@ -185,6 +189,10 @@ impl Keeper {
         for client in self.server.overdue(now) {
             self.drop_client(client);
         }
+        for worker in self.roster.overdue(now) {
+            self.sweep(worker);
+        }
+        self.drain_facts();
         self.lived_long_enough();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);

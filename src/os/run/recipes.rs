@@ -30,6 +30,7 @@ pub(super) struct Birth<'a> {
     pub notify: Option<OsString>,
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Recipes {
@@ -87,6 +88,7 @@ impl Recipes {
             stderr: birth.stderr.clone(),
             listeners: own.iter().map(|listener| listener.fd()).collect(),
             listen_names: names.join(":"),
+            cgroup: birth.cgroup.clone(),
         }
     }
 

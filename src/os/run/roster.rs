@@ -2,7 +2,8 @@
 
 use super::obituary::Obituary;
 use crate::observe::status::LastExit;
-use crate::os::lineage::Family;
+use crate::os::cgroup::Cgroup;
+use crate::os::lineage::{Family, SweepResult, sweep};
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Stream;
 use crate::os::sys::process::Process;
@@ -10,6 +11,12 @@ use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a sweep could not end at once is looked at again after so long; the pauses grow …
+const SOON: Duration = Duration::from_millis(20);
+/// … up to this: what the kernel cannot end costs no more than one look a second.
+const LATER: Duration = Duration::from_secs(1);
 
 /// What is asked of a worker that is not born yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub(super) struct Body {
     pub verdict: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
     pub stream: Option<Arc<Stream>>,
+    /// Its cgroup until it has a family.
+    pub cgroup: Option<Cgroup>,
     pub family: Option<Family>,
     /// STATUS=, made harmless.
     pub says: Option<String>,
@@ -69,6 +78,9 @@ pub(super) struct Roster {
     bodies: BTreeMap<WorkerId, Body>,
     /// Those that have exited and still have something of a tree.
     sweeping: BTreeSet<WorkerId>,
+    /// When they are to be swept again, and the pause before: SIGCHLD tells of orphans of ours, but members of a
+    /// cgroup may be somebody else's children.
+    again: Option<(Instant, Duration)>,
     /// Of all that are not reaped yet.
     pids: HashSet<i32>,
     /// The kernel gives no pidfds: exits are looked for at each SIGCHLD.
@@ -109,8 +121,30 @@ impl Roster {
         self.pids.remove(&pid);
     }
 
+    /// Kills what is left of a worker's tree. None: there is no tree.
+    pub(super) fn sweep(&mut self, id: WorkerId) -> Option<SweepResult> {
+        let body = self.bodies.get_mut(&id)?;
+        let (Stage::Alive(process), Some(family)) = (&body.stage, &mut body.family) else { return None };
+        Some(sweep(process, family, &self.pids))
+    }
+
     pub(super) fn sweep_later(&mut self, id: WorkerId) {
-        self.sweeping.insert(id);
+        if self.sweeping.insert(id) {
+            self.again = Some((Instant::now() + SOON, SOON));
+        }
+    }
+
+    /// When those that are being swept have to be looked at again, whatever happens until then.
+    pub(super) fn sweep_again(&self) -> Option<Instant> {
+        self.again.filter(|_| !self.sweeping.is_empty()).map(|(at, _)| at)
+    }
+
+    /// Those to be swept again by the clock, if their time has come.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<WorkerId> {
+        let Some((_, pause)) = self.again.filter(|(at, _)| *at <= now) else { return Vec::new() };
+        let pause = (pause * 2).min(LATER);
+        self.again = Some((now + pause, pause));
+        self.sweeping()
     }
 
     pub(super) fn sweeping(&self) -> Vec<WorkerId> {

@@ -2,6 +2,7 @@
 //! signal handlers, sockets, the log, the control socket, and only then the pid file.
 
 use super::asks::Clerk;
+use super::fence::Fence;
 use super::launch::LaunchWatch;
 use super::obituary::Obituaries;
 use super::recipes::Recipes;
@@ -55,6 +56,7 @@ struct Ground {
     pen: Pen,
     server: Server,
     journal: Option<Journal>,
+    fence: Fence,
     manager: Manager,
 }
 
@@ -99,7 +101,8 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     if launch.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
-    Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), manager: Manager::find() })
+    let (fence, manager) = (Fence::find(&plan.master.name), Manager::find());
+    Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), fence, manager })
 }
 
 /// What a master killed by -9 left behind is named, or stopped when that is asked for.
@@ -247,6 +250,7 @@ impl Standing {
             pen: ground.pen,
             server: ground.server,
             journal: ground.journal,
+            fence: ground.fence,
             manager: ground.manager,
             tag: format!("{:x}-{:x}", std::process::id(), born.as_micros()),
             reactor,

@@ -24,6 +24,7 @@ pub mod step {
     pub const DIRECTORY: u32 = 4;
     pub const DESCRIPTORS: u32 = 5;
     pub const EXEC: u32 = 6;
+    pub const CGROUP: u32 = 7;
 }
 
 /// The environment variable whose value the child writes itself: nobody else knows its pid before it runs.
@@ -45,6 +46,8 @@ pub struct Launch {
     pub limits: Vec<(u32, u64, u64)>,
     pub nice: Option<i32>,
     pub umask: Option<u32>,
+    /// The cgroup.procs of the cgroup that it moves into, where there is one.
+    pub cgroup: Option<RawFd>,
     /// What becomes 0, 1, 2, …: each number lies above them all, so that none is overwritten before it is placed.
     pub descriptors: Vec<RawFd>,
 }
@@ -105,7 +108,13 @@ fn prepare(launch: &Launch, progress: &Progress) -> Result<(), Trouble> {
     let at = |stage: u32, detail: usize, done: Result<(), i32>| {
         done.map_err(|errno| Trouble { stage, errno, detail: detail as u32 })
     };
-    // First: whatever keeps the child from its program later, it holds nothing open that is not its own.
+    // Before anything that may fork or fail, and while it still shares our table: its descriptor needs no place on the
+    // pad. It is born without where the kernel refuses (ENODEV, EACCES): that is one fence less, and no reason to die.
+    if let Some(procs) = launch.cgroup {
+        progress.enter(step::CGROUP);
+        fds::write_zero(procs);
+    }
+    // First of the rest: whatever keeps the child from its program later, it holds nothing open that is not its own.
     progress.enter(step::DESCRIPTORS);
     let end = launch.descriptors.iter().max().map_or(0, |&highest| highest + 1);
     at(step::DESCRIPTORS, 0, fds::leave_table(end))?;

@@ -97,6 +97,12 @@ pub(super) fn place(from: c_int, to: c_int) -> Result<(), i32> {
     if done < 0 { Err(super::slate::errno()) } else { Ok(()) }
 }
 
+/// Writes the digit 0: in the kernel's files that take a pid, it means whoever writes (cgroups(7)).
+pub(super) fn write_zero(fd: c_int) {
+    // SAFETY: the kernel reads one byte of a constant and writes nothing.
+    unsafe { libc::syscall(libc::SYS_write, c_long::from(fd), b"0".as_ptr(), 1_usize) };
+}
+
 fn range(first: c_int, flags: c_long) -> bool {
     // SAFETY: numbers only; who may lose what is the caller's affair, as its documentation says.
     unsafe { libc::syscall(libc::SYS_close_range, c_long::from(first), c_long::from(u32::MAX), flags) == 0 }

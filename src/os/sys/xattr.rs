@@ -1,4 +1,4 @@
-//! Extended attributes (getxattr(2)).
+//! Extended attributes (getxattr(2), setxattr(2)).
 
 use std::ffi::CString;
 use std::io;
@@ -20,4 +20,16 @@ pub fn get(path: &Path, name: &str) -> io::Result<Vec<u8>> {
     }
     value.truncate(len as usize);
     Ok(value)
+}
+
+/// Sets an attribute of a file.
+///
+/// # Errors
+/// EPERM; EOPNOTSUPP.
+pub fn set(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let name = CString::new(name)?;
+    // SAFETY: both strings end in NUL, and the kernel reads value.len() bytes of value.
+    let done = unsafe { nix::libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
