@@ -40,6 +40,9 @@ const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(30);
 /// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, output.
 const OWN_DESCRIPTORS: u64 = 26;
 const PER_WORKER: u64 = 3;
+/// Beyond what is needed: clients of the control socket, workers that drain, births under way. Eight bytes each.
+const CLIENTS_AND_ROLLS: u64 = 256;
+const MOST_ROOM: u64 = 1 << 17;
 
 impl Failed {
     fn at(what: &str, error: impl std::fmt::Display) -> Self {
@@ -156,7 +159,18 @@ fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
     }
+    make_room(need, hard);
     Ok((soft, found.1))
+}
+
+/// Makes the table of descriptors as large as it will be, while there is no other thread: the kernel grows the table
+/// of a process with threads only after an RCU grace period, up to 20 ms in which nobody is born (fs/file.c).
+fn make_room(need: u64, hard: u64) {
+    let top = (need + CLIENTS_AND_ROLLS).next_power_of_two().min(hard).min(MOST_ROOM);
+    let high = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(top.saturating_sub(1) as i32);
+    if let Ok(fd) = nix::fcntl::fcntl(io::stderr(), high) {
+        nix::unistd::close(fd).ok();
+    }
 }
 
 fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
