@@ -185,3 +185,17 @@ fn the_search() {
     std::fs::remove_file(site.path("rotad.toml")).expect("gone");
     assert_eq!(check(None).code, 0);
 }
+
+/// `check --json`: every finding with its place, for editors and deploy scripts.
+#[test]
+fn findings_as_json() {
+    let site = Site::new("[pool.web]\ncomand = \"true\"\n");
+    let run = site.rotad(&["check", "--json"]);
+    assert_eq!(run.code, 78, "{run:?}");
+    let value: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(value["valid"], false);
+    let findings = value["findings"].as_array().expect("a list");
+    let unknown = findings.iter().find(|f| f["message"].as_str().is_some_and(|m| m.contains("comand"))).expect("it");
+    assert!(unknown["line"].as_u64().is_some_and(|line| line > 1) && unknown["column"] == 1, "{unknown}");
+    assert_eq!(unknown["severity"], "error");
+}

@@ -120,10 +120,12 @@ ends = [0]
     let status = site.status().expect("a status");
     let state = pool(&status, "jobs")["state"].as_str().expect("a state").to_string();
     assert!(["ok", "degraded", "starting"].contains(&state.as_str()), "an end is no failure: {status}");
-    // At most once per `delay` a slot.
-    let distances: Vec<f64> = times(&site, "0").windows(2).map(|two| two[1] - two[0]).collect();
-    assert!(distances.iter().all(|distance| *distance >= 0.085), "{distances:?}");
-    let mean = distances.iter().sum::<f64>() / distances.len() as f64;
+    // At most once per `delay` a slot. The master counts from its orders: on a busy machine one birth may come late, and
+    // the next on time; so two lives are looked at together.
+    let starts = times(&site, "0");
+    let distances: Vec<f64> = starts.windows(3).map(|three| three[2] - three[0]).collect();
+    assert!(distances.iter().all(|distance| *distance >= 2.0 * 0.085), "{starts:?}");
+    let mean = distances.iter().sum::<f64>() / distances.len() as f64 / 2.0;
     assert!(mean < 0.4, "started again without backoff: {mean} s on average");
 }
 

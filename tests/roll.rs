@@ -118,7 +118,10 @@ fn kinds_by_signal() {
     let site = Site::up(&format!("{WEB}{task}"));
     let first = site.await_ready();
     site.signal(Signal::SIGUSR1);
-    let second = site.await_status("the workers are rolled", 30, |status| rolled(status, 2));
+    // A roll is done when the old ones have got their stop; here they have to be gone as well.
+    let second = site.await_status("the workers are rolled", 30, |status| {
+        rolled(status, 2) && pool(status, "web")["alive"] == pool(status, "web")["wanted"]
+    });
     assert_eq!(pids(&second, "queue"), pids(&first, "queue"), "USR1 is not for tasks");
     site.signal(Signal::SIGUSR2);
     let third =

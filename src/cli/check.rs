@@ -1,28 +1,30 @@
 //! `check`: validates the configuration and starts nothing.
 
 use super::{code, print, seam};
+use crate::config::{self, Loaded};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// 0: valid, perhaps with warnings; 78: it has findings, all of them printed.
 pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
     let path = match seam::find(file) {
         Ok(path) => path,
-        Err(message) => return answer(json, None, Err(message)),
+        Err(message) => return answer(json, None, false, &message, json!([{"severity": "error", "message": message}])),
     };
-    answer(json, Some(&path), seam::load(&path).map(|(_, warnings)| warnings))
+    let (valid, report) = match config::load(&path) {
+        Ok(Loaded { warnings, .. }) => (true, warnings),
+        Err(findings) => (false, findings),
+    };
+    let text = if report.is_empty() { String::new() } else { report.to_string() };
+    answer(json, Some(&path), valid, &text, report.to_json())
 }
 
-fn answer(json: bool, path: Option<&Path>, result: Result<String, String>) -> u8 {
-    let valid = result.is_ok();
-    let text = match &result {
-        Ok(text) | Err(text) => text.trim_end(),
-    };
+fn answer(json: bool, path: Option<&Path>, valid: bool, text: &str, findings: Value) -> u8 {
     if json {
-        let value = serde_json::json!({"config": path, "valid": valid, "report": text});
-        print::line(&value.to_string());
+        print::line(&json!({"config": path, "valid": valid, "findings": findings}).to_string());
     } else {
         if !text.is_empty() {
-            print::plain_error(text);
+            print::plain_error(text.trim_end());
         }
         if let (Some(path), true) = (path, valid) {
             print::line(&format!("{}: valid", path.display()));

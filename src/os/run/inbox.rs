@@ -302,6 +302,8 @@ impl Keeper {
                     listen = listener.name(),
                     "a worker had shut the listening socket down: it listens again"
                 );
+                // If it could not be put right before, it is not watched any more; else this changes nothing.
+                self.reactor.watch(old.as_fd(), Source::Listener(number), Interest::Hangup).ok();
             }
             Ok(Healed::Replaced) => {
                 tracing::warn!(

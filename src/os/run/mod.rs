@@ -96,6 +96,8 @@ struct Keeper {
     blind_told: bool,
     alive_for: BTreeSet<(Time, WorkerId)>,
     stopping: bool,
+    /// INT has come: the next one kills.
+    interrupted: bool,
     /// Children that this process had before it became a master: not ours to end.
     strangers: Vec<Orphan>,
     last_lost: BTreeMap<WorkerId, String>,
@@ -212,12 +214,14 @@ impl Keeper {
                     self.stop(false);
                 }
                 Meaning::Stop => tracing::info!("{text}: already stopping"),
-                Meaning::Interrupt => {
+                Meaning::Interrupt if self.interrupted => {
                     tracing::warn!("{text}: killing what is left");
                     self.stop(true);
                 }
+                Meaning::Interrupt => tracing::info!("{text}: already stopping; once more kills what is left"),
                 Meaning::Act(action) => self.act(action, &text),
             }
+            self.interrupted |= meaning == Meaning::Interrupt;
         }
     }
 

@@ -74,7 +74,8 @@ impl Recipes {
         let directory = recipe.working_directory.clone();
         let pinned = self.pinned.entry((birth.pool, birth.generation));
         let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
-        let names: Vec<&str> = own.iter().map(|listener| listener.name()).collect();
+        // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
+        let names: Vec<String> = own.iter().map(|listener| listener.name().replace(':', "_")).collect();
         BirthOrder {
             worker: birth.worker,
             pinned,

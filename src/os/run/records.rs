@@ -126,12 +126,18 @@ impl Keeper {
         self.line(worker, &format!("ready after {took}"));
         self.look_away(worker);
         let Some(body) = self.roster.get(worker) else { return };
+        let mut shut = Vec::new();
         // Servers call listen(2) on what they inherit, and shrink the queue of all.
         for index in &self.plan.pools[body.pool.0 as usize].recipe.listen {
             let Some(listener) = self.listeners.get(*index) else { continue };
-            if let Err(error) = listener.restore_backlog() {
+            if listener.is_shut() {
+                shut.push(*index as u64);
+            } else if let Err(error) = listener.restore_backlog() {
                 tracing::warn!(listen = listener.name(), "the backlog cannot be restored: {error}");
             }
+        }
+        for number in shut {
+            self.listener_shut(number);
         }
     }
 

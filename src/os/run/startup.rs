@@ -287,6 +287,7 @@ impl Standing {
             blind_told: false,
             alive_for: BTreeSet::new(),
             stopping: false,
+            interrupted: false,
             strangers: crate::os::lineage::orphans(&std::collections::HashSet::new()),
             last_lost: BTreeMap::new(),
             plan,
