@@ -6,7 +6,8 @@
 //! pipe; should none, the pipe closes with execve(2).
 
 use super::{BirthError, Fault, Stage};
-use crate::os::sys::{exec, fds, slate};
+use crate::os::sys::descriptors::take_inherited;
+use crate::os::sys::{exec, slate};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -104,7 +105,11 @@ pub fn intercept() -> Option<ExitCode> {
 
 fn run(first: i32) -> u8 {
     // Without them there is nobody to complain to: this was typed by hand.
-    let (Ok(spec), Ok(status)) = (fds::adopt(first), fds::adopt(first.saturating_add(1))) else { return FAILED };
+    if first < 3 {
+        return FAILED;
+    }
+    let taken = (take_inherited(first), take_inherited(first.saturating_add(1)));
+    let (Ok(spec), Ok(status)) = taken else { return FAILED };
     let mut error = match read_spec(spec) {
         Ok((spec, strings)) => match transform(&spec, strings) {
             Ok(never) => match never {},
