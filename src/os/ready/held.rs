@@ -3,18 +3,27 @@
 //! one.
 
 use super::Target;
+use crate::os::proc;
+use crate::os::sys::process::Process;
 use crate::plan::Address;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Never more of a table than this: on a machine with a hundred thousand connections it is as long.
 const MOST_BYTES: u64 = 8 << 20;
+/// Never more descriptors of a process than this.
+const MOST_DESCRIPTORS: usize = 4096;
 
 /// Whether one of these sockets was accepted from a target.
 pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>) -> bool {
     if sockets.is_empty() {
         return false;
+    }
+    if shows_connection(pid, targets, sockets) {
+        return true;
     }
     let tables = targets.iter().map(|target| match &target.address {
         Address::Tcp(address) if address.is_ipv4() => "tcp",
@@ -29,6 +38,36 @@ pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u
             _ => accepted(lines.filter_map(|line| tcp_line(&line)), &inodes, sockets),
         }
     })
+}
+
+/// Asks the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read than
+/// a request to answer. Where that is not allowed (pidfd_getfd(2) needs ptrace rights) the table has to do.
+fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>) -> bool {
+    let Ok(process) = Process::of_stranger(pid) else { return false };
+    let folder = format!("/proc/{pid}/fd");
+    let numbers = proc::numbers(&folder).unwrap_or_default();
+    numbers.into_iter().take(MOST_DESCRIPTORS).any(|fd| {
+        let link = std::fs::read_link(format!("{folder}/{fd}"));
+        let is_theirs = link.ok().and_then(|link| proc::socket_inode(&link)).is_some_and(|i| sockets.contains(&i));
+        is_theirs && process.copy_of(fd).is_ok_and(|copy| targets.iter().any(|target| was_accepted(&copy, target)))
+    })
+}
+
+/// It has the listener's local port, and somebody at the other end. (The ports of clients are not listened on.)
+fn was_accepted(socket: &OwnedFd, target: &Target) -> bool {
+    match &target.address {
+        Address::Tcp(bound) => {
+            let (Ok(_), Ok(local)) = (
+                getpeername::<SockaddrStorage>(socket.as_raw_fd()),
+                getsockname::<SockaddrStorage>(socket.as_raw_fd()),
+            ) else {
+                return false;
+            };
+            let port = local.as_sockaddr_in().map(|a| a.port()).or(local.as_sockaddr_in6().map(|a| a.port()));
+            port == Some(bound.port())
+        }
+        Address::Unix(_) => false,
+    }
 }
 
 /// One socket of a table.

@@ -32,6 +32,22 @@ impl Process {
         Ok(Self { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }) })
     }
 
+    /// A copy of one of its descriptors (pidfd_getfd(2), Linux 5.6), close-on-exec. What it means is shared with the
+    /// process: hold it for a look only.
+    ///
+    /// # Errors
+    /// EBADF: it has been closed; EPERM: we may not look into it; ENOSYS; ENOTSUP: held without a pidfd.
+    pub fn copy_of(&self, fd: i32) -> io::Result<OwnedFd> {
+        let Some(pidfd) = &self.pidfd else { return Err(io::ErrorKind::Unsupported.into()) };
+        // SAFETY: numbers only.
+        let copy = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us alone, close-on-exec.
+        Ok(unsafe { OwnedFd::from_raw_fd(copy as i32) })
+    }
+
     pub fn pid(&self) -> i32 {
         self.pid
     }
