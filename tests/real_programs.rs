@@ -87,7 +87,7 @@ fn gunicorn_and_php_in_one_file() {
     for generation in 2..=6 {
         let before = site.await_ready();
         site.signal(Signal::SIGUSR1);
-        site.await_status("both pools are rolled", 60, |status| {
+        site.await_status("both pools are rolled", 120, |status| {
             ["python", "php"].iter().all(|name| {
                 let pool = pool(status, name);
                 pool["generation"] == generation && pool["reload"]["state"] == "done"
