@@ -26,11 +26,12 @@ impl Master {
                 self.roll_step(ticket, id, true);
             }
             Activity::Running => {
+                let before = pool.policy.count;
                 let mut tickets = self.supersede(id);
                 self.adopt(id, policy);
                 tickets.push(ticket);
                 self.start_roll(id, tickets);
-                self.touch_all(id);
+                self.leave_added(id, before);
             }
             Activity::Outlasting | Activity::Stopping | Activity::Stopped => {
                 self.adopt(id, policy);
@@ -61,6 +62,7 @@ impl Master {
         if let Some(outcome) = outcome {
             return self.out.push(Order::Reply(ticket, id, outcome));
         }
+        let before = pool.policy.count;
         let done = Outcome::Done { generation: to, replaced: 0, took: Span::ZERO };
         if pool.is_held() {
             pool.wanted = to;
@@ -75,6 +77,14 @@ impl Master {
         self.adopt(id, policy);
         tickets.push(ticket);
         self.start_roll_to(id, tickets, to);
+        self.leave_added(id, before);
+    }
+
+    /// Slots that the change adds have nobody of the old generation, and need none.
+    fn leave_added(&mut self, id: PoolId, from: u32) {
+        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+            roll.added_from = from;
+        }
         self.touch_all(id);
     }
 

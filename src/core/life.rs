@@ -224,7 +224,7 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full = false;
+            known.full &= known.serving >= known.wanted_slots();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

@@ -31,6 +31,8 @@ pub(crate) struct Roll {
     pub(crate) todo: VecDeque<Slot>,
     /// Successors that are ready and wait for room among the draining.
     pub(crate) queued: VecDeque<Slot>,
+    /// Slots from this one on came with the change that this roll carries out: they start with the new generation.
+    pub(crate) added_from: u32,
     /// Surge 0: the slot that was emptied, and the worker that has to be gone before it is filled.
     pub(crate) emptied: Option<(Slot, Option<WorkerId>)>,
     /// It has asked an old worker to stop: from here on a new wish waits.

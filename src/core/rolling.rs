@@ -47,6 +47,7 @@ impl Master {
             pending: todo.iter().copied().collect(),
             todo: todo.into(),
             queued: alloc::collections::VecDeque::new(),
+            added_from: u32::MAX,
             emptied: None,
             retired_any: false,
             replaced: 0,
@@ -289,12 +290,16 @@ impl Master {
         let Some(roll) = pool.roll.take() else { return };
         let (state, failure) = match &outcome {
             Outcome::Done { generation, .. } => {
+                pool.full = false;
                 pool.wanted = *generation;
                 pool.prove(*generation);
                 (RollState::Done, None)
             }
             Outcome::Aborted { failure, .. } => (RollState::Aborted, Some(failure.clone())),
-            Outcome::RolledBack { failure, .. } => (RollState::RolledBack, Some(failure.clone())),
+            Outcome::RolledBack { failure, .. } => {
+                pool.full = false;
+                (RollState::RolledBack, Some(failure.clone()))
+            }
             Outcome::Superseded | Outcome::Nothing => (RollState::Superseded, None),
         };
         pool.last = LastRoll {

@@ -106,7 +106,8 @@ impl Master {
                 None => pool.wanted,
             },
             Some(roll) => {
-                if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
+                let is_new = roll.phase == Phase::Canary && slot.0 >= roll.added_from;
+                if is_new || roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
                     return;
                 }
                 if let Some(next) = successor

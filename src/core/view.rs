@@ -90,6 +90,8 @@ pub struct EmptySlot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyState {
+    /// Its pool has not begun: it waits for others.
+    Held,
     Backoff,
     Stopped,
     Done,
@@ -150,12 +152,13 @@ impl View<'_> {
                     let state = match (seat.ended, pool.activity) {
                         (Some(Ended::Done), _) => EmptyState::Done,
                         (Some(Ended::Failed), _) => EmptyState::Failed,
+                        (None, Activity::Running) if !pool.begun => EmptyState::Held,
                         (None, Activity::Running) => EmptyState::Backoff,
                         (None, Activity::Outlasting | Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
                     };
                     let retry_in = match state {
                         EmptyState::Backoff => seat.not_before.map(|at| at - now),
-                        EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
+                        EmptyState::Held | EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
                     };
                     EmptySlot { slot: Slot(slot as u32), state, retry_in }
                 })
