@@ -167,6 +167,7 @@ impl Oracle {
         let Some(worker) = self.books.workers.get_mut(&id) else { return fail("ready", "unknown") };
         hold!(worker.stays() && worker.ready.is_none(), "ready", "{id} became ready twice, or after its end");
         worker.ready = Some(now.0);
+        let pool_id = worker.pool as u32;
         let (born, extended, spawned, timeout) = (worker.born, worker.extended, worker.spawned, worker.timeout);
         hold!(!self.books.pools[&(worker.pool as u32)].is_step(), "step", "{id} became ready");
         hold!(extended || now.0 <= spawned + timeout + slack, "ready", "{id} after its time");
@@ -174,6 +175,11 @@ impl Oracle {
             && let Some(born) = born
         {
             hold!(now.0 <= born + span.0 + slack, "ready", "{id} has lived long enough before");
+        }
+        if self.books.is_full(pool_id)
+            && let Some(pool) = self.books.pools.get_mut(&pool_id)
+        {
+            pool.up = true;
         }
         Ok(())
     }
