@@ -169,13 +169,14 @@ impl Oracle {
     fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
         let serving = self.books.serving(id);
         let alive = self.books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        let full = self.books.is_full(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         let Pool { policy, quiet, full_once, .. } = pool;
         if !*quiet {
             return Ok(());
         }
         let (count, surge) = (policy.count, policy.reload.surge);
-        *full_once |= serving >= count && pool.roll.is_none();
+        *full_once |= full && serving >= count && pool.roll.is_none();
         let floor = if surge == 0 { count.saturating_sub(1) } else { count };
         hold!(!*full_once || serving >= floor, "floor", "{serving} serve, promised {floor}");
         let ceiling = count + surge + policy.reload.max_draining;

@@ -266,7 +266,9 @@ impl Books {
         let pool = &self.pools[&id];
         let ends = pool.policy.restart.policy != rotad_core::RestartPolicy::Always;
         let ended = if ends { pool.slots.iter().filter(|slot| slot.ended).count() as u32 } else { 0 };
-        pool.begun && self.serving(id) + ended >= pool.policy.count
+        let serves = |slot: &u32| self.of(id).any(|(_, w)| w.slot == *slot && w.serves());
+        let serving = (0..pool.policy.count).filter(serves).count() as u32;
+        !self.is_held(id) && serving + ended >= pool.policy.count
     }
 
     pub(crate) fn is_held(&self, id: u32) -> bool {

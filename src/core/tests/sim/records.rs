@@ -181,6 +181,10 @@ impl Oracle {
         {
             pool.up = true;
         }
+        if let Some(pool) = self.books.pools.get_mut(&pool_id) {
+            pool.dark_since = None;
+            pool.dark_told = false;
+        }
         Ok(())
     }
 
@@ -320,7 +324,7 @@ impl Oracle {
         let pool_id = worker.pool as u32;
         let cut = books.kill_from.is_some_and(|at| now.0 >= at);
         let spare = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
-        if books.stop_at.is_none() || cut || books.pools[&pool_id].dropped || spare {
+        if books.stop_at.is_none() || cut || books.pools[&pool_id].dropped || spare || !worker.serves() {
             return Ok(());
         }
         for (other, pool) in &books.pools {
