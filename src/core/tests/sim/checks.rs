@@ -133,13 +133,14 @@ impl Oracle {
 
     /// Whether a pool still has to wait, whether it is up, and since when an essential one has had nobody ready.
     fn begun_and_up(&mut self, id: u32, now: u64) -> Verdict {
-        let held = self.books.is_held(id);
+        let free = self.books.is_free(id);
         if let Some(pool) = self.books.pools.get_mut(&id) {
-            pool.begun |= pool.running && !held;
+            pool.begun |= pool.running && free;
         }
         let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         pool.up |= pool.running && full;
+        pool.surely_up |= pool.running && full && pool.roll.is_none();
         let Some(span) = pool.policy.essential else { return Ok(()) };
         let dark = pool.running && pool.begun && !pool.is_step() && pool.policy.count > 0 && serving == 0;
         if !dark {

@@ -180,6 +180,7 @@ impl Oracle {
             && let Some(pool) = self.books.pools.get_mut(&pool_id)
         {
             pool.up = true;
+            pool.surely_up |= pool.roll.is_none();
         }
         if let Some(pool) = self.books.pools.get_mut(&pool_id) {
             pool.dark_since = None;

@@ -165,6 +165,7 @@ impl Pool {
             self.running = true;
             self.begun = false;
             self.up = false;
+            self.surely_up = false;
             self.step_done = false;
             self.step_failed = false;
         }
