@@ -137,10 +137,11 @@ impl Oracle {
         if let Some(pool) = self.books.pools.get_mut(&id) {
             pool.begun |= pool.running && free;
         }
+        let surely = self.books.is_surely_full(id);
         let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         pool.up |= pool.running && full;
-        pool.surely_up |= pool.running && full && pool.roll.is_none();
+        pool.surely_up |= pool.running && surely;
         let Some(span) = pool.policy.essential else { return Ok(()) };
         let dark = pool.running && pool.begun && !pool.is_step() && pool.policy.count > 0 && serving == 0;
         if !dark {

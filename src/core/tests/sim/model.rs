@@ -274,6 +274,13 @@ impl Books {
         !self.is_held(id) && serving + ended >= pool.policy.count
     }
 
+    /// All slots have a worker that serves, and nothing is on its way that could change that.
+    pub(crate) fn is_surely_full(&self, id: u32) -> bool {
+        let pool = &self.pools[&id];
+        let serves = |slot: u32| self.of(id).any(|(_, w)| w.slot == slot && w.serves());
+        pool.roll.is_none() && (0..pool.policy.count).all(serves)
+    }
+
     pub(crate) fn is_held(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
         !pool.begun && pool.policy.after.iter().any(|other| other.0 != id && self.is_awaited(other.0))

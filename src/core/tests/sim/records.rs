@@ -50,8 +50,7 @@ impl Oracle {
                 Ok(())
             }
             Record::Held { pool, .. } => {
-                let held = self.books.is_held(pool.0);
-                hold!(held, "held", "pool {pool} waits for nobody");
+                hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
                 Ok(())
             }
             Record::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
@@ -180,9 +179,10 @@ impl Oracle {
             && let Some(pool) = self.books.pools.get_mut(&pool_id)
         {
             pool.up = true;
-            pool.surely_up |= pool.roll.is_none();
         }
+        let surely = self.books.is_surely_full(pool_id);
         if let Some(pool) = self.books.pools.get_mut(&pool_id) {
+            pool.surely_up |= surely;
             pool.dark_since = None;
             pool.dark_told = false;
         }
