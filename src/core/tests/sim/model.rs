@@ -278,7 +278,7 @@ impl Books {
     pub(crate) fn is_surely_full(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
         let serves = |slot: u32| self.of(id).any(|(_, w)| w.slot == slot && w.serves());
-        pool.roll.is_none() && (0..pool.policy.count).all(serves)
+        pool.begun && pool.roll.is_none() && (0..pool.policy.count).all(serves)
     }
 
     pub(crate) fn is_held(&self, id: u32) -> bool {
