@@ -157,10 +157,8 @@ impl Keeper {
 
     /// The pools that are meant; an unknown name is answered.
     fn chosen(&mut self, client: u64, which: &Which) -> Option<Vec<PoolId>> {
-        let known = |name: &String| self.plan.pools.iter().position(|pool| pool.name == *name);
-        if let Some(unknown) = which.pools.iter().find(|name| known(name).is_none()) {
-            let all: Vec<&str> = self.plan.pools.iter().map(|pool| pool.name.as_str()).collect();
-            let message = format!("no such pool: {unknown}; there are: {}", all.join(", "));
+        if let Some(unknown) = which.pools.iter().find(|name| self.posts.find(name).is_none()) {
+            let message = format!("no such pool: {unknown}; there are: {}", self.posts.names().join(", "));
             self.done(client, 4, message);
             return None;
         }
@@ -170,8 +168,7 @@ impl Keeper {
                 || (which.workers && pool.kind == Kind::Worker)
                 || (which.tasks && pool.kind == Kind::Task)
         };
-        let pools = self.plan.pools.iter().enumerate().filter(|(_, pool)| wanted(pool));
-        let pools: Vec<PoolId> = pools.map(|(id, _)| PoolId(id as u32)).collect();
+        let pools: Vec<PoolId> = self.posts.iter().filter(|(_, pool)| wanted(pool)).map(|(id, _)| id).collect();
         if pools.is_empty() {
             self.done(client, 0, "there is no pool of that kind".to_owned());
             return None;
@@ -208,7 +205,7 @@ impl Keeper {
             match (errand, verdict) {
                 (Errand::ApplyConfig, Ok(())) => tracing::info!("the configuration has not changed"),
                 (Errand::Reload, Ok(())) => {
-                    let all = self.pools_of(None);
+                    let all = self.posts.of_kind(None);
                     self.roll(None, &all);
                 }
                 (Errand::ApplyConfig | Errand::Reload, Err(why)) => tracing::error!("{why}"),

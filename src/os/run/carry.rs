@@ -7,7 +7,7 @@ use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::{Stream, Worker};
 use crate::plan::Sink;
-use rotad_core::{Event, Generation, Order, PoolId, Slot, WorkerId};
+use rotad_core::{Event, Generation, Order, PoolId, Record, Slot, WorkerId};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -29,7 +29,14 @@ impl Keeper {
             self.told = now;
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
             let acts = |order: &Order| matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::Kill(_));
-            let (first, then): (Vec<Order>, Vec<Order>) = self.core.step(now, event).into_iter().partition(acts);
+            let orders = self.core.step(now, event);
+            for order in &orders {
+                // Whatever is read from the configuration later is for later generations.
+                if let Order::Record(Record::RollStarted { pool, generation, .. }) = order {
+                    self.posts.begin(*pool, *generation);
+                }
+            }
+            let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
             for order in first.into_iter().chain(then) {
                 self.carry_out(order);
             }
@@ -50,11 +57,14 @@ impl Keeper {
     }
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
+        // The core orders workers of pools that it was given alone.
+        let Some(pattern) = self.posts.pattern(pool, generation) else { return };
         let tag = format!("{}-{}", self.tag, worker);
         let body = Body {
             pool,
             slot,
             generation,
+            pattern,
             tag,
             stage: Stage::Unborn(Vec::new()),
             verdict: None,
@@ -77,7 +87,8 @@ impl Keeper {
     }
 
     fn prepare(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) -> io::Result<()> {
-        let Some(plan) = self.plan.pools.get(pool.0 as usize) else { return Ok(()) };
+        let Some(pattern) = self.roster.get(worker).map(|body| body.pattern.clone()) else { return Ok(()) };
+        let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
         let label = Worker { pool: plan.name.clone(), slot: slot.0 };
@@ -90,7 +101,7 @@ impl Keeper {
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
         let birth =
             Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
-        let order = self.recipes.order(plan, &self.listeners, &birth);
+        let order = self.recipes.order(plan, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
         if let Some(stream) = stream {
             self.pen.adopt(stream);

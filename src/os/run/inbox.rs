@@ -108,14 +108,13 @@ impl Keeper {
     /// Exec has succeeded: the program runs.
     fn runs(&mut self, worker: WorkerId) {
         let Some(body) = self.roster.get(worker) else { return };
-        let (pool, pid) = (body.pool, body.pid());
+        let pid = body.pid();
         self.fence.prove(body);
-        let plan = &self.plan.pools[pool.0 as usize];
+        let plan = &body.pattern.plan;
         let looks =
             matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
         if let (true, Some(pid)) = (looks, pid) {
-            let targets =
-                plan.recipe.listen.iter().filter_map(|i| self.listeners.get(*i)).map(|l| l.target()).collect();
+            let targets = self.listening.of(&body.pattern.listeners).iter().map(|listener| listener.target()).collect();
             self.scout.watch(worker, pid, targets);
             self.watched.insert(worker);
         }
@@ -162,7 +161,7 @@ impl Keeper {
     pub(super) fn messages(&mut self, worker: WorkerId) {
         let Some(body) = self.roster.get_mut(worker) else { return };
         let Some(notify) = &body.notify else { return };
-        let plan = &self.plan.pools[body.pool.0 as usize];
+        let plan = &body.pattern.plan;
         // With listeners, READY=1 is neither needed nor enough: servers say it before they accept.
         let counts = match plan.ready {
             Ready::Notify => true,
@@ -206,7 +205,7 @@ impl Keeper {
     fn blind(&mut self, worker: WorkerId, reason: &str) {
         let Some(body) = self.roster.get(worker) else { return };
         let (pool, said_so) = (body.pool, body.ready);
-        if self.plan.pools[pool.0 as usize].ready != Ready::Auto {
+        if body.pattern.plan.ready != Ready::Auto {
             tracing::error!(pool = self.pool_name(pool), "ready = \"accepting\" cannot be seen here: {reason}");
             return;
         }
@@ -289,8 +288,7 @@ impl Keeper {
 
     /// Somebody has shut a listening socket down: it is put right at once.
     pub(super) fn listener_shut(&mut self, number: u64) {
-        let index = number as usize;
-        let Some(listener) = self.listeners.get_mut(index) else { return };
+        let Some(listener) = self.listening.get_mut(number) else { return };
         if !listener.is_shut() {
             return;
         }
@@ -315,8 +313,7 @@ impl Keeper {
                 if let Err(error) = self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup) {
                     tracing::error!("cannot watch the new listening socket: {error}");
                 }
-                let users = self.plan.pools.iter().enumerate().filter(|(_, pool)| pool.recipe.listen.contains(&index));
-                let users: Vec<PoolId> = users.map(|(pool, _)| PoolId(pool as u32)).collect();
+                let users = self.posts.users(number);
                 self.roll(None, &users);
             }
             Err(error) => {

@@ -55,7 +55,7 @@ impl Keeper {
         let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
         let lost = lost.join("\n");
         tracing::info!("stopped");
-        for listener in &mut self.listeners {
+        for (_, listener) in self.listening.iter_mut() {
             if let Err(error) = listener.remove_file() {
                 tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
             }

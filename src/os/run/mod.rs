@@ -10,7 +10,9 @@ mod fence;
 mod inbox;
 mod launch;
 mod leave;
+mod listening;
 mod obituary;
+mod posts;
 mod recipes;
 mod records;
 mod roster;
@@ -30,16 +32,17 @@ use crate::os::pen::Pen;
 use crate::os::reactor::{Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
-use crate::os::sockets::Listener;
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
 use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
+use listening::Listening;
 use obituary::Obituaries;
+use posts::Posts;
 use recipes::Recipes;
 use roster::Roster;
-use rotad_core::{Event, Master, PoolId, Request, Span, Ticket, Time, WorkerId};
+use rotad_core::{Event, Master, Policy, PoolId, Request, Span, Ticket, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -69,7 +72,8 @@ struct Keeper {
     clerk: asks::Clerk,
     house: House,
     journal: Option<Journal>,
-    listeners: Vec<Listener>,
+    listening: Listening,
+    posts: Posts,
     fence: Fence,
     roster: Roster,
     recipes: Recipes,
@@ -123,8 +127,9 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
-        for (pool, policy) in self.plan.pools.iter().map(|p| p.policy.clone()).enumerate().collect::<Vec<_>>() {
-            self.fact(Event::Requested(NOBODY, Request::Keep(PoolId(pool as u32), policy)));
+        let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
+        for (pool, policy) in pools {
+            self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
         }
         let mut sources = Vec::new();
         loop {
@@ -247,7 +252,7 @@ impl Keeper {
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
-        let pools = self.pools_of(kind);
+        let pools = self.posts.of_kind(kind);
         if pools.is_empty() {
             tracing::info!("{text}: there is no pool of that kind to roll");
             return;
@@ -256,17 +261,12 @@ impl Keeper {
         self.roll(None, &pools);
     }
 
-    fn pools_of(&self, kind: Option<Kind>) -> Vec<PoolId> {
-        let all = self.plan.pools.iter().enumerate();
-        all.filter(|(_, pool)| kind.is_none_or(|kind| pool.kind == kind)).map(|(id, _)| PoolId(id as u32)).collect()
-    }
-
     fn names(&self, pools: &[PoolId]) -> String {
         pools.iter().map(|pool| self.pool_name(*pool)).collect::<Vec<_>>().join(", ")
     }
 
     fn pool_name(&self, pool: PoolId) -> &str {
-        self.plan.pools.get(pool.0 as usize).map_or("?", |pool| pool.name.as_str())
+        self.posts.name(pool)
     }
 
     fn stop(&mut self, now: bool) {
@@ -280,7 +280,7 @@ impl Keeper {
     }
 
     fn journal_born(&mut self, pid: i32, start_time: u64, pool: PoolId, slot: rotad_core::Slot, tag: &str) {
-        let name = self.plan.pools.get(pool.0 as usize).map_or("?", |pool| pool.name.as_str());
+        let name = self.posts.name(pool);
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.born(pid, start_time, name, slot.0, tag)
         {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Recipes {
     pinned: BTreeMap<(PoolId, Generation), Arc<Pinned>>,
-    /// The base environment of each pool, made once.
-    base: BTreeMap<PoolId, Vec<(OsString, OsString)>>,
+    /// The base environment of each generation, made once.
+    base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
     rotad: PathBuf,
 }
 
@@ -41,9 +41,8 @@ impl Recipes {
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub(super) fn order(&mut self, plan: &PoolPlan, listeners: &[Listener], birth: &Birth<'_>) -> BirthOrder {
+    pub(super) fn order(&mut self, plan: &PoolPlan, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
         let recipe = &plan.recipe;
-        let own: Vec<&Listener> = recipe.listen.iter().filter_map(|index| listeners.get(*index)).collect();
         let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
             addresses: &addresses,
@@ -55,7 +54,7 @@ impl Recipes {
         let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
         let mut env = self
             .base
-            .entry(birth.pool)
+            .entry((birth.pool, birth.generation))
             .or_insert_with(|| environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref()))
             .clone();
         for (name, value) in &recipe.env {
@@ -101,6 +100,7 @@ impl Recipes {
     /// Keeps only generations of a pool that somebody may still be made from.
     pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
         self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
+        self.base.retain(|(of, generation), _| *of != pool || wanted(*generation));
     }
 }
 

@@ -128,10 +128,10 @@ impl Keeper {
         let Some(body) = self.roster.get(worker) else { return };
         let mut shut = Vec::new();
         // Servers call listen(2) on what they inherit, and shrink the queue of all.
-        for index in &self.plan.pools[body.pool.0 as usize].recipe.listen {
-            let Some(listener) = self.listeners.get(*index) else { continue };
+        for id in &body.pattern.listeners {
+            let Some(listener) = self.listening.get(*id) else { continue };
             if listener.is_shut() {
-                shut.push(*index as u64);
+                shut.push(*id);
             } else if let Err(error) = listener.restore_backlog() {
                 tracing::warn!(listen = listener.name(), "the backlog cannot be restored: {error}");
             }
@@ -196,6 +196,7 @@ impl Keeper {
             .chain(view.pool(pool).map(|p| p.filling))
             .collect();
         self.recipes.keep(pool, |generation| known.contains(&generation));
+        self.posts.keep(pool, |generation| known.contains(&generation));
     }
 
     fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {

@@ -1,6 +1,7 @@
 //! The roster: the only place that knows both a worker's number and its process.
 
 use super::obituary::Obituary;
+use super::posts::Pattern;
 use crate::observe::status::LastExit;
 use crate::os::cgroup::Cgroup;
 use crate::os::lineage::{Family, SweepResult, sweep};
@@ -37,6 +38,8 @@ pub(super) struct Body {
     pub pool: PoolId,
     pub slot: Slot,
     pub generation: Generation,
+    /// What it was made from.
+    pub pattern: Arc<Pattern>,
     /// `ROTAD_WORKER`: unique for each birth of each master.
     pub tag: String,
     pub stage: Stage,

@@ -4,7 +4,9 @@
 use super::asks::Clerk;
 use super::fence::Fence;
 use super::launch::LaunchWatch;
+use super::listening::Listening;
 use super::obituary::Obituaries;
+use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
 use super::roster::Roster;
 use super::tickets::Tickets;
@@ -26,7 +28,7 @@ use crate::os::sys;
 use crate::os::wake::Wake;
 use crate::plan::Plan;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rotad_core::{Master, PoolId, Time};
+use rotad_core::{Master, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -226,6 +228,7 @@ impl Standing {
             reactor.watch(wake.as_fd(), Source::Wake, Interest::Read)?;
             reactor.watch(ground.server.as_fd(), Source::Control, Interest::Read)?;
             for (number, listener) in ground.listeners.iter().enumerate() {
+                // The same numbers as `Listening` gives them.
                 reactor.watch(listener.fd().as_fd(), Source::Listener(number as u64), Interest::Hangup)?;
             }
             Ok((reactor, wake, spawner, scout, null.into()))
@@ -247,9 +250,17 @@ impl Standing {
 
     fn keeper(self, plan: Plan, launch: Launch) -> Keeper {
         let Self { ground, reactor, wake, spawner, scout, null } = self;
-        let names = plan.pools.iter().enumerate().map(|(id, pool)| (PoolId(id as u32), pool.name.clone()));
+        let mut listening = Listening::default();
+        let ids: Vec<_> = ground.listeners.into_iter().map(|listener| listening.add(listener)).collect();
+        let mut posts = Posts::default();
+        for pool in &plan.pools {
+            let listeners = pool.recipe.listen.iter().map(|index| ids[*index]).collect();
+            posts.add(Pattern { plan: pool.clone(), listeners });
+        }
+        let names: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone())).collect();
         let patience = plan.pools.iter().map(|p| p.policy.ready_timeout.as_millis()).max().unwrap_or(0);
-        let launch = LaunchWatch::new(launch, names, Duration::from_millis(patience) + Duration::from_secs(1));
+        let launch =
+            LaunchWatch::new(launch, names.into_iter(), Duration::from_millis(patience) + Duration::from_secs(1));
         // The moment of birth makes it unique over reboots and reused pids.
         let born = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Keeper {
@@ -260,7 +271,8 @@ impl Standing {
             notify_dir: ground.house.path().join("notify"),
             house: ground.house,
             signals: ground.signals,
-            listeners: ground.listeners,
+            listening,
+            posts,
             pen: ground.pen,
             server: ground.server,
             journal: ground.journal,
