@@ -2,7 +2,7 @@
 
 use super::client::{Client, ClientError, Patience};
 use super::{args, code, not_supported, print, seam};
-use crate::control::wire::{Answer, Ask, Which};
+use crate::control::wire::{Answer, Ask, Extent, Wait, Which};
 use crate::os::interrupt::Interrupt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
         }
         Err(error) => return failed(&error),
     };
-    let done = converse(&mut client, Ask::Stop { now }, &patience).and_then(|(code, message)| {
+    let done = converse(&mut client, Ask::Stop { pools: Vec::new(), now }, &patience).and_then(|(code, message)| {
         // A refusal (another's master, not permitted) leaves it running.
         if code == 0 || code == code::FAILED {
             client.wait_gone(&patience)?;
@@ -60,9 +60,10 @@ pub(super) fn roll(file: Option<&Path>, which: args::Which, wait: args::Wait, re
         return not_supported("`POOL/SLOT` (replacing a single worker)");
     }
     let which = Which { pools: which.pools, workers: which.workers, tasks: which.tasks };
+    let until = if wait.no_wait { Wait::No } else { Wait::Done };
     let ask = match reload {
-        true => Ask::Reload { which, wait: !wait.no_wait },
-        false => Ask::Roll { which, wait: !wait.no_wait },
+        true => Ask::Reload { which, extent: Extent::Everything, wait: until },
+        false => Ask::Roll { which, wait: until },
     };
     once(file, ask, wait.timeout)
 }

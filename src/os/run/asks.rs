@@ -2,7 +2,7 @@
 
 use super::Keeper;
 use crate::control::server::Heard;
-use crate::control::wire::{Answer, Ask, Question, Which};
+use crate::control::wire::{Answer, Ask, Extent, Question, Wait, Which};
 use crate::os::reactor::{Interest, Source};
 use crate::os::wake::Wake;
 use crate::plan::{self, Kind, Plan};
@@ -126,7 +126,7 @@ impl Keeper {
                 let status = self.snapshot();
                 self.answer(client, &Answer::Status(Box::new(status)), true);
             }
-            Ask::Stop { now } => {
+            Ask::Stop { pools, now } if pools.is_empty() => {
                 tracing::info!("a client asks to stop{}", if now { " at once" } else { "" });
                 self.stop_clients.push(client);
                 self.stop(now);
@@ -134,10 +134,11 @@ impl Keeper {
             Ask::Roll { which, wait } => {
                 if let Some(pools) = self.chosen(client, &which) {
                     tracing::info!("a client asks to roll {}", self.names(&pools));
-                    self.roll_for(client, &pools, wait);
+                    self.roll_for(client, &pools, wait != Wait::No);
                 }
             }
-            Ask::Reload { which, wait } => {
+            Ask::Reload { which, extent: Extent::Everything, wait } => {
+                let wait = wait != Wait::No;
                 if let Some(pools) = self.chosen(client, &which)
                     && !self.clerk.look(Errand::Ask { client, pools, wait }, self.plan.clone())
                 {
@@ -152,6 +153,15 @@ impl Keeper {
                     }
                 }
             }
+            Ask::Stop { .. }
+            | Ask::Start { .. }
+            | Ask::Renew { .. }
+            | Ask::Reload { .. }
+            | Ask::Rollback { .. }
+            | Ask::Scale { .. }
+            | Ask::Signal { .. }
+            | Ask::Logs { .. }
+            | Ask::Events { .. } => self.done(client, 78, "not supported yet: this request".to_owned()),
         }
     }
 
