@@ -9,7 +9,7 @@ pub fn pools(status: &Status, colour: bool) -> String {
     let mut out = format!(
         "rotad {}  {}  pid {}  up {}  {}\n",
         harmless(&master.version),
-        harmless(&master.config.to_string_lossy()),
+        harmless(&*master.config.to_string_lossy()),
         master.pid,
         duration(master.uptime_s),
         harmless(&master.state)
