@@ -15,7 +15,7 @@ use nix::sys::signal::SigSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -229,11 +229,11 @@ impl Desk {
     }
 
     fn close_unused(&mut self) {
-        let used: BTreeSet<&PathBuf> = self
+        let used: BTreeSet<&Path> = self
             .readers
             .values()
             .filter_map(|reader| match &reader.target {
-                LogTarget::File { path, .. } => Some(path),
+                LogTarget::File { path, .. } => Some(path.as_path()),
                 _ => None,
             })
             .collect();

@@ -28,6 +28,10 @@ pub enum Stream {
 }
 
 impl Stream {
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Stdout, Self::Stderr, Self::Both].into_iter().find(|stream| stream.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",

@@ -9,7 +9,7 @@ use super::sheet::{Sheet, Shut};
 use crate::plan::LogFormat;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What of the master's own lines may wait for a log that cannot be written, in bytes.
 const WAITING: usize = 256 << 10;
@@ -69,11 +69,11 @@ impl Sheets {
     }
 
     /// Closes files that nobody writes to any more, unless they are owed a word.
-    pub(super) fn keep(&mut self, used: impl Fn(&PathBuf) -> bool) {
+    pub(super) fn keep(&mut self, used: impl Fn(&Path) -> bool) {
         self.files.retain(|path, sheet| sheet.owes_a_word() || used(path));
     }
 
-    fn is_masters(&self, path: &PathBuf) -> bool {
+    fn is_masters(&self, path: &Path) -> bool {
         self.paper.sheet.path() == Some(path)
     }
 

@@ -92,10 +92,10 @@ impl Keeper {
             output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        let (pool, slot, generation, tag) = (body.pool, body.slot, body.generation, body.tag.clone());
+        let (pool, slot, generation) = (body.pool, body.slot, body.generation);
         let name = self.pool_name(pool);
         tracing::debug!(pool = name, slot = slot.0, generation = generation.0, pid, "started");
-        self.journal_born(pid, start_time, pool, slot, &tag);
+        self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
         for asked in asked {
