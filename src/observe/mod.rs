@@ -1,6 +1,7 @@
 //! Eyes without hands: status, diary, manager; and how they are shown to people.
 
 pub mod diary;
+pub mod harmless;
 pub mod manager;
 pub mod print;
 pub mod status;

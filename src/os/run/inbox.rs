@@ -2,11 +2,12 @@
 
 use super::Keeper;
 use super::obituary::last_exit;
-use super::roster::{Asked, Stage};
+use super::roster::{Asked, Body, Stage};
+use crate::observe::harmless::harmless;
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
 use crate::os::lineage::Family;
 use crate::os::notify::Message;
-use crate::os::pen::harmless;
+use crate::os::pen::Pen;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
 use crate::os::sockets::Healed;
@@ -87,14 +88,14 @@ impl Keeper {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
         body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
-        if let Some(stream) = &body.stream {
-            stream.set_pid(pid);
+        if let Some(output) = &body.output {
+            output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        let (pool, slot, generation, tag) = (body.pool, body.slot, body.generation, body.tag.clone());
+        let (pool, slot, generation) = (body.pool, body.slot, body.generation);
         let name = self.pool_name(pool);
         tracing::debug!(pool = name, slot = slot.0, generation = generation.0, pid, "started");
-        self.journal_born(pid, start_time, pool, slot, &tag);
+        self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
         for asked in asked {
@@ -149,7 +150,7 @@ impl Keeper {
     /// No program came of the order; what there was of a process is gone.
     pub(super) fn not_born(&mut self, worker: WorkerId) {
         let Some(mut body) = self.roster.remove(worker) else { return };
-        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+        let log = last_words(&self.pen, &body);
         let exit = last_exit(None, body.error.take(), 0.0, log);
         self.obituaries.add(worker, body.obituary(exit, false));
         self.bury(&body);
@@ -172,7 +173,7 @@ impl Keeper {
         for message in notify.drain(MESSAGES_A_TURN) {
             let Message { ready, extend, status, stopping, .. } = message;
             if let Some(status) = status {
-                body.says = Some(harmless(status.as_bytes()));
+                body.says = Some(harmless(status));
             }
             if let Some(by) = extend {
                 facts.push(Event::Extended(worker, Span::from_millis(by.as_millis() as u64)));
@@ -257,10 +258,7 @@ impl Keeper {
             return self.not_born(worker);
         }
         body.exit = Some(exit);
-        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
-        if !log.is_empty() {
-            self.pen.nudge();
-        }
+        let log = last_words(&self.pen, body);
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
@@ -333,4 +331,12 @@ impl Keeper {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }
+}
+
+/// What a worker that has ended said last.
+fn last_words(pen: &Pen, body: &Body) -> Vec<String> {
+    let Some(output) = &body.output else { return Vec::new() };
+    let words = pen.last_words(output);
+    pen.ended(output);
+    words
 }
