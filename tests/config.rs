@@ -219,7 +219,9 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((plan.master.log_max_size, plan.master.log_keep, plan.master.log_file), (50 << 20, 10, None));
     assert_eq!((plan.control.mode, plan.control.group), (0o600, None));
     let [web, task] = &plan.pools[..] else { panic!("{:?}", plan.pools) };
-    assert_eq!((web.kind, web.ready, web.stdout, web.stderr), (Kind::Worker, Ready::Auto, Sink::Master, Sink::Stdout));
+    assert_eq!((web.kind, &web.ready), (Kind::Worker, &Ready::Auto));
+    assert_eq!((&web.log.stdout, &web.log.stderr), (&Sink::Master, &Sink::Stdout));
+    assert_eq!((web.log.max_size, web.log.keep), (50 << 20, 10));
     assert_eq!(web.policy.readiness, Readiness::Alive(Span::from_secs(1)));
     assert_eq!(web.policy.ready_timeout, Span::from_secs(60));
     assert_eq!(web.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(30) }]);
@@ -249,7 +251,7 @@ fn listeners_are_shared_and_kept_in_order() {
     );
     let base = plan.config.parent().unwrap();
     assert_eq!(plan.listeners[1].address, Address::Unix(base.join("run/a.sock")));
-    let context = Context { addresses: &[], pool: "x", slot: 0, generation: 1, rotad: Path::new("/r") };
+    let context = Context { addresses: &[], pool: "x", slot: 0, generation: 1, port: None, rotad: Path::new("/r") };
     assert_eq!(plan.pools[0].recipe.command[2].expand(&context), "exit 4");
     assert_eq!(plan.pools[0].policy.readiness, Readiness::Reported);
 }
@@ -259,7 +261,7 @@ fn an_env_file_comes_before_env_and_counts_as_configuration() {
     let case = Case::new("[pool.web]\ncommand = [\"sh\"]\nenv_file = \".env\"\nenv = { B = \"{slot}\" }\n");
     fs::write(case.base().join(".env"), "A={slot}\nB=1\n").unwrap();
     let plan = case.load().unwrap().plan;
-    let context = Context { addresses: &[], pool: "web", slot: 3, generation: 1, rotad: Path::new("/r") };
+    let context = Context { addresses: &[], pool: "web", slot: 3, generation: 1, port: None, rotad: Path::new("/r") };
     let env: Vec<_> =
         plan.pools[0].recipe.env.iter().map(|(name, value)| (name.as_str(), value.expand(&context))).collect();
     assert_eq!(env, [("A", "{slot}".into()), ("B", "1".into()), ("B", "3".into())]);

@@ -57,6 +57,7 @@ fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPl
         log_max_size,
         log_keep: master.log_keep.map_or(10, |at| at.value),
         stop_timeout: master.stop_timeout.map(|at| Duration::from_millis(at.value.as_millis())),
+        watch_config: false,
         runtime_dir,
         name,
     }

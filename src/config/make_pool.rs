@@ -6,7 +6,7 @@ use super::pool::{self, Pool, Surge};
 use super::reader::{At, Reader};
 use super::report::shown;
 use super::{accounts, look, values};
-use crate::plan::{Fault, Kind, ListenPlan, PoolPlan, Ready, Recipe, Sink, Template};
+use crate::plan::{Fault, Kind, ListenPlan, LogPlan, PoolPlan, Ready, Recipe, Recycle, Sink, Template};
 use rotad_core::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Span};
 
 /// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
@@ -22,12 +22,29 @@ pub(super) fn pool(
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
     let policy = policy(cx, kind, &pool);
     let listen = listen(cx, listeners, &pool);
-    let ready = pool.ready.as_ref().map_or(Ready::Auto, |at| at.value);
-    let stdout = pool.log.stdout.as_ref().map_or(Sink::Master, |at| at.value);
-    let stderr = pool.log.stderr.as_ref().map_or(Sink::Stdout, |at| at.value);
+    let ready = pool.ready.as_ref().map_or(Ready::Auto, |at| at.value.clone());
+    let log = LogPlan {
+        stdout: pool.log.stdout.as_ref().map_or(Sink::Master, |at| at.value.clone()),
+        stderr: pool.log.stderr.as_ref().map_or(Sink::Stdout, |at| at.value.clone()),
+        max_size: 50 << 20,
+        keep: 10,
+    };
     let plans: Vec<ListenPlan> = listen.iter().map(|index| listeners.plans[*index].clone()).collect();
     let recipe = recipe(cx, files, name, pool, listen, &plans);
-    PoolPlan { name: name.value.clone(), kind, policy, ready, recipe, stdout, stderr }
+    PoolPlan {
+        name: name.value.clone(),
+        kind,
+        policy,
+        after: Vec::new(),
+        essential: None,
+        ready,
+        recipe,
+        ports: None,
+        recycle: Recycle::default(),
+        health: None,
+        watch: None,
+        log,
+    }
 }
 
 fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
@@ -35,6 +52,7 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
     let default_stop = match kind {
         Kind::Worker => Span::from_secs(30),
         Kind::Task => Span::from_secs(300),
+        Kind::Step => Span::from_secs(30),
     };
     let ready_timeout = pool.ready_timeout.as_ref().map_or(Span::from_secs(60), |at| at.value);
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| at.value == Span::ZERO) {
@@ -60,7 +78,7 @@ fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
     let Some(ready) = &pool.ready else {
         return if listens { Readiness::Reported } else { Readiness::Alive(AUTO) };
     };
-    match ready.value {
+    match &ready.value {
         Ready::Auto if !listens => Readiness::Alive(AUTO),
         Ready::Auto | Ready::Notify => Readiness::Reported,
         Ready::Accepting => {
@@ -73,6 +91,7 @@ fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
             }
             Readiness::Reported
         }
+        Ready::Probe(_) => Readiness::Reported,
         Ready::Spawned => Readiness::Alive(Span::ZERO),
         Ready::After(after) => {
             let after = Span::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));

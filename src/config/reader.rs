@@ -214,11 +214,11 @@ impl Reader {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<At<T>> {
+    pub(super) fn choice<T: Clone>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<At<T>> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let text = self.text(value, &quoted(&names))?;
         match words.iter().find(|(name, _)| *name == text.value) {
-            Some((_, choice)) => Some(At::new(*choice, text.span)),
+            Some((_, choice)) => Some(At::new(choice.clone(), text.span)),
             None => {
                 self.unknown(&text.span, "value", &text.value, &names);
                 None

@@ -247,7 +247,7 @@ const SINKS: &[(&str, Sink)] = &[("master", Sink::Master), ("inherit", Sink::Inh
 pub(super) fn sink(cx: &mut Reader, value: &Value<'_>, may_follow: bool) -> Option<At<Sink>> {
     let text = cx.text(value, "\"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
-        return Some(At::new(*sink, text.span));
+        return Some(At::new(sink.clone(), text.span));
     }
     match text.value.as_str() {
         "stdout" if may_follow => return Some(At::new(Sink::Stdout, text.span)),

@@ -131,5 +131,6 @@ pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Worker => "worker",
         Kind::Task => "task",
+        Kind::Step => "step",
     }
 }

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub pool: &'a str,
     pub slot: u32,
     pub generation: u32,
+    /// The worker's own of its pool's `ports`.
+    pub port: Option<u16>,
     /// The path of the rotad binary.
     pub rotad: &'a Path,
 }
@@ -80,10 +82,15 @@ impl Template {
                 Piece::Addr(index) => {
                     text.push(context.addresses.get(*index).map_or_else(OsString::new, Address::to_os_string));
                 }
-                Piece::Port(index) => match context.addresses.get(*index) {
+                Piece::ListenerPort(index) => match context.addresses.get(*index) {
                     Some(Address::Tcp(address)) => text.push(address.port().to_string()),
                     Some(Address::Unix(_)) | None => {}
                 },
+                Piece::Port => {
+                    if let Some(port) = context.port {
+                        text.push(port.to_string());
+                    }
+                }
                 Piece::Pool => text.push(context.pool),
                 Piece::Slot => text.push(context.slot.to_string()),
                 Piece::Generation => text.push(context.generation.to_string()),
@@ -129,7 +136,7 @@ fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
         return match (kind, &listen[index].address) {
             ("fd", _) => Ok(Piece::Fd(index)),
             ("addr", _) => Ok(Piece::Addr(index)),
-            (_, Address::Tcp(_)) => Ok(Piece::Port(index)),
+            (_, Address::Tcp(_)) => Ok(Piece::ListenerPort(index)),
             (_, Address::Unix(_)) => Err(fault(
                 &format!("`{{{word}}}`: a unix socket has no port"),
                 format!("write `{{addr:{name}}}` or `{{fd:{name}}}`"),
@@ -188,8 +195,14 @@ mod tests {
         let local = Address::Unix("/run/x.sock".into());
         let plans = [listener("http", http.clone()), listener("local", local.clone())];
         let template = Template::parse(text, &plans.iter().collect::<Vec<_>>()).map_err(|fault| fault.message)?;
-        let context =
-            Context { addresses: &[http, local], pool: "web", slot: 2, generation: 7, rotad: Path::new("/bin/rotad") };
+        let context = Context {
+            addresses: &[http, local],
+            pool: "web",
+            slot: 2,
+            generation: 7,
+            port: Some(3002),
+            rotad: Path::new("/bin/rotad"),
+        };
         Ok(template.expand(&context).to_string_lossy().into_owned())
     }
 

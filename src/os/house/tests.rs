@@ -17,6 +17,7 @@ fn plan(folder: &Path) -> Plan {
         log_max_size: 1,
         log_keep: 1,
         stop_timeout: None,
+        watch_config: false,
     };
     let nothing = SignalAction::Ignore;
     Plan {

@@ -6,7 +6,7 @@ use super::roster::{Body, Stage};
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::{Stream, Worker};
-use crate::plan::Sink;
+use crate::plan::{LogPlan, Sink};
 use rotad_core::{Event, Generation, Order, PoolId, Record, Slot, WorkerId};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,7 +92,7 @@ impl Keeper {
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
         let label = Worker { pool: plan.name.clone(), slot: slot.0 };
-        let (stream, stdout, stderr) = outputs(plan.stdout, plan.stderr, label, owner, &self.null)?;
+        let (stream, stdout, stderr) = outputs(&plan.log, label, owner, &self.null)?;
         let value = notify.env_value();
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
@@ -152,12 +152,13 @@ impl Keeper {
 /// The worker's stdout and stderr, and our end of the pipe if one of them goes to the master's log.
 type Outputs = (Option<Arc<Stream>>, Arc<OwnedFd>, Arc<OwnedFd>);
 
-fn outputs(stdout: Sink, stderr: Sink, label: Worker, owner: Option<u32>, null: &Arc<OwnedFd>) -> io::Result<Outputs> {
+fn outputs(log: &LogPlan, label: Worker, owner: Option<u32>, null: &Arc<OwnedFd>) -> io::Result<Outputs> {
     let mut stream = None;
-    let mut end = |sink: Sink, inherited: BorrowedFd<'_>| -> io::Result<Arc<OwnedFd>> {
+    let mut end = |sink: &Sink, inherited: BorrowedFd<'_>| -> io::Result<Arc<OwnedFd>> {
         match sink {
             Sink::Null | Sink::Stdout => Ok(null.clone()),
             Sink::Inherit => Ok(Arc::new(inherited.try_clone_to_owned()?)),
+            Sink::File(_) => Err(io::Error::other("not supported yet: a log file of a pool")),
             Sink::Master => {
                 if stream.is_none() {
                     let (ours, theirs) = Stream::open(label.clone(), owner)?;
@@ -167,8 +168,8 @@ fn outputs(stdout: Sink, stderr: Sink, label: Worker, owner: Option<u32>, null: 
             }
         }
     };
-    let out = end(stdout, io::stdout().as_fd())?;
-    let err = match stderr {
+    let out = end(&log.stdout, io::stdout().as_fd())?;
+    let err = match &log.stderr {
         Sink::Stdout => out.clone(),
         other => end(other, io::stderr().as_fd())?,
     };

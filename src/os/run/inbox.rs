@@ -166,7 +166,7 @@ impl Keeper {
         let counts = match plan.ready {
             Ready::Notify => true,
             Ready::Auto => plan.recipe.listen.is_empty() || self.blind.contains(&worker),
-            Ready::Accepting | Ready::Spawned | Ready::After(_) => false,
+            Ready::Accepting | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
         };
         let mut facts = Vec::new();
         for message in notify.drain(MESSAGES_A_TURN) {

@@ -49,6 +49,7 @@ impl Recipes {
             pool: &plan.name,
             slot: birth.slot.0,
             generation: birth.generation.0,
+            port: None,
             rotad: &self.rotad,
         };
         let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
