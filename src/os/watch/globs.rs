@@ -1,7 +1,8 @@
 //! Patterns of paths, taken apart by folder: so a walk enters only folders in which something can match.
 //!
 //! `*`, `?` and `[…]` stand for letters of one name, `**` for any number of folders. As in a shell, none of them
-//! matches a name that begins with a dot: hidden files are matched where the pattern says the dot.
+//! matches a name that begins with a dot: hidden files are matched where the pattern says the dot. A `**` at the end
+//! stands for all files below.
 
 use glob::{MatchOptions, Pattern};
 use std::ffi::OsStr;
@@ -79,12 +80,21 @@ impl Globs {
 
     /// What stands below `name` in a folder with this stand.
     pub(super) fn step(&self, stand: Stand, name: &OsStr) -> Stand {
+        self.next(stand, name, true)
+    }
+
+    /// The same for a link to a folder, which `**` does not follow.
+    pub(super) fn step_by_name(&self, stand: Stand, name: &OsStr) -> Stand {
+        self.next(stand, name, false)
+    }
+
+    fn next(&self, stand: Stand, name: &OsStr, deep: bool) -> Stand {
         let name = name.to_string_lossy();
-        let hidden = name.starts_with('.');
+        let deep = deep && !name.starts_with('.');
         let mut next = 0;
         for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| stand.0 & (1 << at) != 0) {
             match part {
-                Part::Deep if !hidden => next |= self.from(at),
+                Part::Deep if deep => next |= self.from(at),
                 Part::Name(pattern) if pattern.matches_with(&name, HOW) => next |= self.from(at + 1),
                 _ => {}
             }

@@ -320,8 +320,9 @@ fn happened(kept: &Kept, inside: &Inside, name: &OsStr, what: AddWatchFlags, new
         }
         return;
     }
-    if descends && came && path.is_symlink() {
-        news.places.insert((inside.globs, path.clone()), stand);
+    let by_name = globs.step_by_name(inside.stand, name);
+    if globs.descends(by_name) && came && path.is_symlink() {
+        news.places.insert((inside.globs, path.clone()), by_name);
     }
     news.way |= descends && went && kept.links.contains(&path);
     if globs.matches(stand) {

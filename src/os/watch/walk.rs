@@ -1,5 +1,8 @@
 //! From patterns to files: a walk through the folders in which something can match, with an ear in each before it is
 //! read, so that nothing slips in between; and the way to them, link by link.
+//!
+//! Links to folders are followed where a pattern names them or matches their name, never by `**`: no walk goes in
+//! circles.
 
 use super::ears::{Deaf, Ears, Inside};
 use super::globs::{Globs, Stand};
@@ -8,9 +11,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
 
 /// Matching files, and folders on the way to them, of one plan.
 pub(super) const MOST: usize = 100_000;
@@ -45,27 +46,6 @@ pub(super) struct Walk<'w> {
 struct Step {
     path: PathBuf,
     stand: Stand,
-    above: Option<Rc<Place>>,
-}
-
-/// A folder that was entered, and those above it.
-struct Place {
-    device: u64,
-    inode: u64,
-    above: Option<Rc<Place>>,
-}
-
-impl Place {
-    fn is_below_itself(&self) -> bool {
-        let mut above = self.above.as_ref();
-        while let Some(place) = above {
-            if (place.device, place.inode) == (self.device, self.inode) {
-                return true;
-            }
-            above = place.above.as_ref();
-        }
-        false
-    }
 }
 
 impl<'w> Walk<'w> {
@@ -88,7 +68,7 @@ impl<'w> Walk<'w> {
             self.link(&path, &target);
             self.found.links.push(path.clone());
         }
-        let mut steps = vec![Step { path, stand, above: None }];
+        let mut steps = vec![Step { path, stand }];
         while let Some(step) = steps.pop() {
             if self.found.folders >= MOST || self.found.files.len() >= MOST {
                 self.found.too_many = true;
@@ -112,36 +92,34 @@ impl<'w> Walk<'w> {
         step: Step,
         steps: &mut Vec<Step>,
     ) -> Result<(), (PathBuf, io::Error)> {
-        let Step { path, stand, above } = step;
+        let Step { path, stand } = step;
         let failed = |error| (path.clone(), error);
-        let meta = path.metadata().map_err(failed)?;
-        let place = Place { device: meta.dev(), inode: meta.ino(), above };
-        if place.is_below_itself() {
-            return Ok(());
-        }
-        let place = Rc::new(place);
         let inside = Inside { plan: self.plan, globs: number, path: path.clone(), stand };
         let new = self.ears.inside(inside).map(usize::from);
         self.found.new += self.deaf(new).map_err(failed)?;
         self.found.folders += 1;
         for entry in fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let stand = globs.step(stand, &entry.file_name());
-            if stand.is_lost() {
+            let (name, inner) = (entry.file_name(), entry.path());
+            let below = globs.step(stand, &name);
+            if below.is_lost() {
                 continue;
             }
             let kind = entry.file_type().map_err(failed)?;
-            let inner = entry.path();
-            let meta = if kind.is_symlink() { self.behind(&inner) } else { None };
-            let is_dir = kind.is_dir() || meta.as_ref().is_some_and(Metadata::is_dir);
-            let is_file = kind.is_file() || meta.as_ref().is_some_and(Metadata::is_file);
-            if is_dir && globs.descends(stand) {
-                if meta.is_some() {
+            let behind = if kind.is_symlink() { self.behind(&inner) } else { None };
+            if kind.is_dir() && globs.descends(below) {
+                steps.push(Step { path: inner, stand: below });
+            } else if behind.as_ref().is_some_and(Metadata::is_dir) {
+                let below = globs.step_by_name(stand, &name);
+                if globs.descends(below) {
                     self.found.links.push(inner.clone());
+                    steps.push(Step { path: inner, stand: below });
                 }
-                steps.push(Step { path: inner, stand, above: Some(place.clone()) });
-            } else if is_file && globs.matches(stand) && self.found.files.len() < MOST {
+            } else if (kind.is_file() || behind.is_some_and(|meta| meta.is_file())) && globs.matches(below) {
                 self.found.files.push(inner);
+                if self.found.files.len() >= MOST {
+                    break;
+                }
             }
         }
         Ok(())
