@@ -19,6 +19,7 @@ mod roster;
 mod snapshot;
 mod startup;
 mod tickets;
+mod watching;
 
 use crate::control::server::Server;
 use crate::observe::manager::Manager;
@@ -49,6 +50,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
+use watching::Watching;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
@@ -70,6 +72,7 @@ struct Keeper {
     scout: Scout,
     pen: Pen,
     clerk: asks::Clerk,
+    watching: Watching,
     house: House,
     journal: Option<Journal>,
     listening: Listening,
@@ -127,6 +130,8 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
+        // Before any worker reads them.
+        self.watch_files();
         let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
         for (pool, policy) in pools {
             self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
@@ -167,6 +172,7 @@ impl Keeper {
                 self.births();
                 self.scouted();
                 self.clerk_answers();
+                self.watched_files();
             }
             Source::Verdict(worker) => self.verdict(worker),
             Source::Notify(worker) => self.messages(worker),

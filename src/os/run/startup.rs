@@ -10,6 +10,7 @@ use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
 use super::roster::Roster;
 use super::tickets::Tickets;
+use super::watching::Watching;
 use super::{Failed, Keeper};
 use crate::control::server::Server;
 use crate::observe::diary;
@@ -296,6 +297,7 @@ impl Standing {
             clock: Clock::start(),
             told: Time(0),
             clerk: Clerk::new(wake.clone()),
+            watching: Watching::new(wake.clone()),
             notify_dir: ground.house.path().join("notify"),
             house: ground.house,
             signals: ground.signals,
