@@ -4,15 +4,22 @@ use std::io::{IsTerminal, Write};
 
 /// A line to stdout.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
     // Nobody is left to be told that stdout is gone; the exit code still says how it went.
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).ok();
+    write(&format!("{text}\n")).ok();
 }
 
 /// Text as it is to stdout.
 pub fn raw(text: &str) {
+    write(text).ok();
+}
+
+/// Text as it is to stdout, for whatever goes on printing as long as somebody reads.
+///
+/// # Errors
+/// Nobody reads any more, or the disk is full.
+pub fn write(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// `rotad: TEXT` to stderr.
@@ -48,7 +55,20 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
-/// The same for text of many lines.
+/// JSON with the control characters that it allows in strings (DEL, C1) escaped as well.
+pub fn harmless_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (c.is_control() && c != '\n') || turns(c) {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// As [`harmless`], for text of many lines.
 pub fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
@@ -68,6 +88,14 @@ mod tests {
         assert!(out.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{out:?}");
         assert!(out.contains("äß") && out.contains('✓'));
         assert_eq!(harmless("a\x1b]0;title\x07b\tc"), "a\\u{1b}]0;title\\u{7}b c");
+    }
+
+    #[test]
+    fn json_means_the_same_and_moves_nothing() {
+        let text = "a\u{9b}2J\u{7f}\u{202e}\x1bä";
+        let json = harmless_json(&serde_json::to_string(&[text]).unwrap());
+        assert!(json.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{json:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
     }
 
     #[test]
