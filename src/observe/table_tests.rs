@@ -120,7 +120,7 @@ fn between_two_looks_the_processor_is_a_share() {
     let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));
     let table = pools(&after, Look { colour: false, rates: Some(&rates) });
     assert!(table.contains("50%") && !table.contains("0.8s"), "{table}");
-    assert!(table.lines().any(|line| line.contains("api") && line.contains("  –    ")), "new since then: {table}");
+    assert!(table.lines().any(|line| line.contains("api") && line.contains("  –    20M")), "new since then: {table}");
 }
 
 #[test]
