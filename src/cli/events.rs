@@ -93,12 +93,12 @@ fn colour(event: &Event) -> Option<u8> {
     const YELLOW: u8 = 33;
     const GREY: u8 = 90;
     match event.event {
-        Exit | BirthFailed | NotReady | Lost | CrashLoop | ConfigRefused => Some(RED),
-        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied => Some(GREEN),
+        Exit | BirthFailed | NotReady | Unhealthy | Lost | CrashLoop | ConfigRefused | EssentialLost => Some(RED),
+        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         RollEnded => Some(RED),
         RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded => Some(YELLOW),
-        Signal | Spawn | Soaked | Stopped | RollStep | RollWaits => Some(GREY),
+        Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
         MasterStopping | MasterStopped | SignalReceived | Request | Retired | PoolStopped | RollStarted => None,
     }
 }

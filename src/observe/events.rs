@@ -45,6 +45,8 @@ words! {
     ConfigApplied = "config-applied",
     /// It was read again and nothing came of it.
     ConfigRefused = "config-refused",
+    /// A pool waits for those that it comes after.
+    Held = "held",
     /// A worker's process exists.
     Spawn = "spawn",
     /// There is no process: its program, folder or user cannot be used.
@@ -55,6 +57,8 @@ words! {
     NotReady = "not-ready",
     /// It ended, and nobody had asked it to.
     Exit = "exit",
+    /// It failed its health check.
+    Unhealthy = "unhealthy",
     /// It is asked to stop.
     Retired = "retired",
     /// A signal was sent to it.
@@ -69,11 +73,17 @@ words! {
     Lost = "lost",
     PoolReady = "pool-ready",
     PoolStopped = "pool-stopped",
+    /// A step has ended well.
+    StepDone = "step-done",
     CrashLoop = "crash-loop",
     CrashLoopOver = "crash-loop-over",
+    /// An essential pool had no worker ready for too long: the master stops.
+    EssentialLost = "essential-lost",
     RollStarted = "roll-started",
     /// One more slot is done.
     RollStep = "roll-step",
+    /// A single worker was replaced.
+    Renewed = "renewed",
     /// A newer wish took over before anything was touched.
     RollSuperseded = "roll-superseded",
     /// It waits for the running one.

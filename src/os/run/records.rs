@@ -42,7 +42,11 @@ impl Keeper {
             | Record::RollWaits { .. }
             | Record::RollSuperseded { .. }
             | Record::PoolReady { .. }
-            | Record::PoolStopped { .. } => self.pool_recorded(record),
+            | Record::PoolStopped { .. }
+            | Record::Held { .. }
+            | Record::StepDone { .. }
+            | Record::Renewed { .. }
+            | Record::EssentialLost { .. } => self.pool_recorded(record),
         }
     }
 
@@ -89,6 +93,27 @@ impl Keeper {
                 self.told_manager();
             }
             Record::PoolStopped { pool } => self.note(Note::new(What::PoolStopped, "stopped").pool(pool)),
+            Record::Held { pool, by } => {
+                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
+                let text = format!("starts after {}", names.join(", "));
+                self.note(Note::new(What::Held, text).pool(pool));
+            }
+            Record::StepDone { pool, generation, took } => {
+                let note = Note::new(What::StepDone, format!("done after {took}"));
+                self.note(note.pool(pool).generation(generation));
+            }
+            Record::Renewed { pool, slot, worker, took } => {
+                self.note(Note::new(What::Renewed, format!("replaced in {took}")).worker(worker));
+                let pid = self.who(worker).pid;
+                let name = self.pool_name(pool).to_owned();
+                let text = format!("{name}/{slot}: pid {} serves, after {took}", pid.unwrap_or(0));
+                let took_ms = Some(took.as_millis());
+                self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
+            }
+            Record::EssentialLost { pool, span } => {
+                let text = format!("essential, and no worker ready for {span}");
+                self.note(Note::new(What::EssentialLost, text).pool(pool).error());
+            }
             Record::Ready { .. }
             | Record::Soaked { .. }
             | Record::Died { .. }
@@ -109,9 +134,13 @@ impl Keeper {
         self.note(Note::new(What::RollStep, text.clone()).worker(worker).debug());
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
-        let answer = Answer::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text };
+        self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
+    }
+
+    /// A worker more, for whoever waits for this pool.
+    fn step(&mut self, pool: PoolId, step: Answer) {
         for client in self.tickets.clients_of(pool) {
-            self.answer(client, &answer, false);
+            self.answer(client, &step, false);
         }
     }
 
@@ -153,6 +182,7 @@ impl Keeper {
         let kind = match cause {
             Cause::SpawnFailed => What::BirthFailed,
             Cause::NotReadyInTime => What::NotReady,
+            Cause::Unhealthy => What::Unhealthy,
             Cause::Exited(_) | Cause::Cancelled => What::Exit,
         };
         let note = Note::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
@@ -254,6 +284,8 @@ fn retired(why: Why) -> (&'static str, &'static str) {
     match why {
         Why::Replaced => ("replaced", "its successor serves: stopping"),
         Why::Abandoned => ("abandoned", "its rolling restart has ended: stopping"),
+        Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
+        Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
         Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
         Why::Stop => ("stop", "stopping"),
     }
@@ -265,6 +297,7 @@ fn failure_word(cause: Cause) -> &'static str {
         Cause::Exited(Exit::Signal { .. }) => "killed",
         Cause::SpawnFailed => "birth-failed",
         Cause::NotReadyInTime => "not-ready",
+        Cause::Unhealthy => "unhealthy",
         Cause::Cancelled => "cancelled",
     }
 }
