@@ -1,12 +1,14 @@
 //! Orders, carried out: one arm each. Nothing here waits for anything.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::recipes::Birth;
 use super::roster::{Body, Stage};
+use crate::observe::events::What;
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Output;
-use rotad_core::{Event, Generation, Order, PoolId, Record, Slot, WorkerId};
+use rotad_core::{Event, Generation, Order, PoolId, Record, Signal, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -35,8 +37,12 @@ impl Keeper {
                 }
             }
             let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
+            let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
             for order in first.into_iter().chain(then) {
                 self.carry_out(order);
+            }
+            for (worker, signal) in sent {
+                self.note_sent(worker, signal);
             }
         }
         self.busy = false;
@@ -57,7 +63,7 @@ impl Keeper {
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // The core orders workers of pools that it was given alone.
         let Some(pattern) = self.posts.pattern(pool, generation) else { return };
-        let tag = format!("{}-{}", self.tag, worker);
+        let tag = self.worker_tag(worker);
         let body = Body {
             pool,
             slot,
@@ -106,11 +112,13 @@ impl Keeper {
 
     /// Kills what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
-        let Some(body) = self.roster.get(id) else { return };
-        let pid = body.pid();
+        if self.roster.get(id).is_none() {
+            return;
+        }
         let Some(result) = self.roster.sweep(id) else { return self.swept(id) };
         if !result.killed.is_empty() {
-            tracing::info!(pid, "swept {} processes that the worker left behind", result.killed.len());
+            let text = format!("swept {} processes that the worker left behind", result.killed.len());
+            self.note(Note::new(What::Swept, text).worker(id));
         }
         if result.left == 0 {
             self.swept(id);
@@ -141,5 +149,14 @@ impl Keeper {
         if let Some(notify) = &body.notify {
             self.reactor.unwatch(notify.as_fd());
         }
+    }
+}
+
+/// What an order sends to a worker.
+fn sent(order: &Order) -> Option<(WorkerId, Signal)> {
+    match order {
+        Order::Signal(worker, signal) => Some((*worker, *signal)),
+        Order::Kill(worker) => Some((*worker, Signal::KILL)),
+        _ => None,
     }
 }

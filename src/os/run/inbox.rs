@@ -1,8 +1,10 @@
 //! What comes in, as facts: births, messages, readiness, exits, signals, hang-ups of listeners.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::obituary::last_exit;
 use super::roster::{Asked, Body, Stage};
+use crate::observe::events::What;
 use crate::observe::harmless::harmless;
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
 use crate::os::lineage::Family;
@@ -51,15 +53,13 @@ impl Keeper {
     fn pinned(&mut self, worker: WorkerId, resolved: Option<Resolved>, repinned: bool) {
         let (Some(body), Some(resolved)) = (self.roster.get(worker), resolved) else { return };
         let (pool, generation) = (body.pool, body.generation);
-        let name = self.pool_name(pool);
         if repinned {
-            tracing::warn!(
-                pool = name,
-                generation = generation.0,
+            let text = format!(
                 "the folder or program that it was pinned to is gone: resolved anew: {} in {}",
                 resolved.program.display(),
                 resolved.directory.display()
             );
+            self.note(Note::new(What::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
         let base = self.core.view().pool(pool).map(|view| view.filling);
         let same = base.is_some_and(|base| {
@@ -92,9 +92,7 @@ impl Keeper {
             output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        let (pool, slot, generation) = (body.pool, body.slot, body.generation);
-        let name = self.pool_name(pool);
-        tracing::debug!(pool = name, slot = slot.0, generation = generation.0, pid, "started");
+        self.note(Note::new(What::Spawn, "started").worker(worker).debug());
         self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
@@ -294,33 +292,32 @@ impl Keeper {
         match listener.heal() {
             Ok(Healed::Unhurt) => {}
             Ok(Healed::Relistened) => {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "a worker had shut the listening socket down: it listens again"
-                );
+                let text =
+                    format!("{}: a worker had shut the listening socket down: it listens again", listener.name());
                 // If it could not be put right before, it is not watched any more; else this changes nothing.
                 self.reactor.watch(old.as_fd(), Source::Listener(number), Interest::Hangup).ok();
+                self.note(Note::new(What::Listener, text).cause("listens-again").warn());
             }
             Ok(Healed::Replaced) => {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "a worker had shut the listening socket down: there is a new one, and its pools are rolled"
+                let text = format!(
+                    "{}: a worker had shut the listening socket down: there is a new one, and its pools are rolled",
+                    listener.name()
                 );
                 self.reactor.unwatch(old.as_fd());
                 let fd = listener.fd();
                 if let Err(error) = self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup) {
                     tracing::error!("cannot watch the new listening socket: {error}");
                 }
+                self.note(Note::new(What::Listener, text).cause("replaced").warn());
                 let users = self.posts.users(number);
                 self.roll(None, &users);
             }
             Err(error) => {
                 // Watched no longer: it would wake us for ever. A ready worker makes us try again.
-                tracing::error!(
-                    listen = listener.name(),
-                    "a listening socket was shut down and cannot be put right: {error}"
-                );
+                let text =
+                    format!("{}: a listening socket was shut down and cannot be put right: {error}", listener.name());
                 self.reactor.unwatch(old.as_fd());
+                self.note(Note::new(What::Listener, text).cause("shut").error());
             }
         }
     }

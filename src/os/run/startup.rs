@@ -2,6 +2,7 @@
 //! signal handlers, sockets, the log, the control socket, and only then the pid file.
 
 use super::asks::Clerk;
+use super::chronicle::Chronicle;
 use super::fence::Fence;
 use super::launch::LaunchWatch;
 use super::listening::Listening;
@@ -305,6 +306,7 @@ impl Standing {
             posts,
             pen: ground.pen,
             server: ground.server,
+            chronicle: Chronicle::default(),
             journal: ground.journal,
             fence: ground.fence,
             manager: ground.manager,

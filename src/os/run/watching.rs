@@ -108,7 +108,7 @@ fn begun(files: usize) -> String {
 /// `src/app.py and 3 more changed`
 fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
     let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
-    let first = harmless(&first.strip_prefix(base).unwrap_or(first).to_string_lossy());
+    let first = harmless(first.strip_prefix(base).unwrap_or(first).to_string_lossy().as_bytes());
     match count {
         0 | 1 => format!("{first} changed"),
         _ => format!("{first} and {} more changed", count - 1),
