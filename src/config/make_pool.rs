@@ -7,7 +7,7 @@ use super::reader::{At, Reader};
 use super::report::shown;
 use super::{accounts, look, values};
 use crate::plan::{Fault, Kind, ListenPlan, LogPlan, PoolPlan, Ready, Recipe, Recycle, Sink, Template};
-use rotad_core::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Span};
+use rotad_core::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 
 /// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
 const AUTO: Span = Span::from_secs(1);
@@ -70,6 +70,9 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(cx, &pool.restart),
+        kind: PoolKind::Service,
+        after: Vec::new(),
+        essential: None,
     }
 }
 

@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod deadline;
 mod event;
+mod generations;
 mod life;
 mod master;
 mod order;
@@ -29,7 +30,7 @@ mod worker;
 pub use event::{Event, Exit, Request};
 pub use master::Master;
 pub use order::{Cause, Failure, Order, Outcome, Record, Why};
-pub use policy::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Step};
+pub use policy::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Step};
 pub use roll::RollState;
 pub use time::{Span, Time};
 pub use view::{EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView};

@@ -1,7 +1,6 @@
 //! What happens to one worker: birth, readiness, stop, death.
 
 use crate::order::Why;
-use crate::pool::Pool;
 use crate::roll::Phase;
 use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
 use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, Time, WorkerId};
@@ -9,7 +8,8 @@ use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, S
 impl Master {
     pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Place) -> Option<WorkerId> {
         let known = self.pools.get_mut(&pool)?;
-        let mut worker = Worker::new(pool, slot, generation, self.now, known.policy.ready_timeout);
+        let patience = known.patience(generation);
+        let mut worker = Worker::new(pool, slot, generation, self.now, patience);
         worker.place = place;
         worker.awaited =
             place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
@@ -33,7 +33,7 @@ impl Master {
     }
 
     pub(crate) fn born(&mut self, id: WorkerId) {
-        let Some(Readiness::Alive(span)) = self.readiness(id) else { return };
+        let Some(Readiness::Alive(span)) = self.workers.get(&id).map(|w| w.readiness) else { return };
         if span == Span::ZERO {
             return self.became_ready(id);
         }
@@ -84,6 +84,14 @@ impl Master {
         self.kill(id);
     }
 
+    /// A death like any other, but the sick one is asked to leave as everybody is: it may still finish what it has.
+    pub(crate) fn unhealthy(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(Worker::serves) {
+            self.died(id, Cause::Unhealthy);
+            self.begin_stop(id, Why::Unhealthy);
+        }
+    }
+
     pub(crate) fn spawn_failed(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         if worker.leaves() {
@@ -131,11 +139,14 @@ impl Master {
         if worker.leaves() {
             return;
         }
+        // A change of configuration finds it on its way: it keeps the steps that it began with.
+        let stop = self.pools.get(&worker.pool).map(|pool| pool.policy.stop.clone()).unwrap_or_default();
         self.detach(id);
         self.record(Record::Retired { worker: id, why });
         self.change(id, |w| {
             w.asked = Some(now);
             w.drains = true;
+            w.stop = stop;
         });
         self.advance_stop(id, 0);
     }
@@ -159,14 +170,12 @@ impl Master {
     /// What a worker may ask for is one allowance for its whole stop, not one for each step.
     fn latest_stop(&self, id: WorkerId, step: usize) -> Time {
         let Some(worker) = self.workers.get(&id) else { return self.now };
-        let steps = self.pools.get(&worker.pool).map_or(&[][..], |pool| &pool.policy.stop);
-        let waits = steps.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
+        let waits = worker.stop.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
         worker.asked.unwrap_or(self.now) + waits + MOST_EXTENSION
     }
 
     fn stop_step(&self, id: WorkerId, step: usize) -> Option<Step> {
-        let pool: &Pool = self.pools.get(&self.workers.get(&id)?.pool)?;
-        pool.policy.stop.get(step).copied()
+        self.workers.get(&id)?.stop.get(step).copied()
     }
 
     /// SIGKILL; once is enough.

@@ -3,7 +3,7 @@
 use crate::deadline::{Deadlines, Key};
 use crate::pool::{Activity, Pool};
 use crate::worker::{State, Worker};
-use crate::{Event, Order, PoolId, Readiness, Record, Request, Slot, Span, Ticket, Time, WorkerId};
+use crate::{Event, Order, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -50,6 +50,7 @@ impl Master {
             Event::Born(id) => self.born(id),
             Event::SpawnFailed(id) => self.spawn_failed(id),
             Event::Ready(id) => self.became_ready(id),
+            Event::Unhealthy(id) => self.unhealthy(id),
             Event::Extended(id, by) => {
                 let now = self.now;
                 self.change(id, |w| w.extend(now, by));
@@ -71,6 +72,12 @@ impl Master {
             Request::Keep(id, policy) => self.keep(id, policy),
             Request::Drop(id) => self.drop_pool(id),
             Request::Roll(id) => self.want_roll(ticket, id),
+            Request::Remove(id) => self.remove(id),
+            Request::Change { pool, policy } => self.change_pool(ticket, pool, policy),
+            // Not built yet: nothing is done, and nobody waits.
+            Request::Return { pool, .. } | Request::Renew(pool, _) => {
+                self.out.push(Order::Reply(ticket, pool, crate::Outcome::Nothing));
+            }
             Request::Cancel(id) => self.cancel(ticket, id),
             Request::Scale(id, count) => self.scale(id, count),
             Request::Stop { cap } => self.stop(cap),
@@ -203,11 +210,6 @@ impl Master {
         for id in ids {
             self.kill(id);
         }
-    }
-
-    pub(crate) fn readiness(&self, id: WorkerId) -> Option<Readiness> {
-        let worker = self.workers.get(&id)?;
-        Some(self.pools.get(&worker.pool)?.policy.readiness)
     }
 }
 

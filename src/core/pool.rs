@@ -1,5 +1,6 @@
 //! What is known of one pool. `settle.rs` compares it with what is wanted.
 
+use crate::generations::History;
 use crate::roll::{LastRoll, Roll};
 use crate::{Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -75,6 +76,9 @@ pub(crate) struct Pool {
     pub(crate) latest: Generation,
     pub(crate) wanted: Generation,
     pub(crate) proven: Generation,
+    pub(crate) history: History,
+    /// It is not wanted any more: forgotten once nothing of it is left.
+    pub(crate) removed: bool,
     pub(crate) roll: Option<Roll>,
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
@@ -110,6 +114,8 @@ impl Pool {
             latest: Generation(1),
             wanted: Generation(1),
             proven: Generation::NONE,
+            history: History::default(),
+            removed: false,
             roll: None,
             waiting: None,
             last: LastRoll::default(),
@@ -127,6 +133,7 @@ impl Pool {
             parting: 0,
             serving_of: BTreeMap::new(),
         };
+        pool.history.made(Generation(1), &pool.policy);
         pool.fit();
         pool
     }

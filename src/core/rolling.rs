@@ -13,6 +13,7 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.latest = Generation(pool.latest.0 + 1);
         let (generation, of) = (pool.latest, pool.policy.count);
+        pool.history.made(generation, &pool.policy);
         // Empty slots first: they cost no surge. Then the oldest worker.
         let mut todo: Vec<Slot> = (0..of).map(Slot).collect();
         let workers = &self.workers;
@@ -267,7 +268,7 @@ impl Master {
         let (state, failure) = match &outcome {
             Outcome::Done { generation, .. } => {
                 pool.wanted = *generation;
-                pool.proven = *generation;
+                pool.prove(*generation);
                 (RollState::Done, None)
             }
             Outcome::Aborted { failure, .. } => (RollState::Aborted, Some(failure.clone())),

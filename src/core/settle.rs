@@ -127,14 +127,24 @@ impl Master {
             }
             Activity::Stopping => {
                 if pool.present == 0 {
-                    if let Some(pool) = self.pools.get_mut(&id) {
-                        pool.activity = Activity::Stopped;
-                    }
-                    self.record(Record::PoolStopped { pool: id });
+                    self.rest(id);
                 }
             }
-            Activity::Stopped => {}
+            Activity::Stopped => {
+                if pool.removed && !self.workers.values().any(|worker| worker.pool == id) {
+                    self.pools.remove(&id);
+                }
+            }
         }
+    }
+
+    /// Nothing of the pool is left that the kernel can end.
+    fn rest(&mut self, id: PoolId) {
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.activity = Activity::Stopped;
+        }
+        self.record(Record::PoolStopped { pool: id });
+        self.stirred.insert(id);
     }
 
     /// Notices when every wanted worker serves: the generation has served in full.
@@ -147,7 +157,7 @@ impl Master {
         pool.full = true;
         let generation: Generation = pool.wanted;
         if pool.serving_of.get(&generation) == Some(&pool.serving) {
-            pool.proven = generation;
+            pool.prove(generation);
             self.record(Record::PoolReady { pool: id, generation });
         }
     }

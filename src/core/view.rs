@@ -4,6 +4,8 @@ use crate::pool::{Activity, Ended, Pool};
 use crate::roll::{Phase, RollState};
 use crate::worker::{State, Worker};
 use crate::{Failure, Generation, Master, PoolId, Slot, Span, Time, WorkerId};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 /// Read-only access to the whole.
 pub struct View<'a> {
@@ -47,6 +49,10 @@ pub struct PoolView {
     /// The generation that empty slots are filled with; the last that served in full.
     pub filling: Generation,
     pub proven: Generation,
+    /// The last one before `proven` that served in full: what `rollback` returns to.
+    pub before: Generation,
+    /// Not started yet: it waits for these.
+    pub held_by: Vec<PoolId>,
     pub roll: RollView,
 }
 
@@ -123,6 +129,11 @@ impl View<'_> {
         seat.map_or(0, |seat| seat.restarts)
     }
 
+    /// Every generation that a worker of the pool may still be made from.
+    pub fn generations(&self, pool: PoolId) -> BTreeSet<Generation> {
+        self.master.pools.get(&pool).map(Pool::generations).unwrap_or_default()
+    }
+
     /// Slots of a pool that no living worker holds.
     pub fn empty_slots(&self, id: PoolId) -> impl Iterator<Item = EmptySlot> + '_ {
         let pool = self.master.pools.get(&id);
@@ -165,6 +176,8 @@ impl View<'_> {
             draining: pool.draining,
             filling: pool.filling(),
             proven: pool.proven,
+            before: pool.history.before(pool.proven),
+            held_by: Vec::new(),
             roll: RollView {
                 state: last.state,
                 generation: last.generation,

@@ -17,6 +17,7 @@ impl Master {
             }
             Some(pool) => {
                 let count = policy.count;
+                pool.removed = false;
                 pool.policy = Policy { count: pool.policy.count, ..policy };
                 if pool.activity != Activity::Running {
                     pool.activity = Activity::Running;
@@ -42,6 +43,51 @@ impl Master {
             self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
         }
         self.touch_all(id);
+    }
+
+    /// As drop; what has stopped is forgotten.
+    pub(crate) fn remove(&mut self, id: PoolId) {
+        self.drop_pool(id);
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.removed = true;
+        }
+    }
+
+    /// New policy, new generation: whatever runs is superseded.
+    pub(crate) fn change_pool(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
+        if self.stopping {
+            return self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+        }
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| !pool.removed) else {
+            self.keep(id, policy);
+            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
+        };
+        let runs = pool.activity == Activity::Running;
+        let mut tickets = if runs { self.supersede(id) } else { Vec::new() };
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let count = policy.count;
+        pool.policy = policy;
+        pool.resize(count);
+        if !runs {
+            pool.remake();
+            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
+        }
+        tickets.push(ticket);
+        self.start_roll(id, tickets);
+        self.touch_all(id);
+    }
+
+    /// Ends a running roll for the sake of another one, which takes over all who wait.
+    fn supersede(&mut self, id: PoolId) -> Vec<Ticket> {
+        let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
+        self.abandon_fresh(id);
+        let Some(Pool { roll: Some(roll), waiting, .. }) = self.pools.get_mut(&id) else { return Vec::new() };
+        let mut tickets = core::mem::take(&mut roll.tickets);
+        tickets.extend(waiting.take().unwrap_or_default());
+        let generation = roll.generation;
+        self.record(Record::RollSuperseded { pool: id, generation });
+        self.end_roll(id, Outcome::Superseded);
+        tickets
     }
 
     /// One roll runs and at most one waits; until the running one has retired a worker, a new wish takes over.

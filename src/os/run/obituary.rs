@@ -62,6 +62,7 @@ pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
             return format!("cannot start: {error}");
         }
         Cause::NotReadyInTime => return "was not ready in time".to_owned(),
+        Cause::Unhealthy => return "failed its health check".to_owned(),
         Cause::Cancelled => return "cancelled".to_owned(),
     };
     match obituary {

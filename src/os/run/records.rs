@@ -63,7 +63,11 @@ impl Keeper {
             | Record::RollWaits { .. }
             | Record::RollSuperseded { .. }
             | Record::PoolReady { .. }
-            | Record::PoolStopped { .. } => self.pool_recorded(record),
+            | Record::PoolStopped { .. }
+            | Record::Held { .. }
+            | Record::StepDone { .. }
+            | Record::Renewed { .. }
+            | Record::EssentialLost { .. } => self.pool_recorded(record),
         }
     }
 
@@ -111,6 +115,22 @@ impl Keeper {
                 self.told_manager();
             }
             Record::PoolStopped { pool } => tracing::info!(pool = self.pool_name(pool), "stopped"),
+            Record::Held { pool, by } => {
+                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
+                tracing::info!(pool = self.pool_name(pool), "starts after {}", names.join(", "));
+            }
+            Record::StepDone { pool, generation, took } => {
+                tracing::info!(pool = self.pool_name(pool), generation = generation.0, "done after {took}");
+            }
+            Record::Renewed { pool, slot, worker, took } => {
+                let pid = self.who(worker).pid;
+                let text = format!("{}/{slot}: pid {pid} serves, after {took}", self.pool_name(pool));
+                tracing::info!(pool = self.pool_name(pool), slot = slot.0, pid, "replaced in {took}");
+                self.tell(pool, &text);
+            }
+            Record::EssentialLost { pool, span } => {
+                tracing::error!(pool = self.pool_name(pool), "essential, and no worker ready for {span}");
+            }
             Record::Ready { .. }
             | Record::Soaked { .. }
             | Record::Died { .. }
@@ -262,6 +282,8 @@ fn retired(why: Why) -> &'static str {
     match why {
         Why::Replaced => "its successor serves: stopping",
         Why::Abandoned => "its rolling restart has ended: stopping",
+        Why::Recycled => "a fresh worker serves in its place: stopping",
+        Why::Unhealthy => "failed its health check: stopping",
         Why::ScaledDown => "not wanted any more: stopping",
         Why::Stop => "stopping",
     }

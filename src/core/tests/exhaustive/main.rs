@@ -15,8 +15,8 @@ mod records;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
-    Event, Exit, Master, OnFailure, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy, Signal, Span,
-    Step, Ticket, Time, WorkerId,
+    Event, Exit, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart, RestartPolicy,
+    Signal, Span, Step, Ticket, Time, WorkerId,
 };
 
 const POOL: PoolId = PoolId(1);
@@ -189,6 +189,9 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
             stable_after: Span(10_000),
             ends: Vec::new(),
         },
+        kind: PoolKind::Service,
+        after: Vec::new(),
+        essential: None,
     };
     let mut life = Life { master: Master::new(), oracle: Oracle::new(0), policy: policy.clone(), now: 0, tickets: 0 };
     life.ask(Request::Keep(POOL, policy)).expect("a pool starts");

@@ -80,7 +80,7 @@ impl Oracle {
                     pool.same_ever |= same;
                 }
             }
-            Event::Ready(_) | Event::Woke => {}
+            Event::Ready(_) | Event::Unhealthy(_) | Event::Woke => {}
         }
     }
 
@@ -130,7 +130,11 @@ impl Oracle {
                     }
                 }
             }
-            Request::Roll(_) => {
+            Request::Remove(_)
+            | Request::Change { .. }
+            | Request::Return { .. }
+            | Request::Renew(..)
+            | Request::Roll(_) => {
                 books.tickets.insert(ticket);
             }
             Request::Cancel(_) => {

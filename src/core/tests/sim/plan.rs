@@ -1,7 +1,7 @@
 //! What one seed stands for: pools, faults and an operator's acts. Plain data, so that it can be made smaller.
 
 use crate::rng::Rng;
-use rotad_core::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step};
+use rotad_core::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step};
 
 /// The world stops faulting and the operator stops acting here.
 pub(crate) const CALM_AT: u64 = 40_000;
@@ -104,6 +104,9 @@ fn policy(rng: &mut Rng) -> Policy {
             stable_after: Span(rng.pick(&[2000, 10_000])),
             ends: if rng.chance(60) { vec![0] } else { Vec::new() },
         },
+        kind: PoolKind::Service,
+        after: Vec::new(),
+        essential: None,
     }
 }
 

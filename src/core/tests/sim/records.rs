@@ -48,7 +48,11 @@ impl Oracle {
             | Record::Stopped { .. }
             | Record::Replaced { .. }
             | Record::PoolReady { .. }
-            | Record::PoolStopped { .. } => Ok(()),
+            | Record::PoolStopped { .. }
+            | Record::Held { .. }
+            | Record::StepDone { .. }
+            | Record::Renewed { .. }
+            | Record::EssentialLost { .. } => Ok(()),
         }
     }
 
@@ -100,7 +104,11 @@ impl Oracle {
             | Record::Stopped { .. }
             | Record::Replaced { .. }
             | Record::PoolReady { .. }
-            | Record::PoolStopped { .. } => Ok(()),
+            | Record::PoolStopped { .. }
+            | Record::Held { .. }
+            | Record::StepDone { .. }
+            | Record::Renewed { .. }
+            | Record::EssentialLost { .. } => Ok(()),
         }
     }
 
@@ -142,6 +150,7 @@ impl Oracle {
             }
             Cause::Exited(_) => hold!(worker.exited.is_some(), "died", "{id} lives"),
             Cause::SpawnFailed => hold!(worker.gone, "died", "{id} lives"),
+            Cause::Unhealthy => hold!(ready.is_some(), "died", "{id} is unhealthy and was never ready"),
             Cause::Cancelled => return fail("died", "cancelled"),
         }
         pool.quiet = false;
@@ -181,6 +190,7 @@ impl Oracle {
         let reload = pool.policy.reload;
         match why {
             Why::Stop => hold!(!pool.running, "unasked", "{id} stopped in a running pool"),
+            Why::Recycled | Why::Unhealthy => return fail("unasked", format!("{id}: {why:?}")),
             Why::ScaledDown => hold!(worker.slot >= pool.policy.count, "unasked", "{id} is wanted"),
             Why::Abandoned => {
                 let Some(roll) = &pool.roll else { return fail("unasked", format!("{id} abandoned without a roll")) };

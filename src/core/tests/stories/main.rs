@@ -13,8 +13,8 @@
 mod show;
 
 use rotad_core::{
-    Event, Exit, Generation, Master, OnFailure, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy,
-    Signal, Span, Step, Ticket, Time, WorkerId,
+    Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
+    RestartPolicy, Signal, Span, Step, Ticket, Time, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -38,7 +38,17 @@ fn policy(words: &[&str]) -> Policy {
     };
     let stop = vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }];
     let (readiness, ready_timeout) = (Readiness::Reported, Span(60_000));
-    let mut policy = Policy { count: 2, readiness, ready_timeout, stop, reload, restart };
+    let mut policy = Policy {
+        kind: PoolKind::Service,
+        count: 2,
+        readiness,
+        ready_timeout,
+        stop,
+        reload,
+        restart,
+        after: Vec::new(),
+        essential: None,
+    };
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let number = || value.parse::<u64>().expect("a number");

@@ -47,7 +47,17 @@ fn record(record: &Record) -> String {
         Record::RollSuperseded { generation, .. } => format!(". generation {generation} is superseded"),
         Record::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
         Record::PoolStopped { pool } => format!(". pool {pool} has stopped"),
+        Record::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
+        Record::StepDone { pool, generation, took } => {
+            format!(". step {pool} is done, generation {generation}, in {took}")
+        }
+        Record::Renewed { pool, slot, worker, took } => format!(". {pool}/{slot} has {worker}, renewed in {took}"),
+        Record::EssentialLost { pool, span } => format!(". pool {pool} is essential and had nobody ready for {span}"),
     }
+}
+
+fn pools(pools: &[PoolId]) -> String {
+    pools.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn end(outcome: &Outcome) -> String {
@@ -74,6 +84,7 @@ fn why(cause: Cause) -> String {
         Cause::Exited(Exit::Signal { signal, .. }) => format!("signal {signal}"),
         Cause::SpawnFailed => "not born".into(),
         Cause::NotReadyInTime => "not ready in time".into(),
+        Cause::Unhealthy => "unhealthy".into(),
         Cause::Cancelled => "cancelled".into(),
     }
 }
