@@ -5,6 +5,7 @@
 //! whose workers are all ready sleeps until somebody does something.
 
 mod asks;
+mod care;
 mod carry;
 mod fence;
 mod inbox;
@@ -12,13 +13,17 @@ mod launch;
 mod leave;
 mod listening;
 mod obituary;
+mod ports;
 mod posts;
+mod probing;
 mod recipes;
 mod records;
+mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
 mod tickets;
+mod watchdogs;
 
 use crate::control::server::Server;
 use crate::observe::manager::Manager;
@@ -34,6 +39,7 @@ use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use care::Care;
 use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
@@ -68,6 +74,7 @@ struct Keeper {
     wake: Wake,
     spawner: Spawner,
     scout: Scout,
+    care: Care,
     pen: Pen,
     clerk: asks::Clerk,
     house: House,
@@ -137,6 +144,7 @@ impl Keeper {
             self.reactor.wait(patience, &mut sources);
             if let Some(pause) = self.clock.wake(patience) {
                 tracing::warn!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+                self.care.probing.paused();
             }
             self.take_in(&mut sources);
             self.deadlines();
@@ -166,6 +174,8 @@ impl Keeper {
                 self.wake.hush();
                 self.births();
                 self.scouted();
+                self.probed();
+                self.weighed();
                 self.clerk_answers();
             }
             Source::Verdict(worker) => self.verdict(worker),
@@ -180,7 +190,8 @@ impl Keeper {
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
-        let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
+        let care = self.care.deadline().map(|at| self.clock.until(at));
+        let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
         let moments =
             [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
@@ -201,6 +212,7 @@ impl Keeper {
         }
         self.drain_facts();
         self.lived_long_enough();
+        self.tend();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
         }

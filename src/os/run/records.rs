@@ -29,6 +29,7 @@ impl Keeper {
     }
 
     pub(super) fn recorded(&mut self, record: Record) {
+        self.heed(&record);
         match record {
             Record::Ready { worker, took } => self.ready_line(worker, took),
             Record::Soaked { worker } => self.line(worker, "has soaked"),
@@ -162,14 +163,14 @@ impl Keeper {
     }
 
     fn died_line(&mut self, id: WorkerId, cause: Cause, failure: bool, before_ready: bool, retry_in: Option<Span>) {
-        if cause == Cause::NotReadyInTime
+        if let Cause::NotReadyInTime | Cause::Unhealthy = cause
             && let Some(body) = self.roster.get(id)
         {
-            // It still lives, and is about to be killed: these are its last words all the same.
+            // It still lives, and is about to be ended: these are its last words all the same.
             let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
             let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
-            let exit = last_exit(None, Some("was not ready in time".to_owned()), lived, log);
-            self.obituaries.add(id, body.obituary(exit, false));
+            let exit = last_exit(None, Some(unwell(cause, body.unwell.as_deref())), lived, log);
+            self.obituaries.add(id, body.obituary(exit, cause == Cause::Unhealthy));
         }
         let who = self.who(id);
         let obituary = self.obituaries.of_worker(id);
@@ -231,6 +232,9 @@ impl Keeper {
 
     /// The end of one wish.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
+        if self.recycled(ticket, outcome) {
+            return;
+        }
         let (code, text) = self.outcome(pool, outcome);
         let Some(Ended { client: Some(client), code, message }) = self.tickets.settle(ticket, code, text) else {
             return;
@@ -286,5 +290,15 @@ fn retired(why: Why) -> &'static str {
         Why::Unhealthy => "failed its health check: stopping",
         Why::ScaledDown => "not wanted any more: stopping",
         Why::Stop => "stopping",
+    }
+}
+
+/// Why a worker that lives is ended, with what its last probe, or its watchdog, has said.
+fn unwell(cause: Cause, reason: Option<&str>) -> String {
+    match (cause, reason) {
+        (Cause::NotReadyInTime, None) => "was not ready in time".to_owned(),
+        (Cause::NotReadyInTime, Some(reason)) => format!("was not ready in time: {reason}"),
+        (_, None) => "failed its health check".to_owned(),
+        (_, Some(reason)) => reason.to_owned(),
     }
 }
