@@ -58,7 +58,7 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
                 let watched = word == "health" && own.contains_key("watchdog");
                 for (name, value) in more {
                     let word = name.get_ref().as_ref();
-                    if !own.contains_key(word) && !(settled && WAYS.contains(&word)) && !watched {
+                    if !(own.contains_key(word) || watched || settled && WAYS.contains(&word)) {
                         own.insert(name.clone(), value.clone());
                     }
                 }

@@ -5,6 +5,7 @@
 //! whose workers are all ready sleeps until somebody does something.
 
 mod asks;
+mod care;
 mod carry;
 mod chronicle;
 mod fence;
@@ -13,13 +14,17 @@ mod launch;
 mod leave;
 mod listening;
 mod obituary;
+mod ports;
 mod posts;
+mod probing;
 mod recipes;
 mod records;
+mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
 mod tickets;
+mod watchdogs;
 mod watching;
 
 use crate::control::server::Server;
@@ -37,6 +42,7 @@ use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use care::Care;
 use chronicle::Note;
 use fence::Fence;
 use launch::LaunchWatch;
@@ -73,6 +79,7 @@ struct Keeper {
     wake: Wake,
     spawner: Spawner,
     scout: Scout,
+    care: Care,
     pen: Pen,
     clerk: asks::Clerk,
     watching: Watching,
@@ -149,6 +156,7 @@ impl Keeper {
             if let Some(pause) = self.clock.wake(patience) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
                 self.note(Note::new(What::MasterPaused, text).warn());
+                self.care.probing.paused();
             }
             self.take_in(&mut sources);
             self.deadlines();
@@ -178,6 +186,8 @@ impl Keeper {
                 self.wake.hush();
                 self.births();
                 self.scouted();
+                self.probed();
+                self.weighed();
                 self.clerk_answers();
                 self.watched_files();
             }
@@ -193,7 +203,8 @@ impl Keeper {
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
-        let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
+        let care = self.care.deadline().map(|at| self.clock.until(at));
+        let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
         let moments =
             [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
@@ -214,6 +225,7 @@ impl Keeper {
         }
         self.drain_facts();
         self.lived_long_enough();
+        self.tend();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
         }
