@@ -33,6 +33,8 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         ready,
         generation: 2,
         reload: reload(ReloadState::None, None),
+        waits_for: Vec::new(),
+        scaled: false,
         workers,
     }
 }

@@ -1,10 +1,12 @@
 //! Config -> Plan: what is to be, with no "cannot happen" left in it. All names are resolved (users, groups,
 //! listeners), all paths absolute, all defaults filled in.
 
+mod diff;
 mod pool;
 mod sources;
 mod template;
 
+pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
 pub use pool::{Account, Check, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch};
 pub use sources::changed;
 pub use template::{Context, Fault};

@@ -4,23 +4,35 @@
 //! the configuration again (`clerk`). They answer through channels and ring the loop's bell. Nothing ticks: a master
 //! whose workers are all ready sleeps until somebody does something.
 
+mod apply;
 mod asks;
 mod carry;
+mod clerk;
+mod commit;
 mod fence;
 mod inbox;
 mod launch;
 mod leave;
+mod limits;
 mod listening;
+mod managing;
 mod obituary;
 mod posts;
+mod put_back;
 mod recipes;
 mod records;
 mod roster;
 mod snapshot;
 mod startup;
+mod steps;
 mod tickets;
+mod vigils;
+mod wishes;
+
+pub use clerk::Reader;
 
 use crate::control::server::Server;
+use crate::control::wire::{Extent, Wait, Which};
 use crate::observe::manager::Manager;
 use crate::os::birth::Spawner;
 use crate::os::clock::Clock;
@@ -34,6 +46,7 @@ use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use apply::{Applying, Wish};
 use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
@@ -49,6 +62,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
+use vigils::Vigils;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
@@ -69,7 +83,11 @@ struct Keeper {
     spawner: Spawner,
     scout: Scout,
     pen: Pen,
-    clerk: asks::Clerk,
+    clerk: clerk::Clerk,
+    applying: Applying,
+    vigils: Vigils,
+    /// Pools whose change was put back in the present step.
+    put_back: BTreeSet<PoolId>,
     house: House,
     journal: Option<Journal>,
     listening: Listening,
@@ -105,6 +123,8 @@ struct Keeper {
     /// Children that this process had before it became a master: not ours to end.
     strangers: Vec<Orphan>,
     last_lost: BTreeMap<WorkerId, String>,
+    /// What the master leaves with, if not with 0.
+    exit_code: Option<u8>,
 }
 
 /// Why a master did not come to be.
@@ -114,9 +134,9 @@ struct Failed {
     message: String,
 }
 
-/// The life of one master, from here to its exit code.
-pub fn serve(plan: Plan, launch: Launch) -> u8 {
-    match Keeper::start(plan, launch) {
+/// The life of one master, from here to its exit code. `reader`: reads the configuration again, on a thread.
+pub fn serve(plan: Plan, launch: Launch, reader: Reader) -> u8 {
+    match Keeper::start(plan, launch, reader) {
         Ok(keeper) => keeper.run(),
         Err((launch, failed)) => {
             launch.report.finish(failed.code, &failed.message);
@@ -127,7 +147,9 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
-        let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
+        self.refresh_plan();
+        let pools: Vec<(PoolId, Policy)> =
+            self.posts.iter().filter_map(|(id, _)| Some((id, self.posts.policy(id)?))).collect();
         for (pool, policy) in pools {
             self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
         }
@@ -235,20 +257,19 @@ impl Keeper {
             SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
             SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
             SignalAction::RollAll => self.roll_kind(text, None),
-            SignalAction::ApplyConfig => {
-                tracing::info!("{text}: looking whether the configuration has changed");
-                self.clerk.look(asks::Errand::ApplyConfig, self.plan.clone());
-            }
-            SignalAction::Reload => {
-                tracing::info!("{text}: reload");
-                self.clerk.look(asks::Errand::Reload, self.plan.clone());
-            }
+            SignalAction::ApplyConfig => self.apply_by_signal(text, Extent::ConfigOnly),
+            SignalAction::Reload => self.apply_by_signal(text, Extent::Everything),
             SignalAction::ReopenLogs => {
                 tracing::info!("{text}: opening the log again");
                 self.pen.reopen();
             }
             SignalAction::Ignore => tracing::info!("{text}: ignored, as configured"),
         }
+    }
+
+    fn apply_by_signal(&mut self, text: &str, extent: Extent) {
+        let (who, which) = (text.to_owned(), Which::default());
+        self.apply(Wish { client: None, who, extent, which, wait: Wait::No });
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
@@ -258,7 +279,7 @@ impl Keeper {
             return;
         }
         tracing::info!("{text}: rolling {}", self.names(&pools));
-        self.roll(None, &pools);
+        self.roll(None, false, &pools);
     }
 
     fn names(&self, pools: &[PoolId]) -> String {
@@ -273,6 +294,8 @@ impl Keeper {
         if !self.stopping {
             self.stopping = true;
             self.manager.tell("STOPPING=1\nSTATUS=stopping");
+            self.give_up_applying();
+            self.give_up_starts();
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
         let request = if now { Request::StopNow } else { Request::Stop { cap } };

@@ -3,7 +3,7 @@
 use super::Keeper;
 use super::launch::Verdict;
 use super::obituary::{describe, exit_text, last_exit};
-use super::tickets::{Ended, reason, verdict};
+use super::tickets::{reason, verdict};
 use crate::control::wire::Answer;
 use rotad_core::{Cause, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
 
@@ -110,17 +110,23 @@ impl Keeper {
             ),
             Record::PoolReady { pool, generation } => {
                 tracing::info!(pool = self.pool_name(pool), generation = generation.0, "every worker is ready");
-                let verdict = self.launch.ready(pool);
-                self.launched(verdict);
+                self.pool_up(pool, "every worker is ready");
                 self.told_manager();
             }
-            Record::PoolStopped { pool } => tracing::info!(pool = self.pool_name(pool), "stopped"),
+            Record::PoolStopped { pool } => {
+                tracing::info!(pool = self.pool_name(pool), "stopped");
+                self.pool_stopped(pool);
+            }
             Record::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 tracing::info!(pool = self.pool_name(pool), "starts after {}", names.join(", "));
+                self.launch.held(pool);
             }
             Record::StepDone { pool, generation, took } => {
                 tracing::info!(pool = self.pool_name(pool), generation = generation.0, "done after {took}");
+                self.step_done(pool);
+                self.pool_up(pool, &format!("done after {took}"));
+                self.told_manager();
             }
             Record::Renewed { pool, slot, worker, took } => {
                 let pid = self.who(worker).pid;
@@ -130,6 +136,7 @@ impl Keeper {
             }
             Record::EssentialLost { pool, span } => {
                 tracing::error!(pool = self.pool_name(pool), "essential, and no worker ready for {span}");
+                self.essential_lost(pool, span);
             }
             Record::Ready { .. }
             | Record::Soaked { .. }
@@ -191,8 +198,7 @@ impl Keeper {
                 text.push_str("\n  | ");
                 text.push_str(&crate::os::pen::harmless(line.as_bytes()));
             }
-            let verdict = self.launch.failed(who.pool, text);
-            self.launched(verdict);
+            self.pool_failed(who.pool, text);
         }
     }
 
@@ -208,15 +214,7 @@ impl Keeper {
         } else {
             tracing::error!("{text}");
         }
-        let view = self.core.view();
-        let known: Vec<Generation> = view
-            .workers()
-            .filter(|w| w.pool == pool)
-            .map(|w| w.generation)
-            .chain(view.pool(pool).map(|p| p.filling))
-            .collect();
-        self.recipes.keep(pool, |generation| known.contains(&generation));
-        self.posts.keep(pool, |generation| known.contains(&generation));
+        self.forget_generations(pool);
     }
 
     fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
@@ -226,16 +224,20 @@ impl Keeper {
             Outcome::Done { .. } | Outcome::Superseded | Outcome::Nothing => None,
         };
         let culprit = culprit.and_then(|worker| self.obituaries.of_worker(worker));
-        verdict(self.pool_name(pool), outcome, serving, culprit)
+        let (code, mut text) = verdict(self.pool_name(pool), outcome, serving, culprit);
+        if code == 10 && self.put_back.contains(&pool) {
+            text.push_str("\nthe change of its configuration was put back: the file and what serves differ now");
+        }
+        (code, text)
     }
 
     /// The end of one wish.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        let (code, text) = self.outcome(pool, outcome);
-        let Some(Ended { client: Some(client), code, message }) = self.tickets.settle(ticket, code, text) else {
+        if self.step_ended(ticket, pool, outcome) {
             return;
-        };
-        self.answer(client, &Answer::Done { code, message }, true);
+        }
+        let (code, text) = self.outcome(pool, outcome);
+        self.settle(ticket, pool, code, text);
     }
 
     /// A line for whoever waits for this pool.
