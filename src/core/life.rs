@@ -28,6 +28,7 @@ impl Master {
         if place == Place::Current && core::mem::take(&mut seat.restart_due) {
             seat.restarts += 1;
         }
+        self.renewal_spawned(pool, slot, id);
         self.out.push(Order::Spawn { worker: id, pool, slot, generation });
         Some(id)
     }
@@ -52,6 +53,9 @@ impl Master {
             return;
         }
         let (pool, slot, generation, place) = (worker.pool, worker.slot, worker.generation, worker.place);
+        if self.is_step(pool) {
+            return;
+        }
         let took = now - worker.began;
         let Some(known) = self.pools.get(&pool) else { return };
         let soak = known.policy.reload.soak;
@@ -220,7 +224,7 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full = false;
+            known.full &= known.serving >= known.wanted_slots();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

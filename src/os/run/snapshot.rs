@@ -91,6 +91,7 @@ impl Keeper {
             slot: empty.slot.0,
             pid: None,
             state: match empty.state {
+                EmptyState::Held => WorkerState::Starting,
                 EmptyState::Backoff => WorkerState::Backoff,
                 EmptyState::Stopped => WorkerState::Stopped,
                 EmptyState::Done => WorkerState::Done,
