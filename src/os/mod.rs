@@ -20,3 +20,4 @@ pub mod sockets;
 pub mod sys;
 pub mod usage;
 pub mod wake;
+pub mod watch;

@@ -2,8 +2,10 @@
 
 use super::Keeper;
 use super::apply::Wish;
+use super::chronicle::Note;
 use crate::control::server::Heard;
 use crate::control::wire::{Answer, Ask, Question, Which};
+use crate::observe::events::What;
 use crate::os::reactor::{Interest, Source};
 use crate::plan::{Kind, PoolPlan};
 use rotad_core::PoolId;
@@ -39,13 +41,17 @@ impl Keeper {
         }
         self.server.forget(client);
         self.tickets.detach(client);
+        self.chronicle.forget(client);
         self.stop_clients.retain(|known| *known != client);
     }
 
     pub(super) fn hear(&mut self, client: u64) {
         match self.server.read(client) {
             Heard::Question(question) => self.asked(client, *question),
-            Heard::Nothing => self.flush(client),
+            Heard::Nothing => {
+                self.flush(client);
+                self.catch_up(client);
+            }
             Heard::Gone => self.drop_client(client),
         }
     }
@@ -55,7 +61,7 @@ impl Keeper {
         self.flush(client);
     }
 
-    fn flush(&mut self, client: u64) {
+    pub(super) fn flush(&mut self, client: u64) {
         match self.server.flush(client) {
             None => self.drop_client(client),
             Some(more) => {
@@ -87,7 +93,8 @@ impl Keeper {
                 self.answer(client, &Answer::Status(Box::new(status)), true);
             }
             Ask::Stop { pools, now } if pools.is_empty() => {
-                tracing::info!("{} asks to stop{}", self.whom(client), if now { " at once" } else { "" });
+                let text = format!("{} asks to stop{}", self.whom(client), if now { " at once" } else { "" });
+                self.note(Note::new(What::Request, text).cause("stop"));
                 self.stop_clients.push(client);
                 self.stop(now);
             }
@@ -103,9 +110,8 @@ impl Keeper {
             Ask::Cancel { pools } => self.cancel(client, pools),
             Ask::Scale { pool, to } => self.scale(client, &pool, to),
             Ask::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),
-            Ask::Logs { .. } | Ask::Events { .. } => {
-                self.done(client, 78, "not supported yet: this request".to_owned());
-            }
+            Ask::Events { follow } => self.events_for(client, follow),
+            Ask::Logs { .. } => self.done(client, 78, "not supported yet: this request".to_owned()),
         }
     }
 

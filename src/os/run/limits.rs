@@ -6,15 +6,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::PoolId;
 use std::io;
 
-/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, output.
-const OWN_DESCRIPTORS: u64 = 26;
-const PER_WORKER: u64 = 3;
+/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, both outputs.
+const OWN_DESCRIPTORS: u64 = 34;
+const PER_WORKER: u64 = 4;
+/// For each log file of a pool: the file and its folder.
+const PER_LOG: u64 = 2;
 /// Beyond what is needed: clients of the control socket, workers that drain, births under way. Eight bytes each.
 const CLIENTS_AND_ROLLS: u64 = 256;
 const MOST_ROOM: u64 = 1 << 17;
 
-fn need(listeners: usize, workers: u64) -> u64 {
-    OWN_DESCRIPTORS + listeners as u64 + PER_WORKER * workers
+fn need(listeners: usize, pools: usize, workers: u64) -> u64 {
+    OWN_DESCRIPTORS + listeners as u64 + PER_LOG * pools as u64 + PER_WORKER * workers
 }
 
 fn workers(plan: &Plan) -> u64 {
@@ -33,7 +35,7 @@ fn too_low(workers: u64, need: u64, hard: u64) -> String {
 pub(super) fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
     let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
     let workers = workers(plan);
-    let need = need(plan.listeners.len(), workers);
+    let need = need(plan.listeners.len(), plan.pools.len(), workers);
     let hard = raise(need).map_err(|hard| Failed { code: 1, message: too_low(workers, need, hard) })?;
     make_room(need, hard);
     Ok((found.0, found.1))
@@ -75,7 +77,7 @@ impl Keeper {
             .map(|p| count(&p.name, p.policy.count).max(p.policy.count.into()) + u64::from(p.policy.reload.surge))
             .sum();
         let listeners = plan.listeners.len() + self.listening.ids().len();
-        let need = need(listeners, workers);
+        let need = need(listeners, plan.pools.len(), workers);
         raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
     }
 
@@ -87,7 +89,7 @@ impl Keeper {
                 u64::from(if id == pool { count } else { policy.count }) + u64::from(policy.reload.surge)
             })
             .sum();
-        let need = need(self.listening.ids().len(), workers);
+        let need = need(self.listening.ids().len(), self.posts.names().len(), workers);
         raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
     }
 }

@@ -3,6 +3,7 @@
 
 use super::apply::Applying;
 use super::clerk::{Clerk, Reader};
+use super::chronicle::Chronicle;
 use super::fence::Fence;
 use super::launch::LaunchWatch;
 use super::limits::raise_nofile;
@@ -13,6 +14,7 @@ use super::recipes::Recipes;
 use super::roster::Roster;
 use super::tickets::Tickets;
 use super::vigils::Vigils;
+use super::watching::Watching;
 use super::{Failed, Keeper};
 use crate::control::server::Server;
 use crate::observe::diary;
@@ -22,14 +24,14 @@ use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::{Journal, Leftover, Leftovers};
-use crate::os::pen::{Paper, Pen, Rotation};
+use crate::os::pen::{self, Paper, Pen, Rotation};
 use crate::os::reactor::{Interest, Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::Signals;
 use crate::os::sockets::{self, Listener};
 use crate::os::sys;
 use crate::os::wake::Wake;
-use crate::plan::{Plan, PoolPlan};
+use crate::plan::{Plan, PoolPlan, Sink};
 use rotad_core::{Master, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{DirBuilder, File};
@@ -72,17 +74,15 @@ impl Keeper {
 
 fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     let mut house = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
-    take_over(plan, launch, &house)?;
+    let left = leftovers(plan, launch, &house)?;
     sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
+    let pen = open_pen(plan, launch)?;
+    take_over(plan, left, &pen)?;
     let signals = Signals::install(plan.signals, launch.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
     let listeners = sockets::open_all(&plan.listeners).map_err(|e| Failed { code: 1, message: e.to_string() })?;
-    let paper = paper(plan, launch)?;
-    let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
-    let sink = pen.clone();
-    diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
     let control = house
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
@@ -106,22 +106,36 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), fence, manager })
 }
 
-/// What a master killed by -9 left behind is named, or stopped when that is asked for.
-fn take_over(plan: &Plan, launch: &Launch, house: &House) -> Result<(), Failed> {
+/// What a master killed by -9 left behind is named, unless it is to be stopped.
+fn leftovers(plan: &Plan, launch: &Launch, house: &House) -> Result<Leftovers, Failed> {
     let left = Leftovers::find(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
+    if left.found.is_empty() || launch.take_over {
+        return Ok(left);
+    }
+    let message = format!(
+        "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` stops \
+         them first",
+        plan.config.display(),
+        names(&left.found)
+    );
+    Err(Failed { code: 1, message })
+}
+
+/// Stops what a dead master left. What these workers still print is written meanwhile: one that waits for room in its
+/// pipe could not end.
+fn take_over(plan: &Plan, left: Leftovers, pen: &Pen) -> Result<(), Failed> {
     if left.found.is_empty() {
         return Ok(());
     }
-    if !launch.take_over {
-        let message = format!(
-            "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` \
-             stops them first",
-            plan.config.display(),
-            names(&left.found)
-        );
-        return Err(Failed { code: 1, message });
+    for pipe in left.pipes() {
+        let (pool, slot) = (pipe.pool.clone(), pipe.slot);
+        let log = plan.pools.iter().find(|plan| plan.name == pool).map(|plan| &plan.log);
+        if let Err(error) = pen.adopt_left(pipe, log) {
+            tracing::warn!(pool, slot, "what a dead master's worker still prints cannot be read: {error}");
+        }
     }
     let stubborn = left.take_over(TAKE_OVER_PATIENCE, nix::libc::SIGTERM);
+    pen.drain();
     if stubborn.is_empty() {
         return Ok(());
     }
@@ -137,6 +151,23 @@ fn names(left: &[Leftover]) -> String {
     left.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Opens the logs: the master's own, and those of pools once, so that one that cannot be written is told now.
+fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
+    let paper = paper(plan, launch)?;
+    for pool in &plan.pools {
+        for sink in [&pool.log.stdout, &pool.log.stderr] {
+            if let Sink::File(path) = sink {
+                let what = format!("pool {}: cannot write its log {}", pool.name, path.display());
+                pen::check_file(path).map_err(|e| Failed::at(&what, e))?;
+            }
+        }
+    }
+    let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let sink = pen.clone();
+    diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
+    Ok(pen)
+}
+
 fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
     let master = &plan.master;
     let file = match &master.log_file {
@@ -144,9 +175,6 @@ fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
         None if launch.foreground => return Ok(Paper::stderr(master.log_format)),
         None => &master.default_log_file,
     };
-    if let Some(folder) = file.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(folder).ok();
-    }
     let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep };
     Paper::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
@@ -235,6 +263,7 @@ impl Standing {
             vigils: Vigils::default(),
             put_back: BTreeSet::new(),
             exit_code: None,
+            watching: Watching::new(wake.clone()),
             notify_dir: ground.house.path().join("notify"),
             house: ground.house,
             signals: ground.signals,
@@ -242,6 +271,7 @@ impl Standing {
             posts,
             pen: ground.pen,
             server: ground.server,
+            chronicle: Chronicle::default(),
             journal: ground.journal,
             fence: ground.fence,
             manager: ground.manager,
