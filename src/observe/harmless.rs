@@ -30,6 +30,19 @@ pub fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
+/// JSON with the control characters that it allows in strings (DEL, C1), and those that turn, escaped as well.
+pub fn harmless_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (c.is_control() && c != '\n') || turns(c) {
+            write!(out, "\\u{:04x}", u32::from(c)).unwrap_or(());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -47,6 +60,14 @@ mod tests {
         assert_eq!(harmless("a\x1b]0;title\x07b\tc"), "a\\x1b]0;title\\x07b\tc");
         assert_eq!(harmless(b"a\x1b[2Jb\tc\xff"), "a\\x1b[2Jb\tc\\xff");
         assert_eq!(harmless("ü\u{9b}\u{202e}"), "ü\\x9b\\u{202e}");
+    }
+
+    #[test]
+    fn json_means_the_same_and_moves_nothing() {
+        let text = "a\u{9b}2J\u{7f}\u{202e}\x1bä";
+        let json = harmless_json(&serde_json::to_string(&[text]).unwrap());
+        assert!(json.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{json:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
     }
 
     #[test]

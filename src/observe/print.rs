@@ -5,15 +5,22 @@ use std::io::{IsTerminal, Write};
 
 /// A line to stdout.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
     // Nobody is left to be told that stdout is gone; the exit code still says how it went.
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).ok();
+    write(&format!("{text}\n")).ok();
 }
 
 /// Text as it is to stdout.
 pub fn raw(text: &str) {
+    write(text).ok();
+}
+
+/// Text as it is to stdout, for whatever goes on printing as long as somebody reads.
+///
+/// # Errors
+/// Nobody reads any more, or the disk is full.
+pub fn write(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// `rotad: TEXT` to stderr.

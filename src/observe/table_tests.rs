@@ -1,6 +1,8 @@
 use super::*;
 use crate::observe::status::MasterStatus;
 
+const PLAIN: Look<'static> = Look { colour: false, rates: None };
+
 fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
     WorkerStatus {
         slot,
@@ -14,6 +16,7 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
         cpu_s: Some(0.8),
         last_exit: None,
         retry_in_s: None,
+        port: None,
         says: None,
     }
 }
@@ -85,7 +88,7 @@ rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
  ↻ task  1/1    reloading  2    1         0.8s  20M     1 of 4 replaced
  ○ off   0/0    stopped    2    0         –     –
 ";
-    assert_eq!(pools(&sample(), false), expected);
+    assert_eq!(pools(&sample(), PLAIN), expected);
 }
 
 #[test]
@@ -96,18 +99,29 @@ fn the_table_of_one_pool() {
  ● 0     4711  ready    3.2s  2    0.40s     1         0.8s  20M
  × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
 ";
-    assert_eq!(workers(&sample().pools[0], false), expected);
+    assert_eq!(workers(&sample().pools[0], PLAIN), expected);
 }
 
 #[test]
 fn colour_only_adds_and_only_our_own_escapes_come_through() {
-    let coloured = pools(&sample(), true);
+    let coloured = pools(&sample(), Look { colour: true, rates: None });
     assert!(coloured.contains("\x1b[33m◐\x1b[0m web"));
     let mut plain = coloured;
     for paint in [GREEN, YELLOW, BLUE, RED, GREY, 0] {
         plain = plain.replace(&format!("\x1b[{paint}m"), "");
     }
-    assert_eq!(plain, pools(&sample(), false));
+    assert_eq!(plain, pools(&sample(), PLAIN));
+}
+
+#[test]
+fn between_two_looks_the_processor_is_a_share() {
+    let (before, mut after) = (sample(), sample());
+    after.pools[0].workers[0].cpu_s = Some(1.8);
+    after.pools[1].workers[0].pid = Some(4712);
+    let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));
+    let table = pools(&after, Look { colour: false, rates: Some(&rates) });
+    assert!(table.contains("50%") && !table.contains("0.8s"), "{table}");
+    assert!(table.lines().any(|line| line.contains("api") && line.contains("  –    20M")), "new since then: {table}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Orders, carried out: one arm each. Nothing here waits for anything.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::recipes::Birth;
 use super::roster::{Body, Stage};
+use crate::observe::events::What;
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Output;
-use rotad_core::{Event, Generation, Order, PoolId, Record, Slot, WorkerId};
+use rotad_core::{Event, Generation, Order, PoolId, Record, Signal, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -35,8 +37,12 @@ impl Keeper {
                 }
             }
             let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
+            let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
             for order in first.into_iter().chain(then) {
                 self.carry_out(order);
+            }
+            for (worker, signal) in sent {
+                self.note_sent(worker, signal);
             }
         }
         self.busy = false;
@@ -45,8 +51,14 @@ impl Keeper {
     fn carry_out(&mut self, order: Order) {
         match order {
             Order::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
-            Order::Signal(worker, signal) => self.roster.signal(worker, signal),
-            Order::Kill(worker) => self.roster.kill(worker),
+            Order::Signal(worker, signal) => {
+                self.roster.signal(worker, signal);
+                self.leaves_unborn(worker);
+            }
+            Order::Kill(worker) => {
+                self.roster.kill(worker);
+                self.leaves_unborn(worker);
+            }
             Order::Sweep(worker) => self.sweep(worker),
             Order::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Order::Record(record) => self.recorded(record),
@@ -57,7 +69,7 @@ impl Keeper {
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // The core orders workers of pools that it was given alone.
         let Some(pattern) = self.posts.pattern(pool, generation) else { return };
-        let tag = format!("{}-{}", self.tag, worker);
+        let tag = self.worker_tag(worker);
         let body = Body {
             pool,
             slot,
@@ -74,9 +86,18 @@ impl Keeper {
             exit: None,
             error: None,
             ready: false,
+            port: None,
+            unwell: None,
         };
         self.roster.add(worker, body);
-        if let Err(error) = self.prepare(worker, pool, slot, generation) {
+        if self.gets_port(worker) {
+            self.give_birth(worker);
+        }
+    }
+
+    /// Hands the order to the spawner.
+    pub(super) fn give_birth(&mut self, worker: WorkerId) {
+        if let Err(error) = self.prepare(worker) {
             if let Some(body) = self.roster.get_mut(worker) {
                 body.error = Some(format!("preparing it: {error}"));
             }
@@ -84,8 +105,9 @@ impl Keeper {
         }
     }
 
-    fn prepare(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) -> io::Result<()> {
-        let Some(pattern) = self.roster.get(worker).map(|body| body.pattern.clone()) else { return Ok(()) };
+    fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
+        let Some(body) = self.roster.get(worker) else { return Ok(()) };
+        let (pool, slot, generation, pattern) = (body.pool, body.slot, body.generation, body.pattern.clone());
         let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
@@ -97,8 +119,8 @@ impl Keeper {
         body.output = Some(output);
         body.cgroup = self.fence.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
-        let birth =
-            Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
+        let (tag, port, notify) = (&body.tag, body.port, Some(value));
+        let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup };
         let order = self.recipes.order(plan, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
         Ok(())
@@ -106,11 +128,13 @@ impl Keeper {
 
     /// Kills what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
-        let Some(body) = self.roster.get(id) else { return };
-        let pid = body.pid();
+        if self.roster.get(id).is_none() {
+            return;
+        }
         let Some(result) = self.roster.sweep(id) else { return self.swept(id) };
         if !result.killed.is_empty() {
-            tracing::info!(pid, "swept {} processes that the worker left behind", result.killed.len());
+            let text = format!("swept {} processes that the worker left behind", result.killed.len());
+            self.note(Note::new(What::Swept, text).worker(id));
         }
         if result.left == 0 {
             self.swept(id);
@@ -122,6 +146,7 @@ impl Keeper {
     fn swept(&mut self, id: WorkerId) {
         if let Some(body) = self.roster.remove(id) {
             self.bury(&body);
+            self.port_freed(id);
         }
         self.facts.push_back(Event::Swept(id));
     }
@@ -141,5 +166,14 @@ impl Keeper {
         if let Some(notify) = &body.notify {
             self.reactor.unwatch(notify.as_fd());
         }
+    }
+}
+
+/// What an order sends to a worker.
+fn sent(order: &Order) -> Option<(WorkerId, Signal)> {
+    match order {
+        Order::Signal(worker, signal) => Some((*worker, *signal)),
+        Order::Kill(worker) => Some((*worker, Signal::KILL)),
+        _ => None,
     }
 }

@@ -1,7 +1,9 @@
 //! The end: what outlived its worker is ended, files that are ours are removed, whoever waits is told.
 
 use super::Keeper;
+use super::chronicle::Note;
 use crate::control::wire::Answer;
+use crate::observe::events::What;
 use crate::os::lineage;
 use crate::os::sys::reaper::reap_orphans;
 use rotad_core::WorkerId;
@@ -52,7 +54,7 @@ impl Keeper {
     pub(super) fn farewell(mut self, code: u8) -> u8 {
         let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
         let lost = lost.join("\n");
-        tracing::info!("stopped");
+        self.note(Note::new(What::MasterStopped, "stopped"));
         for (_, listener) in self.listening.iter_mut() {
             if let Err(error) = listener.remove_file() {
                 tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
