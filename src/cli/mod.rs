@@ -4,7 +4,10 @@ mod args;
 mod ask;
 mod check;
 pub mod client;
+mod complete;
 mod demo;
+mod init;
+mod man;
 pub mod print;
 mod run;
 pub mod seam;
@@ -13,6 +16,7 @@ mod status;
 use crate::os::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
+pub use man::reference;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -87,9 +91,9 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
         Verb::Signal { .. } => not_supported("`signal`"),
         Verb::Logs { .. } => not_supported("`logs` (the workers' output is in the master's log)"),
         Verb::Events { .. } => not_supported("`events` (the master's log tells what it did and why)"),
-        Verb::Init { .. } => not_supported("`init` (config/rotad.toml of the source has every key, commented)"),
-        Verb::Completions { .. } => not_supported("`completions`"),
-        Verb::Man => not_supported("`man` (docs/cli.md has what it would say)"),
+        Verb::Init { command } => init::init(config.as_deref(), &command),
+        Verb::Completions { shell } => complete::completions(shell),
+        Verb::Man => man::man(),
     }
 }
 
