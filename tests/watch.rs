@@ -130,3 +130,35 @@ fn who_watches_nothing_has_no_watcher() {
     let with = up(r#"["src/*"]"#);
     assert!(threads(&with).contains(&"watcher\n".to_owned()));
 }
+
+#[test]
+fn a_changed_configuration_is_applied_and_what_it_watches_with_it() {
+    let mut site = site(r#"["src/other"]"#);
+    fs::create_dir_all(site.path("src")).expect("a folder");
+    site.write("src/code", "ok\none\n");
+    site.write("rotad.toml", &site.read("rotad.toml").replacen("[master]", "[master]\nwatch_config = true", 1));
+    site.run();
+    site.await_ready();
+    site.await_log("the configuration: watching one file", 20);
+    // Broken: refused, and what serves goes on.
+    let sound = site.read("rotad.toml");
+    site.write("rotad.toml", &sound.replace("count = 2", "cuont = 2"));
+    site.await_log("cuont", 30);
+    let changed = sound.replace("count = 2", "count = 3").replace("src/other", "src/code");
+    site.write("rotad.toml", &changed);
+    let wanted = |status: &Value| number(&pool(status, "web")["wanted"]) as u64 == 3 && support::all_ready(status);
+    let before = site.await_status("three workers", 60, wanted);
+    site.await_log("web: watching one file", 20);
+    site.write("src/code", "ok\ntwo\n");
+    let after = await_generation(&site, generation(&before) + 1);
+    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+}
+
+#[test]
+fn a_stopped_pool_stays_stopped() {
+    let site = up(r#"["src/*"]"#);
+    assert_eq!(site.rotad(&["stop", "web"]).code, 0);
+    site.write("src/code", "ok\ntwo\n");
+    site.await_log("web is stopped, and stays so", 30);
+    assert_eq!(pool(&site.status().expect("a status"), "web")["state"], "stopped");
+}

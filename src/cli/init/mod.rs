@@ -101,7 +101,7 @@ fn tell(pools: &[Pool], config: &Path, unit: &Path) {
         text.push_str("  pool hello: an example, to be replaced (`rotad init -- COMMAND` writes yours)\n");
     }
     for pool in pools {
-        let command = print::harmless(&shell_words::join(&pool.command));
+        let command = print::harmless(shell_words::join(&pool.command));
         text.push_str(&format!("  pool {}: {command}{}\n", pool.name, pool.origin));
     }
     let name = service(config);

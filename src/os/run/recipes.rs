@@ -1,15 +1,15 @@
 //! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
 //! worker of it is started with.
 
+use super::posts::Pattern;
 use crate::os::birth::{BirthOrder, Pinned, Resolved, environment};
 use crate::os::sockets::Listener;
-use crate::plan::Context;
-use crate::plan::{Address, PoolPlan};
+use crate::plan::{Address, Context, Health};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Birth<'a> {
     pub slot: Slot,
     pub generation: Generation,
     pub tag: &'a str,
+    pub port: Option<u16>,
     pub notify: Option<OsString>,
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
@@ -41,15 +42,15 @@ impl Recipes {
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub(super) fn order(&mut self, plan: &PoolPlan, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
-        let recipe = &plan.recipe;
+    pub(super) fn order(&mut self, pattern: &Pattern, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
+        let (plan, recipe) = (&pattern.plan, &pattern.plan.recipe);
         let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
             addresses: &addresses,
             pool: &plan.name,
             slot: birth.slot.0,
             generation: birth.generation.0,
-            port: None,
+            port: birth.port,
             rotad: &self.rotad,
         };
         let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
@@ -66,6 +67,9 @@ impl Recipes {
         set(&mut env, "ROTAD_SLOT", birth.slot.to_string().into());
         set(&mut env, "ROTAD_GENERATION", birth.generation.to_string().into());
         set(&mut env, "ROTAD_WORKER", birth.tag.into());
+        if let Some(port) = birth.port {
+            set(&mut env, "ROTAD_PORT", port.to_string().into());
+        }
         if let Some(notify) = &birth.notify {
             set(&mut env, "NOTIFY_SOCKET", notify.clone());
         }
@@ -75,7 +79,7 @@ impl Recipes {
         let pinned = self.pinned.entry((birth.pool, birth.generation));
         let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
         // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
-        let names: Vec<String> = own.iter().map(|listener| listener.name().replace(':', "_")).collect();
+        let names: Vec<String> = pattern.sockets.iter().map(|socket| socket.name.replace(':', "_")).collect();
         BirthOrder {
             worker: birth.worker,
             pinned,
@@ -89,8 +93,17 @@ impl Recipes {
             stderr: birth.stderr.clone(),
             listeners: own.iter().map(|listener| listener.fd()).collect(),
             listen_names: names.join(":"),
+            watchdog: match plan.health {
+                Some(Health::Watchdog(interval)) => Some(interval),
+                Some(Health::Probe { .. }) | None => None,
+            },
             cgroup: birth.cgroup.clone(),
         }
+    }
+
+    /// The path that `{rotad}` stands for.
+    pub(super) fn rotad(&self) -> &Path {
+        &self.rotad
     }
 
     /// Where a generation is, once its first birth has found out.
