@@ -100,7 +100,8 @@ fn colour(event: &Event) -> Option<u8> {
         RollEnded => Some(RED),
         RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded => Some(YELLOW),
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
-        MasterStopping | MasterStopped | SignalReceived | Request | Retired | PoolStopped | RollStarted => None,
+        MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped
+        | RollStarted => None,
     }
 }
 
