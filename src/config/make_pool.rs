@@ -11,7 +11,7 @@ use super::report::shown;
 use super::templates::Templates;
 use super::{accounts, logs, look, ports, values, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
-use rotad_core::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Span};
+use rotad_core::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 use std::time::Duration;
 
 /// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
@@ -113,6 +113,10 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(cx, &pool.restart),
+        kind: if kind == Kind::Step { PoolKind::Step } else { PoolKind::Service },
+        // The numbers of pools are the master's to give.
+        after: Vec::new(),
+        essential: pool.essential.as_ref().map(|at| at.value),
     }
 }
 

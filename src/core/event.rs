@@ -1,6 +1,6 @@
 //! Facts, and the wishes among them.
 
-use crate::{Generation, Policy, PoolId, Span, Ticket, WorkerId};
+use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
 
 /// A fact. A fact about a worker that is gone is expected and changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub enum Event {
     /// No worker came of the order: fork refused, no such program, no such directory.
     SpawnFailed(WorkerId),
     Ready(WorkerId),
+    /// The worker serves, but its health check has failed for good.
+    Unhealthy(WorkerId),
     /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
     Extended(WorkerId, Span),
     /// The worker's first process has ended; the rest of its tree may still live.
@@ -42,8 +44,24 @@ pub enum Request {
     Keep(PoolId, Policy),
     /// Stop this pool's workers; the pool stays, stopped, until it is kept again.
     Drop(PoolId),
+    /// Stop this pool's workers; once nothing of them is left, forget the pool.
+    Remove(PoolId),
     /// Replace every worker by one of a new generation.
     Roll(PoolId),
+    /// The pool's configuration has changed: this policy, and every worker replaced by one of a new generation. It
+    /// supersedes any rolling restart. A stopped pool only gets the policy; an unknown one is kept.
+    Change {
+        pool: PoolId,
+        policy: Policy,
+    },
+    /// Replace every worker by one of an older generation, with the policy of that time.
+    Return {
+        pool: PoolId,
+        to: Generation,
+        policy: Policy,
+    },
+    /// Replace the worker of one slot by a new one of the same generation.
+    Renew(PoolId, Slot),
     /// End the running rolling restart, back to the last generation that served in full.
     Cancel(PoolId),
     Scale(PoolId, u32),

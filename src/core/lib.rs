@@ -9,17 +9,23 @@
 
 extern crate alloc;
 
+mod change;
 mod deadline;
+mod essential;
 mod event;
+mod generations;
 mod life;
 mod master;
 mod order;
+mod order_of_pools;
 mod policy;
 mod pool;
+mod renew;
 mod repair;
 mod roll;
 mod rolling;
 mod settle;
+mod step;
 mod time;
 mod view;
 mod wish;
@@ -29,7 +35,7 @@ mod worker;
 pub use event::{Event, Exit, Request};
 pub use master::Master;
 pub use order::{Cause, Failure, Order, Outcome, Record, Why};
-pub use policy::{OnFailure, Policy, Readiness, Reload, Restart, RestartPolicy, Step};
+pub use policy::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Step};
 pub use roll::RollState;
 pub use time::{Span, Time};
 pub use view::{EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView};

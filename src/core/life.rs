@@ -1,7 +1,6 @@
 //! What happens to one worker: birth, readiness, stop, death.
 
 use crate::order::Why;
-use crate::pool::Pool;
 use crate::roll::Phase;
 use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
 use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, Time, WorkerId};
@@ -9,7 +8,8 @@ use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, S
 impl Master {
     pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Place) -> Option<WorkerId> {
         let known = self.pools.get_mut(&pool)?;
-        let mut worker = Worker::new(pool, slot, generation, self.now, known.policy.ready_timeout);
+        let patience = known.patience(generation);
+        let mut worker = Worker::new(pool, slot, generation, self.now, patience);
         worker.place = place;
         worker.awaited =
             place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
@@ -28,12 +28,14 @@ impl Master {
         if place == Place::Current && core::mem::take(&mut seat.restart_due) {
             seat.restarts += 1;
         }
+        self.renewal_spawned(pool, slot, id);
         self.out.push(Order::Spawn { worker: id, pool, slot, generation });
         Some(id)
     }
 
     pub(crate) fn born(&mut self, id: WorkerId) {
-        let Some(Readiness::Alive(span)) = self.readiness(id) else { return };
+        let Some(worker) = self.workers.get(&id).filter(|worker| !self.is_step(worker.pool)) else { return };
+        let Readiness::Alive(span) = worker.readiness else { return };
         if span == Span::ZERO {
             return self.became_ready(id);
         }
@@ -52,6 +54,9 @@ impl Master {
             return;
         }
         let (pool, slot, generation, place) = (worker.pool, worker.slot, worker.generation, worker.place);
+        if self.is_step(pool) {
+            return;
+        }
         let took = now - worker.began;
         let Some(known) = self.pools.get(&pool) else { return };
         let soak = known.policy.reload.soak;
@@ -82,6 +87,14 @@ impl Master {
         self.change(id, |w| w.asked = Some(now));
         self.died(id, Cause::NotReadyInTime);
         self.kill(id);
+    }
+
+    /// A death like any other, but the sick one is asked to leave as everybody is: it may still finish what it has.
+    pub(crate) fn unhealthy(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(Worker::serves) {
+            self.died(id, Cause::Unhealthy);
+            self.begin_stop(id, Why::Unhealthy);
+        }
     }
 
     pub(crate) fn spawn_failed(&mut self, id: WorkerId) {
@@ -131,11 +144,14 @@ impl Master {
         if worker.leaves() {
             return;
         }
+        // A change of configuration finds it on its way: it keeps the steps that it began with.
+        let stop = self.pools.get(&worker.pool).map(|pool| pool.policy.stop.clone()).unwrap_or_default();
         self.detach(id);
         self.record(Record::Retired { worker: id, why });
         self.change(id, |w| {
             w.asked = Some(now);
             w.drains = true;
+            w.stop = stop;
         });
         self.advance_stop(id, 0);
     }
@@ -159,14 +175,12 @@ impl Master {
     /// What a worker may ask for is one allowance for its whole stop, not one for each step.
     fn latest_stop(&self, id: WorkerId, step: usize) -> Time {
         let Some(worker) = self.workers.get(&id) else { return self.now };
-        let steps = self.pools.get(&worker.pool).map_or(&[][..], |pool| &pool.policy.stop);
-        let waits = steps.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
+        let waits = worker.stop.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
         worker.asked.unwrap_or(self.now) + waits + MOST_EXTENSION
     }
 
     fn stop_step(&self, id: WorkerId, step: usize) -> Option<Step> {
-        let pool: &Pool = self.pools.get(&self.workers.get(&id)?.pool)?;
-        pool.policy.stop.get(step).copied()
+        self.workers.get(&id)?.stop.get(step).copied()
     }
 
     /// SIGKILL; once is enough.
@@ -211,7 +225,7 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full = false;
+            known.full &= known.serving >= known.wanted_slots();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

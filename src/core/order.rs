@@ -57,6 +57,7 @@ pub enum Cause {
     Exited(Exit),
     SpawnFailed,
     NotReadyInTime,
+    Unhealthy,
     Cancelled,
 }
 
@@ -144,6 +145,29 @@ pub enum Record {
     PoolStopped {
         pool: PoolId,
     },
+    /// The pool has to wait for others before it may start.
+    Held {
+        pool: PoolId,
+        by: alloc::vec::Vec<PoolId>,
+    },
+    /// A step has run to its end.
+    StepDone {
+        pool: PoolId,
+        generation: Generation,
+        took: Span,
+    },
+    /// One worker was replaced by another one of its generation.
+    Renewed {
+        pool: PoolId,
+        slot: Slot,
+        worker: WorkerId,
+        took: Span,
+    },
+    /// An essential pool has had no worker ready for the span that its policy names.
+    EssentialLost {
+        pool: PoolId,
+        span: Span,
+    },
 }
 
 /// Why a worker is asked to stop.
@@ -154,5 +178,8 @@ pub enum Why {
     /// Its rolling restart was superseded, cancelled or has failed.
     Abandoned,
     ScaledDown,
+    /// Its slot gets a fresh worker of the same generation.
+    Recycled,
+    Unhealthy,
     Stop,
 }

@@ -1,11 +1,12 @@
 //! How many workers a pool has, and how patient the master is with them.
 
-use crate::{Signal, Span};
+use crate::{PoolId, Signal, Span};
 use alloc::vec::Vec;
 
 /// All that the core knows of a pool's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    pub kind: PoolKind,
     /// Workers wanted.
     pub count: u32,
     pub readiness: Readiness,
@@ -15,6 +16,19 @@ pub struct Policy {
     pub stop: Vec<Step>,
     pub reload: Reload,
     pub restart: Restart,
+    /// At its start the pool waits until all of these are up; everything is stopped against this order.
+    pub after: Vec<PoolId>,
+    /// No worker ready for this long: [`crate::Record::EssentialLost`].
+    pub essential: Option<Span>,
+}
+
+/// What becomes of a pool's workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// They serve until somebody wants them to stop.
+    Service,
+    /// One worker that runs to its end: exit code 0 is success, anything else a failure. It is never ready.
+    Step,
 }
 
 /// What makes a worker ready.

@@ -4,6 +4,8 @@ use crate::pool::{Activity, Ended, Pool};
 use crate::roll::{Phase, RollState};
 use crate::worker::{State, Worker};
 use crate::{Failure, Generation, Master, PoolId, Slot, Span, Time, WorkerId};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 /// Read-only access to the whole.
 pub struct View<'a> {
@@ -47,6 +49,10 @@ pub struct PoolView {
     /// The generation that empty slots are filled with; the last that served in full.
     pub filling: Generation,
     pub proven: Generation,
+    /// The last one before `proven` that served in full: what `rollback` returns to.
+    pub before: Generation,
+    /// Not started yet: it waits for these.
+    pub held_by: Vec<PoolId>,
     pub roll: RollView,
 }
 
@@ -84,6 +90,8 @@ pub struct EmptySlot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyState {
+    /// Its pool has not begun: it waits for others.
+    Held,
     Backoff,
     Stopped,
     Done,
@@ -102,11 +110,11 @@ impl View<'_> {
     }
 
     pub fn pools(&self) -> impl Iterator<Item = (PoolId, PoolView)> + '_ {
-        self.master.pools.iter().map(|(id, pool)| (*id, self.pool_view(pool)))
+        self.master.pools.iter().map(|(id, pool)| (*id, self.pool_view(*id, pool)))
     }
 
     pub fn pool(&self, id: PoolId) -> Option<PoolView> {
-        self.master.pools.get(&id).map(|pool| self.pool_view(pool))
+        self.master.pools.get(&id).map(|pool| self.pool_view(id, pool))
     }
 
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
@@ -121,6 +129,11 @@ impl View<'_> {
     pub fn restarts(&self, pool: PoolId, slot: Slot) -> u32 {
         let seat = self.master.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
         seat.map_or(0, |seat| seat.restarts)
+    }
+
+    /// Every generation that a worker of the pool may still be made from.
+    pub fn generations(&self, pool: PoolId) -> BTreeSet<Generation> {
+        self.master.pools.get(&pool).map(Pool::generations).unwrap_or_default()
     }
 
     /// Slots of a pool that no living worker holds.
@@ -139,19 +152,20 @@ impl View<'_> {
                     let state = match (seat.ended, pool.activity) {
                         (Some(Ended::Done), _) => EmptyState::Done,
                         (Some(Ended::Failed), _) => EmptyState::Failed,
+                        (None, Activity::Running) if !pool.begun => EmptyState::Held,
                         (None, Activity::Running) => EmptyState::Backoff,
-                        (None, Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
+                        (None, Activity::Outlasting | Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
                     };
                     let retry_in = match state {
                         EmptyState::Backoff => seat.not_before.map(|at| at - now),
-                        EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
+                        EmptyState::Held | EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
                     };
                     EmptySlot { slot: Slot(slot as u32), state, retry_in }
                 })
         })
     }
 
-    fn pool_view(&self, pool: &Pool) -> PoolView {
+    fn pool_view(&self, id: PoolId, pool: &Pool) -> PoolView {
         let last = &pool.last;
         let (replaced, of, took) = match &pool.roll {
             Some(roll) => (roll.replaced, roll.of, self.master.now - roll.began),
@@ -165,6 +179,8 @@ impl View<'_> {
             draining: pool.draining,
             filling: pool.filling(),
             proven: pool.proven,
+            before: pool.history.before(pool.proven),
+            held_by: self.master.held_by(id),
             roll: RollView {
                 state: last.state,
                 generation: last.generation,
@@ -181,10 +197,11 @@ impl View<'_> {
 fn pool_state(pool: &Pool) -> PoolState {
     match (pool.activity, &pool.roll) {
         (Activity::Stopped, _) => return PoolState::Stopped,
-        (Activity::Stopping, _) => return PoolState::Stopping,
+        (Activity::Outlasting | Activity::Stopping, _) => return PoolState::Stopping,
         (Activity::Running, Some(roll)) => {
             return if matches!(roll.phase, Phase::Back(_)) { PoolState::RollingBack } else { PoolState::Reloading };
         }
+        (Activity::Running, None) if !pool.begun => return PoolState::Starting,
         (Activity::Running, None) => {}
     }
     let seats = &pool.slots[..pool.policy.count as usize];
@@ -196,7 +213,7 @@ fn pool_state(pool: &Pool) -> PoolState {
         PoolState::CrashLoop
     } else if pool.serving >= pool.wanted_slots() {
         PoolState::Ok
-    } else if pool.proven == Generation::NONE && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
+    } else if !pool.up && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
         PoolState::Starting
     } else {
         PoolState::Degraded

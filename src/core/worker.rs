@@ -9,7 +9,9 @@
 //! | Killing  | got SIGKILL                                        | its exit; at `give_up` it is named as lost |
 //! | Sweeping | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
 
-use crate::{Generation, PoolId, Slot, Span, Time, WorkerId};
+use crate::generations::Patience;
+use crate::{Generation, PoolId, Readiness, Slot, Span, Step, Time, WorkerId};
+use alloc::vec::Vec;
 
 /// How long the kernel has to end what got SIGKILL before it is named as lost: within the second that a stop may
 /// take beyond the sum of its waits.
@@ -44,6 +46,9 @@ pub(crate) struct Worker {
     pub(crate) slot: Slot,
     pub(crate) generation: Generation,
     pub(crate) state: State,
+    pub(crate) readiness: Readiness,
+    /// The steps of its stop, once that has begun.
+    pub(crate) stop: Vec<Step>,
     pub(crate) place: Place,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
@@ -58,13 +63,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(pool: PoolId, slot: Slot, generation: Generation, now: Time, patience: Span) -> Self {
-        let ready_by = now + patience;
+    pub(crate) fn new(pool: PoolId, slot: Slot, generation: Generation, now: Time, patience: Patience) -> Self {
+        let ready_by = now + patience.ready_timeout;
         Self {
             pool,
             slot,
             generation,
             state: State::Starting { ready_by, latest: ready_by + MOST_EXTENSION, alive_at: None },
+            readiness: patience.readiness,
+            stop: Vec::new(),
             place: Place::Current,
             began: now,
             ready_at: None,
@@ -78,7 +85,9 @@ impl Worker {
     /// When it has to be looked at.
     pub(crate) fn deadline(&self) -> Option<Time> {
         match self.state {
-            State::Starting { ready_by, alive_at, .. } => Some(alive_at.map_or(ready_by, |at| at.min(ready_by))),
+            State::Starting { ready_by, alive_at, .. } => {
+                Some(alive_at.map_or(ready_by, |at| at.min(ready_by))).filter(|at| at.0 < Span::FOREVER.0)
+            }
             State::Soaking { until } | State::Stopping { until, .. } => Some(until),
             State::Ready => None,
             State::Killing { give_up } | State::Sweeping { give_up } => (!self.lost).then_some(give_up),

@@ -1,8 +1,8 @@
 //! Ten thousand workers cost ten thousand times one worker, and not the square.
 
 use rotad_core::{
-    Event, Exit, Master, OnFailure, Order, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy, Signal,
-    Span, Step, Ticket, Time, WorkerId,
+    Event, Exit, Master, OnFailure, Order, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
+    RestartPolicy, Signal, Span, Step, Ticket, Time, WorkerId,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -56,6 +56,9 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
             stable_after: Span::from_secs(10),
             ends: vec![0],
         },
+        kind: PoolKind::Service,
+        after: Vec::new(),
+        essential: None,
     };
     let mut world = World { master: Master::new(), now: 0, facts: VecDeque::new(), steps: 0, left: false };
     let pool = PoolId(1);

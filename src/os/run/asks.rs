@@ -1,8 +1,10 @@
 //! Questions over the control socket, and the clerk who reads files for them.
 
 use super::Keeper;
+use super::chronicle::Note;
 use crate::control::server::Heard;
-use crate::control::wire::{Answer, Ask, Question, Which};
+use crate::control::wire::{Answer, Ask, Extent, Question, Wait, Which};
+use crate::observe::events::What;
 use crate::os::reactor::{Interest, Source};
 use crate::os::wake::Wake;
 use crate::plan::{self, Kind, Plan};
@@ -84,13 +86,17 @@ impl Keeper {
         }
         self.server.forget(client);
         self.tickets.detach(client);
+        self.chronicle.forget(client);
         self.stop_clients.retain(|known| *known != client);
     }
 
     pub(super) fn hear(&mut self, client: u64) {
         match self.server.read(client) {
             Heard::Question(question) => self.asked(client, *question),
-            Heard::Nothing => self.flush(client),
+            Heard::Nothing => {
+                self.flush(client);
+                self.catch_up(client);
+            }
             Heard::Gone => self.drop_client(client),
         }
     }
@@ -100,7 +106,7 @@ impl Keeper {
         self.flush(client);
     }
 
-    fn flush(&mut self, client: u64) {
+    pub(super) fn flush(&mut self, client: u64) {
         match self.server.flush(client) {
             None => self.drop_client(client),
             Some(more) => {
@@ -112,7 +118,7 @@ impl Keeper {
         }
     }
 
-    fn done(&mut self, client: u64, code: u8, message: String) {
+    pub(super) fn done(&mut self, client: u64, code: u8, message: String) {
         self.answer(client, &Answer::Done { code, message }, true);
     }
 
@@ -126,18 +132,21 @@ impl Keeper {
                 let status = self.snapshot();
                 self.answer(client, &Answer::Status(Box::new(status)), true);
             }
-            Ask::Stop { now } => {
-                tracing::info!("a client asks to stop{}", if now { " at once" } else { "" });
+            Ask::Stop { pools, now } if pools.is_empty() => {
+                let text = format!("a client asks to stop{}", if now { " at once" } else { "" });
+                self.note(Note::new(What::Request, text).cause("stop"));
                 self.stop_clients.push(client);
                 self.stop(now);
             }
             Ask::Roll { which, wait } => {
                 if let Some(pools) = self.chosen(client, &which) {
-                    tracing::info!("a client asks to roll {}", self.names(&pools));
-                    self.roll_for(client, &pools, wait);
+                    let text = format!("a client asks to roll {}", self.names(&pools));
+                    self.note(Note::new(What::Request, text).cause("roll"));
+                    self.roll_for(client, &pools, wait != Wait::No);
                 }
             }
-            Ask::Reload { which, wait } => {
+            Ask::Reload { which, extent: Extent::Everything, wait } => {
+                let wait = wait != Wait::No;
                 if let Some(pools) = self.chosen(client, &which)
                     && !self.clerk.look(Errand::Ask { client, pools, wait }, self.plan.clone())
                 {
@@ -146,12 +155,22 @@ impl Keeper {
             }
             Ask::Cancel { pools } => {
                 if let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }) {
-                    tracing::info!("a client asks to cancel {}", self.names(&pools));
+                    let text = format!("a client asks to cancel {}", self.names(&pools));
+                    self.note(Note::new(What::Request, text).cause("cancel"));
                     for (pool, ticket) in self.tickets.issue(Some(client), &pools) {
                         self.fact(Event::Requested(ticket, Request::Cancel(pool)));
                     }
                 }
             }
+            Ask::Events { follow } => self.events_for(client, follow),
+            Ask::Stop { .. }
+            | Ask::Start { .. }
+            | Ask::Renew { .. }
+            | Ask::Reload { .. }
+            | Ask::Rollback { .. }
+            | Ask::Scale { .. }
+            | Ask::Signal { .. }
+            | Ask::Logs { .. } => self.done(client, 78, "not supported yet: this request".to_owned()),
         }
     }
 
@@ -208,9 +227,12 @@ impl Keeper {
                     let all = self.posts.of_kind(None);
                     self.roll(None, &all);
                 }
-                (Errand::ApplyConfig | Errand::Reload, Err(why)) => tracing::error!("{why}"),
+                (Errand::ApplyConfig | Errand::Reload, Err(why)) => {
+                    self.note(Note::new(What::ConfigRefused, why).error());
+                }
                 (Errand::Ask { client, pools, wait }, Ok(())) => {
-                    tracing::info!("a client asks to reload {}", self.names(&pools));
+                    let text = format!("a client asks to reload {}", self.names(&pools));
+                    self.note(Note::new(What::Request, text).cause("reload"));
                     self.roll_for(client, &pools, wait);
                 }
                 (Errand::Ask { client, .. }, Err(why)) => self.done(client, 78, why),

@@ -5,22 +5,30 @@
 //! whose workers are all ready sleeps until somebody does something.
 
 mod asks;
+mod care;
 mod carry;
+mod chronicle;
 mod fence;
 mod inbox;
 mod launch;
 mod leave;
 mod listening;
 mod obituary;
+mod ports;
 mod posts;
+mod probing;
 mod recipes;
 mod records;
+mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
 mod tickets;
+mod watchdogs;
+mod watching;
 
 use crate::control::server::Server;
+use crate::observe::events::What;
 use crate::observe::manager::Manager;
 use crate::os::birth::Spawner;
 use crate::os::clock::Clock;
@@ -28,12 +36,14 @@ use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::Journal;
 use crate::os::lineage::Orphan;
-use crate::os::pen::Pen;
+use crate::os::pen::{Output, Pen};
 use crate::os::reactor::{Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use care::Care;
+use chronicle::Note;
 use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
@@ -49,6 +59,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
+use watching::Watching;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
@@ -68,8 +79,10 @@ struct Keeper {
     wake: Wake,
     spawner: Spawner,
     scout: Scout,
+    care: Care,
     pen: Pen,
     clerk: asks::Clerk,
+    watching: Watching,
     house: House,
     journal: Option<Journal>,
     listening: Listening,
@@ -83,6 +96,7 @@ struct Keeper {
     busy: bool,
     tickets: Tickets,
     server: Server,
+    chronicle: chronicle::Chronicle,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
     launch: LaunchWatch,
@@ -127,6 +141,10 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
+        // Before any worker reads them.
+        self.watch_files();
+        let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
+        self.note(Note::new(What::MasterStarted, text).silent());
         let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
         for (pool, policy) in pools {
             self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
@@ -136,7 +154,9 @@ impl Keeper {
             let patience = self.patience();
             self.reactor.wait(patience, &mut sources);
             if let Some(pause) = self.clock.wake(patience) {
-                tracing::warn!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+                let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+                self.note(Note::new(What::MasterPaused, text).warn());
+                self.care.probing.paused();
             }
             self.take_in(&mut sources);
             self.deadlines();
@@ -166,7 +186,10 @@ impl Keeper {
                 self.wake.hush();
                 self.births();
                 self.scouted();
+                self.probed();
+                self.weighed();
                 self.clerk_answers();
+                self.watched_files();
             }
             Source::Verdict(worker) => self.verdict(worker),
             Source::Notify(worker) => self.messages(worker),
@@ -180,7 +203,8 @@ impl Keeper {
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
-        let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
+        let care = self.care.deadline().map(|at| self.clock.until(at));
+        let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
         let moments =
             [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
@@ -201,6 +225,7 @@ impl Keeper {
         }
         self.drain_facts();
         self.lived_long_enough();
+        self.tend();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
         }
@@ -215,19 +240,26 @@ impl Keeper {
                 Meaning::Child => self.children_ended(),
                 Meaning::Nothing => {}
                 Meaning::Stop | Meaning::Interrupt if !self.stopping => {
-                    tracing::info!("{text}: stopping");
+                    self.received(format!("{text}: stopping"));
                     self.stop(false);
                 }
-                Meaning::Stop => tracing::info!("{text}: already stopping"),
+                Meaning::Stop => self.received(format!("{text}: already stopping")),
                 Meaning::Interrupt if self.interrupted => {
-                    tracing::warn!("{text}: killing what is left");
+                    self.received(format!("{text}: killing what is left"));
                     self.stop(true);
                 }
-                Meaning::Interrupt => tracing::info!("{text}: already stopping; once more kills what is left"),
+                Meaning::Interrupt => {
+                    self.received(format!("{text}: already stopping; once more kills what is left"));
+                }
                 Meaning::Act(action) => self.act(action, &text),
             }
             self.interrupted |= meaning == Meaning::Interrupt;
         }
+    }
+
+    /// A signal, and what comes of it.
+    fn received(&mut self, text: String) {
+        self.note(Note::new(What::SignalReceived, text));
     }
 
     fn act(&mut self, action: SignalAction, text: &str) {
@@ -236,28 +268,27 @@ impl Keeper {
             SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
             SignalAction::RollAll => self.roll_kind(text, None),
             SignalAction::ApplyConfig => {
-                tracing::info!("{text}: looking whether the configuration has changed");
+                self.received(format!("{text}: looking whether the configuration has changed"));
                 self.clerk.look(asks::Errand::ApplyConfig, self.plan.clone());
             }
             SignalAction::Reload => {
-                tracing::info!("{text}: reload");
+                self.received(format!("{text}: reload"));
                 self.clerk.look(asks::Errand::Reload, self.plan.clone());
             }
             SignalAction::ReopenLogs => {
-                tracing::info!("{text}: opening the log again");
+                self.received(format!("{text}: opening the log again"));
                 self.pen.reopen();
             }
-            SignalAction::Ignore => tracing::info!("{text}: ignored, as configured"),
+            SignalAction::Ignore => self.received(format!("{text}: ignored, as configured")),
         }
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
         let pools = self.posts.of_kind(kind);
         if pools.is_empty() {
-            tracing::info!("{text}: there is no pool of that kind to roll");
-            return;
+            return self.received(format!("{text}: there is no pool of that kind to roll"));
         }
-        tracing::info!("{text}: rolling {}", self.names(&pools));
+        self.received(format!("{text}: rolling {}", self.names(&pools)));
         self.roll(None, &pools);
     }
 
@@ -272,6 +303,7 @@ impl Keeper {
     fn stop(&mut self, now: bool) {
         if !self.stopping {
             self.stopping = true;
+            self.note(Note::new(What::MasterStopping, "stopping").silent());
             self.manager.tell("STOPPING=1\nSTATUS=stopping");
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
@@ -279,11 +311,11 @@ impl Keeper {
         self.fact(Event::Requested(NOBODY, request));
     }
 
-    fn journal_born(&mut self, pid: i32, start_time: u64, pool: PoolId, slot: rotad_core::Slot, tag: &str) {
-        let name = self.posts.name(pool);
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.born(pid, start_time, name, slot.0, tag)
-        {
+    fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
+        let (Some(journal), Some(body)) = (&mut self.journal, self.roster.get(worker)) else { return };
+        let Some(pid) = body.pid() else { return };
+        let (name, pipes) = (self.posts.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
+        if let Err(error) = journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes) {
             tracing::warn!("the list of workers in the runtime directory cannot be written: {error}");
             self.journal = None;
         }

@@ -12,11 +12,13 @@ mod model;
 mod oracle;
 #[path = "../sim/records.rs"]
 mod records;
+#[path = "../sim/wishes.rs"]
+mod wishes;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
-    Event, Exit, Master, OnFailure, Policy, PoolId, Readiness, Reload, Request, Restart, RestartPolicy, Signal, Span,
-    Step, Ticket, Time, WorkerId,
+    Event, Exit, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart, RestartPolicy,
+    Signal, Span, Step, Ticket, Time, WorkerId,
 };
 
 const POOL: PoolId = PoolId(1);
@@ -92,10 +94,7 @@ impl Life {
     fn happen(&mut self, fact: Fact) -> Option<Verdict> {
         // Time passes, but never over a deadline: that is a fact of its own.
         self.now = (self.now + 1).min(self.master.deadline().map_or(u64::MAX, |at| at.0.max(self.now)));
-        let policy = |life: &Self| {
-            let count = life.oracle.count(POOL).unwrap_or(life.policy.count);
-            Policy { count, ..life.policy.clone() }
-        };
+        let policy = |life: &Self| life.oracle.policy(POOL.0).unwrap_or_else(|| life.policy.clone());
         Some(match fact {
             Fact::Roll => self.ask(Request::Roll(POOL)),
             Fact::Cancel => self.ask(Request::Cancel(POOL)),
@@ -189,6 +188,9 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
             stable_after: Span(10_000),
             ends: Vec::new(),
         },
+        kind: PoolKind::Service,
+        after: Vec::new(),
+        essential: None,
     };
     let mut life = Life { master: Master::new(), oracle: Oracle::new(0), policy: policy.clone(), now: 0, tickets: 0 };
     life.ask(Request::Keep(POOL, policy)).expect("a pool starts");

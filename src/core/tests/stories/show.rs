@@ -1,6 +1,6 @@
 //! Orders and views as words.
 
-use rotad_core::{Cause, EmptySlot, Exit, Failure, Master, Order, Outcome, PoolId, Record, WorkerView};
+use rotad_core::{Cause, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, Record, WorkerView};
 use std::fmt::Write as _;
 
 pub(crate) fn order(order: &Order) -> String {
@@ -47,7 +47,17 @@ fn record(record: &Record) -> String {
         Record::RollSuperseded { generation, .. } => format!(". generation {generation} is superseded"),
         Record::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
         Record::PoolStopped { pool } => format!(". pool {pool} has stopped"),
+        Record::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
+        Record::StepDone { pool, generation, took } => {
+            format!(". step {pool} is done, generation {generation}, in {took}")
+        }
+        Record::Renewed { pool, slot, worker, took } => format!(". {pool}/{slot} has {worker}, renewed in {took}"),
+        Record::EssentialLost { pool, span } => format!(". pool {pool} is essential and had nobody ready for {span}"),
     }
+}
+
+fn pools(pools: &[PoolId]) -> String {
+    pools.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn end(outcome: &Outcome) -> String {
@@ -74,6 +84,7 @@ fn why(cause: Cause) -> String {
         Cause::Exited(Exit::Signal { signal, .. }) => format!("signal {signal}"),
         Cause::SpawnFailed => "not born".into(),
         Cause::NotReadyInTime => "not ready in time".into(),
+        Cause::Unhealthy => "unhealthy".into(),
         Cause::Cancelled => "cancelled".into(),
     }
 }
@@ -85,6 +96,12 @@ pub(crate) fn pool(master: &Master, id: PoolId) -> String {
         "    {:?}: {} of {} ready, {} alive, {} draining, generation {} proven, {} filling, roll {:?}\n",
         pool.state, pool.ready, pool.wanted, pool.alive, pool.draining, pool.proven, pool.filling, pool.roll.state
     );
+    if !pool.held_by.is_empty() {
+        let _ = writeln!(text, "      waits for {}", pools(&pool.held_by));
+    }
+    if pool.before != Generation::NONE {
+        let _ = writeln!(text, "      before that: {}", pool.before);
+    }
     for WorkerView { id: worker, slot, generation, state, lost, .. } in view.workers().filter(|w| w.pool == id) {
         let lost = if lost { ", lost" } else { "" };
         let _ = writeln!(text, "      {id}/{slot}: {worker} {state:?}, generation {generation}{lost}");
