@@ -57,11 +57,7 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
                 let kept: Vec<&str> = if word == "health" { not_with(own) } else { Vec::new() };
                 for (name, value) in more {
                     let word = name.get_ref().as_ref();
-<<<<<<< HEAD
-                    if !(own.contains_key(word) || watched || settled && WAYS.contains(&word)) {
-=======
                     if !own.contains_key(word) && !kept.contains(&word) {
->>>>>>> 0fa1656009db5470bd20859becf90b81ec9334c9
                         own.insert(name.clone(), value.clone());
                     }
                 }
