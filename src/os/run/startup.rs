@@ -2,8 +2,8 @@
 //! signal handlers, sockets, the log, the control socket, and only then the pid file.
 
 use super::apply::Applying;
-use super::clerk::{Clerk, Reader};
 use super::chronicle::Chronicle;
+use super::clerk::{Clerk, Reader};
 use super::fence::Fence;
 use super::launch::LaunchWatch;
 use super::limits::raise_nofile;
