@@ -47,7 +47,7 @@ impl Master {
             pending: todo.iter().copied().collect(),
             todo: todo.into(),
             queued: alloc::collections::VecDeque::new(),
-            added_from: u32::MAX,
+            added: 0..0,
             emptied: None,
             retired_any: false,
             replaced: 0,

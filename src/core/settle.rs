@@ -106,7 +106,7 @@ impl Master {
                 None => pool.wanted,
             },
             Some(roll) => {
-                let is_new = roll.phase == Phase::Canary && slot.0 >= roll.added_from;
+                let is_new = roll.phase == Phase::Canary && roll.added.contains(&slot.0);
                 if is_new || roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
                     return;
                 }
@@ -149,9 +149,9 @@ impl Master {
             Activity::Running if !pool.begun => self.begin_when_free(id),
             Activity::Running if pool.policy.kind == PoolKind::Step => {}
             Activity::Running => {
+                self.notice_up(id);
                 self.advance_roll(id);
                 self.advance_renewals(id);
-                self.notice_up(id);
                 self.proclaim(id);
             }
             Activity::Outlasting => self.stop_when_unneeded(id),

@@ -10,6 +10,7 @@ pub mod leftovers;
 pub mod lineage;
 pub mod notify;
 pub mod pen;
+pub mod probe;
 pub mod proc;
 pub mod reactor;
 pub mod ready;

@@ -6,6 +6,7 @@
 
 mod apply;
 mod asks;
+mod care;
 mod carry;
 mod chronicle;
 mod clerk;
@@ -18,16 +19,20 @@ mod limits;
 mod listening;
 mod managing;
 mod obituary;
+mod ports;
 mod posts;
+mod probing;
 mod put_back;
 mod recipes;
 mod records;
+mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
 mod steps;
 mod tickets;
 mod vigils;
+mod watchdogs;
 mod watching;
 mod wishes;
 
@@ -50,6 +55,7 @@ use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
 use apply::{Applying, Wish};
+use care::Care;
 use chronicle::Note;
 use fence::Fence;
 use launch::LaunchWatch;
@@ -87,6 +93,7 @@ struct Keeper {
     wake: Wake,
     spawner: Spawner,
     scout: Scout,
+    care: Care,
     pen: Pen,
     clerk: clerk::Clerk,
     applying: Applying,
@@ -171,6 +178,7 @@ impl Keeper {
             if let Some(pause) = self.clock.wake(patience) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
                 self.note(Note::new(What::MasterPaused, text).warn());
+                self.care.probing.paused();
             }
             self.take_in(&mut sources);
             self.deadlines();
@@ -200,6 +208,8 @@ impl Keeper {
                 self.wake.hush();
                 self.births();
                 self.scouted();
+                self.probed();
+                self.weighed();
                 self.clerk_answers();
                 self.watched_files();
             }
@@ -215,7 +225,8 @@ impl Keeper {
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
-        let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
+        let care = self.care.deadline().map(|at| self.clock.until(at));
+        let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
         let moments =
             [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
@@ -236,6 +247,7 @@ impl Keeper {
         }
         self.drain_facts();
         self.lived_long_enough();
+        self.tend();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
         }

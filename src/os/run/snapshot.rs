@@ -82,6 +82,7 @@ impl Keeper {
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
             last_exit: self.obituaries.of_slot(worker.pool, worker.slot).cloned(),
             retry_in_s: None,
+            port: body.and_then(|body| body.port),
             says: body.and_then(|body| body.says.clone()),
         }
     }
@@ -105,6 +106,7 @@ impl Keeper {
             cpu_s: None,
             last_exit: self.obituaries.of_slot(id, empty.slot).cloned(),
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
+            port: None,
             says: None,
         }
     }
