@@ -42,10 +42,14 @@ impl Keeper {
             let name = self.pool_name(pool);
             tracing::warn!(pool = name, "its change is put back: the configuration of generation {serving} holds");
         }
+        if let Some(plan) = self.posts.plan(pool) {
+            self.pen.retarget(&plan.name, &plan.log);
+        }
         if let Some(policy) = self.posts.policy(pool) {
             self.facts.push_back(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
         }
         self.refresh_plan();
+        self.watch_files();
     }
 
     /// Forgets what nobody can be made from any more.
