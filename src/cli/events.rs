@@ -126,7 +126,7 @@ mod tests {
     fn for_people() {
         let plain = Style { json: false, colour: false }.event(&event());
         let expected = "2026-01-02T03:04:05.678  web/0     exit           exited with 3\n";
-        assert_eq!(plain, format!("{expected}      | \\u{{1b}}]0;evil\\u{{7}}\\u{{9b}}2J\n"));
+        assert_eq!(plain, format!("{expected}      | \\x1b]0;evil\\x07\\x9b2J\n"));
         assert_eq!(moment("2026-01-02T03:04:05.678Z", "2026-01-02T23:00:00Z"), "03:04:05.678");
         let coloured = Style { json: false, colour: true }.event(&event());
         assert!(coloured.contains("\x1b[31mexit"));

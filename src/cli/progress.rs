@@ -59,6 +59,6 @@ mod tests {
     #[test]
     fn nothing_of_a_worker_reaches_the_terminal_as_it_is() {
         let answer = Answer::Progress { text: "web: \x1b[2J\nmore".into() };
-        assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\u{1b}[2J\nmore\n");
+        assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\x1b[2J\nmore\n");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod diary;
 pub mod events;
+pub mod harmless;
 pub mod manager;
 pub mod print;
 mod rates;

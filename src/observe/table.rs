@@ -31,7 +31,7 @@ pub fn pools(status: &Status, look: Look<'_>) -> String {
     let mut out = format!(
         "rotad {}  {}  pid {}  up {}  {}\n",
         harmless(&master.version),
-        harmless(&master.config.to_string_lossy()),
+        harmless(&*master.config.to_string_lossy()),
         master.pid,
         duration(master.uptime_s),
         harmless(&master.state)
@@ -174,7 +174,7 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
 fn worker_note(worker: &WorkerStatus) -> String {
     let exit = worker.last_exit.as_ref().map(exit_note);
     let retry = worker.retry_in_s.map(|s| format!("retry in {}", duration(s)));
-    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(|says| harmless(says));
+    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(harmless);
     [says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

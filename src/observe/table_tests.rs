@@ -82,7 +82,7 @@ fn the_table_of_pools() {
     let expected = "\
 rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
    POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  NOTE
- ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\u{1b}[31mred\\u{1b}[0m\", retry in 12s
+ ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
  ● api   1/1    ok         2    1         0.8s  20M     generation 3 rolled back: api/0: exit 1 before ready
  ↻ task  1/1    reloading  2    1         0.8s  20M     1 of 4 replaced
  ○ off   0/0    stopped    2    0         –     –
@@ -96,7 +96,7 @@ fn the_table_of_one_pool() {
 ◐ web  worker  degraded  1/2 ready  generation 2
    SLOT  PID   STATE    AGE   GEN  READY-IN  RESTARTS  CPU   MEMORY  NOTE
  ● 0     4711  ready    3.2s  2    0.40s     1         0.8s  20M
- × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\u{1b}[31mred\\u{1b}[0m\", retry in 12s
+ × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
 ";
     assert_eq!(workers(&sample().pools[0], PLAIN), expected);
 }
@@ -127,7 +127,7 @@ fn between_two_looks_the_processor_is_a_share() {
 fn what_a_worker_says_and_how_it_died_in_each_way() {
     let mut one = worker(0, WorkerState::Ready);
     one.says = Some("busy\n\x07".to_owned());
-    assert_eq!(worker_note(&one), "busy\\n\\u{7}");
+    assert_eq!(worker_note(&one), "busy\\x0a\\x07");
     let exit =
         LastExit { code: None, signal: Some("SEGV".into()), core: Some(true), error: None, after_s: 90.0, log: vec![] };
     assert_eq!(exit_note(&exit), "killed by SEGV, core dumped after 1m30s");

@@ -7,12 +7,10 @@ use super::roster::{Body, Stage};
 use crate::observe::events::What;
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
-use crate::os::pen::{Stream, Worker};
-use crate::plan::{LogPlan, Sink};
+use crate::os::pen::Output;
 use rotad_core::{Event, Generation, Order, PoolId, Record, Signal, Slot, WorkerId};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 
 impl Keeper {
     /// Gives the core one fact, and carries out what follows, and what follows from that.
@@ -75,7 +73,7 @@ impl Keeper {
             stage: Stage::Unborn(Vec::new()),
             verdict: None,
             notify: None,
-            stream: None,
+            output: None,
             cgroup: None,
             family: None,
             says: None,
@@ -97,21 +95,18 @@ impl Keeper {
         let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
-        let label = Worker { pool: plan.name.clone(), slot: slot.0 };
-        let (stream, stdout, stderr) = outputs(&plan.log, label, owner, &self.null)?;
+        let (output, (stdout, stderr)) = Output::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
+        self.pen.adopt(&output);
         let value = notify.env_value();
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
-        body.stream = stream.clone();
+        body.output = Some(output);
         body.cgroup = self.fence.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
         let birth =
             Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
         let order = self.recipes.order(plan, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
-        if let Some(stream) = stream {
-            self.pen.adopt(stream);
-        }
         Ok(())
     }
 
@@ -164,31 +159,4 @@ fn sent(order: &Order) -> Option<(WorkerId, Signal)> {
         Order::Kill(worker) => Some((*worker, Signal::KILL)),
         _ => None,
     }
-}
-
-/// The worker's stdout and stderr, and our end of the pipe if one of them goes to the master's log.
-type Outputs = (Option<Arc<Stream>>, Arc<OwnedFd>, Arc<OwnedFd>);
-
-fn outputs(log: &LogPlan, label: Worker, owner: Option<u32>, null: &Arc<OwnedFd>) -> io::Result<Outputs> {
-    let mut stream = None;
-    let mut end = |sink: &Sink, inherited: BorrowedFd<'_>| -> io::Result<Arc<OwnedFd>> {
-        match sink {
-            Sink::Null | Sink::Stdout => Ok(null.clone()),
-            Sink::Inherit => Ok(Arc::new(inherited.try_clone_to_owned()?)),
-            Sink::File(_) => Err(io::Error::other("not supported yet: a log file of a pool")),
-            Sink::Master => {
-                if stream.is_none() {
-                    let (ours, theirs) = Stream::open(label.clone(), owner)?;
-                    stream = Some((Arc::new(ours), Arc::new(theirs)));
-                }
-                Ok(stream.as_ref().map_or_else(|| null.clone(), |(_, theirs)| theirs.clone()))
-            }
-        }
-    };
-    let out = end(&log.stdout, io::stdout().as_fd())?;
-    let err = match &log.stderr {
-        Sink::Stdout => out.clone(),
-        other => end(other, io::stderr().as_fd())?,
-    };
-    Ok((stream.map(|(ours, _)| ours), out, err))
 }

@@ -3,12 +3,13 @@
 use super::Keeper;
 use super::chronicle::Note;
 use super::obituary::last_exit;
-use super::roster::{Asked, Stage};
+use super::roster::{Asked, Body, Stage};
 use crate::observe::events::What;
+use crate::observe::harmless::harmless;
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
 use crate::os::lineage::Family;
 use crate::os::notify::Message;
-use crate::os::pen::harmless;
+use crate::os::pen::Pen;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
 use crate::os::sockets::Healed;
@@ -87,13 +88,12 @@ impl Keeper {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
         body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
-        if let Some(stream) = &body.stream {
-            stream.set_pid(pid);
+        if let Some(output) = &body.output {
+            output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        let (pool, slot, tag) = (body.pool, body.slot, body.tag.clone());
-        self.note(Note::new(What::Spawn, "started").worker(worker).debug());
-        self.journal_born(pid, start_time, pool, slot, &tag);
+        self.note(Note::new(What::Spawn, format!("started as pid {pid}")).worker(worker).debug());
+        self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
         for asked in asked {
@@ -148,7 +148,7 @@ impl Keeper {
     /// No program came of the order; what there was of a process is gone.
     pub(super) fn not_born(&mut self, worker: WorkerId) {
         let Some(mut body) = self.roster.remove(worker) else { return };
-        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+        let log = last_words(&self.pen, &body);
         let exit = last_exit(None, body.error.take(), 0.0, log);
         self.obituaries.add(worker, body.obituary(exit, false));
         self.bury(&body);
@@ -171,7 +171,7 @@ impl Keeper {
         for message in notify.drain(MESSAGES_A_TURN) {
             let Message { ready, extend, status, stopping, .. } = message;
             if let Some(status) = status {
-                body.says = Some(harmless(status.as_bytes()));
+                body.says = Some(harmless(status));
             }
             if let Some(by) = extend {
                 facts.push(Event::Extended(worker, Span::from_millis(by.as_millis() as u64)));
@@ -256,10 +256,7 @@ impl Keeper {
             return self.not_born(worker);
         }
         body.exit = Some(exit);
-        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
-        if !log.is_empty() {
-            self.pen.nudge();
-        }
+        let log = last_words(&self.pen, body);
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
@@ -331,4 +328,12 @@ impl Keeper {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }
+}
+
+/// What a worker that has ended said last.
+fn last_words(pen: &Pen, body: &Body) -> Vec<String> {
+    let Some(output) = &body.output else { return Vec::new() };
+    let words = pen.last_words(output);
+    pen.ended(output);
+    words
 }

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How long orphans may take to die of SIGKILL.
 const ORPHANS: Duration = Duration::from_millis(900);
-/// How long the last lines of the log, and the last answers, may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) struct Leaving {
     until: Instant,
@@ -73,7 +71,7 @@ impl Keeper {
             self.server.say(client, &Answer::Done { code, message: message.clone() }, true);
             self.server.flush(client);
         }
-        self.pen.flush(FAREWELL);
+        self.pen.drain();
         let Self { house, mut launch, roster, fence, .. } = self;
         // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
         drop((roster, fence, house));

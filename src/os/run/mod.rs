@@ -30,7 +30,7 @@ use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::Journal;
 use crate::os::lineage::Orphan;
-use crate::os::pen::Pen;
+use crate::os::pen::{Output, Pen};
 use crate::os::reactor::{Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
@@ -293,11 +293,11 @@ impl Keeper {
         self.fact(Event::Requested(NOBODY, request));
     }
 
-    fn journal_born(&mut self, pid: i32, start_time: u64, pool: PoolId, slot: rotad_core::Slot, tag: &str) {
-        let name = self.posts.name(pool);
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.born(pid, start_time, name, slot.0, tag)
-        {
+    fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
+        let (Some(journal), Some(body)) = (&mut self.journal, self.roster.get(worker)) else { return };
+        let Some(pid) = body.pid() else { return };
+        let (name, pipes) = (self.posts.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
+        if let Err(error) = journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes) {
             tracing::warn!("the list of workers in the runtime directory cannot be written: {error}");
             self.journal = None;
         }

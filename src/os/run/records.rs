@@ -168,7 +168,7 @@ impl Keeper {
             && let Some(body) = self.roster.get(id)
         {
             // It still lives, and is about to be killed: these are its last words all the same.
-            let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+            let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
             let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
             let exit = last_exit(None, Some("was not ready in time".to_owned()), lived, log);
             self.obituaries.add(id, body.obituary(exit, false));
@@ -193,7 +193,7 @@ impl Keeper {
             let mut text = text;
             for line in obituary.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
                 text.push_str("\n  | ");
-                text.push_str(&crate::os::pen::harmless(line.as_bytes()));
+                text.push_str(&crate::observe::harmless::harmless(line));
             }
             let verdict = self.launch.failed(pool, text);
             self.launched(verdict);

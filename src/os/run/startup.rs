@@ -20,14 +20,14 @@ use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::{Journal, Leftover, Leftovers};
-use crate::os::pen::{Paper, Pen, Rotation};
+use crate::os::pen::{self, Paper, Pen, Rotation};
 use crate::os::reactor::{Interest, Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::Signals;
 use crate::os::sockets::{self, Listener};
 use crate::os::sys;
 use crate::os::wake::Wake;
-use crate::plan::Plan;
+use crate::plan::{Plan, Sink};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::{Master, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,9 +40,11 @@ use std::time::Duration;
 
 /// How long workers that a dead master left get to stop.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(30);
-/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, output.
-const OWN_DESCRIPTORS: u64 = 26;
-const PER_WORKER: u64 = 3;
+/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, both outputs.
+const OWN_DESCRIPTORS: u64 = 34;
+const PER_WORKER: u64 = 4;
+/// For each log file of a pool: the file and its folder.
+const PER_LOG: u64 = 2;
 /// Beyond what is needed: clients of the control socket, workers that drain, births under way. Eight bytes each.
 const CLIENTS_AND_ROLLS: u64 = 256;
 const MOST_ROOM: u64 = 1 << 17;
@@ -77,17 +79,15 @@ impl Keeper {
 
 fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     let mut house = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
-    take_over(plan, launch, &house)?;
+    let left = leftovers(plan, launch, &house)?;
     sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
+    let pen = open_pen(plan, launch)?;
+    take_over(plan, left, &pen)?;
     let signals = Signals::install(plan.signals, launch.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
     let listeners = sockets::open_all(&plan.listeners).map_err(|e| Failed { code: 1, message: e.to_string() })?;
-    let paper = paper(plan, launch)?;
-    let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
-    let sink = pen.clone();
-    diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
     let control = house
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
@@ -111,22 +111,36 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), fence, manager })
 }
 
-/// What a master killed by -9 left behind is named, or stopped when that is asked for.
-fn take_over(plan: &Plan, launch: &Launch, house: &House) -> Result<(), Failed> {
+/// What a master killed by -9 left behind is named, unless it is to be stopped.
+fn leftovers(plan: &Plan, launch: &Launch, house: &House) -> Result<Leftovers, Failed> {
     let left = Leftovers::find(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
+    if left.found.is_empty() || launch.take_over {
+        return Ok(left);
+    }
+    let message = format!(
+        "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` stops \
+         them first",
+        plan.config.display(),
+        names(&left.found)
+    );
+    Err(Failed { code: 1, message })
+}
+
+/// Stops what a dead master left. What these workers still print is written meanwhile: one that waits for room in its
+/// pipe could not end.
+fn take_over(plan: &Plan, left: Leftovers, pen: &Pen) -> Result<(), Failed> {
     if left.found.is_empty() {
         return Ok(());
     }
-    if !launch.take_over {
-        let message = format!(
-            "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` \
-             stops them first",
-            plan.config.display(),
-            names(&left.found)
-        );
-        return Err(Failed { code: 1, message });
+    for pipe in left.pipes() {
+        let (pool, slot) = (pipe.pool.clone(), pipe.slot);
+        let log = plan.pools.iter().find(|plan| plan.name == pool).map(|plan| &plan.log);
+        if let Err(error) = pen.adopt_left(pipe, log) {
+            tracing::warn!(pool, slot, "what a dead master's worker still prints cannot be read: {error}");
+        }
     }
     let stubborn = left.take_over(TAKE_OVER_PATIENCE, nix::libc::SIGTERM);
+    pen.drain();
     if stubborn.is_empty() {
         return Ok(());
     }
@@ -148,7 +162,7 @@ fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
     let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
     let (soft, mut hard) = found;
     let workers: u64 = plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum();
-    let need = OWN_DESCRIPTORS + plan.listeners.len() as u64 + PER_WORKER * workers;
+    let need = OWN_DESCRIPTORS + plan.listeners.len() as u64 + PER_LOG * plan.pools.len() as u64 + PER_WORKER * workers;
     if hard < need && setrlimit(Resource::RLIMIT_NOFILE, need, need).is_ok() {
         hard = need;
     }
@@ -176,6 +190,23 @@ fn make_room(need: u64, hard: u64) {
     }
 }
 
+/// Opens the logs: the master's own, and those of pools once, so that one that cannot be written is told now.
+fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
+    let paper = paper(plan, launch)?;
+    for pool in &plan.pools {
+        for sink in [&pool.log.stdout, &pool.log.stderr] {
+            if let Sink::File(path) = sink {
+                let what = format!("pool {}: cannot write its log {}", pool.name, path.display());
+                pen::check_file(path).map_err(|e| Failed::at(&what, e))?;
+            }
+        }
+    }
+    let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let sink = pen.clone();
+    diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
+    Ok(pen)
+}
+
 fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
     let master = &plan.master;
     let file = match &master.log_file {
@@ -183,9 +214,6 @@ fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
         None if launch.foreground => return Ok(Paper::stderr(master.log_format)),
         None => &master.default_log_file,
     };
-    if let Some(folder) = file.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(folder).ok();
-    }
     let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep };
     Paper::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))

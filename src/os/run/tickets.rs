@@ -115,7 +115,7 @@ pub(super) fn reason(failure: &Failure, culprit: Option<&Obituary>) -> String {
             }
             for line in &culprit.exit.log {
                 text.push_str("\n  | ");
-                text.push_str(&crate::os::pen::harmless(line.as_bytes()));
+                text.push_str(&crate::observe::harmless::harmless(line));
             }
             text
         }
