@@ -23,6 +23,11 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
     match done {
         // The ordinary end of following.
         Err(ClientError::Detached) => 0,
+        Err(error @ ClientError::Unreachable(_)) => {
+            let code = ask::failed(&error, &peek.config);
+            print::plain_error(&format!("what an earlier master did stands in {}", ask::log_file(&peek)));
+            code
+        }
         done => ask::finish(done, &peek.config),
     }
 }
@@ -39,7 +44,7 @@ fn show(client: &mut Client, patience: &Patience, style: Style) -> Result<(u8, S
             Answer::Done { code, message } => return Ok((code, message)),
             Answer::Event(event) => style.event(&event),
             Answer::Skipped { count } => style.skipped(count),
-            Answer::Progress { .. } | Answer::Step { .. } | Answer::Status(_) => continue,
+            _ => continue,
         };
         print::write(&text).map_err(|_| ClientError::Unread)?;
     }

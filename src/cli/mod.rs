@@ -6,6 +6,7 @@ mod check;
 pub mod client;
 mod demo;
 mod events;
+mod logs;
 mod pools;
 pub mod print;
 mod progress;
@@ -91,7 +92,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
         Verb::Demo { once, port } => demo::demo(once, port),
         Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),
         Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),
-        Verb::Logs { .. } => not_supported("`logs` (the workers' output is in the master's log)"),
+        Verb::Logs { follow, lines, target } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
         Verb::Init { .. } => not_supported("`init` (config/rotad.toml of the source has every key, commented)"),
         Verb::Completions { .. } => not_supported("`completions`"),

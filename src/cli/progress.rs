@@ -28,7 +28,12 @@ impl Progress {
                 let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
                 format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
             }
-            Answer::Status(_) | Answer::Event(_) | Answer::Skipped { .. } | Answer::Done { .. } => String::new(),
+            Answer::Status(_)
+            | Answer::Event(_)
+            | Answer::Line(_)
+            | Answer::Hint { .. }
+            | Answer::Skipped { .. }
+            | Answer::Done { .. } => String::new(),
         }
     }
 }

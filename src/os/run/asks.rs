@@ -162,6 +162,7 @@ impl Keeper {
                     }
                 }
             }
+            Ask::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
             Ask::Events { follow } => self.events_for(client, follow),
             Ask::Stop { .. }
             | Ask::Start { .. }
@@ -169,8 +170,7 @@ impl Keeper {
             | Ask::Reload { .. }
             | Ask::Rollback { .. }
             | Ask::Scale { .. }
-            | Ask::Signal { .. }
-            | Ask::Logs { .. } => self.done(client, 78, "not supported yet: this request".to_owned()),
+            | Ask::Signal { .. } => self.done(client, 78, "not supported yet: this request".to_owned()),
         }
     }
 

@@ -19,6 +19,7 @@ mod records;
 mod roster;
 mod snapshot;
 mod startup;
+mod streams;
 mod tickets;
 
 use crate::control::server::Server;
@@ -87,6 +88,9 @@ struct Keeper {
     tickets: Tickets,
     server: Server,
     chronicle: chronicle::Chronicle,
+    streams: streams::Streams,
+    /// Where the master's log is; none: on stderr.
+    log_file: Option<PathBuf>,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
     launch: LaunchWatch,
