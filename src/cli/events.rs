@@ -4,6 +4,7 @@ use super::client::{Client, ClientError, Patience};
 use super::{ask, print};
 use crate::control::wire::{Answer, Ask};
 use crate::observe::events::{Event, What};
+use crate::observe::harmless::harmless_json;
 use serde_json::json;
 use std::path::Path;
 use std::time::SystemTime;
@@ -54,7 +55,7 @@ impl Style {
     fn event(self, event: &Event) -> String {
         if self.json {
             // Only numbers and strings: this cannot fail.
-            return format!("{}\n", print::harmless_json(&serde_json::to_string(event).unwrap_or_default()));
+            return format!("{}\n", harmless_json(&serde_json::to_string(event).unwrap_or_default()));
         }
         let today = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let who = match (&event.pool, event.slot) {

@@ -4,6 +4,7 @@ use super::args::StatusArgs;
 use super::client::{Client, ClientError, Patience};
 use super::{ask, code, print, seam, watch};
 use crate::control::wire::{Answer, Ask};
+use crate::observe::harmless::harmless_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
 use crate::observe::table::{self, Look};
 use std::path::Path;
@@ -74,7 +75,7 @@ pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> Stri
     if wish.json {
         let print = if wish.watch { serde_json::to_string } else { serde_json::to_string_pretty };
         // Only numbers, strings and lists: this cannot fail.
-        return print::harmless_json(&print(status).unwrap_or_default()) + "\n";
+        return harmless_json(&print(status).unwrap_or_default()) + "\n";
     }
     match (&wish.pool, status.pools.first()) {
         (Some(_), Some(pool)) => table::workers(pool, look),

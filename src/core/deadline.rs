@@ -8,6 +8,8 @@ pub(crate) enum Key {
     Worker(WorkerId),
     /// The slot may be filled again.
     Slot(PoolId, Slot),
+    /// An essential pool has had nobody ready for too long.
+    Essential(PoolId),
     /// The crash loop's probe has served long enough.
     Breaker(PoolId),
     /// Everything has to be gone.

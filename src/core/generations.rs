@@ -42,6 +42,10 @@ impl History {
         self.served.push(generation);
     }
 
+    pub(crate) fn knows(&self, generation: Generation) -> bool {
+        self.served.contains(&generation)
+    }
+
     /// The last one that served in full before this one did; `NONE` if there is none.
     pub(crate) fn before(&self, generation: Generation) -> Generation {
         self.served.iter().rev().find(|known| **known < generation).copied().unwrap_or(Generation::NONE)

@@ -9,18 +9,23 @@
 
 extern crate alloc;
 
+mod change;
 mod deadline;
+mod essential;
 mod event;
 mod generations;
 mod life;
 mod master;
 mod order;
+mod order_of_pools;
 mod policy;
 mod pool;
+mod renew;
 mod repair;
 mod roll;
 mod rolling;
 mod settle;
+mod step;
 mod time;
 mod view;
 mod wish;

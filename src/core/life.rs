@@ -28,12 +28,14 @@ impl Master {
         if place == Place::Current && core::mem::take(&mut seat.restart_due) {
             seat.restarts += 1;
         }
+        self.renewal_spawned(pool, slot, id);
         self.out.push(Order::Spawn { worker: id, pool, slot, generation });
         Some(id)
     }
 
     pub(crate) fn born(&mut self, id: WorkerId) {
-        let Some(Readiness::Alive(span)) = self.workers.get(&id).map(|w| w.readiness) else { return };
+        let Some(worker) = self.workers.get(&id).filter(|worker| !self.is_step(worker.pool)) else { return };
+        let Readiness::Alive(span) = worker.readiness else { return };
         if span == Span::ZERO {
             return self.became_ready(id);
         }
@@ -52,6 +54,9 @@ impl Master {
             return;
         }
         let (pool, slot, generation, place) = (worker.pool, worker.slot, worker.generation, worker.place);
+        if self.is_step(pool) {
+            return;
+        }
         let took = now - worker.began;
         let Some(known) = self.pools.get(&pool) else { return };
         let soak = known.policy.reload.soak;
@@ -220,7 +225,7 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full = false;
+            known.full &= known.serving >= known.wanted_slots();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

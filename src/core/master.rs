@@ -17,6 +17,8 @@ pub struct Master {
     /// What the present step has to settle.
     pub(crate) touched: BTreeSet<(PoolId, Slot)>,
     pub(crate) stirred: BTreeSet<PoolId>,
+    /// Pools that wait for others before they start.
+    pub(crate) held: BTreeSet<PoolId>,
     pub(crate) stopping: bool,
     pub(crate) left: bool,
     pub(crate) out: Vec<Order>,
@@ -74,10 +76,8 @@ impl Master {
             Request::Roll(id) => self.want_roll(ticket, id),
             Request::Remove(id) => self.remove(id),
             Request::Change { pool, policy } => self.change_pool(ticket, pool, policy),
-            // Not built yet: nothing is done, and nobody waits.
-            Request::Return { pool, .. } | Request::Renew(pool, _) => {
-                self.out.push(Order::Reply(ticket, pool, crate::Outcome::Nothing));
-            }
+            Request::Return { pool, to, policy } => self.return_to(ticket, pool, to, policy),
+            Request::Renew(pool, slot) => self.want_renewal(ticket, pool, slot),
             Request::Cancel(id) => self.cancel(ticket, id),
             Request::Scale(id, count) => self.scale(id, count),
             Request::Stop { cap } => self.stop(cap),
@@ -90,6 +90,7 @@ impl Master {
             Key::Worker(id) => self.worker_due(id),
             Key::Slot(pool, slot) => self.touch(pool, slot),
             Key::Breaker(pool) => self.hope_fulfilled(pool),
+            Key::Essential(pool) => self.essential_due(pool),
             Key::Cap => self.kill_all(),
         }
     }
@@ -135,6 +136,10 @@ impl Master {
         id
     }
 
+    pub(crate) fn last_worker(&self) -> WorkerId {
+        WorkerId(self.last_worker)
+    }
+
     /// Nothing of it is left.
     pub(crate) fn forget(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.remove(&id) else { return };
@@ -171,7 +176,7 @@ impl Master {
                 self.settle_slot(pool, slot);
             } else if let Some(pool) = self.stirred.pop_first() {
                 self.settle_pool(pool);
-            } else {
+            } else if !self.break_circle() {
                 break;
             }
         }
@@ -195,17 +200,19 @@ impl Master {
         self.deadlines.set(Key::Cap, cap.map(|cap| self.now + cap));
         let pools: Vec<PoolId> = self.pools.keys().copied().collect();
         for pool in pools {
-            self.drop_pool(pool);
+            self.outlast(pool);
         }
     }
 
     fn stop_now(&mut self) {
         self.stop(None);
-        self.settle();
         self.kill_all();
     }
 
+    /// No more patience, and no more order between pools.
     fn kill_all(&mut self) {
+        self.drop_all();
+        self.settle();
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
             self.kill(id);

@@ -1,6 +1,8 @@
 //! What is known of one pool. `settle.rs` compares it with what is wanted.
 
+use crate::essential::Dark;
 use crate::generations::History;
+use crate::renew::Renewals;
 use crate::roll::{LastRoll, Roll};
 use crate::{Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -10,6 +12,8 @@ use alloc::vec::Vec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
     Running,
+    /// Everything stops, and this one serves until those that need it have stopped; nobody new is started.
+    Outlasting,
     Stopping,
     Stopped,
 }
@@ -79,6 +83,14 @@ pub(crate) struct Pool {
     pub(crate) history: History,
     /// It is not wanted any more: forgotten once nothing of it is left.
     pub(crate) removed: bool,
+    /// Its workers may start: nobody it waits for is left. Never taken back until it is stopped.
+    pub(crate) begun: bool,
+    /// Every wanted worker has been ready at once since then.
+    pub(crate) up: bool,
+    pub(crate) renewals: Renewals,
+    pub(crate) dark: Option<Dark>,
+    /// What the next roll supersedes was made from exactly what the base was made from.
+    pub(crate) same_before: bool,
     pub(crate) roll: Option<Roll>,
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
@@ -116,6 +128,11 @@ impl Pool {
             proven: Generation::NONE,
             history: History::default(),
             removed: false,
+            begun: false,
+            up: false,
+            renewals: Renewals::default(),
+            dark: None,
+            same_before: true,
             roll: None,
             waiting: None,
             last: LastRoll::default(),

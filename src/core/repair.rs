@@ -1,7 +1,7 @@
 //! After a death that nobody asked for: whose fault, how long to wait, and when a whole pool is sick.
 
 use crate::deadline::Key;
-use crate::pool::{Breaker, Ended, Pool};
+use crate::pool::{Activity, Breaker, Ended, Pool};
 use crate::roll::Phase;
 use crate::worker::{EARLY, Place, State, Worker, jitter};
 use crate::{Cause, Exit, Failure, Generation, Master, PoolId, Record, RestartPolicy, Slot, Span, Time, WorkerId};
@@ -10,19 +10,22 @@ use crate::{Cause, Exit, Failure, Generation, Master, PoolId, Record, RestartPol
 const WINDOW: Span = Span::from_secs(10);
 
 /// A death, looked at.
-struct Death {
-    id: WorkerId,
-    slot: Slot,
-    began: Time,
-    ready_at: Option<Time>,
+pub(crate) struct Death {
+    pub(crate) id: WorkerId,
+    pub(crate) slot: Slot,
+    pub(crate) began: Time,
+    pub(crate) ready_at: Option<Time>,
     /// One of `ends`.
-    is_end: bool,
+    pub(crate) is_end: bool,
 }
 
 impl Master {
     /// A worker that nobody had asked to stop has ended, did not start, or did not become ready in time.
     pub(crate) fn died(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
+        if self.is_step(worker.pool) {
+            return self.step_ended(id, cause);
+        }
         let Some(pool) = self.pools.get(&worker.pool) else { return };
         let is_end = matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.ends.contains(&code));
         let place = worker.place;
@@ -39,7 +42,7 @@ impl Master {
         let (mut fails_roll, mut fails_back) = (false, false);
         if let Some(roll) = &pool.roll {
             match roll.phase {
-                Phase::Canary | Phase::Wave => fails_roll = worker.generation == roll.generation && !ended_well,
+                Phase::Canary | Phase::Wave => fails_roll = roll.is_fresh(id, worker.generation) && !ended_well,
                 // A slot that goes back has no third choice.
                 Phase::Back(_) => {
                     fails_back = worker.generation == roll.base && !ended_well && roll.pending.contains(&worker.slot);
@@ -62,18 +65,20 @@ impl Master {
             before_ready: worker.ready_at.is_none(),
             retry_in,
         });
+        let failure = Failure { worker: Some(id), cause, mixed: false };
+        let fails_renewal = self.renewal_failed(worker.pool, id, &failure) && place == Place::Successor;
         if fails_roll {
-            self.fail_roll(worker.pool, Failure { worker: Some(id), cause, mixed: false });
+            self.fail_roll(worker.pool, failure);
         } else if fails_back {
             self.fail_way_back(worker.pool);
         }
-        self.trip(worker.pool, &death, fails_roll || fails_back);
+        self.trip(worker.pool, &death, fails_roll || fails_back || fails_renewal);
     }
 
     /// The steady state's counters; how long the slot waits, if it is filled again at all.
-    fn count_death(&mut self, id: PoolId, death: &Death) -> Option<Span> {
+    pub(crate) fn count_death(&mut self, id: PoolId, death: &Death) -> Option<Span> {
         let now = self.now;
-        let pool = self.pools.get_mut(&id)?;
+        let pool = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running)?;
         let restart = pool.policy.restart.clone();
         let slot = pool.slots.get_mut(death.slot.0 as usize)?;
         slot.restart_due = true;
@@ -111,9 +116,9 @@ impl Master {
     }
 
     /// Early deaths of a pool add up to a crash loop; those of a new generation are its rolling restart's affair.
-    fn trip(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
+    pub(crate) fn trip(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running) else { return };
         if let Some(breaker) = &pool.breaker {
             if breaker.hope == Some(death.id) {
                 self.seek_hope(id, death.slot);

@@ -3,6 +3,7 @@
 use crate::{Failure, Generation, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -17,6 +18,8 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) struct Roll {
     pub(crate) generation: Generation,
+    /// Workers above this one were born during this roll.
+    pub(crate) after: WorkerId,
     /// What served before, and serves again if this fails.
     pub(crate) base: Generation,
     pub(crate) tickets: Vec<Ticket>,
@@ -29,6 +32,8 @@ pub(crate) struct Roll {
     pub(crate) todo: VecDeque<Slot>,
     /// Successors that are ready and wait for room among the draining.
     pub(crate) queued: VecDeque<Slot>,
+    /// Slots that came with the change that this roll carries out: they start with the new generation.
+    pub(crate) added: Range<u32>,
     /// Surge 0: the slot that was emptied, and the worker that has to be gone before it is filled.
     pub(crate) emptied: Option<(Slot, Option<WorkerId>)>,
     /// It has asked an old worker to stop: from here on a new wish waits.
@@ -42,11 +47,24 @@ pub(crate) struct Roll {
 }
 
 impl Roll {
+    /// Of the new generation, and made by this roll: on the way back to an older one, some may have served before.
+    pub(crate) fn is_fresh(&self, id: WorkerId, generation: Generation) -> bool {
+        generation == self.generation && id > self.after
+    }
+
     /// The generation that this phase fills a slot with.
     pub(crate) fn goal(&self) -> Generation {
         match self.phase {
             Phase::Canary | Phase::Wave => self.generation,
             Phase::Back(_) => self.base,
+        }
+    }
+
+    /// A slot gets a worker; one that was of the new generation before may be of the old one now.
+    pub(crate) fn repaired(&mut self, slot: Slot, generation: Generation) {
+        if generation != self.generation && self.phase == Phase::Canary && self.pending.insert(slot) {
+            self.todo.push_back(slot);
+            self.of += 1;
         }
     }
 

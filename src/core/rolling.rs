@@ -8,39 +8,58 @@ use crate::{Cause, Failure, Generation, Master, OnFailure, Order, Outcome, PoolI
 use alloc::vec::Vec;
 
 impl Master {
+    /// To a new generation.
     pub(crate) fn start_roll(&mut self, id: PoolId, tickets: Vec<Ticket>) {
-        let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.latest = Generation(pool.latest.0 + 1);
-        let (generation, of) = (pool.latest, pool.policy.count);
+        let generation = pool.latest;
+        self.start_roll_to(id, tickets, generation);
+    }
+
+    pub(crate) fn start_roll_to(&mut self, id: PoolId, mut tickets: Vec<Ticket>, generation: Generation) {
+        tickets.extend(self.join_renewals(id));
+        let (now, after) = (self.now, self.last_worker());
+        let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.history.made(generation, &pool.policy);
+        let count = pool.policy.count;
         // Empty slots first: they cost no surge. Then the oldest worker.
-        let mut todo: Vec<Slot> = (0..of).map(Slot).collect();
+        let mut todo: Vec<Slot> = (0..count).map(Slot).collect();
         let workers = &self.workers;
         todo.sort_by_key(|slot| {
             let current = pool.slots[slot.0 as usize].current;
             current.and_then(|id| workers.get(&id)).map(|w| w.began)
         });
+        // On the way to an older generation, some may be of it already.
+        todo.retain(|slot| {
+            let current = pool.slots[slot.0 as usize].current.and_then(|id| workers.get(&id));
+            current.is_none_or(|worker| worker.generation != generation)
+        });
+        let of = todo.len() as u32;
         pool.last = LastRoll { state: RollState::Running, generation: generation.0, of, ..LastRoll::default() };
         pool.roll = Some(Roll {
             generation,
+            after,
             base: pool.wanted,
             tickets,
             began: now,
             phase: Phase::Canary,
             canary: None,
-            pending: (0..of).map(Slot).collect(),
+            pending: todo.iter().copied().collect(),
             todo: todo.into(),
             queued: alloc::collections::VecDeque::new(),
+            added: 0..0,
             emptied: None,
             retired_any: false,
             replaced: 0,
             of,
             same: false,
-            same_before: true,
+            same_before: core::mem::replace(&mut pool.same_before, true),
         });
         self.record(Record::RollStarted { pool: id, generation, of });
         self.stirred.insert(id);
+        if self.is_step(id) {
+            self.ready_to_run(id);
+        }
     }
 
     pub(crate) fn pinned(&mut self, id: PoolId, generation: Generation, same: bool) {
@@ -53,6 +72,7 @@ impl Master {
 
     /// A slot has a serving worker of this generation: done, if that is what the roll is after.
     pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
+        self.renewed(id, slot, worker);
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
         if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
             roll.emptied = None;
@@ -86,7 +106,7 @@ impl Master {
                 _ => roll.canary = None,
             }
         }
-        if policy.count == 0 {
+        if policy.count == 0 || roll.pending.is_empty() {
             return self.start_wave(id);
         }
         let canary = self.next_successor(id);
@@ -206,6 +226,9 @@ impl Master {
     /// The new generation is at fault, or a person cancelled.
     pub(crate) fn fail_roll(&mut self, id: PoolId, failure: Failure) {
         self.abandon_fresh(id);
+        if self.is_step(id) {
+            self.step_failed(id);
+        }
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
         let (fresh, base) = (roll.generation, roll.base);
@@ -267,12 +290,16 @@ impl Master {
         let Some(roll) = pool.roll.take() else { return };
         let (state, failure) = match &outcome {
             Outcome::Done { generation, .. } => {
+                pool.full = false;
                 pool.wanted = *generation;
                 pool.prove(*generation);
                 (RollState::Done, None)
             }
             Outcome::Aborted { failure, .. } => (RollState::Aborted, Some(failure.clone())),
-            Outcome::RolledBack { failure, .. } => (RollState::RolledBack, Some(failure.clone())),
+            Outcome::RolledBack { failure, .. } => {
+                pool.full = false;
+                (RollState::RolledBack, Some(failure.clone()))
+            }
             Outcome::Superseded | Outcome::Nothing => (RollState::Superseded, None),
         };
         pool.last = LastRoll {
@@ -284,6 +311,7 @@ impl Master {
             took: now - roll.began,
         };
         let waiting = if pool.activity == Activity::Running { pool.waiting.take() } else { None };
+        pool.trim_generations();
         self.record(Record::RollEnded { pool: id, outcome: outcome.clone() });
         for ticket in roll.tickets {
             self.out.push(Order::Reply(ticket, id, outcome.clone()));

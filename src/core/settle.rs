@@ -6,7 +6,7 @@ use crate::order::Why;
 use crate::pool::Activity;
 use crate::roll::Phase;
 use crate::worker::{Place, State};
-use crate::{Generation, Master, PoolId, Record, Slot, WorkerId};
+use crate::{Generation, Master, PoolId, PoolKind, Record, Slot, WorkerId};
 
 impl Master {
     pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
@@ -17,7 +17,7 @@ impl Master {
         let (current, successor) = (seat.current, seat.successor);
         let unwanted = match pool.activity {
             Activity::Stopping | Activity::Stopped => Some(Why::Stop),
-            Activity::Running => (slot.0 >= pool.policy.count).then_some(Why::ScaledDown),
+            Activity::Running | Activity::Outlasting => (slot.0 >= pool.policy.count).then_some(Why::ScaledDown),
         };
         if let Some(why) = unwanted {
             self.deadlines.set(Key::Slot(id, slot), None);
@@ -26,6 +26,12 @@ impl Master {
             }
             return;
         }
+        match pool.activity {
+            Activity::Outlasting => return self.keep_serving(id, slot, current, successor),
+            _ if !pool.begun => return,
+            _ if pool.policy.kind == PoolKind::Step => return self.settle_step(id),
+            _ => {}
+        }
         if let Some(next) = successor
             && self.workers.get(&next).is_some_and(|w| w.state == State::Ready)
         {
@@ -33,6 +39,17 @@ impl Master {
         }
         if current.is_none() {
             self.fill(id, slot, successor);
+        }
+    }
+
+    /// Nobody new is started: a successor is needed only where there is nobody else.
+    fn keep_serving(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, successor: Option<WorkerId>) {
+        self.deadlines.set(Key::Slot(id, slot), None);
+        let Some(next) = successor else { return };
+        if current.is_none() && self.workers.get(&next).is_some_and(|w| w.serves()) {
+            self.promote(id, slot, next);
+        } else {
+            self.begin_stop(next, Why::Stop);
         }
     }
 
@@ -52,7 +69,8 @@ impl Master {
             if let Some(roll) = &mut pool.roll {
                 roll.retired_any = true;
             }
-            self.begin_stop(old, Why::Replaced);
+            let why = if pool.roll.is_some() { Why::Replaced } else { Why::Recycled };
+            self.begin_stop(old, why);
         }
         self.promote(id, slot, next);
     }
@@ -83,9 +101,13 @@ impl Master {
         // A slot that the roll still has to do is filled whatever its past says.
         let mut is_rolls = false;
         let generation = match &pool.roll {
-            None => pool.wanted,
+            None => match successor {
+                Some(next) => return self.promote(id, slot, next),
+                None => pool.wanted,
+            },
             Some(roll) => {
-                if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
+                let is_new = roll.phase == Phase::Canary && roll.added.contains(&slot.0);
+                if is_new || roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
                     return;
                 }
                 if let Some(next) = successor
@@ -115,27 +137,36 @@ impl Master {
         }
         seat.not_before = None;
         self.deadlines.set(Key::Slot(id, slot), None);
+        if let Some(roll) = &mut pool.roll {
+            roll.repaired(slot, generation);
+        }
         self.spawn(id, slot, generation, Place::Current);
     }
 
     pub(crate) fn settle_pool(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get(&id) else { return };
         match pool.activity {
+            Activity::Running if !pool.begun => self.begin_when_free(id),
+            Activity::Running if pool.policy.kind == PoolKind::Step => {}
             Activity::Running => {
+                self.notice_up(id);
                 self.advance_roll(id);
+                self.advance_renewals(id);
                 self.proclaim(id);
             }
+            Activity::Outlasting => self.stop_when_unneeded(id),
             Activity::Stopping => {
                 if pool.present == 0 {
                     self.rest(id);
                 }
             }
             Activity::Stopped => {
-                if pool.removed && !self.workers.values().any(|worker| worker.pool == id) {
+                if pool.removed && pool.slots.iter().all(|slot| slot.leaving == 0) {
                     self.pools.remove(&id);
                 }
             }
         }
+        self.watch_essential(id);
     }
 
     /// Nothing of the pool is left that the kernel can end.
@@ -145,6 +176,7 @@ impl Master {
         }
         self.record(Record::PoolStopped { pool: id });
         self.stirred.insert(id);
+        self.stir_needed(id);
     }
 
     /// Notices when every wanted worker serves: the generation has served in full.

@@ -90,6 +90,8 @@ pub struct EmptySlot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyState {
+    /// Its pool has not begun: it waits for others.
+    Held,
     Backoff,
     Stopped,
     Done,
@@ -108,11 +110,11 @@ impl View<'_> {
     }
 
     pub fn pools(&self) -> impl Iterator<Item = (PoolId, PoolView)> + '_ {
-        self.master.pools.iter().map(|(id, pool)| (*id, self.pool_view(pool)))
+        self.master.pools.iter().map(|(id, pool)| (*id, self.pool_view(*id, pool)))
     }
 
     pub fn pool(&self, id: PoolId) -> Option<PoolView> {
-        self.master.pools.get(&id).map(|pool| self.pool_view(pool))
+        self.master.pools.get(&id).map(|pool| self.pool_view(id, pool))
     }
 
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
@@ -150,19 +152,20 @@ impl View<'_> {
                     let state = match (seat.ended, pool.activity) {
                         (Some(Ended::Done), _) => EmptyState::Done,
                         (Some(Ended::Failed), _) => EmptyState::Failed,
+                        (None, Activity::Running) if !pool.begun => EmptyState::Held,
                         (None, Activity::Running) => EmptyState::Backoff,
-                        (None, Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
+                        (None, Activity::Outlasting | Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
                     };
                     let retry_in = match state {
                         EmptyState::Backoff => seat.not_before.map(|at| at - now),
-                        EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
+                        EmptyState::Held | EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
                     };
                     EmptySlot { slot: Slot(slot as u32), state, retry_in }
                 })
         })
     }
 
-    fn pool_view(&self, pool: &Pool) -> PoolView {
+    fn pool_view(&self, id: PoolId, pool: &Pool) -> PoolView {
         let last = &pool.last;
         let (replaced, of, took) = match &pool.roll {
             Some(roll) => (roll.replaced, roll.of, self.master.now - roll.began),
@@ -177,7 +180,7 @@ impl View<'_> {
             filling: pool.filling(),
             proven: pool.proven,
             before: pool.history.before(pool.proven),
-            held_by: Vec::new(),
+            held_by: self.master.held_by(id),
             roll: RollView {
                 state: last.state,
                 generation: last.generation,
@@ -194,10 +197,11 @@ impl View<'_> {
 fn pool_state(pool: &Pool) -> PoolState {
     match (pool.activity, &pool.roll) {
         (Activity::Stopped, _) => return PoolState::Stopped,
-        (Activity::Stopping, _) => return PoolState::Stopping,
+        (Activity::Outlasting | Activity::Stopping, _) => return PoolState::Stopping,
         (Activity::Running, Some(roll)) => {
             return if matches!(roll.phase, Phase::Back(_)) { PoolState::RollingBack } else { PoolState::Reloading };
         }
+        (Activity::Running, None) if !pool.begun => return PoolState::Starting,
         (Activity::Running, None) => {}
     }
     let seats = &pool.slots[..pool.policy.count as usize];
@@ -209,7 +213,7 @@ fn pool_state(pool: &Pool) -> PoolState {
         PoolState::CrashLoop
     } else if pool.serving >= pool.wanted_slots() {
         PoolState::Ok
-    } else if pool.proven == Generation::NONE && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
+    } else if !pool.up && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
         PoolState::Starting
     } else {
         PoolState::Degraded

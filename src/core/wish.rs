@@ -2,29 +2,32 @@
 
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
-use crate::{Cause, Failure, Generation, Master, Order, Outcome, Policy, PoolId, Record, Slot, Ticket};
+use crate::{Cause, Failure, Master, Order, Outcome, Policy, PoolId, Slot, Ticket};
+use alloc::collections::btree_map::Entry;
 use alloc::vec;
-use alloc::vec::Vec;
 
 impl Master {
     pub(crate) fn keep(&mut self, id: PoolId, policy: Policy) {
         if self.stopping {
             return;
         }
-        match self.pools.get_mut(&id) {
-            None => {
-                self.pools.insert(id, Pool::new(policy));
-            }
-            Some(pool) => {
-                let count = policy.count;
-                pool.removed = false;
-                pool.policy = Policy { count: pool.policy.count, ..policy };
-                if pool.activity != Activity::Running {
-                    pool.activity = Activity::Running;
-                    pool.full = false;
-                }
-                self.scale(id, count);
-            }
+        if let Entry::Vacant(place) = self.pools.entry(id) {
+            place.insert(Pool::new(policy.of_its_kind()));
+            self.start_in_order(id);
+            return self.touch_all(id);
+        }
+        self.adopt(id, policy);
+        self.revive(id);
+    }
+
+    /// A pool that was stopped, or to be forgotten, is wanted again.
+    pub(crate) fn revive(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.removed = false;
+        if pool.activity != Activity::Running {
+            pool.activity = Activity::Running;
+            pool.full = false;
+            self.start_in_order(id);
         }
         self.touch_all(id);
     }
@@ -32,17 +35,12 @@ impl Master {
     /// The pool's workers stop; its wishes end.
     pub(crate) fn drop_pool(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        if pool.activity == Activity::Running {
+        if matches!(pool.activity, Activity::Running | Activity::Outlasting) {
             pool.activity = Activity::Stopping;
         }
-        let waiting = pool.waiting.take().unwrap_or_default();
-        pool.forgive_all();
-        self.forget_crash_loop(id);
-        self.end_roll(id, Outcome::Superseded);
-        for ticket in waiting {
-            self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
-        }
-        self.touch_all(id);
+        self.held.remove(&id);
+        self.end_wishes(id);
+        self.stir_held();
     }
 
     /// As drop; what has stopped is forgotten.
@@ -53,41 +51,17 @@ impl Master {
         }
     }
 
-    /// New policy, new generation: whatever runs is superseded.
-    pub(crate) fn change_pool(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
-        if self.stopping {
-            return self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
-        }
-        let Some(pool) = self.pools.get_mut(&id).filter(|pool| !pool.removed) else {
-            self.keep(id, policy);
-            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
-        };
-        let runs = pool.activity == Activity::Running;
-        let mut tickets = if runs { self.supersede(id) } else { Vec::new() };
+    pub(crate) fn end_wishes(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        let count = policy.count;
-        pool.policy = policy;
-        pool.resize(count);
-        if !runs {
-            pool.remake();
-            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
-        }
-        tickets.push(ticket);
-        self.start_roll(id, tickets);
-        self.touch_all(id);
-    }
-
-    /// Ends a running roll for the sake of another one, which takes over all who wait.
-    fn supersede(&mut self, id: PoolId) -> Vec<Ticket> {
-        let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
-        self.abandon_fresh(id);
-        let Some(Pool { roll: Some(roll), waiting, .. }) = self.pools.get_mut(&id) else { return Vec::new() };
-        let mut tickets = core::mem::take(&mut roll.tickets);
-        tickets.extend(waiting.take().unwrap_or_default());
-        let generation = roll.generation;
-        self.record(Record::RollSuperseded { pool: id, generation });
+        let waiting = pool.waiting.take().unwrap_or_default();
+        pool.forgive_all();
+        self.forget_crash_loop(id);
         self.end_roll(id, Outcome::Superseded);
-        tickets
+        self.drop_renewals(id, 0);
+        for ticket in waiting {
+            self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+        }
+        self.touch_all(id);
     }
 
     /// One roll runs and at most one waits; until the running one has retired a worker, a new wish takes over.
@@ -96,33 +70,23 @@ impl Master {
             return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
         };
         match pool.activity {
+            Activity::Running if pool.is_held() => return self.remake(ticket, id),
             Activity::Running => {}
-            Activity::Stopping => return self.out.push(Order::Reply(ticket, id, Outcome::Superseded)),
+            Activity::Outlasting | Activity::Stopping => {
+                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+            }
             Activity::Stopped => return self.out.push(Order::Reply(ticket, id, Outcome::Nothing)),
         }
-        let Some(roll) = &pool.roll else { return self.start_roll(id, vec![ticket]) };
+        if self.is_step(id) {
+            return self.roll_step(ticket, id, false);
+        }
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return self.start_roll(id, vec![ticket]) };
         if roll.retired_any || matches!(roll.phase, Phase::Back(_)) {
-            match &mut pool.waiting {
-                Some(tickets) => tickets.push(ticket),
-                None => {
-                    pool.waiting = Some(vec![ticket]);
-                    self.record(Record::RollWaits { pool: id });
-                }
-            }
-            return;
+            return self.wait_for_roll(ticket, id);
         }
-        self.abandon_fresh(id);
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
-        let mut tickets: Vec<Ticket> = core::mem::take(&mut roll.tickets);
-        let same_before = roll.same && roll.same_before;
+        let mut tickets = self.supersede(id);
         tickets.push(ticket);
-        let generation: Generation = roll.generation;
-        self.record(Record::RollSuperseded { pool: id, generation });
-        self.end_roll(id, Outcome::Superseded);
         self.start_roll(id, tickets);
-        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
-            roll.same_before = same_before;
-        }
     }
 
     pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
@@ -146,6 +110,12 @@ impl Master {
 
     /// Changes the number without touching the others.
     pub(crate) fn scale(&mut self, id: PoolId, count: u32) {
+        if !self.is_step(id) {
+            self.resize(id, count);
+        }
+    }
+
+    pub(crate) fn resize(&mut self, id: PoolId, count: u32) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let before = pool.policy.count;
         if count == before {
@@ -171,6 +141,7 @@ impl Master {
         if probe_is_gone {
             self.end_crash_loop(id);
         }
+        self.drop_renewals(id, count);
         self.touch_all(id);
     }
 }

@@ -85,7 +85,9 @@ impl Worker {
     /// When it has to be looked at.
     pub(crate) fn deadline(&self) -> Option<Time> {
         match self.state {
-            State::Starting { ready_by, alive_at, .. } => Some(alive_at.map_or(ready_by, |at| at.min(ready_by))),
+            State::Starting { ready_by, alive_at, .. } => {
+                Some(alive_at.map_or(ready_by, |at| at.min(ready_by))).filter(|at| at.0 < Span::FOREVER.0)
+            }
             State::Soaking { until } | State::Stopping { until, .. } => Some(until),
             State::Ready => None,
             State::Killing { give_up } | State::Sweeping { give_up } => (!self.lost).then_some(give_up),

@@ -89,6 +89,9 @@ pub struct WorkerStatus {
     pub cpu_s: Option<f64>,
     pub last_exit: Option<LastExit>,
     pub retry_in_s: Option<f64>,
+    /// Its own of the pool's `ports`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// What the worker says of itself (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,

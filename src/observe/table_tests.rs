@@ -16,6 +16,7 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
         cpu_s: Some(0.8),
         last_exit: None,
         retry_in_s: None,
+        port: None,
         says: None,
     }
 }

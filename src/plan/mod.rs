@@ -1,12 +1,14 @@
 //! Config -> Plan: what is to be, with no "cannot happen" left in it. All names are resolved (users, groups,
 //! listeners), all paths absolute, all defaults filled in.
 
+mod glob;
 mod pool;
 mod sources;
 mod template;
 
+pub use glob::{Glob, Missed};
 pub use pool::{Account, Check, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch};
-pub use sources::changed;
+pub use sources::{changed, read};
 pub use template::{Context, Fault};
 
 use std::net::SocketAddr;
@@ -21,6 +23,8 @@ pub struct Plan {
     /// Every file that this plan was read from (configuration, env files) with its content as read: a difference
     /// says that the configuration has changed since.
     pub sources: Vec<Source>,
+    /// The patterns of `include`: a file that one of them finds and that is no source is a change as well.
+    pub include: Vec<Glob>,
     pub master: MasterPlan,
     pub control: ControlPlan,
     pub signals: SignalMap,

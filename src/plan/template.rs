@@ -38,7 +38,7 @@ impl Template {
         Self(vec![Piece::Text(text.into())])
     }
 
-    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
+    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
     /// braces, and so is a `}` that closes nothing. NAME is one of `listen`, the pool's own listeners in their order.
     pub fn parse(text: &str, listen: &[&ListenPlan]) -> Result<Self, Fault> {
         let mut pieces = Vec::new();
@@ -148,15 +148,11 @@ fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
         "slot" => Ok(Piece::Slot),
         "generation" => Ok(Piece::Generation),
         "rotad" => Ok(Piece::Rotad),
-        "port" => Err(Fault {
-            message: "not supported yet: `{port}` (a port of its own for each worker)".to_owned(),
-            hint: None,
-            unknown_listener: false,
-        }),
+        "port" => Ok(Piece::Port),
         "fd" | "addr" => Err(fault(&format!("`{{{word}}}` of which listener?"), format!("write `{{{word}:NAME}}`"))),
         other => Err(fault(
             &format!("unknown placeholder `{{{}}}`", short(other)),
-            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {pool} {slot} {generation} {rotad}"
+            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {port} {pool} {slot} {generation} {rotad}"
                 .to_owned(),
         )),
     }
@@ -208,8 +204,9 @@ mod tests {
 
     #[test]
     fn placeholders_expand() {
-        let text = "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {pool}/{slot}@{generation} {rotad}";
-        assert_eq!(expand(text).as_deref(), Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 web/2@7 /bin/rotad"));
+        let text =
+            "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {port} {pool}/{slot}@{generation} {rotad}";
+        assert_eq!(expand(text).as_deref(), Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 3002 web/2@7 /bin/rotad"));
         assert_eq!(expand("").as_deref(), Ok(""));
     }
 
@@ -220,7 +217,7 @@ mod tests {
 
     #[test]
     fn faults_are_told() {
-        for bad in ["{", "{slot", "{nosuch}", "{}", "{fd}", "{fd:nosuch}", "{port:local}", "{port}", "a{{{"] {
+        for bad in ["{", "{slot", "{nosuch}", "{}", "{fd}", "{fd:nosuch}", "{port:local}", "a{{{"] {
             assert!(expand(bad).is_err(), "{bad}");
         }
     }

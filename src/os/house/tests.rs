@@ -23,6 +23,7 @@ fn plan(folder: &Path) -> Plan {
     Plan {
         config: folder.join("rotad.toml"),
         sources: Vec::new(),
+        include: Vec::new(),
         master,
         control: ControlPlan { mode: 0o600, group: None },
         signals: SignalMap { hup: nothing, usr1: nothing, usr2: nothing, winch: nothing },

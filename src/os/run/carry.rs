@@ -51,8 +51,14 @@ impl Keeper {
     fn carry_out(&mut self, order: Order) {
         match order {
             Order::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
-            Order::Signal(worker, signal) => self.roster.signal(worker, signal),
-            Order::Kill(worker) => self.roster.kill(worker),
+            Order::Signal(worker, signal) => {
+                self.roster.signal(worker, signal);
+                self.leaves_unborn(worker);
+            }
+            Order::Kill(worker) => {
+                self.roster.kill(worker);
+                self.leaves_unborn(worker);
+            }
             Order::Sweep(worker) => self.sweep(worker),
             Order::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Order::Record(record) => self.recorded(record),
@@ -80,9 +86,18 @@ impl Keeper {
             exit: None,
             error: None,
             ready: false,
+            port: None,
+            unwell: None,
         };
         self.roster.add(worker, body);
-        if let Err(error) = self.prepare(worker, pool, slot, generation) {
+        if self.gets_port(worker) {
+            self.give_birth(worker);
+        }
+    }
+
+    /// Hands the order to the spawner.
+    pub(super) fn give_birth(&mut self, worker: WorkerId) {
+        if let Err(error) = self.prepare(worker) {
             if let Some(body) = self.roster.get_mut(worker) {
                 body.error = Some(format!("preparing it: {error}"));
             }
@@ -90,8 +105,9 @@ impl Keeper {
         }
     }
 
-    fn prepare(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) -> io::Result<()> {
-        let Some(pattern) = self.roster.get(worker).map(|body| body.pattern.clone()) else { return Ok(()) };
+    fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
+        let Some(body) = self.roster.get(worker) else { return Ok(()) };
+        let (pool, slot, generation, pattern) = (body.pool, body.slot, body.generation, body.pattern.clone());
         let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
@@ -103,8 +119,8 @@ impl Keeper {
         body.output = Some(output);
         body.cgroup = self.fence.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
-        let birth =
-            Birth { worker, pool, slot, generation, tag: &body.tag, notify: Some(value), stdout, stderr, cgroup };
+        let (tag, port, notify) = (&body.tag, body.port, Some(value));
+        let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup };
         let order = self.recipes.order(plan, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
         Ok(())
@@ -130,6 +146,7 @@ impl Keeper {
     fn swept(&mut self, id: WorkerId) {
         if let Some(body) = self.roster.remove(id) {
             self.bury(&body);
+            self.port_freed(id);
         }
         self.facts.push_back(Event::Swept(id));
     }

@@ -118,6 +118,7 @@ impl Keeper {
             self.watched.insert(worker);
         }
         self.fact(Event::Born(worker));
+        self.care_begins(worker);
     }
 
     /// The scout need not look any more. It is not told about workers that it never looked at: that would wake it.
@@ -152,6 +153,7 @@ impl Keeper {
         let exit = last_exit(None, body.error.take(), 0.0, log);
         self.obituaries.add(worker, body.obituary(exit, false));
         self.bury(&body);
+        self.port_freed(worker);
         self.look_away(worker);
         self.facts.push_back(Event::SpawnFailed(worker));
         self.drain_facts();
@@ -167,8 +169,11 @@ impl Keeper {
             Ready::Auto => plan.recipe.listen.is_empty() || self.blind.contains(&worker),
             Ready::Accepting | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
         };
-        let mut facts = Vec::new();
+        let (mut facts, mut watchdog) = (Vec::new(), Vec::new());
         for message in notify.drain(MESSAGES_A_TURN) {
+            if message.watchdog || message.trigger || message.watchdog_interval.is_some() {
+                watchdog.push(message.clone());
+            }
             let Message { ready, extend, status, stopping, .. } = message;
             if let Some(status) = status {
                 body.says = Some(harmless(status));
@@ -188,6 +193,9 @@ impl Keeper {
         }
         for fact in facts {
             self.fact(fact);
+        }
+        for message in watchdog {
+            self.watchdog_heard(worker, &message);
         }
     }
 
@@ -260,7 +268,7 @@ impl Keeper {
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
-        let obituary = body.obituary(last_exit(Some(exit), None, lived, log), served);
+        let obituary = body.obituary(last_exit(Some(exit), body.unwell.clone().filter(|_| served), lived, log), served);
         self.obituaries.add(worker, obituary);
         self.look_away(worker);
         self.blind.remove(&worker);

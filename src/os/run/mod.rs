@@ -5,6 +5,7 @@
 //! whose workers are all ready sleeps until somebody does something.
 
 mod asks;
+mod care;
 mod carry;
 mod chronicle;
 mod fence;
@@ -13,14 +14,19 @@ mod launch;
 mod leave;
 mod listening;
 mod obituary;
+mod ports;
 mod posts;
+mod probing;
 mod recipes;
 mod records;
+mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
 mod streams;
 mod tickets;
+mod watchdogs;
+mod watching;
 
 use crate::control::server::Server;
 use crate::observe::events::What;
@@ -37,6 +43,7 @@ use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use care::Care;
 use chronicle::Note;
 use fence::Fence;
 use launch::LaunchWatch;
@@ -53,6 +60,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
+use watching::Watching;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
@@ -72,8 +80,10 @@ struct Keeper {
     wake: Wake,
     spawner: Spawner,
     scout: Scout,
+    care: Care,
     pen: Pen,
     clerk: asks::Clerk,
+    watching: Watching,
     house: House,
     journal: Option<Journal>,
     listening: Listening,
@@ -135,6 +145,8 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
+        // Before any worker reads them.
+        self.watch_files();
         let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
         self.note(Note::new(What::MasterStarted, text).silent());
         let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
@@ -148,6 +160,7 @@ impl Keeper {
             if let Some(pause) = self.clock.wake(patience) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
                 self.note(Note::new(What::MasterPaused, text).warn());
+                self.care.probing.paused();
             }
             self.take_in(&mut sources);
             self.deadlines();
@@ -177,7 +190,10 @@ impl Keeper {
                 self.wake.hush();
                 self.births();
                 self.scouted();
+                self.probed();
+                self.weighed();
                 self.clerk_answers();
+                self.watched_files();
             }
             Source::Verdict(worker) => self.verdict(worker),
             Source::Notify(worker) => self.messages(worker),
@@ -191,7 +207,8 @@ impl Keeper {
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
-        let waits = [self.clock.patience(core), self.leaving.as_ref().map(Leaving::patience)];
+        let care = self.care.deadline().map(|at| self.clock.until(at));
+        let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
         let moments =
             [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
@@ -212,6 +229,7 @@ impl Keeper {
         }
         self.drain_facts();
         self.lived_long_enough();
+        self.tend();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
         }

@@ -3,13 +3,12 @@
 
 use crate::os::birth::{BirthOrder, Pinned, Resolved, environment};
 use crate::os::sockets::Listener;
-use crate::plan::Context;
-use crate::plan::{Address, PoolPlan};
+use crate::plan::{Address, Context, Health, PoolPlan};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -27,6 +26,7 @@ pub(super) struct Birth<'a> {
     pub slot: Slot,
     pub generation: Generation,
     pub tag: &'a str,
+    pub port: Option<u16>,
     pub notify: Option<OsString>,
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
@@ -49,7 +49,7 @@ impl Recipes {
             pool: &plan.name,
             slot: birth.slot.0,
             generation: birth.generation.0,
-            port: None,
+            port: birth.port,
             rotad: &self.rotad,
         };
         let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
@@ -66,6 +66,9 @@ impl Recipes {
         set(&mut env, "ROTAD_SLOT", birth.slot.to_string().into());
         set(&mut env, "ROTAD_GENERATION", birth.generation.to_string().into());
         set(&mut env, "ROTAD_WORKER", birth.tag.into());
+        if let Some(port) = birth.port {
+            set(&mut env, "ROTAD_PORT", port.to_string().into());
+        }
         if let Some(notify) = &birth.notify {
             set(&mut env, "NOTIFY_SOCKET", notify.clone());
         }
@@ -89,8 +92,17 @@ impl Recipes {
             stderr: birth.stderr.clone(),
             listeners: own.iter().map(|listener| listener.fd()).collect(),
             listen_names: names.join(":"),
+            watchdog: match plan.health {
+                Some(Health::Watchdog(interval)) => Some(interval),
+                Some(Health::Probe { .. }) | None => None,
+            },
             cgroup: birth.cgroup.clone(),
         }
+    }
+
+    /// The path that `{rotad}` stands for.
+    pub(super) fn rotad(&self) -> &Path {
+        &self.rotad
     }
 
     /// Where a generation is, once its first birth has found out.

@@ -11,6 +11,7 @@ use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, PoolState, Record, Sl
 
 impl Keeper {
     pub(super) fn recorded(&mut self, record: Record) {
+        self.heed(&record);
         match record {
             Record::Ready { worker, took } => self.ready_line(worker, took),
             Record::Soaked { worker } => self.note(Note::new(What::Soaked, "has soaked").worker(worker)),
@@ -164,14 +165,14 @@ impl Keeper {
     }
 
     fn died_line(&mut self, id: WorkerId, cause: Cause, failure: bool, before_ready: bool, retry_in: Option<Span>) {
-        if cause == Cause::NotReadyInTime
+        if let Cause::NotReadyInTime | Cause::Unhealthy = cause
             && let Some(body) = self.roster.get(id)
         {
-            // It still lives, and is about to be killed: these are its last words all the same.
+            // It still lives, and is about to be ended: these are its last words all the same.
             let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
             let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
-            let exit = last_exit(None, Some("was not ready in time".to_owned()), lived, log);
-            self.obituaries.add(id, body.obituary(exit, false));
+            let exit = last_exit(None, Some(unwell(cause, body.unwell.as_deref())), lived, log);
+            self.obituaries.add(id, body.obituary(exit, cause == Cause::Unhealthy));
         }
         let text = describe(cause, self.obituaries.of_worker(id));
         let next = match retry_in {
@@ -233,6 +234,9 @@ impl Keeper {
 
     /// The end of one wish.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
+        if self.recycled(ticket, outcome) {
+            return;
+        }
         let (code, text) = self.outcome(pool, outcome);
         let Some(Ended { client: Some(client), code, message }) = self.tickets.settle(ticket, code, text) else {
             return;
@@ -309,5 +313,15 @@ fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::RolledBack { .. } => "rolled-back",
         Outcome::Superseded => "superseded",
         Outcome::Nothing => "nothing",
+    }
+}
+
+/// Why a worker that lives is ended, with what its last probe, or its watchdog, has said.
+fn unwell(cause: Cause, reason: Option<&str>) -> String {
+    match (cause, reason) {
+        (Cause::NotReadyInTime, None) => "was not ready in time".to_owned(),
+        (Cause::NotReadyInTime, Some(reason)) => format!("was not ready in time: {reason}"),
+        (_, None) => "failed its health check".to_owned(),
+        (_, Some(reason)) => reason.to_owned(),
     }
 }

@@ -56,6 +56,10 @@ pub(super) struct Body {
     /// Why there is no program.
     pub error: Option<String>,
     pub ready: bool,
+    /// Its own of its pool's `ports`.
+    pub port: Option<u16>,
+    /// Why it is not ready yet, or not healthy, as the last probe or its watchdog has it.
+    pub unwell: Option<String>,
 }
 
 impl Body {

@@ -80,6 +80,7 @@ impl Keeper {
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
             last_exit: self.obituaries.of_slot(worker.pool, worker.slot).cloned(),
             retry_in_s: None,
+            port: body.and_then(|body| body.port),
             says: body.and_then(|body| body.says.clone()),
         }
     }
@@ -89,6 +90,7 @@ impl Keeper {
             slot: empty.slot.0,
             pid: None,
             state: match empty.state {
+                EmptyState::Held => WorkerState::Starting,
                 EmptyState::Backoff => WorkerState::Backoff,
                 EmptyState::Stopped => WorkerState::Stopped,
                 EmptyState::Done => WorkerState::Done,
@@ -102,6 +104,7 @@ impl Keeper {
             cpu_s: None,
             last_exit: self.obituaries.of_slot(id, empty.slot).cloned(),
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
+            port: None,
             says: None,
         }
     }

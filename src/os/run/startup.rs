@@ -2,6 +2,7 @@
 //! signal handlers, sockets, the log, the control socket, and only then the pid file.
 
 use super::asks::Clerk;
+use super::care::Care;
 use super::chronicle::Chronicle;
 use super::fence::Fence;
 use super::launch::LaunchWatch;
@@ -12,6 +13,7 @@ use super::recipes::Recipes;
 use super::roster::Roster;
 use super::streams::Streams;
 use super::tickets::Tickets;
+use super::watching::Watching;
 use super::{Failed, Keeper};
 use crate::control::server::Server;
 use crate::observe::diary;
@@ -244,17 +246,18 @@ struct Standing {
     wake: Wake,
     spawner: Spawner,
     scout: Scout,
+    care: Care,
     null: Arc<OwnedFd>,
 }
 
 impl Standing {
     fn on(plan: &Plan, ground: Ground) -> Result<Self, Failed> {
-        let build = || -> io::Result<(Reactor, Wake, Spawner, Scout, OwnedFd)> {
+        let build = || -> io::Result<(Reactor, Wake, Spawner, Scout, Care, OwnedFd)> {
             let reactor = Reactor::new()?;
             let wake = Wake::new()?;
             let settings =
                 Settings { wake: wake.clone(), original_nofile: ground.nofile, shim: shim::OURSELVES.into() };
-            let spawner = Spawner::start(settings)?;
+            let spawner = Spawner::start(settings.clone())?;
             let scout = Scout::start(wake.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             reactor.watch(ground.signals.as_fd(), Source::Signals, Interest::Read)?;
@@ -264,9 +267,9 @@ impl Standing {
                 // The same numbers as `Listening` gives them.
                 reactor.watch(listener.fd().as_fd(), Source::Listener(number as u64), Interest::Hangup)?;
             }
-            Ok((reactor, wake, spawner, scout, null.into()))
+            Ok((reactor, wake, spawner, scout, Care::new(settings), null.into()))
         };
-        let (reactor, wake, spawner, scout, null) = build().map_err(|e| Failed::at("cannot begin", e))?;
+        let (reactor, wake, spawner, scout, care, null) = build().map_err(|e| Failed::at("cannot begin", e))?;
         for listener in &ground.listeners {
             tracing::info!(listen = listener.name(), "listening on {}", listener.addr_text());
             if let Some(most) = listener.clipped() {
@@ -278,11 +281,11 @@ impl Standing {
             }
         }
         tracing::debug!("{} pools", plan.pools.len());
-        Ok(Self { ground, reactor, wake, spawner, scout, null: Arc::new(null) })
+        Ok(Self { ground, reactor, wake, spawner, scout, care, null: Arc::new(null) })
     }
 
     fn keeper(self, plan: Plan, launch: Launch) -> Keeper {
-        let Self { ground, reactor, wake, spawner, scout, null } = self;
+        let Self { ground, reactor, wake, spawner, scout, care, null } = self;
         let mut listening = Listening::default();
         let ids: Vec<_> = ground.listeners.into_iter().map(|listener| listening.add(listener)).collect();
         let mut posts = Posts::default();
@@ -302,6 +305,7 @@ impl Standing {
             clock: Clock::start(),
             told: Time(0),
             clerk: Clerk::new(wake.clone()),
+            watching: Watching::new(wake.clone()),
             notify_dir: ground.house.path().join("notify"),
             house: ground.house,
             signals: ground.signals,
@@ -320,6 +324,7 @@ impl Standing {
             wake,
             spawner,
             scout,
+            care,
             null,
             roster: Roster::default(),
             recipes: Recipes::new(),

@@ -12,6 +12,8 @@ mod model;
 mod oracle;
 #[path = "../sim/records.rs"]
 mod records;
+#[path = "../sim/wishes.rs"]
+mod wishes;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
@@ -92,10 +94,7 @@ impl Life {
     fn happen(&mut self, fact: Fact) -> Option<Verdict> {
         // Time passes, but never over a deadline: that is a fact of its own.
         self.now = (self.now + 1).min(self.master.deadline().map_or(u64::MAX, |at| at.0.max(self.now)));
-        let policy = |life: &Self| {
-            let count = life.oracle.count(POOL).unwrap_or(life.policy.count);
-            Policy { count, ..life.policy.clone() }
-        };
+        let policy = |life: &Self| life.oracle.policy(POOL.0).unwrap_or_else(|| life.policy.clone());
         Some(match fact {
             Fact::Roll => self.ask(Request::Roll(POOL)),
             Fact::Cancel => self.ask(Request::Cancel(POOL)),

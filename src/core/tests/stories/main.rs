@@ -5,8 +5,8 @@
 //! it, indented. Deadlines before a fact's time come by themselves (`~ TIME`). `ROTAD_BLESS=1` writes the answers anew:
 //! read the difference before you keep it.
 //!
-//! Facts: `keep P` `drop P` `roll P` `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
-//! `ready W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
+//! Facts: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
+//! `ready W…` `unhealthy W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
 //! `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view). A wish has a ticket of its
 //! own: 1, 2, 3…
 
@@ -14,7 +14,7 @@ mod show;
 
 use rotad_core::{
     Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Span, Step, Ticket, Time, WorkerId,
+    RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -63,12 +63,17 @@ fn policy(words: &[&str]) -> Policy {
             "never" => policy.restart.policy = RestartPolicy::Never,
             "on-failure" => policy.restart.policy = RestartPolicy::OnFailure,
             "ends" => policy.restart.ends = vec![number() as i32],
+            "step" => policy.kind = PoolKind::Step,
+            "after" => {
+                policy.after = value.split(',').map(|pool| PoolId(pool.parse().expect("a pool"))).collect();
+            }
+            "essential" => policy.essential = Some(Span(number())),
             "delay" => policy.restart.delay = Span(number()),
             "max-delay" => policy.restart.max_delay = Span(number()),
             "stable-after" => policy.restart.stable_after = Span(number()),
             // stop=15:5000,-:200,2:100
             "stop" => {
-                policy.stop = value.split(',').filter(|step| !step.is_empty()).map(step).collect();
+                policy.stop = value.split(',').filter(|step| !step.is_empty()).map(stop_step).collect();
             }
             _ => panic!("unknown key {key}"),
         }
@@ -76,7 +81,7 @@ fn policy(words: &[&str]) -> Policy {
     policy
 }
 
-fn step(text: &str) -> Step {
+fn stop_step(text: &str) -> Step {
     let (signal, wait) = text.split_once(':').expect("SIGNAL:WAIT");
     Step { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")) }
 }
@@ -132,6 +137,13 @@ impl Teller {
             "keep" => Request::Keep(pool(1), self.policies[&(number(1) as u32)].clone()),
             "drop" => Request::Drop(pool(1)),
             "roll" => Request::Roll(pool(1)),
+            "remove" => Request::Remove(pool(1)),
+            "change" => Request::Change { pool: pool(1), policy: self.policies[&(number(1) as u32)].clone() },
+            "return" => {
+                let policy = self.policies[&(number(1) as u32)].clone();
+                Request::Return { pool: pool(1), to: Generation(number(2) as u32), policy }
+            }
+            "renew" => Request::Renew(pool(1), Slot(number(2) as u32)),
             "cancel" => Request::Cancel(pool(1)),
             "scale" => Request::Scale(pool(1), number(2) as u32),
             "stop" => Request::Stop { cap: words.get(1).map(|_| Span(number(1))) },
@@ -178,6 +190,7 @@ impl Teller {
             "born" => self.step(Event::Born(worker)),
             "ready" => self.step(Event::Ready(worker)),
             "fails" => self.step(Event::SpawnFailed(worker)),
+            "unhealthy" => self.step(Event::Unhealthy(worker)),
             "swept" => self.step(Event::Swept(worker)),
             _ => panic!("unknown fact {what}"),
         }
@@ -209,4 +222,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start roll failure wishes stop restart scale late);
+stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy back essential);

@@ -1,6 +1,6 @@
 //! Orders and views as words.
 
-use rotad_core::{Cause, EmptySlot, Exit, Failure, Master, Order, Outcome, PoolId, Record, WorkerView};
+use rotad_core::{Cause, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, Record, WorkerView};
 use std::fmt::Write as _;
 
 pub(crate) fn order(order: &Order) -> String {
@@ -96,6 +96,12 @@ pub(crate) fn pool(master: &Master, id: PoolId) -> String {
         "    {:?}: {} of {} ready, {} alive, {} draining, generation {} proven, {} filling, roll {:?}\n",
         pool.state, pool.ready, pool.wanted, pool.alive, pool.draining, pool.proven, pool.filling, pool.roll.state
     );
+    if !pool.held_by.is_empty() {
+        let _ = writeln!(text, "      waits for {}", pools(&pool.held_by));
+    }
+    if pool.before != Generation::NONE {
+        let _ = writeln!(text, "      before that: {}", pool.before);
+    }
     for WorkerView { id: worker, slot, generation, state, lost, .. } in view.workers().filter(|w| w.pool == id) {
         let lost = if lost { ", lost" } else { "" };
         let _ = writeln!(text, "      {id}/{slot}: {worker} {state:?}, generation {generation}{lost}");

@@ -1,0 +1,117 @@
+//! Which pool waits for which: at its start for those that it names in `after`, at the stop of everything for those
+//! that name it.
+
+use crate::pool::{Activity, Ended, Pool};
+use crate::{Master, PoolId, PoolKind, Record};
+use alloc::vec::Vec;
+
+impl Master {
+    /// Those for whom this pool still has to wait before it may start.
+    pub(crate) fn held_by(&self, id: PoolId) -> Vec<PoolId> {
+        let Some(pool) = self.pools.get(&id).filter(|pool| pool.is_held()) else { return Vec::new() };
+        let holds = |other: &PoolId| *other != id && self.pools.get(other).is_some_and(Pool::is_awaited);
+        pool.policy.after.iter().copied().filter(holds).collect()
+    }
+
+    /// The pool is wanted, for the first time or again: it may start at once, or is held.
+    pub(crate) fn start_in_order(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.begun = false;
+        pool.up = false;
+        let by = self.held_by(id);
+        if !by.is_empty() {
+            self.held.insert(id);
+            return self.record(Record::Held { pool: id, by });
+        }
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.begun = true;
+        }
+    }
+
+    pub(crate) fn begin_when_free(&mut self, id: PoolId) {
+        if !self.held.contains(&id) || !self.held_by(id).is_empty() {
+            return;
+        }
+        self.held.remove(&id);
+        if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_held()) {
+            pool.begun = true;
+            self.touch_all(id);
+        }
+    }
+
+    /// A pool is up, or has come to nothing: somebody may have waited for that.
+    pub(crate) fn stir_held(&mut self) {
+        self.stirred.extend(self.held.iter().copied());
+    }
+
+    /// Whether every wanted worker has been ready at once since the pool's start.
+    pub(crate) fn notice_up(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.serving >= pool.wanted_slots() {
+            pool.up = true;
+            self.stir_held();
+        }
+    }
+
+    /// Everything stops: this pool serves on until those that need it have stopped.
+    pub(crate) fn outlast(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if pool.is_held() {
+            self.drop_pool(id);
+        } else if pool.activity == Activity::Running {
+            pool.activity = Activity::Outlasting;
+            self.end_wishes(id);
+        }
+    }
+
+    pub(crate) fn stop_when_unneeded(&mut self, id: PoolId) {
+        let needs = |(other, pool): (&PoolId, &Pool)| {
+            *other != id && pool.activity != Activity::Stopped && pool.policy.after.contains(&id)
+        };
+        if !self.pools.iter().any(needs) {
+            self.drop_pool(id);
+        }
+    }
+
+    /// This pool has stopped: those that it named may be next.
+    pub(crate) fn stir_needed(&mut self, id: PoolId) {
+        if self.stopping
+            && let Some(pool) = self.pools.get(&id)
+        {
+            self.stirred.extend(pool.policy.after.iter().copied());
+        }
+    }
+
+    /// Pools that wait for each other in a circle would never stop: then they all stop at once. Whether there were any.
+    pub(crate) fn break_circle(&mut self) -> bool {
+        let is = |activity| self.pools.values().any(|pool: &Pool| pool.activity == activity);
+        if !self.stopping || is(Activity::Stopping) || !is(Activity::Outlasting) {
+            return false;
+        }
+        self.drop_all();
+        true
+    }
+
+    pub(crate) fn drop_all(&mut self) {
+        let pools: Vec<PoolId> = self.pools.keys().copied().collect();
+        for pool in pools {
+            self.drop_pool(pool);
+        }
+    }
+}
+
+impl Pool {
+    /// Wanted, and not begun.
+    pub(crate) fn is_held(&self) -> bool {
+        self.activity == Activity::Running && !self.begun
+    }
+
+    /// Others may not start before this one is up.
+    fn is_awaited(&self) -> bool {
+        let up = match self.policy.kind {
+            PoolKind::Service => self.up,
+            PoolKind::Step => self.slots.first().is_some_and(|slot| slot.ended == Some(Ended::Done)),
+        };
+        self.activity == Activity::Running && !up
+    }
+}

@@ -1,0 +1,132 @@
+//! A pool that runs once: one worker, which is never ready and whose exit code is the result. Never two runs at a time.
+
+use crate::pool::{Activity, Ended, Pool};
+use crate::worker::Place;
+use crate::{Cause, Exit, Failure, Master, Outcome, PoolId, PoolKind, Record, Slot, Ticket, WorkerId};
+use alloc::vec;
+
+const ONLY: Slot = Slot(0);
+
+impl Master {
+    pub(crate) fn is_step(&self, id: PoolId) -> bool {
+        self.pools.get(&id).is_some_and(|pool| pool.policy.kind == PoolKind::Step)
+    }
+
+    /// Starts the run that is wanted, once nothing of the one before it is left.
+    pub(crate) fn settle_step(&mut self, id: PoolId) {
+        let key = crate::deadline::Key::Slot(id, ONLY);
+        self.deadlines.set(key, None);
+        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(seat) = pool.slots.first() else { return };
+        if seat.current.is_some() || pool.present > 0 {
+            return;
+        }
+        let generation = match &pool.roll {
+            Some(roll) => roll.generation,
+            None if seat.ended.is_some() => return,
+            None => {
+                if let Some(at) = seat.not_before.filter(|at| *at > self.now) {
+                    return self.deadlines.set(key, Some(at));
+                }
+                pool.wanted
+            }
+        };
+        self.spawn(id, ONLY, generation, Place::Current);
+    }
+
+    /// Run it once more. What runs is never cut short: the new run comes after it, and one is enough for all who wait.
+    pub(crate) fn roll_step(&mut self, ticket: Ticket, id: PoolId, is_change: bool) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if pool.slots.first().is_some_and(|seat| seat.current.is_some()) {
+            return self.wait_for_roll(ticket, id);
+        }
+        if let Some(roll) = pool.roll.as_mut().filter(|_| !is_change) {
+            return roll.tickets.push(ticket);
+        }
+        let mut tickets = self.supersede(id);
+        tickets.push(ticket);
+        self.start_roll(id, tickets);
+    }
+
+    /// A rolling restart of a step has begun: whatever came of the run before does not count.
+    pub(crate) fn ready_to_run(&mut self, id: PoolId) {
+        self.forget_crash_loop(id);
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.forgive_all();
+        }
+        self.touch_all(id);
+    }
+
+    /// The run is over.
+    pub(crate) fn step_ended(&mut self, id: WorkerId, cause: Cause) {
+        let Some(worker) = self.workers.get(&id).cloned() else { return };
+        let pool_id = worker.pool;
+        self.detach(id);
+        if cause == Cause::Exited(Exit::Code(0)) {
+            return self.step_done(pool_id, worker.generation, self.now - worker.began);
+        }
+        let Some(pool) = self.pools.get(&pool_id) else { return };
+        let rolls = pool.roll.is_some();
+        if rolls {
+            self.step_failed(pool_id);
+        }
+        let death = crate::repair::Death { id, slot: ONLY, began: worker.began, ready_at: None, is_end: false };
+        let retry_in = if rolls { None } else { self.count_death(pool_id, &death) };
+        self.record(Record::Died { worker: id, cause, failure: true, before_ready: true, retry_in });
+        if rolls {
+            let failure = Failure { worker: Some(id), cause, mixed: false };
+            return self.end_roll(pool_id, Outcome::Aborted { generation: worker.generation, failure });
+        }
+        self.trip(pool_id, &death, false);
+        self.start_waiting(pool_id);
+    }
+
+    /// It does not run again until somebody wants it to.
+    pub(crate) fn step_failed(&mut self, id: PoolId) {
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.set_ended(ONLY, Some(Ended::Failed));
+        }
+    }
+
+    fn step_done(&mut self, id: PoolId, generation: crate::Generation, took: crate::Span) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.forgive_all();
+        pool.set_ended(ONLY, Some(Ended::Done));
+        self.record(Record::StepDone { pool: id, generation, took });
+        self.end_crash_loop(id);
+        match self.pools.get_mut(&id) {
+            Some(Pool { roll: Some(roll), .. }) => {
+                roll.replaced = 1;
+                let took = self.now - roll.began;
+                self.end_roll(id, Outcome::Done { generation, replaced: 1, took });
+            }
+            Some(pool) => {
+                pool.prove(generation);
+                self.start_waiting(id);
+            }
+            None => {}
+        }
+        self.stir_held();
+    }
+
+    /// A wish that came while the first run was under way.
+    fn start_waiting(&mut self, id: PoolId) {
+        if let Some(pool) = self.pools.get_mut(&id)
+            && pool.activity == Activity::Running
+            && let Some(tickets) = pool.waiting.take()
+        {
+            self.start_roll(id, tickets);
+        }
+    }
+
+    pub(crate) fn wait_for_roll(&mut self, ticket: Ticket, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        match &mut pool.waiting {
+            Some(tickets) => tickets.push(ticket),
+            None => {
+                pool.waiting = Some(vec![ticket]);
+                self.record(Record::RollWaits { pool: id });
+            }
+        }
+    }
+}
