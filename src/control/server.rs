@@ -102,6 +102,12 @@ impl Server {
         self.clients.iter().filter(|(_, c)| !c.asked).map(|(id, _)| *id).take(over).collect()
     }
 
+    /// Pid and user of a client, as the kernel tells them (SO_PEERCRED).
+    pub fn peer(&self, id: u64) -> Option<(i32, u32)> {
+        let peer = getsockopt(&self.clients.get(&id)?.stream, PeerCredentials).ok()?;
+        Some((peer.pid(), peer.uid()))
+    }
+
     pub fn stream(&self, id: u64) -> Option<BorrowedFd<'_>> {
         self.clients.get(&id).map(|client| client.stream.as_fd())
     }

@@ -36,6 +36,8 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         ready,
         generation: 2,
         reload: reload(ReloadState::None, None),
+        waits_for: Vec::new(),
+        scaled: false,
         workers,
     }
 }

@@ -77,10 +77,10 @@ impl Keeper {
         self.end_of_events();
         self.pen.drain();
         self.streams.end(LAST_LINES);
-        let Self { house, mut launch, roster, fence, .. } = self;
+        let Self { house, mut launch, roster, fence, exit_code, .. } = self;
         // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
         drop((roster, fence, house));
         let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
-        told.unwrap_or(code).max(code)
+        told.unwrap_or(code).max(code).max(exit_code.unwrap_or(0))
     }
 }

@@ -73,7 +73,7 @@ impl Keeper {
                     let Some(watch) = self.posts.plan(pool).and_then(|plan| plan.watch.as_ref()) else { continue };
                     let text = changed(&watch.base, &files, count);
                     tracing::info!("{text}: rolling {}", self.pool_name(pool));
-                    self.roll(None, &[pool]);
+                    self.roll(None, false, &[pool]);
                 }
                 WatchReport::Changed { key: WatchKey::Config, files, count } => {
                     let text = changed(self.plan.config.parent().unwrap_or(Path::new("/")), &files, count);
