@@ -103,8 +103,11 @@ fn colour(event: &Event) -> Option<u8> {
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         RollEnded => Some(RED),
-        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded => Some(YELLOW),
+        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded | ConfigPutBack | Unwell => {
+            Some(YELLOW)
+        }
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
+        Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | Request | Retired | PoolStopped | RollStarted => None,
     }
 }

@@ -3,11 +3,13 @@
 //! been touched, so whatever goes wrong leaves everything as it was.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::clerk::Told;
 use super::listening::ListenerId;
 use super::posts::Pattern;
 use super::steps::Steps;
 use crate::control::wire::{Answer, Extent, Wait, Which};
+use crate::observe::events::What;
 use crate::os::reactor::{Interest, Source};
 use crate::os::sockets::{Listener, SocketError};
 use crate::plan::{self, ListenPlan, Plan, PoolPlan};
@@ -116,9 +118,13 @@ impl Keeper {
             && let Some(wish) = self.applying.queue.pop_front()
         {
             match wish.extent {
-                Extent::Everything => tracing::info!("{}: reading the configuration, then rolling", wish.who),
-                Extent::ConfigOnly => tracing::info!("{}: reading the configuration again", wish.who),
-                Extent::DryRun => tracing::info!("{}: what would a reload do?", wish.who),
+                Extent::Everything => {
+                    self.asked_for("reload", format!("{}: reading the configuration, then rolling", wish.who));
+                }
+                Extent::ConfigOnly => {
+                    self.asked_for("apply-config", format!("{}: reading the configuration again", wish.who));
+                }
+                Extent::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
             }
             if let Err(error) = self.clerk.read(self.plan.config.clone()) {
                 let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
@@ -262,7 +268,10 @@ impl Keeper {
         match (code, wish.client) {
             (0, Some(_)) => {}
             (0, None) => tracing::info!("{text}"),
-            _ => tracing::error!("{}: {text}", wish.who),
+            _ => {
+                let refused = Note::new(What::ConfigRefused, format!("{}: {text}", wish.who));
+                self.note(refused.cause(refusal(code)).error());
+            }
         }
         if let Some(client) = wish.client {
             self.answer(client, &Answer::Done { code, message: text }, true);
@@ -284,5 +293,15 @@ impl Keeper {
         for wish in now.into_iter().map(|(wish, _)| wish).chain(waiting) {
             self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
         }
+    }
+}
+
+/// Why nothing came of a configuration, by the exit code of the one who asked.
+fn refusal(code: u8) -> &'static str {
+    match code {
+        78 => "invalid",
+        10 => "step-failed",
+        4 => "no-such-pool",
+        _ => "failed",
     }
 }

@@ -4,10 +4,12 @@
 use super::Keeper;
 use super::apply::{Draft, Wish};
 use super::asks::is_meant;
+use super::chronicle::Note;
 use super::listening::ListenerId;
 use super::tickets::WaitId;
 use crate::control::wire::{Extent, Wait};
 use crate::observe::diary;
+use crate::observe::events::What;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
 use rotad_core::{Event, PoolId, Request};
 use std::collections::BTreeSet;
@@ -34,6 +36,10 @@ impl Keeper {
         self.adjust_sockets(draft);
         self.adopt_master(&draft.plan, &diff);
         self.refresh_plan();
+        if !lines.is_empty() {
+            let text = format!("{}: {}", wish.who, lines.join("\n"));
+            self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
+        }
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
@@ -48,7 +54,8 @@ impl Keeper {
         }
         if !acted {
             self.tickets.note(wait, 0, "the configuration has not changed".to_owned());
-            tracing::info!("{}: the configuration has not changed", wish.who);
+            let text = format!("{}: the configuration has not changed", wish.who);
+            self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
         }
         for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pool_name(*pool));

@@ -1,6 +1,8 @@
 //! Watched files: what a changed one sets off.
 
 use super::Keeper;
+use super::chronicle::Note;
+use crate::observe::events::What;
 use crate::observe::print::harmless;
 use crate::os::wake::Wake;
 use crate::os::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
@@ -65,14 +67,18 @@ impl Keeper {
         for report in self.watching.reports() {
             match report {
                 WatchReport::Watching { key, files } => {
-                    tracing::info!("{}: {}", self.watched(key), begun(files));
+                    let text = format!("{}: {}", self.watched(key), begun(files));
+                    self.note(Note::new(What::Watch, text).cause("watching"));
                 }
-                WatchReport::Trouble { key, text } => tracing::warn!("{}: {}", self.watched(key), harmless(&text)),
+                WatchReport::Trouble { key, text } => {
+                    let text = format!("{}: {}", self.watched(key), harmless(&text));
+                    self.note(Note::new(What::Watch, text).cause("trouble").warn());
+                }
                 WatchReport::Changed { .. } if self.stopping => {}
                 WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
                     let Some(watch) = self.posts.plan(pool).and_then(|plan| plan.watch.as_ref()) else { continue };
                     let text = changed(&watch.base, &files, count);
-                    tracing::info!("{text}: rolling {}", self.pool_name(pool));
+                    self.note(Note::new(What::Watch, format!("{text}: rolling")).pool(pool).cause("changed"));
                     self.roll(None, false, &[pool]);
                 }
                 WatchReport::Changed { key: WatchKey::Config, files, count } => {
