@@ -25,17 +25,8 @@ timeout = "150ms"
 failures = 2
 "#;
 
-/// `many` ports that nobody uses.
-fn ports(many: u16) -> String {
-    let is_free = |port: u16| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok();
-    until("free ports in a row", 10, || {
-        let first = support::free_port();
-        (first..first + many).all(is_free).then(|| format!("{first}-{}", first + many - 1))
-    })
-}
-
 fn web(how: &str) -> String {
-    WEB.replace("@HOW@", how).replace("@PORTS@", &ports(4))
+    WEB.replace("@HOW@", how).replace("@PORTS@", &support::free_ports(4))
 }
 
 fn make_sick(pid: i32) {
@@ -63,7 +54,7 @@ fn by_http() {
     make_sick(pids(&before, "web")[0]);
     let exit = await_replaced(&site, "web", &before);
     let reason = exit["error"].as_str().unwrap_or_default();
-    let wanted = format!("health: GET http://127.0.0.1:{port}/healthz: timed out after 150ms, 2 times in a row");
+    let wanted = format!("health: GET http://127.0.0.1:{port}/healthz: timed out after 150 ms, 2 times in a row");
     assert!(reason.contains(&wanted), "{reason}");
     assert!(site.log().contains(&wanted), "{}", site.log());
 }
@@ -107,7 +98,7 @@ fn by_a_command_that_hangs() {
     });
     std::fs::remove_file(site.path("sick.0")).expect("a file");
     let exit = await_replaced(&site, "web", &before);
-    assert!(exit["error"].as_str().is_some_and(|text| text.contains("timed out after 150ms")), "{exit}");
+    assert!(exit["error"].as_str().is_some_and(|text| text.contains("timed out after 150 ms")), "{exit}");
     assert!(slowest < Duration::from_secs(2), "a status took {slowest:?}");
     let hung: Vec<i32> = site.lines("hangs").iter().map(|line| line.parse().expect("a pid")).collect();
     assert!(hung.len() >= 2, "{hung:?}");

@@ -202,7 +202,10 @@ pub(crate) fn up(knobs: &Knobs, code: &Code) {
             while fs::metadata(&file).is_err() {
                 pause(10);
             }
-            tell(fs::read_to_string(&file).expect("a message").trim());
+            let text = fs::read_to_string(&file).expect("a message");
+            // Its successor is not meant.
+            fs::remove_file(&file).expect("a message");
+            tell(text.trim());
         });
     }
     if let Some(after) = code.die_after_ms {
