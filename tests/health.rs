@@ -5,6 +5,9 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::{Site, alone, load, never, pids, pool, proc, spaced, until};
 
@@ -202,4 +205,72 @@ fn a_hundred_are_asked_in_time() {
     assert!(longest < Duration::from_millis(1100 + 400), "a check came {longest:?} after the one before");
     let status = site.status().expect("a status");
     assert_eq!(pool(&status, "many")["ready"], 100);
+}
+
+/// Answers every connection with the status that `status` gives for its number.
+fn serve(listener: std::net::TcpListener, status: impl Fn(usize) -> u16 + Send + 'static) -> Arc<AtomicUsize> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head);
+            let code = status(count.fetch_add(1, Ordering::SeqCst));
+            let _ = stream.write_all(format!("HTTP/1.1 {code} So\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        }
+    });
+    asked
+}
+
+/// Ready with the first answer that says so, and asked no more from then on.
+#[test]
+fn ready_by_an_answer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let asked = serve(listener, |number| if number < 5 { 503 } else { 200 });
+    let site = Site::up(&format!(
+        "[pool.slow]\ncommand = [\"@WORKER@\", \"wait\"]\nready = {{ http = \"127.0.0.1:{port}/up\" }}\nstop = \"2s\"\n"
+    ));
+    assert_eq!(asked.load(Ordering::SeqCst), 6);
+    let status = site.status().expect("a status");
+    // 50, 100, 200, 400 and 800 ms of pauses.
+    assert!(support::number(&pool(&status, "slow")["workers"][0]["ready_in_s"]) >= 1.5, "{status}");
+    never("it was asked again", 1.5, || (asked.load(Ordering::SeqCst) > 6).then_some(()));
+}
+
+/// By a command that fails first; and one that is never ready says why.
+#[test]
+fn never_ready_says_why() {
+    let mut site = Site::new(
+        "[pool.good]\ncommand = [\"@WORKER@\", \"wait\"]\nready = { command = [\"test\", \"-e\", \"go\"] }\nstop = \"2s\"\n\
+         [pool.bad]\ncommand = [\"@WORKER@\", \"wait\"]\nready = { command = [\"sh\", \"-c\", \"echo no database; exit 7\"] }\n\
+         ready_timeout = \"1s\"\nstop = \"2s\"\n",
+    );
+    site.run();
+    site.await_log("was not ready in time: `sh`: exited with 7: no database", 20);
+    let status = site.await_status("the reason is told", 10, |status| {
+        let exit = &pool(status, "bad")["workers"][0]["last_exit"];
+        exit["error"].as_str().is_some_and(|text| text.contains("exited with 7: no database"))
+    });
+    assert_eq!(pool(&status, "good")["ready"], 0, "{status}");
+    site.write("go", "");
+    site.await_status("the good one is ready", 10, |status| pool(status, "good")["ready"] == 1);
+}
+
+/// Checks, watchdogs and ages that are far away cost nothing until they are due.
+#[test]
+fn far_deadlines_wake_nobody() {
+    let _alone = alone();
+    let slow = web("connect = \"127.0.0.1:{port}\"").replace("200ms", "1h").replace("150ms", "1s");
+    let dogs = DOGS.replace("\"--watchdog\"", "\"--drain-ms\", \"0\"").replace("2s", "1h");
+    let site = Site::up(&format!("{dogs}[pool.dogs.recycle]\nmax_age = \"6h\"\n{slow}"));
+    let master = site.pid();
+    let still = |seconds: u64| {
+        let before = proc::switches(master);
+        spaced(Duration::from_secs(seconds));
+        (before == proc::switches(master)).then_some(())
+    };
+    until("it comes to rest", 30, || still(1));
+    assert!(still(5).is_some(), "it woke: {:?}", proc::switches(master));
 }

@@ -5,7 +5,7 @@
 mod nursery;
 
 use rotad::os::birth::Settings;
-use rotad::os::probe::{Prober, Question};
+use rotad::os::probe::{Prober, Question, Trouble};
 use rotad::os::wake::Wake;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -26,7 +26,10 @@ fn ask(prober: &Prober, question: Question) -> Result<(), String> {
     prober.ask(7, question);
     let answer = prober.answers().recv_timeout(GIVE_UP).unwrap();
     assert_eq!(answer.number, 7);
-    answer.result
+    answer.result.map_err(|trouble| match trouble {
+        Trouble::Unwell(reason) => reason,
+        Trouble::Unasked(reason) => panic!("not asked: {reason}"),
+    })
 }
 
 fn connect(text: &str) -> Question {

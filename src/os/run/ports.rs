@@ -189,7 +189,7 @@ mod tests {
         let first = (20_000..30_000).step_by(7).find(|first| free(*first)).unwrap();
         let (pool, ports) = (PoolId(1), Ports { first, last: first + 2 });
         let mut book = PortBook::default();
-        let mut take = |book: &mut PortBook, n: u64| book.take(WorkerId(n), pool, ports);
+        let take = |book: &mut PortBook, n: u64| book.take(WorkerId(n), pool, ports);
         assert_eq!([1, 2].map(|n| take(&mut book, n)), [Some(first), Some(first + 1)]);
         book.of.remove(&WorkerId(1));
         book.held.remove(&first);
