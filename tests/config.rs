@@ -6,8 +6,14 @@ use rotad_core::{OnFailure, Readiness, RestartPolicy, Signal, Span, Step};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "config/differences.rs"]
+mod differences;
+#[path = "config/files.rs"]
+mod files;
 #[path = "config/mutations.rs"]
 mod mutations;
+#[path = "config/pools.rs"]
+mod pools;
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -71,6 +77,13 @@ fn diagnostics_are_as_expected() {
         if path.extension().is_some_and(|extension| extension == "toml") {
             let case = Case::new(fs::read(&path).unwrap());
             fs::copy(project("tests/config/case.env"), case.base().join("case.env")).unwrap();
+            let included = path.with_extension("d");
+            if included.is_dir() {
+                fs::create_dir(case.base().join("conf.d")).unwrap();
+                for entry in fs::read_dir(included).unwrap().flatten() {
+                    fs::copy(entry.path(), case.base().join("conf.d").join(entry.file_name())).unwrap();
+                }
+            }
             expect(&path.with_extension("expect"), &case.rendered());
             cases += 1;
         }
@@ -113,7 +126,7 @@ fn shipped_configurations_have_no_findings() {
 fn the_example_names_every_key() {
     let text = fs::read_to_string(project("config/rotad.toml")).unwrap();
     for section in config::reference() {
-        for row in section.rows.iter().filter(|row| row.supported) {
+        for row in &section.rows {
             let is_table = row.takes.starts_with("table");
             let needle = if is_table { format!("{}]", row.name) } else { format!("{} = ", row.name) };
             let found = text.contains(&needle)
@@ -153,7 +166,7 @@ fn the_documentation_lists_every_key() {
     expect(&path, &format!("{written}<!-- keys -->\n\n{}\n", config::markdown().trim_end()));
 }
 
-/// Every key of the contract is either read or refused as `not supported yet`; none is unknown.
+/// Every key of the contract is known, and none besides.
 #[test]
 fn every_key_of_the_contract_is_known() {
     let known = [
@@ -173,6 +186,8 @@ fn every_key_of_the_contract_is_known() {
         ),
         ("[pool.NAME.reload]", "surge max_draining soak on_failure watch debounce"),
         ("[pool.NAME.restart]", "policy delay max_delay stable_after ends"),
+        ("[pool.NAME.recycle]", "max_age max_rss"),
+        ("[pool.NAME.health]", "watchdog connect http command every timeout failures"),
         ("[pool.NAME.log]", "stdout stderr max_size keep"),
     ];
     let reference = config::reference();
@@ -183,32 +198,14 @@ fn every_key_of_the_contract_is_known() {
         rows.sort_unstable();
         names.sort_unstable();
         assert_eq!(rows, names, "{table}");
-        for row in section.rows.iter().filter(|row| !row.supported) {
-            let header = table.replace("NAME", "web");
-            let report = refused(format!("{header}\n{} = 1\n", row.name));
-            let prefix = format!("not supported yet: `{}`", row.name);
-            assert!(report.findings().iter().any(|finding| finding.message.starts_with(&prefix)), "{report}");
-        }
     }
 }
 
 #[test]
-fn values_of_later_releases_are_refused_by_name() {
-    let cases = [
-        "kind = \"step\"",
-        "ready = { http = \"127.0.0.1:80/\" }",
-        "ready = { connect = \"127.0.0.1:80\" }",
-        "ready = { command = [\"true\"] }",
-        "env = { PORT = \"{port}\" }",
-        "log = { stdout = \"web.log\" }",
-        "log = { stderr = \"err.log\" }",
-        "listen = \"unix:@abstract\"",
-    ];
-    for case in cases {
-        let report = refused(format!("[pool.web]\ncommand = [\"sh\"]\n{case}\n"));
-        assert_eq!(report.findings().len(), 1, "{report}");
-        assert!(report.to_string().starts_with("error: not supported yet: "), "{report}");
-    }
+fn what_is_not_built_is_refused_by_name() {
+    let report = refused("[pool.web]\ncommand = [\"sh\"]\nlisten = \"unix:@abstract\"\n");
+    assert_eq!(report.findings().len(), 1, "{report}");
+    assert!(report.to_string().starts_with("error: not supported yet: "), "{report}");
 }
 
 #[test]
@@ -219,7 +216,9 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((plan.master.log_max_size, plan.master.log_keep, plan.master.log_file), (50 << 20, 10, None));
     assert_eq!((plan.control.mode, plan.control.group), (0o600, None));
     let [web, task] = &plan.pools[..] else { panic!("{:?}", plan.pools) };
-    assert_eq!((web.kind, web.ready, web.stdout, web.stderr), (Kind::Worker, Ready::Auto, Sink::Master, Sink::Stdout));
+    assert_eq!((web.kind, &web.ready), (Kind::Worker, &Ready::Auto));
+    assert_eq!((&web.log.stdout, &web.log.stderr), (&Sink::Master, &Sink::Stdout));
+    assert_eq!((web.log.max_size, web.log.keep), (50 << 20, 10));
     assert_eq!(web.policy.readiness, Readiness::Alive(Span::from_secs(1)));
     assert_eq!(web.policy.ready_timeout, Span::from_secs(60));
     assert_eq!(web.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(30) }]);
@@ -249,7 +248,7 @@ fn listeners_are_shared_and_kept_in_order() {
     );
     let base = plan.config.parent().unwrap();
     assert_eq!(plan.listeners[1].address, Address::Unix(base.join("run/a.sock")));
-    let context = Context { addresses: &[], pool: "x", slot: 0, generation: 1, rotad: Path::new("/r") };
+    let context = Context { addresses: &[], pool: "x", slot: 0, generation: 1, port: None, rotad: Path::new("/r") };
     assert_eq!(plan.pools[0].recipe.command[2].expand(&context), "exit 4");
     assert_eq!(plan.pools[0].policy.readiness, Readiness::Reported);
 }
@@ -259,7 +258,7 @@ fn an_env_file_comes_before_env_and_counts_as_configuration() {
     let case = Case::new("[pool.web]\ncommand = [\"sh\"]\nenv_file = \".env\"\nenv = { B = \"{slot}\" }\n");
     fs::write(case.base().join(".env"), "A={slot}\nB=1\n").unwrap();
     let plan = case.load().unwrap().plan;
-    let context = Context { addresses: &[], pool: "web", slot: 3, generation: 1, rotad: Path::new("/r") };
+    let context = Context { addresses: &[], pool: "web", slot: 3, generation: 1, port: None, rotad: Path::new("/r") };
     let env: Vec<_> =
         plan.pools[0].recipe.env.iter().map(|(name, value)| (name.as_str(), value.expand(&context))).collect();
     assert_eq!(env, [("A", "{slot}".into()), ("B", "1".into()), ("B", "3".into())]);

@@ -49,7 +49,7 @@ pub(super) fn account(cx: &mut Reader, name: Option<&At<String>>, group_name: Op
     let own_group = group_name.and_then(|name| Some((name, group(cx, name)?)));
     let Some(name) = name else {
         if let Some(group) = group_name {
-            cx.error_with(&group.span, "`group` without `user` does nothing", "add `user`");
+            cx.idle(&group.span, "`group` without `user` does nothing", "add `user`");
         }
         return None;
     };

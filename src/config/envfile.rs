@@ -4,7 +4,7 @@ use super::dotenv::{self, Variable};
 use super::reader::{At, Reader};
 use super::report::{Finding, Place, Report, Severity};
 use super::{trust, values};
-use crate::plan::Source;
+use crate::plan::{Source, read};
 use std::path::{Path, PathBuf};
 
 /// The env files of one configuration.
@@ -20,7 +20,7 @@ impl EnvFiles {
         if let Some((_, variables)) = self.read.iter().find(|(source, _)| source.path == path.value) {
             return variables.clone();
         }
-        let content = match super::read_file(&path.value) {
+        let content = match read(&path.value) {
             Ok(content) => content,
             Err(error) => {
                 cx.error(&path.span, format!("cannot read {}: {error}", path.value.display()));

@@ -76,7 +76,7 @@ pub struct Peek {
 /// the file itself) falls back to the defaults, because a running master must be found with a broken file, too.
 pub fn peek(path: &Path) -> Peek {
     let Whereabouts { real, base, name } = Whereabouts::of(path);
-    let text = super::read_file(&real).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = crate::plan::read(&real).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let (table, _) = DeTable::parse_recoverable(&text);
     let master = table.get_ref().get("master").and_then(|master| match master.get_ref() {
         DeValue::Table(master) => Some(in_order(master)),

@@ -1,39 +1,46 @@
 //! What was read -> the plan: defaults filled in, names looked up, contradictions found.
 
-use super::accounts;
+use super::across::{self, Marked};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
-use super::make_pool;
 use super::place::{self, Whereabouts};
 use super::reader::Reader;
 use super::sections::{Config, Control, Master, Signals};
-use crate::plan::{ControlPlan, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source};
+use super::{accounts, logs, make_pool};
+use crate::plan::{ControlPlan, Glob, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source};
 use nix::unistd::Uid;
 use std::time::Duration;
 
-const LOG_MAX_SIZE: u64 = 50 << 20;
-/// Below this a log file would be rotated all the time.
-const LOG_LEAST_SIZE: u64 = 4096;
-
 /// Makes the plan; it is one only if the reader has no errors afterwards.
-pub(super) fn plan(cx: &mut Reader, config: Config, place: Whereabouts, content: Vec<u8>) -> Plan {
+pub(super) fn plan(
+    cx: &mut Reader,
+    config: Config,
+    place: Whereabouts,
+    mut sources: Vec<Source>,
+    include: Vec<Glob>,
+) -> Plan {
     let Config { master, control, signals, listen, pools } = config;
     let mut listeners = Listeners::declare(cx, listen);
     let mut files = EnvFiles::default();
     if pools.is_empty() && !cx.report.has_errors() {
         cx.error_with(&(0..0), "there is no pool: nothing to run", "add [pool.web] with a command");
     }
-    let pools =
+    let mut pools: Vec<Marked> =
         pools.into_iter().map(|(name, pool)| make_pool::pool(cx, &mut listeners, &mut files, &name, pool)).collect();
-    let mut sources = vec![Source { path: place.real.clone(), content }];
     sources.extend(files.into_sources());
+    let master = make_master(cx, master, &place);
+    let listeners = listeners.finish(cx);
+    across::order(cx, &mut pools);
+    across::ports(cx, &pools, &listeners);
+    across::logs(cx, &pools, &master, &sources);
     Plan {
         sources,
-        master: make_master(cx, master, &place),
+        include,
+        master,
         control: make_control(cx, &control),
         signals: make_signals(&signals),
-        listeners: listeners.finish(cx),
-        pools,
+        listeners,
+        pools: pools.into_iter().map(|(pool, _)| pool).collect(),
         config: place.real,
     }
 }
@@ -41,9 +48,9 @@ pub(super) fn plan(cx: &mut Reader, config: Config, place: Whereabouts, content:
 fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPlan {
     let name = master.name.map_or_else(|| place.name.clone(), |at| at.value);
     let runtime_dir = master.runtime_dir.map_or_else(|| place::runtime_dir(&name), |at| at.value);
-    let log_max_size = master.log_max_size.as_ref().map_or(LOG_MAX_SIZE, |at| at.value);
-    if let Some(at) = master.log_max_size.as_ref().filter(|at| at.value < LOG_LEAST_SIZE) {
-        cx.error_with(&at.span, "too small for a log file", "4KiB is the least, \"50MiB\" the default");
+    let log_max_size = master.log_max_size.as_ref().map_or(logs::MAX_SIZE, |at| at.value);
+    if let Some(at) = &master.log_max_size {
+        logs::large_enough(cx, at);
     }
     MasterPlan {
         daemonize: master.daemonize.is_none_or(|at| at.value),
@@ -55,8 +62,9 @@ fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPl
         log_format: master.log_format.map_or(LogFormat::Text, |at| at.value),
         log_level: master.log_level.map_or(LogLevel::Info, |at| at.value),
         log_max_size,
-        log_keep: master.log_keep.map_or(10, |at| at.value),
+        log_keep: master.log_keep.map_or(logs::KEEP, |at| at.value),
         stop_timeout: master.stop_timeout.map(|at| Duration::from_millis(at.value.as_millis())),
+        watch_config: master.watch_config.is_some_and(|at| at.value),
         runtime_dir,
         name,
     }

@@ -1,16 +1,24 @@
 //! One pool: what was read -> its plan.
 
+use super::across::{Marked, Marks};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
-use super::pool::{self, Pool, Surge};
+use super::pool::{self, Pool};
+use super::pool_tables::{self, Surge};
+use super::probe::{self, Crowd, ReadyText};
 use super::reader::{At, Reader};
 use super::report::shown;
-use super::{accounts, look, values};
-use crate::plan::{Fault, Kind, ListenPlan, PoolPlan, Ready, Recipe, Sink, Template};
+use super::templates::Templates;
+use super::{accounts, logs, look, ports, values, watch};
+use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
 use rotad_core::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
+use std::time::Duration;
 
 /// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
 const AUTO: Span = Span::from_secs(1);
+
+/// Below this no program of any kind would live. Bytes.
+const LEAST_RSS: u64 = 1 << 20;
 
 pub(super) fn pool(
     cx: &mut Reader,
@@ -18,16 +26,66 @@ pub(super) fn pool(
     files: &mut EnvFiles,
     name: &At<String>,
     pool: Pool,
-) -> PoolPlan {
+) -> Marked {
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
     let policy = policy(cx, kind, &pool);
     let listen = listen(cx, listeners, &pool);
-    let ready = pool.ready.as_ref().map_or(Ready::Auto, |at| at.value);
-    let stdout = pool.log.stdout.as_ref().map_or(Sink::Master, |at| at.value);
-    let stderr = pool.log.stderr.as_ref().map_or(Sink::Stdout, |at| at.value);
     let plans: Vec<ListenPlan> = listen.iter().map(|index| listeners.plans[*index].clone()).collect();
-    let recipe = recipe(cx, files, name, pool, listen, &plans);
-    PoolPlan { name: name.value.clone(), kind, policy, ready, recipe, stdout, stderr }
+    let mut texts = Templates {
+        listeners: &plans,
+        // A refused listener has its finding; that placeholders miss it is no news.
+        complete: pool.listen.as_ref().is_none_or(|at| at.value.len() == listen.len() && !at.value.is_empty()),
+        ports: pool.ports.is_some(),
+        uses_port: false,
+    };
+    let crowd = Crowd { count: policy.count, surge: policy.reload.surge };
+    let ready = match &pool.ready {
+        None => Ready::Auto,
+        Some(at) => match &at.value {
+            ReadyText::Known(ready) => ready.clone(),
+            ReadyText::Probe(text) => probe::check(cx, &mut texts, text, crowd).map_or(Ready::Auto, Ready::Probe),
+        },
+    };
+    let health = pool.health.as_ref().and_then(|health| probe::health(cx, &mut texts, health, crowd));
+    let (watch, log) = (watch::make(cx, &pool.reload), logs::make(cx, &pool.log));
+    let (recycle, essential) = (recycle(cx, &pool), essential(cx, &pool));
+    let marks = Marks {
+        after: pool.after.clone(),
+        ports: pool.ports.as_ref().map(|at| at.span.clone()),
+        files: logs::files(&pool.log),
+    };
+    let written = pool.ports.clone().and_then(|at| Some(At::new(at.value?, at.span)));
+    let recipe = recipe(cx, files, name, pool, listen, &mut texts);
+    if let Some(at) = &written {
+        ports::enough(cx, at, policy.count, policy.reload.surge, policy.reload.max_draining);
+        if !texts.uses_port {
+            cx.warning(&at.span, "no worker is told its port", "write `{port}` into `command` or `env`");
+        }
+    }
+    let ports = written.map(|at| at.value);
+    let (name, after) = (name.value.clone(), Vec::new());
+    (PoolPlan { name, kind, policy, after, essential, ready, recipe, ports, recycle, health, watch, log }, marks)
+}
+
+fn essential(cx: &mut Reader, pool: &Pool) -> Option<Duration> {
+    let at = pool.essential.as_ref()?;
+    if at.value == Span::ZERO {
+        cx.error_with(&at.span, "the master would stop at once", "write how long the pool may be without a worker");
+    }
+    Some(probe::duration(at.value))
+}
+
+fn recycle(cx: &mut Reader, pool: &Pool) -> Recycle {
+    if let Some(at) = pool.recycle.max_age.as_ref().filter(|at| at.value == Span::ZERO) {
+        cx.error_with(&at.span, "workers would be replaced all the time", "leave it out for workers that stay");
+    }
+    if let Some(at) = pool.recycle.max_rss.as_ref().filter(|at| at.value < LEAST_RSS) {
+        cx.error_with(&at.span, "no worker needs as little memory as that", "1MiB is the least");
+    }
+    Recycle {
+        max_age: pool.recycle.max_age.as_ref().map(|at| probe::duration(at.value)),
+        max_rss: pool.recycle.max_rss.as_ref().map(|at| at.value),
+    }
 }
 
 fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
@@ -35,12 +93,15 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
     let default_stop = match kind {
         Kind::Worker => Span::from_secs(30),
         Kind::Task => Span::from_secs(300),
+        Kind::Step => Span::from_secs(30),
     };
-    let ready_timeout = pool.ready_timeout.as_ref().map_or(Span::from_secs(60), |at| at.value);
+    let default_timeout = if kind == Kind::Step { Span::FOREVER } else { Span::from_secs(60) };
+    let ready_timeout = pool.ready_timeout.as_ref().map_or(default_timeout, |at| at.value);
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| at.value == Span::ZERO) {
-        cx.error_with(&at.span, "no worker is ready in no time", "leave it out for \"60s\"");
+        cx.error_with(&at.span, "no worker is ready in no time", "leave it out for the default");
     }
-    let by_living = pool.listen.is_none() && pool.ready.as_ref().is_none_or(|at| at.value == Ready::Auto);
+    let auto = pool.ready.as_ref().is_none_or(|at| matches!(at.value, ReadyText::Known(Ready::Auto)));
+    let by_living = kind != Kind::Step && pool.listen.is_none() && auto;
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value)) {
         let hint = "make it longer than 1 s, or write ready = \"notify\"";
         cx.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
@@ -52,9 +113,10 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(cx, &pool.restart),
-        kind: PoolKind::Service,
+        kind: if kind == Kind::Step { PoolKind::Step } else { PoolKind::Service },
+        // The numbers of pools are the master's to give.
         after: Vec::new(),
-        essential: None,
+        essential: pool.essential.as_ref().map(|at| at.value),
     }
 }
 
@@ -63,9 +125,10 @@ fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
     let Some(ready) = &pool.ready else {
         return if listens { Readiness::Reported } else { Readiness::Alive(AUTO) };
     };
-    match ready.value {
+    let ReadyText::Known(known) = &ready.value else { return Readiness::Reported };
+    match known {
         Ready::Auto if !listens => Readiness::Alive(AUTO),
-        Ready::Auto | Ready::Notify => Readiness::Reported,
+        Ready::Auto | Ready::Notify | Ready::Probe(_) => Readiness::Reported,
         Ready::Accepting => {
             if !listens {
                 cx.error_with(
@@ -81,14 +144,16 @@ fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
             let after = Span::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
             if after >= timeout {
                 let message = format!("`after` is never reached: `ready_timeout` ({timeout}) comes first");
-                cx.error_with(&ready.span, message, "make `ready_timeout` longer");
+                let limit = pool.ready_timeout.as_ref().map_or(&ready.span, |at| &at.span);
+                let place = cx.own(&ready.span, limit).clone();
+                cx.error_with(&place, message, "make `ready_timeout` longer");
             }
             Readiness::Alive(after)
         }
     }
 }
 
-fn reload(count: u32, reload: &pool::Reload) -> Reload {
+fn reload(count: u32, reload: &pool_tables::Reload) -> Reload {
     Reload {
         surge: reload.surge.as_ref().map_or(Surge::Percent(25), |at| at.value).of(count),
         max_draining: reload.max_draining.as_ref().map_or(count, |at| at.value).max(1),
@@ -97,7 +162,7 @@ fn reload(count: u32, reload: &pool::Reload) -> Reload {
     }
 }
 
-fn restart(cx: &mut Reader, restart: &pool::Restart) -> Restart {
+fn restart(cx: &mut Reader, restart: &pool_tables::Restart) -> Restart {
     const MAX_DELAY: Span = Span::from_secs(30);
     let policy = restart.policy.as_ref().map_or(RestartPolicy::Always, |at| at.value);
     let delay = restart.delay.as_ref().map_or(Span::from_millis(100), |at| at.value);
@@ -107,9 +172,10 @@ fn restart(cx: &mut Reader, restart: &pool::Restart) -> Restart {
             let message = format!("`delay` ({delay}) is above the default of `max_delay` ({MAX_DELAY})");
             cx.error_with(&at.span, message, "set `max_delay`, too");
         }
-        (_, Some(at)) if delay > at.value => {
+        (written, Some(at)) if delay > at.value => {
             let message = format!("`max_delay` ({max_delay}) is below `delay` ({delay})");
-            cx.error_with(&at.span, message, "the delay grows from `delay` to `max_delay`");
+            let place = cx.own(&at.span, written.as_ref().map_or(&at.span, |at| &at.span)).clone();
+            cx.error_with(&place, message, "the delay grows from `delay` to `max_delay`");
         }
         _ => {}
     }
@@ -117,7 +183,7 @@ fn restart(cx: &mut Reader, restart: &pool::Restart) -> Restart {
         let keys =
             [("delay", &restart.delay), ("max_delay", &restart.max_delay), ("stable_after", &restart.stable_after)];
         for (key, at) in keys.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?))) {
-            cx.error_with(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
+            cx.idle(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
         }
     }
     Restart {
@@ -150,23 +216,20 @@ fn recipe(
     name: &At<String>,
     pool: Pool,
     listen: Vec<usize>,
-    plans: &[ListenPlan],
+    texts: &mut Templates<'_>,
 ) -> Recipe {
     if pool.command.is_none() {
         pool::missing(cx, "pool", name, "command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
     }
     let words = pool.command.as_ref().map_or(&[][..], |at| &at.value[..]);
-    // A refused listener has its finding; that placeholders miss it is no news.
-    let complete = pool.listen.as_ref().is_none_or(|at| at.value.len() == listen.len() && !at.value.is_empty());
-    let template = |cx: &mut Reader, text: &At<String>| template(cx, text, plans, complete);
-    let command: Vec<Template> = words.iter().map(|word| template(cx, word)).collect();
+    let command: Vec<Template> = words.iter().map(|word| texts.text(cx, word)).collect();
     let own: Vec<(String, Template)> =
-        pool.env.iter().map(|(name, value)| (name.value.clone(), template(cx, value))).collect();
+        pool.env.iter().map(|(name, value)| (name.value.clone(), texts.text(cx, value))).collect();
     let from_file = pool.env_file.as_ref().map_or_else(Vec::new, |path| files.variables(cx, path));
     let account = accounts::account(cx, pool.user.as_ref(), pool.group.as_ref());
     let clear_env = pool.clear_env.as_ref().map_or(pool.user.is_some(), |at| at.value);
     if let Some(pass) = pool.pass_env.as_ref().filter(|_| !clear_env) {
-        cx.error_with(&pass.span, "`pass_env` does nothing: the whole environment is passed", "add clear_env = true");
+        cx.idle(&pass.span, "`pass_env` does nothing: the whole environment is passed", "add clear_env = true");
     }
     let directory = pool.working_directory.as_ref().map_or_else(|| cx.base.clone(), |at| at.value.clone());
     let recipe = Recipe {
@@ -186,16 +249,4 @@ fn recipe(
         look::ahead(cx, &recipe, &command.span, place);
     }
     recipe
-}
-
-/// A checked template. `complete`: no listener of the pool is missing in `plans`, so a name that is not there is news.
-fn template(cx: &mut Reader, text: &At<String>, plans: &[ListenPlan], complete: bool) -> Template {
-    let known: Vec<&ListenPlan> = plans.iter().collect();
-    match Template::parse(&text.value, &known) {
-        Ok(template) => return template,
-        Err(fault) if !complete && fault.unknown_listener => {}
-        Err(Fault { message, hint: Some(hint), .. }) => cx.error_with(&text.span, message, hint),
-        Err(Fault { message, hint: None, .. }) => cx.error(&text.span, message),
-    }
-    Template::literal(text.value.clone())
 }

@@ -1,7 +1,8 @@
 //! Walks the spanned tree of a TOML text by tables of keys, and collects every finding on the way.
 
-use super::report::{Finding, Place, Report, Severity, nearest, shown};
+use super::report::{Finding, Report, Severity, nearest, shown};
 use super::schema::{self, Key};
+use super::texts::{Text, Texts};
 use super::units;
 use rotad_core::Span;
 use std::ops::{Range, RangeInclusive};
@@ -28,24 +29,61 @@ impl<T> At<T> {
     }
 }
 
-/// One configuration text being read.
+/// One configuration being read.
 pub(super) struct Reader {
-    /// As findings name it.
-    pub(super) file: PathBuf,
-    text: String,
+    texts: Texts,
+    /// What `[defaults]` says: spans of the values that pools have taken from there.
+    defaults: Vec<Range<usize>>,
     /// What relative paths are relative to.
     pub(super) base: PathBuf,
     pub(super) report: Report,
 }
 
 impl Reader {
-    pub(super) fn new(file: &Path, text: String, base: PathBuf) -> Self {
-        Self { file: file.to_owned(), text, base, report: Report::default() }
+    pub(super) fn new(file: &Path, text: &str, base: PathBuf) -> Self {
+        Self { texts: Texts::new(file, text), defaults: Vec::new(), base, report: Report::default() }
+    }
+
+    /// The main configuration's text.
+    pub(super) fn main_text(&self) -> Text {
+        self.texts.main().clone()
+    }
+
+    /// Takes in one more file; spans of it are those of [`Text::whole`].
+    pub(super) fn add_text(&mut self, file: &Path, text: &str) -> Text {
+        self.texts.add(file, text)
+    }
+
+    pub(super) fn add_default(&mut self, span: Range<usize>) {
+        self.defaults.push(span);
+    }
+
+    /// Whether a value comes from `[defaults]`.
+    pub(super) fn is_default(&self, span: &Range<usize>) -> bool {
+        self.defaults.iter().any(|value| value.contains(&span.start))
+    }
+
+    /// The one of two contradicting values that the pool itself has said, else the first.
+    pub(super) fn own<'a>(&self, one: &'a Range<usize>, other: &'a Range<usize>) -> &'a Range<usize> {
+        if self.is_default(one) && !self.is_default(other) { other } else { one }
+    }
+
+    /// `file:line:column`, for a finding that names a second place.
+    pub(super) fn spot(&self, span: &Range<usize>) -> String {
+        let (file, place) = self.texts.place(span);
+        format!("{}:{}:{}", file.display(), place.line, place.column)
     }
 
     fn find(&mut self, severity: Severity, span: &Range<usize>, message: String, hint: Option<String>) {
-        let place = Some(Place::new(&self.text, span));
-        self.report.push(Finding { severity, file: self.file.clone(), place, message, hint });
+        if self.report.is_full() {
+            return self.report.count(severity);
+        }
+        let (file, place) = self.texts.place(span);
+        // Told once, not once for each pool that takes the default.
+        if self.is_default(span) && self.report.tells(&file, &place, &message) {
+            return;
+        }
+        self.report.push(Finding { severity, file, place: Some(place), message, hint });
     }
 
     pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {
@@ -58,6 +96,13 @@ impl Reader {
 
     pub(super) fn warning(&mut self, span: &Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
         self.find(Severity::Warning, span, message.into(), Some(hint.into()));
+    }
+
+    /// A key that does nothing here: an error where the pool itself has it; a default is not applied.
+    pub(super) fn idle(&mut self, span: &Range<usize>, message: impl Into<String>, hint: &str) {
+        if !self.is_default(span) {
+            self.error_with(span, message, hint);
+        }
     }
 
     /// A key or value of a later release.
@@ -73,8 +118,7 @@ impl Reader {
     pub(super) fn table<T>(&mut self, value: &Value<'_>, keys: &[Key<T>], into: &mut T) {
         for (name, entry) in self.entries(value) {
             match keys.iter().find(|key| key.name == name.value) {
-                Some(Key { store: Some(store), .. }) => store(self, into, entry),
-                Some(key) => self.later(&name.span, &format!("`{}` ({})", key.name, key.help)),
+                Some(key) => (key.store)(self, into, entry),
                 None => {
                     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
                     match schema::elsewhere(&name.value, &names) {
@@ -91,6 +135,9 @@ impl Reader {
     /// `unknown KIND`, with the nearest of the known ones.
     pub(super) fn unknown(&mut self, span: &Range<usize>, kind: &str, word: &str, known: &[&str]) {
         let message = format!("unknown {kind} `{}`", shown(word));
+        if self.report.is_full() {
+            return self.error(span, message);
+        }
         let hint = match nearest(word, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => return self.error(span, message),
@@ -214,11 +261,11 @@ impl Reader {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<At<T>> {
+    pub(super) fn choice<T: Clone>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<At<T>> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let text = self.text(value, &quoted(&names))?;
         match words.iter().find(|(name, _)| *name == text.value) {
-            Some((_, choice)) => Some(At::new(*choice, text.span)),
+            Some((_, choice)) => Some(At::new(choice.clone(), text.span)),
             None => {
                 self.unknown(&text.span, "value", &text.value, &names);
                 None

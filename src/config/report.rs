@@ -5,8 +5,11 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Findings beyond this number are counted, not printed; [`Report::to_json`] has them all.
+/// Findings beyond this number are counted, not printed; [`Report::to_json`] has more.
 const PRINTED: usize = 50;
+
+/// Findings beyond this number are counted alone: nobody reads them, and a broken file of megabytes has to end.
+const KEPT: usize = 1000;
 
 /// How bad a finding is. Errors refuse a configuration, warnings do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +90,9 @@ fn floor(text: &str, at: usize) -> usize {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     findings: Vec<Finding>,
+    /// How many there are besides those.
+    more: usize,
+    refused: bool,
 }
 
 impl Report {
@@ -101,13 +107,36 @@ impl Report {
     }
 
     pub(super) fn push(&mut self, finding: Finding) {
-        if !self.findings.contains(&finding) {
+        if self.is_full() {
+            self.count(finding.severity);
+        } else if !self.findings.contains(&finding) {
+            self.refused |= finding.severity == Severity::Error;
             self.findings.push(finding);
         }
     }
 
+    /// Whether further findings are counted only.
+    pub(super) fn is_full(&self) -> bool {
+        self.findings.len() >= KEPT
+    }
+
+    /// Counts a finding that is not kept.
+    pub(super) fn count(&mut self, severity: Severity) {
+        self.more += 1;
+        self.refused |= severity == Severity::Error;
+    }
+
     pub(super) fn extend(&mut self, other: Self) {
+        self.more += other.more;
+        self.refused |= other.refused;
         other.findings.into_iter().for_each(|finding| self.push(finding));
+    }
+
+    /// Whether this is said already, with any hint.
+    pub(super) fn tells(&self, file: &Path, place: &Place, message: &str) -> bool {
+        self.findings
+            .iter()
+            .any(|finding| finding.file == file && finding.place.as_ref() == Some(place) && finding.message == message)
     }
 
     /// The file `first`, then others as they came, each from top to bottom.
@@ -134,7 +163,7 @@ impl Report {
 
     /// Whether one of the findings refuses the configuration.
     pub fn has_errors(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+        self.refused
     }
 
     /// An array of `{severity, file, line, column, message, hint}`; `line` and `column` are null for a finding about
@@ -164,7 +193,7 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{finding}")?;
         }
-        match self.findings.len().saturating_sub(PRINTED) {
+        match self.findings.len().saturating_sub(PRINTED) + self.more {
             0 => Ok(()),
             more => writeln!(f, "\nand {more} more"),
         }

@@ -2,7 +2,7 @@
 //! "did you mean" and the list of keys in `docs/config.md` are all made from these rows.
 
 use super::reader::{Reader, Value};
-use super::{pool, sections};
+use super::{pool, pool_tables, sections};
 use std::fmt::Write;
 
 /// How a key's value gets into the section that is being read.
@@ -14,8 +14,7 @@ pub(super) struct Key<T: 'static> {
     pub(super) takes: &'static str,
     pub(super) default: &'static str,
     pub(super) help: &'static str,
-    /// None: a later release reads it.
-    pub(super) store: Option<Store<T>>,
+    pub(super) store: Store<T>,
 }
 
 pub(super) const fn key<T>(
@@ -25,11 +24,7 @@ pub(super) const fn key<T>(
     help: &'static str,
     store: Store<T>,
 ) -> Key<T> {
-    Key { name, takes, default, help, store: Some(store) }
-}
-
-pub(super) const fn later<T>(name: &'static str, help: &'static str) -> Key<T> {
-    Key { name, takes: "", default: "", help, store: None }
+    Key { name, takes, default, help, store }
 }
 
 /// One table of the configuration, as documentation shows it.
@@ -47,18 +42,10 @@ pub struct Row {
     pub takes: &'static str,
     pub default: &'static str,
     pub help: &'static str,
-    /// Whether this release reads it; else it is refused with `not supported yet`.
-    pub supported: bool,
 }
 
 fn section<T>(table: &'static str, keys: &[Key<T>]) -> Section {
-    let row = |key: &Key<T>| Row {
-        name: key.name,
-        takes: key.takes,
-        default: key.default,
-        help: key.help,
-        supported: key.store.is_some(),
-    };
+    let row = |key: &Key<T>| Row { name: key.name, takes: key.takes, default: key.default, help: key.help };
     Section { table, rows: keys.iter().map(row).collect() }
 }
 
@@ -71,9 +58,11 @@ pub fn reference() -> Vec<Section> {
         section("[signals]", sections::SIGNALS),
         section("[listen.NAME]", sections::LISTEN),
         section("[pool.NAME]", pool::POOL),
-        section("[pool.NAME.reload]", pool::RELOAD),
-        section("[pool.NAME.restart]", pool::RESTART),
-        section("[pool.NAME.log]", pool::LOG),
+        section("[pool.NAME.reload]", pool_tables::RELOAD),
+        section("[pool.NAME.restart]", pool_tables::RESTART),
+        section("[pool.NAME.recycle]", pool_tables::RECYCLE),
+        section("[pool.NAME.health]", pool_tables::HEALTH),
+        section("[pool.NAME.log]", pool_tables::LOG),
     ]
 }
 
@@ -85,9 +74,8 @@ pub fn markdown() -> String {
         // Writing to a String cannot fail.
         let _ = write!(page, "### {title}\n\n| key | takes | default | |\n|---|---|---|---|\n");
         for row in rows {
-            let Row { name, takes, default, help, supported } = row;
-            let help = if supported { help.to_owned() } else { format!("*not supported yet:* {help}") };
-            let _ = writeln!(page, "| `{name}` | {} | {} | {} |", cell(takes), cell(default), cell(&help));
+            let Row { name, takes, default, help } = row;
+            let _ = writeln!(page, "| `{name}` | {} | {} | {} |", cell(takes), cell(default), cell(help));
         }
         page.push('\n');
     }

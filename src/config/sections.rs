@@ -1,8 +1,9 @@
 //! The top of the file, [master], [control], [signals], [listen]: what is read, before it means anything.
 
-use super::pool::{self, Pool};
+use super::pool::Pool;
 use super::reader::{At, Reader, Value};
-use super::schema::{Key, key, later};
+use super::report::shown;
+use super::schema::{Key, key};
 use crate::plan::{LogFormat, LogLevel, SignalAction};
 use rotad_core::Span;
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ pub(super) struct Config {
 }
 
 pub(super) const TOP: &[Key<Config>] = &[
-    later("include", "pools and listeners from more files"),
+    // Read before all others: it brings more of them.
+    key("include", "list of patterns", "none", "pools and listeners from more files", |_, _, _| {}),
     key("master", "table", "", "the master itself", |cx, into, v| cx.table(v, MASTER, &mut into.master)),
     key("control", "table", "", "who may use the control socket", |cx, into, v| {
         cx.table(v, CONTROL, &mut into.control);
@@ -26,28 +28,79 @@ pub(super) const TOP: &[Key<Config>] = &[
     key("signals", "table", "", "what signals to the master do", |cx, into, v| {
         cx.table(v, SIGNALS, &mut into.signals);
     }),
-    later("defaults", "keys for every pool"),
+    // Read by `defaults`, before the pools that take them.
+    key("defaults", "table", "", "keys of a pool, for every pool that does not have them", |_, _, _| {}),
     key("listen", "tables", "", "one listening socket each, shared by its pools", |cx, into, v| {
         named(cx, v, LISTEN, &mut into.listen);
     }),
-    key("pool", "tables", "", "one pool of like workers each", |cx, into, v| {
-        named(cx, v, pool::POOL, &mut into.pools);
-    }),
+    // Read by `pools`, once the defaults are known.
+    key("pool", "tables", "", "one pool of like workers each", |_, _, _| {}),
 ];
+
+/// The most pools, and the most listeners.
+const MOST: usize = 1000;
+
+/// What an included file may say.
+const INCLUDED: [&str; 2] = ["listen", "pool"];
+
+impl Config {
+    /// All of the main file but its pools.
+    pub(super) fn read_main(&mut self, cx: &mut Reader, root: &Value<'_>) {
+        cx.table(root, TOP, self);
+    }
+
+    /// All of an included file but its pools.
+    pub(super) fn read_included(&mut self, cx: &mut Reader, root: &Value<'_>) {
+        for (name, value) in cx.entries(root) {
+            match name.value.as_str() {
+                "listen" => named(cx, value, LISTEN, &mut self.listen),
+                "pool" => {}
+                word if TOP.iter().any(|key| key.name == word) => {
+                    let main = cx.main_text().file.display().to_string();
+                    let message = format!("`{word}` in an included file");
+                    cx.error_with(&name.span, message, format!("pools and listeners alone; move it to {main}"));
+                }
+                word => cx.unknown(&name.span, "key", word, &INCLUDED),
+            }
+        }
+    }
+}
 
 /// A table of named tables.
 fn named<T: Default>(cx: &mut Reader, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(At<String>, T)>) {
     for (name, entry) in cx.entries(value) {
-        if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
-            let hint = "the table has a name: [pool.NAME], [listen.NAME]";
-            cx.error_with(&name.span, format!("`{}` of what?", name.value), hint);
-            continue;
+        if begin(cx, &name, entry, keys, into) {
+            let mut section = T::default();
+            cx.table(entry, keys, &mut section);
+            into.push((name, section));
         }
-        cx.name(&name);
-        let mut section = T::default();
-        cx.table(entry, keys, &mut section);
-        into.push((name, section));
     }
+}
+
+/// Whether `entry` is a table of its own with a name of its own; else there is a finding.
+pub(super) fn begin<T>(
+    cx: &mut Reader,
+    name: &At<String>,
+    entry: &Value<'_>,
+    keys: &[Key<T>],
+    so_far: &[(At<String>, T)],
+) -> bool {
+    if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
+        let hint = "the table has a name: [pool.NAME], [listen.NAME]";
+        cx.error_with(&name.span, format!("`{}` of what?", name.value), hint);
+        return false;
+    }
+    cx.name(name);
+    if so_far.len() >= MOST {
+        cx.error(&name.span, format!("more than {MOST} of these"));
+        return false;
+    }
+    if let Some((other, _)) = so_far.iter().find(|(other, _)| other.value == name.value) {
+        let message = format!("`{}` is there already: {}", shown(&name.value), cx.spot(&other.span));
+        cx.error_with(&name.span, message, "give one of them another name");
+        return false;
+    }
+    true
 }
 
 #[derive(Default)]
@@ -64,6 +117,7 @@ pub(super) struct Master {
     pub(super) log_max_size: Option<At<u64>>,
     pub(super) log_keep: Option<At<u32>>,
     pub(super) stop_timeout: Option<At<Span>>,
+    pub(super) watch_config: Option<At<bool>>,
 }
 
 const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
@@ -141,7 +195,15 @@ pub(super) const MASTER: &[Key<Master>] = &[
     key("stop_timeout", "duration", "none", "caps the stop of everything", |cx, into, v| {
         into.stop_timeout = cx.duration(v);
     }),
-    later("watch_config", "apply the configuration when the file's content changes"),
+    key(
+        "watch_config",
+        "true or false",
+        "`false`",
+        "apply the configuration when its files' content changes",
+        |cx, into, v| {
+            into.watch_config = cx.flag(v);
+        },
+    ),
 ];
 
 #[derive(Default)]

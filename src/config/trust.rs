@@ -57,6 +57,13 @@ pub(super) fn is_own(path: &Path) -> bool {
     !Uid::effective().is_root() || path.metadata().is_ok_and(|meta| meta.uid() == 0)
 }
 
+/// For root: whether a file that a pattern has found may be taken; who may write the configuration `main` may write
+/// this one as well.
+pub(super) fn is_roots_or_of_the_owner_of(path: &Path, main: &Path) -> bool {
+    let owner = |path: &Path| path.metadata().map(|meta| meta.uid()).ok();
+    is_own(path) || (owner(path).is_some() && owner(path) == owner(main))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

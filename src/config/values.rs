@@ -1,11 +1,11 @@
 //! Values of a pool that come in more than one shape.
 
 use super::dotenv::is_variable;
-use super::pool::Surge;
+use super::pool_tables::Surge;
 use super::reader::{At, Reader, Value, in_order, integer};
 use super::report::shown;
 use super::units;
-use crate::plan::{Kind, Limit, Ready, Sink};
+use crate::plan::{Kind, Limit, Sink};
 use nix::sys::resource::Resource;
 use rotad_core::{Signal, Span, Step};
 use toml::de::DeValue;
@@ -37,11 +37,7 @@ const RESOURCES: &[(&str, Resource)] = &[
 ];
 
 pub(super) fn kind(cx: &mut Reader, value: &Value<'_>) -> Option<At<Kind>> {
-    if value.get_ref().as_str() == Some("step") {
-        cx.later(&value.span(), "kind = \"step\"");
-        return None;
-    }
-    cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task)])
+    cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("step", Kind::Step)])
 }
 
 /// A list of words, or one string split as a shell would.
@@ -134,35 +130,6 @@ pub(super) fn pass_env(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<At<S
     Some(names)
 }
 
-const READY: &[(&str, Ready)] =
-    &[("auto", Ready::Auto), ("notify", Ready::Notify), ("accepting", Ready::Accepting), ("spawned", Ready::Spawned)];
-
-pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<Ready>> {
-    let DeValue::Table(table) = value.get_ref() else {
-        if value.get_ref().is_str() {
-            return cx.choice(value, READY);
-        }
-        cx.expected(value, "\"auto\", \"notify\", \"accepting\", \"spawned\" or { after = \"2s\" }");
-        return None;
-    };
-    let mut ready = None;
-    for (name, value) in in_order(table) {
-        match name.value.as_str() {
-            "after" => ready = cx.duration(value).map(|span| span.map(after)),
-            "http" | "connect" | "command" => cx.later(&name.span, &format!("ready by `{}`", name.value)),
-            other => cx.unknown(&name.span, "way to be ready", other, &["after", "http", "connect", "command"]),
-        }
-    }
-    if table.is_empty() {
-        cx.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
-    }
-    ready
-}
-
-fn after(span: Span) -> Ready {
-    Ready::After(std::time::Duration::from_millis(span.as_millis()))
-}
-
 /// The steps of a stop that is given as one duration.
 pub(super) fn term(wait: Span) -> Vec<Step> {
     vec![Step { signal: Some(Signal::TERM), wait }]
@@ -245,18 +212,18 @@ pub(super) fn ends(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<i32>>> {
 const SINKS: &[(&str, Sink)] = &[("master", Sink::Master), ("inherit", Sink::Inherit), ("null", Sink::Null)];
 
 pub(super) fn sink(cx: &mut Reader, value: &Value<'_>, may_follow: bool) -> Option<At<Sink>> {
-    let text = cx.text(value, "\"master\", \"inherit\" or \"null\"")?;
+    let text = cx.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
-        return Some(At::new(*sink, text.span));
+        return Some(At::new(sink.clone(), text.span));
     }
     match text.value.as_str() {
-        "stdout" if may_follow => return Some(At::new(Sink::Stdout, text.span)),
+        "stdout" if may_follow => Some(At::new(Sink::Stdout, text.span)),
         "stdout" | "stderr" => {
             cx.error_with(&text.span, "cannot follow itself or stderr", "only stderr = \"stdout\" is possible");
+            None
         }
-        _ => cx.later(&text.span, "a log file of a pool (\"master\", \"inherit\" and \"null\" are)"),
+        _ => cx.path(value).map(|at| at.map(Sink::File)),
     }
-    None
 }
 
 pub(super) fn limits(cx: &mut Reader, value: &Value<'_>) -> Vec<Limit> {

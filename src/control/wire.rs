@@ -1,11 +1,12 @@
 //! What is said over the control socket: one JSON object a line, so that a person can use `nc -U` as well.
 
+use crate::observe::events::Event;
 use crate::observe::status::Status;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Raised when an old client and a new master would misunderstand each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest question that the master reads, in bytes; a longer one is answered with an error.
 pub const MAX_QUESTION: usize = 64 * 1024;
@@ -27,22 +28,94 @@ pub struct Question {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ask {
     Status,
+    /// Stops these pools; none named: everything, the master included.
     Stop {
+        pools: Vec<String>,
         now: bool,
     },
-    /// Rolling restart; `wait`: answer when it has ended, with progress before.
+    /// Starts stopped pools again.
+    Start {
+        pools: Vec<String>,
+        wait: Wait,
+    },
+    /// Rolling restart.
     Roll {
         which: Which,
-        wait: bool,
+        wait: Wait,
     },
-    /// As `Roll`, when the configuration is what the master read; else refused (78) until it can change live.
+    /// Replaces one worker by one of the same generation.
+    Renew {
+        pool: String,
+        slot: u32,
+        wait: Wait,
+    },
+    /// Reads the configuration again, applies what changed, and rolls these pools.
     Reload {
         which: Which,
-        wait: bool,
+        extent: Extent,
+        wait: Wait,
+    },
+    /// Rolls to the generation before.
+    Rollback {
+        pools: Vec<String>,
+        wait: Wait,
     },
     Cancel {
         pools: Vec<String>,
     },
+    Scale {
+        pool: String,
+        to: Size,
+    },
+    /// Passes a signal (by its number) to ready workers.
+    Signal {
+        pool: String,
+        slot: Option<u32>,
+        signal: i32,
+    },
+    /// The last lines that workers printed, and those to come.
+    Logs {
+        pool: Option<String>,
+        slot: Option<u32>,
+        lines: u32,
+        follow: bool,
+    },
+    /// What the master did and why.
+    Events {
+        follow: bool,
+    },
+}
+
+/// Until when the answer waits; before it comes progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wait {
+    /// It is given at once.
+    No,
+    /// Until every slot's new worker is ready and every old one has got its stop.
+    Done,
+    /// Also until the old ones are gone.
+    Drained,
+}
+
+/// How much a reload does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Apply what changed, and roll.
+    Everything,
+    /// Only apply what changed, as HUP.
+    ConfigOnly,
+    /// Only say what would be done.
+    DryRun,
+}
+
+/// The number of workers that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Size {
+    Exactly(u32),
+    By(i64),
 }
 
 /// Which pools: those named, or by kind; no name and no kind: all.
@@ -54,6 +127,20 @@ pub struct Which {
     pub tasks: bool,
 }
 
+/// A line that a worker printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// When the master read it: RFC 3339, UTC, with milliseconds.
+    pub time: String,
+    pub pool: String,
+    pub slot: u32,
+    pub pid: i32,
+    /// `stdout`, `stderr`, or `both` where they go the same way.
+    pub stream: String,
+    /// With control characters and broken UTF-8 made visible.
+    pub text: String,
+}
+
 /// A line of the master. `Done` or `Status` is the last one. After `Done` for a stop the connection stays open until
 /// the master is gone: its end is the proof.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +150,28 @@ pub enum Answer {
     Progress {
         text: String,
     },
+    /// One slot of a rolling restart is done; `text` says the same for those who read the wire themselves.
+    Step {
+        pool: String,
+        slot: u32,
+        pid: Option<i32>,
+        done: u32,
+        of: u32,
+        /// How long the new worker took until it was ready, in milliseconds.
+        took_ms: Option<u64>,
+        text: String,
+    },
     Status(Box<Status>),
+    Event(Box<Event>),
+    Line(Box<Line>),
+    /// For the person at the terminal, beside what was asked for: where there is more of it.
+    Hint {
+        text: String,
+    },
+    /// So many events or lines are missing here: the client did not read fast enough.
+    Skipped {
+        count: u64,
+    },
     /// The end: an exit code of the contract, and what to print (empty: nothing).
     Done {
         code: u8,

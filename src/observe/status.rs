@@ -34,6 +34,12 @@ pub struct PoolStatus {
     /// The last generation that served in full; 0: none has yet.
     pub generation: u32,
     pub reload: ReloadStatus,
+    /// Pools that have to be up before this one is started, while it waits for them.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
+    /// `wanted` is what a person asked for (`rotad scale`), not the file's count.
+    #[serde(default)]
+    pub scaled: bool,
     pub workers: Vec<WorkerStatus>,
 }
 
@@ -89,6 +95,9 @@ pub struct WorkerStatus {
     pub cpu_s: Option<f64>,
     pub last_exit: Option<LastExit>,
     pub retry_in_s: Option<f64>,
+    /// Its own of the pool's `ports`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// What the worker says of itself (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
@@ -131,5 +140,6 @@ pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Worker => "worker",
         Kind::Task => "task",
+        Kind::Step => "step",
     }
 }

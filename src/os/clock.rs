@@ -34,12 +34,20 @@ impl Clock {
         Some(Duration::from_millis(left).min(TICK))
     }
 
-    /// To be called right after each wait, with what it was allowed to take. Returns the pause, if there was one.
+    /// How long until then, for what need not be told from a pause while it is far away.
+    pub fn until(&self, at: Time) -> Duration {
+        Duration::from_millis(at.0.saturating_sub(self.now().0))
+    }
+
+    /// To be called right after each wait, with what it was allowed to take. Returns the pause, if there was one. Of a
+    /// long wait only what came on top of it, and one tick, counts: nobody knows when in it the pause began, and who was
+    /// paused with us gets that tick to speak up.
     pub fn wake(&mut self, allowed: Option<Duration>) -> Option<Duration> {
         let now = Instant::now();
         let took = now - self.woke;
         self.woke = now;
-        let paused = allowed.filter(|allowed| took > *allowed + LATE).map(|_| took);
+        let paused =
+            allowed.filter(|allowed| took > *allowed + LATE).map(|allowed| took - allowed.saturating_sub(TICK));
         self.shift += paused.unwrap_or_default();
         paused
     }
@@ -62,6 +70,14 @@ mod tests {
         clock.origin -= Duration::from_secs(7);
         assert_eq!(clock.wake(None), None, "nothing was due: nothing can be late");
         assert!(clock.now() - before >= rotad_core::Span::from_secs(7));
+    }
+
+    #[test]
+    fn a_long_wait_is_no_pause() {
+        let mut clock = Clock::start();
+        clock.woke -= Duration::from_secs(70);
+        let paused = clock.wake(Some(Duration::from_secs(60))).expect("ten seconds too late");
+        assert!(paused >= Duration::from_secs(10) && paused < Duration::from_secs(11), "{paused:?}");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Message {
     pub watchdog: bool,
     /// WATCHDOG=trigger: the worker itself says that it is broken.
     pub trigger: bool,
+    /// WATCHDOG_USEC: the interval from now on; zero: none.
+    pub watchdog_interval: Option<Duration>,
     /// EXTEND_TIMEOUT_USEC: so much from now.
     pub extend: Option<Duration>,
     /// STATUS, at most 256 characters, control characters as they came.
@@ -172,6 +174,7 @@ fn parse(bytes: &[u8]) -> Message {
             (b"RELOADING", b"1") => message.reloading = true,
             (b"WATCHDOG", b"1") => message.watchdog = true,
             (b"WATCHDOG", b"trigger") => message.trigger = true,
+            (b"WATCHDOG_USEC", _) => message.watchdog_interval = number().map(Duration::from_micros),
             (b"EXTEND_TIMEOUT_USEC", _) => message.extend = number().map(Duration::from_micros).or(message.extend),
             (b"MAINPID", _) => {
                 message.main_pid = number().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0);
@@ -226,7 +229,7 @@ mod tests {
         sender.connect(socket.env_value()).unwrap();
         sender.send(b"READY=1\nSTATUS=up\x1b[31m \xff\nMAINPID=42\nNOISE\nX_A=b").unwrap();
         sender.send(b"").unwrap();
-        sender.send(b"EXTEND_TIMEOUT_USEC=1500000\nWATCHDOG=1\nRELOADING=1").unwrap();
+        sender.send(b"EXTEND_TIMEOUT_USEC=1500000\nWATCHDOG=1\nRELOADING=1\nWATCHDOG_USEC=20").unwrap();
         sender.send(b"STOPPING=1\nREADY=0\nWATCHDOG=trigger\nMAINPID=-1\nEXTEND_TIMEOUT_USEC=x").unwrap();
         drop(sender); // gone before it is heard
         let messages = socket.drain(10);
@@ -234,7 +237,16 @@ mod tests {
         let extend = Some(Duration::from_millis(1500));
         assert_eq!(messages[0], Message { ready: true, status, main_pid: Some(42), ..Message::default() });
         assert_eq!(messages[1], Message::default());
-        assert_eq!(messages[2], Message { extend, watchdog: true, reloading: true, ..Message::default() });
+        assert_eq!(
+            messages[2],
+            Message {
+                extend,
+                watchdog: true,
+                reloading: true,
+                watchdog_interval: Some(Duration::from_micros(20)),
+                ..Message::default()
+            }
+        );
         assert_eq!(messages[3], Message { stopping: true, trigger: true, ..Message::default() });
         assert_eq!(socket.drain(10), []);
     }

@@ -1,13 +1,19 @@
 //! Config -> Plan: what is to be, with no "cannot happen" left in it. All names are resolved (users, groups,
 //! listeners), all paths absolute, all defaults filled in.
 
+mod diff;
+mod diff_pool;
+mod glob;
+mod pool;
 mod sources;
 mod template;
 
-pub use sources::changed;
+pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
+pub use glob::{Glob, Missed};
+pub use pool::{Account, Check, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch};
+pub use sources::{changed, read};
 pub use template::{Context, Fault};
 
-use rotad_core::Policy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +26,8 @@ pub struct Plan {
     /// Every file that this plan was read from (configuration, env files) with its content as read: a difference
     /// says that the configuration has changed since.
     pub sources: Vec<Source>,
+    /// The patterns of `include`: a file that one of them finds and that is no source is a change as well.
+    pub include: Vec<Glob>,
     pub master: MasterPlan,
     pub control: ControlPlan,
     pub signals: SignalMap,
@@ -50,6 +58,8 @@ pub struct MasterPlan {
     pub log_max_size: u64,
     pub log_keep: u32,
     pub stop_timeout: Option<Duration>,
+    /// Apply the configuration when the content of its files changes.
+    pub watch_config: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,90 +122,6 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-#[derive(Clone, Debug)]
-pub struct PoolPlan {
-    pub name: String,
-    pub kind: Kind,
-    pub policy: Policy,
-    pub ready: Ready,
-    pub recipe: Recipe,
-    pub stdout: Sink,
-    pub stderr: Sink,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Worker,
-    Task,
-}
-
-/// What makes a worker ready, as the operating system's side has to find it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
-    /// With listeners: seen accepting; without: READY=1 or alive for 1 s.
-    Auto,
-    Notify,
-    Accepting,
-    Spawned,
-    After(Duration),
-}
-
-/// Where a worker's output goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sink {
-    /// The master's log, line by line.
-    Master,
-    /// The master's own stdout or stderr.
-    Inherit,
-    Null,
-    /// `stderr = "stdout"`: wherever stdout goes.
-    Stdout,
-}
-
-/// How to start a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recipe {
-    /// Program and arguments, with placeholders.
-    pub command: Vec<Template>,
-    /// Variables set by the configuration (`env_file`, then `env`), with placeholders; later ones win.
-    pub env: Vec<(String, Template)>,
-    /// Start from an empty environment instead of the master's.
-    pub clear_env: bool,
-    /// With `clear_env`: names, or prefixes ending in `*`, of the master's own environment that are kept.
-    pub pass_env: Vec<String>,
-    pub working_directory: PathBuf,
-    /// None: the master's own user.
-    pub account: Option<Account>,
-    pub umask: Option<u32>,
-    pub nice: Option<i32>,
-    pub limits: Vec<Limit>,
-    /// Indices into [`Plan::listeners`]: fd 3, 4, …
-    pub listen: Vec<usize>,
-}
-
-/// A user, looked up when the configuration was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    pub name: String,
-    pub uid: u32,
-    pub gid: u32,
-    /// Supplementary groups, as initgroups(3) would set them.
-    pub groups: Vec<u32>,
-    pub home: PathBuf,
-    pub shell: PathBuf,
-}
-
-/// One resource limit (setrlimit(2)).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// The name in lower case: `nofile`, `core`, `as`.
-    pub name: String,
-    /// The number of the resource (RLIMIT_*).
-    pub resource: u32,
-    pub soft: u64,
-    pub hard: u64,
-}
-
 /// Text with placeholders, parsed and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(pub Vec<Piece>);
@@ -207,7 +133,9 @@ pub enum Piece {
     Fd(usize),
     /// Its address and its port (indices into [`Recipe::listen`]).
     Addr(usize),
-    Port(usize),
+    ListenerPort(usize),
+    /// The worker's own of [`PoolPlan::ports`].
+    Port,
     Pool,
     Slot,
     Generation,

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub pool: &'a str,
     pub slot: u32,
     pub generation: u32,
+    /// The worker's own of its pool's `ports`.
+    pub port: Option<u16>,
     /// The path of the rotad binary.
     pub rotad: &'a Path,
 }
@@ -36,7 +38,7 @@ impl Template {
         Self(vec![Piece::Text(text.into())])
     }
 
-    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
+    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
     /// braces, and so is a `}` that closes nothing. NAME is one of `listen`, the pool's own listeners in their order.
     pub fn parse(text: &str, listen: &[&ListenPlan]) -> Result<Self, Fault> {
         let mut pieces = Vec::new();
@@ -80,10 +82,15 @@ impl Template {
                 Piece::Addr(index) => {
                     text.push(context.addresses.get(*index).map_or_else(OsString::new, Address::to_os_string));
                 }
-                Piece::Port(index) => match context.addresses.get(*index) {
+                Piece::ListenerPort(index) => match context.addresses.get(*index) {
                     Some(Address::Tcp(address)) => text.push(address.port().to_string()),
                     Some(Address::Unix(_)) | None => {}
                 },
+                Piece::Port => {
+                    if let Some(port) = context.port {
+                        text.push(port.to_string());
+                    }
+                }
                 Piece::Pool => text.push(context.pool),
                 Piece::Slot => text.push(context.slot.to_string()),
                 Piece::Generation => text.push(context.generation.to_string()),
@@ -129,7 +136,7 @@ fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
         return match (kind, &listen[index].address) {
             ("fd", _) => Ok(Piece::Fd(index)),
             ("addr", _) => Ok(Piece::Addr(index)),
-            (_, Address::Tcp(_)) => Ok(Piece::Port(index)),
+            (_, Address::Tcp(_)) => Ok(Piece::ListenerPort(index)),
             (_, Address::Unix(_)) => Err(fault(
                 &format!("`{{{word}}}`: a unix socket has no port"),
                 format!("write `{{addr:{name}}}` or `{{fd:{name}}}`"),
@@ -141,15 +148,11 @@ fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
         "slot" => Ok(Piece::Slot),
         "generation" => Ok(Piece::Generation),
         "rotad" => Ok(Piece::Rotad),
-        "port" => Err(Fault {
-            message: "not supported yet: `{port}` (a port of its own for each worker)".to_owned(),
-            hint: None,
-            unknown_listener: false,
-        }),
+        "port" => Ok(Piece::Port),
         "fd" | "addr" => Err(fault(&format!("`{{{word}}}` of which listener?"), format!("write `{{{word}:NAME}}`"))),
         other => Err(fault(
             &format!("unknown placeholder `{{{}}}`", short(other)),
-            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {pool} {slot} {generation} {rotad}"
+            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {port} {pool} {slot} {generation} {rotad}"
                 .to_owned(),
         )),
     }
@@ -188,15 +191,22 @@ mod tests {
         let local = Address::Unix("/run/x.sock".into());
         let plans = [listener("http", http.clone()), listener("local", local.clone())];
         let template = Template::parse(text, &plans.iter().collect::<Vec<_>>()).map_err(|fault| fault.message)?;
-        let context =
-            Context { addresses: &[http, local], pool: "web", slot: 2, generation: 7, rotad: Path::new("/bin/rotad") };
+        let context = Context {
+            addresses: &[http, local],
+            pool: "web",
+            slot: 2,
+            generation: 7,
+            port: Some(3002),
+            rotad: Path::new("/bin/rotad"),
+        };
         Ok(template.expand(&context).to_string_lossy().into_owned())
     }
 
     #[test]
     fn placeholders_expand() {
-        let text = "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {pool}/{slot}@{generation} {rotad}";
-        assert_eq!(expand(text).as_deref(), Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 web/2@7 /bin/rotad"));
+        let text =
+            "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {port} {pool}/{slot}@{generation} {rotad}";
+        assert_eq!(expand(text).as_deref(), Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 3002 web/2@7 /bin/rotad"));
         assert_eq!(expand("").as_deref(), Ok(""));
     }
 
@@ -207,7 +217,7 @@ mod tests {
 
     #[test]
     fn faults_are_told() {
-        for bad in ["{", "{slot", "{nosuch}", "{}", "{fd}", "{fd:nosuch}", "{port:local}", "{port}", "a{{{"] {
+        for bad in ["{", "{slot", "{nosuch}", "{}", "{fd}", "{fd:nosuch}", "{port:local}", "a{{{"] {
             assert!(expand(bad).is_err(), "{bad}");
         }
     }

@@ -43,6 +43,7 @@ pub fn order(argv: &[&str], directory: &Path) -> BirthOrder {
         stderr: null(),
         listeners: vec![],
         listen_names: String::new(),
+        watchdog: None,
         cgroup: None,
     }
 }

@@ -98,7 +98,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
             program: c_string(found.program.as_os_str().as_bytes())?,
             argv: arguments(&order.argv)?,
             envp: variables(order)?,
-            listen_pid: !order.listeners.is_empty(),
+            own_pid: own_pid(order),
             directory: Some(c_string(found.directory.as_os_str().as_bytes())?),
             limits: limits.iter().map(|&(_, resource, soft, hard)| (resource, soft, hard)).collect(),
             nice: order.nice,
@@ -125,6 +125,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
         gid: account.gid,
         groups: account.groups.clone(),
         listen_pid: !order.listeners.is_empty(),
+        watchdog_pid: order.watchdog.is_some(),
         argc: order.argv.len(),
     };
     let strings = [found.program.as_os_str(), found.directory.as_os_str()];
@@ -136,7 +137,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
         argv: shim::arguments(first_free),
         // Nothing of the worker's environment may steer a program that still has the master's rights.
         envp: Vec::new(),
-        listen_pid: false,
+        own_pid: Vec::new(),
         directory: None,
         limits: Vec::new(),
         nice: None,
@@ -218,8 +219,14 @@ fn arguments(argv: &[OsString]) -> Result<Vec<CString>, BirthError> {
     argv.iter().map(|argument| c_string(&argument.clone().into_vec())).collect()
 }
 
+/// Variables that only the child itself can fill in.
+fn own_pid(order: &BirthOrder) -> Vec<&'static [u8]> {
+    let names = [(!order.listeners.is_empty(), exec::LISTEN_PID), (order.watchdog.is_some(), exec::WATCHDOG_PID)];
+    names.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name).collect()
+}
+
 fn variables(order: &BirthOrder) -> Result<Vec<CString>, BirthError> {
-    environment::finish(&order.env, order.listeners.len(), &order.listen_names)
+    environment::finish(&order.env, order.listeners.len(), &order.listen_names, order.watchdog)
         .map_err(|_| BirthError::diagnose(Stage::Prepare, libc::EINVAL, Path::new("its environment")))
 }
 

@@ -4,6 +4,7 @@ use super::pinned::DEFAULT_PATH;
 use crate::plan::Account;
 use std::ffi::{CString, NulError, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 /// What the master's own manager told the master, and nobody else.
 const MASTERS_OWN: [&str; 7] =
@@ -12,6 +13,8 @@ const MASTERS_OWN: [&str; 7] =
 const PLAIN: [&str; 3] = ["PATH", "LANG", "TZ"];
 /// Written by birth alone.
 const LISTEN: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+/// Written by birth where there is a watchdog.
+const WATCHDOG: [&str; 2] = ["WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// What a worker has of the master's own environment: all but what was meant for the master; with `clear` only PATH,
 /// LANG, TZ and what `pass` names (a `*` at the end stands for any rest). With an account: its HOME, USER, LOGNAME
@@ -56,11 +59,19 @@ fn inherits(name: &OsStr, clear: bool, pass: &[String]) -> bool {
         })
 }
 
-/// `NAME=value` for execve(2), with LISTEN_FDS and LISTEN_FDNAMES if there are listeners. LISTEN_PID is added later,
-/// by the one who knows the pid.
-pub(super) fn finish(env: &[(OsString, OsString)], listeners: usize, names: &str) -> Result<Vec<CString>, NulError> {
-    let mut lines = Vec::with_capacity(env.len() + LISTEN.len());
-    for (name, value) in env.iter().filter(|(name, _)| !LISTEN.iter().any(|own| name == own)) {
+/// `NAME=value` for execve(2), with LISTEN_FDS and LISTEN_FDNAMES if there are listeners, and WATCHDOG_USEC with a
+/// watchdog (sd_watchdog_enabled(3)). LISTEN_PID and WATCHDOG_PID are added later, by the one who knows the pid.
+pub(super) fn finish(
+    env: &[(OsString, OsString)],
+    listeners: usize,
+    names: &str,
+    watchdog: Option<Duration>,
+) -> Result<Vec<CString>, NulError> {
+    let mut lines = Vec::with_capacity(env.len() + LISTEN.len() + WATCHDOG.len());
+    let own = |name: &OsStr| {
+        LISTEN.iter().any(|own| name == *own) || (watchdog.is_some() && WATCHDOG.iter().any(|own| name == *own))
+    };
+    for (name, value) in env.iter().filter(|(name, _)| !own(name)) {
         let mut line = name.clone().into_vec();
         line.push(b'=');
         line.extend_from_slice(value.as_bytes());
@@ -69,6 +80,9 @@ pub(super) fn finish(env: &[(OsString, OsString)], listeners: usize, names: &str
     if listeners > 0 {
         lines.push(CString::new(format!("LISTEN_FDS={listeners}"))?);
         lines.push(CString::new(format!("LISTEN_FDNAMES={names}"))?);
+    }
+    if let Some(interval) = watchdog {
+        lines.push(CString::new(format!("WATCHDOG_USEC={}", interval.as_micros()))?);
     }
     Ok(lines)
 }
@@ -120,11 +134,14 @@ mod tests {
     #[test]
     fn listen_variables_only_with_listeners() {
         let env = [("LISTEN_FDS".into(), "7".into()), ("A".into(), "b".into())];
-        assert_eq!(finish(&env, 0, ""), Ok(vec![c"A=b".into()]));
+        assert_eq!(finish(&env, 0, "", None), Ok(vec![c"A=b".into()]));
         assert_eq!(
-            finish(&env, 2, "a:b"),
+            finish(&env, 2, "a:b", None),
             Ok(vec![c"A=b".into(), c"LISTEN_FDS=2".into(), c"LISTEN_FDNAMES=a:b".into()])
         );
-        assert!(finish(&[("A".into(), "\0".into())], 0, "").is_err());
+        assert!(finish(&[("A".into(), "\0".into())], 0, "", None).is_err());
+        let env = [("WATCHDOG_PID".into(), "7".into()), ("A".into(), "b".into())];
+        let lines = finish(&env, 0, "", Some(Duration::from_millis(1500)));
+        assert_eq!(lines, Ok(vec![c"A=b".into(), c"WATCHDOG_USEC=1500000".into()]));
     }
 }

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One worker to be born.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct BirthOrder {
     pub listeners: Vec<Arc<OwnedFd>>,
     /// Their names, separated by colons (sd_listen_fds(3)).
     pub listen_names: String,
+    /// Adds WATCHDOG_USEC and WATCHDOG_PID (sd_watchdog_enabled(3)).
+    pub watchdog: Option<Duration>,
     /// The `cgroup.procs` of a cgroup that has been made for it. If that cannot be used, it is born without.
     pub cgroup: Option<PathBuf>,
 }

@@ -43,6 +43,7 @@ pub(super) struct Spec {
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
     pub(super) listen_pid: bool,
+    pub(super) watchdog_pid: bool,
     pub(super) argc: usize,
 }
 
@@ -162,9 +163,9 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, BirthError
     let path = |string: &CString| Path::new(OsStr::from_bytes(string.as_bytes())).to_path_buf();
     let (program, directory) = (path(&strings[0]), path(&strings[1]));
     chdir(&directory).map_err(|errno| BirthError::diagnose(Stage::Directory, errno as i32, &directory))?;
-    if spec.listen_pid {
-        let line = format!("LISTEN_PID={}", std::process::id());
-        environment.extend(CString::new(line));
+    for (wanted, name) in [(spec.listen_pid, "LISTEN_PID"), (spec.watchdog_pid, "WATCHDOG_PID")] {
+        let line = format!("{name}={}", std::process::id());
+        environment.extend(CString::new(line).into_iter().filter(|_| wanted));
     }
     // Rust's runtime ignores SIGPIPE; a worker finds everything at its default.
     slate::default_dispositions();

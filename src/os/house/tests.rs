@@ -17,11 +17,13 @@ fn plan(folder: &Path) -> Plan {
         log_max_size: 1,
         log_keep: 1,
         stop_timeout: None,
+        watch_config: false,
     };
     let nothing = SignalAction::Ignore;
     Plan {
         config: folder.join("rotad.toml"),
         sources: Vec::new(),
+        include: Vec::new(),
         master,
         control: ControlPlan { mode: 0o600, group: None },
         signals: SignalMap { hup: nothing, usr1: nothing, usr2: nothing, winch: nothing },

@@ -61,8 +61,8 @@ pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
             let error = obituary.and_then(|o| o.exit.error.as_deref()).unwrap_or("no reason known");
             return format!("cannot start: {error}");
         }
-        Cause::NotReadyInTime => return "was not ready in time".to_owned(),
-        Cause::Unhealthy => return "failed its health check".to_owned(),
+        Cause::NotReadyInTime => return known_reason(obituary).unwrap_or("was not ready in time").to_owned(),
+        Cause::Unhealthy => return known_reason(obituary).unwrap_or("failed its health check").to_owned(),
         Cause::Cancelled => return "cancelled".to_owned(),
     };
     match obituary {
@@ -72,6 +72,10 @@ pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
             format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
         }
     }
+}
+
+fn known_reason(obituary: Option<&Obituary>) -> Option<&str> {
+    obituary.and_then(|obituary| obituary.exit.error.as_deref())
 }
 
 pub(super) fn exit_text(exit: Exit) -> String {

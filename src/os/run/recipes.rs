@@ -1,22 +1,22 @@
 //! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
 //! worker of it is started with.
 
+use super::posts::Pattern;
 use crate::os::birth::{BirthOrder, Pinned, Resolved, environment};
 use crate::os::sockets::Listener;
-use crate::plan::Context;
-use crate::plan::{Address, PoolPlan};
+use crate::plan::{Address, Context, Health};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct Recipes {
     pinned: BTreeMap<(PoolId, Generation), Arc<Pinned>>,
-    /// The base environment of each pool, made once.
-    base: BTreeMap<PoolId, Vec<(OsString, OsString)>>,
+    /// The base environment of each generation, made once.
+    base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
     rotad: PathBuf,
 }
 
@@ -27,6 +27,7 @@ pub(super) struct Birth<'a> {
     pub slot: Slot,
     pub generation: Generation,
     pub tag: &'a str,
+    pub port: Option<u16>,
     pub notify: Option<OsString>,
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
@@ -41,21 +42,21 @@ impl Recipes {
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub(super) fn order(&mut self, plan: &PoolPlan, listeners: &[Listener], birth: &Birth<'_>) -> BirthOrder {
-        let recipe = &plan.recipe;
-        let own: Vec<&Listener> = recipe.listen.iter().filter_map(|index| listeners.get(*index)).collect();
+    pub(super) fn order(&mut self, pattern: &Pattern, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
+        let (plan, recipe) = (&pattern.plan, &pattern.plan.recipe);
         let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
             addresses: &addresses,
             pool: &plan.name,
             slot: birth.slot.0,
             generation: birth.generation.0,
+            port: birth.port,
             rotad: &self.rotad,
         };
         let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
         let mut env = self
             .base
-            .entry(birth.pool)
+            .entry((birth.pool, birth.generation))
             .or_insert_with(|| environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref()))
             .clone();
         for (name, value) in &recipe.env {
@@ -66,6 +67,9 @@ impl Recipes {
         set(&mut env, "ROTAD_SLOT", birth.slot.to_string().into());
         set(&mut env, "ROTAD_GENERATION", birth.generation.to_string().into());
         set(&mut env, "ROTAD_WORKER", birth.tag.into());
+        if let Some(port) = birth.port {
+            set(&mut env, "ROTAD_PORT", port.to_string().into());
+        }
         if let Some(notify) = &birth.notify {
             set(&mut env, "NOTIFY_SOCKET", notify.clone());
         }
@@ -75,7 +79,7 @@ impl Recipes {
         let pinned = self.pinned.entry((birth.pool, birth.generation));
         let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
         // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
-        let names: Vec<String> = own.iter().map(|listener| listener.name().replace(':', "_")).collect();
+        let names: Vec<String> = pattern.sockets.iter().map(|socket| socket.name.replace(':', "_")).collect();
         BirthOrder {
             worker: birth.worker,
             pinned,
@@ -89,8 +93,17 @@ impl Recipes {
             stderr: birth.stderr.clone(),
             listeners: own.iter().map(|listener| listener.fd()).collect(),
             listen_names: names.join(":"),
+            watchdog: match plan.health {
+                Some(Health::Watchdog(interval)) => Some(interval),
+                Some(Health::Probe { .. }) | None => None,
+            },
             cgroup: birth.cgroup.clone(),
         }
+    }
+
+    /// The path that `{rotad}` stands for.
+    pub(super) fn rotad(&self) -> &Path {
+        &self.rotad
     }
 
     /// Where a generation is, once its first birth has found out.
@@ -101,6 +114,7 @@ impl Recipes {
     /// Keeps only generations of a pool that somebody may still be made from.
     pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
         self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
+        self.base.retain(|(of, generation), _| *of != pool || wanted(*generation));
     }
 }
 

@@ -1,11 +1,12 @@
 //! The roster: the only place that knows both a worker's number and its process.
 
 use super::obituary::Obituary;
+use super::posts::Pattern;
 use crate::observe::status::LastExit;
 use crate::os::cgroup::Cgroup;
 use crate::os::lineage::{Family, SweepResult, sweep};
 use crate::os::notify::NotifySocket;
-use crate::os::pen::Stream;
+use crate::os::pen::Output;
 use crate::os::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -37,13 +38,15 @@ pub(super) struct Body {
     pub pool: PoolId,
     pub slot: Slot,
     pub generation: Generation,
+    /// What it was made from.
+    pub pattern: Arc<Pattern>,
     /// `ROTAD_WORKER`: unique for each birth of each master.
     pub tag: String,
     pub stage: Stage,
     /// The shim's word about the birth, while it is awaited.
     pub verdict: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
-    pub stream: Option<Arc<Stream>>,
+    pub output: Option<Output>,
     /// Its cgroup until it has a family.
     pub cgroup: Option<Cgroup>,
     pub family: Option<Family>,
@@ -53,6 +56,10 @@ pub(super) struct Body {
     /// Why there is no program.
     pub error: Option<String>,
     pub ready: bool,
+    /// Its own of its pool's `ports`.
+    pub port: Option<u16>,
+    /// Why it is not ready yet, or not healthy, as the last probe or its watchdog has it.
+    pub unwell: Option<String>,
 }
 
 impl Body {

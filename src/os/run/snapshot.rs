@@ -11,17 +11,19 @@ use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView}
 impl Keeper {
     pub(super) fn snapshot(&self) -> Status {
         let view = self.core.view();
-        let mut pools: Vec<PoolStatus> = view.pools().map(|(id, pool)| self.pool_status(id, &pool)).collect();
+        let mut pools: Vec<(PoolId, PoolStatus)> =
+            view.pools().filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?))).collect();
         let mut rows: Vec<(PoolId, WorkerStatus)> =
             view.workers().map(|worker| (worker.pool, self.worker_status(&worker))).collect();
         for (id, pool) in view.pools() {
             rows.extend(view.empty_slots(id).map(|slot| (id, self.empty_status(id, &pool, &slot))));
         }
         for (id, row) in rows {
-            if let Some(pool) = pools.get_mut(id.0 as usize) {
+            if let Some((_, pool)) = pools.iter_mut().find(|(pool, _)| *pool == id) {
                 pool.workers.push(row);
             }
         }
+        let mut pools: Vec<PoolStatus> = pools.into_iter().map(|(_, pool)| pool).collect();
         for pool in &mut pools {
             pool.workers.sort_by_key(|worker| (worker.slot, worker.generation));
         }
@@ -38,11 +40,11 @@ impl Keeper {
         }
     }
 
-    fn pool_status(&self, id: PoolId, pool: &PoolView) -> PoolStatus {
-        let plan = &self.plan.pools[id.0 as usize];
+    fn pool_status(&self, id: PoolId, pool: &PoolView) -> Option<PoolStatus> {
+        let plan = self.posts.plan(id)?;
         let roll = &pool.roll;
         let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.obituaries.of_worker(w));
-        PoolStatus {
+        Some(PoolStatus {
             name: plan.name.clone(),
             kind: kind_name(plan.kind).to_owned(),
             state: pool_state(pool.state),
@@ -58,8 +60,10 @@ impl Keeper {
                 of: roll.of,
                 took_s: roll.took.as_secs_f64(),
             },
+            waits_for: pool.held_by.iter().map(|pool| self.pool_name(*pool).to_owned()).collect(),
+            scaled: self.posts.scaled(id).is_some(),
             workers: Vec::new(),
-        }
+        })
     }
 
     fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
@@ -78,6 +82,7 @@ impl Keeper {
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
             last_exit: self.obituaries.of_slot(worker.pool, worker.slot).cloned(),
             retry_in_s: None,
+            port: body.and_then(|body| body.port),
             says: body.and_then(|body| body.says.clone()),
         }
     }
@@ -101,6 +106,7 @@ impl Keeper {
             cpu_s: None,
             last_exit: self.obituaries.of_slot(id, empty.slot).cloned(),
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
+            port: None,
             says: None,
         }
     }

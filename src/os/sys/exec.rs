@@ -27,8 +27,9 @@ pub mod step {
     pub const CGROUP: u32 = 7;
 }
 
-/// The environment variable whose value the child writes itself: nobody else knows its pid before it runs.
+/// Environment variables whose value the child writes itself: nobody else knows its pid before it runs.
 pub const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+pub const WATCHDOG_PID: &[u8] = b"WATCHDOG_PID=";
 /// Digits of the largest pid, and the end of the string.
 const PID_ROOM: usize = 11;
 
@@ -38,8 +39,8 @@ pub struct Launch {
     pub program: CString,
     pub argv: Vec<CString>,
     pub envp: Vec<CString>,
-    /// Add LISTEN_PID.
-    pub listen_pid: bool,
+    /// Names, with `=`, of variables to be added with the child's pid as their value.
+    pub own_pid: Vec<&'static [u8]>,
     /// None: stay where the parent is.
     pub directory: Option<CString>,
     /// Resource, soft, hard.
@@ -57,7 +58,7 @@ struct Raw<'a> {
     launch: &'a Launch,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
-    listen_pid: Vec<u8>,
+    own_pid: Vec<(&'static [u8], Vec<u8>)>,
     progress: &'a Progress,
 }
 
@@ -71,12 +72,14 @@ struct Raw<'a> {
 pub fn launch(launch: &Launch, stack: &mut Stack, progress: &Progress) -> io::Result<i32> {
     debug_assert!(launch.descriptors.iter().all(|&fd| fd >= launch.descriptors.len() as RawFd));
     let mut raw =
-        Raw { launch, argv: pointers(&launch.argv), envp: pointers(&launch.envp), listen_pid: Vec::new(), progress };
-    if launch.listen_pid {
-        raw.listen_pid.extend_from_slice(LISTEN_PID);
-        raw.listen_pid.resize(LISTEN_PID.len() + PID_ROOM, 0);
+        Raw { launch, argv: pointers(&launch.argv), envp: pointers(&launch.envp), own_pid: Vec::new(), progress };
+    for name in &launch.own_pid {
+        let mut line = name.to_vec();
+        line.resize(name.len() + PID_ROOM, 0);
         let last = raw.envp.len() - 1;
-        raw.envp.insert(last, raw.listen_pid.as_mut_ptr().cast_const().cast());
+        // Moving the vector leaves its bytes where they are.
+        raw.envp.insert(last, line.as_mut_ptr().cast_const().cast());
+        raw.own_pid.push((name, line));
     }
     // SAFETY: `child` makes system calls only and never returns; `raw` and all that it points to outlive the call.
     unsafe { vfork(stack, child, (&raw mut raw).cast(), progress) }
@@ -95,8 +98,8 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     if let Err(Trouble { errno, detail, .. }) = prepare(raw.launch, raw.progress) {
         leave(raw.progress, errno, detail);
     }
-    if raw.launch.listen_pid {
-        write_digits(&mut raw.listen_pid[LISTEN_PID.len()..], pid);
+    for (name, line) in &mut raw.own_pid {
+        write_digits(&mut line[name.len()..], pid);
     }
     raw.progress.enter(step::EXEC);
     slate::empty_mask();

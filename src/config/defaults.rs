@@ -1,0 +1,82 @@
+//! [defaults]: fills up the tables of pools before they are read, so that a default is checked, and told of, where it
+//! stands.
+
+use super::pool::{POOL, Pool};
+use super::reader::{Reader, Value, in_order};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Tables that are filled up key by key; any other value is taken as a whole.
+const MERGED: [&str; 7] = ["env", "reload", "restart", "recycle", "health", "log", "limits"];
+
+/// Ways to know that a worker lives: a pool that has one of its own takes no other.
+const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
+
+/// What means nothing for a step: it has one process, which is never ready and never replaced.
+pub(super) const NOT_OF_STEPS: [&str; 8] =
+    ["listen", "ports", "ready", "essential", "reload", "recycle", "health", "count"];
+
+/// The checked defaults; none where there are none.
+pub(super) fn read<'i>(cx: &mut Reader, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
+    let value = value?;
+    let table = value.get_ref().as_table();
+    for (name, value) in table.map(in_order).unwrap_or_default() {
+        let inner = value.get_ref().as_table().filter(|_| MERGED.contains(&&*name.value));
+        for (name, value) in inner.map(in_order).unwrap_or_default() {
+            cx.add_default(name.span);
+            cx.add_default(value.span());
+        }
+        if inner.is_none() {
+            cx.add_default(value.span());
+        }
+        cx.add_default(name.span);
+    }
+    // Also where no pool takes them.
+    cx.table(value, POOL, &mut Pool::default());
+    let mut table = table?.clone();
+    if let Some((name, _)) = table.remove_entry("ports") {
+        cx.error_with(&name.span(), "`ports` cannot be a default", "no two pools can have the same ports");
+    }
+    Some(table)
+}
+
+/// A pool's own table, filled up.
+pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i> {
+    let mut full = own.clone();
+    let step = is_step(own) || (!own.contains_key("kind") && is_step(defaults));
+    for (name, value) in defaults {
+        let word = name.get_ref().as_ref();
+        if step && NOT_OF_STEPS.contains(&word) {
+            continue;
+        }
+        match (full.get_mut(word).map(Spanned::get_mut), value.get_ref()) {
+            (None, _) => {
+                full.insert(name.clone(), value.clone());
+            }
+            (Some(DeValue::Table(own)), DeValue::Table(more)) if MERGED.contains(&word) => {
+                let kept: Vec<&str> = if word == "health" { not_with(own) } else { Vec::new() };
+                for (name, value) in more {
+                    let word = name.get_ref().as_ref();
+                    if !own.contains_key(word) && !kept.contains(&word) {
+                        own.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+            (Some(_), _) => {}
+        }
+    }
+    full
+}
+
+/// Defaults of [health] that mean nothing beside a pool's own.
+fn not_with(own: &DeTable<'_>) -> Vec<&'static str> {
+    match WAYS.iter().find(|way| own.contains_key(**way)) {
+        Some(&"watchdog") => [&WAYS[..], &["every", "timeout", "failures"]].concat(),
+        Some(_) => WAYS.to_vec(),
+        None => Vec::new(),
+    }
+}
+
+pub(super) fn is_step(table: &DeTable<'_>) -> bool {
+    table.get("kind").and_then(|kind| kind.get_ref().as_str()) == Some("step")
+}

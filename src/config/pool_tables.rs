@@ -1,0 +1,228 @@
+//! The tables in a pool: what is read, before it means anything.
+
+use super::probe::{self, CheckText};
+use super::reader::{At, Value};
+use super::schema::{Key, key};
+use super::values;
+use crate::plan::Sink;
+use rotad_core::{OnFailure, RestartPolicy, Span};
+use std::ops::Range;
+
+/// Successors above count.
+#[derive(Clone, Copy)]
+pub(super) enum Surge {
+    Number(u32),
+    /// Of count, rounded up.
+    Percent(u32),
+}
+
+impl Surge {
+    pub(super) fn of(self, count: u32) -> u32 {
+        match self {
+            Self::Number(number) => number,
+            Self::Percent(percent) => {
+                let surge = (u64::from(count) * u64::from(percent)).div_ceil(100);
+                u32::try_from(surge).unwrap_or(count)
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Reload {
+    pub(super) surge: Option<At<Surge>>,
+    pub(super) max_draining: Option<At<u32>>,
+    pub(super) soak: Option<At<Span>>,
+    pub(super) on_failure: Option<At<OnFailure>>,
+    pub(super) watch: Option<At<Vec<At<String>>>>,
+    pub(super) debounce: Option<At<Span>>,
+}
+
+const ON_FAILURE: &[(&str, OnFailure)] = &[("rollback", OnFailure::Rollback), ("abort", OnFailure::Abort)];
+
+pub(super) const RELOAD: &[Key<Reload>] = &[
+    key(
+        "surge",
+        "number, or percent of count",
+        "`\"25%\"`",
+        "successors above count, rounded up; 0: stop one, wait until it is gone, start one",
+        |cx, into, v| {
+            into.surge = values::surge(cx, v);
+        },
+    ),
+    key(
+        "max_draining",
+        "number",
+        "count",
+        "old workers that have got their stop and still finish; at least 1",
+        |cx, into, v| {
+            into.max_draining = cx.amount(v, 1, values::MOST);
+        },
+    ),
+    key(
+        "soak",
+        "duration",
+        "`\"1s\"`",
+        "how long the first new worker must serve before more are touched",
+        |cx, into, v| {
+            into.soak = cx.duration(v);
+        },
+    ),
+    key(
+        "on_failure",
+        "`\"rollback\"`, `\"abort\"`",
+        "`\"rollback\"`",
+        "slots already done go back, or stay",
+        |cx, into, v| {
+            into.on_failure = cx.choice(v, ON_FAILURE);
+        },
+    ),
+    key("watch", "list of patterns", "none", "a changed content of these files rolls the pool", |cx, into, v| {
+        into.watch = cx.texts(v, "patterns of files such as [\"src/**/*.py\"]");
+    }),
+    key(
+        "debounce",
+        "duration",
+        "`\"500ms\"`",
+        "how long no watched file must have changed before it rolls",
+        |cx, into, v| {
+            into.debounce = cx.duration(v);
+        },
+    ),
+];
+
+#[derive(Default)]
+pub(super) struct Restart {
+    pub(super) policy: Option<At<RestartPolicy>>,
+    pub(super) delay: Option<At<Span>>,
+    pub(super) max_delay: Option<At<Span>>,
+    pub(super) stable_after: Option<At<Span>>,
+    pub(super) ends: Option<At<Vec<i32>>>,
+}
+
+const POLICIES: &[(&str, RestartPolicy)] =
+    &[("always", RestartPolicy::Always), ("on-failure", RestartPolicy::OnFailure), ("never", RestartPolicy::Never)];
+
+pub(super) const RESTART: &[Key<Restart>] = &[
+    key(
+        "policy",
+        "`\"always\"`, `\"on-failure\"`, `\"never\"`",
+        "`\"always\"`",
+        "which deaths are repaired",
+        |cx, into, v| {
+            into.policy = cx.choice(v, POLICIES);
+        },
+    ),
+    key(
+        "delay",
+        "duration",
+        "`\"100ms\"`",
+        "a slot's first death, when its worker had been ready: at once; then this, doubled each time (±10 %)",
+        |cx, into, v| {
+            into.delay = cx.duration(v);
+        },
+    ),
+    key("max_delay", "duration", "`\"30s\"`", "the longest delay", |cx, into, v| into.max_delay = cx.duration(v)),
+    key(
+        "stable_after",
+        "duration",
+        "`\"10s\"`",
+        "a worker of the slot ready for this long: the count starts anew",
+        |cx, into, v| {
+            into.stable_after = cx.duration(v);
+        },
+    ),
+    key(
+        "ends",
+        "list of exit codes",
+        "`[0]`",
+        "an end, not a failure: started again, at most once per `delay`, never counted",
+        |cx, into, v| {
+            into.ends = values::ends(cx, v);
+        },
+    ),
+];
+
+#[derive(Default)]
+pub(super) struct Recycle {
+    pub(super) max_age: Option<At<Span>>,
+    pub(super) max_rss: Option<At<u64>>,
+}
+
+pub(super) const RECYCLE: &[Key<Recycle>] = &[
+    key("max_age", "duration", "none", "replaced at this age (±10 %)", |cx, into, v| into.max_age = cx.duration(v)),
+    key("max_rss", "size", "none", "replaced when its processes hold more memory than this", |cx, into, v| {
+        into.max_rss = cx.size(v);
+    }),
+];
+
+/// [pool.NAME.health] as written.
+#[derive(Default)]
+pub(super) struct HealthText {
+    pub(super) watchdog: Option<At<Span>>,
+    /// With the span of the key.
+    pub(super) check: Vec<(Range<usize>, CheckText)>,
+    pub(super) every: Option<At<Span>>,
+    pub(super) timeout: Option<At<Span>>,
+    pub(super) failures: Option<At<u32>>,
+    /// A way was named, but it has a finding already.
+    pub(super) refused: bool,
+}
+
+impl HealthText {
+    fn ask(&mut self, value: &Value<'_>, check: Option<CheckText>) {
+        self.refused |= check.is_none();
+        self.check.extend(check.map(|check| (value.span(), check)));
+    }
+}
+
+pub(super) const HEALTH: &[Key<HealthText>] = &[
+    key("watchdog", "duration", "none", "`WATCHDOG=1` must come this often", |cx, into, v| {
+        into.watchdog = cx.duration(v);
+        into.refused |= into.watchdog.is_none();
+    }),
+    key("connect", "`HOST:PORT`", "none", "takes a connection", |cx, into, v| {
+        let check = probe::connect(cx, v);
+        into.ask(v, check);
+    }),
+    key("http", "`HOST:PORT/PATH`", "none", "answers with a status of 2xx or 3xx", |cx, into, v| {
+        let check = probe::http(cx, v);
+        into.ask(v, check);
+    }),
+    key("command", "list, or one string", "none", "ends with 0", |cx, into, v| {
+        let check = probe::command(cx, v);
+        into.ask(v, check);
+    }),
+    key("every", "duration", "`\"10s\"`", "how often the worker is asked", |cx, into, v| into.every = cx.duration(v)),
+    key("timeout", "duration", "`\"5s\"`", "no answer by then is a failure; `every` at most", |cx, into, v| {
+        into.timeout = cx.duration(v);
+    }),
+    key("failures", "number", "`3`", "so many in a row: the worker is replaced", |cx, into, v| {
+        into.failures = cx.amount(v, 1, 1000);
+    }),
+];
+
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) stdout: Option<At<Sink>>,
+    pub(super) stderr: Option<At<Sink>>,
+    pub(super) max_size: Option<At<u64>>,
+    pub(super) keep: Option<At<u32>>,
+}
+
+pub(super) const LOG: &[Key<Log>] = &[
+    key(
+        "stdout",
+        "path, `\"master\"`, `\"inherit\"`, `\"null\"`",
+        "`\"master\"`",
+        "to a file, the master's log, its own stdout, or nowhere",
+        |cx, into, v| {
+            into.stdout = values::sink(cx, v, false);
+        },
+    ),
+    key("stderr", "the same, or `\"stdout\"`", "`\"stdout\"`", "`\"stdout\"`: wherever stdout goes", |cx, into, v| {
+        into.stderr = values::sink(cx, v, true);
+    }),
+    key("max_size", "size", "`\"50MiB\"`", "a file of this size is rotated", |cx, into, v| into.max_size = cx.size(v)),
+    key("keep", "number", "`10`", "rotated files that are kept", |cx, into, v| into.keep = cx.amount(v, 0, 10_000)),
+];

@@ -1,0 +1,51 @@
+//! [pool.NAME]: each table filled up from [defaults], then read.
+
+use super::defaults::{self, NOT_OF_STEPS};
+use super::pool::{POOL, Pool};
+use super::reader::{At, Reader, Value, in_order, integer};
+use super::sections;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The pools of one file.
+pub(super) fn read<'i>(
+    cx: &mut Reader,
+    root: &Value<'i>,
+    defaults: Option<&DeTable<'i>>,
+    into: &mut Vec<(At<String>, Pool)>,
+) {
+    let Some(pools) = root.get_ref().as_table().and_then(|table| table.get("pool")) else { return };
+    for (name, entry) in cx.entries(pools) {
+        if !sections::begin(cx, &name, entry, POOL, into) {
+            continue;
+        }
+        let mut pool = Pool::default();
+        match entry.get_ref().as_table() {
+            Some(own) => {
+                let mut table = defaults.map_or_else(|| own.clone(), |defaults| defaults::fill(defaults, own));
+                if defaults::is_step(&table) {
+                    step(cx, &mut table);
+                }
+                cx.table(&Spanned::new(entry.span(), DeValue::Table(table)), POOL, &mut pool);
+            }
+            None => cx.expected(entry, "a table"),
+        }
+        into.push((name, pool));
+    }
+}
+
+/// Takes out what means nothing for a step, with findings.
+fn step(cx: &mut Reader, table: &mut DeTable<'_>) {
+    let mut refused = Vec::new();
+    for (name, value) in in_order(table) {
+        let one = name.value == "count" && integer(value.get_ref()) == Some(1);
+        if NOT_OF_STEPS.contains(&&*name.value) && !one {
+            refused.push(name);
+        }
+    }
+    for name in refused {
+        let hint = "a step is one process that runs to its end; leave it out, or write kind = \"task\"";
+        cx.error_with(&name.span, format!("`{}` means nothing for a step", name.value), hint);
+        table.remove(name.value.as_str());
+    }
+}

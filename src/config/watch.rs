@@ -1,0 +1,41 @@
+//! `reload.watch`: files whose changed content rolls a pool.
+
+use super::include;
+use super::pool_tables::Reload;
+use super::probe::duration;
+use super::reader::Reader;
+use super::report::shown;
+use crate::plan::Watch;
+use rotad_core::Span;
+
+const DEBOUNCE: Span = Span::from_millis(500);
+
+pub(super) fn make(cx: &mut Reader, reload: &Reload) -> Option<Watch> {
+    let Some(patterns) = &reload.watch else {
+        if let Some(at) = &reload.debounce {
+            cx.idle(&at.span, "`debounce` means nothing without `watch`", "add watch = [\"src/**/*.py\"]");
+        }
+        return None;
+    };
+    let mut globs = Vec::new();
+    for pattern in &patterns.value {
+        let Some(glob) = include::pattern(cx, pattern) else { continue };
+        match glob.finds_any() {
+            Ok(true) => {}
+            Ok(false) => {
+                let message = format!("no file matches `{}` now", shown(&pattern.value));
+                cx.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
+            }
+            Err(error) => {
+                let message = format!("cannot look for `{}`: {error}", shown(&pattern.value));
+                cx.warning(&pattern.span, message, "name a smaller folder, or one that can be read");
+            }
+        }
+        globs.push(pattern.value.clone());
+    }
+    if patterns.value.is_empty() {
+        cx.error_with(&patterns.span, "an empty list of patterns", "leave `watch` out");
+    }
+    let debounce = reload.debounce.as_ref().map_or(DEBOUNCE, |at| at.value);
+    Some(Watch { base: cx.base.clone(), globs, debounce: duration(debounce) })
+}
