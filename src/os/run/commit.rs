@@ -4,10 +4,13 @@
 use super::Keeper;
 use super::apply::{Draft, Wish};
 use super::asks::is_meant;
+use super::chronicle::Note;
 use super::listening::ListenerId;
 use super::tickets::WaitId;
 use crate::control::wire::{Extent, Wait};
 use crate::observe::diary;
+use crate::observe::events::What;
+use crate::os::pen::Rotation;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
 use rotad_core::{Event, PoolId, Request};
 use std::collections::BTreeSet;
@@ -32,8 +35,13 @@ impl Keeper {
             }
         }
         self.adjust_sockets(draft);
-        self.adopt_master(&draft.plan, &diff);
+        self.adopt_master(&draft.plan);
         self.refresh_plan();
+        self.watch_files();
+        if !lines.is_empty() {
+            let text = format!("{}: {}", wish.who, lines.join("\n"));
+            self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
+        }
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
@@ -48,7 +56,8 @@ impl Keeper {
         }
         if !acted {
             self.tickets.note(wait, 0, "the configuration has not changed".to_owned());
-            tracing::info!("{}: the configuration has not changed", wish.who);
+            let text = format!("{}: the configuration has not changed", wish.who);
+            self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
         }
         for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pool_name(*pool));
@@ -81,6 +90,11 @@ impl Keeper {
     fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
         let Some(policy) = self.posts.policy(pool) else { return };
         let name = self.pool_name(pool).to_owned();
+        if let PoolChange::Adjusted { .. } = change
+            && let Some(plan) = self.posts.plan(pool)
+        {
+            self.pen.retarget(&name, &plan.log);
+        }
         if self.posts.rests(pool) {
             if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
                 self.fact(Event::Requested(super::NOBODY, Request::Change { pool, policy }));
@@ -136,7 +150,7 @@ impl Keeper {
     }
 
     /// What a running master can take over of [master], [control] and [signals]; the rest is named.
-    fn adopt_master(&mut self, new: &Plan, diff: &Diff) {
+    fn adopt_master(&mut self, new: &Plan) {
         let own = &mut self.plan.master;
         own.log_level = new.master.log_level;
         own.log_max_size = new.master.log_max_size;
@@ -148,9 +162,7 @@ impl Keeper {
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);
         self.plan.include.clone_from(&new.include);
-        if !diff.needs_new_master.is_empty() {
-            tracing::warn!("{}", wants_new_master(diff));
-        }
+        self.pen.set_rotation(Rotation { max_size: new.master.log_max_size, keep: new.master.log_keep });
     }
 
     /// What `reload --dry-run` prints.
@@ -206,8 +218,4 @@ fn removed(diff: &Diff) -> impl Iterator<Item = &str> {
 fn change_of(diff: &Diff, name: &str) -> PoolChange {
     let found = diff.pools.iter().find(|pool| pool.name == name && pool.change != PoolChange::Removed);
     found.map_or(PoolChange::Same, |pool| pool.change.clone())
-}
-
-fn wants_new_master(diff: &Diff) -> String {
-    format!("{}: only `rotad stop` and `rotad start` change this", diff.needs_new_master.join(", "))
 }

@@ -68,9 +68,13 @@ impl Keeper {
         for report in self.watching.reports() {
             match report {
                 WatchReport::Watching { key, files } => {
-                    tracing::info!("{}: {}", self.watched(key), begun(files));
+                    let text = format!("{}: {}", self.watched(key), begun(files));
+                    self.note(Note::new(What::Watch, text).cause("watching"));
                 }
-                WatchReport::Trouble { key, text } => tracing::warn!("{}: {}", self.watched(key), harmless(&text)),
+                WatchReport::Trouble { key, text } => {
+                    let text = format!("{}: {}", self.watched(key), harmless(&text));
+                    self.note(Note::new(What::Watch, text).cause("trouble").warn());
+                }
                 WatchReport::Changed { .. } if self.stopping => {}
                 WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
                     self.code_changed(pool, &files, count);
@@ -88,10 +92,10 @@ impl Keeper {
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
         if self.posts.rests(pool) {
             let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
-            return self.note(Note::new(What::FilesChanged, text).pool(pool));
+            return self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
         }
         let text = format!("{text}: rolling {name}");
-        self.note(Note::new(What::FilesChanged, text).pool(pool));
+        self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
         self.roll(None, false, &[pool]);
     }
 

@@ -1,8 +1,10 @@
 //! What people ask of pools: stop and start, roll, go back, scale, signal, replace one worker.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::posts::Pattern;
 use crate::control::wire::{Size, Wait, Which};
+use crate::observe::events::What;
 use crate::plan::Kind;
 use rotad_core::{Event, Generation, PoolId, Request, Slot, WorkerId, WorkerState};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ const MOST_WORKERS: i64 = 100_000;
 impl Keeper {
     pub(super) fn roll_asked(&mut self, client: u64, which: &Which, wait: Wait) {
         let Some(pools) = self.chosen(client, which, false) else { return };
-        tracing::info!("{} asks to roll {}", self.whom(client), self.names(&pools));
+        self.asked_for("roll", format!("{} asks to roll {}", self.whom(client), self.names(&pools)));
         if wait == Wait::No {
             self.roll(None, false, &pools);
             return self.done(client, 0, format!("rolling {}", self.names(&pools)));
@@ -23,7 +25,7 @@ impl Keeper {
 
     pub(super) fn cancel(&mut self, client: u64, pools: Vec<String>) {
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
-        tracing::info!("{} asks to cancel {}", self.whom(client), self.names(&pools));
+        self.asked_for("cancel", format!("{} asks to cancel {}", self.whom(client), self.names(&pools)));
         for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
             self.fact(Event::Requested(ticket, Request::Cancel(pool)));
         }
@@ -32,12 +34,8 @@ impl Keeper {
     /// A pool that a person has stopped stays stopped until a person starts it.
     pub(super) fn stop_pools(&mut self, client: u64, pools: Vec<String>, now: bool) {
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
-        tracing::info!(
-            "{} asks to stop {}{}",
-            self.whom(client),
-            self.names(&pools),
-            if now { " at once" } else { "" }
-        );
+        let at_once = if now { " at once" } else { "" };
+        self.asked_for("stop", format!("{} asks to stop {}{at_once}", self.whom(client), self.names(&pools)));
         let wait = self.tickets.open(Some(client), false);
         for pool in pools {
             self.posts.rest(pool, true);
@@ -62,7 +60,7 @@ impl Keeper {
         if self.stopping {
             return self.done(client, 1, "everything stops".to_owned());
         }
-        tracing::info!("{} asks to start {}", self.whom(client), self.names(&pools));
+        self.asked_for("start", format!("{} asks to start {}", self.whom(client), self.names(&pools)));
         let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
         for pool in &pools {
             self.start_pool(waiting, *pool);
@@ -120,7 +118,8 @@ impl Keeper {
             return self.done(client, 1, format!("{name}: {why}\nnothing was changed: {from} workers are wanted"));
         }
         let count = wanted as u32;
-        tracing::info!(pool = name, "{} asks to scale: {from} → {count}", self.whom(client));
+        let text = format!("{} asks to scale: {from} → {count}", self.whom(client));
+        self.note(Note::new(What::Scaled, text).pool(pool).cause(if count < from { "down" } else { "up" }));
         self.posts.scale(pool, Some(count));
         self.fact(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
         let stopped = if self.posts.rests(pool) { " (once it is started)" } else { "" };
@@ -155,7 +154,8 @@ impl Keeper {
                 Err(error) => failed.push(format!("pid {}: {error}", process.pid())),
             }
         }
-        tracing::info!(pool = name, "{} sends {text} to {}", self.whom(client), pids.join(", "));
+        let told = format!("{} sends {text} to {}", self.whom(client), pids.join(", "));
+        self.note(Note::new(What::Request, told).pool(pool).cause("signal"));
         if failed.is_empty() {
             return self.done(client, 0, format!("{target}: {text} sent to {}", pids.join(", ")));
         }
@@ -170,7 +170,8 @@ impl Keeper {
             let message = format!("{name}/{slot}: no such worker: {name} has {slots}, from 0");
             return self.done(client, 4, message);
         }
-        tracing::info!(pool = name, slot, "{} asks for a new worker in its place", self.whom(client));
+        let text = format!("{} asks for a new worker in place of {name}/{slot}", self.whom(client));
+        self.note(Note::new(What::Request, text).pool(pool).cause("renew"));
         let asker = Some(client).filter(|_| wait != Wait::No);
         for (pool, ticket) in self.tickets.issue(asker, wait == Wait::Drained, &[pool]) {
             self.fact(Event::Requested(ticket, Request::Renew(pool, Slot(slot))));
@@ -184,7 +185,7 @@ impl Keeper {
     pub(super) fn roll_back(&mut self, client: u64, pools: Vec<String>, wait: Wait) {
         let named = !pools.is_empty();
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, false) else { return };
-        tracing::info!("{} asks to roll back {}", self.whom(client), self.names(&pools));
+        self.asked_for("rollback", format!("{} asks to roll back {}", self.whom(client), self.names(&pools)));
         let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
         let mut began = Vec::new();
         for pool in pools {
@@ -234,6 +235,11 @@ impl Keeper {
             ));
         }
         Ok((view.before, pattern.clone()))
+    }
+
+    /// Somebody's wish, before anything comes of it.
+    pub(super) fn asked_for(&mut self, cause: &'static str, text: String) {
+        self.note(Note::new(What::Request, text).cause(cause));
     }
 
     fn known(&mut self, client: u64, name: &str) -> Option<PoolId> {
