@@ -8,7 +8,7 @@ use support::{Site, pids, pool};
 const POOLS: &str = r#"
 [pool.migrate]
 kind = "step"
-command = ["sh", "-c", "echo migrate >> @DIR@/order; test ! -e @DIR@/fail || { echo the table is locked >&2; exit 7; }"]
+command = ["sh", "-c", "echo migrate >> @DIR@/order; if test -e @DIR@/fail; then echo the table is locked >&2; exit 7; fi"]
 [pool.warm]
 kind = "step"
 after = ["migrate"]
