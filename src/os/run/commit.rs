@@ -39,6 +39,10 @@ impl Keeper {
         self.adopt_master(&draft.plan);
         self.refresh_plan();
         self.watch_files();
+        if !lines.is_empty() {
+            let text = format!("{}: {}", wish.who, lines.join("\n"));
+            self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
+        }
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
@@ -53,18 +57,16 @@ impl Keeper {
         }
         if !acted {
             self.tickets.note(wait, 0, "the configuration has not changed".to_owned());
+            let text = format!("{}: the configuration has not changed", wish.who);
+            self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
         }
-        let text = match lines.is_empty() {
-            true => format!("{}: the configuration has not changed", wish.who),
-            false => format!("{}: the configuration is applied", wish.who),
-        };
-        self.note(Note::new(What::ConfigApplied, text));
         for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pool_name(*pool));
             self.tickets.note(wait, 0, text);
         }
         self.close_wait(wait);
         self.close_unused();
+        self.watch_files();
         self.wish_done(&wish);
     }
 
@@ -160,6 +162,7 @@ impl Keeper {
         self.plan.signals = new.signals;
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);
+        self.plan.include.clone_from(&new.include);
         self.pen.set_rotation(Rotation { max_size: new.master.log_max_size, keep: new.master.log_keep });
     }
 
