@@ -17,16 +17,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Keeper {
-    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `ran`: steps that
-    /// have run for it.
-    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, ran: &BTreeSet<PoolId>) {
+    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
+    /// pools whose names are steps now; `ran`: steps that have run for it.
+    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, replaced: Vec<PoolId>, ran: &BTreeSet<PoolId>) {
         self.refresh_plan();
         let diff = plan::diff(&self.plan, &draft.plan);
         let lines = diff.lines();
         for line in &lines {
             self.tell_wish(&wish, line);
         }
-        let gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        gone.extend(replaced);
         gone.iter().for_each(|pool| self.posts.leave(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
         for pool in &draft.plan.pools {
