@@ -179,7 +179,7 @@ const ROOMS: [(&str, &[&str]); 6] = [
 ];
 
 /// The verbs that reach the operating system's room.
-const REACH_OS: [&str; 6] = ["run", "seam", "client", "ask", "demo", "mod"];
+const REACH_OS: [&str; 7] = ["run", "seam", "client", "ask", "watch", "demo", "mod"];
 
 #[test]
 fn imports_go_one_way() {

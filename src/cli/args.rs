@@ -1,5 +1,8 @@
 //! What can be typed. The help text of a verb or flag is its doc comment.
 
+use super::words;
+pub(super) use super::words::Target;
+use crate::control::wire::Size;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,38 +34,41 @@ pub(super) enum Verb {
         #[arg(long)]
         take_over: bool,
     },
-    /// Start the master in the background; returns when every pool is ready
+    /// Start the master in the background; returns when every pool is ready. With POOL: start stopped pools again
     Start {
-        /// Start these stopped pools again (not supported yet)
-        #[arg(value_name = "POOL")]
+        /// Start these stopped pools of a running master again
+        #[arg(value_name = "POOL", conflicts_with = "take_over")]
         pools: Vec<String>,
-        /// Return as soon as sockets and pid file stand
+        /// Return as soon as sockets and pid file stand; with POOL: as soon as the master has taken the request
         #[arg(long)]
         no_wait: bool,
+        /// Wait no longer than this ("30s", "2min"): exit 124, the start goes on
+        #[arg(long, value_name = "DURATION", value_parser = words::duration, conflicts_with = "no_wait")]
+        timeout: Option<Duration>,
         /// Stop what a killed master left behind first
         #[arg(long)]
         take_over: bool,
     },
-    /// Stop the master and its workers gracefully; returns when all are gone
+    /// Stop the master and its workers gracefully; returns when all are gone. With POOL: stop these pools only
     Stop {
-        /// Stop these pools only (not supported yet)
+        /// Stop these pools only: they stay stopped, also over reloads, until `start POOL`
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
         /// Kill at once what has not ended
         #[arg(long)]
         now: bool,
-        /// Wait no longer than this ("30s", "2min"); the stop goes on
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        /// Wait no longer than this ("30s", "2min"): exit 124, the stop goes on
+        #[arg(long, value_name = "DURATION", value_parser = words::duration)]
         timeout: Option<Duration>,
     },
     /// Bring new code into service: read the configuration, apply what changed, roll each pool once
     Reload {
         #[command(flatten)]
         which: Which,
-        /// Only apply what changed in the configuration, as HUP (not supported yet)
-        #[arg(long = "config")]
+        /// Only apply what changed in the configuration, as HUP
+        #[arg(long = "config", conflicts_with_all = ["pools", "workers", "tasks", "dry_run"])]
         config_only: bool,
-        /// Print what would be done (not supported yet)
+        /// Print what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -70,18 +76,29 @@ pub(super) enum Verb {
     },
     /// Replace every worker by a new one, one after another; the configuration stays as it is
     Roll {
-        #[command(flatten)]
-        which: Which,
+        /// Only these pools, or only these workers; without: all pools
+        #[arg(value_name = "POOL[/SLOT]")]
+        pools: Vec<String>,
+        /// Only pools of kind worker
+        #[arg(long)]
+        workers: bool,
+        /// Only pools of kind task
+        #[arg(long)]
+        tasks: bool,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Roll to the generation before (not supported yet)
+    /// Roll to the generation before: its configuration and its folder, where that still exists
     Rollback {
+        /// Only these pools; without: all
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
     },
-    /// End a running rolling restart: back to the generation that served last
+    /// End a running rolling restart: back to the last generation that served in full
     Cancel {
+        /// Only these pools; without: all
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
     },
@@ -95,32 +112,43 @@ pub(super) enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Change the number of workers (not supported yet)
+    /// Change a pool's number of workers without touching the others
+    ///
+    /// It holds until the number in the file changes, or the master restarts.
     Scale {
+        #[arg(value_name = "POOL")]
         pool: String,
-        /// N, +N or -N
-        #[arg(allow_hyphen_values = true)]
-        count: String,
+        /// So many (4), more (+1) or fewer (-1)
+        #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = words::size)]
+        count: Size,
     },
-    /// Pass a signal to ready workers (not supported yet)
+    /// Pass a signal to workers that are ready
     Signal {
+        /// All workers of a pool, or one
         #[arg(value_name = "POOL[/SLOT]")]
-        target: String,
-        signal: String,
+        target: Target,
+        /// Its name, with or without SIG, or its number
+        #[arg(value_name = "SIGNAL", value_parser = words::signal)]
+        signal: i32,
     },
-    /// Show what workers printed (not supported yet)
+    /// Show what workers printed last
     Logs {
-        #[arg(short)]
+        /// Go on with what comes, until Ctrl-C
+        #[arg(short, long)]
         follow: bool,
-        #[arg(short = 'n', value_name = "LINES")]
-        lines: Option<usize>,
+        /// So many of the last lines
+        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
+        lines: u32,
+        /// Only this pool or worker; without: all
         #[arg(value_name = "POOL[/SLOT]")]
-        target: Option<String>,
+        target: Option<Target>,
     },
-    /// Show what the master did and why (not supported yet)
+    /// Show what the master did and why
     Events {
-        #[arg(short)]
+        /// The last ten, and what comes, until Ctrl-C
+        #[arg(short, long)]
         follow: bool,
+        /// As JSON, an object a line
         #[arg(long)]
         json: bool,
     },
@@ -133,14 +161,18 @@ pub(super) enum Verb {
         #[arg(long, value_name = "PORT")]
         port: Option<u16>,
     },
-    /// Write a commented configuration and a systemd unit for this folder (not supported yet)
+    /// Write a commented configuration and a systemd unit for this folder
     Init {
+        /// What the workers run; without: what the folder shows, else an example
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
-    /// Print completions for a shell (not supported yet)
-    Completions { shell: String },
-    /// Print the manual page (not supported yet)
+    /// Print completions for a shell
+    Completions {
+        /// The shell that completes
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
     Man,
 }
 
@@ -163,10 +195,10 @@ pub(super) struct Wait {
     #[arg(long)]
     pub(super) no_wait: bool,
     /// Wait no longer than this ("30s", "2min"): exit 124, the work goes on
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = words::duration)]
     pub(super) timeout: Option<Duration>,
-    /// Wait also for old workers that still finish (not supported yet)
-    #[arg(long)]
+    /// Wait also for old workers that still finish what they are doing
+    #[arg(long, conflicts_with = "no_wait")]
     pub(super) drained: bool,
 }
 
@@ -174,8 +206,8 @@ pub(super) struct Wait {
 pub(super) struct StatusArgs {
     /// Only this pool, a row a worker
     pub(super) pool: Option<String>,
-    /// Refresh until Ctrl-C (not supported yet)
-    #[arg(short = 'w', long)]
+    /// Show it anew every second, until Ctrl-C
+    #[arg(short = 'w', long, conflicts_with = "check")]
     pub(super) watch: bool,
     /// As JSON
     #[arg(long)]
@@ -186,10 +218,6 @@ pub(super) struct StatusArgs {
     /// With --check: this many ready workers are enough
     #[arg(long, value_name = "N", requires = "check")]
     pub(super) min_ready: Option<u32>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write \"500ms\", \"30s\", \"2min\""))
 }
 
 #[cfg(test)]
@@ -216,12 +244,28 @@ mod tests {
         let good = "reload --config|reload --dry-run|reload web --timeout 10s|roll --tasks|roll web/0|stop web --now|\
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
             completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
-            demo --once --port 0|check --json a.toml|start --no-wait --take-over";
+            demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
+            stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|status -w --json";
         for line in good.split('|') {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["nosuch", "status --nosuch", "roll --timeout x", "status --min-ready 1", ""] {
+        for line in [
+            "nosuch",
+            "status --nosuch",
+            "roll --timeout x",
+            "status --min-ready 1",
+            "",
+            "scale web",
+            "scale web x",
+            "signal web NOPE",
+            "signal web/x TERM",
+            "logs -n x",
+            "reload --config web",
+            "reload --config --dry-run",
+            "roll --no-wait --drained",
+            "status -w --check",
+        ] {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert_eq!(Args::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -1,8 +1,9 @@
-//! The verbs that ask the running master for something: stop, reload, roll, cancel.
+//! What the verbs that ask the running master share: finding it, asking, progress, and the end in words and code.
 
 use super::client::{Client, ClientError, Patience};
-use super::{args, code, not_supported, print, seam};
-use crate::control::wire::{Answer, Ask, Extent, Wait, Which};
+use super::progress::Progress;
+use super::{code, print, seam};
+use crate::control::wire::{Answer, Ask};
 use crate::os::interrupt::Interrupt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,15 +19,32 @@ pub(super) fn peek(file: Option<&Path>) -> Result<seam::Peek, u8> {
 /// Ctrl-C and a timeout detach: what the master has begun goes on.
 pub(super) fn patience(timeout: Option<Duration>) -> Patience {
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    Patience { until, interrupt: Interrupt::on_ctrl_c().ok() }
+    Patience { until, interrupt: Interrupt::on_ctrl_c().ok(), watches_reader: false }
 }
 
-pub(super) fn failed(error: &ClientError) -> u8 {
-    print::error(&error.to_string());
-    error.code()
+/// For what goes on until Ctrl-C, or until nobody reads any more.
+pub(super) fn endless() -> Patience {
+    let signals = [nix::libc::SIGINT, nix::libc::SIGTERM];
+    Patience { until: None, interrupt: Interrupt::on(&signals).ok(), watches_reader: true }
 }
 
-/// Graceful stop, or fast with `now`. 0 also when nothing runs.
+/// Asks one question, prints the progress, and returns the exit code with what it means printed.
+pub(super) fn once(file: Option<&Path>, ask: Ask, timeout: Option<Duration>) -> u8 {
+    match peek(file) {
+        Ok(peek) => once_of(&peek, ask, timeout),
+        Err(code) => code,
+    }
+}
+
+/// The same for a master that has been found.
+pub(super) fn once_of(peek: &seam::Peek, ask: Ask, timeout: Option<Duration>) -> u8 {
+    let patience = patience(timeout);
+    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience)
+        .and_then(|mut client| converse(&mut client, ask, &patience));
+    finish(done, &peek.config)
+}
+
+/// Graceful stop of everything, or fast with `now`. 0 also when nothing runs.
 pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> u8 {
     let peek = match peek(file) {
         Ok(peek) => peek,
@@ -39,7 +57,7 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
             print::line(&format!("nothing is running for {}", peek.config.display()));
             return 0;
         }
-        Err(error) => return failed(&error),
+        Err(error) => return failed(&error, &peek.config),
     };
     let done = converse(&mut client, Ask::Stop { pools: Vec::new(), now }, &patience).and_then(|(code, message)| {
         // A refusal (another's master, not permitted) leaves it running.
@@ -48,57 +66,24 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
         }
         Ok((code, message))
     });
-    finish(done)
-}
-
-/// `roll` and `reload`: they wait for the end unless told otherwise, with a line a worker.
-pub(super) fn roll(file: Option<&Path>, which: args::Which, wait: args::Wait, reload: bool) -> u8 {
-    if wait.drained {
-        return not_supported("`--drained`");
-    }
-    if which.pools.iter().any(|pool| pool.contains('/')) {
-        return not_supported("`POOL/SLOT` (replacing a single worker)");
-    }
-    let which = Which { pools: which.pools, workers: which.workers, tasks: which.tasks };
-    let until = if wait.no_wait { Wait::No } else { Wait::Done };
-    let ask = match reload {
-        true => Ask::Reload { which, extent: Extent::Everything, wait: until },
-        false => Ask::Roll { which, wait: until },
-    };
-    once(file, ask, wait.timeout)
-}
-
-/// Ends running rolling restarts.
-pub(super) fn cancel(file: Option<&Path>, pools: Vec<String>) -> u8 {
-    once(file, Ask::Cancel { pools }, None)
-}
-
-fn once(file: Option<&Path>, ask: Ask, timeout: Option<Duration>) -> u8 {
-    let peek = match peek(file) {
-        Ok(peek) => peek,
-        Err(code) => return code,
-    };
-    let patience = patience(timeout);
-    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience)
-        .and_then(|mut client| converse(&mut client, ask, &patience));
-    finish(done)
+    finish(done, &peek.config)
 }
 
 /// Asks, prints the progress as it comes, and returns the end.
 fn converse(client: &mut Client, ask: Ask, patience: &Patience) -> Result<(u8, String), ClientError> {
     client.ask(ask)?;
+    let progress = Progress::on_stdout();
     loop {
         match client.answer(patience)? {
-            Answer::Progress { text } => print::line(&print::harmless_lines(&text)),
             Answer::Done { code, message } => return Ok((code, message)),
-            Answer::Status(_) => {}
+            answer => print::raw(&progress.line(&answer)),
         }
     }
 }
 
-fn finish(done: Result<(u8, String), ClientError>) -> u8 {
+pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> u8 {
     match done {
-        Err(error) => failed(&error),
+        Err(error) => failed(&error, config),
         Ok((code, message)) => {
             let message = print::harmless_lines(&message);
             match (code, message.is_empty()) {
@@ -109,4 +94,17 @@ fn finish(done: Result<(u8, String), ClientError>) -> u8 {
             code
         }
     }
+}
+
+/// Says why there is no answer; whoever detaches is told that the work goes on, and how to look at it.
+pub(super) fn failed(error: &ClientError, config: &Path) -> u8 {
+    match error {
+        ClientError::TimedOut | ClientError::Detached => print::error(&format!(
+            "{error}; the work goes on: `rotad status -c {}` shows it",
+            shell_words::quote(&config.to_string_lossy())
+        )),
+        ClientError::Unread => {}
+        other => print::error(&other.to_string()),
+    }
+    error.code()
 }

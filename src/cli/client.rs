@@ -33,11 +33,14 @@ pub enum ClientError {
     #[error("{0}")]
     Failed(String),
     /// `--timeout`: exit 124; the work goes on.
-    #[error("timed out; the work goes on: see `rotad status`")]
+    #[error("timed out")]
     TimedOut,
     /// Ctrl-C: exit 130; the work goes on.
-    #[error("detached; the work goes on: see `rotad status`")]
+    #[error("detached")]
     Detached,
+    /// Nobody reads what we print any more (`| head`): the quiet end of whatever follows.
+    #[error("nobody reads the output")]
+    Unread,
 }
 
 impl ClientError {
@@ -49,6 +52,7 @@ impl ClientError {
             Self::Failed(_) => 1,
             Self::TimedOut => 124,
             Self::Detached => 130,
+            Self::Unread => 0,
         }
     }
 }
@@ -60,6 +64,18 @@ pub struct Patience {
     pub until: Option<Instant>,
     /// Ctrl-C, where that detaches.
     pub interrupt: Option<Interrupt>,
+    /// It ends when nobody reads its stdout any more.
+    pub watches_reader: bool,
+}
+
+impl Patience {
+    /// Lets time pass, up to this moment or until the bell rings.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Detached`, `Unread`.
+    pub fn pause(&self, until: Instant, bell: Option<&Interrupt>) -> Result<(), ClientError> {
+        wait(&mut bell.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(), Some(until), self)
+    }
 }
 
 /// A connection to a master.
@@ -217,7 +233,11 @@ fn lost(why: &str) -> ClientError {
 /// Waits until one of these is readable or `until` is past; the command's own limits end it with an error.
 fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &Patience) -> Result<(), ClientError> {
     loop {
+        let stdout = io::stdout();
         let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        // A pipe without a reader is in error, whatever one asks for (poll(2)).
+        let reader = patience.watches_reader.then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
+        polled.splice(0..0, reader);
         polled.extend(patience.interrupt.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
         let first = [until, patience.until].into_iter().flatten().min();
         let timeout = match first.map(|at| at.saturating_duration_since(Instant::now())) {
@@ -232,7 +252,8 @@ fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &Patience)
             return Err(ClientError::Detached);
         }
         if matches!(done, Ok(1..)) {
-            return Ok(());
+            let unread = patience.watches_reader && polled[0].revents().is_some_and(|events| !events.is_empty());
+            return if unread { Err(ClientError::Unread) } else { Ok(()) };
         }
         let now = Instant::now();
         if patience.until.is_some_and(|at| now >= at) {
@@ -250,7 +271,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn patience(ms: u64) -> Patience {
-        Patience { until: Some(Instant::now() + Duration::from_millis(ms)), interrupt: None }
+        Patience { until: Some(Instant::now() + Duration::from_millis(ms)), ..Patience::default() }
     }
 
     #[test]

@@ -4,15 +4,25 @@ mod args;
 mod ask;
 mod check;
 pub mod client;
+mod complete;
 mod demo;
+mod events;
+mod init;
+mod man;
+mod pools;
 pub mod print;
+mod progress;
+mod roll;
 mod run;
 pub mod seam;
 mod status;
+mod watch;
+mod words;
 
 use crate::os::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
+pub use man::reference;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,36 +70,36 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             Ok(file) => check::check(file.as_deref(), json),
             Err(code) => code,
         },
-        Verb::Start { pools, no_wait, take_over } => match pools.first() {
+        Verb::Start { pools, no_wait, timeout, take_over } => match pools.first() {
             // `rotad start shop.toml` is what other tools take.
             Some(file) if Path::new(file).is_file() => {
                 print::error(&format!("the configuration file goes with -c: `rotad start -c {file}`"));
                 code::USAGE
             }
-            Some(_) => not_supported("`start POOL…` (stopping and starting single pools)"),
-            None => run::start(config.as_deref(), no_wait, take_over, hup_ignored),
+            Some(_) => pools::start(config.as_deref(), pools, no_wait, timeout),
+            None => run::start(config.as_deref(), run::Start { no_wait, take_over, timeout }, hup_ignored),
         },
-        Verb::Stop { pools, now, timeout } => match pools.first() {
-            Some(_) => not_supported("`stop POOL…` (stopping single pools)"),
-            None => ask::stop(config.as_deref(), now, timeout),
+        Verb::Stop { pools, now, timeout } => match pools.is_empty() {
+            true => ask::stop(config.as_deref(), now, timeout),
+            false => pools::stop(config.as_deref(), pools, now, timeout),
         },
-        Verb::Reload { which, config_only, dry_run, wait } => match (config_only, dry_run) {
-            (true, _) => not_supported("`reload --config` (changing the configuration of a running master)"),
-            (_, true) => not_supported("`reload --dry-run`"),
-            _ => ask::roll(config.as_deref(), which, wait, true),
-        },
-        Verb::Roll { which, wait } => ask::roll(config.as_deref(), which, wait, false),
-        Verb::Cancel { pools } => ask::cancel(config.as_deref(), pools),
+        Verb::Reload { which, config_only, dry_run, wait } => {
+            roll::reload(config.as_deref(), which, config_only, dry_run, &wait)
+        }
+        Verb::Roll { pools, workers, tasks, wait } => {
+            roll::roll(config.as_deref(), args::Which { pools, workers, tasks }, &wait)
+        }
+        Verb::Rollback { pools, wait } => roll::rollback(config.as_deref(), pools, &wait),
+        Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),
         Verb::Status(wish) => status::status(config.as_deref(), &wish),
         Verb::Demo { once, port } => demo::demo(once, port),
-        Verb::Rollback { .. } => not_supported("`rollback`"),
-        Verb::Scale { .. } => not_supported("`scale`"),
-        Verb::Signal { .. } => not_supported("`signal`"),
+        Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),
+        Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),
         Verb::Logs { .. } => not_supported("`logs` (the workers' output is in the master's log)"),
-        Verb::Events { .. } => not_supported("`events` (the master's log tells what it did and why)"),
-        Verb::Init { .. } => not_supported("`init` (config/rotad.toml of the source has every key, commented)"),
-        Verb::Completions { .. } => not_supported("`completions`"),
-        Verb::Man => not_supported("`man` (docs/cli.md has what it would say)"),
+        Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
+        Verb::Init { command } => init::init(config.as_deref(), &command),
+        Verb::Completions { shell } => complete::completions(shell),
+        Verb::Man => man::man(),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{code, print, seam};
 use crate::os::daemon::{self, Side, Wish};
 use crate::plan::Plan;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The master in the foreground.
 pub(super) fn run(file: Option<&Path>, take_over: bool, hup_ignored: bool) -> u8 {
@@ -14,18 +15,26 @@ pub(super) fn run(file: Option<&Path>, take_over: bool, hup_ignored: bool) -> u8
     }
 }
 
+/// How `start` goes about it.
+pub(super) struct Start {
+    pub(super) no_wait: bool,
+    pub(super) take_over: bool,
+    pub(super) timeout: Option<Duration>,
+}
+
 /// The master in the background; the configuration is read here, so that findings come before anything is started.
-pub(super) fn start(file: Option<&Path>, no_wait: bool, take_over: bool, hup_ignored: bool) -> u8 {
+pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
     let plan = match load(file) {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    let wish = Wish { no_wait, take_over };
+    let wish = Wish { no_wait: how.no_wait, take_over: how.take_over };
+    let until = how.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     if !plan.master.daemonize {
         return seam::serve(plan, daemon::foreground(wish, hup_ignored));
     }
     match daemon::daemonize(&plan, wish) {
-        Ok(Side::Launcher(end)) => end.wait(),
+        Ok(Side::Launcher(end)) => end.wait(until),
         Ok(Side::Master(launch)) => seam::serve(plan, launch),
         Err(error) => {
             print::error(&format!("failed to launch the master: {error}; nothing was started"));

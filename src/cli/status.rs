@@ -2,10 +2,11 @@
 
 use super::args::StatusArgs;
 use super::client::{Client, ClientError, Patience};
-use super::{ask, code, not_supported, print};
+use super::{ask, code, print, seam, watch};
 use crate::control::wire::{Answer, Ask};
+use crate::observe::harmless::harmless_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
-use crate::observe::table;
+use crate::observe::table::{self, Look};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,48 +15,53 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Never starts anything. Without `--check` 0 whenever there is something to show.
 pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
-    if wish.watch {
-        return not_supported("`status -w` (use `watch rotad status`)");
-    }
     let peek = match ask::peek(file) {
         Ok(peek) => peek,
         // For a script that checks, a master that cannot even be named is unreachable.
         Err(_) if wish.check => return code::UNREACHABLE,
         Err(code) => return code,
     };
-    let mut status = match fetch(&peek.config, &peek.runtime_dir) {
-        Ok(Ok(status)) => status,
-        Ok(Err((code, message))) => {
-            print::error(&print::harmless_lines(&message));
-            return code;
-        }
-        Err(error) => {
-            print::error(&error.to_string());
-            return if wish.check { code::UNREACHABLE } else { error.code() };
+    if wish.watch {
+        return watch::watch(&peek, wish);
+    }
+    let status = match wanted(&peek, wish) {
+        Ok(status) => status,
+        Err((code, message)) => {
+            print::error(&message);
+            return if wish.check { code::UNREACHABLE } else { code };
         }
     };
-    if let Some(name) = &wish.pool {
-        let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
-        status.pools.retain(|pool| pool.name == *name);
-        if status.pools.is_empty() {
-            print::error(&format!("no pool is called \"{}\"; there are: {}", print::harmless(name), names.join(", ")));
-            return code::UNREACHABLE;
-        }
-    }
-    show(&status, wish);
+    print::raw(&render(&status, wish, Look { colour: print::colour(), rates: None }));
     if wish.check { verdict(&status.pools, wish.pool.is_some(), wish.min_ready) } else { 0 }
+}
+
+/// The status of what was asked for; or an exit code and why there is none.
+pub(super) fn wanted(peek: &seam::Peek, wish: &StatusArgs) -> Result<Status, (u8, String)> {
+    let mut status = match fetch(&peek.config, &peek.runtime_dir) {
+        Ok(Ok(status)) => status,
+        Ok(Err((code, message))) => return Err((code, print::harmless_lines(&message))),
+        Err(error) => return Err((error.code(), error.to_string())),
+    };
+    let Some(name) = &wish.pool else { return Ok(status) };
+    let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
+    status.pools.retain(|pool| pool.name == *name);
+    if status.pools.is_empty() {
+        let message = format!("no pool is called \"{}\"; there are: {}", print::harmless(name), names.join(", "));
+        return Err((code::UNREACHABLE, message));
+    }
+    Ok(status)
 }
 
 /// The status of the master, or its refusal.
 pub(super) fn fetch(config: &Path, runtime_dir: &Path) -> Result<Result<Status, (u8, String)>, ClientError> {
-    let patience = Patience { until: Some(Instant::now() + TIMEOUT), interrupt: None };
+    let patience = Patience { until: Some(Instant::now() + TIMEOUT), ..Patience::default() };
     let mut client = Client::connect(config, runtime_dir, &patience)?;
     client.ask(Ask::Status)?;
     loop {
         match client.answer(&patience) {
             Ok(Answer::Status(status)) => return Ok(Ok(*status)),
             Ok(Answer::Done { code, message }) => return Ok(Err((code, message))),
-            Ok(Answer::Progress { .. }) => {}
+            Ok(_) => {}
             Err(ClientError::TimedOut) => {
                 return Err(ClientError::Failed(format!("the master did not answer within {TIMEOUT:?}")));
             }
@@ -64,16 +70,16 @@ pub(super) fn fetch(config: &Path, runtime_dir: &Path) -> Result<Result<Status, 
     }
 }
 
-fn show(status: &Status, wish: &StatusArgs) {
+/// As it is printed: JSON (in one line where it is printed again and again), the pools, or one pool's workers.
+pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> String {
     if wish.json {
+        let print = if wish.watch { serde_json::to_string } else { serde_json::to_string_pretty };
         // Only numbers, strings and lists: this cannot fail.
-        print::line(&serde_json::to_string_pretty(status).unwrap_or_default());
-        return;
+        return harmless_json(&print(status).unwrap_or_default()) + "\n";
     }
-    let colour = print::colour();
     match (&wish.pool, status.pools.first()) {
-        (Some(_), Some(pool)) => print::raw(&table::workers(pool, colour)),
-        _ => print::raw(&table::pools(status, colour)),
+        (Some(_), Some(pool)) => table::workers(pool, look),
+        _ => table::pools(status, look),
     }
 }
 
@@ -119,7 +125,19 @@ mod tests {
         let reload =
             ReloadStatus { state: ReloadState::None, generation: 0, reason: None, replaced: 0, of: 0, took_s: 0.0 };
         let (name, kind) = ("p".to_owned(), "worker".to_owned());
-        PoolStatus { name, kind, state, wanted, alive: ready, ready, generation: 1, reload, workers: vec![] }
+        PoolStatus {
+            name,
+            kind,
+            state,
+            wanted,
+            alive: ready,
+            ready,
+            generation: 1,
+            reload,
+            waits_for: vec![],
+            scaled: false,
+            workers: vec![],
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::logs::identity;
 use super::reader::{At, Reader};
-use super::report::{nearest, shown};
+use super::report::shown;
 use crate::plan::{Address, ListenPlan, MasterPlan, PoolPlan, Ports, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,11 +32,8 @@ pub(super) fn order(cx: &mut Reader, pools: &mut [Marked]) {
             } else if names.contains(&name.value) {
                 pool.after.push(name.value.clone());
             } else {
-                let message = format!("unknown pool `{}`", shown(&name.value));
-                match nearest(&name.value, names.iter().map(String::as_str)) {
-                    Some(near) => cx.error_with(&name.span, message, format!("did you mean `{near}`?")),
-                    None => cx.error(&name.span, message),
-                }
+                let known: Vec<&str> = names.iter().map(String::as_str).collect();
+                cx.unknown(&name.span, "pool", &name.value, &known);
             }
         }
     }

@@ -54,11 +54,10 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
                 full.insert(name.clone(), value.clone());
             }
             (Some(DeValue::Table(own)), DeValue::Table(more)) if MERGED.contains(&word) => {
-                let settled = word == "health" && WAYS.iter().any(|way| own.contains_key(*way));
-                let watched = word == "health" && own.contains_key("watchdog");
+                let kept: Vec<&str> = if word == "health" { not_with(own) } else { Vec::new() };
                 for (name, value) in more {
                     let word = name.get_ref().as_ref();
-                    if !own.contains_key(word) && !(settled && WAYS.contains(&word)) && !watched {
+                    if !own.contains_key(word) && !kept.contains(&word) {
                         own.insert(name.clone(), value.clone());
                     }
                 }
@@ -67,6 +66,15 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
         }
     }
     full
+}
+
+/// Defaults of [health] that mean nothing beside a pool's own.
+fn not_with(own: &DeTable<'_>) -> Vec<&'static str> {
+    match WAYS.iter().find(|way| own.contains_key(**way)) {
+        Some(&"watchdog") => [&WAYS[..], &["every", "timeout", "failures"]].concat(),
+        Some(_) => WAYS.to_vec(),
+        None => Vec::new(),
+    }
 }
 
 pub(super) fn is_step(table: &DeTable<'_>) -> bool {

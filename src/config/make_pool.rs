@@ -113,9 +113,10 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(cx, &pool.restart),
-        kind: PoolKind::Service,
+        kind: if kind == Kind::Step { PoolKind::Step } else { PoolKind::Service },
+        // The numbers of pools are the master's to give.
         after: Vec::new(),
-        essential: None,
+        essential: pool.essential.as_ref().map(|at| at.value),
     }
 }
 

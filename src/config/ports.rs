@@ -43,7 +43,8 @@ pub(super) fn enough(cx: &mut Reader, ports: &At<Ports>, count: u32, surge: u32,
         if last <= 65535 { format!("\"{}-{last}\"", ports.value.first) } else { format!("a range of {many}") }
     };
     if u64::from(has) < least {
-        let message = format!("{has} ports for {count} workers and {surge} successors");
+        let more = if surge == 0 { String::new() } else { format!(" and {surge} above them while they are rolled") };
+        let message = format!("{has} ports for {count} workers{more}");
         cx.error_with(&ports.span, message, format!("write {}: count + surge of them", up_to(least)));
     } else if u64::from(has) < easy {
         let message = "a rolling restart may wait for a port: old workers that still finish keep theirs";

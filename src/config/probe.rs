@@ -49,11 +49,13 @@ pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<ReadyText>>
         return None;
     };
     let mut ready = None;
+    let mut span = value.span();
     for (index, (name, value)) in in_order(table).into_iter().enumerate() {
         if index > 0 && WAYS.contains(&&*name.value) {
             cx.error_with(&name.span, "two ways to be ready", "choose one of them");
             return None;
         }
+        span = value.span();
         ready = match name.value.as_str() {
             "after" => cx.duration(value).map(|span| ReadyText::Known(Ready::After(duration(span.value)))),
             "http" => http(cx, value).map(ReadyText::Probe),
@@ -68,7 +70,7 @@ pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<ReadyText>>
     if table.is_empty() {
         cx.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
     }
-    ready.map(|ready| At::new(ready, value.span()))
+    ready.map(|ready| At::new(ready, span))
 }
 
 pub(super) fn http(cx: &mut Reader, value: &Value<'_>) -> Option<CheckText> {

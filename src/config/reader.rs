@@ -135,6 +135,9 @@ impl Reader {
     /// `unknown KIND`, with the nearest of the known ones.
     pub(super) fn unknown(&mut self, span: &Range<usize>, kind: &str, word: &str, known: &[&str]) {
         let message = format!("unknown {kind} `{}`", shown(word));
+        if self.report.is_full() {
+            return self.error(span, message);
+        }
         let hint = match nearest(word, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => return self.error(span, message),

@@ -15,6 +15,8 @@ const MOST_CLIENTS: usize = 64;
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
 /// Bytes that may wait for a client that does not read.
 const MOST_WAITING: usize = 16 * 1024 * 1024;
+/// The same for one that follows what happens: it loses something and is told, rather than its connection.
+const MOST_BEHIND: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub struct Server {
@@ -35,6 +37,8 @@ struct Client {
     /// Close it once the outbox is empty.
     last_word: bool,
     refused: bool,
+    /// It may take its time to read.
+    follows: bool,
 }
 
 /// What came of reading from a client.
@@ -45,6 +49,13 @@ pub enum Heard {
     Nothing,
     /// It is gone, or has to go.
     Gone,
+}
+
+impl Client {
+    /// It has to ask, or to take its answer.
+    fn is_waited_for(&self) -> bool {
+        !self.asked || (!self.outbox.is_empty() && !self.follows)
+    }
 }
 
 impl Server {
@@ -72,6 +83,7 @@ impl Server {
                 ask_by,
                 last_word: false,
                 refused,
+                follows: false,
             };
             self.clients.insert(self.last, client);
             new.push(self.last);
@@ -88,6 +100,12 @@ impl Server {
     pub fn surplus(&self) -> Vec<u64> {
         let over = self.clients.len().saturating_sub(MOST_CLIENTS);
         self.clients.iter().filter(|(_, c)| !c.asked).map(|(id, _)| *id).take(over).collect()
+    }
+
+    /// Pid and user of a client, as the kernel tells them (SO_PEERCRED).
+    pub fn peer(&self, id: u64) -> Option<(i32, u32)> {
+        let peer = getsockopt(&self.clients.get(&id)?.stream, PeerCredentials).ok()?;
+        Some((peer.pid(), peer.uid()))
     }
 
     pub fn stream(&self, id: u64) -> Option<BorrowedFd<'_>> {
@@ -153,6 +171,22 @@ impl Server {
         client.last_word |= last;
     }
 
+    /// From now on the client follows what happens: it may be slow, or stopped, for as long as it likes.
+    pub fn follows(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.follows = true;
+        }
+    }
+
+    /// Queues something for a client that follows, unless too much waits for it already: then false.
+    pub fn offer(&mut self, id: u64, answer: &Answer) -> bool {
+        let room = self.clients.get(&id).is_some_and(|client| client.outbox.len() < MOST_BEHIND);
+        if room {
+            self.say(id, answer, false);
+        }
+        room
+    }
+
     /// Sends what the client takes. `None`: done with it, forget it; `Some(true)`: there is more to send.
     pub fn flush(&mut self, id: u64) -> Option<bool> {
         let client = self.clients.get_mut(&id)?;
@@ -174,12 +208,12 @@ impl Server {
 
     /// When the next client has taken too long.
     pub fn deadline(&self) -> Option<Instant> {
-        self.clients.values().filter(|c| !c.asked || !c.outbox.is_empty()).map(|c| c.ask_by).min()
+        self.clients.values().filter(|c| c.is_waited_for()).map(|c| c.ask_by).min()
     }
 
     /// Clients that have taken too long to ask, or to take their answer.
     pub fn overdue(&self, now: Instant) -> Vec<u64> {
-        let late = |c: &Client| c.ask_by <= now && (!c.asked || !c.outbox.is_empty());
+        let late = |c: &Client| c.ask_by <= now && c.is_waited_for();
         self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! What is said over the control socket: one JSON object a line, so that a person can use `nc -U` as well.
 
+use crate::observe::events::Event;
 use crate::observe::status::Status;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -135,7 +136,23 @@ pub enum Answer {
     Progress {
         text: String,
     },
+    /// One slot of a rolling restart is done; `text` says the same for those who read the wire themselves.
+    Step {
+        pool: String,
+        slot: u32,
+        pid: Option<i32>,
+        done: u32,
+        of: u32,
+        /// How long the new worker took until it was ready, in milliseconds.
+        took_ms: Option<u64>,
+        text: String,
+    },
     Status(Box<Status>),
+    Event(Box<Event>),
+    /// So many events or lines are missing here: the client did not read fast enough.
+    Skipped {
+        count: u64,
+    },
     /// The end: an exit code of the contract, and what to print (empty: nothing).
     Done {
         code: u8,

@@ -82,8 +82,8 @@ impl Master {
 
     /// Slots that the change adds have nobody of the old generation, and need none.
     fn leave_added(&mut self, id: PoolId, from: u32) {
-        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
-            roll.added_from = from;
+        if let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) {
+            roll.added = from..policy.count;
         }
         self.touch_all(id);
     }

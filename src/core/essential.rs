@@ -25,7 +25,7 @@ impl Master {
     }
 
     pub(crate) fn essential_due(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_dark()) else { return };
         if let (Some(dark), Some(span)) = (&mut pool.dark, pool.policy.essential) {
             dark.told = true;
             self.record(Record::EssentialLost { pool: id, span });

@@ -34,7 +34,8 @@ impl Master {
     }
 
     pub(crate) fn born(&mut self, id: WorkerId) {
-        let Some(Readiness::Alive(span)) = self.workers.get(&id).map(|w| w.readiness) else { return };
+        let Some(worker) = self.workers.get(&id).filter(|worker| !self.is_step(worker.pool)) else { return };
+        let Readiness::Alive(span) = worker.readiness else { return };
         if span == Span::ZERO {
             return self.became_ready(id);
         }
@@ -224,7 +225,7 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full &= known.serving >= known.wanted_slots();
+            known.full &= known.is_full();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

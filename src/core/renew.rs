@@ -37,7 +37,9 @@ impl Master {
             Activity::Stopped => return self.out.push(nothing),
         }
         let current = pool.slots.get(slot.0 as usize).and_then(|seat| seat.current);
-        let Some(old) = current.filter(|_| pool.policy.kind == PoolKind::Service && slot.0 < pool.policy.count) else {
+        let serves = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.serves());
+        let wanted = pool.policy.kind == PoolKind::Service && slot.0 < pool.policy.count;
+        let Some(old) = current.filter(serves).filter(|_| wanted) else {
             return self.out.push(nothing);
         };
         if let Some(roll) = &mut pool.roll {
@@ -82,7 +84,10 @@ impl Master {
         let serves = self.workers.get(&old).is_some_and(|worker| worker.serves());
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let in_place = pool.policy.reload.surge == 0;
-        let waits = if in_place {
+        // In a crash loop one is tried at a time, and that is the probe.
+        let waits = if pool.breaker.is_some() {
+            true
+        } else if in_place {
             pool.parting > 0 || serves && !pool.can_spare_one()
         } else {
             pool.in_flight >= pool.policy.reload.surge || !pool.has_room()

@@ -3,6 +3,7 @@
 use crate::{Failure, Generation, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -31,8 +32,8 @@ pub(crate) struct Roll {
     pub(crate) todo: VecDeque<Slot>,
     /// Successors that are ready and wait for room among the draining.
     pub(crate) queued: VecDeque<Slot>,
-    /// Slots from this one on came with the change that this roll carries out: they start with the new generation.
-    pub(crate) added_from: u32,
+    /// Slots that came with the change that this roll carries out: they start with the new generation.
+    pub(crate) added: Range<u32>,
     /// Surge 0: the slot that was emptied, and the worker that has to be gone before it is filled.
     pub(crate) emptied: Option<(Slot, Option<WorkerId>)>,
     /// It has asked an old worker to stop: from here on a new wish waits.
@@ -59,12 +60,12 @@ impl Roll {
         }
     }
 
-    /// A slot gets a worker; one that was of the new generation before may be of the old one now.
-    pub(crate) fn repaired(&mut self, slot: Slot, generation: Generation) {
-        if generation != self.generation && self.phase == Phase::Canary && self.pending.insert(slot) {
-            self.todo.push_back(slot);
+    /// A worker that had been of the new generation before the roll is gone: its slot is to be done like any other.
+    pub(crate) fn lost(&mut self, slot: Slot) {
+        if self.pending.insert(slot) {
             self.of += 1;
         }
+        self.todo.push_back(slot);
     }
 
     /// What an emptied slot is repaired with: the old generation until the first new one has soaked.

@@ -32,7 +32,7 @@ impl Master {
         // On the way to an older generation, some may be of it already.
         todo.retain(|slot| {
             let current = pool.slots[slot.0 as usize].current.and_then(|id| workers.get(&id));
-            current.is_none_or(|worker| worker.generation != generation)
+            current.is_none_or(|worker| worker.generation != generation || !worker.serves())
         });
         let of = todo.len() as u32;
         pool.last = LastRoll { state: RollState::Running, generation: generation.0, of, ..LastRoll::default() };
@@ -47,7 +47,7 @@ impl Master {
             pending: todo.iter().copied().collect(),
             todo: todo.into(),
             queued: alloc::collections::VecDeque::new(),
-            added_from: u32::MAX,
+            added: 0..0,
             emptied: None,
             retired_any: false,
             replaced: 0,

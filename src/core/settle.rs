@@ -106,7 +106,7 @@ impl Master {
                 None => pool.wanted,
             },
             Some(roll) => {
-                let is_new = roll.phase == Phase::Canary && slot.0 >= roll.added_from;
+                let is_new = roll.phase == Phase::Canary && roll.added.contains(&slot.0);
                 if is_new || roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
                     return;
                 }
@@ -137,9 +137,6 @@ impl Master {
         }
         seat.not_before = None;
         self.deadlines.set(Key::Slot(id, slot), None);
-        if let Some(roll) = &mut pool.roll {
-            roll.repaired(slot, generation);
-        }
         self.spawn(id, slot, generation, Place::Current);
     }
 
@@ -149,9 +146,9 @@ impl Master {
             Activity::Running if !pool.begun => self.begin_when_free(id),
             Activity::Running if pool.policy.kind == PoolKind::Step => {}
             Activity::Running => {
+                self.notice_up(id);
                 self.advance_roll(id);
                 self.advance_renewals(id);
-                self.notice_up(id);
                 self.proclaim(id);
             }
             Activity::Outlasting => self.stop_when_unneeded(id),
@@ -182,8 +179,7 @@ impl Master {
     /// Notices when every wanted worker serves: the generation has served in full.
     fn proclaim(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        let wanted = pool.wanted_slots();
-        if pool.full || pool.roll.is_some() || pool.serving < wanted || wanted == 0 {
+        if pool.full || pool.roll.is_some() || !pool.is_full() || pool.wanted_slots() == 0 {
             return;
         }
         pool.full = true;

@@ -1,18 +1,26 @@
 //! Printing that never panics: a full disk, a closed terminal or `| head` must not end a command half-way.
 
+pub use super::harmless::{harmless, harmless_lines};
 use std::io::{IsTerminal, Write};
 
 /// A line to stdout.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
     // Nobody is left to be told that stdout is gone; the exit code still says how it went.
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).ok();
+    write(&format!("{text}\n")).ok();
 }
 
 /// Text as it is to stdout.
 pub fn raw(text: &str) {
+    write(text).ok();
+}
+
+/// Text as it is to stdout, for whatever goes on printing as long as somebody reads.
+///
+/// # Errors
+/// Nobody reads any more, or the disk is full.
+pub fn write(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// `rotad: TEXT` to stderr.
@@ -32,46 +40,4 @@ pub fn colour() -> bool {
     std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
-}
-
-/// Text of a worker, made harmless for a terminal: control characters (C0, DEL, C1) and those that turn the reading
-/// direction are shown as escapes, so that no worker can move the cursor, retitle the window or hide its neighbour.
-pub fn harmless(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\t' => out.push(' '),
-            c if c.is_control() || turns(c) => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// The same for text of many lines.
-pub fn harmless_lines(text: &str) -> String {
-    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
-}
-
-fn turns(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_that_a_terminal_obeys_comes_through() {
-        let all: String = (0..0xa0).map(|n| char::from_u32(n).unwrap()).chain("äß\u{202e}✓".chars()).collect();
-        let out = harmless(&all);
-        assert!(out.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{out:?}");
-        assert!(out.contains("äß") && out.contains('✓'));
-        assert_eq!(harmless("a\x1b]0;title\x07b\tc"), "a\\u{1b}]0;title\\u{7}b c");
-    }
-
-    #[test]
-    fn lines_stay_lines() {
-        assert_eq!(harmless_lines("one\r\ntwo\x1b[2J\n"), "one\ntwo\\u{1b}[2J");
-    }
 }

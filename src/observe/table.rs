@@ -1,15 +1,37 @@
 //! The status as a table for people: shapes carry the state, colour repeats it on a terminal, and the note says why.
 
+pub use super::rates::Rates;
+
 use super::print::harmless;
 use super::status::{LastExit, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus};
 
+/// How a table looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look<'a> {
+    pub colour: bool,
+    /// Processor time as a share since the last look; none: as a sum since the workers' start.
+    pub rates: Option<&'a Rates>,
+}
+
+impl Look<'_> {
+    fn cpu<'w>(&self, workers: impl Iterator<Item = &'w WorkerStatus>) -> String {
+        match self.rates {
+            None => total(workers.filter_map(|worker| worker.cpu_s)).map_or_else(dash, duration),
+            Some(rates) => {
+                let shares = workers.filter_map(|worker| rates.of(worker));
+                total(shares).map_or_else(dash, |share| format!("{:.0}%", share * 100.0))
+            }
+        }
+    }
+}
+
 /// The table of all pools.
-pub fn pools(status: &Status, colour: bool) -> String {
+pub fn pools(status: &Status, look: Look<'_>) -> String {
     let master = &status.master;
     let mut out = format!(
         "rotad {}  {}  pid {}  up {}  {}\n",
         harmless(&master.version),
-        harmless(&master.config.to_string_lossy()),
+        harmless(&*master.config.to_string_lossy()),
         master.pid,
         duration(master.uptime_s),
         harmless(&master.state)
@@ -23,19 +45,19 @@ pub fn pools(status: &Status, colour: bool) -> String {
             word(&pool.state),
             number(pool.generation),
             pool.workers.iter().map(|worker| u64::from(worker.restarts)).sum::<u64>().to_string(),
-            total(pool.workers.iter().filter_map(|worker| worker.cpu_s)).map_or_else(dash, duration),
+            look.cpu(pool.workers.iter()),
             total(pool.workers.iter().filter_map(|worker| worker.rss_bytes.map(|n| n as f64))).map_or_else(dash, bytes),
             pool_note(pool),
         ],
     });
-    render(&mut out, &head, rows.collect(), colour);
+    render(&mut out, &head, rows.collect(), look.colour);
     out
 }
 
 /// One pool, a row a worker.
-pub fn workers(pool: &PoolStatus, colour: bool) -> String {
+pub fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
     let (mark, paint) = pool_mark(pool.state);
-    let mark = if colour { format!("\x1b[{paint}m{mark}\x1b[0m") } else { mark.to_string() };
+    let mark = if look.colour { format!("\x1b[{paint}m{mark}\x1b[0m") } else { mark.to_string() };
     let mut out = format!(
         "{mark} {}  {}  {}  {}/{} ready  generation {}\n",
         harmless(&pool.name),
@@ -59,12 +81,12 @@ pub fn workers(pool: &PoolStatus, colour: bool) -> String {
             number(worker.generation),
             worker.ready_in_s.map_or_else(dash, |s| format!("{s:.2}s")),
             worker.restarts.to_string(),
-            worker.cpu_s.map_or_else(dash, duration),
+            look.cpu(std::iter::once(worker)),
             worker.rss_bytes.map_or_else(dash, |n| bytes(n as f64)),
             worker_note(worker),
         ],
     });
-    render(&mut out, &head, rows.collect(), colour);
+    render(&mut out, &head, rows.collect(), look.colour);
     out
 }
 
@@ -152,7 +174,7 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
 fn worker_note(worker: &WorkerStatus) -> String {
     let exit = worker.last_exit.as_ref().map(exit_note);
     let retry = worker.retry_in_s.map(|s| format!("retry in {}", duration(s)));
-    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(|says| harmless(says));
+    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(harmless);
     [says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

@@ -1,6 +1,8 @@
 use super::*;
 use crate::observe::status::MasterStatus;
 
+const PLAIN: Look<'static> = Look { colour: false, rates: None };
+
 fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
     WorkerStatus {
         slot,
@@ -34,6 +36,8 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         ready,
         generation: 2,
         reload: reload(ReloadState::None, None),
+        waits_for: Vec::new(),
+        scaled: false,
         workers,
     }
 }
@@ -81,12 +85,12 @@ fn the_table_of_pools() {
     let expected = "\
 rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
    POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  NOTE
- ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\u{1b}[31mred\\u{1b}[0m\", retry in 12s
+ ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
  ● api   1/1    ok         2    1         0.8s  20M     generation 3 rolled back: api/0: exit 1 before ready
  ↻ task  1/1    reloading  2    1         0.8s  20M     1 of 4 replaced
  ○ off   0/0    stopped    2    0         –     –
 ";
-    assert_eq!(pools(&sample(), false), expected);
+    assert_eq!(pools(&sample(), PLAIN), expected);
 }
 
 #[test]
@@ -95,27 +99,38 @@ fn the_table_of_one_pool() {
 ◐ web  worker  degraded  1/2 ready  generation 2
    SLOT  PID   STATE    AGE   GEN  READY-IN  RESTARTS  CPU   MEMORY  NOTE
  ● 0     4711  ready    3.2s  2    0.40s     1         0.8s  20M
- × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\u{1b}[31mred\\u{1b}[0m\", retry in 12s
+ × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
 ";
-    assert_eq!(workers(&sample().pools[0], false), expected);
+    assert_eq!(workers(&sample().pools[0], PLAIN), expected);
 }
 
 #[test]
 fn colour_only_adds_and_only_our_own_escapes_come_through() {
-    let coloured = pools(&sample(), true);
+    let coloured = pools(&sample(), Look { colour: true, rates: None });
     assert!(coloured.contains("\x1b[33m◐\x1b[0m web"));
     let mut plain = coloured;
     for paint in [GREEN, YELLOW, BLUE, RED, GREY, 0] {
         plain = plain.replace(&format!("\x1b[{paint}m"), "");
     }
-    assert_eq!(plain, pools(&sample(), false));
+    assert_eq!(plain, pools(&sample(), PLAIN));
+}
+
+#[test]
+fn between_two_looks_the_processor_is_a_share() {
+    let (before, mut after) = (sample(), sample());
+    after.pools[0].workers[0].cpu_s = Some(1.8);
+    after.pools[1].workers[0].pid = Some(4712);
+    let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));
+    let table = pools(&after, Look { colour: false, rates: Some(&rates) });
+    assert!(table.contains("50%") && !table.contains("0.8s"), "{table}");
+    assert!(table.lines().any(|line| line.contains("api") && line.contains("  –    20M")), "new since then: {table}");
 }
 
 #[test]
 fn what_a_worker_says_and_how_it_died_in_each_way() {
     let mut one = worker(0, WorkerState::Ready);
     one.says = Some("busy\n\x07".to_owned());
-    assert_eq!(worker_note(&one), "busy\\n\\u{7}");
+    assert_eq!(worker_note(&one), "busy\\x0a\\x07");
     let exit =
         LastExit { code: None, signal: Some("SEGV".into()), core: Some(true), error: None, after_s: 90.0, log: vec![] };
     assert_eq!(exit_note(&exit), "killed by SEGV, core dumped after 1m30s");

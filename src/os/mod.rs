@@ -21,3 +21,4 @@ pub mod sockets;
 pub mod sys;
 pub mod usage;
 pub mod wake;
+pub mod watch;

@@ -147,6 +147,11 @@ pub fn socket_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
+/// The number in `pipe:[123]`, the target of a link in /proc/PID/fd.
+pub fn pipe_inode(link: &Path) -> Option<u64> {
+    link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// The real uid of a process: the owner of its folder is root for one that may not be dumped.
 pub fn uid(pid: i32) -> Option<u32> {
     let text = read(format!("/proc/{pid}/status")).ok()?;

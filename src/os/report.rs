@@ -108,17 +108,17 @@ pub struct LauncherEnd {
 }
 
 impl LauncherEnd {
-    /// Prints what the master reports until it has finished, and returns the exit code. Ctrl-C detaches (130): the
-    /// master is in a session of its own and goes on.
-    pub fn wait(mut self) -> u8 {
+    /// Prints what the master reports until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124)
+    /// detach: the master is in a session of its own and goes on.
+    pub fn wait(mut self, until: Option<Instant>) -> u8 {
         let interrupt = Interrupt::on_ctrl_c().ok();
         let mut text = Vec::new();
         let mut read = 0;
         loop {
-            if interrupted(&self.pipe, interrupt.as_ref()) {
+            if let Some((code, why)) = detaches(&self.pipe, interrupt.as_ref(), until) {
                 let config = self.config.display();
-                print::error(&format!("detached; the work goes on: see `rotad status -c {config}`"));
-                return 130;
+                print::error(&format!("{why}; the start goes on: `rotad status -c {config}` shows it"));
+                return code;
             }
             let mut some = [0; 4096];
             match self.pipe.read(&mut some) {
@@ -156,13 +156,27 @@ fn finished(code: u8, text: &str) -> u8 {
     code
 }
 
-/// Waits until the pipe has something; true if Ctrl-C came first.
-fn interrupted(pipe: &File, interrupt: Option<&Interrupt>) -> bool {
-    let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
-    // EINTR: the bell has rung by then, or it was none of ours and the read that follows waits.
-    poll(&mut fds, PollTimeout::NONE).ok();
-    interrupt.is_some_and(Interrupt::take)
+/// Waits until the pipe has something; if Ctrl-C or the time came first, the exit code for that and why.
+fn detaches(pipe: &File, interrupt: Option<&Interrupt>, until: Option<Instant>) -> Option<(u8, &'static str)> {
+    loop {
+        let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // Rounded up, or the last millisecond would be spent spinning; far ones in pieces of a minute.
+        let timeout =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::from((left.as_millis().min(60_000) + 1) as u16));
+        // EINTR: the bell has rung by then, or it was none of ours.
+        let done = poll(&mut fds, timeout);
+        if interrupt.is_some_and(Interrupt::take) {
+            return Some((130, "detached"));
+        }
+        if matches!(done, Ok(1..)) {
+            return None;
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Some((124, "timed out"));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +194,14 @@ mod tests {
         let (end, mut report) = ends();
         report.progress("web: ready");
         report.finish(75, "already running");
-        assert_eq!(end.wait(), 75);
+        assert_eq!(end.wait(None), 75);
+    }
+
+    #[test]
+    fn a_silent_master_is_waited_for_no_longer_than_asked() {
+        let (end, mut report) = ends();
+        assert_eq!(end.wait(Some(Instant::now() + Duration::from_millis(20))), 124);
+        report.progress("nobody hears this, and that does no harm");
     }
 
     #[test]
@@ -188,7 +209,7 @@ mod tests {
         let (end, mut report) = ends();
         report.progress("so far so good");
         drop(report);
-        assert_eq!(end.wait(), 1);
+        assert_eq!(end.wait(None), 1);
     }
 
     #[test]

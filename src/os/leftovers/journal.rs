@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! rotad 1 <boot id> <master's pid> <master's start time>
-//! + <pid> <start time> <slot> <pool> <tag>        (separated by tabs)
+//! + <pid> <start time> <slot> <pool> <tag> <pipes>        (separated by tabs)
 //! - <pid>
 //! ```
+//!
+//! `pipes` are those of its output by the kernel's numbers, `stdout:123,stderr:124`.
 
+use crate::os::pen::Stream;
 use crate::os::proc::{self, Stat};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -42,12 +45,22 @@ impl Journal {
         Ok(Self { dir: dir.to_owned(), file, header, living: BTreeMap::new(), lines: 1, torn: false })
     }
 
-    /// Notes a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER.
+    /// Notes a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER; `pipes`: see
+    /// [`crate::os::pen::Output::inodes`].
     ///
     /// # Errors
     /// ENOSPC and the like: should the master be killed now, this worker is not known to the next one.
-    pub fn born(&mut self, pid: i32, start_time: u64, pool: &str, slot: u32, tag: &str) -> io::Result<()> {
-        let line = format!("+\t{pid}\t{start_time}\t{slot}\t{}\t{}\n", plain(pool), plain(tag));
+    pub fn born(
+        &mut self,
+        pid: i32,
+        start_time: u64,
+        (pool, slot): (&str, u32),
+        tag: &str,
+        pipes: &[(Stream, u64)],
+    ) -> io::Result<()> {
+        let pipes: Vec<String> = pipes.iter().map(|(stream, inode)| format!("{}:{inode}", stream.name())).collect();
+        let (pool, tag, pipes) = (plain(pool), plain(tag), pipes.join(","));
+        let line = format!("+\t{pid}\t{start_time}\t{slot}\t{pool}\t{tag}\t{pipes}\n");
         self.living.insert(pid, line.clone());
         self.append(&line)
     }
@@ -115,6 +128,8 @@ pub(super) struct Entry {
     pub(super) slot: u32,
     pub(super) pool: String,
     pub(super) tag: String,
+    /// Of its output.
+    pub(super) pipes: Vec<(Stream, u64)>,
 }
 
 /// The living of a journal whose master is dead and was of this run of the machine; else none.
@@ -132,10 +147,11 @@ pub(super) fn read(dir: &Path) -> io::Result<Vec<Entry>> {
     let mut living = BTreeMap::new();
     for line in lines {
         match line.split('\t').collect::<Vec<_>>()[..] {
-            ["+", pid, start_time, slot, pool, tag] => {
+            ["+", pid, start_time, slot, pool, tag, pipes] => {
                 let numbers = (pid.parse(), start_time.parse(), slot.parse());
                 let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else { continue };
-                living.insert(pid, Entry { pid, start_time, slot, pool: pool.to_owned(), tag: tag.to_owned() });
+                let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), pipes.split(',').filter_map(pipe).collect());
+                living.insert(pid, Entry { pid, start_time, slot, pool, tag, pipes });
             }
             ["-", pid] => {
                 pid.parse().ok().and_then(|pid: i32| living.remove(&pid));
@@ -144,6 +160,11 @@ pub(super) fn read(dir: &Path) -> io::Result<Vec<Entry>> {
         }
     }
     Ok(living.into_values().collect())
+}
+
+fn pipe(text: &str) -> Option<(Stream, u64)> {
+    let (name, inode) = text.split_once(':')?;
+    Some((Stream::named(name)?, inode.parse().ok()?))
 }
 
 fn header(line: &str) -> Option<(&str, i32, u64)> {
@@ -171,13 +192,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), []);
         let mut journal = Journal::open(dir.path()).unwrap();
-        journal.born(10, 100, "we\tb", 0, "t1").unwrap();
-        journal.born(11, 101, "web", 1, "t2").unwrap();
+        journal.born(10, 100, ("we\tb", 0), "t1", &[]).unwrap();
+        let pipes = [(Stream::Stdout, 7), (Stream::Stderr, 8)];
+        journal.born(11, 101, ("web", 1), "t2", &pipes).unwrap();
         journal.gone(10).unwrap();
         journal.gone(77).unwrap();
         assert_eq!(read(dir.path()).unwrap(), [], "its master lives");
         bury(dir.path());
-        let entry = Entry { pid: 11, start_time: 101, slot: 1, pool: "web".into(), tag: "t2".into() };
+        let entry =
+            Entry { pid: 11, start_time: 101, slot: 1, pool: "web".into(), tag: "t2".into(), pipes: pipes.into() };
         assert_eq!(read(dir.path()).unwrap(), [entry]);
     }
 
@@ -185,16 +208,16 @@ mod tests {
     fn it_stays_short_and_survives_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
-        journal.born(1, 1, "web", 0, "first").unwrap();
+        journal.born(1, 1, ("web", 0), "first", &[]).unwrap();
         for pid in 2..10_000 {
-            journal.born(pid, 1, "web", 1, "x").unwrap();
+            journal.born(pid, 1, ("web", 1), "x", &[]).unwrap();
             journal.gone(pid).unwrap();
         }
         let lines = std::fs::read_to_string(dir.path().join(FILE)).unwrap().lines().count();
         assert!(lines <= MOST_LINES, "{lines}");
         journal.file.write_all(b"+\t5\t1").unwrap();
         journal.torn = true;
-        journal.born(6, 1, "web", 2, "y").unwrap();
+        journal.born(6, 1, ("web", 2), "y", &[(Stream::Both, 9)]).unwrap();
         bury(dir.path());
         let pids: Vec<i32> = read(dir.path()).unwrap().iter().map(|entry| entry.pid).collect();
         assert_eq!(pids, [1, 6]);

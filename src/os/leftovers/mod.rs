@@ -10,13 +10,18 @@ mod journal;
 pub use journal::Journal;
 
 use crate::os::lineage::TAG;
+use crate::os::pen::LeftPipe;
 use crate::os::proc::{self, Stat};
 use crate::os::sys::process::Process;
 use journal::Entry;
+use nix::fcntl::OFlag;
 use nix::libc::{SIGCONT, SIGKILL};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,6 +38,8 @@ pub struct Leftover {
     pub slot: u32,
     /// The worker's own process, as the journal has it; else another one of its tree.
     pub is_worker: bool,
+    /// `ROTAD_WORKER` of the worker.
+    tag: String,
     /// None: no pidfds here.
     process: Option<Process>,
 }
@@ -57,6 +64,37 @@ impl Leftovers {
         Ok(Self { entries, found })
     }
 
+    /// The reading ends of the pipes that they print to, each once. A pipe that none of them holds any more is gone with
+    /// what was in it; one that may not be opened (no CAP_SYS_PTRACE over another user's process) is left out.
+    pub fn pipes(&self) -> Vec<LeftPipe> {
+        let mut pipes: Vec<LeftPipe> = Vec::new();
+        let mut seen = HashSet::new();
+        for one in &self.found {
+            let Some(entry) = self.entries.iter().find(|entry| entry.tag == one.tag) else { continue };
+            for number in proc::numbers(format!("/proc/{}/fd", one.pid)).unwrap_or_default() {
+                let path = format!("/proc/{}/fd/{number}", one.pid);
+                let Some(inode) = std::fs::read_link(&path).ok().and_then(|link| proc::pipe_inode(&link)) else {
+                    continue;
+                };
+                // Other pipes are theirs: a shell reads there what its neighbour prints.
+                let Some((stream, _)) = entry.pipes.iter().find(|(_, ours)| *ours == inode) else { continue };
+                if seen.contains(&inode) {
+                    continue;
+                }
+                let Some(fd) = open_pipe(&path, inode) else { continue };
+                seen.insert(inode);
+                pipes.push(LeftPipe {
+                    pool: entry.pool.clone(),
+                    slot: entry.slot,
+                    pid: entry.pid,
+                    stream: *stream,
+                    fd,
+                });
+            }
+        }
+        pipes
+    }
+
     /// Ends them: the workers get `stop` (and SIGCONT, lest a stopped one sleeps through it), up to `patience` to
     /// leave, then SIGKILL; then the rest of their trees. Gives those that could not be ended.
     pub fn take_over(self, patience: Duration, stop: i32) -> Vec<Leftover> {
@@ -79,6 +117,14 @@ impl Leftovers {
             wait_all(&left.iter().collect::<Vec<_>>(), until);
         }
     }
+}
+
+/// The reading end of a pipe by a name in /proc, if it still is this one.
+fn open_pipe(path: &str, inode: u64) -> Option<OwnedFd> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = File::options().read(true).custom_flags(flags.bits()).open(path).ok()?;
+    let found = file.metadata().ok()?;
+    (found.file_type().is_fifo() && found.ino() == inode).then(|| file.into())
 }
 
 /// The living ones of these workers' trees.
@@ -129,6 +175,7 @@ fn hold(stat: &Stat, entry: &Entry) -> Option<Leftover> {
         start_time: now.start_time,
         pool: entry.pool.clone(),
         slot: entry.slot,
+        tag: entry.tag.clone(),
         is_worker: now.pid == entry.pid && now.start_time == entry.start_time,
         process,
     })

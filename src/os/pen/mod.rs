@@ -1,44 +1,71 @@
-//! The pen: the one thread that writes the log. The master's own lines and what its workers print end here, so that a
+//! The pen: the one thread that writes logs. The master's own lines and what its workers print end here, so that a
 //! slow disk or a stopped terminal never delays supervision.
+//!
+//! What workers print is looked at in their pipes, written, and only then taken out: whatever ends the master, a line
+//! is in a pipe or in its log (or, for a moment, in both).
 
-mod paper;
-mod stream;
+mod book;
+mod desk;
+mod journald;
+mod lines;
+mod output;
+mod pipe;
+mod place;
+mod recent;
+mod sheet;
+mod sheets;
+mod words;
 
-pub use paper::{Paper, Rotation, complain};
-pub use stream::{Stream, Worker, harmless};
+pub use book::Rotation;
+pub use output::{Ends, LogTarget, Output};
+pub use pipe::Stream;
+pub use recent::{Filter, Follower, Printed};
+pub use sheet::complain;
+pub use sheets::Paper;
 
 use crate::os::wake::Wake;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::SigSet;
-use std::collections::BTreeMap;
+use crate::plan::LogPlan;
+use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use desk::{Desk, Word};
+use pipe::{Glass, Pipe, Speaker};
+use recent::Recent;
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Lines of the master that may wait for a slow disk; more are counted and dropped.
 const WAITING_LINES: usize = 4096;
-/// How much is read from one worker before the next one has its turn, in bytes.
-const GULP: usize = 64 * 1024;
-/// How long the pen waits for more before it writes.
-const LAZY: Duration = Duration::from_millis(1);
+/// At the end: how long nothing may be written before the pen is given up …
+const NO_PROGRESS: Duration = Duration::from_secs(1);
+/// … and how long the end may take at most.
+const LONGEST_END: Duration = Duration::from_secs(10);
 
-enum Note {
-    Line(Vec<u8>),
-    Adopt(Arc<Stream>),
-    Reopen,
-    /// Answer when all that was said before is written.
-    Flush(Sender<()>),
+/// A pipe of a worker that a dead master has left.
+#[derive(Debug)]
+pub struct LeftPipe {
+    pub pool: String,
+    pub slot: u32,
+    pub pid: i32,
+    pub stream: Stream,
+    /// Its reading end.
+    pub fd: OwnedFd,
 }
 
-/// The handle to the pen; cheap to clone. Nothing here blocks.
+/// The handle to the pen; cheap to clone. Nothing here blocks but [`Pen::drain`].
 #[derive(Clone)]
 pub struct Pen {
-    notes: Sender<Note>,
+    lines: Sender<Vec<u8>>,
+    words: Sender<Word>,
     wake: Wake,
     dropped: Arc<AtomicU64>,
+    recent: Arc<Recent>,
+    /// Bytes that were taken out of pipes, ever.
+    progress: Arc<AtomicU64>,
+    /// For looking into pipes beside the pen.
+    glass: Arc<Mutex<Glass>>,
 }
 
 impl Pen {
@@ -47,149 +74,124 @@ impl Pen {
     /// # Errors
     /// No descriptor or thread is left.
     pub fn start(paper: Paper) -> io::Result<Self> {
-        let (notes, inbox) = bounded(WAITING_LINES);
-        let wake = Wake::new()?;
-        let dropped = Arc::new(AtomicU64::new(0));
-        let desk = Desk::new(paper, inbox, wake.clone(), dropped.clone())?;
+        let (lines, waiting) = bounded(WAITING_LINES);
+        // Bounded by what there is to say of the workers that there are.
+        let (words, said) = unbounded();
+        let pen = Self {
+            lines,
+            words,
+            wake: Wake::new()?,
+            dropped: Arc::default(),
+            recent: Arc::default(),
+            progress: Arc::default(),
+            glass: Arc::new(Mutex::new(Glass::new()?)),
+        };
+        let desk = Desk::new(paper, waiting, said, &pen)?;
         std::thread::Builder::new().name("pen".into()).stack_size(128 * 1024).spawn(move || desk.work())?;
-        Ok(Self { notes, wake, dropped })
+        Ok(pen)
     }
 
-    fn say(&self, note: Note) {
-        if let Err(TrySendError::Full(_)) = self.notes.try_send(note) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+    fn say(&self, word: Word) {
+        // The pen ends after its last handle.
+        self.words.send(word).ok();
         self.wake.ring();
     }
 
     /// One line of the master, with its newline.
     pub fn line(&self, line: Vec<u8>) {
-        self.say(Note::Line(line));
-    }
-
-    /// From now on this worker's output is read and written.
-    pub fn adopt(&self, stream: Arc<Stream>) {
-        self.say(Note::Adopt(stream));
-    }
-
-    /// Opens the log file again by its name.
-    pub fn reopen(&self) {
-        self.say(Note::Reopen);
-    }
-
-    /// Something was left in a stream for the pen to write.
-    pub fn nudge(&self) {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
         self.wake.ring();
     }
 
-    /// Waits until all that was said is written, at most for `patience`: for the end of the master alone.
-    pub fn flush(&self, patience: Duration) {
+    /// From now on this worker's output is read and written.
+    pub fn adopt(&self, output: &Output) {
+        for (pipe, target) in &output.pipes {
+            self.say(Word::Adopt(pipe.clone(), target.clone()));
+        }
+    }
+
+    /// From now on this pipe, which a dead master has left, is read and written as that pool's output is now; without
+    /// a plan (the pool is gone) into the master's log.
+    ///
+    /// # Errors
+    /// It is not a pipe.
+    pub fn adopt_left(&self, left: LeftPipe, log: Option<&LogPlan>) -> io::Result<()> {
+        let target = log.map_or(LogTarget::Master, |log| LogTarget::of_stream(left.stream, log));
+        let speaker = Arc::new(Speaker::new(&left.pool, left.slot, left.pid));
+        let pipe = Pipe::of(speaker, left.stream, left.fd)?;
+        self.say(Word::Adopt(Arc::new(pipe), target));
+        Ok(())
+    }
+
+    /// The last lines of a worker, those that nobody has written yet included. Takes nothing away.
+    pub fn last_words(&self, output: &Output) -> Vec<String> {
+        let mut glass = self.glass.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        glass.last_words(&output.speaker, output.pipes.iter().map(|(pipe, _)| &**pipe))
+    }
+
+    /// The worker has ended: an unfinished line of it is written as it is. Others may still hold its pipes, and are
+    /// heard as long as they do.
+    pub fn ended(&self, output: &Output) {
+        output.speaker.end();
+        if !output.pipes.is_empty() {
+            self.say(Word::Ended);
+        }
+    }
+
+    /// Opens all log files again by their names.
+    pub fn reopen(&self) {
+        self.say(Word::Reopen);
+    }
+
+    /// When the master's log is put aside, from now on.
+    pub fn set_rotation(&self, rotation: Rotation) {
+        self.say(Word::Rotation(rotation));
+    }
+
+    /// From now on what the workers of this pool print goes where this plan says; also what those print that run
+    /// already, as far as they have a pipe. A worker that writes to the master's own stdout or to nowhere goes on doing
+    /// so until it is replaced; one that has a pipe and should do so has it emptied into the master's log, or into
+    /// nowhere.
+    pub fn retarget(&self, pool: &str, log: &LogPlan) {
+        self.say(Word::Retarget(pool.into(), Box::new(log.clone())));
+    }
+
+    /// The last `n` lines that such workers printed, oldest first. About 1 MiB of lines is kept, for all together; of a
+    /// flood only samples.
+    pub fn recent(&self, filter: &Filter, n: usize) -> Vec<Printed> {
+        self.recent.last(filter, n)
+    }
+
+    /// The last `n` lines that such workers printed and all that they print from now on. `bell` is rung when there is
+    /// something to take. The pen never waits for a follower: one that is slow, or a flood, loses lines and is told how
+    /// many.
+    pub fn follow(&self, filter: Filter, n: usize, bell: Wake) -> Follower {
+        self.recent.follow(filter, n, bell)
+    }
+
+    /// Waits until all that was said and printed is written. Gives up when nothing is written for a second, or after
+    /// ten: for the end of the master, and before its beginning.
+    pub fn drain(&self) {
         let (done, waits) = bounded(1);
-        self.say(Note::Flush(done));
-        waits.recv_timeout(patience).ok();
+        self.say(Word::Drain(done));
+        let begun = Instant::now();
+        let mut seen = self.progress.load(Ordering::Relaxed);
+        while let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(NO_PROGRESS) {
+            let now = self.progress.load(Ordering::Relaxed);
+            if now == seen || begun.elapsed() >= LONGEST_END {
+                return;
+            }
+            seen = now;
+        }
     }
 }
 
-/// The thread's own things.
-struct Desk {
-    paper: Paper,
-    inbox: Receiver<Note>,
-    wake: Wake,
-    dropped: Arc<AtomicU64>,
-    epoll: Epoll,
-    streams: BTreeMap<u64, Arc<Stream>>,
-    last_stream: u64,
-    gulp: Vec<u8>,
-}
-
-impl Desk {
-    fn new(paper: Paper, inbox: Receiver<Note>, wake: Wake, dropped: Arc<AtomicU64>) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        Ok(Self { paper, inbox, wake, dropped, epoll, streams: BTreeMap::new(), last_stream: 0, gulp: vec![0; GULP] })
-    }
-
-    fn work(mut self) {
-        // Signals for the process reach the main thread, which waits for them, and do not wake this one.
-        SigSet::all().thread_block().ok();
-        let mut events = [EpollEvent::empty(); 32];
-        loop {
-            let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
-            for event in &events[..count] {
-                if event.data() == 0 {
-                    // Lines come in bursts: a moment's patience writes them all at once, and leaves the processor to
-                    // the workers.
-                    std::thread::sleep(LAZY);
-                    self.wake.hush();
-                    if !self.read_notes() {
-                        return;
-                    }
-                } else {
-                    self.read_stream(event.data());
-                }
-            }
-        }
-    }
-
-    /// False when nobody is left who could say anything.
-    fn read_notes(&mut self) -> bool {
-        let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let lost = format!("rotad: {dropped} lines of the master's own log were dropped: the log is too slow\n");
-            self.paper.write(lost.as_bytes());
-        }
-        self.write_leftovers();
-        loop {
-            match self.inbox.try_recv() {
-                Ok(Note::Line(line)) => self.paper.write(&line),
-                Ok(Note::Adopt(stream)) => self.adopt(stream),
-                Ok(Note::Reopen) => self.paper.reopen(),
-                Ok(Note::Flush(done)) => {
-                    self.read_everything();
-                    done.try_send(()).ok();
-                }
-                Err(crossbeam_channel::TryRecvError::Empty) => return true,
-                Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
-            }
-        }
-    }
-
-    fn adopt(&mut self, stream: Arc<Stream>) {
-        self.last_stream += 1;
-        let watched =
-            stream.with_fd(|fd| self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, self.last_stream)).is_ok());
-        if watched == Some(true) {
-            self.streams.insert(self.last_stream, stream);
-        }
-    }
-
-    /// What the main thread has read at a worker's death and left for us.
-    fn write_leftovers(&mut self) {
-        for stream in self.streams.values() {
-            let lines = stream.take_leftovers();
-            stream.print(&lines, &mut self.paper);
-        }
-    }
-
-    fn read_stream(&mut self, number: u64) {
-        let Some(stream) = self.streams.get(&number).cloned() else { return };
-        match stream.pull(&mut self.gulp) {
-            Some(lines) => stream.print(&lines, &mut self.paper),
-            None => {
-                stream.print(&stream.take_rest(), &mut self.paper);
-                stream.with_fd(|fd| self.epoll.delete(fd).ok());
-                stream.close();
-                self.streams.remove(&number);
-            }
-        }
-    }
-
-    fn read_everything(&mut self) {
-        for stream in self.streams.values() {
-            while let Some(lines) = stream.pull(&mut self.gulp).filter(|lines| !lines.is_empty()) {
-                stream.print(&lines, &mut self.paper);
-            }
-            stream.print(&stream.take_rest(), &mut self.paper);
-        }
-    }
+/// Whether a log could be written at this path; it is made there.
+///
+/// # Errors
+/// The kernel's; or it is a link, no plain file, or lies where others decide what it is.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    place::open(path).map(|_| ())
 }

@@ -146,7 +146,7 @@ impl Errand {
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.tail);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-        Some(crate::os::pen::harmless(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
+        Some(crate::observe::harmless::harmless(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
     }
 
     fn process(&self) -> Option<&Process> {

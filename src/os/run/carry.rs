@@ -1,16 +1,16 @@
 //! Orders, carried out: one arm each. Nothing here waits for anything.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::recipes::Birth;
 use super::roster::{Body, Stage};
+use crate::observe::events::What;
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
-use crate::os::pen::{Stream, Worker};
-use crate::plan::{LogPlan, Sink};
-use rotad_core::{Event, Generation, Order, PoolId, Record, Slot, WorkerId};
+use crate::os::pen::Output;
+use rotad_core::{Event, Generation, Order, PoolId, Signal, Slot, WorkerId};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 
 impl Keeper {
     /// Gives the core one fact, and carries out what follows, and what follows from that.
@@ -24,24 +24,32 @@ impl Keeper {
         if std::mem::replace(&mut self.busy, true) {
             return;
         }
+        let mut buried = false;
         while let Some(event) = self.facts.pop_front() {
+            buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
             let now = self.clock.now().max(self.told);
             self.told = now;
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
             let acts = |order: &Order| matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::Kill(_));
             let orders = self.core.step(now, event);
-            for order in &orders {
-                // Whatever is read from the configuration later is for later generations.
-                if let Order::Record(Record::RollStarted { pool, generation, .. }) = order {
-                    self.posts.begin(*pool, *generation);
-                }
-            }
+            self.foresee(&orders);
             let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
+            let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
             for order in first.into_iter().chain(then) {
                 self.carry_out(order);
             }
+            for (worker, signal) in sent {
+                self.note_sent(worker, signal);
+            }
         }
         self.busy = false;
+        self.forget_pools();
+        if buried {
+            self.buried();
+        }
+        if self.applying.stirred {
+            self.go_on_stepping();
+        }
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -65,7 +73,8 @@ impl Keeper {
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // The core orders workers of pools that it was given alone.
         let Some(pattern) = self.posts.pattern(pool, generation) else { return };
-        let tag = format!("{}-{}", self.tag, worker);
+        self.launch.begun(pool);
+        let tag = self.worker_tag(worker);
         let body = Body {
             pool,
             slot,
@@ -75,7 +84,7 @@ impl Keeper {
             stage: Stage::Unborn(Vec::new()),
             verdict: None,
             notify: None,
-            stream: None,
+            output: None,
             cgroup: None,
             family: None,
             says: None,
@@ -107,31 +116,30 @@ impl Keeper {
         let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
-        let label = Worker { pool: plan.name.clone(), slot: slot.0 };
-        let (stream, stdout, stderr) = outputs(&plan.log, label, owner, &self.null)?;
+        let (output, (stdout, stderr)) = Output::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
+        self.pen.adopt(&output);
         let value = notify.env_value();
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
-        body.stream = stream.clone();
+        body.output = Some(output);
         body.cgroup = self.fence.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
         let (tag, port, notify) = (&body.tag, body.port, Some(value));
         let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup };
-        let order = self.recipes.order(plan, &self.listening.of(&pattern.listeners), &birth);
+        let order = self.recipes.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
-        if let Some(stream) = stream {
-            self.pen.adopt(stream);
-        }
         Ok(())
     }
 
     /// Kills what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
-        let Some(body) = self.roster.get(id) else { return };
-        let pid = body.pid();
+        if self.roster.get(id).is_none() {
+            return;
+        }
         let Some(result) = self.roster.sweep(id) else { return self.swept(id) };
         if !result.killed.is_empty() {
-            tracing::info!(pid, "swept {} processes that the worker left behind", result.killed.len());
+            let text = format!("swept {} processes that the worker left behind", result.killed.len());
+            self.note(Note::new(What::Swept, text).worker(id));
         }
         if result.left == 0 {
             self.swept(id);
@@ -166,29 +174,11 @@ impl Keeper {
     }
 }
 
-/// The worker's stdout and stderr, and our end of the pipe if one of them goes to the master's log.
-type Outputs = (Option<Arc<Stream>>, Arc<OwnedFd>, Arc<OwnedFd>);
-
-fn outputs(log: &LogPlan, label: Worker, owner: Option<u32>, null: &Arc<OwnedFd>) -> io::Result<Outputs> {
-    let mut stream = None;
-    let mut end = |sink: &Sink, inherited: BorrowedFd<'_>| -> io::Result<Arc<OwnedFd>> {
-        match sink {
-            Sink::Null | Sink::Stdout => Ok(null.clone()),
-            Sink::Inherit => Ok(Arc::new(inherited.try_clone_to_owned()?)),
-            Sink::File(_) => Err(io::Error::other("not supported yet: a log file of a pool")),
-            Sink::Master => {
-                if stream.is_none() {
-                    let (ours, theirs) = Stream::open(label.clone(), owner)?;
-                    stream = Some((Arc::new(ours), Arc::new(theirs)));
-                }
-                Ok(stream.as_ref().map_or_else(|| null.clone(), |(_, theirs)| theirs.clone()))
-            }
-        }
-    };
-    let out = end(&log.stdout, io::stdout().as_fd())?;
-    let err = match &log.stderr {
-        Sink::Stdout => out.clone(),
-        other => end(other, io::stderr().as_fd())?,
-    };
-    Ok((stream.map(|(ours, _)| ours), out, err))
+/// What an order sends to a worker.
+fn sent(order: &Order) -> Option<(WorkerId, Signal)> {
+    match order {
+        Order::Signal(worker, signal) => Some((*worker, *signal)),
+        Order::Kill(worker) => Some((*worker, Signal::KILL)),
+        _ => None,
+    }
 }

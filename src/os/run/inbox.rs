@@ -1,12 +1,15 @@
 //! What comes in, as facts: births, messages, readiness, exits, signals, hang-ups of listeners.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::obituary::last_exit;
-use super::roster::{Asked, Stage};
+use super::roster::{Asked, Body, Stage};
+use crate::observe::events::What;
+use crate::observe::harmless::harmless;
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
 use crate::os::lineage::Family;
 use crate::os::notify::Message;
-use crate::os::pen::harmless;
+use crate::os::pen::Pen;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
 use crate::os::sockets::Healed;
@@ -50,19 +53,23 @@ impl Keeper {
     fn pinned(&mut self, worker: WorkerId, resolved: Option<Resolved>, repinned: bool) {
         let (Some(body), Some(resolved)) = (self.roster.get(worker), resolved) else { return };
         let (pool, generation) = (body.pool, body.generation);
-        let name = self.pool_name(pool);
         if repinned {
-            tracing::warn!(
-                pool = name,
-                generation = generation.0,
+            let text = format!(
                 "the folder or program that it was pinned to is gone: resolved anew: {} in {}",
                 resolved.program.display(),
                 resolved.directory.display()
             );
+            self.note(Note::new(What::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
         let base = self.core.view().pool(pool).map(|view| view.filling);
+        let alike = |base| {
+            let pattern = |generation| self.posts.made_from(pool, generation);
+            pattern(base).zip(pattern(generation)).is_some_and(|(base, new)| base.is_alike(new))
+        };
         let same = base.is_some_and(|base| {
-            base != generation && self.recipes.resolved(pool, base).is_some_and(|known| known == resolved)
+            base != generation
+                && alike(base)
+                && self.recipes.resolved(pool, base).is_some_and(|known| known == resolved)
         });
         self.fact(Event::Pinned { pool, generation, same });
     }
@@ -87,14 +94,12 @@ impl Keeper {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
         body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
-        if let Some(stream) = &body.stream {
-            stream.set_pid(pid);
+        if let Some(output) = &body.output {
+            output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        let (pool, slot, generation, tag) = (body.pool, body.slot, body.generation, body.tag.clone());
-        let name = self.pool_name(pool);
-        tracing::debug!(pool = name, slot = slot.0, generation = generation.0, pid, "started");
-        self.journal_born(pid, start_time, pool, slot, &tag);
+        self.note(Note::new(What::Spawn, "started").worker(worker).debug());
+        self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
         for asked in asked {
@@ -150,7 +155,7 @@ impl Keeper {
     /// No program came of the order; what there was of a process is gone.
     pub(super) fn not_born(&mut self, worker: WorkerId) {
         let Some(mut body) = self.roster.remove(worker) else { return };
-        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+        let log = last_words(&self.pen, &body);
         let exit = last_exit(None, body.error.take(), 0.0, log);
         self.obituaries.add(worker, body.obituary(exit, false));
         self.bury(&body);
@@ -177,7 +182,7 @@ impl Keeper {
             }
             let Message { ready, extend, status, stopping, .. } = message;
             if let Some(status) = status {
-                body.says = Some(harmless(status.as_bytes()));
+                body.says = Some(harmless(status));
             }
             if let Some(by) = extend {
                 facts.push(Event::Extended(worker, Span::from_millis(by.as_millis() as u64)));
@@ -265,10 +270,7 @@ impl Keeper {
             return self.not_born(worker);
         }
         body.exit = Some(exit);
-        let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
-        if !log.is_empty() {
-            self.pen.nudge();
-        }
+        let log = last_words(&self.pen, body);
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
@@ -304,41 +306,48 @@ impl Keeper {
         match listener.heal() {
             Ok(Healed::Unhurt) => {}
             Ok(Healed::Relistened) => {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "a worker had shut the listening socket down: it listens again"
-                );
+                let text =
+                    format!("{}: a worker had shut the listening socket down: it listens again", listener.name());
                 // If it could not be put right before, it is not watched any more; else this changes nothing.
                 self.reactor.watch(old.as_fd(), Source::Listener(number), Interest::Hangup).ok();
+                self.note(Note::new(What::Listener, text).cause("listens-again").warn());
             }
             Ok(Healed::Replaced) => {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "a worker had shut the listening socket down: there is a new one, and its pools are rolled"
+                let text = format!(
+                    "{}: a worker had shut the listening socket down: there is a new one, and its pools are rolled",
+                    listener.name()
                 );
                 self.reactor.unwatch(old.as_fd());
                 let fd = listener.fd();
                 if let Err(error) = self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup) {
                     tracing::error!("cannot watch the new listening socket: {error}");
                 }
-                let users = self.posts.users(number);
-                self.roll(None, &users);
+                self.note(Note::new(What::Listener, text).cause("replaced").warn());
+                let users = self.posts.users(number, |_, _| true);
+                self.roll(None, false, &users);
             }
             Err(error) => {
                 // Watched no longer: it would wake us for ever. A ready worker makes us try again.
-                tracing::error!(
-                    listen = listener.name(),
-                    "a listening socket was shut down and cannot be put right: {error}"
-                );
+                let text =
+                    format!("{}: a listening socket was shut down and cannot be put right: {error}", listener.name());
                 self.reactor.unwatch(old.as_fd());
+                self.note(Note::new(What::Listener, text).cause("shut").error());
             }
         }
     }
 
     /// A rolling restart of these pools; the answers go to the client, or into the diary.
-    pub(super) fn roll(&mut self, client: Option<u64>, pools: &[PoolId]) {
-        for (pool, ticket) in self.tickets.issue(client, pools) {
+    pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
+        for (pool, ticket) in self.tickets.issue(client, drained, pools) {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }
+}
+
+/// What a worker that has ended said last.
+fn last_words(pen: &Pen, body: &Body) -> Vec<String> {
+    let Some(output) = &body.output else { return Vec::new() };
+    let words = pen.last_words(output);
+    pen.ended(output);
+    words
 }

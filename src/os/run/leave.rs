@@ -1,7 +1,9 @@
 //! The end: what outlived its worker is ended, files that are ours are removed, whoever waits is told.
 
 use super::Keeper;
+use super::chronicle::Note;
 use crate::control::wire::Answer;
+use crate::observe::events::What;
 use crate::os::lineage;
 use crate::os::sys::reaper::reap_orphans;
 use rotad_core::WorkerId;
@@ -9,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How long orphans may take to die of SIGKILL.
 const ORPHANS: Duration = Duration::from_millis(900);
-/// How long the last lines of the log, and the last answers, may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) struct Leaving {
     until: Instant,
@@ -54,7 +54,7 @@ impl Keeper {
     pub(super) fn farewell(mut self, code: u8) -> u8 {
         let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
         let lost = lost.join("\n");
-        tracing::info!("stopped");
+        self.note(Note::new(What::MasterStopped, "stopped"));
         for (_, listener) in self.listening.iter_mut() {
             if let Err(error) = listener.remove_file() {
                 tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
@@ -71,11 +71,11 @@ impl Keeper {
             self.server.say(client, &Answer::Done { code, message: message.clone() }, true);
             self.server.flush(client);
         }
-        self.pen.flush(FAREWELL);
-        let Self { house, mut launch, roster, fence, .. } = self;
+        self.pen.drain();
+        let Self { house, mut launch, roster, fence, exit_code, .. } = self;
         // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
         drop((roster, fence, house));
         let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
-        told.unwrap_or(code).max(code)
+        told.unwrap_or(code).max(code).max(exit_code.unwrap_or(0))
     }
 }

@@ -4,28 +4,43 @@
 //! the configuration again (`clerk`). They answer through channels and ring the loop's bell. Nothing ticks: a master
 //! whose workers are all ready sleeps until somebody does something.
 
+mod apply;
 mod asks;
 mod care;
 mod carry;
+mod chronicle;
+mod clerk;
+mod commit;
 mod fence;
 mod inbox;
 mod launch;
 mod leave;
+mod limits;
 mod listening;
+mod managing;
 mod obituary;
 mod ports;
 mod posts;
 mod probing;
+mod put_back;
 mod recipes;
 mod records;
 mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
+mod steps;
 mod tickets;
+mod vigils;
 mod watchdogs;
+mod watching;
+mod wishes;
+
+pub use clerk::Reader;
 
 use crate::control::server::Server;
+use crate::control::wire::{Extent, Wait, Which};
+use crate::observe::events::What;
 use crate::observe::manager::Manager;
 use crate::os::birth::Spawner;
 use crate::os::clock::Clock;
@@ -33,13 +48,15 @@ use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::Journal;
 use crate::os::lineage::Orphan;
-use crate::os::pen::Pen;
+use crate::os::pen::{Output, Pen};
 use crate::os::reactor::{Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use apply::{Applying, Wish};
 use care::Care;
+use chronicle::Note;
 use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
@@ -55,6 +72,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
+use vigils::Vigils;
+use watching::Watching;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
@@ -76,7 +95,12 @@ struct Keeper {
     scout: Scout,
     care: Care,
     pen: Pen,
-    clerk: asks::Clerk,
+    clerk: clerk::Clerk,
+    applying: Applying,
+    vigils: Vigils,
+    /// Pools whose change was put back in the present step.
+    put_back: BTreeSet<PoolId>,
+    watching: Watching,
     house: House,
     journal: Option<Journal>,
     listening: Listening,
@@ -90,6 +114,7 @@ struct Keeper {
     busy: bool,
     tickets: Tickets,
     server: Server,
+    chronicle: chronicle::Chronicle,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
     launch: LaunchWatch,
@@ -112,6 +137,8 @@ struct Keeper {
     /// Children that this process had before it became a master: not ours to end.
     strangers: Vec<Orphan>,
     last_lost: BTreeMap<WorkerId, String>,
+    /// What the master leaves with, if not with 0.
+    exit_code: Option<u8>,
 }
 
 /// Why a master did not come to be.
@@ -121,9 +148,9 @@ struct Failed {
     message: String,
 }
 
-/// The life of one master, from here to its exit code.
-pub fn serve(plan: Plan, launch: Launch) -> u8 {
-    match Keeper::start(plan, launch) {
+/// The life of one master, from here to its exit code. `reader`: reads the configuration again, on a thread.
+pub fn serve(plan: Plan, launch: Launch, reader: Reader) -> u8 {
+    match Keeper::start(plan, launch, reader) {
         Ok(keeper) => keeper.run(),
         Err((launch, failed)) => {
             launch.report.finish(failed.code, &failed.message);
@@ -134,7 +161,13 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
-        let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
+        self.refresh_plan();
+        // Before any worker reads them.
+        self.watch_files();
+        let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
+        self.note(Note::new(What::MasterStarted, text).silent());
+        let pools: Vec<(PoolId, Policy)> =
+            self.posts.iter().filter_map(|(id, _)| Some((id, self.posts.policy(id)?))).collect();
         for (pool, policy) in pools {
             self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
         }
@@ -143,7 +176,8 @@ impl Keeper {
             let patience = self.patience();
             self.reactor.wait(patience, &mut sources);
             if let Some(pause) = self.clock.wake(patience) {
-                tracing::warn!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+                let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+                self.note(Note::new(What::MasterPaused, text).warn());
                 self.care.probing.paused();
             }
             self.take_in(&mut sources);
@@ -177,6 +211,7 @@ impl Keeper {
                 self.probed();
                 self.weighed();
                 self.clerk_answers();
+                self.watched_files();
             }
             Source::Verdict(worker) => self.verdict(worker),
             Source::Notify(worker) => self.messages(worker),
@@ -227,19 +262,26 @@ impl Keeper {
                 Meaning::Child => self.children_ended(),
                 Meaning::Nothing => {}
                 Meaning::Stop | Meaning::Interrupt if !self.stopping => {
-                    tracing::info!("{text}: stopping");
+                    self.received(format!("{text}: stopping"));
                     self.stop(false);
                 }
-                Meaning::Stop => tracing::info!("{text}: already stopping"),
+                Meaning::Stop => self.received(format!("{text}: already stopping")),
                 Meaning::Interrupt if self.interrupted => {
-                    tracing::warn!("{text}: killing what is left");
+                    self.received(format!("{text}: killing what is left"));
                     self.stop(true);
                 }
-                Meaning::Interrupt => tracing::info!("{text}: already stopping; once more kills what is left"),
+                Meaning::Interrupt => {
+                    self.received(format!("{text}: already stopping; once more kills what is left"));
+                }
                 Meaning::Act(action) => self.act(action, &text),
             }
             self.interrupted |= meaning == Meaning::Interrupt;
         }
+    }
+
+    /// A signal, and what comes of it.
+    fn received(&mut self, text: String) {
+        self.note(Note::new(What::SignalReceived, text));
     }
 
     fn act(&mut self, action: SignalAction, text: &str) {
@@ -247,30 +289,28 @@ impl Keeper {
             SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
             SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
             SignalAction::RollAll => self.roll_kind(text, None),
-            SignalAction::ApplyConfig => {
-                tracing::info!("{text}: looking whether the configuration has changed");
-                self.clerk.look(asks::Errand::ApplyConfig, self.plan.clone());
-            }
-            SignalAction::Reload => {
-                tracing::info!("{text}: reload");
-                self.clerk.look(asks::Errand::Reload, self.plan.clone());
-            }
+            SignalAction::ApplyConfig => self.apply_by_signal(text, Extent::ConfigOnly),
+            SignalAction::Reload => self.apply_by_signal(text, Extent::Everything),
             SignalAction::ReopenLogs => {
-                tracing::info!("{text}: opening the log again");
+                self.received(format!("{text}: opening the log again"));
                 self.pen.reopen();
             }
-            SignalAction::Ignore => tracing::info!("{text}: ignored, as configured"),
+            SignalAction::Ignore => self.received(format!("{text}: ignored, as configured")),
         }
+    }
+
+    fn apply_by_signal(&mut self, text: &str, extent: Extent) {
+        let (who, which) = (text.to_owned(), Which::default());
+        self.apply(Wish { client: None, who, extent, which, wait: Wait::No });
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
         let pools = self.posts.of_kind(kind);
         if pools.is_empty() {
-            tracing::info!("{text}: there is no pool of that kind to roll");
-            return;
+            return self.received(format!("{text}: there is no pool of that kind to roll"));
         }
-        tracing::info!("{text}: rolling {}", self.names(&pools));
-        self.roll(None, &pools);
+        self.received(format!("{text}: rolling {}", self.names(&pools)));
+        self.roll(None, false, &pools);
     }
 
     fn names(&self, pools: &[PoolId]) -> String {
@@ -284,18 +324,21 @@ impl Keeper {
     fn stop(&mut self, now: bool) {
         if !self.stopping {
             self.stopping = true;
+            self.note(Note::new(What::MasterStopping, "stopping").silent());
             self.manager.tell("STOPPING=1\nSTATUS=stopping");
+            self.give_up_applying();
+            self.give_up_starts();
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
         let request = if now { Request::StopNow } else { Request::Stop { cap } };
         self.fact(Event::Requested(NOBODY, request));
     }
 
-    fn journal_born(&mut self, pid: i32, start_time: u64, pool: PoolId, slot: rotad_core::Slot, tag: &str) {
-        let name = self.posts.name(pool);
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.born(pid, start_time, name, slot.0, tag)
-        {
+    fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
+        let (Some(journal), Some(body)) = (&mut self.journal, self.roster.get(worker)) else { return };
+        let Some(pid) = body.pid() else { return };
+        let (name, pipes) = (self.posts.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
+        if let Err(error) = journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes) {
             tracing::warn!("the list of workers in the runtime directory cannot be written: {error}");
             self.journal = None;
         }

@@ -354,7 +354,7 @@ impl Keeper {
             cgroup: body.family.as_ref().and_then(|family| family.cgroup.as_ref()).map(|cgroup| cgroup.procs()),
         };
         // As the worker itself is born, but for what makes it the worker: its sockets, and who hears it.
-        let mut order = self.recipes.order(plan, &listeners, &birth);
+        let mut order = self.recipes.order(&body.pattern, &listeners, &birth);
         order.argv = words.iter().map(|word| word.expand(&context)).collect();
         order.listeners.clear();
         order.listen_names.clear();

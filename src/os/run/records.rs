@@ -1,61 +1,40 @@
 //! What the core records, as lines of the diary, progress for those who wait, and the launch's fate.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::launch::Verdict;
 use super::obituary::{describe, exit_text, last_exit};
-use super::tickets::{Ended, reason, verdict};
+use super::tickets::{reason, verdict};
 use crate::control::wire::Answer;
-use rotad_core::{Cause, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
-
-/// A worker, for a line.
-struct Who {
-    pool: PoolId,
-    name: String,
-    slot: Slot,
-    generation: Generation,
-    pid: i32,
-}
+use crate::observe::events::What;
+use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
 
 impl Keeper {
-    /// Somebody who has just died may be known from the obituary alone.
-    fn who(&self, id: WorkerId) -> Who {
-        let dead = self.obituaries.of_worker(id);
-        let (pool, slot, generation, pid) = match (self.roster.get(id), dead) {
-            (Some(body), _) => (body.pool, body.slot, body.generation, body.pid().unwrap_or(0)),
-            (None, Some(dead)) => (dead.pool, dead.slot, dead.generation, dead.pid),
-            (None, None) => (PoolId(u32::MAX), Slot(0), Generation::NONE, 0),
-        };
-        Who { pool, name: self.pool_name(pool).to_owned(), slot, generation, pid }
-    }
-
     pub(super) fn recorded(&mut self, record: Record) {
         self.heed(&record);
         match record {
             Record::Ready { worker, took } => self.ready_line(worker, took),
-            Record::Soaked { worker } => self.line(worker, "has soaked"),
+            Record::Soaked { worker } => self.note(Note::new(What::Soaked, "has soaked").worker(worker)),
             Record::Died { worker, cause, failure, before_ready, retry_in } => {
                 self.died_line(worker, cause, failure, before_ready, retry_in);
             }
             Record::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
-                self.line(worker, &format!("stopped in {took}: {how}"));
+                self.note(Note::new(What::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
-            Record::Retired { worker, why } => self.line(worker, retired(why)),
-            Record::Killed { worker } => self.line(worker, "did not stop in time: killed"),
+            Record::Retired { worker, why } => {
+                let (cause, text) = retired(why);
+                self.note(Note::new(What::Retired, text).worker(worker).cause(cause));
+            }
+            Record::Killed { worker } => {
+                let note = Note::new(What::Kill, "did not stop in time: killed").worker(worker);
+                self.note(note.cause("stop-timeout"));
+            }
             Record::Lost { worker } => {
-                let who = self.who(worker);
-                tracing::error!(
-                    pool = who.name,
-                    slot = who.slot.0,
-                    pid = who.pid,
-                    "SIGKILL does not end it: the kernel holds it (state D?)"
-                );
+                let text = "SIGKILL does not end it: the kernel holds it (state D?)";
+                self.note(Note::new(What::Lost, text).worker(worker).error());
             }
-            Record::Replaced { pool, slot, worker, done, of } => {
-                let pid = self.who(worker).pid;
-                let text = format!("{}/{slot}: pid {pid} serves ({done} of {of})", self.pool_name(pool));
-                self.tell(pool, &text);
-            }
+            Record::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
             Record::CrashLoop { .. }
             | Record::CrashLoopOver { .. }
             | Record::RollStarted { .. }
@@ -75,62 +54,73 @@ impl Keeper {
     fn pool_recorded(&mut self, record: Record) {
         match record {
             Record::CrashLoop { pool, deaths } => {
-                let name = self.pool_name(pool);
-                tracing::error!(
-                    pool = name,
-                    "crash loop: {deaths} workers died within 10 s; one is tried at a time, those that serve are not touched"
+                let text = format!(
+                    "crash loop: {deaths} workers died within 10 s; one is tried at a time, those that serve are not \
+                     touched"
                 );
+                self.note(Note::new(What::CrashLoop, text).pool(pool).error());
                 self.told_manager();
             }
             Record::CrashLoopOver { pool } => {
-                tracing::info!(pool = self.pool_name(pool), "the crash loop is over: starting the rest");
+                self.note(Note::new(What::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool));
             }
             Record::RollStarted { pool, generation, of } => {
+                let text = format!("rolling restart of {of} workers");
+                self.note(Note::new(What::RollStarted, text).pool(pool).generation(generation));
                 let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
-                tracing::info!(
-                    pool = self.pool_name(pool),
-                    generation = generation.0,
-                    "rolling restart of {of} workers"
-                );
                 self.tell(pool, &text);
             }
             Record::RollingBack { pool, generation, to, failure } => {
                 let reason = reason(&failure, failure.worker.and_then(|w| self.obituaries.of_worker(w)));
-                let name = self.pool_name(pool).to_owned();
-                tracing::error!(pool = name, generation = generation.0, "going back to generation {to}: {reason}");
-                self.tell(pool, &format!("{name}: going back to generation {to}"));
+                let text = format!("going back to generation {to}");
+                let note = Note::new(What::RollingBack, format!("{text}: {reason}")).pool(pool).generation(generation);
+                self.note(note.cause(failure_word(failure.cause)).error());
+                let text = format!("{}: {text}", self.pool_name(pool));
+                self.tell(pool, &text);
             }
             Record::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
             Record::RollWaits { pool } => {
-                tracing::info!(pool = self.pool_name(pool), "another rolling restart waits for the running one");
+                let text = "another rolling restart waits for the running one";
+                self.note(Note::new(What::RollWaits, text).pool(pool));
             }
-            Record::RollSuperseded { pool, generation } => tracing::info!(
-                pool = self.pool_name(pool),
-                generation = generation.0,
-                "superseded by a newer wish, before anything was touched"
-            ),
+            Record::RollSuperseded { pool, generation } => {
+                let text = "superseded by a newer wish, before anything was touched";
+                self.note(Note::new(What::RollSuperseded, text).pool(pool).generation(generation));
+            }
             Record::PoolReady { pool, generation } => {
-                tracing::info!(pool = self.pool_name(pool), generation = generation.0, "every worker is ready");
-                let verdict = self.launch.ready(pool);
-                self.launched(verdict);
+                self.note(Note::new(What::PoolReady, "every worker is ready").pool(pool).generation(generation));
+                self.pool_up(pool, "every worker is ready");
                 self.told_manager();
             }
-            Record::PoolStopped { pool } => tracing::info!(pool = self.pool_name(pool), "stopped"),
+            Record::PoolStopped { pool } => {
+                self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
+                self.pool_stopped(pool);
+            }
             Record::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
-                tracing::info!(pool = self.pool_name(pool), "starts after {}", names.join(", "));
+                let text = format!("starts after {}", names.join(", "));
+                self.note(Note::new(What::Held, text).pool(pool));
+                self.launch.held(pool);
             }
             Record::StepDone { pool, generation, took } => {
-                tracing::info!(pool = self.pool_name(pool), generation = generation.0, "done after {took}");
+                let note = Note::new(What::StepDone, format!("done after {took}"));
+                self.note(note.pool(pool).generation(generation));
+                self.step_done(pool);
+                self.pool_up(pool, &format!("done after {took}"));
+                self.told_manager();
             }
             Record::Renewed { pool, slot, worker, took } => {
+                self.note(Note::new(What::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
-                let text = format!("{}/{slot}: pid {pid} serves, after {took}", self.pool_name(pool));
-                tracing::info!(pool = self.pool_name(pool), slot = slot.0, pid, "replaced in {took}");
-                self.tell(pool, &text);
+                let name = self.pool_name(pool).to_owned();
+                let text = format!("{name}/{slot}: pid {} serves, after {took}", pid.unwrap_or(0));
+                let took_ms = Some(took.as_millis());
+                self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
             }
             Record::EssentialLost { pool, span } => {
-                tracing::error!(pool = self.pool_name(pool), "essential, and no worker ready for {span}");
+                let text = format!("essential, and no worker ready for {span}");
+                self.note(Note::new(What::EssentialLost, text).pool(pool).error());
+                self.essential_lost(pool, span);
             }
             Record::Ready { .. }
             | Record::Soaked { .. }
@@ -143,8 +133,27 @@ impl Keeper {
         }
     }
 
+    fn step_line(&mut self, pool: PoolId, slot: Slot, worker: WorkerId, (done, of): (u32, u32)) {
+        let took = self.core.view().worker(worker).and_then(|view| view.ready_in);
+        let pid = self.who(worker).pid;
+        let name = self.pool_name(pool).to_owned();
+        let after = took.map_or(String::new(), |took| format!(", ready after {took}"));
+        let text = format!("serves{after} ({done} of {of})");
+        self.note(Note::new(What::RollStep, text.clone()).worker(worker).debug());
+        let took_ms = took.map(|took| took.as_millis());
+        let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
+        self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
+    }
+
+    /// A worker more, for whoever waits for this pool.
+    fn step(&mut self, pool: PoolId, step: Answer) {
+        for client in self.tickets.clients_of(pool) {
+            self.answer(client, &step, false);
+        }
+    }
+
     fn ready_line(&mut self, worker: WorkerId, took: Span) {
-        self.line(worker, &format!("ready after {took}"));
+        self.note(Note::new(What::Ready, format!("ready after {took}")).worker(worker));
         self.look_away(worker);
         let Some(body) = self.roster.get(worker) else { return };
         let mut shut = Vec::new();
@@ -167,57 +176,48 @@ impl Keeper {
             && let Some(body) = self.roster.get(id)
         {
             // It still lives, and is about to be ended: these are its last words all the same.
-            let log = body.stream.as_ref().map(|stream| stream.last_words()).unwrap_or_default();
+            let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
             let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
             let exit = last_exit(None, Some(unwell(cause, body.unwell.as_deref())), lived, log);
             self.obituaries.add(id, body.obituary(exit, cause == Cause::Unhealthy));
         }
-        let who = self.who(id);
-        let obituary = self.obituaries.of_worker(id);
-        let mut text = describe(cause, obituary);
-        let (name, slot) = (who.name.as_str(), who.slot.0);
+        let text = describe(cause, self.obituaries.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
             Some(span) => format!("; started again in {span}"),
             None => String::new(),
         };
-        if failure {
-            tracing::warn!(pool = name, slot, generation = who.generation.0, pid = who.pid, "{text}{next}");
-        } else {
-            tracing::info!(pool = name, slot, generation = who.generation.0, pid = who.pid, "{text}{next}");
-        }
+        let kind = match cause {
+            Cause::SpawnFailed => What::BirthFailed,
+            Cause::NotReadyInTime => What::NotReady,
+            Cause::Unhealthy => What::Unhealthy,
+            Cause::Exited(_) | Cause::Cancelled => What::Exit,
+        };
+        let note = Note::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
+        self.note(if failure { note.warn() } else { note });
         let is_failure = (failure && before_ready) || cause == Cause::NotReadyInTime;
-        if is_failure {
+        if is_failure && let Some(pool) = self.who(id).pool {
+            let obituary = self.obituaries.of_worker(id);
+            let mut text = text;
             for line in obituary.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
                 text.push_str("\n  | ");
-                text.push_str(&crate::os::pen::harmless(line.as_bytes()));
+                text.push_str(&crate::observe::harmless::harmless(line));
             }
-            let verdict = self.launch.failed(who.pool, text);
-            self.launched(verdict);
+            self.pool_failed(pool, text);
         }
-    }
-
-    fn line(&self, worker: WorkerId, text: &str) {
-        let who = self.who(worker);
-        tracing::info!(pool = who.name, slot = who.slot.0, generation = who.generation.0, pid = who.pid, "{text}");
     }
 
     fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
         let (code, text) = self.outcome(pool, outcome);
-        if code == 0 {
-            tracing::info!("{text}");
-        } else {
-            tracing::error!("{text}");
-        }
-        let view = self.core.view();
-        let known: Vec<Generation> = view
-            .workers()
-            .filter(|w| w.pool == pool)
-            .map(|w| w.generation)
-            .chain(view.pool(pool).map(|p| p.filling))
-            .collect();
-        self.recipes.keep(pool, |generation| known.contains(&generation));
-        self.posts.keep(pool, |generation| known.contains(&generation));
+        let note = Note::new(What::RollEnded, text).pool(pool).cause(outcome_word(outcome));
+        let note = match outcome {
+            Outcome::Done { generation, .. }
+            | Outcome::Aborted { generation, .. }
+            | Outcome::RolledBack { generation, .. } => note.generation(*generation),
+            Outcome::Superseded | Outcome::Nothing => note,
+        };
+        self.note(if code == 0 { note } else { note.error() });
+        self.forget_generations(pool);
     }
 
     fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
@@ -227,19 +227,20 @@ impl Keeper {
             Outcome::Done { .. } | Outcome::Superseded | Outcome::Nothing => None,
         };
         let culprit = culprit.and_then(|worker| self.obituaries.of_worker(worker));
-        verdict(self.pool_name(pool), outcome, serving, culprit)
+        let (code, mut text) = verdict(self.pool_name(pool), outcome, serving, culprit);
+        if code == 10 && self.put_back.contains(&pool) {
+            text.push_str("\nthe change of its configuration was put back: the file and what serves differ now");
+        }
+        (code, text)
     }
 
     /// The end of one wish.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        if self.recycled(ticket, outcome) {
+        if self.recycled(ticket, outcome) || self.step_ended(ticket, pool, outcome) {
             return;
         }
         let (code, text) = self.outcome(pool, outcome);
-        let Some(Ended { client: Some(client), code, message }) = self.tickets.settle(ticket, code, text) else {
-            return;
-        };
-        self.answer(client, &Answer::Done { code, message }, true);
+        self.settle(ticket, pool, code, text);
     }
 
     /// A line for whoever waits for this pool.
@@ -282,14 +283,35 @@ impl Keeper {
     }
 }
 
-fn retired(why: Why) -> &'static str {
+fn retired(why: Why) -> (&'static str, &'static str) {
     match why {
-        Why::Replaced => "its successor serves: stopping",
-        Why::Abandoned => "its rolling restart has ended: stopping",
-        Why::Recycled => "a fresh worker serves in its place: stopping",
-        Why::Unhealthy => "failed its health check: stopping",
-        Why::ScaledDown => "not wanted any more: stopping",
-        Why::Stop => "stopping",
+        Why::Replaced => ("replaced", "its successor serves: stopping"),
+        Why::Abandoned => ("abandoned", "its rolling restart has ended: stopping"),
+        Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
+        Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
+        Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
+        Why::Stop => ("stop", "stopping"),
+    }
+}
+
+fn failure_word(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Exited(Exit::Code(_)) => "exited",
+        Cause::Exited(Exit::Signal { .. }) => "killed",
+        Cause::SpawnFailed => "birth-failed",
+        Cause::NotReadyInTime => "not-ready",
+        Cause::Unhealthy => "unhealthy",
+        Cause::Cancelled => "cancelled",
+    }
+}
+
+fn outcome_word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done { .. } => "done",
+        Outcome::Aborted { .. } => "aborted",
+        Outcome::RolledBack { .. } => "rolled-back",
+        Outcome::Superseded => "superseded",
+        Outcome::Nothing => "nothing",
     }
 }
 

@@ -92,7 +92,7 @@ impl Keeper {
             let age = self.roster.get(worker).and_then(|body| body.pattern.plan.recycle.max_age);
             let text =
                 age.map_or_else(String::new, |age| format!("older than max_age ({})", humantime::format_duration(age)));
-            self.renew(worker, Reason::Age, &text);
+            self.wear_out(worker, Reason::Age, &text);
         }
         if self.care.recycling.weigh_at.is_some_and(|at| at <= now) {
             self.weigh();
@@ -128,12 +128,16 @@ impl Keeper {
             if self.care.serves(worker) && limit.is_some_and(|limit| weight.rss_bytes > limit) {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
                 let (is, most, of) = (mib(weight.rss_bytes), mib(limit.unwrap_or(0)), weight.processes);
-                self.renew(worker, Reason::Memory, &format!("{is:.1} MiB in {of} processes, max_rss is {most:.1} MiB"));
+                self.wear_out(
+                    worker,
+                    Reason::Memory,
+                    &format!("{is:.1} MiB in {of} processes, max_rss is {most:.1} MiB"),
+                );
             }
         }
     }
 
-    fn renew(&mut self, worker: WorkerId, reason: Reason, text: &str) {
+    fn wear_out(&mut self, worker: WorkerId, reason: Reason, text: &str) {
         let now = self.clock.now();
         let serves = self.care.serves(worker);
         let recycling = &mut self.care.recycling;

@@ -6,7 +6,7 @@ use crate::observe::status::LastExit;
 use crate::os::cgroup::Cgroup;
 use crate::os::lineage::{Family, SweepResult, sweep};
 use crate::os::notify::NotifySocket;
-use crate::os::pen::Stream;
+use crate::os::pen::Output;
 use crate::os::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -46,7 +46,7 @@ pub(super) struct Body {
     /// The shim's word about the birth, while it is awaited.
     pub verdict: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
-    pub stream: Option<Arc<Stream>>,
+    pub output: Option<Output>,
     /// Its cgroup until it has a family.
     pub cgroup: Option<Cgroup>,
     pub family: Option<Family>,

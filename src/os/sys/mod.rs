@@ -12,4 +12,5 @@ pub mod reaper;
 pub mod signal;
 pub mod slate;
 pub mod socket;
+pub mod terminal;
 pub mod xattr;

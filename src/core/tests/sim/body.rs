@@ -4,7 +4,7 @@ use crate::oracle::Violation;
 use crate::plan::Fault;
 use crate::rng::Rng;
 use crate::world::{End, Happening, World};
-use rotad_core::{Event, WorkerId};
+use rotad_core::{Event, PoolKind, WorkerId};
 
 /// What is wrong with all workers of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl World<'_> {
         let bad = self.draw_bad(pool, generation);
         let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
         let rng = &mut body.rng;
-        let timeout = self.plan.pools[pool].ready_timeout.0;
+        let is_step = self.plan.pools[pool].kind == PoolKind::Step;
+        let timeout = self.oracle.books.workers.get(&id).map_or(5000, |worker| worker.timeout);
         let ready_in = if rng.chance(10) { rng.range(0, timeout * 9 / 10) } else { rng.range(0, 1200) };
         let mut plans: Vec<(u64, Happening)> = Vec::new();
         let hangs = rng.chance(rate(Fault::NeverReady)) || bad == Some(Bad::NeverReady);
@@ -62,6 +63,12 @@ impl World<'_> {
         }
         if rng.chance(rate(Fault::Extends)) {
             plans.push((rng.range(0, timeout), Happening::Asks(id)));
+        }
+        if is_step && !hangs {
+            plans.push((rng.range(0, timeout * 9 / 10), Happening::Death(id, End::Code(0))));
+        }
+        if rng.chance(rate(Fault::Sick)) {
+            plans.push((rng.range(0, 15_000), Happening::Sick(id)));
         }
         let end = |rng: &mut Rng| rng.pick(&[End::Code(1), End::Code(0), End::Signal(11), End::Signal(9)]);
         if rng.chance(rate(Fault::DiesEarly)) || bad == Some(Bad::DiesAtOnce) {

@@ -14,6 +14,7 @@ impl Books {
         }
         let soak = if pool.changed { 0 } else { pool.policy.reload.soak.0 };
         self.of(id)
+            .filter(|(id, _)| *id > roll.after || roll.generation == pool.wanted)
             .any(|(_, w)| w.generation == roll.generation && w.serves() && w.ready.is_some_and(|at| now >= at + soak))
     }
 
@@ -30,7 +31,12 @@ impl Books {
             let successor = self.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
             hold!(successor, "floor", "{id} is retired without a successor that serves");
             let back = pool.roll.as_ref().is_some_and(|roll| roll.back);
-            hold!(back || self.has_soaked(pool_id, now), "soak", "{id} is retired before the first new one has soaked");
+            let renewal = pool.roll.is_none();
+            hold!(
+                renewal || back || self.has_soaked(pool_id, now),
+                "soak",
+                "{id} is retired before the first new one has soaked"
+            );
         }
         let others = self.serving(pool_id) - 1;
         let floor = if surge == 0 { pool.policy.count - 1 } else { pool.policy.count };
@@ -61,6 +67,11 @@ impl Oracle {
             hold!(master.deadline().is_none_or(|at| at > now), "no spin", "deadline {:?} at {now}", master.deadline());
         }
         self.workers_in_time(now.0)?;
+        if let Event::Unhealthy(id) = event {
+            let ignored = self.books.workers.get(&id.0).is_some_and(|w| w.serves());
+            hold!(!ignored, "unhealthy", "{id} serves on");
+        }
+        self.forget_removed(master)?;
         let ids: Vec<u32> = self.books.pools.keys().copied().collect();
         for id in ids {
             let soaked = self.books.has_soaked(id, now.0);
@@ -69,12 +80,13 @@ impl Oracle {
             }
             self.counters(id, master)?;
             self.floor_and_ceiling(id)?;
+            self.begun_and_up(id, now.0)?;
             self.filled(id, now.0, master)?;
             let pool = &self.books.pools[&id];
             hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
         }
         let extra = if self.books.any_extended { 600_000 } else { 0 };
-        let late = now.0 > self.books.stop_by.saturating_add(self.slack + extra);
+        let late = now.0 > self.books.stop_by.saturating_add(self.slack * 4 + 3 * extra);
         hold!(!late || self.books.left, "stop ends", "at {now}, bound {}", self.books.stop_by);
         Ok(())
     }
@@ -82,17 +94,16 @@ impl Oracle {
     fn workers_in_time(&self, now: u64) -> Verdict {
         let slack = self.slack;
         for (id, w) in &self.books.workers {
-            let pool = &self.books.pools[&(w.pool as u32)];
             if let Some(asked) = w.asked
                 && w.lives()
                 && w.killed.is_none()
                 && !w.extended
             {
-                let by = asked + pool.waits() + slack;
+                let by = asked + w.waits + slack;
                 hold!(now <= by, "stop late", "{id} lives at {now}, it had until {by}");
             }
             if w.stays() && w.ready.is_none() && !w.extended {
-                let by = w.spawned + pool.policy.ready_timeout.0 + slack;
+                let by = w.spawned + w.timeout + slack;
                 hold!(now <= by, "too patient", "{id} is not ready at {now}, it had until {by}");
             }
             if let Some(since) = w.killed.or(w.exited)
@@ -101,6 +112,45 @@ impl Oracle {
                 hold!(now <= since + 900 + slack, "lost", "{id} should be named as lost by now");
             }
         }
+        Ok(())
+    }
+
+    /// A pool that is not wanted any more is forgotten in the step in which the last of it is gone.
+    fn forget_removed(&mut self, master: &Master) -> Verdict {
+        let books = &self.books;
+        let gone: Vec<u32> = books
+            .pools
+            .iter()
+            .filter(|(id, p)| p.removed && books.of(**id).next().is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            hold!(master.view().pool(PoolId(id)).is_none(), "removed", "pool {id} is still there");
+            self.books.pools.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Whether a pool still has to wait, whether it is up, and since when an essential one has had nobody ready.
+    fn begun_and_up(&mut self, id: u32, now: u64) -> Verdict {
+        let free = self.books.is_free(id);
+        if let Some(pool) = self.books.pools.get_mut(&id) {
+            pool.begun |= pool.running && free;
+        }
+        let surely = self.books.is_surely_full(id);
+        let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
+        let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
+        pool.up |= pool.running && full;
+        pool.surely_up |= pool.running && surely;
+        let Some(span) = pool.policy.essential else { return Ok(()) };
+        let dark = pool.running && pool.begun && !pool.is_step() && pool.policy.count > 0 && serving == 0;
+        if !dark {
+            pool.dark_since = None;
+            pool.dark_told = false;
+            return Ok(());
+        }
+        let since = *pool.dark_since.get_or_insert(now);
+        hold!(pool.dark_told || now <= since + span.0 + slack, "essential", "pool {id} is dark since {since}");
         Ok(())
     }
 
@@ -121,13 +171,14 @@ impl Oracle {
     fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
         let serving = self.books.serving(id);
         let alive = self.books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        let full = self.books.is_full(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         let Pool { policy, quiet, full_once, .. } = pool;
         if !*quiet {
             return Ok(());
         }
         let (count, surge) = (policy.count, policy.reload.surge);
-        *full_once |= serving >= count && pool.roll.is_none();
+        *full_once |= full && serving >= count && pool.roll.is_none();
         let floor = if surge == 0 { count.saturating_sub(1) } else { count };
         hold!(!*full_once || serving >= floor, "floor", "{serving} serve, promised {floor}");
         let ceiling = count + surge + policy.reload.max_draining;
@@ -138,7 +189,13 @@ impl Oracle {
     /// No slot stays empty without a reason.
     fn filled(&self, id: u32, now: u64, master: &Master) -> Verdict {
         let pool = &self.books.pools[&id];
-        if !pool.running || pool.crash_loop.is_some() {
+        if !pool.running || pool.crash_loop.is_some() || !pool.begun {
+            return Ok(());
+        }
+        if pool.is_step() {
+            let waits = pool.slots[0].retry_at.is_some_and(|at| now <= at + self.slack);
+            let well = self.books.is_there(id) || pool.step_done || pool.step_failed || waits && pool.roll.is_none();
+            hold!(well, "filled", "step {id} does not run");
             return Ok(());
         }
         let in_place = pool.policy.reload.surge == 0 || pool.changed;
@@ -184,6 +241,15 @@ impl Oracle {
                 .empty_slots(PoolId(*id))
                 .filter(|slot| matches!(slot.state, EmptyState::Done | EmptyState::Failed))
                 .count() as u32;
+            if !pool.begun {
+                hold!(view.state == PoolState::Starting && !view.held_by.is_empty(), "converges", "{view:?}");
+                continue;
+            }
+            if pool.is_step() {
+                let state = if pool.step_done { PoolState::Done } else { PoolState::Failed };
+                hold!(view.state == state && (pool.step_done || pool.step_failed), "converges", "{view:?}");
+                continue;
+            }
             let never = pool.policy.restart.policy != RestartPolicy::Always;
             hold!(ended == 0 || never, "converges", "{ended} slots of pool {id} have given up");
             hold!(

@@ -1,6 +1,6 @@
 //! What an onlooker knows who sees only facts and orders: the oracle's own books, kept without the core's help.
 
-use rotad_core::{Cause, Generation, Policy, Why};
+use rotad_core::{Cause, Generation, Policy, PoolKind, Readiness, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone)]
@@ -22,6 +22,15 @@ pub(crate) struct Worker {
     pub(crate) overdue: bool,
     pub(crate) signals: usize,
     pub(crate) sweeps: u32,
+    /// Its generation's.
+    pub(crate) readiness: Readiness,
+    pub(crate) timeout: u64,
+    /// Its stop, as the policy was when it was asked: the sum of the waits, and each signal with its time.
+    pub(crate) waits: u64,
+    pub(crate) steps: Vec<(u64, i32)>,
+    pub(crate) code: Option<i32>,
+    /// It failed its health check.
+    pub(crate) sick: bool,
 }
 
 impl Worker {
@@ -30,7 +39,7 @@ impl Worker {
     }
 
     pub(crate) fn stays(&self) -> bool {
-        self.lives() && self.asked.is_none()
+        self.lives() && self.asked.is_none() && !self.sick
     }
 
     pub(crate) fn serves(&self) -> bool {
@@ -52,6 +61,8 @@ pub(crate) struct Slot {
     pub(crate) exact: bool,
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
+    /// Somebody has come to a good end here.
+    pub(crate) ended: bool,
 }
 
 #[derive(Clone)]
@@ -61,6 +72,8 @@ pub(crate) struct Roll {
     pub(crate) troubled: bool,
     pub(crate) retired: bool,
     pub(crate) soaked: bool,
+    /// Workers above this one were born during it.
+    pub(crate) after: u64,
     /// The new generation's workers that died in it.
     pub(crate) failed: BTreeSet<u64>,
 }
@@ -69,6 +82,21 @@ pub(crate) struct Roll {
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) running: bool,
+    /// Stopped by itself, not with everything.
+    pub(crate) dropped: bool,
+    pub(crate) removed: bool,
+    /// It need not wait for anybody any more; every wanted worker has been ready since its start.
+    pub(crate) begun: bool,
+    pub(crate) up: bool,
+    /// It was up while no roll ran: with one, it is the roll's successors that make the difference.
+    pub(crate) surely_up: bool,
+    pub(crate) step_done: bool,
+    pub(crate) step_failed: bool,
+    /// Generations that served in full.
+    pub(crate) served: Vec<u32>,
+    pub(crate) made: BTreeMap<u32, (Readiness, u64)>,
+    pub(crate) dark_since: Option<u64>,
+    pub(crate) dark_told: bool,
     /// Nothing has failed, and nobody but rolls has acted.
     pub(crate) quiet: bool,
     pub(crate) full_once: bool,
@@ -91,9 +119,21 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(policy: Policy) -> Self {
+        let made = BTreeMap::from([(1, (policy.readiness, policy.ready_timeout.0))]);
         Self {
             policy,
             running: true,
+            dropped: false,
+            removed: false,
+            begun: false,
+            up: false,
+            surely_up: false,
+            step_done: false,
+            step_failed: false,
+            served: Vec::new(),
+            made,
+            dark_since: None,
+            dark_told: false,
             quiet: true,
             full_once: false,
             changed: false,
@@ -108,6 +148,25 @@ impl Pool {
             all_early: Vec::new(),
             early: Vec::new(),
             owes_notice: false,
+        }
+    }
+
+    pub(crate) fn is_step(&self) -> bool {
+        self.policy.kind == PoolKind::Step
+    }
+
+    /// A new generation without a roll: the pool has nobody who would have to be replaced.
+    pub(crate) fn remake(&mut self) {
+        self.latest += 1;
+        self.wanted = self.latest;
+        self.made.insert(self.wanted, (self.policy.readiness, self.policy.ready_timeout.0));
+    }
+
+    pub(crate) fn has_served(&mut self, generation: u32) {
+        self.served.retain(|known| *known < generation);
+        self.served.push(generation);
+        if self.served.len() > 8 {
+            self.served.remove(0);
         }
     }
 
@@ -178,6 +237,12 @@ pub(crate) struct Books {
     pub(crate) last_id: u64,
     pub(crate) tickets: BTreeSet<u64>,
     pub(crate) cancelled: bool,
+    /// What this step is about: a change or a way back (to that generation), somebody who is sick.
+    pub(crate) changes: Option<u32>,
+    pub(crate) returns: Option<(u32, u32)>,
+    pub(crate) sick: Option<u64>,
+    /// Tickets of renewals that were not answered yet, with pool and slot.
+    pub(crate) renewals: BTreeMap<u64, (u32, u32)>,
     pub(crate) stop_at: Option<u64>,
     /// When a stop has to be over, what workers ask for left out.
     pub(crate) stop_by: u64,
@@ -190,6 +255,59 @@ pub(crate) struct Books {
 impl Books {
     pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> {
         self.workers.iter().filter(move |(_, w)| w.pool == pool as usize).map(|(id, w)| (*id, w))
+    }
+
+    /// Others may not start before this one is up.
+    fn is_awaited(&self, id: u32) -> bool {
+        let Some(pool) = self.pools.get(&id) else { return false };
+        let up = if pool.is_step() { pool.step_done } else { pool.up || self.is_full(id) };
+        pool.running && !up
+    }
+
+    /// Every wanted worker serves; what has come to its end and stays empty is not wanted.
+    pub(crate) fn is_full(&self, id: u32) -> bool {
+        let pool = &self.pools[&id];
+        let ends = pool.policy.restart.policy != rotad_core::RestartPolicy::Always;
+        let ended = if ends { pool.slots.iter().filter(|slot| slot.ended).count() as u32 } else { 0 };
+        let serves = |slot: &u32| self.of(id).any(|(_, w)| w.slot == *slot && w.serves());
+        let serving = (0..pool.policy.count).filter(serves).count() as u32;
+        !self.is_held(id) && serving + ended >= pool.policy.count
+    }
+
+    /// All slots have a worker that serves, and nothing is on its way that could change that.
+    pub(crate) fn is_surely_full(&self, id: u32) -> bool {
+        let pool = &self.pools[&id];
+        let serves = |slot: u32| self.of(id).any(|(_, w)| w.slot == slot && w.serves());
+        pool.begun && pool.roll.is_none() && (0..pool.policy.count).all(serves)
+    }
+
+    pub(crate) fn is_held(&self, id: u32) -> bool {
+        let pool = &self.pools[&id];
+        !pool.begun && pool.policy.after.iter().any(|other| other.0 != id && self.is_awaited(other.0))
+    }
+
+    pub(crate) fn wants_renewal(&self, pool: u32, slot: u32) -> bool {
+        self.renewals.values().any(|wanted| *wanted == (pool, slot))
+    }
+
+    /// Nobody can say any more that it has to wait.
+    pub(crate) fn is_free(&self, id: u32) -> bool {
+        let free = |pool: &Pool| !pool.running || if pool.is_step() { pool.step_done } else { pool.surely_up };
+        self.pools[&id].policy.after.iter().all(|other| self.pools.get(&other.0).is_none_or(free))
+    }
+
+    /// Something of the pool is still there that the kernel could end.
+    pub(crate) fn is_there(&self, id: u32) -> bool {
+        self.of(id).any(|(_, w)| !w.gone && !w.lost)
+    }
+
+    /// The latest moment at which a pool has stopped, those that need it first.
+    pub(crate) fn stopped_by(&self, id: u32, now: u64) -> u64 {
+        let pool = &self.pools[&id];
+        let needs = self.pools.iter().filter(|(other, q)| **other != id && q.policy.after.iter().any(|p| p.0 == id));
+        let from = needs.map(|(other, _)| self.stopped_by(*other, now)).max().unwrap_or(now);
+        let leaving = self.of(id).filter(|(_, w)| w.asked.is_some()).map(|(_, w)| w.waits).max().unwrap_or(0);
+        from + pool.waits().max(leaving) + 1000
     }
 
     pub(crate) fn serving(&self, pool: u32) -> u32 {

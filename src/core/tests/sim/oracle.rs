@@ -3,8 +3,8 @@
 //! Each promise has a lower and an upper bound where it can have both: not killed before its waits are over, and not
 //! later; not started before its delay is over, and not later.
 
-use crate::model::{Books, Pool, Worker};
-use rotad_core::{Event, Generation, Order, PoolId, Request, Signal, Time, WorkerId};
+use crate::model::{Books, Worker};
+use rotad_core::{Event, Exit, Generation, Order, Outcome, Policy, Readiness, Signal, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -43,6 +43,10 @@ impl Oracle {
             last_id: 0,
             tickets: BTreeSet::new(),
             cancelled: false,
+            changes: None,
+            returns: None,
+            renewals: BTreeMap::new(),
+            sick: None,
             stop_at: None,
             stop_by: u64::MAX,
             kill_from: None,
@@ -56,13 +60,24 @@ impl Oracle {
         self.books.generation(id.0)
     }
 
-    pub(crate) fn count(&self, pool: PoolId) -> Option<u32> {
-        self.books.pools.get(&pool.0).map(|pool| pool.policy.count)
+    pub(crate) fn policy(&self, pool: u32) -> Option<Policy> {
+        self.books.pools.get(&pool).map(|pool| pool.policy.clone())
+    }
+
+    /// What served so many generations ago, and how it becomes ready.
+    pub(crate) fn served(&self, pool: u32, back: usize) -> (u32, Readiness, u64) {
+        let Some(pool) = self.books.pools.get(&pool) else { return (1, Readiness::Reported, 5000) };
+        let to = pool.served.iter().rev().nth(back).copied().unwrap_or(1);
+        let (readiness, timeout) = pool.made.get(&to).copied().unwrap_or((Readiness::Reported, 5000));
+        (to, readiness, timeout)
     }
 
     /// The onlooker learns a fact at the same moment as the core.
     pub(crate) fn before(&mut self, now: Time, event: &Event) {
         self.books.cancelled = false;
+        self.books.changes = None;
+        self.books.returns = None;
+        self.books.sick = None;
         match event {
             Event::Born(id) => self.about(*id, |w| w.born = Some(now.0)),
             Event::SpawnFailed(id) => self.about(*id, |w| w.gone = true),
@@ -70,7 +85,10 @@ impl Oracle {
                 self.books.any_extended = true;
                 self.about(*id, |w| w.extended = true);
             }
-            Event::Exited(id, _) => self.about(*id, |w| {
+            Event::Exited(id, exit) => self.about(*id, |w| {
+                if w.exited.is_none() {
+                    w.code = if let Exit::Code(code) = exit { Some(*code) } else { None };
+                }
                 w.exited.get_or_insert(now.0);
             }),
             Event::Swept(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
@@ -80,92 +98,14 @@ impl Oracle {
                     pool.same_ever |= same;
                 }
             }
-            Event::Ready(_) | Event::Unhealthy(_) | Event::Woke => {}
+            Event::Unhealthy(id) => self.books.sick = Some(id.0),
+            Event::Ready(_) | Event::Woke => {}
         }
     }
 
     fn about(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
         if let Some(worker) = self.books.workers.get_mut(&id.0) {
             with(worker);
-        }
-    }
-
-    fn wish(&mut self, now: Time, ticket: u64, request: &Request) {
-        let books = &mut self.books;
-        match request {
-            Request::Keep(id, policy) => {
-                if books.stop_at.is_some() {
-                    return;
-                }
-                match books.pools.get_mut(&id.0) {
-                    None => {
-                        books.pools.insert(id.0, Pool::new(policy.clone()));
-                    }
-                    Some(pool) => {
-                        pool.quiet = false;
-                        pool.changed = true;
-                        pool.running = true;
-                        pool.policy = policy.clone();
-                    }
-                }
-            }
-            Request::Drop(id) => {
-                if let Some(pool) = books.pools.get_mut(&id.0) {
-                    pool.quiet = false;
-                    pool.running = false;
-                    pool.crash_loop = None;
-                    pool.forgive();
-                }
-            }
-            Request::Scale(id, count) => {
-                if let Some(pool) = books.pools.get_mut(&id.0) {
-                    pool.quiet = false;
-                    pool.policy.count = *count;
-                    if let Some(roll) = &mut pool.roll {
-                        roll.troubled = true;
-                    }
-                    for seat in pool.slots.iter_mut().skip(*count as usize) {
-                        seat.exact = false;
-                        seat.forgiven = true;
-                    }
-                }
-            }
-            Request::Remove(_)
-            | Request::Change { .. }
-            | Request::Return { .. }
-            | Request::Renew(..)
-            | Request::Roll(_) => {
-                books.tickets.insert(ticket);
-            }
-            Request::Cancel(_) => {
-                books.tickets.insert(ticket);
-                books.cancelled = true;
-            }
-            Request::Stop { cap } => self.wish_stop(now, cap.map(|cap| cap.0)),
-            Request::StopNow => {
-                books.stop_at.get_or_insert(now.0);
-                books.stop_by = books.stop_by.min(now.0 + 1000);
-                books.kill_from = Some(now.0);
-                self.stop_all();
-            }
-        }
-    }
-
-    fn wish_stop(&mut self, now: Time, cap: Option<u64>) {
-        let books = &mut self.books;
-        let waits = books.pools.values().map(Pool::waits).max().unwrap_or(0);
-        if books.stop_at.is_none() {
-            books.stop_at = Some(now.0);
-            books.stop_by = now.0 + waits.min(cap.unwrap_or(u64::MAX)) + 1000;
-            books.kill_from = cap.map(|cap| now.0 + cap);
-        }
-        self.stop_all();
-    }
-
-    fn stop_all(&mut self) {
-        for pool in self.books.pools.values_mut() {
-            pool.running = false;
-            pool.quiet = false;
         }
     }
 
@@ -182,12 +122,27 @@ impl Oracle {
                 hold!(worker.exited.is_some() && !worker.gone && worker.sweeps == 1, "stranger", "sweep of {id}");
                 Ok(())
             }
-            Order::Reply(ticket, _, _) => {
+            Order::Reply(ticket, pool, outcome) => {
+                self.remade(pool.0, outcome);
+                self.books.renewals.remove(&ticket.0);
                 hold!(self.books.tickets.remove(&ticket.0), "one answer", "ticket {ticket} answered again");
                 Ok(())
             }
             Order::Record(record) => self.record(now, record),
             Order::Leave { lost } => self.leave(lost),
+        }
+    }
+
+    /// A wish for a pool that has not begun is answered at once: it begins with that generation.
+    fn remade(&mut self, id: u32, outcome: &Outcome) {
+        let returns = self.books.returns;
+        let Some(pool) = self.books.pools.get_mut(&id).filter(|pool| pool.running && !pool.begun) else { return };
+        match outcome {
+            Outcome::Done { generation, replaced: 0, .. } if returns == Some((id, generation.0)) => {
+                pool.wanted = generation.0;
+            }
+            Outcome::Done { generation, replaced: 0, .. } if generation.0 == pool.latest + 1 => pool.remake(),
+            _ => {}
         }
     }
 
@@ -213,15 +168,27 @@ impl Oracle {
         hold!(pool.filling(generation), "generation", "generation {generation}, wanted {}", pool.wanted);
         let staying: Vec<&Worker> = books.of(pool_id).map(|(_, w)| w).filter(|w| w.stays()).collect();
         let here = staying.iter().filter(|w| w.slot == slot).count();
+        hold!(!books.is_held(pool_id), "held", "worker {id} of pool {pool_id} before those it waits for are up");
+        if pool.is_step() {
+            hold!(!books.is_there(pool_id), "two runs", "worker {id} while the run before is still there");
+            hold!(pool.roll.is_some() || !pool.step_done && !pool.step_failed, "step", "run again unasked");
+        }
         let is_rolls = pool.roll.as_ref().is_some_and(|roll| roll.generation == generation && !roll.back);
-        if is_rolls && !books.has_soaked(pool_id, now.0) {
-            let fresh = staying.iter().filter(|w| w.generation == generation).count();
+        if is_rolls && generation != pool.wanted && !books.has_soaked(pool_id, now.0) {
+            let after = pool.roll.as_ref().map_or(0, |roll| roll.after);
+            let fresh =
+                books.of(pool_id).filter(|(id, w)| w.stays() && w.generation == generation && *id > after).count();
             hold!(fresh == 0, "canary", "a second worker of generation {generation} before the first has soaked");
         }
         let surge = pool.policy.reload.surge;
         let two = (0..pool.policy.count).filter(|s| staying.iter().filter(|w| w.slot == *s).count() > 1).count();
         if here > 0 && !pool.changed {
             hold!(here == 1 && (two as u32) < surge, "surge", "{two} slots have a successor, surge {surge}");
+        }
+        if here > 0 && pool.roll.is_none() {
+            hold!(books.wants_renewal(pool_id, slot), "renewals", "slot {slot} has a successor that nobody asked for");
+            hold!(two == 0, "renewals", "two at a time");
+            hold!(generation == pool.wanted, "renewals", "generation {generation}, wanted {}", pool.wanted);
         }
         if surge == 0 && !pool.changed {
             let two = books.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
@@ -238,10 +205,19 @@ impl Oracle {
             && pool.roll.is_none()
             && !pool.rolled_in_loop
         {
-            let trying = staying.iter().filter(|w| w.ready.is_none() && w.spawned >= since).count();
+            let alone = |w: &&&Worker| staying.iter().all(|o| o.slot != w.slot || o.spawned >= w.spawned);
+            let trying = staying.iter().filter(|w| w.ready.is_none() && w.spawned >= since).filter(alone).count();
             hold!(trying == 0, "one probe", "worker {id} while another one tries");
         }
+        let (readiness, timeout) = pool.made.get(&generation).copied().unwrap_or((rotad_core::Readiness::Reported, 0));
+        hold!(pool.made.contains_key(&generation), "generation", "{generation} was never made");
         let worker = Worker {
+            readiness,
+            timeout,
+            waits: 0,
+            steps: Vec::new(),
+            code: None,
+            sick: false,
             pool: pool_id as usize,
             slot,
             generation,
@@ -260,6 +236,9 @@ impl Oracle {
             sweeps: 0,
         };
         books.workers.insert(id, worker);
+        if let Some(pool) = books.pools.get_mut(&pool_id) {
+            pool.begun = true;
+        }
         Ok(())
     }
 
@@ -271,8 +250,7 @@ impl Oracle {
         let Some(asked) = worker.asked.filter(|_| worker.announced.is_some()) else {
             return fail("unasked", format!("signal to {id} without a cause"));
         };
-        let all = books.pools[&(worker.pool as u32)].signals();
-        let Some((after, expected)) = all.get(worker.signals) else {
+        let Some((after, expected)) = worker.steps.get(worker.signals) else {
             return fail("stop steps", format!("one signal too many to {id}"));
         };
         hold!(*expected == signal.0, "stop steps", "{id} got {signal}, expected {expected}");
@@ -295,7 +273,7 @@ impl Oracle {
         let Some(asked) = worker.asked.filter(|_| worker.announced.is_some()) else {
             return fail("unasked", format!("kill of {id} without a cause"));
         };
-        let waits = books.pools[&(worker.pool as u32)].waits();
+        let waits = worker.waits;
         hold!(now.0 >= asked + waits, "stop early", "{id} killed at {now}, its waits end at {}", asked + waits);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What one seed stands for: pools, faults and an operator's acts. Plain data, so that it can be made smaller.
 
 use crate::rng::Rng;
-use rotad_core::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step};
+use rotad_core::{OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step};
 
 /// The world stops faulting and the operator stops acting here.
 pub(crate) const CALM_AT: u64 = 40_000;
@@ -33,9 +33,11 @@ pub(crate) enum Fault {
     Pause,
     LateWake,
     EarlyWake,
+    /// A worker that serves fails its health check.
+    Sick,
 }
 
-pub(crate) const FAULTS: usize = 18;
+pub(crate) const FAULTS: usize = 19;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -45,7 +47,13 @@ pub(crate) enum Act {
     Drop(usize),
     Keep(usize),
     /// Kept with another way to reload.
-    Change(usize, Reload),
+    Adjust(usize, Reload),
+    /// A changed configuration: with another way to reload, and other times.
+    Change(usize, Option<Reload>, Readiness, u64),
+    /// Back to what served so many generations ago.
+    Return(usize, usize),
+    Renew(usize, u32),
+    Remove(usize),
     Stop(Option<u64>),
     StopNow,
 }
@@ -72,6 +80,29 @@ impl Plan {
         }
         let acts = acts(&mut rng, &pools);
         Self { seed, pools, rates, acts }
+    }
+
+    /// With more kinds of pools, wishes and faults, drawn apart from the rest.
+    pub(crate) fn with_more(mut self) -> Self {
+        let mut rng = Rng::of(self.seed, 3 << 56);
+        if rng.chance(20) {
+            return self;
+        }
+        for id in 0..self.pools.len() {
+            let pool = &mut self.pools[id];
+            pool.after = (0..id as u32).filter(|_| rng.chance(40)).map(PoolId).collect();
+            if rng.chance(if id == 0 { 10 } else { 20 }) {
+                pool.kind = PoolKind::Step;
+                pool.count = 1;
+            } else if rng.chance(20) {
+                pool.essential = Some(Span(rng.pick(&[500, 3000, 10_000])));
+            }
+        }
+        if rng.chance(30) {
+            self.rates[Fault::Sick as usize] = rng.pick(&[2, 15, 40]);
+        }
+        more_acts(&mut rng, &self.pools, &mut self.acts);
+        self
     }
 
     pub(crate) fn rate(&self, fault: Fault) -> u64 {
@@ -119,6 +150,41 @@ pub(crate) fn reload(rng: &mut Rng, count: u32) -> Reload {
     }
 }
 
+fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
+    for _ in 0..rng.range(0, 5) {
+        let at = rng.range(0, CALM_AT - 1);
+        let pool = rng.range(0, pools.len() as u64 - 1) as usize;
+        match rng.range(0, 9) {
+            0..=3 => {
+                for _ in 0..rng.pick(&[1, 1, 2, 4]) {
+                    let later = (at + rng.pick(&[0, 1, 500])).min(CALM_AT);
+                    acts.push((later, Act::Renew(pool, rng.range(0, u64::from(pools[pool].count)) as u32)));
+                }
+            }
+            4..=6 => {
+                let other = if rng.chance(50) { Some(reload(rng, pools[pool].count)) } else { None };
+                let readiness = rng.pick(&[Readiness::Reported, Readiness::Alive(Span(300))]);
+                let timeout = rng.range(3000, 8000);
+                acts.push((at, Act::Change(pool, other, readiness, timeout)));
+            }
+            7..=8 => {
+                acts.push((at, Act::Return(pool, rng.range(0, 2) as usize)));
+            }
+            _ => {
+                let back = (at + rng.pick(&[1, 500, 3000, 20_000])).min(CALM_AT);
+                acts.push((at, Act::Remove(pool)));
+                acts.push((back, Act::Keep(pool)));
+            }
+        }
+        // Wishes like company.
+        if rng.chance(40) {
+            let later = (at + rng.pick(&[1, 200, 1500, 3000])).min(CALM_AT);
+            acts.push((later, if rng.chance(70) { Act::Roll(pool) } else { Act::Return(pool, 1) }));
+        }
+    }
+    acts.sort_by_key(|(at, _)| *at);
+}
+
 fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
     let mut acts = Vec::new();
     // Most lives are about rolls; some have everything.
@@ -147,7 +213,7 @@ fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
                     Act::Drop(pool)
                 }
                 7 => Act::Keep(pool),
-                _ => Act::Change(pool, reload(rng, pools[pool].count)),
+                _ => Act::Adjust(pool, reload(rng, pools[pool].count)),
             };
             acts.push((at, act));
         }

@@ -43,31 +43,74 @@ impl Oracle {
             | Record::RollEnded { .. }
             | Record::RollWaits { .. }
             | Record::RollSuperseded { .. } => self.roll_record(record),
+            Record::PoolReady { pool, generation } => {
+                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
+                    pool.has_served(generation.0);
+                }
+                Ok(())
+            }
+            Record::Held { pool, .. } => {
+                hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
+                Ok(())
+            }
+            Record::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
+            Record::Renewed { pool, slot, worker, .. } => {
+                let serves = self.books.workers.get(&worker.0).is_some_and(|w| w.serves() && w.slot == slot.0);
+                hold!(serves, "renewals", "{worker} does not serve");
+                let wanted = self.books.wants_renewal(pool.0, slot.0);
+                let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("renewals", "unknown pool") };
+                hold!(wanted, "renewals", "of slot {slot}, which nobody asked for");
+                hold!(pool.roll.is_none(), "renewals", "though a roll runs");
+                Ok(())
+            }
+            Record::EssentialLost { pool, span } => {
+                let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
+                let due = pool.dark_since.is_some_and(|at| now.0 >= at + span.0);
+                hold!(due && !pool.dark_told, "essential", "since {:?}, told {}", pool.dark_since, pool.dark_told);
+                pool.dark_told = true;
+                Ok(())
+            }
             Record::Killed { .. }
             | Record::Soaked { .. }
             | Record::Stopped { .. }
             | Record::Replaced { .. }
-            | Record::PoolReady { .. }
-            | Record::PoolStopped { .. }
-            | Record::Held { .. }
-            | Record::StepDone { .. }
-            | Record::Renewed { .. }
-            | Record::EssentialLost { .. } => Ok(()),
+            | Record::PoolStopped { .. } => Ok(()),
         }
+    }
+
+    fn step_done(&mut self, now: Time, id: u32, generation: u32) -> Verdict {
+        let by = |w: &crate::model::Worker| {
+            w.exited == Some(now.0) && w.code == Some(0) && w.asked.is_none() && w.generation == generation
+        };
+        let good = self.books.of(id).any(|(_, w)| by(w));
+        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("step", "unknown pool") };
+        hold!(good && pool.is_step(), "step", "done, though nobody ended well");
+        pool.step_done = true;
+        pool.step_failed = false;
+        pool.forgive();
+        if pool.roll.is_none() {
+            pool.has_served(generation);
+        }
+        Ok(())
     }
 
     fn roll_record(&mut self, record: &Record) -> Verdict {
         match record {
             Record::RollStarted { pool, generation, .. } => {
+                let (pool_id, returns, after) = (pool.0, self.books.returns, self.books.last_id);
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("rolls", "unknown pool") };
                 hold!(pool.roll.is_none() && pool.running, "rolls", "a second one, or of a pool that stops");
-                hold!(generation.0 == pool.latest + 1, "generation", "{generation} after {}", pool.latest);
-                pool.latest = generation.0;
+                let returns = returns.is_some_and(|(id, to)| id == pool_id && to == generation.0);
+                hold!(returns || generation.0 == pool.latest + 1, "generation", "{generation} after {}", pool.latest);
+                pool.latest = pool.latest.max(generation.0);
+                pool.made.insert(generation.0, (pool.policy.readiness, pool.policy.ready_timeout.0));
+                pool.step_done = false;
+                pool.step_failed = false;
                 pool.rolled_in_loop = true;
                 pool.forgive();
                 let (back, troubled, retired, soaked) = (false, false, false, false);
                 let failed = BTreeSet::new();
-                pool.roll = Some(Roll { generation: generation.0, back, troubled, retired, soaked, failed });
+                pool.roll = Some(Roll { generation: generation.0, after, back, troubled, retired, soaked, failed });
                 Ok(())
             }
             Record::RollingBack { pool, failure, .. } => {
@@ -84,10 +127,16 @@ impl Oracle {
             Record::RollEnded { pool, outcome } => self.roll_ended(pool.0, outcome),
             Record::RollWaits { pool } => {
                 let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
-                hold!(roll.is_some_and(|roll| roll.retired || roll.back), "waits", "though nobody was retired yet");
+                let is_step = self.books.pools.get(&pool.0).is_some_and(Pool::is_step);
+                let busy = is_step && self.books.of(pool.0).any(|(_, w)| w.stays());
+                let late = roll.is_some_and(|roll| roll.retired || roll.back);
+                hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
             }
             Record::RollSuperseded { pool, .. } => {
+                if self.books.changes == Some(pool.0) {
+                    return Ok(());
+                }
                 let pool = self.books.pools.get_mut(&pool.0);
                 let roll = pool.and_then(|pool| pool.roll.as_mut());
                 hold!(roll.is_some_and(|roll| !roll.retired), "superseded", "though somebody was retired");
@@ -117,13 +166,25 @@ impl Oracle {
         let Some(worker) = self.books.workers.get_mut(&id) else { return fail("ready", "unknown") };
         hold!(worker.stays() && worker.ready.is_none(), "ready", "{id} became ready twice, or after its end");
         worker.ready = Some(now.0);
-        let (born, extended, spawned) = (worker.born, worker.extended, worker.spawned);
-        let pool = &self.books.pools[&(worker.pool as u32)];
-        hold!(extended || now.0 <= spawned + pool.policy.ready_timeout.0 + slack, "ready", "{id} after its time");
-        if let Readiness::Alive(span) = pool.policy.readiness
+        let pool_id = worker.pool as u32;
+        let (born, extended, spawned, timeout) = (worker.born, worker.extended, worker.spawned, worker.timeout);
+        hold!(!self.books.pools[&(worker.pool as u32)].is_step(), "step", "{id} became ready");
+        hold!(extended || now.0 <= spawned + timeout + slack, "ready", "{id} after its time");
+        if let Readiness::Alive(span) = worker.readiness
             && let Some(born) = born
         {
             hold!(now.0 <= born + span.0 + slack, "ready", "{id} has lived long enough before");
+        }
+        if self.books.is_full(pool_id)
+            && let Some(pool) = self.books.pools.get_mut(&pool_id)
+        {
+            pool.up = true;
+        }
+        let surely = self.books.is_surely_full(pool_id);
+        if let Some(pool) = self.books.pools.get_mut(&pool_id) {
+            pool.surely_up |= surely;
+            pool.dark_since = None;
+            pool.dark_told = false;
         }
         Ok(())
     }
@@ -136,6 +197,11 @@ impl Oracle {
         (failure, before_ready): (bool, bool),
         retry: Option<u64>,
     ) -> Verdict {
+        let sick = self.books.sick;
+        let known = self.books.workers.get(&id).map(|w| (w.pool as u32, w.slot));
+        let spare = known.is_some_and(|(pool, slot)| {
+            self.books.of(pool).any(|(other, w)| other != id && w.slot == slot && w.stays() && other < id)
+        });
         let Some(worker) = self.books.workers.get_mut(&id) else { return fail("died", "unknown") };
         hold!(worker.asked.is_none(), "died", "{id} had been asked to");
         let (slot, spawned, ready, generation) = (worker.slot, worker.spawned, worker.ready, worker.generation);
@@ -143,28 +209,38 @@ impl Oracle {
         let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else { return fail("died", "no pool") };
         match cause {
             Cause::NotReadyInTime => {
-                let by = spawned + pool.policy.ready_timeout.0;
+                let by = spawned + worker.timeout;
                 hold!(ready.is_none() && now.0 >= by, "impatient", "{id} at {now}, it had until {by}");
                 worker.overdue = true;
                 worker.asked = Some(now.0);
             }
             Cause::Exited(_) => hold!(worker.exited.is_some(), "died", "{id} lives"),
             Cause::SpawnFailed => hold!(worker.gone, "died", "{id} lives"),
-            Cause::Unhealthy => hold!(ready.is_some(), "died", "{id} is unhealthy and was never ready"),
+            Cause::Unhealthy => {
+                hold!(ready.is_some() && sick == Some(id), "died", "{id} is unhealthy");
+                worker.sick = true;
+            }
             Cause::Cancelled => return fail("died", "cancelled"),
         }
         pool.quiet = false;
-        let is_end = is_end(&pool.policy, cause);
+        let is_end = !pool.is_step() && is_end(&pool.policy, cause);
+        if pool.is_step() {
+            hold!(cause != Cause::Exited(rotad_core::Exit::Code(0)), "step", "{id} has ended well");
+            pool.step_failed |= retry.is_none();
+        }
+        hold!(retry.is_none() || pool.running, "died", "{id} is started again in a pool that stops");
+        pool.slots[slot as usize].ended |= is_end;
         hold!(failure != is_end, "died", "failure of {id}");
         pool.slots[slot as usize].died_ever += 1;
         if let Some(roll) = &mut pool.roll {
             roll.troubled = true;
-            if roll.generation == generation {
+            if roll.generation == generation && id > roll.after {
                 roll.failed.insert(id);
             }
         }
         let ready_for = ready.map(|at| now.0 - at);
-        if failure && ready_for.is_none_or(|span| span <= 1000) {
+        // Beside one that serves, it was a renewal's.
+        if failure && ready_for.is_none_or(|span| span <= 1000) && (pool.roll.is_some() || !spare) {
             pool.early.push(now.0);
             pool.all_early.push(now.0);
         }
@@ -184,16 +260,29 @@ impl Oracle {
     fn retired(&mut self, now: Time, id: u64, why: Why) -> Verdict {
         let books = &self.books;
         let Some(worker) = books.workers.get(&id) else { return fail("unasked", "unknown") };
-        hold!(worker.stays(), "unasked", "{id} is already leaving");
+        hold!(worker.stays() || why == Why::Unhealthy, "unasked", "{id} is already leaving");
         let pool_id = worker.pool as u32;
         let pool = &books.pools[&pool_id];
         let reload = pool.policy.reload;
         match why {
-            Why::Stop => hold!(!pool.running, "unasked", "{id} stopped in a running pool"),
-            Why::Recycled | Why::Unhealthy => return fail("unasked", format!("{id}: {why:?}")),
+            Why::Stop => {
+                hold!(!pool.running, "unasked", "{id} stopped in a running pool");
+                self.in_order(now, id)?;
+            }
+            Why::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
+            Why::Recycled => {
+                hold!(pool.roll.is_none() && books.wants_renewal(pool_id, worker.slot), "renewals", "{id} is recycled");
+                let draining = books.of(pool_id).filter(|(_, w)| w.parts() && w.lives()).count() as u32;
+                hold!(draining < reload.max_draining.max(1), "draining", "{draining} drain already");
+                books.enough_others(id, now.0)?;
+            }
             Why::ScaledDown => hold!(worker.slot >= pool.policy.count, "unasked", "{id} is wanted"),
             Why::Abandoned => {
-                let Some(roll) = &pool.roll else { return fail("unasked", format!("{id} abandoned without a roll")) };
+                let spare = books.of(pool_id).any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
+                let Some(roll) = &pool.roll else {
+                    hold!(spare, "unasked", "{id} abandoned without a roll");
+                    return self.asked(now, id, why);
+                };
                 let alone = !books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
                 hold!(
                     worker.generation == roll.generation || !worker.serves() || roll.back && !alone,
@@ -210,14 +299,38 @@ impl Oracle {
                 books.enough_others(id, now.0)?;
             }
         }
-        if let Some(worker) = self.books.workers.get_mut(&id) {
-            worker.asked = Some(now.0);
-            worker.announced = Some(why);
-        }
-        if let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&pool_id)
+        self.asked(now, id, why)
+    }
+
+    /// Its stop begins, with the steps that hold now.
+    fn asked(&mut self, now: Time, id: u64, why: Why) -> Verdict {
+        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("unasked", "unknown") };
+        let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else { return fail("unasked", "no pool") };
+        worker.asked = Some(now.0);
+        worker.announced = Some(why);
+        worker.waits = pool.waits();
+        worker.steps = pool.signals();
+        if let Some(roll) = &mut pool.roll
             && why == Why::Replaced
         {
             roll.retired = true;
+        }
+        Ok(())
+    }
+
+    /// Of everything that stops, a pool is next only when those that need it have stopped.
+    fn in_order(&self, now: Time, id: u64) -> Verdict {
+        let books = &self.books;
+        let worker = &books.workers[&id];
+        let pool_id = worker.pool as u32;
+        let cut = books.kill_from.is_some_and(|at| now.0 >= at);
+        let spare = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
+        if books.stop_at.is_none() || cut || books.pools[&pool_id].dropped || spare || !worker.serves() {
+            return Ok(());
+        }
+        for (other, pool) in &books.pools {
+            let needs = *other != pool_id && pool.policy.after.iter().any(|after| after.0 == pool_id);
+            hold!(!needs || !books.is_there(*other), "stop order", "{id} of pool {pool_id} before pool {other}");
         }
         Ok(())
     }
@@ -235,15 +348,18 @@ impl Oracle {
                 let old = staying.iter().find(|(slot, g, _)| *slot < count && *g != generation.0);
                 hold!(old.is_none(), "done", "though {old:?} serves");
                 let serving = staying.iter().filter(|(slot, _, serves)| *slot < count && *serves).count();
-                hold!(roll.troubled || pool.changed || serving as u32 == count, "done", "with {serving} of {count}");
+                let well = if pool.is_step() { pool.step_done } else { serving as u32 == count };
+                hold!(roll.troubled || pool.changed || well, "done", "with {serving} of {count}");
                 pool.wanted = generation.0;
                 pool.mixed = false;
+                pool.has_served(generation.0);
             }
             Outcome::Aborted { failure, .. } => {
                 let at_fault = failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
                 hold!(at_fault || failure.mixed, "unjustified", "aborted for {failure:?}");
                 let left = staying.iter().any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
                 let stays = pool.policy.reload.on_failure == OnFailure::Abort || pool.changed || pool.same_ever;
+                pool.step_failed |= pool.is_step();
                 hold!(!left || failure.mixed || stays || pool.mixed, "rolls back", "aborted, and some stay");
                 pool.mixed |= left;
             }

@@ -5,7 +5,9 @@ use crate::body::Body;
 use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
-use rotad_core::{Event, Exit, Generation, Master, Order, PoolId, Record, Request, Span, Ticket, Time, WorkerId};
+use rotad_core::{
+    Event, Exit, Generation, Master, Order, Policy, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -16,6 +18,7 @@ pub(crate) enum Happening {
     BirthFails(u64),
     Ready(u64),
     Asks(u64),
+    Sick(u64),
     Death(u64, End),
     Swept(u64),
     Pinned(usize, u32),
@@ -166,6 +169,7 @@ impl<'a> World<'a> {
                 }
                 Ok(())
             }
+            Happening::Sick(id) => self.step(Event::Unhealthy(WorkerId(id))),
             Happening::Asks(id) => match self.bodies.get_mut(&id) {
                 Some(body) if !body.dead => {
                     let by = Span(body.rng.range(100, 6000));
@@ -237,22 +241,30 @@ impl<'a> World<'a> {
             Act::Cancel(pool) => Request::Cancel(pool_of(pool)),
             Act::Scale(pool, count) => Request::Scale(pool_of(pool), *count),
             Act::Drop(pool) => Request::Drop(pool_of(pool)),
-            Act::Keep(pool) => {
-                let mut policy = self.plan.pools[*pool].clone();
-                policy.count = self.oracle.count(PoolId(*pool as u32)).unwrap_or(policy.count);
-                Request::Keep(pool_of(pool), policy)
+            Act::Remove(pool) => Request::Remove(pool_of(pool)),
+            Act::Renew(pool, slot) => Request::Renew(pool_of(pool), Slot(*slot)),
+            Act::Keep(pool) => Request::Keep(pool_of(pool), self.policy(*pool)),
+            Act::Adjust(pool, reload) => Request::Keep(pool_of(pool), Policy { reload: *reload, ..self.policy(*pool) }),
+            Act::Change(pool, reload, readiness, timeout) => {
+                let mut policy = Policy { readiness: *readiness, ready_timeout: Span(*timeout), ..self.policy(*pool) };
+                policy.reload = reload.unwrap_or(policy.reload);
+                Request::Change { pool: pool_of(pool), policy }
             }
-            Act::Change(pool, reload) => {
-                let mut policy = self.plan.pools[*pool].clone();
-                policy.reload = *reload;
-                policy.count = self.oracle.count(PoolId(*pool as u32)).unwrap_or(policy.count);
-                Request::Keep(pool_of(pool), policy)
+            Act::Return(pool, back) => {
+                let (to, readiness, timeout) = self.oracle.served(*pool as u32, *back);
+                let policy = Policy { readiness, ready_timeout: Span(timeout), ..self.policy(*pool) };
+                Request::Return { pool: pool_of(pool), to: Generation(to), policy }
             }
             Act::Stop(cap) => Request::Stop { cap: cap.map(Span) },
             Act::StopNow => Request::StopNow,
         };
         self.next_ticket += 1;
         self.step(Event::Requested(Ticket(self.next_ticket), request))
+    }
+
+    /// The policy that a pool has now; its first one where it is not known.
+    fn policy(&self, pool: usize) -> Policy {
+        self.oracle.policy(pool as u32).unwrap_or_else(|| self.plan.pools[pool].clone())
     }
 
     pub(crate) fn step(&mut self, event: Event) -> Result<(), Violation> {
@@ -319,6 +331,11 @@ impl<'a> World<'a> {
             Order::Record(Record::CrashLoopOver { .. }) => "crash loops over",
             Order::Record(Record::Killed { .. }) => "killed",
             Order::Record(Record::Lost { .. }) => "lost",
+            Order::Record(Record::Held { .. }) => "held",
+            Order::Record(Record::StepDone { .. }) => "steps done",
+            Order::Record(Record::Renewed { .. }) => "renewed",
+            Order::Record(Record::EssentialLost { .. }) => "essential",
+            Order::Record(Record::Retired { why: rotad_core::Why::Unhealthy, .. }) => "sick",
             Order::Record(Record::Soaked { .. }) => "soaked",
             _ => return,
         };

@@ -1,0 +1,146 @@
+//! `events`: what the master did and why.
+
+use super::client::{Client, ClientError, Patience};
+use super::{ask, print};
+use crate::control::wire::{Answer, Ask};
+use crate::observe::events::{Event, What};
+use crate::observe::harmless::harmless_json;
+use serde_json::json;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Prints the events that the master keeps, or its latest and those to come, until Ctrl-C or nobody reads.
+pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
+    let peek = match ask::peek(file) {
+        Ok(peek) => peek,
+        Err(code) => return code,
+    };
+    let patience = ask::endless();
+    let style = Style { json, colour: print::colour() };
+    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience).and_then(|mut client| {
+        client.ask(Ask::Events { follow })?;
+        show(&mut client, &patience, style)
+    });
+    match done {
+        // The ordinary end of following.
+        Err(ClientError::Detached) => 0,
+        done => ask::finish(done, &peek.config),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Style {
+    json: bool,
+    colour: bool,
+}
+
+fn show(client: &mut Client, patience: &Patience, style: Style) -> Result<(u8, String), ClientError> {
+    loop {
+        let text = match client.answer(patience)? {
+            Answer::Done { code, message } => return Ok((code, message)),
+            Answer::Event(event) => style.event(&event),
+            Answer::Skipped { count } => style.skipped(count),
+            Answer::Progress { .. } | Answer::Step { .. } | Answer::Status(_) => continue,
+        };
+        print::write(&text).map_err(|_| ClientError::Unread)?;
+    }
+}
+
+impl Style {
+    fn event(self, event: &Event) -> String {
+        if self.json {
+            // Only numbers and strings: this cannot fail.
+            return format!("{}\n", harmless_json(&serde_json::to_string(event).unwrap_or_default()));
+        }
+        let today = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let who = match (&event.pool, event.slot) {
+            (Some(pool), Some(slot)) => format!("{pool}/{slot}"),
+            (Some(pool), None) => pool.clone(),
+            (None, _) => "master".to_owned(),
+        };
+        let word = format!("{:<13}", event.event.word());
+        let word = match colour(event).filter(|_| self.colour) {
+            Some(colour) => format!("\x1b[{colour}m{word}\x1b[0m"),
+            None => word,
+        };
+        // What belongs to an event stands below it.
+        let text = event.text.lines().map(print::harmless).collect::<Vec<_>>().join("\n    ");
+        let time = print::harmless(moment(&event.time, &today));
+        format!("{time}  {:<8}  {word}  {text}\n", print::harmless(&who))
+    }
+
+    fn skipped(self, count: u64) -> String {
+        if self.json {
+            let text = "these events came faster than they were read";
+            return format!("{}\n", json!({"event": "skipped", "count": count, "text": text}));
+        }
+        format!("… {count} events are missing here: they came faster than they were read\n")
+    }
+}
+
+/// The time of an event: without its date if that is today's. UTC, as in the log.
+fn moment<'a>(time: &'a str, today: &str) -> &'a str {
+    let time = time.trim_end_matches('Z');
+    match (time.split_once('T'), today.split_once('T')) {
+        (Some((date, clock)), Some((now, _))) if date == now => clock,
+        _ => time,
+    }
+}
+
+fn colour(event: &Event) -> Option<u8> {
+    use What::*;
+    const RED: u8 = 31;
+    const GREEN: u8 = 32;
+    const YELLOW: u8 = 33;
+    const GREY: u8 = 90;
+    match event.event {
+        Exit | BirthFailed | NotReady | Unhealthy | Lost | CrashLoop | ConfigRefused | EssentialLost => Some(RED),
+        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
+        RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
+        RollEnded => Some(RED),
+        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded => Some(YELLOW),
+        Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
+        MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped
+        | RollStarted => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Event {
+        Event {
+            seq: 7,
+            time: "2026-01-02T03:04:05.678Z".into(),
+            event: What::Exit,
+            pool: Some("web".into()),
+            slot: Some(0),
+            worker: Some("1-2-3".into()),
+            generation: Some(2),
+            pid: Some(4711),
+            cause: Some("exited".into()),
+            text: "exited with 3\n  | \x1b]0;evil\x07\u{9b}2J".into(),
+        }
+    }
+
+    #[test]
+    fn for_people() {
+        let plain = Style { json: false, colour: false }.event(&event());
+        let expected = "2026-01-02T03:04:05.678  web/0     exit           exited with 3\n";
+        assert_eq!(plain, format!("{expected}      | \\u{{1b}}]0;evil\\u{{7}}\\u{{9b}}2J\n"));
+        assert_eq!(moment("2026-01-02T03:04:05.678Z", "2026-01-02T23:00:00Z"), "03:04:05.678");
+        let coloured = Style { json: false, colour: true }.event(&event());
+        assert!(coloured.contains("\x1b[31mexit"));
+    }
+
+    #[test]
+    fn for_programs() {
+        let style = Style { json: true, colour: false };
+        let json = style.event(&event());
+        assert!(json.ends_with('\n') && json.trim_end().chars().all(|c| !c.is_control()), "{json:?}");
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event());
+        let skipped: serde_json::Value = serde_json::from_str(&style.skipped(3)).unwrap();
+        assert_eq!((&skipped["event"], &skipped["count"]), (&"skipped".into(), &3.into()));
+    }
+}

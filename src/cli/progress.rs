@@ -1,0 +1,64 @@
+//! What is shown while a command waits: a line a worker.
+
+use super::print;
+use crate::control::wire::Answer;
+use std::io::IsTerminal;
+
+/// How lines look: on a terminal a shape says what happened, and colour repeats it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    terminal: bool,
+    colour: bool,
+}
+
+impl Progress {
+    pub(super) fn on_stdout() -> Self {
+        Self { terminal: std::io::stdout().is_terminal(), colour: print::colour() }
+    }
+
+    /// An answer that is not the last one, as lines; empty for what is not progress.
+    pub(super) fn line(self, answer: &Answer) -> String {
+        match answer {
+            Answer::Progress { text } => format!("{}\n", print::harmless_lines(text)),
+            Answer::Step { pool, slot, done, of, took_ms, text, .. } => {
+                if !self.terminal {
+                    return format!("{}\n", print::harmless_lines(text));
+                }
+                let took = took_ms.map_or(String::new(), |ms| format!("  {}", took(ms)));
+                let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
+                format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
+            }
+            Answer::Status(_) | Answer::Event(_) | Answer::Skipped { .. } | Answer::Done { .. } => String::new(),
+        }
+    }
+}
+
+/// `0.41 s`, `1 min 20 s`.
+fn took(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{:.2} s", ms as f64 / 1000.0),
+        _ => format!("{} min {} s", ms / 60_000, ms / 1000 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_on_a_terminal_and_in_a_pipe() {
+        let text = "web/0: pid 7 serves, ready after 0.41 s (1 of 4)".to_owned();
+        let step = Answer::Step { pool: "web".into(), slot: 0, pid: Some(7), done: 1, of: 4, took_ms: Some(410), text };
+        let line = |terminal, colour| Progress { terminal, colour }.line(&step);
+        assert_eq!(line(false, false), "web/0: pid 7 serves, ready after 0.41 s (1 of 4)\n");
+        assert_eq!(line(true, false), "✓ web/0  0.41 s  (1 of 4)\n");
+        assert_eq!(line(true, true), "\x1b[32m✓\x1b[0m web/0  0.41 s  (1 of 4)\n");
+        assert_eq!(took(80_000), "1 min 20 s");
+    }
+
+    #[test]
+    fn nothing_of_a_worker_reaches_the_terminal_as_it_is() {
+        let answer = Answer::Progress { text: "web: \x1b[2J\nmore".into() };
+        assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\u{1b}[2J\nmore\n");
+    }
+}

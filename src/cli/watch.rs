@@ -1,0 +1,139 @@
+//! `status -w`: the status anew every second. A terminal gets a screen of its own, which is given back at the end and
+//! while the command is stopped by ^Z; a pipe gets one table after another, each with its time.
+
+use super::args::StatusArgs;
+use super::client::ClientError;
+use super::{ask, print, seam, status};
+use crate::observe::status::Status;
+use crate::observe::table::{Look, Rates};
+use crate::os::interrupt::Interrupt;
+use crate::os::sys::terminal;
+use nix::libc;
+use nix::sys::signal::{Signal, raise};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant, SystemTime};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Another screen, no cursor, no lines that wrap; and all of it undone.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// Shows the status until Ctrl-C, or until nobody reads. A master that cannot be reached at first is an error; one that
+/// goes away later is said so, and looked for again.
+pub(super) fn watch(peek: &seam::Peek, wish: &StatusArgs) -> u8 {
+    let patience = ask::endless();
+    let mut last = match status::wanted(peek, wish) {
+        Ok(status) => Some((status, Instant::now())),
+        Err((code, message)) => {
+            print::error(&message);
+            return code;
+        }
+    };
+    let mut page = last.as_ref().map(|(status, _)| render(status, None, wish)).unwrap_or_default();
+    let screen = Screen::enter(wish);
+    loop {
+        if screen.show(&page).is_err() {
+            return 0;
+        }
+        match pause(&screen, &patience) {
+            Ok(()) => {}
+            Err(_) => return 0,
+        }
+        page = match status::wanted(peek, wish) {
+            Ok(now) => {
+                let before = last.replace((now, Instant::now()));
+                last.as_ref().map(|(now, at)| {
+                    let rates = before.map(|(before, then)| Rates::between(&before, now, *at - then));
+                    render(now, rates.as_ref(), wish)
+                })
+            }
+            .unwrap_or_default(),
+            Err((_, message)) => {
+                last = None;
+                format!("{message}\n")
+            }
+        };
+    }
+}
+
+/// ^Z in between: the terminal is the shell's until we go on.
+fn pause(screen: &Screen, patience: &super::client::Patience) -> Result<(), ClientError> {
+    let until = Instant::now() + EVERY;
+    patience.pause(until, screen.stop.as_ref())?;
+    if screen.stop.as_ref().is_some_and(Interrupt::take) {
+        screen.leave();
+        raise(Signal::SIGSTOP).ok();
+        print::write(ENTER).map_err(|_| ClientError::Unread)?;
+    }
+    Ok(())
+}
+
+fn render(status: &Status, rates: Option<&Rates>, wish: &StatusArgs) -> String {
+    status::render(status, wish, Look { colour: print::colour(), rates })
+}
+
+/// Where it is shown.
+struct Screen {
+    terminal: bool,
+    json: bool,
+    /// ^Z.
+    stop: Option<Interrupt>,
+}
+
+impl Screen {
+    fn enter(wish: &StatusArgs) -> Self {
+        let terminal = std::io::stdout().is_terminal() && !wish.json;
+        let stop = terminal.then(|| Interrupt::on(&[libc::SIGTSTP]).ok()).flatten();
+        if terminal {
+            print::raw(ENTER);
+        }
+        Self { terminal, json: wish.json, stop }
+    }
+
+    fn show(&self, page: &str) -> std::io::Result<()> {
+        if self.json {
+            return print::write(page);
+        }
+        if !self.terminal {
+            let time = humantime::format_rfc3339_seconds(SystemTime::now());
+            return print::write(&format!("{time}\n{page}\n"));
+        }
+        print::write(&painted(page, terminal::rows(&std::io::stdout()).unwrap_or(24)))
+    }
+
+    fn leave(&self) {
+        if self.terminal {
+            print::raw(LEAVE);
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// The page over what was there before, without a flicker: each line to its end, then what is left below.
+fn painted(page: &str, rows: u16) -> String {
+    let rows = usize::from(rows.max(2));
+    let lines: Vec<&str> = page.lines().collect();
+    let mut shown: Vec<String> = lines.iter().take(rows).map(|line| (*line).to_owned()).collect();
+    if lines.len() > rows {
+        shown[rows - 1] = format!("… {} more lines", lines.len() - rows + 1);
+    }
+    format!("\x1b[H{}\x1b[K\x1b[J", shown.join("\x1b[K\r\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_never_scrolls() {
+        assert_eq!(painted("a\nb\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
+        assert_eq!(painted("a\nb\nc\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J");
+        assert_eq!(painted("a\nb\nc\nd\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n… 2 more lines\x1b[K\x1b[J");
+    }
+}

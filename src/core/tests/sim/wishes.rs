@@ -1,0 +1,169 @@
+//! What an onlooker learns from a wish.
+
+use crate::model::Pool;
+use crate::oracle::Oracle;
+use rotad_core::{Policy, PoolKind, Request, Time};
+
+impl Oracle {
+    pub(crate) fn wish(&mut self, now: Time, ticket: u64, request: &Request) {
+        match request {
+            Request::Roll(_)
+            | Request::Cancel(_)
+            | Request::Change { .. }
+            | Request::Return { .. }
+            | Request::Renew(..) => {
+                self.books.tickets.insert(ticket);
+            }
+            Request::Keep(..)
+            | Request::Drop(_)
+            | Request::Remove(_)
+            | Request::Scale(..)
+            | Request::Stop { .. }
+            | Request::StopNow => {}
+        }
+        match request {
+            Request::Keep(id, policy) => self.wish_keep(id.0, policy),
+            Request::Drop(id) => self.wish_drop(id.0),
+            Request::Remove(id) => {
+                self.wish_drop(id.0);
+                if let Some(pool) = self.books.pools.get_mut(&id.0) {
+                    pool.removed = true;
+                }
+            }
+            Request::Scale(id, count) => self.wish_scale(id.0, *count),
+            Request::Roll(_) => {}
+            Request::Cancel(_) => self.books.cancelled = true,
+            Request::Change { pool, policy } => self.wish_change(pool.0, policy),
+            Request::Return { pool, to, policy } => self.wish_return(pool.0, to.0, policy),
+            Request::Renew(pool, slot) => {
+                self.books.renewals.insert(ticket, (pool.0, slot.0));
+            }
+            Request::Stop { cap } => self.wish_stop(now, cap.map(|cap| cap.0)),
+            Request::StopNow => {
+                let books = &mut self.books;
+                books.stop_at.get_or_insert(now.0);
+                books.stop_by = books.stop_by.min(now.0 + 1000);
+                books.kill_from = Some(now.0);
+                self.stop_all();
+            }
+        }
+    }
+
+    fn wish_keep(&mut self, id: u32, policy: &Policy) {
+        let books = &mut self.books;
+        if books.stop_at.is_some() {
+            return;
+        }
+        match books.pools.get_mut(&id) {
+            None => {
+                books.pools.insert(id, Pool::new(policy.clone()));
+            }
+            Some(pool) => {
+                pool.quiet = false;
+                pool.changed = true;
+                pool.policy = policy.clone();
+                pool.revive();
+            }
+        }
+    }
+
+    fn wish_drop(&mut self, id: u32) {
+        if let Some(pool) = self.books.pools.get_mut(&id) {
+            pool.quiet = false;
+            pool.running = false;
+            pool.dropped = true;
+            pool.crash_loop = None;
+            pool.forgive();
+        }
+    }
+
+    fn wish_scale(&mut self, id: u32, count: u32) {
+        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        if pool.policy.kind == PoolKind::Step {
+            return;
+        }
+        pool.quiet = false;
+        pool.policy.count = count;
+        if let Some(roll) = &mut pool.roll {
+            roll.troubled = true;
+        }
+        for seat in pool.slots.iter_mut().skip(count as usize) {
+            seat.exact = false;
+            seat.forgiven = true;
+            seat.ended = false;
+        }
+    }
+
+    fn wish_change(&mut self, id: u32, policy: &Policy) {
+        if self.books.stop_at.is_some() {
+            return;
+        }
+        if !self.books.pools.contains_key(&id) {
+            return self.wish_keep(id, policy);
+        }
+        self.books.changes = Some(id);
+        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        pool.take(policy);
+        if !pool.running {
+            pool.remake();
+        }
+        if pool.removed {
+            pool.revive();
+        }
+    }
+
+    fn wish_return(&mut self, id: u32, to: u32, policy: &Policy) {
+        if self.books.stop_at.is_some() || !self.books.pools.contains_key(&id) {
+            return;
+        }
+        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        if !pool.running || pool.is_step() || !pool.served.contains(&to) {
+            return;
+        }
+        self.books.changes = Some(id);
+        self.books.returns = Some((id, to));
+        pool.take(policy);
+    }
+
+    fn wish_stop(&mut self, now: Time, cap: Option<u64>) {
+        let books = &mut self.books;
+        if books.stop_at.is_none() {
+            let last = books.pools.keys().map(|id| books.stopped_by(*id, now.0)).max().unwrap_or(now.0 + 1000);
+            books.stop_at = Some(now.0);
+            books.stop_by = last.min(cap.map_or(u64::MAX, |cap| now.0 + cap + 1000));
+            books.kill_from = cap.map(|cap| now.0 + cap);
+        }
+        self.stop_all();
+    }
+
+    fn stop_all(&mut self) {
+        for pool in self.books.pools.values_mut() {
+            pool.running = false;
+            pool.quiet = false;
+        }
+    }
+}
+
+impl Pool {
+    fn revive(&mut self) {
+        if !self.running {
+            self.running = true;
+            self.begun = false;
+            self.up = false;
+            self.surely_up = false;
+            self.step_done = false;
+            self.step_failed = false;
+        }
+        self.dropped = false;
+        self.removed = false;
+    }
+
+    /// Another policy: unless only the workers are to be new, promises about numbers are off for a while.
+    fn take(&mut self, policy: &Policy) {
+        if self.policy.count != policy.count || self.policy.reload != policy.reload || self.policy.stop != policy.stop {
+            self.quiet = false;
+            self.changed = true;
+        }
+        self.policy = policy.clone();
+    }
+}

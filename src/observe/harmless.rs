@@ -1,0 +1,77 @@
+//! Text of workers, made harmless for terminals and logs.
+
+use std::fmt::Write;
+
+/// The text with what a terminal obeys made visible, so that no worker can move the cursor, retitle the window or hide
+/// its neighbour: control characters (C0 but tab, DEL, C1) and broken UTF-8 as `\x1b`, characters that turn the reading
+/// direction as `\u{202e}`.
+pub fn harmless(text: impl AsRef<[u8]>) -> String {
+    let text = text.as_ref();
+    let mut out = String::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => out.push(c),
+                // Writing to a string does not fail.
+                c if c.is_control() => write!(out, "\\x{:02x}", c as u32).unwrap_or(()),
+                c if turns(c) => out.extend(c.escape_unicode()),
+                c => out.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(out, "\\x{byte:02x}").unwrap_or(());
+        }
+    }
+    out
+}
+
+/// The same for text of many lines.
+pub fn harmless_lines(text: &str) -> String {
+    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON with the control characters that it allows in strings (DEL, C1), and those that turn, escaped as well.
+pub fn harmless_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (c.is_control() && c != '\n') || turns(c) {
+            write!(out, "\\u{:04x}", u32::from(c)).unwrap_or(());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_comes_through() {
+        let all: String = (0..0xa0).map(|n| char::from_u32(n).unwrap()).chain("äß\u{202e}✓".chars()).collect();
+        let out = harmless(&all);
+        assert!(out.chars().all(|c| (!c.is_control() || c == '\t') && c != '\u{202e}'), "{out:?}");
+        assert!(out.contains("äß") && out.contains('✓'));
+        assert_eq!(harmless("a\x1b]0;title\x07b\tc"), "a\\x1b]0;title\\x07b\tc");
+        assert_eq!(harmless(b"a\x1b[2Jb\tc\xff"), "a\\x1b[2Jb\tc\\xff");
+        assert_eq!(harmless("ü\u{9b}\u{202e}"), "ü\\x9b\\u{202e}");
+    }
+
+    #[test]
+    fn json_means_the_same_and_moves_nothing() {
+        let text = "a\u{9b}2J\u{7f}\u{202e}\x1bä";
+        let json = harmless_json(&serde_json::to_string(&[text]).unwrap());
+        assert!(json.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{json:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
+    }
+
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(harmless_lines("one\r\ntwo\x1b[2J\n"), "one\ntwo\\x1b[2J");
+    }
+}

@@ -1,0 +1,86 @@
+//! Log files: rotation, unfinished lines, and files that go away.
+
+use super::*;
+
+fn book(rotation: Rotation) -> (tempfile::TempDir, Book) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let book = Book::new(dir.path().join("web.log"), rotation);
+    (dir, book)
+}
+
+const NEVER: Rotation = Rotation { max_size: 0, keep: 0 };
+
+fn text(dir: &tempfile::TempDir, name: &str) -> String {
+    std::fs::read_to_string(dir.path().join(name)).expect("a file")
+}
+
+#[test]
+fn rotates_between_lines_and_keeps_every_byte() {
+    let (dir, mut book) = book(Rotation { max_size: 10, keep: 99 });
+    let all: String = (0..100).map(|n| format!("line {n}\n")).collect();
+    for chunk in [&all[..300], &all[300..301], &all[301..]] {
+        // The pen writes whole lines alone, and pieces of one writer one after another.
+        book.write(1, chunk.as_bytes()).expect("written");
+    }
+    let files = (1..=99).rev().map(|n| dir.path().join(format!("web.log.{n}"))).filter(|path| path.exists());
+    let files: Vec<PathBuf> = files.chain([dir.path().join("web.log")]).collect();
+    let texts: Vec<String> = files.iter().map(|path| std::fs::read_to_string(path).expect("a file")).collect();
+    assert_eq!(texts.concat(), all);
+    assert!(files.len() > 30, "{}", files.len());
+    let last = texts.len() - 1;
+    assert!(texts[..last].iter().all(|text| text.len() < 30 && text.ends_with('\n')), "{texts:?}");
+}
+
+#[test]
+fn keeps_as_many_as_asked_for() {
+    for keep in [0, 2] {
+        let (dir, mut book) = book(Rotation { max_size: 8, keep });
+        for line in ["aaaaaaaa\n", "bbbbbbbb\n", "cccccccc\n", "dddddddd\n"] {
+            book.write(1, line.as_bytes()).expect("written");
+        }
+        assert_eq!(text(&dir, "web.log"), "dddddddd\n");
+        assert_eq!(std::fs::read_dir(&dir).expect("a folder").count(), 1 + keep as usize);
+        if keep == 2 {
+            assert_eq!(text(&dir, "web.log.1") + &text(&dir, "web.log.2"), "cccccccc\nbbbbbbbb\n");
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_line_is_not_glued_to_anothers() {
+    let (dir, mut book) = book(NEVER);
+    book.write(1, b"half").expect("written");
+    book.write(1, b" a line\nagain half").expect("written");
+    book.forget(1);
+    book.write(2, b"whole\n").expect("written");
+    assert_eq!(text(&dir, "web.log"), "half a line\nagain half\nwhole\n");
+    book.write(2, b"half").expect("written");
+    // A master that was killed in the middle of a line.
+    let mut next = Book::new(dir.path().join("web.log"), NEVER);
+    next.write(1, b"on\n").expect("written");
+    assert!(text(&dir, "web.log").ends_with("whole\nhalf\non\n"));
+}
+
+#[test]
+fn a_removed_file_is_made_again_with_its_folder() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().join("logs");
+    let mut book = Book::new(folder.join("web.log"), NEVER);
+    book.write(1, b"one\n").expect("written");
+    std::fs::remove_dir_all(&folder).expect("removed");
+    book.write(1, b"two\n").expect("written");
+    assert_eq!(std::fs::read_to_string(folder.join("web.log")).expect("a file"), "two\n");
+    std::fs::rename(folder.join("web.log"), folder.join("aside")).expect("renamed");
+    book.write(1, b"three\n").expect("written");
+    assert_eq!(std::fs::read_to_string(folder.join("aside")).expect("a file"), "two\nthree\n");
+    book.reopen().expect("opened");
+    book.write(1, b"four\n").expect("written");
+    assert_eq!(std::fs::read_to_string(folder.join("web.log")).expect("a file"), "four\n");
+}
+
+#[test]
+fn a_full_disk_leaves_whole_lines() {
+    let mut full = Book::new("/dev/full".into(), NEVER);
+    let (done, error) = full.write(1, b"12345\n").expect_err("no room");
+    assert_eq!((done, error.raw_os_error()), (0, Some(nix::libc::ENOSPC)));
+}

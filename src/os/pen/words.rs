@@ -1,0 +1,81 @@
+//! The last words of a worker, for the status and for whoever waits.
+
+use std::collections::VecDeque;
+
+/// How many lines are kept, and how many bytes of each.
+const LINES: usize = 20;
+const LINE_BYTES: usize = 500;
+
+/// The last lines of one worker, over all that it printed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Words {
+    lines: VecDeque<Vec<u8>>,
+    /// The last one has no end yet.
+    open: bool,
+}
+
+impl Words {
+    /// Takes in what was printed. Only the last lines of it are looked at.
+    pub(super) fn hear(&mut self, text: &[u8]) {
+        let Some((last, before)) = text.split_last() else { return };
+        let ends = *last == b'\n';
+        let whole = if ends { before } else { text };
+        let mut start = whole.len();
+        for _ in 0..LINES {
+            match whole[..start].iter().rposition(|byte| *byte == b'\n') {
+                Some(newline) => start = newline,
+                None => {
+                    start = 0;
+                    break;
+                }
+            }
+        }
+        let from = if start == 0 { 0 } else { start + 1 };
+        let mut pieces = whole[from..].split(|byte| *byte == b'\n');
+        if start == 0
+            && self.open
+            && let (Some(line), Some(piece)) = (self.lines.back_mut(), pieces.next())
+        {
+            let room = LINE_BYTES.saturating_sub(line.len());
+            line.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+        for piece in pieces {
+            if self.lines.len() == LINES {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(piece[..piece.len().min(LINE_BYTES)].to_vec());
+        }
+        self.open = !ends;
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_lines_and_pieces() {
+        let mut words = Words::default();
+        for text in ["one\ntw", "o", "\n", "", "\nfive", "\n"] {
+            words.hear(text.as_bytes());
+        }
+        assert_eq!(words.lines(), ["one", "two", "", "five"]);
+    }
+
+    #[test]
+    fn only_the_last_ones_are_kept_and_long_ones_are_cut() {
+        let mut words = Words::default();
+        words.hear(b"old\n");
+        let text: String = (0..1000).map(|n| format!("line {n}\n")).collect();
+        words.hear(text.as_bytes());
+        assert_eq!(words.lines().len(), LINES);
+        assert_eq!(words.lines()[0], "line 980");
+        words.hear(&vec![b'x'; 10_000]);
+        words.hear(&vec![b'x'; 10_000]);
+        assert_eq!(words.lines()[LINES - 1].len(), LINE_BYTES);
+    }
+}

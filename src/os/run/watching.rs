@@ -1,0 +1,146 @@
+//! Watched files: what a changed one sets off.
+
+use super::Keeper;
+use super::chronicle::Note;
+use crate::observe::events::What;
+use crate::observe::print::harmless;
+use crate::os::wake::Wake;
+use crate::os::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
+use crate::plan::{Plan, SignalAction};
+use glob::Pattern;
+use rotad_core::PoolId;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Quiet time before a changed configuration is applied.
+const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
+
+/// The watcher, while there is something to watch.
+pub(super) struct Watching {
+    wake: Wake,
+    watcher: Option<Watcher>,
+}
+
+impl Watching {
+    pub(super) fn new(wake: Wake) -> Self {
+        Self { wake, watcher: None }
+    }
+
+    /// Watches these and nothing else.
+    fn set(&mut self, plans: Vec<WatchPlan>) {
+        if plans.is_empty() {
+            self.watcher = None;
+            return;
+        }
+        if self.watcher.is_none() {
+            match Watcher::start(self.wake.clone()) {
+                Ok(watcher) => self.watcher = Some(watcher),
+                Err(error) => tracing::warn!(
+                    "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"
+                ),
+            }
+        }
+        if let Some(watcher) = &self.watcher {
+            watcher.watch(plans);
+        }
+    }
+
+    fn reports(&self) -> Vec<WatchReport> {
+        self.watcher.iter().flat_map(|watcher| watcher.reports().try_iter()).collect()
+    }
+}
+
+impl Keeper {
+    /// Watches what the plan says: to be called whenever it has changed.
+    pub(super) fn watch_files(&mut self) {
+        let pools = self.posts.iter().filter_map(|(id, pool)| {
+            let watch = pool.watch.clone()?;
+            let (key, base) = (WatchKey::Pool(id), watch.base);
+            Some(WatchPlan { key, base, globs: watch.globs, debounce: watch.debounce })
+        });
+        let config = self.plan.master.watch_config.then(|| config(&self.plan));
+        let plans = pools.chain(config).collect();
+        self.watching.set(plans);
+    }
+
+    /// What the watcher has found out.
+    pub(super) fn watched_files(&mut self) {
+        for report in self.watching.reports() {
+            match report {
+                WatchReport::Watching { key, files } => {
+                    tracing::info!("{}: {}", self.watched(key), begun(files));
+                }
+                WatchReport::Trouble { key, text } => tracing::warn!("{}: {}", self.watched(key), harmless(&text)),
+                WatchReport::Changed { .. } if self.stopping => {}
+                WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
+                    self.code_changed(pool, &files, count);
+                }
+                WatchReport::Changed { key: WatchKey::Config, files, count } => {
+                    let text = changed(self.plan.config.parent().unwrap_or(Path::new("/")), &files, count);
+                    self.act(SignalAction::ApplyConfig, &text);
+                }
+            }
+        }
+    }
+
+    fn code_changed(&mut self, pool: PoolId, files: &[PathBuf], count: usize) {
+        let Some(watch) = self.posts.plan(pool).and_then(|plan| plan.watch.as_ref()) else { return };
+        let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
+        if self.posts.rests(pool) {
+            let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
+            return self.note(Note::new(What::FilesChanged, text).pool(pool));
+        }
+        let text = format!("{text}: rolling {name}");
+        self.note(Note::new(What::FilesChanged, text).pool(pool));
+        self.roll(None, false, &[pool]);
+    }
+
+    fn watched(&self, key: WatchKey) -> &str {
+        match key {
+            WatchKey::Pool(pool) => self.pool_name(pool),
+            WatchKey::Config => "the configuration",
+        }
+    }
+}
+
+/// The files that the plan was read from, and those that would be read besides them.
+fn config(plan: &Plan) -> WatchPlan {
+    let escape = |path: &Path| Pattern::escape(&path.to_string_lossy());
+    let sources = plan.sources.iter().map(|source| escape(&source.path));
+    let include = plan.include.iter().map(|glob| match glob.text.starts_with('/') {
+        true => glob.text.clone(),
+        false => format!("{}/{}", escape(&glob.base), glob.text),
+    });
+    let globs = sources.chain(include).collect();
+    WatchPlan { key: WatchKey::Config, base: "/".into(), globs, debounce: CONFIG_DEBOUNCE }
+}
+
+fn begun(files: usize) -> String {
+    match files {
+        0 => "watching: no file matches now; the first that does counts as a change".to_owned(),
+        1 => "watching one file".to_owned(),
+        many => format!("watching {many} files"),
+    }
+}
+
+/// `src/app.py and 3 more changed`
+fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
+    let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
+    let first = harmless(first.strip_prefix(base).unwrap_or(first).to_string_lossy().as_bytes());
+    match count {
+        0 | 1 => format!("{first} changed"),
+        _ => format!("{first} and {} more changed", count - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_is_told_from_the_base() {
+        let files = [PathBuf::from("/srv/shop/src/a\n.py"), PathBuf::from("/srv/shop/src/b.py")];
+        assert_eq!(changed(Path::new("/srv/shop"), &files, 4), "src/a\\n.py and 3 more changed");
+        assert_eq!(changed(Path::new("/etc"), &files[1..], 1), "/srv/shop/src/b.py changed");
+    }
+}

@@ -1,0 +1,259 @@
+//! Patterns of paths, taken apart by folder: so a walk enters only folders in which something can match.
+//!
+//! `*`, `?` and `[…]` stand for letters of one name, `**` for any number of folders. As in a shell, none of them
+//! matches a name that begins with a dot: hidden files are matched where the pattern says the dot. A `**` at the end
+//! stands for all files below.
+
+use glob::{MatchOptions, Pattern};
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+
+const HOW: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
+/// Parts of all patterns of one [`Globs`]: as many as a [`Stand`] has bits.
+const MOST_PARTS: usize = 128;
+
+#[derive(Debug)]
+enum Part {
+    /// `**`
+    Deep,
+    Name(Pattern),
+    /// A pattern is complete.
+    End,
+}
+
+/// Which parts of the patterns come next below a folder: a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stand(u128);
+
+impl Stand {
+    /// Neither matches nor leads to what may match.
+    pub(super) fn is_lost(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Patterns with one root, walked together.
+#[derive(Debug)]
+pub(super) struct Globs {
+    /// The folder that all of them begin in: absolute, without wildcards.
+    pub(super) root: PathBuf,
+    parts: Vec<Part>,
+    start: Stand,
+}
+
+impl Globs {
+    /// Sorts patterns by their roots. A relative pattern is relative to `base`. The errors are for people.
+    pub(super) fn sort(base: &Path, patterns: &[String]) -> (Vec<Self>, Vec<String>) {
+        let mut sorted: Vec<Self> = Vec::new();
+        let mut errors = Vec::new();
+        for pattern in patterns {
+            match parse(base, pattern) {
+                Ok((root, parts)) => {
+                    let fits = |globs: &&mut Self| globs.root == root && globs.parts.len() + parts.len() <= MOST_PARTS;
+                    match sorted.iter_mut().find(fits) {
+                        Some(globs) => globs.add(parts),
+                        None => {
+                            let mut globs = Self { root, parts: Vec::new(), start: Stand(0) };
+                            globs.add(parts);
+                            sorted.push(globs);
+                        }
+                    }
+                }
+                Err(why) => errors.push(format!("the pattern \"{pattern}\" cannot be watched: {why}")),
+            }
+        }
+        (sorted, errors)
+    }
+
+    fn add(&mut self, parts: Vec<Part>) {
+        let first = self.parts.len();
+        self.parts.extend(parts);
+        self.start.0 |= self.from(first);
+    }
+
+    /// Where a walk begins, at the root.
+    pub(super) fn start(&self) -> Stand {
+        self.start
+    }
+
+    /// What stands below `name` in a folder with this stand.
+    pub(super) fn step(&self, stand: Stand, name: &OsStr) -> Stand {
+        self.next(stand, name, true)
+    }
+
+    /// The same for a link to a folder, which `**` does not follow.
+    pub(super) fn step_by_name(&self, stand: Stand, name: &OsStr) -> Stand {
+        self.next(stand, name, false)
+    }
+
+    fn next(&self, stand: Stand, name: &OsStr, deep: bool) -> Stand {
+        let name = name.to_string_lossy();
+        let deep = deep && !name.starts_with('.');
+        let mut next = 0;
+        for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| stand.0 & (1 << at) != 0) {
+            match part {
+                Part::Deep if deep => next |= self.from(at),
+                Part::Name(pattern) if pattern.matches_with(&name, HOW) => next |= self.from(at + 1),
+                _ => {}
+            }
+        }
+        Stand(next)
+    }
+
+    /// A file with this stand matches.
+    pub(super) fn matches(&self, stand: Stand) -> bool {
+        self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && matches!(part, Part::End))
+    }
+
+    /// Below a folder with this stand something may match.
+    pub(super) fn descends(&self, stand: Stand) -> bool {
+        self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && !matches!(part, Part::End))
+    }
+
+    /// A part, and what follows it where it may stand for nothing.
+    fn from(&self, first: usize) -> u128 {
+        let mut set = 0;
+        for (at, part) in self.parts.iter().enumerate().skip(first) {
+            set |= 1 << at;
+            if !matches!(part, Part::Deep) {
+                break;
+            }
+        }
+        set
+    }
+}
+
+fn parse(base: &Path, pattern: &str) -> Result<(PathBuf, Vec<Part>), String> {
+    let mut root = base.to_owned();
+    let mut parts = Vec::new();
+    let components: Vec<Component<'_>> = Path::new(pattern).components().collect();
+    for (at, component) in components.iter().enumerate() {
+        let last = at + 1 == components.len();
+        match component {
+            Component::RootDir | Component::Prefix(_) => root = PathBuf::from("/"),
+            Component::CurDir => {}
+            Component::ParentDir if parts.is_empty() && !last => root.push(".."),
+            Component::ParentDir => return Err("`..` may stand at its beginning only".to_owned()),
+            Component::Normal(name) => {
+                let name = name.to_string_lossy();
+                match literal(&name) {
+                    Some(name) if parts.is_empty() && !last => root.push(name),
+                    _ if name == "**" => parts.push(Part::Deep),
+                    _ => parts.push(Part::Name(Pattern::new(&name).map_err(|error| error.msg.to_owned())?)),
+                }
+            }
+        }
+    }
+    if parts.is_empty() {
+        return Err("it names no file".to_owned());
+    }
+    if parts.len() >= MOST_PARTS {
+        return Err(format!("it has more than {MOST_PARTS} parts"));
+    }
+    parts.push(Part::End);
+    Ok((root, parts))
+}
+
+/// The name that a pattern without wildcards stands for; `[*]` is a star, as [`Pattern::escape`] writes it.
+fn literal(pattern: &str) -> Option<String> {
+    let mut name = String::new();
+    let mut rest = pattern.chars();
+    while let Some(letter) = rest.next() {
+        match letter {
+            '*' | '?' => return None,
+            '[' => {
+                let one = rest.next().filter(|one| *one != '!')?;
+                rest.next().filter(|end| *end == ']')?;
+                name.push(one);
+            }
+            letter => name.push(letter),
+        }
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a walk through `base`/`path` finds it.
+    fn finds(patterns: &[&str], path: &str) -> bool {
+        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let (all, errors) = Globs::sort(Path::new("/b"), &patterns);
+        assert!(errors.is_empty(), "{errors:?}");
+        all.iter().any(|globs| {
+            let Ok(below) = Path::new(path).strip_prefix(&globs.root) else { return false };
+            let mut stand = globs.start();
+            let names: Vec<_> = below.iter().collect();
+            for (at, name) in names.iter().enumerate() {
+                stand = globs.step(stand, name);
+                if at + 1 < names.len() && !globs.descends(stand) {
+                    return false;
+                }
+            }
+            globs.matches(stand)
+        })
+    }
+
+    #[test]
+    fn what_matches() {
+        for (pattern, path) in [
+            ("src/**/*.py", "/b/src/app.py"),
+            ("src/**/*.py", "/b/src/a/b/c/app.py"),
+            ("./src/*.py", "/b/src/app.py"),
+            ("**/*.py", "/b/app.py"),
+            ("**", "/b/a/b"),
+            ("src/**", "/b/src/x"),
+            ("a/**/b/**/c", "/b/a/b/c"),
+            ("a/**/b/**/c", "/b/a/x/b/y/z/c"),
+            ("*/app.?s", "/b/web/app.js"),
+            (".env", "/b/.env"),
+            ("conf/.*", "/b/conf/.env"),
+            ("/etc/x[*]y/*.toml", "/etc/x*y/a.toml"),
+            ("[a-c]*.rs", "/b/cat.rs"),
+            ("grün/**/*.ü", "/b/grün/a.ü"),
+        ] {
+            assert!(finds(&[pattern], path), "{pattern} {path}");
+        }
+        assert!(finds(&["src/*.py", "src/**/*.html"], "/b/src/t/x.html"));
+    }
+
+    #[test]
+    fn what_does_not() {
+        for (pattern, path) in [
+            ("src/**/*.py", "/b/src/app.pyc"),
+            ("src/*.py", "/b/src/a/app.py"),
+            ("src/**/*.py", "/b/srcs/app.py"),
+            ("**/*.py", "/b/.git/x.py"),
+            ("**/*", "/b/a/.app.py.swp"),
+            ("*", "/b/a/b"),
+            ("src", "/b/src/app.py"),
+            ("a/**/b/**/c", "/b/a/b"),
+        ] {
+            assert!(!finds(&[pattern], path), "{pattern} {path}");
+        }
+        assert!(!finds(&["src/*.py", "lib/**/*.html"], "/b/src/t/x.html"));
+    }
+
+    #[test]
+    fn roots_hold_no_wildcards_and_equal_ones_are_walked_once() {
+        let patterns = ["src/a/*.py", "src/a/**/*.html", "../lib/x/y", "/etc/[*]/[?]/z*/b"].map(str::to_owned);
+        let (all, errors) = Globs::sort(Path::new("/b"), &patterns);
+        assert!(errors.is_empty(), "{errors:?}");
+        let roots: Vec<_> = all.iter().map(|globs| globs.root.display().to_string()).collect();
+        assert_eq!(roots, ["/b/src/a", "/b/../lib/x", "/etc/*/?"]);
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_spares_the_rest() {
+        let patterns = ["a[", "*/../x", ".", "src/..", "ok/*"].map(str::to_owned);
+        let (all, errors) = Globs::sort(Path::new("/b"), &patterns);
+        assert_eq!((all.len(), errors.len()), (1, 4), "{errors:?}");
+        let many = "a*/".repeat(200) + "b";
+        assert_eq!(Globs::sort(Path::new("/b"), &[many]).1.len(), 1);
+        let all: Vec<String> = (0..100).map(|n| format!("*/{n}/*")).collect();
+        assert_eq!(Globs::sort(Path::new("/b"), &all).0.len(), 4, "more patterns than one set holds");
+    }
+}
