@@ -4,9 +4,12 @@ mod args;
 mod ask;
 mod check;
 pub mod client;
+mod complete;
 mod demo;
 mod events;
+mod init;
 mod logs;
+mod man;
 mod pools;
 pub mod print;
 mod progress;
@@ -20,6 +23,7 @@ mod words;
 use crate::os::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
+pub use man::reference;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -94,9 +98,9 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
         Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),
         Verb::Logs { follow, lines, target } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
-        Verb::Init { .. } => not_supported("`init` (config/rotad.toml of the source has every key, commented)"),
-        Verb::Completions { .. } => not_supported("`completions`"),
-        Verb::Man => not_supported("`man` (docs/cli.md has what it would say)"),
+        Verb::Init { command } => init::init(config.as_deref(), &command),
+        Verb::Completions { shell } => complete::completions(shell),
+        Verb::Man => man::man(),
     }
 }
 

@@ -39,6 +39,8 @@ words! {
     MasterPaused = "master-paused",
     /// A signal to the master.
     SignalReceived = "signal-received",
+    /// Files that a pool watches hold something else now.
+    FilesChanged = "files-changed",
     /// A wish of a command.
     Request = "request",
     /// The configuration was read again, and is in force.
@@ -49,7 +51,7 @@ words! {
     ConfigPutBack = "config-put-back",
     /// Another number of workers is wanted.
     Scaled = "scaled",
-    /// Files are watched, and have changed.
+    /// Files are watched from now on, or cannot be.
     Watch = "watch",
     /// A pool waits for those that it comes after.
     Held = "held",

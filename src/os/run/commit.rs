@@ -63,6 +63,7 @@ impl Keeper {
         }
         self.close_wait(wait);
         self.close_unused();
+        self.watch_files();
         self.wish_done(&wish);
     }
 
@@ -153,6 +154,7 @@ impl Keeper {
         self.plan.signals = new.signals;
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);
+        self.plan.include.clone_from(&new.include);
         if !diff.needs_new_master.is_empty() {
             tracing::warn!("{}", wants_new_master(diff));
         }
