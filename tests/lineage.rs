@@ -302,8 +302,8 @@ fn price(cgroups: &Cgroups) {
 fn journal_of(dir: &std::path::Path, born: &Born, tag: &str) {
     let pid = born.process.pid();
     let mut journal = Journal::open(dir).unwrap();
-    journal.born(pid, Stat::of(pid).unwrap().start_time, "web", 2, tag).unwrap();
-    journal.born(1, 77, "web", 3, "not-that-one").unwrap();
+    journal.born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[]).unwrap();
+    journal.born(1, 77, ("web", 3), "not-that-one", &[]).unwrap();
     drop(journal);
     let path = dir.join("workers");
     let text = std::fs::read_to_string(&path).unwrap();

@@ -225,7 +225,7 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full &= known.serving >= known.wanted_slots();
+            known.full &= known.is_full();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

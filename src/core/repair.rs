@@ -50,6 +50,14 @@ impl Master {
             }
         }
         self.detach(id);
+        if place == Place::Current
+            && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
+            && worker.generation == roll.generation
+            && !roll.is_fresh(id, worker.generation)
+            && !matches!(roll.phase, Phase::Back(_))
+        {
+            roll.lost(worker.slot);
+        }
         let retry_in = match place {
             _ if fails_roll || fails_back => None,
             Place::Current => self.count_death(worker.pool, &death),

@@ -4,6 +4,7 @@
 //! Nothing here sleeps to make a test pass: everything waits for a condition, with a deadline.
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::print_stderr)] // each test binary uses its own part
 
+pub mod ask;
 pub mod delegated;
 pub mod load;
 pub mod need;

@@ -50,8 +50,10 @@ pub(crate) struct Knobs {
     escape: Option<String>,
     /// Where `facts` writes.
     out: Option<String>,
-    /// How many lines `lines` prints.
+    /// How many lines `lines` prints …
     lines: u64,
+    /// … and how long each is at least, in bytes.
+    width: u64,
     /// How long a `job` takes.
     pub(crate) job_ms: u64,
     exit_code: i32,
@@ -101,6 +103,7 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
             "--extend-ms" => knobs.extend_ms = number(&value()),
             "--job-ms" => knobs.job_ms = number(&value()),
             "--lines" => knobs.lines = number(&value()),
+            "--width" => knobs.width = number(&value()),
             "--exit" => knobs.exit_code = number(&value()) as i32,
             "--code" => knobs.code = Some(value()),
             "--starts" => knobs.starts = Some(value()),
@@ -236,7 +239,7 @@ fn lines(knobs: &Knobs) {
     begin(knobs);
     let mut text = String::new();
     for number in 0..knobs.lines {
-        text += &format!("line {number}\n");
+        text += &format!("{:<width$}\n", format!("line {number}"), width = (knobs.width as usize).saturating_sub(1));
     }
     std::io::stdout().write_all(text.as_bytes()).expect("stdout");
     exit(knobs.exit_code)

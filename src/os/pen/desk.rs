@@ -269,10 +269,13 @@ impl Desk {
         reader.waits = taken < lines;
         if reader.waits {
             if full && self.sheets.shut(&reader.target) == Some(Shut::Trouble) && !grow(reader) {
-                // The worker would hang because of a disk.
-                self.sheets.lose(&reader.target, lines - taken);
-                taken = lines;
-                reader.waits = false;
+                // The worker would hang because of a disk: the oldest quarter makes room.
+                let quarter = (reader.capacity / 4).max(taken).min(lines);
+                let end = text[quarter..lines].iter().position(|byte| *byte == b'\n');
+                let given_up = end.map_or(lines, |end| quarter + end + 1);
+                self.sheets.lose(&reader.target, given_up - taken);
+                taken = given_up;
+                reader.waits = taken < lines;
             }
         } else if full || seen == most {
             grow(reader);

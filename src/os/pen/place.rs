@@ -39,11 +39,11 @@ pub(super) struct Found {
 /// another user's that was linked in.
 pub(super) fn open(path: &Path) -> io::Result<Found> {
     let root = nix::unistd::geteuid().is_root();
-    let name = path.file_name().ok_or_else(|| refusal("has no name"))?.to_owned();
+    let name = path.file_name().ok_or_else(|| refusal("it has no name"))?.to_owned();
     let (folder, trusted) = walk(path.parent().unwrap_or(Path::new("/")), root)?;
     let (file, stat) = open_in(folder.as_fd(), &name)?;
     if !trusted && stat.st_nlink > 1 && stat.st_uid != fstat(&folder)?.st_uid {
-        return Err(refusal("is another user's file that was linked into this folder"));
+        return Err(refusal("it is another user's file that was linked into this folder"));
     }
     let plain = kind(&stat) == SFlag::S_IFREG;
     Ok(Found { folder, name, file, size: stat.st_size as u64, plain })
@@ -64,13 +64,13 @@ pub(super) fn open_in(folder: impl AsFd, name: &OsStr) -> io::Result<(File, File
         other => other,
     };
     let fd = fd.map_err(|errno| match errno {
-        Errno::ELOOP => refusal("is a link, and a log is never written through one"),
+        Errno::ELOOP => refusal("it is a link, and a log is never written through one"),
         other => other.into(),
     })?;
     let stat = fstat(&fd)?;
     let memory = kind(&stat) == SFlag::S_IFCHR && nix::sys::stat::major(stat.st_rdev) == MEMORY_DEVICES;
     if kind(&stat) != SFlag::S_IFREG && !memory {
-        return Err(refusal("is no plain file"));
+        return Err(refusal("it is no plain file"));
     }
     Ok((fd.into(), stat))
 }
@@ -93,7 +93,7 @@ fn walk(path: &Path, root: bool) -> io::Result<(OwnedFd, bool)> {
     let mut todo: VecDeque<OsString> = steps(path);
     while let Some(step) = todo.pop_front() {
         if step == ".." && !trusted {
-            return Err(refusal("has `..` in a folder that others may change"));
+            return Err(refusal("it has `..` in a folder that others may change"));
         }
         let next = match openat(&folder, &*step, through, Mode::empty()) {
             Err(Errno::ENOENT) => {
@@ -107,7 +107,7 @@ fn walk(path: &Path, root: bool) -> io::Result<(OwnedFd, bool)> {
             Err(Errno::ELOOP | Errno::ENOTDIR) if is_link(&folder, &step) => {
                 links += 1;
                 if !trusted || links > MOST_LINKS {
-                    return Err(refusal("lies behind a link in a folder that others may change"));
+                    return Err(refusal("it lies behind a link in a folder that others may change"));
                 }
                 let to = readlinkat(&folder, &*step)?;
                 let mut ahead = steps(Path::new(&to));

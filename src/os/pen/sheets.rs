@@ -63,7 +63,10 @@ impl Sheets {
         match self.files.get_mut(path) {
             Some(sheet) => sheet.set_rotation(*rotation),
             None => {
-                self.files.insert(path.clone(), Sheet::book(Book::new(path.clone(), *rotation)));
+                let mut book = Book::new(path.clone(), *rotation);
+                // What is wrong is told when something is to be written.
+                book.reopen().ok();
+                self.files.insert(path.clone(), Sheet::book(book));
             }
         }
     }

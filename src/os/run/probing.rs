@@ -3,8 +3,10 @@
 
 use super::Keeper;
 use super::care::spread;
+use super::chronicle::Note;
 use super::recipes::Birth;
 use super::watchdogs::span;
+use crate::observe::events::What;
 use crate::os::birth::{Pinned, Settings};
 use crate::os::probe::{Answer, Prober, Question};
 use crate::plan::{Address, Check, Context, Health, Ready};
@@ -288,9 +290,8 @@ impl Keeper {
         }
     }
 
-    fn sick_line(&self, worker: WorkerId, text: &str) {
-        let Some(body) = self.roster.get(worker) else { return };
-        tracing::warn!(pool = self.pool_name(body.pool), slot = body.slot.0, pid = body.pid(), "{text}");
+    fn sick_line(&mut self, worker: WorkerId, text: &str) {
+        self.note(Note::new(What::Unwell, text).worker(worker).warn());
     }
 
     /// What the worker is asked just now, as its plan has it.
@@ -338,7 +339,7 @@ impl Keeper {
             cgroup: body.family.as_ref().and_then(|family| family.cgroup.as_ref()).map(|cgroup| cgroup.procs()),
         };
         // As the worker itself is born, but for what makes it the worker: its sockets, and who hears it.
-        let mut order = self.recipes.order(plan, &listeners, &birth);
+        let mut order = self.recipes.order(&body.pattern, &listeners, &birth);
         order.argv = words.iter().map(|word| word.expand(&context)).collect();
         order.listeners.clear();
         order.listen_names.clear();

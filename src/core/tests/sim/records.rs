@@ -50,8 +50,7 @@ impl Oracle {
                 Ok(())
             }
             Record::Held { pool, .. } => {
-                let held = self.books.is_held(pool.0);
-                hold!(held, "held", "pool {pool} waits for nobody");
+                hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
                 Ok(())
             }
             Record::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
@@ -180,6 +179,12 @@ impl Oracle {
             && let Some(pool) = self.books.pools.get_mut(&pool_id)
         {
             pool.up = true;
+        }
+        let surely = self.books.is_surely_full(pool_id);
+        if let Some(pool) = self.books.pools.get_mut(&pool_id) {
+            pool.surely_up |= surely;
+            pool.dark_since = None;
+            pool.dark_told = false;
         }
         Ok(())
     }
@@ -320,7 +325,7 @@ impl Oracle {
         let pool_id = worker.pool as u32;
         let cut = books.kill_from.is_some_and(|at| now.0 >= at);
         let spare = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
-        if books.stop_at.is_none() || cut || books.pools[&pool_id].dropped || spare {
+        if books.stop_at.is_none() || cut || books.pools[&pool_id].dropped || spare || !worker.serves() {
             return Ok(());
         }
         for (other, pool) in &books.pools {

@@ -1,0 +1,249 @@
+//! Promise 8: no byte that a worker printed is lost while the disk has room, not even at its death; none is changed in
+//! a log of its own, and no line is torn.
+
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::HashSet;
+use std::fs;
+use support::{Site, alone, number, pool, proc, until};
+
+/// A worker that runs a script, in a pool that logs to `web.log`.
+fn script(script: &str, more: &str) -> Site {
+    let site = Site::new("");
+    site.write("worker.sh", script);
+    site.configure(&format!(
+        r#"{}
+[pool.web]
+command = ["sh", "@DIR@/worker.sh"]
+ready = "spawned"
+restart = {{ policy = "never" }}
+{more}
+[pool.web.log]
+stdout = "@DIR@/web.log"
+"#,
+        site.read("rotad.toml")
+    ));
+    site
+}
+
+/// Stops the master; everything is written then.
+fn stop(site: &mut Site) {
+    site.signal(Signal::SIGTERM);
+    assert_eq!(site.await_exit(30).code(), Some(0));
+}
+
+/// The file and all that were put aside before it, oldest first.
+fn all_files(site: &Site, name: &str) -> Vec<u8> {
+    let mut text = Vec::new();
+    for number in (1..=999).rev() {
+        text.extend(fs::read(site.path(&format!("{name}.{number}"))).unwrap_or_default());
+    }
+    text.extend(fs::read(site.path(name)).unwrap_or_default());
+    text
+}
+
+/// Control characters, broken UTF-8, NUL, a line of 100 KiB, no newline at the end: as they were printed.
+#[test]
+fn every_byte_as_it_was_printed() {
+    let mut site = script("cat odd; cat odd >&2", "working_directory = \"@DIR@\"");
+    let mut odd: Vec<u8> = (0..=255).cycle().take(5000).collect();
+    odd.extend(b"\r\n\n\n");
+    odd.extend(vec![b'x'; 100 << 10]);
+    odd.extend(b"\nno end \x1b[31m\xff\0");
+    fs::write(site.path("odd"), &odd).expect("a file");
+    site.run();
+    until("all of it", 20, || (fs::read(site.path("web.log")).ok()?.len() >= 2 * odd.len()).then_some(()));
+    stop(&mut site);
+    assert!(fs::read(site.path("web.log")).expect("a log") == [odd.clone(), odd].concat(), "not as it was printed");
+}
+
+/// A stream of 20 MB in lines of 100 bytes over many files: each byte once, in order, files cut between lines.
+#[test]
+fn rotation_keeps_every_byte() {
+    let _alone = alone();
+    let mut site =
+        script("i=0; while [ $i -lt 20 ]; do cat million; i=$((i+1)); done", "working_directory = \"@DIR@\"\n");
+    let lines: String = (0..10_000).map(|n| format!("{n:099}\n")).collect();
+    fs::write(site.path("million"), &lines).expect("a file");
+    site.configure(&(site.read("rotad.toml") + "max_size = \"1MiB\"\nkeep = 100\n"));
+    site.run();
+    site.await_status("the worker has ended", 60, |status| pool(status, "web")["alive"] == 0);
+    stop(&mut site);
+    assert!(all_files(&site, "web.log") == lines.repeat(20).into_bytes(), "not every byte once and in order");
+    let sizes: Vec<u64> =
+        (1..=99).map_while(|n| Some(fs::metadata(site.path(&format!("web.log.{n}"))).ok()?.len())).collect();
+    assert!(sizes.len() >= 19 && sizes.iter().all(|size| *size <= 1 << 20 && size % 100 == 0), "{sizes:?}");
+}
+
+/// 50 workers of one pool are killed in the middle of a line, with lines before it; their lines are whole, and so are
+/// their successors'.
+#[test]
+fn killed_in_the_middle_of_a_line() {
+    let mut site = Site::new(
+        r#"
+[pool.web]
+command = ["sh", "-c", 'i=0; while [ $i -lt 500 ]; do echo "$$ line $i of mine"; i=$((i+1)); done; printf "$$ half a line"; echo $$ >> @DIR@/waiting; read x < @DIR@/never']
+count = 5
+ready = "spawned"
+restart = { delay = "1ms", max_delay = "1ms", ends = [0] }
+[pool.web.log]
+stdout = "@DIR@/web.log"
+"#,
+    );
+    let fifo = site.path("never");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    site.run();
+    let mut killed = Vec::new();
+    while killed.len() < 50 {
+        let next = until("a worker that waits in the middle of its line", 20, || {
+            let waiting = site.lines("waiting").into_iter().filter_map(|line| line.parse().ok());
+            waiting.into_iter().find(|pid| !killed.contains(pid))
+        });
+        kill(Pid::from_raw(next), Signal::SIGKILL).expect("a worker");
+        killed.push(next);
+    }
+    stop(&mut site);
+    let text = site.read("web.log");
+    let lines: HashSet<&str> = text.lines().collect();
+    for pid in killed {
+        for number in 0..500 {
+            assert!(lines.contains(&*format!("{pid} line {number} of mine")), "{pid}: line {number} is not there");
+        }
+        assert!(lines.contains(&*format!("{pid} half a line")), "{pid}: its unfinished line is not there");
+    }
+}
+
+/// 200 workers that print 1 MiB each into one file, and 200 into the master's log, and end at once.
+#[test]
+fn a_mebibyte_and_an_immediate_end() {
+    let _alone = alone();
+    let mut site = Site::new("");
+    let pools: String = [("file", "@DIR@/all.log"), ("master", "master")]
+        .iter()
+        .map(|(name, target)| {
+            format!(
+                r#"
+[pool.{name}]
+command = ["@WORKER@", "lines", "--lines", "16384", "--width", "64"]
+count = 200
+ready = "spawned"
+restart = {{ policy = "never" }}
+[pool.{name}.log]
+stdout = "{target}"
+max_size = "1GiB"
+"#
+            )
+        })
+        .collect();
+    let master =
+        site.read("rotad.toml").replace("log_format = \"json\"", "log_format = \"text\"\nlog_max_size = \"1GiB\"");
+    site.configure(&(master + &pools));
+    site.run();
+    site.await_status("all have ended", 60, |status| {
+        ["file", "master"]
+            .iter()
+            .all(|name| number(&pool(status, name)["alive"]) == 0.0 && started(status, name) == 200)
+    });
+    stop(&mut site);
+    let count = |text: &str, cut: fn(&str) -> &str| {
+        let mut seen = vec![0_u16; 16384];
+        for line in text.lines().map(cut).filter(|line| line.starts_with("line ")) {
+            assert_eq!(line.len(), 63, "torn: {line:?}");
+            let digits: String = line[5..].chars().take_while(char::is_ascii_digit).collect();
+            seen[digits.parse::<usize>().expect("a number")] += 1;
+        }
+        seen
+    };
+    let file = site.read("all.log");
+    assert_eq!(file.len(), 200 << 20);
+    assert!(count(&file, |line| line).iter().all(|times| *times == 200), "lines are missing or torn");
+    let log = site.read("master.log");
+    assert!(count(&log, |line| line.split_once("] ").map_or("", |(_, text)| text)).iter().all(|times| *times == 200));
+}
+
+fn started(status: &serde_json::Value, name: &str) -> usize {
+    let workers = pool(status, name)["workers"].as_array().expect("workers");
+    workers.iter().filter(|worker| worker["last_exit"].is_object()).count()
+}
+
+/// stdout and stderr to places of their own, and two pools in one file.
+#[test]
+fn streams_and_pools() {
+    let mut site = Site::new(
+        r#"
+[pool.one]
+command = ["sh", "-c", 'echo "one out"; echo "one err" >&2; echo "by name" >/dev/stderr']
+ready = "spawned"
+restart = { policy = "never" }
+[pool.one.log]
+stdout = "@DIR@/both.log"
+stderr = "@DIR@/logs/of/errors.log"
+[pool.two]
+command = ["sh", "-c", 'echo "two out"; echo "two err" >&2']
+ready = "spawned"
+restart = { policy = "never" }
+[pool.two.log]
+stdout = "@DIR@/both.log"
+stderr = "master"
+"#,
+    );
+    site.run();
+    site.await_status("both have ended", 20, |status| started(status, "one") + started(status, "two") == 2);
+    let status = site.status().expect("a status");
+    let last = |name: &str| pool(&status, name)["workers"][0]["last_exit"]["log"].clone();
+    assert_eq!(last("two"), serde_json::json!(["two out", "two err"]));
+    assert_eq!(last("one").as_array().map(Vec::len), Some(3), "{}", last("one"));
+    stop(&mut site);
+    let mut both = site.lines("both.log");
+    both.sort();
+    assert_eq!(both, ["one out", "two out"]);
+    assert_eq!(site.lines("logs/of/errors.log"), ["one err", "by name"]);
+    let told =
+        |line: &serde_json::Value| line["line"] == "two err" && line["stream"] == "stderr" && line["pool"] == "two";
+    let log = site.read("master.log");
+    assert!(log.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| told(&line)), "{log}");
+}
+
+/// RTMIN: a file that was moved away is left alone, and a new one is begun.
+#[test]
+fn reopened_by_signal() {
+    let mut site = script("while read line < orders; do echo $line; done", "working_directory = \"@DIR@\"");
+    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    site.run();
+    let print = |text: &str, into: &str| {
+        fs::write(site.path("orders"), format!("{text}\n")).expect("an order");
+        until(text, 10, || site.read(into).contains(text).then_some(()));
+    };
+    print("before", "web.log");
+    fs::rename(site.path("web.log"), site.path("moved.log")).expect("moved");
+    print("still there", "moved.log");
+    kill(Pid::from_raw(site.pid()), None).expect("a master");
+    let status = std::process::Command::new("kill").args(["-s", "RTMIN", &site.pid().to_string()]).status();
+    assert!(status.expect("kill").success());
+    until("a new file", 10, || site.path("web.log").exists().then_some(()));
+    print("after", "web.log");
+    assert_eq!(site.lines("moved.log"), ["before", "still there"]);
+    // And a folder that goes away with its file.
+    fs::remove_file(site.path("web.log")).expect("removed");
+    print("anew", "web.log");
+    assert_eq!(site.lines("web.log"), ["anew"]);
+    stop(&mut site);
+}
+
+/// A grandchild that holds the pipe: the worker's death is seen at once, and its unfinished line is written.
+#[test]
+fn a_grandchild_with_the_pipe() {
+    let mut site = script(
+        "(trap '' TERM HUP; read line < orders; echo $line; read line < orders) & printf 'half a line'; exit 3",
+        "working_directory = \"@DIR@\"",
+    );
+    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    site.run();
+    let status = site.await_status("its end", 10, |status| started(status, "web") == 1);
+    assert_eq!(pool(&status, "web")["workers"][0]["last_exit"]["code"], 3);
+    until("the unfinished line", 10, || (site.read("web.log") == "half a line").then_some(()));
+    stop(&mut site);
+    assert!(proc::of_folder(&site.path("")).is_empty());
+}
