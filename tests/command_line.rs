@@ -30,14 +30,18 @@ fn usage_is_2_and_help_is_0() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
+fn without_a_master_the_verbs_say_where_they_looked() {
     let lines = "start web|stop web|roll web/0|roll --drained|rollback|scale web +1|scale web -1|signal web TERM|logs|\
         events -f|reload --config|reload --dry-run|status -w";
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("nobodys.toml");
+    let text = "[master]\nruntime_dir = \"run\"\n[pool.web]\ncommand = [\"sleep\", \"1\"]\n";
+    std::fs::write(&config, text).unwrap();
     for line in lines.split('|') {
-        let out = run(line);
-        assert_eq!(out.status.code(), Some(78), "{line}");
+        let out = rotad(line).arg("-c").arg(&config).output().unwrap();
+        assert_eq!(out.status.code(), Some(4), "{line}");
         let error = String::from_utf8(out.stderr).unwrap();
-        assert!(error.contains("not supported yet: "), "{line}: {error}");
+        assert!(error.contains("no master") && error.contains("nobodys.toml"), "{line}: {error}");
         assert!(out.stdout.is_empty(), "{line}");
     }
 }
