@@ -71,10 +71,10 @@ fn stopped_until_started() {
 /// A start that fails says why, and tries on; `stop --now` does not wait for the deaf.
 #[test]
 fn a_start_that_fails_and_a_stop_at_once() {
-    let site = Site::up(&WEB.replace("\"@WORKER@\", \"http\"", "\"@WORKER@\", \"deaf\"").replace(
-        "listen = \"127.0.0.1:@PORT@\"",
-        "ready = \"spawned\"\nstop = \"60s\"",
-    ));
+    let site = Site::up(
+        &WEB.replace("\"@WORKER@\", \"http\"", "\"@WORKER@\", \"deaf\"")
+            .replace("listen = \"127.0.0.1:@PORT@\"", "ready = \"spawned\"\nstop = \"60s\""),
+    );
     let run = stop(&site, "web", true);
     assert_eq!(run.code, 0, "{run:?}");
     site.write("bad-code", "exit 3\nno such module: shop\n");
@@ -97,17 +97,20 @@ fn signals_for_the_ready() {
     let run = signal("web", Some(1), 9);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.message.contains(&before[1].to_string()), "{run:?}");
-    let after = site.await_status("it is replaced", 20, |status| {
-        support::all_ready(status) && pids(status, "web")[1] != before[1]
-    });
+    let after = site
+        .await_status("it is replaced", 20, |status| support::all_ready(status) && pids(status, "web")[1] != before[1]);
     assert_eq!(pids(&after, "web")[0], before[0]);
-    for (name, slot, number, code) in [("web", Some(7), 9, 1), ("wen", None, 9, 4), ("web", None, 0, 1), ("web", None, 99, 1)] {
+    for (name, slot, number, code) in
+        [("web", Some(7), 9, 1), ("wen", None, 9, 4), ("web", None, 0, 1), ("web", None, 99, 1)]
+    {
         let run = signal(name, slot, number);
         assert_eq!(run.code, code, "{run:?}");
     }
     site.write("slow", "slow 60000\n");
-    site.edit("[\"@WORKER@\", \"wait\"]".replace("@WORKER@", &support::testworker().display().to_string()).as_str(),
-        "[\"@WORKER@\", \"wait\", \"--code\", \"@DIR@/slow\", \"--notify\"]");
+    site.edit(
+        "[\"@WORKER@\", \"wait\"]".replace("@WORKER@", &support::testworker().display().to_string()).as_str(),
+        "[\"@WORKER@\", \"wait\", \"--code\", \"@DIR@/slow\", \"--notify\"]",
+    );
     site.edit("ready = \"spawned\"", "ready = \"notify\"");
     assert_eq!(stop(&site, "other", true).code, 0);
     assert_eq!(site.reload("config-only", &[]).code, 0);
@@ -175,6 +178,20 @@ fn one_worker_anew() {
     assert_eq!(after[0], before[0]);
     assert_ne!(after[1], before[1]);
     assert_eq!(site.ask(&json!({ "renew": { "pool": "web", "slot": 9, "wait": "done" } })).code, 4);
+}
+
+/// Numbers that change without a restart hold for the workers that serve: those too old by now are replaced.
+#[test]
+fn a_new_age_for_those_that_serve() {
+    let site = Site::up(&WEB.replace("reload = {", "recycle = { max_age = \"1h\" }\nreload = {"));
+    let before = pids(&site.await_ready(), "web");
+    site.edit("max_age = \"1h\"", "max_age = \"1s\"");
+    let run = site.reload("config-only", &[]);
+    assert_eq!(run.code, 0, "{run:?}");
+    site.await_status("all are replaced", 30, |status| {
+        let now = pids(status, "web");
+        pool(status, "web")["generation"] == 1 && now.len() >= 2 && before.iter().all(|pid| !now.contains(pid))
+    });
 }
 
 /// `--drained` waits for the old workers' end, not only for their stop.

@@ -6,13 +6,14 @@ use super::apply::{Draft, Wish};
 use super::asks::is_meant;
 use super::chronicle::Note;
 use super::listening::ListenerId;
+use super::posts::Pattern;
 use super::tickets::WaitId;
 use crate::control::wire::{Extent, Wait};
 use crate::observe::diary;
 use crate::observe::events::What;
 use crate::os::pen::Rotation;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
-use rotad_core::{Event, PoolId, Request};
+use rotad_core::{Event, PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -82,10 +83,36 @@ impl Keeper {
                     view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
                 let filling = view.pool(id).map(|pool| pool.filling);
                 let serving = |generation| lives.contains(&generation) || filling == Some(generation);
+                let before = self.posts.draft(id).cloned();
                 self.posts.adjust(id, pattern, serving);
+                if let Some(before) = before {
+                    self.adjust_workers(id, &before);
+                }
             }
         }
         Some(id)
+    }
+
+    /// Those that live go by the new numbers as well.
+    fn adjust_workers(&mut self, pool: PoolId, before: &Pattern) {
+        let Some(plan) = self.posts.plan(pool) else { return };
+        let wears = plan.recycle != before.plan.recycle;
+        let checks = plan.health != before.plan.health;
+        let workers: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+        for worker in workers {
+            let Some(body) = self.roster.get_mut(worker) else { continue };
+            if let Some(pattern) = self.posts.made_from(pool, body.generation) {
+                body.pattern = pattern.clone();
+            }
+            if wears && self.care.serves(worker) {
+                self.recycle_anew(worker);
+            }
+            if checks && self.care.serves(worker) {
+                self.care.probing.forget(worker);
+                self.probe_health(worker);
+            }
+        }
     }
 
     fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
