@@ -32,7 +32,7 @@ fn usage_is_2_and_help_is_0() {
 #[test]
 fn what_is_not_built_says_so() {
     let lines = "start web|stop web|roll web/0|roll --drained|rollback|scale web +1|scale web -1|signal web TERM|logs|\
-        events -f|init -- php a.php|completions bash|man|reload --config|reload --dry-run|status -w";
+        events -f|reload --config|reload --dry-run|status -w";
     for line in lines.split('|') {
         let out = run(line);
         assert_eq!(out.status.code(), Some(78), "{line}");

@@ -161,14 +161,18 @@ pub(super) enum Verb {
         #[arg(long, value_name = "PORT")]
         port: Option<u16>,
     },
-    /// Write a commented configuration and a systemd unit for this folder (not supported yet)
+    /// Write a commented configuration and a systemd unit for this folder
     Init {
+        /// What the workers run; without: what the folder shows, else an example
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
-    /// Print completions for a shell (not supported yet)
-    Completions { shell: String },
-    /// Print the manual page (not supported yet)
+    /// Print completions for a shell
+    Completions {
+        /// The shell that completes
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
     Man,
 }
 

@@ -4,8 +4,12 @@ mod args;
 mod ask;
 mod check;
 pub mod client;
+mod complete;
 mod demo;
 mod events;
+mod init;
+mod logs;
+mod man;
 mod pools;
 pub mod print;
 mod progress;
@@ -19,6 +23,7 @@ mod words;
 use crate::os::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
+pub use man::reference;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -91,11 +96,11 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
         Verb::Demo { once, port } => demo::demo(once, port),
         Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),
         Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),
-        Verb::Logs { .. } => not_supported("`logs` (the workers' output is in the master's log)"),
+        Verb::Logs { follow, lines, target } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
-        Verb::Init { .. } => not_supported("`init` (config/rotad.toml of the source has every key, commented)"),
-        Verb::Completions { .. } => not_supported("`completions`"),
-        Verb::Man => not_supported("`man` (docs/cli.md has what it would say)"),
+        Verb::Init { command } => init::init(config.as_deref(), &command),
+        Verb::Completions { shell } => complete::completions(shell),
+        Verb::Man => man::man(),
     }
 }
 
@@ -108,10 +113,4 @@ fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option
         }
         (one, other) => Ok(one.or(other)),
     }
-}
-
-/// What the contract promises and this version does not have yet.
-fn not_supported(what: &str) -> u8 {
-    print::error(&format!("not supported yet: {what}"));
-    code::CONFIG
 }

@@ -37,5 +37,5 @@ pub fn peek(path: &Path) -> Result<Peek, String> {
 
 /// The master's life, from its house to its last worker's end. Returns its exit code.
 pub fn serve(plan: Plan, launch: Launch) -> u8 {
-    crate::os::run::serve(plan, launch)
+    crate::os::run::serve(plan, launch, std::sync::Arc::new(load))
 }

@@ -125,7 +125,19 @@ mod tests {
         let reload =
             ReloadStatus { state: ReloadState::None, generation: 0, reason: None, replaced: 0, of: 0, took_s: 0.0 };
         let (name, kind) = ("p".to_owned(), "worker".to_owned());
-        PoolStatus { name, kind, state, wanted, alive: ready, ready, generation: 1, reload, workers: vec![] }
+        PoolStatus {
+            name,
+            kind,
+            state,
+            wanted,
+            alive: ready,
+            ready,
+            generation: 1,
+            reload,
+            waits_for: vec![],
+            scaled: false,
+            workers: vec![],
+        }
     }
 
     #[test]

@@ -102,6 +102,12 @@ impl Server {
         self.clients.iter().filter(|(_, c)| !c.asked).map(|(id, _)| *id).take(over).collect()
     }
 
+    /// Pid and user of a client, as the kernel tells them (SO_PEERCRED).
+    pub fn peer(&self, id: u64) -> Option<(i32, u32)> {
+        let peer = getsockopt(&self.clients.get(&id)?.stream, PeerCredentials).ok()?;
+        Some((peer.pid(), peer.uid()))
+    }
+
     pub fn stream(&self, id: u64) -> Option<BorrowedFd<'_>> {
         self.clients.get(&id).map(|client| client.stream.as_fd())
     }
@@ -194,6 +200,12 @@ impl Server {
             }
         }
         if client.last_word { None } else { Some(false) }
+    }
+
+    /// A second handle to a client's connection, for a thread that answers in the server's place. Nothing of ours may
+    /// wait for the client then, and it is to be forgotten here.
+    pub fn hand_over(&self, id: u64) -> Option<UnixStream> {
+        self.clients.get(&id).filter(|client| client.outbox.is_empty())?.stream.try_clone().ok()
     }
 
     pub fn forget(&mut self, id: u64) {

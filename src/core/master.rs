@@ -2,7 +2,7 @@
 
 use crate::deadline::{Deadlines, Key};
 use crate::pool::{Activity, Pool};
-use crate::worker::{State, Worker};
+use crate::worker::{Place, State, Worker};
 use crate::{Event, Order, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -226,6 +226,7 @@ pub(crate) struct Share {
     alive: u32,
     present: u32,
     serving: u32,
+    spare: u32,
     draining: u32,
     starting: u32,
     trying: u32,
@@ -239,6 +240,7 @@ impl Share {
             alive: u32::from(held),
             present: u32::from(!worker.lost),
             serving: u32::from(worker.serves()),
+            spare: u32::from(worker.serves() && worker.place == Place::Successor),
             draining: u32::from(held && worker.leaves() && worker.drains),
             starting: u32::from(worker.tries() && worker.awaited),
             trying: u32::from(worker.tries()),
@@ -252,6 +254,7 @@ impl Pool {
         self.alive = self.alive + after.alive - before.alive;
         self.present = self.present + after.present - before.present;
         self.serving = self.serving + after.serving - before.serving;
+        self.spare = self.spare + after.spare - before.spare;
         self.draining = self.draining + after.draining - before.draining;
         self.starting = self.starting + after.starting - before.starting;
         self.trying = self.trying + after.trying - before.trying;

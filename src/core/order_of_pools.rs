@@ -47,7 +47,7 @@ impl Master {
     /// Whether every wanted worker has been ready at once since the pool's start.
     pub(crate) fn notice_up(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.serving >= pool.wanted_slots() {
+        if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.is_full() {
             pool.up = true;
             self.stir_held();
         }

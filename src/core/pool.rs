@@ -106,6 +106,8 @@ pub(crate) struct Pool {
     /// Lives, or something of its tree does; not counting what the kernel could not end.
     pub(crate) present: u32,
     pub(crate) serving: u32,
+    /// Successors among those that serve.
+    pub(crate) spare: u32,
     pub(crate) draining: u32,
     pub(crate) in_flight: u32,
     /// Workers that are awaited in an empty slot.
@@ -143,6 +145,7 @@ impl Pool {
             alive: 0,
             present: 0,
             serving: 0,
+            spare: 0,
             draining: 0,
             in_flight: 0,
             starting: 0,
@@ -197,6 +200,11 @@ impl Pool {
     pub(crate) fn can_spare_one(&self) -> bool {
         let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
         self.serving >= floor || self.starting == 0
+    }
+
+    /// Every wanted slot has a worker that serves.
+    pub(crate) fn is_full(&self) -> bool {
+        self.serving - self.spare >= self.wanted_slots()
     }
 
     pub(crate) fn wanted_slots(&self) -> u32 {

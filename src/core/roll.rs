@@ -60,12 +60,12 @@ impl Roll {
         }
     }
 
-    /// A slot gets a worker; one that was of the new generation before may be of the old one now.
-    pub(crate) fn repaired(&mut self, slot: Slot, generation: Generation) {
-        if generation != self.generation && self.phase == Phase::Canary && self.pending.insert(slot) {
-            self.todo.push_back(slot);
+    /// A worker that had been of the new generation before the roll is gone: its slot is to be done like any other.
+    pub(crate) fn lost(&mut self, slot: Slot) {
+        if self.pending.insert(slot) {
             self.of += 1;
         }
+        self.todo.push_back(slot);
     }
 
     /// What an emptied slot is repaired with: the old generation until the first new one has soaked.

@@ -32,7 +32,7 @@ impl Master {
         // On the way to an older generation, some may be of it already.
         todo.retain(|slot| {
             let current = pool.slots[slot.0 as usize].current.and_then(|id| workers.get(&id));
-            current.is_none_or(|worker| worker.generation != generation)
+            current.is_none_or(|worker| worker.generation != generation || !worker.serves())
         });
         let of = todo.len() as u32;
         pool.last = LastRoll { state: RollState::Running, generation: generation.0, of, ..LastRoll::default() };

@@ -137,9 +137,6 @@ impl Master {
         }
         seat.not_before = None;
         self.deadlines.set(Key::Slot(id, slot), None);
-        if let Some(roll) = &mut pool.roll {
-            roll.repaired(slot, generation);
-        }
         self.spawn(id, slot, generation, Place::Current);
     }
 
@@ -182,8 +179,7 @@ impl Master {
     /// Notices when every wanted worker serves: the generation has served in full.
     fn proclaim(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        let wanted = pool.wanted_slots();
-        if pool.full || pool.roll.is_some() || pool.serving < wanted || wanted == 0 {
+        if pool.full || pool.roll.is_some() || !pool.is_full() || pool.wanted_slots() == 0 {
             return;
         }
         pool.full = true;

@@ -45,6 +45,12 @@ words! {
     ConfigApplied = "config-applied",
     /// It was read again and nothing came of it.
     ConfigRefused = "config-refused",
+    /// What a changed configuration made of a pool did not come up: the one before holds again.
+    ConfigPutBack = "config-put-back",
+    /// Another number of workers is wanted.
+    Scaled = "scaled",
+    /// Files are watched from now on, or cannot be.
+    Watch = "watch",
     /// A pool waits for those that it comes after.
     Held = "held",
     /// A worker's process exists.
@@ -57,6 +63,10 @@ words! {
     NotReady = "not-ready",
     /// It ended, and nobody had asked it to.
     Exit = "exit",
+    /// A health check failed, fewer times than it takes.
+    Unwell = "unwell",
+    /// Its time has come, or it uses too much memory: it is replaced.
+    Recycled = "recycled",
     /// It failed its health check.
     Unhealthy = "unhealthy",
     /// It is asked to stop.
@@ -73,6 +83,8 @@ words! {
     Lost = "lost",
     PoolReady = "pool-ready",
     PoolStopped = "pool-stopped",
+    /// The configuration has it no more, and its last worker is gone.
+    PoolRemoved = "pool-removed",
     /// A step has ended well.
     StepDone = "step-done",
     CrashLoop = "crash-loop",

@@ -34,6 +34,12 @@ pub struct PoolStatus {
     /// The last generation that served in full; 0: none has yet.
     pub generation: u32,
     pub reload: ReloadStatus,
+    /// Pools that have to be up before this one is started, while it waits for them.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
+    /// `wanted` is what a person asked for (`rotad scale`), not the file's count.
+    #[serde(default)]
+    pub scaled: bool,
     pub workers: Vec<WorkerStatus>,
 }
 

@@ -60,6 +60,11 @@ impl Signals {
         Ok(Self { delivery, map, terminal, reopen })
     }
 
+    /// From here on signals mean this.
+    pub fn set_map(&mut self, map: SignalMap) {
+        self.map = map;
+    }
+
     pub fn pending(&mut self) -> Vec<Came> {
         let origins: Vec<Origin> = self.delivery.pending().collect();
         origins.iter().map(|origin| Came { meaning: self.meaning(origin.signal), text: self.text(origin) }).collect()

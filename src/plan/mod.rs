@@ -1,11 +1,14 @@
 //! Config -> Plan: what is to be, with no "cannot happen" left in it. All names are resolved (users, groups,
 //! listeners), all paths absolute, all defaults filled in.
 
+mod diff;
+mod diff_pool;
 mod glob;
 mod pool;
 mod sources;
 mod template;
 
+pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
 pub use glob::{Glob, Missed};
 pub use pool::{Account, Check, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch};
 pub use sources::{changed, read};

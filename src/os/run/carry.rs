@@ -8,7 +8,7 @@ use crate::observe::events::What;
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Output;
-use rotad_core::{Event, Generation, Order, PoolId, Record, Signal, Slot, WorkerId};
+use rotad_core::{Event, Generation, Order, PoolId, Signal, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -24,18 +24,15 @@ impl Keeper {
         if std::mem::replace(&mut self.busy, true) {
             return;
         }
+        let mut buried = false;
         while let Some(event) = self.facts.pop_front() {
+            buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
             let now = self.clock.now().max(self.told);
             self.told = now;
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
             let acts = |order: &Order| matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::Kill(_));
             let orders = self.core.step(now, event);
-            for order in &orders {
-                // Whatever is read from the configuration later is for later generations.
-                if let Order::Record(Record::RollStarted { pool, generation, .. }) = order {
-                    self.posts.begin(*pool, *generation);
-                }
-            }
+            self.foresee(&orders);
             let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
             for order in first.into_iter().chain(then) {
@@ -46,6 +43,13 @@ impl Keeper {
             }
         }
         self.busy = false;
+        self.forget_pools();
+        if buried {
+            self.buried();
+        }
+        if self.applying.stirred {
+            self.go_on_stepping();
+        }
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -69,6 +73,7 @@ impl Keeper {
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // The core orders workers of pools that it was given alone.
         let Some(pattern) = self.posts.pattern(pool, generation) else { return };
+        self.launch.begun(pool);
         let tag = self.worker_tag(worker);
         let body = Body {
             pool,
@@ -121,7 +126,7 @@ impl Keeper {
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
         let (tag, port, notify) = (&body.tag, body.port, Some(value));
         let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup };
-        let order = self.recipes.order(plan, &self.listening.of(&pattern.listeners), &birth);
+        let order = self.recipes.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
         Ok(())
     }

@@ -62,8 +62,14 @@ impl Keeper {
             self.note(Note::new(What::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
         let base = self.core.view().pool(pool).map(|view| view.filling);
+        let alike = |base| {
+            let pattern = |generation| self.posts.made_from(pool, generation);
+            pattern(base).zip(pattern(generation)).is_some_and(|(base, new)| base.is_alike(new))
+        };
         let same = base.is_some_and(|base| {
-            base != generation && self.recipes.resolved(pool, base).is_some_and(|known| known == resolved)
+            base != generation
+                && alike(base)
+                && self.recipes.resolved(pool, base).is_some_and(|known| known == resolved)
         });
         self.fact(Event::Pinned { pool, generation, same });
     }
@@ -92,7 +98,7 @@ impl Keeper {
             output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        self.note(Note::new(What::Spawn, "started").worker(worker).debug());
+        self.note(Note::new(What::Spawn, format!("started as pid {pid}")).worker(worker).debug());
         self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };
@@ -317,8 +323,8 @@ impl Keeper {
                     tracing::error!("cannot watch the new listening socket: {error}");
                 }
                 self.note(Note::new(What::Listener, text).cause("replaced").warn());
-                let users = self.posts.users(number);
-                self.roll(None, &users);
+                let users = self.posts.users(number, |_, _| true);
+                self.roll(None, false, &users);
             }
             Err(error) => {
                 // Watched no longer: it would wake us for ever. A ready worker makes us try again.
@@ -331,8 +337,8 @@ impl Keeper {
     }
 
     /// A rolling restart of these pools; the answers go to the client, or into the diary.
-    pub(super) fn roll(&mut self, client: Option<u64>, pools: &[PoolId]) {
-        for (pool, ticket) in self.tickets.issue(client, pools) {
+    pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
+        for (pool, ticket) in self.tickets.issue(client, drained, pools) {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }

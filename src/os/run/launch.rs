@@ -16,11 +16,18 @@ enum Fate {
 /// ready, or that is not ready in time.
 pub(super) struct LaunchWatch {
     report: Option<Report>,
-    pools: BTreeMap<PoolId, (String, Fate)>,
-    /// Pools whose workers end well before they are ever ready would be waited for for ever.
-    until: Option<Instant>,
+    pools: BTreeMap<PoolId, Pool>,
     /// The verdict, to be given when everything is gone.
     last_words: Option<(u8, String)>,
+}
+
+struct Pool {
+    name: String,
+    fate: Fate,
+    /// Its first worker's time to be ready; none: as long as it takes.
+    patience: Option<Duration>,
+    /// Workers that end well before they are ever ready would be waited for for ever. None: it waits for others.
+    until: Option<Instant>,
 }
 
 /// What has to be done once all is known.
@@ -33,27 +40,55 @@ pub(super) enum Verdict {
 }
 
 impl LaunchWatch {
-    pub(super) fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String)>, patience: Duration) -> Self {
-        let pools = pools.map(|(id, name)| (id, (name, Fate::Pending))).collect();
-        let waits = !launch.foreground;
-        let mut watch = Self {
-            report: waits.then_some(launch.report),
-            pools,
-            until: waits.then(|| Instant::now() + patience),
-            last_words: None,
+    /// The pools with their names and how long they may take.
+    pub(super) fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String, Option<Duration>)>) -> Self {
+        let now = Instant::now();
+        let pool = |(id, name, patience): (PoolId, String, Option<Duration>)| {
+            let until = patience.and_then(|patience| now.checked_add(patience));
+            (id, Pool { name, fate: Fate::Pending, patience, until })
         };
+        let waits = !launch.foreground;
+        let mut watch =
+            Self { report: waits.then_some(launch.report), pools: pools.map(pool).collect(), last_words: None };
         if launch.no_wait {
             watch.finish(0, "");
         }
         watch
     }
 
+    /// When patience ends with somebody.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.until
+        if self.report.is_none() || self.last_words.is_some() {
+            return None;
+        }
+        self.pools.values().filter(|pool| pool.fate == Fate::Pending).filter_map(|pool| pool.until).min()
+    }
+
+    /// The pool waits for others: that is not its time.
+    pub(super) fn held(&mut self, pool: PoolId) {
+        if let Some(pool) = self.pools.get_mut(&pool) {
+            pool.until = None;
+        }
+    }
+
+    /// A worker of the pool is about to be born: from now on its time counts.
+    pub(super) fn begun(&mut self, pool: PoolId) {
+        if self.report.is_some()
+            && let Some(pool) = self.pools.get_mut(&pool)
+            && pool.until.is_none()
+        {
+            pool.until = pool.patience.and_then(|patience| Instant::now().checked_add(patience));
+        }
+    }
+
+    /// An essential pool is lost: whoever still waits for the start hears of it at the end.
+    pub(super) fn give_up(&mut self, code: u8, why: &str) {
+        if self.report.is_some() && self.last_words.is_none() {
+            self.last_words = Some((code, format!("{why}; nothing is left running")));
+        }
     }
 
     fn finish(&mut self, code: u8, text: &str) {
-        self.until = None;
         if let Some(report) = self.report.take() {
             report.finish(code, text);
         }
@@ -67,10 +102,13 @@ impl LaunchWatch {
         self.note(pool, Fate::Failed(why))
     }
 
-    /// Time is up for whatever is still undecided.
+    /// Time is up for somebody.
     pub(super) fn overdue(&mut self) -> Verdict {
-        for (_, fate) in self.pools.values_mut().filter(|(_, fate)| *fate == Fate::Pending) {
-            *fate = Fate::Failed("was not ready in time".to_owned());
+        let now = Instant::now();
+        for pool in self.pools.values_mut() {
+            if pool.fate == Fate::Pending && pool.until.is_some_and(|until| until <= now) {
+                pool.fate = Fate::Failed("was not ready in time".to_owned());
+            }
         }
         self.decide()
     }
@@ -79,22 +117,22 @@ impl LaunchWatch {
         if self.report.is_none() || self.last_words.is_some() {
             return Verdict::Told;
         }
-        if let Some((_, fate)) = self.pools.get_mut(&pool)
-            && *fate == Fate::Pending
+        if let Some(pool) = self.pools.get_mut(&pool)
+            && pool.fate == Fate::Pending
         {
-            *fate = new;
+            pool.fate = new;
         }
         self.decide()
     }
 
     fn decide(&mut self) -> Verdict {
-        if self.pools.values().any(|(_, fate)| *fate == Fate::Pending) {
+        if self.pools.values().any(|pool| pool.fate == Fate::Pending) {
             return Verdict::Wait;
         }
-        let up: Vec<&str> =
-            self.pools.values().filter(|(_, fate)| *fate == Fate::Ready).map(|(name, _)| name.as_str()).collect();
-        let failed = self.pools.values().filter_map(|(name, fate)| match fate {
-            Fate::Failed(why) => Some(format!("{name}: {why}")),
+        let up = self.pools.values().filter(|pool| pool.fate == Fate::Ready);
+        let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
+        let failed = self.pools.values().filter_map(|pool| match &pool.fate {
+            Fate::Failed(why) => Some(format!("{}: {why}", pool.name)),
             Fate::Pending | Fate::Ready => None,
         });
         let failed: Vec<String> = failed.collect();
@@ -103,7 +141,6 @@ impl LaunchWatch {
             self.finish(0, &text);
             return Verdict::Told;
         }
-        self.until = None;
         if up.is_empty() {
             self.last_words = Some((1, format!("{}\nnothing came up; nothing is left running", failed.join("\n"))));
             return Verdict::StopAll;

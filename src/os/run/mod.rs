@@ -4,30 +4,43 @@
 //! the configuration again (`clerk`). They answer through channels and ring the loop's bell. Nothing ticks: a master
 //! whose workers are all ready sleeps until somebody does something.
 
+mod apply;
 mod asks;
 mod care;
 mod carry;
 mod chronicle;
+mod clerk;
+mod commit;
 mod fence;
 mod inbox;
 mod launch;
 mod leave;
+mod limits;
 mod listening;
+mod managing;
 mod obituary;
 mod ports;
 mod posts;
 mod probing;
+mod put_back;
 mod recipes;
 mod records;
 mod recycling;
 mod roster;
 mod snapshot;
 mod startup;
+mod steps;
+mod streams;
 mod tickets;
+mod vigils;
 mod watchdogs;
 mod watching;
+mod wishes;
+
+pub use clerk::Reader;
 
 use crate::control::server::Server;
+use crate::control::wire::{Extent, Wait, Which};
 use crate::observe::events::What;
 use crate::observe::manager::Manager;
 use crate::os::birth::Spawner;
@@ -42,6 +55,7 @@ use crate::os::ready::Scout;
 use crate::os::signals::{Came, Meaning, Signals};
 use crate::os::wake::Wake;
 use crate::plan::{Kind, Plan, SignalAction};
+use apply::{Applying, Wish};
 use care::Care;
 use chronicle::Note;
 use fence::Fence;
@@ -59,6 +73,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
+use vigils::Vigils;
 use watching::Watching;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
@@ -81,7 +96,11 @@ struct Keeper {
     scout: Scout,
     care: Care,
     pen: Pen,
-    clerk: asks::Clerk,
+    clerk: clerk::Clerk,
+    applying: Applying,
+    vigils: Vigils,
+    /// Pools whose change was put back in the present step.
+    put_back: BTreeSet<PoolId>,
     watching: Watching,
     house: House,
     journal: Option<Journal>,
@@ -97,6 +116,9 @@ struct Keeper {
     tickets: Tickets,
     server: Server,
     chronicle: chronicle::Chronicle,
+    streams: streams::Streams,
+    /// Where the master's log is; none: on stderr.
+    log_file: Option<PathBuf>,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
     launch: LaunchWatch,
@@ -119,6 +141,8 @@ struct Keeper {
     /// Children that this process had before it became a master: not ours to end.
     strangers: Vec<Orphan>,
     last_lost: BTreeMap<WorkerId, String>,
+    /// What the master leaves with, if not with 0.
+    exit_code: Option<u8>,
 }
 
 /// Why a master did not come to be.
@@ -128,9 +152,9 @@ struct Failed {
     message: String,
 }
 
-/// The life of one master, from here to its exit code.
-pub fn serve(plan: Plan, launch: Launch) -> u8 {
-    match Keeper::start(plan, launch) {
+/// The life of one master, from here to its exit code. `reader`: reads the configuration again, on a thread.
+pub fn serve(plan: Plan, launch: Launch, reader: Reader) -> u8 {
+    match Keeper::start(plan, launch, reader) {
         Ok(keeper) => keeper.run(),
         Err((launch, failed)) => {
             launch.report.finish(failed.code, &failed.message);
@@ -141,11 +165,13 @@ pub fn serve(plan: Plan, launch: Launch) -> u8 {
 
 impl Keeper {
     fn run(mut self) -> u8 {
+        self.refresh_plan();
         // Before any worker reads them.
         self.watch_files();
         let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
         self.note(Note::new(What::MasterStarted, text).silent());
-        let pools: Vec<(PoolId, Policy)> = self.posts.iter().map(|(id, pool)| (id, pool.policy.clone())).collect();
+        let pools: Vec<(PoolId, Policy)> =
+            self.posts.iter().filter_map(|(id, _)| Some((id, self.posts.policy(id)?))).collect();
         for (pool, policy) in pools {
             self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
         }
@@ -267,14 +293,8 @@ impl Keeper {
             SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
             SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
             SignalAction::RollAll => self.roll_kind(text, None),
-            SignalAction::ApplyConfig => {
-                self.received(format!("{text}: looking whether the configuration has changed"));
-                self.clerk.look(asks::Errand::ApplyConfig, self.plan.clone());
-            }
-            SignalAction::Reload => {
-                self.received(format!("{text}: reload"));
-                self.clerk.look(asks::Errand::Reload, self.plan.clone());
-            }
+            SignalAction::ApplyConfig => self.apply_by_signal(text, Extent::ConfigOnly),
+            SignalAction::Reload => self.apply_by_signal(text, Extent::Everything),
             SignalAction::ReopenLogs => {
                 self.received(format!("{text}: opening the log again"));
                 self.pen.reopen();
@@ -283,13 +303,18 @@ impl Keeper {
         }
     }
 
+    fn apply_by_signal(&mut self, text: &str, extent: Extent) {
+        let (who, which) = (text.to_owned(), Which::default());
+        self.apply(Wish { client: None, who, extent, which, wait: Wait::No });
+    }
+
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
         let pools = self.posts.of_kind(kind);
         if pools.is_empty() {
             return self.received(format!("{text}: there is no pool of that kind to roll"));
         }
         self.received(format!("{text}: rolling {}", self.names(&pools)));
-        self.roll(None, &pools);
+        self.roll(None, false, &pools);
     }
 
     fn names(&self, pools: &[PoolId]) -> String {
@@ -305,6 +330,8 @@ impl Keeper {
             self.stopping = true;
             self.note(Note::new(What::MasterStopping, "stopping").silent());
             self.manager.tell("STOPPING=1\nSTATUS=stopping");
+            self.give_up_applying();
+            self.give_up_starts();
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
         let request = if now { Request::StopNow } else { Request::Stop { cap } };

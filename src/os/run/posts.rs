@@ -2,17 +2,50 @@
 //! their generations is made from. Plans come and go; a worker keeps the pattern that it was made from.
 
 use super::listening::ListenerId;
-use crate::plan::{Kind, PoolPlan};
-use rotad_core::{Generation, PoolId};
+use crate::plan::{Kind, ListenPlan, PoolPlan};
+use rotad_core::{Generation, Policy, PoolId, PoolKind, Span};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a generation is made from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pattern {
     pub plan: PoolPlan,
-    /// The sockets in the order of the plan's `listen`.
+    /// The sockets in the order of the plan's `listen`, as they were configured and by their numbers.
+    pub sockets: Vec<ListenPlan>,
     pub listeners: Vec<ListenerId>,
+}
+
+impl Pattern {
+    /// A worker of one is made from exactly what a worker of the other is made from.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let names = |of: &Self| of.sockets.iter().map(|socket| socket.name.clone()).collect::<Vec<_>>();
+        // The indices of `listen` belong to plans that are long gone.
+        let mut recipe = other.plan.recipe.clone();
+        recipe.listen.clone_from(&self.plan.recipe.listen);
+        self.listeners == other.listeners
+            && names(self) == names(other)
+            && self.plan.recipe == recipe
+            && self.plan.kind == other.plan.kind
+            && self.plan.ready == other.plan.ready
+            && self.plan.ports == other.plan.ports
+    }
+
+    /// Takes over what changes without a restart.
+    fn adjust(&mut self, to: &PoolPlan) {
+        let own = &mut self.plan;
+        let (readiness, ready_timeout) = (own.policy.readiness, own.policy.ready_timeout);
+        own.policy = Policy { readiness, ready_timeout, ..to.policy.clone() };
+        own.after.clone_from(&to.after);
+        own.essential = to.essential;
+        own.recycle = to.recycle;
+        own.watch.clone_from(&to.watch);
+        own.log = to.log.clone();
+        // Another kind of check belongs to another generation.
+        if std::mem::discriminant(&own.health) == std::mem::discriminant(&to.health) {
+            own.health.clone_from(&to.health);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -20,6 +53,12 @@ struct Post {
     /// What the next generation is made from.
     draft: Arc<Pattern>,
     generations: BTreeMap<Generation, Arc<Pattern>>,
+    /// The number that a person asked for; it holds until the file's changes.
+    scaled: Option<u32>,
+    /// A person has stopped it: no change of the configuration starts it again.
+    rests: bool,
+    /// The configuration has it no more: forgotten once its workers are gone.
+    leaving: bool,
 }
 
 #[derive(Debug, Default)]
@@ -33,8 +72,35 @@ impl Posts {
     pub(super) fn add(&mut self, pattern: Pattern) -> PoolId {
         let id = PoolId(self.last);
         self.last += 1;
-        self.posts.insert(id, Post { draft: Arc::new(pattern), generations: BTreeMap::new() });
+        let draft = Arc::new(pattern);
+        let post = Post { draft, generations: BTreeMap::new(), scaled: None, rests: false, leaving: false };
+        self.posts.insert(id, post);
         id
+    }
+
+    /// The configuration has it no more. Its name is free for another pool.
+    pub(super) fn leave(&mut self, pool: PoolId) {
+        self.set_leaving(pool, true);
+    }
+
+    /// It stays after all.
+    pub(super) fn come_back(&mut self, pool: PoolId) {
+        self.set_leaving(pool, false);
+    }
+
+    fn set_leaving(&mut self, pool: PoolId, leaving: bool) {
+        if let Some(post) = self.posts.get_mut(&pool) {
+            post.leaving = leaving;
+        }
+    }
+
+    /// Pools that the configuration has no more and whose workers may still finish.
+    pub(super) fn leaving(&self) -> Vec<PoolId> {
+        self.posts.iter().filter(|(_, post)| post.leaving).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn forget(&mut self, pool: PoolId) {
+        self.posts.remove(&pool);
     }
 
     /// The pool as its next generation will be; none for one that is gone.
@@ -42,24 +108,101 @@ impl Posts {
         self.posts.get(&pool).map(|post| &post.draft.plan)
     }
 
+    pub(super) fn draft(&self, pool: PoolId) -> Option<&Arc<Pattern>> {
+        self.posts.get(&pool).map(|post| &post.draft)
+    }
+
+    /// What a generation that has been begun is made from.
+    pub(super) fn made_from(&self, pool: PoolId, generation: Generation) -> Option<&Arc<Pattern>> {
+        self.posts.get(&pool)?.generations.get(&generation)
+    }
+
+    /// How the core is to treat the pool: names are numbers there, and a person's number of workers counts.
+    pub(super) fn policy(&self, pool: PoolId) -> Option<Policy> {
+        let post = self.posts.get(&pool)?;
+        let plan = &post.draft.plan;
+        let kind = match plan.kind {
+            Kind::Worker | Kind::Task => PoolKind::Service,
+            Kind::Step => PoolKind::Step,
+        };
+        Some(Policy {
+            kind,
+            count: post.scaled.unwrap_or(plan.policy.count),
+            after: plan.after.iter().filter_map(|name| self.find(name)).collect(),
+            essential: plan.essential.map(|span| Span::from_millis(span.as_millis() as u64)),
+            ..plan.policy.clone()
+        })
+    }
+
     pub(super) fn name(&self, pool: PoolId) -> &str {
         self.plan(pool).map_or("?", |plan| plan.name.as_str())
     }
 
+    /// The pool of this name that the configuration has.
     pub(super) fn find(&self, name: &str) -> Option<PoolId> {
         self.iter().find(|(_, plan)| plan.name == name).map(|(id, _)| id)
     }
 
+    /// The pools that the configuration has.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &PoolPlan)> {
-        self.posts.iter().map(|(id, post)| (*id, &post.draft.plan))
+        self.posts.iter().filter(|(_, post)| !post.leaving).map(|(id, post)| (*id, &post.draft.plan))
     }
 
     pub(super) fn names(&self) -> Vec<&str> {
         self.iter().map(|(_, plan)| plan.name.as_str()).collect()
     }
 
+    /// Pools of a kind; none: of all that serve.
     pub(super) fn of_kind(&self, kind: Option<Kind>) -> Vec<PoolId> {
-        self.iter().filter(|(_, plan)| kind.is_none_or(|kind| plan.kind == kind)).map(|(id, _)| id).collect()
+        let wanted = |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Step, |kind| plan.kind == kind);
+        self.iter().filter(|(_, plan)| wanted(plan)).map(|(id, _)| id).collect()
+    }
+
+    pub(super) fn rests(&self, pool: PoolId) -> bool {
+        self.posts.get(&pool).is_some_and(|post| post.rests)
+    }
+
+    pub(super) fn rest(&mut self, pool: PoolId, rests: bool) {
+        if let Some(post) = self.posts.get_mut(&pool) {
+            post.rests = rests;
+        }
+    }
+
+    pub(super) fn scaled(&self, pool: PoolId) -> Option<u32> {
+        self.posts.get(&pool)?.scaled
+    }
+
+    /// A person's number of workers; none: the file's.
+    pub(super) fn scale(&mut self, pool: PoolId, count: Option<u32>) {
+        if let Some(post) = self.posts.get_mut(&pool) {
+            post.scaled = count;
+        }
+    }
+
+    /// The next generation is made from this. A number of workers that differs from the file's before ends what a
+    /// person asked for.
+    pub(super) fn redraft(&mut self, pool: PoolId, pattern: Arc<Pattern>) {
+        let Some(post) = self.posts.get_mut(&pool) else { return };
+        if post.draft.plan.policy.count != pattern.plan.policy.count {
+            post.scaled = None;
+        }
+        post.draft = pattern;
+    }
+
+    /// Changes what needs no new generation, also for those that serve.
+    pub(super) fn adjust(&mut self, pool: PoolId, pattern: Pattern, serving: impl Fn(Generation) -> bool) {
+        let Some(post) = self.posts.get_mut(&pool) else { return };
+        let (old, new) = (post.draft.clone(), Arc::new(pattern));
+        for (generation, made_from) in &mut post.generations {
+            if Arc::ptr_eq(made_from, &old) {
+                *made_from = new.clone();
+            } else if serving(*generation) {
+                let mut adjusted = Pattern::clone(made_from);
+                adjusted.adjust(&new.plan);
+                *made_from = Arc::new(adjusted);
+            }
+        }
+        self.redraft(pool, new);
     }
 
     /// A new generation is made from what the pool is now.
@@ -73,7 +216,7 @@ impl Posts {
     /// What a generation is made from.
     pub(super) fn pattern(&mut self, pool: PoolId, generation: Generation) -> Option<Arc<Pattern>> {
         self.begin(pool, generation);
-        self.posts.get(&pool)?.generations.get(&generation).cloned()
+        self.made_from(pool, generation).cloned()
     }
 
     /// Keeps only generations that somebody may still be made from.
@@ -83,13 +226,14 @@ impl Posts {
         }
     }
 
-    /// Pools of which some generation, or the next one, uses this socket.
-    pub(super) fn users(&self, listener: ListenerId) -> Vec<PoolId> {
-        let uses = |post: &Post| {
+    /// Pools of which a generation that counts, or the next one, uses this socket.
+    pub(super) fn users(&self, listener: ListenerId, counts: impl Fn(PoolId, Generation) -> bool) -> Vec<PoolId> {
+        let uses = |pool: PoolId, post: &Post| {
+            let made = post.generations.iter().filter(|(generation, _)| counts(pool, **generation));
             std::iter::once(&post.draft)
-                .chain(post.generations.values())
+                .chain(made.map(|(_, pattern)| pattern))
                 .any(|pattern| pattern.listeners.contains(&listener))
         };
-        self.posts.iter().filter(|(_, post)| uses(post)).map(|(id, _)| *id).collect()
+        self.posts.iter().filter(|(id, post)| uses(**id, post)).map(|(id, _)| *id).collect()
     }
 }

@@ -3,10 +3,12 @@
 
 use super::Keeper;
 use super::care::spread;
+use super::chronicle::Note;
 use super::recipes::Birth;
 use super::watchdogs::span;
+use crate::observe::events::What;
 use crate::os::birth::{Pinned, Settings};
-use crate::os::probe::{Answer, Prober, Question};
+use crate::os::probe::{Answer, Prober, Question, Trouble};
 use crate::plan::{Address, Check, Context, Health, Ready};
 use rotad_core::{Event, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -196,7 +198,7 @@ impl Keeper {
             match &subject.stage {
                 Stage::Asked(_) => {
                     let took = subject.timeout;
-                    self.judge(worker, Err(format!("timed out after {took}")));
+                    self.judge(worker, Err(Trouble::Unwell(format!("timed out after {took}"))));
                 }
                 Stage::Waiting(_) | Stage::Queued => {
                     self.care.probing.leave_stage(worker);
@@ -223,11 +225,11 @@ impl Keeper {
 
     fn ask(&mut self, worker: WorkerId) {
         let now = self.clock.now();
-        let asked = self.question(worker).and_then(|question| {
-            self.care.probing.ask(worker, question, now).map_err(|error| format!("cannot be asked: {error}"))
+        let asked = self.question(worker).map_err(Trouble::Unwell).and_then(|question| {
+            self.care.probing.ask(worker, question, now).map_err(|error| Trouble::Unasked(error.to_string()))
         });
-        if let Err(reason) = asked {
-            self.judge(worker, Err(reason));
+        if let Err(trouble) = asked {
+            self.judge(worker, Err(trouble));
         }
     }
 
@@ -244,7 +246,23 @@ impl Keeper {
         }
     }
 
-    fn judge(&mut self, worker: WorkerId, result: Result<(), String>) {
+    /// Nobody could be asked: it counts against nobody.
+    fn not_asked(&mut self, worker: WorkerId, reason: &str) {
+        let Some(subject) = self.care.probing.subjects.get(&worker) else { return };
+        let pause = match subject.purpose {
+            Purpose::Readiness => LATER,
+            Purpose::Health { every, .. } => every,
+        };
+        self.care.probing.wait(worker, self.clock.now() + pause);
+        self.sick_line(worker, &format!("cannot be asked how it is, for a lack of our own: {reason}"));
+    }
+
+    fn judge(&mut self, worker: WorkerId, result: Result<(), Trouble>) {
+        let result = match result {
+            Err(Trouble::Unasked(reason)) => return self.not_asked(worker, &reason),
+            Err(Trouble::Unwell(reason)) => Err(reason),
+            Ok(()) => Ok(()),
+        };
         let now = self.clock.now();
         let Some(subject) = self.care.probing.subjects.get_mut(&worker) else { return };
         let (purpose, times) = (subject.purpose, subject.times);
@@ -288,9 +306,8 @@ impl Keeper {
         }
     }
 
-    fn sick_line(&self, worker: WorkerId, text: &str) {
-        let Some(body) = self.roster.get(worker) else { return };
-        tracing::warn!(pool = self.pool_name(body.pool), slot = body.slot.0, pid = body.pid(), "{text}");
+    fn sick_line(&mut self, worker: WorkerId, text: &str) {
+        self.note(Note::new(What::Unwell, text).worker(worker).warn());
     }
 
     /// What the worker is asked just now, as its plan has it.
@@ -338,7 +355,7 @@ impl Keeper {
             cgroup: body.family.as_ref().and_then(|family| family.cgroup.as_ref()).map(|cgroup| cgroup.procs()),
         };
         // As the worker itself is born, but for what makes it the worker: its sockets, and who hears it.
-        let mut order = self.recipes.order(plan, &listeners, &birth);
+        let mut order = self.recipes.order(&body.pattern, &listeners, &birth);
         order.argv = words.iter().map(|word| word.expand(&context)).collect();
         order.listeners.clear();
         order.listen_names.clear();

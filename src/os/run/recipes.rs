@@ -1,9 +1,10 @@
 //! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
 //! worker of it is started with.
 
+use super::posts::Pattern;
 use crate::os::birth::{BirthOrder, Pinned, Resolved, environment};
 use crate::os::sockets::Listener;
-use crate::plan::{Address, Context, Health, PoolPlan};
+use crate::plan::{Address, Context, Health};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -41,8 +42,8 @@ impl Recipes {
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub(super) fn order(&mut self, plan: &PoolPlan, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
-        let recipe = &plan.recipe;
+    pub(super) fn order(&mut self, pattern: &Pattern, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
+        let (plan, recipe) = (&pattern.plan, &pattern.plan.recipe);
         let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
             addresses: &addresses,
@@ -78,7 +79,7 @@ impl Recipes {
         let pinned = self.pinned.entry((birth.pool, birth.generation));
         let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
         // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
-        let names: Vec<String> = own.iter().map(|listener| listener.name().replace(':', "_")).collect();
+        let names: Vec<String> = pattern.sockets.iter().map(|socket| socket.name.replace(':', "_")).collect();
         BirthOrder {
             worker: birth.worker,
             pinned,

@@ -4,7 +4,7 @@ use super::Keeper;
 use super::chronicle::Note;
 use super::launch::Verdict;
 use super::obituary::{describe, exit_text, last_exit};
-use super::tickets::{Ended, reason, verdict};
+use super::tickets::{reason, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
 use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
@@ -89,19 +89,25 @@ impl Keeper {
             }
             Record::PoolReady { pool, generation } => {
                 self.note(Note::new(What::PoolReady, "every worker is ready").pool(pool).generation(generation));
-                let verdict = self.launch.ready(pool);
-                self.launched(verdict);
+                self.pool_up(pool, "every worker is ready");
                 self.told_manager();
             }
-            Record::PoolStopped { pool } => self.note(Note::new(What::PoolStopped, "stopped").pool(pool)),
+            Record::PoolStopped { pool } => {
+                self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
+                self.pool_stopped(pool);
+            }
             Record::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
                 self.note(Note::new(What::Held, text).pool(pool));
+                self.launch.held(pool);
             }
             Record::StepDone { pool, generation, took } => {
                 let note = Note::new(What::StepDone, format!("done after {took}"));
                 self.note(note.pool(pool).generation(generation));
+                self.step_done(pool);
+                self.pool_up(pool, &format!("done after {took}"));
+                self.told_manager();
             }
             Record::Renewed { pool, slot, worker, took } => {
                 self.note(Note::new(What::Renewed, format!("replaced in {took}")).worker(worker));
@@ -114,6 +120,7 @@ impl Keeper {
             Record::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
                 self.note(Note::new(What::EssentialLost, text).pool(pool).error());
+                self.essential_lost(pool, span);
             }
             Record::Ready { .. }
             | Record::Soaked { .. }
@@ -196,8 +203,7 @@ impl Keeper {
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::harmless::harmless(line));
             }
-            let verdict = self.launch.failed(pool, text);
-            self.launched(verdict);
+            self.pool_failed(pool, text);
         }
     }
 
@@ -211,15 +217,7 @@ impl Keeper {
             Outcome::Superseded | Outcome::Nothing => note,
         };
         self.note(if code == 0 { note } else { note.error() });
-        let view = self.core.view();
-        let known: Vec<Generation> = view
-            .workers()
-            .filter(|w| w.pool == pool)
-            .map(|w| w.generation)
-            .chain(view.pool(pool).map(|p| p.filling))
-            .collect();
-        self.recipes.keep(pool, |generation| known.contains(&generation));
-        self.posts.keep(pool, |generation| known.contains(&generation));
+        self.forget_generations(pool);
     }
 
     fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
@@ -229,19 +227,20 @@ impl Keeper {
             Outcome::Done { .. } | Outcome::Superseded | Outcome::Nothing => None,
         };
         let culprit = culprit.and_then(|worker| self.obituaries.of_worker(worker));
-        verdict(self.pool_name(pool), outcome, serving, culprit)
+        let (code, mut text) = verdict(self.pool_name(pool), outcome, serving, culprit);
+        if code == 10 && self.put_back.contains(&pool) {
+            text.push_str("\nthe change of its configuration was put back: the file and what serves differ now");
+        }
+        (code, text)
     }
 
     /// The end of one wish.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        if self.recycled(ticket, outcome) {
+        if self.recycled(ticket, outcome) || self.step_ended(ticket, pool, outcome) {
             return;
         }
         let (code, text) = self.outcome(pool, outcome);
-        let Some(Ended { client: Some(client), code, message }) = self.tickets.settle(ticket, code, text) else {
-            return;
-        };
-        self.answer(client, &Answer::Done { code, message }, true);
+        self.settle(ticket, pool, code, text);
     }
 
     /// A line for whoever waits for this pool.

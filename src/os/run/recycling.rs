@@ -3,7 +3,9 @@
 
 use super::Keeper;
 use super::care::spread;
+use super::chronicle::Note;
 use super::watchdogs::span;
+use crate::observe::events::What;
 use crate::os::usage::Weigher;
 use crate::os::wake::Wake;
 use rotad_core::{Event, Outcome, Request, Span, Ticket, Time, WorkerId};
@@ -20,6 +22,15 @@ const MARK: u64 = 1 << 63;
 enum Reason {
     Age,
     Memory,
+}
+
+impl Reason {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Age => "max-age",
+            Self::Memory => "max-rss",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -92,7 +103,7 @@ impl Keeper {
             let age = self.roster.get(worker).and_then(|body| body.pattern.plan.recycle.max_age);
             let text =
                 age.map_or_else(String::new, |age| format!("older than max_age ({})", humantime::format_duration(age)));
-            self.renew(worker, Reason::Age, &text);
+            self.wear_out(worker, Reason::Age, &text);
         }
         if self.care.recycling.weigh_at.is_some_and(|at| at <= now) {
             self.weigh();
@@ -128,12 +139,16 @@ impl Keeper {
             if self.care.serves(worker) && limit.is_some_and(|limit| weight.rss_bytes > limit) {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
                 let (is, most, of) = (mib(weight.rss_bytes), mib(limit.unwrap_or(0)), weight.processes);
-                self.renew(worker, Reason::Memory, &format!("{is:.1} MiB in {of} processes, max_rss is {most:.1} MiB"));
+                self.wear_out(
+                    worker,
+                    Reason::Memory,
+                    &format!("{is:.1} MiB in {of} processes, max_rss is {most:.1} MiB"),
+                );
             }
         }
     }
 
-    fn renew(&mut self, worker: WorkerId, reason: Reason, text: &str) {
+    fn wear_out(&mut self, worker: WorkerId, reason: Reason, text: &str) {
         let now = self.clock.now();
         let serves = self.care.serves(worker);
         let recycling = &mut self.care.recycling;
@@ -143,8 +158,8 @@ impl Keeper {
             return;
         }
         recycling.asked.insert(worker, reason);
-        let (pool, slot, pid) = (body.pool, body.slot, body.pid());
-        tracing::info!(pool = self.pool_name(pool), slot = slot.0, pid, "{text}: it is replaced");
+        let (pool, slot) = (body.pool, body.slot);
+        self.note(Note::new(What::Recycled, format!("{text}: it is replaced")).worker(worker).cause(reason.word()));
         self.fact(Event::Requested(Ticket(MARK | worker.0), Request::Renew(pool, slot)));
     }
 
@@ -160,12 +175,8 @@ impl Keeper {
         let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
         let at = self.clock.now() + again;
         if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
-            tracing::error!(
-                pool = self.pool_name(body.pool),
-                slot = body.slot.0,
-                pid = body.pid(),
-                "its successor did not come up: it serves on, and is replaced again in {again}"
-            );
+            let text = format!("its successor did not come up: it serves on, and is replaced again in {again}");
+            self.note(Note::new(What::Recycled, text).worker(worker).cause("failed").error());
         }
         self.care.recycling.not_before.insert(worker, at);
         if reason == Reason::Age {

@@ -60,6 +60,8 @@ impl Keeper {
                 of: roll.of,
                 took_s: roll.took.as_secs_f64(),
             },
+            waits_for: pool.held_by.iter().map(|pool| self.pool_name(*pool).to_owned()).collect(),
+            scaled: self.posts.scaled(id).is_some(),
             workers: Vec::new(),
         })
     }

@@ -1,17 +1,21 @@
 //! From a plan to a standing master, in the order in which things have to stand: the lock, what a dead master left,
 //! signal handlers, sockets, the log, the control socket, and only then the pid file.
 
-use super::asks::Clerk;
+use super::apply::Applying;
 use super::care::Care;
 use super::chronicle::Chronicle;
+use super::clerk::{Clerk, Reader};
 use super::fence::Fence;
 use super::launch::LaunchWatch;
+use super::limits::raise_nofile;
 use super::listening::Listening;
 use super::obituary::Obituaries;
 use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
 use super::roster::Roster;
+use super::streams::Streams;
 use super::tickets::Tickets;
+use super::vigils::Vigils;
 use super::watching::Watching;
 use super::{Failed, Keeper};
 use crate::control::server::Server;
@@ -29,30 +33,22 @@ use crate::os::signals::Signals;
 use crate::os::sockets::{self, Listener};
 use crate::os::sys;
 use crate::os::wake::Wake;
-use crate::plan::{Plan, Sink};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rotad_core::{Master, Time};
+use crate::plan::{Plan, PoolPlan, Sink};
+use rotad_core::{Master, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long workers that a dead master left get to stop.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(30);
-/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, both outputs.
-const OWN_DESCRIPTORS: u64 = 34;
-const PER_WORKER: u64 = 4;
-/// For each log file of a pool: the file and its folder.
-const PER_LOG: u64 = 2;
-/// Beyond what is needed: clients of the control socket, workers that drain, births under way. Eight bytes each.
-const CLIENTS_AND_ROLLS: u64 = 256;
-const MOST_ROOM: u64 = 1 << 17;
 
 impl Failed {
-    fn at(what: &str, error: impl std::fmt::Display) -> Self {
+    pub(super) fn at(what: &str, error: impl std::fmt::Display) -> Self {
         Self { code: 1, message: format!("{what}: {error}") }
     }
 }
@@ -71,9 +67,9 @@ struct Ground {
 }
 
 impl Keeper {
-    pub(super) fn start(plan: Plan, launch: Launch) -> Result<Self, (Launch, Failed)> {
+    pub(super) fn start(plan: Plan, launch: Launch, reader: Reader) -> Result<Self, (Launch, Failed)> {
         match prepare(&plan, &launch).and_then(|ground| Standing::on(&plan, ground)) {
-            Ok(standing) => Ok(standing.keeper(plan, launch)),
+            Ok(standing) => Ok(standing.keeper(plan, launch, reader)),
             Err(failed) => Err((launch, failed)),
         }
     }
@@ -158,40 +154,6 @@ fn names(left: &[Leftover]) -> String {
     left.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Our own soft limit of open files goes as high as it may; workers get the one that we found. Too low a limit is
-/// told now, and not when the hundredth worker fails.
-fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
-    let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
-    let (soft, mut hard) = found;
-    let workers: u64 = plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum();
-    let need = OWN_DESCRIPTORS + plan.listeners.len() as u64 + PER_LOG * plan.pools.len() as u64 + PER_WORKER * workers;
-    if hard < need && setrlimit(Resource::RLIMIT_NOFILE, need, need).is_ok() {
-        hard = need;
-    }
-    if hard < need {
-        let message = format!(
-            "{workers} workers (surge included) need {need} open files, but the limit is {hard}: raise it (ulimit -n, \
-             LimitNOFILE=), or have fewer workers"
-        );
-        return Err(Failed { code: 1, message });
-    }
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
-    }
-    make_room(need, hard);
-    Ok((soft, found.1))
-}
-
-/// Makes the table of descriptors as large as it will be, while there is no other thread: the kernel grows the table
-/// of a process with threads only after an RCU grace period, up to 20 ms in which nobody is born (fs/file.c).
-fn make_room(need: u64, hard: u64) {
-    let top = (need + CLIENTS_AND_ROLLS).next_power_of_two().min(hard).min(MOST_ROOM);
-    let high = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(top.saturating_sub(1) as i32);
-    if let Ok(fd) = nix::fcntl::fcntl(io::stderr(), high) {
-        nix::unistd::close(fd).ok();
-    }
-}
-
 /// Opens the logs: the master's own, and those of pools once, so that one that cannot be written is told now.
 fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
     let paper = paper(plan, launch)?;
@@ -209,13 +171,15 @@ fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
     Ok(pen)
 }
 
+/// Where the master's log is; none: on its stderr.
+fn log_file<'p>(plan: &'p Plan, launch: &Launch) -> Option<&'p PathBuf> {
+    let master = &plan.master;
+    master.log_file.as_ref().or_else(|| (!launch.foreground).then_some(&master.default_log_file))
+}
+
 fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
     let master = &plan.master;
-    let file = match &master.log_file {
-        Some(file) => file,
-        None if launch.foreground => return Ok(Paper::stderr(master.log_format)),
-        None => &master.default_log_file,
-    };
+    let Some(file) = log_file(plan, launch) else { return Ok(Paper::stderr(master.log_format)) };
     let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep };
     Paper::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
@@ -280,26 +244,32 @@ impl Standing {
         Ok(Self { ground, reactor, wake, spawner, scout, care, null: Arc::new(null) })
     }
 
-    fn keeper(self, plan: Plan, launch: Launch) -> Keeper {
+    fn keeper(self, plan: Plan, launch: Launch, reader: Reader) -> Keeper {
         let Self { ground, reactor, wake, spawner, scout, care, null } = self;
         let mut listening = Listening::default();
         let ids: Vec<_> = ground.listeners.into_iter().map(|listener| listening.add(listener)).collect();
         let mut posts = Posts::default();
         for pool in &plan.pools {
             let listeners = pool.recipe.listen.iter().map(|index| ids[*index]).collect();
-            posts.add(Pattern { plan: pool.clone(), listeners });
+            let sockets = pool.recipe.listen.iter().map(|index| plan.listeners[*index].clone()).collect();
+            posts.add(Pattern { plan: pool.clone(), sockets, listeners });
         }
-        let names: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone())).collect();
-        let patience = plan.pools.iter().map(|p| p.policy.ready_timeout.as_millis()).max().unwrap_or(0);
-        let launch =
-            LaunchWatch::new(launch, names.into_iter(), Duration::from_millis(patience) + Duration::from_secs(1));
+        let log_file = log_file(&plan, &launch).cloned();
+        let used: BTreeSet<usize> = plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
+        listening.set_lone((0..ids.len()).filter(|index| !used.contains(index)).map(|index| ids[index]).collect());
+        let watched: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone(), patience(pool))).collect();
+        let launch = LaunchWatch::new(launch, watched.into_iter());
         // The moment of birth makes it unique over reboots and reused pids.
         let born = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Keeper {
             core: Master::new(),
             clock: Clock::start(),
             told: Time(0),
-            clerk: Clerk::new(wake.clone()),
+            clerk: Clerk::new(wake.clone(), reader),
+            applying: Applying::default(),
+            vigils: Vigils::default(),
+            put_back: BTreeSet::new(),
+            exit_code: None,
             watching: Watching::new(wake.clone()),
             notify_dir: ground.house.path().join("notify"),
             house: ground.house,
@@ -309,6 +279,8 @@ impl Standing {
             pen: ground.pen,
             server: ground.server,
             chronicle: Chronicle::default(),
+            streams: Streams::default(),
+            log_file,
             journal: ground.journal,
             fence: ground.fence,
             manager: ground.manager,
@@ -340,4 +312,10 @@ impl Standing {
             plan,
         }
     }
+}
+
+/// How long a pool may take until its first workers are ready, with a second for what the core decides by itself.
+fn patience(pool: &PoolPlan) -> Option<Duration> {
+    let timeout = pool.policy.ready_timeout;
+    (timeout < Span::FOREVER).then(|| Duration::from_millis(timeout.as_millis()) + Duration::from_secs(1))
 }

@@ -6,14 +6,21 @@ use std::collections::BTreeMap;
 
 /// One question, or one signal, about one or more pools.
 #[derive(Debug)]
-pub(super) struct Wait {
+struct Wait {
     /// The client to answer; none: a signal, which only the diary answers.
-    pub client: Option<u64>,
-    pub pools: Vec<PoolId>,
+    client: Option<u64>,
+    pools: Vec<PoolId>,
+    /// Also until old workers are gone.
+    drained: bool,
+    /// More tickets may follow.
+    open: bool,
     left: usize,
     code: u8,
     lines: Vec<String>,
 }
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WaitId(u64);
 
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
@@ -31,27 +38,61 @@ pub(super) struct Ended {
 }
 
 impl Tickets {
-    /// A ticket for each pool.
-    pub(super) fn issue(&mut self, client: Option<u64>, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
+    /// A wait that is over once it is closed and all its tickets are settled.
+    pub(super) fn open(&mut self, client: Option<u64>, drained: bool) -> WaitId {
         self.last += 1;
-        let wait = self.last;
-        let issued: Vec<(PoolId, Ticket)> = pools
-            .iter()
-            .map(|pool| {
-                self.last += 1;
-                let ticket = Ticket(self.last);
-                self.askers.insert(ticket, wait);
-                (*pool, ticket)
-            })
-            .collect();
-        let left = issued.len();
-        self.waits.insert(wait, Wait { client, pools: pools.to_vec(), left, code: 0, lines: Vec::new() });
+        let wait = Wait { client, pools: Vec::new(), drained, open: true, left: 0, code: 0, lines: Vec::new() };
+        self.waits.insert(self.last, wait);
+        WaitId(self.last)
+    }
+
+    /// One more outcome to wait for.
+    pub(super) fn join(&mut self, wait: WaitId, pool: PoolId) -> Ticket {
+        let ticket = self.lone();
+        if let Some(known) = self.waits.get_mut(&wait.0) {
+            known.pools.push(pool);
+            known.left += 1;
+            self.askers.insert(ticket, wait.0);
+        }
+        ticket
+    }
+
+    /// A ticket that its owner settles.
+    pub(super) fn lone(&mut self) -> Ticket {
+        self.last += 1;
+        Ticket(self.last)
+    }
+
+    /// Something to be told at the end.
+    pub(super) fn note(&mut self, wait: WaitId, code: u8, line: String) {
+        if let Some(wait) = self.waits.get_mut(&wait.0) {
+            wait.code = wait.code.max(code);
+            wait.lines.push(line);
+        }
+    }
+
+    /// No ticket follows. The wait's end, if there is nothing to wait for.
+    pub(super) fn close(&mut self, wait: WaitId) -> Option<Ended> {
+        self.waits.get_mut(&wait.0)?.open = false;
+        self.end(wait.0)
+    }
+
+    /// A ticket for each pool.
+    pub(super) fn issue(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
+        let wait = self.open(client, drained);
+        let issued = pools.iter().map(|pool| (*pool, self.join(wait, *pool))).collect();
+        self.close(wait);
         issued
     }
 
     /// Clients that wait for this pool: for progress.
     pub(super) fn clients_of(&self, pool: PoolId) -> Vec<u64> {
         self.waits.values().filter(|w| w.pools.contains(&pool)).filter_map(|w| w.client).collect()
+    }
+
+    /// Whoever holds this ticket wants to hear of it only when the old workers are gone.
+    pub(super) fn waits_for_the_drained(&self, ticket: Ticket) -> bool {
+        self.askers.get(&ticket).and_then(|wait| self.waits.get(wait)).is_some_and(|wait| wait.drained)
     }
 
     /// The client is gone; the work goes on.
@@ -69,9 +110,11 @@ impl Tickets {
         // The worst one counts: 10 says that something serves on as it was.
         wait.code = wait.code.max(code);
         wait.lines.push(line);
-        if wait.left > 0 {
-            return None;
-        }
+        self.end(number)
+    }
+
+    fn end(&mut self, number: u64) -> Option<Ended> {
+        self.waits.get(&number).filter(|wait| wait.left == 0 && !wait.open)?;
         let wait = self.waits.remove(&number)?;
         Some(Ended { client: wait.client, code: wait.code, message: wait.lines.join("\n") })
     }

@@ -1,11 +1,14 @@
 //! Watched files: what a changed one sets off.
 
 use super::Keeper;
+use super::chronicle::Note;
+use crate::observe::events::What;
 use crate::observe::print::harmless;
 use crate::os::wake::Wake;
 use crate::os::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
 use crate::plan::{Plan, SignalAction};
 use glob::Pattern;
+use rotad_core::PoolId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,15 +68,16 @@ impl Keeper {
         for report in self.watching.reports() {
             match report {
                 WatchReport::Watching { key, files } => {
-                    tracing::info!("{}: {}", self.watched(key), begun(files));
+                    let text = format!("{}: {}", self.watched(key), begun(files));
+                    self.note(Note::new(What::Watch, text).cause("watching"));
                 }
-                WatchReport::Trouble { key, text } => tracing::warn!("{}: {}", self.watched(key), harmless(&text)),
+                WatchReport::Trouble { key, text } => {
+                    let text = format!("{}: {}", self.watched(key), harmless(&text));
+                    self.note(Note::new(What::Watch, text).cause("trouble").warn());
+                }
                 WatchReport::Changed { .. } if self.stopping => {}
                 WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
-                    let Some(watch) = self.posts.plan(pool).and_then(|plan| plan.watch.as_ref()) else { continue };
-                    let text = changed(&watch.base, &files, count);
-                    tracing::info!("{text}: rolling {}", self.pool_name(pool));
-                    self.roll(None, &[pool]);
+                    self.code_changed(pool, &files, count);
                 }
                 WatchReport::Changed { key: WatchKey::Config, files, count } => {
                     let text = changed(self.plan.config.parent().unwrap_or(Path::new("/")), &files, count);
@@ -81,6 +85,18 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    fn code_changed(&mut self, pool: PoolId, files: &[PathBuf], count: usize) {
+        let Some(watch) = self.posts.plan(pool).and_then(|plan| plan.watch.as_ref()) else { return };
+        let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
+        if self.posts.rests(pool) {
+            let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
+            return self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
+        }
+        let text = format!("{text}: rolling {name}");
+        self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
+        self.roll(None, false, &[pool]);
     }
 
     fn watched(&self, key: WatchKey) -> &str {
@@ -91,10 +107,16 @@ impl Keeper {
     }
 }
 
-/// The files that the plan was read from.
+/// The files that the plan was read from, and those that would be read besides them.
 fn config(plan: &Plan) -> WatchPlan {
-    let sources = plan.sources.iter().map(|source| Pattern::escape(&source.path.to_string_lossy()));
-    WatchPlan { key: WatchKey::Config, base: "/".into(), globs: sources.collect(), debounce: CONFIG_DEBOUNCE }
+    let escape = |path: &Path| Pattern::escape(&path.to_string_lossy());
+    let sources = plan.sources.iter().map(|source| escape(&source.path));
+    let include = plan.include.iter().map(|glob| match glob.text.starts_with('/') {
+        true => glob.text.clone(),
+        false => format!("{}/{}", escape(&glob.base), glob.text),
+    });
+    let globs = sources.chain(include).collect();
+    WatchPlan { key: WatchKey::Config, base: "/".into(), globs, debounce: CONFIG_DEBOUNCE }
 }
 
 fn begun(files: usize) -> String {

@@ -43,6 +43,27 @@ pub struct Listener {
     removed: bool,
 }
 
+/// The owner and mode that a unix socket's file is to get.
+#[derive(Debug)]
+pub struct Dress {
+    path: std::path::PathBuf,
+    file: unix::FileId,
+    plan: ListenPlan,
+}
+
+impl Dress {
+    /// Nothing happens to a file that is not ours any more. May block.
+    ///
+    /// # Errors
+    /// EPERM: no right to give it away; ENOENT: somebody has removed it.
+    pub fn put_on(&self) -> io::Result<()> {
+        if unix::FileId::of(&self.path)? != self.file {
+            return Ok(());
+        }
+        unix::dress(&self.path, &self.plan)
+    }
+}
+
 /// What [`Listener::heal`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Healed {
@@ -60,9 +81,17 @@ pub enum Healed {
 /// # Errors
 /// The first that cannot be opened; those opened before are closed, and their files removed.
 pub fn open_all(plans: &[ListenPlan]) -> Result<Vec<Listener>, SocketError> {
+    open_some(plans, plans)
+}
+
+/// Opens `plans`, which are some of the set `all`, or none of them.
+///
+/// # Errors
+/// As [`open_all`].
+pub fn open_some(plans: &[ListenPlan], all: &[ListenPlan]) -> Result<Vec<Listener>, SocketError> {
     let mut open = Vec::with_capacity(plans.len());
     for plan in plans {
-        match Listener::open(plan, plans) {
+        match Listener::open(plan, all) {
             Ok(listener) => open.push(listener),
             Err(error) => {
                 open.iter_mut().for_each(|listener: &mut Listener| {
@@ -178,6 +207,29 @@ impl Listener {
     /// Those of listen(2).
     pub fn restore_backlog(&self) -> io::Result<()> {
         socket::listen(&self.fd, self.plan.backlog)
+    }
+
+    /// Takes over what changes in place: the name and the backlog, at once, and the rights of a unix socket's file,
+    /// for which the dress has to be put on. The address must be the same.
+    ///
+    /// # Errors
+    /// Those of listen(2).
+    pub fn adjust(&mut self, plan: &ListenPlan) -> io::Result<Option<Dress>> {
+        let old = std::mem::replace(&mut self.plan, plan.clone());
+        if old.backlog != plan.backlog {
+            self.restore_backlog()?;
+        }
+        let rights = |plan: &ListenPlan| (plan.mode, plan.uid, plan.gid);
+        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else { return Ok(None) };
+        if rights(&old) == rights(plan) {
+            return Ok(None);
+        }
+        // An owner that is not named any more is the master's user again, as for a new socket.
+        let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let mut wanted = plan.clone();
+        wanted.uid = plan.uid.or_else(|| old.uid.map(|_| own().0));
+        wanted.gid = plan.gid.or_else(|| old.gid.map(|_| own().1));
+        Ok(Some(Dress { path: path.clone(), file, plan: wanted }))
     }
 
     /// Removes the file of a unix socket, if it is still the one that we made.

@@ -94,7 +94,7 @@ fn bind_aside(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
 
 /// Gives the file its owner and mode, through a descriptor that follows no link, so that nobody who can write in the
 /// folder can lead us to another file.
-fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
+pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
     let fd = open_file(file, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFSOCK {

@@ -17,8 +17,8 @@ mod wishes;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
-    Event, Exit, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart, RestartPolicy,
-    Signal, Span, Step, Ticket, Time, WorkerId,
+    Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
+    RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, WorkerId,
 };
 
 const POOL: PoolId = PoolId(1);
@@ -30,6 +30,10 @@ enum Fact {
     Scale(u32),
     Drop,
     Keep,
+    Change,
+    /// Back to the first generation.
+    Return,
+    Renew(u32),
     Stop,
     StopNow,
     /// The oldest worker that is starting becomes ready; the youngest one does.
@@ -38,6 +42,9 @@ enum Fact {
     /// The oldest worker that nobody has asked dies; the youngest one does.
     DiesOldest,
     DiesYoungest,
+    /// The oldest worker that serves is sick; the youngest one is.
+    SickOldest,
+    SickYoungest,
     /// The oldest one that was asked to leave is gone.
     Gone,
     /// The next deadline comes.
@@ -60,6 +67,10 @@ const FACTS: [Fact; 14] = [
     Fact::DiesYoungest,
     Fact::Gone,
 ];
+
+/// Facts of which shorter histories are played, together with the others.
+const MORE: [Fact; 6] =
+    [Fact::Change, Fact::Return, Fact::Renew(0), Fact::Renew(1), Fact::SickOldest, Fact::SickYoungest];
 
 #[derive(Clone)]
 struct Life {
@@ -104,6 +115,15 @@ impl Life {
                 let policy = policy(self);
                 self.ask(Request::Keep(POOL, policy))
             }
+            Fact::Change => {
+                let policy = policy(self);
+                self.ask(Request::Change { pool: POOL, policy })
+            }
+            Fact::Return => {
+                let policy = policy(self);
+                self.ask(Request::Return { pool: POOL, to: Generation(1), policy })
+            }
+            Fact::Renew(slot) => self.ask(Request::Renew(POOL, Slot(slot))),
             Fact::Stop => self.ask(Request::Stop { cap: None }),
             Fact::StopNow => self.ask(Request::StopNow),
             Fact::ReadyOldest | Fact::ReadyYoungest => {
@@ -114,6 +134,10 @@ impl Life {
             Fact::DiesOldest | Fact::DiesYoungest => {
                 let worker = self.find(matches!(fact, Fact::DiesYoungest), model::Worker::stays)?;
                 self.end(worker, Exit::Code(1))
+            }
+            Fact::SickOldest | Fact::SickYoungest => {
+                let worker = self.find(matches!(fact, Fact::SickYoungest), model::Worker::serves)?;
+                self.step(Event::Unhealthy(worker))
             }
             Fact::Gone => {
                 let worker = self.find(false, |w| w.asked.is_some() && w.lives())?;
@@ -154,7 +178,7 @@ impl Life {
     }
 }
 
-fn explore(life: &Life, depth: usize, history: &mut Vec<Fact>, lives: &mut u64) {
+fn explore(life: &Life, more: bool, depth: usize, history: &mut Vec<Fact>, lives: &mut u64) {
     *lives += 1;
     if let Err(violation) = life.clone().end_well() {
         panic!("{history:?} and a kind end: {violation:?}");
@@ -162,11 +186,12 @@ fn explore(life: &Life, depth: usize, history: &mut Vec<Fact>, lives: &mut u64) 
     if depth == 0 || life.oracle.books.left {
         return;
     }
-    for fact in FACTS.into_iter().chain([Fact::Time]) {
+    let others = MORE.into_iter().filter(|_| more);
+    for fact in FACTS.into_iter().chain(others).chain([Fact::Time]) {
         let mut next = life.clone();
         history.push(fact);
         match next.happen(fact) {
-            Some(Ok(())) => explore(&next, depth - 1, history, lives),
+            Some(Ok(())) => explore(&next, more, depth - 1, history, lives),
             Some(Err(violation)) => panic!("{history:?}: {violation:?}"),
             None => {}
         }
@@ -196,10 +221,12 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
     life.ask(Request::Keep(POOL, policy)).expect("a pool starts");
     let depth = std::env::var("ROTAD_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(4);
     let mut lives = 0;
-    explore(&life, depth, &mut Vec::new(), &mut lives);
+    explore(&life, true, depth - 1, &mut Vec::new(), &mut lives);
+    explore(&life, false, depth, &mut Vec::new(), &mut lives);
     // And from a pool that serves.
     life.be_kind().expect("a pool comes up");
-    explore(&life, depth + 1, &mut Vec::new(), &mut lives);
+    explore(&life, true, depth, &mut Vec::new(), &mut lives);
+    explore(&life, false, depth + 1, &mut Vec::new(), &mut lives);
     assert!(lives > 1000);
 }
 

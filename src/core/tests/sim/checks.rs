@@ -133,13 +133,15 @@ impl Oracle {
 
     /// Whether a pool still has to wait, whether it is up, and since when an essential one has had nobody ready.
     fn begun_and_up(&mut self, id: u32, now: u64) -> Verdict {
-        let held = self.books.is_held(id);
+        let free = self.books.is_free(id);
         if let Some(pool) = self.books.pools.get_mut(&id) {
-            pool.begun |= pool.running && !held;
+            pool.begun |= pool.running && free;
         }
+        let surely = self.books.is_surely_full(id);
         let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         pool.up |= pool.running && full;
+        pool.surely_up |= pool.running && surely;
         let Some(span) = pool.policy.essential else { return Ok(()) };
         let dark = pool.running && pool.begun && !pool.is_step() && pool.policy.count > 0 && serving == 0;
         if !dark {
@@ -169,13 +171,14 @@ impl Oracle {
     fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
         let serving = self.books.serving(id);
         let alive = self.books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        let full = self.books.is_full(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         let Pool { policy, quiet, full_once, .. } = pool;
         if !*quiet {
             return Ok(());
         }
         let (count, surge) = (policy.count, policy.reload.surge);
-        *full_once |= serving >= count && pool.roll.is_none();
+        *full_once |= full && serving >= count && pool.roll.is_none();
         let floor = if surge == 0 { count.saturating_sub(1) } else { count };
         hold!(!*full_once || serving >= floor, "floor", "{serving} serve, promised {floor}");
         let ceiling = count + surge + policy.reload.max_draining;

@@ -88,6 +88,8 @@ pub(crate) struct Pool {
     /// It need not wait for anybody any more; every wanted worker has been ready since its start.
     pub(crate) begun: bool,
     pub(crate) up: bool,
+    /// It was up while no roll ran: with one, it is the roll's successors that make the difference.
+    pub(crate) surely_up: bool,
     pub(crate) step_done: bool,
     pub(crate) step_failed: bool,
     /// Generations that served in full.
@@ -125,6 +127,7 @@ impl Pool {
             removed: false,
             begun: false,
             up: false,
+            surely_up: false,
             step_done: false,
             step_failed: false,
             served: Vec::new(),
@@ -266,7 +269,16 @@ impl Books {
         let pool = &self.pools[&id];
         let ends = pool.policy.restart.policy != rotad_core::RestartPolicy::Always;
         let ended = if ends { pool.slots.iter().filter(|slot| slot.ended).count() as u32 } else { 0 };
-        pool.begun && self.serving(id) + ended >= pool.policy.count
+        let serves = |slot: &u32| self.of(id).any(|(_, w)| w.slot == *slot && w.serves());
+        let serving = (0..pool.policy.count).filter(serves).count() as u32;
+        !self.is_held(id) && serving + ended >= pool.policy.count
+    }
+
+    /// All slots have a worker that serves, and nothing is on its way that could change that.
+    pub(crate) fn is_surely_full(&self, id: u32) -> bool {
+        let pool = &self.pools[&id];
+        let serves = |slot: u32| self.of(id).any(|(_, w)| w.slot == slot && w.serves());
+        pool.begun && pool.roll.is_none() && (0..pool.policy.count).all(serves)
     }
 
     pub(crate) fn is_held(&self, id: u32) -> bool {
@@ -276,6 +288,12 @@ impl Books {
 
     pub(crate) fn wants_renewal(&self, pool: u32, slot: u32) -> bool {
         self.renewals.values().any(|wanted| *wanted == (pool, slot))
+    }
+
+    /// Nobody can say any more that it has to wait.
+    pub(crate) fn is_free(&self, id: u32) -> bool {
+        let free = |pool: &Pool| !pool.running || if pool.is_step() { pool.step_done } else { pool.surely_up };
+        self.pools[&id].policy.after.iter().all(|other| self.pools.get(&other.0).is_none_or(free))
     }
 
     /// Something of the pool is still there that the kernel could end.

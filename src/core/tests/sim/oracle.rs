@@ -3,8 +3,8 @@
 //! Each promise has a lower and an upper bound where it can have both: not killed before its waits are over, and not
 //! later; not started before its delay is over, and not later.
 
-use crate::model::{Books, Worker};
-use rotad_core::{Event, Exit, Generation, Order, Policy, Readiness, Signal, Time, WorkerId};
+use crate::model::{Books, Pool, Worker};
+use rotad_core::{Event, Exit, Generation, Order, Outcome, Policy, Readiness, Signal, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -122,13 +122,27 @@ impl Oracle {
                 hold!(worker.exited.is_some() && !worker.gone && worker.sweeps == 1, "stranger", "sweep of {id}");
                 Ok(())
             }
-            Order::Reply(ticket, ..) => {
+            Order::Reply(ticket, pool, outcome) => {
+                self.remade(pool.0, outcome);
                 self.books.renewals.remove(&ticket.0);
                 hold!(self.books.tickets.remove(&ticket.0), "one answer", "ticket {ticket} answered again");
                 Ok(())
             }
             Order::Record(record) => self.record(now, record),
             Order::Leave { lost } => self.leave(lost),
+        }
+    }
+
+    /// A wish for a pool that has not begun is answered at once: it begins with that generation.
+    fn remade(&mut self, id: u32, outcome: &Outcome) {
+        let returns = self.books.returns;
+        let Some(pool) = self.books.pools.get_mut(&id).filter(|pool| pool.running && !pool.begun) else { return };
+        match outcome {
+            Outcome::Done { generation, replaced: 0, .. } if returns == Some((id, generation.0)) => {
+                pool.wanted = generation.0;
+            }
+            Outcome::Done { generation, replaced: 0, .. } if generation.0 == pool.latest + 1 => pool.remake(),
+            _ => {}
         }
     }
 
@@ -191,35 +205,11 @@ impl Oracle {
             && pool.roll.is_none()
             && !pool.rolled_in_loop
         {
-            let trying = staying.iter().filter(|w| w.ready.is_none() && w.spawned >= since).count();
+            let alone = |w: &&&Worker| staying.iter().all(|o| o.slot != w.slot || o.spawned >= w.spawned);
+            let trying = staying.iter().filter(|w| w.ready.is_none() && w.spawned >= since).filter(alone).count();
             hold!(trying == 0, "one probe", "worker {id} while another one tries");
         }
-        let (readiness, timeout) = pool.made.get(&generation).copied().unwrap_or((rotad_core::Readiness::Reported, 0));
-        hold!(pool.made.contains_key(&generation), "generation", "{generation} was never made");
-        let worker = Worker {
-            readiness,
-            timeout,
-            waits: 0,
-            steps: Vec::new(),
-            code: None,
-            sick: false,
-            pool: pool_id as usize,
-            slot,
-            generation,
-            spawned: now.0,
-            born: None,
-            ready: None,
-            asked: None,
-            killed: None,
-            exited: None,
-            lost: false,
-            extended: false,
-            gone: false,
-            announced: None,
-            overdue: false,
-            signals: 0,
-            sweeps: 0,
-        };
+        let worker = Worker::new(now.0, pool_id, slot, generation, pool)?;
         books.workers.insert(id, worker);
         if let Some(pool) = books.pools.get_mut(&pool_id) {
             pool.begun = true;
@@ -261,5 +251,36 @@ impl Oracle {
         let waits = worker.waits;
         hold!(now.0 >= asked + waits, "stop early", "{id} killed at {now}, its waits end at {}", asked + waits);
         Ok(())
+    }
+}
+
+impl Worker {
+    fn new(now: u64, pool_id: u32, slot: u32, generation: u32, pool: &Pool) -> Result<Self, Violation> {
+        let (readiness, timeout) = pool.made.get(&generation).copied().unwrap_or((rotad_core::Readiness::Reported, 0));
+        hold!(pool.made.contains_key(&generation), "generation", "{generation} was never made");
+        Ok(Self {
+            readiness,
+            timeout,
+            waits: 0,
+            steps: Vec::new(),
+            code: None,
+            sick: false,
+            pool: pool_id as usize,
+            slot,
+            generation,
+            spawned: now,
+            born: None,
+            ready: None,
+            asked: None,
+            killed: None,
+            exited: None,
+            lost: false,
+            extended: false,
+            gone: false,
+            announced: None,
+            overdue: false,
+            signals: 0,
+            sweeps: 0,
+        })
     }
 }

@@ -31,7 +31,7 @@ impl Oracle {
                 }
             }
             Request::Scale(id, count) => self.wish_scale(id.0, *count),
-            Request::Roll(id) => self.wish_roll(id.0),
+            Request::Roll(_) => {}
             Request::Cancel(_) => self.books.cancelled = true,
             Request::Change { pool, policy } => self.wish_change(pool.0, policy),
             Request::Return { pool, to, policy } => self.wish_return(pool.0, to.0, policy),
@@ -94,16 +94,6 @@ impl Oracle {
         }
     }
 
-    fn wish_roll(&mut self, id: u32) {
-        if self.books.stop_at.is_some() || !self.books.pools.contains_key(&id) {
-            return;
-        }
-        let held = self.books.is_held(id);
-        if let Some(pool) = self.books.pools.get_mut(&id).filter(|pool| pool.running && held) {
-            pool.remake();
-        }
-    }
-
     fn wish_change(&mut self, id: u32, policy: &Policy) {
         if self.books.stop_at.is_some() {
             return;
@@ -111,11 +101,10 @@ impl Oracle {
         if !self.books.pools.contains_key(&id) {
             return self.wish_keep(id, policy);
         }
-        let held = self.books.is_held(id);
         self.books.changes = Some(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return };
         pool.take(policy);
-        if !pool.running || held {
+        if !pool.running {
             pool.remake();
         }
         if pool.removed {
@@ -127,7 +116,6 @@ impl Oracle {
         if self.books.stop_at.is_some() || !self.books.pools.contains_key(&id) {
             return;
         }
-        let held = self.books.is_held(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return };
         if !pool.running || pool.is_step() || !pool.served.contains(&to) {
             return;
@@ -135,9 +123,6 @@ impl Oracle {
         self.books.changes = Some(id);
         self.books.returns = Some((id, to));
         pool.take(policy);
-        if held {
-            pool.wanted = to;
-        }
     }
 
     fn wish_stop(&mut self, now: Time, cap: Option<u64>) {
@@ -165,6 +150,7 @@ impl Pool {
             self.running = true;
             self.begun = false;
             self.up = false;
+            self.surely_up = false;
             self.step_done = false;
             self.step_failed = false;
         }

@@ -1,0 +1,120 @@
+//! The clerk: threads that do for the main loop what may hang on a foreign path: reading the configuration, opening
+//! addresses, dressing and removing socket files. A dead mount holds the clerk alone.
+
+use crate::os::pen;
+use crate::os::sockets::{self, Dress, Listener, SocketError};
+use crate::os::wake::Wake;
+use crate::plan::{ListenPlan, Plan};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Reads the configuration at a path: the plan with its warnings, or the findings, as text for people.
+pub type Reader = Arc<dyn Fn(&Path) -> Result<(Plan, String), String> + Send + Sync>;
+
+/// A parser that descends into tables, and lookups of users, want more than the other threads.
+const STACK: usize = 1 << 20;
+
+pub(super) enum Told {
+    /// The plan and the warnings, or the findings.
+    Read(Box<Result<(Plan, String), String>>),
+    Bound(Result<Vec<Listener>, Unbound>),
+    /// A socket file could not get its owner or mode, or not be removed.
+    Trouble(String),
+}
+
+/// Why a configuration that reads well cannot be carried out.
+pub(super) enum Unbound {
+    Socket(SocketError),
+    Log(String),
+}
+
+pub(super) struct Clerk {
+    wake: Wake,
+    reader: Reader,
+    done: Sender<Told>,
+    told: Receiver<Told>,
+    /// One at a time opens or removes socket files: a path that is given up may be wanted again at once.
+    desk: Arc<Mutex<()>>,
+}
+
+impl Clerk {
+    pub(super) fn new(wake: Wake, reader: Reader) -> Self {
+        // Bounded by those who ask: one apply at a time, and each socket is given up once.
+        let (done, told) = unbounded();
+        Self { wake, reader, done, told, desk: Arc::default() }
+    }
+
+    fn send(&self, errand: impl FnOnce() -> Option<Told> + Send + 'static) -> io::Result<()> {
+        let (done, wake) = (self.done.clone(), self.wake.clone());
+        let go = move || {
+            if let Some(told) = errand() {
+                done.send(told).ok();
+                wake.ring();
+            }
+        };
+        std::thread::Builder::new().name("clerk".into()).stack_size(STACK).spawn(go).map(drop)
+    }
+
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn read(&self, path: PathBuf) -> io::Result<()> {
+        let reader = self.reader.clone();
+        self.send(move || Some(Told::Read(Box::new(reader(&path)))))
+    }
+
+    /// Opens `plans`, or none of them. `all`: every address of the configuration. `logs`: files that pools are to
+    /// write; one that cannot be written is an error.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn bind(
+        &self,
+        plans: Vec<ListenPlan>,
+        all: Vec<ListenPlan>,
+        logs: Vec<(String, PathBuf)>,
+    ) -> io::Result<()> {
+        let desk = self.desk.clone();
+        self.send(move || {
+            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+            for (pool, path) in &logs {
+                if let Err(error) = pen::check_file(path) {
+                    let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
+                    return Some(Told::Bound(Err(Unbound::Log(text))));
+                }
+            }
+            Some(Told::Bound(sockets::open_some(&plans, &all).map_err(Unbound::Socket)))
+        })
+    }
+
+    /// Gives a socket's file another owner or mode.
+    pub(super) fn dress(&self, name: String, dress: Dress) {
+        let desk = self.desk.clone();
+        let errand = move || {
+            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = dress.put_on().err()?;
+            Some(Told::Trouble(format!("listener {name}: its file cannot get its owner or mode: {error}")))
+        };
+        if let Err(error) = self.send(errand) {
+            tracing::warn!("the owner and mode of a socket's file are as they were: {error}");
+        }
+    }
+
+    /// Closes a socket and removes its file.
+    pub(super) fn close(&self, mut listener: Listener) {
+        let desk = self.desk.clone();
+        let errand = move || {
+            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = listener.remove_file().err()?;
+            Some(Told::Trouble(format!("listener {}: its file cannot be removed: {error}", listener.name())))
+        };
+        if let Err(error) = self.send(errand) {
+            tracing::warn!("the file of a closed socket stays: {error}");
+        }
+    }
+
+    pub(super) fn told(&self) -> Option<Told> {
+        self.told.try_recv().ok()
+    }
+}

@@ -1,0 +1,95 @@
+//! Open files: how many the master needs, and whether it may have them.
+
+use super::{Failed, Keeper};
+use crate::plan::{Kind, Plan};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rotad_core::PoolId;
+use std::io;
+
+/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, both outputs.
+const OWN_DESCRIPTORS: u64 = 34;
+const PER_WORKER: u64 = 4;
+/// For each log file of a pool: the file and its folder.
+const PER_LOG: u64 = 2;
+/// Beyond what is needed: clients of the control socket, workers that drain, births under way. Eight bytes each.
+const CLIENTS_AND_ROLLS: u64 = 256;
+const MOST_ROOM: u64 = 1 << 17;
+
+fn need(listeners: usize, pools: usize, workers: u64) -> u64 {
+    OWN_DESCRIPTORS + listeners as u64 + PER_LOG * pools as u64 + PER_WORKER * workers
+}
+
+fn workers(plan: &Plan) -> u64 {
+    plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum()
+}
+
+fn too_low(workers: u64, need: u64, hard: u64) -> String {
+    format!(
+        "{workers} workers (surge included) need {need} open files, but the limit is {hard}: raise it (ulimit -n, \
+         LimitNOFILE=), or have fewer workers"
+    )
+}
+
+/// Our own soft limit of open files goes as high as it may; workers get the one that we found. Too low a limit is
+/// told now, and not when the hundredth worker fails.
+pub(super) fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
+    let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
+    let workers = workers(plan);
+    let need = need(plan.listeners.len(), plan.pools.len(), workers);
+    let hard = raise(need).map_err(|hard| Failed { code: 1, message: too_low(workers, need, hard) })?;
+    make_room(need, hard);
+    Ok((found.0, found.1))
+}
+
+/// Both limits as high as they may, at least to `need`. The error is the limit that stands in the way.
+fn raise(need: u64) -> Result<u64, u64> {
+    let (soft, mut hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| 0_u64)?;
+    if hard < need && setrlimit(Resource::RLIMIT_NOFILE, need, need).is_ok() {
+        hard = need;
+    }
+    if hard < need {
+        return Err(hard);
+    }
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
+    }
+    Ok(hard)
+}
+
+/// Makes the table of descriptors as large as it will be, while there is no other thread: the kernel grows the table
+/// of a process with threads only after an RCU grace period, up to 20 ms in which nobody is born (fs/file.c).
+fn make_room(need: u64, hard: u64) {
+    let top = (need + CLIENTS_AND_ROLLS).next_power_of_two().min(hard).min(MOST_ROOM);
+    let high = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(top.saturating_sub(1) as i32);
+    if let Ok(fd) = nix::fcntl::fcntl(io::stderr(), high) {
+        nix::unistd::close(fd).ok();
+    }
+}
+
+impl Keeper {
+    /// Whether all workers of a new configuration can be had, beside those that still finish.
+    pub(super) fn has_room_for(&self, plan: &Plan) -> Result<(), String> {
+        let scaled = |name: &str| self.posts.find(name).and_then(|pool| self.posts.scaled(pool));
+        let count = |name: &str, file: u32| u64::from(scaled(name).unwrap_or(file));
+        let workers: u64 = plan
+            .pools
+            .iter()
+            .map(|p| count(&p.name, p.policy.count).max(p.policy.count.into()) + u64::from(p.policy.reload.surge))
+            .sum();
+        let listeners = plan.listeners.len() + self.listening.ids().len();
+        let need = need(listeners, plan.pools.len(), workers);
+        raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
+    }
+
+    pub(super) fn has_room_to_scale(&self, pool: PoolId, count: u32) -> Result<(), String> {
+        let pools = self.posts.iter().filter(|(_, plan)| plan.kind != Kind::Step);
+        let workers: u64 = pools
+            .filter_map(|(id, _)| Some((id, self.posts.policy(id)?)))
+            .map(|(id, policy)| {
+                u64::from(if id == pool { count } else { policy.count }) + u64::from(policy.reload.surge)
+            })
+            .sum();
+        let need = need(self.listening.ids().len(), self.posts.names().len(), workers);
+        raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
+    }
+}

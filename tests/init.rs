@@ -1,0 +1,186 @@
+//! `rotad init`: what it writes starts as it is, and nothing that was there is touched.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use support::site::{finish, verb};
+use support::{Run, all_ready, rotad, testworker, until};
+
+/// A folder, with state of its own for the masters that start in it.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for its owner");
+        Self { folder }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(rotad());
+        command.args(arguments).current_dir(self.path()).env_remove("ROTAD_CONFIG");
+        command.env("XDG_STATE_HOME", self.path().join("state"));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        finish(self.command(arguments), 60)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).unwrap_or_default()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+
+    fn entries(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path()).expect("the folder").flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// `check` finds nothing, not even a warning.
+    fn assert_sound(&self) {
+        let check = self.run(&["check", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&check.out).expect("JSON");
+        assert_eq!(report["valid"], true, "{}", check.text());
+        assert_eq!(report["findings"], serde_json::json!([]), "{}", self.read("rotad.toml"));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        verb(&self.path().join("rotad.toml"), &["stop", "--now"], 60);
+    }
+}
+
+#[test]
+fn a_command_that_starts() {
+    let place = Place::new();
+    let worker = testworker();
+    let worker = worker.to_str().expect("a path");
+    let init = place.run(&["init", "--", worker, "wait", "--code", "it's {ours} and \"theirs\".txt"]);
+    assert_eq!(init.code, 0, "{init:?}");
+    for said in ["rotad.toml", "rotad.service", "rotad start", "systemctl enable --now", worker] {
+        assert!(init.out.contains(said), "{said}: {}", init.out);
+    }
+    assert_eq!(place.entries(), ["rotad.service", "rotad.toml"]);
+    place.assert_sound();
+    place.write("it's {ours} and \"theirs\".txt", "ok\none\n");
+    // The state of root's masters does not go by XDG_STATE_HOME.
+    place.write(
+        "rotad.toml",
+        &place.read("rotad.toml").replace("[master]", "[master]\nruntime_dir = \"run\"\nlog_file = \"log\""),
+    );
+    let start = place.run(&["start"]);
+    assert_eq!(start.code, 0, "{start:?}");
+    let status = place.run(&["status", "--json"]);
+    assert!(all_ready(&serde_json::from_str(&status.out).expect("JSON")), "{status:?}");
+    assert_eq!(place.run(&["reload"]).code, 0);
+    assert_eq!(place.run(&["stop"]).code, 0);
+}
+
+#[test]
+fn without_a_command_an_example_that_starts() {
+    let place = Place::new();
+    let init = place.run(&["init"]);
+    assert_eq!(init.code, 0, "{init:?}");
+    place.assert_sound();
+    let mut master = place
+        .command(&["run"])
+        .stderr(fs::File::create(place.path().join("stderr")).expect("a file"))
+        .spawn()
+        .expect("a master");
+    until("a worker that says hello", 30, || place.read("stderr").contains("hello from worker").then_some(()));
+    assert_eq!(place.run(&["stop"]).code, 0);
+    assert!(master.wait().expect("its end").success());
+}
+
+#[test]
+fn what_the_folder_says() {
+    let place = Place::new();
+    place.write("Procfile", "web: ./serve $PORT\nmail: ./mail\n");
+    for name in ["serve", "mail"] {
+        place.write(name, "#!/bin/sh\nexec sleep 1000\n");
+        fs::set_permissions(place.path().join(name), fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+    assert_eq!(place.run(&["init"]).code, 0);
+    place.assert_sound();
+    let text = place.read("rotad.toml");
+    assert!(text.contains("[pool.web]") && text.contains("[pool.mail]") && text.contains("surge = 0"), "{text}");
+}
+
+#[test]
+fn a_socket_for_a_command_that_takes_one() {
+    let place = Place::new();
+    let init = place.run(&["init", "--", "sh", "-c", "exec serve fd://3"]);
+    assert_eq!(init.code, 0, "{init:?}");
+    place.assert_sound();
+    assert!(
+        place.read("rotad.toml").contains("[pool.web]\ncommand = [\"sh\", \"-c\", \"exec serve fd://3\"]\nlisten =")
+    );
+}
+
+#[test]
+fn a_program_that_is_missing_is_told_at_once() {
+    let place = Place::new();
+    let init = place.run(&["init", "--", "no-such-program-here"]);
+    assert_eq!(init.code, 0, "{init:?}");
+    assert!(init.err.contains("no-such-program-here") && init.err.contains("not found"), "{init:?}");
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    for there in ["rotad.toml", "rotad.service", "config/rotad.toml"] {
+        let place = Place::new();
+        place.write(there, "mine");
+        let before = place.entries();
+        let init = place.run(&["init", "--", "sleep", "1"]);
+        assert_eq!(init.code, 1, "{init:?}");
+        assert!(init.err.contains("exists already") && init.err.contains(there), "{init:?}");
+        assert_eq!((place.read(there).as_str(), place.entries()), ("mine", before));
+    }
+    let place = Place::new();
+    std::os::unix::fs::symlink("/nowhere/at/all", place.path().join("rotad.service")).expect("a link");
+    assert_eq!(place.run(&["init"]).code, 1);
+    assert_eq!(place.entries(), ["rotad.service"]);
+    assert_eq!(place.run(&["init", "-c", "other.toml"]).code, 2);
+}
+
+/// systemd's own judgement, where it is installed.
+#[test]
+fn the_unit_is_a_unit() {
+    let place = Place::new();
+    assert_eq!(place.run(&["init", "--", "sleep", "1000"]).code, 0);
+    let unit = place.read("rotad.service");
+    let config = place.path().join("rotad.toml");
+    for line in [
+        format!("ExecStart={} run -c {}", rotad().display(), config.display()),
+        format!("ExecReload={} reload -c {}", rotad().display(), config.display()),
+        "Type=notify".to_owned(),
+        "KillMode=mixed".to_owned(),
+        "Delegate=yes".to_owned(),
+    ] {
+        assert!(unit.lines().any(|found| found == line), "{line}\n{unit}");
+    }
+    let mut verify = Command::new("systemd-analyze");
+    verify.arg("verify").arg("--man=no").arg(place.path().join("rotad.service"));
+    if let Ok(found) = verify.output() {
+        let text = String::from_utf8_lossy(&found.stderr).into_owned();
+        assert!(!text.contains("rotad.service:"), "{text}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The manual page, the completions and the reference in docs/cli.md say what can be typed, all of it.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::site::finish;
+use support::{Run, rotad};
+
+const BEGIN: &str = "<!-- reference: made from the definitions; UPDATE_EXPECT=1 cargo test --test manual -->";
+const END: &str = "<!-- end of the reference -->";
+
+fn run(arguments: &[&str]) -> Run {
+    let mut command = Command::new(rotad());
+    command.args(arguments);
+    finish(command, 60)
+}
+
+/// Verbs and their flags, as the help of each tells them.
+fn verbs() -> Vec<(String, BTreeSet<String>)> {
+    let help = run(&["--help"]).out;
+    let list = help.split("Commands:").nth(1).expect("verbs").split("Options:").next().expect("verbs");
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<&str> = names.filter(|name| !name.is_empty() && *name != "help").collect();
+    assert!(names.len() > 15, "{names:?}");
+    let flags = |verb: &str| {
+        let help = run(&[verb, "--help"]).out;
+        let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let words = lines.flat_map(|line| line.split([' ', ',']).take(3)).filter(|word| word.starts_with("--"));
+        words.map(str::to_owned).filter(|word| word.len() > 2 && word != "--help").collect()
+    };
+    names.iter().map(|verb| ((*verb).to_owned(), flags(verb))).collect()
+}
+
+/// Feeds a program; its output and whether it was content. None: it is not on this machine.
+fn pipe(program: &str, arguments: &[&str], input: &str) -> Option<(bool, String)> {
+    let spawned = Command::new(program)
+        .args(arguments)
+        .env("MANWIDTH", "200")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned.ok()?;
+    let mut stdin = child.stdin.take().expect("stdin");
+    let input = input.to_owned();
+    let feeder = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("its end");
+    feeder.join().expect("the feeder").expect("all of the input");
+    let text = [output.stdout, output.stderr.clone()].concat();
+    Some((output.status.success() && output.stderr.is_empty(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+#[test]
+fn the_reference_is_made_from_the_definitions() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
+    let page = fs::read_to_string(&path).expect("docs/cli.md");
+    let (before, rest) = page.split_once(BEGIN).expect("the mark of its beginning");
+    let (_, after) = rest.split_once(END).expect("the mark of its end");
+    let expected = format!("{before}{BEGIN}\n\n{}{END}{after}", rotad::cli::reference());
+    if page != expected && std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, &expected).expect("docs/cli.md");
+        return;
+    }
+    assert!(page == expected, "docs/cli.md is not what the definitions say: UPDATE_EXPECT=1 cargo test --test manual");
+    for (verb, flags) in verbs() {
+        let section = expected.split(&format!("### `rotad {verb}")).nth(1).unwrap_or_else(|| panic!("no {verb}"));
+        let section = section.split("### ").next().expect("a section");
+        for flag in flags.iter().filter(|flag| *flag != "--config-file") {
+            assert!(section.contains(flag.as_str()), "{verb} {flag}");
+        }
+    }
+}
+
+#[test]
+fn the_page_has_every_verb_and_flag_and_is_sound() {
+    let man = run(&["man"]);
+    assert_eq!((man.code, man.err.as_str()), (0, ""));
+    let plain = man.out.replace("\\-", "-");
+    for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "SIGNALS", "FILES", "EXAMPLES"] {
+        assert!(plain.lines().any(|line| line == format!(".SH {section}")), "{section}");
+    }
+    assert!(plain.contains(".SH \"EXIT STATUS\""), "{plain}");
+    for (verb, flags) in verbs() {
+        let section = plain.split(&format!("\n.SS {verb}\n")).nth(1).unwrap_or_else(|| panic!("no {verb}: {plain}"));
+        let section = section.split("\n.S").next().expect("a section");
+        for flag in flags.iter().filter(|flag| *flag != "--config-file") {
+            assert!(section.contains(flag.as_str()), "{verb} {flag}: {section}");
+        }
+    }
+    // By whatever can read it here; its structure is checked above in any case.
+    if let Some((content, text)) = pipe("mandoc", &["-T", "lint", "-W", "error"], &man.out) {
+        assert!(content, "{text}");
+    }
+    if let Some((content, text)) = pipe("groff", &["-man", "-Tutf8", "-ww", "-P-cbou"], &man.out) {
+        assert!(content, "{text}");
+        assert!(text.contains("EXIT STATUS") && text.contains("--min-ready"), "{text}");
+    }
+}
+
+#[test]
+fn completions_have_every_verb_and_flag() {
+    let verbs = verbs();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completions", shell]);
+        assert_eq!((script.code, script.err.as_str()), (0, ""), "{shell}");
+        for (verb, flags) in &verbs {
+            assert!(script.out.contains(verb.as_str()), "{shell} {verb}");
+            for flag in flags {
+                // fish writes long flags without their dashes.
+                let flag = if shell == "fish" { format!("-l {}", &flag[2..]) } else { flag.clone() };
+                assert!(script.out.contains(&flag), "{shell} {verb} {flag}");
+            }
+        }
+        let check = match shell {
+            "bash" => Some(("bash", "-n")),
+            "zsh" => Some(("zsh", "-n")),
+            "fish" => Some(("fish", "--no-execute")),
+            _ => None,
+        };
+        if let Some((content, text)) = check.and_then(|(program, flag)| pipe(program, &[flag], &script.out)) {
+            assert!(content, "{shell}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_shell_that_is_none_is_usage_with_the_list() {
+    let run = run(&["completions", "cmd"]);
+    assert_eq!(run.code, 2);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(run.err.contains(shell), "{}", run.err);
+    }
+}

@@ -1,0 +1,81 @@
+//! Requests to the master as one line of JSON, as any program may make them.
+
+use super::site::Site;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// The end of a request: the exit code that a verb would have, its last words, and the lines before.
+#[derive(Debug)]
+pub struct Answered {
+    pub code: i64,
+    pub message: String,
+    pub progress: Vec<String>,
+}
+
+impl Answered {
+    pub fn text(&self) -> String {
+        format!("{}\n{}", self.progress.join("\n"), self.message)
+    }
+}
+
+/// A request that is under way.
+pub struct Asked(BufReader<UnixStream>);
+
+impl Asked {
+    /// Waits for its end.
+    pub fn answered(mut self) -> Answered {
+        let mut progress = Vec::new();
+        loop {
+            let mut line = String::new();
+            let read = self.0.read_line(&mut line).unwrap_or_else(|error| panic!("no answer: {error}; {progress:?}"));
+            assert!(read > 0, "the master has hung up after {progress:?}");
+            let answer: Value = serde_json::from_str(&line).expect("an answer");
+            if let Some(text) = answer["progress"]["text"].as_str() {
+                progress.push(text.to_owned());
+            } else if answer["done"].is_object() {
+                let message = answer["done"]["message"].as_str().expect("a message").to_owned();
+                return Answered { code: answer["done"]["code"].as_i64().expect("a code"), message, progress };
+            }
+        }
+    }
+}
+
+impl Site {
+    /// Sends a request and does not wait for its end.
+    pub fn asking(&self, ask: &Value) -> Asked {
+        let mut stream = UnixStream::connect(self.path("run/control.sock")).expect("the control socket");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        let config = self.config.canonicalize().unwrap_or_else(|_| self.config.clone());
+        let question = json!({ "version": 2, "config": config, "ask": ask });
+        writeln!(stream, "{question}").expect("a question");
+        Asked(BufReader::new(stream))
+    }
+
+    pub fn ask(&self, ask: &Value) -> Answered {
+        self.asking(ask).answered()
+    }
+
+    /// `reload POOL…` (none: all), `everything`, `config-only` or `dry-run`.
+    pub fn reload(&self, extent: &str, pools: &[&str]) -> Answered {
+        self.ask(&reload(extent, pools))
+    }
+
+    /// Replaces a text of the configuration; it has to be there.
+    pub fn edit(&self, from: &str, to: &str) {
+        let text = self.read("rotad.toml");
+        assert!(text.contains(from), "{from:?} is not in {text}");
+        self.write("rotad.toml", &text.replace(from, &self.filled(to)));
+    }
+}
+
+/// The request of [`Site::reload`].
+pub fn reload(extent: &str, pools: &[&str]) -> Value {
+    json!({ "reload": { "which": { "pools": pools, "workers": false, "tasks": false },
+        "extent": extent, "wait": "done" } })
+}
+
+pub fn scale(pool: &str, to: u32) -> Value {
+    json!({ "scale": { "pool": pool, "to": { "exactly": to } } })
+}

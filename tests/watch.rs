@@ -1,0 +1,164 @@
+//! `reload.watch`: a changed content rolls the pool, once for a whole deploy.
+
+mod support;
+
+use serde_json::Value;
+use std::fs;
+use support::{Site, number, pids, pool};
+
+/// A pool that is rolled when its code changes. The worker reads `src/code`. Quiet for two seconds: what a test writes
+/// in one go is one change on a busy machine, too.
+fn site(watch: &str) -> Site {
+    Site::new(&format!(
+        r#"
+[pool.web]
+command = ["@WORKER@", "wait", "--code", "@DIR@/src/code", "--starts", "@DIR@/starts"]
+count = 2
+reload = {{ soak = "0s", watch = {watch}, debounce = "2s" }}
+"#
+    ))
+}
+
+fn up(watch: &str) -> Site {
+    let mut site = site(watch);
+    fs::create_dir_all(site.path("src")).expect("a folder");
+    site.write("src/code", "ok\none\n");
+    site.run();
+    site.await_ready();
+    site.await_log("watching", 20);
+    site
+}
+
+fn generation(status: &Value) -> u64 {
+    number(&pool(status, "web")["generation"]) as u64
+}
+
+fn await_generation(site: &Site, generation: u64) -> Value {
+    site.await_status(&format!("generation {generation}"), 60, |status| {
+        number(&pool(status, "web")["generation"]) as u64 == generation && support::all_ready(status)
+    })
+}
+
+fn changes(site: &Site) -> usize {
+    site.log().matches("changed: rolling web").count()
+}
+
+#[test]
+fn a_deploy_of_many_files_is_one_roll() {
+    let site = up(r#"["src/**/*", "lib/**/*.py"]"#);
+    let before = site.status().expect("a status");
+    for file in 0..32 {
+        site.write(&format!("src/{file}.py"), "new");
+    }
+    let after = await_generation(&site, 2);
+    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+    // What comes next is generation 3: there was no other roll in between.
+    site.write("src/code", "ok\ntwo\n");
+    await_generation(&site, 3);
+    assert_eq!(changes(&site), 2, "{}", site.log());
+    assert!(site.log().contains("src/code changed: rolling web"), "{}", site.log());
+}
+
+#[test]
+fn touching_and_what_matches_nothing_roll_nothing() {
+    let site = up(r#"["src/*"]"#);
+    fs::File::options()
+        .append(true)
+        .open(site.path("src/code"))
+        .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+        .expect("other times");
+    site.write("src.txt", "beside it");
+    site.write("src/.hidden", "hidden");
+    // An editor's way to save: a temporary file in its place (`write` renames).
+    site.write("src/code", "ok\ntwo\n");
+    await_generation(&site, 2);
+    assert_eq!(changes(&site), 1, "{}", site.log());
+}
+
+#[test]
+fn a_watched_folder_removed_and_made_again() {
+    let site = up(r#"["src/**/*.py", "src/code"]"#);
+    fs::create_dir_all(site.path("src/app")).expect("a folder");
+    site.write("src/app/a.py", "first");
+    await_generation(&site, 2);
+    fs::rename(site.path("src"), site.path("old")).expect("a folder elsewhere");
+    fs::create_dir_all(site.path("src/app")).expect("a folder");
+    site.write("src/code", "ok\none\n");
+    site.write("src/app/a.py", "second");
+    await_generation(&site, 3);
+    site.write("src/app/a.py", "third");
+    await_generation(&site, 4);
+}
+
+#[test]
+fn what_matches_nothing_yet() {
+    let site = up(r#"["later/**/*.py"]"#);
+    let check = site.rotad(&["check"]);
+    assert_eq!(check.code, 0, "{check:?}");
+    assert!(check.text().contains("later/**/*.py"), "a warning: {check:?}");
+    fs::create_dir_all(site.path("later/deep")).expect("a folder");
+    site.write("later/deep/a.py", "there");
+    await_generation(&site, 2);
+}
+
+#[test]
+fn broken_code_saved_leaves_the_old_workers_serving() {
+    let site = up(r#"["src/*"]"#);
+    let before = site.status().expect("a status");
+    site.write("src/code", "exit 3\nbroken\n");
+    let told = |status: &Value| {
+        ["aborted", "rolled-back"].iter().any(|state| pool(status, "web")["reload"]["state"] == *state)
+    };
+    let after = site.await_status("the roll has ended", 60, told);
+    assert_eq!((pids(&after, "web"), generation(&after)), (pids(&before, "web"), 1));
+    // Mended and saved: rolled.
+    site.write("src/code", "ok\ntwo\n");
+    let done = |status: &Value| pool(status, "web")["reload"]["state"] == "done" && support::all_ready(status);
+    let after = site.await_status("the mended code serves", 60, done);
+    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+}
+
+/// No thread, no descriptor, no wake-up where nothing is watched.
+#[test]
+fn who_watches_nothing_has_no_watcher() {
+    let threads = |site: &Site| -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", site.pid())).expect("a master").flatten();
+        tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect()
+    };
+    let without = Site::up("[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\n");
+    assert!(!threads(&without).contains(&"watcher\n".to_owned()));
+    let with = up(r#"["src/*"]"#);
+    assert!(threads(&with).contains(&"watcher\n".to_owned()));
+}
+
+#[test]
+fn a_changed_configuration_is_applied_and_what_it_watches_with_it() {
+    let mut site = site(r#"["src/other"]"#);
+    fs::create_dir_all(site.path("src")).expect("a folder");
+    site.write("src/code", "ok\none\n");
+    site.write("rotad.toml", &site.read("rotad.toml").replacen("[master]", "[master]\nwatch_config = true", 1));
+    site.run();
+    site.await_ready();
+    site.await_log("the configuration: watching one file", 20);
+    // Broken: refused, and what serves goes on.
+    let sound = site.read("rotad.toml");
+    site.write("rotad.toml", &sound.replace("count = 2", "cuont = 2"));
+    site.await_log("cuont", 30);
+    let changed = sound.replace("count = 2", "count = 3").replace("src/other", "src/code");
+    site.write("rotad.toml", &changed);
+    let wanted = |status: &Value| number(&pool(status, "web")["wanted"]) as u64 == 3 && support::all_ready(status);
+    let before = site.await_status("three workers", 60, wanted);
+    site.await_log("web: watching one file", 20);
+    site.write("src/code", "ok\ntwo\n");
+    let after = await_generation(&site, generation(&before) + 1);
+    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+}
+
+#[test]
+fn a_stopped_pool_stays_stopped() {
+    let site = up(r#"["src/*"]"#);
+    assert_eq!(site.rotad(&["stop", "web"]).code, 0);
+    site.write("src/code", "ok\ntwo\n");
+    site.await_log("web is stopped, and stays so", 30);
+    assert_eq!(pool(&site.status().expect("a status"), "web")["state"], "stopped");
+}
