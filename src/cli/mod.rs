@@ -114,9 +114,3 @@ fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option
         (one, other) => Ok(one.or(other)),
     }
 }
-
-/// What the contract promises and this version does not have yet.
-fn not_supported(what: &str) -> u8 {
-    print::error(&format!("not supported yet: {what}"));
-    code::CONFIG
-}
