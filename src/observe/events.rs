@@ -49,7 +49,7 @@ words! {
     ConfigPutBack = "config-put-back",
     /// Another number of workers is wanted.
     Scaled = "scaled",
-    /// Files are watched, and have changed.
+    /// Files are watched from now on, or cannot be.
     Watch = "watch",
     /// A pool waits for those that it comes after.
     Held = "held",

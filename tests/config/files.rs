@@ -107,6 +107,8 @@ fn findings_have_an_end() {
     let report = Case::new("a = 1\nb = \n".repeat(200_000)).load().unwrap_err();
     assert_eq!(report.findings().len(), 1000);
     assert!(report.to_string().lines().last().unwrap().starts_with("and "), "{report}");
+    let wide = format!("a = {{ {} }}\n", "b = ".repeat(500_000));
+    assert!(Case::new(wide).load().unwrap_err().to_string().len() < 50_000);
     let pools: String = (0..1200).map(|number| format!("[pool.p{number}]\ncommand = \"sh\"\n")).collect();
     let report = Case::new(pools).load().unwrap_err();
     assert_eq!(report.findings().len(), 200, "{report}");
