@@ -115,7 +115,7 @@ fn signals_for_the_ready() {
     assert_eq!(stop(&site, "other", true).code, 0);
     assert_eq!(site.reload("config-only", &[]).code, 0);
     let waiting = site.asking(&json!({ "start": { "pools": ["other"], "wait": "done" } }));
-    let status = site.await_status("it starts", 20, |status| pool(status, "other")["alive"] == 1);
+    let status = site.await_status("it starts", 20, |status| pids(status, "other").len() == 1);
     let run = signal("other", Some(0), 10);
     assert!(run.code == 1 && run.message.contains("not ready"), "{run:?}");
     assert_eq!(signal("other", None, 10).code, 1);

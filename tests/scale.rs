@@ -84,5 +84,5 @@ fn until_the_file_says_otherwise() {
     assert_eq!(pool(&ready(&site, 3), "web")["generation"], 2);
     site.edit("count = 2", "count = 1");
     assert_eq!(site.reload("config-only", &[]).code, 0);
-    assert_eq!(pool(&ready(&site, 1), "web")["scaled"], false);
+    assert_eq!(pool(&ready(&site, 1), "web")["scaled"], serde_json::Value::Null);
 }
