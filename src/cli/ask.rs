@@ -96,6 +96,14 @@ pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> 
     }
 }
 
+/// Where the log of a master of this configuration is.
+pub(super) fn log_file(peek: &seam::Peek) -> String {
+    match &peek.log_file {
+        Some(file) => file.display().to_string(),
+        None => format!("{} (or went to the stderr of `rotad run`)", peek.default_log_file.display()),
+    }
+}
+
 /// Says why there is no answer; whoever detaches is told that the work goes on, and how to look at it.
 pub(super) fn failed(error: &ClientError, config: &Path) -> u8 {
     match error {

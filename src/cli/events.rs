@@ -24,6 +24,11 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
     match done {
         // The ordinary end of following.
         Err(ClientError::Detached) => 0,
+        Err(error @ ClientError::Unreachable(_)) => {
+            let code = ask::failed(&error, &peek.config);
+            print::plain_error(&format!("what an earlier master did stands in {}", ask::log_file(&peek)));
+            code
+        }
         done => ask::finish(done, &peek.config),
     }
 }
@@ -40,7 +45,7 @@ fn show(client: &mut Client, patience: &Patience, style: Style) -> Result<(u8, S
             Answer::Done { code, message } => return Ok((code, message)),
             Answer::Event(event) => style.event(&event),
             Answer::Skipped { count } => style.skipped(count),
-            Answer::Progress { .. } | Answer::Step { .. } | Answer::Status(_) => continue,
+            _ => continue,
         };
         print::write(&text).map_err(|_| ClientError::Unread)?;
     }
@@ -98,10 +103,12 @@ fn colour(event: &Event) -> Option<u8> {
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         RollEnded => Some(RED),
-        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded => Some(YELLOW),
+        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded | ConfigPutBack | Unwell => {
+            Some(YELLOW)
+        }
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
-        MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped
-        | RollStarted => None,
+        Scaled | Watch | Recycled | PoolRemoved => None,
+        MasterStopping | MasterStopped | SignalReceived | Request | Retired | PoolStopped | RollStarted => None,
     }
 }
 
@@ -128,7 +135,7 @@ mod tests {
     fn for_people() {
         let plain = Style { json: false, colour: false }.event(&event());
         let expected = "2026-01-02T03:04:05.678  web/0     exit           exited with 3\n";
-        assert_eq!(plain, format!("{expected}      | \\u{{1b}}]0;evil\\u{{7}}\\u{{9b}}2J\n"));
+        assert_eq!(plain, format!("{expected}      | \\x1b]0;evil\\x07\\x9b2J\n"));
         assert_eq!(moment("2026-01-02T03:04:05.678Z", "2026-01-02T23:00:00Z"), "03:04:05.678");
         let coloured = Style { json: false, colour: true }.event(&event());
         assert!(coloured.contains("\x1b[31mexit"));

@@ -8,6 +8,7 @@ mod complete;
 mod demo;
 mod events;
 mod init;
+mod logs;
 mod man;
 mod pools;
 pub mod print;
@@ -95,7 +96,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
         Verb::Demo { once, port } => demo::demo(once, port),
         Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),
         Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),
-        Verb::Logs { .. } => not_supported("`logs` (the workers' output is in the master's log)"),
+        Verb::Logs { follow, lines, target } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
         Verb::Init { command } => init::init(config.as_deref(), &command),
         Verb::Completions { shell } => complete::completions(shell),
@@ -112,10 +113,4 @@ fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option
         }
         (one, other) => Ok(one.or(other)),
     }
-}
-
-/// What the contract promises and this version does not have yet.
-fn not_supported(what: &str) -> u8 {
-    print::error(&format!("not supported yet: {what}"));
-    code::CONFIG
 }

@@ -28,7 +28,12 @@ impl Progress {
                 let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
                 format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
             }
-            Answer::Status(_) | Answer::Event(_) | Answer::Skipped { .. } | Answer::Done { .. } => String::new(),
+            Answer::Status(_)
+            | Answer::Event(_)
+            | Answer::Line(_)
+            | Answer::Hint { .. }
+            | Answer::Skipped { .. }
+            | Answer::Done { .. } => String::new(),
         }
     }
 }
@@ -59,6 +64,6 @@ mod tests {
     #[test]
     fn nothing_of_a_worker_reaches_the_terminal_as_it_is() {
         let answer = Answer::Progress { text: "web: \x1b[2J\nmore".into() };
-        assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\u{1b}[2J\nmore\n");
+        assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\x1b[2J\nmore\n");
     }
 }

@@ -202,6 +202,12 @@ impl Server {
         if client.last_word { None } else { Some(false) }
     }
 
+    /// A second handle to a client's connection, for a thread that answers in the server's place. Nothing of ours may
+    /// wait for the client then, and it is to be forgotten here.
+    pub fn hand_over(&self, id: u64) -> Option<UnixStream> {
+        self.clients.get(&id).filter(|client| client.outbox.is_empty())?.stream.try_clone().ok()
+    }
+
     pub fn forget(&mut self, id: u64) {
         self.clients.remove(&id);
     }

@@ -127,6 +127,20 @@ pub struct Which {
     pub tasks: bool,
 }
 
+/// A line that a worker printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// When the master read it: RFC 3339, UTC, with milliseconds.
+    pub time: String,
+    pub pool: String,
+    pub slot: u32,
+    pub pid: i32,
+    /// `stdout`, `stderr`, or `both` where they go the same way.
+    pub stream: String,
+    /// With control characters and broken UTF-8 made visible.
+    pub text: String,
+}
+
 /// A line of the master. `Done` or `Status` is the last one. After `Done` for a stop the connection stays open until
 /// the master is gone: its end is the proof.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,6 +163,11 @@ pub enum Answer {
     },
     Status(Box<Status>),
     Event(Box<Event>),
+    Line(Box<Line>),
+    /// For the person at the terminal, beside what was asked for: where there is more of it.
+    Hint {
+        text: String,
+    },
     /// So many events or lines are missing here: the client did not read fast enough.
     Skipped {
         count: u64,

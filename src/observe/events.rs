@@ -39,14 +39,18 @@ words! {
     MasterPaused = "master-paused",
     /// A signal to the master.
     SignalReceived = "signal-received",
-    /// Files that a pool watches hold something else now.
-    FilesChanged = "files-changed",
     /// A wish of a command.
     Request = "request",
     /// The configuration was read again, and is in force.
     ConfigApplied = "config-applied",
     /// It was read again and nothing came of it.
     ConfigRefused = "config-refused",
+    /// What a changed configuration made of a pool did not come up: the one before holds again.
+    ConfigPutBack = "config-put-back",
+    /// Another number of workers is wanted.
+    Scaled = "scaled",
+    /// Files are watched from now on, or cannot be.
+    Watch = "watch",
     /// A pool waits for those that it comes after.
     Held = "held",
     /// A worker's process exists.
@@ -59,6 +63,10 @@ words! {
     NotReady = "not-ready",
     /// It ended, and nobody had asked it to.
     Exit = "exit",
+    /// A health check failed, fewer times than it takes.
+    Unwell = "unwell",
+    /// Its time has come, or it uses too much memory: it is replaced.
+    Recycled = "recycled",
     /// It failed its health check.
     Unhealthy = "unhealthy",
     /// It is asked to stop.
@@ -75,6 +83,8 @@ words! {
     Lost = "lost",
     PoolReady = "pool-ready",
     PoolStopped = "pool-stopped",
+    /// The configuration has it no more, and its last worker is gone.
+    PoolRemoved = "pool-removed",
     /// A step has ended well.
     StepDone = "step-done",
     CrashLoop = "crash-loop",

@@ -30,7 +30,8 @@ pub fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
-/// JSON with the control characters that it allows in strings (DEL, C1), and those that turn, escaped as well.
+/// JSON with the characters escaped that JSON itself would let through to a terminal: DEL, C1, those that turn the
+/// reading direction. It means the same.
 pub fn harmless_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {

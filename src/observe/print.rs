@@ -1,6 +1,6 @@
 //! Printing that never panics: a full disk, a closed terminal or `| head` must not end a command half-way.
 
-pub use super::harmless::{harmless, harmless_lines};
+pub use super::harmless::{harmless, harmless_json, harmless_lines};
 use std::io::{IsTerminal, Write};
 
 /// A line to stdout.

@@ -117,7 +117,9 @@ fn colour_only_adds_and_only_our_own_escapes_come_through() {
 
 #[test]
 fn between_two_looks_the_processor_is_a_share() {
-    let (before, mut after) = (sample(), sample());
+    let mut before = sample();
+    before.pools[0].workers[0].pid = Some(1);
+    let mut after = before.clone();
     after.pools[0].workers[0].cpu_s = Some(1.8);
     after.pools[1].workers[0].pid = Some(4712);
     let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));

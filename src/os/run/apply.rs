@@ -118,13 +118,15 @@ impl Keeper {
         while self.applying.now.is_none()
             && let Some(wish) = self.applying.queue.pop_front()
         {
-            let (cause, what) = match wish.extent {
-                Extent::Everything => ("reload", "reading the configuration, then rolling"),
-                Extent::ConfigOnly => ("apply-config", "reading the configuration again"),
-                Extent::DryRun => ("dry-run", "what would a reload do?"),
-            };
-            let text = format!("{}: {what}", wish.who);
-            self.note(Note::new(What::Request, text).cause(cause));
+            match wish.extent {
+                Extent::Everything => {
+                    self.asked_for("reload", format!("{}: reading the configuration, then rolling", wish.who));
+                }
+                Extent::ConfigOnly => {
+                    self.asked_for("apply-config", format!("{}: reading the configuration again", wish.who));
+                }
+                Extent::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
+            }
             if let Err(error) = self.clerk.read(self.plan.config.clone()) {
                 let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
                 self.answer_wish(&wish, 1, text);
@@ -280,8 +282,13 @@ impl Keeper {
     }
 
     pub(super) fn answer_wish(&mut self, wish: &Wish, code: u8, text: String) {
-        if code != 0 {
-            self.note(Note::new(What::ConfigRefused, format!("{}: {text}", wish.who)).error());
+        match (code, wish.client) {
+            (0, Some(_)) => {}
+            (0, None) => tracing::info!("{text}"),
+            _ => {
+                let refused = Note::new(What::ConfigRefused, format!("{}: {text}", wish.who));
+                self.note(refused.cause(refusal(code)).error());
+            }
         }
         if let Some(client) = wish.client {
             self.answer(client, &Answer::Done { code, message: text }, true);
@@ -303,5 +310,15 @@ impl Keeper {
         for wish in now.into_iter().map(|(wish, _)| wish).chain(waiting) {
             self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
         }
+    }
+}
+
+/// Why nothing came of a configuration, by the exit code of the one who asked.
+fn refusal(code: u8) -> &'static str {
+    match code {
+        78 => "invalid",
+        10 => "step-failed",
+        4 => "no-such-pool",
+        _ => "failed",
     }
 }

@@ -111,7 +111,7 @@ impl Keeper {
             Ask::Scale { pool, to } => self.scale(client, &pool, to),
             Ask::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),
             Ask::Events { follow } => self.events_for(client, follow),
-            Ask::Logs { .. } => self.done(client, 78, "not supported yet: this request".to_owned()),
+            Ask::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
         }
     }
 

@@ -168,6 +168,13 @@ impl Keeper {
         self.flush(client);
     }
 
+    /// The master leaves: those who follow have seen everything.
+    pub(super) fn end_of_events(&mut self) {
+        for client in self.chronicle.followers.keys().copied().collect::<Vec<_>>() {
+            self.done(client, 0, String::new());
+        }
+    }
+
     /// Signals and kills, told after what they were sent for.
     pub(super) fn note_sent(&mut self, worker: WorkerId, signal: Signal) {
         // Not born yet, or never: nobody to tell of.

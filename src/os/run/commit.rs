@@ -6,27 +6,29 @@ use super::apply::{Draft, Wish};
 use super::asks::is_meant;
 use super::chronicle::Note;
 use super::listening::ListenerId;
+use super::posts::Pattern;
 use super::tickets::WaitId;
 use crate::control::wire::{Extent, Wait};
 use crate::observe::diary;
 use crate::observe::events::What;
 use crate::os::pen::Rotation;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
-use rotad_core::{Event, PoolId, Request};
+use rotad_core::{Event, PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Keeper {
-    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `ran`: steps that
-    /// have run for it.
-    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, ran: &BTreeSet<PoolId>) {
+    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
+    /// pools whose names are steps now; `ran`: steps that have run for it.
+    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, replaced: Vec<PoolId>, ran: &BTreeSet<PoolId>) {
         self.refresh_plan();
         let diff = plan::diff(&self.plan, &draft.plan);
         let lines = diff.lines();
         for line in &lines {
             self.tell_wish(&wish, line);
         }
-        let gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        gone.extend(replaced);
         gone.iter().for_each(|pool| self.posts.leave(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
         for pool in &draft.plan.pools {
@@ -38,6 +40,10 @@ impl Keeper {
         self.adopt_master(&draft.plan);
         self.refresh_plan();
         self.watch_files();
+        if !lines.is_empty() {
+            let text = format!("{}: {}", wish.who, lines.join("\n"));
+            self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
+        }
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
@@ -52,12 +58,9 @@ impl Keeper {
         }
         if !acted {
             self.tickets.note(wait, 0, "the configuration has not changed".to_owned());
+            let text = format!("{}: the configuration has not changed", wish.who);
+            self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
         }
-        let text = match lines.is_empty() {
-            true => format!("{}: the configuration has not changed", wish.who),
-            false => format!("{}: the configuration is applied", wish.who),
-        };
-        self.note(Note::new(What::ConfigApplied, text));
         for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pool_name(*pool));
             self.tickets.note(wait, 0, text);
@@ -80,10 +83,36 @@ impl Keeper {
                     view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
                 let filling = view.pool(id).map(|pool| pool.filling);
                 let serving = |generation| lives.contains(&generation) || filling == Some(generation);
+                let before = self.posts.draft(id).cloned();
                 self.posts.adjust(id, pattern, serving);
+                if let Some(before) = before {
+                    self.adjust_workers(id, &before);
+                }
             }
         }
         Some(id)
+    }
+
+    /// Those that live go by the new numbers as well.
+    fn adjust_workers(&mut self, pool: PoolId, before: &Pattern) {
+        let Some(plan) = self.posts.plan(pool) else { return };
+        let wears = plan.recycle != before.plan.recycle;
+        let checks = plan.health != before.plan.health;
+        let workers: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+        for worker in workers {
+            let Some(body) = self.roster.get_mut(worker) else { continue };
+            if let Some(pattern) = self.posts.made_from(pool, body.generation) {
+                body.pattern = pattern.clone();
+            }
+            if wears && self.care.serves(worker) {
+                self.recycle_anew(worker);
+            }
+            if checks && self.care.serves(worker) {
+                self.care.probing.forget(worker);
+                self.probe_health(worker);
+            }
+        }
     }
 
     fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {

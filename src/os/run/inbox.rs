@@ -98,7 +98,7 @@ impl Keeper {
             output.set_pid(pid);
         }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        self.note(Note::new(What::Spawn, "started").worker(worker).debug());
+        self.note(Note::new(What::Spawn, format!("started as pid {pid}")).worker(worker).debug());
         self.journal_born(worker, start_time);
         self.roster.born(pid);
         let Stage::Unborn(asked) = before else { return };

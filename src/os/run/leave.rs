@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long orphans may take to die of SIGKILL.
 const ORPHANS: Duration = Duration::from_millis(900);
 
+/// How long clients may take to read the last lines of workers.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 pub(super) struct Leaving {
     until: Instant,
 }
@@ -71,7 +74,9 @@ impl Keeper {
             self.server.say(client, &Answer::Done { code, message: message.clone() }, true);
             self.server.flush(client);
         }
+        self.end_of_events();
         self.pen.drain();
+        self.streams.end(LAST_LINES);
         let Self { house, mut launch, roster, fence, exit_code, .. } = self;
         // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
         drop((roster, fence, house));

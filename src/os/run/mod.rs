@@ -30,6 +30,7 @@ mod roster;
 mod snapshot;
 mod startup;
 mod steps;
+mod streams;
 mod tickets;
 mod vigils;
 mod watchdogs;
@@ -115,6 +116,9 @@ struct Keeper {
     tickets: Tickets,
     server: Server,
     chronicle: chronicle::Chronicle,
+    streams: streams::Streams,
+    /// Where the master's log is; none: on stderr.
+    log_file: Option<PathBuf>,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
     launch: LaunchWatch,

@@ -3,8 +3,10 @@
 
 use super::Keeper;
 use super::care::spread;
+use super::chronicle::Note;
 use super::recipes::Birth;
 use super::watchdogs::span;
+use crate::observe::events::What;
 use crate::os::birth::{Pinned, Settings};
 use crate::os::probe::{Answer, Prober, Question, Trouble};
 use crate::plan::{Address, Check, Context, Health, Ready};
@@ -304,9 +306,8 @@ impl Keeper {
         }
     }
 
-    fn sick_line(&self, worker: WorkerId, text: &str) {
-        let Some(body) = self.roster.get(worker) else { return };
-        tracing::warn!(pool = self.pool_name(body.pool), slot = body.slot.0, pid = body.pid(), "{text}");
+    fn sick_line(&mut self, worker: WorkerId, text: &str) {
+        self.note(Note::new(What::Unwell, text).worker(worker).warn());
     }
 
     /// What the worker is asked just now, as its plan has it.

@@ -2,7 +2,9 @@
 //! that nobody uses any more are closed.
 
 use super::Keeper;
+use super::chronicle::Note;
 use super::listening::ListenerId;
+use crate::observe::events::What;
 use rotad_core::{Event, Generation, Order, Outcome, PoolId, Record, Request, RollState};
 use std::collections::BTreeSet;
 
@@ -39,8 +41,8 @@ impl Keeper {
         self.posts.redraft(pool, base);
         if changed {
             self.put_back.insert(pool);
-            let name = self.pool_name(pool);
-            tracing::warn!(pool = name, "its change is put back: the configuration of generation {serving} holds");
+            let text = format!("its change is put back: the configuration of generation {serving} holds");
+            self.note(Note::new(What::ConfigPutBack, text).pool(pool).generation(serving).warn());
         }
         if let Some(plan) = self.posts.plan(pool) {
             self.pen.retarget(&plan.name, &plan.log);
@@ -66,7 +68,7 @@ impl Keeper {
     pub(super) fn forget_pools(&mut self) {
         for pool in self.posts.leaving() {
             if self.core.view().pool(pool).is_none() {
-                tracing::info!(pool = self.pool_name(pool), "removed");
+                self.note(Note::new(What::PoolRemoved, "removed").pool(pool));
                 self.posts.forget(pool);
                 self.recipes.keep(pool, |_| false);
                 self.close_unused();
@@ -80,7 +82,8 @@ impl Keeper {
         let unused: Vec<ListenerId> = self.listening.ids().into_iter().filter(|id| !self.is_used(*id)).collect();
         for id in unused {
             let Some(listener) = self.listening.remove(id) else { continue };
-            tracing::info!(listen = listener.name(), "closed: nobody uses {} any more", listener.addr_text());
+            let text = format!("{}: closed: nobody uses {} any more", listener.name(), listener.addr_text());
+            self.note(Note::new(What::Listener, text).cause("closed"));
             self.reactor.unwatch(listener.fd());
             self.clerk.close(listener);
         }

@@ -3,7 +3,9 @@
 
 use super::Keeper;
 use super::care::spread;
+use super::chronicle::Note;
 use super::watchdogs::span;
+use crate::observe::events::What;
 use crate::os::usage::Weigher;
 use crate::os::wake::Wake;
 use rotad_core::{Event, Outcome, Request, Span, Ticket, Time, WorkerId};
@@ -20,6 +22,15 @@ const MARK: u64 = 1 << 63;
 enum Reason {
     Age,
     Memory,
+}
+
+impl Reason {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Age => "max-age",
+            Self::Memory => "max-rss",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -71,11 +82,30 @@ impl Recycling {
 impl Keeper {
     /// It has become ready: its age counts from now on.
     pub(super) fn recycle_later(&mut self, worker: WorkerId) {
+        self.recycle_since(worker, self.clock.now());
+    }
+
+    /// Its limits have changed while it serves: its age has counted all the time.
+    pub(super) fn recycle_anew(&mut self, worker: WorkerId) {
+        let Some(view) = self.core.view().worker(worker) else { return };
+        let recycling = &mut self.care.recycling;
+        if recycling.asked.contains_key(&worker) {
+            return;
+        }
+        recycling.due.retain(|(_, due)| *due != worker);
+        recycling.heavy.remove(&worker);
+        if recycling.heavy.is_empty() {
+            recycling.weigh_at = None;
+        }
+        self.recycle_since(worker, view.began + view.ready_in.unwrap_or_default());
+    }
+
+    fn recycle_since(&mut self, worker: WorkerId, since: Time) {
         let Some(body) = self.roster.get(worker) else { return };
         let (now, recycle) = (self.clock.now(), body.pattern.plan.recycle);
         let recycling = &mut self.care.recycling;
         if let Some(age) = recycle.max_age {
-            recycling.due.insert((now + spread(worker, 0, span(age)), worker));
+            recycling.due.insert((since + spread(worker, 0, span(age)), worker));
         }
         if recycle.max_rss.is_some() {
             recycling.heavy.insert(worker);
@@ -147,8 +177,8 @@ impl Keeper {
             return;
         }
         recycling.asked.insert(worker, reason);
-        let (pool, slot, pid) = (body.pool, body.slot, body.pid());
-        tracing::info!(pool = self.pool_name(pool), slot = slot.0, pid, "{text}: it is replaced");
+        let (pool, slot) = (body.pool, body.slot);
+        self.note(Note::new(What::Recycled, format!("{text}: it is replaced")).worker(worker).cause(reason.word()));
         self.fact(Event::Requested(Ticket(MARK | worker.0), Request::Renew(pool, slot)));
     }
 
@@ -164,12 +194,8 @@ impl Keeper {
         let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
         let at = self.clock.now() + again;
         if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
-            tracing::error!(
-                pool = self.pool_name(body.pool),
-                slot = body.slot.0,
-                pid = body.pid(),
-                "its successor did not come up: it serves on, and is replaced again in {again}"
-            );
+            let text = format!("its successor did not come up: it serves on, and is replaced again in {again}");
+            self.note(Note::new(What::Recycled, text).worker(worker).cause("failed").error());
         }
         self.care.recycling.not_before.insert(worker, at);
         if reason == Reason::Age {

@@ -13,6 +13,7 @@ use super::obituary::Obituaries;
 use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
 use super::roster::Roster;
+use super::streams::Streams;
 use super::tickets::Tickets;
 use super::vigils::Vigils;
 use super::watching::Watching;
@@ -39,6 +40,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,13 +171,15 @@ fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
     Ok(pen)
 }
 
+/// Where the master's log is; none: on its stderr.
+fn log_file<'p>(plan: &'p Plan, launch: &Launch) -> Option<&'p PathBuf> {
+    let master = &plan.master;
+    master.log_file.as_ref().or_else(|| (!launch.foreground).then_some(&master.default_log_file))
+}
+
 fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
     let master = &plan.master;
-    let file = match &master.log_file {
-        Some(file) => file,
-        None if launch.foreground => return Ok(Paper::stderr(master.log_format)),
-        None => &master.default_log_file,
-    };
+    let Some(file) = log_file(plan, launch) else { return Ok(Paper::stderr(master.log_format)) };
     let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep };
     Paper::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
@@ -250,6 +254,7 @@ impl Standing {
             let sockets = pool.recipe.listen.iter().map(|index| plan.listeners[*index].clone()).collect();
             posts.add(Pattern { plan: pool.clone(), sockets, listeners });
         }
+        let log_file = log_file(&plan, &launch).cloned();
         let used: BTreeSet<usize> = plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
         listening.set_lone((0..ids.len()).filter(|index| !used.contains(index)).map(|index| ids[index]).collect());
         let watched: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone(), patience(pool))).collect();
@@ -274,6 +279,8 @@ impl Standing {
             pen: ground.pen,
             server: ground.server,
             chronicle: Chronicle::default(),
+            streams: Streams::default(),
+            log_file,
             journal: ground.journal,
             fence: ground.fence,
             manager: ground.manager,

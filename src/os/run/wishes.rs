@@ -15,8 +15,7 @@ const MOST_WORKERS: i64 = 100_000;
 impl Keeper {
     pub(super) fn roll_asked(&mut self, client: u64, which: &Which, wait: Wait) {
         let Some(pools) = self.chosen(client, which, false) else { return };
-        let text = format!("{} asks to roll {}", self.whom(client), self.names(&pools));
-        self.note(Note::new(What::Request, text).cause("roll"));
+        self.asked_for("roll", format!("{} asks to roll {}", self.whom(client), self.names(&pools)));
         if wait == Wait::No {
             self.roll(None, false, &pools);
             return self.done(client, 0, format!("rolling {}", self.names(&pools)));
@@ -26,8 +25,7 @@ impl Keeper {
 
     pub(super) fn cancel(&mut self, client: u64, pools: Vec<String>) {
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
-        let text = format!("{} asks to cancel {}", self.whom(client), self.names(&pools));
-        self.note(Note::new(What::Request, text).cause("cancel"));
+        self.asked_for("cancel", format!("{} asks to cancel {}", self.whom(client), self.names(&pools)));
         for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
             self.fact(Event::Requested(ticket, Request::Cancel(pool)));
         }
@@ -36,9 +34,8 @@ impl Keeper {
     /// A pool that a person has stopped stays stopped until a person starts it.
     pub(super) fn stop_pools(&mut self, client: u64, pools: Vec<String>, now: bool) {
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
-        let text =
-            format!("{} asks to stop {}{}", self.whom(client), self.names(&pools), if now { " at once" } else { "" });
-        self.note(Note::new(What::Request, text).cause("stop"));
+        let at_once = if now { " at once" } else { "" };
+        self.asked_for("stop", format!("{} asks to stop {}{at_once}", self.whom(client), self.names(&pools)));
         let wait = self.tickets.open(Some(client), false);
         for pool in pools {
             self.posts.rest(pool, true);
@@ -63,8 +60,7 @@ impl Keeper {
         if self.stopping {
             return self.done(client, 1, "everything stops".to_owned());
         }
-        let text = format!("{} asks to start {}", self.whom(client), self.names(&pools));
-        self.note(Note::new(What::Request, text).cause("start"));
+        self.asked_for("start", format!("{} asks to start {}", self.whom(client), self.names(&pools)));
         let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
         for pool in &pools {
             self.start_pool(waiting, *pool);
@@ -123,7 +119,7 @@ impl Keeper {
         }
         let count = wanted as u32;
         let text = format!("{} asks to scale: {from} → {count}", self.whom(client));
-        self.note(Note::new(What::Request, text).pool(pool).cause("scale"));
+        self.note(Note::new(What::Scaled, text).pool(pool).cause(if count < from { "down" } else { "up" }));
         self.posts.scale(pool, Some(count));
         self.fact(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
         let stopped = if self.posts.rests(pool) { " (once it is started)" } else { "" };
@@ -189,8 +185,7 @@ impl Keeper {
     pub(super) fn roll_back(&mut self, client: u64, pools: Vec<String>, wait: Wait) {
         let named = !pools.is_empty();
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, false) else { return };
-        let text = format!("{} asks to roll back {}", self.whom(client), self.names(&pools));
-        self.note(Note::new(What::Request, text).cause("rollback"));
+        self.asked_for("rollback", format!("{} asks to roll back {}", self.whom(client), self.names(&pools)));
         let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
         let mut began = Vec::new();
         for pool in pools {
@@ -240,6 +235,11 @@ impl Keeper {
             ));
         }
         Ok((view.before, pattern.clone()))
+    }
+
+    /// Somebody's wish, before anything comes of it.
+    pub(super) fn asked_for(&mut self, cause: &'static str, text: String) {
+        self.note(Note::new(What::Request, text).cause(cause));
     }
 
     fn known(&mut self, client: u64, name: &str) -> Option<PoolId> {

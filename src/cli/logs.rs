@@ -1,0 +1,134 @@
+//! `logs`: what workers printed.
+
+use super::args::Target;
+use super::client::{Client, ClientError, Patience};
+use super::{ask, print};
+use crate::control::wire::{Answer, Ask, Line};
+use std::io::IsTerminal;
+use std::path::Path;
+
+/// The colours of pools (SGR numbers), none of which means trouble.
+const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
+const RED: u8 = 31;
+
+/// Prints the last lines of workers, and perhaps those to come, until Ctrl-C or nobody reads.
+pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option<Target>) -> u8 {
+    let peek = match ask::peek(file) {
+        Ok(peek) => peek,
+        Err(code) => return code,
+    };
+    let patience = ask::endless();
+    // One worker's lines need no name before each.
+    let named = target.as_ref().is_none_or(|target| target.slot.is_none());
+    let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
+    let mut style = Style { named, colour: print::colour(), aligned: std::io::stdout().is_terminal(), width: 0 };
+    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience).and_then(|mut client| {
+        client.ask(Ask::Logs { pool, slot, lines, follow })?;
+        show(&mut client, &patience, &mut style)
+    });
+    match done {
+        // The ordinary end of following.
+        Err(ClientError::Detached) => 0,
+        Err(error @ ClientError::Unreachable(_)) => {
+            let code = ask::failed(&error, &peek.config);
+            let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
+            let place = ask::log_file(&peek);
+            print::plain_error(&format!("what workers of an earlier master printed stands in {place}; {more}"));
+            code
+        }
+        done => ask::finish(done, &peek.config),
+    }
+}
+
+/// How lines look.
+#[derive(Debug)]
+struct Style {
+    named: bool,
+    colour: bool,
+    /// Names are as wide as the widest so far.
+    aligned: bool,
+    width: usize,
+}
+
+fn show(client: &mut Client, patience: &Patience, style: &mut Style) -> Result<(u8, String), ClientError> {
+    loop {
+        let text = match client.answer(patience)? {
+            Answer::Done { code, message } => return Ok((code, message)),
+            Answer::Line(line) => style.line(&line),
+            Answer::Skipped { count } => {
+                format!("… {count} lines are missing here: they came faster than they were read\n")
+            }
+            Answer::Hint { text } => {
+                print::plain_error(&print::harmless_lines(&text));
+                continue;
+            }
+            _ => continue,
+        };
+        print::write(&text).map_err(|_| ClientError::Unread)?;
+    }
+}
+
+impl Style {
+    fn line(&mut self, line: &Line) -> String {
+        let text = print::harmless(&line.text);
+        if !self.named {
+            return format!("{text}\n");
+        }
+        let name = format!("{}/{}", print::harmless(&line.pool), line.slot);
+        if self.aligned {
+            self.width = self.width.max(name.chars().count());
+        }
+        let width = self.width;
+        // What went to stderr on a way of its own.
+        let is_error = line.stream == "stderr";
+        let bar = if is_error { '!' } else { '|' };
+        if !self.colour {
+            return format!("{name:width$} {bar} {text}\n");
+        }
+        let colour = colour_of(&line.pool);
+        let bar = if is_error { format!("\x1b[{RED}m{bar}\x1b[0m") } else { format!("\x1b[{colour}m{bar}\x1b[0m") };
+        format!("\x1b[{colour}m{name:width$}\x1b[0m {bar} {text}\n")
+    }
+}
+
+/// The same for a name each time and everywhere (FNV-1a).
+fn colour_of(pool: &str) -> u8 {
+    let hash = pool
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    COLOURS[(hash % COLOURS.len() as u64) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(stream: &str) -> Line {
+        let (pool, text) = ("web".to_owned(), "hello \x1b]0;evil\x07".to_owned());
+        Line { time: String::new(), pool, slot: 0, pid: 7, stream: stream.to_owned(), text }
+    }
+
+    fn style(named: bool, colour: bool, aligned: bool) -> Style {
+        Style { named, colour, aligned, width: 0 }
+    }
+
+    #[test]
+    fn names_before_lines() {
+        assert_eq!(style(true, false, false).line(&line("both")), "web/0 | hello \\x1b]0;evil\\x07\n");
+        assert_eq!(style(true, false, false).line(&line("stderr")), "web/0 ! hello \\x1b]0;evil\\x07\n");
+        assert_eq!(style(false, true, true).line(&line("stdout")), "hello \\x1b]0;evil\\x07\n");
+        let mut aligned = style(true, false, true);
+        aligned.line(&Line { pool: "longer".into(), ..line("both") });
+        assert!(aligned.line(&line("both")).starts_with("web/0    | hello"));
+    }
+
+    #[test]
+    fn a_pool_keeps_its_colour() {
+        assert_eq!(colour_of("web"), colour_of("web"));
+        let used: std::collections::BTreeSet<u8> =
+            ["web", "api", "task", "mail", "cron", "queue", "db"].into_iter().map(colour_of).collect();
+        assert!(used.len() > 2, "{used:?}");
+        let coloured = style(true, true, false).line(&line("stderr"));
+        assert!(coloured.contains("\x1b[31m!\x1b[0m") && !coloured.contains("\x1b]0;"), "{coloured:?}");
+    }
+}
