@@ -16,7 +16,7 @@ may_install() {
 }
 
 # Program, and the Debian package that brings it.
-programs=(php:php-cli strace:strace prlimit:util-linux setpriv:util-linux ss:iproute2 ps:procps bash:bash cc:gcc python3:python3)
+programs=(php:php-cli nginx:nginx strace:strace prlimit:util-linux setpriv:util-linux ss:iproute2 ps:procps bash:bash cc:gcc python3:python3)
 
 missing_packages() {
     local pair

@@ -6,8 +6,14 @@ use rotad_core::{OnFailure, Readiness, RestartPolicy, Signal, Span, Step};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "config/differences.rs"]
+mod differences;
+#[path = "config/files.rs"]
+mod files;
 #[path = "config/mutations.rs"]
 mod mutations;
+#[path = "config/pools.rs"]
+mod pools;
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

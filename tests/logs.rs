@@ -120,9 +120,9 @@ stdout = "@DIR@/web.log"
 fn a_mebibyte_and_an_immediate_end() {
     let _alone = alone();
     let mut site = Site::new("");
-    let pools: String = [("file", "@DIR@/all.log"), ("master", "master")]
+    let pools: String = [("file", "@DIR@/all.log", "max_size = \"1GiB\""), ("master", "master", "")]
         .iter()
-        .map(|(name, target)| {
+        .map(|(name, target, more)| {
             format!(
                 r#"
 [pool.{name}]
@@ -132,7 +132,7 @@ ready = "spawned"
 restart = {{ policy = "never" }}
 [pool.{name}.log]
 stdout = "{target}"
-max_size = "1GiB"
+{more}
 "#
             )
         })

@@ -11,6 +11,9 @@ const PRINTED: usize = 50;
 /// Findings beyond this number are counted alone: nobody reads them, and a broken file of megabytes has to end.
 const KEPT: usize = 1000;
 
+/// A longer line is not shown. Bytes.
+const WIDEST: usize = 4096;
+
 /// How bad a finding is. Errors refuse a configuration, warnings do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -48,7 +51,7 @@ pub struct Place {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// The line's text; none where it may hold a secret (env files).
+    /// The line's text; none where it may hold a secret (env files), or is too long to be read.
     text: Option<String>,
     /// Bytes of `text` that are meant.
     bytes: Range<usize>,
@@ -66,7 +69,7 @@ impl Place {
         Self {
             line: text[..from].matches('\n').count() + 1,
             column: line[..first].chars().count() + 1,
-            text: Some(line.to_owned()),
+            text: (line.len() <= WIDEST).then(|| line.to_owned()),
             bytes: first..last,
         }
     }

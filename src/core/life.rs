@@ -225,7 +225,9 @@ impl Master {
         }
         if place == Place::Current {
             seat.current = None;
-            known.full &= known.is_full();
+            // Its successor takes the slot in the same step.
+            let has_heir = seat.successor.is_some_and(|next| self.workers.get(&next).is_some_and(Worker::serves));
+            known.full &= has_heir || known.is_full();
         } else {
             seat.successor = None;
             known.in_flight -= 1;

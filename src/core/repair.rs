@@ -50,14 +50,7 @@ impl Master {
             }
         }
         self.detach(id);
-        if place == Place::Current
-            && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
-            && worker.generation == roll.generation
-            && !roll.is_fresh(id, worker.generation)
-            && !matches!(roll.phase, Phase::Back(_))
-        {
-            roll.lost(worker.slot);
-        }
+        self.lose_early_one(id, &worker);
         let retry_in = match place {
             _ if fails_roll || fails_back => None,
             Place::Current => self.count_death(worker.pool, &death),
@@ -81,6 +74,18 @@ impl Master {
             self.fail_way_back(worker.pool);
         }
         self.trip(worker.pool, &death, fails_roll || fails_back || fails_renewal);
+    }
+
+    /// On the way to an older generation one that was of it already is gone.
+    fn lose_early_one(&mut self, id: WorkerId, worker: &Worker) {
+        if worker.place == Place::Current
+            && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
+            && worker.generation == roll.generation
+            && !roll.is_fresh(id, worker.generation)
+            && !matches!(roll.phase, Phase::Back(_))
+        {
+            roll.lost(worker.slot);
+        }
     }
 
     /// The steady state's counters; how long the slot waits, if it is filled again at all.

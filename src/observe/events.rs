@@ -39,8 +39,6 @@ words! {
     MasterPaused = "master-paused",
     /// A signal to the master.
     SignalReceived = "signal-received",
-    /// Files that a pool watches hold something else now.
-    FilesChanged = "files-changed",
     /// A wish of a command.
     Request = "request",
     /// The configuration was read again, and is in force.

@@ -35,10 +35,10 @@ pub struct PoolStatus {
     pub generation: u32,
     pub reload: ReloadStatus,
     /// Pools that have to be up before this one is started, while it waits for them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
     /// `wanted` is what a person asked for (`rotad scale`), not the file's count.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub scaled: bool,
     pub workers: Vec<WorkerStatus>,
 }

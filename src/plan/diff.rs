@@ -1,32 +1,46 @@
-//! What differs between two plans.
+//! Two plans of one master: what the new one asks for. Pure: nothing is looked up.
 
-use super::{Address, ListenPlan, Plan, PoolPlan, Sink};
+use super::diff_pool::{self, Keys};
+use super::{ListenPlan, Plan};
 
-/// What a new plan changes.
-#[derive(Clone, Debug, Default)]
+/// What has to happen for a running master to become what `new` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
+    /// Every pool of both plans: those that are gone first, then in the order of the new plan. A pool that became a
+    /// step, or is one no more, is there twice: removed, then added; nothing of it can be kept.
     pub pools: Vec<PoolDiff>,
+    /// Listeners that changed. One that only got another name is removed and added: its socket can be kept.
     pub listeners: Vec<ListenDiff>,
+    /// Changed keys of the master that are applied at once.
     pub live: Vec<String>,
+    /// Changed keys of the master that only a new master can apply.
     pub needs_new_master: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolDiff {
     pub name: String,
     pub change: PoolChange,
 }
 
+/// What becomes of a pool. Keys are named as a user writes them (`env.PORT`, `reload.surge`), without their values;
+/// `count` alone shows its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolChange {
     Added,
     Removed,
-    Rolled { keys: Vec<String> },
-    Adjusted { keys: Vec<String> },
+    /// Workers are made differently: a new generation. All changed keys, also those that would not need one.
+    Rolled {
+        keys: Vec<String>,
+    },
+    /// Applied without touching a worker.
+    Adjusted {
+        keys: Vec<String>,
+    },
     Same,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenDiff {
     pub name: String,
     pub change: ListenChange,
@@ -36,59 +50,132 @@ pub struct ListenDiff {
 pub enum ListenChange {
     Added,
     Removed,
-    Adjusted { keys: Vec<String> },
+    /// `backlog`, `mode`, `user`, `group`: set on the socket that is there.
+    Adjusted {
+        keys: Vec<String>,
+    },
+    /// Another address under the same name.
     Replaced,
 }
 
-impl Diff {
-    pub fn is_empty(&self) -> bool {
-        self.live.is_empty()
-            && self.needs_new_master.is_empty()
-            && self.listeners.is_empty()
-            && self.pools.iter().all(|pool| pool.change == PoolChange::Same)
-    }
-
-    pub fn lines(&self) -> Vec<String> {
-        self.pools.iter().map(|pool| format!("{}: {:?}", pool.name, pool.change)).collect()
-    }
-}
-
-fn sockets<'a>(plan: &'a Plan, pool: &PoolPlan) -> Vec<(&'a str, &'a Address)> {
-    pool.recipe.listen.iter().map(|i| &plan.listeners[*i]).map(|l: &ListenPlan| (l.name.as_str(), &l.address)).collect()
-}
-
+/// What changes from `old` to `new`.
 pub fn diff(old: &Plan, new: &Plan) -> Diff {
-    let mut diff = Diff::default();
+    let (live, needs_new_master) = master(old, new);
+    Diff { pools: pools(old, new), listeners: listeners(&old.listeners, &new.listeners), live, needs_new_master }
+}
+
+impl Diff {
+    /// Whether nothing changes at all.
+    pub fn is_empty(&self) -> bool {
+        self.pools.iter().all(|pool| pool.change == PoolChange::Same)
+            && self.listeners.is_empty()
+            && self.live.is_empty()
+            && self.needs_new_master.is_empty()
+    }
+
+    /// One line for each pool, listener and kind of key that changes.
+    pub fn lines(&self) -> Vec<String> {
+        let pools = self.pools.iter().filter_map(|PoolDiff { name, change }| match change {
+            PoolChange::Added => Some(format!("{name}: added")),
+            PoolChange::Removed => Some(format!("{name}: removed")),
+            PoolChange::Rolled { keys } => Some(format!("{name}: rolled ({})", keys.join(", "))),
+            PoolChange::Adjusted { keys } => Some(format!("{name}: adjusted without a restart ({})", keys.join(", "))),
+            PoolChange::Same => None,
+        });
+        let listeners = self.listeners.iter().map(|ListenDiff { name, change }| match change {
+            ListenChange::Added => format!("listener {name}: added"),
+            ListenChange::Removed => format!("listener {name}: removed"),
+            ListenChange::Adjusted { keys } => format!("listener {name}: adjusted ({})", keys.join(", ")),
+            ListenChange::Replaced => format!("listener {name}: another address"),
+        });
+        let mut lines: Vec<String> = pools.chain(listeners).collect();
+        if !self.live.is_empty() {
+            lines.push(format!("master: applied at once ({})", self.live.join(", ")));
+        }
+        if !self.needs_new_master.is_empty() {
+            let keys = self.needs_new_master.join(", ");
+            lines.push(format!("master: kept as it is until it is stopped and started again ({keys})"));
+        }
+        lines
+    }
+}
+
+fn pools(old: &Plan, new: &Plan) -> Vec<PoolDiff> {
+    let gone = old.pools.iter().filter(|pool| !new.pools.iter().any(|other| other.name == pool.name));
+    let gone = gone.map(|pool| PoolDiff { name: pool.name.clone(), change: PoolChange::Removed });
+    let mut all: Vec<PoolDiff> = gone.collect();
     for pool in &new.pools {
-        let change = match old.pools.iter().find(|p| p.name == pool.name) {
-            None => PoolChange::Added,
+        let mut say = |change| all.push(PoolDiff { name: pool.name.clone(), change });
+        match old.pools.iter().find(|other| other.name == pool.name) {
+            None => say(PoolChange::Added),
+            Some(before) if diff_pool::is_other(before, pool) => {
+                say(PoolChange::Removed);
+                say(PoolChange::Added);
+            }
             Some(before) => {
-                let mut recipe = before.recipe.clone();
-                recipe.listen = pool.recipe.listen.clone();
-                let fixed = |log: &super::LogPlan| {
-                    [&log.stdout, &log.stderr]
-                        .map(|s| if matches!(s, Sink::Inherit | Sink::Null) { Some(s.clone()) } else { None })
-                };
-                let rolled = recipe != pool.recipe
-                    || sockets(old, before) != sockets(new, pool)
-                    || before.ready != pool.ready
-                    || before.kind != pool.kind
-                    || fixed(&before.log) != fixed(&pool.log);
-                let adjusted = before.policy != pool.policy || before.after != pool.after || before.log != pool.log;
-                match (rolled, adjusted) {
-                    (true, _) => PoolChange::Rolled { keys: vec!["command".into()] },
-                    (false, true) => PoolChange::Adjusted { keys: vec!["count".into()] },
-                    (false, false) => PoolChange::Same,
+                let Keys { rolled, adjusted } = diff_pool::keys((old, before), (new, pool));
+                say(match (rolled.is_empty(), adjusted.is_empty()) {
+                    (true, true) => PoolChange::Same,
+                    (true, false) => PoolChange::Adjusted { keys: adjusted },
+                    (false, _) => PoolChange::Rolled { keys: [rolled, adjusted].concat() },
+                });
+            }
+        }
+    }
+    all
+}
+
+fn listeners(old: &[ListenPlan], new: &[ListenPlan]) -> Vec<ListenDiff> {
+    let gone = old.iter().filter(|plan| !new.iter().any(|other| other.name == plan.name));
+    let gone = gone.map(|plan| ListenDiff { name: plan.name.clone(), change: ListenChange::Removed });
+    let changed = new.iter().filter_map(|plan| {
+        let change = match old.iter().find(|other| other.name == plan.name) {
+            None => ListenChange::Added,
+            Some(before) if before.address != plan.address => ListenChange::Replaced,
+            Some(before) => {
+                let keys = differing(&[
+                    ("backlog", before.backlog != plan.backlog),
+                    ("mode", before.mode != plan.mode),
+                    ("user", before.uid != plan.uid),
+                    ("group", before.gid != plan.gid),
+                ]);
+                if keys.is_empty() {
+                    return None;
                 }
+                ListenChange::Adjusted { keys }
             }
         };
-        diff.pools.push(PoolDiff { name: pool.name.clone(), change });
-    }
-    for pool in old.pools.iter().filter(|pool| !new.pools.iter().any(|p| p.name == pool.name)) {
-        diff.pools.push(PoolDiff { name: pool.name.clone(), change: PoolChange::Removed });
-    }
-    if old.master.pid_file != new.master.pid_file {
-        diff.needs_new_master.push("master.pid_file".into());
-    }
-    diff
+        Some(ListenDiff { name: plan.name.clone(), change })
+    });
+    gone.chain(changed).collect()
+}
+
+/// What is applied at once, and what needs a new master.
+fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
+    let (a, b) = (&old.master, &new.master);
+    let live = differing(&[
+        ("signals", old.signals != new.signals),
+        ("log_level", a.log_level != b.log_level),
+        ("log_max_size", a.log_max_size != b.log_max_size),
+        ("log_keep", a.log_keep != b.log_keep),
+        ("stop_timeout", a.stop_timeout != b.stop_timeout),
+        ("watch_config", a.watch_config != b.watch_config),
+    ]);
+    let needs_new_master = differing(&[
+        ("name", a.name != b.name),
+        ("pid_file", a.pid_file != b.pid_file),
+        ("runtime_dir", a.runtime_dir != b.runtime_dir),
+        ("working_directory", a.working_directory != b.working_directory),
+        ("umask", a.umask != b.umask),
+        ("log_file", a.log_file != b.log_file),
+        ("log_format", a.log_format != b.log_format),
+        ("daemonize", a.daemonize != b.daemonize),
+        ("control.mode", old.control.mode != new.control.mode),
+        ("control.group", old.control.group != new.control.group),
+    ]);
+    (live, needs_new_master)
+}
+
+pub(super) fn differing(keys: &[(&str, bool)]) -> Vec<String> {
+    keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| (*key).to_owned()).collect()
 }

@@ -2,6 +2,7 @@
 //! listeners), all paths absolute, all defaults filled in.
 
 mod diff;
+mod diff_pool;
 mod glob;
 mod pool;
 mod sources;

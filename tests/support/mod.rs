@@ -123,3 +123,19 @@ pub fn free_port() -> u16 {
     }
     panic!("no free port");
 }
+
+/// A range of TCP ports that nobody uses, as `ports` wants it: above those of [`free_port`], below those that the
+/// kernel hands out.
+pub fn free_ports(many: u16) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    assert!(many <= 16, "a range of {many}");
+    for _ in 0..1000 {
+        let part = (std::process::id().wrapping_mul(7) + NEXT.fetch_add(1, Ordering::SeqCst)) % 170;
+        let first = 30_000 + part as u16 * 16;
+        if (first..first + many).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()) {
+            return format!("{first}-{}", first + many - 1);
+        }
+    }
+    panic!("no {many} free ports in a row");
+}

@@ -46,6 +46,15 @@ pub(crate) struct Knobs {
     /// READY=1 once it is up.
     notify: bool,
     ignore_term: bool,
+    /// An address of its own to listen on, instead of the inherited socket; `/shutdown` then is for good.
+    pub(crate) bind: Option<String>,
+    /// WATCHDOG=1, twice as often as WATCHDOG_USEC asks for. SIGUSR2 makes the worker sick: this ends, and so do
+    /// answers of `http`.
+    watchdog: bool,
+    /// Once this file is there, says to the manager what is in it.
+    say: Option<String>,
+    /// Touches so many MiB of memory at the start.
+    mib: u64,
     /// Grandchildren: one in a session of its own, one orphan in a session of its own; their pids are appended here.
     escape: Option<String>,
     /// Where `facts` writes.
@@ -111,6 +120,10 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
             "--ended" => knobs.ended = Some(value()),
             "--escape" => knobs.escape = Some(value()),
             "--out" => knobs.out = Some(value()),
+            "--bind" => knobs.bind = Some(value()),
+            "--mib" => knobs.mib = number(&value()),
+            "--say" => knobs.say = Some(value()),
+            "--watchdog" => knobs.watchdog = true,
             "--notify" => knobs.notify = true,
             "--ignore-term" => knobs.ignore_term = true,
             "--" => {
@@ -180,8 +193,23 @@ fn read_code(file: &str) -> Code {
 
 /// What every worker does once it is up: says so, and dies of its code if that is what the code does.
 pub(crate) fn up(knobs: &Knobs, code: &Code) {
+    fatten(knobs.mib);
     if knobs.notify {
         tell("READY=1");
+    }
+    if knobs.watchdog {
+        bark();
+    }
+    if let Some(file) = knobs.say.clone() {
+        std::thread::spawn(move || {
+            while fs::metadata(&file).is_err() {
+                pause(10);
+            }
+            let text = fs::read_to_string(&file).expect("a message");
+            // Its successor is not meant.
+            fs::remove_file(&file).expect("a message");
+            tell(text.trim());
+        });
     }
     if let Some(after) = code.die_after_ms {
         std::thread::spawn(move || {
@@ -216,6 +244,32 @@ fn wait(knobs: &Knobs) {
         append(file, &std::process::id().to_string());
     }
     exit(knobs.exit_code)
+}
+
+/// Says that it lives, until it is sick.
+fn bark() {
+    let sick = sick();
+    assert_eq!(env("WATCHDOG_PID"), std::process::id().to_string(), "the watchdog is somebody else's");
+    let interval = number(&env("WATCHDOG_USEC"));
+    std::thread::spawn(move || {
+        while !sick.load(std::sync::atomic::Ordering::SeqCst) {
+            tell("WATCHDOG=1");
+            std::thread::sleep(Duration::from_micros(interval / 2));
+        }
+    });
+}
+
+/// Set by SIGUSR2.
+pub(crate) fn sick() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGUSR2, flag.clone()).expect("a handler");
+    flag
+}
+
+fn fatten(mib: u64) {
+    let mut fat = vec![0_u8; (mib << 20) as usize];
+    fat.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    std::mem::forget(fat);
 }
 
 fn job(knobs: &Knobs) {

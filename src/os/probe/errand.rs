@@ -1,5 +1,6 @@
 //! One command of a check: a process in a session of its own, held until it is reaped, ended with its whole group.
 
+use super::Trouble;
 use crate::os::birth::{self, BirthReport};
 use crate::os::sys::process::Process;
 use nix::errno::Errno;
@@ -49,11 +50,15 @@ impl Errand {
     }
 
     /// What became of the order. Some: it never ran, and why.
-    pub(super) fn reported(&mut self, report: BirthReport) -> Option<String> {
+    pub(super) fn reported(&mut self, report: BirthReport) -> Option<Trouble> {
         match report {
             BirthReport::Born { born, .. } => self.stage = Stage::Running(born.process),
             BirthReport::Underway { born, verdict, .. } => self.stage = Stage::Underway(born.process, verdict),
-            BirthReport::Failed { error, .. } => return Some(format!("cannot be run: {error}")),
+            BirthReport::Failed { error, .. } => {
+                let ours = matches!(error.stage, birth::Stage::Fork | birth::Stage::Descriptors | birth::Stage::Queue);
+                let reason = format!("cannot be run: {error}");
+                return Some(if ours { Trouble::Unasked(reason) } else { Trouble::Unwell(reason) });
+            }
         }
         if self.forgotten {
             self.kill();

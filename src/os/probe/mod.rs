@@ -23,11 +23,20 @@ use std::time::Duration;
 /// How long the end of the thread, and of the commands that still run, is waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What came of a question: nothing, or why the worker is not well.
+/// What came of a question.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub number: u64,
-    pub result: Result<(), String>,
+    pub result: Result<(), Trouble>,
+}
+
+/// Why there is no good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The worker is not well.
+    Unwell(String),
+    /// Nobody could be asked: we lack a descriptor, a process, memory. It says nothing about the worker.
+    Unasked(String),
 }
 
 enum Task {

@@ -2,7 +2,7 @@
 
 use super::errand::Errand;
 use super::talk::{Talk, Turn};
-use super::{Answer, Question, Task};
+use super::{Answer, Question, Task, Trouble};
 use crate::os::birth::{BirthOrder, BirthReport, Settings, Spawner};
 use crate::os::wake::Wake;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -121,7 +121,7 @@ impl Round {
                         self.talks.insert(number, talk);
                     }
                     Ok((talk, Turn::Answered(result))) => self.answered(number, talk, result),
-                    Err(reason) => self.answer(number, Err(reason)),
+                    Err(trouble) => self.answer(number, Err(trouble)),
                 },
                 Ok(Task::Forget(number)) => {
                     self.talks.remove(&number);
@@ -137,7 +137,8 @@ impl Round {
 
     fn order(&mut self, number: u64, mut order: BirthOrder) {
         if self.errands.len() >= MOST_ERRANDS {
-            return self.answer(number, Err("cannot be run: too many before it are still there, killed".to_owned()));
+            let reason = "too many commands have been killed and are still there".to_owned();
+            return self.answer(number, Err(Trouble::Unasked(reason)));
         }
         let ordered = self.spawner().and_then(|spawner| {
             let (errand, end) = Errand::new()?;
@@ -152,7 +153,7 @@ impl Round {
             Ok(errand) => {
                 self.errands.insert(number, errand);
             }
-            Err(error) => self.answer(number, Err(format!("cannot be run: {error}"))),
+            Err(error) => self.answer(number, Err(Trouble::Unasked(error.to_string()))),
         }
     }
 
@@ -202,7 +203,7 @@ impl Round {
             };
             if let Some(errand) = self.errands.get_mut(&number) {
                 match errand.reported(report) {
-                    Some(reason) => self.ended(number, Err(reason)),
+                    Some(trouble) => self.ended(number, Err(trouble)),
                     // It may have ended already.
                     None => self.look_at(number),
                 }
@@ -212,11 +213,11 @@ impl Round {
 
     fn look_at(&mut self, number: u64) {
         if let Some(result) = self.errands.get_mut(&number).and_then(Errand::go_on) {
-            self.ended(number, result);
+            self.ended(number, result.map_err(Trouble::Unwell));
         }
     }
 
-    fn ended(&mut self, number: u64, result: Result<(), String>) {
+    fn ended(&mut self, number: u64, result: Result<(), Trouble>) {
         let Some(errand) = self.errands.remove(&number) else { return };
         if !errand.forgotten {
             self.answer(number, result);
@@ -224,7 +225,7 @@ impl Round {
     }
 
     fn answered(&mut self, number: u64, talk: Talk, result: Result<(), String>) {
-        self.answer(number, result);
+        self.answer(number, result.map_err(Trouble::Unwell));
         if let Some(socket) = talk.into_rest()
             && self.rests.len() < MOST_RESTS
         {
@@ -233,7 +234,7 @@ impl Round {
         }
     }
 
-    fn answer(&self, number: u64, result: Result<(), String>) {
+    fn answer(&self, number: u64, result: Result<(), Trouble>) {
         self.outbox.send(Answer { number, result }).ok();
         self.asker.ring();
     }

@@ -1,5 +1,6 @@
 //! One connection of a check, which never waits: `connect`, or `connect`, ask, and hear the first line of the answer.
 
+use super::Trouble;
 use super::question::{Place, Question};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -44,11 +45,11 @@ pub(super) enum Turn {
 
 impl Talk {
     /// Begins. A command is nobody to talk to: see `errand`.
-    pub(super) fn begin(question: &Question) -> Result<(Self, Turn), String> {
+    pub(super) fn begin(question: &Question) -> Result<(Self, Turn), Trouble> {
         let (place, request) = match question {
             Question::Connect { place, .. } => (place, None),
             Question::Http { place, host, path } => (place, Some(request(host, path))),
-            Question::Command(_) => return Err("not a connection".to_owned()),
+            Question::Command(_) => return Err(Trouble::Unasked("not a connection".to_owned())),
         };
         let mut others = VecDeque::new();
         let socket = match place {
@@ -114,7 +115,8 @@ impl Talk {
                 self.socket = socket;
                 None
             }
-            Err(reason) => Some(reason),
+            // Where there is no IPv6, what the address before has said counts.
+            Err(_) => Some(reason),
         }
     }
 
@@ -175,31 +177,34 @@ impl AsFd for Talk {
     }
 }
 
-fn open(family: AddressFamily) -> Result<OwnedFd, String> {
+fn open(family: AddressFamily) -> Result<OwnedFd, Trouble> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, SockType::Stream, flags, None).map_err(words)
+    socket(family, SockType::Stream, flags, None).map_err(|errno| Trouble::Unasked(words(errno)))
 }
 
-fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), String> {
+fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), Trouble> {
     match connect(socket.as_raw_fd(), address) {
         Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(()),
-        Err(errno) => Err(words(errno)),
+        // connect(2): every port that the kernel hands out is in use; a lack of memory.
+        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => Err(Trouble::Unasked(words(errno))),
+        Err(errno) => Err(Trouble::Unwell(words(errno))),
     }
 }
 
-fn open_unix(path: &Path) -> Result<OwnedFd, String> {
+fn open_unix(path: &Path) -> Result<OwnedFd, Trouble> {
     let socket = open(AddressFamily::Unix)?;
-    let address = UnixAddr::new(path).map_err(words)?;
+    let unwell = |errno| Trouble::Unwell(words(errno));
+    let address = UnixAddr::new(path).map_err(unwell)?;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => Ok(socket),
-        Err(Errno::EAGAIN) => Err("its queue of connections is full".to_owned()),
-        Err(errno) => Err(words(errno)),
+        Err(Errno::EAGAIN) => Err(Trouble::Unwell("its queue of connections is full".to_owned())),
+        Err(errno) => Err(unwell(errno)),
     }
 }
 
 /// The first of these that a connection can be begun to.
-fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, String> {
-    let mut last = "no address".to_owned();
+fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, Trouble> {
+    let mut last = Trouble::Unwell("no address".to_owned());
     while let Some(address) = addresses.pop_front() {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let begun = open(family).and_then(|socket| {
@@ -208,7 +213,7 @@ fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, String> {
         });
         match begun {
             Ok(socket) => return Ok(socket),
-            Err(reason) => last = reason,
+            Err(trouble) => last = trouble,
         }
     }
     Err(last)

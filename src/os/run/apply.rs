@@ -4,7 +4,7 @@
 
 use super::Keeper;
 use super::chronicle::Note;
-use super::clerk::Told;
+use super::clerk::{Told, Unbound};
 use super::listening::ListenerId;
 use super::posts::Pattern;
 use super::steps::Steps;
@@ -12,9 +12,10 @@ use crate::control::wire::{Answer, Extent, Wait, Which};
 use crate::observe::events::What;
 use crate::os::reactor::{Interest, Source};
 use crate::os::sockets::{Listener, SocketError};
-use crate::plan::{self, ListenPlan, Plan, PoolPlan};
+use crate::plan::{self, ListenPlan, Plan, PoolPlan, Sink};
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 /// Who wants the configuration applied, and how far.
 #[derive(Debug)]
@@ -191,22 +192,38 @@ impl Keeper {
             .map(|(listener, _)| listener.clone())
             .collect();
         let all = plan.listeners.clone();
+        let logs = self.new_logs(&plan);
         let draft = Box::new(Draft { plan, sockets, opened: Vec::new() });
-        if missing.is_empty() {
+        if missing.is_empty() && logs.is_empty() {
             return self.ready_to_step(wish, draft);
         }
-        match self.clerk.bind(missing, all) {
+        match self.clerk.bind(missing, all, logs) {
             Ok(()) => self.applying.put(wish, Stage::Binding(draft)),
             Err(error) => self.refuse(wish, 1, format!("no address can be opened: {error}\nnothing was changed")),
         }
     }
 
-    fn bound(&mut self, wish: Wish, mut draft: Box<Draft>, bound: Result<Vec<Listener>, SocketError>) {
+    /// Log files that no pool writes yet: the pool and the path.
+    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf)> {
+        let files = |pool: &PoolPlan| {
+            [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
+                Sink::File(path) => Some(path.clone()),
+                Sink::Master | Sink::Inherit | Sink::Null | Sink::Stdout => None,
+            })
+        };
+        let known: Vec<PathBuf> = self.plan.pools.iter().flat_map(files).flatten().collect();
+        let all = plan.pools.iter().flat_map(|pool| files(pool).map(|file| Some((pool.name.clone(), file?)))).flatten();
+        all.filter(|(_, file)| !known.contains(file)).collect()
+    }
+
+    fn bound(&mut self, wish: Wish, mut draft: Box<Draft>, bound: Result<Vec<Listener>, Unbound>) {
         let opened = match bound {
             Ok(opened) => opened,
-            Err(error) => {
-                return self.refuse(wish, 1, format!("{error}{}\nnothing was changed", self.own_address(&error)));
+            Err(Unbound::Socket(error)) => {
+                let text = format!("{error}{}\nnothing was changed", self.own_address(&error));
+                return self.refuse(wish, 1, text);
             }
+            Err(Unbound::Log(text)) => return self.refuse(wish, 1, format!("{text}\nnothing was changed")),
         };
         let free: Vec<usize> =
             draft.sockets.iter().enumerate().filter(|(_, open)| open.is_none()).map(|(index, _)| index).collect();

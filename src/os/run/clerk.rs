@@ -1,6 +1,7 @@
 //! The clerk: threads that do for the main loop what may hang on a foreign path: reading the configuration, opening
 //! addresses, dressing and removing socket files. A dead mount holds the clerk alone.
 
+use crate::os::pen;
 use crate::os::sockets::{self, Dress, Listener, SocketError};
 use crate::os::wake::Wake;
 use crate::plan::{ListenPlan, Plan};
@@ -18,9 +19,15 @@ const STACK: usize = 1 << 20;
 pub(super) enum Told {
     /// The plan and the warnings, or the findings.
     Read(Box<Result<(Plan, String), String>>),
-    Bound(Result<Vec<Listener>, SocketError>),
+    Bound(Result<Vec<Listener>, Unbound>),
     /// A socket file could not get its owner or mode, or not be removed.
     Trouble(String),
+}
+
+/// Why a configuration that reads well cannot be carried out.
+pub(super) enum Unbound {
+    Socket(SocketError),
+    Log(String),
 }
 
 pub(super) struct Clerk {
@@ -57,15 +64,27 @@ impl Clerk {
         self.send(move || Some(Told::Read(Box::new(reader(&path)))))
     }
 
-    /// Opens `plans`, or none of them. `all`: every address of the configuration.
+    /// Opens `plans`, or none of them. `all`: every address of the configuration. `logs`: files that pools are to
+    /// write; one that cannot be written is an error.
     ///
     /// # Errors
     /// No thread can be had.
-    pub(super) fn bind(&self, plans: Vec<ListenPlan>, all: Vec<ListenPlan>) -> io::Result<()> {
+    pub(super) fn bind(
+        &self,
+        plans: Vec<ListenPlan>,
+        all: Vec<ListenPlan>,
+        logs: Vec<(String, PathBuf)>,
+    ) -> io::Result<()> {
         let desk = self.desk.clone();
         self.send(move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(Told::Bound(sockets::open_some(&plans, &all)))
+            for (pool, path) in &logs {
+                if let Err(error) = pen::check_file(path) {
+                    let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
+                    return Some(Told::Bound(Err(Unbound::Log(text))));
+                }
+            }
+            Some(Told::Bound(sockets::open_some(&plans, &all).map_err(Unbound::Socket)))
         })
     }
 

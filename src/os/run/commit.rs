@@ -6,26 +6,29 @@ use super::apply::{Draft, Wish};
 use super::asks::is_meant;
 use super::chronicle::Note;
 use super::listening::ListenerId;
+use super::posts::Pattern;
 use super::tickets::WaitId;
 use crate::control::wire::{Extent, Wait};
 use crate::observe::diary;
 use crate::observe::events::What;
+use crate::os::pen::Rotation;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
-use rotad_core::{Event, PoolId, Request};
+use rotad_core::{Event, PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Keeper {
-    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `ran`: steps that
-    /// have run for it.
-    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, ran: &BTreeSet<PoolId>) {
+    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
+    /// pools whose names are steps now; `ran`: steps that have run for it.
+    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, replaced: Vec<PoolId>, ran: &BTreeSet<PoolId>) {
         self.refresh_plan();
         let diff = plan::diff(&self.plan, &draft.plan);
         let lines = diff.lines();
         for line in &lines {
             self.tell_wish(&wish, line);
         }
-        let gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        gone.extend(replaced);
         gone.iter().for_each(|pool| self.posts.leave(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
         for pool in &draft.plan.pools {
@@ -34,8 +37,9 @@ impl Keeper {
             }
         }
         self.adjust_sockets(draft);
-        self.adopt_master(&draft.plan, &diff);
+        self.adopt_master(&draft.plan);
         self.refresh_plan();
+        self.watch_files();
         if !lines.is_empty() {
             let text = format!("{}: {}", wish.who, lines.join("\n"));
             self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
@@ -79,15 +83,46 @@ impl Keeper {
                     view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
                 let filling = view.pool(id).map(|pool| pool.filling);
                 let serving = |generation| lives.contains(&generation) || filling == Some(generation);
+                let before = self.posts.draft(id).cloned();
                 self.posts.adjust(id, pattern, serving);
+                if let Some(before) = before {
+                    self.adjust_workers(id, &before);
+                }
             }
         }
         Some(id)
     }
 
+    /// Those that live go by the new numbers as well.
+    fn adjust_workers(&mut self, pool: PoolId, before: &Pattern) {
+        let Some(plan) = self.posts.plan(pool) else { return };
+        let wears = plan.recycle != before.plan.recycle;
+        let checks = plan.health != before.plan.health;
+        let workers: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+        for worker in workers {
+            let Some(body) = self.roster.get_mut(worker) else { continue };
+            if let Some(pattern) = self.posts.made_from(pool, body.generation) {
+                body.pattern = pattern.clone();
+            }
+            if wears && self.care.serves(worker) {
+                self.recycle_anew(worker);
+            }
+            if checks && self.care.serves(worker) {
+                self.care.probing.forget(worker);
+                self.probe_health(worker);
+            }
+        }
+    }
+
     fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
         let Some(policy) = self.posts.policy(pool) else { return };
         let name = self.pool_name(pool).to_owned();
+        if let PoolChange::Adjusted { .. } = change
+            && let Some(plan) = self.posts.plan(pool)
+        {
+            self.pen.retarget(&name, &plan.log);
+        }
         if self.posts.rests(pool) {
             if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
                 self.fact(Event::Requested(super::NOBODY, Request::Change { pool, policy }));
@@ -143,7 +178,7 @@ impl Keeper {
     }
 
     /// What a running master can take over of [master], [control] and [signals]; the rest is named.
-    fn adopt_master(&mut self, new: &Plan, diff: &Diff) {
+    fn adopt_master(&mut self, new: &Plan) {
         let own = &mut self.plan.master;
         own.log_level = new.master.log_level;
         own.log_max_size = new.master.log_max_size;
@@ -155,9 +190,7 @@ impl Keeper {
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);
         self.plan.include.clone_from(&new.include);
-        if !diff.needs_new_master.is_empty() {
-            tracing::warn!("{}", wants_new_master(diff));
-        }
+        self.pen.set_rotation(Rotation { max_size: new.master.log_max_size, keep: new.master.log_keep });
     }
 
     /// What `reload --dry-run` prints.
@@ -213,8 +246,4 @@ fn removed(diff: &Diff) -> impl Iterator<Item = &str> {
 fn change_of(diff: &Diff, name: &str) -> PoolChange {
     let found = diff.pools.iter().find(|pool| pool.name == name && pool.change != PoolChange::Removed);
     found.map_or(PoolChange::Same, |pool| pool.change.clone())
-}
-
-fn wants_new_master(diff: &Diff) -> String {
-    format!("{}: only `rotad stop` and `rotad start` change this", diff.needs_new_master.join(", "))
 }

@@ -80,8 +80,17 @@ impl Posts {
 
     /// The configuration has it no more. Its name is free for another pool.
     pub(super) fn leave(&mut self, pool: PoolId) {
+        self.set_leaving(pool, true);
+    }
+
+    /// It stays after all.
+    pub(super) fn come_back(&mut self, pool: PoolId) {
+        self.set_leaving(pool, false);
+    }
+
+    fn set_leaving(&mut self, pool: PoolId, leaving: bool) {
         if let Some(post) = self.posts.get_mut(&pool) {
-            post.leaving = true;
+            post.leaving = leaving;
         }
     }
 

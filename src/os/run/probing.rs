@@ -8,7 +8,7 @@ use super::recipes::Birth;
 use super::watchdogs::span;
 use crate::observe::events::What;
 use crate::os::birth::{Pinned, Settings};
-use crate::os::probe::{Answer, Prober, Question};
+use crate::os::probe::{Answer, Prober, Question, Trouble};
 use crate::plan::{Address, Check, Context, Health, Ready};
 use rotad_core::{Event, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -198,7 +198,7 @@ impl Keeper {
             match &subject.stage {
                 Stage::Asked(_) => {
                     let took = subject.timeout;
-                    self.judge(worker, Err(format!("timed out after {took}")));
+                    self.judge(worker, Err(Trouble::Unwell(format!("timed out after {took}"))));
                 }
                 Stage::Waiting(_) | Stage::Queued => {
                     self.care.probing.leave_stage(worker);
@@ -225,11 +225,11 @@ impl Keeper {
 
     fn ask(&mut self, worker: WorkerId) {
         let now = self.clock.now();
-        let asked = self.question(worker).and_then(|question| {
-            self.care.probing.ask(worker, question, now).map_err(|error| format!("cannot be asked: {error}"))
+        let asked = self.question(worker).map_err(Trouble::Unwell).and_then(|question| {
+            self.care.probing.ask(worker, question, now).map_err(|error| Trouble::Unasked(error.to_string()))
         });
-        if let Err(reason) = asked {
-            self.judge(worker, Err(reason));
+        if let Err(trouble) = asked {
+            self.judge(worker, Err(trouble));
         }
     }
 
@@ -246,7 +246,23 @@ impl Keeper {
         }
     }
 
-    fn judge(&mut self, worker: WorkerId, result: Result<(), String>) {
+    /// Nobody could be asked: it counts against nobody.
+    fn not_asked(&mut self, worker: WorkerId, reason: &str) {
+        let Some(subject) = self.care.probing.subjects.get(&worker) else { return };
+        let pause = match subject.purpose {
+            Purpose::Readiness => LATER,
+            Purpose::Health { every, .. } => every,
+        };
+        self.care.probing.wait(worker, self.clock.now() + pause);
+        self.sick_line(worker, &format!("cannot be asked how it is, for a lack of our own: {reason}"));
+    }
+
+    fn judge(&mut self, worker: WorkerId, result: Result<(), Trouble>) {
+        let result = match result {
+            Err(Trouble::Unasked(reason)) => return self.not_asked(worker, &reason),
+            Err(Trouble::Unwell(reason)) => Err(reason),
+            Ok(()) => Ok(()),
+        };
         let now = self.clock.now();
         let Some(subject) = self.care.probing.subjects.get_mut(&worker) else { return };
         let (purpose, times) = (subject.purpose, subject.times);

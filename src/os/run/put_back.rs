@@ -44,10 +44,14 @@ impl Keeper {
             let text = format!("its change is put back: the configuration of generation {serving} holds");
             self.note(Note::new(What::ConfigPutBack, text).pool(pool).generation(serving).warn());
         }
+        if let Some(plan) = self.posts.plan(pool) {
+            self.pen.retarget(&plan.name, &plan.log);
+        }
         if let Some(policy) = self.posts.policy(pool) {
             self.facts.push_back(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
         }
         self.refresh_plan();
+        self.watch_files();
     }
 
     /// Forgets what nobody can be made from any more.

@@ -82,11 +82,30 @@ impl Recycling {
 impl Keeper {
     /// It has become ready: its age counts from now on.
     pub(super) fn recycle_later(&mut self, worker: WorkerId) {
+        self.recycle_since(worker, self.clock.now());
+    }
+
+    /// Its limits have changed while it serves: its age has counted all the time.
+    pub(super) fn recycle_anew(&mut self, worker: WorkerId) {
+        let Some(view) = self.core.view().worker(worker) else { return };
+        let recycling = &mut self.care.recycling;
+        if recycling.asked.contains_key(&worker) {
+            return;
+        }
+        recycling.due.retain(|(_, due)| *due != worker);
+        recycling.heavy.remove(&worker);
+        if recycling.heavy.is_empty() {
+            recycling.weigh_at = None;
+        }
+        self.recycle_since(worker, view.began + view.ready_in.unwrap_or_default());
+    }
+
+    fn recycle_since(&mut self, worker: WorkerId, since: Time) {
         let Some(body) = self.roster.get(worker) else { return };
         let (now, recycle) = (self.clock.now(), body.pattern.plan.recycle);
         let recycling = &mut self.care.recycling;
         if let Some(age) = recycle.max_age {
-            recycling.due.insert((now + spread(worker, 0, span(age)), worker));
+            recycling.due.insert((since + spread(worker, 0, span(age)), worker));
         }
         if recycle.max_rss.is_some() {
             recycling.heavy.insert(worker);

@@ -20,6 +20,8 @@ pub(super) struct Steps {
     running: BTreeMap<PoolId, Option<Ticket>>,
     /// What each of those that were begun was made from before; new ones: nothing.
     before: BTreeMap<PoolId, Option<Arc<Pattern>>>,
+    /// Pools of another kind whose names are steps now: they go when all is well.
+    replaced: Vec<PoolId>,
     failed: Option<String>,
 }
 
@@ -71,7 +73,7 @@ impl Keeper {
             return self.step_phase_failed(wish, steps, &why);
         }
         if steps.todo.is_empty() && steps.running.is_empty() {
-            return self.commit(wish, &draft, &steps.before.into_keys().collect());
+            return self.commit(wish, &draft, steps.replaced, &steps.before.into_keys().collect());
         }
         let waits = |name: &String, steps: &Steps, keeper: &Self| {
             let before = all_before(&draft.plan, name);
@@ -99,6 +101,12 @@ impl Keeper {
 
     fn step_requests(&mut self, draft: &Draft, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {
         let Some(pattern) = draft.pool(name).and_then(|pool| draft.pattern(pool)) else { return Vec::new() };
+        if let Some(other) =
+            self.posts.find(name).filter(|pool| self.posts.plan(*pool).is_none_or(|plan| plan.kind != Kind::Step))
+        {
+            self.posts.leave(other);
+            steps.replaced.push(other);
+        }
         let known = self.posts.find(name).and_then(|pool| Some((pool, self.posts.draft(pool)?.clone())));
         let Some((pool, before)) = known else {
             let pool = self.posts.add(pattern);
@@ -170,6 +178,7 @@ impl Keeper {
 
     /// The old configuration serves on, that of the steps included; new sockets are closed again.
     fn step_phase_failed(&mut self, wish: Wish, steps: Steps, why: &str) {
+        steps.replaced.iter().for_each(|pool| self.posts.come_back(*pool));
         for (pool, before) in steps.before {
             match before {
                 Some(before) => {

@@ -92,10 +92,10 @@ impl Keeper {
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
         if self.posts.rests(pool) {
             let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
-            return self.note(Note::new(What::FilesChanged, text).pool(pool));
+            return self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
         }
         let text = format!("{text}: rolling {name}");
-        self.note(Note::new(What::FilesChanged, text).pool(pool));
+        self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
         self.roll(None, false, &[pool]);
     }
 
@@ -130,7 +130,7 @@ fn begun(files: usize) -> String {
 /// `src/app.py and 3 more changed`
 fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
     let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
-    let first = harmless(first.strip_prefix(base).unwrap_or(first).to_string_lossy().as_bytes());
+    let first = harmless(first.strip_prefix(base).unwrap_or(first).as_os_str().as_encoded_bytes());
     match count {
         0 | 1 => format!("{first} changed"),
         _ => format!("{first} and {} more changed", count - 1),
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn what_changed_is_told_from_the_base() {
         let files = [PathBuf::from("/srv/shop/src/a\n.py"), PathBuf::from("/srv/shop/src/b.py")];
-        assert_eq!(changed(Path::new("/srv/shop"), &files, 4), "src/a\\n.py and 3 more changed");
+        assert_eq!(changed(Path::new("/srv/shop"), &files, 4), "src/a\\x0a.py and 3 more changed");
         assert_eq!(changed(Path::new("/etc"), &files[1..], 1), "/srv/shop/src/b.py changed");
     }
 }

@@ -4,7 +4,7 @@
 //! Paths with a meaning: `/work/MS` takes that long, `/exit/CODE` dies before it answers, `/shutdown` shuts the shared
 //! listener down, `/shrink` makes its backlog 1, `/pause` stops the process by SIGSTOP; all but `/exit` answer.
 
-use crate::{Code, Knobs, complain, env, own, pause, term_stream, termed, up};
+use crate::{Code, Knobs, complain, env, own, pause, sick, term_stream, termed, up};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +13,7 @@ use nix::sys::socket::{Backlog, Shutdown, accept4, listen, setsockopt, shutdown,
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -28,15 +29,24 @@ struct Shared {
     listener: OwnedFd,
     work_ms: u64,
     body: String,
+    sick: Arc<AtomicBool>,
 }
 
-fn shared(knobs: &Knobs, code: &Code) -> Arc<Shared> {
+fn listener(knobs: &Knobs) -> OwnedFd {
+    if let Some(address) = &knobs.bind {
+        return TcpListener::bind(address).expect("an address of its own").into();
+    }
     let count = env("LISTEN_FDS");
     if count.is_empty() || env("LISTEN_PID") != std::process::id().to_string() {
         complain(&format!("testworker: LISTEN_FDS={count:?} LISTEN_PID={:?}: no sockets", env("LISTEN_PID")));
         std::process::exit(65);
     }
-    let listener = own(3);
+    own(3)
+}
+
+fn shared(knobs: &Knobs, code: &Code) -> Arc<Shared> {
+    let sick = sick();
+    let listener = listener(knobs);
     let flags = OFlag::from_bits_truncate(fcntl(&listener, FcntlArg::F_GETFL).expect("flags"));
     fcntl(&listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).expect("a listener that does not block");
     Arc::new(Shared {
@@ -46,6 +56,7 @@ fn shared(knobs: &Knobs, code: &Code) -> Arc<Shared> {
         listener,
         work_ms: knobs.work_ms,
         body: format!("{} {} {}\n", std::process::id(), env("ROTAD_GENERATION"), code.version),
+        sick,
     })
 }
 
@@ -66,6 +77,10 @@ pub(crate) fn serve(knobs: &Knobs, code: Code) {
         accept(&shared);
     }
     shared.draining.store(true, Ordering::SeqCst);
+    if knobs.bind.is_some() {
+        // As most servers do; who was not accepted yet is refused.
+        shutdown(shared.listener.as_raw_fd(), Shutdown::Both).expect("shutdown");
+    }
     termed(knobs);
     let mut connections = shared.connections.lock().expect("a count");
     while *connections > 0 {
@@ -132,6 +147,9 @@ fn converse(shared: &Shared, mut stream: File) {
 
 fn act(shared: &Shared, path: &str) {
     let mut parts = path.trim_start_matches('/').split('/');
+    while shared.sick.load(Ordering::SeqCst) {
+        pause(1000);
+    }
     let (what, value) = (parts.next().unwrap_or(""), parts.next().and_then(|text| text.parse::<u64>().ok()));
     match what {
         "work" => pause(value.unwrap_or(0)),

@@ -88,7 +88,18 @@ fn lives() {
         for what in ["rolls done", "rolls aborted", "rolls back", "rolls mixed", "rolls superseded", "rolls waited"] {
             assert!(seen.contains_key(what), "no {what} in {story}");
         }
-        for what in ["crash loops", "crash loops over", "killed", "lost", "soaked"] {
+        for what in [
+            "crash loops",
+            "crash loops over",
+            "killed",
+            "lost",
+            "soaked",
+            "held",
+            "steps done",
+            "renewed",
+            "essential",
+            "sick",
+        ] {
             assert!(seen.contains_key(what), "no {what} in {story}");
         }
     }

@@ -3,7 +3,7 @@
 //! Each promise has a lower and an upper bound where it can have both: not killed before its waits are over, and not
 //! later; not started before its delay is over, and not later.
 
-use crate::model::{Books, Worker};
+use crate::model::{Books, Pool, Worker};
 use rotad_core::{Event, Exit, Generation, Order, Outcome, Policy, Readiness, Signal, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,32 +209,7 @@ impl Oracle {
             let trying = staying.iter().filter(|w| w.ready.is_none() && w.spawned >= since).filter(alone).count();
             hold!(trying == 0, "one probe", "worker {id} while another one tries");
         }
-        let (readiness, timeout) = pool.made.get(&generation).copied().unwrap_or((rotad_core::Readiness::Reported, 0));
-        hold!(pool.made.contains_key(&generation), "generation", "{generation} was never made");
-        let worker = Worker {
-            readiness,
-            timeout,
-            waits: 0,
-            steps: Vec::new(),
-            code: None,
-            sick: false,
-            pool: pool_id as usize,
-            slot,
-            generation,
-            spawned: now.0,
-            born: None,
-            ready: None,
-            asked: None,
-            killed: None,
-            exited: None,
-            lost: false,
-            extended: false,
-            gone: false,
-            announced: None,
-            overdue: false,
-            signals: 0,
-            sweeps: 0,
-        };
+        let worker = Worker::new(now.0, pool_id, slot, generation, pool)?;
         books.workers.insert(id, worker);
         if let Some(pool) = books.pools.get_mut(&pool_id) {
             pool.begun = true;
@@ -276,5 +251,36 @@ impl Oracle {
         let waits = worker.waits;
         hold!(now.0 >= asked + waits, "stop early", "{id} killed at {now}, its waits end at {}", asked + waits);
         Ok(())
+    }
+}
+
+impl Worker {
+    fn new(now: u64, pool_id: u32, slot: u32, generation: u32, pool: &Pool) -> Result<Self, Violation> {
+        let (readiness, timeout) = pool.made.get(&generation).copied().unwrap_or((rotad_core::Readiness::Reported, 0));
+        hold!(pool.made.contains_key(&generation), "generation", "{generation} was never made");
+        Ok(Self {
+            readiness,
+            timeout,
+            waits: 0,
+            steps: Vec::new(),
+            code: None,
+            sick: false,
+            pool: pool_id as usize,
+            slot,
+            generation,
+            spawned: now,
+            born: None,
+            ready: None,
+            asked: None,
+            killed: None,
+            exited: None,
+            lost: false,
+            extended: false,
+            gone: false,
+            announced: None,
+            overdue: false,
+            signals: 0,
+            sweeps: 0,
+        })
     }
 }

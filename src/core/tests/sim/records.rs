@@ -20,15 +20,7 @@ impl Oracle {
                 worker.lost = true;
                 Ok(())
             }
-            Record::CrashLoop { pool, .. } => {
-                let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("crash loop", "unknown") };
-                let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
-                let deaths = pool.all_early.iter().filter(|at| now.0 - **at <= 10_000).count();
-                hold!(deaths >= limit, "crash loop", "{deaths} early deaths, limit {limit}");
-                pool.crash_loop = Some(now.0);
-                pool.rolled_in_loop = pool.roll.is_some();
-                Ok(())
-            }
+            Record::CrashLoop { pool, .. } => self.crash_loop(now, pool.0),
             Record::CrashLoopOver { pool } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.crash_loop = None;
@@ -54,15 +46,7 @@ impl Oracle {
                 Ok(())
             }
             Record::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
-            Record::Renewed { pool, slot, worker, .. } => {
-                let serves = self.books.workers.get(&worker.0).is_some_and(|w| w.serves() && w.slot == slot.0);
-                hold!(serves, "renewals", "{worker} does not serve");
-                let wanted = self.books.wants_renewal(pool.0, slot.0);
-                let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("renewals", "unknown pool") };
-                hold!(wanted, "renewals", "of slot {slot}, which nobody asked for");
-                hold!(pool.roll.is_none(), "renewals", "though a roll runs");
-                Ok(())
-            }
+            Record::Renewed { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
             Record::EssentialLost { pool, span } => {
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
                 let due = pool.dark_since.is_some_and(|at| now.0 >= at + span.0);
@@ -76,6 +60,26 @@ impl Oracle {
             | Record::Replaced { .. }
             | Record::PoolStopped { .. } => Ok(()),
         }
+    }
+
+    fn crash_loop(&mut self, now: Time, id: u32) -> Verdict {
+        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("crash loop", "unknown") };
+        let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
+        let deaths = pool.all_early.iter().filter(|at| now.0 - **at <= 10_000).count();
+        hold!(deaths >= limit, "crash loop", "{deaths} early deaths, limit {limit}");
+        pool.crash_loop = Some(now.0);
+        pool.rolled_in_loop = pool.roll.is_some();
+        Ok(())
+    }
+
+    fn renewed(&mut self, pool: u32, slot: u32, worker: u64) -> Verdict {
+        let serves = self.books.workers.get(&worker).is_some_and(|w| w.serves() && w.slot == slot);
+        hold!(serves, "renewals", "{worker} does not serve");
+        let wanted = self.books.wants_renewal(pool, slot);
+        let Some(pool) = self.books.pools.get_mut(&pool) else { return fail("renewals", "unknown pool") };
+        hold!(wanted, "renewals", "of slot {slot}, which nobody asked for");
+        hold!(pool.roll.is_none(), "renewals", "though a roll runs");
+        Ok(())
     }
 
     fn step_done(&mut self, now: Time, id: u32, generation: u32) -> Verdict {

@@ -1,0 +1,176 @@
+//! One pool in two plans: which of its keys changed, and which of them workers are made from.
+
+use super::diff::differing;
+use super::{Address, Health, Kind, LogPlan, Plan, PoolPlan, Recipe, Sink, Template};
+use std::collections::BTreeMap;
+
+/// Changed keys.
+#[derive(Default)]
+pub(super) struct Keys {
+    /// Workers are made from them.
+    pub(super) rolled: Vec<String>,
+    /// The master alone goes by them.
+    pub(super) adjusted: Vec<String>,
+}
+
+/// Whether nothing of the pool can be kept: a step has no workers to be rolled.
+pub(super) fn is_other(old: &PoolPlan, new: &PoolPlan) -> bool {
+    (old.kind == Kind::Step) != (new.kind == Kind::Step)
+}
+
+/// What differs; each pool comes with the plan that its listeners belong to.
+pub(super) fn keys((old_plan, old): (&Plan, &PoolPlan), (new_plan, new): (&Plan, &PoolPlan)) -> Keys {
+    let mut keys = Keys::default();
+    keys.rolled.extend(differing(&[("kind", old.kind != new.kind)]));
+    recipe(&mut keys, &old.recipe, &new.recipe);
+    let listens = listens(old_plan, old) != listens(new_plan, new);
+    keys.rolled.extend(differing(&[("listen", listens), ("ready", old.ready != new.ready)]));
+    ports(&mut keys, old, new);
+    health(&mut keys, old.health.as_ref(), new.health.as_ref());
+    logs(&mut keys, &old.log, &new.log);
+    policy(&mut keys, old, new);
+    let watch = |pool: &PoolPlan| pool.watch.as_ref().map(|watch| (watch.base.clone(), watch.globs.clone()));
+    let debounce = |pool: &PoolPlan| pool.watch.as_ref().map(|watch| watch.debounce);
+    keys.adjusted.extend(differing(&[
+        ("after", old.after != new.after),
+        ("essential", old.essential != new.essential),
+        ("reload.watch", watch(old) != watch(new)),
+        ("reload.debounce", old.watch.is_some() && new.watch.is_some() && debounce(old) != debounce(new)),
+        ("recycle.max_age", old.recycle.max_age != new.recycle.max_age),
+        ("recycle.max_rss", old.recycle.max_rss != new.recycle.max_rss),
+    ]));
+    keys
+}
+
+fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
+    keys.rolled.extend(differing(&[("command", old.command != new.command)]));
+    named(&mut keys.rolled, "env", &variables(old), &variables(new));
+    let user = |recipe: &Recipe| recipe.account.as_ref().map(|user| (user.name.clone(), user.uid, user.home.clone()));
+    let shell = |recipe: &Recipe| recipe.account.as_ref().map(|account| account.shell.clone());
+    let group = |recipe: &Recipe| recipe.account.as_ref().map(|account| (account.gid, account.groups.clone()));
+    let other_user = user(old) != user(new) || shell(old) != shell(new);
+    keys.rolled.extend(differing(&[
+        ("clear_env", old.clear_env != new.clear_env),
+        ("pass_env", old.pass_env != new.pass_env),
+        ("working_directory", old.working_directory != new.working_directory),
+        ("user", other_user),
+        // Another user has other groups.
+        ("group", !other_user && group(old) != group(new)),
+        ("umask", old.umask != new.umask),
+        ("nice", old.nice != new.nice),
+    ]));
+    let limits = |recipe: &Recipe| -> BTreeMap<String, (u64, u64)> {
+        recipe.limits.iter().map(|limit| (limit.name.clone(), (limit.soft, limit.hard))).collect()
+    };
+    named(&mut keys.rolled, "limits", &limits(old), &limits(new));
+}
+
+/// A later variable wins over one of the same name.
+fn variables(recipe: &Recipe) -> BTreeMap<String, Template> {
+    recipe.env.iter().cloned().collect()
+}
+
+/// `TABLE.NAME` for every name that only one side has, or that has another value.
+fn named<T: PartialEq>(into: &mut Vec<String>, table: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) {
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    let changed = new.iter().filter(|(name, value)| old.get(*name) != Some(value)).map(|(name, _)| name);
+    let mut names: Vec<&String> = gone.chain(changed).collect();
+    names.sort();
+    into.extend(names.into_iter().map(|name| format!("{table}.{name}")));
+}
+
+/// What a pool listens on: indices differ from plan to plan, names and addresses tell.
+fn listens<'a>(plan: &'a Plan, pool: &PoolPlan) -> Vec<Option<(&'a str, &'a Address)>> {
+    let listener = |index: &usize| plan.listeners.get(*index).map(|plan| (plan.name.as_str(), &plan.address));
+    pool.recipe.listen.iter().map(listener).collect()
+}
+
+/// More ports than before leave everybody the one that he has.
+fn ports(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
+    if old.ports == new.ports {
+        return;
+    }
+    let wider = match (old.ports, new.ports) {
+        (Some(old), Some(new)) => new.first <= old.first && old.last <= new.last,
+        _ => false,
+    };
+    if wider { &mut keys.adjusted } else { &mut keys.rolled }.push("ports".to_owned());
+}
+
+/// Old workers may not know how to answer a new question, and have been told their watchdog at birth.
+fn health(keys: &mut Keys, old: Option<&Health>, new: Option<&Health>) {
+    if old == new {
+        return;
+    }
+    match (old, new) {
+        (
+            Some(Health::Probe { check: asked, every, timeout, failures }),
+            Some(Health::Probe { check: ask, every: new_every, timeout: new_timeout, failures: new_failures }),
+        ) => {
+            keys.rolled.extend(differing(&[("health", asked != ask)]));
+            keys.adjusted.extend(differing(&[
+                ("health.every", every != new_every),
+                ("health.timeout", timeout != new_timeout),
+                ("health.failures", failures != new_failures),
+            ]));
+        }
+        (Some(Health::Probe { .. }), None) => keys.adjusted.push("health".to_owned()),
+        (Some(Health::Watchdog(_)), Some(Health::Watchdog(_))) => keys.rolled.push("health.watchdog".to_owned()),
+        _ => keys.rolled.push("health".to_owned()),
+    }
+}
+
+/// What a worker's descriptor 1 or 2 is.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// A pipe of this number that the master reads: where its lines go is the master's to say.
+    Pipe(u8),
+    Stdout,
+    Stderr,
+    Null,
+}
+
+fn ends(log: &LogPlan) -> (End, End) {
+    let out = |sink: &Sink| match sink {
+        Sink::Master | Sink::File(_) => End::Pipe(1),
+        Sink::Inherit | Sink::Stdout => End::Stdout,
+        Sink::Null => End::Null,
+    };
+    let err = match &log.stderr {
+        Sink::Stdout => out(&log.stdout),
+        Sink::Inherit => End::Stderr,
+        Sink::Null => End::Null,
+        Sink::Master | Sink::File(_) if log.stderr == log.stdout => End::Pipe(1),
+        Sink::Master | Sink::File(_) => End::Pipe(2),
+    };
+    (out(&log.stdout), err)
+}
+
+fn logs(keys: &mut Keys, old: &LogPlan, new: &LogPlan) {
+    let changed = differing(&[("log.stdout", old.stdout != new.stdout), ("log.stderr", old.stderr != new.stderr)]);
+    if ends(old) == ends(new) { &mut keys.adjusted } else { &mut keys.rolled }.extend(changed);
+    keys.adjusted
+        .extend(differing(&[("log.max_size", old.max_size != new.max_size), ("log.keep", old.keep != new.keep)]));
+}
+
+fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
+    let (a, b) = (&old.policy, &new.policy);
+    let resized = a.count != b.count;
+    if resized {
+        keys.adjusted.push(format!("count {} → {}", a.count, b.count));
+    }
+    keys.adjusted.extend(differing(&[
+        ("ready_timeout", a.ready_timeout != b.ready_timeout),
+        ("stop", a.stop != b.stop),
+        // By default these two follow `count`.
+        ("reload.surge", !resized && a.reload.surge != b.reload.surge),
+        ("reload.max_draining", !resized && a.reload.max_draining != b.reload.max_draining),
+        ("reload.soak", a.reload.soak != b.reload.soak),
+        ("reload.on_failure", a.reload.on_failure != b.reload.on_failure),
+        ("restart.policy", a.restart.policy != b.restart.policy),
+        ("restart.delay", a.restart.delay != b.restart.delay),
+        ("restart.max_delay", a.restart.max_delay != b.restart.max_delay),
+        ("restart.stable_after", a.restart.stable_after != b.restart.stable_after),
+        ("restart.ends", a.restart.ends != b.restart.ends),
+    ]));
+}

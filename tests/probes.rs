@@ -1,0 +1,253 @@
+//! The prober by itself: what is healthy, what is not and why, and that nothing of a command is left behind.
+
+#[path = "support/nursery.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod nursery;
+
+use rotad::os::birth::Settings;
+use rotad::os::probe::{Prober, Question, Trouble};
+use rotad::os::wake::Wake;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const GIVE_UP: Duration = Duration::from_secs(30);
+
+fn prober() -> Prober {
+    let shim = env!("CARGO_BIN_EXE_rotad").into();
+    Prober::start(Settings { wake: Wake::new().unwrap(), original_nofile: nursery::NOFILE, shim }).unwrap()
+}
+
+fn ask(prober: &Prober, question: Question) -> Result<(), String> {
+    prober.ask(7, question);
+    let answer = prober.answers().recv_timeout(GIVE_UP).unwrap();
+    assert_eq!(answer.number, 7);
+    answer.result.map_err(|trouble| match trouble {
+        Trouble::Unwell(reason) => reason,
+        Trouble::Unasked(reason) => panic!("not asked: {reason}"),
+    })
+}
+
+fn connect(text: &str) -> Question {
+    Question::connect(OsStr::new(text)).unwrap()
+}
+
+fn http(text: &str) -> Question {
+    Question::http(OsStr::new(text)).unwrap()
+}
+
+fn command(argv: &[&str], folder: &Path) -> Question {
+    Question::Command(Box::new(nursery::order(argv, folder)))
+}
+
+fn shell(script: &str, folder: &Path) -> Question {
+    command(&["/bin/sh", "-c", script], folder)
+}
+
+/// Answers each connection with the next of these texts, when its request has been read, and gives the requests.
+fn server(answers: &'static [&'static str]) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = move || {
+        let mut requests = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut text = Vec::new();
+            while !text.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                text.push(byte[0]);
+            }
+            requests.push(String::from_utf8(text).unwrap());
+            for part in answer.split('|') {
+                stream.write_all(part.as_bytes()).unwrap();
+            }
+            drop(stream);
+        }
+        requests
+    };
+    (address, std::thread::spawn(serve))
+}
+
+/// A port on which nobody listens, and that nobody else gets.
+fn taken() -> (OwnedFd, u16) {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 0)).unwrap();
+    let port = getsockname::<SockaddrIn>(fd.as_raw_fd()).unwrap().port();
+    (fd, port)
+}
+
+#[test]
+fn connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let prober = prober();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    assert_eq!(ask(&prober, connect(&address.to_string())), Ok(()));
+    assert_eq!(ask(&prober, connect(&format!("localhost:{}", address.port()))), Ok(()));
+    let (_taken, port) = taken();
+    for host in ["127.0.0.1", "localhost"] {
+        let result = ask(&prober, connect(&format!("{host}:{port}")));
+        assert_eq!(result, Err("connection refused".to_owned()), "{host}");
+    }
+    if let Ok(listener) = TcpListener::bind("[::1]:0") {
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(ask(&prober, connect(&format!("[::1]:{port}"))), Ok(()));
+        assert_eq!(ask(&prober, connect(&format!("localhost:{port}"))), Ok(()), "the second address is tried as well");
+    }
+    let path = folder.path().join("socket");
+    let place = format!("unix:{}", path.display());
+    assert_eq!(ask(&prober, connect(&place)), Err("no such file or directory".to_owned()));
+    let listener = UnixListener::bind(&path).unwrap();
+    assert_eq!(ask(&prober, connect(&place)), Ok(()));
+    drop(listener);
+    assert_eq!(ask(&prober, connect(&place)), Err("connection refused".to_owned()));
+}
+
+#[test]
+fn answers() {
+    let prober = prober();
+    let (address, server) = server(&[
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        "HT|TP/1.0 3|02 Found\r|\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 503 Service Unavailable\r\n\r\n",
+        "HTTP/1.1 404\r\n\r\n",
+        "",
+        "220 mail.example.org ESMTP\r\n",
+    ]);
+    let question = || http(&format!("{address}/healthz?full=1"));
+    for _ in 0..3 {
+        assert_eq!(ask(&prober, question()), Ok(()));
+    }
+    let faults =
+        ["answered 503 Service Unavailable", "answered 404", "closed without an answer", "answered, but not in HTTP"];
+    for fault in faults {
+        assert_eq!(ask(&prober, question()), Err(fault.to_owned()));
+    }
+    let request = server.join().unwrap().remove(0);
+    assert!(request.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("\r\nHost: {address}\r\n")), "{request}");
+    assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
+}
+
+/// The server writes more than anybody reads: its answer counts, and it is not cut off in the middle.
+#[test]
+fn a_long_answer_is_read_away() {
+    let prober = prober();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        (0..10).try_for_each(|_| stream.write_all(&[b'x'; 10_000]))
+    });
+    assert_eq!(ask(&prober, http(&address.to_string())), Ok(()));
+    assert!(server.join().unwrap().is_ok());
+}
+
+/// One that never answers holds nobody up, and is forgotten without an answer.
+#[test]
+fn others_are_asked_meanwhile() {
+    let prober = prober();
+    let folder = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    prober.ask(1, http(&silent.local_addr().unwrap().to_string()));
+    prober.ask(2, command(&["/bin/sleep", "1000"], folder.path()));
+    for _ in 0..20 {
+        assert_eq!(ask(&prober, connect(&silent.local_addr().unwrap().to_string())), Ok(()));
+        assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
+    }
+    prober.forget(1);
+    prober.forget(2);
+    assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
+    assert!(prober.answers().is_empty());
+}
+
+#[test]
+fn commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let prober = prober();
+    let mut run = |script: &str| ask(&prober, shell(script, folder.path()));
+    assert_eq!(run("exit 0"), Ok(()));
+    assert_eq!(run("exit 3"), Err("exited with 3".to_owned()));
+    assert_eq!(
+        run("echo one; printf 'two\\033lines\\n\\n' >&2; exit 1"),
+        Err("exited with 1: two\\x1blines".to_owned())
+    );
+    assert_eq!(run("kill -SEGV $$"), Err("was killed by SIGSEGV".to_owned()));
+    assert_eq!(run("test $(pwd -P) = $(readlink -f .) && test -z \"$LISTEN_PID$NOTIFY_SOCKET\""), Ok(()));
+    // More than a pipe holds: somebody reads it.
+    assert_eq!(run("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 9"), Err("exited with 9: end".into()));
+    let missing = ask(&prober, command(&["no-such-program"], folder.path()));
+    assert!(missing.as_ref().is_err_and(|reason| reason.contains("no-such-program")), "{missing:?}");
+}
+
+/// As another user, through the shim: its refusals are told as well.
+#[test]
+fn commands_of_another_user() {
+    if !nursery::is_root() {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let prober = prober();
+    let as_nobody = |argv: &[&str]| {
+        let mut order = nursery::order(argv, folder.path());
+        order.account = Some(rotad::plan::Account {
+            name: "nobody".into(),
+            uid: 65534,
+            gid: 65534,
+            groups: vec![],
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        });
+        Question::Command(Box::new(order))
+    };
+    assert_eq!(ask(&prober, as_nobody(&["/bin/sh", "-c", "test $(id -u) = 65534"])), Ok(()));
+    let file = folder.path().join("plain");
+    std::fs::write(&file, "").unwrap();
+    let refused = ask(&prober, as_nobody(&[file.to_str().unwrap()]));
+    assert!(refused.as_ref().is_err_and(|reason| reason.starts_with("cannot be run: ")), "{refused:?}");
+}
+
+/// Whoever is in its group goes with it: when it ends, when it is forgotten, and when the prober ends.
+#[test]
+fn nothing_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid_of = |name: &str| {
+        let path = folder.path().join(name);
+        let deadline = Instant::now() + GIVE_UP;
+        loop {
+            match std::fs::read_to_string(&path).unwrap_or_default().trim().parse::<i32>() {
+                Ok(pid) => return pid,
+                Err(_) => assert!(Instant::now() < deadline, "no pid in {name}"),
+            }
+            std::thread::yield_now();
+        }
+    };
+    let gone = |pid: i32| {
+        let deadline = Instant::now() + GIVE_UP;
+        let lives = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        while lives() {
+            assert!(Instant::now() < deadline, "{pid} lives on");
+            std::thread::yield_now();
+        }
+    };
+    let prober = prober();
+    assert_eq!(ask(&prober, shell("sleep 1000 & echo $! > one; exit 0", folder.path())), Ok(()));
+    gone(pid_of("one"));
+    prober.ask(8, shell("sleep 1000 & echo $! > two; wait", folder.path()));
+    let two = pid_of("two");
+    prober.forget(8);
+    gone(two);
+    prober.ask(9, shell("trap '' TERM; sleep 1000 & echo $! > three; wait; wait", folder.path()));
+    let three = pid_of("three");
+    drop(prober);
+    gone(three);
+}

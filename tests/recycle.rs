@@ -1,0 +1,83 @@
+//! Recycling: workers that are too old or too heavy are replaced one at a time, while they serve.
+
+mod support;
+
+use support::{Load, Site, Watch, alone, number, pids, pool, until};
+
+const WEB: &str = r#"
+[pool.web]
+command = ["@WORKER@", "http"@KNOBS@]
+count = 3
+listen = ["http"]
+stop = "5s"
+[pool.web.recycle]
+@HOW@
+[listen.http]
+address = "127.0.0.1:@PORT@"
+"#;
+
+fn web(knobs: &str, how: &str) -> String {
+    WEB.replace("@KNOBS@", knobs).replace("@HOW@", how)
+}
+
+/// Everybody is replaced for its age, again and again; no request is lost, and never are fewer ready than wanted.
+#[test]
+fn by_age() {
+    let _alone = alone();
+    let site = Site::up(&web("", "max_age = \"2s\""));
+    let first = pids(&site.await_ready(), "web");
+    let load = Load::on(&site.address(), 2, 2);
+    load.await_more(50);
+    let watch = Watch::over(&site, "web");
+    let mut all = std::collections::BTreeSet::new();
+    until("each has been replaced twice", 60, || {
+        all.extend(pids(&site.status()?, "web"));
+        (all.len() >= first.len() * 3).then_some(())
+    });
+    let (seen, report) = (watch.seen(), load.stop());
+    report.assert_nothing_lost(100);
+    assert!(seen.min_ready >= 3, "{seen:?}");
+    assert!(seen.max_alive <= 3 + 1 + 3, "{seen:?}");
+    let status = site.status().expect("a status");
+    assert_eq!(number(&pool(&status, "web")["generation"]), 1.0, "a successor is of the same generation: {status}");
+    assert!(site.log().contains("older than max_age (2s): it is replaced"), "{}", site.log());
+    assert!(!site.log().contains("started again"), "nobody died: {}", site.log());
+}
+
+/// The heavy one of a pool alone; what its children have counts as well.
+#[test]
+fn by_memory() {
+    let _alone = alone();
+    let slim = "[pool.slim]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\"]\nready = \"notify\"\n\
+                [pool.slim.recycle]\nmax_rss = \"64MiB\"\n";
+    let heavy = "[pool.heavy]\ncommand = [\"sh\", \"-c\", \"@WORKER@ wait --notify --mib 90 & trap 'kill $!; exit 0' TERM; \
+                 wait\"]\nready = \"notify\"\nstop = \"5s\"\n[pool.heavy.recycle]\nmax_rss = \"64MiB\"\n";
+    let site = Site::up(&format!("{slim}{heavy}"));
+    let before = site.await_ready();
+    let after = site.await_status("the heavy one is replaced", 30, |status| {
+        support::all_ready(status) && pids(status, "heavy") != pids(&before, "heavy")
+    });
+    assert_eq!(pids(&after, "slim"), pids(&before, "slim"));
+    assert!(site.log().contains("in 2 processes, max_rss is 64.0 MiB: it is replaced"), "{}", site.log());
+}
+
+/// A successor that does not come up: the old one serves on, loudly, and is not replaced again at once.
+#[test]
+fn a_successor_that_fails_changes_nothing() {
+    let _alone = alone();
+    let mut site = Site::new(&web(", \"--code\", \"@DIR@/code\", \"--starts\", \"@DIR@/starts\"", "max_age = \"4s\""));
+    site.write("code", "ok\none");
+    site.run();
+    let before = pids(&site.await_ready(), "web");
+    site.write("code", "exit 3\nno such module");
+    until("each successor has failed once", 30, || {
+        let log = site.log();
+        (log.matches("its successor did not come up").count() == 3).then_some(())
+    });
+    let starts = site.lines("starts").len();
+    support::never("another one was started", 3.0, || (site.lines("starts").len() > starts).then_some(()));
+    let now = site.status().expect("a status");
+    assert_eq!(pids(&now, "web"), before, "{now}");
+    assert_eq!(pool(&now, "web")["ready"], 3, "{now}");
+    assert_eq!(support::load::get(&site.address(), "/").map(|body| body.trim().ends_with("one")), Ok(true));
+}
