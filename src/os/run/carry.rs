@@ -93,6 +93,7 @@ impl Keeper {
             ready: false,
             port: None,
             unwell: None,
+            ended_for: None,
         };
         self.roster.add(worker, body);
         if self.gets_port(worker) {

@@ -274,7 +274,7 @@ impl Keeper {
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
-        let obituary = body.obituary(last_exit(Some(exit), body.unwell.clone().filter(|_| served), lived, log), served);
+        let obituary = body.obituary(last_exit(Some(exit), body.ended_for.clone(), lived, log), served);
         self.obituaries.add(worker, obituary);
         self.look_away(worker);
         self.blind.remove(&worker);

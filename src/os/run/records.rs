@@ -178,8 +178,12 @@ impl Keeper {
             // It still lives, and is about to be ended: these are its last words all the same.
             let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
             let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
-            let exit = last_exit(None, Some(unwell(cause, body.unwell.as_deref())), lived, log);
+            let reason = unwell(cause, body.unwell.as_deref());
+            let exit = last_exit(None, Some(reason.clone()), lived, log);
             self.obituaries.add(id, body.obituary(exit, cause == Cause::Unhealthy));
+            if let Some(body) = self.roster.get_mut(id) {
+                body.ended_for = Some(reason);
+            }
         }
         let text = describe(cause, self.obituaries.of_worker(id));
         let next = match retry_in {

@@ -60,6 +60,8 @@ pub(super) struct Body {
     pub port: Option<u16>,
     /// Why it is not ready yet, or not healthy, as the last probe or its watchdog has it.
     pub unwell: Option<String>,
+    /// Why the master ends it: not ready in time, or unhealthy. Its exit then tells nothing of that.
+    pub ended_for: Option<String>,
 }
 
 impl Body {
