@@ -34,8 +34,9 @@ install_packages() {
     if may_install; then
         say "apt-get install ${packages[*]}"
         export DEBIAN_FRONTEND=noninteractive
-        as_root apt-get install -y -qq --no-install-recommends "${packages[@]}" ||
-            { as_root apt-get update -qq && as_root apt-get install -y -qq --no-install-recommends "${packages[@]}"; } || true
+        # RUNLEVEL: the tests want nginx's program, not a service that takes port 80 (invoke-rc.d(8)).
+        as_root env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" ||
+            { as_root apt-get update -qq && as_root env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}"; } || true
     fi
 }
 

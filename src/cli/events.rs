@@ -108,7 +108,8 @@ fn colour(event: &Event) -> Option<u8> {
         }
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
-        MasterStopping | MasterStopped | SignalReceived | Request | Retired | PoolStopped | RollStarted => None,
+        MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped
+        | RollStarted => None,
     }
 }
 

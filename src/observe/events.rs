@@ -49,6 +49,8 @@ words! {
     ConfigPutBack = "config-put-back",
     /// Another number of workers is wanted.
     Scaled = "scaled",
+    /// Files that are watched hold something else now.
+    FilesChanged = "files-changed",
     /// Files are watched from now on, or cannot be.
     Watch = "watch",
     /// A pool waits for those that it comes after.

@@ -101,15 +101,21 @@ impl Pipe {
     /// # Errors
     /// No descriptor is left.
     pub(super) fn open(speaker: Arc<Speaker>, stream: Stream, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (fd, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         if let Some(uid) = owner {
             nix::unistd::fchown(&write, Some(uid.into()), None)?;
         }
-        let pipe = Self::of(speaker, stream, read)?;
         let path = format!("/proc/self/fd/{}", write.as_raw_fd());
         let both = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_CLOEXEC.bits()).open(path);
-        // Without /proc a plain end has to do.
-        Ok((pipe, both.map_or(write, OwnedFd::from)))
+        let end = match both {
+            Ok(both) => both.into(),
+            // Without /proc a plain end has to do, and one that waits.
+            Err(_) => {
+                fcntl(&write, FcntlArg::F_SETFL(OFlag::O_WRONLY))?;
+                write
+            }
+        };
+        Ok((Self { speaker, stream, fd }, end))
     }
 
     /// The reading end of a pipe that is there already.
@@ -117,8 +123,7 @@ impl Pipe {
     /// # Errors
     /// The kernel's: not a pipe.
     pub(super) fn of(speaker: Arc<Speaker>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?) | OFlag::O_NONBLOCK;
-        fcntl(&fd, FcntlArg::F_SETFL(flags))?;
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         size(&fd)?;
         Ok(Self { speaker, stream, fd })
     }

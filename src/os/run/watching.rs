@@ -92,10 +92,10 @@ impl Keeper {
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
         if self.posts.rests(pool) {
             let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
-            return self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
+            return self.note(Note::new(What::FilesChanged, text).pool(pool));
         }
         let text = format!("{text}: rolling {name}");
-        self.note(Note::new(What::Watch, text).pool(pool).cause("changed"));
+        self.note(Note::new(What::FilesChanged, text).pool(pool));
         self.roll(None, false, &[pool]);
     }
 
