@@ -155,7 +155,10 @@ fn pool_note(pool: &PoolStatus) -> String {
         // The worker that waits longest has failed most often: its words say most.
         .max_by(|one, other| one.retry_in_s.unwrap_or(0.0).total_cmp(&other.retry_in_s.unwrap_or(0.0)))
         .map(|worker| format!("{}/{}: {}", harmless(&pool.name), worker.slot, worker_note(worker)));
-    let parts = [reload_note(&pool.reload), trouble];
+    let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", harmless(pool.waits_for.join(", "))));
+    let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
+    let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
+    let parts = [waits, stopped, reload_note(&pool.reload), trouble, scaled];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 

@@ -88,7 +88,7 @@ rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
  ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
  ● api   1/1    ok         2    1         0.8s  20M     generation 3 rolled back: api/0: exit 1 before ready
  ↻ task  1/1    reloading  2    1         0.8s  20M     1 of 4 replaced
- ○ off   0/0    stopped    2    0         –     –
+ ○ off   0/0    stopped    2    0         –     –       until `rotad start` starts it
 ";
     assert_eq!(pools(&sample(), PLAIN), expected);
 }
@@ -113,6 +113,16 @@ fn colour_only_adds_and_only_our_own_escapes_come_through() {
         plain = plain.replace(&format!("\x1b[{paint}m"), "");
     }
     assert_eq!(plain, pools(&sample(), PLAIN));
+}
+
+#[test]
+fn why_a_pool_is_as_it_is() {
+    let mut held = pool("web", PoolState::Starting, vec![]);
+    held.waits_for = vec!["migrate".to_owned(), "cache".to_owned()];
+    assert_eq!(pool_note(&held), "waits for migrate, cache");
+    let mut scaled = pool("web", PoolState::Ok, vec![]);
+    scaled.scaled = true;
+    assert_eq!(pool_note(&scaled), "scaled by hand");
 }
 
 #[test]

@@ -64,6 +64,39 @@ impl Keeper {
             Record::CrashLoopOver { pool } => {
                 self.note(Note::new(What::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool));
             }
+            Record::PoolReady { pool, generation } => {
+                self.note(Note::new(What::PoolReady, "every worker is ready").pool(pool).generation(generation));
+                self.pool_up(pool, "every worker is ready");
+                self.told_manager();
+            }
+            Record::PoolStopped { pool } => {
+                self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
+                self.pool_stopped(pool);
+            }
+            Record::Held { pool, by } => {
+                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
+                let text = format!("starts after {}", names.join(", "));
+                self.note(Note::new(What::Held, text).pool(pool));
+                self.launch.held(pool);
+            }
+            Record::StepDone { pool, generation, took } => {
+                let note = Note::new(What::StepDone, format!("done after {took}"));
+                self.note(note.pool(pool).generation(generation));
+                self.step_done(pool);
+                self.pool_up(pool, &format!("done after {took}"));
+                self.told_manager();
+            }
+            Record::EssentialLost { pool, span } => {
+                let text = format!("essential, and no worker ready for {span}");
+                self.note(Note::new(What::EssentialLost, text).pool(pool).error());
+                self.essential_lost(pool, span);
+            }
+            _ => self.roll_recorded(record),
+        }
+    }
+
+    fn roll_recorded(&mut self, record: Record) {
+        match record {
             Record::RollStarted { pool, generation, of } => {
                 let text = format!("rolling restart of {of} workers");
                 self.note(Note::new(What::RollStarted, text).pool(pool).generation(generation));
@@ -87,28 +120,6 @@ impl Keeper {
                 let text = "superseded by a newer wish, before anything was touched";
                 self.note(Note::new(What::RollSuperseded, text).pool(pool).generation(generation));
             }
-            Record::PoolReady { pool, generation } => {
-                self.note(Note::new(What::PoolReady, "every worker is ready").pool(pool).generation(generation));
-                self.pool_up(pool, "every worker is ready");
-                self.told_manager();
-            }
-            Record::PoolStopped { pool } => {
-                self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
-                self.pool_stopped(pool);
-            }
-            Record::Held { pool, by } => {
-                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
-                let text = format!("starts after {}", names.join(", "));
-                self.note(Note::new(What::Held, text).pool(pool));
-                self.launch.held(pool);
-            }
-            Record::StepDone { pool, generation, took } => {
-                let note = Note::new(What::StepDone, format!("done after {took}"));
-                self.note(note.pool(pool).generation(generation));
-                self.step_done(pool);
-                self.pool_up(pool, &format!("done after {took}"));
-                self.told_manager();
-            }
             Record::Renewed { pool, slot, worker, took } => {
                 self.note(Note::new(What::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
@@ -117,19 +128,8 @@ impl Keeper {
                 let took_ms = Some(took.as_millis());
                 self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
             }
-            Record::EssentialLost { pool, span } => {
-                let text = format!("essential, and no worker ready for {span}");
-                self.note(Note::new(What::EssentialLost, text).pool(pool).error());
-                self.essential_lost(pool, span);
-            }
-            Record::Ready { .. }
-            | Record::Soaked { .. }
-            | Record::Died { .. }
-            | Record::Stopped { .. }
-            | Record::Retired { .. }
-            | Record::Killed { .. }
-            | Record::Lost { .. }
-            | Record::Replaced { .. } => {}
+            // Told above.
+            _ => {}
         }
     }
 
