@@ -68,7 +68,6 @@ stdout = "{target}"
             }
         }
         assert!(printed > 1000, "only {printed} lines");
-        eprintln!("{target}: {printed} lines, {} of them repeated", lines.len() - all.len());
     }
 }
 

@@ -173,7 +173,7 @@ fn others_are_asked_meanwhile() {
 fn commands() {
     let folder = tempfile::tempdir().unwrap();
     let prober = prober();
-    let mut run = |script: &str| ask(&prober, shell(script, folder.path()));
+    let run = |script: &str| ask(&prober, shell(script, folder.path()));
     assert_eq!(run("exit 0"), Ok(()));
     assert_eq!(run("exit 3"), Err("exited with 3".to_owned()));
     assert_eq!(

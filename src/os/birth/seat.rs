@@ -88,6 +88,14 @@ impl Seat {
         }
     }
 
+    /// The whole process stood still for so long: that counts against no birth.
+    pub(super) fn paused(&self, by: Duration) {
+        if let Some(current) = &mut *self.lock() {
+            current.began += by;
+            current.killed = current.killed.map(|at| at + by);
+        }
+    }
+
     /// Ends what takes too long. Some: the thread has just been written off, with this to be reported in its place.
     pub(super) fn check(&self, now: Instant) -> Option<(WorkerId, BirthError)> {
         let mut held = self.lock();

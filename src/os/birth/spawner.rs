@@ -107,6 +107,11 @@ impl Spawner {
         earliest.or_else(|| Some(Instant::now() + otherwise))
     }
 
+    /// The process was paused (SIGSTOP, a suspended machine): births under way get that time back.
+    pub fn paused(&self, by: Duration) {
+        self.seats.iter().for_each(|seat| seat.paused(by));
+    }
+
     /// Ends births that take too long: after 5 s the child is killed; 1 s later its thread is written off, the birth
     /// is reported as hung, and another thread takes over.
     pub fn check(&mut self, now: Instant) {

@@ -182,6 +182,7 @@ impl Keeper {
             if let Some(pause) = self.clock.wake(patience) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
                 self.note(Note::new(What::MasterPaused, text).warn());
+                self.spawner.paused(pause);
                 self.care.probing.paused();
             }
             self.take_in(&mut sources);
