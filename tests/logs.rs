@@ -209,7 +209,7 @@ stderr = "master"
 /// RTMIN: a file that was moved away is left alone, and a new one is begun.
 #[test]
 fn reopened_by_signal() {
-    let mut site = script("while read line < orders; do echo $line; done", "working_directory = \"@DIR@\"");
+    let mut site = script("exec 3<>orders; while read line <&3; do echo $line; done", "working_directory = \"@DIR@\"");
     nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
     site.run();
     let print = |text: &str, into: &str| {
