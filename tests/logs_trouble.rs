@@ -87,7 +87,7 @@ fn a_full_disk() {
     let mut site = Site::new(
         r#"
 [pool.web]
-command = ["sh", "-c", "i=0; while [ $i -lt 40 ]; do cat lines; i=$((i+1)); done; touch printed; read x < orders; echo after; read x < orders"]
+command = ["sh", "-c", "i=0; while [ $i -lt 40 ]; do cat lines; i=$((i+1)); done; touch printed; exec 3<>orders; read x <&3; echo after; read x <&3"]
 working_directory = "@DIR@"
 ready = "spawned"
 [pool.web.log]
@@ -133,7 +133,7 @@ fn a_link_in_the_users_folder() {
     let mut site = Site::new(
         r#"
 [pool.web]
-command = ["sh", "-c", "while read x < orders; do echo said $x; done"]
+command = ["sh", "-c", "exec 3<>orders; while read x <&3; do echo said $x; done"]
 working_directory = "@DIR@"
 user = "nobody"
 ready = "spawned"
@@ -192,7 +192,7 @@ fn a_removed_folder() {
     let mut site = Site::new(
         r#"
 [pool.web]
-command = ["sh", "-c", "while read x < orders; do echo said $x; done"]
+command = ["sh", "-c", "exec 3<>orders; while read x <&3; do echo said $x; done"]
 working_directory = "@DIR@"
 ready = "spawned"
 [pool.web.log]
