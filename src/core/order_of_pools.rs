@@ -2,7 +2,7 @@
 //! that name it.
 
 use crate::pool::{Activity, Ended, Pool};
-use crate::{Master, PoolId, PoolKind, Record};
+use crate::{Generation, Master, PoolId, PoolKind, Record};
 use alloc::vec::Vec;
 
 impl Master {
@@ -110,7 +110,12 @@ impl Pool {
     fn is_awaited(&self) -> bool {
         let up = match self.policy.kind {
             PoolKind::Service => self.up,
-            PoolKind::Step => self.slots.first().is_some_and(|slot| slot.ended == Some(Ended::Done)),
+            // One that was done and whose later run has failed holds nobody: everything serves on as it was.
+            PoolKind::Step => self.slots.first().is_some_and(|slot| match slot.ended {
+                Some(Ended::Done) => true,
+                Some(Ended::Failed) => self.proven != Generation::NONE,
+                None => false,
+            }),
         };
         self.activity == Activity::Running && !up
     }

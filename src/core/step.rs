@@ -78,6 +78,7 @@ impl Master {
             return self.end_roll(pool_id, Outcome::Aborted { generation: worker.generation, failure });
         }
         self.trip(pool_id, &death, false);
+        self.stir_held();
         self.start_waiting(pool_id);
     }
 
@@ -86,6 +87,8 @@ impl Master {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.set_ended(ONLY, Some(Ended::Failed));
         }
+        // One that was done before holds nobody.
+        self.stir_held();
     }
 
     fn step_done(&mut self, id: PoolId, generation: crate::Generation, took: crate::Span) {

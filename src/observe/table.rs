@@ -170,7 +170,10 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
         ReloadState::RolledBack => "rolled back",
         ReloadState::Superseded => "superseded",
     };
-    let reason = reload.reason.as_ref().map_or(String::new(), |reason| format!(": {}", harmless(reason)));
+    let reason = reload.reason.as_ref().map_or(String::new(), |reason| {
+        // The culprit's last lines stand in the row of its slot.
+        format!(": {}", harmless(reason.lines().next().unwrap_or_default()))
+    });
     Some(format!("generation {} {what}{reason}", reload.generation))
 }
 

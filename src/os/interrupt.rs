@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 #[derive(Debug)]
 pub struct Interrupt {
     pipe: UnixStream,
+    /// Kept open: with no signal to ring it (all are ignored) its end would look like a ring that never stops.
+    _bell: UnixStream,
 }
 
 impl Interrupt {
@@ -31,7 +33,7 @@ impl Interrupt {
                 signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?;
             }
         }
-        Ok(Self { pipe })
+        Ok(Self { pipe, _bell: bell })
     }
 
     /// Whether it rang since the last time; it is silent afterwards.
@@ -43,5 +45,19 @@ impl Interrupt {
 impl AsFd for Interrupt {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    #[test]
+    fn without_a_signal_it_is_silent() {
+        let interrupt = Interrupt::on(&[]).unwrap();
+        let mut fds = [PollFd::new(interrupt.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
+        assert!(!interrupt.take());
     }
 }

@@ -151,6 +151,11 @@ impl Pool {
         }
     }
 
+    /// A step that holds nobody: done, or done once while its latest run has failed for good.
+    fn was_done(&self) -> bool {
+        self.step_done || self.step_failed && !self.served.is_empty()
+    }
+
     pub(crate) fn is_step(&self) -> bool {
         self.policy.kind == PoolKind::Step
     }
@@ -260,7 +265,7 @@ impl Books {
     /// Others may not start before this one is up.
     fn is_awaited(&self, id: u32) -> bool {
         let Some(pool) = self.pools.get(&id) else { return false };
-        let up = if pool.is_step() { pool.step_done } else { pool.up || self.is_full(id) };
+        let up = if pool.is_step() { pool.was_done() } else { pool.up || self.is_full(id) };
         pool.running && !up
     }
 
@@ -292,7 +297,7 @@ impl Books {
 
     /// Nobody can say any more that it has to wait.
     pub(crate) fn is_free(&self, id: u32) -> bool {
-        let free = |pool: &Pool| !pool.running || if pool.is_step() { pool.step_done } else { pool.surely_up };
+        let free = |pool: &Pool| !pool.running || if pool.is_step() { pool.was_done() } else { pool.surely_up };
         self.pools[&id].policy.after.iter().all(|other| self.pools.get(&other.0).is_none_or(free))
     }
 
