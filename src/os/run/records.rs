@@ -76,7 +76,9 @@ impl Keeper {
             Record::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
+                let told = format!("{}: {text}", self.pool_name(pool));
                 self.note(Note::new(What::Held, text).pool(pool));
+                self.tell(pool, &told);
                 self.launch.held(pool);
             }
             Record::StepDone { pool, generation, took } => {

@@ -45,7 +45,12 @@ impl Keeper {
         for other in held {
             let name = self.pool_name(pool);
             let first = why.lines().next().unwrap_or_default();
-            let verdict = self.launch.failed(other, format!("waits for {name}, which failed: {first}"));
+            let text = format!("waits for {name}, which failed: {first}");
+            let told = format!("{}: {text}\nit starts once {name} is there", self.pool_name(other));
+            for ticket in self.vigils.starts.remove(&other).unwrap_or_default() {
+                self.settle(ticket, other, 1, told.clone());
+            }
+            let verdict = self.launch.failed(other, text);
             self.launched(verdict);
         }
         let verdict = self.launch.failed(pool, why);
