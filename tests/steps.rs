@@ -104,6 +104,10 @@ fn a_step_that_fails() {
     }
     assert_eq!(pool(&after, "alone")["wanted"], 1);
     support::until("the new address is free again", 10, || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+    // The step was done once: what serves may be stopped and started as before.
+    assert_eq!(site.rotad(&["stop", "web"]).code, 0);
+    let run = site.rotad(&["start", "web"]);
+    assert_eq!(run.code, 0, "{run:?}");
     std::fs::remove_file(site.path("fail")).expect("no failure any more");
     let run = site.reload("everything", &[]);
     assert_eq!(run.code, 0, "{run:?}");
