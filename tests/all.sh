@@ -67,5 +67,8 @@ cargo fmt --check
 say "cargo clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 say "cargo test"
+# A shell's `&` leaves INT ignored for good, and Ctrl-C is something that is tested.
+defaults=()
+if env --default-signal=INT true 2>/dev/null; then defaults=(env --default-signal=INT,QUIT); fi
 # Two at a time in a test binary, whatever the machine: the load tests lock among themselves.
-exec cargo test --workspace --locked --no-fail-fast -- --test-threads=2
+exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast -- --test-threads=2
