@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// After less than this, in bytes, the pen waits a moment for more.
-const MUCH: usize = 64 << 10;
+const MUCH: usize = 32 << 10;
 /// The moment.
 const LAZY: Duration = Duration::from_millis(1);
 /// A line without an end that is longer than this, in bytes, is written in pieces.
