@@ -106,7 +106,15 @@ fn connections() {
     let listener = UnixListener::bind(&path).unwrap();
     assert_eq!(ask(&prober, connect(&place)), Ok(()));
     drop(listener);
-    assert_eq!(ask(&prober, connect(&place)), Err("connection refused".to_owned()));
+    // A child that another test is giving birth to has a copy of it until it runs its program.
+    let until = Instant::now() + Duration::from_secs(10);
+    let refused = loop {
+        if let Err(why) = ask(&prober, connect(&place)) {
+            break why;
+        }
+        assert!(Instant::now() < until, "somebody listens");
+    };
+    assert_eq!(refused, "connection refused");
 }
 
 #[test]
