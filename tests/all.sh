@@ -15,14 +15,16 @@ may_install() {
     command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 }
 
-# Program, and the Debian package that brings it.
-programs=(php:php-cli nginx:nginx strace:strace prlimit:util-linux setpriv:util-linux ss:iproute2 ps:procps bash:bash cc:gcc python3:python3)
-
+# The packages of tests/install/debian.txt that are not there.
 missing_packages() {
-    local pair
-    for pair in "${programs[@]}"; do
-        command -v "${pair%%:*}" >/dev/null || echo "${pair##*:}"
-    done
+    local check package
+    while read -r check package; do
+        case "$check" in
+            '' | '#'*) ;;
+            /*) [ -e "$check" ] || echo "$package" ;;
+            *) command -v "$check" >/dev/null || [ -x "/usr/sbin/$check" ] || echo "$package" ;;
+        esac
+    done <tests/install/debian.txt
     # Debian's python3 has no pip of its own for a venv; others bring it.
     python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
 }
@@ -34,24 +36,31 @@ install_packages() {
     if may_install; then
         say "apt-get install ${packages[*]}"
         export DEBIAN_FRONTEND=noninteractive
-        # RUNLEVEL: the tests want nginx's program, not a service that takes port 80 (invoke-rc.d(8)).
+        # RUNLEVEL: the tests want programs, not services that take their ports (invoke-rc.d(8)).
         as_root env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" ||
             { as_root apt-get update -qq && as_root env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}"; } || true
     fi
 }
 
-install_gunicorn() {
-    [ -x target/venv/bin/gunicorn ] && return
-    say "gunicorn in target/venv"
+# The same list as last time is not installed again.
+python_is_there() {
+    cmp -s tests/install/python.txt target/venv/installed.txt
+}
+
+install_python() {
+    python_is_there && return
+    say "pip install -r tests/install/python.txt (target/venv)"
     rm -rf target/venv # half made, or moved
-    python3 -m venv target/venv && target/venv/bin/python -m pip install --quiet --disable-pip-version-check gunicorn ||
-        echo "gunicorn could not be installed"
+    python3 -m venv target/venv &&
+        target/venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/install/python.txt &&
+        cp tests/install/python.txt target/venv/installed.txt ||
+        echo "not everything of tests/install/python.txt could be installed"
 }
 
 check_components() {
     local packages
     mapfile -t packages < <(missing_packages | sort -u)
-    [ -x target/venv/bin/gunicorn ] || packages+=("gunicorn (pip)")
+    python_is_there || packages+=("tests/install/python.txt (pip)")
     [ "${#packages[@]}" = 0 ] && return
     echo "missing: ${packages[*]}" >&2
     if [ "${CI:-}" = true ]; then exit 1; fi
@@ -59,7 +68,7 @@ check_components() {
 }
 
 install_packages
-install_gunicorn
+install_python
 check_components
 
 say "cargo fmt --check"

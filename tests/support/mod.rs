@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod delegated;
+pub mod example;
 pub mod load;
 pub mod need;
 pub mod proc;

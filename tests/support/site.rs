@@ -4,6 +4,7 @@ use super::{all_ready, proc, rotad, testworker, until, until_some};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -36,6 +37,8 @@ pub struct Site {
     /// The port that `@PORT@` stands for.
     pub port: u16,
     master: Option<Child>,
+    /// PATH of a master, if not the test's own.
+    path: Option<OsString>,
 }
 
 /// Asks for the status from other threads.
@@ -51,7 +54,8 @@ impl Asker {
     }
 }
 
-const MASTER: &str = r#"[master]
+/// The `[master]` of every site, all in its folder.
+pub const MASTER: &str = r#"[master]
 name = "site"
 runtime_dir = "@DIR@/run"
 pid_file = "@DIR@/master.pid"
@@ -72,7 +76,7 @@ impl Site {
         let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for everybody");
         let config = folder.path().join("rotad.toml");
-        let site = Site { folder, config, port: super::free_port(), master: None };
+        let site = Site { folder, config, port: super::free_port(), master: None, path: None };
         site.configure(&format!("{MASTER}{keys}\n{pools}"));
         site
     }
@@ -123,10 +127,21 @@ impl Site {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The master and so its workers look for programs in this folder first.
+    pub fn search_first(&mut self, folder: &Path) {
+        let mut path = folder.as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        self.path = Some(path);
+    }
+
     /// `rotad run` of this configuration, as a command that is not started yet.
     pub fn run_command(&self) -> Command {
         let mut command = Command::new(rotad());
         command.args(["run", "-c"]).arg(&self.config);
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
         command
     }
 
