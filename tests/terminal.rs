@@ -135,7 +135,8 @@ fn control_c() {
     let site = site();
     let window = Window::open(&site);
     window.runs(&site, "", "");
-    let flying = burst(&site.address(), "/work/300", 8);
+    let flying = burst(&site.address(), "/work/500", 8);
+    until("8 accepted connections", 10, || (site.accepted("web") >= 8).then_some(()));
     window.types("\x03");
     for request in flying {
         request.join().expect("a client").expect("an answer to what was in flight");
