@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::example::{python, venv};
-use support::load::get;
+use support::load::{burst, get};
 use support::site::{MASTER, finish};
 use support::{Load, Site, alone, number, pids, pool, proc, until};
 
@@ -70,6 +70,29 @@ fn hypercorn() {
 #[test]
 fn daphne() {
     rolls_without_loss("daphne", "daphne", brisk_loop);
+}
+
+/// What runs at TERM is answered: by themselves hypercorn would give it 3 s, and daphne none.
+#[test]
+fn long_requests_are_answered() {
+    for name in ["uvicorn", "hypercorn", "daphne"].into_iter().filter(|name| python(name)) {
+        let mut site = Site::example(name);
+        brisk_loop(&site);
+        let text = site.read("app.py").replace("import os\n", "import asyncio\nimport os\n");
+        let slow = "    if scope[\"path\"] == \"/slow\":\n        await asyncio.sleep(4)\n    body = ";
+        site.write("app.py", &text.replace("    body = ", slow));
+        site.run();
+        site.await_ready();
+        let asked = Instant::now();
+        let answers = burst(&site.address(), "/slow", 4);
+        get(&site.address(), "/").expect("an answer: those before it are accepted");
+        site.stop_politely(30);
+        assert!(asked.elapsed() > Duration::from_secs(4), "{name}: it was stopped while they ran");
+        for answer in answers {
+            let answer = answer.join().expect("a client").unwrap_or_else(|reason| panic!("{name}: {reason}"));
+            assert!(answer.ends_with(&format!("{name}\n")), "{answer:?}");
+        }
+    }
 }
 
 /// The two examples that need the same lines have them.
