@@ -1,5 +1,12 @@
+require "socket"
+
+# rotad's first stop step. From here on every answer is the last of its connection, and there are no new ones: a
+# listener to which nobody connects takes the place of the shared one, in this process alone.
 leaving = false
-trap("WINCH") { leaving = true }    # rotad's first stop step: from now on every answer says that it is the last
+trap("WINCH") do
+  leaving = true
+  Thread.new { ObjectSpace.each_object(TCPServer).to_a.each { |it| it.reopen(TCPServer.new("127.0.0.1", 0)) } }
+end
 
 run lambda { |env|
   body = "#{Process.pid} #{ENV["ROTAD_GENERATION"]} puma\n"
