@@ -13,28 +13,42 @@ public class Server {
     static final Phaser users = new Phaser(2);
     static volatile long leavingAt;   // when TERM came, in ms; 0: not yet
 
-    public static void main(String[] arguments) throws IOException {
+    public static void main(String[] arguments) throws IOException, InterruptedException {
         if (!(System.inheritedChannel() instanceof ServerSocketChannel listener))
             throw new IOException("standard input is no listening socket; rotad.toml: stdin = \"listen:http\"");
-        // On TERM the JVM runs this, and ends (with 143) when it returns.
+        // One connection wakes several workers, and one of them gets it: the others must not hang in accept().
+        listener.configureBlocking(false);
+        Selector selector = Selector.open();
+        listener.register(selector, SelectionKey.OP_ACCEPT);
+        // On TERM the JVM runs this, and ends (with 143) when it returns. It does not close the listener: with an
+        // inherited one Java closes standard output and error as well, and nothing of the end would be in the log.
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             leavingAt = now();
-            try { listener.close(); } catch (IOException ignored) { }   // of this process alone; it ends accept()
+            selector.wakeup();
             users.arriveAndAwaitAdvance();
         }));
         ExecutorService threads = Executors.newCachedThreadPool();
+        while (leavingAt == 0) {
+            selector.select();
+            selector.selectedKeys().clear();
+            SocketChannel client = accept(listener);
+            if (client == null) continue;
+            users.register();
+            threads.execute(() -> {
+                try (client) { converse(client.socket()); }
+                catch (IOException gone) { /* the client */ }
+                finally { users.arriveAndDeregister(); }
+            });
+        }
+        users.arriveAndDeregister();
+    }
+
+    static SocketChannel accept(ServerSocketChannel listener) throws InterruptedException {
         try {
-            while (true) {
-                SocketChannel client = listener.accept();
-                users.register();
-                threads.execute(() -> {
-                    try (client) { converse(client.socket()); }
-                    catch (IOException gone) { /* the client */ }
-                    finally { users.arriveAndDeregister(); }
-                });
-            }
-        } catch (ClosedChannelException leaving) {
-            users.arriveAndDeregister();
+            return listener.accept();
+        } catch (IOException tooManyFiles) {
+            Thread.sleep(10);
+            return null;
         }
     }
 
