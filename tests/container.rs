@@ -74,3 +74,99 @@ fn is_past_its_first_moment(pid: i32) -> bool {
     let has = |set: &str| proc::status(pid, set).is_some_and(|hex| proc::signals(&hex).contains(&reopen));
     has("SigIgn") || has("SigCgt")
 }
+
+/// Signals meant for a master, from its first moment on and when it runs; none of them, and nothing that the master
+/// gets, reaches a worker.
+#[test]
+fn stray_signals_end_nobody() {
+    let Some(mut jail) = Jail::new(&waiting("count = 2\nkind = \"task\"\n")) else { return };
+    jail.launch();
+    let stray = [Signal::SIGUSR2, Signal::SIGUSR1, Signal::SIGHUP, Signal::SIGWINCH, Signal::SIGCONT, Signal::SIGPIPE];
+    until("rotad has begun", 20, || {
+        stray.iter().for_each(|signal| jail.signal(*signal));
+        jail.log().contains("rotad 0").then_some(())
+    });
+    let before = jail.await_ready();
+    jail.await_status("what was asked for is done", 10, |status| pool(status, "jobs")["reload"]["state"] != "running");
+    let workers = pids(&jail.await_ready(), "jobs");
+    // From inside the kernel lets nothing through to a first process that it does not handle.
+    for signal in ["KILL", "STOP", "USR1", "HUP", "WINCH", "CHLD", "ALRM", "34"] {
+        let run = jail.exec(&["/bin/busybox", "kill", &format!("-{signal}"), "1"]);
+        assert_eq!(run.code, 0, "kill -{signal} 1: {}", run.text());
+    }
+    jail.signal(Signal::SIGWINCH);
+    until("the last one has been read", 10, || jail.log().contains("RTMIN from pid").then_some(()));
+    assert_eq!(pids(&jail.await_ready(), "jobs"), workers, "workers were touched");
+    assert_eq!(pool(&before, "jobs")["workers"][0]["restarts"], 0);
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+}
+
+/// Orphans of workers, and of what is executed in the container besides, end without a trace: nobody else reaps them.
+#[test]
+fn orphans_leave_no_zombie() {
+    let shell = "for i in 1 2 3 4 5 6 7 8 9 10; do (setsid busybox sleep 0.0$i &); (busybox sleep 0.2 &); done; \
+                 exec testworker wait --notify";
+    let config = format!("{MASTER}[pool.jobs]\ncommand = [\"sh\", \"-c\", \"{shell}\"]\nready = \"notify\"\n");
+    let Some(mut jail) = Jail::new(&config) else { return };
+    jail.start();
+    jail.await_ready();
+    let run = jail.exec(&["/bin/sh", "-c", "for i in 1 2 3 4 5; do (busybox sleep 0.1 &); done; busybox sleep 600 &"]);
+    assert_eq!(run.code, 0, "{}", run.text());
+    let sleeping = |pid: &i32| proc::command_line(*pid) == "busybox sleep 600";
+    let left = until("only the worker and the last orphan are left", 10, || {
+        let left = jail.processes();
+        (left.len() == 2 && left.iter().any(sleeping)).then_some(left)
+    });
+    assert!(!left.iter().any(|pid| proc::gone(*pid)), "a zombie");
+    // What nobody of ours started is nobody's to end, until the container ends.
+    assert_eq!(jail.rotad(&["roll"]).code, 0);
+    assert!(left.iter().filter(|pid| sleeping(pid)).all(|pid| !proc::gone(*pid)), "a roll ended a stranger");
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+    assert!(left.iter().all(|pid| proc::gone(*pid)));
+}
+
+/// What `docker run` ends with is what rotad ends with.
+#[test]
+fn exit_codes_are_the_containers() {
+    let Some(mut jail) = Jail::new("[pool.web]\ncomand = \"x\"\n") else { return };
+    assert_eq!(jail.start_in_vain(), 78);
+    assert!(jail.log().contains("did you mean"), "{}", jail.log());
+    jail.write("etc/rotad/rotad.toml", &format!("{MASTER}[pool.a]\ncommand = \"/bin/false\"\nessential = \"500ms\"\n"));
+    assert_eq!(jail.start_in_vain(), 69);
+    let deaf =
+        format!("{MASTER}[pool.a]\ncommand = [\"/bin/testworker\", \"deaf\", \"--notify\"]\nready = \"notify\"\n");
+    jail.write("etc/rotad/rotad.toml", &deaf);
+    jail.start();
+    jail.await_ready();
+    jail.signal(Signal::SIGINT);
+    until("the first INT is read", 10, || jail.log().contains("INT").then_some(()));
+    let asked = Instant::now();
+    jail.signal(Signal::SIGINT);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(5), "a second INT kills at once: {:?}", asked.elapsed());
+}
+
+/// A read-only root, no rights, no HOME, a number that no file knows as the user, and the filter of a container
+/// engine: as OpenShift runs it, say.
+#[test]
+fn an_unknown_user_on_a_read_only_root() {
+    for filter in ["docker", "old-docker"] {
+        let Some(mut jail) = Jail::new(&web("[pool.web.log]\nstdout = \"inherit\"\n")) else { return };
+        jail.set("READ_ONLY", "1");
+        jail.set("USER_GROUP", "1000660000:0");
+        jail.set("CAPABILITIES", "docker");
+        jail.set("FILTER", filter);
+        jail.set("TMPFS", "/run:1777 /tmp:1777");
+        jail.start();
+        let status = jail.await_ready();
+        assert!(!jail.log().contains("WARN"), "{filter}: {}", jail.log());
+        let waited = pool(&status, "web")["workers"][0]["ready_in_s"].as_f64().expect("seconds");
+        assert!(waited < 0.9, "{filter}: ready after {waited} s: not seen through /proc");
+        assert_eq!(jail.rotad(&["roll"]).code, 0, "{filter}");
+        assert_eq!(jail.rotad(&["status", "--check"]).code, 0, "{filter}");
+        jail.signal(Signal::SIGTERM);
+        assert_eq!(jail.await_exit(10).code(), Some(0), "{filter}");
+    }
+}

@@ -35,7 +35,8 @@ def program(name):
     refused = {number: errno.EPERM for number in [*numbers.values(), *COMMON.values()]}
     refused[CLONE3] = errno.ENOSYS
     if name == "old-docker":
-        refused.update({number: errno.EPERM for number in [*LATER.values(), CLONE3]})
+        # Not clone3, without which no thread of a glibc of 2021 or later begins at all.
+        refused.update({number: errno.EPERM for number in LATER.values()})
     # Of struct seccomp_data: nr at 0, arch at 4.
     steps = [step(LOAD, 4), step(EQUAL, arch, 1), step(RETURN, KILL), step(LOAD, 0)]
     for number, error in refused.items():
