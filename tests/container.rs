@@ -4,9 +4,12 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use support::{Jail, alone, never, pids, pool, proc, until};
+use support::{Jail, alone, need, pids, pool, proc, until, until_some};
 
 const MASTER: &str = "[master]\nruntime_dir = \"/run/rotad\"\n";
 
@@ -168,5 +171,111 @@ fn an_unknown_user_on_a_read_only_root() {
         assert_eq!(jail.rotad(&["status", "--check"]).code, 0, "{filter}");
         jail.signal(Signal::SIGTERM);
         assert_eq!(jail.await_exit(10).code(), Some(0), "{filter}");
+    }
+}
+
+/// Without CAP_SYS_PTRACE, which container engines do not give, root cannot look into a worker of another user: said
+/// once, and such a worker is ready when it says so or has lived for a second. One of root's own is seen as ever.
+#[test]
+fn root_without_the_right_to_look() {
+    let unix = |name: &str, keys: &str| {
+        format!("[pool.{name}]\ncommand = [\"/bin/testworker\", \"http\"{keys}\nlisten = \"unix:/run/{name}.sock\"\n")
+    };
+    let (own, blind) = (unix("own", "]"), unix("blind", "]\nuser = \"nobody\""));
+    let told = unix("told", ", \"--notify\"]\nuser = \"nobody\"\nready = \"notify\"");
+    let Some(mut jail) = Jail::new(&[MASTER, &own, &blind, &told].concat()) else { return };
+    jail.set("CAPABILITIES", "docker");
+    jail.start();
+    let status = jail.await_ready();
+    let waited = |name: &str| pool(&status, name)["workers"][0]["ready_in_s"].as_f64().expect("seconds");
+    assert!(waited("own") < 0.9 && waited("told") < 0.9, "{status}");
+    assert!((1.0..3.0).contains(&waited("blind")), "{status}");
+    assert_eq!(jail.log().matches("WARN").count(), 1, "{}", jail.log());
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+}
+
+/// Killed for memory, say: everything goes with the first process, and a runtime directory that outlives the container
+/// (/dev/shm of a pod) holds nobody up.
+#[test]
+fn a_killed_container_begins_anew() {
+    let Some(mut jail) = Jail::new(&web("").replace("/run/rotad", "/dev/shm/rotad")) else { return };
+    let shared = jail.outside("shm");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).expect("a folder for everybody");
+    jail.set("VOLUMES", &format!("{}:/dev/shm", shared.display()));
+    jail.set("READ_ONLY", "1");
+    for _ in 0..2 {
+        jail.start();
+        let status = jail.await_ready();
+        assert_eq!(pool(&status, "web")["generation"], 1);
+        jail.signal(Signal::SIGKILL);
+        jail.await_exit(10);
+        assert!(shared.join("rotad/master.pid").exists(), "nobody tidied up");
+    }
+    jail.start();
+    jail.await_ready();
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+}
+
+/// A folder that everybody may write, as Kubernetes makes an `emptyDir`, is refused as the runtime directory, with what
+/// to do; a configuration that is mounted read-only is fine whatever its folder's mode.
+#[test]
+fn folders_of_kubernetes() {
+    let Some(mut jail) = Jail::new("") else { return };
+    let folder = jail.outside("config");
+    fs::write(folder.join("rotad.toml"), waiting("")).expect("a configuration");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("a folder for everybody");
+    jail.set("VOLUMES", &format!("{}:/etc/app:ro", folder.display()));
+    jail.configured_at("/etc/app/rotad.toml");
+    jail.set("TMPFS", "/run:777 /tmp:1777");
+    assert_eq!(jail.start_in_vain(), 1);
+    assert!(jail.log().contains("may be written by others (mode 0777)"), "{}", jail.log());
+    jail.set("TMPFS", "/run /tmp:1777");
+    jail.start();
+    jail.await_ready();
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+    jail.set("VOLUMES", &format!("{}:/etc/app", folder.display()));
+    assert_eq!(jail.start_in_vain(), 78, "a writable one is refused: {}", jail.log());
+}
+
+/// `docker run --cpus 1`: `count = "cpus"` obeys.
+#[test]
+fn a_share_of_the_processors() {
+    let Some(mut jail) = Jail::new(&waiting("count = \"cpus\"\n")) else { return };
+    let Some(cgroup) = Cgroup::of_one_processor() else { return };
+    jail.in_cgroup(cgroup.0.clone());
+    jail.set("VOLUMES", "/sys/fs/cgroup:/sys/fs/cgroup:ro");
+    jail.start();
+    assert_eq!(pool(&jail.await_ready(), "jobs")["wanted"], 1);
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+}
+
+/// A cgroup, of either version, that may use one processor.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn of_one_processor() -> Option<Self> {
+        let name = format!("rotad-test-{}", std::process::id());
+        let limits = [
+            ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
+            ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
+            ("/sys/fs/cgroup/cpu,cpuacct", "cpu.cfs_quota_us", "100000"),
+        ];
+        let made = limits.iter().find_map(|(mount, file, limit)| {
+            let made = Self(PathBuf::from(mount).join(&name));
+            // The file is the kernel's, or this is no such cgroup.
+            let set = || File::options().write(true).open(made.0.join(file))?.write_all(limit.as_bytes());
+            fs::create_dir(&made.0).and_then(|()| set()).is_ok().then_some(made)
+        });
+        need("a cgroup that can be limited to one processor", made.is_some()).then_some(made)?
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        until_some(5, || fs::remove_dir(&self.0).is_ok().then_some(()));
     }
 }
