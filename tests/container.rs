@@ -7,9 +7,10 @@ use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::{Jail, alone, need, pids, pool, proc, until, until_some};
+use support::example::python;
+use support::{Jail, alone, need, never, pids, pool, proc, until, until_some};
 
 const MASTER: &str = "[master]\nruntime_dir = \"/run/rotad\"\n";
 
@@ -278,4 +279,61 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         until_some(5, || fs::remove_dir(&self.0).is_ok().then_some(()));
     }
+}
+
+/// A shell in front is the first process: it keeps TERM to itself, until the engine loses its patience.
+#[test]
+fn a_shell_in_front_needs_exec() {
+    let Some(mut jail) = Jail::new(&waiting("")) else { return };
+    jail.entrypoint(&["/bin/sh", "-c", "/bin/rotad run /etc/rotad/rotad.toml; echo over"]);
+    jail.launch();
+    jail.await_ready();
+    jail.signal(Signal::SIGTERM);
+    never("TERM has come through a shell", 1.0, || jail.log().contains("TERM").then_some(()));
+    jail.signal(Signal::SIGKILL);
+    assert!(!jail.await_exit(10).success(), "killed");
+
+    jail.entrypoint(&["/bin/sh", "-c", "exec /bin/rotad run /etc/rotad/rotad.toml"]);
+    jail.launch();
+    jail.await_ready();
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+}
+
+/// config/container/ as it is, but for the port: gunicorn on a read-only root, as a user without a name and without
+/// any right, rolled under load and stopped within the 10 s of `docker stop`.
+#[test]
+fn the_example() {
+    if !python("gunicorn") {
+        return;
+    }
+    let _alone = alone();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container");
+    let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a file of the example");
+    let Some(mut jail) = Jail::new("") else { return };
+    fs::create_dir(jail.root().join("app")).expect("a folder");
+    jail.write("app/app.py", &read("app.py"));
+    jail.write("app/rotad.toml", &read("rotad.toml").replace("0.0.0.0:8000", "127.0.0.1:@PORT@"));
+    jail.configured_at("/app/rotad.toml");
+    jail.with_programs_of_the_machine();
+    jail.set("READ_ONLY", "1");
+    jail.set("USER_GROUP", "10001:10001");
+    jail.set("CAPABILITIES", "docker");
+    jail.set("FILTER", "docker");
+    jail.set("TMPFS", "");
+    jail.start();
+    jail.await_ready();
+    let load = support::Load::on(&jail.address(), 4, 0);
+    load.await_more(50);
+    for _ in 0..3 {
+        let run = jail.rotad(&["roll", "--drained"]);
+        assert_eq!(run.code, 0, "{}", run.text());
+        load.await_more(50);
+    }
+    load.stop().assert_nothing_lost(200);
+    assert_eq!(jail.rotad(&["status", "--check", "--min-ready", "1"]).code, 0);
+    let asked = Instant::now();
+    jail.signal(Signal::SIGTERM);
+    assert_eq!(jail.await_exit(10).code(), Some(0));
+    println!("stopped in {:?}", asked.elapsed());
 }

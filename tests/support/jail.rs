@@ -28,6 +28,7 @@ pub struct Jail {
     pub port: u16,
     options: BTreeMap<&'static str, String>,
     config: &'static str,
+    entrypoint: Vec<String>,
     cgroup: Option<PathBuf>,
     unshare: Option<Child>,
     init: i32,
@@ -44,7 +45,8 @@ impl Jail {
         let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for everybody");
         let (options, init) = (BTreeMap::new(), 0);
-        let mut jail = Self { folder, port: free_port(), options, config: CONFIG, cgroup: None, unshare: None, init };
+        let (port, place, entrypoint) = (free_port(), CONFIG, Vec::new());
+        let mut jail = Self { folder, port, options, config: place, entrypoint, cgroup: None, unshare: None, init };
         for name in ["bin", "dev", "proc", "sys", "etc/rotad", "run", "tmp", "var"] {
             fs::create_dir_all(jail.root().join(name)).expect("a folder");
         }
@@ -87,6 +89,24 @@ impl Jail {
         self.config = config;
     }
 
+    /// What is run, if not `rotad run CONFIG` by itself.
+    pub fn entrypoint(&mut self, command: &[&str]) {
+        self.entrypoint = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// The root has all that the machine has under /usr, target/venv, and the Python that this is made of.
+    pub fn with_programs_of_the_machine(&mut self) {
+        let venv = super::example::venv().canonicalize().expect("target/venv");
+        let mut python = Command::new(venv.join("bin/python"));
+        python.args(["-c", "import sys; print(sys.base_prefix, end='')"]);
+        let python = finish(python, 20).out;
+        for (to, from) in [("usr/lib", "lib"), ("usr/lib64", "lib64"), ("/usr/bin/python3", "bin/python3")] {
+            std::os::unix::fs::symlink(to, self.root().join(from)).expect("a link");
+        }
+        self.set("VOLUMES", &format!("/usr:/usr:ro {python}:{python}:ro {0}:{0}:ro", venv.display()));
+        self.set("ENVIRONMENT", &format!("PATH={}:/bin:/usr/bin", venv.join("bin").display()));
+    }
+
     /// Begins in this cgroup.
     pub fn in_cgroup(&mut self, folder: PathBuf) {
         self.cgroup = Some(folder);
@@ -125,7 +145,11 @@ impl Jail {
             None => Command::new("unshare"),
         };
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--propagation", "private"]);
-        command.arg(script).arg(self.root()).args(["/bin/rotad", "run", self.config]);
+        command.arg(script).arg(self.root());
+        match self.entrypoint.is_empty() {
+            true => command.args(["/bin/rotad", "run", self.config]),
+            false => command.args(&self.entrypoint),
+        };
         command.envs(&self.options).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("stdout")).stderr(log);
         let child = command.spawn().expect("unshare");
