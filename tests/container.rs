@@ -332,8 +332,6 @@ fn the_example() {
     }
     load.stop().assert_nothing_lost(200);
     assert_eq!(jail.rotad(&["status", "--check", "--min-ready", "1"]).code, 0);
-    let asked = Instant::now();
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(10).code(), Some(0));
-    println!("stopped in {:?}", asked.elapsed());
 }

@@ -121,10 +121,14 @@ impl Progress {
     /// and neither its pid nor its pidfd can come to mean something else.
     pub fn kill(&self) -> bool {
         let (pidfd, pid) = (self.pidfd.load(Ordering::Acquire), self.pid.load(Ordering::Acquire));
-        // SAFETY: numbers and a null pointer only; the pidfd is open as said above.
-        let by_pidfd = pidfd >= 0
-            && unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, null::<u8>(), 0) } == 0;
-        if !by_pidfd && pid > 0 {
+        if pidfd >= 0 {
+            // SAFETY: numbers and a null pointer only; the pidfd is open as said above.
+            let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, null::<u8>(), 0) };
+            if done == 0 {
+                return true;
+            }
+        }
+        if pid > 0 {
             // SAFETY: numbers only; an unreaped child of ours pins its pid.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
