@@ -183,7 +183,7 @@ fn tcp() -> Listener {
 
 fn open(address: Address) -> Listener {
     let plan = ListenPlan { name: "l".into(), address, backlog: 64, mode: None, uid: None, gid: None };
-    open_all(&[plan]).unwrap().remove(0)
+    open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
 fn accepting(scout: &Scout) -> ScoutReport {

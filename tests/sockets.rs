@@ -24,11 +24,11 @@ fn unix(path: &Path) -> ListenPlan {
 }
 
 fn open(plan: ListenPlan) -> Listener {
-    open_all(&[plan]).unwrap().remove(0)
+    open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
 fn refused(plan: ListenPlan) -> SocketError {
-    open_all(&[plan]).unwrap_err()
+    open_all(&[plan], Vec::new()).unwrap_err()
 }
 
 /// What a worker would hold: another descriptor of the same socket.
@@ -74,7 +74,7 @@ fn all_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("first.sock");
     let taken = open(tcp("127.0.0.1:0"));
-    let error = open_all(&[unix(&path), tcp(&taken.addr_text())]).unwrap_err();
+    let error = open_all(&[unix(&path), tcp(&taken.addr_text())], Vec::new()).unwrap_err();
     assert_eq!(error.source.raw_os_error(), Some(nix::libc::EADDRINUSE));
     let text = error.to_string();
     assert!(text.contains("address in use") && text.contains(&taken.addr_text()), "{text}");
@@ -98,10 +98,10 @@ fn the_backlog_is_the_masters() {
 
 #[test]
 fn both_families_when_ipv6_alone_is_asked_for_everywhere() {
-    let Ok(mut both) = open_all(&[tcp("[::]:0")]) else { return }; // a machine without IPv6
+    let Ok(mut both) = open_all(&[tcp("[::]:0")], Vec::new()) else { return }; // a machine without IPv6
     serves_tcp(&both[0]);
     let port = both.remove(0).port().unwrap();
-    let pair = open_all(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))]).unwrap();
+    let pair = open_all(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))], Vec::new()).unwrap();
     assert!(getsockopt(&pair[1], sockopt::Ipv6V6Only).unwrap());
     serves_tcp(&pair[0]);
 }

@@ -68,7 +68,7 @@ impl Keeper {
         self.close_wait(wait);
         self.close_unused();
         self.watch_files();
-        self.wish_done(&wish);
+        self.next_wish();
     }
 
     /// Puts the new pattern in its place; the pool's number.

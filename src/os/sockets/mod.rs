@@ -12,10 +12,12 @@
 //! - Sockets stay in blocking mode. O_NONBLOCK belongs to the open file and thus to all who share it.
 
 mod error;
+mod passed;
 mod tcp;
 mod unix;
 
 pub use error::SocketError;
+pub use passed::{Handed, Passed};
 
 use crate::os::proc;
 use crate::os::ready::Target;
@@ -76,12 +78,13 @@ pub enum Healed {
     Replaced,
 }
 
-/// Opens all of them, or none.
+/// Opens all of them, or none. What the service manager has opened is taken from `passed`.
 ///
 /// # Errors
 /// The first that cannot be opened; those opened before are closed, and their files removed.
-pub fn open_all(plans: &[ListenPlan]) -> Result<Vec<Listener>, SocketError> {
-    open_some(plans, plans)
+pub fn open_all(plans: &[ListenPlan], passed: Vec<Passed>) -> Result<Vec<Listener>, SocketError> {
+    let mut passed = passed::Found::look_at(passed);
+    open_each(plans, plans, |plan| passed.take(plan))
 }
 
 /// Opens `plans`, which are some of the set `all`, or none of them.
@@ -89,9 +92,21 @@ pub fn open_all(plans: &[ListenPlan]) -> Result<Vec<Listener>, SocketError> {
 /// # Errors
 /// As [`open_all`].
 pub fn open_some(plans: &[ListenPlan], all: &[ListenPlan]) -> Result<Vec<Listener>, SocketError> {
+    open_each(plans, all, |_| None)
+}
+
+fn open_each(
+    plans: &[ListenPlan],
+    all: &[ListenPlan],
+    mut passed: impl FnMut(&ListenPlan) -> Option<passed::Socket>,
+) -> Result<Vec<Listener>, SocketError> {
     let mut open = Vec::with_capacity(plans.len());
     for plan in plans {
-        match Listener::open(plan, all) {
+        let opened = match passed(plan) {
+            Some(socket) => Listener::adopt(plan, socket),
+            None => Listener::open(plan, all),
+        };
+        match opened {
             Ok(listener) => open.push(listener),
             Err(error) => {
                 open.iter_mut().for_each(|listener: &mut Listener| {
@@ -122,6 +137,17 @@ impl Listener {
         };
         let inode = fstat(&fd)?.st_ino;
         Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file, removed: false })
+    }
+
+    /// One that the service manager has opened. Its file, if it has one, is the manager's.
+    fn adopt(plan: &ListenPlan, socket: passed::Socket) -> io::Result<Self> {
+        let passed::Socket { fd, bound } = socket;
+        socket::listen(&fd, plan.backlog)?;
+        if matches!(bound, Address::Tcp(_)) {
+            tcp::no_delay(&fd)?;
+        }
+        let inode = fstat(&fd)?.st_ino;
+        Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file: None, removed: false })
     }
 
     pub fn name(&self) -> &str {
