@@ -13,6 +13,7 @@ pub mod load;
 pub mod need;
 pub mod proc;
 pub mod site;
+pub mod systemd_box;
 pub mod watch;
 
 pub use delegated::Delegated;

@@ -3,9 +3,10 @@
 #
 #   box.sh guard DIR   proves the shield, boots nothing
 #   box.sh up DIR      proves the shield, boots, and lives as long as the box: TERM ends it and all that is in it.
-#                      DIR/pid holds the pid of its systemd from then on; DIR/console has its last words
+#                      DIR/pid holds the pid of its systemd from then on
 #
 # DIR is an empty folder. BOX_ROOT: another tree than / (debootstrap). BOX_BIND="FROM:TO …": shown inside, read-only.
+# BOX_LOG=console: a systemd that does not come up says why in DIR/console, and nothing in its journal.
 # Needs root, cgroups of version 2, util-linux, systemd.
 #
 # The shield: without it systemd empties the machine's /tmp, and writes to the kernel that all share.
@@ -151,7 +152,7 @@ boot() {
     exec 8>&- 9<&-
     traces | xargs rm /run/box.sh
     exec env -i container=rotad-box PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        /lib/systemd/systemd --system --log-target=console --show-status=no
+        /lib/systemd/systemd --system "--log-target=${BOX_LOG:-journal-or-kmsg}" --show-status=no
 }
 
 # ---- outside ----
@@ -230,5 +231,5 @@ case "${1:-}" in
     guard | up) start "$1" "${2:?a folder}" ;;
     inside) inside "$2" ;;
     boot) boot "$2" ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
