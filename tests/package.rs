@@ -3,16 +3,13 @@
 
 mod support;
 
-use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use support::site::{Run, finish};
-use support::{Load, alone, need, testworker, until_some};
+use std::process::Command;
+use support::site::finish;
+use support::systemd_box::{CONFIG, SystemdBox};
+use support::{Load, alone, need, testworker};
 
-const CONFIG: &str = "/etc/rotad/rotad.toml";
 const ADDRESS: &str = "127.0.0.1:8080";
 const POOLS: &str = r#"
 [pool.web]
@@ -97,6 +94,8 @@ fn what_it_holds() {
     assert!(tree.join("usr/share/doc/rotad/examples/rotad.toml").exists());
     assert!(!tree.join("etc/rotad/rotad.toml").exists(), "nothing that would start by itself");
 
+    assert!(tree.join("usr/share/doc/rotad/examples/drop-ins/hardened.conf").exists());
+
     if need::program("lintian") {
         let mut lintian = Command::new("lintian");
         lintian.args(["--fail-on", "error"]).arg(packages.path("0.1.0"));
@@ -104,91 +103,9 @@ fn what_it_holds() {
     }
 }
 
-/// A real systemd; see tests/systemd/box.sh.
-struct Machine {
-    script: Child,
-    folder: tempfile::TempDir,
-    pid: i32,
-}
-
-impl Machine {
-    /// Boots it, with these files shown inside; the calling thread sees its network from now on.
-    fn boot(binds: &[(&Path, &str)]) -> Option<Self> {
-        let programs = ["bash", "unshare", "nsenter", "setpriv", "ip", "systemctl", "dpkg"];
-        if !need::root() || !programs.iter().all(|name| need::program(name)) {
-            return None;
-        }
-        let folder = tempfile::Builder::new().prefix("box.").tempdir_in("/tmp").expect("a folder");
-        let said = File::create(folder.path().join("script.txt")).expect("a file");
-        let binds: Vec<String> = binds.iter().map(|(from, to)| format!("{}:{to}", from.display())).collect();
-        let mut script = Command::new("setpriv");
-        script.args(["--pdeathsig", "TERM"]).arg(root().join("tests/systemd/box.sh")).arg("up").arg(folder.path());
-        script.env("BOX_BIND", binds.join(" ")).stdin(Stdio::null());
-        let script = script.stdout(said.try_clone().expect("a file")).stderr(said).spawn().expect("setpriv");
-        let mut machine = Self { script, folder, pid: 0 };
-        let file = machine.folder.path().join("pid");
-        let pid = until_some(60, || {
-            let ended = machine.script.try_wait().expect("a child").is_some();
-            assert!(!ended, "the box did not come up: {}", machine.console());
-            fs::read_to_string(&file).ok()?.trim().parse().ok()
-        });
-        machine.pid = pid.unwrap_or_else(|| panic!("no box: {}", machine.console()));
-        let net = File::open(format!("/proc/{}/ns/net", machine.pid)).expect("the network of the box");
-        setns(net, CloneFlags::CLONE_NEWNET).expect("this thread in the network of the box");
-        let up = || (machine.run(&["systemctl", "is-system-running"]).out.trim() == "running").then_some(());
-        until_some(60, up).unwrap_or_else(|| panic!("systemd is not up: {}", machine.console()));
-        Some(machine)
-    }
-
-    fn console(&self) -> String {
-        let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-        format!("{}{}", read("script.txt"), read("console"))
-    }
-
-    fn run(&self, line: &[&str]) -> Run {
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &self.pid.to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
-        command.args(["--root", "--wd", "--", "env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
-        command.args(["LANG=C.UTF-8", "HOME=/root", "SYSTEMD_PAGER=", "DEBIAN_FRONTEND=noninteractive"]).args(line);
-        finish(command, 120)
-    }
-
-    fn ok(&self, line: &[&str]) -> String {
-        let run = self.run(line);
-        assert_eq!(run.code, 0, "{line:?}: {}", run.text());
-        run.text()
-    }
-
-    fn shell(&self, line: &str) -> String {
-        self.ok(&["sh", "-c", line])
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        assert!(!text.contains('\''), "a text for the shell");
-        self.shell(&format!("printf %s '{text}' > {path}"));
-    }
-
-    /// dpkg(1) without waiting for a disk that is none.
-    fn dpkg(&self, action: &str, what: &str) -> String {
-        self.ok(&["dpkg", "--force-unsafe-io", action, what])
-    }
-
-    fn show(&self, unit: &str, property: &str) -> String {
-        self.run(&["systemctl", "show", "--property", property, "--value", unit]).out.trim().to_string()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if std::thread::panicking() && self.pid != 0 {
-            eprintln!("--- the journal ---\n{}", self.run(&["journalctl", "--no-pager", "-n", "60"]).text());
-        }
-        let _ = kill(Pid::from_raw(self.script.id() as i32), Signal::SIGTERM);
-        if until_some(20, || self.script.try_wait().ok().flatten()).is_none() {
-            let _ = self.script.kill();
-            let _ = self.script.wait();
-        }
-    }
+/// dpkg(1) in the box, without waiting for a disk that is none.
+fn dpkg(machine: &SystemdBox, action: &str, what: &str) -> String {
+    machine.ok(&["dpkg", "--force-unsafe-io", action, what])
 }
 
 /// Installed: nothing runs. Started, rolled, upgraded: no request is lost, and the master is the same. Removed: stopped,
@@ -197,13 +114,12 @@ impl Drop for Machine {
 fn its_life() {
     let _alone = alone();
     let Some(packages) = Packages::build(&["0.1.0", "0.2.0"]) else { return };
-    let worker = testworker();
-    let shown: [(&Path, &str); 2] = [(packages.folder.path(), "/opt/packages"), (&worker, "/opt/testworker")];
-    let Some(machine) = Machine::boot(&shown) else { return };
+    let shown = [(packages.folder.path().to_owned(), "/opt/packages"), (testworker(), "/opt/testworker")];
+    let Some(machine) = SystemdBox::boot_bare(&shown) else { return };
     // The index of manual pages takes longer than all the rest.
     machine.shell("rm -f /var/lib/man-db/auto-update");
 
-    machine.dpkg("--install", "/opt/packages/0.1.0.deb");
+    dpkg(&machine, "--install", "/opt/packages/0.1.0.deb");
     for unit in ["rotad.service", "rotad@shop.service"] {
         assert_eq!(machine.show(unit, "LoadState"), "loaded", "{unit}");
         assert_eq!(machine.show(unit, "ActiveState"), "inactive", "{unit}");
@@ -215,27 +131,27 @@ fn its_life() {
     machine.ok(&["systemctl", "enable", "--now", "rotad.service", "rotad@shop.service"]);
     upgraded_under_load(&machine);
 
-    machine.dpkg("--remove", "rotad");
+    dpkg(&machine, "--remove", "rotad");
     for unit in ["rotad.service", "rotad@shop.service"] {
         assert_ne!(machine.show(unit, "ActiveState"), "active", "{unit}");
     }
     assert_eq!(machine.run(&["pgrep", "-f", "/opt/testworker|/usr/bin/rotad"]).out, "", "something goes on");
     machine.ok(&["test", "-e", CONFIG]);
 
-    machine.dpkg("--purge", "rotad");
+    dpkg(&machine, "--purge", "rotad");
     let found = machine.shell("find /etc /usr/bin /usr/lib /usr/share /var /run /lib/systemd/system -name '*rotad*'");
     assert_eq!(found, "", "left after the purge");
     assert_eq!(machine.run(&["systemctl", "--failed", "--no-legend"]).out, "");
 }
 
-fn upgraded_under_load(machine: &Machine) {
+fn upgraded_under_load(machine: &SystemdBox) {
     let master = machine.show("rotad.service", "MainPID");
     let loads = [Load::on(ADDRESS, 2, 0), Load::on(ADDRESS, 0, 2)];
     let more = || loads.iter().for_each(|load| load.await_more(50));
     more();
     machine.ok(&["rotad", "roll", "-c", CONFIG]);
     more();
-    let said = machine.dpkg("--install", "/opt/packages/0.2.0.deb");
+    let said = dpkg(machine, "--install", "/opt/packages/0.2.0.deb");
     assert!(said.contains("rotad.service") && said.contains("rotad@shop.service"), "whom it left alone: {said}");
     more();
     assert_eq!(machine.show("rotad.service", "MainPID"), master, "the upgrade has restarted it");
