@@ -60,10 +60,31 @@ install_python() {
         echo "not everything of tests/install/python.txt could be installed"
 }
 
+# NAME VERSION: with what they need at run time alone, and unoptimised, so that it is a matter of seconds.
+install_cargo() {
+    local name version
+    while read -r name version; do
+        case "$name" in '' | '#'*) continue ;; esac
+        [ -x "target/tools/bin/$name" ] && continue
+        say "cargo install $name (target/tools)"
+        cargo install "$name" --version "$version" --locked --debug --no-default-features --quiet \
+            --root target/tools --target-dir target/tools/build || echo "$name could not be installed"
+    done <tests/install/cargo.txt
+}
+
+cargo_is_there() {
+    local name version
+    while read -r name version; do
+        case "$name" in '' | '#'*) continue ;; esac
+        [ -x "target/tools/bin/$name" ] || return 1
+    done <tests/install/cargo.txt
+}
+
 check_components() {
     local packages
     mapfile -t packages < <(missing_packages | sort -u)
     python_is_there || packages+=("tests/install/python.txt (pip)")
+    cargo_is_there || packages+=("tests/install/cargo.txt (cargo install)")
     [ "${#packages[@]}" = 0 ] && return
     echo "missing: ${packages[*]}" >&2
     if [ "${CI:-}" = true ]; then exit 1; fi
@@ -72,6 +93,7 @@ check_components() {
 
 install_packages
 install_python
+install_cargo
 check_components
 
 say "cargo fmt --check"

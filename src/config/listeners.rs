@@ -144,7 +144,7 @@ fn own(cx: &mut Reader, plan: &mut ListenPlan, section: &Listen) {
     }
     plan.mode = section.mode.as_ref().map(|at| at.value);
     if let Some(name) = &section.user {
-        plan.uid = accounts::user(cx, name).map(|user| user.uid.as_raw());
+        plan.uid = accounts::user(cx, name).map(|user| user.uid);
         let me = Uid::effective();
         if plan.uid.is_some_and(|uid| !me.is_root() && uid != me.as_raw()) {
             cx.error(&name.span, "only root can give a socket to another user");

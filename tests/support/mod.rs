@@ -7,13 +7,17 @@
 pub mod ask;
 pub mod delegated;
 pub mod example;
+pub mod fixed;
+pub mod jail;
 pub mod load;
 pub mod need;
 pub mod proc;
 pub mod site;
+pub mod systemd_box;
 pub mod watch;
 
 pub use delegated::Delegated;
+pub use jail::Jail;
 pub use load::{Load, Report};
 pub use need::need;
 pub use site::{Run, Site};
