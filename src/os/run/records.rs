@@ -161,8 +161,8 @@ impl Keeper {
             let Some(listener) = self.listening.get(*id) else { continue };
             if listener.is_shut() {
                 shut.push(*id);
-            } else if let Err(error) = listener.restore_backlog() {
-                tracing::warn!(listen = listener.name(), "the backlog cannot be restored: {error}");
+            } else if let Err(error) = listener.restore() {
+                tracing::warn!(listen = listener.name(), "the socket cannot be put right: {error}");
             }
         }
         for number in shut {
