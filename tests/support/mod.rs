@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod delegated;
 pub mod example;
+pub mod jobs;
 pub mod load;
 pub mod need;
 pub mod proc;
