@@ -45,7 +45,7 @@ fn submit(server: &Server, background: bool, job: u64) -> String {
     let mut command = std::process::Command::new("gearman");
     command.args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-f", "resize"]);
     command.args(background.then_some("-b")).arg(job.to_string());
-    let run = finish(command, 30);
+    let run = finish(command, 60);
     assert_eq!(run.code, 0, "job {job}: {run:?}");
     run.out
 }
@@ -81,7 +81,7 @@ fn each_job_once(name: &str) {
     eprintln!("{name}: {} jobs, 10 rolls, twice: {}", ledger.begun.len(), ledger.twice().len());
     jobs.iter().for_each(|jobs| ledger.assert_each_once(jobs));
     // Nobody has a job in hand: an idle worker does not use up the 300 s that it has.
-    site.stop_politely(10);
+    site.stop_politely(30);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_plain_loop_runs_jobs_again() {
     eprintln!("plain loop: {} jobs, 5 rolls, twice: {}", ledger.begun.len(), ledger.twice().len());
     assert!(jobs.iter().all(|jobs| ledger.lost(jobs).is_empty()), "{ledger:?}");
     assert!(!ledger.twice().is_empty(), "a plain loop was cut at every roll, and ran nothing twice?");
-    site.stop_politely(10);
+    site.stop_politely(30);
 }
 
 /// Without setTimeout, TERM does not end an idle work(): the worker takes one more job first.
@@ -124,7 +124,7 @@ fn without_a_timeout_an_idle_worker_stays() {
     for job in 0..12 {
         submit(&server, true, job);
     }
-    until("the old workers are gone", 20, || old.iter().all(|pid| support::proc::gone(*pid)).then_some(()));
+    until("the old workers are gone", 60, || old.iter().all(|pid| support::proc::gone(*pid)).then_some(()));
     site.await_done(&(0..12));
     site.ledger().assert_each_once(&(0..12));
     assert_eq!(site.rotad(&["stop", "--now"]).code, 0);
@@ -156,7 +156,7 @@ fn settings_and_hup(name: &str, settings: &str, from: &str, to: &str) {
     let status = site.await_ready();
     assert!(pids(&status, "jobs").iter().all(|pid| !first.contains(pid)));
     assert_eq!(pool(&status, "jobs")["generation"], 3, "one roll for each change");
-    site.stop_politely(10);
+    site.stop_politely(30);
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Site {
             send(*sent..*sent + ahead);
             *sent += ahead;
         }
-        until("a job in hand", 30, || (self.ledger().in_hand() > 0).then_some(()));
+        until("a job in hand", 60, || (self.ledger().in_hand() > 0).then_some(()));
     }
 
     /// Rolls the pool `jobs` so many times by USR2, always with jobs in hand and more in the queue, `ahead` of them.
@@ -140,22 +140,22 @@ impl Site {
         }
         self.feed(&mut sent, ahead, send);
         self.await_done(&(0..sent));
-        self.await_status("the old workers are gone", 30, all_ready);
+        self.await_status("the old workers are gone", 60, all_ready);
         assert!(self.ledger().generations.len() as u64 > rolls / 2, "jobs in most generations");
         sent
     }
 
     /// Waits until the pool `jobs` serves this generation in full; old workers may still finish.
     pub fn await_generation(&self, wanted: u64) {
-        self.await_status(&format!("generation {wanted}"), 60, |status| {
+        self.await_status(&format!("generation {wanted}"), 120, |status| {
             generation(status) == wanted && pool(status, "jobs")["reload"]["state"] == "done"
         });
     }
 
     pub fn await_done(&self, jobs: &Range<u64>) {
         let lost = || self.ledger().lost(jobs);
-        let done = until_some(60, || lost().is_empty().then_some(()));
-        assert!(done.is_some(), "not done within 60 s: {:?}", lost());
+        let done = until_some(120, || lost().is_empty().then_some(()));
+        assert!(done.is_some(), "not done within 120 s: {:?}", lost());
     }
 
     /// Runs a program of the example's folder to its end, with the folders of [`Site::search_first`] and these
@@ -165,7 +165,7 @@ impl Site {
         self.search(&mut client);
         client.args(&command[1..]).current_dir(self.path("")).envs(variables.iter().copied());
         client.env("PYTHONDONTWRITEBYTECODE", "1");
-        let run = finish(client, 30);
+        let run = finish(client, 60);
         assert_eq!(run.code, 0, "{command:?}: {run:?}");
         run.out
     }
