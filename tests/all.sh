@@ -5,6 +5,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Where servers are, for those who are not root.
+export PATH="$PATH:/usr/sbin:/sbin"
+
 say() { printf '\n== %s\n' "$*"; }
 
 as_root() {
@@ -21,8 +24,8 @@ missing_packages() {
     while read -r check package; do
         case "$check" in
             '' | '#'*) ;;
-            /*) [ -e "$check" ] || echo "$package" ;;
-            *) command -v "$check" >/dev/null || [ -x "/usr/sbin/$check" ] || echo "$package" ;;
+            /*) compgen -G "$check" >/dev/null || echo "$package" ;;
+            *) command -v "$check" >/dev/null || echo "$package" ;;
         esac
     done <tests/install/debian.txt
     # Debian's python3 has no pip of its own for a venv; others bring it.

@@ -299,34 +299,6 @@ fn one_after_another() {
     assert!(site.await_exit(20).success());
 }
 
-/// A manager hears of each apply, good or bad, from RELOADING=1 with its moment to READY=1.
-#[test]
-fn the_manager_is_told() {
-    let mut site = Site::new(WEB);
-    let socket = std::os::unix::net::UnixDatagram::bind(site.path("manager.sock")).expect("a socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a timeout");
-    let hears = |first: &str| {
-        let mut said = vec![0; 4096];
-        loop {
-            let length = socket.recv(&mut said).unwrap_or_else(|error| panic!("in vain: {first}: {error}"));
-            let text = String::from_utf8_lossy(&said[..length]).to_string();
-            if text.starts_with(first) {
-                return text;
-            }
-        }
-    };
-    let mut run = site.run_command();
-    run.env("NOTIFY_SOCKET", site.path("manager.sock"));
-    site.spawn(run);
-    hears("READY=1");
-    for edit in ["count = 3", "cuont = 3"] {
-        site.write("rotad.toml", &site.read("rotad.toml").replace("count = 2", edit).replace("count = 3", edit));
-        site.signal(Signal::SIGHUP);
-        assert!(hears("RELOADING=1").contains("MONOTONIC_USEC="));
-        hears("READY=1");
-    }
-}
-
 /// `run` under nohup(1) leaves HUP alone; a client's reload works all the same.
 #[test]
 fn under_nohup() {

@@ -121,6 +121,20 @@ fn shipped_configurations_have_no_findings() {
     }
 }
 
+/// The examples for real programs, where they are. A program that this machine lacks is a warning only.
+#[test]
+fn examples_have_no_errors() {
+    let mut examples = 0;
+    for entry in fs::read_dir(project("config")).unwrap() {
+        let file = entry.unwrap().path().join("rotad.toml");
+        if file.exists() {
+            config::load(&file).unwrap_or_else(|report| panic!("{report}"));
+            examples += 1;
+        }
+    }
+    assert!(examples > 0);
+}
+
 /// Every key of this release stands in the commented example.
 #[test]
 fn the_example_names_every_key() {
@@ -178,10 +192,10 @@ fn every_key_of_the_contract_is_known() {
         ),
         ("[control]", "mode group"),
         ("[signals]", "HUP USR1 USR2 WINCH"),
-        ("[listen.NAME]", "address backlog mode user group"),
+        ("[listen.NAME]", "address backlog nonblocking mode user group"),
         (
             "[pool.NAME]",
-            "kind command count listen after env env_file clear_env pass_env working_directory user group umask nice \
+            "kind command count listen stdin after env env_file clear_env pass_env working_directory user group umask nice \
              ready ready_timeout stop essential ports reload restart recycle health log limits",
         ),
         ("[pool.NAME.reload]", "surge max_draining soak on_failure watch debounce"),

@@ -182,8 +182,9 @@ fn tcp() -> Listener {
 }
 
 fn open(address: Address) -> Listener {
-    let plan = ListenPlan { name: "l".into(), address, backlog: 64, mode: None, uid: None, gid: None };
-    open_all(&[plan]).unwrap().remove(0)
+    let plan =
+        ListenPlan { name: "l".into(), address, backlog: 64, nonblocking: false, mode: None, uid: None, gid: None };
+    open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
 fn accepting(scout: &Scout) -> ScoutReport {

@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 fn plan(name: &str, address: Address) -> ListenPlan {
-    ListenPlan { name: name.into(), address, backlog: 64, mode: None, uid: None, gid: None }
+    ListenPlan { name: name.into(), address, backlog: 64, nonblocking: false, mode: None, uid: None, gid: None }
 }
 
 fn tcp(address: &str) -> ListenPlan {
@@ -24,11 +24,11 @@ fn unix(path: &Path) -> ListenPlan {
 }
 
 fn open(plan: ListenPlan) -> Listener {
-    open_all(&[plan]).unwrap().remove(0)
+    open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
 fn refused(plan: ListenPlan) -> SocketError {
-    open_all(&[plan]).unwrap_err()
+    open_all(&[plan], Vec::new()).unwrap_err()
 }
 
 /// What a worker would hold: another descriptor of the same socket.
@@ -74,7 +74,7 @@ fn all_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("first.sock");
     let taken = open(tcp("127.0.0.1:0"));
-    let error = open_all(&[unix(&path), tcp(&taken.addr_text())]).unwrap_err();
+    let error = open_all(&[unix(&path), tcp(&taken.addr_text())], Vec::new()).unwrap_err();
     assert_eq!(error.source.raw_os_error(), Some(nix::libc::EADDRINUSE));
     let text = error.to_string();
     assert!(text.contains("address in use") && text.contains(&taken.addr_text()), "{text}");
@@ -88,7 +88,7 @@ fn the_backlog_is_the_masters() {
     assert_eq!(listener.queue().unwrap().most, 64);
     nix::sys::socket::listen(&worker_tcp(&listener), Backlog::new(5).unwrap()).unwrap();
     assert_eq!(listener.queue().unwrap().most, 5, "a worker's listen(2) counts for all");
-    listener.restore_backlog().unwrap();
+    listener.restore().unwrap();
     assert_eq!(listener.queue().unwrap().most, 64);
     assert_eq!(listener.clipped(), None);
     let wish = ListenPlan { backlog: 1 << 30, ..tcp("127.0.0.1:0") };
@@ -98,10 +98,10 @@ fn the_backlog_is_the_masters() {
 
 #[test]
 fn both_families_when_ipv6_alone_is_asked_for_everywhere() {
-    let Ok(mut both) = open_all(&[tcp("[::]:0")]) else { return }; // a machine without IPv6
+    let Ok(mut both) = open_all(&[tcp("[::]:0")], Vec::new()) else { return }; // a machine without IPv6
     serves_tcp(&both[0]);
     let port = both.remove(0).port().unwrap();
-    let pair = open_all(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))]).unwrap();
+    let pair = open_all(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))], Vec::new()).unwrap();
     assert!(getsockopt(&pair[1], sockopt::Ipv6V6Only).unwrap());
     serves_tcp(&pair[0]);
 }
@@ -173,6 +173,29 @@ fn the_longest_path_and_the_deepest_folder() {
     std::fs::create_dir(&deep).unwrap();
     let path = deep.join("abc");
     serves_unix(&open(unix(&path)), &path);
+}
+
+/// O_NONBLOCK is the master's where it is asked for, and the workers' otherwise.
+#[test]
+fn blocking_or_not() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let blocks = |listener: &Listener| {
+        let flags = OFlag::from_bits_truncate(fcntl(listener.fd(), FcntlArg::F_GETFL).unwrap());
+        !flags.contains(OFlag::O_NONBLOCK)
+    };
+    let change = |listener: &Listener, to: OFlag| fcntl(listener.fd(), FcntlArg::F_SETFL(to)).unwrap();
+    let plain = open(tcp("127.0.0.1:0"));
+    assert!(blocks(&plain));
+    change(&plain, OFlag::O_NONBLOCK);
+    plain.restore().unwrap();
+    assert!(!blocks(&plain), "a worker's choice");
+    let mut asked = open(ListenPlan { nonblocking: true, ..tcp("127.0.0.1:0") });
+    assert!(!blocks(&asked));
+    change(&asked, OFlag::empty());
+    asked.restore().unwrap();
+    assert!(!blocks(&asked), "put right");
+    asked.adjust(&tcp("127.0.0.1:0")).unwrap();
+    assert!(blocks(&asked), "live");
 }
 
 /// Registers a descriptor for nothing but hang-ups, as the main loop does.

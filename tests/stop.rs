@@ -24,21 +24,13 @@ fn deaf(stop: &str) -> String {
     )
 }
 
-/// Connections that the workers have accepted: their sockets beyond the listener.
-fn accepted(site: &Site) -> usize {
-    let workers = pids(&site.status().expect("a status"), "web");
-    // Of a worker's sockets one is the listener and two are its own pair.
-    let sockets = |pid: &i32| proc::descriptors(*pid).values().filter(|what| what.starts_with("socket:")).count();
-    workers.iter().map(|pid| sockets(pid).saturating_sub(3)).sum()
-}
-
 /// TERM with 32 requests of 2 s in flight: 32 answers, and nothing is left.
 #[test]
 fn requests_in_flight_are_answered() {
     let _alone = alone();
     let mut site = Site::up(WEB);
     let clients = support::load::burst(&site.address(), "/", 32);
-    until("32 accepted connections", 10, || (accepted(&site) >= 32).then_some(()));
+    until("32 accepted connections", 10, || (site.accepted("web") >= 32).then_some(()));
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
     let answers: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();

@@ -57,6 +57,7 @@ impl Listeners {
             name: name.value.clone(),
             address,
             backlog: section.backlog.as_ref().map_or(BACKLOG, |at| at.value),
+            nonblocking: section.nonblocking.as_ref().is_some_and(|at| at.value),
             mode: None,
             uid: None,
             gid: None,
@@ -94,7 +95,15 @@ impl Listeners {
             Some(index) => Some(index),
             None => {
                 let name = word.value.clone();
-                self.plans.push(ListenPlan { name, address, backlog: BACKLOG, mode: None, uid: None, gid: None });
+                self.plans.push(ListenPlan {
+                    name,
+                    address,
+                    backlog: BACKLOG,
+                    nonblocking: false,
+                    mode: None,
+                    uid: None,
+                    gid: None,
+                });
                 Some(self.plans.len() - 1)
             }
         }

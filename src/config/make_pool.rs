@@ -29,12 +29,13 @@ pub(super) fn pool(
 ) -> Marked {
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
     let policy = policy(cx, kind, &pool);
-    let listen = listen(cx, listeners, &pool);
-    let plans: Vec<ListenPlan> = listen.iter().map(|index| listeners.plans[*index].clone()).collect();
+    let sockets = sockets(cx, listeners, &pool);
+    let plans: Vec<ListenPlan> = sockets.listen.iter().map(|index| listeners.plans[*index].clone()).collect();
     let mut texts = Templates {
         listeners: &plans,
         // A refused listener has its finding; that placeholders miss it is no news.
-        complete: pool.listen.as_ref().is_none_or(|at| at.value.len() == listen.len() && !at.value.is_empty()),
+        complete: sockets.complete,
+        passed: sockets.passed,
         ports: pool.ports.is_some(),
         uses_port: false,
     };
@@ -55,7 +56,7 @@ pub(super) fn pool(
         files: logs::files(&pool.log),
     };
     let written = pool.ports.clone().and_then(|at| Some(At::new(at.value?, at.span)));
-    let recipe = recipe(cx, files, name, pool, listen, &mut texts);
+    let recipe = recipe(cx, files, name, pool, sockets, &mut texts);
     if let Some(at) = &written {
         ports::enough(cx, at, policy.count, policy.reload.surge, policy.reload.max_draining);
         if !texts.uses_port {
@@ -101,7 +102,7 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
         cx.error_with(&at.span, "no worker is ready in no time", "leave it out for the default");
     }
     let auto = pool.ready.as_ref().is_none_or(|at| matches!(at.value, ReadyText::Known(Ready::Auto)));
-    let by_living = kind != Kind::Step && pool.listen.is_none() && auto;
+    let by_living = kind != Kind::Step && !pool.listens() && auto;
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value)) {
         let hint = "make it longer than 1 s, or write ready = \"notify\"";
         cx.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
@@ -121,7 +122,7 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
 }
 
 fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
-    let listens = pool.listen.is_some();
+    let listens = pool.listens();
     let Some(ready) = &pool.ready else {
         return if listens { Readiness::Reported } else { Readiness::Alive(AUTO) };
     };
@@ -195,7 +196,31 @@ fn restart(cx: &mut Reader, restart: &pool_tables::Restart) -> Restart {
     }
 }
 
-/// The pool's listeners, in order.
+/// The listeners of a pool.
+struct Sockets {
+    /// Their indices, in order; at the end one that is for stdin alone.
+    listen: Vec<usize>,
+    passed: usize,
+    stdin: Option<usize>,
+    /// None has been refused.
+    complete: bool,
+}
+
+fn sockets(cx: &mut Reader, listeners: &mut Listeners, pool: &Pool) -> Sockets {
+    let mut listen = listen(cx, listeners, pool);
+    let passed = listen.len();
+    let stdin = pool.stdin.as_ref().and_then(|word| listeners.take(cx, word)).map(|index| {
+        listen.iter().position(|known| *known == index).unwrap_or_else(|| {
+            listen.push(index);
+            passed
+        })
+    });
+    let complete = pool.listen.as_ref().is_none_or(|at| at.value.len() == passed && !at.value.is_empty())
+        && stdin.is_some() == pool.stdin.is_some();
+    Sockets { listen, passed, stdin, complete }
+}
+
+/// Those from descriptor 3 on, in order.
 fn listen(cx: &mut Reader, listeners: &mut Listeners, pool: &Pool) -> Vec<usize> {
     let mut indices = Vec::new();
     for word in pool.listen.iter().flat_map(|at| &at.value) {
@@ -215,7 +240,7 @@ fn recipe(
     files: &mut EnvFiles,
     name: &At<String>,
     pool: Pool,
-    listen: Vec<usize>,
+    sockets: Sockets,
     texts: &mut Templates<'_>,
 ) -> Recipe {
     if pool.command.is_none() {
@@ -242,7 +267,9 @@ fn recipe(
         umask: pool.umask.map(|at| at.value),
         nice: pool.nice.map(|at| at.value),
         limits: pool.limits,
-        listen,
+        listen: sockets.listen,
+        passed: sockets.passed,
+        stdin: sockets.stdin,
     };
     if let Some(command) = &pool.command {
         let place = pool.working_directory.as_ref().map_or(&command.span, |at| &at.span);

@@ -17,6 +17,8 @@ pub(super) struct Pool {
     pub(super) count: Option<At<u32>>,
     /// No words: refused already.
     pub(super) listen: Option<At<Vec<At<String>>>>,
+    /// The listener that descriptor 0 is to be; none: /dev/null.
+    pub(super) stdin: Option<At<String>>,
     pub(super) after: Vec<At<String>>,
     pub(super) env: Vec<(At<String>, At<String>)>,
     pub(super) env_file: Option<At<PathBuf>>,
@@ -76,6 +78,15 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "names of `[listen]`, or addresses: fd 3, 4, … of each worker",
         |cx, into, v| {
             into.listen = Some(values::listen(cx, v));
+        },
+    ),
+    key(
+        "stdin",
+        "`\"null\"`, `\"listen:NAME\"`",
+        "`\"null\"`",
+        "descriptor 0: nothing to read, or a listener, for programs that expect theirs there (inetd's `wait`, Java)",
+        |cx, into, v| {
+            into.stdin = values::stdin(cx, v);
         },
     ),
     key(
@@ -172,6 +183,13 @@ pub(super) const POOL: &[Key<Pool>] = &[
         into.limits = values::limits(cx, v);
     }),
 ];
+
+impl Pool {
+    /// It has a listening socket, or a finding about one.
+    pub(super) fn listens(&self) -> bool {
+        self.listen.is_some() || self.stdin.is_some()
+    }
+}
 
 /// The name of a section, for messages about what is missing in it.
 pub(super) fn missing(cx: &mut Reader, kind: &str, name: &At<String>, what: &str, hint: &str) {

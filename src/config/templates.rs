@@ -1,12 +1,14 @@
 //! Texts of a pool with placeholders.
 
 use super::reader::{At, Reader};
-use crate::plan::{Address, Context, Fault, ListenPlan, Piece, Template};
+use crate::plan::{Address, Context, Fault, ListenPlan, Piece, Sockets, Template};
 use std::path::Path;
 
 /// What the placeholders of one pool may name.
 pub(super) struct Templates<'a> {
     pub(super) listeners: &'a [ListenPlan],
+    /// So many of them lie at 3, 4, …
+    pub(super) passed: usize,
     /// No listener of the pool has been refused, so a name that is not there is news.
     pub(super) complete: bool,
     /// The pool has `ports`.
@@ -18,8 +20,7 @@ pub(super) struct Templates<'a> {
 impl Templates<'_> {
     /// A checked template; `None` after a finding.
     pub(super) fn parse(&mut self, cx: &mut Reader, text: &At<String>) -> Option<Template> {
-        let known: Vec<&ListenPlan> = self.listeners.iter().collect();
-        match Template::parse(&text.value, &known) {
+        match Template::parse(&text.value, Sockets { listen: self.listeners, passed: self.passed }) {
             Ok(template) => {
                 let port = template.0.contains(&Piece::Port);
                 self.uses_port |= port;

@@ -95,6 +95,21 @@ pub(super) fn listen(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>> 
     texts
 }
 
+/// `"null"`, or `"listen:NAME"`: the name.
+pub(super) fn stdin(cx: &mut Reader, value: &Value<'_>) -> Option<At<String>> {
+    let text = cx.text(value, "\"null\" or \"listen:NAME\"")?;
+    match text.value.strip_prefix("listen:") {
+        Some(name) if !name.is_empty() => return Some(At::new(name.to_owned(), text.span)),
+        None if text.value == "null" => {}
+        _ => cx.error_with(
+            &text.span,
+            format!("`stdin` cannot be `{}`", shown(&text.value)),
+            "write \"null\", or \"listen:NAME\" for the listener [listen.NAME]",
+        ),
+    }
+    None
+}
+
 pub(super) fn env(cx: &mut Reader, value: &Value<'_>) -> Vec<(At<String>, At<String>)> {
     let mut variables = Vec::new();
     for (name, value) in cx.entries(value) {

@@ -1,7 +1,14 @@
-//! What the master tells the manager that started it (sd_notify(3)): systemd, or another rotad.
+//! What the master tells the manager that started it (sd_notify(3), sd_watchdog_enabled(3)): systemd, or another rotad.
 
+use super::harmless::harmless;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// More pools than that are not named one by one.
+const MOST_POOLS: usize = 12;
+/// Letters of a pool's line in STATUS=.
+const LONGEST: usize = 200;
 
 /// The other end of `NOTIFY_SOCKET`, if there is one.
 #[derive(Debug)]
@@ -23,10 +30,75 @@ impl Manager {
         }))
     }
 
+    pub fn listens(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Says something; nobody listening, or a full queue, is no matter of ours.
     pub fn tell(&self, text: &str) {
         if let Some((socket, address)) = &self.0 {
             socket.send_to_addr(text.as_bytes(), address).ok();
         }
+    }
+}
+
+/// How often `WATCHDOG=1` is to be said: twice as often as the manager asks of the process that it started as
+/// `started_as`. None: it does not ask.
+pub fn watchdog(started_as: u32) -> Option<Duration> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let meant = std::env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(started_as));
+    let micros = number("WATCHDOG_USEC").filter(|micros| meant && *micros > 0)?;
+    Some(Duration::from_micros(micros / 2).max(Duration::from_millis(1)))
+}
+
+/// One pool, as STATUS= has it.
+#[derive(Debug)]
+pub struct PoolLine {
+    /// `web 4/4`.
+    pub text: String,
+    /// Nothing to say but that.
+    pub well: bool,
+}
+
+/// The line that `systemctl status` shows: `running: web 4/4, jobs 1/2 degraded`.
+pub fn status(word: &str, pools: &[PoolLine]) -> String {
+    let mut shown: Vec<&PoolLine> = pools.iter().collect();
+    if pools.len() > MOST_POOLS {
+        shown.retain(|pool| !pool.well);
+        shown.truncate(MOST_POOLS);
+    }
+    let mut lines: Vec<String> =
+        shown.iter().map(|pool| harmless(pool.text.chars().take(LONGEST).collect::<String>())).collect();
+    match pools.len() - lines.len() {
+        0 => {}
+        others if lines.is_empty() => lines.push(format!("{others} pools")),
+        others => lines.push(format!("{others} others")),
+    }
+    if lines.is_empty() { word.to_owned() } else { format!("{word}: {}", lines.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(wells: &[bool]) -> Vec<PoolLine> {
+        let line = |(index, well): (usize, &bool)| PoolLine { text: format!("p{index} 1/1"), well: *well };
+        wells.iter().enumerate().map(line).collect()
+    }
+
+    #[test]
+    fn the_status_names_pools_while_they_are_few() {
+        assert_eq!(status("running", &[]), "running");
+        assert_eq!(status("running", &lines(&[true, false])), "running: p0 1/1, p1 1/1");
+        assert_eq!(status("running", &lines(&[true; 20])), "running: 20 pools");
+        let mut many = [true; 20];
+        many[3] = false;
+        assert_eq!(status("running", &lines(&many)), "running: p3 1/1, 19 others");
+    }
+
+    #[test]
+    fn a_status_is_one_line() {
+        let line = PoolLine { text: "web 1/2 (kept: a\nb)".into(), well: false };
+        assert_eq!(status("running", &[line]), "running: web 1/2 (kept: a\\x0ab)");
     }
 }

@@ -1,6 +1,7 @@
 //! Leaving the terminal by the book (daemon(7)), and what a master knows of how it was launched.
 
 pub use super::report::{LauncherEnd, Report};
+use super::sockets::{Handed, Passed};
 use super::sys::descriptors::close_all_but;
 use super::sys::fork::{Fork, exit_now, fork};
 use super::sys::signal::{ignore_until_handled, reset_all};
@@ -25,6 +26,10 @@ pub struct Launch {
     pub take_over: bool,
     /// nohup(1) and its like wish that HUP stays ignored. Never for a daemon, which has no terminal to lose.
     pub hup_ignored: bool,
+    /// The process that was started, to which the service manager has addressed what it passes on: a daemon is another.
+    pub started_as: u32,
+    /// Sockets that the service manager has opened for us.
+    pub passed: Vec<Passed>,
 }
 
 /// What the command line asks of a start.
@@ -48,8 +53,9 @@ pub enum Side {
 ///
 /// To be called before anything else opens a descriptor. `hup_ignored`: as found when the process started.
 pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
+    let handed = Handed::find();
     // Without close_range and without /proc there is nothing to go by, and everything that we open is close-on-exec.
-    close_all_but(None).ok();
+    close_all_but(handed.end(), None).ok();
     reset_all();
     ignore_until_handled();
     Launch {
@@ -58,6 +64,8 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
         no_wait: wish.no_wait,
         take_over: wish.take_over,
         hup_ignored,
+        started_as: std::process::id(),
+        passed: handed.take(),
     }
 }
 
@@ -69,6 +77,8 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
 /// # Errors
 /// In the launcher only: pipe2(2), fork(2). What fails in the daemon comes through the report.
 pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
+    // The daemon has another pid than the one that the sockets are meant for.
+    let (handed, started_as) = (Handed::find(), std::process::id());
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     match fork()? {
         Fork::Parent { child } => {
@@ -86,7 +96,7 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
             setsid().ok();
             match fork() {
                 Ok(Fork::Parent { .. }) => exit_now(0),
-                Ok(Fork::Child) => become_daemon(plan, wish, Report::to_launcher(write)?),
+                Ok(Fork::Child) => become_daemon(plan, wish, Report::to_launcher(write)?, handed, started_as),
                 Err(error) => {
                     Report::to_launcher(write)?.finish(1, &format!("failed to fork the master: {error}"));
                     exit_now(1)
@@ -96,8 +106,8 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
     }
 }
 
-fn become_daemon(plan: &Plan, wish: Wish, report: Report) -> io::Result<Side> {
-    if let Err((what, error)) = settle_down(plan, &report) {
+fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: Handed, started_as: u32) -> io::Result<Side> {
+    if let Err((what, error)) = settle_down(plan, &report, &handed) {
         report.finish(1, &format!("failed to {what}: {error}; nothing was started"));
         exit_now(1);
     }
@@ -107,16 +117,18 @@ fn become_daemon(plan: &Plan, wish: Wish, report: Report) -> io::Result<Side> {
         no_wait: wish.no_wait,
         take_over: wish.take_over,
         hup_ignored: false,
+        started_as,
+        passed: handed.take(),
     }))
 }
 
-fn settle_down(plan: &Plan, report: &Report) -> Result<(), (String, io::Error)> {
+fn settle_down(plan: &Plan, report: &Report, handed: &Handed) -> Result<(), (String, io::Error)> {
     let folder = &plan.master.working_directory;
     let said = |what: &str| {
         let what = what.to_owned();
         move |error| (what, error)
     };
-    close_all_but(report.descriptor()).map_err(said("close inherited descriptors"))?;
+    close_all_but(handed.end(), report.descriptor()).map_err(said("close inherited descriptors"))?;
     onto_null().map_err(said("open /dev/null"))?;
     std::env::set_current_dir(folder).map_err(said(&format!("change to working_directory {}", folder.display())))?;
     umask(Mode::from_bits_truncate(plan.master.umask));

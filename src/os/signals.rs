@@ -5,7 +5,7 @@ use crate::plan::{SignalAction, SignalMap};
 use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
-use signal_hook::low_level::siginfo::Origin;
+use signal_hook::low_level::siginfo::{Cause, Origin};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -89,6 +89,10 @@ impl Signals {
     fn text(&self, origin: &Origin) -> String {
         let name = if origin.signal == self.reopen { "RTMIN".to_owned() } else { name(origin.signal) };
         match &origin.process {
+            // Who closes a terminal is not named: the kernel tells whoever ran in it (termios(3), "hangup").
+            None if origin.signal == SIGHUP && origin.cause == Cause::Kernel => {
+                format!("{name}: the terminal was closed")
+            }
             Some(process) if process.pid > 0 => format!("{name} from pid {} (uid {})", process.pid, process.uid),
             _ => name,
         }

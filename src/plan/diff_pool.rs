@@ -24,7 +24,8 @@ pub(super) fn keys((old_plan, old): (&Plan, &PoolPlan), (new_plan, new): (&Plan,
     keys.rolled.extend(differing(&[("kind", old.kind != new.kind)]));
     recipe(&mut keys, &old.recipe, &new.recipe);
     let listens = listens(old_plan, old) != listens(new_plan, new);
-    keys.rolled.extend(differing(&[("listen", listens), ("ready", old.ready != new.ready)]));
+    let stdin = stdin(old_plan, old) != stdin(new_plan, new);
+    keys.rolled.extend(differing(&[("listen", listens), ("stdin", stdin), ("ready", old.ready != new.ready)]));
     ports(&mut keys, old, new);
     health(&mut keys, old.health.as_ref(), new.health.as_ref());
     logs(&mut keys, &old.log, &new.log);
@@ -79,10 +80,17 @@ fn named<T: PartialEq>(into: &mut Vec<String>, table: &str, old: &BTreeMap<Strin
     into.extend(names.into_iter().map(|name| format!("{table}.{name}")));
 }
 
-/// What a pool listens on: indices differ from plan to plan, names and addresses tell.
+/// What a pool listens on from descriptor 3 on: indices differ from plan to plan, names and addresses tell.
 fn listens<'a>(plan: &'a Plan, pool: &PoolPlan) -> Vec<Option<(&'a str, &'a Address)>> {
-    let listener = |index: &usize| plan.listeners.get(*index).map(|plan| (plan.name.as_str(), &plan.address));
-    pool.recipe.listen.iter().map(listener).collect()
+    pool.recipe.listen.iter().take(pool.recipe.passed).map(|index| listener(plan, *index)).collect()
+}
+
+fn stdin<'a>(plan: &'a Plan, pool: &PoolPlan) -> Option<(&'a str, &'a Address)> {
+    listener(plan, *pool.recipe.listen.get(pool.recipe.stdin?)?)
+}
+
+fn listener(plan: &Plan, index: usize) -> Option<(&str, &Address)> {
+    plan.listeners.get(index).map(|plan| (plan.name.as_str(), &plan.address))
 }
 
 /// More ports than before leave everybody the one that he has.

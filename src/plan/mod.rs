@@ -12,7 +12,7 @@ pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
 pub use glob::{Glob, Missed};
 pub use pool::{Account, Check, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch};
 pub use sources::{changed, read};
-pub use template::{Context, Fault};
+pub use template::{Context, Fault, Sockets};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -110,6 +110,8 @@ pub struct ListenPlan {
     pub name: String,
     pub address: Address,
     pub backlog: u32,
+    /// O_NONBLOCK on the shared socket; false: as the workers have it, blocking at first.
+    pub nonblocking: bool,
     /// Unix sockets only: mode, owner, group of the file.
     pub mode: Option<u32>,
     pub uid: Option<u32>,
@@ -129,7 +131,7 @@ pub struct Template(pub Vec<Piece>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     Text(String),
-    /// The descriptor number of the pool's n-th listener (index into [`Recipe::listen`]).
+    /// The number of a listener's descriptor.
     Fd(usize),
     /// Its address and its port (indices into [`Recipe::listen`]).
     Addr(usize),

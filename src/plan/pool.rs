@@ -144,8 +144,12 @@ pub struct Recipe {
     pub umask: Option<u32>,
     pub nice: Option<i32>,
     pub limits: Vec<Limit>,
-    /// Indices into [`Plan::listeners`]: fd 3, 4, …
+    /// The pool's listeners: indices into [`Plan::listeners`].
     pub listen: Vec<usize>,
+    /// So many of them lie at 3, 4, …; one more may lie at 0 alone.
+    pub passed: usize,
+    /// Which of them is descriptor 0 (index into `listen`); none: /dev/null.
+    pub stdin: Option<usize>,
 }
 
 /// A user, looked up when the configuration was read.

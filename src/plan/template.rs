@@ -15,6 +15,15 @@ pub struct Fault {
     pub unknown_listener: bool,
 }
 
+/// What a pool's placeholders may name.
+#[derive(Clone, Copy, Debug)]
+pub struct Sockets<'a> {
+    /// The pool's listeners.
+    pub listen: &'a [ListenPlan],
+    /// So many of them lie at 3, 4, …; the others at 0 alone.
+    pub passed: usize,
+}
+
 /// What one worker's placeholders stand for.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
@@ -31,6 +40,8 @@ pub struct Context<'a> {
 
 /// The descriptor of a pool's first listener.
 const FIRST_FD: usize = 3;
+/// That of `stdin = "listen:NAME"`.
+const STDIN: usize = 0;
 
 impl Template {
     /// Text without placeholders.
@@ -40,7 +51,7 @@ impl Template {
 
     /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
     /// braces, and so is a `}` that closes nothing. NAME is one of `listen`, the pool's own listeners in their order.
-    pub fn parse(text: &str, listen: &[&ListenPlan]) -> Result<Self, Fault> {
+    pub fn parse(text: &str, sockets: Sockets<'_>) -> Result<Self, Fault> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -57,7 +68,7 @@ impl Template {
                 let Some(end) = brace.find('}') else {
                     return Err(fault("`{` is never closed", "write `{{` for a brace".to_owned()));
                 };
-                let piece = placeholder(&brace[1..end], listen)?;
+                let piece = placeholder(&brace[1..end], sockets)?;
                 if !plain.is_empty() {
                     pieces.push(Piece::Text(std::mem::take(&mut plain)));
                 }
@@ -78,7 +89,7 @@ impl Template {
         for piece in &self.0 {
             match piece {
                 Piece::Text(plain) => text.push(plain),
-                Piece::Fd(index) => text.push((FIRST_FD + index).to_string()),
+                Piece::Fd(number) => text.push(number.to_string()),
                 Piece::Addr(index) => {
                     text.push(context.addresses.get(*index).map_or_else(OsString::new, Address::to_os_string));
                 }
@@ -130,11 +141,13 @@ impl fmt::Display for Address {
     }
 }
 
-fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
+fn placeholder(word: &str, sockets: Sockets<'_>) -> Result<Piece, Fault> {
+    let listen = sockets.listen;
     if let Some((kind @ ("fd" | "addr" | "port"), name)) = word.split_once(':') {
         let index = listen.iter().position(|plan| plan.name == name).ok_or_else(|| unknown(kind, name, listen))?;
         return match (kind, &listen[index].address) {
-            ("fd", _) => Ok(Piece::Fd(index)),
+            ("fd", _) if index < sockets.passed => Ok(Piece::Fd(FIRST_FD + index)),
+            ("fd", _) => Ok(Piece::Fd(STDIN)),
             ("addr", _) => Ok(Piece::Addr(index)),
             (_, Address::Tcp(_)) => Ok(Piece::ListenerPort(index)),
             (_, Address::Unix(_)) => Err(fault(
@@ -158,7 +171,7 @@ fn placeholder(word: &str, listen: &[&ListenPlan]) -> Result<Piece, Fault> {
     }
 }
 
-fn unknown(kind: &str, name: &str, listen: &[&ListenPlan]) -> Fault {
+fn unknown(kind: &str, name: &str, listen: &[ListenPlan]) -> Fault {
     let known: Vec<String> = listen.iter().map(|plan| format!("`{{{kind}:{}}}`", plan.name)).collect();
     let hint = if known.is_empty() {
         "this pool has no `listen`".to_owned()
@@ -183,14 +196,14 @@ mod tests {
     use super::*;
 
     fn listener(name: &str, address: Address) -> ListenPlan {
-        ListenPlan { name: name.to_owned(), address, backlog: 1, mode: None, uid: None, gid: None }
+        ListenPlan { name: name.to_owned(), address, backlog: 1, nonblocking: false, mode: None, uid: None, gid: None }
     }
 
     fn expand(text: &str) -> Result<String, String> {
         let http = Address::Tcp(([127, 0, 0, 1], 80).into());
         let local = Address::Unix("/run/x.sock".into());
         let plans = [listener("http", http.clone()), listener("local", local.clone())];
-        let template = Template::parse(text, &plans.iter().collect::<Vec<_>>()).map_err(|fault| fault.message)?;
+        let template = Template::parse(text, Sockets { listen: &plans, passed: 2 }).map_err(|fault| fault.message)?;
         let context = Context {
             addresses: &[http, local],
             pool: "web",

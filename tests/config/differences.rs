@@ -37,6 +37,9 @@ fn what_workers_are_made_from_rolls_them() {
     rolled("env = { A = \"1\", B = \"2\" }", "env = { B = \"2\", C = \"\" }", &["env.A", "env.C"]);
     rolled("", "kind = \"task\"\nstop = \"30s\"", &["kind"]);
     rolled("", "listen = \"127.0.0.1:8000\"\nready = \"notify\"", &["listen", "ready"]);
+    rolled("", "stdin = \"listen:127.0.0.1:8000\"", &["stdin"]);
+    let listen = "listen = \"127.0.0.1:8000\"";
+    rolled(listen, &format!("{listen}\nstdin = \"listen:127.0.0.1:8000\""), &["stdin"]);
     rolled("", "working_directory = \"/\"\numask = \"077\"\nnice = 1", &["working_directory", "umask", "nice"]);
     rolled("", "clear_env = true\npass_env = [\"A\"]", &["clear_env", "pass_env"]);
     rolled("limits = { core = 0 }", "limits = { nofile = 9 }", &["limits.core", "limits.nofile"]);

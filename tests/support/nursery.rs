@@ -39,6 +39,7 @@ pub fn order(argv: &[&str], directory: &Path) -> BirthOrder {
         umask: None,
         nice: None,
         limits: vec![],
+        stdin: None,
         stdout: null(),
         stderr: null(),
         listeners: vec![],

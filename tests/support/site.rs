@@ -248,6 +248,14 @@ impl Site {
         assert!(left.is_empty(), "still running: {left:?}");
     }
 
+    /// Connections that a pool's workers of `testworker http` have accepted.
+    pub fn accepted(&self, pool: &str) -> usize {
+        let workers = super::pids(&self.status().expect("a status"), pool);
+        // Of a worker's sockets one is the listener and two are its own pair.
+        let sockets = |pid: &i32| proc::descriptors(*pid).values().filter(|what| what.starts_with("socket:")).count();
+        workers.iter().map(|pid| sockets(pid).saturating_sub(3)).sum()
+    }
+
     /// What runs in this site.
     pub fn processes(&self) -> Vec<i32> {
         proc::of_folder(self.folder.path())

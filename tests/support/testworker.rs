@@ -48,6 +48,8 @@ pub(crate) struct Knobs {
     ignore_term: bool,
     /// An address of its own to listen on, instead of the inherited socket; `/shutdown` then is for good.
     pub(crate) bind: Option<String>,
+    /// The listener is descriptor 0, as inetd's `wait` hands it on.
+    pub(crate) stdin: bool,
     /// WATCHDOG=1, twice as often as WATCHDOG_USEC asks for. SIGUSR2 makes the worker sick: this ends, and so do
     /// answers of `http`.
     watchdog: bool,
@@ -123,6 +125,7 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
             "--bind" => knobs.bind = Some(value()),
             "--mib" => knobs.mib = number(&value()),
             "--say" => knobs.say = Some(value()),
+            "--stdin" => knobs.stdin = true,
             "--watchdog" => knobs.watchdog = true,
             "--notify" => knobs.notify = true,
             "--ignore-term" => knobs.ignore_term = true,

@@ -162,7 +162,8 @@ fn start(
     seat: &Seat,
     explain: impl FnOnce(Trouble) -> BirthError,
 ) -> Result<Process, BirthError> {
-    let sources = [tools.null.as_fd(), order.stdout.as_fd(), order.stderr.as_fd()];
+    let stdin = order.stdin.as_ref().map_or_else(|| tools.null.as_fd(), |fd| fd.as_fd());
+    let sources = [stdin, order.stdout.as_fd(), order.stderr.as_fd()];
     let sources = sources.into_iter().chain(order.listeners.iter().map(|fd| fd.as_fd())).chain(extra.iter().copied());
     let sources: Vec<_> = sources.collect();
     let laid = tools.pad.lay(&sources, &tools.null).map_err(|error| failed(Stage::Descriptors, &error))?;

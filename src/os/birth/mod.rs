@@ -42,6 +42,8 @@ pub struct BirthOrder {
     pub umask: Option<u32>,
     pub nice: Option<i32>,
     pub limits: Vec<Limit>,
+    /// None: /dev/null.
+    pub stdin: Option<Arc<OwnedFd>>,
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
     /// They become 3, 4, …

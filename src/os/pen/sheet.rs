@@ -203,6 +203,8 @@ fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<Halt>) {
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return (done, Some(Halt::Slow)),
             Err(Errno::EPIPE | Errno::EBADF) => return (done, Some(Halt::Gone)),
+            // A terminal that was closed never comes back (termios(3), "hangup").
+            Err(Errno::EIO) if !plain => return (done, Some(Halt::Gone)),
             Err(error) => return (done, Some(Halt::Error(error.into()))),
         }
     }

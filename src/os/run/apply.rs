@@ -70,6 +70,11 @@ impl Applying {
         }
     }
 
+    /// A wish is under way, or waits.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.now.is_some() || !self.queue.is_empty()
+    }
+
     pub(super) fn take(&mut self) -> Option<(Wish, Stage)> {
         self.now.take()
     }
@@ -114,7 +119,7 @@ impl Keeper {
         self.next_wish();
     }
 
-    fn next_wish(&mut self) {
+    pub(super) fn next_wish(&mut self) {
         while self.applying.now.is_none()
             && let Some(wish) = self.applying.queue.pop_front()
         {
@@ -133,7 +138,7 @@ impl Keeper {
                 continue;
             }
             if wish.extent != Extent::DryRun {
-                self.told_reloading();
+                self.reloading();
             }
             self.applying.put(wish, Stage::Reading);
         }
@@ -271,13 +276,6 @@ impl Keeper {
     /// The end of an apply that changes nothing.
     pub(super) fn refuse(&mut self, wish: Wish, code: u8, text: String) {
         self.answer_wish(&wish, code, text);
-        self.wish_done(&wish);
-    }
-
-    pub(super) fn wish_done(&mut self, wish: &Wish) {
-        if wish.extent != Extent::DryRun {
-            self.told_reloaded();
-        }
         self.next_wish();
     }
 

@@ -68,7 +68,7 @@ impl Keeper {
         self.close_wait(wait);
         self.close_unused();
         self.watch_files();
-        self.wish_done(&wish);
+        self.next_wish();
     }
 
     /// Puts the new pattern in its place; the pool's number.
@@ -171,7 +171,7 @@ impl Keeper {
             match listener.adjust(plan) {
                 Ok(None) => {}
                 Ok(Some(dress)) => self.clerk.dress(plan.name.clone(), dress),
-                Err(error) => tracing::warn!(listen = plan.name, "the backlog cannot be set: {error}"),
+                Err(error) => tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}"),
             }
         }
         self.listening.set_lone(lone);

@@ -338,6 +338,7 @@ impl Keeper {
 
     /// A rolling restart of these pools; the answers go to the client, or into the diary.
     pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
+        self.reloading();
         for (pool, ticket) in self.tickets.issue(client, drained, pools) {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }

@@ -1,28 +1,156 @@
-//! What the service manager is told beyond READY=1, and the end that an essential pool asks for.
+//! What the service manager is told (sd_notify(3)), and the end that an essential pool asks for.
 
 use super::Keeper;
+use super::tickets::reason;
+use crate::observe::manager::{self, Manager, PoolLine};
 use nix::time::{ClockId, clock_gettime};
-use rotad_core::{PoolId, Span};
+use rotad_core::{PoolId, PoolState, PoolView, RollState, Span};
+use std::time::{Duration, Instant};
 
 /// The exit code of a master whose essential pool has failed.
 const ESSENTIAL_FAILED: u8 = 69;
+/// While everything stops, the manager is asked for this much more time …
+const EXTENSION: Duration = Duration::from_secs(20);
+/// … this often.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+
+/// What the manager knows of us.
+#[derive(Debug)]
+pub(super) struct Managing {
+    manager: Manager,
+    /// READY=1 has been said.
+    ready: bool,
+    /// RELOADING=1 has been said, and no READY=1 since.
+    reloading: bool,
+    status: String,
+    /// When it is asked for more time again.
+    extend: Option<Instant>,
+    /// How often it wants to hear of us, and when next.
+    watchdog: Option<(Duration, Instant)>,
+}
+
+impl Managing {
+    /// `started_as`: the process that the manager has started, which a daemon is not.
+    pub(super) fn begin(started_as: u32) -> Self {
+        let manager = Manager::find();
+        let watchdog = manager::watchdog(started_as).filter(|_| manager.listens());
+        Self {
+            manager,
+            ready: false,
+            reloading: false,
+            status: String::new(),
+            extend: None,
+            watchdog: watchdog.map(|every| (every, Instant::now())),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.watchdog.map(|(_, at)| at)
+    }
+
+    /// Every turn of the main loop comes by here: that is what the watchdog watches.
+    fn bark(&mut self) {
+        let now = Instant::now();
+        if let Some((every, at)) = &mut self.watchdog
+            && *at <= now
+        {
+            *at = now + *every;
+            self.manager.tell("WATCHDOG=1");
+        }
+    }
+
+    /// The stop steps bound the stop; a patience of the manager's own would only cut them short.
+    fn ask_for_time(&mut self) {
+        let now = Instant::now();
+        if self.extend.is_none_or(|at| at <= now) {
+            self.extend = Some(now + EXTEND_EVERY);
+            self.manager.tell(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+        }
+    }
+}
 
 impl Keeper {
-    /// `Type=notify-reload` (systemd.service(5)) waits from here …
-    pub(super) fn told_reloading(&self) {
-        if !self.manager_told || self.stopping {
+    /// Something is about to be applied or rolled. `Type=notify-reload` (systemd.service(5)) waits for this, with a
+    /// time after its signal, so it is said again when it comes twice; and then for READY=1.
+    pub(super) fn reloading(&mut self) {
+        if !self.managing.ready || self.stopping {
             return;
         }
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
         let micros = now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000;
-        self.manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.managing.manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.managing.reloading = true;
     }
 
-    /// … to here: the configuration is in force, or refused. Rolling restarts go on.
-    pub(super) fn told_reloaded(&self) {
-        if self.manager_told && !self.stopping {
-            self.manager.tell("READY=1\nSTATUS=running");
+    /// At the end of each turn: what has changed since the last one.
+    pub(super) fn tell_manager(&mut self) {
+        if !self.managing.manager.listens() {
+            return;
         }
+        self.managing.bark();
+        if self.stopping {
+            self.managing.ask_for_time();
+        }
+        let pools: Vec<(PoolId, PoolView)> = self.core.view().pools().collect();
+        let rolls = self.applying.is_under_way() || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
+        let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool.state);
+        let mut text = String::new();
+        if !self.stopping && !self.managing.ready && pools.iter().all(settled) {
+            self.managing.ready = true;
+            text = format!("READY=1\nMAINPID={}", std::process::id());
+        }
+        if !self.stopping && self.managing.reloading && !rolls {
+            self.managing.reloading = false;
+            text = "READY=1".to_owned();
+        }
+        let word = match (self.stopping, self.managing.ready, rolls) {
+            (true, _, _) => "stopping",
+            (_, false, _) => "starting",
+            (_, _, true) => "reloading",
+            _ => "running",
+        };
+        let lines: Vec<PoolLine> = pools.iter().map(|(id, pool)| self.pool_line(*id, pool)).collect();
+        let status = manager::status(word, &lines);
+        if status != self.managing.status || !text.is_empty() {
+            let separator = if text.is_empty() { "" } else { "\n" };
+            self.managing.manager.tell(&format!("{text}{separator}STATUS={status}"));
+            self.managing.status = status;
+        }
+    }
+
+    /// `web 4/4`, and whatever is not as it should be.
+    fn pool_line(&self, id: PoolId, pool: &PoolView) -> PoolLine {
+        let name = self.pool_name(id);
+        if self.stopping {
+            return PoolLine { text: format!("{name} {} left", pool.alive), well: pool.alive == 0 };
+        }
+        let mut text = format!("{name} {}/{}", pool.ready, pool.wanted);
+        let roll = &pool.roll;
+        let state = match pool.state {
+            PoolState::Ok => String::new(),
+            PoolState::Starting => " starting".to_owned(),
+            PoolState::Degraded => " degraded".to_owned(),
+            PoolState::Reloading => format!(" rolling, {} of {} replaced", roll.replaced, roll.of),
+            PoolState::RollingBack => " rolling back".to_owned(),
+            PoolState::CrashLoop => " crash-loop".to_owned(),
+            PoolState::Stopping => " stopping".to_owned(),
+            PoolState::Stopped => " stopped".to_owned(),
+            PoolState::Done => " done".to_owned(),
+            PoolState::Failed => " failed".to_owned(),
+        };
+        text.push_str(&state);
+        if let (RollState::Aborted | RollState::RolledBack, Some(failure)) = (roll.state, &roll.failure) {
+            let culprit = failure.worker.and_then(|worker| self.obituaries.of_worker(worker));
+            let why = reason(failure, culprit);
+            let why = why.lines().next().unwrap_or_default();
+            text.push_str(&format!(" (generation {} did not come up: {why})", roll.generation));
+        }
+        PoolLine { well: matches!(pool.state, PoolState::Ok | PoolState::Done), text }
+    }
+
+    /// Everything stops: said once.
+    pub(super) fn tell_stopping(&self) {
+        self.managing.manager.tell("STOPPING=1\nSTATUS=stopping");
     }
 
     pub(super) fn essential_lost(&mut self, pool: PoolId, span: Span) {
@@ -35,5 +163,14 @@ impl Keeper {
         self.launch.give_up(ESSENTIAL_FAILED, &text);
         self.exit_code = Some(ESSENTIAL_FAILED);
         self.stop(false);
+    }
+}
+
+/// READY=1 comes once every pool is ready, or known to be in a crash loop.
+fn is_settled(state: PoolState) -> bool {
+    match state {
+        PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => true,
+        PoolState::Done | PoolState::Failed | PoolState::Stopped => true,
+        PoolState::Starting | PoolState::Degraded | PoolState::Stopping => false,
     }
 }

@@ -42,7 +42,6 @@ pub use clerk::Reader;
 use crate::control::server::Server;
 use crate::control::wire::{Extent, Wait, Which};
 use crate::observe::events::What;
-use crate::observe::manager::Manager;
 use crate::os::birth::Spawner;
 use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
@@ -62,6 +61,7 @@ use fence::Fence;
 use launch::LaunchWatch;
 use leave::Leaving;
 use listening::Listening;
+use managing::Managing;
 use obituary::Obituaries;
 use posts::Posts;
 use recipes::Recipes;
@@ -122,8 +122,7 @@ struct Keeper {
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
     launch: LaunchWatch,
-    manager: Manager,
-    manager_told: bool,
+    managing: Managing,
     leaving: Option<Leaving>,
     /// The prefix of ROTAD_WORKER: unique for each master.
     tag: String,
@@ -187,6 +186,7 @@ impl Keeper {
             }
             self.take_in(&mut sources);
             self.deadlines();
+            self.tell_manager();
             if let Some(code) = self.may_leave() {
                 return self.farewell(code);
             }
@@ -232,8 +232,13 @@ impl Keeper {
         let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
         let care = self.care.deadline().map(|at| self.clock.until(at));
         let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
-        let moments =
-            [self.spawner.deadline(), self.server.deadline(), self.launch.deadline(), self.roster.sweep_again()];
+        let moments = [
+            self.spawner.deadline(),
+            self.server.deadline(),
+            self.launch.deadline(),
+            self.roster.sweep_again(),
+            self.managing.deadline(),
+        ];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(moments).min()
     }
@@ -312,6 +317,8 @@ impl Keeper {
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
         let pools = self.posts.of_kind(kind);
         if pools.is_empty() {
+            // Whoever waits for the end of a reload has it now.
+            self.reloading();
             return self.received(format!("{text}: there is no pool of that kind to roll"));
         }
         self.received(format!("{text}: rolling {}", self.names(&pools)));
@@ -330,7 +337,7 @@ impl Keeper {
         if !self.stopping {
             self.stopping = true;
             self.note(Note::new(What::MasterStopping, "stopping").silent());
-            self.manager.tell("STOPPING=1\nSTATUS=stopping");
+            self.tell_stopping();
             self.give_up_applying();
             self.give_up_starts();
         }

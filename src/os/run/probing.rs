@@ -357,6 +357,7 @@ impl Keeper {
         // As the worker itself is born, but for what makes it the worker: its sockets, and who hears it.
         let mut order = self.recipes.order(&body.pattern, &listeners, &birth);
         order.argv = words.iter().map(|word| word.expand(&context)).collect();
+        order.stdin = None;
         order.listeners.clear();
         order.listen_names.clear();
         order.watchdog = None;

@@ -79,7 +79,8 @@ impl Recipes {
         let pinned = self.pinned.entry((birth.pool, birth.generation));
         let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
         // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
-        let names: Vec<String> = pattern.sockets.iter().map(|socket| socket.name.replace(':', "_")).collect();
+        let names: Vec<String> =
+            pattern.sockets.iter().take(recipe.passed).map(|socket| socket.name.replace(':', "_")).collect();
         BirthOrder {
             worker: birth.worker,
             pinned,
@@ -91,7 +92,8 @@ impl Recipes {
             limits: recipe.limits.clone(),
             stdout: birth.stdout.clone(),
             stderr: birth.stderr.clone(),
-            listeners: own.iter().map(|listener| listener.fd()).collect(),
+            stdin: recipe.stdin.and_then(|index| own.get(index)).map(|listener| listener.fd()),
+            listeners: own.iter().take(recipe.passed).map(|listener| listener.fd()).collect(),
             listen_names: names.join(":"),
             watchdog: match plan.health {
                 Some(Health::Watchdog(interval)) => Some(interval),

@@ -7,7 +7,7 @@ use super::obituary::{describe, exit_text, last_exit, last_known};
 use super::tickets::{reason, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
-use rotad_core::{Cause, Cut, Exit, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId};
+use rotad_core::{Cause, Cut, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
 
 impl Keeper {
     pub(super) fn recorded(&mut self, record: Record) {
@@ -56,7 +56,6 @@ impl Keeper {
                      touched"
                 );
                 self.note(Note::new(What::CrashLoop, text).pool(pool).error());
-                self.told_manager();
             }
             Record::CrashLoopOver { pool } => {
                 self.note(Note::new(What::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool));
@@ -64,7 +63,6 @@ impl Keeper {
             Record::PoolReady { pool, generation } => {
                 self.note(Note::new(What::PoolReady, "every worker is ready").pool(pool).generation(generation));
                 self.pool_up(pool, "every worker is ready");
-                self.told_manager();
             }
             Record::PoolStopped { pool } => {
                 self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
@@ -83,7 +81,6 @@ impl Keeper {
                 self.note(note.pool(pool).generation(generation));
                 self.step_done(pool);
                 self.pool_up(pool, &format!("done after {took}"));
-                self.told_manager();
             }
             Record::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
@@ -161,8 +158,8 @@ impl Keeper {
             let Some(listener) = self.listening.get(*id) else { continue };
             if listener.is_shut() {
                 shut.push(*id);
-            } else if let Err(error) = listener.restore_backlog() {
-                tracing::warn!(listen = listener.name(), "the backlog cannot be restored: {error}");
+            } else if let Err(error) = listener.restore() {
+                tracing::warn!(listen = listener.name(), "the socket cannot be put right: {error}");
             }
         }
         for number in shut {
@@ -287,19 +284,6 @@ impl Keeper {
         let verdict = self.launch.overdue();
         self.launched(verdict);
         self.drain_facts();
-    }
-
-    /// READY=1 once every pool is ready or in a crash loop.
-    fn told_manager(&mut self) {
-        let settled = |state| match state {
-            PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => true,
-            PoolState::Done | PoolState::Failed | PoolState::Stopped => true,
-            PoolState::Starting | PoolState::Degraded | PoolState::Stopping => false,
-        };
-        if !self.manager_told && self.core.view().pools().all(|(_, pool)| settled(pool.state)) {
-            self.manager_told = true;
-            self.manager.tell(&format!("READY=1\nMAINPID={}\nSTATUS=running", std::process::id()));
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::fence::Fence;
 use super::launch::LaunchWatch;
 use super::limits::raise_nofile;
 use super::listening::Listening;
+use super::managing::Managing;
 use super::obituary::Obituaries;
 use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
@@ -20,7 +21,6 @@ use super::watching::Watching;
 use super::{Failed, Keeper};
 use crate::control::server::Server;
 use crate::observe::diary;
-use crate::observe::manager::Manager;
 use crate::os::birth::{Settings, Spawner, shim};
 use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
@@ -30,7 +30,7 @@ use crate::os::pen::{self, Paper, Pen, Rotation};
 use crate::os::reactor::{Interest, Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::Signals;
-use crate::os::sockets::{self, Listener};
+use crate::os::sockets::{self, Listener, Passed};
 use crate::os::sys;
 use crate::os::wake::Wake;
 use crate::plan::{Plan, PoolPlan, Sink};
@@ -63,19 +63,20 @@ struct Ground {
     server: Server,
     journal: Option<Journal>,
     fence: Fence,
-    manager: Manager,
+    managing: Managing,
 }
 
 impl Keeper {
-    pub(super) fn start(plan: Plan, launch: Launch, reader: Reader) -> Result<Self, (Launch, Failed)> {
-        match prepare(&plan, &launch).and_then(|ground| Standing::on(&plan, ground)) {
+    pub(super) fn start(plan: Plan, mut launch: Launch, reader: Reader) -> Result<Self, (Launch, Failed)> {
+        let passed = std::mem::take(&mut launch.passed);
+        match prepare(&plan, &launch, passed).and_then(|ground| Standing::on(&plan, ground)) {
             Ok(standing) => Ok(standing.keeper(plan, launch, reader)),
             Err(failed) => Err((launch, failed)),
         }
     }
 }
 
-fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
+fn prepare(plan: &Plan, launch: &Launch, passed: Vec<Passed>) -> Result<Ground, Failed> {
     let mut house = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
     let left = leftovers(plan, launch, &house)?;
     sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
@@ -85,7 +86,8 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     take_over(plan, left, &pen)?;
     let signals = Signals::install(plan.signals, launch.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let listeners = sockets::open_all(&plan.listeners).map_err(|e| Failed { code: 1, message: e.to_string() })?;
+    let listeners =
+        sockets::open_all(&plan.listeners, passed).map_err(|e| Failed { code: 1, message: e.to_string() })?;
     let control = house
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
@@ -105,8 +107,8 @@ fn prepare(plan: &Plan, launch: &Launch) -> Result<Ground, Failed> {
     if launch.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
-    let (fence, manager) = (Fence::find(&plan.master.name), Manager::find());
-    Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), fence, manager })
+    let (fence, managing) = (Fence::find(&plan.master.name), Managing::begin(launch.started_as));
+    Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), fence, managing })
 }
 
 /// What a master killed by -9 left behind is named, unless it is to be stopped.
@@ -283,7 +285,7 @@ impl Standing {
             log_file,
             journal: ground.journal,
             fence: ground.fence,
-            manager: ground.manager,
+            managing: ground.managing,
             tag: format!("{:x}-{:x}", std::process::id(), born.as_micros()),
             reactor,
             wake,
@@ -299,7 +301,6 @@ impl Standing {
             tickets: Tickets::default(),
             stop_clients: Vec::new(),
             launch,
-            manager_told: false,
             leaving: None,
             watched: BTreeSet::new(),
             blind: BTreeSet::new(),

@@ -186,6 +186,7 @@ impl Keeper {
         let named = !pools.is_empty();
         let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, false) else { return };
         self.asked_for("rollback", format!("{} asks to roll back {}", self.whom(client), self.names(&pools)));
+        self.reloading();
         let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
         let mut began = Vec::new();
         for pool in pools {

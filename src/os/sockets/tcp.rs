@@ -29,9 +29,14 @@ pub(super) fn open(address: SocketAddr, backlog: u32, both: bool) -> io::Result<
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     sys::listen(&fd, backlog)?;
-    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    no_delay(&fd)?;
     let bound = name_of(&fd)?;
     Ok((fd, bound))
+}
+
+/// For the listener and so for all that is accepted from it.
+pub(super) fn no_delay(fd: &OwnedFd) -> io::Result<()> {
+    Ok(setsockopt(fd, sockopt::TcpNoDelay, &true)?)
 }
 
 /// Listens again on a socket that was shut down. One that got its port from the kernel has lost it (though getsockname
@@ -43,7 +48,8 @@ pub(super) fn listen_again(fd: impl AsFd, address: SocketAddr, backlog: u32) -> 
     }
 }
 
-fn name_of(fd: impl AsFd) -> io::Result<SocketAddr> {
+/// The address that a socket is bound to.
+pub(super) fn name_of(fd: impl AsFd) -> io::Result<SocketAddr> {
     let name = getsockname::<SockaddrStorage>(fd.as_fd().as_raw_fd())?;
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::V4(SocketAddrV4::from(*name)));
     let v6 = || name.as_sockaddr_in6().map(|name| SocketAddr::V6(SocketAddrV6::from(*name)));

@@ -4,27 +4,29 @@ use nix::libc;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-/// Closes every descriptor from 3 on but `keep`. Never by counting up to the limit, which may be 2^30.
+/// Closes every descriptor from `first` (3 or more) on but `keep`. Never by counting up to the limit, which may be 2^30.
 ///
-/// Only for the first moments of a process, when nothing in it owns a descriptor yet but `keep`.
+/// Only for the first moments of a process, when nothing in it owns a descriptor from there on but `keep`.
 ///
 /// # Errors
 /// The kernel has no close_range (before 5.9) and /proc cannot be read either.
-pub fn close_all_but(keep: Option<RawFd>) -> io::Result<()> {
-    let done = match keep.filter(|fd| *fd >= 3) {
-        None => close_range(3, u32::MAX),
+pub fn close_all_but(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
+    let start = first.cast_unsigned();
+    let done = match keep.filter(|fd| *fd >= first) {
+        None => close_range(start, u32::MAX),
         Some(keep) => {
             let keep = keep.cast_unsigned();
-            close_range(3, keep - 1).and_then(|()| close_range(keep + 1, u32::MAX))
+            close_range_before(start, keep).and_then(|()| close_range(keep + 1, u32::MAX))
         }
     };
-    done.or_else(|_| close_listed(keep))
+    done.or_else(|_| close_listed(first, keep))
+}
+
+fn close_range_before(first: u32, end: u32) -> io::Result<()> {
+    if first < end { close_range(first, end - 1) } else { Ok(()) }
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    if first > last {
-        return Ok(());
-    }
     // SAFETY: numbers only. By the contract of close_all_but nobody owns these descriptors.
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
@@ -33,16 +35,22 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 }
 
 /// The older way: what /proc lists. Collected first: the listing itself holds a descriptor, gone when we close.
-fn close_listed(keep: Option<RawFd>) -> io::Result<()> {
+fn close_listed(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd >= 3 && Some(*fd) != keep)
+        .filter(|fd| *fd >= first && Some(*fd) != keep)
         .collect();
     for fd in open {
         // SAFETY: as above; EBADF for the listing's own descriptor does no harm.
         unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+/// Whether a number is an open descriptor.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: fcntl with F_GETFD takes numbers only.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
 /// A descriptor that our parent left us under this number (LISTEN_FDS of sd_listen_fds(3)); close-on-exec from now on.

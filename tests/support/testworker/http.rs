@@ -36,6 +36,9 @@ fn listener(knobs: &Knobs) -> OwnedFd {
     if let Some(address) = &knobs.bind {
         return TcpListener::bind(address).expect("an address of its own").into();
     }
+    if knobs.stdin {
+        return own(0);
+    }
     let count = env("LISTEN_FDS");
     if count.is_empty() || env("LISTEN_PID") != std::process::id().to_string() {
         complain(&format!("testworker: LISTEN_FDS={count:?} LISTEN_PID={:?}: no sockets", env("LISTEN_PID")));

@@ -1,0 +1,249 @@
+//! A master in a terminal: Ctrl-C, Ctrl-Z, a closed window, nohup. A real shell on a real pseudo-terminal (pty(7)).
+
+mod support;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use support::load::{self, burst};
+use support::{Site, alone, need, number, pids, proc, until, until_some};
+
+const WEB: &str = r#"
+[pool.web]
+command = ["@WORKER@", "http", "--work-ms", "10"]
+count = 2
+listen = "127.0.0.1:@PORT@"
+"#;
+
+/// A window with an interactive shell; whatever appears in it is kept.
+struct Window {
+    keys: Option<Arc<File>>,
+    seen: Arc<Mutex<String>>,
+    shell: Child,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Window {
+    fn open(site: &Site) -> Window {
+        // Close-on-exec from the start: a copy in a neighbour's child would keep the window open.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
+        grantpt(&master).expect("its rights");
+        unlockpt(&master).expect("its lock");
+        let name = ptsname_r(&master).expect("its name");
+        let slave = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name);
+        let slave = slave.expect("the other end");
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).current_dir(site.path(""));
+        command.env("PS1", "ready> ").env("TERM", "dumb").env("HOME", site.path("")).env_remove("HISTFILE");
+        let copy = || slave.try_clone().expect("a copy");
+        let shell = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("a shell");
+        let keys = Arc::new(File::from(OwnedFd::from(master)));
+        let seen = Arc::new(Mutex::new(String::new()));
+        let (screen, into) = (Arc::downgrade(&keys), seen.clone());
+        let reader = std::thread::spawn(move || read(&screen, &into));
+        let window = Window { keys: Some(keys), seen, shell, reader: Some(reader) };
+        window.sees("ready> ");
+        window
+    }
+
+    fn types(&self, text: &str) {
+        let mut keys: &File = self.keys.as_ref().expect("an open window");
+        keys.write_all(text.as_bytes()).expect("a key");
+    }
+
+    /// `rotad run` of a site.
+    fn runs(&self, site: &Site, before: &str, after: &str) {
+        let rotad = support::rotad();
+        self.types(&format!("{before} {} run -c {} {after}\n", rotad.display(), site.config.display()));
+        site.await_ready();
+    }
+
+    fn sees(&self, text: &str) {
+        let found = until_some(20, || self.seen.lock().expect("the screen").contains(text).then_some(()));
+        assert!(found.is_some(), "in vain: {text:?}; on the screen: {}", self.seen.lock().expect("the screen"));
+    }
+
+    /// What came is forgotten, so that the same text can be waited for again.
+    fn wipes(&self) {
+        self.seen.lock().expect("the screen").clear();
+    }
+}
+
+/// Until the window is closed: the last one who lets go of it hangs up (pty(7)), so nothing is held while it waits.
+fn read(screen: &Weak<File>, into: &Mutex<String>) {
+    let mut some = [0; 4096];
+    while let Some(screen) = screen.upgrade() {
+        let mut look = [PollFd::new(screen.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut look, PollTimeout::from(20_u8)) != Ok(1) {
+            continue;
+        }
+        // A terminal that nobody has open any more is EIO.
+        let Ok(count @ 1..) = (&*screen).read(&mut some) else { return };
+        into.lock().expect("the screen").push_str(&String::from_utf8_lossy(&some[..count]));
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        drop(self.keys.take());
+        let _ = self.reader.take().map(JoinHandle::join);
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// Logs to the terminal, as a person who tries it out has it.
+fn site() -> Site {
+    let site = Site::new(WEB);
+    let text = site.read("rotad.toml").lines().filter(|line| !line.starts_with("log_")).collect::<Vec<_>>().join("\n");
+    site.write("rotad.toml", &text);
+    site
+}
+
+fn answers(site: &Site) {
+    load::get(&site.address(), "/").expect("an answer");
+}
+
+/// Nobody of the site is left but the shell.
+fn gone(site: &Site, window: &Window) {
+    let others = || site.processes().into_iter().filter(|pid| *pid != window.shell.id() as i32).collect::<Vec<_>>();
+    let left = until_some(5, || others().is_empty().then_some(()));
+    let names: Vec<_> = others().into_iter().map(proc::command_line).collect();
+    assert!(left.is_some(), "still running: {names:?}");
+}
+
+/// As a click on its cross does: the shell and what runs in its foreground get HUP from the kernel.
+fn close(mut window: Window) {
+    drop(window.keys.take());
+    let _ = window.reader.take().map(JoinHandle::join);
+    until("the shell has ended", 10, || window.shell.try_wait().expect("a child"));
+}
+
+#[test]
+fn control_c() {
+    let _alone = alone();
+    let site = site();
+    let window = Window::open(&site);
+    window.runs(&site, "", "");
+    let flying = burst(&site.address(), "/work/500", 8);
+    until("8 accepted connections", 10, || (site.accepted("web") >= 8).then_some(()));
+    window.types("\x03");
+    for request in flying {
+        request.join().expect("a client").expect("an answer to what was in flight");
+    }
+    window.sees("stopped");
+    window.wipes();
+    window.types("echo code $?\n");
+    window.sees("code 0");
+    gone(&site, &window);
+}
+
+/// A worker that does not leave: the second one kills.
+#[test]
+fn control_c_twice() {
+    let _alone = alone();
+    let site = Site::new("[pool.deaf]\ncommand = [\"@WORKER@\", \"wait\", \"--ignore-term\"]\nready = \"spawned\"\n");
+    let window = Window::open(&site);
+    window.runs(&site, "", "");
+    window.types("\x03");
+    site.await_log("stopping", 10);
+    window.types("\x03");
+    site.await_log("killing what is left", 10);
+    until("the master has left", 5, || site.status().is_none().then_some(()));
+    gone(&site, &window);
+}
+
+/// The master pauses, its workers do not; brought back, it goes on and has killed nobody.
+#[test]
+fn control_z() {
+    let _alone = alone();
+    let site = site();
+    let window = Window::open(&site);
+    window.runs(&site, "", "");
+    let before = site.await_ready();
+    let pid = site.pid();
+    window.types("\x1a");
+    window.sees("Stopped");
+    assert_eq!(proc::stat(pid).expect("the master")[0], "T");
+    answers(&site);
+    window.types("fg\n");
+    assert_eq!(pids(&site.await_ready(), "web"), pids(&before, "web"));
+    window.types("\x1a");
+    until("it is stopped again", 10, || (proc::stat(pid)?[0] == "T").then_some(()));
+    window.types("bg\n");
+    assert_eq!(pids(&site.await_ready(), "web"), pids(&before, "web"));
+    answers(&site);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    gone(&site, &window);
+}
+
+/// Ctrl-C at the prompt is not for what runs in the background.
+#[test]
+fn in_the_background() {
+    let _alone = alone();
+    let site = site();
+    let window = Window::open(&site);
+    window.runs(&site, "", "&");
+    window.wipes();
+    window.types("\x03\necho still here\n");
+    window.sees("still here");
+    answers(&site);
+    window.types("kill %1\n");
+    until("the master has left", 10, || site.status().is_none().then_some(()));
+    gone(&site, &window);
+}
+
+/// HUP means the configuration (docs/signals.md), so a master whose window is closed serves on, without its screen.
+#[test]
+fn a_closed_window() {
+    let _alone = alone();
+    let site = site();
+    let window = Window::open(&site);
+    window.runs(&site, "", "");
+    let before = site.await_ready();
+    let pid = site.pid();
+    close(window);
+    // What is printed now has nowhere to go, and disturbs nobody.
+    // The kernel's HUP, or the shell's to its jobs, or both as one.
+    site.await_status("the window's end is known", 10, |_| site.rotad(&["events"]).out.contains("HUP"));
+    answers(&site);
+    assert_eq!(pids(&site.await_ready(), "web"), pids(&before, "web"));
+    let busy = || proc::switches(pid).values().sum::<u64>();
+    let before = busy();
+    support::spaced(Duration::from_secs(2));
+    assert!(busy() - before < 20, "{} switches in two seconds without a terminal", busy() - before);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}
+
+/// nohup(1): HUP stays ignored, the log goes to nohup.out, the window may go.
+#[test]
+fn under_nohup() {
+    let _alone = alone();
+    if !need::program("nohup") {
+        return;
+    }
+    let site = site();
+    let window = Window::open(&site);
+    window.runs(&site, "nohup", "&");
+    close(window);
+    answers(&site);
+    let log = site.read("nohup.out");
+    assert!(log.contains("HUP was ignored when we were started (nohup), and stays so"), "{log}");
+    let status = site.status().expect("a status");
+    assert!(number(&status["master"]["uptime_s"]) > 0.0);
+    kill(Pid::from_raw(site.pid()), Signal::SIGTERM).expect("the master");
+    until("the master has left", 10, || site.status().is_none().then_some(()));
+    site.assert_empty();
+    assert!(site.read("nohup.out").contains("stopped"));
+}
