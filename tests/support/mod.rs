@@ -9,6 +9,7 @@ pub mod delegated;
 pub mod example;
 pub mod fixed;
 pub mod jail;
+pub mod jobs;
 pub mod load;
 pub mod need;
 pub mod proc;
