@@ -66,7 +66,6 @@ impl Queue {
         self.site.await_status("every worker is ready", 60, all_ready);
         let sent = self.site.roll_with_jobs(5, ahead, &|jobs| self.send(jobs));
         let ledger = self.site.ledger();
-        eprintln!("{}: {} jobs, 5 rolls, twice: {}", self.client[0], sent, ledger.twice().len());
         ledger.assert_each_once(&(0..sent));
         self.site.stop_politely(60);
     }
@@ -174,7 +173,6 @@ fn ending_is_no_failure() {
     let log = queue.site.log();
     let ends = log.matches("exited with 0").count();
     assert!(ends >= 18 && !log.contains("WARN") && !log.contains("crash"), "{ends} ends: {log}");
-    eprintln!("ends with 0: {ends} times, then started again after {:?} ms", gaps(&queue.site));
     queue.site.stop_politely(10);
 }
 
