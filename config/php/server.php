@@ -4,6 +4,7 @@ pcntl_async_signals(true);
 $stop = false;
 pcntl_signal(SIGTERM, function () use (&$stop) { $stop = true; }, false);
 $listener = fopen('php://fd/3', 'r+');
+stream_set_blocking($listener, false);             // a sibling may be quicker: then the wait goes on, and not in accept(2)
 while (!$stop) {
     $client = @stream_socket_accept($listener, 1);
     if ($client === false) {
