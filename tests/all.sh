@@ -5,6 +5,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Where servers are, for those who are not root.
+export PATH="$PATH:/usr/sbin:/sbin"
+
 say() { printf '\n== %s\n' "$*"; }
 
 as_root() {
@@ -21,8 +24,8 @@ missing_packages() {
     while read -r check package; do
         case "$check" in
             '' | '#'*) ;;
-            /*) [ -e "$check" ] || echo "$package" ;;
-            *) command -v "$check" >/dev/null || [ -x "/usr/sbin/$check" ] || echo "$package" ;;
+            /*) compgen -G "$check" >/dev/null || echo "$package" ;;
+            *) command -v "$check" >/dev/null || echo "$package" ;;
         esac
     done <tests/install/debian.txt
     # Debian's python3 has no pip of its own for a venv; others bring it.
@@ -57,10 +60,31 @@ install_python() {
         echo "not everything of tests/install/python.txt could be installed"
 }
 
+# NAME VERSION: with what they need at run time alone, and unoptimised, so that it is a matter of seconds.
+install_cargo() {
+    local name version
+    while read -r name version; do
+        case "$name" in '' | '#'*) continue ;; esac
+        [ -x "target/tools/bin/$name" ] && continue
+        say "cargo install $name (target/tools)"
+        cargo install "$name" --version "$version" --locked --debug --no-default-features --quiet \
+            --root target/tools --target-dir target/tools/build || echo "$name could not be installed"
+    done <tests/install/cargo.txt
+}
+
+cargo_is_there() {
+    local name version
+    while read -r name version; do
+        case "$name" in '' | '#'*) continue ;; esac
+        [ -x "target/tools/bin/$name" ] || return 1
+    done <tests/install/cargo.txt
+}
+
 check_components() {
     local packages
     mapfile -t packages < <(missing_packages | sort -u)
     python_is_there || packages+=("tests/install/python.txt (pip)")
+    cargo_is_there || packages+=("tests/install/cargo.txt (cargo install)")
     [ "${#packages[@]}" = 0 ] && return
     echo "missing: ${packages[*]}" >&2
     if [ "${CI:-}" = true ]; then exit 1; fi
@@ -69,6 +93,7 @@ check_components() {
 
 install_packages
 install_python
+install_cargo
 check_components
 
 say "cargo fmt --check"

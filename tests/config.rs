@@ -192,7 +192,7 @@ fn every_key_of_the_contract_is_known() {
         ),
         ("[control]", "mode group"),
         ("[signals]", "HUP USR1 USR2 WINCH"),
-        ("[listen.NAME]", "address backlog mode user group"),
+        ("[listen.NAME]", "address backlog nonblocking mode user group"),
         (
             "[pool.NAME]",
             "kind command count listen stdin after env env_file clear_env pass_env working_directory user group umask nice \

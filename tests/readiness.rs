@@ -182,7 +182,8 @@ fn tcp() -> Listener {
 }
 
 fn open(address: Address) -> Listener {
-    let plan = ListenPlan { name: "l".into(), address, backlog: 64, mode: None, uid: None, gid: None };
+    let plan =
+        ListenPlan { name: "l".into(), address, backlog: 64, nonblocking: false, mode: None, uid: None, gid: None };
     open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 

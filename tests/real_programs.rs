@@ -4,7 +4,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use support::example::{python, venv};
 use support::{Load, Site, alone, need, pids, pool};
 
 const APP: &str = r#"
@@ -40,7 +40,7 @@ while (!$stop) {
 
 const POOLS: &str = r#"
 [pool.python]
-command = ["@GUNICORN@", "app:app", "--graceful-timeout", "8"]
+command = ["gunicorn", "app:app", "--graceful-timeout", "8"]
 env = { HOME = "@DIR@" }
 count = 2
 stop = "10s"
@@ -60,22 +60,15 @@ address = "127.0.0.1:@PORT@"
 address = "127.0.0.1:@OTHER@"
 "#;
 
-/// gunicorn in the environment that tests/all.sh makes: `<target>/venv`.
-fn gunicorn() -> PathBuf {
-    let target = support::rotad().ancestors().nth(2).expect("the target folder").to_path_buf();
-    target.join("venv/bin/gunicorn")
-}
-
 #[test]
 fn gunicorn_and_php_in_one_file() {
-    let gunicorn = gunicorn();
-    if !need("gunicorn (target/venv)", gunicorn.exists()) || !need::program("php") {
+    if !python("gunicorn") || !need::program("php") {
         return;
     }
     let _alone = alone();
     let other = support::free_port();
-    let mut site =
-        Site::new(&POOLS.replace("@GUNICORN@", &gunicorn.display().to_string()).replace("@OTHER@", &other.to_string()));
+    let mut site = Site::new(&POOLS.replace("@OTHER@", &other.to_string()));
+    site.search_first(&venv().join("bin"));
     site.write("app.py", APP);
     site.write("server.php", PHP);
     site.run();

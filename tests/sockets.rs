@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 fn plan(name: &str, address: Address) -> ListenPlan {
-    ListenPlan { name: name.into(), address, backlog: 64, mode: None, uid: None, gid: None }
+    ListenPlan { name: name.into(), address, backlog: 64, nonblocking: false, mode: None, uid: None, gid: None }
 }
 
 fn tcp(address: &str) -> ListenPlan {
@@ -88,7 +88,7 @@ fn the_backlog_is_the_masters() {
     assert_eq!(listener.queue().unwrap().most, 64);
     nix::sys::socket::listen(&worker_tcp(&listener), Backlog::new(5).unwrap()).unwrap();
     assert_eq!(listener.queue().unwrap().most, 5, "a worker's listen(2) counts for all");
-    listener.restore_backlog().unwrap();
+    listener.restore().unwrap();
     assert_eq!(listener.queue().unwrap().most, 64);
     assert_eq!(listener.clipped(), None);
     let wish = ListenPlan { backlog: 1 << 30, ..tcp("127.0.0.1:0") };
@@ -173,6 +173,29 @@ fn the_longest_path_and_the_deepest_folder() {
     std::fs::create_dir(&deep).unwrap();
     let path = deep.join("abc");
     serves_unix(&open(unix(&path)), &path);
+}
+
+/// O_NONBLOCK is the master's where it is asked for, and the workers' otherwise.
+#[test]
+fn blocking_or_not() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let blocks = |listener: &Listener| {
+        let flags = OFlag::from_bits_truncate(fcntl(listener.fd(), FcntlArg::F_GETFL).unwrap());
+        !flags.contains(OFlag::O_NONBLOCK)
+    };
+    let change = |listener: &Listener, to: OFlag| fcntl(listener.fd(), FcntlArg::F_SETFL(to)).unwrap();
+    let plain = open(tcp("127.0.0.1:0"));
+    assert!(blocks(&plain));
+    change(&plain, OFlag::O_NONBLOCK);
+    plain.restore().unwrap();
+    assert!(!blocks(&plain), "a worker's choice");
+    let mut asked = open(ListenPlan { nonblocking: true, ..tcp("127.0.0.1:0") });
+    assert!(!blocks(&asked));
+    change(&asked, OFlag::empty());
+    asked.restore().unwrap();
+    assert!(!blocks(&asked), "put right");
+    asked.adjust(&tcp("127.0.0.1:0")).unwrap();
+    assert!(blocks(&asked), "live");
 }
 
 /// Registers a descriptor for nothing but hang-ups, as the main loop does.

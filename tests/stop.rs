@@ -145,7 +145,40 @@ fn a_second_term_changes_nothing() {
     assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
 }
 
-/// `stop_timeout` caps the stop of everything.
+/// Whoever is cut short is named in the log and in an event, with how long it was waited for, its own STATUS= and its
+/// last line.
+#[test]
+fn what_is_cut_short_is_named() {
+    let _alone = alone();
+    let mut site = Site::up(
+        r#"
+[pool.import]
+kind = "task"
+command = ["sh", "-c", "echo item 17 of 40; exec @WORKER@ deaf --notify --say @DIR@/say"]
+ready = "notify"
+stop = "1s"
+"#,
+    );
+    let pid = pids(&site.await_ready(), "import")[0];
+    site.write("say", "STATUS=job 4711: import of shop 12");
+    until("its status is known", 10, || site.rotad(&["status", "import"]).out.contains("job 4711").then_some(()));
+    assert_eq!(site.rotad(&["roll", "import"]).code, 0);
+    let text = r#"did not stop within 1.0 s: killed; its status: "job 4711: import of shop 12"; its last line: "item 17 of 40""#;
+    let kill = until("the event", 10, || {
+        let events = site.rotad(&["events", "--json"]).out;
+        let mut events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event"));
+        events.find(|event| event["event"] == "kill" && event["cause"] == "stop-timeout")
+    });
+    assert_eq!(kill["text"], text);
+    assert_eq!((&kill["pool"], &kill["slot"], &kill["pid"]), (&"import".into(), &0.into(), &pid.into()));
+    let named = site.lines("master.log").into_iter().find(|line| line.contains("did not stop within 1.0 s"));
+    let named: serde_json::Value = serde_json::from_str(&named.expect("a line of the log")).expect("JSON");
+    assert_eq!((&named["level"], &named["pool"], &named["pid"]), (&"WARN".into(), &"import".into(), &pid.into()));
+    site.signal(Signal::SIGTERM);
+    site.await_exit(5);
+}
+
+/// `stop_timeout` caps the stop of everything, and names whom it cuts short.
 #[test]
 fn the_cap() {
     let _alone = alone();
@@ -157,6 +190,8 @@ fn the_cap() {
     site.await_exit(5);
     assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
     site.assert_empty();
+    let text = "killed 1.0 s after it was asked to stop: the stop of everything takes too long";
+    assert_eq!(site.log().matches(text).count(), 2, "{}", site.log());
 }
 
 /// A worker stopped by SIGSTOP gets its TERM: it leaves as any other, long before its deadline.

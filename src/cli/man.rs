@@ -55,7 +55,7 @@ const FILES: [(&str, &str); 6] = [
 ];
 
 const EXAMPLES: [(&str, &str); 6] = [
-    ("rotad init -- gunicorn --bind fd://3 app:app", "write rotad.toml and a systemd unit for this folder"),
+    ("rotad init -- gunicorn app:app", "write rotad.toml and a systemd unit for this folder"),
     ("rotad check", "all mistakes of the configuration at once"),
     ("rotad start", "in the background; returns when every pool is ready"),
     ("rotad reload", "after a deploy: roll to the new code; exit 10 if it did not come up, and the old serves on"),

@@ -57,6 +57,7 @@ impl Listeners {
             name: name.value.clone(),
             address,
             backlog: section.backlog.as_ref().map_or(BACKLOG, |at| at.value),
+            nonblocking: section.nonblocking.as_ref().is_some_and(|at| at.value),
             mode: None,
             uid: None,
             gid: None,
@@ -94,7 +95,15 @@ impl Listeners {
             Some(index) => Some(index),
             None => {
                 let name = word.value.clone();
-                self.plans.push(ListenPlan { name, address, backlog: BACKLOG, mode: None, uid: None, gid: None });
+                self.plans.push(ListenPlan {
+                    name,
+                    address,
+                    backlog: BACKLOG,
+                    nonblocking: false,
+                    mode: None,
+                    uid: None,
+                    gid: None,
+                });
                 Some(self.plans.len() - 1)
             }
         }
@@ -135,7 +144,7 @@ fn own(cx: &mut Reader, plan: &mut ListenPlan, section: &Listen) {
     }
     plan.mode = section.mode.as_ref().map(|at| at.value);
     if let Some(name) = &section.user {
-        plan.uid = accounts::user(cx, name).map(|user| user.uid.as_raw());
+        plan.uid = accounts::user(cx, name).map(|user| user.uid);
         let me = Uid::effective();
         if plan.uid.is_some_and(|uid| !me.is_root() && uid != me.as_raw()) {
             cx.error(&name.span, "only root can give a socket to another user");

@@ -17,6 +17,7 @@ mod logs;
 mod look;
 mod make;
 mod make_pool;
+mod people;
 mod place;
 mod pool;
 mod pool_tables;
@@ -35,6 +36,7 @@ mod values;
 mod watch;
 
 pub use find::{NotFound, Peek, find, peek};
+pub(crate) use people::user_of;
 pub use report::{Finding, Place, Report, Severity};
 pub use schema::{Row, Section, markdown, reference};
 pub use units::signal;

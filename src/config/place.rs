@@ -1,7 +1,8 @@
 //! What a configuration's place in the file system decides: the base of relative paths, the name, and the defaults
 //! made from the name.
 
-use nix::unistd::{Uid, User};
+use super::people;
+use nix::unistd::Uid;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
@@ -79,7 +80,8 @@ pub(super) fn log_file(name: &str) -> PathBuf {
 /// $XDG_STATE_HOME/rotad, or ~/.local/state/rotad.
 fn state() -> PathBuf {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || User::from_uid(Uid::effective()).ok().flatten().map_or_else(|| PathBuf::from("/"), |user| user.dir);
+    let me = || people::user_of(Uid::effective().as_raw()).ok().flatten();
+    let home = || me().map_or_else(|| PathBuf::from("/"), |user| user.home);
     absolute("XDG_STATE_HOME")
         .unwrap_or_else(|| absolute("HOME").unwrap_or_else(home).join(".local/state"))
         .join("rotad")

@@ -253,6 +253,7 @@ pub(super) struct Listen {
     /// Empty text: there was one, but it was no string.
     pub(super) address: Option<At<String>>,
     pub(super) backlog: Option<At<u32>>,
+    pub(super) nonblocking: Option<At<bool>>,
     pub(super) mode: Option<At<u32>>,
     pub(super) user: Option<At<String>>,
     pub(super) group: Option<At<String>>,
@@ -276,6 +277,15 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "connections that wait to be accepted (the kernel caps it at net.core.somaxconn)",
         |cx, into, v| {
             into.backlog = cx.amount(v, 1, 1_000_000);
+        },
+    ),
+    key(
+        "nonblocking",
+        "true or false",
+        "`false`",
+        "accept(2) never waits: for programs that expect it of an inherited socket and do not see to it, such as nginx",
+        |cx, into, v| {
+            into.nonblocking = cx.flag(v);
         },
     ),
     key("mode", "octal", "by umask", "permissions of a unix socket", |cx, into, v| into.mode = cx.octal(v)),

@@ -1,5 +1,6 @@
 //! Whom root may listen to: a file that somebody else can write would be somebody else's root shell.
 
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Uid;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -41,8 +42,13 @@ pub(super) fn writable_by_others(path: &Path) -> Option<PathBuf> {
     let folders = link.iter().flat_map(|folder| folder.ancestors());
     real.ancestors()
         .chain(folders)
-        .find(|path| Owner::of(path).is_ok_and(|owner| owner.others_write()))
+        .find(|path| Owner::of(path).is_ok_and(|owner| owner.others_write()) && !on_read_only(path))
         .map(Path::to_owned)
+}
+
+/// What is mounted read-only (a ConfigMap, whose folders have the mode 0777) nobody writes here.
+fn on_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|about| about.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// The sentence for what [`writable_by_others`] found, and what to do.

@@ -1,6 +1,6 @@
 //! What happens to one worker: birth, readiness, stop, death.
 
-use crate::order::Why;
+use crate::order::{Cut, Why};
 use crate::roll::Phase;
 use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
 use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, Time, WorkerId};
@@ -168,8 +168,7 @@ impl Master {
             }
             step += 1;
         }
-        self.record(Record::Killed { worker: id });
-        self.kill(id);
+        self.cut(id, Cut::Steps);
     }
 
     /// What a worker may ask for is one allowance for its whole stop, not one for each step.
@@ -181,6 +180,17 @@ impl Master {
 
     fn stop_step(&self, id: WorkerId, step: usize) -> Option<Step> {
         self.workers.get(&id)?.stop.get(step).copied()
+    }
+
+    /// SIGKILL to one that has been asked to leave; told, since something may be cut short by it.
+    pub(crate) fn cut(&mut self, id: WorkerId, cut: Cut) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if matches!(worker.state, State::Killing { .. } | State::Sweeping { .. }) {
+            return;
+        }
+        let waited = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
+        self.record(Record::Killed { worker: id, cut, waited });
+        self.kill(id);
     }
 
     /// SIGKILL; once is enough.

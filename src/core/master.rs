@@ -3,7 +3,7 @@
 use crate::deadline::{Deadlines, Key};
 use crate::pool::{Activity, Pool};
 use crate::worker::{Place, State, Worker};
-use crate::{Event, Order, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId};
+use crate::{Cut, Event, Order, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -91,7 +91,7 @@ impl Master {
             Key::Slot(pool, slot) => self.touch(pool, slot),
             Key::Breaker(pool) => self.hope_fulfilled(pool),
             Key::Essential(pool) => self.essential_due(pool),
-            Key::Cap => self.kill_all(),
+            Key::Cap => self.kill_all(Cut::Cap),
         }
     }
 
@@ -206,16 +206,16 @@ impl Master {
 
     fn stop_now(&mut self) {
         self.stop(None);
-        self.kill_all();
+        self.kill_all(Cut::Now);
     }
 
     /// No more patience, and no more order between pools.
-    fn kill_all(&mut self) {
+    fn kill_all(&mut self, cut: Cut) {
         self.drop_all();
         self.settle();
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
-            self.kill(id);
+            self.cut(id, cut);
         }
     }
 }

@@ -90,9 +90,11 @@ pub enum Record {
         worker: WorkerId,
         why: Why,
     },
-    /// Deaf to its stop steps: killed.
+    /// It had not left by itself so long after it was asked to: killed.
     Killed {
         worker: WorkerId,
+        cut: Cut,
+        waited: Span,
     },
     /// SIGKILL has not ended it: the kernel holds it (state D).
     Lost {
@@ -168,6 +170,17 @@ pub enum Record {
         pool: PoolId,
         span: Span,
     },
+}
+
+/// Why a worker's patience is over before it has left by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It was deaf to its stop steps.
+    Steps,
+    /// The stop of everything has taken too long.
+    Cap,
+    /// Everything has to stop at once.
+    Now,
 }
 
 /// Why a worker is asked to stop.

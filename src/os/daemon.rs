@@ -1,6 +1,7 @@
 //! Leaving the terminal by the book (daemon(7)), and what a master knows of how it was launched.
 
 pub use super::report::{LauncherEnd, Report};
+use super::signals;
 use super::sockets::{Handed, Passed};
 use super::sys::descriptors::close_all_but;
 use super::sys::fork::{Fork, exit_now, fork};
@@ -57,6 +58,9 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
     // Without close_range and without /proc there is nothing to go by, and everything that we open is close-on-exec.
     close_all_but(handed.end(), None).ok();
     reset_all();
+    if std::process::id() == 1 {
+        signals::keep_stops();
+    }
     ignore_until_handled();
     Launch {
         report: Report::to_stderr(),

@@ -2,6 +2,7 @@
 //! means is looked up in the plan's table.
 
 use crate::plan::{SignalAction, SignalMap};
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -56,6 +57,7 @@ impl Signals {
         let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)?;
         // A closed pipe or a file at its size limit is an error to be read, not a reason to die.
         super::sys::signal::ignore(&[SIGPIPE, nix::libc::SIGXFSZ]);
+        stops().thread_unblock()?;
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         Ok(Self { delivery, map, terminal, reopen })
     }
@@ -105,9 +107,19 @@ impl AsFd for Signals {
     }
 }
 
+/// For the first process of a container: the kernel drops a signal to it that nothing handles yet, so that a stop right
+/// after the start would be forgotten. Blocked it waits until [`Signals::install`].
+pub fn keep_stops() {
+    stops().thread_block().ok();
+}
+
+fn stops() -> SigSet {
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT])
+}
+
 /// "TERM" for 15; "35" for what has no name.
 pub fn name(signal: i32) -> String {
-    match nix::sys::signal::Signal::try_from(signal) {
+    match Signal::try_from(signal) {
         Ok(known) => known.as_str().trim_start_matches("SIG").to_owned(),
         Err(_) => signal.to_string(),
     }

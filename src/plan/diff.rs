@@ -50,7 +50,7 @@ pub struct ListenDiff {
 pub enum ListenChange {
     Added,
     Removed,
-    /// `backlog`, `mode`, `user`, `group`: set on the socket that is there.
+    /// `backlog`, `nonblocking`, `mode`, `user`, `group`: set on the socket that is there.
     Adjusted {
         keys: Vec<String>,
     },
@@ -135,6 +135,7 @@ fn listeners(old: &[ListenPlan], new: &[ListenPlan]) -> Vec<ListenDiff> {
             Some(before) => {
                 let keys = differing(&[
                     ("backlog", before.backlog != plan.backlog),
+                    ("nonblocking", before.nonblocking != plan.nonblocking),
                     ("mode", before.mode != plan.mode),
                     ("user", before.uid != plan.uid),
                     ("group", before.gid != plan.gid),

@@ -110,6 +110,8 @@ pub struct ListenPlan {
     pub name: String,
     pub address: Address,
     pub backlog: u32,
+    /// O_NONBLOCK on the shared socket; false: as the workers have it, blocking at first.
+    pub nonblocking: bool,
     /// Unix sockets only: mode, owner, group of the file.
     pub mode: Option<u32>,
     pub uid: Option<u32>,

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn listener(name: &str, address: Address) -> ListenPlan {
-        ListenPlan { name: name.to_owned(), address, backlog: 1, mode: None, uid: None, gid: None }
+        ListenPlan { name: name.to_owned(), address, backlog: 1, nonblocking: false, mode: None, uid: None, gid: None }
     }
 
     fn expand(text: &str) -> Result<String, String> {

@@ -5,6 +5,7 @@ use super::load::{Load, Report};
 use super::site::{MASTER, Site};
 use super::{pids, pool};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -65,11 +66,16 @@ impl Site {
     /// Load on the site's address, three clients that close and three that keep their connection, and five rolling
     /// restarts of these pools by USR1; each is waited for until the last old worker is gone.
     pub fn roll_under_load(&self, pools: &[&str]) -> Rolled {
+        self.under_load(|| self.roll_by(Signal::SIGUSR1, pools))
+    }
+
+    /// The same load, and five times whatever `roll` does.
+    pub fn under_load(&self, roll: impl Fn()) -> Rolled {
         let loads = [Load::on(&self.address(), 3, 0), Load::on(&self.address(), 0, 3)];
         let answers = |more| loads.iter().for_each(|load| load.await_more(more));
         answers(50);
         for _ in 0..ROLLS {
-            self.roll_by(Signal::SIGUSR1, pools);
+            roll();
             answers(50);
         }
         let [closing, keeping] = loads.map(Load::stop);
@@ -80,10 +86,22 @@ impl Site {
     pub fn roll_by(&self, signal: Signal, pools: &[&str]) {
         let before = self.await_ready();
         self.signal(signal);
+        self.await_rolled(&before, pools);
+    }
+
+    /// One rolling restart by `rotad roll`, as long.
+    pub fn roll_alone(&self, name: &str) {
+        let before = self.await_ready();
+        let run = self.rotad(&["roll", name]);
+        assert_eq!(run.code, 0, "{run:?}");
+        self.await_rolled(&before, &[name]);
+    }
+
+    fn await_rolled(&self, before: &Value, pools: &[&str]) {
         self.await_status("the pools are rolled and their old workers gone", 120, |status| {
             pools.iter().all(|name| {
-                let (now, old) = (pool(status, name), pids(&before, name));
-                now["generation"].as_u64() > pool(&before, name)["generation"].as_u64()
+                let (now, old) = (pool(status, name), pids(before, name));
+                now["generation"].as_u64() > pool(before, name)["generation"].as_u64()
                     && now["reload"]["state"] == "done"
                     && now["alive"] == now["wanted"]
                     && !pids(status, name).iter().any(|pid| old.contains(pid))

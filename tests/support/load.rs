@@ -68,7 +68,7 @@ impl Load {
         Load::of(address, "/", closing, keeping, Duration::ZERO)
     }
 
-    /// With a path, and a pause of each client between two requests (a fixed rate rather than as fast as it goes).
+    /// With a path (`POST /path`: not a GET), and a pause of each client between two requests (a fixed rate rather than as fast as it goes).
     pub fn of(address: &str, path: &str, closing: usize, keeping: usize, pause: Duration) -> Load {
         let end = Arc::new(AtomicBool::new(false));
         let so_far = Arc::new(Mutex::new(Report::default()));
@@ -194,7 +194,13 @@ impl Client {
             self.stream = Some(connect(&self.address).map_err(|error| format!("connect: {error}"))?);
         }
         let connection = if self.keep { "keep-alive" } else { "close" };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n\r\n");
+        let (method, path, body) = match path.strip_prefix("POST ") {
+            Some(path) => ("POST", path, "a=1"),
+            None => ("GET", path, ""),
+        };
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}Connection: {connection}\r\n\r\n{body}");
         let sent = self.stream.as_mut().expect("a stream").write_all(request.as_bytes());
         sent.map_err(|error| {
             self.stream = None;

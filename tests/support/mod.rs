@@ -7,6 +7,9 @@
 pub mod ask;
 pub mod delegated;
 pub mod example;
+pub mod fixed;
+pub mod jail;
+pub mod jobs;
 pub mod load;
 pub mod need;
 pub mod proc;
@@ -15,6 +18,7 @@ pub mod systemd_box;
 pub mod watch;
 
 pub use delegated::Delegated;
+pub use jail::Jail;
 pub use load::{Load, Report};
 pub use need::need;
 pub use site::{Run, Site};
@@ -99,12 +103,13 @@ pub fn pids(status: &Value, name: &str) -> Vec<i32> {
     pids.into_iter().map(|(_, pid)| pid).collect()
 }
 
-/// Every wanted worker of every pool is ready, and no rolling restart runs.
+/// Every wanted worker of every pool is ready, every step done, and no rolling restart runs.
 pub fn all_ready(status: &Value) -> bool {
     status["pools"].as_array().is_some_and(|pools| {
-        pools
-            .iter()
-            .all(|pool| pool["state"] == "ok" && pool["ready"] == pool["wanted"] && pool["alive"] == pool["wanted"])
+        pools.iter().all(|pool| {
+            let settled = pool["state"] == "ok" || pool["state"] == "done";
+            settled && pool["ready"] == pool["wanted"] && pool["alive"] == pool["wanted"]
+        })
     })
 }
 

@@ -139,10 +139,15 @@ impl Site {
     pub fn run_command(&self) -> Command {
         let mut command = Command::new(rotad());
         command.args(["run", "-c"]).arg(&self.config);
+        self.search(&mut command);
+        command
+    }
+
+    /// Lets a command look for programs where the master does.
+    pub fn search(&self, command: &mut Command) {
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
-        command
     }
 
     /// Starts `rotad run` in the background.

@@ -36,12 +36,22 @@ impl SystemdBox {
 
     /// With more of this machine shown inside, read-only: (here, there).
     pub fn boot_with(binds: &[(PathBuf, &str)]) -> Option<Self> {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        let own = [(rotad(), "/usr/bin/rotad"), (testworker(), "/usr/bin/testworker"), (shipped, SHIPPED)];
+        let made = Self::boot_bare(&[&own, binds].concat())?;
+        made.shell(&format!(
+            "set -e; cp {SHIPPED}/*.service {SHIPPED}/*.socket {UNITS}/; cp {SHIPPED}/rotad.conf /usr/lib/tmpfiles.d/;
+             mkdir -p /etc/rotad; chmod 755 /etc/rotad; systemd-tmpfiles --create rotad.conf; systemctl daemon-reload"
+        ));
+        Some(made)
+    }
+
+    /// Boots it with nothing of rotad's but these files, shown inside read-only: (here, there).
+    pub fn boot_bare(binds: &[(PathBuf, &str)]) -> Option<Self> {
         if !is_possible() {
             return None;
         }
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
-        let own = [(rotad(), "/usr/bin/rotad"), (testworker(), "/usr/bin/testworker"), (shipped, SHIPPED)];
-        let binds: Vec<String> = own.iter().chain(binds).map(|(from, to)| format!("{}:{to}", from.display())).collect();
+        let binds: Vec<String> = binds.iter().map(|(from, to)| format!("{}:{to}", from.display())).collect();
         let (script, folder) = start("up", &binds.join(" "));
         let mut made = Self { script, folder, pid: 0 };
         let file = made.folder.path().join("pid");
@@ -55,10 +65,6 @@ impl SystemdBox {
         setns(net, CloneFlags::CLONE_NEWNET).expect("this thread in the network of the box");
         let up = || (made.run(&["systemctl", "is-system-running"]).out.trim() == "running").then_some(());
         until_some(60, up).unwrap_or_else(|| panic!("systemd is not up: {}", made.console()));
-        made.shell(&format!(
-            "set -e; cp {SHIPPED}/*.service {SHIPPED}/*.socket {UNITS}/; cp {SHIPPED}/rotad.conf /usr/lib/tmpfiles.d/;
-             mkdir -p /etc/rotad; chmod 755 /etc/rotad; systemd-tmpfiles --create rotad.conf; systemctl daemon-reload"
-        ));
         Some(made)
     }
 

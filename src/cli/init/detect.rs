@@ -32,7 +32,7 @@ pub(super) struct Pool {
 
 impl Pool {
     fn new(name: &str, command: Vec<String>, origin: &'static str) -> Self {
-        let listens = command.iter().any(|word| word.contains("fd://3"));
+        let listens = takes_socket(&command);
         Self { name: name.to_owned(), command, origin, listens, binds: false, port: false }
     }
 
@@ -67,6 +67,15 @@ impl Pool {
         }
         text
     }
+}
+
+/// It is told descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds it by `LISTEN_FDS`; told of it as well,
+/// gunicorn would take it twice and fail.
+fn takes_socket(command: &[String]) -> bool {
+    let program = command.first().and_then(|program| Path::new(program).file_name());
+    let told = command.iter().any(|word| word.contains("fd://3") || word == "--fd=3");
+    told || program.is_some_and(|name| name == "gunicorn")
+        || command.windows(2).any(|two| two[0] == "--fd" && two[1] == "3")
 }
 
 /// The pools of a folder: the command that was typed, else what its files say; none: nothing is certain.
@@ -136,8 +145,7 @@ fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
         .find(|(module, name)| assigns(&here.join(format!("{module}.py")), name))
         .map(|(module, name)| format!("{module}:{name}"))
         .or_else(|| django(here, assigns))?;
-    let command = vec![program, "--bind".to_owned(), "fd://3".to_owned(), target];
-    Some(vec![Pool::new("web", command, " (found by its files)")])
+    Some(vec![Pool::new("web", vec![program, target], " (found by its files)")])
 }
 
 /// `PROJECT/wsgi.py` beside manage.py, where there is one alone.
@@ -233,7 +241,7 @@ mod tests {
     fn what_a_folder_says() {
         let gunicorn = (".venv/bin/gunicorn", "");
         let target = |files: &[(&str, &str)]| commands(&[&[gunicorn], files].concat());
-        let web = |target: &str| vec![format!("web: .venv/bin/gunicorn --bind fd://3 {target}")];
+        let web = |target: &str| vec![format!("web: .venv/bin/gunicorn {target}")];
         assert_eq!(target(&[("app.py", "import flask\napp = flask.Flask(__name__)\n")]), web("app:app"));
         assert_eq!(target(&[("wsgi.py", "application: App = make()\n")]), web("wsgi:application"));
         let django = [("manage.py", ""), ("shop/wsgi.py", "application = x\n"), ("other/a.py", "")];
@@ -244,6 +252,15 @@ mod tests {
         assert_eq!(commands(&[("Procfile", procfile)]), ["web: sh -c exec ./serve --port $PORT", "mail: ./mail a b"]);
         let both = "jobs: cd jobs && A=1 ./run\n";
         assert_eq!(commands(&[("Procfile", both)]), ["jobs: sh -c cd jobs && A=1 ./run"]);
+    }
+
+    #[test]
+    fn who_takes_the_socket() {
+        let listens = |line: &str| Pool::of_command(&words(line)).listens;
+        let takers =
+            ["/opt/venv/bin/gunicorn app:app", "uvicorn --fd 3 app:app", "daphne --fd=3 app:app", "x -b fd://3"];
+        assert!(takers.into_iter().all(listens));
+        assert!(!["uvicorn --fd 4 app:app", "uv run gunicorn app:app", "3 --fd"].into_iter().any(listens));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The unit for systemd: that of the project, with the paths of this folder.
 
-use nix::unistd::{Uid, User};
+use crate::config::user_of;
+use nix::unistd::Uid;
 use std::path::Path;
 
 const UNIT: &str = include_str!("../../../systemd/rotad.service");
@@ -8,7 +9,7 @@ const UNIT: &str = include_str!("../../../systemd/rotad.service");
 /// `rotad` and `config`: whole paths.
 pub(super) fn text(rotad: &Path, config: &Path) -> String {
     let (rotad, config) = (quoted(rotad, false), quoted(config, true));
-    let user = User::from_uid(Uid::effective()).ok().flatten().filter(|user| !user.uid.is_root());
+    let user = user_of(Uid::effective().as_raw()).ok().flatten().filter(|user| user.uid != 0);
     let mut text = String::new();
     for line in UNIT.lines() {
         let (key, value) = line.split_once('=').unwrap_or((line, ""));

@@ -98,7 +98,13 @@ fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.take(MOST_FDS) {
         let Ok(entry) = entry else { break };
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let (Some(fd), Ok(link)) = (number, std::fs::read_link(entry.path())) else { continue };
+        let link = match std::fs::read_link(entry.path()) {
+            Ok(link) => link,
+            // Root without CAP_SYS_PTRACE, in a container say, may list another user's descriptors and see none of them.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => continue,
+        };
+        let Some(fd) = number else { continue };
         match proc::socket_inode(&link) {
             Some(inode) if targets.iter().any(|target| target.inode == inode) => {
                 found.listeners.insert(fd);

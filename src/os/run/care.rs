@@ -74,7 +74,7 @@ impl Keeper {
             Record::Died { worker, .. }
             | Record::Stopped { worker, .. }
             | Record::Retired { worker, .. }
-            | Record::Killed { worker } => {
+            | Record::Killed { worker, .. } => {
                 self.care.serving.remove(worker);
                 self.care.probing.forget(*worker);
                 self.care.watchdogs.forget(*worker);

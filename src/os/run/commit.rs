@@ -171,7 +171,7 @@ impl Keeper {
             match listener.adjust(plan) {
                 Ok(None) => {}
                 Ok(Some(dress)) => self.clerk.dress(plan.name.clone(), dress),
-                Err(error) => tracing::warn!(listen = plan.name, "the backlog cannot be set: {error}"),
+                Err(error) => tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}"),
             }
         }
         self.listening.set_lone(lone);

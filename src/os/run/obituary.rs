@@ -1,12 +1,16 @@
 //! How workers ended: for the status, for whoever waits, and for the diary.
 
+use crate::observe::harmless::harmless;
 use crate::observe::status::LastExit;
 use crate::os::signals;
 use rotad_core::{Cause, Exit, Generation, PoolId, Slot, WorkerId};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
 
 /// Obituaries that are kept for answers still to be given.
 const KEPT: usize = 64;
+/// How much of a worker's status or line stands in a line about it, in characters.
+const LONGEST_SAID: usize = 200;
 
 #[derive(Clone, Debug)]
 pub(super) struct Obituary {
@@ -72,6 +76,20 @@ pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
             format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
         }
     }
+}
+
+/// `; its status: "job 4711"; its last line: "half of it is done"`: what a worker was about when it was cut short.
+pub(super) fn last_known(says: Option<&str>, log: &[String]) -> String {
+    let mut text = String::new();
+    let line = log.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
+    for (what, said) in [("status", says.filter(|says| !says.is_empty())), ("last line", line)] {
+        if let Some(said) = said {
+            let start: String = harmless(said).chars().take(LONGEST_SAID).collect();
+            // Writing to a string does not fail.
+            write!(text, "; its {what}: \"{start}\"").unwrap_or(());
+        }
+    }
+    text
 }
 
 fn known_reason(obituary: Option<&Obituary>) -> Option<&str> {

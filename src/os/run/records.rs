@@ -3,11 +3,11 @@
 use super::Keeper;
 use super::chronicle::Note;
 use super::launch::Verdict;
-use super::obituary::{describe, exit_text, last_exit};
+use super::obituary::{describe, exit_text, last_exit, last_known};
 use super::tickets::{reason, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
-use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
+use rotad_core::{Cause, Cut, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
 
 impl Keeper {
     pub(super) fn recorded(&mut self, record: Record) {
@@ -26,10 +26,7 @@ impl Keeper {
                 let (cause, text) = retired(why);
                 self.note(Note::new(What::Retired, text).worker(worker).cause(cause));
             }
-            Record::Killed { worker } => {
-                let note = Note::new(What::Kill, "did not stop in time: killed").worker(worker);
-                self.note(note.cause("stop-timeout"));
-            }
+            Record::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
             Record::Lost { worker } => {
                 let text = "SIGKILL does not end it: the kernel holds it (state D?)";
                 self.note(Note::new(What::Lost, text).worker(worker).error());
@@ -161,8 +158,8 @@ impl Keeper {
             let Some(listener) = self.listening.get(*id) else { continue };
             if listener.is_shut() {
                 shut.push(*id);
-            } else if let Err(error) = listener.restore_backlog() {
-                tracing::warn!(listen = listener.name(), "the backlog cannot be restored: {error}");
+            } else if let Err(error) = listener.restore() {
+                tracing::warn!(listen = listener.name(), "the socket cannot be put right: {error}");
             }
         }
         for number in shut {
@@ -208,6 +205,23 @@ impl Keeper {
             }
             self.pool_failed(pool, text);
         }
+    }
+
+    /// What it was doing is cut short: whoever misses that later finds it named here.
+    fn killed_line(&mut self, id: WorkerId, cut: Cut, waited: Span) {
+        let Some(body) = self.roster.get(id) else { return };
+        let mut text = match cut {
+            Cut::Steps => format!("did not stop within {waited}: killed"),
+            Cut::Cap => format!("killed {waited} after it was asked to stop: the stop of everything takes too long"),
+            Cut::Now => "killed at once, as was asked for".to_owned(),
+        };
+        let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
+        text.push_str(&last_known(body.says.as_deref(), &log));
+        let note = Note::new(What::Kill, text).worker(id);
+        self.note(match cut {
+            Cut::Steps | Cut::Cap => note.cause("stop-timeout").warn(),
+            Cut::Now => note.cause("stop-now"),
+        });
     }
 
     fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {

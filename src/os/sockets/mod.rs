@@ -2,14 +2,15 @@
 //!
 //! Each address has one socket that all its workers share. Workers can hurt it: shutdown(2) on it ends it for all of
 //! them, and their own listen(2) sets another backlog. The main loop watches it for [`Listener::WATCH`] and calls
-//! [`Listener::heal`] at EPOLLHUP or EPOLLRDHUP, and [`Listener::restore_backlog`] whenever a worker became ready.
+//! [`Listener::heal`] at EPOLLHUP or EPOLLRDHUP, and [`Listener::restore`] whenever a worker became ready.
 //!
 //! Choices:
 //! - TCP_NODELAY is set on the listener, since accepted sockets inherit it: runtimes that make a socket object from a
 //!   bare descriptor often forget it, and then Nagle meets delayed acknowledgements.
 //! - `[::]` takes IPv4 too, as users of systemd expect, unless the same set has an IPv4 address of that port, as users
 //!   of nginx write it (`listen 80; listen [::]:80`): then it is for IPv6 alone. Any other IPv6 address is IPv6 alone.
-//! - Sockets stay in blocking mode. O_NONBLOCK belongs to the open file and thus to all who share it.
+//! - Sockets are in blocking mode unless the configuration says otherwise. O_NONBLOCK belongs to the open file and thus
+//!   to all who share it, so it is never changed by itself.
 
 mod error;
 mod passed;
@@ -23,6 +24,7 @@ use crate::os::proc;
 use crate::os::ready::Target;
 use crate::os::sys::socket::{self, Queue};
 use crate::plan::{Address, ListenPlan};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::stat::fstat;
 use std::io;
@@ -135,6 +137,7 @@ impl Listener {
                 (fd, plan.address.clone(), Some(file))
             }
         };
+        set_nonblocking(&fd, plan.nonblocking)?;
         let inode = fstat(&fd)?.st_ino;
         Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file, removed: false })
     }
@@ -143,6 +146,9 @@ impl Listener {
     fn adopt(plan: &ListenPlan, socket: passed::Socket) -> io::Result<Self> {
         let passed::Socket { fd, bound } = socket;
         socket::listen(&fd, plan.backlog)?;
+        if plan.nonblocking {
+            set_nonblocking(&fd, true)?;
+        }
         if matches!(bound, Address::Tcp(_)) {
             tcp::no_delay(&fd)?;
         }
@@ -220,6 +226,7 @@ impl Listener {
             }
             Address::Unix(path) => {
                 let (fd, file) = unix::open(&self.plan, &path)?;
+                set_nonblocking(&fd, self.plan.nonblocking)?;
                 self.inode = fstat(&fd)?.st_ino;
                 (self.fd, self.file, self.removed) = (Arc::new(fd), Some(file), false);
                 Ok(Healed::Replaced)
@@ -227,23 +234,29 @@ impl Listener {
         }
     }
 
-    /// Sets the backlog again: a worker's own listen(2) on the shared socket changes it for all. One system call.
+    /// Sets again what a worker changes for all: the backlog, by its own listen(2), and O_NONBLOCK where it is asked for.
     ///
     /// # Errors
-    /// Those of listen(2).
-    pub fn restore_backlog(&self) -> io::Result<()> {
+    /// Those of listen(2) and fcntl(2).
+    pub fn restore(&self) -> io::Result<()> {
+        if self.plan.nonblocking {
+            set_nonblocking(&self.fd, true)?;
+        }
         socket::listen(&self.fd, self.plan.backlog)
     }
 
-    /// Takes over what changes in place: the name and the backlog, at once, and the rights of a unix socket's file,
+    /// Takes over what changes in place: the name, the backlog and O_NONBLOCK, at once, and the rights of a unix socket's file,
     /// for which the dress has to be put on. The address must be the same.
     ///
     /// # Errors
     /// Those of listen(2).
     pub fn adjust(&mut self, plan: &ListenPlan) -> io::Result<Option<Dress>> {
         let old = std::mem::replace(&mut self.plan, plan.clone());
+        if old.nonblocking != plan.nonblocking {
+            set_nonblocking(&self.fd, plan.nonblocking)?;
+        }
         if old.backlog != plan.backlog {
-            self.restore_backlog()?;
+            self.restore()?;
         }
         let rights = |plan: &ListenPlan| (plan.mode, plan.uid, plan.gid);
         let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else { return Ok(None) };
@@ -278,6 +291,15 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn set_nonblocking(fd: &OwnedFd, wanted: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) != wanted {
+        flags.set(OFlag::O_NONBLOCK, wanted);
+        fcntl(fd, FcntlArg::F_SETFL(flags))?;
+    }
+    Ok(())
 }
 
 fn address_text(address: &Address) -> String {

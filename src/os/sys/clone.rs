@@ -123,8 +123,12 @@ impl Progress {
         let (pidfd, pid) = (self.pidfd.load(Ordering::Acquire), self.pid.load(Ordering::Acquire));
         if pidfd >= 0 {
             // SAFETY: numbers and a null pointer only; the pidfd is open as said above.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, null::<u8>(), 0) };
-        } else if pid > 0 {
+            let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, null::<u8>(), 0) };
+            if done == 0 {
+                return true;
+            }
+        }
+        if pid > 0 {
             // SAFETY: numbers only; an unreaped child of ours pins its pid.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
@@ -142,8 +146,8 @@ impl Progress {
     }
 }
 
-/// Runs `entry(arg)` in a child that shares our memory and our table of descriptors, and sleeps until the child has executed a program or ended.
-/// Returns its pid; a pidfd, where the kernel has them, waits in `progress` from before the child's first step.
+/// Runs `entry(arg)` in a child that shares our memory, and our table of descriptors if that is asked for, and sleeps
+/// until the child has executed a program or ended. Returns its pid; a pidfd, where the kernel has them, waits in `progress` from before the child's first step.
 ///
 /// # Errors
 /// Those of clone(2): EAGAIN, ENOMEM, EMFILE.
@@ -156,17 +160,19 @@ pub(super) unsafe fn vfork(
     stack: &mut Stack,
     entry: extern "C" fn(*mut c_void) -> c_int,
     arg: *mut c_void,
+    shares_table: bool,
     progress: &Progress,
 ) -> io::Result<i32> {
-    const PLAIN: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
+    const BARE: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let plain = if shares_table { BARE | libc::CLONE_FILES } else { BARE };
     let top = stack.top();
     let slot = progress.pidfd.as_ptr();
     // SAFETY: the stack is ours and free, the slot outlives the call; the caller vouches for entry and arg. A kernel
     // before 5.2 ignores CLONE_PIDFD and leaves the slot at -1.
-    let mut pid = unsafe { libc::clone(entry, top, PLAIN | libc::CLONE_PIDFD, arg, slot) };
+    let mut pid = unsafe { libc::clone(entry, top, plain | libc::CLONE_PIDFD, arg, slot) };
     if pid < 0 && matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
         // SAFETY: as above, without the slot.
-        pid = unsafe { libc::clone(entry, top, PLAIN, arg) };
+        pid = unsafe { libc::clone(entry, top, plain, arg) };
     }
     if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
 }

@@ -59,6 +59,8 @@ struct Raw<'a> {
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     own_pid: Vec<(&'static [u8], Vec<u8>)>,
+    /// The child is born into our table of descriptors, else with a copy of it.
+    shares_table: bool,
     progress: &'a Progress,
 }
 
@@ -71,8 +73,9 @@ struct Raw<'a> {
 /// No child: those of clone(2). A child that gave up wrote its trouble into `progress`.
 pub fn launch(launch: &Launch, stack: &mut Stack, progress: &Progress) -> io::Result<i32> {
     debug_assert!(launch.descriptors.iter().all(|&fd| fd >= launch.descriptors.len() as RawFd));
-    let mut raw =
-        Raw { launch, argv: pointers(&launch.argv), envp: pointers(&launch.envp), own_pid: Vec::new(), progress };
+    let shares_table = fds::can_leave_table();
+    let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
+    let mut raw = Raw { launch, argv, envp, own_pid: Vec::new(), shares_table, progress };
     for name in &launch.own_pid {
         let mut line = name.to_vec();
         line.resize(name.len() + PID_ROOM, 0);
@@ -82,7 +85,7 @@ pub fn launch(launch: &Launch, stack: &mut Stack, progress: &Progress) -> io::Re
         raw.own_pid.push((name, line));
     }
     // SAFETY: `child` makes system calls only and never returns; `raw` and all that it points to outlive the call.
-    unsafe { vfork(stack, child, (&raw mut raw).cast(), progress) }
+    unsafe { vfork(stack, child, (&raw mut raw).cast(), shares_table, progress) }
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -95,7 +98,7 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     // SAFETY: no memory is passed.
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
     raw.progress.here(pid);
-    if let Err(Trouble { errno, detail, .. }) = prepare(raw.launch, raw.progress) {
+    if let Err(Trouble { errno, detail, .. }) = prepare(raw.launch, raw.shares_table, raw.progress) {
         leave(raw.progress, errno, detail);
     }
     for (name, line) in &mut raw.own_pid {
@@ -107,7 +110,7 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     leave(raw.progress, errno, 0)
 }
 
-fn prepare(launch: &Launch, progress: &Progress) -> Result<(), Trouble> {
+fn prepare(launch: &Launch, shares_table: bool, progress: &Progress) -> Result<(), Trouble> {
     let at = |stage: u32, detail: usize, done: Result<(), i32>| {
         done.map_err(|errno| Trouble { stage, errno, detail: detail as u32 })
     };
@@ -120,7 +123,9 @@ fn prepare(launch: &Launch, progress: &Progress) -> Result<(), Trouble> {
     // First of the rest: whatever keeps the child from its program later, it holds nothing open that is not its own.
     progress.enter(step::DESCRIPTORS);
     let end = launch.descriptors.iter().max().map_or(0, |&highest| highest + 1);
-    at(step::DESCRIPTORS, 0, fds::leave_table(end))?;
+    if shares_table {
+        at(step::DESCRIPTORS, 0, fds::leave_table(end))?;
+    }
     for (to, &from) in launch.descriptors.iter().enumerate() {
         at(step::DESCRIPTORS, to, fds::place(from, to as RawFd))?;
     }

@@ -4,6 +4,7 @@ use nix::libc;
 use std::ffi::{c_int, c_long};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// A copy of `fd`, close-on-exec, with a number of at least `floor`.
 ///
@@ -19,16 +20,18 @@ pub fn lift(fd: BorrowedFd<'_>, floor: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Whether [`leave_table`] works here: Linux 5.9, where nobody forbids it. Asked once.
+pub(super) fn can_leave_table() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    // The last number there is, which no descriptor has.
+    *CAN.get_or_init(|| range(c_int::MAX, 0))
+}
+
 /// Gives a child that shares our table of descriptors one of its own, with those below `end` alone: copying the whole
-/// of a large table, and closing the copies at exec, would cost more than all the rest of a birth. Before Linux 5.9
-/// all are copied.
+/// of a large table, and closing the copies at exec, would cost more than all the rest of a birth. Not by unshare(2)
+/// where that is missing: container engines forbid it.
 pub(super) fn leave_table(end: c_int) -> Result<(), i32> {
-    if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) {
-        return Ok(());
-    }
-    // SAFETY: a number only.
-    let done = unsafe { libc::syscall(libc::SYS_unshare, c_long::from(libc::CLONE_FILES)) };
-    if done < 0 { Err(super::slate::errno()) } else { Ok(()) }
+    if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) { Ok(()) } else { Err(super::slate::errno()) }
 }
 
 /// Marks everything from `first` upward close-on-exec. A belt: all of ours are so from birth; a descriptor that a

@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub struct Process {
     pid: i32,
     pidfd: Option<OwnedFd>,
+    child: bool,
 }
 
 impl Process {
     /// A child of ours that has not been reaped. `pidfd`: from CLONE_PIDFD or pidfd_open(2), if there is one.
     pub fn of_child(pid: i32, pidfd: Option<OwnedFd>) -> Self {
-        Self { pid, pidfd }
+        Self { pid, pidfd, child: true }
     }
 
     /// Any process, held by a pidfd. The caller has to check afterwards that it is the one that was meant.
@@ -29,7 +30,7 @@ impl Process {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this descriptor for us alone; pidfds are close-on-exec from birth.
-        Ok(Self { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }) })
+        Ok(Self { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }), child: false })
     }
 
     /// A copy of one of its descriptors (pidfd_getfd(2), Linux 5.6), close-on-exec. What it means is shared with the
@@ -62,16 +63,28 @@ impl Process {
     /// # Errors
     /// ESRCH: it has been reaped; EPERM.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let done = match &self.pidfd {
-            // SAFETY: no memory is passed: the siginfo pointer is null.
-            Some(fd) => unsafe {
-                nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
-                    as i32
-            },
-            // SAFETY: kill takes numbers only. The pid is that of our own unreaped child: it cannot be reused.
-            None => unsafe { nix::libc::kill(self.pid, signal) },
+        let Some(fd) = &self.pidfd else { return self.signal_child(signal) };
+        // SAFETY: no memory is passed: the siginfo pointer is null.
+        let done = unsafe {
+            nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
         };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if done == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        // An older container engine forbids what it does not know (EPERM), although the child came with a pidfd.
+        match error.raw_os_error() {
+            Some(nix::libc::EPERM | nix::libc::ENOSYS) if self.child && self.peek_exit().is_ok() => {
+                self.signal_child(signal)
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// By its number, which cannot be reused while it is our own unreaped child.
+    fn signal_child(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: kill takes numbers only.
+        if unsafe { nix::libc::kill(self.pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Sends a signal to the process group that this process leads. Only while it is our unreaped child: a zombie

@@ -1,6 +1,8 @@
 //! Orders and views as words.
 
-use rotad_core::{Cause, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, Record, WorkerView};
+use rotad_core::{
+    Cause, Cut, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, Record, WorkerView,
+};
 use std::fmt::Write as _;
 
 pub(crate) fn order(order: &Order) -> String {
@@ -35,7 +37,11 @@ fn record(record: &Record) -> String {
             format!(". {worker} is gone {took} after it was asked: {exit}")
         }
         Record::Retired { worker, why } => format!(". {worker} has to leave: {why:?}"),
-        Record::Killed { worker } => format!(". {worker} is deaf"),
+        Record::Killed { worker, cut, waited } => match cut {
+            Cut::Steps => format!(". {worker} is deaf for {waited}"),
+            Cut::Cap => format!(". {worker} is cut off after {waited}"),
+            Cut::Now => format!(". {worker} is cut off at once, after {waited}"),
+        },
         Record::Lost { worker } => format!(". {worker} cannot be killed"),
         Record::CrashLoop { pool, deaths } => format!(". pool {pool} crash-loops: {deaths} deaths"),
         Record::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),

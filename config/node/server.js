@@ -1,0 +1,20 @@
+const http = require('node:http');
+const net = require('node:net');
+
+const GRACE = 2000; // milliseconds for a request that the client is sending just now
+let stopping = false;
+
+const server = http.createServer((request, answer) => {
+  if (stopping) answer.setHeader('Connection', 'close');
+  const body = `${process.pid} ${process.env.ROTAD_GENERATION} node\n`;
+  answer.writeHead(200, { 'Content-Type': 'text/plain', 'Content-Length': Buffer.byteLength(body) });
+  answer.end(body);
+});
+server.listen({ fd: 3 });
+
+process.on('SIGTERM', () => {
+  stopping = true;
+  // Accepts no more. Not server.close(): since Node 19 that cuts idle connections at once, and a request may be coming.
+  net.Server.prototype.close.call(server, () => process.exit(0));
+  setTimeout(() => server.closeIdleConnections(), GRACE);
+});
