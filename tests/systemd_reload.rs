@@ -24,7 +24,7 @@ fn reload() {
     assert_eq!(systemd.show(SERVICE, "ActiveState"), "active");
     assert_eq!(systemd.show(SERVICE, "NRestarts"), "0");
     let text = systemd.show(SERVICE, "StatusText");
-    assert!(text.contains("web 2/2") && text.contains("did not come up") && text.contains("exit 3"), "{text}");
+    assert!(text.contains("web 2/2") && text.contains("did not come up") && text.contains("exited with 3"), "{text}");
     systemd.await_journal(&["-u", SERVICE], "boom", 10);
     load.await_more(50);
     systemd.code("ok", "three");
@@ -57,7 +57,8 @@ fn by_signal() {
     load.stop().assert_nothing_lost(100);
 }
 
-/// Requests in flight are answered before the old master leaves; until the new one listens, connections are refused.
+/// Requests in flight are answered before the old master leaves; connections that no worker had taken yet are reset, and
+/// until the new one listens, they are refused.
 #[test]
 fn restart() {
     let _alone = alone();
@@ -70,7 +71,10 @@ fn restart() {
     load.await_more(50);
     let report = load.stop();
     assert_ne!(systemd.main_pid(SERVICE), before);
-    assert!(report.lost.keys().all(|reason| reason.starts_with("connect:")), "{:?}", report.lost);
+    let others = report.lost.iter().filter(|(reason, _)| !reason.starts_with("connect:"));
+    let others: u64 = others.map(|(_, number)| number).sum();
+    // One of each client's at most.
+    assert!(others <= 4, "{:?}", report.lost);
 }
 
 /// Where systemd knows it (253), `Type=notify-reload` waits for the end of the rolling restart. tests/manager.rs holds

@@ -4,16 +4,17 @@ mod support;
 
 use std::time::Duration;
 use support::load::get;
-use support::systemd_box::{ADDRESS, CONFIG, SERVICE, SystemdBox, WEB};
+use support::systemd_box::{ADDRESS, CONFIG, SERVICE, SystemdBox};
 use support::{never, until};
 
 /// A worker that drains longer than TimeoutStopSec is not cut: the master asks for the time.
 #[test]
 fn a_long_drain_is_not_cut() {
     let Some(systemd) = SystemdBox::boot() else { return };
-    let slow = WEB.replace("\"http\",", "\"http\", \"--drain-ms\", \"5000\", \"--ended\", \"/srv/ended\",");
-    systemd.write(CONFIG, &slow.replace("stop = \"5s\"", "stop = \"20s\""));
-    systemd.code("ok", "one");
+    let slow = "[pool.jobs]\nkind = 'task'\ncount = 2\nready = 'notify'\nstop = '20s'\n\
+                command = ['testworker', 'wait', '--notify', '--drain-ms', '5000', '--ended', '/srv/ended']\n";
+    systemd.write(CONFIG, slow);
+    systemd.shell("mkdir -p /srv");
     systemd.adjust(SERVICE, "[Service]\nTimeoutStopSec=2s\n");
     systemd.start(SERVICE);
     let stopped = systemd.systemctl("stop", SERVICE);

@@ -170,9 +170,9 @@ impl SystemdBox {
         self.ok(&["systemctl", "daemon-reload"]);
     }
 
-    /// A drop-in of the test's own.
+    /// A drop-in of the test's own, read after all others.
     pub fn adjust(&self, unit: &str, text: &str) {
-        self.write(&format!("/etc/systemd/system/{unit}.d/test.conf"), text);
+        self.write(&format!("/etc/systemd/system/{unit}.d/zz-test.conf"), text);
         self.ok(&["systemctl", "daemon-reload"]);
     }
 
@@ -262,6 +262,12 @@ soak = "100ms"
 "#;
 pub const ADDRESS: &str = "127.0.0.1:8080";
 pub const SERVICE: &str = "rotad.service";
+
+/// The version of the code that a worker of [`WEB`] answers with.
+pub fn version(address: &str) -> String {
+    let answer = super::load::get(address, "/").expect("an answer");
+    answer.split_whitespace().nth(2).expect("a version").to_string()
+}
 
 impl SystemdBox {
     /// Boots, with [`WEB`] as the configuration; `more` comes before it.

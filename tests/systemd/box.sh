@@ -36,7 +36,7 @@ traces() { printf '%s\n' /etc/.rotad-box /usr/.rotad-box /var/.rotad-box /run/.r
 
 inside() {
     local dir=$1 new=$1/memory/root bind from to
-    exec 8>"$dir/said" 9<"$dir/go"
+    exec 8>&1 9<&0 </dev/null >"$dir/console" 2>&1
     mkdir "$dir/memory"
     mount -t tmpfs -o mode=755 box "$dir/memory"
     mkdir "$dir/memory/upper" "$dir/memory/work" "$new"
@@ -147,7 +147,7 @@ boot() {
     umount -l /run/machine
     rmdir /run/machine
     prove "$1"
-    read -r word <&9
+    read -r word <&9 || true
     [ "$word" = boot ] || exit 0
     exec 8>&- 9<&-
     traces | xargs rm /run/box.sh
@@ -175,36 +175,30 @@ clear_cgroups() {
 }
 
 start() {
-    local verb=$1 dir=$2 base cgroup box said='' pid
+    local verb=$1 dir=$2 base cgroup said='' pid
     case $dir in /tmp/*) ;; *) fail "$dir is not below /tmp" ;; esac
     base=$(cgroups)
     [ -n "$base" ] || fail "no cgroups of version 2"
     cgroup=$base/rotad-box-$$
     : >"$dir/console"
     : >"$dir/mark"
-    mkfifo "$dir/said" "$dir/go"
+    # shellcheck disable=SC2064 # as they are now
+    trap "end '$cgroup' '$dir'" EXIT
+    trap 'exit 143' TERM INT
     mkdir "$cgroup"
-    (
+    coproc BOX {
         echo "$BASHPID" >"$cgroup/cgroup.procs"
         exec setpriv --pdeathsig KILL unshare --fork --kill-child --pid --mount --uts --ipc --net --cgroup \
-            --propagation private -- "$0" inside "$dir"
-    ) </dev/null >>"$dir/console" 2>&1 &
-    box=$!
-    # shellcheck disable=SC2064 # as they are now
-    trap "end $box '$cgroup' '$dir'" EXIT
-    trap 'exit 143' TERM INT
-    # Both ends are opened by both sides, so that nobody waits for one who has died.
-    exec 8<>"$dir/said" 9<>"$dir/go"
-    until read -r -t 0.2 said <&8; do
-        kill -0 "$box" 2>/dev/null || break
-    done
+            --propagation private -- "$0" inside "$dir" 2>"$dir/console"
+    }
+    box=$BOX_PID
+    exec 8<&"${BOX[0]}" 9>&"${BOX[1]}"
+    # Its end, if it dies first.
+    read -r said <&8 || true
     [ "$said" = shielded ] || { cat "$dir/console" >&2 && fail "the shield does not stand"; }
     unharmed "$dir"
     echo shielded
-    if [ "$verb" = guard ]; then
-        echo no >&9
-        return
-    fi
+    if [ "$verb" = guard ]; then return; fi
     # A cgroup with processes of its own gives no controllers to those below: the one that waits goes elsewhere.
     echo "$box" >"$base/cgroup.procs"
     pid=$(tr -d ' ' <"/proc/$box/task/$box/children")
@@ -219,12 +213,12 @@ end() {
     local pid=''
     trap '' TERM INT
     trap - EXIT
-    [ -e "/proc/$1/task/$1/children" ] && pid=$(tr -d ' ' <"/proc/$1/task/$1/children" 2>/dev/null)
-    if [ -n "$pid" ]; then kill -KILL "$pid" 2>/dev/null || true; fi
-    wait "$1" 2>/dev/null || true
+    pid=$(cat "/proc/${box:-none}/task/${box:-none}/children" 2>/dev/null) || true
+    if [ -n "$pid" ]; then kill -KILL ${pid} 2>/dev/null || true; fi
+    wait "${box:-}" 2>/dev/null || true
     # It takes them a moment to be seen as empty.
-    until clear_cgroups "$2"; do read -r -t 0.02 <&8 || true; done
-    rm -f "$3/said" "$3/go" "$3/mark" "$3/pid"
+    until clear_cgroups "$1"; do sleep 0.02; done
+    rm -f "$2/mark" "$2/pid"
 }
 
 case "${1:-}" in

@@ -93,7 +93,7 @@ impl Keeper {
         }
         let pools: Vec<(PoolId, PoolView)> = self.core.view().pools().collect();
         let rolls = self.applying.is_under_way() || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
-        let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool.state);
+        let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool.state) || is_held_up(pool, &pools);
         let mut text = String::new();
         if !self.stopping && !self.managing.ready && pools.iter().all(settled) {
             self.managing.ready = true;
@@ -173,4 +173,12 @@ fn is_settled(state: PoolState) -> bool {
         PoolState::Done | PoolState::Failed | PoolState::Stopped => true,
         PoolState::Starting | PoolState::Degraded | PoolState::Stopping => false,
     }
+}
+
+/// Not started, because one that it comes after does not get there: a step that fails must not hold up the machine's
+/// boot, which waits for READY=1.
+fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
+    let find = |id: &PoolId| all.iter().find(|(other, _)| other == id).map(|(_, other)| other);
+    let stuck = |state| matches!(state, PoolState::CrashLoop | PoolState::Failed | PoolState::Stopped);
+    pool.held_by.iter().filter_map(find).any(|other| stuck(other.state) || is_held_up(other, all))
 }
