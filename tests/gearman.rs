@@ -78,7 +78,6 @@ fn each_job_once(name: &str) {
     let jobs = roll(&site, &server, 10);
     let ledger = site.ledger();
     assert!(ledger.begun.len() >= 200, "only {} jobs", ledger.begun.len());
-    eprintln!("{name}: {} jobs, 10 rolls, twice: {}", ledger.begun.len(), ledger.twice().len());
     jobs.iter().for_each(|jobs| ledger.assert_each_once(jobs));
     // Nobody has a job in hand: an idle worker does not use up the 300 s that it has.
     site.stop_politely(30);
@@ -104,7 +103,6 @@ fn a_plain_loop_runs_jobs_again() {
     site.await_ready();
     let jobs = roll(&site, &server, 5);
     let ledger = site.ledger();
-    eprintln!("plain loop: {} jobs, 5 rolls, twice: {}", ledger.begun.len(), ledger.twice().len());
     assert!(jobs.iter().all(|jobs| ledger.lost(jobs).is_empty()), "{ledger:?}");
     assert!(!ledger.twice().is_empty(), "a plain loop was cut at every roll, and ran nothing twice?");
     site.stop_politely(30);

@@ -79,7 +79,9 @@ fn the_settings_are_in_force() {
         ("OOMPolicy", "continue"),
         ("KillMode", "mixed"),
         ("Delegate", "yes"),
-        ("LimitNOFILE", "65535"),
+        ("LimitNOFILE", "524288"),
+        ("LimitNOFILESoft", "65535"),
+        ("StartLimitIntervalUSec", "0"),
         ("TasksMax", "infinity"),
         ("TimeoutStartUSec", "infinity"),
         ("TimeoutStopUSec", "1min 30s"),
@@ -97,7 +99,7 @@ fn the_settings_are_in_force() {
     };
     let own = most(&systemd.read("/proc/1/limits"));
     let given = most(&fact("limits"));
-    assert!(given == 65_535 || given == own, "{given}, and systemd's own is {own}");
+    assert!(given == 524_288 || given == own, "{given}, and systemd's own is {own}");
     // CAP_SYS_MODULE is the 16th.
     let bounding = fact("status").lines().find_map(|line| line.strip_prefix("CapBnd:").map(str::to_string));
     let bounding = u64::from_str_radix(bounding.expect("a set").trim(), 16).expect("a set");
