@@ -88,7 +88,7 @@ fn each_job_once(name: &str) {
     site.await_ready();
     let jobs = roll(&site, &server, 10);
     let ledger = site.ledger();
-    eprintln!("{name}: {} jobs, 10 rolls, twice: {}", ledger.begun.len(), ledger.twice().len());
+    ledger.tell(name, 10);
     jobs.iter().for_each(|jobs| ledger.assert_each_once(jobs));
     // Nobody has a job in hand: an idle worker does not use up the 300 s that it has.
     site.stop_politely(30);
@@ -114,7 +114,7 @@ fn a_plain_loop_runs_jobs_again() {
     site.await_ready();
     let jobs = roll(&site, &server, 10);
     let ledger = site.ledger();
-    eprintln!("plain loop: {} jobs, 10 rolls, twice: {}", ledger.begun.len(), ledger.twice().len());
+    ledger.tell("plain loop", 10);
     assert!(jobs.iter().all(|jobs| ledger.lost(jobs).is_empty()), "{ledger:?}");
     assert!(!ledger.twice().is_empty(), "a plain loop was cut at every roll, and ran nothing twice?");
     site.stop_politely(30);

@@ -96,6 +96,11 @@ impl Ledger {
         of.clone().filter(|job| !self.done.contains_key(job)).collect()
     }
 
+    /// What was measured, for `--nocapture`.
+    pub fn tell(&self, name: &str, rolls: u64) {
+        eprintln!("{name}: {} jobs, {rolls} rolls, run twice: {}", self.begun.len(), self.twice().len());
+    }
+
     pub fn assert_each_once(&self, of: &Range<u64>) {
         assert!(self.lost(of).is_empty(), "lost: {:?} of {of:?}", self.lost(of));
         assert!(self.twice().is_empty(), "run twice: {:?} of {}", self.twice(), self.begun.len());
