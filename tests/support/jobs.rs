@@ -96,6 +96,11 @@ impl Ledger {
         of.clone().filter(|job| !self.done.contains_key(job)).collect()
     }
 
+    /// What was measured, for `--nocapture`.
+    pub fn tell(&self, name: &str, rolls: u64) {
+        eprintln!("{name}: {} jobs, {rolls} rolls, run twice: {}", self.begun.len(), self.twice().len());
+    }
+
     pub fn assert_each_once(&self, of: &Range<u64>) {
         assert!(self.lost(of).is_empty(), "lost: {:?} of {of:?}", self.lost(of));
         assert!(self.twice().is_empty(), "run twice: {:?} of {}", self.twice(), self.begun.len());
@@ -119,26 +124,27 @@ impl Site {
         ledger
     }
 
-    /// Sends more, if fewer than `ahead` are waiting, and waits until one is in a worker's hand.
-    pub fn feed(&self, sent: &mut u64, ahead: u64, send: &dyn Fn(Range<u64>)) {
-        if *sent < self.ledger().done.len() as u64 + ahead {
+    /// Sends more while fewer than `ahead` are waiting, or than `at_least` were sent; then waits until one is in a
+    /// worker's hand.
+    pub fn feed(&self, sent: &mut u64, (ahead, at_least): (u64, u64), send: &dyn Fn(Range<u64>)) {
+        while *sent < at_least.max(self.ledger().done.len() as u64 + ahead) {
             send(*sent..*sent + ahead);
             *sent += ahead;
         }
         until("a job in hand", 60, || (self.ledger().in_hand() > 0).then_some(()));
     }
 
-    /// Rolls the pool `jobs` so many times by USR2, always with jobs in hand and more in the queue, `ahead` of them.
-    /// Then waits until all are done and the old workers gone. Gives how many jobs there were.
+    /// Rolls the pool `jobs` so many times by USR2, always with jobs in hand and more in the queue, `ahead` of them,
+    /// and 200 in all at the least. Then waits until all are done and the old workers gone. Gives how many there were.
     pub fn roll_with_jobs(&self, rolls: u64, ahead: u64, send: &dyn Fn(Range<u64>)) -> u64 {
         let mut sent = 0;
-        for _ in 0..rolls {
-            self.feed(&mut sent, ahead, send);
+        for roll in 1..=rolls {
+            self.feed(&mut sent, (ahead, 200 * roll / rolls), send);
             let before = generation(&self.status().expect("a status"));
             self.signal(Signal::SIGUSR2);
             self.await_generation(before + 1);
         }
-        self.feed(&mut sent, ahead, send);
+        self.feed(&mut sent, (ahead, 200), send);
         self.await_done(&(0..sent));
         self.await_status("the old workers are gone", 60, all_ready);
         assert!(self.ledger().generations.len() as u64 > rolls / 2, "jobs in most generations");
