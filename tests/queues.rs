@@ -172,6 +172,8 @@ fn ending_is_no_failure() {
     queue.site.ledger().assert_each_once(&(0..60));
     let status = queue.site.await_ready();
     assert_eq!(pool(&status, "jobs")["state"], "ok");
+    let restarts = pool(&status, "jobs")["workers"].as_array().expect("workers").iter().map(|one| &one["restarts"]);
+    assert!(restarts.into_iter().all(|number| number == 0), "ends are not counted: {status}");
     let log = queue.site.log();
     let ends = log.matches("exited with 0").count();
     let bad = |line: &&str| line.contains("crash loop") || (line.contains("exited with") && line.contains("WARN"));

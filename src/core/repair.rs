@@ -94,7 +94,8 @@ impl Master {
         let pool = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running)?;
         let restart = pool.policy.restart.clone();
         let slot = pool.slots.get_mut(death.slot.0 as usize)?;
-        slot.restart_due = true;
+        // An end is none that anybody would want to see in a count of troubles.
+        slot.restart_due = !death.is_end;
         let stays_empty = match restart.policy {
             RestartPolicy::Always => false,
             RestartPolicy::OnFailure => death.is_end,
