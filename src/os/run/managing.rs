@@ -44,8 +44,9 @@ impl Managing {
         }
     }
 
+    /// When the manager wants to hear of us again, and when it has to be asked again: a stop may be long, and quiet.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.watchdog.map(|(_, at)| at)
+        self.watchdog.map(|(_, at)| at).into_iter().chain(self.extend).min()
     }
 
     /// Every turn of the main loop comes by here: that is what the watchdog watches.
