@@ -1,10 +1,7 @@
-//! What the compiler does not hold: the size of files and functions, where `unsafe` may stand, who imports whom.
+//! What the compiler does not hold: where `unsafe` may stand, who imports whom.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const LONGEST_FILE: usize = 450;
-const LONGEST_FUNCTION: usize = 70;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -65,35 +62,6 @@ fn has_word(code: &str, word: &str) -> bool {
 
 fn report(what: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
-}
-
-#[test]
-fn files_are_short() {
-    let files = [sources("src"), sources("tests")].concat();
-    let long = files.iter().map(|(path, text)| (path, text.lines().count())).filter(|(_, lines)| *lines > LONGEST_FILE);
-    report("longer than 450 lines", long.map(|(path, lines)| format!("{path}: {lines}")).collect());
-}
-
-/// By the formatter's own shape: from the line with `fn` to the closing brace at the same depth.
-#[test]
-fn functions_are_short() {
-    let mut long = Vec::new();
-    for (path, text) in sources("src") {
-        let lines: Vec<&str> = text.lines().collect();
-        for (start, line) in lines.iter().enumerate().filter(|(_, line)| has_word(&code(line), "fn")) {
-            let depth = line.len() - line.trim_start().len();
-            let closing = format!("{}}}", " ".repeat(depth));
-            if line.ends_with(';') || line.ends_with('}') {
-                continue;
-            }
-            let end = lines[start..].iter().position(|line| *line == closing);
-            let length = end.map_or(0, |end| end + 1);
-            if length > LONGEST_FUNCTION {
-                long.push(format!("{path}:{}: {length} lines: {}", start + 1, line.trim()));
-            }
-        }
-    }
-    report("functions longer than 70 lines", long);
 }
 
 /// `unsafe` under src/os/sys alone, each block with SAFETY before it; in the tests in the worker alone.
