@@ -21,7 +21,8 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
 
 fn answer(json: bool, path: Option<&Path>, valid: bool, text: &str, findings: Value) -> u8 {
     if json {
-        print::line(&json!({"config": path, "valid": valid, "findings": findings}).to_string());
+        let json = json!({"config": path, "valid": valid, "findings": findings}).to_string();
+        print::raw(&format!("{}\n", print::harmless_json(&json)));
     } else {
         if !text.is_empty() {
             print::plain_error(text.trim_end());

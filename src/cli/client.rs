@@ -85,6 +85,8 @@ pub struct Client {
     /// The master, held since we connected: where the kernel has pidfds its end is seen however it comes.
     master: Option<Process>,
     read: Vec<u8>,
+    /// So much of it holds no end of a line.
+    searched: usize,
     config: PathBuf,
 }
 
@@ -109,7 +111,7 @@ impl Client {
             }
         };
         let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::of_stranger(peer.pid()).ok());
-        Ok(Self { stream, master, read: Vec::new(), config: config.to_owned() })
+        Ok(Self { stream, master, read: Vec::new(), searched: 0, config: config.to_owned() })
     }
 
     /// Asks. To be called once.
@@ -133,7 +135,8 @@ impl Client {
     /// `TimedOut`, `Detached`, and `Failed` when the master went away or speaks another language.
     pub fn answer(&mut self, patience: &Patience) -> Result<Answer, ClientError> {
         loop {
-            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+            if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let end = end + std::mem::take(&mut self.searched);
                 let line: Vec<u8> = self.read.drain(..=end).collect();
                 return serde_json::from_slice(&line).map_err(|error| {
                     ClientError::Failed(format!(
@@ -141,6 +144,7 @@ impl Client {
                     ))
                 });
             }
+            self.searched = self.read.len();
             if self.read.len() > MAX_ANSWER {
                 return Err(lost("its answer has no end"));
             }

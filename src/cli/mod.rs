@@ -46,6 +46,7 @@ pub fn main() -> ExitCode {
     let hup_ignored = signal::is_ignored(nix::libc::SIGHUP);
     // Before anything else: what is meant for a master must not kill who is none, or none yet.
     signal::ignore(&signal::MEANT_FOR_A_MASTER);
+    signal::ignore(&signal::WRITE_ERRORS);
     match Args::try_parse() {
         Ok(args) => dispatch(args, hup_ignored).into(),
         Err(error) => {

@@ -28,12 +28,10 @@ impl Progress {
                 let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
                 format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
             }
-            Answer::Status(_)
-            | Answer::Event(_)
-            | Answer::Line(_)
-            | Answer::Hint { .. }
-            | Answer::Skipped { .. }
-            | Answer::Done { .. } => String::new(),
+            Answer::Skipped { count } => format!("({count} lines left out: they came faster than they were read)\n"),
+            Answer::Status(_) | Answer::Event(_) | Answer::Line(_) | Answer::Hint { .. } | Answer::Done { .. } => {
+                String::new()
+            }
         }
     }
 }

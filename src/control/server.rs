@@ -4,6 +4,7 @@
 use super::wire::{Answer, MAX_QUESTION, Question, VERSION};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,6 +16,10 @@ const MOST_CLIENTS: usize = 64;
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
 /// Bytes that may wait for a client that does not read.
 const MOST_WAITING: usize = 16 * 1024 * 1024;
+/// Room kept beyond that for the last answer: a client is never left without one.
+const LAST_ROOM: usize = 64 * 1024;
+/// How long the listener rests when a connection can neither be taken nor refused: no descriptor is left.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// The same for one that follows what happens: it loses something and is told, rather than its connection.
 const MOST_BEHIND: usize = 256 * 1024;
 
@@ -25,6 +30,13 @@ pub struct Server {
     last: u64,
     /// The file's mode lets others than the master's user in; the kernel has checked which (unix(7)).
     open_to_others: bool,
+    /// Given up for a moment where no other descriptor is left, so that a client hears why it is refused.
+    reserve: Option<File>,
+    /// No connection is taken until then.
+    rests_until: Option<Instant>,
+    /// The last connection found no descriptor; whether that has been told.
+    short: bool,
+    told_short: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +51,8 @@ struct Client {
     refused: bool,
     /// It may take its time to read.
     follows: bool,
+    /// Lines of progress that found no room since the last one that did.
+    skipped: u64,
 }
 
 /// What came of reading from a client.
@@ -52,6 +66,17 @@ pub enum Heard {
 }
 
 impl Client {
+    /// Queues an answer, unless more than `most` bytes would wait then.
+    fn queue(&mut self, answer: &Answer, most: usize) -> bool {
+        let Ok(mut line) = serde_json::to_vec(answer) else { return false };
+        line.push(b'\n');
+        let fits = self.outbox.len() + line.len() <= most;
+        if fits {
+            self.outbox.extend_from_slice(&line);
+        }
+        fits
+    }
+
     /// It has to ask, or to take its answer.
     fn is_waited_for(&self) -> bool {
         !self.asked || (!self.outbox.is_empty() && !self.follows)
@@ -61,14 +86,39 @@ impl Client {
 impl Server {
     /// `listener`: non-blocking. `mode`: of its file.
     pub fn new(listener: UnixListener, mode: u32) -> Self {
-        Self { listener, clients: BTreeMap::new(), last: 0, open_to_others: mode & 0o066 != 0 }
+        Self {
+            listener,
+            clients: BTreeMap::new(),
+            last: 0,
+            open_to_others: mode & 0o066 != 0,
+            reserve: reserve(),
+            rests_until: None,
+            short: false,
+            told_short: false,
+        }
     }
 
-    /// Takes new connections, a bounded number at a time; their numbers.
+    /// Takes new connections, a bounded number at a time; their numbers. Where no descriptor is left for one, it is
+    /// told so; where not even that can be done, [`Server::rests`] says so.
     pub fn accept(&mut self) -> Vec<u64> {
         let mut new = Vec::new();
-        while new.len() < 16 {
-            let Ok((stream, _)) = self.listener.accept() else { break };
+        for _ in 0..16 {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if is_exhausted(&error) => {
+                    self.short = true;
+                    if self.refuse_one() {
+                        continue;
+                    }
+                    self.rests_until = Some(Instant::now() + ACCEPT_AGAIN);
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // ECONNABORTED: that client has gone; the next one may be there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => break,
+            };
+            self.short = false;
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -84,11 +134,55 @@ impl Server {
                 last_word: false,
                 refused,
                 follows: false,
+                skipped: 0,
             };
             self.clients.insert(self.last, client);
             new.push(self.last);
         }
         new
+    }
+
+    /// Takes a connection by means of the descriptor in reserve, says why it is refused, and closes it. False: there
+    /// is no reserve, or it is not enough.
+    fn refuse_one(&mut self) -> bool {
+        if self.reserve.take().is_none() {
+            self.reserve = reserve();
+            return false;
+        }
+        let accepted = self.listener.accept();
+        let refused = accepted.is_ok();
+        if let Ok((mut stream, _)) = accepted
+            && stream.set_nonblocking(true).is_ok()
+        {
+            let message =
+                "the master has no descriptor left (its limit of open files, `nofile`): its workers serve on; \
+                           try again, or raise the limit"
+                    .to_owned();
+            if let Ok(mut line) = serde_json::to_vec(&Answer::Done { code: 1, message }) {
+                line.push(b'\n');
+                // A courtesy: a new connection has room for it.
+                stream.write_all(&line).ok();
+            }
+        }
+        self.reserve = reserve();
+        refused
+    }
+
+    /// No connection can be taken just now: the listener is to be left unwatched, or it would wake us for ever.
+    pub fn rests(&self) -> bool {
+        self.rests_until.is_some()
+    }
+
+    /// Whether descriptors have run out (true), or are there again (false), since this was last asked.
+    pub fn shortage(&mut self) -> Option<bool> {
+        let changed = self.short != self.told_short;
+        self.told_short = self.short;
+        changed.then_some(self.short)
+    }
+
+    /// The rest is over: the listener is to be watched again.
+    pub fn wakes(&mut self, now: Instant) -> bool {
+        self.rests_until.take_if(|until| *until <= now).is_some()
     }
 
     fn may_ask(&self, stream: &UnixStream) -> bool {
@@ -163,12 +257,24 @@ impl Server {
     /// Queues an answer; `last`: nothing follows, the connection is closed when it has been sent.
     pub fn say(&mut self, id: u64, answer: &Answer, last: bool) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let Ok(mut line) = serde_json::to_vec(answer) else { return };
-        line.push(b'\n');
-        if client.outbox.len() + line.len() <= MOST_WAITING {
-            client.outbox.extend_from_slice(&line);
+        if client.last_word {
+            return;
         }
-        client.last_word |= last;
+        if client.skipped > 0 && client.queue(&Answer::Skipped { count: client.skipped }, MOST_WAITING) {
+            client.skipped = 0;
+        }
+        if last {
+            if !client.queue(answer, MOST_WAITING) {
+                let message = "the answer is too long to be sent (it was carried out): `rotad status POOL`, `rotad \
+                               events` and `rotad logs` show its parts"
+                    .to_owned();
+                let code = if let Answer::Done { code, .. } = answer { *code } else { 1 };
+                client.queue(&Answer::Done { code, message }, MOST_WAITING + LAST_ROOM);
+            }
+            client.last_word = true;
+        } else if !client.queue(answer, MOST_WAITING) {
+            client.skipped += 1;
+        }
     }
 
     /// From now on the client follows what happens: it may be slow, or stopped, for as long as it likes.
@@ -212,9 +318,10 @@ impl Server {
         self.clients.remove(&id);
     }
 
-    /// When the next client has taken too long.
+    /// When the next client has taken too long, or connections are taken again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.clients.values().filter(|c| c.is_waited_for()).map(|c| c.ask_by).min()
+        let late = self.clients.values().filter(|c| c.is_waited_for()).map(|c| c.ask_by);
+        late.chain(self.rests_until).min()
     }
 
     /// Clients that have taken too long to ask, or to take their answer.
@@ -222,6 +329,16 @@ impl Server {
         let late = |c: &Client| c.ask_by <= now && c.is_waited_for();
         self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect()
     }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// No descriptor is left in this process or on this machine, or no memory for one (accept(2)).
+fn is_exhausted(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
 impl AsFd for Server {

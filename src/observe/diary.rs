@@ -1,5 +1,6 @@
 //! The diary: what the master did and why, one line each, through `tracing`.
 
+use super::harmless::{harmless_json, harmless_lines};
 use crate::plan::{LogFormat, LogLevel};
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -28,7 +29,8 @@ pub fn open(sink: Sink, format: LogFormat, level: LogLevel) {
     let (filter, handle) = reload::Layer::new(level_of(level));
     // Without `log_internal_errors(false)` the subscriber would report a failing writer with `eprintln!`, which panics
     // on a full disk.
-    let layer = fmt::layer().with_writer(Lines(sink)).with_target(false).with_ansi(false).log_internal_errors(false);
+    let layer =
+        fmt::layer().with_writer(Lines { sink, format }).with_target(false).with_ansi(false).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     let done = match format {
         LogFormat::Text => registry.with(layer).try_init(),
@@ -57,25 +59,69 @@ fn level_of(level: LogLevel) -> LevelFilter {
     }
 }
 
-struct Lines(Sink);
+struct Lines {
+    sink: Sink,
+    format: LogFormat,
+}
 
-struct Line<'a>(&'a Sink);
+struct Line<'a>(&'a Lines);
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
+        Line(self)
     }
 }
 
 impl io::Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (self.0)(bytes.to_vec());
+        let plain = bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n'));
+        (self.0.sink)(if plain { bytes.to_vec() } else { self.0.harmless(bytes) });
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Lines {
+    /// Paths and names of a configuration, and words of workers, may hold anything.
+    fn harmless(&self, line: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(line);
+        match self.format {
+            LogFormat::Json => harmless_json(&text),
+            LogFormat::Text => harmless_lines(&text) + if text.ends_with('\n') { "\n" } else { "" },
+        }
+        .into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_line_of_the_log_moves_no_terminal() {
+        for (format, line, expected) in [
+            (
+                LogFormat::Text,
+                "INFO begins config=/tmp/\x1b[2J\u{202e}/ä\n",
+                "INFO begins config=/tmp/\\x1b[2J\\u{202e}/ä\n",
+            ),
+            (LogFormat::Json, "{\"config\":\"\u{9b}ä\"}\n", "{\"config\":\"\\u009bä\"}\n"),
+        ] {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let sink: Sink = Arc::new({
+                let seen = seen.clone();
+                move |line| seen.lock().unwrap().extend(line)
+            });
+            let lines = Lines { sink, format };
+            lines.make_writer().write_all(line.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(seen.lock().unwrap().clone()).unwrap(), expected);
+        }
     }
 }

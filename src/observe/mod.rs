@@ -1,5 +1,6 @@
 //! Eyes without hands: status, diary, manager; and how they are shown to people.
 
+pub mod clip;
 pub mod diary;
 pub mod events;
 pub mod harmless;

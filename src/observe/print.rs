@@ -3,10 +3,10 @@
 pub use super::harmless::{harmless, harmless_json, harmless_lines};
 use std::io::{IsTerminal, Write};
 
-/// A line to stdout.
+/// A line, or many, to stdout; what a terminal obeys is made visible.
 pub fn line(text: &str) {
     // Nobody is left to be told that stdout is gone; the exit code still says how it went.
-    write(&format!("{text}\n")).ok();
+    write(&format!("{}\n", harmless_lines(text))).ok();
 }
 
 /// Text as it is to stdout.
@@ -28,10 +28,11 @@ pub fn error(text: &str) {
     plain_error(&format!("rotad: {text}"));
 }
 
-/// A line, or many, to stderr, without our name before it (rendered findings).
+/// A line, or many, to stderr, without our name before it (rendered findings). Paths, names and answers may hold
+/// anything: what a terminal obeys is made visible.
 pub fn plain_error(text: &str) {
     // One write a message, so that those of many processes do not mix.
-    let text = format!("{}\n", text.trim_end_matches('\n'));
+    let text = format!("{}\n", harmless_lines(text.trim_end_matches('\n')));
     std::io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 

@@ -133,6 +133,75 @@ pub struct LastExit {
     pub after_s: f64,
     /// Its last lines.
     pub log: Vec<String>,
+    /// Some of them were left out or cut, since the whole status would have been too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_cut: bool,
+}
+
+/// How much of workers' last lines one status holds, in bytes as JSON writes them.
+const MOST_LAST_LINES: usize = 8 << 20;
+
+impl Status {
+    /// Cuts the last lines of workers, each to its share, where all together would be too long for one answer.
+    pub fn cut_last_lines(&mut self) {
+        let exits = || self.pools.iter().flat_map(|pool| &pool.workers).filter_map(|worker| worker.last_exit.as_ref());
+        let (count, total) = exits()
+            .map(|exit| exit.log.iter().map(|line| json_len(line)).sum::<usize>())
+            .fold((0, 0), |(count, total), len| (count + 1, total + len));
+        if total <= MOST_LAST_LINES {
+            return;
+        }
+        let share = MOST_LAST_LINES / count;
+        let workers = self.pools.iter_mut().flat_map(|pool| &mut pool.workers);
+        for exit in workers.filter_map(|worker| worker.last_exit.as_mut()) {
+            exit.cut_last_lines(share);
+        }
+    }
+}
+
+impl LastExit {
+    /// Keeps the last lines that fit into `most` bytes as JSON writes them; of a last line that does not fit, its end.
+    fn cut_last_lines(&mut self, most: usize) {
+        let mut left = most;
+        let kept = self.log.iter().rev().take_while(|line| {
+            let len = json_len(line);
+            let fits = len <= left;
+            left -= len.min(left);
+            fits
+        });
+        let kept = kept.count();
+        if kept == self.log.len() {
+            return;
+        }
+        self.log_cut = true;
+        if kept > 0 {
+            self.log.drain(..self.log.len() - kept);
+            return;
+        }
+        let Some(last) = self.log.pop() else { return };
+        let mut len = 0;
+        let end = last.char_indices().rev().take_while(|(_, letter)| {
+            len += escaped_len(letter.encode_utf8(&mut [0; 4]));
+            len <= most
+        });
+        let from = end.last().map_or(last.len(), |(at, _)| at);
+        self.log = vec![last[from..].to_owned()];
+    }
+}
+
+/// Bytes of a line in a JSON list: with its quotes and a comma.
+fn json_len(line: &str) -> usize {
+    escaped_len(line) + 3
+}
+
+/// Bytes of a text in JSON: a control character takes six, a quote or a backslash two.
+fn escaped_len(text: &str) -> usize {
+    let of = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(of).sum()
 }
 
 /// As in the configuration, the status and `ROTAD_KIND`.
@@ -141,5 +210,27 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::Worker => "worker",
         Kind::Task => "task",
         Kind::Step => "step",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(log: Vec<String>) -> LastExit {
+        LastExit { code: Some(3), signal: None, core: None, error: None, after_s: 0.1, log, log_cut: false }
+    }
+
+    #[test]
+    fn last_lines_are_cut_from_the_front_and_it_is_said() {
+        let mut whole = exit(vec!["one".into(), "two".into()]);
+        whole.cut_last_lines(12);
+        assert_eq!((whole.log.len(), whole.log_cut), (2, false));
+        let mut cut = exit(vec!["one".into(), "two".into()]);
+        cut.cut_last_lines(6);
+        assert_eq!((cut.log, cut.log_cut), (vec!["two".to_owned()], true));
+        let mut long = exit(vec!["ä\u{1}\u{1}end".into()]);
+        long.cut_last_lines(10);
+        assert_eq!((long.log, long.log_cut), (vec!["\u{1}end".to_owned()], true));
     }
 }

@@ -44,7 +44,7 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
 
 fn sick(slot: u32) -> WorkerStatus {
     let log = vec!["first".to_owned(), "PDOException: \x1b[31mred\x1b[0m".to_owned(), " ".to_owned()];
-    let exit = LastExit { code: Some(3), signal: None, core: None, error: None, after_s: 0.21, log };
+    let exit = LastExit { code: Some(3), signal: None, core: None, error: None, after_s: 0.21, log, log_cut: false };
     WorkerStatus {
         pid: None,
         last_exit: Some(exit),
@@ -143,8 +143,15 @@ fn what_a_worker_says_and_how_it_died_in_each_way() {
     let mut one = worker(0, WorkerState::Ready);
     one.says = Some("busy\n\x07".to_owned());
     assert_eq!(worker_note(&one), "busy\\x0a\\x07");
-    let exit =
-        LastExit { code: None, signal: Some("SEGV".into()), core: Some(true), error: None, after_s: 90.0, log: vec![] };
+    let exit = LastExit {
+        code: None,
+        signal: Some("SEGV".into()),
+        core: Some(true),
+        error: None,
+        after_s: 90.0,
+        log: vec![],
+        log_cut: false,
+    };
     assert_eq!(exit_note(&exit), "killed by SEGV, core dumped after 1m30s");
     let failed =
         LastExit { error: Some("exec: no such program /x".into()), signal: None, core: None, after_s: 0.0, ..exit };

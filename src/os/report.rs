@@ -127,6 +127,7 @@ impl LauncherEnd {
                     read += n;
                     text.extend_from_slice(&some[..n]);
                 }
+                Ok(1..) => return self.unreadable("it is longer than can be shown"),
                 _ => return self.died(),
             }
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
@@ -134,10 +135,19 @@ impl LauncherEnd {
                 match serde_json::from_slice(&line) {
                     Ok(Line::Progress { text }) => print::line(&print::harmless_lines(&text)),
                     Ok(Line::Finish { code, text }) => return finished(code, &text),
-                    Err(_) => return self.died(),
+                    Err(error) => return self.unreadable(&format!("it is not understood: {error}")),
                 }
             }
         }
+    }
+
+    /// The master has something to say, but it cannot be shown: nothing is known of how the start ends.
+    fn unreadable(&self, why: &str) -> u8 {
+        let (config, log) = (self.config.display(), self.log_file.display());
+        print::error(&format!(
+            "the master's report cannot be shown ({why}): `rotad status -c {config}` and {log} tell"
+        ));
+        1
     }
 
     fn died(&self) -> u8 {

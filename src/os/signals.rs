@@ -1,9 +1,11 @@
 //! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop watches; what a signal
 //! means is looked up in the plan's table.
 
+use super::sys::signal::{STRAY, WRITE_ERRORS};
 use crate::plan::{SignalAction, SignalMap};
+use nix::libc::{SIGPWR, SIGXCPU};
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
@@ -21,6 +23,8 @@ pub enum Meaning {
     /// INT: a polite stop, and at once when sent again.
     Interrupt,
     Act(SignalAction),
+    /// One that would end a program that has no handler for it, and that asks a master for nothing.
+    Stray,
     Nothing,
 }
 
@@ -50,13 +54,16 @@ impl Signals {
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
         let reopen = nix::libc::SIGRTMIN();
-        let mut wanted = vec![SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, reopen];
+        let mut wanted = vec![SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR, SIGXCPU];
+        wanted.extend(STRAY);
+        // RTMIN reopens the logs; the other real-time signals have no meaning, and their default is death as well.
+        wanted.extend(reopen..=nix::libc::SIGRTMAX());
         if !keep_hup_ignored {
             wanted.push(SIGHUP);
         }
         let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)?;
         // A closed pipe or a file at its size limit is an error to be read, not a reason to die.
-        super::sys::signal::ignore(&[SIGPIPE, nix::libc::SIGXFSZ]);
+        super::sys::signal::ignore(&WRITE_ERRORS);
         stops().thread_unblock()?;
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         Ok(Self { delivery, map, terminal, reopen })
@@ -75,7 +82,8 @@ impl Signals {
     fn meaning(&self, signal: i32) -> Meaning {
         match signal {
             SIGCHLD => Meaning::Child,
-            SIGTERM | SIGQUIT => Meaning::Stop,
+            // A power failure that is about to come, a limit of CPU time that is used up: SIGKILL follows (setrlimit(2)).
+            SIGTERM | SIGQUIT | SIGPWR | SIGXCPU => Meaning::Stop,
             SIGINT => Meaning::Interrupt,
             SIGHUP => Meaning::Act(self.map.hup),
             SIGUSR1 => Meaning::Act(self.map.usr1),
@@ -84,6 +92,7 @@ impl Signals {
             SIGWINCH if self.terminal => Meaning::Nothing,
             SIGWINCH => Meaning::Act(self.map.winch),
             other if other == self.reopen => Meaning::Act(SignalAction::ReopenLogs),
+            other if other > self.reopen || STRAY.contains(&other) => Meaning::Stray,
             _ => Meaning::Nothing,
         }
     }

@@ -46,6 +46,7 @@ pub fn order(argv: &[&str], directory: &Path) -> BirthOrder {
         listen_names: String::new(),
         watchdog: None,
         cgroup: None,
+        pid: Default::default(),
     }
 }
 

@@ -104,6 +104,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
             nice: order.nice,
             umask: order.umask,
             cgroup: None,
+            pid: order.pid.clone(),
             descriptors: Vec::new(),
         };
         return start(order, launch, &[], tools, seat, |trouble| explain(trouble, found, &limits))
@@ -143,6 +144,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
         nice: None,
         umask: None,
         cgroup: None,
+        pid: order.pid.clone(),
         descriptors: Vec::new(),
     };
     let extra = [plan.spec.as_fd(), plan.status.as_fd()];

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
 /// One worker to be born.
@@ -54,6 +55,8 @@ pub struct BirthOrder {
     pub watchdog: Option<Duration>,
     /// The `cgroup.procs` of a cgroup that has been made for it. If that cannot be used, it is born without.
     pub cgroup: Option<PathBuf>,
+    /// Holds its pid from before its program's first step; 0 until then.
+    pub pid: Arc<AtomicI32>,
 }
 
 /// What came of an order: exactly one for each.

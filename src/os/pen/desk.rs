@@ -258,9 +258,10 @@ impl Desk {
             }
         };
         let text = &self.gulp[..seen];
-        // Short writes may leave half of each page unused.
-        let full = seen >= reader.capacity / 2;
         let mut lines = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        // Short writes may leave half of each page unused. A worker may have made the pipe smaller, or write each byte
+        // as a packet of its own (pipe(7), O_DIRECT): then the kernel alone knows that it is full.
+        let full = seen >= reader.capacity / 2 || lines == 0 && reader.pipe.is_full();
         let over = reader.over || !self.drains.is_empty();
         if lines == 0 && (over || seen >= LONGEST_LINE || full) {
             lines = seen;

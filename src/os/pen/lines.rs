@@ -2,10 +2,9 @@
 
 use super::pipe::{Speaker, Stream};
 use crate::observe::diary::timestamp;
-use crate::observe::harmless::harmless;
+use crate::observe::harmless::{harmless, harmless_json};
 use crate::plan::LogFormat;
 use serde::Serialize;
-use std::io::Write;
 
 /// What is formatted at once at most, in bytes of output.
 const MOST: usize = 256 << 10;
@@ -45,8 +44,13 @@ pub(super) fn format(format: LogFormat, speaker: &Speaker, stream: Stream, text:
             LogFormat::Json => {
                 let line = String::from_utf8_lossy(line);
                 let value = Line { timestamp: &time, pool, slot, pid, stream: stream.name(), line };
-                // Writing to memory does not fail.
-                serde_json::to_writer(out.by_ref(), &value).ok();
+                // Numbers and strings only: this cannot fail.
+                let json = serde_json::to_string(&value).unwrap_or_default();
+                if json.is_ascii() && !json.contains('\x7f') {
+                    out.extend_from_slice(json.as_bytes());
+                } else {
+                    out.extend_from_slice(harmless_json(&json).as_bytes());
+                }
             }
         }
         out.push(b'\n');
@@ -78,6 +82,16 @@ mod tests {
         let (_, text) = formatted(LogFormat::Json, Stream::Stderr, b"o\"ne\n");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!((&value["line"], &value["stream"], &value["slot"]), (&"o\"ne".into(), &"stderr".into(), &3.into()));
+    }
+
+    #[test]
+    fn json_lines_move_no_terminal_and_mean_the_same() {
+        let said = "C1 \u{9b}2J, DEL \x7f, turned \u{202e}, fine ä";
+        let (_, text) = formatted(LogFormat::Json, Stream::Both, said.as_bytes());
+        let line = text.trim_end();
+        assert!(line.chars().all(|c| !c.is_control() && c != '\u{202e}') && line.contains("fine ä"), "{line:?}");
+        let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(value["line"], said);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 
 /// Where what comes out of a pipe is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,9 +92,9 @@ impl Output {
         Ok(Arc::new(end))
     }
 
-    /// From now on its lines carry this pid.
-    pub fn set_pid(&self, pid: i32) {
-        self.speaker.set_pid(pid);
+    /// Where the pid is to be noted that its lines carry.
+    pub fn pid(&self) -> Arc<AtomicI32> {
+        self.speaker.pid_cell()
     }
 
     /// Its pipes, by the numbers that the kernel gave them (`pipe:[NUMBER]` in /proc/PID/fd).

@@ -4,6 +4,7 @@
 use super::words::Words;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -46,7 +47,8 @@ impl Stream {
 pub(super) struct Speaker {
     pub(super) pool: Arc<str>,
     pub(super) slot: u32,
-    pid: AtomicI32,
+    /// Written by the half-born worker itself: a fast one prints before its birth is reported.
+    pid: Arc<AtomicI32>,
     /// The worker has ended; its pipes may be held by others.
     ended: AtomicBool,
     words: Mutex<Words>,
@@ -57,7 +59,7 @@ impl Speaker {
         Self {
             pool: pool.into(),
             slot,
-            pid: AtomicI32::new(pid),
+            pid: Arc::new(AtomicI32::new(pid)),
             ended: AtomicBool::new(false),
             words: Mutex::default(),
         }
@@ -67,8 +69,8 @@ impl Speaker {
         self.pid.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_pid(&self, pid: i32) {
-        self.pid.store(pid, Ordering::Relaxed);
+    pub(super) fn pid_cell(&self) -> Arc<AtomicI32> {
+        self.pid.clone()
     }
 
     pub(super) fn end(&self) {
@@ -139,6 +141,16 @@ impl Pipe {
     /// How much it holds, in bytes.
     pub(super) fn capacity(&self) -> usize {
         size(&self.fd).unwrap_or(SMALL)
+    }
+
+    /// Whether a writer would have to wait. The reading end cannot be asked (poll(2) tells a writer alone), so a writing
+    /// one is opened for a moment; where that cannot be done, the answer is no.
+    pub(super) fn is_full(&self) -> bool {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = (OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits();
+        let Ok(write) = OpenOptions::new().write(true).custom_flags(flags).open(path) else { return false };
+        let mut fds = [PollFd::new(write.as_fd(), PollFlags::POLLOUT)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
 
     /// Makes it as large as it may be. The user's share of pipe memory may be used up (EPERM): then it stays.

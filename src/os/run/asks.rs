@@ -9,6 +9,7 @@ use crate::observe::events::What;
 use crate::os::reactor::{Interest, Source};
 use crate::plan::{Kind, PoolPlan};
 use rotad_core::PoolId;
+use std::time::Instant;
 
 /// Whether a request is about this pool. Steps are part of a reload, but nothing that a rolling restart of everything
 /// would replace.
@@ -32,6 +33,27 @@ impl Keeper {
         }
         for client in self.server.surplus() {
             self.drop_client(client);
+        }
+        match self.server.shortage() {
+            Some(true) => tracing::warn!(
+                "no descriptor is left for clients of the control socket (limit of open files, `nofile`): they are \
+                 refused or wait; workers are supervised on"
+            ),
+            Some(false) => tracing::info!("there are descriptors for clients of the control socket again"),
+            None => {}
+        }
+        if self.server.rests() {
+            self.reactor.unwatch(&self.server);
+        }
+    }
+
+    /// Connections could not be taken for a while: another try.
+    pub(super) fn clients_again(&mut self, now: Instant) {
+        if self.server.wakes(now) {
+            match self.reactor.watch(&self.server, Source::Control, Interest::Read) {
+                Ok(()) => {}
+                Err(error) => tracing::error!("cannot watch the control socket: {error}"),
+            }
         }
     }
 

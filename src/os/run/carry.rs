@@ -120,13 +120,14 @@ impl Keeper {
         let (output, (stdout, stderr)) = Output::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
         self.pen.adopt(&output);
         let value = notify.env_value();
+        let pid = output.pid();
         let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
         body.output = Some(output);
         body.cgroup = self.fence.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
         let (tag, port, notify) = (&body.tag, body.port, Some(value));
-        let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup };
+        let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
         let order = self.recipes.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
         Ok(())

@@ -94,9 +94,6 @@ impl Keeper {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
         body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
-        if let Some(output) = &body.output {
-            output.set_pid(pid);
-        }
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
         self.note(Note::new(What::Spawn, format!("started as pid {pid}")).worker(worker).debug());
         self.journal_born(worker, start_time);

@@ -1,9 +1,13 @@
 //! What the launching command waits for: every pool ready, or the reason why not.
 
+use crate::observe::clip::join_within;
 use crate::os::daemon::{Launch, Report};
 use rotad_core::PoolId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+/// How much a failed start tells, in bytes: many pools, each with its worker's last lines.
+const MOST_TOLD: usize = 512 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fate {
@@ -142,10 +146,12 @@ impl LaunchWatch {
             return Verdict::Told;
         }
         if up.is_empty() {
-            self.last_words = Some((1, format!("{}\nnothing came up; nothing is left running", failed.join("\n"))));
+            self.last_words =
+                Some((1, format!("{}\nnothing came up; nothing is left running", join_within(&failed, MOST_TOLD))));
             return Verdict::StopAll;
         }
-        let text = format!("{}\nthese serve: {}; the others are tried on", failed.join("\n"), up.join(", "));
+        let text =
+            format!("{}\nthese serve: {}; the others are tried on", join_within(&failed, MOST_TOLD), up.join(", "));
         self.finish(1, &text);
         Verdict::Told
     }

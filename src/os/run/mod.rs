@@ -186,6 +186,7 @@ impl Keeper {
             }
             self.take_in(&mut sources);
             self.deadlines();
+            self.review_starts();
             self.tell_manager();
             if let Some(code) = self.may_leave() {
                 return self.farewell(code);
@@ -252,6 +253,7 @@ impl Keeper {
         for client in self.server.overdue(now) {
             self.drop_client(client);
         }
+        self.clients_again(now);
         for worker in self.roster.overdue(now) {
             self.sweep(worker);
         }
@@ -271,6 +273,7 @@ impl Keeper {
             match meaning {
                 Meaning::Child => self.children_ended(),
                 Meaning::Nothing => {}
+                Meaning::Stray => self.received(format!("{text}: means nothing here, passed over")),
                 Meaning::Stop | Meaning::Interrupt if !self.stopping => {
                     self.received(format!("{text}: stopping"));
                     self.stop(false);

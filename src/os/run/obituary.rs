@@ -54,7 +54,7 @@ pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64,
         Some(Exit::Signal { signal, core_dumped }) => (None, Some(signals::name(signal)), Some(core_dumped)),
         None => (None, None, None),
     };
-    LastExit { code, signal, core, error, after_s, log }
+    LastExit { code, signal, core, error, after_s, log, log_cut: false }
 }
 
 /// "exited with 3 after 0.2 s, before it was ready".

@@ -353,6 +353,7 @@ impl Keeper {
             stdout: self.null.clone(),
             stderr: self.null.clone(),
             cgroup: body.family.as_ref().and_then(|family| family.cgroup.as_ref()).map(|cgroup| cgroup.procs()),
+            pid: Arc::default(),
         };
         // As the worker itself is born, but for what makes it the worker: its sockets, and who hears it.
         let mut order = self.recipes.order(&body.pattern, &listeners, &birth);

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 
 #[derive(Debug)]
 pub(super) struct Recipes {
@@ -32,6 +33,8 @@ pub(super) struct Birth<'a> {
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
     pub cgroup: Option<PathBuf>,
+    /// Where the worker notes its pid.
+    pub pid: Arc<AtomicI32>,
 }
 
 impl Recipes {
@@ -100,6 +103,7 @@ impl Recipes {
                 Some(Health::Probe { .. }) | None => None,
             },
             cgroup: birth.cgroup.clone(),
+            pid: birth.pid.clone(),
         }
     }
 

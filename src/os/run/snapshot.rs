@@ -27,7 +27,7 @@ impl Keeper {
         for pool in &mut pools {
             pool.workers.sort_by_key(|worker| (worker.slot, worker.generation));
         }
-        Status {
+        let mut status = Status {
             master: MasterStatus {
                 pid: std::process::id() as i32,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -37,7 +37,9 @@ impl Keeper {
                 uptime_s: rounded(self.clock.now().0 as f64 / 1000.0),
             },
             pools,
-        }
+        };
+        status.cut_last_lines();
+        status
     }
 
     fn pool_status(&self, id: PoolId, pool: &PoolView) -> Option<PoolStatus> {

@@ -1,8 +1,12 @@
 //! Who asked for what, and what they are told in the end: one outcome a pool, one answer a question.
 
 use super::obituary::{Obituary, describe};
+use crate::observe::clip::join_within;
 use rotad_core::{Cause, Failure, Generation, Outcome, PoolId, Ticket};
 use std::collections::BTreeMap;
+
+/// How much is told at the end of one wait, in bytes: many pools, each with its culprit's last lines.
+const MOST_TOLD: usize = 512 << 10;
 
 /// One question, or one signal, about one or more pools.
 #[derive(Debug)]
@@ -116,7 +120,7 @@ impl Tickets {
     fn end(&mut self, number: u64) -> Option<Ended> {
         self.waits.get(&number).filter(|wait| wait.left == 0 && !wait.open)?;
         let wait = self.waits.remove(&number)?;
-        Some(Ended { client: wait.client, code: wait.code, message: wait.lines.join("\n") })
+        Some(Ended { client: wait.client, code: wait.code, message: join_within(&wait.lines, MOST_TOLD) })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::Keeper;
 use super::tickets::{Ended, WaitId};
+use super::wishes::NONE_WANTED;
 use crate::control::wire::Answer;
-use rotad_core::{PoolId, Ticket, WorkerState};
+use rotad_core::{PoolId, PoolState, Ticket, WorkerState};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -72,6 +73,27 @@ impl Keeper {
             at += 1;
         }
         found.split_off(1)
+    }
+
+    /// Starts that are over although nothing of the pool was recorded just now: it has nobody to start, has ended, was
+    /// full all the time (a rolling restart that was aborted), or is no more. To be called once a turn of the loop.
+    pub(super) fn review_starts(&mut self) {
+        let awaited: Vec<PoolId> = self.vigils.starts.keys().copied().collect();
+        for pool in awaited {
+            let Some(view) = self.core.view().pool(pool) else {
+                self.give_up_start(pool, "it is no more");
+                continue;
+            };
+            match view.state {
+                PoolState::Stopped => self.give_up_start(pool, "stopped before it was ready"),
+                PoolState::Failed => self.give_up_start(pool, "its workers have ended, and are not started again"),
+                PoolState::Done => self.pool_up(pool, "its workers have done their work"),
+                PoolState::Stopping => {}
+                _ if self.posts.policy(pool).is_some_and(|policy| policy.count == 0) => self.pool_up(pool, NONE_WANTED),
+                _ if view.wanted > 0 && view.ready >= view.wanted => self.pool_up(pool, "every worker is ready"),
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn pool_stopped(&mut self, pool: PoolId) {

@@ -9,6 +9,9 @@ use crate::plan::Kind;
 use rotad_core::{Event, Generation, PoolId, Request, Slot, WorkerId, WorkerState};
 use std::sync::Arc;
 
+/// What is said of the start of a pool that was scaled to nothing.
+pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
+
 /// More workers than this are a slip of the finger.
 const MOST_WORKERS: i64 = 100_000;
 
@@ -79,6 +82,10 @@ impl Keeper {
             let ticket = self.tickets.join(wait, pool);
             return self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
+        if !rested && self.posts.policy(pool).is_some_and(|policy| policy.count == 0) {
+            let text = format!("{}: {NONE_WANTED}", self.pool_name(pool));
+            return self.tickets.note(wait, 0, text);
+        }
         let state = self.core.view().pool(pool).map(|view| view.state);
         if !rested && state == Some(rotad_core::PoolState::Ok) {
             let text = format!("{}: runs already", self.pool_name(pool));
@@ -122,6 +129,10 @@ impl Keeper {
         self.note(Note::new(What::Scaled, text).pool(pool).cause(if count < from { "down" } else { "up" }));
         self.posts.scale(pool, Some(count));
         self.fact(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
+        if count == 0 {
+            // A start that still waits for this pool has nothing to wait for any more.
+            self.pool_up(pool, NONE_WANTED);
+        }
         let stopped = if self.posts.rests(pool) { " (once it is started)" } else { "" };
         self.done(client, 0, format!("{name}: {from} → {count} workers{stopped}"));
     }

@@ -10,6 +10,8 @@ use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::null;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The program is being written just now (ETXTBSY): tried again so often …
 const BUSY_TRIES: u32 = 5;
@@ -49,6 +51,8 @@ pub struct Launch {
     pub umask: Option<u32>,
     /// The cgroup.procs of the cgroup that it moves into, where there is one.
     pub cgroup: Option<RawFd>,
+    /// Where the child notes its pid before its program runs: whatever the program does first, its pid is known.
+    pub pid: Arc<AtomicI32>,
     /// What becomes 0, 1, 2, …: each number lies above them all, so that none is overwritten before it is placed.
     pub descriptors: Vec<RawFd>,
 }
@@ -98,6 +102,7 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     // SAFETY: no memory is passed.
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
     raw.progress.here(pid);
+    raw.launch.pid.store(pid, Ordering::Relaxed);
     if let Err(Trouble { errno, detail, .. }) = prepare(raw.launch, raw.shares_table, raw.progress) {
         leave(raw.progress, errno, detail);
     }

@@ -8,6 +8,14 @@ use std::ptr::null_mut;
 /// that is not a master yet or never will be, so that `kill -USR1 $(pidof rotad)` hurts nobody.
 pub const MEANT_FOR_A_MASTER: [i32; 3] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
+/// Signals that would end a program without a handler and that mean nothing to a master: a slip, or a timer that a
+/// parent left behind (alarm(2) survives execve(2)). Those that report a fault of our own (SEGV, ABRT, SYS …) are not
+/// among them.
+pub const STRAY: [i32; 5] = [libc::SIGALRM, libc::SIGIO, libc::SIGPROF, libc::SIGVTALRM, libc::SIGSTKFLT];
+
+/// A closed pipe, a file at its size limit (`ulimit -f`): errors of write(2) to handle, no reasons to die.
+pub const WRITE_ERRORS: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+
 /// Is this signal ignored (by nohup(1), by a shell's `&`, by a careless parent)? False for a number that is no signal.
 pub fn is_ignored(signal: i32) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
@@ -39,10 +47,13 @@ pub fn reset_all() {
 }
 
 /// What a process ignores from its first moment until the master's handlers stand, or, if it is no master, for ever:
-/// no signal kills a half-started master, and a closed pipe is an error to handle and no death.
+/// no signal but those that stop it kills a half-started master, and a write that fails is an error to handle and no
+/// death.
 pub fn ignore_until_handled() {
     ignore(&MEANT_FOR_A_MASTER);
-    ignore(&[libc::SIGPIPE, libc::SIGRTMIN()]);
+    ignore(&WRITE_ERRORS);
+    ignore(&STRAY);
+    ignore(&(libc::SIGRTMIN()..=libc::SIGRTMAX()).collect::<Vec<_>>());
 }
 
 /// KILL, STOP and the two that glibc keeps for itself refuse (EINVAL), which is what we want.
