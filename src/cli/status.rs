@@ -136,6 +136,7 @@ mod tests {
             reload,
             waits_for: vec![],
             scaled: false,
+            outdated: 0,
             workers: vec![],
         }
     }

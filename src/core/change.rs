@@ -1,19 +1,18 @@
 //! Wishes that come with a configuration: a changed one, and the way back to an older one.
 
 use crate::pool::{Activity, Pool};
-use crate::{Generation, Master, Order, Outcome, Policy, PoolId, PoolKind, Record, Span, Ticket};
+use crate::{By, Generation, Master, Nothing, Order, Outcome, Policy, PoolId, PoolKind, Record, Span, Ticket};
 use alloc::vec::Vec;
 
 impl Master {
     /// New policy, new generation: whatever runs is superseded.
     pub(crate) fn change_pool(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
-        let nothing = Order::Reply(ticket, id, Outcome::Nothing);
         if self.stopping {
-            return self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+            return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by: By::StopOfAll }));
         }
         let Some(pool) = self.pools.get(&id) else {
             self.keep(id, policy);
-            return self.out.push(nothing);
+            return self.reply_nothing(ticket, id, Nothing::NoPool);
         };
         let (activity, held, removed) = (pool.activity, pool.is_held(), pool.removed);
         match activity {
@@ -27,7 +26,7 @@ impl Master {
             }
             Activity::Running => {
                 let before = pool.policy.count;
-                let mut tickets = self.supersede(id);
+                let mut tickets = self.supersede(id, By::Change);
                 self.adopt(id, policy);
                 tickets.push(ticket);
                 self.start_roll(id, tickets);
@@ -35,13 +34,14 @@ impl Master {
             }
             Activity::Outlasting | Activity::Stopping | Activity::Stopped => {
                 self.adopt(id, policy);
-                if let Some(pool) = self.pools.get_mut(&id) {
-                    pool.remake();
-                }
+                let Some(pool) = self.pools.get_mut(&id) else { return };
+                pool.remake();
+                let generation = pool.wanted;
                 if removed {
                     self.revive(id);
+                    return self.out.push(Order::Reply(ticket, id, Outcome::Begins { generation }));
                 }
-                self.out.push(nothing);
+                self.reply_nothing(ticket, id, Nothing::Stopped);
             }
         }
     }
@@ -49,31 +49,34 @@ impl Master {
     /// Back to an older generation that has served in full, under its own number.
     pub(crate) fn return_to(&mut self, ticket: Ticket, id: PoolId, to: Generation, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else {
-            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
+            return self.reply_nothing(ticket, id, Nothing::NoPool);
         };
-        let outcome = match pool.activity {
-            Activity::Outlasting | Activity::Stopping => Some(Outcome::Superseded),
-            Activity::Stopped => Some(Outcome::Nothing),
-            Activity::Running if pool.policy.kind == PoolKind::Step || !pool.history.knows(to) => {
-                Some(Outcome::Nothing)
+        let nothing = match pool.activity {
+            Activity::Outlasting | Activity::Stopping => {
+                let by = self.stopped_by(id);
+                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
             }
+            Activity::Stopped => Some(Nothing::Stopped),
+            Activity::Running if pool.policy.kind == PoolKind::Step => Some(Nothing::Step),
+            Activity::Running if !pool.history.knows(to) => Some(Nothing::Forgotten(to)),
             Activity::Running => None,
         };
-        if let Some(outcome) = outcome {
-            return self.out.push(Order::Reply(ticket, id, outcome));
+        if let Some(why) = nothing {
+            return self.reply_nothing(ticket, id, why);
         }
         let before = pool.policy.count;
         let done = Outcome::Done { generation: to, replaced: 0, took: Span::ZERO };
         if pool.is_held() {
             pool.wanted = to;
+            pool.alike.clear();
             self.adopt(id, policy);
-            return self.out.push(Order::Reply(ticket, id, done));
+            return self.out.push(Order::Reply(ticket, id, Outcome::Begins { generation: to }));
         }
         if pool.roll.is_none() && pool.wanted == to && self.all_of(id, to) {
             self.adopt(id, policy);
             return self.out.push(Order::Reply(ticket, id, done));
         }
-        let mut tickets = self.supersede(id);
+        let mut tickets = self.supersede(id, By::Return);
         self.adopt(id, policy);
         tickets.push(ticket);
         self.start_roll_to(id, tickets, to);
@@ -95,19 +98,15 @@ impl Master {
     }
 
     /// Ends a running roll for the sake of another one, which takes over all who wait.
-    pub(crate) fn supersede(&mut self, id: PoolId) -> Vec<Ticket> {
+    pub(crate) fn supersede(&mut self, id: PoolId, by: By) -> Vec<Ticket> {
         let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
         self.abandon_fresh(id);
         let Some(Pool { roll: Some(roll), waiting, .. }) = self.pools.get_mut(&id) else { return Vec::new() };
         let mut tickets = core::mem::take(&mut roll.tickets);
         tickets.extend(waiting.take().unwrap_or_default());
-        let generation = roll.generation;
-        let leftovers = roll.same && roll.same_before;
-        self.record(Record::RollSuperseded { pool: id, generation });
-        self.end_roll(id, Outcome::Superseded);
-        if let Some(pool) = self.pools.get_mut(&id) {
-            pool.same_before = leftovers;
-        }
+        let (generation, touched) = (roll.generation, roll.retired_any);
+        self.record(Record::RollSuperseded { pool: id, generation, by, touched });
+        self.end_roll(id, Outcome::Superseded { by });
         tickets
     }
 
@@ -127,8 +126,7 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.remake();
         let generation = pool.wanted;
-        let done = Outcome::Done { generation, replaced: 0, took: Span::ZERO };
-        self.out.push(Order::Reply(ticket, id, done));
+        self.out.push(Order::Reply(ticket, id, Outcome::Begins { generation }));
         self.stirred.insert(id);
     }
 }

@@ -1,9 +1,8 @@
 //! What is remembered of generations: which ones served in full, and how long each one's workers take.
 
 use crate::pool::Pool;
-use crate::{Generation, Policy, Readiness, Span};
+use crate::{Generation, Policy, Readiness, Span, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
 
 /// So many generations that served in full are remembered.
 const KEPT: usize = 8;
@@ -23,8 +22,8 @@ impl Patience {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// Those that served in full, the oldest first. A way back drops what came after.
-    served: Vec<Generation>,
+    /// Those that served in full, and what served in full before each of them did for the first time.
+    served: BTreeMap<Generation, Generation>,
     patience: BTreeMap<Generation, Patience>,
 }
 
@@ -33,22 +32,29 @@ impl History {
         self.patience.insert(generation, Patience::of(policy));
     }
 
-    /// It has served in full; what came after it is history of no use.
-    pub(crate) fn proved(&mut self, generation: Generation) {
-        self.served.retain(|known| *known < generation);
-        if self.served.len() == KEPT {
-            self.served.remove(0);
+    /// It has served in full, and the generation `before` did until then.
+    pub(crate) fn proved(&mut self, generation: Generation, before: Generation) {
+        self.served.entry(generation).or_insert(before);
+        if self.served.len() > KEPT
+            && let Some(oldest) = self.served.keys().find(|known| **known != generation).copied()
+        {
+            self.served.remove(&oldest);
         }
-        self.served.push(generation);
     }
 
     pub(crate) fn knows(&self, generation: Generation) -> bool {
-        self.served.contains(&generation)
+        self.served.contains_key(&generation)
     }
 
-    /// The last one that served in full before this one did; `NONE` if there is none.
+    /// The one that served in full before this one did; `NONE` if there is none, or it is forgotten.
     pub(crate) fn before(&self, generation: Generation) -> Generation {
-        self.served.iter().rev().find(|known| **known < generation).copied().unwrap_or(Generation::NONE)
+        let before = self.served.get(&generation).copied().unwrap_or(Generation::NONE);
+        if self.knows(before) { before } else { Generation::NONE }
+    }
+
+    /// All that are remembered, the oldest first.
+    pub(crate) fn served(&self) -> impl Iterator<Item = Generation> + '_ {
+        self.served.keys().copied()
     }
 
     /// Forgets what no worker can be made from any more.
@@ -61,7 +67,7 @@ impl Pool {
     /// Every generation that a worker may still be made from.
     pub(crate) fn generations(&self) -> BTreeSet<Generation> {
         let roll = self.roll.iter().flat_map(|roll| [roll.generation, roll.base]);
-        let all = [self.wanted, self.proven].into_iter().chain(roll).chain(self.history.served.iter().copied());
+        let all = [self.wanted, self.proven].into_iter().chain(roll).chain(self.history.served());
         all.filter(|generation| *generation != Generation::NONE).collect()
     }
 
@@ -73,15 +79,26 @@ impl Pool {
     pub(crate) fn remake(&mut self) {
         self.latest = Generation(self.latest.0 + 1);
         self.wanted = self.latest;
+        self.alike.clear();
         self.history.made(self.wanted, &self.policy);
         self.trim_generations();
     }
 
     /// The generation has served in full.
     pub(crate) fn prove(&mut self, generation: Generation) {
+        self.history.proved(generation, self.proven);
         self.proven = generation;
-        self.history.proved(generation);
         self.trim_generations();
+    }
+
+    /// The generation is made from exactly what the wanted one is made from, or not. Workers up to `after` were there
+    /// before its rolling restart began: what they are made of may be something else by now.
+    pub(crate) fn note_alike(&mut self, generation: Generation, after: WorkerId, same: bool) {
+        if same {
+            self.alike.insert(generation, after);
+        } else {
+            self.alike.remove(&generation);
+        }
     }
 
     pub(crate) fn trim_generations(&mut self) {

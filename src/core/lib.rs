@@ -34,7 +34,7 @@ mod worker;
 
 pub use event::{Event, Exit, Request};
 pub use master::Master;
-pub use order::{Cause, Cut, Failure, Order, Outcome, Record, Why};
+pub use order::{By, Cause, Cut, Failure, Nothing, Order, Outcome, Record, Standing, Why};
 pub use policy::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Step};
 pub use roll::RollState;
 pub use time::{Span, Time};

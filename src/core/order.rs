@@ -1,6 +1,7 @@
 //! What the core wants done, and what it has to tell.
 
 use crate::{Exit, Generation, PoolId, Signal, Slot, Span, Ticket, WorkerId};
+use alloc::vec::Vec;
 
 /// An order to the operating system's side. It is carried out at once; what comes of it is a later fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,23 +23,89 @@ pub enum Order {
     Record(Record),
     /// Everything has stopped: the master may leave. `lost` names workers that the kernel could not kill.
     Leave {
-        lost: alloc::vec::Vec<WorkerId>,
+        lost: Vec<WorkerId>,
     },
 }
 
 /// How a wish ended: exactly one for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every worker is of the new generation. For `Cancel`: it ended what ran.
+    /// Every worker is of the new generation.
     Done { generation: Generation, replaced: u32, took: Span },
     /// The new generation did not come up; what had been replaced stays.
-    Aborted { generation: Generation, failure: Failure },
+    Aborted { generation: Generation, failure: Failure, standing: Standing },
     /// The new generation did not come up; every worker is of the old one again.
-    RolledBack { generation: Generation, failure: Failure },
-    /// A stop, or a change of configuration, came between.
-    Superseded,
-    /// Nothing to do: no rolling restart runs (`Cancel`), no such pool or slot.
-    Nothing,
+    RolledBack { generation: Generation, failure: Failure, standing: Standing },
+    /// To the one who cancelled: this generation's rolling restart is over. `stuck`: going back has failed.
+    Cancelled { generation: Generation, stuck: bool, standing: Standing },
+    /// The fresh worker of a renewal has failed. `old_serves`: the one that it was to replace serves on.
+    NotRenewed { slot: Slot, failure: Failure, old_serves: bool },
+    /// The pool has not begun, for it waits for others: it will begin with this generation.
+    Begins { generation: Generation },
+    /// Something else came between.
+    Superseded { by: By },
+    /// Nothing was done.
+    Nothing(Nothing),
+}
+
+/// Who serves when a rolling restart has ended before its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The generation that empty slots are filled with, and how many of its workers serve, of so many wanted.
+    pub base: Generation,
+    pub of_base: u32,
+    pub wanted: u32,
+    /// Slots in which a worker of another generation serves: it stays.
+    pub others: Vec<(Slot, Generation)>,
+    /// The generation that was tried is made from exactly what the base is made from: there is no way back.
+    pub in_place: bool,
+    /// So many workers that serve are older than what they would be made from now.
+    pub outdated: u32,
+}
+
+impl Standing {
+    /// All that serve.
+    pub fn serving(&self) -> u32 {
+        self.of_base + self.others.len() as u32
+    }
+}
+
+/// What superseded a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A newer wish for a rolling restart.
+    Roll,
+    /// A changed configuration.
+    Change,
+    /// The way to another generation.
+    Return,
+    /// The pool is stopped, or to be forgotten; everything stops.
+    Stop,
+    Removal,
+    StopOfAll,
+    /// It waited for a rolling restart that was cancelled, and was cancelled with it.
+    Cancel,
+    /// The slot is not wanted any more.
+    Scale,
+}
+
+/// Why nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    NoPool,
+    Stopped,
+    /// No rolling restart runs: there is nothing to cancel.
+    NoRoll,
+    /// What runs has failed, and goes back already to this generation.
+    GoesBack(Generation),
+    /// A step has no generations to go back to.
+    Step,
+    /// No such generation is remembered.
+    Forgotten(Generation),
+    /// Nobody serves in this slot who could be replaced.
+    Empty(Slot),
+    /// Its worker was replaced, or has ended, before its turn came.
+    Gone(Slot),
 }
 
 /// Why a rolling restart ended before its time.
@@ -134,10 +201,12 @@ pub enum Record {
     RollWaits {
         pool: PoolId,
     },
-    /// A wish came while one runs: it takes over at once.
+    /// Another wish takes over at once. `touched`: some old worker has got its stop already.
     RollSuperseded {
         pool: PoolId,
         generation: Generation,
+        by: By,
+        touched: bool,
     },
     /// Every worker of the pool is ready and of one generation.
     PoolReady {
@@ -150,7 +219,7 @@ pub enum Record {
     /// The pool has to wait for others before it may start.
     Held {
         pool: PoolId,
-        by: alloc::vec::Vec<PoolId>,
+        by: Vec<PoolId>,
     },
     /// A step has run to its end.
     StepDone {
@@ -186,13 +255,17 @@ pub enum Cut {
 /// Why a worker is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Its successor serves.
+    /// A rolling restart replaces it: its successor serves.
     Replaced,
+    /// A rolling restart replaces it: its successor is started once it is gone.
+    MakesRoom,
     /// Its rolling restart was superseded, cancelled or has failed.
     Abandoned,
     ScaledDown,
-    /// Its slot gets a fresh worker of the same generation.
+    /// A fresh worker of the same generation serves in its slot.
     Recycled,
+    /// A fresh worker of the same generation is started once it is gone.
+    MakesRoomForFresh,
     Unhealthy,
     Stop,
 }

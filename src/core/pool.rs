@@ -89,8 +89,11 @@ pub(crate) struct Pool {
     pub(crate) up: bool,
     pub(crate) renewals: Renewals,
     pub(crate) dark: Option<Dark>,
-    /// What the next roll supersedes was made from exactly what the base was made from.
-    pub(crate) same_before: bool,
+    /// Generations that are made from exactly what the wanted one is made from (a folder that is changed in place):
+    /// each with the last worker that was there before its rolling restart began.
+    pub(crate) alike: BTreeMap<Generation, WorkerId>,
+    /// Workers up to this one are older than what they would be made from now.
+    pub(crate) outdated: Option<WorkerId>,
     pub(crate) roll: Option<Roll>,
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
@@ -134,7 +137,8 @@ impl Pool {
             up: false,
             renewals: Renewals::default(),
             dark: None,
-            same_before: true,
+            alike: BTreeMap::new(),
+            outdated: None,
             roll: None,
             waiting: None,
             last: LastRoll::default(),

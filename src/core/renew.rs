@@ -4,7 +4,9 @@
 use crate::order::Why;
 use crate::pool::{Activity, Pool};
 use crate::worker::Place;
-use crate::{Failure, Master, Order, Outcome, PoolId, PoolKind, Record, Slot, Span, Ticket, Time, WorkerId};
+use crate::{
+    By, Failure, Master, Nothing, Order, Outcome, PoolId, PoolKind, Record, Slot, Span, Ticket, Time, WorkerId,
+};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,24 +29,24 @@ pub(crate) struct Renewals {
 
 impl Master {
     pub(crate) fn want_renewal(&mut self, ticket: Ticket, id: PoolId, slot: Slot) {
-        let nothing = Order::Reply(ticket, id, Outcome::Nothing);
-        let Some(pool) = self.pools.get_mut(&id) else { return self.out.push(nothing) };
+        let Some(pool) = self.pools.get_mut(&id) else { return self.reply_nothing(ticket, id, Nothing::NoPool) };
         match pool.activity {
             Activity::Running => {}
             Activity::Outlasting | Activity::Stopping => {
-                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+                let by = self.stopped_by(id);
+                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
             }
-            Activity::Stopped => return self.out.push(nothing),
+            Activity::Stopped => return self.reply_nothing(ticket, id, Nothing::Stopped),
+        }
+        let wanted = pool.policy.kind == PoolKind::Service && slot.0 < pool.policy.count;
+        if let Some(roll) = pool.roll.as_mut().filter(|_| wanted) {
+            return roll.tickets.push(ticket);
         }
         let current = pool.slots.get(slot.0 as usize).and_then(|seat| seat.current);
         let serves = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.serves());
-        let wanted = pool.policy.kind == PoolKind::Service && slot.0 < pool.policy.count;
         let Some(old) = current.filter(serves).filter(|_| wanted) else {
-            return self.out.push(nothing);
+            return self.reply_nothing(ticket, id, Nothing::Empty(slot));
         };
-        if let Some(roll) = &mut pool.roll {
-            return roll.tickets.push(ticket);
-        }
         let Renewals { running, queue } = &mut pool.renewals;
         match running.iter_mut().chain(queue).find(|renewal| renewal.slot == slot) {
             Some(renewal) => renewal.tickets.push(ticket),
@@ -75,7 +77,7 @@ impl Master {
                 return self.begin_renewal(id, slot, old);
             }
             // It has been replaced, or is about to be: by a death.
-            self.end_renewal(id, &Outcome::Nothing);
+            self.end_renewal(id, &Outcome::Nothing(Nothing::Gone(slot)));
         }
     }
 
@@ -100,7 +102,7 @@ impl Master {
             renewal.began = Some(now);
         }
         if in_place {
-            self.begin_stop(old, Why::Recycled); // the slot fills itself once it is gone
+            self.begin_stop(old, Why::MakesRoomForFresh); // the slot fills itself once it is gone
         } else {
             self.spawn(id, slot, generation, Place::Successor);
         }
@@ -131,11 +133,13 @@ impl Master {
 
     /// The fresh one has died: the renewal ends; whoever serves goes on. Whether it was one.
     pub(crate) fn renewal_failed(&mut self, id: PoolId, worker: WorkerId, failure: &Failure) -> bool {
-        if self.is_fresh(id, worker).is_none() {
+        let running = self.pools.get(&id).and_then(|pool| pool.renewals.running.as_ref());
+        let Some((slot, old)) = running.filter(|_| self.is_fresh(id, worker).is_some()).map(|of| (of.slot, of.old))
+        else {
             return false;
-        }
-        let generation = self.workers.get(&worker).map_or(crate::Generation::NONE, |worker| worker.generation);
-        self.end_renewal(id, &Outcome::Aborted { generation, failure: failure.clone() });
+        };
+        let old_serves = self.workers.get(&old).is_some_and(|worker| worker.serves());
+        self.end_renewal(id, &Outcome::NotRenewed { slot, failure: failure.clone(), old_serves });
         true
     }
 
@@ -159,7 +163,7 @@ impl Master {
     }
 
     /// The pool stops, or has fewer slots: renewals of slots from this one on are superseded.
-    pub(crate) fn drop_renewals(&mut self, id: PoolId, from: u32) {
+    pub(crate) fn drop_renewals(&mut self, id: PoolId, from: u32, by: By) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Renewals { running, queue } = core::mem::take(&mut pool.renewals);
         let (gone, kept): (Vec<Renewal>, Vec<Renewal>) = queue.into_iter().partition(|renewal| renewal.slot.0 >= from);
@@ -169,7 +173,7 @@ impl Master {
         };
         pool.renewals = Renewals { running, queue: kept.into() };
         for ticket in lost.into_iter().chain(gone).flat_map(|renewal| renewal.tickets) {
-            self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+            self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.stirred.insert(id);
     }

@@ -40,10 +40,8 @@ pub(crate) struct Roll {
     pub(crate) retired_any: bool,
     pub(crate) replaced: u32,
     pub(crate) of: u32,
-    /// The new generation is made from exactly what the base was made from.
-    pub(crate) same: bool,
-    /// So was what this one superseded, of which some workers may serve already.
-    pub(crate) same_before: bool,
+    /// Those who cancelled it: they hear of its end.
+    pub(crate) cancellers: Vec<Ticket>,
 }
 
 impl Roll {

@@ -4,7 +4,9 @@ use crate::order::Why;
 use crate::pool::{Activity, Pool};
 use crate::roll::{LastRoll, Phase, Roll, RollState};
 use crate::worker::{Place, State};
-use crate::{Cause, Failure, Generation, Master, OnFailure, Order, Outcome, PoolId, Record, Slot, Ticket, WorkerId};
+use crate::{
+    Cause, Failure, Generation, Master, OnFailure, Order, Outcome, PoolId, Record, Slot, Standing, Ticket, WorkerId,
+};
 use alloc::vec::Vec;
 
 impl Master {
@@ -52,8 +54,7 @@ impl Master {
             retired_any: false,
             replaced: 0,
             of,
-            same: false,
-            same_before: core::mem::replace(&mut pool.same_before, true),
+            cancellers: Vec::new(),
         });
         self.record(Record::RollStarted { pool: id, generation, of });
         self.stirred.insert(id);
@@ -63,10 +64,13 @@ impl Master {
     }
 
     pub(crate) fn pinned(&mut self, id: PoolId, generation: Generation, same: bool) {
-        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id)
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if let Some(roll) = &pool.roll
             && roll.generation == generation
+            && generation != roll.base
         {
-            roll.same = same;
+            let after = roll.after;
+            pool.note_alike(generation, after, same);
         }
     }
 
@@ -142,7 +146,7 @@ impl Master {
         }
         let (generation, took) = (roll.generation, self.now - roll.began);
         let outcome = match &roll.phase {
-            Phase::Back(failure) => Outcome::RolledBack { generation, failure: failure.clone() },
+            Phase::Back(failure) => self.came_back(id, generation, failure.clone()),
             Phase::Canary | Phase::Wave => Outcome::Done { generation, replaced: roll.replaced, took },
         };
         self.end_roll(id, outcome);
@@ -181,7 +185,7 @@ impl Master {
             roll.emptied = Some((slot, old));
             if let Some(old) = old {
                 roll.retired_any = true;
-                self.begin_stop(old, Why::Replaced);
+                self.begin_stop(old, Why::MakesRoom);
             }
         }
         let pool = self.pools.get(&id)?;
@@ -232,18 +236,21 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
         let (fresh, base) = (roll.generation, roll.base);
+        // What is made from the same files as the base has nowhere to go back to.
         let mut done: Vec<(crate::Time, Slot)> = Vec::new();
         for (slot, seat) in pool.slots.iter().enumerate() {
             if let Some(worker) = seat.current.and_then(|id| self.workers.get(&id))
                 && worker.generation != base
+                && !pool.alike.contains_key(&worker.generation)
             {
                 // Of the new generation, or left over from one that was superseded or aborted before it.
                 done.push((worker.began, Slot(slot as u32)));
             }
         }
         let wants_back = pool.policy.on_failure_is_rollback() || failure.cause == Cause::Cancelled;
-        if done.is_empty() || !wants_back || roll.same && roll.same_before {
-            return self.end_roll(id, Outcome::Aborted { generation: fresh, failure });
+        if done.is_empty() || !wants_back {
+            let standing = self.standing(id, fresh, &failure);
+            return self.end_roll(id, Outcome::Aborted { generation: fresh, failure, standing });
         }
         done.sort();
         roll.pending = done.iter().map(|(_, slot)| *slot).collect();
@@ -281,7 +288,72 @@ impl Master {
         let Phase::Back(failure) = &roll.phase else { return };
         let (generation, failure) = (roll.generation, Failure { mixed: true, ..failure.clone() });
         self.abandon_fresh(id);
-        self.end_roll(id, Outcome::Aborted { generation, failure });
+        let standing = self.standing(id, generation, &failure);
+        self.end_roll(id, Outcome::Aborted { generation, failure, standing });
+    }
+
+    /// The slots that could go back have done so. Some may have had nowhere to go back to.
+    fn came_back(&mut self, id: PoolId, generation: Generation, failure: Failure) -> Outcome {
+        let standing = self.standing(id, generation, &failure);
+        if standing.others.is_empty() {
+            Outcome::RolledBack { generation, failure, standing }
+        } else {
+            Outcome::Aborted { generation, failure, standing }
+        }
+    }
+
+    /// Who serves now that the rolling restart to this generation ends.
+    fn standing(&mut self, id: PoolId, tried: Generation, failure: &Failure) -> Standing {
+        self.note_outdated(id, tried, failure);
+        let outdated = self.outdated(id);
+        let Some(pool) = self.pools.get(&id) else { return Standing::default() };
+        let base = pool.roll.as_ref().map_or(pool.wanted, |roll| roll.base);
+        let mut others = Vec::new();
+        for (slot, seat) in pool.slots.iter().enumerate() {
+            let serving = seat.current.and_then(|id| self.workers.get(&id)).filter(|worker| worker.serves());
+            if let Some(worker) = serving.filter(|worker| worker.generation != base) {
+                others.push((Slot(slot as u32), worker.generation));
+            }
+        }
+        Standing {
+            base,
+            of_base: pool.serving_of.get(&base).copied().unwrap_or(0),
+            wanted: pool.wanted_slots(),
+            others,
+            in_place: pool.alike.contains_key(&tried),
+            outdated,
+        }
+    }
+
+    /// A generation that was made from the same files as the base did not come up, or has left workers: whoever was
+    /// there before it is not what a new worker would be. Without a failure, and with nobody left of it, nothing says
+    /// that anything was changed.
+    fn note_outdated(&mut self, id: PoolId, tried: Generation, failure: &Failure) {
+        let Some(pool) = self.pools.get(&id) else { return };
+        let base = pool.roll.as_ref().map_or(pool.wanted, |roll| roll.base);
+        let serving = |pool: &Pool| -> Vec<(WorkerId, Generation)> {
+            let current = pool.slots.iter().filter_map(|seat| seat.current);
+            let known = current.filter_map(|id| Some((id, self.workers.get(&id)?)));
+            known.filter(|(_, worker)| worker.serves()).map(|(id, worker)| (id, worker.generation)).collect()
+        };
+        let serving = serving(pool);
+        let counts = |generation: Generation, after: WorkerId| {
+            let failed = generation == tried && failure.cause != Cause::Cancelled;
+            failed || serving.iter().any(|(id, of)| *id > after && (*of == base || pool.alike.contains_key(of)))
+        };
+        let newest = pool.alike.iter().filter(|(of, after)| counts(**of, **after)).map(|(_, after)| *after).max();
+        // What it would have gone back to does not come up any more, either.
+        let stuck = pool.roll.as_ref().filter(|_| failure.mixed).map(|roll| roll.after);
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.outdated = pool.outdated.max(newest).max(stuck);
+        }
+    }
+
+    /// So many workers that serve are older than what they would be made from now.
+    pub(crate) fn outdated(&self, id: PoolId) -> u32 {
+        let Some((pool, last)) = self.pools.get(&id).and_then(|pool| Some((pool, pool.outdated?))) else { return 0 };
+        let current = pool.slots.iter().filter_map(|seat| seat.current).filter(|worker| *worker <= last);
+        current.filter(|worker| self.workers.get(worker).is_some_and(|worker| worker.serves())).count() as u32
     }
 
     pub(crate) fn end_roll(&mut self, id: PoolId, outcome: Outcome) {
@@ -292,6 +364,8 @@ impl Master {
             Outcome::Done { generation, .. } => {
                 pool.full = false;
                 pool.wanted = *generation;
+                pool.alike.clear();
+                pool.outdated = None;
                 pool.prove(*generation);
                 (RollState::Done, None)
             }
@@ -300,7 +374,11 @@ impl Master {
                 pool.full = false;
                 (RollState::RolledBack, Some(failure.clone()))
             }
-            Outcome::Superseded | Outcome::Nothing => (RollState::Superseded, None),
+            Outcome::Superseded { .. }
+            | Outcome::Cancelled { .. }
+            | Outcome::NotRenewed { .. }
+            | Outcome::Begins { .. }
+            | Outcome::Nothing(_) => (RollState::Superseded, None),
         };
         pool.last = LastRoll {
             state,
@@ -310,15 +388,33 @@ impl Master {
             of: roll.of,
             took: now - roll.began,
         };
+        if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = &outcome {
+            let Pool { alike, serving_of, .. } = pool;
+            alike.retain(|generation, _| serving_of.contains_key(generation));
+        }
         let waiting = if pool.activity == Activity::Running { pool.waiting.take() } else { None };
         pool.trim_generations();
         self.record(Record::RollEnded { pool: id, outcome: outcome.clone() });
+        for ticket in roll.cancellers {
+            self.out.push(Order::Reply(ticket, id, outcome.clone().for_the_canceller()));
+        }
         for ticket in roll.tickets {
             self.out.push(Order::Reply(ticket, id, outcome.clone()));
         }
         self.touch_all(id);
         if let Some(tickets) = waiting {
             self.start_roll(id, tickets);
+        }
+    }
+}
+
+impl Outcome {
+    fn for_the_canceller(self) -> Self {
+        match self {
+            Self::Aborted { generation, failure, standing } | Self::RolledBack { generation, failure, standing } => {
+                Self::Cancelled { generation, stuck: failure.mixed, standing }
+            }
+            other => other,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::pool::{Activity, Ended, Pool};
 use crate::worker::Place;
-use crate::{Cause, Exit, Failure, Master, Outcome, PoolId, PoolKind, Record, Slot, Ticket, WorkerId};
+use crate::{By, Cause, Exit, Failure, Master, Outcome, PoolId, PoolKind, Record, Slot, Standing, Ticket, WorkerId};
 use alloc::vec;
 
 const ONLY: Slot = Slot(0);
@@ -43,7 +43,7 @@ impl Master {
         if let Some(roll) = pool.roll.as_mut().filter(|_| !is_change) {
             return roll.tickets.push(ticket);
         }
-        let mut tickets = self.supersede(id);
+        let mut tickets = self.supersede(id, if is_change { By::Change } else { By::Roll });
         tickets.push(ticket);
         self.start_roll(id, tickets);
     }
@@ -75,7 +75,8 @@ impl Master {
         self.record(Record::Died { worker: id, cause, failure: true, before_ready: true, retry_in });
         if rolls {
             let failure = Failure { worker: Some(id), cause, mixed: false };
-            return self.end_roll(pool_id, Outcome::Aborted { generation: worker.generation, failure });
+            let standing = Standing::default();
+            return self.end_roll(pool_id, Outcome::Aborted { generation: worker.generation, failure, standing });
         }
         self.trip(pool_id, &death, false);
         self.stir_held();

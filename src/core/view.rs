@@ -16,6 +16,9 @@ pub struct View<'a> {
 pub enum PoolState {
     Starting,
     Ok,
+    /// Workers of more than one generation serve, and no rolling restart runs.
+    Mixed,
+    /// Not every wanted worker serves; or all do, and some are older than what they would be made from now.
     Degraded,
     Reloading,
     RollingBack,
@@ -51,6 +54,11 @@ pub struct PoolView {
     pub proven: Generation,
     /// The last one before `proven` that served in full: what `rollback` returns to.
     pub before: Generation,
+    /// How many workers of each generation serve.
+    pub serving: Vec<(Generation, u32)>,
+    /// So many workers that serve are older than what they would be made from now: files were changed in place, and
+    /// did not come up.
+    pub outdated: u32,
     /// Not started yet: it waits for these.
     pub held_by: Vec<PoolId>,
     pub roll: RollView,
@@ -136,6 +144,11 @@ impl View<'_> {
         self.master.pools.get(&pool).map(Pool::generations).unwrap_or_default()
     }
 
+    /// The generations that have served in full and are remembered: a pool can return to each of them.
+    pub fn served(&self, pool: PoolId) -> Vec<Generation> {
+        self.master.pools.get(&pool).map(|pool| pool.history.served().collect()).unwrap_or_default()
+    }
+
     /// Slots of a pool that no living worker holds.
     pub fn empty_slots(&self, id: PoolId) -> impl Iterator<Item = EmptySlot> + '_ {
         let pool = self.master.pools.get(&id);
@@ -172,7 +185,7 @@ impl View<'_> {
             None => (last.replaced, last.of, last.took),
         };
         PoolView {
-            state: pool_state(pool),
+            state: pool_state(pool, self.master.outdated(id)),
             wanted: if pool.activity == Activity::Running { pool.wanted_slots() } else { 0 },
             alive: pool.alive,
             ready: pool.serving,
@@ -180,6 +193,8 @@ impl View<'_> {
             filling: pool.filling(),
             proven: pool.proven,
             before: pool.history.before(pool.proven),
+            serving: pool.serving_of.iter().map(|(generation, count)| (*generation, *count)).collect(),
+            outdated: self.master.outdated(id),
             held_by: self.master.held_by(id),
             roll: RollView {
                 state: last.state,
@@ -194,7 +209,7 @@ impl View<'_> {
     }
 }
 
-fn pool_state(pool: &Pool) -> PoolState {
+fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
     match (pool.activity, &pool.roll) {
         (Activity::Stopped, _) => return PoolState::Stopped,
         (Activity::Outlasting | Activity::Stopping, _) => return PoolState::Stopping,
@@ -211,8 +226,10 @@ fn pool_state(pool: &Pool) -> PoolState {
     }
     if pool.breaker.is_some() {
         PoolState::CrashLoop
+    } else if pool.serving_of.len() > 1 {
+        PoolState::Mixed
     } else if pool.serving >= pool.wanted_slots() {
-        PoolState::Ok
+        if outdated > 0 { PoolState::Degraded } else { PoolState::Ok }
     } else if !pool.up && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
         PoolState::Starting
     } else {

@@ -2,7 +2,7 @@
 
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
-use crate::{Cause, Failure, Master, Order, Outcome, Policy, PoolId, Slot, Ticket};
+use crate::{By, Cause, Failure, Master, Nothing, Order, Outcome, Policy, PoolId, Slot, Ticket};
 use alloc::collections::btree_map::Entry;
 use alloc::vec;
 
@@ -45,10 +45,10 @@ impl Master {
 
     /// As drop; what has stopped is forgotten.
     pub(crate) fn remove(&mut self, id: PoolId) {
-        self.drop_pool(id);
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.removed = true;
         }
+        self.drop_pool(id);
     }
 
     pub(crate) fn end_wishes(&mut self, id: PoolId) {
@@ -56,26 +56,37 @@ impl Master {
         let waiting = pool.waiting.take().unwrap_or_default();
         pool.forgive_all();
         self.forget_crash_loop(id);
-        self.end_roll(id, Outcome::Superseded);
-        self.drop_renewals(id, 0);
+        let by = self.stopped_by(id);
+        self.end_roll(id, Outcome::Superseded { by });
+        self.drop_renewals(id, 0, by);
         for ticket in waiting {
-            self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+            self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.touch_all(id);
+    }
+
+    /// What ends the wishes of a pool that stops.
+    pub(crate) fn stopped_by(&self, id: PoolId) -> By {
+        match self.pools.get(&id) {
+            _ if self.stopping => By::StopOfAll,
+            Some(pool) if pool.removed => By::Removal,
+            _ => By::Stop,
+        }
     }
 
     /// One roll runs and at most one waits; until the running one has retired a worker, a new wish takes over.
     pub(crate) fn want_roll(&mut self, ticket: Ticket, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
-            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
+            return self.reply_nothing(ticket, id, Nothing::NoPool);
         };
         match pool.activity {
             Activity::Running if pool.is_held() => return self.remake(ticket, id),
             Activity::Running => {}
             Activity::Outlasting | Activity::Stopping => {
-                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
+                let by = self.stopped_by(id);
+                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
             }
-            Activity::Stopped => return self.out.push(Order::Reply(ticket, id, Outcome::Nothing)),
+            Activity::Stopped => return self.reply_nothing(ticket, id, Nothing::Stopped),
         }
         if self.is_step(id) {
             return self.roll_step(ticket, id, false);
@@ -84,28 +95,35 @@ impl Master {
         if roll.retired_any || matches!(roll.phase, Phase::Back(_)) {
             return self.wait_for_roll(ticket, id);
         }
-        let mut tickets = self.supersede(id);
+        let mut tickets = self.supersede(id, By::Roll);
         tickets.push(ticket);
         self.start_roll(id, tickets);
     }
 
+    /// Ends a running rolling restart; the answer comes when everybody who can is back.
     pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
-        let runs = match self.pools.get_mut(&id) {
-            Some(Pool { roll: Some(roll), waiting, .. }) if !matches!(roll.phase, Phase::Back(_)) => {
-                Some((roll.generation, waiting.take().unwrap_or_default()))
-            }
-            _ => None,
+        let nothing = match self.pools.get_mut(&id) {
+            None => Nothing::NoPool,
+            Some(Pool { activity: Activity::Stopped, .. }) => Nothing::Stopped,
+            Some(Pool { roll: None, .. }) => Nothing::NoRoll,
+            Some(Pool { roll: Some(roll), waiting, .. }) => match &roll.phase {
+                Phase::Back(failure) if failure.cause == Cause::Cancelled => return roll.cancellers.push(ticket),
+                Phase::Back(_) => Nothing::GoesBack(roll.base),
+                Phase::Canary | Phase::Wave => {
+                    roll.cancellers.push(ticket);
+                    for ticket in waiting.take().unwrap_or_default() {
+                        let superseded = Outcome::Superseded { by: By::Cancel };
+                        self.out.push(Order::Reply(ticket, id, superseded));
+                    }
+                    return self.fail_roll(id, Failure { worker: None, cause: Cause::Cancelled, mixed: false });
+                }
+            },
         };
-        let Some((generation, waiting)) = runs else {
-            return self.out.push(Order::Reply(ticket, id, Outcome::Nothing));
-        };
-        for ticket in waiting {
-            self.out.push(Order::Reply(ticket, id, Outcome::Superseded));
-        }
-        self.fail_roll(id, Failure { worker: None, cause: Cause::Cancelled, mixed: false });
-        let replaced = self.pools.get(&id).map_or(0, |pool| pool.last.replaced);
-        let took = crate::Span::ZERO;
-        self.out.push(Order::Reply(ticket, id, Outcome::Done { generation, replaced, took }));
+        self.reply_nothing(ticket, id, nothing);
+    }
+
+    pub(crate) fn reply_nothing(&mut self, ticket: Ticket, id: PoolId, why: Nothing) {
+        self.out.push(Order::Reply(ticket, id, Outcome::Nothing(why)));
     }
 
     /// Changes the number without touching the others.
@@ -141,7 +159,7 @@ impl Master {
         if probe_is_gone {
             self.end_crash_loop(id);
         }
-        self.drop_renewals(id, count);
+        self.drop_renewals(id, count, By::Scale);
         self.touch_all(id);
     }
 }

@@ -5,7 +5,7 @@ use core::fmt;
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($kind:ty)) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub $kind);
 
         impl fmt::Display for $name {

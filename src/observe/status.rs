@@ -40,6 +40,10 @@ pub struct PoolStatus {
     /// `wanted` is what a person asked for (`rotad scale`), not the file's count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub scaled: bool,
+    /// So many workers that serve are older than the files that they would be started from now, and those did not come
+    /// up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub outdated: u32,
     pub workers: Vec<WorkerStatus>,
 }
 
@@ -48,6 +52,8 @@ pub struct PoolStatus {
 pub enum PoolState {
     Starting,
     Ok,
+    /// Workers of more than one generation serve, and no rolling restart runs.
+    Mixed,
     Degraded,
     Reloading,
     RollingBack,
@@ -202,6 +208,16 @@ fn escaped_len(text: &str) -> usize {
         _ => 1,
     };
     text.bytes().map(of).sum()
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// What threatens a pool in which so many workers are older than their files.
+pub fn outdated(count: u32) -> String {
+    let serve = if count == 1 { "worker serves" } else { "workers serve" };
+    format!("{count} {serve} from memory, and a crash would start the changed files")
 }
 
 /// As in the configuration, the status and `ROTAD_KIND`.

@@ -3,7 +3,10 @@
 pub use super::rates::Rates;
 
 use super::print::harmless;
-use super::status::{LastExit, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus};
+use super::status::{
+    LastExit, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, outdated,
+};
+use std::collections::BTreeMap;
 
 /// How a table looks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +70,7 @@ pub fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
         pool.wanted,
         number(pool.generation)
     );
-    if let Some(note) = reload_note(&pool.reload) {
+    for note in [mixture(pool), reload_note(&pool.reload), threat(pool)].into_iter().flatten() {
         out += &format!("  {note}\n");
     }
     let head = ["SLOT", "PID", "STATE", "AGE", "GEN", "READY-IN", "RESTARTS", "CPU", "MEMORY", "NOTE"];
@@ -129,7 +132,7 @@ const GREY: u8 = 90;
 fn pool_mark(state: PoolState) -> Mark {
     match state {
         PoolState::Ok | PoolState::Done => ('●', GREEN),
-        PoolState::Starting | PoolState::Degraded => ('◐', YELLOW),
+        PoolState::Starting | PoolState::Degraded | PoolState::Mixed => ('◐', YELLOW),
         PoolState::Reloading | PoolState::RollingBack => ('↻', BLUE),
         PoolState::CrashLoop | PoolState::Failed => ('×', RED),
         PoolState::Stopping | PoolState::Stopped => ('○', GREY),
@@ -158,8 +161,26 @@ fn pool_note(pool: &PoolStatus) -> String {
     let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", harmless(pool.waits_for.join(", "))));
     let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
-    let parts = [waits, stopped, reload_note(&pool.reload), trouble, scaled];
+    let parts = [waits, stopped, mixture(pool), reload_note(&pool.reload), threat(pool), trouble, scaled];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// Who serves, where that is not one generation: `slot 0 of generation 2, slots 1, 2 of generation 1`.
+fn mixture(pool: &PoolStatus) -> Option<String> {
+    let mut slots: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let serves = |worker: &&WorkerStatus| matches!(worker.state, WorkerState::Ready | WorkerState::Soaking);
+    for worker in pool.workers.iter().filter(serves) {
+        slots.entry(worker.generation).or_default().push(worker.slot.to_string());
+    }
+    let part = |(generation, slots): (&u32, &Vec<String>)| {
+        let word = if slots.len() == 1 { "slot" } else { "slots" };
+        format!("{word} {} of generation {generation}", slots.join(", "))
+    };
+    (pool.state == PoolState::Mixed).then(|| slots.iter().rev().map(part).collect::<Vec<_>>().join(", "))
+}
+
+fn threat(pool: &PoolStatus) -> Option<String> {
+    (pool.outdated > 0).then(|| outdated(pool.outdated))
 }
 
 fn reload_note(reload: &ReloadStatus) -> Option<String> {

@@ -38,6 +38,7 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         reload: reload(ReloadState::None, None),
         waits_for: Vec::new(),
         scaled: false,
+        outdated: 0,
         workers,
     }
 }

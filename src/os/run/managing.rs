@@ -3,8 +3,9 @@
 use super::Keeper;
 use super::tickets::reason;
 use crate::observe::manager::{self, Manager, PoolLine};
+use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
-use rotad_core::{PoolId, PoolState, PoolView, RollState, Span};
+use rotad_core::{Cause, PoolId, PoolState, PoolView, RollState, Span};
 use std::time::{Duration, Instant};
 
 /// The exit code of a master whose essential pool has failed.
@@ -94,7 +95,7 @@ impl Keeper {
         }
         let pools: Vec<(PoolId, PoolView)> = self.core.view().pools().collect();
         let rolls = self.applying.is_under_way() || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
-        let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool.state) || is_held_up(pool, &pools);
+        let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
         let mut text = String::new();
         if !self.stopping && !self.managing.ready && pools.iter().all(settled) {
             self.managing.ready = true;
@@ -130,6 +131,7 @@ impl Keeper {
         let state = match pool.state {
             PoolState::Ok => String::new(),
             PoolState::Starting => " starting".to_owned(),
+            PoolState::Mixed => format!(" mixed ({})", mixture(pool)),
             PoolState::Degraded => " degraded".to_owned(),
             PoolState::Reloading => format!(" rolling, {} of {} replaced", roll.replaced, roll.of),
             PoolState::RollingBack => " rolling back".to_owned(),
@@ -144,7 +146,12 @@ impl Keeper {
             let culprit = failure.worker.and_then(|worker| self.obituaries.of_worker(worker));
             let why = reason(failure, culprit);
             let why = why.lines().next().unwrap_or_default();
-            text.push_str(&format!(" (generation {} did not come up: {why})", roll.generation));
+            let what = if failure.cause == Cause::Cancelled { "was cancelled" } else { "did not come up" };
+            let why = if failure.cause == Cause::Cancelled { String::new() } else { format!(": {why}") };
+            text.push_str(&format!(" (generation {} {what}{why})", roll.generation));
+        }
+        if pool.outdated > 0 {
+            text.push_str(&format!(" ({})", outdated(pool.outdated)));
         }
         PoolLine { well: matches!(pool.state, PoolState::Ok | PoolState::Done), text }
     }
@@ -168,17 +175,24 @@ impl Keeper {
 }
 
 /// READY=1 comes once every pool is ready, or known to be in a crash loop.
-fn is_settled(state: PoolState) -> bool {
-    match state {
+fn is_settled(pool: &PoolView) -> bool {
+    match pool.state {
         PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => true,
         PoolState::Done | PoolState::Failed | PoolState::Stopped => true,
-        PoolState::Starting | PoolState::Degraded | PoolState::Stopping => false,
+        PoolState::Mixed | PoolState::Degraded => pool.ready >= pool.wanted,
+        PoolState::Starting | PoolState::Stopping => false,
     }
+}
+
+/// "2 of generation 1, 1 of generation 2".
+fn mixture(pool: &PoolView) -> String {
+    let parts = pool.serving.iter().map(|(generation, count)| format!("{count} of generation {generation}"));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Not started, because one that it comes after does not get there: a step that fails must not hold up the machine's
 /// boot, which waits for READY=1.
-fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
+pub(super) fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
     let find = |id: &PoolId| all.iter().find(|(other, _)| other == id).map(|(_, other)| other);
     let stuck = |state| matches!(state, PoolState::CrashLoop | PoolState::Failed | PoolState::Stopped);
     pool.held_by.iter().filter_map(find).any(|other| stuck(other.state) || is_held_up(other, all))

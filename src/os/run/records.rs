@@ -4,9 +4,10 @@ use super::Keeper;
 use super::chronicle::Note;
 use super::launch::Verdict;
 use super::obituary::{describe, exit_text, last_exit, last_known};
-use super::tickets::{reason, verdict};
+use super::tickets::{About, reason, superseded, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
+use crate::plan::Kind;
 use rotad_core::{Cause, Cut, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
 
 impl Keeper {
@@ -112,8 +113,10 @@ impl Keeper {
                 let text = "another rolling restart waits for the running one";
                 self.note(Note::new(What::RollWaits, text).pool(pool));
             }
-            Record::RollSuperseded { pool, generation } => {
-                let text = "superseded by a newer wish, before anything was touched";
+            Record::RollSuperseded { pool, generation, by, touched } => {
+                let touched =
+                    if touched { "after some workers had been replaced" } else { "before anything was touched" };
+                let text = format!("{}, {touched}", superseded(by));
                 self.note(Note::new(What::RollSuperseded, text).pool(pool).generation(generation));
             }
             Record::Renewed { pool, slot, worker, took } => {
@@ -231,22 +234,29 @@ impl Keeper {
             Outcome::Done { generation, .. }
             | Outcome::Aborted { generation, .. }
             | Outcome::RolledBack { generation, .. } => note.generation(*generation),
-            Outcome::Superseded | Outcome::Nothing => note,
+            _ => note,
         };
-        self.note(if code == 0 { note } else { note.error() });
+        let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
+        self.note(if is_failure { note.error() } else { note });
         self.forget_generations(pool);
     }
 
     fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
-        let serving = self.core.view().pool(pool).map_or(Generation::NONE, |view| view.filling);
         let culprit = match outcome {
-            Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => failure.worker,
-            Outcome::Done { .. } | Outcome::Superseded | Outcome::Nothing => None,
+            Outcome::Aborted { failure, .. }
+            | Outcome::RolledBack { failure, .. }
+            | Outcome::NotRenewed { failure, .. } => failure.worker,
+            _ => None,
         };
-        let culprit = culprit.and_then(|worker| self.obituaries.of_worker(worker));
-        let (code, mut text) = verdict(self.pool_name(pool), outcome, serving, culprit);
-        if code == 10 && self.put_back.contains(&pool) {
-            text.push_str("\nthe change of its configuration was put back: the file and what serves differ now");
+        let about = About {
+            pool: self.pool_name(pool),
+            is_step: self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step),
+            has_served: self.core.view().pool(pool).is_some_and(|view| view.proven != Generation::NONE),
+            culprit: culprit.and_then(|worker| self.obituaries.of_worker(worker)),
+        };
+        let (code, mut text) = verdict(about, outcome);
+        if code != 0 && self.put_back.contains(&pool) {
+            text.push_str("\nthe change of its configuration was put back: the file and what holds differ now");
         }
         (code, text)
     }
@@ -256,12 +266,15 @@ impl Keeper {
         if self.recycled(ticket, outcome) || self.step_ended(ticket, pool, outcome) {
             return;
         }
+        if let Outcome::Begins { generation } = outcome {
+            return self.will_begin(ticket, pool, *generation);
+        }
         let (code, text) = self.outcome(pool, outcome);
         self.settle(ticket, pool, code, text);
     }
 
     /// A line for whoever waits for this pool.
-    fn tell(&mut self, pool: PoolId, text: &str) {
+    pub(super) fn tell(&mut self, pool: PoolId, text: &str) {
         for client in self.tickets.clients_of(pool) {
             self.answer(client, &Answer::Progress { text: text.to_owned() }, false);
         }
@@ -291,6 +304,8 @@ fn retired(why: Why) -> (&'static str, &'static str) {
     match why {
         Why::Replaced => ("replaced", "its successor serves: stopping"),
         Why::Abandoned => ("abandoned", "its rolling restart has ended: stopping"),
+        Why::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
+        Why::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
         Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
         Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
         Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
@@ -314,8 +329,9 @@ fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::Done { .. } => "done",
         Outcome::Aborted { .. } => "aborted",
         Outcome::RolledBack { .. } => "rolled-back",
-        Outcome::Superseded => "superseded",
-        Outcome::Nothing => "nothing",
+        Outcome::Superseded { .. } => "superseded",
+        Outcome::Cancelled { .. } => "cancelled",
+        Outcome::NotRenewed { .. } | Outcome::Begins { .. } | Outcome::Nothing(_) => "nothing",
     }
 }
 

@@ -193,7 +193,7 @@ impl Keeper {
         // It still serves: whatever came between, it is looked at again.
         let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
         let at = self.clock.now() + again;
-        if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
+        if let Outcome::NotRenewed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
             let text = format!("its successor did not come up: it serves on, and is replaced again in {again}");
             self.note(Note::new(What::Recycled, text).worker(worker).cause("failed").error());
         }

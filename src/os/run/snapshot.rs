@@ -4,6 +4,7 @@ use super::Keeper;
 use super::tickets::reason;
 use crate::observe::status::{
     MasterStatus, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, kind_name,
+    outdated,
 };
 use crate::os::usage;
 use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
@@ -57,13 +58,18 @@ impl Keeper {
             reload: ReloadStatus {
                 state: reload_state(roll.state),
                 generation: roll.generation,
-                reason: roll.failure.as_ref().map(|failure| reason(failure, culprit)),
+                reason: roll.failure.as_ref().map(|failure| {
+                    let threat =
+                        if pool.outdated > 0 { format!("\n{}", outdated(pool.outdated)) } else { String::new() };
+                    reason(failure, culprit) + &threat
+                }),
                 replaced: roll.replaced,
                 of: roll.of,
                 took_s: roll.took.as_secs_f64(),
             },
             waits_for: pool.held_by.iter().map(|pool| self.pool_name(*pool).to_owned()).collect(),
             scaled: self.posts.scaled(id).is_some(),
+            outdated: pool.outdated,
             workers: Vec::new(),
         })
     }
@@ -123,6 +129,7 @@ fn pool_state(state: rotad_core::PoolState) -> PoolState {
     match state {
         Core::Starting => PoolState::Starting,
         Core::Ok => PoolState::Ok,
+        Core::Mixed => PoolState::Mixed,
         Core::Degraded => PoolState::Degraded,
         Core::Reloading => PoolState::Reloading,
         Core::RollingBack => PoolState::RollingBack,

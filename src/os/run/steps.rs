@@ -5,7 +5,7 @@ use super::Keeper;
 use super::apply::{Draft, Stage, Wish};
 use super::asks::is_meant;
 use super::posts::Pattern;
-use super::tickets::reason;
+use super::tickets::{reason, superseded};
 use crate::control::wire::Extent;
 use crate::plan::{self, Kind, Plan, PoolChange};
 use rotad_core::{Event, Outcome, PoolId, Request, Ticket};
@@ -134,16 +134,24 @@ impl Keeper {
         if steps.running.get(&pool) != Some(&Some(ticket)) {
             return false;
         }
+        if let Outcome::Begins { .. } = outcome {
+            // It waits for others, and has not run: its end is known by what is recorded of it.
+            if let Some(steps) = self.applying.steps() {
+                steps.running.insert(pool, None);
+            }
+            return true;
+        }
         let culprit = match outcome {
             Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => Some(failure),
-            Outcome::Done { .. } | Outcome::Superseded | Outcome::Nothing => None,
+            _ => None,
         };
         let why = match (outcome, culprit) {
             (Outcome::Done { .. }, _) => None,
             (_, Some(failure)) => {
                 Some(reason(failure, failure.worker.and_then(|worker| self.obituaries.of_worker(worker))))
             }
-            _ => Some("it was stopped".to_owned()),
+            (Outcome::Superseded { by }, _) => Some(superseded(*by).to_owned()),
+            _ => Some("it is not there any more".to_owned()),
         };
         let why = why.map(|why| format!("{} failed: {why}", self.posts.name(pool)));
         if let Some(steps) = self.applying.steps() {

@@ -2,7 +2,7 @@
 
 use super::obituary::{Obituary, describe};
 use crate::observe::clip::join_within;
-use rotad_core::{Cause, Failure, Generation, Outcome, PoolId, Ticket};
+use rotad_core::{By, Cause, Failure, Generation, Nothing, Outcome, PoolId, Standing, Ticket};
 use std::collections::BTreeMap;
 
 /// How much is told at the end of one wait, in bytes: many pools, each with its culprit's last lines.
@@ -70,7 +70,7 @@ impl Tickets {
     /// Something to be told at the end.
     pub(super) fn note(&mut self, wait: WaitId, code: u8, line: String) {
         if let Some(wait) = self.waits.get_mut(&wait.0) {
-            wait.code = wait.code.max(code);
+            wait.code = worse(wait.code, code);
             wait.lines.push(line);
         }
     }
@@ -111,8 +111,7 @@ impl Tickets {
         let number = self.askers.remove(&ticket)?;
         let wait = self.waits.get_mut(&number)?;
         wait.left -= 1;
-        // The worst one counts: 10 says that something serves on as it was.
-        wait.code = wait.code.max(code);
+        wait.code = worse(wait.code, code);
         wait.lines.push(line);
         self.end(number)
     }
@@ -124,30 +123,150 @@ impl Tickets {
     }
 }
 
-/// An outcome as an exit code of the contract, and in words.
-pub(super) fn verdict(pool: &str, outcome: &Outcome, serving: Generation, culprit: Option<&Obituary>) -> (u8, String) {
+/// Of several outcomes the worst counts: 10 says that those that failed serve on as they were.
+fn worse(one: u8, other: u8) -> u8 {
+    let rank = |code: &u8| match code {
+        0 => 0,
+        10 => 1,
+        code => 1 + u32::from(*code),
+    };
+    [one, other].into_iter().max_by_key(rank).unwrap_or(one)
+}
+
+/// What is said of an outcome beside what it says of itself.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub pool: &'a str,
+    /// A pool that runs once: it has nobody who serves.
+    pub is_step: bool,
+    /// Some generation of it has served in full.
+    pub has_served: bool,
+    pub culprit: Option<&'a Obituary>,
+}
+
+/// An outcome as an exit code, and in words. 10 says that somebody serves on as before.
+pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
+    let About { pool, culprit, .. } = about;
     match outcome {
         Outcome::Done { generation, replaced, took } => {
-            (0, format!("{pool}: done: generation {generation}, {replaced} workers replaced in {took}"))
+            (0, format!("{pool}: done: generation {generation}, {} replaced in {took}", workers(*replaced)))
         }
-        Outcome::Aborted { generation, failure } => {
+        Outcome::Aborted { generation, failure, .. } if about.is_step => {
+            let why = reason(failure, culprit);
+            (10, format!("{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"))
+        }
+        Outcome::Aborted { generation, failure, standing } => {
             let reason = reason(failure, culprit);
-            let serves = if failure.mixed {
-                format!("going back failed as well: workers of generations {serving} and {generation} serve")
-            } else if matches!(failure.cause, Cause::Cancelled) {
-                format!("generation {serving} serves on")
+            let cancelled = failure.cause == Cause::Cancelled;
+            let word = if cancelled { "cancelled" } else { "aborted" };
+            let reason = if cancelled { String::new() } else { format!(": {reason}") };
+            let next = if cancelled || standing.outdated > 0 { "" } else { "; mend the code and roll again" };
+            let text = format!("{pool}: {word}: generation {generation}{reason}\n");
+            (failed(standing), text + &who_serves(about, standing, failure.mixed) + next)
+        }
+        Outcome::RolledBack { generation, failure, standing } => {
+            let reason = reason(failure, culprit);
+            let text =
+                format!("{pool}: rolled back to generation {}: generation {generation}: {reason}\n", standing.base);
+            (failed(standing), text + &who_serves(about, standing, false))
+        }
+        Outcome::Cancelled { generation, stuck, standing } => {
+            let text = format!("{pool}: cancelled: generation {generation}\n");
+            let who = if about.is_step { "its run was ended".to_owned() } else { who_serves(about, standing, *stuck) };
+            (u8::from(*stuck), text + &who)
+        }
+        Outcome::NotRenewed { slot, failure, old_serves } => {
+            let reason = reason(failure, culprit);
+            let (code, who) = if *old_serves {
+                (10, "the worker that it was to replace serves on")
             } else {
-                format!("the old workers (generation {serving}) serve on; mend the code and roll again")
+                (1, "nobody serves in its place: it is tried on")
             };
-            (10, format!("{pool}: aborted: generation {generation}: {reason}\n{serves}"))
+            (code, format!("{pool}/{slot}: not replaced: {reason}\n{who}"))
         }
-        Outcome::RolledBack { generation, failure } => {
-            let reason = reason(failure, culprit);
-            (10, format!("{pool}: rolled back to generation {serving}: generation {generation}: {reason}"))
-        }
-        Outcome::Superseded => (1, format!("{pool}: superseded: the pool stops")),
-        Outcome::Nothing => (0, format!("{pool}: nothing to do")),
+        Outcome::Begins { generation } => (1, format!("{pool}: has not begun; it will, with generation {generation}")),
+        Outcome::Superseded { by } => (1, format!("{pool}: {}", superseded(*by))),
+        Outcome::Nothing(why) => nothing(pool, *why),
     }
+}
+
+/// The code of a rolling restart that has failed: where nobody serves, it has nothing to be proud of.
+fn failed(standing: &Standing) -> u8 {
+    if standing.serving() == 0 { 1 } else { 10 }
+}
+
+/// Why a rolling restart ended, or was never begun.
+pub(super) fn superseded(by: By) -> &'static str {
+    match by {
+        By::Roll => "superseded by a newer wish",
+        By::Change => "superseded: its configuration has changed",
+        By::Return => "superseded: it goes to another generation",
+        By::Stop => "superseded: the pool stops",
+        By::Removal => "superseded: the configuration has it no more",
+        By::StopOfAll => "superseded: everything stops",
+        By::Cancel => "superseded: cancelled, with the rolling restart that it waited for",
+        By::Scale => "superseded: its slot is not wanted any more",
+    }
+}
+
+fn nothing(pool: &str, why: Nothing) -> (u8, String) {
+    match why {
+        Nothing::NoPool => (1, format!("{pool}: is not there any more")),
+        Nothing::Stopped => (0, format!("{pool}: is stopped, and stays so until `rotad start {pool}`")),
+        Nothing::NoRoll => (0, format!("{pool}: nothing to cancel: no rolling restart runs")),
+        Nothing::GoesBack(to) => {
+            (0, format!("{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"))
+        }
+        Nothing::Step => (1, format!("{pool}: is a step: there is nothing to go back to")),
+        Nothing::Forgotten(generation) => (1, format!("{pool}: generation {generation} is not known")),
+        Nothing::Empty(slot) => (1, format!("{pool}/{slot}: nobody serves there who could be replaced")),
+        Nothing::Gone(slot) => {
+            (0, format!("{pool}/{slot}: its worker has ended before its turn came; a new one takes its place"))
+        }
+    }
+}
+
+/// Who serves after a rolling restart that ended before its time: by numbers, never by hope.
+fn who_serves(about: About<'_>, standing: &Standing, stuck: bool) -> String {
+    let Standing { base, of_base, wanted, others, in_place, outdated } = standing;
+    let mut text = match (of_base, others.is_empty()) {
+        (0, true) if !about.has_served => {
+            format!("nobody serves: generation {base} has never served in full, and is tried on")
+        }
+        (0, true) => format!("nobody serves (0 of {wanted}): generation {base} is tried on"),
+        (0, false) => format!("none of the old workers (generation {base}) serves"),
+        (n, _) => {
+            let serve = if *n == 1 { "serves" } else { "serve" };
+            format!("the old workers (generation {base}) {serve} on: {n} of {wanted}")
+        }
+    };
+    if stuck {
+        text.push_str("\ngoing back failed as well");
+    }
+    let mut left: BTreeMap<Generation, Vec<String>> = BTreeMap::new();
+    for (slot, generation) in others {
+        left.entry(*generation).or_default().push(slot.to_string());
+    }
+    for (generation, slots) in &left {
+        let (slot, serve) = if slots.len() == 1 { ("slot", "serves") } else { ("slots", "serve") };
+        text.push_str(&format!("\n{slot} {} {serve} on with generation {generation}", slots.join(", ")));
+        if *in_place {
+            text.push_str(", and cannot go back: it is the same folder and configuration");
+        }
+    }
+    if *outdated > 0 {
+        let whose = if *in_place {
+            "the files themselves were changed in place"
+        } else {
+            "the old files do not come up, either"
+        };
+        text.push_str(&format!("\n{whose}: {}; mend them and roll again", crate::observe::status::outdated(*outdated)));
+    }
+    text
+}
+
+fn workers(count: u32) -> String {
+    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
 }
 
 /// What went wrong, with the culprit's last lines.

@@ -1,10 +1,11 @@
 //! What clients wait for beside rolling restarts: a pool that starts, one that stops, old workers that finish.
 
 use super::Keeper;
+use super::managing::is_held_up;
 use super::tickets::{Ended, WaitId};
 use super::wishes::NONE_WANTED;
 use crate::control::wire::Answer;
-use rotad_core::{PoolId, PoolState, Ticket, WorkerState};
+use rotad_core::{Generation, PoolId, PoolState, PoolView, Ticket, WorkerState};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -19,6 +20,27 @@ impl Keeper {
     /// The ticket is settled when the pool is up, or when its start has failed for the first time.
     pub(super) fn await_start(&mut self, pool: PoolId, ticket: Ticket) {
         self.vigils.starts.entry(pool).or_default().push(ticket);
+    }
+
+    /// The wish for a new generation of a pool that waits for others: it is fulfilled when the pool is up. Who would
+    /// wait in vain hears that at once.
+    pub(super) fn will_begin(&mut self, ticket: Ticket, pool: PoolId, generation: Generation) {
+        let name = self.pool_name(pool).to_owned();
+        let view = self.core.view();
+        let all: Vec<(PoolId, PoolView)> = view.pools().collect();
+        let Some((_, own)) = all.iter().find(|(id, _)| *id == pool) else { return };
+        let by = own.held_by.iter().map(|other| self.pool_name(*other)).collect::<Vec<_>>().join(", ");
+        let waits = if by.is_empty() { "starts".to_owned() } else { format!("waits for {by}, and starts after that") };
+        if is_held_up(own, &all) {
+            let text = format!(
+                "{name}: nothing was rolled: it has not started yet, and waits for {by}, which has failed; nobody serves\n\
+                 it starts with generation {generation} once {by} is there"
+            );
+            return self.settle(ticket, pool, 1, text);
+        }
+        let text = format!("{name}: {waits}, with generation {generation}");
+        self.tell(pool, &text);
+        self.await_start(pool, ticket);
     }
 
     pub(super) fn await_stop(&mut self, pool: PoolId, ticket: Ticket) {

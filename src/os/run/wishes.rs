@@ -86,8 +86,11 @@ impl Keeper {
             let text = format!("{}: {NONE_WANTED}", self.pool_name(pool));
             return self.tickets.note(wait, 0, text);
         }
-        let state = self.core.view().pool(pool).map(|view| view.state);
-        if !rested && state == Some(rotad_core::PoolState::Ok) {
+        let runs = |view: rotad_core::PoolView| {
+            use rotad_core::PoolState::{Degraded, Mixed, Ok};
+            matches!(view.state, Ok | Mixed | Degraded) && view.ready >= view.wanted
+        };
+        if !rested && self.core.view().pool(pool).is_some_and(runs) {
             let text = format!("{}: runs already", self.pool_name(pool));
             return self.tickets.note(wait, 0, text);
         }

@@ -163,6 +163,22 @@ impl Oracle {
         hold!(view.alive == alive, "view", "alive {} but {alive} live", view.alive);
         let draining = books.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
         hold!(view.draining == draining, "view", "draining {} but {draining} drain", view.draining);
+        let pool = &books.pools[&id];
+        let serve = books.generations_that_serve(id);
+        hold!(view.serving == serve.clone().into_iter().collect::<Vec<_>>(), "true numbers", "{:?}", view.serving);
+        hold!(view.outdated == books.outdated(id), "true numbers", "{} outdated, {:?}", view.outdated, pool.outdated);
+        let rolls = pool.roll.is_some();
+        let mixed = pool.running && !rolls && pool.crash_loop.is_none() && serve.len() > 1;
+        hold!((view.state == PoolState::Mixed) == mixed, "mixed", "pool {id} is {:?}, {serve:?} serve", view.state);
+        let well = view.state == PoolState::Ok;
+        hold!(!well || view.outdated == 0, "outdated", "pool {id} is well, with {} outdated", view.outdated);
+        let all_there = pool.running && !rolls && pool.crash_loop.is_none() && serving > 0 && serving >= view.wanted;
+        let well_enough = well || mixed || view.outdated > 0;
+        hold!(!all_there || well_enough, "outdated", "pool {id} is {:?}, and nothing is wrong", view.state);
+        let (proven, before) = (view.proven.0, view.before.0);
+        hold!(proven == pool.proven && before == pool.way_back(), "history", "{proven} proven, {before} before");
+        let known: Vec<u32> = master.view().served(PoolId(id)).into_iter().map(|of| of.0).collect();
+        hold!(known == pool.served, "history", "{known:?} known, {:?} served", pool.served);
         let known = master.view().workers().filter(|w| w.pool.0 == id).count();
         hold!(known == books.of(id).count(), "view", "{known} workers known");
         Ok(())
@@ -259,7 +275,8 @@ impl Oracle {
                 view.ready,
                 pool.policy.count
             );
-            hold!(ended > 0 || view.state == PoolState::Ok, "converges", "pool {id} is {:?}", view.state);
+            let well = matches!(view.state, PoolState::Ok | PoolState::Mixed) || view.outdated > 0;
+            hold!(ended > 0 || well, "converges", "pool {id} is {:?}", view.state);
             let mixed = books.of(*id).any(|(_, w)| w.generation != pool.wanted);
             hold!(!mixed || pool.mixed, "converges", "pool {id} is of several generations, wanted {}", pool.wanted);
         }

@@ -99,6 +99,10 @@ fn lives() {
             "renewed",
             "essential",
             "sick",
+            "cancelled",
+            "cancelled, mixed",
+            "not renewed",
+            "begins",
         ] {
             assert!(seen.contains_key(what), "no {what} in {story}");
         }

@@ -1,6 +1,6 @@
 //! What an onlooker knows who sees only facts and orders: the oracle's own books, kept without the core's help.
 
-use rotad_core::{Cause, Generation, Policy, PoolKind, Readiness, Why};
+use rotad_core::{Cause, Failure, Generation, Policy, PoolKind, Readiness, Slot as Place, Standing, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone)]
@@ -92,8 +92,10 @@ pub(crate) struct Pool {
     pub(crate) surely_up: bool,
     pub(crate) step_done: bool,
     pub(crate) step_failed: bool,
-    /// Generations that served in full.
+    /// Generations that served in full, the last that did, and what did before each of them.
     pub(crate) served: Vec<u32>,
+    pub(crate) proven: u32,
+    pub(crate) before: BTreeMap<u32, u32>,
     pub(crate) made: BTreeMap<u32, (Readiness, u64)>,
     pub(crate) dark_since: Option<u64>,
     pub(crate) dark_told: bool,
@@ -105,8 +107,12 @@ pub(crate) struct Pool {
     pub(crate) wanted: u32,
     pub(crate) latest: u32,
     pub(crate) mixed: bool,
-    /// Some generation was made from the same files as the one before: going back would change nothing.
-    pub(crate) same_ever: bool,
+    /// Generations made from the same files as the wanted one, each with the last worker there was before its roll.
+    pub(crate) alike: BTreeMap<u32, u64>,
+    /// Workers up to this one are older than what they would be made from now.
+    pub(crate) outdated: Option<u64>,
+    /// Who served when the last roll ended before its time.
+    pub(crate) standing: Standing,
     pub(crate) slots: Vec<Slot>,
     pub(crate) crash_loop: Option<u64>,
     pub(crate) rolled_in_loop: bool,
@@ -131,6 +137,8 @@ impl Pool {
             step_done: false,
             step_failed: false,
             served: Vec::new(),
+            proven: 0,
+            before: BTreeMap::new(),
             made,
             dark_since: None,
             dark_told: false,
@@ -141,7 +149,9 @@ impl Pool {
             wanted: 1,
             latest: 1,
             mixed: false,
-            same_ever: false,
+            alike: BTreeMap::new(),
+            outdated: None,
+            standing: Standing::default(),
             slots: vec![Slot { exact: true, ..Slot::default() }; 8],
             crash_loop: None,
             rolled_in_loop: false,
@@ -164,15 +174,29 @@ impl Pool {
     pub(crate) fn remake(&mut self) {
         self.latest += 1;
         self.wanted = self.latest;
+        self.alike.clear();
         self.made.insert(self.wanted, (self.policy.readiness, self.policy.ready_timeout.0));
     }
 
     pub(crate) fn has_served(&mut self, generation: u32) {
-        self.served.retain(|known| *known < generation);
-        self.served.push(generation);
-        if self.served.len() > 8 {
-            self.served.remove(0);
+        self.before.entry(generation).or_insert(self.proven);
+        self.proven = generation;
+        if self.served.contains(&generation) {
+            return;
         }
+        self.served.push(generation);
+        self.served.sort_unstable();
+        if self.served.len() > 8 {
+            let oldest = usize::from(self.served[0] == generation);
+            let forgotten = self.served.remove(oldest);
+            self.before.remove(&forgotten);
+        }
+    }
+
+    /// What `rollback` would return to; 0: nothing.
+    pub(crate) fn way_back(&self) -> u32 {
+        let before = self.before.get(&self.proven).copied().unwrap_or(0);
+        if self.served.contains(&before) { before } else { 0 }
     }
 
     pub(crate) fn waits(&self) -> u64 {
@@ -242,6 +266,13 @@ pub(crate) struct Books {
     pub(crate) last_id: u64,
     pub(crate) tickets: BTreeSet<u64>,
     pub(crate) cancelled: bool,
+    /// Tickets of those who cancel.
+    pub(crate) cancels: BTreeSet<u64>,
+    /// This step is a wish for a roll; another number of workers.
+    pub(crate) rolls: Option<u32>,
+    /// A change made a pool that was not there.
+    pub(crate) created: Option<u32>,
+    pub(crate) scales: bool,
     /// What this step is about: a change or a way back (to that generation), somebody who is sick.
     pub(crate) changes: Option<u32>,
     pub(crate) returns: Option<(u32, u32)>,
@@ -258,7 +289,7 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> {
+    pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> + Clone {
         self.workers.iter().filter(move |(_, w)| w.pool == pool as usize).map(|(id, w)| (*id, w))
     }
 
@@ -313,6 +344,51 @@ impl Books {
         let from = needs.map(|(other, _)| self.stopped_by(*other, now)).max().unwrap_or(now);
         let leaving = self.of(id).filter(|(_, w)| w.asked.is_some()).map(|(_, w)| w.waits).max().unwrap_or(0);
         from + pool.waits().max(leaving) + 1000
+    }
+
+    /// So many that serve are older than what they would be made from now.
+    pub(crate) fn outdated(&self, id: u32) -> u32 {
+        let Some(last) = self.pools[&id].outdated else { return 0 };
+        self.of(id).filter(|(worker, w)| w.serves() && *worker <= last).count() as u32
+    }
+
+    /// How many generations serve.
+    pub(crate) fn generations_that_serve(&self, id: u32) -> BTreeMap<Generation, u32> {
+        let mut found = BTreeMap::new();
+        for (_, worker) in self.of(id).filter(|(_, w)| w.serves()) {
+            *found.entry(Generation(worker.generation)).or_default() += 1;
+        }
+        found
+    }
+
+    /// The roll to this generation ends before its time: who serves, as an onlooker counts them.
+    pub(crate) fn stand(&mut self, id: u32, tried: u32, failure: &Failure, after: u64) -> Standing {
+        let pool = &self.pools[&id];
+        let serving: Vec<(u64, u32, u32)> =
+            self.of(id).filter(|(_, w)| w.serves()).map(|(id, w)| (id, w.slot, w.generation)).collect();
+        let base = pool.wanted;
+        let of_the_files = |generation: u32| generation == base || pool.alike.contains_key(&generation);
+        // A failure shows that the files are others now; so does anybody who was made from them since.
+        let shown = |generation: u32, last: u64| {
+            generation == tried && failure.cause != Cause::Cancelled
+                || serving.iter().any(|(id, _, generation)| *id > last && of_the_files(*generation))
+        };
+        let newest = pool.alike.iter().filter(|(of, last)| shown(**of, **last)).map(|(_, last)| *last).max();
+        let stuck = failure.mixed.then_some(after);
+        let outdated = pool.outdated.max(newest).max(stuck);
+        let in_place = pool.alike.contains_key(&tried);
+        let wanted = pool.policy.count;
+        let Some(pool) = self.pools.get_mut(&id) else { return Standing::default() };
+        pool.outdated = outdated;
+        pool.alike.retain(|generation, _| serving.iter().any(|(_, _, of)| of == generation));
+        let mut others: Vec<(Place, Generation)> = serving
+            .iter()
+            .filter(|(_, _, generation)| *generation != base)
+            .map(|(_, slot, generation)| (Place(*slot), Generation(*generation)))
+            .collect();
+        others.sort_unstable();
+        let of_base = serving.len() as u32 - others.len() as u32;
+        Standing { base: Generation(base), of_base, wanted, others, in_place, outdated: self.outdated(id) }
     }
 
     pub(crate) fn serving(&self, pool: u32) -> u32 {

@@ -4,7 +4,7 @@
 //! later; not started before its delay is over, and not later.
 
 use crate::model::{Books, Pool, Worker};
-use rotad_core::{Event, Exit, Generation, Order, Outcome, Policy, Readiness, Signal, Time, WorkerId};
+use rotad_core::{By, Event, Exit, Generation, Nothing, Order, Outcome, Policy, Readiness, Signal, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -43,6 +43,10 @@ impl Oracle {
             last_id: 0,
             tickets: BTreeSet::new(),
             cancelled: false,
+            cancels: BTreeSet::new(),
+            rolls: None,
+            created: None,
+            scales: false,
             changes: None,
             returns: None,
             renewals: BTreeMap::new(),
@@ -75,6 +79,9 @@ impl Oracle {
     /// The onlooker learns a fact at the same moment as the core.
     pub(crate) fn before(&mut self, now: Time, event: &Event) {
         self.books.cancelled = false;
+        self.books.rolls = None;
+        self.books.created = None;
+        self.books.scales = false;
         self.books.changes = None;
         self.books.returns = None;
         self.books.sick = None;
@@ -93,9 +100,17 @@ impl Oracle {
             }),
             Event::Swept(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
             Event::Requested(ticket, request) => self.wish(now, ticket.0, request),
-            Event::Pinned { pool, same, .. } => {
-                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
-                    pool.same_ever |= same;
+            Event::Pinned { pool, generation, same } => {
+                if let Some(pool) = self.books.pools.get_mut(&pool.0)
+                    && let Some(roll) = &pool.roll
+                    && roll.generation == generation.0
+                    && generation.0 != pool.wanted
+                {
+                    let after = roll.after;
+                    pool.alike.remove(&generation.0);
+                    if *same {
+                        pool.alike.insert(generation.0, after);
+                    }
                 }
             }
             Event::Unhealthy(id) => self.books.sick = Some(id.0),
@@ -124,9 +139,8 @@ impl Oracle {
             }
             Order::Reply(ticket, pool, outcome) => {
                 self.remade(pool.0, outcome);
-                self.books.renewals.remove(&ticket.0);
                 hold!(self.books.tickets.remove(&ticket.0), "one answer", "ticket {ticket} answered again");
-                Ok(())
+                self.answer(pool.0, ticket.0, outcome)
             }
             Order::Record(record) => self.record(now, record),
             Order::Leave { lost } => self.leave(lost),
@@ -138,12 +152,82 @@ impl Oracle {
         let returns = self.books.returns;
         let Some(pool) = self.books.pools.get_mut(&id).filter(|pool| pool.running && !pool.begun) else { return };
         match outcome {
-            Outcome::Done { generation, replaced: 0, .. } if returns == Some((id, generation.0)) => {
+            Outcome::Begins { generation } if returns == Some((id, generation.0)) => {
                 pool.wanted = generation.0;
+                pool.alike.clear();
             }
-            Outcome::Done { generation, replaced: 0, .. } if generation.0 == pool.latest + 1 => pool.remake(),
+            Outcome::Begins { generation } if generation.0 == pool.latest + 1 => pool.remake(),
             _ => {}
         }
+    }
+
+    /// What an answer says is so.
+    fn answer(&mut self, id: u32, ticket: u64, outcome: &Outcome) -> Verdict {
+        let cancels = self.books.cancels.remove(&ticket);
+        let renews = self.books.renewals.remove(&ticket);
+        let books = &self.books;
+        let pool = books.pools.get(&id);
+        match outcome {
+            Outcome::Done { .. } => hold!(!cancels, "true answers", "{ticket} cancelled, and is told that it is done"),
+            Outcome::Aborted { standing, .. } | Outcome::RolledBack { standing, .. } => {
+                let known = pool.map(|pool| &pool.standing);
+                hold!(!cancels && Some(standing) == known, "true answers", "{standing:?}, known {known:?}");
+            }
+            Outcome::Cancelled { standing, .. } => {
+                let known = pool.map(|pool| &pool.standing);
+                hold!(cancels && Some(standing) == known, "true answers", "{standing:?}, known {known:?}");
+                hold!(pool.is_some_and(|pool| pool.roll.is_none()), "true answers", "it still runs");
+            }
+            Outcome::NotRenewed { slot, old_serves, .. } => {
+                let serves = books.of(id).any(|(_, w)| w.slot == slot.0 && w.serves());
+                hold!(serves == *old_serves, "true answers", "slot {slot}: the old one serves: {serves}");
+                hold!(renews == Some((id, slot.0)), "true answers", "{ticket} asked for {renews:?}");
+            }
+            Outcome::Begins { .. } => {
+                let waits = pool.is_some_and(|pool| pool.running && !pool.begun);
+                hold!(waits, "true answers", "pool {id} has begun");
+            }
+            Outcome::Superseded { by } => self.caused(id, *by)?,
+            Outcome::Nothing(why) => {
+                let true_ = match why {
+                    Nothing::NoPool => pool.is_none() || books.created == Some(id),
+                    Nothing::Stopped => pool.is_some_and(|pool| !pool.running),
+                    Nothing::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
+                    Nothing::GoesBack(to) => {
+                        cancels && pool.is_some_and(|p| p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0)
+                    }
+                    Nothing::Step => pool.is_some_and(Pool::is_step),
+                    Nothing::Forgotten(to) => pool.is_some_and(|pool| !pool.served.contains(&to.0)),
+                    Nothing::Empty(slot) => {
+                        let here = books.of(id).filter(|(_, w)| w.slot == slot.0 && w.stays());
+                        let serves = here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
+                        pool.is_some_and(|p| p.is_step() || slot.0 >= p.policy.count) || !serves
+                    }
+                    Nothing::Gone(slot) => renews == Some((id, slot.0)),
+                };
+                hold!(true_, "true answers", "{why:?} of pool {id}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What superseded a wish is what has just been wished.
+    pub(crate) fn caused(&self, id: u32, by: By) -> Verdict {
+        let books = &self.books;
+        let pool = books.pools.get(&id);
+        let (all, removed) = (books.stop_at.is_some(), pool.is_none_or(|pool| pool.removed));
+        let so = match by {
+            By::Roll => books.rolls == Some(id),
+            By::Change => books.changes == Some(id) && books.returns.is_none(),
+            By::Return => books.returns.is_some_and(|(pool, _)| pool == id),
+            By::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
+            By::Removal => !all && removed,
+            By::StopOfAll => all,
+            By::Cancel => books.cancelled,
+            By::Scale => books.scales,
+        };
+        hold!(so, "true causes", "pool {id}: superseded by {by:?}");
+        Ok(())
     }
 
     fn leave(&mut self, lost: &[WorkerId]) -> Verdict {

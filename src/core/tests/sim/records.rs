@@ -2,7 +2,7 @@
 
 use crate::model::{Pool, Roll, is_end};
 use crate::oracle::{Oracle, Verdict, fail, hold};
-use rotad_core::{Cause, OnFailure, Outcome, Readiness, Record, Time, Why};
+use rotad_core::{Cause, Failure, OnFailure, Outcome, Readiness, Record, RestartPolicy, Standing, Time, Why};
 use std::collections::BTreeSet;
 
 impl Oracle {
@@ -137,7 +137,11 @@ impl Oracle {
                 hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
             }
-            Record::RollSuperseded { pool, .. } => {
+            Record::RollSuperseded { pool, by, touched, .. } => {
+                self.caused(pool.0, *by)?;
+                let known = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
+                let retired = known.is_some_and(|roll| roll.retired);
+                hold!(retired == *touched, "true causes", "touched {touched}, retired {retired}");
                 if self.books.changes == Some(pool.0) {
                     return Ok(());
                 }
@@ -274,7 +278,9 @@ impl Oracle {
                 self.in_order(now, id)?;
             }
             Why::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
-            Why::Recycled => {
+            Why::Recycled | Why::MakesRoomForFresh => {
+                let in_place = why == Why::MakesRoomForFresh;
+                hold!(in_place == (reload.surge == 0) || pool.changed, "true causes", "{id}: {why:?}");
                 hold!(pool.roll.is_none() && books.wants_renewal(pool_id, worker.slot), "renewals", "{id} is recycled");
                 let draining = books.of(pool_id).filter(|(_, w)| w.parts() && w.lives()).count() as u32;
                 hold!(draining < reload.max_draining.max(1), "draining", "{draining} drain already");
@@ -294,7 +300,9 @@ impl Oracle {
                     "{id} abandoned"
                 );
             }
-            Why::Replaced => {
+            Why::Replaced | Why::MakesRoom => {
+                let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+                hold!(heir || why == Why::MakesRoom, "true causes", "{id} is replaced, and nobody serves in its place");
                 let Some(roll) = &pool.roll else { return fail("unasked", format!("{id} replaced without a roll")) };
                 let goal = if roll.back { pool.wanted } else { roll.generation };
                 hold!(worker.generation != goal, "unasked", "{id} is of the generation that the roll is after");
@@ -315,7 +323,7 @@ impl Oracle {
         worker.waits = pool.waits();
         worker.steps = pool.signals();
         if let Some(roll) = &mut pool.roll
-            && why == Why::Replaced
+            && matches!(why, Why::Replaced | Why::MakesRoom)
         {
             roll.retired = true;
         }
@@ -355,29 +363,59 @@ impl Oracle {
                 let well = if pool.is_step() { pool.step_done } else { serving as u32 == count };
                 hold!(roll.troubled || pool.changed || well, "done", "with {serving} of {count}");
                 pool.wanted = generation.0;
+                pool.alike.clear();
+                pool.outdated = None;
                 pool.mixed = false;
                 pool.has_served(generation.0);
             }
-            Outcome::Aborted { failure, .. } => {
+            Outcome::Aborted { failure, standing, .. } => {
                 let at_fault = failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
-                hold!(at_fault || failure.mixed, "unjustified", "aborted for {failure:?}");
-                let left = staying.iter().any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
-                let stays = pool.policy.reload.on_failure == OnFailure::Abort || pool.changed || pool.same_ever;
+                hold!(at_fault || failure.mixed || roll.back, "unjustified", "aborted for {failure:?}");
+                let on_failure = pool.policy.reload.on_failure;
+                let stays = on_failure == OnFailure::Abort && failure.cause != Cause::Cancelled && !roll.back;
+                let alike = pool.alike.clone();
+                let left = standing.others.iter().find(|(_, generation)| !alike.contains_key(&generation.0));
                 pool.step_failed |= pool.is_step();
-                hold!(!left || failure.mixed || stays || pool.mixed, "rolls back", "aborted, and some stay");
-                pool.mixed |= left;
+                hold!(left.is_none() || failure.mixed || stays, "rolls back", "aborted, and {left:?} stays");
+                let all_back = roll.back && !failure.mixed && standing.others.is_empty();
+                hold!(!all_back, "rolls back", "aborted, though everybody is back");
+                pool.mixed |= staying.iter().any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
+                self.stands(id, &roll, failure, standing)?;
             }
-            Outcome::RolledBack { .. } => {
+            Outcome::RolledBack { failure, standing, .. } => {
                 hold!(roll.back, "rolls", "back without going back");
                 let new = staying.iter().find(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
                 hold!(new.is_none(), "rolled back", "though {new:?} serves");
                 pool.mixed = false;
+                self.stands(id, &roll, failure, standing)?;
             }
-            Outcome::Superseded | Outcome::Nothing => {
+            Outcome::Superseded { by } => {
                 pool.mixed |= staying.iter().any(|(_, generation, _)| *generation != pool.wanted);
+                self.caused(id, *by)?;
+            }
+            Outcome::Cancelled { .. } | Outcome::NotRenewed { .. } | Outcome::Begins { .. } | Outcome::Nothing(_) => {
+                return fail("rolls", format!("a roll ends with {outcome:?}"));
             }
         }
+        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
         pool.forgive();
+        Ok(())
+    }
+
+    /// The numbers of an outcome are what an onlooker counts.
+    fn stands(&mut self, id: u32, roll: &Roll, failure: &Failure, standing: &Standing) -> Verdict {
+        if self.books.pools[&id].is_step() {
+            if let Some(pool) = self.books.pools.get_mut(&id) {
+                pool.standing = standing.clone();
+            }
+            return Ok(());
+        }
+        let known = self.books.stand(id, roll.generation, failure, roll.after);
+        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
+        let never = pool.policy.restart.policy != RestartPolicy::Always;
+        let wanted = if never { standing.wanted } else { known.wanted };
+        pool.standing = Standing { wanted, ..known };
+        hold!(pool.standing == *standing, "true numbers", "{standing:?}, known {:?}", pool.standing);
         Ok(())
     }
 }

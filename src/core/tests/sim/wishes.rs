@@ -31,8 +31,11 @@ impl Oracle {
                 }
             }
             Request::Scale(id, count) => self.wish_scale(id.0, *count),
-            Request::Roll(_) => {}
-            Request::Cancel(_) => self.books.cancelled = true,
+            Request::Roll(id) => self.books.rolls = Some(id.0),
+            Request::Cancel(_) => {
+                self.books.cancelled = true;
+                self.books.cancels.insert(ticket);
+            }
             Request::Change { pool, policy } => self.wish_change(pool.0, policy),
             Request::Return { pool, to, policy } => self.wish_return(pool.0, to.0, policy),
             Request::Renew(pool, slot) => {
@@ -82,6 +85,7 @@ impl Oracle {
         if pool.policy.kind == PoolKind::Step {
             return;
         }
+        self.books.scales = true;
         pool.quiet = false;
         pool.policy.count = count;
         if let Some(roll) = &mut pool.roll {
@@ -99,6 +103,7 @@ impl Oracle {
             return;
         }
         if !self.books.pools.contains_key(&id) {
+            self.books.created = Some(id);
             return self.wish_keep(id, policy);
         }
         self.books.changes = Some(id);

@@ -222,4 +222,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy back essential);
+stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy back essential inplace);

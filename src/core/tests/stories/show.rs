@@ -1,7 +1,8 @@
 //! Orders and views as words.
 
 use rotad_core::{
-    Cause, Cut, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, Record, WorkerView,
+    Cause, Cut, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, PoolState, Record, Standing,
+    WorkerView,
 };
 use std::fmt::Write as _;
 
@@ -50,7 +51,10 @@ fn record(record: &Record) -> String {
         Record::RollingBack { to, failure, .. } => format!(". rolling back to {to}: {}", fault(failure)),
         Record::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
         Record::RollWaits { .. } => ". the wish waits".into(),
-        Record::RollSuperseded { generation, .. } => format!(". generation {generation} is superseded"),
+        Record::RollSuperseded { generation, by, touched, .. } => {
+            let touched = if *touched { ", workers have been replaced" } else { "" };
+            format!(". generation {generation} is superseded by {by:?}{touched}")
+        }
         Record::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
         Record::PoolStopped { pool } => format!(". pool {pool} has stopped"),
         Record::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
@@ -62,6 +66,10 @@ fn record(record: &Record) -> String {
     }
 }
 
+fn numbers(numbers: &[Generation]) -> String {
+    numbers.iter().map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
+}
+
 fn pools(pools: &[PoolId]) -> String {
     pools.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" ")
 }
@@ -71,11 +79,37 @@ fn end(outcome: &Outcome) -> String {
         Outcome::Done { generation, replaced, took } => {
             format!("done, generation {generation}, {replaced} replaced in {took}")
         }
-        Outcome::Aborted { failure, .. } => format!("aborted: {}", fault(failure)),
-        Outcome::RolledBack { failure, .. } => format!("rolled back: {}", fault(failure)),
-        Outcome::Superseded => "superseded".into(),
-        Outcome::Nothing => "nothing".into(),
+        Outcome::Aborted { failure, standing: who, .. } => format!("aborted: {}; {}", fault(failure), standing(who)),
+        Outcome::RolledBack { failure, standing: who, .. } => {
+            format!("rolled back: {}; {}", fault(failure), standing(who))
+        }
+        Outcome::Cancelled { generation, stuck, standing: who } => {
+            let stuck = if *stuck { ", stuck" } else { "" };
+            format!("generation {generation} cancelled{stuck}; {}", standing(who))
+        }
+        Outcome::NotRenewed { slot, failure, old_serves } => {
+            let old = if *old_serves { "the old one serves" } else { "nobody serves there" };
+            format!("slot {slot} not renewed: {}; {old}", fault(failure))
+        }
+        Outcome::Begins { generation } => format!("begins with generation {generation}"),
+        Outcome::Superseded { by } => format!("superseded by {by:?}"),
+        Outcome::Nothing(why) => format!("nothing: {why:?}"),
     }
+}
+
+fn standing(standing: &Standing) -> String {
+    let Standing { base, of_base, wanted, others, in_place, outdated } = standing;
+    let mut text = format!("{of_base} of {wanted} serve, generation {base}");
+    for (slot, generation) in others {
+        let _ = write!(text, ", slot {slot} generation {generation}");
+    }
+    if *in_place {
+        text.push_str(", in place");
+    }
+    if *outdated > 0 {
+        let _ = write!(text, ", {outdated} outdated");
+    }
+    text
 }
 
 fn fault(failure: &Failure) -> String {
@@ -107,6 +141,15 @@ pub(crate) fn pool(master: &Master, id: PoolId) -> String {
     }
     if pool.before != Generation::NONE {
         let _ = writeln!(text, "      before that: {}", pool.before);
+    }
+    if pool.state == PoolState::Mixed || pool.outdated > 0 {
+        let serving = pool.serving.iter().map(|(generation, count)| format!("{count} of generation {generation}"));
+        let outdated = if pool.outdated > 0 { format!(", {} outdated", pool.outdated) } else { String::new() };
+        let _ = writeln!(text, "      serving: {}{outdated}", serving.collect::<Vec<_>>().join(", "));
+    }
+    let served = view.served(id);
+    if served.iter().any(|known| *known > pool.proven) {
+        let _ = writeln!(text, "      remembered: {}", numbers(&served));
     }
     for WorkerView { id: worker, slot, generation, state, lost, .. } in view.workers().filter(|w| w.pool == id) {
         let lost = if lost { ", lost" } else { "" };
