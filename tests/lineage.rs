@@ -6,26 +6,27 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use rotad::os::cgroup::Cgroups;
-use rotad::os::leftovers::{Journal, Leftovers};
+use rotad::os::leftovers::{Journal, Leftovers, Manner, Nudge};
 use rotad::os::lineage::{Family, TAG, orphans, sweep, sweep_all};
 use rotad::os::proc::Stat;
 use rotad::os::sys::process::Process;
 use rotad::os::sys::reaper::{become_subreaper, reap_orphans};
-use rotad_core::{Exit, WorkerId};
-use std::collections::HashSet;
+use rotad_core::{Exit, Span, Step, WorkerId};
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::Delegated;
 
 const ROLE: &str = "ROTAD_TEST_ROLE";
-const CASES: [(&str, fn()); 7] = [
+const CASES: [(&str, fn()); 8] = [
     ("nothing_left_costs_little", nothing_left_costs_little),
     ("a_tree_that_climbs_out_is_swept", a_tree_that_climbs_out_is_swept),
     ("only_orphans_are_reaped", only_orphans_are_reaped),
     ("another_workers_orphan_is_left_alone", another_workers_orphan_is_left_alone),
     ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
     ("leftovers_are_found_and_ended", leftovers_are_found_and_ended),
+    ("leftovers_without_a_line_are_found", leftovers_without_a_line_are_found),
     ("leftovers_that_will_not_leave_are_killed", leftovers_that_will_not_leave_are_killed),
 ];
 
@@ -299,45 +300,78 @@ fn price(cgroups: &Cgroups) {
 // ---- leftovers ----
 
 /// A journal as a dead master leaves it: its first line names a process that is no more.
-fn journal_of(dir: &std::path::Path, born: &Born, tag: &str) {
-    let pid = born.process.pid();
-    let mut journal = Journal::open(dir).unwrap();
-    journal.born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[]).unwrap();
-    journal.born(1, 77, ("web", 3), "not-that-one", &[]).unwrap();
+fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut Journal)) {
+    let mut journal = Journal::open(dir, "left", None).unwrap();
+    note(&mut journal);
     drop(journal);
     let path = dir.join("workers");
     let text = std::fs::read_to_string(&path).unwrap();
     let (head, rest) = text.split_once('\n').unwrap();
-    std::fs::write(&path, format!("{head}9\n{rest}")).unwrap();
+    let words: Vec<&str> = head.split(' ').collect();
+    let start: u64 = words[4].parse().unwrap();
+    let head = [&words[..4], &[&(start - 1).to_string()], &words[5..]].concat().join(" ");
+    std::fs::write(&path, format!("{head}\n{rest}")).unwrap();
+}
+
+fn noted(journal: &mut Journal, born: &Born, tag: &str) {
+    let pid = born.process.pid();
+    journal.born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[]).unwrap();
+    journal.born(1, 77, ("web", 3), "not-that-one", &[]).unwrap();
+}
+
+fn quickly(wait: u64) -> BTreeMap<String, Manner> {
+    let steps = vec![Step { signal: Some(rotad_core::Signal(15)), wait: Span::from_millis(wait) }];
+    BTreeMap::from([("web".to_owned(), Manner { steps, after: Vec::new() })])
 }
 
 fn leftovers_are_found_and_ended() {
     let dir = tempfile::tempdir().unwrap();
     let mut born = spawn("worker keep runaway stay", "left-1");
     let pids = HashSet::from([born.heard(), born.heard()]);
-    journal_of(dir.path(), &born, "left-1");
+    journal_of(dir.path(), |journal| noted(journal, &born, "left-1"));
     let leftovers = Leftovers::find(dir.path()).unwrap();
     let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
     assert_eq!(found, pids, "the worker and the one that has left its session, but not pid 1");
     let worker = leftovers.found.iter().find(|one| one.is_worker).unwrap();
     assert_eq!((worker.pid, worker.pool.as_str(), worker.slot), (born.process.pid(), "web", 2));
-    assert_eq!(leftovers.take_over(Duration::from_secs(20), Signal::SIGTERM as i32).len(), 0);
+    let done = leftovers.take_over(&quickly(500), None, None, |_| Nudge::None);
+    assert_eq!((done.found, done.stubborn.len()), (2, 0));
     let exit = born.process.reap().unwrap();
     assert_eq!(exit, Some(Exit::Signal { signal: 15, core_dumped: false }), "the worker was asked first");
     born.all_gone();
+}
+
+/// No line of the journal tells of it: its environment does.
+fn leftovers_without_a_line_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut born = spawn("worker keep runaway stay", "left-7");
+    let mut other = spawn("worker stay", "leftover-1");
+    let pids = HashSet::from([born.heard(), born.heard()]);
+    let spared = other.heard();
+    journal_of(dir.path(), |_| ());
+    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
+    assert_eq!(found, pids, "and not one whose tag only begins alike ({spared})");
+    let workers: Vec<i32> = leftovers.found.iter().filter(|one| one.is_worker).map(|one| one.pid).collect();
+    assert_eq!(workers, [born.process.pid()]);
+    assert_eq!(leftovers.take_over(&quickly(500), None, None, |_| Nudge::None).stubborn.len(), 0);
+    born.all_gone();
+    kill(Pid::from_raw(other.process.pid()), Signal::SIGKILL).unwrap();
+    other.all_gone();
 }
 
 fn leftovers_that_will_not_leave_are_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut born = spawn("stubborn", "left-2");
     born.heard();
-    journal_of(dir.path(), &born, "left-2");
+    journal_of(dir.path(), |journal| noted(journal, &born, "left-2"));
     // Stopped as well: it gets SIGCONT with its stop.
     kill(Pid::from_raw(born.process.pid()), Signal::SIGSTOP).unwrap();
     let leftovers = Leftovers::find(dir.path()).unwrap();
     assert_eq!(leftovers.found.len(), 1);
     let start = Instant::now();
-    assert_eq!(leftovers.take_over(Duration::from_millis(200), Signal::SIGTERM as i32).len(), 0);
+    let done = leftovers.take_over(&quickly(200), None, None, |_| Nudge::None);
+    assert_eq!((done.stubborn.len(), done.cut.len()), (0, 1));
     assert!(start.elapsed() >= Duration::from_millis(200));
     assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
     assert_eq!(Leftovers::find(dir.path()).unwrap().found.len(), 0);

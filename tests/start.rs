@@ -166,7 +166,8 @@ fn a_hundred_at_once() {
     site.assert_empty();
 }
 
-/// A master killed by -9: its workers serve on; the next start names them and exits 1; `--take-over` stops them first.
+/// A master killed by -9: its workers serve on; with `--no-take-over` the next start names them and exits 1; without, it
+/// stops them first.
 #[test]
 fn leftovers_of_a_killed_master() {
     let site = site(WEB, "ok\nfirst");
@@ -178,13 +179,13 @@ fn leftovers_of_a_killed_master() {
     assert!(support::load::get(&site.address(), "/").is_ok(), "the workers serve on");
     let run = site.rotad(&["status"]);
     assert_eq!(run.code, 4, "{run:?}");
-    let run = site.rotad(&["start"]);
+    let run = site.rotad(&["start", "--no-take-over"]);
     assert_eq!(run.code, 1, "{run:?}");
     for worker in &workers {
         assert!(run.err.contains(&worker.to_string()), "{worker} is not named: {run:?}");
         assert!(!proc::gone(*worker), "{worker} was touched");
     }
-    let run = site.rotad(&["start", "--take-over"]);
+    let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(workers.iter().all(|worker| proc::gone(*worker)), "the old workers are stopped first");
     assert!(support::load::get(&site.address(), "/").is_ok());

@@ -30,14 +30,17 @@ pub(super) enum Verb {
     Run {
         /// The configuration file (as -c)
         file: Option<PathBuf>,
-        /// Stop what a killed master left behind first
+        /// Stop what a killed master left behind first (the default)
         #[arg(long)]
         take_over: bool,
+        /// Refuse to start (exit 1) where a killed master left workers, and name them
+        #[arg(long, conflicts_with = "take_over")]
+        no_take_over: bool,
     },
     /// Start the master in the background; returns when every pool is ready. With POOL: start stopped pools again
     Start {
         /// Start these stopped pools of a running master again
-        #[arg(value_name = "POOL", conflicts_with = "take_over")]
+        #[arg(value_name = "POOL", conflicts_with_all = ["take_over", "no_take_over"])]
         pools: Vec<String>,
         /// Return as soon as sockets and pid file stand; with POOL: as soon as the master has taken the request
         #[arg(long)]
@@ -45,9 +48,12 @@ pub(super) enum Verb {
         /// Wait no longer than this ("30s", "2min"): exit 124, the start goes on
         #[arg(long, value_name = "DURATION", value_parser = words::duration, conflicts_with = "no_wait")]
         timeout: Option<Duration>,
-        /// Stop what a killed master left behind first
+        /// Stop what a killed master left behind first (the default)
         #[arg(long)]
         take_over: bool,
+        /// Refuse to start (exit 1) where a killed master left workers, and name them
+        #[arg(long, conflicts_with = "take_over")]
+        no_take_over: bool,
     },
     /// Stop the master and its workers gracefully; returns when all are gone. With POOL: stop these pools only
     Stop {

@@ -102,10 +102,10 @@ fn colour(event: &Event) -> Option<u8> {
         Exit | BirthFailed | NotReady | Unhealthy | Lost | CrashLoop | ConfigRefused | EssentialLost => Some(RED),
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
-        RollEnded => Some(RED),
-        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded | ConfigPutBack | Unwell => {
-            Some(YELLOW)
-        }
+        Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
+        RollEnded | Journal => Some(RED),
+        RollingBack | Kill | Swept | PinnedAnew | Listener | MasterPaused | RollSuperseded | ConfigPutBack | Unwell
+        | TookOver => Some(YELLOW),
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped

@@ -64,22 +64,22 @@ fn hidden_verb() -> Option<String> {
 fn dispatch(args: Args, hup_ignored: bool) -> u8 {
     let config = args.config;
     match args.verb {
-        Verb::Run { file, take_over } => match one_file(file, config) {
-            Ok(file) => run::run(file.as_deref(), take_over, hup_ignored),
+        Verb::Run { file, no_take_over, .. } => match one_file(file, config) {
+            Ok(file) => run::run(file.as_deref(), no_take_over, hup_ignored),
             Err(code) => code,
         },
         Verb::Check { file, json } => match one_file(file, config) {
             Ok(file) => check::check(file.as_deref(), json),
             Err(code) => code,
         },
-        Verb::Start { pools, no_wait, timeout, take_over } => match pools.first() {
+        Verb::Start { pools, no_wait, timeout, no_take_over, .. } => match pools.first() {
             // `rotad start shop.toml` is what other tools take.
             Some(file) if Path::new(file).is_file() => {
                 print::error(&format!("the configuration file goes with -c: `rotad start -c {file}`"));
                 code::USAGE
             }
             Some(_) => pools::start(config.as_deref(), pools, no_wait, timeout),
-            None => run::start(config.as_deref(), run::Start { no_wait, take_over, timeout }, hup_ignored),
+            None => run::start(config.as_deref(), run::Start { no_wait, no_take_over, timeout }, hup_ignored),
         },
         Verb::Stop { pools, now, timeout } => match pools.is_empty() {
             true => ask::stop(config.as_deref(), now, timeout),

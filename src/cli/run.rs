@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The master in the foreground.
-pub(super) fn run(file: Option<&Path>, take_over: bool, hup_ignored: bool) -> u8 {
-    let launch = daemon::foreground(Wish { no_wait: false, take_over }, hup_ignored);
+pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
+    let launch = daemon::foreground(Wish { no_wait: false, no_take_over }, hup_ignored);
     match load(file) {
         Ok(plan) => seam::serve(plan, launch),
         Err(code) => code,
@@ -18,7 +18,7 @@ pub(super) fn run(file: Option<&Path>, take_over: bool, hup_ignored: bool) -> u8
 /// How `start` goes about it.
 pub(super) struct Start {
     pub(super) no_wait: bool,
-    pub(super) take_over: bool,
+    pub(super) no_take_over: bool,
     pub(super) timeout: Option<Duration>,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    let wish = Wish { no_wait: how.no_wait, take_over: how.take_over };
+    let wish = Wish { no_wait: how.no_wait, no_take_over: how.no_take_over };
     let until = how.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     if !plan.master.daemonize {
         return seam::serve(plan, daemon::foreground(wish, hup_ignored));

@@ -33,6 +33,10 @@ macro_rules! words {
 
 words! {
     MasterStarted = "master-started",
+    /// What a killed master left was stopped first.
+    TookOver = "took-over",
+    /// The list of workers that the next start goes by cannot be written, or is whole again.
+    Journal = "journal",
     MasterStopping = "master-stopping",
     MasterStopped = "master-stopped",
     /// It did not run for a while: every deadline moves by that.

@@ -116,12 +116,7 @@ impl Cgroup {
 
     /// The processes that are here or below.
     pub fn members(&self) -> Vec<i32> {
-        let mut found = Vec::new();
-        each_below(&self.dir, DEEPEST, &mut |dir| {
-            let text = proc::read(dir.join("cgroup.procs")).unwrap_or_default();
-            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
-        });
-        found
+        collect_members(&self.dir)
     }
 
     /// Whether a process lives here or below, as the process itself tells.
@@ -139,6 +134,26 @@ impl Drop for Cgroup {
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// The processes in the cgroups that a master made in `base`, each with the name of its worker's cgroup.
+pub fn members_below(base: &Path) -> Vec<(String, i32)> {
+    let dirs = fs::read_dir(base).into_iter().flatten().flatten();
+    let dirs = dirs.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let members = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        collect_members(&entry.path()).into_iter().map(move |pid| (name.clone(), pid))
+    };
+    dirs.flat_map(members).collect()
+}
+
+fn collect_members(dir: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    each_below(dir, DEEPEST, &mut |dir| {
+        let text = proc::read(dir.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    });
+    found
 }
 
 /// Calls with each cgroup from the top down.

@@ -23,8 +23,8 @@ pub struct Launch {
     pub foreground: bool,
     /// `start --no-wait`: report as soon as sockets and pid file stand.
     pub no_wait: bool,
-    /// Stop what a killed master left behind first.
-    pub take_over: bool,
+    /// Refuse to start where a killed master has left workers, instead of stopping them first.
+    pub no_take_over: bool,
     /// nohup(1) and its like wish that HUP stays ignored. Never for a daemon, which has no terminal to lose.
     pub hup_ignored: bool,
     /// The process that was started, to which the service manager has addressed what it passes on: a daemon is another.
@@ -37,7 +37,7 @@ pub struct Launch {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wish {
     pub no_wait: bool,
-    pub take_over: bool,
+    pub no_take_over: bool,
 }
 
 /// Which of the two processes this is.
@@ -66,7 +66,7 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
         report: Report::to_stderr(),
         foreground: true,
         no_wait: wish.no_wait,
-        take_over: wish.take_over,
+        no_take_over: wish.no_take_over,
         hup_ignored,
         started_as: std::process::id(),
         passed: handed.take(),
@@ -119,7 +119,7 @@ fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: Handed, starte
         report,
         foreground: false,
         no_wait: wish.no_wait,
-        take_over: wish.take_over,
+        no_take_over: wish.no_take_over,
         hup_ignored: false,
         started_as,
         passed: handed.take(),

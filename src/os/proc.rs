@@ -127,19 +127,30 @@ pub fn all_stats() -> Vec<Stat> {
     numbers("/proc").unwrap_or_default().into_iter().filter_map(|pid| Stat::of(pid).ok()).collect()
 }
 
-/// The value of a variable in the environment that a process was started with. None: not set, or not ours to read, or
-/// gone with the memory of a process that is ending.
-pub fn environment_value(pid: i32, name: &str) -> Option<String> {
-    let mut bytes = read_bytes(format!("/proc/{pid}/environ")).unwrap_or_default();
-    if bytes.is_empty() {
-        // The first thread has ended: another one has the same memory.
-        let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
-        let others = threads.into_iter().filter(|&tid| tid != pid).take(64);
-        let mut texts = others.filter_map(|tid| read_bytes(format!("/proc/{pid}/task/{tid}/environ")).ok());
-        bytes = texts.find(|bytes| !bytes.is_empty())?;
+/// The environment that a process was started with. None: not ours to read, or gone with the memory of a process that is
+/// ending. It waits for the locks of that process, for ever if a disk hangs below them.
+pub fn environment(pid: i32) -> Option<Vec<u8>> {
+    let bytes = read_bytes(format!("/proc/{pid}/environ")).ok()?;
+    if !bytes.is_empty() {
+        return Some(bytes);
     }
-    let found = bytes.split(|&byte| byte == 0).find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-    found.map(|value| String::from_utf8_lossy(value).into_owned())
+    // The first thread has ended: another one has the same memory.
+    let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
+    let others = threads.into_iter().filter(|&tid| tid != pid).take(64);
+    let mut texts = others.filter_map(|tid| read_bytes(format!("/proc/{pid}/task/{tid}/environ")).ok());
+    Some(texts.find(|bytes| !bytes.is_empty()).unwrap_or_default())
+}
+
+/// The value of a variable in an environment.
+pub fn value_in(environment: &[u8], name: &str) -> Option<String> {
+    let mut lines = environment.split(|&byte| byte == 0);
+    let value = lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    value.map(|value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// The value of a variable in the environment that a process was started with. None: not set, or as [`environment`].
+pub fn environment_value(pid: i32, name: &str) -> Option<String> {
+    value_in(&environment(pid)?, name)
 }
 
 /// The number in `socket:[123]`, the target of a link in /proc/PID/fd.

@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod load;
 pub mod need;
 pub mod proc;
+pub mod random;
 pub mod site;
 pub mod systemd_box;
 pub mod watch;
@@ -21,6 +22,7 @@ pub use delegated::Delegated;
 pub use jail::Jail;
 pub use load::{Load, Report};
 pub use need::need;
+pub use random::Random;
 pub use site::{Run, Site};
 pub use watch::Watch;
 

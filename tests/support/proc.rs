@@ -90,3 +90,15 @@ pub fn of_folder(folder: &Path) -> Vec<i32> {
     let me = std::process::id() as i32;
     all().into_iter().filter(|pid| *pid != me && !gone(*pid) && belongs(*pid)).collect()
 }
+
+/// The number of the system call that it sleeps in, if it does and the kernel tells (proc_pid_syscall(5)).
+pub fn syscall(pid: i32) -> Option<i64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// Whether somebody traces a thread of it.
+pub fn is_traced(pid: i32, thread: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
+    text.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+}

@@ -233,6 +233,18 @@ impl Site {
         self.master.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// This site started a master as a child of the test.
+    pub fn has_child(&self) -> bool {
+        self.master.is_some()
+    }
+
+    /// `kill -9` of the master that this site started, if it is still there.
+    pub fn kill(&mut self) {
+        let child = self.master.as_mut().expect("a master");
+        child.kill().expect("a kill");
+        child.wait().expect("its end");
+    }
+
     /// Waits until the master has left.
     pub fn await_exit(&mut self, seconds: u64) -> ExitStatus {
         let child = self.master.as_mut().expect("a master");

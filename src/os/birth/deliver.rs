@@ -3,6 +3,7 @@
 use super::pad::Pad;
 use super::seat::Seat;
 use super::{BirthError, BirthOrder, BirthReport, Newborn, Resolved, Settings, Stage, environment, shim};
+use crate::os::lineage::TAG;
 use crate::os::sys::clone::{Stack, Trouble};
 use crate::os::sys::exec::{self, Launch};
 use crate::os::sys::process::Process;
@@ -136,8 +137,9 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
     let launch = Launch {
         program: c_string(tools.shim.as_os_str().as_bytes())?,
         argv: shim::arguments(first_free),
-        // Nothing of the worker's environment may steer a program that still has the master's rights.
-        envp: Vec::new(),
+        // Nothing of the worker's environment may steer a program that still has the master's rights. Whose it is it has
+        // to say: its master may be killed before its first line in the journal.
+        envp: tag(order)?,
         own_pid: Vec::new(),
         directory: None,
         limits: Vec::new(),
@@ -231,6 +233,11 @@ fn own_pid(order: &BirthOrder) -> Vec<&'static [u8]> {
 fn variables(order: &BirthOrder) -> Result<Vec<CString>, BirthError> {
     environment::finish(&order.env, order.listeners.len(), &order.listen_names, order.watchdog)
         .map_err(|_| BirthError::diagnose(Stage::Prepare, libc::EINVAL, Path::new("its environment")))
+}
+
+fn tag(order: &BirthOrder) -> Result<Vec<CString>, BirthError> {
+    let tag = order.env.iter().filter(|(name, _)| name == TAG);
+    tag.map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect()
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, BirthError> {

@@ -4,6 +4,7 @@
 use super::roster::Body;
 use crate::os::cgroup::{Cgroup, Cgroups};
 use rotad_core::WorkerId;
+use std::path::Path;
 
 #[derive(Debug)]
 pub(super) struct Fence {
@@ -21,6 +22,11 @@ impl Fence {
             tracing::info!("each worker gets a cgroup of its own in {}", cgroups.base().display());
         }
         Self { cgroups, proven: false, told: false }
+    }
+
+    /// Where the workers' cgroups are made.
+    pub(super) fn base(&self) -> Option<&Path> {
+        self.cgroups.as_ref().map(Cgroups::base)
     }
 
     /// None: the worker is fenced by its group, its session and its environment alone.

@@ -63,11 +63,9 @@ impl Keeper {
                 tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
             }
         }
-        if let Some(journal) = self.journal.take() {
-            // With somebody left it stays: the next start has to find them.
-            if self.last_lost.is_empty() {
-                journal.remove().ok();
-            }
+        // With somebody left it stays: the next start has to find them.
+        if self.last_lost.is_empty() {
+            self.journal.remove().ok();
         }
         let message = if code == 0 { "stopped".to_owned() } else { lost.clone() };
         for client in std::mem::take(&mut self.stop_clients) {

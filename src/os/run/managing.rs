@@ -61,6 +61,25 @@ impl Managing {
         }
     }
 
+    /// Before anything is started, workers of a killed master are being stopped: that may take as long as a stop.
+    pub(super) fn taking_over(&mut self, left: usize) {
+        if !self.manager.listens() {
+            return;
+        }
+        self.bark();
+        self.ask_for_time();
+        let status = format!("stopping {left} processes that a killed master left");
+        if status != self.status {
+            self.manager.tell(&format!("STATUS={status}"));
+            self.status = status;
+        }
+    }
+
+    /// They are gone: the start has the manager's own patience again.
+    pub(super) fn taken_over(&mut self) {
+        self.extend = None;
+    }
+
     /// The stop steps bound the stop; a patience of the manager's own would only cut them short.
     fn ask_for_time(&mut self) {
         let now = Instant::now();

@@ -68,6 +68,7 @@ use recipes::Recipes;
 use roster::Roster;
 use rotad_core::{Event, Master, Policy, PoolId, Request, Span, Ticket, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,7 +104,11 @@ struct Keeper {
     put_back: BTreeSet<PoolId>,
     watching: Watching,
     house: House,
-    journal: Option<Journal>,
+    journal: Journal,
+    /// It has been said that the journal cannot be written.
+    journal_torn: bool,
+    /// What was stopped at the start, if a killed master had left something.
+    took_over: Option<String>,
     listening: Listening,
     posts: Posts,
     fence: Fence,
@@ -169,6 +174,9 @@ impl Keeper {
         self.watch_files();
         let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
         self.note(Note::new(What::MasterStarted, text).silent());
+        if let Some(text) = self.took_over.take() {
+            self.note(Note::new(What::TookOver, text).silent());
+        }
         let pools: Vec<(PoolId, Policy)> =
             self.posts.iter().filter_map(|(id, _)| Some((id, self.posts.policy(id)?))).collect();
         for (pool, policy) in pools {
@@ -239,6 +247,7 @@ impl Keeper {
             self.launch.deadline(),
             self.roster.sweep_again(),
             self.managing.deadline(),
+            self.journal.deadline(),
         ];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(moments).min()
@@ -256,6 +265,10 @@ impl Keeper {
         self.clients_again(now);
         for worker in self.roster.overdue(now) {
             self.sweep(worker);
+        }
+        if self.journal.deadline().is_some_and(|at| at <= now) {
+            let done = self.journal.mend();
+            self.journal_told(done);
         }
         self.drain_facts();
         self.lived_long_enough();
@@ -350,18 +363,35 @@ impl Keeper {
     }
 
     fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
-        let (Some(journal), Some(body)) = (&mut self.journal, self.roster.get(worker)) else { return };
+        let Some(body) = self.roster.get(worker) else { return };
         let Some(pid) = body.pid() else { return };
         let (name, pipes) = (self.posts.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
-        if let Err(error) = journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes) {
-            tracing::warn!("the list of workers in the runtime directory cannot be written: {error}");
-            self.journal = None;
-        }
+        let done = self.journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes);
+        self.journal_told(done);
     }
 
     fn journal_gone(&mut self, pid: i32) {
-        if let Some(journal) = &mut self.journal {
-            journal.gone(pid).ok();
-        }
+        let done = self.journal.gone(pid);
+        self.journal_told(done);
+    }
+
+    /// Trouble with the journal, and its end, are told once.
+    fn journal_told(&mut self, done: io::Result<()>) {
+        let note = match done {
+            Err(error) if !self.journal_torn => {
+                let text = format!(
+                    "the list of workers in {} cannot be written: {error}; it is tried again each second, and a start \
+                     after a kill -9 goes by the workers' environment meanwhile",
+                    self.house.path().display()
+                );
+                Note::new(What::Journal, text).cause("torn").warn()
+            }
+            Ok(()) if self.journal_torn && self.journal.deadline().is_none() => {
+                Note::new(What::Journal, "the list of workers in the runtime directory is whole again").cause("whole")
+            }
+            _ => return,
+        };
+        self.journal_torn = !self.journal_torn;
+        self.note(note);
     }
 }

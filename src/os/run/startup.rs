@@ -25,11 +25,11 @@ use crate::os::birth::{Settings, Spawner, shim};
 use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
-use crate::os::leftovers::{Journal, Leftover, Leftovers};
+use crate::os::leftovers::{Journal, Leftover, Leftovers, Manner, Nudge};
 use crate::os::pen::{self, Paper, Pen, Rotation};
 use crate::os::reactor::{Interest, Reactor, Source};
 use crate::os::ready::Scout;
-use crate::os::signals::Signals;
+use crate::os::signals::{Meaning, Signals};
 use crate::os::sockets::{self, Listener, Passed};
 use crate::os::sys;
 use crate::os::wake::Wake;
@@ -42,10 +42,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long workers that a dead master left get to stop.
-const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(30);
+/// While leftovers are being stopped, those that are still there are named this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// More of them are not named in one line.
+const MOST_NAMES: usize = 20;
 
 impl Failed {
     pub(super) fn at(what: &str, error: impl std::fmt::Display) -> Self {
@@ -61,7 +63,9 @@ struct Ground {
     listeners: Vec<Listener>,
     pen: Pen,
     server: Server,
-    journal: Option<Journal>,
+    journal: Journal,
+    tag: String,
+    took_over: Option<String>,
     fence: Fence,
     managing: Managing,
 }
@@ -69,23 +73,25 @@ struct Ground {
 impl Keeper {
     pub(super) fn start(plan: Plan, mut launch: Launch, reader: Reader) -> Result<Self, (Launch, Failed)> {
         let passed = std::mem::take(&mut launch.passed);
-        match prepare(&plan, &launch, passed).and_then(|ground| Standing::on(&plan, ground)) {
+        match prepare(&plan, &mut launch, passed).and_then(|ground| Standing::on(&plan, ground)) {
             Ok(standing) => Ok(standing.keeper(plan, launch, reader)),
             Err(failed) => Err((launch, failed)),
         }
     }
 }
 
-fn prepare(plan: &Plan, launch: &Launch, passed: Vec<Passed>) -> Result<Ground, Failed> {
+fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Ground, Failed> {
     let mut house = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
     let left = leftovers(plan, launch, &house)?;
     sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
     let pen = open_pen(plan, launch)?;
-    take_over(plan, left, &pen)?;
-    let signals = Signals::install(plan.signals, launch.hup_ignored)
+    // Before workers of a killed master are stopped: that may take as long as a stop, and may be stopped itself.
+    let mut signals = Signals::install(plan.signals, launch.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
+    let mut managing = Managing::begin(launch.started_as);
+    let took_over = TakeOver { plan, pen: &pen, launch, signals: &mut signals, managing: &mut managing }.begin(left)?;
     let listeners =
         sockets::open_all(&plan.listeners, passed).map_err(|e| Failed { code: 1, message: e.to_string() })?;
     let control = house
@@ -94,32 +100,39 @@ fn prepare(plan: &Plan, launch: &Launch, passed: Vec<Passed>) -> Result<Ground, 
     let server = Server::new(control, plan.control.mode);
     let notify_dir = house.path().join("notify");
     make_notify_dir(&notify_dir).map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
-    let journal = Journal::open(house.path());
+    let fence = Fence::find(&plan.master.name);
+    let tag = new_tag();
+    // Before the first birth, and not without it: nobody would know the workers of a master that is killed.
+    let journal = Journal::open(house.path(), &tag, fence.base())
+        .map_err(|e| Failed::at(&format!("cannot write the list of workers in {}", house.path().display()), e))?;
     house.write_pid().map_err(|e| Failed { code: e.code, message: e.message })?;
     tracing::info!(
         pid = std::process::id(),
         config = %plan.config.display(),
         "rotad {} begins: {}", env!("CARGO_PKG_VERSION"), plan.master.name
     );
-    if let Err(error) = &journal {
-        tracing::warn!("no list of workers is kept: after a kill -9 the next start will not find them: {error}");
-    }
     if launch.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
-    let (fence, managing) = (Fence::find(&plan.master.name), Managing::begin(launch.started_as));
-    Ok(Ground { house, nofile, signals, listeners, pen, server, journal: journal.ok(), fence, managing })
+    Ok(Ground { house, nofile, signals, listeners, pen, server, journal, tag, took_over, fence, managing })
 }
 
-/// What a master killed by -9 left behind is named, unless it is to be stopped.
+/// What ROTAD_WORKER of each worker of this master begins with. The moment makes it unique over reboots and reused pids.
+fn new_tag() -> String {
+    let born = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", std::process::id(), born.as_micros())
+}
+
+/// What a master killed by -9 left behind: it is to be stopped, unless that was forbidden.
 fn leftovers(plan: &Plan, launch: &Launch, house: &House) -> Result<Leftovers, Failed> {
-    let left = Leftovers::find(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
-    if left.found.is_empty() || launch.take_over {
+    let left =
+        Leftovers::find_as_heir(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
+    if left.found.is_empty() || !launch.no_take_over {
         return Ok(left);
     }
     let message = format!(
-        "a master of {} was killed, and these workers of it still run and serve:\n{}\n`rotad start --take-over` stops \
-         them first",
+        "a master of {} was killed, and these processes of it still run:\n{}\nwithout --no-take-over, `rotad start` and \
+         `rotad run` stop them by their stop steps before they start anything",
         plan.config.display(),
         names(&left.found)
     );
@@ -128,32 +141,123 @@ fn leftovers(plan: &Plan, launch: &Launch, house: &House) -> Result<Leftovers, F
 
 /// Stops what a dead master left. What these workers still print is written meanwhile: one that waits for room in its
 /// pipe could not end.
-fn take_over(plan: &Plan, left: Leftovers, pen: &Pen) -> Result<(), Failed> {
-    if left.found.is_empty() {
-        return Ok(());
+struct TakeOver<'a> {
+    plan: &'a Plan,
+    pen: &'a Pen,
+    launch: &'a mut Launch,
+    signals: &'a mut Signals,
+    managing: &'a mut Managing,
+}
+
+impl TakeOver<'_> {
+    /// What came of it, in a line; none: there was nothing to stop.
+    fn begin(self, left: Leftovers) -> Result<Option<String>, Failed> {
+        for pid in &left.riddles {
+            tracing::warn!(
+                pid,
+                "started after a master that was killed, and cannot be looked into (its memory is locked, a disk may \
+                 hang): if it is a worker of that master, it runs on"
+            );
+        }
+        if left.found.is_empty() {
+            return Ok(None);
+        }
+        let dead = left.master().unwrap_or(0);
+        let manners: BTreeMap<String, Manner> =
+            self.plan.pools.iter().map(|pool| (pool.name.clone(), manner(pool))).collect();
+        let text = format!(
+            "a master that was killed (pid {dead}) has left {}; each is stopped by its stop steps before anything is started",
+            short(&left.found)
+        );
+        tracing::warn!("{text}");
+        self.launch.report.progress(&text);
+        for pipe in left.pipes() {
+            let (pool, slot) = (pipe.pool.clone(), pipe.slot);
+            let log = self.plan.pools.iter().find(|plan| plan.name == pool).map(|plan| &plan.log);
+            if let Err(error) = self.pen.adopt_left(pipe, log) {
+                tracing::warn!(pool, slot, "what a dead master's worker still prints cannot be read: {error}");
+            }
+        }
+        let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let bell = self.signals.as_fd().try_clone_to_owned().ok();
+        let mut stop = Stop::default();
+        let mut said = Instant::now();
+        let Self { pen, launch, signals, managing, .. } = self;
+        let done = left.take_over(&manners, cap, bell.as_ref().map(AsFd::as_fd), |left| {
+            for came in signals.pending() {
+                stop.heard(came.meaning, &came.text);
+            }
+            managing.taking_over(left.len());
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                let text = format!("still being stopped: {}", short(left));
+                tracing::info!("{text}");
+                launch.report.progress(&text);
+            }
+            if stop.now { Nudge::KillNow } else { Nudge::None }
+        });
+        managing.taken_over();
+        pen.drain();
+        if !done.stubborn.is_empty() {
+            let message = format!(
+                "these processes of a killed master cannot be ended by the kernel, and nothing is started beside them:\n{}",
+                names(&done.stubborn)
+            );
+            return Err(Failed { code: 1, message });
+        }
+        let cut = match &done.cut[..] {
+            [] => String::new(),
+            cut => format!("; killed at the end of their stop steps: {}", cut.join(", ")),
+        };
+        let text = format!("what a killed master (pid {dead}) had left is stopped ({} processes){cut}", done.found);
+        tracing::warn!("{text}");
+        if stop.asked {
+            // `run` was asked to stop, and has; whoever waits for a start has none.
+            let code = if launch.foreground { 0 } else { 1 };
+            return Err(Failed { code, message: format!("{text}; stopped before anything was started") });
+        }
+        launch.report.progress(&text);
+        Ok(Some(text))
     }
-    for pipe in left.pipes() {
-        let (pool, slot) = (pipe.pool.clone(), pipe.slot);
-        let log = plan.pools.iter().find(|plan| plan.name == pool).map(|plan| &plan.log);
-        if let Err(error) = pen.adopt_left(pipe, log) {
-            tracing::warn!(pool, slot, "what a dead master's worker still prints cannot be read: {error}");
+}
+
+/// A stop that comes while leftovers are being stopped.
+#[derive(Default)]
+struct Stop {
+    asked: bool,
+    interrupted: bool,
+    now: bool,
+}
+
+impl Stop {
+    fn heard(&mut self, meaning: Meaning, text: &str) {
+        match meaning {
+            Meaning::Stop | Meaning::Interrupt => {
+                self.now |= meaning == Meaning::Interrupt && self.interrupted;
+                self.interrupted |= meaning == Meaning::Interrupt;
+                self.asked = true;
+                let how = if self.now { "what is left is killed" } else { "nothing will be started" };
+                tracing::info!("{text}: {how}");
+            }
+            // The configuration has just been read, and nothing of ours runs yet.
+            Meaning::Act(_) | Meaning::Child | Meaning::Stray | Meaning::Nothing => {}
         }
     }
-    let stubborn = left.take_over(TAKE_OVER_PATIENCE, nix::libc::SIGTERM);
-    pen.drain();
-    if stubborn.is_empty() {
-        return Ok(());
-    }
-    let message = format!("these workers of a killed master cannot be ended:\n{}", names(&stubborn));
-    Err(Failed { code: 1, message })
+}
+
+fn manner(pool: &PoolPlan) -> Manner {
+    Manner { steps: pool.policy.stop.clone(), after: pool.after.clone() }
 }
 
 fn names(left: &[Leftover]) -> String {
-    let line = |one: &Leftover| {
-        let what = if one.is_worker { "" } else { " (left behind by it)" };
-        format!("  {}/{}: pid {}{what}", one.pool, one.slot, one.pid)
-    };
-    left.iter().map(line).collect::<Vec<_>>().join("\n")
+    left.iter().map(|one| format!("  {}", one.name())).collect::<Vec<_>>().join("\n")
+}
+
+fn short(left: &[Leftover]) -> String {
+    let named: Vec<String> = left.iter().take(MOST_NAMES).map(Leftover::name).collect();
+    let more = left.len().saturating_sub(MOST_NAMES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
 }
 
 /// Opens the logs: the master's own, and those of pools once, so that one that cannot be written is told now.
@@ -261,8 +365,6 @@ impl Standing {
         listening.set_lone((0..ids.len()).filter(|index| !used.contains(index)).map(|index| ids[index]).collect());
         let watched: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone(), patience(pool))).collect();
         let launch = LaunchWatch::new(launch, watched.into_iter());
-        // The moment of birth makes it unique over reboots and reused pids.
-        let born = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Keeper {
             core: Master::new(),
             clock: Clock::start(),
@@ -284,9 +386,11 @@ impl Standing {
             streams: Streams::default(),
             log_file,
             journal: ground.journal,
+            journal_torn: false,
+            took_over: ground.took_over,
             fence: ground.fence,
             managing: ground.managing,
-            tag: format!("{:x}-{:x}", std::process::id(), born.as_micros()),
+            tag: ground.tag,
             reactor,
             wake,
             spawner,
