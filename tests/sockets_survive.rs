@@ -3,6 +3,7 @@
 mod support;
 
 use std::process::Command;
+use std::time::Duration;
 use support::load::get;
 use support::{Load, Site, alone, need, pids, proc, until};
 
@@ -48,6 +49,77 @@ fn shut_down_unix() {
     let load = Load::on(&address, 4, 0);
     load.await_more(200);
     load.stop().assert_nothing_lost(200);
+    assert!(site.master_lives());
+}
+
+/// Workers that shut the unix listener down for all when they are asked to stop, at each rolling restart, by the first
+/// old worker: those that hold the dead socket are replaced at once, and nobody is blamed. Lost is what the dying socket
+/// had in its queue, and whoever asks before the new one stands.
+#[test]
+fn shut_down_at_term_in_a_roll() {
+    let _alone = alone();
+    let pool = POOL.replace("\"http\"]\ncount = 2", "\"http\", \"--shuts\"]\ncount = 4");
+    let site = Site::up(&format!("{pool}{UNIX}"));
+    let address = format!("unix:{}", site.path("web.sock").display());
+    let load = Load::on(&address, 4, 0);
+    load.await_more(100);
+    for generation in 2..5 {
+        let run = site.rotad(&["roll"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert!(run.took < Duration::from_secs(20), "{run:?}");
+        let status = site.await_ready();
+        assert_eq!(support::pool(&status, "web")["generation"], generation, "{status}");
+        load.await_more(100);
+    }
+    let report = load.stop();
+    // Each of the three dead sockets may cost each client what it had there, and one refusal on its way back.
+    assert!(report.lost() <= 3 * 4 * 2, "{:?}", report.lost);
+    assert!(report.slowest < Duration::from_secs(10), "{:?}", report.slowest);
+}
+
+/// The same, and what is deployed does not come up beside the first one: back to the old code, in every slot.
+#[test]
+fn shut_down_at_term_while_new_code_fails() {
+    let _alone = alone();
+    let pool = POOL.replace(
+        "\"http\"]\ncount = 2",
+        "\"http\", \"--shuts\", \"--code\", \"code\"]\nworking_directory = \"@DIR@/current\"\ncount = 2",
+    );
+    let mut site = Site::new(&format!("{pool}{UNIX}"));
+    for release in ["one", "two"] {
+        std::fs::create_dir(site.path(release)).expect("a release");
+    }
+    site.write("one/code", "ok\nfirst");
+    site.write("two/code", "ok\nsecond");
+    std::os::unix::fs::symlink("one", site.path("current")).expect("a link");
+    site.run();
+    site.await_ready();
+    let address = format!("unix:{}", site.path("web.sock").display());
+    std::fs::remove_file(site.path("current")).expect("the link");
+    std::os::unix::fs::symlink("two", site.path("current")).expect("a link");
+    // The first new worker serves; once it has soaked, whoever comes later fails.
+    let roll = std::thread::spawn({
+        let (config, asker) = (site.config.clone(), site.asker());
+        let broken = site.path("two/code");
+        move || {
+            let run = std::thread::spawn(move || support::site::verb(&config, &["roll"], 60));
+            until("a new worker that serves", 20, || {
+                let workers = support::pool(&asker.status()?, "web")["workers"].as_array()?.clone();
+                let serves = |w: &serde_json::Value| w["generation"] == 2 && w["ready_in_s"].is_f64();
+                workers.iter().any(serves).then_some(())
+            });
+            std::fs::write(broken, "exit 3\nbroken").expect("worse code");
+            run.join().expect("a roll")
+        }
+    });
+    let run = roll.join().expect("a roll");
+    assert_eq!(run.code, 10, "{run:?}");
+    site.await_ready();
+    let answer = until("the service is back", 20, || get(&address, "/").ok());
+    assert!(answer.contains("first"), "{answer}");
+    let load = Load::on(&address, 2, 0);
+    load.await_more(100);
+    load.stop().assert_nothing_lost(100);
     assert!(site.master_lives());
 }
 

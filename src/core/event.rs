@@ -1,6 +1,7 @@
 //! Facts, and the wishes among them.
 
 use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
+use alloc::vec::Vec;
 
 /// A fact. A fact about a worker that is gone is expected and changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub enum Event {
     Ready(WorkerId),
     /// The worker serves, but its health check has failed for good.
     Unhealthy(WorkerId),
+    /// A listening socket that these workers hold was replaced by a new one: no new connection reaches them.
+    Unreachable(Vec<WorkerId>),
     /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
     Extended(WorkerId, Span),
     /// The worker's first process has ended; the rest of its tree may still live.

@@ -27,6 +27,7 @@ mod rolling;
 mod settle;
 mod step;
 mod time;
+mod unreachable;
 mod view;
 mod wish;
 mod words;

@@ -141,7 +141,7 @@ impl Master {
     pub(crate) fn begin_stop(&mut self, id: WorkerId, why: Why) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
-        if worker.leaves() {
+        if worker.leaves() && worker.state != State::Unreachable {
             return;
         }
         // A change of configuration finds it on its way: it keeps the steps that it began with.

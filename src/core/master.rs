@@ -53,6 +53,7 @@ impl Master {
             Event::SpawnFailed(id) => self.spawn_failed(id),
             Event::Ready(id) => self.became_ready(id),
             Event::Unhealthy(id) => self.unhealthy(id),
+            Event::Unreachable(ids) => self.unreachable(&ids),
             Event::Extended(id, by) => {
                 let now = self.now;
                 self.change(id, |w| w.extend(now, by));
@@ -107,6 +108,7 @@ impl Master {
             State::Starting { .. }
             | State::Soaking { .. }
             | State::Ready
+            | State::Unreachable
             | State::Stopping { .. }
             | State::Killing { .. }
             | State::Sweeping { .. } => self.change(id, |_| {}),
@@ -147,6 +149,7 @@ impl Master {
         self.touch(worker.pool, worker.slot);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.apply(&worker, Share::of(&worker), Share::default());
+            pool.unreachable.remove(&(worker.slot, id));
             if let Some(slot) = pool.slots.get_mut(worker.slot.0 as usize) {
                 slot.leaving -= 1;
             }

@@ -267,5 +267,7 @@ pub enum Why {
     /// A fresh worker of the same generation is started once it is gone.
     MakesRoomForFresh,
     Unhealthy,
+    /// Its listening socket was replaced, and another worker serves in its slot, or none is to.
+    Unreachable,
     Stop,
 }

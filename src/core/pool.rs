@@ -5,7 +5,7 @@ use crate::generations::History;
 use crate::renew::Renewals;
 use crate::roll::{LastRoll, Roll};
 use crate::{Generation, Policy, Slot, Ticket, Time, WorkerId};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 /// Whether the pool is wanted at all.
@@ -119,6 +119,8 @@ pub(crate) struct Pool {
     pub(crate) trying: u32,
     /// Asked to leave, and something of them is still there; the lost left out.
     pub(crate) parting: u32,
+    /// Workers whose listening socket was replaced and that finish what they have, by their slot.
+    pub(crate) unreachable: BTreeSet<(Slot, WorkerId)>,
     pub(crate) serving_of: BTreeMap<Generation, u32>,
 }
 
@@ -155,6 +157,7 @@ impl Pool {
             starting: 0,
             trying: 0,
             parting: 0,
+            unreachable: BTreeSet::new(),
             serving_of: BTreeMap::new(),
         };
         pool.history.made(Generation(1), &pool.policy);

@@ -143,6 +143,22 @@ impl Master {
         true
     }
 
+    /// The listening socket of the old or of the fresh worker was replaced: the next one in its place is the fresh one.
+    pub(crate) fn renewal_lost(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
+        let now = self.now;
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let current = pool.slots.get(slot.0 as usize).and_then(|seat| seat.current);
+        let Some(renewal) = pool.renewals.running.as_mut().filter(|renewal| renewal.slot == slot) else { return };
+        if renewal.fresh == Some(worker) {
+            renewal.fresh = None;
+            if current == Some(renewal.old) {
+                renewal.began = None;
+            }
+        } else if renewal.old == worker {
+            renewal.began.get_or_insert(now);
+        }
+    }
+
     fn end_renewal(&mut self, id: PoolId, outcome: &Outcome) {
         let running = self.pools.get_mut(&id).and_then(|pool| pool.renewals.running.take());
         for ticket in running.into_iter().flat_map(|renewal| renewal.tickets) {

@@ -178,7 +178,7 @@ impl Master {
     }
 
     /// The hope is gone: another one that has become ready since, or the slot `next` tries.
-    fn seek_hope(&mut self, id: PoolId, next: Slot) {
+    pub(crate) fn seek_hope(&mut self, id: PoolId, next: Slot) {
         self.deadlines.set(Key::Breaker(id), None);
         let Some(Pool { breaker: Some(breaker), slots, .. }) = self.pools.get_mut(&id) else { return };
         let workers = &self.workers;

@@ -77,6 +77,7 @@ impl Master {
     /// A slot has a serving worker of this generation: done, if that is what the roll is after.
     pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
         self.renewed(id, slot, worker);
+        self.release(id, slot);
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
         if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
             roll.emptied = None;
@@ -192,7 +193,7 @@ impl Master {
         let (slot, old) = pool.roll.as_ref()?.emptied?;
         let seat = pool.slots.get(slot.0 as usize)?;
         let gone = old.is_none_or(|old| self.workers.get(&old).is_none_or(|w| w.lost));
-        if !gone || seat.successor.is_some() {
+        if !gone || seat.successor.is_some() || seat.parting > 0 {
             return None;
         }
         let generation = pool.roll.as_ref()?.goal();

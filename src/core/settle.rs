@@ -24,7 +24,7 @@ impl Master {
             for worker in [current, successor].into_iter().flatten() {
                 self.begin_stop(worker, why);
             }
-            return;
+            return self.release(id, slot);
         }
         match pool.activity {
             Activity::Outlasting => return self.keep_serving(id, slot, current, successor),
@@ -123,6 +123,11 @@ impl Master {
             pool.set_ended(slot, None);
         }
         let in_place = pool.policy.reload.surge == 0;
+        let stays_empty = !is_rolls && pool.slots.get(slot.0 as usize).is_some_and(|seat| seat.ended.is_some());
+        if in_place || stays_empty {
+            self.release(id, slot);
+        }
+        let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
         if in_place && seat.parting > 0 {
             return; // never two of one slot: the one that was asked to leave comes by here when it is gone

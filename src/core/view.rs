@@ -242,7 +242,7 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         State::Starting { .. } => WorkerState::Starting,
         State::Soaking { .. } => WorkerState::Soaking,
         State::Ready => WorkerState::Ready,
-        State::Stopping { .. } => WorkerState::Stopping,
+        State::Unreachable | State::Stopping { .. } => WorkerState::Stopping,
         State::Killing { .. } => WorkerState::Killing,
         State::Sweeping { .. } => WorkerState::Sweeping,
     };

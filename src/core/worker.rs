@@ -5,6 +5,7 @@
 //! | Starting | ordered; not ready yet                             | ready, its death, `ready_by`, a stop       |
 //! | Soaking  | ready; the first of its generation, being watched  | `until`, its death, a stop                 |
 //! | Ready    | serves                                             | its death, a stop                          |
+//! | Unreachable | its listening socket was replaced; finishes what it has | its exit, a stop |
 //! | Stopping | got step n of its stop                             | its exit, `until` (next step, then kill)   |
 //! | Killing  | got SIGKILL                                        | its exit; at `give_up` it is named as lost |
 //! | Sweeping | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
@@ -26,6 +27,7 @@ pub(crate) enum State {
     Starting { ready_by: Time, latest: Time, alive_at: Option<Time> },
     Soaking { until: Time },
     Ready,
+    Unreachable,
     Stopping { step: usize, until: Time, latest: Time },
     Killing { give_up: Time },
     Sweeping { give_up: Time },
@@ -89,7 +91,7 @@ impl Worker {
                 Some(alive_at.map_or(ready_by, |at| at.min(ready_by))).filter(|at| at.0 < Span::FOREVER.0)
             }
             State::Soaking { until } | State::Stopping { until, .. } => Some(until),
-            State::Ready => None,
+            State::Ready | State::Unreachable => None,
             State::Killing { give_up } | State::Sweeping { give_up } => (!self.lost).then_some(give_up),
         }
     }
@@ -104,11 +106,11 @@ impl Worker {
         self.place == Place::Current && matches!(self.state, State::Starting { .. })
     }
 
-    /// It has been asked to stop, has been killed, or has exited.
+    /// It has been asked to stop, has been killed, or has exited; or it is about to be asked.
     pub(crate) fn leaves(&self) -> bool {
         match self.state {
             State::Starting { .. } | State::Soaking { .. } | State::Ready => false,
-            State::Stopping { .. } | State::Killing { .. } | State::Sweeping { .. } => true,
+            State::Unreachable | State::Stopping { .. } | State::Killing { .. } | State::Sweeping { .. } => true,
         }
     }
 
@@ -121,7 +123,11 @@ impl Worker {
         match &mut self.state {
             State::Starting { ready_by, latest, .. } => *ready_by = (*ready_by).max((now + by).min(*latest)),
             State::Stopping { until, latest, .. } => *until = (*until).max((now + by).min(*latest)),
-            State::Soaking { .. } | State::Ready | State::Killing { .. } | State::Sweeping { .. } => {}
+            State::Soaking { .. }
+            | State::Ready
+            | State::Unreachable
+            | State::Killing { .. }
+            | State::Sweeping { .. } => {}
         }
     }
 }

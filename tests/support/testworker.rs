@@ -46,6 +46,8 @@ pub(crate) struct Knobs {
     /// READY=1 once it is up.
     notify: bool,
     ignore_term: bool,
+    /// At TERM it shuts the listener down, as many servers do: with it that of everybody.
+    pub(crate) shuts: bool,
     /// An address of its own to listen on, instead of the inherited socket; `/shutdown` then is for good.
     pub(crate) bind: Option<String>,
     /// The listener is descriptor 0, as inetd's `wait` hands it on.
@@ -129,6 +131,7 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
             "--watchdog" => knobs.watchdog = true,
             "--notify" => knobs.notify = true,
             "--ignore-term" => knobs.ignore_term = true,
+            "--shuts" => knobs.shuts = true,
             "--" => {
                 knobs.rest = arguments.collect();
                 break;

@@ -311,7 +311,8 @@ impl Keeper {
             }
             Ok(Healed::Replaced) => {
                 let text = format!(
-                    "{}: a worker had shut the listening socket down: there is a new one, and its pools are rolled",
+                    "{}: a worker had shut the listening socket down: there is a new one, and the workers that hold the \
+                     old one are replaced",
                     listener.name()
                 );
                 self.reactor.unwatch(old.as_fd());
@@ -320,8 +321,7 @@ impl Keeper {
                     tracing::error!("cannot watch the new listening socket: {error}");
                 }
                 self.note(Note::new(What::Listener, text).cause("replaced").warn());
-                let users = self.posts.users(number, |_, _| true);
-                self.roll(None, false, &users);
+                self.unreachable(number);
             }
             Err(error) => {
                 // Watched no longer: it would wake us for ever. A ready worker makes us try again.
@@ -331,6 +331,14 @@ impl Keeper {
                 self.note(Note::new(What::Listener, text).cause("shut").error());
             }
         }
+    }
+
+    /// The listening socket of that number is a new one: nobody reaches those who hold the old one. Whoever still waits
+    /// for a port has none yet.
+    fn unreachable(&mut self, number: u64) {
+        let holds = |body: &Body| body.output.is_some() && body.pattern.listeners.contains(&number);
+        let holders = self.roster.iter().filter(|(_, body)| holds(body)).map(|(worker, _)| worker).collect();
+        self.fact(Event::Unreachable(holders));
     }
 
     /// A rolling restart of these pools; the answers go to the client, or into the diary.

@@ -308,6 +308,7 @@ fn retired(why: Why) -> (&'static str, &'static str) {
         Why::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
         Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
         Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
+        Why::Unreachable => ("unreachable", "its listening socket was replaced by a new one: stopping"),
         Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
         Why::Stop => ("stop", "stopping"),
     }

@@ -80,7 +80,7 @@ pub(crate) fn serve(knobs: &Knobs, code: Code) {
         accept(&shared);
     }
     shared.draining.store(true, Ordering::SeqCst);
-    if knobs.bind.is_some() {
+    if knobs.bind.is_some() || knobs.shuts {
         // As most servers do; who was not accepted yet is refused.
         shutdown(shared.listener.as_raw_fd(), Shutdown::Both).expect("shutdown");
     }

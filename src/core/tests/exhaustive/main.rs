@@ -45,6 +45,8 @@ enum Fact {
     /// The oldest worker that serves is sick; the youngest one is.
     SickOldest,
     SickYoungest,
+    /// The listening socket of everybody was replaced.
+    Replace,
     /// The oldest one that was asked to leave is gone.
     Gone,
     /// The next deadline comes.
@@ -69,8 +71,8 @@ const FACTS: [Fact; 14] = [
 ];
 
 /// Facts of which shorter histories are played, together with the others.
-const MORE: [Fact; 6] =
-    [Fact::Change, Fact::Return, Fact::Renew(0), Fact::Renew(1), Fact::SickOldest, Fact::SickYoungest];
+const MORE: [Fact; 7] =
+    [Fact::Change, Fact::Return, Fact::Renew(0), Fact::Renew(1), Fact::SickOldest, Fact::SickYoungest, Fact::Replace];
 
 #[derive(Clone)]
 struct Life {
@@ -138,6 +140,14 @@ impl Life {
             Fact::SickOldest | Fact::SickYoungest => {
                 let worker = self.find(matches!(fact, Fact::SickYoungest), model::Worker::serves)?;
                 self.step(Event::Unhealthy(worker))
+            }
+            Fact::Replace => {
+                let known = self.oracle.books.workers.iter().filter(|(_, w)| w.stays());
+                let known: Vec<WorkerId> = known.map(|(id, _)| WorkerId(*id)).collect();
+                if known.is_empty() {
+                    return None;
+                }
+                self.step(Event::Unreachable(known))
             }
             Fact::Gone => {
                 let worker = self.find(false, |w| w.asked.is_some() && w.lives())?;

@@ -82,12 +82,28 @@ impl Oracle {
             self.floor_and_ceiling(id)?;
             self.begun_and_up(id, now.0)?;
             self.filled(id, now.0, master)?;
+            self.unreachable(id)?;
             let pool = &self.books.pools[&id];
             hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
         }
         let extra = if self.books.any_extended { 600_000 } else { 0 };
         let late = now.0 > self.books.stop_by.saturating_add(self.slack * 4 + 3 * extra);
         hold!(!late || self.books.left, "stop ends", "at {now}, bound {}", self.books.stop_by);
+        Ok(())
+    }
+
+    /// Who holds a socket that was replaced leaves once another worker serves in its slot; at once where it did not serve.
+    fn unreachable(&self, id: u32) -> Verdict {
+        let pool = &self.books.pools[&id];
+        for (worker, w) in self.books.of(id) {
+            let Some(was_ready) = w.unreachable.filter(|_| w.lives() && w.asked.is_none() && w.killed.is_none()) else {
+                continue;
+            };
+            hold!(was_ready, "unreachable", "{worker} lingers, though it was starting");
+            hold!(!pool.dropped && w.slot < pool.policy.count, "unreachable", "{worker} of slot {} lingers", w.slot);
+            let heir = pool.roll.is_none() && self.books.of(id).any(|(_, o)| o.slot == w.slot && o.serves());
+            hold!(!heir, "unreachable", "{worker} lingers, though another one serves");
+        }
         Ok(())
     }
 

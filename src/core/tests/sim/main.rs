@@ -103,6 +103,7 @@ fn lives() {
             "cancelled, mixed",
             "not renewed",
             "begins",
+            "unreachable",
         ] {
             assert!(seen.contains_key(what), "no {what} in {story}");
         }

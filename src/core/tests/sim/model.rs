@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     pub(crate) code: Option<i32>,
     /// It failed its health check.
     pub(crate) sick: bool,
+    /// Its listening socket was replaced; whether it was ready by then.
+    pub(crate) unreachable: Option<bool>,
 }
 
 impl Worker {
@@ -39,7 +41,7 @@ impl Worker {
     }
 
     pub(crate) fn stays(&self) -> bool {
-        self.lives() && self.asked.is_none() && !self.sick
+        self.lives() && self.asked.is_none() && !self.sick && self.unreachable.is_none()
     }
 
     pub(crate) fn serves(&self) -> bool {
@@ -76,6 +78,8 @@ pub(crate) struct Roll {
     pub(crate) after: u64,
     /// The new generation's workers that died in it.
     pub(crate) failed: BTreeSet<u64>,
+    /// Slots whose new worker lost its listening socket: they have to be done again.
+    pub(crate) again: BTreeSet<u32>,
 }
 
 #[derive(Clone)]
@@ -320,6 +324,22 @@ impl Books {
     pub(crate) fn is_held(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
         !pool.begun && pool.policy.after.iter().any(|other| other.0 != id && self.is_awaited(other.0))
+    }
+
+    /// The listening socket of these was replaced.
+    pub(crate) fn cut_off(&mut self, ids: &[rotad_core::WorkerId]) {
+        for id in ids {
+            let Some(worker) = self.workers.get_mut(&id.0).filter(|w| w.stays()) else { continue };
+            let Some(pool) = self.pools.get_mut(&(worker.pool as u32)).filter(|pool| !pool.is_step()) else { continue };
+            worker.unreachable = Some(worker.ready.is_some());
+            pool.quiet = false;
+            if let Some(roll) = &mut pool.roll {
+                roll.troubled = true;
+                if worker.ready.is_some() && worker.generation == roll.generation && !roll.back {
+                    roll.again.insert(worker.slot);
+                }
+            }
+        }
     }
 
     pub(crate) fn wants_renewal(&self, pool: u32, slot: u32) -> bool {

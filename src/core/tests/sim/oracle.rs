@@ -114,6 +114,7 @@ impl Oracle {
                 }
             }
             Event::Unhealthy(id) => self.books.sick = Some(id.0),
+            Event::Unreachable(ids) => self.books.cut_off(ids),
             Event::Ready(_) | Event::Woke => {}
         }
     }
@@ -349,6 +350,7 @@ impl Worker {
             steps: Vec::new(),
             code: None,
             sick: false,
+            unreachable: None,
             pool: pool_id as usize,
             slot,
             generation,

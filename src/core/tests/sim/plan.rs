@@ -53,6 +53,8 @@ pub(crate) enum Act {
     /// Back to what served so many generations ago.
     Return(usize, usize),
     Renew(usize, u32),
+    /// A listening socket was replaced: that of all, or of every other worker.
+    Replace(usize, bool),
     Remove(usize),
     Stop(Option<u64>),
     StopNow,
@@ -102,6 +104,18 @@ impl Plan {
             self.rates[Fault::Sick as usize] = rng.pick(&[2, 15, 40]);
         }
         more_acts(&mut rng, &self.pools, &mut self.acts);
+        let mut rng = Rng::of(self.seed, 4 << 56);
+        if rng.chance(25) {
+            for _ in 0..rng.pick(&[1, 1, 2, 4]) {
+                let pool = rng.range(0, self.pools.len() as u64 - 1) as usize;
+                // In the midst of something, where there is something.
+                let near = self.acts.get(rng.range(0, 6) as usize).map(|(at, _)| *at).filter(|_| rng.chance(70));
+                let (anywhere, later) = (rng.range(0, CALM_AT - 1), rng.range(0, 4000));
+                let at = near.map_or(anywhere, |at| at + later);
+                self.acts.push((at.min(CALM_AT), Act::Replace(pool, rng.chance(80))));
+            }
+            self.acts.sort_by_key(|(at, _)| *at);
+        }
         self
     }
 

@@ -113,8 +113,9 @@ impl Oracle {
                 pool.rolled_in_loop = true;
                 pool.forgive();
                 let (back, troubled, retired, soaked) = (false, false, false, false);
-                let failed = BTreeSet::new();
-                pool.roll = Some(Roll { generation: generation.0, after, back, troubled, retired, soaked, failed });
+                let (failed, again) = (BTreeSet::new(), BTreeSet::new());
+                pool.roll =
+                    Some(Roll { generation: generation.0, after, back, troubled, retired, soaked, failed, again });
                 Ok(())
             }
             Record::RollingBack { pool, failure, .. } => {
@@ -268,7 +269,12 @@ impl Oracle {
     fn retired(&mut self, now: Time, id: u64, why: Why) -> Verdict {
         let books = &self.books;
         let Some(worker) = books.workers.get(&id) else { return fail("unasked", "unknown") };
-        hold!(worker.stays() || why == Why::Unhealthy, "unasked", "{id} is already leaving");
+        let lingers = worker.unreachable.is_some() && worker.asked.is_none();
+        hold!(
+            worker.stays() || why == Why::Unhealthy || why == Why::Unreachable && lingers,
+            "unasked",
+            "{id} is already leaving"
+        );
         let pool_id = worker.pool as u32;
         let pool = &books.pools[&pool_id];
         let reload = pool.policy.reload;
@@ -278,6 +284,14 @@ impl Oracle {
                 self.in_order(now, id)?;
             }
             Why::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
+            Why::Unreachable => {
+                let seat = &pool.slots[worker.slot as usize];
+                let ends = seat.ended || pool.policy.restart.policy != rotad_core::RestartPolicy::Always;
+                let unwanted = !pool.running || worker.slot >= pool.policy.count || ends;
+                let at_once = worker.unreachable == Some(false) || reload.surge == 0 || pool.changed;
+                let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+                hold!(at_once || unwanted || heir, "unreachable", "{id} may finish what it has");
+            }
             Why::Recycled | Why::MakesRoomForFresh => {
                 let in_place = why == Why::MakesRoomForFresh;
                 hold!(in_place == (reload.surge == 0) || pool.changed, "true causes", "{id}: {why:?}");
@@ -359,6 +373,10 @@ impl Oracle {
                 hold!(generation.0 == roll.generation && !roll.back, "rolls", "done: {generation}");
                 let old = staying.iter().find(|(slot, g, _)| *slot < count && *g != generation.0);
                 hold!(old.is_none(), "done", "though {old:?} serves");
+                for slot in roll.again.iter().filter(|slot| **slot < count && !pool.changed) {
+                    let well = staying.iter().any(|(at, _, serves)| at == slot && *serves);
+                    hold!(well || pool.slots[*slot as usize].ended, "done", "though nobody serves in slot {slot}");
+                }
                 let serving = staying.iter().filter(|(slot, _, serves)| *slot < count && *serves).count();
                 let well = if pool.is_step() { pool.step_done } else { serving as u32 == count };
                 hold!(roll.troubled || pool.changed || well, "done", "with {serving} of {count}");

@@ -236,6 +236,11 @@ impl<'a> World<'a> {
 
     fn act(&mut self, act: &Act) -> Result<(), Violation> {
         let pool_of = |pool: &usize| PoolId(*pool as u32);
+        if let Act::Replace(pool, all) = act {
+            let known = self.bodies.iter().filter(|(id, body)| body.pool == *pool && (*all || *id % 2 == 0));
+            let known = known.map(|(id, _)| WorkerId(*id)).collect();
+            return self.step(Event::Unreachable(known));
+        }
         let request = match act {
             Act::Roll(pool) => Request::Roll(pool_of(pool)),
             Act::Cancel(pool) => Request::Cancel(pool_of(pool)),
@@ -256,7 +261,7 @@ impl<'a> World<'a> {
                 Request::Return { pool: pool_of(pool), to: Generation(to), policy }
             }
             Act::Stop(cap) => Request::Stop { cap: cap.map(Span) },
-            Act::StopNow => Request::StopNow,
+            Act::StopNow | Act::Replace(..) => Request::StopNow,
         };
         self.next_ticket += 1;
         self.step(Event::Requested(Ticket(self.next_ticket), request))
@@ -345,6 +350,7 @@ impl<'a> World<'a> {
             Order::Record(Record::Renewed { .. }) => "renewed",
             Order::Record(Record::EssentialLost { .. }) => "essential",
             Order::Record(Record::Retired { why: rotad_core::Why::Unhealthy, .. }) => "sick",
+            Order::Record(Record::Retired { why: rotad_core::Why::Unreachable, .. }) => "unreachable",
             Order::Record(Record::Soaked { .. }) => "soaked",
             _ => return,
         };

@@ -6,7 +6,7 @@
 //! read the difference before you keep it.
 //!
 //! Facts: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
-//! `ready W…` `unhealthy W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
+//! `ready W…` `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
 //! `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view). A wish has a ticket of its
 //! own: 1, 2, 3…
 
@@ -165,6 +165,7 @@ impl Teller {
                 let exit = Exit::Signal { signal: number(1) as i32, core_dumped: false };
                 return workers(2).into_iter().for_each(|w| self.step(Event::Exited(w, exit)));
             }
+            "unreachable" => return self.step(Event::Unreachable(workers(1))),
             "asks" => return workers(2).into_iter().for_each(|w| self.step(Event::Extended(w, Span(number(1))))),
             what => {
                 for worker in workers(1) {
@@ -222,4 +223,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy back essential inplace);
+stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy unreachable back essential inplace);
