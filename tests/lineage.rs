@@ -19,13 +19,14 @@ use std::time::{Duration, Instant};
 use support::Delegated;
 
 const ROLE: &str = "ROTAD_TEST_ROLE";
-const CASES: [(&str, fn()); 8] = [
+const CASES: [(&str, fn()); 9] = [
     ("nothing_left_costs_little", nothing_left_costs_little),
     ("a_tree_that_climbs_out_is_swept", a_tree_that_climbs_out_is_swept),
     ("only_orphans_are_reaped", only_orphans_are_reaped),
     ("another_workers_orphan_is_left_alone", another_workers_orphan_is_left_alone),
     ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
     ("leftovers_are_found_and_ended", leftovers_are_found_and_ended),
+    ("leftovers_of_an_heir_that_was_killed", leftovers_of_an_heir_that_was_killed),
     ("leftovers_without_a_line_are_found", leftovers_without_a_line_are_found),
     ("leftovers_that_will_not_leave_are_killed", leftovers_that_will_not_leave_are_killed),
 ];
@@ -338,6 +339,32 @@ fn leftovers_are_found_and_ended() {
     assert_eq!((done.found, done.stubborn.len()), (2, 0));
     let exit = born.process.reap().unwrap();
     assert_eq!(exit, Some(Exit::Signal { signal: 15, core_dumped: false }), "the worker was asked first");
+    born.all_gone();
+}
+
+/// Whom an heir has found is known to the next one, also once what told of it is gone.
+fn leftovers_of_an_heir_that_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut born = spawn("worker keep plain stay", "left-8");
+    let pids = HashSet::from([born.heard(), born.heard()]);
+    journal_of(dir.path(), |_| ());
+    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut turns = 0;
+        leftovers.take_over(&quickly(60_000), None, None, |left| {
+            turns += 1;
+            assert!(turns == 1 || left.len() == 2, "killed in the middle, when one has ended");
+            Nudge::None
+        })
+    }));
+    assert!(died.is_err());
+    let text = std::fs::read_to_string(dir.path().join("workers")).unwrap();
+    assert!(pids.iter().all(|pid| text.contains(&format!("*\t{pid}\t"))), "{text}");
+    // Nothing but that tells of them from now on.
+    std::fs::write(dir.path().join("workers"), text.replace(" left ", " another ")).unwrap();
+    let again = Leftovers::find(dir.path()).unwrap();
+    assert!(again.found.iter().all(|one| pids.contains(&one.pid)));
+    assert_eq!(again.take_over(&quickly(100), None, None, |_| Nudge::None).stubborn.len(), 0);
     born.all_gone();
 }
 

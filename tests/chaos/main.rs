@@ -33,7 +33,9 @@ pub(crate) enum Mode {
 fn main() {
     // Asked for other tests, or for a list of them.
     let mut arguments = std::env::args().skip(1);
-    if arguments.any(|word| word == "--list" || !(word.starts_with('-') || "chaos".contains(&word))) {
+    if arguments.any(|word: String| {
+        word == "--list" || !(word.starts_with('-') || word.parse::<u32>().is_ok() || "chaos".contains(&word))
+    }) {
         return;
     }
     let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

@@ -22,7 +22,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    fn of(entry: &Entry) -> Self {
+    pub(super) fn of(entry: &Entry) -> Self {
         Self { tag: entry.tag.clone(), pool: entry.pool.clone(), slot: entry.slot }
     }
 }

@@ -4,12 +4,14 @@
 //! rotad 2 <boot id> <master's pid> <master's start time> <tag> <cgroup>
 //! + <pid> <start time> <slot> <pool> <tag> <pipes>        (separated by tabs)
 //! - <pid>
+//! * <pid> <start time> <slot> <pool> <tag>
 //! ```
 //!
 //! The `tag` of the first line begins the ROTAD_WORKER of every worker of this master; the first line is written before
 //! the first birth, so that a worker is known by its environment before its own line is. `cgroup`: the folder that the
 //! workers' cgroups are made in, or `-`. `pipes` are those of a worker's output by the kernel's numbers,
-//! `stdout:123,stderr:124`. The first line of older masters has neither tag nor cgroup, and says `rotad 1`.
+//! `stdout:123,stderr:124`. A line with a star is not of the master: who takes over notes with it whom he has found, before he
+//! stops anybody, for what told him so may be gone when he is killed himself. The first line of older masters has neither tag nor cgroup, and says `rotad 1`.
 
 use crate::os::pen::Stream;
 use crate::os::proc::{self, Stat};
@@ -220,6 +222,8 @@ pub(super) struct Record {
     pub(super) cgroup: Option<PathBuf>,
     /// Those that had not ended.
     pub(super) living: Vec<Entry>,
+    /// Whom an heir has found to be theirs, besides.
+    pub(super) members: Vec<Entry>,
 }
 
 impl Record {
@@ -256,6 +260,12 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
                 let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), pipes.split(',').filter_map(pipe).collect());
                 living.insert(pid, Entry { pid, start_time, slot, pool, tag, pipes });
             }
+            ["*", pid, start_time, slot, pool, tag] => {
+                let numbers = (pid.parse(), start_time.parse(), slot.parse());
+                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else { continue };
+                let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), Vec::new());
+                record.members.push(Entry { pid, start_time, slot, pool, tag, pipes });
+            }
             ["-", pid] => {
                 pid.parse().ok().and_then(|pid: i32| living.remove(&pid));
             }
@@ -264,6 +274,21 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
     }
     record.living = living.into_values().collect();
     Ok(Some(record))
+}
+
+/// Adds to a dead master's journal whom its heir has found: pid, start time, slot, pool, tag.
+///
+/// # Errors
+/// ENOSPC and the like.
+pub(super) fn note_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) -> io::Result<()> {
+    let flags = O_NOFOLLOW | O_NONBLOCK;
+    let mut file = OpenOptions::new().append(true).custom_flags(flags).open(dir.join(FILE))?;
+    let line = |(pid, start, slot, pool, tag): &(i32, u64, u32, &str, &str)| {
+        format!("*\t{pid}\t{start}\t{slot}\t{}\t{}\n", plain(pool), plain(tag))
+    };
+    // A line may have been cut short before.
+    let text: String = std::iter::once("\n".to_owned()).chain(found.iter().map(line)).collect();
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 fn pipe(text: &str) -> Option<(Stream, u64)> {

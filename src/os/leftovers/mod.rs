@@ -19,7 +19,7 @@ use find::Owner;
 use journal::Record;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a master that has given up its lock may take to end.
@@ -45,6 +45,10 @@ pub struct Leftover {
 #[derive(Debug, Default)]
 pub struct Leftovers {
     record: Option<Record>,
+    /// Where the journal is.
+    dir: PathBuf,
+    /// Who stands in it as found by an heir.
+    noted: HashSet<(i32, u64)>,
     /// Those that were found to be theirs, by pid and start time: what has told so may be gone by the next look.
     known: HashMap<(i32, u64), Owner>,
     /// The workers themselves, by their tags.
@@ -65,7 +69,12 @@ impl Leftovers {
     /// The journal cannot be read.
     pub fn find(dir: &Path) -> io::Result<Self> {
         let record = journal::read(dir)?.filter(|record| !record.is_in_use());
-        let mut left = Self { record, ..Self::default() };
+        let mut left = Self { record, dir: dir.to_owned(), ..Self::default() };
+        let members = left.record.as_ref().map(|record| record.members.clone()).unwrap_or_default();
+        for member in &members {
+            left.noted.insert((member.pid, member.start_time));
+            left.known.insert((member.pid, member.start_time), Owner::of(member));
+        }
         left.found = left.look();
         Ok(left)
     }
@@ -90,6 +99,21 @@ impl Leftovers {
             std::thread::sleep(Duration::from_millis(10));
         }
         Self::find(dir)
+    }
+
+    /// Writes down who was found, for whoever has to go on should we be killed: a worker that we stop is the only one who
+    /// tells whose the others of its session are.
+    fn note(&mut self, left: &[Leftover]) {
+        let new = left.iter().filter(|one| !self.noted.contains(&(one.pid, one.start_time)));
+        let lines: Vec<_> =
+            new.map(|one| (one.pid, one.start_time, one.slot, one.pool.as_str(), one.tag.as_str())).collect();
+        if lines.is_empty() {
+            return;
+        }
+        match journal::note_found(&self.dir, &lines) {
+            Ok(()) => self.noted.extend(lines.iter().map(|line| (line.0, line.1))),
+            Err(error) => tracing::debug!("who was found cannot be noted: {error}"),
+        }
     }
 
     /// The pid of the master that left them.

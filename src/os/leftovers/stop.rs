@@ -103,6 +103,7 @@ impl Leftovers {
             if left.is_empty() {
                 return result;
             }
+            self.note(&left);
             let held_pools = held(&trees, manners);
             for (tag, tree) in &mut trees {
                 let members: Vec<&Leftover> = left.iter().filter(|one| one.tag == *tag).collect();
