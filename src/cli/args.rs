@@ -21,7 +21,7 @@ pub(super) struct Args {
 const AFTER_HELP: &str = "\
 Signals to the master: TERM, QUIT, INT stop; USR1 rolls the workers, USR2 the task workers.
 Exit codes: 0 done, 1 failed, 2 usage, 3 stopped or failed (status --check), 4 no such pool or no master,
-5 not permitted, 10 aborted or rolled back (the old workers serve), 69 an essential pool failed,
+5 not permitted, 10 aborted or rolled back (the old workers serve; where nobody does: 1), 69 an essential pool failed,
 75 already running, 78 configuration error, 124 timed out.";
 
 #[derive(Debug, Subcommand)]
@@ -94,15 +94,21 @@ pub(super) enum Verb {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Roll to the generation before: its configuration and its folder, where that still exists
+    /// Roll to the generation before the one that serves: its configuration and its folder, where that still exists
     Rollback {
         /// Only these pools; without: all
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
+        /// To this generation, also a later one: any that served in full and is remembered
+        #[arg(long, value_name = "N")]
+        to: Option<u32>,
+        /// Print what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         wait: Wait,
     },
-    /// End a running rolling restart: back to the last generation that served in full
+    /// End a running rolling restart: back to the last generation that served in full; returns when it is back
     Cancel {
         /// Only these pools; without: all
         #[arg(value_name = "POOL")]
@@ -251,7 +257,7 @@ mod tests {
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
             completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
             demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
-            stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|status -w --json";
+            stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json";
         for line in good.split('|') {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
@@ -271,6 +277,7 @@ mod tests {
             "reload --config --dry-run",
             "roll --no-wait --drained",
             "status -w --check",
+            "rollback --to x",
         ] {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert_eq!(Args::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");

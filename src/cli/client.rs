@@ -208,8 +208,8 @@ fn nobody(config: &Path, runtime_dir: &Path) -> ClientError {
 fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
     let who = if pid > 0 { format!("process {pid}") } else { "a process".to_owned() };
     ClientError::Failed(format!(
-        "{who} holds {} but listens on no control socket there: it is still starting, or its socket was removed; its \
-         workers serve on, and signals reach it (TERM stops it)",
+        "{who} holds {} but listens on no control socket there: it is still starting, or its socket was removed; signals \
+         reach it (TERM stops it)",
         runtime_dir.display()
     ))
 }

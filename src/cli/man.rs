@@ -28,7 +28,7 @@ const EXIT_CODES: [(&str, &str); 12] = [
     ("3", "stopped or failed (status --check)"),
     ("4", "no such pool, or no master reachable"),
     ("5", "not permitted"),
-    ("10", "aborted or rolled back: the old workers serve"),
+    ("10", "aborted or rolled back: the old workers serve (where nobody does: 1)"),
     ("69", "an essential pool failed (the master's own)"),
     ("75", "already running"),
     ("78", "configuration error, or not supported yet"),
@@ -58,7 +58,7 @@ const EXAMPLES: [(&str, &str); 6] = [
     ("rotad init -- gunicorn app:app", "write rotad.toml and a systemd unit for this folder"),
     ("rotad check", "all mistakes of the configuration at once"),
     ("rotad start", "in the background; returns when every pool is ready"),
-    ("rotad reload", "after a deploy: roll to the new code; exit 10 if it did not come up, and the old serves on"),
+    ("rotad reload", "after a deploy: roll to the new code; exit 10 if it did not come up, and the old workers serve"),
     ("kill -USR1 $(cat master.pid)", "roll the pools of kind worker, by signal"),
     ("rotad stop", "every request in flight is answered first"),
 ];

@@ -91,7 +91,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
         Verb::Roll { pools, workers, tasks, wait } => {
             roll::roll(config.as_deref(), args::Which { pools, workers, tasks }, &wait)
         }
-        Verb::Rollback { pools, wait } => roll::rollback(config.as_deref(), pools, &wait),
+        Verb::Rollback { pools, to, dry_run, wait } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
         Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),
         Verb::Status(wish) => status::status(config.as_deref(), &wish),
         Verb::Demo { once, port } => demo::demo(once, port),

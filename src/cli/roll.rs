@@ -72,9 +72,15 @@ pub(super) fn roll(file: Option<&Path>, which: args::Which, wait: &args::Wait) -
     0
 }
 
-/// Back to the generation before.
-pub(super) fn rollback(file: Option<&Path>, pools: Vec<String>, wait: &args::Wait) -> u8 {
-    ask::once(file, Ask::Rollback { pools, wait: until(wait) }, wait.timeout)
+/// Back to the generation before, or to another one.
+pub(super) fn rollback(
+    file: Option<&Path>,
+    pools: Vec<String>,
+    to: Option<u32>,
+    dry_run: bool,
+    wait: &args::Wait,
+) -> u8 {
+    ask::once(file, Ask::Rollback { pools, to, dry_run, wait: until(wait) }, wait.timeout)
 }
 
 /// Ends running rolling restarts.

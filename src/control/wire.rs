@@ -55,9 +55,13 @@ pub enum Ask {
         extent: Extent,
         wait: Wait,
     },
-    /// Rolls to the generation before.
+    /// Rolls to the generation before, or to this one; or only says what that would do.
     Rollback {
         pools: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u32>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        dry_run: bool,
         wait: Wait,
     },
     Cancel {

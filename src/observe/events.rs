@@ -102,7 +102,7 @@ words! {
     RollStep = "roll-step",
     /// A single worker was replaced.
     Renewed = "renewed",
-    /// A newer wish took over before anything was touched.
+    /// Something else takes over: a newer wish, a changed configuration, the way to another generation.
     RollSuperseded = "roll-superseded",
     /// It waits for the running one.
     RollWaits = "roll-waits",

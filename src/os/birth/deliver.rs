@@ -51,7 +51,7 @@ pub(super) fn deliver(order: &BirthOrder, tools: &mut Tools, seat: &Seat) -> Bir
     let delivered = find(order, seat, &mut pinned).and_then(|found| {
         let first = attempt(order, &found, tools, seat);
         let Err(error) = &first else { return first };
-        if pinned.is_some() || !gone(error) {
+        if pinned.is_some() || !gone(error) || order.pinned.is_held() {
             return first;
         }
         // What the generation was pinned to is no longer there: look once more, and take what is there now.

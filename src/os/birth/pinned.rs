@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +23,10 @@ pub struct Pinned {
     path: Option<OsString>,
     resolved: Mutex<Option<Resolved>>,
     hang: Mutex<Hang>,
+    /// The folder, once it was found, also where the program then was not.
+    folder: Mutex<Option<PathBuf>>,
+    /// Where it was found is the point of it: nothing else will do.
+    held: AtomicBool,
 }
 
 /// What is known of births that did not come back.
@@ -42,17 +47,47 @@ pub struct Resolved {
 impl Pinned {
     /// `program`: as written, the first of the command; `directory`: absolute; `path`: the worker's PATH.
     pub fn new(program: OsString, directory: PathBuf, path: Option<OsString>) -> Self {
-        Self { program, directory, path, resolved: Mutex::new(None), hang: Mutex::default() }
+        Self {
+            program,
+            directory,
+            path,
+            resolved: Mutex::new(None),
+            hang: Mutex::default(),
+            folder: Mutex::default(),
+            held: AtomicBool::new(false),
+        }
     }
 
     /// Already found: for a generation that goes on from where another was.
     pub fn at(program: OsString, directory: PathBuf, path: Option<OsString>, resolved: Resolved) -> Self {
-        Self { program, directory, path, resolved: Mutex::new(Some(resolved)), hang: Mutex::default() }
+        Self {
+            program,
+            directory,
+            path,
+            resolved: Mutex::new(Some(resolved)),
+            hang: Mutex::default(),
+            folder: Mutex::default(),
+            held: AtomicBool::new(false),
+        }
     }
 
     /// Where the generation is; none before its first birth. Never blocks for long: it is not held while searching.
     pub fn resolved(&self) -> Option<Resolved> {
         self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The folder that it was found to stand in, also where its program was not found there.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether only the place that was found will do, also when it is gone.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Searches, and keeps what is found. Blocks as long as the file system does.
@@ -62,6 +97,7 @@ impl Pinned {
         if !directory.is_dir() {
             return Err(BirthError::diagnose(Stage::Directory, libc::ENOTDIR, &self.directory));
         }
+        *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
         let program = self.search(&directory)?;
         let found = Resolved { program, directory };
         *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());

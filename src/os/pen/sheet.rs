@@ -152,7 +152,7 @@ impl Sheet {
                 self.shut = Some(Shut::Trouble);
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::error!(
-                        "{} cannot be written: {error}; workers serve on, and what they print waits in their pipes as \
+                        "{} cannot be written: {error}; no worker is held up for that: what they print waits in their pipes as \
                          long as it has room",
                         self.name()
                     );

@@ -128,7 +128,7 @@ impl Keeper {
                 let who = self.whom(client);
                 self.apply(Wish { client: Some(client), who, extent, which, wait });
             }
-            Ask::Rollback { pools, wait } => self.roll_back(client, pools, wait),
+            Ask::Rollback { pools, to, dry_run, wait } => self.roll_back(client, pools, to, dry_run, wait),
             Ask::Cancel { pools } => self.cancel(client, pools),
             Ask::Scale { pool, to } => self.scale(client, &pool, to),
             Ask::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),

@@ -40,6 +40,7 @@ impl Keeper {
                     }
                 }
                 BirthReport::Failed { worker, error, pinned, repinned } => {
+                    self.without_program(worker);
                     self.pinned(worker, pinned, repinned);
                     if let Some(body) = self.roster.get_mut(worker) {
                         body.error = Some(error.to_string());
@@ -62,16 +63,23 @@ impl Keeper {
             self.note(Note::new(What::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
         let base = self.core.view().pool(pool).map(|view| view.filling);
-        let alike = |base| {
-            let pattern = |generation| self.posts.made_from(pool, generation);
-            pattern(base).zip(pattern(generation)).is_some_and(|(base, new)| base.is_alike(new))
-        };
-        let same = base.is_some_and(|base| {
-            base != generation
-                && alike(base)
-                && self.recipes.resolved(pool, base).is_some_and(|known| known == resolved)
-        });
+        let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
         self.fact(Event::Pinned { pool, generation, same });
+    }
+
+    /// The program is not there any more, in the folder that serves: that is a folder changed in place, too.
+    fn without_program(&mut self, worker: WorkerId) {
+        let Some(body) = self.roster.get(worker) else { return };
+        let (pool, generation) = (body.pool, body.generation);
+        let Some(base) = self.core.view().pool(pool).map(|view| view.filling).filter(|base| *base != generation) else {
+            return;
+        };
+        let patterns = self.posts.made_from(pool, base).zip(self.posts.made_from(pool, generation));
+        let alike = patterns.is_some_and(|(one, other)| one.is_alike(other));
+        let folders = self.recipes.resolved(pool, base).zip(self.recipes.folder(pool, generation));
+        if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
+            self.fact(Event::Pinned { pool, generation, same: true });
+        }
     }
 
     fn alive(&mut self, worker: WorkerId, born: Newborn) {

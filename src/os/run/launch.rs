@@ -13,6 +13,8 @@ const MOST_TOLD: usize = 512 << 10;
 enum Fate {
     Pending,
     Ready,
+    /// It ran to its end, and that was all that it had to do.
+    Ended,
     Failed(String),
 }
 
@@ -98,8 +100,9 @@ impl LaunchWatch {
         }
     }
 
-    pub(super) fn ready(&mut self, pool: PoolId) -> Verdict {
-        self.note(pool, Fate::Ready)
+    /// `ended`: it has done what it had to do, and serves nothing.
+    pub(super) fn up(&mut self, pool: PoolId, ended: bool) -> Verdict {
+        self.note(pool, if ended { Fate::Ended } else { Fate::Ready })
     }
 
     pub(super) fn failed(&mut self, pool: PoolId, why: String) -> Verdict {
@@ -133,11 +136,19 @@ impl LaunchWatch {
         if self.pools.values().any(|pool| pool.fate == Fate::Pending) {
             return Verdict::Wait;
         }
-        let up = self.pools.values().filter(|pool| pool.fate == Fate::Ready);
-        let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
+        let of = |fate: &Fate| -> Vec<&str> {
+            self.pools.values().filter(|pool| pool.fate == *fate).map(|pool| pool.name.as_str()).collect()
+        };
+        let (serving, ended) = (of(&Fate::Ready), of(&Fate::Ended));
+        let up: Vec<&str> = self
+            .pools
+            .values()
+            .filter(|pool| matches!(pool.fate, Fate::Ready | Fate::Ended))
+            .map(|pool| pool.name.as_str())
+            .collect();
         let failed = self.pools.values().filter_map(|pool| match &pool.fate {
             Fate::Failed(why) => Some(format!("{}: {why}", pool.name)),
-            Fate::Pending | Fate::Ready => None,
+            Fate::Pending | Fate::Ready | Fate::Ended => None,
         });
         let failed: Vec<String> = failed.collect();
         if failed.is_empty() {
@@ -150,8 +161,13 @@ impl LaunchWatch {
                 Some((1, format!("{}\nnothing came up; nothing is left running", join_within(&failed, MOST_TOLD))));
             return Verdict::StopAll;
         }
-        let text =
-            format!("{}\nthese serve: {}; the others are tried on", join_within(&failed, MOST_TOLD), up.join(", "));
+        let serve = if serving.is_empty() {
+            "nobody serves".to_owned()
+        } else {
+            format!("these serve: {}", serving.join(", "))
+        };
+        let done = if ended.is_empty() { String::new() } else { format!("; done: {}", ended.join(", ")) };
+        let text = format!("{}\n{serve}{done}; the others are tried on", join_within(&failed, MOST_TOLD));
         self.finish(1, &text);
         Verdict::Told
     }

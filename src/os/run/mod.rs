@@ -35,6 +35,7 @@ mod tickets;
 mod vigils;
 mod watchdogs;
 mod watching;
+mod way_back;
 mod wishes;
 
 pub use clerk::Reader;

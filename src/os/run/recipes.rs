@@ -117,6 +117,19 @@ impl Recipes {
         self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
     }
 
+    /// The folder of a generation whose program was not found there.
+    pub(super) fn folder(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
+        let pinned = self.pinned.get(&(pool, generation))?;
+        if pinned.resolved().is_some() { None } else { pinned.folder() }
+    }
+
+    /// This generation of a pool must not be resolved anew, whatever has become of its folder; none: all may.
+    pub(super) fn hold_to(&self, pool: PoolId, held: Option<Generation>) {
+        for ((_, generation), pinned) in self.pinned.iter().filter(|((of, _), _)| *of == pool) {
+            pinned.hold(held == Some(*generation));
+        }
+    }
+
     /// Keeps only generations of a pool that somebody may still be made from.
     pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
         self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));

@@ -8,7 +8,7 @@ use super::tickets::{About, reason, superseded, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
 use crate::plan::Kind;
-use rotad_core::{Cause, Cut, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
+use rotad_core::{By, Cause, Cut, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
 
 impl Keeper {
     pub(super) fn recorded(&mut self, record: Record) {
@@ -238,6 +238,9 @@ impl Keeper {
         };
         let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
         self.note(if is_failure { note.error() } else { note });
+        if !matches!(outcome, Outcome::Superseded { by: By::Return }) {
+            self.recipes.hold_to(pool, None);
+        }
         self.forget_generations(pool);
     }
 
@@ -303,7 +306,7 @@ impl Keeper {
 fn retired(why: Why) -> (&'static str, &'static str) {
     match why {
         Why::Replaced => ("replaced", "its successor serves: stopping"),
-        Why::Abandoned => ("abandoned", "its rolling restart has ended: stopping"),
+        Why::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
         Why::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
         Why::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
         Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),

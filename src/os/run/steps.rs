@@ -203,6 +203,6 @@ impl Keeper {
         }
         self.refresh_plan();
         self.close_unused();
-        self.refuse(wish, 10, format!("{why}\nnothing was changed or rolled: everything serves on as it was"));
+        self.refuse(wish, 10, format!("{why}\nnothing was changed or rolled: everything is as it was"));
     }
 }

@@ -265,7 +265,7 @@ fn who_serves(about: About<'_>, standing: &Standing, stuck: bool) -> String {
     text
 }
 
-fn workers(count: u32) -> String {
+pub(super) fn workers(count: u32) -> String {
     if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
 }
 
@@ -284,6 +284,61 @@ pub(super) fn reason(failure: &Failure, culprit: Option<&Obituary>) -> String {
                 text.push_str(&crate::observe::harmless::harmless(line));
             }
             text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rotad_core::{Exit, Slot, Span};
+
+    fn about(has_served: bool) -> About<'static> {
+        About { pool: "web", is_step: false, has_served, culprit: None }
+    }
+
+    fn aborted(standing: Standing) -> Outcome {
+        let failure = Failure { worker: None, cause: Cause::Exited(Exit::Code(3)), mixed: false };
+        Outcome::Aborted { generation: Generation(2), failure, standing }
+    }
+
+    #[test]
+    fn the_old_ones_serve_only_where_they_do() {
+        let standing = |of_base| Standing { base: Generation(1), of_base, wanted: 3, ..Standing::default() };
+        let (code, text) = verdict(about(true), &aborted(standing(2)));
+        assert_eq!(code, 10);
+        assert!(text.contains("the old workers (generation 1) serve on: 2 of 3"), "{text}");
+        for (has_served, words) in [(true, "nobody serves (0 of 3)"), (false, "generation 1 has never served in full")]
+        {
+            let (code, text) = verdict(about(has_served), &aborted(standing(0)));
+            assert_eq!(code, 1);
+            assert!(text.contains(words) && !text.contains("old workers"), "{text}");
+        }
+        let others = vec![(Slot(0), Generation(2)), (Slot(2), Generation(2))];
+        let mix = Standing { others, in_place: true, outdated: 1, ..standing(1) };
+        let (code, text) = verdict(about(true), &aborted(mix));
+        assert_eq!(code, 10);
+        for part in
+            ["serves on: 1 of 3", "slots 0, 2 serve on with generation 2", "cannot go back", "a crash would start"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_cause_has_words_of_its_own() {
+        let all = [By::Roll, By::Change, By::Return, By::Stop, By::Removal, By::StopOfAll, By::Cancel, By::Scale];
+        let texts: std::collections::BTreeSet<String> =
+            all.iter().map(|by| verdict(about(true), &Outcome::Superseded { by: *by }).1).collect();
+        assert_eq!(texts.len(), all.len(), "{texts:?}");
+        let done = Outcome::Done { generation: Generation(2), replaced: 1, took: Span::ZERO };
+        assert_eq!(verdict(about(true), &done).1, "web: done: generation 2, 1 worker replaced in 0 ms");
+    }
+
+    #[test]
+    fn of_several_the_worst_counts() {
+        for (one, other, worst) in [(0, 0, 0), (0, 10, 10), (10, 1, 1), (1, 10, 1), (0, 1, 1), (10, 78, 78)] {
+            assert_eq!(worse(one, other), worst);
         }
     }
 }

@@ -53,7 +53,8 @@ impl Keeper {
         for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 0, text.clone());
         }
-        let verdict = self.launch.ready(pool);
+        let ended = self.core.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
+        let verdict = self.launch.up(pool, ended);
         self.launched(verdict);
     }
 

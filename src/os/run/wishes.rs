@@ -1,13 +1,11 @@
-//! What people ask of pools: stop and start, roll, go back, scale, signal, replace one worker.
+//! What people ask of pools: stop and start, roll, scale, signal, replace one worker.
 
 use super::Keeper;
 use super::chronicle::Note;
-use super::posts::Pattern;
 use crate::control::wire::{Size, Wait, Which};
 use crate::observe::events::What;
 use crate::plan::Kind;
-use rotad_core::{Event, Generation, PoolId, Request, Slot, WorkerId, WorkerState};
-use std::sync::Arc;
+use rotad_core::{Event, PoolId, Request, Slot, WorkerId, WorkerState};
 
 /// What is said of the start of a pool that was scaled to nothing.
 pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
@@ -95,8 +93,10 @@ impl Keeper {
             return self.tickets.note(wait, 0, text);
         }
         if rested {
-            // A person starts it: a folder or program that has moved since is followed.
-            self.recipes.keep(pool, |_| false);
+            // A person starts it: a folder or program that has moved since is followed. Older generations stay where
+            // they are.
+            let own = self.core.view().pool(pool).map(|view| view.filling);
+            self.recipes.keep(pool, |generation| Some(generation) != own);
         }
         let ticket = self.tickets.join(wait, pool);
         self.await_start(pool, ticket);
@@ -193,63 +193,6 @@ impl Keeper {
         if wait == Wait::No {
             self.done(client, 0, format!("replacing {name}/{slot}"));
         }
-    }
-
-    /// The generation that served before, with its configuration; a number that a person asked for stays.
-    pub(super) fn roll_back(&mut self, client: u64, pools: Vec<String>, wait: Wait) {
-        let named = !pools.is_empty();
-        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, false) else { return };
-        self.asked_for("rollback", format!("{} asks to roll back {}", self.whom(client), self.names(&pools)));
-        self.reloading();
-        let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
-        let mut began = Vec::new();
-        for pool in pools {
-            match self.way_back(pool) {
-                Ok((to, pattern)) => {
-                    self.posts.redraft(pool, pattern);
-                    let Some(policy) = self.posts.policy(pool) else { continue };
-                    self.refresh_plan();
-                    began.push(format!("{}: back to generation {to}", self.pool_name(pool)));
-                    let ticket = self.tickets.join(waiting, pool);
-                    self.fact(Event::Requested(ticket, Request::Return { pool, to, policy }));
-                }
-                Err(why) => {
-                    let text = format!("{}: {why}", self.pool_name(pool));
-                    began.push(text.clone());
-                    // Of all pools, those that can go back do.
-                    self.tickets.note(waiting, u8::from(named), text);
-                }
-            }
-        }
-        let nothing = !began.iter().any(|line| line.contains("back to generation"));
-        if nothing {
-            self.tickets.note(waiting, 1, "nothing was changed".to_owned());
-        }
-        self.close_wait(waiting);
-        if wait == Wait::No {
-            self.done(client, u8::from(nothing), began.join("\n"));
-        }
-    }
-
-    fn way_back(&self, pool: PoolId) -> Result<(Generation, Arc<Pattern>), String> {
-        let view = self.core.view().pool(pool).ok_or("it does not run")?;
-        if self.posts.rests(pool) {
-            return Err("it is stopped".to_owned());
-        }
-        let none = || "there is no generation before that served in full".to_owned();
-        if view.before == Generation::NONE {
-            return Err(none());
-        }
-        let pattern = self.posts.made_from(pool, view.before).ok_or_else(none)?;
-        let mut sockets = pattern.listeners.iter().zip(&pattern.sockets);
-        if let Some((_, socket)) = sockets.find(|(id, _)| self.listening.get(**id).is_none()) {
-            return Err(format!(
-                "generation {} listened on {:?}, which the configuration has given up since: put it back into the file \
-                 and reload",
-                view.before, socket.name
-            ));
-        }
-        Ok((view.before, pattern.clone()))
     }
 
     /// Somebody's wish, before anything comes of it.
