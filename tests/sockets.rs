@@ -2,7 +2,7 @@
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Backlog, Shutdown, getsockopt, shutdown, sockopt};
-use rotad::os::sockets::{Healed, Listener, SocketError, open_all};
+use rotad::os::sockets::{Listener, Looked, Lost, SocketError, open_all};
 use rotad::plan::{Address, ListenPlan};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -214,17 +214,17 @@ fn hung(epoll: &Epoll) -> bool {
 fn a_tcp_socket_shut_by_a_worker_listens_again() {
     for flags in [EpollFlags::empty(), Listener::WATCH] {
         for how in [Shutdown::Read, Shutdown::Both] {
-            let mut listener = open(tcp("127.0.0.1:0"));
+            let listener = open(tcp("127.0.0.1:0"));
             let (port, inode) = (listener.port(), listener.inode());
             let epoll = watch(&listener, flags);
             let client = TcpStream::connect(("127.0.0.1", port.unwrap())).unwrap();
             assert!(!hung(&epoll) && !listener.is_shut(), "a connection is no reason to wake up");
             drop(client);
-            assert_eq!(listener.heal().unwrap(), Healed::Unhurt);
+            assert!(!listener.relisten().unwrap());
             shutdown(worker_tcp(&listener).as_raw_fd(), how).unwrap();
             assert!(hung(&epoll) && listener.is_shut());
             assert!(TcpStream::connect(("127.0.0.1", port.unwrap())).is_err());
-            assert_eq!(listener.heal().unwrap(), Healed::Relistened);
+            assert!(listener.relisten().unwrap());
             assert!(!hung(&epoll) && !listener.is_shut(), "quiet again");
             assert_eq!((listener.port(), listener.inode()), (port, inode));
             assert_eq!(listener.queue().unwrap().most, 64);
@@ -248,7 +248,8 @@ fn a_unix_socket_shut_by_a_worker_is_replaced() {
         shutdown(worker_unix(&listener).as_raw_fd(), how).unwrap();
         assert!(hung(&epoll) && listener.is_shut());
         assert!(UnixStream::connect(&path).is_err());
-        assert_eq!(listener.heal().unwrap(), Healed::Replaced);
+        let Looked::Made(Lost::Shut, fresh) = listener.look().unwrap().run(true) else { panic!("a new one") };
+        assert!(!listener.replace(fresh), "as it was asked for");
         assert!(!listener.is_shut());
         assert_ne!(listener.inode(), inode);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);

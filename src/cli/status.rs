@@ -111,6 +111,7 @@ fn verdict_of(pool: &PoolStatus) -> u8 {
         PoolState::Stopped | PoolState::Failed => 3,
         PoolState::CrashLoop if pool.ready == 0 => 3,
         PoolState::Stopping => 1,
+        _ if !pool.unserved.is_empty() => 1,
         _ if pool.ready >= pool.wanted => 0,
         _ => 1,
     }
@@ -135,6 +136,7 @@ mod tests {
             generation: 1,
             reload,
             waits_for: vec![],
+            unserved: vec![],
             scaled: false,
             outdated: 0,
             workers: vec![],

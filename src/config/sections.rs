@@ -288,7 +288,13 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
             into.nonblocking = cx.flag(v);
         },
     ),
-    key("mode", "octal", "by umask", "permissions of a unix socket", |cx, into, v| into.mode = cx.octal(v)),
+    key(
+        "mode",
+        "octal",
+        "`\"0666\"`",
+        "permissions of a unix socket, whatever the umask; `\"0660\"` with `group` closes it",
+        |cx, into, v| into.mode = cx.octal(v),
+    ),
     key("user", "user", "the master's", "owner of a unix socket", |cx, into, v| {
         into.user = cx.text(v, "the name of a user");
     }),

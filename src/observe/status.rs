@@ -37,6 +37,10 @@ pub struct PoolStatus {
     /// Pools that have to be up before this one is started, while it waits for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
+    /// Why clients are not served, though workers are: what became of the pool's listening sockets. `ready` is 0 where
+    /// none of them serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unserved: Vec<String>,
     /// `wanted` is what a person asked for (`rotad scale`), not the file's count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub scaled: bool,

@@ -160,8 +160,9 @@ fn pool_note(pool: &PoolStatus) -> String {
         .map(|worker| format!("{}/{}: {}", harmless(&pool.name), worker.slot, worker_note(worker)));
     let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", harmless(pool.waits_for.join(", "))));
     let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
+    let unserved = (!pool.unserved.is_empty()).then(|| harmless(pool.unserved.join("; ")));
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
-    let parts = [waits, stopped, mixture(pool), reload_note(&pool.reload), threat(pool), trouble, scaled];
+    let parts = [unserved, waits, stopped, mixture(pool), reload_note(&pool.reload), threat(pool), trouble, scaled];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 

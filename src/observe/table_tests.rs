@@ -37,6 +37,7 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         generation: 2,
         reload: reload(ReloadState::None, None),
         waits_for: Vec::new(),
+        unserved: vec![],
         scaled: false,
         outdated: 0,
         workers,

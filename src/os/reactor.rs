@@ -20,6 +20,8 @@ pub enum Source {
     Verdict(WorkerId),
     Notify(WorkerId),
     Listener(u64),
+    /// Something happened to a unix listener's file.
+    SocketFile(u64),
     Control,
     Client(u64),
     Exit(WorkerId),
@@ -38,6 +40,7 @@ impl Source {
             Self::Control => 5 * KIND,
             Self::Client(number) => (6 * KIND) | number,
             Self::Exit(id) => (7 * KIND) | id.0,
+            Self::SocketFile(number) => (8 * KIND) | number,
         }
     }
 
@@ -52,6 +55,7 @@ impl Source {
             5 => Self::Control,
             6 => Self::Client(number),
             7 => Self::Exit(WorkerId(number)),
+            8 => Self::SocketFile(number),
             _ => return None,
         })
     }

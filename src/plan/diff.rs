@@ -85,7 +85,7 @@ impl Diff {
         let listeners = self.listeners.iter().map(|ListenDiff { name, change }| match change {
             ListenChange::Added => format!("listener {name}: added"),
             ListenChange::Removed => format!("listener {name}: removed"),
-            ListenChange::Adjusted { keys } => format!("listener {name}: adjusted ({})", keys.join(", ")),
+            ListenChange::Adjusted { keys } => format!("listener {name}: changes in place ({})", keys.join(", ")),
             ListenChange::Replaced => format!("listener {name}: another address"),
         });
         let mut lines: Vec<String> = pools.chain(listeners).collect();

@@ -119,7 +119,7 @@ fn listeners_are_compared_by_what_they_mean() {
     let shifted = text(&[more, &http("backlog = 5")].concat(), "\"http\"");
     let diff = diff(&before, &shifted);
     assert!(diff.pools.iter().all(|pool| pool.change == PoolChange::Same), "{diff:?}");
-    assert_eq!(diff.lines(), ["listener a: added", "listener http: adjusted (backlog)"]);
+    assert_eq!(diff.lines(), ["listener a: added", "listener http: changes in place (backlog)"]);
     let moved = super::differences::diff(&before, &before.replace("8000", "8001"));
     assert_eq!(moved.lines(), ["web: rolled (listen)", "listener http: another address"]);
     assert_eq!(moved.listeners[0].change, ListenChange::Replaced);

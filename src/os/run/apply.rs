@@ -10,11 +10,9 @@ use super::posts::Pattern;
 use super::steps::Steps;
 use crate::control::wire::{Answer, Extent, Wait, Which};
 use crate::observe::events::What;
-use crate::os::reactor::{Interest, Source};
 use crate::os::sockets::{Listener, SocketError};
 use crate::plan::{self, ListenPlan, Plan, PoolPlan, Sink};
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 /// Who wants the configuration applied, and how far.
@@ -139,6 +137,7 @@ impl Keeper {
             }
             if wish.extent != Extent::DryRun {
                 self.reloading();
+                self.look_after_sockets();
             }
             self.applying.put(wish, Stage::Reading);
         }
@@ -150,6 +149,14 @@ impl Keeper {
                 (Told::Trouble(text), now) => {
                     tracing::warn!("{text}");
                     self.applying.now = now;
+                }
+                (Told::Dressed(name), now) => {
+                    tracing::info!("listener {name}: its file has its owner and mode");
+                    self.applying.now = now;
+                }
+                (Told::Looked(number, looked), now) => {
+                    self.applying.now = now;
+                    self.looked(number, looked);
                 }
                 (Told::Read(read), Some((wish, Stage::Reading))) => self.config_read(wish, *read),
                 (Told::Bound(bound), Some((wish, Stage::Binding(draft)))) => self.bound(wish, draft, bound),
@@ -234,11 +241,8 @@ impl Keeper {
             draft.sockets.iter().enumerate().filter(|(_, open)| open.is_none()).map(|(index, _)| index).collect();
         for (listener, index) in opened.into_iter().zip(free) {
             tracing::info!(listen = listener.name(), "listening on {}", listener.addr_text());
-            let fd = listener.fd();
             let id = self.listening.add(listener);
-            if let Err(error) = self.reactor.watch(fd.as_fd(), Source::Listener(id), Interest::Hangup) {
-                tracing::error!("cannot watch the new listening socket: {error}");
-            }
+            self.watch_listener(id);
             draft.sockets[index] = Some(id);
             draft.opened.push(id);
         }

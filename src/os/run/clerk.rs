@@ -2,7 +2,7 @@
 //! addresses, dressing and removing socket files. A dead mount holds the clerk alone.
 
 use crate::os::pen;
-use crate::os::sockets::{self, Dress, Listener, SocketError};
+use crate::os::sockets::{self, Dress, Fresh, Listener, Look, Looked, SocketError};
 use crate::os::wake::Wake;
 use crate::plan::{ListenPlan, Plan};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -22,6 +22,10 @@ pub(super) enum Told {
     Bound(Result<Vec<Listener>, Unbound>),
     /// A socket file could not get its owner or mode, or not be removed.
     Trouble(String),
+    /// A socket file has got its owner and mode.
+    Dressed(String),
+    /// What became of a listener that was looked at.
+    Looked(u64, Looked),
 }
 
 /// Why a configuration that reads well cannot be carried out.
@@ -93,11 +97,38 @@ impl Clerk {
         let desk = self.desk.clone();
         let errand = move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
-            let error = dress.put_on().err()?;
-            Some(Told::Trouble(format!("listener {name}: its file cannot get its owner or mode: {error}")))
+            Some(match dress.put_on() {
+                Ok(()) => Told::Dressed(name),
+                Err(error) => Told::Trouble(format!("listener {name}: its file cannot get its owner or mode: {error}")),
+            })
         };
         if let Err(error) = self.send(errand) {
             tracing::warn!("the owner and mode of a socket's file are as they were: {error}");
+        }
+    }
+
+    /// Looks whether a unix socket still has its path, and makes a new one where it has not.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn look(&self, number: u64, look: Look, may_make: bool) -> io::Result<()> {
+        let desk = self.desk.clone();
+        self.send(move || {
+            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(Told::Looked(number, look.run(may_make)))
+        })
+    }
+
+    /// Removes the file of a new socket that nobody wants any more.
+    pub(super) fn discard(&self, fresh: Fresh) {
+        let desk = self.desk.clone();
+        let errand = move || {
+            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+            fresh.discard();
+            None
+        };
+        if let Err(error) = self.send(errand) {
+            tracing::warn!("the file of a closed socket stays: {error}");
         }
     }
 

@@ -12,7 +12,6 @@ use crate::os::notify::Message;
 use crate::os::pen::Pen;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
-use crate::os::sockets::Healed;
 use crate::os::sys::reaper::reap_orphans;
 use crate::plan::Ready;
 use rotad_core::{Event, PoolId, Request, Span, WorkerId};
@@ -301,56 +300,9 @@ impl Keeper {
         self.drain_facts();
     }
 
-    /// Somebody has shut a listening socket down: it is put right at once.
-    pub(super) fn listener_shut(&mut self, number: u64) {
-        let Some(listener) = self.listening.get_mut(number) else { return };
-        if !listener.is_shut() {
-            return;
-        }
-        let old = listener.fd();
-        match listener.heal() {
-            Ok(Healed::Unhurt) => {}
-            Ok(Healed::Relistened) => {
-                let text =
-                    format!("{}: a worker had shut the listening socket down: it listens again", listener.name());
-                // If it could not be put right before, it is not watched any more; else this changes nothing.
-                self.reactor.watch(old.as_fd(), Source::Listener(number), Interest::Hangup).ok();
-                self.note(Note::new(What::Listener, text).cause("listens-again").warn());
-            }
-            Ok(Healed::Replaced) => {
-                let text = format!(
-                    "{}: a worker had shut the listening socket down: there is a new one, and the workers that hold the \
-                     old one are replaced",
-                    listener.name()
-                );
-                self.reactor.unwatch(old.as_fd());
-                let fd = listener.fd();
-                if let Err(error) = self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup) {
-                    tracing::error!("cannot watch the new listening socket: {error}");
-                }
-                self.note(Note::new(What::Listener, text).cause("replaced").warn());
-                self.unreachable(number);
-            }
-            Err(error) => {
-                // Watched no longer: it would wake us for ever. A ready worker makes us try again.
-                let text =
-                    format!("{}: a listening socket was shut down and cannot be put right: {error}", listener.name());
-                self.reactor.unwatch(old.as_fd());
-                self.note(Note::new(What::Listener, text).cause("shut").error());
-            }
-        }
-    }
-
-    /// The listening socket of that number is a new one: nobody reaches those who hold the old one. Whoever still waits
-    /// for a port has none yet.
-    fn unreachable(&mut self, number: u64) {
-        let holds = |body: &Body| body.output.is_some() && body.pattern.listeners.contains(&number);
-        let holders = self.roster.iter().filter(|(_, body)| holds(body)).map(|(worker, _)| worker).collect();
-        self.fact(Event::Unreachable(holders));
-    }
-
     /// A rolling restart of these pools; the answers go to the client, or into the diary.
     pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
+        self.look_after_sockets();
         self.reloading();
         for (pool, ticket) in self.tickets.issue(client, drained, pools) {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));

@@ -1,5 +1,6 @@
 //! The listening sockets that the master holds, each under a number of its own that is never used again.
 
+use super::mending::Mending;
 use crate::os::sockets::Listener;
 use crate::plan::{Address, ListenPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,8 @@ pub(super) struct Listening {
     last: ListenerId,
     /// Those that the configuration names without a pool that uses them.
     lone: BTreeSet<ListenerId>,
+    /// What became of those whose serving has ended.
+    pub(super) mending: Mending,
 }
 
 impl Listening {

@@ -18,6 +18,7 @@ mod leave;
 mod limits;
 mod listening;
 mod managing;
+mod mending;
 mod obituary;
 mod ports;
 mod posts;
@@ -231,6 +232,7 @@ impl Keeper {
             Source::Verdict(worker) => self.verdict(worker),
             Source::Notify(worker) => self.messages(worker),
             Source::Listener(number) => self.listener_shut(number),
+            Source::SocketFile(number) => self.socket_file(number),
             Source::Control => self.new_clients(),
             Source::Client(client) => self.hear(client),
             Source::Exit(worker) => self.exited(worker),
@@ -239,7 +241,9 @@ impl Keeper {
 
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
-        let core = self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).min();
+        let mending = self.listening.mending.deadline();
+        let core =
+            self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).chain(mending).min();
         let care = self.care.deadline().map(|at| self.clock.until(at));
         let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
         let moments = [
@@ -273,6 +277,7 @@ impl Keeper {
         }
         self.drain_facts();
         self.lived_long_enough();
+        self.mend_again();
         self.tend();
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
@@ -321,6 +326,7 @@ impl Keeper {
             SignalAction::ReopenLogs => {
                 self.received(format!("{text}: opening the log again"));
                 self.pen.reopen();
+                self.look_after_sockets();
             }
             SignalAction::Ignore => self.received(format!("{text}: ignored, as configured")),
         }

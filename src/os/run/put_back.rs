@@ -81,10 +81,10 @@ impl Keeper {
     pub(super) fn close_unused(&mut self) {
         let unused: Vec<ListenerId> = self.listening.ids().into_iter().filter(|id| !self.is_used(*id)).collect();
         for id in unused {
+            self.unwatch_listener(id);
             let Some(listener) = self.listening.remove(id) else { continue };
             let text = format!("{}: closed: nobody uses {} any more", listener.name(), listener.addr_text());
             self.note(Note::new(What::Listener, text).cause("closed"));
-            self.reactor.unwatch(listener.fd());
             self.clerk.close(listener);
         }
     }

@@ -47,13 +47,15 @@ impl Keeper {
         let plan = self.posts.plan(id)?;
         let roll = &pool.roll;
         let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.obituaries.of_worker(w));
+        let (unserved, all) = self.unserved_by(id);
+        let state = pool_state(pool.state);
         Some(PoolStatus {
             name: plan.name.clone(),
             kind: kind_name(plan.kind).to_owned(),
-            state: pool_state(pool.state),
+            state: if state == PoolState::Ok && !unserved.is_empty() { PoolState::Degraded } else { state },
             wanted: pool.wanted,
             alive: pool.alive,
-            ready: pool.ready,
+            ready: if all { 0 } else { pool.ready },
             generation: pool.proven.0,
             reload: ReloadStatus {
                 state: reload_state(roll.state),
@@ -68,6 +70,7 @@ impl Keeper {
                 took_s: roll.took.as_secs_f64(),
             },
             waits_for: pool.held_by.iter().map(|pool| self.pool_name(*pool).to_owned()).collect(),
+            unserved,
             scaled: self.posts.scaled(id).is_some(),
             outdated: pool.outdated,
             workers: Vec::new(),

@@ -332,6 +332,9 @@ impl Standing {
             for (number, listener) in ground.listeners.iter().enumerate() {
                 // The same numbers as `Listening` gives them.
                 reactor.watch(listener.fd().as_fd(), Source::Listener(number as u64), Interest::Hangup)?;
+                if let Some(ear) = listener.ear() {
+                    reactor.watch(ear, Source::SocketFile(number as u64), Interest::Read)?;
+                }
             }
             Ok((reactor, wake, spawner, scout, Care::new(settings), null.into()))
         };

@@ -1,8 +1,9 @@
 //! Listening sockets, opened once and kept open through anything.
 //!
 //! Each address has one socket that all its workers share. Workers can hurt it: shutdown(2) on it ends it for all of
-//! them, and their own listen(2) sets another backlog. The main loop watches it for [`Listener::WATCH`] and calls
-//! [`Listener::heal`] at EPOLLHUP or EPOLLRDHUP, and [`Listener::restore`] whenever a worker became ready.
+//! them, and their own listen(2) sets another backlog; and anybody may remove the file of a unix one. The main loop watches
+//! it for [`Listener::WATCH`] and its file by [`Listener::ear`], calls [`Listener::relisten`] or has [`Listener::look`]
+//! run, and [`Listener::restore`] whenever a worker became ready.
 //!
 //! Choices:
 //! - TCP_NODELAY is set on the listener, since accepted sockets inherit it: runtimes that make a socket object from a
@@ -13,11 +14,13 @@
 //!   to all who share it, so it is never changed by itself.
 
 mod error;
+mod file;
 mod passed;
 mod tcp;
 mod unix;
 
 pub use error::SocketError;
+pub use file::{FileEar, Fresh, Look, Looked, Lost};
 pub use passed::{Handed, Passed};
 
 use crate::os::proc;
@@ -45,6 +48,17 @@ pub struct Listener {
     file: Option<unix::FileId>,
     /// The file of a unix socket has been removed (or given up) by us.
     removed: bool,
+    ear: Option<FileEar>,
+    /// Its file is the service manager's: not ours to remove.
+    handled: Option<Handled>,
+}
+
+/// Owner and mode of a socket file that a service manager has made.
+#[derive(Clone, Copy, Debug)]
+struct Handled {
+    mode: u32,
+    uid: u32,
+    gid: u32,
 }
 
 /// The owner and mode that a unix socket's file is to get.
@@ -59,25 +73,13 @@ impl Dress {
     /// Nothing happens to a file that is not ours any more. May block.
     ///
     /// # Errors
-    /// EPERM: no right to give it away; ENOENT: somebody has removed it.
+    /// EPERM: no right to give it away; ENOENT: somebody has removed it; EADDRINUSE: another file stands there.
     pub fn put_on(&self) -> io::Result<()> {
         if unix::FileId::of(&self.path)? != self.file {
-            return Ok(());
+            return Err(nix::errno::Errno::EADDRINUSE.into());
         }
         unix::dress(&self.path, &self.plan)
     }
-}
-
-/// What [`Listener::heal`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Healed {
-    /// It was not shut.
-    Unhurt,
-    /// The same socket listens again: the workers need not notice.
-    Relistened,
-    /// A new socket stands at the same path: register the new descriptor, and roll the pools that use it, since their
-    /// workers hold the dead one.
-    Replaced,
 }
 
 /// Opens all of them, or none. What the service manager has opened is taken from `passed`.
@@ -139,7 +141,12 @@ impl Listener {
         };
         set_nonblocking(&fd, plan.nonblocking)?;
         let inode = fstat(&fd)?.st_ino;
-        Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file, removed: false })
+        let ear = match &plan.address {
+            Address::Unix(path) => FileEar::on(path),
+            Address::Tcp(_) => None,
+        };
+        let fd = Arc::new(fd);
+        Ok(Self { plan: plan.clone(), fd, inode, bound, file, removed: false, ear, handled: None })
     }
 
     /// One that the service manager has opened. Its file, if it has one, is the manager's.
@@ -153,7 +160,14 @@ impl Listener {
             tcp::no_delay(&fd)?;
         }
         let inode = fstat(&fd)?.st_ino;
-        Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file: None, removed: false })
+        let (handled, file, ear) = match &bound {
+            Address::Unix(path) => {
+                let (handled, file) = file::handled(path).unzip();
+                (handled, file, file.and_then(|_| FileEar::on(path)))
+            }
+            Address::Tcp(_) => (None, None, None),
+        };
+        Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file, removed: false, ear, handled })
     }
 
     pub fn name(&self) -> &str {
@@ -164,7 +178,7 @@ impl Listener {
         &self.plan
     }
 
-    /// The descriptor to hand on. [`Healed::Replaced`] changes it.
+    /// The descriptor to hand on. [`Listener::replace`] changes it.
     pub fn fd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.fd)
     }
@@ -209,28 +223,16 @@ impl Listener {
         socket::is_hung_up(&self.fd)
     }
 
-    /// Makes a shut socket serve again. A TCP socket listens again as it is; a unix socket stays shut for ever, so a
-    /// new one takes its path.
+    /// Makes a shut TCP socket listen again, as it is: the workers need not notice. Whether it was shut.
     ///
     /// # Errors
-    /// EADDRINUSE: somebody took the address meanwhile; anything that opening may say. Nothing is changed then, and
-    /// it may be tried again.
-    pub fn heal(&mut self) -> io::Result<Healed> {
-        if !self.is_shut() {
-            return Ok(Healed::Unhurt);
-        }
-        match self.bound.clone() {
-            Address::Tcp(address) => {
-                tcp::listen_again(&self.fd, address, self.plan.backlog)?;
-                Ok(Healed::Relistened)
+    /// EADDRINUSE: somebody took the address meanwhile. Nothing is changed then, and it may be tried again.
+    pub fn relisten(&self) -> io::Result<bool> {
+        match self.bound {
+            Address::Tcp(address) if self.is_shut() => {
+                tcp::listen_again(&self.fd, address, self.plan.backlog).map(|()| true)
             }
-            Address::Unix(path) => {
-                let (fd, file) = unix::open(&self.plan, &path)?;
-                set_nonblocking(&fd, self.plan.nonblocking)?;
-                self.inode = fstat(&fd)?.st_ino;
-                (self.fd, self.file, self.removed) = (Arc::new(fd), Some(file), false);
-                Ok(Healed::Replaced)
-            }
+            _ => Ok(false),
         }
     }
 
@@ -260,7 +262,7 @@ impl Listener {
         }
         let rights = |plan: &ListenPlan| (plan.mode, plan.uid, plan.gid);
         let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else { return Ok(None) };
-        if rights(&old) == rights(plan) {
+        if rights(&old) == rights(plan) || self.handled.is_some() {
             return Ok(None);
         }
         // An owner that is not named any more is the master's user again, as for a new socket.
@@ -269,6 +271,12 @@ impl Listener {
         wanted.uid = plan.uid.or_else(|| old.uid.map(|_| own().0));
         wanted.gid = plan.gid.or_else(|| old.gid.map(|_| own().1));
         Ok(Some(Dress { path: path.clone(), file, plan: wanted }))
+    }
+
+    /// Owner and mode of a unix socket's file, as they are wanted now.
+    pub fn dress(&self) -> Option<Dress> {
+        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else { return None };
+        Some(Dress { path: path.clone(), file, plan: self.plan.clone() })
     }
 
     /// Removes the file of a unix socket, if it is still the one that we made.
@@ -280,6 +288,9 @@ impl Listener {
             return Ok(false);
         };
         self.removed = true;
+        if self.handled.is_some() {
+            return Ok(false);
+        }
         if unix::FileId::of(path).ok() != Some(file) {
             return Ok(false);
         }
