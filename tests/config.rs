@@ -199,7 +199,7 @@ fn every_key_of_the_contract_is_known() {
              ready ready_timeout stop essential ports reload restart recycle health log limits",
         ),
         ("[pool.NAME.reload]", "surge max_draining soak on_failure watch debounce"),
-        ("[pool.NAME.restart]", "policy delay max_delay stable_after ends"),
+        ("[pool.NAME.restart]", "policy delay max_delay stable_after success_exit_codes never_on"),
         ("[pool.NAME.recycle]", "max_age max_rss"),
         ("[pool.NAME.health]", "watchdog connect http command every timeout failures"),
         ("[pool.NAME.log]", "stdout stderr max_size keep"),
@@ -242,7 +242,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((reload.on_failure, task.policy.reload.surge), (OnFailure::Rollback, 1));
     let restart = &web.policy.restart;
     assert_eq!((restart.policy, restart.delay, restart.max_delay), (RestartPolicy::Always, Span(100), Span(30_000)));
-    assert_eq!((restart.stable_after, &restart.ends[..]), (Span(10_000), &[0][..]));
+    assert_eq!((restart.stable_after, &restart.success_exit_codes[..]), (Span(10_000), &[0][..]));
     assert_eq!((web.recipe.clear_env, web.recipe.account.as_ref()), (false, None));
 }
 

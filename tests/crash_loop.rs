@@ -112,7 +112,7 @@ count = 2
 ready = "spawned"
 [pool.jobs.restart]
 delay = "100ms"
-ends = [0]
+success_exit_codes = [0]
 "#,
     );
     site.run();

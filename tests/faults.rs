@@ -244,7 +244,7 @@ stop = "1s"
 command = ["@WORKER@", "lines", "--lines", "100000"]
 ready = "spawned"
 stop = "1s"
-restart = { ends = [0], delay = "100ms" }
+restart = { success_exit_codes = [0], delay = "100ms" }
 "#;
     let mut site = Site::new(&format!("{WEB}{flooding}"));
     site.run();

@@ -88,7 +88,7 @@ fn killed_in_the_middle_of_a_line() {
 command = ["sh", "-c", 'i=0; while [ $i -lt 500 ]; do echo "$$ line $i of mine"; i=$((i+1)); done; printf "$$ half a line"; echo $$ >> @DIR@/waiting; read x < @DIR@/never']
 count = 5
 ready = "spawned"
-restart = { delay = "1ms", max_delay = "1ms", ends = [0] }
+restart = { delay = "1ms", max_delay = "1ms", success_exit_codes = [0] }
 [pool.web.log]
 stdout = "@DIR@/web.log"
 "#,

@@ -99,7 +99,8 @@ fn colour(event: &Event) -> Option<u8> {
     const YELLOW: u8 = 33;
     const GREY: u8 = 90;
     match event.event {
-        Exit | BirthFailed | NotReady | Unhealthy | Lost | CrashLoop | ConfigRefused | EssentialLost => Some(RED),
+        Exit | BirthFailed | NotReady | Unhealthy | Lost | CrashLoop | ConfigRefused | EssentialLost
+        | EssentialEnded => Some(RED),
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),

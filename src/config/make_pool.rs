@@ -11,8 +11,7 @@ use super::report::shown;
 use super::templates::Templates;
 use super::{accounts, logs, look, ports, values, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
-use rotad_core::{OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
-use std::time::Duration;
+use rotad_core::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 
 /// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
 const AUTO: Span = Span::from_secs(1);
@@ -68,12 +67,21 @@ pub(super) fn pool(
     (PoolPlan { name, kind, policy, after, essential, ready, recipe, ports, recycle, health, watch, log }, marks)
 }
 
-fn essential(cx: &mut Reader, pool: &Pool) -> Option<Duration> {
+fn essential(cx: &mut Reader, pool: &Pool) -> Option<Essential> {
     let at = pool.essential.as_ref()?;
-    if at.value == Span::ZERO {
-        cx.error_with(&at.span, "the master would stop at once", "write how long the pool may be without a worker");
+    match at.value {
+        Essential::Ready(Span::ZERO) => {
+            cx.error_with(&at.span, "the master would stop at once", "write how long the pool may be without a worker");
+        }
+        Essential::Exit
+            if !pool.restart.policy.as_ref().is_some_and(|policy| policy.value != RestartPolicy::Always) =>
+        {
+            let hint = "add `policy = \"never\"` or `policy = \"on-failure\"` to its `restart`";
+            cx.error_with(&at.span, "a pool that is always started again never ends", hint);
+        }
+        Essential::Ready(_) | Essential::Exit => {}
     }
-    Some(probe::duration(at.value))
+    Some(at.value)
 }
 
 fn recycle(cx: &mut Reader, pool: &Pool) -> Recycle {
@@ -187,12 +195,24 @@ fn restart(cx: &mut Reader, restart: &pool_tables::Restart) -> Restart {
             cx.idle(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
         }
     }
+    let success_exit_codes = restart.success_exit_codes.as_ref().map_or_else(|| vec![0], |at| at.value.clone());
+    let never_on = restart.never_on.as_ref().map_or_else(Vec::new, |at| at.value.clone());
+    if let Some(at) = &restart.never_on {
+        if let Some(code) = never_on.iter().find(|code| success_exit_codes.contains(code)) {
+            let hint = "it is either an end that is none to be repaired, or one after which nothing is started";
+            cx.error_with(&at.span, format!("{code} is one of `success_exit_codes`"), hint);
+        }
+        if policy == RestartPolicy::Never {
+            cx.idle(&at.span, "`never_on` means nothing with policy = \"never\"".to_owned(), "leave it out");
+        }
+    }
     Restart {
         policy,
         delay,
         max_delay,
         stable_after: restart.stable_after.as_ref().map_or(Span::from_secs(10), |at| at.value),
-        ends: restart.ends.as_ref().map_or_else(|| vec![0], |at| at.value.clone()),
+        success_exit_codes,
+        never_on,
     }
 }
 

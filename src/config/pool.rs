@@ -6,7 +6,7 @@ use super::reader::{At, Reader};
 use super::schema::{Key, key};
 use super::{ports, values};
 use crate::plan::{Kind, Limit, Ports};
-use rotad_core::{Span, Step};
+use rotad_core::{Essential, Span, Step};
 use std::path::PathBuf;
 
 #[derive(Default)]
@@ -34,7 +34,7 @@ pub(super) struct Pool {
     pub(super) ready: Option<At<ReadyText>>,
     pub(super) ready_timeout: Option<At<Span>>,
     pub(super) stop: Option<Vec<Step>>,
-    pub(super) essential: Option<At<Span>>,
+    pub(super) essential: Option<At<Essential>>,
     pub(super) reload: Reload,
     pub(super) restart: Restart,
     pub(super) recycle: Recycle,
@@ -163,9 +163,18 @@ pub(super) const POOL: &[Key<Pool>] = &[
             into.stop = values::stop(cx, v);
         },
     ),
-    key("essential", "duration", "none", "no worker ready for that long: the master stops with 69", |cx, into, v| {
-        into.essential = cx.duration(v);
-    }),
+    key(
+        "essential",
+        "duration, `\"exit\"`",
+        "none",
+        "no worker ready for that long: the master stops with 69; `\"exit\"`: when its workers have ended, with their code",
+        |cx, into, v| {
+            into.essential = match v.get_ref().as_str() {
+                Some("exit") => Some(At::new(Essential::Exit, v.span())),
+                _ => cx.duration(v).map(|at| At::new(Essential::Ready(at.value), at.span)),
+            };
+        },
+    ),
     key("reload", "table", "", "rolling restart", |cx, into, v| cx.table(v, RELOAD, &mut into.reload)),
     key("restart", "table", "", "after a death that nobody asked for", |cx, into, v| {
         cx.table(v, RESTART, &mut into.restart);

@@ -97,7 +97,8 @@ pub(super) struct Restart {
     pub(super) delay: Option<At<Span>>,
     pub(super) max_delay: Option<At<Span>>,
     pub(super) stable_after: Option<At<Span>>,
-    pub(super) ends: Option<At<Vec<i32>>>,
+    pub(super) success_exit_codes: Option<At<Vec<i32>>>,
+    pub(super) never_on: Option<At<Vec<i32>>>,
 }
 
 const POLICIES: &[(&str, RestartPolicy)] =
@@ -133,12 +134,21 @@ pub(super) const RESTART: &[Key<Restart>] = &[
         },
     ),
     key(
-        "ends",
+        "success_exit_codes",
         "list of exit codes",
         "`[0]`",
-        "an end, not a failure: started again, at most once per `delay`, never counted",
+        "ends of a worker that was ready: started again, at most once per `delay`, never counted; before it was ready the delay grows",
         |cx, into, v| {
-            into.ends = values::ends(cx, v);
+            into.success_exit_codes = values::exit_codes(cx, v);
+        },
+    ),
+    key(
+        "never_on",
+        "list of exit codes",
+        "none",
+        "after these the slot is not started again until the next roll or start",
+        |cx, into, v| {
+            into.never_on = values::exit_codes(cx, v);
         },
     ),
 ];

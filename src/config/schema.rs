@@ -107,6 +107,11 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("timeout", "ready_timeout"),
     ("priority", "nice"),
     ("loglevel", "log_level"),
+    ("ends", "success_exit_codes"),
+    ("exitcodes", "success_exit_codes"),
+    ("SuccessExitStatus", "success_exit_codes"),
+    ("stop_exit_codes", "success_exit_codes"),
+    ("RestartPreventExitStatus", "never_on"),
 ];
 
 /// A hint for a key that is none of `names` here: what we call it, or the table where it is one.

@@ -214,7 +214,7 @@ pub(super) fn surge(cx: &mut Reader, value: &Value<'_>) -> Option<At<Surge>> {
     }
 }
 
-pub(super) fn ends(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<i32>>> {
+pub(super) fn exit_codes(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<i32>>> {
     let DeValue::Array(codes) = value.get_ref() else {
         cx.expected(value, "a list of exit codes such as [0]");
         return None;

@@ -45,6 +45,9 @@ pub enum Exit {
 pub enum Request {
     /// Have this pool, with this policy: a new pool starts with generation 1; an old one keeps its workers.
     Keep(PoolId, Policy),
+    /// A person starts this pool: slots that stay empty until somebody acts are filled again, and one that was stopped
+    /// is wanted again.
+    Start(PoolId),
     /// Stop this pool's workers; the pool stays, stopped, until it is kept again.
     Drop(PoolId),
     /// Stop this pool's workers; once nothing of them is left, forget the pool.

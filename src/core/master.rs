@@ -73,6 +73,7 @@ impl Master {
     fn requested(&mut self, ticket: Ticket, request: Request) {
         match request {
             Request::Keep(id, policy) => self.keep(id, policy),
+            Request::Start(id) => self.start_ended(id),
             Request::Drop(id) => self.drop_pool(id),
             Request::Roll(id) => self.want_roll(ticket, id),
             Request::Remove(id) => self.remove(id),

@@ -138,13 +138,17 @@ pub enum Record {
     Soaked {
         worker: WorkerId,
     },
-    /// A death that nobody asked for. `failure`: not one of `ends`; `before_ready`: it never served.
+    /// A death that nobody asked for. `failure`: not one of `success_exit_codes`; `before_ready`: it never served.
     Died {
         worker: WorkerId,
         cause: Cause,
         failure: bool,
         before_ready: bool,
+        /// Ends of this slot before ready, this one included, without a failure or a ready worker in between.
+        in_vain: u32,
         retry_in: Option<Span>,
+        /// The slot stays empty until a person acts: its policy, or one of `never_on`.
+        given_up: bool,
     },
     /// A worker that had been asked to stop is gone, so long after it was asked.
     Stopped {
@@ -238,6 +242,12 @@ pub enum Record {
     EssentialLost {
         pool: PoolId,
         span: Span,
+    },
+    /// All workers of an essential pool have ended, and none is started again. `exit`: that of the last failure, else
+    /// that of the last end; none: a worker could not be started, or was killed before it was ready.
+    EssentialEnded {
+        pool: PoolId,
+        exit: Option<Exit>,
     },
 }
 

@@ -18,8 +18,7 @@ pub struct Policy {
     pub restart: Restart,
     /// At its start the pool waits until all of these are up; everything is stopped against this order.
     pub after: Vec<PoolId>,
-    /// No worker ready for this long: [`crate::Record::EssentialLost`].
-    pub essential: Option<Span>,
+    pub essential: Option<Essential>,
 }
 
 /// What becomes of a pool's workers.
@@ -75,7 +74,18 @@ pub struct Restart {
     pub max_delay: Span,
     pub stable_after: Span,
     /// Exit codes that are an end, not a failure.
-    pub ends: Vec<i32>,
+    pub success_exit_codes: Vec<i32>,
+    /// Exit codes after which the slot stays empty until the next roll or start.
+    pub never_on: Vec<i32>,
+}
+
+/// What ends the master for the sake of one pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Essential {
+    /// No worker ready for this long: [`crate::Record::EssentialLost`].
+    Ready(Span),
+    /// All its workers have ended and none is started again: [`crate::Record::EssentialEnded`].
+    Exit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

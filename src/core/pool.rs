@@ -4,7 +4,7 @@ use crate::essential::Dark;
 use crate::generations::History;
 use crate::renew::Renewals;
 use crate::roll::{LastRoll, Roll};
-use crate::{Generation, Policy, Slot, Ticket, Time, WorkerId};
+use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
@@ -94,6 +94,11 @@ pub(crate) struct Pool {
     pub(crate) alike: BTreeMap<Generation, WorkerId>,
     /// Workers up to this one are older than what they would be made from now.
     pub(crate) outdated: Option<WorkerId>,
+    /// How the last worker ended whose slot stays empty, and whether that was a failure: one of those outlasts ends
+    /// that are none.
+    pub(crate) ended_with: Option<(Option<Exit>, Ended)>,
+    /// The end of an essential pool has been told.
+    pub(crate) end_told: bool,
     pub(crate) roll: Option<Roll>,
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
@@ -141,6 +146,8 @@ impl Pool {
             dark: None,
             alike: BTreeMap::new(),
             outdated: None,
+            ended_with: None,
+            end_told: false,
             roll: None,
             waiting: None,
             last: LastRoll::default(),
@@ -236,8 +243,16 @@ impl Pool {
         self.done = self.slots.iter().take(count as usize).filter(|s| s.ended == Some(Ended::Done)).count() as u32;
     }
 
+    /// Slots that stay empty until a person acts may be filled again.
+    pub(crate) fn forgive_ended(&mut self) {
+        self.done = 0;
+        self.ended_with = None;
+        self.slots.iter_mut().filter(|slot| slot.ended.is_some()).for_each(Place::forgive);
+    }
+
     pub(crate) fn forgive_all(&mut self) {
         self.done = 0;
+        self.ended_with = None;
         self.slots.iter_mut().for_each(Place::forgive);
     }
 }

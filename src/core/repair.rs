@@ -15,8 +15,11 @@ pub(crate) struct Death {
     pub(crate) slot: Slot,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
-    /// One of `ends`.
+    /// One of `success_exit_codes`.
     pub(crate) is_end: bool,
+    /// One of `never_on`.
+    pub(crate) never_again: bool,
+    pub(crate) exit: Option<Exit>,
 }
 
 impl Master {
@@ -27,9 +30,12 @@ impl Master {
             return self.step_ended(id, cause);
         }
         let Some(pool) = self.pools.get(&worker.pool) else { return };
-        let is_end = matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.ends.contains(&code));
+        let (never_again, exit) = (pool.never_again(cause), cause.exit());
+        let is_end =
+            matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.success_exit_codes.contains(&code));
         let place = worker.place;
-        let death = Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end };
+        let death =
+            Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end, never_again, exit };
         // A successor that waits for its turn may end as well; the delay keeps that from going round and round.
         let ended_well = is_end
             && match place {
@@ -59,12 +65,15 @@ impl Master {
                 None
             }
         };
+        let seat = self.pools.get(&worker.pool).and_then(|pool| pool.slots.get(worker.slot.0 as usize));
         self.record(Record::Died {
             worker: id,
             cause,
             failure: !is_end,
             before_ready: worker.ready_at.is_none(),
+            in_vain: seat.map_or(0, |seat| seat.vain),
             retry_in,
+            given_up: seat.is_some_and(|seat| place == Place::Current && seat.ended.is_some()),
         });
         let failure = Failure { worker: Some(id), cause, mixed: false };
         let fails_renewal = self.renewal_failed(worker.pool, id, &failure) && place == Place::Successor;
@@ -97,12 +106,17 @@ impl Master {
         // An end is none that anybody would want to see in a count of troubles.
         slot.restart_due = !death.is_end;
         let stays_empty = match restart.policy {
+            _ if death.never_again => true,
             RestartPolicy::Always => false,
             RestartPolicy::OnFailure => death.is_end,
             RestartPolicy::Never => true,
         };
         if stays_empty {
-            pool.set_ended(death.slot, Some(if death.is_end { Ended::Done } else { Ended::Failed }));
+            let ended = if death.is_end { Ended::Done } else { Ended::Failed };
+            if ended == Ended::Failed || pool.ended_with.is_none_or(|(_, how)| how == Ended::Done) {
+                pool.ended_with = Some((death.exit, ended));
+            }
+            pool.set_ended(death.slot, Some(ended));
             if pool.breaker.is_some_and(|b| b.probe == death.slot) {
                 self.end_crash_loop(id);
             }
@@ -113,7 +127,12 @@ impl Master {
             slot.delays = 0;
         }
         slot.vain = if death.is_end && death.ready_at.is_none() { slot.vain.saturating_add(1) } else { 0 };
-        let at = if death.is_end {
+        let at = if slot.vain > 0 {
+            // It is no failure, but nobody gains by trying it ten times a second for ever.
+            let grown = restart.delay.0.saturating_mul(1u64.checked_shl(slot.vain - 1).unwrap_or(u64::MAX));
+            let delay = Span(grown.min(restart.max_delay.0));
+            now.max(death.began + if slot.vain > 1 { jitter(death.id, delay) } else { delay })
+        } else if death.is_end {
             now.max(death.began + restart.delay)
         } else {
             slot.deaths = slot.deaths.saturating_add(1);
@@ -221,5 +240,21 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return false };
         pool.early_deaths.clear();
         pool.breaker.take().is_some()
+    }
+}
+
+impl Pool {
+    /// After this end the slot stays empty until a person acts.
+    pub(crate) fn never_again(&self, cause: Cause) -> bool {
+        matches!(cause, Cause::Exited(Exit::Code(code)) if self.policy.restart.never_on.contains(&code))
+    }
+}
+
+impl Cause {
+    pub(crate) fn exit(self) -> Option<Exit> {
+        match self {
+            Self::Exited(exit) => Some(exit),
+            Self::SpawnFailed | Self::NotReadyInTime | Self::Unhealthy | Self::Cancelled => None,
+        }
     }
 }

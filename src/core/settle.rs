@@ -169,6 +169,7 @@ impl Master {
             }
         }
         self.watch_essential(id);
+        self.watch_end(id);
     }
 
     /// Nothing of the pool is left that the kernel can end.

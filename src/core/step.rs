@@ -66,13 +66,23 @@ impl Master {
             return self.step_done(pool_id, worker.generation, self.now - worker.began);
         }
         let Some(pool) = self.pools.get(&pool_id) else { return };
-        let rolls = pool.roll.is_some();
+        let (rolls, never_again, exit) = (pool.roll.is_some(), pool.never_again(cause), cause.exit());
         if rolls {
             self.step_failed(pool_id);
         }
-        let death = crate::repair::Death { id, slot: ONLY, began: worker.began, ready_at: None, is_end: false };
+        let (slot, began, ready_at, is_end) = (ONLY, worker.began, None, false);
+        let death = crate::repair::Death { id, slot, began, ready_at, is_end, never_again, exit };
         let retry_in = if rolls { None } else { self.count_death(pool_id, &death) };
-        self.record(Record::Died { worker: id, cause, failure: true, before_ready: true, retry_in });
+        let given_up = self.pools.get(&pool_id).is_some_and(|pool| pool.slots[0].ended.is_some());
+        self.record(Record::Died {
+            worker: id,
+            cause,
+            failure: true,
+            before_ready: true,
+            in_vain: 0,
+            retry_in,
+            given_up,
+        });
         if rolls {
             let failure = Failure { worker: Some(id), cause, mixed: false };
             let standing = Standing::default();

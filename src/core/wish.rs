@@ -2,7 +2,7 @@
 
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
-use crate::{By, Cause, Failure, Master, Nothing, Order, Outcome, Policy, PoolId, Slot, Ticket};
+use crate::{By, Cause, Failure, Master, Nothing, Order, Outcome, Policy, PoolId, PoolKind, Slot, Ticket};
 use alloc::collections::btree_map::Entry;
 use alloc::vec;
 
@@ -30,6 +30,18 @@ impl Master {
             self.start_in_order(id);
         }
         self.touch_all(id);
+    }
+
+    /// A person acts: what had come to its end is started again.
+    pub(crate) fn start_ended(&mut self, id: PoolId) {
+        if self.stopping {
+            return;
+        }
+        // A step that has run is not run again by a start: a roll asks for that.
+        if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.policy.kind == PoolKind::Service) {
+            pool.forgive_ended();
+        }
+        self.revive(id);
     }
 
     /// The pool's workers stop; its wishes end.

@@ -97,6 +97,8 @@ words! {
     CrashLoopOver = "crash-loop-over",
     /// An essential pool had no worker ready for too long: the master stops.
     EssentialLost = "essential-lost",
+    /// An essential pool has ended (`essential = "exit"`): the master stops with its code.
+    EssentialEnded = "essential-ended",
     RollStarted = "roll-started",
     /// One more slot is done.
     RollStep = "roll-step",

@@ -179,6 +179,7 @@ fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
         ("restart.delay", a.restart.delay != b.restart.delay),
         ("restart.max_delay", a.restart.max_delay != b.restart.max_delay),
         ("restart.stable_after", a.restart.stable_after != b.restart.stable_after),
-        ("restart.ends", a.restart.ends != b.restart.ends),
+        ("restart.success_exit_codes", a.restart.success_exit_codes != b.restart.success_exit_codes),
+        ("restart.never_on", a.restart.never_on != b.restart.never_on),
     ]));
 }

@@ -1,7 +1,7 @@
 //! One pool of a plan: what it runs, how patiently, and what is done with its output.
 
 use super::Template;
-use rotad_core::Policy;
+use rotad_core::{Essential, Policy};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ pub struct PoolPlan {
     pub policy: Policy,
     /// Names of the pools that have to be ready (a step: to have ended well) before this one is started.
     pub after: Vec<String>,
-    /// No worker ready for that long: the master stops with 69.
-    pub essential: Option<Duration>,
+    /// When the master stops for the sake of this pool.
+    pub essential: Option<Essential>,
     pub ready: Ready,
     pub recipe: Recipe,
     pub ports: Option<Ports>,

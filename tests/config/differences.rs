@@ -61,9 +61,9 @@ fn what_the_master_goes_by_touches_no_worker() {
         "reload = { surge = 0, max_draining = 3, soak = \"2s\", on_failure = \"abort\" }",
         &["reload.surge", "reload.max_draining", "reload.soak", "reload.on_failure"],
     );
-    let restart =
-        "restart = { policy = \"on-failure\", delay = \"1s\", max_delay = \"5s\", stable_after = \"1s\", ends = [] }";
-    let keys = ["restart.policy", "restart.delay", "restart.max_delay", "restart.stable_after", "restart.ends"];
+    let restart = "restart = { policy = \"on-failure\", delay = \"1s\", max_delay = \"5s\", stable_after = \"1s\", success_exit_codes = [] }";
+    let keys =
+        ["restart.policy", "restart.delay", "restart.max_delay", "restart.stable_after", "restart.success_exit_codes"];
     adjusted("", restart, &keys);
     adjusted(
         "",

@@ -2,7 +2,7 @@
 
 use super::{Case, plan_of, refused};
 use rotad::plan::{Check, Context, Health, Kind, PoolPlan, Ports, Ready, Sink, Template};
-use rotad_core::{RestartPolicy, Span};
+use rotad_core::{Essential, RestartPolicy, Span};
 use std::path::Path;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn defaults_give_way() {
         (&logs.log.stdout, logs.log.keep, logs.recipe.pass_env.len()),
         (&Sink::File(logs.recipe.working_directory.join("x.log")), 3, 1)
     );
-    assert!(logs.after.is_empty() && logs.essential == Some(Duration::from_secs(5)));
+    assert!(logs.after.is_empty() && logs.essential == Some(Essential::Ready(Span(5000))));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_rest_has_its_defaults() {
     assert_eq!(words.iter().map(|word| expanded(word, 7, None)).collect::<Vec<_>>(), ["check", "7"]);
     assert_eq!((every.as_secs(), timeout.as_secs(), *failures), (10, 5, 3));
     assert_eq!(web.recycle.max_age, Some(Duration::from_secs(6 * 3600)));
-    assert_eq!((web.recycle.max_rss, web.essential), (Some(512 << 20), Some(Duration::from_secs(60))));
+    assert_eq!((web.recycle.max_rss, web.essential), (Some(512 << 20), Some(Essential::Ready(Span(60_000)))));
     let watch = web.watch.unwrap();
     assert_eq!((watch.globs, watch.debounce), (vec!["*.toml".to_owned()], Duration::from_millis(500)));
     assert_eq!(watch.base, web.recipe.working_directory);

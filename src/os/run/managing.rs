@@ -5,7 +5,7 @@ use super::tickets::reason;
 use crate::observe::manager::{self, Manager, PoolLine};
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
-use rotad_core::{Cause, PoolId, PoolState, PoolView, RollState, Span};
+use rotad_core::{Cause, Exit, PoolId, PoolState, PoolView, RollState, Span};
 use std::time::{Duration, Instant};
 
 /// The exit code of a master whose essential pool has failed.
@@ -178,6 +178,24 @@ impl Keeper {
     /// Everything stops: said once.
     pub(super) fn tell_stopping(&self) {
         self.managing.manager.tell("STOPPING=1\nSTATUS=stopping");
+    }
+
+    /// An essential pool has come to its end: so does the master, with the pool's exit code.
+    pub(super) fn essential_ended(&mut self, pool: PoolId, exit: Option<Exit>, how: &str) {
+        if self.stopping {
+            return;
+        }
+        let code = match exit {
+            Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(u8::MAX),
+            // As a shell reports it.
+            Some(Exit::Signal { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+            None => ESSENTIAL_FAILED,
+        };
+        let text = format!("{} is essential and has ended ({how}): everything stops", self.pool_name(pool));
+        tracing::info!("{text}");
+        self.launch.give_up(code, &text);
+        self.exit_code = Some(code);
+        self.stop(false);
     }
 
     pub(super) fn essential_lost(&mut self, pool: PoolId, span: Span) {

@@ -3,7 +3,7 @@
 
 use super::listening::ListenerId;
 use crate::plan::{Kind, ListenPlan, PoolPlan};
-use rotad_core::{Generation, Policy, PoolId, PoolKind, Span};
+use rotad_core::{Generation, Policy, PoolId, PoolKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -129,7 +129,7 @@ impl Posts {
             kind,
             count: post.scaled.unwrap_or(plan.policy.count),
             after: plan.after.iter().filter_map(|name| self.find(name)).collect(),
-            essential: plan.essential.map(|span| Span::from_millis(span.as_millis() as u64)),
+            essential: plan.essential,
             ..plan.policy.clone()
         })
     }

@@ -8,7 +8,22 @@ use super::tickets::{About, reason, superseded, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
 use crate::plan::Kind;
-use rotad_core::{By, Cause, Cut, Exit, Generation, Outcome, PoolId, Record, Slot, Span, Ticket, Why, WorkerId};
+use rotad_core::{
+    By, Cause, Cut, Exit, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId,
+};
+
+/// Ends of a slot in a row, all before ready and none a failure, after which a start has failed.
+const START_FAILS_AFTER: u32 = 5;
+
+/// [`Record::Died`].
+struct Death {
+    cause: Cause,
+    failure: bool,
+    before_ready: bool,
+    in_vain: u32,
+    retry_in: Option<Span>,
+    given_up: bool,
+}
 
 impl Keeper {
     pub(super) fn recorded(&mut self, record: Record) {
@@ -16,8 +31,9 @@ impl Keeper {
         match record {
             Record::Ready { worker, took } => self.ready_line(worker, took),
             Record::Soaked { worker } => self.note(Note::new(What::Soaked, "has soaked").worker(worker)),
-            Record::Died { worker, cause, failure, before_ready, retry_in } => {
-                self.died_line(worker, cause, failure, before_ready, retry_in);
+            Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+                let death = Death { cause, failure, before_ready, in_vain, retry_in, given_up };
+                self.died_line(worker, &death);
             }
             Record::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
@@ -45,7 +61,8 @@ impl Keeper {
             | Record::Held { .. }
             | Record::StepDone { .. }
             | Record::Renewed { .. }
-            | Record::EssentialLost { .. } => self.pool_recorded(record),
+            | Record::EssentialLost { .. }
+            | Record::EssentialEnded { .. } => self.pool_recorded(record),
         }
     }
 
@@ -87,6 +104,12 @@ impl Keeper {
                 let text = format!("essential, and no worker ready for {span}");
                 self.note(Note::new(What::EssentialLost, text).pool(pool).error());
                 self.essential_lost(pool, span);
+            }
+            Record::EssentialEnded { pool, exit } => {
+                let how = exit.map_or_else(|| "no worker could be started".to_owned(), exit_text);
+                let text = format!("essential, and its workers have ended: {how}");
+                self.note(Note::new(What::EssentialEnded, text).pool(pool).warn());
+                self.essential_ended(pool, exit, &how);
             }
             _ => self.roll_recorded(record),
         }
@@ -170,7 +193,8 @@ impl Keeper {
         }
     }
 
-    fn died_line(&mut self, id: WorkerId, cause: Cause, failure: bool, before_ready: bool, retry_in: Option<Span>) {
+    fn died_line(&mut self, id: WorkerId, death: &Death) {
+        let Death { cause, failure, before_ready, in_vain, retry_in, given_up } = *death;
         if let Cause::NotReadyInTime | Cause::Unhealthy = cause
             && let Some(body) = self.roster.get(id)
         {
@@ -187,7 +211,9 @@ impl Keeper {
         let text = describe(cause, self.obituaries.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
+            Some(span) if in_vain > 1 => format!(", {in_vain} times in a row; started again in {span}"),
             Some(span) => format!("; started again in {span}"),
+            None if given_up => format!("; {}", self.not_again(id, cause)),
             None => String::new(),
         };
         let kind = match cause {
@@ -198,7 +224,17 @@ impl Keeper {
         };
         let note = Note::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
         self.note(if failure { note.warn() } else { note });
-        let is_failure = (failure && before_ready) || cause == Cause::NotReadyInTime;
+        let is_failure = (failure && before_ready)
+            || cause == Cause::NotReadyInTime
+            || in_vain == START_FAILS_AFTER
+            || (given_up && failure);
+        if given_up
+            && !failure
+            && let Some(pool) = self.who(id).pool
+            && self.core.view().pool(pool).is_some_and(|view| view.state == PoolState::Done)
+        {
+            self.pool_up(pool, "its workers have done their work");
+        }
         if is_failure && let Some(pool) = self.who(id).pool {
             let obituary = self.obituaries.of_worker(id);
             let mut text = text;
@@ -206,7 +242,24 @@ impl Keeper {
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::harmless::harmless(line));
             }
-            self.pool_failed(pool, text);
+            if in_vain > 1 {
+                text.push_str(&format!(
+                    "\n{in_vain} ends in a row before it was ever ready: no failure, but no worker either"
+                ));
+            }
+            let then = if given_up { self.not_again(id, cause) } else { "it is tried on".to_owned() };
+            self.pool_failed(pool, text, &then);
+        }
+    }
+
+    /// Why a slot stays empty, and until when.
+    fn not_again(&self, id: WorkerId, cause: Cause) -> String {
+        let policy = self.who(id).pool.and_then(|pool| self.posts.policy(pool));
+        match (cause, policy) {
+            (Cause::Exited(Exit::Code(code)), Some(policy)) if policy.restart.never_on.contains(&code) => {
+                format!("not started again until the next roll or start: {code} is one of `restart.never_on`")
+            }
+            _ => "not started again until the next roll or start: `restart.policy` says so".to_owned(),
         }
     }
 

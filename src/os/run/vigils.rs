@@ -58,10 +58,10 @@ impl Keeper {
         self.launched(verdict);
     }
 
-    /// A worker has died with failure before it was ready. The pool is tried on.
-    pub(super) fn pool_failed(&mut self, pool: PoolId, why: String) {
+    /// A worker has died with failure before it was ready, or ends again and again. `then`: what becomes of the pool.
+    pub(super) fn pool_failed(&mut self, pool: PoolId, why: String, then: &str) {
         self.step_failed(pool, &why);
-        let text = format!("{}: {why}\nit is tried on", self.pool_name(pool));
+        let text = format!("{}: {why}\n{then}", self.pool_name(pool));
         for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 1, text.clone());
         }

@@ -102,6 +102,8 @@ impl Keeper {
         self.await_start(pool, ticket);
         if let Some(policy) = self.posts.policy(pool) {
             self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+            // Slots that had come to their end are filled again as well.
+            self.fact(Event::Requested(super::NOBODY, Request::Start(pool)));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::model::{Books, Pool};
 use crate::oracle::{Oracle, Verdict, fail, hold};
-use rotad_core::{EmptyState, Event, Master, PoolId, PoolState, RestartPolicy, Time};
+use rotad_core::{EmptyState, Essential, Event, Master, PoolId, PoolState, Time};
 
 impl Books {
     /// A worker of the rolling generation has served for as long as the first one must.
@@ -83,6 +83,7 @@ impl Oracle {
             self.begun_and_up(id, now.0)?;
             self.filled(id, now.0, master)?;
             self.unreachable(id)?;
+            self.ended(id, master)?;
             let pool = &self.books.pools[&id];
             hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
         }
@@ -158,7 +159,7 @@ impl Oracle {
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         pool.up |= pool.running && full;
         pool.surely_up |= pool.running && surely;
-        let Some(span) = pool.policy.essential else { return Ok(()) };
+        let Some(Essential::Ready(span)) = pool.policy.essential else { return Ok(()) };
         let dark = pool.running && pool.begun && !pool.is_step() && pool.policy.count > 0 && serving == 0;
         if !dark {
             pool.dark_since = None;
@@ -240,7 +241,7 @@ impl Oracle {
             if held[slot as usize] || waits || in_place && pool.roll.is_some() {
                 continue;
             }
-            let never = pool.policy.restart.policy != RestartPolicy::Always;
+            let never = pool.may_give_up();
             let ended = never
                 && master
                     .view()
@@ -248,6 +249,21 @@ impl Oracle {
                     .any(|empty| empty.slot.0 == slot && matches!(empty.state, EmptyState::Done | EmptyState::Failed));
             hold!(ended, "filled", "slot {slot} of pool {id} is empty");
         }
+        Ok(())
+    }
+
+    /// An essential pool that has come to its end is told at once, and once.
+    fn ended(&mut self, id: u32, master: &Master) -> Verdict {
+        let there = self.books.is_there(id);
+        let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
+        let over = |empty: &rotad_core::EmptySlot| matches!(empty.state, EmptyState::Done | EmptyState::Failed);
+        let ended = master.view().empty_slots(PoolId(id)).filter(over).count() as u32;
+        let watched = pool.policy.essential == Some(Essential::Exit) && pool.running && pool.begun && !pool.is_step();
+        if !watched || there || pool.policy.count == 0 || ended < pool.policy.count {
+            pool.end_told = false;
+            return Ok(());
+        }
+        hold!(pool.end_told, "essential", "pool {id} has ended, and nothing was said");
         Ok(())
     }
 
@@ -273,7 +289,7 @@ impl Oracle {
                 .empty_slots(PoolId(*id))
                 .filter(|slot| matches!(slot.state, EmptyState::Done | EmptyState::Failed))
                 .count() as u32;
-            if !pool.begun {
+            if !pool.begun && (books.is_held(*id) || !view.held_by.is_empty()) {
                 hold!(view.state == PoolState::Starting && !view.held_by.is_empty(), "converges", "{view:?}");
                 continue;
             }
@@ -282,7 +298,7 @@ impl Oracle {
                 hold!(view.state == state && (pool.step_done || pool.step_failed), "converges", "{view:?}");
                 continue;
             }
-            let never = pool.policy.restart.policy != RestartPolicy::Always;
+            let never = pool.may_give_up();
             hold!(ended == 0 || never, "converges", "{ended} slots of pool {id} have given up");
             hold!(
                 view.ready + ended == pool.policy.count,

@@ -1,6 +1,8 @@
 //! What an onlooker knows who sees only facts and orders: the oracle's own books, kept without the core's help.
 
-use rotad_core::{Cause, Failure, Generation, Policy, PoolKind, Readiness, Slot as Place, Standing, Why};
+use rotad_core::{
+    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, Why,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone)]
@@ -63,6 +65,8 @@ pub(crate) struct Slot {
     pub(crate) exact: bool,
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
+    /// Ends before ready in a row.
+    pub(crate) vain: u32,
     /// Somebody has come to a good end here.
     pub(crate) ended: bool,
 }
@@ -103,6 +107,8 @@ pub(crate) struct Pool {
     pub(crate) made: BTreeMap<u32, (Readiness, u64)>,
     pub(crate) dark_since: Option<u64>,
     pub(crate) dark_told: bool,
+    /// The end of the pool has been told.
+    pub(crate) end_told: bool,
     /// Nothing has failed, and nobody but rolls has acted.
     pub(crate) quiet: bool,
     pub(crate) full_once: bool,
@@ -146,6 +152,7 @@ impl Pool {
             made,
             dark_since: None,
             dark_told: false,
+            end_told: false,
             quiet: true,
             full_once: false,
             changed: false,
@@ -168,6 +175,11 @@ impl Pool {
     /// A step that holds nobody: done, or done once while its latest run has failed for good.
     fn was_done(&self) -> bool {
         self.step_done || self.step_failed && !self.served.is_empty()
+    }
+
+    /// Some deaths leave a slot empty until a person acts.
+    pub(crate) fn may_give_up(&self) -> bool {
+        self.policy.restart.policy != RestartPolicy::Always || !self.policy.restart.never_on.is_empty()
     }
 
     pub(crate) fn is_step(&self) -> bool {
@@ -249,9 +261,13 @@ impl Pool {
             seat.delays = 0;
             seat.exact |= self.roll.is_none();
         }
+        seat.vain = if is_end && ready_for.is_none() { seat.vain + 1 } else { 0 };
         if is_end {
-            let wait = restart.delay.0.saturating_sub(spawned_ago);
-            return (wait, wait, seat.exact);
+            let grown =
+                (restart.delay.0 << seat.vain.saturating_sub(1).min(30)).min(restart.max_delay.0.max(restart.delay.0));
+            let spread = if seat.vain > 1 { grown / 10 } else { 0 };
+            let left = |wait: u64| wait.saturating_sub(spawned_ago);
+            return (left(grown - spread), left(grown + spread), seat.exact);
         }
         seat.deaths += 1;
         if seat.deaths == 1 && ready_for.is_some() {
@@ -307,7 +323,7 @@ impl Books {
     /// Every wanted worker serves; what has come to its end and stays empty is not wanted.
     pub(crate) fn is_full(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
-        let ends = pool.policy.restart.policy != rotad_core::RestartPolicy::Always;
+        let ends = pool.policy.restart.policy != RestartPolicy::Always;
         let ended = if ends { pool.slots.iter().filter(|slot| slot.ended).count() as u32 } else { 0 };
         let serves = |slot: &u32| self.of(id).any(|(_, w)| w.slot == *slot && w.serves());
         let serving = (0..pool.policy.count).filter(serves).count() as u32;
@@ -421,5 +437,5 @@ impl Books {
 }
 
 pub(crate) fn is_end(policy: &Policy, cause: Cause) -> bool {
-    matches!(cause, Cause::Exited(rotad_core::Exit::Code(code)) if policy.restart.ends.contains(&code))
+    matches!(cause, Cause::Exited(rotad_core::Exit::Code(code)) if policy.restart.success_exit_codes.contains(&code))
 }

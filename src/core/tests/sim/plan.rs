@@ -1,10 +1,14 @@
 //! What one seed stands for: pools, faults and an operator's acts. Plain data, so that it can be made smaller.
 
 use crate::rng::Rng;
-use rotad_core::{OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step};
+use rotad_core::{
+    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step,
+};
 
 /// The world stops faulting and the operator stops acting here.
 pub(crate) const CALM_AT: u64 = 40_000;
+/// One of the codes that workers which fail by themselves exit with.
+const FAILED: i32 = 1;
 /// By then everything has to be well again; then everything is stopped.
 pub(crate) const JUDGED_AT: u64 = 400_000;
 
@@ -16,7 +20,7 @@ pub(crate) enum Fault {
     NeverReady,
     DiesEarly,
     DiesReady,
-    /// Ends with one of `ends`.
+    /// Ends with one of `success_exit_codes`.
     Ends,
     Deaf,
     SlowExit,
@@ -46,6 +50,7 @@ pub(crate) enum Act {
     Scale(usize, u32),
     Drop(usize),
     Keep(usize),
+    Start(usize),
     /// Kept with another way to reload.
     Adjust(usize, Reload),
     /// A changed configuration: with another way to reload, and other times.
@@ -97,7 +102,12 @@ impl Plan {
                 pool.kind = PoolKind::Step;
                 pool.count = 1;
             } else if rng.chance(20) {
-                pool.essential = Some(Span(rng.pick(&[500, 3000, 10_000])));
+                pool.essential = Some(Essential::Ready(Span(rng.pick(&[500, 3000, 10_000]))));
+            } else if pool.restart.policy != RestartPolicy::Always && rng.chance(50) {
+                pool.essential = Some(Essential::Exit);
+            }
+            if rng.chance(20) {
+                pool.restart.never_on = vec![FAILED];
             }
         }
         if rng.chance(30) {
@@ -147,7 +157,8 @@ fn policy(rng: &mut Rng) -> Policy {
             delay: Span(delay),
             max_delay: Span(rng.pick(&[2000, 8000])),
             stable_after: Span(rng.pick(&[2000, 10_000])),
-            ends: if rng.chance(60) { vec![0] } else { Vec::new() },
+            success_exit_codes: if rng.chance(60) { vec![0] } else { Vec::new() },
+            never_on: Vec::new(),
         },
         kind: PoolKind::Service,
         after: Vec::new(),
@@ -168,7 +179,7 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
     for _ in 0..rng.range(0, 5) {
         let at = rng.range(0, CALM_AT - 1);
         let pool = rng.range(0, pools.len() as u64 - 1) as usize;
-        match rng.range(0, 9) {
+        match rng.range(0, 10) {
             0..=3 => {
                 for _ in 0..rng.pick(&[1, 1, 2, 4]) {
                     let later = (at + rng.pick(&[0, 1, 500])).min(CALM_AT);
@@ -181,7 +192,8 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
                 let timeout = rng.range(3000, 8000);
                 acts.push((at, Act::Change(pool, other, readiness, timeout)));
             }
-            7..=8 => {
+            7 => acts.push((at, Act::Start(pool))),
+            8..=9 => {
                 acts.push((at, Act::Return(pool, rng.range(0, 2) as usize)));
             }
             _ => {

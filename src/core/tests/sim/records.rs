@@ -2,15 +2,20 @@
 
 use crate::model::{Pool, Roll, is_end};
 use crate::oracle::{Oracle, Verdict, fail, hold};
-use rotad_core::{Cause, Failure, OnFailure, Outcome, Readiness, Record, RestartPolicy, Standing, Time, Why};
+use rotad_core::{
+    Cause, Essential, Exit, Failure, OnFailure, Outcome, Readiness, Record, RestartPolicy, Standing, Time, Why,
+};
 use std::collections::BTreeSet;
 
 impl Oracle {
     pub(crate) fn record(&mut self, now: Time, record: &Record) -> Verdict {
         match record {
             Record::Ready { worker, .. } => self.ready(now, worker.0),
-            Record::Died { worker, cause, failure, before_ready, retry_in } => {
-                self.died(now, worker.0, *cause, (*failure, *before_ready), retry_in.map(|span| span.0))
+            Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+                hold!(!(*given_up && retry_in.is_some()), "died", "{worker} is given up and started again");
+                self.given_up(worker.0, *cause, *given_up)?;
+                self.died(now, worker.0, *cause, (*failure, *before_ready, *given_up), retry_in.map(|span| span.0))?;
+                self.in_vain(worker.0, *cause, *in_vain, retry_in.is_some())
             }
             Record::Retired { worker, why } => self.retired(now, worker.0, *why),
             Record::Lost { worker } => {
@@ -47,6 +52,7 @@ impl Oracle {
             }
             Record::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
             Record::Renewed { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
+            Record::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
             Record::EssentialLost { pool, span } => {
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
                 let due = pool.dark_since.is_some_and(|at| now.0 >= at + span.0);
@@ -166,8 +172,46 @@ impl Oracle {
             | Record::Held { .. }
             | Record::StepDone { .. }
             | Record::Renewed { .. }
-            | Record::EssentialLost { .. } => Ok(()),
+            | Record::EssentialLost { .. }
+            | Record::EssentialEnded { .. } => Ok(()),
         }
+    }
+
+    /// A slot is given up for what its policy or its exit code says, and for nothing else.
+    fn given_up(&self, id: u64, cause: Cause, given_up: bool) -> Verdict {
+        let Some(worker) = self.books.workers.get(&id) else { return fail("died", "unknown") };
+        let pool = &self.books.pools[&(worker.pool as u32)];
+        let is_code = |codes: &[i32]| matches!(cause, Cause::Exited(Exit::Code(code)) if codes.contains(&code));
+        let may = pool.policy.restart.policy == RestartPolicy::Never
+            || pool.policy.restart.policy == RestartPolicy::OnFailure && is_end(&pool.policy, cause)
+            || is_code(&pool.policy.restart.never_on)
+            || pool.is_step() && pool.roll.is_some();
+        hold!(!given_up || may, "given up", "{id} by {cause:?}");
+        // In a roll, or beside another worker of its slot, it is not the slot's last.
+        let alone =
+            !self.books.of(worker.pool as u32).any(|(other, w)| other != id && w.slot == worker.slot && !w.gone);
+        let must = pool.running && pool.begun && !pool.is_step() && pool.roll.is_none() && alone;
+        hold!(given_up || !may || !must, "given up", "{id} by {cause:?} is started again");
+        Ok(())
+    }
+
+    fn in_vain(&self, id: u64, cause: Cause, told: u32, again: bool) -> Verdict {
+        let Some(worker) = self.books.workers.get(&id) else { return fail("died", "unknown") };
+        let pool = &self.books.pools[&(worker.pool as u32)];
+        let seat = &pool.slots[worker.slot as usize];
+        let vain = again && worker.ready.is_none() && is_end(&pool.policy, cause);
+        hold!(!vain || told > 0 && told <= seat.vain, "in vain", "{id}: told {told}, counted {}", seat.vain);
+        hold!(!vain || !seat.exact || told == seat.vain, "in vain", "{id}: told {told}, counted {}", seat.vain);
+        Ok(())
+    }
+
+    fn essential_ended(&mut self, id: u32, exit: Option<Exit>) -> Verdict {
+        let lives = self.books.of(id).any(|(_, w)| !w.gone && !w.lost);
+        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("essential", "unknown pool") };
+        let due = pool.policy.essential == Some(Essential::Exit) && pool.running && !lives;
+        hold!(due && !pool.end_told, "essential", "pool {id} has not ended, or that was told: {exit:?}");
+        pool.end_told = true;
+        Ok(())
     }
 
     fn ready(&mut self, now: Time, id: u64) -> Verdict {
@@ -203,7 +247,7 @@ impl Oracle {
         now: Time,
         id: u64,
         cause: Cause,
-        (failure, before_ready): (bool, bool),
+        (failure, before_ready, given_up): (bool, bool, bool),
         retry: Option<u64>,
     ) -> Verdict {
         let sick = self.books.sick;
@@ -249,7 +293,7 @@ impl Oracle {
         }
         let ready_for = ready.map(|at| now.0 - at);
         // Beside one that serves, it was a renewal's.
-        if failure && ready_for.is_none_or(|span| span <= 1000) && (pool.roll.is_some() || !spare) {
+        if failure && !given_up && ready_for.is_none_or(|span| span <= 1000) && (pool.roll.is_some() || !spare) {
             pool.early.push(now.0);
             pool.all_early.push(now.0);
         }
@@ -286,7 +330,7 @@ impl Oracle {
             Why::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
             Why::Unreachable => {
                 let seat = &pool.slots[worker.slot as usize];
-                let ends = seat.ended || pool.policy.restart.policy != rotad_core::RestartPolicy::Always;
+                let ends = seat.ended || pool.may_give_up();
                 let unwanted = !pool.running || worker.slot >= pool.policy.count || ends;
                 let at_once = worker.unreachable == Some(false) || reload.surge == 0 || pool.changed;
                 let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());

@@ -15,6 +15,7 @@ impl Oracle {
                 self.books.tickets.insert(ticket);
             }
             Request::Keep(..)
+            | Request::Start(_)
             | Request::Drop(_)
             | Request::Remove(_)
             | Request::Scale(..)
@@ -23,6 +24,7 @@ impl Oracle {
         }
         match request {
             Request::Keep(id, policy) => self.wish_keep(id.0, policy),
+            Request::Start(id) => self.wish_start(id.0),
             Request::Drop(id) => self.wish_drop(id.0),
             Request::Remove(id) => {
                 self.wish_drop(id.0);
@@ -68,6 +70,20 @@ impl Oracle {
                 pool.revive();
             }
         }
+    }
+
+    fn wish_start(&mut self, id: u32) {
+        if self.books.stop_at.is_some() {
+            return;
+        }
+        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        pool.quiet = false;
+        for seat in &mut pool.slots {
+            seat.exact = false;
+            seat.forgiven = true;
+            seat.ended = false;
+        }
+        pool.revive();
     }
 
     fn wish_drop(&mut self, id: u32) {

@@ -13,8 +13,8 @@
 mod show;
 
 use rotad_core::{
-    Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, WorkerId,
+    Essential, Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
+    Restart, RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,7 +34,8 @@ fn policy(words: &[&str]) -> Policy {
         delay: Span(100),
         max_delay: Span(30_000),
         stable_after: Span(10_000),
-        ends: Vec::new(),
+        success_exit_codes: Vec::new(),
+        never_on: Vec::new(),
     };
     let stop = vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }];
     let (readiness, ready_timeout) = (Readiness::Reported, Span(60_000));
@@ -62,12 +63,14 @@ fn policy(words: &[&str]) -> Policy {
             "abort" => policy.reload.on_failure = OnFailure::Abort,
             "never" => policy.restart.policy = RestartPolicy::Never,
             "on-failure" => policy.restart.policy = RestartPolicy::OnFailure,
-            "ends" => policy.restart.ends = vec![number() as i32],
+            "ends" => policy.restart.success_exit_codes = vec![number() as i32],
+            "never-on" => policy.restart.never_on = vec![number() as i32],
+            "essential-exit" => policy.essential = Some(Essential::Exit),
             "step" => policy.kind = PoolKind::Step,
             "after" => {
                 policy.after = value.split(',').map(|pool| PoolId(pool.parse().expect("a pool"))).collect();
             }
-            "essential" => policy.essential = Some(Span(number())),
+            "essential" => policy.essential = Some(Essential::Ready(Span(number()))),
             "delay" => policy.restart.delay = Span(number()),
             "max-delay" => policy.restart.max_delay = Span(number()),
             "stable-after" => policy.restart.stable_after = Span(number()),
@@ -135,6 +138,7 @@ impl Teller {
         };
         let request = match words[0] {
             "keep" => Request::Keep(pool(1), self.policies[&(number(1) as u32)].clone()),
+            "start" => Request::Start(pool(1)),
             "drop" => Request::Drop(pool(1)),
             "roll" => Request::Roll(pool(1)),
             "remove" => Request::Remove(pool(1)),

@@ -27,11 +27,13 @@ fn record(record: &Record) -> String {
     match record {
         Record::Ready { worker, took } => format!(". {worker} is ready after {took}"),
         Record::Soaked { worker } => format!(". {worker} has soaked"),
-        Record::Died { worker, cause, failure, before_ready, retry_in } => {
+        Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
             let how = if *failure { "died" } else { "ended" };
             let when = if *before_ready { " before ready" } else { "" };
             let retry = retry_in.map_or(String::new(), |span| format!(", again in {span}"));
-            format!(". {worker} {how}{when}: {}{retry}", why(*cause))
+            let vain = if *in_vain > 1 { format!(", {in_vain} in vain") } else { String::new() };
+            let end = if *given_up { ", given up" } else { "" };
+            format!(". {worker} {how}{when}: {}{retry}{vain}{end}", why(*cause))
         }
         Record::Stopped { worker, exit, took } => {
             let exit = exit.map_or("never born".into(), |exit| why(Cause::Exited(exit)));
@@ -62,6 +64,10 @@ fn record(record: &Record) -> String {
             format!(". step {pool} is done, generation {generation}, in {took}")
         }
         Record::Renewed { pool, slot, worker, took } => format!(". {pool}/{slot} has {worker}, renewed in {took}"),
+        Record::EssentialEnded { pool, exit } => {
+            let exit = exit.map_or("never ran".into(), |exit| why(Cause::Exited(exit)));
+            format!(". pool {pool} is essential and has ended: {exit}")
+        }
         Record::EssentialLost { pool, span } => format!(". pool {pool} is essential and had nobody ready for {span}"),
     }
 }
