@@ -81,7 +81,21 @@ stop = "10s"
 surge = 2
 soak = "0s"
 "#;
-    let mut site = Site::new(&format!("{JOBS}{tree}"));
+    // Born by a shim, with an environment of its own.
+    let other = r#"
+[pool.other]
+command = ["sleep", "1002"]
+user = "nobody"
+working_directory = "@DIR@"
+count = 3
+ready = "spawned"
+stop = "10s"
+[pool.other.reload]
+surge = 3
+soak = "0s"
+"#;
+    let other = if nix::unistd::geteuid().is_root() { other } else { "" };
+    let mut site = Site::new(&format!("{JOBS}{tree}{other}"));
     // A child in its session without an environment, one in a session of its own, and the worker itself.
     site.write("tree.sh", "env -i sleep 1000 & setsid sleep 1001 & trap 'exit 0' TERM; while :; do wait; done");
     let (mut at, mut found, mut most) = (BTreeMap::<&str, u32>::new(), 0, Duration::ZERO);

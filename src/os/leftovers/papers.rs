@@ -28,6 +28,10 @@ pub(super) struct Papers {
 
 /// The papers of these processes, in this order; none: its memory is locked, so that it could not be asked.
 pub(super) fn of(pids: &[i32]) -> Vec<Option<Papers>> {
+    read_by(papers, pids)
+}
+
+fn read_by(read: fn(i32) -> Papers, pids: &[i32]) -> Vec<Option<Papers>> {
     let mut found: Vec<Option<Papers>> = Vec::with_capacity(pids.len());
     let all: Arc<[i32]> = pids.into();
     for _ in 0..MOST_HUNG {
@@ -37,7 +41,7 @@ pub(super) fn of(pids: &[i32]) -> Vec<Option<Papers>> {
         }
         let (answers, answered) = unbounded();
         let all = Arc::clone(&all);
-        let reader = move || read_all(&all[from..], &answers);
+        let reader = move || read_all(read, &all[from..], &answers);
         if std::thread::Builder::new().name("papers".into()).spawn(reader).is_err() {
             break;
         }
@@ -52,9 +56,9 @@ pub(super) fn of(pids: &[i32]) -> Vec<Option<Papers>> {
     found
 }
 
-fn read_all(pids: &[i32], answers: &Sender<Papers>) {
+fn read_all(read: fn(i32) -> Papers, pids: &[i32], answers: &Sender<Papers>) {
     for &pid in pids {
-        if answers.send(papers(pid)).is_err() {
+        if answers.send(read(pid)).is_err() {
             return;
         }
     }
@@ -90,6 +94,22 @@ fn is_loading(pid: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One whose memory is locked costs its patience, and the others are heard.
+    #[test]
+    fn one_that_hangs_holds_nobody_up() {
+        fn read(pid: i32) -> Papers {
+            while pid == 2 {
+                std::thread::park();
+            }
+            Papers { slot: Some(pid as u32), ..Papers::default() }
+        }
+        let began = Instant::now();
+        let found = read_by(read, &[1, 2, 3, 2]);
+        let slots: Vec<Option<u32>> = found.into_iter().map(|papers| papers.and_then(|papers| papers.slot)).collect();
+        assert_eq!(slots, [Some(1), None, Some(3), None]);
+        assert!(began.elapsed() < 3 * PATIENCE, "{:?}", began.elapsed());
+    }
 
     #[test]
     fn each_is_answered_in_its_place() {
