@@ -162,3 +162,65 @@ fn a_stopped_pool_stays_stopped() {
     site.await_log("web is stopped, and stays so", 30);
     assert_eq!(pool(&site.status().expect("a status"), "web")["state"], "stopped");
 }
+
+/// The pool's own log, also one that was put aside, the master's, and its pid file: none of them rolls anything.
+#[test]
+fn what_the_master_writes_itself_does_not_count() {
+    let mut site = Site::new(
+        r#"
+[pool.web]
+command = ["sh", "-c", "while :; do echo a line that fills a log within a moment; sleep 0.05; done"]
+ready = "spawned"
+stop = "1s"
+reload = { soak = "0s", watch = ["**/*"], debounce = "50ms" }
+[pool.web.log]
+stdout = "logs/web.log"
+max_size = "4KiB"
+keep = 2
+"#,
+    );
+    site.run();
+    site.await_ready();
+    site.await_log("watching", 20);
+    support::until("a log that was put aside", 60, || site.path("logs/web.log.2").exists().then_some(()));
+    assert_eq!(changes(&site), 0, "{}", site.log());
+    site.write("code", "new");
+    await_generation(&site, 2);
+    assert_eq!(changes(&site), 1, "{}", site.log());
+}
+
+/// A pool that writes what it watches: it is said, once, with the file, and how to leave it out. Left out, it rests.
+#[test]
+fn a_circle_is_named() {
+    let mut site = Site::new(
+        r#"
+[pool.web]
+command = ["sh", "-c", "echo $$ >state/now; exec sleep 100"]
+ready = "spawned"
+stop = "1s"
+reload = { soak = "0s", watch = ["state/*", "code"], debounce = "50ms" }
+"#,
+    );
+    fs::create_dir_all(site.path("state")).expect("a folder");
+    site.run();
+    site.await_log("changed files alone have rolled it 3 times", 60);
+    site.await_log("state/now", 5);
+    let warned = || site.log().matches("changed files alone have rolled it").count();
+    support::never("warned again", 1.0, || (warned() > 1).then_some(()));
+    let left_out = site.read("rotad.toml").replace("\"code\"]", "\"code\", \"!state/**\"]");
+    site.write("rotad.toml", &left_out);
+    let check = site.rotad(&["check"]);
+    assert!(check.code == 0 && !check.out.contains("!state") && !check.err.contains("!state"), "{check:?}");
+    assert_eq!(site.rotad(&["reload", "--config"]).code, 0);
+    let settled = site.await_status("rest", 20, support::all_ready);
+    support::until("no roll in two seconds", 60, || {
+        let before = generation(&site.status()?);
+        let mut rests = true;
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        while std::time::Instant::now() < end {
+            rests &= generation(&site.status()?) == before;
+        }
+        rests.then_some(())
+    });
+    assert!(generation(&settled) >= 3);
+}

@@ -19,6 +19,13 @@ pub(super) fn make(cx: &mut Reader, reload: &Reload) -> Option<Watch> {
     };
     let mut globs = Vec::new();
     for pattern in &patterns.value {
+        if let Some(out) = pattern.value.strip_prefix('!') {
+            let left_out = super::reader::At::new(out.to_owned(), pattern.span.clone());
+            if include::pattern(cx, &left_out).is_some() {
+                globs.push(pattern.value.clone());
+            }
+            continue;
+        }
         let Some(glob) = include::pattern(cx, pattern) else { continue };
         match glob.finds_any() {
             Ok(true) => {}
@@ -32,6 +39,13 @@ pub(super) fn make(cx: &mut Reader, reload: &Reload) -> Option<Watch> {
             }
         }
         globs.push(pattern.value.clone());
+    }
+    if !patterns.value.is_empty() && patterns.value.iter().all(|pattern| pattern.value.starts_with('!')) {
+        cx.error_with(
+            &patterns.span,
+            "nothing is watched: every pattern leaves something out",
+            "add \"**/*\" before them",
+        );
     }
     if patterns.value.is_empty() {
         cx.error_with(&patterns.span, "an empty list of patterns", "leave `watch` out");

@@ -6,9 +6,10 @@ use crate::observe::events::What;
 use crate::observe::print::harmless;
 use crate::os::wake::Wake;
 use crate::os::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
-use crate::plan::{Plan, SignalAction};
+use crate::plan::{Plan, SignalAction, Sink};
 use glob::Pattern;
-use rotad_core::PoolId;
+use rotad_core::{PoolId, Span, Time};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,11 +20,17 @@ const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
 pub(super) struct Watching {
     wake: Wake,
     watcher: Option<Watcher>,
+    /// When files have rolled a pool, the last times; and when that was complained about.
+    rolled: BTreeMap<PoolId, (VecDeque<Time>, Option<Time>)>,
 }
+
+/// So many rolls within [`WINDOW`] by files alone look like a circle: the pool writes what it watches.
+const OFTEN: usize = 3;
+const WINDOW: Span = Span::from_secs(60);
 
 impl Watching {
     pub(super) fn new(wake: Wake) -> Self {
-        Self { wake, watcher: None }
+        Self { wake, watcher: None, rolled: BTreeMap::new() }
     }
 
     /// Watches these and nothing else.
@@ -53,14 +60,33 @@ impl Watching {
 impl Keeper {
     /// Watches what the plan says: to be called whenever it has changed.
     pub(super) fn watch_files(&mut self) {
+        let own = self.own_files();
         let pools = self.posts.iter().filter_map(|(id, pool)| {
             let watch = pool.watch.clone()?;
             let (key, base) = (WatchKey::Pool(id), watch.base);
-            Some(WatchPlan { key, base, globs: watch.globs, debounce: watch.debounce })
+            let globs = watch.globs.into_iter().chain(own.iter().cloned()).collect();
+            Some(WatchPlan { key, base, globs, debounce: watch.debounce })
         });
         let config = self.plan.master.watch_config.then(|| config(&self.plan));
         let plans = pools.chain(config).collect();
         self.watching.set(plans);
+    }
+
+    /// What the master writes itself, as patterns that leave it out: logs, those that were put aside, the pid file, and
+    /// what is in its runtime folder.
+    fn own_files(&self) -> Vec<String> {
+        let master = &self.plan.master;
+        let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
+        let pools = self.posts.iter().flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
+        let pools = pools.filter_map(|sink| if let Sink::File(path) = sink { Some(path) } else { None });
+        let logs = pools.chain(&self.log_file).flat_map(|path| {
+            let path = own(path);
+            [format!("!{path}"), format!("!{path}.[0-9]"), format!("!{path}.[0-9][0-9]*")]
+        });
+        let house = own(self.house.path());
+        let house =
+            ["control.sock", "master.lock", "master.pid", "notify", "workers*"].map(|name| format!("!{house}/{name}"));
+        logs.chain([format!("!{}", own(&master.pid_file))]).chain(house).collect()
     }
 
     /// What the watcher has found out.
@@ -96,7 +122,29 @@ impl Keeper {
         }
         let text = format!("{text}: rolling {name}");
         self.note(Note::new(What::FilesChanged, text).pool(pool));
+        self.warn_of_a_circle(pool, files.first());
         self.roll(None, false, &[pool]);
+    }
+
+    /// Once a minute at most.
+    fn warn_of_a_circle(&mut self, pool: PoolId, file: Option<&PathBuf>) {
+        let now = self.clock.now();
+        let (times, told) = self.watching.rolled.entry(pool).or_default();
+        times.push_back(now);
+        while times.front().is_some_and(|at| now - *at > WINDOW) {
+            times.pop_front();
+        }
+        let often = times.len();
+        if often < OFTEN || told.is_some_and(|at| now - at < WINDOW) {
+            return;
+        }
+        *told = Some(now);
+        let file = file.map_or_else(|| "?".to_owned(), |file| harmless(file.as_os_str().as_encoded_bytes()));
+        let text = format!(
+            "changed files alone have rolled it {often} times within {WINDOW}, the last one was {file}: if the pool writes \
+             that itself, leave it out of `watch` by a pattern that begins with `!`"
+        );
+        self.note(Note::new(What::Watch, text).pool(pool).cause("circle").warn());
     }
 
     fn watched(&self, key: WatchKey) -> &str {

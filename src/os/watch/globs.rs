@@ -2,11 +2,12 @@
 //!
 //! `*`, `?` and `[…]` stand for letters of one name, `**` for any number of folders. As in a shell, none of them
 //! matches a name that begins with a dot: hidden files are matched where the pattern says the dot. A `**` at the end
-//! stands for all files below.
+//! stands for all files below. A pattern that begins with `!` leaves out what it matches.
 
 use glob::{MatchOptions, Pattern};
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 const HOW: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
@@ -41,6 +42,36 @@ pub(super) struct Globs {
     pub(super) root: PathBuf,
     parts: Vec<Part>,
     start: Stand,
+    left_out: Rc<LeftOut>,
+}
+
+/// What a pattern that begins with `!` leaves out, wherever it stands in the list: files, and folders with all that is in
+/// them, which are not entered. Here wildcards match hidden names as well.
+#[derive(Debug, Default)]
+struct LeftOut(Vec<Pattern>);
+
+impl LeftOut {
+    fn add(&mut self, base: &Path, pattern: &str) -> Result<(), String> {
+        let pattern = pattern.strip_prefix("./").unwrap_or(pattern).trim_end_matches('/');
+        if pattern.is_empty() {
+            return Err("it names no file".to_owned());
+        }
+        let whole = match pattern.starts_with('/') {
+            true => pattern.to_owned(),
+            false => format!("{}/{pattern}", Pattern::escape(base.to_string_lossy().trim_end_matches('/'))),
+        };
+        let mut add = |text: &str| Pattern::new(text).map(|one| self.0.push(one)).map_err(|error| error.msg.to_owned());
+        // All that is in a folder: the folder need not be entered.
+        if let Some(folder) = whole.strip_suffix("/**").or_else(|| whole.strip_suffix("/**/*")) {
+            add(folder)?;
+        }
+        add(&whole)
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        let how = MatchOptions { require_literal_leading_dot: false, ..HOW };
+        self.0.iter().any(|pattern| pattern.matches_path_with(path, how))
+    }
 }
 
 impl Globs {
@@ -48,14 +79,24 @@ impl Globs {
     pub(super) fn sort(base: &Path, patterns: &[String]) -> (Vec<Self>, Vec<String>) {
         let mut sorted: Vec<Self> = Vec::new();
         let mut errors = Vec::new();
+        let mut left_out = LeftOut::default();
         for pattern in patterns {
+            if let Some(out) = pattern.strip_prefix('!')
+                && let Err(why) = left_out.add(base, out)
+            {
+                errors.push(format!("the pattern \"{pattern}\" cannot be watched: {why}"));
+            }
+        }
+        let left_out = Rc::new(left_out);
+        for pattern in patterns.iter().filter(|pattern| !pattern.starts_with('!')) {
             match parse(base, pattern) {
                 Ok((root, parts)) => {
                     let fits = |globs: &&mut Self| globs.root == root && globs.parts.len() + parts.len() <= MOST_PARTS;
                     match sorted.iter_mut().find(fits) {
                         Some(globs) => globs.add(parts),
                         None => {
-                            let mut globs = Self { root, parts: Vec::new(), start: Stand(0) };
+                            let left_out = Rc::clone(&left_out);
+                            let mut globs = Self { root, parts: Vec::new(), start: Stand(0), left_out };
                             globs.add(parts);
                             sorted.push(globs);
                         }
@@ -71,6 +112,11 @@ impl Globs {
         let first = self.parts.len();
         self.parts.extend(parts);
         self.start.0 |= self.from(first);
+    }
+
+    /// Whether this file, or folder with all that is in it, does not count. `path`: as the walk came there.
+    pub(super) fn leaves_out(&self, path: &Path) -> bool {
+        self.left_out.has(path)
     }
 
     /// Where a walk begins, at the root.

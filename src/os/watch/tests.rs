@@ -343,3 +343,20 @@ fn the_thread_ends_with_its_watcher() {
     // Its end of the channel goes when it ends.
     assert!(reports.recv_timeout(PATIENCE).is_err_and(|error| error.is_disconnected()));
 }
+
+/// Files by a pattern, and folders with all that is in them, also those that come later.
+#[test]
+fn what_is_left_out_is_neither_counted_nor_entered() {
+    let scene = Scene::new(Ears::new);
+    for file in ["a.js", "node_modules/x/b.js", "lib/node_modules/c.js", "lib/d.js", "logs/web.log", ".hidden/e.js"] {
+        scene.write(file, "first");
+    }
+    let globs = ["**/*", ".hidden/*.js", "!**/node_modules/**", "!logs/", "!*.tmp"];
+    assert_eq!(scene.watch("", &globs), 3, "a.js, lib/d.js and .hidden/e.js");
+    scene.write("logs/web.log", "second");
+    scene.write("node_modules/x/b.js", "second");
+    scene.write("late.tmp", "first");
+    scene.write("lib/new/node_modules/f.js", "first");
+    scene.write("lib/d.js", "second");
+    scene.changed(&["lib/d.js"]);
+}

@@ -304,6 +304,9 @@ impl Vigil {
 /// What an event in a folder means to the plan that walks there.
 fn happened(kept: &Kept, inside: &Inside, name: &OsStr, what: AddWatchFlags, news: &mut News) {
     let Some(globs) = kept.globs.get(inside.globs) else { return };
+    if globs.leaves_out(&inside.path.join(name)) {
+        return;
+    }
     let stand = globs.step(inside.stand, name);
     if stand.is_lost() {
         return;

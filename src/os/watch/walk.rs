@@ -102,7 +102,7 @@ impl<'w> Walk<'w> {
             let entry = entry.map_err(failed)?;
             let (name, inner) = (entry.file_name(), entry.path());
             let below = globs.step(stand, &name);
-            if below.is_lost() {
+            if below.is_lost() || globs.leaves_out(&inner) {
                 continue;
             }
             let kind = entry.file_type().map_err(failed)?;
