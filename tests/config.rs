@@ -202,7 +202,7 @@ fn every_key_of_the_contract_is_known() {
         ("[pool.NAME.restart]", "policy delay max_delay stable_after success_exit_codes never_on"),
         ("[pool.NAME.recycle]", "max_age max_rss"),
         ("[pool.NAME.health]", "watchdog connect http command every timeout failures"),
-        ("[pool.NAME.log]", "stdout stderr max_size keep"),
+        ("[pool.NAME.log]", "stdout stderr max_size keep mode user group"),
     ];
     let reference = config::reference();
     for (table, names) in known {

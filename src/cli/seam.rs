@@ -19,6 +19,18 @@ pub fn load(path: &Path) -> Result<(Plan, String), String> {
     }
 }
 
+/// As [`load`], for a master that runs: what is found goes into its log and its events.
+///
+/// # Errors
+/// The findings, without a line of the configuration.
+pub fn load_for_log(path: &Path) -> Result<(Plan, String), String> {
+    match crate::config::load(path) {
+        Ok(loaded) if loaded.warnings.is_empty() => Ok((loaded.plan, String::new())),
+        Ok(loaded) => Ok((loaded.plan, loaded.warnings.for_log())),
+        Err(findings) => Err(findings.for_log()),
+    }
+}
+
 /// The configuration file: the explicit one, or the first of the search.
 ///
 /// # Errors
@@ -37,5 +49,5 @@ pub fn peek(path: &Path) -> Result<Peek, String> {
 
 /// The master's life, from its house to its last worker's end. Returns its exit code.
 pub fn serve(plan: Plan, launch: Launch) -> u8 {
-    crate::os::run::serve(plan, launch, std::sync::Arc::new(load))
+    crate::os::run::serve(plan, launch, std::sync::Arc::new(load_for_log))
 }

@@ -135,6 +135,13 @@ pub(super) fn logs(cx: &mut Reader, pools: &[Marked], master: &MasterPlan, sourc
                     );
                     cx.error_with(&file.span, message, "give both the same, or each a file of its own");
                 }
+                Some(other) if other.log.access != pool.log.access => {
+                    let message = format!(
+                        "`{}` and `{}` write this file with different `mode`, `user` or `group`",
+                        other.name, pool.name
+                    );
+                    cx.error_with(&file.span, message, "give both the same, or each a file of its own");
+                }
                 Some(_) => {}
                 None => drop(writers.insert(real, pool)),
             }

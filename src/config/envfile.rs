@@ -1,7 +1,7 @@
 //! Env files: read once, however many pools name them, and part of what the configuration says.
 
 use super::dotenv::{self, Variable};
-use super::reader::{At, Reader};
+use super::reader::{At, PRIVATE, Reader};
 use super::report::{Finding, Place, Report, Severity};
 use super::{trust, values};
 use crate::plan::{Source, read};
@@ -31,6 +31,14 @@ impl EnvFiles {
             let (message, hint) = trust::distrust(&found);
             cx.error_with(&path.span, message, hint);
         }
+        if let Some(found) = trust::of_a_stranger(&path.value, &cx.main_path()) {
+            let message = format!(
+                "{} belongs neither to root nor to the owner of the configuration, and what that user writes would run as \
+                 root",
+                found.display()
+            );
+            cx.error_with(&path.span, message, format!("chown root {}", found.display()));
+        }
         let (variables, report) = understand(&path.value, &content);
         cx.report.extend(report);
         self.read.push((Source { path: path.value.clone(), content }, variables.clone()));
@@ -46,7 +54,14 @@ fn understand(path: &Path, content: &[u8]) -> (Vec<(String, String)>, Report) {
     let mut report = Report::default();
     let mut error = |text: &str, span: &std::ops::Range<usize>, message: String| {
         let place = Some(Place::new(text, span).secret());
-        report.push(Finding { severity: Severity::Error, file: path.to_owned(), place, message, hint: None });
+        report.push(Finding {
+            severity: Severity::Error,
+            file: path.to_owned(),
+            place,
+            message,
+            hint: None,
+            for_log: Some(PRIVATE),
+        });
     };
     let text = match std::str::from_utf8(content) {
         Ok(text) => text,

@@ -1,9 +1,10 @@
 //! [pool.NAME.log]: where a pool's output goes, and whether its files can be written.
 
+use super::accounts;
 use super::pool_tables::Log;
 use super::reader::{At, Reader};
-use crate::plan::{LogPlan, Sink};
-use nix::unistd::{AccessFlags, access};
+use crate::plan::{FileAccess, LogPlan, Sink};
+use nix::unistd::{AccessFlags, Uid, access as may};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -21,8 +22,13 @@ pub(super) fn make(cx: &mut Reader, log: &Log) -> LogPlan {
     if let Some(at) = &log.max_size {
         large_enough(cx, at);
     }
-    let sizes =
-        [("max_size", log.max_size.as_ref().map(|at| &at.span)), ("keep", log.keep.as_ref().map(|at| &at.span))];
+    let sizes = [
+        ("max_size", log.max_size.as_ref().map(|at| &at.span)),
+        ("keep", log.keep.as_ref().map(|at| &at.span)),
+        ("mode", log.mode.as_ref().map(|at| &at.span)),
+        ("user", log.user.as_ref().map(|at| &at.span)),
+        ("group", log.group.as_ref().map(|at| &at.span)),
+    ];
     for (key, span) in sizes.into_iter().filter_map(|(key, span)| Some((key, span?))) {
         if files.is_empty() {
             let hint = "name a file: stdout = \"web.log\"; the master's own log has log_max_size and log_keep";
@@ -34,7 +40,27 @@ pub(super) fn make(cx: &mut Reader, log: &Log) -> LogPlan {
         stderr: log.stderr.as_ref().map_or(Sink::Stdout, |at| at.value.clone()),
         max_size: log.max_size.as_ref().map_or(MAX_SIZE, |at| at.value),
         keep: log.keep.as_ref().map_or(KEEP, |at| at.value),
+        access: access(cx, log),
     }
+}
+
+/// Whose the files are.
+fn access(cx: &mut Reader, log: &Log) -> FileAccess {
+    let root = Uid::effective().is_root();
+    let mut access = FileAccess { mode: log.mode.as_ref().map(|at| at.value), ..FileAccess::default() };
+    if let Some(name) = &log.user {
+        access.uid = accounts::user(cx, name).map(|user| user.uid);
+        if access.uid.is_some_and(|uid| !root && uid != Uid::effective().as_raw()) {
+            cx.error(&name.span, "only root can give a log to another user");
+        }
+    }
+    if let Some(name) = &log.group {
+        access.gid = accounts::group(cx, name);
+        if access.gid.is_some_and(|gid| !root && !accounts::own_groups().contains(&gid)) {
+            cx.error(&name.span, "only root can give a log to a group that it is not in");
+        }
+    }
+    access
 }
 
 /// The files that a pool writes.
@@ -71,7 +97,7 @@ fn usable(cx: &mut Reader, file: &At<PathBuf>) {
             let hint = "write \"null\" for nowhere, \"inherit\" for the master's own output";
             cx.error_with(&file.span, format!("{path} is not a regular file"), hint);
         }
-        Ok(_) if access(&file.value, AccessFlags::W_OK).is_err() => {
+        Ok(_) if may(&file.value, AccessFlags::W_OK).is_err() => {
             cx.error_with(&file.span, format!("{path} cannot be written"), "the master writes it, as its own user");
         }
         Ok(_) => {}
@@ -85,7 +111,7 @@ fn can_be_made(cx: &mut Reader, file: &Path, span: &Range<usize>) {
     let message = format!("{} cannot be made", file.display());
     if !there.is_dir() {
         cx.error_with(span, message, format!("{} is no folder", there.display()));
-    } else if access(there, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+    } else if may(there, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
         cx.error_with(span, message, format!("{} is not writable for the master", there.display()));
     }
 }

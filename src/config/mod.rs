@@ -73,7 +73,7 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
         let (message, hint) = trust::distrust(&found);
         let mut report = Report::default();
         let severity = Severity::Error;
-        report.push(Finding { severity, file: path.to_owned(), place: None, message, hint: Some(hint) });
+        report.push(Finding { severity, file: path.to_owned(), place: None, message, hint: Some(hint), for_log: None });
         report.extend(match result {
             Ok(loaded) => loaded.warnings,
             Err(report) => report,
@@ -129,7 +129,7 @@ fn parse<'i>(cx: &mut Reader, text: &'i Text) -> Option<Value<'i>> {
         // What follows a duplicate is sound; after any other fault the rest of the tree is a guess.
         readable &= fault.message().starts_with("duplicate key");
         let span = fault.span().unwrap_or(text.text.len()..text.text.len());
-        cx.error(&text.whole(&span), fault.message());
+        cx.no_toml(&text.whole(&span), fault.message());
     }
     let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
     readable.then(|| if text.start == 0 { root } else { texts::shift(root, text.start) })

@@ -218,6 +218,9 @@ pub(super) struct Log {
     pub(super) stderr: Option<At<Sink>>,
     pub(super) max_size: Option<At<u64>>,
     pub(super) keep: Option<At<u32>>,
+    pub(super) mode: Option<At<u32>>,
+    pub(super) user: Option<At<String>>,
+    pub(super) group: Option<At<String>>,
 }
 
 pub(super) const LOG: &[Key<Log>] = &[
@@ -235,4 +238,31 @@ pub(super) const LOG: &[Key<Log>] = &[
     }),
     key("max_size", "size", "`\"50MiB\"`", "a file of this size is rotated", |cx, into, v| into.max_size = cx.size(v)),
     key("keep", "number", "`10`", "rotated files that are kept", |cx, into, v| into.keep = cx.amount(v, 0, 10_000)),
+    key(
+        "mode",
+        "octal",
+        "`\"0640\"`",
+        "permissions of its files; a rotated one's go over to the next",
+        |cx, into, v| {
+            into.mode = cx.octal(v);
+        },
+    ),
+    key(
+        "user",
+        "string",
+        "the master's",
+        "owner of its files; a rotated one's goes over to the next",
+        |cx, into, v| {
+            into.user = cx.text(v, "a user");
+        },
+    ),
+    key(
+        "group",
+        "string",
+        "the master's",
+        "group of its files; a rotated one's goes over to the next",
+        |cx, into, v| {
+            into.group = cx.text(v, "a group");
+        },
+    ),
 ];

@@ -29,11 +29,16 @@ impl<T> At<T> {
     }
 }
 
+/// What a log is told about a finding in `env` or in an env file.
+pub(super) const PRIVATE: &str = "something in `env` or in an env file is wrong here";
+
 /// One configuration being read.
 pub(super) struct Reader {
     texts: Texts,
     /// What `[defaults]` says: spans of the values that pools have taken from there.
     defaults: Vec<Range<usize>>,
+    /// Names and values of `env`: what is said about them is not for a log.
+    private: Vec<Range<usize>>,
     /// What relative paths are relative to.
     pub(super) base: PathBuf,
     pub(super) report: Report,
@@ -41,7 +46,13 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(file: &Path, text: &str, base: PathBuf) -> Self {
-        Self { texts: Texts::new(file, text), defaults: Vec::new(), base, report: Report::default() }
+        Self {
+            texts: Texts::new(file, text),
+            defaults: Vec::new(),
+            private: Vec::new(),
+            base,
+            report: Report::default(),
+        }
     }
 
     /// The main configuration's text.
@@ -83,7 +94,27 @@ impl Reader {
         if self.is_default(span) && self.report.tells(&file, &place, &message) {
             return;
         }
-        self.report.push(Finding { severity, file, place: Some(place), message, hint });
+        let is_private =
+            self.private.iter().any(|own| own.start < span.end.max(span.start + 1) && span.start < own.end);
+        let for_log = is_private.then_some(PRIVATE);
+        self.report.push(Finding { severity, file, place: Some(place), message, hint, for_log });
+    }
+
+    /// What stands here may be a secret.
+    pub(super) fn add_private(&mut self, span: Range<usize>) {
+        self.private.push(span);
+    }
+
+    /// The file is no TOML: what the text around is meant to be, nobody knows.
+    pub(super) fn no_toml(&mut self, span: &Range<usize>, message: &str) {
+        let (file, place) = self.texts.place(span);
+        let (place, message, for_log) = (Some(place), message.to_owned(), Some("this is no TOML"));
+        self.report.push(Finding { severity: Severity::Error, file, place, message, hint: None, for_log });
+    }
+
+    /// The file that the configuration begins with.
+    pub(super) fn main_path(&self) -> PathBuf {
+        self.texts.place(&(0..0)).0
     }
 
     pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {

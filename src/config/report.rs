@@ -42,6 +42,8 @@ pub struct Finding {
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
+    /// What a log is told instead, without a hint: the message may hold a secret.
+    pub for_log: Option<&'static str>,
 }
 
 /// A place in a file.
@@ -105,7 +107,14 @@ impl Report {
     /// A report of one error about a file as a whole.
     pub(super) fn of_file(file: &Path, message: String) -> Self {
         let mut report = Self::default();
-        report.push(Finding { severity: Severity::Error, file: file.to_owned(), place: None, message, hint: None });
+        report.push(Finding {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            place: None,
+            message,
+            hint: None,
+            for_log: None,
+        });
         report
     }
 
@@ -154,6 +163,23 @@ impl Report {
             let file = files.iter().position(|file| *file == finding.file);
             (file, finding.place.as_ref().map(|place| (place.line, place.column)))
         });
+    }
+
+    /// As it may stand in a log: no line of the configuration, and no word of what may be a secret.
+    pub fn for_log(&self) -> String {
+        let mut text = String::new();
+        for finding in self.findings.iter().take(PRINTED) {
+            text.push_str(&finding.for_log());
+            text.push('\n');
+        }
+        match self.findings.len().saturating_sub(PRINTED) + self.more {
+            0 => {}
+            more => text.push_str(&format!("and {more} more\n")),
+        }
+        if self.findings.iter().any(|finding| finding.place.is_some()) {
+            text.push_str("`rotad check` shows the lines\n");
+        }
+        text
     }
 
     pub fn findings(&self) -> &[Finding] {
@@ -233,6 +259,18 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
+    fn for_log(&self) -> String {
+        let path = self.file.to_string_lossy();
+        let place = match &self.place {
+            None => path.into_owned(),
+            Some(Place { line, column, .. }) => format!("{path}:{line}:{column}"),
+        };
+        let hint = self.hint.as_ref().filter(|_| self.for_log.is_none());
+        let hint = hint.map_or(String::new(), |hint| format!("\n  = help: {hint}"));
+        let message = self.for_log.unwrap_or(&self.message);
+        format!("{}: {message}\n --> {place}{hint}", self.severity.as_str())
+    }
+
     /// In the same shape, where there is no line to show.
     fn without_text(&self, f: &mut fmt::Formatter<'_>, place: &str) -> fmt::Result {
         write!(f, "{}: {}\n --> {place}", self.severity.as_str(), self.message)?;

@@ -70,6 +70,24 @@ pub(super) fn is_roots_or_of_the_owner_of(path: &Path, main: &Path) -> bool {
     is_own(path) || (owner(path).is_some() && owner(path) == owner(main))
 }
 
+/// For root: the file, its folder or one above that belongs neither to root nor to the owner of the configuration `main`:
+/// that owner could replace it. Where the root folder itself is another user's (a user namespace that does not know
+/// root), that one counts as root.
+pub(super) fn of_a_stranger(path: &Path, main: &Path) -> Option<PathBuf> {
+    if !Uid::effective().is_root() {
+        return None;
+    }
+    let owner = |path: &Path| path.metadata().map(|meta| meta.uid()).ok();
+    let known = [Some(0), owner(main), owner(Path::new("/"))];
+    let real = path.canonicalize().ok()?;
+    let link = std::path::absolute(path).ok()?.parent().and_then(|folder| folder.canonicalize().ok());
+    let folders = link.iter().flat_map(|folder| folder.ancestors());
+    real.ancestors()
+        .chain(folders)
+        .find(|path| owner(path).is_some_and(|uid| !known.contains(&Some(uid))) && !on_read_only(path))
+        .map(Path::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

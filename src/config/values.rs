@@ -112,7 +112,10 @@ pub(super) fn stdin(cx: &mut Reader, value: &Value<'_>) -> Option<At<String>> {
 
 pub(super) fn env(cx: &mut Reader, value: &Value<'_>) -> Vec<(At<String>, At<String>)> {
     let mut variables = Vec::new();
+    cx.add_private(value.span());
     for (name, value) in cx.entries(value) {
+        cx.add_private(name.span.clone());
+        cx.add_private(value.span());
         if let Some(fault) = variable_fault(&name.value) {
             cx.error(&name.span, fault);
         }

@@ -159,6 +159,12 @@ fn logs(keys: &mut Keys, old: &LogPlan, new: &LogPlan) {
     if ends(old) == ends(new) { &mut keys.adjusted } else { &mut keys.rolled }.extend(changed);
     keys.adjusted
         .extend(differing(&[("log.max_size", old.max_size != new.max_size), ("log.keep", old.keep != new.keep)]));
+    let (old, new) = (&old.access, &new.access);
+    keys.adjusted.extend(differing(&[
+        ("log.mode", old.mode != new.mode),
+        ("log.user", old.uid != new.uid),
+        ("log.group", old.gid != new.gid),
+    ]));
 }
 
 fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {

@@ -10,7 +10,9 @@ mod template;
 
 pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
 pub use glob::{Glob, Missed};
-pub use pool::{Account, Check, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch};
+pub use pool::{
+    Account, Check, FileAccess, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, Sink, Watch,
+};
 pub use sources::{changed, read};
 pub use template::{Context, Fault, Sockets};
 

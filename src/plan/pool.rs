@@ -112,6 +112,15 @@ pub struct LogPlan {
     pub max_size: u64,
     /// Rotated files that are kept.
     pub keep: u32,
+    pub access: FileAccess,
+}
+
+/// Owner, group and mode of a log's files; what is not named stays as the file before had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileAccess {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
 }
 
 /// Where a worker's output goes.

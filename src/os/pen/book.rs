@@ -1,18 +1,20 @@
 //! A log file that is rotated by size, always between two lines.
 
 use super::place::{self, Found, numbered};
+use crate::plan::FileAccess;
 use nix::fcntl::renameat;
 use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, ftruncate, unlinkat};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// When a file is put aside, and how many are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// When a file is put aside, how many are kept, and whose they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rotation {
     /// Bytes; 0: never.
     pub max_size: u64,
     pub keep: u32,
+    pub access: FileAccess,
 }
 
 /// Who left a line unfinished at the end of the file.
@@ -45,8 +47,19 @@ impl Book {
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
+        let changed = rotation.access != self.rotation.access;
         self.rotation = rotation;
         self.not_before = 0;
+        if let Some(found) = self.open.as_ref().filter(|_| changed) {
+            self.hand_over(found, self.rotation.access);
+        }
+    }
+
+    /// Gives the open file its owner, group and mode.
+    fn hand_over(&self, found: &Found, access: FileAccess) {
+        if let Err(error) = place::hand_over(&found.file, access) {
+            tracing::warn!("the log {} cannot get its owner or mode: {error}", self.path.display());
+        }
     }
 
     /// Opens the file by its name, whatever is open now; that stays in use when it fails.
@@ -54,7 +67,15 @@ impl Book {
     /// # Errors
     /// See [`place::open`].
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        let found = place::open(&self.path)?;
+        let found = place::open(&self.path, self.rotation.access)?;
+        if let Some(uid) = found.taken_from {
+            tracing::warn!(
+                "the log {} belonged to uid {uid}, in a folder that others may change: it is the master's own now, for \
+                 nobody else; `user` in [pool.NAME.log] gives it away",
+                self.path.display()
+            );
+        }
+        self.hand_over(&found, self.rotation.access);
         let same = self.open.as_ref().is_some_and(|old| is_same(old, &found));
         if !same {
             self.unfinished = if ends_whole(&found) { Unfinished::Nobody } else { Unfinished::Gone };
@@ -157,7 +178,19 @@ impl Book {
         }
         self.not_before = 0;
         self.unfinished = Unfinished::Nobody;
-        let (file, stat) = match place::open_in(folder, name) {
+        // As the one that was put aside, before its first byte.
+        let (before, wanted) = (place::access_of(&found.file), self.rotation.access);
+        let access = FileAccess {
+            mode: wanted.mode.or(before.mode),
+            uid: wanted.uid.or(before.uid),
+            gid: wanted.gid.or(before.gid),
+        };
+        let opened = place::open_in(folder, name).and_then(|opened| match opened.created {
+            // Somebody was quicker: looked at as any file that was there before.
+            false => place::open(&self.path, wanted).map(|found| (found.file, found.size)),
+            true => Ok((opened.file, opened.stat.st_size as u64)),
+        });
+        let (file, size) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 self.open = None;
@@ -165,7 +198,10 @@ impl Book {
             }
         };
         if let Some(found) = &mut self.open {
-            (found.file, found.size) = (file, stat.st_size as u64);
+            (found.file, found.size) = (file, size);
+        }
+        if let Some(found) = &self.open {
+            self.hand_over(found, access);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ fn book(rotation: Rotation) -> (tempfile::TempDir, Book) {
     (dir, book)
 }
 
-const NEVER: Rotation = Rotation { max_size: 0, keep: 0 };
+const NEVER: Rotation = Rotation { max_size: 0, keep: 0, access: FileAccess { mode: None, uid: None, gid: None } };
 
 fn text(dir: &tempfile::TempDir, name: &str) -> String {
     std::fs::read_to_string(dir.path().join(name)).expect("a file")
@@ -16,7 +16,7 @@ fn text(dir: &tempfile::TempDir, name: &str) -> String {
 
 #[test]
 fn rotates_between_lines_and_keeps_every_byte() {
-    let (dir, mut book) = book(Rotation { max_size: 10, keep: 99 });
+    let (dir, mut book) = book(Rotation { max_size: 10, keep: 99, ..Rotation::default() });
     let all: String = (0..100).map(|n| format!("line {n}\n")).collect();
     for chunk in [&all[..300], &all[300..301], &all[301..]] {
         // The pen writes whole lines alone, and pieces of one writer one after another.
@@ -34,7 +34,7 @@ fn rotates_between_lines_and_keeps_every_byte() {
 #[test]
 fn keeps_as_many_as_asked_for() {
     for keep in [0, 2] {
-        let (dir, mut book) = book(Rotation { max_size: 8, keep });
+        let (dir, mut book) = book(Rotation { max_size: 8, keep, ..Rotation::default() });
         for line in ["aaaaaaaa\n", "bbbbbbbb\n", "cccccccc\n", "dddddddd\n"] {
             book.write(1, line.as_bytes()).expect("written");
         }
@@ -83,4 +83,32 @@ fn a_full_disk_leaves_whole_lines() {
     let mut full = Book::new("/dev/full".into(), NEVER);
     let (done, error) = full.write(1, b"12345\n").expect_err("no room");
     assert_eq!((done, error.raw_os_error()), (0, Some(nix::libc::ENOSPC)));
+}
+
+/// As the one that was put aside, unless the configuration says otherwise.
+#[test]
+fn the_next_file_keeps_owner_group_and_mode() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let (dir, mut book) = book(Rotation { max_size: 8, keep: 2, ..Rotation::default() });
+    let path = dir.path().join("web.log");
+    let seen = |path: &Path| {
+        let meta = std::fs::metadata(path).expect("a file");
+        (meta.mode() & 0o777, meta.uid(), meta.gid())
+    };
+    book.write(1, b"aaaaaaaa\n").expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).expect("a mode");
+    if nix::unistd::geteuid().is_root() {
+        chown(&path, Some(65534), Some(1)).expect("given away");
+    }
+    let before = seen(&path);
+    book.write(1, b"bbbbbbbb\n").expect("written");
+    assert_eq!((text(&dir, "web.log"), text(&dir, "web.log.1")), ("bbbbbbbb\n".into(), "aaaaaaaa\n".into()));
+    assert_eq!(seen(&path), before);
+    // Named: at once, and for the next one.
+    let access = FileAccess { mode: Some(0o600), ..FileAccess::default() };
+    book.set_rotation(Rotation { max_size: 8, keep: 2, access });
+    assert_eq!(seen(&path), (0o600, before.1, before.2));
+    book.write(1, b"cccccccc\n").expect("written");
+    assert_eq!(text(&dir, "web.log"), "cccccccc\n");
+    assert_eq!(seen(&path), (0o600, before.1, before.2));
 }

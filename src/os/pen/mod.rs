@@ -24,7 +24,7 @@ pub use sheet::complain;
 pub use sheets::Paper;
 
 use crate::os::wake::Wake;
-use crate::plan::LogPlan;
+use crate::plan::{FileAccess, LogPlan};
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use desk::{Desk, Word};
 use pipe::{Glass, Pipe, Speaker};
@@ -192,6 +192,6 @@ impl Pen {
 ///
 /// # Errors
 /// The kernel's; or it is a link, no plain file, or lies where others decide what it is.
-pub fn check_file(path: &Path) -> io::Result<()> {
-    place::open(path).map(|_| ())
+pub fn check_file(path: &Path, access: FileAccess) -> io::Result<()> {
+    place::open(path, access).map(|_| ())
 }

@@ -25,7 +25,7 @@ pub enum LogTarget {
 impl LogTarget {
     /// None where the worker gets no pipe: it writes there itself.
     fn of(sink: &Sink, log: &LogPlan) -> Option<Self> {
-        let rotation = Rotation { max_size: log.max_size, keep: log.keep };
+        let rotation = Rotation { max_size: log.max_size, keep: log.keep, access: log.access };
         match sink {
             Sink::Master => Some(Self::Master),
             Sink::File(path) => Some(Self::File { path: path.clone(), rotation }),

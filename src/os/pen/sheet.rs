@@ -228,7 +228,7 @@ mod tests {
     fn a_full_disk_is_counted_and_told() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("m.log");
-        let never = Rotation { max_size: 0, keep: 0 };
+        let never = Rotation { max_size: 0, keep: 0, ..Rotation::default() };
         let mut full = Sheet::book(Book::new("/dev/full".into(), never));
         assert_eq!((full.put(1, b"12345\n"), full.shut()), (0, Some(Shut::Trouble)));
         let mut sheet = Sheet::book(Book::new(path.clone(), never));

@@ -11,7 +11,7 @@ use super::steps::Steps;
 use crate::control::wire::{Answer, Extent, Wait, Which};
 use crate::observe::events::What;
 use crate::os::sockets::{Listener, SocketError};
-use crate::plan::{self, ListenPlan, Plan, PoolPlan, Sink};
+use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
@@ -216,7 +216,7 @@ impl Keeper {
     }
 
     /// Log files that no pool writes yet: the pool and the path.
-    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf)> {
+    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf, FileAccess)> {
         let files = |pool: &PoolPlan| {
             [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
                 Sink::File(path) => Some(path.clone()),
@@ -224,8 +224,12 @@ impl Keeper {
             })
         };
         let known: Vec<PathBuf> = self.plan.pools.iter().flat_map(files).flatten().collect();
-        let all = plan.pools.iter().flat_map(|pool| files(pool).map(|file| Some((pool.name.clone(), file?)))).flatten();
-        all.filter(|(_, file)| !known.contains(file)).collect()
+        let all = plan
+            .pools
+            .iter()
+            .flat_map(|pool| files(pool).map(|file| Some((pool.name.clone(), file?, pool.log.access))))
+            .flatten();
+        all.filter(|(_, file, _)| !known.contains(file)).collect()
     }
 
     fn bound(&mut self, wish: Wish, mut draft: Box<Draft>, bound: Result<Vec<Listener>, Unbound>) {

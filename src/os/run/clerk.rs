@@ -4,7 +4,7 @@
 use crate::os::pen;
 use crate::os::sockets::{self, Dress, Fresh, Listener, Look, Looked, SocketError};
 use crate::os::wake::Wake;
-use crate::plan::{ListenPlan, Plan};
+use crate::plan::{FileAccess, ListenPlan, Plan};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,13 +77,13 @@ impl Clerk {
         &self,
         plans: Vec<ListenPlan>,
         all: Vec<ListenPlan>,
-        logs: Vec<(String, PathBuf)>,
+        logs: Vec<(String, PathBuf, FileAccess)>,
     ) -> io::Result<()> {
         let desk = self.desk.clone();
         self.send(move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
-            for (pool, path) in &logs {
-                if let Err(error) = pen::check_file(path) {
+            for (pool, path, access) in &logs {
+                if let Err(error) = pen::check_file(path, *access) {
                     let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
                     return Some(Told::Bound(Err(Unbound::Log(text))));
                 }

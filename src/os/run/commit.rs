@@ -190,7 +190,11 @@ impl Keeper {
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);
         self.plan.include.clone_from(&new.include);
-        self.pen.set_rotation(Rotation { max_size: new.master.log_max_size, keep: new.master.log_keep });
+        self.pen.set_rotation(Rotation {
+            max_size: new.master.log_max_size,
+            keep: new.master.log_keep,
+            ..Rotation::default()
+        });
     }
 
     /// What `reload --dry-run` prints.

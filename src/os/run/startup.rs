@@ -267,7 +267,7 @@ fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
             if let Sink::File(path) = sink {
                 let what = format!("pool {}: cannot write its log {}", pool.name, path.display());
-                pen::check_file(path).map_err(|e| Failed::at(&what, e))?;
+                pen::check_file(path, pool.log.access).map_err(|e| Failed::at(&what, e))?;
             }
         }
     }
@@ -286,7 +286,7 @@ fn log_file<'p>(plan: &'p Plan, launch: &Launch) -> Option<&'p PathBuf> {
 fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
     let master = &plan.master;
     let Some(file) = log_file(plan, launch) else { return Ok(Paper::stderr(master.log_format)) };
-    let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep };
+    let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep, ..Rotation::default() };
     Paper::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
 }
