@@ -7,23 +7,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use rotad::os::cgroup::Cgroups;
 use rotad::os::leftovers::{Journal, Leftovers, Manner, Nudge};
-use rotad::os::lineage::{Family, TAG, orphans, sweep, sweep_all};
-use rotad::os::proc::Stat;
+use rotad::os::lineage::{Found, Memory, Question, TAG, Tag, look};
+use rotad::os::proc::{self, Stat};
 use rotad::os::sys::process::Process;
-use rotad::os::sys::reaper::{become_subreaper, reap_orphans};
+use rotad::os::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
 use rotad_core::{Exit, Span, Step, WorkerId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::Delegated;
 
 const ROLE: &str = "ROTAD_TEST_ROLE";
-const CASES: [(&str, fn()); 9] = [
+const CASES: [(&str, fn()); 11] = [
     ("nothing_left_costs_little", nothing_left_costs_little),
     ("a_tree_that_climbs_out_is_swept", a_tree_that_climbs_out_is_swept),
     ("only_orphans_are_reaped", only_orphans_are_reaped),
     ("another_workers_orphan_is_left_alone", another_workers_orphan_is_left_alone),
+    ("who_outlives_its_worker_is_ended", who_outlives_its_worker_is_ended),
+    ("whose_nobody_knows_is_named_once", whose_nobody_knows_is_named_once),
     ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
     ("leftovers_are_found_and_ended", leftovers_are_found_and_ended),
     ("leftovers_of_an_heir_that_was_killed", leftovers_of_an_heir_that_was_killed),
@@ -141,28 +143,46 @@ impl Born {
         line.trim().parse().unwrap()
     }
 
-    fn family(&self, tag: &str) -> Family {
-        Family::new(self.process.pid(), tag.into(), None)
-    }
-
     /// All of the tree have closed the pipe.
     fn all_gone(mut self) {
         self.said.read_to_end(&mut Vec::new()).unwrap();
     }
 }
 
-/// Sweeps, and reaps, until nothing is left.
-fn sweep_out(born: &Born, family: &mut Family) -> Vec<i32> {
+/// One look by who knows these workers, of which those with `true` have ended.
+fn look_for(workers: &[(&Born, u64, bool)], memory: &mut Memory) -> Found {
+    let ids =
+        |wanted: bool| workers.iter().filter(move |(_, _, ended)| *ended == wanted).map(|(_, id, _)| WorkerId(*id));
+    let question = Question {
+        tag: "t".into(),
+        workers: workers.iter().map(|(born, id, _)| (born.process.pid(), WorkerId(*id))).collect::<HashMap<_, _>>(),
+        living: ids(false).collect(),
+        ended: ids(true).collect(),
+        last: Some(WorkerId(9)),
+        ..Question::default()
+    };
+    look(&question, memory, &mut ask)
+}
+
+fn ask(stat: &Stat) -> Tag {
+    proc::environment_value(stat.pid, TAG).map_or(Tag::None, Tag::Is)
+}
+
+/// Looks, and reaps, until nothing is left of this worker; how many were killed.
+fn sweep_out(born: &Born, id: u64) -> usize {
     let until = Instant::now() + Duration::from_secs(20);
-    let mut killed = Vec::new();
+    let (mut killed, mut memory) = (0, Memory::default());
     loop {
-        let result = sweep(&born.process, family, &HashSet::new());
-        killed.extend(&result.killed);
+        born.process.signal_group(9).ok();
+        let lives = born.process.peek_exit().unwrap().is_none();
+        let found = look_for(&[(born, id, true)], &mut memory);
+        let swept = found.swept[&WorkerId(id)];
+        killed += swept.killed;
         reap_orphans(100);
-        if result.left == 0 {
+        if swept.left == 0 && !lives {
             return killed;
         }
-        assert!(Instant::now() < until, "{result:?}");
+        assert!(Instant::now() < until, "{found:?}");
         std::thread::yield_now();
     }
 }
@@ -174,12 +194,11 @@ fn ended(born: &Born) {
 }
 
 fn nothing_left_costs_little() {
-    let mut born = spawn("worker stay", "t1");
+    let mut born = spawn("worker stay", "t-1");
     born.heard();
-    assert_eq!(orphans(&HashSet::new()), [], "a worker is no orphan");
+    assert!(!has_orphans(), "a worker is no orphan");
     assert_eq!(reap_orphans(10), []);
-    let mut family = born.family("t1");
-    assert!(sweep_out(&born, &mut family).is_empty());
+    assert_eq!(sweep_out(&born, 1), 0);
     assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
     born.all_gone();
 }
@@ -187,30 +206,86 @@ fn nothing_left_costs_little() {
 fn a_tree_that_climbs_out_is_swept() {
     // A worker whose child and grandchild have sessions of their own, and whose parents have left.
     for role in ["worker runaway runaway stay", "worker plain runaway plain stay", "worker plain stay"] {
-        let mut born = spawn(role, "t1");
+        let mut born = spawn(role, "t-1");
         let pid = born.heard();
         ended(&born);
-        let tagged = orphans(&HashSet::new()).into_iter().find(|orphan| orphan.pid == pid).unwrap();
-        assert_eq!(tagged.tag.as_deref(), Some("t1"));
-        let mut family = born.family("t1");
-        sweep_out(&born, &mut family);
+        assert!(has_orphans());
+        sweep_out(&born, 1);
         assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)));
         reap_orphans(100);
         assert!(Stat::of(pid).is_err(), "killed and reaped");
         born.all_gone();
     }
     // A whole orphaned tree: nobody in between has left.
-    let mut born = spawn("worker runaway keep runaway keep plain stay", "t2");
+    let mut born = spawn("worker runaway keep runaway keep plain stay", "t-2");
     born.heard();
     ended(&born);
-    let mut family = born.family("t2");
-    sweep_out(&born, &mut family);
+    sweep_out(&born, 2);
     born.process.reap().unwrap();
     born.all_gone();
 }
 
+/// Its worker has ended, was swept, and is gone: whoever bears the tag all the same has outlived it. Of a worker that
+/// is younger than the question nothing is known: its own are left alone.
+fn who_outlives_its_worker_is_ended() {
+    let (mut old, mut young) = (spawn("worker runaway stay", "t-3"), spawn("worker runaway stay", "t-10"));
+    let (left, innocent) = (old.heard(), young.heard());
+    for born in [&old, &young] {
+        ended(born);
+        born.process.reap().unwrap();
+    }
+    let mut memory = Memory::default();
+    while Stat::of(left).is_ok() {
+        let found = look_for(&[], &mut memory);
+        assert_eq!(found.strangers, []);
+        reap_orphans(10);
+    }
+    assert!(!Stat::of(innocent).unwrap().is_zombie());
+    all_gone_at_the_end();
+    old.all_gone();
+    young.all_gone();
+}
+
+/// Nothing tells whose it is: it is named once, left alone, and ended at the end. One that does not answer is waited
+/// for a moment, and named as well.
+fn whose_nobody_knows_is_named_once() {
+    for silent in [false, true] {
+        let mut born = spawn("worker runaway stay", "somebody-elses");
+        let pid = born.heard();
+        ended(&born);
+        let mut memory = Memory::default();
+        let question = Question { tag: "t".into(), ..Question::default() };
+        let mut quiet = |_: &Stat| if silent { Tag::Silent } else { Tag::Is("somebody-elses".into()) };
+        let until = Instant::now() + Duration::from_secs(20);
+        let named = loop {
+            let found = look(&question, &mut memory, &mut quiet);
+            if let [one] = &found.strangers[..] {
+                break one.clone();
+            }
+            assert!(Instant::now() < until, "{found:?}");
+            std::thread::yield_now();
+        };
+        assert_eq!((named.identity.0, named.silent), (pid, silent));
+        assert_eq!(look(&question, &mut memory, &mut quiet).strangers, [], "a second time");
+        born.process.reap().unwrap();
+        all_gone_at_the_end();
+        born.all_gone();
+    }
+}
+
+fn all_gone_at_the_end() {
+    let question = Question { everything: true, ..Question::default() };
+    let until = Instant::now() + Duration::from_secs(20);
+    // Nobody is asked for anything.
+    while look(&question, &mut Memory::default(), &mut |stat| panic!("{stat:?} was asked")).left > 0 {
+        reap_orphans(10);
+        assert!(Instant::now() < until);
+    }
+    reap_orphans(10);
+}
+
 fn only_orphans_are_reaped() {
-    let born = spawn("worker exit 3", "t1");
+    let born = spawn("worker exit 3", "t-1");
     ended(&born);
     let until = Instant::now() + Duration::from_secs(20);
     let reaped = loop {
@@ -227,19 +302,19 @@ fn only_orphans_are_reaped() {
 }
 
 fn another_workers_orphan_is_left_alone() {
-    let mut one = spawn("worker runaway stay", "t1");
-    let mut other = spawn("worker runaway stay", "t2");
+    let mut one = spawn("worker runaway stay", "t-1");
+    let mut other = spawn("worker runaway stay", "t-2");
     let (_, innocent) = (one.heard(), other.heard());
     ended(&one);
     ended(&other);
-    let mut family = one.family("t1");
-    sweep_out(&one, &mut family);
+    let mut memory = Memory::default();
+    while look_for(&[(&one, 1, true), (&other, 2, false)], &mut memory).swept[&WorkerId(1)].left > 0 {
+        reap_orphans(10);
+    }
     assert!(!Stat::of(innocent).unwrap().is_zombie());
     one.process.reap().unwrap();
     one.all_gone();
-    while sweep_all(&HashSet::new(), &[]) > 0 {
-        reap_orphans(10);
-    }
+    all_gone_at_the_end();
     other.process.reap().unwrap();
     other.all_gone();
 }
@@ -251,19 +326,22 @@ fn a_cgroup_holds_what_hides() {
     given.mark("delegate", "1");
     let cgroups = Cgroups::find("test").expect("cgroups of our own");
     let cgroup = cgroups.make(WorkerId(1)).unwrap();
-    let mut born = spawn("worker stay", "t1");
+    let mut born = spawn("worker stay", "t-1");
     born.heard();
     cgroup.add(born.process.pid()).unwrap();
     assert!(!cgroup.is_empty().unwrap());
     assert!(cgroup.contains(born.process.pid()));
     assert!(!cgroup.contains(std::process::id() as i32));
     assert_eq!(cgroup.members(), [born.process.pid()]);
-    let mut family = Family::new(born.process.pid(), "t1".into(), Some(cgroup));
-    sweep_out(&born, &mut family);
-    assert!(family.cgroup.as_ref().unwrap().is_empty().unwrap());
+    cgroup.kill().unwrap();
+    ended(&born);
+    while !cgroup.is_empty().unwrap() {
+        std::thread::yield_now();
+    }
+    sweep_out(&born, 1);
     born.process.reap().unwrap();
     born.all_gone();
-    drop(family);
+    drop(cgroup);
     assert!(cgroups.make(WorkerId(1)).is_ok(), "its folder was removed");
     price(&cgroups);
     drop(cgroups);
@@ -277,7 +355,7 @@ fn price(cgroups: &Cgroups) {
     }
     let (mut made, mut moved, mut removed) = (Vec::new(), Vec::new(), Vec::new());
     for id in 100..200 {
-        let mut born = spawn("worker stay", "t1");
+        let mut born = spawn("worker stay", "t-1");
         born.heard();
         let start = Instant::now();
         let cgroup = cgroups.make(WorkerId(id)).unwrap();

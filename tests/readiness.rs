@@ -122,7 +122,7 @@ fn see_nothing() {
     if nix::unistd::geteuid().is_root() {
         nix::unistd::setuid(65534.into()).unwrap();
     }
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     scout.watch(WorkerId(1), 1, vec![Target { inode: 1, address: Address::Unix("/x".into()) }]);
     match scout.reports().recv_timeout(PATIENCE) {
         Ok(ScoutReport::Blind(WorkerId(1), why)) => say(&format!("blind {why}")),
@@ -200,7 +200,7 @@ fn silent(scout: &Scout) {
 fn every_way_of_waiting_is_seen() {
     let listener = tcp();
     let wake = Wake::new().unwrap();
-    let scout = Scout::start(wake.clone()).unwrap();
+    let mut scout = Scout::start(wake.clone()).unwrap();
     let modes = ["accept", "poll", "select", "epoll", "epoll-in-epoll", "poll-of-epoll", "thread", "grandchild"];
     for (id, mode) in modes.into_iter().enumerate() {
         let worker = Worker::start(mode, &listener);
@@ -215,7 +215,7 @@ fn every_way_of_waiting_is_seen() {
 #[test]
 fn holding_a_listener_is_not_accepting() {
     let listener = tcp();
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     let mut workers = Vec::new();
     for (id, mode) in ["later-accept", "later-poll", "later-epoll"].into_iter().enumerate() {
         let mut worker = Worker::start(mode, &listener);
@@ -238,7 +238,7 @@ fn holding_a_listener_is_not_accepting() {
 #[test]
 fn another_listener_is_not_ours() {
     let (ours, other) = (tcp(), tcp());
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     let worker = Worker::start("accept", &other);
     scout.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
     silent(&scout);
@@ -249,7 +249,7 @@ fn another_listener_is_not_ours() {
 #[test]
 fn a_busy_worker_is_known_by_its_connection() {
     let listener = tcp();
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     let mut worker = Worker::start("busy", &listener);
     let _client = TcpStream::connect(("127.0.0.1", listener.port().unwrap())).unwrap();
     worker.until("held");
@@ -260,7 +260,7 @@ fn a_busy_worker_is_known_by_its_connection() {
 #[test]
 fn a_client_of_its_own_port_is_not_accepting() {
     let listener = tcp();
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     let mut worker = Worker::start("client", &listener);
     worker.until("connected");
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
@@ -272,7 +272,7 @@ fn unix_sockets_are_seen_likewise() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = open(Address::Unix(path.clone()));
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     let worker = Worker::start("accept-unix", &listener);
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
     assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(1)));
@@ -287,7 +287,7 @@ fn unix_sockets_are_seen_likewise() {
 #[test]
 fn the_forgotten_and_the_dead_are_not_reported() {
     let listener = tcp();
-    let scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
     let mut forgotten = Worker::start("later-accept", &listener);
     forgotten.until("holding");
     scout.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// The longest answer that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// How long the process of a master may take to end once it has closed its connections.
+const EXIT: Duration = Duration::from_secs(2);
 /// How long a master that holds its lock may take to open its socket.
 const STARTING: Duration = Duration::from_secs(5);
 
@@ -159,10 +161,11 @@ impl Client {
         }
     }
 
-    /// Waits until the master is gone: it closes the connection last, and then its process ends.
+    /// Waits until the master is gone: it closes the connection last, and then its process ends. One that the kernel
+    /// holds is not waited for.
     ///
     /// # Errors
-    /// `TimedOut`, `Detached`.
+    /// `TimedOut`, `Detached`; `Failed`: the kernel does not let its process end.
     pub fn wait_gone(&mut self, patience: &Patience) -> Result<(), ClientError> {
         let mut some = [0; 4096];
         loop {
@@ -173,11 +176,17 @@ impl Client {
                 _ => break,
             }
         }
-        match self.master.as_ref().and_then(Process::pidfd) {
-            Some(pidfd) => wait(&mut [pidfd], None, patience),
-            // Without pidfds the closed connection has to do.
-            None => Ok(()),
+        // Without pidfds the closed connection has to do.
+        let Some(master) = self.master.as_ref().filter(|master| master.pidfd().is_some()) else { return Ok(()) };
+        wait(&mut master.pidfd().into_iter().collect::<Vec<_>>(), Some(Instant::now() + EXIT), patience)?;
+        if master.has_ended() {
+            return Ok(());
         }
+        Err(ClientError::Failed(format!(
+            "the kernel holds the master (pid {0}), which has stopped its workers and has nothing left to do: a disk that \
+             hangs? Its threads in state D, and what they wait for: `ps -L -o tid,stat,wchan:32,comm -p {0}`",
+            master.pid()
+        )))
     }
 }
 

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 
 /// Connections at once; one more, and the oldest that has not asked anything has to go.
 const MOST_CLIENTS: usize = 64;
+/// Reads from one client in one turn of the loop, …
+const MOST_READS: usize = 4;
+/// … and writes to it.
+const MOST_WRITES: usize = 16;
 /// How long a client may take to ask.
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
 /// Bytes that may wait for a client that does not read.
@@ -209,7 +213,8 @@ impl Server {
     pub fn read(&mut self, id: u64) -> Heard {
         let Some(client) = self.clients.get_mut(&id) else { return Heard::Gone };
         let mut gulp = [0; 4096];
-        loop {
+        // What is left is read in the next turns: nobody holds the others up by sending on.
+        for _ in 0..MOST_READS {
             match client.stream.read(&mut gulp) {
                 Ok(0) => return Heard::Gone,
                 // It has asked already: the rest is not read for.
@@ -235,6 +240,7 @@ impl Server {
                 return Heard::Nothing;
             }
         }
+        Heard::Nothing
     }
 
     fn understand(&mut self, id: u64, line: &[u8], refused: bool) -> Heard {
@@ -296,14 +302,22 @@ impl Server {
     /// Sends what the client takes. `None`: done with it, forget it; `Some(true)`: there is more to send.
     pub fn flush(&mut self, id: u64) -> Option<bool> {
         let client = self.clients.get_mut(&id)?;
-        while !client.outbox.is_empty() {
-            match client.stream.write(&client.outbox) {
+        let mut sent = 0;
+        for _ in 0..MOST_WRITES {
+            if sent == client.outbox.len() {
+                break;
+            }
+            match client.stream.write(&client.outbox[sent..]) {
                 Ok(0) => return None,
-                Ok(count) => drop(client.outbox.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(true),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return None,
             }
+        }
+        client.outbox.drain(..sent);
+        if !client.outbox.is_empty() {
+            return Some(true);
         }
         if client.last_word { None } else { Some(false) }
     }

@@ -37,7 +37,12 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
-    Signal { signal: i32, core_dumped: bool },
+    Signal {
+        signal: i32,
+        core_dumped: bool,
+    },
+    /// It has ended, and nobody can say how. Counts as a failure.
+    Unknown,
 }
 
 /// A wish.

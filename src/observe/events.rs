@@ -85,6 +85,8 @@ words! {
     Stopped = "stopped",
     /// What it left behind was killed.
     Swept = "swept",
+    /// A process that some worker left behind, and nothing tells which one.
+    Orphan = "orphan",
     /// SIGKILL does not end it.
     Lost = "lost",
     PoolReady = "pool-ready",
@@ -112,6 +114,8 @@ words! {
     RollEnded = "roll-ended",
     /// What a generation was pinned to is gone: it was resolved again.
     PinnedAnew = "pinned-anew",
+    /// The log has not been written for a while, or is written again: its disk hangs.
+    LogHangs = "log-hangs",
     /// A listening socket was shut down by a worker.
     Listener = "listener",
 }

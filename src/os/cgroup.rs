@@ -198,6 +198,11 @@ fn own_cgroup() -> Option<(PathBuf, PathBuf)> {
     cgroup_of(std::process::id() as i32)
 }
 
+/// Where a process lives, in the file system.
+pub fn of(pid: i32) -> Option<PathBuf> {
+    cgroup_of(pid).map(|(_, own)| own)
+}
+
 fn cgroup_of(pid: i32) -> Option<(PathBuf, PathBuf)> {
     let lines = proc::read_bytes(format!("/proc/{pid}/cgroup")).ok()?;
     let own = lines.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;

@@ -18,6 +18,7 @@ pub mod report;
 pub mod run;
 pub mod signals;
 pub mod sockets;
+pub mod sweeper;
 pub mod sys;
 pub mod usage;
 pub mod wake;

@@ -1,12 +1,15 @@
 //! What /proc tells about processes (proc(5)). Every reader is bounded and takes it as normal that a process vanishes
 //! between two steps.
 
+use rotad_core::Exit;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 /// Never more of a tree than this: a fork bomb must not hold the reader.
 const MOST_PROCESSES: usize = 4096;
+/// Never more threads of a process than this.
+const MOST_THREADS: usize = 1024;
 /// Never more of a file than this.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -103,6 +106,19 @@ pub fn children(pid: i32) -> Vec<i32> {
     threads.into_iter().filter_map(|tid| children_of_thread(pid, tid)).flatten().collect()
 }
 
+/// The same, for one that has just been looked at. Kernels that do not list children list every process.
+pub fn children_of(stat: &Stat) -> Vec<i32> {
+    if stat.threads == 1
+        && let Some(children) = children_of_thread(stat.pid, stat.pid)
+    {
+        return children;
+    }
+    if lists_children() {
+        return children(stat.pid);
+    }
+    all_stats().into_iter().filter(|other| other.parent == stat.pid).map(|other| other.pid).collect()
+}
+
 /// A process and all its descendants, parents before children, with the place of the parent in the list (the roots
 /// point to themselves). At most a few thousand.
 pub fn forest(roots: &[i32]) -> Vec<(i32, usize)> {
@@ -153,6 +169,17 @@ pub fn environment_value(pid: i32, name: &str) -> Option<String> {
     value_in(&environment(pid)?, name)
 }
 
+/// Whether one of its threads waits in the kernel for something that no signal ends (state D): a disk, a page of a file.
+/// It may hold locks meanwhile that whoever looks into its memory would wait for, as unkillably.
+pub fn hangs(pid: i32) -> bool {
+    let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
+    let state = |tid: i32| {
+        let text = read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+        text.rsplit_once(')')?.1.trim_start().bytes().next()
+    };
+    threads.into_iter().take(MOST_THREADS).any(|tid| state(tid) == Some(b'D'))
+}
+
 /// The number in `socket:[123]`, the target of a link in /proc/PID/fd.
 pub fn socket_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
@@ -161,6 +188,30 @@ pub fn socket_inode(link: &Path) -> Option<u64> {
 /// The number in `pipe:[123]`, the target of a link in /proc/PID/fd.
 pub fn pipe_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Who traces a process (ptrace(2)).
+pub fn tracer(pid: i32) -> Option<i32> {
+    let text = read(format!("/proc/{pid}/status")).ok()?;
+    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    (tracer > 0).then_some(tracer)
+}
+
+/// How a process has ended that nobody has reaped yet: field 52 of /proc/PID/stat (proc(5)). None: it is no zombie, or
+/// that is not ours to read.
+pub fn exit_of_zombie(pid: i32) -> Option<Exit> {
+    let text = read(format!("/proc/{pid}/stat")).ok()?;
+    if !Stat::parse(&text)?.is_zombie() {
+        return None;
+    }
+    let status: i32 = text.rsplit_once(')')?.1.split_ascii_whitespace().nth(49)?.parse().ok()?;
+    // Whoever may not trace it reads 0, which would be a good end; such a one is refused here as well. A zombie has no
+    // program any more.
+    let refused = std::fs::read_link(format!("/proc/{pid}/exe")).err().map(|error| error.kind());
+    (refused == Some(io::ErrorKind::NotFound)).then_some(match status & 0x7f {
+        0 => Exit::Code(status >> 8 & 0xff),
+        signal => Exit::Signal { signal, core_dumped: status & 0x80 != 0 },
+    })
 }
 
 /// The real uid of a process: the owner of its folder is root for one that may not be dumped.

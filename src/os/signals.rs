@@ -41,7 +41,13 @@ pub struct Signals {
     map: SignalMap,
     terminal: bool,
     reopen: i32,
+    more: bool,
 }
+
+/// Signals that are taken at once …
+const MOST_AT_ONCE: usize = 1024;
+/// … and of each kind.
+const MOST_OF_A_KIND: usize = 8;
 
 impl Signals {
     /// Installs the handlers. From here on no signal of the contract kills the master. `keep_hup_ignored`: nohup(1)
@@ -66,7 +72,7 @@ impl Signals {
         super::sys::signal::ignore(&WRITE_ERRORS);
         stops().thread_unblock()?;
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        Ok(Self { delivery, map, terminal, reopen })
+        Ok(Self { delivery, map, terminal, reopen, more: false })
     }
 
     /// From here on signals mean this.
@@ -74,9 +80,26 @@ impl Signals {
         self.map = map;
     }
 
+    /// What has come, a bounded number at a time: of a storm of one signal a few stand for all, as the kernel has it.
     pub fn pending(&mut self) -> Vec<Came> {
-        let origins: Vec<Origin> = self.delivery.pending().collect();
+        let mut taken = 0;
+        let mut times = std::collections::BTreeMap::<i32, usize>::new();
+        let mut origins: Vec<Origin> = Vec::new();
+        for origin in self.delivery.pending().take(MOST_AT_ONCE) {
+            taken += 1;
+            let times = times.entry(origin.signal).or_default();
+            *times += 1;
+            if *times <= MOST_OF_A_KIND {
+                origins.push(origin);
+            }
+        }
+        self.more = taken == MOST_AT_ONCE;
         origins.iter().map(|origin| Came { meaning: self.meaning(origin.signal), text: self.text(origin) }).collect()
+    }
+
+    /// The last [`Signals::pending`] has left something, and nothing will say so again.
+    pub fn has_more(&self) -> bool {
+        self.more
     }
 
     fn meaning(&self, signal: i32) -> Meaning {

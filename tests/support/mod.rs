@@ -8,6 +8,7 @@ pub mod ask;
 pub mod delegated;
 pub mod example;
 pub mod fixed;
+pub mod frozen;
 pub mod jail;
 pub mod jobs;
 pub mod load;
@@ -19,6 +20,7 @@ pub mod systemd_box;
 pub mod watch;
 
 pub use delegated::Delegated;
+pub use frozen::Frozen;
 pub use jail::Jail;
 pub use load::{Load, Report};
 pub use need::need;

@@ -12,6 +12,8 @@
 
 #[path = "testworker/facts.rs"]
 mod facts;
+#[path = "testworker/hostile.rs"]
+mod hostile;
 #[path = "testworker/http.rs"]
 mod http;
 
@@ -61,16 +63,38 @@ pub(crate) struct Knobs {
     mib: u64,
     /// Grandchildren: one in a session of its own, one orphan in a session of its own; their pids are appended here.
     escape: Option<String>,
-    /// Where `facts` writes.
+    /// Where `facts` writes, and others their pids.
     out: Option<String>,
     /// How many lines `lines` prints …
-    lines: u64,
+    pub(crate) lines: u64,
     /// … and how long each is at least, in bytes.
     width: u64,
     /// How long a `job` takes.
     pub(crate) job_ms: u64,
-    exit_code: i32,
+    pub(crate) exit_code: i32,
+    /// In a session of its own, as far away from its parent as it gets.
+    pub(crate) far: bool,
+    /// Some number that a verb of another process passes on.
+    pub(crate) number: u64,
+    /// A file that is waited for.
+    when: Option<String>,
+    /// A file that is mapped.
+    map: Option<String>,
     rest: Vec<String>,
+}
+
+impl Knobs {
+    pub(crate) fn out_to(&self) -> &str {
+        self.out.as_deref().expect("--out")
+    }
+
+    pub(crate) fn mapped(&self) -> &str {
+        self.map.as_deref().expect("--map")
+    }
+
+    pub(crate) fn when_there(&self) -> &str {
+        self.when.as_deref().expect("--when")
+    }
 }
 
 /// What the code file says.
@@ -100,6 +124,12 @@ fn main() {
         "flood" => flood(&knobs),
         "escaped" => escaped(&knobs),
         "orphaner" => orphaner(&knobs),
+        "seized" => hostile::seized(&knobs),
+        "seizer" => hostile::seizer(&knobs),
+        "siblings" => hostile::siblings(&knobs),
+        "horde" => hostile::horde(&knobs),
+        "leaves-stuck" => hostile::leaves_stuck(&knobs),
+        "stuck" => hostile::stuck(&knobs),
         "blocked" => blocked(&knobs),
         other => panic!("testworker: no verb {other:?}"),
     }
@@ -117,6 +147,10 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
             "--job-ms" => knobs.job_ms = number(&value()),
             "--lines" => knobs.lines = number(&value()),
             "--width" => knobs.width = number(&value()),
+            "--number" => knobs.number = number(&value()),
+            "--map" => knobs.map = Some(value()),
+            "--when" => knobs.when = Some(value()),
+            "--far" => knobs.far = true,
             "--exit" => knobs.exit_code = number(&value()) as i32,
             "--code" => knobs.code = Some(value()),
             "--starts" => knobs.starts = Some(value()),
@@ -363,12 +397,12 @@ fn wait_for_term() {
     block_until(term_stream());
 }
 
-fn block_until(mut stream: UnixStream) {
+pub(crate) fn block_until(mut stream: UnixStream) {
     let mut byte = [0];
     let _ = std::io::Read::read(&mut stream, &mut byte);
 }
 
-fn forever() -> ! {
+pub(crate) fn forever() -> ! {
     loop {
         std::thread::park();
     }
@@ -401,7 +435,7 @@ pub(crate) fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-fn append(file: &str, line: &str) {
+pub(crate) fn append(file: &str, line: &str) {
     let mut file = OpenOptions::new().create(true).append(true).open(file).expect("a file to append to");
     file.write_all(format!("{line}\n").as_bytes()).expect("a line appended");
 }

@@ -5,6 +5,7 @@ use super::{BirthError, Stage};
 use crate::os::sys::clone::{Progress, Trouble};
 use rotad_core::WorkerId;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Seat {
     /// Written by the thread, and by the child while the thread sleeps.
     pub(super) progress: Progress,
+    /// The thread's number; 0 until it runs.
+    thread: AtomicI32,
     current: Mutex<Option<Current>>,
 }
 
@@ -52,6 +55,15 @@ pub(super) enum Ending {
 impl Seat {
     fn lock(&self) -> MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The calling thread has taken the seat.
+    pub(super) fn taken(&self) {
+        self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+    }
+
+    pub(super) fn thread(&self) -> Option<i32> {
+        Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread > 0)
     }
 
     pub(super) fn begin(&self, worker: WorkerId, pinned: Arc<Pinned>) {

@@ -77,6 +77,11 @@ impl Spawner {
         self.orders.send(Ordered { at: Instant::now(), order }).ok();
     }
 
+    /// The threads whose children the workers are.
+    pub fn threads(&self) -> Vec<i32> {
+        self.seats.iter().filter_map(|seat| seat.thread()).collect()
+    }
+
     /// Where the reports come out; the bell of [`Settings::wake`] is rung after each.
     pub fn reports(&self) -> &Receiver<BirthReport> {
         &self.reports
@@ -155,6 +160,7 @@ impl Hall {
 fn serve(hall: &Hall, seat: &Seat, mut tools: Tools) {
     // No handler may run in a child that shares our memory. It cannot fail with a valid set.
     SigSet::all().thread_block().ok();
+    seat.taken();
     while let Ok(Ordered { at, order }) = hall.orders.recv() {
         if let Some(error) = order.pinned.hopeless(at) {
             hall.report(failed(order.worker, error));

@@ -66,6 +66,8 @@ pub(super) struct Desk {
     dropped: Arc<AtomicU64>,
     recent: Arc<Recent>,
     progress: Arc<AtomicU64>,
+    at: Arc<AtomicU64>,
+    begun: Instant,
     epoll: Epoll,
     readers: BTreeMap<u64, Reader>,
     last: u64,
@@ -91,6 +93,8 @@ impl Desk {
             dropped: pen.dropped.clone(),
             recent: pen.recent.clone(),
             progress: pen.progress.clone(),
+            at: pen.at.clone(),
+            begun: pen.begun,
             epoll,
             readers: BTreeMap::new(),
             last: STDERR,
@@ -109,7 +113,9 @@ impl Desk {
         SigSet::all().thread_block().ok();
         let mut events = [EpollEvent::empty(); 64];
         loop {
+            Pen::note_work(&self.at, self.begun, false);
             let count = self.epoll.wait(&mut events, self.patience()).unwrap_or(0);
+            Pen::note_work(&self.at, self.begun, true);
             let mut rung = false;
             for event in &events[..count] {
                 match event.data() {

@@ -64,6 +64,9 @@ pub struct Pen {
     recent: Arc<Recent>,
     /// Bytes that were taken out of pipes, ever.
     progress: Arc<AtomicU64>,
+    /// Since when the pen is at one piece of work, in milliseconds after `begun`, plus one; 0: it waits for work.
+    at: Arc<AtomicU64>,
+    begun: Instant,
     /// For looking into pipes beside the pen.
     glass: Arc<Mutex<Glass>>,
 }
@@ -84,11 +87,27 @@ impl Pen {
             dropped: Arc::default(),
             recent: Arc::default(),
             progress: Arc::default(),
+            at: Arc::default(),
+            begun: Instant::now(),
             glass: Arc::new(Mutex::new(Glass::new()?)),
         };
         let desk = Desk::new(paper, waiting, said, &pen)?;
         std::thread::Builder::new().name("pen".into()).stack_size(128 * 1024).spawn(move || desk.work())?;
         Ok(pen)
+    }
+
+    /// For how long the pen has been at one piece of work: a write to a disk that hangs has no end.
+    pub fn busy_for(&self) -> Duration {
+        let since = match self.at.load(Ordering::Relaxed) {
+            0 => return Duration::ZERO,
+            since => Duration::from_millis(since - 1),
+        };
+        self.begun.elapsed().saturating_sub(since)
+    }
+
+    /// The pen begins a piece of work (true), or has done it.
+    fn note_work(at: &AtomicU64, begun: Instant, works: bool) {
+        at.store(if works { begun.elapsed().as_millis() as u64 + 1 } else { 0 }, Ordering::Relaxed);
     }
 
     fn say(&self, word: Word) {

@@ -99,6 +99,8 @@ impl Errand {
         let process = self.process()?;
         let exit = match process.peek_exit() {
             Ok(Some(exit)) => exit,
+            // Traced: its end is the tracer's to wait for, but it has ended.
+            Ok(None) if process.has_ended() => crate::os::proc::exit_of_zombie(process.pid()).unwrap_or(Exit::Unknown),
             Ok(None) => return None,
             Err(error) => return Some(Err(format!("cannot learn how it ended: {error}"))),
         };
@@ -135,6 +137,7 @@ impl Errand {
             Exit::Code(0) => return Ok(()),
             Exit::Code(code) => format!("exited with {code}"),
             Exit::Signal { signal, .. } => format!("was killed by SIG{}", crate::os::signals::name(signal)),
+            Exit::Unknown => "ended, how is unknown".to_owned(),
         };
         Err(match self.last_line() {
             Some(line) => format!("{how}: {line}"),
@@ -147,6 +150,16 @@ impl Errand {
         let text = String::from_utf8_lossy(&self.tail);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
         Some(crate::observe::harmless::harmless(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
+    }
+
+    /// Its process, if it has ended and cannot be reaped yet: somebody traces it.
+    pub(super) fn into_unreaped(self) -> Option<Process> {
+        match self.stage {
+            Stage::Ordered => None,
+            Stage::Underway(process, _) | Stage::Running(process) => {
+                matches!(process.reap(), Ok(None)).then_some(process)
+            }
+        }
     }
 
     fn process(&self) -> Option<&Process> {

@@ -18,10 +18,15 @@ use crate::os::wake::Wake;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use round::Round;
 use std::io;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long the end of the thread, and of the commands that still run, is waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// To begin a question is a matter of microseconds, unless a disk hangs.
+const LONGEST_BEGINNING: Duration = Duration::from_millis(250);
 
 /// What came of a question.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +57,29 @@ pub struct Prober {
     /// Rung after each task.
     bell: Wake,
     gone: Receiver<()>,
+    at: Arc<At>,
+}
+
+/// What the thread is at.
+#[derive(Debug, Default)]
+struct At {
+    /// Since when it begins a question: what no timeout bounds is the way to a socket's file.
+    begins: Mutex<Option<(u64, Instant)>>,
+    /// It has been written off.
+    left: AtomicBool,
+    /// It has ended.
+    ended: AtomicBool,
+}
+
+/// A thread that was written off.
+#[derive(Debug)]
+pub struct Left(Arc<At>);
+
+impl Left {
+    /// It has come back, and has ended.
+    pub fn is_back(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
+    }
 }
 
 impl Prober {
@@ -66,15 +94,18 @@ impl Prober {
         let (leaves, gone) = bounded(0);
         let bell = Wake::new()?;
         let asker = settings.wake.clone();
-        let round = Round::new(inbox, outbox, asker, Settings { wake: bell.clone(), ..settings });
+        let at = Arc::new(At::default());
+        let (taken, ended) = (at.clone(), at.clone());
+        let round = Round::new(inbox, outbox, asker, Settings { wake: bell.clone(), ..settings }, taken);
         let thread = std::thread::Builder::new().name("prober".to_owned()).stack_size(256 << 10);
         thread.spawn(move || {
             // Signals for the process are the main thread's.
             nix::sys::signal::SigSet::all().thread_block().ok();
             round.run();
+            ended.ended.store(true, Ordering::Relaxed);
             drop(leaves);
         })?;
-        Ok(Self { tasks: Some(tasks), answers, bell, gone })
+        Ok(Self { tasks: Some(tasks), answers, bell, gone, at })
     }
 
     /// Asks. Exactly one answer under this number will follow, unless it is forgotten before. Numbers are not used
@@ -93,6 +124,19 @@ impl Prober {
         &self.answers
     }
 
+    /// The question that the thread hangs at, if it does: its socket lies on a disk that hangs. No other question is
+    /// answered meanwhile.
+    pub fn hangs(&self, now: Instant) -> Option<u64> {
+        let begins = *self.at.begins.lock().unwrap_or_else(PoisonError::into_inner);
+        begins.filter(|(_, since)| now >= *since + LONGEST_BEGINNING).map(|(number, _)| number)
+    }
+
+    /// Leaves a thread behind that hangs. Should it come back, it ends, with what it has begun.
+    pub fn leave(self) -> Left {
+        self.at.left.store(true, Ordering::Relaxed);
+        Left(self.at.clone())
+    }
+
     fn send(&self, task: Task) {
         if let Some(tasks) = &self.tasks {
             tasks.send(task).ok();
@@ -105,6 +149,9 @@ impl Drop for Prober {
     fn drop(&mut self) {
         self.tasks = None;
         self.bell.ring();
+        if self.at.left.load(Ordering::Relaxed) {
+            return;
+        }
         // Its end closes the channel: that is all that ever comes.
         self.gone.recv_timeout(FAREWELL).ok();
     }

@@ -64,6 +64,11 @@ impl Question {
         Ok(Self::Http { place: Place::parse(OsStr::new(host))?, host: host.to_owned(), path: path.to_owned() })
     }
 
+    /// It goes to a socket's file: to find that may take as long as its disk likes.
+    pub fn names_a_file(&self) -> bool {
+        matches!(self, Self::Connect { place: Place::Unix(_), .. } | Self::Http { place: Place::Unix(_), .. })
+    }
+
     /// It runs a program.
     pub fn is_command(&self) -> bool {
         matches!(self, Self::Command(_))

@@ -2,8 +2,9 @@
 
 use super::errand::Errand;
 use super::talk::{Talk, Turn};
-use super::{Answer, Question, Task, Trouble};
+use super::{Answer, At, Question, Task, Trouble};
 use crate::os::birth::{BirthOrder, BirthReport, Settings, Spawner};
+use crate::os::sys::process::Process;
 use crate::os::wake::Wake;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,7 +12,8 @@ use nix::sys::socket::{MsgFlags, recv};
 use rotad_core::WorkerId;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Without pidfds, how often the end of a command is looked for.
@@ -43,6 +45,7 @@ struct Rest {
 }
 
 pub(super) struct Round {
+    at: Arc<At>,
     inbox: Receiver<Task>,
     outbox: Sender<Answer>,
     asker: Wake,
@@ -52,12 +55,21 @@ pub(super) struct Round {
     talks: BTreeMap<u64, Talk>,
     errands: BTreeMap<u64, Errand>,
     rests: Vec<Rest>,
+    /// Commands that have ended under a tracer: reaped once he lets go.
+    unreaped: Vec<Process>,
 }
 
 impl Round {
     /// `settings`: with the thread's own bell, which is rung for tasks and for births.
-    pub(super) fn new(inbox: Receiver<Task>, outbox: Sender<Answer>, asker: Wake, settings: Settings) -> Self {
+    pub(super) fn new(
+        inbox: Receiver<Task>,
+        outbox: Sender<Answer>,
+        asker: Wake,
+        settings: Settings,
+        at: Arc<At>,
+    ) -> Self {
         Self {
+            at,
             inbox,
             outbox,
             asker,
@@ -66,6 +78,7 @@ impl Round {
             talks: BTreeMap::new(),
             errands: BTreeMap::new(),
             rests: Vec::new(),
+            unreaped: Vec::new(),
         }
     }
 
@@ -114,9 +127,12 @@ impl Round {
     /// False: the asker has gone.
     fn tasks(&mut self) -> bool {
         loop {
+            if self.at.left.load(Ordering::Relaxed) {
+                return false;
+            }
             match self.inbox.try_recv() {
                 Ok(Task::Ask(number, Question::Command(order))) => self.order(number, *order),
-                Ok(Task::Ask(number, question)) => match Talk::begin(&question) {
+                Ok(Task::Ask(number, question)) => match self.begin(number, &question) {
                     Ok((talk, Turn::Wait)) => {
                         self.talks.insert(number, talk);
                     }
@@ -133,6 +149,14 @@ impl Round {
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
+    }
+
+    fn begin(&self, number: u64, question: &Question) -> Result<(Talk, Turn), Trouble> {
+        let begins = |begins| *self.at.begins.lock().unwrap_or_else(PoisonError::into_inner) = begins;
+        begins(Some((number, Instant::now())));
+        let begun = Talk::begin(question);
+        begins(None);
+        begun
     }
 
     fn order(&mut self, number: u64, mut order: BirthOrder) {
@@ -186,6 +210,7 @@ impl Round {
         unseen.into_iter().for_each(|number| self.look_at(number));
         let now = Instant::now();
         self.rests.retain(|rest| rest.until > now);
+        self.unreaped.retain(|process| matches!(process.reap(), Ok(None)));
     }
 
     fn births(&mut self) {
@@ -222,6 +247,7 @@ impl Round {
         if !errand.forgotten {
             self.answer(number, result);
         }
+        self.unreaped.extend(errand.into_unreaped());
     }
 
     fn answered(&mut self, number: u64, talk: Talk, result: Result<(), String>) {

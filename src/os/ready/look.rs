@@ -2,6 +2,7 @@
 
 use super::{Target, held, waits};
 use crate::os::proc;
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -58,8 +59,10 @@ fn process(pid: i32, targets: &[Target], thorough: bool) -> Look {
     }
     let epolls = watching_epolls(pid, &fds, targets);
     let mut unseen = None;
+    // Asked once, and only where memory is to be read.
+    let hangs = LazyCell::new(|| proc::hangs(pid));
     for tid in proc::numbers(format!("/proc/{pid}/task")).unwrap_or_default().into_iter().take(MOST_THREADS) {
-        match waits::is_waiting(pid, tid, &fds.listeners, &epolls) {
+        match waits::is_waiting(pid, tid, &fds.listeners, &epolls, &|| !*hangs) {
             Ok(true) => return Look::Accepting,
             Ok(false) => {}
             Err(error) if is_gone(&error) => {}

@@ -23,9 +23,10 @@ use crate::plan::Address;
 use crossbeam_channel::{Receiver, Sender, never, select, tick, unbounded};
 use look::Look;
 use rotad_core::WorkerId;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The scout's clock while anything is watched.
 const ROUND: Duration = Duration::from_millis(5);
@@ -36,6 +37,10 @@ const LONGEST_GAP: u64 = 40;
 const REFUSALS: u32 = 3;
 /// Connections are looked for at every so many looks only: their table is as long as the machine has connections.
 const CONNECTIONS_EVERY: u64 = 4;
+/// A look that takes longer hangs.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+/// So many looks may hang; then there are no more.
+const MOST_WRITTEN_OFF: usize = 8;
 /// Rounds after which system calls that cannot be read make a worker blind: 1 s.
 const PATIENCE: u64 = 200;
 
@@ -57,44 +62,62 @@ pub enum ScoutReport {
     Blind(WorkerId, String),
 }
 
+#[derive(Debug)]
 enum Task {
     Watch(WorkerId, i32, Vec<Target>),
     Forget(WorkerId),
 }
 
 /// A thread of its own that reads /proc; asleep while nothing is watched. It ends when this is dropped.
+///
+/// A look may hang in the kernel: what a thread waits for stands in its process's memory, and whoever reads that waits
+/// for the lock of the process's memory map, unkillably. Processes with a thread in state D are not read; should a look
+/// hang all the same, its thread is written off, and another one looks at the others.
 #[derive(Debug)]
 pub struct Scout {
+    wake: Wake,
     tasks: Sender<Task>,
+    outbox: Sender<ScoutReport>,
     reports: Receiver<ScoutReport>,
+    /// What the thread is at.
+    at: Arc<Mutex<At>>,
+    watched: BTreeMap<WorkerId, (i32, Vec<Target>)>,
+    /// Threads that hang, each at this worker.
+    gone: Vec<(WorkerId, Arc<Mutex<At>>)>,
+}
+
+#[derive(Debug, Default)]
+struct At {
+    looking: Option<(WorkerId, Instant)>,
+    written_off: bool,
+    /// It has come back after that, and has ended.
+    back: bool,
+}
+
+fn lock(at: &Mutex<At>) -> MutexGuard<'_, At> {
+    at.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Scout {
     /// # Errors
     /// EAGAIN: no thread can be made.
     pub fn start(wake: Wake) -> io::Result<Self> {
-        // Never more than one task and one report a worker: the number of workers bounds them.
-        let (tasks, inbox) = unbounded();
+        // Never more than one report a worker: the number of workers bounds them.
         let (outbox, reports) = unbounded();
-        let rounds = Rounds { watched: HashMap::new(), outbox, wake };
-        let thread = std::thread::Builder::new().name("scout".to_owned()).stack_size(256 << 10);
-        let look = move || {
-            // Signals for the process are the main thread's.
-            nix::sys::signal::SigSet::all().thread_block().ok();
-            rounds.run(&inbox);
-        };
-        thread.spawn(look)?;
-        Ok(Self { tasks, reports })
+        let (tasks, at) = begin(&wake, &outbox)?;
+        Ok(Self { wake, tasks, outbox, reports, at, watched: BTreeMap::new(), gone: Vec::new() })
     }
 
     /// Looks at a worker, at once and then again and again, until it is seen accepting on any of the targets. `pid`:
     /// the worker's own process, after its exec.
-    pub fn watch(&self, worker: WorkerId, pid: i32, targets: Vec<Target>) {
+    pub fn watch(&mut self, worker: WorkerId, pid: i32, targets: Vec<Target>) {
+        self.watched.insert(worker, (pid, targets.clone()));
         self.tasks.send(Task::Watch(worker, pid, targets)).ok();
     }
 
     /// Looks no more. A report that was made before may still come.
-    pub fn forget(&self, worker: WorkerId) {
+    pub fn forget(&mut self, worker: WorkerId) {
+        self.watched.remove(&worker);
         self.tasks.send(Task::Forget(worker)).ok();
     }
 
@@ -102,6 +125,61 @@ impl Scout {
     pub fn reports(&self) -> &Receiver<ScoutReport> {
         &self.reports
     }
+
+    /// When [`Scout::check`] wants to be called, at the latest; none while nothing is watched.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.watched.is_empty() {
+            return None;
+        }
+        Some(lock(&self.at).looking.map_or_else(Instant::now, |(_, since)| since) + LONGEST_LOOK)
+    }
+
+    /// The whole process stood still for so long: no look is to blame for that.
+    pub fn paused(&self, by: Duration) {
+        if let Some((_, since)) = &mut lock(&self.at).looking {
+            *since += by;
+        }
+    }
+
+    /// Writes the thread off if it hangs: another one looks at all others. The worker that it hangs at is given back;
+    /// it is looked at again once the thread has come back.
+    pub fn check(&mut self, now: Instant) -> Option<WorkerId> {
+        let (back, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.gone).into_iter().partition(|(_, at)| lock(at).back);
+        self.gone = gone;
+        for (worker, _) in back {
+            if let Some((pid, targets)) = self.watched.get(&worker) {
+                self.tasks.send(Task::Watch(worker, *pid, targets.clone())).ok();
+            }
+        }
+        let (hung, since) = lock(&self.at).looking?;
+        if now < since + LONGEST_LOOK || self.gone.len() >= MOST_WRITTEN_OFF {
+            return None;
+        }
+        // Without another thread this one is waited for.
+        let (tasks, at) = begin(&self.wake, &self.outbox).ok()?;
+        lock(&self.at).written_off = true;
+        self.tasks = tasks;
+        self.gone.push((hung, std::mem::replace(&mut self.at, at)));
+        let hangs = |worker: &WorkerId| self.gone.iter().any(|(hung, _)| hung == worker);
+        for (worker, (pid, targets)) in self.watched.iter().filter(|(worker, _)| !hangs(worker)) {
+            self.tasks.send(Task::Watch(*worker, *pid, targets.clone())).ok();
+        }
+        Some(hung)
+    }
+}
+
+fn begin(wake: &Wake, outbox: &Sender<ScoutReport>) -> io::Result<(Sender<Task>, Arc<Mutex<At>>)> {
+    let (tasks, inbox) = unbounded();
+    let at: Arc<Mutex<At>> = Arc::default();
+    let rounds = Rounds { watched: HashMap::new(), outbox: outbox.clone(), wake: wake.clone(), at: at.clone() };
+    let thread = std::thread::Builder::new().name("scout".to_owned()).stack_size(256 << 10);
+    thread.spawn(move || {
+        // Signals for the process are the main thread's.
+        nix::sys::signal::SigSet::all().thread_block().ok();
+        rounds.run(&inbox);
+    })?;
+    Ok((tasks, at))
 }
 
 struct Watched {
@@ -118,6 +196,7 @@ struct Rounds {
     watched: HashMap<WorkerId, Watched>,
     outbox: Sender<ScoutReport>,
     wake: Wake,
+    at: Arc<Mutex<At>>,
 }
 
 impl Rounds {
@@ -130,6 +209,10 @@ impl Rounds {
                     Err(_) => return,
                 },
                 recv(clock) -> _ => self.round(),
+            }
+            if lock(&self.at).written_off {
+                lock(&self.at).back = true;
+                return self.wake.ring();
             }
             match (self.watched.is_empty(), clock.capacity()) {
                 (true, _) => clock = never(),
@@ -160,7 +243,12 @@ impl Rounds {
                 due.push(*worker);
             }
         }
-        due.into_iter().for_each(|worker| self.look(worker));
+        for worker in due {
+            self.look(worker);
+            if lock(&self.at).written_off {
+                return;
+            }
+        }
     }
 
     /// One look, and when to take the next: the older the start and the more starts there are, the later, so that
@@ -170,7 +258,17 @@ impl Rounds {
         let Some(watched) = self.watched.get_mut(&worker) else { return };
         watched.looks += 1;
         let thorough = watched.looks.is_multiple_of(CONNECTIONS_EVERY);
-        let report = match look::at(watched.pid, &watched.targets, thorough) {
+        lock(&self.at).looking = Some((worker, Instant::now()));
+        let seen = look::at(watched.pid, &watched.targets, thorough);
+        {
+            let mut at = lock(&self.at);
+            at.looking = None;
+            if at.written_off {
+                // Another one looks by now.
+                return;
+            }
+        }
+        let report = match seen {
             Look::Accepting => Some(ScoutReport::Accepting(worker)),
             Look::Refused(why) => {
                 watched.refusals += 1;

@@ -11,11 +11,18 @@ use std::os::unix::fs::FileExt;
 /// The longest set that is read, in descriptors.
 const MOST_SET: u64 = 8192;
 
-/// Whether a thread sleeps until a connection comes to one of these listeners, or to an epoll that has one.
+/// Whether a thread sleeps until a connection comes to one of these listeners, or to an epoll that has one. `may_read`:
+/// whether the process's memory may be read without waiting for a lock that it may never let go of.
 ///
 /// # Errors
 /// EPERM, EACCES: system calls may not be read; ESRCH, ENOENT: the thread has gone.
-pub(super) fn is_waiting(pid: i32, tid: i32, listeners: &HashSet<i32>, epolls: &HashSet<i32>) -> io::Result<bool> {
+pub(super) fn is_waiting(
+    pid: i32,
+    tid: i32,
+    listeners: &HashSet<i32>,
+    epolls: &HashSet<i32>,
+    may_read: &dyn Fn() -> bool,
+) -> io::Result<bool> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"))?;
     let Some((number, args)) = parse(&text) else { return Ok(false) };
     let fd = args[0] as i32;
@@ -23,6 +30,7 @@ pub(super) fn is_waiting(pid: i32, tid: i32, listeners: &HashSet<i32>, epolls: &
     Ok(match Call::of(number) {
         Call::Accept => listeners.contains(&fd),
         Call::Epoll => epolls.contains(&fd),
+        Call::Poll | Call::Select if !may_read() => false,
         Call::Poll => polled(pid, args[0], args[1]).into_iter().any(wanted),
         Call::Select => selected(pid, args[0], args[1]).into_iter().any(wanted),
         Call::Other => false,

@@ -14,6 +14,10 @@ use crate::os::sockets::{Listener, SocketError};
 use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long the clerk may take to read a configuration, or to open what is new in it.
+const LONGEST_ERRAND: Duration = Duration::from_secs(30);
 
 /// Who wants the configuration applied, and how far.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub(super) enum Stage {
 pub(super) struct Applying {
     queue: VecDeque<Wish>,
     now: Option<(Wish, Stage)>,
+    /// What the clerk does for it, and since when.
+    errand: Option<(u64, Instant)>,
     /// The step phase may be able to go on.
     pub(super) stirred: bool,
 }
@@ -58,6 +64,18 @@ impl Applying {
         match &self.now {
             Some((_, Stage::Binding(draft) | Stage::Stepping(draft, _))) => draft.sockets.contains(&Some(listener)),
             Some((_, Stage::Reading)) | None => false,
+        }
+    }
+
+    /// When the clerk has taken too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.errand.map(|(_, since)| since + LONGEST_ERRAND)
+    }
+
+    /// The whole process stood still for so long.
+    pub(super) fn paused(&mut self, by: Duration) {
+        if let Some((_, since)) = &mut self.errand {
+            *since += by;
         }
     }
 
@@ -130,10 +148,13 @@ impl Keeper {
                 }
                 Extent::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
             }
-            if let Err(error) = self.clerk.read(self.plan.config.clone()) {
-                let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
-                self.answer_wish(&wish, 1, text);
-                continue;
+            match self.clerk.read(self.plan.config.clone()) {
+                Ok(number) => self.applying.errand = Some((number, Instant::now())),
+                Err(error) => {
+                    let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
+                    self.answer_wish(&wish, 1, text);
+                    continue;
+                }
             }
             if wish.extent != Extent::DryRun {
                 self.reloading();
@@ -145,29 +166,40 @@ impl Keeper {
 
     pub(super) fn clerk_answers(&mut self) {
         while let Some(told) = self.clerk.told() {
-            match (told, self.applying.take()) {
-                (Told::Trouble(text), now) => {
-                    tracing::warn!("{text}");
-                    self.applying.now = now;
+            let is_awaited = |number: u64| self.applying.errand.is_some_and(|(errand, _)| errand == number);
+            match told {
+                Told::Trouble(text) => tracing::warn!("{text}"),
+                Told::Read(number, read) if is_awaited(number) => {
+                    self.applying.errand = None;
+                    if let Some((wish, _)) = self.applying.take() {
+                        self.config_read(wish, *read);
+                    }
                 }
-                (Told::Dressed(name), now) => {
-                    tracing::info!("listener {name}: its file has its owner and mode");
-                    self.applying.now = now;
+                Told::Dressed(name) => tracing::info!("listener {name}: its file has its owner and mode"),
+                Told::Looked(number, looked) => self.looked(number, looked),
+                Told::Bound(number, bound) if is_awaited(number) => {
+                    self.applying.errand = None;
+                    if let Some((wish, Stage::Binding(draft))) = self.applying.take() {
+                        self.bound(wish, draft, bound);
+                    }
                 }
-                (Told::Looked(number, looked), now) => {
-                    self.applying.now = now;
-                    self.looked(number, looked);
-                }
-                (Told::Read(read), Some((wish, Stage::Reading))) => self.config_read(wish, *read),
-                (Told::Bound(bound), Some((wish, Stage::Binding(draft)))) => self.bound(wish, draft, bound),
-                (Told::Bound(Ok(listeners)), now) => {
-                    // Everything stopped meanwhile.
-                    self.applying.now = now;
-                    listeners.into_iter().for_each(|listener| self.clerk.close(listener));
-                }
-                (Told::Read(_) | Told::Bound(Err(_)), now) => self.applying.now = now,
+                // Too late, or everything stopped meanwhile.
+                Told::Bound(_, Ok(listeners)) => listeners.into_iter().for_each(|listener| self.clerk.close(listener)),
+                Told::Read(..) | Told::Bound(_, Err(_)) => {}
             }
         }
+    }
+
+    /// A path hangs that the clerk has to look at: nobody waits for it any longer, so that the next wish has its turn.
+    pub(super) fn errand_overdue(&mut self) {
+        self.applying.errand = None;
+        let Some((wish, stage)) = self.applying.take() else { return };
+        let what = match stage {
+            Stage::Reading => "the configuration could not be read",
+            Stage::Binding(_) | Stage::Stepping(..) => "the new addresses and logs could not be opened",
+        };
+        let text = format!("{what} within {} s: a disk hangs?\nnothing was changed", LONGEST_ERRAND.as_secs());
+        self.refuse(wish, 1, text);
     }
 
     fn config_read(&mut self, wish: Wish, read: Result<(Plan, String), String>) {
@@ -210,7 +242,10 @@ impl Keeper {
             return self.ready_to_step(wish, draft);
         }
         match self.clerk.bind(missing, all, logs) {
-            Ok(()) => self.applying.put(wish, Stage::Binding(draft)),
+            Ok(number) => {
+                self.applying.errand = Some((number, Instant::now()));
+                self.applying.put(wish, Stage::Binding(draft));
+            }
             Err(error) => self.refuse(wish, 1, format!("no address can be opened: {error}\nnothing was changed")),
         }
     }
@@ -312,6 +347,7 @@ impl Keeper {
     /// Everything stops: nobody's configuration is applied any more.
     pub(super) fn give_up_applying(&mut self) {
         let now = self.applying.now.take();
+        self.applying.errand = None;
         let waiting: Vec<Wish> = std::mem::take(&mut self.applying.queue).into();
         for wish in now.into_iter().map(|(wish, _)| wish).chain(waiting) {
             self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());

@@ -1,10 +1,8 @@
 //! Orders, carried out: one arm each. Nothing here waits for anything.
 
 use super::Keeper;
-use super::chronicle::Note;
 use super::recipes::Birth;
 use super::roster::{Body, Stage};
-use crate::observe::events::What;
 use crate::os::cgroup::Cgroup;
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Output;
@@ -133,45 +131,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Kills what is left of a worker's tree; once nothing is, reaps it and tells the core.
-    pub(super) fn sweep(&mut self, id: WorkerId) {
-        if self.roster.get(id).is_none() {
-            return;
-        }
-        let Some(result) = self.roster.sweep(id) else { return self.swept(id) };
-        if !result.killed.is_empty() {
-            let text = format!("swept {} processes that the worker left behind", result.killed.len());
-            self.note(Note::new(What::Swept, text).worker(id));
-        }
-        if result.left == 0 {
-            self.swept(id);
-        } else {
-            self.roster.sweep_later(id);
-        }
-    }
-
-    fn swept(&mut self, id: WorkerId) {
-        if let Some(body) = self.roster.remove(id) {
-            self.bury(&body);
-            self.port_freed(id);
-        }
-        self.facts.push_back(Event::Swept(id));
-    }
-
     /// The last of a worker: its entry in the process table, its socket, its line in the journal.
-    pub(super) fn bury(&mut self, body: &Body) {
-        if let Some(process) = body.process() {
+    pub(super) fn bury(&mut self, body: Body) {
+        if let Some(notify) = &body.notify {
+            self.reactor.unwatch(notify.as_fd());
+        }
+        if let Stage::Alive(process) = body.stage {
             if let Some(pidfd) = process.pidfd()
                 && body.exit.is_none()
             {
                 self.reactor.unwatch(pidfd);
             }
-            process.reap().ok();
-            self.roster.reaped(process.pid());
             self.journal_gone(process.pid());
-        }
-        if let Some(notify) = &body.notify {
-            self.reactor.unwatch(notify.as_fd());
+            self.roster.reap(process);
         }
     }
 }

@@ -16,10 +16,11 @@ pub type Reader = Arc<dyn Fn(&Path) -> Result<(Plan, String), String> + Send + S
 /// A parser that descends into tables, and lookups of users, want more than the other threads.
 const STACK: usize = 1 << 20;
 
+/// The answer to an errand, with its number where one waits for it.
 pub(super) enum Told {
     /// The plan and the warnings, or the findings.
-    Read(Box<Result<(Plan, String), String>>),
-    Bound(Result<Vec<Listener>, Unbound>),
+    Read(u64, Box<Result<(Plan, String), String>>),
+    Bound(u64, Result<Vec<Listener>, Unbound>),
     /// A socket file could not get its owner or mode, or not be removed.
     Trouble(String),
     /// A socket file has got its owner and mode.
@@ -39,6 +40,8 @@ pub(super) struct Clerk {
     reader: Reader,
     done: Sender<Told>,
     told: Receiver<Told>,
+    /// Of the last errand.
+    number: u64,
     /// One at a time opens or removes socket files: a path that is given up may be wanted again at once.
     desk: Arc<Mutex<()>>,
 }
@@ -47,7 +50,7 @@ impl Clerk {
     pub(super) fn new(wake: Wake, reader: Reader) -> Self {
         // Bounded by those who ask: one apply at a time, and each socket is given up once.
         let (done, told) = unbounded();
-        Self { wake, reader, done, told, desk: Arc::default() }
+        Self { wake, reader, done, told, number: 0, desk: Arc::default() }
     }
 
     fn send(&self, errand: impl FnOnce() -> Option<Told> + Send + 'static) -> io::Result<()> {
@@ -61,11 +64,15 @@ impl Clerk {
         std::thread::Builder::new().name("clerk".into()).stack_size(STACK).spawn(go).map(drop)
     }
 
+    /// The number of the errand: who does not wait for it any more knows a late answer by it.
+    ///
     /// # Errors
     /// No thread can be had.
-    pub(super) fn read(&self, path: PathBuf) -> io::Result<()> {
-        let reader = self.reader.clone();
-        self.send(move || Some(Told::Read(Box::new(reader(&path)))))
+    pub(super) fn read(&mut self, path: PathBuf) -> io::Result<u64> {
+        self.number += 1;
+        let (reader, number) = (self.reader.clone(), self.number);
+        self.send(move || Some(Told::Read(number, Box::new(reader(&path)))))?;
+        Ok(number)
     }
 
     /// Opens `plans`, or none of them. `all`: every address of the configuration. `logs`: files that pools are to
@@ -74,22 +81,24 @@ impl Clerk {
     /// # Errors
     /// No thread can be had.
     pub(super) fn bind(
-        &self,
+        &mut self,
         plans: Vec<ListenPlan>,
         all: Vec<ListenPlan>,
         logs: Vec<(String, PathBuf, FileAccess)>,
-    ) -> io::Result<()> {
-        let desk = self.desk.clone();
+    ) -> io::Result<u64> {
+        self.number += 1;
+        let (desk, number) = (self.desk.clone(), self.number);
         self.send(move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
             for (pool, path, access) in &logs {
                 if let Err(error) = pen::check_file(path, *access) {
                     let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
-                    return Some(Told::Bound(Err(Unbound::Log(text))));
+                    return Some(Told::Bound(number, Err(Unbound::Log(text))));
                 }
             }
-            Some(Told::Bound(sockets::open_some(&plans, &all).map_err(Unbound::Socket)))
-        })
+            Some(Told::Bound(number, sockets::open_some(&plans, &all).map_err(Unbound::Socket)))
+        })?;
+        Ok(number)
     }
 
     /// Gives a socket's file another owner or mode.

@@ -10,17 +10,16 @@ use crate::os::birth::{self, BirthReport, Newborn, Resolved};
 use crate::os::lineage::Family;
 use crate::os::notify::Message;
 use crate::os::pen::Pen;
+use crate::os::proc;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
-use crate::os::sys::reaper::reap_orphans;
 use crate::plan::Ready;
-use rotad_core::{Event, PoolId, Request, Span, WorkerId};
+use rotad_core::{Event, Exit, PoolId, Request, Span, WorkerId};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 /// Messages that are read from one worker before others have their turn.
 const MESSAGES_A_TURN: usize = 100;
-/// Orphans that are reaped at once; SIGCHLD comes again for the others.
-const MOST_ORPHANS: usize = 1024;
 
 impl Keeper {
     pub(super) fn births(&mut self) {
@@ -100,7 +99,7 @@ impl Keeper {
         {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
-        body.family = Some(Family::new(pid, body.tag.clone(), body.cgroup.take()));
+        body.family = Some(Family { leader: pid, cgroup: body.cgroup.take() });
         let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
         self.note(Note::new(What::Spawn, format!("started as pid {pid}")).worker(worker).debug());
         self.journal_born(worker, start_time);
@@ -162,7 +161,7 @@ impl Keeper {
         let log = last_words(&self.pen, &body);
         let exit = last_exit(None, body.error.take(), 0.0, log);
         self.obituaries.add(worker, body.obituary(exit, false));
-        self.bury(&body);
+        self.bury(body);
         self.port_freed(worker);
         self.look_away(worker);
         self.facts.push_back(Event::SpawnFailed(worker));
@@ -218,6 +217,14 @@ impl Keeper {
         }
     }
 
+    /// A look that hangs is given up, for the sake of all others.
+    pub(super) fn scout_overdue(&mut self, now: Instant) {
+        let Some(worker) = self.scout.check(now) else { return };
+        let text = "whether it accepts cannot be seen: its memory is locked in the kernel (a disk that hangs?); the \
+                    other workers are looked at on";
+        self.note(Note::new(What::Unwell, text).worker(worker).cause("hangs").warn());
+    }
+
     /// /proc may not be read: READY=1, or having lived for a second, has to do.
     fn blind(&mut self, worker: WorkerId, reason: &str) {
         let Some(body) = self.roster.get(worker) else { return };
@@ -251,7 +258,13 @@ impl Keeper {
         }
     }
 
+    /// The worker has ended: its pidfd says so, and that counts, whatever waitid(2) lets us see of it.
     pub(super) fn exited(&mut self, worker: WorkerId) {
+        self.ended(worker, true);
+    }
+
+    /// `surely`: the kernel has said that it has ended; else it is looked for.
+    fn ended(&mut self, worker: WorkerId, surely: bool) {
         self.messages(worker);
         self.verdict(worker);
         let Some(body) = self.roster.get_mut(worker) else { return };
@@ -259,12 +272,18 @@ impl Keeper {
             return;
         }
         let Some(process) = body.process() else { return };
+        let mut unexplained = None;
         let exit = match process.peek_exit() {
             Ok(Some(exit)) => exit,
-            Ok(None) => return,
+            Ok(None) if !surely => return,
+            // A process that somebody traces (ptrace(2)) is his to wait for, until he lets go.
+            Ok(None) => held_by_a_tracer(process.pid()).unwrap_or_else(|why| {
+                unexplained = Some(why);
+                Exit::Unknown
+            }),
             Err(error) => {
                 tracing::error!(pid = process.pid(), "cannot learn how the worker ended: {error}");
-                rotad_core::Exit::Code(255)
+                Exit::Unknown
             }
         };
         if let Some(pidfd) = process.pidfd() {
@@ -278,7 +297,8 @@ impl Keeper {
         let view = self.core.view().worker(worker);
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
-        let obituary = body.obituary(last_exit(Some(exit), body.ended_for.clone(), lived, log), served);
+        let why = body.ended_for.clone().or(unexplained);
+        let obituary = body.obituary(last_exit(Some(exit), why, lived, log), served);
         self.obituaries.add(worker, obituary);
         self.look_away(worker);
         self.blind.remove(&worker);
@@ -287,13 +307,14 @@ impl Keeper {
 
     /// SIGCHLD: orphans of our workers that have ended, and, without pidfds, workers.
     pub(super) fn children_ended(&mut self) {
-        reap_orphans(MOST_ORPHANS);
+        self.reap_orphans();
         if self.roster.without_pidfds {
             let all: Vec<WorkerId> = self.roster.iter().map(|(id, _)| id).collect();
             for worker in all {
-                self.exited(worker);
+                self.ended(worker, false);
             }
         }
+        self.roster.reap_late();
         for worker in self.roster.sweeping() {
             self.sweep(worker);
         }
@@ -308,6 +329,20 @@ impl Keeper {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }
+}
+
+/// How a child ended that waitid(2) hides from us, because somebody traces it: its entry in the process table tells,
+/// to whoever may trace it. Else why not, for people.
+fn held_by_a_tracer(pid: i32) -> Result<Exit, String> {
+    let tracer = proc::tracer(pid);
+    match tracer {
+        Some(tracer) => tracing::warn!(pid, "has ended, and stays a zombie for as long as pid {tracer} traces it"),
+        None => tracing::warn!(pid, "has ended, and the kernel does not let it be reaped yet"),
+    }
+    proc::exit_of_zombie(pid).ok_or_else(|| match tracer {
+        Some(tracer) => format!("unknown (it is traced by pid {tracer})"),
+        None => "unknown (it cannot be reaped)".to_owned(),
+    })
 }
 
 /// What a worker that has ended said last.

@@ -4,8 +4,6 @@ use super::Keeper;
 use super::chronicle::Note;
 use crate::control::wire::Answer;
 use crate::observe::events::What;
-use crate::os::lineage;
-use crate::os::sys::reaper::reap_orphans;
 use rotad_core::WorkerId;
 use std::time::{Duration, Instant};
 
@@ -14,6 +12,31 @@ const ORPHANS: Duration = Duration::from_millis(900);
 
 /// How long clients may take to read the last lines of workers.
 const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// How long the removal of files may take: each lies on a disk of its own, perhaps, which may hang.
+const FILES: Duration = Duration::from_secs(1);
+
+/// Does this on a thread of its own, and waits for it so long at most: what hangs is left behind.
+fn within(patience: Duration, what: &str, errand: impl FnOnce() + Send + 'static) {
+    let (leaves, gone) = crossbeam_channel::bounded::<()>(0);
+    let go = move || {
+        errand();
+        drop(leaves);
+    };
+    // Without a thread they stay: the next start clears them away.
+    let begun = std::thread::Builder::new().name("clerk".into()).spawn(go);
+    if begun.is_err() || gone.recv_timeout(patience) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+        tracing::warn!("{what} could not be removed: a disk hangs?");
+    }
+}
+
+fn remove_files(mut listening: super::listening::Listening) {
+    for (_, listener) in listening.iter_mut() {
+        if let Err(error) = listener.remove_file() {
+            tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
+        }
+    }
+}
 
 pub(super) struct Leaving {
     until: Instant,
@@ -31,23 +54,28 @@ impl Keeper {
         for worker in lost {
             let Some(body) = self.roster.get(*worker) else { continue };
             let name = format!("{}/{}", self.pool_name(body.pool), body.slot);
-            let text = format!("{name}: pid {} cannot be ended by the kernel", body.pid().unwrap_or(0));
+            let text = match body.exit {
+                None => format!("{name}: pid {} cannot be ended by the kernel", body.pid().unwrap_or(0)),
+                Some(_) => format!("{name}: {}", self.orphans.why_left(*worker)),
+            };
             tracing::error!("{text}");
             self.last_lost.insert(*worker, text);
         }
         self.leaving = Some(Leaving { until: Instant::now() + ORPHANS });
+        self.end_orphans();
     }
 
     /// The exit code, once nothing is left to wait for.
     pub(super) fn may_leave(&mut self) -> Option<u8> {
         let until = self.leaving.as_ref()?.until;
-        reap_orphans(usize::MAX);
-        let left = lineage::sweep_all(self.roster.pids(), &self.strangers);
-        if left > 0 && Instant::now() < until {
+        // None: the look is not through.
+        let left = self.orphans.left;
+        if left != Some(0) && Instant::now() < until {
             return None;
         }
+        let left = left.unwrap_or(1);
         if left > 0 {
-            let text = format!("{left} processes that workers left behind cannot be ended by the kernel");
+            let text = self.left_behind();
             tracing::error!("{text}");
             self.last_lost.insert(WorkerId(0), text);
         }
@@ -58,11 +86,8 @@ impl Keeper {
         let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
         let lost = lost.join("\n");
         self.note(Note::new(What::MasterStopped, "stopped"));
-        for (_, listener) in self.listening.iter_mut() {
-            if let Err(error) = listener.remove_file() {
-                tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
-            }
-        }
+        let listening = std::mem::take(&mut self.listening);
+        within(FILES, "the files of unix listeners", move || remove_files(listening));
         // With somebody left it stays: the next start has to find them.
         if self.last_lost.is_empty() {
             self.journal.remove().ok();
@@ -77,7 +102,8 @@ impl Keeper {
         self.streams.end(LAST_LINES);
         let Self { house, mut launch, roster, fence, exit_code, .. } = self;
         // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
-        drop((roster, fence, house));
+        drop((roster, fence));
+        within(FILES, "the pid file and the control socket", move || drop(house));
         let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
         told.unwrap_or(code).max(code).max(exit_code.unwrap_or(0))
     }

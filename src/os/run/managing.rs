@@ -189,7 +189,7 @@ impl Keeper {
             Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(u8::MAX),
             // As a shell reports it.
             Some(Exit::Signal { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-            None => ESSENTIAL_FAILED,
+            Some(Exit::Unknown) | None => ESSENTIAL_FAILED,
         };
         let text = format!("{} is essential and has ended ({how}): everything stops", self.pool_name(pool));
         tracing::info!("{text}");

@@ -20,6 +20,7 @@ mod listening;
 mod managing;
 mod mending;
 mod obituary;
+mod orphans;
 mod ports;
 mod posts;
 mod probing;
@@ -49,7 +50,6 @@ use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::Journal;
-use crate::os::lineage::Orphan;
 use crate::os::pen::{Output, Pen};
 use crate::os::reactor::{Reactor, Source};
 use crate::os::ready::Scout;
@@ -65,6 +65,7 @@ use leave::Leaving;
 use listening::Listening;
 use managing::Managing;
 use obituary::Obituaries;
+use orphans::Orphans;
 use posts::Posts;
 use recipes::Recipes;
 use roster::Roster;
@@ -81,6 +82,9 @@ use watching::Watching;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
+
+/// A write of the log that takes longer hangs.
+const PEN_HANGS: Duration = Duration::from_secs(5);
 
 /// A ticket nobody waits for.
 const NOBODY: Ticket = Ticket(0);
@@ -99,6 +103,8 @@ struct Keeper {
     scout: Scout,
     care: Care,
     pen: Pen,
+    /// It has been told that the pen hangs.
+    pen_hangs: bool,
     clerk: clerk::Clerk,
     applying: Applying,
     vigils: Vigils,
@@ -144,8 +150,7 @@ struct Keeper {
     stopping: bool,
     /// INT has come: the next one kills.
     interrupted: bool,
-    /// Children that this process had before it became a master: not ours to end.
-    strangers: Vec<Orphan>,
+    orphans: Orphans,
     last_lost: BTreeMap<WorkerId, String>,
     /// What the master leaves with, if not with 0.
     exit_code: Option<u8>,
@@ -192,6 +197,9 @@ impl Keeper {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
                 self.note(Note::new(What::MasterPaused, text).warn());
                 self.spawner.paused(pause);
+                self.orphans.paused(pause);
+                self.scout.paused(pause);
+                self.applying.paused(pause);
                 self.care.probing.paused();
             }
             self.take_in(&mut sources);
@@ -222,12 +230,16 @@ impl Keeper {
             Source::Signals => self.signalled(),
             Source::Wake => {
                 self.wake.hush();
+                if self.signals.has_more() {
+                    self.signalled();
+                }
                 self.births();
                 self.scouted();
                 self.probed();
                 self.weighed();
                 self.clerk_answers();
                 self.watched_files();
+                self.looked_at_orphans();
             }
             Source::Verdict(worker) => self.verdict(worker),
             Source::Notify(worker) => self.messages(worker),
@@ -253,6 +265,9 @@ impl Keeper {
             self.roster.sweep_again(),
             self.managing.deadline(),
             self.journal.deadline(),
+            self.orphans.deadline(),
+            self.scout.deadline(),
+            self.applying.deadline(),
         ];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(moments).min()
@@ -275,6 +290,14 @@ impl Keeper {
             let done = self.journal.mend();
             self.journal_told(done);
         }
+        self.orphans_due();
+        self.look_at_pen();
+        if self.applying.deadline().is_some_and(|at| at <= now) {
+            self.errand_overdue();
+        }
+        if self.scout.deadline().is_some_and(|at| at <= now) {
+            self.scout_overdue(now);
+        }
         self.drain_facts();
         self.lived_long_enough();
         self.mend_again();
@@ -287,8 +310,37 @@ impl Keeper {
         }
     }
 
+    /// A disk that hangs holds the pen alone; here it is told. Nobody wakes for that: whoever asks, or whatever happens,
+    /// makes the loop turn.
+    fn look_at_pen(&mut self) {
+        let busy = self.pen.busy_for();
+        let hangs = busy >= PEN_HANGS;
+        if hangs == self.pen_hangs {
+            return;
+        }
+        self.pen_hangs = hangs;
+        let note = match hangs {
+            true => Note::new(
+                What::LogHangs,
+                format!(
+                    "the log has not been written for {} s: a disk hangs? Workers serve on until their pipes are full \
+                     (64 KiB to 1 MiB of output each)",
+                    busy.as_secs()
+                ),
+            )
+            .cause("hangs")
+            .error(),
+            false => Note::new(What::LogHangs, "the log is written again").cause("over").warn(),
+        };
+        self.note(note);
+    }
+
     fn signalled(&mut self) {
-        for Came { meaning, text } in self.signals.pending() {
+        let came = self.signals.pending();
+        if self.signals.has_more() {
+            self.wake.ring();
+        }
+        for Came { meaning, text } in came {
             match meaning {
                 Meaning::Child => self.children_ended(),
                 Meaning::Nothing => {}

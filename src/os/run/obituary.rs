@@ -52,7 +52,7 @@ pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64,
     let (code, signal, core) = match exit {
         Some(Exit::Code(code)) => (Some(code), None, None),
         Some(Exit::Signal { signal, core_dumped }) => (None, Some(signals::name(signal)), Some(core_dumped)),
-        None => (None, None, None),
+        Some(Exit::Unknown) | None => (None, None, None),
     };
     LastExit { code, signal, core, error, after_s, log, log_cut: false }
 }
@@ -72,6 +72,11 @@ pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
     match obituary {
         None => what,
         Some(o) => {
+            // What has been learnt beside the status: who holds it back.
+            let what = match (cause, &o.exit.error) {
+                (Cause::Exited(Exit::Unknown), Some(why)) => format!("ended, how is {why};"),
+                _ => what,
+            };
             let when = if o.served { "after it had been ready" } else { "before it was ready" };
             format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
         }
@@ -101,5 +106,6 @@ pub(super) fn exit_text(exit: Exit) -> String {
         Exit::Code(code) => format!("exited with {code}"),
         Exit::Signal { signal, core_dumped: false } => format!("was killed by SIG{}", signals::name(signal)),
         Exit::Signal { signal, core_dumped: true } => format!("was killed by SIG{} (core)", signals::name(signal)),
+        Exit::Unknown => "ended, how is unknown".to_owned(),
     }
 }

@@ -8,11 +8,12 @@ use super::recipes::Birth;
 use super::watchdogs::span;
 use crate::observe::events::What;
 use crate::os::birth::{Pinned, Settings};
-use crate::os::probe::{Answer, Prober, Question, Trouble};
+use crate::os::probe::{Answer, Left, Prober, Question, Trouble};
 use crate::plan::{Address, Check, Context, Health, Ready};
 use rotad_core::{Event, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A worker that is not ready yet is asked again after so long; the pauses double …
 const SOON: Span = Span::from_millis(50);
@@ -22,6 +23,8 @@ const LATER: Span = Span::from_secs(1);
 const TRY: Span = Span::from_secs(10);
 /// Connections under way at once; the others wait for their turn, and their time does not run.
 const MOST_TALKS: usize = 256;
+/// So many questions may hang; then no socket's file is asked.
+const MOST_HUNG: usize = 8;
 /// Commands under way at once.
 const MOST_COMMANDS: usize = 16;
 
@@ -73,6 +76,8 @@ pub(super) struct Probing {
     asked: BTreeMap<u64, WorkerId>,
     commands: usize,
     last: u64,
+    /// Questions that threads hang at which have been written off.
+    hung: Vec<(String, Left)>,
 }
 
 impl Probing {
@@ -86,7 +91,25 @@ impl Probing {
             asked: BTreeMap::new(),
             commands: 0,
             last: 0,
+            hung: Vec::new(),
         }
+    }
+
+    /// Writes the prober off if it hangs: what others are asked is asked again, by another one. The worker that it hangs
+    /// at.
+    fn leave_hung(&mut self, now: Instant) -> Option<WorkerId> {
+        let number = self.prober.as_ref()?.hangs(now)?;
+        let left = self.prober.take()?.leave();
+        let hung = self.asked.get(&number).copied();
+        if let Some(Stage::Asked(asked)) = hung.and_then(|worker| Some(&self.subjects.get(&worker)?.stage)) {
+            self.hung.push((asked.shown.clone(), left));
+        }
+        for subject in self.subjects.values_mut() {
+            if let Stage::Asked(asked) = &mut subject.stage {
+                asked.excused = true;
+            }
+        }
+        hung
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -149,6 +172,16 @@ impl Probing {
         if command { self.commands < MOST_COMMANDS } else { self.asked.len() - self.commands < MOST_TALKS }
     }
 
+    /// Why this question is not to be asked just now: a thread hangs at it already, or too many hang at others.
+    fn hangs_at(&mut self, shown: &str) -> Option<Trouble> {
+        self.hung.retain(|(_, left)| !left.is_back());
+        if self.hung.iter().any(|(hung, _)| hung == shown) {
+            return Some(Trouble::Unwell("the folder of its socket hangs (a disk?)".to_owned()));
+        }
+        (self.hung.len() >= MOST_HUNG)
+            .then(|| Trouble::Unasked("too many folders of sockets hang (a disk?)".to_owned()))
+    }
+
     fn ask(&mut self, worker: WorkerId, question: Question, now: Time) -> std::io::Result<()> {
         let prober = match self.prober.take() {
             Some(prober) => prober,
@@ -193,6 +226,16 @@ impl Keeper {
 
     pub(super) fn probes_due(&mut self) {
         let now = self.clock.now();
+        if let Some(hung) = self.care.probing.leave_hung(Instant::now()) {
+            let others: Vec<WorkerId> = self.care.probing.asked.values().copied().filter(|one| *one != hung).collect();
+            others.into_iter().for_each(|worker| self.care.probing.wait(worker, now));
+            if let Some(subject) = self.care.probing.subjects.get_mut(&hung)
+                && let Stage::Asked(asked) = &mut subject.stage
+            {
+                asked.excused = false;
+            }
+            self.judge(hung, Err(Trouble::Unwell("the folder of its socket hangs (a disk?)".to_owned())));
+        }
         while let Some((_, worker)) = self.care.probing.due.first().copied().filter(|(at, _)| *at <= now) {
             let Some(subject) = self.care.probing.subjects.get(&worker) else { return };
             match &subject.stage {
@@ -226,6 +269,12 @@ impl Keeper {
     fn ask(&mut self, worker: WorkerId) {
         let now = self.clock.now();
         let asked = self.question(worker).map_err(Trouble::Unwell).and_then(|question| {
+            let shown = question.to_string();
+            if question.names_a_file()
+                && let Some(trouble) = self.care.probing.hangs_at(&shown)
+            {
+                return Err(trouble);
+            }
             self.care.probing.ask(worker, question, now).map_err(|error| Trouble::Unasked(error.to_string()))
         });
         if let Err(trouble) = asked {

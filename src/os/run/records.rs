@@ -45,7 +45,11 @@ impl Keeper {
             }
             Record::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
             Record::Lost { worker } => {
-                let text = "SIGKILL does not end it: the kernel holds it (state D?)";
+                let ended = self.roster.get(worker).is_some_and(|body| body.exit.is_some());
+                let text = match ended {
+                    false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
+                    true => self.orphans.why_left(worker),
+                };
                 self.note(Note::new(What::Lost, text).worker(worker).error());
             }
             Record::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
@@ -374,6 +378,7 @@ fn failure_word(cause: Cause) -> &'static str {
     match cause {
         Cause::Exited(Exit::Code(_)) => "exited",
         Cause::Exited(Exit::Signal { .. }) => "killed",
+        Cause::Exited(Exit::Unknown) => "unknown",
         Cause::SpawnFailed => "birth-failed",
         Cause::NotReadyInTime => "not-ready",
         Cause::Unhealthy => "unhealthy",

@@ -4,7 +4,7 @@ use super::obituary::Obituary;
 use super::posts::Pattern;
 use crate::observe::status::LastExit;
 use crate::os::cgroup::Cgroup;
-use crate::os::lineage::{Family, SweepResult, sweep};
+use crate::os::lineage::{Family, Question};
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Output;
 use crate::os::sys::process::Process;
@@ -82,9 +82,22 @@ impl Body {
     }
 }
 
+/// What there is of a worker's tree once it has ended, and its group was sent SIGKILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tree {
+    /// There never was one.
+    None,
+    /// The worker itself, or somebody in its cgroup, has not ended yet.
+    Lives,
+    /// Nobody but perhaps orphans.
+    Unseen,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     bodies: BTreeMap<WorkerId, Body>,
+    /// The last that was added: their numbers only grow.
+    last: Option<WorkerId>,
     /// Those that have exited and still have something of a tree.
     sweeping: BTreeSet<WorkerId>,
     /// When they are to be swept again, and the pause before: SIGCHLD tells of orphans of ours, but members of a
@@ -92,12 +105,15 @@ pub(super) struct Roster {
     again: Option<(Instant, Duration)>,
     /// Of all that are not reaped yet.
     pids: HashSet<i32>,
+    /// Ended, swept, and still in the process table: somebody traces them, and the kernel lets nobody else reap them.
+    late: Vec<Process>,
     /// The kernel gives no pidfds: exits are looked for at each SIGCHLD.
     pub without_pidfds: bool,
 }
 
 impl Roster {
     pub(super) fn add(&mut self, id: WorkerId, body: Body) {
+        self.last = self.last.max(Some(id));
         self.bodies.insert(id, body);
     }
 
@@ -126,15 +142,48 @@ impl Roster {
         self.pids.insert(pid);
     }
 
-    pub(super) fn reaped(&mut self, pid: i32) {
-        self.pids.remove(&pid);
+    /// Reaps a worker that has ended; later, where a tracer holds it.
+    pub(super) fn reap(&mut self, process: Process) {
+        match process.reap() {
+            Ok(None) => self.late.push(process),
+            // Reaped, or no child of ours any more.
+            _ => drop(self.pids.remove(&process.pid())),
+        }
     }
 
-    /// Kills what is left of a worker's tree. None: there is no tree.
-    pub(super) fn sweep(&mut self, id: WorkerId) -> Option<SweepResult> {
-        let body = self.bodies.get_mut(&id)?;
-        let (Stage::Alive(process), Some(family)) = (&body.stage, &mut body.family) else { return None };
-        Some(sweep(process, family, &self.pids))
+    /// Reaps those that could not be reaped before. The kernel sends SIGCHLD when a tracer lets go.
+    pub(super) fn reap_late(&mut self) {
+        for process in std::mem::take(&mut self.late) {
+            self.reap(process);
+        }
+    }
+
+    /// Begins to end what is left of a worker's tree: its group, its session as far as it is that group, its cgroup.
+    pub(super) fn end_tree(&mut self, id: WorkerId) -> Tree {
+        let Some(body) = self.bodies.get(&id) else { return Tree::None };
+        let (Stage::Alive(process), Some(family)) = (&body.stage, &body.family) else { return Tree::None };
+        process.signal_group(nix::libc::SIGKILL).ok();
+        if let Some(cgroup) = &family.cgroup {
+            cgroup.kill().ok();
+        }
+        // While it lives its children are no orphans yet.
+        let lives = matches!(process.peek_exit(), Ok(None)) && !process.has_ended();
+        let left = lives || family.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)));
+        if left { Tree::Lives } else { Tree::Unseen }
+    }
+
+    /// What a look at the orphans has to know of the workers.
+    pub(super) fn question(&self, tag: &str) -> Question {
+        let pid = |(id, body): (&WorkerId, &Body)| Some((body.pid()?, *id));
+        Question {
+            tag: tag.to_owned(),
+            workers: self.bodies.iter().filter_map(pid).collect(),
+            living: self.bodies.keys().filter(|id| !self.sweeping.contains(id)).copied().collect(),
+            ended: self.sweeping.iter().copied().collect(),
+            last: self.last,
+            unreaped: self.pids.clone(),
+            ..Question::default()
+        }
     }
 
     pub(super) fn sweep_later(&mut self, id: WorkerId) {
@@ -154,6 +203,10 @@ impl Roster {
         let pause = (pause * 2).min(LATER);
         self.again = Some((now + pause, pause));
         self.sweeping()
+    }
+
+    pub(super) fn is_sweeping(&self, id: WorkerId) -> bool {
+        self.sweeping.contains(&id)
     }
 
     pub(super) fn sweeping(&self) -> Vec<WorkerId> {

@@ -11,6 +11,7 @@ use super::limits::raise_nofile;
 use super::listening::Listening;
 use super::managing::Managing;
 use super::obituary::Obituaries;
+use super::orphans::Orphans;
 use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
 use super::roster::Roster;
@@ -26,11 +27,13 @@ use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
 use crate::os::house::House;
 use crate::os::leftovers::{Journal, Leftover, Leftovers, Manner, Nudge};
+use crate::os::lineage;
 use crate::os::pen::{self, Paper, Pen, Rotation};
 use crate::os::reactor::{Interest, Reactor, Source};
 use crate::os::ready::Scout;
 use crate::os::signals::{Meaning, Signals};
 use crate::os::sockets::{self, Listener, Passed};
+use crate::os::sweeper::Sweeper;
 use crate::os::sys;
 use crate::os::wake::Wake;
 use crate::plan::{Plan, PoolPlan, Sink};
@@ -355,6 +358,7 @@ impl Standing {
 
     fn keeper(self, plan: Plan, launch: Launch, reader: Reader) -> Keeper {
         let Self { ground, reactor, wake, spawner, scout, care, null } = self;
+        let orphans = Orphans::new(Sweeper::new(wake.clone()), lineage::before_us());
         let mut listening = Listening::default();
         let ids: Vec<_> = ground.listeners.into_iter().map(|listener| listening.add(listener)).collect();
         let mut posts = Posts::default();
@@ -384,6 +388,7 @@ impl Standing {
             listening,
             posts,
             pen: ground.pen,
+            pen_hangs: false,
             server: ground.server,
             chronicle: Chronicle::default(),
             streams: Streams::default(),
@@ -415,7 +420,7 @@ impl Standing {
             alive_for: BTreeSet::new(),
             stopping: false,
             interrupted: false,
-            strangers: crate::os::lineage::orphans(&std::collections::HashSet::new()),
+            orphans,
             last_lost: BTreeMap::new(),
             plan,
         }

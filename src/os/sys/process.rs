@@ -97,6 +97,14 @@ impl Process {
         if unsafe { nix::libc::killpg(self.pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Whether it has ended, as its pidfd says: also where a tracer hides it from waitid(2). False without a pidfd.
+    pub fn has_ended(&self) -> bool {
+        let Some(fd) = &self.pidfd else { return false };
+        let mut looked = nix::libc::pollfd { fd: fd.as_raw_fd(), events: nix::libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, which lives through the call.
+        unsafe { nix::libc::poll(&mut looked, 1, 0) == 1 }
+    }
+
     /// How our child ended, if it has, leaving it unreaped (waitid(2), WNOWAIT).
     ///
     /// # Errors

@@ -13,6 +13,23 @@ pub fn become_subreaper() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)
 }
 
+/// Whether the *calling thread* has children, ended or not: called by the main thread, whether there are orphans.
+pub fn has_orphans() -> bool {
+    // SAFETY: siginfo_t is plain data; all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
+    // SAFETY: info lives through the call and is written by it alone.
+    unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) == 0 }
+}
+
+/// Reaps one ended child, of whatever thread. The caller knows whose it is.
+pub fn reap_one_of(pid: i32) {
+    // SAFETY: as above.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: info lives through the call and is written by it alone.
+    unsafe { libc::waitid(libc::P_PID, pid as u32, &mut info, libc::WEXITED | libc::WNOHANG) };
+}
+
 /// Reaps ended children of the *calling thread* alone (__WNOTHREAD), at most `most`. Called by the main thread it reaps
 /// exactly the orphans: workers are children of the thread that spawned them.
 pub fn reap_orphans(most: usize) -> Vec<(i32, Exit)> {

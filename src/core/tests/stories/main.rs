@@ -170,6 +170,9 @@ impl Teller {
                 return workers(2).into_iter().for_each(|w| self.step(Event::Exited(w, exit)));
             }
             "unreachable" => return self.step(Event::Unreachable(workers(1))),
+            "vanishes" => {
+                return workers(1).into_iter().for_each(|w| self.step(Event::Exited(w, Exit::Unknown)));
+            }
             "asks" => return workers(2).into_iter().for_each(|w| self.step(Event::Extended(w, Span(number(1))))),
             what => {
                 for worker in workers(1) {

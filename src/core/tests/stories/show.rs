@@ -128,6 +128,7 @@ fn why(cause: Cause) -> String {
     match cause {
         Cause::Exited(Exit::Code(code)) => format!("exit {code}"),
         Cause::Exited(Exit::Signal { signal, .. }) => format!("signal {signal}"),
+        Cause::Exited(Exit::Unknown) => "unknown".to_owned(),
         Cause::SpawnFailed => "not born".into(),
         Cause::NotReadyInTime => "not ready in time".into(),
         Cause::Unhealthy => "unhealthy".into(),

@@ -1,0 +1,362 @@
+//! The main thread waits for nobody: not for a process that a tracer or a hung disk holds, nor for thousands of them,
+//! nor for a thread of its own that hangs in the kernel.
+
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+use support::{Site, alone, pids, pool, proc, until};
+
+/// Beside whatever goes wrong: it has to be supervised all the while.
+const GOOD: &str = r#"
+[pool.good]
+command = ["@WORKER@", "wait"]
+ready = "spawned"
+stop = "1s"
+[pool.good.restart]
+delay = "0s"
+"#;
+
+fn kill_hard(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a process to kill");
+}
+
+/// The pids that a worker, or what it started, has written into this file.
+fn told(site: &Site, file: &str, many: usize) -> Vec<i32> {
+    until("pids that were told", 10, || {
+        let pids: Vec<i32> = site.lines(file).iter().filter_map(|line| line.parse().ok()).collect();
+        (pids.len() >= many).then_some(pids)
+    })
+}
+
+/// The one worker of a pool.
+fn only(site: &Site, name: &str) -> i32 {
+    pids(&site.status().expect("a status"), name)[0]
+}
+
+/// Seconds of processor time that the master has used.
+fn cpu(site: &Site) -> f64 {
+    let fields = proc::stat(site.pid()).expect("a master");
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// The same of its main thread alone.
+fn main_thread_time(site: &Site) -> f64 {
+    let (pid, text) = (site.pid(), |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")));
+    let text = text(pid).expect("a master");
+    let fields: Vec<&str> = text.rsplit_once(')').expect("a stat").1.split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// A worker of the other pool is killed: there is a new one before long.
+fn replaced_quickly(site: &Site) {
+    let before = only(site, "good");
+    let killed = Instant::now();
+    kill_hard(before);
+    site.await_status("another worker", 10, |status| {
+        pids(status, "good").iter().any(|pid| *pid != before && *pid != 0 && !proc::gone(*pid))
+    });
+    assert!(killed.elapsed() < Duration::from_millis(700), "replaced after {:?}", killed.elapsed());
+}
+
+/// A killed worker that somebody traces is a zombie which nobody may reap: its pidfd says that it has ended, and that
+/// counts. The slot is filled at once, the master sleeps, and the entry goes when the tracer does.
+#[test]
+fn a_traced_worker_that_is_killed_is_replaced() {
+    let _alone = alone();
+    let traced = r#"
+[pool.traced]
+command = ["@WORKER@", "seized", "--out", "@DIR@/tracers", "--far"]
+ready = "spawned"
+stop = "1s"
+[pool.traced.restart]
+delay = "0s"
+"#;
+    let mut site = Site::up(&format!("{GOOD}{traced}"));
+    let tracer = told(&site, "tracers", 1)[0];
+    let worker = only(&site, "traced");
+    until("it is traced", 5, || (proc::status(worker, "TracerPid")? == tracer.to_string()).then_some(()));
+    kill_hard(worker);
+    let status = site.await_status("another one in its place", 5, |status| {
+        pids(status, "traced").iter().any(|pid| *pid != worker && *pid != 0) && pool(status, "traced")["ready"] == 1
+    });
+    let exit = &pool(&status, "traced")["workers"][0]["last_exit"];
+    assert_eq!(exit["signal"], "KILL", "its entry in the process table tells how it ended: {exit}");
+    assert_eq!(proc::stat(worker).expect("its entry")[0], "Z", "the tracer holds it");
+    told(&site, "tracers", 2);
+    let before = cpu(&site);
+    support::never("the master spins", 1.0, || (cpu(&site) - before > 0.3).then_some(cpu(&site) - before));
+    replaced_quickly(&site);
+    assert!(site.log().contains(&format!("as long as pid {tracer} traces it")), "{}", site.log());
+    kill_hard(tracer);
+    until("the zombie is reaped", 5, || proc::stat(worker).is_none().then_some(()));
+    site.signal(Signal::SIGTERM);
+    assert_eq!(site.await_exit(10).code(), Some(0));
+    site.assert_empty();
+}
+
+/// A tracer of the worker's own session: the sweep ends it, and so lets the worker go.
+#[test]
+fn a_tracer_of_its_own_is_swept() {
+    let _alone = alone();
+    let traced = r#"
+[pool.traced]
+command = ["@WORKER@", "seized", "--out", "@DIR@/tracers"]
+ready = "spawned"
+stop = "1s"
+"#;
+    let mut site = Site::up(traced);
+    let tracer = told(&site, "tracers", 1)[0];
+    let worker = only(&site, "traced");
+    until("it is traced", 5, || (proc::status(worker, "TracerPid")? == tracer.to_string()).then_some(()));
+    kill_hard(worker);
+    until("both are gone", 5, || (proc::stat(worker).is_none() && proc::stat(tracer).is_none()).then_some(()));
+    site.await_ready();
+    site.signal(Signal::SIGTERM);
+    assert_eq!(site.await_exit(10).code(), Some(0));
+    site.assert_empty();
+}
+
+/// Children that are born as the worker's siblings are children of the thread that spawns workers. Those that end are
+/// reaped though nobody ordered them; one that hides (a session of its own, no environment) is named once, and ended
+/// with the master.
+#[test]
+fn siblings_of_a_worker_are_seen() {
+    let _alone = alone();
+    let siblings = r#"
+[pool.zombies]
+command = ["@WORKER@", "siblings", "--lines", "100"]
+ready = "spawned"
+stop = "1s"
+[pool.hides]
+command = ["@WORKER@", "siblings", "--out", "@DIR@/hidden"]
+ready = "spawned"
+stop = "1s"
+"#;
+    let mut site = Site::up(&format!("{GOOD}{siblings}"));
+    let hidden = told(&site, "hidden", 1)[0];
+    let master = site.pid();
+    let zombies = || proc::children(master).into_iter().filter(|pid| proc::gone(*pid)).count();
+    until("no zombie is left", 10, || (zombies() == 0 && proc::parent(hidden) == Some(master)).then_some(()));
+    assert_eq!(site.rotad(&["stop", "hides"]).code, 0);
+    site.await_log(&format!("pid {hidden} (testworker) has lost its parent"), 5);
+    replaced_quickly(&site);
+    kill_hard(only(&site, "zombies"));
+    until("no zombie is left", 10, || (zombies() == 0).then_some(()));
+    assert!(!proc::gone(hidden), "nobody knows whose it is");
+    assert_eq!(site.log().matches("has lost its parent").count(), 1, "{}", site.log());
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert_eq!(site.await_exit(10).code(), Some(0));
+    assert!(proc::gone(hidden));
+    site.assert_empty();
+}
+
+/// Thousands of orphans, each in a session of its own: other pools are supervised meanwhile.
+#[test]
+fn thousands_of_orphans_hold_nobody_up() {
+    let _alone = alone();
+    let horde = r#"
+[pool.horde]
+command = ["@WORKER@", "horde", "--lines", "3000", "--far"]
+ready = "spawned"
+stop = "1s"
+[pool.horde.restart]
+policy = "never"
+"#;
+    let mut site = Site::up(&format!("{GOOD}{horde}"));
+    let (leader, good) = (only(&site, "horde"), only(&site, "good"));
+    until("all have been born", 20, || (proc::children(leader).len() == 3000).then_some(()));
+    let mine: Vec<i32> = proc::children(leader);
+    // The machine has much to do, so no clock tells how long the main thread holds the others up: its own time does.
+    let before = main_thread_time(&site);
+    kill_hard(leader);
+    kill_hard(good);
+    site.await_status("another worker", 10, |status| pids(status, "good").iter().any(|pid| *pid != good && *pid != 0));
+    until("they are gone", 20, || {
+        assert!(site.status().is_some());
+        mine.iter().all(|pid| proc::gone(*pid)).then_some(())
+    });
+    let took = main_thread_time(&site) - before;
+    assert!(took < 0.6, "the main thread was busy for {took} s");
+    let ms = |line: &String| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(line["message"].as_str()?.to_owned())
+    };
+    assert!(site.lines("master.log").iter().filter_map(ms).any(|text| text.contains("processes that the worker left")));
+    site.signal(Signal::SIGTERM);
+    assert_eq!(site.await_exit(20).code(), Some(0));
+    site.assert_empty();
+}
+
+/// An orphan whose memory map is locked by a disk that hangs: it cannot be asked whose it is, and nobody waits for it.
+#[test]
+fn an_orphan_that_hangs_holds_nobody_up() {
+    let _alone = alone();
+    let stuck = r#"
+[pool.bad]
+command = ["@WORKER@", "leaves-stuck", "--map", "@DIR@/disk/page", "--when", "@DIR@/go", "--out", "@DIR@/stuck"]
+ready = "spawned"
+stop = "1s"
+[pool.bad.restart]
+policy = "never"
+"#;
+    let mut site = Site::new(&format!("{GOOD}{stuck}"));
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    std::fs::write(disk.path("page"), [0; 4096]).expect("a page");
+    site.run();
+    site.await_ready();
+    let stuck = told(&site, "stuck", 1)[0];
+    disk.freeze();
+    site.write("go", "");
+    until("it hangs", 10, || (hanging(stuck) >= 2).then_some(()));
+    kill_hard(only(&site, "bad"));
+    // A process with its memory does not look as if it hung: who asks that one is written off, and has a successor.
+    let master = site.pid();
+    until("another sweeper", 10, || (threads(master, "sweeper") >= 2).then_some(()));
+    replaced_quickly(&site);
+    answers_quickly(&site);
+    // It is not waited for: a worker of another pool ends and is swept as ever.
+    assert_eq!(site.rotad(&["roll", "good"]).code, 0);
+    replaced_quickly(&site);
+    assert!(!site.log().contains("SIGKILL does not end it"), "{}", site.log());
+    // The kernel keeps it, and the master says so.
+    let stop = site.rotad(&["stop"]);
+    assert_eq!(stop.code, 1, "{stop:?}");
+    assert!(stop.text().contains("cannot be ended by the kernel"), "{stop:?}");
+    disk.thaw();
+    site.await_exit(10);
+    until("it is gone", 10, || proc::gone(stuck).then_some(()));
+    site.assert_empty();
+}
+
+/// Threads of a process that wait in the kernel for what no signal ends.
+fn hanging(pid: i32) -> usize {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let state = |path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+    threads.flatten().filter(|thread| state(thread.path()).contains(") D ")).count()
+}
+
+/// How many threads of this name a process has.
+fn threads(pid: i32, name: &str) -> usize {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let is =
+        |path: std::path::PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    threads.flatten().filter(|thread| is(thread.path())).count()
+}
+
+/// The status is there at once, ten times in a row.
+fn answers_quickly(site: &Site) {
+    for _ in 0..10 {
+        let asked = Instant::now();
+        assert!(site.status().is_some(), "no answer");
+        assert!(asked.elapsed() < Duration::from_millis(700), "an answer after {:?}", asked.elapsed());
+    }
+}
+
+/// A starting worker whose memory map is locked by a disk that hangs: whether it accepts cannot be seen. Other pools
+/// roll as ever, and the master leaves.
+#[test]
+fn a_starting_worker_that_hangs_holds_nobody_up() {
+    let _alone = alone();
+    let pools = r#"
+[pool.web]
+command = ["@WORKER@", "http"]
+listen = ["http"]
+ready = "accepting"
+stop = "1s"
+[listen.http]
+address = "127.0.0.1:@PORT@"
+[pool.bad]
+command = ["@WORKER@", "stuck", "--map", "@DIR@/disk/page", "--when", "@DIR@/go", "--out", "@DIR@/stuck"]
+listen = ["bad"]
+ready = "accepting"
+ready_timeout = "60s"
+stop = "1s"
+[listen.bad]
+address = "unix:@DIR@/bad.sock"
+"#;
+    let mut site = Site::new(&format!("{GOOD}{pools}"));
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    std::fs::write(disk.path("page"), [0; 4096]).expect("a page");
+    site.run();
+    site.await_status("the others are ready", 20, |status| pool(status, "web")["ready"] == 1);
+    let stuck = told(&site, "stuck", 1)[0];
+    disk.freeze();
+    site.write("go", "");
+    until("it hangs", 10, || (hanging(stuck) >= 2).then_some(()));
+    for _ in 0..3 {
+        let roll = site.rotad(&["roll", "web"]);
+        assert_eq!(roll.code, 0, "{roll:?}");
+        assert!(roll.took < Duration::from_secs(4), "{roll:?}");
+    }
+    replaced_quickly(&site);
+    answers_quickly(&site);
+    let stop = site.rotad(&["stop"]);
+    assert_eq!(stop.code, 1, "{stop:?}");
+    assert!(stop.text().contains(&format!("pid {stuck} cannot be ended by the kernel")), "{stop:?}");
+    disk.thaw();
+    site.await_exit(10);
+    until("it is gone", 10, || proc::gone(stuck).then_some(()));
+    site.assert_empty();
+}
+
+/// The log's disk hangs: everything goes on, and a stop says why the process does not end.
+#[test]
+fn a_master_that_the_kernel_holds_is_named() {
+    let _alone = alone();
+    let mut site = Site::new(GOOD);
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    let text = site.read("rotad.toml").replace("@", "");
+    let log = site.path("master.log").display().to_string();
+    site.configure(&text.replace(&log, &disk.path("master.log").display().to_string()));
+    site.run();
+    site.await_ready();
+    let worker = only(&site, "good");
+    disk.freeze();
+    replaced_quickly(&site);
+    answers_quickly(&site);
+    let master = site.pid();
+    let stop = site.rotad(&["stop"]);
+    assert_eq!(stop.code, 1, "{stop:?}");
+    assert!(stop.text().contains(&format!("the kernel holds the master (pid {master})")), "{stop:?}");
+    assert!(proc::gone(worker));
+    assert!(!site.path("master.pid").exists(), "nothing says that a master runs");
+    disk.thaw();
+    site.await_exit(10);
+    site.assert_empty();
+}
+
+/// Clients that have asked, and go on sending: the others are answered as ever.
+#[test]
+fn senders_hold_nobody_up() {
+    let _alone = alone();
+    let site = Site::up(GOOD);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let go = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                use std::io::Write;
+                let mut client =
+                    std::os::unix::net::UnixStream::connect(site.path("run/control.sock")).expect("a client");
+                let config = site.config.display();
+                let version = rotad::control::wire::VERSION;
+                let question =
+                    format!(r#"{{"version":{version},"config":"{config}","ask":{{"events":{{"follow":true}}}}}}"#)
+                        + "\n";
+                client.write_all(question.as_bytes()).expect("a question");
+                while !stop.load(go) {
+                    if client.write_all(&[b'x'; 65536]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        answers_quickly(&site);
+        replaced_quickly(&site);
+        stop.store(true, go);
+    });
+}
