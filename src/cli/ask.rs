@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Finds the master of this configuration. The error is an exit code; what it means has been printed.
 pub(super) fn peek(file: Option<&Path>) -> Result<seam::Peek, u8> {
-    seam::find(file).and_then(|path| seam::peek(&path)).map_err(|message| {
+    seam::meant(file).and_then(|path| seam::peek(&path)).map_err(|message| {
         print::plain_error(&message);
         code::CONFIG
     })
@@ -39,34 +39,36 @@ pub(super) fn once(file: Option<&Path>, ask: Ask, timeout: Option<Duration>) -> 
 /// The same for a master that has been found.
 pub(super) fn once_of(peek: &seam::Peek, ask: Ask, timeout: Option<Duration>) -> u8 {
     let patience = patience(timeout);
-    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience)
-        .and_then(|mut client| converse(&mut client, ask, &patience));
+    let done = Client::connect(peek, &patience).and_then(|mut client| converse(&mut client, ask, &patience));
     finish(done, &peek.config)
 }
 
-/// Graceful stop of everything, or fast with `now`. 0 also when nothing runs.
+/// Graceful stop of everything, or fast with `now`. 0 also when it is known that nothing runs.
 pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> u8 {
     let peek = match peek(file) {
         Ok(peek) => peek,
         Err(code) => return code,
     };
     let patience = patience(timeout);
-    let mut client = match Client::connect(&peek.config, &peek.runtime_dir, &patience) {
-        Ok(client) => client,
-        Err(ClientError::Unreachable(_)) => {
-            print::line(&format!("nothing is running for {}", peek.config.display()));
-            return 0;
-        }
-        Err(error) => return failed(&error, &peek.config),
-    };
-    let done = converse(&mut client, Ask::Stop { pools: Vec::new(), now }, &patience).and_then(|(code, message)| {
+    let done = Client::connect(&peek, &patience).and_then(|mut client| {
+        let (code, message) = converse(&mut client, Ask::Stop { pools: Vec::new(), now }, &patience)?;
         // A refusal (another's master, not permitted) leaves it running.
         if code == 0 || code == code::FAILED {
             client.wait_gone(&patience)?;
         }
         Ok((code, message))
     });
-    finish(done, &peek.config)
+    match done {
+        Err(ClientError::Unreachable(_)) => {
+            print::line(&format!("nothing is running for {}", peek.config.display()));
+            0
+        }
+        Err(error @ ClientError::Unsure { .. }) => {
+            failed(&error, &peek.config);
+            code::FAILED
+        }
+        done => finish(done, &peek.config),
+    }
 }
 
 /// Asks, prints the progress as it comes, and returns the end.

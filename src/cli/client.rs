@@ -1,17 +1,19 @@
 //! The client's end of the control socket: one question, then answers until the last.
 
-use crate::control::wire::{Answer, Ask, Question, SOCKET, VERSION};
-use crate::os::house;
+mod reach;
+
+pub use reach::runs_elsewhere;
+
+use super::seam::Peek;
+use crate::control::wire::{Answer, Ask, Question, VERSION};
 use crate::os::interrupt::Interrupt;
 use crate::os::sys::process::Process;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::sys::stat::Mode;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The longest answer that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
@@ -19,8 +21,6 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// How long the process of a master may take to end once it has closed its connections.
 const EXIT: Duration = Duration::from_secs(2);
-/// How long a master that holds its lock may take to open its socket.
-const STARTING: Duration = Duration::from_secs(5);
 
 /// Why a question got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,13 @@ pub enum ClientError {
     /// No master is there: exit 4 (for `stop`: it is done).
     #[error("{0}")]
     Unreachable(String),
+    /// Nobody was found, but whether nobody is there is not known, or a killed master's workers are: for `stop` exit 1,
+    /// else this code.
+    #[error("{text}")]
+    Unsure { code: u8, text: String },
+    /// The master of another user is there, out of our reach: exit 4.
+    #[error("{0}")]
+    Elsewhere(String),
     /// A master is there, but we may not speak to it: exit 5.
     #[error("{0}")]
     NotPermitted(String),
@@ -49,7 +56,8 @@ impl ClientError {
     /// The exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) => 4,
+            Self::Unreachable(_) | Self::Elsewhere(_) => 4,
+            Self::Unsure { code, .. } => *code,
             Self::NotPermitted(_) => 5,
             Self::Failed(_) => 1,
             Self::TimedOut => 124,
@@ -89,31 +97,23 @@ pub struct Client {
     read: Vec<u8>,
     /// So much of it holds no end of a line.
     searched: usize,
+    /// It has said something.
+    answered: bool,
+    peek: Peek,
+    /// As the master knows it.
     config: PathBuf,
 }
 
 impl Client {
-    /// Connects to the master of this configuration file. One that is just starting gets a few seconds.
+    /// Connects to the master of this configuration. One that is just starting gets a few seconds.
     ///
     /// # Errors
-    /// `Unreachable`: nothing runs there. `NotPermitted`. `Failed`: a master holds the folder but does not answer.
-    pub fn connect(config: &Path, runtime_dir: &Path, patience: &Patience) -> Result<Self, ClientError> {
-        let until = Instant::now() + STARTING;
-        let until = patience.until.map_or(until, |timeout| timeout.min(until));
-        let stream = loop {
-            match dial(runtime_dir) {
-                Ok(stream) => break stream,
-                Err(error) if is_nobody(&error) => match house::holder(runtime_dir) {
-                    None => return Err(nobody(config, runtime_dir)),
-                    Some(pid) if Instant::now() >= until => return Err(deaf(pid, runtime_dir)),
-                    // There is nothing to wait on: a socket that does not exist yet.
-                    Some(_) => wait(&mut [], Some(Instant::now() + Duration::from_millis(20)), patience)?,
-                },
-                Err(error) => return Err(refused(&error, config, runtime_dir)),
-            }
-        };
+    /// `Unreachable`: nothing runs. `Unsure`: nobody was found. `Elsewhere`, `NotPermitted`: another user's runs.
+    /// `Failed`: a master holds the folder but does not answer.
+    pub fn connect(peek: &Peek, patience: &Patience) -> Result<Self, ClientError> {
+        let (stream, config) = reach::reach(peek, patience)?;
         let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::of_stranger(peer.pid()).ok());
-        Ok(Self { stream, master, read: Vec::new(), searched: 0, config: config.to_owned() })
+        Ok(Self { stream, master, read: Vec::new(), searched: 0, answered: false, peek: peek.clone(), config })
     }
 
     /// Asks. To be called once.
@@ -121,7 +121,9 @@ impl Client {
     /// # Errors
     /// `Failed`: the master closed the connection.
     pub fn ask(&mut self, ask: Ask) -> Result<(), ClientError> {
-        let question = Question { version: VERSION, config: self.config.clone(), ask };
+        let real = Some(self.peek.real.clone()).filter(|real| *real != self.config);
+        let config = self.config.clone();
+        let question = Question { version: VERSION, config, real, ask };
         let mut line = serde_json::to_vec(&question).map_err(|error| ClientError::Failed(error.to_string()))?;
         line.push(b'\n');
         // A master that refuses us at once says why before it closes: what it said is still to be read.
@@ -134,7 +136,8 @@ impl Client {
     /// The next answer; waits for it.
     ///
     /// # Errors
-    /// `TimedOut`, `Detached`, and `Failed` when the master went away or speaks another language.
+    /// `TimedOut`, `Detached`, and `Failed` when the master went away or speaks another language. One that was on its
+    /// way out when we came, and has not said a word: as if it had not been there ([`Client::connect`]).
     pub fn answer(&mut self, patience: &Patience) -> Result<Answer, ClientError> {
         loop {
             if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
@@ -153,11 +156,28 @@ impl Client {
             let mut some = [0; 16 << 10];
             wait(&mut [self.stream.as_fd()], None, patience)?;
             match self.stream.read(&mut some) {
-                Ok(0) => return Err(lost("it closed the connection")),
-                Ok(n) => self.read.extend_from_slice(&some[..n]),
+                Ok(0) => return Err(self.went_away("it closed the connection", patience)),
+                Ok(n) => {
+                    self.answered = true;
+                    self.read.extend_from_slice(&some[..n]);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(lost(&error.to_string())),
+                Err(error) => return Err(self.went_away(&error.to_string(), patience)),
             }
+        }
+    }
+
+    fn went_away(&self, why: &str, patience: &Patience) -> ClientError {
+        if self.answered {
+            return lost(why);
+        }
+        if let Some(pidfd) = self.master.as_ref().and_then(Process::pidfd) {
+            wait(&mut [pidfd], Some(Instant::now() + EXIT), patience).ok();
+        }
+        match reach::reach(&self.peek, patience) {
+            Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => error,
+            // Another one is there by now: it was not asked, and what the first one has made of the question is not known.
+            _ => lost(why),
         }
     }
 
@@ -187,55 +207,6 @@ impl Client {
              hangs? Its threads in state D, and what they wait for: `ps -L -o tid,stat,wchan:32,comm -p {0}`",
             master.pid()
         )))
-    }
-}
-
-fn dial(runtime_dir: &Path) -> io::Result<UnixStream> {
-    let path = runtime_dir.join(SOCKET);
-    if path.as_os_str().len() < 100 {
-        return UnixStream::connect(path);
-    }
-    // A socket address has room for 108 bytes; through /proc every directory is near.
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
-    UnixStream::connect(house::near(&folder, SOCKET))
-}
-
-fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
-}
-
-fn nobody(config: &Path, runtime_dir: &Path) -> ClientError {
-    ClientError::Unreachable(format!(
-        "no master reachable for {} (nothing listens on {}); start it with `rotad start -c {0}`, or name the right \
-         file with -c",
-        config.display(),
-        runtime_dir.join(SOCKET).display()
-    ))
-}
-
-fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
-    let who = if pid > 0 { format!("process {pid}") } else { "a process".to_owned() };
-    ClientError::Failed(format!(
-        "{who} holds {} but listens on no control socket there: it is still starting, or its socket was removed; signals \
-         reach it (TERM stops it)",
-        runtime_dir.display()
-    ))
-}
-
-fn refused(error: &io::Error, config: &Path, runtime_dir: &Path) -> ClientError {
-    let socket = runtime_dir.join(SOCKET);
-    let socket = socket.display();
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => ClientError::NotPermitted(format!(
-            "not permitted to use {socket}: ask as the user who started the master, or open it by [control] mode and \
-             group in {}",
-            config.display()
-        )),
-        io::ErrorKind::WouldBlock => {
-            ClientError::Failed(format!("the master is too busy to listen on {socket}: try again"))
-        }
-        _ => ClientError::Failed(format!("failed to connect to {socket}: {error}")),
     }
 }
 
@@ -281,7 +252,17 @@ fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &Patience)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::wire::SOCKET;
     use std::os::unix::net::UnixListener;
+    use std::path::Path;
+
+    /// A configuration that names this runtime directory, and lies beside it.
+    fn peek(runtime_dir: &Path) -> Peek {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        std::fs::write(&file, format!("[master]\nruntime_dir = {:?}\n", runtime_dir.display().to_string())).unwrap();
+        crate::config::peek(&file)
+    }
 
     fn patience(ms: u64) -> Patience {
         Patience { until: Some(Instant::now() + Duration::from_millis(ms)), ..Patience::default() }
@@ -290,11 +271,11 @@ mod tests {
     #[test]
     fn nobody_there_is_unreachable_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Client::connect(Path::new("/x.toml"), folder.path(), &Patience::default()).unwrap_err();
+        let error = Client::connect(&peek(folder.path()), &Patience::default()).unwrap_err();
         assert_eq!(error.code(), 4);
         assert!(error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"), "{error}");
         drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
-        let error = Client::connect(Path::new("/x.toml"), folder.path(), &Patience::default()).unwrap_err();
+        let error = Client::connect(&peek(folder.path()), &Patience::default()).unwrap_err();
         assert_eq!(error.code(), 4, "a stale socket: {error}");
     }
 
@@ -306,14 +287,15 @@ mod tests {
         let near_by = folder.path().join("s");
         let listener = UnixListener::bind(&near_by).unwrap();
         std::fs::rename(&near_by, deep.join(SOCKET)).unwrap();
-        let mut client = Client::connect(Path::new("/x.toml"), &deep, &Patience::default()).unwrap();
+        let peek = peek(&deep);
+        let mut client = Client::connect(&peek, &Patience::default()).unwrap();
         client.ask(Ask::Status).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         assert_eq!(client.answer(&patience(10)).unwrap_err(), ClientError::TimedOut);
-        let mut line = [0; 200];
+        let mut line = [0; 600];
         let n = server.read(&mut line).unwrap();
         let question: Question = serde_json::from_slice(&line[..n]).unwrap();
-        assert_eq!((question.config.as_path(), question.ask), (Path::new("/x.toml"), Ask::Status));
+        assert_eq!((question.config.as_path(), question.ask), (peek.config.as_path(), Ask::Status));
         server.write_all(b"{\"progress\":{\"text\":\"a\"}}\n{\"done\":{\"code\":10,").unwrap();
         assert_eq!(client.answer(&Patience::default()).unwrap(), Answer::Progress { text: "a".into() });
         server.write_all(b"\"message\":\"b\"}}\nnonsense\n").unwrap();

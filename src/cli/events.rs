@@ -17,14 +17,14 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
     };
     let patience = ask::endless();
     let style = Style { json, colour: print::colour() };
-    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience).and_then(|mut client| {
+    let done = Client::connect(&peek, &patience).and_then(|mut client| {
         client.ask(Ask::Events { follow })?;
         show(&mut client, &patience, style)
     });
     match done {
         // The ordinary end of following.
         Err(ClientError::Detached) => 0,
-        Err(error @ ClientError::Unreachable(_)) => {
+        Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
             let code = ask::failed(&error, &peek.config);
             print::plain_error(&format!("what an earlier master did stands in {}", ask::log_file(&peek)));
             code
@@ -106,7 +106,7 @@ fn colour(event: &Event) -> Option<u8> {
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
         RollEnded | Journal => Some(RED),
         RollingBack | Kill | Swept | Orphan | LogHangs | PinnedAnew | Listener | MasterPaused | RollSuperseded
-        | ConfigPutBack | Unwell | TookOver => Some(YELLOW),
+        | ConfigPutBack | Restored | Unwell | TookOver => Some(YELLOW),
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped

@@ -22,14 +22,14 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
     let named = target.as_ref().is_none_or(|target| target.slot.is_none());
     let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
     let mut style = Style { named, colour: print::colour(), aligned: std::io::stdout().is_terminal(), width: 0 };
-    let done = Client::connect(&peek.config, &peek.runtime_dir, &patience).and_then(|mut client| {
+    let done = Client::connect(&peek, &patience).and_then(|mut client| {
         client.ask(Ask::Logs { pool, slot, lines, follow })?;
         show(&mut client, &patience, &mut style)
     });
     match done {
         // The ordinary end of following.
         Err(ClientError::Detached) => 0,
-        Err(error @ ClientError::Unreachable(_)) => {
+        Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
             let code = ask::failed(&error, &peek.config);
             let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
             let place = ask::log_file(&peek);

@@ -32,6 +32,7 @@ mod code {
     pub(super) const FAILED: u8 = 1;
     pub(super) const USAGE: u8 = 2;
     pub(super) const UNREACHABLE: u8 = 4;
+    pub(super) const RUNNING: u8 = 75;
     pub(super) const CONFIG: u8 = 78;
 }
 

@@ -29,9 +29,12 @@ impl Progress {
                 format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
             }
             Answer::Skipped { count } => format!("({count} lines left out: they came faster than they were read)\n"),
-            Answer::Status(_) | Answer::Event(_) | Answer::Line(_) | Answer::Hint { .. } | Answer::Done { .. } => {
-                String::new()
-            }
+            Answer::Status(_)
+            | Answer::Event(_)
+            | Answer::Line(_)
+            | Answer::Here { .. }
+            | Answer::Hint { .. }
+            | Answer::Done { .. } => String::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
-use super::{code, print, seam};
+use super::{client, code, print, seam};
 use crate::os::daemon::{self, Side, Wish};
 use crate::plan::Plan;
 use std::path::Path;
@@ -48,6 +48,10 @@ fn load(file: Option<&Path>) -> Result<Plan, u8> {
         print::error(&message);
         code::CONFIG
     })?;
+    if let Some(message) = seam::peek(&path).ok().as_ref().and_then(client::runs_elsewhere) {
+        print::error(&message);
+        return Err(code::RUNNING);
+    }
     let (plan, warnings) = seam::load(&path).map_err(|findings| {
         print::plain_error(&findings);
         code::CONFIG

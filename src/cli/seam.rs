@@ -39,12 +39,25 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, String> {
     crate::config::find(explicit).map_err(|error| error.to_string())
 }
 
+/// The same for those that ask a running master, which may have outlived its file.
+///
+/// # Errors
+/// None found, or one that must not be trusted.
+pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, String> {
+    crate::config::meant(explicit).map_err(|error| error.to_string())
+}
+
 /// The master that a configuration file belongs to, also a broken one's.
 ///
 /// # Errors
-/// None today; the verbs print what a later one says.
+/// A path that is not valid UTF-8: no master is known by it.
 pub fn peek(path: &Path) -> Result<Peek, String> {
-    Ok(crate::config::peek(path))
+    crate::config::unnameable(path).map_or_else(|| Ok(crate::config::peek(path)), Err)
+}
+
+/// The name of a user; none: there is no account with this number.
+pub fn user_name(uid: u32) -> Option<String> {
+    crate::config::user_of(uid).ok().flatten().map(|person| person.name)
 }
 
 /// The master's life, from its house to its last worker's end. Returns its exit code.

@@ -37,7 +37,7 @@ pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
 
 /// The status of what was asked for; or an exit code and why there is none.
 pub(super) fn wanted(peek: &seam::Peek, wish: &StatusArgs) -> Result<Status, (u8, String)> {
-    let mut status = match fetch(&peek.config, &peek.runtime_dir) {
+    let mut status = match fetch(peek) {
         Ok(Ok(status)) => status,
         Ok(Err((code, message))) => return Err((code, print::harmless_lines(&message))),
         Err(error) => return Err((error.code(), error.to_string())),
@@ -53,9 +53,9 @@ pub(super) fn wanted(peek: &seam::Peek, wish: &StatusArgs) -> Result<Status, (u8
 }
 
 /// The status of the master, or its refusal.
-pub(super) fn fetch(config: &Path, runtime_dir: &Path) -> Result<Result<Status, (u8, String)>, ClientError> {
+pub(super) fn fetch(peek: &seam::Peek) -> Result<Result<Status, (u8, String)>, ClientError> {
     let patience = Patience { until: Some(Instant::now() + TIMEOUT), ..Patience::default() };
-    let mut client = Client::connect(config, runtime_dir, &patience)?;
+    let mut client = Client::connect(peek, &patience)?;
     client.ask(Ask::Status)?;
     loop {
         match client.answer(&patience) {

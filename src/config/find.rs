@@ -3,6 +3,7 @@
 use super::place::{self, Whereabouts};
 use super::reader::in_order;
 use super::trust;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
@@ -59,25 +60,48 @@ fn usable(path: &Path, by: &'static str) -> Result<PathBuf, NotFound> {
     }
 }
 
+/// The configuration that a command means, for those that ask a running master: as [`find`], but a file that was named
+/// may be gone. Its master may still run.
+pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
+    match find(explicit) {
+        Err(NotFound::Missing { path, source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(path),
+        other => other,
+    }
+}
+
 /// What a client has to know of a configuration to reach its master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peek {
-    /// The real path of the file.
+    /// The file's absolute path as it was given, links unresolved.
     pub config: PathBuf,
+    /// Its real path.
+    pub real: PathBuf,
     pub name: String,
     pub runtime_dir: PathBuf,
+    /// Where a master of root's would be, if that is not the same place and the file names none.
+    pub roots_runtime_dir: Option<PathBuf>,
+    /// Why the file does not say for sure where its master is: it cannot be read, or is broken above that.
+    pub unsure: Option<String>,
     pub pid_file: PathBuf,
     /// As configured; `default_log_file` is where a daemonized master logs without it.
     pub log_file: Option<PathBuf>,
     pub default_log_file: PathBuf,
+    /// Who owns the file; of one that is gone, its folder. None: not to be learned.
+    pub owner: Option<u32>,
 }
 
-/// Reads as much of a configuration as a client needs. It never fails: whatever is broken or missing in the file (or
-/// the file itself) falls back to the defaults, because a running master must be found with a broken file, too.
+/// Why no master can be known by this path: it is not valid UTF-8.
+pub fn unnameable(path: &Path) -> Option<String> {
+    Whereabouts::of(path).unnameable()
+}
+
+/// Reads as much of a configuration as a client needs: whatever is broken or missing in the file (or the file itself)
+/// falls back to the defaults, because a running master must be found with a broken file, too.
 pub fn peek(path: &Path) -> Peek {
-    let Whereabouts { real, base, name } = Whereabouts::of(path);
-    let text = crate::plan::read(&real).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let (table, _) = DeTable::parse_recoverable(&text);
+    let Whereabouts { given, real, base, name } = Whereabouts::of(path);
+    let read = crate::plan::read(&given);
+    let text = read.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
+    let (table, faults) = DeTable::parse_recoverable(&text);
     let master = table.get_ref().get("master").and_then(|master| match master.get_ref() {
         DeValue::Table(master) => Some(in_order(master)),
         _ => None,
@@ -88,13 +112,27 @@ pub fn peek(path: &Path) -> Peek {
     };
     let path_of = |key: &str| text_of(key).map(|text| place::under(&base, Path::new(&text)));
     let name = text_of("name").filter(|name| place::is_name(name)).unwrap_or(name);
-    let runtime_dir = path_of("runtime_dir").unwrap_or_else(|| place::runtime_dir(&name));
+    let configured = path_of("runtime_dir");
+    let unsure = match (&read, &configured) {
+        (Err(error), _) => Some(format!("{} cannot be read ({error})", given.display())),
+        (Ok(_), Some(_)) => None,
+        (Ok(_), None) if !faults.is_empty() => Some(format!("{} is broken", given.display())),
+        (Ok(_), None) if table.get_ref().is_empty() => Some(format!("{} says nothing", given.display())),
+        (Ok(_), None) => None,
+    };
+    let roots = Some(place::roots_runtime_dir(&name)).filter(|_| configured.is_none());
+    let runtime_dir = configured.unwrap_or_else(|| place::runtime_dir(&name));
+    let owner = given.metadata().or_else(|_| given.parent().unwrap_or(Path::new("/")).metadata());
     Peek {
         pid_file: path_of("pid_file").unwrap_or_else(|| runtime_dir.join("master.pid")),
         log_file: path_of("log_file"),
         default_log_file: place::log_file(&name),
-        config: real,
+        roots_runtime_dir: roots.filter(|place| *place != runtime_dir),
+        owner: owner.ok().map(|about| about.uid()),
+        config: given,
+        real,
         name,
         runtime_dir,
+        unsure,
     }
 }

@@ -1,5 +1,6 @@
 //! `include`: which files a configuration takes in, and their texts.
 
+use super::place;
 use super::reader::{At, Reader, Value};
 use super::report::shown;
 use super::texts::Text;
@@ -93,6 +94,10 @@ pub(super) fn pattern(cx: &mut Reader, pattern: &At<String>) -> Option<Glob> {
 /// Reads one file; how many bytes it has.
 fn one(cx: &mut Reader, at: &At<PathBuf>, main: &Path, included: &mut Included) -> usize {
     let path = &at.value;
+    if let Some(message) = place::unnameable(path) {
+        cx.error_with(&at.span, message, "rename the file or the folder");
+        return 0;
+    }
     let content = match read(path) {
         Ok(content) => content,
         Err(error) => {

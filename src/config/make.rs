@@ -41,24 +41,40 @@ pub(super) fn plan(
         signals: make_signals(&signals),
         listeners,
         pools: pools.into_iter().map(|(pool, _)| pool).collect(),
-        config: place.real,
+        config: place.given,
+        real: place.real,
     }
 }
 
 fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPlan {
     let name = master.name.map_or_else(|| place.name.clone(), |at| at.value);
+    if let Some(at) =
+        master.runtime_dir.as_ref().filter(|at| place.base.is_symlink() && at.value.starts_with(&place.base))
+    {
+        let message = "this folder is part of the release that a link leads to: it goes when that release is deleted";
+        cx.warning(&at.span, message, "write an absolute path, or leave it out");
+    }
     let runtime_dir = master.runtime_dir.map_or_else(|| place::runtime_dir(&name), |at| at.value);
     let log_max_size = master.log_max_size.as_ref().map_or(logs::MAX_SIZE, |at| at.value);
     if let Some(at) = &master.log_max_size {
         logs::large_enough(cx, at);
     }
+    let pid_file = master.pid_file.map_or_else(|| runtime_dir.join("master.pid"), |at| at.value);
+    let default_log_file = place::log_file(&name);
+    // What the file says is UTF-8, but not all that the defaults are made from.
+    for path in [&runtime_dir, &pid_file, &default_log_file] {
+        if let Some(message) = place::unnameable(path) {
+            cx.error_of_file(message, "it comes from $XDG_STATE_HOME or $HOME: rename the folder");
+            break;
+        }
+    }
     MasterPlan {
         daemonize: master.daemonize.is_none_or(|at| at.value),
-        pid_file: master.pid_file.map_or_else(|| runtime_dir.join("master.pid"), |at| at.value),
+        pid_file,
         working_directory: master.working_directory.map_or_else(|| "/".into(), |at| at.value),
         umask: master.umask.map_or(0o022, |at| at.value),
         log_file: master.log_file.map(|at| at.value),
-        default_log_file: place::log_file(&name),
+        default_log_file,
         log_format: master.log_format.map_or(LogFormat::Text, |at| at.value),
         log_level: master.log_level.map_or(LogLevel::Info, |at| at.value),
         log_max_size,

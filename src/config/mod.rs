@@ -35,7 +35,7 @@ mod units;
 mod values;
 mod watch;
 
-pub use find::{NotFound, Peek, find, peek};
+pub use find::{NotFound, Peek, find, meant, peek, unnameable};
 pub(crate) use people::user_of;
 pub use report::{Finding, Place, Report, Severity};
 pub use schema::{Row, Section, markdown, reference};
@@ -91,6 +91,9 @@ fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
         cx.error(&(at..at), "not valid UTF-8");
         return Err(cx.report);
     }
+    if let Some(message) = place.unnameable() {
+        cx.error_of_file(message, "rename the file or the folder");
+    }
     let plan = read_all(&mut cx, place, content);
     cx.report.sort(path);
     match plan {
@@ -115,7 +118,7 @@ fn read_all(cx: &mut Reader, place: Whereabouts, content: Vec<u8>) -> Option<Pla
         config.read_included(cx, root);
         pools::read(cx, root, defaults.as_ref(), &mut config.pools);
     }
-    let mut sources = vec![Source { path: place.real.clone(), content }];
+    let mut sources = vec![Source { path: place.given.clone(), content }];
     sources.extend(included.sources);
     // What a file that cannot be read may have said is not missed in the others.
     complete.then(|| make::plan(cx, config, place, sources, included.globs))

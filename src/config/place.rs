@@ -1,16 +1,20 @@
-//! What a configuration's place in the file system decides: the base of relative paths, the name, and the defaults
-//! made from the name.
+//! What a configuration's place in the file system decides: the paths that it is known by, the base of relative paths,
+//! the name, and the defaults made from the name.
 
 use super::people;
 use nix::unistd::Uid;
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Where a configuration lies and what follows from that.
 pub(super) struct Whereabouts {
+    /// The file's absolute path as it was given: links in it are not resolved, so that it stays what it is when one of
+    /// them is turned to the next release.
+    pub(super) given: PathBuf,
     /// The real path of the file; of a file that is gone, the nearest thing to it.
     pub(super) real: PathBuf,
-    /// What relative paths are relative to.
+    /// What relative paths are relative to: as given, too.
     pub(super) base: PathBuf,
     /// The master's name unless the file has one.
     pub(super) name: String,
@@ -18,41 +22,101 @@ pub(super) struct Whereabouts {
 
 impl Whereabouts {
     pub(super) fn of(path: &Path) -> Self {
-        let real = real(path);
-        let base = base(&real);
-        let name = default_name(&real, &base);
-        Self { real, base, name }
+        let given = absolute(path);
+        let real = real(&given);
+        let base = base(&given);
+        let name = default_name(&given, &base);
+        Self { given, real, base, name }
+    }
+
+    /// Why a master cannot be known by this path: what is said over the control socket, in the log and as JSON is
+    /// UTF-8.
+    pub(super) fn unnameable(&self) -> Option<String> {
+        [&self.given, &self.real].into_iter().find_map(|path| unnameable(path))
     }
 }
 
+/// What is wrong with a path that is no UTF-8.
+pub(super) fn unnameable(path: &Path) -> Option<String> {
+    path.to_str().is_none().then(|| {
+        let shown = path.as_os_str().as_encoded_bytes().escape_ascii();
+        format!("the path {shown} is not valid UTF-8: nothing could name it in a log or to a command")
+    })
+}
+
+/// The absolute path, no link resolved. `.` is left out, and `..` where it follows a folder that is no link.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    let whole = if path.is_absolute() { path.to_owned() } else { here().join(path) };
+    let mut clean = PathBuf::new();
+    for component in whole.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                let plain = clean.symlink_metadata().is_ok_and(|about| about.is_dir());
+                let named = matches!(clean.components().next_back(), Some(Component::Normal(_)));
+                match (named && plain, clean.parent().is_none()) {
+                    (true, _) => drop(clean.pop()),
+                    // Above the root is the root.
+                    (false, true) => {}
+                    (false, false) => clean.push(".."),
+                }
+            }
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+/// The folder that we are in, by the links through which the shell went there: $PWD, if it is true (pwd(1), -L).
+fn here() -> PathBuf {
+    let told = std::env::var_os("PWD").map(PathBuf::from).filter(|told| {
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        told.is_absolute() && told.components().all(plain)
+    });
+    let same = |told: &PathBuf| match (told.metadata(), Path::new(".").metadata()) {
+        (Ok(told), Ok(here)) => (told.dev(), told.ino()) == (here.dev(), here.ino()),
+        _ => false,
+    };
+    told.filter(same).or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("/"))
+}
+
 /// The real path, also of a file that does not exist (any more).
-fn real(path: &Path) -> PathBuf {
-    if let Ok(real) = path.canonicalize() {
+fn real(given: &Path) -> PathBuf {
+    if let Ok(real) = given.canonicalize() {
         return real;
     }
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
+    match (given.parent().map(Path::canonicalize), given.file_name()) {
         (Some(Ok(folder)), Some(file)) => folder.join(file),
-        _ => absolute,
+        _ => given.to_owned(),
     }
 }
 
 /// The file's folder, or, if that is named `config`, the one above it.
-fn base(real: &Path) -> PathBuf {
-    let folder = real.parent().unwrap_or(Path::new("/"));
+fn base(file: &Path) -> PathBuf {
+    let folder = file.parent().unwrap_or(Path::new("/"));
     match (folder.file_name(), folder.parent()) {
         (Some(name), Some(above)) if name == "config" => above.to_owned(),
         _ => folder.to_owned(),
     }
 }
 
-/// The file's stem; if that is `rotad`, the name of its folder (above `config`).
-fn default_name(real: &Path, base: &Path) -> String {
-    let stem = real.file_stem().unwrap_or(OsStr::new("rotad"));
-    let name = if stem == "rotad" { base.file_name().unwrap_or(stem) } else { stem };
+/// The file's stem; if that is `rotad`, the name of its folder (above `config`). A link called `current` names no
+/// application, the folder above it does.
+fn default_name(file: &Path, base: &Path) -> String {
+    let stem = file.file_stem().unwrap_or(OsStr::new("rotad"));
+    let folder = match (base.file_name(), base.parent()) {
+        // Also while a deploy has taken the link away, lest the name change for a moment.
+        (Some(name), Some(above)) if name == "current" && !is_plain_folder(base) => above,
+        _ => base,
+    };
+    let name = if stem == "rotad" { folder.file_name().unwrap_or(stem) } else { stem };
     let fit = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
     let name: String = name.to_string_lossy().chars().map(fit).take(64).collect();
     if is_name(&name) { name } else { "rotad".to_owned() }
+}
+
+fn is_plain_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|about| about.is_dir())
 }
 
 /// Whether a name may become part of paths, of `POOL/SLOT` and of LISTEN_FDNAMES.
@@ -68,7 +132,12 @@ pub(super) fn under(base: &Path, path: &Path) -> PathBuf {
 
 /// The default of `runtime_dir`: /run/rotad/NAME for root, else in the user's state folder.
 pub(super) fn runtime_dir(name: &str) -> PathBuf {
-    if Uid::effective().is_root() { Path::new("/run/rotad").join(name) } else { state().join(name) }
+    if Uid::effective().is_root() { roots_runtime_dir(name) } else { state().join(name) }
+}
+
+/// The same of a master of root's.
+pub(super) fn roots_runtime_dir(name: &str) -> PathBuf {
+    Path::new("/run/rotad").join(name)
 }
 
 /// The log file of a daemonized master whose configuration names none.
@@ -92,8 +161,43 @@ mod tests {
     use super::*;
 
     fn name_of(path: &str) -> String {
-        let real = Path::new(path);
-        default_name(real, &base(real))
+        let file = Path::new(path);
+        default_name(file, &base(file))
+    }
+
+    #[test]
+    fn a_link_called_current_gives_the_name_of_the_folder_above() {
+        let folder = tempfile::tempdir().unwrap();
+        let shop = folder.path().join("shop");
+        std::fs::create_dir_all(shop.join("releases/1/config")).unwrap();
+        std::fs::create_dir_all(folder.path().join("plain/current")).unwrap();
+        let name = |path: &str| name_of(folder.path().join(path).to_str().unwrap());
+        assert_eq!(name("shop/current/rotad.toml"), "shop", "while a deploy has taken the link away");
+        std::os::unix::fs::symlink("releases/1", shop.join("current")).unwrap();
+        assert_eq!(name("shop/current/rotad.toml"), "shop");
+        assert_eq!(name("shop/current/config/rotad.toml"), "shop");
+        assert_eq!(name("shop/current/jobs.toml"), "jobs");
+        assert_eq!(name("shop/releases/1/rotad.toml"), "1");
+        assert_eq!(name("plain/current/rotad.toml"), "current");
+    }
+
+    #[test]
+    fn the_given_path_keeps_its_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("releases/1")).unwrap();
+        std::fs::write(root.join("releases/1/rotad.toml"), "").unwrap();
+        std::os::unix::fs::symlink("releases/1", root.join("current")).unwrap();
+        let clean = |path: &str| absolute(&root.join(path)).strip_prefix(&root).unwrap().to_owned();
+        assert_eq!(clean("current/./rotad.toml"), Path::new("current/rotad.toml"));
+        assert_eq!(clean("releases/1/../../current/rotad.toml"), Path::new("current/rotad.toml"));
+        // What is above a link is above the folder that it leads to.
+        assert_eq!(clean("current/../x.toml"), Path::new("current/../x.toml"));
+        assert_eq!(clean("nowhere/../x.toml"), Path::new("nowhere/../x.toml"));
+        assert_eq!(absolute(Path::new("/../a")), Path::new("/a"));
+        let place = Whereabouts::of(&root.join("current/rotad.toml"));
+        assert_eq!((place.given, place.base), (root.join("current/rotad.toml"), root.join("current")));
+        assert_eq!(place.real, root.join("releases/1/rotad.toml"));
     }
 
     #[test]

@@ -117,6 +117,12 @@ impl Reader {
         self.texts.place(&(0..0)).0
     }
 
+    /// About the main file as a whole.
+    pub(super) fn error_of_file(&mut self, message: String, hint: &str) {
+        let (severity, file, hint) = (Severity::Error, self.texts.main().file.clone(), Some(hint.to_owned()));
+        self.report.push(Finding { severity, file, place: None, message, for_log: None, hint });
+    }
+
     pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {
         self.find(Severity::Error, span, message.into(), None);
     }

@@ -1,10 +1,15 @@
 //! Whom root may listen to: a file that somebody else can write would be somebody else's root shell.
 
+use super::place;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Uid;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+/// As many as the kernel follows (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
@@ -37,13 +42,40 @@ pub(super) fn writable_by_others(path: &Path) -> Option<PathBuf> {
         return None;
     }
     let real = path.canonicalize().ok()?;
-    // A link's own folder decides what the link says.
-    let link = std::path::absolute(path).ok()?.parent().and_then(|folder| folder.canonicalize().ok());
-    let folders = link.iter().flat_map(|folder| folder.ancestors());
-    real.ancestors()
-        .chain(folders)
+    // The folder of each link on the way decides what the link says.
+    std::iter::once(real)
+        .chain(folders_on_the_way(path))
         .find(|path| Owner::of(path).is_ok_and(|owner| owner.others_write()) && !on_read_only(path))
-        .map(Path::to_owned)
+}
+
+/// Every folder that is passed on the way to a file, the last first: those of links and those that they lead to.
+fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
+    let owned = |path: &Path| path.components().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>();
+    let mut left: Vec<OsString> = owned(&place::absolute(path));
+    left.reverse();
+    let (mut here, mut passed, mut links) = (PathBuf::from("/"), vec![PathBuf::from("/")], 0);
+    while let Some(part) = left.pop() {
+        match Path::new(&part).components().next() {
+            Some(Component::RootDir) => here = PathBuf::from("/"),
+            Some(Component::ParentDir) => drop(here.pop()),
+            Some(Component::Normal(name)) => {
+                let next = here.join(name);
+                match next.read_link() {
+                    Ok(target) if links < MOST_LINKS => {
+                        links += 1;
+                        left.extend(owned(&target).into_iter().rev());
+                    }
+                    _ => here = next,
+                }
+            }
+            Some(Component::CurDir | Component::Prefix(_)) | None => {}
+        }
+        if here.is_dir() && !passed.contains(&here) {
+            passed.push(here.clone());
+        }
+    }
+    passed.reverse();
+    passed
 }
 
 /// What is mounted read-only (a ConfigMap, whose folders have the mode 0777) nobody writes here.
@@ -91,6 +123,25 @@ pub(super) fn of_a_stranger(path: &Path, main: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_folder_on_the_way_is_passed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("releases/1")).unwrap();
+        std::fs::create_dir_all(root.join("links")).unwrap();
+        std::fs::create_dir_all(root.join("shop")).unwrap();
+        std::fs::write(root.join("releases/1/rotad.toml"), "").unwrap();
+        std::os::unix::fs::symlink("../releases/1", root.join("links/now")).unwrap();
+        std::os::unix::fs::symlink(root.join("links/now"), root.join("shop/current")).unwrap();
+        let passed = folders_on_the_way(&root.join("shop/current/rotad.toml"));
+        for name in ["shop", "links", "releases", "releases/1"] {
+            assert!(passed.contains(&root.join(name)), "{name}: {passed:?}");
+        }
+        assert!(passed.contains(&root) && passed.contains(&PathBuf::from("/")));
+        std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
+        folders_on_the_way(&root.join("loop/x"));
+    }
 
     #[test]
     fn sticky_folders_and_the_group_root_are_fine() {

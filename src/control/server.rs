@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Connections at once; one more, and the oldest that has not asked anything has to go.
@@ -30,6 +31,10 @@ const MOST_BEHIND: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
+    /// Abstract sockets, by the path that each is named after. Everybody may connect there.
+    signs: Vec<(PathBuf, UnixListener)>,
+    /// The line for those who may not ask there.
+    here: Vec<u8>,
     clients: BTreeMap<u64, Client>,
     last: u64,
     /// The file's mode lets others than the master's user in; the kernel has checked which (unix(7)).
@@ -92,6 +97,8 @@ impl Server {
     pub fn new(listener: UnixListener, mode: u32) -> Self {
         Self {
             listener,
+            signs: Vec::new(),
+            here: Vec::new(),
             clients: BTreeMap::new(),
             last: 0,
             open_to_others: mode & 0o066 != 0,
@@ -102,13 +109,52 @@ impl Server {
         }
     }
 
+    /// The control socket's own listener.
+    pub fn control(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Listens there from now on; clients that are connected stay so.
+    pub fn replace(&mut self, listener: UnixListener) {
+        self.listener = listener;
+    }
+
+    /// Also takes questions on this abstract socket, non-blocking: from root and from our own user.
+    pub fn add_sign(&mut self, path: PathBuf, listener: UnixListener) {
+        self.signs.push((path, listener));
+    }
+
+    pub fn has_sign(&self, path: &Path) -> bool {
+        self.signs.iter().any(|(of, _)| of == path)
+    }
+
+    /// Gives up the signs of other paths, and hands them back.
+    pub fn keep_signs(&mut self, paths: &[&Path]) -> Vec<UnixListener> {
+        let (kept, gone) =
+            std::mem::take(&mut self.signs).into_iter().partition(|(of, _)| paths.contains(&of.as_path()));
+        self.signs = kept;
+        let gone: Vec<(PathBuf, UnixListener)> = gone;
+        gone.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    /// All sockets that clients come by.
+    pub fn doors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(&self.listener).chain(self.signs.iter().map(|(_, sign)| sign)).map(AsFd::as_fd)
+    }
+
+    /// What strangers are told there.
+    pub fn tell_where(&mut self, here: &Answer) {
+        self.here = serde_json::to_vec(here).unwrap_or_default();
+        self.here.push(b'\n');
+    }
+
     /// Takes new connections, a bounded number at a time; their numbers. Where no descriptor is left for one, it is
     /// told so; where not even that can be done, [`Server::rests`] says so.
     pub fn accept(&mut self) -> Vec<u64> {
         let mut new = Vec::new();
         for _ in 0..16 {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
+            let (stream, by_sign) = match self.next_stream() {
+                Ok(next) => next,
                 Err(error) if is_exhausted(&error) => {
                     self.short = true;
                     if self.refuse_one() {
@@ -126,7 +172,12 @@ impl Server {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            let refused = !self.may_ask(&stream);
+            if by_sign && !is_friend(&stream) {
+                // A word, and nothing is kept of him.
+                (&stream).write_all(&self.here).ok();
+                continue;
+            }
+            let refused = !by_sign && !self.may_ask(&stream);
             self.last += 1;
             let ask_by = Instant::now() + TIME_TO_ASK;
             let client = Client {
@@ -153,7 +204,7 @@ impl Server {
             self.reserve = reserve();
             return false;
         }
-        let accepted = self.listener.accept();
+        let accepted = self.next_stream();
         let refused = accepted.is_ok();
         if let Ok((mut stream, _)) = accepted
             && stream.set_nonblocking(true).is_ok()
@@ -190,8 +241,20 @@ impl Server {
     }
 
     fn may_ask(&self, stream: &UnixStream) -> bool {
-        let Ok(peer) = getsockopt(stream, PeerCredentials) else { return false };
-        peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() || self.open_to_others
+        self.open_to_others || is_friend(stream)
+    }
+
+    /// The next connection, and whether it came by a sign.
+    fn next_stream(&self) -> io::Result<(UnixStream, bool)> {
+        let mut next = self.listener.accept().map(|(stream, _)| (stream, false));
+        for (_, sign) in &self.signs {
+            match &next {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => break,
+            }
+            next = sign.accept().map(|(stream, _)| (stream, true));
+        }
+        next
     }
 
     /// Clients beyond the limit: the oldest that have not asked.
@@ -355,8 +418,8 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
-impl AsFd for Server {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
+/// Root, or our own user.
+fn is_friend(stream: &UnixStream) -> bool {
+    getsockopt(stream, PeerCredentials)
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
 }

@@ -19,14 +19,19 @@ pub const SOCKET: &str = "control.sock";
 #[serde(deny_unknown_fields)]
 pub struct Question {
     pub version: u32,
-    /// The real path of the client's configuration file: the master of another file refuses.
+    /// The absolute path of the client's configuration file, as it was given: the master of another file refuses.
     pub config: PathBuf,
+    /// Its real path, if that is another one: the master of a file is known by either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<PathBuf>,
     pub ask: Ask,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ask {
+    /// Which configuration is yours? Answered by every master, whatever the question's `config`.
+    Where,
     Status,
     /// Stops these pools; none named: everything, the master included.
     Stop {
@@ -168,6 +173,13 @@ pub enum Answer {
     Status(Box<Status>),
     Event(Box<Event>),
     Line(Box<Line>),
+    /// Where a master is. To those who may not ask, its abstract socket says only where its control socket is, and
+    /// says so unasked.
+    Here {
+        runtime_dir: PathBuf,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<PathBuf>,
+    },
     /// For the person at the terminal, beside what was asked for: where there is more of it.
     Hint {
         text: String,

@@ -51,6 +51,8 @@ words! {
     ConfigRefused = "config-refused",
     /// What a changed configuration made of a pool did not come up: the one before holds again.
     ConfigPutBack = "config-put-back",
+    /// Files of the master's own that were not in their place any more are there again.
+    Restored = "restored",
     /// Another number of workers is wanted.
     Scaled = "scaled",
     /// Files that are watched hold something else now.

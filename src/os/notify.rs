@@ -23,6 +23,8 @@ use std::time::Duration;
 const MOST_BYTES: usize = 4096;
 /// The longest status, in characters.
 const MOST_STATUS: usize = 256;
+/// Sockets that are heard besides the present one.
+const MOST_BEFORE: usize = 2;
 /// The longest path of a unix socket, in bytes.
 const LONGEST_PATH: usize = 107;
 
@@ -53,6 +55,8 @@ pub struct Message {
 #[derive(Debug)]
 pub struct NotifySocket {
     fd: OwnedFd,
+    /// Those of before, whose name was taken away: who was connected goes on speaking there.
+    before: Vec<OwnedFd>,
     /// None: an abstract address.
     path: Option<PathBuf>,
     value: OsString,
@@ -64,31 +68,47 @@ pub struct NotifySocket {
 
 impl NotifySocket {
     /// Opens `dir/ID`, mode 0600, owned by the worker's uid (None: our own); or an abstract address where the path
-    /// would be too long. The folder has to be ours alone to write, and the worker's to pass.
+    /// would be too long, or somebody has just taken the folder away. The folder has to be ours alone to write, and the worker's to pass.
     ///
     /// # Errors
     /// EADDRINUSE: the file exists; EPERM: only root can give it away; the kernel's others.
     pub fn open(dir: &Path, worker: WorkerId, owner: Option<u32>) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        setsockopt(&fd, sockopt::PassCred, &true)?;
+        let fd = notify_socket()?;
         let path = dir.join(worker.to_string());
         let uid = owner.unwrap_or_else(|| geteuid().as_raw());
         let (ignored, refused) = (AtomicU64::new(0), AtomicU64::new(0));
         if path.as_os_str().len() > LONGEST_PATH {
             let value = bind_abstract(&fd)?;
-            return Ok(Self { fd, path: None, value, uid, ignored, refused });
+            return Ok(Self { fd, before: Vec::new(), path: None, value, uid, ignored, refused });
         }
-        // The file gets the mode that the socket has when it is bound: there is no moment with another one.
-        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        match bind_file(&fd, &path, uid) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let fd = notify_socket()?;
+                let value = bind_abstract(&fd)?;
+                return Ok(Self { fd, before: Vec::new(), path: None, value, uid, ignored, refused });
+            }
+            other => other?,
+        }
         let value = path.clone().into_os_string();
-        let open = Self { fd, path: Some(path), value, uid, ignored, refused };
-        if uid != geteuid().as_raw() {
-            // Dropping `open` removes the file if this fails.
-            std::os::unix::fs::lchown(&open.value, Some(uid), None)?;
-        }
-        Ok(open)
+        Ok(Self { fd, before: Vec::new(), path: Some(path), value, uid, ignored, refused })
+    }
+
+    /// Somebody has removed its file.
+    pub fn is_missing(&self) -> bool {
+        let gone = |path: &PathBuf| path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        self.path.as_ref().is_some_and(gone)
+    }
+
+    /// Binds a new socket to the name, and listens to the old one, too. Gives one of before that is not heard any more.
+    ///
+    /// # Errors
+    /// ENOENT: its folder is gone; the kernel's others. Then nothing has changed.
+    pub fn again(&mut self) -> io::Result<Option<OwnedFd>> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let fd = notify_socket()?;
+        bind_file(&fd, path, self.uid)?;
+        self.before.push(std::mem::replace(&mut self.fd, fd));
+        Ok((self.before.len() > MOST_BEFORE).then(|| self.before.remove(0)))
     }
 
     /// The value of NOTIFY_SOCKET: a path, or `@` and an abstract name.
@@ -102,14 +122,16 @@ impl NotifySocket {
         let mut messages = Vec::new();
         let mut received = Vec::new();
         let mut buffer = [0; MOST_BYTES];
+        let mut fds = self.before.iter().chain([&self.fd]).peekable();
         for _ in 0..most {
-            match message::receive(&self.fd, &mut buffer) {
+            let Some(fd) = fds.peek() else { break };
+            match message::receive(fd, &mut buffer) {
                 Ok(datagram) => {
                     messages.extend(self.judge(&datagram, &buffer));
                     received.extend(datagram.fds);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+                Err(_) => drop(fds.next()),
             }
         }
         close_elsewhere(received);
@@ -151,6 +173,26 @@ impl Drop for NotifySocket {
             std::fs::remove_file(path).ok();
         }
     }
+}
+
+fn notify_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    setsockopt(&fd, sockopt::PassCred, &true)?;
+    Ok(fd)
+}
+
+fn bind_file(fd: &OwnedFd, path: &Path, uid: u32) -> io::Result<()> {
+    // The file gets the mode that the socket has when it is bound: there is no moment with another one.
+    fchmod(fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    if uid != geteuid().as_raw()
+        && let Err(error) = std::os::unix::fs::lchown(path, Some(uid), None)
+    {
+        std::fs::remove_file(path).ok();
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// Lets the kernel pick a free abstract name (unix(7), autobind).
@@ -304,6 +346,37 @@ mod tests {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&value[1..]).unwrap();
         UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
         assert!(socket.drain(1)[0].ready);
+    }
+
+    #[test]
+    fn without_its_folder_a_worker_is_born_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = open(&dir.path().join("taken-away"));
+        assert_eq!(socket.env_value().into_vec()[0], b'@');
+        assert!(!socket.is_missing());
+    }
+
+    #[test]
+    fn a_name_that_was_taken_away_is_bound_again_and_the_old_one_is_heard_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut socket = open(dir.path());
+        let connected = UnixDatagram::unbound().unwrap();
+        connected.connect(socket.env_value()).unwrap();
+        assert!(!socket.is_missing());
+        std::fs::remove_file(dir.path().join("3")).unwrap();
+        assert!(socket.is_missing());
+        assert!(socket.again().unwrap().is_none());
+        connected.send(b"READY=1").unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"STOPPING=1", socket.env_value()).unwrap();
+        let messages = socket.drain(9);
+        assert!(messages.iter().any(|message| message.ready) && messages.iter().any(|message| message.stopping));
+        for _ in 0..MOST_BEFORE {
+            std::fs::remove_file(dir.path().join("3")).unwrap();
+            socket.again().unwrap();
+        }
+        assert_eq!(socket.before.len(), MOST_BEFORE, "a cleaner does not fill our descriptors");
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        assert!(socket.again().is_err() && socket.is_missing());
     }
 
     #[test]

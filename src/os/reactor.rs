@@ -25,6 +25,8 @@ pub enum Source {
     Control,
     Client(u64),
     Exit(WorkerId),
+    /// Something of the runtime directory may have been taken away.
+    House,
 }
 
 const KIND: u64 = 1 << 56;
@@ -41,6 +43,7 @@ impl Source {
             Self::Client(number) => (6 * KIND) | number,
             Self::Exit(id) => (7 * KIND) | id.0,
             Self::SocketFile(number) => (8 * KIND) | number,
+            Self::House => 9 * KIND,
         }
     }
 
@@ -56,6 +59,7 @@ impl Source {
             6 => Self::Client(number),
             7 => Self::Exit(WorkerId(number)),
             8 => Self::SocketFile(number),
+            9 => Self::House,
             _ => return None,
         })
     }

@@ -23,8 +23,10 @@ use std::time::Duration;
 /// One configuration, ready to be carried out.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The real path of the configuration file.
+    /// The configuration file: its absolute path as it was given, links unresolved. Read again, it is read here.
     pub config: PathBuf,
+    /// Its real path when it was read.
+    pub real: PathBuf,
     /// Every file that this plan was read from (configuration, env files) with its content as read: a difference
     /// says that the configuration has changed since.
     pub sources: Vec<Source>,

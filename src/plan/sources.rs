@@ -37,7 +37,7 @@ pub fn changed(plan: &Plan) -> io::Result<Vec<PathBuf>> {
     }
     for glob in &plan.include {
         for path in glob.find().map_err(io::Error::other)? {
-            let known = plan.sources.iter().any(|source| source.path == path) || is(&path, &plan.config);
+            let known = plan.sources.iter().any(|source| source.path == path) || is(&path, &plan.real);
             if !known && !changed.contains(&path) {
                 changed.push(path);
             }

@@ -159,7 +159,7 @@ impl Stage {
 
     fn status(&self) -> Option<Status> {
         // Before the socket stands nobody answers: that is no news.
-        status::fetch(&self.peek.config, &self.peek.runtime_dir).ok()?.ok()
+        status::fetch(&self.peek).ok()?.ok()
     }
 
     /// Stops the master, if it runs, and returns how it ended.

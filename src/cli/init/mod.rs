@@ -9,7 +9,7 @@ use detect::Pool;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const CONFIG: &str = "rotad.toml";
 const UNIT: &str = "rotad.service";
@@ -118,7 +118,7 @@ fn tell(pools: &[Pool], config: &Path, unit: &Path) {
 
 /// The name of the service: that of the master.
 fn service(config: &Path) -> String {
-    config::peek(&PathBuf::from(config)).name
+    config::peek(config).name
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
 //! The lock of a runtime directory: flock(2), taken once, never handed to a child (close-on-exec), gone with the
 //! master however it dies. The file itself stays: removing it would let two masters lock two files of one name.
+//!
+//! flock(2) needs no right but to open the file, so it is readable by its owner alone; and whoever holds it counts only
+//! if he is root or the file's owner. Else any local user could keep a master from starting.
 
 use super::HouseError;
-use super::folder::Folder;
+use super::folder::{Folder, stat_of};
 use crate::os::proc::{self, Stat};
 use crate::os::sys::fds;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::libc::{major, minor};
+use nix::sys::stat::{FileStat, Mode, fchmod};
+use nix::unistd::geteuid;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,60 +25,119 @@ const PLACE: i32 = 48;
 /// How long children of a killed master may take to become workers.
 const HALF_BORN: Duration = Duration::from_secs(5);
 
-pub(super) fn take(folder: &Folder, path: &Path) -> Result<File, HouseError> {
-    let failed =
-        |error: io::Error| HouseError::failed(format!("failed to lock {}: {error}", path.join(NAME).display()));
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let mode = Mode::from_bits_truncate(0o644);
-    let mut file = File::from(openat(&folder.fd, NAME, flags, mode).map_err(|error| failed(error.into()))?);
+/// `said`: what is worth a warning.
+pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Result<File, HouseError> {
+    let shown = path.join(NAME);
+    let shown = shown.display();
+    let failed = |error: io::Error| HouseError::failed(format!("failed to lock {shown}: {error}"));
     let until = Instant::now() + HALF_BORN;
-    // A child that is about to become a worker holds its master's lock until its program runs: the lock of a master that
-    // was killed comes free with it, and nobody who takes it can have overlooked a worker.
-    let locked = loop {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) if Instant::now() < until && !is_held_by_the_living(&mut file) => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            done => break done,
+    // Again where the file was put in another's place meanwhile.
+    for _ in 0..8 {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let mode = Mode::from_bits_truncate(0o600);
+        let file = File::from(openat(&folder.fd, NAME, flags, mode).map_err(|error| failed(error.into()))?);
+        let about = stat_of(&file).map_err(|error| failed(error.into()))?;
+        if about.st_uid == geteuid().as_raw() && about.st_mode & 0o077 != 0 {
+            // As older versions made it.
+            fchmod(&file, mode).map_err(|error| failed(error.into()))?;
         }
-    };
-    match locked {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            if !is_held_by_the_living(&mut file)
-                && let Some(pid) = half_born(path)
-            {
+        match try_lock(&file, &about, until).map_err(failed)? {
+            None => {}
+            Some(Held::Stranger) => {
+                if put_aside(folder, &about).map_err(failed)? {
+                    said.push(format!("{shown} was locked by a process that is neither root's nor ours: replaced"));
+                }
+                continue;
+            }
+            Some(Held::Nobody) if let Some(pid) = half_born(path) => {
                 return Err(HouseError::failed(format!(
                     "a worker of a master that was killed is still being born (pid {pid}): the kernel has not loaded its \
                      program yet, a disk may hang; try again, or end it: kill -9 {pid}"
                 )));
             }
-            let who = holder_of(&mut file).map_or(String::new(), |pid| format!(" (pid {pid})"));
-            return Err(HouseError::taken(format!(
-                "already running{who}: {} is locked; `rotad stop` ends it, `rotad reload` brings new code",
-                path.join(NAME).display()
-            )));
+            Some(held) => {
+                let who = match held {
+                    Held::Master(pid) => format!(" (pid {pid})"),
+                    Held::Stranger | Held::Nobody => String::new(),
+                };
+                return Err(HouseError::taken(format!(
+                    "already running{who}: {shown} is locked; `rotad stop` ends it, `rotad reload` brings new code"
+                )));
+            }
         }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
+        if folder.identity(NAME) == Some((about.st_dev, about.st_ino)) {
+            let mut file = lifted(file);
+            // For people who look. A full disk must not forbid a start.
+            file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).ok();
+            return Ok(file);
+        }
     }
-    let mut file = lifted(file);
-    // For the message above, read by others. A full disk must not forbid a start.
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).ok();
-    Ok(file)
+    Err(failed(io::Error::other("somebody puts another file in its place again and again")))
+}
+
+/// None: it is locked. A child that is about to become a worker holds its master's lock until its program runs: the
+/// lock of a master that was killed comes free with it, and nobody who takes it can have overlooked a worker.
+fn try_lock(file: &File, about: &FileStat, until: Instant) -> io::Result<Option<Held>> {
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => match judge(about.st_ino, about.st_uid) {
+                Held::Nobody if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                held => return Ok(Some(held)),
+            },
+        }
+    }
+}
+
+/// Whether the name still means this file.
+pub(super) fn is_in_place(folder: &Folder, lock: &File) -> bool {
+    stat_of(lock).is_ok_and(|about| folder.identity(NAME) == Some((about.st_dev, about.st_ino)))
+}
+
+/// Takes the name away from a file that a stranger has locked. By a rename first: should another start have put its own
+/// file there in between, that one is put back.
+fn put_aside(folder: &Folder, stranger: &FileStat) -> io::Result<bool> {
+    let aside = format!(".{NAME}.{}", std::process::id());
+    folder.rename(NAME, &aside)?;
+    if folder.identity(&aside) != Some((stranger.st_dev, stranger.st_ino)) {
+        return Ok(folder.rename(&aside, NAME).map(|()| false)?);
+    }
+    Ok(folder.unlink(&aside).map(|()| true)?)
+}
+
+/// Who keeps a file from being locked.
+pub(super) enum Held {
+    /// Its pid.
+    Master(i32),
+    /// Neither root, nor us, nor the file's owner.
+    Stranger,
+    /// Who has locked it has ended, and a child of his has it still; or the kernel does not tell (another pid
+    /// namespace).
+    Nobody,
+}
+
+/// For a file that is locked.
+pub(super) fn judge(inode: u64, owner: u32) -> Held {
+    let lives = |pid: &i32| *pid > 0 && Stat::of(*pid).is_ok_and(|stat| !stat.is_zombie());
+    let all: Vec<i32> = lockers(inode, None).into_iter().map(|locker| locker.pid).filter(lives).collect();
+    match all.iter().find(|pid| believed(**pid, owner)) {
+        Some(pid) => Held::Master(*pid),
+        None if all.is_empty() => Held::Nobody,
+        None => Held::Stranger,
+    }
+}
+
+/// By the credentials themselves (status, not the owner of /proc/PID): a process that may not be dumped shows as
+/// root's there.
+fn believed(pid: i32, owner: u32) -> bool {
+    pid <= 0 || proc::uid(pid).is_some_and(|uid| [0, geteuid().as_raw(), owner].contains(&uid))
 }
 
 /// Below the descriptors of a birth, which a half-born child keeps until its program runs, and above those that become
 /// a worker's own: there it is not closed before ([`crate::os::birth`]).
 fn lifted(file: File) -> File {
     fds::lift(file.as_fd(), PLACE).map_or(file, File::from)
-}
-
-/// False: its holder has ended, or the kernel does not tell.
-fn is_held_by_the_living(file: &mut File) -> bool {
-    let Some(inode) = file.metadata().ok().map(|about| about.ino()) else { return false };
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let holder = locks.lines().find_map(|line| locker(line, inode)).filter(|pid| *pid > 0);
-    holder.is_some_and(|pid| Stat::of(pid).is_ok_and(|stat| !stat.is_zombie()))
 }
 
 /// Who keeps the lock of a master that is dead: a child of it that has not become a worker yet.
@@ -95,28 +159,45 @@ fn half_born(path: &Path) -> Option<i32> {
 /// The master that holds the lock of this runtime directory, if one does: its pid, or 0 where the kernel does not tell
 /// (another pid namespace). Looks only, so that it never stands in the way of a master that is starting.
 pub fn holder(runtime_dir: &Path) -> Option<i32> {
-    holder_of(&mut File::open(runtime_dir.join(NAME)).ok()?)
+    let path = runtime_dir.join(NAME);
+    let about = path.symlink_metadata().ok()?;
+    if !about.is_file() || about.file_type().is_socket() {
+        return None;
+    }
+    // Who may read it knows better which of many with such an inode is meant.
+    let written: Option<i32> = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    let found = lockers(about.ino(), Some(about.dev())).into_iter().find(|locker| {
+        let meant = locker.same_device || written.is_none_or(|pid| pid == locker.pid);
+        meant && believed(locker.pid, about.uid())
+    });
+    found.map(|locker| if locker.pid > 0 { locker.pid } else { written.unwrap_or(0) })
 }
 
-fn holder_of(file: &mut File) -> Option<i32> {
-    let inode = file.metadata().ok()?.ino();
-    let written = |file: &mut File| {
-        let mut text = String::new();
-        file.take(32).read_to_string(&mut text).ok();
-        text.trim().parse().unwrap_or(0)
-    };
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let pid = locks.lines().find_map(|line| locker(line, inode))?;
-    Some(if pid > 0 { pid } else { written(file) })
+#[derive(Debug, PartialEq, Eq)]
+struct Locker {
+    pid: i32,
+    /// The list names the device as stat(2) does. An overlay's or a subvolume's it names otherwise.
+    same_device: bool,
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 812 08:01:12345 0 EOF`. Only the inode is compared: the device of an overlay differs.
-fn locker(line: &str, inode: u64) -> Option<i32> {
+/// Who holds a flock on an inode of this number, on whatever device.
+fn lockers(inode: u64, device: Option<u64>) -> Vec<Locker> {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().filter_map(|line| locker(line, inode, device)).collect()
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 812 08:01:12345 0 EOF`
+fn locker(line: &str, inode: u64, device: Option<u64>) -> Option<Locker> {
     let mut words = line.split_whitespace().skip(1);
     let kind = words.next()?;
     let (_, _, pid, place) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let locked: u64 = place.rsplit(':').next()?.parse().ok()?;
-    (kind == "FLOCK" && locked == inode).then(|| pid.parse().unwrap_or(0).max(0))
+    let mut parts = place.split(':');
+    let mut number = || u32::from_str_radix(parts.next()?, 16).ok();
+    let named = (number()?, number()?);
+    let locked: u64 = parts.next()?.parse().ok()?;
+    let same_device = device.is_none_or(|device| named == (major(device), minor(device)));
+    let pid = pid.parse().unwrap_or(0).max(0);
+    (kind == "FLOCK" && locked == inode).then_some(Locker { pid, same_device })
 }
 
 #[cfg(test)]
@@ -125,12 +206,15 @@ mod tests {
 
     #[test]
     fn the_kernels_list_of_locks_is_understood() {
+        let device = nix::libc::makedev(0, 0x2d);
+        let of = |line: &str, inode| locker(line, inode, Some(device)).map(|found| (found.pid, found.same_device));
         let line = "12: FLOCK  ADVISORY  WRITE 812 00:2d:77 0 EOF";
-        assert_eq!(locker(line, 77), Some(812));
-        assert_eq!(locker(line, 78), None);
-        assert_eq!(locker("12: -> FLOCK  ADVISORY  WRITE 9 00:2d:77 0 EOF", 77), None);
-        assert_eq!(locker("1: POSIX  ADVISORY  WRITE 812 00:2d:77 0 EOF", 77), None);
-        assert_eq!(locker("1: FLOCK  ADVISORY  WRITE -1 00:2d:77 0 EOF", 77), Some(0));
-        assert_eq!(locker("", 77), None);
+        assert_eq!(of(line, 77), Some((812, true)));
+        assert_eq!(of(line, 78), None);
+        assert_eq!(of("12: FLOCK  ADVISORY  READ 812 08:01:77 0 EOF", 77), Some((812, false)));
+        assert_eq!(of("12: -> FLOCK  ADVISORY  WRITE 9 00:2d:77 0 EOF", 77), None);
+        assert_eq!(of("1: POSIX  ADVISORY  WRITE 812 00:2d:77 0 EOF", 77), None);
+        assert_eq!(of("1: FLOCK  ADVISORY  WRITE -1 00:2d:77 0 EOF", 77), Some((0, true)));
+        assert_eq!(of("", 77), None);
     }
 }

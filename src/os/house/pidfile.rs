@@ -3,12 +3,13 @@
 
 use super::HouseError;
 use super::folder::{Folder, stat_of};
+use super::lock::{Held, judge};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{AccessFlags, geteuid};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
@@ -92,7 +93,11 @@ impl PidFile {
         }
         match stale.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(self.taken()),
+            // Everybody may read it, and so lock it: only a master's lock counts.
+            Err(TryLockError::WouldBlock) => match judge(about.st_ino, about.st_uid) {
+                Held::Master(_) | Held::Nobody => return Err(self.taken()),
+                Held::Stranger => {}
+            },
             Err(TryLockError::Error(error)) => return Err(self.failed("lock", error)),
         }
         // Locked, but perhaps no longer what bears the name: then a faster master has cleared it.
@@ -100,6 +105,21 @@ impl PidFile {
             self.folder.unlink(&self.name).map_err(|error| self.failed("replace", error.into()))?;
         }
         Ok(())
+    }
+
+    /// Whether the path still means the file that we wrote; true before it is written.
+    pub(super) fn is_in_place(&self) -> bool {
+        let Some(about) = self.ours.as_ref().and_then(|file| stat_of(file).ok()) else { return true };
+        self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == (about.st_dev, about.st_ino))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Written: for a watch.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.ours.as_ref()
     }
 
     /// At exit: removes the file if the name still means ours.

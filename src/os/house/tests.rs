@@ -22,6 +22,7 @@ fn plan(folder: &Path) -> Plan {
     let nothing = SignalAction::Ignore;
     Plan {
         config: folder.join("rotad.toml"),
+        real: folder.join("rotad.toml"),
         sources: Vec::new(),
         include: Vec::new(),
         master,
@@ -33,7 +34,7 @@ fn plan(folder: &Path) -> Plan {
 }
 
 fn enter(plan: &Plan) -> House {
-    House::enter(plan).unwrap()
+    House::enter(plan).unwrap().0
 }
 
 #[test]

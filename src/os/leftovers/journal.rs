@@ -124,6 +124,15 @@ impl Journal {
         std::fs::remove_file(self.dir.join(FILE))
     }
 
+    /// Writes it anew, with the living alone, into this folder from now on.
+    ///
+    /// # Errors
+    /// As [`Journal::mend`].
+    pub fn anew(&mut self, dir: &Path) -> io::Result<()> {
+        dir.clone_into(&mut self.dir);
+        self.mend()
+    }
+
     fn append(&mut self, line: &str) -> io::Result<()> {
         let removed = || self.file.metadata().is_ok_and(|about| about.nlink() == 0);
         if self.torn.is_some() || self.lines >= MOST_LINES.max(2 * self.living.len()) || removed() {

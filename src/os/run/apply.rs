@@ -148,7 +148,7 @@ impl Keeper {
                 }
                 Extent::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
             }
-            match self.clerk.read(self.plan.config.clone()) {
+            match self.clerk.read(self.plan.config.clone(), self.house.clone(), self.plan.control.clone()) {
                 Ok(number) => self.applying.errand = Some((number, Instant::now())),
                 Err(error) => {
                     let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
@@ -183,6 +183,8 @@ impl Keeper {
                         self.bound(wish, draft, bound);
                     }
                 }
+                Told::Mended(mended) => self.mended(mended),
+                Told::Led { client, question, real } => self.led(client, *question, real.as_deref()),
                 // Too late, or everything stopped meanwhile.
                 Told::Bound(_, Ok(listeners)) => listeners.into_iter().for_each(|listener| self.clerk.close(listener)),
                 Told::Read(..) | Told::Bound(_, Err(_)) => {}

@@ -9,6 +9,7 @@ use crate::observe::events::What;
 use crate::os::reactor::{Interest, Source};
 use crate::plan::{Kind, PoolPlan};
 use rotad_core::PoolId;
+use std::path::Path;
 use std::time::Instant;
 
 /// Whether a request is about this pool. Steps are part of a reload, but nothing that a rolling restart of everything
@@ -43,16 +44,24 @@ impl Keeper {
             None => {}
         }
         if self.server.rests() {
-            self.reactor.unwatch(&self.server);
+            self.server.doors().for_each(|door| self.reactor.unwatch(door));
         }
     }
 
     /// Connections could not be taken for a while: another try.
     pub(super) fn clients_again(&mut self, now: Instant) {
         if self.server.wakes(now) {
-            match self.reactor.watch(&self.server, Source::Control, Interest::Read) {
-                Ok(()) => {}
-                Err(error) => tracing::error!("cannot watch the control socket: {error}"),
+            self.watch_doors();
+        }
+    }
+
+    /// Watches every socket that clients come by, those that are watched already included.
+    pub(super) fn watch_doors(&self) {
+        for door in self.server.doors().filter(|_| !self.server.rests()) {
+            if let Err(error) = self.reactor.watch(door, Source::Control, Interest::Read)
+                && error.kind() != std::io::ErrorKind::AlreadyExists
+            {
+                tracing::error!("cannot watch the control socket: {error}");
             }
         }
     }
@@ -105,11 +114,47 @@ impl Keeper {
     }
 
     fn asked(&mut self, client: u64, question: Question) {
-        if question.config != self.plan.config {
-            let message = format!("this is the master of {}", self.plan.config.display());
-            return self.done(client, 4, message);
+        if question.ask == Ask::Where {
+            let runtime_dir = self.runtime_dir().to_owned();
+            return self.answer(client, &Answer::Here { runtime_dir, config: Some(self.plan.config.clone()) }, true);
         }
-        match question.ask {
+        let ours = [&self.plan.config, &self.plan.real];
+        if [Some(&question.config), question.real.as_ref()].into_iter().flatten().any(|path| ours.contains(&path)) {
+            return self.asked_us(client, question.ask);
+        }
+        // A link on the way to it may have been turned since it was read.
+        if self.clerk.follow(self.plan.config.clone(), client, question).is_err() {
+            self.not_ours(client);
+        }
+    }
+
+    /// The answer to where our configuration's path leads now.
+    pub(super) fn led(&mut self, client: u64, question: Question, real: Option<&Path>) {
+        let meant = [Some(question.config.as_path()), question.real.as_deref()];
+        if real.is_some() && meant.contains(&real) {
+            return self.asked_us(client, question.ask);
+        }
+        self.not_ours(client);
+    }
+
+    fn not_ours(&mut self, client: u64) {
+        let (config, real) = (self.plan.config.display(), &self.plan.real);
+        let mut message = format!("this is the master of {config}");
+        if *real != self.plan.config {
+            message.push_str(&format!(" (which led to {} when it was read)", real.display()));
+        }
+        let quoted = shell_words::quote(&self.plan.config.to_string_lossy()).into_owned();
+        message.push_str(&format!(
+            "\n  it is asked by `-c {quoted}`; if your file is to take its place, `rotad stop -c {quoted}` first; if both \
+             are to run, give each its own `name` (or `runtime_dir`) in [master]"
+        ));
+        self.done(client, 4, message);
+    }
+
+    fn asked_us(&mut self, client: u64, ask: Ask) {
+        match ask {
+            // Answered above.
+            Ask::Where => {}
             Ask::Status => {
                 let status = self.snapshot();
                 self.answer(client, &Answer::Status(Box::new(status)), true);

@@ -1,10 +1,12 @@
 //! The clerk: threads that do for the main loop what may hang on a foreign path: reading the configuration, opening
 //! addresses, dressing and removing socket files. A dead mount holds the clerk alone.
 
+use crate::control::wire::Question;
+use crate::os::house::{HouseError, Mended, Mender};
 use crate::os::pen;
 use crate::os::sockets::{self, Dress, Fresh, Listener, Look, Looked, SocketError};
 use crate::os::wake::Wake;
-use crate::plan::{FileAccess, ListenPlan, Plan};
+use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,14 @@ pub(super) enum Told {
     /// The plan and the warnings, or the findings.
     Read(u64, Box<Result<(Plan, String), String>>),
     Bound(u64, Result<Vec<Listener>, Unbound>),
+    /// The house was looked after.
+    Mended(Result<Mended, HouseError>),
+    /// Where the configuration's path leads by now, for a client whose question names another one.
+    Led {
+        client: u64,
+        question: Box<Question>,
+        real: Option<PathBuf>,
+    },
     /// A socket file could not get its owner or mode, or not be removed.
     Trouble(String),
     /// A socket file has got its owner and mode.
@@ -64,15 +74,32 @@ impl Clerk {
         std::thread::Builder::new().name("clerk".into()).stack_size(STACK).spawn(go).map(drop)
     }
 
-    /// The number of the errand: who does not wait for it any more knows a late answer by it.
+    /// Reads the configuration, once the house was looked after: what is born of it has to find its folder. The number
+    /// of the errand: who does not wait for it any more knows a late answer by it.
     ///
     /// # Errors
     /// No thread can be had.
-    pub(super) fn read(&mut self, path: PathBuf) -> io::Result<u64> {
+    pub(super) fn read(&mut self, path: PathBuf, house: Mender, control: ControlPlan) -> io::Result<u64> {
         self.number += 1;
-        let (reader, number) = (self.reader.clone(), self.number);
-        self.send(move || Some(Told::Read(number, Box::new(reader(&path)))))?;
+        let (reader, number, done) = (self.reader.clone(), self.number, self.done.clone());
+        self.send(move || {
+            done.send(Told::Mended(house.mend(control.mode, control.group))).ok();
+            Some(Told::Read(number, Box::new(reader(&path))))
+        })?;
         Ok(number)
+    }
+
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn mend(&self, house: Mender, mode: u32, group: Option<u32>) -> io::Result<()> {
+        self.send(move || Some(Told::Mended(house.mend(mode, group))))
+    }
+
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn follow(&self, path: PathBuf, client: u64, question: Question) -> io::Result<()> {
+        let question = Box::new(question);
+        self.send(move || Some(Told::Led { client, question, real: path.canonicalize().ok() }))
     }
 
     /// Opens `plans`, or none of them. `all`: every address of the configuration. `logs`: files that pools are to

@@ -38,6 +38,7 @@ impl Keeper {
         }
         self.adjust_sockets(draft);
         self.adopt_master(&draft.plan);
+        self.known_by(&draft.plan.real);
         self.refresh_plan();
         self.watch_files();
         if !lines.is_empty() {

@@ -100,10 +100,11 @@ impl Keeper {
         self.end_of_events();
         self.pen.drain();
         self.streams.end(LAST_LINES);
-        let Self { house, mut launch, roster, fence, exit_code, .. } = self;
+        let Self { house, mut server, mut launch, roster, fence, exit_code, .. } = self;
         // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
+        server.keep_signs(&[]);
         drop((roster, fence));
-        within(FILES, "the pid file and the control socket", move || drop(house));
+        within(FILES, "the pid file and the control socket", move || house.leave());
         let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
         told.unwrap_or(code).max(code).max(exit_code.unwrap_or(0))
     }

@@ -13,6 +13,7 @@ mod clerk;
 mod commit;
 mod fence;
 mod inbox;
+mod keeping;
 mod launch;
 mod leave;
 mod limits;
@@ -48,7 +49,7 @@ use crate::observe::events::What;
 use crate::os::birth::Spawner;
 use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
-use crate::os::house::House;
+use crate::os::house::Mender;
 use crate::os::leftovers::Journal;
 use crate::os::pen::{Output, Pen};
 use crate::os::reactor::{Reactor, Source};
@@ -60,6 +61,7 @@ use apply::{Applying, Wish};
 use care::Care;
 use chronicle::Note;
 use fence::Fence;
+use keeping::Keeping;
 use launch::LaunchWatch;
 use leave::Leaving;
 use listening::Listening;
@@ -111,7 +113,8 @@ struct Keeper {
     /// Pools whose change was put back in the present step.
     put_back: BTreeSet<PoolId>,
     watching: Watching,
-    house: House,
+    house: Mender,
+    keeping: Keeping,
     journal: Journal,
     /// It has been said that the journal cannot be written.
     journal_torn: bool,
@@ -246,6 +249,7 @@ impl Keeper {
             Source::Listener(number) => self.listener_shut(number),
             Source::SocketFile(number) => self.socket_file(number),
             Source::Control => self.new_clients(),
+            Source::House => self.house_heard(),
             Source::Client(client) => self.hear(client),
             Source::Exit(worker) => self.exited(worker),
         }
@@ -268,6 +272,7 @@ impl Keeper {
             self.orphans.deadline(),
             self.scout.deadline(),
             self.applying.deadline(),
+            self.keeping.deadline(),
         ];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(moments).min()
@@ -279,6 +284,7 @@ impl Keeper {
             self.spawner.check(now);
             self.births();
         }
+        self.keep_by_the_clock(now);
         for client in self.server.overdue(now) {
             self.drop_client(client);
         }
@@ -379,6 +385,7 @@ impl Keeper {
                 self.received(format!("{text}: opening the log again"));
                 self.pen.reopen();
                 self.look_after_sockets();
+                self.keep_house();
             }
             SignalAction::Ignore => self.received(format!("{text}: ignored, as configured")),
         }
@@ -441,7 +448,7 @@ impl Keeper {
                 let text = format!(
                     "the list of workers in {} cannot be written: {error}; it is tried again each second, and a start \
                      after a kill -9 goes by the workers' environment meanwhile",
-                    self.house.path().display()
+                    self.runtime_dir().display()
                 );
                 Note::new(What::Journal, text).cause("torn").warn()
             }

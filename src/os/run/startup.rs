@@ -6,6 +6,7 @@ use super::care::Care;
 use super::chronicle::Chronicle;
 use super::clerk::{Clerk, Reader};
 use super::fence::Fence;
+use super::keeping::{self, Keeping};
 use super::launch::LaunchWatch;
 use super::limits::raise_nofile;
 use super::listening::Listening;
@@ -25,7 +26,7 @@ use crate::observe::diary;
 use crate::os::birth::{Settings, Spawner, shim};
 use crate::os::clock::Clock;
 use crate::os::daemon::Launch;
-use crate::os::house::House;
+use crate::os::house::{House, Mender, NOTIFY, make_notify_dir};
 use crate::os::leftovers::{Journal, Leftover, Leftovers, Manner, Nudge};
 use crate::os::lineage;
 use crate::os::pen::{self, Paper, Pen, Rotation};
@@ -39,10 +40,9 @@ use crate::os::wake::Wake;
 use crate::plan::{Plan, PoolPlan, Sink};
 use rotad_core::{Master, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ impl Keeper {
 }
 
 fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Ground, Failed> {
-    let mut house = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
+    let (mut house, signs) = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
     let left = leftovers(plan, launch, &house)?;
     sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
@@ -100,8 +100,10 @@ fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Grou
     let control = house
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
-    let server = Server::new(control, plan.control.mode);
-    let notify_dir = house.path().join("notify");
+    let mut server = Server::new(control, plan.control.mode);
+    server.tell_where(&keeping::here(house.path()));
+    signs.into_iter().for_each(|sign| server.add_sign(sign.path, sign.listener));
+    let notify_dir = house.path().join(NOTIFY);
     make_notify_dir(&notify_dir).map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
     let fence = Fence::find(&plan.master.name);
     let tag = new_tag();
@@ -114,6 +116,9 @@ fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Grou
         config = %plan.config.display(),
         "rotad {} begins: {}", env!("CARGO_PKG_VERSION"), plan.master.name
     );
+    for warning in std::mem::take(&mut house.warnings) {
+        tracing::warn!("{warning}");
+    }
     if launch.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
@@ -294,20 +299,6 @@ fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
 }
 
-/// Workers of any user pass through it to their own socket; nobody but us lists or writes it.
-fn make_notify_dir(path: &std::path::Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o711).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            for entry in std::fs::read_dir(path)?.flatten() {
-                std::fs::remove_file(entry.path()).ok();
-            }
-        }
-        other => other?,
-    }
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
-}
-
 /// All that a keeper needs; from here on nothing fails.
 struct Standing {
     ground: Ground,
@@ -331,7 +322,9 @@ impl Standing {
             let null = File::options().read(true).write(true).open("/dev/null")?;
             reactor.watch(ground.signals.as_fd(), Source::Signals, Interest::Read)?;
             reactor.watch(wake.as_fd(), Source::Wake, Interest::Read)?;
-            reactor.watch(ground.server.as_fd(), Source::Control, Interest::Read)?;
+            for door in ground.server.doors() {
+                reactor.watch(door, Source::Control, Interest::Read)?;
+            }
             for (number, listener) in ground.listeners.iter().enumerate() {
                 // The same numbers as `Listening` gives them.
                 reactor.watch(listener.fd().as_fd(), Source::Listener(number as u64), Interest::Hangup)?;
@@ -372,6 +365,13 @@ impl Standing {
         listening.set_lone((0..ids.len()).filter(|index| !used.contains(index)).map(|index| ids[index]).collect());
         let watched: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone(), patience(pool))).collect();
         let launch = LaunchWatch::new(launch, watched.into_iter());
+        let notify_dir = ground.house.path().join(NOTIFY);
+        let house = Mender::new(ground.house);
+        if let Some(ear) = house.ear()
+            && let Err(error) = reactor.watch(ear, Source::House, Interest::Read)
+        {
+            tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
+        }
         Keeper {
             core: Master::new(),
             clock: Clock::start(),
@@ -382,8 +382,9 @@ impl Standing {
             put_back: BTreeSet::new(),
             exit_code: None,
             watching: Watching::new(wake.clone()),
-            notify_dir: ground.house.path().join("notify"),
-            house: ground.house,
+            notify_dir,
+            house,
+            keeping: Keeping::default(),
             signals: ground.signals,
             listening,
             posts,

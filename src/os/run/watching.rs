@@ -83,7 +83,7 @@ impl Keeper {
             let path = own(path);
             [format!("!{path}"), format!("!{path}.[0-9]"), format!("!{path}.[0-9][0-9]*")]
         });
-        let house = own(self.house.path());
+        let house = own(self.runtime_dir());
         let house =
             ["control.sock", "master.lock", "master.pid", "notify", "workers*"].map(|name| format!("!{house}/{name}"));
         logs.chain([format!("!{}", own(&master.pid_file))]).chain(house).collect()
