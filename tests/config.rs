@@ -238,7 +238,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(web.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(30) }]);
     assert_eq!(task.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(300) }]);
     let reload = &web.policy.reload;
-    assert_eq!((reload.surge, reload.max_draining, reload.soak), (2, 5, Span::from_secs(1)));
+    assert_eq!((reload.surge, reload.max_draining, reload.soak), (2, 5, None));
+    assert_eq!((web.policy.soak(false), web.policy.soak(true)), (Span::from_secs(1), Span::from_secs(10)));
     assert_eq!((reload.on_failure, task.policy.reload.surge), (OnFailure::Rollback, 1));
     let restart = &web.policy.restart;
     assert_eq!((restart.policy, restart.delay, restart.max_delay), (RestartPolicy::Always, Span(100), Span(30_000)));

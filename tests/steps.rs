@@ -121,7 +121,7 @@ fn a_start_whose_step_fails() {
     site.write("fail", "");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    for part in ["the table is locked", "waits for migrate, which failed", "these serve: alone"] {
+    for part in ["the table is locked", "waits for migrate, which failed", "alive: alone"] {
         assert!(run.text().contains(part), "{part}: {run:?}");
     }
     let status = site.status().expect("a master");

@@ -12,6 +12,7 @@ use super::templates::Templates;
 use super::{accounts, logs, look, ports, values, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
 use rotad_core::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
+use std::time::Duration;
 
 /// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
 const AUTO: Span = Span::from_secs(1);
@@ -28,6 +29,7 @@ pub(super) fn pool(
 ) -> Marked {
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
     let policy = policy(cx, kind, &pool);
+    warn_by_age(cx, name, &pool, &policy);
     let sockets = sockets(cx, listeners, &pool);
     let plans: Vec<ListenPlan> = sockets.listen.iter().map(|index| listeners.plans[*index].clone()).collect();
     let mut texts = Templates {
@@ -129,6 +131,27 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
     }
 }
 
+/// Nobody should take an age for a proof without knowing it. Whoever writes as long a `soak` as is the default knows.
+fn warn_by_age(cx: &mut Reader, name: &At<String>, pool: &Pool, policy: &Policy) {
+    let Readiness::Alive(after) = policy.readiness else { return };
+    let (soak, stable_after) = (policy.soak(true), policy.restart.stable_after);
+    if policy.kind == PoolKind::Step || policy.reload.soak.is_some_and(|soak| soak >= stable_after) {
+        return;
+    }
+    let place = pool.ready.as_ref().map_or(&name.span, |at| cx.own(&at.span, &name.span)).clone();
+    let alive = if after == Span::ZERO { "once its program runs".to_owned() } else { format!("after {after}") };
+    let watched = if soak == Span::ZERO { "no longer".to_owned() } else { format!("for {soak}") };
+    let message = format!(
+        "nothing but its age says that a worker is ready: it counts as alive {alive}, and a deploy watches it {watched}"
+    );
+    let hint = format!(
+        "write ready = \"notify\", or a check: ready = {{ command = [\"…\"] }}, {{ http = \"…\" }} or {{ connect = \"…\" }}; \
+         where an age is all there is, `soak = \"{}\"` in `reload` says that you know",
+        humantime::format_duration(Duration::from_millis(stable_after.as_millis()))
+    );
+    cx.warning(&place, message, hint);
+}
+
 fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
     let listens = pool.listens();
     let Some(ready) = &pool.ready else {
@@ -166,7 +189,7 @@ fn reload(count: u32, reload: &pool_tables::Reload) -> Reload {
     Reload {
         surge: reload.surge.as_ref().map_or(Surge::Percent(25), |at| at.value).of(count),
         max_draining: reload.max_draining.as_ref().map_or(count, |at| at.value).max(1),
-        soak: reload.soak.as_ref().map_or(Span::from_secs(1), |at| at.value),
+        soak: reload.soak.as_ref().map(|at| at.value),
         on_failure: reload.on_failure.as_ref().map_or(OnFailure::Rollback, |at| at.value),
     }
 }

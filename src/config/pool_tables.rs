@@ -62,8 +62,9 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
     key(
         "soak",
         "duration",
-        "`\"1s\"`",
-        "how long the first new worker must serve before more are touched",
+        "`\"1s\"`; by age alone `stable_after`",
+        "how long the first new worker must serve before more are touched; where only their age says that workers are \
+         ready, each new one has to live so long before the roll is done",
         |cx, into, v| {
             into.soak = cx.duration(v);
         },

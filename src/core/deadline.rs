@@ -12,6 +12,8 @@ pub(crate) enum Key {
     Essential(PoolId),
     /// The crash loop's probe has served long enough.
     Breaker(PoolId),
+    /// The new workers of a rolling restart have lived long enough.
+    Roll(PoolId),
     /// Everything has to be gone.
     Cap,
 }

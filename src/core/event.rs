@@ -4,13 +4,18 @@ use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
 use alloc::vec::Vec;
 
 /// A fact. A fact about a worker that is gone is expected and changes nothing.
+#[allow(clippy::large_enum_variant, reason = "an event lives for one step; wishes are rare")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The worker's program runs: exec succeeded.
     Born(WorkerId),
     /// No worker came of the order: fork refused, no such program, no such directory.
     SpawnFailed(WorkerId),
+    /// Something says that the worker is ready: itself, a check, or what can be seen of it. One that was called alive
+    /// for its age alone is ready from now on.
     Ready(WorkerId),
+    /// Nothing can say whether this worker is ready, and it has lived for as long as has to do instead.
+    Lived(WorkerId),
     /// The worker serves, but its health check has failed for good.
     Unhealthy(WorkerId),
     /// A listening socket that these workers hold was replaced by a new one: no new connection reaches them.

@@ -37,7 +37,7 @@ impl Master {
         let Some(worker) = self.workers.get(&id).filter(|worker| !self.is_step(worker.pool)) else { return };
         let Readiness::Alive(span) = worker.readiness else { return };
         if span == Span::ZERO {
-            return self.became_ready(id);
+            return self.became_ready(id, true);
         }
         let at = self.now + span;
         self.change(id, |w| {
@@ -47,7 +47,36 @@ impl Master {
         });
     }
 
-    pub(crate) fn became_ready(&mut self, id: WorkerId) {
+    pub(crate) fn reported(&mut self, id: WorkerId) {
+        match self.workers.get(&id) {
+            Some(worker) if worker.serves() && worker.unproven.is_some() => self.confirmed(id),
+            Some(_) => self.became_ready(id, false),
+            None => {}
+        }
+    }
+
+    /// It was called alive for its age; now something says that it is ready.
+    fn confirmed(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (pool, took) = (worker.pool, now - worker.began);
+        let Some(known) = self.pools.get_mut(&pool) else { return };
+        let soak = known.policy.soak(false);
+        if let (Some(roll), Some(at)) = (&mut known.roll, worker.unproven) {
+            roll.unproven.remove(&(at, id));
+        }
+        self.change(id, |w| {
+            w.unproven = None;
+            if let State::Soaking { until } = &mut w.state {
+                *until = (*until).min(now + soak);
+            }
+        });
+        self.record(Record::Confirmed { worker: id, took });
+        self.stirred.insert(pool);
+    }
+
+    /// `by_age`: nothing says so, it has only lived long enough.
+    pub(crate) fn became_ready(&mut self, id: WorkerId, by_age: bool) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
         if !matches!(worker.state, State::Starting { .. }) {
@@ -58,14 +87,20 @@ impl Master {
             return;
         }
         let took = now - worker.began;
-        let Some(known) = self.pools.get(&pool) else { return };
-        let soak = known.policy.reload.soak;
+        let Some(known) = self.pools.get_mut(&pool) else { return };
+        let soak = known.policy.soak(by_age);
+        let until = now + soak;
         let is_canary = known.roll.as_ref().is_some_and(|r| r.phase == Phase::Canary && r.canary == Some(id));
+        let soaks = is_canary && soak > Span::ZERO;
+        if let Some(roll) = known.roll.as_mut().filter(|_| by_age) {
+            roll.watch(id, generation, slot, until);
+        }
         self.change(id, |w| {
             w.ready_at = Some(now);
-            w.state = if is_canary && soak > Span::ZERO { State::Soaking { until: now + soak } } else { State::Ready };
+            w.unproven = by_age.then_some(until);
+            w.state = if soaks { State::Soaking { until } } else { State::Ready };
         });
-        self.record(Record::Ready { worker: id, took });
+        self.record(Record::Ready { worker: id, took, by_age, soak: if soaks { soak } else { Span::ZERO } });
         if place == Place::Current {
             self.filled(pool, slot, generation, id);
         }
@@ -221,13 +256,16 @@ impl Master {
     /// Takes a worker out of its slot.
     pub(crate) fn detach(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
-        let (pool, slot, place) = (worker.pool, worker.slot, worker.place);
+        let (pool, slot, place, unproven) = (worker.pool, worker.slot, worker.place, worker.unproven);
         if place == Place::Leaving {
             return;
         }
         self.change(id, |w| w.place = Place::Leaving);
         self.touch(pool, slot);
         let Some(known) = self.pools.get_mut(&pool) else { return };
+        if let (Some(roll), Some(at)) = (&mut known.roll, unproven) {
+            roll.unproven.remove(&(at, id));
+        }
         let Some(seat) = known.slots.get_mut(slot.0 as usize) else { return };
         seat.leaving += 1;
         if let Some(breaker) = known.breaker {

@@ -51,7 +51,8 @@ impl Master {
         match event {
             Event::Born(id) => self.born(id),
             Event::SpawnFailed(id) => self.spawn_failed(id),
-            Event::Ready(id) => self.became_ready(id),
+            Event::Ready(id) => self.reported(id),
+            Event::Lived(id) => self.became_ready(id, true),
             Event::Unhealthy(id) => self.unhealthy(id),
             Event::Unreachable(ids) => self.unreachable(&ids),
             Event::Extended(id, by) => {
@@ -92,6 +93,9 @@ impl Master {
             Key::Worker(id) => self.worker_due(id),
             Key::Slot(pool, slot) => self.touch(pool, slot),
             Key::Breaker(pool) => self.hope_fulfilled(pool),
+            Key::Roll(pool) => {
+                self.stirred.insert(pool);
+            }
             Key::Essential(pool) => self.essential_due(pool),
             Key::Cap => self.kill_all(Cut::Cap),
         }
@@ -100,7 +104,7 @@ impl Master {
     fn worker_due(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         match worker.state {
-            State::Starting { alive_at: Some(at), .. } if at <= self.now => self.became_ready(id),
+            State::Starting { alive_at: Some(at), .. } if at <= self.now => self.became_ready(id, true),
             State::Starting { ready_by, .. } if ready_by <= self.now => self.not_ready_in_time(id),
             State::Soaking { until } if until <= self.now => self.soaked(id),
             State::Stopping { step, until, .. } if until <= self.now => self.advance_stop(id, step + 1),

@@ -131,7 +131,16 @@ pub enum Cause {
 /// One line of the diary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
+    /// `by_age`: it has lived long enough, and nothing says more. `soak`: so long it is watched before anything else
+    /// is touched.
     Ready {
+        worker: WorkerId,
+        took: Span,
+        by_age: bool,
+        soak: Span,
+    },
+    /// One that was ready for its age alone says so itself, so long after its start.
+    Confirmed {
         worker: WorkerId,
         took: Span,
     },
@@ -171,9 +180,16 @@ pub enum Record {
     Lost {
         worker: WorkerId,
     },
+    /// So many early deaths within so long a time.
     CrashLoop {
         pool: PoolId,
         deaths: u32,
+        span: Span,
+    },
+    /// One has served for a second in a loop of workers that fail later than that: the rest is started, and the loop is
+    /// over once one has been ready for `stable_after`.
+    CrashLoopEases {
+        pool: PoolId,
     },
     CrashLoopOver {
         pool: PoolId,
@@ -182,6 +198,11 @@ pub enum Record {
         pool: PoolId,
         generation: Generation,
         of: u32,
+    },
+    /// Every slot is done, and nothing but their age speaks for the new workers: they are watched for so much longer.
+    Watched {
+        pool: PoolId,
+        span: Span,
     },
     /// One slot is done.
     Replaced {

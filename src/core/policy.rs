@@ -35,7 +35,8 @@ pub enum PoolKind {
 pub enum Readiness {
     /// Only [`crate::Event::Ready`].
     Reported,
-    /// [`crate::Event::Ready`], or having lived this long since [`crate::Event::Born`].
+    /// [`crate::Event::Ready`], or having lived this long since [`crate::Event::Born`]: then it is alive, and nothing
+    /// says more.
     Alive(Span),
 }
 
@@ -53,9 +54,24 @@ pub struct Reload {
     pub surge: u32,
     /// Old workers that have got their stop and still finish; at least 1.
     pub max_draining: u32,
-    /// How long the first new worker must serve before more are touched.
-    pub soak: Span,
+    /// How long the first new worker must serve before more are touched. `None`: [`Reload::SOAK`] for one that was
+    /// reported ready, [`Restart::stable_after`] for one of which only its age is known.
+    pub soak: Option<Span>,
     pub on_failure: OnFailure,
+}
+
+impl Reload {
+    /// The soak of a worker that was reported ready, where none is given.
+    pub const SOAK: Span = Span::from_secs(1);
+}
+
+impl Policy {
+    /// How long a new worker is watched after it became ready. By age alone that is every new worker of a rolling
+    /// restart; of those that were reported ready it is the first.
+    pub fn soak(&self, by_age: bool) -> Span {
+        let default = if by_age { self.restart.stable_after } else { Reload::SOAK };
+        self.reload.soak.unwrap_or(default)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,8 @@ use crate::essential::Dark;
 use crate::generations::History;
 use crate::renew::Renewals;
 use crate::roll::{LastRoll, Roll};
+#[cfg(doc)]
+use crate::worker::EARLY;
 use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -34,6 +36,9 @@ pub(crate) struct Place {
     pub(crate) delays: u32,
     /// Ends in a row before ready: they are no failures, but nobody should wait for the next one.
     pub(crate) vain: u32,
+    /// The first death of the row, where its worker had been ready for a while: it counts for a crash loop only once
+    /// the slot fails again.
+    pub(crate) first_death: Option<Time>,
     pub(crate) not_before: Option<Time>,
     pub(crate) ended: Option<Ended>,
     /// Starts after deaths that nobody asked for.
@@ -49,10 +54,24 @@ impl Place {
     fn forgive(&mut self) {
         self.not_before = None;
         self.ended = None;
+        self.vain = 0;
+        self.begin_anew();
+    }
+
+    /// No death counts any more.
+    pub(crate) fn begin_anew(&mut self) {
         self.deaths = 0;
         self.delays = 0;
-        self.vain = 0;
+        self.first_death = None;
     }
+}
+
+/// A death that counts for a crash loop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EarlyDeath {
+    pub(crate) at: Time,
+    /// The worker had been ready for longer than [`EARLY`].
+    pub(crate) late: bool,
 }
 
 /// The pool crash-loops: one slot tries, the other empty ones wait for its success.
@@ -62,12 +81,19 @@ pub(crate) struct Breaker {
     pub(crate) since: Time,
     /// A worker that has become ready since; at that time it counts as a success.
     pub(crate) hope: Option<WorkerId>,
+    /// Workers have died that had been ready for longer than [`EARLY`]: only one that stays for `stable_after` shows
+    /// that this is over.
+    pub(crate) late: bool,
+    /// Such a loop goes on, but the hope has served for [`EARLY`]: the others are started as well.
+    pub(crate) open: bool,
 }
 
 impl Breaker {
-    /// One at a time: not beside one that is starting, nor while one that is ready may prove that all is well.
-    pub(crate) fn lets(&self, slot: Slot, trying: u32) -> bool {
-        self.probe == slot && trying == 0 && self.hope.is_none()
+    /// One at a time: not beside one that is starting, nor while one that is ready may prove that all is well. Where
+    /// workers fail late, a slot's first death is repaired like any other first death.
+    pub(crate) fn lets(&self, slot: Slot, deaths: u32, trying: u32) -> bool {
+        let is_turn = self.probe == slot && trying == 0 && self.hope.is_none();
+        is_turn || self.open || self.late && deaths <= 1
     }
 }
 
@@ -103,7 +129,8 @@ pub(crate) struct Pool {
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
     pub(crate) breaker: Option<Breaker>,
-    pub(crate) early_deaths: VecDeque<Time>,
+    /// The last deaths that count for a crash loop, as many as would make one, in the order of time.
+    pub(crate) early_deaths: VecDeque<EarlyDeath>,
     /// Every wanted worker has been ready at once since the last change.
     pub(crate) full: bool,
     /// Slots that have ended well.
@@ -188,9 +215,18 @@ impl Pool {
         }
     }
 
-    /// Deaths before ready within ten seconds that make a crash loop: half of the pool, at least two.
+    /// Early deaths that make a crash loop: half of the pool, at least two.
     pub(crate) fn breaker_limit(&self) -> usize {
         (self.policy.count.div_ceil(2) as usize).max(2)
+    }
+
+    /// One more early death, in its place.
+    pub(crate) fn remember_early(&mut self, death: EarlyDeath) {
+        let place = self.early_deaths.partition_point(|known| known.at <= death.at);
+        self.early_deaths.insert(place, death);
+        while self.early_deaths.len() > self.breaker_limit() {
+            self.early_deaths.pop_front();
+        }
     }
 
     /// One more process keeps the promised ceiling.

@@ -1,12 +1,15 @@
 //! After a death that nobody asked for: whose fault, how long to wait, and when a whole pool is sick.
 
 use crate::deadline::Key;
-use crate::pool::{Activity, Breaker, Ended, Pool};
+use crate::pool::{Activity, Breaker, EarlyDeath, Ended, Pool};
 use crate::roll::Phase;
 use crate::worker::{EARLY, Place, State, Worker, jitter};
-use crate::{Cause, Exit, Failure, Generation, Master, PoolId, Record, RestartPolicy, Slot, Span, Time, WorkerId};
+use crate::{
+    Cause, Exit, Failure, Generation, Master, PoolId, Record, Reload, RestartPolicy, Slot, Span, Time, WorkerId,
+};
 
-/// Deaths within this span make a crash loop.
+/// So long before the birth of the one that dies may the first of the deaths lie that make a crash loop. Its own life is
+/// left out: however long workers need to fail, their deaths add up.
 const WINDOW: Span = Span::from_secs(10);
 
 /// A death, looked at.
@@ -34,6 +37,10 @@ impl Master {
         let is_end =
             matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.success_exit_codes.contains(&code));
         let place = worker.place;
+        // Of one that is watched for its age alone, a good end after a while says more than more of that age.
+        let soaked_well = matches!(worker.state, State::Soaking { .. })
+            && worker.unproven.is_some()
+            && worker.ready_at.is_some_and(|at| self.now - at >= Reload::SOAK);
         let death =
             Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end, never_again, exit };
         // A successor that waits for its turn may end as well; the delay keeps that from going round and round.
@@ -41,7 +48,7 @@ impl Master {
             && match place {
                 Place::Current => worker.ready_at.is_some(),
                 Place::Successor => {
-                    worker.state == State::Ready && self.now - worker.began >= pool.policy.restart.delay
+                    soaked_well || worker.state == State::Ready && self.now - worker.began >= pool.policy.restart.delay
                 }
                 Place::Leaving => false,
             };
@@ -56,6 +63,9 @@ impl Master {
             }
         }
         self.detach(id);
+        if ended_well {
+            self.note_good_end(&worker, id, soaked_well);
+        }
         self.lose_early_one(id, &worker);
         let retry_in = match place {
             _ if fails_roll || fails_back => None,
@@ -83,6 +93,15 @@ impl Master {
             self.fail_way_back(worker.pool);
         }
         self.trip(worker.pool, &death, fails_roll || fails_back || fails_renewal);
+    }
+
+    /// A new worker of a rolling restart has come to a good end: its slot need not show any more that it can live.
+    fn note_good_end(&mut self, worker: &Worker, id: WorkerId, soaked_well: bool) {
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool) else { return };
+        if roll.is_fresh(id, worker.generation) {
+            roll.ended_well.insert(worker.slot);
+            roll.canary_ended_well |= soaked_well;
+        }
     }
 
     /// On the way to an older generation one that was of it already is gone.
@@ -123,8 +142,7 @@ impl Master {
             return None;
         }
         if death.ready_at.is_some_and(|at| now - at >= restart.stable_after) {
-            slot.deaths = 0;
-            slot.delays = 0;
+            slot.begin_anew();
         }
         slot.vain = if death.is_end && death.ready_at.is_none() { slot.vain.saturating_add(1) } else { 0 };
         let at = if slot.vain > 0 {
@@ -149,28 +167,45 @@ impl Master {
     }
 
     /// Early deaths of a pool add up to a crash loop; those of a new generation are its rolling restart's affair.
+    ///
+    /// Early is a death before ready, or within `stable_after` of it. Of a slot whose worker had been ready for more than
+    /// a second, the first one is repaired at once and is counted only if the next worker fails as well: workers that
+    /// something from outside has killed all at once come back all at once.
     pub(crate) fn trip(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running) else { return };
-        if let Some(breaker) = &pool.breaker {
+        let age = death.ready_at.map(|at| now - at);
+        let late = age.is_some_and(|age| age > EARLY);
+        let early = age.is_none_or(|age| age <= EARLY || age < pool.policy.restart.stable_after);
+        let stays_empty = pool.slots.get(death.slot.0 as usize).is_some_and(|seat| seat.ended.is_some());
+        let counts = early && !death.is_end && !is_rolls && !stays_empty;
+        if let Some(breaker) = &mut pool.breaker {
+            breaker.late |= counts && late;
             if breaker.hope == Some(death.id) {
                 self.seek_hope(id, death.slot);
             }
             return;
         }
-        let stays_empty = pool.slots.get(death.slot.0 as usize).is_some_and(|seat| seat.ended.is_some());
-        let early = !stays_empty && death.ready_at.is_none_or(|at| now - at <= EARLY);
-        if !early || death.is_end || is_rolls {
+        if !counts {
             return;
         }
-        pool.early_deaths.push_back(now);
-        while pool.early_deaths.front().is_some_and(|at| now - *at > WINDOW) {
-            pool.early_deaths.pop_front();
+        let Some(seat) = pool.slots.get_mut(death.slot.0 as usize) else { return };
+        let first = seat.first_death.take();
+        if late && seat.deaths <= 1 {
+            seat.first_death = Some(now);
+            return;
         }
-        let deaths = pool.early_deaths.len();
-        if deaths >= pool.breaker_limit() {
-            pool.breaker = Some(Breaker { probe: death.slot, since: now, hope: None });
-            self.record(Record::CrashLoop { pool: id, deaths: deaths as u32 });
+        if let Some(at) = first {
+            pool.remember_early(EarlyDeath { at, late: true });
+        }
+        pool.remember_early(EarlyDeath { at: now, late });
+        let limit = pool.breaker_limit();
+        let deaths = pool.early_deaths.iter().filter(|known| known.at + WINDOW >= death.began).count();
+        if deaths >= limit {
+            let late = pool.early_deaths.iter().any(|known| known.late);
+            pool.breaker = Some(Breaker { probe: death.slot, since: now, hope: None, late, open: false });
+            let span = pool.early_deaths.front().map_or(Span::ZERO, |first| now - first.at);
+            self.record(Record::CrashLoop { pool: id, deaths: deaths as u32, span });
         }
     }
 
@@ -186,13 +221,24 @@ impl Master {
         }
     }
 
+    /// The rest follows; where workers had failed later than that, the loop is over only when this one is stable.
     pub(crate) fn hope_fulfilled(&mut self, id: PoolId) {
-        let Some(breaker) = self.pools.get(&id).and_then(|pool| pool.breaker) else { return };
+        let now = self.now;
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let stable_after = pool.policy.restart.stable_after;
+        let Some(breaker) = &mut pool.breaker else { return };
         let Some(hope) = breaker.hope else { return };
-        if self.workers.get(&hope).is_some_and(Worker::serves) {
-            self.end_crash_loop(id);
-        } else {
-            self.seek_hope(id, breaker.probe);
+        let Some(ready_at) = self.workers.get(&hope).filter(|worker| worker.serves()).and_then(|w| w.ready_at) else {
+            let probe = breaker.probe;
+            return self.seek_hope(id, probe);
+        };
+        if !breaker.late || ready_at + stable_after <= now {
+            return self.end_crash_loop(id);
+        }
+        self.deadlines.set(Key::Breaker(id), Some(ready_at + stable_after));
+        if !core::mem::replace(&mut breaker.open, true) {
+            self.record(Record::CrashLoopEases { pool: id });
+            self.start_rest(id);
         }
     }
 
@@ -202,6 +248,7 @@ impl Master {
         let Some(Pool { breaker: Some(breaker), slots, .. }) = self.pools.get_mut(&id) else { return };
         let workers = &self.workers;
         breaker.hope = None;
+        breaker.open = false;
         let found = slots
             .iter()
             .filter_map(|seat| workers.get_key_value(&seat.current?))
@@ -226,11 +273,16 @@ impl Master {
         if !self.forget_crash_loop(id) {
             return;
         }
+        self.record(Record::CrashLoopOver { pool: id });
+        self.start_rest(id);
+    }
+
+    /// Nobody waits for his delay any more.
+    fn start_rest(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         for slot in &mut pool.slots {
             slot.not_before = None;
         }
-        self.record(Record::CrashLoopOver { pool: id });
         self.touch_all(id);
     }
 

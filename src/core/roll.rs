@@ -42,12 +42,28 @@ pub(crate) struct Roll {
     pub(crate) of: u32,
     /// Those who cancelled it: they hear of its end.
     pub(crate) cancellers: Vec<Ticket>,
+    /// New workers that are ready for their age alone, and how long each has to live before the roll is done.
+    pub(crate) unproven: BTreeSet<(Time, WorkerId)>,
+    /// Slots in which a new worker has come to a good end: that says more than an age.
+    pub(crate) ended_well: BTreeSet<Slot>,
+    /// The first new worker has come to a good end: nobody else has to soak.
+    pub(crate) canary_ended_well: bool,
+    /// It was told that the new workers are watched.
+    pub(crate) watch_told: bool,
 }
 
 impl Roll {
     /// Of the new generation, and made by this roll: on the way back to an older one, some may have served before.
     pub(crate) fn is_fresh(&self, id: WorkerId, generation: Generation) -> bool {
         generation == self.generation && id > self.after
+    }
+
+    /// A new worker is ready for its age alone: the roll is not done before `until`.
+    pub(crate) fn watch(&mut self, id: WorkerId, generation: Generation, slot: Slot, until: Time) {
+        let back = matches!(self.phase, Phase::Back(_));
+        if !back && self.is_fresh(id, generation) && !self.ended_well.contains(&slot) {
+            self.unproven.insert((until, id));
+        }
     }
 
     /// The generation that this phase fills a slot with.

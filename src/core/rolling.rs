@@ -1,5 +1,6 @@
 //! The rolling restart, step by step: one new worker first, then up to `surge`, and the way back.
 
+use crate::deadline::Key;
 use crate::order::Why;
 use crate::pool::{Activity, Pool};
 use crate::roll::{LastRoll, Phase, Roll, RollState};
@@ -7,6 +8,7 @@ use crate::worker::{Place, State};
 use crate::{
     Cause, Failure, Generation, Master, OnFailure, Order, Outcome, PoolId, Record, Slot, Standing, Ticket, WorkerId,
 };
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 impl Master {
@@ -55,6 +57,10 @@ impl Master {
             replaced: 0,
             of,
             cancellers: Vec::new(),
+            unproven: BTreeSet::new(),
+            ended_well: BTreeSet::new(),
+            canary_ended_well: false,
+            watch_told: false,
         });
         self.record(Record::RollStarted { pool: id, generation, of });
         self.stirred.insert(id);
@@ -111,7 +117,7 @@ impl Master {
                 _ => roll.canary = None,
             }
         }
-        if policy.count == 0 || roll.pending.is_empty() {
+        if policy.count == 0 || roll.pending.is_empty() || roll.canary_ended_well {
             return self.start_wave(id);
         }
         let canary = self.next_successor(id);
@@ -145,12 +151,31 @@ impl Master {
         if !roll.pending.is_empty() || pool.in_flight > 0 || roll.emptied.is_some() {
             return;
         }
+        if self.watches_on(id) {
+            return;
+        }
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
         let (generation, took) = (roll.generation, self.now - roll.began);
         let outcome = match &roll.phase {
             Phase::Back(failure) => self.came_back(id, generation, failure.clone()),
             Phase::Canary | Phase::Wave => Outcome::Done { generation, replaced: roll.replaced, took },
         };
         self.end_roll(id, outcome);
+    }
+
+    /// Every slot is done; those that are ready for their age alone have to live on for a while.
+    fn watches_on(&mut self, id: PoolId) -> bool {
+        let now = self.now;
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return false };
+        while roll.unproven.first().is_some_and(|(until, _)| *until <= now) {
+            roll.unproven.pop_first();
+        }
+        let Some((until, _)) = roll.unproven.last().copied() else { return false };
+        self.deadlines.set(Key::Roll(id), Some(until));
+        if !core::mem::replace(&mut roll.watch_told, true) {
+            self.record(Record::Watched { pool: id, span: until - now });
+        }
+        true
     }
 
     /// Orders one more successor, if the surge allows; with surge 0 it empties a slot first.
@@ -269,6 +294,7 @@ impl Master {
         let Some(roll) = &mut pool.roll else { return };
         let fresh = roll.generation;
         roll.queued.clear();
+        roll.unproven.clear();
         roll.emptied = None;
         let mut leaving: Vec<WorkerId> = Vec::new();
         for seat in &pool.slots {
@@ -361,6 +387,7 @@ impl Master {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = pool.roll.take() else { return };
+        self.deadlines.set(Key::Roll(id), None);
         let (state, failure) = match &outcome {
             Outcome::Done { generation, .. } => {
                 pool.full = false;

@@ -132,7 +132,8 @@ impl Master {
         if in_place && seat.parting > 0 {
             return; // never two of one slot: the one that was asked to leave comes by here when it is gone
         }
-        if !is_rolls && (seat.ended.is_some() || pool.breaker.is_some_and(|b| !b.lets(slot, pool.trying))) {
+        if !is_rolls && (seat.ended.is_some() || pool.breaker.is_some_and(|b| !b.lets(slot, seat.deaths, pool.trying)))
+        {
             return;
         }
         if let Some(at) = seat.not_before

@@ -1,6 +1,6 @@
 //! What an onlooker may see. Nothing here changes anything.
 
-use crate::pool::{Activity, Ended, Pool};
+use crate::pool::{Activity, Ended, Place, Pool};
 use crate::roll::{Phase, RollState};
 use crate::worker::{State, Worker};
 use crate::{Failure, Generation, Master, PoolId, Slot, Span, Time, WorkerId};
@@ -85,6 +85,8 @@ pub struct WorkerView {
     pub state: WorkerState,
     pub began: Time,
     pub ready_in: Option<Span>,
+    /// It is ready for its age alone.
+    pub by_age: bool,
     pub lost: bool,
 }
 
@@ -230,6 +232,10 @@ fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
         PoolState::Mixed
     } else if pool.serving >= pool.wanted_slots() {
         if outdated > 0 { PoolState::Degraded } else { PoolState::Ok }
+    } else if pool.serving == 0 {
+        // Nobody serves: that is less than degraded. Slots that have failed twice in a row are not about to come.
+        let fails = |seat: &Place| seat.ended.is_some() || seat.deaths > 1;
+        if seats.iter().all(fails) { PoolState::CrashLoop } else { PoolState::Starting }
     } else if !pool.up && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
         PoolState::Starting
     } else {
@@ -254,6 +260,7 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         state,
         began: worker.began,
         ready_in: worker.ready_at.map(|at| at - worker.began),
+        by_age: worker.unproven.is_some(),
         lost: worker.lost,
     }
 }

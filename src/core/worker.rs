@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 pub(crate) const KILL_GRACE: Span = Span::from_millis(900);
 /// A worker may ask for more time, but not for ever.
 pub(crate) const MOST_EXTENSION: Span = Span::from_secs(600);
-/// Ready for less than this: the death counts as one before ready for the crash loop.
+/// Ready for no longer than this: the death counts as one before ready for the crash loop.
 pub(crate) const EARLY: Span = Span::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(crate) struct Worker {
     pub(crate) place: Place,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
+    /// It is called ready for its age alone; a rolling restart that made it is not done before this.
+    pub(crate) unproven: Option<Time>,
     /// When it was asked to stop, or was found wanting.
     pub(crate) asked: Option<Time>,
     /// It counts in `Pool::draining`.
@@ -77,6 +79,7 @@ impl Worker {
             place: Place::Current,
             began: now,
             ready_at: None,
+            unproven: None,
             asked: None,
             drains: false,
             awaited: false,

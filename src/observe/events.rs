@@ -98,6 +98,7 @@ words! {
     /// A step has ended well.
     StepDone = "step-done",
     CrashLoop = "crash-loop",
+    CrashLoopEases = "crash-loop-eases",
     CrashLoopOver = "crash-loop-over",
     /// An essential pool had no worker ready for too long: the master stops.
     EssentialLost = "essential-lost",

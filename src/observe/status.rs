@@ -99,6 +99,9 @@ pub struct WorkerStatus {
     pub generation: u32,
     pub age_s: f64,
     pub ready_in_s: Option<f64>,
+    /// What says that it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_by: Option<ReadyBy>,
     /// Starts of this slot after deaths that nobody asked for.
     pub restarts: u32,
     pub rss_bytes: Option<u64>,
@@ -111,6 +114,15 @@ pub struct WorkerStatus {
     /// What the worker says of itself (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadyBy {
+    /// The worker itself, a check, or what can be seen of it.
+    Report,
+    /// Its age alone: it is alive, and nothing says more.
+    Age,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

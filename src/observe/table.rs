@@ -4,7 +4,7 @@ pub use super::rates::Rates;
 
 use super::print::harmless;
 use super::status::{
-    LastExit, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, outdated,
+    LastExit, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, outdated,
 };
 use std::collections::BTreeMap;
 
@@ -79,7 +79,7 @@ pub fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
         cells: vec![
             worker.slot.to_string(),
             worker.pid.map_or_else(dash, |pid| pid.to_string()),
-            word(&worker.state),
+            worker_word(worker),
             duration(worker.age_s),
             number(worker.generation),
             worker.ready_in_s.map_or_else(dash, |s| format!("{s:.2}s")),
@@ -162,7 +162,9 @@ fn pool_note(pool: &PoolStatus) -> String {
     let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
     let unserved = (!pool.unserved.is_empty()).then(|| harmless(pool.unserved.join("; ")));
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
-    let parts = [unserved, waits, stopped, mixture(pool), reload_note(&pool.reload), threat(pool), trouble, scaled];
+    let alive = pool.workers.iter().any(is_only_alive).then(|| "alive, nothing says more".to_owned());
+    let parts =
+        [unserved, waits, stopped, mixture(pool), reload_note(&pool.reload), threat(pool), trouble, alive, scaled];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -217,6 +219,15 @@ fn exit_note(exit: &LastExit) -> String {
     let log = exit.log.iter().rev().find(|line| !line.trim().is_empty());
     let log = log.map_or(String::new(), |line| format!(", log: \"{}\"", harmless(line.trim())));
     format!("{what}{core} after {}{log}", duration(exit.after_s))
+}
+
+/// Its age alone speaks for it.
+fn is_only_alive(worker: &WorkerStatus) -> bool {
+    worker.state == WorkerState::Ready && worker.ready_by == Some(ReadyBy::Age)
+}
+
+fn worker_word(worker: &WorkerStatus) -> String {
+    if is_only_alive(worker) { "alive".to_owned() } else { word(&worker.state) }
 }
 
 /// A state as JSON names it, so that both speak the same words.

@@ -11,6 +11,7 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
         generation: 2,
         age_s: 3.2,
         ready_in_s: Some(0.4),
+        ready_by: Some(ReadyBy::Report),
         restarts: 1,
         rss_bytes: Some(20 << 20),
         cpu_s: Some(0.8),
@@ -172,4 +173,18 @@ fn numbers_are_short() {
     {
         assert_eq!(bytes(value), text);
     }
+}
+
+#[test]
+fn who_is_ready_for_his_age_alone_is_called_alive() {
+    let by_age = |slot, state| WorkerStatus { ready_by: Some(ReadyBy::Age), ..worker(slot, state) };
+    let jobs = pool("jobs", PoolState::Ok, vec![by_age(0, WorkerState::Ready), by_age(1, WorkerState::Soaking)]);
+    let rows = workers(&jobs, PLAIN);
+    assert!(rows.contains("4711  alive ") && rows.contains("4711  soaking "), "{rows}");
+    let status =
+        Status { pools: vec![jobs, pool("web", PoolState::Ok, vec![worker(0, WorkerState::Ready)])], ..sample() };
+    let table = pools(&status, PLAIN);
+    let lines: Vec<&str> = table.lines().filter(|line| line.contains("alive, nothing says more")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("jobs"), "{table}");
+    assert!(!workers(&status.pools[1], PLAIN).contains("alive"), "{table}");
 }

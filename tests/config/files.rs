@@ -6,13 +6,21 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-const MAIN: &str = "include = [\"conf.d/*.toml\", \"shop.toml\"]\n[pool.web]\ncommand = [\"sh\"]\n";
+const MAIN: &str = "include = [\"conf.d/*.toml\", \"shop.toml\"]\n[pool.web]\ncommand = [\"sh\"]\nready = \"notify\"\n";
 
 fn site() -> Case {
     let case = Case::new(MAIN);
     fs::create_dir(case.base().join("conf.d")).unwrap();
-    add(&case, "b.toml", "[pool.b]\ncommand = [\"sh\"]\nlisten = \"l\"\nlog = { stdout = \"b.log\" }\n");
-    add(&case, "a.toml", "[listen.l]\naddress = \"unix:l.sock\"\n[pool.a]\ncommand = [\"sh\"]\nafter = \"b\"\n");
+    add(
+        &case,
+        "b.toml",
+        "[pool.b]\nready = \"notify\"\ncommand = [\"sh\"]\nlisten = \"l\"\nlog = { stdout = \"b.log\" }\n",
+    );
+    add(
+        &case,
+        "a.toml",
+        "[listen.l]\naddress = \"unix:l.sock\"\n[pool.a]\nready = \"notify\"\ncommand = [\"sh\"]\nafter = \"b\"\n",
+    );
     case
 }
 
@@ -109,7 +117,8 @@ fn findings_have_an_end() {
     assert!(report.to_string().lines().last().unwrap().starts_with("and "), "{report}");
     let wide = format!("a = {{ {} }}\n", "b = ".repeat(500_000));
     assert!(Case::new(wide).load().unwrap_err().to_string().len() < 50_000);
-    let pools: String = (0..1200).map(|number| format!("[pool.p{number}]\ncommand = \"sh\"\n")).collect();
+    let pools: String =
+        (0..1200).map(|number| format!("[pool.p{number}]\ncommand = \"sh\"\nready = \"notify\"\n")).collect();
     let report = Case::new(pools).load().unwrap_err();
     assert_eq!(report.findings().len(), 200, "{report}");
 }

@@ -68,12 +68,13 @@ fn defaults_give_way() {
 #[test]
 fn a_wrong_default_is_told_once() {
     let text = "[defaults]\nnice = 99\nenv = { A = \"{nosuch}\" }\nuser = \"nobody-of-that-name\"\n";
-    let pools: String = (0..9).map(|number| format!("[pool.p{number}]\ncommand = [\"sh\"]\n")).collect();
+    let pools: String =
+        (0..9).map(|number| format!("[pool.p{number}]\ncommand = [\"sh\"]\nready = \"notify\"\n")).collect();
     let report = refused(format!("{text}{pools}"));
     let lines: Vec<usize> = report.findings().iter().map(|finding| finding.place.as_ref().unwrap().line).collect();
     assert_eq!(lines, [2, 3, 4], "{report}");
     // Also where there is no pool to take it, and where a pool has its own.
-    let report = refused(format!("{text}[pool.a]\ncommand = [\"sh\"]\nnice = 1\n"));
+    let report = refused(format!("{text}[pool.a]\ncommand = [\"sh\"]\nready = \"notify\"\nnice = 1\n"));
     assert_eq!(report.findings().len(), 3, "{report}");
 }
 

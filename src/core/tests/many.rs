@@ -48,7 +48,7 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         readiness: Readiness::Reported,
         ready_timeout: Span::from_secs(600),
         stop: vec![Step { signal: Some(Signal::TERM), wait: Span::from_secs(600) }],
-        reload: Reload { surge, max_draining, soak: Span::ZERO, on_failure: OnFailure::Rollback },
+        reload: Reload { surge, max_draining, soak: Some(Span::ZERO), on_failure: OnFailure::Rollback },
         restart: Restart {
             policy: RestartPolicy::Always,
             delay: Span(100),

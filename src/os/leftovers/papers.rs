@@ -99,8 +99,10 @@ mod tests {
     #[test]
     fn one_that_hangs_holds_nobody_up() {
         fn read(pid: i32) -> Papers {
-            while pid == 2 {
-                std::thread::park();
+            if pid == 2 {
+                loop {
+                    std::thread::park();
+                }
             }
             Papers { slot: Some(pid as u32), ..Papers::default() }
         }

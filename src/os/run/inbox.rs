@@ -236,7 +236,8 @@ impl Keeper {
         if !std::mem::replace(&mut self.blind_told, true) {
             tracing::warn!(
                 pool = self.pool_name(pool),
-                "cannot see whether workers accept ({reason}): they count as ready at READY=1, or when alive for 1 s"
+                "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
+                 alive after 1 s, and nothing says more"
             );
         }
         self.blind.insert(worker);
@@ -254,7 +255,7 @@ impl Keeper {
             && at <= now
         {
             self.alive_for.pop_first();
-            self.fact(Event::Ready(worker));
+            self.fact(Event::Lived(worker));
         }
     }
 

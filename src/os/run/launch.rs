@@ -15,6 +15,8 @@ enum Fate {
     Ready,
     /// It ran to its end, and that was all that it had to do.
     Ended,
+    /// Ready for the age of its workers alone.
+    Alive,
     Failed(String),
 }
 
@@ -100,9 +102,14 @@ impl LaunchWatch {
         }
     }
 
-    /// `ended`: it has done what it had to do, and serves nothing.
-    pub(super) fn up(&mut self, pool: PoolId, ended: bool) -> Verdict {
-        self.note(pool, if ended { Fate::Ended } else { Fate::Ready })
+    /// `ended`: it has done what it had to do, and serves nothing; `by_age`: nothing else says that its workers are ready.
+    pub(super) fn up(&mut self, pool: PoolId, ended: bool, by_age: bool) -> Verdict {
+        let fate = match (ended, by_age) {
+            (true, _) => Fate::Ended,
+            (false, true) => Fate::Alive,
+            (false, false) => Fate::Ready,
+        };
+        self.note(pool, fate)
     }
 
     pub(super) fn failed(&mut self, pool: PoolId, why: String) -> Verdict {
@@ -139,35 +146,40 @@ impl LaunchWatch {
         let of = |fate: &Fate| -> Vec<&str> {
             self.pools.values().filter(|pool| pool.fate == *fate).map(|pool| pool.name.as_str()).collect()
         };
-        let (serving, ended) = (of(&Fate::Ready), of(&Fate::Ended));
-        let up: Vec<&str> = self
-            .pools
-            .values()
-            .filter(|pool| matches!(pool.fate, Fate::Ready | Fate::Ended))
-            .map(|pool| pool.name.as_str())
-            .collect();
+        let (serving, alive, ended) = (of(&Fate::Ready), of(&Fate::Alive), of(&Fate::Ended));
+        let only_alive = (!alive.is_empty())
+            .then(|| format!("alive: {} (nothing but their age says that their workers are ready)", alive.join(", ")));
         let failed = self.pools.values().filter_map(|pool| match &pool.fate {
             Fate::Failed(why) => Some(format!("{}: {why}", pool.name)),
-            Fate::Pending | Fate::Ready | Fate::Ended => None,
+            Fate::Pending | Fate::Ready | Fate::Alive | Fate::Ended => None,
         });
         let failed: Vec<String> = failed.collect();
         if failed.is_empty() {
-            let text = format!("ready: {}", up.join(", "));
+            let up = self.pools.values().filter(|pool| matches!(pool.fate, Fate::Ready | Fate::Ended));
+            let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
+            // A configuration without pools is ready, too.
+            let ready = (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
+            let text = ready.into_iter().chain(only_alive).collect::<Vec<_>>().join("; ");
             self.finish(0, &text);
             return Verdict::Told;
         }
-        if up.is_empty() {
+        if serving.is_empty() && alive.is_empty() && ended.is_empty() {
             self.last_words =
                 Some((1, format!("{}\nnothing came up; nothing is left running", join_within(&failed, MOST_TOLD))));
             return Verdict::StopAll;
         }
-        let serve = if serving.is_empty() {
-            "nobody serves".to_owned()
-        } else {
-            format!("these serve: {}", serving.join(", "))
-        };
-        let done = if ended.is_empty() { String::new() } else { format!("; done: {}", ended.join(", ")) };
-        let text = format!("{}\n{serve}{done}; the others are tried on", join_within(&failed, MOST_TOLD));
+        let mut serve = Vec::new();
+        if !serving.is_empty() {
+            serve.push(format!("these serve: {}", serving.join(", ")));
+        } else if alive.is_empty() {
+            serve.push("nobody serves".to_owned());
+        }
+        serve.extend(only_alive);
+        if !ended.is_empty() {
+            serve.push(format!("done: {}", ended.join(", ")));
+        }
+        let serve = serve.join("; ");
+        let text = format!("{}\n{serve}; the others are tried on", join_within(&failed, MOST_TOLD));
         self.finish(1, &text);
         Verdict::Told
     }

@@ -10,6 +10,7 @@ use crate::observe::events::What;
 use crate::plan::Kind;
 use rotad_core::{
     By, Cause, Cut, Exit, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId,
+    WorkerState,
 };
 
 /// Ends of a slot in a row, all before ready and none a failure, after which a start has failed.
@@ -29,7 +30,12 @@ impl Keeper {
     pub(super) fn recorded(&mut self, record: Record) {
         self.heed(&record);
         match record {
-            Record::Ready { worker, took } => self.ready_line(worker, took),
+            Record::Ready { worker, took, by_age, soak } => self.ready_line(worker, took, by_age, soak),
+            Record::Confirmed { worker, took } => {
+                self.note(
+                    Note::new(What::Ready, format!("says that it is ready, {took} after its start")).worker(worker),
+                );
+            }
             Record::Soaked { worker } => self.note(Note::new(What::Soaked, "has soaked").worker(worker)),
             Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
                 let death = Death { cause, failure, before_ready, in_vain, retry_in, given_up };
@@ -40,7 +46,7 @@ impl Keeper {
                 self.note(Note::new(What::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
             Record::Retired { worker, why } => {
-                let (cause, text) = retired(why);
+                let (cause, text) = self.retired(worker, why);
                 self.note(Note::new(What::Retired, text).worker(worker).cause(cause));
             }
             Record::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
@@ -54,12 +60,14 @@ impl Keeper {
             }
             Record::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
             Record::CrashLoop { .. }
+            | Record::CrashLoopEases { .. }
             | Record::CrashLoopOver { .. }
             | Record::RollStarted { .. }
             | Record::RollingBack { .. }
             | Record::RollEnded { .. }
             | Record::RollWaits { .. }
             | Record::RollSuperseded { .. }
+            | Record::Watched { .. }
             | Record::PoolReady { .. }
             | Record::PoolStopped { .. }
             | Record::Held { .. }
@@ -72,19 +80,24 @@ impl Keeper {
 
     fn pool_recorded(&mut self, record: Record) {
         match record {
-            Record::CrashLoop { pool, deaths } => {
+            Record::CrashLoop { pool, deaths, span } => {
+                let span = span.max(Span::from_secs(1));
                 let text = format!(
-                    "crash loop: {deaths} workers died within 10 s; one is tried at a time, those that serve are not \
-                     touched"
+                    "crash loop: {deaths} workers died within {span}; one is tried at a time, the others are not touched"
                 );
                 self.note(Note::new(What::CrashLoop, text).pool(pool).error());
+            }
+            Record::CrashLoopEases { pool } => {
+                let text = "one serves for a second: starting the rest; the crash loop is over once one lasts";
+                self.note(Note::new(What::CrashLoopEases, text).pool(pool));
             }
             Record::CrashLoopOver { pool } => {
                 self.note(Note::new(What::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool));
             }
             Record::PoolReady { pool, generation } => {
-                self.note(Note::new(What::PoolReady, "every worker is ready").pool(pool).generation(generation));
-                self.pool_up(pool, "every worker is ready");
+                let text = self.all_up(pool);
+                self.note(Note::new(What::PoolReady, text).pool(pool).generation(generation));
+                self.pool_up(pool, text);
             }
             Record::PoolStopped { pool } => {
                 self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
@@ -146,11 +159,20 @@ impl Keeper {
                 let text = format!("{}, {touched}", superseded(by));
                 self.note(Note::new(What::RollSuperseded, text).pool(pool).generation(generation));
             }
+            Record::Watched { pool, span } => {
+                let text = format!(
+                    "every new worker is alive, nothing says that they are ready: watched for {span} before the roll is \
+                     done"
+                );
+                self.tell(pool, &format!("{}: {text}", self.pool_name(pool)));
+                self.note(Note::new(What::RollStep, text).pool(pool).debug());
+            }
             Record::Renewed { pool, slot, worker, took } => {
                 self.note(Note::new(What::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
                 let name = self.pool_name(pool).to_owned();
-                let text = format!("{name}/{slot}: pid {} serves, after {took}", pid.unwrap_or(0));
+                let how = if self.only_lives(worker) { ALIVE } else { "serves" };
+                let text = format!("{name}/{slot}: pid {} {how}, after {took}", pid.unwrap_or(0));
                 let took_ms = Some(took.as_millis());
                 self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
             }
@@ -163,8 +185,12 @@ impl Keeper {
         let took = self.core.view().worker(worker).and_then(|view| view.ready_in);
         let pid = self.who(worker).pid;
         let name = self.pool_name(pool).to_owned();
-        let after = took.map_or(String::new(), |took| format!(", ready after {took}"));
-        let text = format!("serves{after} ({done} of {of})");
+        let how = match took {
+            _ if self.only_lives(worker) => ALIVE.to_owned(),
+            Some(took) => format!("serves, ready after {took}"),
+            None => "serves".to_owned(),
+        };
+        let text = format!("{how} ({done} of {of})");
         self.note(Note::new(What::RollStep, text.clone()).worker(worker).debug());
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
@@ -178,8 +204,40 @@ impl Keeper {
         }
     }
 
-    fn ready_line(&mut self, worker: WorkerId, took: Span) {
-        self.note(Note::new(What::Ready, format!("ready after {took}")).worker(worker));
+    /// Its age alone speaks for it.
+    fn only_lives(&self, worker: WorkerId) -> bool {
+        self.core.view().worker(worker).is_some_and(|worker| worker.by_age)
+    }
+
+    /// So for one of its workers at least.
+    pub(super) fn is_by_age(&self, pool: PoolId) -> bool {
+        self.core.view().workers().any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
+    }
+
+    /// What is said of a pool that has all its workers.
+    pub(super) fn all_up(&self, pool: PoolId) -> &'static str {
+        if self.is_by_age(pool) {
+            "every worker is alive, nothing says that they are ready"
+        } else {
+            "every worker is ready"
+        }
+    }
+
+    fn ready_line(&mut self, worker: WorkerId, took: Span, by_age: bool, soak: Span) {
+        let mut text = format!("ready after {took}");
+        if by_age {
+            text = format!("alive after {took}, nothing says that it is ready");
+            if soak > Span::ZERO {
+                text.push_str(&format!(": watched for {soak} before others are replaced"));
+                let about = self.who(worker);
+                if let (Some(pool), Some(slot)) = (about.pool, about.slot) {
+                    let (name, pid) = (self.pool_name(pool), about.pid.unwrap_or(0));
+                    let told = format!("{name}/{slot}: pid {pid} is {text}");
+                    self.tell(pool, &told);
+                }
+            }
+        }
+        self.note(Note::new(What::Ready, text).worker(worker));
         self.look_away(worker);
         let Some(body) = self.roster.get(worker) else { return };
         let mut shut = Vec::new();
@@ -267,6 +325,27 @@ impl Keeper {
         }
     }
 
+    fn retired(&self, worker: WorkerId, why: Why) -> (&'static str, &'static str) {
+        // By now the slot has its successor.
+        let view = self.core.view();
+        let old = view.worker(worker).map(|old| (old.pool, old.slot));
+        let next = old.and_then(|of| view.workers().find(|next| (next.pool, next.slot) == of && is_up(next.state)));
+        let by_age = next.is_some_and(|next| next.by_age);
+        match why {
+            Why::Replaced if by_age => ("replaced", "its successor is alive: stopping"),
+            Why::Replaced => ("replaced", "its successor serves: stopping"),
+            Why::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
+            Why::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
+            Why::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
+            Why::Recycled if by_age => ("recycled", "a fresh worker is alive in its place: stopping"),
+            Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
+            Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
+            Why::Unreachable => ("unreachable", "its listening socket was replaced by a new one: stopping"),
+            Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
+            Why::Stop => ("stop", "stopping"),
+        }
+    }
+
     /// What it was doing is cut short: whoever misses that later finds it named here.
     fn killed_line(&mut self, id: WorkerId, cut: Cut, waited: Span) {
         let Some(body) = self.roster.get(id) else { return };
@@ -315,6 +394,11 @@ impl Keeper {
             culprit: culprit.and_then(|worker| self.obituaries.of_worker(worker)),
         };
         let (code, mut text) = verdict(about, outcome);
+        if let Outcome::Done { replaced: 1.., .. } = outcome
+            && self.is_by_age(pool)
+        {
+            text.push_str("; alive, nothing says that they are ready");
+        }
         if code != 0 && self.put_back.contains(&pool) {
             text.push_str("\nthe change of its configuration was put back: the file and what holds differ now");
         }
@@ -360,17 +444,13 @@ impl Keeper {
     }
 }
 
-fn retired(why: Why) -> (&'static str, &'static str) {
-    match why {
-        Why::Replaced => ("replaced", "its successor serves: stopping"),
-        Why::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
-        Why::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
-        Why::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
-        Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
-        Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
-        Why::Unreachable => ("unreachable", "its listening socket was replaced by a new one: stopping"),
-        Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
-        Why::Stop => ("stop", "stopping"),
+/// What is said of a worker for which only its age speaks.
+const ALIVE: &str = "is alive, nothing says that it is ready";
+
+fn is_up(state: WorkerState) -> bool {
+    match state {
+        WorkerState::Ready | WorkerState::Soaking => true,
+        WorkerState::Starting | WorkerState::Stopping | WorkerState::Killing | WorkerState::Sweeping => false,
     }
 }
 

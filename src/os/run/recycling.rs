@@ -194,7 +194,7 @@ impl Keeper {
         let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
         let at = self.clock.now() + again;
         if let Outcome::NotRenewed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
-            let text = format!("its successor did not come up: it serves on, and is replaced again in {again}");
+            let text = format!("its successor did not come up: it stays, and is replaced again in {again}");
             self.note(Note::new(What::Recycled, text).worker(worker).cause("failed").error());
         }
         self.care.recycling.not_before.insert(worker, at);

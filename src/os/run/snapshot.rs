@@ -3,8 +3,8 @@
 use super::Keeper;
 use super::tickets::reason;
 use crate::observe::status::{
-    MasterStatus, PoolState, PoolStatus, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, kind_name,
-    outdated,
+    MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus,
+    kind_name, outdated,
 };
 use crate::os::usage;
 use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
@@ -88,6 +88,7 @@ impl Keeper {
             generation: worker.generation.0,
             age_s: (self.clock.now() - worker.began).as_secs_f64(),
             ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
+            ready_by: worker.ready_in.map(|_| if worker.by_age { ReadyBy::Age } else { ReadyBy::Report }),
             restarts: self.core.view().restarts(worker.pool, worker.slot),
             rss_bytes: usage.map(|usage| usage.rss_bytes),
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
@@ -112,6 +113,7 @@ impl Keeper {
             generation: pool.filling.0,
             age_s: 0.0,
             ready_in_s: None,
+            ready_by: None,
             restarts: self.core.view().restarts(id, empty.slot),
             rss_bytes: None,
             cpu_s: None,

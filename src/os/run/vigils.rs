@@ -47,14 +47,14 @@ impl Keeper {
         self.vigils.stops.entry(pool).or_default().push(ticket);
     }
 
-    /// Every worker is ready; a step: has ended well.
+    /// Every worker is ready, perhaps for its age alone; a step: has ended well.
     pub(super) fn pool_up(&mut self, pool: PoolId, how: &str) {
         let text = format!("{}: {how}", self.pool_name(pool));
         for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 0, text.clone());
         }
         let ended = self.core.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
-        let verdict = self.launch.up(pool, ended);
+        let verdict = self.launch.up(pool, ended, self.is_by_age(pool));
         self.launched(verdict);
     }
 
@@ -113,7 +113,7 @@ impl Keeper {
                 PoolState::Done => self.pool_up(pool, "its workers have done their work"),
                 PoolState::Stopping => {}
                 _ if self.posts.policy(pool).is_some_and(|policy| policy.count == 0) => self.pool_up(pool, NONE_WANTED),
-                _ if view.wanted > 0 && view.ready >= view.wanted => self.pool_up(pool, "every worker is ready"),
+                _ if view.wanted > 0 && view.ready >= view.wanted => self.pool_up(pool, self.all_up(pool)),
                 _ => {}
             }
         }

@@ -215,7 +215,7 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         readiness: Readiness::Reported,
         ready_timeout: Span(60_000),
         stop: vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }],
-        reload: Reload { surge, max_draining: 1, soak: Span(1000), on_failure },
+        reload: Reload { surge, max_draining: 1, soak: Some(Span(1000)), on_failure },
         restart: Restart {
             policy: restart,
             delay: Span(100),

@@ -4,7 +4,7 @@ use crate::oracle::Violation;
 use crate::plan::Fault;
 use crate::rng::Rng;
 use crate::world::{End, Happening, World};
-use rotad_core::{Event, PoolKind, WorkerId};
+use rotad_core::{Event, PoolKind, Readiness, WorkerId};
 
 /// What is wrong with all workers of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,16 @@ enum Bad {
     NeverReady,
     DiesInSoak,
     DiesLater,
+}
+
+/// What speaks for a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Ready,
+    /// Its age, as somebody outside of the core has it.
+    Lived,
+    /// Its age, as the core has it.
+    Nothing,
 }
 
 pub(crate) struct Body {
@@ -49,14 +59,25 @@ impl World<'_> {
         let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
         let rng = &mut body.rng;
         let is_step = self.plan.pools[pool].kind == PoolKind::Step;
+        let readiness = self.oracle.books.workers.get(&id).map_or(Readiness::Reported, |worker| worker.readiness);
+        let age = if self.plan.silent { Rng::of(self.plan.seed, (4 << 56) + id).range(0, 99) } else { 100 };
         let timeout = self.oracle.books.workers.get(&id).map_or(5000, |worker| worker.timeout);
         let ready_in = if rng.chance(10) { rng.range(0, timeout * 9 / 10) } else { rng.range(0, 1200) };
+        let (ready_in, says) = match readiness {
+            Readiness::Alive(span) if age < 70 => (span.0, Says::Nothing),
+            Readiness::Reported if age < 5 => (ready_in, Says::Lived),
+            _ => (ready_in, Says::Ready),
+        };
         let mut plans: Vec<(u64, Happening)> = Vec::new();
         let hangs = rng.chance(rate(Fault::NeverReady)) || bad == Some(Bad::NeverReady);
         if !hangs {
             // Now and then exactly at the deadline.
             let ready_in = if rng.chance(rate(Fault::NeverReady)) { timeout } else { ready_in };
-            plans.push((ready_in, Happening::Ready(id)));
+            match says {
+                Says::Ready => plans.push((ready_in, Happening::Ready(id))),
+                Says::Lived => plans.push((ready_in, Happening::Lived(id))),
+                Says::Nothing => {}
+            }
             if rng.chance(rate(Fault::ReadyTwice)) {
                 plans.push((ready_in + rng.range(0, 3000), Happening::Ready(id)));
             }
@@ -83,7 +104,7 @@ impl World<'_> {
         if rng.chance(rate(Fault::Ends)) {
             plans.push((ready_in + rng.range(0, 5000), Happening::Death(id, End::Code(0))));
         }
-        let soak = self.plan.pools[pool].reload.soak.0;
+        let soak = self.plan.pools[pool].soak(says != Says::Ready).0;
         if bad == Some(Bad::DiesInSoak) && soak > 0 {
             plans.push((ready_in + soak / 2, Happening::Death(id, End::Code(8))));
         }

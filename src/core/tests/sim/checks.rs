@@ -9,13 +9,12 @@ impl Books {
     pub(crate) fn has_soaked(&self, id: u32, now: u64) -> bool {
         let pool = &self.pools[&id];
         let Some(roll) = &pool.roll else { return false };
-        if roll.soaked {
+        if roll.soaked || roll.soaked_by_end {
             return true;
         }
-        let soak = if pool.changed { 0 } else { pool.policy.reload.soak.0 };
         self.of(id)
             .filter(|(id, _)| *id > roll.after || roll.generation == pool.wanted)
-            .any(|(_, w)| w.generation == roll.generation && w.serves() && w.ready.is_some_and(|at| now >= at + soak))
+            .any(|(_, w)| w.generation == roll.generation && w.serves() && (pool.changed || now >= w.soaked_at))
     }
 
     /// A rolling restart may stop this worker: its successor serves, and so does everybody else who can.
@@ -78,6 +77,8 @@ impl Oracle {
             if let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&id) {
                 roll.soaked = soaked;
             }
+            self.failed_roll_ends(id)?;
+            self.done_in_time(id, now.0)?;
             self.counters(id, master)?;
             self.floor_and_ceiling(id)?;
             self.begun_and_up(id, now.0)?;
@@ -168,6 +169,38 @@ impl Oracle {
         }
         let since = *pool.dark_since.get_or_insert(now);
         hold!(pool.dark_told || now <= since + span.0 + slack, "essential", "pool {id} is dark since {since}");
+        Ok(())
+    }
+
+    /// Nobody goes on with a generation of which a new worker has failed, however late.
+    fn failed_roll_ends(&self, id: u32) -> Verdict {
+        let Some(roll) = &self.books.pools[&id].roll else { return Ok(()) };
+        hold!(roll.back || !roll.has_to_end, "failed roll", "{:?} failed, and it goes on", roll.failed);
+        Ok(())
+    }
+
+    /// Every slot has its new worker, and each has been watched for long enough: the roll is over.
+    fn done_in_time(&self, id: u32, now: u64) -> Verdict {
+        let pool = &self.books.pools[&id];
+        let Some(roll) = pool.roll.as_ref().filter(|roll| !roll.back && !pool.is_step()) else { return Ok(()) };
+        let mut seen = [0; 8];
+        let mut until = 0;
+        for (worker, w) in self.books.of(id).filter(|(_, w)| w.stays()) {
+            let fresh = worker > roll.after && w.generation == roll.generation;
+            if !fresh || !w.serves() || w.slot >= pool.policy.count {
+                return Ok(());
+            }
+            seen[w.slot as usize] += 1;
+            // A good end says more than an age.
+            if !roll.ended_well.contains(&w.slot) {
+                until = until.max(w.soaked_at).max(w.watched_until);
+            }
+        }
+        // Surge 0: the slot that was emptied is given up only when its old worker is gone.
+        let parts = pool.policy.reload.surge == 0 && self.books.of(id).any(|(_, w)| w.parts());
+        let all = (0..pool.policy.count).all(|slot| seen[slot as usize] == 1);
+        let late = all && !parts && now > until + self.slack;
+        hold!(!late, "done late", "at {now}, everybody had lived long enough at {until}");
         Ok(())
     }
 

@@ -90,6 +90,7 @@ fn lives() {
         }
         for what in [
             "crash loops",
+            "crash loops eased",
             "crash loops over",
             "killed",
             "lost",
@@ -104,6 +105,8 @@ fn lives() {
             "not renewed",
             "begins",
             "unreachable",
+            "confirmed",
+            "watched",
         ] {
             assert!(seen.contains_key(what), "no {what} in {story}");
         }

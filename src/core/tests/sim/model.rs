@@ -13,6 +13,11 @@ pub(crate) struct Worker {
     pub(crate) spawned: u64,
     pub(crate) born: Option<u64>,
     pub(crate) ready: Option<u64>,
+    /// Its readiness was reported at that time; none: its age alone speaks for it.
+    pub(crate) reported: Option<u64>,
+    /// When it has soaked, were it the first new one; until when it is watched, if only its age speaks for it.
+    pub(crate) soaked_at: u64,
+    pub(crate) watched_until: u64,
     pub(crate) asked: Option<u64>,
     pub(crate) killed: Option<u64>,
     pub(crate) exited: Option<u64>,
@@ -67,6 +72,8 @@ pub(crate) struct Slot {
     pub(crate) delays: u32,
     /// Ends before ready in a row.
     pub(crate) vain: u32,
+    /// A late early death that was the first one of its row.
+    pub(crate) first_death: Option<u64>,
     /// Somebody has come to a good end here.
     pub(crate) ended: bool,
 }
@@ -84,6 +91,11 @@ pub(crate) struct Roll {
     pub(crate) failed: BTreeSet<u64>,
     /// Slots whose new worker lost its listening socket: they have to be done again.
     pub(crate) again: BTreeSet<u32>,
+    /// Slots in which one of them has come to a good end; one of them after a while that counts as a soak.
+    pub(crate) ended_well: BTreeSet<u32>,
+    pub(crate) soaked_by_end: bool,
+    /// One of them has failed: nobody goes on with that generation.
+    pub(crate) has_to_end: bool,
 }
 
 #[derive(Clone)]
@@ -126,6 +138,10 @@ pub(crate) struct Pool {
     pub(crate) slots: Vec<Slot>,
     pub(crate) crash_loop: Option<u64>,
     pub(crate) rolled_in_loop: bool,
+    /// A worker that had been ready for more than a second has died in it, or has begun it.
+    pub(crate) loop_is_late: bool,
+    /// Such a death has counted at some time.
+    pub(crate) late_ever: bool,
     /// Early deaths; those of them that nothing has forgiven.
     pub(crate) all_early: Vec<u64>,
     pub(crate) early: Vec<u64>,
@@ -166,6 +182,8 @@ impl Pool {
             slots: vec![Slot { exact: true, ..Slot::default() }; 8],
             crash_loop: None,
             rolled_in_loop: false,
+            loop_is_late: false,
+            late_ever: false,
             all_early: Vec::new(),
             early: Vec::new(),
             owes_notice: false,
@@ -237,6 +255,7 @@ impl Pool {
         for slot in &mut self.slots {
             slot.exact = false;
             slot.forgiven = true;
+            slot.first_death = None;
         }
         self.early.clear();
         self.owes_notice = false;
@@ -259,6 +278,7 @@ impl Pool {
         if ready_for.is_some_and(|span| span >= restart.stable_after.0) {
             seat.deaths = 0;
             seat.delays = 0;
+            seat.first_death = None;
             seat.exact |= self.roll.is_none();
         }
         seat.vain = if is_end && ready_for.is_none() { seat.vain + 1 } else { 0 };
@@ -284,6 +304,11 @@ pub(crate) struct Books {
     pub(crate) pools: BTreeMap<u32, Pool>,
     pub(crate) workers: BTreeMap<u64, Worker>,
     pub(crate) last_id: u64,
+    /// When the last one that died had been ordered.
+    pub(crate) died_born: u64,
+    /// It had been ready for more than a second; for sure it was the first one of its slot's row.
+    pub(crate) died_late: bool,
+    pub(crate) died_first: bool,
     pub(crate) tickets: BTreeSet<u64>,
     pub(crate) cancelled: bool,
     /// Tickets of those who cancel.
@@ -297,6 +322,8 @@ pub(crate) struct Books {
     pub(crate) changes: Option<u32>,
     pub(crate) returns: Option<(u32, u32)>,
     pub(crate) sick: Option<u64>,
+    /// Something says in this step that this worker is ready.
+    pub(crate) reports: Option<u64>,
     /// Tickets of renewals that were not answered yet, with pool and slot.
     pub(crate) renewals: BTreeMap<u64, (u32, u32)>,
     pub(crate) stop_at: Option<u64>,

@@ -71,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) pools: Vec<Policy>,
     pub(crate) rates: [u64; FAULTS],
     pub(crate) acts: Vec<(u64, Act)>,
+    /// Some workers never say that they are ready: only their age speaks for them.
+    pub(crate) silent: bool,
 }
 
 impl Plan {
@@ -86,7 +88,7 @@ impl Plan {
             }
         }
         let acts = acts(&mut rng, &pools);
-        Self { seed, pools, rates, acts }
+        Self { seed, pools, rates, acts, silent: false }
     }
 
     /// With more kinds of pools, wishes and faults, drawn apart from the rest.
@@ -97,6 +99,12 @@ impl Plan {
         }
         for id in 0..self.pools.len() {
             let pool = &mut self.pools[id];
+            if rng.chance(50) {
+                pool.reload.soak = None;
+            }
+            if rng.chance(20) {
+                pool.readiness = Readiness::Alive(Span(rng.pick(&[0, 200, 1000])));
+            }
             pool.after = (0..id as u32).filter(|_| rng.chance(40)).map(PoolId).collect();
             if rng.chance(if id == 0 { 10 } else { 20 }) {
                 pool.kind = PoolKind::Step;
@@ -126,6 +134,7 @@ impl Plan {
             }
             self.acts.sort_by_key(|(at, _)| *at);
         }
+        self.silent = true;
         self
     }
 
@@ -170,7 +179,7 @@ pub(crate) fn reload(rng: &mut Rng, count: u32) -> Reload {
     Reload {
         surge: rng.pick(&[0, 1, 1, 2, count]),
         max_draining: rng.pick(&[1, count, count]),
-        soak: Span(rng.pick(&[0, 500, 1000, 3000])),
+        soak: Some(Span(rng.pick(&[0, 500, 1000, 3000]))),
         on_failure: rng.pick(&[OnFailure::Rollback, OnFailure::Rollback, OnFailure::Abort]),
     }
 }

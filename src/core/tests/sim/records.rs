@@ -10,7 +10,13 @@ use std::collections::BTreeSet;
 impl Oracle {
     pub(crate) fn record(&mut self, now: Time, record: &Record) -> Verdict {
         match record {
-            Record::Ready { worker, .. } => self.ready(now, worker.0),
+            Record::Ready { worker, by_age, .. } => self.ready(now, worker.0, *by_age),
+            Record::Confirmed { worker, .. } => self.confirmed(now, worker.0),
+            Record::Watched { pool, .. } => {
+                let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
+                hold!(roll.is_some_and(|roll| !roll.back), "watched", "without a roll");
+                Ok(())
+            }
             Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
                 hold!(!(*given_up && retry_in.is_some()), "died", "{worker} is given up and started again");
                 self.given_up(worker.0, *cause, *given_up)?;
@@ -26,7 +32,18 @@ impl Oracle {
                 Ok(())
             }
             Record::CrashLoop { pool, .. } => self.crash_loop(now, pool.0),
+            Record::CrashLoopEases { pool } => {
+                let now = now.0;
+                let served = |w: &crate::model::Worker| w.serves() && w.ready.is_some_and(|at| now >= at + 1000);
+                let well = self.books.of(pool.0).any(|(_, w)| served(w));
+                hold!(well, "crash loop", "eased, and nobody has served for a second");
+                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
+                    pool.slots.iter_mut().for_each(|slot| slot.forgiven = true);
+                }
+                Ok(())
+            }
             Record::CrashLoopOver { pool } => {
+                self.loop_may_end(now, pool.0)?;
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.crash_loop = None;
                     pool.owes_notice = false;
@@ -39,7 +56,7 @@ impl Oracle {
             | Record::RollingBack { .. }
             | Record::RollEnded { .. }
             | Record::RollWaits { .. }
-            | Record::RollSuperseded { .. } => self.roll_record(record),
+            | Record::RollSuperseded { .. } => self.roll_record(now, record),
             Record::PoolReady { pool, generation } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.has_served(generation.0);
@@ -69,12 +86,30 @@ impl Oracle {
     }
 
     fn crash_loop(&mut self, now: Time, id: u32) -> Verdict {
+        let (died_born, died_late) = (self.books.died_born, self.books.died_late);
+        hold!(!self.books.died_first, "crash loop", "by the first death of a slot that had been ready");
         let Some(pool) = self.books.pools.get_mut(&id) else { return fail("crash loop", "unknown") };
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
-        let deaths = pool.all_early.iter().filter(|at| now.0 - **at <= 10_000).count();
+        let deaths = pool.all_early.iter().filter(|at| **at + 10_000 >= died_born).count();
         hold!(deaths >= limit, "crash loop", "{deaths} early deaths, limit {limit}");
         pool.crash_loop = Some(now.0);
+        pool.loop_is_late = died_late;
         pool.rolled_in_loop = pool.roll.is_some();
+        Ok(())
+    }
+
+    /// Workers that fail late are not taken for well because one of them is young.
+    fn loop_may_end(&self, now: Time, id: u32) -> Verdict {
+        let pool = &self.books.pools[&id];
+        // Where the probe's slot is given up, another one tries.
+        let never = pool.policy.restart.policy != RestartPolicy::Always || !pool.policy.restart.never_on.is_empty();
+        let by_itself = !never && pool.roll.is_none() && !pool.changed;
+        if !by_itself || !pool.loop_is_late || pool.is_step() {
+            return Ok(());
+        }
+        let span = pool.policy.restart.stable_after.0;
+        let old = self.books.of(id).any(|(_, w)| w.serves() && w.ready.is_some_and(|at| now.0 >= at + span));
+        hold!(old, "crash loop", "over, and nobody has been ready for {span} ms");
         Ok(())
     }
 
@@ -104,7 +139,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn roll_record(&mut self, record: &Record) -> Verdict {
+    fn roll_record(&mut self, now: Time, record: &Record) -> Verdict {
         match record {
             Record::RollStarted { pool, generation, .. } => {
                 let (pool_id, returns, after) = (pool.0, self.books.returns, self.books.last_id);
@@ -119,9 +154,22 @@ impl Oracle {
                 pool.rolled_in_loop = true;
                 pool.forgive();
                 let (back, troubled, retired, soaked) = (false, false, false, false);
-                let (failed, again) = (BTreeSet::new(), BTreeSet::new());
-                pool.roll =
-                    Some(Roll { generation: generation.0, after, back, troubled, retired, soaked, failed, again });
+                let (failed, ended_well, soaked_by_end, has_to_end) = (BTreeSet::new(), BTreeSet::new(), false, false);
+                let again = BTreeSet::new();
+                let generation = generation.0;
+                pool.roll = Some(Roll {
+                    generation,
+                    after,
+                    back,
+                    troubled,
+                    retired,
+                    soaked,
+                    failed,
+                    ended_well,
+                    soaked_by_end,
+                    has_to_end,
+                    again,
+                });
                 Ok(())
             }
             Record::RollingBack { pool, failure, .. } => {
@@ -135,7 +183,7 @@ impl Oracle {
                 roll.back = true;
                 Ok(())
             }
-            Record::RollEnded { pool, outcome } => self.roll_ended(pool.0, outcome),
+            Record::RollEnded { pool, outcome } => self.roll_ended(now, pool.0, outcome),
             Record::RollWaits { pool } => {
                 let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
                 let is_step = self.books.pools.get(&pool.0).is_some_and(Pool::is_step);
@@ -158,10 +206,13 @@ impl Oracle {
                 Ok(())
             }
             Record::Ready { .. }
+            | Record::Confirmed { .. }
+            | Record::Watched { .. }
             | Record::Died { .. }
             | Record::Retired { .. }
             | Record::Lost { .. }
             | Record::CrashLoop { .. }
+            | Record::CrashLoopEases { .. }
             | Record::CrashLoopOver { .. }
             | Record::Killed { .. }
             | Record::Soaked { .. }
@@ -214,18 +265,36 @@ impl Oracle {
         Ok(())
     }
 
-    fn ready(&mut self, now: Time, id: u64) -> Verdict {
+    /// What its age had to speak for speaks for itself.
+    fn confirmed(&mut self, now: Time, id: u64) -> Verdict {
+        let reports = self.books.reports;
+        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("ready", "unknown") };
+        hold!(worker.serves() && worker.reported.is_none() && reports == Some(id), "ready", "{id} confirmed");
+        worker.reported = Some(now.0);
+        let soak = self.books.pools[&(worker.pool as u32)].policy.soak(false).0;
+        worker.soaked_at = worker.soaked_at.min(now.0 + soak);
+        worker.watched_until = 0;
+        Ok(())
+    }
+
+    fn ready(&mut self, now: Time, id: u64, by_age: bool) -> Verdict {
         let slack = self.slack;
+        let reported = self.books.reports == Some(id);
+        hold!(by_age != reported, "ready", "{id}: by age {by_age}, reported {reported}");
         let Some(worker) = self.books.workers.get_mut(&id) else { return fail("ready", "unknown") };
         hold!(worker.stays() && worker.ready.is_none(), "ready", "{id} became ready twice, or after its end");
         worker.ready = Some(now.0);
+        worker.reported = reported.then_some(now.0);
         let pool_id = worker.pool as u32;
+        worker.soaked_at = now.0 + self.books.pools[&pool_id].policy.soak(by_age).0;
+        worker.watched_until = if by_age { worker.soaked_at } else { 0 };
         let (born, extended, spawned, timeout) = (worker.born, worker.extended, worker.spawned, worker.timeout);
         hold!(!self.books.pools[&(worker.pool as u32)].is_step(), "step", "{id} became ready");
         hold!(extended || now.0 <= spawned + timeout + slack, "ready", "{id} after its time");
         if let Readiness::Alive(span) = worker.readiness
             && let Some(born) = born
         {
+            hold!(!by_age || now.0 >= born + span.0, "ready", "{id} has not lived long enough");
             hold!(now.0 <= born + span.0 + slack, "ready", "{id} has lived long enough before");
         }
         if self.books.is_full(pool_id)
@@ -258,6 +327,9 @@ impl Oracle {
         let Some(worker) = self.books.workers.get_mut(&id) else { return fail("died", "unknown") };
         hold!(worker.asked.is_none(), "died", "{id} had been asked to");
         let (slot, spawned, ready, generation) = (worker.slot, worker.spawned, worker.ready, worker.generation);
+        self.books.died_born = spawned;
+        (self.books.died_late, self.books.died_first) = (false, false);
+        let by_age = ready.is_some() && worker.reported.is_none();
         hold!(before_ready == ready.is_none(), "died", "before_ready of {id}");
         let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else { return fail("died", "no pool") };
         match cause {
@@ -285,28 +357,51 @@ impl Oracle {
         pool.slots[slot as usize].ended |= is_end;
         hold!(failure != is_end, "died", "failure of {id}");
         pool.slots[slot as usize].died_ever += 1;
+        let ready_for = ready.map(|at| now.0 - at);
         if let Some(roll) = &mut pool.roll {
             roll.troubled = true;
             if roll.generation == generation && id > roll.after {
                 roll.failed.insert(id);
+                roll.has_to_end |= failure && !roll.back;
+                if is_end && ready.is_some() {
+                    roll.ended_well.insert(slot);
+                    roll.soaked_by_end |= by_age && ready_for.is_some_and(|span| span >= 1000);
+                }
             }
         }
-        let ready_for = ready.map(|at| now.0 - at);
+        let stable_after = pool.policy.restart.stable_after.0;
+        let late = ready_for.is_some_and(|span| span > 1000);
+        let early = failure && ready_for.is_none_or(|span| span <= 1000 || span < stable_after);
         // Beside one that serves, it was a renewal's.
-        if failure && !given_up && ready_for.is_none_or(|span| span <= 1000) && (pool.roll.is_some() || !spare) {
-            pool.early.push(now.0);
+        let counts = early && !given_up && (pool.roll.is_some() || !spare);
+        if counts {
             pool.all_early.push(now.0);
         }
         let Some(retry) = retry else { return Ok(()) };
+        pool.late_ever |= counts && late;
+        pool.loop_is_late |= counts && late && pool.crash_loop.is_some();
         let (least, most, exact) = pool.count_death(slot, ready_for, is_end, now.0 - spawned);
         hold!(retry <= most, "backoff late", "slot {slot} waits {retry}, at most {most}");
         hold!(!exact || retry >= least, "backoff early", "slot {slot} waits {retry}, at least {least}");
         pool.slots[slot as usize].retry_at = Some(now.0 + retry);
         pool.slots[slot as usize].forgiven = false;
+        if !counts || pool.crash_loop.is_some() {
+            return Ok(());
+        }
+        let seat = &mut pool.slots[slot as usize];
+        let first = seat.first_death.take();
+        self.books.died_late = late;
+        self.books.died_first = late && seat.exact && seat.deaths <= 1;
+        // Whether it is the first one of its row is sure only where the row is.
+        if late && (seat.deaths <= 1 || !seat.exact) {
+            seat.first_death = Some(now.0).filter(|_| seat.exact);
+            return Ok(());
+        }
+        pool.early.extend(first);
+        pool.early.push(now.0);
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
-        let deaths = pool.early.iter().filter(|at| now.0 - **at <= 10_000).count();
-        let early = !is_end && ready_for.is_none_or(|span| span <= 1000);
-        pool.owes_notice = early && deaths >= limit && pool.roll.is_none();
+        let deaths = pool.early.iter().filter(|at| **at + 10_000 >= spawned).count();
+        pool.owes_notice = deaths >= limit && pool.roll.is_none();
         Ok(())
     }
 
@@ -405,7 +500,9 @@ impl Oracle {
         Ok(())
     }
 
-    fn roll_ended(&mut self, id: u32, outcome: &Outcome) -> Verdict {
+    fn roll_ended(&mut self, now: Time, id: u32, outcome: &Outcome) -> Verdict {
+        let watched: Vec<(u64, u32, u64)> =
+            self.books.of(id).filter(|(_, w)| w.serves()).map(|(id, w)| (id, w.slot, w.watched_until)).collect();
         let cancelled = self.books.cancelled;
         let staying: Vec<(u32, u32, bool)> =
             self.books.of(id).filter(|(_, w)| w.stays()).map(|(_, w)| (w.slot, w.generation, w.serves())).collect();
@@ -415,6 +512,10 @@ impl Oracle {
         match outcome {
             Outcome::Done { generation, .. } => {
                 hold!(generation.0 == roll.generation && !roll.back, "rolls", "done: {generation}");
+                let young = watched.iter().find(|(id, slot, until)| {
+                    *id > roll.after && *slot < count && now.0 < *until && !roll.ended_well.contains(slot)
+                });
+                hold!(young.is_none(), "done early", "{young:?} has to live longer, it is {now}");
                 let old = staying.iter().find(|(slot, g, _)| *slot < count && *g != generation.0);
                 hold!(old.is_none(), "done", "though {old:?} serves");
                 for slot in roll.again.iter().filter(|slot| **slot < count && !pool.changed) {

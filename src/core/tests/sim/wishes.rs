@@ -104,6 +104,10 @@ impl Oracle {
         self.books.scales = true;
         pool.quiet = false;
         pool.policy.count = count;
+        // So many deaths are remembered as make a crash loop of a pool of that size.
+        pool.early.clear();
+        // A loop whose probe is not wanted any more is over.
+        pool.loop_is_late = false;
         if let Some(roll) = &mut pool.roll {
             roll.troubled = true;
         }

@@ -17,6 +17,7 @@ pub(crate) enum Happening {
     Birth(u64),
     BirthFails(u64),
     Ready(u64),
+    Lived(u64),
     Asks(u64),
     Sick(u64),
     Death(u64, End),
@@ -169,6 +170,7 @@ impl<'a> World<'a> {
                 }
                 Ok(())
             }
+            Happening::Lived(id) => self.step(Event::Lived(WorkerId(id))),
             Happening::Sick(id) => self.step(Event::Unhealthy(WorkerId(id))),
             Happening::Asks(id) => match self.bodies.get_mut(&id) {
                 Some(body) if !body.dead => {
@@ -343,6 +345,7 @@ impl<'a> World<'a> {
             },
             Order::Record(Record::RollWaits { .. }) => "rolls waited",
             Order::Record(Record::CrashLoop { .. }) => "crash loops",
+            Order::Record(Record::CrashLoopEases { .. }) => "crash loops eased",
             Order::Record(Record::CrashLoopOver { .. }) => "crash loops over",
             Order::Record(Record::Killed { .. }) => "killed",
             Order::Record(Record::Lost { .. }) => "lost",
@@ -353,6 +356,8 @@ impl<'a> World<'a> {
             Order::Record(Record::Retired { why: rotad_core::Why::Unhealthy, .. }) => "sick",
             Order::Record(Record::Retired { why: rotad_core::Why::Unreachable, .. }) => "unreachable",
             Order::Record(Record::Soaked { .. }) => "soaked",
+            Order::Record(Record::Confirmed { .. }) => "confirmed",
+            Order::Record(Record::Watched { .. }) => "watched",
             _ => return,
         };
         *self.stats.seen.entry(name).or_default() += 1;

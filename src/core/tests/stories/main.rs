@@ -6,7 +6,7 @@
 //! read the difference before you keep it.
 //!
 //! Facts: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
-//! `ready W…` `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
+//! `ready W…` `lived W…` (called ready for its age) `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
 //! `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view). A wish has a ticket of its
 //! own: 1, 2, 3…
 
@@ -28,7 +28,7 @@ struct Teller {
 }
 
 fn policy(words: &[&str]) -> Policy {
-    let reload = Reload { surge: 1, max_draining: 4, soak: Span(1000), on_failure: OnFailure::Rollback };
+    let reload = Reload { surge: 1, max_draining: 4, soak: Some(Span(1000)), on_failure: OnFailure::Rollback };
     let restart = Restart {
         policy: RestartPolicy::Always,
         delay: Span(100),
@@ -59,7 +59,7 @@ fn policy(words: &[&str]) -> Policy {
             "ready-timeout" => policy.ready_timeout = Span(number()),
             "surge" => policy.reload.surge = number() as u32,
             "max-draining" => policy.reload.max_draining = number() as u32,
-            "soak" => policy.reload.soak = Span(number()),
+            "soak" => policy.reload.soak = (value != "default").then(|| Span(number())),
             "abort" => policy.reload.on_failure = OnFailure::Abort,
             "never" => policy.restart.policy = RestartPolicy::Never,
             "on-failure" => policy.restart.policy = RestartPolicy::OnFailure,
@@ -116,7 +116,7 @@ impl Teller {
     /// What is due before that moment comes first.
     fn wait_until(&mut self, at: u64) {
         while let Some(due) = self.master.deadline().filter(|due| due.0 < at) {
-            assert!(due.0 > self.now || self.now == 0, "no spin");
+            assert!(due.0 > self.now || self.now == 0, "no spin:\n{}", self.told);
             self.now = due.0;
             let _ = writeln!(self.told, "~ {}", self.now);
             self.step(Event::Woke);
@@ -196,6 +196,7 @@ impl Teller {
                 self.step(Event::Swept(worker));
             }
             "born" => self.step(Event::Born(worker)),
+            "lived" => self.step(Event::Lived(worker)),
             "ready" => self.step(Event::Ready(worker)),
             "fails" => self.step(Event::SpawnFailed(worker)),
             "unhealthy" => self.step(Event::Unhealthy(worker)),
@@ -230,4 +231,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy unreachable back essential inplace);
+stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy unreachable back essential inplace alive);

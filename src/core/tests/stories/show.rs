@@ -1,8 +1,8 @@
 //! Orders and views as words.
 
 use rotad_core::{
-    Cause, Cut, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, PoolState, Record, Standing,
-    WorkerView,
+    Cause, Cut, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, PoolState, Record, Span,
+    Standing, WorkerView,
 };
 use std::fmt::Write as _;
 
@@ -25,7 +25,13 @@ pub(crate) fn order(order: &Order) -> String {
 
 fn record(record: &Record) -> String {
     match record {
-        Record::Ready { worker, took } => format!(". {worker} is ready after {took}"),
+        Record::Ready { worker, took, by_age: false, .. } => format!(". {worker} is ready after {took}"),
+        Record::Ready { worker, took, by_age: true, soak } if *soak > Span::ZERO => {
+            format!(". {worker} is alive after {took}, and soaks for {soak}")
+        }
+        Record::Ready { worker, took, by_age: true, .. } => format!(". {worker} is alive after {took}"),
+        Record::Confirmed { worker, took } => format!(". {worker} says that it is ready, after {took}"),
+        Record::Watched { span, .. } => format!(". the new ones are watched for {span}"),
         Record::Soaked { worker } => format!(". {worker} has soaked"),
         Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
             let how = if *failure { "died" } else { "ended" };
@@ -46,7 +52,11 @@ fn record(record: &Record) -> String {
             Cut::Now => format!(". {worker} is cut off at once, after {waited}"),
         },
         Record::Lost { worker } => format!(". {worker} cannot be killed"),
-        Record::CrashLoop { pool, deaths } => format!(". pool {pool} crash-loops: {deaths} deaths"),
+        Record::CrashLoop { pool, deaths, span } => {
+            let within = if *span > Span::from_secs(1) { format!(" in {span}") } else { String::new() };
+            format!(". pool {pool} crash-loops: {deaths} deaths{within}")
+        }
+        Record::CrashLoopEases { pool } => format!(". pool {pool} crash-loops on, the rest is started"),
         Record::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),
         Record::RollStarted { pool, generation, of } => format!(". roll of {pool} to {generation}, {of} slots"),
         Record::Replaced { pool, slot, worker, done, of } => format!(". {pool}/{slot} has {worker}, {done} of {of}"),
