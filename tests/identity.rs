@@ -409,7 +409,7 @@ fn a_broken_or_removed_file_finds_its_master() {
 fn a_changed_runtime_directory_finds_its_master() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
     site.edit(
-        "@DIR@/run".replace("@DIR@", &site.path("").display().to_string().trim_end_matches('/')).as_str(),
+        "@DIR@/run".replace("@DIR@", site.path("").display().to_string().trim_end_matches('/')).as_str(),
         "@DIR@/elsewhere",
     );
     assert_eq!(site.rotad(&["status"]).code, 0);
