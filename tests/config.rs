@@ -196,7 +196,7 @@ fn every_key_of_the_contract_is_known() {
         (
             "[pool.NAME]",
             "kind command count listen stdin after env env_file clear_env pass_env working_directory user group umask nice \
-             ready ready_timeout stop essential ports reload restart recycle health log limits",
+             ready ready_timeout stop max_starting essential ports reload restart recycle health log limits",
         ),
         ("[pool.NAME.reload]", "surge max_draining soak on_failure watch debounce"),
         ("[pool.NAME.restart]", "policy delay max_delay stable_after success_exit_codes never_on"),

@@ -8,10 +8,14 @@ use support::{Site, alone, proc, spaced, until};
 
 /// Pauses the master for 5 s.
 fn pause(site: &Site) {
+    pause_for(site, 5);
+}
+
+fn pause_for(site: &Site, seconds: u64) {
     let master = site.pid();
     site.signal(Signal::SIGSTOP);
     until("it is paused", 5, || (proc::stat(master)?[0] == "T").then_some(()));
-    spaced(Duration::from_secs(5));
+    spaced(Duration::from_secs(seconds));
     site.signal(Signal::SIGCONT);
 }
 
@@ -43,6 +47,38 @@ fn a_starting_worker_is_not_killed_for_it() {
     pause(&site);
     site.await_ready();
     assert_eq!(site.lines("starts").len(), 1, "it was killed for the master's pause");
+}
+
+/// `rotad start` waits for such a worker, whatever the master sleeps through: nothing failed, so the start has not.
+#[test]
+fn a_start_does_not_fail_for_it() {
+    let _alone = alone();
+    let site = Site::new(
+        "[pool.slow]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"11000\", \"--starts\", \"@DIR@/starts\"]\n\
+         ready = \"notify\"\nready_timeout = \"5s\"\nstop = \"1s\"\n",
+    );
+    let run = std::thread::scope(|scope| {
+        let start = scope.spawn(|| site.rotad(&["start"]));
+        until("it starts", 10, || (!site.lines("starts").is_empty()).then_some(()));
+        pause_for(&site, 9);
+        start.join().expect("an answer")
+    });
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(site.lines("starts").len(), 1, "it was killed for the master's pause");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// A worker that asks for more time gets it from the start as well.
+#[test]
+fn a_start_waits_as_long_as_a_worker_was_given() {
+    let _alone = alone();
+    let site = Site::new(
+        "[pool.slow]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"4000\", \"--ask-ms\", \"8000\"]\n\
+         ready = \"notify\"\nready_timeout = \"1500ms\"\nstop = \"1s\"\n",
+    );
+    let run = site.rotad(&["start"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
 /// Without a pause the same worker is killed in time: the deadline does hold.

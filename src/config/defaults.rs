@@ -13,8 +13,8 @@ const MERGED: [&str; 7] = ["env", "reload", "restart", "recycle", "health", "log
 const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
 
 /// What means nothing for a step: it has one process, which is never ready and never replaced.
-pub(super) const NOT_OF_STEPS: [&str; 9] =
-    ["listen", "stdin", "ports", "ready", "essential", "reload", "recycle", "health", "count"];
+pub(super) const NOT_OF_STEPS: [&str; 10] =
+    ["listen", "stdin", "ports", "ready", "essential", "reload", "recycle", "health", "count", "max_starting"];
 
 /// The checked defaults; none where there are none.
 pub(super) fn read<'i>(cx: &mut Reader, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {

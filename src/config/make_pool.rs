@@ -127,6 +127,7 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
         kind: if kind == Kind::Step { PoolKind::Step } else { PoolKind::Service },
         // The numbers of pools are the master's to give.
         after: Vec::new(),
+        max_starting: pool.max_starting.as_ref().map(|at| at.value),
         essential: pool.essential.as_ref().map(|at| at.value),
     }
 }

@@ -34,6 +34,7 @@ pub(super) struct Pool {
     pub(super) ready: Option<At<ReadyText>>,
     pub(super) ready_timeout: Option<At<Span>>,
     pub(super) stop: Option<Vec<Step>>,
+    pub(super) max_starting: Option<At<u32>>,
     pub(super) essential: Option<At<Essential>>,
     pub(super) reload: Reload,
     pub(super) restart: Restart,
@@ -161,6 +162,15 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "SIGTERM and this patience, then SIGKILL",
         |cx, into, v| {
             into.stop = values::stop(cx, v);
+        },
+    ),
+    key(
+        "max_starting",
+        "number",
+        "adapts",
+        "workers that may be starting at a time; by default as many as the machine can boot at a time (below)",
+        |cx, into, v| {
+            into.max_starting = cx.amount(v, 1, values::MOST);
         },
     ),
     key(

@@ -395,6 +395,11 @@ impl Server {
         self.clients.remove(&id);
     }
 
+    /// The master was paused: that time is not the clients'.
+    pub fn paused(&mut self, by: Duration) {
+        self.clients.values_mut().for_each(|client| client.ask_by += by);
+    }
+
     /// When the next client has taken too long, or connections are taken again.
     pub fn deadline(&self) -> Option<Instant> {
         let late = self.clients.values().filter(|c| c.is_waited_for()).map(|c| c.ask_by);

@@ -118,6 +118,7 @@ impl Master {
         let policy = Policy { kind, ..policy }.of_its_kind();
         let (count, before) = (policy.count, pool.policy.count);
         pool.policy = Policy { count: before, ..policy };
+        self.starts.change(); // `max_starting` may be another one
         self.resize(id, count);
     }
 

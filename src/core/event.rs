@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 /// A fact. A fact about a worker that is gone is expected and changes nothing.
 #[allow(clippy::large_enum_variant, reason = "an event lives for one step; wishes are rare")]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one is handed in at a time, and a wish is rare")]
 pub enum Event {
     /// The worker's program runs: exec succeeded.
     Born(WorkerId),
@@ -20,6 +21,9 @@ pub enum Event {
     Unhealthy(WorkerId),
     /// A listening socket that these workers hold was replaced by a new one: no new connection reaches them.
     Unreachable(Vec<WorkerId>),
+    /// What these workers, which are starting, have wanted of processors lately: had or waited for, in percent of one.
+    /// Asked for while [`crate::View::holds_back`].
+    Demand(Vec<(WorkerId, u32)>),
     /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
     Extended(WorkerId, Span),
     /// The worker's first process has ended; the rest of its tree may still live.

@@ -25,6 +25,7 @@ mod repair;
 mod roll;
 mod rolling;
 mod settle;
+mod starting;
 mod step;
 mod time;
 mod unreachable;

@@ -3,7 +3,9 @@
 use crate::order::{Cut, Why};
 use crate::roll::Phase;
 use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
-use crate::{Cause, Exit, Generation, Master, Order, PoolId, Readiness, Record, Slot, Span, Step, Time, WorkerId};
+use crate::{
+    Cause, Exit, Generation, Master, Order, PoolId, PoolKind, Readiness, Record, Slot, Span, Step, Time, WorkerId,
+};
 
 impl Master {
     pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Place) -> Option<WorkerId> {
@@ -13,6 +15,8 @@ impl Master {
         worker.place = place;
         worker.awaited =
             place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
+        worker.counts = known.policy.kind == PoolKind::Service;
+        worker.demand = self.pools.get(&pool).map_or(0, |known| self.fresh_demand(known));
         let id = self.enlist(worker);
         let known = self.pools.get_mut(&pool)?;
         let seat = known.slots.get_mut(slot.0 as usize)?;
@@ -101,6 +105,7 @@ impl Master {
             w.state = if soaks { State::Soaking { until } } else { State::Ready };
         });
         self.record(Record::Ready { worker: id, took, by_age, soak: if soaks { soak } else { Span::ZERO } });
+        self.was_quick(pool, took);
         if place == Place::Current {
             self.filled(pool, slot, generation, id);
         }

@@ -2,6 +2,7 @@
 
 use crate::deadline::{Deadlines, Key};
 use crate::pool::{Activity, Pool};
+use crate::starting::Starts;
 use crate::worker::{Place, State, Worker};
 use crate::{Cut, Event, Order, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ pub struct Master {
     pub(crate) stirred: BTreeSet<PoolId>,
     /// Pools that wait for others before they start.
     pub(crate) held: BTreeSet<PoolId>,
+    pub(crate) starts: Starts,
     pub(crate) stopping: bool,
     pub(crate) left: bool,
     pub(crate) out: Vec<Order>,
@@ -55,6 +57,7 @@ impl Master {
             Event::Lived(id) => self.became_ready(id, true),
             Event::Unhealthy(id) => self.unhealthy(id),
             Event::Unreachable(ids) => self.unreachable(&ids),
+            Event::Demand(found) => self.demanded(&found),
             Event::Extended(id, by) => {
                 let now = self.now;
                 self.change(id, |w| w.extend(now, by));
@@ -127,7 +130,11 @@ impl Master {
         with(worker);
         let after = Share::of(worker);
         self.deadlines.set(Key::Worker(id), worker.deadline());
+        self.starts.shift(before.demand, after.demand);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
+            if after.booting < before.booting {
+                self.starts.change();
+            }
             pool.apply(worker, before, after);
         }
     }
@@ -136,6 +143,7 @@ impl Master {
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
         self.deadlines.set(Key::Worker(id), worker.deadline());
+        self.starts.shift(0, Share::of(&worker).demand);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.apply(&worker, Share::default(), Share::of(&worker));
         }
@@ -152,6 +160,8 @@ impl Master {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.deadlines.set(Key::Worker(id), None);
         self.touch(worker.pool, worker.slot);
+        self.starts.shift(Share::of(&worker).demand, 0);
+        self.starts.change();
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.apply(&worker, Share::of(&worker), Share::default());
             pool.unreachable.remove(&(worker.slot, id));
@@ -184,6 +194,7 @@ impl Master {
                 self.settle_slot(pool, slot);
             } else if let Some(pool) = self.stirred.pop_first() {
                 self.settle_pool(pool);
+            } else if self.use_room() {
             } else if !self.break_circle() {
                 break;
             }
@@ -239,6 +250,8 @@ pub(crate) struct Share {
     starting: u32,
     trying: u32,
     parting: u32,
+    booting: u32,
+    demand: u32,
 }
 
 impl Share {
@@ -253,6 +266,8 @@ impl Share {
             starting: u32::from(worker.tries() && worker.awaited),
             trying: u32::from(worker.tries()),
             parting: u32::from(!worker.lost && worker.leaves() && worker.drains),
+            booting: u32::from(worker.boots()),
+            demand: if worker.boots() { worker.demand } else { 0 },
         }
     }
 }
@@ -267,6 +282,8 @@ impl Pool {
         self.starting = self.starting + after.starting - before.starting;
         self.trying = self.trying + after.trying - before.trying;
         self.parting = self.parting + after.parting - before.parting;
+        self.crowd.starting = self.crowd.starting + after.booting - before.booting;
+        self.crowd.demand = self.crowd.demand + u64::from(after.demand) - u64::from(before.demand);
         if let Some(seat) = self.slots.get_mut(worker.slot.0 as usize) {
             seat.parting = seat.parting + after.parting - before.parting;
         }

@@ -19,6 +19,8 @@ pub struct Policy {
     /// At its start the pool waits until all of these are up; everything is stopped against this order.
     pub after: Vec<PoolId>,
     pub essential: Option<Essential>,
+    /// So many of its workers may be starting at a time; none: as many as the machine can boot at a time.
+    pub max_starting: Option<u32>,
 }
 
 /// What becomes of a pool's workers.

@@ -4,6 +4,7 @@ use crate::essential::Dark;
 use crate::generations::History;
 use crate::renew::Renewals;
 use crate::roll::{LastRoll, Roll};
+use crate::starting::Crowd;
 #[cfg(doc)]
 use crate::worker::EARLY;
 use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
@@ -154,6 +155,7 @@ pub(crate) struct Pool {
     /// Workers whose listening socket was replaced and that finish what they have, by their slot.
     pub(crate) unreachable: BTreeSet<(Slot, WorkerId)>,
     pub(crate) serving_of: BTreeMap<Generation, u32>,
+    pub(crate) crowd: Crowd,
 }
 
 impl Pool {
@@ -193,6 +195,7 @@ impl Pool {
             parting: 0,
             unreachable: BTreeSet::new(),
             serving_of: BTreeMap::new(),
+            crowd: Crowd::default(),
         };
         pool.history.made(Generation(1), &pool.policy);
         pool.fit();
@@ -249,7 +252,7 @@ impl Pool {
     /// whoever is missing is not about to come.
     pub(crate) fn can_spare_one(&self) -> bool {
         let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
-        self.serving >= floor || self.starting == 0
+        self.serving >= floor || self.starting == 0 && self.crowd.slots.is_empty()
     }
 
     /// Every wanted slot has a worker that serves.

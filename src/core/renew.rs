@@ -94,10 +94,11 @@ impl Master {
         } else {
             pool.in_flight >= pool.policy.reload.surge || !pool.has_room()
         };
-        if waits {
+        let generation = pool.wanted;
+        if waits || !self.may_succeed(id) {
             return;
         }
-        let generation = pool.wanted;
+        let Some(pool) = self.pools.get_mut(&id) else { return };
         if let Some(renewal) = &mut pool.renewals.running {
             renewal.began = Some(now);
         }

@@ -188,6 +188,9 @@ impl Master {
         if pool.in_flight >= surge || !pool.has_room() {
             return None;
         }
+        if !pool.roll.as_ref()?.todo.is_empty() && !self.may_succeed(id) {
+            return None;
+        }
         let slot = self.next_slot(id)?;
         let generation = self.pools.get(&id)?.roll.as_ref()?.goal();
         self.spawn(id, slot, generation, Place::Successor)
@@ -197,6 +200,10 @@ impl Master {
     fn next_in_place(&mut self, id: PoolId) -> Option<WorkerId> {
         if self.pools.get(&id)?.roll.as_ref()?.emptied.is_none() {
             if self.pools.get(&id)?.parting > 0 {
+                return None;
+            }
+            // Before the old one is stopped: its slot must not stay empty for others that start.
+            if !self.pools.get(&id)?.roll.as_ref()?.todo.is_empty() && !self.may_succeed(id) {
                 return None;
             }
             let slot = self.next_slot(id)?;
@@ -219,6 +226,9 @@ impl Master {
         let seat = pool.slots.get(slot.0 as usize)?;
         let gone = old.is_none_or(|old| self.workers.get(&old).is_none_or(|w| w.lost));
         if !gone || seat.successor.is_some() || seat.parting > 0 {
+            return None;
+        }
+        if pool.policy.max_starting.is_some() && !self.may_start(id) {
             return None;
         }
         let generation = pool.roll.as_ref()?.goal();

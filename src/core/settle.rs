@@ -10,6 +10,7 @@ use crate::{Generation, Master, PoolId, PoolKind, Record, Slot, WorkerId};
 
 impl Master {
     pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
+        self.wait_no_more(id, slot);
         let Some(pool) = self.pools.get(&id) else { return };
         let Some(seat) = pool.slots.get(slot.0 as usize) else {
             return self.deadlines.set(Key::Slot(id, slot), None);
@@ -143,10 +144,14 @@ impl Master {
         }
         seat.not_before = None;
         self.deadlines.set(Key::Slot(id, slot), None);
+        if !self.may_start(id) {
+            return self.wait_for_room(id, slot);
+        }
         self.spawn(id, slot, generation, Place::Current);
     }
 
     pub(crate) fn settle_pool(&mut self, id: PoolId) {
+        self.successor_waits_no_more(id);
         let Some(pool) = self.pools.get(&id) else { return };
         match pool.activity {
             Activity::Running if !pool.begun => self.begin_when_free(id),

@@ -47,6 +47,8 @@ pub struct PoolView {
     /// Processes, the leaving ones included.
     pub alive: u32,
     pub ready: u32,
+    /// Workers that are not ready yet, successors included; runs of a step are not counted.
+    pub starting: u32,
     /// Old workers that have got their stop and still finish.
     pub draining: u32,
     /// The generation that empty slots are filled with; the last that served in full.
@@ -103,6 +105,8 @@ pub enum EmptyState {
     /// Its pool has not begun: it waits for others.
     Held,
     Backoff,
+    /// As many as may are starting, in this pool or on this machine: it has its turn when one of them is ready.
+    Waits,
     Stopped,
     Done,
     Failed,
@@ -133,6 +137,21 @@ impl View<'_> {
 
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
         self.master.workers.get(&id).map(|worker| worker_view(id, worker))
+    }
+
+    /// Somebody waits until others that start are ready: what those want decides ([`crate::Event::Demand`]).
+    pub fn holds_back(&self) -> bool {
+        self.master.holds_back()
+    }
+
+    /// The workers of all pools that are starting, the oldest first; runs of steps are not.
+    pub fn starting(&self) -> Vec<WorkerId> {
+        self.master.booting()
+    }
+
+    /// How many processors the master has been told of.
+    pub fn processors(&self) -> u32 {
+        self.master.processors()
     }
 
     /// How often a slot was filled again after a death that nobody asked for.
@@ -168,12 +187,17 @@ impl View<'_> {
                         (Some(Ended::Done), _) => EmptyState::Done,
                         (Some(Ended::Failed), _) => EmptyState::Failed,
                         (None, Activity::Running) if !pool.begun => EmptyState::Held,
+                        (None, Activity::Running) if pool.waits_for_room(Slot(slot as u32)) => EmptyState::Waits,
                         (None, Activity::Running) => EmptyState::Backoff,
                         (None, Activity::Outlasting | Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
                     };
                     let retry_in = match state {
                         EmptyState::Backoff => seat.not_before.map(|at| at - now),
-                        EmptyState::Held | EmptyState::Stopped | EmptyState::Done | EmptyState::Failed => None,
+                        EmptyState::Held
+                        | EmptyState::Waits
+                        | EmptyState::Stopped
+                        | EmptyState::Done
+                        | EmptyState::Failed => None,
                     };
                     EmptySlot { slot: Slot(slot as u32), state, retry_in }
                 })
@@ -191,6 +215,7 @@ impl View<'_> {
             wanted: if pool.activity == Activity::Running { pool.wanted_slots() } else { 0 },
             alive: pool.alive,
             ready: pool.serving,
+            starting: pool.crowd.starting,
             draining: pool.draining,
             filling: pool.filling(),
             proven: pool.proven,

@@ -64,6 +64,10 @@ pub(crate) struct Worker {
     pub(crate) awaited: bool,
     /// The kernel could not end it in time.
     pub(crate) lost: bool,
+    /// While it starts it is taken for this much of a processor, in percent.
+    pub(crate) demand: u32,
+    /// It counts among those that start: a run of a step does not.
+    pub(crate) counts: bool,
 }
 
 impl Worker {
@@ -84,6 +88,8 @@ impl Worker {
             drains: false,
             awaited: false,
             lost: false,
+            demand: 0,
+            counts: false,
         }
     }
 

@@ -114,6 +114,9 @@ pub struct WorkerStatus {
     /// What the worker says of itself (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
+    /// No process yet: as many as may are starting, and it has its turn when one of them is ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

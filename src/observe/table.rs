@@ -159,12 +159,27 @@ fn pool_note(pool: &PoolStatus) -> String {
         .max_by(|one, other| one.retry_in_s.unwrap_or(0.0).total_cmp(&other.retry_in_s.unwrap_or(0.0)))
         .map(|worker| format!("{}/{}: {}", harmless(&pool.name), worker.slot, worker_note(worker)));
     let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", harmless(pool.waits_for.join(", "))));
+    let turn = match pool.workers.iter().filter(|worker| worker.waits).count() {
+        0 => None,
+        1 => Some("1 waits for others that start".to_owned()),
+        count => Some(format!("{count} wait for others that start")),
+    };
     let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
     let unserved = (!pool.unserved.is_empty()).then(|| harmless(pool.unserved.join("; ")));
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
     let alive = pool.workers.iter().any(is_only_alive).then(|| "alive, nothing says more".to_owned());
-    let parts =
-        [unserved, waits, stopped, mixture(pool), reload_note(&pool.reload), threat(pool), trouble, alive, scaled];
+    let parts = [
+        unserved,
+        waits,
+        turn,
+        stopped,
+        mixture(pool),
+        reload_note(&pool.reload),
+        threat(pool),
+        trouble,
+        alive,
+        scaled,
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -204,8 +219,9 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
 fn worker_note(worker: &WorkerStatus) -> String {
     let exit = worker.last_exit.as_ref().map(exit_note);
     let retry = worker.retry_in_s.map(|s| format!("retry in {}", duration(s)));
+    let waits = worker.waits.then(|| "waits for others that start".to_owned());
     let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(harmless);
-    [says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    [waits, says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn exit_note(exit: &LastExit) -> String {

@@ -19,6 +19,7 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
         retry_in_s: None,
         port: None,
         says: None,
+        waits: false,
     }
 }
 

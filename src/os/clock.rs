@@ -23,9 +23,13 @@ impl Clock {
         Self { origin: now, shift: Duration::ZERO, woke: now }
     }
 
-    /// The core's time as of the last [`Clock::wake`], or now if nothing has waited since.
+    /// The core's time: now. Within one turn of the loop it advances no further than a wait may take before it counts
+    /// as a pause: whatever a pause in the midst of a turn takes is seen by the next [`Clock::wake`], not by deadlines
+    /// that are looked at before.
     pub fn now(&self) -> Time {
-        Time((self.origin.elapsed().saturating_sub(self.shift)).as_millis() as u64)
+        let woke = self.woke.saturating_duration_since(self.origin);
+        let now = woke + self.woke.elapsed().min(TICK + LATE);
+        Time(now.saturating_sub(self.shift).as_millis() as u64)
     }
 
     /// How long the loop may wait: until the core's deadline, in steps of [`TICK`]; none: for ever.
@@ -70,6 +74,18 @@ mod tests {
         clock.origin -= Duration::from_secs(7);
         assert_eq!(clock.wake(None), None, "nothing was due: nothing can be late");
         assert!(clock.now() - before >= rotad_core::Span::from_secs(7));
+    }
+
+    #[test]
+    fn a_pause_in_the_midst_of_a_turn_is_not_seen_before_the_next_wait() {
+        let mut clock = Clock::start();
+        let before = clock.now();
+        clock.woke -= Duration::from_secs(9);
+        clock.origin -= Duration::from_secs(9);
+        assert!(clock.now() - before <= rotad_core::Span::from_millis(401), "nobody's time is up for it");
+        let paused = clock.wake(Some(Duration::ZERO)).expect("a pause");
+        assert!(paused >= Duration::from_secs(9), "{paused:?}");
+        assert!(clock.now() - before < rotad_core::Span::from_secs(1));
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod birth;
 pub mod cgroup;
 pub mod clock;
 pub mod daemon;
+pub mod demand;
 pub mod house;
 pub mod interrupt;
 pub mod leftovers;

@@ -176,6 +176,7 @@ fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
     keys.adjusted.extend(differing(&[
         ("ready_timeout", a.ready_timeout != b.ready_timeout),
         ("stop", a.stop != b.stop),
+        ("max_starting", a.max_starting != b.max_starting),
         // By default these two follow `count`.
         ("reload.surge", !resized && a.reload.surge != b.reload.surge),
         ("reload.max_draining", !resized && a.reload.max_draining != b.reload.max_draining),

@@ -56,6 +56,7 @@ fn what_the_master_goes_by_touches_no_worker() {
     assert_eq!(web("", ""), PoolChange::Same);
     adjusted("count = 4", "count = 8", &["count 4 → 8"]);
     adjusted("", "stop = \"5s\"\nready_timeout = \"5s\"", &["ready_timeout", "stop"]);
+    adjusted("", "max_starting = 3", &["max_starting"]);
     adjusted(
         "",
         "reload = { surge = 0, max_draining = 3, soak = \"2s\", on_failure = \"abort\" }",

@@ -34,6 +34,10 @@ pub(crate) struct Knobs {
     pub(crate) work_ms: u64,
     /// How long the start takes before it accepts.
     pub(crate) start_ms: u64,
+    /// How much processor time the start uses.
+    burn_ms: u64,
+    /// At the start: ask for this many milliseconds more by EXTEND_TIMEOUT_USEC.
+    ask_ms: u64,
     /// After TERM, and after the last request, before it leaves.
     pub(crate) drain_ms: u64,
     /// After TERM: ask for this many milliseconds more by EXTEND_TIMEOUT_USEC.
@@ -142,6 +146,8 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
         match name.as_str() {
             "--work-ms" => knobs.work_ms = number(&value()),
             "--start-ms" => knobs.start_ms = number(&value()),
+            "--burn-ms" => knobs.burn_ms = number(&value()),
+            "--ask-ms" => knobs.ask_ms = number(&value()),
             "--drain-ms" => knobs.drain_ms = number(&value()),
             "--extend-ms" => knobs.extend_ms = number(&value()),
             "--job-ms" => knobs.job_ms = number(&value()),
@@ -190,7 +196,11 @@ fn begin(knobs: &Knobs) -> Code {
     if let Some(file) = &knobs.code {
         code = read_code(file);
     }
+    if knobs.ask_ms > 0 {
+        tell(&format!("EXTEND_TIMEOUT_USEC={}", knobs.ask_ms * 1000));
+    }
     pause(knobs.start_ms);
+    burn(knobs.burn_ms);
     if let Some(file) = &knobs.escape {
         let me = std::env::current_exe().expect("the path of this program");
         for verb in ["escaped", "orphaner"] {
@@ -442,6 +452,18 @@ pub(crate) fn append(file: &str, line: &str) {
 
 pub(crate) fn complain(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Uses so much time of a processor, however long that takes.
+fn burn(ms: u64) {
+    let used = || {
+        let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("our own clock");
+        used.tv_sec() as u64 * 1000 + used.tv_nsec() as u64 / 1_000_000
+    };
+    let end = used() + ms;
+    while ms > 0 && used() < end {
+        std::hint::spin_loop();
+    }
 }
 
 pub(crate) fn pause(ms: u64) {

@@ -59,6 +59,7 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         },
         kind: PoolKind::Service,
         after: Vec::new(),
+        max_starting: None,
         essential: None,
     };
     let mut world = World { master: Master::new(), now: 0, facts: VecDeque::new(), steps: 0, left: false };

@@ -5,6 +5,7 @@ use super::Keeper;
 use super::ports::PortBook;
 use super::probing::Probing;
 use super::recycling::Recycling;
+use super::starts::Starts;
 use super::watchdogs::Watchdogs;
 use crate::os::birth::Settings;
 use rotad_core::{Record, Time, WorkerId};
@@ -16,6 +17,7 @@ pub(super) struct Care {
     pub watchdogs: Watchdogs,
     pub recycling: Recycling,
     pub ports: PortBook,
+    pub starts: Starts,
     /// Workers that are ready, or soaking, and have not been asked to stop.
     serving: BTreeSet<WorkerId>,
 }
@@ -25,6 +27,7 @@ impl Care {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             recycling: Recycling::new(settings.wake.clone()),
+            starts: Starts::new(settings.wake.clone()),
             probing: Probing::new(settings),
             watchdogs: Watchdogs::default(),
             ports: PortBook::default(),
@@ -33,8 +36,13 @@ impl Care {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        let all =
-            [self.probing.deadline(), self.watchdogs.deadline(), self.recycling.deadline(), self.ports.deadline()];
+        let all = [
+            self.probing.deadline(),
+            self.watchdogs.deadline(),
+            self.recycling.deadline(),
+            self.ports.deadline(),
+            self.starts.deadline(),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -53,6 +61,7 @@ impl Keeper {
         self.probes_due();
         self.recycling_due();
         self.ports_due();
+        self.starts_due();
     }
 
     /// The program runs: from here on somebody may have to ask whether it is ready.

@@ -27,6 +27,14 @@ impl Keeper {
             buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
             let now = self.clock.now().max(self.told);
             self.told = now;
+            if let Event::Extended(worker, by) = &event
+                && let Some(body) = self.roster.get(*worker)
+            {
+                self.launch.extended(body.pool, now + *by);
+            }
+            if event == Event::Woke {
+                self.care.starts.before = self.core.view().pools().map(|(_, pool)| pool.starting as usize).sum();
+            }
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
             let acts = |order: &Order| matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::Kill(_));
             let orders = self.core.step(now, event);
@@ -71,7 +79,7 @@ impl Keeper {
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // The core orders workers of pools that it was given alone.
         let Some(pattern) = self.posts.pattern(pool, generation) else { return };
-        self.launch.begun(pool);
+        self.launch.begun(pool, slot, self.clock.now());
         let tag = self.worker_tag(worker);
         let body = Body {
             pool,

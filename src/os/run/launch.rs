@@ -2,9 +2,11 @@
 
 use crate::observe::clip::join_within;
 use crate::os::daemon::{Launch, Report};
-use rotad_core::PoolId;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use rotad_core::{PoolId, Slot, Span, Time};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the core decides about a worker's time comes first.
+const SLACK: Span = Span::from_secs(1);
 
 /// How much a failed start tells, in bytes: many pools, each with its worker's last lines.
 const MOST_TOLD: usize = 512 << 10;
@@ -32,10 +34,13 @@ pub(super) struct LaunchWatch {
 struct Pool {
     name: String,
     fate: Fate,
-    /// Its first worker's time to be ready; none: as long as it takes.
-    patience: Option<Duration>,
-    /// Workers that end well before they are ever ready would be waited for for ever. None: it waits for others.
-    until: Option<Instant>,
+    /// A worker's time to be ready; none: as long as it takes.
+    patience: Option<Span>,
+    /// Slots that have had a worker.
+    tried: BTreeSet<Slot>,
+    /// Workers that end well before they are ever ready would be waited for for ever. In the core's time, so that a
+    /// pause of the master moves it. None: no worker has been ordered yet.
+    until: Option<Time>,
 }
 
 /// What has to be done once all is known.
@@ -49,11 +54,9 @@ pub(super) enum Verdict {
 
 impl LaunchWatch {
     /// The pools with their names and how long they may take.
-    pub(super) fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String, Option<Duration>)>) -> Self {
-        let now = Instant::now();
-        let pool = |(id, name, patience): (PoolId, String, Option<Duration>)| {
-            let until = patience.and_then(|patience| now.checked_add(patience));
-            (id, Pool { name, fate: Fate::Pending, patience, until })
+    pub(super) fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String, Option<Span>)>) -> Self {
+        let pool = |(id, name, patience): (PoolId, String, Option<Span>)| {
+            (id, Pool { name, fate: Fate::Pending, patience, tried: BTreeSet::new(), until: None })
         };
         let waits = !launch.foreground;
         let mut watch =
@@ -65,27 +68,29 @@ impl LaunchWatch {
     }
 
     /// When patience ends with somebody.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Time> {
         if self.report.is_none() || self.last_words.is_some() {
             return None;
         }
         self.pools.values().filter(|pool| pool.fate == Fate::Pending).filter_map(|pool| pool.until).min()
     }
 
-    /// The pool waits for others: that is not its time.
-    pub(super) fn held(&mut self, pool: PoolId) {
-        if let Some(pool) = self.pools.get_mut(&pool) {
-            pool.until = None;
+    /// A worker is about to be born. The first one of a slot has its whole time before it, whenever that is: its pool
+    /// may have waited for others, and the slot for its turn.
+    pub(super) fn begun(&mut self, pool: PoolId, slot: Slot, now: Time) {
+        if self.report.is_some()
+            && let Some(pool) = self.pools.get_mut(&pool)
+            && pool.tried.insert(slot)
+            && let Some(patience) = pool.patience
+        {
+            pool.until = Some(now + patience + SLACK);
         }
     }
 
-    /// A worker of the pool is about to be born: from now on its time counts.
-    pub(super) fn begun(&mut self, pool: PoolId) {
-        if self.report.is_some()
-            && let Some(pool) = self.pools.get_mut(&pool)
-            && pool.until.is_none()
-        {
-            pool.until = pool.patience.and_then(|patience| Instant::now().checked_add(patience));
+    /// A worker has asked for more time.
+    pub(super) fn extended(&mut self, pool: PoolId, until: Time) {
+        if let Some(Pool { until: Some(before), .. }) = self.pools.get_mut(&pool) {
+            *before = (*before).max(until + SLACK);
         }
     }
 
@@ -117,8 +122,7 @@ impl LaunchWatch {
     }
 
     /// Time is up for somebody.
-    pub(super) fn overdue(&mut self) -> Verdict {
-        let now = Instant::now();
+    pub(super) fn overdue(&mut self, now: Time) -> Verdict {
         for pool in self.pools.values_mut() {
             if pool.fate == Fate::Pending && pool.until.is_some_and(|until| until <= now) {
                 pool.fate = Fate::Failed("was not ready in time".to_owned());

@@ -4,11 +4,12 @@ use super::Keeper;
 use super::chronicle::Note;
 use crate::control::wire::Answer;
 use crate::observe::events::What;
-use rotad_core::WorkerId;
-use std::time::{Duration, Instant};
+use crate::os::clock::Clock;
+use rotad_core::{Span, Time, WorkerId};
+use std::time::Duration;
 
 /// How long orphans may take to die of SIGKILL.
-const ORPHANS: Duration = Duration::from_millis(900);
+const ORPHANS: Span = Span::from_millis(900);
 
 /// How long clients may take to read the last lines of workers.
 const LAST_LINES: Duration = Duration::from_millis(500);
@@ -39,13 +40,13 @@ fn remove_files(mut listening: super::listening::Listening) {
 }
 
 pub(super) struct Leaving {
-    until: Instant,
+    until: Time,
 }
 
 impl Leaving {
     /// Orphans that die ring through SIGCHLD; this is for those that do not.
-    pub(super) fn patience(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100))
+    pub(super) fn patience(&self, clock: &Clock) -> Duration {
+        clock.until(self.until).min(Duration::from_millis(100))
     }
 }
 
@@ -61,7 +62,7 @@ impl Keeper {
             tracing::error!("{text}");
             self.last_lost.insert(*worker, text);
         }
-        self.leaving = Some(Leaving { until: Instant::now() + ORPHANS });
+        self.leaving = Some(Leaving { until: self.clock.now() + ORPHANS });
         self.end_orphans();
     }
 
@@ -70,7 +71,7 @@ impl Keeper {
         let until = self.leaving.as_ref()?.until;
         // None: the look is not through.
         let left = self.orphans.left;
-        if left != Some(0) && Instant::now() < until {
+        if left != Some(0) && self.clock.now() < until {
             return None;
         }
         let left = left.unwrap_or(1);

@@ -31,6 +31,7 @@ mod records;
 mod recycling;
 mod roster;
 mod snapshot;
+mod starts;
 mod startup;
 mod steps;
 mod streams;
@@ -203,6 +204,7 @@ impl Keeper {
                 self.orphans.paused(pause);
                 self.scout.paused(pause);
                 self.applying.paused(pause);
+                self.server.paused(pause);
                 self.care.probing.paused();
             }
             self.take_in(&mut sources);
@@ -240,6 +242,7 @@ impl Keeper {
                 self.scouted();
                 self.probed();
                 self.weighed();
+                self.looked_at_starts();
                 self.clerk_answers();
                 self.watched_files();
                 self.looked_at_orphans();
@@ -258,14 +261,14 @@ impl Keeper {
     /// How long the loop may sleep; none: until something happens.
     fn patience(&self) -> Option<Duration> {
         let mending = self.listening.mending.deadline();
-        let core =
-            self.core.deadline().into_iter().chain(self.alive_for.first().map(|(at, _)| *at)).chain(mending).min();
+        let alive = self.alive_for.first().map(|(at, _)| *at);
+        let core = [self.core.deadline(), alive, self.launch.deadline(), mending].into_iter().flatten().min();
         let care = self.care.deadline().map(|at| self.clock.until(at));
-        let waits = [self.clock.patience(core), care, self.leaving.as_ref().map(Leaving::patience)];
+        let waits =
+            [self.clock.patience(core), care, self.leaving.as_ref().map(|leaving| leaving.patience(&self.clock))];
         let moments = [
             self.spawner.deadline(),
             self.server.deadline(),
-            self.launch.deadline(),
             self.roster.sweep_again(),
             self.managing.deadline(),
             self.journal.deadline(),
@@ -311,9 +314,10 @@ impl Keeper {
         if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.fact(Event::Woke);
         }
-        if self.launch.deadline().is_some_and(|at| at <= now) {
+        if self.launch.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.launch_overdue();
         }
+        self.watch_starts();
     }
 
     /// A disk that hangs holds the pen alone; here it is told. Nobody wakes for that: whoever asks, or whatever happens,

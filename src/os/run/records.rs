@@ -109,7 +109,6 @@ impl Keeper {
                 let told = format!("{}: {text}", self.pool_name(pool));
                 self.note(Note::new(What::Held, text).pool(pool));
                 self.tell(pool, &told);
-                self.launch.held(pool);
             }
             Record::StepDone { pool, generation, took } => {
                 let note = Note::new(What::StepDone, format!("done after {took}"));
@@ -263,7 +262,12 @@ impl Keeper {
             // It still lives, and is about to be ended: these are its last words all the same.
             let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
             let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
-            let reason = unwell(cause, body.unwell.as_deref());
+            let mut reason = unwell(cause, body.unwell.as_deref());
+            if cause == Cause::NotReadyInTime
+                && let Some(crowd) = self.crowd(id)
+            {
+                reason = format!("{reason}; {crowd}");
+            }
             let exit = last_exit(None, Some(reason.clone()), lived, log);
             self.obituaries.add(id, body.obituary(exit, cause == Cause::Unhealthy));
             if let Some(body) = self.roster.get_mut(id) {
@@ -438,7 +442,7 @@ impl Keeper {
     }
 
     pub(super) fn launch_overdue(&mut self) {
-        let verdict = self.launch.overdue();
+        let verdict = self.launch.overdue(self.clock.now());
         self.launched(verdict);
         self.drain_facts();
     }

@@ -96,6 +96,7 @@ impl Keeper {
             retry_in_s: None,
             port: body.and_then(|body| body.port),
             says: body.and_then(|body| body.says.clone()),
+            waits: false,
         }
     }
 
@@ -104,7 +105,7 @@ impl Keeper {
             slot: empty.slot.0,
             pid: None,
             state: match empty.state {
-                EmptyState::Held => WorkerState::Starting,
+                EmptyState::Held | EmptyState::Waits => WorkerState::Starting,
                 EmptyState::Backoff => WorkerState::Backoff,
                 EmptyState::Stopped => WorkerState::Stopped,
                 EmptyState::Done => WorkerState::Done,
@@ -121,6 +122,7 @@ impl Keeper {
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
             port: None,
             says: None,
+            waits: empty.state == EmptyState::Waits,
         }
     }
 }

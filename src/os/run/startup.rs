@@ -373,7 +373,7 @@ impl Standing {
             tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
         }
         Keeper {
-            core: Master::new(),
+            core: Master::on(processors()),
             clock: Clock::start(),
             told: Time(0),
             clerk: Clerk::new(wake.clone(), reader),
@@ -428,8 +428,12 @@ impl Standing {
     }
 }
 
-/// How long a pool may take until its first workers are ready, with a second for what the core decides by itself.
-fn patience(pool: &PoolPlan) -> Option<Duration> {
-    let timeout = pool.policy.ready_timeout;
-    (timeout < Span::FOREVER).then(|| Duration::from_millis(timeout.as_millis()) + Duration::from_secs(1))
+/// How many the master and its workers may use: affinity and the cgroup's cpu.max are obeyed.
+fn processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |processors| u32::try_from(processors.get()).unwrap_or(u32::MAX))
+}
+
+/// How long a worker may take until it is ready; none: as long as it takes.
+fn patience(pool: &PoolPlan) -> Option<Span> {
+    Some(pool.policy.ready_timeout).filter(|timeout| *timeout < Span::FOREVER)
 }

@@ -125,6 +125,10 @@ impl Keeper {
             self.settle(ticket, pool, 0, text.clone());
         }
         self.give_up_start(pool, "stopped before it was ready");
+        if !self.stopping {
+            let verdict = self.launch.failed(pool, "stopped before it was ready".to_owned());
+            self.launched(verdict);
+        }
     }
 
     pub(super) fn give_up_start(&mut self, pool: PoolId, why: &str) {

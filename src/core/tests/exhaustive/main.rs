@@ -226,9 +226,11 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         },
         kind: PoolKind::Service,
         after: Vec::new(),
+        max_starting: None,
         essential: None,
     };
-    let mut life = Life { master: Master::new(), oracle: Oracle::new(0), policy: policy.clone(), now: 0, tickets: 0 };
+    let mut life =
+        Life { master: Master::new(), oracle: Oracle::new(0, 1), policy: policy.clone(), now: 0, tickets: 0 };
     life.ask(Request::Keep(POOL, policy)).expect("a pool starts");
     let depth = std::env::var("ROTAD_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(4);
     let mut lives = 0;

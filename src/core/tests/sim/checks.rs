@@ -274,6 +274,11 @@ impl Oracle {
             if held[slot as usize] || waits || in_place && pool.roll.is_some() {
                 continue;
             }
+            let empty = master.view().empty_slots(PoolId(id)).find(|empty| empty.slot.0 == slot);
+            if empty.is_some_and(|empty| empty.state == EmptyState::Waits) {
+                hold!(self.books.is_crowded(id), "held back", "slot {slot} of pool {id} waits for nobody");
+                continue;
+            }
             let never = pool.may_give_up();
             let ended = never
                 && master

@@ -5,6 +5,7 @@
 //! plays one life and prints it, `ROTAD_SIM_SURVEY=1` goes on after a failure and counts by oracle. A failing life is made smaller before it is printed.
 
 mod body;
+mod boots;
 mod checks;
 mod model;
 mod oracle;
@@ -96,6 +97,7 @@ fn lives() {
             "lost",
             "soaked",
             "held",
+            "held back",
             "steps done",
             "renewed",
             "essential",

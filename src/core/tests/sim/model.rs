@@ -1,5 +1,6 @@
 //! What an onlooker knows who sees only facts and orders: the oracle's own books, kept without the core's help.
 
+use crate::oracle::{Verdict, hold};
 use rotad_core::{
     Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, Why,
 };
@@ -29,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) overdue: bool,
     pub(crate) signals: usize,
     pub(crate) sweeps: u32,
+    /// What it wanted of processors when it was looked at.
+    pub(crate) demand: Option<u64>,
     /// Its generation's.
     pub(crate) readiness: Readiness,
     pub(crate) timeout: u64,
@@ -147,6 +150,8 @@ pub(crate) struct Pool {
     pub(crate) early: Vec<u64>,
     /// So many early deaths that a crash loop has to be noticed in the same step.
     pub(crate) owes_notice: bool,
+    /// Some worker of it was ready at once, or was seen waiting: others may count for less.
+    pub(crate) light: bool,
 }
 
 impl Pool {
@@ -187,6 +192,7 @@ impl Pool {
             all_early: Vec::new(),
             early: Vec::new(),
             owes_notice: false,
+            light: false,
         }
     }
 
@@ -333,11 +339,47 @@ pub(crate) struct Books {
     pub(crate) kill_from: Option<u64>,
     pub(crate) any_extended: bool,
     pub(crate) left: bool,
+    pub(crate) processors: u64,
 }
 
 impl Books {
     pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> + Clone {
         self.workers.iter().filter(move |(_, w)| w.pool == pool as usize).map(|(id, w)| (*id, w))
+    }
+
+    fn starting(&self) -> impl Iterator<Item = &Worker> {
+        let service = |w: &&Worker| self.pools.get(&(w.pool as u32)).is_some_and(|pool| !pool.is_step());
+        self.workers.values().filter(|w| w.stays() && w.ready.is_none()).filter(service)
+    }
+
+    fn starting_of(&self, id: u32) -> impl Iterator<Item = &Worker> {
+        self.starting().filter(move |w| w.pool == id as usize)
+    }
+
+    /// A slot may wait: as many start as may, or those that start want so much that another one might be too many.
+    pub(crate) fn is_crowded(&self, id: u32) -> bool {
+        match self.pools[&id].policy.max_starting {
+            Some(most) => self.starting_of(id).count() as u32 >= most,
+            None => self.starting().map(|w| w.demand.unwrap_or(100)).sum::<u64>() > 150 * self.processors - 100,
+        }
+    }
+
+    /// Another one may start beside those that do.
+    pub(crate) fn has_room(&self, id: u32) -> Verdict {
+        let pool = &self.pools[&id];
+        if let Some(most) = pool.policy.max_starting {
+            let starting = self.starting_of(id).count() as u32;
+            hold!(starting < most, "too many start", "{starting} start, at most {most}");
+            return Ok(());
+        }
+        if pool.light {
+            return Ok(());
+        }
+        let least = |w: &Worker| w.demand.unwrap_or(if self.pools[&(w.pool as u32)].light { 0 } else { 75 });
+        let (all, own): (u64, u64) = (self.starting().map(least).sum(), self.starting_of(id).map(least).sum());
+        let most = self.processors * if own == 0 { 250 } else { 150 };
+        hold!(all + 75 <= most, "too many start", "they want {all}, and another one starts");
+        Ok(())
     }
 
     /// Others may not start before this one is up.

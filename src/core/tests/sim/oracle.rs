@@ -36,7 +36,7 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn new(lateness: u64) -> Self {
+    pub(crate) fn new(lateness: u64, processors: u32) -> Self {
         let books = Books {
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -60,6 +60,7 @@ impl Oracle {
             kill_from: None,
             any_extended: false,
             left: false,
+            processors: u64::from(processors),
         };
         Self { books, slack: lateness * 4 }
     }
@@ -97,6 +98,7 @@ impl Oracle {
                 self.books.any_extended = true;
                 self.about(*id, |w| w.extended = true);
             }
+            Event::Demand(found) => self.demanded(now.0, found),
             Event::Exited(id, exit) => self.about(*id, |w| {
                 if w.exited.is_none() {
                     w.code = if let Exit::Code(code) = exit { Some(*code) } else { None };
@@ -122,6 +124,26 @@ impl Oracle {
             Event::Unreachable(ids) => self.books.cut_off(ids),
             Event::Ready(id) => self.books.reports = Some(id.0),
             Event::Lived(_) | Event::Woke => {}
+        }
+    }
+
+    /// A busy one that is young may only have been loading its program.
+    fn demanded(&mut self, now: u64, found: &[(WorkerId, u32)]) {
+        for (id, demand) in found {
+            let Some(worker) = self.books.workers.get_mut(&id.0).filter(|w| w.stays() && w.ready.is_none()) else {
+                continue;
+            };
+            if now - worker.spawned < 10 {
+                continue; // it may not even run yet
+            }
+            if *demand < 50 || now - worker.spawned >= 50 {
+                worker.demand = Some(u64::from(*demand).min(100 * self.books.processors));
+            }
+            if *demand < 50
+                && let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32))
+            {
+                pool.light = true;
+            }
         }
     }
 
@@ -285,6 +307,9 @@ impl Oracle {
             let two = books.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
             hold!(!two, "in place", "slot {slot} is filled while its old worker is still there");
         }
+        if !pool.is_step() && (surge > 0 || pool.roll.is_none()) && !pool.changed {
+            books.has_room(pool_id)?;
+        }
         let seat = &pool.slots[slot as usize];
         if let Some(at) = seat.retry_at
             && !is_rolls
@@ -379,6 +404,7 @@ impl Worker {
             overdue: false,
             signals: 0,
             sweeps: 0,
+            demand: None,
         })
     }
 }

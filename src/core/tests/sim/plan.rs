@@ -68,6 +68,7 @@ pub(crate) enum Act {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
+    pub(crate) processors: u32,
     pub(crate) pools: Vec<Policy>,
     pub(crate) rates: [u64; FAULTS],
     pub(crate) acts: Vec<(u64, Act)>,
@@ -88,7 +89,8 @@ impl Plan {
             }
         }
         let acts = acts(&mut rng, &pools);
-        Self { seed, pools, rates, acts, silent: false }
+        let processors = Rng::of(seed, 4 << 56).pick(&[1, 1, 2, 4, 64]);
+        Self { seed, processors, pools, rates, acts, silent: false }
     }
 
     /// With more kinds of pools, wishes and faults, drawn apart from the rest.
@@ -116,6 +118,12 @@ impl Plan {
             }
             if rng.chance(20) {
                 pool.restart.never_on = vec![FAILED];
+            }
+        }
+        for pool in &mut self.pools {
+            let mut rng = Rng::of(self.seed, (4 << 56) + u64::from(pool.count));
+            if rng.chance(30) {
+                pool.max_starting = Some(rng.range(1, 4) as u32);
             }
         }
         if rng.chance(30) {
@@ -171,6 +179,7 @@ fn policy(rng: &mut Rng) -> Policy {
         },
         kind: PoolKind::Service,
         after: Vec::new(),
+        max_starting: None,
         essential: None,
     }
 }

@@ -307,6 +307,7 @@ impl Oracle {
             pool.surely_up |= surely;
             pool.dark_since = None;
             pool.dark_told = false;
+            pool.light |= now.0 - spawned <= 50;
         }
         Ok(())
     }

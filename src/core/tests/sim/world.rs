@@ -26,6 +26,8 @@ pub(crate) enum Happening {
     Act(usize),
     Pause(u64),
     Nudge,
+    /// Those that start are looked at.
+    Look,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +53,7 @@ pub(crate) struct World<'a> {
     pub(crate) bodies: BTreeMap<u64, Body>,
     next_ticket: u64,
     left: bool,
+    looks: bool,
     /// How much later than asked the core may be woken.
     lateness: u64,
     trace: Option<Vec<String>>,
@@ -70,8 +73,9 @@ impl<'a> World<'a> {
         let lateness = if plan.rate(Fault::LateWake) > 0 { 40 } else { 0 };
         Self {
             plan,
-            master: Master::new(),
-            oracle: Oracle::new(lateness),
+            master: Master::on(plan.processors),
+            looks: false,
+            oracle: Oracle::new(lateness, plan.processors),
             now: 0,
             heap: BinaryHeap::new(),
             ties: Rng::of(plan.seed, 1 << 60),
@@ -212,6 +216,17 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Happening::Nudge => self.nudge(),
+            Happening::Look => {
+                self.looks = false;
+                let mut found = Vec::new();
+                for worker in self.master.view().starting() {
+                    let demand = self.ties.pick(&[0, 0, 30, 60, 100, 400]);
+                    if self.ties.chance(80) {
+                        found.push((worker, demand));
+                    }
+                }
+                self.step(Event::Demand(found))
+            }
         }
     }
 
@@ -290,6 +305,11 @@ impl<'a> World<'a> {
             self.count(&order);
             self.oracle.order(now, &order)?;
             self.carry_out(order);
+        }
+        if self.master.view().holds_back() && !std::mem::replace(&mut self.looks, true) {
+            let within = self.ties.range(10, 200);
+            self.at(now.0 + within, Happening::Look);
+            *self.stats.seen.entry("held back").or_default() += 1;
         }
         self.oracle.after(now, &event, &self.master)
     }

@@ -7,7 +7,7 @@
 //!
 //! Facts: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
 //! `ready W…` `lived W…` (called ready for its age) `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
-//! `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view). A wish has a ticket of its
+//! `demand PERCENT W…` `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view) `processors N` (first of all; 64 otherwise). A wish has a ticket of its
 //! own: 1, 2, 3…
 
 mod show;
@@ -48,6 +48,7 @@ fn policy(words: &[&str]) -> Policy {
         reload,
         restart,
         after: Vec::new(),
+        max_starting: None,
         essential: None,
     };
     for word in words {
@@ -70,6 +71,7 @@ fn policy(words: &[&str]) -> Policy {
             "after" => {
                 policy.after = value.split(',').map(|pool| PoolId(pool.parse().expect("a pool"))).collect();
             }
+            "max-starting" => policy.max_starting = Some(number() as u32),
             "essential" => policy.essential = Some(Essential::Ready(Span(number()))),
             "delay" => policy.restart.delay = Span(number()),
             "max-delay" => policy.restart.max_delay = Span(number()),
@@ -92,7 +94,7 @@ fn stop_step(text: &str) -> Step {
 impl Teller {
     fn tell(facts: &str) -> String {
         let mut teller =
-            Self { master: Master::new(), policies: BTreeMap::new(), tickets: 0, now: 0, told: String::new() };
+            Self { master: Master::on(64), policies: BTreeMap::new(), tickets: 0, now: 0, told: String::new() };
         for line in facts.lines() {
             if line.starts_with("    ") || line.starts_with('~') {
                 continue; // an answer from before
@@ -155,6 +157,11 @@ impl Teller {
             "pinned" => {
                 let (generation, same) = (Generation(number(2) as u32), words[3] == "same");
                 return self.step(Event::Pinned { pool: pool(1), generation, same });
+            }
+            "processors" => return self.master = Master::on(number(1) as u32),
+            "demand" => {
+                let demand = number(1) as u32;
+                return self.step(Event::Demand(workers(2).into_iter().map(|worker| (worker, demand)).collect()));
             }
             "woke" => return self.step(Event::Woke),
             "nothing" => return,
@@ -231,4 +238,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy unreachable back essential inplace alive);
+stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy unreachable back essential inplace alive starting);

@@ -1,0 +1,322 @@
+//! Boots that share the processors of a machine: computing ones take each other's time, waiting ones nobody's.
+
+use crate::rng::Rng;
+use rotad_core::{
+    Cause, Event, Exit, Master, OnFailure, Order, Policy, PoolId, PoolKind, Readiness, Record, Reload, Request,
+    Restart, RestartPolicy, Span, Ticket, Time, WorkerId,
+};
+use std::collections::BTreeMap;
+
+/// What all workers of a pool do before they are ready.
+#[derive(Clone, Copy, Debug)]
+struct Boot {
+    /// Milliseconds of nothing, then of a processor.
+    waits: u64,
+    burns: u64,
+    ends: Ends,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    Ready,
+    /// It is never ready.
+    Hangs,
+    /// It ends with a failure instead.
+    Dies,
+}
+
+struct Body {
+    pool: usize,
+    waits_until: f64,
+    left: f64,
+    done: bool,
+}
+
+struct Machine {
+    processors: u32,
+    boots: Vec<Boot>,
+    master: Master,
+    now: f64,
+    bodies: BTreeMap<u64, Body>,
+    pending: Vec<(f64, Event)>,
+    ready: Vec<u32>,
+    look_at: Option<f64>,
+    replies: u32,
+    /// Healthy workers that were not ready in time.
+    late: u32,
+    most: usize,
+}
+
+fn policy(count: u32, timeout: u64, max_starting: Option<u32>) -> Policy {
+    Policy {
+        kind: PoolKind::Service,
+        count,
+        readiness: Readiness::Reported,
+        ready_timeout: Span(timeout),
+        stop: Vec::new(),
+        reload: Reload {
+            surge: count.div_ceil(4),
+            max_draining: count,
+            soak: Some(Span::ZERO),
+            on_failure: OnFailure::Abort,
+        },
+        restart: Restart {
+            policy: RestartPolicy::Always,
+            delay: Span(100),
+            max_delay: Span(30_000),
+            stable_after: Span(10_000),
+            success_exit_codes: Vec::new(),
+            never_on: Vec::new(),
+        },
+        after: Vec::new(),
+        max_starting,
+        essential: None,
+    }
+}
+
+impl Machine {
+    fn new(processors: u32, boots: Vec<Boot>) -> Self {
+        Self {
+            processors,
+            ready: vec![0; boots.len()],
+            boots,
+            master: Master::on(processors),
+            now: 0.0,
+            bodies: BTreeMap::new(),
+            pending: Vec::new(),
+            look_at: None,
+            replies: 0,
+            late: 0,
+            most: 0,
+        }
+    }
+
+    fn burning(&self) -> impl Iterator<Item = (&u64, &Body)> {
+        self.bodies.iter().filter(|(_, body)| !body.done && body.waits_until <= self.now && body.left > 0.0)
+    }
+
+    /// Each computing one has its share until the next thing happens.
+    fn pass(&mut self, until: f64) {
+        while self.now < until {
+            let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
+            let speed = (f64::from(self.processors) / burning.len() as f64).min(1.0);
+            let ends = self.burning().map(|(_, body)| self.now + body.left / speed);
+            let wakes = self.bodies.values().filter(|b| !b.done && b.waits_until > self.now).map(|b| b.waits_until);
+            let next = ends.chain(wakes).fold(until, f64::min);
+            let passed = next - self.now;
+            self.now = next;
+            for id in burning {
+                if let Some(body) = self.bodies.get_mut(&id) {
+                    body.left -= passed * speed;
+                    if body.left < 1e-6 {
+                        body.left = 0.0;
+                    }
+                }
+            }
+            let done = |body: &&mut Body| !body.done && body.waits_until <= next && body.left <= 0.0;
+            let mut events = Vec::new();
+            for (id, body) in &mut self.bodies {
+                if done(&body) {
+                    body.done = true;
+                    match self.boots[body.pool].ends {
+                        Ends::Ready => events.push(Event::Ready(WorkerId(*id))),
+                        Ends::Hangs => {}
+                        Ends::Dies => events.push(Event::Exited(WorkerId(*id), Exit::Code(1))),
+                    }
+                }
+            }
+            if !events.is_empty() {
+                self.pending.extend(events.into_iter().map(|event| (next, event)));
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        for order in self.master.step(Time(self.now.ceil() as u64), event) {
+            match order {
+                Order::Spawn { worker, pool, .. } => {
+                    let boot = self.boots[pool.0 as usize];
+                    let body = Body {
+                        pool: pool.0 as usize,
+                        waits_until: self.now + boot.waits as f64,
+                        left: boot.burns as f64,
+                        done: false,
+                    };
+                    self.bodies.insert(worker.0, body);
+                    self.pending.push((self.now, Event::Born(worker)));
+                }
+                Order::Signal(worker, _) | Order::Kill(worker) => {
+                    if let Some(body) = self.bodies.get_mut(&worker.0) {
+                        body.done = true;
+                    }
+                    let exit = Exit::Signal { signal: 9, core_dumped: false };
+                    self.pending.push((self.now + 1.0, Event::Exited(worker, exit)));
+                }
+                Order::Sweep(worker) => {
+                    self.bodies.remove(&worker.0);
+                    self.pending.push((self.now, Event::Swept(worker)));
+                }
+                Order::Record(Record::Ready { worker, .. }) => {
+                    self.ready[self.bodies[&worker.0].pool] += 1;
+                }
+                Order::Record(Record::Died { worker, cause: Cause::NotReadyInTime, .. }) => {
+                    let pool = self.bodies[&worker.0].pool;
+                    self.late += u32::from(self.boots[pool].ends == Ends::Ready);
+                }
+                Order::Reply(..) => self.replies += 1,
+                Order::Record(_) | Order::Leave { .. } => {}
+            }
+        }
+        self.most = self.most.max(self.burning().count());
+        if self.master.view().holds_back() {
+            self.look_at.get_or_insert(self.now + 10.0);
+        }
+    }
+
+    /// Lives on until that is so; false: it was not so by then.
+    fn until(&mut self, end: f64, is: impl Fn(&Self) -> bool) -> bool {
+        while !is(self) {
+            let deadline = self.master.deadline().map(|at| at.0 as f64);
+            let pending = self.pending.iter().map(|(at, _)| *at).reduce(f64::min);
+            let next = [deadline, pending, self.look_at].into_iter().flatten().fold(end, f64::min).max(self.now);
+            self.pass(next);
+            if self.now >= end {
+                return false;
+            }
+            let at = self.pending.iter().position(|(at, _)| *at <= self.now);
+            if let Some(at) = at {
+                let (_, event) = self.pending.remove(at);
+                self.step(event);
+            } else if self.look_at.is_some_and(|at| at <= self.now) {
+                self.look_at = None;
+                let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
+                let demand = |id: &WorkerId| (*id, if burning.contains(&id.0) { 100 } else { 0 });
+                let found = self.master.view().starting().iter().take(32).map(demand).collect();
+                self.step(Event::Demand(found));
+            } else if deadline.is_some_and(|at| at <= self.now) {
+                self.step(Event::Woke);
+            }
+        }
+        true
+    }
+
+    fn is_up(&self) -> bool {
+        let well = |(id, pool): (PoolId, rotad_core::PoolView)| {
+            self.boots[id.0 as usize].ends != Ends::Ready || pool.ready >= pool.wanted
+        };
+        self.master.view().pools().all(well)
+    }
+}
+
+/// What the healthy ones cost when nothing is in their way: the processors' time, or the longest boot.
+fn work(processors: u32, boots: &[Boot], counts: &[u32]) -> f64 {
+    let healthy = || boots.iter().zip(counts).filter(|(boot, _)| boot.ends != Ends::Hangs);
+    let all: u64 = healthy().map(|(boot, count)| boot.burns * u64::from(*count)).sum();
+    let longest = healthy().map(|(boot, _)| boot.waits + boot.burns).max().unwrap_or(0);
+    (all as f64 / f64::from(processors)).max(longest as f64)
+}
+
+fn live(seed: u64) {
+    let mut rng = Rng::of(seed, 5 << 56);
+    let processors = rng.pick(&[1, 2, 2, 4, 16]);
+    let mut boots: Vec<Boot> = Vec::new();
+    let mut counts = Vec::new();
+    for _ in 0..rng.pick(&[1, 1, 2, 4]) {
+        let (waits, burns) = match rng.range(0, 3) {
+            0 => (0, rng.pick(&[1, 5, 20, 40])),
+            1 => (0, rng.pick(&[60, 200, 800, 3000])),
+            2 => (rng.pick(&[2, 30, 500, 2000]), 0),
+            _ => (1, rng.pick(&[100, 800])),
+        };
+        boots.push(Boot { waits, burns, ends: Ends::Ready });
+        counts.push(rng.pick(&[1, 3, 8, 16, 40, 100]) as u32);
+    }
+    if rng.chance(30) {
+        boots.push(Boot { waits: 5, burns: 3, ends: rng.pick(&[Ends::Hangs, Ends::Dies]) });
+        counts.push(rng.pick(&[1, 8, 40]) as u32);
+    }
+    let mut machine = Machine::new(processors, boots.clone());
+    let about = format!("seed {seed}: {processors} processors, {boots:?}, {counts:?}");
+    for (id, (boot, count)) in boots.iter().zip(&counts).enumerate() {
+        // A boot that has the machine to itself, four times over, and a moment.
+        let timeout = boot.waits + 4 * boot.burns + 700;
+        let keep = Request::Keep(PoolId(id as u32), policy(*count, timeout, None));
+        machine.step(Event::Requested(Ticket(0), keep));
+    }
+    let bound = 2.0 * work(processors, &boots, &counts) + 400.0;
+    assert!(machine.until(bound, Machine::is_up), "{about}: not up after {bound} ms: {:?}", machine.ready);
+    assert_eq!(machine.late, 0, "{about}: they starved each other");
+
+    // Everybody dies at once.
+    let end = machine.now + 20_000.0;
+    machine.until(end, |_| false);
+    let serving: Vec<WorkerId> =
+        machine.master.view().workers().filter(|w| w.ready_in.is_some()).map(|w| w.id).collect();
+    for worker in serving {
+        machine.step(Event::Exited(worker, Exit::Signal { signal: 9, core_dumped: false }));
+    }
+    assert!(machine.until(machine.now + bound, Machine::is_up), "{about}: not up again after {bound} ms");
+    assert_eq!(machine.late, 0, "{about}: they starved each other after a mass death");
+
+    // And everybody is replaced, a quarter at a time.
+    let healthy: Vec<u32> = (0..boots.len()).filter(|id| boots[*id].ends == Ends::Ready).map(|id| id as u32).collect();
+    for pool in &healthy {
+        machine.step(Event::Requested(Ticket(1), Request::Roll(PoolId(*pool))));
+    }
+    let (wanted, bound) = (machine.replies + healthy.len() as u32, 10.0 * bound + 60_000.0);
+    assert!(machine.until(machine.now + bound, |m| m.replies >= wanted), "{about}: rolls for ever");
+    assert_eq!(machine.late, 0, "{about}: they starved each other in a roll");
+}
+
+#[test]
+fn every_healthy_pool_comes_up_within_twice_the_work() {
+    for seed in 0..200 {
+        live(seed);
+    }
+}
+
+/// Sixteen workers with 0.8 s of work each, two processors, 4 s of patience.
+#[test]
+fn heavy_boots_do_not_starve_each_other() {
+    let mut machine = Machine::new(2, vec![Boot { waits: 0, burns: 800, ends: Ends::Ready }]);
+    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(16, 4000, None))));
+    assert!(machine.until(7000.0, Machine::is_up), "{:?} ready", machine.ready);
+    assert_eq!(machine.late, 0);
+    assert!(machine.most <= 4, "{} at once", machine.most);
+}
+
+#[test]
+fn waiting_boots_are_not_held_up() {
+    let mut machine = Machine::new(2, vec![Boot { waits: 2000, burns: 0, ends: Ends::Ready }]);
+    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(100, 60_000, None))));
+    assert!(machine.until(2200.0, Machine::is_up), "{:?} ready", machine.ready);
+}
+
+/// Beside a pool that keeps every processor busy for half a minute.
+#[test]
+fn neither_are_they_beside_heavy_ones() {
+    let heavy = Boot { waits: 0, burns: 1000, ends: Ends::Ready };
+    let light = Boot { waits: 500, burns: 0, ends: Ends::Ready };
+    let mut machine = Machine::new(2, vec![heavy, light]);
+    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(60, 20_000, None))));
+    machine.until(3000.0, |_| false);
+    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(1), policy(50, 20_000, None))));
+    assert!(machine.until(4500.0, |m| m.ready[1] == 50), "{:?} ready", machine.ready);
+}
+
+/// A number in the configuration is a bound, whatever the workers do.
+#[test]
+fn a_fixed_number_is_kept() {
+    let mut machine = Machine::new(8, vec![Boot { waits: 300, burns: 10, ends: Ends::Ready }]);
+    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(12, 20_000, Some(3)))));
+    let mut most = 0;
+    while !machine.is_up() {
+        let next = machine.now + 10.0;
+        machine.until(next, |_| false);
+        most = most.max(machine.master.view().starting().len());
+        assert!(machine.now < 2000.0, "{:?} ready", machine.ready);
+    }
+    assert_eq!(most, 3);
+    assert!(machine.now >= 1200.0, "four times three, at {}", machine.now);
+}
