@@ -126,6 +126,15 @@ pub enum Cause {
     NotReadyInTime,
     Unhealthy,
     Cancelled,
+    /// A pool that this one comes after was to be rolled first, and was not: nobody was touched.
+    After(PoolId),
+}
+
+impl Cause {
+    /// The new generation was tried, and did not come up.
+    pub(crate) fn tells_of_the_files(self) -> bool {
+        !matches!(self, Self::Cancelled | Self::After(_))
+    }
 }
 
 /// One line of the diary.
@@ -221,6 +230,11 @@ pub enum Record {
     RollEnded {
         pool: PoolId,
         outcome: Outcome,
+    },
+    /// A rolling restart begins when those of these pools, which its own comes after, are done.
+    RollAfter {
+        pool: PoolId,
+        by: alloc::vec::Vec<PoolId>,
     },
     /// A wish came while one runs that has already retired a worker: it waits.
     RollWaits {

@@ -1,8 +1,10 @@
 //! Which pool waits for which: at its start for those that it names in `after`, at the stop of everything for those
-//! that name it.
+//! that name it, and with its rolling restart for theirs.
 
 use crate::pool::{Activity, Ended, Pool};
-use crate::{Generation, Master, PoolId, PoolKind, Record};
+use crate::roll::{Phase, Roll};
+use crate::{Cause, Failure, Generation, Master, PoolId, PoolKind, Record};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 impl Master {
@@ -50,6 +52,75 @@ impl Master {
         if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.is_full() {
             pool.up = true;
             self.stir_held();
+        }
+    }
+
+    /// Rolling restarts that this pool's own has to wait for: those of pools that it comes after, also by way of
+    /// others that are not rolled.
+    pub(crate) fn rolls_before(&self, id: PoolId) -> Vec<PoolId> {
+        match self.pools.get(&id) {
+            Some(pool) if pool.roll_is_new() => {
+                self.before(id).into_iter().filter(|other| self.rolls(*other)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn rolls(&self, id: PoolId) -> bool {
+        self.pools.get(&id).is_some_and(|pool| pool.roll.is_some())
+    }
+
+    /// Pools that this one comes after, not going on behind those that roll themselves: they wait for what is there.
+    /// Of pools in a circle nobody comes after another one.
+    fn before(&self, id: PoolId) -> BTreeSet<PoolId> {
+        let mut found = BTreeSet::new();
+        let mut ask = alloc::vec![id];
+        while let Some(pool) = ask.pop().and_then(|id| self.pools.get(&id)) {
+            for other in &pool.policy.after {
+                if *other != id && !self.comes_after(*other, id) && found.insert(*other) && !self.rolls(*other) {
+                    ask.push(*other);
+                }
+            }
+        }
+        found
+    }
+
+    fn comes_after(&self, id: PoolId, other: PoolId) -> bool {
+        let mut seen = BTreeSet::from([id]);
+        let mut ask = alloc::vec![id];
+        while let Some(pool) = ask.pop().and_then(|id| self.pools.get(&id)) {
+            if pool.policy.after.contains(&other) {
+                return true;
+            }
+            ask.extend(pool.policy.after.iter().copied().filter(|next| seen.insert(*next)));
+        }
+        false
+    }
+
+    /// Whether the rolling restart of this pool has to wait; told once.
+    pub(crate) fn roll_waits(&mut self, id: PoolId) -> bool {
+        let by = self.rolls_before(id);
+        if by.is_empty() {
+            return false;
+        }
+        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id)
+            && !core::mem::replace(&mut roll.wait_told, true)
+        {
+            self.record(Record::RollAfter { pool: id, by });
+        }
+        true
+    }
+
+    /// A pool does not roll any more: those whose turn it is begin, or are not touched, if this one has failed.
+    pub(crate) fn roll_ended_for_others(&mut self, id: PoolId, fails: bool) {
+        let waiting = self.pools.iter().filter(|(_, pool)| pool.roll_is_new());
+        let waiting: Vec<PoolId> = waiting.map(|(other, _)| *other).collect();
+        for other in waiting {
+            if fails && self.rolls(other) && self.before(other).contains(&id) {
+                let failure = Failure { worker: None, cause: Cause::After(id), mixed: false };
+                self.fail_roll(other, failure);
+            }
+            self.stirred.insert(other);
         }
     }
 
@@ -104,6 +175,12 @@ impl Pool {
     /// Wanted, and not begun.
     pub(crate) fn is_held(&self) -> bool {
         self.activity == Activity::Running && !self.begun
+    }
+
+    /// It is to be rolled, and nobody of it has been touched for that. A step has nobody to touch.
+    fn roll_is_new(&self) -> bool {
+        let is_new = |roll: &Roll| !roll.begun && roll.phase == Phase::Canary;
+        self.policy.kind == PoolKind::Service && self.roll.as_ref().is_some_and(is_new)
     }
 
     /// Others may not start before this one is up.

@@ -306,7 +306,7 @@ impl Cause {
     pub(crate) fn exit(self) -> Option<Exit> {
         match self {
             Self::Exited(exit) => Some(exit),
-            Self::SpawnFailed | Self::NotReadyInTime | Self::Unhealthy | Self::Cancelled => None,
+            Self::SpawnFailed | Self::NotReadyInTime | Self::Unhealthy | Self::Cancelled | Self::After(_) => None,
         }
     }
 }

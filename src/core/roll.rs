@@ -38,6 +38,10 @@ pub(crate) struct Roll {
     pub(crate) emptied: Option<(Slot, Option<WorkerId>)>,
     /// It has asked an old worker to stop: from here on a new wish waits.
     pub(crate) retired_any: bool,
+    /// It has touched somebody: until then it waits for the rolls of pools that its own comes after.
+    pub(crate) begun: bool,
+    /// That it waits has been told.
+    pub(crate) wait_told: bool,
     pub(crate) replaced: u32,
     pub(crate) of: u32,
     /// Those who cancelled it: they hear of its end.

@@ -54,6 +54,8 @@ impl Master {
             added: 0..0,
             emptied: None,
             retired_any: false,
+            begun: false,
+            wait_told: false,
             replaced: 0,
             of,
             cancellers: Vec::new(),
@@ -108,7 +110,7 @@ impl Master {
     }
 
     fn advance_canary(&mut self, id: PoolId) {
-        let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) else { return };
+        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
         if let Some(canary) = roll.canary {
             match self.workers.get(&canary) {
                 Some(worker) if worker.state == State::Ready => return self.start_wave(id),
@@ -117,11 +119,16 @@ impl Master {
                 _ => roll.canary = None,
             }
         }
+        if self.roll_waits(id) {
+            return;
+        }
+        let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) else { return };
         if policy.count == 0 || roll.pending.is_empty() || roll.canary_ended_well {
             return self.start_wave(id);
         }
         let canary = self.next_successor(id);
         if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+            roll.begun |= canary.is_some() || roll.retired_any;
             roll.canary = canary;
         }
     }
@@ -133,6 +140,7 @@ impl Master {
         pool.forgive_all();
         if let Some(roll) = &mut pool.roll {
             roll.phase = Phase::Wave;
+            roll.begun = true;
         }
         self.touch_all(id);
     }
@@ -375,7 +383,7 @@ impl Master {
         };
         let serving = serving(pool);
         let counts = |generation: Generation, after: WorkerId| {
-            let failed = generation == tried && failure.cause != Cause::Cancelled;
+            let failed = generation == tried && failure.cause.tells_of_the_files();
             failed || serving.iter().any(|(id, of)| *id > after && (*of == base || pool.alike.contains_key(of)))
         };
         let newest = pool.alike.iter().filter(|(of, after)| counts(**of, **after)).map(|(_, after)| *after).max();
@@ -440,8 +448,19 @@ impl Master {
             self.out.push(Order::Reply(ticket, id, outcome.clone()));
         }
         self.touch_all(id);
-        if let Some(tickets) = waiting {
-            self.start_roll(id, tickets);
+        let fails = match &outcome {
+            Outcome::Aborted { .. } | Outcome::RolledBack { .. } => true,
+            Outcome::Done { .. }
+            | Outcome::Cancelled { .. }
+            | Outcome::Superseded { .. }
+            | Outcome::NotRenewed { .. }
+            | Outcome::Begins { .. }
+            | Outcome::Nothing(_) => false,
+        };
+        match waiting {
+            // Whoever waits for this pool waits for that one.
+            Some(tickets) => self.start_roll(id, tickets),
+            None => self.roll_ended_for_others(id, fails),
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct RollView {
     pub took: Span,
     /// Another one waits.
     pub waiting: bool,
+    /// It has not begun: it waits for the rolling restarts of these.
+    pub after: Vec<PoolId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +233,7 @@ impl View<'_> {
                 of,
                 took,
                 waiting: pool.waiting.is_some(),
+                after: self.master.rolls_before(id),
             },
         }
     }

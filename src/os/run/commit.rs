@@ -51,6 +51,9 @@ impl Keeper {
             self.fact(Event::Requested(super::NOBODY, Request::Remove(pool)));
         }
         let mut acted = !lines.is_empty();
+        // Those that others come after have to be known to roll before the others are asked to.
+        let order = self.posts.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
+        changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
             let chosen = wish.extent == Extent::Everything
                 && self.posts.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan));

@@ -326,7 +326,8 @@ impl Keeper {
     pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
         self.look_after_sockets();
         self.reloading();
-        for (pool, ticket) in self.tickets.issue(client, drained, pools) {
+        let pools = self.posts.in_order(pools);
+        for (pool, ticket) in self.tickets.issue(client, drained, &pools) {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }

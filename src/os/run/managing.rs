@@ -165,8 +165,11 @@ impl Keeper {
             let culprit = failure.worker.and_then(|worker| self.obituaries.of_worker(worker));
             let why = reason(failure, culprit);
             let why = why.lines().next().unwrap_or_default();
-            let what = if failure.cause == Cause::Cancelled { "was cancelled" } else { "did not come up" };
-            let why = if failure.cause == Cause::Cancelled { String::new() } else { format!(": {why}") };
+            let (what, why) = match failure.cause {
+                Cause::Cancelled => ("was cancelled", String::new()),
+                Cause::After(_) => ("was not begun", format!(": {why}")),
+                _ => ("did not come up", format!(": {why}")),
+            };
             text.push_str(&format!(" (generation {} {what}{why})", roll.generation));
         }
         if pool.outdated > 0 {

@@ -188,8 +188,10 @@ impl Keeper {
         if let Some(text) = self.took_over.take() {
             self.note(Note::new(What::TookOver, text).silent());
         }
-        let pools: Vec<(PoolId, Policy)> =
-            self.posts.iter().filter_map(|(id, _)| Some((id, self.posts.policy(id)?))).collect();
+        // Wherever they stand in the file: one that the core does not know yet holds nobody.
+        let ids: Vec<PoolId> = self.posts.iter().map(|(id, _)| id).collect();
+        let ids = self.posts.in_order(&ids).into_iter();
+        let pools: Vec<(PoolId, Policy)> = ids.filter_map(|id| Some((id, self.posts.policy(id)?))).collect();
         for (pool, policy) in pools {
             self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
         }

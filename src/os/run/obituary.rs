@@ -68,6 +68,7 @@ pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
         Cause::NotReadyInTime => return known_reason(obituary).unwrap_or("was not ready in time").to_owned(),
         Cause::Unhealthy => return known_reason(obituary).unwrap_or("failed its health check").to_owned(),
         Cause::Cancelled => return "cancelled".to_owned(),
+        Cause::After(_) => return "a pool that it comes after was not rolled".to_owned(),
     };
     match obituary {
         None => what,

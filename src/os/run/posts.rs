@@ -4,7 +4,7 @@
 use super::listening::ListenerId;
 use crate::plan::{Kind, ListenPlan, PoolPlan};
 use rotad_core::{Generation, Policy, PoolId, PoolKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a generation is made from.
@@ -156,6 +156,25 @@ impl Posts {
     pub(super) fn of_kind(&self, kind: Option<Kind>) -> Vec<PoolId> {
         let wanted = |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Step, |kind| plan.kind == kind);
         self.iter().filter(|(_, plan)| wanted(plan)).map(|(id, _)| id).collect()
+    }
+
+    /// The same pools, each behind those of them that it comes after, also by way of others; else as they were.
+    pub(super) fn in_order(&self, pools: &[PoolId]) -> Vec<PoolId> {
+        let mut ordered = Vec::new();
+        let mut seen = BTreeSet::new();
+        // What is on the stack twice has been gone through: the second time its turn comes.
+        let mut stack: Vec<(PoolId, bool)> = pools.iter().rev().map(|pool| (*pool, false)).collect();
+        while let Some((pool, done)) = stack.pop() {
+            if done {
+                ordered.push(pool);
+            } else if seen.insert(pool) {
+                stack.push((pool, true));
+                let before = self.plan(pool).into_iter().flat_map(|plan| &plan.after);
+                stack.extend(before.filter_map(|name| Some((self.find(name)?, false))));
+            }
+        }
+        ordered.retain(|pool| pools.contains(pool));
+        ordered
     }
 
     pub(super) fn rests(&self, pool: PoolId) -> bool {

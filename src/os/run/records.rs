@@ -9,7 +9,7 @@ use crate::control::wire::Answer;
 use crate::observe::events::What;
 use crate::plan::Kind;
 use rotad_core::{
-    By, Cause, Cut, Exit, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId,
+    By, Cause, Cut, Exit, Failure, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId,
     WorkerState,
 };
 
@@ -65,6 +65,7 @@ impl Keeper {
             | Record::RollStarted { .. }
             | Record::RollingBack { .. }
             | Record::RollEnded { .. }
+            | Record::RollAfter { .. }
             | Record::RollWaits { .. }
             | Record::RollSuperseded { .. }
             | Record::Watched { .. }
@@ -148,6 +149,13 @@ impl Keeper {
                 self.tell(pool, &text);
             }
             Record::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
+            Record::RollAfter { pool, by } => {
+                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
+                let text = format!("its rolling restart begins after that of {}", names.join(", "));
+                let told = format!("{}: {text}", self.pool_name(pool));
+                self.note(Note::new(What::Held, text).pool(pool).cause("roll"));
+                self.tell(pool, &told);
+            }
             Record::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
                 self.note(Note::new(What::RollWaits, text).pool(pool));
@@ -286,7 +294,7 @@ impl Keeper {
             Cause::SpawnFailed => What::BirthFailed,
             Cause::NotReadyInTime => What::NotReady,
             Cause::Unhealthy => What::Unhealthy,
-            Cause::Exited(_) | Cause::Cancelled => What::Exit,
+            Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => What::Exit,
         };
         let note = Note::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
         self.note(if failure { note.warn() } else { note });
@@ -396,6 +404,13 @@ impl Keeper {
             is_step: self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step),
             has_served: self.core.view().pool(pool).is_some_and(|view| view.proven != Generation::NONE),
             culprit: culprit.and_then(|worker| self.obituaries.of_worker(worker)),
+            before: match outcome {
+                Outcome::Aborted { failure: Failure { cause: Cause::After(other), .. }, .. }
+                | Outcome::RolledBack { failure: Failure { cause: Cause::After(other), .. }, .. } => {
+                    Some(self.pool_name(*other))
+                }
+                _ => None,
+            },
         };
         let (code, mut text) = verdict(about, outcome);
         if let Outcome::Done { replaced: 1.., .. } = outcome
@@ -467,6 +482,7 @@ fn failure_word(cause: Cause) -> &'static str {
         Cause::NotReadyInTime => "not-ready",
         Cause::Unhealthy => "unhealthy",
         Cause::Cancelled => "cancelled",
+        Cause::After(_) => "after",
     }
 }
 

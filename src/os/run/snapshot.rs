@@ -69,7 +69,7 @@ impl Keeper {
                 of: roll.of,
                 took_s: roll.took.as_secs_f64(),
             },
-            waits_for: pool.held_by.iter().map(|pool| self.pool_name(*pool).to_owned()).collect(),
+            waits_for: pool.held_by.iter().chain(&roll.after).map(|pool| self.pool_name(*pool).to_owned()).collect(),
             unserved,
             scaled: self.posts.scaled(id).is_some(),
             outdated: pool.outdated,

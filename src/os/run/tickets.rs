@@ -142,6 +142,8 @@ pub(super) struct About<'a> {
     /// Some generation of it has served in full.
     pub has_served: bool,
     pub culprit: Option<&'a Obituary>,
+    /// It was not begun, since this pool, which it comes after, was not rolled.
+    pub before: Option<&'a str>,
 }
 
 /// An outcome as an exit code, and in words. 10 says that somebody serves on as before.
@@ -154,6 +156,11 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
         Outcome::Aborted { generation, failure, .. } if about.is_step => {
             let why = reason(failure, culprit);
             (10, format!("{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"))
+        }
+        Outcome::Aborted { failure, standing, .. } if about.before.is_some() => {
+            let before = about.before.unwrap_or_default();
+            let text = format!("{pool}: not rolled: {before}, which it comes after, was not\n");
+            (failed(standing), text + &who_serves(about, standing, failure.mixed))
         }
         Outcome::Aborted { generation, failure, standing } => {
             let reason = reason(failure, culprit);
@@ -294,7 +301,7 @@ mod tests {
     use rotad_core::{Exit, Slot, Span};
 
     fn about(has_served: bool) -> About<'static> {
-        About { pool: "web", is_step: false, has_served, culprit: None }
+        About { pool: "web", is_step: false, has_served, culprit: None, before: None }
     }
 
     fn aborted(standing: Standing) -> Outcome {

@@ -39,7 +39,7 @@ impl Keeper {
         let (mut lines, mut code, mut moves) = (Vec::new(), 0, false);
         // Of all pools, those that can go do; a name or a number is meant.
         let strict = named || to.is_some();
-        for pool in pools {
+        for pool in self.posts.in_order(&pools) {
             let (line, worth) = match self.way_to(pool, to) {
                 Ok(way) => {
                     moves = true;

@@ -85,6 +85,7 @@ impl Oracle {
             self.filled(id, now.0, master)?;
             self.unreachable(id)?;
             self.ended(id, master)?;
+            self.rolls_in_order(id, master)?;
             let pool = &self.books.pools[&id];
             hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
         }
@@ -183,6 +184,9 @@ impl Oracle {
     fn done_in_time(&self, id: u32, now: u64) -> Verdict {
         let pool = &self.books.pools[&id];
         let Some(roll) = pool.roll.as_ref().filter(|roll| !roll.back && !pool.is_step()) else { return Ok(()) };
+        if !self.books.rolls_before(id).is_empty() {
+            return Ok(());
+        }
         let mut seen = [0; 8];
         let mut until = 0;
         for (worker, w) in self.books.of(id).filter(|(_, w)| w.stays()) {
@@ -201,6 +205,25 @@ impl Oracle {
         let all = (0..pool.policy.count).all(|slot| seen[slot as usize] == 1);
         let late = all && !parts && now > until + self.slack;
         hold!(!late, "done late", "at {now}, everybody had lived long enough at {until}");
+        Ok(())
+    }
+
+    /// A roll that waits says for whom; one whose turn will not come is over.
+    fn rolls_in_order(&self, id: u32, master: &Master) -> Verdict {
+        let books = &self.books;
+        if books.pools[&id].roll.as_ref().is_some_and(|roll| roll.to_base) {
+            return Ok(());
+        }
+        let known = books.rolls_before(id);
+        let told = master.view().pool(PoolId(id)).map(|view| view.roll.after).unwrap_or_default();
+        hold!(told.iter().map(|pool| pool.0).eq(known.iter().copied()), "roll order", "{told:?}, known {known:?}");
+        let pool = &books.pools[&id];
+        let is_new = !pool.is_step() && pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
+        let over = |other: &u32| {
+            books.rolls_failed.contains(other) && books.pools.get(other).is_some_and(|other| other.roll.is_none())
+        };
+        let failed = books.before(id).into_iter().find(over).filter(|_| is_new);
+        hold!(failed.is_none(), "roll order", "pool {id} is to be rolled, though {failed:?} was not");
         Ok(())
     }
 

@@ -94,6 +94,8 @@ fn lives() {
             "crash loops eased",
             "crash loops over",
             "killed",
+            "rolls after others",
+            "rolls untouched",
             "lost",
             "soaked",
             "held",

@@ -88,6 +88,10 @@ pub(crate) struct Roll {
     pub(crate) troubled: bool,
     pub(crate) retired: bool,
     pub(crate) soaked: bool,
+    /// Somebody was touched for it.
+    pub(crate) begun: bool,
+    /// It goes to what serves already: its workers and those that fill an empty slot look the same.
+    pub(crate) to_base: bool,
     /// Workers above this one were born during it.
     pub(crate) after: u64,
     /// The new generation's workers that died in it.
@@ -327,6 +331,8 @@ pub(crate) struct Books {
     /// What this step is about: a change or a way back (to that generation), somebody who is sick.
     pub(crate) changes: Option<u32>,
     pub(crate) returns: Option<(u32, u32)>,
+    /// Pools whose rolling restart has failed in this step.
+    pub(crate) rolls_failed: BTreeSet<u32>,
     pub(crate) sick: Option<u64>,
     /// Something says in this step that this worker is ready.
     pub(crate) reports: Option<u64>,
@@ -431,6 +437,32 @@ impl Books {
         self.renewals.values().any(|wanted| *wanted == (pool, slot))
     }
 
+    /// Pools that this one comes after, also by way of others that are not rolled.
+    pub(crate) fn before(&self, id: u32) -> BTreeSet<u32> {
+        let mut found = BTreeSet::new();
+        let mut ask = vec![id];
+        while let Some(pool) = ask.pop().and_then(|id| self.pools.get(&id)) {
+            for other in &pool.policy.after {
+                let rolls = self.pools.get(&other.0).is_some_and(|other| other.roll.is_some());
+                if found.insert(other.0) && !rolls {
+                    ask.push(other.0);
+                }
+            }
+        }
+        found
+    }
+
+    /// The roll of this pool is new, and has to wait for those of these.
+    pub(crate) fn rolls_before(&self, id: u32) -> BTreeSet<u32> {
+        let Some(pool) = self.pools.get(&id) else { return BTreeSet::new() };
+        let is_new = pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
+        if !is_new || pool.is_step() {
+            return BTreeSet::new();
+        }
+        let rolls = |other: &u32| self.pools.get(other).is_some_and(|other| other.roll.is_some());
+        self.before(id).into_iter().filter(rolls).collect()
+    }
+
     /// Nobody can say any more that it has to wait.
     pub(crate) fn is_free(&self, id: u32) -> bool {
         let free = |pool: &Pool| !pool.running || if pool.is_step() { pool.was_done() } else { pool.surely_up };
@@ -475,7 +507,7 @@ impl Books {
         let of_the_files = |generation: u32| generation == base || pool.alike.contains_key(&generation);
         // A failure shows that the files are others now; so does anybody who was made from them since.
         let shown = |generation: u32, last: u64| {
-            generation == tried && failure.cause != Cause::Cancelled
+            generation == tried && !matches!(failure.cause, Cause::Cancelled | Cause::After(_))
                 || serving.iter().any(|(id, _, generation)| *id > last && of_the_files(*generation))
         };
         let newest = pool.alike.iter().filter(|(of, last)| shown(**of, **last)).map(|(_, last)| *last).max();

@@ -52,6 +52,7 @@ impl Oracle {
             scales: false,
             changes: None,
             returns: None,
+            rolls_failed: BTreeSet::new(),
             renewals: BTreeMap::new(),
             sick: None,
             reports: None,
@@ -89,6 +90,7 @@ impl Oracle {
         self.books.scales = false;
         self.books.changes = None;
         self.books.returns = None;
+        self.books.rolls_failed.clear();
         self.books.sick = None;
         self.books.reports = None;
         match event {
@@ -293,6 +295,14 @@ impl Oracle {
                 books.of(pool_id).filter(|(id, w)| w.stays() && w.generation == generation && *id > after).count();
             hold!(fresh == 0, "canary", "a second worker of generation {generation} before the first has soaked");
         }
+        let first = pool
+            .roll
+            .as_ref()
+            .is_some_and(|roll| roll.generation == generation && !roll.back && !roll.begun && !roll.to_base);
+        if first {
+            let before = books.rolls_before(pool_id);
+            hold!(before.is_empty(), "roll order", "pool {pool_id} is rolled before {before:?}");
+        }
         let surge = pool.policy.reload.surge;
         let two = (0..pool.policy.count).filter(|s| staying.iter().filter(|w| w.slot == *s).count() > 1).count();
         if here > 0 && !pool.changed {
@@ -332,6 +342,9 @@ impl Oracle {
         books.workers.insert(id, worker);
         if let Some(pool) = books.pools.get_mut(&pool_id) {
             pool.begun = true;
+            if let Some(roll) = pool.roll.as_mut().filter(|_| first) {
+                roll.begun = true;
+            }
         }
         Ok(())
     }

@@ -220,6 +220,14 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
                 acts.push((back, Act::Keep(pool)));
             }
         }
+        // Everybody, mostly in the order in which they come after each other.
+        if pools.len() > 1 && rng.chance(40) {
+            let mut all: Vec<usize> = (0..pools.len()).collect();
+            if rng.chance(20) {
+                all.reverse();
+            }
+            acts.extend(all.into_iter().map(|pool| (at, Act::Roll(pool))));
+        }
         // Wishes like company.
         if rng.chance(40) {
             let later = (at + rng.pick(&[1, 200, 1500, 3000])).min(CALM_AT);

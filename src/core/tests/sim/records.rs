@@ -55,6 +55,7 @@ impl Oracle {
             Record::RollStarted { .. }
             | Record::RollingBack { .. }
             | Record::RollEnded { .. }
+            | Record::RollAfter { .. }
             | Record::RollWaits { .. }
             | Record::RollSuperseded { .. } => self.roll_record(now, record),
             Record::PoolReady { pool, generation } => {
@@ -153,11 +154,14 @@ impl Oracle {
                 pool.step_failed = false;
                 pool.rolled_in_loop = true;
                 pool.forgive();
-                let (back, troubled, retired, soaked) = (false, false, false, false);
+                let (back, troubled, retired, soaked, begun) = (false, false, false, false, false);
                 let (failed, ended_well, soaked_by_end, has_to_end) = (BTreeSet::new(), BTreeSet::new(), false, false);
                 let again = BTreeSet::new();
                 let generation = generation.0;
+                let to_base = generation == pool.wanted;
                 pool.roll = Some(Roll {
+                    to_base,
+                    begun,
                     generation,
                     after,
                     back,
@@ -173,7 +177,7 @@ impl Oracle {
                 Ok(())
             }
             Record::RollingBack { pool, failure, .. } => {
-                let cancelled = self.books.cancelled;
+                let cancelled = self.books.cancelled || self.after_failed(pool.0, failure);
                 let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&pool.0) else {
                     return fail("rolls", "back from none");
                 };
@@ -184,6 +188,12 @@ impl Oracle {
                 Ok(())
             }
             Record::RollEnded { pool, outcome } => self.roll_ended(now, pool.0, outcome),
+            Record::RollAfter { pool, by } => {
+                let by: BTreeSet<u32> = by.iter().map(|pool| pool.0).collect();
+                let known = self.books.rolls_before(pool.0);
+                hold!(!by.is_empty() && by == known, "roll order", "pool {pool} waits for {by:?}, known {known:?}");
+                Ok(())
+            }
             Record::RollWaits { pool } => {
                 let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
                 let is_step = self.books.pools.get(&pool.0).is_some_and(Pool::is_step);
@@ -346,7 +356,7 @@ impl Oracle {
                 hold!(ready.is_some() && sick == Some(id), "died", "{id} is unhealthy");
                 worker.sick = true;
             }
-            Cause::Cancelled => return fail("died", "cancelled"),
+            Cause::Cancelled | Cause::After(_) => return fail("died", "of nothing"),
         }
         pool.quiet = false;
         let is_end = !pool.is_step() && is_end(&pool.policy, cause);
@@ -479,6 +489,7 @@ impl Oracle {
         if let Some(roll) = &mut pool.roll
             && matches!(why, Why::Replaced | Why::MakesRoom)
         {
+            roll.begun = true;
             roll.retired = true;
         }
         Ok(())
@@ -507,6 +518,13 @@ impl Oracle {
         let cancelled = self.books.cancelled;
         let staying: Vec<(u32, u32, bool)> =
             self.books.of(id).filter(|(_, w)| w.stays()).map(|(_, w)| (w.slot, w.generation, w.serves())).collect();
+        let after_failed = match outcome {
+            Outcome::Aborted { failure, .. } => self.after_failed(id, failure),
+            _ => false,
+        };
+        if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
+            self.books.rolls_failed.insert(id);
+        }
         let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
         let Some(roll) = pool.roll.take() else { return fail("rolls", "ended twice") };
         let count = pool.policy.count;
@@ -533,7 +551,7 @@ impl Oracle {
                 pool.has_served(generation.0);
             }
             Outcome::Aborted { failure, standing, .. } => {
-                let at_fault = failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
+                let at_fault = after_failed || failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
                 hold!(at_fault || failure.mixed || roll.back, "unjustified", "aborted for {failure:?}");
                 let on_failure = pool.policy.reload.on_failure;
                 let stays = on_failure == OnFailure::Abort && failure.cause != Cause::Cancelled && !roll.back;
@@ -564,6 +582,13 @@ impl Oracle {
         let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
         pool.forgive();
         Ok(())
+    }
+
+    /// It was not begun, since a pool that it comes after was not rolled.
+    fn after_failed(&self, id: u32, failure: &Failure) -> bool {
+        let is_new = self.books.pools[&id].roll.as_ref().is_some_and(|roll| !roll.begun);
+        let Cause::After(other) = failure.cause else { return false };
+        is_new && self.books.rolls_failed.contains(&other.0) && self.books.before(id).contains(&other.0)
     }
 
     /// The numbers of an outcome are what an onlooker counts.

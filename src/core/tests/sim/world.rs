@@ -6,7 +6,7 @@ use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
 use rotad_core::{
-    Event, Exit, Generation, Master, Order, Policy, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId,
+    Cause, Event, Exit, Generation, Master, Order, Policy, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -349,6 +349,9 @@ impl<'a> World<'a> {
             Order::Record(Record::RollEnded { outcome, .. }) => match outcome {
                 rotad_core::Outcome::Done { .. } => "rolls done",
                 rotad_core::Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",
+                rotad_core::Outcome::Aborted { failure, .. } if matches!(failure.cause, Cause::After(_)) => {
+                    "rolls untouched"
+                }
                 rotad_core::Outcome::Aborted { .. } => "rolls aborted",
                 rotad_core::Outcome::RolledBack { .. } => "rolls back",
                 rotad_core::Outcome::Superseded { .. } => "rolls superseded",
@@ -364,6 +367,7 @@ impl<'a> World<'a> {
                 _ => return,
             },
             Order::Record(Record::RollWaits { .. }) => "rolls waited",
+            Order::Record(Record::RollAfter { .. }) => "rolls after others",
             Order::Record(Record::CrashLoop { .. }) => "crash loops",
             Order::Record(Record::CrashLoopEases { .. }) => "crash loops eased",
             Order::Record(Record::CrashLoopOver { .. }) => "crash loops over",

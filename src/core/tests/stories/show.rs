@@ -62,6 +62,7 @@ fn record(record: &Record) -> String {
         Record::Replaced { pool, slot, worker, done, of } => format!(". {pool}/{slot} has {worker}, {done} of {of}"),
         Record::RollingBack { to, failure, .. } => format!(". rolling back to {to}: {}", fault(failure)),
         Record::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
+        Record::RollAfter { pool, by } => format!(". roll of {pool} after {}", pools(by)),
         Record::RollWaits { .. } => ". the wish waits".into(),
         Record::RollSuperseded { generation, by, touched, .. } => {
             let touched = if *touched { ", workers have been replaced" } else { "" };
@@ -143,6 +144,7 @@ fn why(cause: Cause) -> String {
         Cause::NotReadyInTime => "not ready in time".into(),
         Cause::Unhealthy => "unhealthy".into(),
         Cause::Cancelled => "cancelled".into(),
+        Cause::After(pool) => format!("pool {pool} was not rolled"),
     }
 }
 
@@ -155,6 +157,9 @@ pub(crate) fn pool(master: &Master, id: PoolId) -> String {
     );
     if !pool.held_by.is_empty() {
         let _ = writeln!(text, "      waits for {}", pools(&pool.held_by));
+    }
+    if !pool.roll.after.is_empty() {
+        let _ = writeln!(text, "      rolls after {}", pools(&pool.roll.after));
     }
     if pool.before != Generation::NONE {
         let _ = writeln!(text, "      before that: {}", pool.before);
