@@ -2,7 +2,7 @@
 
 use rotad::config::{self, Report};
 use rotad::plan::{self, Address, Context, Kind, Ready, Sink};
-use rotad_core::{OnFailure, Readiness, RestartPolicy, Signal, Span, Step};
+use rotad_core::{OnFailure, Readiness, RestartPolicy, Signal, Span, Step, To};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -223,6 +223,16 @@ fn what_is_not_built_is_refused_by_name() {
 }
 
 #[test]
+fn a_step_of_a_stop_may_be_for_the_whole_tree() {
+    let plan = plan_of(
+        "[pool.web]\ncommand = [\"sh\"]\nstop = [{ signal = \"INT\", wait = \"5s\", to = \"tree\" }, \
+         { signal = \"TERM\", wait = \"1s\", to = \"main\" }, { wait = \"2s\" }]\n",
+    );
+    let to: Vec<To> = plan.pools[0].policy.stop.iter().map(|step| step.to).collect();
+    assert_eq!(to, [To::Tree, To::Main, To::Main]);
+}
+
+#[test]
 fn defaults_are_those_of_the_contract() {
     let plan = plan_of("[pool.web]\ncommand = [\"sh\"]\ncount = 5\n[pool.task]\nkind = \"task\"\ncommand = [\"sh\"]\n");
     assert_eq!((plan.master.name.as_str(), plan.master.daemonize, plan.master.umask), ("shop", true, 0o022));
@@ -235,8 +245,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((web.log.max_size, web.log.keep), (50 << 20, 10));
     assert_eq!(web.policy.readiness, Readiness::Alive(Span::from_secs(1)));
     assert_eq!(web.policy.ready_timeout, Span::from_secs(60));
-    assert_eq!(web.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(30) }]);
-    assert_eq!(task.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(300) }]);
+    assert_eq!(web.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(30), to: To::Main }]);
+    assert_eq!(task.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(300), to: To::Main }]);
     let reload = &web.policy.reload;
     assert_eq!((reload.surge, reload.max_draining, reload.soak), (2, 5, None));
     assert_eq!((web.policy.soak(false), web.policy.soak(true)), (Span::from_secs(1), Span::from_secs(10)));

@@ -399,7 +399,8 @@ fn noted(journal: &mut Journal, born: &Born, tag: &str) {
 }
 
 fn quickly(wait: u64) -> BTreeMap<String, Manner> {
-    let steps = vec![Step { signal: Some(rotad_core::Signal(15)), wait: Span::from_millis(wait) }];
+    let steps =
+        vec![Step { signal: Some(rotad_core::Signal(15)), wait: Span::from_millis(wait), to: rotad_core::To::Main }];
     BTreeMap::from([("web".to_owned(), Manner { steps, after: Vec::new() })])
 }
 

@@ -159,7 +159,7 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "stop",
         "duration, or steps",
         "`\"30s\"`, task pools `\"300s\"`",
-        "SIGTERM and this patience, then SIGKILL",
+        "SIGTERM and this patience, then SIGKILL; steps: `{ signal, wait, to }`",
         |cx, into, v| {
             into.stop = values::stop(cx, v);
         },

@@ -7,7 +7,7 @@ use super::report::shown;
 use super::units;
 use crate::plan::{Kind, Limit, Sink};
 use nix::sys::resource::Resource;
-use rotad_core::{Signal, Span, Step};
+use rotad_core::{Signal, Span, Step, To};
 use toml::de::DeValue;
 
 /// The most workers of one pool.
@@ -150,7 +150,7 @@ pub(super) fn pass_env(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<At<S
 
 /// The steps of a stop that is given as one duration.
 pub(super) fn term(wait: Span) -> Vec<Step> {
-    vec![Step { signal: Some(Signal::TERM), wait }]
+    vec![Step { signal: Some(Signal::TERM), wait, to: To::Main }]
 }
 
 pub(super) fn stop(cx: &mut Reader, value: &Value<'_>) -> Option<Vec<Step>> {
@@ -178,7 +178,7 @@ fn step(cx: &mut Reader, value: &Value<'_>) -> Option<Step> {
         cx.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
         return None;
     };
-    let (mut signal, mut wait, mut sound) = (None, None, true);
+    let (mut signal, mut wait, mut to, mut sound) = (None, None, None, true);
     for (name, value) in in_order(table) {
         match name.value.as_str() {
             "signal" => {
@@ -190,8 +190,12 @@ fn step(cx: &mut Reader, value: &Value<'_>) -> Option<Step> {
                 wait = cx.duration(value);
                 sound &= wait.is_some();
             }
+            "to" => {
+                to = cx.choice(value, &[("main", To::Main), ("tree", To::Tree)]);
+                sound &= to.is_some();
+            }
             other => {
-                cx.unknown(&name.span, "key", other, &["signal", "wait"]);
+                cx.unknown(&name.span, "key", other, &["signal", "wait", "to"]);
                 sound = false;
             }
         }
@@ -200,7 +204,11 @@ fn step(cx: &mut Reader, value: &Value<'_>) -> Option<Step> {
         cx.error_with(&value.span(), "a step without `wait`", "write how long: wait = \"5s\" (or \"0s\")");
         return None;
     }
-    Some(Step { signal: signal.map(|at| at.value), wait: wait?.value })
+    if let (Some(to), None, true) = (&to, &signal, sound) {
+        cx.error_with(&to.span, "`to` without `signal` does nothing", "add signal = \"TERM\", or leave `to` out");
+        return None;
+    }
+    Some(Step { signal: signal.map(|at| at.value), wait: wait?.value, to: to.map_or(To::Main, |at| at.value) })
 }
 
 pub(super) fn surge(cx: &mut Reader, value: &Value<'_>) -> Option<At<Surge>> {

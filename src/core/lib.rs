@@ -37,7 +37,7 @@ mod worker;
 pub use event::{Event, Exit, Request};
 pub use master::Master;
 pub use order::{By, Cause, Cut, Failure, Nothing, Order, Outcome, Record, Standing, Why};
-pub use policy::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Step};
+pub use policy::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Step, To};
 pub use roll::RollState;
 pub use time::{Span, Time};
 pub use view::{EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView};

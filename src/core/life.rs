@@ -4,7 +4,7 @@ use crate::order::{Cut, Why};
 use crate::roll::Phase;
 use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
 use crate::{
-    Cause, Exit, Generation, Master, Order, PoolId, PoolKind, Readiness, Record, Slot, Span, Step, Time, WorkerId,
+    Cause, Exit, Generation, Master, Order, PoolId, PoolKind, Readiness, Record, Slot, Span, Step, Time, To, WorkerId,
 };
 
 impl Master {
@@ -150,19 +150,41 @@ impl Master {
 
     pub(crate) fn exited(&mut self, id: WorkerId, exit: Exit) {
         let Some(worker) = self.workers.get(&id) else { return };
-        if !worker.lives() {
+        if worker.exit.is_some() {
             return;
         }
-        let give_up = match worker.state {
-            State::Killing { give_up } => give_up,
-            _ => self.now + KILL_GRACE,
-        };
-        if worker.leaves() {
-            let took = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
-            self.record(Record::Stopped { worker: id, exit: Some(exit), took });
-        } else {
-            self.died(id, Cause::Exited(exit));
+        let state = worker.state;
+        self.change(id, |w| w.exit = Some(exit));
+        match state {
+            State::Stopping { step, until, latest } => self.outlive(id, step, until, latest),
+            State::Killing { give_up } => self.sweep(id, give_up),
+            // It has finished, before anybody has asked it to.
+            State::Unreachable => self.sweep(id, self.now + KILL_GRACE),
+            State::Starting { .. }
+            | State::Soaking { .. }
+            | State::Ready
+            | State::Outliving { .. }
+            | State::Sweeping { .. } => {
+                self.died(id, Cause::Exited(exit));
+                self.sweep(id, self.now + KILL_GRACE);
+            }
         }
+    }
+
+    /// A stop that was asked for is the whole tree's: who is left behind a shell or a wrapper gets what that one got,
+    /// and the rest of the patience.
+    fn outlive(&mut self, id: WorkerId, step: usize, until: Time, latest: Time) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let sent = worker.stop.iter().take(step + 1).rev().find_map(|step| Some((step.signal?, step.to)));
+        let signal = sent.filter(|(_, to)| *to == To::Main).map(|(signal, _)| signal);
+        let (pool, slot) = (worker.pool, worker.slot);
+        self.change(id, |w| w.state = State::Outliving { step, until, latest });
+        self.touch(pool, slot);
+        self.out.push(Order::Outlive(id, signal));
+    }
+
+    /// Its first process has ended, and nothing else of it may live on.
+    fn sweep(&mut self, id: WorkerId, give_up: Time) {
         self.change(id, |w| w.state = State::Sweeping { give_up });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
@@ -172,9 +194,12 @@ impl Master {
     }
 
     pub(crate) fn swept(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_some_and(|w| !w.lives()) {
-            self.forget(id);
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.exit.is_some()) else { return };
+        if let Some(asked) = worker.asked {
+            let (exit, took) = (worker.exit, self.now - asked);
+            self.record(Record::Stopped { worker: id, exit, took });
         }
+        self.forget(id);
     }
 
     /// Asks a worker to leave: its slot does not know it any more, its stop steps begin.
@@ -197,14 +222,21 @@ impl Master {
     }
 
     pub(crate) fn advance_stop(&mut self, id: WorkerId, mut step: usize) {
-        while let Some(Step { signal, wait }) = self.stop_step(id, step) {
+        let outlived = self.workers.get(&id).is_some_and(|worker| worker.exit.is_some());
+        while let Some(Step { signal, wait, to }) = self.stop_step(id, step) {
             if let Some(signal) = signal {
-                self.out.push(Order::Signal(id, signal));
+                let whole = outlived || to == To::Tree;
+                self.out.push(if whole { Order::SignalTree(id, signal) } else { Order::Signal(id, signal) });
             }
             if wait > Span::ZERO {
                 let until = self.now + wait;
                 let latest = until.max(self.latest_stop(id, step));
-                return self.change(id, |w| w.state = State::Stopping { step, until, latest });
+                let state = if outlived {
+                    State::Outliving { step, until, latest }
+                } else {
+                    State::Stopping { step, until, latest }
+                };
+                return self.change(id, |w| w.state = state);
             }
             step += 1;
         }
@@ -239,6 +271,9 @@ impl Master {
         let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.state, State::Killing { .. } | State::Sweeping { .. }) {
             return;
+        }
+        if worker.exit.is_some() {
+            return self.sweep(id, now + KILL_GRACE);
         }
         self.detach(id);
         self.change(id, |w| {

@@ -110,7 +110,9 @@ impl Master {
             State::Starting { alive_at: Some(at), .. } if at <= self.now => self.became_ready(id, true),
             State::Starting { ready_by, .. } if ready_by <= self.now => self.not_ready_in_time(id),
             State::Soaking { until } if until <= self.now => self.soaked(id),
-            State::Stopping { step, until, .. } if until <= self.now => self.advance_stop(id, step + 1),
+            State::Stopping { step, until, .. } | State::Outliving { step, until, .. } if until <= self.now => {
+                self.advance_stop(id, step + 1);
+            }
             State::Killing { give_up } | State::Sweeping { give_up } if give_up <= self.now => self.give_up(id),
             // It has been given more time since.
             State::Starting { .. }
@@ -118,6 +120,7 @@ impl Master {
             | State::Ready
             | State::Unreachable
             | State::Stopping { .. }
+            | State::Outliving { .. }
             | State::Killing { .. }
             | State::Sweeping { .. } => self.change(id, |_| {}),
         }

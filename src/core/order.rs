@@ -14,8 +14,13 @@ pub enum Order {
     },
     /// A polite signal, followed by SIGCONT; to a worker that is not born yet: as soon as it is.
     Signal(WorkerId, Signal),
+    /// The same to every process of the worker's tree.
+    SignalTree(WorkerId, Signal),
     /// SIGKILL to the worker and its group.
     Kill(WorkerId),
+    /// The worker's first process has ended during its stop: what is left of its tree gets this signal (none: it has
+    /// had it) and may finish. Once nothing is left: reap the worker, and report [`crate::Event::Swept`].
+    Outlive(WorkerId, Option<Signal>),
     /// The worker has exited: kill what is left of its tree, reap it, and report [`crate::Event::Swept`].
     Sweep(WorkerId),
     Reply(Ticket, PoolId, Outcome),
@@ -168,7 +173,8 @@ pub enum Record {
         /// The slot stays empty until a person acts: its policy, or one of `never_on`.
         given_up: bool,
     },
-    /// A worker that had been asked to stop is gone, so long after it was asked.
+    /// A worker that had been asked to stop is gone with its whole tree, so long after it was asked. `exit`: its first
+    /// process's.
     Stopped {
         worker: WorkerId,
         exit: Option<Exit>,
@@ -179,7 +185,7 @@ pub enum Record {
         worker: WorkerId,
         why: Why,
     },
-    /// It had not left by itself so long after it was asked to: killed.
+    /// It had not left by itself so long after it was asked to: killed, or what is left of its tree is.
     Killed {
         worker: WorkerId,
         cut: Cut,

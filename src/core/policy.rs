@@ -47,6 +47,17 @@ pub enum Readiness {
 pub struct Step {
     pub signal: Option<Signal>,
     pub wait: Span,
+    pub to: To,
+}
+
+/// Who gets the signal of a step while the worker's first process lives. Once that has ended, what is left does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum To {
+    /// The worker's first process alone: what it has started is its own affair.
+    #[default]
+    Main,
+    /// Every process of its tree.
+    Tree,
 }
 
 /// How a rolling restart goes.

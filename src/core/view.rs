@@ -34,6 +34,7 @@ pub enum WorkerState {
     Starting,
     Soaking,
     Ready,
+    /// It, or what is left of its tree, finishes.
     Stopping,
     Killing,
     /// Exited; what is left of its tree is being ended.
@@ -276,7 +277,7 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         State::Starting { .. } => WorkerState::Starting,
         State::Soaking { .. } => WorkerState::Soaking,
         State::Ready => WorkerState::Ready,
-        State::Unreachable | State::Stopping { .. } => WorkerState::Stopping,
+        State::Unreachable | State::Stopping { .. } | State::Outliving { .. } => WorkerState::Stopping,
         State::Killing { .. } => WorkerState::Killing,
         State::Sweeping { .. } => WorkerState::Sweeping,
     };

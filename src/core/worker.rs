@@ -7,11 +7,13 @@
 //! | Ready    | serves                                             | its death, a stop                          |
 //! | Unreachable | its listening socket was replaced; finishes what it has | its exit, a stop |
 //! | Stopping | got step n of its stop                             | its exit, `until` (next step, then kill)   |
+//! | Outliving| has exited in its stop; the rest of its tree may   | swept; `until` (next step, then sweep)     |
+//! |          | finish                                             |                                            |
 //! | Killing  | got SIGKILL                                        | its exit; at `give_up` it is named as lost |
 //! | Sweeping | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
 
 use crate::generations::Patience;
-use crate::{Generation, PoolId, Readiness, Slot, Span, Step, Time, WorkerId};
+use crate::{Exit, Generation, PoolId, Readiness, Slot, Span, Step, Time, WorkerId};
 use alloc::vec::Vec;
 
 /// How long the kernel has to end what got SIGKILL before it is named as lost: within the second that a stop may
@@ -29,6 +31,7 @@ pub(crate) enum State {
     Ready,
     Unreachable,
     Stopping { step: usize, until: Time, latest: Time },
+    Outliving { step: usize, until: Time, latest: Time },
     Killing { give_up: Time },
     Sweeping { give_up: Time },
 }
@@ -58,6 +61,8 @@ pub(crate) struct Worker {
     pub(crate) unproven: Option<Time>,
     /// When it was asked to stop, or was found wanting.
     pub(crate) asked: Option<Time>,
+    /// How its first process ended.
+    pub(crate) exit: Option<Exit>,
     /// It counts in `Pool::draining`.
     pub(crate) drains: bool,
     /// It fills a slot that has not failed again and again: a rolling restart retires nobody until it is ready.
@@ -85,6 +90,7 @@ impl Worker {
             ready_at: None,
             unproven: None,
             asked: None,
+            exit: None,
             drains: false,
             awaited: false,
             lost: false,
@@ -99,7 +105,7 @@ impl Worker {
             State::Starting { ready_by, alive_at, .. } => {
                 Some(alive_at.map_or(ready_by, |at| at.min(ready_by))).filter(|at| at.0 < Span::FOREVER.0)
             }
-            State::Soaking { until } | State::Stopping { until, .. } => Some(until),
+            State::Soaking { until } | State::Stopping { until, .. } | State::Outliving { until, .. } => Some(until),
             State::Ready | State::Unreachable => None,
             State::Killing { give_up } | State::Sweeping { give_up } => (!self.lost).then_some(give_up),
         }
@@ -119,11 +125,15 @@ impl Worker {
     pub(crate) fn leaves(&self) -> bool {
         match self.state {
             State::Starting { .. } | State::Soaking { .. } | State::Ready => false,
-            State::Unreachable | State::Stopping { .. } | State::Killing { .. } | State::Sweeping { .. } => true,
+            State::Unreachable
+            | State::Stopping { .. }
+            | State::Outliving { .. }
+            | State::Killing { .. }
+            | State::Sweeping { .. } => true,
         }
     }
 
-    /// Its first process has not ended, as far as we know.
+    /// Something of it may still do what it is there for: its first process, or in its stop the rest of its tree.
     pub(crate) fn lives(&self) -> bool {
         !matches!(self.state, State::Sweeping { .. })
     }
@@ -131,7 +141,9 @@ impl Worker {
     pub(crate) fn extend(&mut self, now: Time, by: Span) {
         match &mut self.state {
             State::Starting { ready_by, latest, .. } => *ready_by = (*ready_by).max((now + by).min(*latest)),
-            State::Stopping { until, latest, .. } => *until = (*until).max((now + by).min(*latest)),
+            State::Stopping { until, latest, .. } | State::Outliving { until, latest, .. } => {
+                *until = (*until).max((now + by).min(*latest));
+            }
             State::Soaking { .. }
             | State::Ready
             | State::Unreachable

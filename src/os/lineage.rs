@@ -16,12 +16,12 @@
 use crate::os::cgroup::{self, Cgroup};
 use crate::os::proc::{self, Stat};
 use crate::os::sys::process::Process;
-use nix::libc::SIGKILL;
+use nix::libc::{SIGCONT, SIGKILL};
 use rotad_core::WorkerId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The variable that every worker has and its descendants inherit.
@@ -54,6 +54,12 @@ pub struct Question {
     pub living: HashSet<WorkerId>,
     /// Workers that have ended, and whose trees are to be ended.
     pub ended: HashSet<WorkerId>,
+    /// Workers whose first process has ended in its stop, and whose trees finish: who is left is counted, not touched.
+    pub finishing: HashSet<WorkerId>,
+    /// Signals for every process of a tree, followed by SIGCONT; who has got one does not get it again.
+    pub signals: HashMap<WorkerId, Passed>,
+    /// Who has got which.
+    pub passed: Arc<Mutex<HashSet<(Identity, u64)>>>,
     /// The last worker that was ordered: of those that come after it nothing is known here. Whoever bears the tag of
     /// an older one that is in neither list has outlived its worker.
     pub last: Option<WorkerId>,
@@ -74,12 +80,16 @@ pub struct Question {
 impl Clone for Question {
     fn clone(&self) -> Self {
         let given_up = AtomicBool::new(self.given_up.load(Ordering::Relaxed));
-        let Self { tag, workers, living, ended, unreaped, threads, fence, spared, .. } = self;
+        let Self { tag, workers, living, ended, finishing, signals, passed, unreaped, threads, fence, spared, .. } =
+            self;
         Self {
             tag: tag.clone(),
             workers: workers.clone(),
             living: living.clone(),
             ended: ended.clone(),
+            finishing: finishing.clone(),
+            signals: signals.clone(),
+            passed: passed.clone(),
             last: self.last,
             unreaped: unreaped.clone(),
             threads: threads.clone(),
@@ -91,11 +101,32 @@ impl Clone for Question {
     }
 }
 
+/// A signal for a whole tree, with a number of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub number: u64,
+    pub signal: i32,
+}
+
+/// A process of a worker's tree, for a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub identity: Identity,
+    /// As the kernel has it: at most 15 bytes, any bytes.
+    pub name: String,
+}
+
 /// What a look has found, and done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// For each tree that is to be ended: members that were sent SIGKILL, and all that were still alive.
     pub swept: BTreeMap<WorkerId, Swept>,
+    /// For each tree that finishes: who of it is still alive.
+    pub finishing: BTreeMap<WorkerId, Vec<Member>>,
+    /// Nobody can tell for a moment whose these are.
+    pub riddles: usize,
+    /// Who has got a signal for a whole tree.
+    pub signalled: BTreeMap<WorkerId, Vec<Member>>,
     /// Of all trees, where everything is to be ended: who was still alive.
     pub left: usize,
     /// Seen for the first time, and nothing tells whose they are.
@@ -180,7 +211,8 @@ pub fn before_us() -> HashSet<Identity> {
 pub fn look(question: &Question, memory: &mut Memory, ask: &mut dyn FnMut(&Stat) -> Tag) -> Found {
     let me = std::process::id() as i32;
     let swept = question.ended.iter().map(|worker| (*worker, Swept::default())).collect();
-    let mut found = Found { swept, ..Found::default() };
+    let finishing = question.finishing.iter().map(|worker| (*worker, Vec::new())).collect();
+    let mut found = Found { swept, finishing, ..Found::default() };
     let outlived = |worker: &WorkerId| Some(*worker) <= question.last && !question.living.contains(worker);
     let lists = proc::lists_children();
     let mut riddles = 0;
@@ -190,6 +222,14 @@ pub fn look(question: &Question, memory: &mut Memory, ask: &mut dyn FnMut(&Stat)
         // dying parent is either listed as alive, or had ended, and given its children away, before that.
         let mut next: Vec<(i32, Option<Owner>)> =
             children(me, &question.threads, &question.unreaped).into_iter().map(|pid| (pid, None)).collect();
+        // While the worker itself lives, what it has started is below it.
+        let whole = |(pid, worker): (&i32, &WorkerId)| {
+            let wanted = question.signals.contains_key(worker) && !question.finishing.contains(worker);
+            let stat = wanted.then(|| Stat::of(*pid).ok()).flatten()?;
+            let below = proc::children_of(&stat);
+            Some(below.into_iter().map(|child| (child, Some(Owner::Worker(*worker)))).collect::<Vec<_>>())
+        };
+        next.extend(question.workers.iter().filter_map(whole).flatten());
         next.retain(|(pid, _)| !seen.contains(pid));
         if next.is_empty() {
             break;
@@ -225,7 +265,15 @@ pub fn look(question: &Question, memory: &mut Memory, ask: &mut dyn FnMut(&Stat)
                     // One that takes its time to die is told of once.
                     swept.killed += usize::from(killed && memory.killed.insert(identity));
                 }
-                Owner::Worker(_) => {}
+                Owner::Worker(worker) => {
+                    let member = Member { identity, name: stat.name };
+                    if question.signals.get(&worker).is_some_and(|passed| question.pass(identity, *passed)) {
+                        found.signalled.entry(worker).or_default().push(member.clone());
+                    }
+                    if let Some(rest) = found.finishing.get_mut(&worker) {
+                        rest.push(member);
+                    }
+                }
                 Owner::Riddle => riddles += 1,
                 Owner::Nobody if above.is_none() && memory.told.insert(identity) => {
                     let silent = memory.riddles.contains_key(&identity);
@@ -236,6 +284,7 @@ pub fn look(question: &Question, memory: &mut Memory, ask: &mut dyn FnMut(&Stat)
         }
     }
     memory.keep(&seen);
+    found.riddles = riddles;
     for swept in found.swept.values_mut().filter(|swept| swept.left == 0) {
         swept.left = riddles;
     }
@@ -315,8 +364,20 @@ fn tagged(
     Ok(if question.fence.is_some() && fenced() { Owner::Spared } else { Owner::Nobody })
 }
 
-/// Holds it, looks whether it is still the one that was meant, and kills it.
-fn kill((pid, start_time): Identity) -> bool {
+impl Question {
+    /// Whether it got the signal, now and for the first time.
+    fn pass(&self, identity: Identity, Passed { number, signal }: Passed) -> bool {
+        let new = self.passed.lock().unwrap_or_else(PoisonError::into_inner).insert((identity, number));
+        new && send(identity, &[signal, SIGCONT])
+    }
+}
+
+fn kill(identity: Identity) -> bool {
+    send(identity, &[SIGKILL])
+}
+
+/// Holds it, looks whether it is still the one that was meant, and signals it.
+fn send((pid, start_time): Identity, signals: &[i32]) -> bool {
     let held = match Process::of_stranger(pid) {
         Ok(process) => process,
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return false,
@@ -326,5 +387,5 @@ fn kill((pid, start_time): Identity) -> bool {
     let Ok(stat) = Stat::of(pid) else { return false };
     let same = stat.start_time == start_time && !stat.is_zombie();
     let may = held.pidfd().is_some() || stat.parent == std::process::id() as i32;
-    same && may && held.signal(SIGKILL).is_ok()
+    same && may && signals.iter().all(|signal| held.signal(*signal).is_ok())
 }

@@ -2,7 +2,7 @@
 
 use rotad_core::{
     Event, Exit, Master, OnFailure, Order, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Span, Step, Ticket, Time, WorkerId,
+    RestartPolicy, Signal, Span, Step, Ticket, Time, To, WorkerId,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,10 +28,10 @@ impl World {
                         self.facts.push_back(Event::Born(worker));
                         self.facts.push_back(Event::Ready(worker));
                     }
-                    Order::Signal(worker, _) | Order::Kill(worker) => {
+                    Order::Signal(worker, _) | Order::SignalTree(worker, _) | Order::Kill(worker) => {
                         self.facts.push_back(Event::Exited(worker, Exit::Code(0)));
                     }
-                    Order::Sweep(worker) => self.facts.push_back(Event::Swept(worker)),
+                    Order::Sweep(worker) | Order::Outlive(worker, _) => self.facts.push_back(Event::Swept(worker)),
                     Order::Leave { .. } => self.left = true,
                     Order::Reply(..) | Order::Record(_) => {}
                 }
@@ -47,7 +47,7 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         count,
         readiness: Readiness::Reported,
         ready_timeout: Span::from_secs(600),
-        stop: vec![Step { signal: Some(Signal::TERM), wait: Span::from_secs(600) }],
+        stop: vec![Step { signal: Some(Signal::TERM), wait: Span::from_secs(600), to: To::Main }],
         reload: Reload { surge, max_draining, soak: Some(Span::ZERO), on_failure: OnFailure::Rollback },
         restart: Restart {
             policy: RestartPolicy::Always,

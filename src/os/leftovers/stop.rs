@@ -9,7 +9,7 @@ use super::{Leftover, Leftovers};
 use crate::os::clock::Clock;
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rotad_core::{Signal, Span, Step, Time};
+use rotad_core::{Signal, Span, Step, Time, To};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub struct Manner {
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { steps: vec![Step { signal: Some(Signal(SIGTERM)), wait: PATIENCE }], after: Vec::new() }
+        Self { steps: vec![Step { signal: Some(Signal(SIGTERM)), wait: PATIENCE, to: To::Main }], after: Vec::new() }
     }
 }
 
@@ -169,15 +169,15 @@ impl Tree {
 
     /// Sends what the stage asks for.
     fn tell(&mut self, steps: &[Step], members: &[&Leftover]) {
-        let signal = match self.stage {
+        let (signal, to) = match self.stage {
             Stage::Held => return,
-            Stage::Killing(_) => SIGKILL,
-            Stage::Step(step, _) => match steps.get(step).and_then(|step| step.signal) {
-                Some(signal) => signal.0,
+            Stage::Killing(_) => (SIGKILL, To::Tree),
+            Stage::Step(step, _) => match steps.get(step).and_then(|step| Some((step.signal?, step.to))) {
+                Some((signal, to)) => (signal.0, to),
                 None => return,
             },
         };
-        let whole = signal == SIGKILL || !members.iter().any(|one| one.is_worker);
+        let whole = to == To::Tree || !members.iter().any(|one| one.is_worker);
         for one in members.iter().filter(|one| whole || one.is_worker) {
             let Some(process) = &one.process else { continue };
             if signal == SIGKILL || self.told.insert((one.pid, one.start_time)) {

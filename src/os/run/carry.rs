@@ -25,6 +25,7 @@ impl Keeper {
         let mut buried = false;
         while let Some(event) = self.facts.pop_front() {
             buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
+            let gone = if let Event::Swept(worker) = event { Some(worker) } else { None };
             let now = self.clock.now().max(self.told);
             self.told = now;
             if let Event::Extended(worker, by) = &event
@@ -36,7 +37,9 @@ impl Keeper {
                 self.care.starts.before = self.core.view().pools().map(|(_, pool)| pool.starting as usize).sum();
             }
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
-            let acts = |order: &Order| matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::Kill(_));
+            let acts = |order: &Order| {
+                matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::SignalTree(..) | Order::Kill(_))
+            };
             let orders = self.core.step(now, event);
             self.foresee(&orders);
             let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
@@ -46,6 +49,9 @@ impl Keeper {
             }
             for (worker, signal) in sent {
                 self.note_sent(worker, signal);
+            }
+            if let Some(worker) = gone {
+                self.gone.remove(&worker);
             }
         }
         self.busy = false;
@@ -69,7 +75,19 @@ impl Keeper {
                 self.roster.kill(worker);
                 self.leaves_unborn(worker);
             }
-            Order::Sweep(worker) => self.sweep(worker),
+            Order::SignalTree(worker, signal) => {
+                self.signal_tree(worker, signal);
+                self.leaves_unborn(worker);
+            }
+            Order::Outlive(worker, signal) => self.outlive(worker, signal),
+            Order::Sweep(worker) => {
+                let cut = self.roster.no_more_patience(worker);
+                if let Some(body) = self.roster.get_mut(worker) {
+                    body.named = cut;
+                    body.passed = None;
+                }
+                self.sweep(worker);
+            }
             Order::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Order::Record(record) => self.recorded(record),
             Order::Leave { lost } => self.leave(&lost),
@@ -99,6 +117,9 @@ impl Keeper {
             ready: false,
             port: None,
             unwell: None,
+            outlived: None,
+            passed: None,
+            named: false,
             ended_for: None,
         };
         self.roster.add(worker, body);
@@ -143,6 +164,9 @@ impl Keeper {
     pub(super) fn bury(&mut self, body: Body) {
         if let Some(notify) = &body.notify {
             self.reactor.unwatch(notify.as_fd());
+        }
+        if let Some(output) = &body.output {
+            self.pen.ended(output);
         }
         if let Stage::Alive(process) = body.stage {
             if let Some(pidfd) = process.pidfd()

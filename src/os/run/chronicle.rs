@@ -81,7 +81,7 @@ impl Note {
 }
 
 /// A worker, for a line.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Who {
     pub(super) pool: Option<PoolId>,
     pub(super) slot: Option<Slot>,
@@ -95,6 +95,9 @@ impl Keeper {
         if let Some(body) = self.roster.get(id) {
             let (pool, slot, generation) = (Some(body.pool), Some(body.slot), Some(body.generation));
             return Who { pool, slot, generation, pid: body.pid() };
+        }
+        if let Some(gone) = self.gone.get(&id) {
+            return *gone;
         }
         self.obituaries.of_worker(id).map_or_else(Who::default, |dead| Who {
             pool: Some(dead.pool),

@@ -14,7 +14,7 @@ use crate::os::proc;
 use crate::os::reactor::{Interest, Source};
 use crate::os::ready::ScoutReport;
 use crate::plan::Ready;
-use rotad_core::{Event, Exit, PoolId, Request, Span, WorkerId};
+use rotad_core::{Event, Exit, PoolId, Request, Span, WorkerId, WorkerState};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -296,6 +296,12 @@ impl Keeper {
         body.exit = Some(exit);
         let log = last_words(&self.pen, body);
         let view = self.core.view().worker(worker);
+        // What outlives it goes on printing: its lines are not torn.
+        if view.as_ref().is_none_or(|view| view.state != WorkerState::Stopping)
+            && let Some(output) = &body.output
+        {
+            self.pen.ended(output);
+        }
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
         let why = body.ended_for.clone().or(unexplained);
@@ -319,6 +325,7 @@ impl Keeper {
         for worker in self.roster.sweeping() {
             self.sweep(worker);
         }
+        self.look_at_finishing();
         self.drain_facts();
     }
 
@@ -350,7 +357,5 @@ fn held_by_a_tracer(pid: i32) -> Result<Exit, String> {
 /// What a worker that has ended said last.
 fn last_words(pen: &Pen, body: &Body) -> Vec<String> {
     let Some(output) = &body.output else { return Vec::new() };
-    let words = pen.last_words(output);
-    pen.ended(output);
-    words
+    pen.last_words(output)
 }

@@ -155,6 +155,8 @@ struct Keeper {
     /// INT has come: the next one kills.
     interrupted: bool,
     orphans: Orphans,
+    /// Workers that were reaped in the present turn, until the core has told of it.
+    gone: BTreeMap<WorkerId, chronicle::Who>,
     last_lost: BTreeMap<WorkerId, String>,
     /// What the master leaves with, if not with 0.
     exit_code: Option<u8>,
@@ -294,8 +296,12 @@ impl Keeper {
             self.drop_client(client);
         }
         self.clients_again(now);
+        let overdue = self.roster.sweep_again().is_some_and(|at| at <= now);
         for worker in self.roster.overdue(now) {
             self.sweep(worker);
+        }
+        if overdue {
+            self.look_at_finishing();
         }
         if self.journal.deadline().is_some_and(|at| at <= now) {
             let done = self.journal.mend();

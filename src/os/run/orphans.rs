@@ -2,15 +2,18 @@
 
 use super::Keeper;
 use super::chronicle::Note;
+use super::obituary::exit_text;
 use super::roster::Tree;
 use crate::observe::events::What;
-use crate::os::lineage::{Found, Identity, Question, Stranger};
+use crate::observe::harmless::harmless;
+use crate::os::lineage::{Found, Identity, Member, Passed, Question, Stranger};
 use crate::os::proc::Stat;
+use crate::os::signals;
 use crate::os::sweeper::Sweeper;
 use crate::os::sys::reaper;
-use rotad_core::{Event, WorkerId};
+use rotad_core::{Event, Signal, WorkerId};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// So long after a death it is looked for what the dead has left beside its tree: one look for a burst of deaths.
@@ -27,6 +30,9 @@ pub(super) struct Orphans {
     sweeper: Sweeper,
     /// A look is wanted as soon as the present one is through.
     wanted: bool,
+    /// Signals for whole trees: how many there were, and who has got which.
+    number: u64,
+    passed: Arc<Mutex<HashSet<(Identity, u64)>>>,
     /// When one is due all the same.
     at: Option<Instant>,
     /// Children that this process had before it became a master, with theirs.
@@ -47,6 +53,8 @@ impl Orphans {
         Self {
             sweeper,
             wanted: false,
+            number: 0,
+            passed: Arc::default(),
             at: None,
             spared,
             unclear: Default::default(),
@@ -98,6 +106,89 @@ impl Keeper {
         self.look_at_orphans();
     }
 
+    /// The first process has ended in its stop: what is left of its tree gets this signal, and may finish. Mostly nothing
+    /// is left, and that is known at once.
+    pub(super) fn outlive(&mut self, id: WorkerId, signal: Option<Signal>) {
+        if self.roster.get(id).is_none_or(|body| body.process().is_none()) {
+            return self.swept(id);
+        }
+        if !reaper::has_orphans() && !self.roster.fence_is_populated(id) {
+            return self.swept(id);
+        }
+        self.roster.outlive(id);
+        if let Some(signal) = signal {
+            self.pass(id, signal);
+        }
+        self.look_at_orphans();
+    }
+
+    /// A polite signal to every process of a worker's tree: to the worker itself at once.
+    pub(super) fn signal_tree(&mut self, id: WorkerId, signal: Signal) {
+        let Some(body) = self.roster.get(id) else { return };
+        let born = body.process().is_some();
+        if body.exit.is_none() {
+            self.roster.signal(id, signal);
+            self.note_sent(id, signal);
+        }
+        // Until it is born it is alone.
+        if born {
+            self.pass(id, signal);
+            self.look_at_orphans();
+        }
+    }
+
+    fn pass(&mut self, id: WorkerId, signal: Signal) {
+        self.orphans.number += 1;
+        let number = self.orphans.number;
+        if let Some(body) = self.roster.get_mut(id) {
+            body.passed = Some(Passed { number, signal: signal.0 });
+        }
+    }
+
+    /// SIGKILL to a worker, or to what is left of it.
+    pub(super) fn end_now(&mut self, id: WorkerId) {
+        if self.roster.no_more_patience(id) {
+            self.sweep(id);
+        } else {
+            self.roster.kill(id);
+        }
+    }
+
+    /// Somebody has ended: perhaps the last one of a tree that finishes.
+    pub(super) fn look_at_finishing(&mut self) {
+        if !self.roster.all_still_finish() {
+            self.look_at_orphans();
+        }
+    }
+
+    fn finishing_so_far(&mut self, id: WorkerId, rest: Vec<Member>, unclear: bool) {
+        let Some(body) = self.roster.get_mut(id) else { return };
+        let Some(known) = &mut body.outlived else { return };
+        let gone = rest.is_empty() && !unclear;
+        *known = Some(rest);
+        if gone && !self.roster.fence_is_populated(id) {
+            self.swept(id);
+        }
+    }
+
+    fn signal_passed(&mut self, id: WorkerId, members: &[Member]) {
+        let Some(body) = self.roster.get(id) else { return };
+        let Some(passed) = body.passed else { return };
+        let name = signals::name(passed.signal);
+        let note = match body.exit {
+            Some(exit) => {
+                let text = format!(
+                    "its first process has ended ({}), others of its tree have not: SIG{name} was passed on to {}",
+                    exit_text(exit),
+                    named(members)
+                );
+                Note::new(What::Signal, text)
+            }
+            None => Note::new(What::Signal, format!("SIG{name} sent to {}", named(members))).debug(),
+        };
+        self.note(note.worker(id).cause("tree"));
+    }
+
     /// Begins a look, now or after the present one.
     fn look_at_orphans(&mut self) {
         self.orphans.wanted = true;
@@ -116,6 +207,7 @@ impl Keeper {
     fn orphans_question(&self) -> Question {
         Question {
             threads: self.spawner.threads(),
+            passed: self.orphans.passed.clone(),
             fence: self.fence.base().map(std::path::Path::to_owned),
             spared: self.orphans.spared.clone(),
             everything: self.leaving.is_some(),
@@ -150,13 +242,22 @@ impl Keeper {
     /// What a look has found.
     pub(super) fn looked_at_orphans(&mut self) {
         let Some(found) = self.orphans.sweeper.found() else { return };
-        let Found { swept, left, strangers, ended } = found;
+        let Found { swept, left, strangers, ended, finishing, riddles, signalled } = found;
         if self.leaving.is_some() {
             self.orphans.left = Some(left);
             self.orphans.at = Some(Instant::now() + LOOK_AGAIN);
         }
         let members = swept.iter().filter(|(_, swept)| swept.left > 0);
         self.orphans.members = members.map(|(id, swept)| (*id, swept.left)).collect();
+        for (id, members) in signalled {
+            self.signal_passed(id, &members);
+        }
+        if self.roster.iter().all(|(_, body)| body.passed.is_none()) {
+            self.orphans.passed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        }
+        for (id, rest) in finishing {
+            self.finishing_so_far(id, rest, riddles > 0);
+        }
         for (id, swept) in swept {
             self.swept_so_far(id, swept.killed, swept.left);
         }
@@ -170,7 +271,8 @@ impl Keeper {
     }
 
     fn swept_so_far(&mut self, id: WorkerId, killed: usize, left: usize) {
-        if killed > 0 {
+        let named = self.roster.get(id).is_some_and(|body| body.named);
+        if killed > 0 && !named {
             let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
             self.note(Note::new(What::Swept, format!("swept {many} that the worker left behind")).worker(id));
         }
@@ -184,6 +286,10 @@ impl Keeper {
     }
 
     pub(super) fn swept(&mut self, id: WorkerId) {
+        if self.roster.get(id).is_some() {
+            let who = self.who(id);
+            self.gone.insert(id, who);
+        }
         if let Some(body) = self.roster.remove(id) {
             self.bury(body);
             self.port_freed(id);
@@ -247,4 +353,22 @@ impl Keeper {
             self.note(Note::new(What::Orphan, text).warn());
         }
     }
+}
+
+/// "2 processes: python3 (pid 12), node (pid 14)".
+pub(super) fn named(members: &[Member]) -> String {
+    let mut text = match members.len() {
+        1 => "1 process: ".to_owned(),
+        many => format!("{many} processes: "),
+    };
+    let some: Vec<String> = members
+        .iter()
+        .take(MOST_NAMED)
+        .map(|member| format!("{} (pid {})", harmless(member.name.as_bytes()), member.identity.0))
+        .collect();
+    text.push_str(&some.join(", "));
+    if members.len() > MOST_NAMED {
+        text.push_str(", …");
+    }
+    text
 }

@@ -4,6 +4,7 @@ use super::Keeper;
 use super::chronicle::Note;
 use super::launch::Verdict;
 use super::obituary::{describe, exit_text, last_exit, last_known};
+use super::orphans::named;
 use super::tickets::{About, reason, superseded, verdict};
 use crate::control::wire::Answer;
 use crate::observe::events::What;
@@ -361,10 +362,28 @@ impl Keeper {
     /// What it was doing is cut short: whoever misses that later finds it named here.
     fn killed_line(&mut self, id: WorkerId, cut: Cut, waited: Span) {
         let Some(body) = self.roster.get(id) else { return };
-        let mut text = match cut {
-            Cut::Steps => format!("did not stop within {waited}: killed"),
-            Cut::Cap => format!("killed {waited} after it was asked to stop: the stop of everything takes too long"),
-            Cut::Now => "killed at once, as was asked for".to_owned(),
+        let rest = match &body.outlived {
+            // It has just finished.
+            Some(Some(rest)) if rest.is_empty() => return,
+            Some(Some(rest)) => Some(named(rest)),
+            Some(None) => Some("what it is was not found out in time".to_owned()),
+            None => None,
+        };
+        let mut text = match (cut, rest) {
+            (Cut::Steps, Some(rest)) => {
+                format!("cut short {waited} after it was asked to stop: its tree had not ended, killed: {rest}")
+            }
+            (Cut::Cap, Some(rest)) => {
+                format!(
+                    "cut short {waited} after it was asked to stop, the stop of everything takes too long: killed: {rest}"
+                )
+            }
+            (Cut::Now, Some(rest)) => format!("killed at once, as was asked for: {rest}"),
+            (Cut::Steps, None) => format!("did not stop within {waited}: killed"),
+            (Cut::Cap, None) => {
+                format!("killed {waited} after it was asked to stop: the stop of everything takes too long")
+            }
+            (Cut::Now, None) => "killed at once, as was asked for".to_owned(),
         };
         let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
         text.push_str(&last_known(body.says.as_deref(), &log));

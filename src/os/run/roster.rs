@@ -4,9 +4,10 @@ use super::obituary::Obituary;
 use super::posts::Pattern;
 use crate::observe::status::LastExit;
 use crate::os::cgroup::Cgroup;
-use crate::os::lineage::{Family, Question};
+use crate::os::lineage::{Family, Member, Passed, Question};
 use crate::os::notify::NotifySocket;
 use crate::os::pen::Output;
+use crate::os::proc::Stat;
 use crate::os::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -60,6 +61,13 @@ pub(super) struct Body {
     pub port: Option<u16>,
     /// Why it is not ready yet, or not healthy, as the last probe or its watchdog has it.
     pub unwell: Option<String>,
+    /// Its first process has ended in its stop, and what is left of its tree may finish: who that is, as of the last
+    /// look; none: nobody has looked yet.
+    pub outlived: Option<Option<Vec<Member>>>,
+    /// The last signal that its whole tree gets.
+    pub passed: Option<Passed>,
+    /// What is left of its tree was named when it was cut short.
+    pub named: bool,
     /// Why the master ends it: not ready in time, or unhealthy. Its exit then tells nothing of that.
     pub ended_for: Option<String>,
 }
@@ -100,6 +108,8 @@ pub(super) struct Roster {
     last: Option<WorkerId>,
     /// Those that have exited and still have something of a tree.
     sweeping: BTreeSet<WorkerId>,
+    /// Those whose first process has ended in its stop, and whose tree may finish.
+    finish: BTreeSet<WorkerId>,
     /// When they are to be swept again, and the pause before: SIGCHLD tells of orphans of ours, but members of a
     /// cgroup may be somebody else's children.
     again: Option<(Instant, Duration)>,
@@ -127,6 +137,7 @@ impl Roster {
 
     pub(super) fn remove(&mut self, id: WorkerId) -> Option<Body> {
         self.sweeping.remove(&id);
+        self.finish.remove(&id);
         self.bodies.remove(&id)
     }
 
@@ -178,6 +189,8 @@ impl Roster {
         Question {
             tag: tag.to_owned(),
             workers: self.bodies.iter().filter_map(pid).collect(),
+            finishing: self.finishing().into_iter().collect(),
+            signals: self.bodies.iter().filter_map(|(id, body)| Some((*id, body.passed?))).collect(),
             living: self.bodies.keys().filter(|id| !self.sweeping.contains(id)).copied().collect(),
             ended: self.sweeping.iter().copied().collect(),
             last: self.last,
@@ -192,9 +205,46 @@ impl Roster {
         }
     }
 
+    /// Its tree finishes: it is looked for again.
+    pub(super) fn outlive(&mut self, id: WorkerId) {
+        if let Some(body) = self.bodies.get_mut(&id) {
+            body.outlived = Some(None);
+            self.finish.insert(id);
+            self.again = Some((Instant::now() + SOON, SOON));
+        }
+    }
+
+    /// Nobody waits for its tree any more. Whether somebody did.
+    pub(super) fn no_more_patience(&mut self, id: WorkerId) -> bool {
+        self.finish.remove(&id);
+        self.bodies.get_mut(&id).is_some_and(|body| body.outlived.take().is_some())
+    }
+
+    pub(super) fn finishing(&self) -> Vec<WorkerId> {
+        self.finish.iter().copied().collect()
+    }
+
+    /// Somebody of each tree that finishes was seen, and lives: nobody has to be looked for.
+    pub(super) fn all_still_finish(&self) -> bool {
+        let lives = |id: &WorkerId| {
+            let known = self.bodies.get(id).and_then(|body| body.outlived.as_ref()?.as_ref());
+            known.into_iter().flatten().any(|member| {
+                let (pid, start_time) = member.identity;
+                Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie())
+            })
+        };
+        self.finish.iter().all(lives)
+    }
+
+    /// Whether its cgroup, if it has one, says that somebody is left.
+    pub(super) fn fence_is_populated(&self, id: WorkerId) -> bool {
+        let cgroup = self.bodies.get(&id).and_then(|body| body.family.as_ref()?.cgroup.as_ref());
+        cgroup.is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)))
+    }
+
     /// When those that are being swept have to be looked at again, whatever happens until then.
     pub(super) fn sweep_again(&self) -> Option<Instant> {
-        self.again.filter(|_| !self.sweeping.is_empty()).map(|(at, _)| at)
+        self.again.filter(|_| !self.sweeping.is_empty() || !self.finish.is_empty()).map(|(at, _)| at)
     }
 
     /// Those to be swept again by the clock, if their time has come.

@@ -422,6 +422,7 @@ impl Standing {
             stopping: false,
             interrupted: false,
             orphans,
+            gone: std::collections::BTreeMap::new(),
             last_lost: BTreeMap::new(),
             plan,
         }

@@ -46,7 +46,8 @@ impl Keeper {
             if now {
                 let workers: Vec<WorkerId> =
                     self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
-                workers.into_iter().for_each(|worker| self.roster.kill(worker));
+                workers.into_iter().for_each(|worker| self.end_now(worker));
+                self.drain_facts();
             }
             let gone = self.core.view().pool(pool).is_none_or(|view| view.state == rotad_core::PoolState::Stopped);
             if gone {

@@ -18,7 +18,7 @@ mod wishes;
 use oracle::{Oracle, Verdict};
 use rotad_core::{
     Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, WorkerId,
+    RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, To, WorkerId,
 };
 
 const POOL: PoolId = PoolId(1);
@@ -49,6 +49,8 @@ enum Fact {
     Replace,
     /// The oldest one that was asked to leave is gone.
     Gone,
+    /// The first process of the oldest one that was asked to leave has ended, and its tree finishes.
+    Leaves,
     /// The next deadline comes.
     Time,
 }
@@ -71,8 +73,16 @@ const FACTS: [Fact; 14] = [
 ];
 
 /// Facts of which shorter histories are played, together with the others.
-const MORE: [Fact; 7] =
-    [Fact::Change, Fact::Return, Fact::Renew(0), Fact::Renew(1), Fact::SickOldest, Fact::SickYoungest, Fact::Replace];
+const MORE: [Fact; 8] = [
+    Fact::Leaves,
+    Fact::Change,
+    Fact::Return,
+    Fact::Renew(0),
+    Fact::Renew(1),
+    Fact::SickOldest,
+    Fact::SickYoungest,
+    Fact::Replace,
+];
 
 #[derive(Clone)]
 struct Life {
@@ -150,8 +160,12 @@ impl Life {
                 self.step(Event::Unreachable(known))
             }
             Fact::Gone => {
-                let worker = self.find(false, |w| w.asked.is_some() && w.lives())?;
+                let worker = self.find(false, |w| w.asked.is_some() && !w.gone)?;
                 self.end(worker, Exit::Code(0))
+            }
+            Fact::Leaves => {
+                let worker = self.find(false, |w| w.asked.is_some() && w.exited.is_none())?;
+                self.step(Event::Exited(worker, Exit::Code(0)))
             }
             Fact::Time => {
                 self.now = self.master.deadline()?.0.max(self.now);
@@ -214,7 +228,7 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         count,
         readiness: Readiness::Reported,
         ready_timeout: Span(60_000),
-        stop: vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }],
+        stop: vec![Step { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }],
         reload: Reload { surge, max_draining: 1, soak: Some(Span(1000)), on_failure },
         restart: Restart {
             policy: restart,

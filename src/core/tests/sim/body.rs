@@ -31,6 +31,8 @@ pub(crate) struct Body {
     pub(crate) dead: bool,
     pub(crate) termed: bool,
     pub(crate) killed: bool,
+    /// What is left of its tree, since its first process has ended in its stop.
+    pub(crate) rest: bool,
     /// SIGKILL works from this moment on.
     pub(crate) killable_at: u64,
     pub(crate) rng: Rng,
@@ -141,6 +143,24 @@ impl World<'_> {
         }
     }
 
+    /// The first process has ended in its stop: mostly nothing is left; else it finishes in its time, or is deaf.
+    pub(crate) fn outlived(&mut self, id: u64) {
+        let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
+        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
+        let Some(body) = self.bodies.get_mut(&id) else { return };
+        let rng = &mut body.rng;
+        body.rest = rng.chance(rate(Fault::Outlived));
+        let (asks, ask_in) = (rng.chance(rate(Fault::Extends)), rng.range(0, 1500));
+        let deaf = rng.chance(rate(Fault::Deaf));
+        let within = if body.rest { rng.range(0, 6000) } else { rng.range(0, 3) };
+        if body.rest && asks {
+            self.at(now + ask_in, Happening::Asks(id));
+        }
+        if !self.bodies[&id].rest || !deaf {
+            self.at(now + within, Happening::Swept(id));
+        }
+    }
+
     pub(crate) fn killed(&mut self, id: u64) {
         let Some(body) = self.bodies.get_mut(&id) else { return };
         let at = self.now.max(body.killable_at) + body.rng.range(0, 5);
@@ -157,7 +177,7 @@ impl World<'_> {
         let fails = rng.chance(rate(Fault::SpawnFails));
         let unkillable = rng.chance(rate(Fault::Unkillable));
         let killable_at = if unkillable { birth + rng.range(1000, 40_000) } else { 0 };
-        let body = Body { pool, born: false, dead: false, termed: false, killed: false, killable_at, rng };
+        let body = Body { pool, born: false, dead: false, termed: false, killed: false, rest: false, killable_at, rng };
         self.bodies.insert(id, body);
         self.at(birth, if fails { Happening::BirthFails(id) } else { Happening::Birth(id) });
         if generation > 1 {

@@ -146,14 +146,14 @@ impl Machine {
                     self.bodies.insert(worker.0, body);
                     self.pending.push((self.now, Event::Born(worker)));
                 }
-                Order::Signal(worker, _) | Order::Kill(worker) => {
+                Order::Signal(worker, _) | Order::SignalTree(worker, _) | Order::Kill(worker) => {
                     if let Some(body) = self.bodies.get_mut(&worker.0) {
                         body.done = true;
                     }
                     let exit = Exit::Signal { signal: 9, core_dumped: false };
                     self.pending.push((self.now + 1.0, Event::Exited(worker, exit)));
                 }
-                Order::Sweep(worker) => {
+                Order::Sweep(worker) | Order::Outlive(worker, _) => {
                     self.bodies.remove(&worker.0);
                     self.pending.push((self.now, Event::Swept(worker)));
                 }

@@ -125,7 +125,9 @@ impl Oracle {
                 let by = w.spawned + w.timeout + slack;
                 hold!(now <= by, "too patient", "{id} is not ready at {now}, it had until {by}");
             }
-            if let Some(since) = w.killed.or(w.exited)
+            let told = w.exited.is_none() || w.outlived || w.swept.is_some();
+            hold!(told, "swept", "{id} has ended, and what is left of it is nobody's affair");
+            if let Some(since) = w.killed.or(w.swept)
                 && !w.lost
             {
                 hold!(now <= since + 900 + slack, "lost", "{id} should be named as lost by now");

@@ -96,6 +96,8 @@ fn lives() {
             "killed",
             "rolls after others",
             "rolls untouched",
+            "signals to trees",
+            "trees cut",
             "lost",
             "soaked",
             "held",

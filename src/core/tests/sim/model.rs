@@ -2,7 +2,7 @@
 
 use crate::oracle::{Verdict, hold};
 use rotad_core::{
-    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, Why,
+    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, To, Why,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,15 +29,19 @@ pub(crate) struct Worker {
     pub(crate) announced: Option<Why>,
     pub(crate) overdue: bool,
     pub(crate) signals: usize,
-    pub(crate) sweeps: u32,
+    /// When what is left of it was ordered to be killed.
+    pub(crate) swept: Option<u64>,
+    /// Its first process has ended in its stop, and the rest may finish.
+    pub(crate) outlived: bool,
     /// What it wanted of processors when it was looked at.
     pub(crate) demand: Option<u64>,
     /// Its generation's.
     pub(crate) readiness: Readiness,
     pub(crate) timeout: u64,
-    /// Its stop, as the policy was when it was asked: the sum of the waits, and each signal with its time.
+    /// Its stop, as the policy was when it was asked: the sum of the waits, and each signal with its time and whether
+    /// it goes to the whole tree.
     pub(crate) waits: u64,
-    pub(crate) steps: Vec<(u64, i32)>,
+    pub(crate) steps: Vec<(u64, i32, bool)>,
     pub(crate) code: Option<i32>,
     /// It failed its health check.
     pub(crate) sick: bool,
@@ -47,7 +51,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn lives(&self) -> bool {
-        self.exited.is_none() && !self.gone
+        (self.exited.is_none() || self.outlived) && self.swept.is_none() && !self.gone
     }
 
     pub(crate) fn stays(&self) -> bool {
@@ -247,13 +251,13 @@ impl Pool {
         self.policy.stop.iter().map(|step| step.wait.0).sum()
     }
 
-    /// The signals of a stop, each with how long after the wish it is due.
-    pub(crate) fn signals(&self) -> Vec<(u64, i32)> {
+    /// The signals of a stop, each with how long after the wish it is due, and whether it goes to the whole tree.
+    pub(crate) fn signals(&self) -> Vec<(u64, i32, bool)> {
         let mut after = 0;
         let mut all = Vec::new();
         for step in &self.policy.stop {
             if let Some(signal) = step.signal {
-                all.push((after, signal.0));
+                all.push((after, signal.0, step.to == To::Tree));
             }
             after += step.wait.0;
         }

@@ -158,16 +158,11 @@ impl Oracle {
     pub(crate) fn order(&mut self, now: Time, order: &Order) -> Verdict {
         match order {
             Order::Spawn { worker, pool, slot, generation } => self.spawn(now, worker.0, pool.0, slot.0, generation.0),
-            Order::Signal(id, signal) => self.signal(now, id.0, *signal),
+            Order::Signal(id, signal) => self.signal(now, id.0, *signal, false),
+            Order::SignalTree(id, signal) => self.signal(now, id.0, *signal, true),
+            Order::Outlive(id, signal) => self.outlive(now, id.0, *signal),
             Order::Kill(id) => self.kill(now, id.0),
-            Order::Sweep(id) => {
-                let Some(worker) = self.books.workers.get_mut(&id.0) else {
-                    return fail("stranger", format!("sweep {id}"));
-                };
-                worker.sweeps += 1;
-                hold!(worker.exited.is_some() && !worker.gone && worker.sweeps == 1, "stranger", "sweep of {id}");
-                Ok(())
-            }
+            Order::Sweep(id) => self.sweep(now, id.0),
             Order::Reply(ticket, pool, outcome) => {
                 self.remade(pool.0, outcome);
                 hold!(self.books.tickets.remove(&ticket.0), "one answer", "ticket {ticket} answered again");
@@ -349,7 +344,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn signal(&mut self, now: Time, id: u64, signal: Signal) -> Verdict {
+    fn signal(&mut self, now: Time, id: u64, signal: Signal, whole: bool) -> Verdict {
         let slack = self.slack;
         let books = &mut self.books;
         let Some(worker) = books.workers.get_mut(&id) else { return fail("stranger", format!("signal to {id}")) };
@@ -357,20 +352,54 @@ impl Oracle {
         let Some(asked) = worker.asked.filter(|_| worker.announced.is_some()) else {
             return fail("unasked", format!("signal to {id} without a cause"));
         };
-        let Some((after, expected)) = worker.steps.get(worker.signals) else {
+        let Some((after, expected, to_tree)) = worker.steps.get(worker.signals) else {
             return fail("stop steps", format!("one signal too many to {id}"));
         };
         hold!(*expected == signal.0, "stop steps", "{id} got {signal}, expected {expected}");
+        hold!(whole == (worker.outlived || *to_tree), "stop steps", "{signal} to {id}: to the tree: {whole}");
         hold!(now.0 >= asked + after, "stop early", "signal {signal} to {id} at {now}, due {}", asked + after);
         hold!(worker.extended || now.0 <= asked + after + slack, "stop late", "signal {signal} to {id} at {now}");
         worker.signals += 1;
         Ok(())
     }
 
+    /// Its first process has ended in its stop: nobody is killed, and what is left gets what the stop has sent last.
+    fn outlive(&mut self, now: Time, id: u64, signal: Option<Signal>) -> Verdict {
+        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("stranger", format!("outlive {id}")) };
+        let ended = worker.exited == Some(now.0) && !worker.outlived && worker.swept.is_none() && !worker.gone;
+        hold!(ended, "stranger", "{id} is outlived");
+        hold!(
+            worker.asked.is_some() && worker.killed.is_none(),
+            "outlived",
+            "{id}, though nobody has asked it to stop"
+        );
+        let last = worker.signals.checked_sub(1).and_then(|last| worker.steps.get(last));
+        let expected = last.filter(|(_, _, to_tree)| !to_tree).map(|(_, signal, _)| *signal);
+        hold!(signal.map(|signal| signal.0) == expected, "stop steps", "what outlives {id} got {signal:?}");
+        worker.outlived = true;
+        Ok(())
+    }
+
+    fn sweep(&mut self, now: Time, id: u64) -> Verdict {
+        let books = &mut self.books;
+        let Some(worker) = books.workers.get_mut(&id) else { return fail("stranger", format!("sweep {id}")) };
+        hold!(worker.exited.is_some() && !worker.gone && worker.swept.is_none(), "stranger", "sweep of {id}");
+        worker.swept = Some(now.0);
+        let asked = worker.asked.filter(|_| worker.killed.is_none());
+        let (Some(asked), false) = (asked, books.kill_from.is_some_and(|at| now.0 >= at)) else { return Ok(()) };
+        let over = asked + worker.waits;
+        hold!(now.0 >= over, "stop early", "what outlives {id} is killed at {now}, its waits end at {over}");
+        Ok(())
+    }
+
     fn kill(&mut self, now: Time, id: u64) -> Verdict {
         let books = &mut self.books;
         let Some(worker) = books.workers.get_mut(&id) else { return fail("stranger", format!("kill {id}")) };
-        hold!(worker.lives() && worker.killed.is_none(), "stranger", "kill of {id}, which has ended or was killed");
+        hold!(
+            worker.exited.is_none() && worker.lives() && worker.killed.is_none(),
+            "stranger",
+            "kill of {id}, which has ended or was killed"
+        );
         worker.killed = Some(now.0);
         let at_will = books.kill_from.is_some_and(|at| now.0 >= at);
         if worker.overdue || at_will {
@@ -416,7 +445,8 @@ impl Worker {
             announced: None,
             overdue: false,
             signals: 0,
-            sweeps: 0,
+            swept: None,
+            outlived: false,
             demand: None,
         })
     }

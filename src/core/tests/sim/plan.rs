@@ -2,7 +2,7 @@
 
 use crate::rng::Rng;
 use rotad_core::{
-    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step,
+    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step, To,
 };
 
 /// The world stops faulting and the operator stops acting here.
@@ -39,9 +39,11 @@ pub(crate) enum Fault {
     EarlyWake,
     /// A worker that serves fails its health check.
     Sick,
+    /// In its stop the first process ends before the rest of its tree does; of these, the deaf have a deaf tree.
+    Outlived,
 }
 
-pub(crate) const FAULTS: usize = 19;
+pub(crate) const FAULTS: usize = 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -82,7 +84,8 @@ impl Plan {
         let pools: Vec<Policy> = (0..rng.pick(&[1, 1, 1, 2, 3])).map(|_| policy(&mut rng)).collect();
         let mut rates = [0; FAULTS];
         if !rng.chance(20) {
-            for rate in &mut rates {
+            // Later kinds of faults are drawn in `with_more`: what a seed stands for stays what it was.
+            for rate in &mut rates[..=Fault::Sick as usize] {
                 if rng.chance(30) {
                     *rate = rng.pick(&[2, 5, 15, 40]);
                 }
@@ -129,6 +132,14 @@ impl Plan {
         if rng.chance(30) {
             self.rates[Fault::Sick as usize] = rng.pick(&[2, 15, 40]);
         }
+        if rng.chance(40) {
+            self.rates[Fault::Outlived as usize] = rng.pick(&[5, 15, 40]);
+        }
+        for pool in &mut self.pools {
+            for step in &mut pool.stop {
+                step.to = if rng.chance(20) { To::Tree } else { To::Main };
+            }
+        }
         more_acts(&mut rng, &self.pools, &mut self.acts);
         let mut rng = Rng::of(self.seed, 4 << 56);
         if rng.chance(25) {
@@ -161,7 +172,7 @@ fn policy(rng: &mut Rng) -> Policy {
         count,
         readiness: if rng.chance(75) { Readiness::Reported } else { Readiness::Alive(Span(rng.pick(&[0, 200, 1000]))) },
         ready_timeout: Span(rng.range(3000, 8000)),
-        stop: (0..steps).map(|_| Step { signal: signal(rng), wait: wait(rng) }).collect(),
+        stop: (0..steps).map(|_| Step { signal: signal(rng), wait: wait(rng), to: To::Main }).collect(),
         reload: reload(rng, count),
         restart: Restart {
             policy: rng.pick(&[

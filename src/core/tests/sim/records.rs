@@ -26,7 +26,7 @@ impl Oracle {
             Record::Retired { worker, why } => self.retired(now, worker.0, *why),
             Record::Lost { worker } => {
                 let Some(worker) = self.books.workers.get_mut(&worker.0) else { return fail("lost", "unknown") };
-                let since = worker.killed.or(worker.exited);
+                let since = worker.killed.or(worker.swept);
                 hold!(since.is_some_and(|at| now.0 >= at + 900), "lost", "named as lost too early");
                 worker.lost = true;
                 Ok(())
@@ -78,11 +78,17 @@ impl Oracle {
                 pool.dark_told = true;
                 Ok(())
             }
-            Record::Killed { .. }
-            | Record::Soaked { .. }
-            | Record::Stopped { .. }
-            | Record::Replaced { .. }
-            | Record::PoolStopped { .. } => Ok(()),
+            Record::Stopped { worker, exit, took } => {
+                let Some(known) = self.books.workers.get(&worker.0) else { return fail("stopped", "unknown") };
+                let lingered = known.unreachable.is_some() && known.asked.is_none();
+                let asked = lingered || known.asked.is_some_and(|at| now.0 - at == took.0);
+                hold!(known.gone && asked, "stopped", "{worker} after {took}");
+                hold!(exit.is_some() == known.exited.is_some(), "stopped", "{worker}: {exit:?}");
+                Ok(())
+            }
+            Record::Killed { .. } | Record::Soaked { .. } | Record::Replaced { .. } | Record::PoolStopped { .. } => {
+                Ok(())
+            }
         }
     }
 

@@ -177,7 +177,7 @@ impl<'a> World<'a> {
             Happening::Lived(id) => self.step(Event::Lived(WorkerId(id))),
             Happening::Sick(id) => self.step(Event::Unhealthy(WorkerId(id))),
             Happening::Asks(id) => match self.bodies.get_mut(&id) {
-                Some(body) if !body.dead => {
+                Some(body) if !body.dead || body.rest => {
                     let by = Span(body.rng.range(100, 6000));
                     self.step(Event::Extended(WorkerId(id), by))
                 }
@@ -199,10 +199,9 @@ impl<'a> World<'a> {
                 }
                 Ok(())
             }
-            Happening::Swept(id) => {
-                self.bodies.remove(&id);
-                self.step(Event::Swept(WorkerId(id)))
-            }
+            // It may have been told by then: what finishes may also be swept.
+            Happening::Swept(id) if self.bodies.remove(&id).is_none() => Ok(()),
+            Happening::Swept(id) => self.step(Event::Swept(WorkerId(id))),
             Happening::Pinned(pool, generation) => {
                 let same = self.draw_same(pool, generation);
                 self.step(Event::Pinned { pool: PoolId(pool as u32), generation: Generation(generation), same })
@@ -318,7 +317,8 @@ impl<'a> World<'a> {
         let now = self.now;
         match order {
             Order::Spawn { worker, pool, generation, .. } => self.spawned(worker.0, pool.0 as usize, generation.0),
-            Order::Signal(id, _) => {
+            Order::Outlive(id, _) => self.outlived(id.0),
+            Order::Signal(id, _) | Order::SignalTree(id, _) => {
                 let first = self.bodies.get_mut(&id.0).is_some_and(|body| !std::mem::replace(&mut body.termed, true));
                 if first && self.bodies.get(&id.0).is_some_and(|body| body.born) {
                     self.termed(id.0);
@@ -372,6 +372,8 @@ impl<'a> World<'a> {
             Order::Record(Record::CrashLoopEases { .. }) => "crash loops eased",
             Order::Record(Record::CrashLoopOver { .. }) => "crash loops over",
             Order::Record(Record::Killed { .. }) => "killed",
+            Order::SignalTree(..) => "signals to trees",
+            Order::Sweep(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => "trees cut",
             Order::Record(Record::Lost { .. }) => "lost",
             Order::Record(Record::Held { .. }) => "held",
             Order::Record(Record::StepDone { .. }) => "steps done",

@@ -14,7 +14,7 @@ mod show;
 
 use rotad_core::{
     Essential, Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
-    Restart, RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, WorkerId,
+    Restart, RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, To, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -37,7 +37,7 @@ fn policy(words: &[&str]) -> Policy {
         success_exit_codes: Vec::new(),
         never_on: Vec::new(),
     };
-    let stop = vec![Step { signal: Some(Signal::TERM), wait: Span(5000) }];
+    let stop = vec![Step { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }];
     let (readiness, ready_timeout) = (Readiness::Reported, Span(60_000));
     let mut policy = Policy {
         kind: PoolKind::Service,
@@ -76,7 +76,7 @@ fn policy(words: &[&str]) -> Policy {
             "delay" => policy.restart.delay = Span(number()),
             "max-delay" => policy.restart.max_delay = Span(number()),
             "stable-after" => policy.restart.stable_after = Span(number()),
-            // stop=15:5000,-:200,2:100
+            // stop=15:5000,-:200,2t:100 (t: to the tree)
             "stop" => {
                 policy.stop = value.split(',').filter(|step| !step.is_empty()).map(stop_step).collect();
             }
@@ -88,7 +88,8 @@ fn policy(words: &[&str]) -> Policy {
 
 fn stop_step(text: &str) -> Step {
     let (signal, wait) = text.split_once(':').expect("SIGNAL:WAIT");
-    Step { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")) }
+    let (signal, to) = signal.strip_suffix('t').map_or((signal, To::Main), |signal| (signal, To::Tree));
+    Step { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")), to }
 }
 
 impl Teller {

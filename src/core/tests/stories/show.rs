@@ -12,6 +12,9 @@ pub(crate) fn order(order: &Order) -> String {
             format!("spawn {worker} for {pool}/{slot}, generation {generation}")
         }
         Order::Signal(worker, signal) => format!("signal {signal} to {worker}"),
+        Order::SignalTree(worker, signal) => format!("signal {signal} to the tree of {worker}"),
+        Order::Outlive(worker, Some(signal)) => format!("signal {signal} to what outlives {worker}"),
+        Order::Outlive(worker, None) => format!("wait for what outlives {worker}"),
         Order::Kill(worker) => format!("kill {worker}"),
         Order::Sweep(worker) => format!("sweep {worker}"),
         Order::Reply(ticket, pool, outcome) => format!("reply {ticket}, pool {pool}: {}", end(outcome)),
