@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use support::{Site, pool};
+use support::{Site, need, pool};
 
 /// A worker that ends with 0 before it is ready is no failure, but it is not born ten times a second for ever: the delay
 /// grows, the status says so, and a start has failed at the fifth in a row, long before `ready_timeout`.
@@ -94,4 +94,56 @@ fn what_contradicts_itself_is_refused() {
         let run = site.rotad(&["check"]);
         assert!(run.code == 78 && run.err.contains(words), "{pool}: {run:?}");
     }
+}
+
+/// A program that goes into the background is recognised by what it leaves behind: the start fails at once, and says
+/// what to write.
+#[test]
+fn a_program_that_goes_into_the_background_is_told_to_stay() {
+    let redis = "redis-server --daemonize yes --save '' --port @PORT@ --bind 127.0.0.1";
+    for (program, command, advice) in [
+        ("sh", "sh -c \"setsid sleep 1000 & exit 0\"", "goes into the background"),
+        ("redis-server", redis, "--daemonize no"),
+    ] {
+        if !need::program(program) {
+            continue;
+        }
+        let site = Site::new(&format!(
+            "[pool.a]\ncommand = {command:?}\nready_timeout = \"60s\"\nworking_directory = \"@DIR@\"\n\
+             [pool.good]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n"
+        ));
+        let began = Instant::now();
+        let run = site.rotad(&["start"]);
+        assert!(run.code == 1 && run.err.contains("left a process behind") && run.err.contains(advice), "{run:?}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(site.log().contains("goes into the background"), "{}", site.log());
+        assert_eq!(site.rotad(&["stop"]).code, 0);
+        site.assert_empty();
+    }
+}
+
+/// nginx writes its title over its environment: what it leaves behind belongs to nobody, is named, and is ended with the
+/// master.
+#[test]
+fn a_daemon_that_belongs_to_nobody_is_recognised_by_its_program() {
+    if !need::program("nginx") {
+        return;
+    }
+    let mut site = Site::new(
+        "[pool.nginx]\ncommand = [\"nginx\", \"-p\", \"@DIR@\", \"-c\", \"@DIR@/nginx.conf\"]\nready_timeout = \"60s\"\n\
+         working_directory = \"@DIR@\"\n[pool.good]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n",
+    );
+    site.write(
+        "nginx.conf",
+        &site.filled(
+            "pid @DIR@/nginx.pid; error_log @DIR@/error.log; events {}\nhttp { access_log off; client_body_temp_path @DIR@/b;\n\
+             proxy_temp_path @DIR@/p; fastcgi_temp_path @DIR@/f; uwsgi_temp_path @DIR@/u; scgi_temp_path @DIR@/s;\n\
+             server { listen @PORT@; } }\n",
+        ),
+    );
+    site.run();
+    site.await_log("serves on where nobody supervises it", 20);
+    assert!(site.log().contains("daemon off"), "{}", site.log());
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
 }

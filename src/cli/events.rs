@@ -105,8 +105,8 @@ fn colour(event: &Event) -> Option<u8> {
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
         RollEnded | Journal => Some(RED),
-        CrashLoopEases | RollingBack | Kill | Swept | Orphan | LogHangs | PinnedAnew | Listener | MasterPaused
-        | RollSuperseded | ConfigPutBack | Restored | Unwell | TookOver => Some(YELLOW),
+        Background | CrashLoopEases | RollingBack | Kill | Swept | Orphan | LogHangs | PinnedAnew | Listener
+        | MasterPaused | RollSuperseded | ConfigPutBack | Restored | Unwell | TookOver => Some(YELLOW),
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped

@@ -104,6 +104,8 @@ words! {
     EssentialLost = "essential-lost",
     /// An essential pool has ended (`essential = "exit"`): the master stops with its code.
     EssentialEnded = "essential-ended",
+    /// A program goes into the background, where nobody supervises it.
+    Background = "background",
     RollStarted = "roll-started",
     /// One more slot is done.
     RollStep = "roll-step",

@@ -121,6 +121,7 @@ impl Keeper {
             passed: None,
             named: false,
             ended_for: None,
+            ended_in_vain: false,
         };
         self.roster.add(worker, body);
         if self.gets_port(worker) {

@@ -6,6 +6,7 @@
 
 mod apply;
 mod asks;
+mod background;
 mod care;
 mod carry;
 mod chronicle;

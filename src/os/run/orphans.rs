@@ -275,6 +275,7 @@ impl Keeper {
         if killed > 0 && !named {
             let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
             self.note(Note::new(What::Swept, format!("swept {many} that the worker left behind")).worker(id));
+            self.went_into_the_background(id);
         }
         if self.roster.get(id).is_none() || !self.roster.is_sweeping(id) {
             return;
@@ -347,6 +348,7 @@ impl Keeper {
                  when the master stops"
             );
             self.note(Note::new(What::Orphan, text).warn());
+            self.may_be_in_the_background(*pid, &name);
         }
         if strangers.len() > MOST_NAMED {
             let text = format!("{} more processes are like that", strangers.len() - MOST_NAMED);

@@ -283,6 +283,11 @@ impl Keeper {
                 body.ended_for = Some(reason);
             }
         }
+        if in_vain > 0
+            && let Some(body) = self.roster.get_mut(id)
+        {
+            body.ended_in_vain = true;
+        }
         let text = describe(cause, self.obituaries.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),

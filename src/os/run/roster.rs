@@ -70,6 +70,8 @@ pub(super) struct Body {
     pub named: bool,
     /// Why the master ends it: not ready in time, or unhealthy. Its exit then tells nothing of that.
     pub ended_for: Option<String>,
+    /// It ended by itself, with an end that is no failure, before it was ready.
+    pub ended_in_vain: bool,
 }
 
 impl Body {
