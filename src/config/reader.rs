@@ -107,6 +107,10 @@ impl Reader {
 
     /// The file is no TOML: what the text around is meant to be, nobody knows.
     pub(super) fn no_toml(&mut self, span: &Range<usize>, message: &str) {
+        // Finding a place costs as much as the text is long: a large file of nonsense has a fault a line.
+        if self.report.is_full() {
+            return self.report.count(Severity::Error);
+        }
         let (file, place) = self.texts.place(span);
         let (place, message, for_log) = (Some(place), message.to_owned(), Some("this is no TOML"));
         self.report.push(Finding { severity: Severity::Error, file, place, message, hint: None, for_log });
