@@ -237,7 +237,7 @@ fn alive_is_what_is_said() {
 #[test]
 fn ready_after_all() {
     let mut site = Site::new(
-        "[pool.jobs]\ncommand = [\"@WORKER@\", \"job\", \"--notify\", \"--start-ms\", \"2500\"]\ncount = 2\n",
+        "[pool.jobs]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"2500\"]\ncount = 2\n",
     );
     site.run();
     let by = |status: &Value, by: &str| {
