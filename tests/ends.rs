@@ -114,7 +114,7 @@ fn a_program_that_goes_into_the_background_is_told_to_stay() {
         ));
         let began = Instant::now();
         let run = site.rotad(&["start"]);
-        assert!(run.code == 1 && run.err.contains("left a process behind") && run.err.contains(advice), "{run:?}");
+        assert!(run.code == 1 && run.err.contains("goes into the background") && run.err.contains(advice), "{run:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         assert!(site.log().contains("goes into the background"), "{}", site.log());
         assert_eq!(site.rotad(&["stop"]).code, 0);

@@ -135,6 +135,8 @@ fn a_busy_program() {
     assert!(run.text().to_lowercase().contains("busy"), "{run:?}");
     assert_eq!(pids(&site.status().expect("a status"), "web"), before);
     drop(writer);
+    // The files have changed under those that serve, and the status says so until a roll is done.
+    assert_eq!(site.rotad(&["roll"]).code, 0);
     sound(&mut site);
 }
 

@@ -240,12 +240,12 @@ fn ready_after_all() {
         "[pool.jobs]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"2500\"]\ncount = 2\n",
     );
     site.run();
-    let by = |status: &Value, by: &str| {
+    let by = |status: &Value, by: Value| {
         let workers = pool(status, "jobs")["workers"].as_array().cloned().unwrap_or_default();
-        !workers.is_empty() && workers.iter().all(|worker| worker["ready_by"] == by)
+        !workers.is_empty() && workers.iter().all(|worker| worker["state"] == "ready" && worker["ready_by"] == by)
     };
-    site.await_status("alive", 20, |status| by(status, "age"));
-    site.await_status("ready", 20, |status| by(status, "report"));
+    site.await_status("alive", 20, |status| by(status, "age".into()));
+    site.await_status("ready", 20, |status| by(status, Value::Null));
     let run = site.rotad(&["roll", "jobs"]);
     assert_eq!(run.code, 0, "{run:?}");
     // 2.5 s and a second of soak, then 2.5 s: nobody was watched for ten seconds.

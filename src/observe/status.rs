@@ -99,7 +99,7 @@ pub struct WorkerStatus {
     pub generation: u32,
     pub age_s: f64,
     pub ready_in_s: Option<f64>,
-    /// What says that it is ready.
+    /// Set where nothing but its age says that it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_by: Option<ReadyBy>,
     /// Starts of this slot after deaths that nobody asked for.
@@ -122,8 +122,6 @@ pub struct WorkerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadyBy {
-    /// The worker itself, a check, or what can be seen of it.
-    Report,
     /// Its age alone: it is alive, and nothing says more.
     Age,
 }

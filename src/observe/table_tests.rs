@@ -11,7 +11,7 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
         generation: 2,
         age_s: 3.2,
         ready_in_s: Some(0.4),
-        ready_by: Some(ReadyBy::Report),
+        ready_by: None,
         restarts: 1,
         rss_bytes: Some(20 << 20),
         cpu_s: Some(0.8),

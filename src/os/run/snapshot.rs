@@ -88,7 +88,7 @@ impl Keeper {
             generation: worker.generation.0,
             age_s: (self.clock.now() - worker.began).as_secs_f64(),
             ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
-            ready_by: worker.ready_in.map(|_| if worker.by_age { ReadyBy::Age } else { ReadyBy::Report }),
+            ready_by: worker.ready_in.filter(|_| worker.by_age).map(|_| ReadyBy::Age),
             restarts: self.core.view().restarts(worker.pool, worker.slot),
             rss_bytes: usage.map(|usage| usage.rss_bytes),
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
