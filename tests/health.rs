@@ -271,6 +271,7 @@ fn far_deadlines_wake_nobody() {
         spaced(Duration::from_secs(seconds));
         (before == proc::switches(master)).then_some(())
     };
-    until("it comes to rest", 30, || still(1));
-    assert!(still(5).is_some(), "it woke: {:?}", proc::switches(master));
+    // Whoever asks for a master that is not there asks the others where theirs is: another test may, now and then. What
+    // wakes by a clock of its own would do so in every five seconds.
+    until("five seconds without a wake-up", 90, || still(5));
 }

@@ -107,9 +107,14 @@ impl<'s> Releases<'s> {
     }
 
     fn serves(&self, number: u32) {
-        let run = self.cd("current", true, &["status", "--json"]);
-        assert_eq!(run.code, 0, "{run:?}");
-        let status: serde_json::Value = serde_json::from_str(&run.out).expect("a status");
+        // Those of the release before may still be on their way out.
+        let status = until("only those that stay", 20, || {
+            let run = self.cd("current", true, &["status", "--json"]);
+            assert_eq!(run.code, 0, "{run:?}");
+            let status: serde_json::Value = serde_json::from_str(&run.out).expect("a status");
+            let alone = support::pool(&status, "jobs")["alive"] == support::pool(&status, "jobs")["wanted"];
+            alone.then_some(status)
+        });
         assert_eq!(status["master"]["config"], self.shop.join("current/rotad.toml").display().to_string());
         for pid in pids(&status, "jobs") {
             let environment = fs::read(format!("/proc/{pid}/environ")).expect("its environment");

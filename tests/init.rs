@@ -53,12 +53,17 @@ impl Place {
         names
     }
 
-    /// `check` finds nothing, not even a warning.
+    /// `check` finds nothing but that nobody says when the workers of an unknown program are ready.
     fn assert_sound(&self) {
         let check = self.run(&["check", "--json"]);
         let report: serde_json::Value = serde_json::from_str(&check.out).expect("JSON");
         assert_eq!(report["valid"], true, "{}", check.text());
-        assert_eq!(report["findings"], serde_json::json!([]), "{}", self.read("rotad.toml"));
+        let findings = report["findings"].as_array().expect("findings");
+        let is_about_age = |finding: &serde_json::Value| {
+            let message = finding["message"].as_str().unwrap_or_default();
+            finding["severity"] == "warning" && message.starts_with("nothing but its age says")
+        };
+        assert!(findings.iter().all(is_about_age), "{findings:?}: {}", self.read("rotad.toml"));
     }
 }
 
