@@ -97,7 +97,7 @@ fn a_roll_by_signal() {
     site.signal(Signal::SIGUSR1);
     manager.hears("RELOADING=1");
     let end = manager.hears("READY=1");
-    assert!(end.contains("web 2/2 (generation 3 did not come up: ") && end.contains("exited with 3"), "{end}");
+    assert!(end.contains("web 2/2 degraded (generation 3 did not come up: ") && end.contains("exited with 3"), "{end}");
 }
 
 /// A signal that rolls nothing is a reload that is done.
