@@ -130,7 +130,7 @@ impl<'a> Injector<'a> {
     }
 
     fn any_pool(&mut self) -> &'static str {
-        *self.random.pick(&["web", "jobs", "lines", "noisy", "api"])
+        self.random.pick(&["web", "jobs", "lines", "noisy", "api"])
     }
 
     fn roll(&mut self) {
@@ -285,7 +285,7 @@ impl<'a> Injector<'a> {
                 _ => b"{\"version\":99999999999999999999,\"config\":{},\"ask\":{\"stop\":{\"pools\":7}}}\n".to_vec(),
             };
             client.write_all(&words).ok();
-            client.read(&mut [0; 64]).ok();
+            client.take(64).read_to_end(&mut Vec::new()).ok();
         }
     }
 
