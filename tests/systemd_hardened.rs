@@ -82,7 +82,7 @@ fn shop() -> Option<SystemdBox> {
     systemd.write("/srv/shop/local.php", PHP);
     // Its owner's alone: the master reads it all the same.
     systemd.write("/srv/shop/.env", "SECRET=1\n");
-    systemd.shell("chown -R www-data: /srv/shop && chmod 755 /srv /srv/shop && chmod 600 /srv/shop/.env");
+    systemd.shell("chown -R www-data: /srv/shop && chown root: /srv/shop /srv/shop/.env && chmod 755 /srv /srv/shop && chmod 600 /srv/shop/.env");
     systemd.drop_in(SERVICE, "hardened");
     Some(systemd)
 }

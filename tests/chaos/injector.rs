@@ -130,7 +130,8 @@ impl<'a> Injector<'a> {
     }
 
     fn any_pool(&mut self) -> &'static str {
-        self.random.pick(&["web", "jobs", "lines", "noisy", "api"])
+        let pools = ["web", "jobs", "lines", "noisy", "api"];
+        pools[self.random.below(pools.len())]
     }
 
     fn roll(&mut self) {

@@ -23,7 +23,7 @@ const NAME: &str = "master.lock";
 /// The number of the lock's descriptor, or the next one that is free.
 const PLACE: i32 = 48;
 /// How long children of a killed master may take to become workers.
-const HALF_BORN: Duration = Duration::from_secs(5);
+pub(super) const HALF_BORN: Duration = Duration::from_secs(5);
 
 /// `said`: what is worth a warning.
 pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Result<File, HouseError> {
@@ -77,7 +77,7 @@ pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Resu
 
 /// None: it is locked. A child that is about to become a worker holds its master's lock until its program runs: the
 /// lock of a master that was killed comes free with it, and nobody who takes it can have overlooked a worker.
-fn try_lock(file: &File, about: &FileStat, until: Instant) -> io::Result<Option<Held>> {
+pub(super) fn try_lock(file: &File, about: &FileStat, until: Instant) -> io::Result<Option<Held>> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(None),

@@ -3,14 +3,15 @@
 
 use super::HouseError;
 use super::folder::{Folder, stat_of};
-use super::lock::{Held, judge};
+use super::lock::{HALF_BORN, Held, try_lock};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{AccessFlags, geteuid};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct PidFile {
@@ -91,14 +92,12 @@ impl PidFile {
         if let Some(why) = strangeness(&about) {
             return Err(self.strange(&why));
         }
-        match stale.try_lock() {
-            Ok(()) => {}
+        // A master that was killed, or a child of it that is about to become a worker, may have let go of the runtime
+        // directory a moment before: closing what it had open takes the kernel its time.
+        match try_lock(&stale, &about, Instant::now() + HALF_BORN).map_err(|error| self.failed("lock", error))? {
             // Everybody may read it, and so lock it: only a master's lock counts.
-            Err(TryLockError::WouldBlock) => match judge(about.st_ino, about.st_uid) {
-                Held::Master(_) | Held::Nobody => return Err(self.taken()),
-                Held::Stranger => {}
-            },
-            Err(TryLockError::Error(error)) => return Err(self.failed("lock", error)),
+            None | Some(Held::Stranger) => {}
+            Some(Held::Master(_) | Held::Nobody) => return Err(self.taken()),
         }
         // Locked, but perhaps no longer what bears the name: then a faster master has cleared it.
         if self.folder.identity(&self.name) == Some((about.st_dev, about.st_ino)) {
