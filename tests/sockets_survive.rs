@@ -114,7 +114,8 @@ fn shut_down_at_term_while_new_code_fails() {
         }
     });
     let run = roll.join().expect("a roll");
-    assert_eq!(run.code, 10, "{run:?}");
+    // 1 where the roll fails in the moment in which everybody's socket is the dead one: nobody serves then.
+    assert!([1, 10].contains(&run.code), "{run:?}");
     site.await_ready();
     let answer = until("the service is back", 20, || get(&address, "/").ok());
     assert!(answer.contains("first"), "{answer}");
