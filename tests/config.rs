@@ -198,7 +198,7 @@ fn every_key_of_the_contract_is_known() {
             "kind command count listen stdin after env env_file clear_env pass_env working_directory user group umask nice \
              ready ready_timeout stop max_starting essential ports reload restart recycle health log limits",
         ),
-        ("[pool.NAME.reload]", "surge max_draining soak on_failure watch debounce"),
+        ("[pool.NAME.reload]", "surge max_draining soak on_failure watch on debounce"),
         ("[pool.NAME.restart]", "policy delay max_delay stable_after success_exit_codes never_on"),
         ("[pool.NAME.recycle]", "max_age max_rss"),
         ("[pool.NAME.health]", "watchdog connect http command every timeout failures"),
@@ -251,6 +251,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((reload.surge, reload.max_draining, reload.soak), (2, 5, None));
     assert_eq!((web.policy.soak(false), web.policy.soak(true)), (Span::from_secs(1), Span::from_secs(10)));
     assert_eq!((reload.on_failure, task.policy.reload.surge), (OnFailure::Rollback, 1));
+    assert_eq!(web.roll_on, rotad::plan::RollOn::Always);
     let restart = &web.policy.restart;
     assert_eq!((restart.policy, restart.delay, restart.max_delay), (RestartPolicy::Always, Span(100), Span(30_000)));
     assert_eq!((restart.stable_after, &restart.success_exit_codes[..]), (Span(10_000), &[0][..]));

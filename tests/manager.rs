@@ -152,3 +152,17 @@ fn a_watchdog_that_is_not_meant_for_us() {
     manager.hears("READY=1");
     never("a word for somebody else's watchdog", 1.0, || manager.next(1).filter(|said| said.contains("WATCHDOG")));
 }
+
+/// Nothing is rolled: the reload that the manager was told of has an end all the same.
+#[test]
+fn a_signal_that_rolls_nobody() {
+    let mut site = Site::new(&WEB.replace("soak = \"100ms\"", "on = \"change\""));
+    let manager = Manager::of(&mut site, &[]);
+    manager.hears("READY=1");
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR1] {
+        site.signal(signal);
+        manager.hears("RELOADING=1");
+        manager.hears("READY=1");
+    }
+    site.await_log("web: unchanged, passed over", 10);
+}

@@ -104,7 +104,8 @@ fn colour(event: &Event) -> Option<u8> {
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
-        RollEnded | Journal => Some(RED),
+        PassedOver if event.cause.as_deref() == Some("unchanged") => None,
+        RollEnded | Journal | PassedOver => Some(RED),
         Background | CrashLoopEases | RollingBack | Kill | Swept | Orphan | LogHangs | PinnedAnew | Listener
         | MasterPaused | RollSuperseded | ConfigPutBack | Restored | Unwell | TookOver => Some(YELLOW),
         Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),

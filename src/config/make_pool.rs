@@ -10,7 +10,7 @@ use super::reader::{At, Reader};
 use super::report::shown;
 use super::templates::Templates;
 use super::{accounts, logs, look, ports, values, watch};
-use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
+use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, RollOn, Template};
 use rotad_core::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ pub(super) fn pool(
     let health = pool.health.as_ref().and_then(|health| probe::health(cx, &mut texts, health, crowd));
     let (watch, log) = (watch::make(cx, &pool.reload), logs::make(cx, &pool.log));
     let (recycle, essential) = (recycle(cx, &pool), essential(cx, &pool));
+    let roll_on = pool.reload.on.as_ref().map_or(RollOn::Always, |at| at.value);
     let marks = Marks {
         after: pool.after.clone(),
         ports: pool.ports.as_ref().map(|at| at.span.clone()),
@@ -66,7 +67,9 @@ pub(super) fn pool(
     }
     let ports = written.map(|at| at.value);
     let (name, after) = (name.value.clone(), Vec::new());
-    (PoolPlan { name, kind, policy, after, essential, ready, recipe, ports, recycle, health, watch, log }, marks)
+    let plan =
+        PoolPlan { name, kind, policy, after, essential, ready, recipe, ports, recycle, health, watch, roll_on, log };
+    (plan, marks)
 }
 
 fn essential(cx: &mut Reader, pool: &Pool) -> Option<Essential> {

@@ -4,7 +4,7 @@ use super::probe::{self, CheckText};
 use super::reader::{At, Value};
 use super::schema::{Key, key};
 use super::values;
-use crate::plan::Sink;
+use crate::plan::{RollOn, Sink};
 use rotad_core::{OnFailure, RestartPolicy, Span};
 use std::ops::Range;
 
@@ -35,10 +35,13 @@ pub(super) struct Reload {
     pub(super) soak: Option<At<Span>>,
     pub(super) on_failure: Option<At<OnFailure>>,
     pub(super) watch: Option<At<Vec<At<String>>>>,
+    pub(super) on: Option<At<RollOn>>,
     pub(super) debounce: Option<At<Span>>,
 }
 
 const ON_FAILURE: &[(&str, OnFailure)] = &[("rollback", OnFailure::Rollback), ("abort", OnFailure::Abort)];
+
+const ON: &[(&str, RollOn)] = &[("always", RollOn::Always), ("change", RollOn::Change)];
 
 pub(super) const RELOAD: &[Key<Reload>] = &[
     key(
@@ -81,6 +84,15 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
     key("watch", "list of patterns", "none", "a changed content of these files rolls the pool", |cx, into, v| {
         into.watch = cx.texts(v, "patterns of files such as [\"src/**/*.py\"]");
     }),
+    key(
+        "on",
+        "`\"always\"`, `\"change\"`",
+        "`\"always\"`",
+        "`\"change\"`: what is asked of all pools rolls this one only when what it is made from has changed",
+        |cx, into, v| {
+            into.on = cx.choice(v, ON);
+        },
+    ),
     key(
         "debounce",
         "duration",

@@ -106,6 +106,8 @@ words! {
     EssentialEnded = "essential-ended",
     /// A program goes into the background, where nobody supervises it.
     Background = "background",
+    /// A pool is not rolled with the others: what it is made from has not changed.
+    PassedOver = "passed-over",
     RollStarted = "roll-started",
     /// One more slot is done.
     RollStep = "roll-step",

@@ -37,6 +37,7 @@ pub(super) fn keys((old_plan, old): (&Plan, &PoolPlan), (new_plan, new): (&Plan,
         ("essential", old.essential != new.essential),
         ("reload.watch", watch(old) != watch(new)),
         ("reload.debounce", old.watch.is_some() && new.watch.is_some() && debounce(old) != debounce(new)),
+        ("reload.on", old.roll_on != new.roll_on),
         ("recycle.max_age", old.recycle.max_age != new.recycle.max_age),
         ("recycle.max_rss", old.recycle.max_rss != new.recycle.max_rss),
     ]));

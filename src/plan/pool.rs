@@ -20,6 +20,7 @@ pub struct PoolPlan {
     pub recycle: Recycle,
     pub health: Option<Health>,
     pub watch: Option<Watch>,
+    pub roll_on: RollOn,
     pub log: LogPlan,
 }
 
@@ -90,6 +91,15 @@ pub enum Ready {
     Spawned,
     After(Duration),
     Probe(Check),
+}
+
+/// Whether a request for all pools, or for all of a kind, rolls this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RollOn {
+    #[default]
+    Always,
+    /// Only when what it is made from has changed.
+    Change,
 }
 
 /// Files whose changed content rolls the pool.

@@ -83,6 +83,8 @@ fn what_the_master_goes_by_touches_no_worker() {
     let watch = "reload = { watch = [\"*.toml\"]";
     adjusted("", &format!("{watch} }}"), &["reload.watch"]);
     adjusted(&format!("{watch} }}"), &format!("{watch}, debounce = \"1s\" }}"), &["reload.debounce"]);
+    adjusted("", "reload = { on = \"change\" }", &["reload.on"]);
+    adjusted("reload = { on = \"change\" }", "reload = { on = \"always\" }", &["reload.on"]);
 }
 
 /// A pipe's reader decides where its lines go; another descriptor needs another worker.

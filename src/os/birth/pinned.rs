@@ -7,9 +7,10 @@ use nix::libc;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// Where programs are looked for if the worker's environment has no PATH.
@@ -22,6 +23,8 @@ pub struct Pinned {
     directory: PathBuf,
     path: Option<OsString>,
     resolved: Mutex<Option<Resolved>>,
+    /// What was found at its first birth.
+    first: OnceLock<Files>,
     hang: Mutex<Hang>,
     /// The folder, once it was found, also where the program then was not.
     folder: Mutex<Option<PathBuf>>,
@@ -44,6 +47,30 @@ pub struct Resolved {
     pub directory: PathBuf,
 }
 
+/// The program and the folder themselves, whatever names lead to them: a file that takes another's place under the same
+/// name is another one, and so is one that was written over.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    places: Resolved,
+    /// Device, inode, size, and when it was written last, in seconds and nanoseconds.
+    program: (u64, u64, u64, i64, i64),
+    /// Device and inode: what comes and goes in it makes it no other folder.
+    directory: (u64, u64),
+}
+
+impl Files {
+    fn at(places: &Resolved) -> Result<Self, BirthError> {
+        let look = |stage, path: &Path| path.metadata().map_err(|error| failed(stage, &error, path));
+        let program = look(Stage::Exec, &places.program)?;
+        let directory = look(Stage::Directory, &places.directory)?;
+        Ok(Self {
+            places: places.clone(),
+            program: (program.dev(), program.ino(), program.size(), program.mtime(), program.mtime_nsec()),
+            directory: (directory.dev(), directory.ino()),
+        })
+    }
+}
+
 impl Pinned {
     /// `program`: as written, the first of the command; `directory`: absolute; `path`: the worker's PATH.
     pub fn new(program: OsString, directory: PathBuf, path: Option<OsString>) -> Self {
@@ -52,6 +79,7 @@ impl Pinned {
             directory,
             path,
             resolved: Mutex::new(None),
+            first: OnceLock::new(),
             hang: Mutex::default(),
             folder: Mutex::default(),
             held: AtomicBool::new(false),
@@ -65,6 +93,7 @@ impl Pinned {
             directory,
             path,
             resolved: Mutex::new(Some(resolved)),
+            first: OnceLock::new(),
             hang: Mutex::default(),
             folder: Mutex::default(),
             held: AtomicBool::new(false),
@@ -90,18 +119,37 @@ impl Pinned {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Whether a generation that is begun now would be made from another program or folder than this one was at its
+    /// first birth. Changes nothing; blocks as long as the file system does.
+    ///
+    /// # Errors
+    /// There is no such folder or program now, or it cannot be looked at.
+    pub fn has_changed(&self) -> Result<bool, BirthError> {
+        let directory = self.find_folder()?;
+        let places = Resolved { program: self.search(&directory)?, directory };
+        Ok(self.first.get() != Some(&Files::at(&places)?))
+    }
+
     /// Searches, and keeps what is found. Blocks as long as the file system does.
     pub(super) fn resolve(&self) -> Result<Resolved, BirthError> {
+        let directory = self.find_folder()?;
+        *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
+        let program = self.search(&directory)?;
+        let found = Resolved { program, directory };
+        if let Ok(files) = Files::at(&found) {
+            self.first.get_or_init(|| files);
+        }
+        *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
+        Ok(found)
+    }
+
+    fn find_folder(&self) -> Result<PathBuf, BirthError> {
         let directory =
             self.directory.canonicalize().map_err(|error| failed(Stage::Directory, &error, &self.directory))?;
         if !directory.is_dir() {
             return Err(BirthError::diagnose(Stage::Directory, libc::ENOTDIR, &self.directory));
         }
-        *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
-        let program = self.search(&directory)?;
-        let found = Resolved { program, directory };
-        *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
-        Ok(found)
+        Ok(directory)
     }
 
     fn hang(&self) -> MutexGuard<'_, Hang> {

@@ -46,6 +46,8 @@ pub(super) enum Stage {
     Reading,
     Binding(Box<Draft>),
     Stepping(Box<Draft>, Steps),
+    /// The steps have run: it is found out which pools need not be rolled.
+    Comparing(Box<Draft>, Steps),
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +64,9 @@ impl Applying {
     /// Sockets that must not be closed meanwhile.
     pub(super) fn holds(&self, listener: ListenerId) -> bool {
         match &self.now {
-            Some((_, Stage::Binding(draft) | Stage::Stepping(draft, _))) => draft.sockets.contains(&Some(listener)),
+            Some((_, Stage::Binding(draft) | Stage::Stepping(draft, _) | Stage::Comparing(draft, _))) => {
+                draft.sockets.contains(&Some(listener))
+            }
             Some((_, Stage::Reading)) | None => false,
         }
     }
@@ -184,6 +188,7 @@ impl Keeper {
                     }
                 }
                 Told::Mended(mended) => self.mended(mended),
+                Told::Compared { round, pool, changed } => self.compared(round, pool, changed),
                 Told::Led { client, question, real } => self.led(client, *question, real.as_deref()),
                 // Too late, or everything stopped meanwhile.
                 Told::Bound(_, Ok(listeners)) => listeners.into_iter().for_each(|listener| self.clerk.close(listener)),
@@ -198,7 +203,9 @@ impl Keeper {
         let Some((wish, stage)) = self.applying.take() else { return };
         let what = match stage {
             Stage::Reading => "the configuration could not be read",
-            Stage::Binding(_) | Stage::Stepping(..) => "the new addresses and logs could not be opened",
+            Stage::Binding(_) | Stage::Stepping(..) | Stage::Comparing(..) => {
+                "the new addresses and logs could not be opened"
+            }
         };
         let text = format!("{what} within {} s: a disk hangs?\nnothing was changed", LONGEST_ERRAND.as_secs());
         self.refuse(wish, 1, text);

@@ -1,13 +1,15 @@
 //! The clerk: threads that do for the main loop what may hang on a foreign path: reading the configuration, opening
-//! addresses, dressing and removing socket files. A dead mount holds the clerk alone.
+//! addresses, dressing and removing socket files, looking what a pool would be made from. A dead mount holds the clerk alone.
 
 use crate::control::wire::Question;
+use crate::os::birth::Pinned;
 use crate::os::house::{HouseError, Mended, Mender};
 use crate::os::pen;
 use crate::os::sockets::{self, Dress, Fresh, Listener, Look, Looked, SocketError};
 use crate::os::wake::Wake;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use rotad_core::PoolId;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +32,12 @@ pub(super) enum Told {
         client: u64,
         question: Box<Question>,
         real: Option<PathBuf>,
+    },
+    /// Whether what a pool is made from has changed, for this round of looks; or why that cannot be seen.
+    Compared {
+        round: u64,
+        pool: PoolId,
+        changed: Result<bool, String>,
     },
     /// A socket file could not get its owner or mode, or not be removed.
     Trouble(String),
@@ -100,6 +108,17 @@ impl Clerk {
     pub(super) fn follow(&self, path: PathBuf, client: u64, question: Question) -> io::Result<()> {
         let question = Box::new(question);
         self.send(move || Some(Told::Led { client, question, real: path.canonicalize().ok() }))
+    }
+
+    /// Looks whether a pool would be made from something else now.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn compare(&self, round: u64, pool: PoolId, pinned: Arc<Pinned>) -> io::Result<()> {
+        self.send(move || {
+            let changed = pinned.has_changed().map_err(|error| error.to_string());
+            Some(Told::Compared { round, pool, changed })
+        })
     }
 
     /// Opens `plans`, or none of them. `all`: every address of the configuration. `logs`: files that pools are to

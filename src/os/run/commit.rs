@@ -6,21 +6,29 @@ use super::apply::{Draft, Wish};
 use super::asks::is_meant;
 use super::chronicle::Note;
 use super::listening::ListenerId;
+use super::on_change::Passed;
 use super::posts::Pattern;
 use super::tickets::WaitId;
 use crate::control::wire::{Extent, Wait};
 use crate::observe::diary;
 use crate::observe::events::What;
 use crate::os::pen::Rotation;
-use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
+use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
 use rotad_core::{Event, PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Keeper {
     /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
-    /// pools whose names are steps now; `ran`: steps that have run for it.
-    pub(super) fn commit(&mut self, wish: Wish, draft: &Draft, replaced: Vec<PoolId>, ran: &BTreeSet<PoolId>) {
+    /// pools whose names are steps now; `ran`: steps that have run for it; `passed`: pools that are not rolled for it.
+    pub(super) fn commit(
+        &mut self,
+        wish: Wish,
+        draft: &Draft,
+        replaced: Vec<PoolId>,
+        ran: &BTreeSet<PoolId>,
+        passed: &Passed,
+    ) {
         self.refresh_plan();
         let diff = plan::diff(&self.plan, &draft.plan);
         let lines = diff.lines();
@@ -56,13 +64,17 @@ impl Keeper {
         changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
             let chosen = wish.extent == Extent::Everything
-                && self.posts.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan));
+                && self.posts.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan))
+                && !passed.contains_key(&pool);
             acted |= chosen || ran.contains(&pool);
             self.carry_change(wait, pool, &change, chosen);
         }
+        self.tell_passed(Some(wait), passed);
         if !acted {
-            self.tickets.note(wait, 0, "the configuration has not changed".to_owned());
-            let text = format!("{}: the configuration has not changed", wish.who);
+            let nobody = if passed.is_empty() { "" } else { "; no pool was rolled" };
+            let same = format!("the configuration has not changed{nobody}");
+            let text = format!("{}: {same}", wish.who);
+            self.tickets.note(wait, 0, same);
             self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
         }
         for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
@@ -210,7 +222,13 @@ impl Keeper {
         lines.extend(self.steps_to_run(wish, new).names().map(|name| format!("{name}: would be run")));
         let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Step && is_meant(&wish.which, pool));
         for pool in pools.filter(|pool| !rolled(&pool.name)) {
-            let what = if rests(&pool.name) { "is stopped, and stays so" } else { "would be rolled" };
+            let what = match pool.roll_on {
+                _ if rests(&pool.name) => "is stopped, and stays so",
+                RollOn::Change if !wish.which.pools.contains(&pool.name) => {
+                    "would be rolled if its program or folder has changed (reload.on = \"change\")"
+                }
+                RollOn::Always | RollOn::Change => "would be rolled",
+            };
             lines.push(format!("{}: {what}", pool.name));
         }
         lines.join("\n")
@@ -251,7 +269,7 @@ fn removed(diff: &Diff) -> impl Iterator<Item = &str> {
     diff.pools.iter().filter(|pool| pool.change == PoolChange::Removed).map(|pool| pool.name.as_str())
 }
 
-fn change_of(diff: &Diff, name: &str) -> PoolChange {
+pub(super) fn change_of(diff: &Diff, name: &str) -> PoolChange {
     let found = diff.pools.iter().find(|pool| pool.name == name && pool.change != PoolChange::Removed);
     found.map_or(PoolChange::Same, |pool| pool.change.clone())
 }

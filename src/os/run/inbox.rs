@@ -4,6 +4,7 @@ use super::Keeper;
 use super::chronicle::Note;
 use super::obituary::last_exit;
 use super::roster::{Asked, Body, Stage};
+use super::tickets::WaitId;
 use crate::observe::events::What;
 use crate::observe::harmless::harmless;
 use crate::os::birth::{self, BirthReport, Newborn, Resolved};
@@ -333,8 +334,16 @@ impl Keeper {
     pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
         self.look_after_sockets();
         self.reloading();
+        let wait = self.tickets.open(client, drained);
+        self.roll_in(wait, pools);
+    }
+
+    /// The same for a wait that is open; it is closed here.
+    pub(super) fn roll_in(&mut self, wait: WaitId, pools: &[PoolId]) {
         let pools = self.posts.in_order(pools);
-        for (pool, ticket) in self.tickets.issue(client, drained, &pools) {
+        let tickets: Vec<_> = pools.iter().map(|pool| (*pool, self.tickets.join(wait, *pool))).collect();
+        self.close_wait(wait);
+        for (pool, ticket) in tickets {
             self.fact(Event::Requested(ticket, Request::Roll(pool)));
         }
     }

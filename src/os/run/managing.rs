@@ -113,7 +113,8 @@ impl Keeper {
             self.managing.ask_for_time();
         }
         let pools: Vec<(PoolId, PoolView)> = self.core.view().pools().collect();
-        let rolls = self.applying.is_under_way() || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
+        let asked = self.applying.is_under_way() || self.on_change.is_under_way();
+        let rolls = asked || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
         let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
         let mut text = String::new();
         if !self.stopping && !self.managing.ready && pools.iter().all(settled) {

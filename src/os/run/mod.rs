@@ -22,6 +22,7 @@ mod listening;
 mod managing;
 mod mending;
 mod obituary;
+mod on_change;
 mod orphans;
 mod ports;
 mod posts;
@@ -69,6 +70,7 @@ use leave::Leaving;
 use listening::Listening;
 use managing::Managing;
 use obituary::Obituaries;
+use on_change::{OnChange, Then};
 use orphans::Orphans;
 use posts::Posts;
 use recipes::Recipes;
@@ -111,6 +113,7 @@ struct Keeper {
     pen_hangs: bool,
     clerk: clerk::Clerk,
     applying: Applying,
+    on_change: OnChange,
     vigils: Vigils,
     /// Pools whose change was put back in the present step.
     put_back: BTreeSet<PoolId>,
@@ -209,6 +212,7 @@ impl Keeper {
                 self.orphans.paused(pause);
                 self.scout.paused(pause);
                 self.applying.paused(pause);
+                self.on_change.paused(pause);
                 self.server.paused(pause);
                 self.care.probing.paused();
             }
@@ -280,6 +284,7 @@ impl Keeper {
             self.orphans.deadline(),
             self.scout.deadline(),
             self.applying.deadline(),
+            self.on_change.deadline(),
             self.keeping.deadline(),
         ];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
@@ -312,6 +317,9 @@ impl Keeper {
         self.look_at_pen();
         if self.applying.deadline().is_some_and(|at| at <= now) {
             self.errand_overdue();
+        }
+        if self.on_change.deadline().is_some_and(|at| at <= now) {
+            self.looks_overdue(now);
         }
         if self.scout.deadline().is_some_and(|at| at <= now) {
             self.scout_overdue(now);
@@ -416,8 +424,18 @@ impl Keeper {
             self.reloading();
             return self.received(format!("{text}: there is no pool of that kind to roll"));
         }
-        self.received(format!("{text}: rolling {}", self.names(&pools)));
-        self.roll(None, false, &pools);
+        let looks = self.looks(&pools);
+        if looks.is_empty() {
+            self.received(format!("{text}: rolling {}", self.names(&pools)));
+            return self.roll(None, false, &pools);
+        }
+        let (perhaps, surely): (Vec<PoolId>, Vec<PoolId>) =
+            pools.iter().partition(|pool| looks.iter().any(|(looked, _)| looked == *pool));
+        let surely = if surely.is_empty() { String::new() } else { format!("rolling {}; ", self.names(&surely)) };
+        let perhaps = self.names(&perhaps);
+        self.received(format!("{text}: {surely}only if what it is made from has changed: {perhaps}"));
+        self.reloading();
+        self.look(looks, Then::Roll { client: None, wait: Wait::No, pools });
     }
 
     fn names(&self, pools: &[PoolId]) -> String {
@@ -434,6 +452,7 @@ impl Keeper {
             self.note(Note::new(What::MasterStopping, "stopping").silent());
             self.tell_stopping();
             self.give_up_applying();
+            self.give_up_looks();
             self.give_up_starts();
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));

@@ -40,6 +40,7 @@ impl Pattern {
         own.essential = to.essential;
         own.recycle = to.recycle;
         own.watch.clone_from(&to.watch);
+        own.roll_on = to.roll_on;
         own.log = to.log.clone();
         // Another kind of check belongs to another generation.
         if std::mem::discriminant(&own.health) == std::mem::discriminant(&to.health) {

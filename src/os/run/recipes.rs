@@ -117,6 +117,11 @@ impl Recipes {
         self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
     }
 
+    /// What a generation is pinned to.
+    pub(super) fn pinned(&self, pool: PoolId, generation: Generation) -> Option<&Arc<Pinned>> {
+        self.pinned.get(&(pool, generation))
+    }
+
     /// The folder of a generation whose program was not found there.
     pub(super) fn folder(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
         let pinned = self.pinned.get(&(pool, generation))?;

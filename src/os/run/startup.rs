@@ -12,6 +12,7 @@ use super::limits::raise_nofile;
 use super::listening::Listening;
 use super::managing::Managing;
 use super::obituary::Obituaries;
+use super::on_change::OnChange;
 use super::orphans::Orphans;
 use super::posts::{Pattern, Posts};
 use super::recipes::Recipes;
@@ -378,6 +379,7 @@ impl Standing {
             told: Time(0),
             clerk: Clerk::new(wake.clone(), reader),
             applying: Applying::default(),
+            on_change: OnChange::default(),
             vigils: Vigils::default(),
             put_back: BTreeSet::new(),
             exit_code: None,

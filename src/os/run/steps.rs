@@ -4,6 +4,7 @@
 use super::Keeper;
 use super::apply::{Draft, Stage, Wish};
 use super::asks::is_meant;
+use super::on_change::{Passed, Then};
 use super::posts::Pattern;
 use super::tickets::{reason, superseded};
 use crate::control::wire::Extent;
@@ -73,7 +74,12 @@ impl Keeper {
             return self.step_phase_failed(wish, steps, &why);
         }
         if steps.todo.is_empty() && steps.running.is_empty() {
-            return self.commit(wish, &draft, steps.replaced, &steps.before.into_keys().collect());
+            let looks = self.looks_before(&wish, &draft);
+            if looks.is_empty() {
+                return self.commit_stepped(wish, &draft, steps, &Passed::new());
+            }
+            self.applying.put(wish, Stage::Comparing(draft, steps));
+            return self.look(looks, Then::Commit);
         }
         let waits = |name: &String, steps: &Steps, keeper: &Self| {
             let before = all_before(&draft.plan, name);
@@ -97,6 +103,11 @@ impl Keeper {
         for (ticket, request) in requests {
             self.fact(Event::Requested(ticket, request));
         }
+    }
+
+    /// The steps have run, and it is known which pools are passed over.
+    pub(super) fn commit_stepped(&mut self, wish: Wish, draft: &Draft, steps: Steps, passed: &Passed) {
+        self.commit(wish, draft, steps.replaced, &steps.before.into_keys().collect(), passed);
     }
 
     fn step_requests(&mut self, draft: &Draft, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {

@@ -2,6 +2,7 @@
 
 use super::Keeper;
 use super::chronicle::Note;
+use super::on_change::Then;
 use crate::control::wire::{Size, Wait, Which};
 use crate::observe::events::What;
 use crate::plan::Kind;
@@ -17,6 +18,12 @@ impl Keeper {
     pub(super) fn roll_asked(&mut self, client: u64, which: &Which, wait: Wait) {
         let Some(pools) = self.chosen(client, which, false) else { return };
         self.asked_for("roll", format!("{} asks to roll {}", self.whom(client), self.names(&pools)));
+        let named = |pool: &PoolId| which.pools.iter().any(|name| name == self.pool_name(*pool));
+        let looks = self.looks(&pools.iter().copied().filter(|pool| !named(pool)).collect::<Vec<_>>());
+        if !looks.is_empty() {
+            self.reloading();
+            return self.look(looks, Then::Roll { client: Some(client), wait, pools });
+        }
         if wait == Wait::No {
             self.roll(None, false, &pools);
             return self.done(client, 0, format!("rolling {}", self.names(&pools)));
