@@ -1,17 +1,18 @@
 //! A worker that cannot be born: the reason is told in words, and nothing else suffers.
 
+#[path = "support/dead_mount.rs"]
+mod dead_mount;
 #[path = "support/nursery.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod nursery;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use dead_mount::DeadMount;
 use nix::sys::resource::{Resource, setrlimit};
 use nursery::*;
 use rotad::os::birth::{BirthReport, Pinned, Spawner};
 use rotad::plan::{Account, Limit};
 use rotad_core::WorkerId;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -143,26 +144,6 @@ fn fork_refused() {
         "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
     );
     bury(&born(deliver(&spawner, order)));
-}
-
-/// A file system whose server never answers; it fails everything once it is dropped.
-struct DeadMount<'a>(#[allow(dead_code)] File, &'a Path);
-
-impl<'a> DeadMount<'a> {
-    /// None: it takes root and a kernel with FUSE.
-    fn over(path: &'a Path) -> Option<Self> {
-        let device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("dead"), path, Some("fuse"), flags, Some(options.as_str())).ok()?;
-        Some(Self(device, path))
-    }
-}
-
-impl Drop for DeadMount<'_> {
-    fn drop(&mut self) {
-        umount2(self.1, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).unwrap();
-    }
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -3,11 +3,14 @@
 
 mod support;
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 use support::site::Run;
-use support::{Site, all_ready, pids, pool};
+use support::{DeadMount, Site, all_ready, need, pids, pool, until};
 
 /// A database and a queue beside an application.
 const SHOP: &str = r#"
@@ -119,7 +122,7 @@ fn by_signal() {
     let site = up(&format!("[signals]\nHUP = \"reload\"\nWINCH = \"roll-all\"\n{SHOP}"));
     let lines = |text: &str| site.log().matches(text).count();
     let passed = |db: usize, queue: usize| {
-        support::until("lines of the log", 20, || {
+        until("lines of the log", 20, || {
             (lines("db: unchanged, passed over") == db && lines("queue: unchanged, passed over") == queue).then_some(())
         });
     };
@@ -189,6 +192,42 @@ fn what_cannot_be_seen_ends_nobody() {
     assert_eq!(pids(&site.await_ready(), "db"), before);
     turn(&site, "one");
     says(&asked(&site, &["roll"], [4, 1, 1]), &[DB], &[]);
+}
+
+/// A mount that never answers: the others are rolled after one wait, the next request has none, and neither costs more
+/// than one thread.
+#[test]
+fn a_path_that_hangs() {
+    if !need::root() || !need::need("/dev/fuse", Path::new("/dev/fuse").exists()) {
+        return;
+    }
+    // Of this thread, and of the master that it starts.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("of its own");
+    let site = up(SHOP);
+    let before = pids(&site.await_ready(), "db");
+    turn(&site, "dead");
+    let dead = DeadMount::over(&site.path("dead")).expect("a dead mount");
+    let clerks = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", site.pid())).expect("threads");
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "clerk").count()
+    };
+    let first = site.rotad(&["roll"]);
+    let second = site.rotad(&["roll"]);
+    for run in [&first, &second] {
+        assert_eq!(run.code, 10, "{run:?}");
+        says(run, &["db: not rolled", "could not be looked at within 5 s: a disk hangs?", "web: done", QUEUE], &[]);
+    }
+    assert!(first.took >= Duration::from_secs(5), "{first:?}");
+    assert!(second.took < Duration::from_secs(5), "{second:?}");
+    until("one clerk that hangs", 5, || (clerks() == 1).then_some(()));
+    let status = site.status().expect("a status");
+    assert_eq!((generations(&status), pids(&status, "db")), ([3, 1, 1], before));
+    turn(&site, "one");
+    drop(dead);
+    until("the clerk is back", 10, || (clerks() == 0).then_some(()));
+    says(&asked(&site, &["roll"], [4, 1, 1]), &[DB, QUEUE], &[]);
 }
 
 /// Stopped by a person: answered as ever, and started with what there is by then, which is no change any more.

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::print_stderr)] // each test binary uses its own part
 
 pub mod ask;
+pub mod dead_mount;
 pub mod delegated;
 pub mod example;
 pub mod fixed;
@@ -19,6 +20,7 @@ pub mod site;
 pub mod systemd_box;
 pub mod watch;
 
+pub use dead_mount::DeadMount;
 pub use delegated::Delegated;
 pub use frozen::Frozen;
 pub use jail::Jail;
