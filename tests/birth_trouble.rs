@@ -1,6 +1,7 @@
 //! A worker that cannot be born: the reason is told in words, and nothing else suffers.
 
 #[path = "support/dead_mount.rs"]
+#[allow(unreachable_pub)]
 mod dead_mount;
 #[path = "support/nursery.rs"]
 #[allow(dead_code, unreachable_pub)]

@@ -230,6 +230,19 @@ fn a_path_that_hangs() {
     says(&asked(&site, &["roll"], [4, 1, 1]), &[DB, QUEUE], &[]);
 }
 
+/// Everything stops: that is what is said, and not that nothing has changed.
+#[test]
+fn while_everything_stops() {
+    let mut site =
+        up(&SHOP.replace("[pool.db]", "[pool.db]\nstop = [{ wait = \"5s\" }, { signal = \"TERM\", wait = \"5s\" }]"));
+    site.signal(Signal::SIGTERM);
+    site.await_status("stopping", 10, |status| pool(status, "db")["state"] == "stopping");
+    let run = site.rotad(&["roll", "--workers"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    says(&run, &["db: superseded: everything stops"], &["unchanged"]);
+    assert_eq!(site.await_exit(30).code(), Some(0));
+}
+
 /// Stopped by a person: answered as ever, and started with what there is by then, which is no change any more.
 #[test]
 fn a_stopped_one_stays_stopped() {

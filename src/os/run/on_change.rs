@@ -140,7 +140,7 @@ impl Keeper {
     /// to have changed. While a rolling restart runs, what it rolls to is what counts: another one to the same would
     /// only begin anew.
     fn made_of(&self, pool: PoolId) -> Option<Arc<Pinned>> {
-        let view = self.core.view().pool(pool).filter(|_| !self.posts.rests(pool))?;
+        let view = self.core.view().pool(pool).filter(|_| !self.stopping && !self.posts.rests(pool))?;
         let rolls = view.state == PoolState::Reloading;
         // A request that waits already is joined: that costs nobody a restart.
         if view.roll.waiting || !view.roll.after.is_empty() || !view.held_by.is_empty() {
