@@ -6,7 +6,7 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
-use support::{Site, alone, pids, pool, proc, until};
+use support::{Site, alone, need, pids, pool, proc, until};
 
 /// Beside whatever goes wrong: it has to be supervised all the while.
 const GOOD: &str = r#"
@@ -301,6 +301,77 @@ address = "unix:@DIR@/bad.sock"
     site.await_exit(10);
     until("it is gone", 10, || proc::gone(stuck).then_some(()));
     site.assert_empty();
+}
+
+/// A worker in poll(2) whose set lies in a page that is handed out (userfaultfd(2)) only once it gets USR1: whoever
+/// reads that memory before hangs, and the process itself does not.
+const WITHHELD: &str = r#"
+import ctypes, fcntl, os, signal, struct, threading
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.poll.argtypes = [ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+SIZE, POLL, USERFAULTFD, DONTNEED = 4096, 7, 323, 4
+page = libc.mmap(None, SIZE, 3, 0x22, -1, 0)
+# At first it polls a pipe that stays silent; the listener is in the page that is handed out later.
+silent, _ = os.pipe()
+ctypes.memmove(page, struct.pack("ihh", silent, 1, 0), 8)
+polling = threading.Thread(target=lambda: libc.poll(page, 1, -1), daemon=True)
+polling.start()
+while open(f"/proc/self/task/{polling.native_id}/syscall").read().split()[0] != str(POLL):
+    pass
+faults = libc.syscall(USERFAULTFD, os.O_CLOEXEC)
+fcntl.ioctl(faults, 0xC018AA3F, bytearray(struct.pack("QQQ", 0xAA, 0, 0)))
+fcntl.ioctl(faults, 0xC020AA00, bytearray(struct.pack("QQQQ", page, SIZE, 1, 0)))
+libc.madvise(page, SIZE, DONTNEED)
+signal.sigwait({signal.SIGUSR1})
+filled = ctypes.create_string_buffer(struct.pack("ihh", 3, 1, 0), SIZE)
+fcntl.ioctl(faults, 0xC028AA03, bytearray(struct.pack("QQQQq", page, ctypes.addressof(filled), SIZE, 0, 0)))
+signal.pause()
+"#;
+
+/// Looking at one worker hangs: the others are looked at on. It is looked at again once that look has come back.
+#[test]
+fn a_worker_whose_look_hung_is_looked_at_again() {
+    if !cfg!(target_arch = "x86_64") || !need::root() || !need::program("python3") {
+        return;
+    }
+    let _alone = alone();
+    let pools = r#"
+[pool.web]
+command = ["@WORKER@", "http"]
+listen = ["http"]
+ready = "accepting"
+stop = "1s"
+[listen.http]
+address = "127.0.0.1:@PORT@"
+[pool.bad]
+command = ["python3", "@DIR@/withheld.py"]
+listen = ["bad"]
+ready = "accepting"
+ready_timeout = "60s"
+stop = "1s"
+[listen.bad]
+address = "unix:@DIR@/bad.sock"
+"#;
+    let mut site = Site::new(&format!("{GOOD}{pools}"));
+    site.write("withheld.py", WITHHELD);
+    site.run();
+    until("it is told that it cannot be seen", 20, || {
+        site.log().contains("whether it accepts cannot be seen").then_some(())
+    });
+    for _ in 0..3 {
+        let roll = site.rotad(&["roll", "web"]);
+        assert_eq!(roll.code, 0, "{roll:?}");
+        assert!(roll.took < Duration::from_secs(4), "{roll:?}");
+    }
+    let status = site.status().expect("a status");
+    assert_eq!(pool(&status, "bad")["ready"], 0, "{status}");
+    kill(Pid::from_raw(only(&site, "bad")), Signal::SIGUSR1).expect("a worker");
+    site.await_status("it is seen", 20, |status| pool(status, "bad")["ready"] == 1);
+    site.stop_politely(10);
 }
 
 /// The log's disk hangs: everything goes on, and a stop says why the process does not end.

@@ -14,25 +14,35 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Never more of a table than this: on a machine with a hundred thousand connections it is as long.
 const MOST_BYTES: u64 = 8 << 20;
+/// Lines of a table that are read between two signs of progress.
+const LINES_A_STEP: usize = 256;
 /// Never more descriptors of a process than this.
 const MOST_DESCRIPTORS: usize = 4096;
 
-/// Whether one of these sockets was accepted from a target.
-pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>) -> bool {
+/// Whether one of these sockets was accepted from a target. `progress` is called whenever the search gets further.
+pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> bool {
     if sockets.is_empty() {
         return false;
     }
-    if shows_connection(pid, targets, sockets) {
+    let shown = shows_connection(pid, targets, sockets, progress);
+    if shown == Some(true) {
         return true;
     }
-    let tables = targets.iter().map(|target| match &target.address {
-        Address::Tcp(address) if address.is_ipv4() => "tcp",
-        Address::Tcp(_) => "tcp6",
-        Address::Unix(_) => "unix",
+    let tables = targets.iter().filter_map(|target| match &target.address {
+        // The sockets themselves have said that there is none.
+        Address::Tcp(_) if shown == Some(false) => None,
+        Address::Tcp(address) if address.is_ipv4() => Some("tcp"),
+        Address::Tcp(_) => Some("tcp6"),
+        Address::Unix(_) => Some("unix"),
     });
     let inodes: HashSet<u64> = targets.iter().map(|target| target.inode).collect();
     tables.collect::<HashSet<_>>().into_iter().any(|table| {
-        let lines = lines(pid, table);
+        let lines = lines(pid, table).enumerate().map(|(at, line)| {
+            if at % LINES_A_STEP == 0 {
+                progress();
+            }
+            line
+        });
         match table {
             "unix" => accepted(lines.filter_map(|line| unix_line(&line)), &inodes, sockets),
             _ => accepted(lines.filter_map(|line| tcp_line(&line)), &inodes, sockets),
@@ -41,16 +51,27 @@ pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u
 }
 
 /// Asks the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read than
-/// a request to answer. Where that is not allowed (pidfd_getfd(2) needs ptrace rights) the table has to do.
-fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>) -> bool {
-    let Ok(process) = Process::of_stranger(pid) else { return false };
+/// a request to answer. None: that is not allowed (pidfd_getfd(2) needs ptrace rights), and the table has to do.
+fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> Option<bool> {
+    let process = Process::of_stranger(pid).ok()?;
     let folder = format!("/proc/{pid}/fd");
     let numbers = proc::numbers(&folder).unwrap_or_default();
-    numbers.into_iter().take(MOST_DESCRIPTORS).any(|fd| {
+    for fd in numbers.into_iter().take(MOST_DESCRIPTORS) {
+        progress();
         let link = std::fs::read_link(format!("{folder}/{fd}"));
         let is_theirs = link.ok().and_then(|link| proc::socket_inode(&link)).is_some_and(|i| sockets.contains(&i));
-        is_theirs && process.copy_of(fd).is_ok_and(|copy| targets.iter().any(|target| was_accepted(&copy, target)))
-    })
+        if !is_theirs {
+            continue;
+        }
+        match process.copy_of(fd) {
+            Ok(copy) if targets.iter().any(|target| was_accepted(&copy, target)) => return Some(true),
+            Ok(_) => {}
+            // It has been closed since.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBADF) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(false)
 }
 
 /// It has the listener's local port, and somebody at the other end. (The ports of clients are not listened on.)

@@ -34,11 +34,12 @@ pub(super) struct Descriptors {
 }
 
 /// Looks at the worker's process and all its descendants. `thorough`: look for connections too, which reads a table as
-/// long as the machine has connections.
-pub(super) fn at(pid: i32, targets: &[Target], thorough: bool) -> Look {
+/// long as the machine has connections. `progress` is called whenever the look gets further.
+pub(super) fn at(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
     let mut result = Look::NotYet;
     for (at, (pid, _)) in proc::forest(&[pid]).into_iter().enumerate() {
-        match process(pid, targets, thorough) {
+        progress();
+        match process(pid, targets, thorough, progress) {
             Look::Accepting => return Look::Accepting,
             // A helper that runs as somebody else (sudo, ping) hides nothing about the worker itself.
             Look::Refused(_) if at > 0 => {}
@@ -49,7 +50,7 @@ pub(super) fn at(pid: i32, targets: &[Target], thorough: bool) -> Look {
     result
 }
 
-fn process(pid: i32, targets: &[Target], thorough: bool) -> Look {
+fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
     let fds = match descriptors(pid, targets) {
         Ok(fds) => fds,
         Err(error) => return refusal(pid, &error),
@@ -62,6 +63,7 @@ fn process(pid: i32, targets: &[Target], thorough: bool) -> Look {
     // Asked once, and only where memory is to be read.
     let hangs = LazyCell::new(|| proc::hangs(pid));
     for tid in proc::numbers(format!("/proc/{pid}/task")).unwrap_or_default().into_iter().take(MOST_THREADS) {
+        progress();
         match waits::is_waiting(pid, tid, &fds.listeners, &epolls, &|| !*hangs) {
             Ok(true) => return Look::Accepting,
             Ok(false) => {}
@@ -72,7 +74,7 @@ fn process(pid: i32, targets: &[Target], thorough: bool) -> Look {
     if unseen.is_some() && !epolls.is_empty() {
         return Look::Accepting;
     }
-    if thorough && held::holds_connection(pid, targets, &fds.sockets) {
+    if thorough && held::holds_connection(pid, targets, &fds.sockets, progress) {
         return Look::Accepting;
     }
     match unseen {
@@ -175,6 +177,6 @@ mod tests {
     #[test]
     fn a_process_that_is_not_there_is_not_ready() {
         let target = Target { inode: 1, address: crate::plan::Address::Unix("/x".into()) };
-        assert_eq!(at(i32::MAX, &[target], true), Look::NotYet);
+        assert_eq!(at(i32::MAX, &[target], true, &|| ()), Look::NotYet);
     }
 }

@@ -37,7 +37,7 @@ const LONGEST_GAP: u64 = 40;
 const REFUSALS: u32 = 3;
 /// Connections are looked for at every so many looks only: their table is as long as the machine has connections.
 const CONNECTIONS_EVERY: u64 = 4;
-/// A look that takes longer hangs.
+/// A look that gets no further for so long hangs.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// So many looks may hang; then there are no more.
 const MOST_WRITTEN_OFF: usize = 8;
@@ -88,6 +88,7 @@ pub struct Scout {
 
 #[derive(Debug, Default)]
 struct At {
+    /// The worker that is looked at, and when the look got further last.
     looking: Option<(WorkerId, Instant)>,
     written_off: bool,
     /// It has come back after that, and has ended.
@@ -141,9 +142,9 @@ impl Scout {
         }
     }
 
-    /// Writes the thread off if it hangs: another one looks at all others. The worker that it hangs at is given back;
-    /// it is looked at again once the thread has come back.
-    pub fn check(&mut self, now: Instant) -> Option<WorkerId> {
+    /// Looks again at the workers whose look hung and has come to an end: such a thread rings the bell when it comes
+    /// back.
+    pub fn resume(&mut self) {
         let (back, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.gone).into_iter().partition(|(_, at)| lock(at).back);
         self.gone = gone;
@@ -152,6 +153,11 @@ impl Scout {
                 self.tasks.send(Task::Watch(worker, *pid, targets.clone())).ok();
             }
         }
+    }
+
+    /// Writes the thread off if it hangs: another one looks at all others. The worker that it hangs at is given back;
+    /// it is looked at again once the thread has come back ([`Scout::resume`]).
+    pub fn check(&mut self, now: Instant) -> Option<WorkerId> {
         let (hung, since) = lock(&self.at).looking?;
         if now < since + LONGEST_LOOK || self.gone.len() >= MOST_WRITTEN_OFF {
             return None;
@@ -259,7 +265,13 @@ impl Rounds {
         watched.looks += 1;
         let thorough = watched.looks.is_multiple_of(CONNECTIONS_EVERY);
         lock(&self.at).looking = Some((worker, Instant::now()));
-        let seen = look::at(watched.pid, &watched.targets, thorough);
+        // A long table on a starved machine takes its time: only what stands still hangs.
+        let progress = || {
+            if let Some((_, since)) = &mut lock(&self.at).looking {
+                *since = Instant::now();
+            }
+        };
+        let seen = look::at(watched.pid, &watched.targets, thorough, &progress);
         {
             let mut at = lock(&self.at);
             at.looking = None;

@@ -210,6 +210,7 @@ impl Keeper {
     }
 
     pub(super) fn scouted(&mut self) {
+        self.scout.resume();
         while let Ok(report) = self.scout.reports().try_recv() {
             match report {
                 ScoutReport::Accepting(worker) => self.fact(Event::Ready(worker)),
@@ -221,8 +222,8 @@ impl Keeper {
     /// A look that hangs is given up, for the sake of all others.
     pub(super) fn scout_overdue(&mut self, now: Instant) {
         let Some(worker) = self.scout.check(now) else { return };
-        let text = "whether it accepts cannot be seen: its memory is locked in the kernel (a disk that hangs?); the \
-                    other workers are looked at on";
+        let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
+                    disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
         self.note(Note::new(What::Unwell, text).worker(worker).cause("hangs").warn());
     }
 
