@@ -96,6 +96,8 @@ impl Master {
         let until = now + soak;
         let is_canary = known.roll.as_ref().is_some_and(|r| r.phase == Phase::Canary && r.canary == Some(id));
         let soaks = is_canary && soak > Span::ZERO;
+        // Also when it is replaced in the same moment.
+        known.dark = None;
         if let Some(roll) = known.roll.as_mut().filter(|_| by_age) {
             roll.watch(id, generation, slot, until);
         }
