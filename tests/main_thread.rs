@@ -211,7 +211,7 @@ policy = "never"
     let stuck = told(&site, "stuck", 1)[0];
     disk.freeze();
     site.write("go", "");
-    until("it hangs", 10, || (hanging(stuck) >= 2).then_some(()));
+    until("it hangs", 10, || (proc::threads_in(stuck, "D") >= 2).then_some(()));
     kill_hard(only(&site, "bad"));
     // A process with its memory does not look as if it hung: who asks that one is written off, and has a successor.
     let master = site.pid();
@@ -230,13 +230,6 @@ policy = "never"
     site.await_exit(10);
     until("it is gone", 10, || proc::gone(stuck).then_some(()));
     site.assert_empty();
-}
-
-/// Threads of a process that wait in the kernel for what no signal ends.
-fn hanging(pid: i32) -> usize {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let state = |path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
-    threads.flatten().filter(|thread| state(thread.path()).contains(") D ")).count()
 }
 
 /// How many threads of this name a process has.
@@ -286,7 +279,7 @@ address = "unix:@DIR@/bad.sock"
     let stuck = told(&site, "stuck", 1)[0];
     disk.freeze();
     site.write("go", "");
-    until("it hangs", 10, || (hanging(stuck) >= 2).then_some(()));
+    until("it hangs", 10, || (proc::threads_in(stuck, "D") >= 2).then_some(()));
     for _ in 0..3 {
         let roll = site.rotad(&["roll", "web"]);
         assert_eq!(roll.code, 0, "{roll:?}");

@@ -201,6 +201,38 @@ fn by_itself() {
     assert!(site.log().contains("WARN"), "it is loud");
 }
 
+/// A killed master of which the kernel holds a thread: it is no running master, and a start says what it waits for.
+#[test]
+fn a_killed_master_that_the_kernel_holds() {
+    let _alone = alone();
+    let mut site = Site::new(JOBS);
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    let log = site.path("master.log").display().to_string();
+    site.configure(&site.read("rotad.toml").replace(&log, &disk.path("master.log").display().to_string()));
+    site.run();
+    let workers = pids(&site.await_ready(), "jobs");
+    disk.freeze();
+    // A death is logged, by a thread that hangs from then on.
+    kill(Pid::from_raw(workers[0]), Signal::SIGKILL).expect("a worker");
+    let master = site.pid();
+    let hangs = || proc::threads_in(master, "D") > 0;
+    until("a thread hangs", 10, || hangs().then_some(()));
+    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    until("its main thread is gone", 5, || proc::gone(master).then_some(()));
+    let start = site.rotad(&["start"]);
+    assert_eq!(start.code, 1, "{start:?}");
+    assert!(start.err.contains(&format!("a master that was killed (pid {master})")), "{start:?}");
+    assert!(!start.err.contains("already running"), "{start:?}");
+    let status = site.rotad(&["status"]);
+    assert!(status.code == 4 && status.err.contains("was killed"), "{status:?}");
+    disk.thaw();
+    site.await_exit(10);
+    assert_eq!(site.rotad(&["start"]).code, 0);
+    assert_nothing_twice(&site, "after the disk came back");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}
+
 /// A worker that prints more than its pipe holds hangs when the master is killed. `run` again serves by itself.
 #[test]
 fn workers_that_hang_on_their_pipes() {

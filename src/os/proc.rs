@@ -59,7 +59,17 @@ impl Stat {
     /// Ended, and only waiting to be reaped. A process whose first thread alone has ended shows as a zombie, too, but
     /// its other threads go on.
     pub fn is_zombie(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+        self.main_thread_ended() && self.threads <= 1
+    }
+
+    /// Its first thread has ended, or is about to. Of a program whose first thread does the work that is the end, though
+    /// what it had open stays open until the last of its threads has left.
+    pub fn is_leaving(&self) -> bool {
+        self.exiting || self.main_thread_ended()
+    }
+
+    fn main_thread_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
     }
 }
 

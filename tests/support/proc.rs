@@ -21,6 +21,14 @@ pub fn gone(pid: i32) -> bool {
     stat(pid).is_none_or(|fields| fields[0] == "Z" || fields[0] == "X")
 }
 
+/// How many of its threads are in this state.
+pub fn threads_in(pid: i32, state: &str) -> usize {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let stat = |path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+    let wanted = format!(") {state} ");
+    threads.flatten().filter(|thread| stat(thread.path()).contains(&wanted)).count()
+}
+
 /// Its parent.
 pub fn parent(pid: i32) -> Option<i32> {
     stat(pid)?[1].parse().ok()

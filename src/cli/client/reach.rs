@@ -8,6 +8,7 @@ use crate::control::wire::{Answer, Ask, Question, SOCKET, VERSION};
 use crate::os::house::{self, sign};
 use crate::os::leftovers::Leftovers;
 use nix::fcntl::OFlag;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -162,7 +163,17 @@ fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// # Errors
+/// Refused also where a killed master, which the kernel has not let go of, still has the socket: nobody will answer.
 fn dial(runtime_dir: &Path) -> io::Result<UnixStream> {
+    let stream = connect(runtime_dir)?;
+    match getsockopt(&stream, PeerCredentials) {
+        Ok(peer) if !sign::lives(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
+        _ => Ok(stream),
+    }
+}
+
+fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     let path = runtime_dir.join(SOCKET);
     if path.as_os_str().len() < 100 {
         return UnixStream::connect(path);

@@ -55,10 +55,11 @@ pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Resu
                      program yet, a disk may hang; try again, or end it: kill -9 {pid}"
                 )));
             }
+            Some(Held::Leaving(pid)) => return Err(leaving(pid, &shown.to_string())),
             Some(held) => {
                 let who = match held {
                     Held::Master(pid) => format!(" (pid {pid})"),
-                    Held::Stranger | Held::Nobody => String::new(),
+                    Held::Leaving(_) | Held::Stranger | Held::Nobody => String::new(),
                 };
                 return Err(HouseError::taken(format!(
                     "already running{who}: {shown} is locked; `rotad stop` ends it, `rotad reload` brings new code"
@@ -75,6 +76,14 @@ pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Resu
     Err(failed(io::Error::other("somebody puts another file in its place again and again")))
 }
 
+/// A killed master that the kernel does not let go of.
+pub(super) fn leaving(pid: i32, shown: &str) -> HouseError {
+    HouseError::failed(format!(
+        "a master that was killed (pid {pid}) still has {shown}: the kernel holds one of its threads, a disk may hang; try \
+         again once it is gone"
+    ))
+}
+
 /// None: it is locked. A child that is about to become a worker holds its master's lock until its program runs: the
 /// lock of a master that was killed comes free with it, and nobody who takes it can have overlooked a worker.
 pub(super) fn try_lock(file: &File, about: &FileStat, until: Instant) -> io::Result<Option<Held>> {
@@ -83,7 +92,9 @@ pub(super) fn try_lock(file: &File, about: &FileStat, until: Instant) -> io::Res
             Ok(()) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) => match judge(about.st_ino, about.st_uid) {
-                Held::Nobody if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                Held::Nobody | Held::Leaving(_) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
                 held => return Ok(Some(held)),
             },
         }
@@ -112,6 +123,8 @@ pub(super) enum Held {
     Master(i32),
     /// Neither root, nor us, nor the file's owner.
     Stranger,
+    /// A master that was killed: the last of its threads has not left yet. Its pid.
+    Leaving(i32),
     /// Who has locked it has ended, and a child of his has it still; or the kernel does not tell (another pid
     /// namespace).
     Nobody,
@@ -119,12 +132,20 @@ pub(super) enum Held {
 
 /// For a file that is locked.
 pub(super) fn judge(inode: u64, owner: u32) -> Held {
-    let lives = |pid: &i32| *pid > 0 && Stat::of(*pid).is_ok_and(|stat| !stat.is_zombie());
-    let all: Vec<i32> = lockers(inode, None).into_iter().map(|locker| locker.pid).filter(lives).collect();
-    match all.iter().find(|pid| believed(**pid, owner)) {
+    let all = lockers(inode, None).into_iter().map(|locker| locker.pid).filter(|pid| *pid > 0);
+    let (mut living, mut leaving) = (Vec::new(), None);
+    for pid in all {
+        match Stat::of(pid) {
+            Ok(stat) if stat.is_zombie() => {}
+            Ok(stat) if stat.is_leaving() => leaving = Some(pid),
+            Ok(_) => living.push(pid),
+            Err(_) => {}
+        }
+    }
+    match living.iter().find(|pid| believed(**pid, owner)) {
         Some(pid) => Held::Master(*pid),
-        None if all.is_empty() => Held::Nobody,
-        None => Held::Stranger,
+        None if !living.is_empty() => Held::Stranger,
+        None => leaving.map_or(Held::Nobody, Held::Leaving),
     }
 }
 
@@ -168,7 +189,8 @@ pub fn holder(runtime_dir: &Path) -> Option<i32> {
     let written: Option<i32> = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
     let found = lockers(about.ino(), Some(about.dev())).into_iter().find(|locker| {
         let meant = locker.same_device || written.is_none_or(|pid| pid == locker.pid);
-        meant && believed(locker.pid, about.uid())
+        let leaves = locker.pid > 0 && Stat::of(locker.pid).is_ok_and(|stat| stat.is_leaving());
+        meant && !leaves && believed(locker.pid, about.uid())
     });
     found.map(|locker| if locker.pid > 0 { locker.pid } else { written.unwrap_or(0) })
 }

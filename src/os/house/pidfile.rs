@@ -3,7 +3,7 @@
 
 use super::HouseError;
 use super::folder::{Folder, stat_of};
-use super::lock::{HALF_BORN, Held, try_lock};
+use super::lock::{HALF_BORN, Held, leaving, try_lock};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{AccessFlags, geteuid};
@@ -93,10 +93,11 @@ impl PidFile {
             return Err(self.strange(&why));
         }
         // A master that was killed, or a child of it that is about to become a worker, may have let go of the runtime
-        // directory a moment before: closing what it had open takes the kernel its time.
+        // directory a moment before: the files of a process are closed one after another, by the last of its threads.
         match try_lock(&stale, &about, Instant::now() + HALF_BORN).map_err(|error| self.failed("lock", error))? {
             // Everybody may read it, and so lock it: only a master's lock counts.
             None | Some(Held::Stranger) => {}
+            Some(Held::Leaving(pid)) => return Err(leaving(pid, &self.path.display().to_string())),
             Some(Held::Master(_) | Held::Nobody) => return Err(self.taken()),
         }
         // Locked, but perhaps no longer what bears the name: then a faster master has cleared it.

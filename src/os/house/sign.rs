@@ -111,10 +111,18 @@ fn distinct(names: impl Iterator<Item = String>) -> Vec<Holder> {
     found
 }
 
-/// A child that was about to run its program when the master was killed may hold the name for a moment more.
-fn lives(pid: i32) -> bool {
+/// Whether a master, known by the pid of who listens (0: in another pid namespace), is there and not on its way out.
+///
+/// A child that was about to run its program when the master was killed may hold the name for a moment more, and so may
+/// its own threads until the last of them has left.
+pub fn lives(pid: i32) -> bool {
     let gone = |error: io::Error| error.raw_os_error() == Some(nix::libc::ESRCH);
-    pid == 0 || !(Process::of_stranger(pid).is_err_and(gone) || Stat::of(pid).is_ok_and(|stat| stat.is_zombie()))
+    // In this order: of one that ends in between the file is missing. Without /proc the first has to do.
+    pid == 0
+        || match Stat::of(pid) {
+            Ok(stat) => !stat.is_leaving(),
+            Err(_) => !Process::of_stranger(pid).is_err_and(gone),
+        }
 }
 
 /// Connects without waiting.

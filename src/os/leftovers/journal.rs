@@ -239,7 +239,7 @@ impl Record {
     /// Whether the master that wrote it lives.
     pub(super) fn is_in_use(&self) -> bool {
         let (pid, start_time) = self.master;
-        Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie())
+        Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_leaving())
     }
 }
 
