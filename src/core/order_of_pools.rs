@@ -116,7 +116,9 @@ impl Master {
         let waiting = self.pools.iter().filter(|(_, pool)| pool.roll_is_new());
         let waiting: Vec<PoolId> = waiting.map(|(other, _)| *other).collect();
         for other in waiting {
-            if fails && self.rolls(other) && self.before(other).contains(&id) {
+            // It may have ended, or go back, by now: with one between the two that came to nothing as well.
+            let is_new = self.pools.get(&other).is_some_and(Pool::roll_is_new);
+            if fails && is_new && self.before(other).contains(&id) {
                 let failure = Failure { worker: None, cause: Cause::After(id), mixed: false };
                 self.fail_roll(other, failure);
             }
