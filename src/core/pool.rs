@@ -3,7 +3,7 @@
 use crate::essential::Dark;
 use crate::generations::History;
 use crate::renew::Renewals;
-use crate::roll::{LastRoll, Roll};
+use crate::roll::{LastRoll, Phase, Roll};
 use crate::starting::Crowd;
 #[cfg(doc)]
 use crate::worker::EARLY;
@@ -152,6 +152,9 @@ pub(crate) struct Pool {
     pub(crate) trying: u32,
     /// Asked to leave, and something of them is still there; the lost left out.
     pub(crate) parting: u32,
+    /// Empty slots that would have their worker, but for the promised ceiling: one that was given up there before it was
+    /// ready is not gone.
+    pub(crate) outstayed: BTreeSet<Slot>,
     /// Workers whose listening socket was replaced and that finish what they have, by their slot.
     pub(crate) unreachable: BTreeSet<(Slot, WorkerId)>,
     pub(crate) serving_of: BTreeMap<Generation, u32>,
@@ -193,6 +196,7 @@ impl Pool {
             starting: 0,
             trying: 0,
             parting: 0,
+            outstayed: BTreeSet::new(),
             unreachable: BTreeSet::new(),
             serving_of: BTreeMap::new(),
             crowd: Crowd::default(),
@@ -232,11 +236,28 @@ impl Pool {
         }
     }
 
-    /// One more process keeps the promised ceiling.
+    /// One more successor keeps the promised ceiling, also once every empty slot has its worker.
     pub(crate) fn has_room(&self) -> bool {
-        let reload = &self.policy.reload;
-        let most = self.policy.count.saturating_add(reload.surge).saturating_add(reload.max_draining);
-        self.alive < most
+        let above = self.most_above();
+        self.alive < self.policy.count.saturating_add(above) && self.in_flight + self.draining < above
+    }
+
+    /// So many empty slots have to wait for the sake of the promised ceiling.
+    pub(crate) fn beyond_ceiling(&self) -> usize {
+        (self.in_flight + self.draining).saturating_sub(self.most_above()) as usize
+    }
+
+    /// So many workers above `count` are promised to be the most.
+    fn most_above(&self) -> u32 {
+        self.policy.reload.surge.saturating_add(self.policy.reload.max_draining)
+    }
+
+    /// The roll fills this slot itself, when its turn has come.
+    pub(crate) fn is_left_to_roll(&self, slot: Slot) -> bool {
+        self.roll.as_ref().is_some_and(|roll| {
+            let is_new = roll.phase == Phase::Canary && roll.added.contains(&slot.0);
+            is_new || roll.emptied.is_some_and(|(emptied, _)| emptied == slot)
+        })
     }
 
     /// The generation that an empty slot is filled with.
@@ -252,7 +273,7 @@ impl Pool {
     /// whoever is missing is not about to come.
     pub(crate) fn can_spare_one(&self) -> bool {
         let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
-        self.serving >= floor || self.starting == 0 && self.crowd.slots.is_empty()
+        self.serving >= floor || self.starting == 0 && self.crowd.slots.is_empty() && self.outstayed.is_empty()
     }
 
     /// Every wanted slot has a worker that serves.

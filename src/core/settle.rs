@@ -11,7 +11,8 @@ use crate::{Generation, Master, PoolId, PoolKind, Record, Slot, WorkerId};
 impl Master {
     pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
         self.wait_no_more(id, slot);
-        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.outstayed.remove(&slot);
         let Some(seat) = pool.slots.get(slot.0 as usize) else {
             return self.deadlines.set(Key::Slot(id, slot), None);
         };
@@ -99,6 +100,9 @@ impl Master {
     /// An empty slot is filled: at once, or when its delay is over, and in a crash loop only by the probe.
     fn fill(&mut self, id: PoolId, slot: Slot, successor: Option<WorkerId>) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
+        if pool.is_left_to_roll(slot) {
+            return;
+        }
         // A slot that the roll still has to do is filled whatever its past says.
         let mut is_rolls = false;
         let generation = match &pool.roll {
@@ -107,10 +111,6 @@ impl Master {
                 None => pool.wanted,
             },
             Some(roll) => {
-                let is_new = roll.phase == Phase::Canary && roll.added.contains(&slot.0);
-                if is_new || roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
-                    return;
-                }
                 if let Some(next) = successor
                     && self.workers.get(&next).is_some_and(|w| w.generation == roll.repair())
                 {
@@ -143,15 +143,45 @@ impl Master {
             return self.deadlines.set(Key::Slot(id, slot), Some(at));
         }
         seat.not_before = None;
+        let may_be_crowded = seat.parting > 0 && !in_place;
         self.deadlines.set(Key::Slot(id, slot), None);
+        if may_be_crowded && self.is_outstayed(id, slot) {
+            return;
+        }
         if !self.may_start(id) {
             return self.wait_for_room(id, slot);
         }
         self.spawn(id, slot, generation, Place::Current);
     }
 
+    /// The ceiling is a promise of rolling restarts: who is given up before it was ready, since its rolling restart is
+    /// cancelled or superseded or has failed, or its slot was not wanted for a moment, may have to be gone before its
+    /// slot is filled. What replaces a worker that had served, and was found sick, waits for nobody.
+    fn is_outstayed(&mut self, id: PoolId, slot: Slot) -> bool {
+        let workers = &self.workers;
+        let Some(pool) = self.pools.get_mut(&id) else { return false };
+        if pool.outstayed.len() >= pool.beyond_ceiling() {
+            return false;
+        }
+        let mut here = workers.values().filter(|worker| worker.pool == id && worker.slot == slot);
+        let is = here.any(|w| w.drains && w.lives() && !w.lost && w.ready_at.is_none());
+        if is {
+            pool.outstayed.insert(slot);
+        }
+        is
+    }
+
+    /// There is room below the ceiling again.
+    fn fill_outstayed(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get(&id) else { return };
+        if pool.outstayed.len() > pool.beyond_ceiling() {
+            self.touched.extend(pool.outstayed.iter().map(|slot| (id, *slot)));
+        }
+    }
+
     pub(crate) fn settle_pool(&mut self, id: PoolId) {
         self.successor_waits_no_more(id);
+        self.fill_outstayed(id);
         let Some(pool) = self.pools.get(&id) else { return };
         match pool.activity {
             Activity::Running if !pool.begun => self.begin_when_free(id),

@@ -110,6 +110,16 @@ impl Oracle {
         Ok(())
     }
 
+    /// Every wanted worker serves, in the midst of a step: one that replaces another may be retired later in it.
+    pub(crate) fn notice_up(&mut self, id: u32) {
+        if self.books.pools.get(&id).is_some_and(|pool| pool.running)
+            && self.books.is_full(id)
+            && let Some(pool) = self.books.pools.get_mut(&id)
+        {
+            pool.up = true;
+        }
+    }
+
     fn workers_in_time(&self, now: u64) -> Verdict {
         let slack = self.slack;
         for (id, w) in &self.books.workers {
@@ -160,11 +170,18 @@ impl Oracle {
         }
         let surely = self.books.is_surely_full(id);
         let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
+        let held = self.books.is_held(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         pool.up |= pool.running && full;
         pool.surely_up |= pool.running && surely;
         let Some(Essential::Ready(span)) = pool.policy.essential else { return Ok(()) };
-        let dark = pool.running && pool.begun && !pool.is_step() && pool.policy.count > 0 && serving == 0;
+        let empty = pool.running && !pool.is_step() && pool.policy.count > 0 && serving == 0;
+        if !empty || held {
+            pool.may_be_dark_since = None;
+        } else {
+            pool.may_be_dark_since.get_or_insert(now);
+        }
+        let dark = empty && pool.begun;
         if !dark {
             pool.dark_since = None;
             pool.dark_told = false;
@@ -290,9 +307,11 @@ impl Oracle {
             return Ok(());
         }
         let in_place = pool.policy.reload.surge == 0 || pool.changed;
-        let mut held = [false; 8];
+        let mut excused = self.books.beyond_ceiling(id);
+        let (mut held, mut outstayed) = ([false; 8], [false; 8]);
         for (_, w) in self.books.of(id) {
             held[w.slot as usize] |= w.stays() || in_place && w.parts();
+            outstayed[w.slot as usize] |= w.parts() && w.lives() && w.ready.is_none();
         }
         for slot in 0..pool.policy.count {
             let waits = pool.slots[slot as usize].retry_at.is_some_and(|at| now <= at + self.slack);
@@ -310,6 +329,10 @@ impl Oracle {
                     .view()
                     .empty_slots(PoolId(id))
                     .any(|empty| empty.slot.0 == slot && matches!(empty.state, EmptyState::Done | EmptyState::Failed));
+            if !ended && outstayed[slot as usize] && excused > 0 {
+                excused -= 1;
+                continue;
+            }
             hold!(ended, "filled", "slot {slot} of pool {id} is empty");
         }
         Ok(())

@@ -128,7 +128,10 @@ pub(crate) struct Pool {
     pub(crate) proven: u32,
     pub(crate) before: BTreeMap<u32, u32>,
     pub(crate) made: BTreeMap<u32, (Readiness, u64)>,
+    /// Nobody of an essential pool has been ready since then: for sure, and at the earliest. When a pool begins that
+    /// waits for others is not known exactly.
     pub(crate) dark_since: Option<u64>,
+    pub(crate) may_be_dark_since: Option<u64>,
     pub(crate) dark_told: bool,
     /// The end of the pool has been told.
     pub(crate) end_told: bool,
@@ -180,6 +183,7 @@ impl Pool {
             before: BTreeMap::new(),
             made,
             dark_since: None,
+            may_be_dark_since: None,
             dark_told: false,
             end_told: false,
             quiet: true,
@@ -435,6 +439,22 @@ impl Books {
                 }
             }
         }
+    }
+
+    /// If every slot had its worker, so many more would live than promised: as many slots may have to wait until the one
+    /// is gone that was given up there before it was ready.
+    pub(crate) fn beyond_ceiling(&self, id: u32) -> u32 {
+        let Pool { policy, roll, .. } = &self.pools[&id];
+        let reload = policy.reload;
+        let leaving = self.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
+        // A new one that is alone in its slot may be a successor, too: then the slot still gets its worker.
+        let is_new = |id: u64| roll.as_ref().is_some_and(|roll| id > roll.after);
+        let above = |slot: u32| {
+            let staying = self.of(id).filter(|(_, w)| w.slot == slot && w.stays());
+            (staying.clone().count() as u32).saturating_sub(1).max(u32::from(staying.clone().any(|(id, _)| is_new(id))))
+        };
+        let successors: u32 = (0..8).map(above).sum();
+        (leaving + successors).saturating_sub(reload.surge + reload.max_draining)
     }
 
     pub(crate) fn wants_renewal(&self, pool: u32, slot: u32) -> bool {
