@@ -7,6 +7,7 @@ use crate::worker::{EARLY, Place, State, Worker, jitter};
 use crate::{
     Cause, Exit, Failure, Generation, Master, PoolId, Record, Reload, RestartPolicy, Slot, Span, Time, WorkerId,
 };
+use alloc::collections::BTreeSet;
 
 /// So long before the birth of the one that dies may the first of the deaths lie that make a crash loop. Its own life is
 /// left out: however long workers need to fail, their deaths add up.
@@ -210,14 +211,52 @@ impl Master {
     }
 
     /// In a crash loop a worker of the generation that empty slots are filled with is ready: if it still serves a
-    /// second later, the rest follows.
+    /// second later, the rest follows. One that had been ready before the loop began says nothing about it.
     pub(crate) fn hope(&mut self, id: PoolId, generation: Generation, worker: WorkerId) {
+        let ready_at = self.workers.get(&worker).and_then(|worker| worker.ready_at);
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let filling = pool.filling();
         let Some(breaker) = &mut pool.breaker else { return };
-        if breaker.hope.is_none() && generation == filling {
+        if ready_at.is_some_and(|at| at >= breaker.since) && breaker.hope.is_none() && generation == filling {
             breaker.hope = Some(worker);
             self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY));
+        }
+    }
+
+    /// Somebody has to try. The probe's slot may have got a worker that had been ready before the loop began: then
+    /// another empty slot tries. Where there is none, the loop is over once the youngest of those that serve has lived
+    /// for as long as a hope has to.
+    pub(crate) fn watch_probe(&mut self, id: PoolId) {
+        let workers = &self.workers;
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.trying == 0) else { return };
+        let Some(breaker) = pool.breaker else { return };
+        let ready_at = |id: &WorkerId| workers.get(id).filter(|worker| worker.serves()).and_then(|w| w.ready_at);
+        if breaker.hope.is_some_and(|hope| ready_at(&hope).is_some_and(|at| at >= breaker.since)) {
+            return;
+        }
+        let wanted = pool.slots.iter().enumerate().take(pool.policy.count as usize);
+        let empty = wanted.filter(|(_, seat)| seat.current.is_none() && seat.ended.is_none());
+        let empty: BTreeSet<Slot> = empty.map(|(slot, _)| Slot(slot as u32)).collect();
+        let next = if empty.contains(&breaker.probe) {
+            Some(breaker.probe)
+        } else {
+            empty.iter().copied().find(|slot| !pool.is_left_to_roll(*slot))
+        };
+        if let Some(next) = next {
+            if next != breaker.probe || breaker.hope.is_some() {
+                pool.breaker = Some(Breaker { probe: next, hope: None, ..breaker });
+                self.deadlines.set(Key::Breaker(id), None);
+                self.touch(id, next);
+            }
+        } else if empty.is_empty() && breaker.hope.is_none() {
+            let youngest = pool.slots.iter().filter_map(|seat| seat.current).max_by_key(ready_at);
+            match youngest.filter(|worker| ready_at(worker).is_some()) {
+                Some(hope) => {
+                    pool.breaker = Some(Breaker { hope: Some(hope), ..breaker });
+                    self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY));
+                }
+                None => self.end_crash_loop(id),
+            }
         }
     }
 
@@ -236,7 +275,7 @@ impl Master {
             return self.end_crash_loop(id);
         }
         self.deadlines.set(Key::Breaker(id), Some(ready_at + stable_after));
-        if !core::mem::replace(&mut breaker.open, true) {
+        if ready_at >= breaker.since && !core::mem::replace(&mut breaker.open, true) {
             self.record(Record::CrashLoopEases { pool: id });
             self.start_rest(id);
         }

@@ -188,6 +188,7 @@ impl Master {
             Activity::Running if pool.policy.kind == PoolKind::Step => {}
             Activity::Running => {
                 self.notice_up(id);
+                self.watch_probe(id);
                 self.advance_roll(id);
                 self.advance_renewals(id);
                 self.proclaim(id);
