@@ -26,6 +26,13 @@ use world::{Stats, play};
 /// for ever.
 const REGRESSIONS: &[u64] = &[1233, 1953, 2107, 5652];
 
+/// The same with everything that `lives` has: more processes than promised after a cancelled roll, a crash loop whose
+/// probe's slot was full, one that was over for a worker that had been ready before it, a roll that went back twice. And lives of which the onlookers
+/// knew too little: what counts no more in a slot that was scaled away, when a pool begins and was up, and a roll that
+/// took the place of a failed one.
+const REGRESSIONS_WITH_MORE: &[u64] =
+    &[20900, 26496, 60840, 65845, 125_553, 132_117, 152_468, 152_671, 197_698, 330_590, 349_830];
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -63,7 +70,7 @@ fn lives() {
     let from = number("ROTAD_SIM_FROM").unwrap_or(0);
     let seeds = number("ROTAD_SIM_SEEDS").unwrap_or(20_000);
     let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut failed: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+    let mut failed: BTreeMap<&'static str, Vec<u64>> = BTreeMap::new();
     let mut steps = 0;
     for seed in from..from + seeds {
         match verdict(&Plan::of(seed).with_more()) {
@@ -74,12 +81,12 @@ fn lives() {
                 }
             }
             Err(violation) if number("ROTAD_SIM_SURVEY").is_some() => {
-                failed.entry(violation.oracle).or_insert((seed, 0)).1 += 1;
+                failed.entry(violation.oracle).or_default().push(seed);
             }
             Err(_) => panic!("{}", report(seed)),
         }
     }
-    assert!(failed.is_empty(), "oracle, first seed, seeds: {failed:?}");
+    assert!(failed.is_empty(), "by oracle, the seeds that failed: {failed:?}");
     let story = format!("{seeds} lives, {steps} steps, {seen:?}");
     if number("ROTAD_SIM_STATS").is_some() {
         panic!("{story}");
@@ -123,6 +130,9 @@ fn lives() {
 fn lives_that_failed_once() {
     for seed in REGRESSIONS {
         assert!(verdict(&Plan::of(*seed)).is_ok(), "{}", report_of(*seed, Plan::of(*seed)));
+    }
+    for seed in REGRESSIONS_WITH_MORE {
+        assert!(verdict(&Plan::of(*seed).with_more()).is_ok(), "{}", report(*seed));
     }
 }
 

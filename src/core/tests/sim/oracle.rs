@@ -108,7 +108,13 @@ impl Oracle {
                 w.exited.get_or_insert(now.0);
             }),
             Event::Swept(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
-            Event::Requested(ticket, request) => self.wish(now, ticket.0, request),
+            Event::Requested(ticket, request) => {
+                self.wish(now, ticket.0, request);
+                // Fewer workers may be all that were missing.
+                for id in self.books.pools.keys().copied().collect::<Vec<_>>() {
+                    self.notice_up(id);
+                }
+            }
             Event::Pinned { pool, generation, same } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0)
                     && let Some(roll) = &pool.roll

@@ -73,8 +73,9 @@ impl Oracle {
             Record::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
             Record::EssentialLost { pool, span } => {
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
-                let due = pool.dark_since.is_some_and(|at| now.0 >= at + span.0);
-                hold!(due && !pool.dark_told, "essential", "since {:?}, told {}", pool.dark_since, pool.dark_told);
+                let since = pool.may_be_dark_since;
+                let due = since.is_some_and(|at| now.0 >= at + span.0);
+                hold!(due && !pool.dark_told, "essential", "since {since:?}, told {}", pool.dark_told);
                 pool.dark_told = true;
                 Ok(())
             }
@@ -150,6 +151,8 @@ impl Oracle {
         match record {
             Record::RollStarted { pool, generation, .. } => {
                 let (pool_id, returns, after) = (pool.0, self.books.returns, self.books.last_id);
+                // One that had waited takes the place of one that has failed: others wait for this one's outcome.
+                self.books.rolls_failed.remove(&pool_id);
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("rolls", "unknown pool") };
                 hold!(pool.roll.is_none() && pool.running, "rolls", "a second one, or of a pool that stops");
                 let returns = returns.is_some_and(|(id, to)| id == pool_id && to == generation.0);
@@ -313,15 +316,12 @@ impl Oracle {
             hold!(!by_age || now.0 >= born + span.0, "ready", "{id} has not lived long enough");
             hold!(now.0 <= born + span.0 + slack, "ready", "{id} has lived long enough before");
         }
-        if self.books.is_full(pool_id)
-            && let Some(pool) = self.books.pools.get_mut(&pool_id)
-        {
-            pool.up = true;
-        }
+        self.notice_up(pool_id);
         let surely = self.books.is_surely_full(pool_id);
         if let Some(pool) = self.books.pools.get_mut(&pool_id) {
             pool.surely_up |= surely;
             pool.dark_since = None;
+            pool.may_be_dark_since = None;
             pool.dark_told = false;
             pool.light |= now.0 - spawned <= 50;
         }
@@ -348,7 +348,8 @@ impl Oracle {
         (self.books.died_late, self.books.died_first) = (false, false);
         let by_age = ready.is_some() && worker.reported.is_none();
         hold!(before_ready == ready.is_none(), "died", "before_ready of {id}");
-        let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else { return fail("died", "no pool") };
+        let pool_id = worker.pool as u32;
+        let Some(pool) = self.books.pools.get_mut(&pool_id) else { return fail("died", "no pool") };
         match cause {
             Cause::NotReadyInTime => {
                 let by = spawned + worker.timeout;
@@ -372,6 +373,8 @@ impl Oracle {
         }
         hold!(retry.is_none() || pool.running, "died", "{id} is started again in a pool that stops");
         pool.slots[slot as usize].ended |= is_end;
+        self.notice_up(pool_id);
+        let Some(pool) = self.books.pools.get_mut(&pool_id) else { return fail("died", "no pool") };
         hold!(failure != is_end, "died", "failure of {id}");
         pool.slots[slot as usize].died_ever += 1;
         let ready_for = ready.map(|at| now.0 - at);

@@ -111,10 +111,12 @@ impl Oracle {
         if let Some(roll) = &mut pool.roll {
             roll.troubled = true;
         }
+        // If it comes back it is a new one: nothing that died in it counts any more.
         for seat in pool.slots.iter_mut().skip(count as usize) {
             seat.exact = false;
             seat.forgiven = true;
             seat.ended = false;
+            seat.first_death = None;
         }
     }
 
