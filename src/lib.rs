@@ -1,11 +1,21 @@
 //! rotad: a process master. One TOML file describes pools of workers in any language; the master opens the listening
 //! sockets, spawns the workers, keeps them alive, and replaces them one after another without losing a request.
 //!
-//! `docs/architecture.md` tells how the rooms hang together.
+//! `docs/architecture.md` describes the modules and how they depend on each other.
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod event_loop;
+pub mod listener;
+pub mod log;
+pub mod notify_socket;
 pub mod observe;
-pub mod os;
 pub mod plan;
+pub mod probe;
+pub mod process;
+pub mod runtime_dir;
+pub mod supervisor;
+pub mod sys;
+pub mod watch;

@@ -1,7 +1,7 @@
 //! Parse, call the verb, exit code.
 
 fn main() -> std::process::ExitCode {
-    if let Some(code) = rotad::os::birth::shim::intercept() {
+    if let Some(code) = rotad::process::shim::intercept() {
         return code;
     }
     rotad::cli::main()

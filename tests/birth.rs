@@ -6,9 +6,9 @@ mod nursery;
 
 use nix::sys::signal::{SigSet, Signal};
 use nursery::*;
-use rotad::os::birth::{BirthOrder, Newborn};
-use rotad::os::sys::descriptors::close_all_but;
 use rotad::plan::{Account, Limit};
+use rotad::process::{BirthOrder, Newborn};
+use rotad::sys::descriptors::close_all_but;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -190,9 +190,9 @@ fn leaves_no_descriptor_behind() {
         let mut order = order(&[if round % 3 == 0 { "/no/such/program" } else { "true" }], Path::new("/"));
         order.account = (round % 7 == 0).then(nobody);
         match deliver(&spawner, order) {
-            rotad::os::birth::BirthReport::Failed { .. } => {}
-            rotad::os::birth::BirthReport::Born { born, .. } => bury(&born),
-            rotad::os::birth::BirthReport::Underway { born, .. } => bury(&born),
+            rotad::process::BirthReport::Failed { .. } => {}
+            rotad::process::BirthReport::Born { born, .. } => bury(&born),
+            rotad::process::BirthReport::Underway { born, .. } => bury(&born),
         }
         if round == 0 {
             before = open();

@@ -5,12 +5,12 @@ mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
-use rotad::os::cgroup::Cgroups;
-use rotad::os::leftovers::{Journal, Leftovers, Manner, Nudge};
-use rotad::os::lineage::{Found, Memory, Question, TAG, Tag, look};
-use rotad::os::proc::{self, Stat};
-use rotad::os::sys::process::Process;
-use rotad::os::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
+use rotad::process::cgroup::Cgroups;
+use rotad::process::procfs::{self, Stat};
+use rotad::process::tree::{Found, Memory, Question, TAG, Tag, look};
+use rotad::runtime_dir::stale_workers::{Journal, Leftovers, Manner, Nudge};
+use rotad::sys::process::Process;
+use rotad::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
 use rotad_core::{Exit, Span, Step, WorkerId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -165,7 +165,7 @@ fn look_for(workers: &[(&Born, u64, bool)], memory: &mut Memory) -> Found {
 }
 
 fn ask(stat: &Stat) -> Tag {
-    proc::environment_value(stat.pid, TAG).map_or(Tag::None, Tag::Is)
+    procfs::environment_value(stat.pid, TAG).map_or(Tag::None, Tag::Is)
 }
 
 /// Looks, and reaps, until nothing is left of this worker; how many were killed.

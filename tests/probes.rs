@@ -4,9 +4,9 @@
 #[allow(dead_code, unreachable_pub)]
 mod nursery;
 
-use rotad::os::birth::Settings;
-use rotad::os::probe::{Prober, Question, Trouble};
-use rotad::os::wake::Wake;
+use rotad::event_loop::waker::Wake;
+use rotad::probe::{Prober, Question, Trouble};
+use rotad::process::Settings;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -6,10 +6,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::select::{FdSet, select};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use rotad::os::ready::{Scout, ScoutReport, Target};
-use rotad::os::sockets::{Listener, open_all};
-use rotad::os::wake::Wake;
+use rotad::event_loop::waker::Wake;
+use rotad::listener::{Listener, open_all};
 use rotad::plan::{Address, ListenPlan};
+use rotad::probe::accept::{Scout, ScoutReport, Target};
 use rotad_core::WorkerId;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -2,7 +2,8 @@
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Backlog, Shutdown, getsockopt, shutdown, sockopt};
-use rotad::os::sockets::{Listener, Looked, Lost, SocketError, open_all};
+use rotad::event_loop::poller::Interest;
+use rotad::listener::{Listener, Looked, Lost, SocketError, open_all};
 use rotad::plan::{Address, ListenPlan};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -212,7 +213,7 @@ fn hung(epoll: &Epoll) -> bool {
 
 #[test]
 fn a_tcp_socket_shut_by_a_worker_listens_again() {
-    for flags in [EpollFlags::empty(), Listener::WATCH] {
+    for flags in [EpollFlags::empty(), Interest::Hangup.flags()] {
         for how in [Shutdown::Read, Shutdown::Both] {
             let listener = open(tcp("127.0.0.1:0"));
             let (port, inode) = (listener.port(), listener.inode());
@@ -239,8 +240,8 @@ fn a_unix_socket_shut_by_a_worker_is_replaced() {
     let path = dir.path().join("s.sock");
     for (flags, how) in [
         (EpollFlags::empty(), Shutdown::Both),
-        (Listener::WATCH, Shutdown::Both),
-        (Listener::WATCH, Shutdown::Read), // no EPOLLHUP for that one
+        (Interest::Hangup.flags(), Shutdown::Both),
+        (Interest::Hangup.flags(), Shutdown::Read), // no EPOLLHUP for that one
     ] {
         let mut listener = open(ListenPlan { mode: Some(0o600), ..unix(&path) });
         let inode = listener.inode();

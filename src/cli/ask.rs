@@ -4,7 +4,7 @@ use super::client::{Client, ClientError, Patience};
 use super::progress::Progress;
 use super::{code, print, seam};
 use crate::control::wire::{Answer, Ask};
-use crate::os::interrupt::Interrupt;
+use crate::event_loop::signal_pipe::Interrupt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

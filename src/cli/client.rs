@@ -6,8 +6,8 @@ pub use reach::runs_elsewhere;
 
 use super::seam::Peek;
 use crate::control::wire::{Answer, Ask, Question, VERSION};
-use crate::os::interrupt::Interrupt;
-use crate::os::sys::process::Process;
+use crate::event_loop::signal_pipe::Interrupt;
+use crate::sys::process::Process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::io::{self, Read, Write};

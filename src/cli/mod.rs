@@ -20,7 +20,7 @@ mod status;
 mod watch;
 mod words;
 
-use crate::os::sys::signal;
+use crate::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
 pub use man::reference;

@@ -1,7 +1,7 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
 use super::{client, code, print, seam};
-use crate::os::daemon::{self, Side, Wish};
+use crate::daemon::{self, Side, Wish};
 use crate::plan::Plan;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Where the verbs reach the rest of rotad, in one place: errors become text for people here.
 
 pub use crate::config::Peek;
-use crate::os::daemon::Launch;
+use crate::daemon::Launch;
 use crate::plan::Plan;
 use std::path::{Path, PathBuf};
 
@@ -62,5 +62,5 @@ pub fn user_name(uid: u32) -> Option<String> {
 
 /// The master's life, from its house to its last worker's end. Returns its exit code.
 pub fn serve(plan: Plan, launch: Launch) -> u8 {
-    crate::os::run::serve(plan, launch, std::sync::Arc::new(load_for_log))
+    crate::supervisor::serve(plan, launch, std::sync::Arc::new(load_for_log))
 }

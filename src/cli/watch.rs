@@ -4,10 +4,10 @@
 use super::args::StatusArgs;
 use super::client::ClientError;
 use super::{ask, print, seam, status};
+use crate::event_loop::signal_pipe::Interrupt;
 use crate::observe::status::Status;
 use crate::observe::table::{Look, Rates};
-use crate::os::interrupt::Interrupt;
-use crate::os::sys::terminal;
+use crate::sys::terminal;
 use nix::libc;
 use nix::sys::signal::{Signal, raise};
 use std::io::IsTerminal;

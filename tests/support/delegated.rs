@@ -1,7 +1,7 @@
 //! A cgroup of the test's own, to be given to a master. It goes with the test, and whoever lives there.
 
 use super::{need, until_some};
-use rotad::os::sys::xattr;
+use rotad::sys::xattr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

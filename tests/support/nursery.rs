@@ -1,7 +1,7 @@
 //! A spawner of one's own, and children that are ended with the test.
 
-use rotad::os::birth::{BirthError, BirthOrder, BirthReport, Newborn, Pinned, Settings, Spawner, verdict};
-use rotad::os::wake::Wake;
+use rotad::event_loop::waker::Wake;
+use rotad::process::{BirthError, BirthOrder, BirthReport, Newborn, Pinned, Settings, Spawner, verdict};
 use rotad_core::WorkerId;
 use std::ffi::OsString;
 use std::fs::File;

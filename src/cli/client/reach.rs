@@ -1,12 +1,12 @@
 //! Where the master of a configuration is: in the runtime directory that the file names or that is the default, behind
-//! the sign that bears the file's path (`os/house/sign.rs`), or in the default place of root's masters. And, where none
+//! the sign that bears the file's path (`runtime_dir/presence.rs`), or in the default place of root's masters. And, where none
 //! is found, what is known for sure.
 
 use super::{ClientError, Patience, wait};
 use crate::cli::seam::{self, Peek};
 use crate::control::wire::{Answer, Ask, Question, SOCKET, VERSION};
-use crate::os::house::{self, sign};
-use crate::os::leftovers::Leftovers;
+use crate::runtime_dir::stale_workers::Leftovers;
+use crate::runtime_dir::{self, presence};
 use nix::fcntl::OFlag;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::Mode;
@@ -43,7 +43,7 @@ pub(super) fn reach(peek: &Peek, patience: &Patience) -> Result<Reached, ClientE
         if let Some(reached) = in_roots_place(peek)? {
             return Ok(reached);
         }
-        match house::holder(&peek.runtime_dir) {
+        match runtime_dir::holder(&peek.runtime_dir) {
             None => return Err(nobody(peek)),
             Some(pid) if Instant::now() >= until => return Err(deaf(pid, &peek.runtime_dir)),
             // There is nothing to wait on: a socket that does not exist yet.
@@ -56,7 +56,7 @@ pub(super) fn reach(peek: &Peek, patience: &Patience) -> Result<Reached, ClientE
 /// met by the start itself, under its lock.
 pub fn runs_elsewhere(peek: &Peek) -> Option<String> {
     let me = geteuid().as_raw();
-    let mut holders = sign::holders(&[&peek.config, &peek.real]).into_iter();
+    let mut holders = presence::holders(&[&peek.config, &peek.real]).into_iter();
     let who = match holders.find(|holder| holder.uid != me && is_due(holder.uid, peek)) {
         Some(holder) => holder.who(),
         None => in_roots_place(peek).ok().flatten().map(|_| "root's".to_owned())?,
@@ -74,13 +74,13 @@ fn is_due(uid: u32, peek: &Peek) -> bool {
 
 fn by_sign(peek: &Peek) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
-    let mut holders = sign::holders(&[&peek.config, &peek.real]);
+    let mut holders = presence::holders(&[&peek.config, &peek.real]);
     holders.sort_by_key(|holder| (!is_due(holder.uid, peek), holder.uid != me, holder.uid));
     let Some(holder) = holders.into_iter().next() else { return by_the_same_file(peek) };
     if holder.uid == me {
         // One that was killed closes its sockets only when its last thread has ended.
         let there = said(&holder.stream).map_or_else(|error| is_late(&error), |_| true);
-        let again = sign::holders(&[&peek.config, &peek.real]).into_iter().find(|again| again.uid == me);
+        let again = presence::holders(&[&peek.config, &peek.real]).into_iter().find(|again| again.uid == me);
         return Ok(again.filter(|_| there).map(|again| (again.stream, peek.config.clone())));
     }
     let text = anothers(&holder, peek);
@@ -96,10 +96,10 @@ fn by_sign(peek: &Peek) -> Result<Option<Reached>, ClientError> {
 /// A master of our own that knows the file by another path: through a link that has been turned to this one.
 fn by_the_same_file(peek: &Peek) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
-    for holder in sign::all().into_iter().filter(|holder| holder.uid == me) {
+    for holder in presence::all().into_iter().filter(|holder| holder.uid == me) {
         let Some(config) = whose(&holder.stream) else { continue };
         if config.canonicalize().is_ok_and(|real| real == peek.real) {
-            let again = sign::holders(&[&config]).into_iter().find(|again| again.uid == me);
+            let again = presence::holders(&[&config]).into_iter().find(|again| again.uid == me);
             return Ok(again.map(|again| (again.stream, config)));
         }
     }
@@ -117,9 +117,9 @@ fn in_roots_place(peek: &Peek) -> Result<Option<Reached>, ClientError> {
             Ok(dial(place).ok().filter(|_| ours).map(|stream| (stream, config)))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let Some(pid) = house::holder(place) else { return Ok(None) };
+            let Some(pid) = runtime_dir::holder(place) else { return Ok(None) };
             // Its signs would have shown it, unless it lives in another network namespace.
-            if sign::all().iter().any(|holder| holder.pid == pid) {
+            if presence::all().iter().any(|holder| holder.pid == pid) {
                 return Ok(None);
             }
             Err(ClientError::NotPermitted(format!(
@@ -168,7 +168,7 @@ fn is_late(error: &io::Error) -> bool {
 fn dial(runtime_dir: &Path) -> io::Result<UnixStream> {
     let stream = connect(runtime_dir)?;
     match getsockopt(&stream, PeerCredentials) {
-        Ok(peer) if !sign::lives(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
+        Ok(peer) if !presence::lives(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
         _ => Ok(stream),
     }
 }
@@ -181,7 +181,7 @@ fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     // A socket address has room for 108 bytes; through /proc every directory is near.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
-    UnixStream::connect(house::near(&folder, SOCKET))
+    UnixStream::connect(runtime_dir::near(&folder, SOCKET))
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -189,7 +189,7 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 /// The master of another user, and what to type.
-fn anothers(holder: &sign::Holder, peek: &Peek) -> String {
+fn anothers(holder: &presence::Holder, peek: &Peek) -> String {
     let user = match (holder.uid, seam::user_name(holder.uid)) {
         (0, _) => String::new(),
         (_, Some(name)) => format!("-u {} ", shell_words::quote(&name)),

@@ -6,7 +6,7 @@ pub(super) mod task;
 pub(super) mod web;
 
 use super::{code, print};
-use crate::os::sys::signal;
+use crate::sys::signal;
 use load::Load;
 use stage::{Bells, Stage};
 use std::net::{Ipv4Addr, TcpListener};

@@ -1,8 +1,8 @@
 //! The demo's master: a child process in a folder of its own, both gone when the stage closes.
 
 use super::super::{seam, status};
+use crate::event_loop::signal_pipe::Interrupt;
 use crate::observe::status::{PoolState, ReloadState, Status};
-use crate::os::interrupt::Interrupt;
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};

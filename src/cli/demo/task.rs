@@ -1,7 +1,7 @@
 //! `__demo-task`: a task worker without a job queue: says that it is ready, counts seconds, stops on TERM.
 
 use super::super::print;
-use crate::os::interrupt::Interrupt;
+use crate::event_loop::signal_pipe::Interrupt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ const TICKS_A_STATUS: u64 = 10;
 
 /// Ticks until TERM, then returns 0.
 pub(in super::super) fn main() -> u8 {
-    crate::os::sys::signal::ignore(&crate::os::sys::signal::MEANT_FOR_A_MASTER);
+    crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(super::web::BROKEN).exists() {
         print::plain_error(&format!("demo: the new code is broken, because the file {} exists", super::web::BROKEN));
         return 1;

@@ -1,8 +1,8 @@
 //! `__demo-web`: a small HTTP server on the socket that the master passes as fd 3, and how a worker stops gracefully.
 
 use super::super::print;
-use crate::os::interrupt::Interrupt;
-use crate::os::sys::descriptors::take_inherited;
+use crate::event_loop::signal_pipe::Interrupt;
+use crate::sys::descriptors::take_inherited;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -24,7 +24,7 @@ const MAX_HEAD: usize = 16 << 10;
 
 /// Serves until TERM; then finishes what it has and returns 0.
 pub(in super::super) fn main() -> u8 {
-    crate::os::sys::signal::ignore(&crate::os::sys::signal::MEANT_FOR_A_MASTER);
+    crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(BROKEN).exists() {
         print::plain_error(&format!("demo: the new code is broken, because the file {BROKEN} exists"));
         return 1;

@@ -1,0 +1,234 @@
+//! The report of a starting master to the command that launched it: one JSON object a line through a pipe.
+//!
+//! A pipe that ends without a last word says that the master died.
+
+use crate::event_loop::signal_pipe::Interrupt;
+use crate::observe::print;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long the last word may wait for a launcher that does not read (a stopped one: ^Z).
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest report that a launcher reads, in bytes; what a start prints is far shorter.
+const MAX_REPORT: usize = 8 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Progress { text: String },
+    Finish { code: u8, text: String },
+}
+
+/// The master's end. Dropped without [`Report::finish`], it tells the launcher that the master died.
+#[derive(Debug)]
+pub struct Report {
+    pipe: Option<File>,
+}
+
+impl Report {
+    /// For `run`: nobody waits; a failure goes to stderr.
+    pub fn to_stderr() -> Self {
+        Self { pipe: None }
+    }
+
+    pub(super) fn to_launcher(pipe: OwnedFd) -> io::Result<Self> {
+        nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        Ok(Self { pipe: Some(File::from(pipe)) })
+    }
+
+    /// A line for the person who waits. Never blocks: lost when the launcher has not read for 64 KiB, or is gone.
+    pub fn progress(&mut self, text: &str) {
+        self.send(&Line::Progress { text: text.to_owned() }, Duration::ZERO);
+    }
+
+    /// The last word: the launcher prints `text` (to stdout for code 0, else to stderr) and leaves with `code`.
+    ///
+    /// A master that leaves because of a failure says so when everything else is gone and its house is left, so that
+    /// the launcher's end proves that nothing is running.
+    pub fn finish(mut self, code: u8, text: &str) {
+        if self.pipe.is_none() && code != 0 {
+            print::error(text);
+        }
+        self.send(&Line::Finish { code, text: text.to_owned() }, PATIENCE);
+    }
+
+    /// The pipe's number, which must survive when everything else is closed.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        self.pipe.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// EPIPE (nobody listens any more) and a line that cannot be sent in time are passed over: a report is a courtesy.
+    fn send(&mut self, line: &Line, patience: Duration) {
+        let (Some(pipe), Ok(mut bytes)) = (&mut self.pipe, serde_json::to_vec(line)) else { return };
+        bytes.push(b'\n');
+        let until = Instant::now() + patience;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match pipe.write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Half a line would spoil the next one: once begun, it gets the patience of a last word.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let begun = rest.len() < bytes.len();
+                    let until = if begun { until.max(Instant::now() + PATIENCE) } else { until };
+                    if !writable(pipe, until) {
+                        if begun {
+                            self.pipe = None;
+                        }
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn writable(pipe: &File, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now());
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+    !left.is_zero() && matches!(poll(&mut fds, timeout), Ok(1..) | Err(nix::errno::Errno::EINTR))
+}
+
+/// The launching command's end.
+#[derive(Debug)]
+pub struct LauncherEnd {
+    pub(super) pipe: File,
+    /// Where to look when the master dies without a word.
+    pub(super) log_file: PathBuf,
+    /// What to type to look after a start that one no longer waits for.
+    pub(super) config: PathBuf,
+}
+
+impl LauncherEnd {
+    /// Prints what the master reports until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124)
+    /// detach: the master is in a session of its own and goes on.
+    pub fn wait(mut self, until: Option<Instant>) -> u8 {
+        let interrupt = Interrupt::on_ctrl_c().ok();
+        let mut text = Vec::new();
+        let mut read = 0;
+        loop {
+            if let Some((code, why)) = detaches(&self.pipe, interrupt.as_ref(), until) {
+                let config = self.config.display();
+                print::error(&format!("{why}; the start goes on: `rotad status -c {config}` shows it"));
+                return code;
+            }
+            let mut some = [0; 4096];
+            match self.pipe.read(&mut some) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(n @ 1..) if read + n <= MAX_REPORT => {
+                    read += n;
+                    text.extend_from_slice(&some[..n]);
+                }
+                Ok(1..) => return self.unreadable("it is longer than can be shown"),
+                _ => return self.died(),
+            }
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(Line::Progress { text }) => print::line(&print::harmless_lines(&text)),
+                    Ok(Line::Finish { code, text }) => return finished(code, &text),
+                    Err(error) => return self.unreadable(&format!("it is not understood: {error}")),
+                }
+            }
+        }
+    }
+
+    /// The master has something to say, but it cannot be shown: nothing is known of how the start ends.
+    fn unreadable(&self, why: &str) -> u8 {
+        let (config, log) = (self.config.display(), self.log_file.display());
+        print::error(&format!(
+            "the master's report cannot be shown ({why}): `rotad status -c {config}` and {log} tell"
+        ));
+        1
+    }
+
+    fn died(&self) -> u8 {
+        print::error(&format!("the master died before it was ready: see {}", self.log_file.display()));
+        1
+    }
+}
+
+fn finished(code: u8, text: &str) -> u8 {
+    let text = print::harmless_lines(text);
+    match (code, text.is_empty()) {
+        (_, true) => {}
+        (0, false) => print::line(&text),
+        (_, false) => print::error(&text),
+    }
+    code
+}
+
+/// Waits until the pipe has something; if Ctrl-C or the time came first, the exit code for that and why.
+fn detaches(pipe: &File, interrupt: Option<&Interrupt>, until: Option<Instant>) -> Option<(u8, &'static str)> {
+    loop {
+        let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // Rounded up, or the last millisecond would be spent spinning; far ones in pieces of a minute.
+        let timeout =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::from((left.as_millis().min(60_000) + 1) as u16));
+        // EINTR: the bell has rung by then, or it was none of ours.
+        let done = poll(&mut fds, timeout);
+        if interrupt.is_some_and(Interrupt::take) {
+            return Some((130, "detached"));
+        }
+        if matches!(done, Ok(1..)) {
+            return None;
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Some((124, "timed out"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends() -> (LauncherEnd, Report) {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let end = LauncherEnd { pipe: read.into(), log_file: "/log".into(), config: "/x.toml".into() };
+        (end, Report::to_launcher(write).unwrap())
+    }
+
+    #[test]
+    fn the_last_word_is_the_exit_code() {
+        let (end, mut report) = ends();
+        report.progress("web: ready");
+        report.finish(75, "already running");
+        assert_eq!(end.wait(None), 75);
+    }
+
+    #[test]
+    fn a_silent_master_is_waited_for_no_longer_than_asked() {
+        let (end, mut report) = ends();
+        assert_eq!(end.wait(Some(Instant::now() + Duration::from_millis(20))), 124);
+        report.progress("nobody hears this, and that does no harm");
+    }
+
+    #[test]
+    fn a_pipe_that_just_ends_is_a_death() {
+        let (end, mut report) = ends();
+        report.progress("so far so good");
+        drop(report);
+        assert_eq!(end.wait(None), 1);
+    }
+
+    #[test]
+    fn a_launcher_that_never_reads_does_not_hold_the_master() {
+        let (end, mut report) = ends();
+        for _ in 0..100_000 {
+            report.progress("a line that nobody reads");
+        }
+        drop(end);
+        report.finish(0, "and now nobody is there");
+    }
+}

@@ -1,0 +1,137 @@
+//! What the main loop waits for: one epoll(7) instance. Every entry carries what it stands for and a number that is
+//! never used twice, so a late event cannot be taken for another worker's.
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rotad_core::WorkerId;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// How many events one wait takes at most.
+const BATCH: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    Signals,
+    /// Another thread has something for us.
+    Wake,
+    /// The spawner's shim has something to say about a birth.
+    Verdict(WorkerId),
+    Notify(WorkerId),
+    Listener(u64),
+    /// Something happened to a unix listener's file.
+    SocketFile(u64),
+    Control,
+    Client(u64),
+    Exit(WorkerId),
+    /// Something of the runtime directory may have been taken away.
+    House,
+}
+
+const KIND: u64 = 1 << 56;
+
+impl Source {
+    fn token(self) -> u64 {
+        match self {
+            Self::Signals => 0,
+            Self::Wake => KIND,
+            Self::Verdict(id) => (2 * KIND) | id.0,
+            Self::Notify(id) => (3 * KIND) | id.0,
+            Self::Listener(number) => (4 * KIND) | number,
+            Self::Control => 5 * KIND,
+            Self::Client(number) => (6 * KIND) | number,
+            Self::Exit(id) => (7 * KIND) | id.0,
+            Self::SocketFile(number) => (8 * KIND) | number,
+            Self::House => 9 * KIND,
+        }
+    }
+
+    fn of(token: u64) -> Option<Self> {
+        let number = token & (KIND - 1);
+        Some(match token / KIND {
+            0 => Self::Signals,
+            1 => Self::Wake,
+            2 => Self::Verdict(WorkerId(number)),
+            3 => Self::Notify(WorkerId(number)),
+            4 => Self::Listener(number),
+            5 => Self::Control,
+            6 => Self::Client(number),
+            7 => Self::Exit(WorkerId(number)),
+            8 => Self::SocketFile(number),
+            9 => Self::House,
+            _ => return None,
+        })
+    }
+}
+
+/// What an entry is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    Read,
+    ReadWrite,
+    /// Only that a listener has been shut: no new connection wakes us.
+    Hangup,
+}
+
+impl Interest {
+    /// The same for epoll_ctl(2).
+    pub fn flags(self) -> EpollFlags {
+        match self {
+            Self::Read => EpollFlags::EPOLLIN,
+            Self::ReadWrite => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+            // EPOLLHUP is always reported; without EPOLLRDHUP a shutdown for reading alone is not.
+            Self::Hangup => EpollFlags::EPOLLRDHUP,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Reactor {
+    epoll: Epoll,
+    events: Vec<EpollEvent>,
+}
+
+impl Reactor {
+    /// # Errors
+    /// The kernel's, when no descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })
+    }
+
+    /// # Errors
+    /// The kernel's: no memory, or more watches than allowed.
+    pub fn watch(&self, fd: impl AsFd, source: Source, interest: Interest) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(interest.flags(), source.token()))?)
+    }
+
+    /// # Errors
+    /// ENOENT: it was not watched.
+    pub fn change(&self, fd: impl AsFd, source: Source, interest: Interest) -> io::Result<()> {
+        Ok(self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), source.token()))?)
+    }
+
+    /// Ends the watch. A descriptor that has a twin (dup, fork) stays watched when it is closed, so it has to be said.
+    pub fn unwatch(&self, fd: impl AsFd) {
+        self.epoll.delete(fd).ok();
+    }
+
+    /// Waits until something happens or `patience` is over (none: for ever), and says what, in the order in which it
+    /// has to be handled: signals, messages, requests, exits last.
+    pub fn wait(&mut self, patience: Option<Duration>, into: &mut Vec<Source>) {
+        into.clear();
+        let timeout = patience.map_or(EpollTimeout::NONE, |patience| {
+            // Rounded up: a wait that ends a little early would turn in circles.
+            let ms = patience.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+            EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
+        });
+        match self.epoll.wait(&mut self.events, timeout) {
+            Ok(count) => into.extend(self.events[..count].iter().filter_map(|e| Source::of(e.data()))),
+            // EINTR: somebody stopped and continued us; the caller looks at the clock.
+            Err(Errno::EINTR) => {}
+            Err(error) => tracing::error!("epoll_wait: {error}"),
+        }
+        into.sort_unstable();
+    }
+}

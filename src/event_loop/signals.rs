@@ -1,0 +1,158 @@
+//! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop watches; what a signal
+//! means is looked up in the plan's table.
+
+use crate::plan::{SignalAction, SignalMap};
+use crate::sys::signal::{STRAY, WRITE_ERRORS};
+use nix::libc::{SIGPWR, SIGXCPU};
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::{Cause, Origin};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+/// What one signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A child has ended.
+    Child,
+    /// TERM, QUIT: a polite stop; sent again: nothing.
+    Stop,
+    /// INT: a polite stop, and at once when sent again.
+    Interrupt,
+    Act(SignalAction),
+    /// One that would end a program that has no handler for it, and that asks a master for nothing.
+    Stray,
+    Nothing,
+}
+
+/// One signal that came, or several that the kernel made one of.
+#[derive(Clone, Debug)]
+pub struct Came {
+    pub meaning: Meaning,
+    /// "USR1", with who sent it if the kernel said so.
+    pub text: String,
+}
+
+pub struct Signals {
+    delivery: SignalDelivery<UnixStream, WithOrigin>,
+    map: SignalMap,
+    terminal: bool,
+    reopen: i32,
+    more: bool,
+}
+
+/// Signals that are taken at once …
+const MOST_AT_ONCE: usize = 1024;
+/// … and of each kind.
+const MOST_OF_A_KIND: usize = 8;
+
+impl Signals {
+    /// Installs the handlers. From here on no signal of the contract kills the master. `keep_hup_ignored`: nohup(1)
+    /// asked for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn install(map: SignalMap, keep_hup_ignored: bool) -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        let reopen = nix::libc::SIGRTMIN();
+        let mut wanted = vec![SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR, SIGXCPU];
+        wanted.extend(STRAY);
+        // RTMIN reopens the logs; the other real-time signals have no meaning, and their default is death as well.
+        wanted.extend(reopen..=nix::libc::SIGRTMAX());
+        if !keep_hup_ignored {
+            wanted.push(SIGHUP);
+        }
+        let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)?;
+        // A closed pipe or a file at its size limit is an error to be read, not a reason to die.
+        crate::sys::signal::ignore(&WRITE_ERRORS);
+        stops().thread_unblock()?;
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        Ok(Self { delivery, map, terminal, reopen, more: false })
+    }
+
+    /// From here on signals mean this.
+    pub fn set_map(&mut self, map: SignalMap) {
+        self.map = map;
+    }
+
+    /// What has come, a bounded number at a time: of a storm of one signal a few stand for all, as the kernel has it.
+    pub fn pending(&mut self) -> Vec<Came> {
+        let mut taken = 0;
+        let mut times = std::collections::BTreeMap::<i32, usize>::new();
+        let mut origins: Vec<Origin> = Vec::new();
+        for origin in self.delivery.pending().take(MOST_AT_ONCE) {
+            taken += 1;
+            let times = times.entry(origin.signal).or_default();
+            *times += 1;
+            if *times <= MOST_OF_A_KIND {
+                origins.push(origin);
+            }
+        }
+        self.more = taken == MOST_AT_ONCE;
+        origins.iter().map(|origin| Came { meaning: self.meaning(origin.signal), text: self.text(origin) }).collect()
+    }
+
+    /// The last [`Signals::pending`] has left something, and nothing will say so again.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    fn meaning(&self, signal: i32) -> Meaning {
+        match signal {
+            SIGCHLD => Meaning::Child,
+            // A power failure that is about to come, a limit of CPU time that is used up: SIGKILL follows (setrlimit(2)).
+            SIGTERM | SIGQUIT | SIGPWR | SIGXCPU => Meaning::Stop,
+            SIGINT => Meaning::Interrupt,
+            SIGHUP => Meaning::Act(self.map.hup),
+            SIGUSR1 => Meaning::Act(self.map.usr1),
+            SIGUSR2 => Meaning::Act(self.map.usr2),
+            // A resized terminal sends WINCH as well: there it means nothing.
+            SIGWINCH if self.terminal => Meaning::Nothing,
+            SIGWINCH => Meaning::Act(self.map.winch),
+            other if other == self.reopen => Meaning::Act(SignalAction::ReopenLogs),
+            other if other > self.reopen || STRAY.contains(&other) => Meaning::Stray,
+            _ => Meaning::Nothing,
+        }
+    }
+
+    fn text(&self, origin: &Origin) -> String {
+        let name = if origin.signal == self.reopen { "RTMIN".to_owned() } else { name(origin.signal) };
+        match &origin.process {
+            // Who closes a terminal is not named: the kernel tells whoever ran in it (termios(3), "hangup").
+            None if origin.signal == SIGHUP && origin.cause == Cause::Kernel => {
+                format!("{name}: the terminal was closed")
+            }
+            Some(process) if process.pid > 0 => format!("{name} from pid {} (uid {})", process.pid, process.uid),
+            _ => name,
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+}
+
+/// For the first process of a container: the kernel drops a signal to it that nothing handles yet, so that a stop right
+/// after the start would be forgotten. Blocked it waits until [`Signals::install`].
+pub fn keep_stops() {
+    stops().thread_block().ok();
+}
+
+fn stops() -> SigSet {
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT])
+}
+
+/// "TERM" for 15; "35" for what has no name.
+pub fn name(signal: i32) -> String {
+    match Signal::try_from(signal) {
+        Ok(known) => known.as_str().trim_start_matches("SIG").to_owned(),
+        Err(_) => signal.to_string(),
+    }
+}

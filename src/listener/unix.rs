@@ -1,0 +1,110 @@
+//! Unix listeners (unix(7)). A socket is bound under a name of its own, gets its owner and mode, listens, and is then
+//! renamed to its path: whoever finds it there finds it with the right rights and listening. The name that
+//! getsockname(2) tells is the first one; so a runtime that removes "its" socket file at exit does not find ours.
+
+use crate::listener::folder_of;
+use crate::plan::ListenPlan;
+use crate::sys::socket as sys;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open as open_file};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::{Gid, Uid, fchownat};
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The longest path of a unix socket, in bytes, without its closing NUL.
+pub(super) const LONGEST: usize = 107;
+/// What systemd and nginx give where nothing is said.
+const MODE: u32 = 0o666;
+
+/// Device and inode: tells whether a file is still the one that we made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let meta = std::fs::symlink_metadata(path)?;
+        Ok(Self { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// Opens a listener at the path, replacing the socket of one that nobody listens on.
+pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileId)> {
+    if path.as_os_str().len() > LONGEST {
+        return Err(Errno::ENAMETOOLONG.into());
+    }
+    make_way(path)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let first = bind_aside(&fd, path)?;
+    let done = dress(&first, plan)
+        .and_then(|()| sys::listen(&fd, plan.backlog))
+        .and_then(|()| FileId::of(&first))
+        .and_then(|file| std::fs::rename(&first, path).map(|()| file));
+    if done.is_err() {
+        std::fs::remove_file(&first).ok();
+    }
+    done.map(|file| (fd, file))
+}
+
+/// Whether the path may be taken: nothing there, or a socket that refuses.
+fn make_way(path: &Path) -> io::Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if !meta.file_type().is_socket() {
+        return Err(Errno::EEXIST.into());
+    }
+    let probe = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
+        // A full queue (EAGAIN), another type (EPROTOTYPE), no right to ask (EACCES): somebody may well be there.
+        _ => Err(Errno::EADDRINUSE.into()),
+    }
+}
+
+/// Binds under a free name in the folder of the path: rename(2) works within one folder only for sure.
+fn bind_aside(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut name = format!(".{:x}.{number:x}", std::process::id());
+        let folder = folder_of(path);
+        // A folder so deep that only the shortest of names fits.
+        let room = LONGEST.saturating_sub(folder.as_os_str().len() + 1);
+        if name.len() > room {
+            name = format!("~{number:x}");
+        }
+        let first = folder.join(name);
+        match bind(fd.as_raw_fd(), &UnixAddr::new(&first)?) {
+            Ok(()) => return Ok(first),
+            Err(Errno::EADDRINUSE) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Gives the file its owner and mode, through a descriptor that follows no link, so that nobody who can write in the
+/// folder can lead us to another file.
+pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
+    let fd = open_file(file, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFSOCK {
+        return Err(Errno::EADDRINUSE.into());
+    }
+    if plan.uid.is_some() || plan.gid.is_some() {
+        let (uid, gid) = (plan.uid.map(Uid::from_raw), plan.gid.map(Gid::from_raw));
+        fchownat(&fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+    }
+    // chmod(2) by way of the descriptor: fchmod(2) does not take an O_PATH one.
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    std::fs::set_permissions(link, Permissions::from_mode(plan.mode.unwrap_or(MODE)))
+}

@@ -1,0 +1,104 @@
+//! Lines of workers as the master's log has them: with time and origin, and without anything that a terminal obeys.
+
+use super::pipe_peek::{Speaker, Stream};
+use crate::observe::diary::timestamp;
+use crate::observe::harmless::{harmless, harmless_json};
+use crate::plan::LogFormat;
+use serde::Serialize;
+
+/// What is formatted at once at most, in bytes of output.
+const MOST: usize = 256 << 10;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: &'a str,
+    pool: &'a str,
+    slot: u32,
+    pid: i32,
+    stream: &'a str,
+    line: std::borrow::Cow<'a, str>,
+}
+
+/// Formats lines, one each, and says how many bytes of `text` that were: all of them unless it is very much.
+pub(super) fn format(format: LogFormat, speaker: &Speaker, stream: Stream, text: &[u8], out: &mut Vec<u8>) -> usize {
+    let time = timestamp();
+    let (pool, slot, pid) = (&*speaker.pool, speaker.slot, speaker.pid());
+    let tag = if stream == Stream::Stderr { "stderr: " } else { "" };
+    let prefix = format!("{time}  {pool}/{slot} [{pid}] {tag}");
+    let mut done = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        if out.len() >= MOST {
+            break;
+        }
+        done += line.len();
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        match format {
+            LogFormat::Text => {
+                out.extend_from_slice(prefix.as_bytes());
+                if line.iter().all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\t') {
+                    out.extend_from_slice(line);
+                } else {
+                    out.extend_from_slice(harmless(line).as_bytes());
+                }
+            }
+            LogFormat::Json => {
+                let line = String::from_utf8_lossy(line);
+                let value = Line { timestamp: &time, pool, slot, pid, stream: stream.name(), line };
+                // Numbers and strings only: this cannot fail.
+                let json = serde_json::to_string(&value).unwrap_or_default();
+                if json.is_ascii() && !json.contains('\x7f') {
+                    out.extend_from_slice(json.as_bytes());
+                } else {
+                    out.extend_from_slice(harmless_json(&json).as_bytes());
+                }
+            }
+        }
+        out.push(b'\n');
+    }
+    done
+}
+
+/// How many bytes of `text` the first `lines` lines of it are.
+pub(super) fn extent(text: &[u8], lines: usize) -> usize {
+    text.split_inclusive(|byte| *byte == b'\n').take(lines).map(<[u8]>::len).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn formatted(how: LogFormat, stream: Stream, text: &[u8]) -> (usize, String) {
+        let mut out = Vec::new();
+        let done = format(how, &Speaker::new("web", 3, 77), stream, text, &mut out);
+        (done, String::from_utf8(out).expect("text"))
+    }
+
+    #[test]
+    fn each_line_tells_where_it_comes_from() {
+        let (done, text) = formatted(LogFormat::Text, Stream::Both, b"one\n\ntw\x1bo\xff");
+        assert_eq!(done, 10);
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once("  ").expect("a time").1).collect();
+        assert_eq!(lines, ["web/3 [77] one", "web/3 [77] ", "web/3 [77] tw\\x1bo\\xff"]);
+        let (_, text) = formatted(LogFormat::Json, Stream::Stderr, b"o\"ne\n");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((&value["line"], &value["stream"], &value["slot"]), (&"o\"ne".into(), &"stderr".into(), &3.into()));
+    }
+
+    #[test]
+    fn json_lines_move_no_terminal_and_mean_the_same() {
+        let said = "C1 \u{9b}2J, DEL \x7f, turned \u{202e}, fine ä";
+        let (_, text) = formatted(LogFormat::Json, Stream::Both, said.as_bytes());
+        let line = text.trim_end();
+        assert!(line.chars().all(|c| !c.is_control() && c != '\u{202e}') && line.contains("fine ä"), "{line:?}");
+        let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(value["line"], said);
+    }
+
+    #[test]
+    fn a_flood_of_empty_lines_is_formatted_bit_by_bit() {
+        let text = vec![b'\n'; 100_000];
+        let (done, out) = formatted(LogFormat::Text, Stream::Both, &text);
+        assert!(done < text.len() && out.len() < MOST + 100);
+        assert_eq!(extent(&text, out.lines().count()), done);
+    }
+}

@@ -1,0 +1,183 @@
+//! Connections that a process has accepted from a listener: sockets of its own that bear the listener's local address,
+//! and are no listeners themselves (proc_net(5)). A connection to the same port as a client has that port as the remote
+//! one.
+
+use super::Target;
+use crate::plan::Address;
+use crate::process::procfs;
+use crate::sys::process::Process;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Never more of a table than this: on a machine with a hundred thousand connections it is as long.
+const MOST_BYTES: u64 = 8 << 20;
+/// Lines of a table that are read between two signs of progress.
+const LINES_A_STEP: usize = 256;
+/// Never more descriptors of a process than this.
+const MOST_DESCRIPTORS: usize = 4096;
+
+/// Whether one of these sockets was accepted from a target. `progress` is called whenever the search gets further.
+pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> bool {
+    if sockets.is_empty() {
+        return false;
+    }
+    let shown = shows_connection(pid, targets, sockets, progress);
+    if shown == Some(true) {
+        return true;
+    }
+    let tables = targets.iter().filter_map(|target| match &target.address {
+        // The sockets themselves have said that there is none.
+        Address::Tcp(_) if shown == Some(false) => None,
+        Address::Tcp(address) if address.is_ipv4() => Some("tcp"),
+        Address::Tcp(_) => Some("tcp6"),
+        Address::Unix(_) => Some("unix"),
+    });
+    let inodes: HashSet<u64> = targets.iter().map(|target| target.inode).collect();
+    tables.collect::<HashSet<_>>().into_iter().any(|table| {
+        let lines = lines(pid, table).enumerate().map(|(at, line)| {
+            if at % LINES_A_STEP == 0 {
+                progress();
+            }
+            line
+        });
+        match table {
+            "unix" => accepted(lines.filter_map(|line| unix_line(&line)), &inodes, sockets),
+            _ => accepted(lines.filter_map(|line| tcp_line(&line)), &inodes, sockets),
+        }
+    })
+}
+
+/// Asks the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read than
+/// a request to answer. None: that is not allowed (pidfd_getfd(2) needs ptrace rights), and the table has to do.
+fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> Option<bool> {
+    let process = Process::of_stranger(pid).ok()?;
+    let folder = format!("/proc/{pid}/fd");
+    let numbers = procfs::numbers(&folder).unwrap_or_default();
+    for fd in numbers.into_iter().take(MOST_DESCRIPTORS) {
+        progress();
+        let link = std::fs::read_link(format!("{folder}/{fd}"));
+        let is_theirs = link.ok().and_then(|link| procfs::socket_inode(&link)).is_some_and(|i| sockets.contains(&i));
+        if !is_theirs {
+            continue;
+        }
+        match process.copy_of(fd) {
+            Ok(copy) if targets.iter().any(|target| was_accepted(&copy, target)) => return Some(true),
+            Ok(_) => {}
+            // It has been closed since.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBADF) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(false)
+}
+
+/// It has the listener's local port, and somebody at the other end. (The ports of clients are not listened on.)
+fn was_accepted(socket: &OwnedFd, target: &Target) -> bool {
+    match &target.address {
+        Address::Tcp(bound) => {
+            let (Ok(_), Ok(local)) = (
+                getpeername::<SockaddrStorage>(socket.as_raw_fd()),
+                getsockname::<SockaddrStorage>(socket.as_raw_fd()),
+            ) else {
+                return false;
+            };
+            let port = local.as_sockaddr_in().map(|a| a.port()).or(local.as_sockaddr_in6().map(|a| a.port()));
+            port == Some(bound.port())
+        }
+        Address::Unix(_) => false,
+    }
+}
+
+/// One socket of a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    local: String,
+    inode: u64,
+    listens: bool,
+}
+
+/// The listener's own line says which local address to look for; a wildcard address means any of that port.
+fn accepted(lines: impl Iterator<Item = Line>, targets: &HashSet<u64>, sockets: &HashSet<u64>) -> bool {
+    let (mut bound, mut held) = (Vec::new(), Vec::new());
+    for line in lines {
+        if line.listens && targets.contains(&line.inode) {
+            bound.push(line.local);
+        } else if !line.listens && sockets.contains(&line.inode) {
+            held.push(line.local);
+        }
+    }
+    held.iter().any(|local| bound.iter().any(|bound| covers(bound, local)))
+}
+
+fn covers(bound: &str, local: &str) -> bool {
+    let any = |bound: &str| bound.bytes().all(|digit| digit == b'0');
+    bound == local
+        || match (bound.rsplit_once(':'), local.rsplit_once(':')) {
+            (Some((address, port)), Some((_, local))) => any(address) && !address.is_empty() && port == local,
+            _ => false,
+        }
+}
+
+fn lines(pid: i32, table: &str) -> impl Iterator<Item = String> {
+    // The table of the worker's own network namespace.
+    let file = File::open(format!("/proc/{pid}/net/{table}")).ok();
+    let lines = file.map(|file| BufReader::new(file.take(MOST_BYTES)).split(b'\n').map_while(Result::ok));
+    lines.into_iter().flatten().map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+/// `0: 0100007F:1F90 00000000:0000 0A … uid timeout inode …`: 0A is LISTEN.
+fn tcp_line(line: &str) -> Option<Line> {
+    let mut words = line.split_ascii_whitespace();
+    let local = words.nth(1)?.to_owned();
+    let state = words.nth(1)?;
+    let inode = words.nth(5)?.parse().ok()?;
+    Some(Line { local, inode, listens: state == "0A" })
+}
+
+/// `0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/s.sock`: the flag 00010000 is a listener's.
+fn unix_line(line: &str) -> Option<Line> {
+    let mut words = line.split_ascii_whitespace();
+    let flags = words.nth(3)?;
+    let inode: u64 = words.nth(2)?.parse().ok()?;
+    let at = line.find(['/', '@']).unwrap_or(line.len());
+    let local = line[at..].to_owned();
+    (!local.is_empty()).then_some(Line { local, inode, listens: flags == "00010000" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP: [&str; 3] = [
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
+        "   0: 00000000:07E8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1603 1 0 100 0 0 10 0",
+        "   1: 0100007F:07E8 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 77 1 0 20 4 30 10 -1",
+    ];
+
+    #[test]
+    fn tcp_lines_are_read() {
+        let lines: Vec<Line> = TCP.iter().filter_map(|line| tcp_line(line)).collect();
+        assert_eq!(lines[0], Line { local: "00000000:07E8".into(), inode: 1603, listens: true });
+        assert_eq!(lines[1], Line { local: "0100007F:07E8".into(), inode: 77, listens: false });
+        assert!(accepted(lines.into_iter(), &HashSet::from([1603]), &HashSet::from([77])));
+    }
+
+    #[test]
+    fn a_client_of_the_same_port_is_no_connection_accepted() {
+        let client = Line { local: "0100007F:9C40".into(), inode: 77, listens: false };
+        let listener = Line { local: "00000000:07E8".into(), inode: 1603, listens: true };
+        assert!(!accepted([client, listener].into_iter(), &HashSet::from([1603]), &HashSet::from([77])));
+        assert!(!covers("0100007F:07E8", "0200007F:07E8"));
+        assert!(covers("00000000000000000000000000000000:0050", "0000000000000000FFFF00000100007F:0050"));
+    }
+
+    #[test]
+    fn unix_lines_are_read() {
+        let line = unix_line("0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/a b.sock").unwrap();
+        assert_eq!(line, Line { local: "/run/a b.sock".into(), inode: 1600, listens: true });
+        assert_eq!(unix_line("0000000062ebe34b: 00000003 00000000 00000000 0001 03  1600"), None);
+    }
+}

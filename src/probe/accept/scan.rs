@@ -1,0 +1,182 @@
+//! One look at one worker: its processes, their descriptors, what their threads wait for.
+
+use super::{Target, connections, syscalls};
+use crate::process::procfs;
+use std::cell::LazyCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::Path;
+
+/// Descriptors of one process that are looked at; listeners come first.
+const MOST_FDS: usize = 16_384;
+/// Threads of one process that are looked at.
+const MOST_THREADS: usize = 4096;
+
+/// What one look has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Accepting,
+    NotYet,
+    /// Descriptors can be seen, system calls cannot.
+    Half(String),
+    /// Not even descriptors can be seen.
+    Refused(String),
+}
+
+/// The descriptors of one process, as far as they matter here.
+#[derive(Debug, Default)]
+pub(super) struct Descriptors {
+    /// Those that are a target.
+    pub(super) listeners: HashSet<i32>,
+    pub(super) epolls: Vec<i32>,
+    /// All sockets that are no target, by inode.
+    pub(super) sockets: HashSet<u64>,
+}
+
+/// Looks at the worker's process and all its descendants. `thorough`: look for connections too, which reads a table as
+/// long as the machine has connections. `progress` is called whenever the look gets further.
+pub(super) fn at(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
+    let mut result = Look::NotYet;
+    for (at, (pid, _)) in procfs::forest(&[pid]).into_iter().enumerate() {
+        progress();
+        match process(pid, targets, thorough, progress) {
+            Look::Accepting => return Look::Accepting,
+            // A helper that runs as somebody else (sudo, ping) hides nothing about the worker itself.
+            Look::Refused(_) if at > 0 => {}
+            Look::NotYet => {}
+            other => result = other,
+        }
+    }
+    result
+}
+
+fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
+    let fds = match descriptors(pid, targets) {
+        Ok(fds) => fds,
+        Err(error) => return refusal(pid, &error),
+    };
+    if fds.listeners.is_empty() {
+        return Look::NotYet;
+    }
+    let epolls = watching_epolls(pid, &fds, targets);
+    let mut unseen = None;
+    // Asked once, and only where memory is to be read.
+    let hangs = LazyCell::new(|| procfs::hangs(pid));
+    for tid in procfs::numbers(format!("/proc/{pid}/task")).unwrap_or_default().into_iter().take(MOST_THREADS) {
+        progress();
+        match syscalls::is_waiting(pid, tid, &fds.listeners, &epolls, &|| !*hangs) {
+            Ok(true) => return Look::Accepting,
+            Ok(false) => {}
+            Err(error) if is_gone(&error) => {}
+            Err(error) => unseen = Some(error),
+        }
+    }
+    if unseen.is_some() && !epolls.is_empty() {
+        return Look::Accepting;
+    }
+    if thorough && connections::holds_connection(pid, targets, &fds.sockets, progress) {
+        return Look::Accepting;
+    }
+    match unseen {
+        Some(error) => Look::Half(format!("/proc/{pid}/syscall: {error}")),
+        None => Look::NotYet,
+    }
+}
+
+/// A process that has ended is no secret, though its folder may be closed.
+fn refusal(pid: i32, error: &io::Error) -> Look {
+    if !Path::new("/proc/self/stat").exists() {
+        return Look::Refused("/proc is not mounted".to_owned());
+    }
+    let ended = procfs::Stat::of(pid).map_or(true, |stat| stat.is_zombie());
+    if ended || is_gone(error) { Look::NotYet } else { Look::Refused(format!("/proc/{pid}/fd: {error}")) }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    // A kernel without /proc/PID/syscall says ENOENT as well, of a thread that is there.
+    error.raw_os_error() == Some(nix::libc::ESRCH)
+        || (error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self/syscall").exists())
+}
+
+fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
+    let mut found = Descriptors::default();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.take(MOST_FDS) {
+        let Ok(entry) = entry else { break };
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let link = match std::fs::read_link(entry.path()) {
+            Ok(link) => link,
+            // Root without CAP_SYS_PTRACE, in a container say, may list another user's descriptors and see none of them.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => continue,
+        };
+        let Some(fd) = number else { continue };
+        match procfs::socket_inode(&link) {
+            Some(inode) if targets.iter().any(|target| target.inode == inode) => {
+                found.listeners.insert(fd);
+            }
+            Some(inode) => {
+                found.sockets.insert(inode);
+            }
+            None if link == Path::new("anon_inode:[eventpoll]") => found.epolls.push(fd),
+            None => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Those epolls that would wake up for a connection, also by way of another epoll.
+fn watching_epolls(pid: i32, fds: &Descriptors, targets: &[Target]) -> HashSet<i32> {
+    let entries: HashMap<i32, Vec<Entry>> = fds.epolls.iter().map(|&epoll| (epoll, entries_of(pid, epoll))).collect();
+    let reads = |entry: &&Entry| entry.events & nix::libc::EPOLLIN as u64 != 0;
+    let has_listener = |entry: &Entry| {
+        fds.listeners.contains(&entry.fd) && entry.inode.is_none_or(|inode| targets.iter().any(|t| t.inode == inode))
+    };
+    let direct: HashSet<i32> = entries
+        .iter()
+        .filter(|(_, list)| list.iter().filter(reads).any(has_listener))
+        .map(|(&epoll, _)| epoll)
+        .collect();
+    let over = entries.iter().filter(|(_, list)| list.iter().filter(reads).any(|entry| direct.contains(&entry.fd)));
+    over.map(|(&epoll, _)| epoll).chain(direct.iter().copied()).collect()
+}
+
+struct Entry {
+    fd: i32,
+    events: u64,
+    inode: Option<u64>,
+}
+
+fn entries_of(pid: i32, epoll: i32) -> Vec<Entry> {
+    let text = procfs::read(format!("/proc/{pid}/fdinfo/{epoll}")).unwrap_or_default();
+    text.lines().filter_map(entry).collect()
+}
+
+/// `tfd:        5 events:       19 data: 5  pos:0 ino:61ef sdev:8` (proc(5)); the numbers behind `ino` are hexadecimal.
+fn entry(line: &str) -> Option<Entry> {
+    let value = |key: &str| line.split_once(key)?.1.split_ascii_whitespace().next();
+    line.strip_prefix("tfd:")?;
+    Some(Entry {
+        fd: value("tfd:")?.parse().ok()?,
+        events: u64::from_str_radix(value("events:")?, 16).ok()?,
+        inode: value("ino:").and_then(|text| u64::from_str_radix(text, 16).ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoll_entry_is_read() {
+        let found = entry("tfd:        5 events:       19 data:                5  pos:0 ino:61ef sdev:8").unwrap();
+        assert_eq!((found.fd, found.events, found.inode), (5, 0x19, Some(0x61ef)));
+        assert!(entry("pos:\t0").is_none());
+        assert!(entry("tfd: x").is_none());
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_not_ready() {
+        let target = Target { inode: 1, address: crate::plan::Address::Unix("/x".into()) };
+        assert_eq!(at(i32::MAX, &[target], true, &|| ()), Look::NotYet);
+    }
+}

@@ -1,0 +1,192 @@
+//! One command of a check: a process in a session of its own, held until it is reaped, ended with its whole group.
+
+use super::Trouble;
+use crate::process::{self, BirthReport};
+use crate::sys::process::Process;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc::SIGKILL;
+use nix::poll::PollFlags;
+use rotad_core::Exit;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// So much of the end of its output is kept.
+const TAIL: usize = 4096;
+/// Reads at most so often in one turn: one that prints for ever must not hold the others up.
+const READS: usize = 16;
+/// The longest last line that a reason carries, in characters.
+const LAST_LINE: usize = 200;
+
+#[derive(Debug)]
+pub(super) struct Errand {
+    /// The reading end of its stdout and stderr; none: everybody has closed them.
+    output: Option<OwnedFd>,
+    tail: Vec<u8>,
+    stage: Stage,
+    /// Why there was no program.
+    refused: Option<String>,
+    /// Nobody wants the answer any more: it is to end.
+    pub(super) forgotten: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Ordered,
+    /// The shim's word is awaited.
+    Underway(Process, OwnedFd),
+    Running(Process),
+}
+
+impl Errand {
+    /// And the end of the pipe that becomes its stdout and stderr.
+    pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let flags = OFlag::from_bits_retain(nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_GETFL)?);
+        nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let errand =
+            Self { output: Some(read), tail: Vec::new(), stage: Stage::Ordered, refused: None, forgotten: false };
+        Ok((errand, write))
+    }
+
+    /// What became of the order. Some: it never ran, and why.
+    pub(super) fn reported(&mut self, report: BirthReport) -> Option<Trouble> {
+        match report {
+            BirthReport::Born { born, .. } => self.stage = Stage::Running(born.process),
+            BirthReport::Underway { born, verdict, .. } => self.stage = Stage::Underway(born.process, verdict),
+            BirthReport::Failed { error, .. } => {
+                let ours =
+                    matches!(error.stage, process::Stage::Fork | process::Stage::Descriptors | process::Stage::Queue);
+                let reason = format!("cannot be run: {error}");
+                return Some(if ours { Trouble::Unasked(reason) } else { Trouble::Unwell(reason) });
+            }
+        }
+        if self.forgotten {
+            self.kill();
+        }
+        None
+    }
+
+    /// Ends it with its group; it is reaped when its end is seen.
+    pub(super) fn kill(&mut self) {
+        self.forgotten = true;
+        if let Some(process) = self.process() {
+            // ESRCH: it has ended by itself, and is about to be seen.
+            process.signal(SIGKILL).ok();
+            process.signal_group(SIGKILL).ok();
+        }
+    }
+
+    /// What is to be waited for.
+    pub(super) fn wants(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let output = self.output.as_ref().map(AsFd::as_fd);
+        let verdict = match &self.stage {
+            Stage::Underway(_, verdict) => Some(verdict.as_fd()),
+            Stage::Ordered | Stage::Running(_) => None,
+        };
+        let pidfd = self.process().and_then(Process::pidfd);
+        [output, verdict, pidfd].into_iter().flatten().map(|fd| (fd, PollFlags::POLLIN)).collect()
+    }
+
+    /// Its end can only be found by looking: the kernel gives no pidfds.
+    pub(super) fn is_unseen(&self) -> bool {
+        self.process().is_some_and(|process| process.pidfd().is_none())
+    }
+
+    /// Reads, and looks whether it has ended; its answer if it has: then it is reaped.
+    pub(super) fn go_on(&mut self) -> Option<Result<(), String>> {
+        self.read();
+        self.hear_verdict()?;
+        let process = self.process()?;
+        let exit = match process.peek_exit() {
+            Ok(Some(exit)) => exit,
+            // Traced: its end is the tracer's to wait for, but it has ended.
+            Ok(None) if process.has_ended() => {
+                crate::process::procfs::exit_of_zombie(process.pid()).unwrap_or(Exit::Unknown)
+            }
+            Ok(None) => return None,
+            Err(error) => return Some(Err(format!("cannot learn how it ended: {error}"))),
+        };
+        // What it left behind goes with it: while it is unreaped, the group's number is its own.
+        process.signal_group(SIGKILL).ok();
+        process.reap().ok();
+        self.read();
+        Some(match self.refused.take() {
+            Some(reason) => Err(reason),
+            None => self.judge(exit),
+        })
+    }
+
+    /// None: the shim has said nothing yet.
+    fn hear_verdict(&mut self) -> Option<()> {
+        if let Stage::Underway(_, fd) = &self.stage {
+            self.refused = match process::verdict(fd) {
+                Ok(None) => return None,
+                Ok(Some(Ok(()))) => None,
+                // The shim is about to end.
+                Ok(Some(Err(error))) => Some(format!("cannot be run: {error}")),
+                Err(error) => Some(format!("cannot be run: the shim's word is lost: {error}")),
+            };
+        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Ordered) {
+            Stage::Underway(process, _) => Stage::Running(process),
+            other => other,
+        };
+        Some(())
+    }
+
+    fn judge(&self, exit: Exit) -> Result<(), String> {
+        let how = match exit {
+            Exit::Code(0) => return Ok(()),
+            Exit::Code(code) => format!("exited with {code}"),
+            Exit::Signal { signal, .. } => format!("was killed by SIG{}", crate::event_loop::signals::name(signal)),
+            Exit::Unknown => "ended, how is unknown".to_owned(),
+        };
+        Err(match self.last_line() {
+            Some(line) => format!("{how}: {line}"),
+            None => how,
+        })
+    }
+
+    /// The last line that it printed, made harmless.
+    fn last_line(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.tail);
+        let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+        Some(crate::observe::harmless::harmless(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
+    }
+
+    /// Its process, if it has ended and cannot be reaped yet: somebody traces it.
+    pub(super) fn into_unreaped(self) -> Option<Process> {
+        match self.stage {
+            Stage::Ordered => None,
+            Stage::Underway(process, _) | Stage::Running(process) => {
+                matches!(process.reap(), Ok(None)).then_some(process)
+            }
+        }
+    }
+
+    fn process(&self) -> Option<&Process> {
+        match &self.stage {
+            Stage::Ordered => None,
+            Stage::Underway(process, _) | Stage::Running(process) => Some(process),
+        }
+    }
+
+    fn read(&mut self) {
+        let mut gulp = [0; 4096];
+        for _ in 0..READS {
+            let Some(fd) = &self.output else { return };
+            match nix::unistd::read(fd, &mut gulp) {
+                Ok(0) => self.output = None,
+                Ok(count) => {
+                    self.tail.extend_from_slice(&gulp[..count]);
+                    let cut = self.tail.len().saturating_sub(TAIL);
+                    self.tail.drain(..cut);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(_) => self.output = None,
+            }
+        }
+    }
+}

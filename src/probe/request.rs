@@ -1,0 +1,120 @@
+//! What one worker is asked, and where.
+
+use crate::process::BirthOrder;
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Tried in this order: `localhost` may be either of two.
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+}
+
+/// One check of one worker.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// A connection is taken.
+    Connect { place: Place, shown: String },
+    /// `GET` is answered with a status of 2xx or 3xx (RFC 9110, 15).
+    Http { place: Place, host: String, path: String },
+    /// The program ends with 0. Its stdout and stderr are replaced by a pipe of the probe's own, of which the last
+    /// line is told if it fails; its number ([`BirthOrder::worker`]) by that of the question.
+    Command(Box<BirthOrder>),
+}
+
+impl Place {
+    /// `HOST:PORT` with a numeric host or `localhost`, or `unix:PATH`. No name is looked up: a resolver that hangs
+    /// would look like a worker that does.
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        if let Some(path) = text.as_bytes().strip_prefix(b"unix:") {
+            return Ok(Self::Unix(PathBuf::from(OsStr::from_bytes(path))));
+        }
+        let text = text.to_string_lossy();
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Tcp(vec![address]));
+        }
+        let port = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
+        let port = port.ok_or_else(|| format!("`{text}` is no HOST:PORT (a numeric host, or localhost)"))?;
+        Ok(Self::Tcp(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]))
+    }
+}
+
+impl Question {
+    /// # Errors
+    /// Not `HOST:PORT` or `unix:PATH`.
+    pub fn connect(text: &OsStr) -> Result<Self, String> {
+        Ok(Self::Connect { place: Place::parse(text)?, shown: text.to_string_lossy().into_owned() })
+    }
+
+    /// `HOST:PORT/PATH`; without a path: `/`.
+    ///
+    /// # Errors
+    /// No HOST:PORT, or a path that no request line can carry.
+    pub fn http(text: &OsStr) -> Result<Self, String> {
+        let text = text.to_string_lossy();
+        let (host, path) = text.find('/').map_or((&*text, "/"), |at| text.split_at(at));
+        if let Some(wrong) = path.chars().find(|c| c.is_ascii_control() || *c == ' ' || !c.is_ascii()) {
+            return Err(format!("{wrong:?} in the path of `{text}`: write it as %XX"));
+        }
+        Ok(Self::Http { place: Place::parse(OsStr::new(host))?, host: host.to_owned(), path: path.to_owned() })
+    }
+
+    /// It goes to a socket's file: to find that may take as long as its disk likes.
+    pub fn names_a_file(&self) -> bool {
+        matches!(self, Self::Connect { place: Place::Unix(_), .. } | Self::Http { place: Place::Unix(_), .. })
+    }
+
+    /// It runs a program.
+    pub fn is_command(&self) -> bool {
+        matches!(self, Self::Command(_))
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect { shown, .. } => write!(f, "connect to {shown}"),
+            Self::Http { host, path, .. } => write!(f, "GET http://{host}{path}"),
+            Self::Command(order) => {
+                write!(f, "`{}`", order.argv.first().map_or_else(Default::default, |name| name.to_string_lossy()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(text: &str) -> Result<Question, String> {
+        Question::connect(OsStr::new(text))
+    }
+
+    #[test]
+    fn places() {
+        let Ok(Question::Connect { place: Place::Tcp(one), .. }) = connect("[::1]:80") else { panic!("an address") };
+        assert_eq!(one, ["[::1]:80".parse().unwrap()]);
+        let Ok(Question::Connect { place: Place::Tcp(two), .. }) = connect("localhost:80") else { panic!("two") };
+        assert_eq!(two, ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
+        assert!(
+            matches!(connect("unix:/a b"), Ok(Question::Connect { place: Place::Unix(path), .. }) if path == *"/a b")
+        );
+        for wrong in ["db:80", "127.0.0.1", "127.0.0.1:99999", "localhost", ""] {
+            assert!(connect(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let shown = |text: &str| Question::http(OsStr::new(text)).map(|question| question.to_string());
+        assert_eq!(shown("127.0.0.1:80").unwrap(), "GET http://127.0.0.1:80/");
+        assert_eq!(shown("[::1]:80/a?b=/c").unwrap(), "GET http://[::1]:80/a?b=/c");
+        assert!(shown("127.0.0.1:80/a b").is_err());
+        assert!(shown("127.0.0.1:80/a\r\nX: y").is_err());
+    }
+}

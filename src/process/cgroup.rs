@@ -1,0 +1,244 @@
+//! One cgroup a worker, where one can be made: the only fence that no process can climb (cgroups(7), version 2). When
+//! it is worth its price stands in `docs/decisions/0002-trees.md`.
+
+use crate::process::procfs;
+use crate::sys::process::Process;
+use crate::sys::xattr;
+use rotad_core::WorkerId;
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// How deep a worker's own cgroups are cleared away.
+const DEEPEST: u32 = 16;
+
+/// The place below our own cgroup where the workers' cgroups are made.
+#[derive(Debug)]
+pub struct Cgroups {
+    base: PathBuf,
+}
+
+/// One worker's cgroup. Dropping it removes the folder, if it is empty by then.
+#[derive(Debug)]
+pub struct Cgroup {
+    dir: PathBuf,
+}
+
+impl Cgroups {
+    /// Finds out whether we are to make cgroups: there is a version 2 hierarchy (alone, or beside version 1), our own
+    /// cgroup in it is writable, and it was given to us to divide: it, or one above, carries the mark of a delegation
+    /// (`user.delegate` or `trusted.delegate`, as systemd sets it for `Delegate=`). `name`: the master's, for the
+    /// folder.
+    pub fn find(name: &str) -> Option<Self> {
+        let (mount, own) = own_cgroup()?;
+        if !is_delegated(&mount, &own) {
+            return None;
+        }
+        clear_leftovers(&own, name);
+        let base = own.join(format!("rotad-{name}-{}", std::process::id()));
+        match fs::create_dir(&base) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
+            _ => {}
+        }
+        let found = Self { base };
+        // Below a threaded cgroup nothing but threads may live.
+        let kind = procfs::read(found.base.join("cgroup.type")).ok()?;
+        (kind.trim() == "domain").then_some(found)
+    }
+
+    /// Where they are made.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Makes the cgroup of one worker.
+    ///
+    /// # Errors
+    /// EAGAIN: cgroup.max.descendants; ENOSPC; EROFS.
+    pub fn make(&self, worker: WorkerId) -> io::Result<Cgroup> {
+        let dir = self.base.join(worker.to_string());
+        fs::create_dir(&dir)?;
+        Ok(Cgroup { dir })
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        // With what hung births have left in it.
+        remove_tree(&self.base);
+    }
+}
+
+impl Cgroup {
+    /// Moves a process here, with all its threads.
+    ///
+    /// # Errors
+    /// EACCES: from a cgroup that is not ours; ESRCH.
+    pub fn add(&self, pid: i32) -> io::Result<()> {
+        write(&self.procs(), &pid.to_string())
+    }
+
+    /// The file that takes the pid of whoever is to move here; 0: the writer's own.
+    pub fn procs(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
+    }
+
+    /// Sends SIGKILL to all that are here or below: by cgroup.kill (Linux 5.14), else one by one, and then it takes
+    /// several calls to catch those that are being born.
+    ///
+    /// # Errors
+    /// EACCES; EOPNOTSUPP: a threaded cgroup.
+    pub fn kill(&self) -> io::Result<()> {
+        match write(&self.dir.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+        for pid in self.members() {
+            let Ok(process) = Process::of_stranger(pid) else { continue };
+            // Held first, then looked at again: the number may have changed hands in between.
+            if self.contains(pid) {
+                process.signal(nix::libc::SIGKILL).ok();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nobody lives here or below; zombies do not count.
+    ///
+    /// # Errors
+    /// ENODEV, ENOENT: the cgroup has been removed.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        let events = procfs::read(self.dir.join("cgroup.events"))?;
+        Ok(events.lines().any(|line| line == "populated 0"))
+    }
+
+    /// The processes that are here or below.
+    pub fn members(&self) -> Vec<i32> {
+        collect_members(&self.dir)
+    }
+
+    /// Whether a process lives here or below, as the process itself tells.
+    pub fn contains(&self, pid: i32) -> bool {
+        let Some((mount, own)) = cgroup_of(pid) else { return false };
+        own.starts_with(&self.dir) && own.starts_with(mount)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        remove_tree(&self.dir);
+    }
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// The processes in the cgroups that a master made in `base`, each with the name of its worker's cgroup.
+pub fn members_below(base: &Path) -> Vec<(String, i32)> {
+    let dirs = fs::read_dir(base).into_iter().flatten().flatten();
+    let dirs = dirs.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let members = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        collect_members(&entry.path()).into_iter().map(move |pid| (name.clone(), pid))
+    };
+    dirs.flat_map(members).collect()
+}
+
+fn collect_members(dir: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    each_below(dir, DEEPEST, &mut |dir| {
+        let text = procfs::read(dir.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    });
+    found
+}
+
+/// Calls with each cgroup from the top down.
+fn each_below(dir: &Path, depth: u32, visit: &mut dyn FnMut(&Path)) {
+    visit(dir);
+    if depth == 0 {
+        return;
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            each_below(&entry.path(), depth - 1, visit);
+        }
+    }
+}
+
+/// Removes the empty cgroups from the bottom up. rmdir(2) says EBUSY where somebody lives: nothing is lost.
+fn remove_tree(dir: &Path) {
+    let mut dirs = Vec::new();
+    if fs::remove_dir(dir).is_ok() {
+        return;
+    }
+    each_below(dir, DEEPEST, &mut |dir| dirs.push(dir.to_owned()));
+    for dir in dirs.iter().rev() {
+        fs::remove_dir(dir).ok();
+    }
+}
+
+/// What masters of this name that are dead have left, as far as nobody lives there.
+fn clear_leftovers(own: &Path, name: &str) {
+    let prefix = format!("rotad-{name}-");
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let pid = file.to_str().and_then(|file| file.strip_prefix(&prefix)?.parse::<i32>().ok());
+        if pid.is_some_and(|pid| procfs::Stat::of(pid).is_err()) {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+/// Where the version 2 hierarchy is mounted, and our own cgroup below.
+fn own_cgroup() -> Option<(PathBuf, PathBuf)> {
+    cgroup_of(std::process::id() as i32)
+}
+
+/// Where a process lives, in the file system.
+pub fn of(pid: i32) -> Option<PathBuf> {
+    cgroup_of(pid).map(|(_, own)| own)
+}
+
+fn cgroup_of(pid: i32) -> Option<(PathBuf, PathBuf)> {
+    let lines = procfs::read_bytes(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = lines.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    let own = PathBuf::from(OsString::from_vec(own.to_vec()));
+    let (root, mount) = mount()?;
+    // The mount may show only a part of the hierarchy; what lies outside cannot be reached (and reads `/..`).
+    let below = own.strip_prefix(root).ok()?;
+    if below.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+        return None;
+    }
+    Some((mount.clone(), mount.join(below)))
+}
+
+/// Root and mount point of the first cgroup2 in /proc/self/mountinfo (proc_pid_mountinfo(5)).
+fn mount() -> Option<(PathBuf, PathBuf)> {
+    let text = procfs::read("/proc/self/mountinfo").ok()?;
+    text.lines().find_map(|line| {
+        let (head, tail) = line.split_once(" - ")?;
+        let mut words = head.split(' ').skip(3);
+        (tail.split(' ').next()? == "cgroup2").then_some(())?;
+        Some((PathBuf::from(words.next()?), PathBuf::from(words.next()?)))
+    })
+}
+
+/// Whether our cgroup, or one above it in the mount, was given away to its user.
+///
+/// The nearest unit of a systemd decides: what is delegated to a user's systemd, or to that of a container, is not
+/// thereby ours. Every unit's cgroup has an invocation_id.
+fn is_delegated(mount: &Path, own: &Path) -> bool {
+    let mark = |dir: &Path, name: &str| {
+        ["trusted", "user"].iter().find_map(|space| xattr::get(dir, &format!("{space}.{name}")).ok())
+    };
+    let up = own.ancestors().take_while(|dir| dir.starts_with(mount));
+    let mut told = up.filter_map(|dir| match mark(dir, "delegate") {
+        Some(value) => Some(value == b"1"),
+        None => mark(dir, "invocation_id").map(|_| false),
+    });
+    told.next().unwrap_or(false)
+}

@@ -1,0 +1,240 @@
+//! Why there is no worker, in words that fit after "cannot start: ".
+
+use crate::sys::exec::step;
+use nix::libc;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// How far a birth came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Waiting for a spawner.
+    Queue,
+    /// Finding the program and its directory.
+    Resolve,
+    Prepare,
+    Fork,
+    Session,
+    Limits,
+    Nice,
+    Groups,
+    Gid,
+    Uid,
+    /// Making sure that the old user's rights are gone.
+    Verify,
+    Directory,
+    Descriptors,
+    Exec,
+    Cgroup,
+}
+
+impl Stage {
+    const ALL: [Self; 15] = [
+        Self::Queue,
+        Self::Resolve,
+        Self::Prepare,
+        Self::Fork,
+        Self::Session,
+        Self::Limits,
+        Self::Nice,
+        Self::Groups,
+        Self::Gid,
+        Self::Uid,
+        Self::Verify,
+        Self::Directory,
+        Self::Descriptors,
+        Self::Exec,
+        Self::Cgroup,
+    ];
+
+    /// Its number for [`crate::sys::clone::Progress`].
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Session => step::SESSION,
+            Self::Limits => step::LIMITS,
+            Self::Nice => step::NICE,
+            Self::Directory => step::DIRECTORY,
+            Self::Descriptors => step::DESCRIPTORS,
+            Self::Exec => step::EXEC,
+            Self::Cgroup => step::CGROUP,
+            Self::Queue => 0,
+            Self::Resolve => 100,
+            Self::Prepare => 101,
+            Self::Fork => 102,
+            Self::Groups => 103,
+            Self::Gid => 104,
+            Self::Uid => 105,
+            Self::Verify => 106,
+        }
+    }
+
+    pub(super) fn of_number(number: u32) -> Self {
+        Self::ALL.into_iter().find(|stage| stage.number() == number).unwrap_or(Self::Prepare)
+    }
+
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Queue => "waiting for a spawner",
+            Self::Resolve => "finding the program",
+            Self::Prepare => "preparing",
+            Self::Fork => "making the process",
+            Self::Session => "making its session",
+            Self::Limits => "setting limit",
+            Self::Nice => "setting nice",
+            Self::Groups => "setting the groups of user",
+            Self::Gid => "setting the group of user",
+            Self::Uid => "setting user",
+            Self::Verify => "giving up the rights of the master for user",
+            Self::Directory => "entering directory",
+            Self::Descriptors => "placing descriptor",
+            Self::Exec => "executing",
+            Self::Cgroup => "moving into its cgroup",
+        }
+    }
+}
+
+/// What it was, as far as it can be told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    NoSuchProgram,
+    NotExecutable,
+    NoSuchDirectory,
+    NotADirectory,
+    PermissionDenied,
+    /// The program is there; what its first line names, or its dynamic loader, is not.
+    BadInterpreter(String),
+    TextFileBusy,
+    NotAProgram,
+    ForkRefused,
+    TooManyFiles,
+    /// Nothing came back in time.
+    Hung,
+    /// The stage and the errno say it all.
+    Other,
+}
+
+/// Why a birth failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BirthError {
+    pub stage: Stage,
+    pub errno: i32,
+    /// What the stage was about: a path, the name of a limit or of a user; may be empty.
+    pub subject: String,
+    pub fault: Fault,
+}
+
+impl std::error::Error for BirthError {}
+
+impl fmt::Display for BirthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subject = &self.subject;
+        match &self.fault {
+            Fault::NoSuchProgram => write!(f, "no such program: {subject}"),
+            Fault::NotExecutable => write!(f, "not executable: {subject}"),
+            Fault::NoSuchDirectory => write!(f, "no such directory: {subject}"),
+            Fault::NotADirectory => write!(f, "not a directory: {subject}"),
+            Fault::PermissionDenied => write!(f, "permission denied: {subject}"),
+            Fault::BadInterpreter(of) => write!(f, "bad interpreter: {of} (asked for by {subject})"),
+            Fault::TextFileBusy => write!(f, "text file busy: {subject}"),
+            Fault::NotAProgram => write!(f, "not a program (exec format error): {subject}"),
+            Fault::ForkRefused => {
+                write!(f, "fork refused: {} (limit of processes or of the cgroup)", text_of(self.errno))
+            }
+            Fault::TooManyFiles => write!(f, "too many open files"),
+            Fault::Hung => {
+                write!(f, "hung while {}", self.stage.doing())?;
+                if subject.is_empty() { Ok(()) } else { write!(f, " {subject}") }
+            }
+            Fault::Other => {
+                write!(f, "{}", self.stage.doing())?;
+                if !subject.is_empty() {
+                    write!(f, " {subject}")?;
+                }
+                write!(f, ": {}", text_of(self.errno))
+            }
+        }
+    }
+}
+
+/// strerror(3), without std's "(os error 11)".
+fn text_of(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+impl BirthError {
+    pub(super) fn hung(stage: Stage, subject: &str) -> Self {
+        Self { stage, errno: libc::ETIMEDOUT, subject: subject.to_owned(), fault: Fault::Hung }
+    }
+
+    pub(super) fn with_fault(stage: Stage, errno: i32, subject: &Path, fault: Fault) -> Self {
+        Self { stage, errno, subject: subject.display().to_string(), fault }
+    }
+
+    /// Looks at the file system to tell causes apart that share an errno.
+    pub(super) fn diagnose(stage: Stage, errno: i32, subject: &Path) -> Self {
+        let fault = match (stage, errno) {
+            (_, libc::EMFILE | libc::ENFILE) | (Stage::Descriptors, libc::EBADF) => Fault::TooManyFiles,
+            (Stage::Fork, libc::EAGAIN | libc::ENOMEM) | (Stage::Exec, libc::EAGAIN) => Fault::ForkRefused,
+            (Stage::Directory, libc::ENOENT) => Fault::NoSuchDirectory,
+            (Stage::Directory, libc::ENOTDIR) => Fault::NotADirectory,
+            (Stage::Exec, libc::ENOENT) if subject.exists() => Fault::BadInterpreter(interpreter(subject)),
+            (Stage::Exec, libc::ENOENT | libc::ENOTDIR) => Fault::NoSuchProgram,
+            (Stage::Exec, libc::EACCES) if subject.exists() && !executable(subject) => Fault::NotExecutable,
+            (Stage::Exec, libc::ENOEXEC) => Fault::NotAProgram,
+            (Stage::Exec, libc::ETXTBSY) => Fault::TextFileBusy,
+            (Stage::Directory | Stage::Exec | Stage::Resolve, libc::EACCES) => Fault::PermissionDenied,
+            _ => Fault::Other,
+        };
+        Self::with_fault(stage, errno, subject, fault)
+    }
+}
+
+/// A regular file with a bit for execution; whether it is ours is for the kernel to say.
+pub(super) fn executable(program: &Path) -> bool {
+    fs::metadata(program).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// What a script's first line names (execve(2)).
+fn interpreter(program: &Path) -> String {
+    let mut head = [0; 256];
+    let length = File::open(program).and_then(|mut file| file.read(&mut head)).unwrap_or(0);
+    let Some(line) = head[..length].strip_prefix(b"#!") else {
+        return "its dynamic loader".to_owned();
+    };
+    let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
+    let name = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    // A file saved with the line ends of another system: the carriage return is part of the name that was looked for.
+    Path::new(std::ffi::OsStr::from_bytes(name)).display().to_string()
+        + if head[..length].windows(2).any(|pair| pair == b"\r\n") { "\\r" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_have_numbers_of_their_own() {
+        for stage in Stage::ALL {
+            assert_eq!(Stage::of_number(stage.number()), stage);
+        }
+    }
+
+    #[test]
+    fn texts() {
+        let text = |stage, errno| BirthError::diagnose(stage, errno, Path::new("/no/x")).to_string();
+        assert_eq!(
+            text(Stage::Fork, libc::EAGAIN),
+            "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
+        );
+        assert_eq!(text(Stage::Fork, libc::EMFILE), "too many open files");
+        assert_eq!(text(Stage::Exec, libc::ETXTBSY), "text file busy: /no/x");
+        assert_eq!(text(Stage::Limits, libc::EPERM), "setting limit /no/x: Operation not permitted");
+        assert_eq!(BirthError::hung(Stage::Directory, "/x").to_string(), "hung while entering directory /x");
+    }
+}

@@ -1,0 +1,98 @@
+//! Programs that go into the background: the first process ends with 0, and a process that it has started serves on
+//! where nobody supervises it. What gives them away is a good end before ready with a process left behind.
+
+use super::Keeper;
+use super::event_log::Note;
+use crate::observe::events::What;
+use rotad_core::{PoolId, WorkerId};
+
+/// How well-known programs are told to stay, by the beginning of their name.
+const IN_THE_FOREGROUND: [(&str, &str); 14] = [
+    ("nginx", "`-g 'daemon off;'`"),
+    ("redis-server", "`--daemonize no`"),
+    ("valkey-server", "`--daemonize no`"),
+    ("php-fpm", "`--nodaemonize`"),
+    ("memcached", "leave out `-d`"),
+    ("httpd", "`-DFOREGROUND`"),
+    ("apache2", "`-DFOREGROUND`"),
+    ("haproxy", "leave out `-D` (`-W -db`)"),
+    ("gunicorn", "leave out `--daemon`"),
+    ("uwsgi", "leave out `daemonize`"),
+    ("supervisord", "`--nodaemon`"),
+    ("sshd", "`-D`"),
+    ("cron", "`-f`"),
+    ("lighttpd", "`-D`"),
+];
+
+/// The name of a process as the kernel keeps it has so many bytes at most (proc_pid_comm(5)).
+const LONGEST_NAME: usize = 15;
+
+/// How to keep this program in the foreground; for one that is not known, in general.
+fn advice(program: &str) -> String {
+    match IN_THE_FOREGROUND.iter().find(|(name, _)| program.starts_with(name)) {
+        Some((_, how)) => format!("run it in the foreground: {how}"),
+        None => "run it in the foreground (nginx: `-g 'daemon off;'`, redis: `--daemonize no`, php-fpm: \
+                 `--nodaemonize`, httpd: `-DFOREGROUND`)"
+            .to_owned(),
+    }
+}
+
+impl Keeper {
+    /// A worker that ended with 0 before it was ready has left processes behind: they were ended, and so will the next
+    /// ones be.
+    pub(super) fn went_into_the_background(&mut self, id: WorkerId) {
+        let Some(body) = self.roster.get_mut(id) else { return };
+        // Once for each worker, however many looks its processes take to end.
+        if !std::mem::take(&mut body.ended_in_vain) {
+            return;
+        }
+        let pool = body.pool;
+        let name = self.program_of(pool).unwrap_or_default();
+        let text = format!(
+            "ended with 0 before it was ready and left a process behind: it goes into the background, where nobody \
+             would supervise it; {}",
+            advice(&name)
+        );
+        self.note(Note::new(What::Background, text.clone()).worker(id).warn());
+        self.pool_failed(pool, text, "it is tried on");
+    }
+
+    /// A process that belongs to nobody has the name of a program whose workers end with 0: it serves on in their place.
+    pub(super) fn may_be_in_the_background(&mut self, pid: i32, name: &str) {
+        let short = |program: &str| program.bytes().take(LONGEST_NAME).eq(name.bytes());
+        let is_its = |pool: &PoolId| {
+            let slots = self.posts.policy(*pool).map_or(0, |policy| policy.count);
+            let ends = |slot| self.obituaries.of_slot(*pool, rotad_core::Slot(slot)).is_some_and(|e| e.code == Some(0));
+            self.program_of(*pool).is_some_and(|program| short(&program)) && (0..slots).any(ends)
+        };
+        let pools: Vec<PoolId> = self.posts.iter().map(|(pool, _)| pool).filter(is_its).collect();
+        for pool in pools {
+            let text = format!(
+                "its program goes into the background: pid {pid} ({name}) serves on where nobody supervises it, and \
+                 keeps its address from those that are started; end it, and {}",
+                advice(name)
+            );
+            self.note(Note::new(What::Background, text.clone()).pool(pool).warn());
+            self.pool_failed(pool, text, "it is tried on");
+        }
+    }
+
+    /// The file name of the program that a pool's workers run.
+    fn program_of(&self, pool: PoolId) -> Option<String> {
+        let generation = self.core.view().pool(pool)?.filling;
+        let resolved = self.recipes.resolved(pool, generation)?;
+        Some(resolved.program.file_name()?.to_string_lossy().into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_programs_are_told_how_to_stay() {
+        assert!(advice("nginx").contains("daemon off"));
+        assert!(advice("php-fpm8.2").contains("--nodaemonize"));
+        assert!(advice("mine").contains("foreground"));
+    }
+}

@@ -1,0 +1,275 @@
+//! A configuration that has been read, bound and prepared is carried out: pools come, go, are rolled or adjusted, and
+//! the master's own keys follow.
+
+use super::Keeper;
+use super::apply::{Draft, Wish};
+use super::control::is_meant;
+use super::event_log::Note;
+use super::listening::ListenerId;
+use super::on_change::Passed;
+use super::pool_registry::Pattern;
+use super::tickets::WaitId;
+use crate::control::wire::{Extent, Wait};
+use crate::log::Rotation;
+use crate::observe::diary;
+use crate::observe::events::What;
+use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
+use rotad_core::{Event, PoolId, Request, WorkerId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+impl Keeper {
+    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
+    /// pools whose names are steps now; `ran`: steps that have run for it; `passed`: pools that are not rolled for it.
+    pub(super) fn commit(
+        &mut self,
+        wish: Wish,
+        draft: &Draft,
+        replaced: Vec<PoolId>,
+        ran: &BTreeSet<PoolId>,
+        passed: &Passed,
+    ) {
+        self.refresh_plan();
+        let diff = plan::diff(&self.plan, &draft.plan);
+        let lines = diff.lines();
+        for line in &lines {
+            self.tell_wish(&wish, line);
+        }
+        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        gone.extend(replaced);
+        gone.iter().for_each(|pool| self.posts.leave(*pool));
+        let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
+        for pool in &draft.plan.pools {
+            if let Some(id) = self.redraft(draft, pool, &change_of(&diff, &pool.name)) {
+                changes.push((id, change_of(&diff, &pool.name)));
+            }
+        }
+        self.adjust_sockets(draft);
+        self.adopt_master(&draft.plan);
+        self.known_by(&draft.plan.real);
+        self.refresh_plan();
+        self.watch_files();
+        if !lines.is_empty() {
+            let text = format!("{}: {}", wish.who, lines.join("\n"));
+            self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
+        }
+        let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
+        for pool in gone {
+            self.give_up_start(pool, "superseded: the configuration has it no more");
+            self.fact(Event::Requested(super::NOBODY, Request::Remove(pool)));
+        }
+        let mut acted = !lines.is_empty();
+        // Those that others come after have to be known to roll before the others are asked to.
+        let order = self.posts.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
+        changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
+        for (pool, change) in changes {
+            let chosen = wish.extent == Extent::Everything
+                && self.posts.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan))
+                && !passed.contains_key(&pool);
+            acted |= chosen || ran.contains(&pool);
+            self.carry_change(wait, pool, &change, chosen);
+        }
+        self.tell_passed(Some(wait), passed);
+        if !acted {
+            let nobody = if passed.is_empty() { "" } else { "; no pool was rolled" };
+            let same = format!("the configuration has not changed{nobody}");
+            let text = format!("{}: {same}", wish.who);
+            self.tickets.note(wait, 0, same);
+            self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
+        }
+        for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
+            let text = format!("{}: done", self.pool_name(*pool));
+            self.tickets.note(wait, 0, text);
+        }
+        self.close_wait(wait);
+        self.close_unused();
+        self.watch_files();
+        self.next_wish();
+    }
+
+    /// Puts the new pattern in its place; the pool's number.
+    fn redraft(&mut self, draft: &Draft, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
+        let pattern = draft.pattern(pool)?;
+        let Some(id) = self.posts.find(&pool.name) else { return Some(self.posts.add(pattern)) };
+        match change {
+            PoolChange::Rolled { .. } => self.posts.redraft(id, Arc::new(pattern)),
+            PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
+                let view = self.core.view();
+                let lives: BTreeSet<_> =
+                    view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
+                let filling = view.pool(id).map(|pool| pool.filling);
+                let serving = |generation| lives.contains(&generation) || filling == Some(generation);
+                let before = self.posts.draft(id).cloned();
+                self.posts.adjust(id, pattern, serving);
+                if let Some(before) = before {
+                    self.adjust_workers(id, &before);
+                }
+            }
+        }
+        Some(id)
+    }
+
+    /// Those that live go by the new numbers as well.
+    fn adjust_workers(&mut self, pool: PoolId, before: &Pattern) {
+        let Some(plan) = self.posts.plan(pool) else { return };
+        let wears = plan.recycle != before.plan.recycle;
+        let checks = plan.health != before.plan.health;
+        let workers: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+        for worker in workers {
+            let Some(body) = self.roster.get_mut(worker) else { continue };
+            if let Some(pattern) = self.posts.made_from(pool, body.generation) {
+                body.pattern = pattern.clone();
+            }
+            if wears && self.care.serves(worker) {
+                self.recycle_anew(worker);
+            }
+            if checks && self.care.serves(worker) {
+                self.care.probing.forget(worker);
+                self.probe_health(worker);
+            }
+        }
+    }
+
+    fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
+        let Some(policy) = self.posts.policy(pool) else { return };
+        let name = self.pool_name(pool).to_owned();
+        if let PoolChange::Adjusted { .. } = change
+            && let Some(plan) = self.posts.plan(pool)
+        {
+            self.pen.retarget(&name, &plan.log);
+        }
+        if self.posts.rests(pool) {
+            if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
+                self.fact(Event::Requested(super::NOBODY, Request::Change { pool, policy }));
+            }
+            if chosen || *change != PoolChange::Same {
+                self.tickets.note(wait, 0, format!("{name}: is stopped, and stays so until `rotad start {name}`"));
+            }
+            return;
+        }
+        match change {
+            PoolChange::Rolled { .. } => {
+                let ticket = self.tickets.join(wait, pool);
+                self.fact(Event::Requested(ticket, Request::Change { pool, policy }));
+            }
+            PoolChange::Added if !self.core.view().pools().any(|(id, _)| id == pool) => {
+                let ticket = self.tickets.join(wait, pool);
+                self.await_start(pool, ticket);
+                self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+            }
+            PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
+                // Also where nothing of its own has changed: a pool that it comes after may have another number.
+                self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                if chosen {
+                    let ticket = self.tickets.join(wait, pool);
+                    self.fact(Event::Requested(ticket, Request::Roll(pool)));
+                } else if matches!(change, PoolChange::Adjusted { .. }) {
+                    self.tickets.note(wait, 0, format!("{name}: adjusted without a restart"));
+                }
+            }
+        }
+    }
+
+    /// Backlog, mode and owner change in place; sockets without a pool stay open as long as the configuration has them.
+    fn adjust_sockets(&mut self, draft: &Draft) {
+        let used: BTreeSet<usize> =
+            draft.plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
+        let mut lone: BTreeSet<ListenerId> = BTreeSet::new();
+        for (index, (plan, id)) in draft.plan.listeners.iter().zip(&draft.sockets).enumerate() {
+            let Some(id) = *id else { continue };
+            if !used.contains(&index) {
+                lone.insert(id);
+            }
+            let Some(listener) = self.listening.get_mut(id).filter(|listener| listener.plan() != plan) else {
+                continue;
+            };
+            match listener.adjust(plan) {
+                Ok(None) => {}
+                Ok(Some(dress)) => self.clerk.dress(plan.name.clone(), dress),
+                Err(error) => tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}"),
+            }
+        }
+        self.listening.set_lone(lone);
+    }
+
+    /// What a running master can take over of [master], [control] and [signals]; the rest is named.
+    fn adopt_master(&mut self, new: &Plan) {
+        let own = &mut self.plan.master;
+        own.log_level = new.master.log_level;
+        own.log_max_size = new.master.log_max_size;
+        own.log_keep = new.master.log_keep;
+        own.stop_timeout = new.master.stop_timeout;
+        own.watch_config = new.master.watch_config;
+        diary::set_level(own.log_level);
+        self.plan.signals = new.signals;
+        self.signals.set_map(new.signals);
+        self.plan.sources.clone_from(&new.sources);
+        self.plan.include.clone_from(&new.include);
+        self.pen.set_rotation(Rotation {
+            max_size: new.master.log_max_size,
+            keep: new.master.log_keep,
+            ..Rotation::default()
+        });
+    }
+
+    /// What `reload --dry-run` prints.
+    pub(super) fn what_would_be(&self, wish: &Wish, new: &Plan) -> String {
+        let diff = plan::diff(&self.plan, new);
+        let mut lines = diff.lines();
+        let rolled = |name: &str| matches!(change_of(&diff, name), PoolChange::Rolled { .. } | PoolChange::Added);
+        let rests = |name: &str| self.posts.find(name).is_some_and(|pool| self.posts.rests(pool));
+        lines.extend(self.steps_to_run(wish, new).names().map(|name| format!("{name}: would be run")));
+        let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Step && is_meant(&wish.which, pool));
+        for pool in pools.filter(|pool| !rolled(&pool.name)) {
+            let what = match pool.roll_on {
+                _ if rests(&pool.name) => "is stopped, and stays so",
+                RollOn::Change if !wish.which.pools.contains(&pool.name) => {
+                    "would be rolled if its program or folder has changed (reload.on = \"change\")"
+                }
+                RollOn::Always | RollOn::Change => "would be rolled",
+            };
+            lines.push(format!("{}: {what}", pool.name));
+        }
+        lines.join("\n")
+    }
+
+    /// The plan in force, from what the pools' next generations are made from.
+    pub(super) fn refresh_plan(&mut self) {
+        let mut listeners = Vec::new();
+        let mut pools = Vec::new();
+        let mut number = |socket: &plan::ListenPlan, own: Option<&plan::ListenPlan>| {
+            // The socket's own plan has the present backlog and rights; the name is the pattern's.
+            let socket = plan::ListenPlan { name: socket.name.clone(), ..own.unwrap_or(socket).clone() };
+            listeners.iter().position(|known| *known == socket).unwrap_or_else(|| {
+                listeners.push(socket);
+                listeners.len() - 1
+            })
+        };
+        for (id, plan) in self.posts.iter() {
+            let Some(draft) = self.posts.draft(id) else { continue };
+            let mut plan = plan.clone();
+            let sockets = draft.sockets.iter().zip(&draft.listeners);
+            plan.recipe.listen = sockets
+                .map(|(socket, id)| number(socket, self.listening.get(*id).map(|listener| listener.plan())))
+                .collect();
+            pools.push(plan);
+        }
+        for id in self.listening.lone() {
+            if let Some(listener) = self.listening.get(*id) {
+                number(listener.plan(), None);
+            }
+        }
+        self.plan.pools = pools;
+        self.plan.listeners = listeners;
+    }
+}
+
+fn removed(diff: &Diff) -> impl Iterator<Item = &str> {
+    diff.pools.iter().filter(|pool| pool.change == PoolChange::Removed).map(|pool| pool.name.as_str())
+}
+
+pub(super) fn change_of(diff: &Diff, name: &str) -> PoolChange {
+    let found = diff.pools.iter().find(|pool| pool.name == name && pool.change != PoolChange::Removed);
+    found.map_or(PoolChange::Same, |pool| pool.change.clone())
+}

@@ -1,0 +1,202 @@
+//! Questions over the control socket: who asks, and who answers.
+
+use super::Keeper;
+use super::apply::Wish;
+use super::event_log::Note;
+use crate::control::server::Heard;
+use crate::control::wire::{Answer, Ask, Question, Which};
+use crate::event_loop::poller::{Interest, Source};
+use crate::observe::events::What;
+use crate::plan::{Kind, PoolPlan};
+use rotad_core::PoolId;
+use std::path::Path;
+use std::time::Instant;
+
+/// Whether a request is about this pool. Steps are part of a reload, but nothing that a rolling restart of everything
+/// would replace.
+pub(super) fn is_meant(which: &Which, pool: &PoolPlan) -> bool {
+    let all = !which.workers && !which.tasks && which.pools.is_empty();
+    all || which.pools.contains(&pool.name)
+        || (which.workers && pool.kind == Kind::Worker)
+        || (which.tasks && pool.kind == Kind::Task)
+}
+
+impl Keeper {
+    pub(super) fn new_clients(&mut self) {
+        for client in self.server.accept() {
+            let watched = self
+                .server
+                .stream(client)
+                .is_some_and(|stream| self.reactor.watch(stream, Source::Client(client), Interest::Read).is_ok());
+            if !watched {
+                self.server.forget(client);
+            }
+        }
+        for client in self.server.surplus() {
+            self.drop_client(client);
+        }
+        match self.server.shortage() {
+            Some(true) => tracing::warn!(
+                "no descriptor is left for clients of the control socket (limit of open files, `nofile`): they are \
+                 refused or wait; workers are supervised on"
+            ),
+            Some(false) => tracing::info!("there are descriptors for clients of the control socket again"),
+            None => {}
+        }
+        if self.server.rests() {
+            self.server.doors().for_each(|door| self.reactor.unwatch(door));
+        }
+    }
+
+    /// Connections could not be taken for a while: another try.
+    pub(super) fn clients_again(&mut self, now: Instant) {
+        if self.server.wakes(now) {
+            self.watch_doors();
+        }
+    }
+
+    /// Watches every socket that clients come by, those that are watched already included.
+    pub(super) fn watch_doors(&self) {
+        for door in self.server.doors().filter(|_| !self.server.rests()) {
+            if let Err(error) = self.reactor.watch(door, Source::Control, Interest::Read)
+                && error.kind() != std::io::ErrorKind::AlreadyExists
+            {
+                tracing::error!("cannot watch the control socket: {error}");
+            }
+        }
+    }
+
+    pub(super) fn drop_client(&mut self, client: u64) {
+        if let Some(stream) = self.server.stream(client) {
+            self.reactor.unwatch(stream);
+        }
+        self.server.forget(client);
+        self.tickets.detach(client);
+        self.chronicle.forget(client);
+        self.stop_clients.retain(|known| *known != client);
+    }
+
+    pub(super) fn hear(&mut self, client: u64) {
+        match self.server.read(client) {
+            Heard::Question(question) => self.asked(client, *question),
+            Heard::Nothing => {
+                self.flush(client);
+                self.catch_up(client);
+            }
+            Heard::Gone => self.drop_client(client),
+        }
+    }
+
+    pub(super) fn answer(&mut self, client: u64, answer: &Answer, last: bool) {
+        self.server.say(client, answer, last);
+        self.flush(client);
+    }
+
+    pub(super) fn flush(&mut self, client: u64) {
+        match self.server.flush(client) {
+            None => self.drop_client(client),
+            Some(more) => {
+                let interest = if more { Interest::ReadWrite } else { Interest::Read };
+                if let Some(stream) = self.server.stream(client) {
+                    self.reactor.change(stream, Source::Client(client), interest).ok();
+                }
+            }
+        }
+    }
+
+    pub(super) fn done(&mut self, client: u64, code: u8, message: String) {
+        self.answer(client, &Answer::Done { code, message }, true);
+    }
+
+    /// Who asks, for the diary.
+    pub(super) fn whom(&self, client: u64) -> String {
+        self.server.peer(client).map_or_else(|| "a client".to_owned(), |(pid, uid)| format!("pid {pid} (uid {uid})"))
+    }
+
+    fn asked(&mut self, client: u64, question: Question) {
+        if question.ask == Ask::Where {
+            let runtime_dir = self.runtime_dir().to_owned();
+            return self.answer(client, &Answer::Here { runtime_dir, config: Some(self.plan.config.clone()) }, true);
+        }
+        let ours = [&self.plan.config, &self.plan.real];
+        if [Some(&question.config), question.real.as_ref()].into_iter().flatten().any(|path| ours.contains(&path)) {
+            return self.asked_us(client, question.ask);
+        }
+        // A link on the way to it may have been turned since it was read.
+        if self.clerk.follow(self.plan.config.clone(), client, question).is_err() {
+            self.not_ours(client);
+        }
+    }
+
+    /// The answer to where our configuration's path leads now.
+    pub(super) fn led(&mut self, client: u64, question: Question, real: Option<&Path>) {
+        let meant = [Some(question.config.as_path()), question.real.as_deref()];
+        if real.is_some() && meant.contains(&real) {
+            return self.asked_us(client, question.ask);
+        }
+        self.not_ours(client);
+    }
+
+    fn not_ours(&mut self, client: u64) {
+        let (config, real) = (self.plan.config.display(), &self.plan.real);
+        let mut message = format!("this is the master of {config}");
+        if *real != self.plan.config {
+            message.push_str(&format!(" (which led to {} when it was read)", real.display()));
+        }
+        let quoted = shell_words::quote(&self.plan.config.to_string_lossy()).into_owned();
+        message.push_str(&format!(
+            "\n  it is asked by `-c {quoted}`; if your file is to take its place, `rotad stop -c {quoted}` first; if both \
+             are to run, give each its own `name` (or `runtime_dir`) in [master]"
+        ));
+        self.done(client, 4, message);
+    }
+
+    fn asked_us(&mut self, client: u64, ask: Ask) {
+        match ask {
+            // Answered above.
+            Ask::Where => {}
+            Ask::Status => {
+                let status = self.snapshot();
+                self.answer(client, &Answer::Status(Box::new(status)), true);
+            }
+            Ask::Stop { pools, now } if pools.is_empty() => {
+                let text = format!("{} asks to stop{}", self.whom(client), if now { " at once" } else { "" });
+                self.note(Note::new(What::Request, text).cause("stop"));
+                self.stop_clients.push(client);
+                self.stop(now);
+            }
+            Ask::Stop { pools, now } => self.stop_pools(client, pools, now),
+            Ask::Start { pools, wait } => self.start_pools(client, pools, wait),
+            Ask::Roll { which, wait } => self.roll_asked(client, &which, wait),
+            Ask::Renew { pool, slot, wait } => self.renew(client, &pool, slot, wait),
+            Ask::Reload { which, extent, wait } => {
+                let who = self.whom(client);
+                self.apply(Wish { client: Some(client), who, extent, which, wait });
+            }
+            Ask::Rollback { pools, to, dry_run, wait } => self.roll_back(client, pools, to, dry_run, wait),
+            Ask::Cancel { pools } => self.cancel(client, pools),
+            Ask::Scale { pool, to } => self.scale(client, &pool, to),
+            Ask::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),
+            Ask::Events { follow } => self.events_for(client, follow),
+            Ask::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
+        }
+    }
+
+    /// The pools that are meant; an unknown name is answered. `steps`: also those that run once, where all are meant.
+    pub(super) fn chosen(&mut self, client: u64, which: &Which, steps: bool) -> Option<Vec<PoolId>> {
+        if let Some(unknown) = which.pools.iter().find(|name| self.posts.find(name).is_none()) {
+            let message = format!("no such pool: {unknown}; there are: {}", self.posts.names().join(", "));
+            self.done(client, 4, message);
+            return None;
+        }
+        let wanted = |pool: &PoolPlan| {
+            is_meant(which, pool) && (steps || pool.kind != Kind::Step || which.pools.contains(&pool.name))
+        };
+        let pools: Vec<PoolId> = self.posts.iter().filter(|(_, pool)| wanted(pool)).map(|(id, _)| id).collect();
+        if pools.is_empty() {
+            self.done(client, 0, "there is no pool of that kind".to_owned());
+            return None;
+        }
+        Some(pools)
+    }
+}

@@ -1,0 +1,191 @@
+//! Orders, carried out: one arm each. Nothing here waits for anything.
+
+use super::Keeper;
+use super::process_table::{Body, Stage};
+use super::spawn_spec::Birth;
+use crate::log::Output;
+use crate::notify_socket::NotifySocket;
+use crate::process::cgroup::Cgroup;
+use rotad_core::{Event, Generation, Order, PoolId, Signal, Slot, WorkerId};
+use std::io;
+use std::os::fd::AsFd;
+
+impl Keeper {
+    /// Gives the core one fact, and carries out what follows, and what follows from that.
+    pub(super) fn fact(&mut self, event: Event) {
+        self.facts.push_back(event);
+        self.drain_facts();
+    }
+
+    /// Carries out facts that were noted in passing. One step's orders are all carried out before the next step.
+    pub(super) fn drain_facts(&mut self) {
+        if std::mem::replace(&mut self.busy, true) {
+            return;
+        }
+        let mut buried = false;
+        while let Some(event) = self.facts.pop_front() {
+            buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
+            let gone = if let Event::Swept(worker) = event { Some(worker) } else { None };
+            let now = self.clock.now().max(self.told);
+            self.told = now;
+            if let Event::Extended(worker, by) = &event
+                && let Some(body) = self.roster.get(*worker)
+            {
+                self.launch.extended(body.pool, now + *by);
+            }
+            if event == Event::Woke {
+                self.care.starts.before = self.core.view().pools().map(|(_, pool)| pool.starting as usize).sum();
+            }
+            // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
+            let acts = |order: &Order| {
+                matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::SignalTree(..) | Order::Kill(_))
+            };
+            let orders = self.core.step(now, event);
+            self.foresee(&orders);
+            let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
+            let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
+            for order in first.into_iter().chain(then) {
+                self.carry_out(order);
+            }
+            for (worker, signal) in sent {
+                self.note_sent(worker, signal);
+            }
+            if let Some(worker) = gone {
+                self.gone.remove(&worker);
+            }
+        }
+        self.busy = false;
+        self.forget_pools();
+        if buried {
+            self.buried();
+        }
+        if self.applying.stirred {
+            self.go_on_stepping();
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
+            Order::Signal(worker, signal) => {
+                self.roster.signal(worker, signal);
+                self.leaves_unborn(worker);
+            }
+            Order::Kill(worker) => {
+                self.roster.kill(worker);
+                self.leaves_unborn(worker);
+            }
+            Order::SignalTree(worker, signal) => {
+                self.signal_tree(worker, signal);
+                self.leaves_unborn(worker);
+            }
+            Order::Outlive(worker, signal) => self.outlive(worker, signal),
+            Order::Sweep(worker) => {
+                let cut = self.roster.no_more_patience(worker);
+                if let Some(body) = self.roster.get_mut(worker) {
+                    body.named = cut;
+                    body.passed = None;
+                }
+                self.sweep(worker);
+            }
+            Order::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
+            Order::Record(record) => self.recorded(record),
+            Order::Leave { lost } => self.leave(&lost),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
+        // The core orders workers of pools that it was given alone.
+        let Some(pattern) = self.posts.pattern(pool, generation) else { return };
+        self.launch.begun(pool, slot, self.clock.now());
+        let tag = self.worker_tag(worker);
+        let body = Body {
+            pool,
+            slot,
+            generation,
+            pattern,
+            tag,
+            stage: Stage::Unborn(Vec::new()),
+            verdict: None,
+            notify: None,
+            output: None,
+            cgroup: None,
+            family: None,
+            says: None,
+            exit: None,
+            error: None,
+            ready: false,
+            port: None,
+            unwell: None,
+            outlived: None,
+            passed: None,
+            named: false,
+            ended_for: None,
+            ended_in_vain: false,
+        };
+        self.roster.add(worker, body);
+        if self.gets_port(worker) {
+            self.give_birth(worker);
+        }
+    }
+
+    /// Hands the order to the spawner.
+    pub(super) fn give_birth(&mut self, worker: WorkerId) {
+        if let Err(error) = self.prepare(worker) {
+            if let Some(body) = self.roster.get_mut(worker) {
+                body.error = Some(format!("preparing it: {error}"));
+            }
+            self.not_born(worker);
+        }
+    }
+
+    fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
+        let Some(body) = self.roster.get(worker) else { return Ok(()) };
+        let (pool, slot, generation, pattern) = (body.pool, body.slot, body.generation, body.pattern.clone());
+        let plan = &pattern.plan;
+        let owner = plan.recipe.account.as_ref().map(|account| account.uid);
+        let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
+        let (output, (stdout, stderr)) = Output::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
+        self.pen.adopt(&output);
+        let value = notify.env_value();
+        let pid = output.pid();
+        let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
+        body.notify = Some(notify);
+        body.output = Some(output);
+        body.cgroup = self.fence.make(worker);
+        let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
+        let (tag, port, notify) = (&body.tag, body.port, Some(value));
+        let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
+        let order = self.recipes.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
+        self.spawner.order(order);
+        Ok(())
+    }
+
+    /// The last of a worker: its entry in the process table, its socket, its line in the journal.
+    pub(super) fn bury(&mut self, body: Body) {
+        if let Some(notify) = &body.notify {
+            self.reactor.unwatch(notify.as_fd());
+        }
+        if let Some(output) = &body.output {
+            self.pen.ended(output);
+        }
+        if let Stage::Alive(process) = body.stage {
+            if let Some(pidfd) = process.pidfd()
+                && body.exit.is_none()
+            {
+                self.reactor.unwatch(pidfd);
+            }
+            self.journal_gone(process.pid());
+            self.roster.reap(process);
+        }
+    }
+}
+
+/// What an order sends to a worker.
+fn sent(order: &Order) -> Option<(WorkerId, Signal)> {
+    match order {
+        Order::Signal(worker, signal) => Some((*worker, *signal)),
+        Order::Kill(worker) => Some((*worker, Signal::KILL)),
+        _ => None,
+    }
+}

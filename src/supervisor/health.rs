@@ -1,0 +1,123 @@
+//! What the master does for workers beyond starting and stopping them: probes, watchdogs, recycling, ports. Each has
+//! its own deadlines; while there are none, nobody wakes.
+
+use super::Keeper;
+use super::boot_limit::Starts;
+use super::ports::PortBook;
+use super::probes::Probing;
+use super::recycling::Recycling;
+use super::watchdog::Watchdogs;
+use crate::process::Settings;
+use rotad_core::{Record, Time, WorkerId};
+use std::collections::BTreeSet;
+
+#[derive(Debug)]
+pub(super) struct Care {
+    pub probing: Probing,
+    pub watchdogs: Watchdogs,
+    pub recycling: Recycling,
+    pub ports: PortBook,
+    pub starts: Starts,
+    /// Workers that are ready, or soaking, and have not been asked to stop.
+    serving: BTreeSet<WorkerId>,
+}
+
+impl Care {
+    /// `settings`: how commands of probes are born; its bell is the main loop's.
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            recycling: Recycling::new(settings.wake.clone()),
+            starts: Starts::new(settings.wake.clone()),
+            probing: Probing::new(settings),
+            watchdogs: Watchdogs::default(),
+            ports: PortBook::default(),
+            serving: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let all = [
+            self.probing.deadline(),
+            self.watchdogs.deadline(),
+            self.recycling.deadline(),
+            self.ports.deadline(),
+            self.starts.deadline(),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    pub(super) fn serves(&self, worker: WorkerId) -> bool {
+        self.serving.contains(&worker)
+    }
+}
+
+impl Keeper {
+    /// What is due by now.
+    pub(super) fn tend(&mut self) {
+        if self.care.deadline().is_none_or(|at| at > self.clock.now()) {
+            return;
+        }
+        self.watchdogs_due();
+        self.probes_due();
+        self.recycling_due();
+        self.ports_due();
+        self.starts_due();
+    }
+
+    /// The program runs: from here on somebody may have to ask whether it is ready.
+    pub(super) fn care_begins(&mut self, worker: WorkerId) {
+        self.expect_watchdog(worker);
+        self.probe_readiness(worker);
+    }
+
+    /// What the core tells of a worker's life begins and ends the care for it.
+    pub(super) fn heed(&mut self, record: &Record) {
+        match record {
+            Record::Ready { worker, .. } => {
+                self.care.serving.insert(*worker);
+                self.care.probing.forget(*worker);
+                self.start_watchdog(*worker);
+                self.probe_health(*worker);
+                self.recycle_later(*worker);
+            }
+            Record::Died { worker, .. }
+            | Record::Stopped { worker, .. }
+            | Record::Retired { worker, .. }
+            | Record::Killed { worker, .. } => {
+                self.care.serving.remove(worker);
+                self.care.probing.forget(*worker);
+                self.care.watchdogs.forget(*worker);
+                self.care.recycling.forget(*worker);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// ± 10 %, another one for each worker and each time, so that those of one age are not all asked, or replaced, at one
+/// moment.
+pub(super) fn spread(worker: WorkerId, time: u64, span: rotad_core::Span) -> rotad_core::Span {
+    // The finalizer of splitmix64.
+    let mut hash = worker.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(time.wrapping_mul(0xd1b5_4a32_d192_ed03));
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^= hash >> 31;
+    let ms = span.as_millis();
+    let tenth = ms / 10;
+    rotad_core::Span::from_millis(ms - tenth + hash % (2 * tenth + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rotad_core::Span;
+
+    #[test]
+    fn workers_of_one_age_are_spread() {
+        let all: BTreeSet<u64> = (0..100).map(|n| spread(WorkerId(n), 0, Span::from_secs(10)).as_millis()).collect();
+        assert!(all.first().is_some_and(|ms| *ms >= 9_000) && all.last().is_some_and(|ms| *ms <= 11_000));
+        assert!(all.len() > 80, "{} different ones", all.len());
+        assert_ne!(spread(WorkerId(1), 0, Span::from_secs(10)), spread(WorkerId(1), 1, Span::from_secs(10)));
+        assert_eq!(spread(WorkerId(1), 0, Span::from_millis(3)), Span::from_millis(3));
+    }
+}

@@ -1,0 +1,219 @@
+//! The steps of a reload: they run to their end, in their order, before anything else of the new configuration counts.
+//! If one fails, nothing of it does.
+
+use super::Keeper;
+use super::apply::{Draft, Stage, Wish};
+use super::control::is_meant;
+use super::on_change::{Passed, Then};
+use super::pool_registry::Pattern;
+use super::tickets::{reason, superseded};
+use crate::control::wire::Extent;
+use crate::plan::{self, Kind, Plan, PoolChange};
+use rotad_core::{Event, Outcome, PoolId, Request, Ticket};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    /// Names of those that are still to run.
+    todo: Vec<String>,
+    /// Those that run: by their ticket; new ones have none, and are known by what is recorded of them.
+    running: BTreeMap<PoolId, Option<Ticket>>,
+    /// What each of those that were begun was made from before; new ones: nothing.
+    before: BTreeMap<PoolId, Option<Arc<Pattern>>>,
+    /// Pools of another kind whose names are steps now: they go when all is well.
+    replaced: Vec<PoolId>,
+    failed: Option<String>,
+}
+
+/// Pools that have to be up before this one, directly and by way of others.
+fn all_before(plan: &Plan, pool: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut ask = vec![pool.to_owned()];
+    while let Some(name) = ask.pop() {
+        let Some(pool) = plan.pools.iter().find(|pool| pool.name == name) else { continue };
+        ask.extend(pool.after.iter().filter(|before| found.insert((*before).clone())).cloned());
+    }
+    found
+}
+
+impl Steps {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.todo.iter().map(String::as_str)
+    }
+}
+
+impl Keeper {
+    /// A reload runs the steps that its pools come after; otherwise those that are new or have changed run.
+    pub(super) fn steps_to_run(&self, wish: &Wish, plan: &Plan) -> Steps {
+        let named: BTreeSet<String> = match wish.extent {
+            Extent::ConfigOnly => BTreeSet::new(),
+            Extent::Everything | Extent::DryRun => {
+                let chosen = plan.pools.iter().filter(|pool| is_meant(&wish.which, pool));
+                chosen.flat_map(|pool| std::iter::once(pool.name.clone()).chain(all_before(plan, &pool.name))).collect()
+            }
+        };
+        let changed: BTreeSet<String> = plan::diff(&self.plan, plan)
+            .pools
+            .into_iter()
+            .filter(|pool| matches!(pool.change, PoolChange::Added | PoolChange::Rolled { .. }))
+            .map(|pool| pool.name)
+            .collect();
+        let rests = |name: &str| self.posts.find(name).is_some_and(|pool| self.posts.rests(pool));
+        let todo = plan.pools.iter().filter(|pool| pool.kind == Kind::Step).map(|pool| &pool.name);
+        let todo = todo.filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
+        Steps { todo: todo.cloned().collect(), ..Steps::default() }
+    }
+
+    /// Begins the steps whose turn it is; after the last one the configuration is carried out.
+    pub(super) fn go_on_stepping(&mut self) {
+        self.applying.stirred = false;
+        let Some((wish, stage)) = self.applying.take() else { return };
+        let Stage::Stepping(draft, mut steps) = stage else { return self.applying.put(wish, stage) };
+        if let Some(why) = steps.failed.take() {
+            return self.step_phase_failed(wish, steps, &why);
+        }
+        if steps.todo.is_empty() && steps.running.is_empty() {
+            let looks = self.looks_before(&wish, &draft);
+            if looks.is_empty() {
+                return self.commit_stepped(wish, &draft, steps, &Passed::new());
+            }
+            self.applying.put(wish, Stage::Comparing(draft, steps));
+            return self.look(looks, Then::Commit);
+        }
+        let waits = |name: &String, steps: &Steps, keeper: &Self| {
+            let before = all_before(&draft.plan, name);
+            steps.todo.iter().any(|other| other != name && before.contains(other))
+                || steps.running.keys().any(|pool| before.contains(keeper.posts.name(*pool)))
+        };
+        let (later, mut now): (Vec<String>, Vec<String>) =
+            steps.todo.iter().cloned().partition(|name| waits(name, &steps, self));
+        steps.todo = later;
+        if now.is_empty() && steps.running.is_empty() {
+            // The configuration refuses circles; nobody waits for ever for one all the same.
+            now = std::mem::take(&mut steps.todo);
+        }
+        let mut requests = Vec::new();
+        for name in now {
+            self.tell_wish(&wish, &format!("{name}: running"));
+            requests.extend(self.step_requests(&draft, &mut steps, &name));
+        }
+        // The facts may end the phase at once: it has to be in its place before.
+        self.applying.put(wish, Stage::Stepping(draft, steps));
+        for (ticket, request) in requests {
+            self.fact(Event::Requested(ticket, request));
+        }
+    }
+
+    /// The steps have run, and it is known which pools are passed over.
+    pub(super) fn commit_stepped(&mut self, wish: Wish, draft: &Draft, steps: Steps, passed: &Passed) {
+        self.commit(wish, draft, steps.replaced, &steps.before.into_keys().collect(), passed);
+    }
+
+    fn step_requests(&mut self, draft: &Draft, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {
+        let Some(pattern) = draft.pool(name).and_then(|pool| draft.pattern(pool)) else { return Vec::new() };
+        if let Some(other) =
+            self.posts.find(name).filter(|pool| self.posts.plan(*pool).is_none_or(|plan| plan.kind != Kind::Step))
+        {
+            self.posts.leave(other);
+            steps.replaced.push(other);
+        }
+        let known = self.posts.find(name).and_then(|pool| Some((pool, self.posts.draft(pool)?.clone())));
+        let Some((pool, before)) = known else {
+            let pool = self.posts.add(pattern);
+            steps.before.insert(pool, None);
+            steps.running.insert(pool, None);
+            let policy = self.posts.policy(pool);
+            return policy.map(|policy| (super::NOBODY, Request::Keep(pool, policy))).into_iter().collect();
+        };
+        let ticket = self.tickets.lone();
+        let same = before.is_alike(&pattern);
+        self.posts.redraft(pool, Arc::new(pattern));
+        steps.before.insert(pool, Some(before));
+        steps.running.insert(pool, Some(ticket));
+        let Some(policy) = self.posts.policy(pool) else { return Vec::new() };
+        if same {
+            // A run that is under way, of the same recipe, ends before the next one begins.
+            return vec![(super::NOBODY, Request::Keep(pool, policy)), (ticket, Request::Roll(pool))];
+        }
+        vec![(ticket, Request::Change { pool, policy })]
+    }
+
+    /// The answer to a step's ticket. False: it is somebody else's.
+    pub(super) fn step_ended(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) -> bool {
+        let Some(steps) = self.applying.steps() else { return false };
+        if steps.running.get(&pool) != Some(&Some(ticket)) {
+            return false;
+        }
+        if let Outcome::Begins { .. } = outcome {
+            // It waits for others, and has not run: its end is known by what is recorded of it.
+            if let Some(steps) = self.applying.steps() {
+                steps.running.insert(pool, None);
+            }
+            return true;
+        }
+        let culprit = match outcome {
+            Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => Some(failure),
+            _ => None,
+        };
+        let why = match (outcome, culprit) {
+            (Outcome::Done { .. }, _) => None,
+            (_, Some(failure)) => {
+                Some(reason(failure, failure.worker.and_then(|worker| self.obituaries.of_worker(worker))))
+            }
+            (Outcome::Superseded { by }, _) => Some(superseded(*by).to_owned()),
+            _ => Some("it is not there any more".to_owned()),
+        };
+        let why = why.map(|why| format!("{} failed: {why}", self.posts.name(pool)));
+        if let Some(steps) = self.applying.steps() {
+            steps.running.remove(&pool);
+            steps.failed = steps.failed.take().or(why);
+        }
+        self.applying.stirred = true;
+        true
+    }
+
+    /// A step has ended well: perhaps a new one that is waited for.
+    pub(super) fn step_done(&mut self, pool: PoolId) {
+        if let Some(steps) = self.applying.steps()
+            && steps.running.get(&pool) == Some(&None)
+        {
+            steps.running.remove(&pool);
+            self.applying.stirred = true;
+        }
+    }
+
+    /// A worker has failed before it was ready: perhaps that of a new step.
+    pub(super) fn step_failed(&mut self, pool: PoolId, why: &str) {
+        let why = format!("{} failed: {why}", self.posts.name(pool));
+        if let Some(steps) = self.applying.steps()
+            && steps.running.get(&pool) == Some(&None)
+        {
+            steps.running.remove(&pool);
+            steps.failed = Some(why);
+            self.applying.stirred = true;
+        }
+    }
+
+    /// The old configuration serves on, that of the steps included; new sockets are closed again.
+    fn step_phase_failed(&mut self, wish: Wish, steps: Steps, why: &str) {
+        steps.replaced.iter().for_each(|pool| self.posts.come_back(*pool));
+        for (pool, before) in steps.before {
+            match before {
+                Some(before) => {
+                    self.posts.redraft(pool, before);
+                    if let Some(policy) = self.posts.policy(pool) {
+                        self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                    }
+                }
+                None => {
+                    self.posts.leave(pool);
+                    self.fact(Event::Requested(super::NOBODY, Request::Remove(pool)));
+                }
+            }
+        }
+        self.refresh_plan();
+        self.close_unused();
+        self.refuse(wish, 10, format!("{why}\nnothing was changed or rolled: everything is as it was"));
+    }
+}

@@ -1,0 +1,221 @@
+//! What people ask of pools: stop and start, roll, scale, signal, replace one worker.
+
+use super::Keeper;
+use super::event_log::Note;
+use super::on_change::Then;
+use crate::control::wire::{Size, Wait, Which};
+use crate::observe::events::What;
+use crate::plan::Kind;
+use rotad_core::{Event, PoolId, Request, Slot, WorkerId, WorkerState};
+
+/// What is said of the start of a pool that was scaled to nothing.
+pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
+
+/// More workers than this are a slip of the finger.
+const MOST_WORKERS: i64 = 100_000;
+
+impl Keeper {
+    pub(super) fn roll_asked(&mut self, client: u64, which: &Which, wait: Wait) {
+        let Some(pools) = self.chosen(client, which, false) else { return };
+        self.asked_for("roll", format!("{} asks to roll {}", self.whom(client), self.names(&pools)));
+        let named = |pool: &PoolId| which.pools.iter().any(|name| name == self.pool_name(*pool));
+        let looks = self.looks(&pools.iter().copied().filter(|pool| !named(pool)).collect::<Vec<_>>());
+        if !looks.is_empty() {
+            self.reloading();
+            return self.look(looks, Then::Roll { client: Some(client), wait, pools });
+        }
+        if wait == Wait::No {
+            self.roll(None, false, &pools);
+            return self.done(client, 0, format!("rolling {}", self.names(&pools)));
+        }
+        self.roll(Some(client), wait == Wait::Drained, &pools);
+    }
+
+    pub(super) fn cancel(&mut self, client: u64, pools: Vec<String>) {
+        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
+        self.asked_for("cancel", format!("{} asks to cancel {}", self.whom(client), self.names(&pools)));
+        for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
+            self.fact(Event::Requested(ticket, Request::Cancel(pool)));
+        }
+    }
+
+    /// A pool that a person has stopped stays stopped until a person starts it.
+    pub(super) fn stop_pools(&mut self, client: u64, pools: Vec<String>, now: bool) {
+        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
+        let at_once = if now { " at once" } else { "" };
+        self.asked_for("stop", format!("{} asks to stop {}{at_once}", self.whom(client), self.names(&pools)));
+        let wait = self.tickets.open(Some(client), false);
+        for pool in pools {
+            self.posts.rest(pool, true);
+            let ticket = self.tickets.join(wait, pool);
+            self.await_stop(pool, ticket);
+            self.fact(Event::Requested(super::NOBODY, Request::Drop(pool)));
+            if now {
+                let workers: Vec<WorkerId> =
+                    self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+                workers.into_iter().for_each(|worker| self.end_now(worker));
+                self.drain_facts();
+            }
+            let gone = self.core.view().pool(pool).is_none_or(|view| view.state == rotad_core::PoolState::Stopped);
+            if gone {
+                self.pool_stopped(pool);
+            }
+        }
+        self.close_wait(wait);
+    }
+
+    pub(super) fn start_pools(&mut self, client: u64, pools: Vec<String>, wait: Wait) {
+        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
+        if self.stopping {
+            return self.done(client, 1, "everything stops".to_owned());
+        }
+        self.asked_for("start", format!("{} asks to start {}", self.whom(client), self.names(&pools)));
+        let waiting = self.tickets.open(Some(client).filter(|_| wait != Wait::No), wait == Wait::Drained);
+        for pool in &pools {
+            self.start_pool(waiting, *pool);
+        }
+        self.close_wait(waiting);
+        if wait == Wait::No {
+            self.done(client, 0, format!("starting {}", self.names(&pools)));
+        }
+    }
+
+    fn start_pool(&mut self, wait: super::tickets::WaitId, pool: PoolId) {
+        let step = self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step);
+        let rested = self.posts.rests(pool);
+        self.posts.rest(pool, false);
+        if step && !rested {
+            let ticket = self.tickets.join(wait, pool);
+            return self.fact(Event::Requested(ticket, Request::Roll(pool)));
+        }
+        if !rested && self.posts.policy(pool).is_some_and(|policy| policy.count == 0) {
+            let text = format!("{}: {NONE_WANTED}", self.pool_name(pool));
+            return self.tickets.note(wait, 0, text);
+        }
+        let runs = |view: rotad_core::PoolView| {
+            use rotad_core::PoolState::{Degraded, Mixed, Ok};
+            matches!(view.state, Ok | Mixed | Degraded) && view.ready >= view.wanted
+        };
+        if !rested && self.core.view().pool(pool).is_some_and(runs) {
+            let text = format!("{}: runs already", self.pool_name(pool));
+            return self.tickets.note(wait, 0, text);
+        }
+        if rested {
+            // A person starts it: a folder or program that has moved since is followed. Older generations stay where
+            // they are.
+            let own = self.core.view().pool(pool).map(|view| view.filling);
+            self.recipes.keep(pool, |generation| Some(generation) != own);
+        }
+        let ticket = self.tickets.join(wait, pool);
+        self.await_start(pool, ticket);
+        if let Some(policy) = self.posts.policy(pool) {
+            self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+            // Slots that had come to their end are filled again as well.
+            self.fact(Event::Requested(super::NOBODY, Request::Start(pool)));
+        }
+    }
+
+    pub(super) fn scale(&mut self, client: u64, name: &str, to: Size) {
+        let Some(pool) = self.known(client, name) else { return };
+        let Some(policy) = self.posts.policy(pool) else { return };
+        let from = policy.count;
+        let wanted = match to {
+            Size::Exactly(count) => i64::from(count),
+            Size::By(by) => i64::from(from).saturating_add(by),
+        };
+        let ports = self.posts.plan(pool).and_then(|plan| plan.ports).map(|ports| ports.count());
+        let refused = if self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
+            Some("a step is one run: it has no number of workers".to_owned())
+        } else if !(0..=MOST_WORKERS).contains(&wanted) {
+            Some(format!("{wanted} is no number of workers that can be had: 0 to {MOST_WORKERS}"))
+        } else if let Some(have) = ports.filter(|have| i64::from(*have) < wanted + i64::from(policy.reload.surge)) {
+            let surge = policy.reload.surge;
+            Some(format!("its `ports` are {have}, and {wanted} workers with a surge of {surge} need more"))
+        } else {
+            self.has_room_to_scale(pool, wanted as u32).err()
+        };
+        if let Some(why) = refused {
+            return self.done(client, 1, format!("{name}: {why}\nnothing was changed: {from} workers are wanted"));
+        }
+        let count = wanted as u32;
+        let text = format!("{} asks to scale: {from} → {count}", self.whom(client));
+        self.note(Note::new(What::Scaled, text).pool(pool).cause(if count < from { "down" } else { "up" }));
+        self.posts.scale(pool, Some(count));
+        self.fact(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
+        if count == 0 {
+            // A start that still waits for this pool has nothing to wait for any more.
+            self.pool_up(pool, NONE_WANTED);
+        }
+        let stopped = if self.posts.rests(pool) { " (once it is started)" } else { "" };
+        self.done(client, 0, format!("{name}: {from} → {count} workers{stopped}"));
+    }
+
+    /// Signals are for workers that are ready: before, they have no handler yet and would die.
+    pub(super) fn pass_signal(&mut self, client: u64, name: &str, slot: Option<u32>, signal: i32) {
+        let Some(pool) = self.known(client, name) else { return };
+        if !(1..=nix::libc::SIGRTMAX()).contains(&signal) {
+            return self.done(client, 1, format!("there is no signal {signal}"));
+        }
+        let all: Vec<_> = self.core.view().workers().filter(|worker| worker.pool == pool).collect();
+        let meant: Vec<_> = all.iter().filter(|worker| slot.is_none_or(|slot| worker.slot.0 == slot)).collect();
+        let ready = |state| matches!(state, WorkerState::Ready | WorkerState::Soaking);
+        let whom: Vec<WorkerId> = meant.iter().filter(|w| ready(w.state)).map(|w| w.id).collect();
+        let target = slot.map_or_else(|| name.to_owned(), |slot| format!("{name}/{slot}"));
+        if whom.is_empty() {
+            let why = match (slot, meant.is_empty()) {
+                (Some(_), true) => "there is no such worker",
+                (Some(_), false) => "is not ready: before that, a signal would end it",
+                (None, _) => "no worker is ready",
+            };
+            return self.done(client, 1, format!("{target}: {why}; nothing was sent"));
+        }
+        let text = format!("SIG{}", crate::event_loop::signals::name(signal));
+        let (mut pids, mut failed) = (Vec::new(), Vec::new());
+        for worker in whom {
+            let Some(process) = self.roster.get(worker).and_then(|body| body.process()) else { continue };
+            match process.signal(signal) {
+                Ok(()) => pids.push(process.pid().to_string()),
+                Err(error) => failed.push(format!("pid {}: {error}", process.pid())),
+            }
+        }
+        let told = format!("{} sends {text} to {}", self.whom(client), pids.join(", "));
+        self.note(Note::new(What::Request, told).pool(pool).cause("signal"));
+        if failed.is_empty() {
+            return self.done(client, 0, format!("{target}: {text} sent to {}", pids.join(", ")));
+        }
+        self.done(client, 1, format!("{target}: {text} not sent to all: {}", failed.join(", ")));
+    }
+
+    /// One worker by a new one of its own generation.
+    pub(super) fn renew(&mut self, client: u64, name: &str, slot: u32, wait: Wait) {
+        let Some(pool) = self.known(client, name) else { return };
+        let slots = self.posts.policy(pool).map_or(0, |policy| policy.count);
+        if slot >= slots {
+            let message = format!("{name}/{slot}: no such worker: {name} has {slots}, from 0");
+            return self.done(client, 4, message);
+        }
+        let text = format!("{} asks for a new worker in place of {name}/{slot}", self.whom(client));
+        self.note(Note::new(What::Request, text).pool(pool).cause("renew"));
+        let asker = Some(client).filter(|_| wait != Wait::No);
+        for (pool, ticket) in self.tickets.issue(asker, wait == Wait::Drained, &[pool]) {
+            self.fact(Event::Requested(ticket, Request::Renew(pool, Slot(slot))));
+        }
+        if wait == Wait::No {
+            self.done(client, 0, format!("replacing {name}/{slot}"));
+        }
+    }
+
+    /// Somebody's wish, before anything comes of it.
+    pub(super) fn asked_for(&mut self, cause: &'static str, text: String) {
+        self.note(Note::new(What::Request, text).cause(cause));
+    }
+
+    fn known(&mut self, client: u64, name: &str) -> Option<PoolId> {
+        let found = self.posts.find(name);
+        if found.is_none() {
+            let message = format!("no such pool: {name}; there are: {}", self.posts.names().join(", "));
+            self.done(client, 4, message);
+        }
+        found
+    }
+}

@@ -1,0 +1,237 @@
+//! `rollback`: to the generation before the one that serves, or to any other that served in full and is remembered.
+//! What would start the same files once more, or undo what nobody serves, is refused, with what can be done instead.
+
+use super::Keeper;
+use super::pool_registry::Pattern;
+use crate::control::wire::{Wait, Which};
+use crate::plan::Kind;
+use rotad_core::{Event, Generation, PoolId, PoolView, Request, RollState};
+use std::sync::Arc;
+
+/// A way that can be gone.
+struct Way {
+    to: Generation,
+    pattern: Arc<Pattern>,
+}
+
+/// Why there is none.
+enum Refusal {
+    /// It is there already.
+    Here(String),
+    No(String),
+}
+
+impl Keeper {
+    /// A number of workers that a person asked for stays. `to`: none: the generation before. `dry_run`: only says what
+    /// would be done.
+    pub(super) fn roll_back(&mut self, client: u64, pools: Vec<String>, to: Option<u32>, dry_run: bool, wait: Wait) {
+        let named = !pools.is_empty();
+        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, false) else { return };
+        let target = to.map_or_else(String::new, |to| format!(" to generation {to}"));
+        let only = if dry_run { ", as a dry run" } else { "" };
+        let text = format!("{} asks to roll back {}{target}{only}", self.whom(client), self.names(&pools));
+        self.asked_for("rollback", text);
+        if !dry_run {
+            self.reloading();
+        }
+        let waits = wait != Wait::No && !dry_run;
+        let waiting = self.tickets.open(Some(client).filter(|_| waits), wait == Wait::Drained);
+        let (mut lines, mut code, mut moves) = (Vec::new(), 0, false);
+        // Of all pools, those that can go do; a name or a number is meant.
+        let strict = named || to.is_some();
+        for pool in self.posts.in_order(&pools) {
+            let (line, worth) = match self.way_to(pool, to) {
+                Ok(way) => {
+                    moves = true;
+                    lines.push(self.go_back(pool, way, waiting, dry_run));
+                    continue;
+                }
+                Err(Refusal::Here(why)) => (why, 0),
+                Err(Refusal::No(why)) => (why, u8::from(strict)),
+            };
+            let line = format!("{}: {line}", self.pool_name(pool));
+            code = code.max(worth);
+            self.tickets.note(waiting, worth, line.clone());
+            lines.push(line);
+        }
+        if !moves && !strict {
+            code = 1;
+            self.tickets.note(waiting, 1, "nothing was changed".to_owned());
+        }
+        self.close_wait(waiting);
+        if !waits {
+            self.done(client, code, lines.join("\n"));
+        }
+    }
+
+    /// Begins it, or only says so.
+    fn go_back(&mut self, pool: PoolId, way: Way, wait: super::tickets::WaitId, dry_run: bool) -> String {
+        let Way { to, pattern } = way;
+        let name = self.pool_name(pool).to_owned();
+        if dry_run {
+            return format!("{name}: would roll {}", self.shown_way(pool, to));
+        }
+        self.posts.redraft(pool, pattern);
+        self.refresh_plan();
+        let Some(policy) = self.posts.policy(pool) else { return format!("{name}: is not there any more") };
+        // What it was made from may be gone: something else under its number would be no way back.
+        self.recipes.hold_to(pool, Some(to));
+        let ticket = self.tickets.join(wait, pool);
+        self.fact(Event::Requested(ticket, Request::Return { pool, to, policy }));
+        format!("{name}: back to generation {to}")
+    }
+
+    fn way_to(&self, pool: PoolId, to: Option<u32>) -> Result<Way, Refusal> {
+        let no = |text: String| Err(Refusal::No(text));
+        let Some(view) = self.core.view().pool(pool) else { return no("is not there any more".to_owned()) };
+        if self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
+            return no("is a step: it has no generation to go back to".to_owned());
+        }
+        if self.posts.rests(pool) {
+            return no("is stopped".to_owned());
+        }
+        let to = match to {
+            Some(number) => Generation(number),
+            None => self.before(pool, &view)?,
+        };
+        let known = self.core.view().served(pool);
+        if !known.contains(&to) {
+            return no(format!("generation {to} is not known; {}", self.remembered(&view, &known)));
+        }
+        self.can_go(pool, &view, to).map(|pattern| Way { to, pattern })
+    }
+
+    /// The generation that `rollback` without a number means.
+    fn before(&self, pool: PoolId, view: &PoolView) -> Result<Generation, Refusal> {
+        let no = |text: String| Err(Refusal::No(text));
+        let tried = view.roll.generation;
+        match view.roll.state {
+            // What is on its way is undone.
+            RollState::Running if view.proven != Generation::NONE && Generation(tried) != view.proven => {
+                Ok(view.proven)
+            }
+            RollState::Aborted | RollState::RolledBack => {
+                let mut text = format!("nothing to undo: generation {tried} never served in full; {}", who(view));
+                let older = if view.serving.len() > 1 { view.proven } else { view.before };
+                if older == Generation::NONE {
+                    text.push_str("\nthere is no older generation");
+                    return no(text);
+                }
+                let command = format!("rotad rollback {} --to {older}", self.pool_name(pool));
+                match self.can_go(pool, view, older) {
+                    Ok(_) => {
+                        text.push_str(&format!("\n`{command}` would roll {}", self.shown_way(pool, older)));
+                    }
+                    Err(Refusal::Here(why) | Refusal::No(why)) => {
+                        text.push_str(&format!("\n`{command}` would not help: {why}"));
+                    }
+                }
+                no(text)
+            }
+            _ if view.before == Generation::NONE => {
+                let of = if view.proven == Generation::NONE {
+                    "no generation has served in full yet".to_owned()
+                } else {
+                    format!("there is no generation before {} that served in full and is remembered", view.proven)
+                };
+                no(format!("{of}: there is nothing to go back to"))
+            }
+            _ => Ok(view.before),
+        }
+    }
+
+    /// What the pool would be made from, if going there would change anything.
+    fn can_go(&self, pool: PoolId, view: &PoolView, to: Generation) -> Result<Arc<Pattern>, Refusal> {
+        let no = |text: String| Err(Refusal::No(text));
+        let Some(pattern) = self.posts.made_from(pool, to) else {
+            return no(format!("what generation {to} was made from is not known any more"));
+        };
+        let rolls = view.roll.state == RollState::Running;
+        if !rolls && view.serving.iter().all(|(generation, _)| *generation == to) && view.filling == to {
+            if view.serving.is_empty() {
+                return no(format!("generation {to} is tried already, and nobody serves"));
+            }
+            return Err(Refusal::Here(format!("generation {to} serves already: nothing was changed")));
+        }
+        let mut sockets = pattern.listeners.iter().zip(&pattern.sockets);
+        if let Some((_, socket)) = sockets.find(|(id, _)| self.listening.get(**id).is_none()) {
+            return no(format!(
+                "generation {to} listened on {:?}, which the configuration has given up since: put it back into the \
+                 file and reload",
+                socket.name
+            ));
+        }
+        let mut others: Vec<Generation> = view.serving.iter().map(|(generation, _)| *generation).collect();
+        others.retain(|generation| *generation != to);
+        if others.is_empty() {
+            others.push(if rolls { Generation(view.roll.generation) } else { view.filling });
+        }
+        if others.iter().all(|other| *other != to && self.same_files(pool, *other, to)) {
+            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+            let end = if rolls { "; `rotad cancel` ends what runs" } else { "" };
+            return no(format!(
+                "generation {to} is made of exactly the same files as generation {}{}: the code was edited in place, and \
+                 its files would only be started once more\nput the old code there and `rotad reload`; releases in \
+                 folders of their own, behind a link, can be rolled back{end}",
+                others.join(" and "),
+                self.place(pool, to).map_or_else(String::new, |place| format!(" ({place})")),
+            ));
+        }
+        Ok(pattern.clone())
+    }
+
+    /// Both are made from the same configuration, the same program and the same folder.
+    pub(super) fn same_files(&self, pool: PoolId, one: Generation, other: Generation) -> bool {
+        let patterns = self.posts.made_from(pool, one).zip(self.posts.made_from(pool, other));
+        let places = self.recipes.resolved(pool, one).zip(self.recipes.resolved(pool, other));
+        patterns.is_some_and(|(one, other)| one.is_alike(other)) && places.is_some_and(|(one, other)| one == other)
+    }
+
+    /// "3 workers from generation 2 to generation 1 (/srv/app/1)".
+    fn shown_way(&self, pool: PoolId, to: Generation) -> String {
+        let view = self.core.view().pool(pool);
+        let serving = view.map(|view| view.serving).unwrap_or_default();
+        let moved: u32 = serving.iter().filter(|(generation, _)| *generation != to).map(|(_, count)| count).sum();
+        let from: Vec<String> =
+            serving.iter().filter(|(generation, _)| *generation != to).map(|(of, _)| of.to_string()).collect();
+        let from = if from.is_empty() { String::new() } else { format!(" from generation {}", from.join(" and ")) };
+        let mut text = format!("{}{from} to generation {to}", super::tickets::workers(moved));
+        if let Some(place) = self.place(pool, to) {
+            text.push_str(&format!(" ({place})"));
+        }
+        let own = self.posts.draft(pool).zip(self.posts.made_from(pool, to));
+        if own.is_some_and(|(draft, then)| !draft.is_alike(then)) {
+            text.push_str(", with its configuration of that time, which differs from the present one");
+        }
+        text
+    }
+
+    /// Where a generation stands, as found at its first birth.
+    fn place(&self, pool: PoolId, generation: Generation) -> Option<String> {
+        self.recipes.resolved(pool, generation).map(|found| found.directory.display().to_string())
+    }
+
+    fn remembered(&self, view: &PoolView, known: &[Generation]) -> String {
+        let serves = |generation: &Generation| view.serving.iter().any(|(of, _)| of == generation);
+        let shown = |generation: &Generation| {
+            let serves = if serves(generation) { " (serves)" } else { "" };
+            format!("{generation}{serves}")
+        };
+        match known {
+            [] => "none has served in full yet".to_owned(),
+            known => format!("known are {}", known.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        }
+    }
+}
+
+/// "generation 2 serves", "2 of generation 1 and 1 of generation 2 serve", "nobody serves".
+fn who(view: &PoolView) -> String {
+    match view.serving.as_slice() {
+        [] => format!("nobody serves, and generation {} is tried on", view.filling),
+        [(generation, _)] => format!("generation {generation} serves"),
+        several => {
+            let parts = several.iter().map(|(generation, count)| format!("{count} of generation {generation}"));
+            format!("{} serve", parts.collect::<Vec<_>>().join(" and "))
+        }
+    }
+}

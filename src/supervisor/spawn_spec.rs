@@ -1,0 +1,150 @@
+//! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
+//! worker of it is started with.
+
+use super::pool_registry::Pattern;
+use crate::listener::Listener;
+use crate::plan::{Address, Context, Health};
+use crate::process::{BirthOrder, Pinned, Resolved, environment};
+use rotad_core::{Generation, PoolId, Slot, WorkerId};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+
+#[derive(Debug)]
+pub(super) struct Recipes {
+    pinned: BTreeMap<(PoolId, Generation), Arc<Pinned>>,
+    /// The base environment of each generation, made once.
+    base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
+    rotad: PathBuf,
+}
+
+/// What one birth adds to its pool's recipe.
+pub(super) struct Birth<'a> {
+    pub worker: WorkerId,
+    pub pool: PoolId,
+    pub slot: Slot,
+    pub generation: Generation,
+    pub tag: &'a str,
+    pub port: Option<u16>,
+    pub notify: Option<OsString>,
+    pub stdout: Arc<OwnedFd>,
+    pub stderr: Arc<OwnedFd>,
+    pub cgroup: Option<PathBuf>,
+    /// Where the worker notes its pid.
+    pub pid: Arc<AtomicI32>,
+}
+
+impl Recipes {
+    pub(super) fn new() -> Self {
+        // Asked once: after a package upgrade the path is still the right one, while /proc/self/exe would be the
+        // deleted file.
+        let rotad = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("rotad"));
+        Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
+    }
+
+    pub(super) fn order(&mut self, pattern: &Pattern, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
+        let (plan, recipe) = (&pattern.plan, &pattern.plan.recipe);
+        let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
+        let context = Context {
+            addresses: &addresses,
+            pool: &plan.name,
+            slot: birth.slot.0,
+            generation: birth.generation.0,
+            port: birth.port,
+            rotad: &self.rotad,
+        };
+        let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
+        let mut env = self
+            .base
+            .entry((birth.pool, birth.generation))
+            .or_insert_with(|| environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref()))
+            .clone();
+        for (name, value) in &recipe.env {
+            set(&mut env, name, value.expand(&context));
+        }
+        set(&mut env, "ROTAD_POOL", plan.name.clone().into());
+        set(&mut env, "ROTAD_KIND", crate::observe::status::kind_name(plan.kind).into());
+        set(&mut env, "ROTAD_SLOT", birth.slot.to_string().into());
+        set(&mut env, "ROTAD_GENERATION", birth.generation.to_string().into());
+        set(&mut env, "ROTAD_WORKER", birth.tag.into());
+        if let Some(port) = birth.port {
+            set(&mut env, "ROTAD_PORT", port.to_string().into());
+        }
+        if let Some(notify) = &birth.notify {
+            set(&mut env, "NOTIFY_SOCKET", notify.clone());
+        }
+        let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+        let program = argv.first().cloned().unwrap_or_default();
+        let directory = recipe.working_directory.clone();
+        let pinned = self.pinned.entry((birth.pool, birth.generation));
+        let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
+        // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
+        let names: Vec<String> =
+            pattern.sockets.iter().take(recipe.passed).map(|socket| socket.name.replace(':', "_")).collect();
+        BirthOrder {
+            worker: birth.worker,
+            pinned,
+            argv,
+            env,
+            account: recipe.account.clone(),
+            umask: recipe.umask,
+            nice: recipe.nice,
+            limits: recipe.limits.clone(),
+            stdout: birth.stdout.clone(),
+            stderr: birth.stderr.clone(),
+            stdin: recipe.stdin.and_then(|index| own.get(index)).map(|listener| listener.fd()),
+            listeners: own.iter().take(recipe.passed).map(|listener| listener.fd()).collect(),
+            listen_names: names.join(":"),
+            watchdog: match plan.health {
+                Some(Health::Watchdog(interval)) => Some(interval),
+                Some(Health::Probe { .. }) | None => None,
+            },
+            cgroup: birth.cgroup.clone(),
+            pid: birth.pid.clone(),
+        }
+    }
+
+    /// The path that `{rotad}` stands for.
+    pub(super) fn rotad(&self) -> &Path {
+        &self.rotad
+    }
+
+    /// Where a generation is, once its first birth has found out.
+    pub(super) fn resolved(&self, pool: PoolId, generation: Generation) -> Option<Resolved> {
+        self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
+    }
+
+    /// What a generation is pinned to.
+    pub(super) fn pinned(&self, pool: PoolId, generation: Generation) -> Option<&Arc<Pinned>> {
+        self.pinned.get(&(pool, generation))
+    }
+
+    /// The folder of a generation whose program was not found there.
+    pub(super) fn folder(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
+        let pinned = self.pinned.get(&(pool, generation))?;
+        if pinned.resolved().is_some() { None } else { pinned.folder() }
+    }
+
+    /// This generation of a pool must not be resolved anew, whatever has become of its folder; none: all may.
+    pub(super) fn hold_to(&self, pool: PoolId, held: Option<Generation>) {
+        for ((_, generation), pinned) in self.pinned.iter().filter(|((of, _), _)| *of == pool) {
+            pinned.hold(held == Some(*generation));
+        }
+    }
+
+    /// Keeps only generations of a pool that somebody may still be made from.
+    pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
+        self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
+        self.base.retain(|(of, generation), _| *of != pool || wanted(*generation));
+    }
+}
+
+fn set(env: &mut Vec<(OsString, OsString)>, name: &str, value: OsString) {
+    match env.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => *old = value,
+        None => env.push((name.into(), value)),
+    }
+}

@@ -1,0 +1,172 @@
+//! The status, made from the core's view and the roster.
+
+use super::Keeper;
+use super::tickets::reason;
+use crate::observe::status::{
+    MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus,
+    kind_name, outdated,
+};
+use crate::process::rss_sampler;
+use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
+
+impl Keeper {
+    pub(super) fn snapshot(&self) -> Status {
+        let view = self.core.view();
+        let mut pools: Vec<(PoolId, PoolStatus)> =
+            view.pools().filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?))).collect();
+        let mut rows: Vec<(PoolId, WorkerStatus)> =
+            view.workers().map(|worker| (worker.pool, self.worker_status(&worker))).collect();
+        for (id, pool) in view.pools() {
+            rows.extend(view.empty_slots(id).map(|slot| (id, self.empty_status(id, &pool, &slot))));
+        }
+        for (id, row) in rows {
+            if let Some((_, pool)) = pools.iter_mut().find(|(pool, _)| *pool == id) {
+                pool.workers.push(row);
+            }
+        }
+        let mut pools: Vec<PoolStatus> = pools.into_iter().map(|(_, pool)| pool).collect();
+        for pool in &mut pools {
+            pool.workers.sort_by_key(|worker| (worker.slot, worker.generation));
+        }
+        let mut status = Status {
+            master: MasterStatus {
+                pid: std::process::id() as i32,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                name: self.plan.master.name.clone(),
+                config: self.plan.config.clone(),
+                state: if view.stopping() { "stopping" } else { "running" }.to_owned(),
+                uptime_s: rounded(self.clock.now().0 as f64 / 1000.0),
+            },
+            pools,
+        };
+        status.cut_last_lines();
+        status
+    }
+
+    fn pool_status(&self, id: PoolId, pool: &PoolView) -> Option<PoolStatus> {
+        let plan = self.posts.plan(id)?;
+        let roll = &pool.roll;
+        let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.obituaries.of_worker(w));
+        let (unserved, all) = self.unserved_by(id);
+        let state = pool_state(pool.state);
+        Some(PoolStatus {
+            name: plan.name.clone(),
+            kind: kind_name(plan.kind).to_owned(),
+            state: if state == PoolState::Ok && !unserved.is_empty() { PoolState::Degraded } else { state },
+            wanted: pool.wanted,
+            alive: pool.alive,
+            ready: if all { 0 } else { pool.ready },
+            generation: pool.proven.0,
+            reload: ReloadStatus {
+                state: reload_state(roll.state),
+                generation: roll.generation,
+                reason: roll.failure.as_ref().map(|failure| {
+                    let threat =
+                        if pool.outdated > 0 { format!("\n{}", outdated(pool.outdated)) } else { String::new() };
+                    reason(failure, culprit) + &threat
+                }),
+                replaced: roll.replaced,
+                of: roll.of,
+                took_s: roll.took.as_secs_f64(),
+            },
+            waits_for: pool.held_by.iter().chain(&roll.after).map(|pool| self.pool_name(*pool).to_owned()).collect(),
+            unserved,
+            scaled: self.posts.scaled(id).is_some(),
+            outdated: pool.outdated,
+            workers: Vec::new(),
+        })
+    }
+
+    fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
+        let body = self.roster.get(worker.id);
+        let pid = body.and_then(|body| body.pid());
+        let usage = pid.and_then(rss_sampler::of);
+        WorkerStatus {
+            slot: worker.slot.0,
+            pid,
+            state: worker_state(worker.state),
+            generation: worker.generation.0,
+            age_s: (self.clock.now() - worker.began).as_secs_f64(),
+            ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
+            ready_by: worker.ready_in.filter(|_| worker.by_age).map(|_| ReadyBy::Age),
+            restarts: self.core.view().restarts(worker.pool, worker.slot),
+            rss_bytes: usage.map(|usage| usage.rss_bytes),
+            cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
+            last_exit: self.obituaries.of_slot(worker.pool, worker.slot).cloned(),
+            retry_in_s: None,
+            port: body.and_then(|body| body.port),
+            says: body.and_then(|body| body.says.clone()),
+            waits: false,
+        }
+    }
+
+    fn empty_status(&self, id: PoolId, pool: &PoolView, empty: &EmptySlot) -> WorkerStatus {
+        WorkerStatus {
+            slot: empty.slot.0,
+            pid: None,
+            state: match empty.state {
+                EmptyState::Held | EmptyState::Waits => WorkerState::Starting,
+                EmptyState::Backoff => WorkerState::Backoff,
+                EmptyState::Stopped => WorkerState::Stopped,
+                EmptyState::Done => WorkerState::Done,
+                EmptyState::Failed => WorkerState::Failed,
+            },
+            generation: pool.filling.0,
+            age_s: 0.0,
+            ready_in_s: None,
+            ready_by: None,
+            restarts: self.core.view().restarts(id, empty.slot),
+            rss_bytes: None,
+            cpu_s: None,
+            last_exit: self.obituaries.of_slot(id, empty.slot).cloned(),
+            retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
+            port: None,
+            says: None,
+            waits: empty.state == EmptyState::Waits,
+        }
+    }
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+fn pool_state(state: rotad_core::PoolState) -> PoolState {
+    use rotad_core::PoolState as Core;
+    match state {
+        Core::Starting => PoolState::Starting,
+        Core::Ok => PoolState::Ok,
+        Core::Mixed => PoolState::Mixed,
+        Core::Degraded => PoolState::Degraded,
+        Core::Reloading => PoolState::Reloading,
+        Core::RollingBack => PoolState::RollingBack,
+        Core::CrashLoop => PoolState::CrashLoop,
+        Core::Stopping => PoolState::Stopping,
+        Core::Stopped => PoolState::Stopped,
+        Core::Done => PoolState::Done,
+        Core::Failed => PoolState::Failed,
+    }
+}
+
+fn worker_state(state: rotad_core::WorkerState) -> WorkerState {
+    use rotad_core::WorkerState as Core;
+    match state {
+        Core::Starting => WorkerState::Starting,
+        Core::Soaking => WorkerState::Soaking,
+        Core::Ready => WorkerState::Ready,
+        Core::Stopping => WorkerState::Stopping,
+        // What is left of its tree is being killed.
+        Core::Killing | Core::Sweeping => WorkerState::Killing,
+    }
+}
+
+fn reload_state(state: RollState) -> ReloadState {
+    match state {
+        RollState::None => ReloadState::None,
+        RollState::Running => ReloadState::Running,
+        RollState::Done => ReloadState::Done,
+        RollState::Aborted => ReloadState::Aborted,
+        RollState::RolledBack => ReloadState::RolledBack,
+        RollState::Superseded => ReloadState::Superseded,
+    }
+}

@@ -1,0 +1,188 @@
+//! What clients wait for beside rolling restarts: a pool that starts, one that stops, old workers that finish.
+
+use super::Keeper;
+use super::requests::NONE_WANTED;
+use super::service_manager::is_held_up;
+use super::tickets::{Ended, WaitId};
+use crate::control::wire::Answer;
+use rotad_core::{Generation, PoolId, PoolState, PoolView, Ticket, WorkerState};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+pub(super) struct Vigils {
+    starts: BTreeMap<PoolId, Vec<Ticket>>,
+    stops: BTreeMap<PoolId, Vec<Ticket>>,
+    /// Outcomes that are kept back until the old workers are gone.
+    drains: Vec<(Ticket, PoolId, u8, String)>,
+}
+
+impl Keeper {
+    /// The ticket is settled when the pool is up, or when its start has failed for the first time.
+    pub(super) fn await_start(&mut self, pool: PoolId, ticket: Ticket) {
+        self.vigils.starts.entry(pool).or_default().push(ticket);
+    }
+
+    /// The wish for a new generation of a pool that waits for others: it is fulfilled when the pool is up. Who would
+    /// wait in vain hears that at once.
+    pub(super) fn will_begin(&mut self, ticket: Ticket, pool: PoolId, generation: Generation) {
+        let name = self.pool_name(pool).to_owned();
+        let view = self.core.view();
+        let all: Vec<(PoolId, PoolView)> = view.pools().collect();
+        let Some((_, own)) = all.iter().find(|(id, _)| *id == pool) else { return };
+        let by = own.held_by.iter().map(|other| self.pool_name(*other)).collect::<Vec<_>>().join(", ");
+        let waits = if by.is_empty() { "starts".to_owned() } else { format!("waits for {by}, and starts after that") };
+        if is_held_up(own, &all) {
+            let text = format!(
+                "{name}: nothing was rolled: it has not started yet, and waits for {by}, which has failed; nobody serves\n\
+                 it starts with generation {generation} once {by} is there"
+            );
+            return self.settle(ticket, pool, 1, text);
+        }
+        let text = format!("{name}: {waits}, with generation {generation}");
+        self.tell(pool, &text);
+        self.await_start(pool, ticket);
+    }
+
+    pub(super) fn await_stop(&mut self, pool: PoolId, ticket: Ticket) {
+        self.vigils.stops.entry(pool).or_default().push(ticket);
+    }
+
+    /// Every worker is ready, perhaps for its age alone; a step: has ended well.
+    pub(super) fn pool_up(&mut self, pool: PoolId, how: &str) {
+        let text = format!("{}: {how}", self.pool_name(pool));
+        for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
+            self.settle(ticket, pool, 0, text.clone());
+        }
+        let ended = self.core.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
+        let verdict = self.launch.up(pool, ended, self.is_by_age(pool));
+        self.launched(verdict);
+    }
+
+    /// A worker has died with failure before it was ready, or ends again and again. `then`: what becomes of the pool.
+    pub(super) fn pool_failed(&mut self, pool: PoolId, why: String, then: &str) {
+        self.step_failed(pool, &why);
+        let text = format!("{}: {why}\n{then}", self.pool_name(pool));
+        for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
+            self.settle(ticket, pool, 1, text.clone());
+        }
+        let held: Vec<PoolId> = self.waiting_for(pool);
+        for other in held {
+            let name = self.pool_name(pool);
+            let first = why.lines().next().unwrap_or_default();
+            let text = format!("waits for {name}, which failed: {first}");
+            let told = format!("{}: {text}\nit starts once {name} is there", self.pool_name(other));
+            for ticket in self.vigils.starts.remove(&other).unwrap_or_default() {
+                self.settle(ticket, other, 1, told.clone());
+            }
+            let verdict = self.launch.failed(other, text);
+            self.launched(verdict);
+        }
+        let verdict = self.launch.failed(pool, why);
+        self.launched(verdict);
+    }
+
+    /// Pools that are held by this one, directly or by way of others.
+    fn waiting_for(&self, pool: PoolId) -> Vec<PoolId> {
+        let view = self.core.view();
+        let held: Vec<(PoolId, Vec<PoolId>)> = view.pools().map(|(id, pool)| (id, pool.held_by)).collect();
+        let mut found = vec![pool];
+        let mut at = 0;
+        while let Some(one) = found.get(at).copied() {
+            for (id, _) in held.iter().filter(|(_, by)| by.contains(&one)) {
+                if !found.contains(id) {
+                    found.push(*id);
+                }
+            }
+            at += 1;
+        }
+        found.split_off(1)
+    }
+
+    /// Starts that are over although nothing of the pool was recorded just now: it has nobody to start, has ended, was
+    /// full all the time (a rolling restart that was aborted), or is no more. To be called once a turn of the loop.
+    pub(super) fn review_starts(&mut self) {
+        let awaited: Vec<PoolId> = self.vigils.starts.keys().copied().collect();
+        for pool in awaited {
+            let Some(view) = self.core.view().pool(pool) else {
+                self.give_up_start(pool, "it is no more");
+                continue;
+            };
+            match view.state {
+                PoolState::Stopped => self.give_up_start(pool, "stopped before it was ready"),
+                PoolState::Failed => self.give_up_start(pool, "its workers have ended, and are not started again"),
+                PoolState::Done => self.pool_up(pool, "its workers have done their work"),
+                PoolState::Stopping => {}
+                _ if self.posts.policy(pool).is_some_and(|policy| policy.count == 0) => self.pool_up(pool, NONE_WANTED),
+                _ if view.wanted > 0 && view.ready >= view.wanted => self.pool_up(pool, self.all_up(pool)),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn pool_stopped(&mut self, pool: PoolId) {
+        let text = format!("{}: stopped", self.pool_name(pool));
+        for ticket in self.vigils.stops.remove(&pool).unwrap_or_default() {
+            self.settle(ticket, pool, 0, text.clone());
+        }
+        self.give_up_start(pool, "stopped before it was ready");
+        if !self.stopping {
+            let verdict = self.launch.failed(pool, "stopped before it was ready".to_owned());
+            self.launched(verdict);
+        }
+    }
+
+    pub(super) fn give_up_start(&mut self, pool: PoolId, why: &str) {
+        let text = format!("{}: {why}", self.pool_name(pool));
+        for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
+            self.settle(ticket, pool, 1, text.clone());
+        }
+    }
+
+    /// Nobody's start will be seen any more: everything stops.
+    pub(super) fn give_up_starts(&mut self) {
+        let pools: Vec<PoolId> = self.vigils.starts.keys().copied().collect();
+        for pool in pools {
+            self.give_up_start(pool, "superseded: everything stops");
+        }
+    }
+
+    /// One outcome of one wish, now or once the old workers are gone.
+    pub(super) fn settle(&mut self, ticket: Ticket, pool: PoolId, code: u8, text: String) {
+        if self.tickets.waits_for_the_drained(ticket) && self.drains(pool) {
+            self.vigils.drains.push((ticket, pool, code, text));
+            return;
+        }
+        let ended = self.tickets.settle(ticket, code, text);
+        self.wait_ended(ended);
+    }
+
+    pub(super) fn close_wait(&mut self, wait: WaitId) {
+        let ended = self.tickets.close(wait);
+        self.wait_ended(ended);
+    }
+
+    fn wait_ended(&mut self, ended: Option<Ended>) {
+        if let Some(Ended { client: Some(client), code, message }) = ended {
+            self.answer(client, &Answer::Done { code, message }, true);
+        }
+    }
+
+    fn drains(&self, pool: PoolId) -> bool {
+        let leaves = |state| match state {
+            WorkerState::Starting | WorkerState::Soaking | WorkerState::Ready => false,
+            WorkerState::Stopping | WorkerState::Killing | WorkerState::Sweeping => true,
+        };
+        // One that the kernel holds would be waited for for ever.
+        self.core.view().workers().any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)
+    }
+
+    /// To be called when workers are gone.
+    pub(super) fn drained(&mut self) {
+        if self.vigils.drains.is_empty() {
+            return;
+        }
+        for (ticket, pool, code, text) in std::mem::take(&mut self.vigils.drains) {
+            self.settle(ticket, pool, code, text);
+        }
+    }
+}

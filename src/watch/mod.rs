@@ -1,0 +1,115 @@
+//! Watches files and tells when what they hold has changed.
+//!
+//! A thread of its own hears from the kernel (inotify(7)) what happens in the folders in which something can match,
+//! waits until it has been quiet for a while, and compares the content of the files with what it was at the last
+//! report. So a deploy of many files is one report, and touching a file, or saving it as it was, is none.
+//!
+//! It asks the kernel by nix, which is here already and whose whole inotify is three calls; the crate `notify` would
+//! bring a thread and a model of events of its own.
+//!
+//! Limits: what another machine changes on a network file system is not heard, nor what reaches a FUSE file system
+//! behind its back, nor a mount over a watched folder.
+
+mod fingerprint;
+mod inotify;
+mod patterns;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod watch_loop;
+
+use crate::event_loop::waker::Wake;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use inotify::Ears;
+use rotad_core::PoolId;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use watch_loop::Vigil;
+
+/// Reports that wait for the main loop; more hold the watcher up, not the master.
+const MOST_REPORTS: usize = 256;
+
+/// What a watch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WatchKey {
+    /// A pool's `reload.watch`.
+    Pool(PoolId),
+    /// `master.watch_config`.
+    Config,
+}
+
+/// Files to be watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchPlan {
+    pub key: WatchKey,
+    /// What relative patterns are relative to: absolute. It need not exist, and may lead over links.
+    pub base: PathBuf,
+    /// `*`, `?`, `[…]` within a name, `**` for any number of folders; none of them matches a leading dot.
+    pub globs: Vec<String>,
+    /// How long it has to be quiet before a change is reported.
+    pub debounce: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchReport {
+    /// The files were read for the first time: from here on a change of their content is reported.
+    Watching { key: WatchKey, files: usize },
+    /// Files came, went, or hold something else than at the last report: `count` of them, five of which are named.
+    Changed { key: WatchKey, files: Vec<PathBuf>, count: usize },
+    /// Something cannot be watched as it should be: for people. Told once for as long as it lasts.
+    Trouble { key: WatchKey, text: String },
+}
+
+/// The watching thread. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    /// None: it is to end.
+    plans: Option<Sender<Vec<WatchPlan>>>,
+    bell: Wake,
+    reports: Receiver<WatchReport>,
+}
+
+impl Watcher {
+    /// `wake`: rung after each report.
+    ///
+    /// # Errors
+    /// No descriptor is left for a bell, or no thread can be made. A kernel that grants no inotify is none: the
+    /// watcher looks every few seconds then, and says so.
+    pub fn start(wake: Wake) -> io::Result<Self> {
+        Self::with_ears(wake, Ears::new)
+    }
+
+    fn with_ears(wake: Wake, ears: fn() -> Ears) -> io::Result<Self> {
+        let bell = Wake::new()?;
+        let (plans, inbox) = unbounded();
+        let (outbox, reports) = bounded(MOST_REPORTS);
+        let own_bell = bell.clone();
+        let watch = move || {
+            // Signals for the process are the main thread's.
+            nix::sys::signal::SigSet::all().thread_block().ok();
+            Vigil::new(ears(), outbox, wake).run(&inbox, &own_bell);
+        };
+        std::thread::Builder::new().name("watcher".to_owned()).stack_size(256 << 10).spawn(watch)?;
+        Ok(Self { plans: Some(plans), bell, reports })
+    }
+
+    /// Watches these, and nothing else any more. What stays the same goes on without a gap.
+    pub fn watch(&self, plans: Vec<WatchPlan>) {
+        if let Some(inbox) = &self.plans {
+            inbox.send(plans).ok();
+        }
+        self.bell.ring();
+    }
+
+    pub fn reports(&self) -> &Receiver<WatchReport> {
+        &self.reports
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.plans = None;
+        self.bell.ring();
+    }
+}
