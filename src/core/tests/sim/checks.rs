@@ -83,6 +83,7 @@ impl Oracle {
             self.floor_and_ceiling(id)?;
             self.begun_and_up(id, now.0)?;
             self.filled(id, now.0, master)?;
+            self.somebody_tries(id, now.0, master)?;
             self.unreachable(id)?;
             self.ended(id, master)?;
             self.rolls_in_order(id, master)?;
@@ -335,6 +336,30 @@ impl Oracle {
             }
             hold!(ended, "filled", "slot {slot} of pool {id} is empty");
         }
+        Ok(())
+    }
+
+    /// In a crash loop one slot at a time tries, until somebody who became ready in it lets the others hope.
+    fn somebody_tries(&self, id: u32, now: u64, master: &Master) -> Verdict {
+        let books = &self.books;
+        let pool = &books.pools[&id];
+        let Some(since) = pool.crash_loop.filter(|_| pool.running && pool.begun && pool.roll.is_none()) else {
+            return Ok(());
+        };
+        let tries = |w: &crate::model::Worker| w.stays() && w.ready.is_none_or(|at| at >= since);
+        if pool.is_step() || books.is_crowded(id) || books.of(id).any(|(_, w)| tries(w)) {
+            return Ok(());
+        }
+        for empty in master.view().empty_slots(PoolId(id)).filter(|empty| empty.state == EmptyState::Backoff) {
+            let seat = &pool.slots[empty.slot.0 as usize];
+            let waits = seat.retry_at.is_some_and(|at| now <= at + self.slack);
+            let parts = books.of(id).any(|(_, w)| w.slot == empty.slot.0 && w.parts());
+            if waits || parts {
+                return Ok(());
+            }
+        }
+        let empty = master.view().empty_slots(PoolId(id)).any(|empty| empty.state == EmptyState::Backoff);
+        hold!(!empty, "crash loop", "nobody tries in pool {id}");
         Ok(())
     }
 

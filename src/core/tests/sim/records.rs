@@ -106,13 +106,23 @@ impl Oracle {
         Ok(())
     }
 
-    /// Workers that fail late are not taken for well because one of them is young.
+    /// A loop is over when one that has become ready in it has served for a second, or when nobody is missing. Workers
+    /// that fail late are not taken for well because one of them is young.
     fn loop_may_end(&self, now: Time, id: u32) -> Verdict {
         let pool = &self.books.pools[&id];
         // Where the probe's slot is given up, another one tries.
         let never = pool.policy.restart.policy != RestartPolicy::Always || !pool.policy.restart.never_on.is_empty();
-        let by_itself = !never && pool.roll.is_none() && !pool.changed;
-        if !by_itself || !pool.loop_is_late || pool.is_step() {
+        let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.books.scales;
+        if !by_itself || pool.is_step() {
+            return Ok(());
+        }
+        let since = pool.crash_loop.unwrap_or_default();
+        let served = |at: u64| at >= since && now.0 >= at + 1000;
+        let well = self.books.of(id).any(|(_, w)| w.serves() && w.ready.is_some_and(served));
+        let serves = |slot: u32| self.books.of(id).any(|(_, w)| w.slot == slot && w.serves());
+        let full = (0..pool.policy.count).all(serves);
+        hold!(well || full, "crash loop", "over, and nobody has become ready in it and served for a second");
+        if !pool.loop_is_late {
             return Ok(());
         }
         let span = pool.policy.restart.stable_after.0;
