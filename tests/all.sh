@@ -100,6 +100,8 @@ say "cargo fmt --check"
 cargo fmt --check
 say "cargo clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+say "cargo doc"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 say "cargo test"
 # A shell's `&` leaves INT ignored for good, and Ctrl-C is something that is tested.
 defaults=()

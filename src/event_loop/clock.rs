@@ -32,7 +32,7 @@ impl Clock {
         Time(now.saturating_sub(self.shift).as_millis() as u64)
     }
 
-    /// How long the loop may wait: until the core's deadline, in steps of [`TICK`]; none: for ever.
+    /// How long the loop may wait: until the core's deadline, in steps of `TICK`; none: for ever.
     pub fn patience(&self, deadline: Option<Time>) -> Option<Duration> {
         let left = deadline?.0.saturating_sub(self.now().0);
         Some(Duration::from_millis(left).min(TICK))

@@ -163,7 +163,7 @@ pub struct Recipe {
     pub umask: Option<u32>,
     pub nice: Option<i32>,
     pub limits: Vec<Limit>,
-    /// The pool's listeners: indices into [`Plan::listeners`].
+    /// The pool's listeners: indices into [`listeners`](super::Plan::listeners).
     pub listen: Vec<usize>,
     /// So many of them lie at 3, 4, …; one more may lie at 0 alone.
     pub passed: usize,
