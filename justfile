@@ -1,12 +1,22 @@
-# just build | test | chaos SECONDS SEED
+# just build | test | fast | chaos SECONDS SEED | bench | docs
+# Each recipe is one or two commands that can be typed as well.
 
 build:
     cargo build --release --locked
 
-# The tests of the core, of the files, and all that run the real binary.
+# Everything: format, lints, documentation, and all tests. 15 to 25 minutes on two cores.
 test:
     tests/all.sh
+
+# Before each commit: the core, the configuration, the rules of the sources, and a few real masters.
+fast:
+    ROTAD_SIM_SEEDS=2000 cargo test --locked --package rotad-core
+    cargo test --locked --package rotad --lib --test tidy --test config --test config_errors --test manual --test command_line --test status --test roll_order --test verbs -- --test-threads=4
 
 # Does to a master whatever operators, deploys, strangers and disks do; prints a table, fails if there is a violation.
 chaos SECONDS="60" SEED="1":
     ROTAD_CHAOS_SECONDS={{SECONDS}} ROTAD_CHAOS_SEED={{SEED}} cargo test --locked --test chaos
+
+# The documentation of the modules, in target/doc. tests/all.sh lets no warning pass.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

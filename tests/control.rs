@@ -71,7 +71,9 @@ fn usage() {
 #[test]
 fn the_shape_of_the_status() {
     let site = Site::up(WEB);
-    let status = site.await_ready();
+    let run = site.rotad(&["status", "--json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let status: Value = serde_json::from_str(&run.out).expect("JSON");
     let keys = |value: &Value| {
         value.as_object().expect("an object").keys().cloned().collect::<std::collections::BTreeSet<_>>()
     };

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::Delegated;
+use support::{Cases, Delegated};
 
 const ROLE: &str = "ROTAD_TEST_ROLE";
 const CASES: [(&str, fn()); 11] = [
@@ -37,9 +37,8 @@ fn main() {
     if let Ok(role) = std::env::var(ROLE) {
         return act(&role);
     }
-    let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')).unwrap_or_default();
     let mut failed = false;
-    for (name, _) in CASES.iter().filter(|(name, _)| name.contains(&wanted)) {
+    for name in Cases::of_arguments().chosen(CASES.map(|(name, _)| name)) {
         let done = again(&format!("case {name}")).status().unwrap().success();
         say(&format!("test {name} ... {}", if done { "ok" } else { "FAILED" }));
         failed |= !done;

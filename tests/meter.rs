@@ -85,3 +85,15 @@ fn a_connection_that_ends_between_requests_is_no_loss() {
     load.await_more(200);
     load.stop().assert_nothing_lost(200);
 }
+
+/// Whoever measures is alone: no other process of the user's gets the lock meanwhile, and the next one does.
+#[test]
+fn tests_that_measure_lock_across_processes() {
+    use support::{ALONE, open_lock_file};
+    let alone = support::alone();
+    let another = open_lock_file(ALONE);
+    assert!(matches!(another.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+    drop(alone);
+    // Another checkout's test may be first.
+    until("the lock", 600, || another.try_lock().ok());
+}

@@ -20,7 +20,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use support::{Load, Random, Site, need, proc, until_some};
+use support::{Cases, Load, Random, Site, need, proc, until_some};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -31,11 +31,7 @@ pub(crate) enum Mode {
 }
 
 fn main() {
-    // Asked for other tests, or for a list of them.
-    let mut arguments = std::env::args().skip(1);
-    if arguments.any(|word: String| {
-        word == "--list" || !(word.starts_with('-') || word.parse::<u32>().is_ok() || "chaos".contains(&word))
-    }) {
+    if Cases::of_arguments().chosen(["chaos"]).is_empty() {
         return;
     }
     let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

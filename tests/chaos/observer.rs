@@ -1,11 +1,10 @@
 //! The observer: a client of the control socket, 20 times a second, that believes nothing.
 
 use super::Mode;
-use super::support::{Site, number, pool, proc, spaced};
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use super::support::{Site, ask, number, pool, proc, spaced};
+use serde_json::Value;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -112,17 +111,8 @@ impl Observer {
     }
 }
 
-fn status(socket: &PathBuf, config: &PathBuf) -> Option<Value> {
-    let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    writeln!(stream, "{}", json!({ "version": 2, "config": config, "ask": "status" })).ok()?;
-    let mut lines = BufReader::new(stream).lines();
-    loop {
-        let answer: Value = serde_json::from_str(&lines.next()?.ok()?).ok()?;
-        if answer["status"].is_object() {
-            return Some(answer["status"].clone());
-        }
-    }
+fn status(socket: &Path, config: &Path) -> Option<Value> {
+    ask::status(UnixStream::connect(socket).ok()?, config, PATIENCE)
 }
 
 fn ready_pids(status: &Value) -> Vec<i32> {

@@ -4,7 +4,33 @@ use super::site::Site;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
+
+/// How long a master may take to tell its status: as long as `rotad status` waits.
+pub const STATUS_WITHIN: Duration = Duration::from_secs(10);
+
+/// The status of the master at the other end of a control socket. None: no answer within `within`, it left meanwhile,
+/// or it is the master of another configuration.
+pub fn status(mut stream: UnixStream, config: &Path, within: Duration) -> Option<Value> {
+    stream.set_read_timeout(Some(within)).ok()?;
+    writeln!(stream, "{}", json!({ "version": 2, "config": config, "ask": "status" })).ok()?;
+    let mut answers = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        answers.read_line(&mut line).ok()?;
+        if !line.ends_with('\n') {
+            return None; // cut off
+        }
+        let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        if answer["status"].is_object() {
+            return Some(answer["status"].take());
+        }
+        if answer["done"].is_object() {
+            return None; // refused
+        }
+    }
+}
 
 /// The end of a request: the exit code that a verb would have, its last words, and the lines before.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::print_stderr)] // each test binary uses its own part
 
 pub mod ask;
+pub mod cases;
 pub mod dead_mount;
 pub mod delegated;
 pub mod example;
@@ -20,6 +21,7 @@ pub mod site;
 pub mod systemd_box;
 pub mod watch;
 
+pub use cases::Cases;
 pub use dead_mount::DeadMount;
 pub use delegated::Delegated;
 pub use frozen::Frozen;
@@ -31,6 +33,11 @@ pub use site::{Run, Site};
 pub use watch::Watch;
 
 use serde_json::Value;
+use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -50,10 +57,43 @@ pub fn testworker() -> PathBuf {
     path
 }
 
-/// Tests that measure or put load on the machine run one after another.
-pub fn alone() -> MutexGuard<'static, ()> {
+/// The lock file of [`alone`].
+pub const ALONE: &str = "alone.lock";
+
+/// Tests that measure or put load on the machine run one after another: in this process, and in every other of the
+/// user's (cargo-nextest runs each test in one of its own).
+pub fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    let thread = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    Alone { _process: lock_file(ALONE), _thread: thread }
+}
+
+/// Others wait until it is dropped.
+#[must_use]
+pub struct Alone {
+    /// First: else a thread of this process would wait for its own process.
+    _process: File,
+    _thread: MutexGuard<'static, ()>,
+}
+
+/// Locks a file of the user's (flock(2)); released with the descriptor, so also when the test is killed.
+fn lock_file(name: &str) -> File {
+    let file = open_lock_file(name);
+    file.lock().expect("a lock");
+    file
+}
+
+/// Opens the file that [`alone`] locks, in a folder of the user's.
+pub fn open_lock_file(name: &str) -> File {
+    let user = nix::unistd::geteuid();
+    let folder = std::env::temp_dir().join(format!("rotad-tests-{user}"));
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{}: {error}", folder.display()),
+        _ => {}
+    }
+    let found = folder.symlink_metadata().expect("a folder for locks");
+    assert!(found.is_dir() && found.uid() == user.as_raw(), "{} is somebody else's", folder.display());
+    File::options().create(true).append(true).open(folder.join(name)).expect("a lock file")
 }
 
 /// Waits until `look` gives something; panics with `what` after `seconds`.
@@ -130,7 +170,7 @@ pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..10_000 {
         let port = 10_000 + (std::process::id().wrapping_mul(37) + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() && claim(port as u16) {
             return port as u16;
         }
     }
@@ -146,9 +186,21 @@ pub fn free_ports(many: u16) -> String {
     for _ in 0..1000 {
         let part = (std::process::id().wrapping_mul(7) + NEXT.fetch_add(1, Ordering::SeqCst)) % 170;
         let first = 30_000 + part as u16 * 16;
-        if (first..first + many).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()) {
+        if (first..first + many).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()) && claim(first) {
             return format!("{first}-{}", first + many - 1);
         }
     }
     panic!("no {many} free ports in a row");
+}
+
+/// Takes a port, or a range by its first one, for the life of this process; false: another test's process has it. The
+/// claim is an abstract unix socket, which ends with the process however that ends.
+fn claim(port: u16) -> bool {
+    static CLAIMED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let name = SocketAddr::from_abstract_name(format!("rotad-tests/{port}")).expect("a name");
+    let claim = UnixListener::bind_addr(&name);
+    claim.is_ok_and(|claim| {
+        CLAIMED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(claim);
+        true
+    })
 }

@@ -1,6 +1,6 @@
 //! A folder of its own with a configuration, and the master that runs there. Whatever it started ends with it.
 
-use super::{all_ready, proc, rotad, testworker, until, until_some};
+use super::{all_ready, ask, proc, rotad, testworker, until, until_some};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -43,12 +44,22 @@ pub struct Site {
 
 /// Asks for the status from other threads.
 pub struct Asker {
+    /// Where the master of [`MASTER`] listens.
+    socket: PathBuf,
     config: PathBuf,
 }
 
 impl Asker {
     /// The status, if a master answers.
     pub fn status(&self) -> Option<Value> {
+        match UnixStream::connect(&self.socket) {
+            Ok(stream) => ask::status(stream, &self.config, ask::STATUS_WITHIN),
+            // It is starting, has left, or listens elsewhere: the verb knows every way to find a master.
+            Err(_) => self.status_by_verb(),
+        }
+    }
+
+    fn status_by_verb(&self) -> Option<Value> {
         let run = verb(&self.config, &["status", "--json"], 20);
         (run.code == 0).then(|| serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.out)))
     }
@@ -200,7 +211,7 @@ impl Site {
 
     /// Asks for the status from another thread.
     pub fn asker(&self) -> Asker {
-        Asker { config: self.config.clone() }
+        Asker { socket: self.path("run").join("control.sock"), config: self.config.clone() }
     }
 
     /// Runs a verb to its end, at most 60 s.
