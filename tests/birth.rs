@@ -7,7 +7,7 @@ mod nursery;
 use nix::sys::signal::{SigSet, Signal};
 use nursery::*;
 use rotad::plan::{Account, Limit};
-use rotad::process::{BirthOrder, Newborn};
+use rotad::process::{SpawnRequest, SpawnedChild};
 use rotad::sys::descriptors::close_all_but;
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Runs a program that says "here" and then waits to be looked at.
-fn stay(order: &mut BirthOrder) -> (Newborn, impl Sized + use<>) {
+fn stay(order: &mut SpawnRequest) -> (SpawnedChild, impl Sized + use<>) {
     let mut heard = BufReader::new(listen_to(order));
     let spawner = spawner();
     let report = deliver(&spawner, order.clone());
@@ -55,7 +55,7 @@ fn stat(pid: i32) -> Vec<String> {
     stat[stat.rfind(')').unwrap() + 2..].split(' ').map(str::to_owned).collect()
 }
 
-fn sample(directory: &Path) -> BirthOrder {
+fn sample(directory: &Path) -> SpawnRequest {
     let mut order = order(&["sh", "-c", "echo here; kill -STOP $$"], directory);
     let listeners = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
     order.listeners = listeners.into_iter().map(|listener| Arc::new(listener.into())).collect();
@@ -68,7 +68,7 @@ fn sample(directory: &Path) -> BirthOrder {
     order
 }
 
-fn check(child: &Newborn, order: &BirthOrder, directory: &Path) {
+fn check(child: &SpawnedChild, order: &SpawnRequest, directory: &Path) {
     let pid = child.process.pid();
     for set in ["SigBlk:", "SigIgn:"] {
         assert_eq!(fact(pid, "status", set), "0000000000000000", "{set}");
@@ -190,9 +190,9 @@ fn leaves_no_descriptor_behind() {
         let mut order = order(&[if round % 3 == 0 { "/no/such/program" } else { "true" }], Path::new("/"));
         order.account = (round % 7 == 0).then(nobody);
         match deliver(&spawner, order) {
-            rotad::process::BirthReport::Failed { .. } => {}
-            rotad::process::BirthReport::Born { born, .. } => bury(&born),
-            rotad::process::BirthReport::Underway { born, .. } => bury(&born),
+            rotad::process::SpawnResult::Failed { .. } => {}
+            rotad::process::SpawnResult::Born { born, .. } => bury(&born),
+            rotad::process::SpawnResult::Underway { born, .. } => bury(&born),
         }
         if round == 0 {
             before = open();

@@ -11,7 +11,7 @@ use dead_mount::DeadMount;
 use nix::sys::resource::{Resource, setrlimit};
 use nursery::*;
 use rotad::plan::{Account, Limit};
-use rotad::process::{BirthReport, Pinned, Spawner};
+use rotad::process::{PinnedPaths, SpawnResult, Spawner};
 use rotad_core::WorkerId;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -150,7 +150,7 @@ fn fork_refused() {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Lets the spawner's time pass, without waiting for it, until it says what became of the order.
-fn play(spawner: &mut Spawner) -> BirthReport {
+fn play(spawner: &mut Spawner) -> SpawnResult {
     let mut now = Instant::now();
     loop {
         now += Duration::from_millis(500);
@@ -210,7 +210,7 @@ fn a_thread_that_hangs_is_written_off() {
         order.worker = WorkerId(round);
         spawner.order(order.clone());
         let report = play(&mut spawner);
-        assert!(matches!(&report, BirthReport::Failed { worker, .. } if *worker == WorkerId(round)));
+        assert!(matches!(&report, SpawnResult::Failed { worker, .. } if *worker == WorkerId(round)));
         let expected = if round < 9 { words.as_str() } else { "hung while waiting for a spawner" };
         assert_eq!(error(report), expected, "round {round}");
         if round == 0 {
@@ -223,7 +223,7 @@ fn a_thread_that_hangs_is_written_off() {
     // Those that come back take orders again, and do not report a second time.
     for _ in 0..20 {
         let mut order = order(&["true"], Path::new("/"));
-        order.pinned = Arc::new(Pinned::new("true".into(), "/".into(), Some("/usr/bin:/bin".into())));
+        order.pinned = Arc::new(PinnedPaths::new("true".into(), "/".into(), Some("/usr/bin:/bin".into())));
         bury(&born(deliver(&spawner, order)));
     }
     assert!(spawner.reports().is_empty());

@@ -2,7 +2,7 @@
 
 mod support;
 
-use rotad::observe::events::What;
+use rotad::observe::events::EventKind;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +28,7 @@ fn the_words_are_documented() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/events.md")).expect("docs/events.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(word, _)| word));
     let written: BTreeSet<&str> = rows.collect();
-    let mut known: BTreeSet<&str> = What::ALL.iter().map(|what| what.word()).collect();
+    let mut known: BTreeSet<&str> = EventKind::ALL.iter().map(|what| what.word()).collect();
     known.insert("skipped");
     assert_eq!(written, known);
 }

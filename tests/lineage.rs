@@ -8,7 +8,7 @@ use nix::unistd::{Pid, setsid};
 use rotad::process::cgroup::Cgroups;
 use rotad::process::procfs::{self, Stat};
 use rotad::process::tree::{Found, Memory, Question, TAG, Tag, look};
-use rotad::runtime_dir::stale_workers::{Journal, Leftovers, Manner, Nudge};
+use rotad::runtime_dir::stale_workers::{Manner, Nudge, StaleWorkers, WorkerJournal};
 use rotad::sys::process::Process;
 use rotad::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
 use rotad_core::{Exit, Span, Step, WorkerId};
@@ -378,8 +378,8 @@ fn price(cgroups: &Cgroups) {
 // ---- leftovers ----
 
 /// A journal as a dead master leaves it: its first line names a process that is no more.
-fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut Journal)) {
-    let mut journal = Journal::open(dir, "left", None).unwrap();
+fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
+    let mut journal = WorkerJournal::open(dir, "left", None).unwrap();
     note(&mut journal);
     drop(journal);
     let path = dir.join("workers");
@@ -391,7 +391,7 @@ fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut Journal)) {
     std::fs::write(&path, format!("{head}\n{rest}")).unwrap();
 }
 
-fn noted(journal: &mut Journal, born: &Born, tag: &str) {
+fn noted(journal: &mut WorkerJournal, born: &Born, tag: &str) {
     let pid = born.process.pid();
     journal.born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[]).unwrap();
     journal.born(1, 77, ("web", 3), "not-that-one", &[]).unwrap();
@@ -408,7 +408,7 @@ fn leftovers_are_found_and_ended() {
     let mut born = spawn("worker keep runaway stay", "left-1");
     let pids = HashSet::from([born.heard(), born.heard()]);
     journal_of(dir.path(), |journal| noted(journal, &born, "left-1"));
-    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let leftovers = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
     assert_eq!(found, pids, "the worker and the one that has left its session, but not pid 1");
     let worker = leftovers.found.iter().find(|one| one.is_worker).unwrap();
@@ -426,7 +426,7 @@ fn leftovers_of_an_heir_that_was_killed() {
     let mut born = spawn("worker keep plain stay", "left-8");
     let pids = HashSet::from([born.heard(), born.heard()]);
     journal_of(dir.path(), |_| ());
-    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let leftovers = StaleWorkers::find(dir.path()).unwrap();
     let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut turns = 0;
         leftovers.take_over(&quickly(60_000), None, None, |left| {
@@ -440,7 +440,7 @@ fn leftovers_of_an_heir_that_was_killed() {
     assert!(pids.iter().all(|pid| text.contains(&format!("*\t{pid}\t"))), "{text}");
     // Nothing but that tells of them from now on.
     std::fs::write(dir.path().join("workers"), text.replace(" left ", " another ")).unwrap();
-    let again = Leftovers::find(dir.path()).unwrap();
+    let again = StaleWorkers::find(dir.path()).unwrap();
     assert!(again.found.iter().all(|one| pids.contains(&one.pid)));
     assert_eq!(again.take_over(&quickly(100), None, None, |_| Nudge::None).stubborn.len(), 0);
     born.all_gone();
@@ -454,7 +454,7 @@ fn leftovers_without_a_line_are_found() {
     let pids = HashSet::from([born.heard(), born.heard()]);
     let spared = other.heard();
     journal_of(dir.path(), |_| ());
-    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let leftovers = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
     assert_eq!(found, pids, "and not one whose tag only begins alike ({spared})");
     let workers: Vec<i32> = leftovers.found.iter().filter(|one| one.is_worker).map(|one| one.pid).collect();
@@ -472,13 +472,13 @@ fn leftovers_that_will_not_leave_are_killed() {
     journal_of(dir.path(), |journal| noted(journal, &born, "left-2"));
     // Stopped as well: it gets SIGCONT with its stop.
     kill(Pid::from_raw(born.process.pid()), Signal::SIGSTOP).unwrap();
-    let leftovers = Leftovers::find(dir.path()).unwrap();
+    let leftovers = StaleWorkers::find(dir.path()).unwrap();
     assert_eq!(leftovers.found.len(), 1);
     let start = Instant::now();
     let done = leftovers.take_over(&quickly(200), None, None, |_| Nudge::None);
     assert_eq!((done.stubborn.len(), done.cut.len()), (0, 1));
     assert!(start.elapsed() >= Duration::from_millis(200));
     assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
-    assert_eq!(Leftovers::find(dir.path()).unwrap().found.len(), 0);
+    assert_eq!(StaleWorkers::find(dir.path()).unwrap().found.len(), 0);
     born.all_gone();
 }

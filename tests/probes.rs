@@ -4,9 +4,9 @@
 #[allow(dead_code, unreachable_pub)]
 mod nursery;
 
-use rotad::event_loop::waker::Wake;
-use rotad::probe::{Prober, Question, Trouble};
-use rotad::process::Settings;
+use rotad::event_loop::waker::Waker;
+use rotad::probe::{ProbeError, ProbeRequest, Prober};
+use rotad::process::SpawnerConfig;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,32 +19,32 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 
 fn prober() -> Prober {
     let shim = env!("CARGO_BIN_EXE_rotad").into();
-    Prober::start(Settings { wake: Wake::new().unwrap(), original_nofile: nursery::NOFILE, shim }).unwrap()
+    Prober::start(SpawnerConfig { wake: Waker::new().unwrap(), original_nofile: nursery::NOFILE, shim }).unwrap()
 }
 
-fn ask(prober: &Prober, question: Question) -> Result<(), String> {
+fn ask(prober: &Prober, question: ProbeRequest) -> Result<(), String> {
     prober.ask(7, question);
     let answer = prober.answers().recv_timeout(GIVE_UP).unwrap();
     assert_eq!(answer.number, 7);
     answer.result.map_err(|trouble| match trouble {
-        Trouble::Unwell(reason) => reason,
-        Trouble::Unasked(reason) => panic!("not asked: {reason}"),
+        ProbeError::Unwell(reason) => reason,
+        ProbeError::Unasked(reason) => panic!("not asked: {reason}"),
     })
 }
 
-fn connect(text: &str) -> Question {
-    Question::connect(OsStr::new(text)).unwrap()
+fn connect(text: &str) -> ProbeRequest {
+    ProbeRequest::connect(OsStr::new(text)).unwrap()
 }
 
-fn http(text: &str) -> Question {
-    Question::http(OsStr::new(text)).unwrap()
+fn http(text: &str) -> ProbeRequest {
+    ProbeRequest::http(OsStr::new(text)).unwrap()
 }
 
-fn command(argv: &[&str], folder: &Path) -> Question {
-    Question::Command(Box::new(nursery::order(argv, folder)))
+fn command(argv: &[&str], folder: &Path) -> ProbeRequest {
+    ProbeRequest::Command(Box::new(nursery::order(argv, folder)))
 }
 
-fn shell(script: &str, folder: &Path) -> Question {
+fn shell(script: &str, folder: &Path) -> ProbeRequest {
     command(&["/bin/sh", "-c", script], folder)
 }
 
@@ -215,7 +215,7 @@ fn commands_of_another_user() {
             home: "/".into(),
             shell: "/bin/sh".into(),
         });
-        Question::Command(Box::new(order))
+        ProbeRequest::Command(Box::new(order))
     };
     assert_eq!(ask(&prober, as_nobody(&["/bin/sh", "-c", "test $(id -u) = 65534"])), Ok(()));
     let file = folder.path().join("plain");

@@ -6,10 +6,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::select::{FdSet, select};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use rotad::event_loop::waker::Wake;
+use rotad::event_loop::waker::Waker;
 use rotad::listener::{Listener, open_all};
 use rotad::plan::{Address, ListenPlan};
-use rotad::probe::accept::{Scout, ScoutReport, Target};
+use rotad::probe::accept::{AcceptProbe, AcceptReport, Target};
 use rotad_core::WorkerId;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -122,10 +122,10 @@ fn see_nothing() {
     if nix::unistd::geteuid().is_root() {
         nix::unistd::setuid(65534.into()).unwrap();
     }
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     scout.watch(WorkerId(1), 1, vec![Target { inode: 1, address: Address::Unix("/x".into()) }]);
     match scout.reports().recv_timeout(PATIENCE) {
-        Ok(ScoutReport::Blind(WorkerId(1), why)) => say(&format!("blind {why}")),
+        Ok(AcceptReport::Blind(WorkerId(1), why)) => say(&format!("blind {why}")),
         other => say(&format!("{other:?}")),
     }
 }
@@ -187,11 +187,11 @@ fn open(address: Address) -> Listener {
     open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
-fn accepting(scout: &Scout) -> ScoutReport {
+fn accepting(scout: &AcceptProbe) -> AcceptReport {
     scout.reports().recv_timeout(PATIENCE).unwrap()
 }
 
-fn silent(scout: &Scout) {
+fn silent(scout: &AcceptProbe) {
     let heard = scout.reports().recv_timeout(Duration::from_millis(150));
     assert_eq!(heard, Err(RecvTimeoutError::Timeout));
 }
@@ -199,14 +199,14 @@ fn silent(scout: &Scout) {
 #[test]
 fn every_way_of_waiting_is_seen() {
     let listener = tcp();
-    let wake = Wake::new().unwrap();
-    let mut scout = Scout::start(wake.clone()).unwrap();
+    let wake = Waker::new().unwrap();
+    let mut scout = AcceptProbe::start(wake.clone()).unwrap();
     let modes = ["accept", "poll", "select", "epoll", "epoll-in-epoll", "poll-of-epoll", "thread", "grandchild"];
     for (id, mode) in modes.into_iter().enumerate() {
         let worker = Worker::start(mode, &listener);
         let id = WorkerId(id as u64);
         scout.watch(id, worker.pid(), vec![listener.target()]);
-        assert_eq!(accepting(&scout), ScoutReport::Accepting(id), "{mode}");
+        assert_eq!(accepting(&scout), AcceptReport::Accepting(id), "{mode}");
     }
     let mut bell = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut bell, PollTimeout::ZERO).unwrap(), 1, "the bell was rung");
@@ -215,7 +215,7 @@ fn every_way_of_waiting_is_seen() {
 #[test]
 fn holding_a_listener_is_not_accepting() {
     let listener = tcp();
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let mut workers = Vec::new();
     for (id, mode) in ["later-accept", "later-poll", "later-epoll"].into_iter().enumerate() {
         let mut worker = Worker::start(mode, &listener);
@@ -230,7 +230,7 @@ fn holding_a_listener_is_not_accepting() {
     silent(&scout);
     for (id, worker) in workers.iter_mut().enumerate() {
         worker.orders.write_all(b"x").unwrap();
-        assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(id as u64)));
+        assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(id as u64)));
     }
     silent(&scout);
 }
@@ -238,29 +238,29 @@ fn holding_a_listener_is_not_accepting() {
 #[test]
 fn another_listener_is_not_ours() {
     let (ours, other) = (tcp(), tcp());
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let worker = Worker::start("accept", &other);
     scout.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
     silent(&scout);
     scout.watch(WorkerId(1), worker.pid(), vec![ours.target(), other.target()]);
-    assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(1)), "any of them is enough");
+    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)), "any of them is enough");
 }
 
 #[test]
 fn a_busy_worker_is_known_by_its_connection() {
     let listener = tcp();
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let mut worker = Worker::start("busy", &listener);
     let _client = TcpStream::connect(("127.0.0.1", listener.port().unwrap())).unwrap();
     worker.until("held");
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(1)));
+    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)));
 }
 
 #[test]
 fn a_client_of_its_own_port_is_not_accepting() {
     let listener = tcp();
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let mut worker = Worker::start("client", &listener);
     worker.until("connected");
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
@@ -272,29 +272,29 @@ fn unix_sockets_are_seen_likewise() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = open(Address::Unix(path.clone()));
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let worker = Worker::start("accept-unix", &listener);
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(1)));
+    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)));
     drop(worker);
     let mut worker = Worker::start("busy-unix", &listener);
     let _client = UnixStream::connect(&path).unwrap();
     worker.until("held");
     scout.watch(WorkerId(2), worker.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(2)));
+    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(2)));
 }
 
 #[test]
 fn the_forgotten_and_the_dead_are_not_reported() {
     let listener = tcp();
-    let mut scout = Scout::start(Wake::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let mut forgotten = Worker::start("later-accept", &listener);
     forgotten.until("holding");
     scout.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);
     scout.forget(WorkerId(1));
     let other = Worker::start("accept", &listener);
     scout.watch(WorkerId(9), other.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), ScoutReport::Accepting(WorkerId(9)), "so the scout has heard both");
+    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(9)), "so the scout has heard both");
     forgotten.orders.write_all(b"x").unwrap();
     let mut dead = Worker::start("later-accept", &listener);
     dead.until("holding");

@@ -2,7 +2,7 @@
 
 use super::words;
 pub(super) use super::words::Target;
-use crate::control::wire::Size;
+use crate::control::wire::ScaleTo;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub(super) enum Verb {
     /// Bring new code into service: read the configuration, apply what changed, roll each pool once
     Reload {
         #[command(flatten)]
-        which: Which,
+        which: Selector,
         /// Only apply what changed in the configuration, as HUP
         #[arg(long = "config", conflicts_with_all = ["pools", "workers", "tasks", "dry_run"])]
         config_only: bool,
@@ -132,7 +132,7 @@ pub(super) enum Verb {
         pool: String,
         /// So many (4), more (+1) or fewer (-1)
         #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = words::size)]
-        count: Size,
+        count: ScaleTo,
     },
     /// Pass a signal to workers that are ready
     Signal {
@@ -189,7 +189,7 @@ pub(super) enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Which {
+pub(super) struct Selector {
     /// Only these pools; without: all
     #[arg(value_name = "POOL")]
     pub(super) pools: Vec<String>,

@@ -1,15 +1,15 @@
 //! What the verbs that ask the running master share: finding it, asking, progress, and the end in words and code.
 
-use super::client::{Client, ClientError, Patience};
+use super::client::{Client, ClientError, WaitLimits};
 use super::progress::Progress;
 use super::{code, print, seam};
-use crate::control::wire::{Answer, Ask};
-use crate::event_loop::signal_pipe::Interrupt;
+use crate::control::wire::{Method, Response};
+use crate::event_loop::signal_pipe::SignalPipe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Finds the master of this configuration. The error is an exit code; what it means has been printed.
-pub(super) fn peek(file: Option<&Path>) -> Result<seam::Peek, u8> {
+pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
     seam::meant(file).and_then(|path| seam::peek(&path)).map_err(|message| {
         print::plain_error(&message);
         code::CONFIG
@@ -17,19 +17,19 @@ pub(super) fn peek(file: Option<&Path>) -> Result<seam::Peek, u8> {
 }
 
 /// Ctrl-C and a timeout detach: what the master has begun goes on.
-pub(super) fn patience(timeout: Option<Duration>) -> Patience {
+pub(super) fn patience(timeout: Option<Duration>) -> WaitLimits {
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    Patience { until, interrupt: Interrupt::on_ctrl_c().ok(), watches_reader: false }
+    WaitLimits { until, interrupt: SignalPipe::on_ctrl_c().ok(), watches_reader: false }
 }
 
 /// For what goes on until Ctrl-C, or until nobody reads any more.
-pub(super) fn endless() -> Patience {
+pub(super) fn endless() -> WaitLimits {
     let signals = [nix::libc::SIGINT, nix::libc::SIGTERM];
-    Patience { until: None, interrupt: Interrupt::on(&signals).ok(), watches_reader: true }
+    WaitLimits { until: None, interrupt: SignalPipe::on(&signals).ok(), watches_reader: true }
 }
 
 /// Asks one question, prints the progress, and returns the exit code with what it means printed.
-pub(super) fn once(file: Option<&Path>, ask: Ask, timeout: Option<Duration>) -> u8 {
+pub(super) fn once(file: Option<&Path>, ask: Method, timeout: Option<Duration>) -> u8 {
     match peek(file) {
         Ok(peek) => once_of(&peek, ask, timeout),
         Err(code) => code,
@@ -37,7 +37,7 @@ pub(super) fn once(file: Option<&Path>, ask: Ask, timeout: Option<Duration>) -> 
 }
 
 /// The same for a master that has been found.
-pub(super) fn once_of(peek: &seam::Peek, ask: Ask, timeout: Option<Duration>) -> u8 {
+pub(super) fn once_of(peek: &seam::MasterPaths, ask: Method, timeout: Option<Duration>) -> u8 {
     let patience = patience(timeout);
     let done = Client::connect(peek, &patience).and_then(|mut client| converse(&mut client, ask, &patience));
     finish(done, &peek.config)
@@ -51,7 +51,7 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
     };
     let patience = patience(timeout);
     let done = Client::connect(&peek, &patience).and_then(|mut client| {
-        let (code, message) = converse(&mut client, Ask::Stop { pools: Vec::new(), now }, &patience)?;
+        let (code, message) = converse(&mut client, Method::Stop { pools: Vec::new(), now }, &patience)?;
         // A refusal (another's master, not permitted) leaves it running.
         if code == 0 || code == code::FAILED {
             client.wait_gone(&patience)?;
@@ -72,12 +72,12 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
 }
 
 /// Asks, prints the progress as it comes, and returns the end.
-fn converse(client: &mut Client, ask: Ask, patience: &Patience) -> Result<(u8, String), ClientError> {
+fn converse(client: &mut Client, ask: Method, patience: &WaitLimits) -> Result<(u8, String), ClientError> {
     client.ask(ask)?;
     let progress = Progress::on_stdout();
     loop {
         match client.answer(patience)? {
-            Answer::Done { code, message } => return Ok((code, message)),
+            Response::Done { code, message } => return Ok((code, message)),
             answer => print::raw(&progress.line(&answer)),
         }
     }
@@ -99,7 +99,7 @@ pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> 
 }
 
 /// Where the log of a master of this configuration is.
-pub(super) fn log_file(peek: &seam::Peek) -> String {
+pub(super) fn log_file(peek: &seam::MasterPaths) -> String {
     match &peek.log_file {
         Some(file) => file.display().to_string(),
         None => format!("{} (or went to the stderr of `rotad run`)", peek.default_log_file.display()),

@@ -4,9 +4,9 @@ mod reach;
 
 pub use reach::runs_elsewhere;
 
-use super::seam::Peek;
-use crate::control::wire::{Answer, Ask, Question, VERSION};
-use crate::event_loop::signal_pipe::Interrupt;
+use super::seam::MasterPaths;
+use crate::control::wire::{Method, Request, Response, VERSION};
+use crate::event_loop::signal_pipe::SignalPipe;
 use crate::sys::process::Process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -69,21 +69,21 @@ impl ClientError {
 
 /// How patient a command is.
 #[derive(Debug, Default)]
-pub struct Patience {
+pub struct WaitLimits {
     /// Then it detaches (`--timeout`); none: as long as it takes.
     pub until: Option<Instant>,
     /// Ctrl-C, where that detaches.
-    pub interrupt: Option<Interrupt>,
+    pub interrupt: Option<SignalPipe>,
     /// It ends when nobody reads its stdout any more.
     pub watches_reader: bool,
 }
 
-impl Patience {
+impl WaitLimits {
     /// Lets time pass, up to this moment or until the bell rings.
     ///
     /// # Errors
     /// `TimedOut`, `Detached`, `Unread`.
-    pub fn pause(&self, until: Instant, bell: Option<&Interrupt>) -> Result<(), ClientError> {
+    pub fn pause(&self, until: Instant, bell: Option<&SignalPipe>) -> Result<(), ClientError> {
         wait(&mut bell.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(), Some(until), self)
     }
 }
@@ -99,7 +99,7 @@ pub struct Client {
     searched: usize,
     /// It has said something.
     answered: bool,
-    peek: Peek,
+    peek: MasterPaths,
     /// As the master knows it.
     config: PathBuf,
 }
@@ -110,7 +110,7 @@ impl Client {
     /// # Errors
     /// `Unreachable`: nothing runs. `Unsure`: nobody was found. `Elsewhere`, `NotPermitted`: another user's runs.
     /// `Failed`: a master holds the folder but does not answer.
-    pub fn connect(peek: &Peek, patience: &Patience) -> Result<Self, ClientError> {
+    pub fn connect(peek: &MasterPaths, patience: &WaitLimits) -> Result<Self, ClientError> {
         let (stream, config) = reach::reach(peek, patience)?;
         let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::of_stranger(peer.pid()).ok());
         Ok(Self { stream, master, read: Vec::new(), searched: 0, answered: false, peek: peek.clone(), config })
@@ -120,10 +120,10 @@ impl Client {
     ///
     /// # Errors
     /// `Failed`: the master closed the connection.
-    pub fn ask(&mut self, ask: Ask) -> Result<(), ClientError> {
+    pub fn ask(&mut self, ask: Method) -> Result<(), ClientError> {
         let real = Some(self.peek.real.clone()).filter(|real| *real != self.config);
         let config = self.config.clone();
-        let question = Question { version: VERSION, config, real, ask };
+        let question = Request { version: VERSION, config, real, ask };
         let mut line = serde_json::to_vec(&question).map_err(|error| ClientError::Failed(error.to_string()))?;
         line.push(b'\n');
         // A master that refuses us at once says why before it closes: what it said is still to be read.
@@ -138,7 +138,7 @@ impl Client {
     /// # Errors
     /// `TimedOut`, `Detached`, and `Failed` when the master went away or speaks another language. One that was on its
     /// way out when we came, and has not said a word: as if it had not been there ([`Client::connect`]).
-    pub fn answer(&mut self, patience: &Patience) -> Result<Answer, ClientError> {
+    pub fn answer(&mut self, patience: &WaitLimits) -> Result<Response, ClientError> {
         loop {
             if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let end = end + std::mem::take(&mut self.searched);
@@ -167,7 +167,7 @@ impl Client {
         }
     }
 
-    fn went_away(&self, why: &str, patience: &Patience) -> ClientError {
+    fn went_away(&self, why: &str, patience: &WaitLimits) -> ClientError {
         if self.answered {
             return lost(why);
         }
@@ -186,7 +186,7 @@ impl Client {
     ///
     /// # Errors
     /// `TimedOut`, `Detached`; `Failed`: the kernel does not let its process end.
-    pub fn wait_gone(&mut self, patience: &Patience) -> Result<(), ClientError> {
+    pub fn wait_gone(&mut self, patience: &WaitLimits) -> Result<(), ClientError> {
         let mut some = [0; 4096];
         loop {
             wait(&mut [self.stream.as_fd()], None, patience)?;
@@ -215,7 +215,7 @@ fn lost(why: &str) -> ClientError {
 }
 
 /// Waits until one of these is readable or `until` is past; the command's own limits end it with an error.
-fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &Patience) -> Result<(), ClientError> {
+fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &WaitLimits) -> Result<(), ClientError> {
     loop {
         let stdout = io::stdout();
         let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
@@ -232,7 +232,7 @@ fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &Patience)
             None => PollTimeout::NONE,
         };
         let done = poll(&mut polled, timeout);
-        if patience.interrupt.as_ref().is_some_and(Interrupt::take) {
+        if patience.interrupt.as_ref().is_some_and(SignalPipe::take) {
             return Err(ClientError::Detached);
         }
         if matches!(done, Ok(1..)) {
@@ -257,25 +257,25 @@ mod tests {
     use std::path::Path;
 
     /// A configuration that names this runtime directory, and lies beside it.
-    fn peek(runtime_dir: &Path) -> Peek {
+    fn peek(runtime_dir: &Path) -> MasterPaths {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.toml");
         std::fs::write(&file, format!("[master]\nruntime_dir = {:?}\n", runtime_dir.display().to_string())).unwrap();
         crate::config::peek(&file)
     }
 
-    fn patience(ms: u64) -> Patience {
-        Patience { until: Some(Instant::now() + Duration::from_millis(ms)), ..Patience::default() }
+    fn patience(ms: u64) -> WaitLimits {
+        WaitLimits { until: Some(Instant::now() + Duration::from_millis(ms)), ..WaitLimits::default() }
     }
 
     #[test]
     fn nobody_there_is_unreachable_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Client::connect(&peek(folder.path()), &Patience::default()).unwrap_err();
+        let error = Client::connect(&peek(folder.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), 4);
         assert!(error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"), "{error}");
         drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
-        let error = Client::connect(&peek(folder.path()), &Patience::default()).unwrap_err();
+        let error = Client::connect(&peek(folder.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), 4, "a stale socket: {error}");
     }
 
@@ -288,20 +288,20 @@ mod tests {
         let listener = UnixListener::bind(&near_by).unwrap();
         std::fs::rename(&near_by, deep.join(SOCKET)).unwrap();
         let peek = peek(&deep);
-        let mut client = Client::connect(&peek, &Patience::default()).unwrap();
-        client.ask(Ask::Status).unwrap();
+        let mut client = Client::connect(&peek, &WaitLimits::default()).unwrap();
+        client.ask(Method::Status).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         assert_eq!(client.answer(&patience(10)).unwrap_err(), ClientError::TimedOut);
         let mut line = [0; 600];
         let n = server.read(&mut line).unwrap();
-        let question: Question = serde_json::from_slice(&line[..n]).unwrap();
-        assert_eq!((question.config.as_path(), question.ask), (peek.config.as_path(), Ask::Status));
+        let question: Request = serde_json::from_slice(&line[..n]).unwrap();
+        assert_eq!((question.config.as_path(), question.ask), (peek.config.as_path(), Method::Status));
         server.write_all(b"{\"progress\":{\"text\":\"a\"}}\n{\"done\":{\"code\":10,").unwrap();
-        assert_eq!(client.answer(&Patience::default()).unwrap(), Answer::Progress { text: "a".into() });
+        assert_eq!(client.answer(&WaitLimits::default()).unwrap(), Response::Progress { text: "a".into() });
         server.write_all(b"\"message\":\"b\"}}\nnonsense\n").unwrap();
-        assert_eq!(client.answer(&Patience::default()).unwrap(), Answer::Done { code: 10, message: "b".into() });
-        assert_eq!(client.answer(&Patience::default()).unwrap_err().code(), 1);
+        assert_eq!(client.answer(&WaitLimits::default()).unwrap(), Response::Done { code: 10, message: "b".into() });
+        assert_eq!(client.answer(&WaitLimits::default()).unwrap_err().code(), 1);
         drop(server);
-        assert_eq!(client.answer(&Patience::default()).unwrap_err().code(), 1);
+        assert_eq!(client.answer(&WaitLimits::default()).unwrap_err().code(), 1);
     }
 }

@@ -1,9 +1,9 @@
 //! `events`: what the master did and why.
 
-use super::client::{Client, ClientError, Patience};
+use super::client::{Client, ClientError, WaitLimits};
 use super::{ask, print};
-use crate::control::wire::{Answer, Ask};
-use crate::observe::events::{Event, What};
+use crate::control::wire::{Method, Response};
+use crate::observe::events::{Event, EventKind};
 use crate::observe::harmless::harmless_json;
 use serde_json::json;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
     let patience = ask::endless();
     let style = Style { json, colour: print::colour() };
     let done = Client::connect(&peek, &patience).and_then(|mut client| {
-        client.ask(Ask::Events { follow })?;
+        client.ask(Method::Events { follow })?;
         show(&mut client, &patience, style)
     });
     match done {
@@ -39,12 +39,12 @@ struct Style {
     colour: bool,
 }
 
-fn show(client: &mut Client, patience: &Patience, style: Style) -> Result<(u8, String), ClientError> {
+fn show(client: &mut Client, patience: &WaitLimits, style: Style) -> Result<(u8, String), ClientError> {
     loop {
         let text = match client.answer(patience)? {
-            Answer::Done { code, message } => return Ok((code, message)),
-            Answer::Event(event) => style.event(&event),
-            Answer::Skipped { count } => style.skipped(count),
+            Response::Done { code, message } => return Ok((code, message)),
+            Response::Event(event) => style.event(&event),
+            Response::Skipped { count } => style.skipped(count),
             _ => continue,
         };
         print::write(&text).map_err(|_| ClientError::Unread)?;
@@ -93,7 +93,7 @@ fn moment<'a>(time: &'a str, today: &str) -> &'a str {
 }
 
 fn colour(event: &Event) -> Option<u8> {
-    use What::*;
+    use EventKind::*;
     const RED: u8 = 31;
     const GREEN: u8 = 32;
     const YELLOW: u8 = 33;
@@ -123,7 +123,7 @@ mod tests {
         Event {
             seq: 7,
             time: "2026-01-02T03:04:05.678Z".into(),
-            event: What::Exit,
+            event: EventKind::Exit,
             pool: Some("web".into()),
             slot: Some(0),
             worker: Some("1-2-3".into()),

@@ -1,9 +1,9 @@
 //! `logs`: what workers printed.
 
 use super::args::Target;
-use super::client::{Client, ClientError, Patience};
+use super::client::{Client, ClientError, WaitLimits};
 use super::{ask, print};
-use crate::control::wire::{Answer, Ask, Line};
+use crate::control::wire::{Line, Method, Response};
 use std::io::IsTerminal;
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
     let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
     let mut style = Style { named, colour: print::colour(), aligned: std::io::stdout().is_terminal(), width: 0 };
     let done = Client::connect(&peek, &patience).and_then(|mut client| {
-        client.ask(Ask::Logs { pool, slot, lines, follow })?;
+        client.ask(Method::Logs { pool, slot, lines, follow })?;
         show(&mut client, &patience, &mut style)
     });
     match done {
@@ -50,15 +50,15 @@ struct Style {
     width: usize,
 }
 
-fn show(client: &mut Client, patience: &Patience, style: &mut Style) -> Result<(u8, String), ClientError> {
+fn show(client: &mut Client, patience: &WaitLimits, style: &mut Style) -> Result<(u8, String), ClientError> {
     loop {
         let text = match client.answer(patience)? {
-            Answer::Done { code, message } => return Ok((code, message)),
-            Answer::Line(line) => style.line(&line),
-            Answer::Skipped { count } => {
+            Response::Done { code, message } => return Ok((code, message)),
+            Response::Line(line) => style.line(&line),
+            Response::Skipped { count } => {
                 format!("… {count} lines are missing here: they came faster than they were read\n")
             }
-            Answer::Hint { text } => {
+            Response::Hint { text } => {
                 print::plain_error(&print::harmless_lines(&text));
                 continue;
             }

@@ -90,7 +90,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             roll::reload(config.as_deref(), which, config_only, dry_run, &wait)
         }
         Verb::Roll { pools, workers, tasks, wait } => {
-            roll::roll(config.as_deref(), args::Which { pools, workers, tasks }, &wait)
+            roll::roll(config.as_deref(), args::Selector { pools, workers, tasks }, &wait)
         }
         Verb::Rollback { pools, to, dry_run, wait } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
         Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),

@@ -1,7 +1,7 @@
 //! What is shown while a command waits: a line a worker.
 
 use super::print;
-use crate::control::wire::Answer;
+use crate::control::wire::Response;
 use std::io::IsTerminal;
 
 /// How lines look: on a terminal a shape says what happened, and colour repeats it.
@@ -17,10 +17,10 @@ impl Progress {
     }
 
     /// An answer that is not the last one, as lines; empty for what is not progress.
-    pub(super) fn line(self, answer: &Answer) -> String {
+    pub(super) fn line(self, answer: &Response) -> String {
         match answer {
-            Answer::Progress { text } => format!("{}\n", print::harmless_lines(text)),
-            Answer::Step { pool, slot, done, of, took_ms, text, .. } => {
+            Response::Progress { text } => format!("{}\n", print::harmless_lines(text)),
+            Response::Step { pool, slot, done, of, took_ms, text, .. } => {
                 if !self.terminal {
                     return format!("{}\n", print::harmless_lines(text));
                 }
@@ -28,13 +28,13 @@ impl Progress {
                 let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
                 format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
             }
-            Answer::Skipped { count } => format!("({count} lines left out: they came faster than they were read)\n"),
-            Answer::Status(_)
-            | Answer::Event(_)
-            | Answer::Line(_)
-            | Answer::Here { .. }
-            | Answer::Hint { .. }
-            | Answer::Done { .. } => String::new(),
+            Response::Skipped { count } => format!("({count} lines left out: they came faster than they were read)\n"),
+            Response::Status(_)
+            | Response::Event(_)
+            | Response::Line(_)
+            | Response::Here { .. }
+            | Response::Hint { .. }
+            | Response::Done { .. } => String::new(),
         }
     }
 }
@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn a_step_on_a_terminal_and_in_a_pipe() {
         let text = "web/0: pid 7 serves, ready after 0.41 s (1 of 4)".to_owned();
-        let step = Answer::Step { pool: "web".into(), slot: 0, pid: Some(7), done: 1, of: 4, took_ms: Some(410), text };
+        let step =
+            Response::Step { pool: "web".into(), slot: 0, pid: Some(7), done: 1, of: 4, took_ms: Some(410), text };
         let line = |terminal, colour| Progress { terminal, colour }.line(&step);
         assert_eq!(line(false, false), "web/0: pid 7 serves, ready after 0.41 s (1 of 4)\n");
         assert_eq!(line(true, false), "✓ web/0  0.41 s  (1 of 4)\n");
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_worker_reaches_the_terminal_as_it_is() {
-        let answer = Answer::Progress { text: "web: \x1b[2J\nmore".into() };
+        let answer = Response::Progress { text: "web: \x1b[2J\nmore".into() };
         assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\x1b[2J\nmore\n");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::args::{self, Target};
 use super::{ask, code, print};
-use crate::control::wire::{Ask, Extent, Wait, Which};
+use crate::control::wire::{Method, ReloadScope, Selector, Wait};
 use std::path::Path;
 
 /// Until when the master's answer waits.
@@ -17,7 +17,7 @@ pub(super) fn until(wait: &args::Wait) -> Wait {
 /// Reads the configuration, applies what changed, rolls these pools.
 pub(super) fn reload(
     file: Option<&Path>,
-    which: args::Which,
+    which: args::Selector,
     config_only: bool,
     dry_run: bool,
     wait: &args::Wait,
@@ -30,18 +30,18 @@ pub(super) fn reload(
         return code::USAGE;
     }
     let extent = match (config_only, dry_run) {
-        (true, _) => Extent::ConfigOnly,
-        (_, true) => Extent::DryRun,
-        _ => Extent::Everything,
+        (true, _) => ReloadScope::ConfigOnly,
+        (_, true) => ReloadScope::DryRun,
+        _ => ReloadScope::Everything,
     };
-    ask::once(file, Ask::Reload { which: which.into(), extent, wait: until(wait) }, wait.timeout)
+    ask::once(file, Method::Reload { which: which.into(), extent, wait: until(wait) }, wait.timeout)
 }
 
 /// Rolls pools, or replaces single workers, one after another. Both at once would have no order that one could tell.
-pub(super) fn roll(file: Option<&Path>, which: args::Which, wait: &args::Wait) -> u8 {
+pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait) -> u8 {
     let slots = which.pools.iter().filter(|name| name.contains('/')).count();
     if slots == 0 {
-        return ask::once(file, Ask::Roll { which: which.into(), wait: until(wait) }, wait.timeout);
+        return ask::once(file, Method::Roll { which: which.into(), wait: until(wait) }, wait.timeout);
     }
     if slots < which.pools.len() || which.workers || which.tasks {
         print::error("either whole pools or single workers (POOL/SLOT), not both at once: roll them one after another");
@@ -63,7 +63,7 @@ pub(super) fn roll(file: Option<&Path>, which: args::Which, wait: &args::Wait) -
         Err(code) => return code,
     };
     for (pool, slot) in targets {
-        let code = ask::once_of(&peek, Ask::Renew { pool, slot, wait: until(wait) }, wait.timeout);
+        let code = ask::once_of(&peek, Method::Renew { pool, slot, wait: until(wait) }, wait.timeout);
         // What follows was asked for on the assumption that this one goes well.
         if code != 0 {
             return code;
@@ -80,16 +80,16 @@ pub(super) fn rollback(
     dry_run: bool,
     wait: &args::Wait,
 ) -> u8 {
-    ask::once(file, Ask::Rollback { pools, to, dry_run, wait: until(wait) }, wait.timeout)
+    ask::once(file, Method::Rollback { pools, to, dry_run, wait: until(wait) }, wait.timeout)
 }
 
 /// Ends running rolling restarts.
 pub(super) fn cancel(file: Option<&Path>, pools: Vec<String>) -> u8 {
-    ask::once(file, Ask::Cancel { pools }, None)
+    ask::once(file, Method::Cancel { pools }, None)
 }
 
-impl From<args::Which> for Which {
-    fn from(which: args::Which) -> Self {
+impl From<args::Selector> for Selector {
+    fn from(which: args::Selector) -> Self {
         Self { pools: which.pools, workers: which.workers, tasks: which.tasks }
     }
 }

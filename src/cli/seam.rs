@@ -1,7 +1,7 @@
 //! Where the verbs reach the rest of rotad, in one place: errors become text for people here.
 
-pub use crate::config::Peek;
-use crate::daemon::Launch;
+pub use crate::config::MasterPaths;
+use crate::daemon::StartContext;
 use crate::plan::Plan;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,7 @@ pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// A path that is not valid UTF-8: no master is known by it.
-pub fn peek(path: &Path) -> Result<Peek, String> {
+pub fn peek(path: &Path) -> Result<MasterPaths, String> {
     crate::config::unnameable(path).map_or_else(|| Ok(crate::config::peek(path)), Err)
 }
 
@@ -61,6 +61,6 @@ pub fn user_name(uid: u32) -> Option<String> {
 }
 
 /// The master's life, from its house to its last worker's end. Returns its exit code.
-pub fn serve(plan: Plan, launch: Launch) -> u8 {
+pub fn serve(plan: Plan, launch: StartContext) -> u8 {
     crate::supervisor::serve(plan, launch, std::sync::Arc::new(load_for_log))
 }

@@ -1,9 +1,9 @@
 //! `status`: the table, JSON, or an exit code for scripts.
 
 use super::args::StatusArgs;
-use super::client::{Client, ClientError, Patience};
+use super::client::{Client, ClientError, WaitLimits};
 use super::{ask, code, print, seam, watch};
-use crate::control::wire::{Answer, Ask};
+use crate::control::wire::{Method, Response};
 use crate::observe::harmless::harmless_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
 use crate::observe::table::{self, Look};
@@ -36,7 +36,7 @@ pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
 }
 
 /// The status of what was asked for; or an exit code and why there is none.
-pub(super) fn wanted(peek: &seam::Peek, wish: &StatusArgs) -> Result<Status, (u8, String)> {
+pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Status, (u8, String)> {
     let mut status = match fetch(peek) {
         Ok(Ok(status)) => status,
         Ok(Err((code, message))) => return Err((code, print::harmless_lines(&message))),
@@ -53,14 +53,14 @@ pub(super) fn wanted(peek: &seam::Peek, wish: &StatusArgs) -> Result<Status, (u8
 }
 
 /// The status of the master, or its refusal.
-pub(super) fn fetch(peek: &seam::Peek) -> Result<Result<Status, (u8, String)>, ClientError> {
-    let patience = Patience { until: Some(Instant::now() + TIMEOUT), ..Patience::default() };
+pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
+    let patience = WaitLimits { until: Some(Instant::now() + TIMEOUT), ..WaitLimits::default() };
     let mut client = Client::connect(peek, &patience)?;
-    client.ask(Ask::Status)?;
+    client.ask(Method::Status)?;
     loop {
         match client.answer(&patience) {
-            Ok(Answer::Status(status)) => return Ok(Ok(*status)),
-            Ok(Answer::Done { code, message }) => return Ok(Err((code, message))),
+            Ok(Response::Status(status)) => return Ok(Ok(*status)),
+            Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
             Ok(_) => {}
             Err(ClientError::TimedOut) => {
                 return Err(ClientError::Failed(format!("the master did not answer within {TIMEOUT:?}")));

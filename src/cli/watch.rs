@@ -4,7 +4,7 @@
 use super::args::StatusArgs;
 use super::client::ClientError;
 use super::{ask, print, seam, status};
-use crate::event_loop::signal_pipe::Interrupt;
+use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::Status;
 use crate::observe::table::{Look, Rates};
 use crate::sys::terminal;
@@ -21,7 +21,7 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Shows the status until Ctrl-C, or until nobody reads. A master that cannot be reached at first is an error; one that
 /// goes away later is said so, and looked for again.
-pub(super) fn watch(peek: &seam::Peek, wish: &StatusArgs) -> u8 {
+pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
     let patience = ask::endless();
     let mut last = match status::wanted(peek, wish) {
         Ok(status) => Some((status, Instant::now())),
@@ -58,10 +58,10 @@ pub(super) fn watch(peek: &seam::Peek, wish: &StatusArgs) -> u8 {
 }
 
 /// ^Z in between: the terminal is the shell's until we go on.
-fn pause(screen: &Screen, patience: &super::client::Patience) -> Result<(), ClientError> {
+fn pause(screen: &Screen, patience: &super::client::WaitLimits) -> Result<(), ClientError> {
     let until = Instant::now() + EVERY;
     patience.pause(until, screen.stop.as_ref())?;
-    if screen.stop.as_ref().is_some_and(Interrupt::take) {
+    if screen.stop.as_ref().is_some_and(SignalPipe::take) {
         screen.leave();
         raise(Signal::SIGSTOP).ok();
         print::write(ENTER).map_err(|_| ClientError::Unread)?;
@@ -78,13 +78,13 @@ struct Screen {
     terminal: bool,
     json: bool,
     /// ^Z.
-    stop: Option<Interrupt>,
+    stop: Option<SignalPipe>,
 }
 
 impl Screen {
     fn enter(wish: &StatusArgs) -> Self {
         let terminal = std::io::stdout().is_terminal() && !wish.json;
-        let stop = terminal.then(|| Interrupt::on(&[libc::SIGTSTP]).ok()).flatten();
+        let stop = terminal.then(|| SignalPipe::on(&[libc::SIGTSTP]).ok()).flatten();
         if terminal {
             print::raw(ENTER);
         }

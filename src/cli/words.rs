@@ -1,6 +1,6 @@
 //! Words of the command line with a meaning of their own: durations, sizes, signals, `POOL/SLOT`.
 
-use crate::control::wire::Size;
+use crate::control::wire::ScaleTo;
 use nix::libc;
 use nix::sys::signal::Signal;
 use std::str::FromStr;
@@ -37,12 +37,12 @@ impl FromStr for Target {
 }
 
 /// `4`, `+1`, `-1`.
-pub(super) fn size(text: &str) -> Result<Size, String> {
+pub(super) fn size(text: &str) -> Result<ScaleTo, String> {
     let wrong = || format!("\"{text}\" is no number of workers: write 4 for so many, +1 for one more, -1 for one less");
     if text.starts_with(['+', '-']) {
-        return text.parse().map(Size::By).map_err(|_| wrong());
+        return text.parse().map(ScaleTo::By).map_err(|_| wrong());
     }
-    text.parse().map(Size::Exactly).map_err(|_| wrong())
+    text.parse().map(ScaleTo::Exactly).map_err(|_| wrong())
 }
 
 /// A signal by its name, with or without SIG and in any case, or by its number (signal(7)).
@@ -103,10 +103,10 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!(size("4"), Ok(Size::Exactly(4)));
-        assert_eq!(size("0"), Ok(Size::Exactly(0)));
-        assert_eq!(size("+2"), Ok(Size::By(2)));
-        assert_eq!(size("-2"), Ok(Size::By(-2)));
+        assert_eq!(size("4"), Ok(ScaleTo::Exactly(4)));
+        assert_eq!(size("0"), Ok(ScaleTo::Exactly(0)));
+        assert_eq!(size("+2"), Ok(ScaleTo::By(2)));
+        assert_eq!(size("-2"), Ok(ScaleTo::By(-2)));
         for text in ["", "+", "-", "4x", "1.5", "99999999999"] {
             assert!(size(text).is_err(), "{text}");
         }

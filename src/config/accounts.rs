@@ -1,22 +1,22 @@
 //! Names of users and groups, looked up when the configuration is read.
 
 use super::people::{self, Person};
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use super::report::shown;
 use crate::plan::Account;
 use nix::unistd::{Gid, Uid};
 
 /// The user with this name or, in digits, this uid; a finding where there is none.
-pub(super) fn user(cx: &mut Reader, name: &At<String>) -> Option<Person> {
+pub(super) fn user(cx: &mut Parser, name: &Located<String>) -> Option<Person> {
     found(cx, name, "user", people::user(&name.value))
 }
 
 /// The group with this name or, in digits, this gid; a finding where there is none.
-pub(super) fn group(cx: &mut Reader, name: &At<String>) -> Option<u32> {
+pub(super) fn group(cx: &mut Parser, name: &Located<String>) -> Option<u32> {
     found(cx, name, "group", people::group(&name.value))
 }
 
-fn found<T>(cx: &mut Reader, name: &At<String>, what: &str, looked_up: Result<Option<T>, String>) -> Option<T> {
+fn found<T>(cx: &mut Parser, name: &Located<String>, what: &str, looked_up: Result<Option<T>, String>) -> Option<T> {
     let shown = shown(&name.value);
     match looked_up {
         Ok(Some(found)) => return Some(found),
@@ -27,7 +27,11 @@ fn found<T>(cx: &mut Reader, name: &At<String>, what: &str, looked_up: Result<Op
 }
 
 /// A pool's `user` and `group`.
-pub(super) fn account(cx: &mut Reader, name: Option<&At<String>>, group_name: Option<&At<String>>) -> Option<Account> {
+pub(super) fn account(
+    cx: &mut Parser,
+    name: Option<&Located<String>>,
+    group_name: Option<&Located<String>>,
+) -> Option<Account> {
     let own_group = group_name.and_then(|name| Some((name, group(cx, name)?)));
     let Some(name) = name else {
         if let Some(group) = group_name {

@@ -1,7 +1,7 @@
 //! What pools are to each other: who comes after whom, whose ports and log files are whose.
 
 use super::logs::identity;
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use super::report::shown;
 use crate::plan::{Address, ListenPlan, MasterPlan, PoolPlan, Ports, Source};
 use std::collections::BTreeMap;
@@ -9,18 +9,18 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 /// Where a pool says what others may contradict.
-pub(super) struct Marks {
-    pub(super) after: Vec<At<String>>,
+pub(super) struct PoolSpans {
+    pub(super) after: Vec<Located<String>>,
     pub(super) ports: Option<Range<usize>>,
     /// Its log files.
-    pub(super) files: Vec<At<PathBuf>>,
+    pub(super) files: Vec<Located<PathBuf>>,
 }
 
 /// One pool and its marks.
-pub(super) type Marked = (PoolPlan, Marks);
+pub(super) type Marked = (PoolPlan, PoolSpans);
 
 /// Resolves `after`: names that exist, each once, and no circle.
-pub(super) fn order(cx: &mut Reader, pools: &mut [Marked]) {
+pub(super) fn order(cx: &mut Parser, pools: &mut [Marked]) {
     let names: Vec<String> = pools.iter().map(|(pool, _)| pool.name.clone()).collect();
     for (pool, marks) in &mut *pools {
         for name in &marks.after {
@@ -40,7 +40,7 @@ pub(super) fn order(cx: &mut Reader, pools: &mut [Marked]) {
     circles(cx, pools);
 }
 
-fn circles(cx: &mut Reader, pools: &[Marked]) {
+fn circles(cx: &mut Parser, pools: &[Marked]) {
     let mut waiting: BTreeMap<&str, &[String]> =
         pools.iter().map(|(pool, _)| (pool.name.as_str(), pool.after.as_slice())).collect();
     loop {
@@ -76,7 +76,7 @@ fn circles(cx: &mut Reader, pools: &[Marked]) {
 }
 
 /// At the `after` of the first of the circle's pools in the text.
-fn tell(cx: &mut Reader, pools: &[Marked], circle: &[&str]) {
+fn tell(cx: &mut Parser, pools: &[Marked], circle: &[&str]) {
     let Some((first, marks)) = pools.iter().find(|(pool, _)| circle.contains(&pool.name.as_str())) else { return };
     let at = circle.iter().position(|name| *name == first.name).unwrap_or(0);
     let turned: Vec<&str> = circle[at..].iter().chain(&circle[..=at]).copied().collect();
@@ -91,7 +91,7 @@ fn tell(cx: &mut Reader, pools: &[Marked], circle: &[&str]) {
 }
 
 /// No port belongs to two pools, or to a pool and a listener.
-pub(super) fn ports(cx: &mut Reader, pools: &[Marked], listeners: &[ListenPlan]) {
+pub(super) fn ports(cx: &mut Parser, pools: &[Marked], listeners: &[ListenPlan]) {
     let ranges: Vec<(&str, Ports, &Range<usize>)> = pools
         .iter()
         .filter_map(|(pool, marks)| Some((pool.name.as_str(), pool.ports?, marks.ports.as_ref()?)))
@@ -115,7 +115,7 @@ pub(super) fn ports(cx: &mut Reader, pools: &[Marked], listeners: &[ListenPlan])
 }
 
 /// No log file of a pool is another file of ours, and pools that share one agree on its rotation.
-pub(super) fn logs(cx: &mut Reader, pools: &[Marked], master: &MasterPlan, sources: &[Source]) {
+pub(super) fn logs(cx: &mut Parser, pools: &[Marked], master: &MasterPlan, sources: &[Source]) {
     let log = master.log_file.as_ref().unwrap_or(&master.default_log_file);
     let mut ours = vec![(identity(log), "the master's own log"), (identity(&master.pid_file), "the pid file")];
     ours.extend(sources.iter().map(|source| (identity(&source.path), "part of the configuration")));

@@ -2,7 +2,7 @@
 //! stands.
 
 use super::pool::{POOL, Pool};
-use super::reader::{Reader, Value, in_order};
+use super::reader::{Parser, Value, in_order};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -17,7 +17,7 @@ pub(super) const NOT_OF_STEPS: [&str; 10] =
     ["listen", "stdin", "ports", "ready", "essential", "reload", "recycle", "health", "count", "max_starting"];
 
 /// The checked defaults; none where there are none.
-pub(super) fn read<'i>(cx: &mut Reader, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
+pub(super) fn read<'i>(cx: &mut Parser, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
     let value = value?;
     let table = value.get_ref().as_table();
     for (name, value) in table.map(in_order).unwrap_or_default() {

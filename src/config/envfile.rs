@@ -1,7 +1,7 @@
 //! Env files: read once, however many pools name them, and part of what the configuration says.
 
 use super::dotenv::{self, Variable};
-use super::reader::{At, PRIVATE, Reader};
+use super::reader::{Located, PRIVATE, Parser};
 use super::report::{Finding, Place, Report, Severity};
 use super::{trust, values};
 use crate::plan::{Source, read};
@@ -16,7 +16,7 @@ pub(super) struct EnvFiles {
 impl EnvFiles {
     /// The variables of a file; findings where it cannot be read or understood. Its lines are never shown: they may
     /// hold secrets.
-    pub(super) fn variables(&mut self, cx: &mut Reader, path: &At<PathBuf>) -> Vec<(String, String)> {
+    pub(super) fn variables(&mut self, cx: &mut Parser, path: &Located<PathBuf>) -> Vec<(String, String)> {
         if let Some((_, variables)) = self.read.iter().find(|(source, _)| source.path == path.value) {
             return variables.clone();
         }

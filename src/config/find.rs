@@ -71,7 +71,7 @@ pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
 
 /// What a client has to know of a configuration to reach its master.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peek {
+pub struct MasterPaths {
     /// The file's absolute path as it was given, links unresolved.
     pub config: PathBuf,
     /// Its real path.
@@ -97,7 +97,7 @@ pub fn unnameable(path: &Path) -> Option<String> {
 
 /// Reads as much of a configuration as a client needs: whatever is broken or missing in the file (or the file itself)
 /// falls back to the defaults, because a running master must be found with a broken file, too.
-pub fn peek(path: &Path) -> Peek {
+pub fn peek(path: &Path) -> MasterPaths {
     let Whereabouts { given, real, base, name } = Whereabouts::of(path);
     let read = crate::plan::read(&given);
     let text = read.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
@@ -123,7 +123,7 @@ pub fn peek(path: &Path) -> Peek {
     let roots = Some(place::roots_runtime_dir(&name)).filter(|_| configured.is_none());
     let runtime_dir = configured.unwrap_or_else(|| place::runtime_dir(&name));
     let owner = given.metadata().or_else(|_| given.parent().unwrap_or(Path::new("/")).metadata());
-    Peek {
+    MasterPaths {
         pid_file: path_of("pid_file").unwrap_or_else(|| runtime_dir.join("master.pid")),
         log_file: path_of("log_file"),
         default_log_file: place::log_file(&name),

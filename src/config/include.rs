@@ -1,7 +1,7 @@
 //! `include`: which files a configuration takes in, and their texts.
 
 use super::place;
-use super::reader::{At, Reader, Value};
+use super::reader::{Located, Parser, Value};
 use super::report::shown;
 use super::texts::Text;
 use super::trust;
@@ -24,16 +24,16 @@ pub(super) struct Included {
 
 /// The files that the main configuration's `include` finds now, in the order of their paths. `main` is the real path
 /// of the configuration: a pattern that finds it, too, does not mean it.
-pub(super) fn files(cx: &mut Reader, root: &Value<'_>, main: &Path) -> Included {
+pub(super) fn files(cx: &mut Parser, root: &Value<'_>, main: &Path) -> Included {
     let mut included = Included::default();
     let Some(value) = root.get_ref().as_table().and_then(|table| table.get("include")) else { return included };
     let Some(patterns) = cx.texts(value, "patterns of files such as [\"conf.d/*.toml\"]") else { return included };
-    let mut found: Vec<At<PathBuf>> = Vec::new();
+    let mut found: Vec<Located<PathBuf>> = Vec::new();
     for pattern in patterns.value {
         for path in matches(cx, &pattern, &mut included.globs) {
             let again = found.iter().any(|at| at.value == path);
             if !again && path.canonicalize().map_or(true, |real| real != main) {
-                found.push(At::new(path, pattern.span.clone()));
+                found.push(Located::new(path, pattern.span.clone()));
             }
         }
     }
@@ -54,7 +54,7 @@ pub(super) fn files(cx: &mut Reader, root: &Value<'_>, main: &Path) -> Included 
 }
 
 /// What one pattern finds.
-fn matches(cx: &mut Reader, pattern: &At<String>, globs: &mut Vec<Glob>) -> Vec<PathBuf> {
+fn matches(cx: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>) -> Vec<PathBuf> {
     let Some(glob) = self::pattern(cx, pattern) else { return Vec::new() };
     if let Some(found) = trust::writable_by_others(&glob.folder()) {
         let (message, hint) = trust::distrust(&found);
@@ -76,7 +76,7 @@ fn matches(cx: &mut Reader, pattern: &At<String>, globs: &mut Vec<Glob>) -> Vec<
 }
 
 /// A checked pattern; a finding where it is none.
-pub(super) fn pattern(cx: &mut Reader, pattern: &At<String>) -> Option<Glob> {
+pub(super) fn pattern(cx: &mut Parser, pattern: &Located<String>) -> Option<Glob> {
     if pattern.value.is_empty() {
         cx.error(&pattern.span, "expected a pattern of files, found nothing");
         return None;
@@ -92,7 +92,7 @@ pub(super) fn pattern(cx: &mut Reader, pattern: &At<String>) -> Option<Glob> {
 }
 
 /// Reads one file; how many bytes it has.
-fn one(cx: &mut Reader, at: &At<PathBuf>, main: &Path, included: &mut Included) -> usize {
+fn one(cx: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut Included) -> usize {
     let path = &at.value;
     if let Some(message) = place::unnameable(path) {
         cx.error_with(&at.span, message, "rename the file or the folder");

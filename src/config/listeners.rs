@@ -2,7 +2,7 @@
 
 use super::accounts;
 use super::place;
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use super::report::{nearest, shown};
 use super::sections::Listen;
 use crate::plan::{Address, ListenPlan};
@@ -24,13 +24,13 @@ pub(super) struct Listeners {
 }
 
 struct Declared {
-    name: At<String>,
+    name: Located<String>,
     index: Option<usize>,
     used: bool,
 }
 
 impl Listeners {
-    pub(super) fn declare(cx: &mut Reader, sections: Vec<(At<String>, Listen)>) -> Self {
+    pub(super) fn declare(cx: &mut Parser, sections: Vec<(Located<String>, Listen)>) -> Self {
         let mut all = Self::default();
         for (name, section) in sections {
             let index = all.declare_one(cx, &name, section);
@@ -39,7 +39,7 @@ impl Listeners {
         all
     }
 
-    fn declare_one(&mut self, cx: &mut Reader, name: &At<String>, section: Listen) -> Option<usize> {
+    fn declare_one(&mut self, cx: &mut Parser, name: &Located<String>, section: Listen) -> Option<usize> {
         let Some(written) = &section.address else {
             super::pool::missing(cx, "listener", name, "address", "add address = \"127.0.0.1:8080\"");
             return None;
@@ -68,7 +68,7 @@ impl Listeners {
     }
 
     /// The listener that a pool names, or whose address it gives; `None` after a finding, or of one that is refused.
-    pub(super) fn take(&mut self, cx: &mut Reader, word: &At<String>) -> Option<usize> {
+    pub(super) fn take(&mut self, cx: &mut Parser, word: &Located<String>) -> Option<usize> {
         if let Some(declared) = self.declared.iter_mut().find(|declared| declared.name.value == word.value) {
             declared.used = true;
             return declared.index;
@@ -110,7 +110,7 @@ impl Listeners {
     }
 
     /// Warns of listeners that no pool uses.
-    pub(super) fn finish(self, cx: &mut Reader) -> Vec<ListenPlan> {
+    pub(super) fn finish(self, cx: &mut Parser) -> Vec<ListenPlan> {
         for declared in self.declared.iter().filter(|declared| !declared.used) {
             let name = &declared.name;
             let message = format!("no pool listens on `{}`", shown(&name.value));
@@ -126,7 +126,7 @@ fn same(a: &Address, b: &Address) -> bool {
 }
 
 /// Mode and owner: of unix sockets only.
-fn own(cx: &mut Reader, plan: &mut ListenPlan, section: &Listen) {
+fn own(cx: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
     if let Address::Tcp(_) = plan.address {
         let spans = [
             ("mode", section.mode.as_ref().map(|at| at.span.clone())),
@@ -159,7 +159,7 @@ fn own(cx: &mut Reader, plan: &mut ListenPlan, section: &Listen) {
 }
 
 /// `"127.0.0.1:8080"`, `"[::1]:80"`, `"unix:/run/x.sock"`.
-fn address(cx: &mut Reader, written: &At<String>) -> Option<Address> {
+fn address(cx: &mut Parser, written: &Located<String>) -> Option<Address> {
     if let Some(path) = written.value.strip_prefix("unix:") {
         return unix(cx, written, path);
     }
@@ -187,7 +187,7 @@ fn address_hint(text: &str) -> String {
     }
 }
 
-fn unix(cx: &mut Reader, written: &At<String>, path: &str) -> Option<Address> {
+fn unix(cx: &mut Parser, written: &Located<String>, path: &str) -> Option<Address> {
     if path.is_empty() || path.ends_with('/') {
         cx.error_with(&written.span, "`unix:` needs the path of a socket", "write \"unix:/run/shop.sock\"");
         return None;

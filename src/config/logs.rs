@@ -2,7 +2,7 @@
 
 use super::accounts;
 use super::pool_tables::Log;
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use crate::plan::{FileAccess, LogPlan, Sink};
 use nix::unistd::{AccessFlags, Uid, access as may};
 use std::ops::Range;
@@ -14,7 +14,7 @@ pub(super) const KEEP: u32 = 10;
 /// Below this a log file would be rotated all the time. Bytes.
 const LEAST_SIZE: u64 = 4096;
 
-pub(super) fn make(cx: &mut Reader, log: &Log) -> LogPlan {
+pub(super) fn make(cx: &mut Parser, log: &Log) -> LogPlan {
     let files = files(log);
     for file in &files {
         usable(cx, file);
@@ -45,7 +45,7 @@ pub(super) fn make(cx: &mut Reader, log: &Log) -> LogPlan {
 }
 
 /// Whose the files are.
-fn access(cx: &mut Reader, log: &Log) -> FileAccess {
+fn access(cx: &mut Parser, log: &Log) -> FileAccess {
     let root = Uid::effective().is_root();
     let mut access = FileAccess { mode: log.mode.as_ref().map(|at| at.value), ..FileAccess::default() };
     if let Some(name) = &log.user {
@@ -64,15 +64,15 @@ fn access(cx: &mut Reader, log: &Log) -> FileAccess {
 }
 
 /// The files that a pool writes.
-pub(super) fn files(log: &Log) -> Vec<At<PathBuf>> {
-    let file = |at: &At<Sink>| match &at.value {
-        Sink::File(path) => Some(At::new(path.clone(), at.span.clone())),
+pub(super) fn files(log: &Log) -> Vec<Located<PathBuf>> {
+    let file = |at: &Located<Sink>| match &at.value {
+        Sink::File(path) => Some(Located::new(path.clone(), at.span.clone())),
         _ => None,
     };
     [&log.stdout, &log.stderr].into_iter().flatten().filter_map(file).collect()
 }
 
-pub(super) fn large_enough(cx: &mut Reader, size: &At<u64>) {
+pub(super) fn large_enough(cx: &mut Parser, size: &Located<u64>) {
     if size.value < LEAST_SIZE {
         cx.error_with(&size.span, "too small for a log file", "4KiB is the least, \"50MiB\" the default");
     }
@@ -86,7 +86,7 @@ pub(super) fn identity(path: &Path) -> PathBuf {
     })
 }
 
-fn usable(cx: &mut Reader, file: &At<PathBuf>) {
+fn usable(cx: &mut Parser, file: &Located<PathBuf>) {
     let path = file.value.display();
     match file.value.metadata() {
         Ok(meta) if meta.is_dir() => {
@@ -106,7 +106,7 @@ fn usable(cx: &mut Reader, file: &At<PathBuf>) {
 }
 
 /// Whether the file, and every folder of it that is missing, can be made.
-fn can_be_made(cx: &mut Reader, file: &Path, span: &Range<usize>) {
+fn can_be_made(cx: &mut Parser, file: &Path, span: &Range<usize>) {
     let Some(there) = file.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok()) else { return };
     let message = format!("{} cannot be made", file.display());
     if !there.is_dir() {

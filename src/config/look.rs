@@ -1,6 +1,6 @@
 //! A look ahead: does what the workers need exist now? Only warnings: a deployment may bring it later.
 
-use super::reader::Reader;
+use super::reader::Parser;
 use super::report::shown;
 use crate::plan::{Recipe, Template};
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Warns where the working directory or the program of `recipe` does not exist. `command` and `directory` are the
 /// places to name.
-pub(super) fn ahead(cx: &mut Reader, recipe: &Recipe, command: &Range<usize>, directory: &Range<usize>) {
+pub(super) fn ahead(cx: &mut Parser, recipe: &Recipe, command: &Range<usize>, directory: &Range<usize>) {
     let folder = &recipe.working_directory;
     if !folder.is_dir() {
         let message = format!("the working directory {} does not exist now", folder.display());

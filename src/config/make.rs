@@ -4,7 +4,7 @@ use super::across::{self, Marked};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
 use super::place::{self, Whereabouts};
-use super::reader::Reader;
+use super::reader::Parser;
 use super::sections::{Config, Control, Master, Signals};
 use super::{accounts, logs, make_pool};
 use crate::plan::{ControlPlan, Glob, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Makes the plan; it is one only if the reader has no errors afterwards.
 pub(super) fn plan(
-    cx: &mut Reader,
+    cx: &mut Parser,
     config: Config,
     place: Whereabouts,
     mut sources: Vec<Source>,
@@ -46,7 +46,7 @@ pub(super) fn plan(
     }
 }
 
-fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPlan {
+fn make_master(cx: &mut Parser, master: Master, place: &Whereabouts) -> MasterPlan {
     let name = master.name.map_or_else(|| place.name.clone(), |at| at.value);
     if let Some(at) =
         master.runtime_dir.as_ref().filter(|at| place.base.is_symlink() && at.value.starts_with(&place.base))
@@ -86,7 +86,7 @@ fn make_master(cx: &mut Reader, master: Master, place: &Whereabouts) -> MasterPl
     }
 }
 
-fn make_control(cx: &mut Reader, control: &Control) -> ControlPlan {
+fn make_control(cx: &mut Parser, control: &Control) -> ControlPlan {
     let group = control.group.as_ref().and_then(|name| accounts::group(cx, name));
     if let (Some(name), Some(gid)) = (&control.group, group)
         && !Uid::effective().is_root()

@@ -1,12 +1,12 @@
 //! One pool: what was read -> its plan.
 
-use super::across::{Marked, Marks};
+use super::across::{Marked, PoolSpans};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
 use super::pool::{self, Pool};
 use super::pool_tables::{self, Surge};
 use super::probe::{self, Crowd, ReadyText};
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use super::report::shown;
 use super::templates::Templates;
 use super::{accounts, logs, look, ports, values, watch};
@@ -21,10 +21,10 @@ const AUTO: Span = Span::from_secs(1);
 const LEAST_RSS: u64 = 1 << 20;
 
 pub(super) fn pool(
-    cx: &mut Reader,
+    cx: &mut Parser,
     listeners: &mut Listeners,
     files: &mut EnvFiles,
-    name: &At<String>,
+    name: &Located<String>,
     pool: Pool,
 ) -> Marked {
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
@@ -52,12 +52,12 @@ pub(super) fn pool(
     let (watch, log) = (watch::make(cx, &pool.reload), logs::make(cx, &pool.log));
     let (recycle, essential) = (recycle(cx, &pool), essential(cx, &pool));
     let roll_on = pool.reload.on.as_ref().map_or(RollOn::Always, |at| at.value);
-    let marks = Marks {
+    let marks = PoolSpans {
         after: pool.after.clone(),
         ports: pool.ports.as_ref().map(|at| at.span.clone()),
         files: logs::files(&pool.log),
     };
-    let written = pool.ports.clone().and_then(|at| Some(At::new(at.value?, at.span)));
+    let written = pool.ports.clone().and_then(|at| Some(Located::new(at.value?, at.span)));
     let recipe = recipe(cx, files, name, pool, sockets, &mut texts);
     if let Some(at) = &written {
         ports::enough(cx, at, policy.count, policy.reload.surge, policy.reload.max_draining);
@@ -72,7 +72,7 @@ pub(super) fn pool(
     (plan, marks)
 }
 
-fn essential(cx: &mut Reader, pool: &Pool) -> Option<Essential> {
+fn essential(cx: &mut Parser, pool: &Pool) -> Option<Essential> {
     let at = pool.essential.as_ref()?;
     match at.value {
         Essential::Ready(Span::ZERO) => {
@@ -89,7 +89,7 @@ fn essential(cx: &mut Reader, pool: &Pool) -> Option<Essential> {
     Some(at.value)
 }
 
-fn recycle(cx: &mut Reader, pool: &Pool) -> Recycle {
+fn recycle(cx: &mut Parser, pool: &Pool) -> Recycle {
     if let Some(at) = pool.recycle.max_age.as_ref().filter(|at| at.value == Span::ZERO) {
         cx.error_with(&at.span, "workers would be replaced all the time", "leave it out for workers that stay");
     }
@@ -102,7 +102,7 @@ fn recycle(cx: &mut Reader, pool: &Pool) -> Recycle {
     }
 }
 
-fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
+fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
     let count = pool.count.as_ref().map_or(1, |at| at.value);
     let default_stop = match kind {
         Kind::Worker => Span::from_secs(30),
@@ -136,7 +136,7 @@ fn policy(cx: &mut Reader, kind: Kind, pool: &Pool) -> Policy {
 }
 
 /// Nobody should take an age for a proof without knowing it. Whoever writes as long a `soak` as is the default knows.
-fn warn_by_age(cx: &mut Reader, name: &At<String>, pool: &Pool, policy: &Policy) {
+fn warn_by_age(cx: &mut Parser, name: &Located<String>, pool: &Pool, policy: &Policy) {
     let Readiness::Alive(after) = policy.readiness else { return };
     let (soak, stable_after) = (policy.soak(true), policy.restart.stable_after);
     if policy.kind == PoolKind::Step || policy.reload.soak.is_some_and(|soak| soak >= stable_after) {
@@ -156,7 +156,7 @@ fn warn_by_age(cx: &mut Reader, name: &At<String>, pool: &Pool, policy: &Policy)
     cx.warning(&place, message, hint);
 }
 
-fn readiness(cx: &mut Reader, pool: &Pool, timeout: Span) -> Readiness {
+fn readiness(cx: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
     let listens = pool.listens();
     let Some(ready) = &pool.ready else {
         return if listens { Readiness::Reported } else { Readiness::Alive(AUTO) };
@@ -198,7 +198,7 @@ fn reload(count: u32, reload: &pool_tables::Reload) -> Reload {
     }
 }
 
-fn restart(cx: &mut Reader, restart: &pool_tables::Restart) -> Restart {
+fn restart(cx: &mut Parser, restart: &pool_tables::Restart) -> Restart {
     const MAX_DELAY: Span = Span::from_secs(30);
     let policy = restart.policy.as_ref().map_or(RestartPolicy::Always, |at| at.value);
     let delay = restart.delay.as_ref().map_or(Span::from_millis(100), |at| at.value);
@@ -253,7 +253,7 @@ struct Sockets {
     complete: bool,
 }
 
-fn sockets(cx: &mut Reader, listeners: &mut Listeners, pool: &Pool) -> Sockets {
+fn sockets(cx: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Sockets {
     let mut listen = listen(cx, listeners, pool);
     let passed = listen.len();
     let stdin = pool.stdin.as_ref().and_then(|word| listeners.take(cx, word)).map(|index| {
@@ -268,7 +268,7 @@ fn sockets(cx: &mut Reader, listeners: &mut Listeners, pool: &Pool) -> Sockets {
 }
 
 /// Those from descriptor 3 on, in order.
-fn listen(cx: &mut Reader, listeners: &mut Listeners, pool: &Pool) -> Vec<usize> {
+fn listen(cx: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Vec<usize> {
     let mut indices = Vec::new();
     for word in pool.listen.iter().flat_map(|at| &at.value) {
         match listeners.take(cx, word) {
@@ -283,9 +283,9 @@ fn listen(cx: &mut Reader, listeners: &mut Listeners, pool: &Pool) -> Vec<usize>
 }
 
 fn recipe(
-    cx: &mut Reader,
+    cx: &mut Parser,
     files: &mut EnvFiles,
-    name: &At<String>,
+    name: &Located<String>,
     pool: Pool,
     sockets: Sockets,
     texts: &mut Templates<'_>,

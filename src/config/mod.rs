@@ -35,7 +35,7 @@ mod units;
 mod values;
 mod watch;
 
-pub use find::{NotFound, Peek, find, meant, peek, unnameable};
+pub use find::{MasterPaths, NotFound, find, meant, peek, unnameable};
 pub(crate) use people::user_of;
 pub use report::{Finding, Place, Report, Severity};
 pub use schema::{Row, Section, markdown, reference};
@@ -43,7 +43,7 @@ pub use units::signal;
 
 use crate::plan::{self, Plan, Source};
 use place::Whereabouts;
-use reader::{Reader, Value};
+use reader::{Parser, Value};
 use sections::Config;
 use std::path::Path;
 use texts::Text;
@@ -85,7 +85,7 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 
 fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
     let place = Whereabouts::of(path);
-    let mut cx = Reader::new(path, &String::from_utf8_lossy(&content), place.base.clone());
+    let mut cx = Parser::new(path, &String::from_utf8_lossy(&content), place.base.clone());
     if let Err(fault) = std::str::from_utf8(&content) {
         let at = fault.valid_up_to();
         cx.error(&(at..at), "not valid UTF-8");
@@ -103,7 +103,7 @@ fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
 }
 
 /// The main text and what it includes; none where one of them is no TOML.
-fn read_all(cx: &mut Reader, place: Whereabouts, content: Vec<u8>) -> Option<Plan> {
+fn read_all(cx: &mut Parser, place: Whereabouts, content: Vec<u8>) -> Option<Plan> {
     let main = cx.main_text();
     let root = parse(cx, &main)?;
     let included = include::files(cx, &root, &place.real);
@@ -125,7 +125,7 @@ fn read_all(cx: &mut Reader, place: Whereabouts, content: Vec<u8>) -> Option<Pla
 }
 
 /// The tree of one text, its spans counting in the whole.
-fn parse<'i>(cx: &mut Reader, text: &'i Text) -> Option<Value<'i>> {
+fn parse<'i>(cx: &mut Parser, text: &'i Text) -> Option<Value<'i>> {
     let (table, faults) = DeTable::parse_recoverable(&text.text);
     let mut readable = true;
     for fault in &faults {

@@ -2,7 +2,7 @@
 
 use super::pool_tables::{HEALTH, HealthText, LOG, Log, RECYCLE, RELOAD, RESTART, Recycle, Reload, Restart};
 use super::probe::{self, ReadyText};
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use super::schema::{Key, key};
 use super::{ports, values};
 use crate::plan::{Kind, Limit, Ports};
@@ -11,35 +11,35 @@ use std::path::PathBuf;
 
 #[derive(Default)]
 pub(super) struct Pool {
-    pub(super) kind: Option<At<Kind>>,
+    pub(super) kind: Option<Located<Kind>>,
     /// No words: there was a command, but it is refused already.
-    pub(super) command: Option<At<Vec<At<String>>>>,
-    pub(super) count: Option<At<u32>>,
+    pub(super) command: Option<Located<Vec<Located<String>>>>,
+    pub(super) count: Option<Located<u32>>,
     /// No words: refused already.
-    pub(super) listen: Option<At<Vec<At<String>>>>,
+    pub(super) listen: Option<Located<Vec<Located<String>>>>,
     /// The listener that descriptor 0 is to be; none: /dev/null.
-    pub(super) stdin: Option<At<String>>,
-    pub(super) after: Vec<At<String>>,
-    pub(super) env: Vec<(At<String>, At<String>)>,
-    pub(super) env_file: Option<At<PathBuf>>,
-    pub(super) clear_env: Option<At<bool>>,
-    pub(super) pass_env: Option<At<Vec<At<String>>>>,
-    pub(super) working_directory: Option<At<PathBuf>>,
-    pub(super) user: Option<At<String>>,
-    pub(super) group: Option<At<String>>,
-    pub(super) umask: Option<At<u32>>,
-    pub(super) nice: Option<At<i32>>,
+    pub(super) stdin: Option<Located<String>>,
+    pub(super) after: Vec<Located<String>>,
+    pub(super) env: Vec<(Located<String>, Located<String>)>,
+    pub(super) env_file: Option<Located<PathBuf>>,
+    pub(super) clear_env: Option<Located<bool>>,
+    pub(super) pass_env: Option<Located<Vec<Located<String>>>>,
+    pub(super) working_directory: Option<Located<PathBuf>>,
+    pub(super) user: Option<Located<String>>,
+    pub(super) group: Option<Located<String>>,
+    pub(super) umask: Option<Located<u32>>,
+    pub(super) nice: Option<Located<i32>>,
     /// None inside: refused already.
-    pub(super) ports: Option<At<Option<Ports>>>,
-    pub(super) ready: Option<At<ReadyText>>,
-    pub(super) ready_timeout: Option<At<Span>>,
+    pub(super) ports: Option<Located<Option<Ports>>>,
+    pub(super) ready: Option<Located<ReadyText>>,
+    pub(super) ready_timeout: Option<Located<Span>>,
     pub(super) stop: Option<Vec<Step>>,
-    pub(super) max_starting: Option<At<u32>>,
-    pub(super) essential: Option<At<Essential>>,
+    pub(super) max_starting: Option<Located<u32>>,
+    pub(super) essential: Option<Located<Essential>>,
     pub(super) reload: Reload,
     pub(super) restart: Restart,
     pub(super) recycle: Recycle,
-    pub(super) health: Option<At<HealthText>>,
+    pub(super) health: Option<Located<HealthText>>,
     pub(super) log: Log,
     pub(super) limits: Vec<Limit>,
 }
@@ -132,7 +132,7 @@ pub(super) const POOL: &[Key<Pool>] = &[
     }),
     key("umask", "octal", "the master's", "of the workers", |cx, into, v| into.umask = cx.octal(v)),
     key("nice", "-20 to 19", "the master's", "of the workers; below the master's own needs root", |cx, into, v| {
-        into.nice = cx.number(v, -20..=19).and_then(|at| Some(At::new(i32::try_from(at.value).ok()?, at.span)));
+        into.nice = cx.number(v, -20..=19).and_then(|at| Some(Located::new(i32::try_from(at.value).ok()?, at.span)));
     }),
     key(
         "ports",
@@ -180,8 +180,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "no worker ready for that long: the master stops with 69; `\"exit\"`: when its workers have ended, with their code",
         |cx, into, v| {
             into.essential = match v.get_ref().as_str() {
-                Some("exit") => Some(At::new(Essential::Exit, v.span())),
-                _ => cx.duration(v).map(|at| At::new(Essential::Ready(at.value), at.span)),
+                Some("exit") => Some(Located::new(Essential::Exit, v.span())),
+                _ => cx.duration(v).map(|at| Located::new(Essential::Ready(at.value), at.span)),
             };
         },
     ),
@@ -195,7 +195,7 @@ pub(super) const POOL: &[Key<Pool>] = &[
     key("health", "table", "none", "whether a ready worker lives", |cx, into, v| {
         let mut health = HealthText::default();
         cx.table(v, HEALTH, &mut health);
-        into.health = Some(At::new(health, v.span()));
+        into.health = Some(Located::new(health, v.span()));
     }),
     key("log", "table", "", "what workers print", |cx, into, v| cx.table(v, LOG, &mut into.log)),
     key("limits", "table", "none", "names of setrlimit(2) in lower case, such as `nofile`", |cx, into, v| {
@@ -211,6 +211,6 @@ impl Pool {
 }
 
 /// The name of a section, for messages about what is missing in it.
-pub(super) fn missing(cx: &mut Reader, kind: &str, name: &At<String>, what: &str, hint: &str) {
+pub(super) fn missing(cx: &mut Parser, kind: &str, name: &Located<String>, what: &str, hint: &str) {
     cx.error_with(&name.span, format!("{kind} `{}` has no `{what}`", super::report::shown(&name.value)), hint);
 }

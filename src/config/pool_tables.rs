@@ -1,7 +1,7 @@
 //! The tables in a pool: what is read, before it means anything.
 
 use super::probe::{self, CheckText};
-use super::reader::{At, Value};
+use super::reader::{Located, Value};
 use super::schema::{Key, key};
 use super::values;
 use crate::plan::{RollOn, Sink};
@@ -30,13 +30,13 @@ impl Surge {
 
 #[derive(Default)]
 pub(super) struct Reload {
-    pub(super) surge: Option<At<Surge>>,
-    pub(super) max_draining: Option<At<u32>>,
-    pub(super) soak: Option<At<Span>>,
-    pub(super) on_failure: Option<At<OnFailure>>,
-    pub(super) watch: Option<At<Vec<At<String>>>>,
-    pub(super) on: Option<At<RollOn>>,
-    pub(super) debounce: Option<At<Span>>,
+    pub(super) surge: Option<Located<Surge>>,
+    pub(super) max_draining: Option<Located<u32>>,
+    pub(super) soak: Option<Located<Span>>,
+    pub(super) on_failure: Option<Located<OnFailure>>,
+    pub(super) watch: Option<Located<Vec<Located<String>>>>,
+    pub(super) on: Option<Located<RollOn>>,
+    pub(super) debounce: Option<Located<Span>>,
 }
 
 const ON_FAILURE: &[(&str, OnFailure)] = &[("rollback", OnFailure::Rollback), ("abort", OnFailure::Abort)];
@@ -106,12 +106,12 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
 
 #[derive(Default)]
 pub(super) struct Restart {
-    pub(super) policy: Option<At<RestartPolicy>>,
-    pub(super) delay: Option<At<Span>>,
-    pub(super) max_delay: Option<At<Span>>,
-    pub(super) stable_after: Option<At<Span>>,
-    pub(super) success_exit_codes: Option<At<Vec<i32>>>,
-    pub(super) never_on: Option<At<Vec<i32>>>,
+    pub(super) policy: Option<Located<RestartPolicy>>,
+    pub(super) delay: Option<Located<Span>>,
+    pub(super) max_delay: Option<Located<Span>>,
+    pub(super) stable_after: Option<Located<Span>>,
+    pub(super) success_exit_codes: Option<Located<Vec<i32>>>,
+    pub(super) never_on: Option<Located<Vec<i32>>>,
 }
 
 const POLICIES: &[(&str, RestartPolicy)] =
@@ -168,8 +168,8 @@ pub(super) const RESTART: &[Key<Restart>] = &[
 
 #[derive(Default)]
 pub(super) struct Recycle {
-    pub(super) max_age: Option<At<Span>>,
-    pub(super) max_rss: Option<At<u64>>,
+    pub(super) max_age: Option<Located<Span>>,
+    pub(super) max_rss: Option<Located<u64>>,
 }
 
 pub(super) const RECYCLE: &[Key<Recycle>] = &[
@@ -182,12 +182,12 @@ pub(super) const RECYCLE: &[Key<Recycle>] = &[
 /// [pool.NAME.health] as written.
 #[derive(Default)]
 pub(super) struct HealthText {
-    pub(super) watchdog: Option<At<Span>>,
+    pub(super) watchdog: Option<Located<Span>>,
     /// With the span of the key.
     pub(super) check: Vec<(Range<usize>, CheckText)>,
-    pub(super) every: Option<At<Span>>,
-    pub(super) timeout: Option<At<Span>>,
-    pub(super) failures: Option<At<u32>>,
+    pub(super) every: Option<Located<Span>>,
+    pub(super) timeout: Option<Located<Span>>,
+    pub(super) failures: Option<Located<u32>>,
     /// A way was named, but it has a finding already.
     pub(super) refused: bool,
 }
@@ -227,13 +227,13 @@ pub(super) const HEALTH: &[Key<HealthText>] = &[
 
 #[derive(Default)]
 pub(super) struct Log {
-    pub(super) stdout: Option<At<Sink>>,
-    pub(super) stderr: Option<At<Sink>>,
-    pub(super) max_size: Option<At<u64>>,
-    pub(super) keep: Option<At<u32>>,
-    pub(super) mode: Option<At<u32>>,
-    pub(super) user: Option<At<String>>,
-    pub(super) group: Option<At<String>>,
+    pub(super) stdout: Option<Located<Sink>>,
+    pub(super) stderr: Option<Located<Sink>>,
+    pub(super) max_size: Option<Located<u64>>,
+    pub(super) keep: Option<Located<u32>>,
+    pub(super) mode: Option<Located<u32>>,
+    pub(super) user: Option<Located<String>>,
+    pub(super) group: Option<Located<String>>,
 }
 
 pub(super) const LOG: &[Key<Log>] = &[

@@ -2,17 +2,17 @@
 
 use super::defaults::{self, NOT_OF_STEPS};
 use super::pool::{POOL, Pool};
-use super::reader::{At, Reader, Value, in_order, integer};
+use super::reader::{Located, Parser, Value, in_order, integer};
 use super::sections;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The pools of one file.
 pub(super) fn read<'i>(
-    cx: &mut Reader,
+    cx: &mut Parser,
     root: &Value<'i>,
     defaults: Option<&DeTable<'i>>,
-    into: &mut Vec<(At<String>, Pool)>,
+    into: &mut Vec<(Located<String>, Pool)>,
 ) {
     let Some(pools) = root.get_ref().as_table().and_then(|table| table.get("pool")) else { return };
     for (name, entry) in cx.entries(pools) {
@@ -35,7 +35,7 @@ pub(super) fn read<'i>(
 }
 
 /// Takes out what means nothing for a step, with findings.
-fn step(cx: &mut Reader, table: &mut DeTable<'_>) {
+fn step(cx: &mut Parser, table: &mut DeTable<'_>) {
     let mut refused = Vec::new();
     for (name, value) in in_order(table) {
         let one = name.value == "count" && integer(value.get_ref()) == Some(1);

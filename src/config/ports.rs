@@ -1,22 +1,22 @@
 //! `ports`: a port of its own for each worker.
 
-use super::reader::{At, Reader, Value, integer};
+use super::reader::{Located, Parser, Value, integer};
 use super::report::shown;
 use crate::plan::Ports;
 
 const WHAT: &str = "a range of ports such as \"3000-3004\"";
 
 /// None inside: refused already.
-pub(super) fn read(cx: &mut Reader, value: &Value<'_>) -> At<Option<Ports>> {
+pub(super) fn read(cx: &mut Parser, value: &Value<'_>) -> Located<Option<Ports>> {
     if let Some(port) = integer(value.get_ref()) {
         let port = u16::try_from(port).ok().filter(|port| *port > 0);
         if port.is_none() {
             cx.error_with(&value.span(), format!("{} is no port", integer(value.get_ref()).unwrap_or(0)), "1 to 65535");
         }
-        return At::new(port.map(|port| Ports { first: port, last: port }), value.span());
+        return Located::new(port.map(|port| Ports { first: port, last: port }), value.span());
     }
     let ports = cx.parsed(value, WHAT, range).map(|at| at.value);
-    At::new(ports, value.span())
+    Located::new(ports, value.span())
 }
 
 fn range(text: &str) -> Result<Ports, String> {
@@ -33,7 +33,7 @@ fn range(text: &str) -> Result<Ports, String> {
 }
 
 /// Finds too few of them for this many workers at once.
-pub(super) fn enough(cx: &mut Reader, ports: &At<Ports>, count: u32, surge: u32, max_draining: u32) {
+pub(super) fn enough(cx: &mut Parser, ports: &Located<Ports>, count: u32, surge: u32, max_draining: u32) {
     let has = ports.value.count();
     let least = u64::from(count) + u64::from(surge);
     // With a surge of 0 the old worker and its port are gone before the new one starts.

@@ -1,7 +1,7 @@
 //! `ready` and [pool.NAME.health]: how the master finds out whether a worker is ready, and whether it lives.
 
 use super::pool_tables::HealthText;
-use super::reader::{At, Reader, Value, in_order};
+use super::reader::{Located, Parser, Value, in_order};
 use super::report::shown;
 use super::templates::Templates;
 use super::values;
@@ -14,9 +14,9 @@ use toml::de::DeValue;
 /// A question to a worker, as written.
 #[derive(Clone)]
 pub(super) enum CheckText {
-    Connect(At<String>),
-    Http(At<String>),
-    Command(Vec<At<String>>),
+    Connect(Located<String>),
+    Http(Located<String>),
+    Command(Vec<Located<String>>),
 }
 
 /// `ready`, as written.
@@ -38,7 +38,7 @@ const EVERY: Span = Span::from_secs(10);
 const TIMEOUT: Span = Span::from_secs(5);
 const FAILURES: u32 = 3;
 
-pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<ReadyText>> {
+pub(super) fn ready(cx: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
         if value.get_ref().is_str() {
             return cx.choice(value, READY).map(|at| at.map(ReadyText::Known));
@@ -70,18 +70,18 @@ pub(super) fn ready(cx: &mut Reader, value: &Value<'_>) -> Option<At<ReadyText>>
     if table.is_empty() {
         cx.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
     }
-    ready.map(|ready| At::new(ready, span))
+    ready.map(|ready| Located::new(ready, span))
 }
 
-pub(super) fn http(cx: &mut Reader, value: &Value<'_>) -> Option<CheckText> {
+pub(super) fn http(cx: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
     cx.text(value, "an address with a path such as \"127.0.0.1:{port}/healthz\"").map(CheckText::Http)
 }
 
-pub(super) fn connect(cx: &mut Reader, value: &Value<'_>) -> Option<CheckText> {
+pub(super) fn connect(cx: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
     cx.text(value, "an address such as \"127.0.0.1:{port}\"").map(CheckText::Connect)
 }
 
-pub(super) fn command(cx: &mut Reader, value: &Value<'_>) -> Option<CheckText> {
+pub(super) fn command(cx: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
     let words = values::command(cx, value).value;
     (!words.is_empty()).then_some(CheckText::Command(words))
 }
@@ -94,7 +94,7 @@ pub(super) struct Crowd {
 }
 
 /// A checked question; `None` after a finding.
-pub(super) fn check(cx: &mut Reader, texts: &mut Templates<'_>, text: &CheckText, crowd: Crowd) -> Option<Check> {
+pub(super) fn check(cx: &mut Parser, texts: &mut Templates<'_>, text: &CheckText, crowd: Crowd) -> Option<Check> {
     let (written, http) = match text {
         CheckText::Command(words) => {
             return Some(Check::Command(words.iter().map(|word| texts.text(cx, word)).collect()));
@@ -117,7 +117,7 @@ pub(super) fn check(cx: &mut Reader, texts: &mut Templates<'_>, text: &CheckText
 }
 
 /// An address that all workers share would be answered by any of them.
-fn asks_one(cx: &mut Reader, template: &Template, written: &At<String>, crowd: Crowd) {
+fn asks_one(cx: &mut Parser, template: &Template, written: &Located<String>, crowd: Crowd) {
     if template.0.iter().any(|piece| matches!(piece, Piece::Port | Piece::Slot)) {
         return;
     }
@@ -154,9 +154,9 @@ fn target(text: &str, http: bool) -> Result<(), String> {
 
 /// [pool.NAME.health] as it will be carried out; `None` after a finding.
 pub(super) fn health(
-    cx: &mut Reader,
+    cx: &mut Parser,
     texts: &mut Templates<'_>,
-    health: &At<HealthText>,
+    health: &Located<HealthText>,
     crowd: Crowd,
 ) -> Option<Health> {
     let HealthText { watchdog, check: checks, every, timeout, failures, refused } = &health.value;

@@ -2,7 +2,7 @@
 
 use super::report::{Finding, Report, Severity, nearest, shown};
 use super::schema::{self, Key};
-use super::texts::{Text, Texts};
+use super::texts::{Sources, Text};
 use super::units;
 use rotad_core::Span;
 use std::ops::{Range, RangeInclusive};
@@ -14,18 +14,18 @@ pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
 /// A value and the bytes of the text that it was read from.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
+pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) span: Range<usize>,
 }
 
-impl<T> At<T> {
+impl<T> Located<T> {
     pub(super) fn new(value: T, span: Range<usize>) -> Self {
         Self { value, span }
     }
 
-    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> At<U> {
-        At { value: change(self.value), span: self.span }
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Located<U> {
+        Located { value: change(self.value), span: self.span }
     }
 }
 
@@ -33,8 +33,8 @@ impl<T> At<T> {
 pub(super) const PRIVATE: &str = "something in `env` or in an env file is wrong here";
 
 /// One configuration being read.
-pub(super) struct Reader {
-    texts: Texts,
+pub(super) struct Parser {
+    texts: Sources,
     /// What `[defaults]` says: spans of the values that pools have taken from there.
     defaults: Vec<Range<usize>>,
     /// Names and values of `env`: what is said about them is not for a log.
@@ -44,10 +44,10 @@ pub(super) struct Reader {
     pub(super) report: Report,
 }
 
-impl Reader {
+impl Parser {
     pub(super) fn new(file: &Path, text: &str, base: PathBuf) -> Self {
         Self {
-            texts: Texts::new(file, text),
+            texts: Sources::new(file, text),
             defaults: Vec::new(),
             private: Vec::new(),
             base,
@@ -188,7 +188,7 @@ impl Reader {
     }
 
     /// The entries of a table in the order of the text; of anything else none, with a finding.
-    pub(super) fn entries<'v, 'i>(&mut self, value: &'v Value<'i>) -> Vec<(At<String>, &'v Value<'i>)> {
+    pub(super) fn entries<'v, 'i>(&mut self, value: &'v Value<'i>) -> Vec<(Located<String>, &'v Value<'i>)> {
         match value.get_ref() {
             DeValue::Table(table) => in_order(table),
             _ => {
@@ -207,7 +207,7 @@ impl Reader {
     }
 
     /// A string without NUL bytes.
-    pub(super) fn text(&mut self, value: &Value<'_>, what: &str) -> Option<At<String>> {
+    pub(super) fn text(&mut self, value: &Value<'_>, what: &str) -> Option<Located<String>> {
         let DeValue::String(text) = value.get_ref() else {
             self.expected(value, what);
             return None;
@@ -216,7 +216,7 @@ impl Reader {
             self.error(&value.span(), "a NUL byte cannot be passed to the operating system");
             return None;
         }
-        Some(At::new(text.to_string(), value.span()))
+        Some(Located::new(text.to_string(), value.span()))
     }
 
     /// A string turned into something; `change` says what was wrong.
@@ -225,10 +225,10 @@ impl Reader {
         value: &Value<'_>,
         what: &str,
         change: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<At<T>> {
+    ) -> Option<Located<T>> {
         let text = self.text(value, what)?;
         match change(&text.value) {
-            Ok(value) => Some(At::new(value, text.span)),
+            Ok(value) => Some(Located::new(value, text.span)),
             Err(message) => {
                 self.error(&text.span, shown_whole(&message));
                 None
@@ -237,24 +237,24 @@ impl Reader {
     }
 
     /// One string or a list of strings; `None` after a finding.
-    pub(super) fn texts(&mut self, value: &Value<'_>, what: &str) -> Option<At<Vec<At<String>>>> {
+    pub(super) fn texts(&mut self, value: &Value<'_>, what: &str) -> Option<Located<Vec<Located<String>>>> {
         let items = Self::items(value);
         let texts: Vec<_> = items.iter().filter_map(|item| self.text(item, what)).collect();
-        (texts.len() == items.len()).then(|| At::new(texts, value.span()))
+        (texts.len() == items.len()).then(|| Located::new(texts, value.span()))
     }
 
-    pub(super) fn flag(&mut self, value: &Value<'_>) -> Option<At<bool>> {
+    pub(super) fn flag(&mut self, value: &Value<'_>) -> Option<Located<bool>> {
         if let DeValue::Boolean(flag) = value.get_ref() {
-            return Some(At::new(*flag, value.span()));
+            return Some(Located::new(*flag, value.span()));
         }
         self.expected(value, "true or false");
         None
     }
 
-    pub(super) fn number(&mut self, value: &Value<'_>, range: RangeInclusive<i64>) -> Option<At<i64>> {
+    pub(super) fn number(&mut self, value: &Value<'_>, range: RangeInclusive<i64>) -> Option<Located<i64>> {
         let what = format!("a number from {} to {}", range.start(), range.end());
         match integer(value.get_ref()) {
-            Some(number) if range.contains(&number) => Some(At::new(number, value.span())),
+            Some(number) if range.contains(&number) => Some(Located::new(number, value.span())),
             _ => {
                 self.expected(value, &what);
                 None
@@ -263,12 +263,12 @@ impl Reader {
     }
 
     /// A number of things, `least` or more.
-    pub(super) fn amount(&mut self, value: &Value<'_>, least: u32, most: u32) -> Option<At<u32>> {
+    pub(super) fn amount(&mut self, value: &Value<'_>, least: u32, most: u32) -> Option<Located<u32>> {
         let number = self.number(value, i64::from(least)..=i64::from(most))?;
         Some(number.map(|number| u32::try_from(number).unwrap_or(most)))
     }
 
-    pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<At<Span>> {
+    pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<Located<Span>> {
         if let Some(number) = integer(value.get_ref()) {
             let hint = format!("write the unit: \"{number}s\"");
             self.error_with(&value.span(), format!("expected {}, found the number {number}", units::DURATION), hint);
@@ -277,20 +277,20 @@ impl Reader {
         self.parsed(value, units::DURATION, units::duration)
     }
 
-    pub(super) fn size(&mut self, value: &Value<'_>) -> Option<At<u64>> {
+    pub(super) fn size(&mut self, value: &Value<'_>) -> Option<Located<u64>> {
         match integer(value.get_ref()).map(u64::try_from) {
-            Some(Ok(bytes)) => Some(At::new(bytes, value.span())),
+            Some(Ok(bytes)) => Some(Located::new(bytes, value.span())),
             _ => self.parsed(value, units::SIZE, units::size),
         }
     }
 
     /// Permission bits: `"022"`, or 0o022; a decimal number would be a trap.
-    pub(super) fn octal(&mut self, value: &Value<'_>) -> Option<At<u32>> {
+    pub(super) fn octal(&mut self, value: &Value<'_>) -> Option<Located<u32>> {
         match value.get_ref() {
             DeValue::Integer(number) if number.radix() == 8 => {
                 let digits = number.as_str().to_owned();
                 match units::octal(&digits, 0o777) {
-                    Ok(bits) => Some(At::new(bits, value.span())),
+                    Ok(bits) => Some(Located::new(bits, value.span())),
                     Err(message) => {
                         self.error(&value.span(), message);
                         None
@@ -302,11 +302,11 @@ impl Reader {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Clone>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<At<T>> {
+    pub(super) fn choice<T: Clone>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<Located<T>> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let text = self.text(value, &quoted(&names))?;
         match words.iter().find(|(name, _)| *name == text.value) {
-            Some((_, choice)) => Some(At::new(choice.clone(), text.span)),
+            Some((_, choice)) => Some(Located::new(choice.clone(), text.span)),
             None => {
                 self.unknown(&text.span, "value", &text.value, &names);
                 None
@@ -315,18 +315,18 @@ impl Reader {
     }
 
     /// A path, made absolute.
-    pub(super) fn path(&mut self, value: &Value<'_>) -> Option<At<PathBuf>> {
+    pub(super) fn path(&mut self, value: &Value<'_>) -> Option<Located<PathBuf>> {
         let text = self.text(value, "a path")?;
         if text.value.is_empty() {
             self.error(&text.span, "expected a path, found nothing");
             return None;
         }
         let path = super::place::under(&self.base, Path::new(&text.value));
-        Some(At::new(path, text.span))
+        Some(Located::new(path, text.span))
     }
 
     /// A name of ours (master, pool, listener): it becomes part of paths and of the command line.
-    pub(super) fn name(&mut self, name: &At<String>) -> bool {
+    pub(super) fn name(&mut self, name: &Located<String>) -> bool {
         let fine = super::place::is_name(&name.value);
         if !fine {
             let message = format!("`{}` cannot be a name", shown(&name.value));
@@ -337,9 +337,9 @@ impl Reader {
 }
 
 /// The entries of a table in the order of the text: the parser sorts them by name.
-pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(At<String>, &'v Value<'i>)> {
+pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(Located<String>, &'v Value<'i>)> {
     let mut entries: Vec<_> =
-        table.iter().map(|(name, value)| (At::new(name.get_ref().to_string(), name.span()), value)).collect();
+        table.iter().map(|(name, value)| (Located::new(name.get_ref().to_string(), name.span()), value)).collect();
     entries.sort_by_key(|(name, _)| name.span.start);
     entries
 }

@@ -1,12 +1,12 @@
 //! One row for each key: its name, what it takes, its default, how it is stored, one line of help. The reader, the
 //! "did you mean" and the list of keys in `docs/config.md` are all made from these rows.
 
-use super::reader::{Reader, Value};
+use super::reader::{Parser, Value};
 use super::{pool, pool_tables, sections};
 use std::fmt::Write;
 
 /// How a key's value gets into the section that is being read.
-pub(super) type Store<T> = fn(&mut Reader, &mut T, &Value<'_>);
+pub(super) type Store<T> = fn(&mut Parser, &mut T, &Value<'_>);
 
 /// One key of a table that is read into a `T`.
 pub(super) struct Key<T: 'static> {

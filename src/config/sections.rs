@@ -1,7 +1,7 @@
 //! The top of the file, [master], [control], [signals], [listen]: what is read, before it means anything.
 
 use super::pool::Pool;
-use super::reader::{At, Reader, Value};
+use super::reader::{Located, Parser, Value};
 use super::report::shown;
 use super::schema::{Key, key};
 use crate::plan::{LogFormat, LogLevel, SignalAction};
@@ -14,8 +14,8 @@ pub(super) struct Config {
     pub(super) master: Master,
     pub(super) control: Control,
     pub(super) signals: Signals,
-    pub(super) listen: Vec<(At<String>, Listen)>,
-    pub(super) pools: Vec<(At<String>, Pool)>,
+    pub(super) listen: Vec<(Located<String>, Listen)>,
+    pub(super) pools: Vec<(Located<String>, Pool)>,
 }
 
 pub(super) const TOP: &[Key<Config>] = &[
@@ -45,12 +45,12 @@ const INCLUDED: [&str; 2] = ["listen", "pool"];
 
 impl Config {
     /// All of the main file but its pools.
-    pub(super) fn read_main(&mut self, cx: &mut Reader, root: &Value<'_>) {
+    pub(super) fn read_main(&mut self, cx: &mut Parser, root: &Value<'_>) {
         cx.table(root, TOP, self);
     }
 
     /// All of an included file but its pools.
-    pub(super) fn read_included(&mut self, cx: &mut Reader, root: &Value<'_>) {
+    pub(super) fn read_included(&mut self, cx: &mut Parser, root: &Value<'_>) {
         for (name, value) in cx.entries(root) {
             match name.value.as_str() {
                 "listen" => named(cx, value, LISTEN, &mut self.listen),
@@ -67,7 +67,7 @@ impl Config {
 }
 
 /// A table of named tables.
-fn named<T: Default>(cx: &mut Reader, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(At<String>, T)>) {
+fn named<T: Default>(cx: &mut Parser, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(Located<String>, T)>) {
     for (name, entry) in cx.entries(value) {
         if begin(cx, &name, entry, keys, into) {
             let mut section = T::default();
@@ -79,11 +79,11 @@ fn named<T: Default>(cx: &mut Reader, value: &Value<'_>, keys: &[Key<T>], into: 
 
 /// Whether `entry` is a table of its own with a name of its own; else there is a finding.
 pub(super) fn begin<T>(
-    cx: &mut Reader,
-    name: &At<String>,
+    cx: &mut Parser,
+    name: &Located<String>,
     entry: &Value<'_>,
     keys: &[Key<T>],
-    so_far: &[(At<String>, T)],
+    so_far: &[(Located<String>, T)],
 ) -> bool {
     if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
         let hint = "the table has a name: [pool.NAME], [listen.NAME]";
@@ -105,19 +105,19 @@ pub(super) fn begin<T>(
 
 #[derive(Default)]
 pub(super) struct Master {
-    pub(super) name: Option<At<String>>,
-    pub(super) daemonize: Option<At<bool>>,
-    pub(super) pid_file: Option<At<PathBuf>>,
-    pub(super) runtime_dir: Option<At<PathBuf>>,
-    pub(super) working_directory: Option<At<PathBuf>>,
-    pub(super) umask: Option<At<u32>>,
-    pub(super) log_file: Option<At<PathBuf>>,
-    pub(super) log_format: Option<At<LogFormat>>,
-    pub(super) log_level: Option<At<LogLevel>>,
-    pub(super) log_max_size: Option<At<u64>>,
-    pub(super) log_keep: Option<At<u32>>,
-    pub(super) stop_timeout: Option<At<Span>>,
-    pub(super) watch_config: Option<At<bool>>,
+    pub(super) name: Option<Located<String>>,
+    pub(super) daemonize: Option<Located<bool>>,
+    pub(super) pid_file: Option<Located<PathBuf>>,
+    pub(super) runtime_dir: Option<Located<PathBuf>>,
+    pub(super) working_directory: Option<Located<PathBuf>>,
+    pub(super) umask: Option<Located<u32>>,
+    pub(super) log_file: Option<Located<PathBuf>>,
+    pub(super) log_format: Option<Located<LogFormat>>,
+    pub(super) log_level: Option<Located<LogLevel>>,
+    pub(super) log_max_size: Option<Located<u64>>,
+    pub(super) log_keep: Option<Located<u32>>,
+    pub(super) stop_timeout: Option<Located<Span>>,
+    pub(super) watch_config: Option<Located<bool>>,
 }
 
 const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
@@ -208,8 +208,8 @@ pub(super) const MASTER: &[Key<Master>] = &[
 
 #[derive(Default)]
 pub(super) struct Control {
-    pub(super) mode: Option<At<u32>>,
-    pub(super) group: Option<At<String>>,
+    pub(super) mode: Option<Located<u32>>,
+    pub(super) group: Option<Located<String>>,
 }
 
 pub(super) const CONTROL: &[Key<Control>] = &[
@@ -223,10 +223,10 @@ pub(super) const CONTROL: &[Key<Control>] = &[
 
 #[derive(Default)]
 pub(super) struct Signals {
-    pub(super) hup: Option<At<SignalAction>>,
-    pub(super) usr1: Option<At<SignalAction>>,
-    pub(super) usr2: Option<At<SignalAction>>,
-    pub(super) winch: Option<At<SignalAction>>,
+    pub(super) hup: Option<Located<SignalAction>>,
+    pub(super) usr1: Option<Located<SignalAction>>,
+    pub(super) usr2: Option<Located<SignalAction>>,
+    pub(super) winch: Option<Located<SignalAction>>,
 }
 
 const ACTIONS: &[(&str, SignalAction)] = &[
@@ -251,12 +251,12 @@ pub(super) const SIGNALS: &[Key<Signals>] = &[
 #[derive(Default)]
 pub(super) struct Listen {
     /// Empty text: there was one, but it was no string.
-    pub(super) address: Option<At<String>>,
-    pub(super) backlog: Option<At<u32>>,
-    pub(super) nonblocking: Option<At<bool>>,
-    pub(super) mode: Option<At<u32>>,
-    pub(super) user: Option<At<String>>,
-    pub(super) group: Option<At<String>>,
+    pub(super) address: Option<Located<String>>,
+    pub(super) backlog: Option<Located<u32>>,
+    pub(super) nonblocking: Option<Located<bool>>,
+    pub(super) mode: Option<Located<u32>>,
+    pub(super) user: Option<Located<String>>,
+    pub(super) group: Option<Located<String>>,
 }
 
 pub(super) const LISTEN: &[Key<Listen>] = &[
@@ -267,7 +267,7 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "`\"0.0.0.0:8080\"`, `\"[::1]:80\"` or `\"unix:/run/shop.sock\"`",
         |cx, into, v| {
             let text = cx.text(v, "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"");
-            into.address = Some(text.unwrap_or_else(|| At::new(String::new(), v.span())));
+            into.address = Some(text.unwrap_or_else(|| Located::new(String::new(), v.span())));
         },
     ),
     key(

@@ -1,6 +1,6 @@
 //! Texts of a pool with placeholders.
 
-use super::reader::{At, Reader};
+use super::reader::{Located, Parser};
 use crate::plan::{Address, Context, Fault, ListenPlan, Piece, Sockets, Template};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub(super) struct Templates<'a> {
 
 impl Templates<'_> {
     /// A checked template; `None` after a finding.
-    pub(super) fn parse(&mut self, cx: &mut Reader, text: &At<String>) -> Option<Template> {
+    pub(super) fn parse(&mut self, cx: &mut Parser, text: &Located<String>) -> Option<Template> {
         match Template::parse(&text.value, Sockets { listen: self.listeners, passed: self.passed }) {
             Ok(template) => {
                 let port = template.0.contains(&Piece::Port);
@@ -38,7 +38,7 @@ impl Templates<'_> {
     }
 
     /// The same; after a finding the text as it is, for a plan that is refused anyway.
-    pub(super) fn text(&mut self, cx: &mut Reader, text: &At<String>) -> Template {
+    pub(super) fn text(&mut self, cx: &mut Parser, text: &Located<String>) -> Template {
         self.parse(cx, text).unwrap_or_else(|| Template::literal(text.value.clone()))
     }
 

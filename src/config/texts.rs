@@ -26,9 +26,9 @@ impl Text {
 }
 
 /// All texts, in the order in which they were read; the first is the main one.
-pub(super) struct Texts(Vec<Text>);
+pub(super) struct Sources(Vec<Text>);
 
-impl Texts {
+impl Sources {
     pub(super) fn new(file: &Path, text: &str) -> Self {
         Self(vec![Text { file: file.to_owned(), text: text.into(), start: 0 }])
     }

@@ -2,7 +2,7 @@
 
 use super::dotenv::is_variable;
 use super::pool_tables::Surge;
-use super::reader::{At, Reader, Value, in_order, integer};
+use super::reader::{Located, Parser, Value, in_order, integer};
 use super::report::shown;
 use super::units;
 use crate::plan::{Kind, Limit, Sink};
@@ -36,25 +36,26 @@ const RESOURCES: &[(&str, Resource)] = &[
     ("stack", Resource::RLIMIT_STACK),
 ];
 
-pub(super) fn kind(cx: &mut Reader, value: &Value<'_>) -> Option<At<Kind>> {
+pub(super) fn kind(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Kind>> {
     cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("step", Kind::Step)])
 }
 
 /// A list of words, or one string split as a shell would.
-pub(super) fn command(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>> {
+pub(super) fn command(cx: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
     const WHAT: &str = "a command: a list such as [\"gunicorn\", \"app:app\"], or one string";
-    let refused = At::new(Vec::new(), value.span());
+    let refused = Located::new(Vec::new(), value.span());
     let Some(mut texts) = cx.texts(value, WHAT) else { return refused };
     if !value.get_ref().is_array() {
         let line = texts.value.remove(0);
         match shell_words::split(&line.value) {
-            Ok(words) => texts.value = words.into_iter().map(|word| At::new(word, line.span.clone())).collect(),
+            Ok(words) => texts.value = words.into_iter().map(|word| Located::new(word, line.span.clone())).collect(),
             Err(_) => {
                 cx.error(&line.span, "a quote in this command is never closed");
                 return refused;
             }
         }
-        let operator = |word: &&At<String>| ["&&", "||", "|", ";", ">", ">>", "<", "&", "2>&1"].contains(&&*word.value);
+        let operator =
+            |word: &&Located<String>| ["&&", "||", "|", ";", ">", ">>", "<", "&", "2>&1"].contains(&&*word.value);
         if let Some(word) = texts.value.iter().find(operator).map(|word| word.value.clone()) {
             let hint = "where a shell is meant: command = [\"sh\", \"-c\", \"exec …\"]";
             cx.warning(&line.span, format!("no shell reads this: `{word}` is passed as an argument"), hint);
@@ -67,12 +68,12 @@ pub(super) fn command(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>>
     texts
 }
 
-pub(super) fn count(cx: &mut Reader, value: &Value<'_>) -> Option<At<u32>> {
+pub(super) fn count(cx: &mut Parser, value: &Value<'_>) -> Option<Located<u32>> {
     match value.get_ref() {
         DeValue::String(text) if text == "cpus" => {
             // Affinity and the cgroup's cpu.max are obeyed.
             let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-            Some(At::new(u32::try_from(cpus).unwrap_or(MOST).min(MOST), value.span()))
+            Some(Located::new(u32::try_from(cpus).unwrap_or(MOST).min(MOST), value.span()))
         }
         DeValue::Integer(_) if integer(value.get_ref()) == Some(0) => {
             cx.error_with(&value.span(), "a pool of 0 workers", "to keep a pool down: `rotad stop POOL`");
@@ -86,9 +87,9 @@ pub(super) fn count(cx: &mut Reader, value: &Value<'_>) -> Option<At<u32>> {
     }
 }
 
-pub(super) fn listen(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>> {
+pub(super) fn listen(cx: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
     let texts = cx.texts(value, "names of listeners, or an address such as \"127.0.0.1:8000\"");
-    let texts = texts.unwrap_or_else(|| At::new(Vec::new(), value.span()));
+    let texts = texts.unwrap_or_else(|| Located::new(Vec::new(), value.span()));
     if value.get_ref().as_array().is_some_and(|array| array.is_empty()) {
         cx.error_with(&texts.span, "an empty list of listeners", "leave `listen` out");
     }
@@ -96,10 +97,10 @@ pub(super) fn listen(cx: &mut Reader, value: &Value<'_>) -> At<Vec<At<String>>> 
 }
 
 /// `"null"`, or `"listen:NAME"`: the name.
-pub(super) fn stdin(cx: &mut Reader, value: &Value<'_>) -> Option<At<String>> {
+pub(super) fn stdin(cx: &mut Parser, value: &Value<'_>) -> Option<Located<String>> {
     let text = cx.text(value, "\"null\" or \"listen:NAME\"")?;
     match text.value.strip_prefix("listen:") {
-        Some(name) if !name.is_empty() => return Some(At::new(name.to_owned(), text.span)),
+        Some(name) if !name.is_empty() => return Some(Located::new(name.to_owned(), text.span)),
         None if text.value == "null" => {}
         _ => cx.error_with(
             &text.span,
@@ -110,7 +111,7 @@ pub(super) fn stdin(cx: &mut Reader, value: &Value<'_>) -> Option<At<String>> {
     None
 }
 
-pub(super) fn env(cx: &mut Reader, value: &Value<'_>) -> Vec<(At<String>, At<String>)> {
+pub(super) fn env(cx: &mut Parser, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
     let mut variables = Vec::new();
     cx.add_private(value.span());
     for (name, value) in cx.entries(value) {
@@ -136,7 +137,7 @@ pub(super) fn variable_fault(name: &str) -> Option<String> {
     (!is_variable(name)).then(|| format!("`{}` cannot be the name of a variable", shown(name)))
 }
 
-pub(super) fn pass_env(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<At<String>>>> {
+pub(super) fn pass_env(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<Located<String>>>> {
     let names = cx.texts(value, "names of variables such as \"LANG\" or \"APP_*\"")?;
     for name in &names.value {
         if OURS.iter().any(|ours| name.value.starts_with(ours)) {
@@ -153,7 +154,7 @@ pub(super) fn term(wait: Span) -> Vec<Step> {
     vec![Step { signal: Some(Signal::TERM), wait, to: To::Main }]
 }
 
-pub(super) fn stop(cx: &mut Reader, value: &Value<'_>) -> Option<Vec<Step>> {
+pub(super) fn stop(cx: &mut Parser, value: &Value<'_>) -> Option<Vec<Step>> {
     let DeValue::Array(steps) = value.get_ref() else {
         return cx.duration(value).map(|span| term(span.value));
     };
@@ -173,7 +174,7 @@ pub(super) fn stop(cx: &mut Reader, value: &Value<'_>) -> Option<Vec<Step>> {
     Some(steps)
 }
 
-fn step(cx: &mut Reader, value: &Value<'_>) -> Option<Step> {
+fn step(cx: &mut Parser, value: &Value<'_>) -> Option<Step> {
     let DeValue::Table(table) = value.get_ref() else {
         cx.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
         return None;
@@ -211,13 +212,13 @@ fn step(cx: &mut Reader, value: &Value<'_>) -> Option<Step> {
     Some(Step { signal: signal.map(|at| at.value), wait: wait?.value, to: to.map_or(To::Main, |at| at.value) })
 }
 
-pub(super) fn surge(cx: &mut Reader, value: &Value<'_>) -> Option<At<Surge>> {
+pub(super) fn surge(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>> {
     const WHAT: &str = "a number of workers, or a share of count such as \"25%\"";
     if let Some(percent) = value.get_ref().as_str().and_then(units::percent) {
-        return Some(At::new(Surge::Percent(percent), value.span()));
+        return Some(Located::new(Surge::Percent(percent), value.span()));
     }
     match integer(value.get_ref()).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= MOST) {
-        Some(number) => Some(At::new(Surge::Number(number), value.span())),
+        Some(number) => Some(Located::new(Surge::Number(number), value.span())),
         None => {
             cx.expected(value, WHAT);
             None
@@ -225,25 +226,25 @@ pub(super) fn surge(cx: &mut Reader, value: &Value<'_>) -> Option<At<Surge>> {
     }
 }
 
-pub(super) fn exit_codes(cx: &mut Reader, value: &Value<'_>) -> Option<At<Vec<i32>>> {
+pub(super) fn exit_codes(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<i32>>> {
     let DeValue::Array(codes) = value.get_ref() else {
         cx.expected(value, "a list of exit codes such as [0]");
         return None;
     };
     let codes: Vec<_> = codes.iter().map(|code| cx.number(code, 0..=255)).collect();
     let codes = codes.into_iter().map(|code| i32::try_from(code?.value).ok()).collect::<Option<_>>()?;
-    Some(At::new(codes, value.span()))
+    Some(Located::new(codes, value.span()))
 }
 
 const SINKS: &[(&str, Sink)] = &[("master", Sink::Master), ("inherit", Sink::Inherit), ("null", Sink::Null)];
 
-pub(super) fn sink(cx: &mut Reader, value: &Value<'_>, may_follow: bool) -> Option<At<Sink>> {
+pub(super) fn sink(cx: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<Sink>> {
     let text = cx.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
-        return Some(At::new(sink.clone(), text.span));
+        return Some(Located::new(sink.clone(), text.span));
     }
     match text.value.as_str() {
-        "stdout" if may_follow => Some(At::new(Sink::Stdout, text.span)),
+        "stdout" if may_follow => Some(Located::new(Sink::Stdout, text.span)),
         "stdout" | "stderr" => {
             cx.error_with(&text.span, "cannot follow itself or stderr", "only stderr = \"stdout\" is possible");
             None
@@ -252,7 +253,7 @@ pub(super) fn sink(cx: &mut Reader, value: &Value<'_>, may_follow: bool) -> Opti
     }
 }
 
-pub(super) fn limits(cx: &mut Reader, value: &Value<'_>) -> Vec<Limit> {
+pub(super) fn limits(cx: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
     let mut limits = Vec::new();
     for (name, value) in cx.entries(value) {
         let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value) else {
@@ -277,7 +278,7 @@ pub(super) fn limits(cx: &mut Reader, value: &Value<'_>) -> Vec<Limit> {
     limits
 }
 
-fn limit(cx: &mut Reader, value: &Value<'_>) -> Option<(u64, u64)> {
+fn limit(cx: &mut Parser, value: &Value<'_>) -> Option<(u64, u64)> {
     let DeValue::Table(table) = value.get_ref() else {
         return bound(cx, value).map(|both| (both, both));
     };
@@ -305,7 +306,7 @@ fn limit(cx: &mut Reader, value: &Value<'_>) -> Option<(u64, u64)> {
 }
 
 /// A number, a size, or `"unlimited"`.
-fn bound(cx: &mut Reader, value: &Value<'_>) -> Option<u64> {
+fn bound(cx: &mut Parser, value: &Value<'_>) -> Option<u64> {
     const WHAT: &str = "a number, a size such as \"64MiB\", or \"unlimited\"";
     match value.get_ref() {
         DeValue::String(text) if text == "unlimited" => Some(nix::sys::resource::RLIM_INFINITY),

@@ -3,14 +3,14 @@
 use super::include;
 use super::pool_tables::Reload;
 use super::probe::duration;
-use super::reader::Reader;
+use super::reader::Parser;
 use super::report::shown;
 use crate::plan::Watch;
 use rotad_core::Span;
 
 const DEBOUNCE: Span = Span::from_millis(500);
 
-pub(super) fn make(cx: &mut Reader, reload: &Reload) -> Option<Watch> {
+pub(super) fn make(cx: &mut Parser, reload: &Reload) -> Option<Watch> {
     let Some(patterns) = &reload.watch else {
         if let Some(at) = &reload.debounce {
             cx.idle(&at.span, "`debounce` means nothing without `watch`", "add watch = [\"src/**/*.py\"]");
@@ -20,7 +20,7 @@ pub(super) fn make(cx: &mut Reader, reload: &Reload) -> Option<Watch> {
     let mut globs = Vec::new();
     for pattern in &patterns.value {
         if let Some(out) = pattern.value.strip_prefix('!') {
-            let left_out = super::reader::At::new(out.to_owned(), pattern.span.clone());
+            let left_out = super::reader::Located::new(out.to_owned(), pattern.span.clone());
             if include::pattern(cx, &left_out).is_some() {
                 globs.push(pattern.value.clone());
             }

@@ -1,7 +1,7 @@
 //! The master's end of the control socket. Everything is bounded: clients, the length of a question, the time to ask
 //! it, what waits to be read. A slow or hostile client costs its own connection and nothing else.
 
-use super::wire::{Answer, MAX_QUESTION, Question, VERSION};
+use super::wire::{MAX_QUESTION, Request, Response, VERSION};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -66,8 +66,8 @@ struct Client {
 
 /// What came of reading from a client.
 #[derive(Debug)]
-pub enum Heard {
-    Question(Box<Question>),
+pub enum ReadOutcome {
+    Request(Box<Request>),
     /// Not complete yet, or nothing to be done.
     Nothing,
     /// It is gone, or has to go.
@@ -76,7 +76,7 @@ pub enum Heard {
 
 impl Client {
     /// Queues an answer, unless more than `most` bytes would wait then.
-    fn queue(&mut self, answer: &Answer, most: usize) -> bool {
+    fn queue(&mut self, answer: &Response, most: usize) -> bool {
         let Ok(mut line) = serde_json::to_vec(answer) else { return false };
         line.push(b'\n');
         let fits = self.outbox.len() + line.len() <= most;
@@ -143,7 +143,7 @@ impl Server {
     }
 
     /// What strangers are told there.
-    pub fn tell_where(&mut self, here: &Answer) {
+    pub fn tell_where(&mut self, here: &Response) {
         self.here = serde_json::to_vec(here).unwrap_or_default();
         self.here.push(b'\n');
     }
@@ -213,7 +213,7 @@ impl Server {
                 "the master has no descriptor left (its limit of open files, `nofile`): its workers serve on; \
                            try again, or raise the limit"
                     .to_owned();
-            if let Ok(mut line) = serde_json::to_vec(&Answer::Done { code: 1, message }) {
+            if let Ok(mut line) = serde_json::to_vec(&Response::Done { code: 1, message }) {
                 line.push(b'\n');
                 // A courtesy: a new connection has room for it.
                 stream.write_all(&line).ok();
@@ -273,19 +273,19 @@ impl Server {
         self.clients.get(&id).map(|client| client.stream.as_fd())
     }
 
-    pub fn read(&mut self, id: u64) -> Heard {
-        let Some(client) = self.clients.get_mut(&id) else { return Heard::Gone };
+    pub fn read(&mut self, id: u64) -> ReadOutcome {
+        let Some(client) = self.clients.get_mut(&id) else { return ReadOutcome::Gone };
         let mut gulp = [0; 4096];
         // What is left is read in the next turns: nobody holds the others up by sending on.
         for _ in 0..MOST_READS {
             match client.stream.read(&mut gulp) {
-                Ok(0) => return Heard::Gone,
+                Ok(0) => return ReadOutcome::Gone,
                 // It has asked already: the rest is not read for.
                 Ok(_) if client.asked => {}
                 Ok(count) => client.inbox.extend_from_slice(&gulp[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadOutcome::Nothing,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Heard::Gone,
+                Err(_) => return ReadOutcome::Gone,
             }
             if client.asked {
                 continue;
@@ -299,37 +299,37 @@ impl Server {
             if client.inbox.len() > MAX_QUESTION {
                 client.asked = true;
                 let message = format!("the question is longer than {MAX_QUESTION} bytes");
-                self.say(id, &Answer::Done { code: 2, message }, true);
-                return Heard::Nothing;
+                self.say(id, &Response::Done { code: 2, message }, true);
+                return ReadOutcome::Nothing;
             }
         }
-        Heard::Nothing
+        ReadOutcome::Nothing
     }
 
-    fn understand(&mut self, id: u64, line: &[u8], refused: bool) -> Heard {
+    fn understand(&mut self, id: u64, line: &[u8], refused: bool) -> ReadOutcome {
         let answer = if refused {
-            Answer::Done { code: 5, message: "not permitted: see `mode` and `group` in [control]".to_owned() }
+            Response::Done { code: 5, message: "not permitted: see `mode` and `group` in [control]".to_owned() }
         } else {
-            match serde_json::from_slice::<Question>(line) {
-                Ok(question) if question.version == VERSION => return Heard::Question(Box::new(question)),
-                Ok(question) => Answer::Done {
+            match serde_json::from_slice::<Request>(line) {
+                Ok(question) if question.version == VERSION => return ReadOutcome::Request(Box::new(question)),
+                Ok(question) => Response::Done {
                     code: 1,
                     message: format!("this master speaks version {VERSION}, not {}", question.version),
                 },
-                Err(error) => Answer::Done { code: 2, message: format!("not understood: {error}") },
+                Err(error) => Response::Done { code: 2, message: format!("not understood: {error}") },
             }
         };
         self.say(id, &answer, true);
-        Heard::Nothing
+        ReadOutcome::Nothing
     }
 
     /// Queues an answer; `last`: nothing follows, the connection is closed when it has been sent.
-    pub fn say(&mut self, id: u64, answer: &Answer, last: bool) {
+    pub fn say(&mut self, id: u64, answer: &Response, last: bool) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         if client.last_word {
             return;
         }
-        if client.skipped > 0 && client.queue(&Answer::Skipped { count: client.skipped }, MOST_WAITING) {
+        if client.skipped > 0 && client.queue(&Response::Skipped { count: client.skipped }, MOST_WAITING) {
             client.skipped = 0;
         }
         if last {
@@ -337,8 +337,8 @@ impl Server {
                 let message = "the answer is too long to be sent (it was carried out): `rotad status POOL`, `rotad \
                                events` and `rotad logs` show its parts"
                     .to_owned();
-                let code = if let Answer::Done { code, .. } = answer { *code } else { 1 };
-                client.queue(&Answer::Done { code, message }, MOST_WAITING + LAST_ROOM);
+                let code = if let Response::Done { code, .. } = answer { *code } else { 1 };
+                client.queue(&Response::Done { code, message }, MOST_WAITING + LAST_ROOM);
             }
             client.last_word = true;
         } else if !client.queue(answer, MOST_WAITING) {
@@ -354,7 +354,7 @@ impl Server {
     }
 
     /// Queues something for a client that follows, unless too much waits for it already: then false.
-    pub fn offer(&mut self, id: u64, answer: &Answer) -> bool {
+    pub fn offer(&mut self, id: u64, answer: &Response) -> bool {
         let room = self.clients.get(&id).is_some_and(|client| client.outbox.len() < MOST_BEHIND);
         if room {
             self.say(id, answer, false);

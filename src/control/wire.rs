@@ -17,19 +17,19 @@ pub const SOCKET: &str = "control.sock";
 /// The first and only line of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct Request {
     pub version: u32,
     /// The absolute path of the client's configuration file, as it was given: the master of another file refuses.
     pub config: PathBuf,
     /// Its real path, if that is another one: the master of a file is known by either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real: Option<PathBuf>,
-    pub ask: Ask,
+    pub ask: Method,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Ask {
+pub enum Method {
     /// Which configuration is yours? Answered by every master, whatever the question's `config`.
     Where,
     Status,
@@ -45,7 +45,7 @@ pub enum Ask {
     },
     /// Rolling restart.
     Roll {
-        which: Which,
+        which: Selector,
         wait: Wait,
     },
     /// Replaces one worker by one of the same generation.
@@ -56,8 +56,8 @@ pub enum Ask {
     },
     /// Reads the configuration again, applies what changed, and rolls these pools.
     Reload {
-        which: Which,
-        extent: Extent,
+        which: Selector,
+        extent: ReloadScope,
         wait: Wait,
     },
     /// Rolls to the generation before, or to this one; or only says what that would do.
@@ -74,7 +74,7 @@ pub enum Ask {
     },
     Scale {
         pool: String,
-        to: Size,
+        to: ScaleTo,
     },
     /// Passes a signal (by its number) to ready workers.
     Signal {
@@ -110,7 +110,7 @@ pub enum Wait {
 /// How much a reload does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Extent {
+pub enum ReloadScope {
     /// Apply what changed, and roll.
     Everything,
     /// Only apply what changed, as HUP.
@@ -122,7 +122,7 @@ pub enum Extent {
 /// The number of workers that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Size {
+pub enum ScaleTo {
     Exactly(u32),
     By(i64),
 }
@@ -130,7 +130,7 @@ pub enum Size {
 /// Which pools: those named, or by kind; no name and no kind: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Which {
+pub struct Selector {
     pub pools: Vec<String>,
     pub workers: bool,
     pub tasks: bool,
@@ -154,7 +154,7 @@ pub struct Line {
 /// the master is gone: its end is the proof.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Answer {
+pub enum Response {
     /// A line for the person who waits.
     Progress {
         text: String,

@@ -3,7 +3,7 @@
 mod startup_report;
 
 use crate::event_loop::signals;
-use crate::listener::{Handed, Passed};
+use crate::listener::{ActivationSocket, InheritedFds};
 use crate::plan::Plan;
 use crate::sys::descriptors::close_all_but;
 use crate::sys::fork::{Fork, exit_now, fork};
@@ -18,7 +18,7 @@ use std::path::Path;
 
 /// How a master comes to be: what its main loop needs to know of its first moments.
 #[derive(Debug)]
-pub struct Launch {
+pub struct StartContext {
     /// Who waits to hear how the start went.
     pub report: Report,
     /// `run`: the log may go to stderr, the terminal may be ours.
@@ -32,7 +32,7 @@ pub struct Launch {
     /// The process that was started, to which the service manager has addressed what it passes on: a daemon is another.
     pub started_as: u32,
     /// Sockets that the service manager has opened for us.
-    pub passed: Vec<Passed>,
+    pub passed: Vec<ActivationSocket>,
 }
 
 /// What the command line asks of a start.
@@ -48,15 +48,15 @@ pub enum Side {
     /// The command that was typed: waits for the report.
     Launcher(LauncherEnd),
     /// The daemon: becomes the master.
-    Master(Launch),
+    Master(StartContext),
 }
 
 /// `run`: this process becomes the master where it stands. Descriptors that we did not ask for are closed, and what a
 /// careless parent ignored or blocked is undone; until the master's own handlers stand nothing meant for it kills it.
 ///
 /// To be called before anything else opens a descriptor. `hup_ignored`: as found when the process started.
-pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
-    let handed = Handed::find();
+pub fn foreground(wish: Wish, hup_ignored: bool) -> StartContext {
+    let handed = InheritedFds::find();
     // Without close_range and without /proc there is nothing to go by, and everything that we open is close-on-exec.
     close_all_but(handed.end(), None).ok();
     reset_all();
@@ -64,7 +64,7 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
         signals::keep_stops();
     }
     ignore_until_handled();
-    Launch {
+    StartContext {
         report: Report::to_stderr(),
         foreground: true,
         no_wait: wish.no_wait,
@@ -84,7 +84,7 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> Launch {
 /// In the launcher only: pipe2(2), fork(2). What fails in the daemon comes through the report.
 pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
     // The daemon has another pid than the one that the sockets are meant for.
-    let (handed, started_as) = (Handed::find(), std::process::id());
+    let (handed, started_as) = (InheritedFds::find(), std::process::id());
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     match fork()? {
         Fork::Parent { child } => {
@@ -112,12 +112,12 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
     }
 }
 
-fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: Handed, started_as: u32) -> io::Result<Side> {
+fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: InheritedFds, started_as: u32) -> io::Result<Side> {
     if let Err((what, error)) = settle_down(plan, &report, &handed) {
         report.finish(1, &format!("failed to {what}: {error}; nothing was started"));
         exit_now(1);
     }
-    Ok(Side::Master(Launch {
+    Ok(Side::Master(StartContext {
         report,
         foreground: false,
         no_wait: wish.no_wait,
@@ -128,7 +128,7 @@ fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: Handed, starte
     }))
 }
 
-fn settle_down(plan: &Plan, report: &Report, handed: &Handed) -> Result<(), (String, io::Error)> {
+fn settle_down(plan: &Plan, report: &Report, handed: &InheritedFds) -> Result<(), (String, io::Error)> {
     let folder = &plan.master.working_directory;
     let said = |what: &str| {
         let what = what.to_owned();

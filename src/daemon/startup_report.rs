@@ -2,7 +2,7 @@
 //!
 //! A pipe that ends without a last word says that the master died.
 
-use crate::event_loop::signal_pipe::Interrupt;
+use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
@@ -111,7 +111,7 @@ impl LauncherEnd {
     /// Prints what the master reports until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124)
     /// detach: the master is in a session of its own and goes on.
     pub fn wait(mut self, until: Option<Instant>) -> u8 {
-        let interrupt = Interrupt::on_ctrl_c().ok();
+        let interrupt = SignalPipe::on_ctrl_c().ok();
         let mut text = Vec::new();
         let mut read = 0;
         loop {
@@ -167,7 +167,7 @@ fn finished(code: u8, text: &str) -> u8 {
 }
 
 /// Waits until the pipe has something; if Ctrl-C or the time came first, the exit code for that and why.
-fn detaches(pipe: &File, interrupt: Option<&Interrupt>, until: Option<Instant>) -> Option<(u8, &'static str)> {
+fn detaches(pipe: &File, interrupt: Option<&SignalPipe>, until: Option<Instant>) -> Option<(u8, &'static str)> {
     loop {
         let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
@@ -177,7 +177,7 @@ fn detaches(pipe: &File, interrupt: Option<&Interrupt>, until: Option<Instant>) 
             left.map_or(PollTimeout::NONE, |left| PollTimeout::from((left.as_millis().min(60_000) + 1) as u16));
         // EINTR: the bell has rung by then, or it was none of ours.
         let done = poll(&mut fds, timeout);
-        if interrupt.is_some_and(Interrupt::take) {
+        if interrupt.is_some_and(SignalPipe::take) {
             return Some((130, "detached"));
         }
         if matches!(done, Ok(1..)) {

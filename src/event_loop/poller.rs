@@ -15,7 +15,7 @@ const BATCH: usize = 64;
 pub enum Source {
     Signals,
     /// Another thread has something for us.
-    Wake,
+    Waker,
     /// The spawner's shim has something to say about a birth.
     Verdict(WorkerId),
     Notify(WorkerId),
@@ -26,7 +26,7 @@ pub enum Source {
     Client(u64),
     Exit(WorkerId),
     /// Something of the runtime directory may have been taken away.
-    House,
+    RuntimeDir,
 }
 
 const KIND: u64 = 1 << 56;
@@ -35,7 +35,7 @@ impl Source {
     fn token(self) -> u64 {
         match self {
             Self::Signals => 0,
-            Self::Wake => KIND,
+            Self::Waker => KIND,
             Self::Verdict(id) => (2 * KIND) | id.0,
             Self::Notify(id) => (3 * KIND) | id.0,
             Self::Listener(number) => (4 * KIND) | number,
@@ -43,7 +43,7 @@ impl Source {
             Self::Client(number) => (6 * KIND) | number,
             Self::Exit(id) => (7 * KIND) | id.0,
             Self::SocketFile(number) => (8 * KIND) | number,
-            Self::House => 9 * KIND,
+            Self::RuntimeDir => 9 * KIND,
         }
     }
 
@@ -51,7 +51,7 @@ impl Source {
         let number = token & (KIND - 1);
         Some(match token / KIND {
             0 => Self::Signals,
-            1 => Self::Wake,
+            1 => Self::Waker,
             2 => Self::Verdict(WorkerId(number)),
             3 => Self::Notify(WorkerId(number)),
             4 => Self::Listener(number),
@@ -59,7 +59,7 @@ impl Source {
             6 => Self::Client(number),
             7 => Self::Exit(WorkerId(number)),
             8 => Self::SocketFile(number),
-            9 => Self::House,
+            9 => Self::RuntimeDir,
             _ => return None,
         })
     }
@@ -87,12 +87,12 @@ impl Interest {
 }
 
 #[derive(Debug)]
-pub struct Reactor {
+pub struct Poller {
     epoll: Epoll,
     events: Vec<EpollEvent>,
 }
 
-impl Reactor {
+impl Poller {
     /// # Errors
     /// The kernel's, when no descriptor is left.
     pub fn new() -> io::Result<Self> {

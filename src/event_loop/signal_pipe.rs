@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 
 /// Readable once one of its signals has come.
 #[derive(Debug)]
-pub struct Interrupt {
+pub struct SignalPipe {
     pipe: UnixStream,
     /// Kept open: with no signal to ring it (all are ignored) its end would look like a ring that never stops.
     _bell: UnixStream,
 }
 
-impl Interrupt {
+impl SignalPipe {
     /// Ctrl-C. An ignored INT (a shell's `&`) stays ignored: then it never rings.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Interrupt {
     }
 }
 
-impl AsFd for Interrupt {
+impl AsFd for SignalPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn without_a_signal_it_is_silent() {
-        let interrupt = Interrupt::on(&[]).unwrap();
+        let interrupt = SignalPipe::on(&[]).unwrap();
         let mut fds = [PollFd::new(interrupt.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
         assert!(!interrupt.take());

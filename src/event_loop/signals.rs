@@ -30,7 +30,7 @@ pub enum Meaning {
 
 /// One signal that came, or several that the kernel made one of.
 #[derive(Clone, Debug)]
-pub struct Came {
+pub struct ReceivedSignal {
     pub meaning: Meaning,
     /// "USR1", with who sent it if the kernel said so.
     pub text: String,
@@ -81,7 +81,7 @@ impl Signals {
     }
 
     /// What has come, a bounded number at a time: of a storm of one signal a few stand for all, as the kernel has it.
-    pub fn pending(&mut self) -> Vec<Came> {
+    pub fn pending(&mut self) -> Vec<ReceivedSignal> {
         let mut taken = 0;
         let mut times = std::collections::BTreeMap::<i32, usize>::new();
         let mut origins: Vec<Origin> = Vec::new();
@@ -94,7 +94,10 @@ impl Signals {
             }
         }
         self.more = taken == MOST_AT_ONCE;
-        origins.iter().map(|origin| Came { meaning: self.meaning(origin.signal), text: self.text(origin) }).collect()
+        origins
+            .iter()
+            .map(|origin| ReceivedSignal { meaning: self.meaning(origin.signal), text: self.text(origin) })
+            .collect()
     }
 
     /// The last [`Signals::pending`] has left something, and nothing will say so again.

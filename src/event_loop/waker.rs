@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A bell with one listener: ringing never blocks, many rings may be heard as one, and ringing again before it was
 /// heard costs no system call.
 #[derive(Clone, Debug)]
-pub struct Wake(Arc<Bell>);
+pub struct Waker(Arc<Bell>);
 
 #[derive(Debug)]
 struct Bell {
@@ -16,7 +16,7 @@ struct Bell {
     rung: AtomicBool,
 }
 
-impl Wake {
+impl Waker {
     /// # Errors
     /// The kernel's, when no descriptor is left.
     pub fn new() -> nix::Result<Self> {
@@ -41,7 +41,7 @@ impl Wake {
     }
 }
 
-impl AsFd for Wake {
+impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.fd.as_fd()
     }
@@ -52,13 +52,13 @@ mod tests {
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-    fn is_ringing(wake: &Wake) -> bool {
+    fn is_ringing(wake: &Waker) -> bool {
         poll(&mut [PollFd::new(wake.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|n| n == 1)
     }
 
     #[test]
     fn rings_once_until_it_is_heard_and_then_anew() {
-        let wake = Wake::new().expect("a descriptor");
+        let wake = Waker::new().expect("a descriptor");
         assert!(!is_ringing(&wake));
         wake.ring();
         wake.clone().ring();

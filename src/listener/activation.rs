@@ -16,7 +16,7 @@ const MOST: RawFd = 4096;
 
 /// What LISTEN_FDS announces, not taken yet.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct InheritedFds {
     /// So many descriptors from [`FIRST`] on are not ours to close.
     count: RawFd,
     /// Those that are open, with their names.
@@ -25,12 +25,12 @@ pub struct Handed {
 
 /// A descriptor that was passed on.
 #[derive(Debug)]
-pub struct Passed {
+pub struct ActivationSocket {
     name: String,
     fd: OwnedFd,
 }
 
-impl Handed {
+impl InheritedFds {
     /// To be asked by the process that was started, before it opens anything: a number that is announced and not open
     /// may soon be something else. Nothing where LISTEN_PID means another process.
     pub fn find() -> Self {
@@ -51,8 +51,9 @@ impl Handed {
     }
 
     /// Takes them; once.
-    pub fn take(self) -> Vec<Passed> {
-        let taken = self.open.into_iter().map(|(fd, name)| Some(Passed { name, fd: take_inherited(fd).ok()? }));
+    pub fn take(self) -> Vec<ActivationSocket> {
+        let taken =
+            self.open.into_iter().map(|(fd, name)| Some(ActivationSocket { name, fd: take_inherited(fd).ok()? }));
         taken.flatten().collect()
     }
 }
@@ -70,8 +71,8 @@ pub(super) struct Found(Vec<(String, Socket)>);
 
 impl Found {
     /// What is of no use is told in the diary, and closed.
-    pub(super) fn look_at(passed: Vec<Passed>) -> Self {
-        let usable = passed.into_iter().filter_map(|Passed { name, fd }| match listens_on(&fd) {
+    pub(super) fn look_at(passed: Vec<ActivationSocket>) -> Self {
+        let usable = passed.into_iter().filter_map(|ActivationSocket { name, fd }| match listens_on(&fd) {
             Ok(bound) => Some((name, Socket { fd, bound })),
             Err(why) => {
                 tracing::warn!("descriptor {} ({name}) of the service manager is of no use: {why}", fd.as_raw_fd());

@@ -15,9 +15,9 @@ use std::sync::Arc;
 /// the first look at it is not lost, and nothing else is heard, so a busy folder costs nothing. Removing a bound socket's
 /// file changes its link count, which is an attribute.
 #[derive(Debug)]
-pub struct FileEar(Inotify);
+pub struct SocketFileWatch(Inotify);
 
-impl FileEar {
+impl SocketFileWatch {
     /// None: no instance is left, or the file may not be read; then it is looked at at each reload.
     pub(super) fn on(path: &Path) -> Option<Self> {
         let own = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
@@ -34,7 +34,7 @@ impl FileEar {
     }
 }
 
-impl AsFd for FileEar {
+impl AsFd for SocketFileWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -89,7 +89,7 @@ pub struct Fresh {
     fd: OwnedFd,
     inode: u64,
     file: FileId,
-    ear: Option<FileEar>,
+    ear: Option<SocketFileWatch>,
 }
 
 impl Fresh {
@@ -121,7 +121,7 @@ impl Look {
         });
         match made {
             Ok((fd, file, inode)) => {
-                let ear = FileEar::on(&path);
+                let ear = SocketFileWatch::on(&path);
                 Looked::Made(lost, Fresh { plan, path, fd, inode, file, ear })
             }
             Err(error) => Looked::Failed(lost, SocketError::new(&plan, error)),
@@ -161,7 +161,7 @@ impl Listener {
     }
 
     /// What hears of its file; none: TCP, or nothing can be heard.
-    pub fn ear(&self) -> Option<&FileEar> {
+    pub fn ear(&self) -> Option<&SocketFileWatch> {
         self.ear.as_ref()
     }
 }

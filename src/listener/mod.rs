@@ -19,9 +19,9 @@ mod file;
 mod tcp;
 mod unix;
 
-pub use activation::{Handed, Passed};
+pub use activation::{ActivationSocket, InheritedFds};
 pub use error::SocketError;
-pub use file::{FileEar, Fresh, Look, Looked, Lost};
+pub use file::{Fresh, Look, Looked, Lost, SocketFileWatch};
 
 use crate::plan::{Address, ListenPlan};
 use crate::probe::accept::Target;
@@ -47,7 +47,7 @@ pub struct Listener {
     file: Option<unix::FileId>,
     /// The file of a unix socket has been removed (or given up) by us.
     removed: bool,
-    ear: Option<FileEar>,
+    ear: Option<SocketFileWatch>,
     /// Its file is the service manager's: not ours to remove.
     handled: Option<Handled>,
 }
@@ -85,7 +85,7 @@ impl Dress {
 ///
 /// # Errors
 /// The first that cannot be opened; those opened before are closed, and their files removed.
-pub fn open_all(plans: &[ListenPlan], passed: Vec<Passed>) -> Result<Vec<Listener>, SocketError> {
+pub fn open_all(plans: &[ListenPlan], passed: Vec<ActivationSocket>) -> Result<Vec<Listener>, SocketError> {
     let mut passed = activation::Found::look_at(passed);
     open_each(plans, plans, |plan| passed.take(plan))
 }
@@ -137,7 +137,7 @@ impl Listener {
         set_nonblocking(&fd, plan.nonblocking)?;
         let inode = fstat(&fd)?.st_ino;
         let ear = match &plan.address {
-            Address::Unix(path) => FileEar::on(path),
+            Address::Unix(path) => SocketFileWatch::on(path),
             Address::Tcp(_) => None,
         };
         let fd = Arc::new(fd);
@@ -158,7 +158,7 @@ impl Listener {
         let (handled, file, ear) = match &bound {
             Address::Unix(path) => {
                 let (handled, file) = file::handled(path).unzip();
-                (handled, file, file.and_then(|_| FileEar::on(path)))
+                (handled, file, file.and_then(|_| SocketFileWatch::on(path)))
             }
             Address::Tcp(_) => (None, None, None),
         };

@@ -1,6 +1,6 @@
 //! Lines of workers as the master's log has them: with time and origin, and without anything that a terminal obeys.
 
-use super::pipe_peek::{Speaker, Stream};
+use super::pipe_peek::{OutputSource, Stream};
 use crate::observe::diary::timestamp;
 use crate::observe::harmless::{harmless, harmless_json};
 use crate::plan::LogFormat;
@@ -20,7 +20,13 @@ struct Line<'a> {
 }
 
 /// Formats lines, one each, and says how many bytes of `text` that were: all of them unless it is very much.
-pub(super) fn format(format: LogFormat, speaker: &Speaker, stream: Stream, text: &[u8], out: &mut Vec<u8>) -> usize {
+pub(super) fn format(
+    format: LogFormat,
+    speaker: &OutputSource,
+    stream: Stream,
+    text: &[u8],
+    out: &mut Vec<u8>,
+) -> usize {
     let time = timestamp();
     let (pool, slot, pid) = (&*speaker.pool, speaker.slot, speaker.pid());
     let tag = if stream == Stream::Stderr { "stderr: " } else { "" };
@@ -69,7 +75,7 @@ mod tests {
 
     fn formatted(how: LogFormat, stream: Stream, text: &[u8]) -> (usize, String) {
         let mut out = Vec::new();
-        let done = format(how, &Speaker::new("web", 3, 77), stream, text, &mut out);
+        let done = format(how, &OutputSource::new("web", 3, 77), stream, text, &mut out);
         (done, String::from_utf8(out).expect("text"))
     }
 

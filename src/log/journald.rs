@@ -1,7 +1,7 @@
 //! The journal's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram an entry, so that
 //! `journalctl ROTAD_POOL=web` finds what a pool printed. Never waits: the caller has stderr to fall back to.
 
-use super::pipe_peek::{Speaker, Stream};
+use super::pipe_peek::{OutputSource, Stream};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -47,7 +47,7 @@ impl Journald {
     ///
     /// # Errors
     /// The journal is away (ENOENT, ECONNREFUSED), or has no room now (EAGAIN).
-    pub(super) fn print(&mut self, speaker: &Speaker, stream: Stream, line: &[u8]) -> io::Result<()> {
+    pub(super) fn print(&mut self, speaker: &OutputSource, stream: Stream, line: &[u8]) -> io::Result<()> {
         self.entry.clear();
         self.field("MESSAGE", line.strip_suffix(b"\n").unwrap_or(line));
         self.field("PRIORITY", if stream == Stream::Stderr { WARNING } else { INFO }.as_bytes());
@@ -157,7 +157,7 @@ mod tests {
         let path = dir.path().join("socket");
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
-        let speaker = Speaker::new("web", 3, 77);
+        let speaker = OutputSource::new("web", 3, 77);
         journal.print(&speaker, Stream::Stderr, b"some\x1b line\n").expect("sent");
         let mut buffer = [0; 4096];
         let count = server.recv(&mut buffer).expect("an entry");
@@ -179,7 +179,7 @@ mod tests {
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
         let line = vec![b'x'; 4 << 20];
-        journal.print(&Speaker::new("web", 0, 1), Stream::Both, &line).expect("sent");
+        journal.print(&OutputSource::new("web", 0, 1), Stream::Both, &line).expect("sent");
         let mut space = nix::cmsg_space!([i32; 1]);
         let heard = recvmsg::<UnixAddr>(server.as_raw_fd(), &mut [], Some(&mut space), MsgFlags::empty());
         let mut fds = Vec::new();

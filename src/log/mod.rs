@@ -18,15 +18,15 @@ mod writer;
 
 pub use output::{Ends, LogTarget, Output};
 pub use pipe_peek::Stream;
-pub use ring::{Filter, Follower, Printed};
+pub use ring::{Filter, Follower, LogLine};
 pub use rotating_file::Rotation;
 pub use sink::complain;
-pub use sinks::Paper;
+pub use sinks::MasterLog;
 
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crate::plan::{FileAccess, LogPlan};
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
-use pipe_peek::{Glass, Pipe, Speaker};
+use pipe_peek::{OutputSource, Pipe, PipePeek};
 use ring::Recent;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use writer::{Desk, Word};
+use writer::{Command, WriterThread};
 
 /// Lines of the master that may wait for a slow disk; more are counted and dropped.
 const WAITING_LINES: usize = 4096;
@@ -45,7 +45,7 @@ const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// A pipe of a worker that a dead master has left.
 #[derive(Debug)]
-pub struct LeftPipe {
+pub struct StalePipe {
     pub pool: String,
     pub slot: u32,
     pub pid: i32,
@@ -54,12 +54,12 @@ pub struct LeftPipe {
     pub fd: OwnedFd,
 }
 
-/// The handle to the pen; cheap to clone. Nothing here blocks but [`Pen::drain`].
+/// The handle to the pen; cheap to clone. Nothing here blocks but [`LogWriter::drain`].
 #[derive(Clone)]
-pub struct Pen {
+pub struct LogWriter {
     lines: Sender<Vec<u8>>,
-    words: Sender<Word>,
-    wake: Wake,
+    words: Sender<Command>,
+    wake: Waker,
     dropped: Arc<AtomicU64>,
     recent: Arc<Recent>,
     /// Bytes that were taken out of pipes, ever.
@@ -68,30 +68,30 @@ pub struct Pen {
     at: Arc<AtomicU64>,
     begun: Instant,
     /// For looking into pipes beside the pen.
-    glass: Arc<Mutex<Glass>>,
+    glass: Arc<Mutex<PipePeek>>,
 }
 
-impl Pen {
+impl LogWriter {
     /// Starts the thread.
     ///
     /// # Errors
     /// No descriptor or thread is left.
-    pub fn start(paper: Paper) -> io::Result<Self> {
+    pub fn start(paper: MasterLog) -> io::Result<Self> {
         let (lines, waiting) = bounded(WAITING_LINES);
         // Bounded by what there is to say of the workers that there are.
         let (words, said) = unbounded();
         let pen = Self {
             lines,
             words,
-            wake: Wake::new()?,
+            wake: Waker::new()?,
             dropped: Arc::default(),
             recent: Arc::default(),
             progress: Arc::default(),
             at: Arc::default(),
             begun: Instant::now(),
-            glass: Arc::new(Mutex::new(Glass::new()?)),
+            glass: Arc::new(Mutex::new(PipePeek::new()?)),
         };
-        let desk = Desk::new(paper, waiting, said, &pen)?;
+        let desk = WriterThread::new(paper, waiting, said, &pen)?;
         std::thread::Builder::new().name("pen".into()).stack_size(128 * 1024).spawn(move || desk.work())?;
         Ok(pen)
     }
@@ -110,7 +110,7 @@ impl Pen {
         at.store(if works { begun.elapsed().as_millis() as u64 + 1 } else { 0 }, Ordering::Relaxed);
     }
 
-    fn say(&self, word: Word) {
+    fn say(&self, word: Command) {
         // The pen ends after its last handle.
         self.words.send(word).ok();
         self.wake.ring();
@@ -127,7 +127,7 @@ impl Pen {
     /// From now on this worker's output is read and written.
     pub fn adopt(&self, output: &Output) {
         for (pipe, target) in &output.pipes {
-            self.say(Word::Adopt(pipe.clone(), target.clone()));
+            self.say(Command::Adopt(pipe.clone(), target.clone()));
         }
     }
 
@@ -136,11 +136,11 @@ impl Pen {
     ///
     /// # Errors
     /// It is not a pipe.
-    pub fn adopt_left(&self, left: LeftPipe, log: Option<&LogPlan>) -> io::Result<()> {
+    pub fn adopt_left(&self, left: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
         let target = log.map_or(LogTarget::Master, |log| LogTarget::of_stream(left.stream, log));
-        let speaker = Arc::new(Speaker::new(&left.pool, left.slot, left.pid));
+        let speaker = Arc::new(OutputSource::new(&left.pool, left.slot, left.pid));
         let pipe = Pipe::of(speaker, left.stream, left.fd)?;
-        self.say(Word::Adopt(Arc::new(pipe), target));
+        self.say(Command::Adopt(Arc::new(pipe), target));
         Ok(())
     }
 
@@ -155,18 +155,18 @@ impl Pen {
     pub fn ended(&self, output: &Output) {
         output.speaker.end();
         if !output.pipes.is_empty() {
-            self.say(Word::Ended);
+            self.say(Command::Ended);
         }
     }
 
     /// Opens all log files again by their names.
     pub fn reopen(&self) {
-        self.say(Word::Reopen);
+        self.say(Command::Reopen);
     }
 
     /// When the master's log is put aside, from now on.
     pub fn set_rotation(&self, rotation: Rotation) {
-        self.say(Word::Rotation(rotation));
+        self.say(Command::Rotation(rotation));
     }
 
     /// From now on what the workers of this pool print goes where this plan says; also what those print that run
@@ -174,19 +174,19 @@ impl Pen {
     /// so until it is replaced; one that has a pipe and should do so has it emptied into the master's log, or into
     /// nowhere.
     pub fn retarget(&self, pool: &str, log: &LogPlan) {
-        self.say(Word::Retarget(pool.into(), Box::new(log.clone())));
+        self.say(Command::Retarget(pool.into(), Box::new(log.clone())));
     }
 
     /// The last `n` lines that such workers printed, oldest first. About 1 MiB of lines is kept, for all together; of a
     /// flood only samples.
-    pub fn recent(&self, filter: &Filter, n: usize) -> Vec<Printed> {
+    pub fn recent(&self, filter: &Filter, n: usize) -> Vec<LogLine> {
         self.recent.last(filter, n)
     }
 
     /// The last `n` lines that such workers printed and all that they print from now on. `bell` is rung when there is
     /// something to take. The pen never waits for a follower: one that is slow, or a flood, loses lines and is told how
     /// many.
-    pub fn follow(&self, filter: Filter, n: usize, bell: Wake) -> Follower {
+    pub fn follow(&self, filter: Filter, n: usize, bell: Waker) -> Follower {
         self.recent.follow(filter, n, bell)
     }
 
@@ -194,7 +194,7 @@ impl Pen {
     /// ten: for the end of the master, and before its beginning.
     pub fn drain(&self) {
         let (done, waits) = bounded(1);
-        self.say(Word::Drain(done));
+        self.say(Command::Drain(done));
         let begun = Instant::now();
         let mut seen = self.progress.load(Ordering::Relaxed);
         while let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(NO_PROGRESS) {

@@ -1,6 +1,6 @@
 //! What one worker prints to: its pipes, or what stands in their place, and where that goes.
 
-use super::pipe_peek::{Pipe, Speaker, Stream};
+use super::pipe_peek::{OutputSource, Pipe, Stream};
 use super::rotating_file::Rotation;
 use crate::plan::{LogPlan, Sink};
 use std::io;
@@ -48,7 +48,7 @@ impl LogTarget {
 /// The master's ends of one worker's output.
 #[derive(Debug)]
 pub struct Output {
-    pub(super) speaker: Arc<Speaker>,
+    pub(super) speaker: Arc<OutputSource>,
     pub(super) pipes: Vec<(Arc<Pipe>, LogTarget)>,
 }
 
@@ -68,7 +68,7 @@ impl Output {
         owner: Option<u32>,
         null: &Arc<OwnedFd>,
     ) -> io::Result<(Self, Ends)> {
-        let speaker = Arc::new(Speaker::new(pool, slot, 0));
+        let speaker = Arc::new(OutputSource::new(pool, slot, 0));
         let mut output = Self { speaker, pipes: Vec::new() };
         let (out, err) = (LogTarget::of(&log.stdout, log), LogTarget::of(&log.stderr, log));
         let shared = log.stderr == Sink::Stdout || (out.is_some() && out == err);

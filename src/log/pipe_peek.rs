@@ -1,7 +1,7 @@
 //! The way of a worker's output to the pen: a pipe, looked at before it is emptied. What is in the pipe survives the
 //! master; what the pen has taken out it has written before.
 
-use super::tail::Words;
+use super::tail::TailLines;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -44,17 +44,17 @@ impl Stream {
 
 /// Who prints: a worker, and what it said last.
 #[derive(Debug)]
-pub(super) struct Speaker {
+pub(super) struct OutputSource {
     pub(super) pool: Arc<str>,
     pub(super) slot: u32,
     /// Written by the half-born worker itself: a fast one prints before its birth is reported.
     pid: Arc<AtomicI32>,
     /// The worker has ended; its pipes may be held by others.
     ended: AtomicBool,
-    words: Mutex<Words>,
+    words: Mutex<TailLines>,
 }
 
-impl Speaker {
+impl OutputSource {
     pub(super) fn new(pool: &str, slot: u32, pid: i32) -> Self {
         Self {
             pool: pool.into(),
@@ -82,7 +82,7 @@ impl Speaker {
     }
 
     /// While this is held, nothing is taken out of the worker's pipes.
-    pub(super) fn words(&self) -> MutexGuard<'_, Words> {
+    pub(super) fn words(&self) -> MutexGuard<'_, TailLines> {
         // A panic elsewhere does not make these bytes wrong.
         self.words.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -91,7 +91,7 @@ impl Speaker {
 /// The reading end of a worker's pipe. The pen alone takes something out; the main thread looks in at a death.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    pub(super) speaker: Arc<Speaker>,
+    pub(super) speaker: Arc<OutputSource>,
     pub(super) stream: Stream,
     fd: OwnedFd,
 }
@@ -102,7 +102,7 @@ impl Pipe {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub(super) fn open(speaker: Arc<Speaker>, stream: Stream, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
+    pub(super) fn open(speaker: Arc<OutputSource>, stream: Stream, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
         let (fd, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         if let Some(uid) = owner {
             nix::unistd::fchown(&write, Some(uid.into()), None)?;
@@ -124,7 +124,7 @@ impl Pipe {
     ///
     /// # Errors
     /// The kernel's: not a pipe.
-    pub(super) fn of(speaker: Arc<Speaker>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
+    pub(super) fn of(speaker: Arc<OutputSource>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         size(&fd)?;
         Ok(Self { speaker, stream, fd })
@@ -192,7 +192,7 @@ pub(super) enum Seen {
 /// A copy of the pages' addresses alone is made, and the writer goes on filling up the last page: splicing would end
 /// it, and each short line after that would take a page.
 #[derive(Debug)]
-pub(super) struct Glass {
+pub(super) struct PipePeek {
     read: OwnedFd,
     write: OwnedFd,
     /// Where what was written goes.
@@ -200,7 +200,7 @@ pub(super) struct Glass {
     capacity: usize,
 }
 
-impl Glass {
+impl PipePeek {
     /// # Errors
     /// No descriptor is left.
     pub(super) fn new() -> io::Result<Self> {
@@ -264,7 +264,11 @@ impl Glass {
     }
 
     /// What a worker said last: the lines that were written, and those that still wait in its pipes.
-    pub(super) fn last_words<'a>(&mut self, speaker: &Speaker, pipes: impl Iterator<Item = &'a Pipe>) -> Vec<String> {
+    pub(super) fn last_words<'a>(
+        &mut self,
+        speaker: &OutputSource,
+        pipes: impl Iterator<Item = &'a Pipe>,
+    ) -> Vec<String> {
         let words = speaker.words();
         let mut all = words.clone();
         for pipe in pipes {
@@ -302,7 +306,7 @@ mod tests {
     use std::io::Write;
 
     fn pipe() -> (Pipe, std::fs::File) {
-        let speaker = Arc::new(Speaker::new("web", 0, 1));
+        let speaker = Arc::new(OutputSource::new("web", 0, 1));
         let (pipe, end) = Pipe::open(speaker, Stream::Both, None).expect("a pipe");
         (pipe, end.into())
     }
@@ -310,7 +314,7 @@ mod tests {
     #[test]
     fn what_is_seen_stays_until_it_is_taken_out() {
         let (pipe, mut end) = pipe();
-        let mut glass = Glass::new().expect("a glass");
+        let mut glass = PipePeek::new().expect("a glass");
         let mut seen = vec![0; LARGE];
         assert_eq!(glass.look(&pipe, &mut seen), Seen::Nothing);
         end.write_all(b"one\ntw").expect("written");
@@ -330,7 +334,7 @@ mod tests {
     #[test]
     fn short_lines_share_a_page_though_somebody_looks() {
         let (pipe, mut end) = pipe();
-        let mut glass = Glass::new().expect("a glass");
+        let mut glass = PipePeek::new().expect("a glass");
         let mut seen = vec![0; SMALL];
         for count in 1..=400 {
             end.write_all(&[b'x'; 100]).expect("written");
@@ -344,7 +348,7 @@ mod tests {
     #[test]
     fn last_words_are_the_written_ones_and_those_in_the_pipe() {
         let (pipe, mut end) = pipe();
-        let mut glass = Glass::new().expect("a glass");
+        let mut glass = PipePeek::new().expect("a glass");
         pipe.speaker.words().hear(b"written\n");
         pipe.grow();
         end.write_all(&b"0123456789\n".repeat(50_000)).expect("written");

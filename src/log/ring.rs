@@ -4,7 +4,7 @@
 //! The ring keeps whole lines in the chunks in which the pen read them, and cuts them up only for those who ask.
 
 use super::pipe_peek::Stream;
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -21,7 +21,7 @@ const CHUNK: usize = 96;
 
 /// One line that a worker printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Printed {
+pub struct LogLine {
     /// When the pen read it.
     pub at: SystemTime,
     pub pool: Arc<str>,
@@ -60,9 +60,9 @@ impl Chunk {
         CHUNK + self.text.len()
     }
 
-    fn lines(&self) -> impl DoubleEndedIterator<Item = Printed> + '_ {
+    fn lines(&self) -> impl DoubleEndedIterator<Item = LogLine> + '_ {
         let text = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
-        text.split(|byte| *byte == b'\n').map(|line| Printed {
+        text.split(|byte| *byte == b'\n').map(|line| LogLine {
             at: self.at,
             pool: self.pool.clone(),
             slot: self.slot,
@@ -121,11 +121,11 @@ impl Recent {
     }
 
     /// The last `n` of the lines that are wanted, oldest first.
-    pub(super) fn last(&self, filter: &Filter, n: usize) -> Vec<Printed> {
+    pub(super) fn last(&self, filter: &Filter, n: usize) -> Vec<LogLine> {
         last(&self.lock().ring, filter, n)
     }
 
-    pub(super) fn follow(&self, filter: Filter, n: usize, bell: Wake) -> Follower {
+    pub(super) fn follow(&self, filter: Filter, n: usize, bell: Waker) -> Follower {
         let mut inner = self.lock();
         let before = last(&inner.ring, &filter, n);
         let queue = Arc::new(Queue { filter, bell, waits: AtomicBool::new(false), chunks: Mutex::default() });
@@ -134,9 +134,9 @@ impl Recent {
     }
 }
 
-fn last(ring: &VecDeque<Arc<Chunk>>, filter: &Filter, n: usize) -> Vec<Printed> {
+fn last(ring: &VecDeque<Arc<Chunk>>, filter: &Filter, n: usize) -> Vec<LogLine> {
     let wanted = ring.iter().rev().filter(|chunk| filter.wants(chunk));
-    let mut lines: Vec<Printed> = wanted.flat_map(|chunk| chunk.lines().rev()).take(n).collect();
+    let mut lines: Vec<LogLine> = wanted.flat_map(|chunk| chunk.lines().rev()).take(n).collect();
     lines.reverse();
     lines
 }
@@ -144,7 +144,7 @@ fn last(ring: &VecDeque<Arc<Chunk>>, filter: &Filter, n: usize) -> Vec<Printed> 
 #[derive(Debug)]
 struct Queue {
     filter: Filter,
-    bell: Wake,
+    bell: Waker,
     /// The bell was rung, and nobody has come since.
     waits: AtomicBool,
     chunks: Mutex<Waiting>,
@@ -186,7 +186,7 @@ impl Queue {
 /// Gets the lines that workers print from now on; dropped, it gets no more. Held by one thread, rung for by the pen.
 #[derive(Debug)]
 pub struct Follower {
-    before: Vec<Printed>,
+    before: Vec<LogLine>,
     queue: Arc<Queue>,
 }
 
@@ -194,7 +194,7 @@ impl Follower {
     /// All lines that have come since it was asked last (the first time, those that were asked for of the past), and
     /// how many were left out before them because nobody came to take them. Does not block; the bell rings when there
     /// is more.
-    pub fn take(&mut self) -> (Vec<Printed>, u64) {
+    pub fn take(&mut self) -> (Vec<LogLine>, u64) {
         let mut lines = std::mem::take(&mut self.before);
         // In this order: what comes from here on rings anew.
         self.queue.waits.store(false, Ordering::SeqCst);
@@ -208,7 +208,7 @@ impl Follower {
 mod tests {
     use super::*;
 
-    fn texts(lines: &[Printed]) -> Vec<String> {
+    fn texts(lines: &[LogLine]) -> Vec<String> {
         lines.iter().map(|line| String::from_utf8_lossy(&line.line).into_owned()).collect()
     }
 
@@ -229,7 +229,7 @@ mod tests {
     fn it_stays_within_its_bounds_and_a_slow_follower_is_told() {
         let recent = Recent::default();
         let pool: Arc<str> = "web".into();
-        let bell = Wake::new().expect("a descriptor");
+        let bell = Waker::new().expect("a descriptor");
         recent.add(&pool, 0, 1, Stream::Both, b"before\n");
         let mut follower = recent.follow(Filter::default(), 5, bell);
         assert_eq!(texts(&follower.take().0), ["before"]);

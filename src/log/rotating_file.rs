@@ -27,7 +27,7 @@ enum Unfinished {
 }
 
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct RotatingFile {
     path: PathBuf,
     rotation: Rotation,
     open: Option<Found>,
@@ -36,7 +36,7 @@ pub(super) struct Book {
     not_before: u64,
 }
 
-impl Book {
+impl RotatingFile {
     /// A file that is opened when something is to be written.
     pub(super) fn new(path: PathBuf, rotation: Rotation) -> Self {
         Self { path, rotation, open: None, unfinished: Unfinished::Nobody, not_before: 0 }

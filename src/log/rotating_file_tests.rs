@@ -2,9 +2,9 @@
 
 use super::*;
 
-fn book(rotation: Rotation) -> (tempfile::TempDir, Book) {
+fn book(rotation: Rotation) -> (tempfile::TempDir, RotatingFile) {
     let dir = tempfile::tempdir().expect("a folder");
-    let book = Book::new(dir.path().join("web.log"), rotation);
+    let book = RotatingFile::new(dir.path().join("web.log"), rotation);
     (dir, book)
 }
 
@@ -56,7 +56,7 @@ fn an_unfinished_line_is_not_glued_to_anothers() {
     assert_eq!(text(&dir, "web.log"), "half a line\nagain half\nwhole\n");
     book.write(2, b"half").expect("written");
     // A master that was killed in the middle of a line.
-    let mut next = Book::new(dir.path().join("web.log"), NEVER);
+    let mut next = RotatingFile::new(dir.path().join("web.log"), NEVER);
     next.write(1, b"on\n").expect("written");
     assert!(text(&dir, "web.log").ends_with("whole\nhalf\non\n"));
 }
@@ -65,7 +65,7 @@ fn an_unfinished_line_is_not_glued_to_anothers() {
 fn a_removed_file_is_made_again_with_its_folder() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = dir.path().join("logs");
-    let mut book = Book::new(folder.join("web.log"), NEVER);
+    let mut book = RotatingFile::new(folder.join("web.log"), NEVER);
     book.write(1, b"one\n").expect("written");
     std::fs::remove_dir_all(&folder).expect("removed");
     book.write(1, b"two\n").expect("written");
@@ -80,7 +80,7 @@ fn a_removed_file_is_made_again_with_its_folder() {
 
 #[test]
 fn a_full_disk_leaves_whole_lines() {
-    let mut full = Book::new("/dev/full".into(), NEVER);
+    let mut full = RotatingFile::new("/dev/full".into(), NEVER);
     let (done, error) = full.write(1, b"12345\n").expect_err("no room");
     assert_eq!((done, error.raw_os_error()), (0, Some(nix::libc::ENOSPC)));
 }

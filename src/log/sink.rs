@@ -1,7 +1,7 @@
 //! Where log lines go, and what is done when they cannot: nothing fails, nothing is forgotten. What was not accepted
 //! stays where it is (in a worker's pipe), and what had to be given up is counted and told.
 
-use super::rotating_file::{Book, Rotation};
+use super::rotating_file::{RotatingFile, Rotation};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
@@ -20,14 +20,14 @@ enum Medium {
         /// The rest of a line that was begun.
         rest: Vec<u8>,
     },
-    Book(Box<Book>),
+    RotatingFile(Box<RotatingFile>),
     /// The reader of stderr is gone for good.
     Nowhere,
 }
 
 /// Why nothing is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shut {
+pub(super) enum SinkState {
     /// It cannot be written: it is tried again after a while.
     Trouble,
     /// Whoever reads our stderr is slow: it goes on when there is room.
@@ -35,22 +35,22 @@ pub(super) enum Shut {
 }
 
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(super) struct LogSink {
     medium: Medium,
-    shut: Option<Shut>,
+    shut: Option<SinkState>,
     /// The trouble was told, and is not over.
     told: bool,
     lost: u64,
 }
 
-impl Sheet {
+impl LogSink {
     pub(super) fn stderr() -> Self {
         let plain = fstat(io::stderr()).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits());
         Self::of(Medium::Stderr { plain, rest: Vec::new() })
     }
 
-    pub(super) fn book(book: Book) -> Self {
-        Self::of(Medium::Book(Box::new(book)))
+    pub(super) fn book(book: RotatingFile) -> Self {
+        Self::of(Medium::RotatingFile(Box::new(book)))
     }
 
     fn of(medium: Medium) -> Self {
@@ -59,12 +59,12 @@ impl Sheet {
 
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.medium {
-            Medium::Book(book) => Some(book.path()),
+            Medium::RotatingFile(book) => Some(book.path()),
             _ => None,
         }
     }
 
-    pub(super) fn shut(&self) -> Option<Shut> {
+    pub(super) fn shut(&self) -> Option<SinkState> {
         self.shut
     }
 
@@ -75,7 +75,7 @@ impl Sheet {
 
     /// Opens the file again by its name; the old one stays in use when that fails.
     pub(super) fn reopen(&mut self) {
-        if let Medium::Book(book) = &mut self.medium
+        if let Medium::RotatingFile(book) = &mut self.medium
             && let Err(error) = book.reopen()
         {
             tracing::error!("the log {} cannot be opened again: {error}", book.path().display());
@@ -84,14 +84,14 @@ impl Sheet {
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
-        if let Medium::Book(book) = &mut self.medium {
+        if let Medium::RotatingFile(book) = &mut self.medium {
             book.set_rotation(rotation);
         }
     }
 
     /// Nothing more comes from this writer.
     pub(super) fn forget(&mut self, writer: u64) {
-        if let Medium::Book(book) = &mut self.medium {
+        if let Medium::RotatingFile(book) = &mut self.medium {
             book.forget(writer);
         }
     }
@@ -132,9 +132,9 @@ impl Sheet {
     fn write(&mut self, writer: u64, text: &[u8]) -> usize {
         let failed = match &mut self.medium {
             Medium::Nowhere => return text.len(),
-            Medium::Book(book) => match book.write(writer, text) {
+            Medium::RotatingFile(book) => match book.write(writer, text) {
                 Ok(()) => return text.len(),
-                Err((done, error)) => (done, Halt::Error(error)),
+                Err((done, error)) => (done, WriteStop::Error(error)),
             },
             Medium::Stderr { plain, rest } => match flow(io::stderr().as_fd(), *plain, rest, text) {
                 (done, None) => return done,
@@ -143,13 +143,13 @@ impl Sheet {
         };
         let (done, halt) = failed;
         match halt {
-            Halt::Slow => self.shut = Some(Shut::Slow),
-            Halt::Gone => {
+            WriteStop::Slow => self.shut = Some(SinkState::Slow),
+            WriteStop::Gone => {
                 self.medium = Medium::Nowhere;
                 return text.len();
             }
-            Halt::Error(error) => {
-                self.shut = Some(Shut::Trouble);
+            WriteStop::Error(error) => {
+                self.shut = Some(SinkState::Trouble);
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::error!(
                         "{} cannot be written: {error}; no worker is held up for that: what they print waits in their pipes as \
@@ -164,14 +164,14 @@ impl Sheet {
 }
 
 #[derive(Debug)]
-enum Halt {
+enum WriteStop {
     Slow,
     Gone,
     Error(io::Error),
 }
 
 /// Writes what a descriptor takes without waiting; the rest of a line that was begun is kept for the next time.
-fn flow(fd: BorrowedFd<'_>, plain: bool, rest: &mut Vec<u8>, text: &[u8]) -> (usize, Option<Halt>) {
+fn flow(fd: BorrowedFd<'_>, plain: bool, rest: &mut Vec<u8>, text: &[u8]) -> (usize, Option<WriteStop>) {
     let (done, halt) = push(fd, plain, rest);
     rest.drain(..done);
     if halt.is_some() {
@@ -186,14 +186,14 @@ fn flow(fd: BorrowedFd<'_>, plain: bool, rest: &mut Vec<u8>, text: &[u8]) -> (us
     (done, halt)
 }
 
-fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<Halt>) {
+fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteStop>) {
     let mut done = 0;
     while done < text.len() {
         let mut most = text.len() - done;
         if !plain {
             let mut look = [PollFd::new(fd, PollFlags::POLLOUT)];
             match poll(&mut look, PollTimeout::ZERO) {
-                Ok(0) => return (done, Some(Halt::Slow)),
+                Ok(0) => return (done, Some(WriteStop::Slow)),
                 Err(Errno::EINTR) => continue,
                 _ => most = most.min(PIECE),
             }
@@ -201,11 +201,11 @@ fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<Halt>) {
         match nix::unistd::write(fd, &text[done..done + most]) {
             Ok(count) => done += count,
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return (done, Some(Halt::Slow)),
-            Err(Errno::EPIPE | Errno::EBADF) => return (done, Some(Halt::Gone)),
+            Err(Errno::EAGAIN) => return (done, Some(WriteStop::Slow)),
+            Err(Errno::EPIPE | Errno::EBADF) => return (done, Some(WriteStop::Gone)),
             // A terminal that was closed never comes back (termios(3), "hangup").
-            Err(Errno::EIO) if !plain => return (done, Some(Halt::Gone)),
-            Err(error) => return (done, Some(Halt::Error(error.into()))),
+            Err(Errno::EIO) if !plain => return (done, Some(WriteStop::Gone)),
+            Err(error) => return (done, Some(WriteStop::Error(error.into()))),
         }
     }
     (done, None)
@@ -229,9 +229,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("m.log");
         let never = Rotation { max_size: 0, keep: 0, ..Rotation::default() };
-        let mut full = Sheet::book(Book::new("/dev/full".into(), never));
-        assert_eq!((full.put(1, b"12345\n"), full.shut()), (0, Some(Shut::Trouble)));
-        let mut sheet = Sheet::book(Book::new(path.clone(), never));
+        let mut full = LogSink::book(RotatingFile::new("/dev/full".into(), never));
+        assert_eq!((full.put(1, b"12345\n"), full.shut()), (0, Some(SinkState::Trouble)));
+        let mut sheet = LogSink::book(RotatingFile::new(path.clone(), never));
         sheet.lose(7);
         assert_eq!(sheet.put(1, b"on\n"), 3);
         let text = std::fs::read_to_string(&path).expect("read");
@@ -247,7 +247,7 @@ mod tests {
             let (more, halt) = flow(write.as_fd(), false, &mut rest, &text[done..]);
             done += more;
             assert!(done == 0 || text[done - 1] == b'\n');
-            assert!(matches!(halt, None | Some(Halt::Slow)));
+            assert!(matches!(halt, None | Some(WriteStop::Slow)));
             if halt.is_some() {
                 let mut some = [0; 10_000];
                 let count = read.read(&mut some).expect("read");
@@ -259,6 +259,6 @@ mod tests {
         assert_eq!(got, text);
         drop(read);
         let (_, write) = std::io::pipe().expect("a pipe");
-        assert!(matches!(flow(write.as_fd(), false, &mut rest, b"x\n"), (_, Some(Halt::Gone))));
+        assert!(matches!(flow(write.as_fd(), false, &mut rest, b"x\n"), (_, Some(WriteStop::Gone))));
     }
 }

@@ -4,8 +4,8 @@ use super::format;
 use super::journald::Journald;
 use super::output::LogTarget;
 use super::pipe_peek::Pipe;
-use super::rotating_file::{Book, Rotation};
-use super::sink::{Sheet, Shut};
+use super::rotating_file::{RotatingFile, Rotation};
+use super::sink::{LogSink, SinkState};
 use crate::plan::LogFormat;
 use std::collections::BTreeMap;
 use std::io;
@@ -18,39 +18,39 @@ const MASTER: u64 = 0;
 
 /// The master's log: stderr, the journal behind it, or a file.
 #[derive(Debug)]
-pub struct Paper {
-    sheet: Sheet,
+pub struct MasterLog {
+    sheet: LogSink,
     format: LogFormat,
     journal: Option<Journald>,
 }
 
-impl Paper {
+impl MasterLog {
     /// Where stderr is the journal's own, its native protocol is used, which keeps pool, slot and pid apart.
     pub fn stderr(format: LogFormat) -> Self {
-        Self { sheet: Sheet::stderr(), format, journal: Journald::behind_stderr() }
+        Self { sheet: LogSink::stderr(), format, journal: Journald::behind_stderr() }
     }
 
     /// # Errors
     /// The file cannot be opened, or is a link: a log is never written through one.
     pub fn file(path: PathBuf, format: LogFormat, rotation: Rotation) -> io::Result<Self> {
-        let mut book = Book::new(path, rotation);
+        let mut book = RotatingFile::new(path, rotation);
         book.reopen()?;
-        Ok(Self { sheet: Sheet::book(book), format, journal: None })
+        Ok(Self { sheet: LogSink::book(book), format, journal: None })
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Sheets {
-    paper: Paper,
-    files: BTreeMap<PathBuf, Sheet>,
+pub(super) struct Sinks {
+    paper: MasterLog,
+    files: BTreeMap<PathBuf, LogSink>,
     /// Lines of the master that wait.
     waiting: Vec<u8>,
     dropped: u64,
     out: Vec<u8>,
 }
 
-impl Sheets {
-    pub(super) fn new(paper: Paper) -> Self {
+impl Sinks {
+    pub(super) fn new(paper: MasterLog) -> Self {
         Self { paper, files: BTreeMap::new(), waiting: Vec::new(), dropped: 0, out: Vec::new() }
     }
 
@@ -63,10 +63,10 @@ impl Sheets {
         match self.files.get_mut(path) {
             Some(sheet) => sheet.set_rotation(*rotation),
             None => {
-                let mut book = Book::new(path.clone(), *rotation);
+                let mut book = RotatingFile::new(path.clone(), *rotation);
                 // What is wrong is told when something is to be written.
                 book.reopen().ok();
-                self.files.insert(path.clone(), Sheet::book(book));
+                self.files.insert(path.clone(), LogSink::book(book));
             }
         }
     }
@@ -80,7 +80,7 @@ impl Sheets {
         self.paper.sheet.path() == Some(path)
     }
 
-    fn of(&mut self, target: &LogTarget) -> Option<&mut Sheet> {
+    fn of(&mut self, target: &LogTarget) -> Option<&mut LogSink> {
         match target {
             LogTarget::Nowhere => None,
             LogTarget::File { path, .. } if !self.is_masters(path) => self.files.get_mut(path),
@@ -88,7 +88,7 @@ impl Sheets {
         }
     }
 
-    pub(super) fn shut(&mut self, target: &LogTarget) -> Option<Shut> {
+    pub(super) fn shut(&mut self, target: &LogTarget) -> Option<SinkState> {
         self.of(target)?.shut()
     }
 
@@ -179,31 +179,31 @@ impl Sheets {
         !self.waiting.is_empty()
     }
 
-    pub(super) fn masters_is(&self, shut: Shut) -> bool {
+    pub(super) fn masters_is(&self, shut: SinkState) -> bool {
         self.paper.sheet.shut() == Some(shut)
     }
 
     /// Something cannot be written, and time may mend it.
     pub(super) fn in_trouble(&self) -> bool {
-        self.all().any(|sheet| sheet.shut() == Some(Shut::Trouble))
+        self.all().any(|sheet| sheet.shut() == Some(SinkState::Trouble))
     }
 
     pub(super) fn try_again(&mut self) {
         self.paper.sheet.try_again();
-        self.files.values_mut().for_each(Sheet::try_again);
+        self.files.values_mut().for_each(LogSink::try_again);
     }
 
     /// Opens every file again by its name.
     pub(super) fn reopen(&mut self) {
         self.paper.sheet.reopen();
-        self.files.values_mut().for_each(Sheet::reopen);
+        self.files.values_mut().for_each(LogSink::reopen);
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
         self.paper.sheet.set_rotation(rotation);
     }
 
-    fn all(&self) -> impl Iterator<Item = &Sheet> {
+    fn all(&self) -> impl Iterator<Item = &LogSink> {
         std::iter::once(&self.paper.sheet).chain(self.files.values())
     }
 }

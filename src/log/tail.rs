@@ -8,13 +8,13 @@ const LINE_BYTES: usize = 500;
 
 /// The last lines of one worker, over all that it printed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Words {
+pub(super) struct TailLines {
     lines: VecDeque<Vec<u8>>,
     /// The last one has no end yet.
     open: bool,
 }
 
-impl Words {
+impl TailLines {
     /// Takes in what was printed. Only the last lines of it are looked at.
     pub(super) fn hear(&mut self, text: &[u8]) {
         let Some((last, before)) = text.split_last() else { return };
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn whole_lines_and_pieces() {
-        let mut words = Words::default();
+        let mut words = TailLines::default();
         for text in ["one\ntw", "o", "\n", "", "\nfive", "\n"] {
             words.hear(text.as_bytes());
         }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn only_the_last_ones_are_kept_and_long_ones_are_cut() {
-        let mut words = Words::default();
+        let mut words = TailLines::default();
         words.hear(b"old\n");
         let text: String = (0..1000).map(|n| format!("line {n}\n")).collect();
         words.hear(text.as_bytes());

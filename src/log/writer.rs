@@ -2,12 +2,12 @@
 //! a wake-up for each line costs five times as much as the writing (measured; so does taking lines out one by one).
 
 use super::output::LogTarget;
-use super::pipe_peek::{Glass, LARGE, Pipe, Seen};
+use super::pipe_peek::{LARGE, Pipe, PipePeek, Seen};
 use super::ring::Recent;
-use super::sink::Shut;
-use super::sinks::Sheets;
-use super::{Paper, Pen, Rotation};
-use crate::event_loop::waker::Wake;
+use super::sink::SinkState;
+use super::sinks::Sinks;
+use super::{LogWriter, MasterLog, Rotation};
+use crate::event_loop::waker::Waker;
 use crate::plan::LogPlan;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -35,7 +35,7 @@ const BELL: u64 = 0;
 const STDERR: u64 = 1;
 
 /// What the pen is told.
-pub(super) enum Word {
+pub(super) enum Command {
     Adopt(Arc<Pipe>, LogTarget),
     /// Some worker has ended.
     Ended,
@@ -59,10 +59,10 @@ struct Reader {
 }
 
 /// The thread's own things.
-pub(super) struct Desk {
+pub(super) struct WriterThread {
     lines: Receiver<Vec<u8>>,
-    words: Receiver<Word>,
-    wake: Wake,
+    words: Receiver<Command>,
+    wake: Waker,
     dropped: Arc<AtomicU64>,
     recent: Arc<Recent>,
     progress: Arc<AtomicU64>,
@@ -73,15 +73,20 @@ pub(super) struct Desk {
     last: u64,
     /// Those that have more to read.
     todo: BTreeSet<u64>,
-    sheets: Sheets,
-    glass: Glass,
+    sheets: Sinks,
+    glass: PipePeek,
     gulp: Vec<u8>,
     drains: Vec<Sender<()>>,
     again: Option<Instant>,
 }
 
-impl Desk {
-    pub(super) fn new(paper: Paper, lines: Receiver<Vec<u8>>, words: Receiver<Word>, pen: &Pen) -> io::Result<Self> {
+impl WriterThread {
+    pub(super) fn new(
+        paper: MasterLog,
+        lines: Receiver<Vec<u8>>,
+        words: Receiver<Command>,
+        pen: &LogWriter,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(pen.wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         // EPERM: a plain file, which never makes us wait.
@@ -99,8 +104,8 @@ impl Desk {
             readers: BTreeMap::new(),
             last: STDERR,
             todo: BTreeSet::new(),
-            sheets: Sheets::new(paper),
-            glass: Glass::new()?,
+            sheets: Sinks::new(paper),
+            glass: PipePeek::new()?,
             // Memory that is never touched costs nothing.
             gulp: vec![0; LARGE],
             drains: Vec::new(),
@@ -113,9 +118,9 @@ impl Desk {
         SigSet::all().thread_block().ok();
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            Pen::note_work(&self.at, self.begun, false);
+            LogWriter::note_work(&self.at, self.begun, false);
             let count = self.epoll.wait(&mut events, self.patience()).unwrap_or(0);
-            Pen::note_work(&self.at, self.begun, true);
+            LogWriter::note_work(&self.at, self.begun, true);
             let mut rung = false;
             for event in &events[..count] {
                 match event.data() {
@@ -176,10 +181,10 @@ impl Desk {
         true
     }
 
-    fn obey(&mut self, word: Word) {
+    fn obey(&mut self, word: Command) {
         match word {
-            Word::Adopt(pipe, target) => self.adopt(pipe, target),
-            Word::Ended => {
+            Command::Adopt(pipe, target) => self.adopt(pipe, target),
+            Command::Ended => {
                 for (id, reader) in self.readers.iter_mut().filter(|(_, reader)| !reader.over) {
                     if reader.pipe.speaker.has_ended() {
                         reader.over = true;
@@ -187,13 +192,13 @@ impl Desk {
                     }
                 }
             }
-            Word::Reopen => {
+            Command::Reopen => {
                 self.sheets.reopen();
                 self.todo_waiting();
             }
-            Word::Rotation(rotation) => self.sheets.set_rotation(rotation),
-            Word::Retarget(pool, log) => self.retarget(&pool, &log),
-            Word::Drain(done) => {
+            Command::Rotation(rotation) => self.sheets.set_rotation(rotation),
+            Command::Retarget(pool, log) => self.retarget(&pool, &log),
+            Command::Drain(done) => {
                 self.drains.push(done);
                 self.todo.extend(self.readers.keys());
             }
@@ -250,7 +255,7 @@ impl Desk {
     fn read(&mut self, id: u64) -> usize {
         let Some(reader) = self.readers.get_mut(&id) else { return 0 };
         let whole = self.glass.fits(reader.capacity);
-        let slow = reader.target == LogTarget::Master && !self.sheets.masters_is(Shut::Trouble);
+        let slow = reader.target == LogTarget::Master && !self.sheets.masters_is(SinkState::Trouble);
         let most = if slow { MOST_LINES } else { self.gulp.len() };
         let seen = match self.glass.look(&reader.pipe, &mut self.gulp[..most]) {
             Seen::Bytes(seen) => seen,
@@ -275,7 +280,7 @@ impl Desk {
         let mut taken = self.sheets.put(&reader.target, id, &reader.pipe, &text[..lines]);
         reader.waits = taken < lines;
         if reader.waits {
-            if full && self.sheets.shut(&reader.target) == Some(Shut::Trouble) && !grow(reader) {
+            if full && self.sheets.shut(&reader.target) == Some(SinkState::Trouble) && !grow(reader) {
                 // The worker would hang because of a disk: the oldest quarter makes room.
                 let quarter = (reader.capacity / 4).max(taken).min(lines);
                 let end = text[quarter..lines].iter().position(|byte| *byte == b'\n');
@@ -323,7 +328,7 @@ impl Desk {
     /// What is left to do: another try after a while, a slow reader to wait for, somebody to be told.
     fn settle(&mut self) {
         let waits = self.sheets.own_wait() || self.readers.values().any(|reader| reader.waits);
-        if waits && self.sheets.masters_is(Shut::Slow) {
+        if waits && self.sheets.masters_is(SinkState::Slow) {
             let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT;
             self.epoll.modify(io::stderr(), &mut EpollEvent::new(flags, STDERR)).ok();
         }

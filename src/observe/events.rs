@@ -14,11 +14,11 @@ macro_rules! words {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
         /// What happened, by the words of docs/events.md: scripts rely on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum What {
+        pub enum EventKind {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
 
-        impl What {
+        impl EventKind {
             /// All there are.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
@@ -134,7 +134,7 @@ pub struct Event {
     pub seq: u64,
     /// RFC 3339, UTC, with milliseconds.
     pub time: String,
-    pub event: What,
+    pub event: EventKind,
     pub pool: Option<String>,
     pub slot: Option<u32>,
     /// The worker's `ROTAD_WORKER`.
@@ -195,7 +195,7 @@ mod tests {
         Event {
             seq: 0,
             time: String::new(),
-            event: What::Exit,
+            event: EventKind::Exit,
             pool: Some("web".into()),
             slot: Some(0),
             worker: None,
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_words_are_those_of_the_json() {
-        for kind in What::ALL {
+        for kind in EventKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }
     }

@@ -1,7 +1,7 @@
 //! One command of a check: a process in a session of its own, held until it is reaped, ended with its whole group.
 
-use super::Trouble;
-use crate::process::{self, BirthReport};
+use super::ProbeError;
+use crate::process::{self, SpawnResult};
 use crate::sys::process::Process;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -19,7 +19,7 @@ const READS: usize = 16;
 const LAST_LINE: usize = 200;
 
 #[derive(Debug)]
-pub(super) struct Errand {
+pub(super) struct CommandProbe {
     /// The reading end of its stdout and stderr; none: everybody has closed them.
     output: Option<OwnedFd>,
     tail: Vec<u8>,
@@ -38,7 +38,7 @@ enum Stage {
     Running(Process),
 }
 
-impl Errand {
+impl CommandProbe {
     /// And the end of the pipe that becomes its stdout and stderr.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -50,15 +50,17 @@ impl Errand {
     }
 
     /// What became of the order. Some: it never ran, and why.
-    pub(super) fn reported(&mut self, report: BirthReport) -> Option<Trouble> {
+    pub(super) fn reported(&mut self, report: SpawnResult) -> Option<ProbeError> {
         match report {
-            BirthReport::Born { born, .. } => self.stage = Stage::Running(born.process),
-            BirthReport::Underway { born, verdict, .. } => self.stage = Stage::Underway(born.process, verdict),
-            BirthReport::Failed { error, .. } => {
-                let ours =
-                    matches!(error.stage, process::Stage::Fork | process::Stage::Descriptors | process::Stage::Queue);
+            SpawnResult::Born { born, .. } => self.stage = Stage::Running(born.process),
+            SpawnResult::Underway { born, verdict, .. } => self.stage = Stage::Underway(born.process, verdict),
+            SpawnResult::Failed { error, .. } => {
+                let ours = matches!(
+                    error.stage,
+                    process::SpawnStage::Fork | process::SpawnStage::Descriptors | process::SpawnStage::Queue
+                );
                 let reason = format!("cannot be run: {error}");
-                return Some(if ours { Trouble::Unasked(reason) } else { Trouble::Unwell(reason) });
+                return Some(if ours { ProbeError::Unasked(reason) } else { ProbeError::Unwell(reason) });
             }
         }
         if self.forgotten {

@@ -1,7 +1,7 @@
 //! One connection of a check, which never waits: `connect`, or `connect`, ask, and hear the first line of the answer.
 
-use super::Trouble;
-use super::request::{Place, Question};
+use super::ProbeError;
+use super::request::{Place, ProbeRequest};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
@@ -17,7 +17,7 @@ use std::path::Path;
 const MOST_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct ConnectionProbe {
     socket: OwnedFd,
     stage: Stage,
     /// Addresses still to be tried.
@@ -43,13 +43,13 @@ pub(super) enum Turn {
     Answered(Result<(), String>),
 }
 
-impl Talk {
+impl ConnectionProbe {
     /// Begins. A command is nobody to talk to: see `errand`.
-    pub(super) fn begin(question: &Question) -> Result<(Self, Turn), Trouble> {
+    pub(super) fn begin(question: &ProbeRequest) -> Result<(Self, Turn), ProbeError> {
         let (place, request) = match question {
-            Question::Connect { place, .. } => (place, None),
-            Question::Http { place, host, path } => (place, Some(request(host, path))),
-            Question::Command(_) => return Err(Trouble::Unasked("not a connection".to_owned())),
+            ProbeRequest::Connect { place, .. } => (place, None),
+            ProbeRequest::Http { place, host, path } => (place, Some(request(host, path))),
+            ProbeRequest::Command(_) => return Err(ProbeError::Unasked("not a connection".to_owned())),
         };
         let mut others = VecDeque::new();
         let socket = match place {
@@ -171,40 +171,40 @@ impl Talk {
     }
 }
 
-impl AsFd for Talk {
+impl AsFd for ConnectionProbe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-fn open(family: AddressFamily) -> Result<OwnedFd, Trouble> {
+fn open(family: AddressFamily) -> Result<OwnedFd, ProbeError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, SockType::Stream, flags, None).map_err(|errno| Trouble::Unasked(words(errno)))
+    socket(family, SockType::Stream, flags, None).map_err(|errno| ProbeError::Unasked(words(errno)))
 }
 
-fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), Trouble> {
+fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), ProbeError> {
     match connect(socket.as_raw_fd(), address) {
         Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(()),
         // connect(2): every port that the kernel hands out is in use; a lack of memory.
-        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => Err(Trouble::Unasked(words(errno))),
-        Err(errno) => Err(Trouble::Unwell(words(errno))),
+        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => Err(ProbeError::Unasked(words(errno))),
+        Err(errno) => Err(ProbeError::Unwell(words(errno))),
     }
 }
 
-fn open_unix(path: &Path) -> Result<OwnedFd, Trouble> {
+fn open_unix(path: &Path) -> Result<OwnedFd, ProbeError> {
     let socket = open(AddressFamily::Unix)?;
-    let unwell = |errno| Trouble::Unwell(words(errno));
+    let unwell = |errno| ProbeError::Unwell(words(errno));
     let address = UnixAddr::new(path).map_err(unwell)?;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => Ok(socket),
-        Err(Errno::EAGAIN) => Err(Trouble::Unwell("its queue of connections is full".to_owned())),
+        Err(Errno::EAGAIN) => Err(ProbeError::Unwell("its queue of connections is full".to_owned())),
         Err(errno) => Err(unwell(errno)),
     }
 }
 
 /// The first of these that a connection can be begun to.
-fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, Trouble> {
-    let mut last = Trouble::Unwell("no address".to_owned());
+fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, ProbeError> {
+    let mut last = ProbeError::Unwell("no address".to_owned());
     while let Some(address) = addresses.pop_front() {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let begun = open(family).and_then(|socket| {

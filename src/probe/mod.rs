@@ -12,12 +12,12 @@ mod connection;
 mod probe_loop;
 mod request;
 
-pub use request::{Place, Question};
+pub use request::{Place, ProbeRequest};
 
-use crate::event_loop::waker::Wake;
-use crate::process::Settings;
+use crate::event_loop::waker::Waker;
+use crate::process::SpawnerConfig;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use probe_loop::Round;
+use probe_loop::ProbeLoop;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,14 +31,14 @@ const LONGEST_BEGINNING: Duration = Duration::from_millis(250);
 
 /// What came of a question.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeResult {
     pub number: u64,
-    pub result: Result<(), Trouble>,
+    pub result: Result<(), ProbeError>,
 }
 
 /// Why there is no good answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ProbeError {
     /// The worker is not well.
     Unwell(String),
     /// Nobody could be asked: we lack a descriptor, a process, memory. It says nothing about the worker.
@@ -46,7 +46,7 @@ pub enum Trouble {
 }
 
 enum Task {
-    Ask(u64, Question),
+    Ask(u64, ProbeRequest),
     Forget(u64),
 }
 
@@ -54,9 +54,9 @@ enum Task {
 #[derive(Debug)]
 pub struct Prober {
     tasks: Option<Sender<Task>>,
-    answers: Receiver<Answer>,
+    answers: Receiver<ProbeResult>,
     /// Rung after each task.
-    bell: Wake,
+    bell: Waker,
     gone: Receiver<()>,
     at: Arc<At>,
 }
@@ -88,16 +88,16 @@ impl Prober {
     ///
     /// # Errors
     /// No thread, or no descriptor is left.
-    pub fn start(settings: Settings) -> io::Result<Self> {
+    pub fn start(settings: SpawnerConfig) -> io::Result<Self> {
         // The asker bounds what is under way; so both are bounded.
         let (tasks, inbox) = unbounded();
         let (outbox, answers) = unbounded();
         let (leaves, gone) = bounded(0);
-        let bell = Wake::new()?;
+        let bell = Waker::new()?;
         let asker = settings.wake.clone();
         let at = Arc::new(At::default());
         let (taken, ended) = (at.clone(), at.clone());
-        let round = Round::new(inbox, outbox, asker, Settings { wake: bell.clone(), ..settings }, taken);
+        let round = ProbeLoop::new(inbox, outbox, asker, SpawnerConfig { wake: bell.clone(), ..settings }, taken);
         let thread = std::thread::Builder::new().name("prober".to_owned()).stack_size(256 << 10);
         thread.spawn(move || {
             // Signals for the process are the main thread's.
@@ -111,7 +111,7 @@ impl Prober {
 
     /// Asks. Exactly one answer under this number will follow, unless it is forgotten before. Numbers are not used
     /// twice. Never blocks.
-    pub fn ask(&self, number: u64, question: Question) {
+    pub fn ask(&self, number: u64, question: ProbeRequest) {
         self.send(Task::Ask(number, question));
     }
 
@@ -121,7 +121,7 @@ impl Prober {
     }
 
     /// The answers; the asker's bell is rung after each.
-    pub fn answers(&self) -> &Receiver<Answer> {
+    pub fn answers(&self) -> &Receiver<ProbeResult> {
         &self.answers
     }
 

@@ -1,10 +1,10 @@
 //! The thread's loop: whatever is ready goes a step further.
 
-use super::command::Errand;
-use super::connection::{Talk, Turn};
-use super::{Answer, At, Question, Task, Trouble};
-use crate::event_loop::waker::Wake;
-use crate::process::{BirthOrder, BirthReport, Settings, Spawner};
+use super::command::CommandProbe;
+use super::connection::{ConnectionProbe, Turn};
+use super::{At, ProbeError, ProbeRequest, ProbeResult, Task};
+use crate::event_loop::waker::Waker;
+use crate::process::{SpawnRequest, SpawnResult, Spawner, SpawnerConfig};
 use crate::sys::process::Process;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,40 +32,40 @@ const LAST_WAIT: Duration = Duration::from_millis(800);
 #[derive(Clone, Copy)]
 enum Ready {
     Bell,
-    Talk(u64),
-    Errand(u64),
-    Rest,
+    ConnectionProbe(u64),
+    CommandProbe(u64),
+    Draining,
 }
 
 /// An answered connection that is read to its end.
-struct Rest {
+struct Draining {
     socket: OwnedFd,
     until: Instant,
     left: usize,
 }
 
-pub(super) struct Round {
+pub(super) struct ProbeLoop {
     at: Arc<At>,
     inbox: Receiver<Task>,
-    outbox: Sender<Answer>,
-    asker: Wake,
-    settings: Settings,
+    outbox: Sender<ProbeResult>,
+    asker: Waker,
+    settings: SpawnerConfig,
     /// Made for the first command. It lives as long as the thread: its children are a spawner's until they are reaped.
     spawner: Option<Spawner>,
-    talks: BTreeMap<u64, Talk>,
-    errands: BTreeMap<u64, Errand>,
-    rests: Vec<Rest>,
+    talks: BTreeMap<u64, ConnectionProbe>,
+    errands: BTreeMap<u64, CommandProbe>,
+    rests: Vec<Draining>,
     /// Commands that have ended under a tracer: reaped once he lets go.
     unreaped: Vec<Process>,
 }
 
-impl Round {
+impl ProbeLoop {
     /// `settings`: with the thread's own bell, which is rung for tasks and for births.
     pub(super) fn new(
         inbox: Receiver<Task>,
-        outbox: Sender<Answer>,
-        asker: Wake,
-        settings: Settings,
+        outbox: Sender<ProbeResult>,
+        asker: Waker,
+        settings: SpawnerConfig,
         at: Arc<At>,
     ) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Round {
             self.turn(ready);
         }
         self.talks.clear();
-        self.errands.values_mut().for_each(Errand::kill);
+        self.errands.values_mut().for_each(CommandProbe::kill);
         let end = Instant::now() + LAST_WAIT;
         while !self.errands.is_empty() && Instant::now() < end {
             let ready = self.wait(Some(end));
@@ -103,14 +103,16 @@ impl Round {
 
     fn wait(&self, until: Option<Instant>) -> Vec<Ready> {
         let mut all = vec![(Ready::Bell, PollFd::new(self.settings.wake.as_fd(), PollFlags::POLLIN))];
-        all.extend(self.talks.iter().map(|(n, talk)| (Ready::Talk(*n), PollFd::new(talk.as_fd(), talk.wants()))));
+        all.extend(
+            self.talks.iter().map(|(n, talk)| (Ready::ConnectionProbe(*n), PollFd::new(talk.as_fd(), talk.wants()))),
+        );
         for (number, errand) in &self.errands {
-            all.extend(errand.wants().into_iter().map(|(fd, f)| (Ready::Errand(*number), PollFd::new(fd, f))));
+            all.extend(errand.wants().into_iter().map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))));
         }
         let rests = self.rests.iter().map(|rest| PollFd::new(rest.socket.as_fd(), PollFlags::POLLIN));
-        all.extend(rests.map(|fd| (Ready::Rest, fd)));
+        all.extend(rests.map(|fd| (Ready::Draining, fd)));
         let (what, mut fds): (Vec<Ready>, Vec<PollFd<'_>>) = all.into_iter().unzip();
-        let look = self.errands.values().any(Errand::is_unseen).then(|| Instant::now() + LOOK);
+        let look = self.errands.values().any(CommandProbe::is_unseen).then(|| Instant::now() + LOOK);
         let births = self.spawner.as_ref().and_then(Spawner::deadline);
         let next = self.rests.iter().map(|rest| rest.until).chain(look).chain(births).chain(until).min();
         let patience = next.map_or(PollTimeout::NONE, |at| {
@@ -131,7 +133,7 @@ impl Round {
                 return false;
             }
             match self.inbox.try_recv() {
-                Ok(Task::Ask(number, Question::Command(order))) => self.order(number, *order),
+                Ok(Task::Ask(number, ProbeRequest::Command(order))) => self.order(number, *order),
                 Ok(Task::Ask(number, question)) => match self.begin(number, &question) {
                     Ok((talk, Turn::Wait)) => {
                         self.talks.insert(number, talk);
@@ -151,21 +153,21 @@ impl Round {
         }
     }
 
-    fn begin(&self, number: u64, question: &Question) -> Result<(Talk, Turn), Trouble> {
+    fn begin(&self, number: u64, question: &ProbeRequest) -> Result<(ConnectionProbe, Turn), ProbeError> {
         let begins = |begins| *self.at.begins.lock().unwrap_or_else(PoisonError::into_inner) = begins;
         begins(Some((number, Instant::now())));
-        let begun = Talk::begin(question);
+        let begun = ConnectionProbe::begin(question);
         begins(None);
         begun
     }
 
-    fn order(&mut self, number: u64, mut order: BirthOrder) {
+    fn order(&mut self, number: u64, mut order: SpawnRequest) {
         if self.errands.len() >= MOST_ERRANDS {
             let reason = "too many commands have been killed and are still there".to_owned();
-            return self.answer(number, Err(Trouble::Unasked(reason)));
+            return self.answer(number, Err(ProbeError::Unasked(reason)));
         }
         let ordered = self.spawner().and_then(|spawner| {
-            let (errand, end) = Errand::new()?;
+            let (errand, end) = CommandProbe::new()?;
             let end = Arc::new(end);
             order.worker = WorkerId(number);
             order.stdout = end.clone();
@@ -177,7 +179,7 @@ impl Round {
             Ok(errand) => {
                 self.errands.insert(number, errand);
             }
-            Err(error) => self.answer(number, Err(Trouble::Unasked(error.to_string()))),
+            Err(error) => self.answer(number, Err(ProbeError::Unasked(error.to_string()))),
         }
     }
 
@@ -194,16 +196,16 @@ impl Round {
         for what in ready {
             match what {
                 Ready::Bell => {}
-                Ready::Talk(number) => {
-                    let turn = self.talks.get_mut(&number).map(Talk::go_on);
+                Ready::ConnectionProbe(number) => {
+                    let turn = self.talks.get_mut(&number).map(ConnectionProbe::go_on);
                     if let Some(Turn::Answered(result)) = turn
                         && let Some(talk) = self.talks.remove(&number)
                     {
                         self.answered(number, talk, result);
                     }
                 }
-                Ready::Errand(number) => self.look_at(number),
-                Ready::Rest => self.read_away(),
+                Ready::CommandProbe(number) => self.look_at(number),
+                Ready::Draining => self.read_away(),
             }
         }
         let unseen: Vec<u64> = self.errands.iter().filter(|(_, e)| e.is_unseen()).map(|(n, _)| *n).collect();
@@ -219,12 +221,12 @@ impl Round {
         if spawner.deadline().is_some_and(|at| at <= now) {
             spawner.check(now);
         }
-        let reports: Vec<BirthReport> = spawner.reports().try_iter().collect();
+        let reports: Vec<SpawnResult> = spawner.reports().try_iter().collect();
         for report in reports {
             let number = match &report {
-                BirthReport::Born { worker, .. }
-                | BirthReport::Underway { worker, .. }
-                | BirthReport::Failed { worker, .. } => worker.0,
+                SpawnResult::Born { worker, .. }
+                | SpawnResult::Underway { worker, .. }
+                | SpawnResult::Failed { worker, .. } => worker.0,
             };
             if let Some(errand) = self.errands.get_mut(&number) {
                 match errand.reported(report) {
@@ -237,12 +239,12 @@ impl Round {
     }
 
     fn look_at(&mut self, number: u64) {
-        if let Some(result) = self.errands.get_mut(&number).and_then(Errand::go_on) {
-            self.ended(number, result.map_err(Trouble::Unwell));
+        if let Some(result) = self.errands.get_mut(&number).and_then(CommandProbe::go_on) {
+            self.ended(number, result.map_err(ProbeError::Unwell));
         }
     }
 
-    fn ended(&mut self, number: u64, result: Result<(), Trouble>) {
+    fn ended(&mut self, number: u64, result: Result<(), ProbeError>) {
         let Some(errand) = self.errands.remove(&number) else { return };
         if !errand.forgotten {
             self.answer(number, result);
@@ -250,18 +252,18 @@ impl Round {
         self.unreaped.extend(errand.into_unreaped());
     }
 
-    fn answered(&mut self, number: u64, talk: Talk, result: Result<(), String>) {
-        self.answer(number, result.map_err(Trouble::Unwell));
+    fn answered(&mut self, number: u64, talk: ConnectionProbe, result: Result<(), String>) {
+        self.answer(number, result.map_err(ProbeError::Unwell));
         if let Some(socket) = talk.into_rest()
             && self.rests.len() < MOST_RESTS
         {
-            self.rests.push(Rest { socket, until: Instant::now() + REST_FOR, left: REST_BYTES });
+            self.rests.push(Draining { socket, until: Instant::now() + REST_FOR, left: REST_BYTES });
             self.read_away();
         }
     }
 
-    fn answer(&self, number: u64, result: Result<(), Trouble>) {
-        self.outbox.send(Answer { number, result }).ok();
+    fn answer(&self, number: u64, result: Result<(), ProbeError>) {
+        self.outbox.send(ProbeResult { number, result }).ok();
         self.asker.ring();
     }
 

@@ -1,6 +1,6 @@
 //! What one worker is asked, and where.
 
-use crate::process::BirthOrder;
+use crate::process::SpawnRequest;
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,14 +17,14 @@ pub enum Place {
 
 /// One check of one worker.
 #[derive(Clone, Debug)]
-pub enum Question {
+pub enum ProbeRequest {
     /// A connection is taken.
     Connect { place: Place, shown: String },
     /// `GET` is answered with a status of 2xx or 3xx (RFC 9110, 15).
     Http { place: Place, host: String, path: String },
     /// The program ends with 0. Its stdout and stderr are replaced by a pipe of the probe's own, of which the last
-    /// line is told if it fails; its number ([`BirthOrder::worker`]) by that of the question.
-    Command(Box<BirthOrder>),
+    /// line is told if it fails; its number ([`SpawnRequest::worker`]) by that of the question.
+    Command(Box<SpawnRequest>),
 }
 
 impl Place {
@@ -44,7 +44,7 @@ impl Place {
     }
 }
 
-impl Question {
+impl ProbeRequest {
     /// # Errors
     /// Not `HOST:PORT` or `unix:PATH`.
     pub fn connect(text: &OsStr) -> Result<Self, String> {
@@ -75,7 +75,7 @@ impl Question {
     }
 }
 
-impl fmt::Display for Question {
+impl fmt::Display for ProbeRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect { shown, .. } => write!(f, "connect to {shown}"),
@@ -91,18 +91,20 @@ impl fmt::Display for Question {
 mod tests {
     use super::*;
 
-    fn connect(text: &str) -> Result<Question, String> {
-        Question::connect(OsStr::new(text))
+    fn connect(text: &str) -> Result<ProbeRequest, String> {
+        ProbeRequest::connect(OsStr::new(text))
     }
 
     #[test]
     fn places() {
-        let Ok(Question::Connect { place: Place::Tcp(one), .. }) = connect("[::1]:80") else { panic!("an address") };
+        let Ok(ProbeRequest::Connect { place: Place::Tcp(one), .. }) = connect("[::1]:80") else {
+            panic!("an address")
+        };
         assert_eq!(one, ["[::1]:80".parse().unwrap()]);
-        let Ok(Question::Connect { place: Place::Tcp(two), .. }) = connect("localhost:80") else { panic!("two") };
+        let Ok(ProbeRequest::Connect { place: Place::Tcp(two), .. }) = connect("localhost:80") else { panic!("two") };
         assert_eq!(two, ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
         assert!(
-            matches!(connect("unix:/a b"), Ok(Question::Connect { place: Place::Unix(path), .. }) if path == *"/a b")
+            matches!(connect("unix:/a b"), Ok(ProbeRequest::Connect { place: Place::Unix(path), .. }) if path == *"/a b")
         );
         for wrong in ["db:80", "127.0.0.1", "127.0.0.1:99999", "localhost", ""] {
             assert!(connect(wrong).is_err(), "{wrong}");
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn paths() {
-        let shown = |text: &str| Question::http(OsStr::new(text)).map(|question| question.to_string());
+        let shown = |text: &str| ProbeRequest::http(OsStr::new(text)).map(|question| question.to_string());
         assert_eq!(shown("127.0.0.1:80").unwrap(), "GET http://127.0.0.1:80/");
         assert_eq!(shown("[::1]:80/a?b=/c").unwrap(), "GET http://[::1]:80/a?b=/c");
         assert!(shown("127.0.0.1:80/a b").is_err());

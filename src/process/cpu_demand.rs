@@ -2,7 +2,7 @@
 //! turn (proc(5), `schedstat`). A worker that computes on a busy machine wants a whole processor, however little of it
 //! it gets; one that waits for a network or a clock wants nothing.
 
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crate::process::procfs;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::unistd::{SysconfVar, sysconf};
@@ -41,7 +41,7 @@ impl Meter {
     ///
     /// # Errors
     /// EAGAIN: no thread can be made.
-    pub fn start(wake: Wake) -> io::Result<Self> {
+    pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
         let (outbox, found) = bounded(1);
         let thread = std::thread::Builder::new().name("meter".to_owned()).stack_size(128 << 10);

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// How far a birth came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
+pub enum SpawnStage {
     /// Waiting for a spawner.
     Queue,
     /// Finding the program and its directory.
@@ -33,7 +33,7 @@ pub enum Stage {
     Cgroup,
 }
 
-impl Stage {
+impl SpawnStage {
     const ALL: [Self; 15] = [
         Self::Queue,
         Self::Resolve,
@@ -100,7 +100,7 @@ impl Stage {
 
 /// What it was, as far as it can be told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fault {
+pub enum SpawnFault {
     NoSuchProgram,
     NotExecutable,
     NoSuchDirectory,
@@ -120,37 +120,37 @@ pub enum Fault {
 
 /// Why a birth failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BirthError {
-    pub stage: Stage,
+pub struct SpawnError {
+    pub stage: SpawnStage,
     pub errno: i32,
     /// What the stage was about: a path, the name of a limit or of a user; may be empty.
     pub subject: String,
-    pub fault: Fault,
+    pub fault: SpawnFault,
 }
 
-impl std::error::Error for BirthError {}
+impl std::error::Error for SpawnError {}
 
-impl fmt::Display for BirthError {
+impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = &self.subject;
         match &self.fault {
-            Fault::NoSuchProgram => write!(f, "no such program: {subject}"),
-            Fault::NotExecutable => write!(f, "not executable: {subject}"),
-            Fault::NoSuchDirectory => write!(f, "no such directory: {subject}"),
-            Fault::NotADirectory => write!(f, "not a directory: {subject}"),
-            Fault::PermissionDenied => write!(f, "permission denied: {subject}"),
-            Fault::BadInterpreter(of) => write!(f, "bad interpreter: {of} (asked for by {subject})"),
-            Fault::TextFileBusy => write!(f, "text file busy: {subject}"),
-            Fault::NotAProgram => write!(f, "not a program (exec format error): {subject}"),
-            Fault::ForkRefused => {
+            SpawnFault::NoSuchProgram => write!(f, "no such program: {subject}"),
+            SpawnFault::NotExecutable => write!(f, "not executable: {subject}"),
+            SpawnFault::NoSuchDirectory => write!(f, "no such directory: {subject}"),
+            SpawnFault::NotADirectory => write!(f, "not a directory: {subject}"),
+            SpawnFault::PermissionDenied => write!(f, "permission denied: {subject}"),
+            SpawnFault::BadInterpreter(of) => write!(f, "bad interpreter: {of} (asked for by {subject})"),
+            SpawnFault::TextFileBusy => write!(f, "text file busy: {subject}"),
+            SpawnFault::NotAProgram => write!(f, "not a program (exec format error): {subject}"),
+            SpawnFault::ForkRefused => {
                 write!(f, "fork refused: {} (limit of processes or of the cgroup)", text_of(self.errno))
             }
-            Fault::TooManyFiles => write!(f, "too many open files"),
-            Fault::Hung => {
+            SpawnFault::TooManyFiles => write!(f, "too many open files"),
+            SpawnFault::Hung => {
                 write!(f, "hung while {}", self.stage.doing())?;
                 if subject.is_empty() { Ok(()) } else { write!(f, " {subject}") }
             }
-            Fault::Other => {
+            SpawnFault::Other => {
                 write!(f, "{}", self.stage.doing())?;
                 if !subject.is_empty() {
                     write!(f, " {subject}")?;
@@ -167,29 +167,33 @@ fn text_of(errno: i32) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
-impl BirthError {
-    pub(super) fn hung(stage: Stage, subject: &str) -> Self {
-        Self { stage, errno: libc::ETIMEDOUT, subject: subject.to_owned(), fault: Fault::Hung }
+impl SpawnError {
+    pub(super) fn hung(stage: SpawnStage, subject: &str) -> Self {
+        Self { stage, errno: libc::ETIMEDOUT, subject: subject.to_owned(), fault: SpawnFault::Hung }
     }
 
-    pub(super) fn with_fault(stage: Stage, errno: i32, subject: &Path, fault: Fault) -> Self {
+    pub(super) fn with_fault(stage: SpawnStage, errno: i32, subject: &Path, fault: SpawnFault) -> Self {
         Self { stage, errno, subject: subject.display().to_string(), fault }
     }
 
     /// Looks at the file system to tell causes apart that share an errno.
-    pub(super) fn diagnose(stage: Stage, errno: i32, subject: &Path) -> Self {
+    pub(super) fn diagnose(stage: SpawnStage, errno: i32, subject: &Path) -> Self {
         let fault = match (stage, errno) {
-            (_, libc::EMFILE | libc::ENFILE) | (Stage::Descriptors, libc::EBADF) => Fault::TooManyFiles,
-            (Stage::Fork, libc::EAGAIN | libc::ENOMEM) | (Stage::Exec, libc::EAGAIN) => Fault::ForkRefused,
-            (Stage::Directory, libc::ENOENT) => Fault::NoSuchDirectory,
-            (Stage::Directory, libc::ENOTDIR) => Fault::NotADirectory,
-            (Stage::Exec, libc::ENOENT) if subject.exists() => Fault::BadInterpreter(interpreter(subject)),
-            (Stage::Exec, libc::ENOENT | libc::ENOTDIR) => Fault::NoSuchProgram,
-            (Stage::Exec, libc::EACCES) if subject.exists() && !executable(subject) => Fault::NotExecutable,
-            (Stage::Exec, libc::ENOEXEC) => Fault::NotAProgram,
-            (Stage::Exec, libc::ETXTBSY) => Fault::TextFileBusy,
-            (Stage::Directory | Stage::Exec | Stage::Resolve, libc::EACCES) => Fault::PermissionDenied,
-            _ => Fault::Other,
+            (_, libc::EMFILE | libc::ENFILE) | (SpawnStage::Descriptors, libc::EBADF) => SpawnFault::TooManyFiles,
+            (SpawnStage::Fork, libc::EAGAIN | libc::ENOMEM) | (SpawnStage::Exec, libc::EAGAIN) => {
+                SpawnFault::ForkRefused
+            }
+            (SpawnStage::Directory, libc::ENOENT) => SpawnFault::NoSuchDirectory,
+            (SpawnStage::Directory, libc::ENOTDIR) => SpawnFault::NotADirectory,
+            (SpawnStage::Exec, libc::ENOENT) if subject.exists() => SpawnFault::BadInterpreter(interpreter(subject)),
+            (SpawnStage::Exec, libc::ENOENT | libc::ENOTDIR) => SpawnFault::NoSuchProgram,
+            (SpawnStage::Exec, libc::EACCES) if subject.exists() && !executable(subject) => SpawnFault::NotExecutable,
+            (SpawnStage::Exec, libc::ENOEXEC) => SpawnFault::NotAProgram,
+            (SpawnStage::Exec, libc::ETXTBSY) => SpawnFault::TextFileBusy,
+            (SpawnStage::Directory | SpawnStage::Exec | SpawnStage::Resolve, libc::EACCES) => {
+                SpawnFault::PermissionDenied
+            }
+            _ => SpawnFault::Other,
         };
         Self::with_fault(stage, errno, subject, fault)
     }
@@ -220,21 +224,21 @@ mod tests {
 
     #[test]
     fn stages_have_numbers_of_their_own() {
-        for stage in Stage::ALL {
-            assert_eq!(Stage::of_number(stage.number()), stage);
+        for stage in SpawnStage::ALL {
+            assert_eq!(SpawnStage::of_number(stage.number()), stage);
         }
     }
 
     #[test]
     fn texts() {
-        let text = |stage, errno| BirthError::diagnose(stage, errno, Path::new("/no/x")).to_string();
+        let text = |stage, errno| SpawnError::diagnose(stage, errno, Path::new("/no/x")).to_string();
         assert_eq!(
-            text(Stage::Fork, libc::EAGAIN),
+            text(SpawnStage::Fork, libc::EAGAIN),
             "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
         );
-        assert_eq!(text(Stage::Fork, libc::EMFILE), "too many open files");
-        assert_eq!(text(Stage::Exec, libc::ETXTBSY), "text file busy: /no/x");
-        assert_eq!(text(Stage::Limits, libc::EPERM), "setting limit /no/x: Operation not permitted");
-        assert_eq!(BirthError::hung(Stage::Directory, "/x").to_string(), "hung while entering directory /x");
+        assert_eq!(text(SpawnStage::Fork, libc::EMFILE), "too many open files");
+        assert_eq!(text(SpawnStage::Exec, libc::ETXTBSY), "text file busy: /no/x");
+        assert_eq!(text(SpawnStage::Limits, libc::EPERM), "setting limit /no/x: Operation not permitted");
+        assert_eq!(SpawnError::hung(SpawnStage::Directory, "/x").to_string(), "hung while entering directory /x");
     }
 }

@@ -18,10 +18,10 @@ mod staged_fds;
 mod thread_state;
 pub mod tree;
 
-pub use error::{BirthError, Fault, Stage};
-pub use pinned::{Pinned, Resolved};
+pub use error::{SpawnError, SpawnFault, SpawnStage};
+pub use pinned::{PinnedPaths, Resolved};
 pub use shim::verdict;
-pub use spawner::{Settings, Spawner};
+pub use spawner::{Spawner, SpawnerConfig};
 
 use crate::plan::{Account, Limit};
 use crate::sys::process::Process;
@@ -35,10 +35,10 @@ use std::time::Duration;
 
 /// One worker to be born.
 #[derive(Clone, Debug)]
-pub struct BirthOrder {
+pub struct SpawnRequest {
     pub worker: WorkerId,
     /// Where its generation's program and directory are; shared by all births of the generation.
-    pub pinned: Arc<Pinned>,
+    pub pinned: Arc<PinnedPaths>,
     /// The program's name as written, then its arguments.
     pub argv: Vec<OsString>,
     /// The whole environment except LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, which are added if there are
@@ -67,18 +67,18 @@ pub struct BirthOrder {
 
 /// What came of an order: exactly one for each.
 #[derive(Debug)]
-pub enum BirthReport {
+pub enum SpawnResult {
     /// The program runs.
-    Born { worker: WorkerId, born: Newborn },
+    Born { worker: WorkerId, born: SpawnedChild },
     /// The process exists, and its program is about to run as another user: [`verdict`] tells whether it does.
-    Underway { worker: WorkerId, born: Newborn, verdict: OwnedFd },
+    Underway { worker: WorkerId, born: SpawnedChild, verdict: OwnedFd },
     /// There is no process.
-    Failed { worker: WorkerId, error: BirthError, pinned: Option<Resolved>, repinned: bool },
+    Failed { worker: WorkerId, error: SpawnError, pinned: Option<Resolved>, repinned: bool },
 }
 
 /// A child that must be reaped one day.
 #[derive(Debug)]
-pub struct Newborn {
+pub struct SpawnedChild {
     pub process: Process,
     /// When it began, in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)); 0 where that cannot be read.
     pub start_time: u64,

@@ -1,7 +1,7 @@
 //! The thread that looks at orphans ([`crate::process::tree`]), and what happens when it hangs: the environment of a
 //! process is read under a lock of that process, which a dead disk may hold for ever.
 
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crate::process::procfs::{self, Stat};
 use crate::process::tree::{self, Found, Memory, Question, TAG, Tag};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -17,8 +17,8 @@ const MOST_WRITTEN_OFF: usize = 8;
 
 /// Looks at orphans without ever holding up its owner. One look at a time.
 #[derive(Debug)]
-pub struct Sweeper {
-    wake: Wake,
+pub struct OrphanScanner {
+    wake: Waker,
     /// Shared by all threads, one after the other.
     memory: Arc<Mutex<Memory>>,
     reports: (Sender<Report>, Receiver<Report>),
@@ -55,9 +55,9 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Sweeper {
+impl OrphanScanner {
     /// `wake`: rung after each look. The thread begins with the first one.
-    pub fn new(wake: Wake) -> Self {
+    pub fn new(wake: Waker) -> Self {
         Self {
             wake,
             memory: Arc::default(),
@@ -97,7 +97,7 @@ impl Sweeper {
         Some(found)
     }
 
-    /// When [`Sweeper::check`] wants to be called, at the latest.
+    /// When [`OrphanScanner::check`] wants to be called, at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.asked.as_ref()?;
         let reading = self.seat.as_ref().and_then(|seat| lock(&seat.at).reading);

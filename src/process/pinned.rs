@@ -2,7 +2,7 @@
 //! link that has moved since is not followed when a crash is repaired.
 
 use super::error::executable;
-use super::{BirthError, Fault, Stage};
+use super::{SpawnError, SpawnFault, SpawnStage};
 use nix::libc;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -18,7 +18,7 @@ pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What one generation of one pool is made from: as written, and as found.
 #[derive(Debug)]
-pub struct Pinned {
+pub struct PinnedPaths {
     program: OsString,
     directory: PathBuf,
     path: Option<OsString>,
@@ -35,7 +35,7 @@ pub struct Pinned {
 /// What is known of births that did not come back.
 #[derive(Debug, Default)]
 struct Hang {
-    last: Option<(Instant, BirthError)>,
+    last: Option<(Instant, SpawnError)>,
     /// Threads that still hang.
     stuck: u32,
 }
@@ -59,10 +59,10 @@ struct Files {
 }
 
 impl Files {
-    fn at(places: &Resolved) -> Result<Self, BirthError> {
+    fn at(places: &Resolved) -> Result<Self, SpawnError> {
         let look = |stage, path: &Path| path.metadata().map_err(|error| failed(stage, &error, path));
-        let program = look(Stage::Exec, &places.program)?;
-        let directory = look(Stage::Directory, &places.directory)?;
+        let program = look(SpawnStage::Exec, &places.program)?;
+        let directory = look(SpawnStage::Directory, &places.directory)?;
         Ok(Self {
             places: places.clone(),
             program: (program.dev(), program.ino(), program.size(), program.mtime(), program.mtime_nsec()),
@@ -71,7 +71,7 @@ impl Files {
     }
 }
 
-impl Pinned {
+impl PinnedPaths {
     /// `program`: as written, the first of the command; `directory`: absolute; `path`: the worker's PATH.
     pub fn new(program: OsString, directory: PathBuf, path: Option<OsString>) -> Self {
         Self {
@@ -124,14 +124,14 @@ impl Pinned {
     ///
     /// # Errors
     /// There is no such folder or program now, or it cannot be looked at.
-    pub fn has_changed(&self) -> Result<bool, BirthError> {
+    pub fn has_changed(&self) -> Result<bool, SpawnError> {
         let directory = self.find_folder()?;
         let places = Resolved { program: self.search(&directory)?, directory };
         Ok(self.first.get() != Some(&Files::at(&places)?))
     }
 
     /// Searches, and keeps what is found. Blocks as long as the file system does.
-    pub(super) fn resolve(&self) -> Result<Resolved, BirthError> {
+    pub(super) fn resolve(&self) -> Result<Resolved, SpawnError> {
         let directory = self.find_folder()?;
         *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
         let program = self.search(&directory)?;
@@ -143,11 +143,11 @@ impl Pinned {
         Ok(found)
     }
 
-    fn find_folder(&self) -> Result<PathBuf, BirthError> {
+    fn find_folder(&self) -> Result<PathBuf, SpawnError> {
         let directory =
-            self.directory.canonicalize().map_err(|error| failed(Stage::Directory, &error, &self.directory))?;
+            self.directory.canonicalize().map_err(|error| failed(SpawnStage::Directory, &error, &self.directory))?;
         if !directory.is_dir() {
-            return Err(BirthError::diagnose(Stage::Directory, libc::ENOTDIR, &self.directory));
+            return Err(SpawnError::diagnose(SpawnStage::Directory, libc::ENOTDIR, &self.directory));
         }
         Ok(directory)
     }
@@ -157,7 +157,7 @@ impl Pinned {
     }
 
     /// A birth from here had to be ended.
-    pub(super) fn hung(&self, error: BirthError) {
+    pub(super) fn hung(&self, error: SpawnError) {
         self.hang().last = Some((Instant::now(), error));
     }
 
@@ -173,24 +173,25 @@ impl Pinned {
 
     /// Why a birth would only hang as well: a thread still does, or one did after this was ordered. So a dead mount
     /// costs the other pools one wait, and one thread, instead of one for each worker that lives on it.
-    pub(super) fn hopeless(&self, ordered: Instant) -> Option<BirthError> {
+    pub(super) fn hopeless(&self, ordered: Instant) -> Option<SpawnError> {
         let hang = self.hang();
         hang.last.as_ref().filter(|(last, _)| hang.stuck > 0 || *last >= ordered).map(|(_, error)| error.clone())
     }
 
     /// What a stage is about, as written.
-    pub(super) fn subject(&self, stage: Stage) -> String {
+    pub(super) fn subject(&self, stage: SpawnStage) -> String {
         match stage {
-            Stage::Exec => Path::new(&self.program).display().to_string(),
-            Stage::Directory | Stage::Resolve => self.directory.display().to_string(),
+            SpawnStage::Exec => Path::new(&self.program).display().to_string(),
+            SpawnStage::Directory | SpawnStage::Resolve => self.directory.display().to_string(),
             _ => String::new(),
         }
     }
 
-    fn search(&self, directory: &Path) -> Result<PathBuf, BirthError> {
+    fn search(&self, directory: &Path) -> Result<PathBuf, SpawnError> {
         let program = Path::new(&self.program);
         if self.program.as_bytes().contains(&b'/') {
-            let found = directory.join(program).canonicalize().map_err(|error| failed(Stage::Exec, &error, program))?;
+            let found =
+                directory.join(program).canonicalize().map_err(|error| failed(SpawnStage::Exec, &error, program))?;
             return if executable(&found) { Ok(found) } else { Err(not_executable(program)) };
         }
         let path = self.path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH));
@@ -199,7 +200,7 @@ impl Pinned {
         for entry in path.as_bytes().split(|&byte| byte == b':') {
             let candidate = directory.join(OsStr::from_bytes(entry)).join(program);
             if executable(&candidate) {
-                return candidate.canonicalize().map_err(|error| failed(Stage::Exec, &error, &candidate));
+                return candidate.canonicalize().map_err(|error| failed(SpawnStage::Exec, &error, &candidate));
             }
             if seen.is_none() && candidate.is_file() {
                 seen = Some(candidate);
@@ -209,20 +210,20 @@ impl Pinned {
     }
 }
 
-fn failed(stage: Stage, error: &io::Error, path: &Path) -> BirthError {
+fn failed(stage: SpawnStage, error: &io::Error, path: &Path) -> SpawnError {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     // Nothing is there to be looked at: the errno alone decides.
     match (stage, errno) {
-        (Stage::Exec, libc::ENOENT | libc::ENOTDIR) => missing(path),
-        (_, libc::EACCES) => BirthError::with_fault(stage, errno, path, Fault::PermissionDenied),
-        _ => BirthError::diagnose(stage, errno, path),
+        (SpawnStage::Exec, libc::ENOENT | libc::ENOTDIR) => missing(path),
+        (_, libc::EACCES) => SpawnError::with_fault(stage, errno, path, SpawnFault::PermissionDenied),
+        _ => SpawnError::diagnose(stage, errno, path),
     }
 }
 
-fn missing(program: &Path) -> BirthError {
-    BirthError::with_fault(Stage::Exec, libc::ENOENT, program, Fault::NoSuchProgram)
+fn missing(program: &Path) -> SpawnError {
+    SpawnError::with_fault(SpawnStage::Exec, libc::ENOENT, program, SpawnFault::NoSuchProgram)
 }
 
-fn not_executable(program: &Path) -> BirthError {
-    BirthError::with_fault(Stage::Exec, libc::EACCES, program, Fault::NotExecutable)
+fn not_executable(program: &Path) -> SpawnError {
+    SpawnError::with_fault(SpawnStage::Exec, libc::EACCES, program, SpawnFault::NotExecutable)
 }

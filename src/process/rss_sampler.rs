@@ -1,6 +1,6 @@
 //! What a process costs (proc(5)): memory and time.
 
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crate::process::procfs;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::unistd::{SysconfVar, sysconf};
@@ -30,16 +30,16 @@ pub fn of(pid: i32) -> Option<Usage> {
 
 /// The memory of a worker's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weight {
+pub struct TreeMemory {
     /// The sum over its processes. What they share (after a fork, until it is written to) counts for each.
     pub rss_bytes: u64,
     pub processes: usize,
 }
 
 /// A process and all its descendants.
-fn weigh(pid: i32) -> Weight {
+fn weigh(pid: i32) -> TreeMemory {
     let all = procfs::forest(&[pid]).into_iter().filter_map(|(pid, _)| of(pid));
-    all.fold(Weight::default(), |sum, one| Weight {
+    all.fold(TreeMemory::default(), |sum, one| TreeMemory {
         rss_bytes: sum.rss_bytes + one.rss_bytes,
         processes: sum.processes + 1,
     })
@@ -48,15 +48,15 @@ fn weigh(pid: i32) -> Weight {
 /// A thread that reads as many files of /proc as there are processes. It sleeps until it is asked, and ends when this
 /// is dropped.
 #[derive(Debug)]
-pub struct Weigher {
+pub struct RssSampler {
     tasks: Sender<Vec<(WorkerId, i32)>>,
-    found: Receiver<Vec<(WorkerId, Weight)>>,
+    found: Receiver<Vec<(WorkerId, TreeMemory)>>,
 }
 
-impl Weigher {
+impl RssSampler {
     /// # Errors
     /// EAGAIN: no thread can be made.
-    pub fn start(wake: Wake) -> io::Result<Self> {
+    pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<(WorkerId, i32)>>(1);
         let (outbox, found) = bounded(1);
         let thread = std::thread::Builder::new().name("weigher".to_owned()).stack_size(128 << 10);
@@ -71,13 +71,13 @@ impl Weigher {
         Ok(Self { tasks, found })
     }
 
-    /// Weighs these, once; not to be called again before [`Weigher::found`] has given the answer.
+    /// Weighs these, once; not to be called again before [`RssSampler::found`] has given the answer.
     pub fn weigh(&self, all: Vec<(WorkerId, i32)>) {
         self.tasks.try_send(all).ok();
     }
 
     /// The answer, once it is there; the bell is rung then.
-    pub fn found(&self) -> Option<Vec<(WorkerId, Weight)>> {
+    pub fn found(&self) -> Option<Vec<(WorkerId, TreeMemory)>> {
         self.found.try_recv().ok()
     }
 }

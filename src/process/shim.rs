@@ -5,7 +5,7 @@
 //! step by step, checks that they are gone, and becomes the worker. Should a step fail, one line goes into the status
 //! pipe; should none, the pipe closes with execve(2).
 
-use super::{BirthError, Fault, Stage};
+use super::{SpawnError, SpawnFault, SpawnStage};
 use crate::sys::descriptors::take_inherited;
 use crate::sys::{exec, slate};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -83,7 +83,7 @@ pub(super) fn arguments(first: usize) -> Vec<CString> {
 ///
 /// # Errors
 /// Those of read(2).
-pub fn verdict(fd: &OwnedFd) -> io::Result<Option<Result<(), BirthError>>> {
+pub fn verdict(fd: &OwnedFd) -> io::Result<Option<Result<(), SpawnError>>> {
     let mut line = [0; LINE];
     match nix::unistd::read(fd, &mut line) {
         Ok(0) => Ok(Some(Ok(()))),
@@ -116,10 +116,10 @@ fn run(first: i32) -> u8 {
             Ok(never) => match never {},
             Err(error) => error,
         },
-        Err(error) => failed(Stage::Prepare, errno_of(&error), "its orders"),
+        Err(error) => failed(SpawnStage::Prepare, errno_of(&error), "its orders"),
     };
     shorten(&mut error.subject);
-    if let Fault::BadInterpreter(of) = &mut error.fault {
+    if let SpawnFault::BadInterpreter(of) = &mut error.fault {
         shorten(of);
     }
     let line = serde_json::to_vec(&error).unwrap_or_default();
@@ -145,16 +145,16 @@ fn read_spec(fd: OwnedFd) -> io::Result<(Spec, Vec<CString>)> {
 enum Never {}
 
 /// Privileged steps first, then the user, then what the user has to be allowed to do.
-fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, BirthError> {
+fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError> {
     if strings.len() < 2 + spec.argc {
-        return Err(failed(Stage::Prepare, libc::EINVAL, "its orders"));
+        return Err(failed(SpawnStage::Prepare, libc::EINVAL, "its orders"));
     }
     let mut environment = strings.split_off(2 + spec.argc);
     for (name, resource, soft, hard) in &spec.limits {
-        slate::set_limit(*resource, *soft, *hard).map_err(|errno| failed(Stage::Limits, errno, name))?;
+        slate::set_limit(*resource, *soft, *hard).map_err(|errno| failed(SpawnStage::Limits, errno, name))?;
     }
     if let Some(nice) = spec.nice {
-        slate::set_nice(nice).map_err(|errno| failed(Stage::Nice, errno, ""))?;
+        slate::set_nice(nice).map_err(|errno| failed(SpawnStage::Nice, errno, ""))?;
     }
     if let Some(mask) = spec.umask {
         slate::set_umask(mask);
@@ -162,7 +162,7 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, BirthError
     drop_rights(spec)?;
     let path = |string: &CString| Path::new(OsStr::from_bytes(string.as_bytes())).to_path_buf();
     let (program, directory) = (path(&strings[0]), path(&strings[1]));
-    chdir(&directory).map_err(|errno| BirthError::diagnose(Stage::Directory, errno as i32, &directory))?;
+    chdir(&directory).map_err(|errno| SpawnError::diagnose(SpawnStage::Directory, errno as i32, &directory))?;
     for (wanted, name) in [(spec.listen_pid, "LISTEN_PID"), (spec.watchdog_pid, "WATCHDOG_PID")] {
         let line = format!("{name}={}", std::process::id());
         environment.extend(CString::new(line).into_iter().filter(|_| wanted));
@@ -171,25 +171,25 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, BirthError
     slate::default_dispositions();
     slate::empty_mask();
     let errno = exec::become_program(&strings[0], &strings[2..], &environment);
-    Err(BirthError::diagnose(Stage::Exec, errno, &program))
+    Err(SpawnError::diagnose(SpawnStage::Exec, errno, &program))
 }
 
 /// setgroups, setgid, setuid, in this order, since each needs rights that the next gives away; then the proof.
-fn drop_rights(spec: &Spec) -> Result<(), BirthError> {
+fn drop_rights(spec: &Spec) -> Result<(), SpawnError> {
     let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
     let groups: Vec<Gid> = spec.groups.iter().copied().map(Gid::from_raw).collect();
     // A master without rights may still name its own user.
     if !(getuid() == uid && !uid.is_root() && has_become(uid, gid, &groups)) {
-        setgroups(&groups).map_err(|errno| failed(Stage::Groups, errno as i32, &spec.user))?;
-        setresgid(gid, gid, gid).map_err(|errno| failed(Stage::Gid, errno as i32, &spec.user))?;
-        setresuid(uid, uid, uid).map_err(|errno| failed(Stage::Uid, errno as i32, &spec.user))?;
+        setgroups(&groups).map_err(|errno| failed(SpawnStage::Groups, errno as i32, &spec.user))?;
+        setresgid(gid, gid, gid).map_err(|errno| failed(SpawnStage::Gid, errno as i32, &spec.user))?;
+        setresuid(uid, uid, uid).map_err(|errno| failed(SpawnStage::Uid, errno as i32, &spec.user))?;
     }
     let root = Uid::from_raw(0);
     let back = !uid.is_root() && (setresuid(root, root, root).is_ok() || nix::unistd::seteuid(root).is_ok());
     let wheel = Gid::from_raw(0);
     let back = back || (!uid.is_root() && spec.gid != 0 && setresgid(wheel, wheel, wheel).is_ok());
     if back || !has_become(uid, gid, &groups) {
-        return Err(failed(Stage::Verify, libc::EPERM, &spec.user));
+        return Err(failed(SpawnStage::Verify, libc::EPERM, &spec.user));
     }
     Ok(())
 }
@@ -206,8 +206,8 @@ fn has_become(uid: Uid, gid: Gid, groups: &[Gid]) -> bool {
         && getgroups().is_ok_and(|now| sorted(&now) == sorted(groups))
 }
 
-fn failed(stage: Stage, errno: i32, subject: &str) -> BirthError {
-    BirthError::diagnose(stage, errno, Path::new(subject))
+fn failed(stage: SpawnStage, errno: i32, subject: &str) -> SpawnError {
+    SpawnError::diagnose(stage, errno, Path::new(subject))
 }
 
 fn errno_of(error: &io::Error) -> i32 {

@@ -1,8 +1,10 @@
 //! One birth: find the program, prepare everything, clone, look what came of it.
 
-use super::staged_fds::Pad;
-use super::thread_state::Seat;
-use super::{BirthError, BirthOrder, BirthReport, Newborn, Resolved, Settings, Stage, environment, shim};
+use super::staged_fds::ReservedFds;
+use super::thread_state::ThreadState;
+use super::{
+    Resolved, SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild, SpawnerConfig, environment, shim,
+};
 use crate::process::tree::TAG;
 use crate::sys::clone::{Stack, Trouble};
 use crate::sys::exec::{self, Launch};
@@ -22,17 +24,17 @@ use std::path::{Path, PathBuf};
 pub(super) struct Tools {
     stack: Stack,
     null: OwnedFd,
-    pad: Pad,
+    pad: ReservedFds,
     original_nofile: (u64, u64),
     shim: PathBuf,
 }
 
 impl Tools {
-    pub(super) fn new(settings: &Settings) -> io::Result<Self> {
+    pub(super) fn new(settings: &SpawnerConfig) -> io::Result<Self> {
         let null: OwnedFd = File::open("/dev/null")?.into();
         Ok(Self {
             stack: Stack::new()?,
-            pad: Pad::new(&null),
+            pad: ReservedFds::new(&null),
             null,
             original_nofile: settings.original_nofile,
             shim: settings.shim.clone(),
@@ -44,7 +46,7 @@ impl Tools {
 type Delivered = (Process, Option<OwnedFd>);
 
 /// Carries out one order. Blocks as long as the file system does.
-pub(super) fn deliver(order: &BirthOrder, tools: &mut Tools, seat: &Seat) -> BirthReport {
+pub(super) fn deliver(order: &SpawnRequest, tools: &mut Tools, seat: &ThreadState) -> SpawnResult {
     let worker = order.worker;
     let mut repinned = false;
     let mut pinned = None;
@@ -55,7 +57,7 @@ pub(super) fn deliver(order: &BirthOrder, tools: &mut Tools, seat: &Seat) -> Bir
             return first;
         }
         // What the generation was pinned to is no longer there: look once more, and take what is there now.
-        seat.progress.enter(Stage::Resolve.number());
+        seat.progress.enter(SpawnStage::Resolve.number());
         let anew = order.pinned.resolve()?;
         if anew == found {
             return first;
@@ -67,32 +69,38 @@ pub(super) fn deliver(order: &BirthOrder, tools: &mut Tools, seat: &Seat) -> Bir
     });
     match delivered {
         Ok((process, verdict)) => {
-            let born = Newborn { start_time: start_time(process.pid()), process, pinned, repinned };
+            let born = SpawnedChild { start_time: start_time(process.pid()), process, pinned, repinned };
             match verdict {
-                Some(verdict) => BirthReport::Underway { worker, born, verdict },
-                None => BirthReport::Born { worker, born },
+                Some(verdict) => SpawnResult::Underway { worker, born, verdict },
+                None => SpawnResult::Born { worker, born },
             }
         }
-        Err(error) => BirthReport::Failed { worker, error, pinned, repinned },
+        Err(error) => SpawnResult::Failed { worker, error, pinned, repinned },
     }
 }
 
-fn find(order: &BirthOrder, seat: &Seat, fresh: &mut Option<Resolved>) -> Result<Resolved, BirthError> {
+fn find(order: &SpawnRequest, seat: &ThreadState, fresh: &mut Option<Resolved>) -> Result<Resolved, SpawnError> {
     if let Some(found) = order.pinned.resolved() {
         return Ok(found);
     }
-    seat.progress.enter(Stage::Resolve.number());
+    seat.progress.enter(SpawnStage::Resolve.number());
     let found = order.pinned.resolve()?;
     *fresh = Some(found.clone());
     Ok(found)
 }
 
-fn gone(error: &BirthError) -> bool {
-    matches!(error.stage, Stage::Directory | Stage::Exec) && matches!(error.errno, libc::ENOENT | libc::ENOTDIR)
+fn gone(error: &SpawnError) -> bool {
+    matches!(error.stage, SpawnStage::Directory | SpawnStage::Exec)
+        && matches!(error.errno, libc::ENOENT | libc::ENOTDIR)
 }
 
-fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat) -> Result<Delivered, BirthError> {
-    seat.progress.enter(Stage::Prepare.number());
+fn attempt(
+    order: &SpawnRequest,
+    found: &Resolved,
+    tools: &mut Tools,
+    seat: &ThreadState,
+) -> Result<Delivered, SpawnError> {
+    seat.progress.enter(SpawnStage::Prepare.number());
     let Some(account) = &order.account else {
         let limits = limits(order, tools.original_nofile);
         let launch = Launch {
@@ -112,9 +120,9 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
             .map(|process| (process, None));
     };
     // The shim enters the directory and executes the program when the spawner no longer watches: look now.
-    for (stage, path) in [(Stage::Directory, &found.directory), (Stage::Exec, &found.program)] {
+    for (stage, path) in [(SpawnStage::Directory, &found.directory), (SpawnStage::Exec, &found.program)] {
         if let Err(error) = fs::symlink_metadata(path) {
-            return Err(BirthError::diagnose(stage, errno_of(&error), path));
+            return Err(SpawnError::diagnose(stage, errno_of(&error), path));
         }
     }
     let first_free = 3 + order.listeners.len();
@@ -133,7 +141,7 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
     let strings = [found.program.as_os_str(), found.directory.as_os_str()];
     let strings = strings.iter().map(|string| c_string(string.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     let lists = [strings, arguments(&order.argv)?, variables(order)?].concat();
-    let plan = shim::prepare(&spec, &lists).map_err(|error| failed(Stage::Prepare, &error))?;
+    let plan = shim::prepare(&spec, &lists).map_err(|error| failed(SpawnStage::Prepare, &error))?;
     let launch = Launch {
         program: c_string(tools.shim.as_os_str().as_bytes())?,
         argv: shim::arguments(first_free),
@@ -152,34 +160,34 @@ fn attempt(order: &BirthOrder, found: &Resolved, tools: &mut Tools, seat: &Seat)
     let extra = [plan.spec.as_fd(), plan.status.as_fd()];
     let shim = tools.shim.clone();
     start(order, launch, &extra, tools, seat, |trouble| {
-        BirthError::diagnose(Stage::of_number(trouble.stage), trouble.errno, &shim)
+        SpawnError::diagnose(SpawnStage::of_number(trouble.stage), trouble.errno, &shim)
     })
     .map(|process| (process, Some(plan.verdict)))
 }
 
 /// Clones, and takes care of what came of it.
 fn start(
-    order: &BirthOrder,
+    order: &SpawnRequest,
     mut launch: Launch,
     extra: &[BorrowedFd<'_>],
     tools: &mut Tools,
-    seat: &Seat,
-    explain: impl FnOnce(Trouble) -> BirthError,
-) -> Result<Process, BirthError> {
+    seat: &ThreadState,
+    explain: impl FnOnce(Trouble) -> SpawnError,
+) -> Result<Process, SpawnError> {
     let stdin = order.stdin.as_ref().map_or_else(|| tools.null.as_fd(), |fd| fd.as_fd());
     let sources = [stdin, order.stdout.as_fd(), order.stderr.as_fd()];
     let sources = sources.into_iter().chain(order.listeners.iter().map(|fd| fd.as_fd())).chain(extra.iter().copied());
     let sources: Vec<_> = sources.collect();
-    let laid = tools.pad.lay(&sources, &tools.null).map_err(|error| failed(Stage::Descriptors, &error))?;
+    let laid = tools.pad.lay(&sources, &tools.null).map_err(|error| failed(SpawnStage::Descriptors, &error))?;
     launch.descriptors.extend(laid.numbers());
     // Opened here and not by who gives the order: a queue of ten thousand births holds none of these open.
     let procs = order.cgroup.as_ref().and_then(|procs| File::options().write(true).open(procs).ok());
     launch.cgroup = procs.as_ref().map(AsRawFd::as_raw_fd);
-    seat.progress.enter(Stage::Fork.number());
+    seat.progress.enter(SpawnStage::Fork.number());
     let launched = exec::launch(&launch, &mut tools.stack, &seat.progress);
     drop((laid, procs));
     let (pidfd, trouble) = seat.collect();
-    let pid = launched.map_err(|error| failed(Stage::Fork, &error))?;
+    let pid = launched.map_err(|error| failed(SpawnStage::Fork, &error))?;
     if let Some(trouble) = trouble {
         bury(pid);
         return Err(explain(trouble));
@@ -196,20 +204,22 @@ pub(super) fn bury(pid: i32) {
     while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED) == Err(nix::errno::Errno::EINTR) {}
 }
 
-fn explain(trouble: Trouble, found: &Resolved, limits: &[(String, u32, u64, u64)]) -> BirthError {
-    let stage = Stage::of_number(trouble.stage);
+fn explain(trouble: Trouble, found: &Resolved, limits: &[(String, u32, u64, u64)]) -> SpawnError {
+    let stage = SpawnStage::of_number(trouble.stage);
     let subject = match stage {
-        Stage::Directory => found.directory.clone(),
-        Stage::Exec => found.program.clone(),
-        Stage::Limits => limits.get(trouble.detail as usize).map_or_else(PathBuf::new, |limit| PathBuf::from(&limit.0)),
-        Stage::Descriptors => PathBuf::from(trouble.detail.to_string()),
+        SpawnStage::Directory => found.directory.clone(),
+        SpawnStage::Exec => found.program.clone(),
+        SpawnStage::Limits => {
+            limits.get(trouble.detail as usize).map_or_else(PathBuf::new, |limit| PathBuf::from(&limit.0))
+        }
+        SpawnStage::Descriptors => PathBuf::from(trouble.detail.to_string()),
         _ => PathBuf::new(),
     };
-    BirthError::diagnose(stage, trouble.errno, &subject)
+    SpawnError::diagnose(stage, trouble.errno, &subject)
 }
 
 /// Name, resource, soft, hard: the limits asked for; that of open files as the master found it, unless asked for.
-fn limits(order: &BirthOrder, nofile: (u64, u64)) -> Vec<(String, u32, u64, u64)> {
+fn limits(order: &SpawnRequest, nofile: (u64, u64)) -> Vec<(String, u32, u64, u64)> {
     let mut limits: Vec<_> =
         order.limits.iter().map(|limit| (limit.name.clone(), limit.resource, limit.soft, limit.hard)).collect();
     #[allow(clippy::unnecessary_cast, reason = "the type of the constant differs between libcs")]
@@ -220,32 +230,32 @@ fn limits(order: &BirthOrder, nofile: (u64, u64)) -> Vec<(String, u32, u64, u64)
     limits
 }
 
-fn arguments(argv: &[OsString]) -> Result<Vec<CString>, BirthError> {
+fn arguments(argv: &[OsString]) -> Result<Vec<CString>, SpawnError> {
     argv.iter().map(|argument| c_string(&argument.clone().into_vec())).collect()
 }
 
 /// Variables that only the child itself can fill in.
-fn own_pid(order: &BirthOrder) -> Vec<&'static [u8]> {
+fn own_pid(order: &SpawnRequest) -> Vec<&'static [u8]> {
     let names = [(!order.listeners.is_empty(), exec::LISTEN_PID), (order.watchdog.is_some(), exec::WATCHDOG_PID)];
     names.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name).collect()
 }
 
-fn variables(order: &BirthOrder) -> Result<Vec<CString>, BirthError> {
+fn variables(order: &SpawnRequest) -> Result<Vec<CString>, SpawnError> {
     environment::finish(&order.env, order.listeners.len(), &order.listen_names, order.watchdog)
-        .map_err(|_| BirthError::diagnose(Stage::Prepare, libc::EINVAL, Path::new("its environment")))
+        .map_err(|_| SpawnError::diagnose(SpawnStage::Prepare, libc::EINVAL, Path::new("its environment")))
 }
 
-fn tag(order: &BirthOrder) -> Result<Vec<CString>, BirthError> {
+fn tag(order: &SpawnRequest) -> Result<Vec<CString>, SpawnError> {
     let tag = order.env.iter().filter(|(name, _)| name == TAG);
     tag.map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect()
 }
 
-fn c_string(bytes: &[u8]) -> Result<CString, BirthError> {
-    CString::new(bytes).map_err(|_| BirthError::diagnose(Stage::Prepare, libc::EINVAL, Path::new("its command")))
+fn c_string(bytes: &[u8]) -> Result<CString, SpawnError> {
+    CString::new(bytes).map_err(|_| SpawnError::diagnose(SpawnStage::Prepare, libc::EINVAL, Path::new("its command")))
 }
 
-fn failed(stage: Stage, error: &io::Error) -> BirthError {
-    BirthError::diagnose(stage, errno_of(error), Path::new(""))
+fn failed(stage: SpawnStage, error: &io::Error) -> SpawnError {
+    SpawnError::diagnose(stage, errno_of(error), Path::new(""))
 }
 
 fn errno_of(error: &io::Error) -> i32 {

@@ -5,9 +5,9 @@
 //! that was written off and comes back goes on taking orders.
 
 use super::spawn::{Tools, deliver};
-use super::thread_state::{Ending, Look, Seat};
-use super::{BirthError, BirthOrder, BirthReport, Newborn, Stage};
-use crate::event_loop::waker::Wake;
+use super::thread_state::{Ending, ThreadState, ThreadStatus};
+use super::{SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild};
+use crate::event_loop::waker::Waker;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::signal::SigSet;
 use rotad_core::WorkerId;
@@ -24,9 +24,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What all births have in common.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SpawnerConfig {
     /// Rung after each report.
-    pub wake: Wake,
+    pub wake: Waker,
     /// Soft and hard limit of open files as the master found them, before it raised its own.
     pub original_nofile: (u64, u64),
     /// The program that calls [`super::shim::intercept`] first: [`super::shim::OURSELVES`], except in tests.
@@ -37,17 +37,17 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Spawner {
     orders: Sender<Ordered>,
-    reports: Receiver<BirthReport>,
-    hall: Arc<Hall>,
-    seats: Vec<Arc<Seat>>,
+    reports: Receiver<SpawnResult>,
+    hall: Arc<Shared>,
+    seats: Vec<Arc<ThreadState>>,
 }
 
 /// What the threads share.
 #[derive(Debug)]
-struct Hall {
-    settings: Settings,
+struct Shared {
+    settings: SpawnerConfig,
     orders: Receiver<Ordered>,
-    reports: Sender<BirthReport>,
+    reports: Sender<SpawnResult>,
     /// Orders without a report.
     open: AtomicUsize,
 }
@@ -55,23 +55,23 @@ struct Hall {
 #[derive(Debug)]
 struct Ordered {
     at: Instant,
-    order: BirthOrder,
+    order: SpawnRequest,
 }
 
 impl Spawner {
     /// # Errors
     /// No thread, no memory for its stack, no /dev/null.
-    pub fn start(settings: Settings) -> io::Result<Self> {
+    pub fn start(settings: SpawnerConfig) -> io::Result<Self> {
         let (orders, queue) = unbounded();
         let (answers, reports) = unbounded();
-        let hall = Hall { settings, orders: queue, reports: answers, open: AtomicUsize::new(0) };
+        let hall = Shared { settings, orders: queue, reports: answers, open: AtomicUsize::new(0) };
         let mut spawner = Self { orders, reports, hall: Arc::new(hall), seats: Vec::new() };
         spawner.seat_one()?;
         Ok(spawner)
     }
 
     /// Never blocks. Exactly one report will follow, provided that [`Spawner::check`] is called when it is due.
-    pub fn order(&self, order: BirthOrder) {
+    pub fn order(&self, order: SpawnRequest) {
         self.hall.open.fetch_add(1, Ordering::Relaxed);
         // It cannot fail: the hall keeps a receiver.
         self.orders.send(Ordered { at: Instant::now(), order }).ok();
@@ -82,8 +82,8 @@ impl Spawner {
         self.seats.iter().filter_map(|seat| seat.thread()).collect()
     }
 
-    /// Where the reports come out; the bell of [`Settings::wake`] is rung after each.
-    pub fn reports(&self) -> &Receiver<BirthReport> {
+    /// Where the reports come out; the bell of [`SpawnerConfig::wake`] is rung after each.
+    pub fn reports(&self) -> &Receiver<SpawnResult> {
         &self.reports
     }
 
@@ -102,9 +102,9 @@ impl Spawner {
         let mut idle = false;
         for seat in &self.seats {
             match seat.look() {
-                Look::Idle => idle = true,
-                Look::Busy(until) => earliest = Some(earliest.map_or(until, |other| other.min(until))),
-                Look::Gone => {}
+                ThreadStatus::Idle => idle = true,
+                ThreadStatus::Busy(until) => earliest = Some(earliest.map_or(until, |other| other.min(until))),
+                ThreadStatus::Gone => {}
             }
         }
         // Idle: the order is on its way to the thread, and its time begins now. Nobody at all: one has to be seated.
@@ -125,7 +125,7 @@ impl Spawner {
                 self.hall.report(failed(worker, error));
             }
         }
-        if self.seats.iter().any(|seat| seat.look() != Look::Gone) {
+        if self.seats.iter().any(|seat| seat.look() != ThreadStatus::Gone) {
             return;
         }
         if self.seats.len() <= MOST_WRITTEN_OFF {
@@ -134,13 +134,13 @@ impl Spawner {
             return;
         }
         for Ordered { order, .. } in self.hall.orders.try_iter() {
-            self.hall.report(failed(order.worker, BirthError::hung(Stage::Queue, "")));
+            self.hall.report(failed(order.worker, SpawnError::hung(SpawnStage::Queue, "")));
         }
     }
 
     fn seat_one(&mut self) -> io::Result<()> {
         let tools = Tools::new(&self.hall.settings)?;
-        let seat = Arc::new(Seat::default());
+        let seat = Arc::new(ThreadState::default());
         let (hall, taken) = (Arc::clone(&self.hall), Arc::clone(&seat));
         std::thread::Builder::new().name("spawner".into()).spawn(move || serve(&hall, &taken, tools))?;
         self.seats.push(seat);
@@ -148,8 +148,8 @@ impl Spawner {
     }
 }
 
-impl Hall {
-    fn report(&self, report: BirthReport) {
+impl Shared {
+    fn report(&self, report: SpawnResult) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         // It fails if the owner is gone, who then wants no reports.
         self.reports.send(report).ok();
@@ -157,7 +157,7 @@ impl Hall {
     }
 }
 
-fn serve(hall: &Hall, seat: &Seat, mut tools: Tools) {
+fn serve(hall: &Shared, seat: &ThreadState, mut tools: Tools) {
     // No handler may run in a child that shares our memory. It cannot fail with a valid set.
     SigSet::all().thread_block().ok();
     seat.taken();
@@ -183,19 +183,19 @@ fn serve(hall: &Hall, seat: &Seat, mut tools: Tools) {
     }
 }
 
-fn failed(worker: WorkerId, error: BirthError) -> BirthReport {
-    BirthReport::Failed { worker, error, pinned: None, repinned: false }
+fn failed(worker: WorkerId, error: SpawnError) -> SpawnResult {
+    SpawnResult::Failed { worker, error, pinned: None, repinned: false }
 }
 
 /// Makes a birth that came too late not have happened; gives back its error, if it had one of its own.
-fn undo(report: BirthReport) -> Option<BirthError> {
+fn undo(report: SpawnResult) -> Option<SpawnError> {
     match report {
-        BirthReport::Born { born: Newborn { process, .. }, .. }
-        | BirthReport::Underway { born: Newborn { process, .. }, .. } => {
+        SpawnResult::Born { born: SpawnedChild { process, .. }, .. }
+        | SpawnResult::Underway { born: SpawnedChild { process, .. }, .. } => {
             process.signal(nix::libc::SIGKILL).ok();
             super::spawn::bury(process.pid());
             None
         }
-        BirthReport::Failed { error, .. } => Some(error),
+        SpawnResult::Failed { error, .. } => Some(error),
     }
 }

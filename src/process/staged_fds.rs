@@ -17,12 +17,12 @@ const SIZE: usize = 16;
 
 /// Descriptors of /dev/null that stand for others during a birth.
 #[derive(Debug)]
-pub(super) struct Pad(Vec<OwnedFd>);
+pub(super) struct ReservedFds(Vec<OwnedFd>);
 
 /// The descriptors of one birth, laid out: none lies where another is to be placed. The pad is empty again when this
 /// is dropped, so that it holds no worker's pipe open.
 #[derive(Debug)]
-pub(super) struct Laid<'a> {
+pub(super) struct StagedFds<'a> {
     numbers: Vec<RawFd>,
     pad: &'a mut [OwnedFd],
     null: &'a OwnedFd,
@@ -30,16 +30,16 @@ pub(super) struct Laid<'a> {
     lifted: Vec<OwnedFd>,
 }
 
-impl Pad {
+impl ReservedFds {
     /// As large as the limit of open files allows: without it all works, only slower.
     pub(super) fn new(null: &OwnedFd) -> Self {
         Self((0..SIZE).map_while(|_| fds::lift(null.as_fd(), FLOOR).ok()).collect())
     }
 
     /// To become 0, 1, 2, … in this order.
-    pub(super) fn lay<'a>(&'a mut self, sources: &[BorrowedFd<'_>], null: &'a OwnedFd) -> io::Result<Laid<'a>> {
+    pub(super) fn lay<'a>(&'a mut self, sources: &[BorrowedFd<'_>], null: &'a OwnedFd) -> io::Result<StagedFds<'a>> {
         let size = if sources.len() <= self.0.len() { sources.len() } else { 0 };
-        let mut laid = Laid { numbers: Vec::new(), pad: &mut self.0[..size], null, lifted: Vec::new() };
+        let mut laid = StagedFds { numbers: Vec::new(), pad: &mut self.0[..size], null, lifted: Vec::new() };
         for (place, source) in laid.pad.iter_mut().zip(sources) {
             dup3(source, place, OFlag::O_CLOEXEC)?;
             laid.numbers.push(place.as_raw_fd());
@@ -59,13 +59,13 @@ impl Pad {
     }
 }
 
-impl Laid<'_> {
+impl StagedFds<'_> {
     pub(super) fn numbers(&self) -> impl Iterator<Item = RawFd> {
         self.numbers.iter().copied()
     }
 }
 
-impl Drop for Laid<'_> {
+impl Drop for StagedFds<'_> {
     fn drop(&mut self) {
         for place in self.pad.iter_mut() {
             // It fails only where the limit of open files has been set below the pad: then the next birth replaces it.

@@ -1,7 +1,7 @@
 //! Where a spawner thread sits: what it is at, since when, and what is done if it does not come back.
 
-use super::pinned::Pinned;
-use super::{BirthError, Stage};
+use super::pinned::PinnedPaths;
+use super::{SpawnError, SpawnStage};
 use crate::sys::clone::{Progress, Trouble};
 use rotad_core::WorkerId;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct ThreadState {
     /// Written by the thread, and by the child while the thread sleeps.
     pub(super) progress: Progress,
     /// The thread's number; 0 until it runs.
@@ -26,7 +26,7 @@ pub(super) struct Seat {
 #[derive(Debug)]
 struct Current {
     worker: WorkerId,
-    pinned: Arc<Pinned>,
+    pinned: Arc<PinnedPaths>,
     began: Instant,
     killed: Option<Instant>,
     written_off: bool,
@@ -34,7 +34,7 @@ struct Current {
 
 /// What the main thread finds when it looks.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum ThreadStatus {
     Idle,
     /// At work; to be looked at again then at the latest.
     Busy(Instant),
@@ -52,7 +52,7 @@ pub(super) enum Ending {
     WrittenOff,
 }
 
-impl Seat {
+impl ThreadState {
     fn lock(&self) -> MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,8 +66,8 @@ impl Seat {
         Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread > 0)
     }
 
-    pub(super) fn begin(&self, worker: WorkerId, pinned: Arc<Pinned>) {
-        self.progress.enter(Stage::Prepare.number());
+    pub(super) fn begin(&self, worker: WorkerId, pinned: Arc<PinnedPaths>) {
+        self.progress.enter(SpawnStage::Prepare.number());
         *self.lock() = Some(Current { worker, pinned, began: Instant::now(), killed: None, written_off: false });
     }
 
@@ -91,12 +91,12 @@ impl Seat {
         }
     }
 
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(&self) -> ThreadStatus {
         match &*self.lock() {
-            None => Look::Idle,
-            Some(Current { written_off: true, .. }) => Look::Gone,
-            Some(Current { killed: Some(at), .. }) => Look::Busy(*at + LAST_PATIENCE),
-            Some(Current { began, .. }) => Look::Busy(*began + PATIENCE),
+            None => ThreadStatus::Idle,
+            Some(Current { written_off: true, .. }) => ThreadStatus::Gone,
+            Some(Current { killed: Some(at), .. }) => ThreadStatus::Busy(*at + LAST_PATIENCE),
+            Some(Current { began, .. }) => ThreadStatus::Busy(*began + PATIENCE),
         }
     }
 
@@ -109,7 +109,7 @@ impl Seat {
     }
 
     /// Ends what takes too long. Some: the thread has just been written off, with this to be reported in its place.
-    pub(super) fn check(&self, now: Instant) -> Option<(WorkerId, BirthError)> {
+    pub(super) fn check(&self, now: Instant) -> Option<(WorkerId, SpawnError)> {
         let mut held = self.lock();
         let current = held.as_mut()?;
         match current.killed {
@@ -131,8 +131,8 @@ impl Seat {
     }
 
     /// The error of a birth that hung where the progress stands now.
-    pub(super) fn hung(&self, pinned: &Pinned) -> BirthError {
-        let stage = Stage::of_number(self.progress.stage());
-        BirthError::hung(stage, &pinned.subject(stage))
+    pub(super) fn hung(&self, pinned: &PinnedPaths) -> SpawnError {
+        let stage = SpawnStage::of_number(self.progress.stage());
+        SpawnError::hung(stage, &pinned.subject(stage))
     }
 }

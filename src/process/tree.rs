@@ -34,7 +34,7 @@ const RIDDLE: Duration = Duration::from_millis(500);
 
 /// One worker's tree.
 #[derive(Debug)]
-pub struct Family {
+pub struct ProcessTree {
     /// The worker's pid, which is its session's and its group's number as well.
     pub leader: i32,
     pub cgroup: Option<Cgroup>,

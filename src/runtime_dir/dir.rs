@@ -1,6 +1,6 @@
 //! The runtime directory: made, or accepted only if nobody else could tamper with what lies in it.
 
-use super::HouseError;
+use super::RuntimeDirError;
 use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 
 /// An open directory: what it is does not change when its path is renamed.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct TrustedDir {
     pub(super) fd: OwnedFd,
 }
 
-impl Folder {
+impl TrustedDir {
     /// Opens the directory, made with its parents (0755) where it is missing.
-    pub(super) fn enter(path: &Path) -> Result<Self, HouseError> {
+    pub(super) fn enter(path: &Path) -> Result<Self, RuntimeDirError> {
         let failed = |what: &str, error: io::Error| {
-            HouseError::failed(format!(
+            RuntimeDirError::failed(format!(
                 "failed to {what} the runtime directory {}: {error}; set master.runtime_dir to a folder that this \
                  user may write",
                 path.display()
@@ -102,7 +102,7 @@ fn open_made(folder: &Path) -> io::Result<File> {
 
 /// A directory that somebody else owns or may write (and that is not sticky) is one where he can put his own socket
 /// or pid file in the place of ours. So is each directory above it.
-fn tamper_proof(folder: &Path, about: &std::fs::Metadata, is_ours: bool) -> Result<(), HouseError> {
+fn tamper_proof(folder: &Path, about: &std::fs::Metadata, is_ours: bool) -> Result<(), RuntimeDirError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     // Whoever owns the root directory is trusted anyway: in a user namespace that is an unmapped id.
     let root = Path::new("/").symlink_metadata().map_or(0, |about| about.uid());
@@ -116,7 +116,7 @@ fn tamper_proof(folder: &Path, about: &std::fs::Metadata, is_ours: bool) -> Resu
         (true, true) => format!("may be written by others (mode {:04o})", mode & 0o7777),
         (true, false) => return Ok(()),
     };
-    Err(HouseError::failed(format!(
+    Err(RuntimeDirError::failed(format!(
         "refused the runtime directory: {} {why}, who could put a socket or pid file of his own there; set \
          master.runtime_dir to a folder of your own, or mend its owner and mode",
         folder.display()

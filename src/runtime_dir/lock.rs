@@ -4,8 +4,8 @@
 //! flock(2) needs no right but to open the file, so it is readable by its owner alone; and whoever holds it counts only
 //! if he is root or the file's owner. Else any local user could keep a master from starting.
 
-use super::HouseError;
-use super::dir::{Folder, stat_of};
+use super::RuntimeDirError;
+use super::dir::{TrustedDir, stat_of};
 use crate::process::procfs::{self, Stat};
 use crate::sys::fds;
 use nix::fcntl::{OFlag, openat};
@@ -26,10 +26,10 @@ const PLACE: i32 = 48;
 pub(super) const HALF_BORN: Duration = Duration::from_secs(5);
 
 /// `said`: what is worth a warning.
-pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Result<File, HouseError> {
+pub(super) fn take(folder: &TrustedDir, path: &Path, said: &mut Vec<String>) -> Result<File, RuntimeDirError> {
     let shown = path.join(NAME);
     let shown = shown.display();
-    let failed = |error: io::Error| HouseError::failed(format!("failed to lock {shown}: {error}"));
+    let failed = |error: io::Error| RuntimeDirError::failed(format!("failed to lock {shown}: {error}"));
     let until = Instant::now() + HALF_BORN;
     // Again where the file was put in another's place meanwhile.
     for _ in 0..8 {
@@ -50,7 +50,7 @@ pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Resu
                 continue;
             }
             Some(Held::Nobody) if let Some(pid) = half_born(path) => {
-                return Err(HouseError::failed(format!(
+                return Err(RuntimeDirError::failed(format!(
                     "a worker of a master that was killed is still being born (pid {pid}): the kernel has not loaded its \
                      program yet, a disk may hang; try again, or end it: kill -9 {pid}"
                 )));
@@ -61,7 +61,7 @@ pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Resu
                     Held::Master(pid) => format!(" (pid {pid})"),
                     Held::Leaving(_) | Held::Stranger | Held::Nobody => String::new(),
                 };
-                return Err(HouseError::taken(format!(
+                return Err(RuntimeDirError::taken(format!(
                     "already running{who}: {shown} is locked; `rotad stop` ends it, `rotad reload` brings new code"
                 )));
             }
@@ -77,8 +77,8 @@ pub(super) fn take(folder: &Folder, path: &Path, said: &mut Vec<String>) -> Resu
 }
 
 /// A killed master that the kernel does not let go of.
-pub(super) fn leaving(pid: i32, shown: &str) -> HouseError {
-    HouseError::failed(format!(
+pub(super) fn leaving(pid: i32, shown: &str) -> RuntimeDirError {
+    RuntimeDirError::failed(format!(
         "a master that was killed (pid {pid}) still has {shown}: the kernel holds one of its threads, a disk may hang; try \
          again once it is gone"
     ))
@@ -102,13 +102,13 @@ pub(super) fn try_lock(file: &File, about: &FileStat, until: Instant) -> io::Res
 }
 
 /// Whether the name still means this file.
-pub(super) fn is_in_place(folder: &Folder, lock: &File) -> bool {
+pub(super) fn is_in_place(folder: &TrustedDir, lock: &File) -> bool {
     stat_of(lock).is_ok_and(|about| folder.identity(NAME) == Some((about.st_dev, about.st_ino)))
 }
 
 /// Takes the name away from a file that a stranger has locked. By a rename first: should another start have put its own
 /// file there in between, that one is put back.
-fn put_aside(folder: &Folder, stranger: &FileStat) -> io::Result<bool> {
+fn put_aside(folder: &TrustedDir, stranger: &FileStat) -> io::Result<bool> {
     let aside = format!(".{NAME}.{}", std::process::id());
     folder.rename(NAME, &aside)?;
     if folder.identity(&aside) != Some((stranger.st_dev, stranger.st_ino)) {

@@ -12,16 +12,16 @@ mod repair;
 pub mod stale_workers;
 
 pub use lock::holder;
-pub use repair::{Mended, Mender, NOTIFY, make_notify_dir};
+pub use repair::{Mended, NOTIFY, RuntimeDirRepair, make_notify_dir};
 
 use crate::control::wire::SOCKET;
 use crate::plan::Plan;
-use dir::Folder;
+use dir::TrustedDir;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{Gid, geteuid};
 use pid_file::PidFile;
-use presence::Sign;
+use presence::PresenceSocket;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,12 +38,12 @@ const NEW_SOCKET: &str = "control.new";
 /// Why there is no house: an exit code of the contract, and a message that says what happened and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct HouseError {
+pub struct RuntimeDirError {
     pub code: u8,
     pub message: String,
 }
 
-impl HouseError {
+impl RuntimeDirError {
     fn failed(message: String) -> Self {
         Self { code: 1, message }
     }
@@ -56,12 +56,12 @@ impl HouseError {
 /// Ours from entering until dropped: then the socket and the pid file are removed, if they are still ours, and the
 /// lock is released.
 #[derive(Debug)]
-pub struct House {
+pub struct RuntimeDir {
     /// As configured: links in it may be turned while we run.
     wanted: PathBuf,
     /// The real path of the folder that we are in.
     path: PathBuf,
-    folder: Folder,
+    folder: TrustedDir,
     pid_file: PidFile,
     /// Device and inode of the control socket that we bound.
     socket: Option<(u64, u64)>,
@@ -72,20 +72,20 @@ pub struct House {
     lock: File,
 }
 
-impl House {
+impl RuntimeDir {
     /// Makes the runtime directory where it is missing, takes its lock, looks whether the pid file can be written,
     /// and removes what a dead master left in the directory. Nothing is written outside of it yet.
     ///
     /// # Errors
     /// 75: another master holds the lock or the pid file, or runs this configuration from elsewhere. 1: a directory or
     /// pid file that cannot be made, or that somebody else could tamper with.
-    pub fn enter(plan: &Plan) -> Result<(Self, Vec<Sign>), HouseError> {
+    pub fn enter(plan: &Plan) -> Result<(Self, Vec<PresenceSocket>), RuntimeDirError> {
         // Before anything is made. Nobody puts a sign up who does not hold a lock: of many that start at once one stays.
         let mut warnings = Vec::new();
         not_alone(plan, &mut warnings)?;
         warnings.clear();
         let wanted = plan.master.runtime_dir.clone();
-        let folder = Folder::enter(&wanted)?;
+        let folder = TrustedDir::enter(&wanted)?;
         let path = wanted.canonicalize().unwrap_or_else(|_| wanted.clone());
         let lock = lock::take(&folder, &wanted, &mut warnings)?;
         let signs = put_signs_up(plan, &mut warnings)?;
@@ -103,7 +103,7 @@ impl House {
     ///
     /// # Errors
     /// 75: another master was faster. 1: it cannot be written.
-    pub fn write_pid(&mut self) -> Result<(), HouseError> {
+    pub fn write_pid(&mut self) -> Result<(), RuntimeDirError> {
         self.pid_file.write()
     }
 
@@ -140,7 +140,7 @@ impl House {
     }
 }
 
-impl House {
+impl RuntimeDir {
     /// Removes what is still ours.
     fn tidy_up(&mut self) {
         // Once: after that the lock may be another's.
@@ -157,15 +157,15 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for RuntimeDir {
     fn drop(&mut self) {
         self.tidy_up();
     }
 }
 
 /// The signs of a master that begins: of the path that was given and of the real one.
-fn put_signs_up(plan: &Plan, warnings: &mut Vec<String>) -> Result<Vec<Sign>, HouseError> {
-    let signs: Vec<Sign> =
+fn put_signs_up(plan: &Plan, warnings: &mut Vec<String>) -> Result<Vec<PresenceSocket>, RuntimeDirError> {
+    let signs: Vec<PresenceSocket> =
         paths(plan).into_iter().filter_map(|path| put_up(path).map_err(|error| warnings.push(error)).ok()).collect();
     // Only now: of two that begin at the same moment in different folders at least one sees the other.
     not_alone(plan, warnings)?;
@@ -173,12 +173,12 @@ fn put_signs_up(plan: &Plan, warnings: &mut Vec<String>) -> Result<Vec<Sign>, Ho
 }
 
 /// An error where another master runs this configuration.
-fn not_alone(plan: &Plan, warnings: &mut Vec<String>) -> Result<(), HouseError> {
+fn not_alone(plan: &Plan, warnings: &mut Vec<String>) -> Result<(), RuntimeDirError> {
     let owner = plan.config.metadata().map(|about| about.uid()).ok();
     for holder in presence::holders(&paths(plan)) {
         if [0, geteuid().as_raw()].contains(&holder.uid) || Some(holder.uid) == owner {
             let config = plan.config.display();
-            return Err(HouseError::taken(format!(
+            return Err(RuntimeDirError::taken(format!(
                 "already running: a master of {} runs {config}; `rotad stop` ends it, `rotad reload` brings new code",
                 holder.who()
             )));
@@ -196,8 +196,8 @@ pub fn paths(plan: &Plan) -> Vec<&Path> {
 
 /// # Errors
 /// For people: without a sign the runtime directory has to do.
-pub fn put_up(path: &Path) -> Result<Sign, String> {
-    Sign::put_up(path).map_err(|error| {
+pub fn put_up(path: &Path) -> Result<PresenceSocket, String> {
+    PresenceSocket::put_up(path).map_err(|error| {
         let path = path.display();
         format!("no abstract socket for {path}: {error}; commands find this master by its runtime directory alone")
     })
@@ -210,7 +210,7 @@ pub fn near(folder: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
 
 /// Sockets that a dead master left: the control socket and its workers' notify sockets, wherever it kept them. Only
 /// under the lock, only sockets, and only in our own folder.
-fn sweep(folder: &Folder) {
+fn sweep(folder: &TrustedDir) {
     folder.remove_sockets();
     if let Some(notify) = folder.open_below(NOTIFY) {
         notify.remove_sockets();

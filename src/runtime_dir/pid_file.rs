@@ -1,8 +1,8 @@
 //! The pid file: appears whole and locked under its name, is never written through a link, and is removed only while
 //! it is still ours.
 
-use super::HouseError;
-use super::dir::{Folder, stat_of};
+use super::RuntimeDirError;
+use super::dir::{TrustedDir, stat_of};
 use super::lock::{HALF_BORN, Held, leaving, try_lock};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
@@ -17,7 +17,7 @@ use std::time::Instant;
 pub(super) struct PidFile {
     path: PathBuf,
     name: String,
-    folder: Folder,
+    folder: TrustedDir,
     /// The written file: open, so that its lock holds and its inode cannot come to mean another file.
     ours: Option<File>,
 }
@@ -25,7 +25,7 @@ pub(super) struct PidFile {
 impl PidFile {
     /// Looks whether the pid file can be written: its folder, and that nothing strange lies in its place. A stale one
     /// of a dead master is removed, so that nobody signals a stranger by it.
-    pub(super) fn look(path: &Path) -> Result<Self, HouseError> {
+    pub(super) fn look(path: &Path) -> Result<Self, RuntimeDirError> {
         let (folder, name) = place(path)?;
         let file = Self { path: path.to_owned(), name, folder, ours: None };
         file.clear_place()?;
@@ -43,7 +43,7 @@ impl PidFile {
     }
 
     /// Writes it beside, locks it, and gives it its name, unless another has taken that meanwhile.
-    pub(super) fn write(&mut self) -> Result<(), HouseError> {
+    pub(super) fn write(&mut self) -> Result<(), RuntimeDirError> {
         let beside = format!(".{}.{}", self.name, std::process::id());
         self.folder.unlink(&beside).ok();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -60,7 +60,7 @@ impl PidFile {
         Ok(())
     }
 
-    fn name_it(&self, beside: &str) -> Result<(), HouseError> {
+    fn name_it(&self, beside: &str) -> Result<(), RuntimeDirError> {
         // Twice: a file that appeared since `look` may be a stale one once more; then another master is at work here.
         for _ in 0..2 {
             self.clear_place()?;
@@ -79,7 +79,7 @@ impl PidFile {
     }
 
     /// Removes a stale pid file; refuses everything that is none, or that a living master holds.
-    fn clear_place(&self) -> Result<(), HouseError> {
+    fn clear_place(&self) -> Result<(), RuntimeDirError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let stale = match openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -130,21 +130,23 @@ impl PidFile {
         }
     }
 
-    fn failed(&self, what: &str, error: io::Error) -> HouseError {
+    fn failed(&self, what: &str, error: io::Error) -> RuntimeDirError {
         let path = self.path.display();
-        HouseError::failed(format!(
+        RuntimeDirError::failed(format!(
             "failed to {what} the pid file {path}: {error}; set master.pid_file to a path that this user may write"
         ))
     }
 
-    fn strange(&self, why: &str) -> HouseError {
+    fn strange(&self, why: &str) -> RuntimeDirError {
         let path = self.path.display();
-        HouseError::failed(format!("refused the pid file {path}: it {why}; remove it, or set another master.pid_file"))
+        RuntimeDirError::failed(format!(
+            "refused the pid file {path}: it {why}; remove it, or set another master.pid_file"
+        ))
     }
 
-    fn taken(&self) -> HouseError {
+    fn taken(&self) -> RuntimeDirError {
         let path = self.path.display();
-        HouseError::taken(format!(
+        RuntimeDirError::taken(format!(
             "already running: another master holds the pid file {path}; give each its own master.pid_file"
         ))
     }
@@ -158,9 +160,9 @@ fn fill(file: &mut File) -> io::Result<()> {
 }
 
 /// The folder that holds it, opened, and the name in it.
-fn place(path: &Path) -> Result<(Folder, String), HouseError> {
+fn place(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
     let failed = |error: &dyn std::fmt::Display| {
-        HouseError::failed(format!(
+        RuntimeDirError::failed(format!(
             "failed to open the folder of the pid file {}: {error}; make it, or set another master.pid_file",
             path.display()
         ))
@@ -169,7 +171,7 @@ fn place(path: &Path) -> Result<(Folder, String), HouseError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let fd = nix::fcntl::open(parent, flags, Mode::empty()).map_err(|error| failed(&io::Error::from(error)))?;
-    let folder = Folder { fd };
+    let folder = TrustedDir { fd };
     let mode = nix::sys::stat::fstat(&folder.fd).map_err(|error| failed(&io::Error::from(error)))?.st_mode;
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
         return Err(failed(&"everybody may write there, and so put another pid in its place"));

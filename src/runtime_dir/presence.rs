@@ -9,7 +9,7 @@
 //! Abstract names are of one network namespace: from another one the runtime directory alone shows the master. The name
 //! holds which file system root is seen, so that two containers that share a network do not meet.
 
-use crate::control::wire::Answer;
+use crate::control::wire::Response;
 use crate::process::procfs::Stat;
 use crate::sys::process::Process;
 use nix::sys::socket::{
@@ -34,7 +34,7 @@ const TIME_TO_SAY: Duration = Duration::from_secs(2);
 
 /// Listens under a name of this path.
 #[derive(Debug)]
-pub struct Sign {
+pub struct PresenceSocket {
     pub path: PathBuf,
     pub listener: UnixListener,
 }
@@ -48,7 +48,7 @@ pub struct Holder {
     pub stream: UnixStream,
 }
 
-impl Sign {
+impl PresenceSocket {
     /// Puts the sign of our own master up; where the name is taken, beside it.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Holder {
         let mut line = String::new();
         BufReader::new((&self.stream).take(64 << 10)).read_line(&mut line).ok()?;
         match serde_json::from_str(&line).ok()? {
-            Answer::Here { runtime_dir, .. } => Some(runtime_dir),
+            Response::Here { runtime_dir, .. } => Some(runtime_dir),
             _ => None,
         }
     }
@@ -199,8 +199,8 @@ mod tests {
     fn where_a_name_is_taken_the_sign_goes_up_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rotad.toml");
-        let first = Sign::put_up(&path).unwrap();
-        let second = Sign::put_up(&path).unwrap();
+        let first = PresenceSocket::put_up(&path).unwrap();
+        let second = PresenceSocket::put_up(&path).unwrap();
         let ours = listed().iter().filter(|name| name.starts_with(&mark(&path))).count();
         assert_eq!(ours, 2);
         assert!(holders(&[&path]).is_empty(), "this process does not count");

@@ -2,10 +2,10 @@
 //! deploy that turned a link on the way to it. Done on a thread that may wait, heard of by inotify(7), so that nobody
 //! is woken while all is in place.
 
-use super::{House, HouseError, SOCKET, lock, near};
-use crate::runtime_dir::dir::Folder;
+use super::{RuntimeDir, RuntimeDirError, SOCKET, lock, near};
+use crate::runtime_dir::dir::TrustedDir;
 use crate::runtime_dir::pid_file::PidFile;
-use crate::runtime_dir::stale_workers::Leftovers;
+use crate::runtime_dir::stale_workers::StaleWorkers;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use std::io;
@@ -44,15 +44,15 @@ pub struct Mended {
 
 /// The house, for the thread that mends it, and the ear for what is taken away.
 #[derive(Clone, Debug)]
-pub struct Mender {
-    house: Arc<Mutex<House>>,
+pub struct RuntimeDirRepair {
+    house: Arc<Mutex<RuntimeDir>>,
     /// None: the kernel grants no more of them; then signals and reloads look alone.
     ear: Option<Arc<Inotify>>,
 }
 
-impl Mender {
+impl RuntimeDirRepair {
     /// From here on it is heard when something is taken away.
-    pub fn new(house: House) -> Self {
+    pub fn new(house: RuntimeDir) -> Self {
         let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok().map(Arc::new);
         if let Some(ear) = &ear {
             house.listen(ear);
@@ -69,7 +69,7 @@ impl Mender {
     ///
     /// # Errors
     /// Something cannot be made again, or another master sits there now: what is left serves on.
-    pub fn mend(&self, mode: u32, group: Option<u32>) -> Result<Mended, HouseError> {
+    pub fn mend(&self, mode: u32, group: Option<u32>) -> Result<Mended, RuntimeDirError> {
         let mut house = self.house.lock().unwrap_or_else(PoisonError::into_inner);
         let mended = house.mend(mode, group);
         if let Some(ear) = &self.ear {
@@ -89,10 +89,11 @@ impl Mender {
     }
 }
 
-impl House {
-    fn mend(&mut self, mode: u32, group: Option<u32>) -> Result<Mended, HouseError> {
+impl RuntimeDir {
+    fn mend(&mut self, mode: u32, group: Option<u32>) -> Result<Mended, RuntimeDirError> {
         let mut mended = Mended::default();
-        let failed = |what: &str, error: io::Error| HouseError::failed(format!("{what} cannot be made again: {error}"));
+        let failed =
+            |what: &str, error: io::Error| RuntimeDirError::failed(format!("{what} cannot be made again: {error}"));
         if !self.is_at_home() {
             // A folder that was removed has no name left.
             let moved = nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|about| about.st_nlink > 0);
@@ -139,14 +140,14 @@ impl House {
     }
 
     /// Takes the folder at the configured path, as at the start.
-    fn move_in(&mut self) -> Result<(), HouseError> {
-        let folder = Folder::enter(&self.wanted)?;
+    fn move_in(&mut self) -> Result<(), RuntimeDirError> {
+        let folder = TrustedDir::enter(&self.wanted)?;
         let mut said = Vec::new();
         let lock = lock::take(&folder, &self.wanted, &mut said)?;
-        if Leftovers::find(&self.wanted).is_ok_and(|left| !left.found.is_empty()) {
+        if StaleWorkers::find(&self.wanted).is_ok_and(|left| !left.found.is_empty()) {
             let place = self.wanted.display();
             let text = format!("{place} is another folder now, in which a killed master has noted workers that live");
-            return Err(HouseError::failed(text));
+            return Err(RuntimeDirError::failed(text));
         }
         super::sweep(&folder);
         if self.folder.identity(SOCKET) == self.socket {

@@ -33,8 +33,8 @@ fn plan(folder: &Path) -> Plan {
     }
 }
 
-fn enter(plan: &Plan) -> House {
-    House::enter(plan).unwrap().0
+fn enter(plan: &Plan) -> RuntimeDir {
+    RuntimeDir::enter(plan).unwrap().0
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_second_master_is_refused_and_told_who_the_first_is() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(folder.path());
     let house = enter(&plan);
-    let error = House::enter(&plan).unwrap_err();
+    let error = RuntimeDir::enter(&plan).unwrap_err();
     assert_eq!(error.code, 75);
     assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
     assert_eq!(holder(house.path()), Some(std::process::id().cast_signed()));
@@ -91,21 +91,21 @@ fn strange_pid_files_are_refused_untouched() {
     std::fs::write(&victim, "precious").unwrap();
 
     std::os::unix::fs::symlink(&victim, path).unwrap();
-    let error = House::enter(&plan).unwrap_err();
+    let error = RuntimeDir::enter(&plan).unwrap_err();
     assert!(error.code == 1 && error.message.contains("symbolic link"), "{error}");
     std::fs::remove_file(path).unwrap();
 
     std::fs::hard_link(&victim, path).unwrap();
-    let error = House::enter(&plan).unwrap_err();
+    let error = RuntimeDir::enter(&plan).unwrap_err();
     assert!(error.code == 1 && error.message.contains("hard links"), "{error}");
     std::fs::remove_file(path).unwrap();
 
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_eq!(House::enter(&plan).unwrap_err().code, 1);
+    assert_eq!(RuntimeDir::enter(&plan).unwrap_err().code, 1);
     std::fs::remove_file(path).unwrap();
 
     std::fs::create_dir(path).unwrap();
-    assert_eq!(House::enter(&plan).unwrap_err().code, 1);
+    assert_eq!(RuntimeDir::enter(&plan).unwrap_err().code, 1);
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
 }
 
@@ -119,7 +119,7 @@ fn a_pid_file_that_another_master_holds_is_75_also_when_it_comes_late() {
     first.write_pid().unwrap();
     assert_eq!(second.write_pid().unwrap_err().code, 75);
     drop(second);
-    assert_eq!(House::enter(&other).unwrap_err().code, 75);
+    assert_eq!(RuntimeDir::enter(&other).unwrap_err().code, 75);
     assert!(one.master.pid_file.exists());
 }
 
@@ -130,7 +130,7 @@ fn a_folder_that_others_may_write_is_refused() {
     let open = folder.path().join("run");
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let error = House::enter(&plan).unwrap_err();
+    let error = RuntimeDir::enter(&plan).unwrap_err();
     assert!(error.code == 1 && error.message.contains("0777"), "{error}");
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
     enter(&plan);

@@ -2,15 +2,15 @@
 //! and only then carried out (`commit.rs`). One at a time, in the order of asking; until the last moment nothing has
 //! been touched, so whatever goes wrong leaves everything as it was.
 
-use super::Keeper;
-use super::blocking::{Told, Unbound};
-use super::event_log::Note;
+use super::Supervisor;
+use super::blocking::{JobResult, Unbound};
+use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::oneshots::Steps;
-use super::pool_registry::Pattern;
-use crate::control::wire::{Answer, Extent, Wait, Which};
+use super::pool_registry::PoolSpec;
+use crate::control::wire::{ReloadScope, Response, Selector, Wait};
 use crate::listener::{Listener, SocketError};
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -21,19 +21,19 @@ const LONGEST_ERRAND: Duration = Duration::from_secs(30);
 
 /// Who wants the configuration applied, and how far.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct ReloadRequest {
     /// None: a signal, or a client that does not wait any more.
     pub client: Option<u64>,
     /// For the diary.
     pub who: String,
-    pub extent: Extent,
-    pub which: Which,
+    pub extent: ReloadScope,
+    pub which: Selector,
     pub wait: Wait,
 }
 
 /// A configuration that has been read, with its sockets.
 #[derive(Debug)]
-pub(super) struct Draft {
+pub(super) struct PendingConfig {
     pub plan: Plan,
     /// The number of each of the plan's listeners; none: not open yet.
     pub sockets: Vec<Option<ListenerId>>,
@@ -44,23 +44,23 @@ pub(super) struct Draft {
 #[derive(Debug)]
 pub(super) enum Stage {
     Reading,
-    Binding(Box<Draft>),
-    Stepping(Box<Draft>, Steps),
+    Binding(Box<PendingConfig>),
+    Stepping(Box<PendingConfig>, Steps),
     /// The steps have run: it is found out which pools need not be rolled.
-    Comparing(Box<Draft>, Steps),
+    Comparing(Box<PendingConfig>, Steps),
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Applying {
-    queue: VecDeque<Wish>,
-    now: Option<(Wish, Stage)>,
+pub(super) struct ReloadQueue {
+    queue: VecDeque<ReloadRequest>,
+    now: Option<(ReloadRequest, Stage)>,
     /// What the clerk does for it, and since when.
     errand: Option<(u64, Instant)>,
     /// The step phase may be able to go on.
     pub(super) stirred: bool,
 }
 
-impl Applying {
+impl ReloadQueue {
     /// Sockets that must not be closed meanwhile.
     pub(super) fn holds(&self, listener: ListenerId) -> bool {
         match &self.now {
@@ -95,37 +95,37 @@ impl Applying {
         self.now.is_some() || !self.queue.is_empty()
     }
 
-    pub(super) fn take(&mut self) -> Option<(Wish, Stage)> {
+    pub(super) fn take(&mut self) -> Option<(ReloadRequest, Stage)> {
         self.now.take()
     }
 
-    pub(super) fn put(&mut self, wish: Wish, stage: Stage) {
+    pub(super) fn put(&mut self, wish: ReloadRequest, stage: Stage) {
         self.now = Some((wish, stage));
     }
 }
 
-impl Draft {
+impl PendingConfig {
     pub(super) fn pool(&self, name: &str) -> Option<&PoolPlan> {
         self.plan.pools.iter().find(|pool| pool.name == name)
     }
 
     /// What the next generation of a pool is made from. None while a socket is missing.
-    pub(super) fn pattern(&self, pool: &PoolPlan) -> Option<Pattern> {
+    pub(super) fn pattern(&self, pool: &PoolPlan) -> Option<PoolSpec> {
         let listeners: Option<Vec<ListenerId>> =
             pool.recipe.listen.iter().map(|index| *self.sockets.get(*index)?).collect();
         let sockets = pool.recipe.listen.iter().filter_map(|index| self.plan.listeners.get(*index).cloned()).collect();
-        Some(Pattern { plan: pool.clone(), sockets, listeners: listeners? })
+        Some(PoolSpec { plan: pool.clone(), sockets, listeners: listeners? })
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Takes a wish in. A burst of signals is one that runs and one that waits.
-    pub(super) fn apply(&mut self, wish: Wish) {
+    pub(super) fn apply(&mut self, wish: ReloadRequest) {
         if self.stopping {
             return self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
         }
-        let joins = |other: &Wish| {
-            let everything = |wish: &Wish| wish.which == Which::default();
+        let joins = |other: &ReloadRequest| {
+            let everything = |wish: &ReloadRequest| wish.which == Selector::default();
             wish.client.is_none()
                 && other.client.is_none()
                 && other.extent == wish.extent
@@ -144,13 +144,13 @@ impl Keeper {
             && let Some(wish) = self.applying.queue.pop_front()
         {
             match wish.extent {
-                Extent::Everything => {
+                ReloadScope::Everything => {
                     self.asked_for("reload", format!("{}: reading the configuration, then rolling", wish.who));
                 }
-                Extent::ConfigOnly => {
+                ReloadScope::ConfigOnly => {
                     self.asked_for("apply-config", format!("{}: reading the configuration again", wish.who));
                 }
-                Extent::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
+                ReloadScope::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
             }
             match self.clerk.read(self.plan.config.clone(), self.house.clone(), self.plan.control.clone()) {
                 Ok(number) => self.applying.errand = Some((number, Instant::now())),
@@ -160,7 +160,7 @@ impl Keeper {
                     continue;
                 }
             }
-            if wish.extent != Extent::DryRun {
+            if wish.extent != ReloadScope::DryRun {
                 self.reloading();
                 self.look_after_sockets();
             }
@@ -172,27 +172,29 @@ impl Keeper {
         while let Some(told) = self.clerk.told() {
             let is_awaited = |number: u64| self.applying.errand.is_some_and(|(errand, _)| errand == number);
             match told {
-                Told::Trouble(text) => tracing::warn!("{text}"),
-                Told::Read(number, read) if is_awaited(number) => {
+                JobResult::Trouble(text) => tracing::warn!("{text}"),
+                JobResult::Read(number, read) if is_awaited(number) => {
                     self.applying.errand = None;
                     if let Some((wish, _)) = self.applying.take() {
                         self.config_read(wish, *read);
                     }
                 }
-                Told::Dressed(name) => tracing::info!("listener {name}: its file has its owner and mode"),
-                Told::Looked(number, looked) => self.looked(number, looked),
-                Told::Bound(number, bound) if is_awaited(number) => {
+                JobResult::Dressed(name) => tracing::info!("listener {name}: its file has its owner and mode"),
+                JobResult::Looked(number, looked) => self.looked(number, looked),
+                JobResult::Bound(number, bound) if is_awaited(number) => {
                     self.applying.errand = None;
                     if let Some((wish, Stage::Binding(draft))) = self.applying.take() {
                         self.bound(wish, draft, bound);
                     }
                 }
-                Told::Mended(mended) => self.mended(mended),
-                Told::Compared { round, pool, changed } => self.compared(round, pool, changed),
-                Told::Led { client, question, real } => self.led(client, *question, real.as_deref()),
+                JobResult::Mended(mended) => self.mended(mended),
+                JobResult::Compared { round, pool, changed } => self.compared(round, pool, changed),
+                JobResult::Led { client, question, real } => self.led(client, *question, real.as_deref()),
                 // Too late, or everything stopped meanwhile.
-                Told::Bound(_, Ok(listeners)) => listeners.into_iter().for_each(|listener| self.clerk.close(listener)),
-                Told::Read(..) | Told::Bound(_, Err(_)) => {}
+                JobResult::Bound(_, Ok(listeners)) => {
+                    listeners.into_iter().for_each(|listener| self.clerk.close(listener))
+                }
+                JobResult::Read(..) | JobResult::Bound(_, Err(_)) => {}
             }
         }
     }
@@ -211,7 +213,7 @@ impl Keeper {
         self.refuse(wish, 1, text);
     }
 
-    fn config_read(&mut self, wish: Wish, read: Result<(Plan, String), String>) {
+    fn config_read(&mut self, wish: ReloadRequest, read: Result<(Plan, String), String>) {
         let (plan, warnings) = match read {
             Ok(read) => read,
             Err(findings) => {
@@ -228,7 +230,7 @@ impl Keeper {
             let text = format!("no such pool: {unknown}; there are: {}\nnothing was changed", names.join(", "));
             return self.refuse(wish, 4, text);
         }
-        if wish.extent == Extent::DryRun {
+        if wish.extent == ReloadScope::DryRun {
             let text = self.what_would_be(&wish, &plan);
             return self.refuse(wish, 0, text);
         }
@@ -246,7 +248,7 @@ impl Keeper {
             .collect();
         let all = plan.listeners.clone();
         let logs = self.new_logs(&plan);
-        let draft = Box::new(Draft { plan, sockets, opened: Vec::new() });
+        let draft = Box::new(PendingConfig { plan, sockets, opened: Vec::new() });
         if missing.is_empty() && logs.is_empty() {
             return self.ready_to_step(wish, draft);
         }
@@ -276,7 +278,7 @@ impl Keeper {
         all.filter(|(_, file, _)| !known.contains(file)).collect()
     }
 
-    fn bound(&mut self, wish: Wish, mut draft: Box<Draft>, bound: Result<Vec<Listener>, Unbound>) {
+    fn bound(&mut self, wish: ReloadRequest, mut draft: Box<PendingConfig>, bound: Result<Vec<Listener>, Unbound>) {
         let opened = match bound {
             Ok(opened) => opened,
             Err(Unbound::Socket(error)) => {
@@ -313,7 +315,7 @@ impl Keeper {
         }
     }
 
-    fn ready_to_step(&mut self, mut wish: Wish, draft: Box<Draft>) {
+    fn ready_to_step(&mut self, mut wish: ReloadRequest, draft: Box<PendingConfig>) {
         if wish.wait == Wait::No && wish.client.is_some() {
             let lines = plan::diff(&self.plan, &draft.plan).lines();
             let text = if lines.is_empty() { "the configuration has not changed".to_owned() } else { lines.join("\n") };
@@ -326,30 +328,30 @@ impl Keeper {
     }
 
     /// The end of an apply that changes nothing.
-    pub(super) fn refuse(&mut self, wish: Wish, code: u8, text: String) {
+    pub(super) fn refuse(&mut self, wish: ReloadRequest, code: u8, text: String) {
         self.answer_wish(&wish, code, text);
         self.next_wish();
     }
 
-    pub(super) fn answer_wish(&mut self, wish: &Wish, code: u8, text: String) {
+    pub(super) fn answer_wish(&mut self, wish: &ReloadRequest, code: u8, text: String) {
         match (code, wish.client) {
             (0, Some(_)) => {}
             (0, None) => tracing::info!("{text}"),
             _ => {
-                let refused = Note::new(What::ConfigRefused, format!("{}: {text}", wish.who));
+                let refused = EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", wish.who));
                 self.note(refused.cause(refusal(code)).error());
             }
         }
         if let Some(client) = wish.client {
-            self.answer(client, &Answer::Done { code, message: text }, true);
+            self.answer(client, &Response::Done { code, message: text }, true);
         }
     }
 
     /// A line for the diary and for whoever waits.
-    pub(super) fn tell_wish(&mut self, wish: &Wish, text: &str) {
+    pub(super) fn tell_wish(&mut self, wish: &ReloadRequest, text: &str) {
         tracing::info!("{text}");
         if let Some(client) = wish.client {
-            self.answer(client, &Answer::Progress { text: text.to_owned() }, false);
+            self.answer(client, &Response::Progress { text: text.to_owned() }, false);
         }
     }
 
@@ -357,7 +359,7 @@ impl Keeper {
     pub(super) fn give_up_applying(&mut self) {
         let now = self.applying.now.take();
         self.applying.errand = None;
-        let waiting: Vec<Wish> = std::mem::take(&mut self.applying.queue).into();
+        let waiting: Vec<ReloadRequest> = std::mem::take(&mut self.applying.queue).into();
         for wish in now.into_iter().map(|(wish, _)| wish).chain(waiting) {
             self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
         }

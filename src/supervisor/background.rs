@@ -1,9 +1,9 @@
 //! Programs that go into the background: the first process ends with 0, and a process that it has started serves on
 //! where nobody supervises it. What gives them away is a good end before ready with a process left behind.
 
-use super::Keeper;
-use super::event_log::Note;
-use crate::observe::events::What;
+use super::Supervisor;
+use super::event_log::EventBuilder;
+use crate::observe::events::EventKind;
 use rotad_core::{PoolId, WorkerId};
 
 /// How well-known programs are told to stay, by the beginning of their name.
@@ -37,7 +37,7 @@ fn advice(program: &str) -> String {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// A worker that ended with 0 before it was ready has left processes behind: they were ended, and so will the next
     /// ones be.
     pub(super) fn went_into_the_background(&mut self, id: WorkerId) {
@@ -53,7 +53,7 @@ impl Keeper {
              would supervise it; {}",
             advice(&name)
         );
-        self.note(Note::new(What::Background, text.clone()).worker(id).warn());
+        self.note(EventBuilder::new(EventKind::Background, text.clone()).worker(id).warn());
         self.pool_failed(pool, text, "it is tried on");
     }
 
@@ -72,7 +72,7 @@ impl Keeper {
                  keeps its address from those that are started; end it, and {}",
                 advice(name)
             );
-            self.note(Note::new(What::Background, text.clone()).pool(pool).warn());
+            self.note(EventBuilder::new(EventKind::Background, text.clone()).pool(pool).warn());
             self.pool_failed(pool, text, "it is tried on");
         }
     }

@@ -1,13 +1,13 @@
 //! The clerk: threads that do for the main loop what may hang on a foreign path: reading the configuration, opening
 //! addresses, dressing and removing socket files, looking what a pool would be made from. A dead mount holds the clerk alone.
 
-use crate::control::wire::Question;
-use crate::event_loop::waker::Wake;
+use crate::control::wire::Request;
+use crate::event_loop::waker::Waker;
 use crate::listener::{self, Dress, Fresh, Listener, Look, Looked, SocketError};
 use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
-use crate::process::Pinned;
-use crate::runtime_dir::{HouseError, Mended, Mender};
+use crate::process::PinnedPaths;
+use crate::runtime_dir::{Mended, RuntimeDirError, RuntimeDirRepair};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rotad_core::PoolId;
 use std::io;
@@ -21,16 +21,16 @@ pub type Reader = Arc<dyn Fn(&Path) -> Result<(Plan, String), String> + Send + S
 const STACK: usize = 1 << 20;
 
 /// The answer to an errand, with its number where one waits for it.
-pub(super) enum Told {
+pub(super) enum JobResult {
     /// The plan and the warnings, or the findings.
     Read(u64, Box<Result<(Plan, String), String>>),
     Bound(u64, Result<Vec<Listener>, Unbound>),
     /// The house was looked after.
-    Mended(Result<Mended, HouseError>),
+    Mended(Result<Mended, RuntimeDirError>),
     /// Where the configuration's path leads by now, for a client whose question names another one.
     Led {
         client: u64,
-        question: Box<Question>,
+        question: Box<Request>,
         real: Option<PathBuf>,
     },
     /// Whether what a pool is made from has changed, for this round of looks; or why that cannot be seen.
@@ -53,25 +53,25 @@ pub(super) enum Unbound {
     Log(String),
 }
 
-pub(super) struct Clerk {
-    wake: Wake,
+pub(super) struct BlockingPool {
+    wake: Waker,
     reader: Reader,
-    done: Sender<Told>,
-    told: Receiver<Told>,
+    done: Sender<JobResult>,
+    told: Receiver<JobResult>,
     /// Of the last errand.
     number: u64,
     /// One at a time opens or removes socket files: a path that is given up may be wanted again at once.
     desk: Arc<Mutex<()>>,
 }
 
-impl Clerk {
-    pub(super) fn new(wake: Wake, reader: Reader) -> Self {
+impl BlockingPool {
+    pub(super) fn new(wake: Waker, reader: Reader) -> Self {
         // Bounded by those who ask: one apply at a time, and each socket is given up once.
         let (done, told) = unbounded();
         Self { wake, reader, done, told, number: 0, desk: Arc::default() }
     }
 
-    fn send(&self, errand: impl FnOnce() -> Option<Told> + Send + 'static) -> io::Result<()> {
+    fn send(&self, errand: impl FnOnce() -> Option<JobResult> + Send + 'static) -> io::Result<()> {
         let (done, wake) = (self.done.clone(), self.wake.clone());
         let go = move || {
             if let Some(told) = errand() {
@@ -87,37 +87,37 @@ impl Clerk {
     ///
     /// # Errors
     /// No thread can be had.
-    pub(super) fn read(&mut self, path: PathBuf, house: Mender, control: ControlPlan) -> io::Result<u64> {
+    pub(super) fn read(&mut self, path: PathBuf, house: RuntimeDirRepair, control: ControlPlan) -> io::Result<u64> {
         self.number += 1;
         let (reader, number, done) = (self.reader.clone(), self.number, self.done.clone());
         self.send(move || {
-            done.send(Told::Mended(house.mend(control.mode, control.group))).ok();
-            Some(Told::Read(number, Box::new(reader(&path))))
+            done.send(JobResult::Mended(house.mend(control.mode, control.group))).ok();
+            Some(JobResult::Read(number, Box::new(reader(&path))))
         })?;
         Ok(number)
     }
 
     /// # Errors
     /// No thread can be had.
-    pub(super) fn mend(&self, house: Mender, mode: u32, group: Option<u32>) -> io::Result<()> {
-        self.send(move || Some(Told::Mended(house.mend(mode, group))))
+    pub(super) fn mend(&self, house: RuntimeDirRepair, mode: u32, group: Option<u32>) -> io::Result<()> {
+        self.send(move || Some(JobResult::Mended(house.mend(mode, group))))
     }
 
     /// # Errors
     /// No thread can be had.
-    pub(super) fn follow(&self, path: PathBuf, client: u64, question: Question) -> io::Result<()> {
+    pub(super) fn follow(&self, path: PathBuf, client: u64, question: Request) -> io::Result<()> {
         let question = Box::new(question);
-        self.send(move || Some(Told::Led { client, question, real: path.canonicalize().ok() }))
+        self.send(move || Some(JobResult::Led { client, question, real: path.canonicalize().ok() }))
     }
 
     /// Looks whether a pool would be made from something else now.
     ///
     /// # Errors
     /// No thread can be had.
-    pub(super) fn compare(&self, round: u64, pool: PoolId, pinned: Arc<Pinned>) -> io::Result<()> {
+    pub(super) fn compare(&self, round: u64, pool: PoolId, pinned: Arc<PinnedPaths>) -> io::Result<()> {
         self.send(move || {
             let changed = pinned.has_changed().map_err(|error| error.to_string());
-            Some(Told::Compared { round, pool, changed })
+            Some(JobResult::Compared { round, pool, changed })
         })
     }
 
@@ -139,10 +139,10 @@ impl Clerk {
             for (pool, path, access) in &logs {
                 if let Err(error) = log::check_file(path, *access) {
                     let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
-                    return Some(Told::Bound(number, Err(Unbound::Log(text))));
+                    return Some(JobResult::Bound(number, Err(Unbound::Log(text))));
                 }
             }
-            Some(Told::Bound(number, listener::open_some(&plans, &all).map_err(Unbound::Socket)))
+            Some(JobResult::Bound(number, listener::open_some(&plans, &all).map_err(Unbound::Socket)))
         })?;
         Ok(number)
     }
@@ -153,8 +153,10 @@ impl Clerk {
         let errand = move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
             Some(match dress.put_on() {
-                Ok(()) => Told::Dressed(name),
-                Err(error) => Told::Trouble(format!("listener {name}: its file cannot get its owner or mode: {error}")),
+                Ok(()) => JobResult::Dressed(name),
+                Err(error) => {
+                    JobResult::Trouble(format!("listener {name}: its file cannot get its owner or mode: {error}"))
+                }
             })
         };
         if let Err(error) = self.send(errand) {
@@ -170,7 +172,7 @@ impl Clerk {
         let desk = self.desk.clone();
         self.send(move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(Told::Looked(number, look.run(may_make)))
+            Some(JobResult::Looked(number, look.run(may_make)))
         })
     }
 
@@ -193,14 +195,14 @@ impl Clerk {
         let errand = move || {
             let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
             let error = listener.remove_file().err()?;
-            Some(Told::Trouble(format!("listener {}: its file cannot be removed: {error}", listener.name())))
+            Some(JobResult::Trouble(format!("listener {}: its file cannot be removed: {error}", listener.name())))
         };
         if let Err(error) = self.send(errand) {
             tracing::warn!("the file of a closed socket stays: {error}");
         }
     }
 
-    pub(super) fn told(&self) -> Option<Told> {
+    pub(super) fn told(&self) -> Option<JobResult> {
         self.told.try_recv().ok()
     }
 }

@@ -1,8 +1,8 @@
 //! Those that start, looked at while somebody waits until they are ready: what they want of the processors decides how
 //! many may start at a time. Nobody is looked at while nobody waits.
 
-use super::Keeper;
-use crate::event_loop::waker::Wake;
+use super::Supervisor;
+use crate::event_loop::waker::Waker;
 use crate::process::cpu_demand::{Meter, Starter};
 use crate::process::rss_sampler;
 use rotad_core::{Event, Span, Time, WorkerId};
@@ -20,7 +20,7 @@ const UNSEEN: Span = Span::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Starts {
-    wake: Wake,
+    wake: Waker,
     meter: Option<Meter>,
     /// No more looks: there is no thread for them, or it does not come back.
     blind: bool,
@@ -32,7 +32,7 @@ pub(super) struct Starts {
 }
 
 impl Starts {
-    pub(super) fn new(wake: Wake) -> Self {
+    pub(super) fn new(wake: Waker) -> Self {
         Self { wake, meter: None, blind: false, look_at: None, asked: None, before: 0 }
     }
 
@@ -41,7 +41,7 @@ impl Starts {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// At the end of each turn: somebody may wait since.
     pub(super) fn watch_starts(&mut self) {
         let waits = self.core.view().holds_back();

@@ -1,20 +1,20 @@
 //! A cgroup for each worker, where they may be made. Trouble with them is told once, and keeps no worker from being
 //! born.
 
-use super::process_table::Body;
+use super::process_table::WorkerProcess;
 use crate::process::cgroup::{Cgroup, Cgroups};
 use rotad_core::WorkerId;
 use std::path::Path;
 
 #[derive(Debug)]
-pub(super) struct Fence {
+pub(super) struct WorkerCgroups {
     cgroups: Option<Cgroups>,
     /// One worker has been seen inside.
     proven: bool,
     told: bool,
 }
 
-impl Fence {
+impl WorkerCgroups {
     /// `name`: the master's.
     pub(super) fn find(name: &str) -> Self {
         let cgroups = Cgroups::find(name);
@@ -44,7 +44,7 @@ impl Fence {
 
     /// Looks once whether workers do get in: the half-born child that is refused has no way to say so. What is refused
     /// to the first is refused to all, so no more are made.
-    pub(super) fn prove(&mut self, body: &Body) {
+    pub(super) fn prove(&mut self, body: &WorkerProcess) {
         let cgroup = body.family.as_ref().and_then(|family| family.cgroup.as_ref());
         let (false, Some(cgroup), Some(pid)) = (self.proven, cgroup, body.pid()) else { return };
         self.proven = true;

@@ -1,30 +1,30 @@
 //! A configuration that has been read, bound and prepared is carried out: pools come, go, are rolled or adjusted, and
 //! the master's own keys follow.
 
-use super::Keeper;
-use super::apply::{Draft, Wish};
+use super::Supervisor;
+use super::apply::{PendingConfig, ReloadRequest};
 use super::control::is_meant;
-use super::event_log::Note;
+use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::on_change::Passed;
-use super::pool_registry::Pattern;
+use super::pool_registry::PoolSpec;
 use super::tickets::WaitId;
-use crate::control::wire::{Extent, Wait};
+use crate::control::wire::{ReloadScope, Wait};
 use crate::log::Rotation;
 use crate::observe::diary;
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
 use rotad_core::{Event, PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-impl Keeper {
+impl Supervisor {
     /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
     /// pools whose names are steps now; `ran`: steps that have run for it; `passed`: pools that are not rolled for it.
     pub(super) fn commit(
         &mut self,
-        wish: Wish,
-        draft: &Draft,
+        wish: ReloadRequest,
+        draft: &PendingConfig,
         replaced: Vec<PoolId>,
         ran: &BTreeSet<PoolId>,
         passed: &Passed,
@@ -51,7 +51,7 @@ impl Keeper {
         self.watch_files();
         if !lines.is_empty() {
             let text = format!("{}: {}", wish.who, lines.join("\n"));
-            self.note(Note::new(What::ConfigApplied, text).cause("changed").silent());
+            self.note(EventBuilder::new(EventKind::ConfigApplied, text).cause("changed").silent());
         }
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
@@ -63,7 +63,7 @@ impl Keeper {
         let order = self.posts.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
         changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
-            let chosen = wish.extent == Extent::Everything
+            let chosen = wish.extent == ReloadScope::Everything
                 && self.posts.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan))
                 && !passed.contains_key(&pool);
             acted |= chosen || ran.contains(&pool);
@@ -75,7 +75,7 @@ impl Keeper {
             let same = format!("the configuration has not changed{nobody}");
             let text = format!("{}: {same}", wish.who);
             self.tickets.note(wait, 0, same);
-            self.note(Note::new(What::ConfigApplied, text).cause("unchanged"));
+            self.note(EventBuilder::new(EventKind::ConfigApplied, text).cause("unchanged"));
         }
         for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pool_name(*pool));
@@ -88,7 +88,7 @@ impl Keeper {
     }
 
     /// Puts the new pattern in its place; the pool's number.
-    fn redraft(&mut self, draft: &Draft, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
+    fn redraft(&mut self, draft: &PendingConfig, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
         let pattern = draft.pattern(pool)?;
         let Some(id) = self.posts.find(&pool.name) else { return Some(self.posts.add(pattern)) };
         match change {
@@ -110,7 +110,7 @@ impl Keeper {
     }
 
     /// Those that live go by the new numbers as well.
-    fn adjust_workers(&mut self, pool: PoolId, before: &Pattern) {
+    fn adjust_workers(&mut self, pool: PoolId, before: &PoolSpec) {
         let Some(plan) = self.posts.plan(pool) else { return };
         let wears = plan.recycle != before.plan.recycle;
         let checks = plan.health != before.plan.health;
@@ -172,7 +172,7 @@ impl Keeper {
     }
 
     /// Backlog, mode and owner change in place; sockets without a pool stay open as long as the configuration has them.
-    fn adjust_sockets(&mut self, draft: &Draft) {
+    fn adjust_sockets(&mut self, draft: &PendingConfig) {
         let used: BTreeSet<usize> =
             draft.plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
         let mut lone: BTreeSet<ListenerId> = BTreeSet::new();
@@ -214,7 +214,7 @@ impl Keeper {
     }
 
     /// What `reload --dry-run` prints.
-    pub(super) fn what_would_be(&self, wish: &Wish, new: &Plan) -> String {
+    pub(super) fn what_would_be(&self, wish: &ReloadRequest, new: &Plan) -> String {
         let diff = plan::diff(&self.plan, new);
         let mut lines = diff.lines();
         let rolled = |name: &str| matches!(change_of(&diff, name), PoolChange::Rolled { .. } | PoolChange::Added);

@@ -1,12 +1,12 @@
 //! Questions over the control socket: who asks, and who answers.
 
-use super::Keeper;
-use super::apply::Wish;
-use super::event_log::Note;
-use crate::control::server::Heard;
-use crate::control::wire::{Answer, Ask, Question, Which};
+use super::Supervisor;
+use super::apply::ReloadRequest;
+use super::event_log::EventBuilder;
+use crate::control::server::ReadOutcome;
+use crate::control::wire::{Method, Request, Response, Selector};
 use crate::event_loop::poller::{Interest, Source};
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
 use rotad_core::PoolId;
 use std::path::Path;
@@ -14,14 +14,14 @@ use std::time::Instant;
 
 /// Whether a request is about this pool. Steps are part of a reload, but nothing that a rolling restart of everything
 /// would replace.
-pub(super) fn is_meant(which: &Which, pool: &PoolPlan) -> bool {
+pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
     let all = !which.workers && !which.tasks && which.pools.is_empty();
     all || which.pools.contains(&pool.name)
         || (which.workers && pool.kind == Kind::Worker)
         || (which.tasks && pool.kind == Kind::Task)
 }
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn new_clients(&mut self) {
         for client in self.server.accept() {
             let watched = self
@@ -78,16 +78,16 @@ impl Keeper {
 
     pub(super) fn hear(&mut self, client: u64) {
         match self.server.read(client) {
-            Heard::Question(question) => self.asked(client, *question),
-            Heard::Nothing => {
+            ReadOutcome::Request(question) => self.asked(client, *question),
+            ReadOutcome::Nothing => {
                 self.flush(client);
                 self.catch_up(client);
             }
-            Heard::Gone => self.drop_client(client),
+            ReadOutcome::Gone => self.drop_client(client),
         }
     }
 
-    pub(super) fn answer(&mut self, client: u64, answer: &Answer, last: bool) {
+    pub(super) fn answer(&mut self, client: u64, answer: &Response, last: bool) {
         self.server.say(client, answer, last);
         self.flush(client);
     }
@@ -105,7 +105,7 @@ impl Keeper {
     }
 
     pub(super) fn done(&mut self, client: u64, code: u8, message: String) {
-        self.answer(client, &Answer::Done { code, message }, true);
+        self.answer(client, &Response::Done { code, message }, true);
     }
 
     /// Who asks, for the diary.
@@ -113,10 +113,10 @@ impl Keeper {
         self.server.peer(client).map_or_else(|| "a client".to_owned(), |(pid, uid)| format!("pid {pid} (uid {uid})"))
     }
 
-    fn asked(&mut self, client: u64, question: Question) {
-        if question.ask == Ask::Where {
+    fn asked(&mut self, client: u64, question: Request) {
+        if question.ask == Method::Where {
             let runtime_dir = self.runtime_dir().to_owned();
-            return self.answer(client, &Answer::Here { runtime_dir, config: Some(self.plan.config.clone()) }, true);
+            return self.answer(client, &Response::Here { runtime_dir, config: Some(self.plan.config.clone()) }, true);
         }
         let ours = [&self.plan.config, &self.plan.real];
         if [Some(&question.config), question.real.as_ref()].into_iter().flatten().any(|path| ours.contains(&path)) {
@@ -129,7 +129,7 @@ impl Keeper {
     }
 
     /// The answer to where our configuration's path leads now.
-    pub(super) fn led(&mut self, client: u64, question: Question, real: Option<&Path>) {
+    pub(super) fn led(&mut self, client: u64, question: Request, real: Option<&Path>) {
         let meant = [Some(question.config.as_path()), question.real.as_deref()];
         if real.is_some() && meant.contains(&real) {
             return self.asked_us(client, question.ask);
@@ -151,39 +151,39 @@ impl Keeper {
         self.done(client, 4, message);
     }
 
-    fn asked_us(&mut self, client: u64, ask: Ask) {
+    fn asked_us(&mut self, client: u64, ask: Method) {
         match ask {
             // Answered above.
-            Ask::Where => {}
-            Ask::Status => {
+            Method::Where => {}
+            Method::Status => {
                 let status = self.snapshot();
-                self.answer(client, &Answer::Status(Box::new(status)), true);
+                self.answer(client, &Response::Status(Box::new(status)), true);
             }
-            Ask::Stop { pools, now } if pools.is_empty() => {
+            Method::Stop { pools, now } if pools.is_empty() => {
                 let text = format!("{} asks to stop{}", self.whom(client), if now { " at once" } else { "" });
-                self.note(Note::new(What::Request, text).cause("stop"));
+                self.note(EventBuilder::new(EventKind::Request, text).cause("stop"));
                 self.stop_clients.push(client);
                 self.stop(now);
             }
-            Ask::Stop { pools, now } => self.stop_pools(client, pools, now),
-            Ask::Start { pools, wait } => self.start_pools(client, pools, wait),
-            Ask::Roll { which, wait } => self.roll_asked(client, &which, wait),
-            Ask::Renew { pool, slot, wait } => self.renew(client, &pool, slot, wait),
-            Ask::Reload { which, extent, wait } => {
+            Method::Stop { pools, now } => self.stop_pools(client, pools, now),
+            Method::Start { pools, wait } => self.start_pools(client, pools, wait),
+            Method::Roll { which, wait } => self.roll_asked(client, &which, wait),
+            Method::Renew { pool, slot, wait } => self.renew(client, &pool, slot, wait),
+            Method::Reload { which, extent, wait } => {
                 let who = self.whom(client);
-                self.apply(Wish { client: Some(client), who, extent, which, wait });
+                self.apply(ReloadRequest { client: Some(client), who, extent, which, wait });
             }
-            Ask::Rollback { pools, to, dry_run, wait } => self.roll_back(client, pools, to, dry_run, wait),
-            Ask::Cancel { pools } => self.cancel(client, pools),
-            Ask::Scale { pool, to } => self.scale(client, &pool, to),
-            Ask::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),
-            Ask::Events { follow } => self.events_for(client, follow),
-            Ask::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
+            Method::Rollback { pools, to, dry_run, wait } => self.roll_back(client, pools, to, dry_run, wait),
+            Method::Cancel { pools } => self.cancel(client, pools),
+            Method::Scale { pool, to } => self.scale(client, &pool, to),
+            Method::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),
+            Method::Events { follow } => self.events_for(client, follow),
+            Method::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
         }
     }
 
     /// The pools that are meant; an unknown name is answered. `steps`: also those that run once, where all are meant.
-    pub(super) fn chosen(&mut self, client: u64, which: &Which, steps: bool) -> Option<Vec<PoolId>> {
+    pub(super) fn chosen(&mut self, client: u64, which: &Selector, steps: bool) -> Option<Vec<PoolId>> {
         if let Some(unknown) = which.pools.iter().find(|name| self.posts.find(name).is_none()) {
             let message = format!("no such pool: {unknown}; there are: {}", self.posts.names().join(", "));
             self.done(client, 4, message);

@@ -1,7 +1,7 @@
 //! Orders, carried out: one arm each. Nothing here waits for anything.
 
-use super::Keeper;
-use super::process_table::{Body, Stage};
+use super::Supervisor;
+use super::process_table::{ProcessStage, WorkerProcess};
 use super::spawn_spec::Birth;
 use crate::log::Output;
 use crate::notify_socket::NotifySocket;
@@ -10,7 +10,7 @@ use rotad_core::{Event, Generation, Order, PoolId, Signal, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 
-impl Keeper {
+impl Supervisor {
     /// Gives the core one fact, and carries out what follows, and what follows from that.
     pub(super) fn fact(&mut self, event: Event) {
         self.facts.push_back(event);
@@ -99,13 +99,13 @@ impl Keeper {
         let Some(pattern) = self.posts.pattern(pool, generation) else { return };
         self.launch.begun(pool, slot, self.clock.now());
         let tag = self.worker_tag(worker);
-        let body = Body {
+        let body = WorkerProcess {
             pool,
             slot,
             generation,
             pattern,
             tag,
-            stage: Stage::Unborn(Vec::new()),
+            stage: ProcessStage::Unborn(Vec::new()),
             verdict: None,
             notify: None,
             output: None,
@@ -162,14 +162,14 @@ impl Keeper {
     }
 
     /// The last of a worker: its entry in the process table, its socket, its line in the journal.
-    pub(super) fn bury(&mut self, body: Body) {
+    pub(super) fn bury(&mut self, body: WorkerProcess) {
         if let Some(notify) = &body.notify {
             self.reactor.unwatch(notify.as_fd());
         }
         if let Some(output) = &body.output {
             self.pen.ended(output);
         }
-        if let Stage::Alive(process) = body.stage {
+        if let ProcessStage::Alive(process) = body.stage {
             if let Some(pidfd) = process.pidfd()
                 && body.exit.is_none()
             {

@@ -1,8 +1,8 @@
 //! What happened, told once: a line of the diary, an event in the ring, and a word to the clients that follow.
 
-use super::Keeper;
-use crate::control::wire::Answer;
-use crate::observe::events::{Event, Ring, What};
+use super::Supervisor;
+use crate::control::wire::Response;
+use crate::observe::events::{Event, EventKind, Ring};
 use rotad_core::{Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::BTreeMap;
 use tracing::Level;
@@ -14,12 +14,12 @@ const FIRST_SIGHT: usize = 10;
 
 /// The ring, and those who follow: by client, with how many events it has missed.
 #[derive(Debug, Default)]
-pub(super) struct Chronicle {
+pub(super) struct EventLog {
     ring: Ring,
     followers: BTreeMap<u64, u64>,
 }
 
-impl Chronicle {
+impl EventLog {
     pub(super) fn forget(&mut self, client: u64) {
         self.followers.remove(&client);
     }
@@ -27,8 +27,8 @@ impl Chronicle {
 
 /// Something to tell.
 #[derive(Debug)]
-pub(super) struct Note {
-    kind: What,
+pub(super) struct EventBuilder {
+    kind: EventKind,
     /// None: not for the diary.
     level: Option<Level>,
     pool: Option<PoolId>,
@@ -38,8 +38,8 @@ pub(super) struct Note {
     text: String,
 }
 
-impl Note {
-    pub(super) fn new(kind: What, text: impl Into<String>) -> Self {
+impl EventBuilder {
+    pub(super) fn new(kind: EventKind, text: impl Into<String>) -> Self {
         let level = Some(Level::INFO);
         Self { kind, level, pool: None, worker: None, generation: None, cause: None, text: text.into() }
     }
@@ -89,7 +89,7 @@ pub(super) struct Who {
     pub(super) pid: Option<i32>,
 }
 
-impl Keeper {
+impl Supervisor {
     /// Somebody who has just died may be known from the obituary alone.
     pub(super) fn who(&self, id: WorkerId) -> Who {
         if let Some(body) = self.roster.get(id) {
@@ -108,7 +108,7 @@ impl Keeper {
     }
 
     /// Tells it to the diary, the ring and the followers.
-    pub(super) fn note(&mut self, note: Note) {
+    pub(super) fn note(&mut self, note: EventBuilder) {
         let who = note.worker.map(|worker| self.who(worker)).unwrap_or_default();
         let pool = note.pool.or(who.pool).map(|pool| self.pool_name(pool).to_owned());
         let event = Event {
@@ -126,7 +126,7 @@ impl Keeper {
         if let Some(level) = note.level {
             write_down(level, &event);
         }
-        let answer = Answer::Event(Box::new(self.chronicle.ring.push(event).clone()));
+        let answer = Response::Event(Box::new(self.chronicle.ring.push(event).clone()));
         let followers: Vec<u64> = self.chronicle.followers.keys().copied().collect();
         for client in followers {
             self.catch_up(client);
@@ -143,7 +143,7 @@ impl Keeper {
     pub(super) fn catch_up(&mut self, client: u64) {
         if let Some(missed) = self.chronicle.followers.get_mut(&client)
             && *missed > 0
-            && self.server.offer(client, &Answer::Skipped { count: *missed })
+            && self.server.offer(client, &Response::Skipped { count: *missed })
         {
             *missed = 0;
             self.flush(client);
@@ -155,7 +155,7 @@ impl Keeper {
         if !follow {
             let all: Vec<Event> = self.chronicle.ring.latest(usize::MAX).cloned().collect();
             for event in all {
-                self.server.say(client, &Answer::Event(Box::new(event)), false);
+                self.server.say(client, &Response::Event(Box::new(event)), false);
             }
             return self.done(client, 0, String::new());
         }
@@ -165,7 +165,7 @@ impl Keeper {
         self.server.follows(client);
         let latest: Vec<Event> = self.chronicle.ring.latest(FIRST_SIGHT).cloned().collect();
         for event in latest {
-            self.server.offer(client, &Answer::Event(Box::new(event)));
+            self.server.offer(client, &Response::Event(Box::new(event)));
         }
         self.chronicle.followers.insert(client, 0);
         self.flush(client);
@@ -185,8 +185,8 @@ impl Keeper {
             return;
         }
         let name = crate::event_loop::signals::name(signal.0);
-        let kind = if signal == Signal::KILL { What::Kill } else { What::Signal };
-        self.note(Note::new(kind, format!("SIG{name} sent")).worker(worker).debug());
+        let kind = if signal == Signal::KILL { EventKind::Kill } else { EventKind::Signal };
+        self.note(EventBuilder::new(kind, format!("SIG{name} sent")).worker(worker).debug());
     }
 
     /// `ROTAD_WORKER`.

@@ -13,7 +13,7 @@ const KEPT: usize = 64;
 const LONGEST_SAID: usize = 200;
 
 #[derive(Clone, Debug)]
-pub(super) struct Obituary {
+pub(super) struct ExitReport {
     pub pool: PoolId,
     pub slot: Slot,
     pub generation: Generation,
@@ -24,13 +24,13 @@ pub(super) struct Obituary {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Obituaries {
-    recent: VecDeque<(WorkerId, Obituary)>,
+pub(super) struct ExitReports {
+    recent: VecDeque<(WorkerId, ExitReport)>,
     of_slot: BTreeMap<(PoolId, Slot), LastExit>,
 }
 
-impl Obituaries {
-    pub(super) fn add(&mut self, worker: WorkerId, obituary: Obituary) {
+impl ExitReports {
+    pub(super) fn add(&mut self, worker: WorkerId, obituary: ExitReport) {
         self.of_slot.insert((obituary.pool, obituary.slot), obituary.exit.clone());
         if self.recent.len() == KEPT {
             self.recent.pop_front();
@@ -38,7 +38,7 @@ impl Obituaries {
         self.recent.push_back((worker, obituary));
     }
 
-    pub(super) fn of_worker(&self, worker: WorkerId) -> Option<&Obituary> {
+    pub(super) fn of_worker(&self, worker: WorkerId) -> Option<&ExitReport> {
         self.recent.iter().rev().find(|(id, _)| *id == worker).map(|(_, obituary)| obituary)
     }
 
@@ -58,7 +58,7 @@ pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64,
 }
 
 /// "exited with 3 after 0.2 s, before it was ready".
-pub(super) fn describe(cause: Cause, obituary: Option<&Obituary>) -> String {
+pub(super) fn describe(cause: Cause, obituary: Option<&ExitReport>) -> String {
     let what = match cause {
         Cause::Exited(exit) => exit_text(exit),
         Cause::SpawnFailed => {
@@ -98,7 +98,7 @@ pub(super) fn last_known(says: Option<&str>, log: &[String]) -> String {
     text
 }
 
-fn known_reason(obituary: Option<&Obituary>) -> Option<&str> {
+fn known_reason(obituary: Option<&ExitReport>) -> Option<&str> {
     obituary.and_then(|obituary| obituary.exit.error.as_deref())
 }
 

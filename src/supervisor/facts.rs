@@ -1,20 +1,20 @@
 //! What comes in, as facts: births, messages, readiness, exits, signals, hang-ups of listeners.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::exit_report::last_exit;
-use super::process_table::{Asked, Body, Stage};
+use super::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
 use super::tickets::WaitId;
 use crate::event_loop::poller::{Interest, Source};
-use crate::log::Pen;
+use crate::log::LogWriter;
 use crate::notify_socket::Message;
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use crate::observe::harmless::harmless;
 use crate::plan::Ready;
-use crate::probe::accept::ScoutReport;
+use crate::probe::accept::AcceptReport;
 use crate::process::procfs;
-use crate::process::tree::Family;
-use crate::process::{self, BirthReport, Newborn, Resolved};
+use crate::process::tree::ProcessTree;
+use crate::process::{self, Resolved, SpawnResult, SpawnedChild};
 use rotad_core::{Event, Exit, PoolId, Request, Span, WorkerId, WorkerState};
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -22,15 +22,15 @@ use std::time::Instant;
 /// Messages that are read from one worker before others have their turn.
 const MESSAGES_A_TURN: usize = 100;
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn births(&mut self) {
         while let Ok(report) = self.spawner.reports().try_recv() {
             match report {
-                BirthReport::Born { worker, born } => {
+                SpawnResult::Born { worker, born } => {
                     self.alive(worker, born);
                     self.runs(worker);
                 }
-                BirthReport::Underway { worker, born, verdict } => {
+                SpawnResult::Underway { worker, born, verdict } => {
                     self.alive(worker, born);
                     if let Some(body) = self.roster.get_mut(worker)
                         && self.reactor.watch(&verdict, Source::Verdict(worker), Interest::Read).is_ok()
@@ -38,7 +38,7 @@ impl Keeper {
                         body.verdict = Some(verdict);
                     }
                 }
-                BirthReport::Failed { worker, error, pinned, repinned } => {
+                SpawnResult::Failed { worker, error, pinned, repinned } => {
                     self.without_program(worker);
                     self.pinned(worker, pinned, repinned);
                     if let Some(body) = self.roster.get_mut(worker) {
@@ -59,7 +59,7 @@ impl Keeper {
                 resolved.program.display(),
                 resolved.directory.display()
             );
-            self.note(Note::new(What::PinnedAnew, text).pool(pool).generation(generation).warn());
+            self.note(EventBuilder::new(EventKind::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
         let base = self.core.view().pool(pool).map(|view| view.filling);
         let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
@@ -81,8 +81,8 @@ impl Keeper {
         }
     }
 
-    fn alive(&mut self, worker: WorkerId, born: Newborn) {
-        let Newborn { process, start_time, pinned, repinned } = born;
+    fn alive(&mut self, worker: WorkerId, born: SpawnedChild) {
+        let SpawnedChild { process, start_time, pinned, repinned } = born;
         self.pinned(worker, pinned, repinned);
         let pid = process.pid();
         match process.pidfd().map(|fd| self.reactor.watch(fd, Source::Exit(worker), Interest::Read)) {
@@ -100,16 +100,16 @@ impl Keeper {
         {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
-        body.family = Some(Family { leader: pid, cgroup: body.cgroup.take() });
-        let before = std::mem::replace(&mut body.stage, Stage::Alive(process));
-        self.note(Note::new(What::Spawn, format!("started as pid {pid}")).worker(worker).debug());
+        body.family = Some(ProcessTree { leader: pid, cgroup: body.cgroup.take() });
+        let before = std::mem::replace(&mut body.stage, ProcessStage::Alive(process));
+        self.note(EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}")).worker(worker).debug());
         self.journal_born(worker, start_time);
         self.roster.born(pid);
-        let Stage::Unborn(asked) = before else { return };
+        let ProcessStage::Unborn(asked) = before else { return };
         for asked in asked {
             match asked {
-                Asked::Signal(signal) => self.roster.signal(worker, signal),
-                Asked::Kill => self.roster.kill(worker),
+                DeferredSignal::Signal(signal) => self.roster.signal(worker, signal),
+                DeferredSignal::Kill => self.roster.kill(worker),
             }
         }
     }
@@ -213,8 +213,8 @@ impl Keeper {
         self.scout.resume();
         while let Ok(report) = self.scout.reports().try_recv() {
             match report {
-                ScoutReport::Accepting(worker) => self.fact(Event::Ready(worker)),
-                ScoutReport::Blind(worker, reason) => self.blind(worker, &reason),
+                AcceptReport::Accepting(worker) => self.fact(Event::Ready(worker)),
+                AcceptReport::Blind(worker, reason) => self.blind(worker, &reason),
             }
         }
     }
@@ -224,7 +224,7 @@ impl Keeper {
         let Some(worker) = self.scout.check(now) else { return };
         let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
                     disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
-        self.note(Note::new(What::Unwell, text).worker(worker).cause("hangs").warn());
+        self.note(EventBuilder::new(EventKind::Unwell, text).worker(worker).cause("hangs").warn());
     }
 
     /// /proc may not be read: READY=1, or having lived for a second, has to do.
@@ -365,7 +365,7 @@ fn held_by_a_tracer(pid: i32) -> Result<Exit, String> {
 }
 
 /// What a worker that has ended said last.
-fn last_words(pen: &Pen, body: &Body) -> Vec<String> {
+fn last_words(pen: &LogWriter, body: &WorkerProcess) -> Vec<String> {
     let Some(output) = &body.output else { return Vec::new() };
     pen.last_words(output)
 }

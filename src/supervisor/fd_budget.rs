@@ -1,6 +1,6 @@
 //! Open files: how many the master needs, and whether it may have them.
 
-use super::{Failed, Keeper};
+use super::{Failed, Supervisor};
 use crate::plan::{Kind, Plan};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::PoolId;
@@ -66,7 +66,7 @@ fn make_room(need: u64, hard: u64) {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Whether all workers of a new configuration can be had, beside those that still finish.
     pub(super) fn has_room_for(&self, plan: &Plan) -> Result<(), String> {
         let scaled = |name: &str| self.posts.find(name).and_then(|pool| self.posts.scaled(pool));

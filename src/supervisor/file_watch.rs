@@ -1,9 +1,9 @@
 //! Watched files: what a changed one sets off.
 
-use super::Keeper;
-use super::event_log::Note;
-use crate::event_loop::waker::Wake;
-use crate::observe::events::What;
+use super::Supervisor;
+use super::event_log::EventBuilder;
+use crate::event_loop::waker::Waker;
+use crate::observe::events::EventKind;
 use crate::observe::print::harmless;
 use crate::plan::{Plan, SignalAction, Sink};
 use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
@@ -17,8 +17,8 @@ use std::time::Duration;
 const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// The watcher, while there is something to watch.
-pub(super) struct Watching {
-    wake: Wake,
+pub(super) struct FileWatch {
+    wake: Waker,
     watcher: Option<Watcher>,
     /// When files have rolled a pool, the last times; and when that was complained about.
     rolled: BTreeMap<PoolId, (VecDeque<Time>, Option<Time>)>,
@@ -28,8 +28,8 @@ pub(super) struct Watching {
 const OFTEN: usize = 3;
 const WINDOW: Span = Span::from_secs(60);
 
-impl Watching {
-    pub(super) fn new(wake: Wake) -> Self {
+impl FileWatch {
+    pub(super) fn new(wake: Waker) -> Self {
         Self { wake, watcher: None, rolled: BTreeMap::new() }
     }
 
@@ -57,7 +57,7 @@ impl Watching {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Watches what the plan says: to be called whenever it has changed.
     pub(super) fn watch_files(&mut self) {
         let own = self.own_files();
@@ -95,11 +95,11 @@ impl Keeper {
             match report {
                 WatchReport::Watching { key, files } => {
                     let text = format!("{}: {}", self.watched(key), begun(files));
-                    self.note(Note::new(What::Watch, text).cause("watching"));
+                    self.note(EventBuilder::new(EventKind::Watch, text).cause("watching"));
                 }
                 WatchReport::Trouble { key, text } => {
                     let text = format!("{}: {}", self.watched(key), harmless(&text));
-                    self.note(Note::new(What::Watch, text).cause("trouble").warn());
+                    self.note(EventBuilder::new(EventKind::Watch, text).cause("trouble").warn());
                 }
                 WatchReport::Changed { .. } if self.stopping => {}
                 WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
@@ -118,10 +118,10 @@ impl Keeper {
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
         if self.posts.rests(pool) {
             let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
-            return self.note(Note::new(What::FilesChanged, text).pool(pool));
+            return self.note(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         }
         let text = format!("{text}: rolling {name}");
-        self.note(Note::new(What::FilesChanged, text).pool(pool));
+        self.note(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         self.warn_of_a_circle(pool, files.first());
         self.roll(None, false, &[pool]);
     }
@@ -144,7 +144,7 @@ impl Keeper {
             "changed files alone have rolled it {often} times within {WINDOW}, the last one was {file}: if the pool writes \
              that itself, leave it out of `watch` by a pattern that begins with `!`"
         );
-        self.note(Note::new(What::Watch, text).pool(pool).cause("circle").warn());
+        self.note(EventBuilder::new(EventKind::Watch, text).pool(pool).cause("circle").warn());
     }
 
     fn watched(&self, key: WatchKey) -> &str {

@@ -1,36 +1,36 @@
 //! What the master does for workers beyond starting and stopping them: probes, watchdogs, recycling, ports. Each has
 //! its own deadlines; while there are none, nobody wakes.
 
-use super::Keeper;
+use super::Supervisor;
 use super::boot_limit::Starts;
-use super::ports::PortBook;
+use super::ports::PortAllocator;
 use super::probes::Probing;
 use super::recycling::Recycling;
 use super::watchdog::Watchdogs;
-use crate::process::Settings;
+use crate::process::SpawnerConfig;
 use rotad_core::{Record, Time, WorkerId};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
-pub(super) struct Care {
+pub(super) struct Health {
     pub probing: Probing,
     pub watchdogs: Watchdogs,
     pub recycling: Recycling,
-    pub ports: PortBook,
+    pub ports: PortAllocator,
     pub starts: Starts,
     /// Workers that are ready, or soaking, and have not been asked to stop.
     serving: BTreeSet<WorkerId>,
 }
 
-impl Care {
+impl Health {
     /// `settings`: how commands of probes are born; its bell is the main loop's.
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: SpawnerConfig) -> Self {
         Self {
             recycling: Recycling::new(settings.wake.clone()),
             starts: Starts::new(settings.wake.clone()),
             probing: Probing::new(settings),
             watchdogs: Watchdogs::default(),
-            ports: PortBook::default(),
+            ports: PortAllocator::default(),
             serving: BTreeSet::new(),
         }
     }
@@ -51,7 +51,7 @@ impl Care {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// What is due by now.
     pub(super) fn tend(&mut self) {
         if self.care.deadline().is_none_or(|at| at > self.clock.now()) {

@@ -1,6 +1,6 @@
 //! What the launching command waits for: every pool ready, or the reason why not.
 
-use crate::daemon::{Launch, Report};
+use crate::daemon::{Report, StartContext};
 use crate::observe::clip::join_within;
 use rotad_core::{PoolId, Slot, Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ enum Fate {
 
 /// How a start goes, as `start` reports it: a pool has failed at its first worker that dies with failure before it is
 /// ready, or that is not ready in time.
-pub(super) struct LaunchWatch {
+pub(super) struct StartWatch {
     report: Option<Report>,
     pools: BTreeMap<PoolId, Pool>,
     /// The verdict, to be given when everything is gone.
@@ -47,14 +47,14 @@ struct Pool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Wait,
-    Told,
+    JobResult,
     /// Nothing came up: stop everything, then report.
     StopAll,
 }
 
-impl LaunchWatch {
+impl StartWatch {
     /// The pools with their names and how long they may take.
-    pub(super) fn new(launch: Launch, pools: impl Iterator<Item = (PoolId, String, Option<Span>)>) -> Self {
+    pub(super) fn new(launch: StartContext, pools: impl Iterator<Item = (PoolId, String, Option<Span>)>) -> Self {
         let pool = |(id, name, patience): (PoolId, String, Option<Span>)| {
             (id, Pool { name, fate: Fate::Pending, patience, tried: BTreeSet::new(), until: None })
         };
@@ -133,7 +133,7 @@ impl LaunchWatch {
 
     fn note(&mut self, pool: PoolId, new: Fate) -> Verdict {
         if self.report.is_none() || self.last_words.is_some() {
-            return Verdict::Told;
+            return Verdict::JobResult;
         }
         if let Some(pool) = self.pools.get_mut(&pool)
             && pool.fate == Fate::Pending
@@ -165,7 +165,7 @@ impl LaunchWatch {
             let ready = (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
             let text = ready.into_iter().chain(only_alive).collect::<Vec<_>>().join("; ");
             self.finish(0, &text);
-            return Verdict::Told;
+            return Verdict::JobResult;
         }
         if serving.is_empty() && alive.is_empty() && ended.is_empty() {
             self.last_words =
@@ -185,7 +185,7 @@ impl LaunchWatch {
         let serve = serve.join("; ");
         let text = format!("{}\n{serve}; the others are tried on", join_within(&failed, MOST_TOLD));
         self.finish(1, &text);
-        Verdict::Told
+        Verdict::JobResult
     }
 
     /// The master leaves: whoever still waits is told now. Returns the exit code that a failed start asks for.

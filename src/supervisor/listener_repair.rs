@@ -4,13 +4,13 @@
 //! What touches a path is done by the clerk. A socket that is lost again and again is made at most [`MOST`] times in
 //! [`WINDOW`] by itself: each new one costs its pools all their workers.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::listening::ListenerId;
-use super::process_table::Body;
+use super::process_table::WorkerProcess;
 use crate::event_loop::poller::{Interest, Source};
 use crate::listener::{Fresh, Looked};
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use rotad_core::{Event, PoolId, Span, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
@@ -36,11 +36,11 @@ struct Case {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Mending {
+pub(super) struct ListenerRepair {
     cases: BTreeMap<ListenerId, Case>,
 }
 
-impl Mending {
+impl ListenerRepair {
     pub(super) fn forget(&mut self, id: ListenerId) {
         self.cases.remove(&id);
     }
@@ -73,7 +73,7 @@ impl Case {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Somebody has shut a listening socket down.
     pub(super) fn listener_shut(&mut self, number: ListenerId) {
         let Some(listener) = self.listening.get(number).filter(|listener| listener.is_shut()) else { return };
@@ -135,7 +135,7 @@ impl Keeper {
                     // Where it is watched still, this changes nothing.
                     self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup).ok();
                     let text = format!("{name}: a worker had shut the listening socket down: it listens again");
-                    self.note(Note::new(What::Listener, text).cause("listens-again").warn());
+                    self.note(EventBuilder::new(EventKind::Listener, text).cause("listens-again").warn());
                 }
             }
             Err(error) => {
@@ -163,7 +163,7 @@ impl Keeper {
                 case.pause = Span::ZERO;
                 if case.trouble.take().is_some() {
                     let text = format!("{}: the listening socket serves again", self.listener_name(number));
-                    self.note(Note::new(What::Listener, text).cause("well"));
+                    self.note(EventBuilder::new(EventKind::Listener, text).cause("well"));
                 }
             }
             Looked::Lost(lost) => {
@@ -189,7 +189,7 @@ impl Keeper {
                     self.listener_name(number),
                     lost.text()
                 );
-                self.note(Note::new(What::Listener, text).cause("replaced").warn());
+                self.note(EventBuilder::new(EventKind::Listener, text).cause("replaced").warn());
                 self.unreachable(number);
             }
             Looked::Failed(lost, error) => {
@@ -210,7 +210,7 @@ impl Keeper {
         // The time that is left differs each time.
         if before.is_none_or(|before| cause != "lost-again" && before != text) {
             let text = format!("{name}: {text}; who connects there is not served");
-            self.note(Note::new(What::Listener, text).cause(cause).error());
+            self.note(EventBuilder::new(EventKind::Listener, text).cause(cause).error());
         }
     }
 
@@ -257,7 +257,7 @@ impl Keeper {
     /// The listening socket of that number is a new one: nobody reaches those who hold the old one. Whoever still waits
     /// for a port has none yet.
     fn unreachable(&mut self, number: ListenerId) {
-        let holds = |body: &Body| body.output.is_some() && body.pattern.listeners.contains(&number);
+        let holds = |body: &WorkerProcess| body.output.is_some() && body.pattern.listeners.contains(&number);
         let holders = self.roster.iter().filter(|(_, body)| holds(body)).map(|(worker, _)| worker).collect();
         self.fact(Event::Unreachable(holders));
     }

@@ -1,6 +1,6 @@
 //! The listening sockets that the master holds, each under a number of its own that is never used again.
 
-use super::listener_repair::Mending;
+use super::listener_repair::ListenerRepair;
 use crate::listener::Listener;
 use crate::plan::{Address, ListenPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ pub(super) struct Listening {
     /// Those that the configuration names without a pool that uses them.
     lone: BTreeSet<ListenerId>,
     /// What became of those whose serving has ended.
-    pub(super) mending: Mending,
+    pub(super) mending: ListenerRepair,
 }
 
 impl Listening {

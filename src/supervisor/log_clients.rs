@@ -2,10 +2,10 @@
 //! for the client in the main loop's place. However much workers print, and however slowly a client reads: neither the
 //! main loop nor the pen waits for it.
 
-use super::Keeper;
-use crate::control::wire::{Answer, Line};
-use crate::event_loop::waker::Wake;
-use crate::log::{Filter, Follower, Printed};
+use super::Supervisor;
+use crate::control::wire::{Line, Response};
+use crate::event_loop::waker::Waker;
+use crate::log::{Filter, Follower, LogLine};
 use crate::observe::harmless::harmless;
 use crate::plan::{PoolPlan, Sink};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -27,28 +27,28 @@ const PORTION: usize = 64 * 1024;
 
 /// A thread's place: how it is woken, and told that the master leaves.
 #[derive(Debug)]
-struct Seat {
-    bell: Wake,
+struct ClientThread {
+    bell: Waker,
     leaving: AtomicBool,
 }
 
 /// All who read to clients.
 #[derive(Debug)]
-pub(super) struct Streams {
-    seats: Vec<Weak<Seat>>,
+pub(super) struct LogClients {
+    seats: Vec<Weak<ClientThread>>,
     /// Each thread holds one end; when all are gone, so is the other end's peer.
     holds: Sender<Infallible>,
     gone: Receiver<Infallible>,
 }
 
-impl Default for Streams {
+impl Default for LogClients {
     fn default() -> Self {
         let (holds, gone) = bounded(0);
         Self { seats: Vec::new(), holds, gone }
     }
 }
 
-impl Streams {
+impl LogClients {
     fn is_full(&mut self) -> bool {
         self.seats.retain(|seat| seat.strong_count() > 0);
         self.seats.len() >= MOST
@@ -69,7 +69,7 @@ impl Streams {
 struct Reading {
     client: UnixStream,
     follower: Follower,
-    seat: Arc<Seat>,
+    seat: Arc<ClientThread>,
     /// Only what there is: nothing to come.
     once: bool,
     /// Fewer lines than this: there may be more elsewhere, and this says where.
@@ -80,7 +80,7 @@ struct Reading {
     _hold: Sender<Infallible>,
 }
 
-impl Keeper {
+impl Supervisor {
     /// A client wants lines of workers: the last so many of them, and perhaps all to come.
     pub(super) fn logs_for(&mut self, client: u64, pool: Option<String>, slot: Option<u32>, what: (u32, bool)) {
         let (lines, follow) = what;
@@ -94,11 +94,11 @@ impl Keeper {
         }
         let unknown = known.flatten().zip(slot).and_then(|(pool, slot)| self.no_such_slot(pool, slot));
         let hint = self.where_more_is(known.flatten());
-        let Ok(bell) = Wake::new() else {
+        let Ok(bell) = Waker::new() else {
             return self.done(client, 1, "no descriptor is left for another client".to_owned());
         };
         let Some(stream) = self.server.hand_over(client) else { return self.drop_client(client) };
-        let seat = Arc::new(Seat { bell: bell.clone(), leaving: AtomicBool::new(false) });
+        let seat = Arc::new(ClientThread { bell: bell.clone(), leaving: AtomicBool::new(false) });
         let lines = lines as usize;
         let follower = self.pen.follow(Filter { pool, slot }, lines, bell);
         self.streams.seats.push(Arc::downgrade(&seat));
@@ -164,26 +164,26 @@ impl Reading {
             let (lines, skipped) = self.follower.take();
             if std::mem::take(&mut first) && lines.len() < self.lines {
                 if let Some(message) = self.unknown.take().filter(|_| lines.is_empty()) {
-                    return self.send(&encoded(&Answer::Done { code: 4, message }));
+                    return self.send(&encoded(&Response::Done { code: 4, message }));
                 }
                 let text = std::mem::take(&mut self.hint);
-                self.send(&encoded(&Answer::Hint { text }))?;
+                self.send(&encoded(&Response::Hint { text }))?;
             }
             self.hand_out(&lines, skipped)?;
             if self.once || leaving {
-                return self.send(&encoded(&Answer::Done { code: 0, message: String::new() }));
+                return self.send(&encoded(&Response::Done { code: 0, message: String::new() }));
             }
             self.wait()?;
         }
     }
 
-    fn hand_out(&mut self, lines: &[Printed], skipped: u64) -> io::Result<()> {
+    fn hand_out(&mut self, lines: &[LogLine], skipped: u64) -> io::Result<()> {
         let mut portion = Vec::new();
         if skipped > 0 {
-            portion = encoded(&Answer::Skipped { count: skipped });
+            portion = encoded(&Response::Skipped { count: skipped });
         }
         for line in lines {
-            portion.extend(encoded(&Answer::Line(Box::new(told(line)))));
+            portion.extend(encoded(&Response::Line(Box::new(told(line)))));
             if portion.len() >= PORTION {
                 self.send(&portion)?;
                 portion.clear();
@@ -235,7 +235,7 @@ impl Reading {
     }
 }
 
-fn told(line: &Printed) -> Line {
+fn told(line: &LogLine) -> Line {
     Line {
         time: humantime::format_rfc3339_millis(line.at).to_string(),
         pool: line.pool.to_string(),
@@ -246,7 +246,7 @@ fn told(line: &Printed) -> Line {
     }
 }
 
-fn encoded(answer: &Answer) -> Vec<u8> {
+fn encoded(answer: &Response) -> Vec<u8> {
     // Strings and numbers alone: this cannot fail.
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');

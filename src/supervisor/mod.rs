@@ -47,36 +47,36 @@ mod watchdog;
 pub use blocking::Reader;
 
 use crate::control::server::Server;
-use crate::control::wire::{Extent, Wait, Which};
-use crate::daemon::Launch;
+use crate::control::wire::{ReloadScope, Selector, Wait};
+use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
-use crate::event_loop::poller::{Reactor, Source};
-use crate::event_loop::signals::{Came, Meaning, Signals};
-use crate::event_loop::waker::Wake;
-use crate::log::{Output, Pen};
-use crate::observe::events::What;
+use crate::event_loop::poller::{Poller, Source};
+use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
+use crate::event_loop::waker::Waker;
+use crate::log::{LogWriter, Output};
+use crate::observe::events::EventKind;
 use crate::plan::{Kind, Plan, SignalAction};
-use crate::probe::accept::Scout;
+use crate::probe::accept::AcceptProbe;
 use crate::process::Spawner;
-use crate::runtime_dir::Mender;
-use crate::runtime_dir::stale_workers::Journal;
-use apply::{Applying, Wish};
-use cgroups::Fence;
-use event_log::Note;
-use exit_report::Obituaries;
-use file_watch::Watching;
-use health::Care;
-use launch::LaunchWatch;
+use crate::runtime_dir::RuntimeDirRepair;
+use crate::runtime_dir::stale_workers::WorkerJournal;
+use apply::{ReloadQueue, ReloadRequest};
+use cgroups::WorkerCgroups;
+use event_log::EventBuilder;
+use exit_report::ExitReports;
+use file_watch::FileWatch;
+use health::Health;
+use launch::StartWatch;
 use listening::Listening;
 use on_change::{OnChange, Then};
 use orphans::Orphans;
-use pool_registry::Posts;
-use process_table::Roster;
+use pool_registry::PoolRegistry;
+use process_table::ProcessTable;
 use rotad_core::{Event, Master, Policy, PoolId, Request, Span, Ticket, Time, WorkerId};
-use runtime_files::Keeping;
-use service_manager::Managing;
-use shutdown::Leaving;
-use spawn_spec::Recipes;
+use runtime_files::RuntimeFiles;
+use service_manager::ServiceManager;
+use shutdown::Shutdown;
+use spawn_spec::SpawnSpecs;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -84,7 +84,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickets::Tickets;
-use waiters::Vigils;
+use waiters::Waiters;
 
 /// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
 const MOST_BATCHES: u32 = 16;
@@ -96,55 +96,55 @@ const PEN_HANGS: Duration = Duration::from_secs(5);
 const NOBODY: Ticket = Ticket(0);
 
 /// All that the master holds beside the core.
-struct Keeper {
+struct Supervisor {
     plan: Plan,
     core: Master,
     clock: Clock,
     /// The time of the last step.
     told: Time,
-    reactor: Reactor,
+    reactor: Poller,
     signals: Signals,
-    wake: Wake,
+    wake: Waker,
     spawner: Spawner,
-    scout: Scout,
-    care: Care,
-    pen: Pen,
+    scout: AcceptProbe,
+    care: Health,
+    pen: LogWriter,
     /// It has been told that the pen hangs.
     pen_hangs: bool,
-    clerk: blocking::Clerk,
-    applying: Applying,
+    clerk: blocking::BlockingPool,
+    applying: ReloadQueue,
     on_change: OnChange,
-    vigils: Vigils,
+    vigils: Waiters,
     /// Pools whose change was put back in the present step.
     put_back: BTreeSet<PoolId>,
-    watching: Watching,
-    house: Mender,
-    keeping: Keeping,
-    journal: Journal,
+    watching: FileWatch,
+    house: RuntimeDirRepair,
+    keeping: RuntimeFiles,
+    journal: WorkerJournal,
     /// It has been said that the journal cannot be written.
     journal_torn: bool,
     /// What was stopped at the start, if a killed master had left something.
     took_over: Option<String>,
     listening: Listening,
-    posts: Posts,
-    fence: Fence,
-    roster: Roster,
-    recipes: Recipes,
-    obituaries: Obituaries,
+    posts: PoolRegistry,
+    fence: WorkerCgroups,
+    roster: ProcessTable,
+    recipes: SpawnSpecs,
+    obituaries: ExitReports,
     facts: VecDeque<Event>,
     /// A step's orders are being carried out.
     busy: bool,
     tickets: Tickets,
     server: Server,
-    chronicle: event_log::Chronicle,
-    streams: log_clients::Streams,
+    chronicle: event_log::EventLog,
+    streams: log_clients::LogClients,
     /// Where the master's log is; none: on stderr.
     log_file: Option<PathBuf>,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
-    launch: LaunchWatch,
-    managing: Managing,
-    leaving: Option<Leaving>,
+    launch: StartWatch,
+    managing: ServiceManager,
+    leaving: Option<Shutdown>,
     /// The prefix of ROTAD_WORKER: unique for each master.
     tag: String,
     notify_dir: PathBuf,
@@ -174,8 +174,8 @@ struct Failed {
 }
 
 /// The life of one master, from here to its exit code. `reader`: reads the configuration again, on a thread.
-pub fn serve(plan: Plan, launch: Launch, reader: Reader) -> u8 {
-    match Keeper::start(plan, launch, reader) {
+pub fn serve(plan: Plan, launch: StartContext, reader: Reader) -> u8 {
+    match Supervisor::start(plan, launch, reader) {
         Ok(keeper) => keeper.run(),
         Err((launch, failed)) => {
             launch.report.finish(failed.code, &failed.message);
@@ -184,15 +184,15 @@ pub fn serve(plan: Plan, launch: Launch, reader: Reader) -> u8 {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     fn run(mut self) -> u8 {
         self.refresh_plan();
         // Before any worker reads them.
         self.watch_files();
         let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
-        self.note(Note::new(What::MasterStarted, text).silent());
+        self.note(EventBuilder::new(EventKind::MasterStarted, text).silent());
         if let Some(text) = self.took_over.take() {
-            self.note(Note::new(What::TookOver, text).silent());
+            self.note(EventBuilder::new(EventKind::TookOver, text).silent());
         }
         // Wherever they stand in the file: one that the core does not know yet holds nobody.
         let ids: Vec<PoolId> = self.posts.iter().map(|(id, _)| id).collect();
@@ -207,7 +207,7 @@ impl Keeper {
             self.reactor.wait(patience, &mut sources);
             if let Some(pause) = self.clock.wake(patience) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
-                self.note(Note::new(What::MasterPaused, text).warn());
+                self.note(EventBuilder::new(EventKind::MasterPaused, text).warn());
                 self.spawner.paused(pause);
                 self.orphans.paused(pause);
                 self.scout.paused(pause);
@@ -242,7 +242,7 @@ impl Keeper {
     fn take(&mut self, source: Source) {
         match source {
             Source::Signals => self.signalled(),
-            Source::Wake => {
+            Source::Waker => {
                 self.wake.hush();
                 if self.signals.has_more() {
                     self.signalled();
@@ -261,7 +261,7 @@ impl Keeper {
             Source::Listener(number) => self.listener_shut(number),
             Source::SocketFile(number) => self.socket_file(number),
             Source::Control => self.new_clients(),
-            Source::House => self.house_heard(),
+            Source::RuntimeDir => self.house_heard(),
             Source::Client(client) => self.hear(client),
             Source::Exit(worker) => self.exited(worker),
         }
@@ -347,8 +347,8 @@ impl Keeper {
         }
         self.pen_hangs = hangs;
         let note = match hangs {
-            true => Note::new(
-                What::LogHangs,
+            true => EventBuilder::new(
+                EventKind::LogHangs,
                 format!(
                     "the log has not been written for {} s: a disk hangs? Workers serve on until their pipes are full \
                      (64 KiB to 1 MiB of output each)",
@@ -357,7 +357,7 @@ impl Keeper {
             )
             .cause("hangs")
             .error(),
-            false => Note::new(What::LogHangs, "the log is written again").cause("over").warn(),
+            false => EventBuilder::new(EventKind::LogHangs, "the log is written again").cause("over").warn(),
         };
         self.note(note);
     }
@@ -367,7 +367,7 @@ impl Keeper {
         if self.signals.has_more() {
             self.wake.ring();
         }
-        for Came { meaning, text } in came {
+        for ReceivedSignal { meaning, text } in came {
             match meaning {
                 Meaning::Child => self.children_ended(),
                 Meaning::Nothing => {}
@@ -392,7 +392,7 @@ impl Keeper {
 
     /// A signal, and what comes of it.
     fn received(&mut self, text: String) {
-        self.note(Note::new(What::SignalReceived, text));
+        self.note(EventBuilder::new(EventKind::SignalReceived, text));
     }
 
     fn act(&mut self, action: SignalAction, text: &str) {
@@ -400,8 +400,8 @@ impl Keeper {
             SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
             SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
             SignalAction::RollAll => self.roll_kind(text, None),
-            SignalAction::ApplyConfig => self.apply_by_signal(text, Extent::ConfigOnly),
-            SignalAction::Reload => self.apply_by_signal(text, Extent::Everything),
+            SignalAction::ApplyConfig => self.apply_by_signal(text, ReloadScope::ConfigOnly),
+            SignalAction::Reload => self.apply_by_signal(text, ReloadScope::Everything),
             SignalAction::ReopenLogs => {
                 self.received(format!("{text}: opening the log again"));
                 self.pen.reopen();
@@ -412,9 +412,9 @@ impl Keeper {
         }
     }
 
-    fn apply_by_signal(&mut self, text: &str, extent: Extent) {
-        let (who, which) = (text.to_owned(), Which::default());
-        self.apply(Wish { client: None, who, extent, which, wait: Wait::No });
+    fn apply_by_signal(&mut self, text: &str, extent: ReloadScope) {
+        let (who, which) = (text.to_owned(), Selector::default());
+        self.apply(ReloadRequest { client: None, who, extent, which, wait: Wait::No });
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
@@ -449,7 +449,7 @@ impl Keeper {
     fn stop(&mut self, now: bool) {
         if !self.stopping {
             self.stopping = true;
-            self.note(Note::new(What::MasterStopping, "stopping").silent());
+            self.note(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
             self.tell_stopping();
             self.give_up_applying();
             self.give_up_looks();
@@ -482,10 +482,11 @@ impl Keeper {
                      after a kill -9 goes by the workers' environment meanwhile",
                     self.runtime_dir().display()
                 );
-                Note::new(What::Journal, text).cause("torn").warn()
+                EventBuilder::new(EventKind::Journal, text).cause("torn").warn()
             }
             Ok(()) if self.journal_torn && self.journal.deadline().is_none() => {
-                Note::new(What::Journal, "the list of workers in the runtime directory is whole again").cause("whole")
+                EventBuilder::new(EventKind::Journal, "the list of workers in the runtime directory is whole again")
+                    .cause("whole")
             }
             _ => return,
         };

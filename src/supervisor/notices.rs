@@ -1,13 +1,13 @@
 //! What the core records, as lines of the diary, progress for those who wait, and the launch's fate.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::exit_report::{describe, exit_text, last_exit, last_known};
 use super::launch::Verdict;
 use super::orphans::named;
 use super::tickets::{About, reason, superseded, verdict};
-use crate::control::wire::Answer;
-use crate::observe::events::What;
+use crate::control::wire::Response;
+use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{
     By, Cause, Cut, Exit, Failure, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId,
@@ -27,28 +27,29 @@ struct Death {
     given_up: bool,
 }
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn recorded(&mut self, record: Record) {
         self.heed(&record);
         match record {
             Record::Ready { worker, took, by_age, soak } => self.ready_line(worker, took, by_age, soak),
             Record::Confirmed { worker, took } => {
                 self.note(
-                    Note::new(What::Ready, format!("says that it is ready, {took} after its start")).worker(worker),
+                    EventBuilder::new(EventKind::Ready, format!("says that it is ready, {took} after its start"))
+                        .worker(worker),
                 );
             }
-            Record::Soaked { worker } => self.note(Note::new(What::Soaked, "has soaked").worker(worker)),
+            Record::Soaked { worker } => self.note(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker)),
             Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
                 let death = Death { cause, failure, before_ready, in_vain, retry_in, given_up };
                 self.died_line(worker, &death);
             }
             Record::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
-                self.note(Note::new(What::Stopped, format!("stopped in {took}: {how}")).worker(worker));
+                self.note(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
             Record::Retired { worker, why } => {
                 let (cause, text) = self.retired(worker, why);
-                self.note(Note::new(What::Retired, text).worker(worker).cause(cause));
+                self.note(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
             }
             Record::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
             Record::Lost { worker } => {
@@ -57,7 +58,7 @@ impl Keeper {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
                     true => self.orphans.why_left(worker),
                 };
-                self.note(Note::new(What::Lost, text).worker(worker).error());
+                self.note(EventBuilder::new(EventKind::Lost, text).worker(worker).error());
             }
             Record::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
             Record::CrashLoop { .. }
@@ -87,46 +88,48 @@ impl Keeper {
                 let text = format!(
                     "crash loop: {deaths} workers died within {span}; one is tried at a time, the others are not touched"
                 );
-                self.note(Note::new(What::CrashLoop, text).pool(pool).error());
+                self.note(EventBuilder::new(EventKind::CrashLoop, text).pool(pool).error());
             }
             Record::CrashLoopEases { pool } => {
                 let text = "one serves for a second: starting the rest; the crash loop is over once one lasts";
-                self.note(Note::new(What::CrashLoopEases, text).pool(pool));
+                self.note(EventBuilder::new(EventKind::CrashLoopEases, text).pool(pool));
             }
             Record::CrashLoopOver { pool } => {
-                self.note(Note::new(What::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool));
+                self.note(
+                    EventBuilder::new(EventKind::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool),
+                );
             }
             Record::PoolReady { pool, generation } => {
                 let text = self.all_up(pool);
-                self.note(Note::new(What::PoolReady, text).pool(pool).generation(generation));
+                self.note(EventBuilder::new(EventKind::PoolReady, text).pool(pool).generation(generation));
                 self.pool_up(pool, text);
             }
             Record::PoolStopped { pool } => {
-                self.note(Note::new(What::PoolStopped, "stopped").pool(pool));
+                self.note(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
                 self.pool_stopped(pool);
             }
             Record::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.note(Note::new(What::Held, text).pool(pool));
+                self.note(EventBuilder::new(EventKind::Held, text).pool(pool));
                 self.tell(pool, &told);
             }
             Record::StepDone { pool, generation, took } => {
-                let note = Note::new(What::StepDone, format!("done after {took}"));
+                let note = EventBuilder::new(EventKind::StepDone, format!("done after {took}"));
                 self.note(note.pool(pool).generation(generation));
                 self.step_done(pool);
                 self.pool_up(pool, &format!("done after {took}"));
             }
             Record::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
-                self.note(Note::new(What::EssentialLost, text).pool(pool).error());
+                self.note(EventBuilder::new(EventKind::EssentialLost, text).pool(pool).error());
                 self.essential_lost(pool, span);
             }
             Record::EssentialEnded { pool, exit } => {
                 let how = exit.map_or_else(|| "no worker could be started".to_owned(), exit_text);
                 let text = format!("essential, and its workers have ended: {how}");
-                self.note(Note::new(What::EssentialEnded, text).pool(pool).warn());
+                self.note(EventBuilder::new(EventKind::EssentialEnded, text).pool(pool).warn());
                 self.essential_ended(pool, exit, &how);
             }
             _ => self.roll_recorded(record),
@@ -137,14 +140,16 @@ impl Keeper {
         match record {
             Record::RollStarted { pool, generation, of } => {
                 let text = format!("rolling restart of {of} workers");
-                self.note(Note::new(What::RollStarted, text).pool(pool).generation(generation));
+                self.note(EventBuilder::new(EventKind::RollStarted, text).pool(pool).generation(generation));
                 let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
                 self.tell(pool, &text);
             }
             Record::RollingBack { pool, generation, to, failure } => {
                 let reason = reason(&failure, failure.worker.and_then(|w| self.obituaries.of_worker(w)));
                 let text = format!("going back to generation {to}");
-                let note = Note::new(What::RollingBack, format!("{text}: {reason}")).pool(pool).generation(generation);
+                let note = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
+                    .pool(pool)
+                    .generation(generation);
                 self.note(note.cause(failure_word(failure.cause)).error());
                 let text = format!("{}: {text}", self.pool_name(pool));
                 self.tell(pool, &text);
@@ -154,18 +159,18 @@ impl Keeper {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("its rolling restart begins after that of {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.note(Note::new(What::Held, text).pool(pool).cause("roll"));
+                self.note(EventBuilder::new(EventKind::Held, text).pool(pool).cause("roll"));
                 self.tell(pool, &told);
             }
             Record::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
-                self.note(Note::new(What::RollWaits, text).pool(pool));
+                self.note(EventBuilder::new(EventKind::RollWaits, text).pool(pool));
             }
             Record::RollSuperseded { pool, generation, by, touched } => {
                 let touched =
                     if touched { "after some workers had been replaced" } else { "before anything was touched" };
                 let text = format!("{}, {touched}", superseded(by));
-                self.note(Note::new(What::RollSuperseded, text).pool(pool).generation(generation));
+                self.note(EventBuilder::new(EventKind::RollSuperseded, text).pool(pool).generation(generation));
             }
             Record::Watched { pool, span } => {
                 let text = format!(
@@ -173,16 +178,16 @@ impl Keeper {
                      done"
                 );
                 self.tell(pool, &format!("{}: {text}", self.pool_name(pool)));
-                self.note(Note::new(What::RollStep, text).pool(pool).debug());
+                self.note(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
             }
             Record::Renewed { pool, slot, worker, took } => {
-                self.note(Note::new(What::Renewed, format!("replaced in {took}")).worker(worker));
+                self.note(EventBuilder::new(EventKind::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
                 let name = self.pool_name(pool).to_owned();
                 let how = if self.only_lives(worker) { ALIVE } else { "serves" };
                 let text = format!("{name}/{slot}: pid {} {how}, after {took}", pid.unwrap_or(0));
                 let took_ms = Some(took.as_millis());
-                self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
+                self.step(pool, Response::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
             }
             // Told above.
             _ => {}
@@ -199,14 +204,14 @@ impl Keeper {
             None => "serves".to_owned(),
         };
         let text = format!("{how} ({done} of {of})");
-        self.note(Note::new(What::RollStep, text.clone()).worker(worker).debug());
+        self.note(EventBuilder::new(EventKind::RollStep, text.clone()).worker(worker).debug());
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
-        self.step(pool, Answer::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
+        self.step(pool, Response::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
     }
 
     /// A worker more, for whoever waits for this pool.
-    fn step(&mut self, pool: PoolId, step: Answer) {
+    fn step(&mut self, pool: PoolId, step: Response) {
         for client in self.tickets.clients_of(pool) {
             self.answer(client, &step, false);
         }
@@ -245,7 +250,7 @@ impl Keeper {
                 }
             }
         }
-        self.note(Note::new(What::Ready, text).worker(worker));
+        self.note(EventBuilder::new(EventKind::Ready, text).worker(worker));
         self.look_away(worker);
         let Some(body) = self.roster.get(worker) else { return };
         let mut shut = Vec::new();
@@ -297,12 +302,12 @@ impl Keeper {
             None => String::new(),
         };
         let kind = match cause {
-            Cause::SpawnFailed => What::BirthFailed,
-            Cause::NotReadyInTime => What::NotReady,
-            Cause::Unhealthy => What::Unhealthy,
-            Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => What::Exit,
+            Cause::SpawnFailed => EventKind::BirthFailed,
+            Cause::NotReadyInTime => EventKind::NotReady,
+            Cause::Unhealthy => EventKind::Unhealthy,
+            Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
         };
-        let note = Note::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
+        let note = EventBuilder::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
         self.note(if failure { note.warn() } else { note });
         let is_failure = (failure && before_ready)
             || cause == Cause::NotReadyInTime
@@ -392,7 +397,7 @@ impl Keeper {
         };
         let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
         text.push_str(&last_known(body.says.as_deref(), &log));
-        let note = Note::new(What::Kill, text).worker(id);
+        let note = EventBuilder::new(EventKind::Kill, text).worker(id);
         self.note(match cut {
             Cut::Steps | Cut::Cap => note.cause("stop-timeout").warn(),
             Cut::Now => note.cause("stop-now"),
@@ -401,7 +406,7 @@ impl Keeper {
 
     fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
         let (code, text) = self.outcome(pool, outcome);
-        let note = Note::new(What::RollEnded, text).pool(pool).cause(outcome_word(outcome));
+        let note = EventBuilder::new(EventKind::RollEnded, text).pool(pool).cause(outcome_word(outcome));
         let note = match outcome {
             Outcome::Done { generation, .. }
             | Outcome::Aborted { generation, .. }
@@ -463,13 +468,13 @@ impl Keeper {
     /// A line for whoever waits for this pool.
     pub(super) fn tell(&mut self, pool: PoolId, text: &str) {
         for client in self.tickets.clients_of(pool) {
-            self.answer(client, &Answer::Progress { text: text.to_owned() }, false);
+            self.answer(client, &Response::Progress { text: text.to_owned() }, false);
         }
     }
 
     pub(super) fn launched(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Wait | Verdict::Told => {}
+            Verdict::Wait | Verdict::JobResult => {}
             Verdict::StopAll => {
                 tracing::error!("not one pool came up: leaving");
                 self.stopping = true;

@@ -2,16 +2,16 @@
 //! changed. The recipe is compared here; where the paths of the program and the folder lead by now, the clerk looks,
 //! and whoever asked waits for that. The core hears only of those that are to be rolled.
 
-use super::Keeper;
-use super::apply::{Draft, Stage, Wish};
+use super::Supervisor;
+use super::apply::{PendingConfig, ReloadRequest, Stage};
 use super::commit::change_of;
 use super::control::is_meant;
-use super::event_log::Note;
+use super::event_log::EventBuilder;
 use super::tickets::WaitId;
-use crate::control::wire::{Extent, Wait};
-use crate::observe::events::What;
+use crate::control::wire::{ReloadScope, Wait};
+use crate::observe::events::EventKind;
 use crate::plan::{self, Kind, PoolChange, RollOn};
-use crate::process::Pinned;
+use crate::process::PinnedPaths;
 use rotad_core::{PoolId, PoolState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ enum Found {
 /// One request, and the looks that it waits for.
 #[derive(Debug)]
 struct Round {
-    pinned: BTreeMap<PoolId, Arc<Pinned>>,
+    pinned: BTreeMap<PoolId, Arc<PinnedPaths>>,
     found: BTreeMap<PoolId, Found>,
     since: Instant,
     then: Then,
@@ -107,16 +107,16 @@ fn hangs() -> String {
     format!("its program or folder could not be looked at within {} s: a disk hangs?", LONGEST_LOOK.as_secs())
 }
 
-impl Keeper {
+impl Supervisor {
     /// Those of them that may be passed over, with what has to be looked at to know it.
-    pub(super) fn looks(&self, pools: &[PoolId]) -> Vec<(PoolId, Arc<Pinned>)> {
+    pub(super) fn looks(&self, pools: &[PoolId]) -> Vec<(PoolId, Arc<PinnedPaths>)> {
         let on_change = |pool: &PoolId| self.posts.plan(*pool).is_some_and(|plan| plan.roll_on == RollOn::Change);
         pools.iter().filter(|pool| on_change(pool)).filter_map(|pool| Some((*pool, self.made_of(*pool)?))).collect()
     }
 
     /// The same of a reload. Pools that it names are rolled, and so are those whose recipe it changes.
-    pub(super) fn looks_before(&self, wish: &Wish, draft: &Draft) -> Vec<(PoolId, Arc<Pinned>)> {
-        if wish.extent != Extent::Everything {
+    pub(super) fn looks_before(&self, wish: &ReloadRequest, draft: &PendingConfig) -> Vec<(PoolId, Arc<PinnedPaths>)> {
+        if wish.extent != ReloadScope::Everything {
             return Vec::new();
         }
         let meant = draft.plan.pools.iter().filter(|pool| {
@@ -139,7 +139,7 @@ impl Keeper {
     /// is stopped, not begun, of several generations, of another recipe than the next one would be, or its files are known
     /// to have changed. While a rolling restart runs, what it rolls to is what counts: another one to the same would
     /// only begin anew.
-    fn made_of(&self, pool: PoolId) -> Option<Arc<Pinned>> {
+    fn made_of(&self, pool: PoolId) -> Option<Arc<PinnedPaths>> {
         let view = self.core.view().pool(pool).filter(|_| !self.stopping && !self.posts.rests(pool))?;
         let rolls = view.state == PoolState::Reloading;
         // A request that waits already is joined: that costs nobody a restart.
@@ -155,7 +155,7 @@ impl Keeper {
     }
 
     /// Has it looked at, and goes on when all is known.
-    pub(super) fn look(&mut self, looks: Vec<(PoolId, Arc<Pinned>)>, then: Then) {
+    pub(super) fn look(&mut self, looks: Vec<(PoolId, Arc<PinnedPaths>)>, then: Then) {
         self.on_change.last += 1;
         let number = self.on_change.last;
         let mut found = BTreeMap::new();
@@ -252,7 +252,7 @@ impl Keeper {
     /// Those that are passed over, for the log and for whoever waits.
     pub(super) fn tell_passed(&mut self, wait: Option<WaitId>, passed: &Passed) {
         for (pool, (code, text)) in passed {
-            let note = Note::new(What::PassedOver, text.clone()).pool(*pool);
+            let note = EventBuilder::new(EventKind::PassedOver, text.clone()).pool(*pool);
             self.note(if *code == 0 { note.cause("unchanged") } else { note.cause("unseen").error() });
             if let Some(wait) = wait {
                 self.tickets.note(wait, *code, text.clone());
@@ -287,8 +287,8 @@ impl Keeper {
 mod tests {
     use super::*;
 
-    fn pinned() -> Arc<Pinned> {
-        Arc::new(Pinned::new("/bin/true".into(), "/".into(), None))
+    fn pinned() -> Arc<PinnedPaths> {
+        Arc::new(PinnedPaths::new("/bin/true".into(), "/".into(), None))
     }
 
     fn round(since: Instant) -> Round {

@@ -1,13 +1,13 @@
 //! The steps of a reload: they run to their end, in their order, before anything else of the new configuration counts.
 //! If one fails, nothing of it does.
 
-use super::Keeper;
-use super::apply::{Draft, Stage, Wish};
+use super::Supervisor;
+use super::apply::{PendingConfig, ReloadRequest, Stage};
 use super::control::is_meant;
 use super::on_change::{Passed, Then};
-use super::pool_registry::Pattern;
+use super::pool_registry::PoolSpec;
 use super::tickets::{reason, superseded};
-use crate::control::wire::Extent;
+use crate::control::wire::ReloadScope;
 use crate::plan::{self, Kind, Plan, PoolChange};
 use rotad_core::{Event, Outcome, PoolId, Request, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ pub(super) struct Steps {
     /// Those that run: by their ticket; new ones have none, and are known by what is recorded of them.
     running: BTreeMap<PoolId, Option<Ticket>>,
     /// What each of those that were begun was made from before; new ones: nothing.
-    before: BTreeMap<PoolId, Option<Arc<Pattern>>>,
+    before: BTreeMap<PoolId, Option<Arc<PoolSpec>>>,
     /// Pools of another kind whose names are steps now: they go when all is well.
     replaced: Vec<PoolId>,
     failed: Option<String>,
@@ -43,12 +43,12 @@ impl Steps {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// A reload runs the steps that its pools come after; otherwise those that are new or have changed run.
-    pub(super) fn steps_to_run(&self, wish: &Wish, plan: &Plan) -> Steps {
+    pub(super) fn steps_to_run(&self, wish: &ReloadRequest, plan: &Plan) -> Steps {
         let named: BTreeSet<String> = match wish.extent {
-            Extent::ConfigOnly => BTreeSet::new(),
-            Extent::Everything | Extent::DryRun => {
+            ReloadScope::ConfigOnly => BTreeSet::new(),
+            ReloadScope::Everything | ReloadScope::DryRun => {
                 let chosen = plan.pools.iter().filter(|pool| is_meant(&wish.which, pool));
                 chosen.flat_map(|pool| std::iter::once(pool.name.clone()).chain(all_before(plan, &pool.name))).collect()
             }
@@ -106,11 +106,11 @@ impl Keeper {
     }
 
     /// The steps have run, and it is known which pools are passed over.
-    pub(super) fn commit_stepped(&mut self, wish: Wish, draft: &Draft, steps: Steps, passed: &Passed) {
+    pub(super) fn commit_stepped(&mut self, wish: ReloadRequest, draft: &PendingConfig, steps: Steps, passed: &Passed) {
         self.commit(wish, draft, steps.replaced, &steps.before.into_keys().collect(), passed);
     }
 
-    fn step_requests(&mut self, draft: &Draft, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {
+    fn step_requests(&mut self, draft: &PendingConfig, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {
         let Some(pattern) = draft.pool(name).and_then(|pool| draft.pattern(pool)) else { return Vec::new() };
         if let Some(other) =
             self.posts.find(name).filter(|pool| self.posts.plan(*pool).is_none_or(|plan| plan.kind != Kind::Step))
@@ -196,7 +196,7 @@ impl Keeper {
     }
 
     /// The old configuration serves on, that of the steps included; new sockets are closed again.
-    fn step_phase_failed(&mut self, wish: Wish, steps: Steps, why: &str) {
+    fn step_phase_failed(&mut self, wish: ReloadRequest, steps: Steps, why: &str) {
         steps.replaced.iter().for_each(|pool| self.posts.come_back(*pool));
         for (pool, before) in steps.before {
             match before {

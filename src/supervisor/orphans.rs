@@ -1,13 +1,13 @@
 //! What workers leave behind, as the main thread sees it: it asks the sweeper, and takes note of what came of it.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::exit_report::exit_text;
 use super::process_table::Tree;
 use crate::event_loop::signals;
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use crate::observe::harmless::harmless;
-use crate::process::orphan_scanner::Sweeper;
+use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::procfs::Stat;
 use crate::process::tree::{Found, Identity, Member, Passed, Question, Stranger};
 use crate::sys::reaper;
@@ -27,7 +27,7 @@ const MOST_NAMED: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Orphans {
-    sweeper: Sweeper,
+    sweeper: OrphanScanner,
     /// A look is wanted as soon as the present one is through.
     wanted: bool,
     /// Signals for whole trees: how many there were, and who has got which.
@@ -48,7 +48,7 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    pub(super) fn new(sweeper: Sweeper, spared: HashSet<Identity>) -> Self {
+    pub(super) fn new(sweeper: OrphanScanner, spared: HashSet<Identity>) -> Self {
         let spared = Arc::new(spared);
         Self {
             sweeper,
@@ -90,7 +90,7 @@ impl Orphans {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Ends what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
         if self.roster.get(id).is_none() {
@@ -182,9 +182,9 @@ impl Keeper {
                     exit_text(exit),
                     named(members)
                 );
-                Note::new(What::Signal, text)
+                EventBuilder::new(EventKind::Signal, text)
             }
-            None => Note::new(What::Signal, format!("SIG{name} sent to {}", named(members))).debug(),
+            None => EventBuilder::new(EventKind::Signal, format!("SIG{name} sent to {}", named(members))).debug(),
         };
         self.note(note.worker(id).cause("tree"));
     }
@@ -274,7 +274,9 @@ impl Keeper {
         let named = self.roster.get(id).is_some_and(|body| body.named);
         if killed > 0 && !named {
             let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
-            self.note(Note::new(What::Swept, format!("swept {many} that the worker left behind")).worker(id));
+            self.note(
+                EventBuilder::new(EventKind::Swept, format!("swept {many} that the worker left behind")).worker(id),
+            );
             self.went_into_the_background(id);
         }
         if self.roster.get(id).is_none() || !self.roster.is_sweeping(id) {
@@ -347,12 +349,12 @@ impl Keeper {
                 "pid {pid} ({name}) has lost its parent, and nothing tells which worker started it: {why}; it is ended \
                  when the master stops"
             );
-            self.note(Note::new(What::Orphan, text).warn());
+            self.note(EventBuilder::new(EventKind::Orphan, text).warn());
             self.may_be_in_the_background(*pid, &name);
         }
         if strangers.len() > MOST_NAMED {
             let text = format!("{} more processes are like that", strangers.len() - MOST_NAMED);
-            self.note(Note::new(What::Orphan, text).warn());
+            self.note(EventBuilder::new(EventKind::Orphan, text).warn());
         }
     }
 }

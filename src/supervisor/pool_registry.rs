@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 /// What a generation is made from.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern {
+pub(super) struct PoolSpec {
     pub plan: PoolPlan,
     /// The sockets in the order of the plan's `listen`, as they were configured and by their numbers.
     pub sockets: Vec<ListenPlan>,
     pub listeners: Vec<ListenerId>,
 }
 
-impl Pattern {
+impl PoolSpec {
     /// A worker of one is made from exactly what a worker of the other is made from.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         let names = |of: &Self| of.sockets.iter().map(|socket| socket.name.clone()).collect::<Vec<_>>();
@@ -50,10 +50,10 @@ impl Pattern {
 }
 
 #[derive(Debug)]
-struct Post {
+struct PoolEntry {
     /// What the next generation is made from.
-    draft: Arc<Pattern>,
-    generations: BTreeMap<Generation, Arc<Pattern>>,
+    draft: Arc<PoolSpec>,
+    generations: BTreeMap<Generation, Arc<PoolSpec>>,
     /// The number that a person asked for; it holds until the file's changes.
     scaled: Option<u32>,
     /// A person has stopped it: no change of the configuration starts it again.
@@ -63,18 +63,18 @@ struct Post {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Posts {
-    posts: BTreeMap<PoolId, Post>,
+pub(super) struct PoolRegistry {
+    posts: BTreeMap<PoolId, PoolEntry>,
     last: u32,
 }
 
-impl Posts {
+impl PoolRegistry {
     /// A pool that was not there before.
-    pub(super) fn add(&mut self, pattern: Pattern) -> PoolId {
+    pub(super) fn add(&mut self, pattern: PoolSpec) -> PoolId {
         let id = PoolId(self.last);
         self.last += 1;
         let draft = Arc::new(pattern);
-        let post = Post { draft, generations: BTreeMap::new(), scaled: None, rests: false, leaving: false };
+        let post = PoolEntry { draft, generations: BTreeMap::new(), scaled: None, rests: false, leaving: false };
         self.posts.insert(id, post);
         id
     }
@@ -109,12 +109,12 @@ impl Posts {
         self.posts.get(&pool).map(|post| &post.draft.plan)
     }
 
-    pub(super) fn draft(&self, pool: PoolId) -> Option<&Arc<Pattern>> {
+    pub(super) fn draft(&self, pool: PoolId) -> Option<&Arc<PoolSpec>> {
         self.posts.get(&pool).map(|post| &post.draft)
     }
 
     /// What a generation that has been begun is made from.
-    pub(super) fn made_from(&self, pool: PoolId, generation: Generation) -> Option<&Arc<Pattern>> {
+    pub(super) fn made_from(&self, pool: PoolId, generation: Generation) -> Option<&Arc<PoolSpec>> {
         self.posts.get(&pool)?.generations.get(&generation)
     }
 
@@ -201,7 +201,7 @@ impl Posts {
 
     /// The next generation is made from this. A number of workers that differs from the file's before ends what a
     /// person asked for.
-    pub(super) fn redraft(&mut self, pool: PoolId, pattern: Arc<Pattern>) {
+    pub(super) fn redraft(&mut self, pool: PoolId, pattern: Arc<PoolSpec>) {
         let Some(post) = self.posts.get_mut(&pool) else { return };
         if post.draft.plan.policy.count != pattern.plan.policy.count {
             post.scaled = None;
@@ -210,14 +210,14 @@ impl Posts {
     }
 
     /// Changes what needs no new generation, also for those that serve.
-    pub(super) fn adjust(&mut self, pool: PoolId, pattern: Pattern, serving: impl Fn(Generation) -> bool) {
+    pub(super) fn adjust(&mut self, pool: PoolId, pattern: PoolSpec, serving: impl Fn(Generation) -> bool) {
         let Some(post) = self.posts.get_mut(&pool) else { return };
         let (old, new) = (post.draft.clone(), Arc::new(pattern));
         for (generation, made_from) in &mut post.generations {
             if Arc::ptr_eq(made_from, &old) {
                 *made_from = new.clone();
             } else if serving(*generation) {
-                let mut adjusted = Pattern::clone(made_from);
+                let mut adjusted = PoolSpec::clone(made_from);
                 adjusted.adjust(&new.plan);
                 *made_from = Arc::new(adjusted);
             }
@@ -234,7 +234,7 @@ impl Posts {
     }
 
     /// What a generation is made from.
-    pub(super) fn pattern(&mut self, pool: PoolId, generation: Generation) -> Option<Arc<Pattern>> {
+    pub(super) fn pattern(&mut self, pool: PoolId, generation: Generation) -> Option<Arc<PoolSpec>> {
         self.begin(pool, generation);
         self.made_from(pool, generation).cloned()
     }
@@ -248,7 +248,7 @@ impl Posts {
 
     /// Pools of which a generation that counts, or the next one, uses this socket.
     pub(super) fn users(&self, listener: ListenerId, counts: impl Fn(PoolId, Generation) -> bool) -> Vec<PoolId> {
-        let uses = |pool: PoolId, post: &Post| {
+        let uses = |pool: PoolId, post: &PoolEntry| {
             let made = post.generations.iter().filter(|(generation, _)| counts(pool, **generation));
             std::iter::once(&post.draft)
                 .chain(made.map(|(_, pattern)| pattern))

@@ -1,6 +1,6 @@
 //! A port of its own for each worker of a pool with `ports`. A birth waits while none is free.
 
-use super::Keeper;
+use super::Supervisor;
 use crate::plan::Ports;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 const AGAIN: Span = Span::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(super) struct PortBook {
+pub(super) struct PortAllocator {
     held: BTreeMap<u16, WorkerId>,
     of: BTreeMap<WorkerId, u16>,
     /// Where the search begins: behind the port that was given last, so that one that has just been left rests longest.
@@ -25,7 +25,7 @@ pub(super) struct PortBook {
     told: BTreeSet<PoolId>,
 }
 
-impl PortBook {
+impl PortAllocator {
     pub(super) fn deadline(&self) -> Option<Time> {
         self.again
     }
@@ -49,7 +49,7 @@ impl PortBook {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// True: the birth may go on, with a port where its pool has them. False: it waits until one is free. An order
     /// that waits is no failure: its time to get ready is given back to it.
     pub(super) fn gets_port(&mut self, worker: WorkerId) -> bool {
@@ -188,8 +188,8 @@ mod tests {
         let free = |first: u16| (first..first + 3).all(is_free);
         let first = (20_000..30_000).step_by(7).find(|first| free(*first)).unwrap();
         let (pool, ports) = (PoolId(1), Ports { first, last: first + 2 });
-        let mut book = PortBook::default();
-        let take = |book: &mut PortBook, n: u64| book.take(WorkerId(n), pool, ports);
+        let mut book = PortAllocator::default();
+        let take = |book: &mut PortAllocator, n: u64| book.take(WorkerId(n), pool, ports);
         assert_eq!([1, 2].map(|n| take(&mut book, n)), [Some(first), Some(first + 1)]);
         book.of.remove(&WorkerId(1));
         book.held.remove(&first);

@@ -1,15 +1,15 @@
 //! Readiness and health by questions from outside: when each worker is asked, and what its answers add up to. The
 //! asking itself is `probe`'s.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::health::spread;
 use super::spawn_spec::Birth;
 use super::watchdog::span;
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use crate::plan::{Address, Check, Context, Health, Ready};
-use crate::probe::{Answer, Left, Prober, Question, Trouble};
-use crate::process::{Pinned, Settings};
+use crate::probe::{Left, ProbeError, ProbeRequest, ProbeResult, Prober};
+use crate::process::{PinnedPaths, SpawnerConfig};
 use rotad_core::{Event, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ struct Asked {
 
 /// What is known of one worker that is asked.
 #[derive(Debug)]
-struct Subject {
+struct ProbedWorker {
     purpose: Purpose,
     timeout: Span,
     stage: Stage,
@@ -67,10 +67,10 @@ struct Subject {
 
 #[derive(Debug)]
 pub(super) struct Probing {
-    settings: Settings,
+    settings: SpawnerConfig,
     /// Begun with the first question.
     prober: Option<Prober>,
-    subjects: BTreeMap<WorkerId, Subject>,
+    subjects: BTreeMap<WorkerId, ProbedWorker>,
     due: BTreeSet<(Time, WorkerId)>,
     queue: VecDeque<WorkerId>,
     asked: BTreeMap<u64, WorkerId>,
@@ -81,7 +81,7 @@ pub(super) struct Probing {
 }
 
 impl Probing {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: SpawnerConfig) -> Self {
         Self {
             settings,
             prober: None,
@@ -135,7 +135,7 @@ impl Probing {
 
     fn begin(&mut self, worker: WorkerId, purpose: Purpose, timeout: Span, at: Time) {
         self.forget(worker);
-        let subject = Subject { purpose, timeout, stage: Stage::Waiting(at), failures: 0, times: 0 };
+        let subject = ProbedWorker { purpose, timeout, stage: Stage::Waiting(at), failures: 0, times: 0 };
         self.subjects.insert(worker, subject);
         self.due.insert((at, worker));
     }
@@ -173,16 +173,16 @@ impl Probing {
     }
 
     /// Why this question is not to be asked just now: a thread hangs at it already, or too many hang at others.
-    fn hangs_at(&mut self, shown: &str) -> Option<Trouble> {
+    fn hangs_at(&mut self, shown: &str) -> Option<ProbeError> {
         self.hung.retain(|(_, left)| !left.is_back());
         if self.hung.iter().any(|(hung, _)| hung == shown) {
-            return Some(Trouble::Unwell("the folder of its socket hangs (a disk?)".to_owned()));
+            return Some(ProbeError::Unwell("the folder of its socket hangs (a disk?)".to_owned()));
         }
         (self.hung.len() >= MOST_HUNG)
-            .then(|| Trouble::Unasked("too many folders of sockets hang (a disk?)".to_owned()))
+            .then(|| ProbeError::Unasked("too many folders of sockets hang (a disk?)".to_owned()))
     }
 
-    fn ask(&mut self, worker: WorkerId, question: Question, now: Time) -> std::io::Result<()> {
+    fn ask(&mut self, worker: WorkerId, question: ProbeRequest, now: Time) -> std::io::Result<()> {
         let prober = match self.prober.take() {
             Some(prober) => prober,
             None => Prober::start(self.settings.clone())?,
@@ -201,12 +201,12 @@ impl Probing {
         Ok(())
     }
 
-    fn answers(&mut self) -> Vec<Answer> {
+    fn answers(&mut self) -> Vec<ProbeResult> {
         self.prober.as_ref().map_or_else(Vec::new, |prober| prober.answers().try_iter().collect())
     }
 }
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn probe_readiness(&mut self, worker: WorkerId) {
         let Some(body) = self.roster.get(worker) else { return };
         if let Ready::Probe(_) = body.pattern.plan.ready {
@@ -234,14 +234,14 @@ impl Keeper {
             {
                 asked.excused = false;
             }
-            self.judge(hung, Err(Trouble::Unwell("the folder of its socket hangs (a disk?)".to_owned())));
+            self.judge(hung, Err(ProbeError::Unwell("the folder of its socket hangs (a disk?)".to_owned())));
         }
         while let Some((_, worker)) = self.care.probing.due.first().copied().filter(|(at, _)| *at <= now) {
             let Some(subject) = self.care.probing.subjects.get(&worker) else { return };
             match &subject.stage {
                 Stage::Asked(_) => {
                     let took = subject.timeout;
-                    self.judge(worker, Err(Trouble::Unwell(format!("timed out after {took}"))));
+                    self.judge(worker, Err(ProbeError::Unwell(format!("timed out after {took}"))));
                 }
                 Stage::Waiting(_) | Stage::Queued => {
                     self.care.probing.leave_stage(worker);
@@ -268,14 +268,14 @@ impl Keeper {
 
     fn ask(&mut self, worker: WorkerId) {
         let now = self.clock.now();
-        let asked = self.question(worker).map_err(Trouble::Unwell).and_then(|question| {
+        let asked = self.question(worker).map_err(ProbeError::Unwell).and_then(|question| {
             let shown = question.to_string();
             if question.names_a_file()
                 && let Some(trouble) = self.care.probing.hangs_at(&shown)
             {
                 return Err(trouble);
             }
-            self.care.probing.ask(worker, question, now).map_err(|error| Trouble::Unasked(error.to_string()))
+            self.care.probing.ask(worker, question, now).map_err(|error| ProbeError::Unasked(error.to_string()))
         });
         if let Err(trouble) = asked {
             self.judge(worker, Err(trouble));
@@ -284,7 +284,7 @@ impl Keeper {
 
     /// Answers that have come.
     pub(super) fn probed(&mut self) {
-        for Answer { number, result } in self.care.probing.answers() {
+        for ProbeResult { number, result } in self.care.probing.answers() {
             // Those that came too late were dropped with their number.
             if let Some(worker) = self.care.probing.asked.get(&number).copied() {
                 self.judge(worker, result);
@@ -306,10 +306,10 @@ impl Keeper {
         self.sick_line(worker, &format!("cannot be asked how it is, for a lack of our own: {reason}"));
     }
 
-    fn judge(&mut self, worker: WorkerId, result: Result<(), Trouble>) {
+    fn judge(&mut self, worker: WorkerId, result: Result<(), ProbeError>) {
         let result = match result {
-            Err(Trouble::Unasked(reason)) => return self.not_asked(worker, &reason),
-            Err(Trouble::Unwell(reason)) => Err(reason),
+            Err(ProbeError::Unasked(reason)) => return self.not_asked(worker, &reason),
+            Err(ProbeError::Unwell(reason)) => Err(reason),
             Ok(()) => Ok(()),
         };
         let now = self.clock.now();
@@ -356,7 +356,7 @@ impl Keeper {
     }
 
     fn sick_line(&mut self, worker: WorkerId, text: &str) {
-        self.note(Note::new(What::Unwell, text).worker(worker).warn());
+        self.note(EventBuilder::new(EventKind::Unwell, text).worker(worker).warn());
     }
 
     /// What the worker is asked just now, as its plan has it.
@@ -370,7 +370,7 @@ impl Keeper {
         }
     }
 
-    fn question(&mut self, worker: WorkerId) -> Result<Question, String> {
+    fn question(&mut self, worker: WorkerId) -> Result<ProbeRequest, String> {
         let gone = || "it is gone".to_owned();
         let check = self.check(worker).ok_or_else(gone)?;
         let body = self.roster.get(worker).ok_or_else(gone)?;
@@ -387,8 +387,8 @@ impl Keeper {
             rotad: &rotad,
         };
         let words = match check {
-            Check::Connect(place) => return Question::connect(&place.expand(&context)),
-            Check::Http(url) => return Question::http(&url.expand(&context)),
+            Check::Connect(place) => return ProbeRequest::connect(&place.expand(&context)),
+            Check::Http(url) => return ProbeRequest::http(&url.expand(&context)),
             Check::Command(words) => words,
         };
         let birth = Birth {
@@ -414,7 +414,7 @@ impl Keeper {
         let resolved = self.recipes.resolved(body.pool, body.generation);
         let folder = resolved.map_or_else(|| plan.recipe.working_directory.clone(), |resolved| resolved.directory);
         let path = order.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-        order.pinned = Arc::new(Pinned::new(order.argv.first().cloned().unwrap_or_default(), folder, path));
-        Ok(Question::Command(Box::new(order)))
+        order.pinned = Arc::new(PinnedPaths::new(order.argv.first().cloned().unwrap_or_default(), folder, path));
+        Ok(ProbeRequest::Command(Box::new(order)))
     }
 }

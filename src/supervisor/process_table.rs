@@ -1,13 +1,13 @@
 //! The roster: the only place that knows both a worker's number and its process.
 
-use super::exit_report::Obituary;
-use super::pool_registry::Pattern;
+use super::exit_report::ExitReport;
+use super::pool_registry::PoolSpec;
 use crate::log::Output;
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::Stat;
-use crate::process::tree::{Family, Member, Passed, Question};
+use crate::process::tree::{Member, Passed, ProcessTree, Question};
 use crate::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,35 +22,35 @@ const LATER: Duration = Duration::from_secs(1);
 
 /// What is asked of a worker that is not born yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum DeferredSignal {
     Signal(Signal),
     Kill,
 }
 
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum ProcessStage {
     /// The spawner has the order; what was asked meanwhile waits.
-    Unborn(Vec<Asked>),
+    Unborn(Vec<DeferredSignal>),
     Alive(Process),
 }
 
 #[derive(Debug)]
-pub(super) struct Body {
+pub(super) struct WorkerProcess {
     pub pool: PoolId,
     pub slot: Slot,
     pub generation: Generation,
     /// What it was made from.
-    pub pattern: Arc<Pattern>,
+    pub pattern: Arc<PoolSpec>,
     /// `ROTAD_WORKER`: unique for each birth of each master.
     pub tag: String,
-    pub stage: Stage,
+    pub stage: ProcessStage,
     /// The shim's word about the birth, while it is awaited.
     pub verdict: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
     pub output: Option<Output>,
     /// Its cgroup until it has a family.
     pub cgroup: Option<Cgroup>,
-    pub family: Option<Family>,
+    pub family: Option<ProcessTree>,
     /// STATUS=, made harmless.
     pub says: Option<String>,
     pub exit: Option<Exit>,
@@ -74,11 +74,11 @@ pub(super) struct Body {
     pub ended_in_vain: bool,
 }
 
-impl Body {
+impl WorkerProcess {
     pub(super) fn process(&self) -> Option<&Process> {
         match &self.stage {
-            Stage::Unborn(_) => None,
-            Stage::Alive(process) => Some(process),
+            ProcessStage::Unborn(_) => None,
+            ProcessStage::Alive(process) => Some(process),
         }
     }
 
@@ -86,9 +86,9 @@ impl Body {
         self.process().map(Process::pid)
     }
 
-    pub(super) fn obituary(&self, exit: LastExit, served: bool) -> Obituary {
+    pub(super) fn obituary(&self, exit: LastExit, served: bool) -> ExitReport {
         let pid = self.pid().unwrap_or(0);
-        Obituary { pool: self.pool, slot: self.slot, generation: self.generation, pid, exit, served }
+        ExitReport { pool: self.pool, slot: self.slot, generation: self.generation, pid, exit, served }
     }
 }
 
@@ -104,8 +104,8 @@ pub(super) enum Tree {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Roster {
-    bodies: BTreeMap<WorkerId, Body>,
+pub(super) struct ProcessTable {
+    bodies: BTreeMap<WorkerId, WorkerProcess>,
     /// The last that was added: their numbers only grow.
     last: Option<WorkerId>,
     /// Those that have exited and still have something of a tree.
@@ -123,27 +123,27 @@ pub(super) struct Roster {
     pub without_pidfds: bool,
 }
 
-impl Roster {
-    pub(super) fn add(&mut self, id: WorkerId, body: Body) {
+impl ProcessTable {
+    pub(super) fn add(&mut self, id: WorkerId, body: WorkerProcess) {
         self.last = self.last.max(Some(id));
         self.bodies.insert(id, body);
     }
 
-    pub(super) fn get(&self, id: WorkerId) -> Option<&Body> {
+    pub(super) fn get(&self, id: WorkerId) -> Option<&WorkerProcess> {
         self.bodies.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Body> {
+    pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
         self.bodies.get_mut(&id)
     }
 
-    pub(super) fn remove(&mut self, id: WorkerId) -> Option<Body> {
+    pub(super) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
         self.sweeping.remove(&id);
         self.finish.remove(&id);
         self.bodies.remove(&id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Body)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
         self.bodies.iter().map(|(id, body)| (*id, body))
     }
 
@@ -174,7 +174,7 @@ impl Roster {
     /// Begins to end what is left of a worker's tree: its group, its session as far as it is that group, its cgroup.
     pub(super) fn end_tree(&mut self, id: WorkerId) -> Tree {
         let Some(body) = self.bodies.get(&id) else { return Tree::None };
-        let (Stage::Alive(process), Some(family)) = (&body.stage, &body.family) else { return Tree::None };
+        let (ProcessStage::Alive(process), Some(family)) = (&body.stage, &body.family) else { return Tree::None };
         process.signal_group(nix::libc::SIGKILL).ok();
         if let Some(cgroup) = &family.cgroup {
             cgroup.kill().ok();
@@ -187,7 +187,7 @@ impl Roster {
 
     /// What a look at the orphans has to know of the workers.
     pub(super) fn question(&self, tag: &str) -> Question {
-        let pid = |(id, body): (&WorkerId, &Body)| Some((body.pid()?, *id));
+        let pid = |(id, body): (&WorkerId, &WorkerProcess)| Some((body.pid()?, *id));
         Question {
             tag: tag.to_owned(),
             workers: self.bodies.iter().filter_map(pid).collect(),
@@ -269,8 +269,8 @@ impl Roster {
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
         let Some(body) = self.bodies.get_mut(&id) else { return };
         match &mut body.stage {
-            Stage::Unborn(asked) => asked.push(Asked::Signal(signal)),
-            Stage::Alive(process) => {
+            ProcessStage::Unborn(asked) => asked.push(DeferredSignal::Signal(signal)),
+            ProcessStage::Alive(process) => {
                 if let Err(error) = process.signal(signal.0).and_then(|()| process.signal(nix::libc::SIGCONT)) {
                     tracing::debug!(pid = process.pid(), "signal {signal}: {error}");
                 }
@@ -282,8 +282,8 @@ impl Roster {
     pub(super) fn kill(&mut self, id: WorkerId) {
         let Some(body) = self.bodies.get_mut(&id) else { return };
         match &mut body.stage {
-            Stage::Unborn(asked) => asked.push(Asked::Kill),
-            Stage::Alive(process) => {
+            ProcessStage::Unborn(asked) => asked.push(DeferredSignal::Kill),
+            ProcessStage::Alive(process) => {
                 // ESRCH: it has gone by itself, and its exit is on its way to us.
                 process.signal(nix::libc::SIGKILL).ok();
                 process.signal_group(nix::libc::SIGKILL).ok();

@@ -1,13 +1,13 @@
 //! Recycling: workers that are well, and are replaced all the same for their age or their memory; one at a time in a
 //! pool, as the core sees to it. The old one serves until its successor does.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::health::spread;
 use super::watchdog::span;
-use crate::event_loop::waker::Wake;
-use crate::observe::events::What;
-use crate::process::rss_sampler::Weigher;
+use crate::event_loop::waker::Waker;
+use crate::observe::events::EventKind;
+use crate::process::rss_sampler::RssSampler;
 use rotad_core::{Event, Outcome, Request, Span, Ticket, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,8 +39,8 @@ pub(super) struct Recycling {
     due: BTreeSet<(Time, WorkerId)>,
     /// Workers with `max_rss`.
     heavy: BTreeSet<WorkerId>,
-    weigher: Option<Weigher>,
-    wake: Wake,
+    weigher: Option<RssSampler>,
+    wake: Waker,
     /// None: nobody is to be weighed, or they are being weighed.
     weigh_at: Option<Time>,
     weighing: bool,
@@ -51,7 +51,7 @@ pub(super) struct Recycling {
 }
 
 impl Recycling {
-    pub(super) fn new(wake: Wake) -> Self {
+    pub(super) fn new(wake: Waker) -> Self {
         Self {
             due: BTreeSet::new(),
             heavy: BTreeSet::new(),
@@ -79,7 +79,7 @@ impl Recycling {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// It has become ready: its age counts from now on.
     pub(super) fn recycle_later(&mut self, worker: WorkerId) {
         self.recycle_since(worker, self.clock.now());
@@ -134,7 +134,7 @@ impl Keeper {
         let all: Vec<(WorkerId, i32)> = self.care.recycling.heavy.iter().filter_map(pid).collect();
         let recycling = &mut self.care.recycling;
         recycling.weigh_at = Some(self.clock.now() + LOOK);
-        let weigher = match recycling.weigher.take().map_or_else(|| Weigher::start(recycling.wake.clone()), Ok) {
+        let weigher = match recycling.weigher.take().map_or_else(|| RssSampler::start(recycling.wake.clone()), Ok) {
             Ok(weigher) => recycling.weigher.insert(weigher),
             Err(error) => return tracing::warn!("the memory of workers cannot be looked at: {error}"),
         };
@@ -146,7 +146,7 @@ impl Keeper {
 
     /// What the last look has found.
     pub(super) fn weighed(&mut self) {
-        let Some(found) = self.care.recycling.weigher.as_ref().and_then(Weigher::found) else { return };
+        let Some(found) = self.care.recycling.weigher.as_ref().and_then(RssSampler::found) else { return };
         let recycling = &mut self.care.recycling;
         recycling.weighing = false;
         if !recycling.heavy.is_empty() {
@@ -178,7 +178,11 @@ impl Keeper {
         }
         recycling.asked.insert(worker, reason);
         let (pool, slot) = (body.pool, body.slot);
-        self.note(Note::new(What::Recycled, format!("{text}: it is replaced")).worker(worker).cause(reason.word()));
+        self.note(
+            EventBuilder::new(EventKind::Recycled, format!("{text}: it is replaced"))
+                .worker(worker)
+                .cause(reason.word()),
+        );
         self.fact(Event::Requested(Ticket(MARK | worker.0), Request::Renew(pool, slot)));
     }
 
@@ -195,7 +199,7 @@ impl Keeper {
         let at = self.clock.now() + again;
         if let Outcome::NotRenewed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
             let text = format!("its successor did not come up: it stays, and is replaced again in {again}");
-            self.note(Note::new(What::Recycled, text).worker(worker).cause("failed").error());
+            self.note(EventBuilder::new(EventKind::Recycled, text).worker(worker).cause("failed").error());
         }
         self.care.recycling.not_before.insert(worker, at);
         if reason == Reason::Age {

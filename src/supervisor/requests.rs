@@ -1,10 +1,10 @@
 //! What people ask of pools: stop and start, roll, scale, signal, replace one worker.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::on_change::Then;
-use crate::control::wire::{Size, Wait, Which};
-use crate::observe::events::What;
+use crate::control::wire::{ScaleTo, Selector, Wait};
+use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{Event, PoolId, Request, Slot, WorkerId, WorkerState};
 
@@ -14,8 +14,8 @@ pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N`
 /// More workers than this are a slip of the finger.
 const MOST_WORKERS: i64 = 100_000;
 
-impl Keeper {
-    pub(super) fn roll_asked(&mut self, client: u64, which: &Which, wait: Wait) {
+impl Supervisor {
+    pub(super) fn roll_asked(&mut self, client: u64, which: &Selector, wait: Wait) {
         let Some(pools) = self.chosen(client, which, false) else { return };
         self.asked_for("roll", format!("{} asks to roll {}", self.whom(client), self.names(&pools)));
         let named = |pool: &PoolId| which.pools.iter().any(|name| name == self.pool_name(*pool));
@@ -32,7 +32,7 @@ impl Keeper {
     }
 
     pub(super) fn cancel(&mut self, client: u64, pools: Vec<String>) {
-        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
+        let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, true) else { return };
         self.asked_for("cancel", format!("{} asks to cancel {}", self.whom(client), self.names(&pools)));
         for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
             self.fact(Event::Requested(ticket, Request::Cancel(pool)));
@@ -41,7 +41,7 @@ impl Keeper {
 
     /// A pool that a person has stopped stays stopped until a person starts it.
     pub(super) fn stop_pools(&mut self, client: u64, pools: Vec<String>, now: bool) {
-        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
+        let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, true) else { return };
         let at_once = if now { " at once" } else { "" };
         self.asked_for("stop", format!("{} asks to stop {}{at_once}", self.whom(client), self.names(&pools)));
         let wait = self.tickets.open(Some(client), false);
@@ -65,7 +65,7 @@ impl Keeper {
     }
 
     pub(super) fn start_pools(&mut self, client: u64, pools: Vec<String>, wait: Wait) {
-        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, true) else { return };
+        let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, true) else { return };
         if self.stopping {
             return self.done(client, 1, "everything stops".to_owned());
         }
@@ -115,13 +115,13 @@ impl Keeper {
         }
     }
 
-    pub(super) fn scale(&mut self, client: u64, name: &str, to: Size) {
+    pub(super) fn scale(&mut self, client: u64, name: &str, to: ScaleTo) {
         let Some(pool) = self.known(client, name) else { return };
         let Some(policy) = self.posts.policy(pool) else { return };
         let from = policy.count;
         let wanted = match to {
-            Size::Exactly(count) => i64::from(count),
-            Size::By(by) => i64::from(from).saturating_add(by),
+            ScaleTo::Exactly(count) => i64::from(count),
+            ScaleTo::By(by) => i64::from(from).saturating_add(by),
         };
         let ports = self.posts.plan(pool).and_then(|plan| plan.ports).map(|ports| ports.count());
         let refused = if self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
@@ -139,7 +139,11 @@ impl Keeper {
         }
         let count = wanted as u32;
         let text = format!("{} asks to scale: {from} → {count}", self.whom(client));
-        self.note(Note::new(What::Scaled, text).pool(pool).cause(if count < from { "down" } else { "up" }));
+        self.note(EventBuilder::new(EventKind::Scaled, text).pool(pool).cause(if count < from {
+            "down"
+        } else {
+            "up"
+        }));
         self.posts.scale(pool, Some(count));
         self.fact(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
         if count == 0 {
@@ -179,7 +183,7 @@ impl Keeper {
             }
         }
         let told = format!("{} sends {text} to {}", self.whom(client), pids.join(", "));
-        self.note(Note::new(What::Request, told).pool(pool).cause("signal"));
+        self.note(EventBuilder::new(EventKind::Request, told).pool(pool).cause("signal"));
         if failed.is_empty() {
             return self.done(client, 0, format!("{target}: {text} sent to {}", pids.join(", ")));
         }
@@ -195,7 +199,7 @@ impl Keeper {
             return self.done(client, 4, message);
         }
         let text = format!("{} asks for a new worker in place of {name}/{slot}", self.whom(client));
-        self.note(Note::new(What::Request, text).pool(pool).cause("renew"));
+        self.note(EventBuilder::new(EventKind::Request, text).pool(pool).cause("renew"));
         let asker = Some(client).filter(|_| wait != Wait::No);
         for (pool, ticket) in self.tickets.issue(asker, wait == Wait::Drained, &[pool]) {
             self.fact(Event::Requested(ticket, Request::Renew(pool, Slot(slot))));
@@ -207,7 +211,7 @@ impl Keeper {
 
     /// Somebody's wish, before anything comes of it.
     pub(super) fn asked_for(&mut self, cause: &'static str, text: String) {
-        self.note(Note::new(What::Request, text).cause(cause));
+        self.note(EventBuilder::new(EventKind::Request, text).cause(cause));
     }
 
     fn known(&mut self, client: u64, name: &str) -> Option<PoolId> {

@@ -1,14 +1,14 @@
 //! A change that does not come up is put back: the pool's next generation is made again from what serves. And sockets
 //! that nobody uses any more are closed.
 
-use super::Keeper;
-use super::event_log::Note;
+use super::Supervisor;
+use super::event_log::EventBuilder;
 use super::listening::ListenerId;
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use rotad_core::{Event, Generation, Order, Outcome, PoolId, Record, Request, RollState};
 use std::collections::BTreeSet;
 
-impl Keeper {
+impl Supervisor {
     /// What has to be known before a step's orders are carried out: which generation is made from what.
     pub(super) fn foresee(&mut self, orders: &[Order]) {
         self.put_back.clear();
@@ -42,7 +42,7 @@ impl Keeper {
         if changed {
             self.put_back.insert(pool);
             let text = format!("its change is put back: the configuration of generation {serving} holds");
-            self.note(Note::new(What::ConfigPutBack, text).pool(pool).generation(serving).warn());
+            self.note(EventBuilder::new(EventKind::ConfigPutBack, text).pool(pool).generation(serving).warn());
         }
         if let Some(plan) = self.posts.plan(pool) {
             self.pen.retarget(&plan.name, &plan.log);
@@ -68,7 +68,7 @@ impl Keeper {
     pub(super) fn forget_pools(&mut self) {
         for pool in self.posts.leaving() {
             if self.core.view().pool(pool).is_none() {
-                self.note(Note::new(What::PoolRemoved, "removed").pool(pool));
+                self.note(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
                 self.posts.forget(pool);
                 self.recipes.keep(pool, |_| false);
                 self.close_unused();
@@ -84,7 +84,7 @@ impl Keeper {
             self.unwatch_listener(id);
             let Some(listener) = self.listening.remove(id) else { continue };
             let text = format!("{}: closed: nobody uses {} any more", listener.name(), listener.addr_text());
-            self.note(Note::new(What::Listener, text).cause("closed"));
+            self.note(EventBuilder::new(EventKind::Listener, text).cause("closed"));
             self.clerk.close(listener);
         }
     }

@@ -1,9 +1,9 @@
 //! `rollback`: to the generation before the one that serves, or to any other that served in full and is remembered.
 //! What would start the same files once more, or undo what nobody serves, is refused, with what can be done instead.
 
-use super::Keeper;
-use super::pool_registry::Pattern;
-use crate::control::wire::{Wait, Which};
+use super::Supervisor;
+use super::pool_registry::PoolSpec;
+use crate::control::wire::{Selector, Wait};
 use crate::plan::Kind;
 use rotad_core::{Event, Generation, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A way that can be gone.
 struct Way {
     to: Generation,
-    pattern: Arc<Pattern>,
+    pattern: Arc<PoolSpec>,
 }
 
 /// Why there is none.
@@ -21,12 +21,12 @@ enum Refusal {
     No(String),
 }
 
-impl Keeper {
+impl Supervisor {
     /// A number of workers that a person asked for stays. `to`: none: the generation before. `dry_run`: only says what
     /// would be done.
     pub(super) fn roll_back(&mut self, client: u64, pools: Vec<String>, to: Option<u32>, dry_run: bool, wait: Wait) {
         let named = !pools.is_empty();
-        let Some(pools) = self.chosen(client, &Which { pools, ..Which::default() }, false) else { return };
+        let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, false) else { return };
         let target = to.map_or_else(String::new, |to| format!(" to generation {to}"));
         let only = if dry_run { ", as a dry run" } else { "" };
         let text = format!("{} asks to roll back {}{target}{only}", self.whom(client), self.names(&pools));
@@ -141,7 +141,7 @@ impl Keeper {
     }
 
     /// What the pool would be made from, if going there would change anything.
-    fn can_go(&self, pool: PoolId, view: &PoolView, to: Generation) -> Result<Arc<Pattern>, Refusal> {
+    fn can_go(&self, pool: PoolId, view: &PoolView, to: Generation) -> Result<Arc<PoolSpec>, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
         let Some(pattern) = self.posts.made_from(pool, to) else {
             return no(format!("what generation {to} was made from is not known any more"));

@@ -3,13 +3,13 @@
 //! reopening of logs in any case. A clerk does the work; the pauses between two attempts grow, lest somebody who
 //! removes it again and again keep the master busy.
 
-use super::Keeper;
-use super::event_log::Note;
-use super::process_table::Stage;
-use crate::control::wire::Answer;
+use super::Supervisor;
+use super::event_log::EventBuilder;
+use super::process_table::ProcessStage;
+use crate::control::wire::Response;
 use crate::event_loop::poller::{Interest, Source};
-use crate::observe::events::What;
-use crate::runtime_dir::{self, HouseError, Mended, NOTIFY};
+use crate::observe::events::EventKind;
+use crate::runtime_dir::{self, Mended, NOTIFY, RuntimeDirError};
 use nix::sys::inotify::AddWatchFlags;
 use rotad_core::WorkerId;
 use std::os::fd::AsFd;
@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
-pub(super) struct Keeping {
+pub(super) struct RuntimeFiles {
     under_way: bool,
     /// Something may be missing: when it is looked for.
     due: Option<Instant>,
@@ -37,7 +37,7 @@ pub(super) struct Keeping {
     trouble: Option<String>,
 }
 
-impl Keeping {
+impl RuntimeFiles {
     /// When the next attempt is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.due.filter(|_| !self.under_way)
@@ -58,7 +58,7 @@ impl Keeping {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Looks after everything now: a person may have asked for it.
     pub(super) fn keep_house(&mut self) {
         match self.keeping.under_way {
@@ -112,7 +112,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn mended(&mut self, mended: Result<Mended, HouseError>) {
+    pub(super) fn mended(&mut self, mended: Result<Mended, RuntimeDirError>) {
         self.keeping.under_way = false;
         match mended {
             Ok(mended) => {
@@ -152,7 +152,7 @@ impl Keeper {
             let mut what = mended.what;
             what.extend((again > 0).then(|| format!("{again} notify sockets of workers")));
             let text = format!("what this master needs was not in its place, and was made again: {}", what.join(", "));
-            self.note(Note::new(What::Restored, text).warn());
+            self.note(EventBuilder::new(EventKind::Restored, text).warn());
         }
     }
 
@@ -166,7 +166,7 @@ impl Keeper {
             match notify.again() {
                 Ok(old) => {
                     // Before the birth is told it is not watched yet.
-                    let watched = matches!(body.stage, Stage::Alive(_));
+                    let watched = matches!(body.stage, ProcessStage::Alive(_));
                     if let Some(old) = old {
                         self.reactor.unwatch(&old);
                     }
@@ -209,6 +209,6 @@ impl Keeper {
 }
 
 /// What the master tells those who may not ask it over its abstract socket.
-pub(super) fn here(folder: &Path) -> Answer {
-    Answer::Here { runtime_dir: folder.to_owned(), config: None }
+pub(super) fn here(folder: &Path) -> Response {
+    Response::Here { runtime_dir: folder.to_owned(), config: None }
 }

@@ -1,6 +1,6 @@
 //! What the service manager is told (sd_notify(3)), and the end that an essential pool asks for.
 
-use super::Keeper;
+use super::Supervisor;
 use super::tickets::reason;
 use crate::observe::manager::{self, Manager, PoolLine};
 use crate::observe::status::outdated;
@@ -17,7 +17,7 @@ const EXTEND_EVERY: Duration = Duration::from_secs(5);
 
 /// What the manager knows of us.
 #[derive(Debug)]
-pub(super) struct Managing {
+pub(super) struct ServiceManager {
     manager: Manager,
     /// READY=1 has been said.
     ready: bool,
@@ -30,7 +30,7 @@ pub(super) struct Managing {
     watchdog: Option<(Duration, Instant)>,
 }
 
-impl Managing {
+impl ServiceManager {
     /// `started_as`: the process that the manager has started, which a daemon is not.
     pub(super) fn begin(started_as: u32) -> Self {
         let manager = Manager::find();
@@ -90,7 +90,7 @@ impl Managing {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// Something is about to be applied or rolled. `Type=notify-reload` (systemd.service(5)) waits for this, with a
     /// time after its signal, so it is said again when it comes twice; and then for READY=1.
     pub(super) fn reloading(&mut self) {

@@ -1,10 +1,10 @@
 //! The end: what outlived its worker is ended, files that are ours are removed, whoever waits is told.
 
-use super::Keeper;
-use super::event_log::Note;
-use crate::control::wire::Answer;
+use super::Supervisor;
+use super::event_log::EventBuilder;
+use crate::control::wire::Response;
 use crate::event_loop::clock::Clock;
-use crate::observe::events::What;
+use crate::observe::events::EventKind;
 use rotad_core::{Span, Time, WorkerId};
 use std::time::Duration;
 
@@ -39,18 +39,18 @@ fn remove_files(mut listening: super::listening::Listening) {
     }
 }
 
-pub(super) struct Leaving {
+pub(super) struct Shutdown {
     until: Time,
 }
 
-impl Leaving {
+impl Shutdown {
     /// Orphans that die ring through SIGCHLD; this is for those that do not.
     pub(super) fn patience(&self, clock: &Clock) -> Duration {
         clock.until(self.until).min(Duration::from_millis(100))
     }
 }
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn leave(&mut self, lost: &[WorkerId]) {
         for worker in lost {
             let Some(body) = self.roster.get(*worker) else { continue };
@@ -62,7 +62,7 @@ impl Keeper {
             tracing::error!("{text}");
             self.last_lost.insert(*worker, text);
         }
-        self.leaving = Some(Leaving { until: self.clock.now() + ORPHANS });
+        self.leaving = Some(Shutdown { until: self.clock.now() + ORPHANS });
         self.end_orphans();
     }
 
@@ -86,7 +86,7 @@ impl Keeper {
     pub(super) fn farewell(mut self, code: u8) -> u8 {
         let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
         let lost = lost.join("\n");
-        self.note(Note::new(What::MasterStopped, "stopped"));
+        self.note(EventBuilder::new(EventKind::MasterStopped, "stopped"));
         let listening = std::mem::take(&mut self.listening);
         within(FILES, "the files of unix listeners", move || remove_files(listening));
         // With somebody left it stays: the next start has to find them.
@@ -95,7 +95,7 @@ impl Keeper {
         }
         let message = if code == 0 { "stopped".to_owned() } else { lost.clone() };
         for client in std::mem::take(&mut self.stop_clients) {
-            self.server.say(client, &Answer::Done { code, message: message.clone() }, true);
+            self.server.say(client, &Response::Done { code, message: message.clone() }, true);
             self.server.flush(client);
         }
         self.end_of_events();

@@ -1,10 +1,10 @@
 //! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
 //! worker of it is started with.
 
-use super::pool_registry::Pattern;
+use super::pool_registry::PoolSpec;
 use crate::listener::Listener;
 use crate::plan::{Address, Context, Health};
-use crate::process::{BirthOrder, Pinned, Resolved, environment};
+use crate::process::{PinnedPaths, Resolved, SpawnRequest, environment};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
 #[derive(Debug)]
-pub(super) struct Recipes {
-    pinned: BTreeMap<(PoolId, Generation), Arc<Pinned>>,
+pub(super) struct SpawnSpecs {
+    pinned: BTreeMap<(PoolId, Generation), Arc<PinnedPaths>>,
     /// The base environment of each generation, made once.
     base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
     rotad: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct Birth<'a> {
     pub pid: Arc<AtomicI32>,
 }
 
-impl Recipes {
+impl SpawnSpecs {
     pub(super) fn new() -> Self {
         // Asked once: after a package upgrade the path is still the right one, while /proc/self/exe would be the
         // deleted file.
@@ -45,7 +45,7 @@ impl Recipes {
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub(super) fn order(&mut self, pattern: &Pattern, own: &[&Listener], birth: &Birth<'_>) -> BirthOrder {
+    pub(super) fn order(&mut self, pattern: &PoolSpec, own: &[&Listener], birth: &Birth<'_>) -> SpawnRequest {
         let (plan, recipe) = (&pattern.plan, &pattern.plan.recipe);
         let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
@@ -80,11 +80,11 @@ impl Recipes {
         let program = argv.first().cloned().unwrap_or_default();
         let directory = recipe.working_directory.clone();
         let pinned = self.pinned.entry((birth.pool, birth.generation));
-        let pinned = pinned.or_insert_with(|| Arc::new(Pinned::new(program, directory, path))).clone();
+        let pinned = pinned.or_insert_with(|| Arc::new(PinnedPaths::new(program, directory, path))).clone();
         // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
         let names: Vec<String> =
             pattern.sockets.iter().take(recipe.passed).map(|socket| socket.name.replace(':', "_")).collect();
-        BirthOrder {
+        SpawnRequest {
             worker: birth.worker,
             pinned,
             argv,
@@ -118,7 +118,7 @@ impl Recipes {
     }
 
     /// What a generation is pinned to.
-    pub(super) fn pinned(&self, pool: PoolId, generation: Generation) -> Option<&Arc<Pinned>> {
+    pub(super) fn pinned(&self, pool: PoolId, generation: Generation) -> Option<&Arc<PinnedPaths>> {
         self.pinned.get(&(pool, generation))
     }
 

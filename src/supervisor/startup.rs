@@ -1,43 +1,43 @@
 //! From a plan to a standing master, in the order in which things have to stand: the lock, what a dead master left,
 //! signal handlers, sockets, the log, the control socket, and only then the pid file.
 
-use super::apply::Applying;
-use super::blocking::{Clerk, Reader};
-use super::cgroups::Fence;
-use super::event_log::Chronicle;
-use super::exit_report::Obituaries;
+use super::apply::ReloadQueue;
+use super::blocking::{BlockingPool, Reader};
+use super::cgroups::WorkerCgroups;
+use super::event_log::EventLog;
+use super::exit_report::ExitReports;
 use super::fd_budget::raise_nofile;
-use super::file_watch::Watching;
-use super::health::Care;
-use super::launch::LaunchWatch;
+use super::file_watch::FileWatch;
+use super::health::Health;
+use super::launch::StartWatch;
 use super::listening::Listening;
-use super::log_clients::Streams;
+use super::log_clients::LogClients;
 use super::on_change::OnChange;
 use super::orphans::Orphans;
-use super::pool_registry::{Pattern, Posts};
-use super::process_table::Roster;
-use super::runtime_files::{self, Keeping};
-use super::service_manager::Managing;
-use super::spawn_spec::Recipes;
+use super::pool_registry::{PoolRegistry, PoolSpec};
+use super::process_table::ProcessTable;
+use super::runtime_files::{self, RuntimeFiles};
+use super::service_manager::ServiceManager;
+use super::spawn_spec::SpawnSpecs;
 use super::tickets::Tickets;
-use super::waiters::Vigils;
-use super::{Failed, Keeper};
+use super::waiters::Waiters;
+use super::{Failed, Supervisor};
 use crate::control::server::Server;
-use crate::daemon::Launch;
+use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
-use crate::event_loop::poller::{Interest, Reactor, Source};
+use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::event_loop::signals::{Meaning, Signals};
-use crate::event_loop::waker::Wake;
-use crate::listener::{self, Listener, Passed};
-use crate::log::{self, Paper, Pen, Rotation};
+use crate::event_loop::waker::Waker;
+use crate::listener::{self, ActivationSocket, Listener};
+use crate::log::{self, LogWriter, MasterLog, Rotation};
 use crate::observe::diary;
 use crate::plan::{Plan, PoolPlan, Sink};
-use crate::probe::accept::Scout;
-use crate::process::orphan_scanner::Sweeper;
+use crate::probe::accept::AcceptProbe;
+use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::tree;
-use crate::process::{Settings, Spawner, shim};
-use crate::runtime_dir::stale_workers::{Journal, Leftover, Leftovers, Manner, Nudge};
-use crate::runtime_dir::{House, Mender, NOTIFY, make_notify_dir};
+use crate::process::{Spawner, SpawnerConfig, shim};
+use crate::runtime_dir::stale_workers::{Manner, Nudge, StaleWorker, StaleWorkers, WorkerJournal};
+use crate::runtime_dir::{NOTIFY, RuntimeDir, RuntimeDirRepair, make_notify_dir};
 use crate::sys;
 use rotad_core::{Master, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -61,21 +61,21 @@ impl Failed {
 
 /// What stands before the keeper does.
 struct Ground {
-    house: House,
+    house: RuntimeDir,
     nofile: (u64, u64),
     signals: Signals,
     listeners: Vec<Listener>,
-    pen: Pen,
+    pen: LogWriter,
     server: Server,
-    journal: Journal,
+    journal: WorkerJournal,
     tag: String,
     took_over: Option<String>,
-    fence: Fence,
-    managing: Managing,
+    fence: WorkerCgroups,
+    managing: ServiceManager,
 }
 
-impl Keeper {
-    pub(super) fn start(plan: Plan, mut launch: Launch, reader: Reader) -> Result<Self, (Launch, Failed)> {
+impl Supervisor {
+    pub(super) fn start(plan: Plan, mut launch: StartContext, reader: Reader) -> Result<Self, (StartContext, Failed)> {
         let passed = std::mem::take(&mut launch.passed);
         match prepare(&plan, &mut launch, passed).and_then(|ground| Standing::on(&plan, ground)) {
             Ok(standing) => Ok(standing.keeper(plan, launch, reader)),
@@ -84,8 +84,8 @@ impl Keeper {
     }
 }
 
-fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Ground, Failed> {
-    let (mut house, signs) = House::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
+fn prepare(plan: &Plan, launch: &mut StartContext, passed: Vec<ActivationSocket>) -> Result<Ground, Failed> {
+    let (mut house, signs) = RuntimeDir::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
     let left = leftovers(plan, launch, &house)?;
     sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
@@ -94,7 +94,7 @@ fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Grou
     // Before workers of a killed master are stopped: that may take as long as a stop, and may be stopped itself.
     let mut signals = Signals::install(plan.signals, launch.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let mut managing = Managing::begin(launch.started_as);
+    let mut managing = ServiceManager::begin(launch.started_as);
     let took_over = TakeOver { plan, pen: &pen, launch, signals: &mut signals, managing: &mut managing }.begin(left)?;
     let listeners =
         listener::open_all(&plan.listeners, passed).map_err(|e| Failed { code: 1, message: e.to_string() })?;
@@ -106,10 +106,10 @@ fn prepare(plan: &Plan, launch: &mut Launch, passed: Vec<Passed>) -> Result<Grou
     signs.into_iter().for_each(|sign| server.add_sign(sign.path, sign.listener));
     let notify_dir = house.path().join(NOTIFY);
     make_notify_dir(&notify_dir).map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
-    let fence = Fence::find(&plan.master.name);
+    let fence = WorkerCgroups::find(&plan.master.name);
     let tag = new_tag();
     // Before the first birth, and not without it: nobody would know the workers of a master that is killed.
-    let journal = Journal::open(house.path(), &tag, fence.base())
+    let journal = WorkerJournal::open(house.path(), &tag, fence.base())
         .map_err(|e| Failed::at(&format!("cannot write the list of workers in {}", house.path().display()), e))?;
     house.write_pid().map_err(|e| Failed { code: e.code, message: e.message })?;
     tracing::info!(
@@ -133,9 +133,9 @@ fn new_tag() -> String {
 }
 
 /// What a master killed by -9 left behind: it is to be stopped, unless that was forbidden.
-fn leftovers(plan: &Plan, launch: &Launch, house: &House) -> Result<Leftovers, Failed> {
+fn leftovers(plan: &Plan, launch: &StartContext, house: &RuntimeDir) -> Result<StaleWorkers, Failed> {
     let left =
-        Leftovers::find_as_heir(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
+        StaleWorkers::find_as_heir(house.path()).map_err(|e| Failed::at("cannot read what a dead master left", e))?;
     if left.found.is_empty() || !launch.no_take_over {
         return Ok(left);
     }
@@ -152,15 +152,15 @@ fn leftovers(plan: &Plan, launch: &Launch, house: &House) -> Result<Leftovers, F
 /// pipe could not end.
 struct TakeOver<'a> {
     plan: &'a Plan,
-    pen: &'a Pen,
-    launch: &'a mut Launch,
+    pen: &'a LogWriter,
+    launch: &'a mut StartContext,
     signals: &'a mut Signals,
-    managing: &'a mut Managing,
+    managing: &'a mut ServiceManager,
 }
 
 impl TakeOver<'_> {
     /// What came of it, in a line; none: there was nothing to stop.
-    fn begin(self, left: Leftovers) -> Result<Option<String>, Failed> {
+    fn begin(self, left: StaleWorkers) -> Result<Option<String>, Failed> {
         for pid in &left.riddles {
             tracing::warn!(
                 pid,
@@ -258,19 +258,19 @@ fn manner(pool: &PoolPlan) -> Manner {
     Manner { steps: pool.policy.stop.clone(), after: pool.after.clone() }
 }
 
-fn names(left: &[Leftover]) -> String {
+fn names(left: &[StaleWorker]) -> String {
     left.iter().map(|one| format!("  {}", one.name())).collect::<Vec<_>>().join("\n")
 }
 
-fn short(left: &[Leftover]) -> String {
-    let named: Vec<String> = left.iter().take(MOST_NAMES).map(Leftover::name).collect();
+fn short(left: &[StaleWorker]) -> String {
+    let named: Vec<String> = left.iter().take(MOST_NAMES).map(StaleWorker::name).collect();
     let more = left.len().saturating_sub(MOST_NAMES);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", named.join(", "))
 }
 
 /// Opens the logs: the master's own, and those of pools once, so that one that cannot be written is told now.
-fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
+fn open_pen(plan: &Plan, launch: &StartContext) -> Result<LogWriter, Failed> {
     let paper = paper(plan, launch)?;
     for pool in &plan.pools {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
@@ -280,49 +280,49 @@ fn open_pen(plan: &Plan, launch: &Launch) -> Result<Pen, Failed> {
             }
         }
     }
-    let pen = Pen::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let pen = LogWriter::start(paper).map_err(|e| Failed::at("cannot start the log's thread", e))?;
     let sink = pen.clone();
     diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
     Ok(pen)
 }
 
 /// Where the master's log is; none: on its stderr.
-fn log_file<'p>(plan: &'p Plan, launch: &Launch) -> Option<&'p PathBuf> {
+fn log_file<'p>(plan: &'p Plan, launch: &StartContext) -> Option<&'p PathBuf> {
     let master = &plan.master;
     master.log_file.as_ref().or_else(|| (!launch.foreground).then_some(&master.default_log_file))
 }
 
-fn paper(plan: &Plan, launch: &Launch) -> Result<Paper, Failed> {
+fn paper(plan: &Plan, launch: &StartContext) -> Result<MasterLog, Failed> {
     let master = &plan.master;
-    let Some(file) = log_file(plan, launch) else { return Ok(Paper::stderr(master.log_format)) };
+    let Some(file) = log_file(plan, launch) else { return Ok(MasterLog::stderr(master.log_format)) };
     let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep, ..Rotation::default() };
-    Paper::file(file.clone(), master.log_format, rotation)
+    MasterLog::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
 }
 
 /// All that a keeper needs; from here on nothing fails.
 struct Standing {
     ground: Ground,
-    reactor: Reactor,
-    wake: Wake,
+    reactor: Poller,
+    wake: Waker,
     spawner: Spawner,
-    scout: Scout,
-    care: Care,
+    scout: AcceptProbe,
+    care: Health,
     null: Arc<OwnedFd>,
 }
 
 impl Standing {
     fn on(plan: &Plan, ground: Ground) -> Result<Self, Failed> {
-        let build = || -> io::Result<(Reactor, Wake, Spawner, Scout, Care, OwnedFd)> {
-            let reactor = Reactor::new()?;
-            let wake = Wake::new()?;
+        let build = || -> io::Result<(Poller, Waker, Spawner, AcceptProbe, Health, OwnedFd)> {
+            let reactor = Poller::new()?;
+            let wake = Waker::new()?;
             let settings =
-                Settings { wake: wake.clone(), original_nofile: ground.nofile, shim: shim::OURSELVES.into() };
+                SpawnerConfig { wake: wake.clone(), original_nofile: ground.nofile, shim: shim::OURSELVES.into() };
             let spawner = Spawner::start(settings.clone())?;
-            let scout = Scout::start(wake.clone())?;
+            let scout = AcceptProbe::start(wake.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             reactor.watch(ground.signals.as_fd(), Source::Signals, Interest::Read)?;
-            reactor.watch(wake.as_fd(), Source::Wake, Interest::Read)?;
+            reactor.watch(wake.as_fd(), Source::Waker, Interest::Read)?;
             for door in ground.server.doors() {
                 reactor.watch(door, Source::Control, Interest::Read)?;
             }
@@ -333,7 +333,7 @@ impl Standing {
                     reactor.watch(ear, Source::SocketFile(number as u64), Interest::Read)?;
                 }
             }
-            Ok((reactor, wake, spawner, scout, Care::new(settings), null.into()))
+            Ok((reactor, wake, spawner, scout, Health::new(settings), null.into()))
         };
         let (reactor, wake, spawner, scout, care, null) = build().map_err(|e| Failed::at("cannot begin", e))?;
         for listener in &ground.listeners {
@@ -350,51 +350,51 @@ impl Standing {
         Ok(Self { ground, reactor, wake, spawner, scout, care, null: Arc::new(null) })
     }
 
-    fn keeper(self, plan: Plan, launch: Launch, reader: Reader) -> Keeper {
+    fn keeper(self, plan: Plan, launch: StartContext, reader: Reader) -> Supervisor {
         let Self { ground, reactor, wake, spawner, scout, care, null } = self;
-        let orphans = Orphans::new(Sweeper::new(wake.clone()), tree::before_us());
+        let orphans = Orphans::new(OrphanScanner::new(wake.clone()), tree::before_us());
         let mut listening = Listening::default();
         let ids: Vec<_> = ground.listeners.into_iter().map(|listener| listening.add(listener)).collect();
-        let mut posts = Posts::default();
+        let mut posts = PoolRegistry::default();
         for pool in &plan.pools {
             let listeners = pool.recipe.listen.iter().map(|index| ids[*index]).collect();
             let sockets = pool.recipe.listen.iter().map(|index| plan.listeners[*index].clone()).collect();
-            posts.add(Pattern { plan: pool.clone(), sockets, listeners });
+            posts.add(PoolSpec { plan: pool.clone(), sockets, listeners });
         }
         let log_file = log_file(&plan, &launch).cloned();
         let used: BTreeSet<usize> = plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
         listening.set_lone((0..ids.len()).filter(|index| !used.contains(index)).map(|index| ids[index]).collect());
         let watched: Vec<_> = posts.iter().map(|(id, pool)| (id, pool.name.clone(), patience(pool))).collect();
-        let launch = LaunchWatch::new(launch, watched.into_iter());
+        let launch = StartWatch::new(launch, watched.into_iter());
         let notify_dir = ground.house.path().join(NOTIFY);
-        let house = Mender::new(ground.house);
+        let house = RuntimeDirRepair::new(ground.house);
         if let Some(ear) = house.ear()
-            && let Err(error) = reactor.watch(ear, Source::House, Interest::Read)
+            && let Err(error) = reactor.watch(ear, Source::RuntimeDir, Interest::Read)
         {
             tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
         }
-        Keeper {
+        Supervisor {
             core: Master::on(processors()),
             clock: Clock::start(),
             told: Time(0),
-            clerk: Clerk::new(wake.clone(), reader),
-            applying: Applying::default(),
+            clerk: BlockingPool::new(wake.clone(), reader),
+            applying: ReloadQueue::default(),
             on_change: OnChange::default(),
-            vigils: Vigils::default(),
+            vigils: Waiters::default(),
             put_back: BTreeSet::new(),
             exit_code: None,
-            watching: Watching::new(wake.clone()),
+            watching: FileWatch::new(wake.clone()),
             notify_dir,
             house,
-            keeping: Keeping::default(),
+            keeping: RuntimeFiles::default(),
             signals: ground.signals,
             listening,
             posts,
             pen: ground.pen,
             pen_hangs: false,
             server: ground.server,
-            chronicle: Chronicle::default(),
-            streams: Streams::default(),
+            chronicle: EventLog::default(),
+            streams: LogClients::default(),
             log_file,
             journal: ground.journal,
             journal_torn: false,
@@ -408,9 +408,9 @@ impl Standing {
             scout,
             care,
             null,
-            roster: Roster::default(),
-            recipes: Recipes::new(),
-            obituaries: Obituaries::default(),
+            roster: ProcessTable::default(),
+            recipes: SpawnSpecs::new(),
+            obituaries: ExitReports::default(),
             facts: VecDeque::new(),
             busy: false,
             tickets: Tickets::default(),

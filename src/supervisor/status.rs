@@ -1,6 +1,6 @@
 //! The status, made from the core's view and the roster.
 
-use super::Keeper;
+use super::Supervisor;
 use super::tickets::reason;
 use crate::observe::status::{
     MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus,
@@ -9,7 +9,7 @@ use crate::observe::status::{
 use crate::process::rss_sampler;
 use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
 
-impl Keeper {
+impl Supervisor {
     pub(super) fn snapshot(&self) -> Status {
         let view = self.core.view();
         let mut pools: Vec<(PoolId, PoolStatus)> =

@@ -1,6 +1,6 @@
 //! Who asked for what, and what they are told in the end: one outcome a pool, one answer a question.
 
-use super::exit_report::{Obituary, describe};
+use super::exit_report::{ExitReport, describe};
 use crate::observe::clip::join_within;
 use rotad_core::{By, Cause, Failure, Generation, Nothing, Outcome, PoolId, Standing, Ticket};
 use std::collections::BTreeMap;
@@ -141,7 +141,7 @@ pub(super) struct About<'a> {
     pub is_step: bool,
     /// Some generation of it has served in full.
     pub has_served: bool,
-    pub culprit: Option<&'a Obituary>,
+    pub culprit: Option<&'a ExitReport>,
     /// It was not begun, since this pool, which it comes after, was not rolled.
     pub before: Option<&'a str>,
 }
@@ -277,7 +277,7 @@ pub(super) fn workers(count: u32) -> String {
 }
 
 /// What went wrong, with the culprit's last lines.
-pub(super) fn reason(failure: &Failure, culprit: Option<&Obituary>) -> String {
+pub(super) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String {
     match (failure.cause, culprit) {
         (Cause::Cancelled, _) => "cancelled".to_owned(),
         (cause, None) => describe(cause, None),

@@ -1,22 +1,22 @@
 //! What clients wait for beside rolling restarts: a pool that starts, one that stops, old workers that finish.
 
-use super::Keeper;
+use super::Supervisor;
 use super::requests::NONE_WANTED;
 use super::service_manager::is_held_up;
 use super::tickets::{Ended, WaitId};
-use crate::control::wire::Answer;
+use crate::control::wire::Response;
 use rotad_core::{Generation, PoolId, PoolState, PoolView, Ticket, WorkerState};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
-pub(super) struct Vigils {
+pub(super) struct Waiters {
     starts: BTreeMap<PoolId, Vec<Ticket>>,
     stops: BTreeMap<PoolId, Vec<Ticket>>,
     /// Outcomes that are kept back until the old workers are gone.
     drains: Vec<(Ticket, PoolId, u8, String)>,
 }
 
-impl Keeper {
+impl Supervisor {
     /// The ticket is settled when the pool is up, or when its start has failed for the first time.
     pub(super) fn await_start(&mut self, pool: PoolId, ticket: Ticket) {
         self.vigils.starts.entry(pool).or_default().push(ticket);
@@ -163,7 +163,7 @@ impl Keeper {
 
     fn wait_ended(&mut self, ended: Option<Ended>) {
         if let Some(Ended { client: Some(client), code, message }) = ended {
-            self.answer(client, &Answer::Done { code, message }, true);
+            self.answer(client, &Response::Done { code, message }, true);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Watchdogs (sd_notify(3), sd_watchdog_enabled(3)): a ready worker that has not said WATCHDOG=1 in time, or that says
 //! WATCHDOG=trigger, is unhealthy.
 
-use super::Keeper;
+use super::Supervisor;
 use crate::notify_socket::Message;
 use crate::plan::Health;
 use rotad_core::{Event, Span, Time, WorkerId};
@@ -53,7 +53,7 @@ impl Watchdogs {
     }
 }
 
-impl Keeper {
+impl Supervisor {
     /// It may set its interval before it is ready; nothing is due until then.
     pub(super) fn expect_watchdog(&mut self, worker: WorkerId) {
         let Some(body) = self.roster.get(worker) else { return };

@@ -16,11 +16,11 @@ const MOST_READ: u64 = 64 << 20;
 const YOUNG: Duration = Duration::from_secs(2);
 
 /// Every matching file, by the path it was found at.
-pub(super) type Prints = BTreeMap<PathBuf, Print>;
+pub(super) type Fingerprints = BTreeMap<PathBuf, Fingerprint>;
 
 /// One file at one look.
 #[derive(Clone, Debug)]
-pub(super) struct Print {
+pub(super) struct Fingerprint {
     /// Where unchanged, the content need not be read again.
     outside: Outside,
     young: bool,
@@ -57,7 +57,7 @@ impl Outside {
     }
 }
 
-impl Print {
+impl Fingerprint {
     /// A file that was seen to change during the first look.
     pub(super) fn unsure() -> Self {
         Self { outside: Outside::default(), young: true, content: Content::Unsure }
@@ -70,14 +70,14 @@ impl Print {
 
 /// Looks at each file; those that are gone by now, or are no regular files, are left out. `before`: the look before,
 /// whose prints spare reading what has not changed.
-pub(super) fn look(files: Vec<PathBuf>, before: &Prints) -> Prints {
+pub(super) fn look(files: Vec<PathBuf>, before: &Fingerprints) -> Fingerprints {
     let mut buffer = vec![0; 64 << 10];
     let now = SystemTime::now();
     let print = |file: PathBuf| Some((print(&file, before.get(&file), now, &mut buffer)?, file));
     files.into_iter().filter_map(print).map(|(print, file)| (file, print)).collect()
 }
 
-fn print(path: &Path, before: Option<&Print>, now: SystemTime, buffer: &mut [u8]) -> Option<Print> {
+fn print(path: &Path, before: Option<&Fingerprint>, now: SystemTime, buffer: &mut [u8]) -> Option<Fingerprint> {
     let meta = path.metadata().ok().filter(Metadata::is_file)?;
     let outside = Outside::of(&meta);
     if let Some(before) = before.filter(|before| before.outside == outside && !before.young) {
@@ -91,7 +91,7 @@ fn print(path: &Path, before: Option<&Print>, now: SystemTime, buffer: &mut [u8]
         Err(_) => Content::Unreadable,
     };
     // Of the look before the reading: whoever writes from here on is noticed.
-    Some(Print { outside, young, content })
+    Some(Fingerprint { outside, young, content })
 }
 
 /// None: no regular file.
@@ -127,7 +127,7 @@ fn read(file: &mut File, hasher: &mut DefaultHasher, buffer: &mut [u8]) -> io::R
 }
 
 /// The files that came, went or differ: at most `most` of them, and how many there are.
-pub(super) fn changes(before: &Prints, now: &Prints, most: usize) -> (Vec<PathBuf>, usize) {
+pub(super) fn changes(before: &Fingerprints, now: &Fingerprints, most: usize) -> (Vec<PathBuf>, usize) {
     let here = now.iter().filter(|(path, print)| before.get(*path).is_none_or(|before| before.differs(print)));
     let gone = before.keys().filter(|path| !now.contains_key(*path));
     let mut files = Vec::new();
@@ -142,7 +142,7 @@ pub(super) fn changes(before: &Prints, now: &Prints, most: usize) -> (Vec<PathBu
 }
 
 /// One number for all files and what they hold.
-pub(super) fn digest(prints: &Prints) -> u64 {
+pub(super) fn digest(prints: &Fingerprints) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (path, print) in prints {
         hasher.write(path.as_os_str().as_encoded_bytes());
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn count(before: &Prints, now: &Prints) -> usize {
+    fn count(before: &Fingerprints, now: &Fingerprints) -> usize {
         changes(before, now, 1).1
     }
 
@@ -170,7 +170,7 @@ mod tests {
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         let files = || vec![a.clone(), b.clone()];
         fs::write(&a, "one").unwrap();
-        let first = look(files(), &Prints::new());
+        let first = look(files(), &Fingerprints::new());
         assert_eq!(first.len(), 1);
         fs::write(&a, "two").unwrap();
         let second = look(files(), &first);
@@ -187,9 +187,9 @@ mod tests {
     fn an_unsure_file_differs_from_itself() {
         let folder = tempfile::tempdir().unwrap();
         let a = folder.path().join("a");
-        let unsure = Prints::from([(a.clone(), Print::unsure())]);
+        let unsure = Fingerprints::from([(a.clone(), Fingerprint::unsure())]);
         assert_eq!(count(&unsure, &unsure.clone()), 1);
-        assert_eq!(count(&unsure, &Prints::new()), 1);
+        assert_eq!(count(&unsure, &Fingerprints::new()), 1);
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(look(vec![fifo.clone()], &Prints::new()).is_empty());
+        assert!(look(vec![fifo.clone()], &Fingerprints::new()).is_empty());
         assert!(content(&fifo, &mut [0; 8]).unwrap().is_none());
     }
 }

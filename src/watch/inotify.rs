@@ -1,6 +1,6 @@
 //! The kernel's ear in each folder (inotify(7)), and who listens there: one folder may serve many plans.
 
-use super::patterns::Stand;
+use super::patterns::MatchState;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::collections::{BTreeSet, HashMap};
@@ -30,11 +30,11 @@ const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags:
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inside {
     pub(super) plan: usize,
-    /// Which of the plan's [`super::patterns::Globs`].
+    /// Which of the plan's [`super::patterns::PatternSet`].
     pub(super) globs: usize,
     /// As the walk came here, through links.
     pub(super) path: PathBuf,
-    pub(super) stand: Stand,
+    pub(super) stand: MatchState,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ pub(super) enum Heard {
 
 /// Why a folder cannot be listened to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Deaf {
+pub(super) enum WatchError {
     /// It is not there.
     Gone,
     /// A limit is reached.
@@ -83,14 +83,14 @@ pub(super) enum Deaf {
 }
 
 #[derive(Debug)]
-pub(super) struct Ears {
+pub(super) struct InotifySet {
     /// None: the kernel grants no more of them.
     inotify: Option<Inotify>,
     folders: HashMap<WatchDescriptor, Folder>,
     most: usize,
 }
 
-impl Ears {
+impl InotifySet {
     pub(super) fn new() -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         Self { inotify, folders: HashMap::new(), most: MOST_FOLDERS }
@@ -102,7 +102,7 @@ impl Ears {
         Self { most, ..Self::new() }
     }
 
-    /// The limit that is in the way where an ear is [`Deaf::Full`], for people.
+    /// The limit that is in the way where an ear is [`WatchError::Full`], for people.
     pub(super) fn limit(&self) -> &'static str {
         match self.inotify {
             Some(_) => "the limit of watched folders is reached (raise the sysctl fs.inotify.max_user_watches)",
@@ -116,7 +116,7 @@ impl Ears {
     }
 
     /// Listens to all that happens in a folder. True: nobody did before.
-    pub(super) fn inside(&mut self, inside: Inside) -> Result<bool, Deaf> {
+    pub(super) fn inside(&mut self, inside: Inside) -> Result<bool, WatchError> {
         let (folder, new) = self.folder(&inside.path, INSIDE)?;
         if !folder.inside.contains(&inside) {
             folder.inside.push(inside);
@@ -125,43 +125,43 @@ impl Ears {
     }
 
     /// Listens whether the folder itself goes.
-    pub(super) fn itself(&mut self, plan: usize, path: &Path) -> Result<(), Deaf> {
+    pub(super) fn itself(&mut self, plan: usize, path: &Path) -> Result<(), WatchError> {
         self.folder(path, ITSELF)?.0.itself.insert(plan);
         Ok(())
     }
 
     /// Listens whether a name in a folder comes to mean something else.
-    pub(super) fn name(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), Deaf> {
+    pub(super) fn name(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), WatchError> {
         let (folder, _) = self.folder(path, NAMES)?;
         folder.names.entry(name.to_owned()).or_default().insert(plan);
         Ok(())
     }
 
     /// The same for a file that a link leads to, and to what it holds.
-    pub(super) fn file(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), Deaf> {
+    pub(super) fn file(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), WatchError> {
         let (folder, _) = self.folder(path, INSIDE)?;
         folder.names.entry(name.to_owned()).or_default().insert(plan);
         Ok(())
     }
 
-    fn folder(&mut self, path: &Path, events: AddWatchFlags) -> Result<(&mut Folder, bool), Deaf> {
-        let inotify = self.inotify.as_ref().ok_or(Deaf::Full)?;
+    fn folder(&mut self, path: &Path, events: AddWatchFlags) -> Result<(&mut Folder, bool), WatchError> {
+        let inotify = self.inotify.as_ref().ok_or(WatchError::Full)?;
         // The kernel knows a folder again by its inode: what others hear there must stay.
         let add = AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD) | AddWatchFlags::IN_ONLYDIR;
         let ear = inotify.add_watch(path, events | add).map_err(|error| match error {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => Deaf::Gone,
-            Errno::ENOSPC | Errno::ENOMEM => Deaf::Full,
-            other => Deaf::Refused(other),
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => WatchError::Gone,
+            Errno::ENOSPC | Errno::ENOMEM => WatchError::Full,
+            other => WatchError::Refused(other),
         })?;
         let new = !self.folders.contains_key(&ear);
         if new && self.folders.len() >= self.most {
             inotify.rm_watch(ear).ok();
-            return Err(Deaf::Full);
+            return Err(WatchError::Full);
         }
         Ok((self.folders.entry(ear).or_default(), new))
     }
 
-    /// A plan does not listen any more; its folders stay open until [`Ears::sweep`], so that it may come back to them
+    /// A plan does not listen any more; its folders stay open until [`InotifySet::sweep`], so that it may come back to them
     /// without missing anything.
     pub(super) fn forget(&mut self, plan: usize) {
         self.folders.values_mut().for_each(|folder| folder.forget(plan));

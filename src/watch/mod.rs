@@ -18,14 +18,14 @@ mod tests;
 mod walk;
 mod watch_loop;
 
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use inotify::Ears;
+use inotify::InotifySet;
 use rotad_core::PoolId;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
-use watch_loop::Vigil;
+use watch_loop::WatchLoop;
 
 /// Reports that wait for the main loop; more hold the watcher up, not the master.
 const MOST_REPORTS: usize = 256;
@@ -66,7 +66,7 @@ pub enum WatchReport {
 pub struct Watcher {
     /// None: it is to end.
     plans: Option<Sender<Vec<WatchPlan>>>,
-    bell: Wake,
+    bell: Waker,
     reports: Receiver<WatchReport>,
 }
 
@@ -76,19 +76,19 @@ impl Watcher {
     /// # Errors
     /// No descriptor is left for a bell, or no thread can be made. A kernel that grants no inotify is none: the
     /// watcher looks every few seconds then, and says so.
-    pub fn start(wake: Wake) -> io::Result<Self> {
-        Self::with_ears(wake, Ears::new)
+    pub fn start(wake: Waker) -> io::Result<Self> {
+        Self::with_ears(wake, InotifySet::new)
     }
 
-    fn with_ears(wake: Wake, ears: fn() -> Ears) -> io::Result<Self> {
-        let bell = Wake::new()?;
+    fn with_ears(wake: Waker, ears: fn() -> InotifySet) -> io::Result<Self> {
+        let bell = Waker::new()?;
         let (plans, inbox) = unbounded();
         let (outbox, reports) = bounded(MOST_REPORTS);
         let own_bell = bell.clone();
         let watch = move || {
             // Signals for the process are the main thread's.
             nix::sys::signal::SigSet::all().thread_block().ok();
-            Vigil::new(ears(), outbox, wake).run(&inbox, &own_bell);
+            WatchLoop::new(ears(), outbox, wake).run(&inbox, &own_bell);
         };
         std::thread::Builder::new().name("watcher".to_owned()).stack_size(256 << 10).spawn(watch)?;
         Ok(Self { plans: Some(plans), bell, reports })

@@ -12,7 +12,7 @@ use std::rc::Rc;
 const HOW: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
-/// Parts of all patterns of one [`Globs`]: as many as a [`Stand`] has bits.
+/// Parts of all patterns of one [`PatternSet`]: as many as a [`MatchState`] has bits.
 const MOST_PARTS: usize = 128;
 
 #[derive(Debug)]
@@ -26,9 +26,9 @@ enum Part {
 
 /// Which parts of the patterns come next below a folder: a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stand(u128);
+pub(super) struct MatchState(u128);
 
-impl Stand {
+impl MatchState {
     /// Neither matches nor leads to what may match.
     pub(super) fn is_lost(self) -> bool {
         self.0 == 0
@@ -37,11 +37,11 @@ impl Stand {
 
 /// Patterns with one root, walked together.
 #[derive(Debug)]
-pub(super) struct Globs {
+pub(super) struct PatternSet {
     /// The folder that all of them begin in: absolute, without wildcards.
     pub(super) root: PathBuf,
     parts: Vec<Part>,
-    start: Stand,
+    start: MatchState,
     left_out: Rc<LeftOut>,
 }
 
@@ -74,7 +74,7 @@ impl LeftOut {
     }
 }
 
-impl Globs {
+impl PatternSet {
     /// Sorts patterns by their roots. A relative pattern is relative to `base`. The errors are for people.
     pub(super) fn sort(base: &Path, patterns: &[String]) -> (Vec<Self>, Vec<String>) {
         let mut sorted: Vec<Self> = Vec::new();
@@ -96,7 +96,7 @@ impl Globs {
                         Some(globs) => globs.add(parts),
                         None => {
                             let left_out = Rc::clone(&left_out);
-                            let mut globs = Self { root, parts: Vec::new(), start: Stand(0), left_out };
+                            let mut globs = Self { root, parts: Vec::new(), start: MatchState(0), left_out };
                             globs.add(parts);
                             sorted.push(globs);
                         }
@@ -120,21 +120,21 @@ impl Globs {
     }
 
     /// Where a walk begins, at the root.
-    pub(super) fn start(&self) -> Stand {
+    pub(super) fn start(&self) -> MatchState {
         self.start
     }
 
     /// What stands below `name` in a folder with this stand.
-    pub(super) fn step(&self, stand: Stand, name: &OsStr) -> Stand {
+    pub(super) fn step(&self, stand: MatchState, name: &OsStr) -> MatchState {
         self.next(stand, name, true)
     }
 
     /// The same for a link to a folder, which `**` does not follow.
-    pub(super) fn step_by_name(&self, stand: Stand, name: &OsStr) -> Stand {
+    pub(super) fn step_by_name(&self, stand: MatchState, name: &OsStr) -> MatchState {
         self.next(stand, name, false)
     }
 
-    fn next(&self, stand: Stand, name: &OsStr, deep: bool) -> Stand {
+    fn next(&self, stand: MatchState, name: &OsStr, deep: bool) -> MatchState {
         let name = name.to_string_lossy();
         let deep = deep && !name.starts_with('.');
         let mut next = 0;
@@ -145,16 +145,16 @@ impl Globs {
                 _ => {}
             }
         }
-        Stand(next)
+        MatchState(next)
     }
 
     /// A file with this stand matches.
-    pub(super) fn matches(&self, stand: Stand) -> bool {
+    pub(super) fn matches(&self, stand: MatchState) -> bool {
         self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && matches!(part, Part::End))
     }
 
     /// Below a folder with this stand something may match.
-    pub(super) fn descends(&self, stand: Stand) -> bool {
+    pub(super) fn descends(&self, stand: MatchState) -> bool {
         self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && !matches!(part, Part::End))
     }
 
@@ -227,7 +227,7 @@ mod tests {
     /// Whether a walk through `base`/`path` finds it.
     fn finds(patterns: &[&str], path: &str) -> bool {
         let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let (all, errors) = Globs::sort(Path::new("/b"), &patterns);
+        let (all, errors) = PatternSet::sort(Path::new("/b"), &patterns);
         assert!(errors.is_empty(), "{errors:?}");
         all.iter().any(|globs| {
             let Ok(below) = Path::new(path).strip_prefix(&globs.root) else { return false };
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn roots_hold_no_wildcards_and_equal_ones_are_walked_once() {
         let patterns = ["src/a/*.py", "src/a/**/*.html", "../lib/x/y", "/etc/[*]/[?]/z*/b"].map(str::to_owned);
-        let (all, errors) = Globs::sort(Path::new("/b"), &patterns);
+        let (all, errors) = PatternSet::sort(Path::new("/b"), &patterns);
         assert!(errors.is_empty(), "{errors:?}");
         let roots: Vec<_> = all.iter().map(|globs| globs.root.display().to_string()).collect();
         assert_eq!(roots, ["/b/src/a", "/b/../lib/x", "/etc/*/?"]);
@@ -295,11 +295,11 @@ mod tests {
     #[test]
     fn nonsense_is_an_error_and_spares_the_rest() {
         let patterns = ["a[", "*/../x", ".", "src/..", "ok/*"].map(str::to_owned);
-        let (all, errors) = Globs::sort(Path::new("/b"), &patterns);
+        let (all, errors) = PatternSet::sort(Path::new("/b"), &patterns);
         assert_eq!((all.len(), errors.len()), (1, 4), "{errors:?}");
         let many = "a*/".repeat(200) + "b";
-        assert_eq!(Globs::sort(Path::new("/b"), &[many]).1.len(), 1);
+        assert_eq!(PatternSet::sort(Path::new("/b"), &[many]).1.len(), 1);
         let all: Vec<String> = (0..100).map(|n| format!("*/{n}/*")).collect();
-        assert_eq!(Globs::sort(Path::new("/b"), &all).0.len(), 4, "more patterns than one set holds");
+        assert_eq!(PatternSet::sort(Path::new("/b"), &all).0.len(), 4, "more patterns than one set holds");
     }
 }

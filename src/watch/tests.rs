@@ -1,9 +1,9 @@
 //! The watcher with real folders. Every wait is for a report; that something is *not* reported is shown by the next
 //! real change, which is the first report.
 
-use super::inotify::Ears;
+use super::inotify::InotifySet;
 use super::{WatchKey, WatchPlan, WatchReport, Watcher};
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use rotad_core::PoolId;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,14 +21,14 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(ears: fn() -> Ears) -> Self {
-        let watcher = Watcher::with_ears(Wake::new().unwrap(), ears).unwrap();
+    fn new(ears: fn() -> InotifySet) -> Self {
+        let watcher = Watcher::with_ears(Waker::new().unwrap(), ears).unwrap();
         Self { folder: tempfile::tempdir().unwrap(), watcher }
     }
 
     /// Files in a folder, and a watch over them that has begun.
     fn over(files: &[&str], globs: &[&str]) -> Self {
-        let scene = Self::new(Ears::new);
+        let scene = Self::new(InotifySet::new);
         files.iter().for_each(|file| scene.write(file, "first"));
         assert_eq!(scene.watch("", globs), files.len());
         scene
@@ -186,7 +186,7 @@ fn a_folder_removed_and_made_again() {
 
 #[test]
 fn a_base_that_comes_later() {
-    let scene = Scene::new(Ears::new);
+    let scene = Scene::new(InotifySet::new);
     assert_eq!(scene.watch("not/yet", &["src/*.py"]), 0);
     scene.write("not/yet/src/a.py", "there");
     scene.changed(&["not/yet/src/a.py"]);
@@ -215,7 +215,7 @@ fn ten_thousand_files_are_one_report() {
 
 #[test]
 fn links_are_followed_and_noticed_when_they_are_turned() {
-    let scene = Scene::new(Ears::new);
+    let scene = Scene::new(InotifySet::new);
     for release in ["one", "two", "same"] {
         scene.write(&format!("releases/{release}/src/a.py"), if release == "one" { "one" } else { "two" });
     }
@@ -239,7 +239,7 @@ fn links_are_followed_and_noticed_when_they_are_turned() {
 
 #[test]
 fn links_inside() {
-    let scene = Scene::new(Ears::new);
+    let scene = Scene::new(InotifySet::new);
     scene.write("shop/a.py", "a");
     scene.write("shared/conf.py", "first");
     scene.write("v1/lib.py", "v1");
@@ -266,7 +266,7 @@ fn links_inside() {
 
 #[test]
 fn a_change_before_the_watch_has_begun_is_not_missed() {
-    let scene = Scene::new(Ears::new);
+    let scene = Scene::new(InotifySet::new);
     for file in 0..2000 {
         scene.write(&format!("{file}.py"), "first");
     }
@@ -314,7 +314,7 @@ fn other_plans_come_and_what_stays_goes_on() {
 
 #[test]
 fn a_limit_of_the_kernel_makes_it_look_by_itself() {
-    let scene = Scene::new(|| Ears::with_limit(3));
+    let scene = Scene::new(|| InotifySet::with_limit(3));
     scene.write("src/a/b/c/x.py", "first");
     scene.watcher.watch(vec![scene.plan("", &["src/**/*.py"])]);
     let told = scene.report();
@@ -326,7 +326,7 @@ fn a_limit_of_the_kernel_makes_it_look_by_itself() {
 
 #[test]
 fn what_cannot_be_watched_is_told_once() {
-    let scene = Scene::new(Ears::new);
+    let scene = Scene::new(InotifySet::new);
     scene.write("x.py", "first");
     scene.watcher.watch(vec![scene.plan("", &["a[", "*.py"])]);
     assert!(trouble(&scene.report()).contains("a["));
@@ -347,7 +347,7 @@ fn the_thread_ends_with_its_watcher() {
 /// Files by a pattern, and folders with all that is in them, also those that come later.
 #[test]
 fn what_is_left_out_is_neither_counted_nor_entered() {
-    let scene = Scene::new(Ears::new);
+    let scene = Scene::new(InotifySet::new);
     for file in ["a.js", "node_modules/x/b.js", "lib/node_modules/c.js", "lib/d.js", "logs/web.log", ".hidden/e.js"] {
         scene.write(file, "first");
     }

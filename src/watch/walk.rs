@@ -4,8 +4,8 @@
 //! Links to folders are followed where a pattern names them or matches their name, never by `**`: no walk goes in
 //! circles.
 
-use super::inotify::{Deaf, Ears, Inside};
-use super::patterns::{Globs, Stand};
+use super::inotify::{InotifySet, Inside, WatchError};
+use super::patterns::{MatchState, PatternSet};
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -37,7 +37,7 @@ pub(super) struct Found {
 }
 
 pub(super) struct Walk<'w> {
-    pub(super) ears: &'w mut Ears,
+    pub(super) ears: &'w mut InotifySet,
     pub(super) plan: usize,
     pub(super) found: Found,
 }
@@ -45,22 +45,22 @@ pub(super) struct Walk<'w> {
 /// A folder that is to be entered.
 struct Step {
     path: PathBuf,
-    stand: Stand,
+    stand: MatchState,
 }
 
 impl<'w> Walk<'w> {
-    pub(super) fn new(ears: &'w mut Ears, plan: usize) -> Self {
+    pub(super) fn new(ears: &'w mut InotifySet, plan: usize) -> Self {
         Self { ears, plan, found: Found::default() }
     }
 
     /// All that matches, from the root, and the way there. `number`: which of the plan's globs these are.
-    pub(super) fn whole(&mut self, number: usize, globs: &Globs) {
+    pub(super) fn whole(&mut self, number: usize, globs: &PatternSet) {
         self.way(&globs.root);
         self.below(number, globs, globs.root.clone(), globs.start());
     }
 
     /// All that matches in a folder and below, or behind a link.
-    pub(super) fn below(&mut self, number: usize, globs: &Globs, path: PathBuf, stand: Stand) {
+    pub(super) fn below(&mut self, number: usize, globs: &PatternSet, path: PathBuf, stand: MatchState) {
         if let Ok(target) = path.read_link() {
             if !path.is_dir() {
                 return;
@@ -88,7 +88,7 @@ impl<'w> Walk<'w> {
     fn enter(
         &mut self,
         number: usize,
-        globs: &Globs,
+        globs: &PatternSet,
         step: Step,
         steps: &mut Vec<Step>,
     ) -> Result<(), (PathBuf, io::Error)> {
@@ -183,15 +183,15 @@ impl<'w> Walk<'w> {
     }
 
     /// A limit does not end the walk, but the plan has to look by itself from now on.
-    fn deaf<T: Default>(&mut self, heard: Result<T, Deaf>) -> io::Result<T> {
+    fn deaf<T: Default>(&mut self, heard: Result<T, WatchError>) -> io::Result<T> {
         match heard {
             Ok(heard) => Ok(heard),
-            Err(Deaf::Full) => {
+            Err(WatchError::Full) => {
                 self.found.deaf = true;
                 Ok(T::default())
             }
-            Err(Deaf::Gone) => Err(Errno::ENOENT.into()),
-            Err(Deaf::Refused(error)) => Err(error.into()),
+            Err(WatchError::Gone) => Err(Errno::ENOENT.into()),
+            Err(WatchError::Refused(error)) => Err(error.into()),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The watching thread: hears, waits until it is quiet, compares, reports.
 
-use super::fingerprint::{self, Print, Prints};
-use super::inotify::{Ears, Heard, Inside};
-use super::patterns::{Globs, Stand};
+use super::fingerprint::{self, Fingerprint, Fingerprints};
+use super::inotify::{Heard, InotifySet, Inside};
+use super::patterns::{MatchState, PatternSet};
 use super::walk::{Found, MOST, Walk};
 use super::{WatchPlan, WatchReport};
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::AddWatchFlags;
@@ -30,11 +30,11 @@ const LOOK_SHARE: u32 = 20;
 const MOST_NAMED: usize = 5;
 
 /// One plan and what is known about it.
-struct Kept {
+struct WatchState {
     plan: WatchPlan,
-    globs: Vec<Globs>,
+    globs: Vec<PatternSet>,
     /// As of the last report.
-    prints: Prints,
+    prints: Fingerprints,
     /// Links to folders that the walk followed.
     links: HashSet<PathBuf>,
     /// The first and the last event since the last comparison.
@@ -49,9 +49,9 @@ struct Kept {
     off: bool,
 }
 
-impl Kept {
-    fn new(plan: WatchPlan, globs: Vec<Globs>) -> Self {
-        let (prints, links, told) = (Prints::new(), HashSet::new(), BTreeSet::new());
+impl WatchState {
+    fn new(plan: WatchPlan, globs: Vec<PatternSet>) -> Self {
+        let (prints, links, told) = (Fingerprints::new(), HashSet::new(), BTreeSet::new());
         Self { plan, globs, prints, links, stirred: None, look_at: None, seen: 0, told, off: false }
     }
 
@@ -76,28 +76,28 @@ impl Kept {
 
 /// What events say to one plan, before it is acted upon: many of a batch say the same.
 #[derive(Default)]
-struct News {
+struct PendingChanges {
     files: BTreeSet<PathBuf>,
     stirred: bool,
     way: bool,
     /// New folders or links: where they stand in which globs.
-    places: BTreeMap<(usize, PathBuf), Stand>,
+    places: BTreeMap<(usize, PathBuf), MatchState>,
 }
 
-pub(super) struct Vigil {
-    ears: Ears,
-    kept: BTreeMap<usize, Kept>,
+pub(super) struct WatchLoop {
+    ears: InotifySet,
+    kept: BTreeMap<usize, WatchState>,
     next: usize,
     outbox: Sender<WatchReport>,
-    wake: Wake,
+    wake: Waker,
 }
 
-impl Vigil {
-    pub(super) fn new(ears: Ears, outbox: Sender<WatchReport>, wake: Wake) -> Self {
+impl WatchLoop {
+    pub(super) fn new(ears: InotifySet, outbox: Sender<WatchReport>, wake: Waker) -> Self {
         Self { ears, kept: BTreeMap::new(), next: 0, outbox, wake }
     }
 
-    pub(super) fn run(mut self, inbox: &Receiver<Vec<WatchPlan>>, bell: &Wake) {
+    pub(super) fn run(mut self, inbox: &Receiver<Vec<WatchPlan>>, bell: &Waker) {
         loop {
             bell.hush();
             match inbox.try_recv() {
@@ -122,7 +122,7 @@ impl Vigil {
         self.kept.iter().filter_map(|(id, kept)| Some((kept.due()?, *id)))
     }
 
-    fn wait(&self, bell: &Wake) {
+    fn wait(&self, bell: &Waker) {
         let due = self.due().map(|(at, _)| at.saturating_duration_since(Instant::now())).min();
         // Rounded up: a poll that ends a moment too early would spin.
         let timeout = due.map(|due| due + Duration::from_millis(1)).and_then(|due| PollTimeout::try_from(due).ok());
@@ -140,12 +140,12 @@ impl Vigil {
         let same = |a: &WatchPlan, b: &WatchPlan| a.key == b.key && a.base == b.base && a.globs == b.globs;
         let old = std::mem::take(&mut self.kept);
         let mut new = Vec::new();
-        let mut old: Vec<(usize, Kept)> = old.into_iter().collect();
+        let mut old: Vec<(usize, WatchState)> = old.into_iter().collect();
         for plan in plans {
             match old.iter().position(|(_, kept)| same(&kept.plan, &plan)) {
                 Some(at) => {
                     let (id, kept) = old.swap_remove(at);
-                    self.kept.insert(id, Kept { plan, ..kept });
+                    self.kept.insert(id, WatchState { plan, ..kept });
                 }
                 None => new.push(plan),
             }
@@ -156,15 +156,15 @@ impl Vigil {
     }
 
     fn begin(&mut self, plan: WatchPlan) {
-        let (globs, errors) = Globs::sort(&plan.base, &plan.globs);
+        let (globs, errors) = PatternSet::sort(&plan.base, &plan.globs);
         let (id, key) = (self.next, plan.key);
         self.next += 1;
-        self.kept.insert(id, Kept::new(plan, globs));
+        self.kept.insert(id, WatchState::new(plan, globs));
         for text in errors {
             self.report(WatchReport::Trouble { key, text });
         }
         let found = self.listen(id);
-        let prints = fingerprint::look(found.files, &Prints::new());
+        let prints = fingerprint::look(found.files, &Fingerprints::new());
         let files = prints.len();
         if let Some(kept) = self.kept.get_mut(&id) {
             kept.seen = fingerprint::digest(&prints);
@@ -221,7 +221,7 @@ impl Vigil {
 
     /// Takes in what has happened. `first`: a plan whose files were just read for the first time.
     fn hear(&mut self, first: Option<usize>) {
-        let mut news: BTreeMap<usize, News> = BTreeMap::new();
+        let mut news: BTreeMap<usize, PendingChanges> = BTreeMap::new();
         for heard in self.ears.hear() {
             match heard {
                 Heard::Lost => self.kept.keys().for_each(|id| news.entry(*id).or_default().stirred = true),
@@ -238,7 +238,7 @@ impl Vigil {
         }
     }
 
-    fn take(&mut self, id: usize, mut news: News, first: bool) {
+    fn take(&mut self, id: usize, mut news: PendingChanges, first: bool) {
         if news.way {
             news.stirred = true;
             news.files.extend(self.listen(id).files);
@@ -260,7 +260,7 @@ impl Vigil {
             kept.stir(Instant::now());
         }
         if first {
-            kept.prints.extend(news.files.into_iter().map(|file| (file, Print::unsure())));
+            kept.prints.extend(news.files.into_iter().map(|file| (file, Fingerprint::unsure())));
         }
     }
 
@@ -302,7 +302,7 @@ impl Vigil {
 }
 
 /// What an event in a folder means to the plan that walks there.
-fn happened(kept: &Kept, inside: &Inside, name: &OsStr, what: AddWatchFlags, news: &mut News) {
+fn happened(kept: &WatchState, inside: &Inside, name: &OsStr, what: AddWatchFlags, news: &mut PendingChanges) {
     let Some(globs) = kept.globs.get(inside.globs) else { return };
     if globs.leaves_out(&inside.path.join(name)) {
         return;
@@ -343,7 +343,7 @@ mod tests {
     fn quiet_is_waited_for_but_not_for_ever() {
         let debounce = Duration::from_millis(500);
         let mut kept =
-            Kept::new(WatchPlan { key: WatchKey::Config, base: "/".into(), globs: vec![], debounce }, vec![]);
+            WatchState::new(WatchPlan { key: WatchKey::Config, base: "/".into(), globs: vec![], debounce }, vec![]);
         assert_eq!(kept.due(), None);
         let now = Instant::now();
         for second in 0..100 {
@@ -368,7 +368,7 @@ mod tests {
             debounce: Duration::ZERO,
         };
         let (outbox, _reports) = crossbeam_channel::unbounded();
-        let mut vigil = Vigil::new(Ears::new(), outbox, Wake::new().expect("a bell"));
+        let mut vigil = WatchLoop::new(InotifySet::new(), outbox, Waker::new().expect("a bell"));
         vigil.set(vec![plan("**/*")]);
         let (all, above) = (vigil.ears.count(), folder.path().components().count() - 1);
         assert_eq!(all, above + 3, "the folder, three below it, those above it");

@@ -1,7 +1,9 @@
 //! A spawner of one's own, and children that are ended with the test.
 
-use rotad::event_loop::waker::Wake;
-use rotad::process::{BirthError, BirthOrder, BirthReport, Newborn, Pinned, Settings, Spawner, verdict};
+use rotad::event_loop::waker::Waker;
+use rotad::process::{
+    PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig, verdict,
+};
 use rotad_core::WorkerId;
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,9 +20,9 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 pub const NOFILE: (u64, u64) = (345, 456);
 
 pub fn spawner() -> Spawner {
-    let wake = Wake::new().unwrap();
+    let wake = Waker::new().unwrap();
     let shim = env!("CARGO_BIN_EXE_rotad").into();
-    Spawner::start(Settings { wake, original_nofile: NOFILE, shim }).unwrap()
+    Spawner::start(SpawnerConfig { wake, original_nofile: NOFILE, shim }).unwrap()
 }
 
 pub fn null() -> Arc<OwnedFd> {
@@ -28,11 +30,11 @@ pub fn null() -> Arc<OwnedFd> {
 }
 
 /// An order with nothing special about it.
-pub fn order(argv: &[&str], directory: &Path) -> BirthOrder {
+pub fn order(argv: &[&str], directory: &Path) -> SpawnRequest {
     let argv: Vec<OsString> = argv.iter().map(Into::into).collect();
-    BirthOrder {
+    SpawnRequest {
         worker: WorkerId(1),
-        pinned: Arc::new(Pinned::new(argv[0].clone(), directory.to_owned(), None)),
+        pinned: Arc::new(PinnedPaths::new(argv[0].clone(), directory.to_owned(), None)),
         argv,
         env: vec![("A".into(), "b".into())],
         account: None,
@@ -51,50 +53,50 @@ pub fn order(argv: &[&str], directory: &Path) -> BirthOrder {
 }
 
 /// The order's stdout, to be read to its end.
-pub fn listen_to(order: &mut BirthOrder) -> File {
+pub fn listen_to(order: &mut SpawnRequest) -> File {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     order.stdout = Arc::new(write);
     read.into()
 }
 
-pub fn report(spawner: &Spawner) -> BirthReport {
+pub fn report(spawner: &Spawner) -> SpawnResult {
     spawner.reports().recv_timeout(GIVE_UP).unwrap()
 }
 
-pub fn deliver(spawner: &Spawner, order: BirthOrder) -> BirthReport {
+pub fn deliver(spawner: &Spawner, order: SpawnRequest) -> SpawnResult {
     spawner.order(order);
     report(spawner)
 }
 
-pub fn born(report: BirthReport) -> Newborn {
+pub fn born(report: SpawnResult) -> SpawnedChild {
     match report {
-        BirthReport::Born { born, .. } => born,
+        SpawnResult::Born { born, .. } => born,
         other => panic!("not born: {other:?}"),
     }
 }
 
-pub fn error(report: BirthReport) -> String {
+pub fn error(report: SpawnResult) -> String {
     match report {
-        BirthReport::Failed { error, .. } => error.to_string(),
+        SpawnResult::Failed { error, .. } => error.to_string(),
         other => panic!("no failure: {other:?}"),
     }
 }
 
 /// Waits for the verdict on a worker with a user of its own.
-pub fn judged(report: BirthReport) -> (Newborn, Result<(), BirthError>) {
-    let BirthReport::Underway { born, verdict: fd, .. } = report else { panic!("not underway: {report:?}") };
+pub fn judged(report: SpawnResult) -> (SpawnedChild, Result<(), SpawnError>) {
+    let SpawnResult::Underway { born, verdict: fd, .. } = report else { panic!("not underway: {report:?}") };
     let mut wait = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
     assert_eq!(nix::poll::poll(&mut wait, nix::poll::PollTimeout::try_from(GIVE_UP).unwrap()), Ok(1));
     (born, verdict(&fd).unwrap().unwrap())
 }
 
 /// Waits until the child has ended by itself, and reaps it.
-pub fn bury(child: &Newborn) {
+pub fn bury(child: &SpawnedChild) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     waitid(Id::Pid(nix::unistd::Pid::from_raw(child.process.pid())), WaitPidFlag::WEXITED).unwrap();
 }
 
-pub fn kill(child: &Newborn) {
+pub fn kill(child: &SpawnedChild) {
     child.process.signal(9).unwrap();
     bury(child);
 }

@@ -2,10 +2,10 @@
 //! the sign that bears the file's path (`runtime_dir/presence.rs`), or in the default place of root's masters. And, where none
 //! is found, what is known for sure.
 
-use super::{ClientError, Patience, wait};
-use crate::cli::seam::{self, Peek};
-use crate::control::wire::{Answer, Ask, Question, SOCKET, VERSION};
-use crate::runtime_dir::stale_workers::Leftovers;
+use super::{ClientError, WaitLimits, wait};
+use crate::cli::seam::{self, MasterPaths};
+use crate::control::wire::{Method, Request, Response, SOCKET, VERSION};
+use crate::runtime_dir::stale_workers::StaleWorkers;
 use crate::runtime_dir::{self, presence};
 use nix::fcntl::OFlag;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -25,7 +25,7 @@ const TIME_TO_SAY: Duration = Duration::from_secs(2);
 /// A connection, and the path by which the master there knows its configuration.
 pub(super) type Reached = (UnixStream, PathBuf);
 
-pub(super) fn reach(peek: &Peek, patience: &Patience) -> Result<Reached, ClientError> {
+pub(super) fn reach(peek: &MasterPaths, patience: &WaitLimits) -> Result<Reached, ClientError> {
     let until = Instant::now() + STARTING;
     let until = patience.until.map_or(until, |timeout| timeout.min(until));
     loop {
@@ -54,7 +54,7 @@ pub(super) fn reach(peek: &Peek, patience: &Patience) -> Result<Reached, ClientE
 
 /// The master of another user whom this file's is due to: for a start that would be the second one. One of our own is
 /// met by the start itself, under its lock.
-pub fn runs_elsewhere(peek: &Peek) -> Option<String> {
+pub fn runs_elsewhere(peek: &MasterPaths) -> Option<String> {
     let me = geteuid().as_raw();
     let mut holders = presence::holders(&[&peek.config, &peek.real]).into_iter();
     let who = match holders.find(|holder| holder.uid != me && is_due(holder.uid, peek)) {
@@ -68,11 +68,11 @@ pub fn runs_elsewhere(peek: &Peek) -> Option<String> {
 }
 
 /// Anybody may say that he runs a file: those count whom its master is due to.
-fn is_due(uid: u32, peek: &Peek) -> bool {
+fn is_due(uid: u32, peek: &MasterPaths) -> bool {
     uid == geteuid().as_raw() || uid == 0 || Some(uid) == peek.owner
 }
 
-fn by_sign(peek: &Peek) -> Result<Option<Reached>, ClientError> {
+fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
     let mut holders = presence::holders(&[&peek.config, &peek.real]);
     holders.sort_by_key(|holder| (!is_due(holder.uid, peek), holder.uid != me, holder.uid));
@@ -94,7 +94,7 @@ fn by_sign(peek: &Peek) -> Result<Option<Reached>, ClientError> {
 }
 
 /// A master of our own that knows the file by another path: through a link that has been turned to this one.
-fn by_the_same_file(peek: &Peek) -> Result<Option<Reached>, ClientError> {
+fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
     for holder in presence::all().into_iter().filter(|holder| holder.uid == me) {
         let Some(config) = whose(&holder.stream) else { continue };
@@ -106,7 +106,7 @@ fn by_the_same_file(peek: &Peek) -> Result<Option<Reached>, ClientError> {
     Ok(None)
 }
 
-fn in_roots_place(peek: &Peek) -> Result<Option<Reached>, ClientError> {
+fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let Some(place) = &peek.roots_runtime_dir else { return Ok(None) };
     match dial(place) {
         Ok(stream) => {
@@ -137,7 +137,7 @@ fn in_roots_place(peek: &Peek) -> Result<Option<Reached>, ClientError> {
 /// The configuration of the master at the other end.
 fn whose(stream: &UnixStream) -> Option<PathBuf> {
     match serde_json::from_str(&said(stream).ok()?).ok()? {
-        Answer::Here { config, .. } => config,
+        Response::Here { config, .. } => config,
         _ => None,
     }
 }
@@ -146,7 +146,7 @@ fn whose(stream: &UnixStream) -> Option<PathBuf> {
 fn said(stream: &UnixStream) -> io::Result<String> {
     stream.set_read_timeout(Some(TIME_TO_SAY))?;
     stream.set_write_timeout(Some(TIME_TO_SAY))?;
-    let question = Question { version: VERSION, config: PathBuf::new(), real: None, ask: Ask::Where };
+    let question = Request { version: VERSION, config: PathBuf::new(), real: None, ask: Method::Where };
     let mut line = serde_json::to_vec(&question)?;
     line.push(b'\n');
     let mut writer = stream;
@@ -189,7 +189,7 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 /// The master of another user, and what to type.
-fn anothers(holder: &presence::Holder, peek: &Peek) -> String {
+fn anothers(holder: &presence::Holder, peek: &MasterPaths) -> String {
     let user = match (holder.uid, seam::user_name(holder.uid)) {
         (0, _) => String::new(),
         (_, Some(name)) => format!("-u {} ", shell_words::quote(&name)),
@@ -205,9 +205,9 @@ fn typed() -> String {
 }
 
 /// Nobody was found: for sure, or as far as this can be known.
-fn nobody(peek: &Peek) -> ClientError {
+fn nobody(peek: &MasterPaths) -> ClientError {
     let config = peek.config.display();
-    let left = Leftovers::find(&peek.runtime_dir).unwrap_or_default().found;
+    let left = StaleWorkers::find(&peek.runtime_dir).unwrap_or_default().found;
     if !left.is_empty() {
         let line = |pool: &str, slot: u32, pid: i32| format!("  {pool}/{slot}: pid {pid}");
         let names: Vec<String> = left.iter().map(|one| line(&one.pool, one.slot, one.pid)).collect();
@@ -254,7 +254,7 @@ fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
     ))
 }
 
-fn refused(error: &io::Error, peek: &Peek) -> ClientError {
+fn refused(error: &io::Error, peek: &MasterPaths) -> ClientError {
     let socket = peek.runtime_dir.join(SOCKET);
     let socket = socket.display();
     match error.kind() {

@@ -8,7 +8,7 @@ pub(super) mod web;
 use super::{code, print};
 use crate::sys::signal;
 use load::Load;
-use stage::{Bells, Stage};
+use stage::{DemoMaster, DemoSignals};
 use std::net::{Ipv4Addr, TcpListener};
 
 /// Rolling restarts under load that `--once` makes.
@@ -33,8 +33,8 @@ pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
 
 fn play(once: bool, port: Option<u16>) -> Result<u8, String> {
     let port = free_port(port)?;
-    let bells = Bells::new().map_err(|error| format!("failed to catch signals: {error}"))?;
-    let mut stage = Stage::open(port)?;
+    let bells = DemoSignals::new().map_err(|error| format!("failed to catch signals: {error}"))?;
+    let mut stage = DemoMaster::open(port)?;
     if !stage.wait_ready(&bells)? {
         return stage.close(&bells);
     }
@@ -60,7 +60,7 @@ fn free_port(wish: Option<u16>) -> Result<u16, String> {
     }
 }
 
-fn explain(stage: &Stage, port: u16) {
+fn explain(stage: &DemoMaster, port: u16) {
     let rotad = stage.rotad().display();
     let (config, pid_file, broken) = (stage.config().display(), stage.pid_file().display(), stage.broken());
     let broken = broken.display();
@@ -88,7 +88,7 @@ Ctrl-C here stops everything and removes {}.
 }
 
 /// Load, rolling restarts by signal to the pid in the pid file, and the count of what was lost.
-fn prove(mut stage: Stage, bells: &Bells, port: u16) -> Result<u8, String> {
+fn prove(mut stage: DemoMaster, bells: &DemoSignals, port: u16) -> Result<u8, String> {
     let load = Load::start(port).map_err(|error| format!("failed to start the load: {error}"))?;
     let mut rolled = Ok(());
     for roll in 1..=ROLLS {

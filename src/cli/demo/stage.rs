@@ -1,7 +1,7 @@
 //! The demo's master: a child process in a folder of its own, both gone when the stage closes.
 
 use super::super::{seam, status};
-use crate::event_loop::signal_pipe::Interrupt;
+use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::{PoolState, ReloadState, Status};
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,16 +26,16 @@ const GLANCE: u16 = 50;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a terminal or a script says to the demo, and the end of its master.
-pub(super) struct Bells {
-    int: Interrupt,
-    term: Interrupt,
-    child: Interrupt,
+pub(super) struct DemoSignals {
+    int: SignalPipe,
+    term: SignalPipe,
+    child: SignalPipe,
 }
 
-impl Bells {
+impl DemoSignals {
     pub(super) fn new() -> std::io::Result<Self> {
-        let (int, term) = (Interrupt::on(&[SIGINT])?, Interrupt::on(&[SIGTERM])?);
-        Ok(Self { int, term, child: Interrupt::on(&[SIGCHLD])? })
+        let (int, term) = (SignalPipe::on(&[SIGINT])?, SignalPipe::on(&[SIGTERM])?);
+        Ok(Self { int, term, child: SignalPipe::on(&[SIGCHLD])? })
     }
 
     /// Waits for any bell, no longer than `timeout`.
@@ -47,16 +47,16 @@ impl Bells {
     }
 }
 
-pub(super) struct Stage {
+pub(super) struct DemoMaster {
     /// None once it has been reaped.
     child: Option<Child>,
     folder: PathBuf,
     rotad: PathBuf,
-    peek: seam::Peek,
+    peek: seam::MasterPaths,
     stopping: bool,
 }
 
-impl Stage {
+impl DemoMaster {
     /// Writes the configuration into a fresh folder and starts a master on it.
     pub(super) fn open(port: u16) -> Result<Self, String> {
         let rotad = std::env::current_exe().map_err(|error| format!("failed to find our own program: {error}"))?;
@@ -110,7 +110,7 @@ impl Stage {
     }
 
     /// True when every pool serves; false when somebody wants the demo to end, or the master has.
-    pub(super) fn wait_ready(&mut self, bells: &Bells) -> Result<bool, String> {
+    pub(super) fn wait_ready(&mut self, bells: &DemoSignals) -> Result<bool, String> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if self.pass_on(bells) || self.ended().is_some() {
@@ -126,7 +126,7 @@ impl Stage {
     }
 
     /// USR1 to the pid in the pid file, as anybody would do it; returns when every web worker has been replaced.
-    pub(super) fn roll_by_signal(&mut self, bells: &Bells) -> Result<(), String> {
+    pub(super) fn roll_by_signal(&mut self, bells: &DemoSignals) -> Result<(), String> {
         let before = self.web().map_or(0, |(generation, _)| generation);
         let text = std::fs::read_to_string(self.pid_file())
             .map_err(|error| format!("failed to read the pid file: {error}"))?;
@@ -163,7 +163,7 @@ impl Stage {
     }
 
     /// Stops the master, if it runs, and returns how it ended.
-    pub(super) fn close(mut self, bells: &Bells) -> Result<u8, String> {
+    pub(super) fn close(mut self, bells: &DemoSignals) -> Result<u8, String> {
         if !self.stopping {
             self.signal(Signal::SIGTERM);
         }
@@ -171,7 +171,7 @@ impl Stage {
     }
 
     /// Waits for the master's end, passing on what the demo is told.
-    pub(super) fn wait_end(mut self, bells: &Bells) -> Result<u8, String> {
+    pub(super) fn wait_end(mut self, bells: &DemoSignals) -> Result<u8, String> {
         loop {
             if let Some(code) = self.ended() {
                 return Ok(code);
@@ -182,7 +182,7 @@ impl Stage {
     }
 
     /// True if the demo was told to end.
-    fn pass_on(&mut self, bells: &Bells) -> bool {
+    fn pass_on(&mut self, bells: &DemoSignals) -> bool {
         for (bell, signal) in [(&bells.int, Signal::SIGINT), (&bells.term, Signal::SIGTERM)] {
             if bell.take() {
                 self.signal(signal);
@@ -209,7 +209,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for DemoMaster {
     /// After an error in between the master is still there: nothing of the demo outlives it.
     fn drop(&mut self) {
         if self.child.is_some() {

@@ -1,7 +1,7 @@
 //! `__demo-task`: a task worker without a job queue: says that it is ready, counts seconds, stops on TERM.
 
 use super::super::print;
-use crate::event_loop::signal_pipe::Interrupt;
+use crate::event_loop::signal_pipe::SignalPipe;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::AsFd;
@@ -33,7 +33,7 @@ pub(in super::super) fn main() -> u8 {
 
 fn work() -> io::Result<()> {
     // Before READY=1: from then on a TERM means "finish".
-    let stop = Interrupt::on(&[nix::libc::SIGTERM, nix::libc::SIGINT])?;
+    let stop = SignalPipe::on(&[nix::libc::SIGTERM, nix::libc::SIGINT])?;
     tell("READY=1\nSTATUS=waiting for jobs")?;
     for tick in 1_u64.. {
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];

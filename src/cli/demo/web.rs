@@ -1,7 +1,7 @@
 //! `__demo-web`: a small HTTP server on the socket that the master passes as fd 3, and how a worker stops gracefully.
 
 use super::super::print;
-use crate::event_loop::signal_pipe::Interrupt;
+use crate::event_loop::signal_pipe::SignalPipe;
 use crate::sys::descriptors::take_inherited;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Read, Write};
@@ -29,7 +29,7 @@ pub(in super::super) fn main() -> u8 {
         print::plain_error(&format!("demo: the new code is broken, because the file {BROKEN} exists"));
         return 1;
     }
-    match Interrupt::on(&[nix::libc::SIGTERM, nix::libc::SIGINT]).and_then(serve) {
+    match SignalPipe::on(&[nix::libc::SIGTERM, nix::libc::SIGINT]).and_then(serve) {
         Ok(()) => 0,
         Err(error) => {
             print::plain_error(&format!("demo: {error}"));
@@ -39,7 +39,7 @@ pub(in super::super) fn main() -> u8 {
 }
 
 /// `stop` is never taken, only looked at: it stays readable for every thread.
-fn serve(stop: Interrupt) -> io::Result<()> {
+fn serve(stop: SignalPipe) -> io::Result<()> {
     let listener = listener()?;
     // The socket is shared: a sibling may take the connection between our poll and our accept.
     listener.set_nonblocking(true)?;
@@ -74,7 +74,7 @@ fn listener() -> io::Result<TcpListener> {
     take_inherited(3).map(TcpListener::from)
 }
 
-fn is_set(stop: &Interrupt) -> bool {
+fn is_set(stop: &SignalPipe) -> bool {
     readable(&[stop.as_fd()], PollTimeout::ZERO)
 }
 
@@ -84,7 +84,7 @@ fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: PollTimeout) -> bool {
 }
 
 /// One connection until it ends. Errors are the client's business: it is gone.
-fn converse(stream: &TcpStream, stop: &Interrupt) {
+fn converse(stream: &TcpStream, stop: &SignalPipe) {
     stream.set_nodelay(true).ok();
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok();
     let mut read = Vec::new();
@@ -105,7 +105,7 @@ fn converse(stream: &TcpStream, stop: &Interrupt) {
 }
 
 /// Waits for a request on an idle connection: for ever while we serve, a moment longer when we stop.
-fn next_request(stream: &TcpStream, stop: &Interrupt) -> bool {
+fn next_request(stream: &TcpStream, stop: &SignalPipe) -> bool {
     while !readable(&[stream.as_fd(), stop.as_fd()], PollTimeout::NONE) {}
     readable(&[stream.as_fd()], PollTimeout::ZERO) || readable(&[stream.as_fd()], PollTimeout::from(LINGER))
 }

@@ -18,7 +18,7 @@ mod connections;
 mod scan;
 mod syscalls;
 
-use crate::event_loop::waker::Wake;
+use crate::event_loop::waker::Waker;
 use crate::plan::Address;
 use crossbeam_channel::{Receiver, Sender, never, select, tick, unbounded};
 use rotad_core::WorkerId;
@@ -55,7 +55,7 @@ pub struct Target {
 
 /// What the scout has found out. After a report it looks no more at that worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ScoutReport {
+pub enum AcceptReport {
     /// It accepts.
     Accepting(WorkerId),
     /// It cannot be seen, and why.
@@ -74,11 +74,11 @@ enum Task {
 /// for the lock of the process's memory map, unkillably. Processes with a thread in state D are not read; should a look
 /// hang all the same, its thread is written off, and another one looks at the others.
 #[derive(Debug)]
-pub struct Scout {
-    wake: Wake,
+pub struct AcceptProbe {
+    wake: Waker,
     tasks: Sender<Task>,
-    outbox: Sender<ScoutReport>,
-    reports: Receiver<ScoutReport>,
+    outbox: Sender<AcceptReport>,
+    reports: Receiver<AcceptReport>,
     /// What the thread is at.
     at: Arc<Mutex<At>>,
     watched: BTreeMap<WorkerId, (i32, Vec<Target>)>,
@@ -99,10 +99,10 @@ fn lock(at: &Mutex<At>) -> MutexGuard<'_, At> {
     at.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Scout {
+impl AcceptProbe {
     /// # Errors
     /// EAGAIN: no thread can be made.
-    pub fn start(wake: Wake) -> io::Result<Self> {
+    pub fn start(wake: Waker) -> io::Result<Self> {
         // Never more than one report a worker: the number of workers bounds them.
         let (outbox, reports) = unbounded();
         let (tasks, at) = begin(&wake, &outbox)?;
@@ -123,11 +123,11 @@ impl Scout {
     }
 
     /// The reports; the bell is rung after each.
-    pub fn reports(&self) -> &Receiver<ScoutReport> {
+    pub fn reports(&self) -> &Receiver<AcceptReport> {
         &self.reports
     }
 
-    /// When [`Scout::check`] wants to be called, at the latest; none while nothing is watched.
+    /// When [`AcceptProbe::check`] wants to be called, at the latest; none while nothing is watched.
     pub fn deadline(&self) -> Option<Instant> {
         if self.watched.is_empty() {
             return None;
@@ -156,7 +156,7 @@ impl Scout {
     }
 
     /// Writes the thread off if it hangs: another one looks at all others. The worker that it hangs at is given back;
-    /// it is looked at again once the thread has come back ([`Scout::resume`]).
+    /// it is looked at again once the thread has come back ([`AcceptProbe::resume`]).
     pub fn check(&mut self, now: Instant) -> Option<WorkerId> {
         let (hung, since) = lock(&self.at).looking?;
         if now < since + LONGEST_LOOK || self.gone.len() >= MOST_WRITTEN_OFF {
@@ -175,10 +175,10 @@ impl Scout {
     }
 }
 
-fn begin(wake: &Wake, outbox: &Sender<ScoutReport>) -> io::Result<(Sender<Task>, Arc<Mutex<At>>)> {
+fn begin(wake: &Waker, outbox: &Sender<AcceptReport>) -> io::Result<(Sender<Task>, Arc<Mutex<At>>)> {
     let (tasks, inbox) = unbounded();
     let at: Arc<Mutex<At>> = Arc::default();
-    let rounds = Rounds { watched: HashMap::new(), outbox: outbox.clone(), wake: wake.clone(), at: at.clone() };
+    let rounds = ScanLoop { watched: HashMap::new(), outbox: outbox.clone(), wake: wake.clone(), at: at.clone() };
     let thread = std::thread::Builder::new().name("scout".to_owned()).stack_size(256 << 10);
     thread.spawn(move || {
         // Signals for the process are the main thread's.
@@ -198,14 +198,14 @@ struct Watched {
     refusals: u32,
 }
 
-struct Rounds {
+struct ScanLoop {
     watched: HashMap<WorkerId, Watched>,
-    outbox: Sender<ScoutReport>,
-    wake: Wake,
+    outbox: Sender<AcceptReport>,
+    wake: Waker,
     at: Arc<Mutex<At>>,
 }
 
-impl Rounds {
+impl ScanLoop {
     fn run(mut self, inbox: &Receiver<Task>) {
         let mut clock = never();
         loop {
@@ -281,12 +281,12 @@ impl Rounds {
             }
         }
         let report = match seen {
-            Look::Accepting => Some(ScoutReport::Accepting(worker)),
+            Look::Accepting => Some(AcceptReport::Accepting(worker)),
             Look::Refused(why) => {
                 watched.refusals += 1;
-                (watched.refusals >= REFUSALS).then_some(ScoutReport::Blind(worker, why))
+                (watched.refusals >= REFUSALS).then_some(AcceptReport::Blind(worker, why))
             }
-            Look::Half(why) if watched.age >= PATIENCE => Some(ScoutReport::Blind(worker, why)),
+            Look::Half(why) if watched.age >= PATIENCE => Some(AcceptReport::Blind(worker, why)),
             Look::NotYet | Look::Half(_) => {
                 watched.refusals = 0;
                 None

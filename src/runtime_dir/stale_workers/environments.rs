@@ -19,7 +19,7 @@ const MOST_HUNG: usize = 16;
 
 /// Whose a process says it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Papers {
+pub(super) struct Environments {
     /// ROTAD_WORKER, ROTAD_POOL, ROTAD_SLOT.
     pub(super) tag: Option<String>,
     pub(super) pool: Option<String>,
@@ -27,12 +27,12 @@ pub(super) struct Papers {
 }
 
 /// The papers of these processes, in this order; none: its memory is locked, so that it could not be asked.
-pub(super) fn of(pids: &[i32]) -> Vec<Option<Papers>> {
+pub(super) fn of(pids: &[i32]) -> Vec<Option<Environments>> {
     read_by(papers, pids)
 }
 
-fn read_by(read: fn(i32) -> Papers, pids: &[i32]) -> Vec<Option<Papers>> {
-    let mut found: Vec<Option<Papers>> = Vec::with_capacity(pids.len());
+fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environments>> {
+    let mut found: Vec<Option<Environments>> = Vec::with_capacity(pids.len());
     let all: Arc<[i32]> = pids.into();
     for _ in 0..MOST_HUNG {
         let from = found.len();
@@ -56,7 +56,7 @@ fn read_by(read: fn(i32) -> Papers, pids: &[i32]) -> Vec<Option<Papers>> {
     found
 }
 
-fn read_all(read: fn(i32) -> Papers, pids: &[i32], answers: &Sender<Papers>) {
+fn read_all(read: fn(i32) -> Environments, pids: &[i32], answers: &Sender<Environments>) {
     for &pid in pids {
         if answers.send(read(pid)).is_err() {
             return;
@@ -64,7 +64,7 @@ fn read_all(read: fn(i32) -> Papers, pids: &[i32], answers: &Sender<Papers>) {
     }
 }
 
-fn papers(pid: i32) -> Papers {
+fn papers(pid: i32) -> Environments {
     let until = Instant::now() + LOADING;
     loop {
         let bytes = procfs::environment(pid).unwrap_or_default();
@@ -73,7 +73,7 @@ fn papers(pid: i32) -> Papers {
             continue;
         }
         let value = |name: &str| procfs::value_in(&bytes, name);
-        return Papers {
+        return Environments {
             tag: value(TAG),
             pool: value("ROTAD_POOL"),
             slot: value("ROTAD_SLOT").and_then(|slot| slot.parse().ok()),
@@ -98,13 +98,13 @@ mod tests {
     /// One whose memory is locked costs its patience, and the others are heard.
     #[test]
     fn one_that_hangs_holds_nobody_up() {
-        fn read(pid: i32) -> Papers {
+        fn read(pid: i32) -> Environments {
             if pid == 2 {
                 loop {
                     std::thread::park();
                 }
             }
-            Papers { slot: Some(pid as u32), ..Papers::default() }
+            Environments { slot: Some(pid as u32), ..Environments::default() }
         }
         let began = Instant::now();
         let found = read_by(read, &[1, 2, 3, 2]);
@@ -127,8 +127,8 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(found.len(), 4);
-        assert_eq!(found[1], Some(Papers { tag: Some("x-1".to_owned()), pool: None, slot: Some(3) }));
-        assert_eq!((&found[2], &found[3]), (&Some(Papers::default()), &Some(Papers::default())));
+        assert_eq!(found[1], Some(Environments { tag: Some("x-1".to_owned()), pool: None, slot: Some(3) }));
+        assert_eq!((&found[2], &found[3]), (&Some(Environments::default()), &Some(Environments::default())));
         assert!(took < LOADING, "a program without an environment is loaded: {took:?}");
     }
 }

@@ -5,9 +5,9 @@
 //! and then if it shares the session of such a one, or descends from one. Nobody is half-born: who asks holds the lock
 //! of the runtime directory, and a child keeps that lock until its program runs ([`crate::runtime_dir`]).
 
-use super::environments::{self, Papers};
+use super::environments::{self, Environments};
 use super::worker_journal::Entry;
-use super::{Leftover, Leftovers};
+use super::{StaleWorker, StaleWorkers};
 use crate::process::cgroup;
 use crate::process::procfs::{self, Stat};
 use crate::sys::process::Process;
@@ -31,9 +31,9 @@ fn key(stat: &Stat) -> (i32, u64) {
     (stat.pid, stat.start_time)
 }
 
-impl Leftovers {
+impl StaleWorkers {
     /// The living ones, as they are now.
-    pub(super) fn look(&mut self) -> Vec<Leftover> {
+    pub(super) fn look(&mut self) -> Vec<StaleWorker> {
         let Some(record) = self.record.clone() else { return Vec::new() };
         let me = nix::unistd::geteuid();
         let all = procfs::all_stats();
@@ -94,7 +94,7 @@ impl Leftovers {
             }
         }
         let listed = young.iter().filter_map(|stat| Some((*stat, owners.get(&stat.pid)?)));
-        let mut found: Vec<Leftover> = listed.filter_map(|(stat, owner)| hold(stat, owner)).collect();
+        let mut found: Vec<StaleWorker> = listed.filter_map(|(stat, owner)| hold(stat, owner)).collect();
         for one in &found {
             let owner = Owner { tag: one.tag.clone(), pool: one.pool.clone(), slot: one.slot };
             self.known.insert((one.pid, one.start_time), owner);
@@ -125,7 +125,7 @@ impl Leftovers {
         }
     }
 
-    fn owner_by(&self, papers: Papers) -> Option<Owner> {
+    fn owner_by(&self, papers: Environments) -> Option<Owner> {
         let record = self.record.as_ref()?;
         let tag = papers.tag?;
         if let Some(entry) = record.living.iter().find(|entry| entry.tag == tag) {
@@ -156,12 +156,12 @@ impl Leftovers {
 
     /// Which of a tree is the worker itself: the one that the journal has; where it has none, the first of those that
     /// lead a session. Once known, nobody else becomes it.
-    fn learn_workers(&mut self, found: &[Leftover], living: &[Entry], all: &[Stat]) {
+    fn learn_workers(&mut self, found: &[StaleWorker], living: &[Entry], all: &[Stat]) {
         for entry in living {
             self.workers.entry(entry.tag.clone()).or_insert((entry.pid, entry.start_time));
         }
         let leads: HashSet<i32> = all.iter().filter(|stat| stat.pid == stat.session).map(|stat| stat.pid).collect();
-        let mut leaders: Vec<&Leftover> = found.iter().filter(|one| leads.contains(&one.pid)).collect();
+        let mut leaders: Vec<&StaleWorker> = found.iter().filter(|one| leads.contains(&one.pid)).collect();
         leaders.sort_by_key(|one| (one.start_time, one.pid));
         for one in leaders {
             self.workers.entry(one.tag.clone()).or_insert((one.pid, one.start_time));
@@ -170,14 +170,14 @@ impl Leftovers {
 }
 
 /// Holds it by a pidfd and then makes sure that it is the one that was seen. None: it is gone.
-fn hold(stat: &Stat, owner: &Owner) -> Option<Leftover> {
+fn hold(stat: &Stat, owner: &Owner) -> Option<StaleWorker> {
     let process = match Process::of_stranger(stat.pid) {
         Ok(process) => Some(process),
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return None,
         Err(_) => None,
     };
     let now = Stat::of(stat.pid).ok().filter(|now| now.start_time == stat.start_time && !now.is_zombie())?;
-    Some(Leftover {
+    Some(StaleWorker {
         pid: now.pid,
         start_time: now.start_time,
         pool: owner.pool.clone(),

@@ -12,7 +12,7 @@ mod stop;
 mod worker_journal;
 
 pub use stop::{Manner, Nudge, TakenOver};
-pub use worker_journal::Journal;
+pub use worker_journal::WorkerJournal;
 
 use crate::sys::process::Process;
 use find::Owner;
@@ -27,7 +27,7 @@ const LAST_MOMENTS: Duration = Duration::from_secs(5);
 
 /// A living process that a dead master has left.
 #[derive(Debug)]
-pub struct Leftover {
+pub struct StaleWorker {
     pub pid: i32,
     /// In clock ticks since boot.
     pub start_time: u64,
@@ -43,7 +43,7 @@ pub struct Leftover {
 
 /// All leftovers of one runtime directory.
 #[derive(Debug, Default)]
-pub struct Leftovers {
+pub struct StaleWorkers {
     record: Option<Record>,
     /// Where the journal is.
     dir: PathBuf,
@@ -55,12 +55,12 @@ pub struct Leftovers {
     workers: HashMap<String, (i32, u64)>,
     /// Those that were found to be nobody's of theirs.
     strangers: HashSet<(i32, u64)>,
-    pub found: Vec<Leftover>,
+    pub found: Vec<StaleWorker>,
     /// Started while that master lived, and their memory is locked: nobody can say whose they are.
     pub riddles: Vec<i32>,
 }
 
-impl Leftovers {
+impl StaleWorkers {
     /// Reads the journal of a dead master and looks who of its workers is still alive, with what is left of their
     /// trees. Nothing where that master lives, or the machine was started anew since. Only processes of our own uid are
     /// taken, or any when we are root.
@@ -82,7 +82,7 @@ impl Leftovers {
     /// The same for who holds the lock of this directory: the master of the journal is on its way out at the most.
     ///
     /// # Errors
-    /// As [`Leftovers::find`]; EBUSY: a master lives that has lost its lock.
+    /// As [`StaleWorkers::find`]; EBUSY: a master lives that has lost its lock.
     pub fn find_as_heir(dir: &Path) -> io::Result<Self> {
         let until = Instant::now() + LAST_MOMENTS;
         while let Some(record) = worker_journal::read(dir)?
@@ -103,7 +103,7 @@ impl Leftovers {
 
     /// Writes down who was found, for whoever has to go on should we be killed: a worker that we stop is the only one who
     /// tells whose the others of its session are.
-    fn note(&mut self, left: &[Leftover]) {
+    fn note(&mut self, left: &[StaleWorker]) {
         let new = left.iter().filter(|one| !self.noted.contains(&(one.pid, one.start_time)));
         let lines: Vec<_> =
             new.map(|one| (one.pid, one.start_time, one.slot, one.pool.as_str(), one.tag.as_str())).collect();

@@ -1,7 +1,7 @@
 //! The pipes that leftovers print to: what is in them is written, and one that waits for room can go on.
 
-use super::Leftovers;
-use crate::log::{LeftPipe, Stream};
+use super::StaleWorkers;
+use crate::log::{StalePipe, Stream};
 use crate::process::procfs;
 use nix::fcntl::OFlag;
 use nix::libc::{O_ACCMODE, O_RDWR};
@@ -10,11 +10,11 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
-impl Leftovers {
+impl StaleWorkers {
     /// The reading ends of the pipes that they print to, each once. A pipe that none of them holds any more is gone with
     /// what was in it; one that may not be opened (no CAP_SYS_PTRACE over another user's process) is left out.
-    pub fn pipes(&self) -> Vec<LeftPipe> {
-        let mut pipes: Vec<LeftPipe> = Vec::new();
+    pub fn pipes(&self) -> Vec<StalePipe> {
+        let mut pipes: Vec<StalePipe> = Vec::new();
         let mut seen = HashSet::new();
         for one in &self.found {
             let living = self.record.as_ref().map(|record| &record.living);
@@ -31,7 +31,7 @@ impl Leftovers {
                 }
                 let Some(fd) = open_pipe(&path, inode) else { continue };
                 seen.insert(inode);
-                pipes.push(LeftPipe { pool: one.pool.clone(), slot: one.slot, pid, stream: *stream, fd });
+                pipes.push(StalePipe { pool: one.pool.clone(), slot: one.slot, pid, stream: *stream, fd });
             }
         }
         pipes

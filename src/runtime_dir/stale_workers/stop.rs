@@ -5,7 +5,7 @@
 //! and the rest of the patience. A pool is asked once those that come `after` it are gone. Time in which we did not run
 //! does not count.
 
-use super::{Leftover, Leftovers};
+use super::{StaleWorker, StaleWorkers};
 use crate::event_loop::clock::Clock;
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -55,7 +55,7 @@ pub struct TakenOver {
     /// Workers that were killed at the end of their stop steps, as `pool/slot: pid N`.
     pub cut: Vec<String>,
     /// Those that could not be ended.
-    pub stubborn: Vec<Leftover>,
+    pub stubborn: Vec<StaleWorker>,
 }
 
 /// One worker's tree.
@@ -76,7 +76,7 @@ enum Stage {
     Killing(Time),
 }
 
-impl Leftovers {
+impl StaleWorkers {
     /// Ends them all. `manners`: by the pools' names; `cap`: how long the polite part may take at most; `bell`: a
     /// descriptor that makes `turn` worth calling; `turn`: called again and again with those that are left.
     pub fn take_over(
@@ -84,7 +84,7 @@ impl Leftovers {
         manners: &BTreeMap<String, Manner>,
         cap: Option<Span>,
         bell: Option<BorrowedFd<'_>>,
-        mut turn: impl FnMut(&[Leftover]) -> Nudge,
+        mut turn: impl FnMut(&[StaleWorker]) -> Nudge,
     ) -> TakenOver {
         let mut clock = Clock::start();
         let end = cap.map(|cap| clock.now() + cap);
@@ -106,7 +106,7 @@ impl Leftovers {
             self.note(&left);
             let held_pools = held(&trees, manners);
             for (tag, tree) in &mut trees {
-                let members: Vec<&Leftover> = left.iter().filter(|one| one.tag == *tag).collect();
+                let members: Vec<&StaleWorker> = left.iter().filter(|one| one.tag == *tag).collect();
                 let manner = manners.get(&tree.pool).cloned().unwrap_or_default();
                 let holds = held_pools.contains(&tree.pool);
                 if tree.advance(&manner.steps, now, holds, kill) {
@@ -127,7 +127,7 @@ impl Leftovers {
     }
 }
 
-impl Leftover {
+impl StaleWorker {
     /// `web/0: pid 4711`.
     pub fn name(&self) -> String {
         let what = if self.is_worker { "" } else { " (left behind by it)" };
@@ -168,7 +168,7 @@ impl Tree {
     }
 
     /// Sends what the stage asks for.
-    fn tell(&mut self, steps: &[Step], members: &[&Leftover]) {
+    fn tell(&mut self, steps: &[Step], members: &[&StaleWorker]) {
         let (signal, to) = match self.stage {
             Stage::Held => return,
             Stage::Killing(_) => (SIGKILL, To::Tree),
@@ -190,7 +190,7 @@ impl Tree {
 }
 
 /// Waits until somebody has ended, the bell rings, or the time is over.
-fn wait(left: &[Leftover], bell: Option<BorrowedFd<'_>>, time: Span) {
+fn wait(left: &[StaleWorker], bell: Option<BorrowedFd<'_>>, time: Span) {
     let pidfds = left.iter().filter_map(|one| one.process.as_ref()?.pidfd());
     let mut fds: Vec<PollFd<'_>> = pidfds.chain(bell).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     poll(&mut fds, PollTimeout::try_from(time.as_millis() as u32).unwrap_or(PollTimeout::MAX)).ok();

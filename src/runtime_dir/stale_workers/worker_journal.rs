@@ -34,9 +34,9 @@ const RESERVE: u64 = 16 << 10;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Appends births and deaths. Errors are the caller's to report; none of them leaves the journal unusable: what is
-/// missing is written with the next line, or by [`Journal::mend`].
+/// missing is written with the next line, or by [`WorkerJournal::mend`].
 #[derive(Debug)]
-pub struct Journal {
+pub struct WorkerJournal {
     dir: PathBuf,
     file: File,
     header: String,
@@ -49,7 +49,7 @@ pub struct Journal {
     torn: Option<Instant>,
 }
 
-impl Journal {
+impl WorkerJournal {
     /// Starts a journal anew. What a dead master has left in it has to be read, and dealt with, before.
     /// `tag`: what ROTAD_WORKER of every worker will begin with; `cgroup`: the folder of their cgroups.
     ///
@@ -101,7 +101,7 @@ impl Journal {
         self.append(&format!("-\t{pid}\n"))
     }
 
-    /// When [`Journal::mend`] wants to be called; none: nothing is missing.
+    /// When [`WorkerJournal::mend`] wants to be called; none: nothing is missing.
     pub fn deadline(&self) -> Option<Instant> {
         self.torn
     }
@@ -109,7 +109,7 @@ impl Journal {
     /// Writes what is missing, all of it.
     ///
     /// # Errors
-    /// As before: [`Journal::deadline`] says when to try again.
+    /// As before: [`WorkerJournal::deadline`] says when to try again.
     pub fn mend(&mut self) -> io::Result<()> {
         let done = self.compact();
         self.torn = done.is_err().then(|| Instant::now() + AGAIN);
@@ -127,7 +127,7 @@ impl Journal {
     /// Writes it anew, with the living alone, into this folder from now on.
     ///
     /// # Errors
-    /// As [`Journal::mend`].
+    /// As [`WorkerJournal::mend`].
     pub fn anew(&mut self, dir: &Path) -> io::Result<()> {
         dir.clone_into(&mut self.dir);
         self.mend()
@@ -338,7 +338,7 @@ mod tests {
     fn births_and_deaths() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-        let mut journal = Journal::open(dir.path(), "a-b", Some(Path::new("/cg/rotad-x-1"))).unwrap();
+        let mut journal = WorkerJournal::open(dir.path(), "a-b", Some(Path::new("/cg/rotad-x-1"))).unwrap();
         let record = read(dir.path()).unwrap().unwrap();
         assert_eq!((record.tag.as_deref(), record.cgroup.as_deref()), (Some("a-b"), Some(Path::new("/cg/rotad-x-1"))));
         assert!(record.is_in_use() && record.living.is_empty(), "before the first birth");
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn it_stays_short_and_survives_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), "a-b", None).unwrap();
+        let mut journal = WorkerJournal::open(dir.path(), "a-b", None).unwrap();
         journal.born(1, 1, ("web", 0), "first", &[]).unwrap();
         for pid in 2..10_000 {
             journal.born(pid, 1, ("web", 1), "x", &[]).unwrap();
@@ -398,7 +398,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let house = dir.path().join("run");
         std::fs::create_dir(&house).unwrap();
-        let mut journal = Journal::open(&house, "a-b", None).unwrap();
+        let mut journal = WorkerJournal::open(&house, "a-b", None).unwrap();
         journal.born(1, 1, ("web", 0), "first", &[]).unwrap();
         std::fs::remove_file(house.join(FILE)).unwrap();
         journal.born(2, 1, ("web", 1), "second", &[]).unwrap();
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn written_over_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), "a-b", None).unwrap();
+        let mut journal = WorkerJournal::open(dir.path(), "a-b", None).unwrap();
         for pid in 1..=100 {
             journal.born(pid, 1, ("web", 0), "x", &[]).unwrap();
         }
