@@ -25,7 +25,7 @@ impl Waker {
     }
 
     /// To be called after what it is rung for has been put where the listener looks.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         if !self.0.rung.swap(true, Ordering::SeqCst) {
             // EAGAIN says that the counter is full: the loop has been told often enough.
             self.0.fd.write(1).ok();
@@ -33,7 +33,7 @@ impl Waker {
     }
 
     /// Silences the bell; the loop looks for what it was rung for afterwards.
-    pub fn hush(&self) {
+    pub fn clear(&self) {
         // In this order: whoever finds the bell rung between the two is looked for all the same, and whoever comes
         // later rings anew.
         self.0.fd.read().ok();
@@ -60,12 +60,12 @@ mod tests {
     fn rings_once_until_it_is_heard_and_then_anew() {
         let wake = Waker::new().expect("a descriptor");
         assert!(!is_ringing(&wake));
-        wake.ring();
-        wake.clone().ring();
+        wake.wake();
+        wake.clone().wake();
         assert!(is_ringing(&wake));
-        wake.hush();
+        wake.clear();
         assert!(!is_ringing(&wake));
-        wake.ring();
+        wake.wake();
         assert!(is_ringing(&wake));
     }
 }

@@ -113,7 +113,7 @@ impl LogWriter {
     fn say(&self, word: Command) {
         // The pen ends after its last handle.
         self.words.send(word).ok();
-        self.wake.ring();
+        self.wake.wake();
     }
 
     /// One line of the master, with its newline.
@@ -121,7 +121,7 @@ impl LogWriter {
         if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        self.wake.ring();
+        self.wake.wake();
     }
 
     /// From now on this worker's output is read and written.

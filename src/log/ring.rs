@@ -178,7 +178,7 @@ impl Queue {
         }
         drop(waiting);
         if !self.waits.swap(true, Ordering::SeqCst) {
-            self.bell.ring();
+            self.bell.wake();
         }
     }
 }

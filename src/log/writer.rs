@@ -133,7 +133,7 @@ impl WriterThread {
                 // Lines come in bursts: a moment's patience writes them all at once, and leaves the processor to the
                 // workers.
                 std::thread::sleep(LAZY);
-                self.wake.hush();
+                self.wake.clear();
                 if !self.listen() {
                     return;
                 }

@@ -142,14 +142,14 @@ impl Prober {
         if let Some(tasks) = &self.tasks {
             tasks.send(task).ok();
         }
-        self.bell.ring();
+        self.bell.wake();
     }
 }
 
 impl Drop for Prober {
     fn drop(&mut self) {
         self.tasks = None;
-        self.bell.ring();
+        self.bell.wake();
         if self.at.left.load(Ordering::Relaxed) {
             return;
         }

@@ -85,7 +85,7 @@ impl ProbeLoop {
     pub(super) fn run(mut self) {
         loop {
             let ready = self.wait(None);
-            self.settings.wake.hush();
+            self.settings.wake.clear();
             if !self.tasks() {
                 break;
             }
@@ -96,7 +96,7 @@ impl ProbeLoop {
         let end = Instant::now() + LAST_WAIT;
         while !self.errands.is_empty() && Instant::now() < end {
             let ready = self.wait(Some(end));
-            self.settings.wake.hush();
+            self.settings.wake.clear();
             self.turn(ready);
         }
     }
@@ -264,7 +264,7 @@ impl ProbeLoop {
 
     fn answer(&self, number: u64, result: Result<(), ProbeError>) {
         self.outbox.send(ProbeResult { number, result }).ok();
-        self.asker.ring();
+        self.asker.wake();
     }
 
     fn read_away(&mut self) {

@@ -51,7 +51,7 @@ impl Meter {
             let mut rounds = Rounds::new();
             for all in inbox {
                 outbox.send(rounds.look(all)).ok();
-                wake.ring();
+                wake.wake();
             }
         })?;
         Ok(Self { tasks, found })

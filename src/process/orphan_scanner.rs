@@ -178,7 +178,7 @@ impl OrphanScanner {
                 *lock(&memory) = known;
                 drop(at);
                 reports.send((number, found)).ok();
-                wake.ring();
+                wake.wake();
             }
         })?;
         Ok(Seat { orders, at })

@@ -65,7 +65,7 @@ impl RssSampler {
             nix::sys::signal::SigSet::all().thread_block().ok();
             for all in inbox {
                 outbox.send(all.into_iter().map(|(worker, pid)| (worker, weigh(pid))).collect()).ok();
-                wake.ring();
+                wake.wake();
             }
         })?;
         Ok(Self { tasks, found })

@@ -153,7 +153,7 @@ impl Shared {
         self.open.fetch_sub(1, Ordering::Relaxed);
         // It fails if the owner is gone, who then wants no reports.
         self.reports.send(report).ok();
-        self.settings.wake.ring();
+        self.settings.wake.wake();
     }
 }
 

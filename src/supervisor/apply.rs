@@ -132,16 +132,16 @@ impl Supervisor {
                 && everything(&wish)
                 && everything(other)
         };
-        if self.applying.queue.iter().any(joins) {
+        if self.reloads.queue.iter().any(joins) {
             return tracing::debug!("{}: joins the one that waits", wish.who);
         }
-        self.applying.queue.push_back(wish);
+        self.reloads.queue.push_back(wish);
         self.next_wish();
     }
 
     pub(super) fn next_wish(&mut self) {
-        while self.applying.now.is_none()
-            && let Some(wish) = self.applying.queue.pop_front()
+        while self.reloads.now.is_none()
+            && let Some(wish) = self.reloads.queue.pop_front()
         {
             match wish.extent {
                 ReloadScope::Everything => {
@@ -152,8 +152,8 @@ impl Supervisor {
                 }
                 ReloadScope::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
             }
-            match self.clerk.read(self.plan.config.clone(), self.house.clone(), self.plan.control.clone()) {
-                Ok(number) => self.applying.errand = Some((number, Instant::now())),
+            match self.blocking.read(self.plan.config.clone(), self.runtime_dir.clone(), self.plan.control.clone()) {
+                Ok(number) => self.reloads.errand = Some((number, Instant::now())),
                 Err(error) => {
                     let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
                     self.answer_wish(&wish, 1, text);
@@ -164,26 +164,26 @@ impl Supervisor {
                 self.reloading();
                 self.look_after_sockets();
             }
-            self.applying.put(wish, Stage::Reading);
+            self.reloads.put(wish, Stage::Reading);
         }
     }
 
-    pub(super) fn clerk_answers(&mut self) {
-        while let Some(told) = self.clerk.told() {
-            let is_awaited = |number: u64| self.applying.errand.is_some_and(|(errand, _)| errand == number);
+    pub(super) fn on_blocking_results(&mut self) {
+        while let Some(told) = self.blocking.told() {
+            let is_awaited = |number: u64| self.reloads.errand.is_some_and(|(errand, _)| errand == number);
             match told {
                 JobResult::Trouble(text) => tracing::warn!("{text}"),
                 JobResult::Read(number, read) if is_awaited(number) => {
-                    self.applying.errand = None;
-                    if let Some((wish, _)) = self.applying.take() {
+                    self.reloads.errand = None;
+                    if let Some((wish, _)) = self.reloads.take() {
                         self.config_read(wish, *read);
                     }
                 }
                 JobResult::Dressed(name) => tracing::info!("listener {name}: its file has its owner and mode"),
                 JobResult::Looked(number, looked) => self.looked(number, looked),
                 JobResult::Bound(number, bound) if is_awaited(number) => {
-                    self.applying.errand = None;
-                    if let Some((wish, Stage::Binding(draft))) = self.applying.take() {
+                    self.reloads.errand = None;
+                    if let Some((wish, Stage::Binding(draft))) = self.reloads.take() {
                         self.bound(wish, draft, bound);
                     }
                 }
@@ -192,7 +192,7 @@ impl Supervisor {
                 JobResult::Led { client, question, real } => self.led(client, *question, real.as_deref()),
                 // Too late, or everything stopped meanwhile.
                 JobResult::Bound(_, Ok(listeners)) => {
-                    listeners.into_iter().for_each(|listener| self.clerk.close(listener))
+                    listeners.into_iter().for_each(|listener| self.blocking.close(listener))
                 }
                 JobResult::Read(..) | JobResult::Bound(_, Err(_)) => {}
             }
@@ -200,9 +200,9 @@ impl Supervisor {
     }
 
     /// A path hangs that the clerk has to look at: nobody waits for it any longer, so that the next wish has its turn.
-    pub(super) fn errand_overdue(&mut self) {
-        self.applying.errand = None;
-        let Some((wish, stage)) = self.applying.take() else { return };
+    pub(super) fn check_blocking_job(&mut self) {
+        self.reloads.errand = None;
+        let Some((wish, stage)) = self.reloads.take() else { return };
         let what = match stage {
             Stage::Reading => "the configuration could not be read",
             Stage::Binding(_) | Stage::Stepping(..) | Stage::Comparing(..) => {
@@ -252,10 +252,10 @@ impl Supervisor {
         if missing.is_empty() && logs.is_empty() {
             return self.ready_to_step(wish, draft);
         }
-        match self.clerk.bind(missing, all, logs) {
+        match self.blocking.bind(missing, all, logs) {
             Ok(number) => {
-                self.applying.errand = Some((number, Instant::now()));
-                self.applying.put(wish, Stage::Binding(draft));
+                self.reloads.errand = Some((number, Instant::now()));
+                self.reloads.put(wish, Stage::Binding(draft));
             }
             Err(error) => self.refuse(wish, 1, format!("no address can be opened: {error}\nnothing was changed")),
         }
@@ -323,7 +323,7 @@ impl Supervisor {
             wish.client = None;
         }
         let steps = self.steps_to_run(&wish, &draft.plan);
-        self.applying.put(wish, Stage::Stepping(draft, steps));
+        self.reloads.put(wish, Stage::Stepping(draft, steps));
         self.go_on_stepping();
     }
 
@@ -339,7 +339,7 @@ impl Supervisor {
             (0, None) => tracing::info!("{text}"),
             _ => {
                 let refused = EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", wish.who));
-                self.note(refused.cause(refusal(code)).error());
+                self.emit(refused.cause(refusal(code)).error());
             }
         }
         if let Some(client) = wish.client {
@@ -357,9 +357,9 @@ impl Supervisor {
 
     /// Everything stops: nobody's configuration is applied any more.
     pub(super) fn give_up_applying(&mut self) {
-        let now = self.applying.now.take();
-        self.applying.errand = None;
-        let waiting: Vec<ReloadRequest> = std::mem::take(&mut self.applying.queue).into();
+        let now = self.reloads.now.take();
+        self.reloads.errand = None;
+        let waiting: Vec<ReloadRequest> = std::mem::take(&mut self.reloads.queue).into();
         for wish in now.into_iter().map(|(wish, _)| wish).chain(waiting) {
             self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
         }

@@ -41,7 +41,7 @@ impl Supervisor {
     /// A worker that ended with 0 before it was ready has left processes behind: they were ended, and so will the next
     /// ones be.
     pub(super) fn went_into_the_background(&mut self, id: WorkerId) {
-        let Some(body) = self.roster.get_mut(id) else { return };
+        let Some(body) = self.processes.get_mut(id) else { return };
         // Once for each worker, however many looks its processes take to end.
         if !std::mem::take(&mut body.ended_in_vain) {
             return;
@@ -53,7 +53,7 @@ impl Supervisor {
              would supervise it; {}",
             advice(&name)
         );
-        self.note(EventBuilder::new(EventKind::Background, text.clone()).worker(id).warn());
+        self.emit(EventBuilder::new(EventKind::Background, text.clone()).worker(id).warn());
         self.pool_failed(pool, text, "it is tried on");
     }
 
@@ -61,26 +61,27 @@ impl Supervisor {
     pub(super) fn may_be_in_the_background(&mut self, pid: i32, name: &str) {
         let short = |program: &str| program.bytes().take(LONGEST_NAME).eq(name.bytes());
         let is_its = |pool: &PoolId| {
-            let slots = self.posts.policy(*pool).map_or(0, |policy| policy.count);
-            let ends = |slot| self.obituaries.of_slot(*pool, rotad_core::Slot(slot)).is_some_and(|e| e.code == Some(0));
+            let slots = self.pools.policy(*pool).map_or(0, |policy| policy.count);
+            let ends =
+                |slot| self.exit_reports.of_slot(*pool, rotad_core::Slot(slot)).is_some_and(|e| e.code == Some(0));
             self.program_of(*pool).is_some_and(|program| short(&program)) && (0..slots).any(ends)
         };
-        let pools: Vec<PoolId> = self.posts.iter().map(|(pool, _)| pool).filter(is_its).collect();
+        let pools: Vec<PoolId> = self.pools.iter().map(|(pool, _)| pool).filter(is_its).collect();
         for pool in pools {
             let text = format!(
                 "its program goes into the background: pid {pid} ({name}) serves on where nobody supervises it, and \
                  keeps its address from those that are started; end it, and {}",
                 advice(name)
             );
-            self.note(EventBuilder::new(EventKind::Background, text.clone()).pool(pool).warn());
+            self.emit(EventBuilder::new(EventKind::Background, text.clone()).pool(pool).warn());
             self.pool_failed(pool, text, "it is tried on");
         }
     }
 
     /// The file name of the program that a pool's workers run.
     fn program_of(&self, pool: PoolId) -> Option<String> {
-        let generation = self.core.view().pool(pool)?.filling;
-        let resolved = self.recipes.resolved(pool, generation)?;
+        let generation = self.engine.view().pool(pool)?.filling;
+        let resolved = self.spawn_specs.resolved(pool, generation)?;
         Some(resolved.program.file_name()?.to_string_lossy().into_owned())
     }
 }

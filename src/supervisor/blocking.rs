@@ -76,7 +76,7 @@ impl BlockingPool {
         let go = move || {
             if let Some(told) = errand() {
                 done.send(told).ok();
-                wake.ring();
+                wake.wake();
             }
         };
         std::thread::Builder::new().name("clerk".into()).stack_size(STACK).spawn(go).map(drop)

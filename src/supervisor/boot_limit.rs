@@ -43,9 +43,9 @@ impl Starts {
 
 impl Supervisor {
     /// At the end of each turn: somebody may wait since.
-    pub(super) fn watch_starts(&mut self) {
-        let waits = self.core.view().holds_back();
-        let starts = &mut self.care.starts;
+    pub(super) fn sample_starting(&mut self) {
+        let waits = self.engine.view().holds_back();
+        let starts = &mut self.health.starts;
         if !waits {
             starts.look_at = None;
         } else if starts.look_at.is_none() {
@@ -55,10 +55,10 @@ impl Supervisor {
 
     pub(super) fn starts_due(&mut self) {
         let now = self.clock.now();
-        if self.care.starts.look_at.is_none_or(|at| at > now) {
+        if self.health.starts.look_at.is_none_or(|at| at > now) {
             return;
         }
-        let view = self.core.view();
+        let view = self.engine.view();
         let age = |worker: WorkerId| view.worker(worker).map_or(Span::ZERO, |worker| now - worker.began);
         let starting = view.starting();
         let pause = if starting.iter().any(|worker| age(*worker) < JUST) { SOON } else { LATER };
@@ -66,19 +66,19 @@ impl Supervisor {
             .iter()
             .filter_map(|worker| {
                 let age = Duration::from_millis(age(*worker).as_millis());
-                Some(Starter { worker: *worker, pid: self.roster.get(*worker)?.pid()?, age })
+                Some(Starter { worker: *worker, pid: self.processes.get(*worker)?.pid()?, age })
             })
             .collect();
         let long_enough: Vec<(WorkerId, u32)> =
             starting.iter().filter(|worker| age(**worker) >= UNSEEN).map(|worker| (*worker, 0)).collect();
-        let starts = &mut self.care.starts;
+        let starts = &mut self.health.starts;
         starts.look_at = Some(now + pause);
         if starts.asked.is_some_and(|at| now - at >= LONGEST) {
             tracing::warn!("what starting workers want of the processors cannot be seen: /proc does not answer");
             starts.blind = true;
         }
         if starts.blind {
-            return self.fact(Event::Demand(long_enough));
+            return self.input(Event::Demand(long_enough));
         }
         if starts.asked.is_some() {
             return;
@@ -97,18 +97,18 @@ impl Supervisor {
     }
 
     /// Those that start have been looked at.
-    pub(super) fn looked_at_starts(&mut self) {
-        let starts = &mut self.care.starts;
+    pub(super) fn on_cpu_demand(&mut self) {
+        let starts = &mut self.health.starts;
         let Some(found) = starts.meter.as_ref().and_then(Meter::found) else { return };
         starts.asked = None;
-        self.fact(Event::Demand(found));
+        self.input(Event::Demand(found));
     }
 
     /// A worker was not ready in time: whether the processors were too few for all that started beside it.
     pub(super) fn crowd(&self, worker: WorkerId) -> Option<String> {
-        let (starting, processors) = (self.care.starts.before, self.core.view().processors());
-        let lived = (self.clock.now() - self.core.view().worker(worker)?.began).as_secs_f64();
-        let computed = rss_sampler::of(self.roster.get(worker)?.pid()?)?.cpu_s;
+        let (starting, processors) = (self.health.starts.before, self.engine.view().processors());
+        let lived = (self.clock.now() - self.engine.view().worker(worker)?.began).as_secs_f64();
+        let computed = rss_sampler::of(self.processes.get(worker)?.pid()?)?.cpu_s;
         // It has not just waited for something else.
         (starting > processors as usize && computed * 10.0 >= lived).then(|| {
             let processors =

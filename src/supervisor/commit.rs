@@ -35,9 +35,9 @@ impl Supervisor {
         for line in &lines {
             self.tell_wish(&wish, line);
         }
-        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.posts.find(name)).collect();
+        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.pools.find(name)).collect();
         gone.extend(replaced);
-        gone.iter().for_each(|pool| self.posts.leave(*pool));
+        gone.iter().for_each(|pool| self.pools.leave(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
         for pool in &draft.plan.pools {
             if let Some(id) = self.redraft(draft, pool, &change_of(&diff, &pool.name)) {
@@ -51,20 +51,20 @@ impl Supervisor {
         self.watch_files();
         if !lines.is_empty() {
             let text = format!("{}: {}", wish.who, lines.join("\n"));
-            self.note(EventBuilder::new(EventKind::ConfigApplied, text).cause("changed").silent());
+            self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("changed").silent());
         }
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
-            self.fact(Event::Requested(super::NOBODY, Request::Remove(pool)));
+            self.input(Event::Requested(super::NOBODY, Request::Remove(pool)));
         }
         let mut acted = !lines.is_empty();
         // Those that others come after have to be known to roll before the others are asked to.
-        let order = self.posts.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
+        let order = self.pools.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
         changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
             let chosen = wish.extent == ReloadScope::Everything
-                && self.posts.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan))
+                && self.pools.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan))
                 && !passed.contains_key(&pool);
             acted |= chosen || ran.contains(&pool);
             self.carry_change(wait, pool, &change, chosen);
@@ -75,9 +75,9 @@ impl Supervisor {
             let same = format!("the configuration has not changed{nobody}");
             let text = format!("{}: {same}", wish.who);
             self.tickets.note(wait, 0, same);
-            self.note(EventBuilder::new(EventKind::ConfigApplied, text).cause("unchanged"));
+            self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("unchanged"));
         }
-        for pool in ran.iter().filter(|pool| self.posts.plan(**pool).is_some()) {
+        for pool in ran.iter().filter(|pool| self.pools.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pool_name(*pool));
             self.tickets.note(wait, 0, text);
         }
@@ -90,17 +90,17 @@ impl Supervisor {
     /// Puts the new pattern in its place; the pool's number.
     fn redraft(&mut self, draft: &PendingConfig, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
         let pattern = draft.pattern(pool)?;
-        let Some(id) = self.posts.find(&pool.name) else { return Some(self.posts.add(pattern)) };
+        let Some(id) = self.pools.find(&pool.name) else { return Some(self.pools.add(pattern)) };
         match change {
-            PoolChange::Rolled { .. } => self.posts.redraft(id, Arc::new(pattern)),
+            PoolChange::Rolled { .. } => self.pools.redraft(id, Arc::new(pattern)),
             PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
-                let view = self.core.view();
+                let view = self.engine.view();
                 let lives: BTreeSet<_> =
                     view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
                 let filling = view.pool(id).map(|pool| pool.filling);
                 let serving = |generation| lives.contains(&generation) || filling == Some(generation);
-                let before = self.posts.draft(id).cloned();
-                self.posts.adjust(id, pattern, serving);
+                let before = self.pools.draft(id).cloned();
+                self.pools.adjust(id, pattern, serving);
                 if let Some(before) = before {
                     self.adjust_workers(id, &before);
                 }
@@ -111,37 +111,37 @@ impl Supervisor {
 
     /// Those that live go by the new numbers as well.
     fn adjust_workers(&mut self, pool: PoolId, before: &PoolSpec) {
-        let Some(plan) = self.posts.plan(pool) else { return };
+        let Some(plan) = self.pools.plan(pool) else { return };
         let wears = plan.recycle != before.plan.recycle;
         let checks = plan.health != before.plan.health;
         let workers: Vec<WorkerId> =
-            self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+            self.processes.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
         for worker in workers {
-            let Some(body) = self.roster.get_mut(worker) else { continue };
-            if let Some(pattern) = self.posts.made_from(pool, body.generation) {
+            let Some(body) = self.processes.get_mut(worker) else { continue };
+            if let Some(pattern) = self.pools.made_from(pool, body.generation) {
                 body.pattern = pattern.clone();
             }
-            if wears && self.care.serves(worker) {
+            if wears && self.health.serves(worker) {
                 self.recycle_anew(worker);
             }
-            if checks && self.care.serves(worker) {
-                self.care.probing.forget(worker);
+            if checks && self.health.serves(worker) {
+                self.health.probing.forget(worker);
                 self.probe_health(worker);
             }
         }
     }
 
     fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
-        let Some(policy) = self.posts.policy(pool) else { return };
+        let Some(policy) = self.pools.policy(pool) else { return };
         let name = self.pool_name(pool).to_owned();
         if let PoolChange::Adjusted { .. } = change
-            && let Some(plan) = self.posts.plan(pool)
+            && let Some(plan) = self.pools.plan(pool)
         {
-            self.pen.retarget(&name, &plan.log);
+            self.log.retarget(&name, &plan.log);
         }
-        if self.posts.rests(pool) {
+        if self.pools.rests(pool) {
             if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
-                self.fact(Event::Requested(super::NOBODY, Request::Change { pool, policy }));
+                self.input(Event::Requested(super::NOBODY, Request::Change { pool, policy }));
             }
             if chosen || *change != PoolChange::Same {
                 self.tickets.note(wait, 0, format!("{name}: is stopped, and stays so until `rotad start {name}`"));
@@ -151,19 +151,19 @@ impl Supervisor {
         match change {
             PoolChange::Rolled { .. } => {
                 let ticket = self.tickets.join(wait, pool);
-                self.fact(Event::Requested(ticket, Request::Change { pool, policy }));
+                self.input(Event::Requested(ticket, Request::Change { pool, policy }));
             }
-            PoolChange::Added if !self.core.view().pools().any(|(id, _)| id == pool) => {
+            PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
                 let ticket = self.tickets.join(wait, pool);
                 self.await_start(pool, ticket);
-                self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
             }
             PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
                 // Also where nothing of its own has changed: a pool that it comes after may have another number.
-                self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
                 if chosen {
                     let ticket = self.tickets.join(wait, pool);
-                    self.fact(Event::Requested(ticket, Request::Roll(pool)));
+                    self.input(Event::Requested(ticket, Request::Roll(pool)));
                 } else if matches!(change, PoolChange::Adjusted { .. }) {
                     self.tickets.note(wait, 0, format!("{name}: adjusted without a restart"));
                 }
@@ -186,7 +186,7 @@ impl Supervisor {
             };
             match listener.adjust(plan) {
                 Ok(None) => {}
-                Ok(Some(dress)) => self.clerk.dress(plan.name.clone(), dress),
+                Ok(Some(dress)) => self.blocking.dress(plan.name.clone(), dress),
                 Err(error) => tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}"),
             }
         }
@@ -206,7 +206,7 @@ impl Supervisor {
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);
         self.plan.include.clone_from(&new.include);
-        self.pen.set_rotation(Rotation {
+        self.log.set_rotation(Rotation {
             max_size: new.master.log_max_size,
             keep: new.master.log_keep,
             ..Rotation::default()
@@ -218,7 +218,7 @@ impl Supervisor {
         let diff = plan::diff(&self.plan, new);
         let mut lines = diff.lines();
         let rolled = |name: &str| matches!(change_of(&diff, name), PoolChange::Rolled { .. } | PoolChange::Added);
-        let rests = |name: &str| self.posts.find(name).is_some_and(|pool| self.posts.rests(pool));
+        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.rests(pool));
         lines.extend(self.steps_to_run(wish, new).names().map(|name| format!("{name}: would be run")));
         let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Step && is_meant(&wish.which, pool));
         for pool in pools.filter(|pool| !rolled(&pool.name)) {
@@ -246,8 +246,8 @@ impl Supervisor {
                 listeners.len() - 1
             })
         };
-        for (id, plan) in self.posts.iter() {
-            let Some(draft) = self.posts.draft(id) else { continue };
+        for (id, plan) in self.pools.iter() {
+            let Some(draft) = self.pools.draft(id) else { continue };
             let mut plan = plan.clone();
             let sockets = draft.sockets.iter().zip(&draft.listeners);
             plan.recipe.listen = sockets

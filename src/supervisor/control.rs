@@ -22,12 +22,12 @@ pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
 }
 
 impl Supervisor {
-    pub(super) fn new_clients(&mut self) {
+    pub(super) fn accept_clients(&mut self) {
         for client in self.server.accept() {
             let watched = self
                 .server
                 .stream(client)
-                .is_some_and(|stream| self.reactor.watch(stream, Source::Client(client), Interest::Read).is_ok());
+                .is_some_and(|stream| self.poller.watch(stream, Source::Client(client), Interest::Read).is_ok());
             if !watched {
                 self.server.forget(client);
             }
@@ -44,7 +44,7 @@ impl Supervisor {
             None => {}
         }
         if self.server.rests() {
-            self.server.doors().for_each(|door| self.reactor.unwatch(door));
+            self.server.doors().for_each(|door| self.poller.unwatch(door));
         }
     }
 
@@ -58,7 +58,7 @@ impl Supervisor {
     /// Watches every socket that clients come by, those that are watched already included.
     pub(super) fn watch_doors(&self) {
         for door in self.server.doors().filter(|_| !self.server.rests()) {
-            if let Err(error) = self.reactor.watch(door, Source::Control, Interest::Read)
+            if let Err(error) = self.poller.watch(door, Source::Control, Interest::Read)
                 && error.kind() != std::io::ErrorKind::AlreadyExists
             {
                 tracing::error!("cannot watch the control socket: {error}");
@@ -68,15 +68,15 @@ impl Supervisor {
 
     pub(super) fn drop_client(&mut self, client: u64) {
         if let Some(stream) = self.server.stream(client) {
-            self.reactor.unwatch(stream);
+            self.poller.unwatch(stream);
         }
         self.server.forget(client);
         self.tickets.detach(client);
-        self.chronicle.forget(client);
+        self.event_log.forget(client);
         self.stop_clients.retain(|known| *known != client);
     }
 
-    pub(super) fn hear(&mut self, client: u64) {
+    pub(super) fn on_client_readable(&mut self, client: u64) {
         match self.server.read(client) {
             ReadOutcome::Request(question) => self.asked(client, *question),
             ReadOutcome::Nothing => {
@@ -98,7 +98,7 @@ impl Supervisor {
             Some(more) => {
                 let interest = if more { Interest::ReadWrite } else { Interest::Read };
                 if let Some(stream) = self.server.stream(client) {
-                    self.reactor.change(stream, Source::Client(client), interest).ok();
+                    self.poller.change(stream, Source::Client(client), interest).ok();
                 }
             }
         }
@@ -123,7 +123,7 @@ impl Supervisor {
             return self.asked_us(client, question.ask);
         }
         // A link on the way to it may have been turned since it was read.
-        if self.clerk.follow(self.plan.config.clone(), client, question).is_err() {
+        if self.blocking.follow(self.plan.config.clone(), client, question).is_err() {
             self.not_ours(client);
         }
     }
@@ -161,7 +161,7 @@ impl Supervisor {
             }
             Method::Stop { pools, now } if pools.is_empty() => {
                 let text = format!("{} asks to stop{}", self.whom(client), if now { " at once" } else { "" });
-                self.note(EventBuilder::new(EventKind::Request, text).cause("stop"));
+                self.emit(EventBuilder::new(EventKind::Request, text).cause("stop"));
                 self.stop_clients.push(client);
                 self.stop(now);
             }
@@ -184,15 +184,15 @@ impl Supervisor {
 
     /// The pools that are meant; an unknown name is answered. `steps`: also those that run once, where all are meant.
     pub(super) fn chosen(&mut self, client: u64, which: &Selector, steps: bool) -> Option<Vec<PoolId>> {
-        if let Some(unknown) = which.pools.iter().find(|name| self.posts.find(name).is_none()) {
-            let message = format!("no such pool: {unknown}; there are: {}", self.posts.names().join(", "));
+        if let Some(unknown) = which.pools.iter().find(|name| self.pools.find(name).is_none()) {
+            let message = format!("no such pool: {unknown}; there are: {}", self.pools.names().join(", "));
             self.done(client, 4, message);
             return None;
         }
         let wanted = |pool: &PoolPlan| {
             is_meant(which, pool) && (steps || pool.kind != Kind::Step || which.pools.contains(&pool.name))
         };
-        let pools: Vec<PoolId> = self.posts.iter().filter(|(_, pool)| wanted(pool)).map(|(id, _)| id).collect();
+        let pools: Vec<PoolId> = self.pools.iter().filter(|(_, pool)| wanted(pool)).map(|(id, _)| id).collect();
         if pools.is_empty() {
             self.done(client, 0, "there is no pool of that kind".to_owned());
             return None;

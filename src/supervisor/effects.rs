@@ -12,40 +12,40 @@ use std::os::fd::AsFd;
 
 impl Supervisor {
     /// Gives the core one fact, and carries out what follows, and what follows from that.
-    pub(super) fn fact(&mut self, event: Event) {
-        self.facts.push_back(event);
-        self.drain_facts();
+    pub(super) fn input(&mut self, event: Event) {
+        self.inputs.push_back(event);
+        self.drain_inputs();
     }
 
     /// Carries out facts that were noted in passing. One step's orders are all carried out before the next step.
-    pub(super) fn drain_facts(&mut self) {
-        if std::mem::replace(&mut self.busy, true) {
+    pub(super) fn drain_inputs(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
             return;
         }
         let mut buried = false;
-        while let Some(event) = self.facts.pop_front() {
+        while let Some(event) = self.inputs.pop_front() {
             buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
             let gone = if let Event::Swept(worker) = event { Some(worker) } else { None };
-            let now = self.clock.now().max(self.told);
-            self.told = now;
+            let now = self.clock.now().max(self.last_step);
+            self.last_step = now;
             if let Event::Extended(worker, by) = &event
-                && let Some(body) = self.roster.get(*worker)
+                && let Some(body) = self.processes.get(*worker)
             {
-                self.launch.extended(body.pool, now + *by);
+                self.start_watch.extended(body.pool, now + *by);
             }
             if event == Event::Woke {
-                self.care.starts.before = self.core.view().pools().map(|(_, pool)| pool.starting as usize).sum();
+                self.health.starts.before = self.engine.view().pools().map(|(_, pool)| pool.starting as usize).sum();
             }
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
             let acts = |order: &Order| {
                 matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::SignalTree(..) | Order::Kill(_))
             };
-            let orders = self.core.step(now, event);
-            self.foresee(&orders);
+            let orders = self.engine.step(now, event);
+            self.prepare_generations(&orders);
             let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
             for order in first.into_iter().chain(then) {
-                self.carry_out(order);
+                self.execute(order);
             }
             for (worker, signal) in sent {
                 self.note_sent(worker, signal);
@@ -54,25 +54,25 @@ impl Supervisor {
                 self.gone.remove(&worker);
             }
         }
-        self.busy = false;
+        self.draining = false;
         self.forget_pools();
         if buried {
             self.buried();
         }
-        if self.applying.stirred {
+        if self.reloads.stirred {
             self.go_on_stepping();
         }
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn execute(&mut self, order: Order) {
         match order {
             Order::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
             Order::Signal(worker, signal) => {
-                self.roster.signal(worker, signal);
+                self.processes.signal(worker, signal);
                 self.leaves_unborn(worker);
             }
             Order::Kill(worker) => {
-                self.roster.kill(worker);
+                self.processes.kill(worker);
                 self.leaves_unborn(worker);
             }
             Order::SignalTree(worker, signal) => {
@@ -81,8 +81,8 @@ impl Supervisor {
             }
             Order::Outlive(worker, signal) => self.outlive(worker, signal),
             Order::Sweep(worker) => {
-                let cut = self.roster.no_more_patience(worker);
-                if let Some(body) = self.roster.get_mut(worker) {
+                let cut = self.processes.no_more_patience(worker);
+                if let Some(body) = self.processes.get_mut(worker) {
                     body.named = cut;
                     body.passed = None;
                 }
@@ -96,8 +96,8 @@ impl Supervisor {
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // The core orders workers of pools that it was given alone.
-        let Some(pattern) = self.posts.pattern(pool, generation) else { return };
-        self.launch.begun(pool, slot, self.clock.now());
+        let Some(pattern) = self.pools.pattern(pool, generation) else { return };
+        self.start_watch.begun(pool, slot, self.clock.now());
         let tag = self.worker_tag(worker);
         let body = WorkerProcess {
             pool,
@@ -123,7 +123,7 @@ impl Supervisor {
             ended_for: None,
             ended_in_vain: false,
         };
-        self.roster.add(worker, body);
+        self.processes.add(worker, body);
         if self.gets_port(worker) {
             self.give_birth(worker);
         }
@@ -132,7 +132,7 @@ impl Supervisor {
     /// Hands the order to the spawner.
     pub(super) fn give_birth(&mut self, worker: WorkerId) {
         if let Err(error) = self.prepare(worker) {
-            if let Some(body) = self.roster.get_mut(worker) {
+            if let Some(body) = self.processes.get_mut(worker) {
                 body.error = Some(format!("preparing it: {error}"));
             }
             self.not_born(worker);
@@ -140,23 +140,23 @@ impl Supervisor {
     }
 
     fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
-        let Some(body) = self.roster.get(worker) else { return Ok(()) };
+        let Some(body) = self.processes.get(worker) else { return Ok(()) };
         let (pool, slot, generation, pattern) = (body.pool, body.slot, body.generation, body.pattern.clone());
         let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
         let (output, (stdout, stderr)) = Output::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
-        self.pen.adopt(&output);
+        self.log.adopt(&output);
         let value = notify.env_value();
         let pid = output.pid();
-        let Some(body) = self.roster.get_mut(worker) else { return Ok(()) };
+        let Some(body) = self.processes.get_mut(worker) else { return Ok(()) };
         body.notify = Some(notify);
         body.output = Some(output);
-        body.cgroup = self.fence.make(worker);
+        body.cgroup = self.cgroups.make(worker);
         let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
         let (tag, port, notify) = (&body.tag, body.port, Some(value));
         let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
-        let order = self.recipes.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
+        let order = self.spawn_specs.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
         self.spawner.order(order);
         Ok(())
     }
@@ -164,19 +164,19 @@ impl Supervisor {
     /// The last of a worker: its entry in the process table, its socket, its line in the journal.
     pub(super) fn bury(&mut self, body: WorkerProcess) {
         if let Some(notify) = &body.notify {
-            self.reactor.unwatch(notify.as_fd());
+            self.poller.unwatch(notify.as_fd());
         }
         if let Some(output) = &body.output {
-            self.pen.ended(output);
+            self.log.ended(output);
         }
         if let ProcessStage::Alive(process) = body.stage {
             if let Some(pidfd) = process.pidfd()
                 && body.exit.is_none()
             {
-                self.reactor.unwatch(pidfd);
+                self.poller.unwatch(pidfd);
             }
             self.journal_gone(process.pid());
-            self.roster.reap(process);
+            self.processes.reap(process);
         }
     }
 }

@@ -92,14 +92,14 @@ pub(super) struct Who {
 impl Supervisor {
     /// Somebody who has just died may be known from the obituary alone.
     pub(super) fn who(&self, id: WorkerId) -> Who {
-        if let Some(body) = self.roster.get(id) {
+        if let Some(body) = self.processes.get(id) {
             let (pool, slot, generation) = (Some(body.pool), Some(body.slot), Some(body.generation));
             return Who { pool, slot, generation, pid: body.pid() };
         }
         if let Some(gone) = self.gone.get(&id) {
             return *gone;
         }
-        self.obituaries.of_worker(id).map_or_else(Who::default, |dead| Who {
+        self.exit_reports.of_worker(id).map_or_else(Who::default, |dead| Who {
             pool: Some(dead.pool),
             slot: Some(dead.slot),
             generation: Some(dead.generation),
@@ -108,7 +108,7 @@ impl Supervisor {
     }
 
     /// Tells it to the diary, the ring and the followers.
-    pub(super) fn note(&mut self, note: EventBuilder) {
+    pub(super) fn emit(&mut self, note: EventBuilder) {
         let who = note.worker.map(|worker| self.who(worker)).unwrap_or_default();
         let pool = note.pool.or(who.pool).map(|pool| self.pool_name(pool).to_owned());
         let event = Event {
@@ -126,14 +126,14 @@ impl Supervisor {
         if let Some(level) = note.level {
             write_down(level, &event);
         }
-        let answer = Response::Event(Box::new(self.chronicle.ring.push(event).clone()));
-        let followers: Vec<u64> = self.chronicle.followers.keys().copied().collect();
+        let answer = Response::Event(Box::new(self.event_log.ring.push(event).clone()));
+        let followers: Vec<u64> = self.event_log.followers.keys().copied().collect();
         for client in followers {
             self.catch_up(client);
             // Whoever has missed some waits for the word of it first: events stay in their order.
-            let missed = self.chronicle.followers.get(&client).is_none_or(|missed| *missed > 0);
+            let missed = self.event_log.followers.get(&client).is_none_or(|missed| *missed > 0);
             if missed || !self.server.offer(client, &answer) {
-                self.chronicle.followers.entry(client).and_modify(|missed| *missed += 1);
+                self.event_log.followers.entry(client).and_modify(|missed| *missed += 1);
             }
             self.flush(client);
         }
@@ -141,7 +141,7 @@ impl Supervisor {
 
     /// Tells a follower how many events it has missed, once it takes something again.
     pub(super) fn catch_up(&mut self, client: u64) {
-        if let Some(missed) = self.chronicle.followers.get_mut(&client)
+        if let Some(missed) = self.event_log.followers.get_mut(&client)
             && *missed > 0
             && self.server.offer(client, &Response::Skipped { count: *missed })
         {
@@ -153,27 +153,27 @@ impl Supervisor {
     /// A client wants the events: those that are kept, or the latest and all to come.
     pub(super) fn events_for(&mut self, client: u64, follow: bool) {
         if !follow {
-            let all: Vec<Event> = self.chronicle.ring.latest(usize::MAX).cloned().collect();
+            let all: Vec<Event> = self.event_log.ring.latest(usize::MAX).cloned().collect();
             for event in all {
                 self.server.say(client, &Response::Event(Box::new(event)), false);
             }
             return self.done(client, 0, String::new());
         }
-        if self.chronicle.followers.len() >= MOST_FOLLOWERS {
+        if self.event_log.followers.len() >= MOST_FOLLOWERS {
             return self.done(client, 1, format!("{MOST_FOLLOWERS} clients follow the events already"));
         }
         self.server.follows(client);
-        let latest: Vec<Event> = self.chronicle.ring.latest(FIRST_SIGHT).cloned().collect();
+        let latest: Vec<Event> = self.event_log.ring.latest(FIRST_SIGHT).cloned().collect();
         for event in latest {
             self.server.offer(client, &Response::Event(Box::new(event)));
         }
-        self.chronicle.followers.insert(client, 0);
+        self.event_log.followers.insert(client, 0);
         self.flush(client);
     }
 
     /// The master leaves: those who follow have seen everything.
     pub(super) fn end_of_events(&mut self) {
-        for client in self.chronicle.followers.keys().copied().collect::<Vec<_>>() {
+        for client in self.event_log.followers.keys().copied().collect::<Vec<_>>() {
             self.done(client, 0, String::new());
         }
     }
@@ -186,7 +186,7 @@ impl Supervisor {
         }
         let name = crate::event_loop::signals::name(signal.0);
         let kind = if signal == Signal::KILL { EventKind::Kill } else { EventKind::Signal };
-        self.note(EventBuilder::new(kind, format!("SIG{name} sent")).worker(worker).debug());
+        self.emit(EventBuilder::new(kind, format!("SIG{name} sent")).worker(worker).debug());
     }
 
     /// `ROTAD_WORKER`.

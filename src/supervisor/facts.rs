@@ -23,7 +23,7 @@ use std::time::Instant;
 const MESSAGES_A_TURN: usize = 100;
 
 impl Supervisor {
-    pub(super) fn births(&mut self) {
+    pub(super) fn on_spawn_results(&mut self) {
         while let Ok(report) = self.spawner.reports().try_recv() {
             match report {
                 SpawnResult::Born { worker, born } => {
@@ -32,8 +32,8 @@ impl Supervisor {
                 }
                 SpawnResult::Underway { worker, born, verdict } => {
                     self.alive(worker, born);
-                    if let Some(body) = self.roster.get_mut(worker)
-                        && self.reactor.watch(&verdict, Source::Verdict(worker), Interest::Read).is_ok()
+                    if let Some(body) = self.processes.get_mut(worker)
+                        && self.poller.watch(&verdict, Source::Verdict(worker), Interest::Read).is_ok()
                     {
                         body.verdict = Some(verdict);
                     }
@@ -41,7 +41,7 @@ impl Supervisor {
                 SpawnResult::Failed { worker, error, pinned, repinned } => {
                     self.without_program(worker);
                     self.pinned(worker, pinned, repinned);
-                    if let Some(body) = self.roster.get_mut(worker) {
+                    if let Some(body) = self.processes.get_mut(worker) {
                         body.error = Some(error.to_string());
                     }
                     self.not_born(worker);
@@ -51,7 +51,7 @@ impl Supervisor {
     }
 
     fn pinned(&mut self, worker: WorkerId, resolved: Option<Resolved>, repinned: bool) {
-        let (Some(body), Some(resolved)) = (self.roster.get(worker), resolved) else { return };
+        let (Some(body), Some(resolved)) = (self.processes.get(worker), resolved) else { return };
         let (pool, generation) = (body.pool, body.generation);
         if repinned {
             let text = format!(
@@ -59,25 +59,26 @@ impl Supervisor {
                 resolved.program.display(),
                 resolved.directory.display()
             );
-            self.note(EventBuilder::new(EventKind::PinnedAnew, text).pool(pool).generation(generation).warn());
+            self.emit(EventBuilder::new(EventKind::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
-        let base = self.core.view().pool(pool).map(|view| view.filling);
+        let base = self.engine.view().pool(pool).map(|view| view.filling);
         let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
-        self.fact(Event::Pinned { pool, generation, same });
+        self.input(Event::Pinned { pool, generation, same });
     }
 
     /// The program is not there any more, in the folder that serves: that is a folder changed in place, too.
     fn without_program(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let (pool, generation) = (body.pool, body.generation);
-        let Some(base) = self.core.view().pool(pool).map(|view| view.filling).filter(|base| *base != generation) else {
+        let Some(base) = self.engine.view().pool(pool).map(|view| view.filling).filter(|base| *base != generation)
+        else {
             return;
         };
-        let patterns = self.posts.made_from(pool, base).zip(self.posts.made_from(pool, generation));
+        let patterns = self.pools.made_from(pool, base).zip(self.pools.made_from(pool, generation));
         let alike = patterns.is_some_and(|(one, other)| one.is_alike(other));
-        let folders = self.recipes.resolved(pool, base).zip(self.recipes.folder(pool, generation));
+        let folders = self.spawn_specs.resolved(pool, base).zip(self.spawn_specs.folder(pool, generation));
         if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
-            self.fact(Event::Pinned { pool, generation, same: true });
+            self.input(Event::Pinned { pool, generation, same: true });
         }
     }
 
@@ -85,61 +86,61 @@ impl Supervisor {
         let SpawnedChild { process, start_time, pinned, repinned } = born;
         self.pinned(worker, pinned, repinned);
         let pid = process.pid();
-        match process.pidfd().map(|fd| self.reactor.watch(fd, Source::Exit(worker), Interest::Read)) {
+        match process.pidfd().map(|fd| self.poller.watch(fd, Source::Exit(worker), Interest::Read)) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 tracing::error!(pid, "cannot watch the worker: {error}");
-                self.roster.without_pidfds = true;
+                self.processes.without_pidfds = true;
             }
-            None => self.roster.without_pidfds = true,
+            None => self.processes.without_pidfds = true,
         }
-        let Some(body) = self.roster.get_mut(worker) else { return };
+        let Some(body) = self.processes.get_mut(worker) else { return };
         // Only now: what it said before waits in the socket until we know who speaks.
         if let Some(notify) = &body.notify
-            && let Err(error) = self.reactor.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+            && let Err(error) = self.poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
         {
             tracing::error!(pid, "cannot listen to the worker: {error}");
         }
         body.family = Some(ProcessTree { leader: pid, cgroup: body.cgroup.take() });
         let before = std::mem::replace(&mut body.stage, ProcessStage::Alive(process));
-        self.note(EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}")).worker(worker).debug());
+        self.emit(EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}")).worker(worker).debug());
         self.journal_born(worker, start_time);
-        self.roster.born(pid);
+        self.processes.born(pid);
         let ProcessStage::Unborn(asked) = before else { return };
         for asked in asked {
             match asked {
-                DeferredSignal::Signal(signal) => self.roster.signal(worker, signal),
-                DeferredSignal::Kill => self.roster.kill(worker),
+                DeferredSignal::Signal(signal) => self.processes.signal(worker, signal),
+                DeferredSignal::Kill => self.processes.kill(worker),
             }
         }
     }
 
     /// Exec has succeeded: the program runs.
     fn runs(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let pid = body.pid();
-        self.fence.prove(body);
+        self.cgroups.prove(body);
         let plan = &body.pattern.plan;
         let looks =
             matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
         if let (true, Some(pid)) = (looks, pid) {
             let targets = self.listening.of(&body.pattern.listeners).iter().map(|listener| listener.target()).collect();
-            self.scout.watch(worker, pid, targets);
+            self.accept_probe.watch(worker, pid, targets);
             self.watched.insert(worker);
         }
-        self.fact(Event::Born(worker));
+        self.input(Event::Born(worker));
         self.care_begins(worker);
     }
 
     /// The scout need not look any more. It is not told about workers that it never looked at: that would wake it.
     pub(super) fn look_away(&mut self, worker: WorkerId) {
         if self.watched.remove(&worker) {
-            self.scout.forget(worker);
+            self.accept_probe.forget(worker);
         }
     }
 
-    pub(super) fn verdict(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get_mut(worker) else { return };
+    pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
+        let Some(body) = self.processes.get_mut(worker) else { return };
         let Some(pipe) = &body.verdict else { return };
         let heard = match process::verdict(pipe) {
             Ok(None) => return,
@@ -147,7 +148,7 @@ impl Supervisor {
             Err(error) => Err(format!("the shim's word is lost: {error}")),
         };
         if let Some(pipe) = body.verdict.take() {
-            self.reactor.unwatch(&pipe);
+            self.poller.unwatch(&pipe);
         }
         match heard {
             Ok(()) => self.runs(worker),
@@ -158,19 +159,19 @@ impl Supervisor {
 
     /// No program came of the order; what there was of a process is gone.
     pub(super) fn not_born(&mut self, worker: WorkerId) {
-        let Some(mut body) = self.roster.remove(worker) else { return };
-        let log = last_words(&self.pen, &body);
+        let Some(mut body) = self.processes.remove(worker) else { return };
+        let log = last_words(&self.log, &body);
         let exit = last_exit(None, body.error.take(), 0.0, log);
-        self.obituaries.add(worker, body.obituary(exit, false));
+        self.exit_reports.add(worker, body.obituary(exit, false));
         self.bury(body);
         self.port_freed(worker);
         self.look_away(worker);
-        self.facts.push_back(Event::SpawnFailed(worker));
-        self.drain_facts();
+        self.inputs.push_back(Event::SpawnFailed(worker));
+        self.drain_inputs();
     }
 
-    pub(super) fn messages(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get_mut(worker) else { return };
+    pub(super) fn on_notify_messages(&mut self, worker: WorkerId) {
+        let Some(body) = self.processes.get_mut(worker) else { return };
         let Some(notify) = &body.notify else { return };
         let plan = &body.pattern.plan;
         // With listeners, READY=1 is neither needed nor enough: servers say it before they accept.
@@ -202,34 +203,34 @@ impl Supervisor {
             }
         }
         for fact in facts {
-            self.fact(fact);
+            self.input(fact);
         }
         for message in watchdog {
             self.watchdog_heard(worker, &message);
         }
     }
 
-    pub(super) fn scouted(&mut self) {
-        self.scout.resume();
-        while let Ok(report) = self.scout.reports().try_recv() {
+    pub(super) fn on_accept_reports(&mut self) {
+        self.accept_probe.resume();
+        while let Ok(report) = self.accept_probe.reports().try_recv() {
             match report {
-                AcceptReport::Accepting(worker) => self.fact(Event::Ready(worker)),
+                AcceptReport::Accepting(worker) => self.input(Event::Ready(worker)),
                 AcceptReport::Blind(worker, reason) => self.blind(worker, &reason),
             }
         }
     }
 
     /// A look that hangs is given up, for the sake of all others.
-    pub(super) fn scout_overdue(&mut self, now: Instant) {
-        let Some(worker) = self.scout.check(now) else { return };
+    pub(super) fn check_accept_probe(&mut self, now: Instant) {
+        let Some(worker) = self.accept_probe.check(now) else { return };
         let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
                     disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
-        self.note(EventBuilder::new(EventKind::Unwell, text).worker(worker).cause("hangs").warn());
+        self.emit(EventBuilder::new(EventKind::Unwell, text).worker(worker).cause("hangs").warn());
     }
 
     /// /proc may not be read: READY=1, or having lived for a second, has to do.
     fn blind(&mut self, worker: WorkerId, reason: &str) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let (pool, said_so) = (body.pool, body.ready);
         if body.pattern.plan.ready != Ready::Auto {
             tracing::error!(pool = self.pool_name(pool), "ready = \"accepting\" cannot be seen here: {reason}");
@@ -244,33 +245,33 @@ impl Supervisor {
         }
         self.blind.insert(worker);
         if said_so {
-            self.fact(Event::Ready(worker));
+            self.input(Event::Ready(worker));
         } else {
             self.alive_for.insert((self.clock.now() + Span::from_secs(1), worker));
         }
     }
 
     /// Workers that nobody can look into and that have lived for a second.
-    pub(super) fn lived_long_enough(&mut self) {
+    pub(super) fn mark_alive(&mut self) {
         let now = self.clock.now();
         while let Some((at, worker)) = self.alive_for.first().copied()
             && at <= now
         {
             self.alive_for.pop_first();
-            self.fact(Event::Lived(worker));
+            self.input(Event::Lived(worker));
         }
     }
 
     /// The worker has ended: its pidfd says so, and that counts, whatever waitid(2) lets us see of it.
-    pub(super) fn exited(&mut self, worker: WorkerId) {
+    pub(super) fn on_exit(&mut self, worker: WorkerId) {
         self.ended(worker, true);
     }
 
     /// `surely`: the kernel has said that it has ended; else it is looked for.
     fn ended(&mut self, worker: WorkerId, surely: bool) {
-        self.messages(worker);
-        self.verdict(worker);
-        let Some(body) = self.roster.get_mut(worker) else { return };
+        self.on_notify_messages(worker);
+        self.on_exec_status(worker);
+        let Some(body) = self.processes.get_mut(worker) else { return };
         if body.exit.is_some() {
             return;
         }
@@ -290,45 +291,45 @@ impl Supervisor {
             }
         };
         if let Some(pidfd) = process.pidfd() {
-            self.reactor.unwatch(pidfd);
+            self.poller.unwatch(pidfd);
         }
         if body.error.is_some() {
             return self.not_born(worker);
         }
         body.exit = Some(exit);
-        let log = last_words(&self.pen, body);
-        let view = self.core.view().worker(worker);
+        let log = last_words(&self.log, body);
+        let view = self.engine.view().worker(worker);
         // What outlives it goes on printing: its lines are not torn.
         if view.as_ref().is_none_or(|view| view.state != WorkerState::Stopping)
             && let Some(output) = &body.output
         {
-            self.pen.ended(output);
+            self.log.ended(output);
         }
         let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
         let why = body.ended_for.clone().or(unexplained);
         let obituary = body.obituary(last_exit(Some(exit), why, lived, log), served);
-        self.obituaries.add(worker, obituary);
+        self.exit_reports.add(worker, obituary);
         self.look_away(worker);
         self.blind.remove(&worker);
-        self.fact(Event::Exited(worker, exit));
+        self.input(Event::Exited(worker, exit));
     }
 
     /// SIGCHLD: orphans of our workers that have ended, and, without pidfds, workers.
     pub(super) fn children_ended(&mut self) {
         self.reap_orphans();
-        if self.roster.without_pidfds {
-            let all: Vec<WorkerId> = self.roster.iter().map(|(id, _)| id).collect();
+        if self.processes.without_pidfds {
+            let all: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
             for worker in all {
                 self.ended(worker, false);
             }
         }
-        self.roster.reap_late();
-        for worker in self.roster.sweeping() {
+        self.processes.reap_late();
+        for worker in self.processes.sweeping() {
             self.sweep(worker);
         }
         self.look_at_finishing();
-        self.drain_facts();
+        self.drain_inputs();
     }
 
     /// A rolling restart of these pools; the answers go to the client, or into the diary.
@@ -341,11 +342,11 @@ impl Supervisor {
 
     /// The same for a wait that is open; it is closed here.
     pub(super) fn roll_in(&mut self, wait: WaitId, pools: &[PoolId]) {
-        let pools = self.posts.in_order(pools);
+        let pools = self.pools.in_order(pools);
         let tickets: Vec<_> = pools.iter().map(|pool| (*pool, self.tickets.join(wait, *pool))).collect();
         self.close_wait(wait);
         for (pool, ticket) in tickets {
-            self.fact(Event::Requested(ticket, Request::Roll(pool)));
+            self.input(Event::Requested(ticket, Request::Roll(pool)));
         }
     }
 }

@@ -69,7 +69,7 @@ fn make_room(need: u64, hard: u64) {
 impl Supervisor {
     /// Whether all workers of a new configuration can be had, beside those that still finish.
     pub(super) fn has_room_for(&self, plan: &Plan) -> Result<(), String> {
-        let scaled = |name: &str| self.posts.find(name).and_then(|pool| self.posts.scaled(pool));
+        let scaled = |name: &str| self.pools.find(name).and_then(|pool| self.pools.scaled(pool));
         let count = |name: &str, file: u32| u64::from(scaled(name).unwrap_or(file));
         let workers: u64 = plan
             .pools
@@ -82,14 +82,14 @@ impl Supervisor {
     }
 
     pub(super) fn has_room_to_scale(&self, pool: PoolId, count: u32) -> Result<(), String> {
-        let pools = self.posts.iter().filter(|(_, plan)| plan.kind != Kind::Step);
+        let pools = self.pools.iter().filter(|(_, plan)| plan.kind != Kind::Step);
         let workers: u64 = pools
-            .filter_map(|(id, _)| Some((id, self.posts.policy(id)?)))
+            .filter_map(|(id, _)| Some((id, self.pools.policy(id)?)))
             .map(|(id, policy)| {
                 u64::from(if id == pool { count } else { policy.count }) + u64::from(policy.reload.surge)
             })
             .sum();
-        let need = need(self.listening.ids().len(), self.posts.names().len(), workers);
+        let need = need(self.listening.ids().len(), self.pools.names().len(), workers);
         raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
     }
 }

@@ -61,7 +61,7 @@ impl Supervisor {
     /// Watches what the plan says: to be called whenever it has changed.
     pub(super) fn watch_files(&mut self) {
         let own = self.own_files();
-        let pools = self.posts.iter().filter_map(|(id, pool)| {
+        let pools = self.pools.iter().filter_map(|(id, pool)| {
             let watch = pool.watch.clone()?;
             let (key, base) = (WatchKey::Pool(id), watch.base);
             let globs = watch.globs.into_iter().chain(own.iter().cloned()).collect();
@@ -69,7 +69,7 @@ impl Supervisor {
         });
         let config = self.plan.master.watch_config.then(|| config(&self.plan));
         let plans = pools.chain(config).collect();
-        self.watching.set(plans);
+        self.file_watch.set(plans);
     }
 
     /// What the master writes itself, as patterns that leave it out: logs, those that were put aside, the pid file, and
@@ -77,7 +77,7 @@ impl Supervisor {
     fn own_files(&self) -> Vec<String> {
         let master = &self.plan.master;
         let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
-        let pools = self.posts.iter().flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
+        let pools = self.pools.iter().flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
         let pools = pools.filter_map(|sink| if let Sink::File(path) = sink { Some(path) } else { None });
         let logs = pools.chain(&self.log_file).flat_map(|path| {
             let path = own(path);
@@ -90,16 +90,16 @@ impl Supervisor {
     }
 
     /// What the watcher has found out.
-    pub(super) fn watched_files(&mut self) {
-        for report in self.watching.reports() {
+    pub(super) fn on_file_changes(&mut self) {
+        for report in self.file_watch.reports() {
             match report {
                 WatchReport::Watching { key, files } => {
                     let text = format!("{}: {}", self.watched(key), begun(files));
-                    self.note(EventBuilder::new(EventKind::Watch, text).cause("watching"));
+                    self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
                 }
                 WatchReport::Trouble { key, text } => {
                     let text = format!("{}: {}", self.watched(key), harmless(&text));
-                    self.note(EventBuilder::new(EventKind::Watch, text).cause("trouble").warn());
+                    self.emit(EventBuilder::new(EventKind::Watch, text).cause("trouble").warn());
                 }
                 WatchReport::Changed { .. } if self.stopping => {}
                 WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
@@ -114,14 +114,14 @@ impl Supervisor {
     }
 
     fn code_changed(&mut self, pool: PoolId, files: &[PathBuf], count: usize) {
-        let Some(watch) = self.posts.plan(pool).and_then(|plan| plan.watch.as_ref()) else { return };
+        let Some(watch) = self.pools.plan(pool).and_then(|plan| plan.watch.as_ref()) else { return };
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
-        if self.posts.rests(pool) {
+        if self.pools.rests(pool) {
             let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
-            return self.note(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
+            return self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         }
         let text = format!("{text}: rolling {name}");
-        self.note(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
+        self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         self.warn_of_a_circle(pool, files.first());
         self.roll(None, false, &[pool]);
     }
@@ -129,7 +129,7 @@ impl Supervisor {
     /// Once a minute at most.
     fn warn_of_a_circle(&mut self, pool: PoolId, file: Option<&PathBuf>) {
         let now = self.clock.now();
-        let (times, told) = self.watching.rolled.entry(pool).or_default();
+        let (times, told) = self.file_watch.rolled.entry(pool).or_default();
         times.push_back(now);
         while times.front().is_some_and(|at| now - *at > WINDOW) {
             times.pop_front();
@@ -144,7 +144,7 @@ impl Supervisor {
             "changed files alone have rolled it {often} times within {WINDOW}, the last one was {file}: if the pool writes \
              that itself, leave it out of `watch` by a pattern that begins with `!`"
         );
-        self.note(EventBuilder::new(EventKind::Watch, text).pool(pool).cause("circle").warn());
+        self.emit(EventBuilder::new(EventKind::Watch, text).pool(pool).cause("circle").warn());
     }
 
     fn watched(&self, key: WatchKey) -> &str {

@@ -53,8 +53,8 @@ impl Health {
 
 impl Supervisor {
     /// What is due by now.
-    pub(super) fn tend(&mut self) {
-        if self.care.deadline().is_none_or(|at| at > self.clock.now()) {
+    pub(super) fn run_due_health(&mut self) {
+        if self.health.deadline().is_none_or(|at| at > self.clock.now()) {
             return;
         }
         self.watchdogs_due();
@@ -71,11 +71,11 @@ impl Supervisor {
     }
 
     /// What the core tells of a worker's life begins and ends the care for it.
-    pub(super) fn heed(&mut self, record: &Record) {
+    pub(super) fn on_notice(&mut self, record: &Record) {
         match record {
             Record::Ready { worker, .. } => {
-                self.care.serving.insert(*worker);
-                self.care.probing.forget(*worker);
+                self.health.serving.insert(*worker);
+                self.health.probing.forget(*worker);
                 self.start_watchdog(*worker);
                 self.probe_health(*worker);
                 self.recycle_later(*worker);
@@ -84,10 +84,10 @@ impl Supervisor {
             | Record::Stopped { worker, .. }
             | Record::Retired { worker, .. }
             | Record::Killed { worker, .. } => {
-                self.care.serving.remove(worker);
-                self.care.probing.forget(*worker);
-                self.care.watchdogs.forget(*worker);
-                self.care.recycling.forget(*worker);
+                self.health.serving.remove(worker);
+                self.health.probing.forget(*worker);
+                self.health.watchdogs.forget(*worker);
+                self.health.recycling.forget(*worker);
             }
             _ => {}
         }

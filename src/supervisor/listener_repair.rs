@@ -75,15 +75,15 @@ impl Case {
 
 impl Supervisor {
     /// Somebody has shut a listening socket down.
-    pub(super) fn listener_shut(&mut self, number: ListenerId) {
+    pub(super) fn on_listener_hangup(&mut self, number: ListenerId) {
         let Some(listener) = self.listening.get(number).filter(|listener| listener.is_shut()) else { return };
         // Watched again once it serves: until then it would wake us for ever.
-        self.reactor.unwatch(listener.fd().as_fd());
+        self.poller.unwatch(listener.fd().as_fd());
         self.look_after(number, false);
     }
 
     /// Something happened to the file of a unix socket.
-    pub(super) fn socket_file(&mut self, number: ListenerId) {
+    pub(super) fn on_socket_file_change(&mut self, number: ListenerId) {
         let Some(ear) = self.listening.get(number).and_then(|listener| listener.ear()) else { return };
         ear.hush();
         self.look_after(number, false);
@@ -97,7 +97,7 @@ impl Supervisor {
     }
 
     /// Those whose pause is over.
-    pub(super) fn mend_again(&mut self) {
+    pub(super) fn retry_listener_repair(&mut self) {
         for number in self.listening.mending.due(self.clock.now()) {
             self.look_after(number, false);
         }
@@ -114,7 +114,7 @@ impl Supervisor {
         }
         let may_make = asked || now >= case.free_at();
         case.retry = None;
-        match self.clerk.look(number, look, may_make) {
+        match self.blocking.look(number, look, may_make) {
             Ok(()) => case.under_way = true,
             Err(error) => {
                 case.try_later(now);
@@ -133,9 +133,9 @@ impl Supervisor {
                 let trouble = self.listening.mending.cases.remove(&number).and_then(|case| case.trouble);
                 if was_shut || trouble.is_some() {
                     // Where it is watched still, this changes nothing.
-                    self.reactor.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup).ok();
+                    self.poller.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup).ok();
                     let text = format!("{name}: a worker had shut the listening socket down: it listens again");
-                    self.note(EventBuilder::new(EventKind::Listener, text).cause("listens-again").warn());
+                    self.emit(EventBuilder::new(EventKind::Listener, text).cause("listens-again").warn());
                 }
             }
             Err(error) => {
@@ -151,7 +151,7 @@ impl Supervisor {
         let now = self.clock.now();
         if self.listening.get(number).is_none() {
             if let Looked::Made(_, fresh) = looked {
-                self.clerk.discard(fresh);
+                self.blocking.discard(fresh);
             }
             return self.listening.mending.forget(number);
         }
@@ -163,7 +163,7 @@ impl Supervisor {
                 case.pause = Span::ZERO;
                 if case.trouble.take().is_some() {
                     let text = format!("{}: the listening socket serves again", self.listener_name(number));
-                    self.note(EventBuilder::new(EventKind::Listener, text).cause("well"));
+                    self.emit(EventBuilder::new(EventKind::Listener, text).cause("well"));
                 }
             }
             Looked::Lost(lost) => {
@@ -189,7 +189,7 @@ impl Supervisor {
                     self.listener_name(number),
                     lost.text()
                 );
-                self.note(EventBuilder::new(EventKind::Listener, text).cause("replaced").warn());
+                self.emit(EventBuilder::new(EventKind::Listener, text).cause("replaced").warn());
                 self.unreachable(number);
             }
             Looked::Failed(lost, error) => {
@@ -210,7 +210,7 @@ impl Supervisor {
         // The time that is left differs each time.
         if before.is_none_or(|before| cause != "lost-again" && before != text) {
             let text = format!("{name}: {text}; who connects there is not served");
-            self.note(EventBuilder::new(EventKind::Listener, text).cause(cause).error());
+            self.emit(EventBuilder::new(EventKind::Listener, text).cause(cause).error());
         }
     }
 
@@ -220,13 +220,13 @@ impl Supervisor {
 
     fn made_anew(&mut self, number: ListenerId, fresh: Fresh) {
         let Some(listener) = self.listening.get_mut(number) else { return };
-        self.reactor.unwatch(listener.fd().as_fd());
+        self.poller.unwatch(listener.fd().as_fd());
         if let Some(ear) = listener.ear() {
-            self.reactor.unwatch(ear);
+            self.poller.unwatch(ear);
         }
         let changed = listener.replace(fresh);
         if changed && let Some(dress) = listener.dress() {
-            self.clerk.dress(listener.name().to_owned(), dress);
+            self.blocking.dress(listener.name().to_owned(), dress);
         }
         self.watch_listener(number);
     }
@@ -235,8 +235,8 @@ impl Supervisor {
     pub(super) fn watch_listener(&self, number: ListenerId) {
         let Some(listener) = self.listening.get(number) else { return };
         let heard =
-            self.reactor.watch(listener.fd().as_fd(), Source::Listener(number), Interest::Hangup).and_then(|()| {
-                listener.ear().map_or(Ok(()), |ear| self.reactor.watch(ear, Source::SocketFile(number), Interest::Read))
+            self.poller.watch(listener.fd().as_fd(), Source::Listener(number), Interest::Hangup).and_then(|()| {
+                listener.ear().map_or(Ok(()), |ear| self.poller.watch(ear, Source::SocketFile(number), Interest::Read))
             });
         if let Err(error) = heard {
             tracing::error!(listen = listener.name(), "cannot watch the listening socket: {error}");
@@ -246,9 +246,9 @@ impl Supervisor {
     /// It is about to be closed.
     pub(super) fn unwatch_listener(&mut self, number: ListenerId) {
         if let Some(listener) = self.listening.get(number) {
-            self.reactor.unwatch(listener.fd());
+            self.poller.unwatch(listener.fd());
             if let Some(ear) = listener.ear() {
-                self.reactor.unwatch(ear);
+                self.poller.unwatch(ear);
             }
         }
         self.listening.mending.forget(number);
@@ -258,13 +258,13 @@ impl Supervisor {
     /// for a port has none yet.
     fn unreachable(&mut self, number: ListenerId) {
         let holds = |body: &WorkerProcess| body.output.is_some() && body.pattern.listeners.contains(&number);
-        let holders = self.roster.iter().filter(|(_, body)| holds(body)).map(|(worker, _)| worker).collect();
-        self.fact(Event::Unreachable(holders));
+        let holders = self.processes.iter().filter(|(_, body)| holds(body)).map(|(worker, _)| worker).collect();
+        self.input(Event::Unreachable(holders));
     }
 
     /// Why this pool's listeners serve nobody, and whether none of them does.
     pub(super) fn unserved_by(&self, pool: PoolId) -> (Vec<String>, bool) {
-        let listeners = self.posts.draft(pool).map(|draft| draft.listeners.clone()).unwrap_or_default();
+        let listeners = self.pools.draft(pool).map(|draft| draft.listeners.clone()).unwrap_or_default();
         let troubles: Vec<String> = listeners
             .iter()
             .filter_map(|id| {

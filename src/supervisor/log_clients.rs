@@ -58,7 +58,7 @@ impl LogClients {
     pub(super) fn end(&mut self, patience: Duration) {
         for seat in self.seats.drain(..).filter_map(|seat| seat.upgrade()) {
             seat.leaving.store(true, Ordering::SeqCst);
-            seat.bell.ring();
+            seat.bell.wake();
         }
         self.holds = bounded(0).0;
         self.gone.recv_timeout(patience).ok();
@@ -84,12 +84,12 @@ impl Supervisor {
     /// A client wants lines of workers: the last so many of them, and perhaps all to come.
     pub(super) fn logs_for(&mut self, client: u64, pool: Option<String>, slot: Option<u32>, what: (u32, bool)) {
         let (lines, follow) = what;
-        let known = pool.as_deref().map(|name| self.posts.find(name));
+        let known = pool.as_deref().map(|name| self.pools.find(name));
         if let (Some(name), Some(None)) = (&pool, known) {
-            let message = format!("no such pool: {name}; there are: {}", self.posts.names().join(", "));
+            let message = format!("no such pool: {name}; there are: {}", self.pools.names().join(", "));
             return self.done(client, 4, message);
         }
-        if self.streams.is_full() {
+        if self.log_clients.is_full() {
             return self.done(client, 1, format!("{MOST} clients are read to already"));
         }
         let unknown = known.flatten().zip(slot).and_then(|(pool, slot)| self.no_such_slot(pool, slot));
@@ -100,9 +100,9 @@ impl Supervisor {
         let Some(stream) = self.server.hand_over(client) else { return self.drop_client(client) };
         let seat = Arc::new(ClientThread { bell: bell.clone(), leaving: AtomicBool::new(false) });
         let lines = lines as usize;
-        let follower = self.pen.follow(Filter { pool, slot }, lines, bell);
-        self.streams.seats.push(Arc::downgrade(&seat));
-        let _hold = self.streams.holds.clone();
+        let follower = self.log.follow(Filter { pool, slot }, lines, bell);
+        self.log_clients.seats.push(Arc::downgrade(&seat));
+        let _hold = self.log_clients.holds.clone();
         let reading = Reading { client: stream, follower, seat, once: !follow, lines, hint, unknown, _hold };
         let thread = std::thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
         match thread.spawn(move || reading.go()) {
@@ -113,8 +113,8 @@ impl Supervisor {
     }
 
     fn no_such_slot(&self, pool: PoolId, slot: u32) -> Option<String> {
-        let view = self.core.view();
-        let count = self.posts.plan(pool).map_or(0, |plan| plan.policy.count);
+        let view = self.engine.view();
+        let count = self.pools.plan(pool).map_or(0, |plan| plan.policy.count);
         let there = slot < count
             || view.workers().any(|worker| worker.pool == pool && worker.slot.0 == slot)
             || view.empty_slots(pool).any(|empty| empty.slot.0 == slot);
@@ -125,7 +125,7 @@ impl Supervisor {
     fn where_more_is(&self, pool: Option<PoolId>) -> String {
         let master = self.log_file.as_ref().map_or("the master's stderr".to_owned(), |file| file.display().to_string());
         let mut places = Vec::new();
-        for (_, plan) in self.posts.iter().filter(|(id, _)| pool.is_none_or(|pool| pool == *id)) {
+        for (_, plan) in self.pools.iter().filter(|(id, _)| pool.is_none_or(|pool| pool == *id)) {
             for place in places_of(plan, &master) {
                 if !places.contains(&place) {
                     places.push(place);
@@ -159,7 +159,7 @@ impl Reading {
     fn read_out(&mut self) -> io::Result<()> {
         let mut first = true;
         loop {
-            self.seat.bell.hush();
+            self.seat.bell.clear();
             let leaving = self.seat.leaving.load(Ordering::SeqCst);
             let (lines, skipped) = self.follower.take();
             if std::mem::take(&mut first) && lines.len() < self.lines {

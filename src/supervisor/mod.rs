@@ -98,53 +98,53 @@ const NOBODY: Ticket = Ticket(0);
 /// All that the master holds beside the core.
 struct Supervisor {
     plan: Plan,
-    core: Master,
+    engine: Master,
     clock: Clock,
     /// The time of the last step.
-    told: Time,
-    reactor: Poller,
+    last_step: Time,
+    poller: Poller,
     signals: Signals,
-    wake: Waker,
+    waker: Waker,
     spawner: Spawner,
-    scout: AcceptProbe,
-    care: Health,
-    pen: LogWriter,
+    accept_probe: AcceptProbe,
+    health: Health,
+    log: LogWriter,
     /// It has been told that the pen hangs.
     pen_hangs: bool,
-    clerk: blocking::BlockingPool,
-    applying: ReloadQueue,
+    blocking: blocking::BlockingPool,
+    reloads: ReloadQueue,
     on_change: OnChange,
-    vigils: Waiters,
+    waiters: Waiters,
     /// Pools whose change was put back in the present step.
-    put_back: BTreeSet<PoolId>,
-    watching: FileWatch,
-    house: RuntimeDirRepair,
-    keeping: RuntimeFiles,
+    reverted: BTreeSet<PoolId>,
+    file_watch: FileWatch,
+    runtime_dir: RuntimeDirRepair,
+    runtime_files: RuntimeFiles,
     journal: WorkerJournal,
     /// It has been said that the journal cannot be written.
     journal_torn: bool,
     /// What was stopped at the start, if a killed master had left something.
     took_over: Option<String>,
     listening: Listening,
-    posts: PoolRegistry,
-    fence: WorkerCgroups,
-    roster: ProcessTable,
-    recipes: SpawnSpecs,
-    obituaries: ExitReports,
-    facts: VecDeque<Event>,
+    pools: PoolRegistry,
+    cgroups: WorkerCgroups,
+    processes: ProcessTable,
+    spawn_specs: SpawnSpecs,
+    exit_reports: ExitReports,
+    inputs: VecDeque<Event>,
     /// A step's orders are being carried out.
-    busy: bool,
+    draining: bool,
     tickets: Tickets,
     server: Server,
-    chronicle: event_log::EventLog,
-    streams: log_clients::LogClients,
+    event_log: event_log::EventLog,
+    log_clients: log_clients::LogClients,
     /// Where the master's log is; none: on stderr.
     log_file: Option<PathBuf>,
     /// Clients that wait for the end.
     stop_clients: Vec<u64>,
-    launch: StartWatch,
-    managing: ServiceManager,
-    leaving: Option<Shutdown>,
+    start_watch: StartWatch,
+    service_manager: ServiceManager,
+    shutdown: Option<Shutdown>,
     /// The prefix of ROTAD_WORKER: unique for each master.
     tag: String,
     notify_dir: PathBuf,
@@ -176,7 +176,7 @@ struct Failed {
 /// The life of one master, from here to its exit code. `reader`: reads the configuration again, on a thread.
 pub fn serve(plan: Plan, launch: StartContext, reader: Reader) -> u8 {
     match Supervisor::start(plan, launch, reader) {
-        Ok(keeper) => keeper.run(),
+        Ok(supervisor) => supervisor.run(),
         Err((launch, failed)) => {
             launch.report.finish(failed.code, &failed.message);
             failed.code
@@ -190,44 +190,44 @@ impl Supervisor {
         // Before any worker reads them.
         self.watch_files();
         let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
-        self.note(EventBuilder::new(EventKind::MasterStarted, text).silent());
+        self.emit(EventBuilder::new(EventKind::MasterStarted, text).silent());
         if let Some(text) = self.took_over.take() {
-            self.note(EventBuilder::new(EventKind::TookOver, text).silent());
+            self.emit(EventBuilder::new(EventKind::TookOver, text).silent());
         }
         // Wherever they stand in the file: one that the core does not know yet holds nobody.
-        let ids: Vec<PoolId> = self.posts.iter().map(|(id, _)| id).collect();
-        let ids = self.posts.in_order(&ids).into_iter();
-        let pools: Vec<(PoolId, Policy)> = ids.filter_map(|id| Some((id, self.posts.policy(id)?))).collect();
+        let ids: Vec<PoolId> = self.pools.iter().map(|(id, _)| id).collect();
+        let ids = self.pools.in_order(&ids).into_iter();
+        let pools: Vec<(PoolId, Policy)> = ids.filter_map(|id| Some((id, self.pools.policy(id)?))).collect();
         for (pool, policy) in pools {
-            self.fact(Event::Requested(NOBODY, Request::Keep(pool, policy)));
+            self.input(Event::Requested(NOBODY, Request::Keep(pool, policy)));
         }
         let mut sources = Vec::new();
         loop {
-            let patience = self.patience();
-            self.reactor.wait(patience, &mut sources);
+            let patience = self.poll_timeout();
+            self.poller.wait(patience, &mut sources);
             if let Some(pause) = self.clock.wake(patience) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
-                self.note(EventBuilder::new(EventKind::MasterPaused, text).warn());
+                self.emit(EventBuilder::new(EventKind::MasterPaused, text).warn());
                 self.spawner.paused(pause);
                 self.orphans.paused(pause);
-                self.scout.paused(pause);
-                self.applying.paused(pause);
+                self.accept_probe.paused(pause);
+                self.reloads.paused(pause);
                 self.on_change.paused(pause);
                 self.server.paused(pause);
-                self.care.probing.paused();
+                self.health.probing.paused();
             }
-            self.take_in(&mut sources);
+            self.drain_poller(&mut sources);
             self.deadlines();
-            self.review_starts();
-            self.tell_manager();
-            if let Some(code) = self.may_leave() {
-                return self.farewell(code);
+            self.update_boot_limit();
+            self.notify_service_manager();
+            if let Some(code) = self.can_exit() {
+                return self.finish(code);
             }
         }
     }
 
     /// All that has come, before any deadline: a worker's READY before its timeout, its messages before its exit.
-    fn take_in(&mut self, sources: &mut Vec<Source>) {
+    fn drain_poller(&mut self, sources: &mut Vec<Source>) {
         for _ in 0..MOST_BATCHES {
             if sources.is_empty() {
                 return;
@@ -235,57 +235,57 @@ impl Supervisor {
             for source in std::mem::take(sources) {
                 self.take(source);
             }
-            self.reactor.wait(Some(Duration::ZERO), sources);
+            self.poller.wait(Some(Duration::ZERO), sources);
         }
     }
 
     fn take(&mut self, source: Source) {
         match source {
-            Source::Signals => self.signalled(),
+            Source::Signals => self.on_signals(),
             Source::Waker => {
-                self.wake.hush();
+                self.waker.clear();
                 if self.signals.has_more() {
-                    self.signalled();
+                    self.on_signals();
                 }
-                self.births();
-                self.scouted();
-                self.probed();
-                self.weighed();
-                self.looked_at_starts();
-                self.clerk_answers();
-                self.watched_files();
-                self.looked_at_orphans();
+                self.on_spawn_results();
+                self.on_accept_reports();
+                self.on_probe_results();
+                self.on_rss_samples();
+                self.on_cpu_demand();
+                self.on_blocking_results();
+                self.on_file_changes();
+                self.on_orphan_scan();
             }
-            Source::Verdict(worker) => self.verdict(worker),
-            Source::Notify(worker) => self.messages(worker),
-            Source::Listener(number) => self.listener_shut(number),
-            Source::SocketFile(number) => self.socket_file(number),
-            Source::Control => self.new_clients(),
-            Source::RuntimeDir => self.house_heard(),
-            Source::Client(client) => self.hear(client),
-            Source::Exit(worker) => self.exited(worker),
+            Source::Verdict(worker) => self.on_exec_status(worker),
+            Source::Notify(worker) => self.on_notify_messages(worker),
+            Source::Listener(number) => self.on_listener_hangup(number),
+            Source::SocketFile(number) => self.on_socket_file_change(number),
+            Source::Control => self.accept_clients(),
+            Source::RuntimeDir => self.on_runtime_dir_change(),
+            Source::Client(client) => self.on_client_readable(client),
+            Source::Exit(worker) => self.on_exit(worker),
         }
     }
 
     /// How long the loop may sleep; none: until something happens.
-    fn patience(&self) -> Option<Duration> {
+    fn poll_timeout(&self) -> Option<Duration> {
         let mending = self.listening.mending.deadline();
         let alive = self.alive_for.first().map(|(at, _)| *at);
-        let core = [self.core.deadline(), alive, self.launch.deadline(), mending].into_iter().flatten().min();
-        let care = self.care.deadline().map(|at| self.clock.until(at));
+        let core = [self.engine.deadline(), alive, self.start_watch.deadline(), mending].into_iter().flatten().min();
+        let care = self.health.deadline().map(|at| self.clock.until(at));
         let waits =
-            [self.clock.patience(core), care, self.leaving.as_ref().map(|leaving| leaving.patience(&self.clock))];
+            [self.clock.patience(core), care, self.shutdown.as_ref().map(|leaving| leaving.patience(&self.clock))];
         let moments = [
             self.spawner.deadline(),
             self.server.deadline(),
-            self.roster.sweep_again(),
-            self.managing.deadline(),
+            self.processes.sweep_again(),
+            self.service_manager.deadline(),
             self.journal.deadline(),
             self.orphans.deadline(),
-            self.scout.deadline(),
-            self.applying.deadline(),
+            self.accept_probe.deadline(),
+            self.reloads.deadline(),
             self.on_change.deadline(),
-            self.keeping.deadline(),
+            self.runtime_files.deadline(),
         ];
         let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(moments).min()
@@ -295,15 +295,15 @@ impl Supervisor {
         let now = Instant::now();
         if self.spawner.deadline().is_some_and(|at| at <= now) {
             self.spawner.check(now);
-            self.births();
+            self.on_spawn_results();
         }
-        self.keep_by_the_clock(now);
+        self.run_due_runtime_files(now);
         for client in self.server.overdue(now) {
             self.drop_client(client);
         }
         self.clients_again(now);
-        let overdue = self.roster.sweep_again().is_some_and(|at| at <= now);
-        for worker in self.roster.overdue(now) {
+        let overdue = self.processes.sweep_again().is_some_and(|at| at <= now);
+        for worker in self.processes.overdue(now) {
             self.sweep(worker);
         }
         if overdue {
@@ -314,33 +314,33 @@ impl Supervisor {
             self.journal_told(done);
         }
         self.orphans_due();
-        self.look_at_pen();
-        if self.applying.deadline().is_some_and(|at| at <= now) {
-            self.errand_overdue();
+        self.check_log_writer();
+        if self.reloads.deadline().is_some_and(|at| at <= now) {
+            self.check_blocking_job();
         }
         if self.on_change.deadline().is_some_and(|at| at <= now) {
             self.looks_overdue(now);
         }
-        if self.scout.deadline().is_some_and(|at| at <= now) {
-            self.scout_overdue(now);
+        if self.accept_probe.deadline().is_some_and(|at| at <= now) {
+            self.check_accept_probe(now);
         }
-        self.drain_facts();
-        self.lived_long_enough();
-        self.mend_again();
-        self.tend();
-        if self.core.deadline().is_some_and(|at| at <= self.clock.now()) {
-            self.fact(Event::Woke);
+        self.drain_inputs();
+        self.mark_alive();
+        self.retry_listener_repair();
+        self.run_due_health();
+        if self.engine.deadline().is_some_and(|at| at <= self.clock.now()) {
+            self.input(Event::Woke);
         }
-        if self.launch.deadline().is_some_and(|at| at <= self.clock.now()) {
-            self.launch_overdue();
+        if self.start_watch.deadline().is_some_and(|at| at <= self.clock.now()) {
+            self.start_overdue();
         }
-        self.watch_starts();
+        self.sample_starting();
     }
 
     /// A disk that hangs holds the pen alone; here it is told. Nobody wakes for that: whoever asks, or whatever happens,
     /// makes the loop turn.
-    fn look_at_pen(&mut self) {
-        let busy = self.pen.busy_for();
+    fn check_log_writer(&mut self) {
+        let busy = self.log.busy_for();
         let hangs = busy >= PEN_HANGS;
         if hangs == self.pen_hangs {
             return;
@@ -359,13 +359,13 @@ impl Supervisor {
             .error(),
             false => EventBuilder::new(EventKind::LogHangs, "the log is written again").cause("over").warn(),
         };
-        self.note(note);
+        self.emit(note);
     }
 
-    fn signalled(&mut self) {
+    fn on_signals(&mut self) {
         let came = self.signals.pending();
         if self.signals.has_more() {
-            self.wake.ring();
+            self.waker.wake();
         }
         for ReceivedSignal { meaning, text } in came {
             match meaning {
@@ -392,7 +392,7 @@ impl Supervisor {
 
     /// A signal, and what comes of it.
     fn received(&mut self, text: String) {
-        self.note(EventBuilder::new(EventKind::SignalReceived, text));
+        self.emit(EventBuilder::new(EventKind::SignalReceived, text));
     }
 
     fn act(&mut self, action: SignalAction, text: &str) {
@@ -404,7 +404,7 @@ impl Supervisor {
             SignalAction::Reload => self.apply_by_signal(text, ReloadScope::Everything),
             SignalAction::ReopenLogs => {
                 self.received(format!("{text}: opening the log again"));
-                self.pen.reopen();
+                self.log.reopen();
                 self.look_after_sockets();
                 self.keep_house();
             }
@@ -418,7 +418,7 @@ impl Supervisor {
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
-        let pools = self.posts.of_kind(kind);
+        let pools = self.pools.of_kind(kind);
         if pools.is_empty() {
             // Whoever waits for the end of a reload has it now.
             self.reloading();
@@ -443,13 +443,13 @@ impl Supervisor {
     }
 
     fn pool_name(&self, pool: PoolId) -> &str {
-        self.posts.name(pool)
+        self.pools.name(pool)
     }
 
     fn stop(&mut self, now: bool) {
         if !self.stopping {
             self.stopping = true;
-            self.note(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
+            self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
             self.tell_stopping();
             self.give_up_applying();
             self.give_up_looks();
@@ -457,13 +457,13 @@ impl Supervisor {
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
         let request = if now { Request::StopNow } else { Request::Stop { cap } };
-        self.fact(Event::Requested(NOBODY, request));
+        self.input(Event::Requested(NOBODY, request));
     }
 
     fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let Some(pid) = body.pid() else { return };
-        let (name, pipes) = (self.posts.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
+        let (name, pipes) = (self.pools.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
         let done = self.journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes);
         self.journal_told(done);
     }
@@ -491,6 +491,6 @@ impl Supervisor {
             _ => return,
         };
         self.journal_torn = !self.journal_torn;
-        self.note(note);
+        self.emit(note);
     }
 }

@@ -29,36 +29,36 @@ struct Death {
 
 impl Supervisor {
     pub(super) fn recorded(&mut self, record: Record) {
-        self.heed(&record);
+        self.on_notice(&record);
         match record {
             Record::Ready { worker, took, by_age, soak } => self.ready_line(worker, took, by_age, soak),
             Record::Confirmed { worker, took } => {
-                self.note(
+                self.emit(
                     EventBuilder::new(EventKind::Ready, format!("says that it is ready, {took} after its start"))
                         .worker(worker),
                 );
             }
-            Record::Soaked { worker } => self.note(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker)),
+            Record::Soaked { worker } => self.emit(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker)),
             Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
                 let death = Death { cause, failure, before_ready, in_vain, retry_in, given_up };
                 self.died_line(worker, &death);
             }
             Record::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
-                self.note(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
+                self.emit(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
             Record::Retired { worker, why } => {
                 let (cause, text) = self.retired(worker, why);
-                self.note(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
+                self.emit(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
             }
             Record::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
             Record::Lost { worker } => {
-                let ended = self.roster.get(worker).is_some_and(|body| body.exit.is_some());
+                let ended = self.processes.get(worker).is_some_and(|body| body.exit.is_some());
                 let text = match ended {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
                     true => self.orphans.why_left(worker),
                 };
-                self.note(EventBuilder::new(EventKind::Lost, text).worker(worker).error());
+                self.emit(EventBuilder::new(EventKind::Lost, text).worker(worker).error());
             }
             Record::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
             Record::CrashLoop { .. }
@@ -88,48 +88,48 @@ impl Supervisor {
                 let text = format!(
                     "crash loop: {deaths} workers died within {span}; one is tried at a time, the others are not touched"
                 );
-                self.note(EventBuilder::new(EventKind::CrashLoop, text).pool(pool).error());
+                self.emit(EventBuilder::new(EventKind::CrashLoop, text).pool(pool).error());
             }
             Record::CrashLoopEases { pool } => {
                 let text = "one serves for a second: starting the rest; the crash loop is over once one lasts";
-                self.note(EventBuilder::new(EventKind::CrashLoopEases, text).pool(pool));
+                self.emit(EventBuilder::new(EventKind::CrashLoopEases, text).pool(pool));
             }
             Record::CrashLoopOver { pool } => {
-                self.note(
+                self.emit(
                     EventBuilder::new(EventKind::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool),
                 );
             }
             Record::PoolReady { pool, generation } => {
                 let text = self.all_up(pool);
-                self.note(EventBuilder::new(EventKind::PoolReady, text).pool(pool).generation(generation));
+                self.emit(EventBuilder::new(EventKind::PoolReady, text).pool(pool).generation(generation));
                 self.pool_up(pool, text);
             }
             Record::PoolStopped { pool } => {
-                self.note(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
+                self.emit(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
                 self.pool_stopped(pool);
             }
             Record::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.note(EventBuilder::new(EventKind::Held, text).pool(pool));
+                self.emit(EventBuilder::new(EventKind::Held, text).pool(pool));
                 self.tell(pool, &told);
             }
             Record::StepDone { pool, generation, took } => {
                 let note = EventBuilder::new(EventKind::StepDone, format!("done after {took}"));
-                self.note(note.pool(pool).generation(generation));
+                self.emit(note.pool(pool).generation(generation));
                 self.step_done(pool);
                 self.pool_up(pool, &format!("done after {took}"));
             }
             Record::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
-                self.note(EventBuilder::new(EventKind::EssentialLost, text).pool(pool).error());
+                self.emit(EventBuilder::new(EventKind::EssentialLost, text).pool(pool).error());
                 self.essential_lost(pool, span);
             }
             Record::EssentialEnded { pool, exit } => {
                 let how = exit.map_or_else(|| "no worker could be started".to_owned(), exit_text);
                 let text = format!("essential, and its workers have ended: {how}");
-                self.note(EventBuilder::new(EventKind::EssentialEnded, text).pool(pool).warn());
+                self.emit(EventBuilder::new(EventKind::EssentialEnded, text).pool(pool).warn());
                 self.essential_ended(pool, exit, &how);
             }
             _ => self.roll_recorded(record),
@@ -140,17 +140,17 @@ impl Supervisor {
         match record {
             Record::RollStarted { pool, generation, of } => {
                 let text = format!("rolling restart of {of} workers");
-                self.note(EventBuilder::new(EventKind::RollStarted, text).pool(pool).generation(generation));
+                self.emit(EventBuilder::new(EventKind::RollStarted, text).pool(pool).generation(generation));
                 let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
                 self.tell(pool, &text);
             }
             Record::RollingBack { pool, generation, to, failure } => {
-                let reason = reason(&failure, failure.worker.and_then(|w| self.obituaries.of_worker(w)));
+                let reason = reason(&failure, failure.worker.and_then(|w| self.exit_reports.of_worker(w)));
                 let text = format!("going back to generation {to}");
                 let note = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
                     .pool(pool)
                     .generation(generation);
-                self.note(note.cause(failure_word(failure.cause)).error());
+                self.emit(note.cause(failure_word(failure.cause)).error());
                 let text = format!("{}: {text}", self.pool_name(pool));
                 self.tell(pool, &text);
             }
@@ -159,18 +159,18 @@ impl Supervisor {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("its rolling restart begins after that of {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.note(EventBuilder::new(EventKind::Held, text).pool(pool).cause("roll"));
+                self.emit(EventBuilder::new(EventKind::Held, text).pool(pool).cause("roll"));
                 self.tell(pool, &told);
             }
             Record::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
-                self.note(EventBuilder::new(EventKind::RollWaits, text).pool(pool));
+                self.emit(EventBuilder::new(EventKind::RollWaits, text).pool(pool));
             }
             Record::RollSuperseded { pool, generation, by, touched } => {
                 let touched =
                     if touched { "after some workers had been replaced" } else { "before anything was touched" };
                 let text = format!("{}, {touched}", superseded(by));
-                self.note(EventBuilder::new(EventKind::RollSuperseded, text).pool(pool).generation(generation));
+                self.emit(EventBuilder::new(EventKind::RollSuperseded, text).pool(pool).generation(generation));
             }
             Record::Watched { pool, span } => {
                 let text = format!(
@@ -178,10 +178,10 @@ impl Supervisor {
                      done"
                 );
                 self.tell(pool, &format!("{}: {text}", self.pool_name(pool)));
-                self.note(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
+                self.emit(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
             }
             Record::Renewed { pool, slot, worker, took } => {
-                self.note(EventBuilder::new(EventKind::Renewed, format!("replaced in {took}")).worker(worker));
+                self.emit(EventBuilder::new(EventKind::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
                 let name = self.pool_name(pool).to_owned();
                 let how = if self.only_lives(worker) { ALIVE } else { "serves" };
@@ -195,7 +195,7 @@ impl Supervisor {
     }
 
     fn step_line(&mut self, pool: PoolId, slot: Slot, worker: WorkerId, (done, of): (u32, u32)) {
-        let took = self.core.view().worker(worker).and_then(|view| view.ready_in);
+        let took = self.engine.view().worker(worker).and_then(|view| view.ready_in);
         let pid = self.who(worker).pid;
         let name = self.pool_name(pool).to_owned();
         let how = match took {
@@ -204,7 +204,7 @@ impl Supervisor {
             None => "serves".to_owned(),
         };
         let text = format!("{how} ({done} of {of})");
-        self.note(EventBuilder::new(EventKind::RollStep, text.clone()).worker(worker).debug());
+        self.emit(EventBuilder::new(EventKind::RollStep, text.clone()).worker(worker).debug());
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
         self.step(pool, Response::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
@@ -219,12 +219,12 @@ impl Supervisor {
 
     /// Its age alone speaks for it.
     fn only_lives(&self, worker: WorkerId) -> bool {
-        self.core.view().worker(worker).is_some_and(|worker| worker.by_age)
+        self.engine.view().worker(worker).is_some_and(|worker| worker.by_age)
     }
 
     /// So for one of its workers at least.
     pub(super) fn is_by_age(&self, pool: PoolId) -> bool {
-        self.core.view().workers().any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
+        self.engine.view().workers().any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
     }
 
     /// What is said of a pool that has all its workers.
@@ -250,9 +250,9 @@ impl Supervisor {
                 }
             }
         }
-        self.note(EventBuilder::new(EventKind::Ready, text).worker(worker));
+        self.emit(EventBuilder::new(EventKind::Ready, text).worker(worker));
         self.look_away(worker);
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let mut shut = Vec::new();
         // Servers call listen(2) on what they inherit, and shrink the queue of all.
         for id in &body.pattern.listeners {
@@ -264,18 +264,18 @@ impl Supervisor {
             }
         }
         for number in shut {
-            self.listener_shut(number);
+            self.on_listener_hangup(number);
         }
     }
 
     fn died_line(&mut self, id: WorkerId, death: &Death) {
         let Death { cause, failure, before_ready, in_vain, retry_in, given_up } = *death;
         if let Cause::NotReadyInTime | Cause::Unhealthy = cause
-            && let Some(body) = self.roster.get(id)
+            && let Some(body) = self.processes.get(id)
         {
             // It still lives, and is about to be ended: these are its last words all the same.
-            let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
-            let lived = self.core.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
+            let log = body.output.as_ref().map(|output| self.log.last_words(output)).unwrap_or_default();
+            let lived = self.engine.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
             let mut reason = unwell(cause, body.unwell.as_deref());
             if cause == Cause::NotReadyInTime
                 && let Some(crowd) = self.crowd(id)
@@ -283,17 +283,17 @@ impl Supervisor {
                 reason = format!("{reason}; {crowd}");
             }
             let exit = last_exit(None, Some(reason.clone()), lived, log);
-            self.obituaries.add(id, body.obituary(exit, cause == Cause::Unhealthy));
-            if let Some(body) = self.roster.get_mut(id) {
+            self.exit_reports.add(id, body.obituary(exit, cause == Cause::Unhealthy));
+            if let Some(body) = self.processes.get_mut(id) {
                 body.ended_for = Some(reason);
             }
         }
         if in_vain > 0
-            && let Some(body) = self.roster.get_mut(id)
+            && let Some(body) = self.processes.get_mut(id)
         {
             body.ended_in_vain = true;
         }
-        let text = describe(cause, self.obituaries.of_worker(id));
+        let text = describe(cause, self.exit_reports.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
             Some(span) if in_vain > 1 => format!(", {in_vain} times in a row; started again in {span}"),
@@ -308,7 +308,7 @@ impl Supervisor {
             Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
         };
         let note = EventBuilder::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
-        self.note(if failure { note.warn() } else { note });
+        self.emit(if failure { note.warn() } else { note });
         let is_failure = (failure && before_ready)
             || cause == Cause::NotReadyInTime
             || in_vain == START_FAILS_AFTER
@@ -316,12 +316,12 @@ impl Supervisor {
         if given_up
             && !failure
             && let Some(pool) = self.who(id).pool
-            && self.core.view().pool(pool).is_some_and(|view| view.state == PoolState::Done)
+            && self.engine.view().pool(pool).is_some_and(|view| view.state == PoolState::Done)
         {
             self.pool_up(pool, "its workers have done their work");
         }
         if is_failure && let Some(pool) = self.who(id).pool {
-            let obituary = self.obituaries.of_worker(id);
+            let obituary = self.exit_reports.of_worker(id);
             let mut text = text;
             for line in obituary.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
                 text.push_str("\n  | ");
@@ -339,7 +339,7 @@ impl Supervisor {
 
     /// Why a slot stays empty, and until when.
     fn not_again(&self, id: WorkerId, cause: Cause) -> String {
-        let policy = self.who(id).pool.and_then(|pool| self.posts.policy(pool));
+        let policy = self.who(id).pool.and_then(|pool| self.pools.policy(pool));
         match (cause, policy) {
             (Cause::Exited(Exit::Code(code)), Some(policy)) if policy.restart.never_on.contains(&code) => {
                 format!("not started again until the next roll or start: {code} is one of `restart.never_on`")
@@ -350,7 +350,7 @@ impl Supervisor {
 
     fn retired(&self, worker: WorkerId, why: Why) -> (&'static str, &'static str) {
         // By now the slot has its successor.
-        let view = self.core.view();
+        let view = self.engine.view();
         let old = view.worker(worker).map(|old| (old.pool, old.slot));
         let next = old.and_then(|of| view.workers().find(|next| (next.pool, next.slot) == of && is_up(next.state)));
         let by_age = next.is_some_and(|next| next.by_age);
@@ -371,7 +371,7 @@ impl Supervisor {
 
     /// What it was doing is cut short: whoever misses that later finds it named here.
     fn killed_line(&mut self, id: WorkerId, cut: Cut, waited: Span) {
-        let Some(body) = self.roster.get(id) else { return };
+        let Some(body) = self.processes.get(id) else { return };
         let rest = match &body.outlived {
             // It has just finished.
             Some(Some(rest)) if rest.is_empty() => return,
@@ -395,10 +395,10 @@ impl Supervisor {
             }
             (Cut::Now, None) => "killed at once, as was asked for".to_owned(),
         };
-        let log = body.output.as_ref().map(|output| self.pen.last_words(output)).unwrap_or_default();
+        let log = body.output.as_ref().map(|output| self.log.last_words(output)).unwrap_or_default();
         text.push_str(&last_known(body.says.as_deref(), &log));
         let note = EventBuilder::new(EventKind::Kill, text).worker(id);
-        self.note(match cut {
+        self.emit(match cut {
             Cut::Steps | Cut::Cap => note.cause("stop-timeout").warn(),
             Cut::Now => note.cause("stop-now"),
         });
@@ -414,9 +414,9 @@ impl Supervisor {
             _ => note,
         };
         let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
-        self.note(if is_failure { note.error() } else { note });
+        self.emit(if is_failure { note.error() } else { note });
         if !matches!(outcome, Outcome::Superseded { by: By::Return }) {
-            self.recipes.hold_to(pool, None);
+            self.spawn_specs.hold_to(pool, None);
         }
         self.forget_generations(pool);
     }
@@ -430,9 +430,9 @@ impl Supervisor {
         };
         let about = About {
             pool: self.pool_name(pool),
-            is_step: self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step),
-            has_served: self.core.view().pool(pool).is_some_and(|view| view.proven != Generation::NONE),
-            culprit: culprit.and_then(|worker| self.obituaries.of_worker(worker)),
+            is_step: self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step),
+            has_served: self.engine.view().pool(pool).is_some_and(|view| view.proven != Generation::NONE),
+            culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
             before: match outcome {
                 Outcome::Aborted { failure: Failure { cause: Cause::After(other), .. }, .. }
                 | Outcome::RolledBack { failure: Failure { cause: Cause::After(other), .. }, .. } => {
@@ -447,7 +447,7 @@ impl Supervisor {
         {
             text.push_str("; alive, nothing says that they are ready");
         }
-        if code != 0 && self.put_back.contains(&pool) {
+        if code != 0 && self.reverted.contains(&pool) {
             text.push_str("\nthe change of its configuration was put back: the file and what holds differ now");
         }
         (code, text)
@@ -480,15 +480,15 @@ impl Supervisor {
                 self.stopping = true;
                 let cap = Some(Span::from_secs(5));
                 let stop = rotad_core::Request::Stop { cap };
-                self.facts.push_back(rotad_core::Event::Requested(super::NOBODY, stop));
+                self.inputs.push_back(rotad_core::Event::Requested(super::NOBODY, stop));
             }
         }
     }
 
-    pub(super) fn launch_overdue(&mut self) {
-        let verdict = self.launch.overdue(self.clock.now());
+    pub(super) fn start_overdue(&mut self) {
+        let verdict = self.start_watch.overdue(self.clock.now());
         self.launched(verdict);
-        self.drain_facts();
+        self.drain_inputs();
     }
 }
 

@@ -110,7 +110,7 @@ fn hangs() -> String {
 impl Supervisor {
     /// Those of them that may be passed over, with what has to be looked at to know it.
     pub(super) fn looks(&self, pools: &[PoolId]) -> Vec<(PoolId, Arc<PinnedPaths>)> {
-        let on_change = |pool: &PoolId| self.posts.plan(*pool).is_some_and(|plan| plan.roll_on == RollOn::Change);
+        let on_change = |pool: &PoolId| self.pools.plan(*pool).is_some_and(|plan| plan.roll_on == RollOn::Change);
         pools.iter().filter(|pool| on_change(pool)).filter_map(|pool| Some((*pool, self.made_of(*pool)?))).collect()
     }
 
@@ -131,7 +131,7 @@ impl Supervisor {
         }
         let diff = plan::diff(&self.plan, &draft.plan);
         let kept = |name: &str| matches!(change_of(&diff, name), PoolChange::Same | PoolChange::Adjusted { .. });
-        let kept = meant.filter(|pool| kept(&pool.name)).filter_map(|pool| self.posts.find(&pool.name));
+        let kept = meant.filter(|pool| kept(&pool.name)).filter_map(|pool| self.pools.find(&pool.name));
         kept.filter_map(|pool| Some((pool, self.made_of(pool)?))).collect()
     }
 
@@ -140,7 +140,7 @@ impl Supervisor {
     /// to have changed. While a rolling restart runs, what it rolls to is what counts: another one to the same would
     /// only begin anew.
     fn made_of(&self, pool: PoolId) -> Option<Arc<PinnedPaths>> {
-        let view = self.core.view().pool(pool).filter(|_| !self.stopping && !self.posts.rests(pool))?;
+        let view = self.engine.view().pool(pool).filter(|_| !self.stopping && !self.pools.rests(pool))?;
         let rolls = view.state == PoolState::Reloading;
         // A request that waits already is joined: that costs nobody a restart.
         if view.roll.waiting || !view.roll.after.is_empty() || !view.held_by.is_empty() {
@@ -150,8 +150,8 @@ impl Supervisor {
         if view.outdated > 0 || !rolls && view.serving.iter().any(|(of, _)| *of != generation) {
             return None;
         }
-        let alike = self.posts.draft(pool)?.is_alike(self.posts.made_from(pool, generation)?);
-        if alike { self.recipes.pinned(pool, generation).cloned() } else { None }
+        let alike = self.pools.draft(pool)?.is_alike(self.pools.made_from(pool, generation)?);
+        if alike { self.spawn_specs.pinned(pool, generation).cloned() } else { None }
     }
 
     /// Has it looked at, and goes on when all is known.
@@ -162,7 +162,7 @@ impl Supervisor {
         for (pool, pinned) in &looks {
             if self.on_change.hang.contains(pool) {
                 found.insert(*pool, Found::Unseen(hangs()));
-            } else if let Err(error) = self.clerk.compare(number, *pool, pinned.clone()) {
+            } else if let Err(error) = self.blocking.compare(number, *pool, pinned.clone()) {
                 found.insert(*pool, Found::Unseen(format!("no thread can be had to look at it: {error}")));
             }
         }
@@ -213,9 +213,9 @@ impl Supervisor {
         }
         match then {
             Then::Roll { client, wait, pools } => self.roll_but(client, wait, &pools, &passed),
-            Then::Commit => match self.applying.take() {
+            Then::Commit => match self.reloads.take() {
                 Some((wish, Stage::Comparing(draft, steps))) => self.commit_stepped(wish, &draft, steps, &passed),
-                Some((wish, stage)) => self.applying.put(wish, stage),
+                Some((wish, stage)) => self.reloads.put(wish, stage),
                 None => {}
             },
         }
@@ -225,7 +225,7 @@ impl Supervisor {
     /// it would be gone before it is known that its successor cannot come up.
     fn said_of(&self, pool: PoolId, found: &Found) -> Option<(u8, String)> {
         let name = self.pool_name(pool);
-        let view = self.core.view().pool(pool)?;
+        let view = self.engine.view().pool(pool)?;
         match found {
             Found::Changed => None,
             Found::Same => {
@@ -253,7 +253,7 @@ impl Supervisor {
     pub(super) fn tell_passed(&mut self, wait: Option<WaitId>, passed: &Passed) {
         for (pool, (code, text)) in passed {
             let note = EventBuilder::new(EventKind::PassedOver, text.clone()).pool(*pool);
-            self.note(if *code == 0 { note.cause("unchanged") } else { note.cause("unseen").error() });
+            self.emit(if *code == 0 { note.cause("unchanged") } else { note.cause("unseen").error() });
             if let Some(wait) = wait {
                 self.tickets.note(wait, *code, text.clone());
             }

@@ -59,7 +59,7 @@ impl Supervisor {
             .filter(|pool| matches!(pool.change, PoolChange::Added | PoolChange::Rolled { .. }))
             .map(|pool| pool.name)
             .collect();
-        let rests = |name: &str| self.posts.find(name).is_some_and(|pool| self.posts.rests(pool));
+        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.rests(pool));
         let todo = plan.pools.iter().filter(|pool| pool.kind == Kind::Step).map(|pool| &pool.name);
         let todo = todo.filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
         Steps { todo: todo.cloned().collect(), ..Steps::default() }
@@ -67,9 +67,9 @@ impl Supervisor {
 
     /// Begins the steps whose turn it is; after the last one the configuration is carried out.
     pub(super) fn go_on_stepping(&mut self) {
-        self.applying.stirred = false;
-        let Some((wish, stage)) = self.applying.take() else { return };
-        let Stage::Stepping(draft, mut steps) = stage else { return self.applying.put(wish, stage) };
+        self.reloads.stirred = false;
+        let Some((wish, stage)) = self.reloads.take() else { return };
+        let Stage::Stepping(draft, mut steps) = stage else { return self.reloads.put(wish, stage) };
         if let Some(why) = steps.failed.take() {
             return self.step_phase_failed(wish, steps, &why);
         }
@@ -78,13 +78,13 @@ impl Supervisor {
             if looks.is_empty() {
                 return self.commit_stepped(wish, &draft, steps, &Passed::new());
             }
-            self.applying.put(wish, Stage::Comparing(draft, steps));
+            self.reloads.put(wish, Stage::Comparing(draft, steps));
             return self.look(looks, Then::Commit);
         }
-        let waits = |name: &String, steps: &Steps, keeper: &Self| {
+        let waits = |name: &String, steps: &Steps, supervisor: &Self| {
             let before = all_before(&draft.plan, name);
             steps.todo.iter().any(|other| other != name && before.contains(other))
-                || steps.running.keys().any(|pool| before.contains(keeper.posts.name(*pool)))
+                || steps.running.keys().any(|pool| before.contains(supervisor.pools.name(*pool)))
         };
         let (later, mut now): (Vec<String>, Vec<String>) =
             steps.todo.iter().cloned().partition(|name| waits(name, &steps, self));
@@ -99,9 +99,9 @@ impl Supervisor {
             requests.extend(self.step_requests(&draft, &mut steps, &name));
         }
         // The facts may end the phase at once: it has to be in its place before.
-        self.applying.put(wish, Stage::Stepping(draft, steps));
+        self.reloads.put(wish, Stage::Stepping(draft, steps));
         for (ticket, request) in requests {
-            self.fact(Event::Requested(ticket, request));
+            self.input(Event::Requested(ticket, request));
         }
     }
 
@@ -113,25 +113,25 @@ impl Supervisor {
     fn step_requests(&mut self, draft: &PendingConfig, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {
         let Some(pattern) = draft.pool(name).and_then(|pool| draft.pattern(pool)) else { return Vec::new() };
         if let Some(other) =
-            self.posts.find(name).filter(|pool| self.posts.plan(*pool).is_none_or(|plan| plan.kind != Kind::Step))
+            self.pools.find(name).filter(|pool| self.pools.plan(*pool).is_none_or(|plan| plan.kind != Kind::Step))
         {
-            self.posts.leave(other);
+            self.pools.leave(other);
             steps.replaced.push(other);
         }
-        let known = self.posts.find(name).and_then(|pool| Some((pool, self.posts.draft(pool)?.clone())));
+        let known = self.pools.find(name).and_then(|pool| Some((pool, self.pools.draft(pool)?.clone())));
         let Some((pool, before)) = known else {
-            let pool = self.posts.add(pattern);
+            let pool = self.pools.add(pattern);
             steps.before.insert(pool, None);
             steps.running.insert(pool, None);
-            let policy = self.posts.policy(pool);
+            let policy = self.pools.policy(pool);
             return policy.map(|policy| (super::NOBODY, Request::Keep(pool, policy))).into_iter().collect();
         };
         let ticket = self.tickets.lone();
         let same = before.is_alike(&pattern);
-        self.posts.redraft(pool, Arc::new(pattern));
+        self.pools.redraft(pool, Arc::new(pattern));
         steps.before.insert(pool, Some(before));
         steps.running.insert(pool, Some(ticket));
-        let Some(policy) = self.posts.policy(pool) else { return Vec::new() };
+        let Some(policy) = self.pools.policy(pool) else { return Vec::new() };
         if same {
             // A run that is under way, of the same recipe, ends before the next one begins.
             return vec![(super::NOBODY, Request::Keep(pool, policy)), (ticket, Request::Roll(pool))];
@@ -141,13 +141,13 @@ impl Supervisor {
 
     /// The answer to a step's ticket. False: it is somebody else's.
     pub(super) fn step_ended(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) -> bool {
-        let Some(steps) = self.applying.steps() else { return false };
+        let Some(steps) = self.reloads.steps() else { return false };
         if steps.running.get(&pool) != Some(&Some(ticket)) {
             return false;
         }
         if let Outcome::Begins { .. } = outcome {
             // It waits for others, and has not run: its end is known by what is recorded of it.
-            if let Some(steps) = self.applying.steps() {
+            if let Some(steps) = self.reloads.steps() {
                 steps.running.insert(pool, None);
             }
             return true;
@@ -159,56 +159,56 @@ impl Supervisor {
         let why = match (outcome, culprit) {
             (Outcome::Done { .. }, _) => None,
             (_, Some(failure)) => {
-                Some(reason(failure, failure.worker.and_then(|worker| self.obituaries.of_worker(worker))))
+                Some(reason(failure, failure.worker.and_then(|worker| self.exit_reports.of_worker(worker))))
             }
             (Outcome::Superseded { by }, _) => Some(superseded(*by).to_owned()),
             _ => Some("it is not there any more".to_owned()),
         };
-        let why = why.map(|why| format!("{} failed: {why}", self.posts.name(pool)));
-        if let Some(steps) = self.applying.steps() {
+        let why = why.map(|why| format!("{} failed: {why}", self.pools.name(pool)));
+        if let Some(steps) = self.reloads.steps() {
             steps.running.remove(&pool);
             steps.failed = steps.failed.take().or(why);
         }
-        self.applying.stirred = true;
+        self.reloads.stirred = true;
         true
     }
 
     /// A step has ended well: perhaps a new one that is waited for.
     pub(super) fn step_done(&mut self, pool: PoolId) {
-        if let Some(steps) = self.applying.steps()
+        if let Some(steps) = self.reloads.steps()
             && steps.running.get(&pool) == Some(&None)
         {
             steps.running.remove(&pool);
-            self.applying.stirred = true;
+            self.reloads.stirred = true;
         }
     }
 
     /// A worker has failed before it was ready: perhaps that of a new step.
     pub(super) fn step_failed(&mut self, pool: PoolId, why: &str) {
-        let why = format!("{} failed: {why}", self.posts.name(pool));
-        if let Some(steps) = self.applying.steps()
+        let why = format!("{} failed: {why}", self.pools.name(pool));
+        if let Some(steps) = self.reloads.steps()
             && steps.running.get(&pool) == Some(&None)
         {
             steps.running.remove(&pool);
             steps.failed = Some(why);
-            self.applying.stirred = true;
+            self.reloads.stirred = true;
         }
     }
 
     /// The old configuration serves on, that of the steps included; new sockets are closed again.
     fn step_phase_failed(&mut self, wish: ReloadRequest, steps: Steps, why: &str) {
-        steps.replaced.iter().for_each(|pool| self.posts.come_back(*pool));
+        steps.replaced.iter().for_each(|pool| self.pools.come_back(*pool));
         for (pool, before) in steps.before {
             match before {
                 Some(before) => {
-                    self.posts.redraft(pool, before);
-                    if let Some(policy) = self.posts.policy(pool) {
-                        self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                    self.pools.redraft(pool, before);
+                    if let Some(policy) = self.pools.policy(pool) {
+                        self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
                     }
                 }
                 None => {
-                    self.posts.leave(pool);
-                    self.fact(Event::Requested(super::NOBODY, Request::Remove(pool)));
+                    self.pools.leave(pool);
+                    self.input(Event::Requested(super::NOBODY, Request::Remove(pool)));
                 }
             }
         }

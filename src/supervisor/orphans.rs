@@ -93,29 +93,29 @@ impl Orphans {
 impl Supervisor {
     /// Ends what is left of a worker's tree; once nothing is, reaps it and tells the core.
     pub(super) fn sweep(&mut self, id: WorkerId) {
-        if self.roster.get(id).is_none() {
+        if self.processes.get(id).is_none() {
             return;
         }
-        match self.roster.end_tree(id) {
+        match self.processes.end_tree(id) {
             Tree::None => return self.swept(id),
             // Where nobody has lost his parent there is nothing to be looked for.
             Tree::Unseen if !reaper::has_orphans() => return self.swept(id),
             Tree::Unseen | Tree::Lives => {}
         }
-        self.roster.sweep_later(id);
+        self.processes.sweep_later(id);
         self.look_at_orphans();
     }
 
     /// The first process has ended in its stop: what is left of its tree gets this signal, and may finish. Mostly nothing
     /// is left, and that is known at once.
     pub(super) fn outlive(&mut self, id: WorkerId, signal: Option<Signal>) {
-        if self.roster.get(id).is_none_or(|body| body.process().is_none()) {
+        if self.processes.get(id).is_none_or(|body| body.process().is_none()) {
             return self.swept(id);
         }
-        if !reaper::has_orphans() && !self.roster.fence_is_populated(id) {
+        if !reaper::has_orphans() && !self.processes.fence_is_populated(id) {
             return self.swept(id);
         }
-        self.roster.outlive(id);
+        self.processes.outlive(id);
         if let Some(signal) = signal {
             self.pass(id, signal);
         }
@@ -124,10 +124,10 @@ impl Supervisor {
 
     /// A polite signal to every process of a worker's tree: to the worker itself at once.
     pub(super) fn signal_tree(&mut self, id: WorkerId, signal: Signal) {
-        let Some(body) = self.roster.get(id) else { return };
+        let Some(body) = self.processes.get(id) else { return };
         let born = body.process().is_some();
         if body.exit.is_none() {
-            self.roster.signal(id, signal);
+            self.processes.signal(id, signal);
             self.note_sent(id, signal);
         }
         // Until it is born it is alone.
@@ -140,39 +140,39 @@ impl Supervisor {
     fn pass(&mut self, id: WorkerId, signal: Signal) {
         self.orphans.number += 1;
         let number = self.orphans.number;
-        if let Some(body) = self.roster.get_mut(id) {
+        if let Some(body) = self.processes.get_mut(id) {
             body.passed = Some(Passed { number, signal: signal.0 });
         }
     }
 
     /// SIGKILL to a worker, or to what is left of it.
     pub(super) fn end_now(&mut self, id: WorkerId) {
-        if self.roster.no_more_patience(id) {
+        if self.processes.no_more_patience(id) {
             self.sweep(id);
         } else {
-            self.roster.kill(id);
+            self.processes.kill(id);
         }
     }
 
     /// Somebody has ended: perhaps the last one of a tree that finishes.
     pub(super) fn look_at_finishing(&mut self) {
-        if !self.roster.all_still_finish() {
+        if !self.processes.all_still_finish() {
             self.look_at_orphans();
         }
     }
 
     fn finishing_so_far(&mut self, id: WorkerId, rest: Vec<Member>, unclear: bool) {
-        let Some(body) = self.roster.get_mut(id) else { return };
+        let Some(body) = self.processes.get_mut(id) else { return };
         let Some(known) = &mut body.outlived else { return };
         let gone = rest.is_empty() && !unclear;
         *known = Some(rest);
-        if gone && !self.roster.fence_is_populated(id) {
+        if gone && !self.processes.fence_is_populated(id) {
             self.swept(id);
         }
     }
 
     fn signal_passed(&mut self, id: WorkerId, members: &[Member]) {
-        let Some(body) = self.roster.get(id) else { return };
+        let Some(body) = self.processes.get(id) else { return };
         let Some(passed) = body.passed else { return };
         let name = signals::name(passed.signal);
         let note = match body.exit {
@@ -186,7 +186,7 @@ impl Supervisor {
             }
             None => EventBuilder::new(EventKind::Signal, format!("SIG{name} sent to {}", named(members))).debug(),
         };
-        self.note(note.worker(id).cause("tree"));
+        self.emit(note.worker(id).cause("tree"));
     }
 
     /// Begins a look, now or after the present one.
@@ -208,10 +208,10 @@ impl Supervisor {
         Question {
             threads: self.spawner.threads(),
             passed: self.orphans.passed.clone(),
-            fence: self.fence.base().map(std::path::Path::to_owned),
+            fence: self.cgroups.base().map(std::path::Path::to_owned),
             spared: self.orphans.spared.clone(),
-            everything: self.leaving.is_some(),
-            ..self.roster.question(&self.tag)
+            everything: self.shutdown.is_some(),
+            ..self.processes.question(&self.tag)
         }
     }
 
@@ -232,7 +232,7 @@ impl Supervisor {
     /// Somebody has ended: it is reaped, if it is an orphan, and its siblings are looked for before long.
     pub(super) fn reap_orphans(&mut self) {
         self.orphans.more_to_reap = reaper::reap_orphans(MOST_REAPED).len() == MOST_REAPED;
-        if self.leaving.is_some() {
+        if self.shutdown.is_some() {
             // Those that were killed are about to be gone.
             return self.look_at_orphans();
         }
@@ -240,10 +240,10 @@ impl Supervisor {
     }
 
     /// What a look has found.
-    pub(super) fn looked_at_orphans(&mut self) {
+    pub(super) fn on_orphan_scan(&mut self) {
         let Some(found) = self.orphans.sweeper.found() else { return };
         let Found { swept, left, strangers, ended, finishing, riddles, signalled } = found;
-        if self.leaving.is_some() {
+        if self.shutdown.is_some() {
             self.orphans.left = Some(left);
             self.orphans.at = Some(Instant::now() + LOOK_AGAIN);
         }
@@ -252,7 +252,7 @@ impl Supervisor {
         for (id, members) in signalled {
             self.signal_passed(id, &members);
         }
-        if self.roster.iter().all(|(_, body)| body.passed.is_none()) {
+        if self.processes.iter().all(|(_, body)| body.passed.is_none()) {
             self.orphans.passed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         }
         for (id, rest) in finishing {
@@ -267,37 +267,37 @@ impl Supervisor {
         if std::mem::take(&mut self.orphans.wanted) {
             self.look_at_orphans();
         }
-        self.drain_facts();
+        self.drain_inputs();
     }
 
     fn swept_so_far(&mut self, id: WorkerId, killed: usize, left: usize) {
-        let named = self.roster.get(id).is_some_and(|body| body.named);
+        let named = self.processes.get(id).is_some_and(|body| body.named);
         if killed > 0 && !named {
             let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
-            self.note(
+            self.emit(
                 EventBuilder::new(EventKind::Swept, format!("swept {many} that the worker left behind")).worker(id),
             );
             self.went_into_the_background(id);
         }
-        if self.roster.get(id).is_none() || !self.roster.is_sweeping(id) {
+        if self.processes.get(id).is_none() || !self.processes.is_sweeping(id) {
             return;
         }
         // Whoever was killed may have had children.
-        if left == 0 && self.roster.end_tree(id) != Tree::Lives {
+        if left == 0 && self.processes.end_tree(id) != Tree::Lives {
             self.swept(id);
         }
     }
 
     pub(super) fn swept(&mut self, id: WorkerId) {
-        if self.roster.get(id).is_some() {
+        if self.processes.get(id).is_some() {
             let who = self.who(id);
             self.gone.insert(id, who);
         }
-        if let Some(body) = self.roster.remove(id) {
+        if let Some(body) = self.processes.remove(id) {
             self.bury(body);
             self.port_freed(id);
         }
-        self.facts.push_back(Event::Swept(id));
+        self.inputs.push_back(Event::Swept(id));
     }
 
     /// The master leaves: whoever is left is ended. A look that is under way does not count.
@@ -321,7 +321,7 @@ impl Supervisor {
     /// Children of the spawning threads that are no worker. One that has been born and is not told of yet looks the
     /// same, so while births are under way nobody is called a stranger.
     fn clear_up(&mut self) {
-        self.births();
+        self.on_spawn_results();
         if self.spawner.outstanding() > 0 {
             self.orphans.at.get_or_insert(Instant::now() + LOOK_AFTER);
             return;
@@ -329,14 +329,14 @@ impl Supervisor {
         let (strangers, ended) = std::mem::take(&mut self.orphans.unclear);
         for (pid, start_time) in ended {
             // Held by its start time: our own child keeps its number until it is reaped, and nobody else does that.
-            if !self.roster.pids().contains(&pid) && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time) {
+            if !self.processes.pids().contains(&pid) && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time) {
                 reaper::reap_one_of(pid);
             }
         }
         let strange = |one: &Stranger| {
             let (pid, start_time) = one.identity;
             let lives = Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie());
-            lives && !self.roster.pids().contains(&pid)
+            lives && !self.processes.pids().contains(&pid)
         };
         let strangers: Vec<Stranger> = strangers.into_iter().filter(strange).collect();
         for Stranger { identity: (pid, _), name, silent } in strangers.iter().take(MOST_NAMED) {
@@ -349,12 +349,12 @@ impl Supervisor {
                 "pid {pid} ({name}) has lost its parent, and nothing tells which worker started it: {why}; it is ended \
                  when the master stops"
             );
-            self.note(EventBuilder::new(EventKind::Orphan, text).warn());
+            self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
             self.may_be_in_the_background(*pid, &name);
         }
         if strangers.len() > MOST_NAMED {
             let text = format!("{} more processes are like that", strangers.len() - MOST_NAMED);
-            self.note(EventBuilder::new(EventKind::Orphan, text).warn());
+            self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
         }
     }
 }

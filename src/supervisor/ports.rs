@@ -53,9 +53,9 @@ impl Supervisor {
     /// True: the birth may go on, with a port where its pool has them. False: it waits until one is free. An order
     /// that waits is no failure: its time to get ready is given back to it.
     pub(super) fn gets_port(&mut self, worker: WorkerId) -> bool {
-        let Some(body) = self.roster.get_mut(worker) else { return false };
+        let Some(body) = self.processes.get_mut(worker) else { return false };
         let (pool, Some(ports)) = (body.pool, body.pattern.plan.ports) else { return true };
-        let book = &mut self.care.ports;
+        let book = &mut self.health.ports;
         if !book.waits(pool) {
             body.port = book.take(worker, pool, ports);
         }
@@ -68,18 +68,18 @@ impl Supervisor {
 
     /// A worker's tree is gone, and with it whatever listened on its port.
     pub(super) fn port_freed(&mut self, worker: WorkerId) {
-        if let Some(port) = self.care.ports.of.remove(&worker) {
-            self.care.ports.held.remove(&port);
+        if let Some(port) = self.health.ports.of.remove(&worker) {
+            self.health.ports.held.remove(&port);
             self.seat_waiting();
         }
     }
 
     /// It is asked to leave before it got a port: it need not be born for that.
     pub(super) fn leaves_unborn(&mut self, worker: WorkerId) {
-        let waiting = &mut self.care.ports.waiting;
+        let waiting = &mut self.health.ports.waiting;
         let Some(at) = waiting.iter().position(|(waits, _)| *waits == worker) else { return };
         waiting.remove(at);
-        if let Some(body) = self.roster.get_mut(worker) {
+        if let Some(body) = self.processes.get_mut(worker) {
             body.error = Some("none of its pool's `ports` became free".to_owned());
         }
         self.not_born(worker);
@@ -88,19 +88,19 @@ impl Supervisor {
 
     fn seat_waiting(&mut self) {
         let mut stuck = BTreeSet::new();
-        for (worker, pool) in self.care.ports.waiting.clone() {
-            let Some(body) = self.roster.get_mut(worker) else { continue };
+        for (worker, pool) in self.health.ports.waiting.clone() {
+            let Some(body) = self.processes.get_mut(worker) else { continue };
             let Some(ports) = body.pattern.plan.ports.filter(|_| !stuck.contains(&pool)) else { continue };
-            body.port = self.care.ports.take(worker, pool, ports);
+            body.port = self.health.ports.take(worker, pool, ports);
             if body.port.is_none() {
                 stuck.insert(pool);
                 continue;
             }
-            self.care.ports.waiting.retain(|(waits, _)| *waits != worker);
+            self.health.ports.waiting.retain(|(waits, _)| *waits != worker);
             self.grant_time(worker);
             self.give_birth(worker);
         }
-        let book = &mut self.care.ports;
+        let book = &mut self.health.ports;
         if book.waiting.is_empty() {
             book.again = None;
         }
@@ -110,23 +110,23 @@ impl Supervisor {
 
     /// What it has waited is not taken from its time to get ready.
     fn grant_time(&mut self, worker: WorkerId) {
-        if let Some(body) = self.roster.get(worker) {
-            self.facts.push_back(Event::Extended(worker, body.pattern.plan.policy.ready_timeout));
+        if let Some(body) = self.processes.get(worker) {
+            self.inputs.push_back(Event::Extended(worker, body.pattern.plan.policy.ready_timeout));
         }
     }
 
     pub(super) fn ports_due(&mut self) {
         let now = self.clock.now();
-        if self.care.ports.again.is_none_or(|at| at > now) {
+        if self.health.ports.again.is_none_or(|at| at > now) {
             return;
         }
-        self.care.ports.again = Some(now + AGAIN);
+        self.health.ports.again = Some(now + AGAIN);
         self.seat_waiting();
-        for (worker, pool) in self.care.ports.waiting.clone() {
+        for (worker, pool) in self.health.ports.waiting.clone() {
             self.grant_time(worker);
-            let ports = self.roster.get(worker).and_then(|body| body.pattern.plan.ports);
-            if let (true, Some(ports)) = (self.care.ports.told.insert(pool), ports) {
-                let (all, own) = (ports.count(), self.care.ports.taken_in(ports));
+            let ports = self.processes.get(worker).and_then(|body| body.pattern.plan.ports);
+            if let (true, Some(ports)) = (self.health.ports.told.insert(pool), ports) {
+                let (all, own) = (ports.count(), self.health.ports.taken_in(ports));
                 tracing::warn!(
                     pool = self.pool_name(pool),
                     "a worker waits for a free port: of {all} ({}-{}), {own} are held by workers, old ones that still \
@@ -136,7 +136,7 @@ impl Supervisor {
                 );
             }
         }
-        self.drain_facts();
+        self.drain_inputs();
     }
 }
 

@@ -208,44 +208,45 @@ impl Probing {
 
 impl Supervisor {
     pub(super) fn probe_readiness(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         if let Ready::Probe(_) = body.pattern.plan.ready {
             let now = self.clock.now();
-            self.care.probing.begin(worker, Purpose::Readiness, TRY, now);
+            self.health.probing.begin(worker, Purpose::Readiness, TRY, now);
             self.probes_due();
         }
     }
 
     pub(super) fn probe_health(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let Some(Health::Probe { every, timeout, failures, .. }) = body.pattern.plan.health else { return };
         let every = span(every);
         let at = self.clock.now() + spread(worker, 0, every);
-        self.care.probing.begin(worker, Purpose::Health { every, failures }, span(timeout), at);
+        self.health.probing.begin(worker, Purpose::Health { every, failures }, span(timeout), at);
     }
 
     pub(super) fn probes_due(&mut self) {
         let now = self.clock.now();
-        if let Some(hung) = self.care.probing.leave_hung(Instant::now()) {
-            let others: Vec<WorkerId> = self.care.probing.asked.values().copied().filter(|one| *one != hung).collect();
-            others.into_iter().for_each(|worker| self.care.probing.wait(worker, now));
-            if let Some(subject) = self.care.probing.subjects.get_mut(&hung)
+        if let Some(hung) = self.health.probing.leave_hung(Instant::now()) {
+            let others: Vec<WorkerId> =
+                self.health.probing.asked.values().copied().filter(|one| *one != hung).collect();
+            others.into_iter().for_each(|worker| self.health.probing.wait(worker, now));
+            if let Some(subject) = self.health.probing.subjects.get_mut(&hung)
                 && let Stage::Asked(asked) = &mut subject.stage
             {
                 asked.excused = false;
             }
             self.judge(hung, Err(ProbeError::Unwell("the folder of its socket hangs (a disk?)".to_owned())));
         }
-        while let Some((_, worker)) = self.care.probing.due.first().copied().filter(|(at, _)| *at <= now) {
-            let Some(subject) = self.care.probing.subjects.get(&worker) else { return };
+        while let Some((_, worker)) = self.health.probing.due.first().copied().filter(|(at, _)| *at <= now) {
+            let Some(subject) = self.health.probing.subjects.get(&worker) else { return };
             match &subject.stage {
                 Stage::Asked(_) => {
                     let took = subject.timeout;
                     self.judge(worker, Err(ProbeError::Unwell(format!("timed out after {took}"))));
                 }
                 Stage::Waiting(_) | Stage::Queued => {
-                    self.care.probing.leave_stage(worker);
-                    self.care.probing.queue.push_back(worker);
+                    self.health.probing.leave_stage(worker);
+                    self.health.probing.queue.push_back(worker);
                 }
             }
         }
@@ -255,15 +256,15 @@ impl Supervisor {
     /// In the order of their turns, as many as there is room for.
     fn ask_queued(&mut self) {
         let mut left = VecDeque::new();
-        while let Some(worker) = self.care.probing.queue.pop_front() {
+        while let Some(worker) = self.health.probing.queue.pop_front() {
             match self.check(worker).map(|check| matches!(check, Check::Command(_))) {
-                None => self.care.probing.forget(worker),
-                Some(command) if self.care.probing.has_room(command) => self.ask(worker),
+                None => self.health.probing.forget(worker),
+                Some(command) if self.health.probing.has_room(command) => self.ask(worker),
                 Some(_) => left.push_back(worker),
             }
         }
         // Nothing is due for those: an answer, or a timeout, makes room.
-        self.care.probing.queue.extend(left);
+        self.health.probing.queue.extend(left);
     }
 
     fn ask(&mut self, worker: WorkerId) {
@@ -271,11 +272,11 @@ impl Supervisor {
         let asked = self.question(worker).map_err(ProbeError::Unwell).and_then(|question| {
             let shown = question.to_string();
             if question.names_a_file()
-                && let Some(trouble) = self.care.probing.hangs_at(&shown)
+                && let Some(trouble) = self.health.probing.hangs_at(&shown)
             {
                 return Err(trouble);
             }
-            self.care.probing.ask(worker, question, now).map_err(|error| ProbeError::Unasked(error.to_string()))
+            self.health.probing.ask(worker, question, now).map_err(|error| ProbeError::Unasked(error.to_string()))
         });
         if let Err(trouble) = asked {
             self.judge(worker, Err(trouble));
@@ -283,27 +284,27 @@ impl Supervisor {
     }
 
     /// Answers that have come.
-    pub(super) fn probed(&mut self) {
-        for ProbeResult { number, result } in self.care.probing.answers() {
+    pub(super) fn on_probe_results(&mut self) {
+        for ProbeResult { number, result } in self.health.probing.answers() {
             // Those that came too late were dropped with their number.
-            if let Some(worker) = self.care.probing.asked.get(&number).copied() {
+            if let Some(worker) = self.health.probing.asked.get(&number).copied() {
                 self.judge(worker, result);
             }
         }
-        if !self.care.probing.queue.is_empty() {
+        if !self.health.probing.queue.is_empty() {
             self.ask_queued();
         }
     }
 
     /// Nobody could be asked: it counts against nobody.
     fn not_asked(&mut self, worker: WorkerId, reason: &str) {
-        let Some(subject) = self.care.probing.subjects.get(&worker) else { return };
+        let Some(subject) = self.health.probing.subjects.get(&worker) else { return };
         let pause = match subject.purpose {
             Purpose::Readiness => LATER,
             Purpose::Health { every, .. } => every,
         };
-        self.care.probing.wait(worker, self.clock.now() + pause);
-        self.sick_line(worker, &format!("cannot be asked how it is, for a lack of our own: {reason}"));
+        self.health.probing.wait(worker, self.clock.now() + pause);
+        self.log_probe_failure(worker, &format!("cannot be asked how it is, for a lack of our own: {reason}"));
     }
 
     fn judge(&mut self, worker: WorkerId, result: Result<(), ProbeError>) {
@@ -313,7 +314,7 @@ impl Supervisor {
             Ok(()) => Ok(()),
         };
         let now = self.clock.now();
-        let Some(subject) = self.care.probing.subjects.get_mut(&worker) else { return };
+        let Some(subject) = self.health.probing.subjects.get_mut(&worker) else { return };
         let (purpose, times) = (subject.purpose, subject.times);
         let (began, shown, excused) = match &subject.stage {
             Stage::Asked(asked) => (asked.at, asked.shown.clone(), asked.excused),
@@ -322,47 +323,47 @@ impl Supervisor {
         if result.is_ok() {
             subject.failures = 0;
         } else if excused {
-            return self.care.probing.wait(worker, now);
+            return self.health.probing.wait(worker, now);
         } else {
             subject.failures += 1;
         }
         let failed = subject.failures;
         let unwell = result.err().map(|reason| format!("{shown}: {reason}"));
-        if let Some(body) = self.roster.get_mut(worker) {
+        if let Some(body) = self.processes.get_mut(worker) {
             body.unwell.clone_from(&unwell);
         }
         match (purpose, unwell) {
             (Purpose::Readiness, None) => {
-                self.care.probing.forget(worker);
-                self.fact(Event::Ready(worker));
+                self.health.probing.forget(worker);
+                self.input(Event::Ready(worker));
             }
             (Purpose::Readiness, Some(_)) => {
                 let pause = SOON.as_millis() << failed.saturating_sub(1).min(10);
-                self.care.probing.wait(worker, now + Span::from_millis(pause).min(LATER));
+                self.health.probing.wait(worker, now + Span::from_millis(pause).min(LATER));
             }
             (Purpose::Health { failures, .. }, Some(reason)) if failed >= failures => {
-                self.care.probing.forget(worker);
+                self.health.probing.forget(worker);
                 let row = if failures > 1 { format!(", {failures} times in a row") } else { String::new() };
                 self.unhealthy(worker, format!("health: {reason}{row}"));
             }
             (Purpose::Health { every, failures }, unwell) => {
                 // From one question to the next, however long the answer took.
-                self.care.probing.wait(worker, (began + spread(worker, times, every)).max(now));
+                self.health.probing.wait(worker, (began + spread(worker, times, every)).max(now));
                 if let Some(reason) = unwell {
-                    self.sick_line(worker, &format!("health: {reason} ({failed} of {failures})"));
+                    self.log_probe_failure(worker, &format!("health: {reason} ({failed} of {failures})"));
                 }
             }
         }
     }
 
-    fn sick_line(&mut self, worker: WorkerId, text: &str) {
-        self.note(EventBuilder::new(EventKind::Unwell, text).worker(worker).warn());
+    fn log_probe_failure(&mut self, worker: WorkerId, text: &str) {
+        self.emit(EventBuilder::new(EventKind::Unwell, text).worker(worker).warn());
     }
 
     /// What the worker is asked just now, as its plan has it.
     fn check(&self, worker: WorkerId) -> Option<Check> {
-        let purpose = self.care.probing.subjects.get(&worker)?.purpose;
-        let plan = &self.roster.get(worker)?.pattern.plan;
+        let purpose = self.health.probing.subjects.get(&worker)?.purpose;
+        let plan = &self.processes.get(worker)?.pattern.plan;
         match (purpose, &plan.ready, &plan.health) {
             (Purpose::Readiness, Ready::Probe(check), _) => Some(check.clone()),
             (Purpose::Health { .. }, _, Some(Health::Probe { check, .. })) => Some(check.clone()),
@@ -373,11 +374,11 @@ impl Supervisor {
     fn question(&mut self, worker: WorkerId) -> Result<ProbeRequest, String> {
         let gone = || "it is gone".to_owned();
         let check = self.check(worker).ok_or_else(gone)?;
-        let body = self.roster.get(worker).ok_or_else(gone)?;
+        let body = self.processes.get(worker).ok_or_else(gone)?;
         let plan = &body.pattern.plan;
         let listeners = self.listening.of(&body.pattern.listeners);
         let addresses: Vec<Address> = listeners.iter().map(|listener| listener.target().address).collect();
-        let rotad = self.recipes.rotad().to_owned();
+        let rotad = self.spawn_specs.rotad().to_owned();
         let context = Context {
             addresses: &addresses,
             pool: &plan.name,
@@ -405,13 +406,13 @@ impl Supervisor {
             pid: Arc::default(),
         };
         // As the worker itself is born, but for what makes it the worker: its sockets, and who hears it.
-        let mut order = self.recipes.order(&body.pattern, &listeners, &birth);
+        let mut order = self.spawn_specs.order(&body.pattern, &listeners, &birth);
         order.argv = words.iter().map(|word| word.expand(&context)).collect();
         order.stdin = None;
         order.listeners.clear();
         order.listen_names.clear();
         order.watchdog = None;
-        let resolved = self.recipes.resolved(body.pool, body.generation);
+        let resolved = self.spawn_specs.resolved(body.pool, body.generation);
         let folder = resolved.map_or_else(|| plan.recipe.working_directory.clone(), |resolved| resolved.directory);
         let path = order.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         order.pinned = Arc::new(PinnedPaths::new(order.argv.first().cloned().unwrap_or_default(), folder, path));

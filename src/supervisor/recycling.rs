@@ -87,8 +87,8 @@ impl Supervisor {
 
     /// Its limits have changed while it serves: its age has counted all the time.
     pub(super) fn recycle_anew(&mut self, worker: WorkerId) {
-        let Some(view) = self.core.view().worker(worker) else { return };
-        let recycling = &mut self.care.recycling;
+        let Some(view) = self.engine.view().worker(worker) else { return };
+        let recycling = &mut self.health.recycling;
         if recycling.asked.contains_key(&worker) {
             return;
         }
@@ -101,9 +101,9 @@ impl Supervisor {
     }
 
     fn recycle_since(&mut self, worker: WorkerId, since: Time) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         let (now, recycle) = (self.clock.now(), body.pattern.plan.recycle);
-        let recycling = &mut self.care.recycling;
+        let recycling = &mut self.health.recycling;
         if let Some(age) = recycle.max_age {
             recycling.due.insert((since + spread(worker, 0, span(age)), worker));
         }
@@ -117,22 +117,22 @@ impl Supervisor {
 
     pub(super) fn recycling_due(&mut self) {
         let now = self.clock.now();
-        while let Some((_, worker)) = self.care.recycling.due.first().copied().filter(|(at, _)| *at <= now) {
-            self.care.recycling.due.pop_first();
-            let age = self.roster.get(worker).and_then(|body| body.pattern.plan.recycle.max_age);
+        while let Some((_, worker)) = self.health.recycling.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.health.recycling.due.pop_first();
+            let age = self.processes.get(worker).and_then(|body| body.pattern.plan.recycle.max_age);
             let text =
                 age.map_or_else(String::new, |age| format!("older than max_age ({})", humantime::format_duration(age)));
-            self.wear_out(worker, Reason::Age, &text);
+            self.recycle_overdue(worker, Reason::Age, &text);
         }
-        if self.care.recycling.weigh_at.is_some_and(|at| at <= now) {
+        if self.health.recycling.weigh_at.is_some_and(|at| at <= now) {
             self.weigh();
         }
     }
 
     fn weigh(&mut self) {
-        let pid = |worker: &WorkerId| Some((*worker, self.roster.get(*worker)?.pid()?));
-        let all: Vec<(WorkerId, i32)> = self.care.recycling.heavy.iter().filter_map(pid).collect();
-        let recycling = &mut self.care.recycling;
+        let pid = |worker: &WorkerId| Some((*worker, self.processes.get(*worker)?.pid()?));
+        let all: Vec<(WorkerId, i32)> = self.health.recycling.heavy.iter().filter_map(pid).collect();
+        let recycling = &mut self.health.recycling;
         recycling.weigh_at = Some(self.clock.now() + LOOK);
         let weigher = match recycling.weigher.take().map_or_else(|| RssSampler::start(recycling.wake.clone()), Ok) {
             Ok(weigher) => recycling.weigher.insert(weigher),
@@ -145,20 +145,20 @@ impl Supervisor {
     }
 
     /// What the last look has found.
-    pub(super) fn weighed(&mut self) {
-        let Some(found) = self.care.recycling.weigher.as_ref().and_then(RssSampler::found) else { return };
-        let recycling = &mut self.care.recycling;
+    pub(super) fn on_rss_samples(&mut self) {
+        let Some(found) = self.health.recycling.weigher.as_ref().and_then(RssSampler::found) else { return };
+        let recycling = &mut self.health.recycling;
         recycling.weighing = false;
         if !recycling.heavy.is_empty() {
             recycling.weigh_at = Some(self.clock.now() + LOOK);
         }
         for (worker, weight) in found {
             // A worker that still serves has had its pid to itself all the time.
-            let limit = self.roster.get(worker).and_then(|body| body.pattern.plan.recycle.max_rss);
-            if self.care.serves(worker) && limit.is_some_and(|limit| weight.rss_bytes > limit) {
+            let limit = self.processes.get(worker).and_then(|body| body.pattern.plan.recycle.max_rss);
+            if self.health.serves(worker) && limit.is_some_and(|limit| weight.rss_bytes > limit) {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
                 let (is, most, of) = (mib(weight.rss_bytes), mib(limit.unwrap_or(0)), weight.processes);
-                self.wear_out(
+                self.recycle_overdue(
                     worker,
                     Reason::Memory,
                     &format!("{is:.1} MiB in {of} processes, max_rss is {most:.1} MiB"),
@@ -167,23 +167,23 @@ impl Supervisor {
         }
     }
 
-    fn wear_out(&mut self, worker: WorkerId, reason: Reason, text: &str) {
+    fn recycle_overdue(&mut self, worker: WorkerId, reason: Reason, text: &str) {
         let now = self.clock.now();
-        let serves = self.care.serves(worker);
-        let recycling = &mut self.care.recycling;
+        let serves = self.health.serves(worker);
+        let recycling = &mut self.health.recycling;
         let early = recycling.not_before.get(&worker).is_some_and(|at| now < *at);
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         if !serves || early || recycling.asked.contains_key(&worker) {
             return;
         }
         recycling.asked.insert(worker, reason);
         let (pool, slot) = (body.pool, body.slot);
-        self.note(
+        self.emit(
             EventBuilder::new(EventKind::Recycled, format!("{text}: it is replaced"))
                 .worker(worker)
                 .cause(reason.word()),
         );
-        self.fact(Event::Requested(Ticket(MARK | worker.0), Request::Renew(pool, slot)));
+        self.input(Event::Requested(Ticket(MARK | worker.0), Request::Renew(pool, slot)));
     }
 
     /// The answer to such a request. True: it was one.
@@ -192,18 +192,18 @@ impl Supervisor {
             return false;
         }
         let worker = WorkerId(ticket.0 & !MARK);
-        let Some(reason) = self.care.recycling.asked.remove(&worker) else { return true };
-        let Some(body) = self.roster.get(worker).filter(|_| self.care.serves(worker)) else { return true };
+        let Some(reason) = self.health.recycling.asked.remove(&worker) else { return true };
+        let Some(body) = self.processes.get(worker).filter(|_| self.health.serves(worker)) else { return true };
         // It still serves: whatever came between, it is looked at again.
         let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
         let at = self.clock.now() + again;
         if let Outcome::NotRenewed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
             let text = format!("its successor did not come up: it stays, and is replaced again in {again}");
-            self.note(EventBuilder::new(EventKind::Recycled, text).worker(worker).cause("failed").error());
+            self.emit(EventBuilder::new(EventKind::Recycled, text).worker(worker).cause("failed").error());
         }
-        self.care.recycling.not_before.insert(worker, at);
+        self.health.recycling.not_before.insert(worker, at);
         if reason == Reason::Age {
-            self.care.recycling.due.insert((at, worker));
+            self.health.recycling.due.insert((at, worker));
         }
         true
     }

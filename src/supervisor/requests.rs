@@ -35,7 +35,7 @@ impl Supervisor {
         let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, true) else { return };
         self.asked_for("cancel", format!("{} asks to cancel {}", self.whom(client), self.names(&pools)));
         for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
-            self.fact(Event::Requested(ticket, Request::Cancel(pool)));
+            self.input(Event::Requested(ticket, Request::Cancel(pool)));
         }
     }
 
@@ -46,17 +46,17 @@ impl Supervisor {
         self.asked_for("stop", format!("{} asks to stop {}{at_once}", self.whom(client), self.names(&pools)));
         let wait = self.tickets.open(Some(client), false);
         for pool in pools {
-            self.posts.rest(pool, true);
+            self.pools.rest(pool, true);
             let ticket = self.tickets.join(wait, pool);
             self.await_stop(pool, ticket);
-            self.fact(Event::Requested(super::NOBODY, Request::Drop(pool)));
+            self.input(Event::Requested(super::NOBODY, Request::Drop(pool)));
             if now {
                 let workers: Vec<WorkerId> =
-                    self.roster.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+                    self.processes.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
                 workers.into_iter().for_each(|worker| self.end_now(worker));
-                self.drain_facts();
+                self.drain_inputs();
             }
-            let gone = self.core.view().pool(pool).is_none_or(|view| view.state == rotad_core::PoolState::Stopped);
+            let gone = self.engine.view().pool(pool).is_none_or(|view| view.state == rotad_core::PoolState::Stopped);
             if gone {
                 self.pool_stopped(pool);
             }
@@ -81,14 +81,14 @@ impl Supervisor {
     }
 
     fn start_pool(&mut self, wait: super::tickets::WaitId, pool: PoolId) {
-        let step = self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step);
-        let rested = self.posts.rests(pool);
-        self.posts.rest(pool, false);
+        let step = self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step);
+        let rested = self.pools.rests(pool);
+        self.pools.rest(pool, false);
         if step && !rested {
             let ticket = self.tickets.join(wait, pool);
-            return self.fact(Event::Requested(ticket, Request::Roll(pool)));
+            return self.input(Event::Requested(ticket, Request::Roll(pool)));
         }
-        if !rested && self.posts.policy(pool).is_some_and(|policy| policy.count == 0) {
+        if !rested && self.pools.policy(pool).is_some_and(|policy| policy.count == 0) {
             let text = format!("{}: {NONE_WANTED}", self.pool_name(pool));
             return self.tickets.note(wait, 0, text);
         }
@@ -96,35 +96,35 @@ impl Supervisor {
             use rotad_core::PoolState::{Degraded, Mixed, Ok};
             matches!(view.state, Ok | Mixed | Degraded) && view.ready >= view.wanted
         };
-        if !rested && self.core.view().pool(pool).is_some_and(runs) {
+        if !rested && self.engine.view().pool(pool).is_some_and(runs) {
             let text = format!("{}: runs already", self.pool_name(pool));
             return self.tickets.note(wait, 0, text);
         }
         if rested {
             // A person starts it: a folder or program that has moved since is followed. Older generations stay where
             // they are.
-            let own = self.core.view().pool(pool).map(|view| view.filling);
-            self.recipes.keep(pool, |generation| Some(generation) != own);
+            let own = self.engine.view().pool(pool).map(|view| view.filling);
+            self.spawn_specs.keep(pool, |generation| Some(generation) != own);
         }
         let ticket = self.tickets.join(wait, pool);
         self.await_start(pool, ticket);
-        if let Some(policy) = self.posts.policy(pool) {
-            self.fact(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+        if let Some(policy) = self.pools.policy(pool) {
+            self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
             // Slots that had come to their end are filled again as well.
-            self.fact(Event::Requested(super::NOBODY, Request::Start(pool)));
+            self.input(Event::Requested(super::NOBODY, Request::Start(pool)));
         }
     }
 
     pub(super) fn scale(&mut self, client: u64, name: &str, to: ScaleTo) {
         let Some(pool) = self.known(client, name) else { return };
-        let Some(policy) = self.posts.policy(pool) else { return };
+        let Some(policy) = self.pools.policy(pool) else { return };
         let from = policy.count;
         let wanted = match to {
             ScaleTo::Exactly(count) => i64::from(count),
             ScaleTo::By(by) => i64::from(from).saturating_add(by),
         };
-        let ports = self.posts.plan(pool).and_then(|plan| plan.ports).map(|ports| ports.count());
-        let refused = if self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
+        let ports = self.pools.plan(pool).and_then(|plan| plan.ports).map(|ports| ports.count());
+        let refused = if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
             Some("a step is one run: it has no number of workers".to_owned())
         } else if !(0..=MOST_WORKERS).contains(&wanted) {
             Some(format!("{wanted} is no number of workers that can be had: 0 to {MOST_WORKERS}"))
@@ -139,18 +139,18 @@ impl Supervisor {
         }
         let count = wanted as u32;
         let text = format!("{} asks to scale: {from} → {count}", self.whom(client));
-        self.note(EventBuilder::new(EventKind::Scaled, text).pool(pool).cause(if count < from {
+        self.emit(EventBuilder::new(EventKind::Scaled, text).pool(pool).cause(if count < from {
             "down"
         } else {
             "up"
         }));
-        self.posts.scale(pool, Some(count));
-        self.fact(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
+        self.pools.scale(pool, Some(count));
+        self.input(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
         if count == 0 {
             // A start that still waits for this pool has nothing to wait for any more.
             self.pool_up(pool, NONE_WANTED);
         }
-        let stopped = if self.posts.rests(pool) { " (once it is started)" } else { "" };
+        let stopped = if self.pools.rests(pool) { " (once it is started)" } else { "" };
         self.done(client, 0, format!("{name}: {from} → {count} workers{stopped}"));
     }
 
@@ -160,7 +160,7 @@ impl Supervisor {
         if !(1..=nix::libc::SIGRTMAX()).contains(&signal) {
             return self.done(client, 1, format!("there is no signal {signal}"));
         }
-        let all: Vec<_> = self.core.view().workers().filter(|worker| worker.pool == pool).collect();
+        let all: Vec<_> = self.engine.view().workers().filter(|worker| worker.pool == pool).collect();
         let meant: Vec<_> = all.iter().filter(|worker| slot.is_none_or(|slot| worker.slot.0 == slot)).collect();
         let ready = |state| matches!(state, WorkerState::Ready | WorkerState::Soaking);
         let whom: Vec<WorkerId> = meant.iter().filter(|w| ready(w.state)).map(|w| w.id).collect();
@@ -176,14 +176,14 @@ impl Supervisor {
         let text = format!("SIG{}", crate::event_loop::signals::name(signal));
         let (mut pids, mut failed) = (Vec::new(), Vec::new());
         for worker in whom {
-            let Some(process) = self.roster.get(worker).and_then(|body| body.process()) else { continue };
+            let Some(process) = self.processes.get(worker).and_then(|body| body.process()) else { continue };
             match process.signal(signal) {
                 Ok(()) => pids.push(process.pid().to_string()),
                 Err(error) => failed.push(format!("pid {}: {error}", process.pid())),
             }
         }
         let told = format!("{} sends {text} to {}", self.whom(client), pids.join(", "));
-        self.note(EventBuilder::new(EventKind::Request, told).pool(pool).cause("signal"));
+        self.emit(EventBuilder::new(EventKind::Request, told).pool(pool).cause("signal"));
         if failed.is_empty() {
             return self.done(client, 0, format!("{target}: {text} sent to {}", pids.join(", ")));
         }
@@ -193,16 +193,16 @@ impl Supervisor {
     /// One worker by a new one of its own generation.
     pub(super) fn renew(&mut self, client: u64, name: &str, slot: u32, wait: Wait) {
         let Some(pool) = self.known(client, name) else { return };
-        let slots = self.posts.policy(pool).map_or(0, |policy| policy.count);
+        let slots = self.pools.policy(pool).map_or(0, |policy| policy.count);
         if slot >= slots {
             let message = format!("{name}/{slot}: no such worker: {name} has {slots}, from 0");
             return self.done(client, 4, message);
         }
         let text = format!("{} asks for a new worker in place of {name}/{slot}", self.whom(client));
-        self.note(EventBuilder::new(EventKind::Request, text).pool(pool).cause("renew"));
+        self.emit(EventBuilder::new(EventKind::Request, text).pool(pool).cause("renew"));
         let asker = Some(client).filter(|_| wait != Wait::No);
         for (pool, ticket) in self.tickets.issue(asker, wait == Wait::Drained, &[pool]) {
-            self.fact(Event::Requested(ticket, Request::Renew(pool, Slot(slot))));
+            self.input(Event::Requested(ticket, Request::Renew(pool, Slot(slot))));
         }
         if wait == Wait::No {
             self.done(client, 0, format!("replacing {name}/{slot}"));
@@ -211,13 +211,13 @@ impl Supervisor {
 
     /// Somebody's wish, before anything comes of it.
     pub(super) fn asked_for(&mut self, cause: &'static str, text: String) {
-        self.note(EventBuilder::new(EventKind::Request, text).cause(cause));
+        self.emit(EventBuilder::new(EventKind::Request, text).cause(cause));
     }
 
     fn known(&mut self, client: u64, name: &str) -> Option<PoolId> {
-        let found = self.posts.find(name);
+        let found = self.pools.find(name);
         if found.is_none() {
-            let message = format!("no such pool: {name}; there are: {}", self.posts.names().join(", "));
+            let message = format!("no such pool: {name}; there are: {}", self.pools.names().join(", "));
             self.done(client, 4, message);
         }
         found

@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 
 impl Supervisor {
     /// What has to be known before a step's orders are carried out: which generation is made from what.
-    pub(super) fn foresee(&mut self, orders: &[Order]) {
-        self.put_back.clear();
+    pub(super) fn prepare_generations(&mut self, orders: &[Order]) {
+        self.reverted.clear();
         for (at, order) in orders.iter().enumerate() {
             match order {
                 // Whatever is read from the configuration later is for later generations.
-                Order::Record(Record::RollStarted { pool, generation, .. }) => self.posts.begin(*pool, *generation),
+                Order::Record(Record::RollStarted { pool, generation, .. }) => self.pools.begin(*pool, *generation),
                 Order::Record(Record::RollEnded {
                     pool,
                     outcome: Outcome::Aborted { .. } | Outcome::RolledBack { .. },
@@ -32,23 +32,23 @@ impl Supervisor {
     }
 
     fn put_back(&mut self, pool: PoolId) {
-        let Some(serving) = self.core.view().pool(pool).map(|view| view.filling) else { return };
-        let (Some(draft), Some(base)) = (self.posts.draft(pool), self.posts.made_from(pool, serving)) else { return };
+        let Some(serving) = self.engine.view().pool(pool).map(|view| view.filling) else { return };
+        let (Some(draft), Some(base)) = (self.pools.draft(pool), self.pools.made_from(pool, serving)) else { return };
         if std::sync::Arc::ptr_eq(draft, base) {
             return;
         }
         let (changed, base) = (!draft.is_alike(base), base.clone());
-        self.posts.redraft(pool, base);
+        self.pools.redraft(pool, base);
         if changed {
-            self.put_back.insert(pool);
+            self.reverted.insert(pool);
             let text = format!("its change is put back: the configuration of generation {serving} holds");
-            self.note(EventBuilder::new(EventKind::ConfigPutBack, text).pool(pool).generation(serving).warn());
+            self.emit(EventBuilder::new(EventKind::ConfigPutBack, text).pool(pool).generation(serving).warn());
         }
-        if let Some(plan) = self.posts.plan(pool) {
-            self.pen.retarget(&plan.name, &plan.log);
+        if let Some(plan) = self.pools.plan(pool) {
+            self.log.retarget(&plan.name, &plan.log);
         }
-        if let Some(policy) = self.posts.policy(pool) {
-            self.facts.push_back(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+        if let Some(policy) = self.pools.policy(pool) {
+            self.inputs.push_back(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
         }
         self.refresh_plan();
         self.watch_files();
@@ -56,21 +56,21 @@ impl Supervisor {
 
     /// Forgets what nobody can be made from any more.
     pub(super) fn forget_generations(&mut self, pool: PoolId) {
-        let view = self.core.view();
+        let view = self.engine.view();
         let mut known = view.generations(pool);
         known.extend(view.workers().filter(|worker| worker.pool == pool).map(|worker| worker.generation));
-        self.recipes.keep(pool, |generation| known.contains(&generation));
-        self.posts.keep(pool, |generation| known.contains(&generation));
+        self.spawn_specs.keep(pool, |generation| known.contains(&generation));
+        self.pools.keep(pool, |generation| known.contains(&generation));
         self.close_unused();
     }
 
     /// Pools that the configuration has no more, and whose last worker is gone.
     pub(super) fn forget_pools(&mut self) {
-        for pool in self.posts.leaving() {
-            if self.core.view().pool(pool).is_none() {
-                self.note(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
-                self.posts.forget(pool);
-                self.recipes.keep(pool, |_| false);
+        for pool in self.pools.leaving() {
+            if self.engine.view().pool(pool).is_none() {
+                self.emit(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
+                self.pools.forget(pool);
+                self.spawn_specs.keep(pool, |_| false);
                 self.close_unused();
             }
         }
@@ -84,30 +84,30 @@ impl Supervisor {
             self.unwatch_listener(id);
             let Some(listener) = self.listening.remove(id) else { continue };
             let text = format!("{}: closed: nobody uses {} any more", listener.name(), listener.addr_text());
-            self.note(EventBuilder::new(EventKind::Listener, text).cause("closed"));
-            self.clerk.close(listener);
+            self.emit(EventBuilder::new(EventKind::Listener, text).cause("closed"));
+            self.blocking.close(listener);
         }
     }
 
     fn is_used(&self, id: ListenerId) -> bool {
         let counts = |pool: PoolId, generation: Generation| {
-            self.core.view().pool(pool).is_some_and(|view| {
+            self.engine.view().pool(pool).is_some_and(|view| {
                 view.roll.state == RollState::Running || generation == view.filling || generation == view.proven
             })
         };
         self.listening.lone().contains(&id)
-            || self.applying.holds(id)
-            || !self.posts.users(id, counts).is_empty()
-            || self.roster.iter().any(|(_, body)| body.pattern.listeners.contains(&id))
+            || self.reloads.holds(id)
+            || !self.pools.users(id, counts).is_empty()
+            || self.processes.iter().any(|(_, body)| body.pattern.listeners.contains(&id))
     }
 
     /// After a burial: the last user of a socket may be gone.
     pub(super) fn buried(&mut self) {
         self.drained();
         let drafts: BTreeSet<ListenerId> = self
-            .posts
+            .pools
             .iter()
-            .filter_map(|(pool, _)| self.posts.draft(pool))
+            .filter_map(|(pool, _)| self.pools.draft(pool))
             .flat_map(|draft| draft.listeners.clone())
             .collect();
         let doubtful =

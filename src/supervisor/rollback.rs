@@ -39,7 +39,7 @@ impl Supervisor {
         let (mut lines, mut code, mut moves) = (Vec::new(), 0, false);
         // Of all pools, those that can go do; a name or a number is meant.
         let strict = named || to.is_some();
-        for pool in self.posts.in_order(&pools) {
+        for pool in self.pools.in_order(&pools) {
             let (line, worth) = match self.way_to(pool, to) {
                 Ok(way) => {
                     moves = true;
@@ -71,30 +71,30 @@ impl Supervisor {
         if dry_run {
             return format!("{name}: would roll {}", self.shown_way(pool, to));
         }
-        self.posts.redraft(pool, pattern);
+        self.pools.redraft(pool, pattern);
         self.refresh_plan();
-        let Some(policy) = self.posts.policy(pool) else { return format!("{name}: is not there any more") };
+        let Some(policy) = self.pools.policy(pool) else { return format!("{name}: is not there any more") };
         // What it was made from may be gone: something else under its number would be no way back.
-        self.recipes.hold_to(pool, Some(to));
+        self.spawn_specs.hold_to(pool, Some(to));
         let ticket = self.tickets.join(wait, pool);
-        self.fact(Event::Requested(ticket, Request::Return { pool, to, policy }));
+        self.input(Event::Requested(ticket, Request::Return { pool, to, policy }));
         format!("{name}: back to generation {to}")
     }
 
     fn way_to(&self, pool: PoolId, to: Option<u32>) -> Result<Way, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
-        let Some(view) = self.core.view().pool(pool) else { return no("is not there any more".to_owned()) };
-        if self.posts.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
+        let Some(view) = self.engine.view().pool(pool) else { return no("is not there any more".to_owned()) };
+        if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
             return no("is a step: it has no generation to go back to".to_owned());
         }
-        if self.posts.rests(pool) {
+        if self.pools.rests(pool) {
             return no("is stopped".to_owned());
         }
         let to = match to {
             Some(number) => Generation(number),
             None => self.before(pool, &view)?,
         };
-        let known = self.core.view().served(pool);
+        let known = self.engine.view().served(pool);
         if !known.contains(&to) {
             return no(format!("generation {to} is not known; {}", self.remembered(&view, &known)));
         }
@@ -143,7 +143,7 @@ impl Supervisor {
     /// What the pool would be made from, if going there would change anything.
     fn can_go(&self, pool: PoolId, view: &PoolView, to: Generation) -> Result<Arc<PoolSpec>, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
-        let Some(pattern) = self.posts.made_from(pool, to) else {
+        let Some(pattern) = self.pools.made_from(pool, to) else {
             return no(format!("what generation {to} was made from is not known any more"));
         };
         let rolls = view.roll.state == RollState::Running;
@@ -182,14 +182,14 @@ impl Supervisor {
 
     /// Both are made from the same configuration, the same program and the same folder.
     pub(super) fn same_files(&self, pool: PoolId, one: Generation, other: Generation) -> bool {
-        let patterns = self.posts.made_from(pool, one).zip(self.posts.made_from(pool, other));
-        let places = self.recipes.resolved(pool, one).zip(self.recipes.resolved(pool, other));
+        let patterns = self.pools.made_from(pool, one).zip(self.pools.made_from(pool, other));
+        let places = self.spawn_specs.resolved(pool, one).zip(self.spawn_specs.resolved(pool, other));
         patterns.is_some_and(|(one, other)| one.is_alike(other)) && places.is_some_and(|(one, other)| one == other)
     }
 
     /// "3 workers from generation 2 to generation 1 (/srv/app/1)".
     fn shown_way(&self, pool: PoolId, to: Generation) -> String {
-        let view = self.core.view().pool(pool);
+        let view = self.engine.view().pool(pool);
         let serving = view.map(|view| view.serving).unwrap_or_default();
         let moved: u32 = serving.iter().filter(|(generation, _)| *generation != to).map(|(_, count)| count).sum();
         let from: Vec<String> =
@@ -199,7 +199,7 @@ impl Supervisor {
         if let Some(place) = self.place(pool, to) {
             text.push_str(&format!(" ({place})"));
         }
-        let own = self.posts.draft(pool).zip(self.posts.made_from(pool, to));
+        let own = self.pools.draft(pool).zip(self.pools.made_from(pool, to));
         if own.is_some_and(|(draft, then)| !draft.is_alike(then)) {
             text.push_str(", with its configuration of that time, which differs from the present one");
         }
@@ -208,7 +208,7 @@ impl Supervisor {
 
     /// Where a generation stands, as found at its first birth.
     fn place(&self, pool: PoolId, generation: Generation) -> Option<String> {
-        self.recipes.resolved(pool, generation).map(|found| found.directory.display().to_string())
+        self.spawn_specs.resolved(pool, generation).map(|found| found.directory.display().to_string())
     }
 
     fn remembered(&self, view: &PoolView, known: &[Generation]) -> String {

@@ -61,8 +61,8 @@ impl RuntimeFiles {
 impl Supervisor {
     /// Looks after everything now: a person may have asked for it.
     pub(super) fn keep_house(&mut self) {
-        match self.keeping.under_way {
-            true => self.keeping.want(Instant::now()),
+        match self.runtime_files.under_way {
+            true => self.runtime_files.want(Instant::now()),
             false => self.mend_house(),
         }
     }
@@ -73,8 +73,8 @@ impl Supervisor {
     }
 
     /// Something lost its name.
-    pub(super) fn house_heard(&mut self) {
-        let Some(ear) = self.house.ear() else { return };
+    pub(super) fn on_runtime_dir_change(&mut self) {
+        let Some(ear) = self.runtime_dir.ear() else { return };
         let mut missing = false;
         while let Ok(events) = ear.read_events() {
             for event in events {
@@ -82,51 +82,51 @@ impl Supervisor {
                     // A worker that is gone takes its socket along.
                     Some(name) => {
                         let worker = name.to_str().and_then(|name| name.parse().ok()).map(WorkerId);
-                        worker.is_some_and(|worker| self.roster.get(worker).is_some())
+                        worker.is_some_and(|worker| self.processes.get(worker).is_some())
                     }
                     None => !event.mask.contains(AddWatchFlags::IN_IGNORED),
                 };
             }
         }
         if missing {
-            self.keeping.want(Instant::now());
+            self.runtime_files.want(Instant::now());
         }
     }
 
-    pub(super) fn keep_by_the_clock(&mut self, now: Instant) {
-        if self.keeping.deadline().is_some_and(|at| at <= now) {
-            self.keeping.begins(now);
+    pub(super) fn run_due_runtime_files(&mut self, now: Instant) {
+        if self.runtime_files.deadline().is_some_and(|at| at <= now) {
+            self.runtime_files.begins(now);
             self.mend_house();
         }
     }
 
     fn mend_house(&mut self) {
-        if self.leaving.is_some() {
+        if self.shutdown.is_some() {
             return;
         }
         let control = &self.plan.control;
-        (self.keeping.under_way, self.keeping.due) = (true, None);
-        if let Err(error) = self.clerk.mend(self.house.clone(), control.mode, control.group) {
-            self.keeping.under_way = false;
+        (self.runtime_files.under_way, self.runtime_files.due) = (true, None);
+        if let Err(error) = self.blocking.mend(self.runtime_dir.clone(), control.mode, control.group) {
+            self.runtime_files.under_way = false;
             tracing::warn!("nobody can look after the runtime directory: no thread: {error}");
         }
     }
 
     pub(super) fn mended(&mut self, mended: Result<Mended, RuntimeDirError>) {
-        self.keeping.under_way = false;
+        self.runtime_files.under_way = false;
         match mended {
             Ok(mended) => {
                 self.take_back(mended);
-                self.keeping.trouble = None;
+                self.runtime_files.trouble = None;
             }
             Err(error) => {
                 // Tried again by the clock: what makes room again does not tell us.
                 let now = Instant::now();
-                self.keeping.last.is_none().then(|| self.keeping.begins(now));
-                self.keeping.want(now);
-                if self.keeping.trouble.as_ref() != Some(&error.message) {
+                self.runtime_files.last.is_none().then(|| self.runtime_files.begins(now));
+                self.runtime_files.want(now);
+                if self.runtime_files.trouble.as_ref() != Some(&error.message) {
                     tracing::warn!("{}; all pools serve, signals are heard", error.message);
-                    self.keeping.trouble = Some(error.message);
+                    self.runtime_files.trouble = Some(error.message);
                 }
             }
         }
@@ -134,7 +134,7 @@ impl Supervisor {
 
     fn take_back(&mut self, mended: Mended) {
         if let Some(listener) = mended.control {
-            self.reactor.unwatch(self.server.control());
+            self.poller.unwatch(self.server.control());
             self.server.replace(listener);
             self.watch_doors();
         }
@@ -152,26 +152,26 @@ impl Supervisor {
             let mut what = mended.what;
             what.extend((again > 0).then(|| format!("{again} notify sockets of workers")));
             let text = format!("what this master needs was not in its place, and was made again: {}", what.join(", "));
-            self.note(EventBuilder::new(EventKind::Restored, text).warn());
+            self.emit(EventBuilder::new(EventKind::Restored, text).warn());
         }
     }
 
     /// Workers whose socket has lost its name get it back; those that are connected to it already were never cut off.
     fn notify_sockets_again(&mut self) -> usize {
-        let workers: Vec<WorkerId> = self.roster.iter().map(|(id, _)| id).collect();
+        let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
         let mut again = 0;
         for worker in workers {
-            let Some(body) = self.roster.get_mut(worker) else { continue };
+            let Some(body) = self.processes.get_mut(worker) else { continue };
             let Some(notify) = body.notify.as_mut().filter(|notify| notify.is_missing()) else { continue };
             match notify.again() {
                 Ok(old) => {
                     // Before the birth is told it is not watched yet.
                     let watched = matches!(body.stage, ProcessStage::Alive(_));
                     if let Some(old) = old {
-                        self.reactor.unwatch(&old);
+                        self.poller.unwatch(&old);
                     }
                     if watched
-                        && let Err(error) = self.reactor.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+                        && let Err(error) = self.poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
                     {
                         tracing::error!("cannot listen to a worker: {error}");
                     }
@@ -192,7 +192,7 @@ impl Supervisor {
         real.clone_into(&mut self.plan.real);
         let paths = runtime_dir::paths(&self.plan);
         let gone = self.server.keep_signs(&paths);
-        gone.iter().for_each(|listener| self.reactor.unwatch(listener));
+        gone.iter().for_each(|listener| self.poller.unwatch(listener));
         for path in paths {
             if self.server.has_sign(path) {
                 continue;
@@ -204,7 +204,7 @@ impl Supervisor {
         }
         self.watch_doors();
         // What is written through the link is written there from now on.
-        self.pen.reopen();
+        self.log.reopen();
     }
 }
 

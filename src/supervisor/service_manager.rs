@@ -94,38 +94,38 @@ impl Supervisor {
     /// Something is about to be applied or rolled. `Type=notify-reload` (systemd.service(5)) waits for this, with a
     /// time after its signal, so it is said again when it comes twice; and then for READY=1.
     pub(super) fn reloading(&mut self) {
-        if !self.managing.ready || self.stopping {
+        if !self.service_manager.ready || self.stopping {
             return;
         }
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
         let micros = now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000;
-        self.managing.manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
-        self.managing.reloading = true;
+        self.service_manager.manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.service_manager.reloading = true;
     }
 
     /// At the end of each turn: what has changed since the last one.
-    pub(super) fn tell_manager(&mut self) {
-        if !self.managing.manager.listens() {
+    pub(super) fn notify_service_manager(&mut self) {
+        if !self.service_manager.manager.listens() {
             return;
         }
-        self.managing.bark();
+        self.service_manager.bark();
         if self.stopping {
-            self.managing.ask_for_time();
+            self.service_manager.ask_for_time();
         }
-        let pools: Vec<(PoolId, PoolView)> = self.core.view().pools().collect();
-        let asked = self.applying.is_under_way() || self.on_change.is_under_way();
+        let pools: Vec<(PoolId, PoolView)> = self.engine.view().pools().collect();
+        let asked = self.reloads.is_under_way() || self.on_change.is_under_way();
         let rolls = asked || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
         let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
         let mut text = String::new();
-        if !self.stopping && !self.managing.ready && pools.iter().all(settled) {
-            self.managing.ready = true;
+        if !self.stopping && !self.service_manager.ready && pools.iter().all(settled) {
+            self.service_manager.ready = true;
             text = format!("READY=1\nMAINPID={}", std::process::id());
         }
-        if !self.stopping && self.managing.reloading && !rolls {
-            self.managing.reloading = false;
+        if !self.stopping && self.service_manager.reloading && !rolls {
+            self.service_manager.reloading = false;
             text = "READY=1".to_owned();
         }
-        let word = match (self.stopping, self.managing.ready, rolls) {
+        let word = match (self.stopping, self.service_manager.ready, rolls) {
             (true, _, _) => "stopping",
             (_, false, _) => "starting",
             (_, _, true) => "reloading",
@@ -133,10 +133,10 @@ impl Supervisor {
         };
         let lines: Vec<PoolLine> = pools.iter().map(|(id, pool)| self.pool_line(*id, pool)).collect();
         let status = manager::status(word, &lines);
-        if status != self.managing.status || !text.is_empty() {
+        if status != self.service_manager.status || !text.is_empty() {
             let separator = if text.is_empty() { "" } else { "\n" };
-            self.managing.manager.tell(&format!("{text}{separator}STATUS={status}"));
-            self.managing.status = status;
+            self.service_manager.manager.tell(&format!("{text}{separator}STATUS={status}"));
+            self.service_manager.status = status;
         }
     }
 
@@ -163,7 +163,7 @@ impl Supervisor {
         };
         text.push_str(&state);
         if let (RollState::Aborted | RollState::RolledBack, Some(failure)) = (roll.state, &roll.failure) {
-            let culprit = failure.worker.and_then(|worker| self.obituaries.of_worker(worker));
+            let culprit = failure.worker.and_then(|worker| self.exit_reports.of_worker(worker));
             let why = reason(failure, culprit);
             let why = why.lines().next().unwrap_or_default();
             let (what, why) = match failure.cause {
@@ -181,7 +181,7 @@ impl Supervisor {
 
     /// Everything stops: said once.
     pub(super) fn tell_stopping(&self) {
-        self.managing.manager.tell("STOPPING=1\nSTATUS=stopping");
+        self.service_manager.manager.tell("STOPPING=1\nSTATUS=stopping");
     }
 
     /// An essential pool has come to its end: so does the master, with the pool's exit code.
@@ -197,7 +197,7 @@ impl Supervisor {
         };
         let text = format!("{} is essential and has ended ({how}): everything stops", self.pool_name(pool));
         tracing::info!("{text}");
-        self.launch.give_up(code, &text);
+        self.start_watch.give_up(code, &text);
         self.exit_code = Some(code);
         self.stop(false);
     }
@@ -209,7 +209,7 @@ impl Supervisor {
         let name = self.pool_name(pool);
         let text = format!("{name} is essential, and none of its workers was ready for {span}: everything stops");
         tracing::error!("{text}");
-        self.launch.give_up(ESSENTIAL_FAILED, &text);
+        self.start_watch.give_up(ESSENTIAL_FAILED, &text);
         self.exit_code = Some(ESSENTIAL_FAILED);
         self.stop(false);
     }

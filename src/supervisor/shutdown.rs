@@ -53,7 +53,7 @@ impl Shutdown {
 impl Supervisor {
     pub(super) fn leave(&mut self, lost: &[WorkerId]) {
         for worker in lost {
-            let Some(body) = self.roster.get(*worker) else { continue };
+            let Some(body) = self.processes.get(*worker) else { continue };
             let name = format!("{}/{}", self.pool_name(body.pool), body.slot);
             let text = match body.exit {
                 None => format!("{name}: pid {} cannot be ended by the kernel", body.pid().unwrap_or(0)),
@@ -62,13 +62,13 @@ impl Supervisor {
             tracing::error!("{text}");
             self.last_lost.insert(*worker, text);
         }
-        self.leaving = Some(Shutdown { until: self.clock.now() + ORPHANS });
+        self.shutdown = Some(Shutdown { until: self.clock.now() + ORPHANS });
         self.end_orphans();
     }
 
     /// The exit code, once nothing is left to wait for.
-    pub(super) fn may_leave(&mut self) -> Option<u8> {
-        let until = self.leaving.as_ref()?.until;
+    pub(super) fn can_exit(&mut self) -> Option<u8> {
+        let until = self.shutdown.as_ref()?.until;
         // None: the look is not through.
         let left = self.orphans.left;
         if left != Some(0) && self.clock.now() < until {
@@ -83,10 +83,10 @@ impl Supervisor {
         Some(if self.last_lost.is_empty() { 0 } else { 1 })
     }
 
-    pub(super) fn farewell(mut self, code: u8) -> u8 {
+    pub(super) fn finish(mut self, code: u8) -> u8 {
         let lost: Vec<&str> = self.last_lost.values().map(String::as_str).collect();
         let lost = lost.join("\n");
-        self.note(EventBuilder::new(EventKind::MasterStopped, "stopped"));
+        self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
         let listening = std::mem::take(&mut self.listening);
         within(FILES, "the files of unix listeners", move || remove_files(listening));
         // With somebody left it stays: the next start has to find them.
@@ -99,14 +99,14 @@ impl Supervisor {
             self.server.flush(client);
         }
         self.end_of_events();
-        self.pen.drain();
-        self.streams.end(LAST_LINES);
-        let Self { house, mut server, mut launch, roster, fence, exit_code, .. } = self;
-        // First the cgroups and the house, then the word: the launcher's end proves that nothing is left.
+        self.log.drain();
+        self.log_clients.end(LAST_LINES);
+        let Self { runtime_dir, mut server, mut start_watch, processes, cgroups, exit_code, .. } = self;
+        // The cgroups and the runtime directory go before the report: once the launcher ends, nothing is left.
         server.keep_signs(&[]);
-        drop((roster, fence));
-        within(FILES, "the pid file and the control socket", move || house.leave());
-        let told = launch.leave((!lost.is_empty()).then_some(lost.as_str()));
+        drop((processes, cgroups));
+        within(FILES, "the pid file and the control socket", move || runtime_dir.leave());
+        let told = start_watch.leave((!lost.is_empty()).then_some(lost.as_str()));
         told.unwrap_or(code).max(code).max(exit_code.unwrap_or(0))
     }
 }

@@ -78,7 +78,7 @@ impl Supervisor {
     pub(super) fn start(plan: Plan, mut launch: StartContext, reader: Reader) -> Result<Self, (StartContext, Failed)> {
         let passed = std::mem::take(&mut launch.passed);
         match prepare(&plan, &mut launch, passed).and_then(|ground| Standing::on(&plan, ground)) {
-            Ok(standing) => Ok(standing.keeper(plan, launch, reader)),
+            Ok(standing) => Ok(standing.supervisor(plan, launch, reader)),
             Err(failed) => Err((launch, failed)),
         }
     }
@@ -350,7 +350,7 @@ impl Standing {
         Ok(Self { ground, reactor, wake, spawner, scout, care, null: Arc::new(null) })
     }
 
-    fn keeper(self, plan: Plan, launch: StartContext, reader: Reader) -> Supervisor {
+    fn supervisor(self, plan: Plan, launch: StartContext, reader: Reader) -> Supervisor {
         let Self { ground, reactor, wake, spawner, scout, care, null } = self;
         let orphans = Orphans::new(OrphanScanner::new(wake.clone()), tree::before_us());
         let mut listening = Listening::default();
@@ -374,49 +374,49 @@ impl Standing {
             tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
         }
         Supervisor {
-            core: Master::on(processors()),
+            engine: Master::on(processors()),
             clock: Clock::start(),
-            told: Time(0),
-            clerk: BlockingPool::new(wake.clone(), reader),
-            applying: ReloadQueue::default(),
+            last_step: Time(0),
+            blocking: BlockingPool::new(wake.clone(), reader),
+            reloads: ReloadQueue::default(),
             on_change: OnChange::default(),
-            vigils: Waiters::default(),
-            put_back: BTreeSet::new(),
+            waiters: Waiters::default(),
+            reverted: BTreeSet::new(),
             exit_code: None,
-            watching: FileWatch::new(wake.clone()),
+            file_watch: FileWatch::new(wake.clone()),
             notify_dir,
-            house,
-            keeping: RuntimeFiles::default(),
+            runtime_dir: house,
+            runtime_files: RuntimeFiles::default(),
             signals: ground.signals,
             listening,
-            posts,
-            pen: ground.pen,
+            pools: posts,
+            log: ground.pen,
             pen_hangs: false,
             server: ground.server,
-            chronicle: EventLog::default(),
-            streams: LogClients::default(),
+            event_log: EventLog::default(),
+            log_clients: LogClients::default(),
             log_file,
             journal: ground.journal,
             journal_torn: false,
             took_over: ground.took_over,
-            fence: ground.fence,
-            managing: ground.managing,
+            cgroups: ground.fence,
+            service_manager: ground.managing,
             tag: ground.tag,
-            reactor,
-            wake,
+            poller: reactor,
+            waker: wake,
             spawner,
-            scout,
-            care,
+            accept_probe: scout,
+            health: care,
             null,
-            roster: ProcessTable::default(),
-            recipes: SpawnSpecs::new(),
-            obituaries: ExitReports::default(),
-            facts: VecDeque::new(),
-            busy: false,
+            processes: ProcessTable::default(),
+            spawn_specs: SpawnSpecs::new(),
+            exit_reports: ExitReports::default(),
+            inputs: VecDeque::new(),
+            draining: false,
             tickets: Tickets::default(),
             stop_clients: Vec::new(),
-            launch,
-            leaving: None,
+            start_watch: launch,
+            shutdown: None,
             watched: BTreeSet::new(),
             blind: BTreeSet::new(),
             blind_told: false,

@@ -11,7 +11,7 @@ use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView}
 
 impl Supervisor {
     pub(super) fn snapshot(&self) -> Status {
-        let view = self.core.view();
+        let view = self.engine.view();
         let mut pools: Vec<(PoolId, PoolStatus)> =
             view.pools().filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?))).collect();
         let mut rows: Vec<(PoolId, WorkerStatus)> =
@@ -44,9 +44,9 @@ impl Supervisor {
     }
 
     fn pool_status(&self, id: PoolId, pool: &PoolView) -> Option<PoolStatus> {
-        let plan = self.posts.plan(id)?;
+        let plan = self.pools.plan(id)?;
         let roll = &pool.roll;
-        let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.obituaries.of_worker(w));
+        let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.exit_reports.of_worker(w));
         let (unserved, all) = self.unserved_by(id);
         let state = pool_state(pool.state);
         Some(PoolStatus {
@@ -71,14 +71,14 @@ impl Supervisor {
             },
             waits_for: pool.held_by.iter().chain(&roll.after).map(|pool| self.pool_name(*pool).to_owned()).collect(),
             unserved,
-            scaled: self.posts.scaled(id).is_some(),
+            scaled: self.pools.scaled(id).is_some(),
             outdated: pool.outdated,
             workers: Vec::new(),
         })
     }
 
     fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
-        let body = self.roster.get(worker.id);
+        let body = self.processes.get(worker.id);
         let pid = body.and_then(|body| body.pid());
         let usage = pid.and_then(rss_sampler::of);
         WorkerStatus {
@@ -89,10 +89,10 @@ impl Supervisor {
             age_s: (self.clock.now() - worker.began).as_secs_f64(),
             ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
             ready_by: worker.ready_in.filter(|_| worker.by_age).map(|_| ReadyBy::Age),
-            restarts: self.core.view().restarts(worker.pool, worker.slot),
+            restarts: self.engine.view().restarts(worker.pool, worker.slot),
             rss_bytes: usage.map(|usage| usage.rss_bytes),
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
-            last_exit: self.obituaries.of_slot(worker.pool, worker.slot).cloned(),
+            last_exit: self.exit_reports.of_slot(worker.pool, worker.slot).cloned(),
             retry_in_s: None,
             port: body.and_then(|body| body.port),
             says: body.and_then(|body| body.says.clone()),
@@ -115,10 +115,10 @@ impl Supervisor {
             age_s: 0.0,
             ready_in_s: None,
             ready_by: None,
-            restarts: self.core.view().restarts(id, empty.slot),
+            restarts: self.engine.view().restarts(id, empty.slot),
             rss_bytes: None,
             cpu_s: None,
-            last_exit: self.obituaries.of_slot(id, empty.slot).cloned(),
+            last_exit: self.exit_reports.of_slot(id, empty.slot).cloned(),
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
             port: None,
             says: None,

@@ -19,14 +19,14 @@ pub(super) struct Waiters {
 impl Supervisor {
     /// The ticket is settled when the pool is up, or when its start has failed for the first time.
     pub(super) fn await_start(&mut self, pool: PoolId, ticket: Ticket) {
-        self.vigils.starts.entry(pool).or_default().push(ticket);
+        self.waiters.starts.entry(pool).or_default().push(ticket);
     }
 
     /// The wish for a new generation of a pool that waits for others: it is fulfilled when the pool is up. Who would
     /// wait in vain hears that at once.
     pub(super) fn will_begin(&mut self, ticket: Ticket, pool: PoolId, generation: Generation) {
         let name = self.pool_name(pool).to_owned();
-        let view = self.core.view();
+        let view = self.engine.view();
         let all: Vec<(PoolId, PoolView)> = view.pools().collect();
         let Some((_, own)) = all.iter().find(|(id, _)| *id == pool) else { return };
         let by = own.held_by.iter().map(|other| self.pool_name(*other)).collect::<Vec<_>>().join(", ");
@@ -44,17 +44,17 @@ impl Supervisor {
     }
 
     pub(super) fn await_stop(&mut self, pool: PoolId, ticket: Ticket) {
-        self.vigils.stops.entry(pool).or_default().push(ticket);
+        self.waiters.stops.entry(pool).or_default().push(ticket);
     }
 
     /// Every worker is ready, perhaps for its age alone; a step: has ended well.
     pub(super) fn pool_up(&mut self, pool: PoolId, how: &str) {
         let text = format!("{}: {how}", self.pool_name(pool));
-        for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
+        for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 0, text.clone());
         }
-        let ended = self.core.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
-        let verdict = self.launch.up(pool, ended, self.is_by_age(pool));
+        let ended = self.engine.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
+        let verdict = self.start_watch.up(pool, ended, self.is_by_age(pool));
         self.launched(verdict);
     }
 
@@ -62,7 +62,7 @@ impl Supervisor {
     pub(super) fn pool_failed(&mut self, pool: PoolId, why: String, then: &str) {
         self.step_failed(pool, &why);
         let text = format!("{}: {why}\n{then}", self.pool_name(pool));
-        for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
+        for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 1, text.clone());
         }
         let held: Vec<PoolId> = self.waiting_for(pool);
@@ -71,19 +71,19 @@ impl Supervisor {
             let first = why.lines().next().unwrap_or_default();
             let text = format!("waits for {name}, which failed: {first}");
             let told = format!("{}: {text}\nit starts once {name} is there", self.pool_name(other));
-            for ticket in self.vigils.starts.remove(&other).unwrap_or_default() {
+            for ticket in self.waiters.starts.remove(&other).unwrap_or_default() {
                 self.settle(ticket, other, 1, told.clone());
             }
-            let verdict = self.launch.failed(other, text);
+            let verdict = self.start_watch.failed(other, text);
             self.launched(verdict);
         }
-        let verdict = self.launch.failed(pool, why);
+        let verdict = self.start_watch.failed(pool, why);
         self.launched(verdict);
     }
 
     /// Pools that are held by this one, directly or by way of others.
     fn waiting_for(&self, pool: PoolId) -> Vec<PoolId> {
-        let view = self.core.view();
+        let view = self.engine.view();
         let held: Vec<(PoolId, Vec<PoolId>)> = view.pools().map(|(id, pool)| (id, pool.held_by)).collect();
         let mut found = vec![pool];
         let mut at = 0;
@@ -100,10 +100,10 @@ impl Supervisor {
 
     /// Starts that are over although nothing of the pool was recorded just now: it has nobody to start, has ended, was
     /// full all the time (a rolling restart that was aborted), or is no more. To be called once a turn of the loop.
-    pub(super) fn review_starts(&mut self) {
-        let awaited: Vec<PoolId> = self.vigils.starts.keys().copied().collect();
+    pub(super) fn update_boot_limit(&mut self) {
+        let awaited: Vec<PoolId> = self.waiters.starts.keys().copied().collect();
         for pool in awaited {
-            let Some(view) = self.core.view().pool(pool) else {
+            let Some(view) = self.engine.view().pool(pool) else {
                 self.give_up_start(pool, "it is no more");
                 continue;
             };
@@ -112,7 +112,7 @@ impl Supervisor {
                 PoolState::Failed => self.give_up_start(pool, "its workers have ended, and are not started again"),
                 PoolState::Done => self.pool_up(pool, "its workers have done their work"),
                 PoolState::Stopping => {}
-                _ if self.posts.policy(pool).is_some_and(|policy| policy.count == 0) => self.pool_up(pool, NONE_WANTED),
+                _ if self.pools.policy(pool).is_some_and(|policy| policy.count == 0) => self.pool_up(pool, NONE_WANTED),
                 _ if view.wanted > 0 && view.ready >= view.wanted => self.pool_up(pool, self.all_up(pool)),
                 _ => {}
             }
@@ -121,26 +121,26 @@ impl Supervisor {
 
     pub(super) fn pool_stopped(&mut self, pool: PoolId) {
         let text = format!("{}: stopped", self.pool_name(pool));
-        for ticket in self.vigils.stops.remove(&pool).unwrap_or_default() {
+        for ticket in self.waiters.stops.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 0, text.clone());
         }
         self.give_up_start(pool, "stopped before it was ready");
         if !self.stopping {
-            let verdict = self.launch.failed(pool, "stopped before it was ready".to_owned());
+            let verdict = self.start_watch.failed(pool, "stopped before it was ready".to_owned());
             self.launched(verdict);
         }
     }
 
     pub(super) fn give_up_start(&mut self, pool: PoolId, why: &str) {
         let text = format!("{}: {why}", self.pool_name(pool));
-        for ticket in self.vigils.starts.remove(&pool).unwrap_or_default() {
+        for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 1, text.clone());
         }
     }
 
     /// Nobody's start will be seen any more: everything stops.
     pub(super) fn give_up_starts(&mut self) {
-        let pools: Vec<PoolId> = self.vigils.starts.keys().copied().collect();
+        let pools: Vec<PoolId> = self.waiters.starts.keys().copied().collect();
         for pool in pools {
             self.give_up_start(pool, "superseded: everything stops");
         }
@@ -149,7 +149,7 @@ impl Supervisor {
     /// One outcome of one wish, now or once the old workers are gone.
     pub(super) fn settle(&mut self, ticket: Ticket, pool: PoolId, code: u8, text: String) {
         if self.tickets.waits_for_the_drained(ticket) && self.drains(pool) {
-            self.vigils.drains.push((ticket, pool, code, text));
+            self.waiters.drains.push((ticket, pool, code, text));
             return;
         }
         let ended = self.tickets.settle(ticket, code, text);
@@ -173,15 +173,15 @@ impl Supervisor {
             WorkerState::Stopping | WorkerState::Killing | WorkerState::Sweeping => true,
         };
         // One that the kernel holds would be waited for for ever.
-        self.core.view().workers().any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)
+        self.engine.view().workers().any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)
     }
 
     /// To be called when workers are gone.
     pub(super) fn drained(&mut self) {
-        if self.vigils.drains.is_empty() {
+        if self.waiters.drains.is_empty() {
             return;
         }
-        for (ticket, pool, code, text) in std::mem::take(&mut self.vigils.drains) {
+        for (ticket, pool, code, text) in std::mem::take(&mut self.waiters.drains) {
             self.settle(ticket, pool, code, text);
         }
     }

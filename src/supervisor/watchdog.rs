@@ -56,21 +56,21 @@ impl Watchdogs {
 impl Supervisor {
     /// It may set its interval before it is ready; nothing is due until then.
     pub(super) fn expect_watchdog(&mut self, worker: WorkerId) {
-        let Some(body) = self.roster.get(worker) else { return };
+        let Some(body) = self.processes.get(worker) else { return };
         if let Some(Health::Watchdog(interval)) = body.pattern.plan.health {
-            self.care.watchdogs.of.insert(worker, Watchdog { interval: span(interval), until: None });
+            self.health.watchdogs.of.insert(worker, Watchdog { interval: span(interval), until: None });
         }
     }
 
     pub(super) fn start_watchdog(&mut self, worker: WorkerId) {
-        self.care.watchdogs.wind(worker, self.clock.now());
+        self.health.watchdogs.wind(worker, self.clock.now());
     }
 
     /// What a message means for the watchdog. An interval is the worker's to change only where the pool has a
     /// watchdog; that it is broken it may always say.
     pub(super) fn watchdog_heard(&mut self, worker: WorkerId, message: &Message) {
-        let serves = self.care.serves(worker);
-        let watchdogs = &mut self.care.watchdogs;
+        let serves = self.health.serves(worker);
+        let watchdogs = &mut self.health.watchdogs;
         if let Some(interval) = message.watchdog_interval
             && let Some(dog) = watchdogs.of.get_mut(&worker)
         {
@@ -80,22 +80,22 @@ impl Supervisor {
             watchdogs.wind(worker, self.clock.now());
         }
         if serves && message.trigger {
-            self.care.watchdogs.forget(worker);
+            self.health.watchdogs.forget(worker);
             self.unhealthy(worker, "it says WATCHDOG=trigger: it is broken".to_owned());
         }
     }
 
     pub(super) fn watchdogs_due(&mut self) {
-        while let Some((worker, interval)) = self.care.watchdogs.overdue(self.clock.now()) {
+        while let Some((worker, interval)) = self.health.watchdogs.overdue(self.clock.now()) {
             self.unhealthy(worker, format!("no WATCHDOG=1 for {:.1} s", interval.as_secs_f64()));
         }
     }
 
     /// It serves no more: the core asks it to leave and fills its slot.
     pub(super) fn unhealthy(&mut self, worker: WorkerId, reason: String) {
-        if let Some(body) = self.roster.get_mut(worker) {
+        if let Some(body) = self.processes.get_mut(worker) {
             body.unwell = Some(reason);
-            self.fact(Event::Unhealthy(worker));
+            self.input(Event::Unhealthy(worker));
         }
     }
 }

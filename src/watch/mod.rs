@@ -99,7 +99,7 @@ impl Watcher {
         if let Some(inbox) = &self.plans {
             inbox.send(plans).ok();
         }
-        self.bell.ring();
+        self.bell.wake();
     }
 
     pub fn reports(&self) -> &Receiver<WatchReport> {
@@ -110,6 +110,6 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.plans = None;
-        self.bell.ring();
+        self.bell.wake();
     }
 }

@@ -99,11 +99,11 @@ impl WatchLoop {
 
     pub(super) fn run(mut self, inbox: &Receiver<Vec<WatchPlan>>, bell: &Waker) {
         loop {
-            bell.hush();
+            bell.clear();
             match inbox.try_recv() {
                 Ok(plans) => {
                     self.set(plans);
-                    bell.ring(); // there may be more
+                    bell.wake(); // there may be more
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
@@ -297,7 +297,7 @@ impl WatchLoop {
 
     fn report(&self, report: WatchReport) {
         self.outbox.send(report).ok();
-        self.wake.ring();
+        self.wake.wake();
     }
 }
 

@@ -218,7 +218,7 @@ impl ScanLoop {
             }
             if lock(&self.at).written_off {
                 lock(&self.at).back = true;
-                return self.wake.ring();
+                return self.wake.wake();
             }
             match (self.watched.is_empty(), clock.capacity()) {
                 (true, _) => clock = never(),
@@ -296,7 +296,7 @@ impl ScanLoop {
         if let Some(report) = report {
             self.watched.remove(&worker);
             self.outbox.send(report).ok();
-            self.wake.ring();
+            self.wake.wake();
         }
     }
 }
