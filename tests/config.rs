@@ -2,7 +2,7 @@
 
 use rotad::config::{self, Report};
 use rotad::plan::{self, Address, Context, Kind, Ready, Sink};
-use rotad_core::{OnFailure, Readiness, RestartPolicy, Signal, Span, Step, To};
+use rotad_core::{OnFailure, Readiness, RestartPolicy, Signal, Span, StopStep, To};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -245,8 +245,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((web.log.max_size, web.log.keep), (50 << 20, 10));
     assert_eq!(web.policy.readiness, Readiness::Alive(Span::from_secs(1)));
     assert_eq!(web.policy.ready_timeout, Span::from_secs(60));
-    assert_eq!(web.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(30), to: To::Main }]);
-    assert_eq!(task.policy.stop, [Step { signal: Some(Signal::TERM), wait: Span::from_secs(300), to: To::Main }]);
+    assert_eq!(web.policy.stop, [StopStep { signal: Some(Signal::TERM), wait: Span::from_secs(30), to: To::Main }]);
+    assert_eq!(task.policy.stop, [StopStep { signal: Some(Signal::TERM), wait: Span::from_secs(300), to: To::Main }]);
     let reload = &web.policy.reload;
     assert_eq!((reload.surge, reload.max_draining, reload.soak), (2, 5, None));
     assert_eq!((web.policy.soak(false), web.policy.soak(true)), (Span::from_secs(1), Span::from_secs(10)));

@@ -11,7 +11,7 @@ use rotad::process::tree::{Found, Memory, Question, TAG, Tag, look};
 use rotad::runtime_dir::stale_workers::{Manner, Nudge, StaleWorkers, WorkerJournal};
 use rotad::sys::process::Process;
 use rotad::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
-use rotad_core::{Exit, Span, Step, WorkerId};
+use rotad_core::{Exit, Span, StopStep, WorkerId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -398,8 +398,11 @@ fn noted(journal: &mut WorkerJournal, born: &Born, tag: &str) {
 }
 
 fn quickly(wait: u64) -> BTreeMap<String, Manner> {
-    let steps =
-        vec![Step { signal: Some(rotad_core::Signal(15)), wait: Span::from_millis(wait), to: rotad_core::To::Main }];
+    let steps = vec![StopStep {
+        signal: Some(rotad_core::Signal(15)),
+        wait: Span::from_millis(wait),
+        to: rotad_core::To::Main,
+    }];
     BTreeMap::from([("web".to_owned(), Manner { steps, after: Vec::new() })])
 }
 

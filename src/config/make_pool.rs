@@ -127,7 +127,7 @@ fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(cx, &pool.restart),
-        kind: if kind == Kind::Step { PoolKind::Step } else { PoolKind::Service },
+        kind: if kind == Kind::Step { PoolKind::Oneshot } else { PoolKind::Service },
         // The numbers of pools are the master's to give.
         after: Vec::new(),
         max_starting: pool.max_starting.as_ref().map(|at| at.value),
@@ -139,7 +139,7 @@ fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
 fn warn_by_age(cx: &mut Parser, name: &Located<String>, pool: &Pool, policy: &Policy) {
     let Readiness::Alive(after) = policy.readiness else { return };
     let (soak, stable_after) = (policy.soak(true), policy.restart.stable_after);
-    if policy.kind == PoolKind::Step || policy.reload.soak.is_some_and(|soak| soak >= stable_after) {
+    if policy.kind == PoolKind::Oneshot || policy.reload.soak.is_some_and(|soak| soak >= stable_after) {
         return;
     }
     let place = pool.ready.as_ref().map_or(&name.span, |at| cx.own(&at.span, &name.span)).clone();

@@ -6,7 +6,7 @@ use super::reader::{Located, Parser};
 use super::schema::{Key, key};
 use super::{ports, values};
 use crate::plan::{Kind, Limit, Ports};
-use rotad_core::{Essential, Span, Step};
+use rotad_core::{Essential, Span, StopStep};
 use std::path::PathBuf;
 
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub(super) struct Pool {
     pub(super) ports: Option<Located<Option<Ports>>>,
     pub(super) ready: Option<Located<ReadyText>>,
     pub(super) ready_timeout: Option<Located<Span>>,
-    pub(super) stop: Option<Vec<Step>>,
+    pub(super) stop: Option<Vec<StopStep>>,
     pub(super) max_starting: Option<Located<u32>>,
     pub(super) essential: Option<Located<Essential>>,
     pub(super) reload: Reload,

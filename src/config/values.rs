@@ -7,7 +7,7 @@ use super::report::shown;
 use super::units;
 use crate::plan::{Kind, Limit, Sink};
 use nix::sys::resource::Resource;
-use rotad_core::{Signal, Span, Step, To};
+use rotad_core::{Signal, Span, StopStep, To};
 use toml::de::DeValue;
 
 /// The most workers of one pool.
@@ -150,16 +150,16 @@ pub(super) fn pass_env(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Vec
 }
 
 /// The steps of a stop that is given as one duration.
-pub(super) fn term(wait: Span) -> Vec<Step> {
-    vec![Step { signal: Some(Signal::TERM), wait, to: To::Main }]
+pub(super) fn term(wait: Span) -> Vec<StopStep> {
+    vec![StopStep { signal: Some(Signal::TERM), wait, to: To::Main }]
 }
 
-pub(super) fn stop(cx: &mut Parser, value: &Value<'_>) -> Option<Vec<Step>> {
+pub(super) fn stop(cx: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {
     let DeValue::Array(steps) = value.get_ref() else {
         return cx.duration(value).map(|span| term(span.value));
     };
-    let steps: Vec<Option<Step>> = steps.iter().map(|value| step(cx, value)).collect();
-    let steps: Vec<Step> = steps.into_iter().collect::<Option<_>>()?;
+    let steps: Vec<Option<StopStep>> = steps.iter().map(|value| step(cx, value)).collect();
+    let steps: Vec<StopStep> = steps.into_iter().collect::<Option<_>>()?;
     if steps.is_empty() {
         cx.error_with(&value.span(), "a stop without steps", "write \"0s\" for SIGTERM and SIGKILL at once");
         return None;
@@ -174,7 +174,7 @@ pub(super) fn stop(cx: &mut Parser, value: &Value<'_>) -> Option<Vec<Step>> {
     Some(steps)
 }
 
-fn step(cx: &mut Parser, value: &Value<'_>) -> Option<Step> {
+fn step(cx: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
     let DeValue::Table(table) = value.get_ref() else {
         cx.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
         return None;
@@ -209,7 +209,7 @@ fn step(cx: &mut Parser, value: &Value<'_>) -> Option<Step> {
         cx.error_with(&to.span, "`to` without `signal` does nothing", "add signal = \"TERM\", or leave `to` out");
         return None;
     }
-    Some(Step { signal: signal.map(|at| at.value), wait: wait?.value, to: to.map_or(To::Main, |at| at.value) })
+    Some(StopStep { signal: signal.map(|at| at.value), wait: wait?.value, to: to.map_or(To::Main, |at| at.value) })
 }
 
 pub(super) fn surge(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>> {

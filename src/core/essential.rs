@@ -1,17 +1,17 @@
 //! An essential pool that has had nobody ready for too long, or whose workers have all ended.
 
-use crate::deadline::Key;
 use crate::pool::{Activity, Pool};
-use crate::{Essential, Master, Policy, PoolId, PoolKind, Record, Span, Time};
+use crate::timers::Key;
+use crate::{Engine, Essential, Notice, Policy, PoolId, PoolKind, Span, Time};
 
 /// Nobody of an essential pool is ready.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Dark {
+pub(crate) struct UnreadySince {
     since: Time,
     told: bool,
 }
 
-impl Master {
+impl Engine {
     pub(crate) fn watch_essential(&mut self, id: PoolId) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -19,7 +19,7 @@ impl Master {
             pool.dark = None;
             return self.deadlines.set(Key::Essential(id), None);
         }
-        let dark = *pool.dark.get_or_insert(Dark { since: now, told: false });
+        let dark = *pool.dark.get_or_insert(UnreadySince { since: now, told: false });
         let at = pool.policy.dark_for().filter(|_| !dark.told).map(|span| dark.since + span);
         self.deadlines.set(Key::Essential(id), at);
     }
@@ -36,14 +36,14 @@ impl Master {
             return;
         }
         let exit = pool.ended_with.and_then(|(exit, _)| exit);
-        self.record(Record::EssentialEnded { pool: id, exit });
+        self.record(Notice::EssentialEnded { pool: id, exit });
     }
 
     pub(crate) fn essential_due(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_dark()) else { return };
         if let (Some(dark), Some(span)) = (&mut pool.dark, pool.policy.dark_for()) {
             dark.told = true;
-            self.record(Record::EssentialLost { pool: id, span });
+            self.record(Notice::EssentialLost { pool: id, span });
         }
     }
 }

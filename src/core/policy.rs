@@ -13,7 +13,7 @@ pub struct Policy {
     /// Not ready this long after its birth: a death before ready.
     pub ready_timeout: Span,
     /// The polite part of a stop; SIGKILL comes after the last step.
-    pub stop: Vec<Step>,
+    pub stop: Vec<StopStep>,
     pub reload: Reload,
     pub restart: Restart,
     /// At its start the pool waits until all of these are up; everything is stopped against this order.
@@ -29,22 +29,22 @@ pub enum PoolKind {
     /// They serve until somebody wants them to stop.
     Service,
     /// One worker that runs to its end: exit code 0 is success, anything else a failure. It is never ready.
-    Step,
+    Oneshot,
 }
 
 /// What makes a worker ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Only [`crate::Event::Ready`].
+    /// Only [`crate::Input::Ready`].
     Reported,
-    /// [`crate::Event::Ready`], or having lived this long since [`crate::Event::Born`]: then it is alive, and nothing
+    /// [`crate::Input::Ready`], or having lived this long since [`crate::Input::Started`]: then it is alive, and nothing
     /// says more.
     Alive(Span),
 }
 
 /// One step of a stop: a signal (none: only wait), then patience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct StopStep {
     pub signal: Option<Signal>,
     pub wait: Span,
     pub to: To,
@@ -111,9 +111,9 @@ pub struct Restart {
 /// What ends the master for the sake of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Essential {
-    /// No worker ready for this long: [`crate::Record::EssentialLost`].
+    /// No worker ready for this long: [`crate::Notice::EssentialLost`].
     Ready(Span),
-    /// All its workers have ended and none is started again: [`crate::Record::EssentialEnded`].
+    /// All its workers have ended and none is started again: [`crate::Notice::EssentialEnded`].
     Exit,
 }
 

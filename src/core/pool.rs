@@ -1,8 +1,8 @@
-//! What is known of one pool. `settle.rs` compares it with what is wanted.
+//! What is known of one pool. `reconcile.rs` compares it with what is wanted.
 
-use crate::essential::Dark;
+use crate::essential::UnreadySince;
 use crate::generations::History;
-use crate::renew::Renewals;
+use crate::replace::Renewals;
 use crate::roll::{LastRoll, Phase, Roll};
 use crate::starting::Crowd;
 #[cfg(doc)]
@@ -29,7 +29,7 @@ pub(crate) enum Ended {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct SlotState {
     pub(crate) current: Option<WorkerId>,
     pub(crate) successor: Option<WorkerId>,
     /// Deaths in a row that count, and how many of them were followed by a delay.
@@ -50,7 +50,7 @@ pub(crate) struct Place {
     pub(crate) parting: u32,
 }
 
-impl Place {
+impl SlotState {
     /// Forgets what went wrong here: a person has acted, or a new generation has proved itself.
     fn forgive(&mut self) {
         self.not_before = None;
@@ -102,7 +102,7 @@ impl Breaker {
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) activity: Activity,
-    pub(crate) slots: Vec<Place>,
+    pub(crate) slots: Vec<SlotState>,
     /// The newest generation ever made; the one that slots are filled with; the last that served in full.
     pub(crate) latest: Generation,
     pub(crate) wanted: Generation,
@@ -115,7 +115,7 @@ pub(crate) struct Pool {
     /// Every wanted worker has been ready at once since then.
     pub(crate) up: bool,
     pub(crate) renewals: Renewals,
-    pub(crate) dark: Option<Dark>,
+    pub(crate) dark: Option<UnreadySince>,
     /// Generations that are made from exactly what the wanted one is made from (a folder that is changed in place):
     /// each with the last worker that was there before its rolling restart began.
     pub(crate) alike: BTreeMap<Generation, WorkerId>,
@@ -210,7 +210,7 @@ impl Pool {
     pub(crate) fn fit(&mut self) {
         let count = self.policy.count as usize;
         if self.slots.len() < count {
-            self.slots.resize(count, Place::default());
+            self.slots.resize(count, SlotState::default());
         }
         while self.slots.len() > count {
             match self.slots.last() {
@@ -298,7 +298,7 @@ impl Pool {
     pub(crate) fn resize(&mut self, count: u32) {
         self.policy.count = count;
         self.full = false;
-        self.slots.iter_mut().skip(count as usize).for_each(Place::forgive);
+        self.slots.iter_mut().skip(count as usize).for_each(SlotState::forgive);
         self.fit();
         self.done = self.slots.iter().take(count as usize).filter(|s| s.ended == Some(Ended::Done)).count() as u32;
     }
@@ -307,12 +307,12 @@ impl Pool {
     pub(crate) fn forgive_ended(&mut self) {
         self.done = 0;
         self.ended_with = None;
-        self.slots.iter_mut().filter(|slot| slot.ended.is_some()).for_each(Place::forgive);
+        self.slots.iter_mut().filter(|slot| slot.ended.is_some()).for_each(SlotState::forgive);
     }
 
     pub(crate) fn forgive_all(&mut self) {
         self.done = 0;
         self.ended_with = None;
-        self.slots.iter_mut().for_each(Place::forgive);
+        self.slots.iter_mut().for_each(SlotState::forgive);
     }
 }

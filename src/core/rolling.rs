@@ -1,17 +1,17 @@
 //! The rolling restart, step by step: one new worker first, then up to `surge`, and the way back.
 
-use crate::deadline::Key;
-use crate::order::Why;
+use crate::output::StopReason;
 use crate::pool::{Activity, Pool};
 use crate::roll::{LastRoll, Phase, Roll, RollState};
-use crate::worker::{Place, State};
+use crate::timers::Key;
+use crate::worker::{Role, State};
 use crate::{
-    Cause, Failure, Generation, Master, OnFailure, Order, Outcome, PoolId, Record, Slot, Standing, Ticket, WorkerId,
+    Cause, Command, Engine, Failure, Generation, Notice, OnFailure, Outcome, PoolId, Slot, Standing, Ticket, WorkerId,
 };
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-impl Master {
+impl Engine {
     /// To a new generation.
     pub(crate) fn start_roll(&mut self, id: PoolId, tickets: Vec<Ticket>) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -64,7 +64,7 @@ impl Master {
             canary_ended_well: false,
             watch_told: false,
         });
-        self.record(Record::RollStarted { pool: id, generation, of });
+        self.record(Notice::RollStarted { pool: id, generation, of });
         self.stirred.insert(id);
         if self.is_step(id) {
             self.ready_to_run(id);
@@ -97,7 +97,7 @@ impl Master {
             roll.replaced += 1;
         }
         let (done, of) = (roll.replaced, roll.of);
-        self.record(Record::Replaced { pool: id, slot, worker, done, of });
+        self.record(Notice::Replaced { pool: id, slot, worker, done, of });
         self.stirred.insert(id);
     }
 
@@ -181,7 +181,7 @@ impl Master {
         let Some((until, _)) = roll.unproven.last().copied() else { return false };
         self.deadlines.set(Key::Roll(id), Some(until));
         if !core::mem::replace(&mut roll.watch_told, true) {
-            self.record(Record::Watched { pool: id, span: until - now });
+            self.record(Notice::Watched { pool: id, span: until - now });
         }
         true
     }
@@ -201,7 +201,7 @@ impl Master {
         }
         let slot = self.next_slot(id)?;
         let generation = self.pools.get(&id)?.roll.as_ref()?.goal();
-        self.spawn(id, slot, generation, Place::Successor)
+        self.spawn(id, slot, generation, Role::Successor)
     }
 
     /// Surge 0: stop one, wait until it is gone, start one.
@@ -226,7 +226,7 @@ impl Master {
             roll.emptied = Some((slot, old));
             if let Some(old) = old {
                 roll.retired_any = true;
-                self.begin_stop(old, Why::MakesRoom);
+                self.begin_stop(old, StopReason::MakesRoom);
             }
         }
         let pool = self.pools.get(&id)?;
@@ -240,7 +240,7 @@ impl Master {
             return None;
         }
         let generation = pool.roll.as_ref()?.goal();
-        self.spawn(id, slot, generation, Place::Successor)
+        self.spawn(id, slot, generation, Role::Successor)
     }
 
     /// A successor has ended by itself before its turn came: the slot gets another one.
@@ -302,7 +302,7 @@ impl Master {
         roll.phase = Phase::Back(failure.clone());
         roll.canary = None;
         let to = base;
-        self.record(Record::RollingBack { pool: id, generation: fresh, to, failure });
+        self.record(Notice::RollingBack { pool: id, generation: fresh, to, failure });
         self.touch_all(id);
     }
 
@@ -322,7 +322,7 @@ impl Master {
             );
         }
         for worker in leaving {
-            self.begin_stop(worker, Why::Abandoned);
+            self.begin_stop(worker, StopReason::Abandoned);
         }
         self.touch_all(id);
     }
@@ -424,7 +424,7 @@ impl Master {
             | Outcome::Cancelled { .. }
             | Outcome::NotRenewed { .. }
             | Outcome::Begins { .. }
-            | Outcome::Nothing(_) => (RollState::Superseded, None),
+            | Outcome::NothingDone(_) => (RollState::Superseded, None),
         };
         pool.last = LastRoll {
             state,
@@ -440,12 +440,12 @@ impl Master {
         }
         let waiting = if pool.activity == Activity::Running { pool.waiting.take() } else { None };
         pool.trim_generations();
-        self.record(Record::RollEnded { pool: id, outcome: outcome.clone() });
+        self.record(Notice::RollEnded { pool: id, outcome: outcome.clone() });
         for ticket in roll.cancellers {
-            self.out.push(Order::Reply(ticket, id, outcome.clone().for_the_canceller()));
+            self.out.push(Command::Reply(ticket, id, outcome.clone().for_the_canceller()));
         }
         for ticket in roll.tickets {
-            self.out.push(Order::Reply(ticket, id, outcome.clone()));
+            self.out.push(Command::Reply(ticket, id, outcome.clone()));
         }
         self.touch_all(id);
         let fails = match &outcome {
@@ -455,7 +455,7 @@ impl Master {
             | Outcome::Superseded { .. }
             | Outcome::NotRenewed { .. }
             | Outcome::Begins { .. }
-            | Outcome::Nothing(_) => false,
+            | Outcome::NothingDone(_) => false,
         };
         match waiting {
             // Whoever waits for this pool waits for that one.

@@ -2,7 +2,7 @@
 //!
 //! A pool with `max_starting` has a bound of its own. All other pools share the machine: each worker that starts is
 //! taken for a share of a processor, and a further one is ordered while all of them together leave room. A worker
-//! that was looked at counts for what it wants ([`crate::Event::Demand`]): one that waits for a network or a clock
+//! that was looked at counts for what it wants ([`crate::Input::Demand`]): one that waits for a network or a clock
 //! for nothing, one that computes for a processor or more. A fresh one counts for what its pool's workers have shown:
 //! quick and waiting ones make the next count for less, until the pool is not held up at all; busy ones take that
 //! back. So a thousand workers that are ready at once start at once, and a hundred that compute start a few at a
@@ -10,11 +10,11 @@
 
 use crate::pool::{Activity, Pool};
 use crate::worker::{State, Worker};
-use crate::{Master, PoolId, Slot, Span, WorkerId};
+use crate::{Engine, PoolId, Slot, Span, WorkerId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-/// A processor, in the unit of [`crate::Event::Demand`].
+/// A processor, in the unit of [`crate::Input::Demand`].
 const PROCESSOR: u32 = 100;
 /// Workers that start may want so much of each processor: a little more than there is, since nobody computes all the
 /// time.
@@ -99,13 +99,13 @@ impl Crowd {
     }
 }
 
-impl Master {
+impl Engine {
     /// `processors`: how many the workers may use; at least 1.
     pub fn on(processors: u32) -> Self {
         let starts = Starts { processors: processors.clamp(1, 1 << 16), ..Starts::default() };
-        let mut master = Self::default();
-        master.starts = starts;
-        master
+        let mut engine = Self::default();
+        engine.starts = starts;
+        engine
     }
 
     /// Whether one more worker of the pool may start now.
@@ -252,7 +252,7 @@ impl Master {
 impl Worker {
     /// It is starting: it counts for whether another one may.
     pub(crate) fn boots(&self) -> bool {
-        self.counts && matches!(self.state, State::Starting { .. }) && self.place != crate::worker::Place::Leaving
+        self.counts && matches!(self.state, State::Starting { .. }) && self.place != crate::worker::Role::Leaving
     }
 }
 

@@ -3,17 +3,17 @@
 //! filled with after a crash. Who serves keeps what it has (its connections, and other sockets) until another worker
 //! serves in its slot; who was still starting goes at once.
 
-use crate::order::Why;
+use crate::output::StopReason;
 use crate::pool::Pool;
 use crate::roll::Phase;
-use crate::worker::{Place, State};
-use crate::{Master, PoolId, Slot, WorkerId};
+use crate::worker::{Role, State};
+use crate::{Engine, PoolId, Slot, WorkerId};
 use alloc::vec::Vec;
 
-impl Master {
+impl Engine {
     pub(crate) fn unreachable(&mut self, ids: &[WorkerId]) {
         // Successors first: none of them takes a slot that is given up in the same moment.
-        for wanted in [Place::Successor, Place::Current] {
+        for wanted in [Role::Successor, Role::Current] {
             for id in ids {
                 let Some(worker) = self.workers.get(id) else { continue };
                 if worker.place == wanted && !worker.leaves() && !self.is_step(worker.pool) {
@@ -43,7 +43,7 @@ impl Master {
         let was_hope = pool.breaker.is_some_and(|breaker| breaker.hope == Some(id));
         if let Some(roll) = &mut pool.roll {
             let is_fresh = roll.is_fresh(id, generation);
-            if place == Place::Successor {
+            if place == Role::Successor {
                 roll.todo.push_back(slot);
             } else if generation == roll.goal() && !roll.pending.contains(&slot) {
                 // Its slot had been done: it has to be done again.
@@ -64,7 +64,7 @@ impl Master {
                 w.state = State::Unreachable;
             });
         } else {
-            self.begin_stop(id, Why::Unreachable);
+            self.begin_stop(id, StopReason::Unreachable);
         }
         if was_hope {
             self.seek_hope(pool_id, slot);
@@ -77,7 +77,7 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let lingering: Vec<WorkerId> = pool.lingering(slot).collect();
         for worker in lingering {
-            self.begin_stop(worker, Why::Unreachable);
+            self.begin_stop(worker, StopReason::Unreachable);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What an onlooker may see. Nothing here changes anything.
 
-use crate::pool::{Activity, Ended, Place, Pool};
+use crate::pool::{Activity, Ended, Pool, SlotState};
 use crate::roll::{Phase, RollState};
 use crate::worker::{State, Worker};
-use crate::{Failure, Generation, Master, PoolId, Slot, Span, Time, WorkerId};
+use crate::{Engine, Failure, Generation, PoolId, Slot, Span, Time, WorkerId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// Read-only access to the whole.
 pub struct View<'a> {
-    master: &'a Master,
+    engine: &'a Engine,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,68 +115,68 @@ pub enum EmptyState {
     Failed,
 }
 
-impl Master {
+impl Engine {
     pub fn view(&self) -> View<'_> {
-        View { master: self }
+        View { engine: self }
     }
 }
 
 impl View<'_> {
     pub fn stopping(&self) -> bool {
-        self.master.stopping
+        self.engine.stopping
     }
 
     pub fn pools(&self) -> impl Iterator<Item = (PoolId, PoolView)> + '_ {
-        self.master.pools.iter().map(|(id, pool)| (*id, self.pool_view(*id, pool)))
+        self.engine.pools.iter().map(|(id, pool)| (*id, self.pool_view(*id, pool)))
     }
 
     pub fn pool(&self, id: PoolId) -> Option<PoolView> {
-        self.master.pools.get(&id).map(|pool| self.pool_view(id, pool))
+        self.engine.pools.get(&id).map(|pool| self.pool_view(id, pool))
     }
 
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
-        self.master.workers.iter().map(|(id, worker)| worker_view(*id, worker))
+        self.engine.workers.iter().map(|(id, worker)| worker_view(*id, worker))
     }
 
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
-        self.master.workers.get(&id).map(|worker| worker_view(id, worker))
+        self.engine.workers.get(&id).map(|worker| worker_view(id, worker))
     }
 
-    /// Somebody waits until others that start are ready: what those want decides ([`crate::Event::Demand`]).
+    /// Somebody waits until others that start are ready: what those want decides ([`crate::Input::Demand`]).
     pub fn holds_back(&self) -> bool {
-        self.master.holds_back()
+        self.engine.holds_back()
     }
 
     /// The workers of all pools that are starting, the oldest first; runs of steps are not.
     pub fn starting(&self) -> Vec<WorkerId> {
-        self.master.booting()
+        self.engine.booting()
     }
 
     /// How many processors the master has been told of.
     pub fn processors(&self) -> u32 {
-        self.master.processors()
+        self.engine.processors()
     }
 
     /// How often a slot was filled again after a death that nobody asked for.
     pub fn restarts(&self, pool: PoolId, slot: Slot) -> u32 {
-        let seat = self.master.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
+        let seat = self.engine.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
         seat.map_or(0, |seat| seat.restarts)
     }
 
     /// Every generation that a worker of the pool may still be made from.
     pub fn generations(&self, pool: PoolId) -> BTreeSet<Generation> {
-        self.master.pools.get(&pool).map(Pool::generations).unwrap_or_default()
+        self.engine.pools.get(&pool).map(Pool::generations).unwrap_or_default()
     }
 
     /// The generations that have served in full and are remembered: a pool can return to each of them.
     pub fn served(&self, pool: PoolId) -> Vec<Generation> {
-        self.master.pools.get(&pool).map(|pool| pool.history.served().collect()).unwrap_or_default()
+        self.engine.pools.get(&pool).map(|pool| pool.history.served().collect()).unwrap_or_default()
     }
 
     /// Slots of a pool that no living worker holds.
     pub fn empty_slots(&self, id: PoolId) -> impl Iterator<Item = EmptySlot> + '_ {
-        let pool = self.master.pools.get(&id);
-        let now = self.master.now;
+        let pool = self.engine.pools.get(&id);
+        let now = self.engine.now;
         pool.into_iter().flat_map(move |pool| {
             let seats = pool.slots.iter().enumerate().take(pool.policy.count as usize);
             seats
@@ -210,11 +210,11 @@ impl View<'_> {
     fn pool_view(&self, id: PoolId, pool: &Pool) -> PoolView {
         let last = &pool.last;
         let (replaced, of, took) = match &pool.roll {
-            Some(roll) => (roll.replaced, roll.of, self.master.now - roll.began),
+            Some(roll) => (roll.replaced, roll.of, self.engine.now - roll.began),
             None => (last.replaced, last.of, last.took),
         };
         PoolView {
-            state: pool_state(pool, self.master.outdated(id)),
+            state: pool_state(pool, self.engine.outdated(id)),
             wanted: if pool.activity == Activity::Running { pool.wanted_slots() } else { 0 },
             alive: pool.alive,
             ready: pool.serving,
@@ -224,8 +224,8 @@ impl View<'_> {
             proven: pool.proven,
             before: pool.history.before(pool.proven),
             serving: pool.serving_of.iter().map(|(generation, count)| (*generation, *count)).collect(),
-            outdated: self.master.outdated(id),
-            held_by: self.master.held_by(id),
+            outdated: self.engine.outdated(id),
+            held_by: self.engine.held_by(id),
             roll: RollView {
                 state: last.state,
                 generation: last.generation,
@@ -234,7 +234,7 @@ impl View<'_> {
                 of,
                 took,
                 waiting: pool.waiting.is_some(),
-                after: self.master.rolls_before(id),
+                after: self.engine.rolls_before(id),
             },
         }
     }
@@ -263,7 +263,7 @@ fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
         if outdated > 0 { PoolState::Degraded } else { PoolState::Ok }
     } else if pool.serving == 0 {
         // Nobody serves: that is less than degraded. Slots that have failed twice in a row are not about to come.
-        let fails = |seat: &Place| seat.ended.is_some() || seat.deaths > 1;
+        let fails = |seat: &SlotState| seat.ended.is_some() || seat.deaths > 1;
         if seats.iter().all(fails) { PoolState::CrashLoop } else { PoolState::Starting }
     } else if !pool.up && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
         PoolState::Starting

@@ -13,7 +13,7 @@
 //! | Sweeping | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
 
 use crate::generations::Patience;
-use crate::{Exit, Generation, PoolId, Readiness, Slot, Span, Step, Time, WorkerId};
+use crate::{Exit, Generation, PoolId, Readiness, Slot, Span, StopStep, Time, WorkerId};
 use alloc::vec::Vec;
 
 /// How long the kernel has to end what got SIGKILL before it is named as lost: within the second that a stop may
@@ -38,7 +38,7 @@ pub(crate) enum State {
 
 /// Where it stands in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Role {
     Current,
     Successor,
     /// It has been asked to stop, or has died: the slot does not know it any more.
@@ -53,8 +53,8 @@ pub(crate) struct Worker {
     pub(crate) state: State,
     pub(crate) readiness: Readiness,
     /// The steps of its stop, once that has begun.
-    pub(crate) stop: Vec<Step>,
-    pub(crate) place: Place,
+    pub(crate) stop: Vec<StopStep>,
+    pub(crate) place: Role,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
     /// It is called ready for its age alone; a rolling restart that made it is not done before this.
@@ -85,7 +85,7 @@ impl Worker {
             state: State::Starting { ready_by, latest: ready_by + MOST_EXTENSION, alive_at: None },
             readiness: patience.readiness,
             stop: Vec::new(),
-            place: Place::Current,
+            place: Role::Current,
             began: now,
             ready_at: None,
             unproven: None,
@@ -113,12 +113,12 @@ impl Worker {
 
     /// It serves: a soaking worker counts.
     pub(crate) fn serves(&self) -> bool {
-        self.place != Place::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
+        self.place != Role::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
     }
 
     /// Its slot has no other worker, and it is not ready yet.
     pub(crate) fn tries(&self) -> bool {
-        self.place == Place::Current && matches!(self.state, State::Starting { .. })
+        self.place == Role::Current && matches!(self.state, State::Starting { .. })
     }
 
     /// It has been asked to stop, has been killed, or has exited; or it is about to be asked.

@@ -5,7 +5,7 @@ use super::Supervisor;
 use crate::event_loop::waker::Waker;
 use crate::process::cpu_demand::{Meter, Starter};
 use crate::process::rss_sampler;
-use rotad_core::{Event, Span, Time, WorkerId};
+use rotad_core::{Input, Span, Time, WorkerId};
 use std::time::Duration;
 
 /// How often, while somebody has just been ordered …
@@ -78,7 +78,7 @@ impl Supervisor {
             starts.blind = true;
         }
         if starts.blind {
-            return self.input(Event::Demand(long_enough));
+            return self.input(Input::Demand(long_enough));
         }
         if starts.asked.is_some() {
             return;
@@ -101,7 +101,7 @@ impl Supervisor {
         let starts = &mut self.health.starts;
         let Some(found) = starts.meter.as_ref().and_then(Meter::found) else { return };
         starts.asked = None;
-        self.input(Event::Demand(found));
+        self.input(Input::Demand(found));
     }
 
     /// A worker was not ready in time: whether the processors were too few for all that started beside it.

@@ -14,7 +14,7 @@ use crate::log::Rotation;
 use crate::observe::diary;
 use crate::observe::events::EventKind;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
-use rotad_core::{Event, PoolId, Request, WorkerId};
+use rotad_core::{Input, PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Supervisor {
         let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
-            self.input(Event::Requested(super::NOBODY, Request::Remove(pool)));
+            self.input(Input::Requested(super::NOBODY, Request::Remove(pool)));
         }
         let mut acted = !lines.is_empty();
         // Those that others come after have to be known to roll before the others are asked to.
@@ -141,7 +141,7 @@ impl Supervisor {
         }
         if self.pools.rests(pool) {
             if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
-                self.input(Event::Requested(super::NOBODY, Request::Change { pool, policy }));
+                self.input(Input::Requested(super::NOBODY, Request::Reconfigure { pool, policy }));
             }
             if chosen || *change != PoolChange::Same {
                 self.tickets.note(wait, 0, format!("{name}: is stopped, and stays so until `rotad start {name}`"));
@@ -151,19 +151,19 @@ impl Supervisor {
         match change {
             PoolChange::Rolled { .. } => {
                 let ticket = self.tickets.join(wait, pool);
-                self.input(Event::Requested(ticket, Request::Change { pool, policy }));
+                self.input(Input::Requested(ticket, Request::Reconfigure { pool, policy }));
             }
             PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
                 let ticket = self.tickets.join(wait, pool);
                 self.await_start(pool, ticket);
-                self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
             }
             PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
                 // Also where nothing of its own has changed: a pool that it comes after may have another number.
-                self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
                 if chosen {
                     let ticket = self.tickets.join(wait, pool);
-                    self.input(Event::Requested(ticket, Request::Roll(pool)));
+                    self.input(Input::Requested(ticket, Request::Roll(pool)));
                 } else if matches!(change, PoolChange::Adjusted { .. }) {
                     self.tickets.note(wait, 0, format!("{name}: adjusted without a restart"));
                 }

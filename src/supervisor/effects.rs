@@ -6,13 +6,13 @@ use super::spawn_spec::Birth;
 use crate::log::Output;
 use crate::notify_socket::NotifySocket;
 use crate::process::cgroup::Cgroup;
-use rotad_core::{Event, Generation, Order, PoolId, Signal, Slot, WorkerId};
+use rotad_core::{Command, Generation, Input, PoolId, Signal, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 
 impl Supervisor {
     /// Gives the core one fact, and carries out what follows, and what follows from that.
-    pub(super) fn input(&mut self, event: Event) {
+    pub(super) fn input(&mut self, event: Input) {
         self.inputs.push_back(event);
         self.drain_inputs();
     }
@@ -24,25 +24,28 @@ impl Supervisor {
         }
         let mut buried = false;
         while let Some(event) = self.inputs.pop_front() {
-            buried |= matches!(event, Event::Swept(_) | Event::SpawnFailed(_));
-            let gone = if let Event::Swept(worker) = event { Some(worker) } else { None };
+            buried |= matches!(event, Input::TreeGone(_) | Input::SpawnFailed(_));
+            let gone = if let Input::TreeGone(worker) = event { Some(worker) } else { None };
             let now = self.clock.now().max(self.last_step);
             self.last_step = now;
-            if let Event::Extended(worker, by) = &event
+            if let Input::TimeoutExtended(worker, by) = &event
                 && let Some(body) = self.processes.get(*worker)
             {
                 self.start_watch.extended(body.pool, now + *by);
             }
-            if event == Event::Woke {
+            if event == Input::TimerFired {
                 self.health.starts.before = self.engine.view().pools().map(|(_, pool)| pool.starting as usize).sum();
             }
             // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
-            let acts = |order: &Order| {
-                matches!(order, Order::Spawn { .. } | Order::Signal(..) | Order::SignalTree(..) | Order::Kill(_))
+            let acts = |order: &Command| {
+                matches!(
+                    order,
+                    Command::Spawn { .. } | Command::Signal(..) | Command::SignalTree(..) | Command::Kill(_)
+                )
             };
-            let orders = self.engine.step(now, event);
+            let orders = self.engine.handle(now, event);
             self.prepare_generations(&orders);
-            let (first, then): (Vec<Order>, Vec<Order>) = orders.into_iter().partition(acts);
+            let (first, then): (Vec<Command>, Vec<Command>) = orders.into_iter().partition(acts);
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
             for order in first.into_iter().chain(then) {
                 self.execute(order);
@@ -64,23 +67,23 @@ impl Supervisor {
         }
     }
 
-    fn execute(&mut self, order: Order) {
+    fn execute(&mut self, order: Command) {
         match order {
-            Order::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
-            Order::Signal(worker, signal) => {
+            Command::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
+            Command::Signal(worker, signal) => {
                 self.processes.signal(worker, signal);
                 self.leaves_unborn(worker);
             }
-            Order::Kill(worker) => {
+            Command::Kill(worker) => {
                 self.processes.kill(worker);
                 self.leaves_unborn(worker);
             }
-            Order::SignalTree(worker, signal) => {
+            Command::SignalTree(worker, signal) => {
                 self.signal_tree(worker, signal);
                 self.leaves_unborn(worker);
             }
-            Order::Outlive(worker, signal) => self.outlive(worker, signal),
-            Order::Sweep(worker) => {
+            Command::SignalRemaining(worker, signal) => self.outlive(worker, signal),
+            Command::KillTree(worker) => {
                 let cut = self.processes.no_more_patience(worker);
                 if let Some(body) = self.processes.get_mut(worker) {
                     body.named = cut;
@@ -88,9 +91,9 @@ impl Supervisor {
                 }
                 self.sweep(worker);
             }
-            Order::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
-            Order::Record(record) => self.recorded(record),
-            Order::Leave { lost } => self.leave(&lost),
+            Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
+            Command::Notice(notice) => self.recorded(notice),
+            Command::Exit { lost } => self.leave(&lost),
         }
     }
 
@@ -182,10 +185,10 @@ impl Supervisor {
 }
 
 /// What an order sends to a worker.
-fn sent(order: &Order) -> Option<(WorkerId, Signal)> {
+fn sent(order: &Command) -> Option<(WorkerId, Signal)> {
     match order {
-        Order::Signal(worker, signal) => Some((*worker, *signal)),
-        Order::Kill(worker) => Some((*worker, Signal::KILL)),
+        Command::Signal(worker, signal) => Some((*worker, *signal)),
+        Command::Kill(worker) => Some((*worker, Signal::KILL)),
         _ => None,
     }
 }

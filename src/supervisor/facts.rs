@@ -15,7 +15,7 @@ use crate::probe::accept::AcceptReport;
 use crate::process::procfs;
 use crate::process::tree::ProcessTree;
 use crate::process::{self, Resolved, SpawnResult, SpawnedChild};
-use rotad_core::{Event, Exit, PoolId, Request, Span, WorkerId, WorkerState};
+use rotad_core::{Exit, Input, PoolId, Request, Span, WorkerId, WorkerState};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ impl Supervisor {
         }
         let base = self.engine.view().pool(pool).map(|view| view.filling);
         let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
-        self.input(Event::Pinned { pool, generation, same });
+        self.input(Input::Pinned { pool, generation, same });
     }
 
     /// The program is not there any more, in the folder that serves: that is a folder changed in place, too.
@@ -78,7 +78,7 @@ impl Supervisor {
         let alike = patterns.is_some_and(|(one, other)| one.is_alike(other));
         let folders = self.spawn_specs.resolved(pool, base).zip(self.spawn_specs.folder(pool, generation));
         if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
-            self.input(Event::Pinned { pool, generation, same: true });
+            self.input(Input::Pinned { pool, generation, same: true });
         }
     }
 
@@ -128,7 +128,7 @@ impl Supervisor {
             self.accept_probe.watch(worker, pid, targets);
             self.watched.insert(worker);
         }
-        self.input(Event::Born(worker));
+        self.input(Input::Started(worker));
         self.care_begins(worker);
     }
 
@@ -166,7 +166,7 @@ impl Supervisor {
         self.bury(body);
         self.port_freed(worker);
         self.look_away(worker);
-        self.inputs.push_back(Event::SpawnFailed(worker));
+        self.inputs.push_back(Input::SpawnFailed(worker));
         self.drain_inputs();
     }
 
@@ -190,12 +190,12 @@ impl Supervisor {
                 body.says = Some(harmless(status));
             }
             if let Some(by) = extend {
-                facts.push(Event::Extended(worker, Span::from_millis(by.as_millis() as u64)));
+                facts.push(Input::TimeoutExtended(worker, Span::from_millis(by.as_millis() as u64)));
             }
             if ready {
                 body.ready = true;
                 if counts {
-                    facts.push(Event::Ready(worker));
+                    facts.push(Input::Ready(worker));
                 }
             }
             if stopping {
@@ -214,7 +214,7 @@ impl Supervisor {
         self.accept_probe.resume();
         while let Ok(report) = self.accept_probe.reports().try_recv() {
             match report {
-                AcceptReport::Accepting(worker) => self.input(Event::Ready(worker)),
+                AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
                 AcceptReport::Blind(worker, reason) => self.blind(worker, &reason),
             }
         }
@@ -245,7 +245,7 @@ impl Supervisor {
         }
         self.blind.insert(worker);
         if said_so {
-            self.input(Event::Ready(worker));
+            self.input(Input::Ready(worker));
         } else {
             self.alive_for.insert((self.clock.now() + Span::from_secs(1), worker));
         }
@@ -258,7 +258,7 @@ impl Supervisor {
             && at <= now
         {
             self.alive_for.pop_first();
-            self.input(Event::Lived(worker));
+            self.input(Input::Lived(worker));
         }
     }
 
@@ -312,7 +312,7 @@ impl Supervisor {
         self.exit_reports.add(worker, obituary);
         self.look_away(worker);
         self.blind.remove(&worker);
-        self.input(Event::Exited(worker, exit));
+        self.input(Input::Exited(worker, exit));
     }
 
     /// SIGCHLD: orphans of our workers that have ended, and, without pidfds, workers.
@@ -346,7 +346,7 @@ impl Supervisor {
         let tickets: Vec<_> = pools.iter().map(|pool| (*pool, self.tickets.join(wait, *pool))).collect();
         self.close_wait(wait);
         for (pool, ticket) in tickets {
-            self.input(Event::Requested(ticket, Request::Roll(pool)));
+            self.input(Input::Requested(ticket, Request::Roll(pool)));
         }
     }
 }

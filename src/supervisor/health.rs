@@ -8,7 +8,7 @@ use super::probes::Probing;
 use super::recycling::Recycling;
 use super::watchdog::Watchdogs;
 use crate::process::SpawnerConfig;
-use rotad_core::{Record, Time, WorkerId};
+use rotad_core::{Notice, Time, WorkerId};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -71,19 +71,19 @@ impl Supervisor {
     }
 
     /// What the core tells of a worker's life begins and ends the care for it.
-    pub(super) fn on_notice(&mut self, record: &Record) {
+    pub(super) fn on_notice(&mut self, record: &Notice) {
         match record {
-            Record::Ready { worker, .. } => {
+            Notice::Ready { worker, .. } => {
                 self.health.serving.insert(*worker);
                 self.health.probing.forget(*worker);
                 self.start_watchdog(*worker);
                 self.probe_health(*worker);
                 self.recycle_later(*worker);
             }
-            Record::Died { worker, .. }
-            | Record::Stopped { worker, .. }
-            | Record::Retired { worker, .. }
-            | Record::Killed { worker, .. } => {
+            Notice::Died { worker, .. }
+            | Notice::Stopped { worker, .. }
+            | Notice::Retired { worker, .. }
+            | Notice::Killed { worker, .. } => {
                 self.health.serving.remove(worker);
                 self.health.probing.forget(*worker);
                 self.health.watchdogs.forget(*worker);

@@ -11,7 +11,7 @@ use super::process_table::WorkerProcess;
 use crate::event_loop::poller::{Interest, Source};
 use crate::listener::{Fresh, Looked};
 use crate::observe::events::EventKind;
-use rotad_core::{Event, PoolId, Span, Time};
+use rotad_core::{Input, PoolId, Span, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
 
@@ -259,7 +259,7 @@ impl Supervisor {
     fn unreachable(&mut self, number: ListenerId) {
         let holds = |body: &WorkerProcess| body.output.is_some() && body.pattern.listeners.contains(&number);
         let holders = self.processes.iter().filter(|(_, body)| holds(body)).map(|(worker, _)| worker).collect();
-        self.input(Event::Unreachable(holders));
+        self.input(Input::Unreachable(holders));
     }
 
     /// Why this pool's listeners serve nobody, and whether none of them does.

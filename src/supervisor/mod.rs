@@ -72,7 +72,7 @@ use on_change::{OnChange, Then};
 use orphans::Orphans;
 use pool_registry::PoolRegistry;
 use process_table::ProcessTable;
-use rotad_core::{Event, Master, Policy, PoolId, Request, Span, Ticket, Time, WorkerId};
+use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Ticket, Time, WorkerId};
 use runtime_files::RuntimeFiles;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
@@ -98,7 +98,7 @@ const NOBODY: Ticket = Ticket(0);
 /// All that the master holds beside the core.
 struct Supervisor {
     plan: Plan,
-    engine: Master,
+    engine: Engine,
     clock: Clock,
     /// The time of the last step.
     last_step: Time,
@@ -131,7 +131,7 @@ struct Supervisor {
     processes: ProcessTable,
     spawn_specs: SpawnSpecs,
     exit_reports: ExitReports,
-    inputs: VecDeque<Event>,
+    inputs: VecDeque<Input>,
     /// A step's orders are being carried out.
     draining: bool,
     tickets: Tickets,
@@ -199,7 +199,7 @@ impl Supervisor {
         let ids = self.pools.in_order(&ids).into_iter();
         let pools: Vec<(PoolId, Policy)> = ids.filter_map(|id| Some((id, self.pools.policy(id)?))).collect();
         for (pool, policy) in pools {
-            self.input(Event::Requested(NOBODY, Request::Keep(pool, policy)));
+            self.input(Input::Requested(NOBODY, Request::EnsurePool(pool, policy)));
         }
         let mut sources = Vec::new();
         loop {
@@ -329,7 +329,7 @@ impl Supervisor {
         self.retry_listener_repair();
         self.run_due_health();
         if self.engine.deadline().is_some_and(|at| at <= self.clock.now()) {
-            self.input(Event::Woke);
+            self.input(Input::TimerFired);
         }
         if self.start_watch.deadline().is_some_and(|at| at <= self.clock.now()) {
             self.start_overdue();
@@ -457,7 +457,7 @@ impl Supervisor {
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
         let request = if now { Request::StopNow } else { Request::Stop { cap } };
-        self.input(Event::Requested(NOBODY, request));
+        self.input(Input::Requested(NOBODY, request));
     }
 
     fn journal_born(&mut self, worker: WorkerId, start_time: u64) {

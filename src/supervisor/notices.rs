@@ -10,14 +10,14 @@ use crate::control::wire::Response;
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{
-    By, Cause, Cut, Exit, Failure, Generation, Outcome, PoolId, PoolState, Record, Slot, Span, Ticket, Why, WorkerId,
-    WorkerState,
+    Cause, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Slot, Span, StopReason,
+    SupersededBy, Ticket, WorkerId, WorkerState,
 };
 
 /// Ends of a slot in a row, all before ready and none a failure, after which a start has failed.
 const START_FAILS_AFTER: u32 = 5;
 
-/// [`Record::Died`].
+/// [`Notice::Died`].
 struct Death {
     cause: Cause,
     failure: bool,
@@ -28,31 +28,31 @@ struct Death {
 }
 
 impl Supervisor {
-    pub(super) fn recorded(&mut self, record: Record) {
+    pub(super) fn recorded(&mut self, record: Notice) {
         self.on_notice(&record);
         match record {
-            Record::Ready { worker, took, by_age, soak } => self.ready_line(worker, took, by_age, soak),
-            Record::Confirmed { worker, took } => {
+            Notice::Ready { worker, took, by_age, soak } => self.ready_line(worker, took, by_age, soak),
+            Notice::Confirmed { worker, took } => {
                 self.emit(
                     EventBuilder::new(EventKind::Ready, format!("says that it is ready, {took} after its start"))
                         .worker(worker),
                 );
             }
-            Record::Soaked { worker } => self.emit(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker)),
-            Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+            Notice::Soaked { worker } => self.emit(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker)),
+            Notice::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
                 let death = Death { cause, failure, before_ready, in_vain, retry_in, given_up };
                 self.died_line(worker, &death);
             }
-            Record::Stopped { worker, exit, took } => {
+            Notice::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
                 self.emit(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
-            Record::Retired { worker, why } => {
+            Notice::Retired { worker, why } => {
                 let (cause, text) = self.retired(worker, why);
                 self.emit(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
             }
-            Record::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
-            Record::Lost { worker } => {
+            Notice::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
+            Notice::Lost { worker } => {
                 let ended = self.processes.get(worker).is_some_and(|body| body.exit.is_some());
                 let text = match ended {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
@@ -60,73 +60,73 @@ impl Supervisor {
                 };
                 self.emit(EventBuilder::new(EventKind::Lost, text).worker(worker).error());
             }
-            Record::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
-            Record::CrashLoop { .. }
-            | Record::CrashLoopEases { .. }
-            | Record::CrashLoopOver { .. }
-            | Record::RollStarted { .. }
-            | Record::RollingBack { .. }
-            | Record::RollEnded { .. }
-            | Record::RollAfter { .. }
-            | Record::RollWaits { .. }
-            | Record::RollSuperseded { .. }
-            | Record::Watched { .. }
-            | Record::PoolReady { .. }
-            | Record::PoolStopped { .. }
-            | Record::Held { .. }
-            | Record::StepDone { .. }
-            | Record::Renewed { .. }
-            | Record::EssentialLost { .. }
-            | Record::EssentialEnded { .. } => self.pool_recorded(record),
+            Notice::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
+            Notice::CrashLoop { .. }
+            | Notice::CrashLoopEases { .. }
+            | Notice::CrashLoopOver { .. }
+            | Notice::RollStarted { .. }
+            | Notice::RollingBack { .. }
+            | Notice::RollEnded { .. }
+            | Notice::RollAfter { .. }
+            | Notice::RollWaits { .. }
+            | Notice::RollSuperseded { .. }
+            | Notice::Watched { .. }
+            | Notice::PoolReady { .. }
+            | Notice::PoolStopped { .. }
+            | Notice::Held { .. }
+            | Notice::StepDone { .. }
+            | Notice::Renewed { .. }
+            | Notice::EssentialLost { .. }
+            | Notice::EssentialEnded { .. } => self.pool_recorded(record),
         }
     }
 
-    fn pool_recorded(&mut self, record: Record) {
+    fn pool_recorded(&mut self, record: Notice) {
         match record {
-            Record::CrashLoop { pool, deaths, span } => {
+            Notice::CrashLoop { pool, deaths, span } => {
                 let span = span.max(Span::from_secs(1));
                 let text = format!(
                     "crash loop: {deaths} workers died within {span}; one is tried at a time, the others are not touched"
                 );
                 self.emit(EventBuilder::new(EventKind::CrashLoop, text).pool(pool).error());
             }
-            Record::CrashLoopEases { pool } => {
+            Notice::CrashLoopEases { pool } => {
                 let text = "one serves for a second: starting the rest; the crash loop is over once one lasts";
                 self.emit(EventBuilder::new(EventKind::CrashLoopEases, text).pool(pool));
             }
-            Record::CrashLoopOver { pool } => {
+            Notice::CrashLoopOver { pool } => {
                 self.emit(
                     EventBuilder::new(EventKind::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool),
                 );
             }
-            Record::PoolReady { pool, generation } => {
+            Notice::PoolReady { pool, generation } => {
                 let text = self.all_up(pool);
                 self.emit(EventBuilder::new(EventKind::PoolReady, text).pool(pool).generation(generation));
                 self.pool_up(pool, text);
             }
-            Record::PoolStopped { pool } => {
+            Notice::PoolStopped { pool } => {
                 self.emit(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
                 self.pool_stopped(pool);
             }
-            Record::Held { pool, by } => {
+            Notice::Held { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
                 self.emit(EventBuilder::new(EventKind::Held, text).pool(pool));
                 self.tell(pool, &told);
             }
-            Record::StepDone { pool, generation, took } => {
+            Notice::StepDone { pool, generation, took } => {
                 let note = EventBuilder::new(EventKind::StepDone, format!("done after {took}"));
                 self.emit(note.pool(pool).generation(generation));
                 self.step_done(pool);
                 self.pool_up(pool, &format!("done after {took}"));
             }
-            Record::EssentialLost { pool, span } => {
+            Notice::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
                 self.emit(EventBuilder::new(EventKind::EssentialLost, text).pool(pool).error());
                 self.essential_lost(pool, span);
             }
-            Record::EssentialEnded { pool, exit } => {
+            Notice::EssentialEnded { pool, exit } => {
                 let how = exit.map_or_else(|| "no worker could be started".to_owned(), exit_text);
                 let text = format!("essential, and its workers have ended: {how}");
                 self.emit(EventBuilder::new(EventKind::EssentialEnded, text).pool(pool).warn());
@@ -136,15 +136,15 @@ impl Supervisor {
         }
     }
 
-    fn roll_recorded(&mut self, record: Record) {
+    fn roll_recorded(&mut self, record: Notice) {
         match record {
-            Record::RollStarted { pool, generation, of } => {
+            Notice::RollStarted { pool, generation, of } => {
                 let text = format!("rolling restart of {of} workers");
                 self.emit(EventBuilder::new(EventKind::RollStarted, text).pool(pool).generation(generation));
                 let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
                 self.tell(pool, &text);
             }
-            Record::RollingBack { pool, generation, to, failure } => {
+            Notice::RollingBack { pool, generation, to, failure } => {
                 let reason = reason(&failure, failure.worker.and_then(|w| self.exit_reports.of_worker(w)));
                 let text = format!("going back to generation {to}");
                 let note = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
@@ -154,25 +154,25 @@ impl Supervisor {
                 let text = format!("{}: {text}", self.pool_name(pool));
                 self.tell(pool, &text);
             }
-            Record::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
-            Record::RollAfter { pool, by } => {
+            Notice::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
+            Notice::RollAfter { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("its rolling restart begins after that of {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
                 self.emit(EventBuilder::new(EventKind::Held, text).pool(pool).cause("roll"));
                 self.tell(pool, &told);
             }
-            Record::RollWaits { pool } => {
+            Notice::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
                 self.emit(EventBuilder::new(EventKind::RollWaits, text).pool(pool));
             }
-            Record::RollSuperseded { pool, generation, by, touched } => {
+            Notice::RollSuperseded { pool, generation, by, touched } => {
                 let touched =
                     if touched { "after some workers had been replaced" } else { "before anything was touched" };
                 let text = format!("{}, {touched}", superseded(by));
                 self.emit(EventBuilder::new(EventKind::RollSuperseded, text).pool(pool).generation(generation));
             }
-            Record::Watched { pool, span } => {
+            Notice::Watched { pool, span } => {
                 let text = format!(
                     "every new worker is alive, nothing says that they are ready: watched for {span} before the roll is \
                      done"
@@ -180,7 +180,7 @@ impl Supervisor {
                 self.tell(pool, &format!("{}: {text}", self.pool_name(pool)));
                 self.emit(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
             }
-            Record::Renewed { pool, slot, worker, took } => {
+            Notice::Renewed { pool, slot, worker, took } => {
                 self.emit(EventBuilder::new(EventKind::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
                 let name = self.pool_name(pool).to_owned();
@@ -348,29 +348,29 @@ impl Supervisor {
         }
     }
 
-    fn retired(&self, worker: WorkerId, why: Why) -> (&'static str, &'static str) {
+    fn retired(&self, worker: WorkerId, why: StopReason) -> (&'static str, &'static str) {
         // By now the slot has its successor.
         let view = self.engine.view();
         let old = view.worker(worker).map(|old| (old.pool, old.slot));
         let next = old.and_then(|of| view.workers().find(|next| (next.pool, next.slot) == of && is_up(next.state)));
         let by_age = next.is_some_and(|next| next.by_age);
         match why {
-            Why::Replaced if by_age => ("replaced", "its successor is alive: stopping"),
-            Why::Replaced => ("replaced", "its successor serves: stopping"),
-            Why::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
-            Why::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
-            Why::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
-            Why::Recycled if by_age => ("recycled", "a fresh worker is alive in its place: stopping"),
-            Why::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
-            Why::Unhealthy => ("unhealthy", "failed its health check: stopping"),
-            Why::Unreachable => ("unreachable", "its listening socket was replaced by a new one: stopping"),
-            Why::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
-            Why::Stop => ("stop", "stopping"),
+            StopReason::Replaced if by_age => ("replaced", "its successor is alive: stopping"),
+            StopReason::Replaced => ("replaced", "its successor serves: stopping"),
+            StopReason::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
+            StopReason::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
+            StopReason::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
+            StopReason::Recycled if by_age => ("recycled", "a fresh worker is alive in its place: stopping"),
+            StopReason::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
+            StopReason::Unhealthy => ("unhealthy", "failed its health check: stopping"),
+            StopReason::Unreachable => ("unreachable", "its listening socket was replaced by a new one: stopping"),
+            StopReason::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
+            StopReason::Stop => ("stop", "stopping"),
         }
     }
 
     /// What it was doing is cut short: whoever misses that later finds it named here.
-    fn killed_line(&mut self, id: WorkerId, cut: Cut, waited: Span) {
+    fn killed_line(&mut self, id: WorkerId, cut: KillReason, waited: Span) {
         let Some(body) = self.processes.get(id) else { return };
         let rest = match &body.outlived {
             // It has just finished.
@@ -380,27 +380,27 @@ impl Supervisor {
             None => None,
         };
         let mut text = match (cut, rest) {
-            (Cut::Steps, Some(rest)) => {
+            (KillReason::Steps, Some(rest)) => {
                 format!("cut short {waited} after it was asked to stop: its tree had not ended, killed: {rest}")
             }
-            (Cut::Cap, Some(rest)) => {
+            (KillReason::Cap, Some(rest)) => {
                 format!(
                     "cut short {waited} after it was asked to stop, the stop of everything takes too long: killed: {rest}"
                 )
             }
-            (Cut::Now, Some(rest)) => format!("killed at once, as was asked for: {rest}"),
-            (Cut::Steps, None) => format!("did not stop within {waited}: killed"),
-            (Cut::Cap, None) => {
+            (KillReason::Now, Some(rest)) => format!("killed at once, as was asked for: {rest}"),
+            (KillReason::Steps, None) => format!("did not stop within {waited}: killed"),
+            (KillReason::Cap, None) => {
                 format!("killed {waited} after it was asked to stop: the stop of everything takes too long")
             }
-            (Cut::Now, None) => "killed at once, as was asked for".to_owned(),
+            (KillReason::Now, None) => "killed at once, as was asked for".to_owned(),
         };
         let log = body.output.as_ref().map(|output| self.log.last_words(output)).unwrap_or_default();
         text.push_str(&last_known(body.says.as_deref(), &log));
         let note = EventBuilder::new(EventKind::Kill, text).worker(id);
         self.emit(match cut {
-            Cut::Steps | Cut::Cap => note.cause("stop-timeout").warn(),
-            Cut::Now => note.cause("stop-now"),
+            KillReason::Steps | KillReason::Cap => note.cause("stop-timeout").warn(),
+            KillReason::Now => note.cause("stop-now"),
         });
     }
 
@@ -415,7 +415,7 @@ impl Supervisor {
         };
         let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
         self.emit(if is_failure { note.error() } else { note });
-        if !matches!(outcome, Outcome::Superseded { by: By::Return }) {
+        if !matches!(outcome, Outcome::Superseded { by: SupersededBy::Return }) {
             self.spawn_specs.hold_to(pool, None);
         }
         self.forget_generations(pool);
@@ -480,7 +480,7 @@ impl Supervisor {
                 self.stopping = true;
                 let cap = Some(Span::from_secs(5));
                 let stop = rotad_core::Request::Stop { cap };
-                self.inputs.push_back(rotad_core::Event::Requested(super::NOBODY, stop));
+                self.inputs.push_back(rotad_core::Input::Requested(super::NOBODY, stop));
             }
         }
     }
@@ -522,7 +522,7 @@ fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::RolledBack { .. } => "rolled-back",
         Outcome::Superseded { .. } => "superseded",
         Outcome::Cancelled { .. } => "cancelled",
-        Outcome::NotRenewed { .. } | Outcome::Begins { .. } | Outcome::Nothing(_) => "nothing",
+        Outcome::NotRenewed { .. } | Outcome::Begins { .. } | Outcome::NothingDone(_) => "nothing",
     }
 }
 

@@ -9,7 +9,7 @@ use super::pool_registry::PoolSpec;
 use super::tickets::{reason, superseded};
 use crate::control::wire::ReloadScope;
 use crate::plan::{self, Kind, Plan, PoolChange};
-use rotad_core::{Event, Outcome, PoolId, Request, Ticket};
+use rotad_core::{Input, Outcome, PoolId, Request, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ impl Supervisor {
         // The facts may end the phase at once: it has to be in its place before.
         self.reloads.put(wish, Stage::Stepping(draft, steps));
         for (ticket, request) in requests {
-            self.input(Event::Requested(ticket, request));
+            self.input(Input::Requested(ticket, request));
         }
     }
 
@@ -124,7 +124,7 @@ impl Supervisor {
             steps.before.insert(pool, None);
             steps.running.insert(pool, None);
             let policy = self.pools.policy(pool);
-            return policy.map(|policy| (super::NOBODY, Request::Keep(pool, policy))).into_iter().collect();
+            return policy.map(|policy| (super::NOBODY, Request::EnsurePool(pool, policy))).into_iter().collect();
         };
         let ticket = self.tickets.lone();
         let same = before.is_alike(&pattern);
@@ -134,9 +134,9 @@ impl Supervisor {
         let Some(policy) = self.pools.policy(pool) else { return Vec::new() };
         if same {
             // A run that is under way, of the same recipe, ends before the next one begins.
-            return vec![(super::NOBODY, Request::Keep(pool, policy)), (ticket, Request::Roll(pool))];
+            return vec![(super::NOBODY, Request::EnsurePool(pool, policy)), (ticket, Request::Roll(pool))];
         }
-        vec![(ticket, Request::Change { pool, policy })]
+        vec![(ticket, Request::Reconfigure { pool, policy })]
     }
 
     /// The answer to a step's ticket. False: it is somebody else's.
@@ -203,12 +203,12 @@ impl Supervisor {
                 Some(before) => {
                     self.pools.redraft(pool, before);
                     if let Some(policy) = self.pools.policy(pool) {
-                        self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+                        self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
                     }
                 }
                 None => {
                     self.pools.leave(pool);
-                    self.input(Event::Requested(super::NOBODY, Request::Remove(pool)));
+                    self.input(Input::Requested(super::NOBODY, Request::Remove(pool)));
                 }
             }
         }

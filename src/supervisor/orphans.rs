@@ -11,7 +11,7 @@ use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::procfs::Stat;
 use crate::process::tree::{Found, Identity, Member, Passed, Question, Stranger};
 use crate::sys::reaper;
-use rotad_core::{Event, Signal, WorkerId};
+use rotad_core::{Input, Signal, WorkerId};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -297,7 +297,7 @@ impl Supervisor {
             self.bury(body);
             self.port_freed(id);
         }
-        self.inputs.push_back(Event::Swept(id));
+        self.inputs.push_back(Input::TreeGone(id));
     }
 
     /// The master leaves: whoever is left is ended. A look that is under way does not count.

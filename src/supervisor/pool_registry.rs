@@ -124,7 +124,7 @@ impl PoolRegistry {
         let plan = &post.draft.plan;
         let kind = match plan.kind {
             Kind::Worker | Kind::Task => PoolKind::Service,
-            Kind::Step => PoolKind::Step,
+            Kind::Step => PoolKind::Oneshot,
         };
         Some(Policy {
             kind,

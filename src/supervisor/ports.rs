@@ -4,7 +4,7 @@ use super::Supervisor;
 use crate::plan::Ports;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
-use rotad_core::{Event, PoolId, Span, Time, WorkerId};
+use rotad_core::{Input, PoolId, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -111,7 +111,7 @@ impl Supervisor {
     /// What it has waited is not taken from its time to get ready.
     fn grant_time(&mut self, worker: WorkerId) {
         if let Some(body) = self.processes.get(worker) {
-            self.inputs.push_back(Event::Extended(worker, body.pattern.plan.policy.ready_timeout));
+            self.inputs.push_back(Input::TimeoutExtended(worker, body.pattern.plan.policy.ready_timeout));
         }
     }
 

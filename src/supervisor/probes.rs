@@ -10,7 +10,7 @@ use crate::observe::events::EventKind;
 use crate::plan::{Address, Check, Context, Health, Ready};
 use crate::probe::{Left, ProbeError, ProbeRequest, ProbeResult, Prober};
 use crate::process::{PinnedPaths, SpawnerConfig};
-use rotad_core::{Event, Span, Time, WorkerId};
+use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -335,7 +335,7 @@ impl Supervisor {
         match (purpose, unwell) {
             (Purpose::Readiness, None) => {
                 self.health.probing.forget(worker);
-                self.input(Event::Ready(worker));
+                self.input(Input::Ready(worker));
             }
             (Purpose::Readiness, Some(_)) => {
                 let pause = SOON.as_millis() << failed.saturating_sub(1).min(10);

@@ -8,7 +8,7 @@ use super::watchdog::span;
 use crate::event_loop::waker::Waker;
 use crate::observe::events::EventKind;
 use crate::process::rss_sampler::RssSampler;
-use rotad_core::{Event, Outcome, Request, Span, Ticket, Time, WorkerId};
+use rotad_core::{Input, Outcome, Request, Span, Ticket, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the memory of workers with `max_rss` is looked at.
@@ -183,7 +183,7 @@ impl Supervisor {
                 .worker(worker)
                 .cause(reason.word()),
         );
-        self.input(Event::Requested(Ticket(MARK | worker.0), Request::Renew(pool, slot)));
+        self.input(Input::Requested(Ticket(MARK | worker.0), Request::Replace(pool, slot)));
     }
 
     /// The answer to such a request. True: it was one.

@@ -6,7 +6,7 @@ use super::on_change::Then;
 use crate::control::wire::{ScaleTo, Selector, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
-use rotad_core::{Event, PoolId, Request, Slot, WorkerId, WorkerState};
+use rotad_core::{Input, PoolId, Request, Slot, WorkerId, WorkerState};
 
 /// What is said of the start of a pool that was scaled to nothing.
 pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
@@ -35,7 +35,7 @@ impl Supervisor {
         let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, true) else { return };
         self.asked_for("cancel", format!("{} asks to cancel {}", self.whom(client), self.names(&pools)));
         for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
-            self.input(Event::Requested(ticket, Request::Cancel(pool)));
+            self.input(Input::Requested(ticket, Request::Cancel(pool)));
         }
     }
 
@@ -49,7 +49,7 @@ impl Supervisor {
             self.pools.rest(pool, true);
             let ticket = self.tickets.join(wait, pool);
             self.await_stop(pool, ticket);
-            self.input(Event::Requested(super::NOBODY, Request::Drop(pool)));
+            self.input(Input::Requested(super::NOBODY, Request::StopPool(pool)));
             if now {
                 let workers: Vec<WorkerId> =
                     self.processes.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
@@ -86,7 +86,7 @@ impl Supervisor {
         self.pools.rest(pool, false);
         if step && !rested {
             let ticket = self.tickets.join(wait, pool);
-            return self.input(Event::Requested(ticket, Request::Roll(pool)));
+            return self.input(Input::Requested(ticket, Request::Roll(pool)));
         }
         if !rested && self.pools.policy(pool).is_some_and(|policy| policy.count == 0) {
             let text = format!("{}: {NONE_WANTED}", self.pool_name(pool));
@@ -109,9 +109,9 @@ impl Supervisor {
         let ticket = self.tickets.join(wait, pool);
         self.await_start(pool, ticket);
         if let Some(policy) = self.pools.policy(pool) {
-            self.input(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+            self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
             // Slots that had come to their end are filled again as well.
-            self.input(Event::Requested(super::NOBODY, Request::Start(pool)));
+            self.input(Input::Requested(super::NOBODY, Request::Start(pool)));
         }
     }
 
@@ -145,7 +145,7 @@ impl Supervisor {
             "up"
         }));
         self.pools.scale(pool, Some(count));
-        self.input(Event::Requested(super::NOBODY, Request::Scale(pool, count)));
+        self.input(Input::Requested(super::NOBODY, Request::Scale(pool, count)));
         if count == 0 {
             // A start that still waits for this pool has nothing to wait for any more.
             self.pool_up(pool, NONE_WANTED);
@@ -202,7 +202,7 @@ impl Supervisor {
         self.emit(EventBuilder::new(EventKind::Request, text).pool(pool).cause("renew"));
         let asker = Some(client).filter(|_| wait != Wait::No);
         for (pool, ticket) in self.tickets.issue(asker, wait == Wait::Drained, &[pool]) {
-            self.input(Event::Requested(ticket, Request::Renew(pool, Slot(slot))));
+            self.input(Input::Requested(ticket, Request::Replace(pool, Slot(slot))));
         }
         if wait == Wait::No {
             self.done(client, 0, format!("replacing {name}/{slot}"));

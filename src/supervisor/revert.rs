@@ -5,23 +5,23 @@ use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use crate::observe::events::EventKind;
-use rotad_core::{Event, Generation, Order, Outcome, PoolId, Record, Request, RollState};
+use rotad_core::{Command, Generation, Input, Notice, Outcome, PoolId, Request, RollState};
 use std::collections::BTreeSet;
 
 impl Supervisor {
     /// What has to be known before a step's orders are carried out: which generation is made from what.
-    pub(super) fn prepare_generations(&mut self, orders: &[Order]) {
+    pub(super) fn prepare_generations(&mut self, orders: &[Command]) {
         self.reverted.clear();
         for (at, order) in orders.iter().enumerate() {
             match order {
                 // Whatever is read from the configuration later is for later generations.
-                Order::Record(Record::RollStarted { pool, generation, .. }) => self.pools.begin(*pool, *generation),
-                Order::Record(Record::RollEnded {
+                Command::Notice(Notice::RollStarted { pool, generation, .. }) => self.pools.begin(*pool, *generation),
+                Command::Notice(Notice::RollEnded {
                     pool,
                     outcome: Outcome::Aborted { .. } | Outcome::RolledBack { .. },
                 }) => {
                     // One that waited begins now, and tries what was read last once more.
-                    let again = |later: &Order| matches!(later, Order::Record(Record::RollStarted { pool: of, .. }) if of == pool);
+                    let again = |later: &Command| matches!(later, Command::Notice(Notice::RollStarted { pool: of, .. }) if of == pool);
                     if !orders[at..].iter().any(again) {
                         self.put_back(*pool);
                     }
@@ -48,7 +48,7 @@ impl Supervisor {
             self.log.retarget(&plan.name, &plan.log);
         }
         if let Some(policy) = self.pools.policy(pool) {
-            self.inputs.push_back(Event::Requested(super::NOBODY, Request::Keep(pool, policy)));
+            self.inputs.push_back(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
         }
         self.refresh_plan();
         self.watch_files();

@@ -5,7 +5,7 @@ use super::Supervisor;
 use super::pool_registry::PoolSpec;
 use crate::control::wire::{Selector, Wait};
 use crate::plan::Kind;
-use rotad_core::{Event, Generation, PoolId, PoolView, Request, RollState};
+use rotad_core::{Generation, Input, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;
 
 /// A way that can be gone.
@@ -77,7 +77,7 @@ impl Supervisor {
         // What it was made from may be gone: something else under its number would be no way back.
         self.spawn_specs.hold_to(pool, Some(to));
         let ticket = self.tickets.join(wait, pool);
-        self.input(Event::Requested(ticket, Request::Return { pool, to, policy }));
+        self.input(Input::Requested(ticket, Request::RollBack { pool, to, policy }));
         format!("{name}: back to generation {to}")
     }
 

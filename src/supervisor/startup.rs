@@ -39,7 +39,7 @@ use crate::process::{Spawner, SpawnerConfig, shim};
 use crate::runtime_dir::stale_workers::{Manner, Nudge, StaleWorker, StaleWorkers, WorkerJournal};
 use crate::runtime_dir::{NOTIFY, RuntimeDir, RuntimeDirRepair, make_notify_dir};
 use crate::sys;
-use rotad_core::{Master, Span, Time};
+use rotad_core::{Engine, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
@@ -374,7 +374,7 @@ impl Standing {
             tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
         }
         Supervisor {
-            engine: Master::on(processors()),
+            engine: Engine::on(processors()),
             clock: Clock::start(),
             last_step: Time(0),
             blocking: BlockingPool::new(wake.clone(), reader),

@@ -2,7 +2,7 @@
 
 use super::exit_report::{ExitReport, describe};
 use crate::observe::clip::join_within;
-use rotad_core::{By, Cause, Failure, Generation, Nothing, Outcome, PoolId, Standing, Ticket};
+use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket};
 use std::collections::BTreeMap;
 
 /// How much is told at the end of one wait, in bytes: many pools, each with its culprit's last lines.
@@ -193,7 +193,7 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
         }
         Outcome::Begins { generation } => (1, format!("{pool}: has not begun; it will, with generation {generation}")),
         Outcome::Superseded { by } => (1, format!("{pool}: {}", superseded(*by))),
-        Outcome::Nothing(why) => nothing(pool, *why),
+        Outcome::NothingDone(why) => nothing(pool, *why),
     }
 }
 
@@ -203,31 +203,31 @@ fn failed(standing: &Standing) -> u8 {
 }
 
 /// Why a rolling restart ended, or was never begun.
-pub(super) fn superseded(by: By) -> &'static str {
+pub(super) fn superseded(by: SupersededBy) -> &'static str {
     match by {
-        By::Roll => "superseded by a newer wish",
-        By::Change => "superseded: its configuration has changed",
-        By::Return => "superseded: it goes to another generation",
-        By::Stop => "superseded: the pool stops",
-        By::Removal => "superseded: the configuration has it no more",
-        By::StopOfAll => "superseded: everything stops",
-        By::Cancel => "superseded: cancelled, with the rolling restart that it waited for",
-        By::Scale => "superseded: its slot is not wanted any more",
+        SupersededBy::Roll => "superseded by a newer wish",
+        SupersededBy::Change => "superseded: its configuration has changed",
+        SupersededBy::Return => "superseded: it goes to another generation",
+        SupersededBy::Stop => "superseded: the pool stops",
+        SupersededBy::Removal => "superseded: the configuration has it no more",
+        SupersededBy::StopOfAll => "superseded: everything stops",
+        SupersededBy::Cancel => "superseded: cancelled, with the rolling restart that it waited for",
+        SupersededBy::Scale => "superseded: its slot is not wanted any more",
     }
 }
 
-fn nothing(pool: &str, why: Nothing) -> (u8, String) {
+fn nothing(pool: &str, why: NothingDone) -> (u8, String) {
     match why {
-        Nothing::NoPool => (1, format!("{pool}: is not there any more")),
-        Nothing::Stopped => (0, format!("{pool}: is stopped, and stays so until `rotad start {pool}`")),
-        Nothing::NoRoll => (0, format!("{pool}: nothing to cancel: no rolling restart runs")),
-        Nothing::GoesBack(to) => {
+        NothingDone::NoPool => (1, format!("{pool}: is not there any more")),
+        NothingDone::Stopped => (0, format!("{pool}: is stopped, and stays so until `rotad start {pool}`")),
+        NothingDone::NoRoll => (0, format!("{pool}: nothing to cancel: no rolling restart runs")),
+        NothingDone::GoesBack(to) => {
             (0, format!("{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"))
         }
-        Nothing::Step => (1, format!("{pool}: is a step: there is nothing to go back to")),
-        Nothing::Forgotten(generation) => (1, format!("{pool}: generation {generation} is not known")),
-        Nothing::Empty(slot) => (1, format!("{pool}/{slot}: nobody serves there who could be replaced")),
-        Nothing::Gone(slot) => {
+        NothingDone::Oneshot => (1, format!("{pool}: is a step: there is nothing to go back to")),
+        NothingDone::Forgotten(generation) => (1, format!("{pool}: generation {generation} is not known")),
+        NothingDone::Empty(slot) => (1, format!("{pool}/{slot}: nobody serves there who could be replaced")),
+        NothingDone::Gone(slot) => {
             (0, format!("{pool}/{slot}: its worker has ended before its turn came; a new one takes its place"))
         }
     }
@@ -334,7 +334,16 @@ mod tests {
 
     #[test]
     fn every_cause_has_words_of_its_own() {
-        let all = [By::Roll, By::Change, By::Return, By::Stop, By::Removal, By::StopOfAll, By::Cancel, By::Scale];
+        let all = [
+            SupersededBy::Roll,
+            SupersededBy::Change,
+            SupersededBy::Return,
+            SupersededBy::Stop,
+            SupersededBy::Removal,
+            SupersededBy::StopOfAll,
+            SupersededBy::Cancel,
+            SupersededBy::Scale,
+        ];
         let texts: std::collections::BTreeSet<String> =
             all.iter().map(|by| verdict(about(true), &Outcome::Superseded { by: *by }).1).collect();
         assert_eq!(texts.len(), all.len(), "{texts:?}");

@@ -4,7 +4,7 @@
 use super::Supervisor;
 use crate::notify_socket::Message;
 use crate::plan::Health;
-use rotad_core::{Event, Span, Time, WorkerId};
+use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ impl Supervisor {
     pub(super) fn unhealthy(&mut self, worker: WorkerId, reason: String) {
         if let Some(body) = self.processes.get_mut(worker) {
             body.unwell = Some(reason);
-            self.input(Event::Unhealthy(worker));
+            self.input(Input::Unhealthy(worker));
         }
     }
 }

@@ -1,39 +1,41 @@
 //! Ten thousand workers cost ten thousand times one worker, and not the square.
 
 use rotad_core::{
-    Event, Exit, Master, OnFailure, Order, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Span, Step, Ticket, Time, To, WorkerId,
+    Command, Engine, Exit, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
+    RestartPolicy, Signal, Span, StopStep, Ticket, Time, To, WorkerId,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// A world in which everything works at once; counts the facts.
 struct World {
-    master: Master,
+    engine: Engine,
     now: u64,
-    facts: VecDeque<Event>,
+    facts: VecDeque<Input>,
     steps: u64,
     left: bool,
 }
 
 impl World {
-    fn tell(&mut self, event: Event) {
+    fn tell(&mut self, event: Input) {
         self.facts.push_back(event);
         while let Some(fact) = self.facts.pop_front() {
             self.now += 1;
             self.steps += 1;
-            for order in self.master.step(Time(self.now), fact) {
+            for order in self.engine.handle(Time(self.now), fact) {
                 match order {
-                    Order::Spawn { worker, .. } => {
-                        self.facts.push_back(Event::Born(worker));
-                        self.facts.push_back(Event::Ready(worker));
+                    Command::Spawn { worker, .. } => {
+                        self.facts.push_back(Input::Started(worker));
+                        self.facts.push_back(Input::Ready(worker));
                     }
-                    Order::Signal(worker, _) | Order::SignalTree(worker, _) | Order::Kill(worker) => {
-                        self.facts.push_back(Event::Exited(worker, Exit::Code(0)));
+                    Command::Signal(worker, _) | Command::SignalTree(worker, _) | Command::Kill(worker) => {
+                        self.facts.push_back(Input::Exited(worker, Exit::Code(0)));
                     }
-                    Order::Sweep(worker) | Order::Outlive(worker, _) => self.facts.push_back(Event::Swept(worker)),
-                    Order::Leave { .. } => self.left = true,
-                    Order::Reply(..) | Order::Record(_) => {}
+                    Command::KillTree(worker) | Command::SignalRemaining(worker, _) => {
+                        self.facts.push_back(Input::TreeGone(worker))
+                    }
+                    Command::Exit { .. } => self.left = true,
+                    Command::Reply(..) | Command::Notice(_) => {}
                 }
             }
         }
@@ -47,7 +49,7 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         count,
         readiness: Readiness::Reported,
         ready_timeout: Span::from_secs(600),
-        stop: vec![Step { signal: Some(Signal::TERM), wait: Span::from_secs(600), to: To::Main }],
+        stop: vec![StopStep { signal: Some(Signal::TERM), wait: Span::from_secs(600), to: To::Main }],
         reload: Reload { surge, max_draining, soak: Some(Span::ZERO), on_failure: OnFailure::Rollback },
         restart: Restart {
             policy: RestartPolicy::Always,
@@ -62,18 +64,18 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         max_starting: None,
         essential: None,
     };
-    let mut world = World { master: Master::new(), now: 0, facts: VecDeque::new(), steps: 0, left: false };
+    let mut world = World { engine: Engine::new(), now: 0, facts: VecDeque::new(), steps: 0, left: false };
     let pool = PoolId(1);
-    world.tell(Event::Requested(Ticket(1), Request::Keep(pool, policy)));
-    world.tell(Event::Requested(Ticket(2), Request::Roll(pool)));
-    let workers: Vec<WorkerId> = world.master.view().workers().map(|worker| worker.id).collect();
+    world.tell(Input::Requested(Ticket(1), Request::EnsurePool(pool, policy)));
+    world.tell(Input::Requested(Ticket(2), Request::Roll(pool)));
+    let workers: Vec<WorkerId> = world.engine.view().workers().map(|worker| worker.id).collect();
     world.now += 1000;
     for worker in workers {
-        world.tell(Event::Exited(worker, Exit::Code(0)));
+        world.tell(Input::Exited(worker, Exit::Code(0)));
     }
-    world.tell(Event::Requested(Ticket(3), Request::Roll(pool)));
-    assert_eq!(world.master.view().pool(pool).map(|pool| pool.proven.0), Some(3));
-    world.tell(Event::Requested(Ticket(4), Request::Stop { cap: None }));
+    world.tell(Input::Requested(Ticket(3), Request::Roll(pool)));
+    assert_eq!(world.engine.view().pool(pool).map(|pool| pool.proven.0), Some(3));
+    world.tell(Input::Requested(Ticket(4), Request::Stop { cap: None }));
     assert!(world.left);
     assert!(world.steps < u64::from(count) * 30, "{} steps", world.steps);
     began.elapsed()

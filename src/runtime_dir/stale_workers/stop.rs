@@ -9,7 +9,7 @@ use super::{StaleWorker, StaleWorkers};
 use crate::event_loop::clock::Clock;
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rotad_core::{Signal, Span, Step, Time, To};
+use rotad_core::{Signal, Span, StopStep, Time, To};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -27,14 +27,17 @@ const TOGETHER: Duration = Duration::from_millis(5);
 /// How the workers of one pool are stopped.
 #[derive(Clone, Debug)]
 pub struct Manner {
-    pub steps: Vec<Step>,
+    pub steps: Vec<StopStep>,
     /// The pools that this one comes after: they are asked when this one is gone.
     pub after: Vec<String>,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { steps: vec![Step { signal: Some(Signal(SIGTERM)), wait: PATIENCE, to: To::Main }], after: Vec::new() }
+        Self {
+            steps: vec![StopStep { signal: Some(Signal(SIGTERM)), wait: PATIENCE, to: To::Main }],
+            after: Vec::new(),
+        }
     }
 }
 
@@ -72,7 +75,7 @@ enum Stage {
     /// Others come first.
     Held,
     /// In this step, until then.
-    Step(usize, Time),
+    StopStep(usize, Time),
     Killing(Time),
 }
 
@@ -144,23 +147,23 @@ fn held(trees: &HashMap<String, Tree>, manners: &BTreeMap<String, Manner>) -> Ha
 
 impl Tree {
     /// Goes on to the stage that it is time for. True: its patience is over, and it is killed now.
-    fn advance(&mut self, steps: &[Step], now: Time, held: bool, kill: bool) -> bool {
+    fn advance(&mut self, steps: &[StopStep], now: Time, held: bool, kill: bool) -> bool {
         let before = self.stage;
         let mut next = match self.stage {
             Stage::Held if held && !kill => return false,
             Stage::Held => 0,
-            Stage::Step(step, until) if until <= now => step + 1,
-            Stage::Step(step, _) => step,
+            Stage::StopStep(step, until) if until <= now => step + 1,
+            Stage::StopStep(step, _) => step,
             Stage::Killing(_) => return false,
         };
         if kill {
             next = steps.len();
         }
         self.stage = match steps.get(next) {
-            Some(_) if matches!(before, Stage::Step(step, _) if step == next) => before,
+            Some(_) if matches!(before, Stage::StopStep(step, _) if step == next) => before,
             Some(step) => {
                 self.told.clear();
-                Stage::Step(next, now + step.wait)
+                Stage::StopStep(next, now + step.wait)
             }
             None => Stage::Killing(now + KILL_WAIT),
         };
@@ -168,11 +171,11 @@ impl Tree {
     }
 
     /// Sends what the stage asks for.
-    fn tell(&mut self, steps: &[Step], members: &[&StaleWorker]) {
+    fn tell(&mut self, steps: &[StopStep], members: &[&StaleWorker]) {
         let (signal, to) = match self.stage {
             Stage::Held => return,
             Stage::Killing(_) => (SIGKILL, To::Tree),
-            Stage::Step(step, _) => match steps.get(step).and_then(|step| Some((step.signal?, step.to))) {
+            Stage::StopStep(step, _) => match steps.get(step).and_then(|step| Some((step.signal?, step.to))) {
                 Some((signal, to)) => (signal.0, to),
                 None => return,
             },

@@ -17,8 +17,8 @@ mod wishes;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
-    Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, To, WorkerId,
+    Engine, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
+    RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To, WorkerId,
 };
 
 const POOL: PoolId = PoolId(1);
@@ -86,7 +86,7 @@ const MORE: [Fact; 8] = [
 
 #[derive(Clone)]
 struct Life {
-    master: Master,
+    engine: Engine,
     oracle: Oracle,
     policy: Policy,
     now: u64,
@@ -94,18 +94,18 @@ struct Life {
 }
 
 impl Life {
-    fn step(&mut self, event: Event) -> Verdict {
+    fn step(&mut self, event: Input) -> Verdict {
         let now = Time(self.now);
         self.oracle.before(now, &event);
-        for order in self.master.step(now, event.clone()) {
+        for order in self.engine.handle(now, event.clone()) {
             self.oracle.order(now, &order)?;
         }
-        self.oracle.after(now, &event, &self.master)
+        self.oracle.after(now, &event, &self.engine)
     }
 
     fn ask(&mut self, request: Request) -> Verdict {
         self.tickets += 1;
-        self.step(Event::Requested(Ticket(self.tickets), request))
+        self.step(Input::Requested(Ticket(self.tickets), request))
     }
 
     fn find(&self, youngest: bool, which: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {
@@ -116,32 +116,32 @@ impl Life {
     /// `None`: there is nobody of whom this could be said, or it would be said twice.
     fn happen(&mut self, fact: Fact) -> Option<Verdict> {
         // Time passes, but never over a deadline: that is a fact of its own.
-        self.now = (self.now + 1).min(self.master.deadline().map_or(u64::MAX, |at| at.0.max(self.now)));
+        self.now = (self.now + 1).min(self.engine.deadline().map_or(u64::MAX, |at| at.0.max(self.now)));
         let policy = |life: &Self| life.oracle.policy(POOL.0).unwrap_or_else(|| life.policy.clone());
         Some(match fact {
             Fact::Roll => self.ask(Request::Roll(POOL)),
             Fact::Cancel => self.ask(Request::Cancel(POOL)),
             Fact::Scale(count) => self.ask(Request::Scale(POOL, count)),
-            Fact::Drop => self.ask(Request::Drop(POOL)),
+            Fact::Drop => self.ask(Request::StopPool(POOL)),
             Fact::Keep => {
                 let policy = policy(self);
-                self.ask(Request::Keep(POOL, policy))
+                self.ask(Request::EnsurePool(POOL, policy))
             }
             Fact::Change => {
                 let policy = policy(self);
-                self.ask(Request::Change { pool: POOL, policy })
+                self.ask(Request::Reconfigure { pool: POOL, policy })
             }
             Fact::Return => {
                 let policy = policy(self);
-                self.ask(Request::Return { pool: POOL, to: Generation(1), policy })
+                self.ask(Request::RollBack { pool: POOL, to: Generation(1), policy })
             }
-            Fact::Renew(slot) => self.ask(Request::Renew(POOL, Slot(slot))),
+            Fact::Renew(slot) => self.ask(Request::Replace(POOL, Slot(slot))),
             Fact::Stop => self.ask(Request::Stop { cap: None }),
             Fact::StopNow => self.ask(Request::StopNow),
             Fact::ReadyOldest | Fact::ReadyYoungest => {
                 let youngest = matches!(fact, Fact::ReadyYoungest);
                 let worker = self.find(youngest, |w| w.stays() && w.ready.is_none())?;
-                self.step(Event::Ready(worker))
+                self.step(Input::Ready(worker))
             }
             Fact::DiesOldest | Fact::DiesYoungest => {
                 let worker = self.find(matches!(fact, Fact::DiesYoungest), model::Worker::stays)?;
@@ -149,7 +149,7 @@ impl Life {
             }
             Fact::SickOldest | Fact::SickYoungest => {
                 let worker = self.find(matches!(fact, Fact::SickYoungest), model::Worker::serves)?;
-                self.step(Event::Unhealthy(worker))
+                self.step(Input::Unhealthy(worker))
             }
             Fact::Replace => {
                 let known = self.oracle.books.workers.iter().filter(|(_, w)| w.stays());
@@ -157,7 +157,7 @@ impl Life {
                 if known.is_empty() {
                     return None;
                 }
-                self.step(Event::Unreachable(known))
+                self.step(Input::Unreachable(known))
             }
             Fact::Gone => {
                 let worker = self.find(false, |w| w.asked.is_some() && !w.gone)?;
@@ -165,18 +165,18 @@ impl Life {
             }
             Fact::Leaves => {
                 let worker = self.find(false, |w| w.asked.is_some() && w.exited.is_none())?;
-                self.step(Event::Exited(worker, Exit::Code(0)))
+                self.step(Input::Exited(worker, Exit::Code(0)))
             }
             Fact::Time => {
-                self.now = self.master.deadline()?.0.max(self.now);
-                self.step(Event::Woke)
+                self.now = self.engine.deadline()?.0.max(self.now);
+                self.step(Input::TimerFired)
             }
         })
     }
 
     fn end(&mut self, worker: WorkerId, exit: Exit) -> Verdict {
-        self.step(Event::Exited(worker, exit))?;
-        self.step(Event::Swept(worker))
+        self.step(Input::Exited(worker, exit))?;
+        self.step(Input::TreeGone(worker))
     }
 
     /// From here on everything works.
@@ -194,7 +194,7 @@ impl Life {
     fn end_well(mut self) -> Verdict {
         self.be_kind()?;
         if self.oracle.books.stop_at.is_none() {
-            self.oracle.judge(Time(self.now), &self.master)?;
+            self.oracle.judge(Time(self.now), &self.engine)?;
             self.ask(Request::Stop { cap: None })?;
             self.be_kind()?;
         }
@@ -228,7 +228,7 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         count,
         readiness: Readiness::Reported,
         ready_timeout: Span(60_000),
-        stop: vec![Step { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }],
+        stop: vec![StopStep { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }],
         reload: Reload { surge, max_draining: 1, soak: Some(Span(1000)), on_failure },
         restart: Restart {
             policy: restart,
@@ -244,8 +244,8 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         essential: None,
     };
     let mut life =
-        Life { master: Master::new(), oracle: Oracle::new(0, 1), policy: policy.clone(), now: 0, tickets: 0 };
-    life.ask(Request::Keep(POOL, policy)).expect("a pool starts");
+        Life { engine: Engine::new(), oracle: Oracle::new(0, 1), policy: policy.clone(), now: 0, tickets: 0 };
+    life.ask(Request::EnsurePool(POOL, policy)).expect("a pool starts");
     let depth = std::env::var("ROTAD_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(4);
     let mut lives = 0;
     explore(&life, true, depth - 1, &mut Vec::new(), &mut lives);

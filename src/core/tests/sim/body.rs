@@ -4,7 +4,7 @@ use crate::oracle::Violation;
 use crate::plan::Fault;
 use crate::rng::Rng;
 use crate::world::{End, Happening, World};
-use rotad_core::{Event, PoolKind, Readiness, WorkerId};
+use rotad_core::{Input, PoolKind, Readiness, WorkerId};
 
 /// What is wrong with all workers of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum Says {
     /// Its age, as somebody outside of the core has it.
     Lived,
     /// Its age, as the core has it.
-    Nothing,
+    NothingDone,
 }
 
 pub(crate) struct Body {
@@ -60,13 +60,13 @@ impl World<'_> {
         let bad = self.draw_bad(pool, generation);
         let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
         let rng = &mut body.rng;
-        let is_step = self.plan.pools[pool].kind == PoolKind::Step;
+        let is_step = self.plan.pools[pool].kind == PoolKind::Oneshot;
         let readiness = self.oracle.books.workers.get(&id).map_or(Readiness::Reported, |worker| worker.readiness);
         let age = if self.plan.silent { Rng::of(self.plan.seed, (4 << 56) + id).range(0, 99) } else { 100 };
         let timeout = self.oracle.books.workers.get(&id).map_or(5000, |worker| worker.timeout);
         let ready_in = if rng.chance(10) { rng.range(0, timeout * 9 / 10) } else { rng.range(0, 1200) };
         let (ready_in, says) = match readiness {
-            Readiness::Alive(span) if age < 70 => (span.0, Says::Nothing),
+            Readiness::Alive(span) if age < 70 => (span.0, Says::NothingDone),
             Readiness::Reported if age < 5 => (ready_in, Says::Lived),
             _ => (ready_in, Says::Ready),
         };
@@ -78,7 +78,7 @@ impl World<'_> {
             match says {
                 Says::Ready => plans.push((ready_in, Happening::Ready(id))),
                 Says::Lived => plans.push((ready_in, Happening::Lived(id))),
-                Says::Nothing => {}
+                Says::NothingDone => {}
             }
             if rng.chance(rate(Fault::ReadyTwice)) {
                 plans.push((ready_in + rng.range(0, 3000), Happening::Ready(id)));
@@ -116,7 +116,7 @@ impl World<'_> {
         for (within, happening) in plans {
             self.at(now + within, happening);
         }
-        self.step(Event::Born(WorkerId(id)))?;
+        self.step(Input::Started(WorkerId(id)))?;
         // The signals that have waited for it.
         if killed {
             self.killed(id);

@@ -2,7 +2,7 @@
 
 use crate::rng::Rng;
 use rotad_core::{
-    Cause, Event, Exit, Master, OnFailure, Order, Policy, PoolId, PoolKind, Readiness, Record, Reload, Request,
+    Cause, Command, Engine, Exit, Input, Notice, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
     Restart, RestartPolicy, Span, Ticket, Time, WorkerId,
 };
 use std::collections::BTreeMap;
@@ -35,10 +35,10 @@ struct Body {
 struct Machine {
     processors: u32,
     boots: Vec<Boot>,
-    master: Master,
+    engine: Engine,
     now: f64,
     bodies: BTreeMap<u64, Body>,
-    pending: Vec<(f64, Event)>,
+    pending: Vec<(f64, Input)>,
     ready: Vec<u32>,
     look_at: Option<f64>,
     replies: u32,
@@ -80,7 +80,7 @@ impl Machine {
             processors,
             ready: vec![0; boots.len()],
             boots,
-            master: Master::on(processors),
+            engine: Engine::on(processors),
             now: 0.0,
             bodies: BTreeMap::new(),
             pending: Vec::new(),
@@ -119,9 +119,9 @@ impl Machine {
                 if done(&body) {
                     body.done = true;
                     match self.boots[body.pool].ends {
-                        Ends::Ready => events.push(Event::Ready(WorkerId(*id))),
+                        Ends::Ready => events.push(Input::Ready(WorkerId(*id))),
                         Ends::Hangs => {}
-                        Ends::Dies => events.push(Event::Exited(WorkerId(*id), Exit::Code(1))),
+                        Ends::Dies => events.push(Input::Exited(WorkerId(*id), Exit::Code(1))),
                     }
                 }
             }
@@ -132,10 +132,10 @@ impl Machine {
         }
     }
 
-    fn step(&mut self, event: Event) {
-        for order in self.master.step(Time(self.now.ceil() as u64), event) {
+    fn step(&mut self, event: Input) {
+        for order in self.engine.handle(Time(self.now.ceil() as u64), event) {
             match order {
-                Order::Spawn { worker, pool, .. } => {
+                Command::Spawn { worker, pool, .. } => {
                     let boot = self.boots[pool.0 as usize];
                     let body = Body {
                         pool: pool.0 as usize,
@@ -144,32 +144,32 @@ impl Machine {
                         done: false,
                     };
                     self.bodies.insert(worker.0, body);
-                    self.pending.push((self.now, Event::Born(worker)));
+                    self.pending.push((self.now, Input::Started(worker)));
                 }
-                Order::Signal(worker, _) | Order::SignalTree(worker, _) | Order::Kill(worker) => {
+                Command::Signal(worker, _) | Command::SignalTree(worker, _) | Command::Kill(worker) => {
                     if let Some(body) = self.bodies.get_mut(&worker.0) {
                         body.done = true;
                     }
                     let exit = Exit::Signal { signal: 9, core_dumped: false };
-                    self.pending.push((self.now + 1.0, Event::Exited(worker, exit)));
+                    self.pending.push((self.now + 1.0, Input::Exited(worker, exit)));
                 }
-                Order::Sweep(worker) | Order::Outlive(worker, _) => {
+                Command::KillTree(worker) | Command::SignalRemaining(worker, _) => {
                     self.bodies.remove(&worker.0);
-                    self.pending.push((self.now, Event::Swept(worker)));
+                    self.pending.push((self.now, Input::TreeGone(worker)));
                 }
-                Order::Record(Record::Ready { worker, .. }) => {
+                Command::Notice(Notice::Ready { worker, .. }) => {
                     self.ready[self.bodies[&worker.0].pool] += 1;
                 }
-                Order::Record(Record::Died { worker, cause: Cause::NotReadyInTime, .. }) => {
+                Command::Notice(Notice::Died { worker, cause: Cause::NotReadyInTime, .. }) => {
                     let pool = self.bodies[&worker.0].pool;
                     self.late += u32::from(self.boots[pool].ends == Ends::Ready);
                 }
-                Order::Reply(..) => self.replies += 1,
-                Order::Record(_) | Order::Leave { .. } => {}
+                Command::Reply(..) => self.replies += 1,
+                Command::Notice(_) | Command::Exit { .. } => {}
             }
         }
         self.most = self.most.max(self.burning().count());
-        if self.master.view().holds_back() {
+        if self.engine.view().holds_back() {
             self.look_at.get_or_insert(self.now + 10.0);
         }
     }
@@ -177,7 +177,7 @@ impl Machine {
     /// Lives on until that is so; false: it was not so by then.
     fn until(&mut self, end: f64, is: impl Fn(&Self) -> bool) -> bool {
         while !is(self) {
-            let deadline = self.master.deadline().map(|at| at.0 as f64);
+            let deadline = self.engine.deadline().map(|at| at.0 as f64);
             let pending = self.pending.iter().map(|(at, _)| *at).reduce(f64::min);
             let next = [deadline, pending, self.look_at].into_iter().flatten().fold(end, f64::min).max(self.now);
             self.pass(next);
@@ -192,10 +192,10 @@ impl Machine {
                 self.look_at = None;
                 let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
                 let demand = |id: &WorkerId| (*id, if burning.contains(&id.0) { 100 } else { 0 });
-                let found = self.master.view().starting().iter().take(32).map(demand).collect();
-                self.step(Event::Demand(found));
+                let found = self.engine.view().starting().iter().take(32).map(demand).collect();
+                self.step(Input::Demand(found));
             } else if deadline.is_some_and(|at| at <= self.now) {
-                self.step(Event::Woke);
+                self.step(Input::TimerFired);
             }
         }
         true
@@ -205,7 +205,7 @@ impl Machine {
         let well = |(id, pool): (PoolId, rotad_core::PoolView)| {
             self.boots[id.0 as usize].ends != Ends::Ready || pool.ready >= pool.wanted
         };
-        self.master.view().pools().all(well)
+        self.engine.view().pools().all(well)
     }
 }
 
@@ -241,8 +241,8 @@ fn live(seed: u64) {
     for (id, (boot, count)) in boots.iter().zip(&counts).enumerate() {
         // A boot that has the machine to itself, four times over, and a moment.
         let timeout = boot.waits + 4 * boot.burns + 700;
-        let keep = Request::Keep(PoolId(id as u32), policy(*count, timeout, None));
-        machine.step(Event::Requested(Ticket(0), keep));
+        let keep = Request::EnsurePool(PoolId(id as u32), policy(*count, timeout, None));
+        machine.step(Input::Requested(Ticket(0), keep));
     }
     let bound = 2.0 * work(processors, &boots, &counts) + 400.0;
     assert!(machine.until(bound, Machine::is_up), "{about}: not up after {bound} ms: {:?}", machine.ready);
@@ -252,9 +252,9 @@ fn live(seed: u64) {
     let end = machine.now + 20_000.0;
     machine.until(end, |_| false);
     let serving: Vec<WorkerId> =
-        machine.master.view().workers().filter(|w| w.ready_in.is_some()).map(|w| w.id).collect();
+        machine.engine.view().workers().filter(|w| w.ready_in.is_some()).map(|w| w.id).collect();
     for worker in serving {
-        machine.step(Event::Exited(worker, Exit::Signal { signal: 9, core_dumped: false }));
+        machine.step(Input::Exited(worker, Exit::Signal { signal: 9, core_dumped: false }));
     }
     assert!(machine.until(machine.now + bound, Machine::is_up), "{about}: not up again after {bound} ms");
     assert_eq!(machine.late, 0, "{about}: they starved each other after a mass death");
@@ -262,7 +262,7 @@ fn live(seed: u64) {
     // And everybody is replaced, a quarter at a time.
     let healthy: Vec<u32> = (0..boots.len()).filter(|id| boots[*id].ends == Ends::Ready).map(|id| id as u32).collect();
     for pool in &healthy {
-        machine.step(Event::Requested(Ticket(1), Request::Roll(PoolId(*pool))));
+        machine.step(Input::Requested(Ticket(1), Request::Roll(PoolId(*pool))));
     }
     let (wanted, bound) = (machine.replies + healthy.len() as u32, 10.0 * bound + 60_000.0);
     assert!(machine.until(machine.now + bound, |m| m.replies >= wanted), "{about}: rolls for ever");
@@ -280,7 +280,7 @@ fn every_healthy_pool_comes_up_within_twice_the_work() {
 #[test]
 fn heavy_boots_do_not_starve_each_other() {
     let mut machine = Machine::new(2, vec![Boot { waits: 0, burns: 800, ends: Ends::Ready }]);
-    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(16, 4000, None))));
+    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(16, 4000, None))));
     assert!(machine.until(7000.0, Machine::is_up), "{:?} ready", machine.ready);
     assert_eq!(machine.late, 0);
     assert!(machine.most <= 4, "{} at once", machine.most);
@@ -289,7 +289,7 @@ fn heavy_boots_do_not_starve_each_other() {
 #[test]
 fn waiting_boots_are_not_held_up() {
     let mut machine = Machine::new(2, vec![Boot { waits: 2000, burns: 0, ends: Ends::Ready }]);
-    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(100, 60_000, None))));
+    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(100, 60_000, None))));
     assert!(machine.until(2200.0, Machine::is_up), "{:?} ready", machine.ready);
 }
 
@@ -299,9 +299,9 @@ fn neither_are_they_beside_heavy_ones() {
     let heavy = Boot { waits: 0, burns: 1000, ends: Ends::Ready };
     let light = Boot { waits: 500, burns: 0, ends: Ends::Ready };
     let mut machine = Machine::new(2, vec![heavy, light]);
-    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(60, 20_000, None))));
+    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(60, 20_000, None))));
     machine.until(3000.0, |_| false);
-    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(1), policy(50, 20_000, None))));
+    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(1), policy(50, 20_000, None))));
     assert!(machine.until(4500.0, |m| m.ready[1] == 50), "{:?} ready", machine.ready);
 }
 
@@ -309,12 +309,12 @@ fn neither_are_they_beside_heavy_ones() {
 #[test]
 fn a_fixed_number_is_kept() {
     let mut machine = Machine::new(8, vec![Boot { waits: 300, burns: 10, ends: Ends::Ready }]);
-    machine.step(Event::Requested(Ticket(0), Request::Keep(PoolId(0), policy(12, 20_000, Some(3)))));
+    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(12, 20_000, Some(3)))));
     let mut most = 0;
     while !machine.is_up() {
         let next = machine.now + 10.0;
         machine.until(next, |_| false);
-        most = most.max(machine.master.view().starting().len());
+        most = most.max(machine.engine.view().starting().len());
         assert!(machine.now < 2000.0, "{:?} ready", machine.ready);
     }
     assert_eq!(most, 3);

@@ -2,7 +2,7 @@
 
 use crate::model::{Books, Pool};
 use crate::oracle::{Oracle, Verdict, fail, hold};
-use rotad_core::{EmptyState, Essential, Event, Master, PoolId, PoolState, Time};
+use rotad_core::{EmptyState, Engine, Essential, Input, PoolId, PoolState, Time};
 
 impl Books {
     /// A worker of the rolling generation has served for as long as the first one must.
@@ -60,17 +60,17 @@ impl Books {
 }
 
 impl Oracle {
-    pub(crate) fn after(&mut self, now: Time, event: &Event, master: &Master) -> Verdict {
+    pub(crate) fn after(&mut self, now: Time, event: &Input, engine: &Engine) -> Verdict {
         self.books.workers.retain(|_, worker| !worker.gone);
-        if *event == Event::Woke {
-            hold!(master.deadline().is_none_or(|at| at > now), "no spin", "deadline {:?} at {now}", master.deadline());
+        if *event == Input::TimerFired {
+            hold!(engine.deadline().is_none_or(|at| at > now), "no spin", "deadline {:?} at {now}", engine.deadline());
         }
         self.workers_in_time(now.0)?;
-        if let Event::Unhealthy(id) = event {
+        if let Input::Unhealthy(id) = event {
             let ignored = self.books.workers.get(&id.0).is_some_and(|w| w.serves());
             hold!(!ignored, "unhealthy", "{id} serves on");
         }
-        self.forget_removed(master)?;
+        self.forget_removed(engine)?;
         let ids: Vec<u32> = self.books.pools.keys().copied().collect();
         for id in ids {
             let soaked = self.books.has_soaked(id, now.0);
@@ -79,14 +79,14 @@ impl Oracle {
             }
             self.failed_roll_ends(id)?;
             self.done_in_time(id, now.0)?;
-            self.counters(id, master)?;
+            self.counters(id, engine)?;
             self.floor_and_ceiling(id)?;
             self.begun_and_up(id, now.0)?;
-            self.filled(id, now.0, master)?;
-            self.somebody_tries(id, now.0, master)?;
+            self.filled(id, now.0, engine)?;
+            self.somebody_tries(id, now.0, engine)?;
             self.unreachable(id)?;
-            self.ended(id, master)?;
-            self.rolls_in_order(id, master)?;
+            self.ended(id, engine)?;
+            self.rolls_in_order(id, engine)?;
             let pool = &self.books.pools[&id];
             hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
         }
@@ -148,7 +148,7 @@ impl Oracle {
     }
 
     /// A pool that is not wanted any more is forgotten in the step in which the last of it is gone.
-    fn forget_removed(&mut self, master: &Master) -> Verdict {
+    fn forget_removed(&mut self, engine: &Engine) -> Verdict {
         let books = &self.books;
         let gone: Vec<u32> = books
             .pools
@@ -157,7 +157,7 @@ impl Oracle {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            hold!(master.view().pool(PoolId(id)).is_none(), "removed", "pool {id} is still there");
+            hold!(engine.view().pool(PoolId(id)).is_none(), "removed", "pool {id} is still there");
             self.books.pools.remove(&id);
         }
         Ok(())
@@ -229,13 +229,13 @@ impl Oracle {
     }
 
     /// A roll that waits says for whom; one whose turn will not come is over.
-    fn rolls_in_order(&self, id: u32, master: &Master) -> Verdict {
+    fn rolls_in_order(&self, id: u32, engine: &Engine) -> Verdict {
         let books = &self.books;
         if books.pools[&id].roll.as_ref().is_some_and(|roll| roll.to_base) {
             return Ok(());
         }
         let known = books.rolls_before(id);
-        let told = master.view().pool(PoolId(id)).map(|view| view.roll.after).unwrap_or_default();
+        let told = engine.view().pool(PoolId(id)).map(|view| view.roll.after).unwrap_or_default();
         hold!(told.iter().map(|pool| pool.0).eq(known.iter().copied()), "roll order", "{told:?}, known {known:?}");
         let pool = &books.pools[&id];
         let is_new = !pool.is_step() && pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
@@ -247,8 +247,8 @@ impl Oracle {
         Ok(())
     }
 
-    fn counters(&self, id: u32, master: &Master) -> Verdict {
-        let Some(view) = master.view().pool(PoolId(id)) else { return fail("view", "a pool is missing") };
+    fn counters(&self, id: u32, engine: &Engine) -> Verdict {
+        let Some(view) = engine.view().pool(PoolId(id)) else { return fail("view", "a pool is missing") };
         let books = &self.books;
         let serving = books.serving(id);
         hold!(view.ready == serving, "view", "ready {} but {serving} serve", view.ready);
@@ -270,9 +270,9 @@ impl Oracle {
         hold!(!all_there || well_enough, "outdated", "pool {id} is {:?}, and nothing is wrong", view.state);
         let (proven, before) = (view.proven.0, view.before.0);
         hold!(proven == pool.proven && before == pool.way_back(), "history", "{proven} proven, {before} before");
-        let known: Vec<u32> = master.view().served(PoolId(id)).into_iter().map(|of| of.0).collect();
+        let known: Vec<u32> = engine.view().served(PoolId(id)).into_iter().map(|of| of.0).collect();
         hold!(known == pool.served, "history", "{known:?} known, {:?} served", pool.served);
-        let known = master.view().workers().filter(|w| w.pool.0 == id).count();
+        let known = engine.view().workers().filter(|w| w.pool.0 == id).count();
         hold!(known == books.of(id).count(), "view", "{known} workers known");
         Ok(())
     }
@@ -296,7 +296,7 @@ impl Oracle {
     }
 
     /// No slot stays empty without a reason.
-    fn filled(&self, id: u32, now: u64, master: &Master) -> Verdict {
+    fn filled(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
         let pool = &self.books.pools[&id];
         if !pool.running || pool.crash_loop.is_some() || !pool.begun {
             return Ok(());
@@ -319,14 +319,14 @@ impl Oracle {
             if held[slot as usize] || waits || in_place && pool.roll.is_some() {
                 continue;
             }
-            let empty = master.view().empty_slots(PoolId(id)).find(|empty| empty.slot.0 == slot);
+            let empty = engine.view().empty_slots(PoolId(id)).find(|empty| empty.slot.0 == slot);
             if empty.is_some_and(|empty| empty.state == EmptyState::Waits) {
                 hold!(self.books.is_crowded(id), "held back", "slot {slot} of pool {id} waits for nobody");
                 continue;
             }
             let never = pool.may_give_up();
             let ended = never
-                && master
+                && engine
                     .view()
                     .empty_slots(PoolId(id))
                     .any(|empty| empty.slot.0 == slot && matches!(empty.state, EmptyState::Done | EmptyState::Failed));
@@ -340,7 +340,7 @@ impl Oracle {
     }
 
     /// In a crash loop one slot at a time tries, until somebody who became ready in it lets the others hope.
-    fn somebody_tries(&self, id: u32, now: u64, master: &Master) -> Verdict {
+    fn somebody_tries(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
         let books = &self.books;
         let pool = &books.pools[&id];
         let Some(since) = pool.crash_loop.filter(|_| pool.running && pool.begun && pool.roll.is_none()) else {
@@ -350,7 +350,7 @@ impl Oracle {
         if pool.is_step() || books.is_crowded(id) || books.of(id).any(|(_, w)| tries(w)) {
             return Ok(());
         }
-        for empty in master.view().empty_slots(PoolId(id)).filter(|empty| empty.state == EmptyState::Backoff) {
+        for empty in engine.view().empty_slots(PoolId(id)).filter(|empty| empty.state == EmptyState::Backoff) {
             let seat = &pool.slots[empty.slot.0 as usize];
             let waits = seat.retry_at.is_some_and(|at| now <= at + self.slack);
             let parts = books.of(id).any(|(_, w)| w.slot == empty.slot.0 && w.parts());
@@ -358,17 +358,17 @@ impl Oracle {
                 return Ok(());
             }
         }
-        let empty = master.view().empty_slots(PoolId(id)).any(|empty| empty.state == EmptyState::Backoff);
+        let empty = engine.view().empty_slots(PoolId(id)).any(|empty| empty.state == EmptyState::Backoff);
         hold!(!empty, "crash loop", "nobody tries in pool {id}");
         Ok(())
     }
 
     /// An essential pool that has come to its end is told at once, and once.
-    fn ended(&mut self, id: u32, master: &Master) -> Verdict {
+    fn ended(&mut self, id: u32, engine: &Engine) -> Verdict {
         let there = self.books.is_there(id);
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         let over = |empty: &rotad_core::EmptySlot| matches!(empty.state, EmptyState::Done | EmptyState::Failed);
-        let ended = master.view().empty_slots(PoolId(id)).filter(over).count() as u32;
+        let ended = engine.view().empty_slots(PoolId(id)).filter(over).count() as u32;
         let watched = pool.policy.essential == Some(Essential::Exit) && pool.running && pool.begun && !pool.is_step();
         if !watched || there || pool.policy.count == 0 || ended < pool.policy.count {
             pool.end_told = false;
@@ -379,15 +379,15 @@ impl Oracle {
     }
 
     /// The world has been kind for long enough: everything is well.
-    pub(crate) fn judge(&self, now: Time, master: &Master) -> Verdict {
+    pub(crate) fn judge(&self, now: Time, engine: &Engine) -> Verdict {
         let books = &self.books;
         if books.stop_at.is_some() {
             return fail("stop ends", format!("not left at {now}"));
         }
         hold!(books.tickets.is_empty(), "one answer", "never answered: {:?}", books.tickets);
-        hold!(master.deadline().is_none(), "idle", "wants to be woken at {:?}", master.deadline());
+        hold!(engine.deadline().is_none(), "idle", "wants to be woken at {:?}", engine.deadline());
         for (id, pool) in &books.pools {
-            let Some(view) = master.view().pool(PoolId(*id)) else { return fail("view", "a pool is missing") };
+            let Some(view) = engine.view().pool(PoolId(*id)) else { return fail("view", "a pool is missing") };
             hold!(pool.roll.is_none(), "converges", "a roll still runs");
             let leaving = books.of(*id).filter(|(_, w)| !w.serves()).count();
             hold!(leaving == 0, "converges", "{leaving} workers of pool {id} do not serve");
@@ -395,7 +395,7 @@ impl Oracle {
                 hold!(view.state == PoolState::Stopped && view.ready == 0, "converges", "{view:?}");
                 continue;
             }
-            let ended = master
+            let ended = engine
                 .view()
                 .empty_slots(PoolId(*id))
                 .filter(|slot| matches!(slot.state, EmptyState::Done | EmptyState::Failed))

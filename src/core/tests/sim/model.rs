@@ -2,7 +2,7 @@
 
 use crate::oracle::{Verdict, hold};
 use rotad_core::{
-    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, To, Why,
+    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, StopReason, To,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ pub(crate) struct Worker {
     pub(crate) extended: bool,
     /// Swept, or never born: forgotten after this step.
     pub(crate) gone: bool,
-    pub(crate) announced: Option<Why>,
+    pub(crate) announced: Option<StopReason>,
     pub(crate) overdue: bool,
     pub(crate) signals: usize,
     /// When what is left of it was ordered to be killed.
@@ -219,7 +219,7 @@ impl Pool {
     }
 
     pub(crate) fn is_step(&self) -> bool {
-        self.policy.kind == PoolKind::Step
+        self.policy.kind == PoolKind::Oneshot
     }
 
     /// A new generation without a roll: the pool has nobody who would have to be replaced.

@@ -4,7 +4,9 @@
 //! later; not started before its delay is over, and not later.
 
 use crate::model::{Books, Pool, Worker};
-use rotad_core::{By, Event, Exit, Generation, Nothing, Order, Outcome, Policy, Readiness, Signal, Time, WorkerId};
+use rotad_core::{
+    Command, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal, SupersededBy, Time, WorkerId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -83,7 +85,7 @@ impl Oracle {
     }
 
     /// The onlooker learns a fact at the same moment as the core.
-    pub(crate) fn before(&mut self, now: Time, event: &Event) {
+    pub(crate) fn before(&mut self, now: Time, event: &Input) {
         self.books.cancelled = false;
         self.books.rolls = None;
         self.books.created = None;
@@ -94,28 +96,28 @@ impl Oracle {
         self.books.sick = None;
         self.books.reports = None;
         match event {
-            Event::Born(id) => self.about(*id, |w| w.born = Some(now.0)),
-            Event::SpawnFailed(id) => self.about(*id, |w| w.gone = true),
-            Event::Extended(id, _) => {
+            Input::Started(id) => self.about(*id, |w| w.born = Some(now.0)),
+            Input::SpawnFailed(id) => self.about(*id, |w| w.gone = true),
+            Input::TimeoutExtended(id, _) => {
                 self.books.any_extended = true;
                 self.about(*id, |w| w.extended = true);
             }
-            Event::Demand(found) => self.demanded(now.0, found),
-            Event::Exited(id, exit) => self.about(*id, |w| {
+            Input::Demand(found) => self.demanded(now.0, found),
+            Input::Exited(id, exit) => self.about(*id, |w| {
                 if w.exited.is_none() {
                     w.code = if let Exit::Code(code) = exit { Some(*code) } else { None };
                 }
                 w.exited.get_or_insert(now.0);
             }),
-            Event::Swept(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
-            Event::Requested(ticket, request) => {
+            Input::TreeGone(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
+            Input::Requested(ticket, request) => {
                 self.wish(now, ticket.0, request);
                 // Fewer workers may be all that were missing.
                 for id in self.books.pools.keys().copied().collect::<Vec<_>>() {
                     self.notice_up(id);
                 }
             }
-            Event::Pinned { pool, generation, same } => {
+            Input::Pinned { pool, generation, same } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0)
                     && let Some(roll) = &pool.roll
                     && roll.generation == generation.0
@@ -128,10 +130,10 @@ impl Oracle {
                     }
                 }
             }
-            Event::Unhealthy(id) => self.books.sick = Some(id.0),
-            Event::Unreachable(ids) => self.books.cut_off(ids),
-            Event::Ready(id) => self.books.reports = Some(id.0),
-            Event::Lived(_) | Event::Woke => {}
+            Input::Unhealthy(id) => self.books.sick = Some(id.0),
+            Input::Unreachable(ids) => self.books.cut_off(ids),
+            Input::Ready(id) => self.books.reports = Some(id.0),
+            Input::Lived(_) | Input::TimerFired => {}
         }
     }
 
@@ -161,21 +163,23 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn order(&mut self, now: Time, order: &Order) -> Verdict {
+    pub(crate) fn order(&mut self, now: Time, order: &Command) -> Verdict {
         match order {
-            Order::Spawn { worker, pool, slot, generation } => self.spawn(now, worker.0, pool.0, slot.0, generation.0),
-            Order::Signal(id, signal) => self.signal(now, id.0, *signal, false),
-            Order::SignalTree(id, signal) => self.signal(now, id.0, *signal, true),
-            Order::Outlive(id, signal) => self.outlive(now, id.0, *signal),
-            Order::Kill(id) => self.kill(now, id.0),
-            Order::Sweep(id) => self.sweep(now, id.0),
-            Order::Reply(ticket, pool, outcome) => {
+            Command::Spawn { worker, pool, slot, generation } => {
+                self.spawn(now, worker.0, pool.0, slot.0, generation.0)
+            }
+            Command::Signal(id, signal) => self.signal(now, id.0, *signal, false),
+            Command::SignalTree(id, signal) => self.signal(now, id.0, *signal, true),
+            Command::SignalRemaining(id, signal) => self.outlive(now, id.0, *signal),
+            Command::Kill(id) => self.kill(now, id.0),
+            Command::KillTree(id) => self.sweep(now, id.0),
+            Command::Reply(ticket, pool, outcome) => {
                 self.remade(pool.0, outcome);
                 hold!(self.books.tickets.remove(&ticket.0), "one answer", "ticket {ticket} answered again");
                 self.answer(pool.0, ticket.0, outcome)
             }
-            Order::Record(record) => self.record(now, record),
-            Order::Leave { lost } => self.leave(lost),
+            Command::Notice(record) => self.record(now, record),
+            Command::Exit { lost } => self.leave(lost),
         }
     }
 
@@ -220,22 +224,22 @@ impl Oracle {
                 hold!(waits, "true answers", "pool {id} has begun");
             }
             Outcome::Superseded { by } => self.caused(id, *by)?,
-            Outcome::Nothing(why) => {
+            Outcome::NothingDone(why) => {
                 let true_ = match why {
-                    Nothing::NoPool => pool.is_none() || books.created == Some(id),
-                    Nothing::Stopped => pool.is_some_and(|pool| !pool.running),
-                    Nothing::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
-                    Nothing::GoesBack(to) => {
+                    NothingDone::NoPool => pool.is_none() || books.created == Some(id),
+                    NothingDone::Stopped => pool.is_some_and(|pool| !pool.running),
+                    NothingDone::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
+                    NothingDone::GoesBack(to) => {
                         cancels && pool.is_some_and(|p| p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0)
                     }
-                    Nothing::Step => pool.is_some_and(Pool::is_step),
-                    Nothing::Forgotten(to) => pool.is_some_and(|pool| !pool.served.contains(&to.0)),
-                    Nothing::Empty(slot) => {
+                    NothingDone::Oneshot => pool.is_some_and(Pool::is_step),
+                    NothingDone::Forgotten(to) => pool.is_some_and(|pool| !pool.served.contains(&to.0)),
+                    NothingDone::Empty(slot) => {
                         let here = books.of(id).filter(|(_, w)| w.slot == slot.0 && w.stays());
                         let serves = here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
                         pool.is_some_and(|p| p.is_step() || slot.0 >= p.policy.count) || !serves
                     }
-                    Nothing::Gone(slot) => renews == Some((id, slot.0)),
+                    NothingDone::Gone(slot) => renews == Some((id, slot.0)),
                 };
                 hold!(true_, "true answers", "{why:?} of pool {id}");
             }
@@ -244,19 +248,19 @@ impl Oracle {
     }
 
     /// What superseded a wish is what has just been wished.
-    pub(crate) fn caused(&self, id: u32, by: By) -> Verdict {
+    pub(crate) fn caused(&self, id: u32, by: SupersededBy) -> Verdict {
         let books = &self.books;
         let pool = books.pools.get(&id);
         let (all, removed) = (books.stop_at.is_some(), pool.is_none_or(|pool| pool.removed));
         let so = match by {
-            By::Roll => books.rolls == Some(id),
-            By::Change => books.changes == Some(id) && books.returns.is_none(),
-            By::Return => books.returns.is_some_and(|(pool, _)| pool == id),
-            By::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
-            By::Removal => !all && removed,
-            By::StopOfAll => all,
-            By::Cancel => books.cancelled,
-            By::Scale => books.scales,
+            SupersededBy::Roll => books.rolls == Some(id),
+            SupersededBy::Change => books.changes == Some(id) && books.returns.is_none(),
+            SupersededBy::Return => books.returns.is_some_and(|(pool, _)| pool == id),
+            SupersededBy::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
+            SupersededBy::Removal => !all && removed,
+            SupersededBy::StopOfAll => all,
+            SupersededBy::Cancel => books.cancelled,
+            SupersededBy::Scale => books.scales,
         };
         hold!(so, "true causes", "pool {id}: superseded by {by:?}");
         Ok(())

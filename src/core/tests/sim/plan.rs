@@ -2,7 +2,8 @@
 
 use crate::rng::Rng;
 use rotad_core::{
-    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, Step, To,
+    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, StopStep,
+    To,
 };
 
 /// The world stops faulting and the operator stops acting here.
@@ -112,7 +113,7 @@ impl Plan {
             }
             pool.after = (0..id as u32).filter(|_| rng.chance(40)).map(PoolId).collect();
             if rng.chance(if id == 0 { 10 } else { 20 }) {
-                pool.kind = PoolKind::Step;
+                pool.kind = PoolKind::Oneshot;
                 pool.count = 1;
             } else if rng.chance(20) {
                 pool.essential = Some(Essential::Ready(Span(rng.pick(&[500, 3000, 10_000]))));
@@ -172,7 +173,7 @@ fn policy(rng: &mut Rng) -> Policy {
         count,
         readiness: if rng.chance(75) { Readiness::Reported } else { Readiness::Alive(Span(rng.pick(&[0, 200, 1000]))) },
         ready_timeout: Span(rng.range(3000, 8000)),
-        stop: (0..steps).map(|_| Step { signal: signal(rng), wait: wait(rng), to: To::Main }).collect(),
+        stop: (0..steps).map(|_| StopStep { signal: signal(rng), wait: wait(rng), to: To::Main }).collect(),
         reload: reload(rng, count),
         restart: Restart {
             policy: rng.pick(&[

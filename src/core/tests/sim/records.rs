@@ -3,36 +3,36 @@
 use crate::model::{Pool, Roll, is_end};
 use crate::oracle::{Oracle, Verdict, fail, hold};
 use rotad_core::{
-    Cause, Essential, Exit, Failure, OnFailure, Outcome, Readiness, Record, RestartPolicy, Standing, Time, Why,
+    Cause, Essential, Exit, Failure, Notice, OnFailure, Outcome, Readiness, RestartPolicy, Standing, StopReason, Time,
 };
 use std::collections::BTreeSet;
 
 impl Oracle {
-    pub(crate) fn record(&mut self, now: Time, record: &Record) -> Verdict {
+    pub(crate) fn record(&mut self, now: Time, record: &Notice) -> Verdict {
         match record {
-            Record::Ready { worker, by_age, .. } => self.ready(now, worker.0, *by_age),
-            Record::Confirmed { worker, .. } => self.confirmed(now, worker.0),
-            Record::Watched { pool, .. } => {
+            Notice::Ready { worker, by_age, .. } => self.ready(now, worker.0, *by_age),
+            Notice::Confirmed { worker, .. } => self.confirmed(now, worker.0),
+            Notice::Watched { pool, .. } => {
                 let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
                 hold!(roll.is_some_and(|roll| !roll.back), "watched", "without a roll");
                 Ok(())
             }
-            Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+            Notice::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
                 hold!(!(*given_up && retry_in.is_some()), "died", "{worker} is given up and started again");
                 self.given_up(worker.0, *cause, *given_up)?;
                 self.died(now, worker.0, *cause, (*failure, *before_ready, *given_up), retry_in.map(|span| span.0))?;
                 self.in_vain(worker.0, *cause, *in_vain, retry_in.is_some())
             }
-            Record::Retired { worker, why } => self.retired(now, worker.0, *why),
-            Record::Lost { worker } => {
+            Notice::Retired { worker, why } => self.retired(now, worker.0, *why),
+            Notice::Lost { worker } => {
                 let Some(worker) = self.books.workers.get_mut(&worker.0) else { return fail("lost", "unknown") };
                 let since = worker.killed.or(worker.swept);
                 hold!(since.is_some_and(|at| now.0 >= at + 900), "lost", "named as lost too early");
                 worker.lost = true;
                 Ok(())
             }
-            Record::CrashLoop { pool, .. } => self.crash_loop(now, pool.0),
-            Record::CrashLoopEases { pool } => {
+            Notice::CrashLoop { pool, .. } => self.crash_loop(now, pool.0),
+            Notice::CrashLoopEases { pool } => {
                 let now = now.0;
                 let served = |w: &crate::model::Worker| w.serves() && w.ready.is_some_and(|at| now >= at + 1000);
                 let well = self.books.of(pool.0).any(|(_, w)| served(w));
@@ -42,7 +42,7 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Record::CrashLoopOver { pool } => {
+            Notice::CrashLoopOver { pool } => {
                 self.loop_may_end(now, pool.0)?;
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.crash_loop = None;
@@ -52,26 +52,26 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Record::RollStarted { .. }
-            | Record::RollingBack { .. }
-            | Record::RollEnded { .. }
-            | Record::RollAfter { .. }
-            | Record::RollWaits { .. }
-            | Record::RollSuperseded { .. } => self.roll_record(now, record),
-            Record::PoolReady { pool, generation } => {
+            Notice::RollStarted { .. }
+            | Notice::RollingBack { .. }
+            | Notice::RollEnded { .. }
+            | Notice::RollAfter { .. }
+            | Notice::RollWaits { .. }
+            | Notice::RollSuperseded { .. } => self.roll_record(now, record),
+            Notice::PoolReady { pool, generation } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.has_served(generation.0);
                 }
                 Ok(())
             }
-            Record::Held { pool, .. } => {
+            Notice::Held { pool, .. } => {
                 hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
                 Ok(())
             }
-            Record::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
-            Record::Renewed { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
-            Record::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
-            Record::EssentialLost { pool, span } => {
+            Notice::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
+            Notice::Renewed { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
+            Notice::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
+            Notice::EssentialLost { pool, span } => {
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
                 let since = pool.may_be_dark_since;
                 let due = since.is_some_and(|at| now.0 >= at + span.0);
@@ -79,7 +79,7 @@ impl Oracle {
                 pool.dark_told = true;
                 Ok(())
             }
-            Record::Stopped { worker, exit, took } => {
+            Notice::Stopped { worker, exit, took } => {
                 let Some(known) = self.books.workers.get(&worker.0) else { return fail("stopped", "unknown") };
                 let lingered = known.unreachable.is_some() && known.asked.is_none();
                 let asked = lingered || known.asked.is_some_and(|at| now.0 - at == took.0);
@@ -87,7 +87,7 @@ impl Oracle {
                 hold!(exit.is_some() == known.exited.is_some(), "stopped", "{worker}: {exit:?}");
                 Ok(())
             }
-            Record::Killed { .. } | Record::Soaked { .. } | Record::Replaced { .. } | Record::PoolStopped { .. } => {
+            Notice::Killed { .. } | Notice::Soaked { .. } | Notice::Replaced { .. } | Notice::PoolStopped { .. } => {
                 Ok(())
             }
         }
@@ -157,9 +157,9 @@ impl Oracle {
         Ok(())
     }
 
-    fn roll_record(&mut self, now: Time, record: &Record) -> Verdict {
+    fn roll_record(&mut self, now: Time, record: &Notice) -> Verdict {
         match record {
-            Record::RollStarted { pool, generation, .. } => {
+            Notice::RollStarted { pool, generation, .. } => {
                 let (pool_id, returns, after) = (pool.0, self.books.returns, self.books.last_id);
                 // One that had waited takes the place of one that has failed: others wait for this one's outcome.
                 self.books.rolls_failed.remove(&pool_id);
@@ -195,7 +195,7 @@ impl Oracle {
                 });
                 Ok(())
             }
-            Record::RollingBack { pool, failure, .. } => {
+            Notice::RollingBack { pool, failure, .. } => {
                 let cancelled = self.books.cancelled || self.after_failed(pool.0, failure);
                 let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&pool.0) else {
                     return fail("rolls", "back from none");
@@ -206,14 +206,14 @@ impl Oracle {
                 roll.back = true;
                 Ok(())
             }
-            Record::RollEnded { pool, outcome } => self.roll_ended(now, pool.0, outcome),
-            Record::RollAfter { pool, by } => {
+            Notice::RollEnded { pool, outcome } => self.roll_ended(now, pool.0, outcome),
+            Notice::RollAfter { pool, by } => {
                 let by: BTreeSet<u32> = by.iter().map(|pool| pool.0).collect();
                 let known = self.books.rolls_before(pool.0);
                 hold!(!by.is_empty() && by == known, "roll order", "pool {pool} waits for {by:?}, known {known:?}");
                 Ok(())
             }
-            Record::RollWaits { pool } => {
+            Notice::RollWaits { pool } => {
                 let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
                 let is_step = self.books.pools.get(&pool.0).is_some_and(Pool::is_step);
                 let busy = is_step && self.books.of(pool.0).any(|(_, w)| w.stays());
@@ -221,7 +221,7 @@ impl Oracle {
                 hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
             }
-            Record::RollSuperseded { pool, by, touched, .. } => {
+            Notice::RollSuperseded { pool, by, touched, .. } => {
                 self.caused(pool.0, *by)?;
                 let known = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
                 let retired = known.is_some_and(|roll| roll.retired);
@@ -234,26 +234,26 @@ impl Oracle {
                 hold!(roll.is_some_and(|roll| !roll.retired), "superseded", "though somebody was retired");
                 Ok(())
             }
-            Record::Ready { .. }
-            | Record::Confirmed { .. }
-            | Record::Watched { .. }
-            | Record::Died { .. }
-            | Record::Retired { .. }
-            | Record::Lost { .. }
-            | Record::CrashLoop { .. }
-            | Record::CrashLoopEases { .. }
-            | Record::CrashLoopOver { .. }
-            | Record::Killed { .. }
-            | Record::Soaked { .. }
-            | Record::Stopped { .. }
-            | Record::Replaced { .. }
-            | Record::PoolReady { .. }
-            | Record::PoolStopped { .. }
-            | Record::Held { .. }
-            | Record::StepDone { .. }
-            | Record::Renewed { .. }
-            | Record::EssentialLost { .. }
-            | Record::EssentialEnded { .. } => Ok(()),
+            Notice::Ready { .. }
+            | Notice::Confirmed { .. }
+            | Notice::Watched { .. }
+            | Notice::Died { .. }
+            | Notice::Retired { .. }
+            | Notice::Lost { .. }
+            | Notice::CrashLoop { .. }
+            | Notice::CrashLoopEases { .. }
+            | Notice::CrashLoopOver { .. }
+            | Notice::Killed { .. }
+            | Notice::Soaked { .. }
+            | Notice::Stopped { .. }
+            | Notice::Replaced { .. }
+            | Notice::PoolReady { .. }
+            | Notice::PoolStopped { .. }
+            | Notice::Held { .. }
+            | Notice::StepDone { .. }
+            | Notice::Renewed { .. }
+            | Notice::EssentialLost { .. }
+            | Notice::EssentialEnded { .. } => Ok(()),
         }
     }
 
@@ -435,12 +435,12 @@ impl Oracle {
         Ok(())
     }
 
-    fn retired(&mut self, now: Time, id: u64, why: Why) -> Verdict {
+    fn retired(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
         let books = &self.books;
         let Some(worker) = books.workers.get(&id) else { return fail("unasked", "unknown") };
         let lingers = worker.unreachable.is_some() && worker.asked.is_none();
         hold!(
-            worker.stays() || why == Why::Unhealthy || why == Why::Unreachable && lingers,
+            worker.stays() || why == StopReason::Unhealthy || why == StopReason::Unreachable && lingers,
             "unasked",
             "{id} is already leaving"
         );
@@ -448,12 +448,12 @@ impl Oracle {
         let pool = &books.pools[&pool_id];
         let reload = pool.policy.reload;
         match why {
-            Why::Stop => {
+            StopReason::Stop => {
                 hold!(!pool.running, "unasked", "{id} stopped in a running pool");
                 self.in_order(now, id)?;
             }
-            Why::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
-            Why::Unreachable => {
+            StopReason::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
+            StopReason::Unreachable => {
                 let seat = &pool.slots[worker.slot as usize];
                 let ends = seat.ended || pool.may_give_up();
                 let unwanted = !pool.running || worker.slot >= pool.policy.count || ends;
@@ -461,16 +461,16 @@ impl Oracle {
                 let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
                 hold!(at_once || unwanted || heir, "unreachable", "{id} may finish what it has");
             }
-            Why::Recycled | Why::MakesRoomForFresh => {
-                let in_place = why == Why::MakesRoomForFresh;
+            StopReason::Recycled | StopReason::MakesRoomForFresh => {
+                let in_place = why == StopReason::MakesRoomForFresh;
                 hold!(in_place == (reload.surge == 0) || pool.changed, "true causes", "{id}: {why:?}");
                 hold!(pool.roll.is_none() && books.wants_renewal(pool_id, worker.slot), "renewals", "{id} is recycled");
                 let draining = books.of(pool_id).filter(|(_, w)| w.parts() && w.lives()).count() as u32;
                 hold!(draining < reload.max_draining.max(1), "draining", "{draining} drain already");
                 books.enough_others(id, now.0)?;
             }
-            Why::ScaledDown => hold!(worker.slot >= pool.policy.count, "unasked", "{id} is wanted"),
-            Why::Abandoned => {
+            StopReason::ScaledDown => hold!(worker.slot >= pool.policy.count, "unasked", "{id} is wanted"),
+            StopReason::Abandoned => {
                 let spare = books.of(pool_id).any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
                 let Some(roll) = &pool.roll else {
                     hold!(spare, "unasked", "{id} abandoned without a roll");
@@ -483,9 +483,13 @@ impl Oracle {
                     "{id} abandoned"
                 );
             }
-            Why::Replaced | Why::MakesRoom => {
+            StopReason::Replaced | StopReason::MakesRoom => {
                 let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
-                hold!(heir || why == Why::MakesRoom, "true causes", "{id} is replaced, and nobody serves in its place");
+                hold!(
+                    heir || why == StopReason::MakesRoom,
+                    "true causes",
+                    "{id} is replaced, and nobody serves in its place"
+                );
                 let Some(roll) = &pool.roll else { return fail("unasked", format!("{id} replaced without a roll")) };
                 let goal = if roll.back { pool.wanted } else { roll.generation };
                 hold!(worker.generation != goal, "unasked", "{id} is of the generation that the roll is after");
@@ -498,7 +502,7 @@ impl Oracle {
     }
 
     /// Its stop begins, with the steps that hold now.
-    fn asked(&mut self, now: Time, id: u64, why: Why) -> Verdict {
+    fn asked(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
         let Some(worker) = self.books.workers.get_mut(&id) else { return fail("unasked", "unknown") };
         let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else { return fail("unasked", "no pool") };
         worker.asked = Some(now.0);
@@ -506,7 +510,7 @@ impl Oracle {
         worker.waits = pool.waits();
         worker.steps = pool.signals();
         if let Some(roll) = &mut pool.roll
-            && matches!(why, Why::Replaced | Why::MakesRoom)
+            && matches!(why, StopReason::Replaced | StopReason::MakesRoom)
         {
             roll.begun = true;
             roll.retired = true;
@@ -594,7 +598,10 @@ impl Oracle {
                 pool.mixed |= staying.iter().any(|(_, generation, _)| *generation != pool.wanted);
                 self.caused(id, *by)?;
             }
-            Outcome::Cancelled { .. } | Outcome::NotRenewed { .. } | Outcome::Begins { .. } | Outcome::Nothing(_) => {
+            Outcome::Cancelled { .. }
+            | Outcome::NotRenewed { .. }
+            | Outcome::Begins { .. }
+            | Outcome::NothingDone(_) => {
                 return fail("rolls", format!("a roll ends with {outcome:?}"));
             }
         }

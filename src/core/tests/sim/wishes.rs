@@ -9,23 +9,23 @@ impl Oracle {
         match request {
             Request::Roll(_)
             | Request::Cancel(_)
-            | Request::Change { .. }
-            | Request::Return { .. }
-            | Request::Renew(..) => {
+            | Request::Reconfigure { .. }
+            | Request::RollBack { .. }
+            | Request::Replace(..) => {
                 self.books.tickets.insert(ticket);
             }
-            Request::Keep(..)
+            Request::EnsurePool(..)
             | Request::Start(_)
-            | Request::Drop(_)
+            | Request::StopPool(_)
             | Request::Remove(_)
             | Request::Scale(..)
             | Request::Stop { .. }
             | Request::StopNow => {}
         }
         match request {
-            Request::Keep(id, policy) => self.wish_keep(id.0, policy),
+            Request::EnsurePool(id, policy) => self.wish_keep(id.0, policy),
             Request::Start(id) => self.wish_start(id.0),
-            Request::Drop(id) => self.wish_drop(id.0),
+            Request::StopPool(id) => self.wish_drop(id.0),
             Request::Remove(id) => {
                 self.wish_drop(id.0);
                 if let Some(pool) = self.books.pools.get_mut(&id.0) {
@@ -38,9 +38,9 @@ impl Oracle {
                 self.books.cancelled = true;
                 self.books.cancels.insert(ticket);
             }
-            Request::Change { pool, policy } => self.wish_change(pool.0, policy),
-            Request::Return { pool, to, policy } => self.wish_return(pool.0, to.0, policy),
-            Request::Renew(pool, slot) => {
+            Request::Reconfigure { pool, policy } => self.wish_change(pool.0, policy),
+            Request::RollBack { pool, to, policy } => self.wish_return(pool.0, to.0, policy),
+            Request::Replace(pool, slot) => {
                 self.books.renewals.insert(ticket, (pool.0, slot.0));
             }
             Request::Stop { cap } => self.wish_stop(now, cap.map(|cap| cap.0)),
@@ -98,7 +98,7 @@ impl Oracle {
 
     fn wish_scale(&mut self, id: u32, count: u32) {
         let Some(pool) = self.books.pools.get_mut(&id) else { return };
-        if pool.policy.kind == PoolKind::Step {
+        if pool.policy.kind == PoolKind::Oneshot {
             return;
         }
         self.books.scales = true;

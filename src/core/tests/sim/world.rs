@@ -6,7 +6,8 @@ use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
 use rotad_core::{
-    Cause, Event, Exit, Generation, Master, Order, Policy, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId,
+    Cause, Command, Engine, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot, Span, Ticket, Time,
+    WorkerId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -45,7 +46,7 @@ pub(crate) struct Stats {
 
 pub(crate) struct World<'a> {
     pub(crate) plan: &'a Plan,
-    master: Master,
+    engine: Engine,
     pub(crate) oracle: Oracle,
     pub(crate) now: u64,
     heap: BinaryHeap<Reverse<(u64, u64, Happening)>>,
@@ -73,7 +74,7 @@ impl<'a> World<'a> {
         let lateness = if plan.rate(Fault::LateWake) > 0 { 40 } else { 0 };
         Self {
             plan,
-            master: Master::on(plan.processors),
+            engine: Engine::on(plan.processors),
             looks: false,
             oracle: Oracle::new(lateness, plan.processors),
             now: 0,
@@ -106,7 +107,7 @@ impl<'a> World<'a> {
         self.until(JUDGED_AT)?;
         if !self.left {
             self.now = self.now.max(JUDGED_AT);
-            self.oracle.judge(Time(self.now), &self.master)?;
+            self.oracle.judge(Time(self.now), &self.engine)?;
             self.act(&Act::Stop(None))?;
             self.until(u64::MAX)?;
         }
@@ -117,7 +118,7 @@ impl<'a> World<'a> {
     fn until(&mut self, end: u64) -> Result<(), Violation> {
         loop {
             let next = self.heap.peek().map(|Reverse((at, _, _))| *at);
-            let wake = self.master.deadline().map(|at| at.0.max(self.now));
+            let wake = self.engine.deadline().map(|at| at.0.max(self.now));
             let late = if self.lateness > 0 { self.ties.range(0, self.lateness) } else { 0 };
             let wake = wake.map(|at| at + late);
             let wake_first = match (wake, next) {
@@ -142,9 +143,9 @@ impl<'a> World<'a> {
     }
 
     fn wake(&mut self) -> Result<(), Violation> {
-        self.step(Event::Woke)?;
+        self.step(Input::TimerFired)?;
         // Once is enough: a second one at the same moment finds nothing to do.
-        let again = self.master.step(Time(self.now), Event::Woke);
+        let again = self.engine.handle(Time(self.now), Input::TimerFired);
         if !again.is_empty() {
             return Err(Violation { oracle: "idempotence", text: format!("woken again at once: {again:?}") });
         }
@@ -165,21 +166,21 @@ impl<'a> World<'a> {
             Happening::Birth(id) => self.birth(id),
             Happening::BirthFails(id) => {
                 self.bodies.remove(&id);
-                self.step(Event::SpawnFailed(WorkerId(id)))
+                self.step(Input::SpawnFailed(WorkerId(id)))
             }
             Happening::Ready(id) => {
                 let late = self.plan.rate(Fault::ReadyLate) > 0;
                 if late || self.bodies.get(&id).is_some_and(|b| !b.dead) {
-                    return self.step(Event::Ready(WorkerId(id)));
+                    return self.step(Input::Ready(WorkerId(id)));
                 }
                 Ok(())
             }
-            Happening::Lived(id) => self.step(Event::Lived(WorkerId(id))),
-            Happening::Sick(id) => self.step(Event::Unhealthy(WorkerId(id))),
+            Happening::Lived(id) => self.step(Input::Lived(WorkerId(id))),
+            Happening::Sick(id) => self.step(Input::Unhealthy(WorkerId(id))),
             Happening::Asks(id) => match self.bodies.get_mut(&id) {
                 Some(body) if !body.dead || body.rest => {
                     let by = Span(body.rng.range(100, 6000));
-                    self.step(Event::Extended(WorkerId(id), by))
+                    self.step(Input::TimeoutExtended(WorkerId(id), by))
                 }
                 _ => Ok(()),
             },
@@ -193,18 +194,18 @@ impl<'a> World<'a> {
                     End::Code(code) => Exit::Code(code),
                     End::Signal(signal) => Exit::Signal { signal, core_dumped: false },
                 };
-                self.step(Event::Exited(WorkerId(id), exit))?;
+                self.step(Input::Exited(WorkerId(id), exit))?;
                 if self.plan.rate(Fault::ReadyTwice) > 0 {
-                    self.step(Event::Exited(WorkerId(id), exit))?;
+                    self.step(Input::Exited(WorkerId(id), exit))?;
                 }
                 Ok(())
             }
             // It may have been told by then: what finishes may also be swept.
             Happening::Swept(id) if self.bodies.remove(&id).is_none() => Ok(()),
-            Happening::Swept(id) => self.step(Event::Swept(WorkerId(id))),
+            Happening::Swept(id) => self.step(Input::TreeGone(WorkerId(id))),
             Happening::Pinned(pool, generation) => {
                 let same = self.draw_same(pool, generation);
-                self.step(Event::Pinned { pool: PoolId(pool as u32), generation: Generation(generation), same })
+                self.step(Input::Pinned { pool: PoolId(pool as u32), generation: Generation(generation), same })
             }
             Happening::Act(i) => {
                 let act = self.plan.acts[i].1.clone();
@@ -218,13 +219,13 @@ impl<'a> World<'a> {
             Happening::Look => {
                 self.looks = false;
                 let mut found = Vec::new();
-                for worker in self.master.view().starting() {
+                for worker in self.engine.view().starting() {
                     let demand = self.ties.pick(&[0, 0, 30, 60, 100, 400]);
                     if self.ties.chance(80) {
                         found.push((worker, demand));
                     }
                 }
-                self.step(Event::Demand(found))
+                self.step(Input::Demand(found))
             }
         }
     }
@@ -239,12 +240,12 @@ impl<'a> World<'a> {
     }
 
     fn nudge(&mut self) -> Result<(), Violation> {
-        let before = self.master.deadline();
+        let before = self.engine.deadline();
         if before.is_some_and(|at| at.0 <= self.now) {
             return self.wake();
         }
-        let orders = self.master.step(Time(self.now), Event::Woke);
-        if !orders.is_empty() || self.master.deadline() != before {
+        let orders = self.engine.handle(Time(self.now), Input::TimerFired);
+        if !orders.is_empty() || self.engine.deadline() != before {
             return Err(Violation { oracle: "useless wake", text: format!("woken early: {orders:?}") });
         }
         Ok(())
@@ -255,33 +256,35 @@ impl<'a> World<'a> {
         if let Act::Replace(pool, all) = act {
             let known = self.bodies.iter().filter(|(id, body)| body.pool == *pool && (*all || *id % 2 == 0));
             let known = known.map(|(id, _)| WorkerId(*id)).collect();
-            return self.step(Event::Unreachable(known));
+            return self.step(Input::Unreachable(known));
         }
         let request = match act {
             Act::Roll(pool) => Request::Roll(pool_of(pool)),
             Act::Cancel(pool) => Request::Cancel(pool_of(pool)),
             Act::Scale(pool, count) => Request::Scale(pool_of(pool), *count),
             Act::Start(pool) => Request::Start(pool_of(pool)),
-            Act::Drop(pool) => Request::Drop(pool_of(pool)),
+            Act::Drop(pool) => Request::StopPool(pool_of(pool)),
             Act::Remove(pool) => Request::Remove(pool_of(pool)),
-            Act::Renew(pool, slot) => Request::Renew(pool_of(pool), Slot(*slot)),
-            Act::Keep(pool) => Request::Keep(pool_of(pool), self.policy(*pool)),
-            Act::Adjust(pool, reload) => Request::Keep(pool_of(pool), Policy { reload: *reload, ..self.policy(*pool) }),
+            Act::Renew(pool, slot) => Request::Replace(pool_of(pool), Slot(*slot)),
+            Act::Keep(pool) => Request::EnsurePool(pool_of(pool), self.policy(*pool)),
+            Act::Adjust(pool, reload) => {
+                Request::EnsurePool(pool_of(pool), Policy { reload: *reload, ..self.policy(*pool) })
+            }
             Act::Change(pool, reload, readiness, timeout) => {
                 let mut policy = Policy { readiness: *readiness, ready_timeout: Span(*timeout), ..self.policy(*pool) };
                 policy.reload = reload.unwrap_or(policy.reload);
-                Request::Change { pool: pool_of(pool), policy }
+                Request::Reconfigure { pool: pool_of(pool), policy }
             }
             Act::Return(pool, back) => {
                 let (to, readiness, timeout) = self.oracle.served(*pool as u32, *back);
                 let policy = Policy { readiness, ready_timeout: Span(timeout), ..self.policy(*pool) };
-                Request::Return { pool: pool_of(pool), to: Generation(to), policy }
+                Request::RollBack { pool: pool_of(pool), to: Generation(to), policy }
             }
             Act::Stop(cap) => Request::Stop { cap: cap.map(Span) },
             Act::StopNow | Act::Replace(..) => Request::StopNow,
         };
         self.next_ticket += 1;
-        self.step(Event::Requested(Ticket(self.next_ticket), request))
+        self.step(Input::Requested(Ticket(self.next_ticket), request))
     }
 
     /// The policy that a pool has now; its first one where it is not known.
@@ -289,14 +292,14 @@ impl<'a> World<'a> {
         self.oracle.policy(pool as u32).unwrap_or_else(|| self.plan.pools[pool].clone())
     }
 
-    pub(crate) fn step(&mut self, event: Event) -> Result<(), Violation> {
+    pub(crate) fn step(&mut self, event: Input) -> Result<(), Violation> {
         let now = Time(self.now);
         self.stats.steps += 1;
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{now} {event:?}"));
         }
         self.oracle.before(now, &event);
-        let orders = self.master.step(now, event.clone());
+        let orders = self.engine.handle(now, event.clone());
         for order in orders {
             if let Some(trace) = &mut self.trace {
                 trace.push(format!("{now}     {order:?}"));
@@ -305,26 +308,26 @@ impl<'a> World<'a> {
             self.oracle.order(now, &order)?;
             self.carry_out(order);
         }
-        if self.master.view().holds_back() && !std::mem::replace(&mut self.looks, true) {
+        if self.engine.view().holds_back() && !std::mem::replace(&mut self.looks, true) {
             let within = self.ties.range(10, 200);
             self.at(now.0 + within, Happening::Look);
             *self.stats.seen.entry("held back").or_default() += 1;
         }
-        self.oracle.after(now, &event, &self.master)
+        self.oracle.after(now, &event, &self.engine)
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn carry_out(&mut self, order: Command) {
         let now = self.now;
         match order {
-            Order::Spawn { worker, pool, generation, .. } => self.spawned(worker.0, pool.0 as usize, generation.0),
-            Order::Outlive(id, _) => self.outlived(id.0),
-            Order::Signal(id, _) | Order::SignalTree(id, _) => {
+            Command::Spawn { worker, pool, generation, .. } => self.spawned(worker.0, pool.0 as usize, generation.0),
+            Command::SignalRemaining(id, _) => self.outlived(id.0),
+            Command::Signal(id, _) | Command::SignalTree(id, _) => {
                 let first = self.bodies.get_mut(&id.0).is_some_and(|body| !std::mem::replace(&mut body.termed, true));
                 if first && self.bodies.get(&id.0).is_some_and(|body| body.born) {
                     self.termed(id.0);
                 }
             }
-            Order::Kill(id) => {
+            Command::Kill(id) => {
                 if let Some(body) = self.bodies.get_mut(&id.0) {
                     body.killed = true;
                     if body.born {
@@ -332,21 +335,21 @@ impl<'a> World<'a> {
                     }
                 }
             }
-            Order::Sweep(id) => {
+            Command::KillTree(id) => {
                 let slow = if self.calm() { 0 } else { self.plan.rate(Fault::SlowSweep) };
                 let rng = self.bodies.get_mut(&id.0).map(|body| &mut body.rng);
                 let within = rng.map_or(0, |rng| if rng.chance(slow) { rng.range(0, 5000) } else { rng.range(0, 3) });
                 self.at(now + within, Happening::Swept(id.0));
             }
-            Order::Leave { .. } => self.left = true,
-            Order::Reply(..) | Order::Record(_) => {}
+            Command::Exit { .. } => self.left = true,
+            Command::Reply(..) | Command::Notice(_) => {}
         }
     }
 
-    fn count(&mut self, order: &Order) {
+    fn count(&mut self, order: &Command) {
         let name = match order {
-            Order::Spawn { .. } => "spawns",
-            Order::Record(Record::RollEnded { outcome, .. }) => match outcome {
+            Command::Spawn { .. } => "spawns",
+            Command::Notice(Notice::RollEnded { outcome, .. }) => match outcome {
                 rotad_core::Outcome::Done { .. } => "rolls done",
                 rotad_core::Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",
                 rotad_core::Outcome::Aborted { failure, .. } if matches!(failure.cause, Cause::After(_)) => {
@@ -357,33 +360,33 @@ impl<'a> World<'a> {
                 rotad_core::Outcome::Superseded { .. } => "rolls superseded",
                 _ => "rolls nothing",
             },
-            Order::Reply(_, _, outcome) => match outcome {
+            Command::Reply(_, _, outcome) => match outcome {
                 rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => "cancelled, mixed",
                 rotad_core::Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
                 rotad_core::Outcome::Cancelled { .. } => "cancelled",
                 rotad_core::Outcome::NotRenewed { .. } => "not renewed",
                 rotad_core::Outcome::Begins { .. } => "begins",
-                rotad_core::Outcome::Nothing(_) => "nothing",
+                rotad_core::Outcome::NothingDone(_) => "nothing",
                 _ => return,
             },
-            Order::Record(Record::RollWaits { .. }) => "rolls waited",
-            Order::Record(Record::RollAfter { .. }) => "rolls after others",
-            Order::Record(Record::CrashLoop { .. }) => "crash loops",
-            Order::Record(Record::CrashLoopEases { .. }) => "crash loops eased",
-            Order::Record(Record::CrashLoopOver { .. }) => "crash loops over",
-            Order::Record(Record::Killed { .. }) => "killed",
-            Order::SignalTree(..) => "signals to trees",
-            Order::Sweep(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => "trees cut",
-            Order::Record(Record::Lost { .. }) => "lost",
-            Order::Record(Record::Held { .. }) => "held",
-            Order::Record(Record::StepDone { .. }) => "steps done",
-            Order::Record(Record::Renewed { .. }) => "renewed",
-            Order::Record(Record::EssentialLost { .. } | Record::EssentialEnded { .. }) => "essential",
-            Order::Record(Record::Retired { why: rotad_core::Why::Unhealthy, .. }) => "sick",
-            Order::Record(Record::Retired { why: rotad_core::Why::Unreachable, .. }) => "unreachable",
-            Order::Record(Record::Soaked { .. }) => "soaked",
-            Order::Record(Record::Confirmed { .. }) => "confirmed",
-            Order::Record(Record::Watched { .. }) => "watched",
+            Command::Notice(Notice::RollWaits { .. }) => "rolls waited",
+            Command::Notice(Notice::RollAfter { .. }) => "rolls after others",
+            Command::Notice(Notice::CrashLoop { .. }) => "crash loops",
+            Command::Notice(Notice::CrashLoopEases { .. }) => "crash loops eased",
+            Command::Notice(Notice::CrashLoopOver { .. }) => "crash loops over",
+            Command::Notice(Notice::Killed { .. }) => "killed",
+            Command::SignalTree(..) => "signals to trees",
+            Command::KillTree(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => "trees cut",
+            Command::Notice(Notice::Lost { .. }) => "lost",
+            Command::Notice(Notice::Held { .. }) => "held",
+            Command::Notice(Notice::StepDone { .. }) => "steps done",
+            Command::Notice(Notice::Renewed { .. }) => "renewed",
+            Command::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => "essential",
+            Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unhealthy, .. }) => "sick",
+            Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unreachable, .. }) => "unreachable",
+            Command::Notice(Notice::Soaked { .. }) => "soaked",
+            Command::Notice(Notice::Confirmed { .. }) => "confirmed",
+            Command::Notice(Notice::Watched { .. }) => "watched",
             _ => return,
         };
         *self.stats.seen.entry(name).or_default() += 1;

@@ -13,14 +13,14 @@
 mod show;
 
 use rotad_core::{
-    Essential, Event, Exit, Generation, Master, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
-    Restart, RestartPolicy, Signal, Slot, Span, Step, Ticket, Time, To, WorkerId,
+    Engine, Essential, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
+    Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 struct Teller {
-    master: Master,
+    engine: Engine,
     policies: BTreeMap<u32, Policy>,
     tickets: u64,
     now: u64,
@@ -37,7 +37,7 @@ fn policy(words: &[&str]) -> Policy {
         success_exit_codes: Vec::new(),
         never_on: Vec::new(),
     };
-    let stop = vec![Step { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }];
+    let stop = vec![StopStep { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }];
     let (readiness, ready_timeout) = (Readiness::Reported, Span(60_000));
     let mut policy = Policy {
         kind: PoolKind::Service,
@@ -67,7 +67,7 @@ fn policy(words: &[&str]) -> Policy {
             "ends" => policy.restart.success_exit_codes = vec![number() as i32],
             "never-on" => policy.restart.never_on = vec![number() as i32],
             "essential-exit" => policy.essential = Some(Essential::Exit),
-            "step" => policy.kind = PoolKind::Step,
+            "step" => policy.kind = PoolKind::Oneshot,
             "after" => {
                 policy.after = value.split(',').map(|pool| PoolId(pool.parse().expect("a pool"))).collect();
             }
@@ -86,16 +86,16 @@ fn policy(words: &[&str]) -> Policy {
     policy
 }
 
-fn stop_step(text: &str) -> Step {
+fn stop_step(text: &str) -> StopStep {
     let (signal, wait) = text.split_once(':').expect("SIGNAL:WAIT");
     let (signal, to) = signal.strip_suffix('t').map_or((signal, To::Main), |signal| (signal, To::Tree));
-    Step { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")), to }
+    StopStep { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")), to }
 }
 
 impl Teller {
     fn tell(facts: &str) -> String {
         let mut teller =
-            Self { master: Master::on(64), policies: BTreeMap::new(), tickets: 0, now: 0, told: String::new() };
+            Self { engine: Engine::on(64), policies: BTreeMap::new(), tickets: 0, now: 0, told: String::new() };
         for line in facts.lines() {
             if line.starts_with("    ") || line.starts_with('~') {
                 continue; // an answer from before
@@ -118,17 +118,17 @@ impl Teller {
 
     /// What is due before that moment comes first.
     fn wait_until(&mut self, at: u64) {
-        while let Some(due) = self.master.deadline().filter(|due| due.0 < at) {
+        while let Some(due) = self.engine.deadline().filter(|due| due.0 < at) {
             assert!(due.0 > self.now || self.now == 0, "no spin:\n{}", self.told);
             self.now = due.0;
             let _ = writeln!(self.told, "~ {}", self.now);
-            self.step(Event::Woke);
+            self.step(Input::TimerFired);
         }
         self.now = at;
     }
 
-    fn step(&mut self, event: Event) {
-        for order in self.master.step(Time(self.now), event) {
+    fn step(&mut self, event: Input) {
+        for order in self.engine.handle(Time(self.now), event) {
             let _ = writeln!(self.told, "    {}", show::order(&order));
         }
     }
@@ -140,48 +140,50 @@ impl Teller {
             words[from..].iter().map(|word| WorkerId(word.parse().expect("a worker"))).collect()
         };
         let request = match words[0] {
-            "keep" => Request::Keep(pool(1), self.policies[&(number(1) as u32)].clone()),
+            "keep" => Request::EnsurePool(pool(1), self.policies[&(number(1) as u32)].clone()),
             "start" => Request::Start(pool(1)),
-            "drop" => Request::Drop(pool(1)),
+            "drop" => Request::StopPool(pool(1)),
             "roll" => Request::Roll(pool(1)),
             "remove" => Request::Remove(pool(1)),
-            "change" => Request::Change { pool: pool(1), policy: self.policies[&(number(1) as u32)].clone() },
+            "change" => Request::Reconfigure { pool: pool(1), policy: self.policies[&(number(1) as u32)].clone() },
             "return" => {
                 let policy = self.policies[&(number(1) as u32)].clone();
-                Request::Return { pool: pool(1), to: Generation(number(2) as u32), policy }
+                Request::RollBack { pool: pool(1), to: Generation(number(2) as u32), policy }
             }
-            "renew" => Request::Renew(pool(1), Slot(number(2) as u32)),
+            "renew" => Request::Replace(pool(1), Slot(number(2) as u32)),
             "cancel" => Request::Cancel(pool(1)),
             "scale" => Request::Scale(pool(1), number(2) as u32),
             "stop" => Request::Stop { cap: words.get(1).map(|_| Span(number(1))) },
             "stop-now" => Request::StopNow,
             "pinned" => {
                 let (generation, same) = (Generation(number(2) as u32), words[3] == "same");
-                return self.step(Event::Pinned { pool: pool(1), generation, same });
+                return self.step(Input::Pinned { pool: pool(1), generation, same });
             }
-            "processors" => return self.master = Master::on(number(1) as u32),
+            "processors" => return self.engine = Engine::on(number(1) as u32),
             "demand" => {
                 let demand = number(1) as u32;
-                return self.step(Event::Demand(workers(2).into_iter().map(|worker| (worker, demand)).collect()));
+                return self.step(Input::Demand(workers(2).into_iter().map(|worker| (worker, demand)).collect()));
             }
-            "woke" => return self.step(Event::Woke),
+            "woke" => return self.step(Input::TimerFired),
             "nothing" => return,
             "look" => {
-                let seen = show::pool(&self.master, pool(1));
+                let seen = show::pool(&self.engine, pool(1));
                 return self.told.push_str(&seen);
             }
             "exit" => {
-                return workers(2).into_iter().for_each(|w| self.step(Event::Exited(w, Exit::Code(number(1) as i32))));
+                return workers(2).into_iter().for_each(|w| self.step(Input::Exited(w, Exit::Code(number(1) as i32))));
             }
             "dies" => {
                 let exit = Exit::Signal { signal: number(1) as i32, core_dumped: false };
-                return workers(2).into_iter().for_each(|w| self.step(Event::Exited(w, exit)));
+                return workers(2).into_iter().for_each(|w| self.step(Input::Exited(w, exit)));
             }
-            "unreachable" => return self.step(Event::Unreachable(workers(1))),
+            "unreachable" => return self.step(Input::Unreachable(workers(1))),
             "vanishes" => {
-                return workers(1).into_iter().for_each(|w| self.step(Event::Exited(w, Exit::Unknown)));
+                return workers(1).into_iter().for_each(|w| self.step(Input::Exited(w, Exit::Unknown)));
             }
-            "asks" => return workers(2).into_iter().for_each(|w| self.step(Event::Extended(w, Span(number(1))))),
+            "asks" => {
+                return workers(2).into_iter().for_each(|w| self.step(Input::TimeoutExtended(w, Span(number(1)))));
+            }
             what => {
                 for worker in workers(1) {
                     self.about(what, worker);
@@ -190,25 +192,25 @@ impl Teller {
             }
         };
         self.tickets += 1;
-        self.step(Event::Requested(Ticket(self.tickets), request));
+        self.step(Input::Requested(Ticket(self.tickets), request));
     }
 
     fn about(&mut self, what: &str, worker: WorkerId) {
         match what {
             "up" => {
-                self.step(Event::Born(worker));
-                self.step(Event::Ready(worker));
+                self.step(Input::Started(worker));
+                self.step(Input::Ready(worker));
             }
             "gone" => {
-                self.step(Event::Exited(worker, Exit::Code(0)));
-                self.step(Event::Swept(worker));
+                self.step(Input::Exited(worker, Exit::Code(0)));
+                self.step(Input::TreeGone(worker));
             }
-            "born" => self.step(Event::Born(worker)),
-            "lived" => self.step(Event::Lived(worker)),
-            "ready" => self.step(Event::Ready(worker)),
-            "fails" => self.step(Event::SpawnFailed(worker)),
-            "unhealthy" => self.step(Event::Unhealthy(worker)),
-            "swept" => self.step(Event::Swept(worker)),
+            "born" => self.step(Input::Started(worker)),
+            "lived" => self.step(Input::Lived(worker)),
+            "ready" => self.step(Input::Ready(worker)),
+            "fails" => self.step(Input::SpawnFailed(worker)),
+            "unhealthy" => self.step(Input::Unhealthy(worker)),
+            "swept" => self.step(Input::TreeGone(worker)),
             _ => panic!("unknown fact {what}"),
         }
     }

@@ -1,42 +1,42 @@
 //! Orders and views as words.
 
 use rotad_core::{
-    Cause, Cut, EmptySlot, Exit, Failure, Generation, Master, Order, Outcome, PoolId, PoolState, Record, Span,
+    Cause, Command, EmptySlot, Engine, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Span,
     Standing, WorkerView,
 };
 use std::fmt::Write as _;
 
-pub(crate) fn order(order: &Order) -> String {
+pub(crate) fn order(order: &Command) -> String {
     match order {
-        Order::Spawn { worker, pool, slot, generation } => {
+        Command::Spawn { worker, pool, slot, generation } => {
             format!("spawn {worker} for {pool}/{slot}, generation {generation}")
         }
-        Order::Signal(worker, signal) => format!("signal {signal} to {worker}"),
-        Order::SignalTree(worker, signal) => format!("signal {signal} to the tree of {worker}"),
-        Order::Outlive(worker, Some(signal)) => format!("signal {signal} to what outlives {worker}"),
-        Order::Outlive(worker, None) => format!("wait for what outlives {worker}"),
-        Order::Kill(worker) => format!("kill {worker}"),
-        Order::Sweep(worker) => format!("sweep {worker}"),
-        Order::Reply(ticket, pool, outcome) => format!("reply {ticket}, pool {pool}: {}", end(outcome)),
-        Order::Record(of) => record(of),
-        Order::Leave { lost } if lost.is_empty() => "leave".into(),
-        Order::Leave { lost } => {
+        Command::Signal(worker, signal) => format!("signal {signal} to {worker}"),
+        Command::SignalTree(worker, signal) => format!("signal {signal} to the tree of {worker}"),
+        Command::SignalRemaining(worker, Some(signal)) => format!("signal {signal} to what outlives {worker}"),
+        Command::SignalRemaining(worker, None) => format!("wait for what outlives {worker}"),
+        Command::Kill(worker) => format!("kill {worker}"),
+        Command::KillTree(worker) => format!("sweep {worker}"),
+        Command::Reply(ticket, pool, outcome) => format!("reply {ticket}, pool {pool}: {}", end(outcome)),
+        Command::Notice(of) => record(of),
+        Command::Exit { lost } if lost.is_empty() => "leave".into(),
+        Command::Exit { lost } => {
             format!("leave, lost: {}", lost.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" "))
         }
     }
 }
 
-fn record(record: &Record) -> String {
+fn record(record: &Notice) -> String {
     match record {
-        Record::Ready { worker, took, by_age: false, .. } => format!(". {worker} is ready after {took}"),
-        Record::Ready { worker, took, by_age: true, soak } if *soak > Span::ZERO => {
+        Notice::Ready { worker, took, by_age: false, .. } => format!(". {worker} is ready after {took}"),
+        Notice::Ready { worker, took, by_age: true, soak } if *soak > Span::ZERO => {
             format!(". {worker} is alive after {took}, and soaks for {soak}")
         }
-        Record::Ready { worker, took, by_age: true, .. } => format!(". {worker} is alive after {took}"),
-        Record::Confirmed { worker, took } => format!(". {worker} says that it is ready, after {took}"),
-        Record::Watched { span, .. } => format!(". the new ones are watched for {span}"),
-        Record::Soaked { worker } => format!(". {worker} has soaked"),
-        Record::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+        Notice::Ready { worker, took, by_age: true, .. } => format!(". {worker} is alive after {took}"),
+        Notice::Confirmed { worker, took } => format!(". {worker} says that it is ready, after {took}"),
+        Notice::Watched { span, .. } => format!(". the new ones are watched for {span}"),
+        Notice::Soaked { worker } => format!(". {worker} has soaked"),
+        Notice::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
             let how = if *failure { "died" } else { "ended" };
             let when = if *before_ready { " before ready" } else { "" };
             let retry = retry_in.map_or(String::new(), |span| format!(", again in {span}"));
@@ -44,45 +44,45 @@ fn record(record: &Record) -> String {
             let end = if *given_up { ", given up" } else { "" };
             format!(". {worker} {how}{when}: {}{retry}{vain}{end}", why(*cause))
         }
-        Record::Stopped { worker, exit, took } => {
+        Notice::Stopped { worker, exit, took } => {
             let exit = exit.map_or("never born".into(), |exit| why(Cause::Exited(exit)));
             format!(". {worker} is gone {took} after it was asked: {exit}")
         }
-        Record::Retired { worker, why } => format!(". {worker} has to leave: {why:?}"),
-        Record::Killed { worker, cut, waited } => match cut {
-            Cut::Steps => format!(". {worker} is deaf for {waited}"),
-            Cut::Cap => format!(". {worker} is cut off after {waited}"),
-            Cut::Now => format!(". {worker} is cut off at once, after {waited}"),
+        Notice::Retired { worker, why } => format!(". {worker} has to leave: {why:?}"),
+        Notice::Killed { worker, cut, waited } => match cut {
+            KillReason::Steps => format!(". {worker} is deaf for {waited}"),
+            KillReason::Cap => format!(". {worker} is cut off after {waited}"),
+            KillReason::Now => format!(". {worker} is cut off at once, after {waited}"),
         },
-        Record::Lost { worker } => format!(". {worker} cannot be killed"),
-        Record::CrashLoop { pool, deaths, span } => {
+        Notice::Lost { worker } => format!(". {worker} cannot be killed"),
+        Notice::CrashLoop { pool, deaths, span } => {
             let within = if *span > Span::from_secs(1) { format!(" in {span}") } else { String::new() };
             format!(". pool {pool} crash-loops: {deaths} deaths{within}")
         }
-        Record::CrashLoopEases { pool } => format!(". pool {pool} crash-loops on, the rest is started"),
-        Record::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),
-        Record::RollStarted { pool, generation, of } => format!(". roll of {pool} to {generation}, {of} slots"),
-        Record::Replaced { pool, slot, worker, done, of } => format!(". {pool}/{slot} has {worker}, {done} of {of}"),
-        Record::RollingBack { to, failure, .. } => format!(". rolling back to {to}: {}", fault(failure)),
-        Record::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
-        Record::RollAfter { pool, by } => format!(". roll of {pool} after {}", pools(by)),
-        Record::RollWaits { .. } => ". the wish waits".into(),
-        Record::RollSuperseded { generation, by, touched, .. } => {
+        Notice::CrashLoopEases { pool } => format!(". pool {pool} crash-loops on, the rest is started"),
+        Notice::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),
+        Notice::RollStarted { pool, generation, of } => format!(". roll of {pool} to {generation}, {of} slots"),
+        Notice::Replaced { pool, slot, worker, done, of } => format!(". {pool}/{slot} has {worker}, {done} of {of}"),
+        Notice::RollingBack { to, failure, .. } => format!(". rolling back to {to}: {}", fault(failure)),
+        Notice::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
+        Notice::RollAfter { pool, by } => format!(". roll of {pool} after {}", pools(by)),
+        Notice::RollWaits { .. } => ". the wish waits".into(),
+        Notice::RollSuperseded { generation, by, touched, .. } => {
             let touched = if *touched { ", workers have been replaced" } else { "" };
             format!(". generation {generation} is superseded by {by:?}{touched}")
         }
-        Record::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
-        Record::PoolStopped { pool } => format!(". pool {pool} has stopped"),
-        Record::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
-        Record::StepDone { pool, generation, took } => {
+        Notice::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
+        Notice::PoolStopped { pool } => format!(". pool {pool} has stopped"),
+        Notice::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
+        Notice::StepDone { pool, generation, took } => {
             format!(". step {pool} is done, generation {generation}, in {took}")
         }
-        Record::Renewed { pool, slot, worker, took } => format!(". {pool}/{slot} has {worker}, renewed in {took}"),
-        Record::EssentialEnded { pool, exit } => {
+        Notice::Renewed { pool, slot, worker, took } => format!(". {pool}/{slot} has {worker}, renewed in {took}"),
+        Notice::EssentialEnded { pool, exit } => {
             let exit = exit.map_or("never ran".into(), |exit| why(Cause::Exited(exit)));
             format!(". pool {pool} is essential and has ended: {exit}")
         }
-        Record::EssentialLost { pool, span } => format!(". pool {pool} is essential and had nobody ready for {span}"),
+        Notice::EssentialLost { pool, span } => format!(". pool {pool} is essential and had nobody ready for {span}"),
     }
 }
 
@@ -113,7 +113,7 @@ fn end(outcome: &Outcome) -> String {
         }
         Outcome::Begins { generation } => format!("begins with generation {generation}"),
         Outcome::Superseded { by } => format!("superseded by {by:?}"),
-        Outcome::Nothing(why) => format!("nothing: {why:?}"),
+        Outcome::NothingDone(why) => format!("nothing: {why:?}"),
     }
 }
 
@@ -151,8 +151,8 @@ fn why(cause: Cause) -> String {
     }
 }
 
-pub(crate) fn pool(master: &Master, id: PoolId) -> String {
-    let view = master.view();
+pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
+    let view = engine.view();
     let Some(pool) = view.pool(id) else { return "    no such pool\n".into() };
     let mut text = format!(
         "    {:?}: {} of {} ready, {} alive, {} draining, generation {} proven, {} filling, roll {:?}\n",

@@ -1,16 +1,16 @@
 //! The one door: note the fact, then settle what it touched.
 
-use crate::deadline::{Deadlines, Key};
 use crate::pool::{Activity, Pool};
 use crate::starting::Starts;
-use crate::worker::{Place, State, Worker};
-use crate::{Cut, Event, Order, PoolId, Record, Request, Slot, Span, Ticket, Time, WorkerId};
+use crate::timers::{Deadlines, Key};
+use crate::worker::{Role, State, Worker};
+use crate::{Command, Input, KillReason, Notice, PoolId, Request, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 /// All pools of one master.
 #[derive(Clone, Default)]
-pub struct Master {
+pub struct Engine {
     pub(crate) now: Time,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
@@ -23,11 +23,11 @@ pub struct Master {
     pub(crate) starts: Starts,
     pub(crate) stopping: bool,
     pub(crate) left: bool,
-    pub(crate) out: Vec<Order>,
+    pub(crate) out: Vec<Command>,
     last_worker: u64,
 }
 
-impl Master {
+impl Engine {
     pub fn new() -> Self {
         Self::default()
     }
@@ -36,7 +36,7 @@ impl Master {
     ///
     /// # Panics
     /// When `now` is earlier than that of the step before: a defect of the caller.
-    pub fn step(&mut self, now: Time, event: Event) -> Vec<Order> {
+    pub fn handle(&mut self, now: Time, event: Input) -> Vec<Command> {
         assert!(now >= self.now, "time runs backwards: {now} after {}", self.now);
         self.now = now;
         self.note(event);
@@ -44,29 +44,29 @@ impl Master {
         core::mem::take(&mut self.out)
     }
 
-    /// The next moment at which something is due: wake the master then, with [`Event::Woke`].
+    /// The next moment at which something is due: wake the master then, with [`Input::TimerFired`].
     pub fn deadline(&self) -> Option<Time> {
         self.deadlines.next()
     }
 
-    fn note(&mut self, event: Event) {
+    fn note(&mut self, event: Input) {
         match event {
-            Event::Born(id) => self.born(id),
-            Event::SpawnFailed(id) => self.spawn_failed(id),
-            Event::Ready(id) => self.reported(id),
-            Event::Lived(id) => self.became_ready(id, true),
-            Event::Unhealthy(id) => self.unhealthy(id),
-            Event::Unreachable(ids) => self.unreachable(&ids),
-            Event::Demand(found) => self.demanded(&found),
-            Event::Extended(id, by) => {
+            Input::Started(id) => self.born(id),
+            Input::SpawnFailed(id) => self.spawn_failed(id),
+            Input::Ready(id) => self.reported(id),
+            Input::Lived(id) => self.became_ready(id, true),
+            Input::Unhealthy(id) => self.unhealthy(id),
+            Input::Unreachable(ids) => self.unreachable(&ids),
+            Input::Demand(found) => self.demanded(&found),
+            Input::TimeoutExtended(id, by) => {
                 let now = self.now;
                 self.change(id, |w| w.extend(now, by));
             }
-            Event::Exited(id, exit) => self.exited(id, exit),
-            Event::Swept(id) => self.swept(id),
-            Event::Pinned { pool, generation, same } => self.pinned(pool, generation, same),
-            Event::Requested(ticket, request) => self.requested(ticket, request),
-            Event::Woke => {
+            Input::Exited(id, exit) => self.exited(id, exit),
+            Input::TreeGone(id) => self.swept(id),
+            Input::Pinned { pool, generation, same } => self.pinned(pool, generation, same),
+            Input::Requested(ticket, request) => self.requested(ticket, request),
+            Input::TimerFired => {
                 while let Some(key) = self.deadlines.pop(self.now) {
                     self.due(key);
                 }
@@ -76,14 +76,14 @@ impl Master {
 
     fn requested(&mut self, ticket: Ticket, request: Request) {
         match request {
-            Request::Keep(id, policy) => self.keep(id, policy),
+            Request::EnsurePool(id, policy) => self.keep(id, policy),
             Request::Start(id) => self.start_ended(id),
-            Request::Drop(id) => self.drop_pool(id),
+            Request::StopPool(id) => self.drop_pool(id),
             Request::Roll(id) => self.want_roll(ticket, id),
             Request::Remove(id) => self.remove(id),
-            Request::Change { pool, policy } => self.change_pool(ticket, pool, policy),
-            Request::Return { pool, to, policy } => self.return_to(ticket, pool, to, policy),
-            Request::Renew(pool, slot) => self.want_renewal(ticket, pool, slot),
+            Request::Reconfigure { pool, policy } => self.change_pool(ticket, pool, policy),
+            Request::RollBack { pool, to, policy } => self.return_to(ticket, pool, to, policy),
+            Request::Replace(pool, slot) => self.want_renewal(ticket, pool, slot),
             Request::Cancel(id) => self.cancel(ticket, id),
             Request::Scale(id, count) => self.scale(id, count),
             Request::Stop { cap } => self.stop(cap),
@@ -100,7 +100,7 @@ impl Master {
                 self.stirred.insert(pool);
             }
             Key::Essential(pool) => self.essential_due(pool),
-            Key::Cap => self.kill_all(Cut::Cap),
+            Key::Cap => self.kill_all(KillReason::Cap),
         }
     }
 
@@ -187,8 +187,8 @@ impl Master {
         self.stirred.insert(id);
     }
 
-    pub(crate) fn record(&mut self, record: Record) {
-        self.out.push(Order::Record(record));
+    pub(crate) fn record(&mut self, record: Notice) {
+        self.out.push(Command::Notice(record));
     }
 
     fn settle(&mut self) {
@@ -211,7 +211,7 @@ impl Master {
         }
         self.left = true;
         self.deadlines.set(Key::Cap, None);
-        self.out.push(Order::Leave { lost: self.workers.keys().copied().collect() });
+        self.out.push(Command::Exit { lost: self.workers.keys().copied().collect() });
     }
 
     fn stop(&mut self, cap: Option<Span>) {
@@ -228,11 +228,11 @@ impl Master {
 
     fn stop_now(&mut self) {
         self.stop(None);
-        self.kill_all(Cut::Now);
+        self.kill_all(KillReason::Now);
     }
 
     /// No more patience, and no more order between pools.
-    fn kill_all(&mut self, cut: Cut) {
+    fn kill_all(&mut self, cut: KillReason) {
         self.drop_all();
         self.settle();
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
@@ -264,7 +264,7 @@ impl Share {
             alive: u32::from(held),
             present: u32::from(!worker.lost),
             serving: u32::from(worker.serves()),
-            spare: u32::from(worker.serves() && worker.place == Place::Successor),
+            spare: u32::from(worker.serves() && worker.place == Role::Successor),
             draining: u32::from(held && worker.leaves() && worker.drains),
             starting: u32::from(worker.tries() && worker.awaited),
             trying: u32::from(worker.tries()),

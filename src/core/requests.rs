@@ -2,11 +2,13 @@
 
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
-use crate::{By, Cause, Failure, Master, Nothing, Order, Outcome, Policy, PoolId, PoolKind, Slot, Ticket};
+use crate::{
+    Cause, Command, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot, SupersededBy, Ticket,
+};
 use alloc::collections::btree_map::Entry;
 use alloc::vec;
 
-impl Master {
+impl Engine {
     pub(crate) fn keep(&mut self, id: PoolId, policy: Policy) {
         if self.stopping {
             return;
@@ -72,33 +74,33 @@ impl Master {
         self.end_roll(id, Outcome::Superseded { by });
         self.drop_renewals(id, 0, by);
         for ticket in waiting {
-            self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
+            self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.touch_all(id);
     }
 
     /// What ends the wishes of a pool that stops.
-    pub(crate) fn stopped_by(&self, id: PoolId) -> By {
+    pub(crate) fn stopped_by(&self, id: PoolId) -> SupersededBy {
         match self.pools.get(&id) {
-            _ if self.stopping => By::StopOfAll,
-            Some(pool) if pool.removed => By::Removal,
-            _ => By::Stop,
+            _ if self.stopping => SupersededBy::StopOfAll,
+            Some(pool) if pool.removed => SupersededBy::Removal,
+            _ => SupersededBy::Stop,
         }
     }
 
     /// One roll runs and at most one waits; until the running one has retired a worker, a new wish takes over.
     pub(crate) fn want_roll(&mut self, ticket: Ticket, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
-            return self.reply_nothing(ticket, id, Nothing::NoPool);
+            return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         match pool.activity {
             Activity::Running if pool.is_held() => return self.remake(ticket, id),
             Activity::Running => {}
             Activity::Outlasting | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
-            Activity::Stopped => return self.reply_nothing(ticket, id, Nothing::Stopped),
+            Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
         if self.is_step(id) {
             return self.roll_step(ticket, id, false);
@@ -107,7 +109,7 @@ impl Master {
         if roll.retired_any || matches!(roll.phase, Phase::Back(_)) {
             return self.wait_for_roll(ticket, id);
         }
-        let mut tickets = self.supersede(id, By::Roll);
+        let mut tickets = self.supersede(id, SupersededBy::Roll);
         tickets.push(ticket);
         self.start_roll(id, tickets);
     }
@@ -115,17 +117,17 @@ impl Master {
     /// Ends a running rolling restart; the answer comes when everybody who can is back.
     pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
         let nothing = match self.pools.get_mut(&id) {
-            None => Nothing::NoPool,
-            Some(Pool { activity: Activity::Stopped, .. }) => Nothing::Stopped,
-            Some(Pool { roll: None, .. }) => Nothing::NoRoll,
+            None => NothingDone::NoPool,
+            Some(Pool { activity: Activity::Stopped, .. }) => NothingDone::Stopped,
+            Some(Pool { roll: None, .. }) => NothingDone::NoRoll,
             Some(Pool { roll: Some(roll), waiting, .. }) => match &roll.phase {
                 Phase::Back(failure) if failure.cause == Cause::Cancelled => return roll.cancellers.push(ticket),
-                Phase::Back(_) => Nothing::GoesBack(roll.base),
+                Phase::Back(_) => NothingDone::GoesBack(roll.base),
                 Phase::Canary | Phase::Wave => {
                     roll.cancellers.push(ticket);
                     for ticket in waiting.take().unwrap_or_default() {
-                        let superseded = Outcome::Superseded { by: By::Cancel };
-                        self.out.push(Order::Reply(ticket, id, superseded));
+                        let superseded = Outcome::Superseded { by: SupersededBy::Cancel };
+                        self.out.push(Command::Reply(ticket, id, superseded));
                     }
                     return self.fail_roll(id, Failure { worker: None, cause: Cause::Cancelled, mixed: false });
                 }
@@ -134,8 +136,8 @@ impl Master {
         self.reply_nothing(ticket, id, nothing);
     }
 
-    pub(crate) fn reply_nothing(&mut self, ticket: Ticket, id: PoolId, why: Nothing) {
-        self.out.push(Order::Reply(ticket, id, Outcome::Nothing(why)));
+    pub(crate) fn reply_nothing(&mut self, ticket: Ticket, id: PoolId, why: NothingDone) {
+        self.out.push(Command::Reply(ticket, id, Outcome::NothingDone(why)));
     }
 
     /// Changes the number without touching the others.
@@ -171,7 +173,7 @@ impl Master {
         if probe_is_gone {
             self.end_crash_loop(id);
         }
-        self.drop_renewals(id, count, By::Scale);
+        self.drop_renewals(id, count, SupersededBy::Scale);
         self.touch_all(id);
     }
 }

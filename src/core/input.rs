@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 #[allow(clippy::large_enum_variant, reason = "an event lives for one step; wishes are rare")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one is handed in at a time, and a wish is rare")]
-pub enum Event {
+pub enum Input {
     /// The worker's program runs: exec succeeded.
-    Born(WorkerId),
+    Started(WorkerId),
     /// No worker came of the order: fork refused, no such program, no such directory.
     SpawnFailed(WorkerId),
     /// Something says that the worker is ready: itself, a check, or what can be seen of it. One that was called alive
@@ -25,11 +25,11 @@ pub enum Event {
     /// Asked for while [`crate::View::holds_back`].
     Demand(Vec<(WorkerId, u32)>),
     /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
-    Extended(WorkerId, Span),
+    TimeoutExtended(WorkerId, Span),
     /// The worker's first process has ended; the rest of its tree may still live.
     Exited(WorkerId, Exit),
     /// Nothing of the worker's tree is left.
-    Swept(WorkerId),
+    TreeGone(WorkerId),
     /// The generation's folder and program have been resolved. `same`: it is made from exactly what the generation
     /// before was made from, so going back to that one would change nothing.
     Pinned {
@@ -39,7 +39,7 @@ pub enum Event {
     },
     Requested(Ticket, Request),
     /// The deadline that the core asked for has come.
-    Woke,
+    TimerFired,
 }
 
 /// How a process ended (wait(2)).
@@ -58,30 +58,30 @@ pub enum Exit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Have this pool, with this policy: a new pool starts with generation 1; an old one keeps its workers.
-    Keep(PoolId, Policy),
+    EnsurePool(PoolId, Policy),
     /// A person starts this pool: slots that stay empty until somebody acts are filled again, and one that was stopped
     /// is wanted again.
     Start(PoolId),
     /// Stop this pool's workers; the pool stays, stopped, until it is kept again.
-    Drop(PoolId),
+    StopPool(PoolId),
     /// Stop this pool's workers; once nothing of them is left, forget the pool.
     Remove(PoolId),
     /// Replace every worker by one of a new generation.
     Roll(PoolId),
     /// The pool's configuration has changed: this policy, and every worker replaced by one of a new generation. It
     /// supersedes any rolling restart. A stopped pool only gets the policy; an unknown one is kept.
-    Change {
+    Reconfigure {
         pool: PoolId,
         policy: Policy,
     },
     /// Replace every worker by one of an older generation, with the policy of that time.
-    Return {
+    RollBack {
         pool: PoolId,
         to: Generation,
         policy: Policy,
     },
     /// Replace the worker of one slot by a new one of the same generation.
-    Renew(PoolId, Slot),
+    Replace(PoolId, Slot),
     /// End the running rolling restart, back to the last generation that served in full.
     Cancel(PoolId),
     Scale(PoolId, u32),

@@ -1,39 +1,40 @@
 //! What happens to one worker: birth, readiness, stop, death.
 
-use crate::order::{Cut, Why};
+use crate::output::{KillReason, StopReason};
 use crate::roll::Phase;
-use crate::worker::{KILL_GRACE, MOST_EXTENSION, Place, State, Worker};
+use crate::worker::{KILL_GRACE, MOST_EXTENSION, Role, State, Worker};
 use crate::{
-    Cause, Exit, Generation, Master, Order, PoolId, PoolKind, Readiness, Record, Slot, Span, Step, Time, To, WorkerId,
+    Cause, Command, Engine, Exit, Generation, Notice, PoolId, PoolKind, Readiness, Slot, Span, StopStep, Time, To,
+    WorkerId,
 };
 
-impl Master {
-    pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Place) -> Option<WorkerId> {
+impl Engine {
+    pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Role) -> Option<WorkerId> {
         let known = self.pools.get_mut(&pool)?;
         let patience = known.patience(generation);
         let mut worker = Worker::new(pool, slot, generation, self.now, patience);
         worker.place = place;
         worker.awaited =
-            place == Place::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
+            place == Role::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
         worker.counts = known.policy.kind == PoolKind::Service;
         worker.demand = self.pools.get(&pool).map_or(0, |known| self.fresh_demand(known));
         let id = self.enlist(worker);
         let known = self.pools.get_mut(&pool)?;
         let seat = known.slots.get_mut(slot.0 as usize)?;
         match place {
-            Place::Current => seat.current = Some(id),
-            Place::Successor => {
+            Role::Current => seat.current = Some(id),
+            Role::Successor => {
                 seat.successor = Some(id);
                 known.in_flight += 1;
             }
-            Place::Leaving => {}
+            Role::Leaving => {}
         }
         let seat = known.slots.get_mut(slot.0 as usize)?;
-        if place == Place::Current && core::mem::take(&mut seat.restart_due) {
+        if place == Role::Current && core::mem::take(&mut seat.restart_due) {
             seat.restarts += 1;
         }
         self.renewal_spawned(pool, slot, id);
-        self.out.push(Order::Spawn { worker: id, pool, slot, generation });
+        self.out.push(Command::Spawn { worker: id, pool, slot, generation });
         Some(id)
     }
 
@@ -75,7 +76,7 @@ impl Master {
                 *until = (*until).min(now + soak);
             }
         });
-        self.record(Record::Confirmed { worker: id, took });
+        self.record(Notice::Confirmed { worker: id, took });
         self.stirred.insert(pool);
     }
 
@@ -106,9 +107,9 @@ impl Master {
             w.unproven = by_age.then_some(until);
             w.state = if soaks { State::Soaking { until } } else { State::Ready };
         });
-        self.record(Record::Ready { worker: id, took, by_age, soak: if soaks { soak } else { Span::ZERO } });
+        self.record(Notice::Ready { worker: id, took, by_age, soak: if soaks { soak } else { Span::ZERO } });
         self.was_quick(pool, took);
-        if place == Place::Current {
+        if place == Role::Current {
             self.filled(pool, slot, generation, id);
         }
         self.hope(pool, generation, id);
@@ -117,7 +118,7 @@ impl Master {
 
     pub(crate) fn soaked(&mut self, id: WorkerId) {
         self.change(id, |w| w.state = State::Ready);
-        self.record(Record::Soaked { worker: id });
+        self.record(Notice::Soaked { worker: id });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
             self.touch(pool, slot);
@@ -135,7 +136,7 @@ impl Master {
     pub(crate) fn unhealthy(&mut self, id: WorkerId) {
         if self.workers.get(&id).is_some_and(Worker::serves) {
             self.died(id, Cause::Unhealthy);
-            self.begin_stop(id, Why::Unhealthy);
+            self.begin_stop(id, StopReason::Unhealthy);
         }
     }
 
@@ -143,7 +144,7 @@ impl Master {
         let Some(worker) = self.workers.get(&id) else { return };
         if worker.leaves() {
             let took = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
-            self.record(Record::Stopped { worker: id, exit: None, took });
+            self.record(Notice::Stopped { worker: id, exit: None, took });
         } else {
             self.died(id, Cause::SpawnFailed);
         }
@@ -182,7 +183,7 @@ impl Master {
         let (pool, slot) = (worker.pool, worker.slot);
         self.change(id, |w| w.state = State::Outliving { step, until, latest });
         self.touch(pool, slot);
-        self.out.push(Order::Outlive(id, signal));
+        self.out.push(Command::SignalRemaining(id, signal));
     }
 
     /// Its first process has ended, and nothing else of it may live on.
@@ -192,20 +193,20 @@ impl Master {
             let (pool, slot) = (worker.pool, worker.slot);
             self.touch(pool, slot);
         }
-        self.out.push(Order::Sweep(id));
+        self.out.push(Command::KillTree(id));
     }
 
     pub(crate) fn swept(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.exit.is_some()) else { return };
         if let Some(asked) = worker.asked {
             let (exit, took) = (worker.exit, self.now - asked);
-            self.record(Record::Stopped { worker: id, exit, took });
+            self.record(Notice::Stopped { worker: id, exit, took });
         }
         self.forget(id);
     }
 
     /// Asks a worker to leave: its slot does not know it any more, its stop steps begin.
-    pub(crate) fn begin_stop(&mut self, id: WorkerId, why: Why) {
+    pub(crate) fn begin_stop(&mut self, id: WorkerId, why: StopReason) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
         if worker.leaves() && worker.state != State::Unreachable {
@@ -214,7 +215,7 @@ impl Master {
         // A change of configuration finds it on its way: it keeps the steps that it began with.
         let stop = self.pools.get(&worker.pool).map(|pool| pool.policy.stop.clone()).unwrap_or_default();
         self.detach(id);
-        self.record(Record::Retired { worker: id, why });
+        self.record(Notice::Retired { worker: id, why });
         self.change(id, |w| {
             w.asked = Some(now);
             w.drains = true;
@@ -225,10 +226,10 @@ impl Master {
 
     pub(crate) fn advance_stop(&mut self, id: WorkerId, mut step: usize) {
         let outlived = self.workers.get(&id).is_some_and(|worker| worker.exit.is_some());
-        while let Some(Step { signal, wait, to }) = self.stop_step(id, step) {
+        while let Some(StopStep { signal, wait, to }) = self.stop_step(id, step) {
             if let Some(signal) = signal {
                 let whole = outlived || to == To::Tree;
-                self.out.push(if whole { Order::SignalTree(id, signal) } else { Order::Signal(id, signal) });
+                self.out.push(if whole { Command::SignalTree(id, signal) } else { Command::Signal(id, signal) });
             }
             if wait > Span::ZERO {
                 let until = self.now + wait;
@@ -242,7 +243,7 @@ impl Master {
             }
             step += 1;
         }
-        self.cut(id, Cut::Steps);
+        self.cut(id, KillReason::Steps);
     }
 
     /// What a worker may ask for is one allowance for its whole stop, not one for each step.
@@ -252,18 +253,18 @@ impl Master {
         worker.asked.unwrap_or(self.now) + waits + MOST_EXTENSION
     }
 
-    fn stop_step(&self, id: WorkerId, step: usize) -> Option<Step> {
+    fn stop_step(&self, id: WorkerId, step: usize) -> Option<StopStep> {
         self.workers.get(&id)?.stop.get(step).copied()
     }
 
     /// SIGKILL to one that has been asked to leave; told, since something may be cut short by it.
-    pub(crate) fn cut(&mut self, id: WorkerId, cut: Cut) {
+    pub(crate) fn cut(&mut self, id: WorkerId, cut: KillReason) {
         let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.state, State::Killing { .. } | State::Sweeping { .. }) {
             return;
         }
         let waited = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
-        self.record(Record::Killed { worker: id, cut, waited });
+        self.record(Notice::Killed { worker: id, cut, waited });
         self.kill(id);
     }
 
@@ -283,12 +284,12 @@ impl Master {
             w.drains = true;
             w.state = State::Killing { give_up: now + KILL_GRACE };
         });
-        self.out.push(Order::Kill(id));
+        self.out.push(Command::Kill(id));
     }
 
     pub(crate) fn give_up(&mut self, id: WorkerId) {
         self.change(id, |w| w.lost = true);
-        self.record(Record::Lost { worker: id });
+        self.record(Notice::Lost { worker: id });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
             self.touch(pool, slot);
@@ -299,10 +300,10 @@ impl Master {
     pub(crate) fn detach(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (pool, slot, place, unproven) = (worker.pool, worker.slot, worker.place, worker.unproven);
-        if place == Place::Leaving {
+        if place == Role::Leaving {
             return;
         }
-        self.change(id, |w| w.place = Place::Leaving);
+        self.change(id, |w| w.place = Role::Leaving);
         self.touch(pool, slot);
         let Some(known) = self.pools.get_mut(&pool) else { return };
         if let (Some(roll), Some(at)) = (&mut known.roll, unproven) {
@@ -313,7 +314,7 @@ impl Master {
         if let Some(breaker) = known.breaker {
             self.touched.insert((pool, breaker.probe)); // it may try now
         }
-        if place == Place::Current {
+        if place == Role::Current {
             seat.current = None;
             // Its successor takes the slot in the same step.
             let has_heir = seat.successor.is_some_and(|next| self.workers.get(&next).is_some_and(Worker::serves));

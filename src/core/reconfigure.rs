@@ -1,18 +1,20 @@
 //! Wishes that come with a configuration: a changed one, and the way back to an older one.
 
 use crate::pool::{Activity, Pool};
-use crate::{By, Generation, Master, Nothing, Order, Outcome, Policy, PoolId, PoolKind, Record, Span, Ticket};
+use crate::{
+    Command, Engine, Generation, NothingDone, Notice, Outcome, Policy, PoolId, PoolKind, Span, SupersededBy, Ticket,
+};
 use alloc::vec::Vec;
 
-impl Master {
+impl Engine {
     /// New policy, new generation: whatever runs is superseded.
     pub(crate) fn change_pool(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
         if self.stopping {
-            return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by: By::StopOfAll }));
+            return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by: SupersededBy::StopOfAll }));
         }
         let Some(pool) = self.pools.get(&id) else {
             self.keep(id, policy);
-            return self.reply_nothing(ticket, id, Nothing::NoPool);
+            return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         let (activity, held, removed) = (pool.activity, pool.is_held(), pool.removed);
         match activity {
@@ -26,7 +28,7 @@ impl Master {
             }
             Activity::Running => {
                 let before = pool.policy.count;
-                let mut tickets = self.supersede(id, By::Change);
+                let mut tickets = self.supersede(id, SupersededBy::Change);
                 self.adopt(id, policy);
                 tickets.push(ticket);
                 self.start_roll(id, tickets);
@@ -39,9 +41,9 @@ impl Master {
                 let generation = pool.wanted;
                 if removed {
                     self.revive(id);
-                    return self.out.push(Order::Reply(ticket, id, Outcome::Begins { generation }));
+                    return self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation }));
                 }
-                self.reply_nothing(ticket, id, Nothing::Stopped);
+                self.reply_nothing(ticket, id, NothingDone::Stopped);
             }
         }
     }
@@ -49,16 +51,16 @@ impl Master {
     /// Back to an older generation that has served in full, under its own number.
     pub(crate) fn return_to(&mut self, ticket: Ticket, id: PoolId, to: Generation, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else {
-            return self.reply_nothing(ticket, id, Nothing::NoPool);
+            return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         let nothing = match pool.activity {
             Activity::Outlasting | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
-            Activity::Stopped => Some(Nothing::Stopped),
-            Activity::Running if pool.policy.kind == PoolKind::Step => Some(Nothing::Step),
-            Activity::Running if !pool.history.knows(to) => Some(Nothing::Forgotten(to)),
+            Activity::Stopped => Some(NothingDone::Stopped),
+            Activity::Running if pool.policy.kind == PoolKind::Oneshot => Some(NothingDone::Oneshot),
+            Activity::Running if !pool.history.knows(to) => Some(NothingDone::Forgotten(to)),
             Activity::Running => None,
         };
         if let Some(why) = nothing {
@@ -70,13 +72,13 @@ impl Master {
             pool.wanted = to;
             pool.alike.clear();
             self.adopt(id, policy);
-            return self.out.push(Order::Reply(ticket, id, Outcome::Begins { generation: to }));
+            return self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation: to }));
         }
         if pool.roll.is_none() && pool.wanted == to && self.all_of(id, to) {
             self.adopt(id, policy);
-            return self.out.push(Order::Reply(ticket, id, done));
+            return self.out.push(Command::Reply(ticket, id, done));
         }
-        let mut tickets = self.supersede(id, By::Return);
+        let mut tickets = self.supersede(id, SupersededBy::Return);
         self.adopt(id, policy);
         tickets.push(ticket);
         self.start_roll_to(id, tickets, to);
@@ -98,14 +100,14 @@ impl Master {
     }
 
     /// Ends a running roll for the sake of another one, which takes over all who wait.
-    pub(crate) fn supersede(&mut self, id: PoolId, by: By) -> Vec<Ticket> {
+    pub(crate) fn supersede(&mut self, id: PoolId, by: SupersededBy) -> Vec<Ticket> {
         let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
         self.abandon_fresh(id);
         let Some(Pool { roll: Some(roll), waiting, .. }) = self.pools.get_mut(&id) else { return Vec::new() };
         let mut tickets = core::mem::take(&mut roll.tickets);
         tickets.extend(waiting.take().unwrap_or_default());
         let (generation, touched) = (roll.generation, roll.retired_any);
-        self.record(Record::RollSuperseded { pool: id, generation, by, touched });
+        self.record(Notice::RollSuperseded { pool: id, generation, by, touched });
         self.end_roll(id, Outcome::Superseded { by });
         tickets
     }
@@ -127,7 +129,7 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.remake();
         let generation = pool.wanted;
-        self.out.push(Order::Reply(ticket, id, Outcome::Begins { generation }));
+        self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation }));
         self.stirred.insert(id);
     }
 }
@@ -135,7 +137,7 @@ impl Master {
 impl Policy {
     /// A step has one worker.
     pub(crate) fn of_its_kind(self) -> Self {
-        let count = if self.kind == PoolKind::Step { 1 } else { self.count };
+        let count = if self.kind == PoolKind::Oneshot { 1 } else { self.count };
         Self { count, ..self }
     }
 }

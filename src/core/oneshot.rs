@@ -1,20 +1,22 @@
 //! A pool that runs once: one worker, which is never ready and whose exit code is the result. Never two runs at a time.
 
 use crate::pool::{Activity, Ended, Pool};
-use crate::worker::Place;
-use crate::{By, Cause, Exit, Failure, Master, Outcome, PoolId, PoolKind, Record, Slot, Standing, Ticket, WorkerId};
+use crate::worker::Role;
+use crate::{
+    Cause, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing, SupersededBy, Ticket, WorkerId,
+};
 use alloc::vec;
 
 const ONLY: Slot = Slot(0);
 
-impl Master {
+impl Engine {
     pub(crate) fn is_step(&self, id: PoolId) -> bool {
-        self.pools.get(&id).is_some_and(|pool| pool.policy.kind == PoolKind::Step)
+        self.pools.get(&id).is_some_and(|pool| pool.policy.kind == PoolKind::Oneshot)
     }
 
     /// Starts the run that is wanted, once nothing of the one before it is left.
     pub(crate) fn settle_step(&mut self, id: PoolId) {
-        let key = crate::deadline::Key::Slot(id, ONLY);
+        let key = crate::timers::Key::Slot(id, ONLY);
         self.deadlines.set(key, None);
         let Some(pool) = self.pools.get(&id) else { return };
         let Some(seat) = pool.slots.first() else { return };
@@ -31,7 +33,7 @@ impl Master {
                 pool.wanted
             }
         };
-        self.spawn(id, ONLY, generation, Place::Current);
+        self.spawn(id, ONLY, generation, Role::Current);
     }
 
     /// Run it once more. What runs is never cut short: the new run comes after it, and one is enough for all who wait.
@@ -43,7 +45,7 @@ impl Master {
         if let Some(roll) = pool.roll.as_mut().filter(|_| !is_change) {
             return roll.tickets.push(ticket);
         }
-        let mut tickets = self.supersede(id, if is_change { By::Change } else { By::Roll });
+        let mut tickets = self.supersede(id, if is_change { SupersededBy::Change } else { SupersededBy::Roll });
         tickets.push(ticket);
         self.start_roll(id, tickets);
     }
@@ -71,10 +73,10 @@ impl Master {
             self.step_failed(pool_id);
         }
         let (slot, began, ready_at, is_end) = (ONLY, worker.began, None, false);
-        let death = crate::repair::Death { id, slot, began, ready_at, is_end, never_again, exit };
+        let death = crate::restart::Death { id, slot, began, ready_at, is_end, never_again, exit };
         let retry_in = if rolls { None } else { self.count_death(pool_id, &death) };
         let given_up = self.pools.get(&pool_id).is_some_and(|pool| pool.slots[0].ended.is_some());
-        self.record(Record::Died {
+        self.record(Notice::Died {
             worker: id,
             cause,
             failure: true,
@@ -106,7 +108,7 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.forgive_all();
         pool.set_ended(ONLY, Some(Ended::Done));
-        self.record(Record::StepDone { pool: id, generation, took });
+        self.record(Notice::StepDone { pool: id, generation, took });
         self.end_crash_loop(id);
         match self.pools.get_mut(&id) {
             Some(Pool { roll: Some(roll), .. }) => {
@@ -139,7 +141,7 @@ impl Master {
             Some(tickets) => tickets.push(ticket),
             None => {
                 pool.waiting = Some(vec![ticket]);
-                self.record(Record::RollWaits { pool: id });
+                self.record(Notice::RollWaits { pool: id });
             }
         }
     }

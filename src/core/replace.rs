@@ -1,11 +1,12 @@
 //! One worker replaced by a fresh one, made from what an empty slot is filled with: the successor is ready before the
 //! old one gets its stop. One at a time in each pool; the others queue.
 
-use crate::order::Why;
+use crate::output::StopReason;
 use crate::pool::{Activity, Pool};
-use crate::worker::Place;
+use crate::worker::Role;
 use crate::{
-    By, Failure, Master, Nothing, Order, Outcome, PoolId, PoolKind, Record, Slot, Span, Ticket, Time, WorkerId,
+    Command, Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span, SupersededBy, Ticket, Time,
+    WorkerId,
 };
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -27,16 +28,16 @@ pub(crate) struct Renewals {
     queue: VecDeque<Renewal>,
 }
 
-impl Master {
+impl Engine {
     pub(crate) fn want_renewal(&mut self, ticket: Ticket, id: PoolId, slot: Slot) {
-        let Some(pool) = self.pools.get_mut(&id) else { return self.reply_nothing(ticket, id, Nothing::NoPool) };
+        let Some(pool) = self.pools.get_mut(&id) else { return self.reply_nothing(ticket, id, NothingDone::NoPool) };
         match pool.activity {
             Activity::Running => {}
             Activity::Outlasting | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
-            Activity::Stopped => return self.reply_nothing(ticket, id, Nothing::Stopped),
+            Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
         let wanted = pool.policy.kind == PoolKind::Service && slot.0 < pool.policy.count;
         if let Some(roll) = pool.roll.as_mut().filter(|_| wanted) {
@@ -45,7 +46,7 @@ impl Master {
         let current = pool.slots.get(slot.0 as usize).and_then(|seat| seat.current);
         let serves = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.serves());
         let Some(old) = current.filter(serves).filter(|_| wanted) else {
-            return self.reply_nothing(ticket, id, Nothing::Empty(slot));
+            return self.reply_nothing(ticket, id, NothingDone::Empty(slot));
         };
         let Renewals { running, queue } = &mut pool.renewals;
         match running.iter_mut().chain(queue).find(|renewal| renewal.slot == slot) {
@@ -77,7 +78,7 @@ impl Master {
                 return self.begin_renewal(id, slot, old);
             }
             // It has been replaced, or is about to be: by a death.
-            self.end_renewal(id, &Outcome::Nothing(Nothing::Gone(slot)));
+            self.end_renewal(id, &Outcome::NothingDone(NothingDone::Gone(slot)));
         }
     }
 
@@ -103,9 +104,9 @@ impl Master {
             renewal.began = Some(now);
         }
         if in_place {
-            self.begin_stop(old, Why::MakesRoomForFresh); // the slot fills itself once it is gone
+            self.begin_stop(old, StopReason::MakesRoomForFresh); // the slot fills itself once it is gone
         } else {
-            self.spawn(id, slot, generation, Place::Successor);
+            self.spawn(id, slot, generation, Role::Successor);
         }
     }
 
@@ -128,7 +129,7 @@ impl Master {
     pub(crate) fn renewed(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
         let Some(took) = self.is_fresh(id, worker) else { return };
         let Some(generation) = self.workers.get(&worker).map(|worker| worker.generation) else { return };
-        self.record(Record::Renewed { pool: id, slot, worker, took });
+        self.record(Notice::Renewed { pool: id, slot, worker, took });
         self.end_renewal(id, &Outcome::Done { generation, replaced: 1, took });
     }
 
@@ -163,7 +164,7 @@ impl Master {
     fn end_renewal(&mut self, id: PoolId, outcome: &Outcome) {
         let running = self.pools.get_mut(&id).and_then(|pool| pool.renewals.running.take());
         for ticket in running.into_iter().flat_map(|renewal| renewal.tickets) {
-            self.out.push(Order::Reply(ticket, id, outcome.clone()));
+            self.out.push(Command::Reply(ticket, id, outcome.clone()));
         }
         self.stirred.insert(id);
     }
@@ -173,14 +174,14 @@ impl Master {
         let Some(pool) = self.pools.get_mut(&id) else { return Vec::new() };
         let Renewals { running, queue } = core::mem::take(&mut pool.renewals);
         let fresh = running.as_ref().and_then(|renewal| renewal.fresh);
-        if let Some(fresh) = fresh.filter(|id| self.workers.get(id).is_some_and(|w| w.place == Place::Successor)) {
-            self.begin_stop(fresh, Why::Abandoned);
+        if let Some(fresh) = fresh.filter(|id| self.workers.get(id).is_some_and(|w| w.place == Role::Successor)) {
+            self.begin_stop(fresh, StopReason::Abandoned);
         }
         running.into_iter().chain(queue).flat_map(|renewal| renewal.tickets).collect()
     }
 
     /// The pool stops, or has fewer slots: renewals of slots from this one on are superseded.
-    pub(crate) fn drop_renewals(&mut self, id: PoolId, from: u32, by: By) {
+    pub(crate) fn drop_renewals(&mut self, id: PoolId, from: u32, by: SupersededBy) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Renewals { running, queue } = core::mem::take(&mut pool.renewals);
         let (gone, kept): (Vec<Renewal>, Vec<Renewal>) = queue.into_iter().partition(|renewal| renewal.slot.0 >= from);
@@ -190,7 +191,7 @@ impl Master {
         };
         pool.renewals = Renewals { running, queue: kept.into() };
         for ticket in lost.into_iter().chain(gone).flat_map(|renewal| renewal.tickets) {
-            self.out.push(Order::Reply(ticket, id, Outcome::Superseded { by }));
+            self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.stirred.insert(id);
     }

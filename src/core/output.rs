@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 /// An order to the operating system's side. It is carried out at once; what comes of it is a later fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Command {
     Spawn {
         worker: WorkerId,
         pool: PoolId,
@@ -19,15 +19,15 @@ pub enum Order {
     /// SIGKILL to the worker and its group.
     Kill(WorkerId),
     /// The worker's first process has ended during its stop: what is left of its tree gets this signal (none: it has
-    /// had it) and may finish. Once nothing is left: reap the worker, and report [`crate::Event::Swept`].
-    Outlive(WorkerId, Option<Signal>),
-    /// The worker has exited: kill what is left of its tree, reap it, and report [`crate::Event::Swept`].
-    Sweep(WorkerId),
+    /// had it) and may finish. Once nothing is left: reap the worker, and report [`crate::Input::TreeGone`].
+    SignalRemaining(WorkerId, Option<Signal>),
+    /// The worker has exited: kill what is left of its tree, reap it, and report [`crate::Input::TreeGone`].
+    KillTree(WorkerId),
     Reply(Ticket, PoolId, Outcome),
     /// For the diary, the status and whoever waits: nothing is decided by it.
-    Record(Record),
+    Notice(Notice),
     /// Everything has stopped: the master may leave. `lost` names workers that the kernel could not kill.
-    Leave {
+    Exit {
         lost: Vec<WorkerId>,
     },
 }
@@ -48,9 +48,9 @@ pub enum Outcome {
     /// The pool has not begun, for it waits for others: it will begin with this generation.
     Begins { generation: Generation },
     /// Something else came between.
-    Superseded { by: By },
+    Superseded { by: SupersededBy },
     /// Nothing was done.
-    Nothing(Nothing),
+    NothingDone(NothingDone),
 }
 
 /// Who serves when a rolling restart has ended before its time.
@@ -77,7 +77,7 @@ impl Standing {
 
 /// What superseded a wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum SupersededBy {
     /// A newer wish for a rolling restart.
     Roll,
     /// A changed configuration.
@@ -96,7 +96,7 @@ pub enum By {
 
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nothing {
+pub enum NothingDone {
     NoPool,
     Stopped,
     /// No rolling restart runs: there is nothing to cancel.
@@ -104,7 +104,7 @@ pub enum Nothing {
     /// What runs has failed, and goes back already to this generation.
     GoesBack(Generation),
     /// A step has no generations to go back to.
-    Step,
+    Oneshot,
     /// No such generation is remembered.
     Forgotten(Generation),
     /// Nobody serves in this slot who could be replaced.
@@ -144,7 +144,7 @@ impl Cause {
 
 /// One line of the diary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum Notice {
     /// `by_age`: it has lived long enough, and nothing says more. `soak`: so long it is watched before anything else
     /// is touched.
     Ready {
@@ -183,12 +183,12 @@ pub enum Record {
     /// Its stop has begun; `why` for the diary.
     Retired {
         worker: WorkerId,
-        why: Why,
+        why: StopReason,
     },
     /// It had not left by itself so long after it was asked to: killed, or what is left of its tree is.
     Killed {
         worker: WorkerId,
-        cut: Cut,
+        cut: KillReason,
         waited: Span,
     },
     /// SIGKILL has not ended it: the kernel holds it (state D).
@@ -250,7 +250,7 @@ pub enum Record {
     RollSuperseded {
         pool: PoolId,
         generation: Generation,
-        by: By,
+        by: SupersededBy,
         touched: bool,
     },
     /// Every worker of the pool is ready and of one generation.
@@ -294,7 +294,7 @@ pub enum Record {
 
 /// Why a worker's patience is over before it has left by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum KillReason {
     /// It was deaf to its stop steps.
     Steps,
     /// The stop of everything has taken too long.
@@ -305,7 +305,7 @@ pub enum Cut {
 
 /// Why a worker is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StopReason {
     /// A rolling restart replaces it: its successor serves.
     Replaced,
     /// A rolling restart replaces it: its successor is started once it is gone.

@@ -3,11 +3,11 @@
 
 use crate::pool::{Activity, Ended, Pool};
 use crate::roll::{Phase, Roll};
-use crate::{Cause, Failure, Generation, Master, PoolId, PoolKind, Record};
+use crate::{Cause, Engine, Failure, Generation, Notice, PoolId, PoolKind};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-impl Master {
+impl Engine {
     /// Those for whom this pool still has to wait before it may start.
     pub(crate) fn held_by(&self, id: PoolId) -> Vec<PoolId> {
         let Some(pool) = self.pools.get(&id).filter(|pool| pool.is_held()) else { return Vec::new() };
@@ -23,7 +23,7 @@ impl Master {
         let by = self.held_by(id);
         if !by.is_empty() {
             self.held.insert(id);
-            return self.record(Record::Held { pool: id, by });
+            return self.record(Notice::Held { pool: id, by });
         }
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.begun = true;
@@ -106,7 +106,7 @@ impl Master {
         if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id)
             && !core::mem::replace(&mut roll.wait_told, true)
         {
-            self.record(Record::RollAfter { pool: id, by });
+            self.record(Notice::RollAfter { pool: id, by });
         }
         true
     }
@@ -190,7 +190,7 @@ impl Pool {
         let up = match self.policy.kind {
             PoolKind::Service => self.up,
             // One that was done and whose later run has failed holds nobody: everything serves on as it was.
-            PoolKind::Step => self.slots.first().is_some_and(|slot| match slot.ended {
+            PoolKind::Oneshot => self.slots.first().is_some_and(|slot| match slot.ended {
                 Some(Ended::Done) => true,
                 Some(Ended::Failed) => self.proven != Generation::NONE,
                 None => false,

@@ -1,11 +1,11 @@
 //! After a death that nobody asked for: whose fault, how long to wait, and when a whole pool is sick.
 
-use crate::deadline::Key;
 use crate::pool::{Activity, Breaker, EarlyDeath, Ended, Pool};
 use crate::roll::Phase;
-use crate::worker::{EARLY, Place, State, Worker, jitter};
+use crate::timers::Key;
+use crate::worker::{EARLY, Role, State, Worker, jitter};
 use crate::{
-    Cause, Exit, Failure, Generation, Master, PoolId, Record, Reload, RestartPolicy, Slot, Span, Time, WorkerId,
+    Cause, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot, Span, Time, WorkerId,
 };
 use alloc::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ pub(crate) struct Death {
     pub(crate) exit: Option<Exit>,
 }
 
-impl Master {
+impl Engine {
     /// A worker that nobody had asked to stop has ended, did not start, or did not become ready in time.
     pub(crate) fn died(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
@@ -47,11 +47,11 @@ impl Master {
         // A successor that waits for its turn may end as well; the delay keeps that from going round and round.
         let ended_well = is_end
             && match place {
-                Place::Current => worker.ready_at.is_some(),
-                Place::Successor => {
+                Role::Current => worker.ready_at.is_some(),
+                Role::Successor => {
                     soaked_well || worker.state == State::Ready && self.now - worker.began >= pool.policy.restart.delay
                 }
-                Place::Leaving => false,
+                Role::Leaving => false,
             };
         let (mut fails_roll, mut fails_back) = (false, false);
         if let Some(roll) = &pool.roll {
@@ -70,24 +70,24 @@ impl Master {
         self.lose_early_one(id, &worker);
         let retry_in = match place {
             _ if fails_roll || fails_back => None,
-            Place::Current => self.count_death(worker.pool, &death),
-            Place::Successor | Place::Leaving => {
+            Role::Current => self.count_death(worker.pool, &death),
+            Role::Successor | Role::Leaving => {
                 self.try_again(worker.pool, worker.slot);
                 None
             }
         };
         let seat = self.pools.get(&worker.pool).and_then(|pool| pool.slots.get(worker.slot.0 as usize));
-        self.record(Record::Died {
+        self.record(Notice::Died {
             worker: id,
             cause,
             failure: !is_end,
             before_ready: worker.ready_at.is_none(),
             in_vain: seat.map_or(0, |seat| seat.vain),
             retry_in,
-            given_up: seat.is_some_and(|seat| place == Place::Current && seat.ended.is_some()),
+            given_up: seat.is_some_and(|seat| place == Role::Current && seat.ended.is_some()),
         });
         let failure = Failure { worker: Some(id), cause, mixed: false };
-        let fails_renewal = self.renewal_failed(worker.pool, id, &failure) && place == Place::Successor;
+        let fails_renewal = self.renewal_failed(worker.pool, id, &failure) && place == Role::Successor;
         if fails_roll {
             self.fail_roll(worker.pool, failure);
         } else if fails_back {
@@ -107,7 +107,7 @@ impl Master {
 
     /// On the way to an older generation one that was of it already is gone.
     fn lose_early_one(&mut self, id: WorkerId, worker: &Worker) {
-        if worker.place == Place::Current
+        if worker.place == Role::Current
             && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
             && worker.generation == roll.generation
             && !roll.is_fresh(id, worker.generation)
@@ -206,7 +206,7 @@ impl Master {
             let late = pool.early_deaths.iter().any(|known| known.late);
             pool.breaker = Some(Breaker { probe: death.slot, since: now, hope: None, late, open: false });
             let span = pool.early_deaths.front().map_or(Span::ZERO, |first| now - first.at);
-            self.record(Record::CrashLoop { pool: id, deaths: deaths as u32, span });
+            self.record(Notice::CrashLoop { pool: id, deaths: deaths as u32, span });
         }
     }
 
@@ -276,7 +276,7 @@ impl Master {
         }
         self.deadlines.set(Key::Breaker(id), Some(ready_at + stable_after));
         if ready_at >= breaker.since && !core::mem::replace(&mut breaker.open, true) {
-            self.record(Record::CrashLoopEases { pool: id });
+            self.record(Notice::CrashLoopEases { pool: id });
             self.start_rest(id);
         }
     }
@@ -312,7 +312,7 @@ impl Master {
         if !self.forget_crash_loop(id) {
             return;
         }
-        self.record(Record::CrashLoopOver { pool: id });
+        self.record(Notice::CrashLoopOver { pool: id });
         self.start_rest(id);
     }
 

@@ -1,14 +1,14 @@
 //! Settle: compare the wish with what is, and order what brings them closer. Right for every state, not for every
 //! history: crash, roll, rollback, scale and stop all end here.
 
-use crate::deadline::Key;
-use crate::order::Why;
+use crate::output::StopReason;
 use crate::pool::Activity;
 use crate::roll::Phase;
-use crate::worker::{Place, State};
-use crate::{Generation, Master, PoolId, PoolKind, Record, Slot, WorkerId};
+use crate::timers::Key;
+use crate::worker::{Role, State};
+use crate::{Engine, Generation, Notice, PoolId, PoolKind, Slot, WorkerId};
 
-impl Master {
+impl Engine {
     pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
         self.wait_no_more(id, slot);
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -18,8 +18,8 @@ impl Master {
         };
         let (current, successor) = (seat.current, seat.successor);
         let unwanted = match pool.activity {
-            Activity::Stopping | Activity::Stopped => Some(Why::Stop),
-            Activity::Running | Activity::Outlasting => (slot.0 >= pool.policy.count).then_some(Why::ScaledDown),
+            Activity::Stopping | Activity::Stopped => Some(StopReason::Stop),
+            Activity::Running | Activity::Outlasting => (slot.0 >= pool.policy.count).then_some(StopReason::ScaledDown),
         };
         if let Some(why) = unwanted {
             self.deadlines.set(Key::Slot(id, slot), None);
@@ -31,7 +31,7 @@ impl Master {
         match pool.activity {
             Activity::Outlasting => return self.keep_serving(id, slot, current, successor),
             _ if !pool.begun => return,
-            _ if pool.policy.kind == PoolKind::Step => return self.settle_step(id),
+            _ if pool.policy.kind == PoolKind::Oneshot => return self.settle_step(id),
             _ => {}
         }
         if let Some(next) = successor
@@ -51,7 +51,7 @@ impl Master {
         if current.is_none() && self.workers.get(&next).is_some_and(|w| w.serves()) {
             self.promote(id, slot, next);
         } else {
-            self.begin_stop(next, Why::Stop);
+            self.begin_stop(next, StopReason::Stop);
         }
     }
 
@@ -71,7 +71,7 @@ impl Master {
             if let Some(roll) = &mut pool.roll {
                 roll.retired_any = true;
             }
-            let why = if pool.roll.is_some() { Why::Replaced } else { Why::Recycled };
+            let why = if pool.roll.is_some() { StopReason::Replaced } else { StopReason::Recycled };
             self.begin_stop(old, why);
         }
         self.promote(id, slot, next);
@@ -79,7 +79,7 @@ impl Master {
 
     pub(crate) fn promote(&mut self, id: PoolId, slot: Slot, next: WorkerId) {
         self.change(next, |w| {
-            w.place = Place::Current;
+            w.place = Role::Current;
             w.awaited = true;
         });
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -151,7 +151,7 @@ impl Master {
         if !self.may_start(id) {
             return self.wait_for_room(id, slot);
         }
-        self.spawn(id, slot, generation, Place::Current);
+        self.spawn(id, slot, generation, Role::Current);
     }
 
     /// The ceiling is a promise of rolling restarts: who is given up before it was ready, since its rolling restart is
@@ -185,7 +185,7 @@ impl Master {
         let Some(pool) = self.pools.get(&id) else { return };
         match pool.activity {
             Activity::Running if !pool.begun => self.begin_when_free(id),
-            Activity::Running if pool.policy.kind == PoolKind::Step => {}
+            Activity::Running if pool.policy.kind == PoolKind::Oneshot => {}
             Activity::Running => {
                 self.notice_up(id);
                 self.watch_probe(id);
@@ -214,7 +214,7 @@ impl Master {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.activity = Activity::Stopped;
         }
-        self.record(Record::PoolStopped { pool: id });
+        self.record(Notice::PoolStopped { pool: id });
         self.stirred.insert(id);
         self.stir_needed(id);
     }
@@ -229,7 +229,7 @@ impl Master {
         let generation: Generation = pool.wanted;
         if pool.serving_of.get(&generation) == Some(&pool.serving) {
             pool.prove(generation);
-            self.record(Record::PoolReady { pool: id, generation });
+            self.record(Notice::PoolReady { pool: id, generation });
         }
     }
 }
