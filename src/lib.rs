@@ -3,6 +3,19 @@
 //!
 //! `docs/architecture.md` describes the modules and how they depend on each other.
 
+// No user input and no failure of the system may end the master: what cannot happen is expressed in types.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used,
+        clippy::use_self,
+        clippy::disallowed_methods
+    )
+)]
+
 pub mod cli;
 pub mod config;
 pub mod control;

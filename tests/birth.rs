@@ -1,7 +1,7 @@
 //! What a worker finds when it begins, whatever state the master is in.
 
 #[path = "support/nursery.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 mod nursery;
 
 use nix::sys::signal::{SigSet, Signal};

@@ -1,10 +1,10 @@
 //! A worker that cannot be born: the reason is told in words, and nothing else suffers.
 
 #[path = "support/dead_mount.rs"]
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, reason = "other test binaries have it in a module")]
 mod dead_mount;
 #[path = "support/nursery.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 mod nursery;
 
 use dead_mount::DeadMount;

@@ -59,6 +59,7 @@ fn again(role: &str) -> Command {
 
 // ---- the workers' side ----
 
+#[expect(clippy::exit, reason = "a worker that ends with a code")]
 fn act(role: &str) {
     let (verb, rest) = role.split_once(' ').unwrap_or((role, ""));
     match verb {
@@ -92,8 +93,7 @@ fn tree(rest: &str) {
         say_and_stay();
     }
     let kept = rest.strip_prefix("keep ");
-    // Left unreaped on purpose: it becomes an orphan.
-    #[expect(clippy::zombie_processes)]
+    #[expect(clippy::zombie_processes, reason = "it is to become an orphan")]
     again(kept.unwrap_or(rest)).spawn().unwrap();
     if kept.is_some() {
         say_and_stay();
@@ -125,8 +125,7 @@ fn spawn(role: &str, tag: &str) -> Born {
             std::thread::park();
         }
     });
-    // Reaped by its pid, as the master does it.
-    #[expect(clippy::zombie_processes)]
+    #[expect(clippy::zombie_processes, reason = "reaped by its pid, as the master does it")]
     let mut child = receiver.recv().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());
     let pid = child.id() as i32;

@@ -1,7 +1,7 @@
 //! The prober by itself: what is healthy, what is not and why, and that nothing of a command is left behind.
 
 #[path = "support/nursery.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 mod nursery;
 
 use rotad::event_loop::waker::Waker;

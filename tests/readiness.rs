@@ -111,7 +111,7 @@ fn wait_as(mode: &str, listener: OwnedFd) {
     }
 }
 
-fn epoll_of(fd: std::os::fd::BorrowedFd, flags: EpollFlags) -> Epoll {
+fn epoll_of(fd: std::os::fd::BorrowedFd<'_>, flags: EpollFlags) -> Epoll {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     epoll.add(fd, EpollEvent::new(flags, 0)).unwrap();
     epoll

@@ -80,7 +80,7 @@ fn the_template() {
 /// KILL to the master: systemd ends the workers and starts anew. Without a socket of systemd's, clients are refused
 /// until the new workers listen; with it they wait. Requests in flight are lost both times.
 #[test]
-#[allow(clippy::print_stderr)] // the page's figures
+#[expect(clippy::print_stderr, reason = "the figures of docs/systemd.md, for `--nocapture`")]
 fn the_master_is_killed() {
     let _alone = alone();
     let Some(systemd) = SystemdBox::with_web("") else { return };

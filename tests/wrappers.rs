@@ -45,7 +45,7 @@ address = "127.0.0.1:@PORT@"
 
 /// Ten rolls under load and a stop with requests in flight: no request is lost, no job is cut short, and everybody has
 /// got its signal once.
-#[expect(clippy::print_stderr)] // the table of docs/worker-contract.md, for `--nocapture`
+#[expect(clippy::print_stderr, reason = "the table of docs/worker-contract.md, for `--nocapture`")]
 fn nothing_is_lost(name: &str, mut site: Site) {
     let _alone = alone();
     site.run();

@@ -6,6 +6,11 @@
 //! is `no_std` and has no dependencies.
 #![no_std]
 #![forbid(unsafe_code)]
+// No event may end the master: what cannot happen is expressed in types.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::unreachable, clippy::unwrap_used, clippy::use_self)
+)]
 
 extern crate alloc;
 

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// Its server never answers; it fails everything once it is dropped.
-pub struct DeadMount(#[allow(dead_code)] File, PathBuf);
+pub struct DeadMount(#[expect(dead_code, reason = "held open")] File, PathBuf);
 
 impl DeadMount {
     /// In the calling thread's mount namespace. None: it takes root and a kernel with FUSE.

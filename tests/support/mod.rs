@@ -2,7 +2,13 @@
 //! sockets ([`Load`]), a [`Watch`] over its status, and what a machine may lack ([`need`]).
 //!
 //! Nothing here sleeps to make a test pass: everything waits for a condition, with a deadline.
-#![allow(dead_code, unused_imports, unreachable_pub, clippy::print_stderr)] // each test binary uses its own part
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::print_stderr,
+    reason = "each test binary uses its own part"
+)]
 
 pub mod ask;
 pub mod cases;

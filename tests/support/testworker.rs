@@ -5,10 +5,9 @@
 //! `ok` | `exit CODE` (at once) | `hang` (never ready) | `die MS` (that long after ready) | `slow MS` (to start).
 //! For those that fail, the rest of the file is printed to stderr as last words.
 
-// One descriptor has to be taken over from the environment; see `own`.
-#![allow(unsafe_code)]
-// Leaving children alone is what some of these workers are for.
-#![allow(clippy::zombie_processes)]
+#![expect(unsafe_code, reason = "one descriptor has to be taken over from the environment; see `own`")]
+#![expect(clippy::zombie_processes, reason = "leaving children alone is what some of these workers are for")]
+#![expect(clippy::exit, reason = "exit codes are what many of these workers are for")]
 
 #[path = "testworker/facts.rs"]
 mod facts;
@@ -319,7 +318,7 @@ pub(crate) fn sick() -> Arc<AtomicBool> {
 fn fatten(mib: u64) {
     let mut fat = vec![0_u8; (mib << 20) as usize];
     fat.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-    std::mem::forget(fat);
+    let _kept: &mut [u8] = fat.leak();
 }
 
 fn job(knobs: &Knobs) {

@@ -1,5 +1,7 @@
 //! The demo's master: a child process in a folder of its own, both gone when the stage closes.
 
+#![expect(clippy::disallowed_methods, reason = "its own children, which it has not reaped")]
+
 use super::super::{seam, status};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::{PoolState, ReloadState, Status};

@@ -4,10 +4,10 @@
 
 #[path = "../sim/checks.rs"]
 mod checks;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the simulator uses more of it")]
 #[path = "../sim/model.rs"]
 mod model;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the simulator uses more of it")]
 #[path = "../sim/oracle.rs"]
 mod oracle;
 #[path = "../sim/records.rs"]
