@@ -23,7 +23,7 @@ impl Engine {
         let by = self.held_by(id);
         if !by.is_empty() {
             self.held.insert(id);
-            return self.record(Notice::Held { pool: id, by });
+            return self.emit(Notice::Held { pool: id, by });
         }
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.begun = true;
@@ -37,13 +37,13 @@ impl Engine {
         self.held.remove(&id);
         if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_held()) {
             pool.begun = true;
-            self.touch_all(id);
+            self.mark_all_slots(id);
         }
     }
 
     /// A pool is up, or has come to nothing: somebody may have waited for that.
-    pub(crate) fn stir_held(&mut self) {
-        self.stirred.extend(self.held.iter().copied());
+    pub(crate) fn mark_held_pools(&mut self) {
+        self.dirty_pools.extend(self.held.iter().copied());
     }
 
     /// Whether every wanted worker has been ready at once since the pool's start.
@@ -51,7 +51,7 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.is_full() {
             pool.up = true;
-            self.stir_held();
+            self.mark_held_pools();
         }
     }
 
@@ -104,9 +104,9 @@ impl Engine {
             return false;
         }
         if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id)
-            && !core::mem::replace(&mut roll.wait_told, true)
+            && !core::mem::replace(&mut roll.wait_reported, true)
         {
-            self.record(Notice::RollAfter { pool: id, by });
+            self.emit(Notice::RollAfter { pool: id, by });
         }
         true
     }
@@ -122,18 +122,18 @@ impl Engine {
                 let failure = Failure { worker: None, cause: Cause::After(id), mixed: false };
                 self.fail_roll(other, failure);
             }
-            self.stirred.insert(other);
+            self.dirty_pools.insert(other);
         }
     }
 
     /// Everything stops: this pool serves on until those that need it have stopped.
-    pub(crate) fn outlast(&mut self, id: PoolId) {
+    pub(crate) fn stop_after_dependents(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if pool.is_held() {
-            self.drop_pool(id);
+            self.stop_pool(id);
         } else if pool.activity == Activity::Running {
-            pool.activity = Activity::Outlasting;
-            self.end_wishes(id);
+            pool.activity = Activity::AwaitingDependents;
+            self.end_requests(id);
         }
     }
 
@@ -142,33 +142,33 @@ impl Engine {
             *other != id && pool.activity != Activity::Stopped && pool.policy.after.contains(&id)
         };
         if !self.pools.iter().any(needs) {
-            self.drop_pool(id);
+            self.stop_pool(id);
         }
     }
 
     /// This pool has stopped: those that it named may be next.
-    pub(crate) fn stir_needed(&mut self, id: PoolId) {
+    pub(crate) fn mark_dependencies(&mut self, id: PoolId) {
         if self.stopping
             && let Some(pool) = self.pools.get(&id)
         {
-            self.stirred.extend(pool.policy.after.iter().copied());
+            self.dirty_pools.extend(pool.policy.after.iter().copied());
         }
     }
 
     /// Pools that wait for each other in a circle would never stop: then they all stop at once. Whether there were any.
-    pub(crate) fn break_circle(&mut self) -> bool {
+    pub(crate) fn break_cycle(&mut self) -> bool {
         let is = |activity| self.pools.values().any(|pool: &Pool| pool.activity == activity);
-        if !self.stopping || is(Activity::Stopping) || !is(Activity::Outlasting) {
+        if !self.stopping || is(Activity::Stopping) || !is(Activity::AwaitingDependents) {
             return false;
         }
-        self.drop_all();
+        self.stop_all_pools();
         true
     }
 
-    pub(crate) fn drop_all(&mut self) {
+    pub(crate) fn stop_all_pools(&mut self) {
         let pools: Vec<PoolId> = self.pools.keys().copied().collect();
         for pool in pools {
-            self.drop_pool(pool);
+            self.stop_pool(pool);
         }
     }
 }
@@ -192,7 +192,7 @@ impl Pool {
             // One that was done and whose later run has failed holds nobody: everything serves on as it was.
             PoolKind::Oneshot => self.slots.first().is_some_and(|slot| match slot.ended {
                 Some(Ended::Done) => true,
-                Some(Ended::Failed) => self.proven != Generation::NONE,
+                Some(Ended::Failed) => self.last_good != Generation::NONE,
                 None => false,
             }),
         };

@@ -1,7 +1,7 @@
 //! The one door: note the fact, then settle what it touched.
 
 use crate::pool::{Activity, Pool};
-use crate::starting::Starts;
+use crate::starting::StartLimiter;
 use crate::timers::{Deadlines, Key};
 use crate::worker::{Role, State, Worker};
 use crate::{Command, Input, KillReason, Notice, PoolId, Request, Slot, Span, Ticket, Time, WorkerId};
@@ -16,11 +16,11 @@ pub struct Engine {
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) deadlines: Deadlines,
     /// What the present step has to settle.
-    pub(crate) touched: BTreeSet<(PoolId, Slot)>,
-    pub(crate) stirred: BTreeSet<PoolId>,
+    pub(crate) dirty_slots: BTreeSet<(PoolId, Slot)>,
+    pub(crate) dirty_pools: BTreeSet<PoolId>,
     /// Pools that wait for others before they start.
     pub(crate) held: BTreeSet<PoolId>,
-    pub(crate) starts: Starts,
+    pub(crate) start_limiter: StartLimiter,
     pub(crate) stopping: bool,
     pub(crate) left: bool,
     pub(crate) out: Vec<Command>,
@@ -36,11 +36,11 @@ impl Engine {
     ///
     /// # Panics
     /// When `now` is earlier than that of the step before: a defect of the caller.
-    pub fn handle(&mut self, now: Time, event: Input) -> Vec<Command> {
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Command> {
         assert!(now >= self.now, "time runs backwards: {now} after {}", self.now);
         self.now = now;
-        self.note(event);
-        self.settle();
+        self.apply(input);
+        self.reconcile();
         core::mem::take(&mut self.out)
     }
 
@@ -49,21 +49,21 @@ impl Engine {
         self.deadlines.next()
     }
 
-    fn note(&mut self, event: Input) {
-        match event {
-            Input::Started(id) => self.born(id),
+    fn apply(&mut self, input: Input) {
+        match input {
+            Input::Started(id) => self.started(id),
             Input::SpawnFailed(id) => self.spawn_failed(id),
-            Input::Ready(id) => self.reported(id),
-            Input::Lived(id) => self.became_ready(id, true),
+            Input::Ready(id) => self.reported_ready(id),
+            Input::AgeReached(id) => self.mark_ready(id, true),
             Input::Unhealthy(id) => self.unhealthy(id),
             Input::Unreachable(ids) => self.unreachable(&ids),
-            Input::Demand(found) => self.demanded(&found),
+            Input::Demand(found) => self.update_demands(&found),
             Input::TimeoutExtended(id, by) => {
                 let now = self.now;
-                self.change(id, |w| w.extend(now, by));
+                self.update_worker(id, |w| w.extend(now, by));
             }
             Input::Exited(id, exit) => self.exited(id, exit),
-            Input::TreeGone(id) => self.swept(id),
+            Input::TreeGone(id) => self.tree_gone(id),
             Input::Pinned { pool, generation, same } => self.pinned(pool, generation, same),
             Input::Requested(ticket, request) => self.requested(ticket, request),
             Input::TimerFired => {
@@ -76,14 +76,14 @@ impl Engine {
 
     fn requested(&mut self, ticket: Ticket, request: Request) {
         match request {
-            Request::EnsurePool(id, policy) => self.keep(id, policy),
-            Request::Start(id) => self.start_ended(id),
-            Request::StopPool(id) => self.drop_pool(id),
-            Request::Roll(id) => self.want_roll(ticket, id),
+            Request::EnsurePool(id, policy) => self.ensure_pool(id, policy),
+            Request::Start(id) => self.start(id),
+            Request::StopPool(id) => self.stop_pool(id),
+            Request::Roll(id) => self.request_roll(ticket, id),
             Request::Remove(id) => self.remove(id),
-            Request::Reconfigure { pool, policy } => self.change_pool(ticket, pool, policy),
-            Request::RollBack { pool, to, policy } => self.return_to(ticket, pool, to, policy),
-            Request::Replace(pool, slot) => self.want_renewal(ticket, pool, slot),
+            Request::Reconfigure { pool, policy } => self.reconfigure(ticket, pool, policy),
+            Request::RollBack { pool, to, policy } => self.roll_back(ticket, pool, to, policy),
+            Request::Replace(pool, slot) => self.request_replacement(ticket, pool, slot),
             Request::Cancel(id) => self.cancel(ticket, id),
             Request::Scale(id, count) => self.scale(id, count),
             Request::Stop { cap } => self.stop(cap),
@@ -94,10 +94,10 @@ impl Engine {
     fn due(&mut self, key: Key) {
         match key {
             Key::Worker(id) => self.worker_due(id),
-            Key::Slot(pool, slot) => self.touch(pool, slot),
-            Key::Breaker(pool) => self.hope_fulfilled(pool),
+            Key::Slot(pool, slot) => self.mark_slot(pool, slot),
+            Key::Breaker(pool) => self.candidate_due(pool),
             Key::Roll(pool) => {
-                self.stirred.insert(pool);
+                self.dirty_pools.insert(pool);
             }
             Key::Essential(pool) => self.essential_due(pool),
             Key::Cap => self.kill_all(KillReason::Cap),
@@ -107,46 +107,46 @@ impl Engine {
     fn worker_due(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         match worker.state {
-            State::Starting { alive_at: Some(at), .. } if at <= self.now => self.became_ready(id, true),
+            State::Starting { alive_at: Some(at), .. } if at <= self.now => self.mark_ready(id, true),
             State::Starting { ready_by, .. } if ready_by <= self.now => self.not_ready_in_time(id),
-            State::Soaking { until } if until <= self.now => self.soaked(id),
-            State::Stopping { step, until, .. } | State::Outliving { step, until, .. } if until <= self.now => {
+            State::Soaking { until } if until <= self.now => self.soak_passed(id),
+            State::Stopping { step, until, .. } | State::StoppingTree { step, until, .. } if until <= self.now => {
                 self.advance_stop(id, step + 1);
             }
-            State::Killing { give_up } | State::Sweeping { give_up } if give_up <= self.now => self.give_up(id),
+            State::Killing { give_up } | State::KillingTree { give_up } if give_up <= self.now => self.give_up(id),
             // It has been given more time since.
             State::Starting { .. }
             | State::Soaking { .. }
             | State::Ready
             | State::Unreachable
             | State::Stopping { .. }
-            | State::Outliving { .. }
+            | State::StoppingTree { .. }
             | State::Killing { .. }
-            | State::Sweeping { .. } => self.change(id, |_| {}),
+            | State::KillingTree { .. } => self.update_worker(id, |_| {}),
         }
     }
 
     /// The one place where a worker's facts change: the pool's counters and the deadline follow.
-    pub(crate) fn change(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
+    pub(crate) fn update_worker(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let before = Share::of(worker);
         with(worker);
         let after = Share::of(worker);
         self.deadlines.set(Key::Worker(id), worker.deadline());
-        self.starts.shift(before.demand, after.demand);
+        self.start_limiter.shift(before.demand, after.demand);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             if after.booting < before.booting {
-                self.starts.change();
+                self.start_limiter.change();
             }
             pool.apply(worker, before, after);
         }
     }
 
-    pub(crate) fn enlist(&mut self, worker: Worker) -> WorkerId {
+    pub(crate) fn add_worker(&mut self, worker: Worker) -> WorkerId {
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
         self.deadlines.set(Key::Worker(id), worker.deadline());
-        self.starts.shift(0, Share::of(&worker).demand);
+        self.start_limiter.shift(0, Share::of(&worker).demand);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.apply(&worker, Share::default(), Share::of(&worker));
         }
@@ -159,12 +159,12 @@ impl Engine {
     }
 
     /// Nothing of it is left.
-    pub(crate) fn forget(&mut self, id: WorkerId) {
+    pub(crate) fn remove_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.deadlines.set(Key::Worker(id), None);
-        self.touch(worker.pool, worker.slot);
-        self.starts.shift(Share::of(&worker).demand, 0);
-        self.starts.change();
+        self.mark_slot(worker.pool, worker.slot);
+        self.start_limiter.shift(Share::of(&worker).demand, 0);
+        self.start_limiter.change();
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.apply(&worker, Share::of(&worker), Share::default());
             pool.unreachable.remove(&(worker.slot, id));
@@ -175,30 +175,30 @@ impl Engine {
         }
     }
 
-    pub(crate) fn touch(&mut self, pool: PoolId, slot: Slot) {
-        self.touched.insert((pool, slot));
-        self.stirred.insert(pool);
+    pub(crate) fn mark_slot(&mut self, pool: PoolId, slot: Slot) {
+        self.dirty_slots.insert((pool, slot));
+        self.dirty_pools.insert(pool);
     }
 
-    pub(crate) fn touch_all(&mut self, id: PoolId) {
+    pub(crate) fn mark_all_slots(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get(&id) {
-            self.touched.extend((0..pool.slots.len() as u32).map(|slot| (id, Slot(slot))));
+            self.dirty_slots.extend((0..pool.slots.len() as u32).map(|slot| (id, Slot(slot))));
         }
-        self.stirred.insert(id);
+        self.dirty_pools.insert(id);
     }
 
-    pub(crate) fn record(&mut self, record: Notice) {
-        self.out.push(Command::Notice(record));
+    pub(crate) fn emit(&mut self, notice: Notice) {
+        self.out.push(Command::Notice(notice));
     }
 
-    fn settle(&mut self) {
+    fn reconcile(&mut self) {
         loop {
-            if let Some((pool, slot)) = self.touched.pop_first() {
-                self.settle_slot(pool, slot);
-            } else if let Some(pool) = self.stirred.pop_first() {
-                self.settle_pool(pool);
-            } else if self.use_room() {
-            } else if !self.break_circle() {
+            if let Some((pool, slot)) = self.dirty_slots.pop_first() {
+                self.reconcile_slot(pool, slot);
+            } else if let Some(pool) = self.dirty_pools.pop_first() {
+                self.reconcile_pool(pool);
+            } else if self.admit_next() {
+            } else if !self.break_cycle() {
                 break;
             }
         }
@@ -222,7 +222,7 @@ impl Engine {
         self.deadlines.set(Key::Cap, cap.map(|cap| self.now + cap));
         let pools: Vec<PoolId> = self.pools.keys().copied().collect();
         for pool in pools {
-            self.outlast(pool);
+            self.stop_after_dependents(pool);
         }
     }
 
@@ -232,12 +232,12 @@ impl Engine {
     }
 
     /// No more patience, and no more order between pools.
-    fn kill_all(&mut self, cut: KillReason) {
-        self.drop_all();
-        self.settle();
+    fn kill_all(&mut self, reason: KillReason) {
+        self.stop_all_pools();
+        self.reconcile();
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
-            self.cut(id, cut);
+            self.kill_for(id, reason);
         }
     }
 }
@@ -248,29 +248,29 @@ pub(crate) struct Share {
     alive: u32,
     present: u32,
     serving: u32,
-    spare: u32,
+    ready_successors: u32,
     draining: u32,
     starting: u32,
     trying: u32,
-    parting: u32,
+    stopping_workers: u32,
     booting: u32,
     demand: u32,
 }
 
 impl Share {
     fn of(worker: &Worker) -> Self {
-        let held = worker.lives() && !worker.lost;
+        let alive = worker.is_alive() && !worker.lost;
         Self {
-            alive: u32::from(held),
+            alive: u32::from(alive),
             present: u32::from(!worker.lost),
-            serving: u32::from(worker.serves()),
-            spare: u32::from(worker.serves() && worker.place == Role::Successor),
-            draining: u32::from(held && worker.leaves() && worker.drains),
-            starting: u32::from(worker.tries() && worker.awaited),
-            trying: u32::from(worker.tries()),
-            parting: u32::from(!worker.lost && worker.leaves() && worker.drains),
-            booting: u32::from(worker.boots()),
-            demand: if worker.boots() { worker.demand } else { 0 },
+            serving: u32::from(worker.is_serving()),
+            ready_successors: u32::from(worker.is_serving() && worker.role == Role::Successor),
+            draining: u32::from(alive && worker.is_leaving() && worker.drains),
+            starting: u32::from(worker.is_trying() && worker.awaited),
+            trying: u32::from(worker.is_trying()),
+            stopping_workers: u32::from(!worker.lost && worker.is_leaving() && worker.drains),
+            booting: u32::from(worker.is_booting()),
+            demand: if worker.is_booting() { worker.demand } else { 0 },
         }
     }
 }
@@ -280,15 +280,16 @@ impl Pool {
         self.alive = self.alive + after.alive - before.alive;
         self.present = self.present + after.present - before.present;
         self.serving = self.serving + after.serving - before.serving;
-        self.spare = self.spare + after.spare - before.spare;
+        self.ready_successors = self.ready_successors + after.ready_successors - before.ready_successors;
         self.draining = self.draining + after.draining - before.draining;
         self.starting = self.starting + after.starting - before.starting;
         self.trying = self.trying + after.trying - before.trying;
-        self.parting = self.parting + after.parting - before.parting;
-        self.crowd.starting = self.crowd.starting + after.booting - before.booting;
-        self.crowd.demand = self.crowd.demand + u64::from(after.demand) - u64::from(before.demand);
-        if let Some(seat) = self.slots.get_mut(worker.slot.0 as usize) {
-            seat.parting = seat.parting + after.parting - before.parting;
+        self.stopping_workers = self.stopping_workers + after.stopping_workers - before.stopping_workers;
+        self.start_load.starting = self.start_load.starting + after.booting - before.booting;
+        self.start_load.demand = self.start_load.demand + u64::from(after.demand) - u64::from(before.demand);
+        if let Some(slot_state) = self.slots.get_mut(worker.slot.0 as usize) {
+            slot_state.stopping_workers =
+                slot_state.stopping_workers + after.stopping_workers - before.stopping_workers;
         }
         if before.serving != after.serving {
             let of = self.serving_of.entry(worker.generation).or_default();

@@ -15,12 +15,12 @@ impl Engine {
     pub(crate) fn watch_essential(&mut self, id: PoolId) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        if !pool.is_dark() {
-            pool.dark = None;
+        if !pool.is_unready() {
+            pool.unready_since = None;
             return self.deadlines.set(Key::Essential(id), None);
         }
-        let dark = *pool.dark.get_or_insert(UnreadySince { since: now, told: false });
-        let at = pool.policy.dark_for().filter(|_| !dark.told).map(|span| dark.since + span);
+        let unready = *pool.unready_since.get_or_insert(UnreadySince { since: now, told: false });
+        let at = pool.policy.unready_limit().filter(|_| !unready.told).map(|span| unready.since + span);
         self.deadlines.set(Key::Essential(id), at);
     }
 
@@ -29,28 +29,28 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let watched = pool.policy.essential == Some(Essential::Exit) && pool.activity == Activity::Running;
         if !watched || !pool.has_ended() || pool.present > 0 {
-            pool.end_told = false;
+            pool.end_reported = false;
             return;
         }
-        if core::mem::replace(&mut pool.end_told, true) {
+        if core::mem::replace(&mut pool.end_reported, true) {
             return;
         }
         let exit = pool.ended_with.and_then(|(exit, _)| exit);
-        self.record(Notice::EssentialEnded { pool: id, exit });
+        self.emit(Notice::EssentialEnded { pool: id, exit });
     }
 
     pub(crate) fn essential_due(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_dark()) else { return };
-        if let (Some(dark), Some(span)) = (&mut pool.dark, pool.policy.dark_for()) {
-            dark.told = true;
-            self.record(Notice::EssentialLost { pool: id, span });
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_unready()) else { return };
+        if let (Some(unready), Some(span)) = (&mut pool.unready_since, pool.policy.unready_limit()) {
+            unready.told = true;
+            self.emit(Notice::EssentialLost { pool: id, span });
         }
     }
 }
 
 impl Policy {
     /// How long the pool may be without a ready worker, where that matters.
-    fn dark_for(&self) -> Option<Span> {
+    fn unready_limit(&self) -> Option<Span> {
         match self.essential {
             Some(Essential::Ready(span)) => Some(span),
             Some(Essential::Exit) | None => None,
@@ -67,11 +67,11 @@ impl Pool {
             && wanted.clone().all(|slot| slot.ended.is_some())
     }
 
-    fn is_dark(&self) -> bool {
+    fn is_unready(&self) -> bool {
         self.activity == Activity::Running
             && self.begun
             && self.policy.kind == PoolKind::Service
-            && self.policy.dark_for().is_some()
+            && self.policy.unready_limit().is_some()
             && self.policy.count > 0
             && self.serving == 0
     }

@@ -5,16 +5,16 @@ use crate::{Generation, Policy, Readiness, Span, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 
 /// So many generations that served in full are remembered.
-const KEPT: usize = 8;
+const MAX_SERVED: usize = 8;
 
 /// How a generation's workers become ready: it belongs to what they are made from, not to the pool.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ReadyPolicy {
     pub(crate) readiness: Readiness,
     pub(crate) ready_timeout: Span,
 }
 
-impl Patience {
+impl ReadyPolicy {
     pub(crate) fn of(policy: &Policy) -> Self {
         Self { readiness: policy.readiness, ready_timeout: policy.ready_timeout }
     }
@@ -24,32 +24,32 @@ impl Patience {
 pub(crate) struct History {
     /// Those that served in full, and what served in full before each of them did for the first time.
     served: BTreeMap<Generation, Generation>,
-    patience: BTreeMap<Generation, Patience>,
+    ready_policies: BTreeMap<Generation, ReadyPolicy>,
 }
 
 impl History {
-    pub(crate) fn made(&mut self, generation: Generation, policy: &Policy) {
-        self.patience.insert(generation, Patience::of(policy));
+    pub(crate) fn record_policy(&mut self, generation: Generation, policy: &Policy) {
+        self.ready_policies.insert(generation, ReadyPolicy::of(policy));
     }
 
     /// It has served in full, and the generation `before` did until then.
-    pub(crate) fn proved(&mut self, generation: Generation, before: Generation) {
+    pub(crate) fn record_served(&mut self, generation: Generation, before: Generation) {
         self.served.entry(generation).or_insert(before);
-        if self.served.len() > KEPT
+        if self.served.len() > MAX_SERVED
             && let Some(oldest) = self.served.keys().find(|known| **known != generation).copied()
         {
             self.served.remove(&oldest);
         }
     }
 
-    pub(crate) fn knows(&self, generation: Generation) -> bool {
+    pub(crate) fn has_served(&self, generation: Generation) -> bool {
         self.served.contains_key(&generation)
     }
 
     /// The one that served in full before this one did; `NONE` if there is none, or it is forgotten.
-    pub(crate) fn before(&self, generation: Generation) -> Generation {
+    pub(crate) fn served_before(&self, generation: Generation) -> Generation {
         let before = self.served.get(&generation).copied().unwrap_or(Generation::NONE);
-        if self.knows(before) { before } else { Generation::NONE }
+        if self.has_served(before) { before } else { Generation::NONE }
     }
 
     /// All that are remembered, the oldest first.
@@ -59,7 +59,7 @@ impl History {
 
     /// Forgets what no worker can be made from any more.
     fn trim(&mut self, used: &BTreeSet<Generation>) {
-        self.patience.retain(|generation, _| used.contains(generation));
+        self.ready_policies.retain(|generation, _| used.contains(generation));
     }
 }
 
@@ -67,37 +67,37 @@ impl Pool {
     /// Every generation that a worker may still be made from.
     pub(crate) fn generations(&self) -> BTreeSet<Generation> {
         let roll = self.roll.iter().flat_map(|roll| [roll.generation, roll.base]);
-        let all = [self.wanted, self.proven].into_iter().chain(roll).chain(self.history.served());
+        let all = [self.target, self.last_good].into_iter().chain(roll).chain(self.history.served());
         all.filter(|generation| *generation != Generation::NONE).collect()
     }
 
-    pub(crate) fn patience(&self, generation: Generation) -> Patience {
-        self.history.patience.get(&generation).copied().unwrap_or(Patience::of(&self.policy))
+    pub(crate) fn ready_policy(&self, generation: Generation) -> ReadyPolicy {
+        self.history.ready_policies.get(&generation).copied().unwrap_or(ReadyPolicy::of(&self.policy))
     }
 
     /// What it is made from is new, and nobody serves who would have to be replaced.
-    pub(crate) fn remake(&mut self) {
+    pub(crate) fn next_generation(&mut self) {
         self.latest = Generation(self.latest.0 + 1);
-        self.wanted = self.latest;
-        self.alike.clear();
-        self.history.made(self.wanted, &self.policy);
+        self.target = self.latest;
+        self.same_source.clear();
+        self.history.record_policy(self.target, &self.policy);
         self.trim_generations();
     }
 
     /// The generation has served in full.
-    pub(crate) fn prove(&mut self, generation: Generation) {
-        self.history.proved(generation, self.proven);
-        self.proven = generation;
+    pub(crate) fn mark_served(&mut self, generation: Generation) {
+        self.history.record_served(generation, self.last_good);
+        self.last_good = generation;
         self.trim_generations();
     }
 
     /// The generation is made from exactly what the wanted one is made from, or not. Workers up to `after` were there
     /// before its rolling restart began: what they are made of may be something else by now.
-    pub(crate) fn note_alike(&mut self, generation: Generation, after: WorkerId, same: bool) {
+    pub(crate) fn set_same_source(&mut self, generation: Generation, after: WorkerId, same: bool) {
         if same {
-            self.alike.insert(generation, after);
+            self.same_source.insert(generation, after);
         } else {
-            self.alike.remove(&generation);
+            self.same_source.remove(&generation);
         }
     }
 

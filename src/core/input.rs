@@ -16,13 +16,13 @@ pub enum Input {
     /// for its age alone is ready from now on.
     Ready(WorkerId),
     /// Nothing can say whether this worker is ready, and it has lived for as long as has to do instead.
-    Lived(WorkerId),
+    AgeReached(WorkerId),
     /// The worker serves, but its health check has failed for good.
     Unhealthy(WorkerId),
     /// A listening socket that these workers hold was replaced by a new one: no new connection reaches them.
     Unreachable(Vec<WorkerId>),
     /// What these workers, which are starting, have wanted of processors lately: had or waited for, in percent of one.
-    /// Asked for while [`crate::View::holds_back`].
+    /// Asked for while [`crate::View::limits_starts`].
     Demand(Vec<(WorkerId, u32)>),
     /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
     TimeoutExtended(WorkerId, Span),

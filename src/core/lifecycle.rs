@@ -2,60 +2,60 @@
 
 use crate::output::{KillReason, StopReason};
 use crate::roll::Phase;
-use crate::worker::{KILL_GRACE, MOST_EXTENSION, Role, State, Worker};
+use crate::worker::{KILL_GRACE, MAX_EXTENSION, Role, State, Worker};
 use crate::{
     Cause, Command, Engine, Exit, Generation, Notice, PoolId, PoolKind, Readiness, Slot, Span, StopStep, Time, To,
     WorkerId,
 };
 
 impl Engine {
-    pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, place: Role) -> Option<WorkerId> {
+    pub(crate) fn spawn(&mut self, pool: PoolId, slot: Slot, generation: Generation, role: Role) -> Option<WorkerId> {
         let known = self.pools.get_mut(&pool)?;
-        let patience = known.patience(generation);
-        let mut worker = Worker::new(pool, slot, generation, self.now, patience);
-        worker.place = place;
+        let ready = known.ready_policy(generation);
+        let mut worker = Worker::new(pool, slot, generation, self.now, ready);
+        worker.role = role;
         worker.awaited =
-            place == Role::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.vain) <= 1);
+            role == Role::Current && known.slots.get(slot.0 as usize).is_some_and(|s| s.deaths.max(s.early_exits) <= 1);
         worker.counts = known.policy.kind == PoolKind::Service;
         worker.demand = self.pools.get(&pool).map_or(0, |known| self.fresh_demand(known));
-        let id = self.enlist(worker);
+        let id = self.add_worker(worker);
         let known = self.pools.get_mut(&pool)?;
-        let seat = known.slots.get_mut(slot.0 as usize)?;
-        match place {
-            Role::Current => seat.current = Some(id),
+        let slot_state = known.slots.get_mut(slot.0 as usize)?;
+        match role {
+            Role::Current => slot_state.current = Some(id),
             Role::Successor => {
-                seat.successor = Some(id);
-                known.in_flight += 1;
+                slot_state.successor = Some(id);
+                known.successors += 1;
             }
             Role::Leaving => {}
         }
-        let seat = known.slots.get_mut(slot.0 as usize)?;
-        if place == Role::Current && core::mem::take(&mut seat.restart_due) {
-            seat.restarts += 1;
+        let slot_state = known.slots.get_mut(slot.0 as usize)?;
+        if role == Role::Current && core::mem::take(&mut slot_state.restart_due) {
+            slot_state.restarts += 1;
         }
-        self.renewal_spawned(pool, slot, id);
+        self.replacement_spawned(pool, slot, id);
         self.out.push(Command::Spawn { worker: id, pool, slot, generation });
         Some(id)
     }
 
-    pub(crate) fn born(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id).filter(|worker| !self.is_step(worker.pool)) else { return };
+    pub(crate) fn started(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| !self.is_oneshot(worker.pool)) else { return };
         let Readiness::Alive(span) = worker.readiness else { return };
         if span == Span::ZERO {
-            return self.became_ready(id, true);
+            return self.mark_ready(id, true);
         }
         let at = self.now + span;
-        self.change(id, |w| {
+        self.update_worker(id, |w| {
             if let State::Starting { alive_at, .. } = &mut w.state {
                 *alive_at = Some(at);
             }
         });
     }
 
-    pub(crate) fn reported(&mut self, id: WorkerId) {
+    pub(crate) fn reported_ready(&mut self, id: WorkerId) {
         match self.workers.get(&id) {
-            Some(worker) if worker.serves() && worker.unproven.is_some() => self.confirmed(id),
-            Some(_) => self.became_ready(id, false),
+            Some(worker) if worker.is_serving() && worker.by_age_until.is_some() => self.confirmed(id),
+            Some(_) => self.mark_ready(id, false),
             None => {}
         }
     }
@@ -67,28 +67,28 @@ impl Engine {
         let (pool, took) = (worker.pool, now - worker.began);
         let Some(known) = self.pools.get_mut(&pool) else { return };
         let soak = known.policy.soak(false);
-        if let (Some(roll), Some(at)) = (&mut known.roll, worker.unproven) {
-            roll.unproven.remove(&(at, id));
+        if let (Some(roll), Some(at)) = (&mut known.roll, worker.by_age_until) {
+            roll.watched.remove(&(at, id));
         }
-        self.change(id, |w| {
-            w.unproven = None;
+        self.update_worker(id, |w| {
+            w.by_age_until = None;
             if let State::Soaking { until } = &mut w.state {
                 *until = (*until).min(now + soak);
             }
         });
-        self.record(Notice::Confirmed { worker: id, took });
-        self.stirred.insert(pool);
+        self.emit(Notice::Confirmed { worker: id, took });
+        self.dirty_pools.insert(pool);
     }
 
     /// `by_age`: nothing says so, it has only lived long enough.
-    pub(crate) fn became_ready(&mut self, id: WorkerId, by_age: bool) {
+    pub(crate) fn mark_ready(&mut self, id: WorkerId, by_age: bool) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
         if !matches!(worker.state, State::Starting { .. }) {
             return;
         }
-        let (pool, slot, generation, place) = (worker.pool, worker.slot, worker.generation, worker.place);
-        if self.is_step(pool) {
+        let (pool, slot, generation, role) = (worker.pool, worker.slot, worker.generation, worker.role);
+        if self.is_oneshot(pool) {
             return;
         }
         let took = now - worker.began;
@@ -98,43 +98,43 @@ impl Engine {
         let is_canary = known.roll.as_ref().is_some_and(|r| r.phase == Phase::Canary && r.canary == Some(id));
         let soaks = is_canary && soak > Span::ZERO;
         // Also when it is replaced in the same moment.
-        known.dark = None;
+        known.unready_since = None;
         if let Some(roll) = known.roll.as_mut().filter(|_| by_age) {
             roll.watch(id, generation, slot, until);
         }
-        self.change(id, |w| {
+        self.update_worker(id, |w| {
             w.ready_at = Some(now);
-            w.unproven = by_age.then_some(until);
+            w.by_age_until = by_age.then_some(until);
             w.state = if soaks { State::Soaking { until } } else { State::Ready };
         });
-        self.record(Notice::Ready { worker: id, took, by_age, soak: if soaks { soak } else { Span::ZERO } });
-        self.was_quick(pool, took);
-        if place == Role::Current {
+        self.emit(Notice::Ready { worker: id, took, by_age, soak: if soaks { soak } else { Span::ZERO } });
+        self.note_start_time(pool, took);
+        if role == Role::Current {
             self.filled(pool, slot, generation, id);
         }
-        self.hope(pool, generation, id);
-        self.touch(pool, slot);
+        self.consider_candidate(pool, generation, id);
+        self.mark_slot(pool, slot);
     }
 
-    pub(crate) fn soaked(&mut self, id: WorkerId) {
-        self.change(id, |w| w.state = State::Ready);
-        self.record(Notice::Soaked { worker: id });
+    pub(crate) fn soak_passed(&mut self, id: WorkerId) {
+        self.update_worker(id, |w| w.state = State::Ready);
+        self.emit(Notice::CanaryPassed { worker: id });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
-            self.touch(pool, slot);
+            self.mark_slot(pool, slot);
         }
     }
 
     pub(crate) fn not_ready_in_time(&mut self, id: WorkerId) {
         let now = self.now;
-        self.change(id, |w| w.asked = Some(now));
+        self.update_worker(id, |w| w.stop_began = Some(now));
         self.died(id, Cause::NotReadyInTime);
         self.kill(id);
     }
 
     /// A death like any other, but the sick one is asked to leave as everybody is: it may still finish what it has.
     pub(crate) fn unhealthy(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_some_and(Worker::serves) {
+        if self.workers.get(&id).is_some_and(Worker::is_serving) {
             self.died(id, Cause::Unhealthy);
             self.begin_stop(id, StopReason::Unhealthy);
         }
@@ -142,13 +142,13 @@ impl Engine {
 
     pub(crate) fn spawn_failed(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
-        if worker.leaves() {
-            let took = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
-            self.record(Notice::Stopped { worker: id, exit: None, took });
+        if worker.is_leaving() {
+            let took = worker.stop_began.map_or(Span::ZERO, |asked| self.now - asked);
+            self.emit(Notice::Stopped { worker: id, exit: None, took });
         } else {
             self.died(id, Cause::SpawnFailed);
         }
-        self.forget(id);
+        self.remove_worker(id);
     }
 
     pub(crate) fn exited(&mut self, id: WorkerId, exit: Exit) {
@@ -157,67 +157,67 @@ impl Engine {
             return;
         }
         let state = worker.state;
-        self.change(id, |w| w.exit = Some(exit));
+        self.update_worker(id, |w| w.exit = Some(exit));
         match state {
-            State::Stopping { step, until, latest } => self.outlive(id, step, until, latest),
-            State::Killing { give_up } => self.sweep(id, give_up),
+            State::Stopping { step, until, latest } => self.stop_tree(id, step, until, latest),
+            State::Killing { give_up } => self.kill_tree(id, give_up),
             // It has finished, before anybody has asked it to.
-            State::Unreachable => self.sweep(id, self.now + KILL_GRACE),
+            State::Unreachable => self.kill_tree(id, self.now + KILL_GRACE),
             State::Starting { .. }
             | State::Soaking { .. }
             | State::Ready
-            | State::Outliving { .. }
-            | State::Sweeping { .. } => {
+            | State::StoppingTree { .. }
+            | State::KillingTree { .. } => {
                 self.died(id, Cause::Exited(exit));
-                self.sweep(id, self.now + KILL_GRACE);
+                self.kill_tree(id, self.now + KILL_GRACE);
             }
         }
     }
 
     /// A stop that was asked for is the whole tree's: who is left behind a shell or a wrapper gets what that one got,
     /// and the rest of the patience.
-    fn outlive(&mut self, id: WorkerId, step: usize, until: Time, latest: Time) {
+    fn stop_tree(&mut self, id: WorkerId, step: usize, until: Time, latest: Time) {
         let Some(worker) = self.workers.get(&id) else { return };
         let sent = worker.stop.iter().take(step + 1).rev().find_map(|step| Some((step.signal?, step.to)));
         let signal = sent.filter(|(_, to)| *to == To::Main).map(|(signal, _)| signal);
         let (pool, slot) = (worker.pool, worker.slot);
-        self.change(id, |w| w.state = State::Outliving { step, until, latest });
-        self.touch(pool, slot);
+        self.update_worker(id, |w| w.state = State::StoppingTree { step, until, latest });
+        self.mark_slot(pool, slot);
         self.out.push(Command::SignalRemaining(id, signal));
     }
 
     /// Its first process has ended, and nothing else of it may live on.
-    fn sweep(&mut self, id: WorkerId, give_up: Time) {
-        self.change(id, |w| w.state = State::Sweeping { give_up });
+    fn kill_tree(&mut self, id: WorkerId, give_up: Time) {
+        self.update_worker(id, |w| w.state = State::KillingTree { give_up });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
-            self.touch(pool, slot);
+            self.mark_slot(pool, slot);
         }
         self.out.push(Command::KillTree(id));
     }
 
-    pub(crate) fn swept(&mut self, id: WorkerId) {
+    pub(crate) fn tree_gone(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.exit.is_some()) else { return };
-        if let Some(asked) = worker.asked {
+        if let Some(asked) = worker.stop_began {
             let (exit, took) = (worker.exit, self.now - asked);
-            self.record(Notice::Stopped { worker: id, exit, took });
+            self.emit(Notice::Stopped { worker: id, exit, took });
         }
-        self.forget(id);
+        self.remove_worker(id);
     }
 
     /// Asks a worker to leave: its slot does not know it any more, its stop steps begin.
     pub(crate) fn begin_stop(&mut self, id: WorkerId, why: StopReason) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
-        if worker.leaves() && worker.state != State::Unreachable {
+        if worker.is_leaving() && worker.state != State::Unreachable {
             return;
         }
         // A change of configuration finds it on its way: it keeps the steps that it began with.
         let stop = self.pools.get(&worker.pool).map(|pool| pool.policy.stop.clone()).unwrap_or_default();
         self.detach(id);
-        self.record(Notice::Retired { worker: id, why });
-        self.change(id, |w| {
-            w.asked = Some(now);
+        self.emit(Notice::Retired { worker: id, why });
+        self.update_worker(id, |w| {
+            w.stop_began = Some(now);
             w.drains = true;
             w.stop = stop;
         });
@@ -225,32 +225,32 @@ impl Engine {
     }
 
     pub(crate) fn advance_stop(&mut self, id: WorkerId, mut step: usize) {
-        let outlived = self.workers.get(&id).is_some_and(|worker| worker.exit.is_some());
+        let has_exited = self.workers.get(&id).is_some_and(|worker| worker.exit.is_some());
         while let Some(StopStep { signal, wait, to }) = self.stop_step(id, step) {
             if let Some(signal) = signal {
-                let whole = outlived || to == To::Tree;
+                let whole = has_exited || to == To::Tree;
                 self.out.push(if whole { Command::SignalTree(id, signal) } else { Command::Signal(id, signal) });
             }
             if wait > Span::ZERO {
                 let until = self.now + wait;
                 let latest = until.max(self.latest_stop(id, step));
-                let state = if outlived {
-                    State::Outliving { step, until, latest }
+                let state = if has_exited {
+                    State::StoppingTree { step, until, latest }
                 } else {
                     State::Stopping { step, until, latest }
                 };
-                return self.change(id, |w| w.state = state);
+                return self.update_worker(id, |w| w.state = state);
             }
             step += 1;
         }
-        self.cut(id, KillReason::Steps);
+        self.kill_for(id, KillReason::Steps);
     }
 
     /// What a worker may ask for is one allowance for its whole stop, not one for each step.
     fn latest_stop(&self, id: WorkerId, step: usize) -> Time {
         let Some(worker) = self.workers.get(&id) else { return self.now };
         let waits = worker.stop.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
-        worker.asked.unwrap_or(self.now) + waits + MOST_EXTENSION
+        worker.stop_began.unwrap_or(self.now) + waits + MAX_EXTENSION
     }
 
     fn stop_step(&self, id: WorkerId, step: usize) -> Option<StopStep> {
@@ -258,13 +258,13 @@ impl Engine {
     }
 
     /// SIGKILL to one that has been asked to leave; told, since something may be cut short by it.
-    pub(crate) fn cut(&mut self, id: WorkerId, cut: KillReason) {
+    pub(crate) fn kill_for(&mut self, id: WorkerId, reason: KillReason) {
         let Some(worker) = self.workers.get(&id) else { return };
-        if matches!(worker.state, State::Killing { .. } | State::Sweeping { .. }) {
+        if matches!(worker.state, State::Killing { .. } | State::KillingTree { .. }) {
             return;
         }
-        let waited = worker.asked.map_or(Span::ZERO, |asked| self.now - asked);
-        self.record(Notice::Killed { worker: id, cut, waited });
+        let waited = worker.stop_began.map_or(Span::ZERO, |asked| self.now - asked);
+        self.emit(Notice::Killed { worker: id, reason, waited });
         self.kill(id);
     }
 
@@ -272,15 +272,15 @@ impl Engine {
     pub(crate) fn kill(&mut self, id: WorkerId) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
-        if matches!(worker.state, State::Killing { .. } | State::Sweeping { .. }) {
+        if matches!(worker.state, State::Killing { .. } | State::KillingTree { .. }) {
             return;
         }
         if worker.exit.is_some() {
-            return self.sweep(id, now + KILL_GRACE);
+            return self.kill_tree(id, now + KILL_GRACE);
         }
         self.detach(id);
-        self.change(id, |w| {
-            w.asked.get_or_insert(now);
+        self.update_worker(id, |w| {
+            w.stop_began.get_or_insert(now);
             w.drains = true;
             w.state = State::Killing { give_up: now + KILL_GRACE };
         });
@@ -288,40 +288,41 @@ impl Engine {
     }
 
     pub(crate) fn give_up(&mut self, id: WorkerId) {
-        self.change(id, |w| w.lost = true);
-        self.record(Notice::Lost { worker: id });
+        self.update_worker(id, |w| w.lost = true);
+        self.emit(Notice::Lost { worker: id });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
-            self.touch(pool, slot);
+            self.mark_slot(pool, slot);
         }
     }
 
     /// Takes a worker out of its slot.
     pub(crate) fn detach(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
-        let (pool, slot, place, unproven) = (worker.pool, worker.slot, worker.place, worker.unproven);
-        if place == Role::Leaving {
+        let (pool, slot, role, by_age_until) = (worker.pool, worker.slot, worker.role, worker.by_age_until);
+        if role == Role::Leaving {
             return;
         }
-        self.change(id, |w| w.place = Role::Leaving);
-        self.touch(pool, slot);
+        self.update_worker(id, |w| w.role = Role::Leaving);
+        self.mark_slot(pool, slot);
         let Some(known) = self.pools.get_mut(&pool) else { return };
-        if let (Some(roll), Some(at)) = (&mut known.roll, unproven) {
-            roll.unproven.remove(&(at, id));
+        if let (Some(roll), Some(at)) = (&mut known.roll, by_age_until) {
+            roll.watched.remove(&(at, id));
         }
-        let Some(seat) = known.slots.get_mut(slot.0 as usize) else { return };
-        seat.leaving += 1;
+        let Some(slot_state) = known.slots.get_mut(slot.0 as usize) else { return };
+        slot_state.leaving += 1;
         if let Some(breaker) = known.breaker {
-            self.touched.insert((pool, breaker.probe)); // it may try now
+            self.dirty_slots.insert((pool, breaker.probe)); // it may try now
         }
-        if place == Role::Current {
-            seat.current = None;
+        if role == Role::Current {
+            slot_state.current = None;
             // Its successor takes the slot in the same step.
-            let has_heir = seat.successor.is_some_and(|next| self.workers.get(&next).is_some_and(Worker::serves));
+            let has_heir =
+                slot_state.successor.is_some_and(|next| self.workers.get(&next).is_some_and(Worker::is_serving));
             known.full &= has_heir || known.is_full();
         } else {
-            seat.successor = None;
-            known.in_flight -= 1;
+            slot_state.successor = None;
+            known.successors -= 1;
         }
     }
 }

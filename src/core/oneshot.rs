@@ -10,36 +10,36 @@ use alloc::vec;
 const ONLY: Slot = Slot(0);
 
 impl Engine {
-    pub(crate) fn is_step(&self, id: PoolId) -> bool {
+    pub(crate) fn is_oneshot(&self, id: PoolId) -> bool {
         self.pools.get(&id).is_some_and(|pool| pool.policy.kind == PoolKind::Oneshot)
     }
 
     /// Starts the run that is wanted, once nothing of the one before it is left.
-    pub(crate) fn settle_step(&mut self, id: PoolId) {
+    pub(crate) fn reconcile_oneshot(&mut self, id: PoolId) {
         let key = crate::timers::Key::Slot(id, ONLY);
         self.deadlines.set(key, None);
         let Some(pool) = self.pools.get(&id) else { return };
-        let Some(seat) = pool.slots.first() else { return };
-        if seat.current.is_some() || pool.present > 0 {
+        let Some(slot_state) = pool.slots.first() else { return };
+        if slot_state.current.is_some() || pool.present > 0 {
             return;
         }
         let generation = match &pool.roll {
             Some(roll) => roll.generation,
-            None if seat.ended.is_some() => return,
+            None if slot_state.ended.is_some() => return,
             None => {
-                if let Some(at) = seat.not_before.filter(|at| *at > self.now) {
+                if let Some(at) = slot_state.not_before.filter(|at| *at > self.now) {
                     return self.deadlines.set(key, Some(at));
                 }
-                pool.wanted
+                pool.target
             }
         };
         self.spawn(id, ONLY, generation, Role::Current);
     }
 
     /// Run it once more. What runs is never cut short: the new run comes after it, and one is enough for all who wait.
-    pub(crate) fn roll_step(&mut self, ticket: Ticket, id: PoolId, is_change: bool) {
+    pub(crate) fn roll_oneshot(&mut self, ticket: Ticket, id: PoolId, is_change: bool) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        if pool.slots.first().is_some_and(|seat| seat.current.is_some()) {
+        if pool.slots.first().is_some_and(|slot_state| slot_state.current.is_some()) {
             return self.wait_for_roll(ticket, id);
         }
         if let Some(roll) = pool.roll.as_mut().filter(|_| !is_change) {
@@ -51,37 +51,37 @@ impl Engine {
     }
 
     /// A rolling restart of a step has begun: whatever came of the run before does not count.
-    pub(crate) fn ready_to_run(&mut self, id: PoolId) {
+    pub(crate) fn prepare_run(&mut self, id: PoolId) {
         self.forget_crash_loop(id);
         if let Some(pool) = self.pools.get_mut(&id) {
-            pool.forgive_all();
+            pool.reset_all_slots();
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
     /// The run is over.
-    pub(crate) fn step_ended(&mut self, id: WorkerId, cause: Cause) {
+    pub(crate) fn oneshot_ended(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
         let pool_id = worker.pool;
         self.detach(id);
         if cause == Cause::Exited(Exit::Code(0)) {
-            return self.step_done(pool_id, worker.generation, self.now - worker.began);
+            return self.oneshot_done(pool_id, worker.generation, self.now - worker.began);
         }
         let Some(pool) = self.pools.get(&pool_id) else { return };
         let (rolls, never_again, exit) = (pool.roll.is_some(), pool.never_again(cause), cause.exit());
         if rolls {
-            self.step_failed(pool_id);
+            self.oneshot_failed(pool_id);
         }
         let (slot, began, ready_at, is_end) = (ONLY, worker.began, None, false);
         let death = crate::restart::Death { id, slot, began, ready_at, is_end, never_again, exit };
         let retry_in = if rolls { None } else { self.count_death(pool_id, &death) };
         let given_up = self.pools.get(&pool_id).is_some_and(|pool| pool.slots[0].ended.is_some());
-        self.record(Notice::Died {
+        self.emit(Notice::Died {
             worker: id,
             cause,
             failure: true,
             before_ready: true,
-            in_vain: 0,
+            early_exits: 0,
             retry_in,
             given_up,
         });
@@ -90,25 +90,25 @@ impl Engine {
             let standing = Standing::default();
             return self.end_roll(pool_id, Outcome::Aborted { generation: worker.generation, failure, standing });
         }
-        self.trip(pool_id, &death, false);
-        self.stir_held();
+        self.count_for_crash_loop(pool_id, &death, false);
+        self.mark_held_pools();
         self.start_waiting(pool_id);
     }
 
     /// It does not run again until somebody wants it to.
-    pub(crate) fn step_failed(&mut self, id: PoolId) {
+    pub(crate) fn oneshot_failed(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.set_ended(ONLY, Some(Ended::Failed));
         }
         // One that was done before holds nobody.
-        self.stir_held();
+        self.mark_held_pools();
     }
 
-    fn step_done(&mut self, id: PoolId, generation: crate::Generation, took: crate::Span) {
+    fn oneshot_done(&mut self, id: PoolId, generation: crate::Generation, took: crate::Span) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        pool.forgive_all();
+        pool.reset_all_slots();
         pool.set_ended(ONLY, Some(Ended::Done));
-        self.record(Notice::StepDone { pool: id, generation, took });
+        self.emit(Notice::OneshotDone { pool: id, generation, took });
         self.end_crash_loop(id);
         match self.pools.get_mut(&id) {
             Some(Pool { roll: Some(roll), .. }) => {
@@ -117,12 +117,12 @@ impl Engine {
                 self.end_roll(id, Outcome::Done { generation, replaced: 1, took });
             }
             Some(pool) => {
-                pool.prove(generation);
+                pool.mark_served(generation);
                 self.start_waiting(id);
             }
             None => {}
         }
-        self.stir_held();
+        self.mark_held_pools();
     }
 
     /// A wish that came while the first run was under way.
@@ -141,7 +141,7 @@ impl Engine {
             Some(tickets) => tickets.push(ticket),
             None => {
                 pool.waiting = Some(vec![ticket]);
-                self.record(Notice::RollWaits { pool: id });
+                self.emit(Notice::RollWaits { pool: id });
             }
         }
     }

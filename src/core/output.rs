@@ -43,8 +43,8 @@ pub enum Outcome {
     RolledBack { generation: Generation, failure: Failure, standing: Standing },
     /// To the one who cancelled: this generation's rolling restart is over. `stuck`: going back has failed.
     Cancelled { generation: Generation, stuck: bool, standing: Standing },
-    /// The fresh worker of a renewal has failed. `old_serves`: the one that it was to replace serves on.
-    NotRenewed { slot: Slot, failure: Failure, old_serves: bool },
+    /// The fresh worker of a replacement has failed. `old_serves`: the one that it was to replace serves on.
+    ReplaceFailed { slot: Slot, failure: Failure, old_serves: bool },
     /// The pool has not begun, for it waits for others: it will begin with this generation.
     Begins { generation: Generation },
     /// Something else came between.
@@ -83,7 +83,7 @@ pub enum SupersededBy {
     /// A changed configuration.
     Change,
     /// The way to another generation.
-    Return,
+    RollBack,
     /// The pool is stopped, or to be forgotten; everything stops.
     Stop,
     Removal,
@@ -102,7 +102,7 @@ pub enum NothingDone {
     /// No rolling restart runs: there is nothing to cancel.
     NoRoll,
     /// What runs has failed, and goes back already to this generation.
-    GoesBack(Generation),
+    AlreadyRollingBack(Generation),
     /// A step has no generations to go back to.
     Oneshot,
     /// No such generation is remembered.
@@ -158,7 +158,7 @@ pub enum Notice {
         worker: WorkerId,
         took: Span,
     },
-    Soaked {
+    CanaryPassed {
         worker: WorkerId,
     },
     /// A death that nobody asked for. `failure`: not one of `success_exit_codes`; `before_ready`: it never served.
@@ -168,7 +168,7 @@ pub enum Notice {
         failure: bool,
         before_ready: bool,
         /// Ends of this slot before ready, this one included, without a failure or a ready worker in between.
-        in_vain: u32,
+        early_exits: u32,
         retry_in: Option<Span>,
         /// The slot stays empty until a person acts: its policy, or one of `never_on`.
         given_up: bool,
@@ -188,7 +188,7 @@ pub enum Notice {
     /// It had not left by itself so long after it was asked to: killed, or what is left of its tree is.
     Killed {
         worker: WorkerId,
-        cut: KillReason,
+        reason: KillReason,
         waited: Span,
     },
     /// SIGKILL has not ended it: the kernel holds it (state D).
@@ -220,7 +220,7 @@ pub enum Notice {
         span: Span,
     },
     /// One slot is done.
-    Replaced {
+    SlotReplaced {
         pool: PoolId,
         slot: Slot,
         worker: WorkerId,
@@ -246,12 +246,12 @@ pub enum Notice {
     RollWaits {
         pool: PoolId,
     },
-    /// Another wish takes over at once. `touched`: some old worker has got its stop already.
+    /// Another wish takes over at once. `retired_any`: some old worker has got its stop already.
     RollSuperseded {
         pool: PoolId,
         generation: Generation,
         by: SupersededBy,
-        touched: bool,
+        retired_any: bool,
     },
     /// Every worker of the pool is ready and of one generation.
     PoolReady {
@@ -267,13 +267,13 @@ pub enum Notice {
         by: Vec<PoolId>,
     },
     /// A step has run to its end.
-    StepDone {
+    OneshotDone {
         pool: PoolId,
         generation: Generation,
         took: Span,
     },
     /// One worker was replaced by another one of its generation.
-    Renewed {
+    WorkerReplaced {
         pool: PoolId,
         slot: Slot,
         worker: WorkerId,

@@ -2,11 +2,11 @@
 
 use crate::essential::UnreadySince;
 use crate::generations::History;
-use crate::replace::Renewals;
+use crate::replace::Replacements;
 use crate::roll::{LastRoll, Phase, Roll};
-use crate::starting::Crowd;
+use crate::starting::StartLoad;
 #[cfg(doc)]
-use crate::worker::EARLY;
+use crate::worker::EARLY_DEATH;
 use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 pub(crate) enum Activity {
     Running,
     /// Everything stops, and this one serves until those that need it have stopped; nobody new is started.
-    Outlasting,
+    AwaitingDependents,
     Stopping,
     Stopped,
 }
@@ -36,7 +36,7 @@ pub(crate) struct SlotState {
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
     /// Ends in a row before ready: they are no failures, but nobody should wait for the next one.
-    pub(crate) vain: u32,
+    pub(crate) early_exits: u32,
     /// The first death of the row, where its worker had been ready for a while: it counts for a crash loop only once
     /// the slot fails again.
     pub(crate) first_death: Option<Time>,
@@ -47,20 +47,20 @@ pub(crate) struct SlotState {
     pub(crate) restart_due: bool,
     /// Workers of this slot that are leaving and not gone; those of them that were asked to, the lost left out.
     pub(crate) leaving: u32,
-    pub(crate) parting: u32,
+    pub(crate) stopping_workers: u32,
 }
 
 impl SlotState {
     /// Forgets what went wrong here: a person has acted, or a new generation has proved itself.
-    fn forgive(&mut self) {
+    fn reset(&mut self) {
         self.not_before = None;
         self.ended = None;
-        self.vain = 0;
-        self.begin_anew();
+        self.early_exits = 0;
+        self.reset_deaths();
     }
 
     /// No death counts any more.
-    pub(crate) fn begin_anew(&mut self) {
+    pub(crate) fn reset_deaths(&mut self) {
         self.deaths = 0;
         self.delays = 0;
         self.first_death = None;
@@ -71,7 +71,7 @@ impl SlotState {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EarlyDeath {
     pub(crate) at: Time,
-    /// The worker had been ready for longer than [`EARLY`].
+    /// The worker had been ready for longer than [`EARLY_DEATH`].
     pub(crate) late: bool,
 }
 
@@ -81,19 +81,19 @@ pub(crate) struct Breaker {
     pub(crate) probe: Slot,
     pub(crate) since: Time,
     /// A worker that has become ready since; at that time it counts as a success.
-    pub(crate) hope: Option<WorkerId>,
-    /// Workers have died that had been ready for longer than [`EARLY`]: only one that stays for `stable_after` shows
+    pub(crate) candidate: Option<WorkerId>,
+    /// Workers have died that had been ready for longer than [`EARLY_DEATH`]: only one that stays for `stable_after` shows
     /// that this is over.
     pub(crate) late: bool,
-    /// Such a loop goes on, but the hope has served for [`EARLY`]: the others are started as well.
+    /// Such a loop goes on, but the candidate has served for [`EARLY_DEATH`]: the others are started as well.
     pub(crate) open: bool,
 }
 
 impl Breaker {
     /// One at a time: not beside one that is starting, nor while one that is ready may prove that all is well. Where
     /// workers fail late, a slot's first death is repaired like any other first death.
-    pub(crate) fn lets(&self, slot: Slot, deaths: u32, trying: u32) -> bool {
-        let is_turn = self.probe == slot && trying == 0 && self.hope.is_none();
+    pub(crate) fn allows(&self, slot: Slot, deaths: u32, trying: u32) -> bool {
+        let is_turn = self.probe == slot && trying == 0 && self.candidate.is_none();
         is_turn || self.open || self.late && deaths <= 1
     }
 }
@@ -105,8 +105,8 @@ pub(crate) struct Pool {
     pub(crate) slots: Vec<SlotState>,
     /// The newest generation ever made; the one that slots are filled with; the last that served in full.
     pub(crate) latest: Generation,
-    pub(crate) wanted: Generation,
-    pub(crate) proven: Generation,
+    pub(crate) target: Generation,
+    pub(crate) last_good: Generation,
     pub(crate) history: History,
     /// It is not wanted any more: forgotten once nothing of it is left.
     pub(crate) removed: bool,
@@ -114,18 +114,18 @@ pub(crate) struct Pool {
     pub(crate) begun: bool,
     /// Every wanted worker has been ready at once since then.
     pub(crate) up: bool,
-    pub(crate) renewals: Renewals,
-    pub(crate) dark: Option<UnreadySince>,
+    pub(crate) replacements: Replacements,
+    pub(crate) unready_since: Option<UnreadySince>,
     /// Generations that are made from exactly what the wanted one is made from (a folder that is changed in place):
     /// each with the last worker that was there before its rolling restart began.
-    pub(crate) alike: BTreeMap<Generation, WorkerId>,
+    pub(crate) same_source: BTreeMap<Generation, WorkerId>,
     /// Workers up to this one are older than what they would be made from now.
     pub(crate) outdated: Option<WorkerId>,
     /// How the last worker ended whose slot stays empty, and whether that was a failure: one of those outlasts ends
     /// that are none.
     pub(crate) ended_with: Option<(Option<Exit>, Ended)>,
     /// The end of an essential pool has been told.
-    pub(crate) end_told: bool,
+    pub(crate) end_reported: bool,
     pub(crate) roll: Option<Roll>,
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
@@ -143,22 +143,22 @@ pub(crate) struct Pool {
     pub(crate) present: u32,
     pub(crate) serving: u32,
     /// Successors among those that serve.
-    pub(crate) spare: u32,
+    pub(crate) ready_successors: u32,
     pub(crate) draining: u32,
-    pub(crate) in_flight: u32,
+    pub(crate) successors: u32,
     /// Workers that are awaited in an empty slot.
     pub(crate) starting: u32,
     /// All that are starting in an empty slot.
     pub(crate) trying: u32,
     /// Asked to leave, and something of them is still there; the lost left out.
-    pub(crate) parting: u32,
+    pub(crate) stopping_workers: u32,
     /// Empty slots that would have their worker, but for the promised ceiling: one that was given up there before it was
     /// ready is not gone.
-    pub(crate) outstayed: BTreeSet<Slot>,
+    pub(crate) ceiling_waiters: BTreeSet<Slot>,
     /// Workers whose listening socket was replaced and that finish what they have, by their slot.
     pub(crate) unreachable: BTreeSet<(Slot, WorkerId)>,
     pub(crate) serving_of: BTreeMap<Generation, u32>,
-    pub(crate) crowd: Crowd,
+    pub(crate) start_load: StartLoad,
 }
 
 impl Pool {
@@ -168,18 +168,18 @@ impl Pool {
             activity: Activity::Running,
             slots: Vec::new(),
             latest: Generation(1),
-            wanted: Generation(1),
-            proven: Generation::NONE,
+            target: Generation(1),
+            last_good: Generation::NONE,
             history: History::default(),
             removed: false,
             begun: false,
             up: false,
-            renewals: Renewals::default(),
-            dark: None,
-            alike: BTreeMap::new(),
+            replacements: Replacements::default(),
+            unready_since: None,
+            same_source: BTreeMap::new(),
             outdated: None,
             ended_with: None,
-            end_told: false,
+            end_reported: false,
             roll: None,
             waiting: None,
             last: LastRoll::default(),
@@ -190,18 +190,18 @@ impl Pool {
             alive: 0,
             present: 0,
             serving: 0,
-            spare: 0,
+            ready_successors: 0,
             draining: 0,
-            in_flight: 0,
+            successors: 0,
             starting: 0,
             trying: 0,
-            parting: 0,
-            outstayed: BTreeSet::new(),
+            stopping_workers: 0,
+            ceiling_waiters: BTreeSet::new(),
             unreachable: BTreeSet::new(),
             serving_of: BTreeMap::new(),
-            crowd: Crowd::default(),
+            start_load: StartLoad::default(),
         };
-        pool.history.made(Generation(1), &pool.policy);
+        pool.history.record_policy(Generation(1), &pool.policy);
         pool.fit();
         pool
     }
@@ -229,8 +229,8 @@ impl Pool {
 
     /// One more early death, in its place.
     pub(crate) fn remember_early(&mut self, death: EarlyDeath) {
-        let place = self.early_deaths.partition_point(|known| known.at <= death.at);
-        self.early_deaths.insert(place, death);
+        let index = self.early_deaths.partition_point(|known| known.at <= death.at);
+        self.early_deaths.insert(index, death);
         while self.early_deaths.len() > self.breaker_limit() {
             self.early_deaths.pop_front();
         }
@@ -238,17 +238,17 @@ impl Pool {
 
     /// One more successor keeps the promised ceiling, also once every empty slot has its worker.
     pub(crate) fn has_room(&self) -> bool {
-        let above = self.most_above();
-        self.alive < self.policy.count.saturating_add(above) && self.in_flight + self.draining < above
+        let above = self.max_above_count();
+        self.alive < self.policy.count.saturating_add(above) && self.successors + self.draining < above
     }
 
     /// So many empty slots have to wait for the sake of the promised ceiling.
-    pub(crate) fn beyond_ceiling(&self) -> usize {
-        (self.in_flight + self.draining).saturating_sub(self.most_above()) as usize
+    pub(crate) fn over_ceiling(&self) -> usize {
+        (self.successors + self.draining).saturating_sub(self.max_above_count()) as usize
     }
 
     /// So many workers above `count` are promised to be the most.
-    fn most_above(&self) -> u32 {
+    fn max_above_count(&self) -> u32 {
         self.policy.reload.surge.saturating_add(self.policy.reload.max_draining)
     }
 
@@ -261,8 +261,8 @@ impl Pool {
     }
 
     /// The generation that an empty slot is filled with.
-    pub(crate) fn filling(&self) -> Generation {
-        self.roll.as_ref().map_or(self.wanted, Roll::repair)
+    pub(crate) fn fill_generation(&self) -> Generation {
+        self.roll.as_ref().map_or(self.target, Roll::fill_generation)
     }
 
     pub(crate) fn may_drain(&self) -> bool {
@@ -273,12 +273,13 @@ impl Pool {
     /// whoever is missing is not about to come.
     pub(crate) fn can_spare_one(&self) -> bool {
         let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
-        self.serving >= floor || self.starting == 0 && self.crowd.slots.is_empty() && self.outstayed.is_empty()
+        self.serving >= floor
+            || self.starting == 0 && self.start_load.slots.is_empty() && self.ceiling_waiters.is_empty()
     }
 
     /// Every wanted slot has a worker that serves.
     pub(crate) fn is_full(&self) -> bool {
-        self.serving - self.spare >= self.wanted_slots()
+        self.serving - self.ready_successors >= self.wanted_slots()
     }
 
     pub(crate) fn wanted_slots(&self) -> u32 {
@@ -286,8 +287,8 @@ impl Pool {
     }
 
     pub(crate) fn set_ended(&mut self, slot: Slot, ended: Option<Ended>) {
-        let Some(seat) = self.slots.get_mut(slot.0 as usize) else { return };
-        let before = core::mem::replace(&mut seat.ended, ended);
+        let Some(slot_state) = self.slots.get_mut(slot.0 as usize) else { return };
+        let before = core::mem::replace(&mut slot_state.ended, ended);
         if slot.0 < self.policy.count {
             self.done -= u32::from(before == Some(Ended::Done));
             self.done += u32::from(ended == Some(Ended::Done));
@@ -298,21 +299,21 @@ impl Pool {
     pub(crate) fn resize(&mut self, count: u32) {
         self.policy.count = count;
         self.full = false;
-        self.slots.iter_mut().skip(count as usize).for_each(SlotState::forgive);
+        self.slots.iter_mut().skip(count as usize).for_each(SlotState::reset);
         self.fit();
         self.done = self.slots.iter().take(count as usize).filter(|s| s.ended == Some(Ended::Done)).count() as u32;
     }
 
     /// Slots that stay empty until a person acts may be filled again.
-    pub(crate) fn forgive_ended(&mut self) {
+    pub(crate) fn reset_ended_slots(&mut self) {
         self.done = 0;
         self.ended_with = None;
-        self.slots.iter_mut().filter(|slot| slot.ended.is_some()).for_each(SlotState::forgive);
+        self.slots.iter_mut().filter(|slot| slot.ended.is_some()).for_each(SlotState::reset);
     }
 
-    pub(crate) fn forgive_all(&mut self) {
+    pub(crate) fn reset_all_slots(&mut self) {
         self.done = 0;
         self.ended_with = None;
-        self.slots.iter_mut().for_each(SlotState::forgive);
+        self.slots.iter_mut().for_each(SlotState::reset);
     }
 }

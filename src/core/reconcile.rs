@@ -9,29 +9,31 @@ use crate::worker::{Role, State};
 use crate::{Engine, Generation, Notice, PoolId, PoolKind, Slot, WorkerId};
 
 impl Engine {
-    pub(crate) fn settle_slot(&mut self, id: PoolId, slot: Slot) {
-        self.wait_no_more(id, slot);
+    pub(crate) fn reconcile_slot(&mut self, id: PoolId, slot: Slot) {
+        self.clear_slot_wait(id, slot);
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        pool.outstayed.remove(&slot);
-        let Some(seat) = pool.slots.get(slot.0 as usize) else {
+        pool.ceiling_waiters.remove(&slot);
+        let Some(slot_state) = pool.slots.get(slot.0 as usize) else {
             return self.deadlines.set(Key::Slot(id, slot), None);
         };
-        let (current, successor) = (seat.current, seat.successor);
+        let (current, successor) = (slot_state.current, slot_state.successor);
         let unwanted = match pool.activity {
             Activity::Stopping | Activity::Stopped => Some(StopReason::Stop),
-            Activity::Running | Activity::Outlasting => (slot.0 >= pool.policy.count).then_some(StopReason::ScaledDown),
+            Activity::Running | Activity::AwaitingDependents => {
+                (slot.0 >= pool.policy.count).then_some(StopReason::ScaledDown)
+            }
         };
         if let Some(why) = unwanted {
             self.deadlines.set(Key::Slot(id, slot), None);
             for worker in [current, successor].into_iter().flatten() {
                 self.begin_stop(worker, why);
             }
-            return self.release(id, slot);
+            return self.stop_unreachable(id, slot);
         }
         match pool.activity {
-            Activity::Outlasting => return self.keep_serving(id, slot, current, successor),
+            Activity::AwaitingDependents => return self.serve_on(id, slot, current, successor),
             _ if !pool.begun => return,
-            _ if pool.policy.kind == PoolKind::Oneshot => return self.settle_step(id),
+            _ if pool.policy.kind == PoolKind::Oneshot => return self.reconcile_oneshot(id),
             _ => {}
         }
         if let Some(next) = successor
@@ -45,10 +47,10 @@ impl Engine {
     }
 
     /// Nobody new is started: a successor is needed only where there is nobody else.
-    fn keep_serving(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, successor: Option<WorkerId>) {
+    fn serve_on(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, successor: Option<WorkerId>) {
         self.deadlines.set(Key::Slot(id, slot), None);
         let Some(next) = successor else { return };
-        if current.is_none() && self.workers.get(&next).is_some_and(|w| w.serves()) {
+        if current.is_none() && self.workers.get(&next).is_some_and(|w| w.is_serving()) {
             self.promote(id, slot, next);
         } else {
             self.begin_stop(next, StopReason::Stop);
@@ -59,7 +61,7 @@ impl Engine {
     fn hand_over(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, next: WorkerId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if let Some(old) = current {
-            let serves = self.workers.get(&old).is_some_and(|w| w.serves());
+            let serves = self.workers.get(&old).is_some_and(|w| w.is_serving());
             if !pool.may_drain() || serves && !pool.can_spare_one() {
                 if let Some(roll) = &mut pool.roll
                     && !roll.queued.contains(&slot)
@@ -78,22 +80,22 @@ impl Engine {
     }
 
     pub(crate) fn promote(&mut self, id: PoolId, slot: Slot, next: WorkerId) {
-        self.change(next, |w| {
-            w.place = Role::Current;
+        self.update_worker(next, |w| {
+            w.role = Role::Current;
             w.awaited = true;
         });
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.set_ended(slot, None);
-        let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
-        seat.successor = None;
-        seat.current = Some(next);
-        pool.in_flight -= 1;
-        self.stirred.insert(id);
+        let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else { return };
+        slot_state.successor = None;
+        slot_state.current = Some(next);
+        pool.successors -= 1;
+        self.dirty_pools.insert(id);
         let Some(worker) = self.workers.get(&next) else { return };
-        if worker.serves() {
+        if worker.is_serving() {
             let generation = worker.generation;
             self.filled(id, slot, generation, next);
-            self.hope(id, generation, next);
+            self.consider_candidate(id, generation, next);
         }
     }
 
@@ -108,44 +110,47 @@ impl Engine {
         let generation = match &pool.roll {
             None => match successor {
                 Some(next) => return self.promote(id, slot, next),
-                None => pool.wanted,
+                None => pool.target,
             },
             Some(roll) => {
                 if let Some(next) = successor
-                    && self.workers.get(&next).is_some_and(|w| w.generation == roll.repair())
+                    && self.workers.get(&next).is_some_and(|w| w.generation == roll.fill_generation())
                 {
                     return self.promote(id, slot, next);
                 }
                 is_rolls = roll.phase != Phase::Canary && roll.pending.contains(&slot);
-                roll.repair()
+                roll.fill_generation()
             }
         };
         if is_rolls {
             pool.set_ended(slot, None);
         }
         let in_place = pool.policy.reload.surge == 0;
-        let stays_empty = !is_rolls && pool.slots.get(slot.0 as usize).is_some_and(|seat| seat.ended.is_some());
+        let stays_empty =
+            !is_rolls && pool.slots.get(slot.0 as usize).is_some_and(|slot_state| slot_state.ended.is_some());
         if in_place || stays_empty {
-            self.release(id, slot);
+            self.stop_unreachable(id, slot);
         }
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        let Some(seat) = pool.slots.get_mut(slot.0 as usize) else { return };
-        if in_place && seat.parting > 0 {
+        let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else { return };
+        if in_place && slot_state.stopping_workers > 0 {
             return; // never two of one slot: the one that was asked to leave comes by here when it is gone
         }
-        if !is_rolls && (seat.ended.is_some() || pool.breaker.is_some_and(|b| !b.lets(slot, seat.deaths, pool.trying)))
+        if !is_rolls
+            && (slot_state.ended.is_some()
+                || pool.breaker.is_some_and(|b| !b.allows(slot, slot_state.deaths, pool.trying)))
         {
             return;
         }
-        if let Some(at) = seat.not_before
+        if let Some(at) = slot_state.not_before
             && at > self.now
         {
             return self.deadlines.set(Key::Slot(id, slot), Some(at));
         }
-        seat.not_before = None;
-        let may_be_crowded = seat.parting > 0 && !in_place;
+        slot_state.not_before = None;
+        let may_be_crowded = slot_state.stopping_workers > 0 && !in_place;
         self.deadlines.set(Key::Slot(id, slot), None);
-        if may_be_crowded && self.is_outstayed(id, slot) {
+        if may_be_crowded && self.must_wait_for_ceiling(id, slot) {
             return;
         }
         if !self.may_start(id) {
@@ -157,46 +162,46 @@ impl Engine {
     /// The ceiling is a promise of rolling restarts: who is given up before it was ready, since its rolling restart is
     /// cancelled or superseded or has failed, or its slot was not wanted for a moment, may have to be gone before its
     /// slot is filled. What replaces a worker that had served, and was found sick, waits for nobody.
-    fn is_outstayed(&mut self, id: PoolId, slot: Slot) -> bool {
+    fn must_wait_for_ceiling(&mut self, id: PoolId, slot: Slot) -> bool {
         let workers = &self.workers;
         let Some(pool) = self.pools.get_mut(&id) else { return false };
-        if pool.outstayed.len() >= pool.beyond_ceiling() {
+        if pool.ceiling_waiters.len() >= pool.over_ceiling() {
             return false;
         }
         let mut here = workers.values().filter(|worker| worker.pool == id && worker.slot == slot);
-        let is = here.any(|w| w.drains && w.lives() && !w.lost && w.ready_at.is_none());
+        let is = here.any(|w| w.drains && w.is_alive() && !w.lost && w.ready_at.is_none());
         if is {
-            pool.outstayed.insert(slot);
+            pool.ceiling_waiters.insert(slot);
         }
         is
     }
 
     /// There is room below the ceiling again.
-    fn fill_outstayed(&mut self, id: PoolId) {
+    fn fill_below_ceiling(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get(&id) else { return };
-        if pool.outstayed.len() > pool.beyond_ceiling() {
-            self.touched.extend(pool.outstayed.iter().map(|slot| (id, *slot)));
+        if pool.ceiling_waiters.len() > pool.over_ceiling() {
+            self.dirty_slots.extend(pool.ceiling_waiters.iter().map(|slot| (id, *slot)));
         }
     }
 
-    pub(crate) fn settle_pool(&mut self, id: PoolId) {
-        self.successor_waits_no_more(id);
-        self.fill_outstayed(id);
+    pub(crate) fn reconcile_pool(&mut self, id: PoolId) {
+        self.clear_successor_wait(id);
+        self.fill_below_ceiling(id);
         let Some(pool) = self.pools.get(&id) else { return };
         match pool.activity {
             Activity::Running if !pool.begun => self.begin_when_free(id),
             Activity::Running if pool.policy.kind == PoolKind::Oneshot => {}
             Activity::Running => {
                 self.notice_up(id);
-                self.watch_probe(id);
+                self.check_probe(id);
                 self.advance_roll(id);
-                self.advance_renewals(id);
-                self.proclaim(id);
+                self.advance_replacements(id);
+                self.mark_fully_ready(id);
             }
-            Activity::Outlasting => self.stop_when_unneeded(id),
+            Activity::AwaitingDependents => self.stop_when_unneeded(id),
             Activity::Stopping => {
                 if pool.present == 0 {
-                    self.rest(id);
+                    self.mark_stopped(id);
                 }
             }
             Activity::Stopped => {
@@ -210,26 +215,26 @@ impl Engine {
     }
 
     /// Nothing of the pool is left that the kernel can end.
-    fn rest(&mut self, id: PoolId) {
+    fn mark_stopped(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.activity = Activity::Stopped;
         }
-        self.record(Notice::PoolStopped { pool: id });
-        self.stirred.insert(id);
-        self.stir_needed(id);
+        self.emit(Notice::PoolStopped { pool: id });
+        self.dirty_pools.insert(id);
+        self.mark_dependencies(id);
     }
 
     /// Notices when every wanted worker serves: the generation has served in full.
-    fn proclaim(&mut self, id: PoolId) {
+    fn mark_fully_ready(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if pool.full || pool.roll.is_some() || !pool.is_full() || pool.wanted_slots() == 0 {
             return;
         }
         pool.full = true;
-        let generation: Generation = pool.wanted;
+        let generation: Generation = pool.target;
         if pool.serving_of.get(&generation) == Some(&pool.serving) {
-            pool.prove(generation);
-            self.record(Notice::PoolReady { pool: id, generation });
+            pool.mark_served(generation);
+            self.emit(Notice::PoolReady { pool: id, generation });
         }
     }
 }

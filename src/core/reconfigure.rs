@@ -8,23 +8,23 @@ use alloc::vec::Vec;
 
 impl Engine {
     /// New policy, new generation: whatever runs is superseded.
-    pub(crate) fn change_pool(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
+    pub(crate) fn reconfigure(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
         if self.stopping {
             return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by: SupersededBy::StopOfAll }));
         }
         let Some(pool) = self.pools.get(&id) else {
-            self.keep(id, policy);
+            self.ensure_pool(id, policy);
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         let (activity, held, removed) = (pool.activity, pool.is_held(), pool.removed);
         match activity {
             Activity::Running if held => {
                 self.adopt(id, policy);
-                self.remake(ticket, id)
+                self.make_next_generation(ticket, id)
             }
-            Activity::Running if self.is_step(id) => {
+            Activity::Running if self.is_oneshot(id) => {
                 self.adopt(id, policy);
-                self.roll_step(ticket, id, true);
+                self.roll_oneshot(ticket, id, true);
             }
             Activity::Running => {
                 let before = pool.policy.count;
@@ -32,13 +32,13 @@ impl Engine {
                 self.adopt(id, policy);
                 tickets.push(ticket);
                 self.start_roll(id, tickets);
-                self.leave_added(id, before);
+                self.note_added_slots(id, before);
             }
-            Activity::Outlasting | Activity::Stopping | Activity::Stopped => {
+            Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped => {
                 self.adopt(id, policy);
                 let Some(pool) = self.pools.get_mut(&id) else { return };
-                pool.remake();
-                let generation = pool.wanted;
+                pool.next_generation();
+                let generation = pool.target;
                 if removed {
                     self.revive(id);
                     return self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation }));
@@ -49,18 +49,18 @@ impl Engine {
     }
 
     /// Back to an older generation that has served in full, under its own number.
-    pub(crate) fn return_to(&mut self, ticket: Ticket, id: PoolId, to: Generation, policy: Policy) {
+    pub(crate) fn roll_back(&mut self, ticket: Ticket, id: PoolId, to: Generation, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         let nothing = match pool.activity {
-            Activity::Outlasting | Activity::Stopping => {
+            Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
                 return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => Some(NothingDone::Stopped),
             Activity::Running if pool.policy.kind == PoolKind::Oneshot => Some(NothingDone::Oneshot),
-            Activity::Running if !pool.history.knows(to) => Some(NothingDone::Forgotten(to)),
+            Activity::Running if !pool.history.has_served(to) => Some(NothingDone::Forgotten(to)),
             Activity::Running => None,
         };
         if let Some(why) = nothing {
@@ -69,45 +69,45 @@ impl Engine {
         let before = pool.policy.count;
         let done = Outcome::Done { generation: to, replaced: 0, took: Span::ZERO };
         if pool.is_held() {
-            pool.wanted = to;
-            pool.alike.clear();
+            pool.target = to;
+            pool.same_source.clear();
             self.adopt(id, policy);
             return self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation: to }));
         }
-        if pool.roll.is_none() && pool.wanted == to && self.all_of(id, to) {
+        if pool.roll.is_none() && pool.target == to && self.all_are_of(id, to) {
             self.adopt(id, policy);
             return self.out.push(Command::Reply(ticket, id, done));
         }
-        let mut tickets = self.supersede(id, SupersededBy::Return);
+        let mut tickets = self.supersede(id, SupersededBy::RollBack);
         self.adopt(id, policy);
         tickets.push(ticket);
         self.start_roll_to(id, tickets, to);
-        self.leave_added(id, before);
+        self.note_added_slots(id, before);
     }
 
     /// Slots that the change adds have nobody of the old generation, and need none.
-    fn leave_added(&mut self, id: PoolId, from: u32) {
+    fn note_added_slots(&mut self, id: PoolId, from: u32) {
         if let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) {
             roll.added = from..policy.count;
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
-    fn all_of(&self, id: PoolId, generation: Generation) -> bool {
+    fn all_are_of(&self, id: PoolId, generation: Generation) -> bool {
         let slots = self.pools.get(&id).into_iter().flat_map(|pool| &pool.slots);
-        let mut workers = slots.filter_map(|seat| self.workers.get(&seat.current?));
+        let mut workers = slots.filter_map(|slot_state| self.workers.get(&slot_state.current?));
         workers.all(|worker| worker.generation == generation)
     }
 
     /// Ends a running roll for the sake of another one, which takes over all who wait.
     pub(crate) fn supersede(&mut self, id: PoolId, by: SupersededBy) -> Vec<Ticket> {
         let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
-        self.abandon_fresh(id);
+        self.stop_new_workers(id);
         let Some(Pool { roll: Some(roll), waiting, .. }) = self.pools.get_mut(&id) else { return Vec::new() };
         let mut tickets = core::mem::take(&mut roll.tickets);
         tickets.extend(waiting.take().unwrap_or_default());
-        let (generation, touched) = (roll.generation, roll.retired_any);
-        self.record(Notice::RollSuperseded { pool: id, generation, by, touched });
+        let (generation, retired_any) = (roll.generation, roll.retired_any);
+        self.emit(Notice::RollSuperseded { pool: id, generation, by, retired_any });
         self.end_roll(id, Outcome::Superseded { by });
         tickets
     }
@@ -120,17 +120,17 @@ impl Engine {
         let policy = Policy { kind, ..policy }.of_its_kind();
         let (count, before) = (policy.count, pool.policy.count);
         pool.policy = Policy { count: before, ..policy };
-        self.starts.change(); // `max_starting` may be another one
+        self.start_limiter.change(); // `max_starting` may be another one
         self.resize(id, count);
     }
 
     /// The wish for a new generation of a pool that has not begun: it begins with that one.
-    pub(crate) fn remake(&mut self, ticket: Ticket, id: PoolId) {
+    pub(crate) fn make_next_generation(&mut self, ticket: Ticket, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        pool.remake();
-        let generation = pool.wanted;
+        pool.next_generation();
+        let generation = pool.target;
         self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation }));
-        self.stirred.insert(id);
+        self.dirty_pools.insert(id);
     }
 }
 

@@ -9,14 +9,14 @@ use alloc::collections::btree_map::Entry;
 use alloc::vec;
 
 impl Engine {
-    pub(crate) fn keep(&mut self, id: PoolId, policy: Policy) {
+    pub(crate) fn ensure_pool(&mut self, id: PoolId, policy: Policy) {
         if self.stopping {
             return;
         }
-        if let Entry::Vacant(place) = self.pools.entry(id) {
-            place.insert(Pool::new(policy.of_its_kind()));
+        if let Entry::Vacant(entry) = self.pools.entry(id) {
+            entry.insert(Pool::new(policy.of_its_kind()));
             self.start_in_order(id);
-            return self.touch_all(id);
+            return self.mark_all_slots(id);
         }
         self.adopt(id, policy);
         self.revive(id);
@@ -31,30 +31,30 @@ impl Engine {
             pool.full = false;
             self.start_in_order(id);
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
     /// A person acts: what had come to its end is started again.
-    pub(crate) fn start_ended(&mut self, id: PoolId) {
+    pub(crate) fn start(&mut self, id: PoolId) {
         if self.stopping {
             return;
         }
         // A step that has run is not run again by a start: a roll asks for that.
         if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.policy.kind == PoolKind::Service) {
-            pool.forgive_ended();
+            pool.reset_ended_slots();
         }
         self.revive(id);
     }
 
     /// The pool's workers stop; its wishes end.
-    pub(crate) fn drop_pool(&mut self, id: PoolId) {
+    pub(crate) fn stop_pool(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        if matches!(pool.activity, Activity::Running | Activity::Outlasting) {
+        if matches!(pool.activity, Activity::Running | Activity::AwaitingDependents) {
             pool.activity = Activity::Stopping;
         }
         self.held.remove(&id);
-        self.end_wishes(id);
-        self.stir_held();
+        self.end_requests(id);
+        self.mark_held_pools();
     }
 
     /// As drop; what has stopped is forgotten.
@@ -62,21 +62,21 @@ impl Engine {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.removed = true;
         }
-        self.drop_pool(id);
+        self.stop_pool(id);
     }
 
-    pub(crate) fn end_wishes(&mut self, id: PoolId) {
+    pub(crate) fn end_requests(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let waiting = pool.waiting.take().unwrap_or_default();
-        pool.forgive_all();
+        pool.reset_all_slots();
         self.forget_crash_loop(id);
         let by = self.stopped_by(id);
         self.end_roll(id, Outcome::Superseded { by });
-        self.drop_renewals(id, 0, by);
+        self.drop_replacements(id, 0, by);
         for ticket in waiting {
             self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
     /// What ends the wishes of a pool that stops.
@@ -89,24 +89,24 @@ impl Engine {
     }
 
     /// One roll runs and at most one waits; until the running one has retired a worker, a new wish takes over.
-    pub(crate) fn want_roll(&mut self, ticket: Ticket, id: PoolId) {
+    pub(crate) fn request_roll(&mut self, ticket: Ticket, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         match pool.activity {
-            Activity::Running if pool.is_held() => return self.remake(ticket, id),
+            Activity::Running if pool.is_held() => return self.make_next_generation(ticket, id),
             Activity::Running => {}
-            Activity::Outlasting | Activity::Stopping => {
+            Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
                 return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
-        if self.is_step(id) {
-            return self.roll_step(ticket, id, false);
+        if self.is_oneshot(id) {
+            return self.roll_oneshot(ticket, id, false);
         }
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return self.start_roll(id, vec![ticket]) };
-        if roll.retired_any || matches!(roll.phase, Phase::Back(_)) {
+        if roll.retired_any || matches!(roll.phase, Phase::RollingBack(_)) {
             return self.wait_for_roll(ticket, id);
         }
         let mut tickets = self.supersede(id, SupersededBy::Roll);
@@ -121,8 +121,10 @@ impl Engine {
             Some(Pool { activity: Activity::Stopped, .. }) => NothingDone::Stopped,
             Some(Pool { roll: None, .. }) => NothingDone::NoRoll,
             Some(Pool { roll: Some(roll), waiting, .. }) => match &roll.phase {
-                Phase::Back(failure) if failure.cause == Cause::Cancelled => return roll.cancellers.push(ticket),
-                Phase::Back(_) => NothingDone::GoesBack(roll.base),
+                Phase::RollingBack(failure) if failure.cause == Cause::Cancelled => {
+                    return roll.cancellers.push(ticket);
+                }
+                Phase::RollingBack(_) => NothingDone::AlreadyRollingBack(roll.base),
                 Phase::Canary | Phase::Wave => {
                     roll.cancellers.push(ticket);
                     for ticket in waiting.take().unwrap_or_default() {
@@ -142,7 +144,7 @@ impl Engine {
 
     /// Changes the number without touching the others.
     pub(crate) fn scale(&mut self, id: PoolId, count: u32) {
-        if !self.is_step(id) {
+        if !self.is_oneshot(id) {
             self.resize(id, count);
         }
     }
@@ -155,7 +157,7 @@ impl Engine {
         }
         pool.resize(count);
         if let Some(roll) = &mut pool.roll
-            && !matches!(roll.phase, Phase::Back(_))
+            && !matches!(roll.phase, Phase::RollingBack(_))
         {
             for slot in (before..count).map(Slot) {
                 roll.pending.insert(slot);
@@ -173,7 +175,7 @@ impl Engine {
         if probe_is_gone {
             self.end_crash_loop(id);
         }
-        self.drop_renewals(id, count, SupersededBy::Scale);
-        self.touch_all(id);
+        self.drop_replacements(id, count, SupersededBy::Scale);
+        self.mark_all_slots(id);
     }
 }

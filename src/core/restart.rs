@@ -3,7 +3,7 @@
 use crate::pool::{Activity, Breaker, EarlyDeath, Ended, Pool};
 use crate::roll::Phase;
 use crate::timers::Key;
-use crate::worker::{EARLY, Role, State, Worker, jitter};
+use crate::worker::{EARLY_DEATH, Role, State, Worker, jitter};
 use crate::{
     Cause, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot, Span, Time, WorkerId,
 };
@@ -30,36 +30,37 @@ impl Engine {
     /// A worker that nobody had asked to stop has ended, did not start, or did not become ready in time.
     pub(crate) fn died(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
-        if self.is_step(worker.pool) {
-            return self.step_ended(id, cause);
+        if self.is_oneshot(worker.pool) {
+            return self.oneshot_ended(id, cause);
         }
         let Some(pool) = self.pools.get(&worker.pool) else { return };
         let (never_again, exit) = (pool.never_again(cause), cause.exit());
         let is_end =
             matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.success_exit_codes.contains(&code));
-        let place = worker.place;
+        let role = worker.role;
         // Of one that is watched for its age alone, a good end after a while says more than more of that age.
         let soaked_well = matches!(worker.state, State::Soaking { .. })
-            && worker.unproven.is_some()
+            && worker.by_age_until.is_some()
             && worker.ready_at.is_some_and(|at| self.now - at >= Reload::SOAK);
         let death =
             Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end, never_again, exit };
         // A successor that waits for its turn may end as well; the delay keeps that from going round and round.
         let ended_well = is_end
-            && match place {
+            && match role {
                 Role::Current => worker.ready_at.is_some(),
                 Role::Successor => {
                     soaked_well || worker.state == State::Ready && self.now - worker.began >= pool.policy.restart.delay
                 }
                 Role::Leaving => false,
             };
-        let (mut fails_roll, mut fails_back) = (false, false);
+        let (mut fails_roll, mut fails_rollback) = (false, false);
         if let Some(roll) = &pool.roll {
             match roll.phase {
                 Phase::Canary | Phase::Wave => fails_roll = roll.is_fresh(id, worker.generation) && !ended_well,
                 // A slot that goes back has no third choice.
-                Phase::Back(_) => {
-                    fails_back = worker.generation == roll.base && !ended_well && roll.pending.contains(&worker.slot);
+                Phase::RollingBack(_) => {
+                    fails_rollback =
+                        worker.generation == roll.base && !ended_well && roll.pending.contains(&worker.slot);
                 }
             }
         }
@@ -67,33 +68,33 @@ impl Engine {
         if ended_well {
             self.note_good_end(&worker, id, soaked_well);
         }
-        self.lose_early_one(id, &worker);
-        let retry_in = match place {
-            _ if fails_roll || fails_back => None,
+        self.requeue_lost_slot(id, &worker);
+        let retry_in = match role {
+            _ if fails_roll || fails_rollback => None,
             Role::Current => self.count_death(worker.pool, &death),
             Role::Successor | Role::Leaving => {
-                self.try_again(worker.pool, worker.slot);
+                self.requeue_slot(worker.pool, worker.slot);
                 None
             }
         };
-        let seat = self.pools.get(&worker.pool).and_then(|pool| pool.slots.get(worker.slot.0 as usize));
-        self.record(Notice::Died {
+        let slot_state = self.pools.get(&worker.pool).and_then(|pool| pool.slots.get(worker.slot.0 as usize));
+        self.emit(Notice::Died {
             worker: id,
             cause,
             failure: !is_end,
             before_ready: worker.ready_at.is_none(),
-            in_vain: seat.map_or(0, |seat| seat.vain),
+            early_exits: slot_state.map_or(0, |slot_state| slot_state.early_exits),
             retry_in,
-            given_up: seat.is_some_and(|seat| place == Role::Current && seat.ended.is_some()),
+            given_up: slot_state.is_some_and(|slot_state| role == Role::Current && slot_state.ended.is_some()),
         });
         let failure = Failure { worker: Some(id), cause, mixed: false };
-        let fails_renewal = self.renewal_failed(worker.pool, id, &failure) && place == Role::Successor;
+        let fails_replacement = self.replacement_failed(worker.pool, id, &failure) && role == Role::Successor;
         if fails_roll {
             self.fail_roll(worker.pool, failure);
-        } else if fails_back {
-            self.fail_way_back(worker.pool);
+        } else if fails_rollback {
+            self.fail_rollback(worker.pool);
         }
-        self.trip(worker.pool, &death, fails_roll || fails_back || fails_renewal);
+        self.count_for_crash_loop(worker.pool, &death, fails_roll || fails_rollback || fails_replacement);
     }
 
     /// A new worker of a rolling restart has come to a good end: its slot need not show any more that it can live.
@@ -106,14 +107,14 @@ impl Engine {
     }
 
     /// On the way to an older generation one that was of it already is gone.
-    fn lose_early_one(&mut self, id: WorkerId, worker: &Worker) {
-        if worker.place == Role::Current
+    fn requeue_lost_slot(&mut self, id: WorkerId, worker: &Worker) {
+        if worker.role == Role::Current
             && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
             && worker.generation == roll.generation
             && !roll.is_fresh(id, worker.generation)
-            && !matches!(roll.phase, Phase::Back(_))
+            && !matches!(roll.phase, Phase::RollingBack(_))
         {
-            roll.lost(worker.slot);
+            roll.add_slot(worker.slot);
         }
     }
 
@@ -143,14 +144,15 @@ impl Engine {
             return None;
         }
         if death.ready_at.is_some_and(|at| now - at >= restart.stable_after) {
-            slot.begin_anew();
+            slot.reset_deaths();
         }
-        slot.vain = if death.is_end && death.ready_at.is_none() { slot.vain.saturating_add(1) } else { 0 };
-        let at = if slot.vain > 0 {
+        slot.early_exits =
+            if death.is_end && death.ready_at.is_none() { slot.early_exits.saturating_add(1) } else { 0 };
+        let at = if slot.early_exits > 0 {
             // It is no failure, but nobody gains by trying it ten times a second for ever.
-            let grown = restart.delay.0.saturating_mul(1u64.checked_shl(slot.vain - 1).unwrap_or(u64::MAX));
+            let grown = restart.delay.0.saturating_mul(1u64.checked_shl(slot.early_exits - 1).unwrap_or(u64::MAX));
             let delay = Span(grown.min(restart.max_delay.0));
-            now.max(death.began + if slot.vain > 1 { jitter(death.id, delay) } else { delay })
+            now.max(death.began + if slot.early_exits > 1 { jitter(death.id, delay) } else { delay })
         } else if death.is_end {
             now.max(death.began + restart.delay)
         } else {
@@ -172,28 +174,28 @@ impl Engine {
     /// Early is a death before ready, or within `stable_after` of it. Of a slot whose worker had been ready for more than
     /// a second, the first one is repaired at once and is counted only if the next worker fails as well: workers that
     /// something from outside has killed all at once come back all at once.
-    pub(crate) fn trip(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
+    pub(crate) fn count_for_crash_loop(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running) else { return };
         let age = death.ready_at.map(|at| now - at);
-        let late = age.is_some_and(|age| age > EARLY);
-        let early = age.is_none_or(|age| age <= EARLY || age < pool.policy.restart.stable_after);
-        let stays_empty = pool.slots.get(death.slot.0 as usize).is_some_and(|seat| seat.ended.is_some());
+        let late = age.is_some_and(|age| age > EARLY_DEATH);
+        let early = age.is_none_or(|age| age <= EARLY_DEATH || age < pool.policy.restart.stable_after);
+        let stays_empty = pool.slots.get(death.slot.0 as usize).is_some_and(|slot_state| slot_state.ended.is_some());
         let counts = early && !death.is_end && !is_rolls && !stays_empty;
         if let Some(breaker) = &mut pool.breaker {
             breaker.late |= counts && late;
-            if breaker.hope == Some(death.id) {
-                self.seek_hope(id, death.slot);
+            if breaker.candidate == Some(death.id) {
+                self.next_candidate(id, death.slot);
             }
             return;
         }
         if !counts {
             return;
         }
-        let Some(seat) = pool.slots.get_mut(death.slot.0 as usize) else { return };
-        let first = seat.first_death.take();
-        if late && seat.deaths <= 1 {
-            seat.first_death = Some(now);
+        let Some(slot_state) = pool.slots.get_mut(death.slot.0 as usize) else { return };
+        let first = slot_state.first_death.take();
+        if late && slot_state.deaths <= 1 {
+            slot_state.first_death = Some(now);
             return;
         }
         if let Some(at) = first {
@@ -204,38 +206,41 @@ impl Engine {
         let deaths = pool.early_deaths.iter().filter(|known| known.at + WINDOW >= death.began).count();
         if deaths >= limit {
             let late = pool.early_deaths.iter().any(|known| known.late);
-            pool.breaker = Some(Breaker { probe: death.slot, since: now, hope: None, late, open: false });
+            pool.breaker = Some(Breaker { probe: death.slot, since: now, candidate: None, late, open: false });
             let span = pool.early_deaths.front().map_or(Span::ZERO, |first| now - first.at);
-            self.record(Notice::CrashLoop { pool: id, deaths: deaths as u32, span });
+            self.emit(Notice::CrashLoop { pool: id, deaths: deaths as u32, span });
         }
     }
 
     /// In a crash loop a worker of the generation that empty slots are filled with is ready: if it still serves a
     /// second later, the rest follows. One that had been ready before the loop began says nothing about it.
-    pub(crate) fn hope(&mut self, id: PoolId, generation: Generation, worker: WorkerId) {
+    pub(crate) fn consider_candidate(&mut self, id: PoolId, generation: Generation, worker: WorkerId) {
         let ready_at = self.workers.get(&worker).and_then(|worker| worker.ready_at);
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        let filling = pool.filling();
+        let fill_generation = pool.fill_generation();
         let Some(breaker) = &mut pool.breaker else { return };
-        if ready_at.is_some_and(|at| at >= breaker.since) && breaker.hope.is_none() && generation == filling {
-            breaker.hope = Some(worker);
-            self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY));
+        if ready_at.is_some_and(|at| at >= breaker.since)
+            && breaker.candidate.is_none()
+            && generation == fill_generation
+        {
+            breaker.candidate = Some(worker);
+            self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
         }
     }
 
     /// Somebody has to try. The probe's slot may have got a worker that had been ready before the loop began: then
     /// another empty slot tries. Where there is none, the loop is over once the youngest of those that serve has lived
-    /// for as long as a hope has to.
-    pub(crate) fn watch_probe(&mut self, id: PoolId) {
+    /// for as long as a candidate has to.
+    pub(crate) fn check_probe(&mut self, id: PoolId) {
         let workers = &self.workers;
         let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.trying == 0) else { return };
         let Some(breaker) = pool.breaker else { return };
-        let ready_at = |id: &WorkerId| workers.get(id).filter(|worker| worker.serves()).and_then(|w| w.ready_at);
-        if breaker.hope.is_some_and(|hope| ready_at(&hope).is_some_and(|at| at >= breaker.since)) {
+        let ready_at = |id: &WorkerId| workers.get(id).filter(|worker| worker.is_serving()).and_then(|w| w.ready_at);
+        if breaker.candidate.is_some_and(|candidate| ready_at(&candidate).is_some_and(|at| at >= breaker.since)) {
             return;
         }
         let wanted = pool.slots.iter().enumerate().take(pool.policy.count as usize);
-        let empty = wanted.filter(|(_, seat)| seat.current.is_none() && seat.ended.is_none());
+        let empty = wanted.filter(|(_, slot_state)| slot_state.current.is_none() && slot_state.ended.is_none());
         let empty: BTreeSet<Slot> = empty.map(|(slot, _)| Slot(slot as u32)).collect();
         let next = if empty.contains(&breaker.probe) {
             Some(breaker.probe)
@@ -243,17 +248,17 @@ impl Engine {
             empty.iter().copied().find(|slot| !pool.is_left_to_roll(*slot))
         };
         if let Some(next) = next {
-            if next != breaker.probe || breaker.hope.is_some() {
-                pool.breaker = Some(Breaker { probe: next, hope: None, ..breaker });
+            if next != breaker.probe || breaker.candidate.is_some() {
+                pool.breaker = Some(Breaker { probe: next, candidate: None, ..breaker });
                 self.deadlines.set(Key::Breaker(id), None);
-                self.touch(id, next);
+                self.mark_slot(id, next);
             }
-        } else if empty.is_empty() && breaker.hope.is_none() {
-            let youngest = pool.slots.iter().filter_map(|seat| seat.current).max_by_key(ready_at);
+        } else if empty.is_empty() && breaker.candidate.is_none() {
+            let youngest = pool.slots.iter().filter_map(|slot_state| slot_state.current).max_by_key(ready_at);
             match youngest.filter(|worker| ready_at(worker).is_some()) {
-                Some(hope) => {
-                    pool.breaker = Some(Breaker { hope: Some(hope), ..breaker });
-                    self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY));
+                Some(candidate) => {
+                    pool.breaker = Some(Breaker { candidate: Some(candidate), ..breaker });
+                    self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
                 }
                 None => self.end_crash_loop(id),
             }
@@ -261,50 +266,51 @@ impl Engine {
     }
 
     /// The rest follows; where workers had failed later than that, the loop is over only when this one is stable.
-    pub(crate) fn hope_fulfilled(&mut self, id: PoolId) {
+    pub(crate) fn candidate_due(&mut self, id: PoolId) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let stable_after = pool.policy.restart.stable_after;
         let Some(breaker) = &mut pool.breaker else { return };
-        let Some(hope) = breaker.hope else { return };
-        let Some(ready_at) = self.workers.get(&hope).filter(|worker| worker.serves()).and_then(|w| w.ready_at) else {
+        let Some(candidate) = breaker.candidate else { return };
+        let Some(ready_at) = self.workers.get(&candidate).filter(|worker| worker.is_serving()).and_then(|w| w.ready_at)
+        else {
             let probe = breaker.probe;
-            return self.seek_hope(id, probe);
+            return self.next_candidate(id, probe);
         };
         if !breaker.late || ready_at + stable_after <= now {
             return self.end_crash_loop(id);
         }
         self.deadlines.set(Key::Breaker(id), Some(ready_at + stable_after));
         if ready_at >= breaker.since && !core::mem::replace(&mut breaker.open, true) {
-            self.record(Notice::CrashLoopEases { pool: id });
+            self.emit(Notice::CrashLoopEases { pool: id });
             self.start_rest(id);
         }
     }
 
-    /// The hope is gone: another one that has become ready since, or the slot `next` tries.
-    pub(crate) fn seek_hope(&mut self, id: PoolId, next: Slot) {
+    /// The candidate is gone: another one that has become ready since, or the slot `next` tries.
+    pub(crate) fn next_candidate(&mut self, id: PoolId, next: Slot) {
         self.deadlines.set(Key::Breaker(id), None);
         let Some(Pool { breaker: Some(breaker), slots, .. }) = self.pools.get_mut(&id) else { return };
         let workers = &self.workers;
-        breaker.hope = None;
+        breaker.candidate = None;
         breaker.open = false;
         let found = slots
             .iter()
-            .filter_map(|seat| workers.get_key_value(&seat.current?))
-            .find(|(_, worker)| worker.serves() && worker.ready_at.is_some_and(|at| at >= breaker.since));
-        let probes = slots.get(breaker.probe.0 as usize).is_some_and(|seat| seat.current.is_some());
+            .filter_map(|slot_state| workers.get_key_value(&slot_state.current?))
+            .find(|(_, worker)| worker.is_serving() && worker.ready_at.is_some_and(|at| at >= breaker.since));
+        let probes = slots.get(breaker.probe.0 as usize).is_some_and(|slot_state| slot_state.current.is_some());
         let found = found.map(|(worker, known)| (*worker, known.generation));
         if found.is_none() && !probes {
             breaker.probe = next;
         }
         let probe = breaker.probe;
-        if slots.get(probe.0 as usize).is_none_or(|seat| seat.ended.is_some()) {
+        if slots.get(probe.0 as usize).is_none_or(|slot_state| slot_state.ended.is_some()) {
             return self.end_crash_loop(id);
         }
         if let Some((worker, generation)) = found {
-            self.hope(id, generation, worker);
+            self.consider_candidate(id, generation, worker);
         }
-        self.touch(id, probe);
+        self.mark_slot(id, probe);
     }
 
     /// The program works again: every empty slot is filled at once.
@@ -312,7 +318,7 @@ impl Engine {
         if !self.forget_crash_loop(id) {
             return;
         }
-        self.record(Notice::CrashLoopOver { pool: id });
+        self.emit(Notice::CrashLoopOver { pool: id });
         self.start_rest(id);
     }
 
@@ -322,7 +328,7 @@ impl Engine {
         for slot in &mut pool.slots {
             slot.not_before = None;
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
     /// Without a word: the pool is stopping. Whether there was one.

@@ -12,7 +12,7 @@ pub(crate) enum Phase {
     /// Slot after slot, `surge` at a time.
     Wave,
     /// The new generation failed: slots already done go back.
-    Back(Failure),
+    RollingBack(Failure),
 }
 
 #[derive(Clone, Debug)]
@@ -41,19 +41,19 @@ pub(crate) struct Roll {
     /// It has touched somebody: until then it waits for the rolls of pools that its own comes after.
     pub(crate) begun: bool,
     /// That it waits has been told.
-    pub(crate) wait_told: bool,
+    pub(crate) wait_reported: bool,
     pub(crate) replaced: u32,
     pub(crate) of: u32,
     /// Those who cancelled it: they hear of its end.
     pub(crate) cancellers: Vec<Ticket>,
     /// New workers that are ready for their age alone, and how long each has to live before the roll is done.
-    pub(crate) unproven: BTreeSet<(Time, WorkerId)>,
+    pub(crate) watched: BTreeSet<(Time, WorkerId)>,
     /// Slots in which a new worker has come to a good end: that says more than an age.
     pub(crate) ended_well: BTreeSet<Slot>,
     /// The first new worker has come to a good end: nobody else has to soak.
     pub(crate) canary_ended_well: bool,
     /// It was told that the new workers are watched.
-    pub(crate) watch_told: bool,
+    pub(crate) watch_reported: bool,
 }
 
 impl Roll {
@@ -64,9 +64,9 @@ impl Roll {
 
     /// A new worker is ready for its age alone: the roll is not done before `until`.
     pub(crate) fn watch(&mut self, id: WorkerId, generation: Generation, slot: Slot, until: Time) {
-        let back = matches!(self.phase, Phase::Back(_));
+        let back = matches!(self.phase, Phase::RollingBack(_));
         if !back && self.is_fresh(id, generation) && !self.ended_well.contains(&slot) {
-            self.unproven.insert((until, id));
+            self.watched.insert((until, id));
         }
     }
 
@@ -74,12 +74,12 @@ impl Roll {
     pub(crate) fn goal(&self) -> Generation {
         match self.phase {
             Phase::Canary | Phase::Wave => self.generation,
-            Phase::Back(_) => self.base,
+            Phase::RollingBack(_) => self.base,
         }
     }
 
     /// A worker that had been of the new generation before the roll is gone: its slot is to be done like any other.
-    pub(crate) fn lost(&mut self, slot: Slot) {
+    pub(crate) fn add_slot(&mut self, slot: Slot) {
         if self.pending.insert(slot) {
             self.of += 1;
         }
@@ -87,10 +87,10 @@ impl Roll {
     }
 
     /// What an emptied slot is repaired with: the old generation until the first new one has soaked.
-    pub(crate) fn repair(&self) -> Generation {
+    pub(crate) fn fill_generation(&self) -> Generation {
         match self.phase {
             Phase::Wave => self.generation,
-            Phase::Canary | Phase::Back(_) => self.base,
+            Phase::Canary | Phase::RollingBack(_) => self.base,
         }
     }
 }

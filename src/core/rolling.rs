@@ -21,10 +21,10 @@ impl Engine {
     }
 
     pub(crate) fn start_roll_to(&mut self, id: PoolId, mut tickets: Vec<Ticket>, generation: Generation) {
-        tickets.extend(self.join_renewals(id));
+        tickets.extend(self.join_replacements(id));
         let (now, after) = (self.now, self.last_worker());
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        pool.history.made(generation, &pool.policy);
+        pool.history.record_policy(generation, &pool.policy);
         let count = pool.policy.count;
         // Empty slots first: they cost no surge. Then the oldest worker.
         let mut todo: Vec<Slot> = (0..count).map(Slot).collect();
@@ -36,14 +36,14 @@ impl Engine {
         // On the way to an older generation, some may be of it already.
         todo.retain(|slot| {
             let current = pool.slots[slot.0 as usize].current.and_then(|id| workers.get(&id));
-            current.is_none_or(|worker| worker.generation != generation || !worker.serves())
+            current.is_none_or(|worker| worker.generation != generation || !worker.is_serving())
         });
         let of = todo.len() as u32;
         pool.last = LastRoll { state: RollState::Running, generation: generation.0, of, ..LastRoll::default() };
         pool.roll = Some(Roll {
             generation,
             after,
-            base: pool.wanted,
+            base: pool.target,
             tickets,
             began: now,
             phase: Phase::Canary,
@@ -55,19 +55,19 @@ impl Engine {
             emptied: None,
             retired_any: false,
             begun: false,
-            wait_told: false,
+            wait_reported: false,
             replaced: 0,
             of,
             cancellers: Vec::new(),
-            unproven: BTreeSet::new(),
+            watched: BTreeSet::new(),
             ended_well: BTreeSet::new(),
             canary_ended_well: false,
-            watch_told: false,
+            watch_reported: false,
         });
-        self.record(Notice::RollStarted { pool: id, generation, of });
-        self.stirred.insert(id);
-        if self.is_step(id) {
-            self.ready_to_run(id);
+        self.emit(Notice::RollStarted { pool: id, generation, of });
+        self.dirty_pools.insert(id);
+        if self.is_oneshot(id) {
+            self.prepare_run(id);
         }
     }
 
@@ -78,14 +78,14 @@ impl Engine {
             && generation != roll.base
         {
             let after = roll.after;
-            pool.note_alike(generation, after, same);
+            pool.set_same_source(generation, after, same);
         }
     }
 
     /// A slot has a serving worker of this generation: done, if that is what the roll is after.
     pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
-        self.renewed(id, slot, worker);
-        self.release(id, slot);
+        self.replacement_done(id, slot, worker);
+        self.stop_unreachable(id, slot);
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
         if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
             roll.emptied = None;
@@ -93,19 +93,19 @@ impl Engine {
         if generation != roll.goal() || !roll.pending.remove(&slot) {
             return;
         }
-        if !matches!(roll.phase, Phase::Back(_)) {
+        if !matches!(roll.phase, Phase::RollingBack(_)) {
             roll.replaced += 1;
         }
         let (done, of) = (roll.replaced, roll.of);
-        self.record(Notice::Replaced { pool: id, slot, worker, done, of });
-        self.stirred.insert(id);
+        self.emit(Notice::SlotReplaced { pool: id, slot, worker, done, of });
+        self.dirty_pools.insert(id);
     }
 
     pub(crate) fn advance_roll(&mut self, id: PoolId) {
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
         match roll.phase {
             Phase::Canary => self.advance_canary(id),
-            Phase::Wave | Phase::Back(_) => self.advance_wave(id),
+            Phase::Wave | Phase::RollingBack(_) => self.advance_wave(id),
         }
     }
 
@@ -114,7 +114,7 @@ impl Engine {
         if let Some(canary) = roll.canary {
             match self.workers.get(&canary) {
                 Some(worker) if worker.state == State::Ready => return self.start_wave(id),
-                Some(worker) if !worker.leaves() => return,
+                Some(worker) if !worker.is_leaving() => return,
                 // Its slot has been scaled away: another one goes first.
                 _ => roll.canary = None,
             }
@@ -137,12 +137,12 @@ impl Engine {
     fn start_wave(&mut self, id: PoolId) {
         self.end_crash_loop(id);
         let Some(pool) = self.pools.get_mut(&id) else { return };
-        pool.forgive_all();
+        pool.reset_all_slots();
         if let Some(roll) = &mut pool.roll {
             roll.phase = Phase::Wave;
             roll.begun = true;
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
     fn advance_wave(&mut self, id: PoolId) {
@@ -151,37 +151,37 @@ impl Engine {
             let roll = pool.roll.as_mut()?;
             if free { roll.queued.pop_front() } else { None }
         }) {
-            self.settle_slot(id, slot);
+            self.reconcile_slot(id, slot);
         }
         while self.next_successor(id).is_some() {}
         let Some(pool) = self.pools.get(&id) else { return };
         let Some(roll) = &pool.roll else { return };
-        if !roll.pending.is_empty() || pool.in_flight > 0 || roll.emptied.is_some() {
+        if !roll.pending.is_empty() || pool.successors > 0 || roll.emptied.is_some() {
             return;
         }
-        if self.watches_on(id) {
+        if self.still_watches(id) {
             return;
         }
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
         let (generation, took) = (roll.generation, self.now - roll.began);
         let outcome = match &roll.phase {
-            Phase::Back(failure) => self.came_back(id, generation, failure.clone()),
+            Phase::RollingBack(failure) => self.rollback_outcome(id, generation, failure.clone()),
             Phase::Canary | Phase::Wave => Outcome::Done { generation, replaced: roll.replaced, took },
         };
         self.end_roll(id, outcome);
     }
 
     /// Every slot is done; those that are ready for their age alone have to live on for a while.
-    fn watches_on(&mut self, id: PoolId) -> bool {
+    fn still_watches(&mut self, id: PoolId) -> bool {
         let now = self.now;
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return false };
-        while roll.unproven.first().is_some_and(|(until, _)| *until <= now) {
-            roll.unproven.pop_first();
+        while roll.watched.first().is_some_and(|(until, _)| *until <= now) {
+            roll.watched.pop_first();
         }
-        let Some((until, _)) = roll.unproven.last().copied() else { return false };
+        let Some((until, _)) = roll.watched.last().copied() else { return false };
         self.deadlines.set(Key::Roll(id), Some(until));
-        if !core::mem::replace(&mut roll.watch_told, true) {
-            self.record(Notice::Watched { pool: id, span: until - now });
+        if !core::mem::replace(&mut roll.watch_reported, true) {
+            self.emit(Notice::Watched { pool: id, span: until - now });
         }
         true
     }
@@ -193,10 +193,10 @@ impl Engine {
         if surge == 0 || pool.roll.as_ref()?.emptied.is_some() {
             return self.next_in_place(id);
         }
-        if pool.in_flight >= surge || !pool.has_room() {
+        if pool.successors >= surge || !pool.has_room() {
             return None;
         }
-        if !pool.roll.as_ref()?.todo.is_empty() && !self.may_succeed(id) {
+        if !pool.roll.as_ref()?.todo.is_empty() && !self.may_start_successor(id) {
             return None;
         }
         let slot = self.next_slot(id)?;
@@ -207,17 +207,17 @@ impl Engine {
     /// Surge 0: stop one, wait until it is gone, start one.
     fn next_in_place(&mut self, id: PoolId) -> Option<WorkerId> {
         if self.pools.get(&id)?.roll.as_ref()?.emptied.is_none() {
-            if self.pools.get(&id)?.parting > 0 {
+            if self.pools.get(&id)?.stopping_workers > 0 {
                 return None;
             }
             // Before the old one is stopped: its slot must not stay empty for others that start.
-            if !self.pools.get(&id)?.roll.as_ref()?.todo.is_empty() && !self.may_succeed(id) {
+            if !self.pools.get(&id)?.roll.as_ref()?.todo.is_empty() && !self.may_start_successor(id) {
                 return None;
             }
             let slot = self.next_slot(id)?;
             let pool = self.pools.get_mut(&id)?;
             let old = pool.slots.get(slot.0 as usize)?.current;
-            let serves = old.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.serves());
+            let serves = old.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.is_serving());
             if serves && !pool.can_spare_one() {
                 pool.roll.as_mut()?.todo.push_front(slot);
                 return None;
@@ -231,9 +231,9 @@ impl Engine {
         }
         let pool = self.pools.get(&id)?;
         let (slot, old) = pool.roll.as_ref()?.emptied?;
-        let seat = pool.slots.get(slot.0 as usize)?;
+        let slot_state = pool.slots.get(slot.0 as usize)?;
         let gone = old.is_none_or(|old| self.workers.get(&old).is_none_or(|w| w.lost));
-        if !gone || seat.successor.is_some() || seat.parting > 0 {
+        if !gone || slot_state.successor.is_some() || slot_state.stopping_workers > 0 {
             return None;
         }
         if pool.policy.max_starting.is_some() && !self.may_start(id) {
@@ -244,7 +244,7 @@ impl Engine {
     }
 
     /// A successor has ended by itself before its turn came: the slot gets another one.
-    pub(crate) fn try_again(&mut self, id: PoolId, slot: Slot) {
+    pub(crate) fn requeue_slot(&mut self, id: PoolId, slot: Slot) {
         if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
             roll.todo.push_back(slot);
         }
@@ -258,13 +258,13 @@ impl Engine {
             let count = pool.policy.count;
             let roll = pool.roll.as_mut()?;
             let slot = roll.todo.pop_front()?;
-            let Some(seat) = pool.slots.get(slot.0 as usize) else { continue };
-            let fills_itself = seat.current.is_none() && roll.phase != Phase::Canary;
-            if slot.0 >= count || !roll.pending.contains(&slot) || seat.successor.is_some() || fills_itself {
+            let Some(slot_state) = pool.slots.get(slot.0 as usize) else { continue };
+            let fills_itself = slot_state.current.is_none() && roll.phase != Phase::Canary;
+            if slot.0 >= count || !roll.pending.contains(&slot) || slot_state.successor.is_some() || fills_itself {
                 continue;
             }
             let goal = roll.goal();
-            if seat.current.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.generation == goal) {
+            if slot_state.current.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.generation == goal) {
                 continue;
             }
             return Some(slot);
@@ -273,19 +273,19 @@ impl Engine {
 
     /// The new generation is at fault, or a person cancelled.
     pub(crate) fn fail_roll(&mut self, id: PoolId, failure: Failure) {
-        self.abandon_fresh(id);
-        if self.is_step(id) {
-            self.step_failed(id);
+        self.stop_new_workers(id);
+        if self.is_oneshot(id) {
+            self.oneshot_failed(id);
         }
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
         let (fresh, base) = (roll.generation, roll.base);
         // What is made from the same files as the base has nowhere to go back to.
         let mut done: Vec<(crate::Time, Slot)> = Vec::new();
-        for (slot, seat) in pool.slots.iter().enumerate() {
-            if let Some(worker) = seat.current.and_then(|id| self.workers.get(&id))
+        for (slot, slot_state) in pool.slots.iter().enumerate() {
+            if let Some(worker) = slot_state.current.and_then(|id| self.workers.get(&id))
                 && worker.generation != base
-                && !pool.alike.contains_key(&worker.generation)
+                && !pool.same_source.contains_key(&worker.generation)
             {
                 // Of the new generation, or left over from one that was superseded or aborted before it.
                 done.push((worker.began, Slot(slot as u32)));
@@ -299,46 +299,48 @@ impl Engine {
         done.sort();
         roll.pending = done.iter().map(|(_, slot)| *slot).collect();
         roll.todo = done.iter().map(|(_, slot)| *slot).collect();
-        roll.phase = Phase::Back(failure.clone());
+        roll.phase = Phase::RollingBack(failure.clone());
         roll.canary = None;
         let to = base;
-        self.record(Notice::RollingBack { pool: id, generation: fresh, to, failure });
-        self.touch_all(id);
+        self.emit(Notice::RollingBack { pool: id, generation: fresh, to, failure });
+        self.mark_all_slots(id);
     }
 
     /// What the new generation has in flight leaves: successors, and workers that fill a slot but never served.
-    pub(crate) fn abandon_fresh(&mut self, id: PoolId) {
+    pub(crate) fn stop_new_workers(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
         let fresh = roll.generation;
         roll.queued.clear();
-        roll.unproven.clear();
+        roll.watched.clear();
         roll.emptied = None;
         let mut leaving: Vec<WorkerId> = Vec::new();
-        for seat in &pool.slots {
-            leaving.extend(seat.successor);
+        for slot_state in &pool.slots {
+            leaving.extend(slot_state.successor);
             leaving.extend(
-                seat.current.filter(|id| self.workers.get(id).is_some_and(|w| w.generation == fresh && !w.serves())),
+                slot_state
+                    .current
+                    .filter(|id| self.workers.get(id).is_some_and(|w| w.generation == fresh && !w.is_serving())),
             );
         }
         for worker in leaving {
             self.begin_stop(worker, StopReason::Abandoned);
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
     }
 
     /// The old generation does not come up again either: both serve, and a person has to look.
-    pub(crate) fn fail_way_back(&mut self, id: PoolId) {
+    pub(crate) fn fail_rollback(&mut self, id: PoolId) {
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
-        let Phase::Back(failure) = &roll.phase else { return };
+        let Phase::RollingBack(failure) = &roll.phase else { return };
         let (generation, failure) = (roll.generation, Failure { mixed: true, ..failure.clone() });
-        self.abandon_fresh(id);
+        self.stop_new_workers(id);
         let standing = self.standing(id, generation, &failure);
         self.end_roll(id, Outcome::Aborted { generation, failure, standing });
     }
 
     /// The slots that could go back have done so. Some may have had nowhere to go back to.
-    fn came_back(&mut self, id: PoolId, generation: Generation, failure: Failure) -> Outcome {
+    fn rollback_outcome(&mut self, id: PoolId, generation: Generation, failure: Failure) -> Outcome {
         let standing = self.standing(id, generation, &failure);
         if standing.others.is_empty() {
             Outcome::RolledBack { generation, failure, standing }
@@ -352,10 +354,10 @@ impl Engine {
         self.note_outdated(id, tried, failure);
         let outdated = self.outdated(id);
         let Some(pool) = self.pools.get(&id) else { return Standing::default() };
-        let base = pool.roll.as_ref().map_or(pool.wanted, |roll| roll.base);
+        let base = pool.roll.as_ref().map_or(pool.target, |roll| roll.base);
         let mut others = Vec::new();
-        for (slot, seat) in pool.slots.iter().enumerate() {
-            let serving = seat.current.and_then(|id| self.workers.get(&id)).filter(|worker| worker.serves());
+        for (slot, slot_state) in pool.slots.iter().enumerate() {
+            let serving = slot_state.current.and_then(|id| self.workers.get(&id)).filter(|worker| worker.is_serving());
             if let Some(worker) = serving.filter(|worker| worker.generation != base) {
                 others.push((Slot(slot as u32), worker.generation));
             }
@@ -365,7 +367,7 @@ impl Engine {
             of_base: pool.serving_of.get(&base).copied().unwrap_or(0),
             wanted: pool.wanted_slots(),
             others,
-            in_place: pool.alike.contains_key(&tried),
+            in_place: pool.same_source.contains_key(&tried),
             outdated,
         }
     }
@@ -375,18 +377,18 @@ impl Engine {
     /// that anything was changed.
     fn note_outdated(&mut self, id: PoolId, tried: Generation, failure: &Failure) {
         let Some(pool) = self.pools.get(&id) else { return };
-        let base = pool.roll.as_ref().map_or(pool.wanted, |roll| roll.base);
+        let base = pool.roll.as_ref().map_or(pool.target, |roll| roll.base);
         let serving = |pool: &Pool| -> Vec<(WorkerId, Generation)> {
-            let current = pool.slots.iter().filter_map(|seat| seat.current);
+            let current = pool.slots.iter().filter_map(|slot_state| slot_state.current);
             let known = current.filter_map(|id| Some((id, self.workers.get(&id)?)));
-            known.filter(|(_, worker)| worker.serves()).map(|(id, worker)| (id, worker.generation)).collect()
+            known.filter(|(_, worker)| worker.is_serving()).map(|(id, worker)| (id, worker.generation)).collect()
         };
         let serving = serving(pool);
         let counts = |generation: Generation, after: WorkerId| {
             let failed = generation == tried && failure.cause.tells_of_the_files();
-            failed || serving.iter().any(|(id, of)| *id > after && (*of == base || pool.alike.contains_key(of)))
+            failed || serving.iter().any(|(id, of)| *id > after && (*of == base || pool.same_source.contains_key(of)))
         };
-        let newest = pool.alike.iter().filter(|(of, after)| counts(**of, **after)).map(|(_, after)| *after).max();
+        let newest = pool.same_source.iter().filter(|(of, after)| counts(**of, **after)).map(|(_, after)| *after).max();
         // What it would have gone back to does not come up any more, either.
         let stuck = pool.roll.as_ref().filter(|_| failure.mixed).map(|roll| roll.after);
         if let Some(pool) = self.pools.get_mut(&id) {
@@ -397,8 +399,8 @@ impl Engine {
     /// So many workers that serve are older than what they would be made from now.
     pub(crate) fn outdated(&self, id: PoolId) -> u32 {
         let Some((pool, last)) = self.pools.get(&id).and_then(|pool| Some((pool, pool.outdated?))) else { return 0 };
-        let current = pool.slots.iter().filter_map(|seat| seat.current).filter(|worker| *worker <= last);
-        current.filter(|worker| self.workers.get(worker).is_some_and(|worker| worker.serves())).count() as u32
+        let current = pool.slots.iter().filter_map(|slot_state| slot_state.current).filter(|worker| *worker <= last);
+        current.filter(|worker| self.workers.get(worker).is_some_and(|worker| worker.is_serving())).count() as u32
     }
 
     pub(crate) fn end_roll(&mut self, id: PoolId, outcome: Outcome) {
@@ -409,10 +411,10 @@ impl Engine {
         let (state, failure) = match &outcome {
             Outcome::Done { generation, .. } => {
                 pool.full = false;
-                pool.wanted = *generation;
-                pool.alike.clear();
+                pool.target = *generation;
+                pool.same_source.clear();
                 pool.outdated = None;
-                pool.prove(*generation);
+                pool.mark_served(*generation);
                 (RollState::Done, None)
             }
             Outcome::Aborted { failure, .. } => (RollState::Aborted, Some(failure.clone())),
@@ -422,7 +424,7 @@ impl Engine {
             }
             Outcome::Superseded { .. }
             | Outcome::Cancelled { .. }
-            | Outcome::NotRenewed { .. }
+            | Outcome::ReplaceFailed { .. }
             | Outcome::Begins { .. }
             | Outcome::NothingDone(_) => (RollState::Superseded, None),
         };
@@ -435,25 +437,25 @@ impl Engine {
             took: now - roll.began,
         };
         if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = &outcome {
-            let Pool { alike, serving_of, .. } = pool;
-            alike.retain(|generation, _| serving_of.contains_key(generation));
+            let Pool { same_source, serving_of, .. } = pool;
+            same_source.retain(|generation, _| serving_of.contains_key(generation));
         }
         let waiting = if pool.activity == Activity::Running { pool.waiting.take() } else { None };
         pool.trim_generations();
-        self.record(Notice::RollEnded { pool: id, outcome: outcome.clone() });
+        self.emit(Notice::RollEnded { pool: id, outcome: outcome.clone() });
         for ticket in roll.cancellers {
             self.out.push(Command::Reply(ticket, id, outcome.clone().for_the_canceller()));
         }
         for ticket in roll.tickets {
             self.out.push(Command::Reply(ticket, id, outcome.clone()));
         }
-        self.touch_all(id);
+        self.mark_all_slots(id);
         let fails = match &outcome {
             Outcome::Aborted { .. } | Outcome::RolledBack { .. } => true,
             Outcome::Done { .. }
             | Outcome::Cancelled { .. }
             | Outcome::Superseded { .. }
-            | Outcome::NotRenewed { .. }
+            | Outcome::ReplaceFailed { .. }
             | Outcome::Begins { .. }
             | Outcome::NothingDone(_) => false,
         };

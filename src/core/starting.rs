@@ -34,11 +34,11 @@ const WIDEST: u32 = 1 << 20;
 
 /// Who waits for room, and what all that start are taken for.
 #[derive(Clone)]
-pub(crate) struct Starts {
+pub(crate) struct StartLimiter {
     processors: u32,
     /// What all workers that start want together.
     demand: u64,
-    /// Pools with slots that wait, or whose rolling restart or renewal does.
+    /// Pools with slots that wait, or whose rolling restart or replacement does.
     waiting: BTreeSet<PoolId>,
     /// Whose turn it was last.
     turn: PoolId,
@@ -48,7 +48,7 @@ pub(crate) struct Starts {
 
 /// What a pool's workers are taken for when they start.
 #[derive(Clone, Default)]
-pub(crate) struct Crowd {
+pub(crate) struct StartLoad {
     /// So many fresh ones of this pool fit on the machine.
     window: u32,
     /// Workers that are starting, successors included; what they are taken for.
@@ -60,13 +60,13 @@ pub(crate) struct Crowd {
     pub(crate) successor: bool,
 }
 
-impl Default for Starts {
+impl Default for StartLimiter {
     fn default() -> Self {
         Self { processors: 1, demand: 0, waiting: BTreeSet::new(), turn: PoolId(0), changed: false }
     }
 }
 
-impl Starts {
+impl StartLimiter {
     fn full(&self) -> u32 {
         FULL.saturating_mul(self.processors)
     }
@@ -77,8 +77,8 @@ impl Starts {
     }
 
     /// What a fresh worker of such a pool is taken for.
-    fn fresh(&self, crowd: &Crowd) -> u32 {
-        let window = if crowd.window == 0 { self.first_window() } else { crowd.window };
+    fn fresh(&self, start_load: &StartLoad) -> u32 {
+        let window = if start_load.window == 0 { self.first_window() } else { start_load.window };
         (self.full() / window.max(1)).min(PROCESSOR)
     }
 
@@ -93,7 +93,7 @@ impl Starts {
     }
 }
 
-impl Crowd {
+impl StartLoad {
     pub(crate) fn waits(&self) -> bool {
         self.successor || !self.slots.is_empty()
     }
@@ -101,10 +101,10 @@ impl Crowd {
 
 impl Engine {
     /// `processors`: how many the workers may use; at least 1.
-    pub fn on(processors: u32) -> Self {
-        let starts = Starts { processors: processors.clamp(1, 1 << 16), ..Starts::default() };
+    pub fn with_processors(processors: u32) -> Self {
+        let start_limiter = StartLimiter { processors: processors.clamp(1, 1 << 16), ..StartLimiter::default() };
         let mut engine = Self::default();
-        engine.starts = starts;
+        engine.start_limiter = start_limiter;
         engine
     }
 
@@ -112,95 +112,95 @@ impl Engine {
     pub(crate) fn may_start(&self, id: PoolId) -> bool {
         let Some(pool) = self.pools.get(&id) else { return false };
         if let Some(most) = pool.policy.max_starting {
-            return pool.crowd.starting < most;
+            return pool.start_load.starting < most;
         }
-        let fresh = self.starts.fresh(&pool.crowd);
-        let demand = self.starts.demand + u64::from(fresh);
-        let most = if pool.crowd.demand == 0 { FULL_FOR_THE_FIRST } else { FULL };
-        fresh == 0 || demand <= u64::from(most) * u64::from(self.starts.processors)
+        let fresh = self.start_limiter.fresh(&pool.start_load);
+        let demand = self.start_limiter.demand + u64::from(fresh);
+        let most = if pool.start_load.demand == 0 { FULL_FOR_THE_FIRST } else { FULL };
+        fresh == 0 || demand <= u64::from(most) * u64::from(self.start_limiter.processors)
     }
 
     /// What a worker that is ordered now is taken for.
     pub(crate) fn fresh_demand(&self, pool: &Pool) -> u32 {
-        self.starts.fresh(&pool.crowd)
+        self.start_limiter.fresh(&pool.start_load)
     }
 
     /// The slot is empty, and there is no room for another one that starts.
     pub(crate) fn wait_for_room(&mut self, id: PoolId, slot: Slot) {
         if let Some(pool) = self.pools.get_mut(&id) {
-            pool.crowd.slots.insert(slot);
-            self.starts.waiting.insert(id);
+            pool.start_load.slots.insert(slot);
+            self.start_limiter.waiting.insert(id);
         }
     }
 
     /// The slot is looked at anew.
-    pub(crate) fn wait_no_more(&mut self, id: PoolId, slot: Slot) {
-        if self.starts.waiting.contains(&id)
+    pub(crate) fn clear_slot_wait(&mut self, id: PoolId, slot: Slot) {
+        if self.start_limiter.waiting.contains(&id)
             && let Some(pool) = self.pools.get_mut(&id)
         {
-            pool.crowd.slots.remove(&slot);
+            pool.start_load.slots.remove(&slot);
             self.forget_waiting(id);
         }
     }
 
     /// Whether a successor may be ordered; if not, its pool is settled again when there is room.
-    pub(crate) fn may_succeed(&mut self, id: PoolId) -> bool {
+    pub(crate) fn may_start_successor(&mut self, id: PoolId) -> bool {
         let may = self.may_start(id);
         if !may && let Some(pool) = self.pools.get_mut(&id) {
-            pool.crowd.successor = true;
-            self.starts.waiting.insert(id);
+            pool.start_load.successor = true;
+            self.start_limiter.waiting.insert(id);
         }
         may
     }
 
     /// The pool is looked at anew.
-    pub(crate) fn successor_waits_no_more(&mut self, id: PoolId) {
-        if self.starts.waiting.contains(&id)
+    pub(crate) fn clear_successor_wait(&mut self, id: PoolId) {
+        if self.start_limiter.waiting.contains(&id)
             && let Some(pool) = self.pools.get_mut(&id)
         {
-            pool.crowd.successor = false;
+            pool.start_load.successor = false;
             self.forget_waiting(id);
         }
     }
 
     fn forget_waiting(&mut self, id: PoolId) {
-        if self.pools.get(&id).is_none_or(|pool| !pool.crowd.waits()) {
-            self.starts.waiting.remove(&id);
+        if self.pools.get(&id).is_none_or(|pool| !pool.start_load.waits()) {
+            self.start_limiter.waiting.remove(&id);
         }
     }
 
     /// One that waits has room now: pools in turn, the lowest slot first. Whether there was one.
-    pub(crate) fn use_room(&mut self) -> bool {
-        if !core::mem::take(&mut self.starts.changed) || self.starts.waiting.is_empty() {
+    pub(crate) fn admit_next(&mut self) -> bool {
+        if !core::mem::take(&mut self.start_limiter.changed) || self.start_limiter.waiting.is_empty() {
             return false;
         }
-        let turn = self.starts.turn;
-        let after = self.starts.waiting.range((core::ops::Bound::Excluded(turn), core::ops::Bound::Unbounded));
-        let before = self.starts.waiting.range(..=turn);
+        let turn = self.start_limiter.turn;
+        let after = self.start_limiter.waiting.range((core::ops::Bound::Excluded(turn), core::ops::Bound::Unbounded));
+        let before = self.start_limiter.waiting.range(..=turn);
         let Some(id) = after.chain(before).copied().find(|id| self.may_start(*id)) else { return false };
-        self.starts.turn = id;
+        self.start_limiter.turn = id;
         // There may be room for more than one.
-        self.starts.changed = true;
-        let next = self.pools.get(&id).and_then(|pool| pool.crowd.slots.first().copied());
+        self.start_limiter.changed = true;
+        let next = self.pools.get(&id).and_then(|pool| pool.start_load.slots.first().copied());
         match next {
             Some(slot) => {
-                self.wait_no_more(id, slot);
-                self.touch(id, slot);
+                self.clear_slot_wait(id, slot);
+                self.mark_slot(id, slot);
             }
             None => {
-                self.successor_waits_no_more(id);
-                self.stirred.insert(id);
+                self.clear_successor_wait(id);
+                self.dirty_pools.insert(id);
             }
         }
         true
     }
 
     /// What workers that start want, as they were looked at together.
-    pub(crate) fn demanded(&mut self, found: &[(WorkerId, u32)]) {
-        let most = PROCESSOR.saturating_mul(self.starts.processors);
+    pub(crate) fn update_demands(&mut self, found: &[(WorkerId, u32)]) {
+        let most = PROCESSOR.saturating_mul(self.start_limiter.processors);
         let (mut busy, mut idle): (BTreeSet<PoolId>, BTreeSet<PoolId>) = Default::default();
         for (id, demand) in found {
-            let Some(worker) = self.workers.get(id).filter(|worker| worker.boots()) else { continue };
+            let Some(worker) = self.workers.get(id).filter(|worker| worker.is_booting()) else { continue };
             let (pool, age) = (worker.pool, self.now - worker.began);
             if age < NEWBORN {
                 continue;
@@ -211,54 +211,55 @@ impl Engine {
             } else {
                 busy.insert(pool);
             }
-            self.change(*id, |worker| worker.demand = (*demand).min(most));
+            self.update_worker(*id, |worker| worker.demand = (*demand).min(most));
         }
-        let starts = &self.starts;
+        let start_limiter = &self.start_limiter;
         for id in idle.union(&busy) {
             let Some(pool) = self.pools.get_mut(id) else { continue };
-            let window = if pool.crowd.window == 0 { starts.first_window() } else { pool.crowd.window };
-            pool.crowd.window =
-                if busy.contains(id) { starts.full() / PROCESSOR } else { window.saturating_mul(2).min(WIDEST) };
+            let window =
+                if pool.start_load.window == 0 { start_limiter.first_window() } else { pool.start_load.window };
+            pool.start_load.window =
+                if busy.contains(id) { start_limiter.full() / PROCESSOR } else { window.saturating_mul(2).min(WIDEST) };
         }
-        self.starts.change();
+        self.start_limiter.change();
     }
 
     /// It was ready after so long.
-    pub(crate) fn was_quick(&mut self, id: PoolId, took: Span) {
-        let first = self.starts.first_window();
+    pub(crate) fn note_start_time(&mut self, id: PoolId, took: Span) {
+        let first = self.start_limiter.first_window();
         if took <= YOUNG
             && let Some(pool) = self.pools.get_mut(&id)
         {
-            let window = if pool.crowd.window == 0 { first } else { pool.crowd.window };
-            pool.crowd.window = window.saturating_add(QUICK_STEP).min(WIDEST);
-            self.starts.change();
+            let window = if pool.start_load.window == 0 { first } else { pool.start_load.window };
+            pool.start_load.window = window.saturating_add(QUICK_STEP).min(WIDEST);
+            self.start_limiter.change();
         }
     }
 
     pub(crate) fn processors(&self) -> u32 {
-        self.starts.processors
+        self.start_limiter.processors
     }
 
-    pub(crate) fn holds_back(&self) -> bool {
-        !self.starts.waiting.is_empty()
+    pub(crate) fn limits_starts(&self) -> bool {
+        !self.start_limiter.waiting.is_empty()
     }
 
     /// Workers that are starting, in all pools; what they are made of does not matter.
     pub(crate) fn booting(&self) -> Vec<WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.boots()).map(|(id, _)| *id).collect()
+        self.workers.iter().filter(|(_, worker)| worker.is_booting()).map(|(id, _)| *id).collect()
     }
 }
 
 impl Worker {
     /// It is starting: it counts for whether another one may.
-    pub(crate) fn boots(&self) -> bool {
-        self.counts && matches!(self.state, State::Starting { .. }) && self.place != crate::worker::Role::Leaving
+    pub(crate) fn is_booting(&self) -> bool {
+        self.counts && matches!(self.state, State::Starting { .. }) && self.role != crate::worker::Role::Leaving
     }
 }
 
 impl Pool {
     /// This empty slot would have its worker, if others were not starting.
     pub(crate) fn waits_for_room(&self, slot: Slot) -> bool {
-        self.activity == Activity::Running && self.breaker.is_none() && self.crowd.slots.contains(&slot)
+        self.activity == Activity::Running && self.breaker.is_none() && self.start_load.slots.contains(&slot)
     }
 }

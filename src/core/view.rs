@@ -38,7 +38,7 @@ pub enum WorkerState {
     Stopping,
     Killing,
     /// Exited; what is left of its tree is being ended.
-    Sweeping,
+    KillingTree,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +53,10 @@ pub struct PoolView {
     /// Old workers that have got their stop and still finish.
     pub draining: u32,
     /// The generation that empty slots are filled with; the last that served in full.
-    pub filling: Generation,
-    pub proven: Generation,
-    /// The last one before `proven` that served in full: what `rollback` returns to.
-    pub before: Generation,
+    pub fill_generation: Generation,
+    pub last_good: Generation,
+    /// The last one before `last_good` that served in full: what `rollback` returns to.
+    pub previous_good: Generation,
     /// How many workers of each generation serve.
     pub serving: Vec<(Generation, u32)>,
     /// So many workers that serve are older than what they would be made from now: files were changed in place, and
@@ -143,8 +143,8 @@ impl View<'_> {
     }
 
     /// Somebody waits until others that start are ready: what those want decides ([`crate::Input::Demand`]).
-    pub fn holds_back(&self) -> bool {
-        self.engine.holds_back()
+    pub fn limits_starts(&self) -> bool {
+        self.engine.limits_starts()
     }
 
     /// The workers of all pools that are starting, the oldest first; runs of steps are not.
@@ -159,8 +159,8 @@ impl View<'_> {
 
     /// How often a slot was filled again after a death that nobody asked for.
     pub fn restarts(&self, pool: PoolId, slot: Slot) -> u32 {
-        let seat = self.engine.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
-        seat.map_or(0, |seat| seat.restarts)
+        let slot_state = self.engine.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
+        slot_state.map_or(0, |slot_state| slot_state.restarts)
     }
 
     /// Every generation that a worker of the pool may still be made from.
@@ -178,24 +178,26 @@ impl View<'_> {
         let pool = self.engine.pools.get(&id);
         let now = self.engine.now;
         pool.into_iter().flat_map(move |pool| {
-            let seats = pool.slots.iter().enumerate().take(pool.policy.count as usize);
-            seats
-                .filter(|(_, seat)| {
-                    seat.current.is_none()
-                        && seat.successor.is_none()
-                        && (seat.leaving == 0 || pool.activity == Activity::Running)
+            let slot_states = pool.slots.iter().enumerate().take(pool.policy.count as usize);
+            slot_states
+                .filter(|(_, slot_state)| {
+                    slot_state.current.is_none()
+                        && slot_state.successor.is_none()
+                        && (slot_state.leaving == 0 || pool.activity == Activity::Running)
                 })
-                .map(move |(slot, seat)| {
-                    let state = match (seat.ended, pool.activity) {
+                .map(move |(slot, slot_state)| {
+                    let state = match (slot_state.ended, pool.activity) {
                         (Some(Ended::Done), _) => EmptyState::Done,
                         (Some(Ended::Failed), _) => EmptyState::Failed,
                         (None, Activity::Running) if !pool.begun => EmptyState::Held,
                         (None, Activity::Running) if pool.waits_for_room(Slot(slot as u32)) => EmptyState::Waits,
                         (None, Activity::Running) => EmptyState::Backoff,
-                        (None, Activity::Outlasting | Activity::Stopping | Activity::Stopped) => EmptyState::Stopped,
+                        (None, Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped) => {
+                            EmptyState::Stopped
+                        }
                     };
                     let retry_in = match state {
-                        EmptyState::Backoff => seat.not_before.map(|at| at - now),
+                        EmptyState::Backoff => slot_state.not_before.map(|at| at - now),
                         EmptyState::Held
                         | EmptyState::Waits
                         | EmptyState::Stopped
@@ -218,11 +220,11 @@ impl View<'_> {
             wanted: if pool.activity == Activity::Running { pool.wanted_slots() } else { 0 },
             alive: pool.alive,
             ready: pool.serving,
-            starting: pool.crowd.starting,
+            starting: pool.start_load.starting,
             draining: pool.draining,
-            filling: pool.filling(),
-            proven: pool.proven,
-            before: pool.history.before(pool.proven),
+            fill_generation: pool.fill_generation(),
+            last_good: pool.last_good,
+            previous_good: pool.history.served_before(pool.last_good),
             serving: pool.serving_of.iter().map(|(generation, count)| (*generation, *count)).collect(),
             outdated: self.engine.outdated(id),
             held_by: self.engine.held_by(id),
@@ -243,16 +245,20 @@ impl View<'_> {
 fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
     match (pool.activity, &pool.roll) {
         (Activity::Stopped, _) => return PoolState::Stopped,
-        (Activity::Outlasting | Activity::Stopping, _) => return PoolState::Stopping,
+        (Activity::AwaitingDependents | Activity::Stopping, _) => return PoolState::Stopping,
         (Activity::Running, Some(roll)) => {
-            return if matches!(roll.phase, Phase::Back(_)) { PoolState::RollingBack } else { PoolState::Reloading };
+            return if matches!(roll.phase, Phase::RollingBack(_)) {
+                PoolState::RollingBack
+            } else {
+                PoolState::Reloading
+            };
         }
         (Activity::Running, None) if !pool.begun => return PoolState::Starting,
         (Activity::Running, None) => {}
     }
-    let seats = &pool.slots[..pool.policy.count as usize];
-    if !seats.is_empty() && seats.iter().all(|s| s.ended.is_some()) {
-        let failed = seats.iter().any(|s| s.ended == Some(Ended::Failed));
+    let slot_states = &pool.slots[..pool.policy.count as usize];
+    if !slot_states.is_empty() && slot_states.iter().all(|s| s.ended.is_some()) {
+        let failed = slot_states.iter().any(|s| s.ended == Some(Ended::Failed));
         return if failed { PoolState::Failed } else { PoolState::Done };
     }
     if pool.breaker.is_some() {
@@ -263,9 +269,9 @@ fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
         if outdated > 0 { PoolState::Degraded } else { PoolState::Ok }
     } else if pool.serving == 0 {
         // Nobody serves: that is less than degraded. Slots that have failed twice in a row are not about to come.
-        let fails = |seat: &SlotState| seat.ended.is_some() || seat.deaths > 1;
-        if seats.iter().all(fails) { PoolState::CrashLoop } else { PoolState::Starting }
-    } else if !pool.up && seats.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
+        let fails = |slot_state: &SlotState| slot_state.ended.is_some() || slot_state.deaths > 1;
+        if slot_states.iter().all(fails) { PoolState::CrashLoop } else { PoolState::Starting }
+    } else if !pool.up && slot_states.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
         PoolState::Starting
     } else {
         PoolState::Degraded
@@ -277,9 +283,9 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         State::Starting { .. } => WorkerState::Starting,
         State::Soaking { .. } => WorkerState::Soaking,
         State::Ready => WorkerState::Ready,
-        State::Unreachable | State::Stopping { .. } | State::Outliving { .. } => WorkerState::Stopping,
+        State::Unreachable | State::Stopping { .. } | State::StoppingTree { .. } => WorkerState::Stopping,
         State::Killing { .. } => WorkerState::Killing,
-        State::Sweeping { .. } => WorkerState::Sweeping,
+        State::KillingTree { .. } => WorkerState::KillingTree,
     };
     WorkerView {
         id,
@@ -289,7 +295,7 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         state,
         began: worker.began,
         ready_in: worker.ready_at.map(|at| at - worker.began),
-        by_age: worker.unproven.is_some(),
+        by_age: worker.by_age_until.is_some(),
         lost: worker.lost,
     }
 }

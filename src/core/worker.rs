@@ -10,9 +10,9 @@
 //! | Outliving| has exited in its stop; the rest of its tree may   | swept; `until` (next step, then sweep)     |
 //! |          | finish                                             |                                            |
 //! | Killing  | got SIGKILL                                        | its exit; at `give_up` it is named as lost |
-//! | Sweeping | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
+//! | KillingTree | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
 
-use crate::generations::Patience;
+use crate::generations::ReadyPolicy;
 use crate::{Exit, Generation, PoolId, Readiness, Slot, Span, StopStep, Time, WorkerId};
 use alloc::vec::Vec;
 
@@ -20,9 +20,9 @@ use alloc::vec::Vec;
 /// take beyond the sum of its waits.
 pub(crate) const KILL_GRACE: Span = Span::from_millis(900);
 /// A worker may ask for more time, but not for ever.
-pub(crate) const MOST_EXTENSION: Span = Span::from_secs(600);
+pub(crate) const MAX_EXTENSION: Span = Span::from_secs(600);
 /// Ready for no longer than this: the death counts as one before ready for the crash loop.
-pub(crate) const EARLY: Span = Span::from_secs(1);
+pub(crate) const EARLY_DEATH: Span = Span::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -31,9 +31,9 @@ pub(crate) enum State {
     Ready,
     Unreachable,
     Stopping { step: usize, until: Time, latest: Time },
-    Outliving { step: usize, until: Time, latest: Time },
+    StoppingTree { step: usize, until: Time, latest: Time },
     Killing { give_up: Time },
-    Sweeping { give_up: Time },
+    KillingTree { give_up: Time },
 }
 
 /// Where it stands in its slot.
@@ -54,13 +54,13 @@ pub(crate) struct Worker {
     pub(crate) readiness: Readiness,
     /// The steps of its stop, once that has begun.
     pub(crate) stop: Vec<StopStep>,
-    pub(crate) place: Role,
+    pub(crate) role: Role,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
     /// It is called ready for its age alone; a rolling restart that made it is not done before this.
-    pub(crate) unproven: Option<Time>,
+    pub(crate) by_age_until: Option<Time>,
     /// When it was asked to stop, or was found wanting.
-    pub(crate) asked: Option<Time>,
+    pub(crate) stop_began: Option<Time>,
     /// How its first process ended.
     pub(crate) exit: Option<Exit>,
     /// It counts in `Pool::draining`.
@@ -76,20 +76,20 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(pool: PoolId, slot: Slot, generation: Generation, now: Time, patience: Patience) -> Self {
-        let ready_by = now + patience.ready_timeout;
+    pub(crate) fn new(pool: PoolId, slot: Slot, generation: Generation, now: Time, ready: ReadyPolicy) -> Self {
+        let ready_by = now + ready.ready_timeout;
         Self {
             pool,
             slot,
             generation,
-            state: State::Starting { ready_by, latest: ready_by + MOST_EXTENSION, alive_at: None },
-            readiness: patience.readiness,
+            state: State::Starting { ready_by, latest: ready_by + MAX_EXTENSION, alive_at: None },
+            readiness: ready.readiness,
             stop: Vec::new(),
-            place: Role::Current,
+            role: Role::Current,
             began: now,
             ready_at: None,
-            unproven: None,
-            asked: None,
+            by_age_until: None,
+            stop_began: None,
             exit: None,
             drains: false,
             awaited: false,
@@ -105,50 +105,50 @@ impl Worker {
             State::Starting { ready_by, alive_at, .. } => {
                 Some(alive_at.map_or(ready_by, |at| at.min(ready_by))).filter(|at| at.0 < Span::FOREVER.0)
             }
-            State::Soaking { until } | State::Stopping { until, .. } | State::Outliving { until, .. } => Some(until),
+            State::Soaking { until } | State::Stopping { until, .. } | State::StoppingTree { until, .. } => Some(until),
             State::Ready | State::Unreachable => None,
-            State::Killing { give_up } | State::Sweeping { give_up } => (!self.lost).then_some(give_up),
+            State::Killing { give_up } | State::KillingTree { give_up } => (!self.lost).then_some(give_up),
         }
     }
 
     /// It serves: a soaking worker counts.
-    pub(crate) fn serves(&self) -> bool {
-        self.place != Role::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
+    pub(crate) fn is_serving(&self) -> bool {
+        self.role != Role::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
     }
 
     /// Its slot has no other worker, and it is not ready yet.
-    pub(crate) fn tries(&self) -> bool {
-        self.place == Role::Current && matches!(self.state, State::Starting { .. })
+    pub(crate) fn is_trying(&self) -> bool {
+        self.role == Role::Current && matches!(self.state, State::Starting { .. })
     }
 
     /// It has been asked to stop, has been killed, or has exited; or it is about to be asked.
-    pub(crate) fn leaves(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         match self.state {
             State::Starting { .. } | State::Soaking { .. } | State::Ready => false,
             State::Unreachable
             | State::Stopping { .. }
-            | State::Outliving { .. }
+            | State::StoppingTree { .. }
             | State::Killing { .. }
-            | State::Sweeping { .. } => true,
+            | State::KillingTree { .. } => true,
         }
     }
 
     /// Something of it may still do what it is there for: its first process, or in its stop the rest of its tree.
-    pub(crate) fn lives(&self) -> bool {
-        !matches!(self.state, State::Sweeping { .. })
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self.state, State::KillingTree { .. })
     }
 
     pub(crate) fn extend(&mut self, now: Time, by: Span) {
         match &mut self.state {
             State::Starting { ready_by, latest, .. } => *ready_by = (*ready_by).max((now + by).min(*latest)),
-            State::Stopping { until, latest, .. } | State::Outliving { until, latest, .. } => {
+            State::Stopping { until, latest, .. } | State::StoppingTree { until, latest, .. } => {
                 *until = (*until).max((now + by).min(*latest));
             }
             State::Soaking { .. }
             | State::Ready
             | State::Unreachable
             | State::Killing { .. }
-            | State::Sweeping { .. } => {}
+            | State::KillingTree { .. } => {}
         }
     }
 }

@@ -80,7 +80,7 @@ impl Supervisor {
 
     /// The file name of the program that a pool's workers run.
     fn program_of(&self, pool: PoolId) -> Option<String> {
-        let generation = self.engine.view().pool(pool)?.filling;
+        let generation = self.engine.view().pool(pool)?.fill_generation;
         let resolved = self.spawn_specs.resolved(pool, generation)?;
         Some(resolved.program.file_name()?.to_string_lossy().into_owned())
     }

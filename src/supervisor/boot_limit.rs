@@ -44,7 +44,7 @@ impl Starts {
 impl Supervisor {
     /// At the end of each turn: somebody may wait since.
     pub(super) fn sample_starting(&mut self) {
-        let waits = self.engine.view().holds_back();
+        let waits = self.engine.view().limits_starts();
         let starts = &mut self.health.starts;
         if !waits {
             starts.look_at = None;

@@ -97,7 +97,7 @@ impl Supervisor {
                 let view = self.engine.view();
                 let lives: BTreeSet<_> =
                     view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
-                let filling = view.pool(id).map(|pool| pool.filling);
+                let filling = view.pool(id).map(|pool| pool.fill_generation);
                 let serving = |generation| lives.contains(&generation) || filling == Some(generation);
                 let before = self.pools.draft(id).cloned();
                 self.pools.adjust(id, pattern, serving);

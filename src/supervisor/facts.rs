@@ -61,7 +61,7 @@ impl Supervisor {
             );
             self.emit(EventBuilder::new(EventKind::PinnedAnew, text).pool(pool).generation(generation).warn());
         }
-        let base = self.engine.view().pool(pool).map(|view| view.filling);
+        let base = self.engine.view().pool(pool).map(|view| view.fill_generation);
         let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
         self.input(Input::Pinned { pool, generation, same });
     }
@@ -70,7 +70,8 @@ impl Supervisor {
     fn without_program(&mut self, worker: WorkerId) {
         let Some(body) = self.processes.get(worker) else { return };
         let (pool, generation) = (body.pool, body.generation);
-        let Some(base) = self.engine.view().pool(pool).map(|view| view.filling).filter(|base| *base != generation)
+        let Some(base) =
+            self.engine.view().pool(pool).map(|view| view.fill_generation).filter(|base| *base != generation)
         else {
             return;
         };
@@ -258,7 +259,7 @@ impl Supervisor {
             && at <= now
         {
             self.alive_for.pop_first();
-            self.input(Input::Lived(worker));
+            self.input(Input::AgeReached(worker));
         }
     }
 

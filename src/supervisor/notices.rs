@@ -22,7 +22,7 @@ struct Death {
     cause: Cause,
     failure: bool,
     before_ready: bool,
-    in_vain: u32,
+    early_exits: u32,
     retry_in: Option<Span>,
     given_up: bool,
 }
@@ -38,9 +38,11 @@ impl Supervisor {
                         .worker(worker),
                 );
             }
-            Notice::Soaked { worker } => self.emit(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker)),
-            Notice::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
-                let death = Death { cause, failure, before_ready, in_vain, retry_in, given_up };
+            Notice::CanaryPassed { worker } => {
+                self.emit(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker))
+            }
+            Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
+                let death = Death { cause, failure, before_ready, early_exits, retry_in, given_up };
                 self.died_line(worker, &death);
             }
             Notice::Stopped { worker, exit, took } => {
@@ -51,7 +53,7 @@ impl Supervisor {
                 let (cause, text) = self.retired(worker, why);
                 self.emit(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
             }
-            Notice::Killed { worker, cut, waited } => self.killed_line(worker, cut, waited),
+            Notice::Killed { worker, reason, waited } => self.killed_line(worker, reason, waited),
             Notice::Lost { worker } => {
                 let ended = self.processes.get(worker).is_some_and(|body| body.exit.is_some());
                 let text = match ended {
@@ -60,7 +62,7 @@ impl Supervisor {
                 };
                 self.emit(EventBuilder::new(EventKind::Lost, text).worker(worker).error());
             }
-            Notice::Replaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
+            Notice::SlotReplaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
             Notice::CrashLoop { .. }
             | Notice::CrashLoopEases { .. }
             | Notice::CrashLoopOver { .. }
@@ -74,8 +76,8 @@ impl Supervisor {
             | Notice::PoolReady { .. }
             | Notice::PoolStopped { .. }
             | Notice::Held { .. }
-            | Notice::StepDone { .. }
-            | Notice::Renewed { .. }
+            | Notice::OneshotDone { .. }
+            | Notice::WorkerReplaced { .. }
             | Notice::EssentialLost { .. }
             | Notice::EssentialEnded { .. } => self.pool_recorded(record),
         }
@@ -115,7 +117,7 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::Held, text).pool(pool));
                 self.tell(pool, &told);
             }
-            Notice::StepDone { pool, generation, took } => {
+            Notice::OneshotDone { pool, generation, took } => {
                 let note = EventBuilder::new(EventKind::StepDone, format!("done after {took}"));
                 self.emit(note.pool(pool).generation(generation));
                 self.step_done(pool);
@@ -166,9 +168,9 @@ impl Supervisor {
                 let text = "another rolling restart waits for the running one";
                 self.emit(EventBuilder::new(EventKind::RollWaits, text).pool(pool));
             }
-            Notice::RollSuperseded { pool, generation, by, touched } => {
+            Notice::RollSuperseded { pool, generation, by, retired_any } => {
                 let touched =
-                    if touched { "after some workers had been replaced" } else { "before anything was touched" };
+                    if retired_any { "after some workers had been replaced" } else { "before anything was touched" };
                 let text = format!("{}, {touched}", superseded(by));
                 self.emit(EventBuilder::new(EventKind::RollSuperseded, text).pool(pool).generation(generation));
             }
@@ -180,7 +182,7 @@ impl Supervisor {
                 self.tell(pool, &format!("{}: {text}", self.pool_name(pool)));
                 self.emit(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
             }
-            Notice::Renewed { pool, slot, worker, took } => {
+            Notice::WorkerReplaced { pool, slot, worker, took } => {
                 self.emit(EventBuilder::new(EventKind::Renewed, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
                 let name = self.pool_name(pool).to_owned();
@@ -269,7 +271,7 @@ impl Supervisor {
     }
 
     fn died_line(&mut self, id: WorkerId, death: &Death) {
-        let Death { cause, failure, before_ready, in_vain, retry_in, given_up } = *death;
+        let Death { cause, failure, before_ready, early_exits, retry_in, given_up } = *death;
         if let Cause::NotReadyInTime | Cause::Unhealthy = cause
             && let Some(body) = self.processes.get(id)
         {
@@ -288,7 +290,7 @@ impl Supervisor {
                 body.ended_for = Some(reason);
             }
         }
-        if in_vain > 0
+        if early_exits > 0
             && let Some(body) = self.processes.get_mut(id)
         {
             body.ended_in_vain = true;
@@ -296,7 +298,7 @@ impl Supervisor {
         let text = describe(cause, self.exit_reports.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
-            Some(span) if in_vain > 1 => format!(", {in_vain} times in a row; started again in {span}"),
+            Some(span) if early_exits > 1 => format!(", {early_exits} times in a row; started again in {span}"),
             Some(span) => format!("; started again in {span}"),
             None if given_up => format!("; {}", self.not_again(id, cause)),
             None => String::new(),
@@ -311,7 +313,7 @@ impl Supervisor {
         self.emit(if failure { note.warn() } else { note });
         let is_failure = (failure && before_ready)
             || cause == Cause::NotReadyInTime
-            || in_vain == START_FAILS_AFTER
+            || early_exits == START_FAILS_AFTER
             || (given_up && failure);
         if given_up
             && !failure
@@ -327,9 +329,9 @@ impl Supervisor {
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::harmless::harmless(line));
             }
-            if in_vain > 1 {
+            if early_exits > 1 {
                 text.push_str(&format!(
-                    "\n{in_vain} ends in a row before it was ever ready: no failure, but no worker either"
+                    "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"
                 ));
             }
             let then = if given_up { self.not_again(id, cause) } else { "it is tried on".to_owned() };
@@ -370,7 +372,7 @@ impl Supervisor {
     }
 
     /// What it was doing is cut short: whoever misses that later finds it named here.
-    fn killed_line(&mut self, id: WorkerId, cut: KillReason, waited: Span) {
+    fn killed_line(&mut self, id: WorkerId, reason: KillReason, waited: Span) {
         let Some(body) = self.processes.get(id) else { return };
         let rest = match &body.outlived {
             // It has just finished.
@@ -379,7 +381,7 @@ impl Supervisor {
             Some(None) => Some("what it is was not found out in time".to_owned()),
             None => None,
         };
-        let mut text = match (cut, rest) {
+        let mut text = match (reason, rest) {
             (KillReason::Steps, Some(rest)) => {
                 format!("cut short {waited} after it was asked to stop: its tree had not ended, killed: {rest}")
             }
@@ -398,7 +400,7 @@ impl Supervisor {
         let log = body.output.as_ref().map(|output| self.log.last_words(output)).unwrap_or_default();
         text.push_str(&last_known(body.says.as_deref(), &log));
         let note = EventBuilder::new(EventKind::Kill, text).worker(id);
-        self.emit(match cut {
+        self.emit(match reason {
             KillReason::Steps | KillReason::Cap => note.cause("stop-timeout").warn(),
             KillReason::Now => note.cause("stop-now"),
         });
@@ -415,7 +417,7 @@ impl Supervisor {
         };
         let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
         self.emit(if is_failure { note.error() } else { note });
-        if !matches!(outcome, Outcome::Superseded { by: SupersededBy::Return }) {
+        if !matches!(outcome, Outcome::Superseded { by: SupersededBy::RollBack }) {
             self.spawn_specs.hold_to(pool, None);
         }
         self.forget_generations(pool);
@@ -425,13 +427,13 @@ impl Supervisor {
         let culprit = match outcome {
             Outcome::Aborted { failure, .. }
             | Outcome::RolledBack { failure, .. }
-            | Outcome::NotRenewed { failure, .. } => failure.worker,
+            | Outcome::ReplaceFailed { failure, .. } => failure.worker,
             _ => None,
         };
         let about = About {
             pool: self.pool_name(pool),
             is_step: self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step),
-            has_served: self.engine.view().pool(pool).is_some_and(|view| view.proven != Generation::NONE),
+            has_served: self.engine.view().pool(pool).is_some_and(|view| view.last_good != Generation::NONE),
             culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
             before: match outcome {
                 Outcome::Aborted { failure: Failure { cause: Cause::After(other), .. }, .. }
@@ -498,7 +500,7 @@ const ALIVE: &str = "is alive, nothing says that it is ready";
 fn is_up(state: WorkerState) -> bool {
     match state {
         WorkerState::Ready | WorkerState::Soaking => true,
-        WorkerState::Starting | WorkerState::Stopping | WorkerState::Killing | WorkerState::Sweeping => false,
+        WorkerState::Starting | WorkerState::Stopping | WorkerState::Killing | WorkerState::KillingTree => false,
     }
 }
 
@@ -522,7 +524,7 @@ fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::RolledBack { .. } => "rolled-back",
         Outcome::Superseded { .. } => "superseded",
         Outcome::Cancelled { .. } => "cancelled",
-        Outcome::NotRenewed { .. } | Outcome::Begins { .. } | Outcome::NothingDone(_) => "nothing",
+        Outcome::ReplaceFailed { .. } | Outcome::Begins { .. } | Outcome::NothingDone(_) => "nothing",
     }
 }
 

@@ -146,7 +146,7 @@ impl Supervisor {
         if view.roll.waiting || !view.roll.after.is_empty() || !view.held_by.is_empty() {
             return None;
         }
-        let generation = if rolls { rotad_core::Generation(view.roll.generation) } else { view.filling };
+        let generation = if rolls { rotad_core::Generation(view.roll.generation) } else { view.fill_generation };
         if view.outdated > 0 || !rolls && view.serving.iter().any(|(of, _)| *of != generation) {
             return None;
         }

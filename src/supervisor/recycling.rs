@@ -197,7 +197,7 @@ impl Supervisor {
         // It still serves: whatever came between, it is looked at again.
         let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
         let at = self.clock.now() + again;
-        if let Outcome::NotRenewed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
+        if let Outcome::ReplaceFailed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
             let text = format!("its successor did not come up: it stays, and is replaced again in {again}");
             self.emit(EventBuilder::new(EventKind::Recycled, text).worker(worker).cause("failed").error());
         }

@@ -103,7 +103,7 @@ impl Supervisor {
         if rested {
             // A person starts it: a folder or program that has moved since is followed. Older generations stay where
             // they are.
-            let own = self.engine.view().pool(pool).map(|view| view.filling);
+            let own = self.engine.view().pool(pool).map(|view| view.fill_generation);
             self.spawn_specs.keep(pool, |generation| Some(generation) != own);
         }
         let ticket = self.tickets.join(wait, pool);

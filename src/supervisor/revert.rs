@@ -32,7 +32,7 @@ impl Supervisor {
     }
 
     fn put_back(&mut self, pool: PoolId) {
-        let Some(serving) = self.engine.view().pool(pool).map(|view| view.filling) else { return };
+        let Some(serving) = self.engine.view().pool(pool).map(|view| view.fill_generation) else { return };
         let (Some(draft), Some(base)) = (self.pools.draft(pool), self.pools.made_from(pool, serving)) else { return };
         if std::sync::Arc::ptr_eq(draft, base) {
             return;
@@ -92,7 +92,9 @@ impl Supervisor {
     fn is_used(&self, id: ListenerId) -> bool {
         let counts = |pool: PoolId, generation: Generation| {
             self.engine.view().pool(pool).is_some_and(|view| {
-                view.roll.state == RollState::Running || generation == view.filling || generation == view.proven
+                view.roll.state == RollState::Running
+                    || generation == view.fill_generation
+                    || generation == view.last_good
             })
         };
         self.listening.lone().contains(&id)

@@ -107,12 +107,12 @@ impl Supervisor {
         let tried = view.roll.generation;
         match view.roll.state {
             // What is on its way is undone.
-            RollState::Running if view.proven != Generation::NONE && Generation(tried) != view.proven => {
-                Ok(view.proven)
+            RollState::Running if view.last_good != Generation::NONE && Generation(tried) != view.last_good => {
+                Ok(view.last_good)
             }
             RollState::Aborted | RollState::RolledBack => {
                 let mut text = format!("nothing to undo: generation {tried} never served in full; {}", who(view));
-                let older = if view.serving.len() > 1 { view.proven } else { view.before };
+                let older = if view.serving.len() > 1 { view.last_good } else { view.previous_good };
                 if older == Generation::NONE {
                     text.push_str("\nthere is no older generation");
                     return no(text);
@@ -128,15 +128,15 @@ impl Supervisor {
                 }
                 no(text)
             }
-            _ if view.before == Generation::NONE => {
-                let of = if view.proven == Generation::NONE {
+            _ if view.previous_good == Generation::NONE => {
+                let of = if view.last_good == Generation::NONE {
                     "no generation has served in full yet".to_owned()
                 } else {
-                    format!("there is no generation before {} that served in full and is remembered", view.proven)
+                    format!("there is no generation before {} that served in full and is remembered", view.last_good)
                 };
                 no(format!("{of}: there is nothing to go back to"))
             }
-            _ => Ok(view.before),
+            _ => Ok(view.previous_good),
         }
     }
 
@@ -147,7 +147,7 @@ impl Supervisor {
             return no(format!("what generation {to} was made from is not known any more"));
         };
         let rolls = view.roll.state == RollState::Running;
-        if !rolls && view.serving.iter().all(|(generation, _)| *generation == to) && view.filling == to {
+        if !rolls && view.serving.iter().all(|(generation, _)| *generation == to) && view.fill_generation == to {
             if view.serving.is_empty() {
                 return no(format!("generation {to} is tried already, and nobody serves"));
             }
@@ -164,7 +164,7 @@ impl Supervisor {
         let mut others: Vec<Generation> = view.serving.iter().map(|(generation, _)| *generation).collect();
         others.retain(|generation| *generation != to);
         if others.is_empty() {
-            others.push(if rolls { Generation(view.roll.generation) } else { view.filling });
+            others.push(if rolls { Generation(view.roll.generation) } else { view.fill_generation });
         }
         if others.iter().all(|other| *other != to && self.same_files(pool, *other, to)) {
             let others: Vec<String> = others.iter().map(ToString::to_string).collect();
@@ -227,7 +227,7 @@ impl Supervisor {
 /// "generation 2 serves", "2 of generation 1 and 1 of generation 2 serve", "nobody serves".
 fn who(view: &PoolView) -> String {
     match view.serving.as_slice() {
-        [] => format!("nobody serves, and generation {} is tried on", view.filling),
+        [] => format!("nobody serves, and generation {} is tried on", view.fill_generation),
         [(generation, _)] => format!("generation {generation} serves"),
         several => {
             let parts = several.iter().map(|(generation, count)| format!("{count} of generation {generation}"));

@@ -374,7 +374,7 @@ impl Standing {
             tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
         }
         Supervisor {
-            engine: Engine::on(processors()),
+            engine: Engine::with_processors(processors()),
             clock: Clock::start(),
             last_step: Time(0),
             blocking: BlockingPool::new(wake.clone(), reader),

@@ -56,7 +56,7 @@ impl Supervisor {
             wanted: pool.wanted,
             alive: pool.alive,
             ready: if all { 0 } else { pool.ready },
-            generation: pool.proven.0,
+            generation: pool.last_good.0,
             reload: ReloadStatus {
                 state: reload_state(roll.state),
                 generation: roll.generation,
@@ -111,7 +111,7 @@ impl Supervisor {
                 EmptyState::Done => WorkerState::Done,
                 EmptyState::Failed => WorkerState::Failed,
             },
-            generation: pool.filling.0,
+            generation: pool.fill_generation.0,
             age_s: 0.0,
             ready_in_s: None,
             ready_by: None,
@@ -156,7 +156,7 @@ fn worker_state(state: rotad_core::WorkerState) -> WorkerState {
         Core::Ready => WorkerState::Ready,
         Core::Stopping => WorkerState::Stopping,
         // What is left of its tree is being killed.
-        Core::Killing | Core::Sweeping => WorkerState::Killing,
+        Core::Killing | Core::KillingTree => WorkerState::Killing,
     }
 }
 

@@ -182,7 +182,7 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
             let who = if about.is_step { "its run was ended".to_owned() } else { who_serves(about, standing, *stuck) };
             (u8::from(*stuck), text + &who)
         }
-        Outcome::NotRenewed { slot, failure, old_serves } => {
+        Outcome::ReplaceFailed { slot, failure, old_serves } => {
             let reason = reason(failure, culprit);
             let (code, who) = if *old_serves {
                 (10, "the worker that it was to replace serves on")
@@ -207,7 +207,7 @@ pub(super) fn superseded(by: SupersededBy) -> &'static str {
     match by {
         SupersededBy::Roll => "superseded by a newer wish",
         SupersededBy::Change => "superseded: its configuration has changed",
-        SupersededBy::Return => "superseded: it goes to another generation",
+        SupersededBy::RollBack => "superseded: it goes to another generation",
         SupersededBy::Stop => "superseded: the pool stops",
         SupersededBy::Removal => "superseded: the configuration has it no more",
         SupersededBy::StopOfAll => "superseded: everything stops",
@@ -221,7 +221,7 @@ fn nothing(pool: &str, why: NothingDone) -> (u8, String) {
         NothingDone::NoPool => (1, format!("{pool}: is not there any more")),
         NothingDone::Stopped => (0, format!("{pool}: is stopped, and stays so until `rotad start {pool}`")),
         NothingDone::NoRoll => (0, format!("{pool}: nothing to cancel: no rolling restart runs")),
-        NothingDone::GoesBack(to) => {
+        NothingDone::AlreadyRollingBack(to) => {
             (0, format!("{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"))
         }
         NothingDone::Oneshot => (1, format!("{pool}: is a step: there is nothing to go back to")),
@@ -337,7 +337,7 @@ mod tests {
         let all = [
             SupersededBy::Roll,
             SupersededBy::Change,
-            SupersededBy::Return,
+            SupersededBy::RollBack,
             SupersededBy::Stop,
             SupersededBy::Removal,
             SupersededBy::StopOfAll,

@@ -170,7 +170,7 @@ impl Supervisor {
     fn drains(&self, pool: PoolId) -> bool {
         let leaves = |state| match state {
             WorkerState::Starting | WorkerState::Soaking | WorkerState::Ready => false,
-            WorkerState::Stopping | WorkerState::Killing | WorkerState::Sweeping => true,
+            WorkerState::Stopping | WorkerState::Killing | WorkerState::KillingTree => true,
         };
         // One that the kernel holds would be waited for for ever.
         self.engine.view().workers().any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)

@@ -74,7 +74,7 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         world.tell(Input::Exited(worker, Exit::Code(0)));
     }
     world.tell(Input::Requested(Ticket(3), Request::Roll(pool)));
-    assert_eq!(world.engine.view().pool(pool).map(|pool| pool.proven.0), Some(3));
+    assert_eq!(world.engine.view().pool(pool).map(|pool| pool.last_good.0), Some(3));
     world.tell(Input::Requested(Ticket(4), Request::Stop { cap: None }));
     assert!(world.left);
     assert!(world.steps < u64::from(count) * 30, "{} steps", world.steps);

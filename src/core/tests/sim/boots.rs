@@ -80,7 +80,7 @@ impl Machine {
             processors,
             ready: vec![0; boots.len()],
             boots,
-            engine: Engine::on(processors),
+            engine: Engine::with_processors(processors),
             now: 0.0,
             bodies: BTreeMap::new(),
             pending: Vec::new(),
@@ -169,7 +169,7 @@ impl Machine {
             }
         }
         self.most = self.most.max(self.burning().count());
-        if self.engine.view().holds_back() {
+        if self.engine.view().limits_starts() {
             self.look_at.get_or_insert(self.now + 10.0);
         }
     }

@@ -268,7 +268,7 @@ impl Oracle {
         let all_there = pool.running && !rolls && pool.crash_loop.is_none() && serving > 0 && serving >= view.wanted;
         let well_enough = well || mixed || view.outdated > 0;
         hold!(!all_there || well_enough, "outdated", "pool {id} is {:?}, and nothing is wrong", view.state);
-        let (proven, before) = (view.proven.0, view.before.0);
+        let (proven, before) = (view.last_good.0, view.previous_good.0);
         hold!(proven == pool.proven && before == pool.way_back(), "history", "{proven} proven, {before} before");
         let known: Vec<u32> = engine.view().served(PoolId(id)).into_iter().map(|of| of.0).collect();
         hold!(known == pool.served, "history", "{known:?} known, {:?} served", pool.served);

@@ -133,7 +133,7 @@ impl Oracle {
             Input::Unhealthy(id) => self.books.sick = Some(id.0),
             Input::Unreachable(ids) => self.books.cut_off(ids),
             Input::Ready(id) => self.books.reports = Some(id.0),
-            Input::Lived(_) | Input::TimerFired => {}
+            Input::AgeReached(_) | Input::TimerFired => {}
         }
     }
 
@@ -214,7 +214,7 @@ impl Oracle {
                 hold!(cancels && Some(standing) == known, "true answers", "{standing:?}, known {known:?}");
                 hold!(pool.is_some_and(|pool| pool.roll.is_none()), "true answers", "it still runs");
             }
-            Outcome::NotRenewed { slot, old_serves, .. } => {
+            Outcome::ReplaceFailed { slot, old_serves, .. } => {
                 let serves = books.of(id).any(|(_, w)| w.slot == slot.0 && w.serves());
                 hold!(serves == *old_serves, "true answers", "slot {slot}: the old one serves: {serves}");
                 hold!(renews == Some((id, slot.0)), "true answers", "{ticket} asked for {renews:?}");
@@ -229,7 +229,7 @@ impl Oracle {
                     NothingDone::NoPool => pool.is_none() || books.created == Some(id),
                     NothingDone::Stopped => pool.is_some_and(|pool| !pool.running),
                     NothingDone::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
-                    NothingDone::GoesBack(to) => {
+                    NothingDone::AlreadyRollingBack(to) => {
                         cancels && pool.is_some_and(|p| p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0)
                     }
                     NothingDone::Oneshot => pool.is_some_and(Pool::is_step),
@@ -255,7 +255,7 @@ impl Oracle {
         let so = match by {
             SupersededBy::Roll => books.rolls == Some(id),
             SupersededBy::Change => books.changes == Some(id) && books.returns.is_none(),
-            SupersededBy::Return => books.returns.is_some_and(|(pool, _)| pool == id),
+            SupersededBy::RollBack => books.returns.is_some_and(|(pool, _)| pool == id),
             SupersededBy::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
             SupersededBy::Removal => !all && removed,
             SupersededBy::StopOfAll => all,

@@ -17,11 +17,11 @@ impl Oracle {
                 hold!(roll.is_some_and(|roll| !roll.back), "watched", "without a roll");
                 Ok(())
             }
-            Notice::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+            Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
                 hold!(!(*given_up && retry_in.is_some()), "died", "{worker} is given up and started again");
                 self.given_up(worker.0, *cause, *given_up)?;
                 self.died(now, worker.0, *cause, (*failure, *before_ready, *given_up), retry_in.map(|span| span.0))?;
-                self.in_vain(worker.0, *cause, *in_vain, retry_in.is_some())
+                self.early_exits(worker.0, *cause, *early_exits, retry_in.is_some())
             }
             Notice::Retired { worker, why } => self.retired(now, worker.0, *why),
             Notice::Lost { worker } => {
@@ -68,8 +68,8 @@ impl Oracle {
                 hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
                 Ok(())
             }
-            Notice::StepDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
-            Notice::Renewed { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
+            Notice::OneshotDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
+            Notice::WorkerReplaced { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
             Notice::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
             Notice::EssentialLost { pool, span } => {
                 let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
@@ -87,9 +87,10 @@ impl Oracle {
                 hold!(exit.is_some() == known.exited.is_some(), "stopped", "{worker}: {exit:?}");
                 Ok(())
             }
-            Notice::Killed { .. } | Notice::Soaked { .. } | Notice::Replaced { .. } | Notice::PoolStopped { .. } => {
-                Ok(())
-            }
+            Notice::Killed { .. }
+            | Notice::CanaryPassed { .. }
+            | Notice::SlotReplaced { .. }
+            | Notice::PoolStopped { .. } => Ok(()),
         }
     }
 
@@ -221,11 +222,11 @@ impl Oracle {
                 hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
             }
-            Notice::RollSuperseded { pool, by, touched, .. } => {
+            Notice::RollSuperseded { pool, by, retired_any, .. } => {
                 self.caused(pool.0, *by)?;
                 let known = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
                 let retired = known.is_some_and(|roll| roll.retired);
-                hold!(retired == *touched, "true causes", "touched {touched}, retired {retired}");
+                hold!(retired == *retired_any, "true causes", "retired_any {retired_any}, retired {retired}");
                 if self.books.changes == Some(pool.0) {
                     return Ok(());
                 }
@@ -244,14 +245,14 @@ impl Oracle {
             | Notice::CrashLoopEases { .. }
             | Notice::CrashLoopOver { .. }
             | Notice::Killed { .. }
-            | Notice::Soaked { .. }
+            | Notice::CanaryPassed { .. }
             | Notice::Stopped { .. }
-            | Notice::Replaced { .. }
+            | Notice::SlotReplaced { .. }
             | Notice::PoolReady { .. }
             | Notice::PoolStopped { .. }
             | Notice::Held { .. }
-            | Notice::StepDone { .. }
-            | Notice::Renewed { .. }
+            | Notice::OneshotDone { .. }
+            | Notice::WorkerReplaced { .. }
             | Notice::EssentialLost { .. }
             | Notice::EssentialEnded { .. } => Ok(()),
         }
@@ -275,7 +276,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn in_vain(&self, id: u64, cause: Cause, told: u32, again: bool) -> Verdict {
+    fn early_exits(&self, id: u64, cause: Cause, told: u32, again: bool) -> Verdict {
         let Some(worker) = self.books.workers.get(&id) else { return fail("died", "unknown") };
         let pool = &self.books.pools[&(worker.pool as u32)];
         let seat = &pool.slots[worker.slot as usize];
@@ -599,7 +600,7 @@ impl Oracle {
                 self.caused(id, *by)?;
             }
             Outcome::Cancelled { .. }
-            | Outcome::NotRenewed { .. }
+            | Outcome::ReplaceFailed { .. }
             | Outcome::Begins { .. }
             | Outcome::NothingDone(_) => {
                 return fail("rolls", format!("a roll ends with {outcome:?}"));

@@ -74,7 +74,7 @@ impl<'a> World<'a> {
         let lateness = if plan.rate(Fault::LateWake) > 0 { 40 } else { 0 };
         Self {
             plan,
-            engine: Engine::on(plan.processors),
+            engine: Engine::with_processors(plan.processors),
             looks: false,
             oracle: Oracle::new(lateness, plan.processors),
             now: 0,
@@ -175,7 +175,7 @@ impl<'a> World<'a> {
                 }
                 Ok(())
             }
-            Happening::Lived(id) => self.step(Input::Lived(WorkerId(id))),
+            Happening::Lived(id) => self.step(Input::AgeReached(WorkerId(id))),
             Happening::Sick(id) => self.step(Input::Unhealthy(WorkerId(id))),
             Happening::Asks(id) => match self.bodies.get_mut(&id) {
                 Some(body) if !body.dead || body.rest => {
@@ -308,7 +308,7 @@ impl<'a> World<'a> {
             self.oracle.order(now, &order)?;
             self.carry_out(order);
         }
-        if self.engine.view().holds_back() && !std::mem::replace(&mut self.looks, true) {
+        if self.engine.view().limits_starts() && !std::mem::replace(&mut self.looks, true) {
             let within = self.ties.range(10, 200);
             self.at(now.0 + within, Happening::Look);
             *self.stats.seen.entry("held back").or_default() += 1;
@@ -364,7 +364,7 @@ impl<'a> World<'a> {
                 rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => "cancelled, mixed",
                 rotad_core::Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
                 rotad_core::Outcome::Cancelled { .. } => "cancelled",
-                rotad_core::Outcome::NotRenewed { .. } => "not renewed",
+                rotad_core::Outcome::ReplaceFailed { .. } => "not renewed",
                 rotad_core::Outcome::Begins { .. } => "begins",
                 rotad_core::Outcome::NothingDone(_) => "nothing",
                 _ => return,
@@ -379,12 +379,12 @@ impl<'a> World<'a> {
             Command::KillTree(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => "trees cut",
             Command::Notice(Notice::Lost { .. }) => "lost",
             Command::Notice(Notice::Held { .. }) => "held",
-            Command::Notice(Notice::StepDone { .. }) => "steps done",
-            Command::Notice(Notice::Renewed { .. }) => "renewed",
+            Command::Notice(Notice::OneshotDone { .. }) => "steps done",
+            Command::Notice(Notice::WorkerReplaced { .. }) => "renewed",
             Command::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => "essential",
             Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unhealthy, .. }) => "sick",
             Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unreachable, .. }) => "unreachable",
-            Command::Notice(Notice::Soaked { .. }) => "soaked",
+            Command::Notice(Notice::CanaryPassed { .. }) => "soaked",
             Command::Notice(Notice::Confirmed { .. }) => "confirmed",
             Command::Notice(Notice::Watched { .. }) => "watched",
             _ => return,

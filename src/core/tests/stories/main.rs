@@ -94,8 +94,13 @@ fn stop_step(text: &str) -> StopStep {
 
 impl Teller {
     fn tell(facts: &str) -> String {
-        let mut teller =
-            Self { engine: Engine::on(64), policies: BTreeMap::new(), tickets: 0, now: 0, told: String::new() };
+        let mut teller = Self {
+            engine: Engine::with_processors(64),
+            policies: BTreeMap::new(),
+            tickets: 0,
+            now: 0,
+            told: String::new(),
+        };
         for line in facts.lines() {
             if line.starts_with("    ") || line.starts_with('~') {
                 continue; // an answer from before
@@ -159,7 +164,7 @@ impl Teller {
                 let (generation, same) = (Generation(number(2) as u32), words[3] == "same");
                 return self.step(Input::Pinned { pool: pool(1), generation, same });
             }
-            "processors" => return self.engine = Engine::on(number(1) as u32),
+            "processors" => return self.engine = Engine::with_processors(number(1) as u32),
             "demand" => {
                 let demand = number(1) as u32;
                 return self.step(Input::Demand(workers(2).into_iter().map(|worker| (worker, demand)).collect()));
@@ -206,7 +211,7 @@ impl Teller {
                 self.step(Input::TreeGone(worker));
             }
             "born" => self.step(Input::Started(worker)),
-            "lived" => self.step(Input::Lived(worker)),
+            "lived" => self.step(Input::AgeReached(worker)),
             "ready" => self.step(Input::Ready(worker)),
             "fails" => self.step(Input::SpawnFailed(worker)),
             "unhealthy" => self.step(Input::Unhealthy(worker)),

@@ -35,12 +35,12 @@ fn record(record: &Notice) -> String {
         Notice::Ready { worker, took, by_age: true, .. } => format!(". {worker} is alive after {took}"),
         Notice::Confirmed { worker, took } => format!(". {worker} says that it is ready, after {took}"),
         Notice::Watched { span, .. } => format!(". the new ones are watched for {span}"),
-        Notice::Soaked { worker } => format!(". {worker} has soaked"),
-        Notice::Died { worker, cause, failure, before_ready, in_vain, retry_in, given_up } => {
+        Notice::CanaryPassed { worker } => format!(". {worker} has soaked"),
+        Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
             let how = if *failure { "died" } else { "ended" };
             let when = if *before_ready { " before ready" } else { "" };
             let retry = retry_in.map_or(String::new(), |span| format!(", again in {span}"));
-            let vain = if *in_vain > 1 { format!(", {in_vain} in vain") } else { String::new() };
+            let vain = if *early_exits > 1 { format!(", {early_exits} in vain") } else { String::new() };
             let end = if *given_up { ", given up" } else { "" };
             format!(". {worker} {how}{when}: {}{retry}{vain}{end}", why(*cause))
         }
@@ -49,7 +49,7 @@ fn record(record: &Notice) -> String {
             format!(". {worker} is gone {took} after it was asked: {exit}")
         }
         Notice::Retired { worker, why } => format!(". {worker} has to leave: {why:?}"),
-        Notice::Killed { worker, cut, waited } => match cut {
+        Notice::Killed { worker, reason, waited } => match reason {
             KillReason::Steps => format!(". {worker} is deaf for {waited}"),
             KillReason::Cap => format!(". {worker} is cut off after {waited}"),
             KillReason::Now => format!(". {worker} is cut off at once, after {waited}"),
@@ -62,22 +62,26 @@ fn record(record: &Notice) -> String {
         Notice::CrashLoopEases { pool } => format!(". pool {pool} crash-loops on, the rest is started"),
         Notice::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),
         Notice::RollStarted { pool, generation, of } => format!(". roll of {pool} to {generation}, {of} slots"),
-        Notice::Replaced { pool, slot, worker, done, of } => format!(". {pool}/{slot} has {worker}, {done} of {of}"),
+        Notice::SlotReplaced { pool, slot, worker, done, of } => {
+            format!(". {pool}/{slot} has {worker}, {done} of {of}")
+        }
         Notice::RollingBack { to, failure, .. } => format!(". rolling back to {to}: {}", fault(failure)),
         Notice::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
         Notice::RollAfter { pool, by } => format!(". roll of {pool} after {}", pools(by)),
         Notice::RollWaits { .. } => ". the wish waits".into(),
-        Notice::RollSuperseded { generation, by, touched, .. } => {
-            let touched = if *touched { ", workers have been replaced" } else { "" };
+        Notice::RollSuperseded { generation, by, retired_any, .. } => {
+            let touched = if *retired_any { ", workers have been replaced" } else { "" };
             format!(". generation {generation} is superseded by {by:?}{touched}")
         }
         Notice::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
         Notice::PoolStopped { pool } => format!(". pool {pool} has stopped"),
         Notice::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
-        Notice::StepDone { pool, generation, took } => {
+        Notice::OneshotDone { pool, generation, took } => {
             format!(". step {pool} is done, generation {generation}, in {took}")
         }
-        Notice::Renewed { pool, slot, worker, took } => format!(". {pool}/{slot} has {worker}, renewed in {took}"),
+        Notice::WorkerReplaced { pool, slot, worker, took } => {
+            format!(". {pool}/{slot} has {worker}, renewed in {took}")
+        }
         Notice::EssentialEnded { pool, exit } => {
             let exit = exit.map_or("never ran".into(), |exit| why(Cause::Exited(exit)));
             format!(". pool {pool} is essential and has ended: {exit}")
@@ -107,7 +111,7 @@ fn end(outcome: &Outcome) -> String {
             let stuck = if *stuck { ", stuck" } else { "" };
             format!("generation {generation} cancelled{stuck}; {}", standing(who))
         }
-        Outcome::NotRenewed { slot, failure, old_serves } => {
+        Outcome::ReplaceFailed { slot, failure, old_serves } => {
             let old = if *old_serves { "the old one serves" } else { "nobody serves there" };
             format!("slot {slot} not renewed: {}; {old}", fault(failure))
         }
@@ -156,7 +160,14 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
     let Some(pool) = view.pool(id) else { return "    no such pool\n".into() };
     let mut text = format!(
         "    {:?}: {} of {} ready, {} alive, {} draining, generation {} proven, {} filling, roll {:?}\n",
-        pool.state, pool.ready, pool.wanted, pool.alive, pool.draining, pool.proven, pool.filling, pool.roll.state
+        pool.state,
+        pool.ready,
+        pool.wanted,
+        pool.alive,
+        pool.draining,
+        pool.last_good,
+        pool.fill_generation,
+        pool.roll.state
     );
     if !pool.held_by.is_empty() {
         let _ = writeln!(text, "      waits for {}", pools(&pool.held_by));
@@ -164,8 +175,8 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
     if !pool.roll.after.is_empty() {
         let _ = writeln!(text, "      rolls after {}", pools(&pool.roll.after));
     }
-    if pool.before != Generation::NONE {
-        let _ = writeln!(text, "      before that: {}", pool.before);
+    if pool.previous_good != Generation::NONE {
+        let _ = writeln!(text, "      before that: {}", pool.previous_good);
     }
     if pool.state == PoolState::Mixed || pool.outdated > 0 {
         let serving = pool.serving.iter().map(|(generation, count)| format!("{count} of generation {generation}"));
@@ -173,7 +184,7 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
         let _ = writeln!(text, "      serving: {}{outdated}", serving.collect::<Vec<_>>().join(", "));
     }
     let served = view.served(id);
-    if served.iter().any(|known| *known > pool.proven) {
+    if served.iter().any(|known| *known > pool.last_good) {
         let _ = writeln!(text, "      remembered: {}", numbers(&served));
     }
     for WorkerView { id: worker, slot, generation, state, lost, .. } in view.workers().filter(|w| w.pool == id) {
