@@ -285,10 +285,10 @@ fn one_after_another() {
     site.await_ready();
     site.edit(
         "[listen.http]",
-        "[pool.slow]\nkind = \"step\"\ncommand = [\"sleep\", \"60\"]\nstop = \"1s\"\n[listen.http]",
+        "[pool.slow]\nkind = \"oneshot\"\ncommand = [\"sleep\", \"60\"]\nstop = \"1s\"\n[listen.http]",
     );
     let waiting: Vec<_> = (0..2).map(|_| site.asking(&reload("everything", &[]))).collect();
-    site.await_status("the step runs", 20, |status| {
+    site.await_status("the oneshot runs", 20, |status| {
         status["pools"].as_array().expect("pools").iter().any(|pool| pool["name"] == "slow")
     });
     site.signal(Signal::SIGTERM);

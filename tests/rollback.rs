@@ -382,7 +382,7 @@ fn superseded_by_what_it_was() {
 
 const HELD: &str = r#"
 [pool.build]
-kind = "step"
+kind = "oneshot"
 command = ["sh", "-c", "test -e built"]
 working_directory = "@DIR@"
 restart = { delay = "50ms", max_delay = "100ms" }
@@ -409,7 +409,7 @@ fn a_roll_of_a_pool_that_waits() {
 
     let mut site = Site::new(HELD);
     site.run();
-    site.await_status("the step fails", 20, |status| pool(status, "build")["state"] == "crash-loop");
+    site.await_status("the oneshot fails", 20, |status| pool(status, "build")["state"] == "crash-loop");
     let run = site.rotad(&["roll", "web"]);
     assert_eq!(run.code, 1, "{run:?}");
     says(&run, &["waits for build, which has failed", "nobody serves"]);

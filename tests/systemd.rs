@@ -130,15 +130,15 @@ fn what_does_not_mend_itself_is_not_tried_again() {
     systemd.start(SERVICE);
 }
 
-/// A step that fails is tried again and again, what comes after it waits, and `systemctl start` does not: others of the
-/// machine's boot may wait for it. Once the step is mended, everything starts.
+/// A oneshot that fails is tried again and again, what comes after it waits, and `systemctl start` does not: others of the
+/// machine's boot may wait for it. Once the oneshot is mended, everything starts.
 #[test]
-fn a_failing_step_holds_nobody_else() {
+fn a_failing_oneshot_holds_up_nothing_else() {
     let Some(systemd) = SystemdBox::boot() else { return };
-    let steps = "[pool.migrate]\nkind = 'step'\ncommand = ['test', '-e', '/srv/mended']\n\
-                 [pool.cache]\nkind = 'step'\ncommand = ['true']\nafter = ['migrate']\n\
+    let oneshots = "[pool.migrate]\nkind = 'oneshot'\ncommand = ['test', '-e', '/srv/mended']\n\
+                 [pool.cache]\nkind = 'oneshot'\ncommand = ['true']\nafter = ['migrate']\n\
                  [pool.jobs]\nkind = 'task'\ncommand = ['sleep', '1000']\nafter = ['cache']\n";
-    systemd.write(CONFIG, steps);
+    systemd.write(CONFIG, oneshots);
     systemd.start(SERVICE);
     let text = systemd.show(SERVICE, "StatusText");
     assert!(text.contains("migrate 0/1 crash-loop") && text.contains("jobs 0/1"), "{text}");

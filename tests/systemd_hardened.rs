@@ -20,7 +20,7 @@ mode = "0600"
 
 # Memory that is written and run, as every JIT has it.
 [pool.jit]
-kind = "step"
+kind = "oneshot"
 command = ["python3", "-c", "import mmap; mmap.mmap(-1, 4096, prot=7)"]
 user = "www-data"
 

@@ -99,16 +99,17 @@ fn colour(event: &Event) -> Option<u8> {
     const YELLOW: u8 = 33;
     const GREY: u8 = 90;
     match event.event {
-        Exit | BirthFailed | NotReady | Unhealthy | Lost | CrashLoop | ConfigRefused | EssentialLost
+        Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused | EssentialLost
         | EssentialEnded => Some(RED),
-        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | StepDone | Renewed => Some(GREEN),
+        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | OneshotDone | WorkerReplaced => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
         PassedOver if event.cause.as_deref() == Some("unchanged") => None,
         RollEnded | Journal | PassedOver => Some(RED),
-        Background | CrashLoopEases | RollingBack | Kill | Swept | Orphan | LogHangs | PinnedAnew | Listener
-        | MasterPaused | RollSuperseded | ConfigPutBack | Restored | Unwell | TookOver => Some(YELLOW),
-        Signal | Spawn | Soaked | Stopped | RollStep | RollWaits | Held => Some(GREY),
+        Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan | LogHangs
+        | PathsResolvedAgain | Listener | MasterPaused | RollSuperseded | ConfigPutBack | Restored | ProbeFailed
+        | TookOver => Some(YELLOW),
+        Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped
         | RollStarted => None,

@@ -12,8 +12,8 @@ const MERGED: [&str; 7] = ["env", "reload", "restart", "recycle", "health", "log
 /// Ways to know that a worker lives: a pool that has one of its own takes no other.
 const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
 
-/// What means nothing for a step: it has one process, which is never ready and never replaced.
-pub(super) const NOT_OF_STEPS: [&str; 10] =
+/// What means nothing for a oneshot: it has one process, which is never ready and never replaced.
+pub(super) const NOT_OF_ONESHOTS: [&str; 10] =
     ["listen", "stdin", "ports", "ready", "essential", "reload", "recycle", "health", "count", "max_starting"];
 
 /// The checked defaults; none where there are none.
@@ -43,10 +43,10 @@ pub(super) fn read<'i>(cx: &mut Parser, value: Option<&Value<'i>>) -> Option<DeT
 /// A pool's own table, filled up.
 pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i> {
     let mut full = own.clone();
-    let step = is_step(own) || (!own.contains_key("kind") && is_step(defaults));
+    let oneshot = is_oneshot(own) || (!own.contains_key("kind") && is_oneshot(defaults));
     for (name, value) in defaults {
         let word = name.get_ref().as_ref();
-        if step && NOT_OF_STEPS.contains(&word) {
+        if oneshot && NOT_OF_ONESHOTS.contains(&word) {
             continue;
         }
         match (full.get_mut(word).map(Spanned::get_mut), value.get_ref()) {
@@ -77,6 +77,7 @@ fn not_with(own: &DeTable<'_>) -> Vec<&'static str> {
     }
 }
 
-pub(super) fn is_step(table: &DeTable<'_>) -> bool {
-    table.get("kind").and_then(|kind| kind.get_ref().as_str()) == Some("step")
+pub(super) fn is_oneshot(table: &DeTable<'_>) -> bool {
+    let kind = table.get("kind").and_then(|kind| kind.get_ref().as_str());
+    kind.is_some_and(|kind| kind == "oneshot" || kind == super::values::FORMER_ONESHOT)
 }

@@ -107,15 +107,15 @@ fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
     let default_stop = match kind {
         Kind::Worker => Span::from_secs(30),
         Kind::Task => Span::from_secs(300),
-        Kind::Step => Span::from_secs(30),
+        Kind::Oneshot => Span::from_secs(30),
     };
-    let default_timeout = if kind == Kind::Step { Span::FOREVER } else { Span::from_secs(60) };
+    let default_timeout = if kind == Kind::Oneshot { Span::FOREVER } else { Span::from_secs(60) };
     let ready_timeout = pool.ready_timeout.as_ref().map_or(default_timeout, |at| at.value);
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| at.value == Span::ZERO) {
         cx.error_with(&at.span, "no worker is ready in no time", "leave it out for the default");
     }
     let auto = pool.ready.as_ref().is_none_or(|at| matches!(at.value, ReadyText::Known(Ready::Auto)));
-    let by_living = kind != Kind::Step && !pool.listens() && auto;
+    let by_living = kind != Kind::Oneshot && !pool.listens() && auto;
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value)) {
         let hint = "make it longer than 1 s, or write ready = \"notify\"";
         cx.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
@@ -127,7 +127,7 @@ fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(cx, &pool.restart),
-        kind: if kind == Kind::Step { PoolKind::Oneshot } else { PoolKind::Service },
+        kind: if kind == Kind::Oneshot { PoolKind::Oneshot } else { PoolKind::Service },
         // The numbers of pools are the master's to give.
         after: Vec::new(),
         max_starting: pool.max_starting.as_ref().map(|at| at.value),

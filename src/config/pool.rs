@@ -47,9 +47,9 @@ pub(super) struct Pool {
 pub(super) const POOL: &[Key<Pool>] = &[
     key(
         "kind",
-        "`\"worker\"`, `\"task\"`, `\"step\"`",
+        "`\"worker\"`, `\"task\"`, `\"oneshot\"`",
         "`\"worker\"`",
-        "which signal rolls it, and how long its stop waits; a step runs to its end",
+        "which signal rolls it, and how long its stop waits; a oneshot runs to its end",
         |cx, into, v| {
             into.kind = values::kind(cx, v);
         },
@@ -94,7 +94,7 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "after",
         "list, or one string",
         "none",
-        "pools that have to be ready, steps that have to end with 0, first",
+        "pools that have to be ready, oneshots that have to end with 0, first",
         |cx, into, v| {
             into.after = cx.texts(v, "names of pools").map_or_else(Vec::new, |at| at.value);
         },
@@ -149,8 +149,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
     key(
         "ready_timeout",
         "duration",
-        "`\"60s\"`, steps none",
-        "not ready (a step: not at its end) by then: killed, a death before ready",
+        "`\"60s\"`, oneshots none",
+        "not ready (a oneshot: not at its end) by then: killed, a death before ready",
         |cx, into, v| {
             into.ready_timeout = cx.duration(v);
         },

@@ -1,6 +1,6 @@
 //! [pool.NAME]: each table filled up from [defaults], then read.
 
-use super::defaults::{self, NOT_OF_STEPS};
+use super::defaults::{self, NOT_OF_ONESHOTS};
 use super::pool::{POOL, Pool};
 use super::reader::{Located, Parser, Value, in_order, integer};
 use super::sections;
@@ -23,8 +23,8 @@ pub(super) fn read<'i>(
         match entry.get_ref().as_table() {
             Some(own) => {
                 let mut table = defaults.map_or_else(|| own.clone(), |defaults| defaults::fill(defaults, own));
-                if defaults::is_step(&table) {
-                    step(cx, &mut table);
+                if defaults::is_oneshot(&table) {
+                    oneshot(cx, &mut table);
                 }
                 cx.table(&Spanned::new(entry.span(), DeValue::Table(table)), POOL, &mut pool);
             }
@@ -34,18 +34,18 @@ pub(super) fn read<'i>(
     }
 }
 
-/// Takes out what means nothing for a step, with findings.
-fn step(cx: &mut Parser, table: &mut DeTable<'_>) {
+/// Takes out what means nothing for a oneshot, with findings.
+fn oneshot(cx: &mut Parser, table: &mut DeTable<'_>) {
     let mut refused = Vec::new();
     for (name, value) in in_order(table) {
         let one = name.value == "count" && integer(value.get_ref()) == Some(1);
-        if NOT_OF_STEPS.contains(&&*name.value) && !one {
+        if NOT_OF_ONESHOTS.contains(&&*name.value) && !one {
             refused.push(name);
         }
     }
     for name in refused {
-        let hint = "a step is one process that runs to its end; leave it out, or write kind = \"task\"";
-        cx.error_with(&name.span, format!("`{}` means nothing for a step", name.value), hint);
+        let hint = "a oneshot is one process that runs to its end; leave it out, or write kind = \"task\"";
+        cx.error_with(&name.span, format!("`{}` means nothing for a oneshot", name.value), hint);
         table.remove(name.value.as_str());
     }
 }

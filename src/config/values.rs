@@ -36,8 +36,16 @@ const RESOURCES: &[(&str, Resource)] = &[
     ("stack", Resource::RLIMIT_STACK),
 ];
 
+/// What `kind = "oneshot"` was called before 0.1.0.
+pub(super) const FORMER_ONESHOT: &str = "step";
+
 pub(super) fn kind(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Kind>> {
-    cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("step", Kind::Step)])
+    if value.get_ref().as_str() == Some(FORMER_ONESHOT) {
+        cx.error_with(&value.span(), "`step` is `oneshot` now", "write kind = \"oneshot\"");
+        // Its other keys are checked as those of a oneshot.
+        return Some(Located::new(Kind::Oneshot, value.span()));
+    }
+    cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("oneshot", Kind::Oneshot)])
 }
 
 /// A list of words, or one string split as a shell would.

@@ -23,7 +23,7 @@ impl Engine {
         let by = self.held_by(id);
         if !by.is_empty() {
             self.held.insert(id);
-            return self.emit(Notice::Held { pool: id, by });
+            return self.emit(Notice::Waiting { pool: id, by });
         }
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.begun = true;
@@ -179,7 +179,7 @@ impl Pool {
         self.activity == Activity::Running && !self.begun
     }
 
-    /// It is to be rolled, and nobody of it has been touched for that. A step has nobody to touch.
+    /// It is to be rolled, and nobody of it has been touched for that. A oneshot has nobody to touch.
     fn roll_is_new(&self) -> bool {
         let is_new = |roll: &Roll| !roll.begun && roll.phase == Phase::Canary;
         self.policy.kind == PoolKind::Service && self.roll.as_ref().is_some_and(is_new)

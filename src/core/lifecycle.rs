@@ -289,7 +289,7 @@ impl Engine {
 
     pub(crate) fn give_up(&mut self, id: WorkerId) {
         self.update_worker(id, |w| w.lost = true);
-        self.emit(Notice::Lost { worker: id });
+        self.emit(Notice::Unkillable { worker: id });
         if let Some(worker) = self.workers.get(&id) {
             let (pool, slot) = (worker.pool, worker.slot);
             self.mark_slot(pool, slot);

@@ -50,7 +50,7 @@ impl Engine {
         self.start_roll(id, tickets);
     }
 
-    /// A rolling restart of a step has begun: whatever came of the run before does not count.
+    /// A rolling restart of a oneshot has begun: whatever came of the run before does not count.
     pub(crate) fn prepare_run(&mut self, id: PoolId) {
         self.forget_crash_loop(id);
         if let Some(pool) = self.pools.get_mut(&id) {

@@ -103,7 +103,7 @@ pub enum NothingDone {
     NoRoll,
     /// What runs has failed, and goes back already to this generation.
     AlreadyRollingBack(Generation),
-    /// A step has no generations to go back to.
+    /// A oneshot has no generations to go back to.
     Oneshot,
     /// No such generation is remembered.
     Forgotten(Generation),
@@ -192,7 +192,7 @@ pub enum Notice {
         waited: Span,
     },
     /// SIGKILL has not ended it: the kernel holds it (state D).
-    Lost {
+    Unkillable {
         worker: WorkerId,
     },
     /// So many early deaths within so long a time.
@@ -262,11 +262,11 @@ pub enum Notice {
         pool: PoolId,
     },
     /// The pool has to wait for others before it may start.
-    Held {
+    Waiting {
         pool: PoolId,
         by: Vec<PoolId>,
     },
-    /// A step has run to its end.
+    /// A oneshot has run to its end.
     OneshotDone {
         pool: PoolId,
         generation: Generation,

@@ -113,7 +113,7 @@ impl Engine {
     }
 
     /// Takes a policy over. The number of workers changes as when a person changes it; a pool that runs stays what it
-    /// is, a service or a step.
+    /// is, a service or a oneshot.
     pub(crate) fn adopt(&mut self, id: PoolId, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let kind = if pool.activity == Activity::Stopped { policy.kind } else { pool.policy.kind };
@@ -135,7 +135,7 @@ impl Engine {
 }
 
 impl Policy {
-    /// A step has one worker.
+    /// A oneshot has one worker.
     pub(crate) fn of_its_kind(self) -> Self {
         let count = if self.kind == PoolKind::Oneshot { 1 } else { self.count };
         Self { count, ..self }

@@ -39,7 +39,7 @@ impl Engine {
         if self.stopping {
             return;
         }
-        // A step that has run is not run again by a start: a roll asks for that.
+        // A oneshot that has run is not run again by a start: a roll asks for that.
         if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.policy.kind == PoolKind::Service) {
             pool.reset_ended_slots();
         }

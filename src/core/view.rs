@@ -48,7 +48,7 @@ pub struct PoolView {
     /// Processes, the leaving ones included.
     pub alive: u32,
     pub ready: u32,
-    /// Workers that are not ready yet, successors included; runs of a step are not counted.
+    /// Workers that are not ready yet, successors included; runs of a oneshot are not counted.
     pub starting: u32,
     /// Old workers that have got their stop and still finish.
     pub draining: u32,
@@ -147,7 +147,7 @@ impl View<'_> {
         self.engine.limits_starts()
     }
 
-    /// The workers of all pools that are starting, the oldest first; runs of steps are not.
+    /// The workers of all pools that are starting, the oldest first; runs of oneshots are not.
     pub fn starting(&self) -> Vec<WorkerId> {
         self.engine.booting()
     }

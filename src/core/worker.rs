@@ -71,7 +71,7 @@ pub(crate) struct Worker {
     pub(crate) lost: bool,
     /// While it starts it is taken for this much of a processor, in percent.
     pub(crate) demand: u32,
-    /// It counts among those that start: a run of a step does not.
+    /// It counts among those that start: a run of a oneshot does not.
     pub(crate) counts: bool,
 }
 

@@ -60,19 +60,19 @@ words! {
     /// Files are watched from now on, or cannot be.
     Watch = "watch",
     /// A pool waits for those that it comes after.
-    Held = "held",
+    Waiting = "waiting",
     /// A worker's process exists.
     Spawn = "spawn",
     /// There is no process: its program, folder or user cannot be used.
-    BirthFailed = "birth-failed",
+    SpawnFailed = "spawn-failed",
     Ready = "ready",
-    Soaked = "soaked",
+    CanaryPassed = "canary-passed",
     /// It was not ready in time.
     NotReady = "not-ready",
     /// It ended, and nobody had asked it to.
     Exit = "exit",
     /// A health check failed, fewer times than it takes.
-    Unwell = "unwell",
+    ProbeFailed = "probe-failed",
     /// Its time has come, or it uses too much memory: it is replaced.
     Recycled = "recycled",
     /// It failed its health check.
@@ -86,17 +86,17 @@ words! {
     /// It ended after it had been asked to.
     Stopped = "stopped",
     /// What it left behind was killed.
-    Swept = "swept",
+    DescendantsKilled = "descendants-killed",
     /// A process that some worker left behind, and nothing tells which one.
     Orphan = "orphan",
     /// SIGKILL does not end it.
-    Lost = "lost",
+    Unkillable = "unkillable",
     PoolReady = "pool-ready",
     PoolStopped = "pool-stopped",
     /// The configuration has it no more, and its last worker is gone.
     PoolRemoved = "pool-removed",
-    /// A step has ended well.
-    StepDone = "step-done",
+    /// A oneshot has ended well.
+    OneshotDone = "oneshot-done",
     CrashLoop = "crash-loop",
     CrashLoopEases = "crash-loop-eases",
     CrashLoopOver = "crash-loop-over",
@@ -112,7 +112,7 @@ words! {
     /// One more slot is done.
     RollStep = "roll-step",
     /// A single worker was replaced.
-    Renewed = "renewed",
+    WorkerReplaced = "worker-replaced",
     /// Something else takes over: a newer wish, a changed configuration, the way to another generation.
     RollSuperseded = "roll-superseded",
     /// It waits for the running one.
@@ -120,7 +120,7 @@ words! {
     RollingBack = "rolling-back",
     RollEnded = "roll-ended",
     /// What a generation was pinned to is gone: it was resolved again.
-    PinnedAnew = "pinned-anew",
+    PathsResolvedAgain = "paths-resolved-again",
     /// The log has not been written for a while, or is written again: its disk hangs.
     LogHangs = "log-hangs",
     /// A listening socket was shut down by a worker.

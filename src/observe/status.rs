@@ -242,7 +242,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Worker => "worker",
         Kind::Task => "task",
-        Kind::Step => "step",
+        Kind::Oneshot => "oneshot",
     }
 }
 

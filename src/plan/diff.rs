@@ -7,7 +7,7 @@ use super::{ListenPlan, Plan};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Every pool of both plans: those that are gone first, then in the order of the new plan. A pool that became a
-    /// step, or is one no more, is there twice: removed, then added; nothing of it can be kept.
+    /// oneshot, or is one no more, is there twice: removed, then added; nothing of it can be kept.
     pub pools: Vec<PoolDiff>,
     /// Listeners that changed. One that only got another name is removed and added: its socket can be kept.
     pub listeners: Vec<ListenDiff>,

@@ -13,9 +13,9 @@ pub(super) struct Keys {
     pub(super) adjusted: Vec<String>,
 }
 
-/// Whether nothing of the pool can be kept: a step has no workers to be rolled.
+/// Whether nothing of the pool can be kept: a oneshot has no workers to be rolled.
 pub(super) fn is_other(old: &PoolPlan, new: &PoolPlan) -> bool {
-    (old.kind == Kind::Step) != (new.kind == Kind::Step)
+    (old.kind == Kind::Oneshot) != (new.kind == Kind::Oneshot)
 }
 
 /// What differs; each pool comes with the plan that its listeners belong to.

@@ -10,7 +10,7 @@ pub struct PoolPlan {
     pub name: String,
     pub kind: Kind,
     pub policy: Policy,
-    /// Names of the pools that have to be ready (a step: to have ended well) before this one is started.
+    /// Names of the pools that have to be ready (a oneshot: to have ended well) before this one is started.
     pub after: Vec<String>,
     /// When the master stops for the sake of this pool.
     pub essential: Option<Essential>,
@@ -29,7 +29,7 @@ pub enum Kind {
     Worker,
     Task,
     /// Runs to its end at start and at each reload, before what comes after it.
-    Step,
+    Oneshot,
 }
 
 /// Ports of which each worker gets one of its own; both ends belong to them.

@@ -1,4 +1,4 @@
-//! A configuration that changes while it is in force: read, compared with what serves, new addresses opened, steps run,
+//! A configuration that changes while it is in force: read, compared with what serves, new addresses opened, oneshots run,
 //! and only then carried out (`commit.rs`). One at a time, in the order of asking; until the last moment nothing has
 //! been touched, so whatever goes wrong leaves everything as it was.
 
@@ -6,7 +6,7 @@ use super::Supervisor;
 use super::blocking::{JobResult, Unbound};
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
-use super::oneshots::Steps;
+use super::oneshots::Oneshots;
 use super::pool_registry::PoolSpec;
 use crate::control::wire::{ReloadScope, Response, Selector, Wait};
 use crate::listener::{Listener, SocketError};
@@ -45,9 +45,9 @@ pub(super) struct PendingConfig {
 pub(super) enum Stage {
     Reading,
     Binding(Box<PendingConfig>),
-    Stepping(Box<PendingConfig>, Steps),
-    /// The steps have run: it is found out which pools need not be rolled.
-    Comparing(Box<PendingConfig>, Steps),
+    RunningOneshots(Box<PendingConfig>, Oneshots),
+    /// The oneshots have run: it is found out which pools need not be rolled.
+    Comparing(Box<PendingConfig>, Oneshots),
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ pub(super) struct ReloadQueue {
     now: Option<(ReloadRequest, Stage)>,
     /// What the clerk does for it, and since when.
     errand: Option<(u64, Instant)>,
-    /// The step phase may be able to go on.
+    /// The oneshot phase may be able to go on.
     pub(super) stirred: bool,
 }
 
@@ -64,7 +64,7 @@ impl ReloadQueue {
     /// Sockets that must not be closed meanwhile.
     pub(super) fn holds(&self, listener: ListenerId) -> bool {
         match &self.now {
-            Some((_, Stage::Binding(draft) | Stage::Stepping(draft, _) | Stage::Comparing(draft, _))) => {
+            Some((_, Stage::Binding(draft) | Stage::RunningOneshots(draft, _) | Stage::Comparing(draft, _))) => {
                 draft.sockets.contains(&Some(listener))
             }
             Some((_, Stage::Reading)) | None => false,
@@ -83,9 +83,9 @@ impl ReloadQueue {
         }
     }
 
-    pub(super) fn steps(&mut self) -> Option<&mut Steps> {
+    pub(super) fn oneshots(&mut self) -> Option<&mut Oneshots> {
         match &mut self.now {
-            Some((_, Stage::Stepping(_, steps))) => Some(steps),
+            Some((_, Stage::RunningOneshots(_, oneshots))) => Some(oneshots),
             _ => None,
         }
     }
@@ -205,7 +205,7 @@ impl Supervisor {
         let Some((wish, stage)) = self.reloads.take() else { return };
         let what = match stage {
             Stage::Reading => "the configuration could not be read",
-            Stage::Binding(_) | Stage::Stepping(..) | Stage::Comparing(..) => {
+            Stage::Binding(_) | Stage::RunningOneshots(..) | Stage::Comparing(..) => {
                 "the new addresses and logs could not be opened"
             }
         };
@@ -250,7 +250,7 @@ impl Supervisor {
         let logs = self.new_logs(&plan);
         let draft = Box::new(PendingConfig { plan, sockets, opened: Vec::new() });
         if missing.is_empty() && logs.is_empty() {
-            return self.ready_to_step(wish, draft);
+            return self.start_oneshots(wish, draft);
         }
         match self.blocking.bind(missing, all, logs) {
             Ok(number) => {
@@ -296,7 +296,7 @@ impl Supervisor {
             draft.sockets[index] = Some(id);
             draft.opened.push(id);
         }
-        self.ready_to_step(wish, draft);
+        self.start_oneshots(wish, draft);
     }
 
     /// One of our own sockets may be in the way: that of a wildcard address, or one that still drains.
@@ -315,16 +315,16 @@ impl Supervisor {
         }
     }
 
-    fn ready_to_step(&mut self, mut wish: ReloadRequest, draft: Box<PendingConfig>) {
+    fn start_oneshots(&mut self, mut wish: ReloadRequest, draft: Box<PendingConfig>) {
         if wish.wait == Wait::No && wish.client.is_some() {
             let lines = plan::diff(&self.plan, &draft.plan).lines();
             let text = if lines.is_empty() { "the configuration has not changed".to_owned() } else { lines.join("\n") };
             self.answer_wish(&wish, 0, text);
             wish.client = None;
         }
-        let steps = self.steps_to_run(&wish, &draft.plan);
-        self.reloads.put(wish, Stage::Stepping(draft, steps));
-        self.go_on_stepping();
+        let oneshots = self.oneshots_to_run(&wish, &draft.plan);
+        self.reloads.put(wish, Stage::RunningOneshots(draft, oneshots));
+        self.continue_oneshots();
     }
 
     /// The end of an apply that changes nothing.
@@ -370,7 +370,7 @@ impl Supervisor {
 fn refusal(code: u8) -> &'static str {
     match code {
         78 => "invalid",
-        10 => "step-failed",
+        10 => "oneshot-failed",
         4 => "no-such-pool",
         _ => "failed",
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 impl Supervisor {
     /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
-    /// pools whose names are steps now; `ran`: steps that have run for it; `passed`: pools that are not rolled for it.
+    /// pools whose names are oneshots now; `ran`: oneshots that have run for it; `passed`: pools that are not rolled for it.
     pub(super) fn commit(
         &mut self,
         wish: ReloadRequest,
@@ -64,7 +64,7 @@ impl Supervisor {
         changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
             let chosen = wish.extent == ReloadScope::Everything
-                && self.pools.plan(pool).is_some_and(|plan| plan.kind != Kind::Step && is_meant(&wish.which, plan))
+                && self.pools.plan(pool).is_some_and(|plan| plan.kind != Kind::Oneshot && is_meant(&wish.which, plan))
                 && !passed.contains_key(&pool);
             acted |= chosen || ran.contains(&pool);
             self.carry_change(wait, pool, &change, chosen);
@@ -219,8 +219,8 @@ impl Supervisor {
         let mut lines = diff.lines();
         let rolled = |name: &str| matches!(change_of(&diff, name), PoolChange::Rolled { .. } | PoolChange::Added);
         let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.rests(pool));
-        lines.extend(self.steps_to_run(wish, new).names().map(|name| format!("{name}: would be run")));
-        let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Step && is_meant(&wish.which, pool));
+        lines.extend(self.oneshots_to_run(wish, new).names().map(|name| format!("{name}: would be run")));
+        let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Oneshot && is_meant(&wish.which, pool));
         for pool in pools.filter(|pool| !rolled(&pool.name)) {
             let what = match pool.roll_on {
                 _ if rests(&pool.name) => "is stopped, and stays so",

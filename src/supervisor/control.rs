@@ -12,7 +12,7 @@ use rotad_core::PoolId;
 use std::path::Path;
 use std::time::Instant;
 
-/// Whether a request is about this pool. Steps are part of a reload, but nothing that a rolling restart of everything
+/// Whether a request is about this pool. Oneshots are part of a reload, but nothing that a rolling restart of everything
 /// would replace.
 pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
     let all = !which.workers && !which.tasks && which.pools.is_empty();
@@ -182,15 +182,15 @@ impl Supervisor {
         }
     }
 
-    /// The pools that are meant; an unknown name is answered. `steps`: also those that run once, where all are meant.
-    pub(super) fn chosen(&mut self, client: u64, which: &Selector, steps: bool) -> Option<Vec<PoolId>> {
+    /// The pools that are meant; an unknown name is answered. `oneshots`: also those that run once, where all are meant.
+    pub(super) fn chosen(&mut self, client: u64, which: &Selector, oneshots: bool) -> Option<Vec<PoolId>> {
         if let Some(unknown) = which.pools.iter().find(|name| self.pools.find(name).is_none()) {
             let message = format!("no such pool: {unknown}; there are: {}", self.pools.names().join(", "));
             self.done(client, 4, message);
             return None;
         }
         let wanted = |pool: &PoolPlan| {
-            is_meant(which, pool) && (steps || pool.kind != Kind::Step || which.pools.contains(&pool.name))
+            is_meant(which, pool) && (oneshots || pool.kind != Kind::Oneshot || which.pools.contains(&pool.name))
         };
         let pools: Vec<PoolId> = self.pools.iter().filter(|(_, pool)| wanted(pool)).map(|(id, _)| id).collect();
         if pools.is_empty() {

@@ -63,7 +63,7 @@ impl Supervisor {
             self.buried();
         }
         if self.reloads.stirred {
-            self.go_on_stepping();
+            self.continue_oneshots();
         }
     }
 

@@ -59,7 +59,7 @@ impl Supervisor {
                 resolved.program.display(),
                 resolved.directory.display()
             );
-            self.emit(EventBuilder::new(EventKind::PinnedAnew, text).pool(pool).generation(generation).warn());
+            self.emit(EventBuilder::new(EventKind::PathsResolvedAgain, text).pool(pool).generation(generation).warn());
         }
         let base = self.engine.view().pool(pool).map(|view| view.fill_generation);
         let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
@@ -226,7 +226,7 @@ impl Supervisor {
         let Some(worker) = self.accept_probe.check(now) else { return };
         let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
                     disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
-        self.emit(EventBuilder::new(EventKind::Unwell, text).worker(worker).cause("hangs").warn());
+        self.emit(EventBuilder::new(EventKind::ProbeFailed, text).worker(worker).cause("hangs").warn());
     }
 
     /// /proc may not be read: READY=1, or having lived for a second, has to do.

@@ -82,7 +82,7 @@ impl Supervisor {
     }
 
     pub(super) fn has_room_to_scale(&self, pool: PoolId, count: u32) -> Result<(), String> {
-        let pools = self.pools.iter().filter(|(_, plan)| plan.kind != Kind::Step);
+        let pools = self.pools.iter().filter(|(_, plan)| plan.kind != Kind::Oneshot);
         let workers: u64 = pools
             .filter_map(|(id, _)| Some((id, self.pools.policy(id)?)))
             .map(|(id, policy)| {

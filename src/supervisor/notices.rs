@@ -38,9 +38,13 @@ impl Supervisor {
                         .worker(worker),
                 );
             }
-            Notice::CanaryPassed { worker } => {
-                self.emit(EventBuilder::new(EventKind::Soaked, "has soaked").worker(worker))
-            }
+            Notice::CanaryPassed { worker } => self.emit(
+                EventBuilder::new(
+                    EventKind::CanaryPassed,
+                    "the first new worker has served long enough: the others follow",
+                )
+                .worker(worker),
+            ),
             Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
                 let death = Death { cause, failure, before_ready, early_exits, retry_in, given_up };
                 self.died_line(worker, &death);
@@ -54,13 +58,13 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
             }
             Notice::Killed { worker, reason, waited } => self.killed_line(worker, reason, waited),
-            Notice::Lost { worker } => {
+            Notice::Unkillable { worker } => {
                 let ended = self.processes.get(worker).is_some_and(|body| body.exit.is_some());
                 let text = match ended {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
                     true => self.orphans.why_left(worker),
                 };
-                self.emit(EventBuilder::new(EventKind::Lost, text).worker(worker).error());
+                self.emit(EventBuilder::new(EventKind::Unkillable, text).worker(worker).error());
             }
             Notice::SlotReplaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
             Notice::CrashLoop { .. }
@@ -75,7 +79,7 @@ impl Supervisor {
             | Notice::Watched { .. }
             | Notice::PoolReady { .. }
             | Notice::PoolStopped { .. }
-            | Notice::Held { .. }
+            | Notice::Waiting { .. }
             | Notice::OneshotDone { .. }
             | Notice::WorkerReplaced { .. }
             | Notice::EssentialLost { .. }
@@ -110,17 +114,17 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
                 self.pool_stopped(pool);
             }
-            Notice::Held { pool, by } => {
+            Notice::Waiting { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.emit(EventBuilder::new(EventKind::Held, text).pool(pool));
+                self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool));
                 self.tell(pool, &told);
             }
             Notice::OneshotDone { pool, generation, took } => {
-                let note = EventBuilder::new(EventKind::StepDone, format!("done after {took}"));
+                let note = EventBuilder::new(EventKind::OneshotDone, format!("done after {took}"));
                 self.emit(note.pool(pool).generation(generation));
-                self.step_done(pool);
+                self.oneshot_done(pool);
                 self.pool_up(pool, &format!("done after {took}"));
             }
             Notice::EssentialLost { pool, span } => {
@@ -161,7 +165,7 @@ impl Supervisor {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!("its rolling restart begins after that of {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.emit(EventBuilder::new(EventKind::Held, text).pool(pool).cause("roll"));
+                self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool).cause("roll"));
                 self.tell(pool, &told);
             }
             Notice::RollWaits { pool } => {
@@ -183,7 +187,7 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
             }
             Notice::WorkerReplaced { pool, slot, worker, took } => {
-                self.emit(EventBuilder::new(EventKind::Renewed, format!("replaced in {took}")).worker(worker));
+                self.emit(EventBuilder::new(EventKind::WorkerReplaced, format!("replaced in {took}")).worker(worker));
                 let pid = self.who(worker).pid;
                 let name = self.pool_name(pool).to_owned();
                 let how = if self.only_lives(worker) { ALIVE } else { "serves" };
@@ -304,7 +308,7 @@ impl Supervisor {
             None => String::new(),
         };
         let kind = match cause {
-            Cause::SpawnFailed => EventKind::BirthFailed,
+            Cause::SpawnFailed => EventKind::SpawnFailed,
             Cause::NotReadyInTime => EventKind::NotReady,
             Cause::Unhealthy => EventKind::Unhealthy,
             Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
@@ -432,7 +436,7 @@ impl Supervisor {
         };
         let about = About {
             pool: self.pool_name(pool),
-            is_step: self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step),
+            is_oneshot: self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot),
             has_served: self.engine.view().pool(pool).is_some_and(|view| view.last_good != Generation::NONE),
             culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
             before: match outcome {
@@ -457,7 +461,7 @@ impl Supervisor {
 
     /// The end of one wish.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        if self.recycled(ticket, outcome) || self.step_ended(ticket, pool, outcome) {
+        if self.recycled(ticket, outcome) || self.oneshot_ended(ticket, pool, outcome) {
             return;
         }
         if let Outcome::Begins { generation } = outcome {
@@ -509,7 +513,7 @@ fn failure_word(cause: Cause) -> &'static str {
         Cause::Exited(Exit::Code(_)) => "exited",
         Cause::Exited(Exit::Signal { .. }) => "killed",
         Cause::Exited(Exit::Unknown) => "unknown",
-        Cause::SpawnFailed => "birth-failed",
+        Cause::SpawnFailed => "spawn-failed",
         Cause::NotReadyInTime => "not-ready",
         Cause::Unhealthy => "unhealthy",
         Cause::Cancelled => "cancelled",

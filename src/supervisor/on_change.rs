@@ -121,7 +121,7 @@ impl Supervisor {
         }
         let meant = draft.plan.pools.iter().filter(|pool| {
             pool.roll_on == RollOn::Change
-                && pool.kind != Kind::Step
+                && pool.kind != Kind::Oneshot
                 && is_meant(&wish.which, pool)
                 && !wish.which.pools.contains(&pool.name)
         });
@@ -214,7 +214,9 @@ impl Supervisor {
         match then {
             Then::Roll { client, wait, pools } => self.roll_but(client, wait, &pools, &passed),
             Then::Commit => match self.reloads.take() {
-                Some((wish, Stage::Comparing(draft, steps))) => self.commit_stepped(wish, &draft, steps, &passed),
+                Some((wish, Stage::Comparing(draft, oneshots))) => {
+                    self.commit_after_oneshots(wish, &draft, oneshots, &passed)
+                }
                 Some((wish, stage)) => self.reloads.put(wish, stage),
                 None => {}
             },

@@ -1,4 +1,4 @@
-//! The steps of a reload: they run to their end, in their order, before anything else of the new configuration counts.
+//! The oneshots of a reload: they run to their end, in their order, before anything else of the new configuration counts.
 //! If one fails, nothing of it does.
 
 use super::Supervisor;
@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
-pub(super) struct Steps {
+pub(super) struct Oneshots {
     /// Names of those that are still to run.
     todo: Vec<String>,
     /// Those that run: by their ticket; new ones have none, and are known by what is recorded of them.
     running: BTreeMap<PoolId, Option<Ticket>>,
     /// What each of those that were begun was made from before; new ones: nothing.
     before: BTreeMap<PoolId, Option<Arc<PoolSpec>>>,
-    /// Pools of another kind whose names are steps now: they go when all is well.
+    /// Pools of another kind whose names are oneshots now: they go when all is well.
     replaced: Vec<PoolId>,
     failed: Option<String>,
 }
@@ -37,15 +37,15 @@ fn all_before(plan: &Plan, pool: &str) -> BTreeSet<String> {
     found
 }
 
-impl Steps {
+impl Oneshots {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.todo.iter().map(String::as_str)
     }
 }
 
 impl Supervisor {
-    /// A reload runs the steps that its pools come after; otherwise those that are new or have changed run.
-    pub(super) fn steps_to_run(&self, wish: &ReloadRequest, plan: &Plan) -> Steps {
+    /// A reload runs the oneshots that its pools come after; otherwise those that are new or have changed run.
+    pub(super) fn oneshots_to_run(&self, wish: &ReloadRequest, plan: &Plan) -> Oneshots {
         let named: BTreeSet<String> = match wish.extent {
             ReloadScope::ConfigOnly => BTreeSet::new(),
             ReloadScope::Everything | ReloadScope::DryRun => {
@@ -60,77 +60,88 @@ impl Supervisor {
             .map(|pool| pool.name)
             .collect();
         let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.rests(pool));
-        let todo = plan.pools.iter().filter(|pool| pool.kind == Kind::Step).map(|pool| &pool.name);
+        let todo = plan.pools.iter().filter(|pool| pool.kind == Kind::Oneshot).map(|pool| &pool.name);
         let todo = todo.filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
-        Steps { todo: todo.cloned().collect(), ..Steps::default() }
+        Oneshots { todo: todo.cloned().collect(), ..Oneshots::default() }
     }
 
-    /// Begins the steps whose turn it is; after the last one the configuration is carried out.
-    pub(super) fn go_on_stepping(&mut self) {
+    /// Begins the oneshots whose turn it is; after the last one the configuration is carried out.
+    pub(super) fn continue_oneshots(&mut self) {
         self.reloads.stirred = false;
         let Some((wish, stage)) = self.reloads.take() else { return };
-        let Stage::Stepping(draft, mut steps) = stage else { return self.reloads.put(wish, stage) };
-        if let Some(why) = steps.failed.take() {
-            return self.step_phase_failed(wish, steps, &why);
+        let Stage::RunningOneshots(draft, mut oneshots) = stage else { return self.reloads.put(wish, stage) };
+        if let Some(why) = oneshots.failed.take() {
+            return self.oneshots_failed(wish, oneshots, &why);
         }
-        if steps.todo.is_empty() && steps.running.is_empty() {
+        if oneshots.todo.is_empty() && oneshots.running.is_empty() {
             let looks = self.looks_before(&wish, &draft);
             if looks.is_empty() {
-                return self.commit_stepped(wish, &draft, steps, &Passed::new());
+                return self.commit_after_oneshots(wish, &draft, oneshots, &Passed::new());
             }
-            self.reloads.put(wish, Stage::Comparing(draft, steps));
+            self.reloads.put(wish, Stage::Comparing(draft, oneshots));
             return self.look(looks, Then::Commit);
         }
-        let waits = |name: &String, steps: &Steps, supervisor: &Self| {
+        let waits = |name: &String, oneshots: &Oneshots, supervisor: &Self| {
             let before = all_before(&draft.plan, name);
-            steps.todo.iter().any(|other| other != name && before.contains(other))
-                || steps.running.keys().any(|pool| before.contains(supervisor.pools.name(*pool)))
+            oneshots.todo.iter().any(|other| other != name && before.contains(other))
+                || oneshots.running.keys().any(|pool| before.contains(supervisor.pools.name(*pool)))
         };
         let (later, mut now): (Vec<String>, Vec<String>) =
-            steps.todo.iter().cloned().partition(|name| waits(name, &steps, self));
-        steps.todo = later;
-        if now.is_empty() && steps.running.is_empty() {
+            oneshots.todo.iter().cloned().partition(|name| waits(name, &oneshots, self));
+        oneshots.todo = later;
+        if now.is_empty() && oneshots.running.is_empty() {
             // The configuration refuses circles; nobody waits for ever for one all the same.
-            now = std::mem::take(&mut steps.todo);
+            now = std::mem::take(&mut oneshots.todo);
         }
         let mut requests = Vec::new();
         for name in now {
             self.tell_wish(&wish, &format!("{name}: running"));
-            requests.extend(self.step_requests(&draft, &mut steps, &name));
+            requests.extend(self.oneshot_requests(&draft, &mut oneshots, &name));
         }
         // The facts may end the phase at once: it has to be in its place before.
-        self.reloads.put(wish, Stage::Stepping(draft, steps));
+        self.reloads.put(wish, Stage::RunningOneshots(draft, oneshots));
         for (ticket, request) in requests {
             self.input(Input::Requested(ticket, request));
         }
     }
 
-    /// The steps have run, and it is known which pools are passed over.
-    pub(super) fn commit_stepped(&mut self, wish: ReloadRequest, draft: &PendingConfig, steps: Steps, passed: &Passed) {
-        self.commit(wish, draft, steps.replaced, &steps.before.into_keys().collect(), passed);
+    /// The oneshots have run, and it is known which pools are passed over.
+    pub(super) fn commit_after_oneshots(
+        &mut self,
+        wish: ReloadRequest,
+        draft: &PendingConfig,
+        oneshots: Oneshots,
+        passed: &Passed,
+    ) {
+        self.commit(wish, draft, oneshots.replaced, &oneshots.before.into_keys().collect(), passed);
     }
 
-    fn step_requests(&mut self, draft: &PendingConfig, steps: &mut Steps, name: &str) -> Vec<(Ticket, Request)> {
+    fn oneshot_requests(
+        &mut self,
+        draft: &PendingConfig,
+        oneshots: &mut Oneshots,
+        name: &str,
+    ) -> Vec<(Ticket, Request)> {
         let Some(pattern) = draft.pool(name).and_then(|pool| draft.pattern(pool)) else { return Vec::new() };
         if let Some(other) =
-            self.pools.find(name).filter(|pool| self.pools.plan(*pool).is_none_or(|plan| plan.kind != Kind::Step))
+            self.pools.find(name).filter(|pool| self.pools.plan(*pool).is_none_or(|plan| plan.kind != Kind::Oneshot))
         {
             self.pools.leave(other);
-            steps.replaced.push(other);
+            oneshots.replaced.push(other);
         }
         let known = self.pools.find(name).and_then(|pool| Some((pool, self.pools.draft(pool)?.clone())));
         let Some((pool, before)) = known else {
             let pool = self.pools.add(pattern);
-            steps.before.insert(pool, None);
-            steps.running.insert(pool, None);
+            oneshots.before.insert(pool, None);
+            oneshots.running.insert(pool, None);
             let policy = self.pools.policy(pool);
             return policy.map(|policy| (super::NOBODY, Request::EnsurePool(pool, policy))).into_iter().collect();
         };
         let ticket = self.tickets.lone();
         let same = before.is_alike(&pattern);
         self.pools.redraft(pool, Arc::new(pattern));
-        steps.before.insert(pool, Some(before));
-        steps.running.insert(pool, Some(ticket));
+        oneshots.before.insert(pool, Some(before));
+        oneshots.running.insert(pool, Some(ticket));
         let Some(policy) = self.pools.policy(pool) else { return Vec::new() };
         if same {
             // A run that is under way, of the same recipe, ends before the next one begins.
@@ -139,16 +150,16 @@ impl Supervisor {
         vec![(ticket, Request::Reconfigure { pool, policy })]
     }
 
-    /// The answer to a step's ticket. False: it is somebody else's.
-    pub(super) fn step_ended(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) -> bool {
-        let Some(steps) = self.reloads.steps() else { return false };
-        if steps.running.get(&pool) != Some(&Some(ticket)) {
+    /// The answer to a oneshot's ticket. False: it is somebody else's.
+    pub(super) fn oneshot_ended(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) -> bool {
+        let Some(oneshots) = self.reloads.oneshots() else { return false };
+        if oneshots.running.get(&pool) != Some(&Some(ticket)) {
             return false;
         }
         if let Outcome::Begins { .. } = outcome {
             // It waits for others, and has not run: its end is known by what is recorded of it.
-            if let Some(steps) = self.reloads.steps() {
-                steps.running.insert(pool, None);
+            if let Some(oneshots) = self.reloads.oneshots() {
+                oneshots.running.insert(pool, None);
             }
             return true;
         }
@@ -165,40 +176,40 @@ impl Supervisor {
             _ => Some("it is not there any more".to_owned()),
         };
         let why = why.map(|why| format!("{} failed: {why}", self.pools.name(pool)));
-        if let Some(steps) = self.reloads.steps() {
-            steps.running.remove(&pool);
-            steps.failed = steps.failed.take().or(why);
+        if let Some(oneshots) = self.reloads.oneshots() {
+            oneshots.running.remove(&pool);
+            oneshots.failed = oneshots.failed.take().or(why);
         }
         self.reloads.stirred = true;
         true
     }
 
-    /// A step has ended well: perhaps a new one that is waited for.
-    pub(super) fn step_done(&mut self, pool: PoolId) {
-        if let Some(steps) = self.reloads.steps()
-            && steps.running.get(&pool) == Some(&None)
+    /// A oneshot has ended well: perhaps a new one that is waited for.
+    pub(super) fn oneshot_done(&mut self, pool: PoolId) {
+        if let Some(oneshots) = self.reloads.oneshots()
+            && oneshots.running.get(&pool) == Some(&None)
         {
-            steps.running.remove(&pool);
+            oneshots.running.remove(&pool);
             self.reloads.stirred = true;
         }
     }
 
-    /// A worker has failed before it was ready: perhaps that of a new step.
-    pub(super) fn step_failed(&mut self, pool: PoolId, why: &str) {
+    /// A worker has failed before it was ready: perhaps that of a new oneshot.
+    pub(super) fn oneshot_failed(&mut self, pool: PoolId, why: &str) {
         let why = format!("{} failed: {why}", self.pools.name(pool));
-        if let Some(steps) = self.reloads.steps()
-            && steps.running.get(&pool) == Some(&None)
+        if let Some(oneshots) = self.reloads.oneshots()
+            && oneshots.running.get(&pool) == Some(&None)
         {
-            steps.running.remove(&pool);
-            steps.failed = Some(why);
+            oneshots.running.remove(&pool);
+            oneshots.failed = Some(why);
             self.reloads.stirred = true;
         }
     }
 
-    /// The old configuration serves on, that of the steps included; new sockets are closed again.
-    fn step_phase_failed(&mut self, wish: ReloadRequest, steps: Steps, why: &str) {
-        steps.replaced.iter().for_each(|pool| self.pools.come_back(*pool));
-        for (pool, before) in steps.before {
+    /// The old configuration serves on, that of the oneshots included; new sockets are closed again.
+    fn oneshots_failed(&mut self, wish: ReloadRequest, oneshots: Oneshots, why: &str) {
+        oneshots.replaced.iter().for_each(|pool| self.pools.come_back(*pool));
+        for (pool, before) in oneshots.before {
             match before {
                 Some(before) => {
                     self.pools.redraft(pool, before);

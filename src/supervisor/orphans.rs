@@ -275,7 +275,8 @@ impl Supervisor {
         if killed > 0 && !named {
             let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
             self.emit(
-                EventBuilder::new(EventKind::Swept, format!("swept {many} that the worker left behind")).worker(id),
+                EventBuilder::new(EventKind::DescendantsKilled, format!("killed {many} that the worker left behind"))
+                    .worker(id),
             );
             self.went_into_the_background(id);
         }

@@ -124,7 +124,7 @@ impl PoolRegistry {
         let plan = &post.draft.plan;
         let kind = match plan.kind {
             Kind::Worker | Kind::Task => PoolKind::Service,
-            Kind::Step => PoolKind::Oneshot,
+            Kind::Oneshot => PoolKind::Oneshot,
         };
         Some(Policy {
             kind,
@@ -155,7 +155,7 @@ impl PoolRegistry {
 
     /// Pools of a kind; none: of all that serve.
     pub(super) fn of_kind(&self, kind: Option<Kind>) -> Vec<PoolId> {
-        let wanted = |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Step, |kind| plan.kind == kind);
+        let wanted = |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Oneshot, |kind| plan.kind == kind);
         self.iter().filter(|(_, plan)| wanted(plan)).map(|(id, _)| id).collect()
     }
 

@@ -357,7 +357,7 @@ impl Supervisor {
     }
 
     fn log_probe_failure(&mut self, worker: WorkerId, text: &str) {
-        self.emit(EventBuilder::new(EventKind::Unwell, text).worker(worker).warn());
+        self.emit(EventBuilder::new(EventKind::ProbeFailed, text).worker(worker).warn());
     }
 
     /// What the worker is asked just now, as its plan has it.

@@ -81,10 +81,10 @@ impl Supervisor {
     }
 
     fn start_pool(&mut self, wait: super::tickets::WaitId, pool: PoolId) {
-        let step = self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step);
+        let oneshot = self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot);
         let rested = self.pools.rests(pool);
         self.pools.rest(pool, false);
-        if step && !rested {
+        if oneshot && !rested {
             let ticket = self.tickets.join(wait, pool);
             return self.input(Input::Requested(ticket, Request::Roll(pool)));
         }
@@ -124,8 +124,8 @@ impl Supervisor {
             ScaleTo::By(by) => i64::from(from).saturating_add(by),
         };
         let ports = self.pools.plan(pool).and_then(|plan| plan.ports).map(|ports| ports.count());
-        let refused = if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
-            Some("a step is one run: it has no number of workers".to_owned())
+        let refused = if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot) {
+            Some("a oneshot is one run: it has no number of workers".to_owned())
         } else if !(0..=MOST_WORKERS).contains(&wanted) {
             Some(format!("{wanted} is no number of workers that can be had: 0 to {MOST_WORKERS}"))
         } else if let Some(have) = ports.filter(|have| i64::from(*have) < wanted + i64::from(policy.reload.surge)) {

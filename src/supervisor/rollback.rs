@@ -84,8 +84,8 @@ impl Supervisor {
     fn way_to(&self, pool: PoolId, to: Option<u32>) -> Result<Way, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
         let Some(view) = self.engine.view().pool(pool) else { return no("is not there any more".to_owned()) };
-        if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Step) {
-            return no("is a step: it has no generation to go back to".to_owned());
+        if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot) {
+            return no("is a oneshot: it has no generation to go back to".to_owned());
         }
         if self.pools.rests(pool) {
             return no("is stopped".to_owned());

@@ -231,7 +231,7 @@ fn mixture(pool: &PoolView) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Not started, because one that it comes after does not get there: a step that fails must not hold up the machine's
+/// Not started, because one that it comes after does not get there: a oneshot that fails must not hold up the machine's
 /// boot, which waits for READY=1.
 pub(super) fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
     let find = |id: &PoolId| all.iter().find(|(other, _)| other == id).map(|(_, other)| other);

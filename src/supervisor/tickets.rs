@@ -138,7 +138,7 @@ fn worse(one: u8, other: u8) -> u8 {
 pub(super) struct About<'a> {
     pub pool: &'a str,
     /// A pool that runs once: it has nobody who serves.
-    pub is_step: bool,
+    pub is_oneshot: bool,
     /// Some generation of it has served in full.
     pub has_served: bool,
     pub culprit: Option<&'a ExitReport>,
@@ -153,7 +153,7 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
         Outcome::Done { generation, replaced, took } => {
             (0, format!("{pool}: done: generation {generation}, {} replaced in {took}", workers(*replaced)))
         }
-        Outcome::Aborted { generation, failure, .. } if about.is_step => {
+        Outcome::Aborted { generation, failure, .. } if about.is_oneshot => {
             let why = reason(failure, culprit);
             (10, format!("{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"))
         }
@@ -179,7 +179,8 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
         }
         Outcome::Cancelled { generation, stuck, standing } => {
             let text = format!("{pool}: cancelled: generation {generation}\n");
-            let who = if about.is_step { "its run was ended".to_owned() } else { who_serves(about, standing, *stuck) };
+            let who =
+                if about.is_oneshot { "its run was ended".to_owned() } else { who_serves(about, standing, *stuck) };
             (u8::from(*stuck), text + &who)
         }
         Outcome::ReplaceFailed { slot, failure, old_serves } => {
@@ -224,7 +225,7 @@ fn nothing(pool: &str, why: NothingDone) -> (u8, String) {
         NothingDone::AlreadyRollingBack(to) => {
             (0, format!("{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"))
         }
-        NothingDone::Oneshot => (1, format!("{pool}: is a step: there is nothing to go back to")),
+        NothingDone::Oneshot => (1, format!("{pool}: is a oneshot: there is nothing to go back to")),
         NothingDone::Forgotten(generation) => (1, format!("{pool}: generation {generation} is not known")),
         NothingDone::Empty(slot) => (1, format!("{pool}/{slot}: nobody serves there who could be replaced")),
         NothingDone::Gone(slot) => {
@@ -301,7 +302,7 @@ mod tests {
     use rotad_core::{Exit, Slot, Span};
 
     fn about(has_served: bool) -> About<'static> {
-        About { pool: "web", is_step: false, has_served, culprit: None, before: None }
+        About { pool: "web", is_oneshot: false, has_served, culprit: None, before: None }
     }
 
     fn aborted(standing: Standing) -> Outcome {

@@ -47,7 +47,7 @@ impl Supervisor {
         self.waiters.stops.entry(pool).or_default().push(ticket);
     }
 
-    /// Every worker is ready, perhaps for its age alone; a step: has ended well.
+    /// Every worker is ready, perhaps for its age alone; a oneshot: has ended well.
     pub(super) fn pool_up(&mut self, pool: PoolId, how: &str) {
         let text = format!("{}: {how}", self.pool_name(pool));
         for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
@@ -60,7 +60,7 @@ impl Supervisor {
 
     /// A worker has died with failure before it was ready, or ends again and again. `then`: what becomes of the pool.
     pub(super) fn pool_failed(&mut self, pool: PoolId, why: String, then: &str) {
-        self.step_failed(pool, &why);
+        self.oneshot_failed(pool, &why);
         let text = format!("{}: {why}\n{then}", self.pool_name(pool));
         for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 1, text.clone());

@@ -71,11 +71,11 @@ struct Outcome {
     violations: Vec<String>,
 }
 
-/// A web pool with a step before it, jobs with watched files, a pool that prints what it notes elsewhere first, one that
+/// A web pool with a oneshot before it, jobs with watched files, a pool that prints what it notes elsewhere first, one that
 /// floods a small disk, and one with ports and a health check. `@ENV@` is what good configurations change.
 pub(crate) const POOLS: &str = r#"
 [pool.migrate]
-kind = "step"
+kind = "oneshot"
 command = ["true"]
 [pool.web]
 command = ["@WORKER@", "http", "--code", "@DIR@/code"]

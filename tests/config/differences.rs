@@ -103,7 +103,7 @@ fn where_output_goes_is_mostly_the_readers_choice() {
 fn pools_come_and_go() {
     let pool = |name: &str, rest: &str| format!("[pool.{name}]\ncommand = [\"sh\"]\n{rest}\n");
     let diff = diff(
-        &[pool("a", ""), pool("b", ""), pool("c", "kind = \"step\"")].concat(),
+        &[pool("a", ""), pool("b", ""), pool("c", "kind = \"oneshot\"")].concat(),
         &[pool("d", ""), pool("b", "after = \"d\""), pool("c", "")].concat(),
     );
     let lines = ["a: removed", "d: added", "b: adjusted without a restart (after)", "c: removed", "c: added"];

@@ -1,4 +1,4 @@
-//! What pools become: defaults merged, steps, ports, checks.
+//! What pools become: defaults merged, oneshots, ports, checks.
 
 use super::{Case, plan_of, refused};
 use rotad::plan::{Check, Context, Health, Kind, PoolPlan, Ports, Ready, Sink, Template};
@@ -48,12 +48,12 @@ fn defaults_give_way() {
         "[defaults]\ncount = 4\nready = \"notify\"\npass_env = [\"A\"]\nafter = [\"migrate\"]\ngroup = \"root\"\n\
          restart = { delay = \"1s\" }\nreload = { debounce = \"1s\" }\nlog = { keep = 3 }\nessential = \"5s\"\n\
          health = { watchdog = \"30s\" }\n\
-         [pool.migrate]\nkind = \"step\"\ncommand = [\"sh\"]\n\
+         [pool.migrate]\nkind = \"oneshot\"\ncommand = [\"sh\"]\n\
          [pool.once]\ncommand = [\"sh\"]\nrestart = { policy = \"never\" }\nhealth = { command = [\"true\"] }\n\
          [pool.logs]\ncommand = [\"sh\"]\nlog = { stdout = \"x.log\" }\nclear_env = true\nafter = []\n",
     );
     let [migrate, once, logs] = &plan.pools[..] else { panic!("{plan:?}") };
-    assert_eq!((migrate.kind, migrate.policy.count, &migrate.after), (Kind::Step, 1, &Vec::new()));
+    assert_eq!((migrate.kind, migrate.policy.count, &migrate.after), (Kind::Oneshot, 1, &Vec::new()));
     assert_eq!((migrate.essential, &migrate.health, &migrate.ready), (None, &None, &Ready::Auto));
     assert_eq!((once.policy.count, &once.after), (4, &vec!["migrate".to_owned()]));
     assert!(matches!(once.health, Some(Health::Probe { check: Check::Command(_), .. })));
@@ -79,14 +79,14 @@ fn a_wrong_default_is_told_once() {
 }
 
 #[test]
-fn a_step_has_no_limit_unless_it_gets_one() {
+fn a_oneshot_has_no_limit_unless_it_gets_one() {
     let plan = plan_of(
-        "[pool.a]\nkind = \"step\"\ncommand = [\"sh\"]\n\
-         [pool.b]\nkind = \"step\"\ncommand = [\"sh\"]\nready_timeout = \"1s\"\ncount = 1\nafter = \"a\"\n",
+        "[pool.a]\nkind = \"oneshot\"\ncommand = [\"sh\"]\n\
+         [pool.b]\nkind = \"oneshot\"\ncommand = [\"sh\"]\nready_timeout = \"1s\"\ncount = 1\nafter = \"a\"\n",
     );
     let timeouts: Vec<Span> = plan.pools.iter().map(|pool| pool.policy.ready_timeout).collect();
     assert_eq!(timeouts, [Span::FOREVER, Span(1000)]);
-    assert_eq!((plan.pools[1].kind, &plan.pools[1].after), (Kind::Step, &vec!["a".to_owned()]));
+    assert_eq!((plan.pools[1].kind, &plan.pools[1].after), (Kind::Oneshot, &vec!["a".to_owned()]));
 }
 
 #[test]

@@ -155,7 +155,7 @@ pub fn pids(status: &Value, name: &str) -> Vec<i32> {
     pids.into_iter().map(|(_, pid)| pid).collect()
 }
 
-/// Every wanted worker of every pool is ready, every step done, and no rolling restart runs.
+/// Every wanted worker of every pool is ready, every oneshot done, and no rolling restart runs.
 pub fn all_ready(status: &Value) -> bool {
     status["pools"].as_array().is_some_and(|pools| {
         pools.iter().all(|pool| {

@@ -60,7 +60,7 @@ impl World<'_> {
         let bad = self.draw_bad(pool, generation);
         let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
         let rng = &mut body.rng;
-        let is_step = self.plan.pools[pool].kind == PoolKind::Oneshot;
+        let is_oneshot = self.plan.pools[pool].kind == PoolKind::Oneshot;
         let readiness = self.oracle.books.workers.get(&id).map_or(Readiness::Reported, |worker| worker.readiness);
         let age = if self.plan.silent { Rng::of(self.plan.seed, (4 << 56) + id).range(0, 99) } else { 100 };
         let timeout = self.oracle.books.workers.get(&id).map_or(5000, |worker| worker.timeout);
@@ -87,7 +87,7 @@ impl World<'_> {
         if rng.chance(rate(Fault::Extends)) {
             plans.push((rng.range(0, timeout), Happening::Asks(id)));
         }
-        if is_step && !hangs {
+        if is_oneshot && !hangs {
             plans.push((rng.range(0, timeout * 9 / 10), Happening::Death(id, End::Code(0))));
         }
         if rng.chance(rate(Fault::Sick)) {

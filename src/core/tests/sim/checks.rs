@@ -176,7 +176,7 @@ impl Oracle {
         pool.up |= pool.running && full;
         pool.surely_up |= pool.running && surely;
         let Some(Essential::Ready(span)) = pool.policy.essential else { return Ok(()) };
-        let empty = pool.running && !pool.is_step() && pool.policy.count > 0 && serving == 0;
+        let empty = pool.running && !pool.is_oneshot() && pool.policy.count > 0 && serving == 0;
         if !empty || held {
             pool.may_be_dark_since = None;
         } else {
@@ -203,7 +203,7 @@ impl Oracle {
     /// Every slot has its new worker, and each has been watched for long enough: the roll is over.
     fn done_in_time(&self, id: u32, now: u64) -> Verdict {
         let pool = &self.books.pools[&id];
-        let Some(roll) = pool.roll.as_ref().filter(|roll| !roll.back && !pool.is_step()) else { return Ok(()) };
+        let Some(roll) = pool.roll.as_ref().filter(|roll| !roll.back && !pool.is_oneshot()) else { return Ok(()) };
         if !self.books.rolls_before(id).is_empty() {
             return Ok(());
         }
@@ -238,7 +238,7 @@ impl Oracle {
         let told = engine.view().pool(PoolId(id)).map(|view| view.roll.after).unwrap_or_default();
         hold!(told.iter().map(|pool| pool.0).eq(known.iter().copied()), "roll order", "{told:?}, known {known:?}");
         let pool = &books.pools[&id];
-        let is_new = !pool.is_step() && pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
+        let is_new = !pool.is_oneshot() && pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
         let over = |other: &u32| {
             books.rolls_failed.contains(other) && books.pools.get(other).is_some_and(|other| other.roll.is_none())
         };
@@ -301,9 +301,10 @@ impl Oracle {
         if !pool.running || pool.crash_loop.is_some() || !pool.begun {
             return Ok(());
         }
-        if pool.is_step() {
+        if pool.is_oneshot() {
             let waits = pool.slots[0].retry_at.is_some_and(|at| now <= at + self.slack);
-            let well = self.books.is_there(id) || pool.step_done || pool.step_failed || waits && pool.roll.is_none();
+            let well =
+                self.books.is_there(id) || pool.oneshot_done || pool.oneshot_failed || waits && pool.roll.is_none();
             hold!(well, "filled", "step {id} does not run");
             return Ok(());
         }
@@ -347,7 +348,7 @@ impl Oracle {
             return Ok(());
         };
         let tries = |w: &crate::model::Worker| w.stays() && w.ready.is_none_or(|at| at >= since);
-        if pool.is_step() || books.is_crowded(id) || books.of(id).any(|(_, w)| tries(w)) {
+        if pool.is_oneshot() || books.is_crowded(id) || books.of(id).any(|(_, w)| tries(w)) {
             return Ok(());
         }
         for empty in engine.view().empty_slots(PoolId(id)).filter(|empty| empty.state == EmptyState::Backoff) {
@@ -369,7 +370,8 @@ impl Oracle {
         let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
         let over = |empty: &rotad_core::EmptySlot| matches!(empty.state, EmptyState::Done | EmptyState::Failed);
         let ended = engine.view().empty_slots(PoolId(id)).filter(over).count() as u32;
-        let watched = pool.policy.essential == Some(Essential::Exit) && pool.running && pool.begun && !pool.is_step();
+        let watched =
+            pool.policy.essential == Some(Essential::Exit) && pool.running && pool.begun && !pool.is_oneshot();
         if !watched || there || pool.policy.count == 0 || ended < pool.policy.count {
             pool.end_told = false;
             return Ok(());
@@ -404,9 +406,9 @@ impl Oracle {
                 hold!(view.state == PoolState::Starting && !view.held_by.is_empty(), "converges", "{view:?}");
                 continue;
             }
-            if pool.is_step() {
-                let state = if pool.step_done { PoolState::Done } else { PoolState::Failed };
-                hold!(view.state == state && (pool.step_done || pool.step_failed), "converges", "{view:?}");
+            if pool.is_oneshot() {
+                let state = if pool.oneshot_done { PoolState::Done } else { PoolState::Failed };
+                hold!(view.state == state && (pool.oneshot_done || pool.oneshot_failed), "converges", "{view:?}");
                 continue;
             }
             let never = pool.may_give_up();

@@ -121,8 +121,8 @@ pub(crate) struct Pool {
     pub(crate) up: bool,
     /// It was up while no roll ran: with one, it is the roll's successors that make the difference.
     pub(crate) surely_up: bool,
-    pub(crate) step_done: bool,
-    pub(crate) step_failed: bool,
+    pub(crate) oneshot_done: bool,
+    pub(crate) oneshot_failed: bool,
     /// Generations that served in full, the last that did, and what did before each of them.
     pub(crate) served: Vec<u32>,
     pub(crate) proven: u32,
@@ -176,8 +176,8 @@ impl Pool {
             begun: false,
             up: false,
             surely_up: false,
-            step_done: false,
-            step_failed: false,
+            oneshot_done: false,
+            oneshot_failed: false,
             served: Vec::new(),
             proven: 0,
             before: BTreeMap::new(),
@@ -210,7 +210,7 @@ impl Pool {
 
     /// A step that holds nobody: done, or done once while its latest run has failed for good.
     fn was_done(&self) -> bool {
-        self.step_done || self.step_failed && !self.served.is_empty()
+        self.oneshot_done || self.oneshot_failed && !self.served.is_empty()
     }
 
     /// Some deaths leave a slot empty until a person acts.
@@ -218,7 +218,7 @@ impl Pool {
         self.policy.restart.policy != RestartPolicy::Always || !self.policy.restart.never_on.is_empty()
     }
 
-    pub(crate) fn is_step(&self) -> bool {
+    pub(crate) fn is_oneshot(&self) -> bool {
         self.policy.kind == PoolKind::Oneshot
     }
 
@@ -362,7 +362,7 @@ impl Books {
     }
 
     fn starting(&self) -> impl Iterator<Item = &Worker> {
-        let service = |w: &&Worker| self.pools.get(&(w.pool as u32)).is_some_and(|pool| !pool.is_step());
+        let service = |w: &&Worker| self.pools.get(&(w.pool as u32)).is_some_and(|pool| !pool.is_oneshot());
         self.workers.values().filter(|w| w.stays() && w.ready.is_none()).filter(service)
     }
 
@@ -399,7 +399,7 @@ impl Books {
     /// Others may not start before this one is up.
     fn is_awaited(&self, id: u32) -> bool {
         let Some(pool) = self.pools.get(&id) else { return false };
-        let up = if pool.is_step() { pool.was_done() } else { pool.up || self.is_full(id) };
+        let up = if pool.is_oneshot() { pool.was_done() } else { pool.up || self.is_full(id) };
         pool.running && !up
     }
 
@@ -429,7 +429,9 @@ impl Books {
     pub(crate) fn cut_off(&mut self, ids: &[rotad_core::WorkerId]) {
         for id in ids {
             let Some(worker) = self.workers.get_mut(&id.0).filter(|w| w.stays()) else { continue };
-            let Some(pool) = self.pools.get_mut(&(worker.pool as u32)).filter(|pool| !pool.is_step()) else { continue };
+            let Some(pool) = self.pools.get_mut(&(worker.pool as u32)).filter(|pool| !pool.is_oneshot()) else {
+                continue;
+            };
             worker.unreachable = Some(worker.ready.is_some());
             pool.quiet = false;
             if let Some(roll) = &mut pool.roll {
@@ -480,7 +482,7 @@ impl Books {
     pub(crate) fn rolls_before(&self, id: u32) -> BTreeSet<u32> {
         let Some(pool) = self.pools.get(&id) else { return BTreeSet::new() };
         let is_new = pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
-        if !is_new || pool.is_step() {
+        if !is_new || pool.is_oneshot() {
             return BTreeSet::new();
         }
         let rolls = |other: &u32| self.pools.get(other).is_some_and(|other| other.roll.is_some());
@@ -489,7 +491,7 @@ impl Books {
 
     /// Nobody can say any more that it has to wait.
     pub(crate) fn is_free(&self, id: u32) -> bool {
-        let free = |pool: &Pool| !pool.running || if pool.is_step() { pool.was_done() } else { pool.surely_up };
+        let free = |pool: &Pool| !pool.running || if pool.is_oneshot() { pool.was_done() } else { pool.surely_up };
         self.pools[&id].policy.after.iter().all(|other| self.pools.get(&other.0).is_none_or(free))
     }
 

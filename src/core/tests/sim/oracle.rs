@@ -232,12 +232,12 @@ impl Oracle {
                     NothingDone::AlreadyRollingBack(to) => {
                         cancels && pool.is_some_and(|p| p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0)
                     }
-                    NothingDone::Oneshot => pool.is_some_and(Pool::is_step),
+                    NothingDone::Oneshot => pool.is_some_and(Pool::is_oneshot),
                     NothingDone::Forgotten(to) => pool.is_some_and(|pool| !pool.served.contains(&to.0)),
                     NothingDone::Empty(slot) => {
                         let here = books.of(id).filter(|(_, w)| w.slot == slot.0 && w.stays());
                         let serves = here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
-                        pool.is_some_and(|p| p.is_step() || slot.0 >= p.policy.count) || !serves
+                        pool.is_some_and(|p| p.is_oneshot() || slot.0 >= p.policy.count) || !serves
                     }
                     NothingDone::Gone(slot) => renews == Some((id, slot.0)),
                 };
@@ -289,9 +289,9 @@ impl Oracle {
         let staying: Vec<&Worker> = books.of(pool_id).map(|(_, w)| w).filter(|w| w.stays()).collect();
         let here = staying.iter().filter(|w| w.slot == slot).count();
         hold!(!books.is_held(pool_id), "held", "worker {id} of pool {pool_id} before those it waits for are up");
-        if pool.is_step() {
+        if pool.is_oneshot() {
             hold!(!books.is_there(pool_id), "two runs", "worker {id} while the run before is still there");
-            hold!(pool.roll.is_some() || !pool.step_done && !pool.step_failed, "step", "run again unasked");
+            hold!(pool.roll.is_some() || !pool.oneshot_done && !pool.oneshot_failed, "step", "run again unasked");
         }
         let is_rolls = pool.roll.as_ref().is_some_and(|roll| roll.generation == generation && !roll.back);
         if is_rolls && generation != pool.wanted && !books.has_soaked(pool_id, now.0) {
@@ -322,7 +322,7 @@ impl Oracle {
             let two = books.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
             hold!(!two, "in place", "slot {slot} is filled while its old worker is still there");
         }
-        if !pool.is_step() && (surge > 0 || pool.roll.is_none()) && !pool.changed {
+        if !pool.is_oneshot() && (surge > 0 || pool.roll.is_none()) && !pool.changed {
             books.has_room(pool_id)?;
         }
         let seat = &pool.slots[slot as usize];

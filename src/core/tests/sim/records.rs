@@ -24,7 +24,7 @@ impl Oracle {
                 self.early_exits(worker.0, *cause, *early_exits, retry_in.is_some())
             }
             Notice::Retired { worker, why } => self.retired(now, worker.0, *why),
-            Notice::Lost { worker } => {
+            Notice::Unkillable { worker } => {
                 let Some(worker) = self.books.workers.get_mut(&worker.0) else { return fail("lost", "unknown") };
                 let since = worker.killed.or(worker.swept);
                 hold!(since.is_some_and(|at| now.0 >= at + 900), "lost", "named as lost too early");
@@ -64,11 +64,11 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Notice::Held { pool, .. } => {
+            Notice::Waiting { pool, .. } => {
                 hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
                 Ok(())
             }
-            Notice::OneshotDone { pool, generation, .. } => self.step_done(now, pool.0, generation.0),
+            Notice::OneshotDone { pool, generation, .. } => self.oneshot_done(now, pool.0, generation.0),
             Notice::WorkerReplaced { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
             Notice::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
             Notice::EssentialLost { pool, span } => {
@@ -114,7 +114,7 @@ impl Oracle {
         // Where the probe's slot is given up, another one tries.
         let never = pool.policy.restart.policy != RestartPolicy::Always || !pool.policy.restart.never_on.is_empty();
         let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.books.scales;
-        if !by_itself || pool.is_step() {
+        if !by_itself || pool.is_oneshot() {
             return Ok(());
         }
         let since = pool.crash_loop.unwrap_or_default();
@@ -142,15 +142,15 @@ impl Oracle {
         Ok(())
     }
 
-    fn step_done(&mut self, now: Time, id: u32, generation: u32) -> Verdict {
+    fn oneshot_done(&mut self, now: Time, id: u32, generation: u32) -> Verdict {
         let by = |w: &crate::model::Worker| {
             w.exited == Some(now.0) && w.code == Some(0) && w.asked.is_none() && w.generation == generation
         };
         let good = self.books.of(id).any(|(_, w)| by(w));
         let Some(pool) = self.books.pools.get_mut(&id) else { return fail("step", "unknown pool") };
-        hold!(good && pool.is_step(), "step", "done, though nobody ended well");
-        pool.step_done = true;
-        pool.step_failed = false;
+        hold!(good && pool.is_oneshot(), "step", "done, though nobody ended well");
+        pool.oneshot_done = true;
+        pool.oneshot_failed = false;
         pool.forgive();
         if pool.roll.is_none() {
             pool.has_served(generation);
@@ -170,8 +170,8 @@ impl Oracle {
                 hold!(returns || generation.0 == pool.latest + 1, "generation", "{generation} after {}", pool.latest);
                 pool.latest = pool.latest.max(generation.0);
                 pool.made.insert(generation.0, (pool.policy.readiness, pool.policy.ready_timeout.0));
-                pool.step_done = false;
-                pool.step_failed = false;
+                pool.oneshot_done = false;
+                pool.oneshot_failed = false;
                 pool.rolled_in_loop = true;
                 pool.forgive();
                 let (back, troubled, retired, soaked, begun) = (false, false, false, false, false);
@@ -216,8 +216,8 @@ impl Oracle {
             }
             Notice::RollWaits { pool } => {
                 let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
-                let is_step = self.books.pools.get(&pool.0).is_some_and(Pool::is_step);
-                let busy = is_step && self.books.of(pool.0).any(|(_, w)| w.stays());
+                let is_oneshot = self.books.pools.get(&pool.0).is_some_and(Pool::is_oneshot);
+                let busy = is_oneshot && self.books.of(pool.0).any(|(_, w)| w.stays());
                 let late = roll.is_some_and(|roll| roll.retired || roll.back);
                 hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
@@ -240,7 +240,7 @@ impl Oracle {
             | Notice::Watched { .. }
             | Notice::Died { .. }
             | Notice::Retired { .. }
-            | Notice::Lost { .. }
+            | Notice::Unkillable { .. }
             | Notice::CrashLoop { .. }
             | Notice::CrashLoopEases { .. }
             | Notice::CrashLoopOver { .. }
@@ -250,7 +250,7 @@ impl Oracle {
             | Notice::SlotReplaced { .. }
             | Notice::PoolReady { .. }
             | Notice::PoolStopped { .. }
-            | Notice::Held { .. }
+            | Notice::Waiting { .. }
             | Notice::OneshotDone { .. }
             | Notice::WorkerReplaced { .. }
             | Notice::EssentialLost { .. }
@@ -266,12 +266,12 @@ impl Oracle {
         let may = pool.policy.restart.policy == RestartPolicy::Never
             || pool.policy.restart.policy == RestartPolicy::OnFailure && is_end(&pool.policy, cause)
             || is_code(&pool.policy.restart.never_on)
-            || pool.is_step() && pool.roll.is_some();
+            || pool.is_oneshot() && pool.roll.is_some();
         hold!(!given_up || may, "given up", "{id} by {cause:?}");
         // In a roll, or beside another worker of its slot, it is not the slot's last.
         let alone =
             !self.books.of(worker.pool as u32).any(|(other, w)| other != id && w.slot == worker.slot && !w.gone);
-        let must = pool.running && pool.begun && !pool.is_step() && pool.roll.is_none() && alone;
+        let must = pool.running && pool.begun && !pool.is_oneshot() && pool.roll.is_none() && alone;
         hold!(given_up || !may || !must, "given up", "{id} by {cause:?} is started again");
         Ok(())
     }
@@ -319,7 +319,7 @@ impl Oracle {
         worker.soaked_at = now.0 + self.books.pools[&pool_id].policy.soak(by_age).0;
         worker.watched_until = if by_age { worker.soaked_at } else { 0 };
         let (born, extended, spawned, timeout) = (worker.born, worker.extended, worker.spawned, worker.timeout);
-        hold!(!self.books.pools[&(worker.pool as u32)].is_step(), "step", "{id} became ready");
+        hold!(!self.books.pools[&(worker.pool as u32)].is_oneshot(), "step", "{id} became ready");
         hold!(extended || now.0 <= spawned + timeout + slack, "ready", "{id} after its time");
         if let Readiness::Alive(span) = worker.readiness
             && let Some(born) = born
@@ -377,10 +377,10 @@ impl Oracle {
             Cause::Cancelled | Cause::After(_) => return fail("died", "of nothing"),
         }
         pool.quiet = false;
-        let is_end = !pool.is_step() && is_end(&pool.policy, cause);
-        if pool.is_step() {
+        let is_end = !pool.is_oneshot() && is_end(&pool.policy, cause);
+        if pool.is_oneshot() {
             hold!(cause != Cause::Exited(rotad_core::Exit::Code(0)), "step", "{id} has ended well");
-            pool.step_failed |= retry.is_none();
+            pool.oneshot_failed |= retry.is_none();
         }
         hold!(retry.is_none() || pool.running, "died", "{id} is started again in a pool that stops");
         pool.slots[slot as usize].ended |= is_end;
@@ -566,7 +566,7 @@ impl Oracle {
                     hold!(well || pool.slots[*slot as usize].ended, "done", "though nobody serves in slot {slot}");
                 }
                 let serving = staying.iter().filter(|(slot, _, serves)| *slot < count && *serves).count();
-                let well = if pool.is_step() { pool.step_done } else { serving as u32 == count };
+                let well = if pool.is_oneshot() { pool.oneshot_done } else { serving as u32 == count };
                 hold!(roll.troubled || pool.changed || well, "done", "with {serving} of {count}");
                 pool.wanted = generation.0;
                 pool.alike.clear();
@@ -581,7 +581,7 @@ impl Oracle {
                 let stays = on_failure == OnFailure::Abort && failure.cause != Cause::Cancelled && !roll.back;
                 let alike = pool.alike.clone();
                 let left = standing.others.iter().find(|(_, generation)| !alike.contains_key(&generation.0));
-                pool.step_failed |= pool.is_step();
+                pool.oneshot_failed |= pool.is_oneshot();
                 hold!(left.is_none() || failure.mixed || stays, "rolls back", "aborted, and {left:?} stays");
                 let all_back = roll.back && !failure.mixed && standing.others.is_empty();
                 hold!(!all_back, "rolls back", "aborted, though everybody is back");
@@ -620,7 +620,7 @@ impl Oracle {
 
     /// The numbers of an outcome are what an onlooker counts.
     fn stands(&mut self, id: u32, roll: &Roll, failure: &Failure, standing: &Standing) -> Verdict {
-        if self.books.pools[&id].is_step() {
+        if self.books.pools[&id].is_oneshot() {
             if let Some(pool) = self.books.pools.get_mut(&id) {
                 pool.standing = standing.clone();
             }

@@ -144,7 +144,7 @@ impl Oracle {
             return;
         }
         let Some(pool) = self.books.pools.get_mut(&id) else { return };
-        if !pool.running || pool.is_step() || !pool.served.contains(&to) {
+        if !pool.running || pool.is_oneshot() || !pool.served.contains(&to) {
             return;
         }
         self.books.changes = Some(id);
@@ -178,8 +178,8 @@ impl Pool {
             self.begun = false;
             self.up = false;
             self.surely_up = false;
-            self.step_done = false;
-            self.step_failed = false;
+            self.oneshot_done = false;
+            self.oneshot_failed = false;
         }
         self.dropped = false;
         self.removed = false;

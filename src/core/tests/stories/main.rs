@@ -67,7 +67,7 @@ fn policy(words: &[&str]) -> Policy {
             "ends" => policy.restart.success_exit_codes = vec![number() as i32],
             "never-on" => policy.restart.never_on = vec![number() as i32],
             "essential-exit" => policy.essential = Some(Essential::Exit),
-            "step" => policy.kind = PoolKind::Oneshot,
+            "oneshot" => policy.kind = PoolKind::Oneshot,
             "after" => {
                 policy.after = value.split(',').map(|pool| PoolId(pool.parse().expect("a pool"))).collect();
             }
@@ -246,4 +246,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start roll failure wishes stop restart scale late change remove order step renew unhealthy unreachable back essential inplace alive starting);
+stories!(start roll failure wishes stop restart scale late change remove order oneshot renew unhealthy unreachable back essential inplace alive starting);

@@ -54,7 +54,7 @@ fn record(record: &Notice) -> String {
             KillReason::Cap => format!(". {worker} is cut off after {waited}"),
             KillReason::Now => format!(". {worker} is cut off at once, after {waited}"),
         },
-        Notice::Lost { worker } => format!(". {worker} cannot be killed"),
+        Notice::Unkillable { worker } => format!(". {worker} cannot be killed"),
         Notice::CrashLoop { pool, deaths, span } => {
             let within = if *span > Span::from_secs(1) { format!(" in {span}") } else { String::new() };
             format!(". pool {pool} crash-loops: {deaths} deaths{within}")
@@ -75,9 +75,9 @@ fn record(record: &Notice) -> String {
         }
         Notice::PoolReady { pool, generation } => format!(". pool {pool} is ready, generation {generation}"),
         Notice::PoolStopped { pool } => format!(". pool {pool} has stopped"),
-        Notice::Held { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
+        Notice::Waiting { pool, by } => format!(". pool {pool} waits for {}", pools(by)),
         Notice::OneshotDone { pool, generation, took } => {
-            format!(". step {pool} is done, generation {generation}, in {took}")
+            format!(". oneshot {pool} is done, generation {generation}, in {took}")
         }
         Notice::WorkerReplaced { pool, slot, worker, took } => {
             format!(". {pool}/{slot} has {worker}, renewed in {took}")

@@ -4,24 +4,24 @@ mod support;
 
 use support::{Site, pids, pool};
 
-/// `order` gets a line from each that starts; `fail` makes the step fail.
+/// `order` gets a line from each that starts; `fail` makes the oneshot fail.
 const POOLS: &str = r#"
 [pool.migrate]
-kind = "step"
+kind = "oneshot"
 command = ["sh", "-c", "echo migrate >> @DIR@/order; if test -e @DIR@/fail; then echo the table is locked >&2; exit 7; fi"]
 [pool.warm]
-kind = "step"
+kind = "oneshot"
 after = ["migrate"]
 command = ["sh", "-c", "echo warm >> @DIR@/order"]
 [pool.web]
 after = ["warm"]
-command = ["sh", "-c", "echo web >> @DIR@/order; exec @WORKER@ wait --terms @DIR@/order"]
-ready = "spawned"
+command = ["sh", "-c", "echo web >> @DIR@/order; exec @WORKER@ wait --notify --terms @DIR@/order"]
+ready = "notify"
 reload = { soak = "0s" }
 [pool.front]
 after = ["web"]
-command = ["sh", "-c", "echo front >> @DIR@/order; exec @WORKER@ wait --terms @DIR@/order"]
-ready = "spawned"
+command = ["sh", "-c", "echo front >> @DIR@/order; exec @WORKER@ wait --notify --terms @DIR@/order"]
+ready = "notify"
 reload = { soak = "0s" }
 [pool.alone]
 command = ["@WORKER@", "wait"]
@@ -32,7 +32,7 @@ reload = { soak = "0s" }
 fn settled(status: &serde_json::Value) -> bool {
     status["pools"].as_array().is_some_and(|pools| {
         pools.iter().all(|pool| match pool["kind"].as_str() {
-            Some("step") => pool["state"] == "done",
+            Some("oneshot") => pool["state"] == "done",
             _ => pool["state"] == "ok" && pool["alive"] == pool["wanted"],
         })
     })
@@ -59,9 +59,9 @@ fn one_after_the_other() {
     assert_eq!(site.lines("order")[4..], [front.to_string(), web.to_string()]);
 }
 
-/// A reload runs the steps first, in their order; HUP only those that have changed; with names, those that they need.
+/// A reload runs the oneshots first, in their order; HUP only those that have changed; with names, those that they need.
 #[test]
-fn steps_of_a_reload() {
+fn a_reload_runs_its_oneshots_first() {
     let site = up();
     let order = || site.lines("order").len();
     let run = site.reload("everything", &[]);
@@ -73,30 +73,30 @@ fn steps_of_a_reload() {
     let before = order();
     assert_eq!(site.reload("config-only", &[]).code, 0);
     assert_eq!(site.reload("everything", &["alone"]).code, 0);
-    assert_eq!(order(), before, "no step was asked for");
+    assert_eq!(order(), before, "no oneshot was asked for");
     site.edit("echo warm >>", "echo warmer >>");
     let run = site.reload("config-only", &[]);
     assert_eq!(run.code, 0, "{run:?}");
     assert_eq!(site.lines("order")[before..], ["warmer"]);
     let run = site.reload("everything", &["web"]);
     assert_eq!(run.code, 0, "{run:?}");
-    let steps: Vec<String> = site.lines("order")[before + 1..].iter().take(2).cloned().collect();
-    assert_eq!(steps, ["migrate", "warmer"]);
+    let oneshots: Vec<String> = site.lines("order")[before + 1..].iter().take(2).cloned().collect();
+    assert_eq!(oneshots, ["migrate", "warmer"]);
 }
 
-/// A step that fails ends the reload: 10, its last lines, nothing rolled, nothing applied.
+/// A oneshot that fails ends the reload: 10, its last lines, nothing rolled, nothing applied.
 #[test]
-fn a_step_that_fails() {
+fn a_oneshot_that_fails() {
     let site = up();
     let before = site.status().expect("a status");
     site.write("fail", "");
-    site.edit("[pool.alone]", "[pool.new]\nkind = \"step\"\ncommand = [\"true\"]\n[pool.alone]\ncount = 3");
+    site.edit("[pool.alone]", "[pool.new]\nkind = \"oneshot\"\ncommand = [\"true\"]\n[pool.alone]\ncount = 3");
     let port = support::free_port();
     site.edit("[pool.new]", &format!("[listen.extra]\naddress = \"127.0.0.1:{port}\"\n[pool.new]"));
     let run = site.reload("everything", &[]);
     assert_eq!(run.code, 10, "{run:?}");
     assert!(run.message.contains("migrate") && run.message.contains("the table is locked"), "{run:?}");
-    let after = site.await_status("the new step is gone again", 20, |status| {
+    let after = site.await_status("the new oneshot is gone again", 20, |status| {
         status["pools"].as_array().is_some_and(|pools| pools.len() == 5)
     });
     for name in ["web", "front", "alone"] {
@@ -104,7 +104,7 @@ fn a_step_that_fails() {
     }
     assert_eq!(pool(&after, "alone")["wanted"], 1);
     support::until("the new address is free again", 10, || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
-    // The step was done once: what serves may be stopped and started as before.
+    // The oneshot was done once: what serves may be stopped and started as before.
     assert_eq!(site.rotad(&["stop", "web"]).code, 0);
     let run = site.rotad(&["start", "web"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -114,9 +114,9 @@ fn a_step_that_fails() {
     assert_eq!(pool(&site.await_status("all is up", 30, settled), "alone")["wanted"], 3);
 }
 
-/// `start` with a step that fails: it says so for the step and for those that wait for it.
+/// `start` with a oneshot that fails: it says so for the oneshot and for those that wait for it.
 #[test]
-fn a_start_whose_step_fails() {
+fn a_start_whose_oneshot_fails() {
     let site = Site::new(POOLS);
     site.write("fail", "");
     let run = site.rotad(&["start"]);
