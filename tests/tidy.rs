@@ -247,6 +247,25 @@ fn the_core_is_alone() {
     assert!(lib.contains("forbid(unsafe_code)") || manifest.contains("workspace = true"), "no unsafe in the core");
 }
 
+/// The pages for those who change rotad name files and folders that exist.
+#[test]
+fn pages_name_paths_that_exist() {
+    let mut missing = Vec::new();
+    for page in ["CONTRIBUTING.md", "SECURITY.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        let quoted = text.split('`').skip(1).step_by(2);
+        let ours = |word: &&str| {
+            let first = word.split('/').next().unwrap_or_default();
+            word.contains('/')
+                && !word.contains([' ', '*'])
+                && ["src", "tests", "docs", "config", "systemd", "packaging"].contains(&first)
+        };
+        let paths = quoted.filter(ours).filter(|path| !root().join(path).exists());
+        missing.extend(paths.map(|path| format!("{page}: {path}")));
+    }
+    report("paths that do not exist", missing);
+}
+
 /// Every promise of the contract names tests, and every test that it names exists.
 #[test]
 fn promises_name_their_tests() {
