@@ -175,8 +175,12 @@ impl<'a> Injector<'a> {
         // What runs already reads good code to its end: half a deploy is another fault.
         self.rest();
         self.site.write("code", code);
-        let run = self.rotad(&["roll", "web", "--timeout", "40s"], &[10]);
+        let run = self.rotad(&["roll", "web", "--timeout", "40s"], &[10, 1]);
         self.site.write("code", "ok\nmended");
+        // The files were changed in place: with its old workers killed meanwhile, the pool has nobody.
+        if run.code == 1 && !(self.mode == Mode::B && run.err.contains("nobody serves (0 of")) {
+            self.truth.violation(format!("a broken deploy: {run:?}"));
+        }
         if run.code == 0 {
             self.truth.violation("broken code is said to serve".to_owned());
         }

@@ -134,7 +134,7 @@ fn judge(found: &Value, floor: u32, truth: &Truth, again: &dyn Fn() -> Option<Va
     if ready > alive {
         truth.violation(format!("{ready} of {alive} living workers are ready: {web}"));
     }
-    let dead: Vec<i32> = ready_pids(found).into_iter().filter(|pid| proc::gone(*pid)).collect();
+    let dead: Vec<i32> = ready_pids(found).into_iter().filter(|pid| proc::ended(*pid)).collect();
     // It may just have ended: then the next status knows.
     if !dead.is_empty()
         && let Some(next) = again()

@@ -235,7 +235,14 @@ impl Client {
 
 fn read_some(stream: &mut Box<dyn Stream>, text: &mut Vec<u8>) -> Result<(), String> {
     let mut bytes = [0; 4096];
-    match stream.read(&mut bytes) {
+    let read = loop {
+        match stream.read(&mut bytes) {
+            // A socket with a timeout says so when the process was stopped and continued (signal(7)).
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    match read {
         Ok(0) if text.is_empty() => Err("closed before any byte of the answer".to_string()),
         Ok(0) => Err("closed within the answer".to_string()),
         Ok(read) => {
