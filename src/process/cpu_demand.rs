@@ -164,14 +164,18 @@ fn process(pid: i32, tick: Duration) -> Option<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::{Signal, killpg};
+    use nix::unistd::Pid;
+    use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
     struct Started(Child, Instant);
 
     impl Started {
         fn new(words: &[&str]) -> Self {
-            let child = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).spawn().expect("a child");
-            Self(child, Instant::now())
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).stdin(Stdio::null()).process_group(0);
+            Self(command.spawn().expect("a child"), Instant::now())
         }
 
         fn starter(&self, number: u64) -> Starter {
@@ -181,7 +185,8 @@ mod tests {
 
     impl Drop for Started {
         fn drop(&mut self) {
-            self.0.kill().ok();
+            // Its group: a shell's child would compute for ever.
+            killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL).ok();
             self.0.wait().ok();
         }
     }
