@@ -23,7 +23,9 @@ pub fn gone(pid: i32) -> bool {
 
 /// It has ended to its last thread: only then does the kernel report its end. (Its first thread alone may be a zombie.)
 pub fn ended(pid: i32) -> bool {
-    stat(pid).is_none_or(|fields| (fields[0] == "Z" || fields[0] == "X") && fields[17].parse().is_ok_and(|threads: u32| threads <= 1))
+    stat(pid).is_none_or(|fields| {
+        (fields[0] == "Z" || fields[0] == "X") && fields[17].parse().is_ok_and(|threads: u32| threads <= 1)
+    })
 }
 
 /// How many of its threads are in this state.
