@@ -180,7 +180,7 @@ fn a_fifo_instead_of_a_log() {
     fs::remove_file(site.path("web.log")).expect("removed");
     nix::unistd::mkfifo(&site.path("web.log"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
     assert!(Command::new("kill").args(["-s", "RTMIN", &site.pid().to_string()]).status().expect("kill").success());
-    site.await_log("it is no plain file", 10);
+    site.await_log("it is not a regular file", 10);
     site.await_ready();
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(10).code(), Some(0));

@@ -1,4 +1,4 @@
-//! Lines of workers as the master's log has them: with time and origin, and without anything that a terminal obeys.
+//! Formats workers' lines for the master's log: with time and origin, and without terminal control sequences.
 
 use super::pipe_peek::{OutputSource, Stream};
 use crate::observe::diary::timestamp;
@@ -6,8 +6,8 @@ use crate::observe::harmless::{harmless, harmless_json};
 use crate::plan::LogFormat;
 use serde::Serialize;
 
-/// What is formatted at once at most, in bytes of output.
-const MOST: usize = 256 << 10;
+/// Maximum output, in bytes, formatted per call.
+const MAX_OUTPUT: usize = 256 << 10;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -19,21 +19,21 @@ struct Line<'a> {
     line: std::borrow::Cow<'a, str>,
 }
 
-/// Formats lines, one each, and says how many bytes of `text` that were: all of them unless it is very much.
+/// Formats lines and returns how many bytes of `text` were consumed: all, unless [`MAX_OUTPUT`] is reached.
 pub(super) fn format(
     format: LogFormat,
-    speaker: &OutputSource,
+    source: &OutputSource,
     stream: Stream,
     text: &[u8],
     out: &mut Vec<u8>,
 ) -> usize {
     let time = timestamp();
-    let (pool, slot, pid) = (&*speaker.pool, speaker.slot, speaker.pid());
+    let (pool, slot, pid) = (&*source.pool, source.slot, source.pid());
     let tag = if stream == Stream::Stderr { "stderr: " } else { "" };
     let prefix = format!("{time}  {pool}/{slot} [{pid}] {tag}");
     let mut done = 0;
     for line in text.split_inclusive(|byte| *byte == b'\n') {
-        if out.len() >= MOST {
+        if out.len() >= MAX_OUTPUT {
             break;
         }
         done += line.len();
@@ -64,8 +64,8 @@ pub(super) fn format(
     done
 }
 
-/// How many bytes of `text` the first `lines` lines of it are.
-pub(super) fn extent(text: &[u8], lines: usize) -> usize {
+/// The length in bytes of the first `lines` lines of `text`.
+pub(super) fn lines_len(text: &[u8], lines: usize) -> usize {
     text.split_inclusive(|byte| *byte == b'\n').take(lines).map(<[u8]>::len).sum()
 }
 
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_tells_where_it_comes_from() {
+    fn each_line_carries_its_origin() {
         let (done, text) = formatted(LogFormat::Text, Stream::Both, b"one\n\ntw\x1bo\xff");
         assert_eq!(done, 10);
         let lines: Vec<&str> = text.lines().map(|line| line.split_once("  ").expect("a time").1).collect();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn json_lines_move_no_terminal_and_mean_the_same() {
+    fn json_lines_carry_no_control_characters_and_keep_their_meaning() {
         let said = "C1 \u{9b}2J, DEL \x7f, turned \u{202e}, fine ä";
         let (_, text) = formatted(LogFormat::Json, Stream::Both, said.as_bytes());
         let line = text.trim_end();
@@ -101,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_empty_lines_is_formatted_bit_by_bit() {
+    fn a_flood_of_empty_lines_is_formatted_in_parts() {
         let text = vec![b'\n'; 100_000];
         let (done, out) = formatted(LogFormat::Text, Stream::Both, &text);
-        assert!(done < text.len() && out.len() < MOST + 100);
-        assert_eq!(extent(&text, out.lines().count()), done);
+        assert!(done < text.len() && out.len() < MAX_OUTPUT + 100);
+        assert_eq!(lines_len(&text, out.lines().count()), done);
     }
 }

@@ -1,5 +1,5 @@
-//! The journal's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram an entry, so that
-//! `journalctl ROTAD_POOL=web` finds what a pool printed. Never waits: the caller has stderr to fall back to.
+//! The journal's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram per entry, so that
+//! `journalctl ROTAD_POOL=web` finds what a pool printed. Never blocks: on an error the caller falls back to stderr.
 
 use super::pipe_peek::{OutputSource, Stream};
 use nix::errno::Errno;
@@ -27,7 +27,7 @@ pub(super) struct Journald {
 }
 
 impl Journald {
-    /// The journal, where stderr is a stream of its (`$JOURNAL_STREAM`, systemd.exec(5)).
+    /// The journal, if stderr is a stream to it (`$JOURNAL_STREAM`, systemd.exec(5)).
     pub(super) fn behind_stderr() -> Option<Self> {
         let stream = std::env::var("JOURNAL_STREAM").ok()?;
         let stat = fstat(io::stderr()).ok()?;
@@ -43,28 +43,28 @@ impl Journald {
         Ok(Self { socket, address: UnixAddr::new(path)?, entry: Vec::new() })
     }
 
-    /// A line that a worker printed, with or without its newline.
+    /// Sends a line that a worker printed, with or without its newline.
     ///
     /// # Errors
-    /// The journal is away (ENOENT, ECONNREFUSED), or has no room now (EAGAIN).
-    pub(super) fn print(&mut self, speaker: &OutputSource, stream: Stream, line: &[u8]) -> io::Result<()> {
+    /// ENOENT or ECONNREFUSED: the journal is not running. EAGAIN: it has no room now.
+    pub(super) fn send_line(&mut self, source: &OutputSource, stream: Stream, line: &[u8]) -> io::Result<()> {
         self.entry.clear();
         self.field("MESSAGE", line.strip_suffix(b"\n").unwrap_or(line));
         self.field("PRIORITY", if stream == Stream::Stderr { WARNING } else { INFO }.as_bytes());
-        self.field("SYSLOG_IDENTIFIER", speaker.pool.as_bytes());
-        self.field("SYSLOG_PID", speaker.pid().to_string().as_bytes());
-        self.field("ROTAD_POOL", speaker.pool.as_bytes());
-        self.field("ROTAD_SLOT", speaker.slot.to_string().as_bytes());
-        self.field("ROTAD_PID", speaker.pid().to_string().as_bytes());
+        self.field("SYSLOG_IDENTIFIER", source.pool.as_bytes());
+        self.field("SYSLOG_PID", source.pid().to_string().as_bytes());
+        self.field("ROTAD_POOL", source.pool.as_bytes());
+        self.field("ROTAD_SLOT", source.slot.to_string().as_bytes());
+        self.field("ROTAD_PID", source.pid().to_string().as_bytes());
         self.field("ROTAD_STREAM", stream.name().as_bytes());
         self.send()
     }
 
-    /// A line of the master's own, as the diary has formatted it.
+    /// Sends a line of the master's own, in the format of its log.
     ///
     /// # Errors
-    /// As [`Journald::print`].
-    pub(super) fn own_line(&mut self, line: &[u8]) -> io::Result<()> {
+    /// As [`Journald::send_line`].
+    pub(super) fn send_own_line(&mut self, line: &[u8]) -> io::Result<()> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let (priority, message) = parse(line);
         self.entry.clear();
@@ -93,7 +93,7 @@ impl Journald {
             Err(Errno::EMSGSIZE | Errno::ENOBUFS) => {}
             Err(error) => return Err(error.into()),
         }
-        // Too large for a datagram: in memory of its own that nobody can change any more.
+        // Too large for a datagram: pass it as a sealed memory file.
         let memory = memfd_create("rotad-journal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let mut memory = std::fs::File::from(memory);
         memory.write_all(&self.entry)?;
@@ -105,7 +105,7 @@ impl Journald {
     }
 }
 
-/// The priority of a line of the diary, and the line without what the journal notes by itself: the time and the level.
+/// The priority of a line of the master's log, and the line without time and level, which the journal records itself.
 fn parse(line: &[u8]) -> (&'static str, &[u8]) {
     let of_level = |level: &[u8]| match level {
         b"ERROR" => Some(ERROR),
@@ -131,7 +131,7 @@ mod tests {
     use nix::sys::socket::{ControlMessageOwned, recvmsg};
     use std::collections::BTreeMap;
 
-    /// What journald makes of an entry.
+    /// Parses an entry as journald does.
     fn parsed(mut entry: &[u8]) -> BTreeMap<String, Vec<u8>> {
         let mut fields = BTreeMap::new();
         while let Some(end) = entry.iter().position(|byte| *byte == b'\n') {
@@ -157,8 +157,8 @@ mod tests {
         let path = dir.path().join("socket");
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
-        let speaker = OutputSource::new("web", 3, 77);
-        journal.print(&speaker, Stream::Stderr, b"some\x1b line\n").expect("sent");
+        let source = OutputSource::new("web", 3, 77);
+        journal.send_line(&source, Stream::Stderr, b"some\x1b line\n").expect("sent");
         let mut buffer = [0; 4096];
         let count = server.recv(&mut buffer).expect("an entry");
         let fields = parsed(&buffer[..count]);
@@ -166,20 +166,20 @@ mod tests {
             assert_eq!(fields[name], value.as_bytes());
         }
         assert_eq!((&fields["ROTAD_SLOT"][..], &fields["ROTAD_PID"][..]), (&b"3"[..], &b"77"[..]));
-        journal.own_line(b"2026-11-22T07:06:00.000000Z  WARN two\nlines\n").expect("sent");
+        journal.send_own_line(b"2026-11-22T07:06:00.000000Z  WARN two\nlines\n").expect("sent");
         let count = server.recv(&mut buffer).expect("an entry");
         let fields = parsed(&buffer[..count]);
         assert_eq!((&fields["MESSAGE"][..], &fields["PRIORITY"][..]), (&b"two\nlines"[..], &b"4"[..]));
     }
 
     #[test]
-    fn a_huge_line_goes_by_memory() {
+    fn a_huge_line_is_sent_as_a_memory_file() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("socket");
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
         let line = vec![b'x'; 4 << 20];
-        journal.print(&OutputSource::new("web", 0, 1), Stream::Both, &line).expect("sent");
+        journal.send_line(&OutputSource::new("web", 0, 1), Stream::Both, &line).expect("sent");
         let mut space = nix::cmsg_space!([i32; 1]);
         let heard = recvmsg::<UnixAddr>(server.as_raw_fd(), &mut [], Some(&mut space), MsgFlags::empty());
         let mut fds = Vec::new();
@@ -195,18 +195,18 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_is_away_or_full_is_not_waited_for() {
+    fn a_missing_or_full_journal_is_not_waited_for() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("socket");
         let mut journal = Journald::at(&path).expect("a journal");
-        assert!(journal.own_line(b"nobody is there").is_err());
+        assert!(journal.send_own_line(b"no journal is there").is_err());
         let _server = UnixDatagram::bind(&path).expect("a socket");
-        let errors = (0..100_000).find_map(|_| journal.own_line(b"somebody who does not read").err());
+        let errors = (0..100_000).find_map(|_| journal.send_own_line(b"a reader that is slow").err());
         assert_eq!(errors.expect("it is full").raw_os_error(), Some(nix::libc::EAGAIN));
     }
 
     #[test]
-    fn levels() {
+    fn priorities_are_parsed_from_the_line() {
         assert_eq!(parse(b"T  INFO all is well"), ("6", &b"all is well"[..]));
         assert_eq!(parse(b"T ERROR"), ("3", &b""[..]));
         assert_eq!(parse(b"rotad: 3 lines"), ("6", &b"rotad: 3 lines"[..]));

@@ -1,8 +1,10 @@
-//! The pen: the one thread that writes logs. The master's own lines and what its workers print end here, so that a
-//! slow disk or a stopped terminal never delays supervision.
+//! The log writer: the one thread that writes logs. The supervisor hands it the master's own lines and the pipes of its
+//! workers through [`LogWriter`], so that a slow disk or a stopped terminal never delays supervision.
 //!
-//! What workers print is looked at in their pipes, written, and only then taken out: whatever ends the master, a line
-//! is in a pipe or in its log (or, for a moment, in both).
+//! The way of a line: `pipe_peek` copies what is in a worker's pipe, `sinks` writes it to its target (`format` for the
+//! master's log, `rotating_file` for files, `journald` for the journal), and only then is it removed from the pipe.
+//! However the master ends, a line is in its pipe or in its log (or, for a moment, in both). `writer` is the loop,
+//! `tail` and `ring` keep recent lines for the status, for events and for `rotad logs`.
 
 mod format;
 mod journald;
@@ -16,7 +18,7 @@ mod sinks;
 mod tail;
 mod writer;
 
-pub use output::{Ends, LogTarget, Output};
+pub use output::{LogTarget, WorkerOutput, WorkerStdio};
 pub use pipe_peek::Stream;
 pub use ring::{Filter, Follower, LogLine};
 pub use rotating_file::Rotation;
@@ -27,7 +29,7 @@ use crate::event_loop::waker::Waker;
 use crate::plan::{FileAccess, LogPlan};
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use pipe_peek::{OutputSource, Pipe, PipePeek};
-use ring::Recent;
+use ring::RecentLines;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -36,87 +38,88 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use writer::{Command, WriterThread};
 
-/// Lines of the master that may wait for a slow disk; more are counted and dropped.
-const WAITING_LINES: usize = 4096;
-/// At the end: how long nothing may be written before the pen is given up …
-const NO_PROGRESS: Duration = Duration::from_secs(1);
-/// … and how long the end may take at most.
-const LONGEST_END: Duration = Duration::from_secs(10);
+/// How many of the master's own lines may be queued for a slow disk; further ones are dropped and counted.
+const MAX_QUEUED_LINES: usize = 4096;
+/// [`LogWriter::drain`] gives up when nothing was written for this long …
+const DRAIN_STALL: Duration = Duration::from_secs(1);
+/// … or after this long in all.
+const MAX_DRAIN: Duration = Duration::from_secs(10);
 
-/// A pipe of a worker that a dead master has left.
+/// A pipe of a worker that a previous, killed master left behind.
 #[derive(Debug)]
 pub struct StalePipe {
     pub pool: String,
     pub slot: u32,
     pub pid: i32,
     pub stream: Stream,
-    /// Its reading end.
+    /// The read end.
     pub fd: OwnedFd,
 }
 
-/// The handle to the pen; cheap to clone. Nothing here blocks but [`LogWriter::drain`].
+/// A handle to the log writer's thread; cheap to clone. Only [`LogWriter::drain`] blocks.
 #[derive(Clone)]
 pub struct LogWriter {
     lines: Sender<Vec<u8>>,
-    words: Sender<Command>,
+    commands: Sender<Command>,
     wake: Waker,
     dropped: Arc<AtomicU64>,
-    recent: Arc<Recent>,
-    /// Bytes that were taken out of pipes, ever.
+    recent: Arc<RecentLines>,
+    /// Bytes consumed from pipes since the start.
     progress: Arc<AtomicU64>,
-    /// Since when the pen is at one piece of work, in milliseconds after `begun`, plus one; 0: it waits for work.
-    at: Arc<AtomicU64>,
-    begun: Instant,
-    /// For looking into pipes beside the pen.
-    glass: Arc<Mutex<PipePeek>>,
+    /// When the thread began its current piece of work, in milliseconds after `started`, plus one; 0 while it waits for
+    /// work.
+    busy_since: Arc<AtomicU64>,
+    started: Instant,
+    /// For reading the unread end of a worker's output from the main thread.
+    pipe_peek: Arc<Mutex<PipePeek>>,
 }
 
 impl LogWriter {
     /// Starts the thread.
     ///
     /// # Errors
-    /// No descriptor or thread is left.
-    pub fn start(paper: MasterLog) -> io::Result<Self> {
-        let (lines, waiting) = bounded(WAITING_LINES);
-        // Bounded by what there is to say of the workers that there are.
-        let (words, said) = unbounded();
-        let pen = Self {
+    /// EMFILE, ENFILE or EAGAIN: no descriptor or thread is left.
+    pub fn start(master_log: MasterLog) -> io::Result<Self> {
+        let (lines, waiting) = bounded(MAX_QUEUED_LINES);
+        // Unbounded, but there are only a few commands per worker.
+        let (commands, command_queue) = unbounded();
+        let writer = Self {
             lines,
-            words,
+            commands,
             wake: Waker::new()?,
             dropped: Arc::default(),
             recent: Arc::default(),
             progress: Arc::default(),
-            at: Arc::default(),
-            begun: Instant::now(),
-            glass: Arc::new(Mutex::new(PipePeek::new()?)),
+            busy_since: Arc::default(),
+            started: Instant::now(),
+            pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
         };
-        let desk = WriterThread::new(paper, waiting, said, &pen)?;
-        std::thread::Builder::new().name("pen".into()).stack_size(128 * 1024).spawn(move || desk.work())?;
-        Ok(pen)
+        let thread = WriterThread::new(master_log, waiting, command_queue, &writer)?;
+        std::thread::Builder::new().name("log-writer".into()).stack_size(128 * 1024).spawn(move || thread.work())?;
+        Ok(writer)
     }
 
-    /// For how long the pen has been at one piece of work: a write to a disk that hangs has no end.
+    /// How long the thread has been at its current piece of work: a write to a hanging disk does not return.
     pub fn busy_for(&self) -> Duration {
-        let since = match self.at.load(Ordering::Relaxed) {
+        let since = match self.busy_since.load(Ordering::Relaxed) {
             0 => return Duration::ZERO,
             since => Duration::from_millis(since - 1),
         };
-        self.begun.elapsed().saturating_sub(since)
+        self.started.elapsed().saturating_sub(since)
     }
 
-    /// The pen begins a piece of work (true), or has done it.
-    fn note_work(at: &AtomicU64, begun: Instant, works: bool) {
-        at.store(if works { begun.elapsed().as_millis() as u64 + 1 } else { 0 }, Ordering::Relaxed);
+    /// Records that the thread begins a piece of work (true) or has finished it (false).
+    fn set_busy(busy_since: &AtomicU64, started: Instant, works: bool) {
+        busy_since.store(if works { started.elapsed().as_millis() as u64 + 1 } else { 0 }, Ordering::Relaxed);
     }
 
-    fn say(&self, word: Command) {
-        // The pen ends after its last handle.
-        self.words.send(word).ok();
+    fn send(&self, command: Command) {
+        // The thread ends after the last handle is dropped, so this cannot fail.
+        self.commands.send(command).ok();
         self.wake.wake();
     }
 
-    /// One line of the master, with its newline.
+    /// Queues one line of the master's own, with its newline.
     pub fn line(&self, line: Vec<u8>) {
         if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -124,82 +127,81 @@ impl LogWriter {
         self.wake.wake();
     }
 
-    /// From now on this worker's output is read and written.
-    pub fn adopt(&self, output: &Output) {
+    /// Starts reading and writing this worker's output.
+    pub fn adopt(&self, output: &WorkerOutput) {
         for (pipe, target) in &output.pipes {
-            self.say(Command::Adopt(pipe.clone(), target.clone()));
+            self.send(Command::Adopt(pipe.clone(), target.clone()));
         }
     }
 
-    /// From now on this pipe, which a dead master has left, is read and written as that pool's output is now; without
-    /// a plan (the pool is gone) into the master's log.
+    /// Starts reading a pipe that a previous master left behind. Its output goes where the pool's output goes now, or
+    /// into the master's log without a plan (the pool is gone).
     ///
     /// # Errors
-    /// It is not a pipe.
-    pub fn adopt_left(&self, left: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
+    /// EBADF: it is not a pipe.
+    pub fn adopt_stale(&self, left: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
         let target = log.map_or(LogTarget::Master, |log| LogTarget::of_stream(left.stream, log));
-        let speaker = Arc::new(OutputSource::new(&left.pool, left.slot, left.pid));
-        let pipe = Pipe::of(speaker, left.stream, left.fd)?;
-        self.say(Command::Adopt(Arc::new(pipe), target));
+        let source = Arc::new(OutputSource::new(&left.pool, left.slot, left.pid));
+        let pipe = Pipe::of(source, left.stream, left.fd)?;
+        self.send(Command::Adopt(Arc::new(pipe), target));
         Ok(())
     }
 
-    /// The last lines of a worker, those that nobody has written yet included. Takes nothing away.
-    pub fn last_words(&self, output: &Output) -> Vec<String> {
-        let mut glass = self.glass.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        glass.last_words(&output.speaker, output.pipes.iter().map(|(pipe, _)| &**pipe))
+    /// The last lines of a worker, including those that are still in its pipes. Nothing is consumed.
+    pub fn tail(&self, output: &WorkerOutput) -> Vec<String> {
+        let mut pipe_peek = self.pipe_peek.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        pipe_peek.tail_with_unread(&output.source, output.pipes.iter().map(|(pipe, _)| &**pipe))
     }
 
-    /// The worker has ended: an unfinished line of it is written as it is. Others may still hold its pipes, and are
-    /// heard as long as they do.
-    pub fn ended(&self, output: &Output) {
-        output.speaker.end();
+    /// The worker has exited: writes its unfinished last line as it is. Other processes may still hold its pipes, which
+    /// are read until the last one closes them.
+    pub fn ended(&self, output: &WorkerOutput) {
+        output.source.end();
         if !output.pipes.is_empty() {
-            self.say(Command::Ended);
+            self.send(Command::Ended);
         }
     }
 
-    /// Opens all log files again by their names.
+    /// Reopens all log files by their names.
     pub fn reopen(&self) {
-        self.say(Command::Reopen);
+        self.send(Command::Reopen);
     }
 
-    /// When the master's log is put aside, from now on.
+    /// Sets when the master's log is rotated.
     pub fn set_rotation(&self, rotation: Rotation) {
-        self.say(Command::Rotation(rotation));
+        self.send(Command::Rotation(rotation));
     }
 
-    /// From now on what the workers of this pool print goes where this plan says; also what those print that run
-    /// already, as far as they have a pipe. A worker that writes to the master's own stdout or to nowhere goes on doing
-    /// so until it is replaced; one that has a pipe and should do so has it emptied into the master's log, or into
-    /// nowhere.
+    /// Sends the output of this pool's workers where this plan says, including that of running workers as far as they
+    /// have a pipe. A worker that inherited the master's stdout or has /dev/null keeps it until it is replaced. If a
+    /// worker with a pipe should have inherited stdout or got /dev/null, its pipe is emptied into the master's log or
+    /// discarded.
     pub fn retarget(&self, pool: &str, log: &LogPlan) {
-        self.say(Command::Retarget(pool.into(), Box::new(log.clone())));
+        self.send(Command::Retarget(pool.into(), Box::new(log.clone())));
     }
 
-    /// The last `n` lines that such workers printed, oldest first. About 1 MiB of lines is kept, for all together; of a
-    /// flood only samples.
+    /// The last `n` lines that match, oldest first. About 1 MiB of lines is kept for all workers together; of a flood,
+    /// only samples.
     pub fn recent(&self, filter: &Filter, n: usize) -> Vec<LogLine> {
         self.recent.last(filter, n)
     }
 
-    /// The last `n` lines that such workers printed and all that they print from now on. `bell` is rung when there is
-    /// something to take. The pen never waits for a follower: one that is slow, or a flood, loses lines and is told how
-    /// many.
-    pub fn follow(&self, filter: Filter, n: usize, bell: Waker) -> Follower {
-        self.recent.follow(filter, n, bell)
+    /// The last `n` lines that match, and all that match from now on. `waker` is woken when there is something to take.
+    /// The writer never waits for a follower: a slow one loses lines and is told how many.
+    pub fn follow(&self, filter: Filter, n: usize, waker: Waker) -> Follower {
+        self.recent.follow(filter, n, waker)
     }
 
-    /// Waits until all that was said and printed is written. Gives up when nothing is written for a second, or after
-    /// ten: for the end of the master, and before its beginning.
+    /// Waits until everything queued and printed is written. Gives up when nothing was written for a second, or after
+    /// ten seconds. Called before the master daemonizes and before it exits.
     pub fn drain(&self) {
         let (done, waits) = bounded(1);
-        self.say(Command::Drain(done));
-        let begun = Instant::now();
+        self.send(Command::Drain(done));
+        let started = Instant::now();
         let mut seen = self.progress.load(Ordering::Relaxed);
-        while let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(NO_PROGRESS) {
+        while let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(DRAIN_STALL) {
             let now = self.progress.load(Ordering::Relaxed);
-            if now == seen || begun.elapsed() >= LONGEST_END {
+            if now == seen || started.elapsed() >= MAX_DRAIN {
                 return;
             }
             seen = now;
@@ -207,10 +209,11 @@ impl LogWriter {
     }
 }
 
-/// Whether a log could be written at this path; it is made there.
+/// Checks that a log can be written at this path, and creates it.
 ///
 /// # Errors
-/// The kernel's; or it is a link, no plain file, or lies where others decide what it is.
+/// EACCES, EROFS, ENOSPC, … from the system call; InvalidInput if it is a symlink, not a regular file, or in a
+/// directory where another user decides what its name means.
 pub fn check_file(path: &Path, access: FileAccess) -> io::Result<()> {
     open::open(path, access).map(|_| ())
 }

@@ -1,4 +1,5 @@
-//! What one worker prints to: its pipes, or what stands in their place, and where that goes.
+//! Where one worker's stdout and stderr go: its pipes or their substitutes, and the target of each pipe. The supervisor
+//! opens a [`WorkerOutput`] before each spawn and hands it to [`super::LogWriter::adopt`].
 
 use super::pipe_peek::{OutputSource, Pipe, Stream};
 use super::rotating_file::Rotation;
@@ -9,12 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
-/// Where what comes out of a pipe is written.
+/// Where the output from a pipe is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
     /// The master's log: line by line, with time and origin.
     Master,
-    /// A file: as it was printed, in whole lines.
+    /// A file: as printed, in whole lines.
     File {
         path: PathBuf,
         rotation: Rotation,
@@ -23,7 +24,7 @@ pub enum LogTarget {
 }
 
 impl LogTarget {
-    /// None where the worker gets no pipe: it writes there itself.
+    /// None if the worker gets no pipe and writes to the target itself.
     fn of(sink: &Sink, log: &LogPlan) -> Option<Self> {
         let rotation = Rotation { max_size: log.max_size, keep: log.keep, access: log.access };
         match sink {
@@ -34,8 +35,8 @@ impl LogTarget {
         }
     }
 
-    /// Where this stream of a worker goes. A pipe that is there already and has no target any more is emptied into
-    /// nowhere.
+    /// The target of this stream of a worker. WorkerOutput of an existing pipe that should no longer go anywhere is
+    /// discarded.
     pub(super) fn of_stream(stream: Stream, log: &LogPlan) -> Self {
         let sink = if stream == Stream::Stderr { &log.stderr } else { &log.stdout };
         match sink {
@@ -47,29 +48,29 @@ impl LogTarget {
 
 /// The master's ends of one worker's output.
 #[derive(Debug)]
-pub struct Output {
-    pub(super) speaker: Arc<OutputSource>,
+pub struct WorkerOutput {
+    pub(super) source: Arc<OutputSource>,
     pub(super) pipes: Vec<(Arc<Pipe>, LogTarget)>,
 }
 
-/// The descriptors that a worker gets as its stdout and stderr.
-pub type Ends = (Arc<OwnedFd>, Arc<OwnedFd>);
+/// The worker's stdout and stderr.
+pub type WorkerStdio = (Arc<OwnedFd>, Arc<OwnedFd>);
 
-impl Output {
-    /// Makes the pipes of a worker. Streams that go to one place share one pipe, so that their lines stay in the order
-    /// in which they were printed.
+impl WorkerOutput {
+    /// Opens the pipes of a worker. Streams with the same target share one pipe, so that their lines stay in the order
+    /// in which they were printed. `owner` is the worker's uid if it differs from the master's.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// EMFILE or ENFILE: no descriptor is left.
     pub fn open(
         pool: &str,
         slot: u32,
         log: &LogPlan,
         owner: Option<u32>,
         null: &Arc<OwnedFd>,
-    ) -> io::Result<(Self, Ends)> {
-        let speaker = Arc::new(OutputSource::new(pool, slot, 0));
-        let mut output = Self { speaker, pipes: Vec::new() };
+    ) -> io::Result<(Self, WorkerStdio)> {
+        let source = Arc::new(OutputSource::new(pool, slot, 0));
+        let mut output = Self { source, pipes: Vec::new() };
         let (out, err) = (LogTarget::of(&log.stdout, log), LogTarget::of(&log.stderr, log));
         let shared = log.stderr == Sink::Stdout || (out.is_some() && out == err);
         let stdout = match (out, &log.stdout) {
@@ -87,17 +88,17 @@ impl Output {
     }
 
     fn pipe(&mut self, stream: Stream, target: LogTarget, owner: Option<u32>) -> io::Result<Arc<OwnedFd>> {
-        let (pipe, end) = Pipe::open(self.speaker.clone(), stream, owner)?;
+        let (pipe, end) = Pipe::open(self.source.clone(), stream, owner)?;
         self.pipes.push((Arc::new(pipe), target));
         Ok(Arc::new(end))
     }
 
-    /// Where the pid is to be noted that its lines carry.
+    /// The cell for the pid that its lines carry; the child stores it.
     pub fn pid(&self) -> Arc<AtomicI32> {
-        self.speaker.pid_cell()
+        self.source.pid_cell()
     }
 
-    /// Its pipes, by the numbers that the kernel gave them (`pipe:[NUMBER]` in /proc/PID/fd).
+    /// Its pipes by their inode numbers (`pipe:[NUMBER]` in /proc/PID/fd).
     pub fn inodes(&self) -> Vec<(Stream, u64)> {
         self.pipes.iter().filter_map(|(pipe, _)| Some((pipe.stream, pipe.inode().ok()?))).collect()
     }

@@ -1,5 +1,5 @@
-//! The way of a worker's output to the pen: a pipe, looked at before it is emptied. What is in the pipe survives the
-//! master; what the pen has taken out it has written before.
+//! A worker's output pipe and the means to read it without consuming it. The writer's thread peeks, writes, then
+//! consumes: what is in the pipe survives the master, and what was consumed is already in the log.
 
 use super::tail::TailLines;
 use nix::errno::Errno;
@@ -12,19 +12,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A pipe as it is born, in bytes (pipe(7)).
-pub(super) const SMALL: usize = 64 << 10;
-/// A pipe that is busy, in bytes: what an ordinary user may ask for at most (/proc/sys/fs/pipe-max-size).
-pub(super) const LARGE: usize = 1 << 20;
-/// How much is read at most for last words, in bytes, of each pipe.
+/// Default capacity of a pipe, in bytes (pipe(7)).
+pub(super) const DEFAULT_CAPACITY: usize = 64 << 10;
+/// Capacity of a busy pipe, in bytes: the most that an unprivileged user may set (/proc/sys/fs/pipe-max-size).
+pub(super) const MAX_CAPACITY: usize = 1 << 20;
+/// How many bytes of each pipe are read for a worker's tail.
 const LAST_BYTES: usize = 32 << 10;
 
-/// Which output of a worker.
+/// A worker's output stream, as its pipe carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
     Stderr,
-    /// Both in one pipe: they have the same target, and their lines come in the order in which they were printed.
+    /// Both in one pipe: they have the same target, and their lines stay in the order in which they were printed.
     Both,
 }
 
@@ -42,16 +42,16 @@ impl Stream {
     }
 }
 
-/// Who prints: a worker, and what it said last.
+/// The worker that prints, and its last lines.
 #[derive(Debug)]
 pub(super) struct OutputSource {
     pub(super) pool: Arc<str>,
     pub(super) slot: u32,
-    /// Written by the half-born worker itself: a fast one prints before its birth is reported.
+    /// Stored by the child itself before exec: a fast worker prints before its start is reported.
     pid: Arc<AtomicI32>,
-    /// The worker has ended; its pipes may be held by others.
+    /// The worker has exited; other processes may hold its pipes.
     ended: AtomicBool,
-    words: Mutex<TailLines>,
+    tail: Mutex<TailLines>,
 }
 
 impl OutputSource {
@@ -61,7 +61,7 @@ impl OutputSource {
             slot,
             pid: Arc::new(AtomicI32::new(pid)),
             ended: AtomicBool::new(false),
-            words: Mutex::default(),
+            tail: Mutex::default(),
         }
     }
 
@@ -81,28 +81,28 @@ impl OutputSource {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// While this is held, nothing is taken out of the worker's pipes.
-    pub(super) fn words(&self) -> MutexGuard<'_, TailLines> {
-        // A panic elsewhere does not make these bytes wrong.
-        self.words.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// While this lock is held, nothing is consumed from the worker's pipes.
+    pub(super) fn tail(&self) -> MutexGuard<'_, TailLines> {
+        // A panic of another thread leaves these bytes valid.
+        self.tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// The reading end of a worker's pipe. The pen alone takes something out; the main thread looks in at a death.
+/// The read end of a worker's pipe. Only the writer's thread consumes; the main thread peeks when the worker exits.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    pub(super) speaker: Arc<OutputSource>,
+    pub(super) source: Arc<OutputSource>,
     pub(super) stream: Stream,
     fd: OwnedFd,
 }
 
 impl Pipe {
-    /// A new pipe, and the end for the worker. That end is open for reading as well, so that the worker never gets
-    /// SIGPIPE when the master is killed; and it belongs to the worker's user, who may open `/dev/stdout` again.
+    /// Creates a pipe and the worker's end of it. That end is open for reading as well, so that the worker never gets
+    /// SIGPIPE when the master is killed; and the worker's user owns it, so that the worker can open `/dev/stdout`.
     ///
     /// # Errors
-    /// No descriptor is left.
-    pub(super) fn open(speaker: Arc<OutputSource>, stream: Stream, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
+    /// EMFILE or ENFILE: no descriptor is left.
+    pub(super) fn open(source: Arc<OutputSource>, stream: Stream, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
         let (fd, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         if let Some(uid) = owner {
             nix::unistd::fchown(&write, Some(uid.into()), None)?;
@@ -111,40 +111,40 @@ impl Pipe {
         let both = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_CLOEXEC.bits()).open(path);
         let end = match both {
             Ok(both) => both.into(),
-            // Without /proc a plain end has to do, and one that waits.
+            // Without /proc, fall back to the write end, made blocking.
             Err(_) => {
                 fcntl(&write, FcntlArg::F_SETFL(OFlag::O_WRONLY))?;
                 write
             }
         };
-        Ok((Self { speaker, stream, fd }, end))
+        Ok((Self { source, stream, fd }, end))
     }
 
-    /// The reading end of a pipe that is there already.
+    /// Takes over the read end of an existing pipe.
     ///
     /// # Errors
-    /// The kernel's: not a pipe.
-    pub(super) fn of(speaker: Arc<OutputSource>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
+    /// EBADF: it is not a pipe.
+    pub(super) fn of(source: Arc<OutputSource>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         size(&fd)?;
-        Ok(Self { speaker, stream, fd })
+        Ok(Self { source, stream, fd })
     }
 
-    /// The number by which the kernel knows the pipe.
+    /// The inode number of the pipe.
     ///
     /// # Errors
-    /// The kernel's.
+    /// None in practice: fstat(2) on an open descriptor.
     pub(super) fn inode(&self) -> io::Result<u64> {
         Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
     }
 
-    /// How much it holds, in bytes.
+    /// How many bytes it holds when full.
     pub(super) fn capacity(&self) -> usize {
-        size(&self.fd).unwrap_or(SMALL)
+        size(&self.fd).unwrap_or(DEFAULT_CAPACITY)
     }
 
-    /// Whether a writer would have to wait. The reading end cannot be asked (poll(2) tells a writer alone), so a writing
-    /// one is opened for a moment; where that cannot be done, the answer is no.
+    /// Whether a write would block. poll(2) tells that only for a write end, so one is opened for a moment; false if
+    /// that fails.
     pub(super) fn is_full(&self) -> bool {
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let flags = (OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits();
@@ -153,7 +153,8 @@ impl Pipe {
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
 
-    /// Makes it as large as it may be. The user's share of pipe memory may be used up (EPERM): then it stays.
+    /// Grows the pipe as far as allowed and returns its capacity in bytes. If the user's share of pipe memory is used
+    /// up (EPERM), it stays as it is.
     pub(super) fn grow(&self) -> usize {
         grow(&self.fd)
     }
@@ -170,46 +171,46 @@ fn size(fd: impl AsFd) -> nix::Result<usize> {
 }
 
 fn grow(fd: impl AsFd) -> usize {
-    let mut wanted = LARGE;
-    while wanted > SMALL && fcntl(fd.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted as i32)).is_err() {
+    let mut wanted = MAX_CAPACITY;
+    while wanted > DEFAULT_CAPACITY && fcntl(fd.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted as i32)).is_err() {
         wanted /= 2;
     }
-    size(fd).unwrap_or(SMALL)
+    size(fd).unwrap_or(DEFAULT_CAPACITY)
 }
 
-/// What was seen in a pipe.
+/// The result of peeking into a pipe.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// So many bytes, which are still in it.
+    /// This many bytes, which are still in the pipe.
     Bytes(usize),
     Nothing,
-    /// Nothing, and nobody is left who could write.
+    /// The pipe is empty and has no writer any more.
     End,
 }
 
-/// A pipe of our own that shows what is in another one (tee(2)).
+/// A scratch pipe for peeking into others with tee(2).
 ///
-/// A copy of the pages' addresses alone is made, and the writer goes on filling up the last page: splicing would end
-/// it, and each short line after that would take a page.
+/// tee(2) shares the pages, and the writer goes on filling the last page. splice(2) would close that page, and each
+/// short line after it would take a whole one.
 #[derive(Debug)]
 pub(super) struct PipePeek {
     read: OwnedFd,
     write: OwnedFd,
-    /// Where what was written goes.
+    /// /dev/null, into which consumed bytes are spliced.
     null: Option<OwnedFd>,
     capacity: usize,
 }
 
 impl PipePeek {
     /// # Errors
-    /// No descriptor is left.
+    /// EMFILE or ENFILE: no descriptor is left.
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let null = OpenOptions::new().write(true).open("/dev/null").ok().map(OwnedFd::from);
-        Ok(Self { read, write, null, capacity: SMALL })
+        Ok(Self { read, write, null, capacity: DEFAULT_CAPACITY })
     }
 
-    /// Whether it shows a pipe of this capacity as a whole.
+    /// Whether a pipe of this capacity can be peeked as a whole.
     pub(super) fn fits(&mut self, capacity: usize) -> bool {
         if self.capacity < capacity {
             self.capacity = grow(&self.write);
@@ -217,8 +218,8 @@ impl PipePeek {
         self.capacity >= capacity
     }
 
-    /// Copies what is in the pipe, from its beginning, and leaves it there.
-    pub(super) fn look(&mut self, pipe: &Pipe, into: &mut [u8]) -> Seen {
+    /// Copies the beginning of the pipe's content and leaves it there.
+    pub(super) fn peek(&mut self, pipe: &Pipe, into: &mut [u8]) -> Seen {
         match tee(pipe, &self.write, into.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(0) => Seen::End,
             Ok(count) => {
@@ -233,12 +234,13 @@ impl PipePeek {
                 Seen::Bytes(got)
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Seen::Nothing,
-            // Out of memory: it is looked at again when more is written.
+            // ENOMEM: tried again when more is written.
             Err(_) => Seen::Nothing,
         }
     }
 
-    /// The last bytes in the pipe, which stay there. Bounded; a pipe larger than the glass shows its beginning alone.
+    /// The last bytes in the pipe, which stay there: [`LAST_BYTES`] at most. Of a pipe larger than the scratch pipe,
+    /// only the beginning is seen.
     fn tail(&mut self, pipe: &Pipe) -> Vec<u8> {
         let capacity = pipe.capacity();
         self.fits(capacity);
@@ -258,29 +260,29 @@ impl PipePeek {
         tail
     }
 
-    /// Takes so many bytes out of the pipe. They have been written.
-    pub(super) fn take_out(&self, pipe: &Pipe, count: usize) {
+    /// Removes `count` bytes, which have been written, from the pipe.
+    pub(super) fn consume(&self, pipe: &Pipe, count: usize) {
         drain(pipe, count, self.null.as_ref());
     }
 
-    /// What a worker said last: the lines that were written, and those that still wait in its pipes.
-    pub(super) fn last_words<'a>(
+    /// A worker's last lines: those that were written, then those that are still in its pipes.
+    pub(super) fn tail_with_unread<'a>(
         &mut self,
-        speaker: &OutputSource,
+        source: &OutputSource,
         pipes: impl Iterator<Item = &'a Pipe>,
     ) -> Vec<String> {
-        let words = speaker.words();
-        let mut all = words.clone();
+        let tail = source.tail();
+        let mut all = tail.clone();
         for pipe in pipes {
             let tail = self.tail(pipe);
-            all.hear(&tail);
+            all.push(&tail);
         }
-        drop(words);
+        drop(tail);
         all.lines()
     }
 }
 
-/// Moves `count` bytes out of a pipe into nowhere.
+/// Discards `count` bytes of a pipe.
 fn drain(pipe: impl AsFd, mut count: usize, null: Option<&OwnedFd>) {
     while count > 0 {
         let moved = match null {
@@ -294,7 +296,7 @@ fn drain(pipe: impl AsFd, mut count: usize, null: Option<&OwnedFd>) {
         match moved {
             Ok(moved) if moved > 0 => count -= moved,
             Err(Errno::EINTR) => {}
-            // Somebody else has emptied it: a worker may read its own output.
+            // The worker may have read its own output and emptied the pipe.
             _ => return,
         }
     }
@@ -306,57 +308,57 @@ mod tests {
     use std::io::Write;
 
     fn pipe() -> (Pipe, std::fs::File) {
-        let speaker = Arc::new(OutputSource::new("web", 0, 1));
-        let (pipe, end) = Pipe::open(speaker, Stream::Both, None).expect("a pipe");
+        let source = Arc::new(OutputSource::new("web", 0, 1));
+        let (pipe, end) = Pipe::open(source, Stream::Both, None).expect("a pipe");
         (pipe, end.into())
     }
 
     #[test]
-    fn what_is_seen_stays_until_it_is_taken_out() {
+    fn peeked_bytes_stay_until_they_are_consumed() {
         let (pipe, mut end) = pipe();
-        let mut glass = PipePeek::new().expect("a glass");
-        let mut seen = vec![0; LARGE];
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Nothing);
+        let mut pipe_peek = PipePeek::new().expect("a pipe_peek");
+        let mut seen = vec![0; MAX_CAPACITY];
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Nothing);
         end.write_all(b"one\ntw").expect("written");
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(6));
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(6));
         end.write_all(b"o\n").expect("written");
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(8));
-        glass.take_out(&pipe, 4);
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(4));
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(8));
+        pipe_peek.consume(&pipe, 4);
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(4));
         assert_eq!(&seen[..4], b"two\n");
         drop(end);
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(4));
-        glass.take_out(&pipe, 4);
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::End, "the worker's end counted as reader and writer");
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(4));
+        pipe_peek.consume(&pipe, 4);
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::End, "the worker's end counted as reader and writer");
     }
 
-    /// Looking must not cost the writer its pages: 100-byte lines would fill a pipe of 16 pages with 16 lines.
+    /// Peeking must not cost the writer its pages: 100-byte lines would fill a pipe of 16 pages with 16 lines.
     #[test]
-    fn short_lines_share_a_page_though_somebody_looks() {
+    fn peeking_lets_short_lines_share_a_page() {
         let (pipe, mut end) = pipe();
-        let mut glass = PipePeek::new().expect("a glass");
-        let mut seen = vec![0; SMALL];
+        let mut pipe_peek = PipePeek::new().expect("a pipe_peek");
+        let mut seen = vec![0; DEFAULT_CAPACITY];
         for count in 1..=400 {
             end.write_all(&[b'x'; 100]).expect("written");
-            assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(count * 100));
+            assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(count * 100));
         }
-        glass.take_out(&pipe, 150);
+        pipe_peek.consume(&pipe, 150);
         end.write_all(&[b'y'; 100]).expect("written");
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(400 * 100 - 50));
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(400 * 100 - 50));
     }
 
     #[test]
-    fn last_words_are_the_written_ones_and_those_in_the_pipe() {
+    fn the_tail_includes_lines_still_in_the_pipe() {
         let (pipe, mut end) = pipe();
-        let mut glass = PipePeek::new().expect("a glass");
-        pipe.speaker.words().hear(b"written\n");
+        let mut pipe_peek = PipePeek::new().expect("a pipe_peek");
+        pipe.source.tail().push(b"written\n");
         pipe.grow();
         end.write_all(&b"0123456789\n".repeat(50_000)).expect("written");
         end.write_all(b"end\nof it").expect("written");
-        let words = glass.last_words(&pipe.speaker, std::iter::once(&pipe));
-        assert_eq!(words.len(), 20);
-        assert_eq!(words[17..], ["0123456789", "end", "of it"]);
-        let mut seen = vec![0; LARGE];
-        assert_eq!(glass.look(&pipe, &mut seen), Seen::Bytes(550_009), "nothing was taken out");
+        let tail = pipe_peek.tail_with_unread(&pipe.source, std::iter::once(&pipe));
+        assert_eq!(tail.len(), 20);
+        assert_eq!(tail[17..], ["0123456789", "end", "of it"]);
+        let mut seen = vec![0; MAX_CAPACITY];
+        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(550_009), "nothing was taken out");
     }
 }

@@ -1,7 +1,7 @@
-//! What workers printed last, for whoever looks on: a ring of the most recent lines, and followers that get each new
-//! one. Nobody who looks on ever delays the pen: a follower that is slow loses lines and is told how many.
+//! The most recent lines of all workers, for `rotad logs`: a ring, and followers that get each new line. A slow
+//! follower never delays the writer: it loses lines and is told how many.
 //!
-//! The ring keeps whole lines in the chunks in which the pen read them, and cuts them up only for those who ask.
+//! The ring keeps whole lines in the chunks in which the writer read them; they are split only when a reader asks.
 
 use super::pipe_peek::Stream;
 use crate::event_loop::waker::Waker;
@@ -10,29 +10,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
-/// What the ring holds at most, in bytes, with what each chunk costs beside its text.
-const RING: usize = 1 << 20;
-/// What waits for one follower at most, in bytes.
-const WAITING: usize = 256 << 10;
-/// How much of one gulp goes into the ring at most, in bytes: more than anybody reads of a flood.
-const MOST_OF_A_GULP: usize = 16 << 10;
-/// The cost of a chunk beside its text, in bytes.
-const CHUNK: usize = 96;
+/// Maximum size of the ring in bytes, including the overhead of each chunk.
+const RING_BYTES: usize = 1 << 20;
+/// Maximum bytes queued for one follower.
+const MAX_PENDING_BYTES: usize = 256 << 10;
+/// How many bytes of one read go into the ring: more than a reader looks at in a flood.
+const MAX_CHUNK_TEXT: usize = 16 << 10;
+/// Overhead of a chunk beside its text, in bytes.
+const CHUNK_OVERHEAD: usize = 96;
 
 /// One line that a worker printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// When the pen read it.
+    /// When the writer read it.
     pub at: SystemTime,
     pub pool: Arc<str>,
     pub slot: u32,
     pub pid: i32,
     pub stream: Stream,
-    /// As it was printed, without its newline: neither harmless nor UTF-8.
+    /// As printed, without its newline: unsanitized, and not necessarily UTF-8.
     pub line: Vec<u8>,
 }
 
-/// Whose lines are wanted. The default wants all.
+/// Which workers' lines match. The default matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub pool: Option<String>,
@@ -40,7 +40,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn wants(&self, chunk: &Chunk) -> bool {
+    fn matches(&self, chunk: &Chunk) -> bool {
         self.pool.as_deref().is_none_or(|pool| pool == &*chunk.pool) && self.slot.is_none_or(|slot| slot == chunk.slot)
     }
 }
@@ -57,7 +57,7 @@ pub(super) struct Chunk {
 
 impl Chunk {
     fn cost(&self) -> usize {
-        CHUNK + self.text.len()
+        CHUNK_OVERHEAD + self.text.len()
     }
 
     fn lines(&self) -> impl DoubleEndedIterator<Item = LogLine> + '_ {
@@ -73,30 +73,30 @@ impl Chunk {
     }
 }
 
-/// The ring and those who follow.
+/// The ring and its followers.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<Inner>);
+pub(super) struct RecentLines(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     ring: VecDeque<Arc<Chunk>>,
     cost: usize,
-    followers: Vec<Weak<Queue>>,
+    followers: Vec<Weak<FollowerQueue>>,
 }
 
-impl Recent {
+impl RecentLines {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic elsewhere does not make these lines wrong.
+        // A panic of another thread leaves these lines valid.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes in whole lines, each with its newline (the last one may lack it).
+    /// Adds whole lines, each with its newline (the last one may lack it).
     pub(super) fn add(&self, pool: &Arc<str>, slot: u32, pid: i32, stream: Stream, text: &[u8]) {
         let mut kept = text;
         let mut skipped = 0;
         let mut inner = self.lock();
-        if text.len() > MOST_OF_A_GULP {
-            let cut = text.len() - MOST_OF_A_GULP;
+        if text.len() > MAX_CHUNK_TEXT {
+            let cut = text.len() - MAX_CHUNK_TEXT;
             let start = text[cut..].iter().position(|byte| *byte == b'\n').map_or(cut, |newline| cut + newline + 1);
             kept = if start < text.len() { &text[start..] } else { &text[cut..] };
             if !inner.followers.is_empty() {
@@ -108,99 +108,99 @@ impl Recent {
         let chunk = Arc::new(Chunk { at, pool: pool.clone(), slot, pid, stream, text: kept.into() });
         inner.cost += chunk.cost();
         inner.ring.push_back(chunk.clone());
-        while inner.cost > RING
+        while inner.cost > RING_BYTES
             && let Some(old) = inner.ring.pop_front()
         {
             inner.cost -= old.cost();
         }
         inner.followers.retain(|follower| {
             let Some(queue) = follower.upgrade() else { return false };
-            queue.offer(&chunk, skipped);
+            queue.push(&chunk, skipped);
             true
         });
     }
 
-    /// The last `n` of the lines that are wanted, oldest first.
+    /// The last `n` lines that match, oldest first.
     pub(super) fn last(&self, filter: &Filter, n: usize) -> Vec<LogLine> {
         last(&self.lock().ring, filter, n)
     }
 
-    pub(super) fn follow(&self, filter: Filter, n: usize, bell: Waker) -> Follower {
+    pub(super) fn follow(&self, filter: Filter, n: usize, waker: Waker) -> Follower {
         let mut inner = self.lock();
         let before = last(&inner.ring, &filter, n);
-        let queue = Arc::new(Queue { filter, bell, waits: AtomicBool::new(false), chunks: Mutex::default() });
+        let queue = Arc::new(FollowerQueue { filter, waker, woken: AtomicBool::new(false), chunks: Mutex::default() });
         inner.followers.push(Arc::downgrade(&queue));
         Follower { before, queue }
     }
 }
 
 fn last(ring: &VecDeque<Arc<Chunk>>, filter: &Filter, n: usize) -> Vec<LogLine> {
-    let wanted = ring.iter().rev().filter(|chunk| filter.wants(chunk));
+    let wanted = ring.iter().rev().filter(|chunk| filter.matches(chunk));
     let mut lines: Vec<LogLine> = wanted.flat_map(|chunk| chunk.lines().rev()).take(n).collect();
     lines.reverse();
     lines
 }
 
 #[derive(Debug)]
-struct Queue {
+struct FollowerQueue {
     filter: Filter,
-    bell: Waker,
-    /// The bell was rung, and nobody has come since.
-    waits: AtomicBool,
-    chunks: Mutex<Waiting>,
+    waker: Waker,
+    /// The waker was woken, and the follower has not taken anything since.
+    woken: AtomicBool,
+    chunks: Mutex<Pending>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Pending {
     chunks: VecDeque<Arc<Chunk>>,
     cost: usize,
     skipped: u64,
 }
 
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+impl FollowerQueue {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
         self.chunks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn offer(&self, chunk: &Arc<Chunk>, skipped: u64) {
-        if !self.filter.wants(chunk) {
+    fn push(&self, chunk: &Arc<Chunk>, skipped: u64) {
+        if !self.filter.matches(chunk) {
             return;
         }
-        let mut waiting = self.lock();
-        waiting.skipped += skipped;
-        waiting.cost += chunk.cost();
-        waiting.chunks.push_back(chunk.clone());
-        while waiting.cost > WAITING
-            && let Some(old) = waiting.chunks.pop_front()
+        let mut pending = self.lock();
+        pending.skipped += skipped;
+        pending.cost += chunk.cost();
+        pending.chunks.push_back(chunk.clone());
+        while pending.cost > MAX_PENDING_BYTES
+            && let Some(old) = pending.chunks.pop_front()
         {
-            waiting.cost -= old.cost();
-            waiting.skipped += old.lines().count() as u64;
+            pending.cost -= old.cost();
+            pending.skipped += old.lines().count() as u64;
         }
-        drop(waiting);
-        if !self.waits.swap(true, Ordering::SeqCst) {
-            self.bell.wake();
+        drop(pending);
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            self.waker.wake();
         }
     }
 }
 
-/// Gets the lines that workers print from now on; dropped, it gets no more. Held by one thread, rung for by the pen.
+/// Receives the lines that workers print from now on, until it is dropped. One thread holds it; the writer wakes that
+/// thread.
 #[derive(Debug)]
 pub struct Follower {
     before: Vec<LogLine>,
-    queue: Arc<Queue>,
+    queue: Arc<FollowerQueue>,
 }
 
 impl Follower {
-    /// All lines that have come since it was asked last (the first time, those that were asked for of the past), and
-    /// how many were left out before them because nobody came to take them. Does not block; the bell rings when there
-    /// is more.
+    /// All lines since the last call (at the first call, the requested past lines), and how many were left out before
+    /// them because the follower was slow. Does not block; the waker is woken when there is more.
     pub fn take(&mut self) -> (Vec<LogLine>, u64) {
         let mut lines = std::mem::take(&mut self.before);
-        // In this order: what comes from here on rings anew.
-        self.queue.waits.store(false, Ordering::SeqCst);
-        let waiting = std::mem::take(&mut *self.queue.lock());
-        lines.extend(waiting.chunks.iter().flat_map(|chunk| chunk.lines()));
-        (lines, waiting.skipped)
+        // Clear the flag before taking: a chunk that is added in between wakes the follower again.
+        self.queue.woken.store(false, Ordering::SeqCst);
+        let pending = std::mem::take(&mut *self.queue.lock());
+        lines.extend(pending.chunks.iter().flat_map(|chunk| chunk.lines()));
+        (lines, pending.skipped)
     }
 }
 
@@ -213,8 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_of_a_slot() {
-        let recent = Recent::default();
+    fn last_lines_can_be_filtered_by_slot() {
+        let recent = RecentLines::default();
         let (web, api): (Arc<str>, Arc<str>) = ("web".into(), "api".into());
         recent.add(&web, 0, 7, Stream::Both, b"one\ntwo\n");
         recent.add(&api, 0, 8, Stream::Stderr, b"else\n");
@@ -226,18 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_within_its_bounds_and_a_slow_follower_is_told() {
-        let recent = Recent::default();
+    fn the_ring_is_bounded_and_a_slow_follower_learns_its_loss() {
+        let recent = RecentLines::default();
         let pool: Arc<str> = "web".into();
-        let bell = Waker::new().expect("a descriptor");
+        let waker = Waker::new().expect("a descriptor");
         recent.add(&pool, 0, 1, Stream::Both, b"before\n");
-        let mut follower = recent.follow(Filter::default(), 5, bell);
+        let mut follower = recent.follow(Filter::default(), 5, waker);
         assert_eq!(texts(&follower.take().0), ["before"]);
-        let gulp = b"123456789\n".repeat(10_000);
+        let buf = b"123456789\n".repeat(10_000);
         for _ in 0..1000 {
-            recent.add(&pool, 0, 1, Stream::Both, &gulp);
+            recent.add(&pool, 0, 1, Stream::Both, &buf);
         }
-        assert!(recent.lock().cost <= RING);
+        assert!(recent.lock().cost <= RING_BYTES);
         let (lines, skipped) = follower.take();
         assert!(lines.iter().all(|line| line.line == b"123456789"), "a line was cut");
         assert_eq!(lines.len() as u64 + skipped, 10_000_000);

@@ -1,6 +1,6 @@
 //! A log file that is rotated by size, always between two lines.
 
-use super::open::{self, Found, numbered};
+use super::open::{self, OpenLog, numbered};
 use crate::plan::FileAccess;
 use nix::fcntl::renameat;
 use nix::sys::stat::fstat;
@@ -8,20 +8,22 @@ use nix::unistd::{UnlinkatFlags, ftruncate, unlinkat};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// When a file is put aside, how many are kept, and whose they are.
+/// When a file is rotated, how many old ones are kept, and who owns them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rotation {
-    /// Bytes; 0: never.
+    /// Maximum size in bytes; 0: never rotated.
     pub max_size: u64,
+    /// How many rotated files are kept.
     pub keep: u32,
+    /// Owner, group and mode; what is not named stays as it is.
     pub access: FileAccess,
 }
 
-/// Who left a line unfinished at the end of the file.
+/// Which writer left an unfinished line at the end of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unfinished {
     Nobody,
-    /// Somebody of whom nothing more will come: a dead worker, or a dead master.
+    /// A writer that has ended: an exited worker, or a killed master.
     Gone,
     By(u64),
 }
@@ -30,14 +32,14 @@ enum Unfinished {
 pub(super) struct RotatingFile {
     path: PathBuf,
     rotation: Rotation,
-    open: Option<Found>,
+    open: Option<OpenLog>,
     unfinished: Unfinished,
-    /// A rotation failed: not before the file has this size.
+    /// After a failed rotation: the size in bytes at which it is tried again.
     not_before: u64,
 }
 
 impl RotatingFile {
-    /// A file that is opened when something is to be written.
+    /// A file that is opened at the first write.
     pub(super) fn new(path: PathBuf, rotation: Rotation) -> Self {
         Self { path, rotation, open: None, unfinished: Unfinished::Nobody, not_before: 0 }
     }
@@ -51,18 +53,18 @@ impl RotatingFile {
         self.rotation = rotation;
         self.not_before = 0;
         if let Some(found) = self.open.as_ref().filter(|_| changed) {
-            self.hand_over(found, self.rotation.access);
+            self.set_access(found, self.rotation.access);
         }
     }
 
-    /// Gives the open file its owner, group and mode.
-    fn hand_over(&self, found: &Found, access: FileAccess) {
-        if let Err(error) = open::hand_over(&found.file, access) {
+    /// Sets owner, group and mode of the open file.
+    fn set_access(&self, found: &OpenLog, access: FileAccess) {
+        if let Err(error) = open::set_access(&found.file, access) {
             tracing::warn!("the log {} cannot get its owner or mode: {error}", self.path.display());
         }
     }
 
-    /// Opens the file by its name, whatever is open now; that stays in use when it fails.
+    /// Opens the file by its name even if it is open. If that fails, the old file stays in use.
     ///
     /// # Errors
     /// See [`open::open`].
@@ -70,12 +72,12 @@ impl RotatingFile {
         let found = open::open(&self.path, self.rotation.access)?;
         if let Some(uid) = found.taken_from {
             tracing::warn!(
-                "the log {} belonged to uid {uid}, in a folder that others may change: it is the master's own now, for \
-                 nobody else; `user` in [pool.NAME.log] gives it away",
+                "the log {} belonged to uid {uid}, in a directory that others may change: the master has taken it over and \
+                 closed it to all others; set `user` in [pool.NAME.log] to give it away",
                 self.path.display()
             );
         }
-        self.hand_over(&found, self.rotation.access);
+        self.set_access(&found, self.rotation.access);
         let same = self.open.as_ref().is_some_and(|old| is_same(old, &found));
         if !same {
             self.unfinished = if ends_whole(&found) { Unfinished::Nobody } else { Unfinished::Gone };
@@ -85,11 +87,11 @@ impl RotatingFile {
         Ok(())
     }
 
-    /// Writes `text` of the writer with this number, and says how much of it is in the file: all of it, or whole lines,
-    /// or nothing. What is missing can be tried again.
+    /// Writes `text` of the writer with this number: all of it, or on an error some whole lines or none. The rest can
+    /// be tried again.
     ///
     /// # Errors
-    /// Why it is not all, and how much is written: ENOSPC, EDQUOT, EROFS, EIO.
+    /// How many bytes were written, and why not all: ENOSPC, EDQUOT, EROFS, EIO.
     pub(super) fn write(&mut self, writer: u64, text: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut done = 0;
         while done < text.len() {
@@ -115,14 +117,14 @@ impl RotatingFile {
         Ok(())
     }
 
-    /// Nothing more comes from this writer.
-    pub(super) fn forget(&mut self, writer: u64) {
+    /// No more output comes from this writer.
+    pub(super) fn writer_gone(&mut self, writer: u64) {
         if self.unfinished == Unfinished::By(writer) {
             self.unfinished = Unfinished::Gone;
         }
     }
 
-    /// A file that was removed is made again.
+    /// Opens the file if needed; a removed file is created again.
     fn make_ready(&mut self) -> io::Result<()> {
         match &self.open {
             None => self.reopen()?,
@@ -131,7 +133,7 @@ impl RotatingFile {
                 if stat.st_nlink == 0 {
                     self.reopen()?;
                 } else if let Some(found) = &mut self.open {
-                    // Somebody else may have emptied it.
+                    // Another program may have truncated it.
                     found.size = stat.st_size as u64;
                 }
             }
@@ -140,8 +142,8 @@ impl RotatingFile {
         Ok(())
     }
 
-    /// How much of the text belongs into this file: whole lines that have room, or one that has room nowhere. None: the
-    /// file has to be put aside first.
+    /// How many bytes of the text go into this file: the whole lines that fit, or one line that fits into no file.
+    /// None: the file has to be rotated first.
     fn fits(&self, text: &[u8]) -> Option<usize> {
         let max = self.rotation.max_size;
         let Some(found) = self.open.as_ref().filter(|found| found.plain && max > 0) else { return Some(text.len()) };
@@ -161,14 +163,14 @@ impl RotatingFile {
 
     fn rotate(&mut self) -> io::Result<()> {
         let Some(found) = &self.open else { return Ok(()) };
-        let (folder, name, keep) = (&found.folder, &found.name, self.rotation.keep);
+        let (dir, name, keep) = (&found.dir, &found.name, self.rotation.keep);
         for number in (2..=keep).rev() {
-            renameat(folder, &*numbered(name, number - 1), folder, &*numbered(name, number)).ok();
+            renameat(dir, &*numbered(name, number - 1), dir, &*numbered(name, number)).ok();
         }
         let aside = if keep == 0 {
-            unlinkat(folder, &**name, UnlinkatFlags::NoRemoveDir)
+            unlinkat(dir, &**name, UnlinkatFlags::NoRemoveDir)
         } else {
-            renameat(folder, &**name, folder, &*numbered(name, 1))
+            renameat(dir, &**name, dir, &*numbered(name, 1))
         };
         if let Err(error) = aside {
             self.not_before = found.size + self.rotation.max_size;
@@ -178,15 +180,15 @@ impl RotatingFile {
         }
         self.not_before = 0;
         self.unfinished = Unfinished::Nobody;
-        // As the one that was put aside, before its first byte.
+        // The new file gets the attributes of the old one before its first byte.
         let (before, wanted) = (open::access_of(&found.file), self.rotation.access);
         let access = FileAccess {
             mode: wanted.mode.or(before.mode),
             uid: wanted.uid.or(before.uid),
             gid: wanted.gid.or(before.gid),
         };
-        let opened = open::open_in(folder, name).and_then(|opened| match opened.created {
-            // Somebody was quicker: looked at as any file that was there before.
+        let opened = open::open_in(dir, name).and_then(|opened| match opened.created {
+            // Another program created it first: check it like any existing file.
             false => open::open(&self.path, wanted).map(|found| (found.file, found.size)),
             true => Ok((opened.file, opened.stat.st_size as u64)),
         });
@@ -201,12 +203,12 @@ impl RotatingFile {
             (found.file, found.size) = (file, size);
         }
         if let Some(found) = &self.open {
-            self.hand_over(found, access);
+            self.set_access(found, access);
         }
         Ok(())
     }
 
-    /// Appends all of it, or on an error as many whole lines as were written.
+    /// Appends all of it; on an error, as many whole lines as possible.
     fn append(&mut self, text: &[u8]) -> Result<(), (usize, io::Error)> {
         let Some(found) = &mut self.open else { return Err((0, io::ErrorKind::NotFound.into())) };
         let before = found.size;
@@ -223,7 +225,7 @@ impl RotatingFile {
                 return Ok(());
             }
         };
-        // A line that is cut short is taken back: it is written as a whole later.
+        // A truncated line is removed again and written as a whole later.
         let whole = text[..done].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let end = fstat(&found.file).map_or(0, |stat| stat.st_size as u64);
         if whole < done && end == before + done as u64 && ftruncate(&found.file, (before + whole as u64) as i64).is_ok()
@@ -235,13 +237,13 @@ impl RotatingFile {
     }
 }
 
-fn is_same(one: &Found, other: &Found) -> bool {
-    let key = |found: &Found| fstat(&found.file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+fn is_same(one: &OpenLog, other: &OpenLog) -> bool {
+    let key = |found: &OpenLog| fstat(&found.file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
     key(one).is_some_and(|one| key(other) == Some(one))
 }
 
-/// It is empty or its last byte is a newline; so too where nobody can tell.
-fn ends_whole(found: &Found) -> bool {
+/// Whether the file is empty or ends with a newline; true if that cannot be read.
+fn ends_whole(found: &OpenLog) -> bool {
     let mut last = [b'\n'];
     if found.plain && found.size > 0 {
         nix::sys::uio::pread(&found.file, &mut last, found.size as i64 - 1).ok();

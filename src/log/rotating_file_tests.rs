@@ -2,10 +2,10 @@
 
 use super::*;
 
-fn book(rotation: Rotation) -> (tempfile::TempDir, RotatingFile) {
+fn file(rotation: Rotation) -> (tempfile::TempDir, RotatingFile) {
     let dir = tempfile::tempdir().expect("a folder");
-    let book = RotatingFile::new(dir.path().join("web.log"), rotation);
-    (dir, book)
+    let file = RotatingFile::new(dir.path().join("web.log"), rotation);
+    (dir, file)
 }
 
 const NEVER: Rotation = Rotation { max_size: 0, keep: 0, access: FileAccess { mode: None, uid: None, gid: None } };
@@ -16,11 +16,11 @@ fn text(dir: &tempfile::TempDir, name: &str) -> String {
 
 #[test]
 fn rotates_between_lines_and_keeps_every_byte() {
-    let (dir, mut book) = book(Rotation { max_size: 10, keep: 99, ..Rotation::default() });
+    let (dir, mut file) = file(Rotation { max_size: 10, keep: 99, ..Rotation::default() });
     let all: String = (0..100).map(|n| format!("line {n}\n")).collect();
     for chunk in [&all[..300], &all[300..301], &all[301..]] {
-        // The pen writes whole lines alone, and pieces of one writer one after another.
-        book.write(1, chunk.as_bytes()).expect("written");
+        // The writer's thread writes only whole lines, and pieces of one writer one after another.
+        file.write(1, chunk.as_bytes()).expect("written");
     }
     let files = (1..=99).rev().map(|n| dir.path().join(format!("web.log.{n}"))).filter(|path| path.exists());
     let files: Vec<PathBuf> = files.chain([dir.path().join("web.log")]).collect();
@@ -32,11 +32,11 @@ fn rotates_between_lines_and_keeps_every_byte() {
 }
 
 #[test]
-fn keeps_as_many_as_asked_for() {
+fn keeps_as_many_files_as_configured() {
     for keep in [0, 2] {
-        let (dir, mut book) = book(Rotation { max_size: 8, keep, ..Rotation::default() });
+        let (dir, mut file) = file(Rotation { max_size: 8, keep, ..Rotation::default() });
         for line in ["aaaaaaaa\n", "bbbbbbbb\n", "cccccccc\n", "dddddddd\n"] {
-            book.write(1, line.as_bytes()).expect("written");
+            file.write(1, line.as_bytes()).expect("written");
         }
         assert_eq!(text(&dir, "web.log"), "dddddddd\n");
         assert_eq!(std::fs::read_dir(&dir).expect("a folder").count(), 1 + keep as usize);
@@ -48,13 +48,13 @@ fn keeps_as_many_as_asked_for() {
 
 #[test]
 fn an_unfinished_line_is_not_glued_to_anothers() {
-    let (dir, mut book) = book(NEVER);
-    book.write(1, b"half").expect("written");
-    book.write(1, b" a line\nagain half").expect("written");
-    book.forget(1);
-    book.write(2, b"whole\n").expect("written");
+    let (dir, mut file) = file(NEVER);
+    file.write(1, b"half").expect("written");
+    file.write(1, b" a line\nagain half").expect("written");
+    file.writer_gone(1);
+    file.write(2, b"whole\n").expect("written");
     assert_eq!(text(&dir, "web.log"), "half a line\nagain half\nwhole\n");
-    book.write(2, b"half").expect("written");
+    file.write(2, b"half").expect("written");
     // A master that was killed in the middle of a line.
     let mut next = RotatingFile::new(dir.path().join("web.log"), NEVER);
     next.write(1, b"on\n").expect("written");
@@ -62,19 +62,19 @@ fn an_unfinished_line_is_not_glued_to_anothers() {
 }
 
 #[test]
-fn a_removed_file_is_made_again_with_its_folder() {
+fn a_removed_file_is_created_again_with_its_directory() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = dir.path().join("logs");
-    let mut book = RotatingFile::new(folder.join("web.log"), NEVER);
-    book.write(1, b"one\n").expect("written");
+    let mut file = RotatingFile::new(folder.join("web.log"), NEVER);
+    file.write(1, b"one\n").expect("written");
     std::fs::remove_dir_all(&folder).expect("removed");
-    book.write(1, b"two\n").expect("written");
+    file.write(1, b"two\n").expect("written");
     assert_eq!(std::fs::read_to_string(folder.join("web.log")).expect("a file"), "two\n");
     std::fs::rename(folder.join("web.log"), folder.join("aside")).expect("renamed");
-    book.write(1, b"three\n").expect("written");
+    file.write(1, b"three\n").expect("written");
     assert_eq!(std::fs::read_to_string(folder.join("aside")).expect("a file"), "two\nthree\n");
-    book.reopen().expect("opened");
-    book.write(1, b"four\n").expect("written");
+    file.reopen().expect("opened");
+    file.write(1, b"four\n").expect("written");
     assert_eq!(std::fs::read_to_string(folder.join("web.log")).expect("a file"), "four\n");
 }
 
@@ -85,30 +85,30 @@ fn a_full_disk_leaves_whole_lines() {
     assert_eq!((done, error.raw_os_error()), (0, Some(nix::libc::ENOSPC)));
 }
 
-/// As the one that was put aside, unless the configuration says otherwise.
+/// The attributes of the rotated file, unless the configuration names others.
 #[test]
 fn the_next_file_keeps_owner_group_and_mode() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-    let (dir, mut book) = book(Rotation { max_size: 8, keep: 2, ..Rotation::default() });
+    let (dir, mut file) = file(Rotation { max_size: 8, keep: 2, ..Rotation::default() });
     let path = dir.path().join("web.log");
     let seen = |path: &Path| {
         let meta = std::fs::metadata(path).expect("a file");
         (meta.mode() & 0o777, meta.uid(), meta.gid())
     };
-    book.write(1, b"aaaaaaaa\n").expect("written");
+    file.write(1, b"aaaaaaaa\n").expect("written");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).expect("a mode");
     if nix::unistd::geteuid().is_root() {
         chown(&path, Some(65534), Some(1)).expect("given away");
     }
     let before = seen(&path);
-    book.write(1, b"bbbbbbbb\n").expect("written");
+    file.write(1, b"bbbbbbbb\n").expect("written");
     assert_eq!((text(&dir, "web.log"), text(&dir, "web.log.1")), ("bbbbbbbb\n".into(), "aaaaaaaa\n".into()));
     assert_eq!(seen(&path), before);
-    // Named: at once, and for the next one.
+    // Named ones: set on the open file, and on the next one.
     let access = FileAccess { mode: Some(0o600), ..FileAccess::default() };
-    book.set_rotation(Rotation { max_size: 8, keep: 2, access });
+    file.set_rotation(Rotation { max_size: 8, keep: 2, access });
     assert_eq!(seen(&path), (0o600, before.1, before.2));
-    book.write(1, b"cccccccc\n").expect("written");
+    file.write(1, b"cccccccc\n").expect("written");
     assert_eq!(text(&dir, "web.log"), "cccccccc\n");
     assert_eq!(seen(&path), (0o600, before.1, before.2));
 }

@@ -1,5 +1,5 @@
-//! Where log lines go, and what is done when they cannot: nothing fails, nothing is forgotten. What was not accepted
-//! stays where it is (in a worker's pipe), and what had to be given up is counted and told.
+//! One log target and how it fails: a sink never returns an error. What it does not accept stays in the worker's pipe;
+//! what has to be dropped is counted and reported in the log later.
 
 use super::rotating_file::{RotatingFile, Rotation};
 use nix::errno::Errno;
@@ -9,37 +9,37 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-/// A write of this many bytes does not block a pipe or terminal that has room at all (pipe(7), PIPE_BUF).
+/// A write of this many bytes does not block on a pipe or terminal that is writable (pipe(7), PIPE_BUF).
 const PIECE: usize = 4096;
 
 #[derive(Debug)]
 enum Medium {
-    /// Our own stderr: `plain` is a file, anything else may be slow.
+    /// The master's stderr: `plain` if it is a regular file, else it may be slow.
     Stderr {
         plain: bool,
-        /// The rest of a line that was begun.
+        /// The unwritten rest of a line.
         rest: Vec<u8>,
     },
     RotatingFile(Box<RotatingFile>),
-    /// The reader of stderr is gone for good.
+    /// The reader of stderr is gone.
     Nowhere,
 }
 
-/// Why nothing is accepted.
+/// Why a sink accepts nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SinkState {
-    /// It cannot be written: it is tried again after a while.
-    Trouble,
-    /// Whoever reads our stderr is slow: it goes on when there is room.
+    /// Writing failed: it is tried again later.
+    Failing,
+    /// The reader of stderr is slow: writing continues when there is room.
     Slow,
 }
 
 #[derive(Debug)]
 pub(super) struct LogSink {
     medium: Medium,
-    shut: Option<SinkState>,
-    /// The trouble was told, and is not over.
-    told: bool,
+    blocked: Option<SinkState>,
+    /// The failure was reported and is not over.
+    reported: bool,
     lost: u64,
 }
 
@@ -49,77 +49,77 @@ impl LogSink {
         Self::of(Medium::Stderr { plain, rest: Vec::new() })
     }
 
-    pub(super) fn book(book: RotatingFile) -> Self {
-        Self::of(Medium::RotatingFile(Box::new(book)))
+    pub(super) fn file(file: RotatingFile) -> Self {
+        Self::of(Medium::RotatingFile(Box::new(file)))
     }
 
     fn of(medium: Medium) -> Self {
-        Self { medium, shut: None, told: false, lost: 0 }
+        Self { medium, blocked: None, reported: false, lost: 0 }
     }
 
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.medium {
-            Medium::RotatingFile(book) => Some(book.path()),
+            Medium::RotatingFile(file) => Some(file.path()),
             _ => None,
         }
     }
 
-    pub(super) fn shut(&self) -> Option<SinkState> {
-        self.shut
+    pub(super) fn blocked(&self) -> Option<SinkState> {
+        self.blocked
     }
 
-    /// It is worth another try.
-    pub(super) fn try_again(&mut self) {
-        self.shut = None;
+    /// Allows another attempt.
+    pub(super) fn retry(&mut self) {
+        self.blocked = None;
     }
 
-    /// Opens the file again by its name; the old one stays in use when that fails.
+    /// Reopens the file by its name; the old one stays in use when that fails.
     pub(super) fn reopen(&mut self) {
-        if let Medium::RotatingFile(book) = &mut self.medium
-            && let Err(error) = book.reopen()
+        if let Medium::RotatingFile(file) = &mut self.medium
+            && let Err(error) = file.reopen()
         {
-            tracing::error!("the log {} cannot be opened again: {error}", book.path().display());
+            tracing::error!("the log {} cannot be opened again: {error}", file.path().display());
         }
-        self.try_again();
+        self.retry();
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
-        if let Medium::RotatingFile(book) = &mut self.medium {
-            book.set_rotation(rotation);
+        if let Medium::RotatingFile(file) = &mut self.medium {
+            file.set_rotation(rotation);
         }
     }
 
-    /// Nothing more comes from this writer.
-    pub(super) fn forget(&mut self, writer: u64) {
-        if let Medium::RotatingFile(book) = &mut self.medium {
-            book.forget(writer);
+    /// No more output comes from this writer.
+    pub(super) fn writer_gone(&mut self, writer: u64) {
+        if let Medium::RotatingFile(file) = &mut self.medium {
+            file.writer_gone(writer);
         }
     }
 
-    /// Gives up so many bytes: they are told in the log when it can be written again.
-    pub(super) fn lose(&mut self, bytes: usize) {
+    /// Counts dropped bytes: they are reported in the log when it can be written again.
+    pub(super) fn drop_bytes(&mut self, bytes: usize) {
         self.lost += bytes as u64;
     }
 
-    /// Bytes that nobody will ever see are still to be told.
-    pub(super) fn owes_a_word(&self) -> bool {
+    /// Whether dropped bytes still have to be reported.
+    pub(super) fn has_unreported_loss(&self) -> bool {
         self.lost > 0
     }
 
-    /// Writes text, and says how much of it was accepted: all, or whole lines, or nothing.
-    pub(super) fn put(&mut self, writer: u64, text: &[u8]) -> usize {
-        if self.shut.is_some() {
+    /// Writes text and returns how many bytes were accepted: all, some whole lines, or none.
+    pub(super) fn write(&mut self, writer: u64, text: &[u8]) -> usize {
+        if self.blocked.is_some() {
             return 0;
         }
         if self.lost > 0 {
-            let told = format!("rotad: {} bytes of log were lost here: the log could not be written\n", self.lost);
-            if self.write(0, told.as_bytes()) < told.len() {
+            let reported = format!("rotad: {} bytes of log were lost here: the log could not be written\n", self.lost);
+            if self.write_once(0, reported.as_bytes()) < reported.len() {
                 return 0;
             }
             self.lost = 0;
         }
-        let done = self.write(writer, text);
-        if done == text.len() && std::mem::take(&mut self.told) {
+        let done = self.write_once(writer, text);
+        if done == text.len() && std::mem::take(&mut self.reported) {
             tracing::info!("{} can be written again", self.name());
         }
         done
@@ -129,28 +129,28 @@ impl LogSink {
         self.path().map_or("stderr".to_owned(), |path| format!("the log {}", path.display()))
     }
 
-    fn write(&mut self, writer: u64, text: &[u8]) -> usize {
+    fn write_once(&mut self, writer: u64, text: &[u8]) -> usize {
         let failed = match &mut self.medium {
             Medium::Nowhere => return text.len(),
-            Medium::RotatingFile(book) => match book.write(writer, text) {
+            Medium::RotatingFile(file) => match file.write(writer, text) {
                 Ok(()) => return text.len(),
                 Err((done, error)) => (done, WriteStop::Error(error)),
             },
             Medium::Stderr { plain, rest } => match flow(io::stderr().as_fd(), *plain, rest, text) {
                 (done, None) => return done,
-                (done, Some(halt)) => (done, halt),
+                (done, Some(stop)) => (done, stop),
             },
         };
-        let (done, halt) = failed;
-        match halt {
-            WriteStop::Slow => self.shut = Some(SinkState::Slow),
+        let (done, stop) = failed;
+        match stop {
+            WriteStop::Slow => self.blocked = Some(SinkState::Slow),
             WriteStop::Gone => {
                 self.medium = Medium::Nowhere;
                 return text.len();
             }
             WriteStop::Error(error) => {
-                self.shut = Some(SinkState::Trouble);
-                if !std::mem::replace(&mut self.told, true) {
+                self.blocked = Some(SinkState::Failing);
+                if !std::mem::replace(&mut self.reported, true) {
                     tracing::error!(
                         "{} cannot be written: {error}; no worker is held up for that: what they print waits in their pipes as \
                          long as it has room",
@@ -170,20 +170,21 @@ enum WriteStop {
     Error(io::Error),
 }
 
-/// Writes what a descriptor takes without waiting; the rest of a line that was begun is kept for the next time.
+/// Writes as much as the descriptor takes without blocking; the rest of a partly written line is kept for the next
+/// call.
 fn flow(fd: BorrowedFd<'_>, plain: bool, rest: &mut Vec<u8>, text: &[u8]) -> (usize, Option<WriteStop>) {
-    let (done, halt) = push(fd, plain, rest);
+    let (done, stop) = push(fd, plain, rest);
     rest.drain(..done);
-    if halt.is_some() {
-        return (0, halt);
+    if stop.is_some() {
+        return (0, stop);
     }
-    let (mut done, halt) = push(fd, plain, text);
+    let (mut done, stop) = push(fd, plain, text);
     if done > 0 && done < text.len() && text[done - 1] != b'\n' {
         let line = text[done..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |end| done + end + 1);
         rest.extend_from_slice(&text[done..line]);
         done = line;
     }
-    (done, halt)
+    (done, stop)
 }
 
 fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteStop>) {
@@ -203,7 +204,7 @@ fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteSto
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return (done, Some(WriteStop::Slow)),
             Err(Errno::EPIPE | Errno::EBADF) => return (done, Some(WriteStop::Gone)),
-            // A terminal that was closed never comes back (termios(3), "hangup").
+            // A terminal that hung up never comes back (termios(3)).
             Err(Errno::EIO) if !plain => return (done, Some(WriteStop::Gone)),
             Err(error) => return (done, Some(WriteStop::Error(error.into()))),
         }
@@ -211,7 +212,7 @@ fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteSto
     (done, None)
 }
 
-/// A writer that cannot fail, for messages before the pen exists.
+/// Writes a line to stderr and ignores errors, for messages before the log writer exists.
 pub fn complain(text: &str) {
     use std::io::Write;
     let mut line = text.to_owned();
@@ -225,30 +226,30 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_full_disk_is_counted_and_told() {
+    fn bytes_dropped_on_a_full_disk_are_reported() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("m.log");
         let never = Rotation { max_size: 0, keep: 0, ..Rotation::default() };
-        let mut full = LogSink::book(RotatingFile::new("/dev/full".into(), never));
-        assert_eq!((full.put(1, b"12345\n"), full.shut()), (0, Some(SinkState::Trouble)));
-        let mut sheet = LogSink::book(RotatingFile::new(path.clone(), never));
-        sheet.lose(7);
-        assert_eq!(sheet.put(1, b"on\n"), 3);
+        let mut full = LogSink::file(RotatingFile::new("/dev/full".into(), never));
+        assert_eq!((full.write(1, b"12345\n"), full.blocked()), (0, Some(SinkState::Failing)));
+        let mut sink = LogSink::file(RotatingFile::new(path.clone(), never));
+        sink.drop_bytes(7);
+        assert_eq!(sink.write(1, b"on\n"), 3);
         let text = std::fs::read_to_string(&path).expect("read");
         assert!(text.contains("7 bytes of log were lost") && text.ends_with("\non\n"), "{text}");
     }
 
     #[test]
-    fn a_slow_reader_is_not_waited_for_and_loses_nothing() {
+    fn a_slow_reader_delays_nothing_and_loses_nothing() {
         let (mut read, write) = std::io::pipe().expect("a pipe");
         let text: Vec<u8> = (0..20_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
         let (mut rest, mut done, mut got) = (Vec::new(), 0, Vec::new());
         while done < text.len() || !rest.is_empty() {
-            let (more, halt) = flow(write.as_fd(), false, &mut rest, &text[done..]);
+            let (more, stop) = flow(write.as_fd(), false, &mut rest, &text[done..]);
             done += more;
             assert!(done == 0 || text[done - 1] == b'\n');
-            assert!(matches!(halt, None | Some(WriteStop::Slow)));
-            if halt.is_some() {
+            assert!(matches!(stop, None | Some(WriteStop::Slow)));
+            if stop.is_some() {
                 let mut some = [0; 10_000];
                 let count = read.read(&mut some).expect("read");
                 got.extend_from_slice(&some[..count]);

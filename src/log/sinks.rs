@@ -1,4 +1,4 @@
-//! All that is written to: the master's log, and the files of pools.
+//! Everything that the writer's thread writes to: the master's log and the log files of the pools.
 
 use super::format;
 use super::journald::Journald;
@@ -11,199 +11,201 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What of the master's own lines may wait for a log that cannot be written, in bytes.
-const WAITING: usize = 256 << 10;
-/// The master's number among those who write into one file.
+/// How many bytes of the master's own lines are queued while its log cannot be written.
+const MAX_QUEUED_BYTES: usize = 256 << 10;
+/// The master's writer number; pipes have higher ones.
 const MASTER: u64 = 0;
 
-/// The master's log: stderr, the journal behind it, or a file.
+/// The master's log: stderr, the journal behind stderr, or a file.
 #[derive(Debug)]
 pub struct MasterLog {
-    sheet: LogSink,
+    sink: LogSink,
     format: LogFormat,
     journal: Option<Journald>,
 }
 
 impl MasterLog {
-    /// Where stderr is the journal's own, its native protocol is used, which keeps pool, slot and pid apart.
+    /// If stderr is a stream to the journal, the native protocol is used instead: it keeps pool, slot and pid apart.
     pub fn stderr(format: LogFormat) -> Self {
-        Self { sheet: LogSink::stderr(), format, journal: Journald::behind_stderr() }
+        Self { sink: LogSink::stderr(), format, journal: Journald::behind_stderr() }
     }
 
+    /// Opens the log file.
+    ///
     /// # Errors
-    /// The file cannot be opened, or is a link: a log is never written through one.
+    /// As [`super::check_file`].
     pub fn file(path: PathBuf, format: LogFormat, rotation: Rotation) -> io::Result<Self> {
-        let mut book = RotatingFile::new(path, rotation);
-        book.reopen()?;
-        Ok(Self { sheet: LogSink::book(book), format, journal: None })
+        let mut file = RotatingFile::new(path, rotation);
+        file.reopen()?;
+        Ok(Self { sink: LogSink::file(file), format, journal: None })
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Sinks {
-    paper: MasterLog,
+    master_log: MasterLog,
     files: BTreeMap<PathBuf, LogSink>,
-    /// Lines of the master that wait.
-    waiting: Vec<u8>,
+    /// The master's own lines that are not written yet.
+    queued: Vec<u8>,
     dropped: u64,
     out: Vec<u8>,
 }
 
 impl Sinks {
-    pub(super) fn new(paper: MasterLog) -> Self {
-        Self { paper, files: BTreeMap::new(), waiting: Vec::new(), dropped: 0, out: Vec::new() }
+    pub(super) fn new(master_log: MasterLog) -> Self {
+        Self { master_log, files: BTreeMap::new(), queued: Vec::new(), dropped: 0, out: Vec::new() }
     }
 
-    /// A file is needed, and is to be put aside so.
-    pub(super) fn need(&mut self, target: &LogTarget) {
+    /// Opens the target's file if it is not open yet, and sets its rotation.
+    pub(super) fn open(&mut self, target: &LogTarget) {
         let LogTarget::File { path, rotation } = target else { return };
         if self.is_masters(path) {
             return;
         }
         match self.files.get_mut(path) {
-            Some(sheet) => sheet.set_rotation(*rotation),
+            Some(sink) => sink.set_rotation(*rotation),
             None => {
-                let mut book = RotatingFile::new(path.clone(), *rotation);
-                // What is wrong is told when something is to be written.
-                book.reopen().ok();
-                self.files.insert(path.clone(), LogSink::book(book));
+                let mut file = RotatingFile::new(path.clone(), *rotation);
+                // A failure is reported at the first write.
+                file.reopen().ok();
+                self.files.insert(path.clone(), LogSink::file(file));
             }
         }
     }
 
-    /// Closes files that nobody writes to any more, unless they are owed a word.
-    pub(super) fn keep(&mut self, used: impl Fn(&Path) -> bool) {
-        self.files.retain(|path, sheet| sheet.owes_a_word() || used(path));
+    /// Closes files that are not used, unless they still have to report lost bytes.
+    pub(super) fn retain(&mut self, used: impl Fn(&Path) -> bool) {
+        self.files.retain(|path, sink| sink.has_unreported_loss() || used(path));
     }
 
     fn is_masters(&self, path: &Path) -> bool {
-        self.paper.sheet.path() == Some(path)
+        self.master_log.sink.path() == Some(path)
     }
 
-    fn of(&mut self, target: &LogTarget) -> Option<&mut LogSink> {
+    fn sink_of(&mut self, target: &LogTarget) -> Option<&mut LogSink> {
         match target {
             LogTarget::Nowhere => None,
             LogTarget::File { path, .. } if !self.is_masters(path) => self.files.get_mut(path),
-            LogTarget::Master | LogTarget::File { .. } => Some(&mut self.paper.sheet),
+            LogTarget::Master | LogTarget::File { .. } => Some(&mut self.master_log.sink),
         }
     }
 
-    pub(super) fn shut(&mut self, target: &LogTarget) -> Option<SinkState> {
-        self.of(target)?.shut()
+    pub(super) fn blocked(&mut self, target: &LogTarget) -> Option<SinkState> {
+        self.sink_of(target)?.blocked()
     }
 
-    pub(super) fn lose(&mut self, target: &LogTarget, bytes: usize) {
-        if let Some(sheet) = self.of(target) {
-            sheet.lose(bytes);
+    pub(super) fn drop_bytes(&mut self, target: &LogTarget, bytes: usize) {
+        if let Some(sink) = self.sink_of(target) {
+            sink.drop_bytes(bytes);
         }
     }
 
-    /// Nothing more comes from this writer.
-    pub(super) fn forget(&mut self, target: &LogTarget, writer: u64) {
-        if let Some(sheet) = self.of(target) {
-            sheet.forget(writer);
+    /// No more output comes from this writer.
+    pub(super) fn writer_gone(&mut self, target: &LogTarget, writer: u64) {
+        if let Some(sink) = self.sink_of(target) {
+            sink.writer_gone(writer);
         }
     }
 
-    /// Writes what a worker printed, and says how much of it was accepted: all, or whole lines, or nothing.
-    pub(super) fn put(&mut self, target: &LogTarget, writer: u64, pipe: &Pipe, text: &[u8]) -> usize {
+    /// Writes output of a worker and returns how many bytes were accepted: all, some whole lines, or none.
+    pub(super) fn write(&mut self, target: &LogTarget, writer: u64, pipe: &Pipe, text: &[u8]) -> usize {
         match target {
-            LogTarget::Master => self.print(writer, pipe, text),
-            target => self.of(target).map_or(text.len(), |sheet| sheet.put(writer, text)),
+            LogTarget::Master => self.write_formatted(writer, pipe, text),
+            target => self.sink_of(target).map_or(text.len(), |sink| sink.write(writer, text)),
         }
     }
 
-    fn print(&mut self, writer: u64, pipe: &Pipe, text: &[u8]) -> usize {
-        let (speaker, stream) = (&pipe.speaker, pipe.stream);
+    fn write_formatted(&mut self, writer: u64, pipe: &Pipe, text: &[u8]) -> usize {
+        let (source, stream) = (&pipe.source, pipe.stream);
         let mut done = 0;
-        while done < text.len() && self.paper.sheet.shut().is_none() {
-            if let Some(journal) = &mut self.paper.journal {
-                let line = format::extent(&text[done..], 1);
-                if journal.print(speaker, stream, &text[done..done + line]).is_ok() {
+        while done < text.len() && self.master_log.sink.blocked().is_none() {
+            if let Some(journal) = &mut self.master_log.journal {
+                let line = format::lines_len(&text[done..], 1);
+                if journal.send_line(source, stream, &text[done..done + line]).is_ok() {
                     done += line;
                     continue;
                 }
             }
             self.out.clear();
-            let formatted = format::format(self.paper.format, speaker, stream, &text[done..], &mut self.out);
-            let accepted = self.paper.sheet.put(writer, &self.out);
+            let formatted = format::format(self.master_log.format, source, stream, &text[done..], &mut self.out);
+            let accepted = self.master_log.sink.write(writer, &self.out);
             if accepted < self.out.len() {
                 let lines = self.out[..accepted].iter().filter(|byte| **byte == b'\n').count();
-                return done + format::extent(&text[done..], lines);
+                return done + format::lines_len(&text[done..], lines);
             }
             done += formatted;
         }
         done
     }
 
-    /// A line of the master's own.
-    pub(super) fn own_line(&mut self, line: &[u8]) {
-        if self.waiting.is_empty()
-            && let Some(journal) = &mut self.paper.journal
-            && journal.own_line(line).is_ok()
+    /// Queues a line of the master's own.
+    pub(super) fn queue_line(&mut self, line: &[u8]) {
+        if self.queued.is_empty()
+            && let Some(journal) = &mut self.master_log.journal
+            && journal.send_own_line(line).is_ok()
         {
             return;
         }
-        if self.waiting.len() + line.len() <= WAITING {
-            self.waiting.extend_from_slice(line);
+        if self.queued.len() + line.len() <= MAX_QUEUED_BYTES {
+            self.queued.extend_from_slice(line);
         } else {
             self.dropped += 1;
         }
     }
 
-    /// So many lines of the master's own did not reach us.
-    pub(super) fn own_lines_lost(&mut self, lines: u64) {
+    /// Counts `lines` of the master's own that were dropped before they reached this thread.
+    pub(super) fn count_dropped(&mut self, lines: u64) {
         self.dropped += lines;
     }
 
-    /// Writes the master's lines that wait.
-    pub(super) fn write_own(&mut self) {
-        let done = self.paper.sheet.put(MASTER, &self.waiting);
-        self.waiting.drain(..done);
-        if self.dropped > 0 && self.waiting.is_empty() {
-            let told =
+    /// Writes the master's queued lines.
+    pub(super) fn flush_own(&mut self) {
+        let done = self.master_log.sink.write(MASTER, &self.queued);
+        self.queued.drain(..done);
+        if self.dropped > 0 && self.queued.is_empty() {
+            let reported =
                 format!("rotad: {} lines of the master's own log were dropped: the log is too slow\n", self.dropped);
             self.dropped = 0;
-            self.waiting.extend_from_slice(told.as_bytes());
-            let done = self.paper.sheet.put(MASTER, &self.waiting);
-            self.waiting.drain(..done);
+            self.queued.extend_from_slice(reported.as_bytes());
+            let done = self.master_log.sink.write(MASTER, &self.queued);
+            self.queued.drain(..done);
         }
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to(4096);
+        if self.queued.is_empty() {
+            self.queued.shrink_to(4096);
             self.out.shrink_to(64 << 10);
         }
     }
 
-    /// Lines of the master's own still wait.
-    pub(super) fn own_wait(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Whether lines of the master's own are still queued.
+    pub(super) fn has_queued_lines(&self) -> bool {
+        !self.queued.is_empty()
     }
 
-    pub(super) fn masters_is(&self, shut: SinkState) -> bool {
-        self.paper.sheet.shut() == Some(shut)
+    pub(super) fn master_is_blocked_by(&self, blocked: SinkState) -> bool {
+        self.master_log.sink.blocked() == Some(blocked)
     }
 
-    /// Something cannot be written, and time may mend it.
-    pub(super) fn in_trouble(&self) -> bool {
-        self.all().any(|sheet| sheet.shut() == Some(SinkState::Trouble))
+    /// Whether a sink failed and may recover.
+    pub(super) fn is_failing(&self) -> bool {
+        self.all().any(|sink| sink.blocked() == Some(SinkState::Failing))
     }
 
-    pub(super) fn try_again(&mut self) {
-        self.paper.sheet.try_again();
-        self.files.values_mut().for_each(LogSink::try_again);
+    pub(super) fn retry(&mut self) {
+        self.master_log.sink.retry();
+        self.files.values_mut().for_each(LogSink::retry);
     }
 
-    /// Opens every file again by its name.
+    /// Reopens every file by its name.
     pub(super) fn reopen(&mut self) {
-        self.paper.sheet.reopen();
+        self.master_log.sink.reopen();
         self.files.values_mut().for_each(LogSink::reopen);
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
-        self.paper.sheet.set_rotation(rotation);
+        self.master_log.sink.set_rotation(rotation);
     }
 
     fn all(&self) -> impl Iterator<Item = &LogSink> {
-        std::iter::once(&self.paper.sheet).chain(self.files.values())
+        std::iter::once(&self.master_log.sink).chain(self.files.values())
     }
 }

@@ -1,4 +1,4 @@
-//! The last words of a worker, for the status and for whoever waits.
+//! The last lines of one worker, for the status, exit events and error messages.
 
 use std::collections::VecDeque;
 
@@ -6,17 +6,17 @@ use std::collections::VecDeque;
 const LINES: usize = 20;
 const LINE_BYTES: usize = 500;
 
-/// The last lines of one worker, over all that it printed.
+/// The last lines of one worker, over both streams.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TailLines {
     lines: VecDeque<Vec<u8>>,
-    /// The last one has no end yet.
+    /// The last line has no newline yet.
     open: bool,
 }
 
 impl TailLines {
-    /// Takes in what was printed. Only the last lines of it are looked at.
-    pub(super) fn hear(&mut self, text: &[u8]) {
+    /// Adds printed text. Only its last lines are looked at.
+    pub(super) fn push(&mut self, text: &[u8]) {
         let Some((last, before)) = text.split_last() else { return };
         let ends = *last == b'\n';
         let whole = if ends { before } else { text };
@@ -58,24 +58,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_lines_and_pieces() {
+    fn pieces_are_joined_into_lines() {
         let mut words = TailLines::default();
         for text in ["one\ntw", "o", "\n", "", "\nfive", "\n"] {
-            words.hear(text.as_bytes());
+            words.push(text.as_bytes());
         }
         assert_eq!(words.lines(), ["one", "two", "", "five"]);
     }
 
     #[test]
-    fn only_the_last_ones_are_kept_and_long_ones_are_cut() {
+    fn only_the_last_lines_are_kept_and_long_ones_are_cut() {
         let mut words = TailLines::default();
-        words.hear(b"old\n");
+        words.push(b"old\n");
         let text: String = (0..1000).map(|n| format!("line {n}\n")).collect();
-        words.hear(text.as_bytes());
+        words.push(text.as_bytes());
         assert_eq!(words.lines().len(), LINES);
         assert_eq!(words.lines()[0], "line 980");
-        words.hear(&vec![b'x'; 10_000]);
-        words.hear(&vec![b'x'; 10_000]);
+        words.push(&vec![b'x'; 10_000]);
+        words.push(&vec![b'x'; 10_000]);
         assert_eq!(words.lines()[LINES - 1].len(), LINE_BYTES);
     }
 }

@@ -1,9 +1,10 @@
-//! The pen's thread. It sleeps until somebody prints; where much is printed it waits a moment between two looks, since
-//! a wake-up for each line costs five times as much as the writing (measured; so does taking lines out one by one).
+//! The log writer's thread. It sleeps until a worker or the master prints. When output is frequent it pauses for a
+//! moment between two reads: a wake-up for each line costs five times as much as the writing (measured; so does
+//! consuming lines one by one).
 
 use super::output::LogTarget;
-use super::pipe_peek::{LARGE, Pipe, PipePeek, Seen};
-use super::ring::Recent;
+use super::pipe_peek::{MAX_CAPACITY, Pipe, PipePeek, Seen};
+use super::ring::RecentLines;
 use super::sink::SinkState;
 use super::sinks::Sinks;
 use super::{LogWriter, MasterLog, Rotation};
@@ -20,24 +21,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// After less than this, in bytes, the pen waits a moment for more.
-const MUCH: usize = 32 << 10;
-/// The moment.
-const LAZY: Duration = Duration::from_millis(1);
-/// A line without an end that is longer than this, in bytes, is written in pieces.
-const LONGEST_LINE: usize = 16 << 10;
-/// How much is formatted at once for the master's log, in bytes.
-const MOST_LINES: usize = 128 << 10;
-/// How often a log that cannot be written is tried again while something waits for it.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// What epoll says of the bell and of our own stderr; pipes have higher numbers.
-const BELL: u64 = 0;
+/// After reading less than this, in bytes, the thread pauses to let more accumulate.
+const BUSY_BYTES: usize = 32 << 10;
+/// The length of that pause.
+const BATCH_DELAY: Duration = Duration::from_millis(1);
+/// An unfinished line longer than this, in bytes, is written in pieces.
+const MAX_LINE: usize = 16 << 10;
+/// How many bytes are read per pass for the master's log.
+const MAX_FORMATTED: usize = 128 << 10;
+/// How often a failed log is tried again while something is queued for it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Epoll keys of the waker and of stderr; pipes have higher ones.
+const WAKER: u64 = 0;
 const STDERR: u64 = 1;
 
-/// What the pen is told.
+/// What a [`LogWriter`] asks of the thread.
 pub(super) enum Command {
     Adopt(Arc<Pipe>, LogTarget),
-    /// Some worker has ended.
+    /// A worker has exited.
     Ended,
     Reopen,
     Rotation(Rotation),
@@ -46,194 +47,195 @@ pub(super) enum Command {
     Drain(Sender<()>),
 }
 
-struct Reader {
+struct PipeReader {
     pipe: Arc<Pipe>,
     target: LogTarget,
     capacity: usize,
-    /// It is as large as it may be.
+    /// The pipe is as large as allowed.
     grown: bool,
-    /// Nobody else has the pipe, or its worker has ended: an unfinished line is written as it is.
-    over: bool,
-    /// Something in it could not be written.
-    waits: bool,
+    /// The pipe has no other writer, or its worker has exited: an unfinished line is written as it is.
+    finished: bool,
+    /// It holds something that the sink did not accept.
+    has_backlog: bool,
 }
 
-/// The thread's own things.
+/// The state of the thread.
 pub(super) struct WriterThread {
     lines: Receiver<Vec<u8>>,
-    words: Receiver<Command>,
+    commands: Receiver<Command>,
     wake: Waker,
     dropped: Arc<AtomicU64>,
-    recent: Arc<Recent>,
+    recent: Arc<RecentLines>,
     progress: Arc<AtomicU64>,
-    at: Arc<AtomicU64>,
-    begun: Instant,
+    busy_since: Arc<AtomicU64>,
+    started: Instant,
     epoll: Epoll,
-    readers: BTreeMap<u64, Reader>,
-    last: u64,
-    /// Those that have more to read.
-    todo: BTreeSet<u64>,
-    sheets: Sinks,
-    glass: PipePeek,
-    gulp: Vec<u8>,
+    readers: BTreeMap<u64, PipeReader>,
+    last_id: u64,
+    /// Pipes to read in this pass.
+    pending: BTreeSet<u64>,
+    sinks: Sinks,
+    pipe_peek: PipePeek,
+    buf: Vec<u8>,
     drains: Vec<Sender<()>>,
-    again: Option<Instant>,
+    retry_at: Option<Instant>,
 }
 
 impl WriterThread {
     pub(super) fn new(
-        paper: MasterLog,
+        master_log: MasterLog,
         lines: Receiver<Vec<u8>>,
-        words: Receiver<Command>,
-        pen: &LogWriter,
+        commands: Receiver<Command>,
+        handle: &LogWriter,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(pen.wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        // EPERM: a plain file, which never makes us wait.
+        epoll.add(handle.wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        // EPERM: a regular file, which never blocks.
         epoll.add(io::stderr(), EpollEvent::new(EpollFlags::EPOLLONESHOT, STDERR)).ok();
         Ok(Self {
             lines,
-            words,
-            wake: pen.wake.clone(),
-            dropped: pen.dropped.clone(),
-            recent: pen.recent.clone(),
-            progress: pen.progress.clone(),
-            at: pen.at.clone(),
-            begun: pen.begun,
+            commands,
+            wake: handle.wake.clone(),
+            dropped: handle.dropped.clone(),
+            recent: handle.recent.clone(),
+            progress: handle.progress.clone(),
+            busy_since: handle.busy_since.clone(),
+            started: handle.started,
             epoll,
             readers: BTreeMap::new(),
-            last: STDERR,
-            todo: BTreeSet::new(),
-            sheets: Sinks::new(paper),
-            glass: PipePeek::new()?,
-            // Memory that is never touched costs nothing.
-            gulp: vec![0; LARGE],
+            last_id: STDERR,
+            pending: BTreeSet::new(),
+            sinks: Sinks::new(master_log),
+            pipe_peek: PipePeek::new()?,
+            // Untouched memory costs nothing.
+            buf: vec![0; MAX_CAPACITY],
             drains: Vec::new(),
-            again: None,
+            retry_at: None,
         })
     }
 
     pub(super) fn work(mut self) {
-        // Signals for the process reach the main thread, which waits for them, and do not wake this one.
+        // Signals must reach the main thread, which waits for them, and not wake this one.
         SigSet::all().thread_block().ok();
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            LogWriter::note_work(&self.at, self.begun, false);
-            let count = self.epoll.wait(&mut events, self.patience()).unwrap_or(0);
-            LogWriter::note_work(&self.at, self.begun, true);
-            let mut rung = false;
+            LogWriter::set_busy(&self.busy_since, self.started, false);
+            let count = self.epoll.wait(&mut events, self.poll_timeout()).unwrap_or(0);
+            LogWriter::set_busy(&self.busy_since, self.started, true);
+            let mut woken = false;
             for event in &events[..count] {
                 match event.data() {
-                    BELL => rung = true,
-                    STDERR => self.try_again(),
-                    id => self.heard(id, event.events()),
+                    WAKER => woken = true,
+                    STDERR => self.retry(),
+                    id => self.on_pipe_event(id, event.events()),
                 }
             }
-            if rung {
-                // Lines come in bursts: a moment's patience writes them all at once, and leaves the processor to the
-                // workers.
-                std::thread::sleep(LAZY);
+            if woken {
+                // Lines come in bursts: after a short pause they are written together, which leaves the processor to
+                // the workers.
+                std::thread::sleep(BATCH_DELAY);
                 self.wake.clear();
-                if !self.listen() {
+                if !self.run_commands() {
                     return;
                 }
             }
-            let todo = std::mem::take(&mut self.todo);
-            let looked = !todo.is_empty();
-            let read: usize = todo.into_iter().map(|id| self.read(id)).sum();
-            self.sheets.write_own();
-            self.settle();
-            if looked && read < MUCH && self.drains.is_empty() {
-                std::thread::sleep(LAZY);
+            let pending = std::mem::take(&mut self.pending);
+            let had_pending = !pending.is_empty();
+            let read: usize = pending.into_iter().map(|id| self.read(id)).sum();
+            self.sinks.flush_own();
+            self.schedule_work();
+            if had_pending && read < BUSY_BYTES && self.drains.is_empty() {
+                std::thread::sleep(BATCH_DELAY);
             }
         }
     }
 
-    fn patience(&self) -> EpollTimeout {
-        if !self.todo.is_empty() {
+    fn poll_timeout(&self) -> EpollTimeout {
+        if !self.pending.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let Some(again) = self.again else { return EpollTimeout::NONE };
-        let ms = again.saturating_duration_since(Instant::now()).as_millis() as u16 + 1;
+        let Some(retry_at) = self.retry_at else { return EpollTimeout::NONE };
+        let ms = retry_at.saturating_duration_since(Instant::now()).as_millis() as u16 + 1;
         EpollTimeout::from(ms)
     }
 
-    fn heard(&mut self, id: u64, flags: EpollFlags) {
+    fn on_pipe_event(&mut self, id: u64, flags: EpollFlags) {
         if let Some(reader) = self.readers.get_mut(&id) {
-            reader.over |= flags.contains(EpollFlags::EPOLLHUP);
-            self.todo.insert(id);
+            reader.finished |= flags.contains(EpollFlags::EPOLLHUP);
+            self.pending.insert(id);
         }
     }
 
-    /// False when nobody is left who could say anything.
-    fn listen(&mut self) -> bool {
-        self.sheets.own_lines_lost(self.dropped.swap(0, Ordering::Relaxed));
+    /// False when all handles are gone.
+    fn run_commands(&mut self) -> bool {
+        self.sinks.count_dropped(self.dropped.swap(0, Ordering::Relaxed));
         loop {
-            match self.words.try_recv() {
-                Ok(word) => self.obey(word),
+            match self.commands.try_recv() {
+                Ok(command) => self.handle(command),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
         while let Ok(line) = self.lines.try_recv() {
-            self.sheets.own_line(&line);
+            self.sinks.queue_line(&line);
         }
         true
     }
 
-    fn obey(&mut self, word: Command) {
-        match word {
+    fn handle(&mut self, command: Command) {
+        match command {
             Command::Adopt(pipe, target) => self.adopt(pipe, target),
             Command::Ended => {
-                for (id, reader) in self.readers.iter_mut().filter(|(_, reader)| !reader.over) {
-                    if reader.pipe.speaker.has_ended() {
-                        reader.over = true;
-                        self.todo.insert(*id);
+                for (id, reader) in self.readers.iter_mut().filter(|(_, reader)| !reader.finished) {
+                    if reader.pipe.source.has_ended() {
+                        reader.finished = true;
+                        self.pending.insert(*id);
                     }
                 }
             }
             Command::Reopen => {
-                self.sheets.reopen();
-                self.todo_waiting();
+                self.sinks.reopen();
+                self.pend_blocked();
             }
-            Command::Rotation(rotation) => self.sheets.set_rotation(rotation),
+            Command::Rotation(rotation) => self.sinks.set_rotation(rotation),
             Command::Retarget(pool, log) => self.retarget(&pool, &log),
             Command::Drain(done) => {
                 self.drains.push(done);
-                self.todo.extend(self.readers.keys());
+                self.pending.extend(self.readers.keys());
             }
         }
     }
 
     fn adopt(&mut self, pipe: Arc<Pipe>, target: LogTarget) {
-        self.last += 1;
-        let id = self.last;
-        // Edges: a line without an end stays in the pipe and must not keep us awake.
+        self.last_id += 1;
+        let id = self.last_id;
+        // Edge-triggered: an unfinished line stays in the pipe and must not keep us awake.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         if let Err(error) = self.epoll.add(&pipe, EpollEvent::new(flags, id)) {
-            let (pool, slot) = (&pipe.speaker.pool, pipe.speaker.slot);
+            let (pool, slot) = (&pipe.source.pool, pipe.source.slot);
             tracing::error!("what {pool}/{slot} prints is lost: its pipe cannot be watched: {error}");
             return;
         }
-        self.sheets.need(&target);
+        self.sinks.open(&target);
         let capacity = pipe.capacity();
-        let over = pipe.speaker.has_ended();
-        let reader = Reader { pipe, target, capacity, grown: capacity >= LARGE, over, waits: false };
+        let finished = pipe.source.has_ended();
+        let reader =
+            PipeReader { pipe, target, capacity, grown: capacity >= MAX_CAPACITY, finished, has_backlog: false };
         self.readers.insert(id, reader);
-        self.todo.insert(id);
+        self.pending.insert(id);
     }
 
     fn retarget(&mut self, pool: &str, log: &LogPlan) {
         for (id, reader) in &mut self.readers {
-            if &*reader.pipe.speaker.pool != pool {
+            if &*reader.pipe.source.pool != pool {
                 continue;
             }
             let target = LogTarget::of_stream(reader.pipe.stream, log);
-            self.sheets.need(&target);
+            self.sinks.open(&target);
             if target != reader.target {
-                self.sheets.forget(&reader.target, *id);
+                self.sinks.writer_gone(&reader.target, *id);
                 reader.target = target;
-                self.todo.insert(*id);
+                self.pending.insert(*id);
             }
         }
         self.close_unused();
@@ -248,19 +250,19 @@ impl WriterThread {
                 _ => None,
             })
             .collect();
-        self.sheets.keep(|path| used.contains(path));
+        self.sinks.retain(|path| used.contains(path));
     }
 
-    /// Looks into a pipe once, writes what can be written, and takes that out. Says how many bytes that were.
+    /// Peeks into a pipe once, writes what can be written, and consumes that. Returns how many bytes that were.
     fn read(&mut self, id: u64) -> usize {
         let Some(reader) = self.readers.get_mut(&id) else { return 0 };
-        let whole = self.glass.fits(reader.capacity);
-        let slow = reader.target == LogTarget::Master && !self.sheets.masters_is(SinkState::Trouble);
-        let most = if slow { MOST_LINES } else { self.gulp.len() };
-        let seen = match self.glass.look(&reader.pipe, &mut self.gulp[..most]) {
+        let whole = self.pipe_peek.fits(reader.capacity);
+        let slow = reader.target == LogTarget::Master && !self.sinks.master_is_blocked_by(SinkState::Failing);
+        let limit = if slow { MAX_FORMATTED } else { self.buf.len() };
+        let seen = match self.pipe_peek.peek(&reader.pipe, &mut self.buf[..limit]) {
             Seen::Bytes(seen) => seen,
             Seen::Nothing => {
-                reader.waits = false;
+                reader.has_backlog = false;
                 return 0;
             }
             Seen::End => {
@@ -268,40 +270,40 @@ impl WriterThread {
                 return 0;
             }
         };
-        let text = &self.gulp[..seen];
+        let text = &self.buf[..seen];
         let mut lines = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         // Short writes may leave half of each page unused. A worker may have made the pipe smaller, or write each byte
-        // as a packet of its own (pipe(7), O_DIRECT): then the kernel alone knows that it is full.
+        // as a packet of its own (pipe(7), O_DIRECT): then only the kernel knows that it is full.
         let full = seen >= reader.capacity / 2 || lines == 0 && reader.pipe.is_full();
-        let over = reader.over || !self.drains.is_empty();
-        if lines == 0 && (over || seen >= LONGEST_LINE || full) {
+        let finished = reader.finished || !self.drains.is_empty();
+        if lines == 0 && (finished || seen >= MAX_LINE || full) {
             lines = seen;
         }
-        let mut taken = self.sheets.put(&reader.target, id, &reader.pipe, &text[..lines]);
-        reader.waits = taken < lines;
-        if reader.waits {
-            if full && self.sheets.shut(&reader.target) == Some(SinkState::Trouble) && !grow(reader) {
-                // The worker would hang because of a disk: the oldest quarter makes room.
+        let mut taken = self.sinks.write(&reader.target, id, &reader.pipe, &text[..lines]);
+        reader.has_backlog = taken < lines;
+        if reader.has_backlog {
+            if full && self.sinks.blocked(&reader.target) == Some(SinkState::Failing) && !grow(reader) {
+                // The worker would block because of a disk: drop the oldest quarter to make room.
                 let quarter = (reader.capacity / 4).max(taken).min(lines);
                 let end = text[quarter..lines].iter().position(|byte| *byte == b'\n');
                 let given_up = end.map_or(lines, |end| quarter + end + 1);
-                self.sheets.lose(&reader.target, given_up - taken);
+                self.sinks.drop_bytes(&reader.target, given_up - taken);
                 taken = given_up;
-                reader.waits = taken < lines;
+                reader.has_backlog = taken < lines;
             }
-        } else if full || seen == most {
+        } else if full || seen == limit {
             grow(reader);
         }
         if taken > 0 {
             let (pipe, text) = (&reader.pipe, &text[..taken]);
-            let mut words = pipe.speaker.words();
-            self.glass.take_out(pipe, taken);
-            words.hear(text);
-            drop(words);
-            self.recent.add(&pipe.speaker.pool, pipe.speaker.slot, pipe.speaker.pid(), pipe.stream, text);
+            let mut tail = pipe.source.tail();
+            self.pipe_peek.consume(pipe, taken);
+            tail.push(text);
+            drop(tail);
+            self.recent.add(&pipe.source.pool, pipe.source.slot, pipe.source.pid(), pipe.stream, text);
             self.progress.fetch_add(taken as u64, Ordering::Relaxed);
-            if taken >= MUCH || !whole || over || full {
-                self.todo.insert(id);
+            if taken >= BUSY_BYTES || !whole || finished || full {
+                self.pending.insert(id);
             }
         }
         taken
@@ -310,40 +312,40 @@ impl WriterThread {
     fn close(&mut self, id: u64) {
         let Some(reader) = self.readers.remove(&id) else { return };
         self.epoll.delete(&reader.pipe).ok();
-        self.sheets.forget(&reader.target, id);
+        self.sinks.writer_gone(&reader.target, id);
         if matches!(reader.target, LogTarget::File { .. }) {
             self.close_unused();
         }
     }
 
-    fn todo_waiting(&mut self) {
-        self.todo.extend(self.readers.iter().filter(|(_, reader)| reader.waits).map(|(id, _)| *id));
+    fn pend_blocked(&mut self) {
+        self.pending.extend(self.readers.iter().filter(|(_, reader)| reader.has_backlog).map(|(id, _)| *id));
     }
 
-    fn try_again(&mut self) {
-        self.sheets.try_again();
-        self.todo_waiting();
+    fn retry(&mut self) {
+        self.sinks.retry();
+        self.pend_blocked();
     }
 
-    /// What is left to do: another try after a while, a slow reader to wait for, somebody to be told.
-    fn settle(&mut self) {
-        let waits = self.sheets.own_wait() || self.readers.values().any(|reader| reader.waits);
-        if waits && self.sheets.masters_is(SinkState::Slow) {
+    /// Decides what wakes the thread next: a retry, a slow reader with room again; and answers drains.
+    fn schedule_work(&mut self) {
+        let has_backlog = self.sinks.has_queued_lines() || self.readers.values().any(|reader| reader.has_backlog);
+        if has_backlog && self.sinks.master_is_blocked_by(SinkState::Slow) {
             let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT;
             self.epoll.modify(io::stderr(), &mut EpollEvent::new(flags, STDERR)).ok();
         }
-        if waits && self.sheets.in_trouble() {
+        if has_backlog && self.sinks.is_failing() {
             let now = Instant::now();
-            if self.again.is_some_and(|at| at <= now) {
-                self.again = None;
-                self.try_again();
-                self.sheets.write_own();
+            if self.retry_at.is_some_and(|busy_since| busy_since <= now) {
+                self.retry_at = None;
+                self.retry();
+                self.sinks.flush_own();
             }
-            self.again.get_or_insert(now + TRY_AGAIN);
+            self.retry_at.get_or_insert(now + RETRY_INTERVAL);
         } else {
-            self.again = None;
+            self.retry_at = None;
         }
-        if !self.drains.is_empty() && self.todo.is_empty() && !waits && self.lines.is_empty() {
+        if !self.drains.is_empty() && self.pending.is_empty() && !has_backlog && self.lines.is_empty() {
             for done in self.drains.drain(..) {
                 done.try_send(()).ok();
             }
@@ -351,8 +353,8 @@ impl WriterThread {
     }
 }
 
-/// Makes a pipe as large as it may be; false: it is so already.
-fn grow(reader: &mut Reader) -> bool {
+/// Makes a pipe as large as allowed; false if it already was.
+fn grow(reader: &mut PipeReader) -> bool {
     if std::mem::replace(&mut reader.grown, true) {
         return false;
     }

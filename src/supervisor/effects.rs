@@ -3,7 +3,7 @@
 use super::Supervisor;
 use super::process_table::{ProcessStage, WorkerProcess};
 use super::spawn_spec::Birth;
-use crate::log::Output;
+use crate::log::WorkerOutput;
 use crate::notify_socket::NotifySocket;
 use crate::process::cgroup::Cgroup;
 use rotad_core::{Command, Generation, Input, PoolId, Signal, Slot, WorkerId};
@@ -148,7 +148,7 @@ impl Supervisor {
         let plan = &pattern.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
-        let (output, (stdout, stderr)) = Output::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
+        let (output, (stdout, stderr)) = WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
         self.log.adopt(&output);
         let value = notify.env_value();
         let pid = output.pid();

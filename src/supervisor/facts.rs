@@ -369,5 +369,5 @@ fn held_by_a_tracer(pid: i32) -> Result<Exit, String> {
 /// What a worker that has ended said last.
 fn last_words(pen: &LogWriter, body: &WorkerProcess) -> Vec<String> {
     let Some(output) = &body.output else { return Vec::new() };
-    pen.last_words(output)
+    pen.tail(output)
 }

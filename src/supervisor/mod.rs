@@ -53,7 +53,7 @@ use crate::event_loop::clock::Clock;
 use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
-use crate::log::{LogWriter, Output};
+use crate::log::{LogWriter, WorkerOutput};
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, Plan, SignalAction};
 use crate::probe::accept::AcceptProbe;
@@ -463,7 +463,8 @@ impl Supervisor {
     fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
         let Some(body) = self.processes.get(worker) else { return };
         let Some(pid) = body.pid() else { return };
-        let (name, pipes) = (self.pools.name(body.pool), body.output.as_ref().map(Output::inodes).unwrap_or_default());
+        let (name, pipes) =
+            (self.pools.name(body.pool), body.output.as_ref().map(WorkerOutput::inodes).unwrap_or_default());
         let done = self.journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes);
         self.journal_told(done);
     }

@@ -280,7 +280,7 @@ impl Supervisor {
             && let Some(body) = self.processes.get(id)
         {
             // It still lives, and is about to be ended: these are its last words all the same.
-            let log = body.output.as_ref().map(|output| self.log.last_words(output)).unwrap_or_default();
+            let log = body.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
             let lived = self.engine.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
             let mut reason = unwell(cause, body.unwell.as_deref());
             if cause == Cause::NotReadyInTime
@@ -401,7 +401,7 @@ impl Supervisor {
             }
             (KillReason::Now, None) => "killed at once, as was asked for".to_owned(),
         };
-        let log = body.output.as_ref().map(|output| self.log.last_words(output)).unwrap_or_default();
+        let log = body.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
         text.push_str(&last_known(body.says.as_deref(), &log));
         let note = EventBuilder::new(EventKind::Kill, text).worker(id);
         self.emit(match reason {

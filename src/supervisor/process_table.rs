@@ -2,7 +2,7 @@
 
 use super::exit_report::ExitReport;
 use super::pool_registry::PoolSpec;
-use crate::log::Output;
+use crate::log::WorkerOutput;
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
@@ -47,7 +47,7 @@ pub(super) struct WorkerProcess {
     /// The shim's word about the birth, while it is awaited.
     pub verdict: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
-    pub output: Option<Output>,
+    pub output: Option<WorkerOutput>,
     /// Its cgroup until it has a family.
     pub cgroup: Option<Cgroup>,
     pub family: Option<ProcessTree>,

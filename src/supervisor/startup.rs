@@ -183,7 +183,7 @@ impl TakeOver<'_> {
         for pipe in left.pipes() {
             let (pool, slot) = (pipe.pool.clone(), pipe.slot);
             let log = self.plan.pools.iter().find(|plan| plan.name == pool).map(|plan| &plan.log);
-            if let Err(error) = self.pen.adopt_left(pipe, log) {
+            if let Err(error) = self.pen.adopt_stale(pipe, log) {
                 tracing::warn!(pool, slot, "what a dead master's worker still prints cannot be read: {error}");
             }
         }
