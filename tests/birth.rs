@@ -191,8 +191,8 @@ fn leaves_no_descriptor_behind() {
         order.account = (round % 7 == 0).then(nobody);
         match deliver(&spawner, order) {
             rotad::process::SpawnResult::Failed { .. } => {}
-            rotad::process::SpawnResult::Born { born, .. } => bury(&born),
-            rotad::process::SpawnResult::Underway { born, .. } => bury(&born),
+            rotad::process::SpawnResult::Started { child, .. } => bury(&child),
+            rotad::process::SpawnResult::ExecPending { child, .. } => bury(&child),
         }
         if round == 0 {
             before = open();

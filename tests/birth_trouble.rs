@@ -179,8 +179,8 @@ fn a_child_that_hangs_is_killed() {
         return;
     };
     // Pinned already: the first to touch the mount is the child. A sibling that waits behind it has no better luck.
-    spawner.order(order.clone());
-    spawner.order(order.clone());
+    spawner.request(order.clone());
+    spawner.request(order.clone());
     for _ in 0..2 {
         assert_eq!(error(play(&mut spawner)), format!("hung while entering directory {}", root.display()));
     }
@@ -208,7 +208,7 @@ fn a_thread_that_hangs_is_written_off() {
     for round in 0..10 {
         let mut order = order(&["true"], &root);
         order.worker = WorkerId(round);
-        spawner.order(order.clone());
+        spawner.request(order.clone());
         let report = play(&mut spawner);
         assert!(matches!(&report, SpawnResult::Failed { worker, .. } if *worker == WorkerId(round)));
         let expected = if round < 9 { words.as_str() } else { "hung while waiting for a spawner" };

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use rotad::process::cgroup::Cgroups;
 use rotad::process::procfs::{self, Stat};
-use rotad::process::tree::{Found, Memory, Question, TAG, Tag, look};
+use rotad::process::tree::{Found, ScanMemory, ScanRequest, TAG, Tag, scan};
 use rotad::runtime_dir::stale_workers::{Manner, Nudge, StaleWorkers, WorkerJournal};
 use rotad::sys::process::Process;
 use rotad::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
@@ -129,7 +129,7 @@ fn spawn(role: &str, tag: &str) -> Born {
     let mut child = receiver.recv().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());
     let pid = child.id() as i32;
-    let pidfd = Process::of_stranger(pid).unwrap().pidfd().unwrap().try_clone_to_owned().unwrap();
+    let pidfd = Process::open_pid(pid).unwrap().pidfd().unwrap().try_clone_to_owned().unwrap();
     Born { process: Process::of_child(pid, Some(pidfd)), said }
 }
 
@@ -147,19 +147,19 @@ impl Born {
     }
 }
 
-/// One look by who knows these workers, of which those with `true` have ended.
-fn look_for(workers: &[(&Born, u64, bool)], memory: &mut Memory) -> Found {
+/// One scan by who knows these workers, of which those with `true` have ended.
+fn look_for(workers: &[(&Born, u64, bool)], memory: &mut ScanMemory) -> Found {
     let ids =
         |wanted: bool| workers.iter().filter(move |(_, _, ended)| *ended == wanted).map(|(_, id, _)| WorkerId(*id));
-    let question = Question {
+    let question = ScanRequest {
         tag: "t".into(),
         workers: workers.iter().map(|(born, id, _)| (born.process.pid(), WorkerId(*id))).collect::<HashMap<_, _>>(),
         living: ids(false).collect(),
         ended: ids(true).collect(),
         last: Some(WorkerId(9)),
-        ..Question::default()
+        ..ScanRequest::default()
     };
-    look(&question, memory, &mut ask)
+    scan(&question, memory, &mut ask)
 }
 
 fn ask(stat: &Stat) -> Tag {
@@ -169,7 +169,7 @@ fn ask(stat: &Stat) -> Tag {
 /// Looks, and reaps, until nothing is left of this worker; how many were killed.
 fn sweep_out(born: &Born, id: u64) -> usize {
     let until = Instant::now() + Duration::from_secs(20);
-    let (mut killed, mut memory) = (0, Memory::default());
+    let (mut killed, mut memory) = (0, ScanMemory::default());
     loop {
         born.process.signal_group(9).ok();
         let lives = born.process.peek_exit().unwrap().is_none();
@@ -232,10 +232,10 @@ fn who_outlives_its_worker_is_ended() {
         ended(born);
         born.process.reap().unwrap();
     }
-    let mut memory = Memory::default();
+    let mut memory = ScanMemory::default();
     while Stat::of(left).is_ok() {
         let found = look_for(&[], &mut memory);
-        assert_eq!(found.strangers, []);
+        assert_eq!(found.unowned, []);
         reap_orphans(10);
     }
     assert!(!Stat::of(innocent).unwrap().is_zombie());
@@ -251,20 +251,20 @@ fn whose_nobody_knows_is_named_once() {
         let mut born = spawn("worker runaway stay", "somebody-elses");
         let pid = born.heard();
         ended(&born);
-        let mut memory = Memory::default();
-        let question = Question { tag: "t".into(), ..Question::default() };
+        let mut memory = ScanMemory::default();
+        let question = ScanRequest { tag: "t".into(), ..ScanRequest::default() };
         let mut quiet = |_: &Stat| if silent { Tag::Silent } else { Tag::Is("somebody-elses".into()) };
         let until = Instant::now() + Duration::from_secs(20);
         let named = loop {
-            let found = look(&question, &mut memory, &mut quiet);
-            if let [one] = &found.strangers[..] {
+            let found = scan(&question, &mut memory, &mut quiet);
+            if let [one] = &found.unowned[..] {
                 break one.clone();
             }
             assert!(Instant::now() < until, "{found:?}");
             std::thread::yield_now();
         };
         assert_eq!((named.identity.0, named.silent), (pid, silent));
-        assert_eq!(look(&question, &mut memory, &mut quiet).strangers, [], "a second time");
+        assert_eq!(scan(&question, &mut memory, &mut quiet).unowned, [], "a second time");
         born.process.reap().unwrap();
         all_gone_at_the_end();
         born.all_gone();
@@ -272,10 +272,10 @@ fn whose_nobody_knows_is_named_once() {
 }
 
 fn all_gone_at_the_end() {
-    let question = Question { everything: true, ..Question::default() };
+    let question = ScanRequest { everything: true, ..ScanRequest::default() };
     let until = Instant::now() + Duration::from_secs(20);
     // Nobody is asked for anything.
-    while look(&question, &mut Memory::default(), &mut |stat| panic!("{stat:?} was asked")).left > 0 {
+    while scan(&question, &mut ScanMemory::default(), &mut |stat| panic!("{stat:?} was asked")).left > 0 {
         reap_orphans(10);
         assert!(Instant::now() < until);
     }
@@ -305,7 +305,7 @@ fn another_workers_orphan_is_left_alone() {
     let (_, innocent) = (one.heard(), other.heard());
     ended(&one);
     ended(&other);
-    let mut memory = Memory::default();
+    let mut memory = ScanMemory::default();
     while look_for(&[(&one, 1, true), (&other, 2, false)], &mut memory).swept[&WorkerId(1)].left > 0 {
         reap_orphans(10);
     }
@@ -454,11 +454,11 @@ fn leftovers_without_a_line_are_found() {
     let mut born = spawn("worker keep runaway stay", "left-7");
     let mut other = spawn("worker stay", "leftover-1");
     let pids = HashSet::from([born.heard(), born.heard()]);
-    let spared = other.heard();
+    let preexisting = other.heard();
     journal_of(dir.path(), |_| ());
     let leftovers = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
-    assert_eq!(found, pids, "and not one whose tag only begins alike ({spared})");
+    assert_eq!(found, pids, "and not one whose tag only begins alike ({preexisting})");
     let workers: Vec<i32> = leftovers.found.iter().filter(|one| one.is_worker).map(|one| one.pid).collect();
     assert_eq!(workers, [born.process.pid()]);
     assert_eq!(leftovers.take_over(&quickly(500), None, None, |_| Nudge::None).stubborn.len(), 0);

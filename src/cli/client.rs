@@ -112,7 +112,7 @@ impl Client {
     /// `Failed`: a master holds the folder but does not answer.
     pub fn connect(peek: &MasterPaths, patience: &WaitLimits) -> Result<Self, ClientError> {
         let (stream, config) = reach::reach(peek, patience)?;
-        let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::of_stranger(peer.pid()).ok());
+        let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::open_pid(peer.pid()).ok());
         Ok(Self { stream, master, read: Vec::new(), searched: 0, answered: false, peek: peek.clone(), config })
     }
 

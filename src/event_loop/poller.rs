@@ -17,7 +17,7 @@ pub enum Source {
     /// Another thread has something for us.
     Waker,
     /// The spawner's shim has something to say about a birth.
-    Verdict(WorkerId),
+    ExecStatus(WorkerId),
     Notify(WorkerId),
     Listener(u64),
     /// Something happened to a unix listener's file.
@@ -36,7 +36,7 @@ impl Source {
         match self {
             Self::Signals => 0,
             Self::Waker => KIND,
-            Self::Verdict(id) => (2 * KIND) | id.0,
+            Self::ExecStatus(id) => (2 * KIND) | id.0,
             Self::Notify(id) => (3 * KIND) | id.0,
             Self::Listener(number) => (4 * KIND) | number,
             Self::Control => 5 * KIND,
@@ -52,7 +52,7 @@ impl Source {
         Some(match token / KIND {
             0 => Self::Signals,
             1 => Self::Waker,
-            2 => Self::Verdict(WorkerId(number)),
+            2 => Self::ExecStatus(WorkerId(number)),
             3 => Self::Notify(WorkerId(number)),
             4 => Self::Listener(number),
             5 => Self::Control,

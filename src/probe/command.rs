@@ -34,7 +34,7 @@ pub(super) struct CommandProbe {
 enum Stage {
     Ordered,
     /// The shim's word is awaited.
-    Underway(Process, OwnedFd),
+    ExecPending(Process, OwnedFd),
     Running(Process),
 }
 
@@ -52,8 +52,10 @@ impl CommandProbe {
     /// What became of the order. Some: it never ran, and why.
     pub(super) fn reported(&mut self, report: SpawnResult) -> Option<ProbeError> {
         match report {
-            SpawnResult::Born { born, .. } => self.stage = Stage::Running(born.process),
-            SpawnResult::Underway { born, verdict, .. } => self.stage = Stage::Underway(born.process, verdict),
+            SpawnResult::Started { child, .. } => self.stage = Stage::Running(child.process),
+            SpawnResult::ExecPending { child, exec_status, .. } => {
+                self.stage = Stage::ExecPending(child.process, exec_status)
+            }
             SpawnResult::Failed { error, .. } => {
                 let ours = matches!(
                     error.stage,
@@ -83,7 +85,7 @@ impl CommandProbe {
     pub(super) fn wants(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let output = self.output.as_ref().map(AsFd::as_fd);
         let verdict = match &self.stage {
-            Stage::Underway(_, verdict) => Some(verdict.as_fd()),
+            Stage::ExecPending(_, verdict) => Some(verdict.as_fd()),
             Stage::Ordered | Stage::Running(_) => None,
         };
         let pidfd = self.process().and_then(Process::pidfd);
@@ -121,8 +123,8 @@ impl CommandProbe {
 
     /// None: the shim has said nothing yet.
     fn hear_verdict(&mut self) -> Option<()> {
-        if let Stage::Underway(_, fd) = &self.stage {
-            self.refused = match process::verdict(fd) {
+        if let Stage::ExecPending(_, fd) = &self.stage {
+            self.refused = match process::exec_status(fd) {
                 Ok(None) => return None,
                 Ok(Some(Ok(()))) => None,
                 // The shim is about to end.
@@ -131,7 +133,7 @@ impl CommandProbe {
             };
         }
         self.stage = match std::mem::replace(&mut self.stage, Stage::Ordered) {
-            Stage::Underway(process, _) => Stage::Running(process),
+            Stage::ExecPending(process, _) => Stage::Running(process),
             other => other,
         };
         Some(())
@@ -161,7 +163,7 @@ impl CommandProbe {
     pub(super) fn into_unreaped(self) -> Option<Process> {
         match self.stage {
             Stage::Ordered => None,
-            Stage::Underway(process, _) | Stage::Running(process) => {
+            Stage::ExecPending(process, _) | Stage::Running(process) => {
                 matches!(process.reap(), Ok(None)).then_some(process)
             }
         }
@@ -170,7 +172,7 @@ impl CommandProbe {
     fn process(&self) -> Option<&Process> {
         match &self.stage {
             Stage::Ordered => None,
-            Stage::Underway(process, _) | Stage::Running(process) => Some(process),
+            Stage::ExecPending(process, _) | Stage::Running(process) => Some(process),
         }
     }
 

@@ -172,7 +172,7 @@ impl ProbeLoop {
             order.worker = WorkerId(number);
             order.stdout = end.clone();
             order.stderr = end;
-            spawner.order(order);
+            spawner.request(order);
             Ok(errand)
         });
         match ordered {
@@ -224,8 +224,8 @@ impl ProbeLoop {
         let reports: Vec<SpawnResult> = spawner.reports().try_iter().collect();
         for report in reports {
             let number = match &report {
-                SpawnResult::Born { worker, .. }
-                | SpawnResult::Underway { worker, .. }
+                SpawnResult::Started { worker, .. }
+                | SpawnResult::ExecPending { worker, .. }
                 | SpawnResult::Failed { worker, .. } => worker.0,
             };
             if let Some(errand) = self.errands.get_mut(&number) {

@@ -1,5 +1,5 @@
-//! One cgroup a worker, where one can be made: the only fence that no process can climb (cgroups(7), version 2). When
-//! it is worth its price stands in `docs/decisions/0002-trees.md`.
+//! One cgroup per worker where they can be created: the only boundary that no process can leave (cgroups(7), version
+//! 2). When that is worth its cost: `docs/decisions/0002-trees.md`.
 
 use crate::process::procfs;
 use crate::sys::process::Process;
@@ -11,49 +11,48 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// How deep a worker's own cgroups are cleared away.
-const DEEPEST: u32 = 16;
+/// How many levels of a worker's own cgroups are visited.
+const MAX_DEPTH: u32 = 16;
 
-/// The place below our own cgroup where the workers' cgroups are made.
+/// The cgroup below the master's own in which the workers' cgroups are created.
 #[derive(Debug)]
 pub struct Cgroups {
     base: PathBuf,
 }
 
-/// One worker's cgroup. Dropping it removes the folder, if it is empty by then.
+/// One worker's cgroup. Dropping it removes the directory if it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
     dir: PathBuf,
 }
 
 impl Cgroups {
-    /// Finds out whether we are to make cgroups: there is a version 2 hierarchy (alone, or beside version 1), our own
-    /// cgroup in it is writable, and it was given to us to divide: it, or one above, carries the mark of a delegation
-    /// (`user.delegate` or `trusted.delegate`, as systemd sets it for `Delegate=`). `name`: the master's, for the
-    /// folder.
+    /// Finds out whether the master may create cgroups: there is a version 2 hierarchy (alone, or beside version 1),
+    /// the master's own cgroup in it is writable, and it is delegated: it, or one above, carries `user.delegate` or
+    /// `trusted.delegate`, as systemd sets it for `Delegate=`. `name` is the master's, for the directory.
     pub fn find(name: &str) -> Option<Self> {
         let (mount, own) = own_cgroup()?;
         if !is_delegated(&mount, &own) {
             return None;
         }
-        clear_leftovers(&own, name);
+        remove_stale(&own, name);
         let base = own.join(format!("rotad-{name}-{}", std::process::id()));
         match fs::create_dir(&base) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }
         let found = Self { base };
-        // Below a threaded cgroup nothing but threads may live.
+        // Below a threaded cgroup only threads can live.
         let kind = procfs::read(found.base.join("cgroup.type")).ok()?;
         (kind.trim() == "domain").then_some(found)
     }
 
-    /// Where they are made.
+    /// The directory of the workers' cgroups.
     pub fn base(&self) -> &Path {
         &self.base
     }
 
-    /// Makes the cgroup of one worker.
+    /// Creates the cgroup of one worker.
     ///
     /// # Errors
     /// EAGAIN: cgroup.max.descendants; ENOSPC; EROFS.
@@ -66,7 +65,7 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        // With what hung births have left in it.
+        // Including the cgroups of spawns that hung.
         remove_tree(&self.base);
     }
 }
@@ -75,18 +74,18 @@ impl Cgroup {
     /// Moves a process here, with all its threads.
     ///
     /// # Errors
-    /// EACCES: from a cgroup that is not ours; ESRCH.
+    /// EACCES: its cgroup is not ours; ESRCH: it is gone.
     pub fn add(&self, pid: i32) -> io::Result<()> {
         write(&self.procs(), &pid.to_string())
     }
 
-    /// The file that takes the pid of whoever is to move here; 0: the writer's own.
+    /// The file to which a pid is written to move that process here; 0 moves the writer.
     pub fn procs(&self) -> PathBuf {
         self.dir.join("cgroup.procs")
     }
 
-    /// Sends SIGKILL to all that are here or below: by cgroup.kill (Linux 5.14), else one by one, and then it takes
-    /// several calls to catch those that are being born.
+    /// Sends SIGKILL to all processes here and below: with cgroup.kill (Linux 5.14), else one by one, which takes
+    /// several calls to catch those that are being forked.
     ///
     /// # Errors
     /// EACCES; EOPNOTSUPP: a threaded cgroup.
@@ -96,8 +95,8 @@ impl Cgroup {
             done => return done,
         }
         for pid in self.members() {
-            let Ok(process) = Process::of_stranger(pid) else { continue };
-            // Held first, then looked at again: the number may have changed hands in between.
+            let Ok(process) = Process::open_pid(pid) else { continue };
+            // Open the pidfd first, then check again: the pid may have been reused in between.
             if self.contains(pid) {
                 process.signal(nix::libc::SIGKILL).ok();
             }
@@ -105,21 +104,21 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Whether nobody lives here or below; zombies do not count.
+    /// Whether there is no process here or below; zombies do not count.
     ///
     /// # Errors
-    /// ENODEV, ENOENT: the cgroup has been removed.
+    /// ENODEV or ENOENT: the cgroup was removed.
     pub fn is_empty(&self) -> io::Result<bool> {
         let events = procfs::read(self.dir.join("cgroup.events"))?;
         Ok(events.lines().any(|line| line == "populated 0"))
     }
 
-    /// The processes that are here or below.
+    /// The pids of the processes here and below.
     pub fn members(&self) -> Vec<i32> {
         collect_members(&self.dir)
     }
 
-    /// Whether a process lives here or below, as the process itself tells.
+    /// Whether a process is here or below, by its /proc/PID/cgroup.
     pub fn contains(&self, pid: i32) -> bool {
         let Some((mount, own)) = cgroup_of(pid) else { return false };
         own.starts_with(&self.dir) && own.starts_with(mount)
@@ -136,7 +135,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// The processes in the cgroups that a master made in `base`, each with the name of its worker's cgroup.
+/// The processes in the cgroups that a master created in `base`, each with the name of its worker's cgroup.
 pub fn members_below(base: &Path) -> Vec<(String, i32)> {
     let dirs = fs::read_dir(base).into_iter().flatten().flatten();
     let dirs = dirs.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -149,14 +148,14 @@ pub fn members_below(base: &Path) -> Vec<(String, i32)> {
 
 fn collect_members(dir: &Path) -> Vec<i32> {
     let mut found = Vec::new();
-    each_below(dir, DEEPEST, &mut |dir| {
+    each_below(dir, MAX_DEPTH, &mut |dir| {
         let text = procfs::read(dir.join("cgroup.procs")).unwrap_or_default();
         found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
     });
     found
 }
 
-/// Calls with each cgroup from the top down.
+/// Visits each cgroup, parents first.
 fn each_below(dir: &Path, depth: u32, visit: &mut dyn FnMut(&Path)) {
     visit(dir);
     if depth == 0 {
@@ -169,20 +168,20 @@ fn each_below(dir: &Path, depth: u32, visit: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// Removes the empty cgroups from the bottom up. rmdir(2) says EBUSY where somebody lives: nothing is lost.
+/// Removes the empty cgroups, children first. rmdir(2) fails with EBUSY where a process lives: nothing is lost.
 fn remove_tree(dir: &Path) {
     let mut dirs = Vec::new();
     if fs::remove_dir(dir).is_ok() {
         return;
     }
-    each_below(dir, DEEPEST, &mut |dir| dirs.push(dir.to_owned()));
+    each_below(dir, MAX_DEPTH, &mut |dir| dirs.push(dir.to_owned()));
     for dir in dirs.iter().rev() {
         fs::remove_dir(dir).ok();
     }
 }
 
-/// What masters of this name that are dead have left, as far as nobody lives there.
-fn clear_leftovers(own: &Path, name: &str) {
+/// Removes the empty cgroups of killed masters of this name.
+fn remove_stale(own: &Path, name: &str) {
     let prefix = format!("rotad-{name}-");
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let file = entry.file_name();
@@ -193,12 +192,12 @@ fn clear_leftovers(own: &Path, name: &str) {
     }
 }
 
-/// Where the version 2 hierarchy is mounted, and our own cgroup below.
+/// The mount point of the version 2 hierarchy, and our own cgroup in it.
 fn own_cgroup() -> Option<(PathBuf, PathBuf)> {
     cgroup_of(std::process::id() as i32)
 }
 
-/// Where a process lives, in the file system.
+/// The directory of a process's cgroup.
 pub fn of(pid: i32) -> Option<PathBuf> {
     cgroup_of(pid).map(|(_, own)| own)
 }
@@ -227,10 +226,10 @@ fn mount() -> Option<(PathBuf, PathBuf)> {
     })
 }
 
-/// Whether our cgroup, or one above it in the mount, was given away to its user.
+/// Whether our cgroup, or one above it in the mount, is delegated to us.
 ///
-/// The nearest unit of a systemd decides: what is delegated to a user's systemd, or to that of a container, is not
-/// thereby ours. Every unit's cgroup has an invocation_id.
+/// The nearest systemd unit decides: what is delegated to a user's systemd, or to that of a container, is not thereby
+/// ours. The cgroup of each unit has an invocation_id.
 fn is_delegated(mount: &Path, own: &Path) -> bool {
     let mark = |dir: &Path, name: &str| {
         ["trusted", "user"].iter().find_map(|space| xattr::get(dir, &format!("{space}.{name}")).ok())

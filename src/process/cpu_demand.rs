@@ -1,6 +1,6 @@
-//! How much of the processors starting workers want: the time that they had, and the time that they waited for their
-//! turn (proc(5), `schedstat`). A worker that computes on a busy machine wants a whole processor, however little of it
-//! it gets; one that waits for a network or a clock wants nothing.
+//! Measures how much CPU starting workers want: the time they got, plus the time they waited for a CPU (proc(5),
+//! `schedstat`). A worker that computes on a busy machine wants a whole CPU, however little of it it gets; one that
+//! waits for a network or a timer wants none. The supervisor's boot limit asks before it starts further workers.
 
 use crate::event_loop::waker::Waker;
 use crate::process::procfs;
@@ -11,16 +11,16 @@ use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Workers that are looked at in one round; the others have their turn in the next.
-const MOST_WORKERS: usize = 32;
-/// Processes of one worker that are looked at.
-const MOST_PROCESSES: usize = 64;
-/// What is wanted is what was wanted over so long: a shorter time says little, a longer one is past.
+/// Workers measured per round; the others have their turn in the next.
+const MAX_WORKERS: usize = 32;
+/// Processes measured per worker.
+const MAX_PROCESSES: usize = 64;
+/// Demand is averaged over at least this time: less says little, more is out of date.
 const SPAN: Duration = Duration::from_millis(40);
-/// Until that age a worker that waits for a disk is loading its program: it says nothing about what comes then.
+/// Until this age a worker in disk wait is loading its program, which says nothing about its demand afterwards.
 const LOADING: Duration = Duration::from_millis(200);
 
-/// A worker to be looked at: its first process, and how long ago that was ordered.
+/// A worker to measure: its first process, and how long ago it was requested.
 #[derive(Clone, Copy, Debug)]
 pub struct Starter {
     pub worker: WorkerId,
@@ -28,8 +28,8 @@ pub struct Starter {
     pub age: Duration,
 }
 
-/// A thread that reads as many files of /proc as there are processes. It sleeps until it is asked, and ends when this
-/// is dropped.
+/// A thread that reads /proc, as many files as there are processes. It sleeps until asked, and ends when this is
+/// dropped.
 #[derive(Debug)]
 pub struct Meter {
     tasks: Sender<Vec<Starter>>,
@@ -37,74 +37,74 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// `wake` is rung after each answer.
+    /// Starts the thread. `wake` is woken after each answer.
     ///
     /// # Errors
-    /// EAGAIN: no thread can be made.
+    /// EAGAIN: no thread can be created.
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
         let (outbox, found) = bounded(1);
         let thread = std::thread::Builder::new().name("meter".to_owned()).stack_size(128 << 10);
         thread.spawn(move || {
-            // Signals for the process are the main thread's.
+            // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
-            let mut rounds = Rounds::new();
+            let mut meter = CpuMeter::new();
             for all in inbox {
-                outbox.send(rounds.look(all)).ok();
+                outbox.send(meter.measure(all)).ok();
                 wake.wake();
             }
         })?;
         Ok(Self { tasks, found })
     }
 
-    /// Looks at these, once; not to be called again before [`Meter::found`] has given the answer.
-    pub fn look(&self, all: Vec<Starter>) {
+    /// Starts a measurement of these workers. Call it again only after [`Meter::found`] has returned the answer.
+    pub fn measure(&self, all: Vec<Starter>) {
         self.tasks.try_send(all).ok();
     }
 
-    /// The answer, once it is there: what each wants, in percent of a processor. Those of whom nothing can be said yet
+    /// The answer, once it is there: the demand of each worker in percent of a CPU. Workers that cannot be judged yet
     /// are left out.
     pub fn found(&self) -> Option<Vec<(WorkerId, u32)>> {
         self.found.try_recv().ok()
     }
 }
 
-/// What a worker's tree has had and waited for so far.
+/// CPU time a worker's tree has got and waited for so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     wanted: Duration,
-    /// Some process computes, or would.
-    runs: bool,
-    /// Some process waits for a disk.
-    loads: bool,
-    /// The kernel tells how long it waited for its turn.
-    delays: bool,
+    /// Some process is runnable.
+    runnable: bool,
+    /// Some process is in disk wait.
+    in_disk_wait: bool,
+    /// The kernel reports the time waited for a CPU.
+    has_delays: bool,
 }
 
 #[derive(Debug)]
-struct Rounds {
+struct CpuMeter {
     tick: Duration,
-    /// What was seen at least [`SPAN`] ago, if so long ago there was anything to see.
+    /// The last sample that is at least [`SPAN`] old.
     before: HashMap<WorkerId, (Instant, Duration)>,
-    /// Whose turn it was last.
+    /// The last worker of the previous round.
     last: WorkerId,
 }
 
-impl Rounds {
+impl CpuMeter {
     fn new() -> Self {
         let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|hertz| u32::try_from(hertz).ok());
         let tick = Duration::from_secs(1) / hertz.filter(|hertz| *hertz > 0).unwrap_or(100);
         Self { tick, before: HashMap::new(), last: WorkerId(0) }
     }
 
-    fn look(&mut self, mut all: Vec<Starter>) -> Vec<(WorkerId, u32)> {
+    fn measure(&mut self, mut all: Vec<Starter>) -> Vec<(WorkerId, u32)> {
         self.before.retain(|worker, _| all.iter().any(|one| one.worker == *worker));
         all.sort_by_key(|one| one.worker);
         let first = all.partition_point(|one| one.worker <= self.last);
-        if all.len() > MOST_WORKERS {
+        if all.len() > MAX_WORKERS {
             all.rotate_left(first);
         }
-        all.truncate(MOST_WORKERS);
+        all.truncate(MAX_WORKERS);
         self.last = all.last().map_or(WorkerId(0), |one| one.worker);
         all.into_iter().filter_map(|one| Some((one.worker, self.demand(one)?))).collect()
     }
@@ -119,45 +119,45 @@ impl Rounds {
         if span >= SPAN {
             self.before.insert(one.worker, (now, sample.wanted));
         }
-        if sample.loads && one.age < LOADING {
+        if sample.in_disk_wait && one.age < LOADING {
             return None;
         }
         let percent = (wanted.as_micros() * 100 / span.as_micros().max(1)).min(100_000) as u32;
-        // One that waits for its turn has that time counted when it gets it.
-        let waits = sample.runs && (span < SPAN || wanted.is_zero() || !sample.delays);
+        // The kernel adds the waiting time only when the process gets a CPU.
+        let waits = sample.runnable && (span < SPAN || wanted.is_zero() || !sample.has_delays);
         Some(if waits { percent.max(100) } else { percent })
     }
 }
 
-/// None: it is gone.
+/// None: the process is gone.
 fn sample(pid: i32, tick: Duration) -> Option<Sample> {
-    let all = procfs::forest(&[pid]).into_iter().take(MOST_PROCESSES).filter_map(|(pid, _)| process(pid, tick));
+    let all = procfs::forest(&[pid]).into_iter().take(MAX_PROCESSES).filter_map(|(pid, _)| process(pid, tick));
     all.reduce(|sum, one| Sample {
         wanted: sum.wanted + one.wanted,
-        runs: sum.runs || one.runs,
-        loads: sum.loads || one.loads,
-        delays: sum.delays || one.delays,
+        runnable: sum.runnable || one.runnable,
+        in_disk_wait: sum.in_disk_wait || one.in_disk_wait,
+        has_delays: sum.has_delays || one.has_delays,
     })
 }
 
-/// Neither file waits for the process's locks.
+/// Neither file takes locks of the process.
 fn process(pid: i32, tick: Duration) -> Option<Sample> {
     let stat = procfs::read(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
-    // utime, stime, and those of children that are gone: fields 14 to 17.
+    // utime, stime, and those of reaped children: fields 14 to 17.
     let ticks: Vec<u32> = fields.skip(10).take(4).filter_map(|field| field.parse().ok()).collect();
     let &[user, system, children_user, children_system] = ticks.as_slice() else { return None };
     let (own, children) = (tick * (user + system), tick * (children_user + children_system));
-    // Of its first thread, in nanoseconds: on a processor, waiting for one.
+    // For its first thread, in nanoseconds: on a CPU, and waiting for one.
     let text = procfs::read(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     let mut fields = text.split_ascii_whitespace().filter_map(|field| field.parse().ok()).map(Duration::from_nanos);
     let (had, waited) = (fields.next(), fields.next());
     Some(Sample {
         wanted: own.max(had.unwrap_or_default()) + children + waited.unwrap_or_default(),
-        runs: state == "R",
-        loads: state == "D",
-        delays: waited.is_some(),
+        runnable: state == "R",
+        in_disk_wait: state == "D",
+        has_delays: waited.is_some(),
     })
 }
 
@@ -191,12 +191,12 @@ mod tests {
         }
     }
 
-    /// Until this shows, at most 10 s.
-    fn shows(rounds: &mut Rounds, all: &[&Started], is: impl Fn(&[(WorkerId, u32)]) -> bool) {
+    /// Measures until `is` holds, at most 10 s.
+    fn shows(meter: &mut CpuMeter, all: &[&Started], is: impl Fn(&[(WorkerId, u32)]) -> bool) {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             let starters = all.iter().enumerate().map(|(at, one)| one.starter(at as u64 + 1)).collect();
-            let found = rounds.look(starters);
+            let found = meter.measure(starters);
             if is(&found) {
                 return;
             }
@@ -205,9 +205,9 @@ mod tests {
         }
     }
 
-    /// More of them than processors, so that each waits for its turn; one of them as the child of a shell.
+    /// More busy loops than CPUs, so that each waits for its turn; one of them as the child of a shell.
     #[test]
-    fn computing_is_wanting_a_processor_and_waiting_is_not() {
+    fn busy_loops_demand_a_cpu_and_sleepers_none() {
         let mut all: Vec<Started> = (0..3).map(|_| Started::new(&["sh", "-c", "while :; do :; done"])).collect();
         all.push(Started::new(&["sh", "-c", "sh -c 'while :; do :; done'; true"]));
         all.push(Started::new(&["sleep", "60"]));
@@ -215,24 +215,24 @@ mod tests {
         let is = |found: &[(WorkerId, u32)]| {
             found.len() == 5 && found[..4].iter().all(|(_, wants)| *wants >= 70) && found[4].1 < 20
         };
-        shows(&mut Rounds::new(), &all, is);
+        shows(&mut CpuMeter::new(), &all, is);
     }
 
     #[test]
-    fn all_have_their_turn() {
+    fn every_worker_is_measured_in_turn() {
         let one = Started::new(&["sleep", "60"]);
-        let mut rounds = Rounds::new();
+        let mut meter = CpuMeter::new();
         let starter = |number| Starter { worker: WorkerId(number), ..one.starter(0) };
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..4 {
-            seen.extend(rounds.look((1..=100).map(starter).collect()).into_iter().map(|(worker, _)| worker));
+            seen.extend(meter.measure((1..=100).map(starter).collect()).into_iter().map(|(worker, _)| worker));
         }
         assert_eq!(seen.len(), 100);
     }
 
     #[test]
-    fn the_dead_want_nothing() {
+    fn a_dead_process_has_no_demand() {
         let starter = Starter { worker: WorkerId(1), pid: i32::MAX, age: Duration::from_secs(1) };
-        assert!(Rounds::new().look(vec![starter]).is_empty());
+        assert!(CpuMeter::new().measure(vec![starter]).is_empty());
     }
 }

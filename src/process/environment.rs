@@ -1,4 +1,4 @@
-//! The environment that a worker starts from, and what birth adds to it.
+//! The environment of a worker: what it inherits, and what the spawner adds.
 
 use super::pinned::DEFAULT_PATH;
 use crate::plan::Account;
@@ -6,19 +6,19 @@ use std::ffi::{CString, NulError, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-/// What the master's own manager told the master, and nobody else.
+/// Variables that the master's own service manager addressed to the master alone.
 const MASTERS_OWN: [&str; 7] =
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-/// What survives `clear_env`.
+/// Variables that survive `clear_env`.
 const PLAIN: [&str; 3] = ["PATH", "LANG", "TZ"];
-/// Written by birth alone.
+/// Set by the spawner alone.
 const LISTEN: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-/// Written by birth where there is a watchdog.
+/// Set by the spawner if there is a watchdog.
 const WATCHDOG: [&str; 2] = ["WATCHDOG_USEC", "WATCHDOG_PID"];
 
-/// What a worker has of the master's own environment: all but what was meant for the master; with `clear` only PATH,
-/// LANG, TZ and what `pass` names (a `*` at the end stands for any rest). With an account: its HOME, USER, LOGNAME
-/// and SHELL.
+/// The variables that a worker inherits: all but those addressed to the master; with `clear` only PATH, LANG, TZ and
+/// those that `pass` names (a `*` at the end matches any rest). With an account, its HOME, USER, LOGNAME and SHELL
+/// replace the inherited ones.
 pub fn base(clear: bool, pass: &[String], account: Option<&Account>) -> Vec<(OsString, OsString)> {
     select(std::env::vars_os(), clear, pass, account)
 }
@@ -60,7 +60,10 @@ fn inherits(name: &OsStr, clear: bool, pass: &[String]) -> bool {
 }
 
 /// `NAME=value` for execve(2), with LISTEN_FDS and LISTEN_FDNAMES if there are listeners, and WATCHDOG_USEC with a
-/// watchdog (sd_watchdog_enabled(3)). LISTEN_PID and WATCHDOG_PID are added later, by the one who knows the pid.
+/// watchdog (sd_watchdog_enabled(3)). The child adds LISTEN_PID and WATCHDOG_PID, since it knows the pid.
+///
+/// # Errors
+/// A variable contains a NUL byte.
 pub(super) fn finish(
     env: &[(OsString, OsString)],
     listeners: usize,
@@ -102,12 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_for_the_master_stays_with_it() {
+    fn variables_for_the_master_are_not_inherited() {
         assert_eq!(names(&select(own(), false, &[], None)), ["PATH", "HOME", "APP_A", "APP", "TZ"]);
     }
 
     #[test]
-    fn cleared_but_for_what_is_passed() {
+    fn a_cleared_environment_keeps_what_is_passed() {
         assert_eq!(names(&select(own(), true, &["APP_*".into()], None)), ["PATH", "APP_A", "TZ"]);
         assert_eq!(names(&select(own(), true, &["APP".into()], None)), ["PATH", "APP", "TZ"]);
         assert_eq!(names(&select(own(), true, &["NOTIFY_SOCKET".into(), "*".into()], None)).len(), 5);
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_brings_its_own() {
+    fn an_account_sets_home_user_logname_and_shell() {
         let account = Account {
             name: "www".into(),
             uid: 33,
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn listen_variables_only_with_listeners() {
+    fn listen_variables_are_set_only_with_listeners() {
         let env = [("LISTEN_FDS".into(), "7".into()), ("A".into(), "b".into())];
         assert_eq!(finish(&env, 0, "", None), Ok(vec![c"A=b".into()]));
         assert_eq!(

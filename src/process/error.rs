@@ -1,4 +1,4 @@
-//! Why there is no worker, in words that fit after "cannot start: ".
+//! Why a worker could not be spawned, as text that fits after "cannot start: ".
 
 use crate::sys::exec::step;
 use nix::libc;
@@ -10,12 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// How far a birth came.
+/// The stages of a spawn, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpawnStage {
-    /// Waiting for a spawner.
+    /// Queued for a spawner thread.
     Queue,
-    /// Finding the program and its directory.
+    /// Resolving the program and its directory.
     Resolve,
     Prepare,
     Fork,
@@ -25,7 +25,7 @@ pub enum SpawnStage {
     Groups,
     Gid,
     Uid,
-    /// Making sure that the old user's rights are gone.
+    /// Checking that the old user's rights are gone.
     Verify,
     Directory,
     Descriptors,
@@ -52,7 +52,7 @@ impl SpawnStage {
         Self::Cgroup,
     ];
 
-    /// Its number for [`crate::sys::clone::Progress`].
+    /// Its number for [`crate::sys::clone::ExecProgress`].
     pub(super) fn number(self) -> u32 {
         match self {
             Self::Session => step::SESSION,
@@ -98,7 +98,7 @@ impl SpawnStage {
     }
 }
 
-/// What it was, as far as it can be told apart.
+/// The cause, as far as causes that share an errno can be told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpawnFault {
     NoSuchProgram,
@@ -106,24 +106,24 @@ pub enum SpawnFault {
     NoSuchDirectory,
     NotADirectory,
     PermissionDenied,
-    /// The program is there; what its first line names, or its dynamic loader, is not.
+    /// The program exists; the interpreter that its first line names, or its dynamic loader, does not.
     BadInterpreter(String),
     TextFileBusy,
     NotAProgram,
     ForkRefused,
     TooManyFiles,
-    /// Nothing came back in time.
+    /// The spawn did not finish in time.
     Hung,
-    /// The stage and the errno say it all.
+    /// Described by the stage and the errno.
     Other,
 }
 
-/// Why a birth failed.
+/// Why a spawn failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnError {
     pub stage: SpawnStage,
     pub errno: i32,
-    /// What the stage was about: a path, the name of a limit or of a user; may be empty.
+    /// What the stage acted on: a path, the name of a limit or of a user; may be empty.
     pub subject: String,
     pub fault: SpawnFault,
 }
@@ -199,12 +199,12 @@ impl SpawnError {
     }
 }
 
-/// A regular file with a bit for execution; whether it is ours is for the kernel to say.
+/// A regular file with an execute bit; the kernel decides whether we may execute it.
 pub(super) fn executable(program: &Path) -> bool {
     fs::metadata(program).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// What a script's first line names (execve(2)).
+/// The interpreter in a script's first line (execve(2)).
 fn interpreter(program: &Path) -> String {
     let mut head = [0; 256];
     let length = File::open(program).and_then(|mut file| file.read(&mut head)).unwrap_or(0);
@@ -213,7 +213,7 @@ fn interpreter(program: &Path) -> String {
     };
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
     let name = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-    // A file saved with the line ends of another system: the carriage return is part of the name that was looked for.
+    // A file with CRLF line ends: the carriage return is part of the name that the kernel looked up.
     Path::new(std::ffi::OsStr::from_bytes(name)).display().to_string()
         + if head[..length].windows(2).any(|pair| pair == b"\r\n") { "\\r" } else { "" }
 }
@@ -223,14 +223,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_have_numbers_of_their_own() {
+    fn each_stage_has_its_own_number() {
         for stage in SpawnStage::ALL {
             assert_eq!(SpawnStage::of_number(stage.number()), stage);
         }
     }
 
     #[test]
-    fn texts() {
+    fn errors_name_cause_and_subject() {
         let text = |stage, errno| SpawnError::diagnose(stage, errno, Path::new("/no/x")).to_string();
         assert_eq!(
             text(SpawnStage::Fork, libc::EAGAIN),

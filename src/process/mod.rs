@@ -1,7 +1,10 @@
-//! The birth of a worker: from an order to a running program, or to the reason why there is none.
+//! Spawning of workers: from a [`SpawnRequest`] to a running program, or to the reason why there is none. The
+//! supervisor and the command probes are the callers.
 //!
-//! One thread, the [`Spawner`]'s, carries the orders out, since a birth may block: a working directory on a dead
-//! mount, a program that is being paged in. Why it is done this way: `docs/decisions/0001-birth-of-a-worker.md`.
+//! The [`Spawner`]'s thread carries the requests out one by one, since a spawn may block: a working directory on a dead
+//! mount, a program that is being paged in. Why it is done this way: `docs/decisions/0001-birth-of-a-worker.md`. `tree`
+//! and `orphan_scanner` find and end the descendants of workers; `cgroup`, `procfs`, `rss_sampler` and `cpu_demand`
+//! read what the kernel knows about them.
 
 pub mod cgroup;
 pub mod cpu_demand;
@@ -20,7 +23,7 @@ pub mod tree;
 
 pub use error::{SpawnError, SpawnFault, SpawnStage};
 pub use pinned::{PinnedPaths, Resolved};
-pub use shim::verdict;
+pub use shim::exec_status;
 pub use spawner::{Spawner, SpawnerConfig};
 
 use crate::plan::{Account, Limit};
@@ -33,57 +36,63 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
-/// One worker to be born.
+/// A worker to spawn.
 #[derive(Clone, Debug)]
+/// The engine's number for it.
 pub struct SpawnRequest {
     pub worker: WorkerId,
-    /// Where its generation's program and directory are; shared by all births of the generation.
+    /// The generation's program and directory; shared by all spawns of the generation.
     pub pinned: Arc<PinnedPaths>,
     /// The program's name as written, then its arguments.
     pub argv: Vec<OsString>,
     /// The whole environment except LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, which are added if there are
     /// listeners, and removed otherwise.
     pub env: Vec<(OsString, OsString)>,
-    /// None: the master's own user.
+    /// None: it runs as the master's own user.
     pub account: Option<Account>,
+    /// None: the master's umask.
     pub umask: Option<u32>,
+    /// None: the master's nice value.
     pub nice: Option<i32>,
+    /// Limits that the configuration sets (setrlimit(2)).
     pub limits: Vec<Limit>,
     /// None: /dev/null.
     pub stdin: Option<Arc<OwnedFd>>,
+    /// Becomes its stdout.
     pub stdout: Arc<OwnedFd>,
+    /// Becomes its stderr.
     pub stderr: Arc<OwnedFd>,
-    /// They become 3, 4, …
+    /// Become descriptors 3, 4, …
     pub listeners: Vec<Arc<OwnedFd>>,
     /// Their names, separated by colons (sd_listen_fds(3)).
     pub listen_names: String,
     /// Adds WATCHDOG_USEC and WATCHDOG_PID (sd_watchdog_enabled(3)).
     pub watchdog: Option<Duration>,
-    /// The `cgroup.procs` of a cgroup that has been made for it. If that cannot be used, it is born without.
+    /// The `cgroup.procs` of a cgroup created for it. If the child cannot join, it runs without.
     pub cgroup: Option<PathBuf>,
-    /// Holds its pid from before its program's first step; 0 until then.
+    /// The child stores its pid here before exec; 0 until then.
     pub pid: Arc<AtomicI32>,
 }
 
-/// What came of an order: exactly one for each.
+/// The result of a request: exactly one for each.
 #[derive(Debug)]
 pub enum SpawnResult {
     /// The program runs.
-    Born { worker: WorkerId, born: SpawnedChild },
-    /// The process exists, and its program is about to run as another user: [`verdict`] tells whether it does.
-    Underway { worker: WorkerId, born: SpawnedChild, verdict: OwnedFd },
+    Started { worker: WorkerId, child: SpawnedChild },
+    /// The process exists and is about to run its program as another user: [`exec_status`] tells whether it does.
+    ExecPending { worker: WorkerId, child: SpawnedChild, exec_status: OwnedFd },
     /// There is no process.
     Failed { worker: WorkerId, error: SpawnError, pinned: Option<Resolved>, repinned: bool },
 }
 
-/// A child that must be reaped one day.
+/// A child that the caller must reap.
 #[derive(Debug)]
 pub struct SpawnedChild {
     pub process: Process,
-    /// When it began, in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)); 0 where that cannot be read.
+    /// Start time in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)); 0 if that cannot be read.
     pub start_time: u64,
-    /// Where its generation is, if that was found out just now.
+    /// The paths of its generation, if they were resolved just now.
     pub pinned: Option<Resolved>,
-    /// What the generation had been pinned to is gone: `pinned` says where it is now.
+    /// The earlier paths of the generation are gone: `pinned` has the new ones.
     pub repinned: bool,
 }

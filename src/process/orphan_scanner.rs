@@ -1,54 +1,54 @@
-//! The thread that looks at orphans ([`crate::process::tree`]), and what happens when it hangs: the environment of a
-//! process is read under a lock of that process, which a dead disk may hold for ever.
+//! The thread that scans orphans ([`crate::process::tree`]), and what happens when it hangs: reading the environment of
+//! a process takes a lock of that process, which a dead disk may hold indefinitely. The supervisor owns it.
 
 use crate::event_loop::waker::Waker;
 use crate::process::procfs::{self, Stat};
-use crate::process::tree::{self, Found, Memory, Question, TAG, Tag};
+use crate::process::tree::{self, Found, ScanMemory, ScanRequest, TAG, Tag};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The answer of one process is waited for so long.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// So many threads may hang; then no environment is read any more.
-const MOST_WRITTEN_OFF: usize = 8;
+/// How long reading one process may take.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
+/// How many threads may hang; beyond that no environment is read any more.
+const MAX_ABANDONED: usize = 8;
 
-/// Looks at orphans without ever holding up its owner. One look at a time.
+/// Scans orphans without blocking its owner. One scan at a time.
 #[derive(Debug)]
 pub struct OrphanScanner {
     wake: Waker,
     /// Shared by all threads, one after the other.
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<ScanMemory>>,
     reports: (Sender<Report>, Receiver<Report>),
-    seat: Option<Seat>,
-    /// The look that is under way, and its number.
-    asked: Option<Arc<Question>>,
+    thread: Option<ScanThread>,
+    /// The current scan, and its number.
+    current: Option<Arc<ScanRequest>>,
     number: u64,
-    /// Where those are that have been written off.
-    gone: Vec<Arc<Mutex<At>>>,
+    /// The states of abandoned threads.
+    hung: Vec<Arc<Mutex<ScanState>>>,
 }
 
-/// The number of a look, and what it has found.
+/// The number of a scan and its result.
 type Report = (u64, Found);
 
 #[derive(Debug)]
-struct Seat {
-    orders: Sender<(u64, Arc<Question>, bool)>,
-    at: Arc<Mutex<At>>,
+struct ScanThread {
+    requests: Sender<(u64, Arc<ScanRequest>, bool)>,
+    state: Arc<Mutex<ScanState>>,
 }
 
-/// What a thread is at.
+/// What a thread is doing.
 #[derive(Debug, Default)]
-struct At {
-    /// Since when it reads the environment of one process.
+struct ScanState {
+    /// The process whose environment it reads, and since when.
     reading: Option<(i32, Instant)>,
-    /// Processes that have not answered a thread: not asked again.
+    /// Processes at which other threads hang: not read.
     silent: Vec<i32>,
-    written_off: bool,
-    /// It has come back after that, and has ended.
-    back: bool,
+    abandoned: bool,
+    /// It has returned after being abandoned, and has ended.
+    returned: bool,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,149 +56,150 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl OrphanScanner {
-    /// `wake`: rung after each look. The thread begins with the first one.
+    /// `wake` is woken after each scan. The thread starts with the first one.
     pub fn new(wake: Waker) -> Self {
         Self {
             wake,
             memory: Arc::default(),
             reports: unbounded(),
-            seat: None,
-            asked: None,
+            thread: None,
+            current: None,
             number: 0,
-            gone: Vec::new(),
+            hung: Vec::new(),
         }
     }
 
+    /// Whether a scan is running.
     pub fn is_busy(&self) -> bool {
-        self.asked.is_some()
+        self.current.is_some()
     }
 
-    /// Begins a look; one that is under way is given up, and not reported. Never blocks.
+    /// Starts a scan; a running one is cancelled and not reported. Never blocks.
     ///
     /// # Errors
-    /// No thread can be had.
-    pub fn look(&mut self, question: Question) -> io::Result<()> {
-        if self.asked.is_some() {
-            self.write_off();
+    /// EAGAIN: no thread can be created.
+    pub fn scan(&mut self, request: ScanRequest) -> io::Result<()> {
+        if self.current.is_some() {
+            self.abandon();
         }
-        self.asked = Some(Arc::new(question));
-        let begun = self.begin();
-        if begun.is_err() {
-            self.asked = None;
+        self.current = Some(Arc::new(request));
+        let started = self.start();
+        if started.is_err() {
+            self.current = None;
         }
-        begun
+        started
     }
 
-    /// What the look has found, once it is through.
+    /// The result of the scan, once it is complete.
     pub fn found(&mut self) -> Option<Found> {
         let report = self.reports.1.try_iter().find(|(number, _)| *number == self.number);
-        let (_, found) = report.filter(|_| self.asked.is_some())?;
-        self.asked = None;
+        let (_, found) = report.filter(|_| self.current.is_some())?;
+        self.current = None;
         Some(found)
     }
 
-    /// When [`OrphanScanner::check`] wants to be called, at the latest.
+    /// When [`OrphanScanner::check`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        self.asked.as_ref()?;
-        let reading = self.seat.as_ref().and_then(|seat| lock(&seat.at).reading);
-        Some(reading.map_or_else(Instant::now, |(_, since)| since) + PATIENCE)
+        self.current.as_ref()?;
+        let reading = self.thread.as_ref().and_then(|thread| lock(&thread.state).reading);
+        Some(reading.map_or_else(Instant::now, |(_, since)| since) + READ_TIMEOUT)
     }
 
-    /// The whole process stood still for so long: nobody is to blame for that.
+    /// The whole process was paused: that time does not count.
     pub fn paused(&self, by: Duration) {
-        if let Some(seat) = &self.seat
-            && let Some((_, since)) = &mut lock(&seat.at).reading
+        if let Some(thread) = &self.thread
+            && let Some((_, since)) = &mut lock(&thread.state).reading
         {
             *since += by;
         }
     }
 
-    /// Writes a thread off that hangs; another one does its work again, and leaves out what it hangs at.
+    /// Abandons a thread that hangs; another one repeats its scan without the process at which it hangs.
     pub fn check(&mut self, now: Instant) {
-        let hangs = self.seat.as_ref().is_some_and(|seat| {
-            lock(&seat.at).reading.is_some_and(|(_, since)| now >= since + PATIENCE) && self.asked.is_some()
+        let hangs = self.thread.as_ref().is_some_and(|thread| {
+            lock(&thread.state).reading.is_some_and(|(_, since)| now >= since + READ_TIMEOUT) && self.current.is_some()
         });
         if hangs {
-            self.write_off();
-            // Refused: the next check tries again.
-            self.begin().ok();
-        } else if self.asked.is_some() && self.seat.is_none() {
-            self.begin().ok();
+            self.abandon();
+            // If the kernel refuses a thread, the next check tries again.
+            self.start().ok();
+        } else if self.current.is_some() && self.thread.is_none() {
+            self.start().ok();
         }
     }
 
-    fn write_off(&mut self) {
-        if let Some(question) = &self.asked {
-            question.given_up.store(true, Ordering::Relaxed);
+    fn abandon(&mut self) {
+        if let Some(request) = &self.current {
+            request.cancelled.store(true, Ordering::Relaxed);
         }
-        let Some(seat) = self.seat.take() else { return };
-        lock(&seat.at).written_off = true;
-        self.gone.push(seat.at);
+        let Some(thread) = self.thread.take() else { return };
+        lock(&thread.state).abandoned = true;
+        self.hung.push(thread.state);
     }
 
-    fn begin(&mut self) -> io::Result<()> {
-        let Some(asked) = &self.asked else { return Ok(()) };
-        // A look that was given up stays so.
-        let question = Arc::new(Question { given_up: AtomicBool::new(false), ..Question::clone(asked) });
-        self.asked = Some(question.clone());
-        self.gone.retain(|at| !lock(at).back);
-        let deaf = self.gone.len() >= MOST_WRITTEN_OFF;
-        // What others still hang at is not read by one more.
-        let silent: Vec<i32> = self.gone.iter().filter_map(|at| lock(at).reading.map(|(pid, _)| pid)).collect();
-        let seat = match self.seat.take() {
-            Some(seat) => seat,
-            None => self.seat_one()?,
+    fn start(&mut self) -> io::Result<()> {
+        let Some(current) = &self.current else { return Ok(()) };
+        // A cancelled scan stays cancelled, so the repetition needs its own flag.
+        let request = Arc::new(ScanRequest { cancelled: AtomicBool::new(false), ..ScanRequest::clone(current) });
+        self.current = Some(request.clone());
+        self.hung.retain(|state| !lock(state).returned);
+        let skip_environments = self.hung.len() >= MAX_ABANDONED;
+        // Processes at which other threads still hang are not read by one more.
+        let silent: Vec<i32> = self.hung.iter().filter_map(|state| lock(state).reading.map(|(pid, _)| pid)).collect();
+        let thread = match self.thread.take() {
+            Some(thread) => thread,
+            None => self.start_thread()?,
         };
-        lock(&seat.at).silent = silent;
+        lock(&thread.state).silent = silent;
         self.number += 1;
-        seat.orders.send((self.number, question, deaf)).ok();
-        self.seat = Some(seat);
+        thread.requests.send((self.number, request, skip_environments)).ok();
+        self.thread = Some(thread);
         Ok(())
     }
 
-    fn seat_one(&self) -> io::Result<Seat> {
-        let (orders, inbox) = bounded::<(u64, Arc<Question>, bool)>(1);
-        let at: Arc<Mutex<At>> = Arc::default();
+    fn start_thread(&self) -> io::Result<ScanThread> {
+        let (requests, inbox) = bounded::<(u64, Arc<ScanRequest>, bool)>(1);
+        let state: Arc<Mutex<ScanState>> = Arc::default();
         let (taken, memory, reports, wake) =
-            (Arc::clone(&at), Arc::clone(&self.memory), self.reports.0.clone(), self.wake.clone());
-        let thread = std::thread::Builder::new().name("sweeper".to_owned()).stack_size(256 << 10);
+            (Arc::clone(&state), Arc::clone(&self.memory), self.reports.0.clone(), self.wake.clone());
+        let thread = std::thread::Builder::new().name("orphan-scanner".to_owned()).stack_size(256 << 10);
         thread.spawn(move || {
-            // Signals for the process are the main thread's.
+            // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
-            for (number, question, deaf) in inbox {
-                // A copy, so that a thread that hangs holds no lock.
+            for (number, request, skip_environments) in inbox {
+                // A copy, so that a hanging thread holds no lock.
                 let mut known = lock(&memory).clone();
-                let found = tree::look(&question, &mut known, &mut |stat| tag_of(stat, &taken, deaf));
-                let mut at = lock(&taken);
-                if at.written_off {
-                    at.back = true;
+                let found = tree::scan(&request, &mut known, &mut |stat| tag_of(stat, &taken, skip_environments));
+                let mut state = lock(&taken);
+                if state.abandoned {
+                    state.returned = true;
                     lock(&memory).learn(known);
                     return;
                 }
                 *lock(&memory) = known;
-                drop(at);
+                drop(state);
                 reports.send((number, found)).ok();
                 wake.wake();
             }
         })?;
-        Ok(Seat { orders, at })
+        Ok(ScanThread { requests, state })
     }
 }
 
-/// Asks one process. Who hangs in the kernel, or has not answered another thread, is not asked.
-fn tag_of(stat: &Stat, at: &Mutex<At>, deaf: bool) -> Tag {
+/// Reads the tag of one process, unless it hangs in the kernel or has not answered another thread.
+fn tag_of(stat: &Stat, state: &Mutex<ScanState>, skip_environments: bool) -> Tag {
     let pid = stat.pid;
     {
-        let at = lock(at);
-        if deaf || at.written_off || at.silent.contains(&pid) {
+        let state = lock(state);
+        if skip_environments || state.abandoned || state.silent.contains(&pid) {
             return Tag::Silent;
         }
     }
     if if stat.threads == 1 { stat.state == b'D' } else { procfs::hangs(pid) } {
         return Tag::Silent;
     }
-    lock(at).reading = Some((pid, Instant::now()));
+    lock(state).reading = Some((pid, Instant::now()));
     let tag = procfs::environment_value(pid, TAG);
-    lock(at).reading = None;
+    lock(state).reading = None;
     tag.map_or(Tag::None, Tag::Is)
 }

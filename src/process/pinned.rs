@@ -1,5 +1,5 @@
-//! Where a generation's program and directory really are: found out at its first birth, and kept, so that a `current`
-//! link that has moved since is not followed when a crash is repaired.
+//! The resolved paths of a generation's program and directory. They are resolved at its first spawn and kept, so that a
+//! respawn after a crash does not follow a `current` symlink that has moved since.
 
 use super::error::executable;
 use super::{SpawnError, SpawnFault, SpawnStage};
@@ -16,55 +16,55 @@ use std::time::Instant;
 /// Where programs are looked for if the worker's environment has no PATH.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What one generation of one pool is made from: as written, and as found.
+/// The program and directory of one generation of one pool: as written, and as resolved.
 #[derive(Debug)]
 pub struct PinnedPaths {
     program: OsString,
     directory: PathBuf,
     path: Option<OsString>,
     resolved: Mutex<Option<Resolved>>,
-    /// What was found at its first birth.
-    first: OnceLock<Files>,
+    /// The files found at its first spawn.
+    first: OnceLock<FileIds>,
     hang: Mutex<Hang>,
-    /// The folder, once it was found, also where the program then was not.
+    /// The resolved directory, known even if the program was not found in it.
     folder: Mutex<Option<PathBuf>>,
-    /// Where it was found is the point of it: nothing else will do.
+    /// Only the resolved paths will do: they are not resolved again when they are gone.
     held: AtomicBool,
 }
 
-/// What is known of births that did not come back.
+/// Spawns of this generation that hung.
 #[derive(Debug, Default)]
 struct Hang {
     last: Option<(Instant, SpawnError)>,
-    /// Threads that still hang.
-    stuck: u32,
+    /// Number of threads that still hang.
+    thread_stuck: u32,
 }
 
-/// As found: real paths, without links.
+/// Real paths, without symlinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     pub program: PathBuf,
     pub directory: PathBuf,
 }
 
-/// The program and the folder themselves, whatever names lead to them: a file that takes another's place under the same
-/// name is another one, and so is one that was written over.
+/// The identity of program and directory, whatever names lead to them: a file that replaces another under the same name
+/// counts as changed, and so does one that was overwritten.
 #[derive(Debug, PartialEq, Eq)]
-struct Files {
-    places: Resolved,
-    /// Device, inode, size, and when it was written last, in seconds and nanoseconds.
+struct FileIds {
+    paths: Resolved,
+    /// Device, inode, size, and modification time in seconds and nanoseconds.
     program: (u64, u64, u64, i64, i64),
-    /// Device and inode: what comes and goes in it makes it no other folder.
+    /// Device and inode: entries may come and go without changing the directory.
     directory: (u64, u64),
 }
 
-impl Files {
-    fn at(places: &Resolved) -> Result<Self, SpawnError> {
+impl FileIds {
+    fn at(paths: &Resolved) -> Result<Self, SpawnError> {
         let look = |stage, path: &Path| path.metadata().map_err(|error| failed(stage, &error, path));
-        let program = look(SpawnStage::Exec, &places.program)?;
-        let directory = look(SpawnStage::Directory, &places.directory)?;
+        let program = look(SpawnStage::Exec, &paths.program)?;
+        let directory = look(SpawnStage::Directory, &paths.directory)?;
         Ok(Self {
-            places: places.clone(),
+            paths: paths.clone(),
             program: (program.dev(), program.ino(), program.size(), program.mtime(), program.mtime_nsec()),
             directory: (directory.dev(), directory.ino()),
         })
@@ -72,7 +72,7 @@ impl Files {
 }
 
 impl PinnedPaths {
-    /// `program`: as written, the first of the command; `directory`: absolute; `path`: the worker's PATH.
+    /// `program`: as written, the first word of the command; `directory`: absolute; `path`: the worker's PATH.
     pub fn new(program: OsString, directory: PathBuf, path: Option<OsString>) -> Self {
         Self {
             program,
@@ -86,7 +86,7 @@ impl PinnedPaths {
         }
     }
 
-    /// Already found: for a generation that goes on from where another was.
+    /// Already resolved: for a generation that takes over the paths of another.
     pub fn at(program: OsString, directory: PathBuf, path: Option<OsString>, resolved: Resolved) -> Self {
         Self {
             program,
@@ -100,17 +100,17 @@ impl PinnedPaths {
         }
     }
 
-    /// Where the generation is; none before its first birth. Never blocks for long: it is not held while searching.
+    /// The resolved paths; none before the first spawn. Does not wait for a resolution.
     pub fn resolved(&self) -> Option<Resolved> {
         self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The folder that it was found to stand in, also where its program was not found there.
+    /// The resolved directory, even if the program was not found in it.
     pub fn folder(&self) -> Option<PathBuf> {
         self.folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether only the place that was found will do, also when it is gone.
+    /// Whether to insist on the resolved paths even when they are gone.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Relaxed);
     }
@@ -119,31 +119,31 @@ impl PinnedPaths {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether a generation that is begun now would be made from another program or folder than this one was at its
-    /// first birth. Changes nothing; blocks as long as the file system does.
+    /// Whether a generation that begins now would get another program or directory than this one had at its first
+    /// spawn. Changes nothing; blocks as long as the file system does.
     ///
     /// # Errors
-    /// There is no such folder or program now, or it cannot be looked at.
+    /// The directory or program does not exist now, or cannot be read.
     pub fn has_changed(&self) -> Result<bool, SpawnError> {
-        let directory = self.find_folder()?;
-        let places = Resolved { program: self.search(&directory)?, directory };
-        Ok(self.first.get() != Some(&Files::at(&places)?))
+        let directory = self.resolve_dir()?;
+        let paths = Resolved { program: self.search(&directory)?, directory };
+        Ok(self.first.get() != Some(&FileIds::at(&paths)?))
     }
 
-    /// Searches, and keeps what is found. Blocks as long as the file system does.
+    /// Resolves and keeps the paths. Blocks as long as the file system does.
     pub(super) fn resolve(&self) -> Result<Resolved, SpawnError> {
-        let directory = self.find_folder()?;
+        let directory = self.resolve_dir()?;
         *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
         let program = self.search(&directory)?;
         let found = Resolved { program, directory };
-        if let Ok(files) = Files::at(&found) {
+        if let Ok(files) = FileIds::at(&found) {
             self.first.get_or_init(|| files);
         }
         *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
         Ok(found)
     }
 
-    fn find_folder(&self) -> Result<PathBuf, SpawnError> {
+    fn resolve_dir(&self) -> Result<PathBuf, SpawnError> {
         let directory =
             self.directory.canonicalize().map_err(|error| failed(SpawnStage::Directory, &error, &self.directory))?;
         if !directory.is_dir() {
@@ -156,29 +156,32 @@ impl PinnedPaths {
         self.hang.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A birth from here had to be ended.
+    /// Records that a spawn of this generation had to be killed.
     pub(super) fn hung(&self, error: SpawnError) {
         self.hang().last = Some((Instant::now(), error));
     }
 
-    /// A thread did not even come back then …
-    pub(super) fn stuck(&self) {
-        self.hang().stuck += 1;
+    /// Records that its thread did not return either …
+    pub(super) fn thread_stuck(&self) {
+        self.hang().thread_stuck += 1;
     }
 
-    /// … and now it has.
-    pub(super) fn freed(&self) {
-        self.hang().stuck -= 1;
+    /// … and that it has returned now.
+    pub(super) fn thread_freed(&self) {
+        self.hang().thread_stuck -= 1;
     }
 
-    /// Why a birth would only hang as well: a thread still does, or one did after this was ordered. So a dead mount
-    /// costs the other pools one wait, and one thread, instead of one for each worker that lives on it.
-    pub(super) fn hopeless(&self, ordered: Instant) -> Option<SpawnError> {
+    /// Why a new spawn would hang as well: a thread still hangs, or one hung after this spawn was requested. So a dead
+    /// mount costs the other pools one wait and one thread, and not one for each worker that lives on it.
+    pub(super) fn fails_fast(&self, requested: Instant) -> Option<SpawnError> {
         let hang = self.hang();
-        hang.last.as_ref().filter(|(last, _)| hang.stuck > 0 || *last >= ordered).map(|(_, error)| error.clone())
+        hang.last
+            .as_ref()
+            .filter(|(last, _)| hang.thread_stuck > 0 || *last >= requested)
+            .map(|(_, error)| error.clone())
     }
 
-    /// What a stage is about, as written.
+    /// The subject of a stage, as written.
     pub(super) fn subject(&self, stage: SpawnStage) -> String {
         match stage {
             SpawnStage::Exec => Path::new(&self.program).display().to_string(),
@@ -196,7 +199,7 @@ impl PinnedPaths {
         }
         let path = self.path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH));
         let mut seen = None;
-        // An empty entry, or a relative one, is meant from where the worker stands (execvp(3)).
+        // Empty and relative entries are relative to the worker's directory (execvp(3)).
         for entry in path.as_bytes().split(|&byte| byte == b':') {
             let candidate = directory.join(OsStr::from_bytes(entry)).join(program);
             if executable(&candidate) {
@@ -212,7 +215,7 @@ impl PinnedPaths {
 
 fn failed(stage: SpawnStage, error: &io::Error, path: &Path) -> SpawnError {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    // Nothing is there to be looked at: the errno alone decides.
+    // There is no file to examine: the errno alone decides.
     match (stage, errno) {
         (SpawnStage::Exec, libc::ENOENT | libc::ENOTDIR) => missing(path),
         (_, libc::EACCES) => SpawnError::with_fault(stage, errno, path, SpawnFault::PermissionDenied),

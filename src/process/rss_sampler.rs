@@ -1,4 +1,4 @@
-//! What a process costs (proc(5)): memory and time.
+//! Memory and CPU time of processes (proc(5)), for the status; and the thread that measures whole trees for recycling.
 
 use crate::event_loop::waker::Waker;
 use crate::process::procfs;
@@ -7,6 +7,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::WorkerId;
 use std::io;
 
+/// Resources of one process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Usage {
     /// Resident memory, shared pages included.
@@ -15,12 +16,12 @@ pub struct Usage {
     pub cpu_s: f64,
 }
 
-/// None when the process is gone. Neither file waits for the process's locks.
+/// None if the process is gone. Neither file takes locks of the process.
 pub fn of(pid: i32) -> Option<Usage> {
     let statm = procfs::read(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let stat = procfs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; utime and stime are fields 14 and 15.
+    // The name in parentheses may contain anything; utime and stime are fields 14 and 15.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
@@ -31,13 +32,14 @@ pub fn of(pid: i32) -> Option<Usage> {
 /// The memory of a worker's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TreeMemory {
-    /// The sum over its processes. What they share (after a fork, until it is written to) counts for each.
+    /// The sum over its processes. Shared pages (after a fork, until they are written to) count for each.
     pub rss_bytes: u64,
+    /// Number of processes.
     pub processes: usize,
 }
 
-/// A process and all its descendants.
-fn weigh(pid: i32) -> TreeMemory {
+/// Measures a process and all its descendants.
+fn measure(pid: i32) -> TreeMemory {
     let all = procfs::forest(&[pid]).into_iter().filter_map(|(pid, _)| of(pid));
     all.fold(TreeMemory::default(), |sum, one| TreeMemory {
         rss_bytes: sum.rss_bytes + one.rss_bytes,
@@ -45,8 +47,8 @@ fn weigh(pid: i32) -> TreeMemory {
     })
 }
 
-/// A thread that reads as many files of /proc as there are processes. It sleeps until it is asked, and ends when this
-/// is dropped.
+/// A thread that reads /proc, as many files as there are processes. It sleeps until asked, and ends when this is
+/// dropped.
 #[derive(Debug)]
 pub struct RssSampler {
     tasks: Sender<Vec<(WorkerId, i32)>>,
@@ -54,29 +56,31 @@ pub struct RssSampler {
 }
 
 impl RssSampler {
+    /// Starts the thread; `wake` is woken after each answer.
+    ///
     /// # Errors
-    /// EAGAIN: no thread can be made.
+    /// EAGAIN: no thread can be created.
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<(WorkerId, i32)>>(1);
         let (outbox, found) = bounded(1);
-        let thread = std::thread::Builder::new().name("weigher".to_owned()).stack_size(128 << 10);
+        let thread = std::thread::Builder::new().name("rss-sampler".to_owned()).stack_size(128 << 10);
         thread.spawn(move || {
-            // Signals for the process are the main thread's.
+            // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
             for all in inbox {
-                outbox.send(all.into_iter().map(|(worker, pid)| (worker, weigh(pid))).collect()).ok();
+                outbox.send(all.into_iter().map(|(worker, pid)| (worker, measure(pid))).collect()).ok();
                 wake.wake();
             }
         })?;
         Ok(Self { tasks, found })
     }
 
-    /// Weighs these, once; not to be called again before [`RssSampler::found`] has given the answer.
-    pub fn weigh(&self, all: Vec<(WorkerId, i32)>) {
+    /// Starts a measurement of these workers. Call it again only after [`RssSampler::found`] has returned the answer.
+    pub fn measure(&self, all: Vec<(WorkerId, i32)>) {
         self.tasks.try_send(all).ok();
     }
 
-    /// The answer, once it is there; the bell is rung then.
+    /// The answer, once it is there.
     pub fn found(&self) -> Option<Vec<(WorkerId, TreeMemory)>> {
         self.found.try_recv().ok()
     }
@@ -85,7 +89,7 @@ impl RssSampler {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn we_cost_something_and_the_dead_nothing() {
+    fn a_live_process_has_usage_and_a_dead_one_none() {
         let usage = super::of(std::process::id() as i32).expect("we live");
         assert!(usage.rss_bytes > 100_000);
         assert_eq!(super::of(0), None);

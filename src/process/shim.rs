@@ -1,9 +1,10 @@
-//! The hidden verb: a process of its own between the master and a worker that runs as another user.
+//! The hidden verb: a process of its own between the master and a worker that runs as another user. `spawn` prepares
+//! it; `main` calls [`intercept`] first.
 //!
-//! A child that shares the master's memory may not change its user: the other user could then reach into it. So the
-//! child executes rotad itself, which reads what to become from a sealed memory file, gives up the master's rights
-//! step by step, checks that they are gone, and becomes the worker. Should a step fail, one line goes into the status
-//! pipe; should none, the pipe closes with execve(2).
+//! A child that shares the master's memory must not change its user: the other user could then reach into it. So the
+//! child executes rotad itself, which reads its spec from a sealed memory file, gives up the master's rights step by
+//! step, checks that they are gone, and executes the worker's program. If a step fails, one line goes into the status
+//! pipe; if none does, the pipe closes with execve(2).
 
 use super::{SpawnError, SpawnFault, SpawnStage};
 use crate::sys::descriptors::take_inherited;
@@ -21,17 +22,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// The running program, whatever has become of its file.
+/// The running program, even if its file was replaced.
 pub const OURSELVES: &str = "/proc/self/exe";
 /// The hidden verb.
 const VERB: &str = "__shim";
-/// Exit status of a shim that did not become a worker.
+/// Exit status of a shim that could not execute the worker's program.
 const FAILED: u8 = 127;
-/// The longest path that an error carries; escaped, and twice, it still fits into a line.
+/// The longest path that an error carries: escaped, and twice, it still fits into a line.
 const SUBJECT: usize = 1000;
 const LINE: usize = 16 * 1024;
 
-/// What the shim is to become; program, directory, arguments and environment follow it as strings.
+/// What the shim is to do; program, directory, arguments and environment follow it as strings.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {
     /// Name, resource, soft, hard.
@@ -49,15 +50,15 @@ pub(super) struct Spec {
 
 /// The descriptors of one shim.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct ShimFds {
     pub(super) spec: OwnedFd,
     pub(super) status: OwnedFd,
-    /// Ours: the other end of `status`.
-    pub(super) verdict: OwnedFd,
+    /// The parent's end of `status`.
+    pub(super) exec_status: OwnedFd,
 }
 
-/// Writes a spec down where nobody can change it.
-pub(super) fn prepare(spec: &Spec, strings: &[CString]) -> io::Result<Handed> {
+/// Writes a spec into a sealed memory file.
+pub(super) fn prepare(spec: &Spec, strings: &[CString]) -> io::Result<ShimFds> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = File::from(memfd_create(c"rotad-worker", flags)?);
     let mut bytes = serde_json::to_vec(spec)?;
@@ -69,21 +70,22 @@ pub(super) fn prepare(spec: &Spec, strings: &[CString]) -> io::Result<Handed> {
     file.rewind()?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    let (verdict, status) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    Ok(Handed { spec: file.into(), status, verdict })
+    let (exec_status, status) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    Ok(ShimFds { spec: file.into(), status, exec_status })
 }
 
-/// The shim's own command line: its spec lies on `first`, its status pipe on the next.
+/// The shim's command line: its spec is on descriptor `first`, its status pipe on the next.
 pub(super) fn arguments(first: usize) -> Vec<CString> {
     ["rotad", VERB, &first.to_string()].into_iter().filter_map(|argument| CString::new(argument).ok()).collect()
 }
 
-/// What has become of a shim: none yet; it is a worker now (or was killed on the way, as its exit will show); or
-/// why not, and the process has yet to be reaped. To be asked when `fd` is readable.
+/// Reads whether the shim has executed the program: None if it has not come that far; Ok if it has (or was killed on
+/// the way, as its exit will show); Err if a step failed, and the process has yet to be reaped. To be called when `fd`
+/// is readable.
 ///
 /// # Errors
-/// Those of read(2).
-pub fn verdict(fd: &OwnedFd) -> io::Result<Option<Result<(), SpawnError>>> {
+/// EIO and the like from read(2).
+pub fn exec_status(fd: &OwnedFd) -> io::Result<Option<Result<(), SpawnError>>> {
     let mut line = [0; LINE];
     match nix::unistd::read(fd, &mut line) {
         Ok(0) => Ok(Some(Ok(()))),
@@ -93,8 +95,8 @@ pub fn verdict(fd: &OwnedFd) -> io::Result<Option<Result<(), SpawnError>>> {
     }
 }
 
-/// First thing in main: if this process was started as a shim, it becomes a worker here, or ends with the code given.
-/// None: an ordinary start.
+/// To be called first in main: if this process was started as a shim, it becomes a worker here, or ends with the
+/// returned code. None: an ordinary start.
 pub fn intercept() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next()? != VERB {
@@ -105,7 +107,7 @@ pub fn intercept() -> Option<ExitCode> {
 }
 
 fn run(first: i32) -> u8 {
-    // Without them there is nobody to complain to: this was typed by hand.
+    // Without these descriptors there is no one to report to: it was typed by hand.
     if first < 3 {
         return FAILED;
     }
@@ -135,7 +137,7 @@ fn shorten(text: &mut String) {
 fn read_spec(fd: OwnedFd) -> io::Result<(Spec, Vec<CString>)> {
     let mut bytes = Vec::new();
     File::from(fd).read_to_end(&mut bytes)?;
-    // The last string ends with a zero too: what is behind it is empty.
+    // The last string ends with a zero too: drop the empty rest behind it.
     let mut parts = bytes.strip_suffix(b"\0").unwrap_or(&bytes).split(|&byte| byte == 0);
     let spec = serde_json::from_slice(parts.next().unwrap_or_default())?;
     let strings = parts.map(CString::new).collect::<Result<_, _>>()?;
@@ -144,7 +146,7 @@ fn read_spec(fd: OwnedFd) -> io::Result<(Spec, Vec<CString>)> {
 
 enum Never {}
 
-/// Privileged steps first, then the user, then what the user has to be allowed to do.
+/// Privileged steps first, then the user, then what the user must be allowed to do.
 fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError> {
     if strings.len() < 2 + spec.argc {
         return Err(failed(SpawnStage::Prepare, libc::EINVAL, "its orders"));
@@ -167,18 +169,19 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError
         let line = format!("{name}={}", std::process::id());
         environment.extend(CString::new(line).into_iter().filter(|_| wanted));
     }
-    // Rust's runtime ignores SIGPIPE; a worker finds everything at its default.
+    // Rust's runtime ignores SIGPIPE; a worker gets every signal at its default.
     slate::default_dispositions();
     slate::empty_mask();
     let errno = exec::become_program(&strings[0], &strings[2..], &environment);
     Err(SpawnError::diagnose(SpawnStage::Exec, errno, &program))
 }
 
-/// setgroups, setgid, setuid, in this order, since each needs rights that the next gives away; then the proof.
+/// setgroups, setgid, setuid, in this order, since each needs rights that the next one gives away; then checks the
+/// result.
 fn drop_rights(spec: &Spec) -> Result<(), SpawnError> {
     let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
     let groups: Vec<Gid> = spec.groups.iter().copied().map(Gid::from_raw).collect();
-    // A master without rights may still name its own user.
+    // An unprivileged master may still name its own user.
     if !(getuid() == uid && !uid.is_root() && has_become(uid, gid, &groups)) {
         setgroups(&groups).map_err(|errno| failed(SpawnStage::Groups, errno as i32, &spec.user))?;
         setresgid(gid, gid, gid).map_err(|errno| failed(SpawnStage::Gid, errno as i32, &spec.user))?;

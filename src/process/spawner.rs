@@ -1,10 +1,10 @@
-//! The thread that workers are born from, and what happens when it hangs.
+//! The spawner: a thread from which workers are spawned, and what happens when it hangs.
 //!
-//! Workers are children of this thread; orphans, which the kernel hands to the master as the subreaper, become
-//! children of its main thread: /proc/PID/task/TID/children tells the two apart. So the thread lives for ever, and one
-//! that was written off and comes back goes on taking orders.
+//! Workers are children of this thread. Orphans, which the kernel hands to the master as the subreaper, become children
+//! of its main thread: /proc/PID/task/TID/children tells the two apart. So the thread never ends, and one that was
+//! abandoned and returns takes requests again.
 
-use super::spawn::{Tools, deliver};
+use super::spawn::{Tools, spawn};
 use super::thread_state::{Ending, ThreadState, ThreadStatus};
 use super::{SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild};
 use crate::event_loop::waker::Waker;
@@ -17,15 +17,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// So many threads may hang before orders fail at once.
-const MOST_WRITTEN_OFF: usize = 8;
-/// A thread that the kernel refused is asked for again after this.
+/// How many threads may hang before requests fail immediately.
+const MAX_ABANDONED: usize = 8;
+/// When the kernel refused a thread, it is asked again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What all births have in common.
+/// What all spawns have in common.
 #[derive(Clone, Debug)]
 pub struct SpawnerConfig {
-    /// Rung after each report.
+    /// Woken after each result.
     pub wake: Waker,
     /// Soft and hard limit of open files as the master found them, before it raised its own.
     pub original_nofile: (u64, u64),
@@ -33,117 +33,120 @@ pub struct SpawnerConfig {
     pub shim: PathBuf,
 }
 
-/// Gives birth to workers, one at a time, without ever holding up its owner.
+/// Spawns workers one at a time without blocking its owner.
 #[derive(Debug)]
 pub struct Spawner {
-    orders: Sender<Ordered>,
+    requests: Sender<QueuedRequest>,
     reports: Receiver<SpawnResult>,
-    hall: Arc<Shared>,
-    seats: Vec<Arc<ThreadState>>,
+    shared: Arc<Shared>,
+    threads: Vec<Arc<ThreadState>>,
 }
 
-/// What the threads share.
+/// State shared by the threads.
 #[derive(Debug)]
 struct Shared {
-    settings: SpawnerConfig,
-    orders: Receiver<Ordered>,
+    config: SpawnerConfig,
+    requests: Receiver<QueuedRequest>,
     reports: Sender<SpawnResult>,
-    /// Orders without a report.
+    /// Requests without a result.
     open: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Ordered {
+struct QueuedRequest {
     at: Instant,
-    order: SpawnRequest,
+    request: SpawnRequest,
 }
 
 impl Spawner {
+    /// Starts the first thread.
+    ///
     /// # Errors
-    /// No thread, no memory for its stack, no /dev/null.
-    pub fn start(settings: SpawnerConfig) -> io::Result<Self> {
-        let (orders, queue) = unbounded();
+    /// EAGAIN or ENOMEM: no thread or no stack for its children; ENOENT: no /dev/null.
+    pub fn start(config: SpawnerConfig) -> io::Result<Self> {
+        let (requests, queue) = unbounded();
         let (answers, reports) = unbounded();
-        let hall = Shared { settings, orders: queue, reports: answers, open: AtomicUsize::new(0) };
-        let mut spawner = Self { orders, reports, hall: Arc::new(hall), seats: Vec::new() };
-        spawner.seat_one()?;
+        let shared = Shared { config, requests: queue, reports: answers, open: AtomicUsize::new(0) };
+        let mut spawner = Self { requests, reports, shared: Arc::new(shared), threads: Vec::new() };
+        spawner.start_thread()?;
         Ok(spawner)
     }
 
-    /// Never blocks. Exactly one report will follow, provided that [`Spawner::check`] is called when it is due.
-    pub fn order(&self, order: SpawnRequest) {
-        self.hall.open.fetch_add(1, Ordering::Relaxed);
-        // It cannot fail: the hall keeps a receiver.
-        self.orders.send(Ordered { at: Instant::now(), order }).ok();
+    /// Queues a request. Never blocks. Exactly one result follows, provided that [`Spawner::check`] is called when due.
+    pub fn request(&self, request: SpawnRequest) {
+        self.shared.open.fetch_add(1, Ordering::Relaxed);
+        // Cannot fail: `shared` keeps a receiver.
+        self.requests.send(QueuedRequest { at: Instant::now(), request }).ok();
     }
 
-    /// The threads whose children the workers are.
+    /// The ids of the threads whose children the workers are.
     pub fn threads(&self) -> Vec<i32> {
-        self.seats.iter().filter_map(|seat| seat.thread()).collect()
+        self.threads.iter().filter_map(|state| state.thread()).collect()
     }
 
-    /// Where the reports come out; the bell of [`SpawnerConfig::wake`] is rung after each.
+    /// The results; [`SpawnerConfig::wake`] is woken after each.
     pub fn reports(&self) -> &Receiver<SpawnResult> {
         &self.reports
     }
 
-    /// Orders that have no report yet.
+    /// Number of requests without a result.
     pub fn outstanding(&self) -> usize {
-        self.hall.open.load(Ordering::Relaxed)
+        self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// When [`Spawner::check`] wants to be called, at the latest; none while nothing is to be born. To be asked again
-    /// after each order and each report.
+    /// When [`Spawner::check`] has to be called at the latest; None while nothing is outstanding. Ask again after each
+    /// request and each result.
     pub fn deadline(&self) -> Option<Instant> {
         if self.outstanding() == 0 {
             return None;
         }
         let mut earliest: Option<Instant> = None;
         let mut idle = false;
-        for seat in &self.seats {
-            match seat.look() {
+        for state in &self.threads {
+            match state.status() {
                 ThreadStatus::Idle => idle = true,
                 ThreadStatus::Busy(until) => earliest = Some(earliest.map_or(until, |other| other.min(until))),
-                ThreadStatus::Gone => {}
+                ThreadStatus::Abandoned => {}
             }
         }
-        // Idle: the order is on its way to the thread, and its time begins now. Nobody at all: one has to be seated.
-        let otherwise = if idle { super::thread_state::PATIENCE } else { RETRY };
+        // Idle: the request is on its way to the thread, and its time begins now. No thread at all: one has to be
+        // started.
+        let otherwise = if idle { super::thread_state::SPAWN_TIMEOUT } else { RETRY };
         earliest.or_else(|| Some(Instant::now() + otherwise))
     }
 
-    /// The process was paused (SIGSTOP, a suspended machine): births under way get that time back.
+    /// The process was paused (SIGSTOP, a suspended machine): running spawns get that time back.
     pub fn paused(&self, by: Duration) {
-        self.seats.iter().for_each(|seat| seat.paused(by));
+        self.threads.iter().for_each(|state| state.paused(by));
     }
 
-    /// Ends births that take too long: after 5 s the child is killed; 1 s later its thread is written off, the birth
-    /// is reported as hung, and another thread takes over.
+    /// Ends spawns that take too long: after 5 s the child is killed; 1 s later its thread is abandoned, the spawn is
+    /// reported as hung, and another thread takes over.
     pub fn check(&mut self, now: Instant) {
-        for seat in &self.seats {
-            if let Some((worker, error)) = seat.check(now) {
-                self.hall.report(failed(worker, error));
+        for state in &self.threads {
+            if let Some((worker, error)) = state.check(now) {
+                self.shared.report(failed(worker, error));
             }
         }
-        if self.seats.iter().any(|seat| seat.look() != ThreadStatus::Gone) {
+        if self.threads.iter().any(|state| state.status() != ThreadStatus::Abandoned) {
             return;
         }
-        if self.seats.len() <= MOST_WRITTEN_OFF {
-            // Refused: the orders wait, and the next check tries again.
-            self.seat_one().ok();
+        if self.threads.len() <= MAX_ABANDONED {
+            // If the kernel refuses a thread, the requests wait and the next check tries again.
+            self.start_thread().ok();
             return;
         }
-        for Ordered { order, .. } in self.hall.orders.try_iter() {
-            self.hall.report(failed(order.worker, SpawnError::hung(SpawnStage::Queue, "")));
+        for QueuedRequest { request, .. } in self.shared.requests.try_iter() {
+            self.shared.report(failed(request.worker, SpawnError::hung(SpawnStage::Queue, "")));
         }
     }
 
-    fn seat_one(&mut self) -> io::Result<()> {
-        let tools = Tools::new(&self.hall.settings)?;
-        let seat = Arc::new(ThreadState::default());
-        let (hall, taken) = (Arc::clone(&self.hall), Arc::clone(&seat));
-        std::thread::Builder::new().name("spawner".into()).spawn(move || serve(&hall, &taken, tools))?;
-        self.seats.push(seat);
+    fn start_thread(&mut self) -> io::Result<()> {
+        let tools = Tools::new(&self.shared.config)?;
+        let state = Arc::new(ThreadState::default());
+        let (shared, taken) = (Arc::clone(&self.shared), Arc::clone(&state));
+        std::thread::Builder::new().name("spawner".into()).spawn(move || serve(&shared, &taken, tools))?;
+        self.threads.push(state);
         Ok(())
     }
 }
@@ -151,34 +154,34 @@ impl Spawner {
 impl Shared {
     fn report(&self, report: SpawnResult) {
         self.open.fetch_sub(1, Ordering::Relaxed);
-        // It fails if the owner is gone, who then wants no reports.
+        // Fails only if the owner is gone.
         self.reports.send(report).ok();
-        self.settings.wake.wake();
+        self.config.wake.wake();
     }
 }
 
-fn serve(hall: &Shared, seat: &ThreadState, mut tools: Tools) {
-    // No handler may run in a child that shares our memory. It cannot fail with a valid set.
+fn serve(shared: &Shared, state: &ThreadState, mut tools: Tools) {
+    // No handler may run in a child that shares our memory. Cannot fail with a valid set.
     SigSet::all().thread_block().ok();
-    seat.taken();
-    while let Ok(Ordered { at, order }) = hall.orders.recv() {
-        if let Some(error) = order.pinned.hopeless(at) {
-            hall.report(failed(order.worker, error));
+    state.register_thread();
+    while let Ok(QueuedRequest { at, request }) = shared.requests.recv() {
+        if let Some(error) = request.pinned.fails_fast(at) {
+            shared.report(failed(request.worker, error));
             continue;
         }
-        seat.begin(order.worker, Arc::clone(&order.pinned));
-        let report = deliver(&order, &mut tools, seat);
-        let ending = seat.end();
-        let (worker, pinned) = (order.worker, Arc::clone(&order.pinned));
-        // Before the report: whoever hears of it finds no pipe and no listener held open by us.
-        drop(order);
+        state.begin(request.worker, Arc::clone(&request.pinned));
+        let report = spawn(&request, &mut tools, state);
+        let ending = state.end();
+        let (worker, pinned) = (request.worker, Arc::clone(&request.pinned));
+        // Before the report: its receiver must find no pipe and no listener held open by us.
+        drop(request);
         match ending {
-            Ending::InTime => hall.report(report),
+            Ending::InTime => shared.report(report),
             Ending::Killed => {
-                let error = undo(report).unwrap_or_else(|| seat.hung(&pinned));
-                hall.report(failed(worker, error));
+                let error = kill_and_reap(report).unwrap_or_else(|| state.hung(&pinned));
+                shared.report(failed(worker, error));
             }
-            Ending::WrittenOff => drop(undo(report)),
+            Ending::Abandoned => drop(kill_and_reap(report)),
         }
     }
 }
@@ -187,13 +190,13 @@ fn failed(worker: WorkerId, error: SpawnError) -> SpawnResult {
     SpawnResult::Failed { worker, error, pinned: None, repinned: false }
 }
 
-/// Makes a birth that came too late not have happened; gives back its error, if it had one of its own.
-fn undo(report: SpawnResult) -> Option<SpawnError> {
+/// Kills the child of a spawn that came too late; returns the spawn's own error, if it had one.
+fn kill_and_reap(report: SpawnResult) -> Option<SpawnError> {
     match report {
-        SpawnResult::Born { born: SpawnedChild { process, .. }, .. }
-        | SpawnResult::Underway { born: SpawnedChild { process, .. }, .. } => {
+        SpawnResult::Started { child: SpawnedChild { process, .. }, .. }
+        | SpawnResult::ExecPending { child: SpawnedChild { process, .. }, .. } => {
             process.signal(nix::libc::SIGKILL).ok();
-            super::spawn::bury(process.pid());
+            super::spawn::reap(process.pid());
             None
         }
         SpawnResult::Failed { error, .. } => Some(error),

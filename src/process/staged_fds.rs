@@ -1,7 +1,7 @@
-//! Where the descriptors of the next worker are laid out before it is born: low numbers, kept for that purpose.
+//! A block of reserved low descriptors in which the next child's descriptors are staged.
 //!
-//! A child copies the table of descriptors up to the highest that it needs. A master of thousands of workers has tens
-//! of thousands open, and the newest, which the next worker needs, lie at the end. From the pad, a birth costs the
+//! A child copies the descriptor table up to the highest number that it needs. A master of thousands of workers has
+//! tens of thousands open, and those of the next worker are the newest, at the end. With staging, a spawn costs the
 //! same whatever the size of the table.
 
 use crate::sys::fds;
@@ -10,52 +10,55 @@ use nix::unistd::dup3;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// Above the targets of any worker with less than sixty listeners.
+/// Above the target numbers of any worker with less than sixty listeners.
 const FLOOR: RawFd = 64;
-/// Standard streams, a shim's two, and eleven listeners.
+/// Standard streams, the two of a shim, and eleven listeners.
 const SIZE: usize = 16;
 
-/// Descriptors of /dev/null that stand for others during a birth.
+/// Descriptors of /dev/null, replaced by others during a spawn.
 #[derive(Debug)]
 pub(super) struct ReservedFds(Vec<OwnedFd>);
 
-/// The descriptors of one birth, laid out: none lies where another is to be placed. The pad is empty again when this
-/// is dropped, so that it holds no worker's pipe open.
+/// The descriptors of one spawn: none has a number that another is to get. Dropping it restores /dev/null, so that no
+/// worker's pipe stays open.
 #[derive(Debug)]
 pub(super) struct StagedFds<'a> {
     numbers: Vec<RawFd>,
-    pad: &'a mut [OwnedFd],
+    reserved: &'a mut [OwnedFd],
     null: &'a OwnedFd,
-    /// Copies for this birth alone, where there are more than the pad holds.
+    /// Copies for this spawn alone, where there are more than the reserved ones.
     lifted: Vec<OwnedFd>,
 }
 
 impl ReservedFds {
-    /// As large as the limit of open files allows: without it all works, only slower.
+    /// As many as the limit of open files allows: with fewer, spawning only gets slower.
     pub(super) fn new(null: &OwnedFd) -> Self {
         Self((0..SIZE).map_while(|_| fds::lift(null.as_fd(), FLOOR).ok()).collect())
     }
 
-    /// To become 0, 1, 2, … in this order.
-    pub(super) fn lay<'a>(&'a mut self, sources: &[BorrowedFd<'_>], null: &'a OwnedFd) -> io::Result<StagedFds<'a>> {
+    /// Stages `sources`, which are to become 0, 1, 2, … in this order.
+    ///
+    /// # Errors
+    /// EMFILE: the limit of open files.
+    pub(super) fn stage<'a>(&'a mut self, sources: &[BorrowedFd<'_>], null: &'a OwnedFd) -> io::Result<StagedFds<'a>> {
         let size = if sources.len() <= self.0.len() { sources.len() } else { 0 };
-        let mut laid = StagedFds { numbers: Vec::new(), pad: &mut self.0[..size], null, lifted: Vec::new() };
-        for (place, source) in laid.pad.iter_mut().zip(sources) {
+        let mut staged = StagedFds { numbers: Vec::new(), reserved: &mut self.0[..size], null, lifted: Vec::new() };
+        for (place, source) in staged.reserved.iter_mut().zip(sources) {
             dup3(source, place, OFlag::O_CLOEXEC)?;
-            laid.numbers.push(place.as_raw_fd());
+            staged.numbers.push(place.as_raw_fd());
         }
         let floor = sources.len() as RawFd;
         for source in &sources[size..] {
-            laid.numbers.push(if source.as_raw_fd() >= floor {
+            staged.numbers.push(if source.as_raw_fd() >= floor {
                 source.as_raw_fd()
             } else {
                 let copy = fds::lift(*source, floor)?;
                 let number = copy.as_raw_fd();
-                laid.lifted.push(copy);
+                staged.lifted.push(copy);
                 number
             });
         }
-        Ok(laid)
+        Ok(staged)
     }
 }
 
@@ -67,8 +70,9 @@ impl StagedFds<'_> {
 
 impl Drop for StagedFds<'_> {
     fn drop(&mut self) {
-        for place in self.pad.iter_mut() {
-            // It fails only where the limit of open files has been set below the pad: then the next birth replaces it.
+        for place in self.reserved.iter_mut() {
+            // Fails only if the limit of open files was set below the reserved numbers: the next spawn replaces it
+            // then.
             dup3(self.null, place, OFlag::O_CLOEXEC).ok();
         }
     }

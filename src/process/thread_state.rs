@@ -1,24 +1,24 @@
-//! Where a spawner thread sits: what it is at, since when, and what is done if it does not come back.
+//! State of one spawner thread: its current spawn, when that started, and how a hang is handled.
 
 use super::pinned::PinnedPaths;
 use super::{SpawnError, SpawnStage};
-use crate::sys::clone::{Progress, Trouble};
+use crate::sys::clone::{ExecFailure, ExecProgress};
 use rotad_core::WorkerId;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A birth that takes longer is ended: its child is killed.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// A thread that has not come back so long after that is written off.
-pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// A spawn that takes longer is ended: its child is killed.
+pub(super) const SPAWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// If the thread has not returned this long after the kill, it is abandoned.
+pub(super) const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct ThreadState {
     /// Written by the thread, and by the child while the thread sleeps.
-    pub(super) progress: Progress,
-    /// The thread's number; 0 until it runs.
+    pub(super) progress: ExecProgress,
+    /// The thread id; 0 until it runs.
     thread: AtomicI32,
     current: Mutex<Option<Current>>,
 }
@@ -29,27 +29,27 @@ struct Current {
     pinned: Arc<PinnedPaths>,
     began: Instant,
     killed: Option<Instant>,
-    written_off: bool,
+    abandoned: bool,
 }
 
-/// What the main thread finds when it looks.
+/// What the main thread sees.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ThreadStatus {
     Idle,
-    /// At work; to be looked at again then at the latest.
+    /// At work; to be checked again at this time.
     Busy(Instant),
-    /// Written off earlier, and not back yet.
-    Gone,
+    /// Abandoned earlier, and not back yet.
+    Abandoned,
 }
 
-/// How a birth went, apart from its result.
+/// How a spawn ended, apart from its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     InTime,
-    /// Too late: the child, should there be one, has been killed. The thread still reports it.
+    /// Too late: the child, if any, was killed. The thread still reports it.
     Killed,
-    /// It has been reported in the thread's place.
-    WrittenOff,
+    /// It was already reported on behalf of the thread.
+    Abandoned,
 }
 
 impl ThreadState {
@@ -57,8 +57,8 @@ impl ThreadState {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The calling thread has taken the seat.
-    pub(super) fn taken(&self) {
+    /// Stores the calling thread's id.
+    pub(super) fn register_thread(&self) {
         self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
     }
 
@@ -68,11 +68,11 @@ impl ThreadState {
 
     pub(super) fn begin(&self, worker: WorkerId, pinned: Arc<PinnedPaths>) {
         self.progress.enter(SpawnStage::Prepare.number());
-        *self.lock() = Some(Current { worker, pinned, began: Instant::now(), killed: None, written_off: false });
+        *self.lock() = Some(Current { worker, pinned, began: Instant::now(), killed: None, abandoned: false });
     }
 
-    /// Takes over what the child left. From here on the main thread no longer knows of the child.
-    pub(super) fn collect(&self) -> (Option<OwnedFd>, Option<Trouble>) {
+    /// Takes what the child left. From here on the main thread no longer knows the child.
+    pub(super) fn collect(&self) -> (Option<OwnedFd>, Option<ExecFailure>) {
         let held = self.lock();
         let left = self.progress.settle();
         drop(held);
@@ -82,25 +82,25 @@ impl ThreadState {
     pub(super) fn end(&self) -> Ending {
         let ended = self.lock().take();
         match ended {
-            Some(Current { written_off: true, pinned, .. }) => {
-                pinned.freed();
-                Ending::WrittenOff
+            Some(Current { abandoned: true, pinned, .. }) => {
+                pinned.thread_freed();
+                Ending::Abandoned
             }
             Some(Current { killed: Some(_), .. }) => Ending::Killed,
             _ => Ending::InTime,
         }
     }
 
-    pub(super) fn look(&self) -> ThreadStatus {
+    pub(super) fn status(&self) -> ThreadStatus {
         match &*self.lock() {
             None => ThreadStatus::Idle,
-            Some(Current { written_off: true, .. }) => ThreadStatus::Gone,
-            Some(Current { killed: Some(at), .. }) => ThreadStatus::Busy(*at + LAST_PATIENCE),
-            Some(Current { began, .. }) => ThreadStatus::Busy(*began + PATIENCE),
+            Some(Current { abandoned: true, .. }) => ThreadStatus::Abandoned,
+            Some(Current { killed: Some(at), .. }) => ThreadStatus::Busy(*at + ABANDON_TIMEOUT),
+            Some(Current { began, .. }) => ThreadStatus::Busy(*began + SPAWN_TIMEOUT),
         }
     }
 
-    /// The whole process stood still for so long: that counts against no birth.
+    /// The whole process was paused: that time does not count.
     pub(super) fn paused(&self, by: Duration) {
         if let Some(current) = &mut *self.lock() {
             current.began += by;
@@ -108,29 +108,31 @@ impl ThreadState {
         }
     }
 
-    /// Ends what takes too long. Some: the thread has just been written off, with this to be reported in its place.
+    /// Ends a spawn that takes too long. Some: the thread has just been abandoned, and this is to be reported on its
+    /// behalf.
     pub(super) fn check(&self, now: Instant) -> Option<(WorkerId, SpawnError)> {
         let mut held = self.lock();
         let current = held.as_mut()?;
         match current.killed {
-            _ if current.written_off => None,
-            None if now >= current.began + PATIENCE => {
+            _ if current.abandoned => None,
+            None if now >= current.began + SPAWN_TIMEOUT => {
                 current.killed = Some(now);
                 current.pinned.hung(self.hung(&current.pinned));
-                // With the lock held, as `kill` asks for. Without a child the thread itself hangs: nothing helps it.
+                // With the lock held, as `kill` requires. Without a child the thread itself hangs, and nothing can be
+                // done about it.
                 self.progress.kill();
                 None
             }
-            Some(at) if now >= at + LAST_PATIENCE => {
-                current.written_off = true;
-                current.pinned.stuck();
+            Some(at) if now >= at + ABANDON_TIMEOUT => {
+                current.abandoned = true;
+                current.pinned.thread_stuck();
                 Some((current.worker, self.hung(&current.pinned)))
             }
             _ => None,
         }
     }
 
-    /// The error of a birth that hung where the progress stands now.
+    /// The error of a spawn that hangs at the current stage.
     pub(super) fn hung(&self, pinned: &PinnedPaths) -> SpawnError {
         let stage = SpawnStage::of_number(self.progress.stage());
         SpawnError::hung(stage, &pinned.subject(stage))

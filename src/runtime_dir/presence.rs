@@ -121,7 +121,7 @@ pub fn lives(pid: i32) -> bool {
     pid == 0
         || match Stat::of(pid) {
             Ok(stat) => !stat.is_leaving(),
-            Err(_) => !Process::of_stranger(pid).is_err_and(gone),
+            Err(_) => !Process::open_pid(pid).is_err_and(gone),
         }
 }
 

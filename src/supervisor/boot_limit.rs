@@ -86,7 +86,7 @@ impl Supervisor {
         let meter = starts.meter.take().map_or_else(|| Meter::start(starts.wake.clone()), Ok);
         match meter {
             Ok(meter) => {
-                starts.meter.insert(meter).look(all);
+                starts.meter.insert(meter).measure(all);
                 starts.asked = Some(now);
             }
             Err(error) => {

@@ -109,7 +109,7 @@ impl Supervisor {
             pattern,
             tag,
             stage: ProcessStage::Unborn(Vec::new()),
-            verdict: None,
+            exec_status: None,
             notify: None,
             output: None,
             cgroup: None,
@@ -160,7 +160,7 @@ impl Supervisor {
         let (tag, port, notify) = (&body.tag, body.port, Some(value));
         let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
         let order = self.spawn_specs.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
-        self.spawner.order(order);
+        self.spawner.request(order);
         Ok(())
     }
 

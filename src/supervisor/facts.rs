@@ -26,16 +26,16 @@ impl Supervisor {
     pub(super) fn on_spawn_results(&mut self) {
         while let Ok(report) = self.spawner.reports().try_recv() {
             match report {
-                SpawnResult::Born { worker, born } => {
-                    self.alive(worker, born);
+                SpawnResult::Started { worker, child } => {
+                    self.alive(worker, child);
                     self.runs(worker);
                 }
-                SpawnResult::Underway { worker, born, verdict } => {
-                    self.alive(worker, born);
+                SpawnResult::ExecPending { worker, child, exec_status } => {
+                    self.alive(worker, child);
                     if let Some(body) = self.processes.get_mut(worker)
-                        && self.poller.watch(&verdict, Source::Verdict(worker), Interest::Read).is_ok()
+                        && self.poller.watch(&exec_status, Source::ExecStatus(worker), Interest::Read).is_ok()
                     {
-                        body.verdict = Some(verdict);
+                        body.exec_status = Some(exec_status);
                     }
                 }
                 SpawnResult::Failed { worker, error, pinned, repinned } => {
@@ -142,13 +142,13 @@ impl Supervisor {
 
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
         let Some(body) = self.processes.get_mut(worker) else { return };
-        let Some(pipe) = &body.verdict else { return };
-        let heard = match process::verdict(pipe) {
+        let Some(pipe) = &body.exec_status else { return };
+        let heard = match process::exec_status(pipe) {
             Ok(None) => return,
             Ok(Some(heard)) => heard.map_err(|error| error.to_string()),
             Err(error) => Err(format!("the shim's word is lost: {error}")),
         };
-        if let Some(pipe) = body.verdict.take() {
+        if let Some(pipe) = body.exec_status.take() {
             self.poller.unwatch(&pipe);
         }
         match heard {

@@ -256,7 +256,7 @@ impl Supervisor {
                 self.on_file_changes();
                 self.on_orphan_scan();
             }
-            Source::Verdict(worker) => self.on_exec_status(worker),
+            Source::ExecStatus(worker) => self.on_exec_status(worker),
             Source::Notify(worker) => self.on_notify_messages(worker),
             Source::Listener(number) => self.on_listener_hangup(number),
             Source::SocketFile(number) => self.on_socket_file_change(number),

@@ -9,7 +9,7 @@ use crate::observe::events::EventKind;
 use crate::observe::harmless::harmless;
 use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::procfs::Stat;
-use crate::process::tree::{Found, Identity, Member, Passed, Question, Stranger};
+use crate::process::tree::{Found, Identity, Member, ScanRequest, TreeSignal, UnownedProcess};
 use crate::sys::reaper;
 use rotad_core::{Input, Signal, WorkerId};
 use std::collections::{BTreeMap, HashSet};
@@ -22,7 +22,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Ended children that are reaped in one turn of the loop.
 const MOST_REAPED: usize = 256;
-/// So many strangers of one look are named, each in a line of its own.
+/// So many unowned of one look are named, each in a line of its own.
 const MOST_NAMED: usize = 8;
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Orphans {
     /// Children that this process had before it became a master, with theirs.
     spared: Arc<HashSet<Identity>>,
     /// Those of the last look that may have been births under way.
-    unclear: (Vec<Stranger>, Vec<Identity>),
+    unclear: (Vec<UnownedProcess>, Vec<Identity>),
     /// More of them have ended than one turn takes.
     more_to_reap: bool,
     /// Members of trees that are being ended, as of the last look.
@@ -141,7 +141,7 @@ impl Supervisor {
         self.orphans.number += 1;
         let number = self.orphans.number;
         if let Some(body) = self.processes.get_mut(id) {
-            body.passed = Some(Passed { number, signal: signal.0 });
+            body.passed = Some(TreeSignal { number, signal: signal.0 });
         }
     }
 
@@ -198,18 +198,18 @@ impl Supervisor {
         self.orphans.wanted = false;
         self.orphans.at = None;
         let question = self.orphans_question();
-        if let Err(error) = self.orphans.sweeper.look(question) {
+        if let Err(error) = self.orphans.sweeper.scan(question) {
             tracing::warn!("what workers have left behind cannot be looked for: {error}; tried again");
             self.orphans.at = Some(Instant::now() + LOOK_AFTER);
         }
     }
 
-    fn orphans_question(&self) -> Question {
-        Question {
+    fn orphans_question(&self) -> ScanRequest {
+        ScanRequest {
             threads: self.spawner.threads(),
-            passed: self.orphans.passed.clone(),
-            fence: self.cgroups.base().map(std::path::Path::to_owned),
-            spared: self.orphans.spared.clone(),
+            delivered: self.orphans.passed.clone(),
+            cgroup_base: self.cgroups.base().map(std::path::Path::to_owned),
+            preexisting: self.orphans.spared.clone(),
             everything: self.shutdown.is_some(),
             ..self.processes.question(&self.tag)
         }
@@ -242,7 +242,7 @@ impl Supervisor {
     /// What a look has found.
     pub(super) fn on_orphan_scan(&mut self) {
         let Some(found) = self.orphans.sweeper.found() else { return };
-        let Found { swept, left, strangers, ended, finishing, riddles, signalled } = found;
+        let Found { swept, left, unowned, ended, finishing, unattributed, signalled } = found;
         if self.shutdown.is_some() {
             self.orphans.left = Some(left);
             self.orphans.at = Some(Instant::now() + LOOK_AGAIN);
@@ -256,12 +256,12 @@ impl Supervisor {
             self.orphans.passed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         }
         for (id, rest) in finishing {
-            self.finishing_so_far(id, rest, riddles > 0);
+            self.finishing_so_far(id, rest, unattributed > 0);
         }
         for (id, swept) in swept {
             self.swept_so_far(id, swept.killed, swept.left);
         }
-        self.orphans.unclear.0.extend(strangers);
+        self.orphans.unclear.0.extend(unowned);
         self.orphans.unclear.1 = ended;
         self.clear_up();
         if std::mem::take(&mut self.orphans.wanted) {
@@ -305,7 +305,7 @@ impl Supervisor {
     pub(super) fn end_orphans(&mut self) {
         self.orphans.at = None;
         let question = self.orphans_question();
-        if let Err(error) = self.orphans.sweeper.look(question) {
+        if let Err(error) = self.orphans.sweeper.scan(question) {
             tracing::warn!("what workers have left behind cannot be ended: {error}");
         }
     }
@@ -327,20 +327,20 @@ impl Supervisor {
             self.orphans.at.get_or_insert(Instant::now() + LOOK_AFTER);
             return;
         }
-        let (strangers, ended) = std::mem::take(&mut self.orphans.unclear);
+        let (unowned, ended) = std::mem::take(&mut self.orphans.unclear);
         for (pid, start_time) in ended {
             // Held by its start time: our own child keeps its number until it is reaped, and nobody else does that.
             if !self.processes.pids().contains(&pid) && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time) {
                 reaper::reap_one_of(pid);
             }
         }
-        let strange = |one: &Stranger| {
+        let strange = |one: &UnownedProcess| {
             let (pid, start_time) = one.identity;
             let lives = Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie());
             lives && !self.processes.pids().contains(&pid)
         };
-        let strangers: Vec<Stranger> = strangers.into_iter().filter(strange).collect();
-        for Stranger { identity: (pid, _), name, silent } in strangers.iter().take(MOST_NAMED) {
+        let unowned: Vec<UnownedProcess> = unowned.into_iter().filter(strange).collect();
+        for UnownedProcess { identity: (pid, _), name, silent } in unowned.iter().take(MOST_NAMED) {
             let name = crate::observe::harmless::harmless(name.as_bytes());
             let why = match silent {
                 true => "it hangs in the kernel (a disk?) and cannot be asked whose it is",
@@ -353,8 +353,8 @@ impl Supervisor {
             self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
             self.may_be_in_the_background(*pid, &name);
         }
-        if strangers.len() > MOST_NAMED {
-            let text = format!("{} more processes are like that", strangers.len() - MOST_NAMED);
+        if unowned.len() > MOST_NAMED {
+            let text = format!("{} more processes are like that", unowned.len() - MOST_NAMED);
             self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
         }
     }

@@ -7,7 +7,7 @@ use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::Stat;
-use crate::process::tree::{Member, Passed, ProcessTree, Question};
+use crate::process::tree::{Member, ProcessTree, ScanRequest, TreeSignal};
 use crate::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -45,7 +45,7 @@ pub(super) struct WorkerProcess {
     pub tag: String,
     pub stage: ProcessStage,
     /// The shim's word about the birth, while it is awaited.
-    pub verdict: Option<OwnedFd>,
+    pub exec_status: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
     pub output: Option<WorkerOutput>,
     /// Its cgroup until it has a family.
@@ -65,7 +65,7 @@ pub(super) struct WorkerProcess {
     /// look; none: nobody has looked yet.
     pub outlived: Option<Option<Vec<Member>>>,
     /// The last signal that its whole tree gets.
-    pub passed: Option<Passed>,
+    pub passed: Option<TreeSignal>,
     /// What is left of its tree was named when it was cut short.
     pub named: bool,
     /// Why the master ends it: not ready in time, or unhealthy. Its exit then tells nothing of that.
@@ -186,9 +186,9 @@ impl ProcessTable {
     }
 
     /// What a look at the orphans has to know of the workers.
-    pub(super) fn question(&self, tag: &str) -> Question {
+    pub(super) fn question(&self, tag: &str) -> ScanRequest {
         let pid = |(id, body): (&WorkerId, &WorkerProcess)| Some((body.pid()?, *id));
-        Question {
+        ScanRequest {
             tag: tag.to_owned(),
             workers: self.bodies.iter().filter_map(pid).collect(),
             finishing: self.finishing().into_iter().collect(),
@@ -197,7 +197,7 @@ impl ProcessTable {
             ended: self.sweeping.iter().copied().collect(),
             last: self.last,
             unreaped: self.pids.clone(),
-            ..Question::default()
+            ..ScanRequest::default()
         }
     }
 

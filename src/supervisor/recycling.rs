@@ -141,7 +141,7 @@ impl Supervisor {
         // The next look comes when this one is through: one that takes long does not pile up.
         recycling.weighing = true;
         recycling.weigh_at = None;
-        weigher.weigh(all);
+        weigher.measure(all);
     }
 
     /// What the last look has found.

@@ -352,7 +352,7 @@ impl Standing {
 
     fn supervisor(self, plan: Plan, launch: StartContext, reader: Reader) -> Supervisor {
         let Self { ground, reactor, wake, spawner, scout, care, null } = self;
-        let orphans = Orphans::new(OrphanScanner::new(wake.clone()), tree::before_us());
+        let orphans = Orphans::new(OrphanScanner::new(wake.clone()), tree::preexisting_children());
         let mut listening = Listening::default();
         let ids: Vec<_> = ground.listeners.into_iter().map(|listener| listening.add(listener)).collect();
         let mut posts = PoolRegistry::default();

@@ -58,7 +58,7 @@ impl Drop for Stack {
 /// Where a half-born child writes down how far it has come. The parent sleeps meanwhile, but its other threads may
 /// look. All are plain numbers, so that a child which dies in the middle leaves nothing broken behind.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ExecProgress {
     stage: AtomicU32,
     errno: AtomicI32,
     detail: AtomicU32,
@@ -68,15 +68,15 @@ pub struct Progress {
 
 /// What a child wrote down before it gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// The number last given to [`Progress::enter`].
+pub struct ExecFailure {
+    /// The number last given to [`ExecProgress::enter`].
     pub stage: u32,
     pub errno: i32,
     /// Which one of several, where the stage has several.
     pub detail: u32,
 }
 
-impl Default for Progress {
+impl Default for ExecProgress {
     fn default() -> Self {
         Self {
             stage: AtomicU32::new(0),
@@ -88,7 +88,7 @@ impl Default for Progress {
     }
 }
 
-impl Progress {
+impl ExecProgress {
     /// Says what is about to be done.
     pub fn enter(&self, stage: u32) {
         self.stage.store(stage, Ordering::Relaxed);
@@ -108,16 +108,16 @@ impl Progress {
         self.errno.store(errno, Ordering::Release);
     }
 
-    fn trouble(&self) -> Option<Trouble> {
+    fn trouble(&self) -> Option<ExecFailure> {
         match self.errno.load(Ordering::Acquire) {
             0 => None,
-            errno => Some(Trouble { stage: self.stage(), errno, detail: self.detail.load(Ordering::Relaxed) }),
+            errno => Some(ExecFailure { stage: self.stage(), errno, detail: self.detail.load(Ordering::Relaxed) }),
         }
     }
 
     /// Kills the child that is between clone and exec just now; false: there is none.
     ///
-    /// The caller holds the lock that the parent needs for [`Progress::settle`]: until then the child is not reaped,
+    /// The caller holds the lock that the parent needs for [`ExecProgress::settle`]: until then the child is not reaped,
     /// and neither its pid nor its pidfd can come to mean something else.
     pub fn kill(&self) -> bool {
         let (pidfd, pid) = (self.pidfd.load(Ordering::Acquire), self.pid.load(Ordering::Acquire));
@@ -136,7 +136,7 @@ impl Progress {
     }
 
     /// Takes what the child left behind, and forgets it: its pidfd, if there is one, and its trouble.
-    pub fn settle(&self) -> (Option<OwnedFd>, Option<Trouble>) {
+    pub fn settle(&self) -> (Option<OwnedFd>, Option<ExecFailure>) {
         let trouble = self.trouble();
         self.pid.store(0, Ordering::Release);
         self.errno.store(0, Ordering::Release);
@@ -155,13 +155,13 @@ impl Progress {
 /// # Safety
 /// `entry` must not return, allocate, lock or panic, must leave the descriptors alone until it has a table of its own,
 /// and `arg` must be valid for it. All signals must be blocked in
-/// the calling thread. Between two calls with the same `progress` comes [`Progress::settle`].
+/// the calling thread. Between two calls with the same `progress` comes [`ExecProgress::settle`].
 pub(super) unsafe fn vfork(
     stack: &mut Stack,
     entry: extern "C" fn(*mut c_void) -> c_int,
     arg: *mut c_void,
     shares_table: bool,
-    progress: &Progress,
+    progress: &ExecProgress,
 ) -> io::Result<i32> {
     const BARE: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let plain = if shares_table { BARE | libc::CLONE_FILES } else { BARE };

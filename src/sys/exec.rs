@@ -3,7 +3,7 @@
 //! All is prepared before, so that the child only makes system calls: it shares our memory, and another thread may
 //! hold any lock, the allocator's among them.
 
-use super::clone::{Progress, Stack, Trouble, vfork};
+use super::clone::{ExecFailure, ExecProgress, Stack, vfork};
 use super::{fds, slate};
 use nix::libc;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
@@ -18,7 +18,7 @@ const BUSY_TRIES: u32 = 5;
 /// … and so many milliseconds apart.
 const BUSY_NAP: u32 = 20;
 
-/// The numbers that [`Progress`] knows the child's steps by.
+/// The numbers that [`ExecProgress`] knows the child's steps by.
 pub mod step {
     pub const SESSION: u32 = 1;
     pub const LIMITS: u32 = 2;
@@ -37,7 +37,7 @@ const PID_ROOM: usize = 11;
 
 /// Everything that the child of one birth needs.
 #[derive(Debug)]
-pub struct Launch {
+pub struct ExecSpec {
     pub program: CString,
     pub argv: Vec<CString>,
     pub envp: Vec<CString>,
@@ -59,13 +59,13 @@ pub struct Launch {
 
 /// The launch as the kernel wants it, in memory that the child may write to.
 struct Raw<'a> {
-    launch: &'a Launch,
+    launch: &'a ExecSpec,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     own_pid: Vec<(&'static [u8], Vec<u8>)>,
     /// The child is born into our table of descriptors, else with a copy of it.
     shares_table: bool,
-    progress: &'a Progress,
+    progress: &'a ExecProgress,
 }
 
 /// Starts the program in a session of its own, with all signals at their default and none blocked, and sleeps until it
@@ -75,7 +75,7 @@ struct Raw<'a> {
 ///
 /// # Errors
 /// No child: those of clone(2). A child that gave up wrote its trouble into `progress`.
-pub fn launch(launch: &Launch, stack: &mut Stack, progress: &Progress) -> io::Result<i32> {
+pub fn launch(launch: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io::Result<i32> {
     debug_assert!(launch.descriptors.iter().all(|&fd| fd >= launch.descriptors.len() as RawFd));
     let shares_table = fds::can_leave_table();
     let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
@@ -103,7 +103,7 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
     raw.progress.here(pid);
     raw.launch.pid.store(pid, Ordering::Relaxed);
-    if let Err(Trouble { errno, detail, .. }) = prepare(raw.launch, raw.shares_table, raw.progress) {
+    if let Err(ExecFailure { errno, detail, .. }) = prepare(raw.launch, raw.shares_table, raw.progress) {
         leave(raw.progress, errno, detail);
     }
     for (name, line) in &mut raw.own_pid {
@@ -115,9 +115,9 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     leave(raw.progress, errno, 0)
 }
 
-fn prepare(launch: &Launch, shares_table: bool, progress: &Progress) -> Result<(), Trouble> {
+fn prepare(launch: &ExecSpec, shares_table: bool, progress: &ExecProgress) -> Result<(), ExecFailure> {
     let at = |stage: u32, detail: usize, done: Result<(), i32>| {
-        done.map_err(|errno| Trouble { stage, errno, detail: detail as u32 })
+        done.map_err(|errno| ExecFailure { stage, errno, detail: detail as u32 })
     };
     // Before anything that may fork or fail, and while it still shares our table: its descriptor needs no place on the
     // pad. It is born without where the kernel refuses (ENODEV, EACCES): that is one fence less, and no reason to die.
@@ -172,7 +172,7 @@ fn execute(program: &CString, argv: &[*const c_char], envp: &[*const c_char]) ->
     libc::ETXTBSY
 }
 
-fn leave(progress: &Progress, errno: i32, detail: u32) -> ! {
+fn leave(progress: &ExecProgress, errno: i32, detail: u32) -> ! {
     progress.fail(errno, detail);
     loop {
         // SAFETY: a number only. Not exit(3): its handlers are the parent's.

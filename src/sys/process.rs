@@ -23,7 +23,7 @@ impl Process {
     ///
     /// # Errors
     /// ESRCH: no such process; ENOSYS, EPERM: no pidfds here.
-    pub fn of_stranger(pid: i32) -> io::Result<Self> {
+    pub fn open_pid(pid: i32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes two numbers and touches no memory of ours.
         let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {

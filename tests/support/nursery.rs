@@ -2,7 +2,7 @@
 
 use rotad::event_loop::waker::Waker;
 use rotad::process::{
-    PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig, verdict,
+    PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig, exec_status,
 };
 use rotad_core::WorkerId;
 use std::ffi::OsString;
@@ -64,13 +64,13 @@ pub fn report(spawner: &Spawner) -> SpawnResult {
 }
 
 pub fn deliver(spawner: &Spawner, order: SpawnRequest) -> SpawnResult {
-    spawner.order(order);
+    spawner.request(order);
     report(spawner)
 }
 
 pub fn born(report: SpawnResult) -> SpawnedChild {
     match report {
-        SpawnResult::Born { born, .. } => born,
+        SpawnResult::Started { child, .. } => child,
         other => panic!("not born: {other:?}"),
     }
 }
@@ -84,10 +84,12 @@ pub fn error(report: SpawnResult) -> String {
 
 /// Waits for the verdict on a worker with a user of its own.
 pub fn judged(report: SpawnResult) -> (SpawnedChild, Result<(), SpawnError>) {
-    let SpawnResult::Underway { born, verdict: fd, .. } = report else { panic!("not underway: {report:?}") };
+    let SpawnResult::ExecPending { child: born, exec_status: fd, .. } = report else {
+        panic!("not underway: {report:?}")
+    };
     let mut wait = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
     assert_eq!(nix::poll::poll(&mut wait, nix::poll::PollTimeout::try_from(GIVE_UP).unwrap()), Ok(1));
-    (born, verdict(&fd).unwrap().unwrap())
+    (born, exec_status(&fd).unwrap().unwrap())
 }
 
 /// Waits until the child has ended by itself, and reaps it.

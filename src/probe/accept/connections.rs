@@ -53,7 +53,7 @@ pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u
 /// Asks the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read than
 /// a request to answer. None: that is not allowed (pidfd_getfd(2) needs ptrace rights), and the table has to do.
 fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> Option<bool> {
-    let process = Process::of_stranger(pid).ok()?;
+    let process = Process::open_pid(pid).ok()?;
     let folder = format!("/proc/{pid}/fd");
     let numbers = procfs::numbers(&folder).unwrap_or_default();
     for fd in numbers.into_iter().take(MOST_DESCRIPTORS) {

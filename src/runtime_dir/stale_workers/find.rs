@@ -171,7 +171,7 @@ impl StaleWorkers {
 
 /// Holds it by a pidfd and then makes sure that it is the one that was seen. None: it is gone.
 fn hold(stat: &Stat, owner: &Owner) -> Option<StaleWorker> {
-    let process = match Process::of_stranger(stat.pid) {
+    let process = match Process::open_pid(stat.pid) {
         Ok(process) => Some(process),
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return None,
         Err(_) => None,
