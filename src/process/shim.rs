@@ -118,7 +118,7 @@ fn run(first: i32) -> u8 {
             Ok(never) => match never {},
             Err(error) => error,
         },
-        Err(error) => failed(SpawnStage::Prepare, errno_of(&error), "its orders"),
+        Err(error) => failed(SpawnStage::Prepare, errno_of(&error), "its spec"),
     };
     shorten(&mut error.subject);
     if let SpawnFault::BadInterpreter(of) = &mut error.fault {
@@ -149,7 +149,7 @@ enum Never {}
 /// Privileged steps first, then the user, then what the user must be allowed to do.
 fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError> {
     if strings.len() < 2 + spec.argc {
-        return Err(failed(SpawnStage::Prepare, libc::EINVAL, "its orders"));
+        return Err(failed(SpawnStage::Prepare, libc::EINVAL, "its spec"));
     }
     let mut environment = strings.split_off(2 + spec.argc);
     for (name, resource, soft, hard) in &spec.limits {
