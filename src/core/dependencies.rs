@@ -1,5 +1,5 @@
-//! Which pool waits for which: at its start for those that it names in `after`, at the stop of everything for those
-//! that name it, and with its rolling restart for theirs.
+//! Order between pools (`after`): a pool starts after those that it names, stops before them when everything stops,
+//! and rolls after them.
 
 use crate::pool::{Activity, Ended, Pool};
 use crate::roll::{Phase, Roll};
@@ -8,14 +8,14 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 impl Engine {
-    /// Those for whom this pool still has to wait before it may start.
+    /// The pools that this one still waits for before it may start.
     pub(crate) fn held_by(&self, id: PoolId) -> Vec<PoolId> {
         let Some(pool) = self.pools.get(&id).filter(|pool| pool.is_held()) else { return Vec::new() };
         let holds = |other: &PoolId| *other != id && self.pools.get(other).is_some_and(Pool::is_awaited);
         pool.policy.after.iter().copied().filter(holds).collect()
     }
 
-    /// The pool is wanted, for the first time or again: it may start at once, or is held.
+    /// The pool should run, for the first time or again: it starts now or is held.
     pub(crate) fn start_in_order(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.begun = false;
@@ -41,12 +41,12 @@ impl Engine {
         }
     }
 
-    /// A pool is up, or has come to nothing: somebody may have waited for that.
+    /// A pool is up, or will not come up: held pools may have waited for that.
     pub(crate) fn mark_held_pools(&mut self) {
         self.dirty_pools.extend(self.held.iter().copied());
     }
 
-    /// Whether every wanted worker has been ready at once since the pool's start.
+    /// Notes when every desired worker has been ready at the same time since the pool's start.
     pub(crate) fn notice_up(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.is_full() {
@@ -55,8 +55,8 @@ impl Engine {
         }
     }
 
-    /// Rolling restarts that this pool's own has to wait for: those of pools that it comes after, also by way of
-    /// others that are not rolled.
+    /// The rolling restarts that this pool's own waits for: those of pools that it comes after, directly or through
+    /// pools that are not being rolled.
     pub(crate) fn rolls_before(&self, id: PoolId) -> Vec<PoolId> {
         match self.pools.get(&id) {
             Some(pool) if pool.roll_is_new() => {
@@ -70,8 +70,8 @@ impl Engine {
         self.pools.get(&id).is_some_and(|pool| pool.roll.is_some())
     }
 
-    /// Pools that this one comes after, not going on behind those that roll themselves: they wait for what is there.
-    /// Of pools in a circle nobody comes after another one.
+    /// Pools that this one comes after. The search stops at pools that are being rolled, since those wait for theirs.
+    /// Pools in a cycle do not come after each other.
     fn before(&self, id: PoolId) -> BTreeSet<PoolId> {
         let mut found = BTreeSet::new();
         let mut ask = alloc::vec![id];
@@ -97,7 +97,7 @@ impl Engine {
         false
     }
 
-    /// Whether the rolling restart of this pool has to wait; told once.
+    /// Whether the rolling restart of this pool has to wait; reported once.
     pub(crate) fn roll_waits(&mut self, id: PoolId) -> bool {
         let by = self.rolls_before(id);
         if by.is_empty() {
@@ -111,12 +111,13 @@ impl Engine {
         true
     }
 
-    /// A pool does not roll any more: those whose turn it is begin, or are not touched, if this one has failed.
+    /// A pool's rolling restart is over: those that waited for it begin, or fail without replacing a worker if it
+    /// failed.
     pub(crate) fn roll_ended_for_others(&mut self, id: PoolId, fails: bool) {
         let waiting = self.pools.iter().filter(|(_, pool)| pool.roll_is_new());
         let waiting: Vec<PoolId> = waiting.map(|(other, _)| *other).collect();
         for other in waiting {
-            // It may have ended, or go back, by now: with one between the two that came to nothing as well.
+            // It may have ended or gone back by now, through a pool between the two that failed as well.
             let is_new = self.pools.get(&other).is_some_and(Pool::roll_is_new);
             if fails && is_new && self.before(other).contains(&id) {
                 let failure = Failure { worker: None, cause: Cause::After(id), mixed: false };
@@ -126,7 +127,7 @@ impl Engine {
         }
     }
 
-    /// Everything stops: this pool serves on until those that need it have stopped.
+    /// Everything stops: this pool keeps serving until the pools that depend on it have stopped.
     pub(crate) fn stop_after_dependents(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if pool.is_held() {
@@ -146,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// This pool has stopped: those that it named may be next.
+    /// This pool has stopped: the pools that it names may stop next.
     pub(crate) fn mark_dependencies(&mut self, id: PoolId) {
         if self.stopping
             && let Some(pool) = self.pools.get(&id)
@@ -155,7 +156,8 @@ impl Engine {
         }
     }
 
-    /// Pools that wait for each other in a circle would never stop: then they all stop at once. Whether there were any.
+    /// Pools that wait for each other in a cycle would never stop, so they all stop now. Returns whether there were
+    /// any.
     pub(crate) fn break_cycle(&mut self) -> bool {
         let is = |activity| self.pools.values().any(|pool: &Pool| pool.activity == activity);
         if !self.stopping || is(Activity::Stopping) || !is(Activity::AwaitingDependents) {
@@ -174,22 +176,22 @@ impl Engine {
 }
 
 impl Pool {
-    /// Wanted, and not begun.
+    /// It should run and has not begun.
     pub(crate) fn is_held(&self) -> bool {
         self.activity == Activity::Running && !self.begun
     }
 
-    /// It is to be rolled, and nobody of it has been touched for that. A oneshot has nobody to touch.
+    /// It has a rolling restart that has not replaced a worker yet. A oneshot has no worker to replace.
     fn roll_is_new(&self) -> bool {
         let is_new = |roll: &Roll| !roll.begun && roll.phase == Phase::Canary;
         self.policy.kind == PoolKind::Service && self.roll.as_ref().is_some_and(is_new)
     }
 
-    /// Others may not start before this one is up.
+    /// Other pools may not start before this one is up.
     fn is_awaited(&self) -> bool {
         let up = match self.policy.kind {
             PoolKind::Service => self.up,
-            // One that was done and whose later run has failed holds nobody: everything serves on as it was.
+            // A oneshot that succeeded once and whose later run failed holds no pool: everything keeps serving.
             PoolKind::Oneshot => self.slots.first().is_some_and(|slot| match slot.ended {
                 Some(Ended::Done) => true,
                 Some(Ended::Failed) => self.last_good != Generation::NONE,

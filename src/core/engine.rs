@@ -1,4 +1,4 @@
-//! The one door: note the fact, then settle what it touched.
+//! The engine's entry point: apply one input, then reconcile every slot and pool that it made dirty.
 
 use crate::pool::{Activity, Pool};
 use crate::starting::StartLimiter;
@@ -8,17 +8,18 @@ use crate::{Command, Input, KillReason, Notice, PoolId, Request, Slot, Span, Tic
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-/// All pools of one master.
+/// The state of all pools and workers of one master. The supervisor owns it and calls [`Engine::handle`] for each
+/// input.
 #[derive(Clone, Default)]
 pub struct Engine {
     pub(crate) now: Time,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) deadlines: Deadlines,
-    /// What the present step has to settle.
+    /// Slots and pools that the current input has changed and that are not reconciled yet.
     pub(crate) dirty_slots: BTreeSet<(PoolId, Slot)>,
     pub(crate) dirty_pools: BTreeSet<PoolId>,
-    /// Pools that wait for others before they start.
+    /// Pools that wait for other pools before they start.
     pub(crate) held: BTreeSet<PoolId>,
     pub(crate) start_limiter: StartLimiter,
     pub(crate) stopping: bool,
@@ -32,10 +33,10 @@ impl Engine {
         Self::default()
     }
 
-    /// Takes one fact and gives the orders that follow from it. `now` never runs backwards.
+    /// Applies one input and returns the commands that follow from it, in the order in which they must be executed.
     ///
     /// # Panics
-    /// When `now` is earlier than that of the step before: a defect of the caller.
+    /// If `now` is earlier than in the call before: a bug in the caller.
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Command> {
         assert!(now >= self.now, "time runs backwards: {now} after {}", self.now);
         self.now = now;
@@ -44,7 +45,7 @@ impl Engine {
         core::mem::take(&mut self.out)
     }
 
-    /// The next moment at which something is due: wake the master then, with [`Input::TimerFired`].
+    /// When the engine must be called next, with [`Input::TimerFired`]; `None` while nothing is due.
     pub fn deadline(&self) -> Option<Time> {
         self.deadlines.next()
     }
@@ -114,7 +115,7 @@ impl Engine {
                 self.advance_stop(id, step + 1);
             }
             State::Killing { give_up } | State::KillingTree { give_up } if give_up <= self.now => self.give_up(id),
-            // It has been given more time since.
+            // The worker was given more time after this deadline was set.
             State::Starting { .. }
             | State::Soaking { .. }
             | State::Ready
@@ -126,7 +127,7 @@ impl Engine {
         }
     }
 
-    /// The one place where a worker's facts change: the pool's counters and the deadline follow.
+    /// Changes a worker. All changes go through here, so that the pool's counters and the deadline stay in step.
     pub(crate) fn update_worker(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let before = Share::of(worker);
@@ -158,7 +159,7 @@ impl Engine {
         WorkerId(self.last_worker)
     }
 
-    /// Nothing of it is left.
+    /// Forgets a worker of whose tree nothing is left.
     pub(crate) fn remove_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.deadlines.set(Key::Worker(id), None);
@@ -231,7 +232,7 @@ impl Engine {
         self.kill_all(KillReason::Now);
     }
 
-    /// No more patience, and no more order between pools.
+    /// Kills every worker: no more waits, and no order between pools.
     fn kill_all(&mut self, reason: KillReason) {
         self.stop_all_pools();
         self.reconcile();

@@ -1,10 +1,11 @@
-//! An essential pool that has had nobody ready for too long, or whose workers have all ended.
+//! Essential pools: reports one that has had no ready worker for too long, or whose workers have all ended.
+//! `reconcile.rs` calls it for every dirty pool; the supervisor ends the master on the notice.
 
 use crate::pool::{Activity, Pool};
 use crate::timers::Key;
 use crate::{Engine, Essential, Notice, Policy, PoolId, PoolKind, Span, Time};
 
-/// Nobody of an essential pool is ready.
+/// Since when an essential pool has had no ready worker, and whether that was reported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnreadySince {
     since: Time,
@@ -24,7 +25,7 @@ impl Engine {
         self.deadlines.set(Key::Essential(id), at);
     }
 
-    /// The pool has come to its end: nobody lives, and nobody will be started.
+    /// Reports the end of the pool: no worker is alive, and none will be started.
     pub(crate) fn watch_end(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let watched = pool.policy.essential == Some(Essential::Exit) && pool.activity == Activity::Running;
@@ -49,7 +50,7 @@ impl Engine {
 }
 
 impl Policy {
-    /// How long the pool may be without a ready worker, where that matters.
+    /// How long the pool may be without a ready worker; `None`: it does not matter.
     fn unready_limit(&self) -> Option<Span> {
         match self.essential {
             Some(Essential::Ready(span)) => Some(span),
@@ -59,7 +60,7 @@ impl Policy {
 }
 
 impl Pool {
-    /// Every wanted slot stays empty until a person acts.
+    /// Every desired slot stays empty until an operator acts.
     pub(crate) fn has_ended(&self) -> bool {
         let wanted = self.slots.iter().take(self.policy.count as usize);
         self.policy.count > 0

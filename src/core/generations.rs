@@ -1,13 +1,14 @@
-//! What is remembered of generations: which ones served in full, and how long each one's workers take.
+//! The generations of a pool that are remembered: which ones were fully rolled out (the targets of a rollback), and
+//! how each one's workers become ready.
 
 use crate::pool::Pool;
 use crate::{Generation, Policy, Readiness, Span, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 
-/// So many generations that served in full are remembered.
+/// How many fully rolled-out generations are kept for rollback.
 const MAX_SERVED: usize = 8;
 
-/// How a generation's workers become ready: it belongs to what they are made from, not to the pool.
+/// How a generation's workers become ready. This belongs to the generation, not to the pool's present policy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadyPolicy {
     pub(crate) readiness: Readiness,
@@ -22,7 +23,7 @@ impl ReadyPolicy {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// Those that served in full, and what served in full before each of them did for the first time.
+    /// Generations that were fully rolled out, each with the one that was so before it for the first time.
     served: BTreeMap<Generation, Generation>,
     ready_policies: BTreeMap<Generation, ReadyPolicy>,
 }
@@ -32,7 +33,7 @@ impl History {
         self.ready_policies.insert(generation, ReadyPolicy::of(policy));
     }
 
-    /// It has served in full, and the generation `before` did until then.
+    /// Records that a generation is fully rolled out, as `before` was until now.
     pub(crate) fn record_served(&mut self, generation: Generation, before: Generation) {
         self.served.entry(generation).or_insert(before);
         if self.served.len() > MAX_SERVED
@@ -46,18 +47,18 @@ impl History {
         self.served.contains_key(&generation)
     }
 
-    /// The one that served in full before this one did; `NONE` if there is none, or it is forgotten.
+    /// The generation that was fully rolled out before this one; `NONE` if there is none or it is forgotten.
     pub(crate) fn served_before(&self, generation: Generation) -> Generation {
         let before = self.served.get(&generation).copied().unwrap_or(Generation::NONE);
         if self.has_served(before) { before } else { Generation::NONE }
     }
 
-    /// All that are remembered, the oldest first.
+    /// All fully rolled-out generations that are remembered, the oldest first.
     pub(crate) fn served(&self) -> impl Iterator<Item = Generation> + '_ {
         self.served.keys().copied()
     }
 
-    /// Forgets what no worker can be made from any more.
+    /// Forgets generations that no worker can be made from any more.
     fn trim(&mut self, used: &BTreeSet<Generation>) {
         self.ready_policies.retain(|generation, _| used.contains(generation));
     }
@@ -75,7 +76,7 @@ impl Pool {
         self.history.ready_policies.get(&generation).copied().unwrap_or(ReadyPolicy::of(&self.policy))
     }
 
-    /// What it is made from is new, and nobody serves who would have to be replaced.
+    /// Begins a new generation while no worker serves that would have to be replaced.
     pub(crate) fn next_generation(&mut self) {
         self.latest = Generation(self.latest.0 + 1);
         self.target = self.latest;
@@ -84,15 +85,15 @@ impl Pool {
         self.trim_generations();
     }
 
-    /// The generation has served in full.
+    /// The generation is fully rolled out.
     pub(crate) fn mark_served(&mut self, generation: Generation) {
         self.history.record_served(generation, self.last_good);
         self.last_good = generation;
         self.trim_generations();
     }
 
-    /// The generation is made from exactly what the wanted one is made from, or not. Workers up to `after` were there
-    /// before its rolling restart began: what they are made of may be something else by now.
+    /// Records whether the generation is made from exactly the files of the target generation. Workers up to `after`
+    /// existed before its rolling restart began, so their files may have been different.
     pub(crate) fn set_same_source(&mut self, generation: Generation, after: WorkerId, same: bool) {
         if same {
             self.same_source.insert(generation, after);

@@ -1,4 +1,4 @@
-//! The names of things. Nothing here is ever reused: a late fact about the dead is harmless.
+//! Identifiers. None is ever reused, so a late input about a worker that is gone changes nothing.
 
 use core::fmt;
 
@@ -17,27 +17,28 @@ macro_rules! number {
 }
 
 number!(
-    /// One birth of one worker.
+    /// One worker: one spawn, from its command until its whole tree is gone.
     WorkerId(u64)
 );
 number!(
-    /// A pool, in the order of the plan.
+    /// A pool; numbered in the order of the plan.
     PoolId(u32)
 );
 number!(
-    /// What a worker is made from. 1 is the first of a pool; 0 means "none".
+    /// The version of a pool's configuration and files that a worker is made from. A pool begins with 1; 0 means
+    /// "none".
     Generation(u32)
 );
 number!(
-    /// A place in a pool, 0 to count - 1; a successor has the slot of the worker that it replaces.
+    /// The index of a slot in its pool, 0 to count - 1. A successor has the slot of the worker that it replaces.
     Slot(u32)
 );
 number!(
-    /// One asker who waits for the outcome of a wish.
+    /// One request that is waiting for its [`crate::Outcome`].
     Ticket(u64)
 );
 number!(
-    /// A signal by its number (signal(7)).
+    /// A signal number (signal(7)).
     Signal(i32)
 );
 

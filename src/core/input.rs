@@ -1,44 +1,41 @@
-//! Facts, and the wishes among them.
+//! Inputs: facts about workers, and requests. The supervisor passes each to [`crate::Engine::handle`].
 
 use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
 use alloc::vec::Vec;
 
-/// A fact. A fact about a worker that is gone is expected and changes nothing.
+/// One fact or request. Facts about a worker that is already gone are expected and change nothing.
 #[allow(clippy::large_enum_variant, reason = "an event lives for one step; wishes are rare")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one is handed in at a time, and a wish is rare")]
 pub enum Input {
-    /// The worker's program runs: exec succeeded.
+    /// The worker's program is running: exec succeeded.
     Started(WorkerId),
-    /// No worker came of the order: fork refused, no such program, no such directory.
+    /// The spawn failed: for example fork was refused, or the program or directory does not exist.
     SpawnFailed(WorkerId),
-    /// Something says that the worker is ready: itself, a check, or what can be seen of it. One that was called alive
-    /// for its age alone is ready from now on.
+    /// The worker is ready: it said so itself, its probe passed, or it was seen accepting. A worker that was ready
+    /// only by age is confirmed by this.
     Ready(WorkerId),
-    /// Nothing can say whether this worker is ready, and it has lived for as long as has to do instead.
+    /// Nothing can tell whether this worker is ready, and it has lived for the time that counts instead.
     AgeReached(WorkerId),
-    /// The worker serves, but its health check has failed for good.
+    /// The worker serves, but its health check has failed the configured number of times.
     Unhealthy(WorkerId),
-    /// A listening socket that these workers hold was replaced by a new one: no new connection reaches them.
+    /// A listening socket that these workers hold was replaced by a new one: no new connections reach them.
     Unreachable(Vec<WorkerId>),
-    /// What these workers, which are starting, have wanted of processors lately: had or waited for, in percent of one.
-    /// Asked for while [`crate::View::limits_starts`].
+    /// Recent processor demand of these starting workers (time running plus time waiting for a processor), in percent
+    /// of one processor. Sent while [`crate::View::limits_starts`].
     Demand(Vec<(WorkerId, u32)>),
-    /// The worker asked for that much more time, from now on, for what it is doing (starting or stopping).
+    /// The worker asked for this much more time, counted from now, for its start or stop.
     TimeoutExtended(WorkerId, Span),
-    /// The worker's first process has ended; the rest of its tree may still live.
+    /// The worker's first process has exited; the rest of its tree may still be running.
     Exited(WorkerId, Exit),
-    /// Nothing of the worker's tree is left.
+    /// No process of the worker's tree is left.
     TreeGone(WorkerId),
-    /// The generation's folder and program have been resolved. `same`: it is made from exactly what the generation
-    /// before was made from, so going back to that one would change nothing.
-    Pinned {
-        pool: PoolId,
-        generation: Generation,
-        same: bool,
-    },
+    /// The working directory and program of the generation have been resolved. `same`: they are exactly those of the
+    /// generation before, so a rollback to that one would change nothing.
+    Pinned { pool: PoolId, generation: Generation, same: bool },
+    /// A request, and the ticket that its outcome is reported under.
     Requested(Ticket, Request),
-    /// The deadline that the core asked for has come.
+    /// The engine's deadline has come ([`crate::Engine::deadline`]).
     TimerFired,
 }
 
@@ -50,45 +47,37 @@ pub enum Exit {
         signal: i32,
         core_dumped: bool,
     },
-    /// It has ended, and nobody can say how. Counts as a failure.
+    /// It has exited, but its status is unknown. Counts as a failure.
     Unknown,
 }
 
-/// A wish.
+/// A request: what an operator, a signal or a changed configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Have this pool, with this policy: a new pool starts with generation 1; an old one keeps its workers.
+    /// Create the pool with this policy, beginning with generation 1, or update the policy of an existing one, which
+    /// keeps its workers.
     EnsurePool(PoolId, Policy),
-    /// A person starts this pool: slots that stay empty until somebody acts are filled again, and one that was stopped
-    /// is wanted again.
+    /// An operator starts this pool: slots that had stayed empty are filled again, and a stopped pool runs again.
     Start(PoolId),
-    /// Stop this pool's workers; the pool stays, stopped, until it is kept again.
+    /// Stop this pool's workers; the pool stays known, stopped, until it is started again.
     StopPool(PoolId),
-    /// Stop this pool's workers; once nothing of them is left, forget the pool.
+    /// Stop this pool's workers; once none is left, forget the pool.
     Remove(PoolId),
     /// Replace every worker by one of a new generation.
     Roll(PoolId),
-    /// The pool's configuration has changed: this policy, and every worker replaced by one of a new generation. It
-    /// supersedes any rolling restart. A stopped pool only gets the policy; an unknown one is kept.
-    Reconfigure {
-        pool: PoolId,
-        policy: Policy,
-    },
-    /// Replace every worker by one of an older generation, with the policy of that time.
-    RollBack {
-        pool: PoolId,
-        to: Generation,
-        policy: Policy,
-    },
+    /// The pool's configuration has changed: adopt this policy and replace every worker by one of a new generation. A
+    /// running rolling restart is superseded. A stopped pool only adopts the policy; an unknown one is created.
+    Reconfigure { pool: PoolId, policy: Policy },
+    /// Replace every worker by one of an older generation, with the policy of that generation.
+    RollBack { pool: PoolId, to: Generation, policy: Policy },
     /// Replace the worker of one slot by a new one of the same generation.
     Replace(PoolId, Slot),
-    /// End the running rolling restart, back to the last generation that served in full.
+    /// Cancel the running rolling restart: go back to the last generation that was fully rolled out.
     Cancel(PoolId),
+    /// Change the number of workers; the workers that remain are left alone.
     Scale(PoolId, u32),
-    /// Stop everything politely, at the latest within `cap`, then leave.
-    Stop {
-        cap: Option<Span>,
-    },
-    /// Kill everything, then leave.
+    /// Run the stop steps of everything, kill what is left after `cap`, then exit.
+    Stop { cap: Option<Span> },
+    /// Kill everything, then exit.
     StopNow,
 }

@@ -1,12 +1,17 @@
-//! The core of rotad: a fact comes in, orders go out, and the clock is an argument.
+//! The engine of rotad: one pure state machine. An input comes in, commands and notices go out, and the clock is an
+//! argument.
 //!
-//! [`Engine::step`] notes one fact about one worker or one wish, then settles every pool that it touched: the pool's
-//! wish is compared with what is, and the orders that bring it closer go out. The operating system carries the orders
-//! out and reports the next fact. No clock, file, environment or random number can be reached from here: the crate
-//! is `no_std` and has no dependencies.
+//! [`Engine::handle`] applies one [`Input`] (a fact about one worker, or one request), which marks slots and pools as
+//! dirty. It then reconciles each of them: the desired state is compared with the actual state, and commands that
+//! close the gap are emitted. The supervisor executes the commands and reports what comes of them as later inputs.
+//! The crate is `no_std` and has no dependencies, so no clock, file, environment or random number can be reached from
+//! here.
+//!
+//! State tables stand above the state machines: `worker.rs` (one worker), `pool.rs` (one pool), `roll.rs` (one
+//! rolling restart).
 #![no_std]
 #![forbid(unsafe_code)]
-// No event may end the master: what cannot happen is expressed in types.
+// No input may panic the master: impossible states are kept out by the types.
 #![cfg_attr(
     not(test),
     warn(clippy::expect_used, clippy::panic, clippy::unreachable, clippy::unwrap_used, clippy::use_self)

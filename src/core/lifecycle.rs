@@ -1,4 +1,5 @@
-//! What happens to one worker: birth, readiness, stop, death.
+//! The life of one worker: spawn, readiness, stop, exit. `engine.rs` calls these for inputs and deadlines,
+//! `reconcile.rs` to start and stop workers. The state table is in `worker.rs`.
 
 use crate::output::{KillReason, StopReason};
 use crate::roll::Phase;
@@ -60,7 +61,7 @@ impl Engine {
         }
     }
 
-    /// It was called alive for its age; now something says that it is ready.
+    /// A worker that was ready only by age has reported ready.
     fn confirmed(&mut self, id: WorkerId) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
@@ -80,7 +81,7 @@ impl Engine {
         self.dirty_pools.insert(pool);
     }
 
-    /// `by_age`: nothing says so, it has only lived long enough.
+    /// `by_age`: the worker is ready only because it has lived long enough.
     pub(crate) fn mark_ready(&mut self, id: WorkerId, by_age: bool) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
@@ -97,7 +98,7 @@ impl Engine {
         let until = now + soak;
         let is_canary = known.roll.as_ref().is_some_and(|r| r.phase == Phase::Canary && r.canary == Some(id));
         let soaks = is_canary && soak > Span::ZERO;
-        // Also when it is replaced in the same moment.
+        // Reset here as well, since the worker may be replaced before the pool is reconciled.
         known.unready_since = None;
         if let Some(roll) = known.roll.as_mut().filter(|_| by_age) {
             roll.watch(id, generation, slot, until);
@@ -132,7 +133,7 @@ impl Engine {
         self.kill(id);
     }
 
-    /// A death like any other, but the sick one is asked to leave as everybody is: it may still finish what it has.
+    /// Counts as a death, but the worker is asked to stop like any other: it may finish the work it has.
     pub(crate) fn unhealthy(&mut self, id: WorkerId) {
         if self.workers.get(&id).is_some_and(Worker::is_serving) {
             self.died(id, Cause::Unhealthy);
@@ -161,7 +162,7 @@ impl Engine {
         match state {
             State::Stopping { step, until, latest } => self.stop_tree(id, step, until, latest),
             State::Killing { give_up } => self.kill_tree(id, give_up),
-            // It has finished, before anybody has asked it to.
+            // It has finished before it was asked to stop.
             State::Unreachable => self.kill_tree(id, self.now + KILL_GRACE),
             State::Starting { .. }
             | State::Soaking { .. }
@@ -174,8 +175,8 @@ impl Engine {
         }
     }
 
-    /// A stop that was asked for is the whole tree's: who is left behind a shell or a wrapper gets what that one got,
-    /// and the rest of the patience.
+    /// A stop applies to the whole tree. Processes that are left behind by a shell or wrapper get the signal that the
+    /// first process got, and the rest of its wait.
     fn stop_tree(&mut self, id: WorkerId, step: usize, until: Time, latest: Time) {
         let Some(worker) = self.workers.get(&id) else { return };
         let sent = worker.stop.iter().take(step + 1).rev().find_map(|step| Some((step.signal?, step.to)));
@@ -186,7 +187,7 @@ impl Engine {
         self.out.push(Command::SignalRemaining(id, signal));
     }
 
-    /// Its first process has ended, and nothing else of it may live on.
+    /// The first process has exited, and the rest of the tree must end too.
     fn kill_tree(&mut self, id: WorkerId, give_up: Time) {
         self.update_worker(id, |w| w.state = State::KillingTree { give_up });
         if let Some(worker) = self.workers.get(&id) {
@@ -205,14 +206,14 @@ impl Engine {
         self.remove_worker(id);
     }
 
-    /// Asks a worker to leave: its slot does not know it any more, its stop steps begin.
+    /// Asks a worker to stop: detaches it from its slot and begins its stop steps.
     pub(crate) fn begin_stop(&mut self, id: WorkerId, why: StopReason) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
         if worker.is_leaving() && worker.state != State::Unreachable {
             return;
         }
-        // A change of configuration finds it on its way: it keeps the steps that it began with.
+        // Copied, so that a later change of the configuration does not change a stop that has begun.
         let stop = self.pools.get(&worker.pool).map(|pool| pool.policy.stop.clone()).unwrap_or_default();
         self.detach(id);
         self.emit(Notice::Retired { worker: id, why });
@@ -246,7 +247,7 @@ impl Engine {
         self.kill_for(id, KillReason::Steps);
     }
 
-    /// What a worker may ask for is one allowance for its whole stop, not one for each step.
+    /// The extension is one allowance for the whole stop, not one for each step.
     fn latest_stop(&self, id: WorkerId, step: usize) -> Time {
         let Some(worker) = self.workers.get(&id) else { return self.now };
         let waits = worker.stop.iter().take(step + 1).fold(Span::ZERO, |sum, step| sum + step.wait);
@@ -257,7 +258,7 @@ impl Engine {
         self.workers.get(&id)?.stop.get(step).copied()
     }
 
-    /// SIGKILL to one that has been asked to leave; told, since something may be cut short by it.
+    /// Kills a worker that was asked to stop, and reports it, since work may be cut short.
     pub(crate) fn kill_for(&mut self, id: WorkerId, reason: KillReason) {
         let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.state, State::Killing { .. } | State::KillingTree { .. }) {
@@ -268,7 +269,7 @@ impl Engine {
         self.kill(id);
     }
 
-    /// SIGKILL; once is enough.
+    /// Sends SIGKILL, unless the worker was killed already.
     pub(crate) fn kill(&mut self, id: WorkerId) {
         let now = self.now;
         let Some(worker) = self.workers.get(&id) else { return };
@@ -316,7 +317,7 @@ impl Engine {
         }
         if role == Role::Current {
             slot_state.current = None;
-            // Its successor takes the slot in the same step.
+            // The successor takes the slot while this input is handled.
             let has_heir =
                 slot_state.successor.is_some_and(|next| self.workers.get(&next).is_some_and(Worker::is_serving));
             known.full &= has_heir || known.is_full();

@@ -1,4 +1,5 @@
-//! A pool that runs once: one worker, which is never ready and whose exit code is the result. Never two runs at a time.
+//! A oneshot pool: one worker that is never ready and whose exit code is the result. There are never two runs at the
+//! same time. `reconcile.rs` starts the run, `restart.rs` reports its end.
 
 use crate::pool::{Activity, Ended, Pool};
 use crate::worker::Role;
@@ -14,7 +15,7 @@ impl Engine {
         self.pools.get(&id).is_some_and(|pool| pool.policy.kind == PoolKind::Oneshot)
     }
 
-    /// Starts the run that is wanted, once nothing of the one before it is left.
+    /// Starts the desired run once nothing of the previous one is left.
     pub(crate) fn reconcile_oneshot(&mut self, id: PoolId) {
         let key = crate::timers::Key::Slot(id, ONLY);
         self.deadlines.set(key, None);
@@ -36,7 +37,8 @@ impl Engine {
         self.spawn(id, ONLY, generation, Role::Current);
     }
 
-    /// Run it once more. What runs is never cut short: the new run comes after it, and one is enough for all who wait.
+    /// Requests another run. A run in progress is never cut short: the new run follows it, and one is enough for all
+    /// requests.
     pub(crate) fn roll_oneshot(&mut self, ticket: Ticket, id: PoolId, is_change: bool) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if pool.slots.first().is_some_and(|slot_state| slot_state.current.is_some()) {
@@ -50,7 +52,7 @@ impl Engine {
         self.start_roll(id, tickets);
     }
 
-    /// A rolling restart of a oneshot has begun: whatever came of the run before does not count.
+    /// A rolling restart of a oneshot has begun: the result of the previous run no longer counts.
     pub(crate) fn prepare_run(&mut self, id: PoolId) {
         self.forget_crash_loop(id);
         if let Some(pool) = self.pools.get_mut(&id) {
@@ -59,7 +61,7 @@ impl Engine {
         self.mark_all_slots(id);
     }
 
-    /// The run is over.
+    /// The run has ended.
     pub(crate) fn oneshot_ended(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
         let pool_id = worker.pool;
@@ -95,12 +97,12 @@ impl Engine {
         self.start_waiting(pool_id);
     }
 
-    /// It does not run again until somebody wants it to.
+    /// The oneshot does not run again until it is requested.
     pub(crate) fn oneshot_failed(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.set_ended(ONLY, Some(Ended::Failed));
         }
-        // One that was done before holds nobody.
+        // If an earlier run has succeeded, no pool waits for this one.
         self.mark_held_pools();
     }
 
@@ -125,7 +127,7 @@ impl Engine {
         self.mark_held_pools();
     }
 
-    /// A wish that came while the first run was under way.
+    /// Starts the run that was requested while the first one was in progress.
     fn start_waiting(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get_mut(&id)
             && pool.activity == Activity::Running

@@ -1,324 +1,259 @@
-//! What the core wants done, and what it has to tell.
+//! Commands, which the supervisor executes, and notices, which it reports to people.
 
 use crate::{Exit, Generation, PoolId, Signal, Slot, Span, Ticket, WorkerId};
 use alloc::vec::Vec;
 
-/// An order to the operating system's side. It is carried out at once; what comes of it is a later fact.
+/// What the supervisor must do. It executes commands at once and in order; results come back as later inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    Spawn {
-        worker: WorkerId,
-        pool: PoolId,
-        slot: Slot,
-        generation: Generation,
-    },
-    /// A polite signal, followed by SIGCONT; to a worker that is not born yet: as soon as it is.
+    /// Spawn a worker. Answered by [`crate::Input::Started`] or [`crate::Input::SpawnFailed`].
+    Spawn { worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation },
+    /// Send this signal, then SIGCONT, to the worker's first process. If the worker is not spawned yet: as soon as it
+    /// is.
     Signal(WorkerId, Signal),
-    /// The same to every process of the worker's tree.
+    /// Send this signal, then SIGCONT, to every process of the worker's tree.
     SignalTree(WorkerId, Signal),
-    /// SIGKILL to the worker and its group.
+    /// SIGKILL the worker and its process group.
     Kill(WorkerId),
-    /// The worker's first process has ended during its stop: what is left of its tree gets this signal (none: it has
-    /// had it) and may finish. Once nothing is left: reap the worker, and report [`crate::Input::TreeGone`].
+    /// The worker's first process has exited during its stop: send this signal to the rest of its tree (`None`: the
+    /// tree has had it) and let the tree finish. Once it is gone: reap the worker and report
+    /// [`crate::Input::TreeGone`].
     SignalRemaining(WorkerId, Option<Signal>),
-    /// The worker has exited: kill what is left of its tree, reap it, and report [`crate::Input::TreeGone`].
+    /// The worker has exited: kill the rest of its tree, reap the worker, and report [`crate::Input::TreeGone`].
     KillTree(WorkerId),
+    /// Report the outcome to the request with this ticket.
     Reply(Ticket, PoolId, Outcome),
-    /// For the diary, the status and whoever waits: nothing is decided by it.
+    /// Something to report: events, log, status, waiting clients.
     Notice(Notice),
-    /// Everything has stopped: the master may leave. `lost` names workers that the kernel could not kill.
-    Exit {
-        lost: Vec<WorkerId>,
-    },
+    /// Everything has stopped: the master exits. `lost` lists workers that the kernel could not kill.
+    Exit { lost: Vec<WorkerId> },
 }
 
-/// How a wish ended: exactly one for each.
+/// How a request ended. Each ticket gets exactly one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every worker is of the new generation.
+    /// Every worker is of the new generation. `took` counts from the start of the rolling restart.
     Done { generation: Generation, replaced: u32, took: Span },
-    /// The new generation did not come up; what had been replaced stays.
+    /// The new generation failed; slots that were replaced keep their new workers.
     Aborted { generation: Generation, failure: Failure, standing: Standing },
-    /// The new generation did not come up; every worker is of the old one again.
+    /// The new generation failed; every worker is of the old one again.
     RolledBack { generation: Generation, failure: Failure, standing: Standing },
-    /// To the one who cancelled: this generation's rolling restart is over. `stuck`: going back has failed.
+    /// For the request that cancelled: the rolling restart to this generation is over. `stuck`: the way back has
+    /// failed too.
     Cancelled { generation: Generation, stuck: bool, standing: Standing },
-    /// The fresh worker of a replacement has failed. `old_serves`: the one that it was to replace serves on.
+    /// The new worker of a replacement has failed. `old_serves`: the old worker still serves.
     ReplaceFailed { slot: Slot, failure: Failure, old_serves: bool },
-    /// The pool has not begun, for it waits for others: it will begin with this generation.
+    /// The pool has not begun, since it waits for other pools: it will begin with this generation.
     Begins { generation: Generation },
-    /// Something else came between.
+    /// Another request took its place.
     Superseded { by: SupersededBy },
     /// Nothing was done.
     NothingDone(NothingDone),
 }
 
-/// Who serves when a rolling restart has ended before its time.
+/// Which workers serve after a rolling restart that did not complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The generation that empty slots are filled with, and how many of its workers serve, of so many wanted.
+    /// The generation that empty slots are filled with, how many of its workers serve, and how many are desired.
     pub base: Generation,
     pub of_base: u32,
     pub wanted: u32,
-    /// Slots in which a worker of another generation serves: it stays.
+    /// Slots in which a worker of another generation serves and stays.
     pub others: Vec<(Slot, Generation)>,
-    /// The generation that was tried is made from exactly what the base is made from: there is no way back.
+    /// The generation that was tried is made from exactly the files of `base`, so there is nothing to go back to.
     pub in_place: bool,
-    /// So many workers that serve are older than what they would be made from now.
+    /// How many serving workers are older than the files that they would be made from now.
     pub outdated: u32,
 }
 
 impl Standing {
-    /// All that serve.
+    /// The number of workers that serve.
     pub fn serving(&self) -> u32 {
         self.of_base + self.others.len() as u32
     }
 }
 
-/// What superseded a wish.
+/// What superseded a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SupersededBy {
-    /// A newer wish for a rolling restart.
+    /// A newer request for a rolling restart.
     Roll,
     /// A changed configuration.
     Change,
-    /// The way to another generation.
+    /// A rollback to another generation.
     RollBack,
-    /// The pool is stopped, or to be forgotten; everything stops.
+    /// The pool is stopped.
     Stop,
+    /// The pool is removed.
     Removal,
+    /// Everything stops.
     StopOfAll,
-    /// It waited for a rolling restart that was cancelled, and was cancelled with it.
+    /// It was waiting for a rolling restart, and was cancelled with it.
     Cancel,
-    /// The slot is not wanted any more.
+    /// The slot was scaled away.
     Scale,
 }
 
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NothingDone {
+    /// There is no such pool.
     NoPool,
+    /// The pool is stopped.
     Stopped,
-    /// No rolling restart runs: there is nothing to cancel.
+    /// No rolling restart is running: there is nothing to cancel.
     NoRoll,
-    /// What runs has failed, and goes back already to this generation.
+    /// The rolling restart has failed and is already going back to this generation.
     AlreadyRollingBack(Generation),
     /// A oneshot has no generations to go back to.
     Oneshot,
-    /// No such generation is remembered.
+    /// This generation is not in the pool's history.
     Forgotten(Generation),
-    /// Nobody serves in this slot who could be replaced.
+    /// No worker serves in this slot, so there is none to replace.
     Empty(Slot),
-    /// Its worker was replaced, or has ended, before its turn came.
+    /// The slot's worker was replaced or has exited before the request's turn came.
     Gone(Slot),
 }
 
-/// Why a rolling restart ended before its time.
+/// Why a rolling restart did not complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The new worker at fault; none when a person cancelled.
+    /// The new worker that failed; `None` if the rolling restart was cancelled.
     pub worker: Option<WorkerId>,
     pub cause: Cause,
     /// The way back failed as well: workers of both generations serve.
     pub mixed: bool,
 }
 
-/// Why a worker is gone, or counts as failed.
+/// Why a worker is gone or counts as failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
+    /// Its first process exited.
     Exited(Exit),
+    /// It could not be spawned.
     SpawnFailed,
+    /// It was not ready within `ready_timeout`.
     NotReadyInTime,
+    /// Its health check failed.
     Unhealthy,
+    /// An operator cancelled the rolling restart.
     Cancelled,
-    /// A pool that this one comes after was to be rolled first, and was not: nobody was touched.
+    /// The rolling restart of a pool that this one comes after did not complete, so no worker of this one was
+    /// replaced.
     After(PoolId),
 }
 
 impl Cause {
-    /// The new generation was tried, and did not come up.
+    /// The new generation was tried and failed, which says something about its files.
     pub(crate) fn tells_of_the_files(self) -> bool {
         !matches!(self, Self::Cancelled | Self::After(_))
     }
 }
 
-/// One line of the diary.
+/// One notice for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// `by_age`: it has lived long enough, and nothing says more. `soak`: so long it is watched before anything else
-    /// is touched.
-    Ready {
-        worker: WorkerId,
-        took: Span,
-        by_age: bool,
-        soak: Span,
-    },
-    /// One that was ready for its age alone says so itself, so long after its start.
-    Confirmed {
-        worker: WorkerId,
-        took: Span,
-    },
-    CanaryPassed {
-        worker: WorkerId,
-    },
-    /// A death that nobody asked for. `failure`: not one of `success_exit_codes`; `before_ready`: it never served.
+    /// The worker is ready. `by_age`: only because it has lived long enough. `soak`: how long it is watched before
+    /// another worker is replaced.
+    Ready { worker: WorkerId, took: Span, by_age: bool, soak: Span },
+    /// A worker that was ready only by age has reported ready, this long after its spawn.
+    Confirmed { worker: WorkerId, took: Span },
+    /// The first new worker of a rolling restart has passed its soak.
+    CanaryPassed { worker: WorkerId },
+    /// A worker is gone, or counts as failed, without having been asked to stop. `failure`: its exit code is not one
+    /// of `success_exit_codes`. `before_ready`: it never served.
     Died {
         worker: WorkerId,
         cause: Cause,
         failure: bool,
         before_ready: bool,
-        /// Ends of this slot before ready, this one included, without a failure or a ready worker in between.
+        /// Exits in this slot before readiness, this one included, with no failure and no ready worker in between.
         early_exits: u32,
         retry_in: Option<Span>,
-        /// The slot stays empty until a person acts: its policy, or one of `never_on`.
+        /// The slot stays empty until an operator acts, by its policy or by `never_on`.
         given_up: bool,
     },
-    /// A worker that had been asked to stop is gone with its whole tree, so long after it was asked. `exit`: its first
-    /// process's.
-    Stopped {
-        worker: WorkerId,
-        exit: Option<Exit>,
-        took: Span,
-    },
-    /// Its stop has begun; `why` for the diary.
-    Retired {
-        worker: WorkerId,
-        why: StopReason,
-    },
-    /// It had not left by itself so long after it was asked to: killed, or what is left of its tree is.
-    Killed {
-        worker: WorkerId,
-        reason: KillReason,
-        waited: Span,
-    },
-    /// SIGKILL has not ended it: the kernel holds it (state D).
-    Unkillable {
-        worker: WorkerId,
-    },
-    /// So many early deaths within so long a time.
-    CrashLoop {
-        pool: PoolId,
-        deaths: u32,
-        span: Span,
-    },
-    /// One has served for a second in a loop of workers that fail later than that: the rest is started, and the loop is
-    /// over once one has been ready for `stable_after`.
-    CrashLoopEases {
-        pool: PoolId,
-    },
-    CrashLoopOver {
-        pool: PoolId,
-    },
-    RollStarted {
-        pool: PoolId,
-        generation: Generation,
-        of: u32,
-    },
-    /// Every slot is done, and nothing but their age speaks for the new workers: they are watched for so much longer.
-    Watched {
-        pool: PoolId,
-        span: Span,
-    },
-    /// One slot is done.
-    SlotReplaced {
-        pool: PoolId,
-        slot: Slot,
-        worker: WorkerId,
-        done: u32,
-        of: u32,
-    },
-    RollingBack {
-        pool: PoolId,
-        generation: Generation,
-        to: Generation,
-        failure: Failure,
-    },
-    RollEnded {
-        pool: PoolId,
-        outcome: Outcome,
-    },
-    /// A rolling restart begins when those of these pools, which its own comes after, are done.
-    RollAfter {
-        pool: PoolId,
-        by: alloc::vec::Vec<PoolId>,
-    },
-    /// A wish came while one runs that has already retired a worker: it waits.
-    RollWaits {
-        pool: PoolId,
-    },
-    /// Another wish takes over at once. `retired_any`: some old worker has got its stop already.
-    RollSuperseded {
-        pool: PoolId,
-        generation: Generation,
-        by: SupersededBy,
-        retired_any: bool,
-    },
-    /// Every worker of the pool is ready and of one generation.
-    PoolReady {
-        pool: PoolId,
-        generation: Generation,
-    },
-    PoolStopped {
-        pool: PoolId,
-    },
-    /// The pool has to wait for others before it may start.
-    Waiting {
-        pool: PoolId,
-        by: Vec<PoolId>,
-    },
-    /// A oneshot has run to its end.
-    OneshotDone {
-        pool: PoolId,
-        generation: Generation,
-        took: Span,
-    },
-    /// One worker was replaced by another one of its generation.
-    WorkerReplaced {
-        pool: PoolId,
-        slot: Slot,
-        worker: WorkerId,
-        took: Span,
-    },
-    /// An essential pool has had no worker ready for the span that its policy names.
-    EssentialLost {
-        pool: PoolId,
-        span: Span,
-    },
-    /// All workers of an essential pool have ended, and none is started again. `exit`: that of the last failure, else
-    /// that of the last end; none: a worker could not be started, or was killed before it was ready.
-    EssentialEnded {
-        pool: PoolId,
-        exit: Option<Exit>,
-    },
+    /// A worker that was asked to stop is gone with its whole tree, `took` after it was asked. `exit`: how its first
+    /// process ended.
+    Stopped { worker: WorkerId, exit: Option<Exit>, took: Span },
+    /// A worker's stop has begun.
+    Retired { worker: WorkerId, why: StopReason },
+    /// The worker, or the rest of its tree, had not exited `waited` after it was asked to stop: it is killed.
+    Killed { worker: WorkerId, reason: KillReason, waited: Span },
+    /// SIGKILL has not ended the worker: the kernel holds it (state D, uninterruptible sleep).
+    Unkillable { worker: WorkerId },
+    /// This many early deaths within this time.
+    CrashLoop { pool: PoolId, deaths: u32, span: Span },
+    /// In a loop of workers that fail late, one has served for a second: the other slots are started too. The loop is
+    /// over once a worker has been ready for `stable_after`.
+    CrashLoopEases { pool: PoolId },
+    /// The crash loop is over.
+    CrashLoopOver { pool: PoolId },
+    /// A rolling restart of `of` slots has started.
+    RollStarted { pool: PoolId, generation: Generation, of: u32 },
+    /// Every slot is done, but some new workers are ready only by age: they are watched for this much longer.
+    Watched { pool: PoolId, span: Span },
+    /// A rolling restart has completed one slot: `done` out of `of`.
+    SlotReplaced { pool: PoolId, slot: Slot, worker: WorkerId, done: u32, of: u32 },
+    /// The new generation failed; replaced slots go back to `to`.
+    RollingBack { pool: PoolId, generation: Generation, to: Generation, failure: Failure },
+    /// The rolling restart is over.
+    RollEnded { pool: PoolId, outcome: Outcome },
+    /// The rolling restart waits until those of these pools, which its own pool comes after, are done.
+    RollAfter { pool: PoolId, by: alloc::vec::Vec<PoolId> },
+    /// A request arrived while a rolling restart that has already stopped an old worker is running: it waits for its
+    /// turn.
+    RollWaits { pool: PoolId },
+    /// Another request takes over. `retired_any`: an old worker has already been asked to stop.
+    RollSuperseded { pool: PoolId, generation: Generation, by: SupersededBy, retired_any: bool },
+    /// Every desired worker is ready, all of one generation.
+    PoolReady { pool: PoolId, generation: Generation },
+    /// Nothing is left of the pool's workers that the kernel can end.
+    PoolStopped { pool: PoolId },
+    /// The pool may not start until these pools are up.
+    Waiting { pool: PoolId, by: Vec<PoolId> },
+    /// A oneshot has succeeded.
+    OneshotDone { pool: PoolId, generation: Generation, took: Span },
+    /// One worker was replaced by a new one of the same generation.
+    WorkerReplaced { pool: PoolId, slot: Slot, worker: WorkerId, took: Span },
+    /// An essential pool has had no ready worker for this long.
+    EssentialLost { pool: PoolId, span: Span },
+    /// All workers of an essential pool have exited, and none will be started again. `exit`: that of the last
+    /// failure, or else of the last success; `None`: a worker could not be started, or was killed before it was
+    /// ready.
+    EssentialEnded { pool: PoolId, exit: Option<Exit> },
 }
 
-/// Why a worker's patience is over before it has left by itself.
+/// Why a worker is killed before it has exited by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillReason {
-    /// It was deaf to its stop steps.
+    /// Its stop steps are used up.
     Steps,
-    /// The stop of everything has taken too long.
+    /// The time limit of the stop of everything has passed.
     Cap,
-    /// Everything has to stop at once.
+    /// Everything is being killed.
     Now,
 }
 
 /// Why a worker is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// A rolling restart replaces it: its successor serves.
+    /// A rolling restart replaces it, and its successor is ready.
     Replaced,
-    /// A rolling restart replaces it: its successor is started once it is gone.
+    /// A rolling restart replaces it in place: its successor starts once it is gone.
     MakesRoom,
-    /// Its rolling restart was superseded, cancelled or has failed.
+    /// Its rolling restart was superseded or cancelled, or has failed.
     Abandoned,
+    /// Its slot was scaled away.
     ScaledDown,
-    /// A fresh worker of the same generation serves in its slot.
+    /// A new worker of the same generation serves in its slot.
     Recycled,
-    /// A fresh worker of the same generation is started once it is gone.
+    /// A new worker of the same generation starts once it is gone.
     MakesRoomForFresh,
+    /// Its health check has failed.
     Unhealthy,
-    /// Its listening socket was replaced, and another worker serves in its slot, or none is to.
+    /// Its listening socket was replaced, and another worker serves in its slot or the slot is not wanted.
     Unreachable,
+    /// Its pool, or everything, stops.
     Stop,
 }

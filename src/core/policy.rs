@@ -1,34 +1,40 @@
-//! How many workers a pool has, and how patient the master is with them.
+//! The part of a pool's configuration that the engine acts on. `config` fills it in; the engine only reads it.
 
 use crate::{PoolId, Signal, Span};
 use alloc::vec::Vec;
 
-/// All that the core knows of a pool's configuration.
+/// All that the engine knows of a pool's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// Whether the workers serve, or run once to their end.
     pub kind: PoolKind,
-    /// Workers wanted.
+    /// Desired number of workers.
     pub count: u32,
+    /// What makes a worker ready.
     pub readiness: Readiness,
-    /// Not ready this long after its birth: a death before ready.
+    /// A worker that is not ready this long after its spawn counts as failed and is killed.
     pub ready_timeout: Span,
-    /// The polite part of a stop; SIGKILL comes after the last step.
+    /// The stop steps, in order; SIGKILL follows the last one.
     pub stop: Vec<StopStep>,
+    /// How a rolling restart proceeds.
     pub reload: Reload,
+    /// What follows an exit that was not requested.
     pub restart: Restart,
-    /// At its start the pool waits until all of these are up; everything is stopped against this order.
+    /// Pools that must be up before this one starts. A stop of everything runs in the reverse order.
     pub after: Vec<PoolId>,
+    /// What makes the failure of this pool end the master, if anything does.
     pub essential: Option<Essential>,
-    /// So many of its workers may be starting at a time; none: as many as the machine can boot at a time.
+    /// How many of its workers may be starting at a time. `None`: limited only by what the machine can start at a
+    /// time.
     pub max_starting: Option<u32>,
 }
 
-/// What becomes of a pool's workers.
+/// The kind of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolKind {
-    /// They serve until somebody wants them to stop.
+    /// Workers serve until they are asked to stop.
     Service,
-    /// One worker that runs to its end: exit code 0 is success, anything else a failure. It is never ready.
+    /// One worker runs to its end and is never ready. Exit code 0 is success; anything else is a failure.
     Oneshot,
 }
 
@@ -37,12 +43,12 @@ pub enum PoolKind {
 pub enum Readiness {
     /// Only [`crate::Input::Ready`].
     Reported,
-    /// [`crate::Input::Ready`], or having lived this long since [`crate::Input::Started`]: then it is alive, and nothing
-    /// says more.
+    /// [`crate::Input::Ready`], or this much time since [`crate::Input::Started`]: then the worker is alive, and
+    /// nothing more is known about it.
     Alive(Span),
 }
 
-/// One step of a stop: a signal (none: only wait), then patience.
+/// One step of a stop: a signal (`None`: wait only), then a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopStep {
     pub signal: Option<Signal>,
@@ -50,73 +56,82 @@ pub struct StopStep {
     pub to: To,
 }
 
-/// Who gets the signal of a step while the worker's first process lives. Once that has ended, what is left does.
+/// Which processes get the signal of a stop step while the worker's first process is alive. Once it has exited, every
+/// remaining process of the tree gets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum To {
-    /// The worker's first process alone: what it has started is its own affair.
+    /// The worker's first process only; it stops its own children.
     #[default]
     Main,
     /// Every process of its tree.
     Tree,
 }
 
-/// How a rolling restart goes.
+/// How a rolling restart proceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reload {
-    /// Successors starting or soaking above count; 0: stop one, wait until it is gone, start one.
+    /// How many successors may be starting or soaking on top of `count`. 0: stop one worker, wait until it is gone,
+    /// start one.
     pub surge: u32,
-    /// Old workers that have got their stop and still finish; at least 1.
+    /// How many old workers may be draining (asked to stop, still finishing) at a time; at least 1.
     pub max_draining: u32,
-    /// How long the first new worker must serve before more are touched. `None`: [`Reload::SOAK`] for one that was
-    /// reported ready, [`Restart::stable_after`] for one of which only its age is known.
+    /// How long the first new worker must serve before another one is replaced. `None`: [`Reload::SOAK`] for a worker
+    /// that was reported ready, [`Restart::stable_after`] for one that is ready only by age.
     pub soak: Option<Span>,
+    /// What happens to slots that were replaced already when a new worker fails.
     pub on_failure: OnFailure,
 }
 
 impl Reload {
-    /// The soak of a worker that was reported ready, where none is given.
+    /// The default soak of a worker that was reported ready.
     pub const SOAK: Span = Span::from_secs(1);
 }
 
 impl Policy {
-    /// How long a new worker is watched after it became ready. By age alone that is every new worker of a rolling
-    /// restart; of those that were reported ready it is the first.
+    /// How long a new worker is watched after it became ready. Among workers that are ready only by age this holds
+    /// for every new worker of a rolling restart; among those that were reported ready, only for the first.
     pub fn soak(&self, by_age: bool) -> Span {
         let default = if by_age { self.restart.stable_after } else { Reload::SOAK };
         self.reload.soak.unwrap_or(default)
     }
 }
 
+/// What a failed rolling restart does with the slots that it has replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Slots already done go back to the generation before, where it differs.
+    /// They go back to the previous generation, unless both are made from the same files.
     Rollback,
-    /// Slots already done stay.
+    /// They keep their new workers.
     Abort,
 }
 
-/// What happens after a death that nobody asked for.
+/// What follows an exit that was not requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restart {
+    /// After which exits the slot is filled again.
     pub policy: RestartPolicy,
+    /// The first backoff delay; it doubles with each further failure.
     pub delay: Span,
+    /// The longest backoff delay.
     pub max_delay: Span,
+    /// Ready for this long, a worker counts as stable: earlier failures of its slot are forgotten.
     pub stable_after: Span,
-    /// Exit codes that are an end, not a failure.
+    /// Exit codes that count as success.
     pub success_exit_codes: Vec<i32>,
-    /// Exit codes after which the slot stays empty until the next roll or start.
+    /// Exit codes after which the slot stays empty until the next rolling restart or start.
     pub never_on: Vec<i32>,
 }
 
-/// What ends the master for the sake of one pool.
+/// When the state of one pool ends the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Essential {
-    /// No worker ready for this long: [`crate::Notice::EssentialLost`].
+    /// No worker has been ready for this long: [`crate::Notice::EssentialLost`].
     Ready(Span),
-    /// All its workers have ended and none is started again: [`crate::Notice::EssentialEnded`].
+    /// All its workers have exited and none will be started again: [`crate::Notice::EssentialEnded`].
     Exit,
 }
 
+/// After which exits a slot is filled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartPolicy {
     Always,

@@ -1,4 +1,18 @@
-//! What is known of one pool. `reconcile.rs` compares it with what is wanted.
+//! The state of one pool: its slots, generations and counters. `requests.rs` and `lifecycle.rs` change it,
+//! `reconcile.rs` compares it with the policy and closes the gap.
+//!
+//! What each request does in each activity (`begun` false: the pool runs but waits for the pools in `after`):
+//!
+//! | activity           | start, ensure | stop     | remove              | roll                         | reconfigure                     | roll back                   | replace          | scale        | stop of everything |
+//! |--------------------|---------------|----------|---------------------|------------------------------|---------------------------------|-----------------------------|------------------|--------------|--------------------|
+//! | Running, not begun | policy        | Stopping | Stopping, then gone | begins with a new generation | begins with a new generation    | begins with that generation | nothing: empty   | slots change | Stopping           |
+//! | Running            | fill slots    | Stopping | Stopping, then gone | rolling restart              | rolling restart                 | rolling restart             | one replacement  | slots change | AwaitingDependents |
+//! | AwaitingDependents | refused       | Stopping | Stopping, then gone | superseded                   | superseded                      | superseded                  | superseded       | slots change |                    |
+//! | Stopping           | Running       |          | then gone           | superseded                   | policy only; Running if removed | superseded                  | superseded       | slots change |                    |
+//! | Stopped            | Running       |          | gone                | nothing: stopped             | policy only                     | nothing: stopped            | nothing: stopped | slots change |                    |
+//!
+//! AwaitingDependents becomes Stopping once no pool that names this one in `after` is running, and Stopping becomes
+//! Stopped once nothing is left that the kernel can end. A removed pool is then forgotten.
 
 use crate::essential::UnreadySince;
 use crate::generations::History;
@@ -11,17 +25,19 @@ use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-/// Whether the pool is wanted at all.
+/// Whether the pool's workers should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
     Running,
-    /// Everything stops, and this one serves until those that need it have stopped; nobody new is started.
+    /// Everything stops, and this pool serves until the pools that depend on it have stopped. No new worker is
+    /// started.
     AwaitingDependents,
     Stopping,
     Stopped,
 }
 
-/// Policy `never`, or `on-failure` after an end: the slot stays empty until a person acts.
+/// How a slot ended that stays empty until an operator acts (policy `never`, `on-failure` after a success, or
+/// `never_on`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Done,
@@ -32,26 +48,28 @@ pub(crate) enum Ended {
 pub(crate) struct SlotState {
     pub(crate) current: Option<WorkerId>,
     pub(crate) successor: Option<WorkerId>,
-    /// Deaths in a row that count, and how many of them were followed by a delay.
+    /// Consecutive deaths that count as failures, and how many of them were followed by a delay.
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
-    /// Ends in a row before ready: they are no failures, but nobody should wait for the next one.
+    /// Consecutive successful exits before readiness. They are not failures, but nothing should wait for the next
+    /// worker.
     pub(crate) early_exits: u32,
-    /// The first death of the row, where its worker had been ready for a while: it counts for a crash loop only once
-    /// the slot fails again.
+    /// The first of consecutive deaths, if its worker had been ready for a while: it counts for a crash loop only
+    /// once the slot fails again.
     pub(crate) first_death: Option<Time>,
     pub(crate) not_before: Option<Time>,
     pub(crate) ended: Option<Ended>,
-    /// Starts after deaths that nobody asked for.
+    /// How often the slot was filled again after an exit that was not requested and not a success.
     pub(crate) restarts: u32,
     pub(crate) restart_due: bool,
-    /// Workers of this slot that are leaving and not gone; those of them that were asked to, the lost left out.
+    /// Workers of this slot that are leaving and not gone yet; and those of them that were asked to stop, without the
+    /// lost ones.
     pub(crate) leaving: u32,
     pub(crate) stopping_workers: u32,
 }
 
 impl SlotState {
-    /// Forgets what went wrong here: a person has acted, or a new generation has proved itself.
+    /// Forgets the slot's failures: an operator has acted, or a new generation has passed its soak.
     fn reset(&mut self) {
         self.not_before = None;
         self.ended = None;
@@ -59,7 +77,7 @@ impl SlotState {
         self.reset_deaths();
     }
 
-    /// No death counts any more.
+    /// Resets the failure counters.
     pub(crate) fn reset_deaths(&mut self) {
         self.deaths = 0;
         self.delays = 0;
@@ -75,23 +93,24 @@ pub(crate) struct EarlyDeath {
     pub(crate) late: bool,
 }
 
-/// The pool crash-loops: one slot tries, the other empty ones wait for its success.
+/// The pool is in a crash loop: one slot tries, the other empty slots wait for its success.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Breaker {
     pub(crate) probe: Slot,
     pub(crate) since: Time,
-    /// A worker that has become ready since; at that time it counts as a success.
+    /// A worker that became ready since the loop began. When the breaker's deadline comes and it still serves, it
+    /// counts as a success.
     pub(crate) candidate: Option<WorkerId>,
-    /// Workers have died that had been ready for longer than [`EARLY_DEATH`]: only one that stays for `stable_after` shows
-    /// that this is over.
+    /// Some of the workers that died had been ready for longer than [`EARLY_DEATH`]: only a worker that is ready for
+    /// `stable_after` ends the loop.
     pub(crate) late: bool,
-    /// Such a loop goes on, but the candidate has served for [`EARLY_DEATH`]: the others are started as well.
+    /// Such a late loop goes on, but the candidate has served for [`EARLY_DEATH`]: the other slots are started too.
     pub(crate) open: bool,
 }
 
 impl Breaker {
-    /// One at a time: not beside one that is starting, nor while one that is ready may prove that all is well. Where
-    /// workers fail late, a slot's first death is repaired like any other first death.
+    /// Whether this slot may try. Only one does: not while another worker is starting, nor while a candidate may end
+    /// the loop. Where workers fail late, a slot's first death is repaired as usual.
     pub(crate) fn allows(&self, slot: Slot, deaths: u32, trying: u32) -> bool {
         let is_turn = self.probe == slot && trying == 0 && self.candidate.is_none();
         is_turn || self.open || self.late && deaths <= 1
@@ -103,60 +122,67 @@ pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) activity: Activity,
     pub(crate) slots: Vec<SlotState>,
-    /// The newest generation ever made; the one that slots are filled with; the last that served in full.
+    /// The newest generation ever made; the one that slots are filled with; the last one that was fully rolled out.
     pub(crate) latest: Generation,
     pub(crate) target: Generation,
     pub(crate) last_good: Generation,
     pub(crate) history: History,
-    /// It is not wanted any more: forgotten once nothing of it is left.
+    /// The pool is to be forgotten once nothing of it is left.
     pub(crate) removed: bool,
-    /// Its workers may start: nobody it waits for is left. Never taken back until it is stopped.
+    /// Its workers may start: no pool that it waits for is left. Set until the pool is stopped.
     pub(crate) begun: bool,
-    /// Every wanted worker has been ready at once since then.
+    /// Every desired worker has been ready at the same time since the pool began.
     pub(crate) up: bool,
     pub(crate) replacements: Replacements,
     pub(crate) unready_since: Option<UnreadySince>,
-    /// Generations that are made from exactly what the wanted one is made from (a folder that is changed in place):
-    /// each with the last worker that was there before its rolling restart began.
+    /// Generations that are made from exactly the files of the target generation (a directory that is changed in
+    /// place), each with the last worker that existed before its rolling restart began.
     pub(crate) same_source: BTreeMap<Generation, WorkerId>,
-    /// Workers up to this one are older than what they would be made from now.
+    /// Workers up to this one are older than the files that they would be made from now.
     pub(crate) outdated: Option<WorkerId>,
-    /// How the last worker ended whose slot stays empty, and whether that was a failure: one of those outlasts ends
-    /// that are none.
+    /// How the last worker of a slot that stays empty ended. A failure is not overwritten by a later success.
     pub(crate) ended_with: Option<(Option<Exit>, Ended)>,
-    /// The end of an essential pool has been told.
+    /// The end of an essential pool has been reported.
     pub(crate) end_reported: bool,
     pub(crate) roll: Option<Roll>,
+    /// Requests for a rolling restart that begins when `roll` is over.
     pub(crate) waiting: Option<Vec<Ticket>>,
     pub(crate) last: LastRoll,
     pub(crate) breaker: Option<Breaker>,
-    /// The last deaths that count for a crash loop, as many as would make one, in the order of time.
+    /// The latest deaths that count for a crash loop, oldest first; as many as make one.
     pub(crate) early_deaths: VecDeque<EarlyDeath>,
-    /// Every wanted worker has been ready at once since the last change.
+    /// Every desired worker has been ready at the same time since the last change.
     pub(crate) full: bool,
-    /// Slots that have ended well.
+    /// Slots whose `ended` is `Done`.
     done: u32,
-    /// Counted as they change: workers that live, that serve, that got their stop and still finish, slots with a
-    /// successor.
+    /// Counters, updated with every change of a worker.
+    ///
+    /// | counter          | counts                                                                                   |
+    /// |------------------|------------------------------------------------------------------------------------------|
+    /// | alive            | workers of which something may still be working; not the lost ones                       |
+    /// | present          | workers with any process left; not the lost ones                                         |
+    /// | serving          | workers that are ready or soaking                                                        |
+    /// | ready_successors | successors among `serving`                                                               |
+    /// | draining         | workers among `alive` that were asked to stop                                            |
+    /// | successors       | slots that have a successor                                                              |
+    /// | trying           | current workers that are starting                                                        |
+    /// | starting         | those of `trying` whose slot has not failed repeatedly: a rolling restart waits for them |
+    /// | stopping_workers | workers among `present` that were asked to stop                                          |
     pub(crate) alive: u32,
-    /// Lives, or something of its tree does; not counting what the kernel could not end.
     pub(crate) present: u32,
     pub(crate) serving: u32,
-    /// Successors among those that serve.
     pub(crate) ready_successors: u32,
     pub(crate) draining: u32,
     pub(crate) successors: u32,
-    /// Workers that are awaited in an empty slot.
     pub(crate) starting: u32,
-    /// All that are starting in an empty slot.
     pub(crate) trying: u32,
-    /// Asked to leave, and something of them is still there; the lost left out.
     pub(crate) stopping_workers: u32,
-    /// Empty slots that would have their worker, but for the promised ceiling: one that was given up there before it was
-    /// ready is not gone.
+    /// Empty slots that wait for the promised ceiling: a worker that was given up there before it was ready is not
+    /// gone yet.
     pub(crate) ceiling_waiters: BTreeSet<Slot>,
-    /// Workers whose listening socket was replaced and that finish what they have, by their slot.
+    /// Workers whose listening socket was replaced and that finish their work, by slot.
     pub(crate) unreachable: BTreeSet<(Slot, WorkerId)>,
+    /// `serving` by generation.
     pub(crate) serving_of: BTreeMap<Generation, u32>,
     pub(crate) start_load: StartLoad,
 }
@@ -206,7 +232,7 @@ impl Pool {
         pool
     }
 
-    /// Makes room for `count` slots; surplus ones stay until their workers are gone.
+    /// Adjusts the number of slots to `count`; surplus slots stay until their workers are gone.
     pub(crate) fn fit(&mut self) {
         let count = self.policy.count as usize;
         if self.slots.len() < count {
@@ -222,12 +248,12 @@ impl Pool {
         }
     }
 
-    /// Early deaths that make a crash loop: half of the pool, at least two.
+    /// How many early deaths make a crash loop: half of the pool, at least two.
     pub(crate) fn breaker_limit(&self) -> usize {
         (self.policy.count.div_ceil(2) as usize).max(2)
     }
 
-    /// One more early death, in its place.
+    /// Inserts one more early death, in order of time.
     pub(crate) fn remember_early(&mut self, death: EarlyDeath) {
         let index = self.early_deaths.partition_point(|known| known.at <= death.at);
         self.early_deaths.insert(index, death);
@@ -236,23 +262,23 @@ impl Pool {
         }
     }
 
-    /// One more successor keeps the promised ceiling, also once every empty slot has its worker.
+    /// Whether one more successor stays below the promised ceiling, also once every empty slot has its worker.
     pub(crate) fn has_room(&self) -> bool {
         let above = self.max_above_count();
         self.alive < self.policy.count.saturating_add(above) && self.successors + self.draining < above
     }
 
-    /// So many empty slots have to wait for the sake of the promised ceiling.
+    /// How many empty slots must wait to stay below the promised ceiling.
     pub(crate) fn over_ceiling(&self) -> usize {
         (self.successors + self.draining).saturating_sub(self.max_above_count()) as usize
     }
 
-    /// So many workers above `count` are promised to be the most.
+    /// The promised maximum of workers above `count`.
     fn max_above_count(&self) -> u32 {
         self.policy.reload.surge.saturating_add(self.policy.reload.max_draining)
     }
 
-    /// The roll fills this slot itself, when its turn has come.
+    /// The rolling restart fills this slot itself when its turn comes.
     pub(crate) fn is_left_to_roll(&self, slot: Slot) -> bool {
         self.roll.as_ref().is_some_and(|roll| {
             let is_new = roll.phase == Phase::Canary && roll.added.contains(&slot.0);
@@ -260,7 +286,7 @@ impl Pool {
         })
     }
 
-    /// The generation that an empty slot is filled with.
+    /// The generation that empty slots are filled with.
     pub(crate) fn fill_generation(&self) -> Generation {
         self.roll.as_ref().map_or(self.target, Roll::fill_generation)
     }
@@ -269,15 +295,15 @@ impl Pool {
         self.draining < self.policy.reload.max_draining.max(1)
     }
 
-    /// A rolling restart may stop a worker that serves without going below what is promised: the others are enough, or
-    /// whoever is missing is not about to come.
+    /// Whether a ready worker may be stopped without going below the guaranteed number: enough others are ready, or
+    /// the missing ones are in backoff.
     pub(crate) fn can_spare_one(&self) -> bool {
         let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
         self.serving >= floor
             || self.starting == 0 && self.start_load.slots.is_empty() && self.ceiling_waiters.is_empty()
     }
 
-    /// Every wanted slot has a worker that serves.
+    /// Every desired slot has a worker that serves.
     pub(crate) fn is_full(&self) -> bool {
         self.serving - self.ready_successors >= self.wanted_slots()
     }
@@ -295,7 +321,8 @@ impl Pool {
         }
     }
 
-    /// Another number of slots. One that is not wanted any more forgets its past: if it comes back, it is a new one.
+    /// Changes the number of slots. A slot that is scaled away forgets its failures: if it comes back, it starts
+    /// fresh.
     pub(crate) fn resize(&mut self, count: u32) {
         self.policy.count = count;
         self.full = false;
@@ -304,7 +331,7 @@ impl Pool {
         self.done = self.slots.iter().take(count as usize).filter(|s| s.ended == Some(Ended::Done)).count() as u32;
     }
 
-    /// Slots that stay empty until a person acts may be filled again.
+    /// Lets slots that stay empty until an operator acts be filled again.
     pub(crate) fn reset_ended_slots(&mut self) {
         self.done = 0;
         self.ended_with = None;

@@ -1,5 +1,6 @@
-//! Settle: compare the wish with what is, and order what brings them closer. Right for every state, not for every
-//! history: crash, roll, rollback, scale and stop all end here.
+//! Compares desired with actual state and emits commands that close the gap. It depends on the state alone and not on
+//! how it came about, so crash, rolling restart, rollback, scale and stop all end here. `engine.rs` calls
+//! `reconcile_slot` and `reconcile_pool` for everything dirty after each input.
 
 use crate::output::StopReason;
 use crate::pool::Activity;
@@ -46,7 +47,7 @@ impl Engine {
         }
     }
 
-    /// Nobody new is started: a successor is needed only where there is nobody else.
+    /// No new worker is started; a successor takes over only where the slot is empty.
     fn serve_on(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, successor: Option<WorkerId>) {
         self.deadlines.set(Key::Slot(id, slot), None);
         let Some(next) = successor else { return };
@@ -57,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// The successor serves: the old one may go as soon as there is room among the draining.
+    /// The successor is ready: stop the old worker as soon as `max_draining` allows it.
     fn hand_over(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, next: WorkerId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if let Some(old) = current {
@@ -99,13 +100,13 @@ impl Engine {
         }
     }
 
-    /// An empty slot is filled: at once, or when its delay is over, and in a crash loop only by the probe.
+    /// Fills an empty slot: now, after its backoff, or in a crash loop only if its turn has come.
     fn fill(&mut self, id: PoolId, slot: Slot, successor: Option<WorkerId>) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if pool.is_left_to_roll(slot) {
             return;
         }
-        // A slot that the roll still has to do is filled whatever its past says.
+        // A slot that the rolling restart still has to do is filled regardless of its past failures.
         let mut is_rolls = false;
         let generation = match &pool.roll {
             None => match successor {
@@ -134,7 +135,7 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else { return };
         if in_place && slot_state.stopping_workers > 0 {
-            return; // never two of one slot: the one that was asked to leave comes by here when it is gone
+            return; // never two workers in one slot: this runs again when the old one is gone
         }
         if !is_rolls
             && (slot_state.ended.is_some()
@@ -159,9 +160,9 @@ impl Engine {
         self.spawn(id, slot, generation, Role::Current);
     }
 
-    /// The ceiling is a promise of rolling restarts: who is given up before it was ready, since its rolling restart is
-    /// cancelled or superseded or has failed, or its slot was not wanted for a moment, may have to be gone before its
-    /// slot is filled. What replaces a worker that had served, and was found sick, waits for nobody.
+    /// Rolling restarts promise a ceiling. A worker that was given up before it was ready (its rolling restart was
+    /// cancelled or superseded or failed, or its slot was briefly scaled away) may have to be gone before its slot is
+    /// filled. The replacement of a worker that had served and became unhealthy does not wait.
     fn must_wait_for_ceiling(&mut self, id: PoolId, slot: Slot) -> bool {
         let workers = &self.workers;
         let Some(pool) = self.pools.get_mut(&id) else { return false };
@@ -176,7 +177,7 @@ impl Engine {
         is
     }
 
-    /// There is room below the ceiling again.
+    /// Marks waiting slots as dirty when there is room below the ceiling again.
     fn fill_below_ceiling(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get(&id) else { return };
         if pool.ceiling_waiters.len() > pool.over_ceiling() {
@@ -224,7 +225,7 @@ impl Engine {
         self.mark_dependencies(id);
     }
 
-    /// Notices when every wanted worker serves: the generation has served in full.
+    /// Records that the generation is fully rolled out once every desired worker serves.
     fn mark_fully_ready(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if pool.full || pool.roll.is_some() || !pool.is_full() || pool.wanted_slots() == 0 {

@@ -1,4 +1,4 @@
-//! Wishes that come with a configuration: a changed one, and the way back to an older one.
+//! Requests that bring a policy: a changed configuration, and a rollback to an older generation.
 
 use crate::pool::{Activity, Pool};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 use alloc::vec::Vec;
 
 impl Engine {
-    /// New policy, new generation: whatever runs is superseded.
+    /// New policy, new generation: a running rolling restart is superseded.
     pub(crate) fn reconfigure(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
         if self.stopping {
             return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by: SupersededBy::StopOfAll }));
@@ -48,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// Back to an older generation that has served in full, under its own number.
+    /// Rolls back to an older, fully rolled-out generation, under its own number.
     pub(crate) fn roll_back(&mut self, ticket: Ticket, id: PoolId, to: Generation, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
@@ -85,7 +85,7 @@ impl Engine {
         self.note_added_slots(id, before);
     }
 
-    /// Slots that the change adds have nobody of the old generation, and need none.
+    /// Slots that the change adds start with the new generation.
     fn note_added_slots(&mut self, id: PoolId, from: u32) {
         if let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) {
             roll.added = from..policy.count;
@@ -99,7 +99,7 @@ impl Engine {
         workers.all(|worker| worker.generation == generation)
     }
 
-    /// Ends a running roll for the sake of another one, which takes over all who wait.
+    /// Ends a running rolling restart in favour of another one, which takes over its waiting requests.
     pub(crate) fn supersede(&mut self, id: PoolId, by: SupersededBy) -> Vec<Ticket> {
         let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
         self.stop_new_workers(id);
@@ -112,19 +112,18 @@ impl Engine {
         tickets
     }
 
-    /// Takes a policy over. The number of workers changes as when a person changes it; a pool that runs stays what it
-    /// is, a service or a oneshot.
+    /// Adopts a policy. The number of workers changes as in a scale request; a running pool keeps its kind.
     pub(crate) fn adopt(&mut self, id: PoolId, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let kind = if pool.activity == Activity::Stopped { policy.kind } else { pool.policy.kind };
         let policy = Policy { kind, ..policy }.of_its_kind();
         let (count, before) = (policy.count, pool.policy.count);
         pool.policy = Policy { count: before, ..policy };
-        self.start_limiter.change(); // `max_starting` may be another one
+        self.start_limiter.change(); // `max_starting` may have changed
         self.resize(id, count);
     }
 
-    /// The wish for a new generation of a pool that has not begun: it begins with that one.
+    /// A new generation is requested for a pool that has not begun: it begins with that one.
     pub(crate) fn make_next_generation(&mut self, ticket: Ticket, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.next_generation();

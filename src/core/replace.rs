@@ -1,5 +1,5 @@
-//! One worker replaced by a fresh one, made from what an empty slot is filled with: the successor is ready before the
-//! old one gets its stop. One at a time in each pool; the others queue.
+//! Replaces one worker by a new one of the same generation (recycling, or by request): the successor is ready before
+//! the old worker is asked to stop. One replacement runs at a time in each pool; others queue.
 
 use crate::output::StopReason;
 use crate::pool::{Activity, Pool};
@@ -70,14 +70,14 @@ impl Engine {
             let current = pool.slots.get(slot.0 as usize).and_then(|slot_state| slot_state.current);
             if replacement.began.is_some() {
                 if fresh.is_some() && current == Some(old) {
-                    self.reconcile_slot(id, slot); // there may be room for the old one among the draining by now
+                    self.reconcile_slot(id, slot); // `max_draining` may allow the stop of the old worker by now
                 }
                 return;
             }
             if current == Some(old) {
                 return self.begin_replacement(id, slot, old);
             }
-            // It has been replaced, or is about to be: by a death.
+            // The worker has died, and was replaced or is about to be.
             self.end_replacement(id, &Outcome::NothingDone(NothingDone::Gone(slot)));
         }
     }
@@ -87,7 +87,7 @@ impl Engine {
         let serves = self.workers.get(&old).is_some_and(|worker| worker.is_serving());
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let in_place = pool.policy.reload.surge == 0;
-        // In a crash loop one is tried at a time, and that is the probe.
+        // In a crash loop only the breaker's slot tries.
         let waits = if pool.breaker.is_some() {
             true
         } else if in_place {
@@ -104,13 +104,14 @@ impl Engine {
             replacement.began = Some(now);
         }
         if in_place {
-            self.begin_stop(old, StopReason::MakesRoomForFresh); // the slot fills itself once it is gone
+            self.begin_stop(old, StopReason::MakesRoomForFresh); // the slot is filled once it is gone
         } else {
             self.spawn(id, slot, generation, Role::Successor);
         }
     }
 
-    /// A worker was ordered for a slot: if a replacement emptied it, or asked for a successor, this is the fresh one.
+    /// A worker was spawned for a slot: if a replacement emptied the slot or asked for a successor, this is its new
+    /// worker.
     pub(crate) fn replacement_spawned(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
         if let Some(Pool { replacements: Replacements { running: Some(replacement), .. }, .. }) =
             self.pools.get_mut(&id)
@@ -126,7 +127,7 @@ impl Engine {
         (replacement.fresh == Some(worker)).then_some(self.now - replacement.began?)
     }
 
-    /// A slot has a serving worker: the replacement is done, if it is the one.
+    /// A slot has a serving worker: the replacement is done if that is its new worker.
     pub(crate) fn replacement_done(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
         let Some(took) = self.is_fresh(id, worker) else { return };
         let Some(generation) = self.workers.get(&worker).map(|worker| worker.generation) else { return };
@@ -134,7 +135,8 @@ impl Engine {
         self.end_replacement(id, &Outcome::Done { generation, replaced: 1, took });
     }
 
-    /// The fresh one has died: the replacement ends; whoever serves goes on. Whether it was one.
+    /// The new worker has died: the replacement ends, and the worker that serves continues. Returns whether it was
+    /// one.
     pub(crate) fn replacement_failed(&mut self, id: PoolId, worker: WorkerId, failure: &Failure) -> bool {
         let running = self.pools.get(&id).and_then(|pool| pool.replacements.running.as_ref());
         let Some((slot, old)) = running.filter(|_| self.is_fresh(id, worker).is_some()).map(|of| (of.slot, of.old))
@@ -146,7 +148,7 @@ impl Engine {
         true
     }
 
-    /// The listening socket of the old or of the fresh worker was replaced: the next one in its place is the fresh one.
+    /// The listening socket of the old or of the new worker was replaced: the next worker of the slot is the new one.
     pub(crate) fn replacement_lost(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -173,7 +175,7 @@ impl Engine {
         self.dirty_pools.insert(id);
     }
 
-    /// A rolling restart replaces everybody anyway: who waits for a replacement waits for that.
+    /// A rolling restart replaces every worker: requests for a replacement join it.
     pub(crate) fn join_replacements(&mut self, id: PoolId) -> Vec<Ticket> {
         let Some(pool) = self.pools.get_mut(&id) else { return Vec::new() };
         let Replacements { running, queue } = core::mem::take(&mut pool.replacements);
@@ -184,7 +186,7 @@ impl Engine {
         running.into_iter().chain(queue).flat_map(|replacement| replacement.tickets).collect()
     }
 
-    /// The pool stops, or has fewer slots: replacements of slots from this one on are superseded.
+    /// The pool stops or shrinks: replacements of slots from `from` on are superseded.
     pub(crate) fn drop_replacements(&mut self, id: PoolId, from: u32, by: SupersededBy) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Replacements { running, queue } = core::mem::take(&mut pool.replacements);

@@ -1,4 +1,5 @@
-//! Wishes: what a person, a signal or a changed configuration asks for.
+//! Requests: what an operator, a signal or a changed configuration asks for. Called by `engine.rs`. The tables in
+//! `pool.rs` and `roll.rs` say what each one does in each state.
 
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
@@ -22,7 +23,7 @@ impl Engine {
         self.revive(id);
     }
 
-    /// A pool that was stopped, or to be forgotten, is wanted again.
+    /// A pool that was stopped or marked for removal should run again.
     pub(crate) fn revive(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.removed = false;
@@ -34,19 +35,19 @@ impl Engine {
         self.mark_all_slots(id);
     }
 
-    /// A person acts: what had come to its end is started again.
+    /// An operator starts the pool: slots that had stayed empty are filled again.
     pub(crate) fn start(&mut self, id: PoolId) {
         if self.stopping {
             return;
         }
-        // A oneshot that has run is not run again by a start: a roll asks for that.
+        // A oneshot that has run is not repeated by a start, only by a rolling restart.
         if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.policy.kind == PoolKind::Service) {
             pool.reset_ended_slots();
         }
         self.revive(id);
     }
 
-    /// The pool's workers stop; its wishes end.
+    /// Stops the pool's workers and ends its requests.
     pub(crate) fn stop_pool(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         if matches!(pool.activity, Activity::Running | Activity::AwaitingDependents) {
@@ -57,7 +58,7 @@ impl Engine {
         self.mark_held_pools();
     }
 
-    /// As drop; what has stopped is forgotten.
+    /// Stops the pool, and forgets it once it has stopped.
     pub(crate) fn remove(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.removed = true;
@@ -79,7 +80,7 @@ impl Engine {
         self.mark_all_slots(id);
     }
 
-    /// What ends the wishes of a pool that stops.
+    /// What supersedes the requests of a pool that stops.
     pub(crate) fn stopped_by(&self, id: PoolId) -> SupersededBy {
         match self.pools.get(&id) {
             _ if self.stopping => SupersededBy::StopOfAll,
@@ -88,7 +89,8 @@ impl Engine {
         }
     }
 
-    /// One roll runs and at most one waits; until the running one has retired a worker, a new wish takes over.
+    /// One rolling restart runs and at most one waits. Until the running one has stopped an old worker, a new request
+    /// supersedes it.
     pub(crate) fn request_roll(&mut self, ticket: Ticket, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
@@ -114,7 +116,7 @@ impl Engine {
         self.start_roll(id, tickets);
     }
 
-    /// Ends a running rolling restart; the answer comes when everybody who can is back.
+    /// Cancels a running rolling restart; the reply comes once every slot that can is back.
     pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
         let nothing = match self.pools.get_mut(&id) {
             None => NothingDone::NoPool,
@@ -142,7 +144,7 @@ impl Engine {
         self.out.push(Command::Reply(ticket, id, Outcome::NothingDone(why)));
     }
 
-    /// Changes the number without touching the others.
+    /// Changes the number of workers; the workers that remain are left alone.
     pub(crate) fn scale(&mut self, id: PoolId, count: u32) {
         if !self.is_oneshot(id) {
             self.resize(id, count);

@@ -1,4 +1,6 @@
-//! After a death that nobody asked for: whose fault, how long to wait, and when a whole pool is sick.
+//! What follows an exit that was not requested: whether it fails a rolling restart, when the slot is filled again
+//! (backoff), and whether the pool is in a crash loop (the breaker). `lifecycle.rs` calls `died`; deadlines and
+//! readiness come from `engine.rs` and `lifecycle.rs`.
 
 use crate::pool::{Activity, Breaker, EarlyDeath, Ended, Pool};
 use crate::roll::Phase;
@@ -9,25 +11,25 @@ use crate::{
 };
 use alloc::collections::BTreeSet;
 
-/// So long before the birth of the one that dies may the first of the deaths lie that make a crash loop. Its own life is
-/// left out: however long workers need to fail, their deaths add up.
+/// The first death of a crash loop may lie this long before the spawn of the worker that dies last. The life of that
+/// worker is not counted: however long workers take to fail, their deaths add up.
 const WINDOW: Span = Span::from_secs(10);
 
-/// A death, looked at.
+/// One death, with what decides about its consequences.
 pub(crate) struct Death {
     pub(crate) id: WorkerId,
     pub(crate) slot: Slot,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
-    /// One of `success_exit_codes`.
+    /// Its exit code is one of `success_exit_codes`.
     pub(crate) is_end: bool,
-    /// One of `never_on`.
+    /// Its exit code is one of `never_on`.
     pub(crate) never_again: bool,
     pub(crate) exit: Option<Exit>,
 }
 
 impl Engine {
-    /// A worker that nobody had asked to stop has ended, did not start, or did not become ready in time.
+    /// A worker has exited, failed to spawn, or was not ready in time, without having been asked to stop.
     pub(crate) fn died(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get(&id).cloned() else { return };
         if self.is_oneshot(worker.pool) {
@@ -38,13 +40,15 @@ impl Engine {
         let is_end =
             matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.success_exit_codes.contains(&code));
         let role = worker.role;
-        // Of one that is watched for its age alone, a good end after a while says more than more of that age.
+        // For a worker that is watched only because of its age, a successful exit after a while says more than a
+        // longer life.
         let soaked_well = matches!(worker.state, State::Soaking { .. })
             && worker.by_age_until.is_some()
             && worker.ready_at.is_some_and(|at| self.now - at >= Reload::SOAK);
         let death =
             Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end, never_again, exit };
-        // A successor that waits for its turn may end as well; the delay keeps that from going round and round.
+        // A waiting successor may exit successfully as well; requiring the delay keeps slots from cycling through
+        // successors.
         let ended_well = is_end
             && match role {
                 Role::Current => worker.ready_at.is_some(),
@@ -57,7 +61,7 @@ impl Engine {
         if let Some(roll) = &pool.roll {
             match roll.phase {
                 Phase::Canary | Phase::Wave => fails_roll = roll.is_fresh(id, worker.generation) && !ended_well,
-                // A slot that goes back has no third choice.
+                // A slot that goes back has no third generation to try.
                 Phase::RollingBack(_) => {
                     fails_rollback =
                         worker.generation == roll.base && !ended_well && roll.pending.contains(&worker.slot);
@@ -97,7 +101,7 @@ impl Engine {
         self.count_for_crash_loop(worker.pool, &death, fails_roll || fails_rollback || fails_replacement);
     }
 
-    /// A new worker of a rolling restart has come to a good end: its slot need not show any more that it can live.
+    /// A new worker of a rolling restart has exited successfully: its slot need not be watched any more.
     fn note_good_end(&mut self, worker: &Worker, id: WorkerId, soaked_well: bool) {
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool) else { return };
         if roll.is_fresh(id, worker.generation) {
@@ -106,7 +110,7 @@ impl Engine {
         }
     }
 
-    /// On the way to an older generation one that was of it already is gone.
+    /// In a rollback, a worker that already was of the older generation is gone.
     fn requeue_lost_slot(&mut self, id: WorkerId, worker: &Worker) {
         if worker.role == Role::Current
             && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
@@ -118,13 +122,13 @@ impl Engine {
         }
     }
 
-    /// The steady state's counters; how long the slot waits, if it is filled again at all.
+    /// Updates the slot's failure counters. Returns the backoff, or `None` if the slot stays empty.
     pub(crate) fn count_death(&mut self, id: PoolId, death: &Death) -> Option<Span> {
         let now = self.now;
         let pool = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running)?;
         let restart = pool.policy.restart.clone();
         let slot = pool.slots.get_mut(death.slot.0 as usize)?;
-        // An end is none that anybody would want to see in a count of troubles.
+        // Successful exits are not counted as restarts.
         slot.restart_due = !death.is_end;
         let stays_empty = match restart.policy {
             _ if death.never_again => true,
@@ -149,7 +153,7 @@ impl Engine {
         slot.early_exits =
             if death.is_end && death.ready_at.is_none() { slot.early_exits.saturating_add(1) } else { 0 };
         let at = if slot.early_exits > 0 {
-            // It is no failure, but nobody gains by trying it ten times a second for ever.
+            // Not a failure, but retrying it ten times a second helps nobody.
             let grown = restart.delay.0.saturating_mul(1u64.checked_shl(slot.early_exits - 1).unwrap_or(u64::MAX));
             let delay = Span(grown.min(restart.max_delay.0));
             now.max(death.began + if slot.early_exits > 1 { jitter(death.id, delay) } else { delay })
@@ -169,11 +173,11 @@ impl Engine {
         Some(at - now)
     }
 
-    /// Early deaths of a pool add up to a crash loop; those of a new generation are its rolling restart's affair.
+    /// Counts an early death towards a crash loop, unless it belongs to a rolling restart.
     ///
-    /// Early is a death before ready, or within `stable_after` of it. Of a slot whose worker had been ready for more than
-    /// a second, the first one is repaired at once and is counted only if the next worker fails as well: workers that
-    /// something from outside has killed all at once come back all at once.
+    /// Early is a death before ready, or within `stable_after` of it. If a slot's worker had been ready for more than
+    /// a second, its first death is repaired at once and counts only if the next worker fails as well: workers that
+    /// something outside has killed all at once come back all at once.
     pub(crate) fn count_for_crash_loop(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running) else { return };
@@ -212,8 +216,9 @@ impl Engine {
         }
     }
 
-    /// In a crash loop a worker of the generation that empty slots are filled with is ready: if it still serves a
-    /// second later, the rest follows. One that had been ready before the loop began says nothing about it.
+    /// In a crash loop, a worker of the generation that empty slots are filled with is ready: it becomes the
+    /// candidate, and if it still serves a second later, the other slots follow. A worker that was ready before the
+    /// loop began proves nothing.
     pub(crate) fn consider_candidate(&mut self, id: PoolId, generation: Generation, worker: WorkerId) {
         let ready_at = self.workers.get(&worker).and_then(|worker| worker.ready_at);
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -228,9 +233,9 @@ impl Engine {
         }
     }
 
-    /// Somebody has to try. The probe's slot may have got a worker that had been ready before the loop began: then
-    /// another empty slot tries. Where there is none, the loop is over once the youngest of those that serve has lived
-    /// for as long as a candidate has to.
+    /// Makes sure that one slot tries. If the breaker's slot got a worker that was ready before the loop began,
+    /// another empty slot tries. If no slot is empty, the loop is over once the youngest serving worker has lived as
+    /// long as a candidate must.
     pub(crate) fn check_probe(&mut self, id: PoolId) {
         let workers = &self.workers;
         let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.trying == 0) else { return };
@@ -265,7 +270,8 @@ impl Engine {
         }
     }
 
-    /// The rest follows; where workers had failed later than that, the loop is over only when this one is stable.
+    /// The candidate has served long enough: the other slots follow. Where workers fail late, the loop itself is over
+    /// only once the candidate is stable.
     pub(crate) fn candidate_due(&mut self, id: PoolId) {
         let now = self.now;
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -287,7 +293,7 @@ impl Engine {
         }
     }
 
-    /// The candidate is gone: another one that has become ready since, or the slot `next` tries.
+    /// The candidate is gone: take another worker that became ready since the loop began, or let slot `next` try.
     pub(crate) fn next_candidate(&mut self, id: PoolId, next: Slot) {
         self.deadlines.set(Key::Breaker(id), None);
         let Some(Pool { breaker: Some(breaker), slots, .. }) = self.pools.get_mut(&id) else { return };
@@ -313,7 +319,7 @@ impl Engine {
         self.mark_slot(id, probe);
     }
 
-    /// The program works again: every empty slot is filled at once.
+    /// The program works again: every empty slot is filled now.
     pub(crate) fn end_crash_loop(&mut self, id: PoolId) {
         if !self.forget_crash_loop(id) {
             return;
@@ -322,7 +328,7 @@ impl Engine {
         self.start_rest(id);
     }
 
-    /// Nobody waits for his delay any more.
+    /// Ends all backoff delays of the pool.
     fn start_rest(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         for slot in &mut pool.slots {
@@ -331,7 +337,7 @@ impl Engine {
         self.mark_all_slots(id);
     }
 
-    /// Without a word: the pool is stopping. Whether there was one.
+    /// Ends the crash loop without a notice (the pool is stopping). Returns whether there was one.
     pub(crate) fn forget_crash_loop(&mut self, id: PoolId) -> bool {
         self.deadlines.set(Key::Breaker(id), None);
         let Some(pool) = self.pools.get_mut(&id) else { return false };
@@ -341,7 +347,7 @@ impl Engine {
 }
 
 impl Pool {
-    /// After this end the slot stays empty until a person acts.
+    /// Whether the slot stays empty after this exit until an operator acts.
     pub(crate) fn never_again(&self, cause: Cause) -> bool {
         matches!(cause, Cause::Exited(Exit::Code(code)) if self.policy.restart.never_on.contains(&code))
     }

@@ -1,4 +1,14 @@
-//! One rolling restart of one pool, from the wish to its one outcome.
+//! The state of one rolling restart of one pool, from its request to its single outcome.
+//!
+//! | phase       | fills slots with                                   | worker ready                         | new worker fails                     | all slots done                                          | roll request                                        | cancel                                              |
+//! |-------------|----------------------------------------------------|--------------------------------------|--------------------------------------|---------------------------------------------------------|-----------------------------------------------------|-----------------------------------------------------|
+//! | Canary      | one slot: the new generation; the others: the base | canary: soaks, then Wave             | `on_failure`: RollingBack or Aborted | Done                                                    | superseded, or waits once an old worker was stopped | RollingBack or Aborted                              |
+//! | Wave        | the new generation                                 | slot done; the old worker is stopped | `on_failure`: RollingBack or Aborted | Done, after workers ready only by age have been watched | as Canary                                           | RollingBack or Aborted                              |
+//! | RollingBack | the base                                           | slot is back                         | a base worker fails: Aborted, mixed  | RolledBack, or Aborted if slots of the same files stay  | waits                                               | answered with this outcome, or already rolling back |
+//!
+//! A reconfiguration, a rollback request and a stop supersede every phase. The failure of an old worker fails
+//! nothing: its slot is filled again. A rolling restart that has not begun waits for those of the pools in `after`,
+//! and fails with them.
 
 use crate::{Failure, Generation, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeSet, VecDeque};
@@ -7,62 +17,64 @@ use core::ops::Range;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// One worker of the new generation, alone, until it has soaked.
+    /// One worker of the new generation, alone, until it has passed its soak.
     Canary,
     /// Slot after slot, `surge` at a time.
     Wave,
-    /// The new generation failed: slots already done go back.
+    /// The new generation has failed: slots already done go back.
     RollingBack(Failure),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Roll {
     pub(crate) generation: Generation,
-    /// Workers above this one were born during this roll.
+    /// Workers with a higher number were spawned during this rolling restart.
     pub(crate) after: WorkerId,
-    /// What served before, and serves again if this fails.
+    /// The generation that served before, and serves again if this one fails.
     pub(crate) base: Generation,
     pub(crate) tickets: Vec<Ticket>,
     pub(crate) began: Time,
     pub(crate) phase: Phase,
     pub(crate) canary: Option<WorkerId>,
-    /// Slots without a new worker that has been ready yet; in `Back`: slots that still have to go back.
+    /// Slots that have had no ready new worker yet; in `RollingBack`, slots that still have to go back.
     pub(crate) pending: BTreeSet<Slot>,
-    /// The order in which slots get their successor: empty ones, then the oldest worker first.
+    /// The order in which slots get their successor: empty slots first, then the oldest worker.
     pub(crate) todo: VecDeque<Slot>,
-    /// Successors that are ready and wait for room among the draining.
+    /// Slots with a ready successor that waits for `max_draining` to allow the old worker's stop.
     pub(crate) queued: VecDeque<Slot>,
-    /// Slots that came with the change that this roll carries out: they start with the new generation.
+    /// Slots added by the reconfiguration that this roll carries out: they start with the new generation.
     pub(crate) added: Range<u32>,
-    /// Surge 0: the slot that was emptied, and the worker that has to be gone before it is filled.
+    /// Surge 0: the slot that was emptied, and the worker that must be gone before it is filled.
     pub(crate) emptied: Option<(Slot, Option<WorkerId>)>,
-    /// It has asked an old worker to stop: from here on a new wish waits.
+    /// It has asked an old worker to stop: from here on a new request waits.
     pub(crate) retired_any: bool,
-    /// It has touched somebody: until then it waits for the rolls of pools that its own comes after.
+    /// It has replaced or started a worker. Until then it waits for the rolling restarts of pools that its pool comes
+    /// after.
     pub(crate) begun: bool,
-    /// That it waits has been told.
+    /// The wait for other pools has been reported.
     pub(crate) wait_reported: bool,
     pub(crate) replaced: u32,
     pub(crate) of: u32,
-    /// Those who cancelled it: they hear of its end.
+    /// Requests that cancelled it; they get its outcome.
     pub(crate) cancellers: Vec<Ticket>,
-    /// New workers that are ready for their age alone, and how long each has to live before the roll is done.
+    /// New workers that are ready only by age, and until when each is watched before the roll is done.
     pub(crate) watched: BTreeSet<(Time, WorkerId)>,
-    /// Slots in which a new worker has come to a good end: that says more than an age.
+    /// Slots in which a new worker has exited successfully: they need no longer be watched.
     pub(crate) ended_well: BTreeSet<Slot>,
-    /// The first new worker has come to a good end: nobody else has to soak.
+    /// The canary has exited successfully: no other worker has to soak.
     pub(crate) canary_ended_well: bool,
-    /// It was told that the new workers are watched.
+    /// The watching has been reported.
     pub(crate) watch_reported: bool,
 }
 
 impl Roll {
-    /// Of the new generation, and made by this roll: on the way back to an older one, some may have served before.
+    /// Whether a worker is of the new generation and was spawned by this roll. In a rollback, other workers of that
+    /// generation may have served before.
     pub(crate) fn is_fresh(&self, id: WorkerId, generation: Generation) -> bool {
         generation == self.generation && id > self.after
     }
 
-    /// A new worker is ready for its age alone: the roll is not done before `until`.
+    /// A new worker is ready only by age: the roll is not done before `until`.
     pub(crate) fn watch(&mut self, id: WorkerId, generation: Generation, slot: Slot, until: Time) {
         let back = matches!(self.phase, Phase::RollingBack(_));
         if !back && self.is_fresh(id, generation) && !self.ended_well.contains(&slot) {
@@ -70,7 +82,7 @@ impl Roll {
         }
     }
 
-    /// The generation that this phase fills a slot with.
+    /// The generation that slots are being moved to in this phase.
     pub(crate) fn goal(&self) -> Generation {
         match self.phase {
             Phase::Canary | Phase::Wave => self.generation,
@@ -78,7 +90,7 @@ impl Roll {
         }
     }
 
-    /// A worker that had been of the new generation before the roll is gone: its slot is to be done like any other.
+    /// A worker that was of the new generation before the roll is gone: its slot must be done like any other.
     pub(crate) fn add_slot(&mut self, slot: Slot) {
         if self.pending.insert(slot) {
             self.of += 1;
@@ -86,7 +98,7 @@ impl Roll {
         self.todo.push_back(slot);
     }
 
-    /// What an emptied slot is repaired with: the old generation until the first new one has soaked.
+    /// The generation that a slot is filled with when its worker dies: the old one until the canary has soaked.
     pub(crate) fn fill_generation(&self) -> Generation {
         match self.phase {
             Phase::Wave => self.generation,
@@ -95,7 +107,7 @@ impl Roll {
     }
 }
 
-/// How the last one went, for the view.
+/// How the latest rolling restart went, for the view.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LastRoll {
     pub(crate) state: RollState,
@@ -106,7 +118,7 @@ pub(crate) struct LastRoll {
     pub(crate) took: Span,
 }
 
-/// `reload.state` of the status.
+/// State of the latest rolling restart; `reload.state` in the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RollState {
     #[default]

@@ -1,4 +1,6 @@
-//! The rolling restart, step by step: one new worker first, then up to `surge`, and the way back.
+//! Runs a rolling restart: a canary first, then up to `surge` slots at a time, and the way back after a failure.
+//! `requests.rs` and `reconfigure.rs` start it, `reconcile.rs` advances it whenever its pool is dirty, `restart.rs`
+//! fails it. The state table is in `roll.rs`.
 
 use crate::output::StopReason;
 use crate::pool::{Activity, Pool};
@@ -12,7 +14,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 impl Engine {
-    /// To a new generation.
+    /// Starts a rolling restart to a new generation.
     pub(crate) fn start_roll(&mut self, id: PoolId, tickets: Vec<Ticket>) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.latest = Generation(pool.latest.0 + 1);
@@ -26,14 +28,14 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.history.record_policy(generation, &pool.policy);
         let count = pool.policy.count;
-        // Empty slots first: they cost no surge. Then the oldest worker.
+        // Empty slots first, since they cost no surge; then the oldest worker.
         let mut todo: Vec<Slot> = (0..count).map(Slot).collect();
         let workers = &self.workers;
         todo.sort_by_key(|slot| {
             let current = pool.slots[slot.0 as usize].current;
             current.and_then(|id| workers.get(&id)).map(|w| w.began)
         });
-        // On the way to an older generation, some may be of it already.
+        // In a rollback, some slots may already have a worker of the older generation.
         todo.retain(|slot| {
             let current = pool.slots[slot.0 as usize].current.and_then(|id| workers.get(&id));
             current.is_none_or(|worker| worker.generation != generation || !worker.is_serving())
@@ -82,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// A slot has a serving worker of this generation: done, if that is what the roll is after.
+    /// A slot has a serving worker of this generation: the slot is done if that is the goal of the rolling restart.
     pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
         self.replacement_done(id, slot, worker);
         self.stop_unreachable(id, slot);
@@ -115,7 +117,7 @@ impl Engine {
             match self.workers.get(&canary) {
                 Some(worker) if worker.state == State::Ready => return self.start_wave(id),
                 Some(worker) if !worker.is_leaving() => return,
-                // Its slot has been scaled away: another one goes first.
+                // Its slot was scaled away: another slot goes first.
                 _ => roll.canary = None,
             }
         }
@@ -133,7 +135,7 @@ impl Engine {
         }
     }
 
-    /// The first new worker has soaked: what waited for a person's act is over.
+    /// The canary has passed its soak: slots that waited for an operator are filled again.
     fn start_wave(&mut self, id: PoolId) {
         self.end_crash_loop(id);
         let Some(pool) = self.pools.get_mut(&id) else { return };
@@ -171,7 +173,7 @@ impl Engine {
         self.end_roll(id, outcome);
     }
 
-    /// Every slot is done; those that are ready for their age alone have to live on for a while.
+    /// Every slot is done; whether workers that are ready only by age still have to live on for a while.
     fn still_watches(&mut self, id: PoolId) -> bool {
         let now = self.now;
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return false };
@@ -186,7 +188,7 @@ impl Engine {
         true
     }
 
-    /// Orders one more successor, if the surge allows; with surge 0 it empties a slot first.
+    /// Spawns one more successor if `surge` allows it; with surge 0 it empties a slot first.
     fn next_successor(&mut self, id: PoolId) -> Option<WorkerId> {
         let pool = self.pools.get_mut(&id)?;
         let surge = pool.policy.reload.surge;
@@ -204,13 +206,13 @@ impl Engine {
         self.spawn(id, slot, generation, Role::Successor)
     }
 
-    /// Surge 0: stop one, wait until it is gone, start one.
+    /// Surge 0: stop one worker, wait until it is gone, start one.
     fn next_in_place(&mut self, id: PoolId) -> Option<WorkerId> {
         if self.pools.get(&id)?.roll.as_ref()?.emptied.is_none() {
             if self.pools.get(&id)?.stopping_workers > 0 {
                 return None;
             }
-            // Before the old one is stopped: its slot must not stay empty for others that start.
+            // Ask before the old worker is stopped: its slot must not stay empty while others start.
             if !self.pools.get(&id)?.roll.as_ref()?.todo.is_empty() && !self.may_start_successor(id) {
                 return None;
             }
@@ -243,15 +245,15 @@ impl Engine {
         self.spawn(id, slot, generation, Role::Successor)
     }
 
-    /// A successor has ended by itself before its turn came: the slot gets another one.
+    /// A successor has exited before its turn came: the slot gets another one.
     pub(crate) fn requeue_slot(&mut self, id: PoolId, slot: Slot) {
         if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
             roll.todo.push_back(slot);
         }
     }
 
-    /// The next slot that still needs a worker of the goal's generation. In the wave an empty slot is filled by
-    /// itself, and costs no surge.
+    /// The next slot that still needs a worker of the goal's generation. After the canary, empty slots are skipped:
+    /// they are filled by `reconcile.rs` and cost no surge.
     fn next_slot(&mut self, id: PoolId) -> Option<Slot> {
         loop {
             let pool = self.pools.get_mut(&id)?;
@@ -271,7 +273,7 @@ impl Engine {
         }
     }
 
-    /// The new generation is at fault, or a person cancelled.
+    /// The new generation has failed, or an operator cancelled.
     pub(crate) fn fail_roll(&mut self, id: PoolId, failure: Failure) {
         self.stop_new_workers(id);
         if self.is_oneshot(id) {
@@ -280,14 +282,14 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
         let (fresh, base) = (roll.generation, roll.base);
-        // What is made from the same files as the base has nowhere to go back to.
+        // A worker that is made from the same files as the base has nothing to go back to.
         let mut done: Vec<(crate::Time, Slot)> = Vec::new();
         for (slot, slot_state) in pool.slots.iter().enumerate() {
             if let Some(worker) = slot_state.current.and_then(|id| self.workers.get(&id))
                 && worker.generation != base
                 && !pool.same_source.contains_key(&worker.generation)
             {
-                // Of the new generation, or left over from one that was superseded or aborted before it.
+                // Of the new generation, or left over from an earlier one that was superseded or aborted.
                 done.push((worker.began, Slot(slot as u32)));
             }
         }
@@ -306,7 +308,8 @@ impl Engine {
         self.mark_all_slots(id);
     }
 
-    /// What the new generation has in flight leaves: successors, and workers that fill a slot but never served.
+    /// Stops new workers that do not serve yet: successors, and current workers of the new generation that never
+    /// served.
     pub(crate) fn stop_new_workers(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let Some(roll) = &mut pool.roll else { return };
@@ -329,7 +332,7 @@ impl Engine {
         self.mark_all_slots(id);
     }
 
-    /// The old generation does not come up again either: both serve, and a person has to look.
+    /// The old generation does not start either: workers of both serve, and an operator has to look.
     pub(crate) fn fail_rollback(&mut self, id: PoolId) {
         let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
         let Phase::RollingBack(failure) = &roll.phase else { return };
@@ -339,7 +342,7 @@ impl Engine {
         self.end_roll(id, Outcome::Aborted { generation, failure, standing });
     }
 
-    /// The slots that could go back have done so. Some may have had nowhere to go back to.
+    /// Every slot that could go back has done so; slots of the same files stay as they are.
     fn rollback_outcome(&mut self, id: PoolId, generation: Generation, failure: Failure) -> Outcome {
         let standing = self.standing(id, generation, &failure);
         if standing.others.is_empty() {
@@ -349,7 +352,7 @@ impl Engine {
         }
     }
 
-    /// Who serves now that the rolling restart to this generation ends.
+    /// Which workers serve as the rolling restart to this generation ends.
     fn standing(&mut self, id: PoolId, tried: Generation, failure: &Failure) -> Standing {
         self.note_outdated(id, tried, failure);
         let outdated = self.outdated(id);
@@ -372,9 +375,9 @@ impl Engine {
         }
     }
 
-    /// A generation that was made from the same files as the base did not come up, or has left workers: whoever was
-    /// there before it is not what a new worker would be. Without a failure, and with nobody left of it, nothing says
-    /// that anything was changed.
+    /// A generation made from the same files as the base has failed, or has left workers behind: workers older than
+    /// its rolling restart differ from what a new worker would be made from. Without a failure, and with none of its
+    /// workers left, nothing shows that the files have changed.
     fn note_outdated(&mut self, id: PoolId, tried: Generation, failure: &Failure) {
         let Some(pool) = self.pools.get(&id) else { return };
         let base = pool.roll.as_ref().map_or(pool.target, |roll| roll.base);
@@ -389,14 +392,14 @@ impl Engine {
             failed || serving.iter().any(|(id, of)| *id > after && (*of == base || pool.same_source.contains_key(of)))
         };
         let newest = pool.same_source.iter().filter(|(of, after)| counts(**of, **after)).map(|(_, after)| *after).max();
-        // What it would have gone back to does not come up any more, either.
+        // The generation it would have gone back to does not start any more either.
         let stuck = pool.roll.as_ref().filter(|_| failure.mixed).map(|roll| roll.after);
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.outdated = pool.outdated.max(newest).max(stuck);
         }
     }
 
-    /// So many workers that serve are older than what they would be made from now.
+    /// How many serving workers are older than the files that they would be made from now.
     pub(crate) fn outdated(&self, id: PoolId) -> u32 {
         let Some((pool, last)) = self.pools.get(&id).and_then(|pool| Some((pool, pool.outdated?))) else { return 0 };
         let current = pool.slots.iter().filter_map(|slot_state| slot_state.current).filter(|worker| *worker <= last);
@@ -460,7 +463,7 @@ impl Engine {
             | Outcome::NothingDone(_) => false,
         };
         match waiting {
-            // Whoever waits for this pool waits for that one.
+            // Pools that wait for this rolling restart wait for the next one too.
             Some(tickets) => self.start_roll(id, tickets),
             None => self.roll_ended_for_others(id, fails),
         }

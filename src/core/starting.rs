@@ -1,12 +1,12 @@
-//! How many workers may be starting at a time: ordered, and not ready yet.
+//! Limits how many workers are starting (spawned and not ready yet) at a time. `reconcile.rs`, `rolling.rs` and
+//! `replace.rs` ask before each spawn; whatever waits is admitted when the load drops.
 //!
-//! A pool with `max_starting` has a bound of its own. All other pools share the machine: each worker that starts is
-//! taken for a share of a processor, and a further one is ordered while all of them together leave room. A worker
-//! that was looked at counts for what it wants ([`crate::Input::Demand`]): one that waits for a network or a clock
-//! for nothing, one that computes for a processor or more. A fresh one counts for what its pool's workers have shown:
-//! quick and waiting ones make the next count for less, until the pool is not held up at all; busy ones take that
-//! back. So a thousand workers that are ready at once start at once, and a hundred that compute start a few at a
-//! time, each within its patience.
+//! A pool with `max_starting` has its own limit. All other pools share the machine: each starting worker counts as a
+//! share of a processor, and another one is spawned while the sum leaves room. A worker that has been measured counts
+//! with its demand ([`crate::Input::Demand`]): one that waits for a network or a clock counts nothing, one that
+//! computes counts a processor or more. A new one counts with an estimate from its pool: quick and idle workers lower
+//! the estimate until the pool is not limited at all, busy ones reset it. So a thousand workers that are ready at
+//! once start at once, and a hundred that compute start a few at a time, each within its `ready_timeout`.
 
 use crate::pool::{Activity, Pool};
 use crate::worker::{State, Worker};
@@ -14,49 +14,50 @@ use crate::{Engine, PoolId, Slot, Span, WorkerId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-/// A processor, in the unit of [`crate::Input::Demand`].
+/// One processor, in the unit of [`crate::Input::Demand`].
 const PROCESSOR: u32 = 100;
-/// Workers that start may want so much of each processor: a little more than there is, since nobody computes all the
-/// time.
+/// How much demand starting workers may add up to, for each processor: a little more than there is, since they do not
+/// compute all the time.
 const FULL: u32 = 150;
-/// A pool of which nobody starts gets its first worker in up to here, so that it shows what it is like.
+/// The limit for a pool with no starting worker: its first worker is let in early, to show its demand.
 const FULL_FOR_THE_FIRST: u32 = 250;
-/// As much of a processor, and a worker is busy.
+/// Demand from which a worker counts as busy.
 const BUSY: u32 = 50;
-/// A worker may compute until it is so old and says nothing by it: programs have to be loaded. Ready by then: quick.
+/// Up to this age computing says nothing about a worker, since every program has to load. A worker that is ready by
+/// then is quick.
 const YOUNG: Span = Span::from_millis(50);
-/// Before that age nothing at all can be said: it may not even run yet.
+/// Up to this age a measurement says nothing at all: the worker may not have run yet.
 const NEWBORN: Span = Span::from_millis(10);
-/// More fresh workers that fit on the machine, for each one that was quick.
+/// How many more new workers fit on the machine for each quick start.
 const QUICK_STEP: u32 = 3;
-/// So many at a time are no bound.
+/// A window of this size is no limit.
 const WIDEST: u32 = 1 << 20;
 
-/// Who waits for room, and what all that start are taken for.
+/// What waits to start, and the summed demand of all starting workers.
 #[derive(Clone)]
 pub(crate) struct StartLimiter {
     processors: u32,
-    /// What all workers that start want together.
+    /// The summed demand of all starting workers.
     demand: u64,
-    /// Pools with slots that wait, or whose rolling restart or replacement does.
+    /// Pools with slots that wait to start, or whose rolling restart or replacement waits.
     waiting: BTreeSet<PoolId>,
-    /// Whose turn it was last.
+    /// The pool that was admitted last.
     turn: PoolId,
     /// Something has changed that may have made room.
     changed: bool,
 }
 
-/// What a pool's workers are taken for when they start.
+/// The start load of one pool.
 #[derive(Clone, Default)]
 pub(crate) struct StartLoad {
-    /// So many fresh ones of this pool fit on the machine.
+    /// How many new workers of this pool fit on the machine; 0: not known yet.
     window: u32,
-    /// Workers that are starting, successors included; what they are taken for.
+    /// Starting workers, successors included; and their summed demand.
     pub(crate) starting: u32,
     pub(crate) demand: u64,
-    /// Empty slots that wait for room.
+    /// Empty slots that wait to start.
     pub(crate) slots: BTreeSet<Slot>,
-    /// A successor waits for room.
+    /// A successor waits to start.
     pub(crate) successor: bool,
 }
 
@@ -71,18 +72,18 @@ impl StartLimiter {
         FULL.saturating_mul(self.processors)
     }
 
-    /// Two for each processor, as long as nothing is known.
+    /// Two for each processor while nothing is known about the pool.
     fn first_window(&self) -> u32 {
         self.processors.saturating_mul(2)
     }
 
-    /// What a fresh worker of such a pool is taken for.
+    /// The estimated demand of a new worker of this pool.
     fn fresh(&self, start_load: &StartLoad) -> u32 {
         let window = if start_load.window == 0 { self.first_window() } else { start_load.window };
         (self.full() / window.max(1)).min(PROCESSOR)
     }
 
-    /// A worker's share has changed.
+    /// Updates the sum when a worker's demand changes.
     pub(crate) fn shift(&mut self, before: u32, after: u32) {
         self.demand = self.demand + u64::from(after) - u64::from(before);
         self.changed |= after < before;
@@ -100,7 +101,7 @@ impl StartLoad {
 }
 
 impl Engine {
-    /// `processors`: how many the workers may use; at least 1.
+    /// An engine for a machine with this many processors that workers may use; at least 1.
     pub fn with_processors(processors: u32) -> Self {
         let start_limiter = StartLimiter { processors: processors.clamp(1, 1 << 16), ..StartLimiter::default() };
         let mut engine = Self::default();
@@ -120,12 +121,12 @@ impl Engine {
         fresh == 0 || demand <= u64::from(most) * u64::from(self.start_limiter.processors)
     }
 
-    /// What a worker that is ordered now is taken for.
+    /// The demand that a worker spawned now is counted with.
     pub(crate) fn fresh_demand(&self, pool: &Pool) -> u32 {
         self.start_limiter.fresh(&pool.start_load)
     }
 
-    /// The slot is empty, and there is no room for another one that starts.
+    /// The slot is empty and waits until another worker may start.
     pub(crate) fn wait_for_room(&mut self, id: PoolId, slot: Slot) {
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.start_load.slots.insert(slot);
@@ -133,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// The slot is looked at anew.
+    /// The slot is being reconciled: it no longer waits.
     pub(crate) fn clear_slot_wait(&mut self, id: PoolId, slot: Slot) {
         if self.start_limiter.waiting.contains(&id)
             && let Some(pool) = self.pools.get_mut(&id)
@@ -143,7 +144,7 @@ impl Engine {
         }
     }
 
-    /// Whether a successor may be ordered; if not, its pool is settled again when there is room.
+    /// Whether a successor may be spawned; if not, the pool is reconciled again when there is room.
     pub(crate) fn may_start_successor(&mut self, id: PoolId) -> bool {
         let may = self.may_start(id);
         if !may && let Some(pool) = self.pools.get_mut(&id) {
@@ -153,7 +154,7 @@ impl Engine {
         may
     }
 
-    /// The pool is looked at anew.
+    /// The pool is being reconciled: its successor no longer waits.
     pub(crate) fn clear_successor_wait(&mut self, id: PoolId) {
         if self.start_limiter.waiting.contains(&id)
             && let Some(pool) = self.pools.get_mut(&id)
@@ -169,7 +170,8 @@ impl Engine {
         }
     }
 
-    /// One that waits has room now: pools in turn, the lowest slot first. Whether there was one.
+    /// Admits one waiting slot or pool if there is room: pools in turn, the lowest slot first. Returns whether it
+    /// did.
     pub(crate) fn admit_next(&mut self) -> bool {
         if !core::mem::take(&mut self.start_limiter.changed) || self.start_limiter.waiting.is_empty() {
             return false;
@@ -195,7 +197,7 @@ impl Engine {
         true
     }
 
-    /// What workers that start want, as they were looked at together.
+    /// Records the demands of starting workers that were measured together.
     pub(crate) fn update_demands(&mut self, found: &[(WorkerId, u32)]) {
         let most = PROCESSOR.saturating_mul(self.start_limiter.processors);
         let (mut busy, mut idle): (BTreeSet<PoolId>, BTreeSet<PoolId>) = Default::default();
@@ -224,7 +226,7 @@ impl Engine {
         self.start_limiter.change();
     }
 
-    /// It was ready after so long.
+    /// A worker became ready after this time.
     pub(crate) fn note_start_time(&mut self, id: PoolId, took: Span) {
         let first = self.start_limiter.first_window();
         if took <= YOUNG
@@ -244,21 +246,21 @@ impl Engine {
         !self.start_limiter.waiting.is_empty()
     }
 
-    /// Workers that are starting, in all pools; what they are made of does not matter.
+    /// Starting workers of all pools, whatever they are made from.
     pub(crate) fn booting(&self) -> Vec<WorkerId> {
         self.workers.iter().filter(|(_, worker)| worker.is_booting()).map(|(id, _)| *id).collect()
     }
 }
 
 impl Worker {
-    /// It is starting: it counts for whether another one may.
+    /// It is starting and counts towards the start limit.
     pub(crate) fn is_booting(&self) -> bool {
         self.counts && matches!(self.state, State::Starting { .. }) && self.role != crate::worker::Role::Leaving
     }
 }
 
 impl Pool {
-    /// This empty slot would have its worker, if others were not starting.
+    /// This empty slot waits only because other workers are starting.
     pub(crate) fn waits_for_room(&self, slot: Slot) -> bool {
         self.activity == Activity::Running && self.breaker.is_none() && self.start_load.slots.contains(&slot)
     }

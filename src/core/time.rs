@@ -1,19 +1,19 @@
-//! Time as the core knows it: milliseconds since the master began, handed in with every fact.
+//! Time as the engine sees it: milliseconds since the master started, passed in with every input.
 
 use core::fmt;
 use core::ops::{Add, Sub};
 
-/// A moment: milliseconds since the master began, pauses of the master left out.
+/// A moment, in milliseconds since the master started; pauses of the master are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
-/// A length of time in milliseconds.
+/// A duration, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub u64);
 
 impl Span {
     pub const ZERO: Self = Self(0);
-    /// Longer than any master lives; stands for "no limit" and never overflows a [`Time`] it is added to.
+    /// Stands for "no limit": longer than any master runs, and adding it to a [`Time`] never overflows.
     pub const FOREVER: Self = Self(u64::MAX / 4);
 
     pub const fn from_millis(ms: u64) -> Self {

@@ -1,4 +1,4 @@
-//! Who wants to be looked at, and when. One deadline a key: setting replaces, nothing is ever stale.
+//! The engine's deadlines, at most one for each key: setting a key replaces its deadline, so none is ever stale.
 
 use crate::{PoolId, Slot, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -6,15 +6,15 @@ use alloc::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     Worker(WorkerId),
-    /// The slot may be filled again.
+    /// The backoff of an empty slot ends.
     Slot(PoolId, Slot),
-    /// An essential pool has had nobody ready for too long.
+    /// An essential pool has had no ready worker for too long.
     Essential(PoolId),
-    /// The crash loop's probe has served long enough.
+    /// The candidate that may end a crash loop has served long enough.
     Breaker(PoolId),
-    /// The new workers of a rolling restart have lived long enough.
+    /// The new workers of a rolling restart that are ready only by age have lived long enough.
     Roll(PoolId),
-    /// Everything has to be gone.
+    /// The time limit of a stop of everything.
     Cap,
 }
 
@@ -42,7 +42,7 @@ impl Deadlines {
         self.order.first().map(|(at, _)| *at)
     }
 
-    /// Takes the earliest one that is due.
+    /// Removes and returns the earliest key that is due.
     pub(crate) fn pop(&mut self, now: Time) -> Option<Key> {
         let (at, key) = *self.order.first()?;
         if at > now {

@@ -1,7 +1,7 @@
-//! A listening socket was replaced by a new one: no new connection reaches the workers that hold the old one. That is
-//! nobody's fault, so nothing is counted, no rolling restart fails, and each slot is filled at once from what it would be
-//! filled with after a crash. Who serves keeps what it has (its connections, and other sockets) until another worker
-//! serves in its slot; who was still starting goes at once.
+//! A listening socket was replaced by a new one, so no new connections reach the workers that hold the old one. That
+//! is no worker's fault: nothing counts as a failure, no rolling restart fails, and each slot is filled at once as
+//! after a crash. A worker that serves keeps its connections and other sockets until another worker serves in its
+//! slot; a worker that was still starting is stopped at once.
 
 use crate::output::StopReason;
 use crate::pool::Pool;
@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 impl Engine {
     pub(crate) fn unreachable(&mut self, ids: &[WorkerId]) {
-        // Successors first: none of them takes a slot that is given up in the same moment.
+        // Successors first, so that none of them takes a slot that is given up while this input is handled.
         for wanted in [Role::Successor, Role::Current] {
             for id in ids {
                 let Some(worker) = self.workers.get(id) else { continue };
@@ -21,7 +21,7 @@ impl Engine {
                 }
             }
         }
-        // A successor beside one that holds no such socket is of no use to anybody.
+        // A successor beside a current worker that does not hold the socket is not needed.
         for id in ids {
             let Some((pool, slot)) = self.workers.get(id).map(|worker| (worker.pool, worker.slot)) else { continue };
             let slot_state = self.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
@@ -46,7 +46,7 @@ impl Engine {
             if role == Role::Successor {
                 roll.todo.push_back(slot);
             } else if generation == roll.goal() && !roll.pending.contains(&slot) {
-                // Its slot had been done: it has to be done again.
+                // The slot was done: it must be done again.
                 if is_fresh || matches!(roll.phase, Phase::RollingBack(_)) {
                     roll.pending.insert(slot);
                     roll.replaced = roll.replaced.saturating_sub(u32::from(is_fresh));
@@ -72,7 +72,7 @@ impl Engine {
         self.dirty_pools.insert(pool_id);
     }
 
-    /// Another worker serves in this slot, or none is to: who lingers there gets its stop.
+    /// Another worker serves in this slot, or the slot is not wanted: its unreachable workers are asked to stop.
     pub(crate) fn stop_unreachable(&mut self, id: PoolId, slot: Slot) {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let unreachable: Vec<WorkerId> = pool.unreachable_in(slot).collect();

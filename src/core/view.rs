@@ -1,4 +1,4 @@
-//! What an onlooker may see. Nothing here changes anything.
+//! Read-only views of the engine's state, for status, waiting clients and tests.
 
 use crate::pool::{Activity, Ended, Pool, SlotState};
 use crate::roll::{Phase, RollState};
@@ -7,18 +7,20 @@ use crate::{Engine, Failure, Generation, PoolId, Slot, Span, Time, WorkerId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-/// Read-only access to the whole.
+/// Read-only access to the engine's state ([`Engine::view`]).
 pub struct View<'a> {
     engine: &'a Engine,
 }
 
+/// Overall state of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolState {
     Starting,
     Ok,
-    /// Workers of more than one generation serve, and no rolling restart runs.
+    /// Workers of more than one generation serve, and no rolling restart is running.
     Mixed,
-    /// Not every wanted worker serves; or all do, and some are older than what they would be made from now.
+    /// Not every desired worker serves; or all do, and some are older than the files that they would be made from
+    /// now.
     Degraded,
     Reloading,
     RollingBack,
@@ -29,40 +31,42 @@ pub enum PoolState {
     Failed,
 }
 
+/// State of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
     Starting,
     Soaking,
     Ready,
-    /// It, or what is left of its tree, finishes.
+    /// Asked to stop; it, or the rest of its tree, is finishing.
     Stopping,
     Killing,
-    /// Exited; what is left of its tree is being ended.
+    /// Exited; the rest of its tree is being killed.
     KillingTree,
 }
 
+/// One pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
     pub state: PoolState,
     pub wanted: u32,
-    /// Processes, the leaving ones included.
+    /// Workers, including those that are leaving.
     pub alive: u32,
     pub ready: u32,
     /// Workers that are not ready yet, successors included; runs of a oneshot are not counted.
     pub starting: u32,
-    /// Old workers that have got their stop and still finish.
+    /// Old workers that were asked to stop and are still finishing.
     pub draining: u32,
-    /// The generation that empty slots are filled with; the last that served in full.
+    /// The generation that empty slots are filled with; and the last one that was fully rolled out.
     pub fill_generation: Generation,
     pub last_good: Generation,
-    /// The last one before `last_good` that served in full: what `rollback` returns to.
+    /// The fully rolled-out generation before `last_good`: what `rollback` returns to.
     pub previous_good: Generation,
     /// How many workers of each generation serve.
     pub serving: Vec<(Generation, u32)>,
-    /// So many workers that serve are older than what they would be made from now: files were changed in place, and
-    /// did not come up.
+    /// How many serving workers are older than the files that they would be made from now: the files were changed in
+    /// place, and new workers failed.
     pub outdated: u32,
-    /// Not started yet: it waits for these.
+    /// The pools that it waits for before it starts.
     pub held_by: Vec<PoolId>,
     pub roll: RollView,
 }
@@ -75,9 +79,9 @@ pub struct RollView {
     pub replaced: u32,
     pub of: u32,
     pub took: Span,
-    /// Another one waits.
+    /// Another rolling restart is waiting.
     pub waiting: bool,
-    /// It has not begun: it waits for the rolling restarts of these.
+    /// It has not begun: it waits for the rolling restarts of these pools.
     pub after: Vec<PoolId>,
 }
 
@@ -90,12 +94,12 @@ pub struct WorkerView {
     pub state: WorkerState,
     pub began: Time,
     pub ready_in: Option<Span>,
-    /// It is ready for its age alone.
+    /// It is ready only by age.
     pub by_age: bool,
     pub lost: bool,
 }
 
-/// A slot without a worker.
+/// A slot without a living worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmptySlot {
     pub slot: Slot,
@@ -105,10 +109,10 @@ pub struct EmptySlot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyState {
-    /// Its pool has not begun: it waits for others.
+    /// Its pool has not begun: it waits for other pools.
     Held,
     Backoff,
-    /// As many as may are starting, in this pool or on this machine: it has its turn when one of them is ready.
+    /// Waits because as many workers as allowed are starting, in this pool or on this machine.
     Waits,
     Stopped,
     Done,
@@ -142,22 +146,22 @@ impl View<'_> {
         self.engine.workers.get(&id).map(|worker| worker_view(id, worker))
     }
 
-    /// Somebody waits until others that start are ready: what those want decides ([`crate::Input::Demand`]).
+    /// Whether spawns wait until others are ready: their demand decides ([`crate::Input::Demand`]).
     pub fn limits_starts(&self) -> bool {
         self.engine.limits_starts()
     }
 
-    /// The workers of all pools that are starting, the oldest first; runs of oneshots are not.
+    /// The starting workers of all pools, the oldest first, without runs of oneshots.
     pub fn starting(&self) -> Vec<WorkerId> {
         self.engine.booting()
     }
 
-    /// How many processors the master has been told of.
+    /// How many processors the engine was created for.
     pub fn processors(&self) -> u32 {
         self.engine.processors()
     }
 
-    /// How often a slot was filled again after a death that nobody asked for.
+    /// How often a slot was filled again after an exit that was not requested.
     pub fn restarts(&self, pool: PoolId, slot: Slot) -> u32 {
         let slot_state = self.engine.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
         slot_state.map_or(0, |slot_state| slot_state.restarts)
@@ -168,12 +172,12 @@ impl View<'_> {
         self.engine.pools.get(&pool).map(Pool::generations).unwrap_or_default()
     }
 
-    /// The generations that have served in full and are remembered: a pool can return to each of them.
+    /// The fully rolled-out generations that are remembered: a pool can roll back to each of them.
     pub fn served(&self, pool: PoolId) -> Vec<Generation> {
         self.engine.pools.get(&pool).map(|pool| pool.history.served().collect()).unwrap_or_default()
     }
 
-    /// Slots of a pool that no living worker holds.
+    /// Slots of a pool without a living worker.
     pub fn empty_slots(&self, id: PoolId) -> impl Iterator<Item = EmptySlot> + '_ {
         let pool = self.engine.pools.get(&id);
         let now = self.engine.now;
@@ -268,7 +272,7 @@ fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
     } else if pool.serving >= pool.wanted_slots() {
         if outdated > 0 { PoolState::Degraded } else { PoolState::Ok }
     } else if pool.serving == 0 {
-        // Nobody serves: that is less than degraded. Slots that have failed twice in a row are not about to come.
+        // No worker serves: that is less than degraded. Slots that have failed twice in a row are in a crash loop.
         let fails = |slot_state: &SlotState| slot_state.ended.is_some() || slot_state.deaths > 1;
         if slot_states.iter().all(fails) { PoolState::CrashLoop } else { PoolState::Starting }
     } else if !pool.up && slot_states.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {

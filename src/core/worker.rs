@@ -1,27 +1,40 @@
-//! One life: from the order to spawn it until nothing of its tree is left.
+//! One worker, from its spawn command until nothing of its tree is left.
 //!
-//! | state    | means                                              | leaves by                                  |
-//! |----------|----------------------------------------------------|--------------------------------------------|
-//! | Starting | ordered; not ready yet                             | ready, its death, `ready_by`, a stop       |
-//! | Soaking  | ready; the first of its generation, being watched  | `until`, its death, a stop                 |
-//! | Ready    | serves                                             | its death, a stop                          |
-//! | Unreachable | its listening socket was replaced; finishes what it has | its exit, a stop |
-//! | Stopping | got step n of its stop                             | its exit, `until` (next step, then kill)   |
-//! | Outliving| has exited in its stop; the rest of its tree may   | swept; `until` (next step, then sweep)     |
-//! |          | finish                                             |                                            |
-//! | Killing  | got SIGKILL                                        | its exit; at `give_up` it is named as lost |
-//! | KillingTree | has exited; the rest of its tree is being ended    | swept; at `give_up` it is named as lost    |
+//! | state        | meaning                                                 | left by                                               |
+//! |--------------|---------------------------------------------------------|-------------------------------------------------------|
+//! | Starting     | spawn commanded; not ready yet                          | ready, exit, `ready_by`, a stop                       |
+//! | Soaking      | ready; the first of its generation, being watched       | `until`, exit, a stop                                 |
+//! | Ready        | serves                                                  | exit, a stop                                          |
+//! | Unreachable  | its listening socket was replaced; it finishes its work | exit, a stop                                          |
+//! | Stopping     | got the signal of stop step n                           | exit; `until` (next step, after the last one SIGKILL) |
+//! | StoppingTree | exited during its stop; the rest of its tree may finish | tree gone; `until` (next step, then tree killed)      |
+//! | Killing      | got SIGKILL                                             | exit; reported as lost at `give_up`                   |
+//! | KillingTree  | exited; the rest of its tree is being killed            | tree gone; reported as lost at `give_up`              |
+//!
+//! What each input does in each state (an empty cell: nothing; `died` is `restart.rs`, which decides whether the slot
+//! is filled again):
+//!
+//! | state        | Ready            | Unhealthy      | Exited            | SpawnFailed | TreeGone | stop     | kill        | deadline                             |
+//! |--------------|------------------|----------------|-------------------|-------------|----------|----------|-------------|--------------------------------------|
+//! | Starting     | Ready or Soaking |                | died, KillingTree | died, gone  |          | Stopping | Killing     | by age: as Ready; else died, Killing |
+//! | Soaking      | confirms age     | died, Stopping | died, KillingTree | died, gone  |          | Stopping | Killing     | Ready                                |
+//! | Ready        | confirms age     | died, Stopping | died, KillingTree | died, gone  |          | Stopping | Killing     |                                      |
+//! | Unreachable  |                  |                | KillingTree       | gone        |          | Stopping | Killing     |                                      |
+//! | Stopping     |                  |                | StoppingTree      | gone        |          |          | Killing     | next step, else Killing              |
+//! | StoppingTree |                  |                |                   |             | gone     |          | KillingTree | next step, else KillingTree          |
+//! | Killing      |                  |                | KillingTree       | gone        |          |          |             | lost                                 |
+//! | KillingTree  |                  |                |                   |             | gone     |          |             | lost                                 |
 
 use crate::generations::ReadyPolicy;
 use crate::{Exit, Generation, PoolId, Readiness, Slot, Span, StopStep, Time, WorkerId};
 use alloc::vec::Vec;
 
-/// How long the kernel has to end what got SIGKILL before it is named as lost: within the second that a stop may
-/// take beyond the sum of its waits.
+/// How long the kernel has to end a process after SIGKILL before the worker is reported as lost. It fits into the
+/// second that a stop may take beyond the sum of its waits.
 pub(crate) const KILL_GRACE: Span = Span::from_millis(900);
-/// A worker may ask for more time, but not for ever.
+/// The most that a worker may extend its start, or its stop, in total.
 pub(crate) const MAX_EXTENSION: Span = Span::from_secs(600);
-/// Ready for no longer than this: the death counts as one before ready for the crash loop.
+/// A worker that fails within this time after becoming ready counts for the crash loop like one that was never ready.
 pub(crate) const EARLY_DEATH: Span = Span::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +49,12 @@ pub(crate) enum State {
     KillingTree { give_up: Time },
 }
 
-/// Where it stands in its slot.
+/// A worker's role in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Current,
     Successor,
-    /// It has been asked to stop, or has died: the slot does not know it any more.
+    /// It was asked to stop or has died: the slot no longer refers to it.
     Leaving,
 }
 
@@ -52,26 +65,26 @@ pub(crate) struct Worker {
     pub(crate) generation: Generation,
     pub(crate) state: State,
     pub(crate) readiness: Readiness,
-    /// The steps of its stop, once that has begun.
+    /// The stop steps; empty until the stop has begun, so that a later change of the policy does not affect it.
     pub(crate) stop: Vec<StopStep>,
     pub(crate) role: Role,
     pub(crate) began: Time,
     pub(crate) ready_at: Option<Time>,
-    /// It is called ready for its age alone; a rolling restart that made it is not done before this.
+    /// Set while the worker is ready only by age: its rolling restart is not complete before this.
     pub(crate) by_age_until: Option<Time>,
-    /// When it was asked to stop, or was found wanting.
+    /// When it was asked to stop, or was found not to be ready in time.
     pub(crate) stop_began: Option<Time>,
-    /// How its first process ended.
+    /// How its first process ended, once it has.
     pub(crate) exit: Option<Exit>,
-    /// It counts in `Pool::draining`.
+    /// It counts in `Pool::draining` while it is leaving.
     pub(crate) drains: bool,
-    /// It fills a slot that has not failed again and again: a rolling restart retires nobody until it is ready.
+    /// Its slot has not failed repeatedly: a rolling restart stops no old worker until this one is ready.
     pub(crate) awaited: bool,
-    /// The kernel could not end it in time.
+    /// The kernel has not ended it in time.
     pub(crate) lost: bool,
-    /// While it starts it is taken for this much of a processor, in percent.
+    /// While it starts: the processor demand that it is counted with, in percent of one processor.
     pub(crate) demand: u32,
-    /// It counts among those that start: a run of a oneshot does not.
+    /// It counts towards the start limit; the run of a oneshot does not.
     pub(crate) counts: bool,
 }
 
@@ -99,7 +112,7 @@ impl Worker {
         }
     }
 
-    /// When it has to be looked at.
+    /// When the worker must be looked at next.
     pub(crate) fn deadline(&self) -> Option<Time> {
         match self.state {
             State::Starting { ready_by, alive_at, .. } => {
@@ -111,17 +124,17 @@ impl Worker {
         }
     }
 
-    /// It serves: a soaking worker counts.
+    /// It serves; a soaking worker does too.
     pub(crate) fn is_serving(&self) -> bool {
         self.role != Role::Leaving && matches!(self.state, State::Soaking { .. } | State::Ready)
     }
 
-    /// Its slot has no other worker, and it is not ready yet.
+    /// It is starting, and its slot has no other worker.
     pub(crate) fn is_trying(&self) -> bool {
         self.role == Role::Current && matches!(self.state, State::Starting { .. })
     }
 
-    /// It has been asked to stop, has been killed, or has exited; or it is about to be asked.
+    /// It was asked to stop, was killed or has exited; or, unreachable, it will be asked to stop.
     pub(crate) fn is_leaving(&self) -> bool {
         match self.state {
             State::Starting { .. } | State::Soaking { .. } | State::Ready => false,
@@ -133,7 +146,7 @@ impl Worker {
         }
     }
 
-    /// Something of it may still do what it is there for: its first process, or in its stop the rest of its tree.
+    /// Some of it may still be working: its first process, or during its stop the rest of its tree.
     pub(crate) fn is_alive(&self) -> bool {
         !matches!(self.state, State::KillingTree { .. })
     }
@@ -154,7 +167,7 @@ impl Worker {
 }
 
 pub(crate) fn jitter(id: WorkerId, span: Span) -> Span {
-    // ±10 %, from the worker's number alone: the core has no random numbers, and a replay is exact.
+    // ±10 %, derived from the worker's number: the engine has no random numbers, and a replay is exact.
     let hash = id.0.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let tenth = span.0 / 10;
     let spread = if tenth == 0 { 0 } else { (hash >> 33) % (2 * tenth + 1) };
