@@ -4,7 +4,6 @@ mod support;
 
 use nix::mount::{MsFlags, mount};
 use std::path::Path;
-use std::time::Duration;
 use support::{DeadMount, Site, alone, need, pids, pool, until};
 
 /// A mount namespace of this thread's own, which the master that it starts inherits. False where the machine cannot do
@@ -19,7 +18,6 @@ fn own_mounts() -> bool {
 }
 
 const WEB: &str = r#"
-include = ["more/*.toml"]
 [pool.web]
 command = ["@WORKER@", "http"]
 listen = ["http"]
@@ -27,6 +25,8 @@ stop = "1s"
 [listen.http]
 address = "127.0.0.1:@PORT@"
 "#;
+
+const JOBS: &str = "[pool.jobs]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n";
 
 /// The configuration cannot be read: pools roll meanwhile, the reload is refused after its bound, and the next one is
 /// heard once the disk is back.
@@ -37,8 +37,9 @@ fn a_configuration_that_cannot_be_read_is_refused() {
     }
     let _alone = alone();
     let mut site = Site::new(WEB);
+    site.write("rotad.toml", &format!("include = [\"more/*.toml\"]\n{}", site.read("rotad.toml")));
     std::fs::create_dir(site.path("more")).expect("a folder");
-    site.write("more/jobs.toml", "[pool.jobs]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
+    site.write("more/jobs.toml", &site.filled(JOBS));
     site.run();
     site.await_ready();
     let dead = DeadMount::over(&site.path("more")).expect("a dead mount");
@@ -53,53 +54,9 @@ fn a_configuration_that_cannot_be_read_is_refused() {
         site.log().contains("the configuration could not be read within 30 s").then_some(())
     });
     drop(dead);
-    site.write("more/jobs.toml", "[pool.work]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
+    site.write("more/jobs.toml", &site.filled(JOBS).replace("pool.jobs", "pool.work"));
     let reload = site.rotad(&["reload"]);
     assert_eq!(reload.code, 0, "{reload:?}");
     assert_eq!(pids(&site.status().expect("a status"), "work").len(), 1);
-    site.stop_politely(10);
-}
-
-/// The folder of a worker's socket hangs: that worker is not ready, and the checks of all others go on.
-#[test]
-fn a_socket_folder_that_hangs_holds_no_other_check_up() {
-    if !own_mounts() {
-        return;
-    }
-    let _alone = alone();
-    let mut site = Site::new(
-        r#"
-[pool.web]
-command = ["@WORKER@", "http"]
-listen = ["http"]
-ready = { http = "127.0.0.1:@PORT@/" }
-stop = "1s"
-[pool.web.health]
-http = "127.0.0.1:@PORT@/"
-every = "200ms"
-[listen.http]
-address = "127.0.0.1:@PORT@"
-[pool.api]
-command = ["@WORKER@", "wait"]
-ready = { connect = "unix:@DIR@/dead/api.sock" }
-ready_timeout = "60s"
-stop = "1s"
-"#,
-    );
-    std::fs::create_dir(site.path("dead")).expect("a folder");
-    let dead = DeadMount::over(&site.path("dead")).expect("a dead mount");
-    site.run();
-    site.await_status("web is ready", 20, |status| pool(status, "web")["ready"] == 1);
-    for _ in 0..3 {
-        let roll = site.rotad(&["roll", "web"]);
-        assert_eq!(roll.code, 0, "{roll:?}");
-        assert!(roll.took < Duration::from_secs(5), "{roll:?}");
-    }
-    until("it is told", 10, || site.log().contains("the folder of its socket hangs").then_some(()));
-    assert_eq!(pool(&site.status().expect("a status"), "api")["ready"], 0);
-    drop(dead);
-    let socket = std::os::unix::net::UnixListener::bind(site.path("dead/api.sock")).expect("a socket");
-    site.await_status("api is ready", 20, |status| pool(status, "api")["ready"] == 1);
-    drop(socket);
     site.stop_politely(10);
 }
