@@ -305,7 +305,7 @@ impl Oracle {
             let waits = pool.slots[0].retry_at.is_some_and(|at| now <= at + self.slack);
             let well =
                 self.books.is_there(id) || pool.oneshot_done || pool.oneshot_failed || waits && pool.roll.is_none();
-            hold!(well, "filled", "step {id} does not run");
+            hold!(well, "filled", "oneshot {id} does not run");
             return Ok(());
         }
         let in_place = pool.policy.reload.surge == 0 || pool.changed;

@@ -109,7 +109,7 @@ fn lives() {
             "soaked",
             "held",
             "held back",
-            "steps done",
+            "oneshots done",
             "renewed",
             "essential",
             "sick",

@@ -208,7 +208,7 @@ impl Pool {
         }
     }
 
-    /// A step that holds nobody: done, or done once while its latest run has failed for good.
+    /// A oneshot that holds nobody: done, or done once while its latest run has failed for good.
     fn was_done(&self) -> bool {
         self.oneshot_done || self.oneshot_failed && !self.served.is_empty()
     }

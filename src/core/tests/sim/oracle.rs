@@ -291,7 +291,7 @@ impl Oracle {
         hold!(!books.is_held(pool_id), "held", "worker {id} of pool {pool_id} before those it waits for are up");
         if pool.is_oneshot() {
             hold!(!books.is_there(pool_id), "two runs", "worker {id} while the run before is still there");
-            hold!(pool.roll.is_some() || !pool.oneshot_done && !pool.oneshot_failed, "step", "run again unasked");
+            hold!(pool.roll.is_some() || !pool.oneshot_done && !pool.oneshot_failed, "oneshot", "run again unasked");
         }
         let is_rolls = pool.roll.as_ref().is_some_and(|roll| roll.generation == generation && !roll.back);
         if is_rolls && generation != pool.wanted && !books.has_soaked(pool_id, now.0) {

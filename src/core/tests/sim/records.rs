@@ -147,8 +147,8 @@ impl Oracle {
             w.exited == Some(now.0) && w.code == Some(0) && w.asked.is_none() && w.generation == generation
         };
         let good = self.books.of(id).any(|(_, w)| by(w));
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("step", "unknown pool") };
-        hold!(good && pool.is_oneshot(), "step", "done, though nobody ended well");
+        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("oneshot", "unknown pool") };
+        hold!(good && pool.is_oneshot(), "oneshot", "done, though nobody ended well");
         pool.oneshot_done = true;
         pool.oneshot_failed = false;
         pool.forgive();
@@ -319,7 +319,7 @@ impl Oracle {
         worker.soaked_at = now.0 + self.books.pools[&pool_id].policy.soak(by_age).0;
         worker.watched_until = if by_age { worker.soaked_at } else { 0 };
         let (born, extended, spawned, timeout) = (worker.born, worker.extended, worker.spawned, worker.timeout);
-        hold!(!self.books.pools[&(worker.pool as u32)].is_oneshot(), "step", "{id} became ready");
+        hold!(!self.books.pools[&(worker.pool as u32)].is_oneshot(), "oneshot", "{id} became ready");
         hold!(extended || now.0 <= spawned + timeout + slack, "ready", "{id} after its time");
         if let Readiness::Alive(span) = worker.readiness
             && let Some(born) = born
@@ -379,7 +379,7 @@ impl Oracle {
         pool.quiet = false;
         let is_end = !pool.is_oneshot() && is_end(&pool.policy, cause);
         if pool.is_oneshot() {
-            hold!(cause != Cause::Exited(rotad_core::Exit::Code(0)), "step", "{id} has ended well");
+            hold!(cause != Cause::Exited(rotad_core::Exit::Code(0)), "oneshot", "{id} has ended well");
             pool.oneshot_failed |= retry.is_none();
         }
         hold!(retry.is_none() || pool.running, "died", "{id} is started again in a pool that stops");

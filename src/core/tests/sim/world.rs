@@ -379,7 +379,7 @@ impl<'a> World<'a> {
             Command::KillTree(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => "trees cut",
             Command::Notice(Notice::Unkillable { .. }) => "lost",
             Command::Notice(Notice::Waiting { .. }) => "held",
-            Command::Notice(Notice::OneshotDone { .. }) => "steps done",
+            Command::Notice(Notice::OneshotDone { .. }) => "oneshots done",
             Command::Notice(Notice::WorkerReplaced { .. }) => "renewed",
             Command::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => "essential",
             Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unhealthy, .. }) => "sick",
