@@ -208,10 +208,10 @@ fn a_path_that_hangs() {
     let before = pids(&site.await_ready(), "db");
     turn(&site, "dead");
     let dead = DeadMount::over(&site.path("dead")).expect("a dead mount");
-    let clerks = || {
+    let blocking = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", site.pid())).expect("threads");
         let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-        names.filter(|name| name.trim() == "clerk").count()
+        names.filter(|name| name.trim() == "blocking").count()
     };
     let first = site.rotad(&["roll"]);
     let second = site.rotad(&["roll"]);
@@ -221,12 +221,12 @@ fn a_path_that_hangs() {
     }
     assert!(first.took >= Duration::from_secs(5), "{first:?}");
     assert!(second.took < Duration::from_secs(5), "{second:?}");
-    until("one clerk that hangs", 5, || (clerks() == 1).then_some(()));
+    until("one blocking job that hangs", 5, || (blocking() == 1).then_some(()));
     let status = site.status().expect("a status");
     assert_eq!((generations(&status), pids(&status, "db")), ([3, 1, 1], before));
     turn(&site, "one");
     drop(dead);
-    until("the clerk is back", 10, || (clerks() == 0).then_some(()));
+    until("the blocking job is back", 10, || (blocking() == 0).then_some(()));
     says(&asked(&site, &["roll"], [4, 1, 1]), &[DB, QUEUE], &[]);
 }
 

@@ -1,9 +1,11 @@
-//! A configuration that changes while it is in force: read, compared with what serves, new addresses opened, oneshots run,
-//! and only then carried out (`commit.rs`). One at a time, in the order of asking; until the last moment nothing has
-//! been touched, so whatever goes wrong leaves everything as it was.
+//! Applying a changed configuration while the master runs: read it, compare it with what serves, open new addresses,
+//! run its oneshots, and only then commit it (`commit.rs`).
+//!
+//! One reload runs at a time, in the order of the requests. Until the commit nothing has been touched, so any failure
+//! leaves everything as it was.
 
 use super::Supervisor;
-use super::blocking::{JobResult, Unbound};
+use super::blocking::{BindError, JobResult};
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::oneshots::Oneshots;
@@ -16,15 +18,15 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long the clerk may take to read a configuration, or to open what is new in it.
-const LONGEST_ERRAND: Duration = Duration::from_secs(30);
+/// How long a blocking job may take to read a configuration, or to open its new addresses and logs.
+const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who wants the configuration applied, and how far.
+/// Who asked for the configuration to be applied, and how far.
 #[derive(Debug)]
 pub(super) struct ReloadRequest {
-    /// None: a signal, or a client that does not wait any more.
+    /// None: a signal, or a client that no longer waits.
     pub client: Option<u64>,
-    /// For the diary.
+    /// Who asked, for the log.
     pub who: String,
     pub extent: ReloadScope,
     pub which: Selector,
@@ -35,72 +37,75 @@ pub(super) struct ReloadRequest {
 #[derive(Debug)]
 pub(super) struct PendingConfig {
     pub plan: Plan,
-    /// The number of each of the plan's listeners; none: not open yet.
+    /// The id of each of the plan's listeners. None: not open yet.
     pub sockets: Vec<Option<ListenerId>>,
-    /// Those that were opened for it.
+    /// The sockets that were opened for it.
     pub opened: Vec<ListenerId>,
 }
 
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum ReloadStage {
     Reading,
     Binding(Box<PendingConfig>),
     RunningOneshots(Box<PendingConfig>, Oneshots),
-    /// The oneshots have run: it is found out which pools need not be rolled.
+    /// The oneshots have run; finding out which pools need not be rolled.
     Comparing(Box<PendingConfig>, Oneshots),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ReloadQueue {
     queue: VecDeque<ReloadRequest>,
-    now: Option<(ReloadRequest, Stage)>,
-    /// What the clerk does for it, and since when.
-    errand: Option<(u64, Instant)>,
-    /// The oneshot phase may be able to go on.
-    pub(super) stirred: bool,
+    current: Option<(ReloadRequest, ReloadStage)>,
+    /// Number and start of the blocking job that it waits for.
+    job: Option<(u64, Instant)>,
+    /// A oneshot has ended: the phase may go on once the inputs are drained.
+    pub(super) resume_pending: bool,
 }
 
 impl ReloadQueue {
-    /// Sockets that must not be closed meanwhile.
+    /// Whether the reload needs this socket, so that it must not be closed.
     pub(super) fn holds(&self, listener: ListenerId) -> bool {
-        match &self.now {
-            Some((_, Stage::Binding(draft) | Stage::RunningOneshots(draft, _) | Stage::Comparing(draft, _))) => {
-                draft.sockets.contains(&Some(listener))
-            }
-            Some((_, Stage::Reading)) | None => false,
+        match &self.current {
+            Some((
+                _,
+                ReloadStage::Binding(pending)
+                | ReloadStage::RunningOneshots(pending, _)
+                | ReloadStage::Comparing(pending, _),
+            )) => pending.sockets.contains(&Some(listener)),
+            Some((_, ReloadStage::Reading)) | None => false,
         }
     }
 
-    /// When the clerk has taken too long.
+    /// When the blocking job has taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.errand.map(|(_, since)| since + LONGEST_ERRAND)
+        self.job.map(|(_, since)| since + JOB_TIMEOUT)
     }
 
-    /// The whole process stood still for so long.
+    /// Moves the deadline after a pause of the whole process.
     pub(super) fn paused(&mut self, by: Duration) {
-        if let Some((_, since)) = &mut self.errand {
+        if let Some((_, since)) = &mut self.job {
             *since += by;
         }
     }
 
     pub(super) fn oneshots(&mut self) -> Option<&mut Oneshots> {
-        match &mut self.now {
-            Some((_, Stage::RunningOneshots(_, oneshots))) => Some(oneshots),
+        match &mut self.current {
+            Some((_, ReloadStage::RunningOneshots(_, oneshots))) => Some(oneshots),
             _ => None,
         }
     }
 
-    /// A wish is under way, or waits.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.now.is_some() || !self.queue.is_empty()
+    /// A reload is running or waiting.
+    pub(super) fn is_active(&self) -> bool {
+        self.current.is_some() || !self.queue.is_empty()
     }
 
-    pub(super) fn take(&mut self) -> Option<(ReloadRequest, Stage)> {
-        self.now.take()
+    pub(super) fn take(&mut self) -> Option<(ReloadRequest, ReloadStage)> {
+        self.current.take()
     }
 
-    pub(super) fn put(&mut self, wish: ReloadRequest, stage: Stage) {
-        self.now = Some((wish, stage));
+    pub(super) fn put(&mut self, request: ReloadRequest, stage: ReloadStage) {
+        self.current = Some((request, stage));
     }
 }
 
@@ -109,8 +114,8 @@ impl PendingConfig {
         self.plan.pools.iter().find(|pool| pool.name == name)
     }
 
-    /// What the next generation of a pool is made from. None while a socket is missing.
-    pub(super) fn pattern(&self, pool: &PoolPlan) -> Option<PoolSpec> {
+    /// The spec of a pool's next generation. None while one of its sockets is not open.
+    pub(super) fn spec(&self, pool: &PoolPlan) -> Option<PoolSpec> {
         let listeners: Option<Vec<ListenerId>> =
             pool.recipe.listen.iter().map(|index| *self.sockets.get(*index)?).collect();
         let sockets = pool.recipe.listen.iter().filter_map(|index| self.plan.listeners.get(*index).cloned()).collect();
@@ -119,123 +124,127 @@ impl PendingConfig {
 }
 
 impl Supervisor {
-    /// Takes a wish in. A burst of signals is one that runs and one that waits.
-    pub(super) fn apply(&mut self, wish: ReloadRequest) {
+    /// Queues a request. A burst of equal signals becomes one reload that runs and one that waits.
+    pub(super) fn apply(&mut self, request: ReloadRequest) {
         if self.stopping {
-            return self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
+            return self.answer_reload(&request, 1, "superseded: everything stops".to_owned());
         }
         let joins = |other: &ReloadRequest| {
-            let everything = |wish: &ReloadRequest| wish.which == Selector::default();
-            wish.client.is_none()
+            let everything = |request: &ReloadRequest| request.which == Selector::default();
+            request.client.is_none()
                 && other.client.is_none()
-                && other.extent == wish.extent
-                && everything(&wish)
+                && other.extent == request.extent
+                && everything(&request)
                 && everything(other)
         };
         if self.reloads.queue.iter().any(joins) {
-            return tracing::debug!("{}: joins the one that waits", wish.who);
+            return tracing::debug!("{}: joins the one that waits", request.who);
         }
-        self.reloads.queue.push_back(wish);
-        self.next_wish();
+        self.reloads.queue.push_back(request);
+        self.start_next_reload();
     }
 
-    pub(super) fn next_wish(&mut self) {
-        while self.reloads.now.is_none()
-            && let Some(wish) = self.reloads.queue.pop_front()
+    pub(super) fn start_next_reload(&mut self) {
+        while self.reloads.current.is_none()
+            && let Some(request) = self.reloads.queue.pop_front()
         {
-            match wish.extent {
+            match request.extent {
                 ReloadScope::Everything => {
-                    self.asked_for("reload", format!("{}: reading the configuration, then rolling", wish.who));
+                    self.emit_request("reload", format!("{}: reading the configuration, then rolling", request.who));
                 }
                 ReloadScope::ConfigOnly => {
-                    self.asked_for("apply-config", format!("{}: reading the configuration again", wish.who));
+                    self.emit_request("apply-config", format!("{}: reading the configuration again", request.who));
                 }
-                ReloadScope::DryRun => self.asked_for("dry-run", format!("{}: what would a reload do?", wish.who)),
+                ReloadScope::DryRun => {
+                    self.emit_request("dry-run", format!("{}: what would a reload do?", request.who))
+                }
             }
             match self.blocking.read(self.plan.config.clone(), self.runtime_dir.clone(), self.plan.control.clone()) {
-                Ok(number) => self.reloads.errand = Some((number, Instant::now())),
+                Ok(number) => self.reloads.job = Some((number, Instant::now())),
                 Err(error) => {
                     let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
-                    self.answer_wish(&wish, 1, text);
+                    self.answer_reload(&request, 1, text);
                     continue;
                 }
             }
-            if wish.extent != ReloadScope::DryRun {
+            if request.extent != ReloadScope::DryRun {
                 self.reloading();
-                self.look_after_sockets();
+                self.check_all_listeners();
             }
-            self.reloads.put(wish, Stage::Reading);
+            self.reloads.put(request, ReloadStage::Reading);
         }
     }
 
     pub(super) fn on_blocking_results(&mut self) {
-        while let Some(told) = self.blocking.told() {
-            let is_awaited = |number: u64| self.reloads.errand.is_some_and(|(errand, _)| errand == number);
-            match told {
-                JobResult::Trouble(text) => tracing::warn!("{text}"),
-                JobResult::Read(number, read) if is_awaited(number) => {
-                    self.reloads.errand = None;
-                    if let Some((wish, _)) = self.reloads.take() {
-                        self.config_read(wish, *read);
+        while let Some(result) = self.blocking.next_result() {
+            let is_awaited = |number: u64| self.reloads.job.is_some_and(|(job, _)| job == number);
+            match result {
+                JobResult::Failed(text) => tracing::warn!("{text}"),
+                JobResult::ConfigRead(number, read) if is_awaited(number) => {
+                    self.reloads.job = None;
+                    if let Some((request, _)) = self.reloads.take() {
+                        self.config_read(request, *read);
                     }
                 }
-                JobResult::Dressed(name) => tracing::info!("listener {name}: its file has its owner and mode"),
-                JobResult::Looked(number, looked) => self.looked(number, looked),
+                JobResult::FileOwnershipSet(name) => tracing::info!("listener {name}: its file has its owner and mode"),
+                JobResult::ListenerChecked(number, checked) => self.on_listener_checked(number, checked),
                 JobResult::Bound(number, bound) if is_awaited(number) => {
-                    self.reloads.errand = None;
-                    if let Some((wish, Stage::Binding(draft))) = self.reloads.take() {
-                        self.bound(wish, draft, bound);
+                    self.reloads.job = None;
+                    if let Some((request, ReloadStage::Binding(pending))) = self.reloads.take() {
+                        self.addresses_bound(request, pending, bound);
                     }
                 }
-                JobResult::Mended(mended) => self.mended(mended),
-                JobResult::Compared { round, pool, changed } => self.compared(round, pool, changed),
-                JobResult::Led { client, question, real } => self.led(client, *question, real.as_deref()),
-                // Too late, or everything stopped meanwhile.
+                JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
+                JobResult::Compared { round, pool, changed } => self.on_compared(round, pool, changed),
+                JobResult::ConfigResolved { client, request, real } => {
+                    self.on_config_resolved(client, *request, real.as_deref())
+                }
+                // Too late: the reload was abandoned meanwhile.
                 JobResult::Bound(_, Ok(listeners)) => {
                     listeners.into_iter().for_each(|listener| self.blocking.close(listener))
                 }
-                JobResult::Read(..) | JobResult::Bound(_, Err(_)) => {}
+                JobResult::ConfigRead(..) | JobResult::Bound(_, Err(_)) => {}
             }
         }
     }
 
-    /// A path hangs that the clerk has to look at: nobody waits for it any longer, so that the next wish has its turn.
+    /// The blocking job hangs on some path: gives up on it, so that the next request has its turn.
     pub(super) fn check_blocking_job(&mut self) {
-        self.reloads.errand = None;
-        let Some((wish, stage)) = self.reloads.take() else { return };
+        self.reloads.job = None;
+        let Some((request, stage)) = self.reloads.take() else { return };
         let what = match stage {
-            Stage::Reading => "the configuration could not be read",
-            Stage::Binding(_) | Stage::RunningOneshots(..) | Stage::Comparing(..) => {
+            ReloadStage::Reading => "the configuration could not be read",
+            ReloadStage::Binding(_) | ReloadStage::RunningOneshots(..) | ReloadStage::Comparing(..) => {
                 "the new addresses and logs could not be opened"
             }
         };
-        let text = format!("{what} within {} s: a disk hangs?\nnothing was changed", LONGEST_ERRAND.as_secs());
-        self.refuse(wish, 1, text);
+        let text = format!("{what} within {} s: a disk hangs?\nnothing was changed", JOB_TIMEOUT.as_secs());
+        self.finish_unchanged(request, 1, text);
     }
 
-    fn config_read(&mut self, wish: ReloadRequest, read: Result<(Plan, String), String>) {
+    fn config_read(&mut self, request: ReloadRequest, read: Result<(Plan, String), String>) {
         let (plan, warnings) = match read {
             Ok(read) => read,
             Err(findings) => {
                 let text = format!("{}\nnothing was changed: the configuration from before holds", findings.trim_end());
-                return self.refuse(wish, 78, text);
+                return self.finish_unchanged(request, 78, text);
             }
         };
         for warning in warnings.lines().filter(|line| !line.trim().is_empty()) {
-            self.tell_wish(&wish, warning);
+            self.report_reload_progress(&request, warning);
         }
-        let unknown = wish.which.pools.iter().find(|name| !plan.pools.iter().any(|pool| pool.name == **name));
+        let unknown = request.which.pools.iter().find(|name| !plan.pools.iter().any(|pool| pool.name == **name));
         if let Some(unknown) = unknown {
             let names: Vec<&str> = plan.pools.iter().map(|pool| pool.name.as_str()).collect();
             let text = format!("no such pool: {unknown}; there are: {}\nnothing was changed", names.join(", "));
-            return self.refuse(wish, 4, text);
+            return self.finish_unchanged(request, 4, text);
         }
-        if wish.extent == ReloadScope::DryRun {
-            let text = self.what_would_be(&wish, &plan);
-            return self.refuse(wish, 0, text);
+        if request.extent == ReloadScope::DryRun {
+            let text = self.dry_run_text(&request, &plan);
+            return self.finish_unchanged(request, 0, text);
         }
         if let Err(why) = self.has_room_for(&plan) {
-            return self.refuse(wish, 1, format!("{why}\nnothing was changed"));
+            return self.finish_unchanged(request, 1, format!("{why}\nnothing was changed"));
         }
         let sockets: Vec<Option<ListenerId>> =
             plan.listeners.iter().map(|listener| self.listening.find(listener)).collect();
@@ -248,20 +257,22 @@ impl Supervisor {
             .collect();
         let all = plan.listeners.clone();
         let logs = self.new_logs(&plan);
-        let draft = Box::new(PendingConfig { plan, sockets, opened: Vec::new() });
+        let pending = Box::new(PendingConfig { plan, sockets, opened: Vec::new() });
         if missing.is_empty() && logs.is_empty() {
-            return self.start_oneshots(wish, draft);
+            return self.start_oneshots(request, pending);
         }
         match self.blocking.bind(missing, all, logs) {
             Ok(number) => {
-                self.reloads.errand = Some((number, Instant::now()));
-                self.reloads.put(wish, Stage::Binding(draft));
+                self.reloads.job = Some((number, Instant::now()));
+                self.reloads.put(request, ReloadStage::Binding(pending));
             }
-            Err(error) => self.refuse(wish, 1, format!("no address can be opened: {error}\nnothing was changed")),
+            Err(error) => {
+                self.finish_unchanged(request, 1, format!("no address can be opened: {error}\nnothing was changed"))
+            }
         }
     }
 
-    /// Log files that no pool writes yet: the pool and the path.
+    /// Log files that no pool writes yet: pool, path and access.
     fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf, FileAccess)> {
         let files = |pool: &PoolPlan| {
             [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
@@ -278,28 +289,35 @@ impl Supervisor {
         all.filter(|(_, file, _)| !known.contains(file)).collect()
     }
 
-    fn bound(&mut self, wish: ReloadRequest, mut draft: Box<PendingConfig>, bound: Result<Vec<Listener>, Unbound>) {
+    fn addresses_bound(
+        &mut self,
+        request: ReloadRequest,
+        mut pending: Box<PendingConfig>,
+        bound: Result<Vec<Listener>, BindError>,
+    ) {
         let opened = match bound {
             Ok(opened) => opened,
-            Err(Unbound::Socket(error)) => {
+            Err(BindError::Socket(error)) => {
                 let text = format!("{error}{}\nnothing was changed", self.own_address(&error));
-                return self.refuse(wish, 1, text);
+                return self.finish_unchanged(request, 1, text);
             }
-            Err(Unbound::Log(text)) => return self.refuse(wish, 1, format!("{text}\nnothing was changed")),
+            Err(BindError::Log(text)) => {
+                return self.finish_unchanged(request, 1, format!("{text}\nnothing was changed"));
+            }
         };
         let free: Vec<usize> =
-            draft.sockets.iter().enumerate().filter(|(_, open)| open.is_none()).map(|(index, _)| index).collect();
+            pending.sockets.iter().enumerate().filter(|(_, open)| open.is_none()).map(|(index, _)| index).collect();
         for (listener, index) in opened.into_iter().zip(free) {
             tracing::info!(listen = listener.name(), "listening on {}", listener.addr_text());
             let id = self.listening.add(listener);
             self.watch_listener(id);
-            draft.sockets[index] = Some(id);
-            draft.opened.push(id);
+            pending.sockets[index] = Some(id);
+            pending.opened.push(id);
         }
-        self.start_oneshots(wish, draft);
+        self.start_oneshots(request, pending);
     }
 
-    /// One of our own sockets may be in the way: that of a wildcard address, or one that still drains.
+    /// Names one of our own sockets that may be in the way: one on a wildcard address, or one that still drains.
     fn own_address(&self, error: &SocketError) -> String {
         let port = error.address.rsplit_once(':').map(|(_, port)| port);
         let ours = self.listening.ids().into_iter().filter_map(|id| self.listening.get(id)).find(|listener| {
@@ -315,59 +333,59 @@ impl Supervisor {
         }
     }
 
-    fn start_oneshots(&mut self, mut wish: ReloadRequest, draft: Box<PendingConfig>) {
-        if wish.wait == Wait::No && wish.client.is_some() {
-            let lines = plan::diff(&self.plan, &draft.plan).lines();
+    fn start_oneshots(&mut self, mut request: ReloadRequest, pending: Box<PendingConfig>) {
+        if request.wait == Wait::No && request.client.is_some() {
+            let lines = plan::diff(&self.plan, &pending.plan).lines();
             let text = if lines.is_empty() { "the configuration has not changed".to_owned() } else { lines.join("\n") };
-            self.answer_wish(&wish, 0, text);
-            wish.client = None;
+            self.answer_reload(&request, 0, text);
+            request.client = None;
         }
-        let oneshots = self.oneshots_to_run(&wish, &draft.plan);
-        self.reloads.put(wish, Stage::RunningOneshots(draft, oneshots));
+        let oneshots = self.oneshots_to_run(&request, &pending.plan);
+        self.reloads.put(request, ReloadStage::RunningOneshots(pending, oneshots));
         self.continue_oneshots();
     }
 
-    /// The end of an apply that changes nothing.
-    pub(super) fn refuse(&mut self, wish: ReloadRequest, code: u8, text: String) {
-        self.answer_wish(&wish, code, text);
-        self.next_wish();
+    /// Ends a reload that changes nothing, and starts the next one.
+    pub(super) fn finish_unchanged(&mut self, request: ReloadRequest, code: u8, text: String) {
+        self.answer_reload(&request, code, text);
+        self.start_next_reload();
     }
 
-    pub(super) fn answer_wish(&mut self, wish: &ReloadRequest, code: u8, text: String) {
-        match (code, wish.client) {
+    pub(super) fn answer_reload(&mut self, request: &ReloadRequest, code: u8, text: String) {
+        match (code, request.client) {
             (0, Some(_)) => {}
             (0, None) => tracing::info!("{text}"),
             _ => {
-                let refused = EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", wish.who));
-                self.emit(refused.cause(refusal(code)).error());
+                let refused = EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
+                self.emit(refused.cause(refusal_cause(code)).error());
             }
         }
-        if let Some(client) = wish.client {
+        if let Some(client) = request.client {
             self.answer(client, &Response::Done { code, message: text }, true);
         }
     }
 
-    /// A line for the diary and for whoever waits.
-    pub(super) fn tell_wish(&mut self, wish: &ReloadRequest, text: &str) {
+    /// Logs a line of progress and sends it to the client.
+    pub(super) fn report_reload_progress(&mut self, request: &ReloadRequest, text: &str) {
         tracing::info!("{text}");
-        if let Some(client) = wish.client {
+        if let Some(client) = request.client {
             self.answer(client, &Response::Progress { text: text.to_owned() }, false);
         }
     }
 
-    /// Everything stops: nobody's configuration is applied any more.
-    pub(super) fn give_up_applying(&mut self) {
-        let now = self.reloads.now.take();
-        self.reloads.errand = None;
+    /// Everything stops: refuses all reloads.
+    pub(super) fn cancel_reloads(&mut self) {
+        let now = self.reloads.current.take();
+        self.reloads.job = None;
         let waiting: Vec<ReloadRequest> = std::mem::take(&mut self.reloads.queue).into();
-        for wish in now.into_iter().map(|(wish, _)| wish).chain(waiting) {
-            self.answer_wish(&wish, 1, "superseded: everything stops".to_owned());
+        for request in now.into_iter().map(|(request, _)| request).chain(waiting) {
+            self.answer_reload(&request, 1, "superseded: everything stops".to_owned());
         }
     }
 }
 
-/// Why nothing came of a configuration, by the exit code of the one who asked.
-fn refusal(code: u8) -> &'static str {
+/// The cause of a `config-refused` event, by the exit code of its client.
+fn refusal_cause(code: u8) -> &'static str {
     match code {
         78 => "invalid",
         10 => "oneshot-failed",

@@ -1,12 +1,12 @@
-//! Programs that go into the background: the first process ends with 0, and a process that it has started serves on
-//! where nobody supervises it. What gives them away is a good end before ready with a process left behind.
+//! Detects programs that daemonize: the first process exits with 0, and a process that it started serves on
+//! unsupervised. The sign is a clean exit before ready that leaves a process behind.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use crate::observe::events::EventKind;
 use rotad_core::{PoolId, WorkerId};
 
-/// How well-known programs are told to stay, by the beginning of their name.
+/// How to keep well-known programs in the foreground, by the beginning of their name.
 const IN_THE_FOREGROUND: [(&str, &str); 14] = [
     ("nginx", "`-g 'daemon off;'`"),
     ("redis-server", "`--daemonize no`"),
@@ -24,10 +24,10 @@ const IN_THE_FOREGROUND: [(&str, &str); 14] = [
     ("lighttpd", "`-D`"),
 ];
 
-/// The name of a process as the kernel keeps it has so many bytes at most (proc_pid_comm(5)).
+/// Maximum length of a process name in the kernel, in bytes (proc_pid_comm(5)).
 const LONGEST_NAME: usize = 15;
 
-/// How to keep this program in the foreground; for one that is not known, in general.
+/// How to keep this program in the foreground; general advice for an unknown one.
 fn advice(program: &str) -> String {
     match IN_THE_FOREGROUND.iter().find(|(name, _)| program.starts_with(name)) {
         Some((_, how)) => format!("run it in the foreground: {how}"),
@@ -38,15 +38,15 @@ fn advice(program: &str) -> String {
 }
 
 impl Supervisor {
-    /// A worker that ended with 0 before it was ready has left processes behind: they were ended, and so will the next
-    /// ones be.
-    pub(super) fn went_into_the_background(&mut self, id: WorkerId) {
-        let Some(body) = self.processes.get_mut(id) else { return };
-        // Once for each worker, however many looks its processes take to end.
-        if !std::mem::take(&mut body.ended_in_vain) {
+    /// A worker that exited with 0 before it was ready has left processes behind. They were killed, and the next ones
+    /// will be.
+    pub(super) fn report_daemonized_worker(&mut self, id: WorkerId) {
+        let Some(process) = self.processes.get_mut(id) else { return };
+        // Once for each worker, however many scans it takes to kill its processes.
+        if !std::mem::take(&mut process.early_exit) {
             return;
         }
-        let pool = body.pool;
+        let pool = process.pool;
         let name = self.program_of(pool).unwrap_or_default();
         let text = format!(
             "ended with 0 before it was ready and left a process behind: it goes into the background, where nobody \
@@ -57,8 +57,9 @@ impl Supervisor {
         self.pool_failed(pool, text, "it is tried on");
     }
 
-    /// A process that belongs to nobody has the name of a program whose workers end with 0: it serves on in their place.
-    pub(super) fn may_be_in_the_background(&mut self, pid: i32, name: &str) {
+    /// An orphan that belongs to no worker has the name of a program whose workers exit with 0: it serves in their
+    /// place.
+    pub(super) fn report_daemonized_orphan(&mut self, pid: i32, name: &str) {
         let short = |program: &str| program.bytes().take(LONGEST_NAME).eq(name.bytes());
         let is_its = |pool: &PoolId| {
             let slots = self.pools.policy(*pool).map_or(0, |policy| policy.count);
@@ -78,7 +79,7 @@ impl Supervisor {
         }
     }
 
-    /// The file name of the program that a pool's workers run.
+    /// The file name of the program that the pool's workers run.
     fn program_of(&self, pool: PoolId) -> Option<String> {
         let generation = self.engine.view().pool(pool)?.fill_generation;
         let resolved = self.spawn_specs.resolved(pool, generation)?;

@@ -1,5 +1,6 @@
-//! The clerk: threads that do for the main loop what may hang on a foreign path: reading the configuration, opening
-//! addresses, dressing and removing socket files, looking what a pool would be made from. A dead mount holds the clerk alone.
+//! Blocking jobs: work that may hang on a foreign path runs on a thread of its own, one per job: reading the
+//! configuration, opening addresses, changing and removing socket files, comparing what a pool is made from. A dead
+//! mount holds that thread alone. Results come back through [`BlockingPool::next_result`].
 
 use crate::control::wire::Request;
 use crate::event_loop::waker::Waker;
@@ -14,108 +15,122 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Reads the configuration at a path: the plan with its warnings, or the findings, as text for people.
+/// Reads the configuration at a path. Returns the plan with its warnings, or the findings, as text for people.
 pub type Reader = Arc<dyn Fn(&Path) -> Result<(Plan, String), String> + Send + Sync>;
 
-/// A parser that descends into tables, and lookups of users, want more than the other threads.
+/// Stack size in bytes. A parser that descends into tables, and lookups of users, need more than our other threads.
 const STACK: usize = 1 << 20;
 
-/// The answer to an errand, with its number where one waits for it.
+/// The result of a job; with its number, where the caller waits for this one.
 pub(super) enum JobResult {
     /// The plan and the warnings, or the findings.
-    Read(u64, Box<Result<(Plan, String), String>>),
-    Bound(u64, Result<Vec<Listener>, Unbound>),
-    /// The house was looked after.
-    Mended(Result<Mended, RuntimeDirError>),
-    /// Where the configuration's path leads by now, for a client whose question names another one.
-    Led {
+    ConfigRead(u64, Box<Result<(Plan, String), String>>),
+    Bound(u64, Result<Vec<Listener>, BindError>),
+    /// The runtime directory was checked and repaired.
+    RuntimeDirRepaired(Result<Mended, RuntimeDirError>),
+    /// Where the configuration's path leads now, for a client whose request names another path.
+    ConfigResolved {
         client: u64,
-        question: Box<Request>,
+        request: Box<Request>,
         real: Option<PathBuf>,
     },
-    /// Whether what a pool is made from has changed, for this round of looks; or why that cannot be seen.
+    /// Whether what a pool is made from has changed, for this round of comparisons; or why that is unknown.
     Compared {
         round: u64,
         pool: PoolId,
         changed: Result<bool, String>,
     },
-    /// A socket file could not get its owner or mode, or not be removed.
-    Trouble(String),
-    /// A socket file has got its owner and mode.
-    Dressed(String),
-    /// What became of a listener that was looked at.
-    Looked(u64, Looked),
+    /// The owner or mode of a socket file could not be set, or the file not be removed.
+    Failed(String),
+    /// The owner and mode of a socket file were set.
+    FileOwnershipSet(String),
+    /// The result of checking a listener.
+    ListenerChecked(u64, Looked),
 }
 
-/// Why a configuration that reads well cannot be carried out.
-pub(super) enum Unbound {
+/// Why a valid configuration cannot be applied.
+pub(super) enum BindError {
     Socket(SocketError),
     Log(String),
 }
 
 pub(super) struct BlockingPool {
-    wake: Waker,
+    waker: Waker,
     reader: Reader,
-    done: Sender<JobResult>,
-    told: Receiver<JobResult>,
-    /// Of the last errand.
-    number: u64,
-    /// One at a time opens or removes socket files: a path that is given up may be wanted again at once.
-    desk: Arc<Mutex<()>>,
+    sender: Sender<JobResult>,
+    results: Receiver<JobResult>,
+    /// The number of the last job.
+    last_number: u64,
+    /// One job at a time opens or removes socket files: a path that is given up may be wanted again immediately.
+    file_lock: Arc<Mutex<()>>,
 }
 
 impl BlockingPool {
-    pub(super) fn new(wake: Waker, reader: Reader) -> Self {
-        // Bounded by those who ask: one apply at a time, and each socket is given up once.
-        let (done, told) = unbounded();
-        Self { wake, reader, done, told, number: 0, desk: Arc::default() }
+    pub(super) fn new(waker: Waker, reader: Reader) -> Self {
+        // Bounded by the callers: one reload at a time, and each socket is closed once.
+        let (sender, results) = unbounded();
+        Self { waker, reader, sender, results, last_number: 0, file_lock: Arc::default() }
     }
 
-    fn send(&self, errand: impl FnOnce() -> Option<JobResult> + Send + 'static) -> io::Result<()> {
-        let (done, wake) = (self.done.clone(), self.wake.clone());
+    fn spawn_job(&self, job: impl FnOnce() -> Option<JobResult> + Send + 'static) -> io::Result<()> {
+        let (sender, waker) = (self.sender.clone(), self.waker.clone());
         let go = move || {
-            if let Some(told) = errand() {
-                done.send(told).ok();
-                wake.wake();
+            if let Some(result) = job() {
+                sender.send(result).ok();
+                waker.wake();
             }
         };
-        std::thread::Builder::new().name("clerk".into()).stack_size(STACK).spawn(go).map(drop)
+        std::thread::Builder::new().name("blocking".into()).stack_size(STACK).spawn(go).map(drop)
     }
 
-    /// Reads the configuration, once the house was looked after: what is born of it has to find its folder. The number
-    /// of the errand: who does not wait for it any more knows a late answer by it.
+    /// Reads the configuration, after a repair of the runtime directory, which workers spawned from it need. Returns
+    /// the number of the job: a caller that has given up recognizes a late result by it.
     ///
     /// # Errors
-    /// No thread can be had.
-    pub(super) fn read(&mut self, path: PathBuf, house: RuntimeDirRepair, control: ControlPlan) -> io::Result<u64> {
-        self.number += 1;
-        let (reader, number, done) = (self.reader.clone(), self.number, self.done.clone());
-        self.send(move || {
-            done.send(JobResult::Mended(house.mend(control.mode, control.group))).ok();
-            Some(JobResult::Read(number, Box::new(reader(&path))))
+    /// No thread can be started.
+    pub(super) fn read(
+        &mut self,
+        path: PathBuf,
+        runtime_dir: RuntimeDirRepair,
+        control: ControlPlan,
+    ) -> io::Result<u64> {
+        self.last_number += 1;
+        let (reader, number, sender) = (self.reader.clone(), self.last_number, self.sender.clone());
+        self.spawn_job(move || {
+            sender.send(JobResult::RuntimeDirRepaired(runtime_dir.mend(control.mode, control.group))).ok();
+            Some(JobResult::ConfigRead(number, Box::new(reader(&path))))
         })?;
         Ok(number)
     }
 
-    /// # Errors
-    /// No thread can be had.
-    pub(super) fn mend(&self, house: RuntimeDirRepair, mode: u32, group: Option<u32>) -> io::Result<()> {
-        self.send(move || Some(JobResult::Mended(house.mend(mode, group))))
-    }
-
-    /// # Errors
-    /// No thread can be had.
-    pub(super) fn follow(&self, path: PathBuf, client: u64, question: Request) -> io::Result<()> {
-        let question = Box::new(question);
-        self.send(move || Some(JobResult::Led { client, question, real: path.canonicalize().ok() }))
-    }
-
-    /// Looks whether a pool would be made from something else now.
+    /// Checks and repairs the runtime directory and what lies in it.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// No thread can be started.
+    pub(super) fn repair_runtime_dir(
+        &self,
+        runtime_dir: RuntimeDirRepair,
+        mode: u32,
+        group: Option<u32>,
+    ) -> io::Result<()> {
+        self.spawn_job(move || Some(JobResult::RuntimeDirRepaired(runtime_dir.mend(mode, group))))
+    }
+
+    /// Resolves the symlinks of the configuration's path.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(super) fn resolve_config(&self, path: PathBuf, client: u64, request: Request) -> io::Result<()> {
+        let request = Box::new(request);
+        self.spawn_job(move || Some(JobResult::ConfigResolved { client, request, real: path.canonicalize().ok() }))
+    }
+
+    /// Compares the program and directory of a pool with what they resolve to now.
+    ///
+    /// # Errors
+    /// No thread can be started.
     pub(super) fn compare(&self, round: u64, pool: PoolId, pinned: Arc<PinnedPaths>) -> io::Result<()> {
-        self.send(move || {
+        self.spawn_job(move || {
             let changed = pinned.has_changed().map_err(|error| error.to_string());
             Some(JobResult::Compared { round, pool, changed })
         })
@@ -125,84 +140,84 @@ impl BlockingPool {
     /// write; one that cannot be written is an error.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// No thread can be started.
     pub(super) fn bind(
         &mut self,
         plans: Vec<ListenPlan>,
         all: Vec<ListenPlan>,
         logs: Vec<(String, PathBuf, FileAccess)>,
     ) -> io::Result<u64> {
-        self.number += 1;
-        let (desk, number) = (self.desk.clone(), self.number);
-        self.send(move || {
-            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+        self.last_number += 1;
+        let (file_lock, number) = (self.file_lock.clone(), self.last_number);
+        self.spawn_job(move || {
+            let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             for (pool, path, access) in &logs {
                 if let Err(error) = log::check_file(path, *access) {
                     let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
-                    return Some(JobResult::Bound(number, Err(Unbound::Log(text))));
+                    return Some(JobResult::Bound(number, Err(BindError::Log(text))));
                 }
             }
-            Some(JobResult::Bound(number, listener::open_some(&plans, &all).map_err(Unbound::Socket)))
+            Some(JobResult::Bound(number, listener::open_some(&plans, &all).map_err(BindError::Socket)))
         })?;
         Ok(number)
     }
 
-    /// Gives a socket's file another owner or mode.
-    pub(super) fn dress(&self, name: String, dress: Dress) {
-        let desk = self.desk.clone();
-        let errand = move || {
-            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sets the owner and mode of a socket file.
+    pub(super) fn set_file_ownership(&self, name: String, dress: Dress) {
+        let file_lock = self.file_lock.clone();
+        let job = move || {
+            let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             Some(match dress.put_on() {
-                Ok(()) => JobResult::Dressed(name),
+                Ok(()) => JobResult::FileOwnershipSet(name),
                 Err(error) => {
-                    JobResult::Trouble(format!("listener {name}: its file cannot get its owner or mode: {error}"))
+                    JobResult::Failed(format!("listener {name}: its file cannot get its owner or mode: {error}"))
                 }
             })
         };
-        if let Err(error) = self.send(errand) {
+        if let Err(error) = self.spawn_job(job) {
             tracing::warn!("the owner and mode of a socket's file are as they were: {error}");
         }
     }
 
-    /// Looks whether a unix socket still has its path, and makes a new one where it has not.
+    /// Checks that a unix socket still has its path, and makes a new one where it has not.
     ///
     /// # Errors
-    /// No thread can be had.
-    pub(super) fn look(&self, number: u64, look: Look, may_make: bool) -> io::Result<()> {
-        let desk = self.desk.clone();
-        self.send(move || {
-            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(JobResult::Looked(number, look.run(may_make)))
+    /// No thread can be started.
+    pub(super) fn check_listener(&self, number: u64, look: Look, may_make: bool) -> io::Result<()> {
+        let file_lock = self.file_lock.clone();
+        self.spawn_job(move || {
+            let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(JobResult::ListenerChecked(number, look.run(may_make)))
         })
     }
 
-    /// Removes the file of a new socket that nobody wants any more.
+    /// Removes the file of a new socket that is no longer wanted.
     pub(super) fn discard(&self, fresh: Fresh) {
-        let desk = self.desk.clone();
-        let errand = move || {
-            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let file_lock = self.file_lock.clone();
+        let job = move || {
+            let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             fresh.discard();
             None
         };
-        if let Err(error) = self.send(errand) {
+        if let Err(error) = self.spawn_job(job) {
             tracing::warn!("the file of a closed socket stays: {error}");
         }
     }
 
     /// Closes a socket and removes its file.
     pub(super) fn close(&self, mut listener: Listener) {
-        let desk = self.desk.clone();
-        let errand = move || {
-            let _desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let file_lock = self.file_lock.clone();
+        let job = move || {
+            let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             let error = listener.remove_file().err()?;
-            Some(JobResult::Trouble(format!("listener {}: its file cannot be removed: {error}", listener.name())))
+            Some(JobResult::Failed(format!("listener {}: its file cannot be removed: {error}", listener.name())))
         };
-        if let Err(error) = self.send(errand) {
+        if let Err(error) = self.spawn_job(job) {
             tracing::warn!("the file of a closed socket stays: {error}");
         }
     }
 
-    pub(super) fn told(&self) -> Option<JobResult> {
-        self.told.try_recv().ok()
+    pub(super) fn next_result(&self) -> Option<JobResult> {
+        self.results.try_recv().ok()
     }
 }

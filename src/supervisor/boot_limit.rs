@@ -1,5 +1,5 @@
-//! Those that start, looked at while somebody waits until they are ready: what they want of the processors decides how
-//! many may start at a time. Nobody is looked at while nobody waits.
+//! Boot limit: while starting workers hold others back, samples how much CPU time they want. The engine decides from
+//! that how many may start at a time. Without workers that wait there are no samples.
 
 use super::Supervisor;
 use crate::event_loop::waker::Waker;
@@ -8,60 +8,60 @@ use crate::process::rss_sampler;
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::time::Duration;
 
-/// How often, while somebody has just been ordered …
-const SOON: Span = Span::from_millis(10);
-/// … and when those that start are older than that.
-const LATER: Span = Span::from_millis(50);
-const JUST: Span = Span::from_millis(100);
-/// An answer that takes so long does not come.
-const LONGEST: Span = Span::from_secs(5);
-/// Where nobody can be looked at, a worker holds others up for so long.
-const UNSEEN: Span = Span::from_secs(1);
+/// Interval of samples while a starting worker is younger than [`YOUNG`] …
+const FIRST_INTERVAL: Span = Span::from_millis(10);
+/// … and when all are older.
+const LATER_INTERVAL: Span = Span::from_millis(50);
+const YOUNG: Span = Span::from_millis(100);
+/// A sample that takes longer than this is not expected any more.
+const SAMPLE_TIMEOUT: Span = Span::from_secs(5);
+/// Where sampling is unavailable, a worker holds others back for this long.
+const FALLBACK_HOLD: Span = Span::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Starts {
-    wake: Waker,
+    waker: Waker,
     meter: Option<Meter>,
-    /// No more looks: there is no thread for them, or it does not come back.
-    blind: bool,
-    look_at: Option<Time>,
-    /// Since when an answer is awaited.
-    asked: Option<Time>,
-    /// How many were starting before the present step.
-    pub(super) before: usize,
+    /// No more samples: no thread could be started, or it does not come back.
+    unavailable: bool,
+    sample_due: Option<Time>,
+    /// When the sample that is being taken was requested.
+    sampling_since: Option<Time>,
+    /// How many workers were starting before the current engine call.
+    pub(super) starting_before: usize,
 }
 
 impl Starts {
-    pub(super) fn new(wake: Waker) -> Self {
-        Self { wake, meter: None, blind: false, look_at: None, asked: None, before: 0 }
+    pub(super) fn new(waker: Waker) -> Self {
+        Self { waker, meter: None, unavailable: false, sample_due: None, sampling_since: None, starting_before: 0 }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.look_at
+        self.sample_due
     }
 }
 
 impl Supervisor {
-    /// At the end of each turn: somebody may wait since.
+    /// Called at the end of each turn: schedules samples while workers are held back.
     pub(super) fn sample_starting(&mut self) {
         let waits = self.engine.view().limits_starts();
         let starts = &mut self.health.starts;
         if !waits {
-            starts.look_at = None;
-        } else if starts.look_at.is_none() {
-            starts.look_at = Some(self.clock.now() + SOON);
+            starts.sample_due = None;
+        } else if starts.sample_due.is_none() {
+            starts.sample_due = Some(self.clock.now() + FIRST_INTERVAL);
         }
     }
 
-    pub(super) fn starts_due(&mut self) {
+    pub(super) fn run_due_cpu_samples(&mut self) {
         let now = self.clock.now();
-        if self.health.starts.look_at.is_none_or(|at| at > now) {
+        if self.health.starts.sample_due.is_none_or(|at| at > now) {
             return;
         }
         let view = self.engine.view();
         let age = |worker: WorkerId| view.worker(worker).map_or(Span::ZERO, |worker| now - worker.began);
         let starting = view.starting();
-        let pause = if starting.iter().any(|worker| age(*worker) < JUST) { SOON } else { LATER };
+        let pause = if starting.iter().any(|worker| age(*worker) < YOUNG) { FIRST_INTERVAL } else { LATER_INTERVAL };
         let all: Vec<Starter> = starting
             .iter()
             .filter_map(|worker| {
@@ -70,46 +70,47 @@ impl Supervisor {
             })
             .collect();
         let long_enough: Vec<(WorkerId, u32)> =
-            starting.iter().filter(|worker| age(**worker) >= UNSEEN).map(|worker| (*worker, 0)).collect();
+            starting.iter().filter(|worker| age(**worker) >= FALLBACK_HOLD).map(|worker| (*worker, 0)).collect();
         let starts = &mut self.health.starts;
-        starts.look_at = Some(now + pause);
-        if starts.asked.is_some_and(|at| now - at >= LONGEST) {
+        starts.sample_due = Some(now + pause);
+        if starts.sampling_since.is_some_and(|at| now - at >= SAMPLE_TIMEOUT) {
             tracing::warn!("what starting workers want of the processors cannot be seen: /proc does not answer");
-            starts.blind = true;
+            starts.unavailable = true;
         }
-        if starts.blind {
+        if starts.unavailable {
             return self.input(Input::Demand(long_enough));
         }
-        if starts.asked.is_some() {
+        if starts.sampling_since.is_some() {
             return;
         }
-        let meter = starts.meter.take().map_or_else(|| Meter::start(starts.wake.clone()), Ok);
+        let meter = starts.meter.take().map_or_else(|| Meter::start(starts.waker.clone()), Ok);
         match meter {
             Ok(meter) => {
                 starts.meter.insert(meter).measure(all);
-                starts.asked = Some(now);
+                starts.sampling_since = Some(now);
             }
             Err(error) => {
                 tracing::warn!("what starting workers want of the processors cannot be seen: {error}");
-                starts.blind = true;
+                starts.unavailable = true;
             }
         }
     }
 
-    /// Those that start have been looked at.
+    /// Takes the result of a sample.
     pub(super) fn on_cpu_demand(&mut self) {
         let starts = &mut self.health.starts;
         let Some(found) = starts.meter.as_ref().and_then(Meter::found) else { return };
-        starts.asked = None;
+        starts.sampling_since = None;
         self.input(Input::Demand(found));
     }
 
-    /// A worker was not ready in time: whether the processors were too few for all that started beside it.
-    pub(super) fn crowd(&self, worker: WorkerId) -> Option<String> {
-        let (starting, processors) = (self.health.starts.before, self.engine.view().processors());
+    /// Names the overload if a worker was not ready in time because too many were starting for the number of
+    /// processors.
+    pub(super) fn crowding(&self, worker: WorkerId) -> Option<String> {
+        let (starting, processors) = (self.health.starts.starting_before, self.engine.view().processors());
         let lived = (self.clock.now() - self.engine.view().worker(worker)?.began).as_secs_f64();
         let computed = rss_sampler::of(self.processes.get(worker)?.pid()?)?.cpu_s;
-        // It has not just waited for something else.
+        // It has used CPU time, so it has not just waited for something else.
         (starting > processors as usize && computed * 10.0 >= lived).then(|| {
             let processors =
                 if processors == 1 { "1 processor".to_owned() } else { format!("{processors} processors") };

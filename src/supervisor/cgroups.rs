@@ -1,5 +1,4 @@
-//! A cgroup for each worker, where they may be made. Trouble with them is told once, and keeps no worker from being
-//! born.
+//! One cgroup for each worker, where the master may create them. A failure is logged once, and prevents no spawn.
 
 use super::process_table::WorkerProcess;
 use crate::process::cgroup::{Cgroup, Cgroups};
@@ -9,13 +8,13 @@ use std::path::Path;
 #[derive(Debug)]
 pub(super) struct WorkerCgroups {
     cgroups: Option<Cgroups>,
-    /// One worker has been seen inside.
+    /// Whether workers can join their cgroup has been checked.
     proven: bool,
     told: bool,
 }
 
 impl WorkerCgroups {
-    /// `name`: the master's.
+    /// `name`: the master's name.
     pub(super) fn find(name: &str) -> Self {
         let cgroups = Cgroups::find(name);
         if let Some(cgroups) = &cgroups {
@@ -24,12 +23,13 @@ impl WorkerCgroups {
         Self { cgroups, proven: false, told: false }
     }
 
-    /// Where the workers' cgroups are made.
+    /// The directory of the workers' cgroups.
     pub(super) fn base(&self) -> Option<&Path> {
         self.cgroups.as_ref().map(Cgroups::base)
     }
 
-    /// None: the worker is fenced by its group, its session and its environment alone.
+    /// Creates the worker's cgroup. None: the worker is held together by its process group, session and environment
+    /// alone.
     pub(super) fn make(&mut self, worker: WorkerId) -> Option<Cgroup> {
         match self.cgroups.as_ref()?.make(worker) {
             Ok(cgroup) => Some(cgroup),
@@ -42,13 +42,13 @@ impl WorkerCgroups {
         }
     }
 
-    /// Looks once whether workers do get in: the half-born child that is refused has no way to say so. What is refused
-    /// to the first is refused to all, so no more are made.
-    pub(super) fn prove(&mut self, body: &WorkerProcess) {
-        let cgroup = body.family.as_ref().and_then(|family| family.cgroup.as_ref());
-        let (false, Some(cgroup), Some(pid)) = (self.proven, cgroup, body.pid()) else { return };
+    /// Checks once that workers can join their cgroup: a child that is refused cannot report it before exec. If the
+    /// first one could not, cgroups are switched off.
+    pub(super) fn prove(&mut self, process: &WorkerProcess) {
+        let cgroup = process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref());
+        let (false, Some(cgroup), Some(pid)) = (self.proven, cgroup, process.pid()) else { return };
         self.proven = true;
-        // It may have ended by now: until it is reaped, it still says where it was.
+        // Also works if it has exited: until it is reaped, /proc/PID/cgroup still says where it was.
         if !cgroup.contains(pid) {
             tracing::warn!("workers get no cgroup of their own: the kernel does not let them in");
             self.cgroups = None;

@@ -1,12 +1,12 @@
-//! A configuration that has been read, bound and prepared is carried out: pools come, go, are rolled or adjusted, and
-//! the master's own keys follow.
+//! Committing a reload: a configuration that has been read, opened and prepared takes effect. Pools are added, removed,
+//! rolled or adjusted, and the master's own keys follow.
 
 use super::Supervisor;
 use super::apply::{PendingConfig, ReloadRequest};
 use super::control::is_meant;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
-use super::on_change::Passed;
+use super::on_change::PassedOver;
 use super::pool_registry::PoolSpec;
 use super::tickets::WaitId;
 use crate::control::wire::{ReloadScope, Wait};
@@ -19,61 +19,66 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Supervisor {
-    /// From here on nothing fails; what a pool's new generation is worth its rolling restart shows. `replaced`:
-    /// pools whose names are oneshots now; `ran`: oneshots that have run for it; `passed`: pools that are not rolled for it.
+    /// From here on nothing fails; whether a new generation comes up is for its rolling restart to find out.
+    /// `replaced`: pools whose names are oneshots now. `ran`: oneshots that have run for it. `passed_over`: pools that
+    /// are not rolled for it.
     pub(super) fn commit(
         &mut self,
-        wish: ReloadRequest,
-        draft: &PendingConfig,
+        request: ReloadRequest,
+        pending: &PendingConfig,
         replaced: Vec<PoolId>,
         ran: &BTreeSet<PoolId>,
-        passed: &Passed,
+        passed_over: &PassedOver,
     ) {
         self.refresh_plan();
-        let diff = plan::diff(&self.plan, &draft.plan);
+        let diff = plan::diff(&self.plan, &pending.plan);
         let lines = diff.lines();
         for line in &lines {
-            self.tell_wish(&wish, line);
+            self.report_reload_progress(&request, line);
         }
         let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.pools.find(name)).collect();
         gone.extend(replaced);
-        gone.iter().for_each(|pool| self.pools.leave(*pool));
+        gone.iter().for_each(|pool| self.pools.mark_removed(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
-        for pool in &draft.plan.pools {
-            if let Some(id) = self.redraft(draft, pool, &change_of(&diff, &pool.name)) {
+        for pool in &pending.plan.pools {
+            if let Some(id) = self.stage_spec(pending, pool, &change_of(&diff, &pool.name)) {
                 changes.push((id, change_of(&diff, &pool.name)));
             }
         }
-        self.adjust_sockets(draft);
-        self.adopt_master(&draft.plan);
-        self.known_by(&draft.plan.real);
+        self.adjust_sockets(pending);
+        self.adopt_master(&pending.plan);
+        self.update_config_links(&pending.plan.real);
         self.refresh_plan();
         self.watch_files();
         if !lines.is_empty() {
-            let text = format!("{}: {}", wish.who, lines.join("\n"));
+            let text = format!("{}: {}", request.who, lines.join("\n"));
             self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("changed").silent());
         }
-        let wait = self.tickets.open(wish.client, wish.wait == Wait::Drained);
+        let wait = self.tickets.open(request.client, request.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration has it no more");
-            self.input(Input::Requested(super::NOBODY, Request::Remove(pool)));
+            self.input(Input::Requested(super::NO_TICKET, Request::Remove(pool)));
         }
-        let mut acted = !lines.is_empty();
-        // Those that others come after have to be known to roll before the others are asked to.
+        let mut changed_anything = !lines.is_empty();
+        // In dependency order: the engine has to know that a pool rolls before it is asked to roll those that come
+        // after it.
         let order = self.pools.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
         changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
-            let chosen = wish.extent == ReloadScope::Everything
-                && self.pools.plan(pool).is_some_and(|plan| plan.kind != Kind::Oneshot && is_meant(&wish.which, plan))
-                && !passed.contains_key(&pool);
-            acted |= chosen || ran.contains(&pool);
-            self.carry_change(wait, pool, &change, chosen);
+            let chosen = request.extent == ReloadScope::Everything
+                && self
+                    .pools
+                    .plan(pool)
+                    .is_some_and(|plan| plan.kind != Kind::Oneshot && is_meant(&request.which, plan))
+                && !passed_over.contains_key(&pool);
+            changed_anything |= chosen || ran.contains(&pool);
+            self.apply_change(wait, pool, &change, chosen);
         }
-        self.tell_passed(Some(wait), passed);
-        if !acted {
-            let nobody = if passed.is_empty() { "" } else { "; no pool was rolled" };
+        self.report_passed_over(Some(wait), passed_over);
+        if !changed_anything {
+            let nobody = if passed_over.is_empty() { "" } else { "; no pool was rolled" };
             let same = format!("the configuration has not changed{nobody}");
-            let text = format!("{}: {same}", wish.who);
+            let text = format!("{}: {same}", request.who);
             self.tickets.note(wait, 0, same);
             self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("unchanged"));
         }
@@ -84,23 +89,23 @@ impl Supervisor {
         self.close_wait(wait);
         self.close_unused();
         self.watch_files();
-        self.next_wish();
+        self.start_next_reload();
     }
 
-    /// Puts the new pattern in its place; the pool's number.
-    fn redraft(&mut self, draft: &PendingConfig, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
-        let pattern = draft.pattern(pool)?;
-        let Some(id) = self.pools.find(&pool.name) else { return Some(self.pools.add(pattern)) };
+    /// Sets the pool's next spec. Returns its id.
+    fn stage_spec(&mut self, pending: &PendingConfig, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
+        let spec = pending.spec(pool)?;
+        let Some(id) = self.pools.find(&pool.name) else { return Some(self.pools.add(spec)) };
         match change {
-            PoolChange::Rolled { .. } => self.pools.redraft(id, Arc::new(pattern)),
+            PoolChange::Rolled { .. } => self.pools.set_next_spec(id, Arc::new(spec)),
             PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
                 let view = self.engine.view();
                 let lives: BTreeSet<_> =
                     view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
                 let filling = view.pool(id).map(|pool| pool.fill_generation);
                 let serving = |generation| lives.contains(&generation) || filling == Some(generation);
-                let before = self.pools.draft(id).cloned();
-                self.pools.adjust(id, pattern, serving);
+                let before = self.pools.next_spec(id).cloned();
+                self.pools.adjust(id, spec, serving);
                 if let Some(before) = before {
                     self.adjust_workers(id, &before);
                 }
@@ -109,29 +114,29 @@ impl Supervisor {
         Some(id)
     }
 
-    /// Those that live go by the new numbers as well.
+    /// Applies new limits and checks to the workers that run.
     fn adjust_workers(&mut self, pool: PoolId, before: &PoolSpec) {
         let Some(plan) = self.pools.plan(pool) else { return };
-        let wears = plan.recycle != before.plan.recycle;
-        let checks = plan.health != before.plan.health;
+        let recycle_changed = plan.recycle != before.plan.recycle;
+        let health_changed = plan.health != before.plan.health;
         let workers: Vec<WorkerId> =
-            self.processes.iter().filter(|(_, body)| body.pool == pool).map(|(id, _)| id).collect();
+            self.processes.iter().filter(|(_, process)| process.pool == pool).map(|(id, _)| id).collect();
         for worker in workers {
-            let Some(body) = self.processes.get_mut(worker) else { continue };
-            if let Some(pattern) = self.pools.made_from(pool, body.generation) {
-                body.pattern = pattern.clone();
+            let Some(process) = self.processes.get_mut(worker) else { continue };
+            if let Some(spec) = self.pools.spec_of(pool, process.generation) {
+                process.spec = spec.clone();
             }
-            if wears && self.health.serves(worker) {
-                self.recycle_anew(worker);
+            if recycle_changed && self.health.serves(worker) {
+                self.restart_recycling(worker);
             }
-            if checks && self.health.serves(worker) {
+            if health_changed && self.health.serves(worker) {
                 self.health.probing.forget(worker);
                 self.probe_health(worker);
             }
         }
     }
 
-    fn carry_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
+    fn apply_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
         let Some(policy) = self.pools.policy(pool) else { return };
         let name = self.pool_name(pool).to_owned();
         if let PoolChange::Adjusted { .. } = change
@@ -139,9 +144,9 @@ impl Supervisor {
         {
             self.log.retarget(&name, &plan.log);
         }
-        if self.pools.rests(pool) {
+        if self.pools.stopped_by_operator(pool) {
             if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
-                self.input(Input::Requested(super::NOBODY, Request::Reconfigure { pool, policy }));
+                self.input(Input::Requested(super::NO_TICKET, Request::Reconfigure { pool, policy }));
             }
             if chosen || *change != PoolChange::Same {
                 self.tickets.note(wait, 0, format!("{name}: is stopped, and stays so until `rotad start {name}`"));
@@ -156,11 +161,11 @@ impl Supervisor {
             PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
                 let ticket = self.tickets.join(wait, pool);
                 self.await_start(pool, ticket);
-                self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
+                self.input(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
             }
             PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
-                // Also where nothing of its own has changed: a pool that it comes after may have another number.
-                self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
+                // Also where nothing of its own has changed: a pool that it comes after may have a new id.
+                self.input(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
                 if chosen {
                     let ticket = self.tickets.join(wait, pool);
                     self.input(Input::Requested(ticket, Request::Roll(pool)));
@@ -171,12 +176,12 @@ impl Supervisor {
         }
     }
 
-    /// Backlog, mode and owner change in place; sockets without a pool stay open as long as the configuration has them.
-    fn adjust_sockets(&mut self, draft: &PendingConfig) {
+    /// Backlog, mode and owner change in place. Sockets without a pool stay open as long as the configuration has them.
+    fn adjust_sockets(&mut self, pending: &PendingConfig) {
         let used: BTreeSet<usize> =
-            draft.plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
+            pending.plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
         let mut lone: BTreeSet<ListenerId> = BTreeSet::new();
-        for (index, (plan, id)) in draft.plan.listeners.iter().zip(&draft.sockets).enumerate() {
+        for (index, (plan, id)) in pending.plan.listeners.iter().zip(&pending.sockets).enumerate() {
             let Some(id) = *id else { continue };
             if !used.contains(&index) {
                 lone.insert(id);
@@ -186,14 +191,14 @@ impl Supervisor {
             };
             match listener.adjust(plan) {
                 Ok(None) => {}
-                Ok(Some(dress)) => self.blocking.dress(plan.name.clone(), dress),
+                Ok(Some(dress)) => self.blocking.set_file_ownership(plan.name.clone(), dress),
                 Err(error) => tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}"),
             }
         }
         self.listening.set_lone(lone);
     }
 
-    /// What a running master can take over of [master], [control] and [signals]; the rest is named.
+    /// Takes over what a running master can of [master], [control] and [signals]. `plan::diff` names the rest.
     fn adopt_master(&mut self, new: &Plan) {
         let own = &mut self.plan.master;
         own.log_level = new.master.log_level;
@@ -213,18 +218,18 @@ impl Supervisor {
         });
     }
 
-    /// What `reload --dry-run` prints.
-    pub(super) fn what_would_be(&self, wish: &ReloadRequest, new: &Plan) -> String {
+    /// The output of `reload --dry-run`.
+    pub(super) fn dry_run_text(&self, request: &ReloadRequest, new: &Plan) -> String {
         let diff = plan::diff(&self.plan, new);
         let mut lines = diff.lines();
         let rolled = |name: &str| matches!(change_of(&diff, name), PoolChange::Rolled { .. } | PoolChange::Added);
-        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.rests(pool));
-        lines.extend(self.oneshots_to_run(wish, new).names().map(|name| format!("{name}: would be run")));
-        let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Oneshot && is_meant(&wish.which, pool));
+        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.stopped_by_operator(pool));
+        lines.extend(self.oneshots_to_run(request, new).names().map(|name| format!("{name}: would be run")));
+        let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Oneshot && is_meant(&request.which, pool));
         for pool in pools.filter(|pool| !rolled(&pool.name)) {
             let what = match pool.roll_on {
                 _ if rests(&pool.name) => "is stopped, and stays so",
-                RollOn::Change if !wish.which.pools.contains(&pool.name) => {
+                RollOn::Change if !request.which.pools.contains(&pool.name) => {
                     "would be rolled if its program or folder has changed (reload.on = \"change\")"
                 }
                 RollOn::Always | RollOn::Change => "would be rolled",
@@ -234,12 +239,12 @@ impl Supervisor {
         lines.join("\n")
     }
 
-    /// The plan in force, from what the pools' next generations are made from.
+    /// Rebuilds the plan in force from the pools' next specs.
     pub(super) fn refresh_plan(&mut self) {
         let mut listeners = Vec::new();
         let mut pools = Vec::new();
         let mut number = |socket: &plan::ListenPlan, own: Option<&plan::ListenPlan>| {
-            // The socket's own plan has the present backlog and rights; the name is the pattern's.
+            // The open socket's own plan has the current backlog and mode; the name is the spec's.
             let socket = plan::ListenPlan { name: socket.name.clone(), ..own.unwrap_or(socket).clone() };
             listeners.iter().position(|known| *known == socket).unwrap_or_else(|| {
                 listeners.push(socket);
@@ -247,9 +252,9 @@ impl Supervisor {
             })
         };
         for (id, plan) in self.pools.iter() {
-            let Some(draft) = self.pools.draft(id) else { continue };
+            let Some(next_spec) = self.pools.next_spec(id) else { continue };
             let mut plan = plan.clone();
-            let sockets = draft.sockets.iter().zip(&draft.listeners);
+            let sockets = next_spec.sockets.iter().zip(&next_spec.listeners);
             plan.recipe.listen = sockets
                 .map(|(socket, id)| number(socket, self.listening.get(*id).map(|listener| listener.plan())))
                 .collect();

@@ -1,4 +1,5 @@
-//! Questions over the control socket: who asks, and who answers.
+//! Requests over the control socket: accepts clients, reads their requests, checks that they mean this master's
+//! configuration, and dispatches them (`requests.rs`, `apply.rs`, `rollback.rs`, `event_log.rs`, `log_clients.rs`).
 
 use super::Supervisor;
 use super::apply::ReloadRequest;
@@ -12,8 +13,8 @@ use rotad_core::PoolId;
 use std::path::Path;
 use std::time::Instant;
 
-/// Whether a request is about this pool. Oneshots are part of a reload, but nothing that a rolling restart of everything
-/// would replace.
+/// Whether a selector includes this pool. Oneshots are part of a reload, but not of a rolling restart of everything
+/// (see [`Supervisor::select_pools`]).
 pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
     let all = !which.workers && !which.tasks && which.pools.is_empty();
     all || which.pools.contains(&pool.name)
@@ -48,15 +49,15 @@ impl Supervisor {
         }
     }
 
-    /// Connections could not be taken for a while: another try.
-    pub(super) fn clients_again(&mut self, now: Instant) {
+    /// Accepts connections again after a lack of descriptors.
+    pub(super) fn resume_accepting(&mut self, now: Instant) {
         if self.server.wakes(now) {
-            self.watch_doors();
+            self.watch_control_sockets();
         }
     }
 
-    /// Watches every socket that clients come by, those that are watched already included.
-    pub(super) fn watch_doors(&self) {
+    /// Watches every listening control socket; those already watched stay so.
+    pub(super) fn watch_control_sockets(&self) {
         for door in self.server.doors().filter(|_| !self.server.rests()) {
             if let Err(error) = self.poller.watch(door, Source::Control, Interest::Read)
                 && error.kind() != std::io::ErrorKind::AlreadyExists
@@ -78,7 +79,7 @@ impl Supervisor {
 
     pub(super) fn on_client_readable(&mut self, client: u64) {
         match self.server.read(client) {
-            ReadOutcome::Request(question) => self.asked(client, *question),
+            ReadOutcome::Request(request) => self.on_request(client, *request),
             ReadOutcome::Nothing => {
                 self.flush(client);
                 self.catch_up(client);
@@ -108,36 +109,36 @@ impl Supervisor {
         self.answer(client, &Response::Done { code, message }, true);
     }
 
-    /// Who asks, for the diary.
-    pub(super) fn whom(&self, client: u64) -> String {
+    /// The client's pid and uid, for the log.
+    pub(super) fn client_name(&self, client: u64) -> String {
         self.server.peer(client).map_or_else(|| "a client".to_owned(), |(pid, uid)| format!("pid {pid} (uid {uid})"))
     }
 
-    fn asked(&mut self, client: u64, question: Request) {
-        if question.ask == Method::Where {
+    fn on_request(&mut self, client: u64, request: Request) {
+        if request.ask == Method::Where {
             let runtime_dir = self.runtime_dir().to_owned();
             return self.answer(client, &Response::Here { runtime_dir, config: Some(self.plan.config.clone()) }, true);
         }
         let ours = [&self.plan.config, &self.plan.real];
-        if [Some(&question.config), question.real.as_ref()].into_iter().flatten().any(|path| ours.contains(&path)) {
-            return self.asked_us(client, question.ask);
+        if [Some(&request.config), request.real.as_ref()].into_iter().flatten().any(|path| ours.contains(&path)) {
+            return self.handle_request(client, request.ask);
         }
-        // A link on the way to it may have been turned since it was read.
-        if self.blocking.follow(self.plan.config.clone(), client, question).is_err() {
-            self.not_ours(client);
+        // A symlink in our path may have been changed since the configuration was read.
+        if self.blocking.resolve_config(self.plan.config.clone(), client, request).is_err() {
+            self.refuse_other_config(client);
         }
     }
 
-    /// The answer to where our configuration's path leads now.
-    pub(super) fn led(&mut self, client: u64, question: Request, real: Option<&Path>) {
-        let meant = [Some(question.config.as_path()), question.real.as_deref()];
+    /// Our configuration's path has been resolved again: compares it with the request's.
+    pub(super) fn on_config_resolved(&mut self, client: u64, request: Request, real: Option<&Path>) {
+        let meant = [Some(request.config.as_path()), request.real.as_deref()];
         if real.is_some() && meant.contains(&real) {
-            return self.asked_us(client, question.ask);
+            return self.handle_request(client, request.ask);
         }
-        self.not_ours(client);
+        self.refuse_other_config(client);
     }
 
-    fn not_ours(&mut self, client: u64) {
+    fn refuse_other_config(&mut self, client: u64) {
         let (config, real) = (self.plan.config.display(), &self.plan.real);
         let mut message = format!("this is the master of {config}");
         if *real != self.plan.config {
@@ -151,39 +152,40 @@ impl Supervisor {
         self.done(client, 4, message);
     }
 
-    fn asked_us(&mut self, client: u64, ask: Method) {
+    fn handle_request(&mut self, client: u64, ask: Method) {
         match ask {
-            // Answered above.
+            // Handled in `on_request`.
             Method::Where => {}
             Method::Status => {
-                let status = self.snapshot();
+                let status = self.status();
                 self.answer(client, &Response::Status(Box::new(status)), true);
             }
             Method::Stop { pools, now } if pools.is_empty() => {
-                let text = format!("{} asks to stop{}", self.whom(client), if now { " at once" } else { "" });
+                let text = format!("{} asks to stop{}", self.client_name(client), if now { " at once" } else { "" });
                 self.emit(EventBuilder::new(EventKind::Request, text).cause("stop"));
                 self.stop_clients.push(client);
                 self.stop(now);
             }
             Method::Stop { pools, now } => self.stop_pools(client, pools, now),
             Method::Start { pools, wait } => self.start_pools(client, pools, wait),
-            Method::Roll { which, wait } => self.roll_asked(client, &which, wait),
-            Method::Renew { pool, slot, wait } => self.renew(client, &pool, slot, wait),
+            Method::Roll { which, wait } => self.roll_requested(client, &which, wait),
+            Method::Renew { pool, slot, wait } => self.replace_worker(client, &pool, slot, wait),
             Method::Reload { which, extent, wait } => {
-                let who = self.whom(client);
+                let who = self.client_name(client);
                 self.apply(ReloadRequest { client: Some(client), who, extent, which, wait });
             }
             Method::Rollback { pools, to, dry_run, wait } => self.roll_back(client, pools, to, dry_run, wait),
             Method::Cancel { pools } => self.cancel(client, pools),
             Method::Scale { pool, to } => self.scale(client, &pool, to),
-            Method::Signal { pool, slot, signal } => self.pass_signal(client, &pool, slot, signal),
+            Method::Signal { pool, slot, signal } => self.send_signal(client, &pool, slot, signal),
             Method::Events { follow } => self.events_for(client, follow),
             Method::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
         }
     }
 
-    /// The pools that are meant; an unknown name is answered. `oneshots`: also those that run once, where all are meant.
-    pub(super) fn chosen(&mut self, client: u64, which: &Selector, oneshots: bool) -> Option<Vec<PoolId>> {
+    /// The pools that a selector means. An unknown name is answered with an error. `steps`: whether "all pools"
+    /// includes oneshots.
+    pub(super) fn select_pools(&mut self, client: u64, which: &Selector, oneshots: bool) -> Option<Vec<PoolId>> {
         if let Some(unknown) = which.pools.iter().find(|name| self.pools.find(name).is_none()) {
             let message = format!("no such pool: {unknown}; there are: {}", self.pools.names().join(", "));
             self.done(client, 4, message);

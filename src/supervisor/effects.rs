@@ -1,8 +1,8 @@
-//! Orders, carried out: one arm each. Nothing here waits for anything.
+//! Effects: executes the engine's commands on the operating system, one match arm each. Nothing here waits.
 
 use super::Supervisor;
 use super::process_table::{ProcessStage, WorkerProcess};
-use super::spawn_spec::Birth;
+use super::spawn_spec::SpawnParams;
 use crate::log::WorkerOutput;
 use crate::notify_socket::NotifySocket;
 use crate::process::cgroup::Cgroup;
@@ -11,182 +11,184 @@ use std::io;
 use std::os::fd::AsFd;
 
 impl Supervisor {
-    /// Gives the core one fact, and carries out what follows, and what follows from that.
-    pub(super) fn input(&mut self, event: Input) {
-        self.inputs.push_back(event);
+    /// Gives the engine one input and executes the commands that follow, including those that follow from inputs queued
+    /// meanwhile.
+    pub(super) fn input(&mut self, input: Input) {
+        self.inputs.push_back(input);
         self.drain_inputs();
     }
 
-    /// Carries out facts that were noted in passing. One step's orders are all carried out before the next step.
+    /// Feeds the queued inputs to the engine. All commands of one call are executed before the next call.
     pub(super) fn drain_inputs(&mut self) {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        let mut buried = false;
-        while let Some(event) = self.inputs.pop_front() {
-            buried |= matches!(event, Input::TreeGone(_) | Input::SpawnFailed(_));
-            let gone = if let Input::TreeGone(worker) = event { Some(worker) } else { None };
+        let mut worker_gone = false;
+        while let Some(input) = self.inputs.pop_front() {
+            worker_gone |= matches!(input, Input::TreeGone(_) | Input::SpawnFailed(_));
+            let gone = if let Input::TreeGone(worker) = input { Some(worker) } else { None };
             let now = self.clock.now().max(self.last_step);
             self.last_step = now;
-            if let Input::TimeoutExtended(worker, by) = &event
-                && let Some(body) = self.processes.get(*worker)
+            if let Input::TimeoutExtended(worker, by) = &input
+                && let Some(process) = self.processes.get(*worker)
             {
-                self.start_watch.extended(body.pool, now + *by);
+                self.start_watch.extended(process.pool, now + *by);
             }
-            if event == Input::TimerFired {
-                self.health.starts.before = self.engine.view().pools().map(|(_, pool)| pool.starting as usize).sum();
+            if input == Input::TimerFired {
+                self.health.starts.starting_before =
+                    self.engine.view().pools().map(|(_, pool)| pool.starting as usize).sum();
             }
-            // What brings a worker back or ends one goes first: lines and sweeps can wait, capacity cannot.
-            let acts = |order: &Command| {
+            // Spawns and signals go first: log lines and cleaning up can wait, capacity cannot.
+            let acts = |command: &Command| {
                 matches!(
-                    order,
+                    command,
                     Command::Spawn { .. } | Command::Signal(..) | Command::SignalTree(..) | Command::Kill(_)
                 )
             };
-            let orders = self.engine.handle(now, event);
-            self.prepare_generations(&orders);
-            let (first, then): (Vec<Command>, Vec<Command>) = orders.into_iter().partition(acts);
-            let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(sent).collect();
-            for order in first.into_iter().chain(then) {
-                self.execute(order);
+            let commands = self.engine.handle(now, input);
+            self.prepare_generations(&commands);
+            let (first, then): (Vec<Command>, Vec<Command>) = commands.into_iter().partition(acts);
+            let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(signal_of).collect();
+            for command in first.into_iter().chain(then) {
+                self.execute(command);
             }
             for (worker, signal) in sent {
-                self.note_sent(worker, signal);
+                self.emit_signal_sent(worker, signal);
             }
             if let Some(worker) = gone {
-                self.gone.remove(&worker);
+                self.reaped.remove(&worker);
             }
         }
         self.draining = false;
         self.forget_pools();
-        if buried {
-            self.buried();
+        if worker_gone {
+            self.on_worker_gone();
         }
-        if self.reloads.stirred {
+        if self.reloads.resume_pending {
             self.continue_oneshots();
         }
     }
 
-    fn execute(&mut self, order: Command) {
-        match order {
+    fn execute(&mut self, command: Command) {
+        match command {
             Command::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
             Command::Signal(worker, signal) => {
                 self.processes.signal(worker, signal);
-                self.leaves_unborn(worker);
+                self.cancel_port_wait(worker);
             }
             Command::Kill(worker) => {
                 self.processes.kill(worker);
-                self.leaves_unborn(worker);
+                self.cancel_port_wait(worker);
             }
             Command::SignalTree(worker, signal) => {
                 self.signal_tree(worker, signal);
-                self.leaves_unborn(worker);
+                self.cancel_port_wait(worker);
             }
-            Command::SignalRemaining(worker, signal) => self.outlive(worker, signal),
+            Command::SignalRemaining(worker, signal) => self.signal_remaining(worker, signal),
             Command::KillTree(worker) => {
-                let cut = self.processes.no_more_patience(worker);
-                if let Some(body) = self.processes.get_mut(worker) {
-                    body.named = cut;
-                    body.passed = None;
+                let cut = self.processes.cancel_finishing(worker);
+                if let Some(process) = self.processes.get_mut(worker) {
+                    process.survivors_logged = cut;
+                    process.tree_signal = None;
                 }
-                self.sweep(worker);
+                self.kill_tree(worker);
             }
             Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
-            Command::Notice(notice) => self.recorded(notice),
-            Command::Exit { lost } => self.leave(&lost),
+            Command::Notice(notice) => self.handle_notice(notice),
+            Command::Exit { lost } => self.begin_shutdown(&lost),
         }
     }
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
-        // The core orders workers of pools that it was given alone.
-        let Some(pattern) = self.pools.pattern(pool, generation) else { return };
-        self.start_watch.begun(pool, slot, self.clock.now());
+        // Never missing: the engine spawns only for pools that it was given.
+        let Some(spec) = self.pools.spec_for_spawn(pool, generation) else { return };
+        self.start_watch.worker_spawned(pool, slot, self.clock.now());
         let tag = self.worker_tag(worker);
-        let body = WorkerProcess {
+        let process = WorkerProcess {
             pool,
             slot,
             generation,
-            pattern,
+            spec,
             tag,
-            stage: ProcessStage::Unborn(Vec::new()),
+            stage: ProcessStage::Spawning(Vec::new()),
             exec_status: None,
             notify: None,
             output: None,
             cgroup: None,
-            family: None,
-            says: None,
+            tree: None,
+            status_text: None,
             exit: None,
             error: None,
             ready: false,
             port: None,
-            unwell: None,
-            outlived: None,
-            passed: None,
-            named: false,
-            ended_for: None,
-            ended_in_vain: false,
+            probe_error: None,
+            survivors: None,
+            tree_signal: None,
+            survivors_logged: false,
+            end_reason: None,
+            early_exit: false,
         };
-        self.processes.add(worker, body);
-        if self.gets_port(worker) {
-            self.give_birth(worker);
+        self.processes.add(worker, process);
+        if self.assign_port(worker) {
+            self.submit_spawn(worker);
         }
     }
 
-    /// Hands the order to the spawner.
-    pub(super) fn give_birth(&mut self, worker: WorkerId) {
+    /// Hands the request to the spawner.
+    pub(super) fn submit_spawn(&mut self, worker: WorkerId) {
         if let Err(error) = self.prepare(worker) {
-            if let Some(body) = self.processes.get_mut(worker) {
-                body.error = Some(format!("preparing it: {error}"));
+            if let Some(process) = self.processes.get_mut(worker) {
+                process.error = Some(format!("preparing it: {error}"));
             }
-            self.not_born(worker);
+            self.spawn_failed(worker);
         }
     }
 
     fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
-        let Some(body) = self.processes.get(worker) else { return Ok(()) };
-        let (pool, slot, generation, pattern) = (body.pool, body.slot, body.generation, body.pattern.clone());
-        let plan = &pattern.plan;
+        let Some(process) = self.processes.get(worker) else { return Ok(()) };
+        let (pool, slot, generation, spec) = (process.pool, process.slot, process.generation, process.spec.clone());
+        let plan = &spec.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
         let (output, (stdout, stderr)) = WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
         self.log.adopt(&output);
         let value = notify.env_value();
         let pid = output.pid();
-        let Some(body) = self.processes.get_mut(worker) else { return Ok(()) };
-        body.notify = Some(notify);
-        body.output = Some(output);
-        body.cgroup = self.cgroups.make(worker);
-        let cgroup = body.cgroup.as_ref().map(Cgroup::procs);
-        let (tag, port, notify) = (&body.tag, body.port, Some(value));
-        let birth = Birth { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
-        let order = self.spawn_specs.order(&pattern, &self.listening.of(&pattern.listeners), &birth);
-        self.spawner.request(order);
+        let Some(process) = self.processes.get_mut(worker) else { return Ok(()) };
+        process.notify = Some(notify);
+        process.output = Some(output);
+        process.cgroup = self.cgroups.make(worker);
+        let cgroup = process.cgroup.as_ref().map(Cgroup::procs);
+        let (tag, port, notify) = (&process.tag, process.port, Some(value));
+        let params = SpawnParams { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
+        let spawn_request = self.spawn_specs.request(&spec, &self.listening.of(&spec.listeners), &params);
+        self.spawner.request(spawn_request);
         Ok(())
     }
 
-    /// The last of a worker: its entry in the process table, its socket, its line in the journal.
-    pub(super) fn bury(&mut self, body: WorkerProcess) {
-        if let Some(notify) = &body.notify {
+    /// Releases what is left of a worker: poller entries, log pipe, journal entry, and the zombie.
+    pub(super) fn dispose(&mut self, process: WorkerProcess) {
+        if let Some(notify) = &process.notify {
             self.poller.unwatch(notify.as_fd());
         }
-        if let Some(output) = &body.output {
+        if let Some(output) = &process.output {
             self.log.ended(output);
         }
-        if let ProcessStage::Alive(process) = body.stage {
-            if let Some(pidfd) = process.pidfd()
-                && body.exit.is_none()
+        if let ProcessStage::Alive(child) = process.stage {
+            if let Some(pidfd) = child.pidfd()
+                && process.exit.is_none()
             {
                 self.poller.unwatch(pidfd);
             }
-            self.journal_gone(process.pid());
-            self.processes.reap(process);
+            self.journal_remove(child.pid());
+            self.processes.reap(child);
         }
     }
 }
 
-/// What an order sends to a worker.
-fn sent(order: &Command) -> Option<(WorkerId, Signal)> {
-    match order {
+/// The signal that a command sends, and to which worker.
+fn signal_of(command: &Command) -> Option<(WorkerId, Signal)> {
+    match command {
         Command::Signal(worker, signal) => Some((*worker, *signal)),
         Command::Kill(worker) => Some((*worker, Signal::KILL)),
         _ => None,

@@ -1,4 +1,5 @@
-//! What happened, told once: a line of the diary, an event in the ring, and a word to the clients that follow.
+//! The event log. [`Supervisor::emit`] is the one way to report what happens: it writes a log line, keeps the event in
+//! the ring, and sends it to the clients that follow `rotad events`.
 
 use super::Supervisor;
 use crate::control::wire::Response;
@@ -7,12 +8,12 @@ use rotad_core::{Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::BTreeMap;
 use tracing::Level;
 
-/// Clients that may follow at once; each may have a bounded number of bytes waiting.
-pub(super) const MOST_FOLLOWERS: usize = 16;
-/// What a follower sees first of what was before.
-const FIRST_SIGHT: usize = 10;
+/// Maximum clients that follow events; each has a bounded number of unsent bytes.
+pub(super) const MAX_FOLLOWERS: usize = 16;
+/// How many past events a follower receives first.
+const INITIAL_EVENTS: usize = 10;
 
-/// The ring, and those who follow: by client, with how many events it has missed.
+/// The ring of recent events, and the clients that follow: for each, how many events it has missed.
 #[derive(Debug, Default)]
 pub(super) struct EventLog {
     ring: Ring,
@@ -25,11 +26,11 @@ impl EventLog {
     }
 }
 
-/// Something to tell.
+/// An event to be emitted.
 #[derive(Debug)]
 pub(super) struct EventBuilder {
     kind: EventKind,
-    /// None: not for the diary.
+    /// None: not written to the log.
     level: Option<Level>,
     pool: Option<PoolId>,
     worker: Option<WorkerId>,
@@ -48,7 +49,7 @@ impl EventBuilder {
         Self { pool: Some(pool), ..self }
     }
 
-    /// Its pool, slot, generation and pid as well.
+    /// Sets the worker, and with it pool, slot, generation and pid.
     pub(super) fn worker(self, worker: WorkerId) -> Self {
         Self { worker: Some(worker), ..self }
     }
@@ -69,20 +70,20 @@ impl EventBuilder {
         Self { level: Some(Level::WARN), ..self }
     }
 
-    /// For the diary only where it tells everything.
+    /// Logged at debug level.
     pub(super) fn debug(self) -> Self {
         Self { level: Some(Level::DEBUG), ..self }
     }
 
-    /// The diary has it already, or need not.
+    /// Not written to the log, which has it already or does not need it.
     pub(super) fn silent(self) -> Self {
         Self { level: None, ..self }
     }
 }
 
-/// A worker, for a line.
+/// What identifies a worker in an event.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Who {
+pub(super) struct WorkerLabel {
     pub(super) pool: Option<PoolId>,
     pub(super) slot: Option<Slot>,
     pub(super) generation: Option<Generation>,
@@ -90,16 +91,17 @@ pub(super) struct Who {
 }
 
 impl Supervisor {
-    /// Somebody who has just died may be known from the obituary alone.
-    pub(super) fn who(&self, id: WorkerId) -> Who {
-        if let Some(body) = self.processes.get(id) {
-            let (pool, slot, generation) = (Some(body.pool), Some(body.slot), Some(body.generation));
-            return Who { pool, slot, generation, pid: body.pid() };
+    /// The label of a worker. One that has just exited may no longer be in the process table; its exit report is the
+    /// fallback.
+    pub(super) fn label(&self, id: WorkerId) -> WorkerLabel {
+        if let Some(process) = self.processes.get(id) {
+            let (pool, slot, generation) = (Some(process.pool), Some(process.slot), Some(process.generation));
+            return WorkerLabel { pool, slot, generation, pid: process.pid() };
         }
-        if let Some(gone) = self.gone.get(&id) {
+        if let Some(gone) = self.reaped.get(&id) {
             return *gone;
         }
-        self.exit_reports.of_worker(id).map_or_else(Who::default, |dead| Who {
+        self.exit_reports.of_worker(id).map_or_else(WorkerLabel::default, |dead| WorkerLabel {
             pool: Some(dead.pool),
             slot: Some(dead.slot),
             generation: Some(dead.generation),
@@ -107,30 +109,30 @@ impl Supervisor {
         })
     }
 
-    /// Tells it to the diary, the ring and the followers.
-    pub(super) fn emit(&mut self, note: EventBuilder) {
-        let who = note.worker.map(|worker| self.who(worker)).unwrap_or_default();
-        let pool = note.pool.or(who.pool).map(|pool| self.pool_name(pool).to_owned());
+    /// Emits an event to the log, the ring and the followers.
+    pub(super) fn emit(&mut self, builder: EventBuilder) {
+        let label = builder.worker.map(|worker| self.label(worker)).unwrap_or_default();
+        let pool = builder.pool.or(label.pool).map(|pool| self.pool_name(pool).to_owned());
         let event = Event {
             seq: 0,
             time: String::new(),
-            event: note.kind,
+            event: builder.kind,
             pool,
-            slot: who.slot.map(|slot| slot.0),
-            worker: note.worker.map(|worker| self.worker_tag(worker)),
-            generation: note.generation.or(who.generation).map(|generation| generation.0),
-            pid: who.pid,
-            cause: note.cause.map(str::to_owned),
-            text: note.text,
+            slot: label.slot.map(|slot| slot.0),
+            worker: builder.worker.map(|worker| self.worker_tag(worker)),
+            generation: builder.generation.or(label.generation).map(|generation| generation.0),
+            pid: label.pid,
+            cause: builder.cause.map(str::to_owned),
+            text: builder.text,
         };
-        if let Some(level) = note.level {
-            write_down(level, &event);
+        if let Some(level) = builder.level {
+            log_event(level, &event);
         }
         let answer = Response::Event(Box::new(self.event_log.ring.push(event).clone()));
         let followers: Vec<u64> = self.event_log.followers.keys().copied().collect();
         for client in followers {
             self.catch_up(client);
-            // Whoever has missed some waits for the word of it first: events stay in their order.
+            // A follower that has missed events gets their number first: events stay in order.
             let missed = self.event_log.followers.get(&client).is_none_or(|missed| *missed > 0);
             if missed || !self.server.offer(client, &answer) {
                 self.event_log.followers.entry(client).and_modify(|missed| *missed += 1);
@@ -139,7 +141,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells a follower how many events it has missed, once it takes something again.
+    /// Tells a follower how many events it has missed, once it reads again.
     pub(super) fn catch_up(&mut self, client: u64) {
         if let Some(missed) = self.event_log.followers.get_mut(&client)
             && *missed > 0
@@ -150,7 +152,7 @@ impl Supervisor {
         }
     }
 
-    /// A client wants the events: those that are kept, or the latest and all to come.
+    /// Answers `rotad events`: the events in the ring, or the latest and all that follow.
     pub(super) fn events_for(&mut self, client: u64, follow: bool) {
         if !follow {
             let all: Vec<Event> = self.event_log.ring.latest(usize::MAX).cloned().collect();
@@ -159,11 +161,11 @@ impl Supervisor {
             }
             return self.done(client, 0, String::new());
         }
-        if self.event_log.followers.len() >= MOST_FOLLOWERS {
-            return self.done(client, 1, format!("{MOST_FOLLOWERS} clients follow the events already"));
+        if self.event_log.followers.len() >= MAX_FOLLOWERS {
+            return self.done(client, 1, format!("{MAX_FOLLOWERS} clients follow the events already"));
         }
         self.server.follows(client);
-        let latest: Vec<Event> = self.event_log.ring.latest(FIRST_SIGHT).cloned().collect();
+        let latest: Vec<Event> = self.event_log.ring.latest(INITIAL_EVENTS).cloned().collect();
         for event in latest {
             self.server.offer(client, &Response::Event(Box::new(event)));
         }
@@ -171,17 +173,17 @@ impl Supervisor {
         self.flush(client);
     }
 
-    /// The master leaves: those who follow have seen everything.
-    pub(super) fn end_of_events(&mut self) {
+    /// The master exits: the followers have seen every event.
+    pub(super) fn finish_followers(&mut self) {
         for client in self.event_log.followers.keys().copied().collect::<Vec<_>>() {
             self.done(client, 0, String::new());
         }
     }
 
-    /// Signals and kills, told after what they were sent for.
-    pub(super) fn note_sent(&mut self, worker: WorkerId, signal: Signal) {
-        // Not born yet, or never: nobody to tell of.
-        if self.who(worker).pid.is_none() {
+    /// Emits a signal that was sent, after the event that explains it.
+    pub(super) fn emit_signal_sent(&mut self, worker: WorkerId, signal: Signal) {
+        // It has no process yet, or never had one.
+        if self.label(worker).pid.is_none() {
             return;
         }
         let name = crate::event_loop::signals::name(signal.0);
@@ -189,14 +191,14 @@ impl Supervisor {
         self.emit(EventBuilder::new(kind, format!("SIG{name} sent")).worker(worker).debug());
     }
 
-    /// `ROTAD_WORKER`.
+    /// The worker's value of `ROTAD_WORKER`.
     pub(super) fn worker_tag(&self, worker: WorkerId) -> String {
         format!("{}-{worker}", self.tag)
     }
 }
 
-/// The line of the diary. The fields that an event does not have are left out.
-fn write_down(level: Level, event: &Event) {
+/// Writes the log line. Fields that the event does not have are left out.
+fn log_event(level: Level, event: &Event) {
     let (pool, slot, generation, pid) = (event.pool.as_deref(), event.slot, event.generation, event.pid);
     let text = event.text.as_str();
     if level == Level::ERROR {

@@ -1,4 +1,4 @@
-//! How workers ended: for the status, for whoever waits, and for the diary.
+//! Exit reports: how workers ended, for the status, for waiting clients and for the log.
 
 use crate::event_loop::signals;
 use crate::observe::harmless::harmless;
@@ -7,10 +7,10 @@ use rotad_core::{Cause, Exit, Generation, PoolId, Slot, WorkerId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
-/// Obituaries that are kept for answers still to be given.
-const KEPT: usize = 64;
-/// How much of a worker's status or line stands in a line about it, in characters.
-const LONGEST_SAID: usize = 200;
+/// How many reports are kept, for replies that are still to be given.
+const MAX_REPORTS: usize = 64;
+/// Maximum characters quoted from a worker's status or output.
+const MAX_QUOTED_CHARS: usize = 200;
 
 #[derive(Clone, Debug)]
 pub(super) struct ExitReport {
@@ -30,16 +30,16 @@ pub(super) struct ExitReports {
 }
 
 impl ExitReports {
-    pub(super) fn add(&mut self, worker: WorkerId, obituary: ExitReport) {
-        self.of_slot.insert((obituary.pool, obituary.slot), obituary.exit.clone());
-        if self.recent.len() == KEPT {
+    pub(super) fn add(&mut self, worker: WorkerId, exit_report: ExitReport) {
+        self.of_slot.insert((exit_report.pool, exit_report.slot), exit_report.exit.clone());
+        if self.recent.len() == MAX_REPORTS {
             self.recent.pop_front();
         }
-        self.recent.push_back((worker, obituary));
+        self.recent.push_back((worker, exit_report));
     }
 
     pub(super) fn of_worker(&self, worker: WorkerId) -> Option<&ExitReport> {
-        self.recent.iter().rev().find(|(id, _)| *id == worker).map(|(_, obituary)| obituary)
+        self.recent.iter().rev().find(|(id, _)| *id == worker).map(|(_, exit_report)| exit_report)
     }
 
     pub(super) fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
@@ -47,7 +47,7 @@ impl ExitReports {
     }
 }
 
-/// The status' form of an end.
+/// An exit in the form that the status shows.
 pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64, log: Vec<String>) -> LastExit {
     let (code, signal, core) = match exit {
         Some(Exit::Code(code)) => (Some(code), None, None),
@@ -58,22 +58,22 @@ pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64,
 }
 
 /// "exited with 3 after 0.2 s, before it was ready".
-pub(super) fn describe(cause: Cause, obituary: Option<&ExitReport>) -> String {
+pub(super) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String {
     let what = match cause {
         Cause::Exited(exit) => exit_text(exit),
         Cause::SpawnFailed => {
-            let error = obituary.and_then(|o| o.exit.error.as_deref()).unwrap_or("no reason known");
+            let error = exit_report.and_then(|o| o.exit.error.as_deref()).unwrap_or("no reason known");
             return format!("cannot start: {error}");
         }
-        Cause::NotReadyInTime => return known_reason(obituary).unwrap_or("was not ready in time").to_owned(),
-        Cause::Unhealthy => return known_reason(obituary).unwrap_or("failed its health check").to_owned(),
+        Cause::NotReadyInTime => return known_reason(exit_report).unwrap_or("was not ready in time").to_owned(),
+        Cause::Unhealthy => return known_reason(exit_report).unwrap_or("failed its health check").to_owned(),
         Cause::Cancelled => return "cancelled".to_owned(),
         Cause::After(_) => return "a pool that it comes after was not rolled".to_owned(),
     };
-    match obituary {
+    match exit_report {
         None => what,
         Some(o) => {
-            // What has been learnt beside the status: who holds it back.
+            // Why the exit status is unknown: for example, a tracer holds the process.
             let what = match (cause, &o.exit.error) {
                 (Cause::Exited(Exit::Unknown), Some(why)) => format!("ended, how is {why};"),
                 _ => what,
@@ -84,22 +84,22 @@ pub(super) fn describe(cause: Cause, obituary: Option<&ExitReport>) -> String {
     }
 }
 
-/// `; its status: "job 4711"; its last line: "half of it is done"`: what a worker was about when it was cut short.
-pub(super) fn last_known(says: Option<&str>, log: &[String]) -> String {
+/// `; its status: "job 4711"; its last line: "half of it is done"`: what a worker was doing when it was killed.
+pub(super) fn last_known(status: Option<&str>, log: &[String]) -> String {
     let mut text = String::new();
     let line = log.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
-    for (what, said) in [("status", says.filter(|says| !says.is_empty())), ("last line", line)] {
+    for (what, said) in [("status", status.filter(|status| !status.is_empty())), ("last line", line)] {
         if let Some(said) = said {
-            let start: String = harmless(said).chars().take(LONGEST_SAID).collect();
-            // Writing to a string does not fail.
+            let start: String = harmless(said).chars().take(MAX_QUOTED_CHARS).collect();
+            // Writing to a string cannot fail.
             write!(text, "; its {what}: \"{start}\"").unwrap_or(());
         }
     }
     text
 }
 
-fn known_reason(obituary: Option<&ExitReport>) -> Option<&str> {
-    obituary.and_then(|obituary| obituary.exit.error.as_deref())
+fn known_reason(exit_report: Option<&ExitReport>) -> Option<&str> {
+    exit_report.and_then(|exit_report| exit_report.exit.error.as_deref())
 }
 
 pub(super) fn exit_text(exit: Exit) -> String {

@@ -1,4 +1,4 @@
-//! Open files: how many the master needs, and whether it may have them.
+//! The budget of open files: how many descriptors the master needs, and whether its limit allows them.
 
 use super::{Failed, Supervisor};
 use crate::plan::{Kind, Plan};
@@ -6,14 +6,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::PoolId;
 use std::io;
 
-/// Descriptors that the master needs beside its workers', and for each worker: pidfd, notify socket, both outputs.
+/// Descriptors that the master needs for itself, and for each worker: pidfd, notify socket, both output pipes.
 const OWN_DESCRIPTORS: u64 = 34;
 const PER_WORKER: u64 = 4;
-/// For each log file of a pool: the file and its folder.
+/// For each log file of a pool: the file and its directory.
 const PER_LOG: u64 = 2;
-/// Beyond what is needed: clients of the control socket, workers that drain, births under way. Eight bytes each.
+/// Reserve for clients of the control socket, draining workers and spawns in progress. A table entry takes 8 bytes.
 const CLIENTS_AND_ROLLS: u64 = 256;
-const MOST_ROOM: u64 = 1 << 17;
+const MAX_TABLE: u64 = 1 << 17;
 
 fn need(listeners: usize, pools: usize, workers: u64) -> u64 {
     OWN_DESCRIPTORS + listeners as u64 + PER_LOG * pools as u64 + PER_WORKER * workers
@@ -30,18 +30,18 @@ fn too_low(workers: u64, need: u64, hard: u64) -> String {
     )
 }
 
-/// Our own soft limit of open files goes as high as it may; workers get the one that we found. Too low a limit is
-/// told now, and not when the hundredth worker fails.
+/// Raises our own soft limit of open files as far as allowed; workers get the original limits. Too low a limit is
+/// reported now, not when the hundredth worker fails.
 pub(super) fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
     let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
     let workers = workers(plan);
     let need = need(plan.listeners.len(), plan.pools.len(), workers);
     let hard = raise(need).map_err(|hard| Failed { code: 1, message: too_low(workers, need, hard) })?;
-    make_room(need, hard);
+    grow_fd_table(need, hard);
     Ok((found.0, found.1))
 }
 
-/// Both limits as high as they may, at least to `need`. The error is the limit that stands in the way.
+/// Raises both limits, the hard one to `need` at least. The error is the hard limit that is too low.
 fn raise(need: u64) -> Result<u64, u64> {
     let (soft, mut hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| 0_u64)?;
     if hard < need && setrlimit(Resource::RLIMIT_NOFILE, need, need).is_ok() {
@@ -56,10 +56,10 @@ fn raise(need: u64) -> Result<u64, u64> {
     Ok(hard)
 }
 
-/// Makes the table of descriptors as large as it will be, while there is no other thread: the kernel grows the table
-/// of a process with threads only after an RCU grace period, up to 20 ms in which nobody is born (fs/file.c).
-fn make_room(need: u64, hard: u64) {
-    let top = (need + CLIENTS_AND_ROLLS).next_power_of_two().min(hard).min(MOST_ROOM);
+/// Grows the descriptor table to its final size while there is only one thread. In a process with threads, the kernel
+/// grows the table only after an RCU grace period: up to 20 ms in which nothing is spawned (fs/file.c).
+fn grow_fd_table(need: u64, hard: u64) {
+    let top = (need + CLIENTS_AND_ROLLS).next_power_of_two().min(hard).min(MAX_TABLE);
     let high = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(top.saturating_sub(1) as i32);
     if let Ok(fd) = nix::fcntl::fcntl(io::stderr(), high) {
         nix::unistd::close(fd).ok();
@@ -67,7 +67,7 @@ fn make_room(need: u64, hard: u64) {
 }
 
 impl Supervisor {
-    /// Whether all workers of a new configuration can be had, beside those that still finish.
+    /// Whether a new configuration's workers fit into the limit, beside those that still drain.
     pub(super) fn has_room_for(&self, plan: &Plan) -> Result<(), String> {
         let scaled = |name: &str| self.pools.find(name).and_then(|pool| self.pools.scaled(pool));
         let count = |name: &str, file: u32| u64::from(scaled(name).unwrap_or(file));

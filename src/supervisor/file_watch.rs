@@ -1,4 +1,5 @@
-//! Watched files: what a changed one sets off.
+//! Watched files: tells `crate::watch` what to watch, rolls a pool when its files change, and reloads when the
+//! configuration changes.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
@@ -13,34 +14,34 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Quiet time before a changed configuration is applied.
+/// How long the configuration has to be quiet before a change is applied.
 const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
 
-/// The watcher, while there is something to watch.
+/// The watch thread, while there is something to watch.
 pub(super) struct FileWatch {
-    wake: Waker,
+    waker: Waker,
     watcher: Option<Watcher>,
-    /// When files have rolled a pool, the last times; and when that was complained about.
+    /// For each pool: when file changes have rolled it, and when a loop was last reported.
     rolled: BTreeMap<PoolId, (VecDeque<Time>, Option<Time>)>,
 }
 
-/// So many rolls within [`WINDOW`] by files alone look like a circle: the pool writes what it watches.
-const OFTEN: usize = 3;
-const WINDOW: Span = Span::from_secs(60);
+/// This many rolls by file changes within [`LOOP_WINDOW`] look like a loop: the pool writes files that it watches.
+const LOOP_ROLLS: usize = 3;
+const LOOP_WINDOW: Span = Span::from_secs(60);
 
 impl FileWatch {
-    pub(super) fn new(wake: Waker) -> Self {
-        Self { wake, watcher: None, rolled: BTreeMap::new() }
+    pub(super) fn new(waker: Waker) -> Self {
+        Self { waker, watcher: None, rolled: BTreeMap::new() }
     }
 
-    /// Watches these and nothing else.
+    /// Watches exactly these files.
     fn set(&mut self, plans: Vec<WatchPlan>) {
         if plans.is_empty() {
             self.watcher = None;
             return;
         }
         if self.watcher.is_none() {
-            match Watcher::start(self.wake.clone()) {
+            match Watcher::start(self.waker.clone()) {
                 Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => tracing::warn!(
                     "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"
@@ -58,7 +59,7 @@ impl FileWatch {
 }
 
 impl Supervisor {
-    /// Watches what the plan says: to be called whenever it has changed.
+    /// Watches what the plan says. Called whenever the plan has changed.
     pub(super) fn watch_files(&mut self) {
         let own = self.own_files();
         let pools = self.pools.iter().filter_map(|(id, pool)| {
@@ -72,8 +73,8 @@ impl Supervisor {
         self.file_watch.set(plans);
     }
 
-    /// What the master writes itself, as patterns that leave it out: logs, those that were put aside, the pid file, and
-    /// what is in its runtime folder.
+    /// Patterns that exclude what the master itself writes: logs, rotated logs, the pid file, and the runtime
+    /// directory.
     fn own_files(&self) -> Vec<String> {
         let master = &self.plan.master;
         let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
@@ -83,22 +84,22 @@ impl Supervisor {
             let path = own(path);
             [format!("!{path}"), format!("!{path}.[0-9]"), format!("!{path}.[0-9][0-9]*")]
         });
-        let house = own(self.runtime_dir());
-        let house =
-            ["control.sock", "master.lock", "master.pid", "notify", "workers*"].map(|name| format!("!{house}/{name}"));
-        logs.chain([format!("!{}", own(&master.pid_file))]).chain(house).collect()
+        let runtime_dir = own(self.runtime_dir());
+        let runtime_dir = ["control.sock", "master.lock", "master.pid", "notify", "workers*"]
+            .map(|name| format!("!{runtime_dir}/{name}"));
+        logs.chain([format!("!{}", own(&master.pid_file))]).chain(runtime_dir).collect()
     }
 
-    /// What the watcher has found out.
+    /// Takes the reports of the watch thread.
     pub(super) fn on_file_changes(&mut self) {
         for report in self.file_watch.reports() {
             match report {
                 WatchReport::Watching { key, files } => {
-                    let text = format!("{}: {}", self.watched(key), begun(files));
+                    let text = format!("{}: {}", self.watch_name(key), watching_text(files));
                     self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
                 }
                 WatchReport::Trouble { key, text } => {
-                    let text = format!("{}: {}", self.watched(key), harmless(&text));
+                    let text = format!("{}: {}", self.watch_name(key), harmless(&text));
                     self.emit(EventBuilder::new(EventKind::Watch, text).cause("trouble").warn());
                 }
                 WatchReport::Changed { .. } if self.stopping => {}
@@ -116,38 +117,38 @@ impl Supervisor {
     fn code_changed(&mut self, pool: PoolId, files: &[PathBuf], count: usize) {
         let Some(watch) = self.pools.plan(pool).and_then(|plan| plan.watch.as_ref()) else { return };
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
-        if self.pools.rests(pool) {
+        if self.pools.stopped_by_operator(pool) {
             let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
             return self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         }
         let text = format!("{text}: rolling {name}");
         self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
-        self.warn_of_a_circle(pool, files.first());
+        self.warn_of_loop(pool, files.first());
         self.roll(None, false, &[pool]);
     }
 
-    /// Once a minute at most.
-    fn warn_of_a_circle(&mut self, pool: PoolId, file: Option<&PathBuf>) {
+    /// Reported once a minute at most.
+    fn warn_of_loop(&mut self, pool: PoolId, file: Option<&PathBuf>) {
         let now = self.clock.now();
-        let (times, told) = self.file_watch.rolled.entry(pool).or_default();
+        let (times, warned_at) = self.file_watch.rolled.entry(pool).or_default();
         times.push_back(now);
-        while times.front().is_some_and(|at| now - *at > WINDOW) {
+        while times.front().is_some_and(|at| now - *at > LOOP_WINDOW) {
             times.pop_front();
         }
         let often = times.len();
-        if often < OFTEN || told.is_some_and(|at| now - at < WINDOW) {
+        if often < LOOP_ROLLS || warned_at.is_some_and(|at| now - at < LOOP_WINDOW) {
             return;
         }
-        *told = Some(now);
+        *warned_at = Some(now);
         let file = file.map_or_else(|| "?".to_owned(), |file| harmless(file.as_os_str().as_encoded_bytes()));
         let text = format!(
-            "changed files alone have rolled it {often} times within {WINDOW}, the last one was {file}: if the pool writes \
+            "changed files alone have rolled it {often} times within {LOOP_WINDOW}, the last one was {file}: if the pool writes \
              that itself, leave it out of `watch` by a pattern that begins with `!`"
         );
         self.emit(EventBuilder::new(EventKind::Watch, text).pool(pool).cause("circle").warn());
     }
 
-    fn watched(&self, key: WatchKey) -> &str {
+    fn watch_name(&self, key: WatchKey) -> &str {
         match key {
             WatchKey::Pool(pool) => self.pool_name(pool),
             WatchKey::Config => "the configuration",
@@ -155,7 +156,7 @@ impl Supervisor {
     }
 }
 
-/// The files that the plan was read from, and those that would be read besides them.
+/// The files that the plan was read from, and those that its `include` would add.
 fn config(plan: &Plan) -> WatchPlan {
     let escape = |path: &Path| Pattern::escape(&path.to_string_lossy());
     let sources = plan.sources.iter().map(|source| escape(&source.path));
@@ -167,7 +168,7 @@ fn config(plan: &Plan) -> WatchPlan {
     WatchPlan { key: WatchKey::Config, base: "/".into(), globs, debounce: CONFIG_DEBOUNCE }
 }
 
-fn begun(files: usize) -> String {
+fn watching_text(files: usize) -> String {
     match files {
         0 => "watching: no file matches now; the first that does counts as a change".to_owned(),
         1 => "watching one file".to_owned(),

@@ -1,5 +1,5 @@
-//! What the master does for workers beyond starting and stopping them: probes, watchdogs, recycling, ports. Each has
-//! its own deadlines; while there are none, nobody wakes.
+//! Health: what the master does for workers beyond starting and stopping them (probes, watchdogs, recycling, ports, CPU
+//! samples during boot). Each part has its own deadlines; `mod.rs` calls [`Supervisor::run_due_health`] each turn.
 
 use super::Supervisor;
 use super::boot_limit::Starts;
@@ -18,12 +18,12 @@ pub(super) struct Health {
     pub recycling: Recycling,
     pub ports: PortAllocator,
     pub starts: Starts,
-    /// Workers that are ready, or soaking, and have not been asked to stop.
+    /// Workers that are ready (or soaking) and have not been asked to stop.
     serving: BTreeSet<WorkerId>,
 }
 
 impl Health {
-    /// `settings`: how commands of probes are born; its bell is the main loop's.
+    /// `settings`: how commands of probes are spawned; its waker is the main loop's.
     pub(super) fn new(settings: SpawnerConfig) -> Self {
         Self {
             recycling: Recycling::new(settings.wake.clone()),
@@ -52,33 +52,33 @@ impl Health {
 }
 
 impl Supervisor {
-    /// What is due by now.
+    /// Runs what is due by now.
     pub(super) fn run_due_health(&mut self) {
         if self.health.deadline().is_none_or(|at| at > self.clock.now()) {
             return;
         }
-        self.watchdogs_due();
-        self.probes_due();
-        self.recycling_due();
-        self.ports_due();
-        self.starts_due();
+        self.run_due_watchdogs();
+        self.run_due_probes();
+        self.run_due_recycling();
+        self.run_due_ports();
+        self.run_due_cpu_samples();
     }
 
-    /// The program runs: from here on somebody may have to ask whether it is ready.
-    pub(super) fn care_begins(&mut self, worker: WorkerId) {
+    /// The program runs: starts its watchdog and readiness probe.
+    pub(super) fn begin_health(&mut self, worker: WorkerId) {
         self.expect_watchdog(worker);
         self.probe_readiness(worker);
     }
 
-    /// What the core tells of a worker's life begins and ends the care for it.
-    pub(super) fn on_notice(&mut self, record: &Notice) {
-        match record {
+    /// Starts and ends the health checks of a worker by the engine's notices.
+    pub(super) fn update_health(&mut self, notice: &Notice) {
+        match notice {
             Notice::Ready { worker, .. } => {
                 self.health.serving.insert(*worker);
                 self.health.probing.forget(*worker);
                 self.start_watchdog(*worker);
                 self.probe_health(*worker);
-                self.recycle_later(*worker);
+                self.start_recycling(*worker);
             }
             Notice::Died { worker, .. }
             | Notice::Stopped { worker, .. }
@@ -94,8 +94,8 @@ impl Supervisor {
     }
 }
 
-/// ± 10 %, another one for each worker and each time, so that those of one age are not all asked, or replaced, at one
-/// moment.
+/// Varies a span by ±10 %, differently for each worker and time, so that workers of one age are not all probed, or
+/// replaced, at the same moment.
 pub(super) fn spread(worker: WorkerId, time: u64, span: rotad_core::Span) -> rotad_core::Span {
     // The finalizer of splitmix64.
     let mut hash = worker.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(time.wrapping_mul(0xd1b5_4a32_d192_ed03));

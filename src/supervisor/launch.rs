@@ -1,103 +1,103 @@
-//! What the launching command waits for: every pool ready, or the reason why not.
+//! The start watch: decides when `rotad start` may report success or failure. The command waits until every pool is
+//! ready, or has failed. `notices.rs` and `waiters.rs` report the pools; with `run` and `--no-wait` nobody waits.
 
 use crate::daemon::{Report, StartContext};
 use crate::observe::clip::join_within;
 use rotad_core::{PoolId, Slot, Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the core decides about a worker's time comes first.
+/// Added to each deadline so that the engine's own timeout fires first.
 const SLACK: Span = Span::from_secs(1);
 
-/// How much a failed start tells, in bytes: many pools, each with its worker's last lines.
-const MOST_TOLD: usize = 512 << 10;
+/// Maximum size of the report of a failed start, in bytes: many pools, each with the last lines of a worker.
+const MAX_REPORT_BYTES: usize = 512 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Fate {
+enum StartState {
     Pending,
     Ready,
-    /// It ran to its end, and that was all that it had to do.
+    /// It has done its work and ended well.
     Ended,
-    /// Ready for the age of its workers alone.
+    /// Ready by the age of its workers alone.
     Alive,
     Failed(String),
 }
 
-/// How a start goes, as `start` reports it: a pool has failed at its first worker that dies with failure before it is
-/// ready, or that is not ready in time.
+/// The progress of a start. A pool has failed when its first worker fails before it is ready, or is not ready in time.
 pub(super) struct StartWatch {
     report: Option<Report>,
     pools: BTreeMap<PoolId, Pool>,
-    /// The verdict, to be given when everything is gone.
-    last_words: Option<(u8, String)>,
+    /// Exit code and text, reported once all workers are gone.
+    final_report: Option<(u8, String)>,
 }
 
 struct Pool {
     name: String,
-    fate: Fate,
-    /// A worker's time to be ready; none: as long as it takes.
-    patience: Option<Span>,
+    state: StartState,
+    /// How long a worker may take to be ready. None: no limit.
+    ready_timeout: Option<Span>,
     /// Slots that have had a worker.
     tried: BTreeSet<Slot>,
-    /// Workers that end well before they are ever ready would be waited for for ever. In the core's time, so that a
-    /// pause of the master moves it. None: no worker has been ordered yet.
-    until: Option<Time>,
+    /// Without it, a pool whose workers exit well before they are ready would be waited for without end. In the
+    /// engine's time, so that a pause of the master moves it. None: no worker has been spawned yet.
+    deadline: Option<Time>,
 }
 
-/// What has to be done once all is known.
+/// What the caller has to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum StartAction {
     Wait,
-    JobResult,
-    /// Nothing came up: stop everything, then report.
+    Reported,
+    /// No pool started: stop everything, then report.
     StopAll,
 }
 
 impl StartWatch {
-    /// The pools with their names and how long they may take.
-    pub(super) fn new(launch: StartContext, pools: impl Iterator<Item = (PoolId, String, Option<Span>)>) -> Self {
-        let pool = |(id, name, patience): (PoolId, String, Option<Span>)| {
-            (id, Pool { name, fate: Fate::Pending, patience, tried: BTreeSet::new(), until: None })
+    /// `pools`: their names and ready timeouts.
+    pub(super) fn new(context: StartContext, pools: impl Iterator<Item = (PoolId, String, Option<Span>)>) -> Self {
+        let pool = |(id, name, ready_timeout): (PoolId, String, Option<Span>)| {
+            (id, Pool { name, state: StartState::Pending, ready_timeout, tried: BTreeSet::new(), deadline: None })
         };
-        let waits = !launch.foreground;
+        let waits = !context.foreground;
         let mut watch =
-            Self { report: waits.then_some(launch.report), pools: pools.map(pool).collect(), last_words: None };
-        if launch.no_wait {
+            Self { report: waits.then_some(context.report), pools: pools.map(pool).collect(), final_report: None };
+        if context.no_wait {
             watch.finish(0, "");
         }
         watch
     }
 
-    /// When patience ends with somebody.
+    /// The earliest deadline of a pool that is not ready.
     pub(super) fn deadline(&self) -> Option<Time> {
-        if self.report.is_none() || self.last_words.is_some() {
+        if self.report.is_none() || self.final_report.is_some() {
             return None;
         }
-        self.pools.values().filter(|pool| pool.fate == Fate::Pending).filter_map(|pool| pool.until).min()
+        self.pools.values().filter(|pool| pool.state == StartState::Pending).filter_map(|pool| pool.deadline).min()
     }
 
-    /// A worker is about to be born. The first one of a slot has its whole time before it, whenever that is: its pool
+    /// A worker is about to be spawned. The first one of each slot has its whole ready timeout ahead, because its pool
     /// may have waited for others, and the slot for its turn.
-    pub(super) fn begun(&mut self, pool: PoolId, slot: Slot, now: Time) {
+    pub(super) fn worker_spawned(&mut self, pool: PoolId, slot: Slot, now: Time) {
         if self.report.is_some()
             && let Some(pool) = self.pools.get_mut(&pool)
             && pool.tried.insert(slot)
-            && let Some(patience) = pool.patience
+            && let Some(ready_timeout) = pool.ready_timeout
         {
-            pool.until = Some(now + patience + SLACK);
+            pool.deadline = Some(now + ready_timeout + SLACK);
         }
     }
 
-    /// A worker has asked for more time.
-    pub(super) fn extended(&mut self, pool: PoolId, until: Time) {
-        if let Some(Pool { until: Some(before), .. }) = self.pools.get_mut(&pool) {
-            *before = (*before).max(until + SLACK);
+    /// A worker has asked for more time (EXTEND_TIMEOUT_USEC=).
+    pub(super) fn extended(&mut self, pool: PoolId, deadline: Time) {
+        if let Some(Pool { deadline: Some(before), .. }) = self.pools.get_mut(&pool) {
+            *before = (*before).max(deadline + SLACK);
         }
     }
 
-    /// An essential pool is lost: whoever still waits for the start hears of it at the end.
-    pub(super) fn give_up(&mut self, code: u8, why: &str) {
-        if self.report.is_some() && self.last_words.is_none() {
-            self.last_words = Some((code, format!("{why}; nothing is left running")));
+    /// An essential pool is lost: reported at the end if the start is still being waited for.
+    pub(super) fn abandon(&mut self, code: u8, why: &str) {
+        if self.report.is_some() && self.final_report.is_none() {
+            self.final_report = Some((code, format!("{why}; nothing is left running")));
         }
     }
 
@@ -107,70 +107,72 @@ impl StartWatch {
         }
     }
 
-    /// `ended`: it has done what it had to do, and serves nothing; `by_age`: nothing else says that its workers are ready.
-    pub(super) fn up(&mut self, pool: PoolId, ended: bool, by_age: bool) -> Verdict {
-        let fate = match (ended, by_age) {
-            (true, _) => Fate::Ended,
-            (false, true) => Fate::Alive,
-            (false, false) => Fate::Ready,
+    /// `ended`: it has done its work and serves nothing. `by_age`: only their age says that its workers are ready.
+    pub(super) fn up(&mut self, pool: PoolId, ended: bool, by_age: bool) -> StartAction {
+        let state = match (ended, by_age) {
+            (true, _) => StartState::Ended,
+            (false, true) => StartState::Alive,
+            (false, false) => StartState::Ready,
         };
-        self.note(pool, fate)
+        self.set_state(pool, state)
     }
 
-    pub(super) fn failed(&mut self, pool: PoolId, why: String) -> Verdict {
-        self.note(pool, Fate::Failed(why))
+    pub(super) fn failed(&mut self, pool: PoolId, why: String) -> StartAction {
+        self.set_state(pool, StartState::Failed(why))
     }
 
-    /// Time is up for somebody.
-    pub(super) fn overdue(&mut self, now: Time) -> Verdict {
+    /// Fails the pools whose deadline has passed.
+    pub(super) fn overdue(&mut self, now: Time) -> StartAction {
         for pool in self.pools.values_mut() {
-            if pool.fate == Fate::Pending && pool.until.is_some_and(|until| until <= now) {
-                pool.fate = Fate::Failed("was not ready in time".to_owned());
+            if pool.state == StartState::Pending && pool.deadline.is_some_and(|deadline| deadline <= now) {
+                pool.state = StartState::Failed("was not ready in time".to_owned());
             }
         }
         self.decide()
     }
 
-    fn note(&mut self, pool: PoolId, new: Fate) -> Verdict {
-        if self.report.is_none() || self.last_words.is_some() {
-            return Verdict::JobResult;
+    fn set_state(&mut self, pool: PoolId, new: StartState) -> StartAction {
+        if self.report.is_none() || self.final_report.is_some() {
+            return StartAction::Reported;
         }
         if let Some(pool) = self.pools.get_mut(&pool)
-            && pool.fate == Fate::Pending
+            && pool.state == StartState::Pending
         {
-            pool.fate = new;
+            pool.state = new;
         }
         self.decide()
     }
 
-    fn decide(&mut self) -> Verdict {
-        if self.pools.values().any(|pool| pool.fate == Fate::Pending) {
-            return Verdict::Wait;
+    fn decide(&mut self) -> StartAction {
+        if self.pools.values().any(|pool| pool.state == StartState::Pending) {
+            return StartAction::Wait;
         }
-        let of = |fate: &Fate| -> Vec<&str> {
-            self.pools.values().filter(|pool| pool.fate == *fate).map(|pool| pool.name.as_str()).collect()
+        let of = |state: &StartState| -> Vec<&str> {
+            self.pools.values().filter(|pool| pool.state == *state).map(|pool| pool.name.as_str()).collect()
         };
-        let (serving, alive, ended) = (of(&Fate::Ready), of(&Fate::Alive), of(&Fate::Ended));
+        let (serving, alive, ended) = (of(&StartState::Ready), of(&StartState::Alive), of(&StartState::Ended));
         let only_alive = (!alive.is_empty())
             .then(|| format!("alive: {} (nothing but their age says that their workers are ready)", alive.join(", ")));
-        let failed = self.pools.values().filter_map(|pool| match &pool.fate {
-            Fate::Failed(why) => Some(format!("{}: {why}", pool.name)),
-            Fate::Pending | Fate::Ready | Fate::Alive | Fate::Ended => None,
+        let failed = self.pools.values().filter_map(|pool| match &pool.state {
+            StartState::Failed(why) => Some(format!("{}: {why}", pool.name)),
+            StartState::Pending | StartState::Ready | StartState::Alive | StartState::Ended => None,
         });
         let failed: Vec<String> = failed.collect();
         if failed.is_empty() {
-            let up = self.pools.values().filter(|pool| matches!(pool.fate, Fate::Ready | Fate::Ended));
+            let up = self.pools.values().filter(|pool| matches!(pool.state, StartState::Ready | StartState::Ended));
             let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
             // A configuration without pools is ready, too.
             let ready = (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
             let text = ready.into_iter().chain(only_alive).collect::<Vec<_>>().join("; ");
             self.finish(0, &text);
-            return Verdict::JobResult;
+            return StartAction::Reported;
         }
         if serving.is_empty() && alive.is_empty() && ended.is_empty() {
-            self.last_words =
-                Some((1, format!("{}\nnothing came up; nothing is left running", join_within(&failed, MOST_TOLD))));
-            return Verdict::StopAll;
+            self.final_report = Some((
+                1,
+                format!("{}\nnothing came up; nothing is left running", join_within(&failed, MAX_REPORT_BYTES)),
+            ));
+            return StartAction::StopAll;
         }
         let mut serve = Vec::new();
         if !serving.is_empty() {
@@ -183,15 +185,15 @@ impl StartWatch {
             serve.push(format!("done: {}", ended.join(", ")));
         }
         let serve = serve.join("; ");
-        let text = format!("{}\n{serve}; the others are tried on", join_within(&failed, MOST_TOLD));
+        let text = format!("{}\n{serve}; the others are tried on", join_within(&failed, MAX_REPORT_BYTES));
         self.finish(1, &text);
-        Verdict::JobResult
+        StartAction::Reported
     }
 
-    /// The master leaves: whoever still waits is told now. Returns the exit code that a failed start asks for.
-    pub(super) fn leave(&mut self, lost: Option<&str>) -> Option<u8> {
+    /// The master exits: reports to a start that still waits. Returns the exit code of a failed start.
+    pub(super) fn finish_on_exit(&mut self, lost: Option<&str>) -> Option<u8> {
         let (code, mut text) =
-            self.last_words.take().unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
+            self.final_report.take().unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
         if let Some(lost) = lost {
             text.push('\n');
             text.push_str(lost);

@@ -1,4 +1,4 @@
-//! The listening sockets that the master holds, each under a number of its own that is never used again.
+//! The listening sockets that the master holds, each under an id that is never reused.
 
 use super::listener_repair::ListenerRepair;
 use crate::listener::Listener;
@@ -11,10 +11,10 @@ pub(super) type ListenerId = u64;
 pub(super) struct Listening {
     open: BTreeMap<ListenerId, Listener>,
     last: ListenerId,
-    /// Those that the configuration names without a pool that uses them.
+    /// Sockets that the configuration has, but no pool uses.
     lone: BTreeSet<ListenerId>,
-    /// What became of those whose serving has ended.
-    pub(super) mending: ListenerRepair,
+    /// The repair of sockets that no longer serve.
+    pub(super) repair: ListenerRepair,
 }
 
 impl Listening {
@@ -41,7 +41,7 @@ impl Listening {
         self.open.keys().copied().collect()
     }
 
-    /// Those of these numbers that are open, in their order.
+    /// The open sockets among `ids`, in their order.
     pub(super) fn of(&self, ids: &[ListenerId]) -> Vec<&Listener> {
         ids.iter().filter_map(|id| self.open.get(id)).collect()
     }
@@ -50,16 +50,16 @@ impl Listening {
         self.open.iter_mut().map(|(id, listener)| (*id, listener))
     }
 
-    /// The open socket that a configured one means: the same address. The kernel chose the port of one with port 0,
-    /// so that is known by its name.
+    /// The open socket for a configured address. With port 0 the kernel chose the port, so such a socket is found by
+    /// its name.
     pub(super) fn find(&self, plan: &ListenPlan) -> Option<ListenerId> {
         let chosen = matches!(plan.address, Address::Tcp(address) if address.port() == 0);
         let same = |own: &ListenPlan| own.address == plan.address && (!chosen || own.name == plan.name);
-        // Two with one address: the older one is about to close.
+        // If two have the same address, the older one is about to close.
         self.open.iter().rev().find(|(_, listener)| same(listener.plan())).map(|(id, _)| *id)
     }
 
-    /// These stay open without a user.
+    /// Sets the sockets that stay open without a pool.
     pub(super) fn set_lone(&mut self, lone: BTreeSet<ListenerId>) {
         self.lone = lone;
     }

@@ -1,6 +1,6 @@
-//! Lines of workers for clients: each client that asks for them gets a thread of its own, which waits for the pen and
-//! for the client in the main loop's place. However much workers print, and however slowly a client reads: neither the
-//! main loop nor the pen waits for it.
+//! Clients of `rotad logs`. Each gets a thread of its own, which waits for log lines and for the client in place of the
+//! main loop. However much workers print, and however slowly a client reads, neither the main loop nor the log writer
+//! waits for it.
 
 use super::Supervisor;
 use crate::control::wire::{Line, Response};
@@ -20,23 +20,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Clients that may be read to at once.
-const MOST: usize = 16;
-/// What is put together before it is sent, in bytes.
-const PORTION: usize = 64 * 1024;
+/// Maximum clients at once.
+const MAX_CLIENTS: usize = 16;
+/// How many bytes are collected before they are sent.
+const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A thread's place: how it is woken, and told that the master leaves.
+/// How the main loop reaches a client's thread: it wakes it, and tells it that the master exits.
 #[derive(Debug)]
 struct ClientThread {
-    bell: Waker,
-    leaving: AtomicBool,
+    waker: Waker,
+    shutting_down: AtomicBool,
 }
 
-/// All who read to clients.
+/// The threads of all clients.
 #[derive(Debug)]
 pub(super) struct LogClients {
-    seats: Vec<Weak<ClientThread>>,
-    /// Each thread holds one end; when all are gone, so is the other end's peer.
+    threads: Vec<Weak<ClientThread>>,
+    /// Each thread holds a clone of the sender: once all are gone, the receiver is disconnected.
     holds: Sender<Infallible>,
     gone: Receiver<Infallible>,
 }
@@ -44,44 +44,44 @@ pub(super) struct LogClients {
 impl Default for LogClients {
     fn default() -> Self {
         let (holds, gone) = bounded(0);
-        Self { seats: Vec::new(), holds, gone }
+        Self { threads: Vec::new(), holds, gone }
     }
 }
 
 impl LogClients {
     fn is_full(&mut self) -> bool {
-        self.seats.retain(|seat| seat.strong_count() > 0);
-        self.seats.len() >= MOST
+        self.threads.retain(|thread| thread.strong_count() > 0);
+        self.threads.len() >= MAX_CLIENTS
     }
 
-    /// The last lines go out, then the threads end; one whose client does not read is not waited for any longer.
-    pub(super) fn end(&mut self, patience: Duration) {
-        for seat in self.seats.drain(..).filter_map(|seat| seat.upgrade()) {
-            seat.leaving.store(true, Ordering::SeqCst);
-            seat.bell.wake();
+    /// Lets the threads send the last lines and end; waits at most `timeout` for clients that do not read.
+    pub(super) fn end(&mut self, timeout: Duration) {
+        for thread in self.threads.drain(..).filter_map(|thread| thread.upgrade()) {
+            thread.shutting_down.store(true, Ordering::SeqCst);
+            thread.waker.wake();
         }
         self.holds = bounded(0).0;
-        self.gone.recv_timeout(patience).ok();
+        self.gone.recv_timeout(timeout).ok();
     }
 }
 
-/// What one client is read.
-struct Reading {
+/// What one thread sends to its client.
+struct LogStream {
     client: UnixStream,
     follower: Follower,
-    seat: Arc<ClientThread>,
-    /// Only what there is: nothing to come.
+    thread: Arc<ClientThread>,
+    /// Sends only the lines that exist now.
     once: bool,
-    /// Fewer lines than this: there may be more elsewhere, and this says where.
+    /// If fewer lines than this are kept, sends `hint`, which says where older ones are.
     lines: usize,
     hint: String,
-    /// Nothing was ever printed by such a worker, nor is there one: so it is to be answered.
+    /// The reply if the worker does not exist and never printed a line.
     unknown: Option<String>,
     _hold: Sender<Infallible>,
 }
 
 impl Supervisor {
-    /// A client wants lines of workers: the last so many of them, and perhaps all to come.
+    /// Answers `rotad logs`: the last lines of workers, and perhaps all that follow.
     pub(super) fn logs_for(&mut self, client: u64, pool: Option<String>, slot: Option<u32>, what: (u32, bool)) {
         let (lines, follow) = what;
         let known = pool.as_deref().map(|name| self.pools.find(name));
@@ -90,23 +90,23 @@ impl Supervisor {
             return self.done(client, 4, message);
         }
         if self.log_clients.is_full() {
-            return self.done(client, 1, format!("{MOST} clients are read to already"));
+            return self.done(client, 1, format!("{MAX_CLIENTS} clients are read to already"));
         }
         let unknown = known.flatten().zip(slot).and_then(|(pool, slot)| self.no_such_slot(pool, slot));
         let hint = self.where_more_is(known.flatten());
-        let Ok(bell) = Waker::new() else {
+        let Ok(waker) = Waker::new() else {
             return self.done(client, 1, "no descriptor is left for another client".to_owned());
         };
         let Some(stream) = self.server.hand_over(client) else { return self.drop_client(client) };
-        let seat = Arc::new(ClientThread { bell: bell.clone(), leaving: AtomicBool::new(false) });
+        let thread = Arc::new(ClientThread { waker: waker.clone(), shutting_down: AtomicBool::new(false) });
         let lines = lines as usize;
-        let follower = self.log.follow(Filter { pool, slot }, lines, bell);
-        self.log_clients.seats.push(Arc::downgrade(&seat));
+        let follower = self.log.follow(Filter { pool, slot }, lines, waker);
+        self.log_clients.threads.push(Arc::downgrade(&thread));
         let _hold = self.log_clients.holds.clone();
-        let reading = Reading { client: stream, follower, seat, once: !follow, lines, hint, unknown, _hold };
-        let thread = std::thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
-        match thread.spawn(move || reading.go()) {
-            // The connection is the thread's now.
+        let log_stream = LogStream { client: stream, follower, thread, once: !follow, lines, hint, unknown, _hold };
+        let builder = std::thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
+        match builder.spawn(move || log_stream.run()) {
+            // The thread has the connection now.
             Ok(_) => self.drop_client(client),
             Err(error) => self.done(client, 1, format!("no thread is left for another client: {error}")),
         }
@@ -121,7 +121,7 @@ impl Supervisor {
         (!there).then(|| format!("no such worker: {}/{slot}; its pool has {count}", self.pool_name(pool)))
     }
 
-    /// Where what the ring does not hold (any more) is to be found.
+    /// Where to find lines that the ring no longer holds.
     fn where_more_is(&self, pool: Option<PoolId>) -> String {
         let master = self.log_file.as_ref().map_or("the master's stderr".to_owned(), |file| file.display().to_string());
         let mut places = Vec::new();
@@ -148,69 +148,69 @@ fn places_of(plan: &PoolPlan, master: &str) -> Vec<String> {
     sinks.into_iter().filter_map(place).collect()
 }
 
-impl Reading {
-    fn go(mut self) {
-        // Signals for the process reach the main thread, which waits for them, and do not wake this one.
+impl LogStream {
+    fn run(mut self) {
+        // Signals have to reach the main thread, which waits for them.
         SigSet::all().thread_block().ok();
-        // Whoever it was for is gone: there is nobody to tell.
-        self.read_out().ok();
+        // An error means that the client is gone.
+        self.stream().ok();
     }
 
-    fn read_out(&mut self) -> io::Result<()> {
+    fn stream(&mut self) -> io::Result<()> {
         let mut first = true;
         loop {
-            self.seat.bell.clear();
-            let leaving = self.seat.leaving.load(Ordering::SeqCst);
+            self.thread.waker.clear();
+            let shutting_down = self.thread.shutting_down.load(Ordering::SeqCst);
             let (lines, skipped) = self.follower.take();
             if std::mem::take(&mut first) && lines.len() < self.lines {
                 if let Some(message) = self.unknown.take().filter(|_| lines.is_empty()) {
-                    return self.send(&encoded(&Response::Done { code: 4, message }));
+                    return self.send(&encode(&Response::Done { code: 4, message }));
                 }
                 let text = std::mem::take(&mut self.hint);
-                self.send(&encoded(&Response::Hint { text }))?;
+                self.send(&encode(&Response::Hint { text }))?;
             }
-            self.hand_out(&lines, skipped)?;
-            if self.once || leaving {
-                return self.send(&encoded(&Response::Done { code: 0, message: String::new() }));
+            self.send_lines(&lines, skipped)?;
+            if self.once || shutting_down {
+                return self.send(&encode(&Response::Done { code: 0, message: String::new() }));
             }
             self.wait()?;
         }
     }
 
-    fn hand_out(&mut self, lines: &[LogLine], skipped: u64) -> io::Result<()> {
-        let mut portion = Vec::new();
+    fn send_lines(&mut self, lines: &[LogLine], skipped: u64) -> io::Result<()> {
+        let mut chunk = Vec::new();
         if skipped > 0 {
-            portion = encoded(&Response::Skipped { count: skipped });
+            chunk = encode(&Response::Skipped { count: skipped });
         }
         for line in lines {
-            portion.extend(encoded(&Response::Line(Box::new(told(line)))));
-            if portion.len() >= PORTION {
-                self.send(&portion)?;
-                portion.clear();
+            chunk.extend(encode(&Response::Line(Box::new(to_line(line)))));
+            if chunk.len() >= CHUNK_BYTES {
+                self.send(&chunk)?;
+                chunk.clear();
             }
         }
-        self.send(&portion)
+        self.send(&chunk)
     }
 
-    /// Until there is more, or the client is gone.
+    /// Waits until there are more lines, or the client is gone.
     fn wait(&mut self) -> io::Result<()> {
         loop {
-            let bell = PollFd::new(self.seat.bell.as_fd(), PollFlags::POLLIN);
-            let mut fds = [bell, PollFd::new(self.client.as_fd(), PollFlags::POLLIN)];
+            let waker = PollFd::new(self.thread.waker.as_fd(), PollFlags::POLLIN);
+            let mut fds = [waker, PollFd::new(self.client.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::NONE).ok();
-            let heard = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-            let (rings, says) = (heard(&fds[0]), heard(&fds[1]));
-            if says {
-                self.listen()?;
+            let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let (woken, client_ready) = (is_ready(&fds[0]), is_ready(&fds[1]));
+            if client_ready {
+                self.read_client()?;
             }
-            if rings {
+            if woken {
                 return Ok(());
             }
         }
     }
 
-    /// A client has nothing to say any more; but its end is heard this way.
-    fn listen(&mut self) -> io::Result<()> {
+    /// A client sends nothing more; reading notices its end.
+    fn read_client(&mut self) -> io::Result<()> {
         match self.client.read(&mut [0; 1024]) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
@@ -218,7 +218,7 @@ impl Reading {
         }
     }
 
-    /// All of it, however long the client takes; what comes meanwhile waits in the follower, which is bounded.
+    /// Sends all bytes, however long the client takes. New lines wait in the follower, which is bounded.
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.client.write(bytes) {
@@ -235,7 +235,7 @@ impl Reading {
     }
 }
 
-fn told(line: &LogLine) -> Line {
+fn to_line(line: &LogLine) -> Line {
     Line {
         time: humantime::format_rfc3339_millis(line.at).to_string(),
         pool: line.pool.to_string(),
@@ -246,8 +246,8 @@ fn told(line: &LogLine) -> Line {
     }
 }
 
-fn encoded(answer: &Response) -> Vec<u8> {
-    // Strings and numbers alone: this cannot fail.
+fn encode(answer: &Response) -> Vec<u8> {
+    // Only strings and numbers: this cannot fail.
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');
     line

@@ -1,8 +1,13 @@
-//! The master's life: one loop on the main thread, which owns the core and the roster and never blocks.
+//! The supervisor: one event loop on the main thread that owns the engine and executes its commands.
 //!
-//! What may block sits on threads of its own: births (`spawner`), looks into /proc (`scout`), the log (`pen`), reading
-//! the configuration again (`clerk`). They answer through channels and ring the loop's bell. Nothing ticks: a master
-//! whose workers are all ready sleeps until somebody does something.
+//! `daemon` (for `start`) and the CLI (for `run`) call [`serve`] with a plan; it returns the exit code. Each turn of
+//! the loop polls, feeds what the kernel and the threads report into the engine as inputs (`facts.rs`), executes the
+//! engine's commands (`effects.rs`), then runs what is due by the clock and tells the service manager what changed.
+//!
+//! The loop never blocks. What may block runs on threads: spawning (`Spawner`), reading /proc for readiness
+//! (`AcceptProbe`), writing logs (`LogWriter`), and work on foreign paths (`BlockingPool`). They send their results
+//! through channels and wake the loop. There is no periodic tick: when all workers are ready, the master sleeps until
+//! an event arrives.
 
 mod apply;
 mod background;
@@ -68,7 +73,7 @@ use file_watch::FileWatch;
 use health::Health;
 use launch::StartWatch;
 use listening::Listening;
-use on_change::{OnChange, Then};
+use on_change::{Continuation, OnChange};
 use orphans::Orphans;
 use pool_registry::PoolRegistry;
 use process_table::ProcessTable;
@@ -86,21 +91,21 @@ use std::time::{Duration, Instant};
 use tickets::Tickets;
 use waiters::Waiters;
 
-/// How many batches of events are handled before deadlines are looked at: a flood must not stop the clock.
-const MOST_BATCHES: u32 = 16;
+/// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
+const MAX_BATCHES: u32 = 16;
 
-/// A write of the log that takes longer hangs.
-const PEN_HANGS: Duration = Duration::from_secs(5);
+/// A log write that takes longer than this is reported as hanging.
+const LOG_HANGS_AFTER: Duration = Duration::from_secs(5);
 
-/// A ticket nobody waits for.
-const NOBODY: Ticket = Ticket(0);
+/// The ticket of a request that no client waits for.
+const NO_TICKET: Ticket = Ticket(0);
 
-/// All that the master holds beside the core.
+/// The state of the supervisor: the engine, and everything on the operating system's side of it.
 struct Supervisor {
     plan: Plan,
     engine: Engine,
     clock: Clock,
-    /// The time of the last step.
+    /// The time of the last engine call. The engine's clock never goes backwards.
     last_step: Time,
     poller: Poller,
     signals: Signals,
@@ -109,21 +114,21 @@ struct Supervisor {
     accept_probe: AcceptProbe,
     health: Health,
     log: LogWriter,
-    /// It has been told that the pen hangs.
-    pen_hangs: bool,
+    /// The hanging log has been reported.
+    log_hangs: bool,
     blocking: blocking::BlockingPool,
     reloads: ReloadQueue,
     on_change: OnChange,
     waiters: Waiters,
-    /// Pools whose change was put back in the present step.
+    /// Pools whose configuration change was reverted during the current engine call.
     reverted: BTreeSet<PoolId>,
     file_watch: FileWatch,
     runtime_dir: RuntimeDirRepair,
     runtime_files: RuntimeFiles,
     journal: WorkerJournal,
-    /// It has been said that the journal cannot be written.
-    journal_torn: bool,
-    /// What was stopped at the start, if a killed master had left something.
+    /// The failing journal has been reported.
+    journal_failing: bool,
+    /// Summary of the workers of a killed master that were stopped at startup, if there were any.
     took_over: Option<String>,
     listening: Listening,
     pools: PoolRegistry,
@@ -132,53 +137,55 @@ struct Supervisor {
     spawn_specs: SpawnSpecs,
     exit_reports: ExitReports,
     inputs: VecDeque<Input>,
-    /// A step's orders are being carried out.
+    /// Inputs are being drained: an input that arrives now is queued, so that the commands of one engine call are all
+    /// executed before the next call.
     draining: bool,
     tickets: Tickets,
     server: Server,
     event_log: event_log::EventLog,
     log_clients: log_clients::LogClients,
-    /// Where the master's log is; none: on stderr.
+    /// The master's log file. None: it logs to stderr.
     log_file: Option<PathBuf>,
-    /// Clients that wait for the end.
+    /// Clients that wait for the master to stop.
     stop_clients: Vec<u64>,
     start_watch: StartWatch,
     service_manager: ServiceManager,
     shutdown: Option<Shutdown>,
-    /// The prefix of ROTAD_WORKER: unique for each master.
+    /// Prefix of ROTAD_WORKER; unique for each master.
     tag: String,
     notify_dir: PathBuf,
     null: Arc<OwnedFd>,
-    /// Workers that the scout looks at.
-    watched: BTreeSet<WorkerId>,
-    /// Workers that nobody can look into, and when they have lived long enough.
-    blind: BTreeSet<WorkerId>,
-    blind_told: bool,
-    alive_for: BTreeSet<(Time, WorkerId)>,
+    /// Workers watched by the accept probe.
+    accept_probed: BTreeSet<WorkerId>,
+    /// Workers whose sockets /proc does not show to us (for lack of permission).
+    unobservable: BTreeSet<WorkerId>,
+    unobservable_logged: bool,
+    alive_deadlines: BTreeSet<(Time, WorkerId)>,
     stopping: bool,
-    /// INT has come: the next one kills.
+    /// SIGINT has been received: the next one kills.
     interrupted: bool,
     orphans: Orphans,
-    /// Workers that were reaped in the present turn, until the core has told of it.
-    gone: BTreeMap<WorkerId, event_log::Who>,
-    last_lost: BTreeMap<WorkerId, String>,
-    /// What the master leaves with, if not with 0.
+    /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
+    reaped: BTreeMap<WorkerId, event_log::WorkerLabel>,
+    unkillable: BTreeMap<WorkerId, String>,
+    /// The exit code, where it is not 0.
     exit_code: Option<u8>,
 }
 
-/// Why a master did not come to be.
+/// Why the master could not start.
 #[derive(Debug)]
 struct Failed {
     code: u8,
     message: String,
 }
 
-/// The life of one master, from here to its exit code. `reader`: reads the configuration again, on a thread.
-pub fn serve(plan: Plan, launch: StartContext, reader: Reader) -> u8 {
-    match Supervisor::start(plan, launch, reader) {
+/// Runs one master until it exits, and returns the exit code. `reader` reads the configuration for a reload; it is
+/// called on a thread.
+pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> u8 {
+    match Supervisor::start(plan, context, reader) {
         Ok(supervisor) => supervisor.run(),
-        Err((launch, failed)) => {
-            launch.report.finish(failed.code, &failed.message);
+        Err((context, failed)) => {
+            context.report.finish(failed.code, &failed.message);
             failed.code
         }
     }
@@ -187,25 +194,26 @@ pub fn serve(plan: Plan, launch: StartContext, reader: Reader) -> u8 {
 impl Supervisor {
     fn run(mut self) -> u8 {
         self.refresh_plan();
-        // Before any worker reads them.
+        // Before any worker reads the files: a change from then on is noticed.
         self.watch_files();
         let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
         self.emit(EventBuilder::new(EventKind::MasterStarted, text).silent());
         if let Some(text) = self.took_over.take() {
             self.emit(EventBuilder::new(EventKind::TookOver, text).silent());
         }
-        // Wherever they stand in the file: one that the core does not know yet holds nobody.
+        // In dependency order, wherever they stand in the file: the engine holds a pool back only for pools that it
+        // knows.
         let ids: Vec<PoolId> = self.pools.iter().map(|(id, _)| id).collect();
         let ids = self.pools.in_order(&ids).into_iter();
         let pools: Vec<(PoolId, Policy)> = ids.filter_map(|id| Some((id, self.pools.policy(id)?))).collect();
         for (pool, policy) in pools {
-            self.input(Input::Requested(NOBODY, Request::EnsurePool(pool, policy)));
+            self.input(Input::Requested(NO_TICKET, Request::EnsurePool(pool, policy)));
         }
         let mut sources = Vec::new();
         loop {
-            let patience = self.poll_timeout();
-            self.poller.wait(patience, &mut sources);
-            if let Some(pause) = self.clock.wake(patience) {
+            let timeout = self.poll_timeout();
+            self.poller.wait(timeout, &mut sources);
+            if let Some(pause) = self.clock.wake(timeout) {
                 let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
                 self.emit(EventBuilder::new(EventKind::MasterPaused, text).warn());
                 self.spawner.paused(pause);
@@ -218,7 +226,7 @@ impl Supervisor {
             }
             self.drain_poller(&mut sources);
             self.deadlines();
-            self.update_boot_limit();
+            self.settle_finished_starts();
             self.notify_service_manager();
             if let Some(code) = self.can_exit() {
                 return self.finish(code);
@@ -226,20 +234,21 @@ impl Supervisor {
         }
     }
 
-    /// All that has come, before any deadline: a worker's READY before its timeout, its messages before its exit.
+    /// Handles all pending events before any deadline: READY=1 counts before the ready timeout, a worker's messages
+    /// before its exit.
     fn drain_poller(&mut self, sources: &mut Vec<Source>) {
-        for _ in 0..MOST_BATCHES {
+        for _ in 0..MAX_BATCHES {
             if sources.is_empty() {
                 return;
             }
             for source in std::mem::take(sources) {
-                self.take(source);
+                self.dispatch(source);
             }
             self.poller.wait(Some(Duration::ZERO), sources);
         }
     }
 
-    fn take(&mut self, source: Source) {
+    fn dispatch(&mut self, source: Source) {
         match source {
             Source::Signals => self.on_signals(),
             Source::Waker => {
@@ -267,18 +276,21 @@ impl Supervisor {
         }
     }
 
-    /// How long the loop may sleep; none: until something happens.
+    /// How long the loop may sleep. None: until an event arrives.
     fn poll_timeout(&self) -> Option<Duration> {
-        let mending = self.listening.mending.deadline();
-        let alive = self.alive_for.first().map(|(at, _)| *at);
-        let core = [self.engine.deadline(), alive, self.start_watch.deadline(), mending].into_iter().flatten().min();
-        let care = self.health.deadline().map(|at| self.clock.until(at));
-        let waits =
-            [self.clock.patience(core), care, self.shutdown.as_ref().map(|leaving| leaving.patience(&self.clock))];
-        let moments = [
+        let repair = self.listening.repair.deadline();
+        let alive = self.alive_deadlines.first().map(|(at, _)| *at);
+        let core = [self.engine.deadline(), alive, self.start_watch.deadline(), repair].into_iter().flatten().min();
+        let health = self.health.deadline().map(|at| self.clock.until(at));
+        let waits = [
+            self.clock.patience(core),
+            health,
+            self.shutdown.as_ref().map(|shutdown| shutdown.poll_timeout(&self.clock)),
+        ];
+        let instants = [
             self.spawner.deadline(),
             self.server.deadline(),
-            self.processes.sweep_again(),
+            self.processes.next_sweep(),
             self.service_manager.deadline(),
             self.journal.deadline(),
             self.orphans.deadline(),
@@ -287,8 +299,8 @@ impl Supervisor {
             self.on_change.deadline(),
             self.runtime_files.deadline(),
         ];
-        let moments = moments.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
-        waits.into_iter().flatten().chain(moments).min()
+        let instants = instants.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
+        waits.into_iter().flatten().chain(instants).min()
     }
 
     fn deadlines(&mut self) {
@@ -301,25 +313,25 @@ impl Supervisor {
         for client in self.server.overdue(now) {
             self.drop_client(client);
         }
-        self.clients_again(now);
-        let overdue = self.processes.sweep_again().is_some_and(|at| at <= now);
+        self.resume_accepting(now);
+        let overdue = self.processes.next_sweep().is_some_and(|at| at <= now);
         for worker in self.processes.overdue(now) {
-            self.sweep(worker);
+            self.kill_tree(worker);
         }
         if overdue {
-            self.look_at_finishing();
+            self.check_finishing();
         }
         if self.journal.deadline().is_some_and(|at| at <= now) {
             let done = self.journal.mend();
-            self.journal_told(done);
+            self.note_journal_result(done);
         }
-        self.orphans_due();
+        self.run_due_orphans();
         self.check_log_writer();
         if self.reloads.deadline().is_some_and(|at| at <= now) {
             self.check_blocking_job();
         }
         if self.on_change.deadline().is_some_and(|at| at <= now) {
-            self.looks_overdue(now);
+            self.expire_comparisons(now);
         }
         if self.accept_probe.deadline().is_some_and(|at| at <= now) {
             self.check_accept_probe(now);
@@ -332,21 +344,21 @@ impl Supervisor {
             self.input(Input::TimerFired);
         }
         if self.start_watch.deadline().is_some_and(|at| at <= self.clock.now()) {
-            self.start_overdue();
+            self.check_start_deadline();
         }
         self.sample_starting();
     }
 
-    /// A disk that hangs holds the pen alone; here it is told. Nobody wakes for that: whoever asks, or whatever happens,
-    /// makes the loop turn.
+    /// Reports a log writer that hangs on a disk, and its recovery. A hang wakes nobody by itself: it is noticed the
+    /// next time that an event or a request turns the loop.
     fn check_log_writer(&mut self) {
         let busy = self.log.busy_for();
-        let hangs = busy >= PEN_HANGS;
-        if hangs == self.pen_hangs {
+        let hangs = busy >= LOG_HANGS_AFTER;
+        if hangs == self.log_hangs {
             return;
         }
-        self.pen_hangs = hangs;
-        let note = match hangs {
+        self.log_hangs = hangs;
+        let event = match hangs {
             true => EventBuilder::new(
                 EventKind::LogHangs,
                 format!(
@@ -359,30 +371,30 @@ impl Supervisor {
             .error(),
             false => EventBuilder::new(EventKind::LogHangs, "the log is written again").cause("over").warn(),
         };
-        self.emit(note);
+        self.emit(event);
     }
 
     fn on_signals(&mut self) {
-        let came = self.signals.pending();
+        let received = self.signals.pending();
         if self.signals.has_more() {
             self.waker.wake();
         }
-        for ReceivedSignal { meaning, text } in came {
+        for ReceivedSignal { meaning, text } in received {
             match meaning {
-                Meaning::Child => self.children_ended(),
+                Meaning::Child => self.on_sigchld(),
                 Meaning::Nothing => {}
-                Meaning::Stray => self.received(format!("{text}: means nothing here, passed over")),
+                Meaning::Stray => self.emit_signal(format!("{text}: means nothing here, passed over")),
                 Meaning::Stop | Meaning::Interrupt if !self.stopping => {
-                    self.received(format!("{text}: stopping"));
+                    self.emit_signal(format!("{text}: stopping"));
                     self.stop(false);
                 }
-                Meaning::Stop => self.received(format!("{text}: already stopping")),
+                Meaning::Stop => self.emit_signal(format!("{text}: already stopping")),
                 Meaning::Interrupt if self.interrupted => {
-                    self.received(format!("{text}: killing what is left"));
+                    self.emit_signal(format!("{text}: killing what is left"));
                     self.stop(true);
                 }
                 Meaning::Interrupt => {
-                    self.received(format!("{text}: already stopping; once more kills what is left"));
+                    self.emit_signal(format!("{text}: already stopping; once more kills what is left"));
                 }
                 Meaning::Act(action) => self.act(action, &text),
             }
@@ -390,8 +402,8 @@ impl Supervisor {
         }
     }
 
-    /// A signal, and what comes of it.
-    fn received(&mut self, text: String) {
+    /// Emits a received signal and what it leads to.
+    fn emit_signal(&mut self, text: String) {
         self.emit(EventBuilder::new(EventKind::SignalReceived, text));
     }
 
@@ -403,12 +415,12 @@ impl Supervisor {
             SignalAction::ApplyConfig => self.apply_by_signal(text, ReloadScope::ConfigOnly),
             SignalAction::Reload => self.apply_by_signal(text, ReloadScope::Everything),
             SignalAction::ReopenLogs => {
-                self.received(format!("{text}: opening the log again"));
+                self.emit_signal(format!("{text}: opening the log again"));
                 self.log.reopen();
-                self.look_after_sockets();
-                self.keep_house();
+                self.check_all_listeners();
+                self.repair_runtime_dir();
             }
-            SignalAction::Ignore => self.received(format!("{text}: ignored, as configured")),
+            SignalAction::Ignore => self.emit_signal(format!("{text}: ignored, as configured")),
         }
     }
 
@@ -420,22 +432,22 @@ impl Supervisor {
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
         let pools = self.pools.of_kind(kind);
         if pools.is_empty() {
-            // Whoever waits for the end of a reload has it now.
+            // `Type=notify-reload` waits for the end of a reload: there is nothing to do, so it ends now.
             self.reloading();
-            return self.received(format!("{text}: there is no pool of that kind to roll"));
+            return self.emit_signal(format!("{text}: there is no pool of that kind to roll"));
         }
-        let looks = self.looks(&pools);
-        if looks.is_empty() {
-            self.received(format!("{text}: rolling {}", self.names(&pools)));
+        let comparisons = self.comparisons_for_roll(&pools);
+        if comparisons.is_empty() {
+            self.emit_signal(format!("{text}: rolling {}", self.names(&pools)));
             return self.roll(None, false, &pools);
         }
-        let (perhaps, surely): (Vec<PoolId>, Vec<PoolId>) =
-            pools.iter().partition(|pool| looks.iter().any(|(looked, _)| looked == *pool));
-        let surely = if surely.is_empty() { String::new() } else { format!("rolling {}; ", self.names(&surely)) };
-        let perhaps = self.names(&perhaps);
-        self.received(format!("{text}: {surely}only if what it is made from has changed: {perhaps}"));
+        let (conditional, certain): (Vec<PoolId>, Vec<PoolId>) =
+            pools.iter().partition(|pool| comparisons.iter().any(|(looked, _)| looked == *pool));
+        let certain = if certain.is_empty() { String::new() } else { format!("rolling {}; ", self.names(&certain)) };
+        let conditional = self.names(&conditional);
+        self.emit_signal(format!("{text}: {certain}only if what it is made from has changed: {conditional}"));
         self.reloading();
-        self.look(looks, Then::Roll { client: None, wait: Wait::No, pools });
+        self.start_comparison(comparisons, Continuation::Roll { client: None, wait: Wait::No, pools });
     }
 
     fn names(&self, pools: &[PoolId]) -> String {
@@ -451,33 +463,33 @@ impl Supervisor {
             self.stopping = true;
             self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
             self.tell_stopping();
-            self.give_up_applying();
-            self.give_up_looks();
+            self.cancel_reloads();
+            self.cancel_comparisons();
             self.give_up_starts();
         }
         let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
         let request = if now { Request::StopNow } else { Request::Stop { cap } };
-        self.input(Input::Requested(NOBODY, request));
+        self.input(Input::Requested(NO_TICKET, request));
     }
 
-    fn journal_born(&mut self, worker: WorkerId, start_time: u64) {
-        let Some(body) = self.processes.get(worker) else { return };
-        let Some(pid) = body.pid() else { return };
+    fn journal_add(&mut self, worker: WorkerId, start_time: u64) {
+        let Some(process) = self.processes.get(worker) else { return };
+        let Some(pid) = process.pid() else { return };
         let (name, pipes) =
-            (self.pools.name(body.pool), body.output.as_ref().map(WorkerOutput::inodes).unwrap_or_default());
-        let done = self.journal.born(pid, start_time, (name, body.slot.0), &body.tag, &pipes);
-        self.journal_told(done);
+            (self.pools.name(process.pool), process.output.as_ref().map(WorkerOutput::inodes).unwrap_or_default());
+        let done = self.journal.born(pid, start_time, (name, process.slot.0), &process.tag, &pipes);
+        self.note_journal_result(done);
     }
 
-    fn journal_gone(&mut self, pid: i32) {
+    fn journal_remove(&mut self, pid: i32) {
         let done = self.journal.gone(pid);
-        self.journal_told(done);
+        self.note_journal_result(done);
     }
 
-    /// Trouble with the journal, and its end, are told once.
-    fn journal_told(&mut self, done: io::Result<()>) {
-        let note = match done {
-            Err(error) if !self.journal_torn => {
+    /// Reports a failing journal once, and its recovery once.
+    fn note_journal_result(&mut self, done: io::Result<()>) {
+        let event = match done {
+            Err(error) if !self.journal_failing => {
                 let text = format!(
                     "the list of workers in {} cannot be written: {error}; it is tried again each second, and a start \
                      after a kill -9 goes by the workers' environment meanwhile",
@@ -485,13 +497,13 @@ impl Supervisor {
                 );
                 EventBuilder::new(EventKind::Journal, text).cause("torn").warn()
             }
-            Ok(()) if self.journal_torn && self.journal.deadline().is_none() => {
+            Ok(()) if self.journal_failing && self.journal.deadline().is_none() => {
                 EventBuilder::new(EventKind::Journal, "the list of workers in the runtime directory is whole again")
                     .cause("whole")
             }
             _ => return,
         };
-        self.journal_torn = !self.journal_torn;
-        self.emit(note);
+        self.journal_failing = !self.journal_failing;
+        self.emit(event);
     }
 }

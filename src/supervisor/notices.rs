@@ -1,11 +1,14 @@
-//! What the core records, as lines of the diary, progress for those who wait, and the launch's fate.
+//! Notices: what the engine reports, as events for people and progress for waiting clients.
+//!
+//! `effects.rs` calls [`Supervisor::handle_notice`] for each notice, in the engine's order. It also settles waits
+//! (`waiters.rs`, `launch.rs`) when a pool is up, has failed or has stopped.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::exit_report::{describe, exit_text, last_exit, last_known};
-use super::launch::Verdict;
-use super::orphans::named;
-use super::tickets::{About, reason, superseded, verdict};
+use super::launch::StartAction;
+use super::orphans::list_members;
+use super::tickets::{OutcomeContext, describe_outcome, reason, superseded};
 use crate::control::wire::Response;
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
@@ -14,10 +17,10 @@ use rotad_core::{
     SupersededBy, Ticket, WorkerId, WorkerState,
 };
 
-/// Ends of a slot in a row, all before ready and none a failure, after which a start has failed.
+/// After this many exits of a slot in a row, none a failure and all before ready, its start counts as failed.
 const START_FAILS_AFTER: u32 = 5;
 
-/// [`Notice::Died`].
+/// The fields of [`Notice::Died`].
 struct Death {
     cause: Cause,
     failure: bool,
@@ -28,10 +31,10 @@ struct Death {
 }
 
 impl Supervisor {
-    pub(super) fn recorded(&mut self, record: Notice) {
-        self.on_notice(&record);
-        match record {
-            Notice::Ready { worker, took, by_age, soak } => self.ready_line(worker, took, by_age, soak),
+    pub(super) fn handle_notice(&mut self, notice: Notice) {
+        self.update_health(&notice);
+        match notice {
+            Notice::Ready { worker, took, by_age, soak } => self.report_ready(worker, took, by_age, soak),
             Notice::Confirmed { worker, took } => {
                 self.emit(
                     EventBuilder::new(EventKind::Ready, format!("says that it is ready, {took} after its start"))
@@ -47,26 +50,28 @@ impl Supervisor {
             ),
             Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
                 let death = Death { cause, failure, before_ready, early_exits, retry_in, given_up };
-                self.died_line(worker, &death);
+                self.report_death(worker, &death);
             }
             Notice::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
                 self.emit(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
             Notice::Retired { worker, why } => {
-                let (cause, text) = self.retired(worker, why);
+                let (cause, text) = self.retire_text(worker, why);
                 self.emit(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
             }
-            Notice::Killed { worker, reason, waited } => self.killed_line(worker, reason, waited),
+            Notice::Killed { worker, reason, waited } => self.report_kill(worker, reason, waited),
             Notice::Unkillable { worker } => {
-                let ended = self.processes.get(worker).is_some_and(|body| body.exit.is_some());
+                let ended = self.processes.get(worker).is_some_and(|process| process.exit.is_some());
                 let text = match ended {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
                     true => self.orphans.why_left(worker),
                 };
                 self.emit(EventBuilder::new(EventKind::Unkillable, text).worker(worker).error());
             }
-            Notice::SlotReplaced { pool, slot, worker, done, of } => self.step_line(pool, slot, worker, (done, of)),
+            Notice::SlotReplaced { pool, slot, worker, done, of } => {
+                self.report_replaced(pool, slot, worker, (done, of))
+            }
             Notice::CrashLoop { .. }
             | Notice::CrashLoopEases { .. }
             | Notice::CrashLoopOver { .. }
@@ -83,12 +88,12 @@ impl Supervisor {
             | Notice::OneshotDone { .. }
             | Notice::WorkerReplaced { .. }
             | Notice::EssentialLost { .. }
-            | Notice::EssentialEnded { .. } => self.pool_recorded(record),
+            | Notice::EssentialEnded { .. } => self.handle_pool_notice(notice),
         }
     }
 
-    fn pool_recorded(&mut self, record: Notice) {
-        match record {
+    fn handle_pool_notice(&mut self, notice: Notice) {
+        match notice {
             Notice::CrashLoop { pool, deaths, span } => {
                 let span = span.max(Span::from_secs(1));
                 let text = format!(
@@ -119,11 +124,11 @@ impl Supervisor {
                 let text = format!("starts after {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
                 self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool));
-                self.tell(pool, &told);
+                self.tell_waiting_clients(pool, &told);
             }
             Notice::OneshotDone { pool, generation, took } => {
-                let note = EventBuilder::new(EventKind::OneshotDone, format!("done after {took}"));
-                self.emit(note.pool(pool).generation(generation));
+                let event = EventBuilder::new(EventKind::OneshotDone, format!("done after {took}"));
+                self.emit(event.pool(pool).generation(generation));
                 self.oneshot_done(pool);
                 self.pool_up(pool, &format!("done after {took}"));
             }
@@ -138,27 +143,27 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::EssentialEnded, text).pool(pool).warn());
                 self.essential_ended(pool, exit, &how);
             }
-            _ => self.roll_recorded(record),
+            _ => self.handle_roll_notice(notice),
         }
     }
 
-    fn roll_recorded(&mut self, record: Notice) {
-        match record {
+    fn handle_roll_notice(&mut self, notice: Notice) {
+        match notice {
             Notice::RollStarted { pool, generation, of } => {
                 let text = format!("rolling restart of {of} workers");
                 self.emit(EventBuilder::new(EventKind::RollStarted, text).pool(pool).generation(generation));
                 let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
-                self.tell(pool, &text);
+                self.tell_waiting_clients(pool, &text);
             }
             Notice::RollingBack { pool, generation, to, failure } => {
                 let reason = reason(&failure, failure.worker.and_then(|w| self.exit_reports.of_worker(w)));
                 let text = format!("going back to generation {to}");
-                let note = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
+                let event = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
                     .pool(pool)
                     .generation(generation);
-                self.emit(note.cause(failure_word(failure.cause)).error());
+                self.emit(event.cause(failure_cause(failure.cause)).error());
                 let text = format!("{}: {text}", self.pool_name(pool));
-                self.tell(pool, &text);
+                self.tell_waiting_clients(pool, &text);
             }
             Notice::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
             Notice::RollAfter { pool, by } => {
@@ -166,7 +171,7 @@ impl Supervisor {
                 let text = format!("its rolling restart begins after that of {}", names.join(", "));
                 let told = format!("{}: {text}", self.pool_name(pool));
                 self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool).cause("roll"));
-                self.tell(pool, &told);
+                self.tell_waiting_clients(pool, &told);
             }
             Notice::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
@@ -183,29 +188,29 @@ impl Supervisor {
                     "every new worker is alive, nothing says that they are ready: watched for {span} before the roll is \
                      done"
                 );
-                self.tell(pool, &format!("{}: {text}", self.pool_name(pool)));
+                self.tell_waiting_clients(pool, &format!("{}: {text}", self.pool_name(pool)));
                 self.emit(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
             }
             Notice::WorkerReplaced { pool, slot, worker, took } => {
                 self.emit(EventBuilder::new(EventKind::WorkerReplaced, format!("replaced in {took}")).worker(worker));
-                let pid = self.who(worker).pid;
+                let pid = self.label(worker).pid;
                 let name = self.pool_name(pool).to_owned();
-                let how = if self.only_lives(worker) { ALIVE } else { "serves" };
+                let how = if self.is_ready_by_age(worker) { ALIVE_ONLY } else { "serves" };
                 let text = format!("{name}/{slot}: pid {} {how}, after {took}", pid.unwrap_or(0));
                 let took_ms = Some(took.as_millis());
-                self.step(pool, Response::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
+                self.send_step(pool, Response::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
             }
-            // Told above.
+            // Handled by the callers above.
             _ => {}
         }
     }
 
-    fn step_line(&mut self, pool: PoolId, slot: Slot, worker: WorkerId, (done, of): (u32, u32)) {
+    fn report_replaced(&mut self, pool: PoolId, slot: Slot, worker: WorkerId, (done, of): (u32, u32)) {
         let took = self.engine.view().worker(worker).and_then(|view| view.ready_in);
-        let pid = self.who(worker).pid;
+        let pid = self.label(worker).pid;
         let name = self.pool_name(pool).to_owned();
         let how = match took {
-            _ if self.only_lives(worker) => ALIVE.to_owned(),
+            _ if self.is_ready_by_age(worker) => ALIVE_ONLY.to_owned(),
             Some(took) => format!("serves, ready after {took}"),
             None => "serves".to_owned(),
         };
@@ -213,55 +218,55 @@ impl Supervisor {
         self.emit(EventBuilder::new(EventKind::RollStep, text.clone()).worker(worker).debug());
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
-        self.step(pool, Response::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
+        self.send_step(pool, Response::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
     }
 
-    /// A worker more, for whoever waits for this pool.
-    fn step(&mut self, pool: PoolId, step: Response) {
+    /// Tells the clients that wait for this pool that one more worker is replaced.
+    fn send_step(&mut self, pool: PoolId, step: Response) {
         for client in self.tickets.clients_of(pool) {
             self.answer(client, &step, false);
         }
     }
 
-    /// Its age alone speaks for it.
-    fn only_lives(&self, worker: WorkerId) -> bool {
+    /// Whether the worker counts as ready because of its age alone.
+    fn is_ready_by_age(&self, worker: WorkerId) -> bool {
         self.engine.view().worker(worker).is_some_and(|worker| worker.by_age)
     }
 
-    /// So for one of its workers at least.
-    pub(super) fn is_by_age(&self, pool: PoolId) -> bool {
+    /// Whether that is so for at least one worker of the pool.
+    pub(super) fn has_ready_by_age(&self, pool: PoolId) -> bool {
         self.engine.view().workers().any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
     }
 
-    /// What is said of a pool that has all its workers.
+    /// The text for a pool that has all its workers.
     pub(super) fn all_up(&self, pool: PoolId) -> &'static str {
-        if self.is_by_age(pool) {
+        if self.has_ready_by_age(pool) {
             "every worker is alive, nothing says that they are ready"
         } else {
             "every worker is ready"
         }
     }
 
-    fn ready_line(&mut self, worker: WorkerId, took: Span, by_age: bool, soak: Span) {
+    fn report_ready(&mut self, worker: WorkerId, took: Span, by_age: bool, soak: Span) {
         let mut text = format!("ready after {took}");
         if by_age {
             text = format!("alive after {took}, nothing says that it is ready");
             if soak > Span::ZERO {
                 text.push_str(&format!(": watched for {soak} before others are replaced"));
-                let about = self.who(worker);
-                if let (Some(pool), Some(slot)) = (about.pool, about.slot) {
-                    let (name, pid) = (self.pool_name(pool), about.pid.unwrap_or(0));
+                let context = self.label(worker);
+                if let (Some(pool), Some(slot)) = (context.pool, context.slot) {
+                    let (name, pid) = (self.pool_name(pool), context.pid.unwrap_or(0));
                     let told = format!("{name}/{slot}: pid {pid} is {text}");
-                    self.tell(pool, &told);
+                    self.tell_waiting_clients(pool, &told);
                 }
             }
         }
         self.emit(EventBuilder::new(EventKind::Ready, text).worker(worker));
-        self.look_away(worker);
-        let Some(body) = self.processes.get(worker) else { return };
+        self.stop_accept_probe(worker);
+        let Some(process) = self.processes.get(worker) else { return };
         let mut shut = Vec::new();
-        // Servers call listen(2) on what they inherit, and shrink the queue of all.
-        for id in &body.pattern.listeners {
+        // A server that calls listen(2) on an inherited socket changes the backlog for all: set it again.
+        for id in &process.spec.listeners {
             let Some(listener) = self.listening.get(*id) else { continue };
             if listener.is_shut() {
                 shut.push(*id);
@@ -274,37 +279,37 @@ impl Supervisor {
         }
     }
 
-    fn died_line(&mut self, id: WorkerId, death: &Death) {
+    fn report_death(&mut self, id: WorkerId, death: &Death) {
         let Death { cause, failure, before_ready, early_exits, retry_in, given_up } = *death;
         if let Cause::NotReadyInTime | Cause::Unhealthy = cause
-            && let Some(body) = self.processes.get(id)
+            && let Some(process) = self.processes.get(id)
         {
-            // It still lives, and is about to be ended: these are its last words all the same.
-            let log = body.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
+            // It still runs and is about to be killed: these are its last lines.
+            let log = process.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
             let lived = self.engine.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
-            let mut reason = unwell(cause, body.unwell.as_deref());
+            let mut reason = end_reason(cause, process.probe_error.as_deref());
             if cause == Cause::NotReadyInTime
-                && let Some(crowd) = self.crowd(id)
+                && let Some(crowding) = self.crowding(id)
             {
-                reason = format!("{reason}; {crowd}");
+                reason = format!("{reason}; {crowding}");
             }
             let exit = last_exit(None, Some(reason.clone()), lived, log);
-            self.exit_reports.add(id, body.obituary(exit, cause == Cause::Unhealthy));
-            if let Some(body) = self.processes.get_mut(id) {
-                body.ended_for = Some(reason);
+            self.exit_reports.add(id, process.exit_report(exit, cause == Cause::Unhealthy));
+            if let Some(process) = self.processes.get_mut(id) {
+                process.end_reason = Some(reason);
             }
         }
         if early_exits > 0
-            && let Some(body) = self.processes.get_mut(id)
+            && let Some(process) = self.processes.get_mut(id)
         {
-            body.ended_in_vain = true;
+            process.early_exit = true;
         }
         let text = describe(cause, self.exit_reports.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
             Some(span) if early_exits > 1 => format!(", {early_exits} times in a row; started again in {span}"),
             Some(span) => format!("; started again in {span}"),
-            None if given_up => format!("; {}", self.not_again(id, cause)),
+            None if given_up => format!("; {}", self.no_restart_reason(id, cause)),
             None => String::new(),
         };
         let kind = match cause {
@@ -313,23 +318,23 @@ impl Supervisor {
             Cause::Unhealthy => EventKind::Unhealthy,
             Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
         };
-        let note = EventBuilder::new(kind, format!("{text}{next}")).worker(id).cause(failure_word(cause));
-        self.emit(if failure { note.warn() } else { note });
+        let event = EventBuilder::new(kind, format!("{text}{next}")).worker(id).cause(failure_cause(cause));
+        self.emit(if failure { event.warn() } else { event });
         let is_failure = (failure && before_ready)
             || cause == Cause::NotReadyInTime
             || early_exits == START_FAILS_AFTER
             || (given_up && failure);
         if given_up
             && !failure
-            && let Some(pool) = self.who(id).pool
+            && let Some(pool) = self.label(id).pool
             && self.engine.view().pool(pool).is_some_and(|view| view.state == PoolState::Done)
         {
             self.pool_up(pool, "its workers have done their work");
         }
-        if is_failure && let Some(pool) = self.who(id).pool {
-            let obituary = self.exit_reports.of_worker(id);
+        if is_failure && let Some(pool) = self.label(id).pool {
+            let exit_report = self.exit_reports.of_worker(id);
             let mut text = text;
-            for line in obituary.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
+            for line in exit_report.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::harmless::harmless(line));
             }
@@ -338,14 +343,14 @@ impl Supervisor {
                     "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"
                 ));
             }
-            let then = if given_up { self.not_again(id, cause) } else { "it is tried on".to_owned() };
+            let then = if given_up { self.no_restart_reason(id, cause) } else { "it is tried on".to_owned() };
             self.pool_failed(pool, text, &then);
         }
     }
 
     /// Why a slot stays empty, and until when.
-    fn not_again(&self, id: WorkerId, cause: Cause) -> String {
-        let policy = self.who(id).pool.and_then(|pool| self.pools.policy(pool));
+    fn no_restart_reason(&self, id: WorkerId, cause: Cause) -> String {
+        let policy = self.label(id).pool.and_then(|pool| self.pools.policy(pool));
         match (cause, policy) {
             (Cause::Exited(Exit::Code(code)), Some(policy)) if policy.restart.never_on.contains(&code) => {
                 format!("not started again until the next roll or start: {code} is one of `restart.never_on`")
@@ -354,8 +359,8 @@ impl Supervisor {
         }
     }
 
-    fn retired(&self, worker: WorkerId, why: StopReason) -> (&'static str, &'static str) {
-        // By now the slot has its successor.
+    fn retire_text(&self, worker: WorkerId, why: StopReason) -> (&'static str, &'static str) {
+        // The slot has its successor by now.
         let view = self.engine.view();
         let old = view.worker(worker).map(|old| (old.pool, old.slot));
         let next = old.and_then(|of| view.workers().find(|next| (next.pool, next.slot) == of && is_up(next.state)));
@@ -375,13 +380,13 @@ impl Supervisor {
         }
     }
 
-    /// What it was doing is cut short: whoever misses that later finds it named here.
-    fn killed_line(&mut self, id: WorkerId, reason: KillReason, waited: Span) {
-        let Some(body) = self.processes.get(id) else { return };
-        let rest = match &body.outlived {
-            // It has just finished.
+    /// Names the processes that are killed: their work is cut short, and this line says which.
+    fn report_kill(&mut self, id: WorkerId, reason: KillReason, waited: Span) {
+        let Some(process) = self.processes.get(id) else { return };
+        let rest = match &process.survivors {
+            // The last of them has just exited.
             Some(Some(rest)) if rest.is_empty() => return,
-            Some(Some(rest)) => Some(named(rest)),
+            Some(Some(rest)) => Some(list_members(rest)),
             Some(None) => Some("what it is was not found out in time".to_owned()),
             None => None,
         };
@@ -401,26 +406,26 @@ impl Supervisor {
             }
             (KillReason::Now, None) => "killed at once, as was asked for".to_owned(),
         };
-        let log = body.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
-        text.push_str(&last_known(body.says.as_deref(), &log));
-        let note = EventBuilder::new(EventKind::Kill, text).worker(id);
+        let log = process.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
+        text.push_str(&last_known(process.status_text.as_deref(), &log));
+        let event = EventBuilder::new(EventKind::Kill, text).worker(id);
         self.emit(match reason {
-            KillReason::Steps | KillReason::Cap => note.cause("stop-timeout").warn(),
-            KillReason::Now => note.cause("stop-now"),
+            KillReason::Steps | KillReason::Cap => event.cause("stop-timeout").warn(),
+            KillReason::Now => event.cause("stop-now"),
         });
     }
 
     fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
         let (code, text) = self.outcome(pool, outcome);
-        let note = EventBuilder::new(EventKind::RollEnded, text).pool(pool).cause(outcome_word(outcome));
-        let note = match outcome {
+        let event = EventBuilder::new(EventKind::RollEnded, text).pool(pool).cause(outcome_cause(outcome));
+        let event = match outcome {
             Outcome::Done { generation, .. }
             | Outcome::Aborted { generation, .. }
-            | Outcome::RolledBack { generation, .. } => note.generation(*generation),
-            _ => note,
+            | Outcome::RolledBack { generation, .. } => event.generation(*generation),
+            _ => event,
         };
         let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
-        self.emit(if is_failure { note.error() } else { note });
+        self.emit(if is_failure { event.error() } else { event });
         if !matches!(outcome, Outcome::Superseded { by: SupersededBy::RollBack }) {
             self.spawn_specs.hold_to(pool, None);
         }
@@ -434,12 +439,12 @@ impl Supervisor {
             | Outcome::ReplaceFailed { failure, .. } => failure.worker,
             _ => None,
         };
-        let about = About {
+        let context = OutcomeContext {
             pool: self.pool_name(pool),
             is_oneshot: self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot),
             has_served: self.engine.view().pool(pool).is_some_and(|view| view.last_good != Generation::NONE),
             culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
-            before: match outcome {
+            blocked_by: match outcome {
                 Outcome::Aborted { failure: Failure { cause: Cause::After(other), .. }, .. }
                 | Outcome::RolledBack { failure: Failure { cause: Cause::After(other), .. }, .. } => {
                     Some(self.pool_name(*other))
@@ -447,9 +452,9 @@ impl Supervisor {
                 _ => None,
             },
         };
-        let (code, mut text) = verdict(about, outcome);
+        let (code, mut text) = describe_outcome(context, outcome);
         if let Outcome::Done { replaced: 1.., .. } = outcome
-            && self.is_by_age(pool)
+            && self.has_ready_by_age(pool)
         {
             text.push_str("; alive, nothing says that they are ready");
         }
@@ -459,47 +464,47 @@ impl Supervisor {
         (code, text)
     }
 
-    /// The end of one wish.
+    /// The engine's reply to one request.
     pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        if self.recycled(ticket, outcome) || self.oneshot_ended(ticket, pool, outcome) {
+        if self.recycle_replied(ticket, outcome) || self.oneshot_ended(ticket, pool, outcome) {
             return;
         }
         if let Outcome::Begins { generation } = outcome {
-            return self.will_begin(ticket, pool, *generation);
+            return self.await_begin(ticket, pool, *generation);
         }
         let (code, text) = self.outcome(pool, outcome);
         self.settle(ticket, pool, code, text);
     }
 
-    /// A line for whoever waits for this pool.
-    pub(super) fn tell(&mut self, pool: PoolId, text: &str) {
+    /// Sends a line of progress to the clients that wait for this pool.
+    pub(super) fn tell_waiting_clients(&mut self, pool: PoolId, text: &str) {
         for client in self.tickets.clients_of(pool) {
             self.answer(client, &Response::Progress { text: text.to_owned() }, false);
         }
     }
 
-    pub(super) fn launched(&mut self, verdict: Verdict) {
-        match verdict {
-            Verdict::Wait | Verdict::JobResult => {}
-            Verdict::StopAll => {
+    pub(super) fn apply_start_action(&mut self, action: StartAction) {
+        match action {
+            StartAction::Wait | StartAction::Reported => {}
+            StartAction::StopAll => {
                 tracing::error!("not one pool came up: leaving");
                 self.stopping = true;
                 let cap = Some(Span::from_secs(5));
                 let stop = rotad_core::Request::Stop { cap };
-                self.inputs.push_back(rotad_core::Input::Requested(super::NOBODY, stop));
+                self.inputs.push_back(rotad_core::Input::Requested(super::NO_TICKET, stop));
             }
         }
     }
 
-    pub(super) fn start_overdue(&mut self) {
-        let verdict = self.start_watch.overdue(self.clock.now());
-        self.launched(verdict);
+    pub(super) fn check_start_deadline(&mut self) {
+        let action = self.start_watch.overdue(self.clock.now());
+        self.apply_start_action(action);
         self.drain_inputs();
     }
 }
 
-/// What is said of a worker for which only its age speaks.
-const ALIVE: &str = "is alive, nothing says that it is ready";
+/// For a worker that counts as ready because of its age alone.
+const ALIVE_ONLY: &str = "is alive, nothing says that it is ready";
 
 fn is_up(state: WorkerState) -> bool {
     match state {
@@ -508,7 +513,7 @@ fn is_up(state: WorkerState) -> bool {
     }
 }
 
-fn failure_word(cause: Cause) -> &'static str {
+fn failure_cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Exited(Exit::Code(_)) => "exited",
         Cause::Exited(Exit::Signal { .. }) => "killed",
@@ -521,7 +526,7 @@ fn failure_word(cause: Cause) -> &'static str {
     }
 }
 
-fn outcome_word(outcome: &Outcome) -> &'static str {
+fn outcome_cause(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Done { .. } => "done",
         Outcome::Aborted { .. } => "aborted",
@@ -532,8 +537,8 @@ fn outcome_word(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// Why a worker that lives is ended, with what its last probe, or its watchdog, has said.
-fn unwell(cause: Cause, reason: Option<&str>) -> String {
+/// Why a running worker is killed, with the last error of its probe or watchdog.
+fn end_reason(cause: Cause, reason: Option<&str>) -> String {
     match (cause, reason) {
         (Cause::NotReadyInTime, None) => "was not ready in time".to_owned(),
         (Cause::NotReadyInTime, Some(reason)) => format!("was not ready in time: {reason}"),

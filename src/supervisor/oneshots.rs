@@ -1,10 +1,10 @@
-//! The oneshots of a reload: they run to their end, in their order, before anything else of the new configuration counts.
-//! If one fails, nothing of it does.
+//! The oneshots of a reload: they run to their end, in dependency order, before anything else of the new configuration
+//! takes effect. If one fails, nothing does.
 
 use super::Supervisor;
-use super::apply::{PendingConfig, ReloadRequest, Stage};
+use super::apply::{PendingConfig, ReloadRequest, ReloadStage};
 use super::control::is_meant;
-use super::on_change::{Passed, Then};
+use super::on_change::{Continuation, PassedOver};
 use super::pool_registry::PoolSpec;
 use super::tickets::{reason, superseded};
 use crate::control::wire::ReloadScope;
@@ -15,18 +15,19 @@ use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub(super) struct Oneshots {
-    /// Names of those that are still to run.
-    todo: Vec<String>,
-    /// Those that run: by their ticket; new ones have none, and are known by what is recorded of them.
+    /// Names of those that have not started yet.
+    waiting: Vec<String>,
+    /// Those that run, with their tickets. A new oneshot has no ticket (`EnsurePool` has no reply), so its end is
+    /// learnt from the engine's notices.
     running: BTreeMap<PoolId, Option<Ticket>>,
-    /// What each of those that were begun was made from before; new ones: nothing.
+    /// The previous spec of each that was started. None: it is new.
     before: BTreeMap<PoolId, Option<Arc<PoolSpec>>>,
-    /// Pools of another kind whose names are oneshots now: they go when all is well.
+    /// Pools of another kind whose names are oneshots now: removed when all have succeeded.
     replaced: Vec<PoolId>,
     failed: Option<String>,
 }
 
-/// Pools that have to be up before this one, directly and by way of others.
+/// Pools that have to be up before this one, directly and indirectly.
 fn all_before(plan: &Plan, pool: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut ask = vec![pool.to_owned()];
@@ -39,17 +40,17 @@ fn all_before(plan: &Plan, pool: &str) -> BTreeSet<String> {
 
 impl Oneshots {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.todo.iter().map(String::as_str)
+        self.waiting.iter().map(String::as_str)
     }
 }
 
 impl Supervisor {
-    /// A reload runs the oneshots that its pools come after; otherwise those that are new or have changed run.
-    pub(super) fn oneshots_to_run(&self, wish: &ReloadRequest, plan: &Plan) -> Oneshots {
-        let named: BTreeSet<String> = match wish.extent {
+    /// A reload runs the oneshots that its pools come after; `apply-config` runs only those that are new or changed.
+    pub(super) fn oneshots_to_run(&self, request: &ReloadRequest, plan: &Plan) -> Oneshots {
+        let named: BTreeSet<String> = match request.extent {
             ReloadScope::ConfigOnly => BTreeSet::new(),
             ReloadScope::Everything | ReloadScope::DryRun => {
-                let chosen = plan.pools.iter().filter(|pool| is_meant(&wish.which, pool));
+                let chosen = plan.pools.iter().filter(|pool| is_meant(&request.which, pool));
                 chosen.flat_map(|pool| std::iter::once(pool.name.clone()).chain(all_before(plan, &pool.name))).collect()
             }
         };
@@ -59,47 +60,49 @@ impl Supervisor {
             .filter(|pool| matches!(pool.change, PoolChange::Added | PoolChange::Rolled { .. }))
             .map(|pool| pool.name)
             .collect();
-        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.rests(pool));
-        let todo = plan.pools.iter().filter(|pool| pool.kind == Kind::Oneshot).map(|pool| &pool.name);
-        let todo = todo.filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
-        Oneshots { todo: todo.cloned().collect(), ..Oneshots::default() }
+        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.stopped_by_operator(pool));
+        let waiting = plan.pools.iter().filter(|pool| pool.kind == Kind::Oneshot).map(|pool| &pool.name);
+        let waiting = waiting.filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
+        Oneshots { waiting: waiting.cloned().collect(), ..Oneshots::default() }
     }
 
-    /// Begins the oneshots whose turn it is; after the last one the configuration is carried out.
+    /// Starts the oneshots whose turn it is. After the last one, the configuration is committed.
     pub(super) fn continue_oneshots(&mut self) {
-        self.reloads.stirred = false;
-        let Some((wish, stage)) = self.reloads.take() else { return };
-        let Stage::RunningOneshots(draft, mut oneshots) = stage else { return self.reloads.put(wish, stage) };
+        self.reloads.resume_pending = false;
+        let Some((request, stage)) = self.reloads.take() else { return };
+        let ReloadStage::RunningOneshots(pending, mut oneshots) = stage else {
+            return self.reloads.put(request, stage);
+        };
         if let Some(why) = oneshots.failed.take() {
-            return self.oneshots_failed(wish, oneshots, &why);
+            return self.oneshots_failed(request, oneshots, &why);
         }
-        if oneshots.todo.is_empty() && oneshots.running.is_empty() {
-            let looks = self.looks_before(&wish, &draft);
-            if looks.is_empty() {
-                return self.commit_after_oneshots(wish, &draft, oneshots, &Passed::new());
+        if oneshots.waiting.is_empty() && oneshots.running.is_empty() {
+            let comparisons = self.comparisons_for_reload(&request, &pending);
+            if comparisons.is_empty() {
+                return self.commit_after_oneshots(request, &pending, oneshots, &PassedOver::new());
             }
-            self.reloads.put(wish, Stage::Comparing(draft, oneshots));
-            return self.look(looks, Then::Commit);
+            self.reloads.put(request, ReloadStage::Comparing(pending, oneshots));
+            return self.start_comparison(comparisons, Continuation::Commit);
         }
         let waits = |name: &String, oneshots: &Oneshots, supervisor: &Self| {
-            let before = all_before(&draft.plan, name);
-            oneshots.todo.iter().any(|other| other != name && before.contains(other))
+            let before = all_before(&pending.plan, name);
+            oneshots.waiting.iter().any(|other| other != name && before.contains(other))
                 || oneshots.running.keys().any(|pool| before.contains(supervisor.pools.name(*pool)))
         };
         let (later, mut now): (Vec<String>, Vec<String>) =
-            oneshots.todo.iter().cloned().partition(|name| waits(name, &oneshots, self));
-        oneshots.todo = later;
+            oneshots.waiting.iter().cloned().partition(|name| waits(name, &oneshots, self));
+        oneshots.waiting = later;
         if now.is_empty() && oneshots.running.is_empty() {
-            // The configuration refuses circles; nobody waits for ever for one all the same.
-            now = std::mem::take(&mut oneshots.todo);
+            // The configuration refuses cycles; this keeps one from waiting without end.
+            now = std::mem::take(&mut oneshots.waiting);
         }
         let mut requests = Vec::new();
         for name in now {
-            self.tell_wish(&wish, &format!("{name}: running"));
-            requests.extend(self.oneshot_requests(&draft, &mut oneshots, &name));
+            self.report_reload_progress(&request, &format!("{name}: running"));
+            requests.extend(self.oneshot_requests(&pending, &mut oneshots, &name));
         }
-        // The facts may end the phase at once: it has to be in its place before.
-        self.reloads.put(wish, Stage::RunningOneshots(draft, oneshots));
+        // Before the inputs: they may end the phase immediately.
+        self.reloads.put(request, ReloadStage::RunningOneshots(pending, oneshots));
         for (ticket, request) in requests {
             self.input(Input::Requested(ticket, request));
         }
@@ -108,56 +111,56 @@ impl Supervisor {
     /// The oneshots have run, and it is known which pools are passed over.
     pub(super) fn commit_after_oneshots(
         &mut self,
-        wish: ReloadRequest,
-        draft: &PendingConfig,
+        request: ReloadRequest,
+        pending: &PendingConfig,
         oneshots: Oneshots,
-        passed: &Passed,
+        passed_over: &PassedOver,
     ) {
-        self.commit(wish, draft, oneshots.replaced, &oneshots.before.into_keys().collect(), passed);
+        self.commit(request, pending, oneshots.replaced, &oneshots.before.into_keys().collect(), passed_over);
     }
 
     fn oneshot_requests(
         &mut self,
-        draft: &PendingConfig,
+        pending: &PendingConfig,
         oneshots: &mut Oneshots,
         name: &str,
     ) -> Vec<(Ticket, Request)> {
-        let Some(pattern) = draft.pool(name).and_then(|pool| draft.pattern(pool)) else { return Vec::new() };
+        let Some(spec) = pending.pool(name).and_then(|pool| pending.spec(pool)) else { return Vec::new() };
         if let Some(other) =
             self.pools.find(name).filter(|pool| self.pools.plan(*pool).is_none_or(|plan| plan.kind != Kind::Oneshot))
         {
-            self.pools.leave(other);
+            self.pools.mark_removed(other);
             oneshots.replaced.push(other);
         }
-        let known = self.pools.find(name).and_then(|pool| Some((pool, self.pools.draft(pool)?.clone())));
+        let known = self.pools.find(name).and_then(|pool| Some((pool, self.pools.next_spec(pool)?.clone())));
         let Some((pool, before)) = known else {
-            let pool = self.pools.add(pattern);
+            let pool = self.pools.add(spec);
             oneshots.before.insert(pool, None);
             oneshots.running.insert(pool, None);
             let policy = self.pools.policy(pool);
-            return policy.map(|policy| (super::NOBODY, Request::EnsurePool(pool, policy))).into_iter().collect();
+            return policy.map(|policy| (super::NO_TICKET, Request::EnsurePool(pool, policy))).into_iter().collect();
         };
-        let ticket = self.tickets.lone();
-        let same = before.is_alike(&pattern);
-        self.pools.redraft(pool, Arc::new(pattern));
+        let ticket = self.tickets.standalone();
+        let same = before.is_alike(&spec);
+        self.pools.set_next_spec(pool, Arc::new(spec));
         oneshots.before.insert(pool, Some(before));
         oneshots.running.insert(pool, Some(ticket));
         let Some(policy) = self.pools.policy(pool) else { return Vec::new() };
         if same {
-            // A run that is under way, of the same recipe, ends before the next one begins.
-            return vec![(super::NOBODY, Request::EnsurePool(pool, policy)), (ticket, Request::Roll(pool))];
+            // Same spec: a run that is under way ends before the next one begins.
+            return vec![(super::NO_TICKET, Request::EnsurePool(pool, policy)), (ticket, Request::Roll(pool))];
         }
         vec![(ticket, Request::Reconfigure { pool, policy })]
     }
 
-    /// The answer to a oneshot's ticket. False: it is somebody else's.
+    /// Takes the engine's reply to a oneshot's ticket. False: the ticket is not a oneshot's.
     pub(super) fn oneshot_ended(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) -> bool {
         let Some(oneshots) = self.reloads.oneshots() else { return false };
         if oneshots.running.get(&pool) != Some(&Some(ticket)) {
             return false;
         }
         if let Outcome::Begins { .. } = outcome {
-            // It waits for others, and has not run: its end is known by what is recorded of it.
+            // It waits for others and has not run: its end is learnt from the notices.
             if let Some(oneshots) = self.reloads.oneshots() {
                 oneshots.running.insert(pool, None);
             }
@@ -180,17 +183,17 @@ impl Supervisor {
             oneshots.running.remove(&pool);
             oneshots.failed = oneshots.failed.take().or(why);
         }
-        self.reloads.stirred = true;
+        self.reloads.resume_pending = true;
         true
     }
 
-    /// A oneshot has ended well: perhaps a new one that is waited for.
+    /// A oneshot has succeeded: perhaps a new one that the reload waits for.
     pub(super) fn oneshot_done(&mut self, pool: PoolId) {
         if let Some(oneshots) = self.reloads.oneshots()
             && oneshots.running.get(&pool) == Some(&None)
         {
             oneshots.running.remove(&pool);
-            self.reloads.stirred = true;
+            self.reloads.resume_pending = true;
         }
     }
 
@@ -202,29 +205,29 @@ impl Supervisor {
         {
             oneshots.running.remove(&pool);
             oneshots.failed = Some(why);
-            self.reloads.stirred = true;
+            self.reloads.resume_pending = true;
         }
     }
 
-    /// The old configuration serves on, that of the oneshots included; new sockets are closed again.
-    fn oneshots_failed(&mut self, wish: ReloadRequest, oneshots: Oneshots, why: &str) {
-        oneshots.replaced.iter().for_each(|pool| self.pools.come_back(*pool));
+    /// The old configuration stays in force, including that of the oneshots; new sockets are closed again.
+    fn oneshots_failed(&mut self, request: ReloadRequest, oneshots: Oneshots, why: &str) {
+        oneshots.replaced.iter().for_each(|pool| self.pools.unmark_removed(*pool));
         for (pool, before) in oneshots.before {
             match before {
                 Some(before) => {
-                    self.pools.redraft(pool, before);
+                    self.pools.set_next_spec(pool, before);
                     if let Some(policy) = self.pools.policy(pool) {
-                        self.input(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
+                        self.input(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
                     }
                 }
                 None => {
-                    self.pools.leave(pool);
-                    self.input(Input::Requested(super::NOBODY, Request::Remove(pool)));
+                    self.pools.mark_removed(pool);
+                    self.input(Input::Requested(super::NO_TICKET, Request::Remove(pool)));
                 }
             }
         }
         self.refresh_plan();
         self.close_unused();
-        self.refuse(wish, 10, format!("{why}\nnothing was changed or rolled: everything is as it was"));
+        self.finish_unchanged(request, 10, format!("{why}\nnothing was changed or rolled: everything is as it was"));
     }
 }

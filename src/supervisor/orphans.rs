@@ -1,9 +1,10 @@
-//! What workers leave behind, as the main thread sees it: it asks the sweeper, and takes note of what came of it.
+//! Process trees and orphans: kills what workers leave behind. The main thread sends requests to the orphan scanner's
+//! thread and acts on its results; `process_table.rs` holds the state of each tree.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::exit_report::exit_text;
-use super::process_table::Tree;
+use super::process_table::TreeState;
 use crate::event_loop::signals;
 use crate::observe::events::EventKind;
 use crate::observe::harmless::harmless;
@@ -16,48 +17,48 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// So long after a death it is looked for what the dead has left beside its tree: one look for a burst of deaths.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
-/// While the master leaves: the next look at those that have not died yet, at the latest.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Ended children that are reaped in one turn of the loop.
-const MOST_REAPED: usize = 256;
-/// So many unowned of one look are named, each in a line of its own.
-const MOST_NAMED: usize = 8;
+/// Delay of the scan after a child has exited: one scan for a burst of exits.
+const SCAN_DELAY: Duration = Duration::from_secs(1);
+/// During shutdown: maximum delay before the next scan for processes that have not died.
+const RESCAN_DELAY: Duration = Duration::from_millis(50);
+/// Maximum children reaped in one turn of the loop.
+const MAX_REAPED_PER_TURN: usize = 256;
+/// Maximum processes that one message or one scan names.
+const MAX_NAMED: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Orphans {
-    sweeper: OrphanScanner,
-    /// A look is wanted as soon as the present one is through.
+    scanner: OrphanScanner,
+    /// A scan is wanted when the current one is through.
     wanted: bool,
-    /// Signals for whole trees: how many there were, and who has got which.
+    /// The last number of a signal to a whole tree, and which processes have received which.
     number: u64,
-    passed: Arc<Mutex<HashSet<(Identity, u64)>>>,
-    /// When one is due all the same.
+    signalled: Arc<Mutex<HashSet<(Identity, u64)>>>,
+    /// When a scan is due without another reason.
     at: Option<Instant>,
-    /// Children that this process had before it became a master, with theirs.
-    spared: Arc<HashSet<Identity>>,
-    /// Those of the last look that may have been births under way.
-    unclear: (Vec<UnownedProcess>, Vec<Identity>),
-    /// More of them have ended than one turn takes.
+    /// Children that this process had before it became a master, with their descendants. They are never killed.
+    preexisting: Arc<HashSet<Identity>>,
+    /// Processes of the last scan that belong to no worker; they may be spawns in progress.
+    unowned: (Vec<UnownedProcess>, Vec<Identity>),
+    /// More children have exited than are reaped in one turn.
     more_to_reap: bool,
-    /// Members of trees that are being ended, as of the last look.
+    /// How many processes are left of each tree that is being killed, as of the last scan.
     members: BTreeMap<WorkerId, usize>,
-    /// How many were alive at the last look of a master that leaves.
+    /// During shutdown: how many were alive at the last scan.
     pub(super) left: Option<usize>,
 }
 
 impl Orphans {
-    pub(super) fn new(sweeper: OrphanScanner, spared: HashSet<Identity>) -> Self {
-        let spared = Arc::new(spared);
+    pub(super) fn new(scanner: OrphanScanner, preexisting: HashSet<Identity>) -> Self {
+        let preexisting = Arc::new(preexisting);
         Self {
-            sweeper,
+            scanner,
             wanted: false,
             number: 0,
-            passed: Arc::default(),
+            signalled: Arc::default(),
             at: None,
-            spared,
-            unclear: Default::default(),
+            preexisting,
+            unowned: Default::default(),
             more_to_reap: false,
             members: BTreeMap::new(),
             left: None,
@@ -66,11 +67,11 @@ impl Orphans {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let now = self.more_to_reap.then(Instant::now);
-        let due = self.at.filter(|_| !self.sweeper.is_busy());
-        self.sweeper.deadline().into_iter().chain(due).chain(now).min()
+        let due = self.at.filter(|_| !self.scanner.is_busy());
+        self.scanner.deadline().into_iter().chain(due).chain(now).min()
     }
 
-    /// What is known of a tree that is not gone though its worker has ended, for people.
+    /// Why a tree is not gone although its worker has exited, for people.
     pub(super) fn why_left(&self, worker: WorkerId) -> String {
         match self.members.get(&worker) {
             Some(left) => format!(
@@ -86,232 +87,235 @@ impl Orphans {
     }
 
     pub(super) fn paused(&self, by: Duration) {
-        self.sweeper.paused(by);
+        self.scanner.paused(by);
     }
 }
 
 impl Supervisor {
-    /// Ends what is left of a worker's tree; once nothing is, reaps it and tells the core.
-    pub(super) fn sweep(&mut self, id: WorkerId) {
+    /// Kills what is left of a worker's tree. Once nothing is left, reaps the worker and tells the engine.
+    pub(super) fn kill_tree(&mut self, id: WorkerId) {
         if self.processes.get(id).is_none() {
             return;
         }
-        match self.processes.end_tree(id) {
-            Tree::None => return self.swept(id),
-            // Where nobody has lost his parent there is nothing to be looked for.
-            Tree::Unseen if !reaper::has_orphans() => return self.swept(id),
-            Tree::Unseen | Tree::Lives => {}
+        match self.processes.kill_group(id) {
+            TreeState::None => return self.tree_gone(id),
+            // Without orphans there is nothing to scan for.
+            TreeState::Unseen if !reaper::has_orphans() => return self.tree_gone(id),
+            TreeState::Unseen | TreeState::Lives => {}
         }
-        self.processes.sweep_later(id);
-        self.look_at_orphans();
+        self.processes.add_sweeping(id);
+        self.scan_orphans();
     }
 
-    /// The first process has ended in its stop: what is left of its tree gets this signal, and may finish. Mostly nothing
-    /// is left, and that is known at once.
-    pub(super) fn outlive(&mut self, id: WorkerId, signal: Option<Signal>) {
-        if self.processes.get(id).is_none_or(|body| body.process().is_none()) {
-            return self.swept(id);
+    /// The first process has exited during its stop: what is left of its tree receives `signal` and may finish. Mostly
+    /// nothing is left, and that is known immediately.
+    pub(super) fn signal_remaining(&mut self, id: WorkerId, signal: Option<Signal>) {
+        if self.processes.get(id).is_none_or(|process| process.child().is_none()) {
+            return self.tree_gone(id);
         }
-        if !reaper::has_orphans() && !self.processes.fence_is_populated(id) {
-            return self.swept(id);
+        if !reaper::has_orphans() && !self.processes.cgroup_is_populated(id) {
+            return self.tree_gone(id);
         }
-        self.processes.outlive(id);
+        self.processes.start_finishing(id);
         if let Some(signal) = signal {
-            self.pass(id, signal);
+            self.send_tree_signal(id, signal);
         }
-        self.look_at_orphans();
+        self.scan_orphans();
     }
 
-    /// A polite signal to every process of a worker's tree: to the worker itself at once.
+    /// Sends a polite signal to every process of a worker's tree; the worker itself gets it immediately, the others
+    /// from the next scan.
     pub(super) fn signal_tree(&mut self, id: WorkerId, signal: Signal) {
-        let Some(body) = self.processes.get(id) else { return };
-        let born = body.process().is_some();
-        if body.exit.is_none() {
+        let Some(process) = self.processes.get(id) else { return };
+        let born = process.child().is_some();
+        if process.exit.is_none() {
             self.processes.signal(id, signal);
-            self.note_sent(id, signal);
+            self.emit_signal_sent(id, signal);
         }
-        // Until it is born it is alone.
+        // Before it is spawned there is no tree.
         if born {
-            self.pass(id, signal);
-            self.look_at_orphans();
+            self.send_tree_signal(id, signal);
+            self.scan_orphans();
         }
     }
 
-    fn pass(&mut self, id: WorkerId, signal: Signal) {
+    fn send_tree_signal(&mut self, id: WorkerId, signal: Signal) {
         self.orphans.number += 1;
         let number = self.orphans.number;
-        if let Some(body) = self.processes.get_mut(id) {
-            body.passed = Some(TreeSignal { number, signal: signal.0 });
+        if let Some(process) = self.processes.get_mut(id) {
+            process.tree_signal = Some(TreeSignal { number, signal: signal.0 });
         }
     }
 
     /// SIGKILL to a worker, or to what is left of it.
-    pub(super) fn end_now(&mut self, id: WorkerId) {
-        if self.processes.no_more_patience(id) {
-            self.sweep(id);
+    pub(super) fn kill_now(&mut self, id: WorkerId) {
+        if self.processes.cancel_finishing(id) {
+            self.kill_tree(id);
         } else {
             self.processes.kill(id);
         }
     }
 
-    /// Somebody has ended: perhaps the last one of a tree that finishes.
-    pub(super) fn look_at_finishing(&mut self) {
-        if !self.processes.all_still_finish() {
-            self.look_at_orphans();
+    /// A child has exited: perhaps the last process of a finishing tree.
+    pub(super) fn check_finishing(&mut self) {
+        if !self.processes.all_finishing_alive() {
+            self.scan_orphans();
         }
     }
 
-    fn finishing_so_far(&mut self, id: WorkerId, rest: Vec<Member>, unclear: bool) {
-        let Some(body) = self.processes.get_mut(id) else { return };
-        let Some(known) = &mut body.outlived else { return };
-        let gone = rest.is_empty() && !unclear;
+    fn on_finishing_progress(&mut self, id: WorkerId, rest: Vec<Member>, unowned: bool) {
+        let Some(process) = self.processes.get_mut(id) else { return };
+        let Some(known) = &mut process.survivors else { return };
+        let gone = rest.is_empty() && !unowned;
         *known = Some(rest);
-        if gone && !self.processes.fence_is_populated(id) {
-            self.swept(id);
+        if gone && !self.processes.cgroup_is_populated(id) {
+            self.tree_gone(id);
         }
     }
 
-    fn signal_passed(&mut self, id: WorkerId, members: &[Member]) {
-        let Some(body) = self.processes.get(id) else { return };
-        let Some(passed) = body.passed else { return };
+    fn log_tree_signal(&mut self, id: WorkerId, members: &[Member]) {
+        let Some(process) = self.processes.get(id) else { return };
+        let Some(passed) = process.tree_signal else { return };
         let name = signals::name(passed.signal);
-        let note = match body.exit {
+        let note = match process.exit {
             Some(exit) => {
                 let text = format!(
                     "its first process has ended ({}), others of its tree have not: SIG{name} was passed on to {}",
                     exit_text(exit),
-                    named(members)
+                    list_members(members)
                 );
                 EventBuilder::new(EventKind::Signal, text)
             }
-            None => EventBuilder::new(EventKind::Signal, format!("SIG{name} sent to {}", named(members))).debug(),
+            None => {
+                EventBuilder::new(EventKind::Signal, format!("SIG{name} sent to {}", list_members(members))).debug()
+            }
         };
         self.emit(note.worker(id).cause("tree"));
     }
 
-    /// Begins a look, now or after the present one.
-    fn look_at_orphans(&mut self) {
+    /// Starts a scan, now or after the current one.
+    fn scan_orphans(&mut self) {
         self.orphans.wanted = true;
-        if self.orphans.sweeper.is_busy() {
+        if self.orphans.scanner.is_busy() {
             return;
         }
         self.orphans.wanted = false;
         self.orphans.at = None;
-        let question = self.orphans_question();
-        if let Err(error) = self.orphans.sweeper.scan(question) {
+        let question = self.scan_request();
+        if let Err(error) = self.orphans.scanner.scan(question) {
             tracing::warn!("what workers have left behind cannot be looked for: {error}; tried again");
-            self.orphans.at = Some(Instant::now() + LOOK_AFTER);
+            self.orphans.at = Some(Instant::now() + SCAN_DELAY);
         }
     }
 
-    fn orphans_question(&self) -> ScanRequest {
+    fn scan_request(&self) -> ScanRequest {
         ScanRequest {
             threads: self.spawner.threads(),
-            delivered: self.orphans.passed.clone(),
+            delivered: self.orphans.signalled.clone(),
             cgroup_base: self.cgroups.base().map(std::path::Path::to_owned),
-            preexisting: self.orphans.spared.clone(),
+            preexisting: self.orphans.preexisting.clone(),
             everything: self.shutdown.is_some(),
-            ..self.processes.question(&self.tag)
+            ..self.processes.scan_request(&self.tag)
         }
     }
 
-    /// What is due by now.
-    pub(super) fn orphans_due(&mut self) {
+    /// Runs what is due by now.
+    pub(super) fn run_due_orphans(&mut self) {
         let now = Instant::now();
-        if self.orphans.sweeper.deadline().is_some_and(|at| at <= now) {
-            self.orphans.sweeper.check(now);
+        if self.orphans.scanner.deadline().is_some_and(|at| at <= now) {
+            self.orphans.scanner.check(now);
         }
         if self.orphans.more_to_reap {
             self.reap_orphans();
         }
-        if self.orphans.at.is_some_and(|at| at <= now) && !self.orphans.sweeper.is_busy() {
-            self.look_at_orphans();
+        if self.orphans.at.is_some_and(|at| at <= now) && !self.orphans.scanner.is_busy() {
+            self.scan_orphans();
         }
     }
 
-    /// Somebody has ended: it is reaped, if it is an orphan, and its siblings are looked for before long.
+    /// Children have exited: reaps the orphans among them, and schedules a scan for others.
     pub(super) fn reap_orphans(&mut self) {
-        self.orphans.more_to_reap = reaper::reap_orphans(MOST_REAPED).len() == MOST_REAPED;
+        self.orphans.more_to_reap = reaper::reap_orphans(MAX_REAPED_PER_TURN).len() == MAX_REAPED_PER_TURN;
         if self.shutdown.is_some() {
-            // Those that were killed are about to be gone.
-            return self.look_at_orphans();
+            // They were killed and are about to be gone.
+            return self.scan_orphans();
         }
-        self.orphans.at.get_or_insert(Instant::now() + LOOK_AFTER);
+        self.orphans.at.get_or_insert(Instant::now() + SCAN_DELAY);
     }
 
-    /// What a look has found.
+    /// Takes the result of a scan.
     pub(super) fn on_orphan_scan(&mut self) {
-        let Some(found) = self.orphans.sweeper.found() else { return };
+        let Some(found) = self.orphans.scanner.found() else { return };
         let Found { swept, left, unowned, ended, finishing, unattributed, signalled } = found;
         if self.shutdown.is_some() {
             self.orphans.left = Some(left);
-            self.orphans.at = Some(Instant::now() + LOOK_AGAIN);
+            self.orphans.at = Some(Instant::now() + RESCAN_DELAY);
         }
         let members = swept.iter().filter(|(_, swept)| swept.left > 0);
         self.orphans.members = members.map(|(id, swept)| (*id, swept.left)).collect();
         for (id, members) in signalled {
-            self.signal_passed(id, &members);
+            self.log_tree_signal(id, &members);
         }
-        if self.processes.iter().all(|(_, body)| body.passed.is_none()) {
-            self.orphans.passed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        if self.processes.iter().all(|(_, process)| process.tree_signal.is_none()) {
+            self.orphans.signalled.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         }
         for (id, rest) in finishing {
-            self.finishing_so_far(id, rest, unattributed > 0);
+            self.on_finishing_progress(id, rest, unattributed > 0);
         }
         for (id, swept) in swept {
-            self.swept_so_far(id, swept.killed, swept.left);
+            self.on_tree_progress(id, swept.killed, swept.left);
         }
-        self.orphans.unclear.0.extend(unowned);
-        self.orphans.unclear.1 = ended;
-        self.clear_up();
+        self.orphans.unowned.0.extend(unowned);
+        self.orphans.unowned.1 = ended;
+        self.report_unattributed();
         if std::mem::take(&mut self.orphans.wanted) {
-            self.look_at_orphans();
+            self.scan_orphans();
         }
         self.drain_inputs();
     }
 
-    fn swept_so_far(&mut self, id: WorkerId, killed: usize, left: usize) {
-        let named = self.processes.get(id).is_some_and(|body| body.named);
-        if killed > 0 && !named {
+    fn on_tree_progress(&mut self, id: WorkerId, killed: usize, left: usize) {
+        let logged = self.processes.get(id).is_some_and(|process| process.survivors_logged);
+        if killed > 0 && !logged {
             let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
             self.emit(
                 EventBuilder::new(EventKind::DescendantsKilled, format!("killed {many} that the worker left behind"))
                     .worker(id),
             );
-            self.went_into_the_background(id);
+            self.report_daemonized_worker(id);
         }
         if self.processes.get(id).is_none() || !self.processes.is_sweeping(id) {
             return;
         }
-        // Whoever was killed may have had children.
-        if left == 0 && self.processes.end_tree(id) != Tree::Lives {
-            self.swept(id);
+        // A process that was killed may have had children.
+        if left == 0 && self.processes.kill_group(id) != TreeState::Lives {
+            self.tree_gone(id);
         }
     }
 
-    pub(super) fn swept(&mut self, id: WorkerId) {
+    pub(super) fn tree_gone(&mut self, id: WorkerId) {
         if self.processes.get(id).is_some() {
-            let who = self.who(id);
-            self.gone.insert(id, who);
+            let who = self.label(id);
+            self.reaped.insert(id, who);
         }
-        if let Some(body) = self.processes.remove(id) {
-            self.bury(body);
-            self.port_freed(id);
+        if let Some(process) = self.processes.remove(id) {
+            self.dispose(process);
+            self.release_port(id);
         }
         self.inputs.push_back(Input::TreeGone(id));
     }
 
-    /// The master leaves: whoever is left is ended. A look that is under way does not count.
+    /// The master exits: kills all that is left. A scan already running does not count.
     pub(super) fn end_orphans(&mut self) {
         self.orphans.at = None;
-        let question = self.orphans_question();
-        if let Err(error) = self.orphans.sweeper.scan(question) {
+        let question = self.scan_request();
+        if let Err(error) = self.orphans.scanner.scan(question) {
             tracing::warn!("what workers have left behind cannot be ended: {error}");
         }
     }
 
-    /// Who is still there when the master leaves, for people.
-    pub(super) fn left_behind(&self) -> String {
+    /// What is still there when the master exits, for people.
+    pub(super) fn leftovers_text(&self) -> String {
         match self.orphans.left {
             Some(1) => "one process that a worker left behind cannot be ended by the kernel".to_owned(),
             Some(many) => format!("{many} processes that workers left behind cannot be ended by the kernel"),
@@ -319,17 +323,17 @@ impl Supervisor {
         }
     }
 
-    /// Children of the spawning threads that are no worker. One that has been born and is not told of yet looks the
-    /// same, so while births are under way nobody is called a stranger.
-    fn clear_up(&mut self) {
+    /// Reports children of the spawner threads that belong to no worker. A spawn whose result has not arrived looks the
+    /// same, so nothing is reported while spawns are in progress.
+    fn report_unattributed(&mut self) {
         self.on_spawn_results();
         if self.spawner.outstanding() > 0 {
-            self.orphans.at.get_or_insert(Instant::now() + LOOK_AFTER);
+            self.orphans.at.get_or_insert(Instant::now() + SCAN_DELAY);
             return;
         }
-        let (unowned, ended) = std::mem::take(&mut self.orphans.unclear);
+        let (unowned, ended) = std::mem::take(&mut self.orphans.unowned);
         for (pid, start_time) in ended {
-            // Held by its start time: our own child keeps its number until it is reaped, and nobody else does that.
+            // Identified by its start time. A child of ours keeps its pid until it is reaped, and nobody else reaps it.
             if !self.processes.pids().contains(&pid) && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time) {
                 reaper::reap_one_of(pid);
             }
@@ -340,7 +344,7 @@ impl Supervisor {
             lives && !self.processes.pids().contains(&pid)
         };
         let unowned: Vec<UnownedProcess> = unowned.into_iter().filter(strange).collect();
-        for UnownedProcess { identity: (pid, _), name, silent } in unowned.iter().take(MOST_NAMED) {
+        for UnownedProcess { identity: (pid, _), name, silent } in unowned.iter().take(MAX_NAMED) {
             let name = crate::observe::harmless::harmless(name.as_bytes());
             let why = match silent {
                 true => "it hangs in the kernel (a disk?) and cannot be asked whose it is",
@@ -351,28 +355,28 @@ impl Supervisor {
                  when the master stops"
             );
             self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
-            self.may_be_in_the_background(*pid, &name);
+            self.report_daemonized_orphan(*pid, &name);
         }
-        if unowned.len() > MOST_NAMED {
-            let text = format!("{} more processes are like that", unowned.len() - MOST_NAMED);
+        if unowned.len() > MAX_NAMED {
+            let text = format!("{} more processes are like that", unowned.len() - MAX_NAMED);
             self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
         }
     }
 }
 
 /// "2 processes: python3 (pid 12), node (pid 14)".
-pub(super) fn named(members: &[Member]) -> String {
+pub(super) fn list_members(members: &[Member]) -> String {
     let mut text = match members.len() {
         1 => "1 process: ".to_owned(),
         many => format!("{many} processes: "),
     };
     let some: Vec<String> = members
         .iter()
-        .take(MOST_NAMED)
+        .take(MAX_NAMED)
         .map(|member| format!("{} (pid {})", harmless(member.name.as_bytes()), member.identity.0))
         .collect();
     text.push_str(&some.join(", "));
-    if members.len() > MOST_NAMED {
+    if members.len() > MAX_NAMED {
         text.push_str(", …");
     }
     text

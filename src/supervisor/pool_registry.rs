@@ -1,5 +1,5 @@
-//! The pools that this master has or had, each under a number of its own that is never used again, with what each of
-//! their generations is made from. Plans come and go; a worker keeps the pattern that it was made from.
+//! The pool registry: every pool that this master has or had, under an id that is never reused, with the spec of each
+//! of its generations. A reload replaces plans; a worker keeps the spec that it was spawned from.
 
 use super::listening::ListenerId;
 use crate::plan::{Kind, ListenPlan, PoolPlan};
@@ -7,20 +7,20 @@ use rotad_core::{Generation, Policy, PoolId, PoolKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a generation is made from.
+/// What the workers of one generation are spawned from.
 #[derive(Clone, Debug)]
 pub(super) struct PoolSpec {
     pub plan: PoolPlan,
-    /// The sockets in the order of the plan's `listen`, as they were configured and by their numbers.
+    /// The sockets in the order of the plan's `listen`, as configured; `listeners` has their ids.
     pub sockets: Vec<ListenPlan>,
     pub listeners: Vec<ListenerId>,
 }
 
 impl PoolSpec {
-    /// A worker of one is made from exactly what a worker of the other is made from.
+    /// Whether both specs would spawn exactly the same worker.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         let names = |of: &Self| of.sockets.iter().map(|socket| socket.name.clone()).collect::<Vec<_>>();
-        // The indices of `listen` belong to plans that are long gone.
+        // The indices in `listen` refer to plans that no longer exist.
         let mut recipe = other.plan.recipe.clone();
         recipe.listen.clone_from(&self.plan.recipe.listen);
         self.listeners == other.listeners
@@ -31,7 +31,7 @@ impl PoolSpec {
             && self.plan.ports == other.plan.ports
     }
 
-    /// Takes over what changes without a restart.
+    /// Takes over the keys that change without a restart.
     fn adjust(&mut self, to: &PoolPlan) {
         let own = &mut self.plan;
         let (readiness, ready_timeout) = (own.policy.readiness, own.policy.ready_timeout);
@@ -42,7 +42,7 @@ impl PoolSpec {
         own.watch.clone_from(&to.watch);
         own.roll_on = to.roll_on;
         own.log = to.log.clone();
-        // Another kind of check belongs to another generation.
+        // A different kind of health check needs a new generation.
         if std::mem::discriminant(&own.health) == std::mem::discriminant(&to.health) {
             own.health.clone_from(&to.health);
         }
@@ -51,84 +51,90 @@ impl PoolSpec {
 
 #[derive(Debug)]
 struct PoolEntry {
-    /// What the next generation is made from.
-    draft: Arc<PoolSpec>,
+    /// The spec of the next generation.
+    next_spec: Arc<PoolSpec>,
     generations: BTreeMap<Generation, Arc<PoolSpec>>,
-    /// The number that a person asked for; it holds until the file's changes.
+    /// The number of workers set by `rotad scale`. It holds until the number in the file changes.
     scaled: Option<u32>,
-    /// A person has stopped it: no change of the configuration starts it again.
-    rests: bool,
-    /// The configuration has it no more: forgotten once its workers are gone.
-    leaving: bool,
+    /// Stopped by `rotad stop`: no change of the configuration starts it.
+    stopped_by_operator: bool,
+    /// The configuration no longer has it: forgotten once its workers are gone.
+    removed: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct PoolRegistry {
-    posts: BTreeMap<PoolId, PoolEntry>,
+    entries: BTreeMap<PoolId, PoolEntry>,
     last: u32,
 }
 
 impl PoolRegistry {
-    /// A pool that was not there before.
-    pub(super) fn add(&mut self, pattern: PoolSpec) -> PoolId {
+    /// Adds a new pool.
+    pub(super) fn add(&mut self, spec: PoolSpec) -> PoolId {
         let id = PoolId(self.last);
         self.last += 1;
-        let draft = Arc::new(pattern);
-        let post = PoolEntry { draft, generations: BTreeMap::new(), scaled: None, rests: false, leaving: false };
-        self.posts.insert(id, post);
+        let next_spec = Arc::new(spec);
+        let entry = PoolEntry {
+            next_spec,
+            generations: BTreeMap::new(),
+            scaled: None,
+            stopped_by_operator: false,
+            removed: false,
+        };
+        self.entries.insert(id, entry);
         id
     }
 
-    /// The configuration has it no more. Its name is free for another pool.
-    pub(super) fn leave(&mut self, pool: PoolId) {
-        self.set_leaving(pool, true);
+    /// Marks a pool that the configuration no longer has. Its name is free for another pool.
+    pub(super) fn mark_removed(&mut self, pool: PoolId) {
+        self.set_removed(pool, true);
     }
 
-    /// It stays after all.
-    pub(super) fn come_back(&mut self, pool: PoolId) {
-        self.set_leaving(pool, false);
+    /// Undoes [`Self::mark_removed`].
+    pub(super) fn unmark_removed(&mut self, pool: PoolId) {
+        self.set_removed(pool, false);
     }
 
-    fn set_leaving(&mut self, pool: PoolId, leaving: bool) {
-        if let Some(post) = self.posts.get_mut(&pool) {
-            post.leaving = leaving;
+    fn set_removed(&mut self, pool: PoolId, removed: bool) {
+        if let Some(entry) = self.entries.get_mut(&pool) {
+            entry.removed = removed;
         }
     }
 
-    /// Pools that the configuration has no more and whose workers may still finish.
-    pub(super) fn leaving(&self) -> Vec<PoolId> {
-        self.posts.iter().filter(|(_, post)| post.leaving).map(|(id, _)| *id).collect()
+    /// Removed pools whose workers may still finish.
+    pub(super) fn removed(&self) -> Vec<PoolId> {
+        self.entries.iter().filter(|(_, entry)| entry.removed).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn forget(&mut self, pool: PoolId) {
-        self.posts.remove(&pool);
+        self.entries.remove(&pool);
     }
 
-    /// The pool as its next generation will be; none for one that is gone.
+    /// The plan of the pool's next generation. None if the pool is gone.
     pub(super) fn plan(&self, pool: PoolId) -> Option<&PoolPlan> {
-        self.posts.get(&pool).map(|post| &post.draft.plan)
+        self.entries.get(&pool).map(|entry| &entry.next_spec.plan)
     }
 
-    pub(super) fn draft(&self, pool: PoolId) -> Option<&Arc<PoolSpec>> {
-        self.posts.get(&pool).map(|post| &post.draft)
+    pub(super) fn next_spec(&self, pool: PoolId) -> Option<&Arc<PoolSpec>> {
+        self.entries.get(&pool).map(|entry| &entry.next_spec)
     }
 
-    /// What a generation that has been begun is made from.
-    pub(super) fn made_from(&self, pool: PoolId, generation: Generation) -> Option<&Arc<PoolSpec>> {
-        self.posts.get(&pool)?.generations.get(&generation)
+    /// The spec of a generation that has begun.
+    pub(super) fn spec_of(&self, pool: PoolId, generation: Generation) -> Option<&Arc<PoolSpec>> {
+        self.entries.get(&pool)?.generations.get(&generation)
     }
 
-    /// How the core is to treat the pool: names are numbers there, and a person's number of workers counts.
+    /// The engine's policy for the pool: names become ids, and the number of `rotad scale` counts.
     pub(super) fn policy(&self, pool: PoolId) -> Option<Policy> {
-        let post = self.posts.get(&pool)?;
-        let plan = &post.draft.plan;
+        let entry = self.entries.get(&pool)?;
+        let plan = &entry.next_spec.plan;
         let kind = match plan.kind {
             Kind::Worker | Kind::Task => PoolKind::Service,
             Kind::Oneshot => PoolKind::Oneshot,
         };
         Some(Policy {
             kind,
-            count: post.scaled.unwrap_or(plan.policy.count),
+            count: entry.scaled.unwrap_or(plan.policy.count),
             after: plan.after.iter().filter_map(|name| self.find(name)).collect(),
             essential: plan.essential,
             ..plan.policy.clone()
@@ -139,31 +145,32 @@ impl PoolRegistry {
         self.plan(pool).map_or("?", |plan| plan.name.as_str())
     }
 
-    /// The pool of this name that the configuration has.
+    /// The pool of this name in the configuration.
     pub(super) fn find(&self, name: &str) -> Option<PoolId> {
         self.iter().find(|(_, plan)| plan.name == name).map(|(id, _)| id)
     }
 
-    /// The pools that the configuration has.
+    /// The pools of the configuration.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &PoolPlan)> {
-        self.posts.iter().filter(|(_, post)| !post.leaving).map(|(id, post)| (*id, &post.draft.plan))
+        self.entries.iter().filter(|(_, entry)| !entry.removed).map(|(id, entry)| (*id, &entry.next_spec.plan))
     }
 
     pub(super) fn names(&self) -> Vec<&str> {
         self.iter().map(|(_, plan)| plan.name.as_str()).collect()
     }
 
-    /// Pools of a kind; none: of all that serve.
+    /// The pools of a kind. None: all pools except oneshots.
     pub(super) fn of_kind(&self, kind: Option<Kind>) -> Vec<PoolId> {
         let wanted = |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Oneshot, |kind| plan.kind == kind);
         self.iter().filter(|(_, plan)| wanted(plan)).map(|(id, _)| id).collect()
     }
 
-    /// The same pools, each behind those of them that it comes after, also by way of others; else as they were.
+    /// The same pools in dependency order: each after those that it comes after, directly or indirectly; otherwise in
+    /// the given order.
     pub(super) fn in_order(&self, pools: &[PoolId]) -> Vec<PoolId> {
         let mut ordered = Vec::new();
         let mut seen = BTreeSet::new();
-        // What is on the stack twice has been gone through: the second time its turn comes.
+        // Depth-first: a pool goes on the stack twice, and is appended the second time, after its dependencies.
         let mut stack: Vec<(PoolId, bool)> = pools.iter().rev().map(|pool| (*pool, false)).collect();
         while let Some((pool, done)) = stack.pop() {
             if done {
@@ -178,82 +185,82 @@ impl PoolRegistry {
         ordered
     }
 
-    pub(super) fn rests(&self, pool: PoolId) -> bool {
-        self.posts.get(&pool).is_some_and(|post| post.rests)
+    pub(super) fn stopped_by_operator(&self, pool: PoolId) -> bool {
+        self.entries.get(&pool).is_some_and(|entry| entry.stopped_by_operator)
     }
 
-    pub(super) fn rest(&mut self, pool: PoolId, rests: bool) {
-        if let Some(post) = self.posts.get_mut(&pool) {
-            post.rests = rests;
+    pub(super) fn set_stopped_by_operator(&mut self, pool: PoolId, stopped_by_operator: bool) {
+        if let Some(entry) = self.entries.get_mut(&pool) {
+            entry.stopped_by_operator = stopped_by_operator;
         }
     }
 
     pub(super) fn scaled(&self, pool: PoolId) -> Option<u32> {
-        self.posts.get(&pool)?.scaled
+        self.entries.get(&pool)?.scaled
     }
 
-    /// A person's number of workers; none: the file's.
+    /// Sets the number of workers of `rotad scale`. None: the number in the file.
     pub(super) fn scale(&mut self, pool: PoolId, count: Option<u32>) {
-        if let Some(post) = self.posts.get_mut(&pool) {
-            post.scaled = count;
+        if let Some(entry) = self.entries.get_mut(&pool) {
+            entry.scaled = count;
         }
     }
 
-    /// The next generation is made from this. A number of workers that differs from the file's before ends what a
-    /// person asked for.
-    pub(super) fn redraft(&mut self, pool: PoolId, pattern: Arc<PoolSpec>) {
-        let Some(post) = self.posts.get_mut(&pool) else { return };
-        if post.draft.plan.policy.count != pattern.plan.policy.count {
-            post.scaled = None;
+    /// Sets the spec of the next generation. If the file's number of workers changes, it replaces that of `rotad
+    /// scale`.
+    pub(super) fn set_next_spec(&mut self, pool: PoolId, spec: Arc<PoolSpec>) {
+        let Some(entry) = self.entries.get_mut(&pool) else { return };
+        if entry.next_spec.plan.policy.count != spec.plan.policy.count {
+            entry.scaled = None;
         }
-        post.draft = pattern;
+        entry.next_spec = spec;
     }
 
-    /// Changes what needs no new generation, also for those that serve.
-    pub(super) fn adjust(&mut self, pool: PoolId, pattern: PoolSpec, serving: impl Fn(Generation) -> bool) {
-        let Some(post) = self.posts.get_mut(&pool) else { return };
-        let (old, new) = (post.draft.clone(), Arc::new(pattern));
-        for (generation, made_from) in &mut post.generations {
-            if Arc::ptr_eq(made_from, &old) {
-                *made_from = new.clone();
+    /// Applies changes that need no new generation, also to the generations that serve.
+    pub(super) fn adjust(&mut self, pool: PoolId, spec: PoolSpec, serving: impl Fn(Generation) -> bool) {
+        let Some(entry) = self.entries.get_mut(&pool) else { return };
+        let (old, new) = (entry.next_spec.clone(), Arc::new(spec));
+        for (generation, spec_of) in &mut entry.generations {
+            if Arc::ptr_eq(spec_of, &old) {
+                *spec_of = new.clone();
             } else if serving(*generation) {
-                let mut adjusted = PoolSpec::clone(made_from);
+                let mut adjusted = PoolSpec::clone(spec_of);
                 adjusted.adjust(&new.plan);
-                *made_from = Arc::new(adjusted);
+                *spec_of = Arc::new(adjusted);
             }
         }
-        self.redraft(pool, new);
+        self.set_next_spec(pool, new);
     }
 
-    /// A new generation is made from what the pool is now.
-    pub(super) fn begin(&mut self, pool: PoolId, generation: Generation) {
-        if let Some(post) = self.posts.get_mut(&pool) {
-            let draft = post.draft.clone();
-            post.generations.entry(generation).or_insert(draft);
+    /// Begins a generation: fixes its spec as the next spec of now.
+    pub(super) fn begin_generation(&mut self, pool: PoolId, generation: Generation) {
+        if let Some(entry) = self.entries.get_mut(&pool) {
+            let next_spec = entry.next_spec.clone();
+            entry.generations.entry(generation).or_insert(next_spec);
         }
     }
 
-    /// What a generation is made from.
-    pub(super) fn pattern(&mut self, pool: PoolId, generation: Generation) -> Option<Arc<PoolSpec>> {
-        self.begin(pool, generation);
-        self.made_from(pool, generation).cloned()
+    /// The spec of a generation; begins it if necessary.
+    pub(super) fn spec_for_spawn(&mut self, pool: PoolId, generation: Generation) -> Option<Arc<PoolSpec>> {
+        self.begin_generation(pool, generation);
+        self.spec_of(pool, generation).cloned()
     }
 
-    /// Keeps only generations that somebody may still be made from.
-    pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
-        if let Some(post) = self.posts.get_mut(&pool) {
-            post.generations.retain(|generation, _| wanted(*generation));
+    /// Forgets the generations that can no longer be spawned.
+    pub(super) fn retain_generations(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
+        if let Some(entry) = self.entries.get_mut(&pool) {
+            entry.generations.retain(|generation, _| wanted(*generation));
         }
     }
 
-    /// Pools of which a generation that counts, or the next one, uses this socket.
-    pub(super) fn users(&self, listener: ListenerId, counts: impl Fn(PoolId, Generation) -> bool) -> Vec<PoolId> {
-        let uses = |pool: PoolId, post: &PoolEntry| {
-            let made = post.generations.iter().filter(|(generation, _)| counts(pool, **generation));
-            std::iter::once(&post.draft)
-                .chain(made.map(|(_, pattern)| pattern))
-                .any(|pattern| pattern.listeners.contains(&listener))
+    /// Pools that use this socket in their next generation, or in a generation for which `counts` holds.
+    pub(super) fn users_of(&self, listener: ListenerId, counts: impl Fn(PoolId, Generation) -> bool) -> Vec<PoolId> {
+        let uses = |pool: PoolId, entry: &PoolEntry| {
+            let made = entry.generations.iter().filter(|(generation, _)| counts(pool, **generation));
+            std::iter::once(&entry.next_spec)
+                .chain(made.map(|(_, spec)| spec))
+                .any(|spec| spec.listeners.contains(&listener))
         };
-        self.posts.iter().filter(|(id, post)| uses(**id, post)).map(|(id, _)| *id).collect()
+        self.entries.iter().filter(|(id, entry)| uses(**id, entry)).map(|(id, _)| *id).collect()
     }
 }

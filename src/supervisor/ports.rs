@@ -1,4 +1,4 @@
-//! A port of its own for each worker of a pool with `ports`. A birth waits while none is free.
+//! Ports: assigns each worker of a pool with `ports` a port of its own. A spawn waits while none is free.
 
 use super::Supervisor;
 use crate::plan::Ports;
@@ -9,36 +9,37 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-/// While a birth waits, ports are tried again this often: a stranger that leaves one tells nobody.
-const AGAIN: Span = Span::from_secs(1);
+/// How often ports are tried while a spawn waits: another program that frees a port does not tell us.
+const RETRY_INTERVAL: Span = Span::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct PortAllocator {
     held: BTreeMap<u16, WorkerId>,
     of: BTreeMap<WorkerId, u16>,
-    /// Where the search begins: behind the port that was given last, so that one that has just been left rests longest.
+    /// Where the search begins: after the port assigned last, so that a port just released is reused as late as
+    /// possible.
     next: BTreeMap<PoolId, u16>,
-    /// Births that wait, in the order of their orders.
+    /// Spawns that wait for a port, in the order of their commands.
     waiting: VecDeque<(WorkerId, PoolId)>,
-    again: Option<Time>,
-    /// Pools of which the diary says already that they wait.
-    told: BTreeSet<PoolId>,
+    retry_at: Option<Time>,
+    /// Pools whose wait has been logged.
+    logged: BTreeSet<PoolId>,
 }
 
 impl PortAllocator {
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.again
+        self.retry_at
     }
 
-    fn waits(&self, pool: PoolId) -> bool {
+    fn has_waiting(&self, pool: PoolId) -> bool {
         self.waiting.iter().any(|(_, of)| *of == pool)
     }
 
-    fn taken_in(&self, ports: Ports) -> usize {
+    fn count_held(&self, ports: Ports) -> usize {
         self.held.range(ports.first..=ports.last).count()
     }
 
-    fn take(&mut self, worker: WorkerId, pool: PoolId, ports: Ports) -> Option<u16> {
+    fn allocate(&mut self, worker: WorkerId, pool: PoolId, ports: Ports) -> Option<u16> {
         let Ports { first, last } = ports;
         let start = self.next.get(&pool).copied().filter(|port| (first..=last).contains(port)).unwrap_or(first);
         let port = (start..=last).chain(first..start).find(|port| !self.held.contains_key(port) && is_free(*port))?;
@@ -50,83 +51,83 @@ impl PortAllocator {
 }
 
 impl Supervisor {
-    /// True: the birth may go on, with a port where its pool has them. False: it waits until one is free. An order
-    /// that waits is no failure: its time to get ready is given back to it.
-    pub(super) fn gets_port(&mut self, worker: WorkerId) -> bool {
-        let Some(body) = self.processes.get_mut(worker) else { return false };
-        let (pool, Some(ports)) = (body.pool, body.pattern.plan.ports) else { return true };
-        let book = &mut self.health.ports;
-        if !book.waits(pool) {
-            body.port = book.take(worker, pool, ports);
+    /// Assigns a port, where the pool has them. False: the spawn waits until one is free. Waiting is no failure: the
+    /// time is added to the worker's ready timeout.
+    pub(super) fn assign_port(&mut self, worker: WorkerId) -> bool {
+        let Some(process) = self.processes.get_mut(worker) else { return false };
+        let (pool, Some(ports)) = (process.pool, process.spec.plan.ports) else { return true };
+        let allocator = &mut self.health.ports;
+        if !allocator.has_waiting(pool) {
+            process.port = allocator.allocate(worker, pool, ports);
         }
-        if body.port.is_none() {
-            book.waiting.push_back((worker, pool));
-            book.again.get_or_insert(self.clock.now() + AGAIN);
+        if process.port.is_none() {
+            allocator.waiting.push_back((worker, pool));
+            allocator.retry_at.get_or_insert(self.clock.now() + RETRY_INTERVAL);
         }
-        body.port.is_some()
+        process.port.is_some()
     }
 
     /// A worker's tree is gone, and with it whatever listened on its port.
-    pub(super) fn port_freed(&mut self, worker: WorkerId) {
+    pub(super) fn release_port(&mut self, worker: WorkerId) {
         if let Some(port) = self.health.ports.of.remove(&worker) {
             self.health.ports.held.remove(&port);
-            self.seat_waiting();
+            self.serve_port_waiters();
         }
     }
 
-    /// It is asked to leave before it got a port: it need not be born for that.
-    pub(super) fn leaves_unborn(&mut self, worker: WorkerId) {
+    /// A worker that waits for a port is asked to stop: it is not spawned at all.
+    pub(super) fn cancel_port_wait(&mut self, worker: WorkerId) {
         let waiting = &mut self.health.ports.waiting;
         let Some(at) = waiting.iter().position(|(waits, _)| *waits == worker) else { return };
         waiting.remove(at);
-        if let Some(body) = self.processes.get_mut(worker) {
-            body.error = Some("none of its pool's `ports` became free".to_owned());
+        if let Some(process) = self.processes.get_mut(worker) {
+            process.error = Some("none of its pool's `ports` became free".to_owned());
         }
-        self.not_born(worker);
-        self.seat_waiting();
+        self.spawn_failed(worker);
+        self.serve_port_waiters();
     }
 
-    fn seat_waiting(&mut self) {
-        let mut stuck = BTreeSet::new();
+    fn serve_port_waiters(&mut self) {
+        let mut exhausted = BTreeSet::new();
         for (worker, pool) in self.health.ports.waiting.clone() {
-            let Some(body) = self.processes.get_mut(worker) else { continue };
-            let Some(ports) = body.pattern.plan.ports.filter(|_| !stuck.contains(&pool)) else { continue };
-            body.port = self.health.ports.take(worker, pool, ports);
-            if body.port.is_none() {
-                stuck.insert(pool);
+            let Some(process) = self.processes.get_mut(worker) else { continue };
+            let Some(ports) = process.spec.plan.ports.filter(|_| !exhausted.contains(&pool)) else { continue };
+            process.port = self.health.ports.allocate(worker, pool, ports);
+            if process.port.is_none() {
+                exhausted.insert(pool);
                 continue;
             }
             self.health.ports.waiting.retain(|(waits, _)| *waits != worker);
             self.grant_time(worker);
-            self.give_birth(worker);
+            self.submit_spawn(worker);
         }
-        let book = &mut self.health.ports;
-        if book.waiting.is_empty() {
-            book.again = None;
+        let allocator = &mut self.health.ports;
+        if allocator.waiting.is_empty() {
+            allocator.retry_at = None;
         }
-        let waiting: BTreeSet<PoolId> = book.waiting.iter().map(|(_, pool)| *pool).collect();
-        book.told.retain(|pool| waiting.contains(pool));
+        let waiting: BTreeSet<PoolId> = allocator.waiting.iter().map(|(_, pool)| *pool).collect();
+        allocator.logged.retain(|pool| waiting.contains(pool));
     }
 
-    /// What it has waited is not taken from its time to get ready.
+    /// Extends the ready timeout by the time spent waiting for a port.
     fn grant_time(&mut self, worker: WorkerId) {
-        if let Some(body) = self.processes.get(worker) {
-            self.inputs.push_back(Input::TimeoutExtended(worker, body.pattern.plan.policy.ready_timeout));
+        if let Some(process) = self.processes.get(worker) {
+            self.inputs.push_back(Input::TimeoutExtended(worker, process.spec.plan.policy.ready_timeout));
         }
     }
 
-    pub(super) fn ports_due(&mut self) {
+    pub(super) fn run_due_ports(&mut self) {
         let now = self.clock.now();
-        if self.health.ports.again.is_none_or(|at| at > now) {
+        if self.health.ports.retry_at.is_none_or(|at| at > now) {
             return;
         }
-        self.health.ports.again = Some(now + AGAIN);
-        self.seat_waiting();
+        self.health.ports.retry_at = Some(now + RETRY_INTERVAL);
+        self.serve_port_waiters();
         for (worker, pool) in self.health.ports.waiting.clone() {
             self.grant_time(worker);
-            let ports = self.processes.get(worker).and_then(|body| body.pattern.plan.ports);
-            if let (true, Some(ports)) = (self.health.ports.told.insert(pool), ports) {
-                let (all, own) = (ports.count(), self.health.ports.taken_in(ports));
+            let ports = self.processes.get(worker).and_then(|process| process.spec.plan.ports);
+            if let (true, Some(ports)) = (self.health.ports.logged.insert(pool), ports) {
+                let (all, own) = (ports.count(), self.health.ports.count_held(ports));
                 tracing::warn!(
                     pool = self.pool_name(pool),
                     "a worker waits for a free port: of {all} ({}-{}), {own} are held by workers, old ones that still \
@@ -140,16 +141,16 @@ impl Supervisor {
     }
 }
 
-/// Nobody listens there: tried by binding as servers do, with SO_REUSEADDR, so that connections that have just been
-/// closed (TIME_WAIT) do not matter. The socket is closed before the worker is born; who takes the port in that moment
-/// makes the worker fail, and its successor gets another one.
+/// Whether the port is free: tries to bind it as servers do, with SO_REUSEADDR, so that closed connections in TIME_WAIT
+/// do not matter. The socket is closed before the worker is spawned. If another program takes the port in between, the
+/// worker fails and its successor gets another one.
 fn is_free(port: u16) -> bool {
     // `[::]` clashes with IPv4 as well as with IPv6; without IPv6, IPv4 is all there is.
     let tried = match bind_to((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => bind_to((Ipv4Addr::UNSPECIFIED, port).into()),
         other => other,
     };
-    // EACCES, EMFILE …: they say nothing about who uses it.
+    // Other errors (EACCES, EMFILE) do not say that the port is in use.
     tried != Err(Errno::EADDRINUSE)
 }
 
@@ -184,22 +185,22 @@ mod tests {
 
     #[test]
     fn the_port_that_was_left_last_is_given_last() {
-        // A range of which nobody else uses anything.
+        // A range in which all ports are free.
         let free = |first: u16| (first..first + 3).all(is_free);
         let first = (20_000..30_000).step_by(7).find(|first| free(*first)).unwrap();
         let (pool, ports) = (PoolId(1), Ports { first, last: first + 2 });
-        let mut book = PortAllocator::default();
-        let take = |book: &mut PortAllocator, n: u64| book.take(WorkerId(n), pool, ports);
-        assert_eq!([1, 2].map(|n| take(&mut book, n)), [Some(first), Some(first + 1)]);
-        book.of.remove(&WorkerId(1));
-        book.held.remove(&first);
-        assert_eq!(take(&mut book, 3), Some(first + 2));
-        assert_eq!(take(&mut book, 4), Some(first));
-        assert_eq!(take(&mut book, 5), None);
+        let mut allocator = PortAllocator::default();
+        let allocate = |allocator: &mut PortAllocator, n: u64| allocator.allocate(WorkerId(n), pool, ports);
+        assert_eq!([1, 2].map(|n| allocate(&mut allocator, n)), [Some(first), Some(first + 1)]);
+        allocator.of.remove(&WorkerId(1));
+        allocator.held.remove(&first);
+        assert_eq!(allocate(&mut allocator, 3), Some(first + 2));
+        assert_eq!(allocate(&mut allocator, 4), Some(first));
+        assert_eq!(allocate(&mut allocator, 5), None);
         let stranger = TcpListener::bind(("127.0.0.1", first + 1));
-        book.of.remove(&WorkerId(2));
-        book.held.remove(&(first + 1));
+        allocator.of.remove(&WorkerId(2));
+        allocator.held.remove(&(first + 1));
         assert!(stranger.is_ok());
-        assert_eq!(take(&mut book, 6), None, "a stranger has it");
+        assert_eq!(allocate(&mut allocator, 6), None, "a stranger has it");
     }
 }

@@ -1,4 +1,5 @@
-//! The roster: the only place that knows both a worker's number and its process.
+//! The process table: the only place that maps a worker's id to its process. `effects.rs` adds entries, `facts.rs`
+//! updates them, `orphans.rs` removes them once the whole process tree is gone.
 
 use super::exit_report::ExitReport;
 use super::pool_registry::PoolSpec;
@@ -15,12 +16,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a sweep could not end at once is looked at again after so long; the pauses grow …
-const SOON: Duration = Duration::from_millis(20);
-/// … up to this: what the kernel cannot end costs no more than one look a second.
-const LATER: Duration = Duration::from_secs(1);
+/// First pause before a process tree that is not gone yet is checked again; the pauses double …
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// … up to this: a process that the kernel cannot end costs one check a second.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is asked of a worker that is not born yet.
+/// A signal for a worker that is not spawned yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeferredSignal {
     Signal(Signal),
@@ -29,8 +30,8 @@ pub(super) enum DeferredSignal {
 
 #[derive(Debug)]
 pub(super) enum ProcessStage {
-    /// The spawner has the order; what was asked meanwhile waits.
-    Unborn(Vec<DeferredSignal>),
+    /// The spawner has the request; signals wait until there is a process.
+    Spawning(Vec<DeferredSignal>),
     Alive(Process),
 }
 
@@ -39,161 +40,161 @@ pub(super) struct WorkerProcess {
     pub pool: PoolId,
     pub slot: Slot,
     pub generation: Generation,
-    /// What it was made from.
-    pub pattern: Arc<PoolSpec>,
-    /// `ROTAD_WORKER`: unique for each birth of each master.
+    /// The spec that it was spawned from.
+    pub spec: Arc<PoolSpec>,
+    /// `ROTAD_WORKER`: unique for each spawn of each master.
     pub tag: String,
     pub stage: ProcessStage,
-    /// The shim's word about the birth, while it is awaited.
+    /// The pipe on which the shim reports whether exec succeeded; until it has.
     pub exec_status: Option<OwnedFd>,
     pub notify: Option<NotifySocket>,
     pub output: Option<WorkerOutput>,
-    /// Its cgroup until it has a family.
+    /// Its cgroup, until it is part of `tree`.
     pub cgroup: Option<Cgroup>,
-    pub family: Option<ProcessTree>,
-    /// STATUS=, made harmless.
-    pub says: Option<String>,
+    pub tree: Option<ProcessTree>,
+    /// STATUS= of the last notify message, sanitized.
+    pub status_text: Option<String>,
     pub exit: Option<Exit>,
-    /// Why there is no program.
+    /// Why the program could not be started.
     pub error: Option<String>,
     pub ready: bool,
-    /// Its own of its pool's `ports`.
+    /// The port assigned from its pool's `ports`.
     pub port: Option<u16>,
-    /// Why it is not ready yet, or not healthy, as the last probe or its watchdog has it.
-    pub unwell: Option<String>,
-    /// Its first process has ended in its stop, and what is left of its tree may finish: who that is, as of the last
-    /// look; none: nobody has looked yet.
-    pub outlived: Option<Option<Vec<Member>>>,
-    /// The last signal that its whole tree gets.
-    pub passed: Option<TreeSignal>,
-    /// What is left of its tree was named when it was cut short.
-    pub named: bool,
-    /// Why the master ends it: not ready in time, or unhealthy. Its exit then tells nothing of that.
-    pub ended_for: Option<String>,
-    /// It ended by itself, with an end that is no failure, before it was ready.
-    pub ended_in_vain: bool,
+    /// The last error of its probe or watchdog: why it is not ready, or unhealthy.
+    pub probe_error: Option<String>,
+    /// Set once the first process has exited during a stop and others of its tree may finish: their list as of the last
+    /// scan, or None before the first scan.
+    pub survivors: Option<Option<Vec<Member>>>,
+    /// The last signal that is sent to its whole tree.
+    pub tree_signal: Option<TreeSignal>,
+    /// The kill of what is left of its tree has been logged with names.
+    pub survivors_logged: bool,
+    /// Why the master kills it (not ready in time, unhealthy): the exit status does not say that.
+    pub end_reason: Option<String>,
+    /// It exited by itself before it was ready, and not with a failure.
+    pub early_exit: bool,
 }
 
 impl WorkerProcess {
-    pub(super) fn process(&self) -> Option<&Process> {
+    pub(super) fn child(&self) -> Option<&Process> {
         match &self.stage {
-            ProcessStage::Unborn(_) => None,
-            ProcessStage::Alive(process) => Some(process),
+            ProcessStage::Spawning(_) => None,
+            ProcessStage::Alive(child) => Some(child),
         }
     }
 
     pub(super) fn pid(&self) -> Option<i32> {
-        self.process().map(Process::pid)
+        self.child().map(Process::pid)
     }
 
-    pub(super) fn obituary(&self, exit: LastExit, served: bool) -> ExitReport {
+    pub(super) fn exit_report(&self, exit: LastExit, served: bool) -> ExitReport {
         let pid = self.pid().unwrap_or(0);
         ExitReport { pool: self.pool, slot: self.slot, generation: self.generation, pid, exit, served }
     }
 }
 
-/// What there is of a worker's tree once it has ended, and its group was sent SIGKILL.
+/// The state of a worker's tree after its group was sent SIGKILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tree {
-    /// There never was one.
+pub(super) enum TreeState {
+    /// It never had a process.
     None,
-    /// The worker itself, or somebody in its cgroup, has not ended yet.
+    /// The worker itself, or a process in its cgroup, still runs.
     Lives,
-    /// Nobody but perhaps orphans.
+    /// Neither runs; only orphans may be left, which a scan finds.
     Unseen,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ProcessTable {
-    bodies: BTreeMap<WorkerId, WorkerProcess>,
-    /// The last that was added: their numbers only grow.
+    processes: BTreeMap<WorkerId, WorkerProcess>,
+    /// The highest id added so far; ids only grow.
     last: Option<WorkerId>,
-    /// Those that have exited and still have something of a tree.
+    /// Workers that have exited while part of their tree may be left.
     sweeping: BTreeSet<WorkerId>,
-    /// Those whose first process has ended in its stop, and whose tree may finish.
-    finish: BTreeSet<WorkerId>,
-    /// When they are to be swept again, and the pause before: SIGCHLD tells of orphans of ours, but members of a
-    /// cgroup may be somebody else's children.
-    again: Option<(Instant, Duration)>,
-    /// Of all that are not reaped yet.
+    /// Workers whose first process has exited during a stop and whose tree may finish.
+    finishing: BTreeSet<WorkerId>,
+    /// When they are checked next, and the pause before that. SIGCHLD announces orphans of ours, but members of a
+    /// cgroup may be children of other processes.
+    sweep_timer: Option<(Instant, Duration)>,
+    /// Pids of all children that are not reaped yet.
     pids: HashSet<i32>,
-    /// Ended, swept, and still in the process table: somebody traces them, and the kernel lets nobody else reap them.
-    late: Vec<Process>,
-    /// The kernel gives no pidfds: exits are looked for at each SIGCHLD.
+    /// Exited children that a tracer holds: the kernel lets nobody else reap them.
+    unreaped: Vec<Process>,
+    /// The kernel has no pidfds: exits are checked at each SIGCHLD.
     pub without_pidfds: bool,
 }
 
 impl ProcessTable {
-    pub(super) fn add(&mut self, id: WorkerId, body: WorkerProcess) {
+    pub(super) fn add(&mut self, id: WorkerId, process: WorkerProcess) {
         self.last = self.last.max(Some(id));
-        self.bodies.insert(id, body);
+        self.processes.insert(id, process);
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&WorkerProcess> {
-        self.bodies.get(&id)
+        self.processes.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
-        self.bodies.get_mut(&id)
+        self.processes.get_mut(&id)
     }
 
     pub(super) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
         self.sweeping.remove(&id);
-        self.finish.remove(&id);
-        self.bodies.remove(&id)
+        self.finishing.remove(&id);
+        self.processes.remove(&id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
-        self.bodies.iter().map(|(id, body)| (*id, body))
+        self.processes.iter().map(|(id, process)| (*id, process))
     }
 
     pub(super) fn pids(&self) -> &HashSet<i32> {
         &self.pids
     }
 
-    pub(super) fn born(&mut self, pid: i32) {
+    pub(super) fn add_pid(&mut self, pid: i32) {
         self.pids.insert(pid);
     }
 
-    /// Reaps a worker that has ended; later, where a tracer holds it.
-    pub(super) fn reap(&mut self, process: Process) {
-        match process.reap() {
-            Ok(None) => self.late.push(process),
-            // Reaped, or no child of ours any more.
-            _ => drop(self.pids.remove(&process.pid())),
+    /// Reaps a worker that has exited, or keeps it for later if a tracer holds it.
+    pub(super) fn reap(&mut self, child: Process) {
+        match child.reap() {
+            Ok(None) => self.unreaped.push(child),
+            // Reaped, or no longer our child.
+            _ => drop(self.pids.remove(&child.pid())),
         }
     }
 
-    /// Reaps those that could not be reaped before. The kernel sends SIGCHLD when a tracer lets go.
-    pub(super) fn reap_late(&mut self) {
-        for process in std::mem::take(&mut self.late) {
-            self.reap(process);
+    /// Retries children that could not be reaped. The kernel sends SIGCHLD when a tracer lets go.
+    pub(super) fn retry_unreaped(&mut self) {
+        for child in std::mem::take(&mut self.unreaped) {
+            self.reap(child);
         }
     }
 
-    /// Begins to end what is left of a worker's tree: its group, its session as far as it is that group, its cgroup.
-    pub(super) fn end_tree(&mut self, id: WorkerId) -> Tree {
-        let Some(body) = self.bodies.get(&id) else { return Tree::None };
-        let (ProcessStage::Alive(process), Some(family)) = (&body.stage, &body.family) else { return Tree::None };
-        process.signal_group(nix::libc::SIGKILL).ok();
-        if let Some(cgroup) = &family.cgroup {
+    /// Sends SIGKILL to what is left of a worker's tree: its process group and its cgroup.
+    pub(super) fn kill_group(&mut self, id: WorkerId) -> TreeState {
+        let Some(process) = self.processes.get(&id) else { return TreeState::None };
+        let (ProcessStage::Alive(child), Some(tree)) = (&process.stage, &process.tree) else { return TreeState::None };
+        child.signal_group(nix::libc::SIGKILL).ok();
+        if let Some(cgroup) = &tree.cgroup {
             cgroup.kill().ok();
         }
-        // While it lives its children are no orphans yet.
-        let lives = matches!(process.peek_exit(), Ok(None)) && !process.has_ended();
-        let left = lives || family.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)));
-        if left { Tree::Lives } else { Tree::Unseen }
+        // While it runs, its children are not orphans yet.
+        let lives = matches!(child.peek_exit(), Ok(None)) && !child.has_ended();
+        let left = lives || tree.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)));
+        if left { TreeState::Lives } else { TreeState::Unseen }
     }
 
-    /// What a look at the orphans has to know of the workers.
-    pub(super) fn question(&self, tag: &str) -> ScanRequest {
-        let pid = |(id, body): (&WorkerId, &WorkerProcess)| Some((body.pid()?, *id));
+    /// What the orphan scanner has to know about the workers.
+    pub(super) fn scan_request(&self, tag: &str) -> ScanRequest {
+        let pid = |(id, process): (&WorkerId, &WorkerProcess)| Some((process.pid()?, *id));
         ScanRequest {
             tag: tag.to_owned(),
-            workers: self.bodies.iter().filter_map(pid).collect(),
+            workers: self.processes.iter().filter_map(pid).collect(),
             finishing: self.finishing().into_iter().collect(),
-            signals: self.bodies.iter().filter_map(|(id, body)| Some((*id, body.passed?))).collect(),
-            living: self.bodies.keys().filter(|id| !self.sweeping.contains(id)).copied().collect(),
+            signals: self.processes.iter().filter_map(|(id, process)| Some((*id, process.tree_signal?))).collect(),
+            living: self.processes.keys().filter(|id| !self.sweeping.contains(id)).copied().collect(),
             ended: self.sweeping.iter().copied().collect(),
             last: self.last,
             unreaped: self.pids.clone(),
@@ -201,59 +202,59 @@ impl ProcessTable {
         }
     }
 
-    pub(super) fn sweep_later(&mut self, id: WorkerId) {
+    pub(super) fn add_sweeping(&mut self, id: WorkerId) {
         if self.sweeping.insert(id) {
-            self.again = Some((Instant::now() + SOON, SOON));
+            self.sweep_timer = Some((Instant::now() + FIRST_PAUSE, FIRST_PAUSE));
         }
     }
 
-    /// Its tree finishes: it is looked for again.
-    pub(super) fn outlive(&mut self, id: WorkerId) {
-        if let Some(body) = self.bodies.get_mut(&id) {
-            body.outlived = Some(None);
-            self.finish.insert(id);
-            self.again = Some((Instant::now() + SOON, SOON));
+    /// Marks a tree as finishing, and schedules checks of it.
+    pub(super) fn start_finishing(&mut self, id: WorkerId) {
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.survivors = Some(None);
+            self.finishing.insert(id);
+            self.sweep_timer = Some((Instant::now() + FIRST_PAUSE, FIRST_PAUSE));
         }
     }
 
-    /// Nobody waits for its tree any more. Whether somebody did.
-    pub(super) fn no_more_patience(&mut self, id: WorkerId) -> bool {
-        self.finish.remove(&id);
-        self.bodies.get_mut(&id).is_some_and(|body| body.outlived.take().is_some())
+    /// Stops waiting for a tree to finish. Returns whether it was being waited for.
+    pub(super) fn cancel_finishing(&mut self, id: WorkerId) -> bool {
+        self.finishing.remove(&id);
+        self.processes.get_mut(&id).is_some_and(|process| process.survivors.take().is_some())
     }
 
     pub(super) fn finishing(&self) -> Vec<WorkerId> {
-        self.finish.iter().copied().collect()
+        self.finishing.iter().copied().collect()
     }
 
-    /// Somebody of each tree that finishes was seen, and lives: nobody has to be looked for.
-    pub(super) fn all_still_finish(&self) -> bool {
+    /// Whether of each finishing tree at least one process seen earlier still runs: then no scan is needed.
+    pub(super) fn all_finishing_alive(&self) -> bool {
         let lives = |id: &WorkerId| {
-            let known = self.bodies.get(id).and_then(|body| body.outlived.as_ref()?.as_ref());
+            let known = self.processes.get(id).and_then(|process| process.survivors.as_ref()?.as_ref());
             known.into_iter().flatten().any(|member| {
                 let (pid, start_time) = member.identity;
                 Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie())
             })
         };
-        self.finish.iter().all(lives)
+        self.finishing.iter().all(lives)
     }
 
-    /// Whether its cgroup, if it has one, says that somebody is left.
-    pub(super) fn fence_is_populated(&self, id: WorkerId) -> bool {
-        let cgroup = self.bodies.get(&id).and_then(|body| body.family.as_ref()?.cgroup.as_ref());
+    /// Whether its cgroup, if it has one, still has processes.
+    pub(super) fn cgroup_is_populated(&self, id: WorkerId) -> bool {
+        let cgroup = self.processes.get(&id).and_then(|process| process.tree.as_ref()?.cgroup.as_ref());
         cgroup.is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)))
     }
 
-    /// When those that are being swept have to be looked at again, whatever happens until then.
-    pub(super) fn sweep_again(&self) -> Option<Instant> {
-        self.again.filter(|_| !self.sweeping.is_empty() || !self.finish.is_empty()).map(|(at, _)| at)
+    /// When trees that are not gone are checked next.
+    pub(super) fn next_sweep(&self) -> Option<Instant> {
+        self.sweep_timer.filter(|_| !self.sweeping.is_empty() || !self.finishing.is_empty()).map(|(at, _)| at)
     }
 
-    /// Those to be swept again by the clock, if their time has come.
+    /// The trees to be checked by `now`; advances the timer.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<WorkerId> {
-        let Some((_, pause)) = self.again.filter(|(at, _)| *at <= now) else { return Vec::new() };
-        let pause = (pause * 2).min(LATER);
-        self.again = Some((now + pause, pause));
+        let Some((_, pause)) = self.sweep_timer.filter(|(at, _)| *at <= now) else { return Vec::new() };
+        let pause = (pause * 2).min(MAX_PAUSE);
+        self.sweep_timer = Some((now + pause, pause));
         self.sweeping()
     }
 
@@ -265,28 +266,28 @@ impl ProcessTable {
         self.sweeping.iter().copied().collect()
     }
 
-    /// Polite signal, then SIGCONT: a stopped process would never see it.
+    /// A polite signal, then SIGCONT: a stopped process would not see it.
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        let Some(body) = self.bodies.get_mut(&id) else { return };
-        match &mut body.stage {
-            ProcessStage::Unborn(asked) => asked.push(DeferredSignal::Signal(signal)),
-            ProcessStage::Alive(process) => {
-                if let Err(error) = process.signal(signal.0).and_then(|()| process.signal(nix::libc::SIGCONT)) {
-                    tracing::debug!(pid = process.pid(), "signal {signal}: {error}");
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        match &mut process.stage {
+            ProcessStage::Spawning(deferred) => deferred.push(DeferredSignal::Signal(signal)),
+            ProcessStage::Alive(child) => {
+                if let Err(error) = child.signal(signal.0).and_then(|()| child.signal(nix::libc::SIGCONT)) {
+                    tracing::debug!(pid = child.pid(), "signal {signal}: {error}");
                 }
             }
         }
     }
 
-    /// SIGKILL to the worker and its group.
+    /// SIGKILL to the worker and its process group.
     pub(super) fn kill(&mut self, id: WorkerId) {
-        let Some(body) = self.bodies.get_mut(&id) else { return };
-        match &mut body.stage {
-            ProcessStage::Unborn(asked) => asked.push(DeferredSignal::Kill),
-            ProcessStage::Alive(process) => {
-                // ESRCH: it has gone by itself, and its exit is on its way to us.
-                process.signal(nix::libc::SIGKILL).ok();
-                process.signal_group(nix::libc::SIGKILL).ok();
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        match &mut process.stage {
+            ProcessStage::Spawning(deferred) => deferred.push(DeferredSignal::Kill),
+            ProcessStage::Alive(child) => {
+                // ESRCH: it has exited by itself, and its exit event follows.
+                child.signal(nix::libc::SIGKILL).ok();
+                child.signal_group(nix::libc::SIGKILL).ok();
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Recycling: workers that are well, and are replaced all the same for their age or their memory; one at a time in a
-//! pool, as the core sees to it. The old one serves until its successor does.
+//! Recycling: replaces workers that are healthy but too old (`max_age`) or too large (`max_rss`). The engine replaces
+//! one worker of a pool at a time; the old one serves until its successor does.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
@@ -11,12 +11,12 @@ use crate::process::rss_sampler::RssSampler;
 use rotad_core::{Input, Outcome, Request, Span, Ticket, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How often the memory of workers with `max_rss` is looked at.
-const LOOK: Span = Span::from_secs(5);
-/// A replacement that failed is tried again after at least this.
-const AGAIN: Span = Span::from_secs(60);
-/// Tickets of recycling carry this mark, and the worker's number.
-const MARK: u64 = 1 << 63;
+/// How often the memory of workers with `max_rss` is sampled.
+const SAMPLE_INTERVAL: Span = Span::from_secs(5);
+/// Minimum delay before a failed replacement is tried again.
+const RETRY_DELAY: Span = Span::from_secs(60);
+/// Marks the tickets of recycling; the other bits are the worker's id.
+const TICKET_MARK: u64 = 1 << 63;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
@@ -25,7 +25,7 @@ enum Reason {
 }
 
 impl Reason {
-    fn word(self) -> &'static str {
+    fn cause(self) -> &'static str {
         match self {
             Self::Age => "max-age",
             Self::Memory => "max-rss",
@@ -35,129 +35,130 @@ impl Reason {
 
 #[derive(Debug)]
 pub(super) struct Recycling {
-    /// When workers are too old.
+    /// When workers reach `max_age`.
     due: BTreeSet<(Time, WorkerId)>,
     /// Workers with `max_rss`.
-    heavy: BTreeSet<WorkerId>,
-    weigher: Option<RssSampler>,
-    wake: Waker,
-    /// None: nobody is to be weighed, or they are being weighed.
-    weigh_at: Option<Time>,
-    weighing: bool,
-    /// Replacements that the core has been asked for.
-    asked: BTreeMap<WorkerId, Reason>,
-    /// Not before then, after a failure.
+    rss_limited: BTreeSet<WorkerId>,
+    rss_sampler: Option<RssSampler>,
+    waker: Waker,
+    /// When memory is sampled next. None: no worker has a limit, or a sample is being taken.
+    sample_due: Option<Time>,
+    sampling: bool,
+    /// Workers whose replacement was requested from the engine.
+    requested: BTreeMap<WorkerId, Reason>,
+    /// Workers whose replacement has failed, and when it may be requested again.
     not_before: BTreeMap<WorkerId, Time>,
 }
 
 impl Recycling {
-    pub(super) fn new(wake: Waker) -> Self {
+    pub(super) fn new(waker: Waker) -> Self {
         Self {
             due: BTreeSet::new(),
-            heavy: BTreeSet::new(),
-            weigher: None,
-            wake,
-            weigh_at: None,
-            weighing: false,
-            asked: BTreeMap::new(),
+            rss_limited: BTreeSet::new(),
+            rss_sampler: None,
+            waker,
+            sample_due: None,
+            sampling: false,
+            requested: BTreeMap::new(),
             not_before: BTreeMap::new(),
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.due.first().map(|(at, _)| *at).into_iter().chain(self.weigh_at).min()
+        self.due.first().map(|(at, _)| *at).into_iter().chain(self.sample_due).min()
     }
 
     pub(super) fn forget(&mut self, worker: WorkerId) {
         self.due.retain(|(_, due)| *due != worker);
-        self.heavy.remove(&worker);
-        self.asked.remove(&worker);
+        self.rss_limited.remove(&worker);
+        self.requested.remove(&worker);
         self.not_before.remove(&worker);
-        if self.heavy.is_empty() {
-            self.weigh_at = None;
+        if self.rss_limited.is_empty() {
+            self.sample_due = None;
         }
     }
 }
 
 impl Supervisor {
-    /// It has become ready: its age counts from now on.
-    pub(super) fn recycle_later(&mut self, worker: WorkerId) {
+    /// The worker is ready: its age counts from now on.
+    pub(super) fn start_recycling(&mut self, worker: WorkerId) {
         self.recycle_since(worker, self.clock.now());
     }
 
-    /// Its limits have changed while it serves: its age has counted all the time.
-    pub(super) fn recycle_anew(&mut self, worker: WorkerId) {
+    /// Its limits have changed while it serves: its age counts from the beginning.
+    pub(super) fn restart_recycling(&mut self, worker: WorkerId) {
         let Some(view) = self.engine.view().worker(worker) else { return };
         let recycling = &mut self.health.recycling;
-        if recycling.asked.contains_key(&worker) {
+        if recycling.requested.contains_key(&worker) {
             return;
         }
         recycling.due.retain(|(_, due)| *due != worker);
-        recycling.heavy.remove(&worker);
-        if recycling.heavy.is_empty() {
-            recycling.weigh_at = None;
+        recycling.rss_limited.remove(&worker);
+        if recycling.rss_limited.is_empty() {
+            recycling.sample_due = None;
         }
         self.recycle_since(worker, view.began + view.ready_in.unwrap_or_default());
     }
 
     fn recycle_since(&mut self, worker: WorkerId, since: Time) {
-        let Some(body) = self.processes.get(worker) else { return };
-        let (now, recycle) = (self.clock.now(), body.pattern.plan.recycle);
+        let Some(process) = self.processes.get(worker) else { return };
+        let (now, recycle) = (self.clock.now(), process.spec.plan.recycle);
         let recycling = &mut self.health.recycling;
         if let Some(age) = recycle.max_age {
             recycling.due.insert((since + spread(worker, 0, span(age)), worker));
         }
         if recycle.max_rss.is_some() {
-            recycling.heavy.insert(worker);
-            if !recycling.weighing {
-                recycling.weigh_at.get_or_insert(now + LOOK);
+            recycling.rss_limited.insert(worker);
+            if !recycling.sampling {
+                recycling.sample_due.get_or_insert(now + SAMPLE_INTERVAL);
             }
         }
     }
 
-    pub(super) fn recycling_due(&mut self) {
+    pub(super) fn run_due_recycling(&mut self) {
         let now = self.clock.now();
         while let Some((_, worker)) = self.health.recycling.due.first().copied().filter(|(at, _)| *at <= now) {
             self.health.recycling.due.pop_first();
-            let age = self.processes.get(worker).and_then(|body| body.pattern.plan.recycle.max_age);
+            let age = self.processes.get(worker).and_then(|process| process.spec.plan.recycle.max_age);
             let text =
                 age.map_or_else(String::new, |age| format!("older than max_age ({})", humantime::format_duration(age)));
             self.recycle_overdue(worker, Reason::Age, &text);
         }
-        if self.health.recycling.weigh_at.is_some_and(|at| at <= now) {
-            self.weigh();
+        if self.health.recycling.sample_due.is_some_and(|at| at <= now) {
+            self.sample_rss();
         }
     }
 
-    fn weigh(&mut self) {
+    fn sample_rss(&mut self) {
         let pid = |worker: &WorkerId| Some((*worker, self.processes.get(*worker)?.pid()?));
-        let all: Vec<(WorkerId, i32)> = self.health.recycling.heavy.iter().filter_map(pid).collect();
+        let all: Vec<(WorkerId, i32)> = self.health.recycling.rss_limited.iter().filter_map(pid).collect();
         let recycling = &mut self.health.recycling;
-        recycling.weigh_at = Some(self.clock.now() + LOOK);
-        let weigher = match recycling.weigher.take().map_or_else(|| RssSampler::start(recycling.wake.clone()), Ok) {
-            Ok(weigher) => recycling.weigher.insert(weigher),
-            Err(error) => return tracing::warn!("the memory of workers cannot be looked at: {error}"),
-        };
-        // The next look comes when this one is through: one that takes long does not pile up.
-        recycling.weighing = true;
-        recycling.weigh_at = None;
-        weigher.measure(all);
+        recycling.sample_due = Some(self.clock.now() + SAMPLE_INTERVAL);
+        let rss_sampler =
+            match recycling.rss_sampler.take().map_or_else(|| RssSampler::start(recycling.waker.clone()), Ok) {
+                Ok(rss_sampler) => recycling.rss_sampler.insert(rss_sampler),
+                Err(error) => return tracing::warn!("the memory of workers cannot be looked at: {error}"),
+            };
+        // The next sample is scheduled when this one is complete, so that slow samples do not pile up.
+        recycling.sampling = true;
+        recycling.sample_due = None;
+        rss_sampler.measure(all);
     }
 
-    /// What the last look has found.
+    /// Takes the latest sample.
     pub(super) fn on_rss_samples(&mut self) {
-        let Some(found) = self.health.recycling.weigher.as_ref().and_then(RssSampler::found) else { return };
+        let Some(found) = self.health.recycling.rss_sampler.as_ref().and_then(RssSampler::found) else { return };
         let recycling = &mut self.health.recycling;
-        recycling.weighing = false;
-        if !recycling.heavy.is_empty() {
-            recycling.weigh_at = Some(self.clock.now() + LOOK);
+        recycling.sampling = false;
+        if !recycling.rss_limited.is_empty() {
+            recycling.sample_due = Some(self.clock.now() + SAMPLE_INTERVAL);
         }
-        for (worker, weight) in found {
-            // A worker that still serves has had its pid to itself all the time.
-            let limit = self.processes.get(worker).and_then(|body| body.pattern.plan.recycle.max_rss);
-            if self.health.serves(worker) && limit.is_some_and(|limit| weight.rss_bytes > limit) {
+        for (worker, memory) in found {
+            // A worker that still serves is not reaped, so the pid is still its own.
+            let limit = self.processes.get(worker).and_then(|process| process.spec.plan.recycle.max_rss);
+            if self.health.serves(worker) && limit.is_some_and(|limit| memory.rss_bytes > limit) {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-                let (is, most, of) = (mib(weight.rss_bytes), mib(limit.unwrap_or(0)), weight.processes);
+                let (is, most, of) = (mib(memory.rss_bytes), mib(limit.unwrap_or(0)), memory.processes);
                 self.recycle_overdue(
                     worker,
                     Reason::Memory,
@@ -171,34 +172,34 @@ impl Supervisor {
         let now = self.clock.now();
         let serves = self.health.serves(worker);
         let recycling = &mut self.health.recycling;
-        let early = recycling.not_before.get(&worker).is_some_and(|at| now < *at);
-        let Some(body) = self.processes.get(worker) else { return };
-        if !serves || early || recycling.asked.contains_key(&worker) {
+        let too_early = recycling.not_before.get(&worker).is_some_and(|at| now < *at);
+        let Some(process) = self.processes.get(worker) else { return };
+        if !serves || too_early || recycling.requested.contains_key(&worker) {
             return;
         }
-        recycling.asked.insert(worker, reason);
-        let (pool, slot) = (body.pool, body.slot);
+        recycling.requested.insert(worker, reason);
+        let (pool, slot) = (process.pool, process.slot);
         self.emit(
             EventBuilder::new(EventKind::Recycled, format!("{text}: it is replaced"))
                 .worker(worker)
-                .cause(reason.word()),
+                .cause(reason.cause()),
         );
-        self.input(Input::Requested(Ticket(MARK | worker.0), Request::Replace(pool, slot)));
+        self.input(Input::Requested(Ticket(TICKET_MARK | worker.0), Request::Replace(pool, slot)));
     }
 
-    /// The answer to such a request. True: it was one.
-    pub(super) fn recycled(&mut self, ticket: Ticket, outcome: &Outcome) -> bool {
-        if ticket.0 & MARK == 0 {
+    /// Takes the engine's reply to a recycling request. False: the ticket is not one.
+    pub(super) fn recycle_replied(&mut self, ticket: Ticket, outcome: &Outcome) -> bool {
+        if ticket.0 & TICKET_MARK == 0 {
             return false;
         }
-        let worker = WorkerId(ticket.0 & !MARK);
-        let Some(reason) = self.health.recycling.asked.remove(&worker) else { return true };
-        let Some(body) = self.processes.get(worker).filter(|_| self.health.serves(worker)) else { return true };
-        // It still serves: whatever came between, it is looked at again.
-        let again = AGAIN.max(body.pattern.plan.policy.restart.delay);
-        let at = self.clock.now() + again;
+        let worker = WorkerId(ticket.0 & !TICKET_MARK);
+        let Some(reason) = self.health.recycling.requested.remove(&worker) else { return true };
+        let Some(process) = self.processes.get(worker).filter(|_| self.health.serves(worker)) else { return true };
+        // It still serves, whatever the outcome: check it again later.
+        let retry_in = RETRY_DELAY.max(process.spec.plan.policy.restart.delay);
+        let at = self.clock.now() + retry_in;
         if let Outcome::ReplaceFailed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
-            let text = format!("its successor did not come up: it stays, and is replaced again in {again}");
+            let text = format!("its successor did not come up: it stays, and is replaced again in {retry_in}");
             self.emit(EventBuilder::new(EventKind::Recycled, text).worker(worker).cause("failed").error());
         }
         self.health.recycling.not_before.insert(worker, at);

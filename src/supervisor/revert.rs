@@ -1,5 +1,5 @@
-//! A change that does not come up is put back: the pool's next generation is made again from what serves. And sockets
-//! that nobody uses any more are closed.
+//! Reverting a configuration change whose workers do not come up: the pool's next generation is made from the spec that
+//! serves. Also forgets what is no longer needed: generations, removed pools, unused sockets.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
@@ -9,21 +9,24 @@ use rotad_core::{Command, Generation, Input, Notice, Outcome, PoolId, Request, R
 use std::collections::BTreeSet;
 
 impl Supervisor {
-    /// What has to be known before a step's orders are carried out: which generation is made from what.
-    pub(super) fn prepare_generations(&mut self, orders: &[Command]) {
+    /// Before the commands of one engine call are executed: fixes the spec of each new generation, and reverts the
+    /// changes of failed rolling restarts.
+    pub(super) fn prepare_generations(&mut self, commands: &[Command]) {
         self.reverted.clear();
-        for (at, order) in orders.iter().enumerate() {
-            match order {
-                // Whatever is read from the configuration later is for later generations.
-                Command::Notice(Notice::RollStarted { pool, generation, .. }) => self.pools.begin(*pool, *generation),
+        for (at, command) in commands.iter().enumerate() {
+            match command {
+                // A configuration that is read later is for later generations.
+                Command::Notice(Notice::RollStarted { pool, generation, .. }) => {
+                    self.pools.begin_generation(*pool, *generation)
+                }
                 Command::Notice(Notice::RollEnded {
                     pool,
                     outcome: Outcome::Aborted { .. } | Outcome::RolledBack { .. },
                 }) => {
-                    // One that waited begins now, and tries what was read last once more.
+                    // Not if a waiting roll begins now: it tries the latest configuration once more.
                     let again = |later: &Command| matches!(later, Command::Notice(Notice::RollStarted { pool: of, .. }) if of == pool);
-                    if !orders[at..].iter().any(again) {
-                        self.put_back(*pool);
+                    if !commands[at..].iter().any(again) {
+                        self.revert_spec(*pool);
                     }
                 }
                 _ => {}
@@ -31,14 +34,16 @@ impl Supervisor {
         }
     }
 
-    fn put_back(&mut self, pool: PoolId) {
+    fn revert_spec(&mut self, pool: PoolId) {
         let Some(serving) = self.engine.view().pool(pool).map(|view| view.fill_generation) else { return };
-        let (Some(draft), Some(base)) = (self.pools.draft(pool), self.pools.made_from(pool, serving)) else { return };
-        if std::sync::Arc::ptr_eq(draft, base) {
+        let (Some(next_spec), Some(base)) = (self.pools.next_spec(pool), self.pools.spec_of(pool, serving)) else {
+            return;
+        };
+        if std::sync::Arc::ptr_eq(next_spec, base) {
             return;
         }
-        let (changed, base) = (!draft.is_alike(base), base.clone());
-        self.pools.redraft(pool, base);
+        let (changed, base) = (!next_spec.is_alike(base), base.clone());
+        self.pools.set_next_spec(pool, base);
         if changed {
             self.reverted.insert(pool);
             let text = format!("its change is put back: the configuration of generation {serving} holds");
@@ -48,36 +53,36 @@ impl Supervisor {
             self.log.retarget(&plan.name, &plan.log);
         }
         if let Some(policy) = self.pools.policy(pool) {
-            self.inputs.push_back(Input::Requested(super::NOBODY, Request::EnsurePool(pool, policy)));
+            self.inputs.push_back(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
         }
         self.refresh_plan();
         self.watch_files();
     }
 
-    /// Forgets what nobody can be made from any more.
+    /// Forgets the generations that can no longer be spawned.
     pub(super) fn forget_generations(&mut self, pool: PoolId) {
         let view = self.engine.view();
         let mut known = view.generations(pool);
         known.extend(view.workers().filter(|worker| worker.pool == pool).map(|worker| worker.generation));
-        self.spawn_specs.keep(pool, |generation| known.contains(&generation));
-        self.pools.keep(pool, |generation| known.contains(&generation));
+        self.spawn_specs.retain_generations(pool, |generation| known.contains(&generation));
+        self.pools.retain_generations(pool, |generation| known.contains(&generation));
         self.close_unused();
     }
 
-    /// Pools that the configuration has no more, and whose last worker is gone.
+    /// Forgets removed pools whose last worker is gone.
     pub(super) fn forget_pools(&mut self) {
-        for pool in self.pools.leaving() {
+        for pool in self.pools.removed() {
             if self.engine.view().pool(pool).is_none() {
                 self.emit(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
                 self.pools.forget(pool);
-                self.spawn_specs.keep(pool, |_| false);
+                self.spawn_specs.retain_generations(pool, |_| false);
                 self.close_unused();
             }
         }
     }
 
-    /// Closes the sockets that no pool of the configuration, no living worker and no generation that may still be
-    /// needed uses. What only `rollback` would want is opened anew then: an address that was given up is free.
+    /// Closes sockets that no pool of the configuration, no running worker and no generation that may be needed uses. A
+    /// socket that only `rollback` could want is opened again then: an address that was given up is free.
     pub(super) fn close_unused(&mut self) {
         let unused: Vec<ListenerId> = self.listening.ids().into_iter().filter(|id| !self.is_used(*id)).collect();
         for id in unused {
@@ -99,21 +104,24 @@ impl Supervisor {
         };
         self.listening.lone().contains(&id)
             || self.reloads.holds(id)
-            || !self.pools.users(id, counts).is_empty()
-            || self.processes.iter().any(|(_, body)| body.pattern.listeners.contains(&id))
+            || !self.pools.users_of(id, counts).is_empty()
+            || self.processes.iter().any(|(_, process)| process.spec.listeners.contains(&id))
     }
 
-    /// After a burial: the last user of a socket may be gone.
-    pub(super) fn buried(&mut self) {
-        self.drained();
-        let drafts: BTreeSet<ListenerId> = self
+    /// A worker is gone: it may have been the last user of a socket.
+    pub(super) fn on_worker_gone(&mut self) {
+        self.settle_drained();
+        let next_listeners: BTreeSet<ListenerId> = self
             .pools
             .iter()
-            .filter_map(|(pool, _)| self.pools.draft(pool))
-            .flat_map(|draft| draft.listeners.clone())
+            .filter_map(|(pool, _)| self.pools.next_spec(pool))
+            .flat_map(|next_spec| next_spec.listeners.clone())
             .collect();
-        let doubtful =
-            self.listening.ids().into_iter().any(|id| !drafts.contains(&id) && !self.listening.lone().contains(&id));
+        let doubtful = self
+            .listening
+            .ids()
+            .into_iter()
+            .any(|id| !next_listeners.contains(&id) && !self.listening.lone().contains(&id));
         if doubtful {
             self.close_unused();
         }

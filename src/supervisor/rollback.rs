@@ -1,5 +1,6 @@
-//! `rollback`: to the generation before the one that serves, or to any other that served in full and is remembered.
-//! What would start the same files once more, or undo what nobody serves, is refused, with what can be done instead.
+//! `rotad rollback`: rolls a pool to the generation before the current one, or to any other remembered generation that
+//! was fully up. A rollback that would only start the same files once more, or undo what does not serve, is refused,
+//! with what can be done instead.
 
 use super::Supervisor;
 use super::pool_registry::PoolSpec;
@@ -8,36 +9,36 @@ use crate::plan::Kind;
 use rotad_core::{Generation, Input, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;
 
-/// A way that can be gone.
+/// A possible rollback.
 struct Way {
     to: Generation,
-    pattern: Arc<PoolSpec>,
+    spec: Arc<PoolSpec>,
 }
 
-/// Why there is none.
+/// Why a rollback is refused.
 enum Refusal {
-    /// It is there already.
+    /// The pool is there already.
     Here(String),
     No(String),
 }
 
 impl Supervisor {
-    /// A number of workers that a person asked for stays. `to`: none: the generation before. `dry_run`: only says what
-    /// would be done.
+    /// Handles `rotad rollback`. `to`: None means the generation before. `dry_run`: only says what would be done. The
+    /// number of workers of `rotad scale` stays.
     pub(super) fn roll_back(&mut self, client: u64, pools: Vec<String>, to: Option<u32>, dry_run: bool, wait: Wait) {
         let named = !pools.is_empty();
-        let Some(pools) = self.chosen(client, &Selector { pools, ..Selector::default() }, false) else { return };
+        let Some(pools) = self.select_pools(client, &Selector { pools, ..Selector::default() }, false) else { return };
         let target = to.map_or_else(String::new, |to| format!(" to generation {to}"));
         let only = if dry_run { ", as a dry run" } else { "" };
-        let text = format!("{} asks to roll back {}{target}{only}", self.whom(client), self.names(&pools));
-        self.asked_for("rollback", text);
+        let text = format!("{} asks to roll back {}{target}{only}", self.client_name(client), self.names(&pools));
+        self.emit_request("rollback", text);
         if !dry_run {
             self.reloading();
         }
         let waits = wait != Wait::No && !dry_run;
         let waiting = self.tickets.open(Some(client).filter(|_| waits), wait == Wait::Drained);
         let (mut lines, mut code, mut moves) = (Vec::new(), 0, false);
-        // Of all pools, those that can go do; a name or a number is meant.
+        // With neither name nor number, the pools that can go back do. A named pool or number has to.
         let strict = named || to.is_some();
         for pool in self.pools.in_order(&pools) {
             let (line, worth) = match self.way_to(pool, to) {
@@ -64,17 +65,17 @@ impl Supervisor {
         }
     }
 
-    /// Begins it, or only says so.
+    /// Starts the rollback, or only says so.
     fn go_back(&mut self, pool: PoolId, way: Way, wait: super::tickets::WaitId, dry_run: bool) -> String {
-        let Way { to, pattern } = way;
+        let Way { to, spec } = way;
         let name = self.pool_name(pool).to_owned();
         if dry_run {
             return format!("{name}: would roll {}", self.shown_way(pool, to));
         }
-        self.pools.redraft(pool, pattern);
+        self.pools.set_next_spec(pool, spec);
         self.refresh_plan();
         let Some(policy) = self.pools.policy(pool) else { return format!("{name}: is not there any more") };
-        // What it was made from may be gone: something else under its number would be no way back.
+        // Its directory may be gone: resolving it again would start something else under its number.
         self.spawn_specs.hold_to(pool, Some(to));
         let ticket = self.tickets.join(wait, pool);
         self.input(Input::Requested(ticket, Request::RollBack { pool, to, policy }));
@@ -87,7 +88,7 @@ impl Supervisor {
         if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot) {
             return no("is a oneshot: it has no generation to go back to".to_owned());
         }
-        if self.pools.rests(pool) {
+        if self.pools.stopped_by_operator(pool) {
             return no("is stopped".to_owned());
         }
         let to = match to {
@@ -98,7 +99,7 @@ impl Supervisor {
         if !known.contains(&to) {
             return no(format!("generation {to} is not known; {}", self.remembered(&view, &known)));
         }
-        self.can_go(pool, &view, to).map(|pattern| Way { to, pattern })
+        self.can_go(pool, &view, to).map(|spec| Way { to, spec })
     }
 
     /// The generation that `rollback` without a number means.
@@ -106,7 +107,7 @@ impl Supervisor {
         let no = |text: String| Err(Refusal::No(text));
         let tried = view.roll.generation;
         match view.roll.state {
-            // What is on its way is undone.
+            // A running roll is undone.
             RollState::Running if view.last_good != Generation::NONE && Generation(tried) != view.last_good => {
                 Ok(view.last_good)
             }
@@ -140,10 +141,10 @@ impl Supervisor {
         }
     }
 
-    /// What the pool would be made from, if going there would change anything.
+    /// The spec of `to`, if rolling to it would change anything.
     fn can_go(&self, pool: PoolId, view: &PoolView, to: Generation) -> Result<Arc<PoolSpec>, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
-        let Some(pattern) = self.pools.made_from(pool, to) else {
+        let Some(spec) = self.pools.spec_of(pool, to) else {
             return no(format!("what generation {to} was made from is not known any more"));
         };
         let rolls = view.roll.state == RollState::Running;
@@ -153,7 +154,7 @@ impl Supervisor {
             }
             return Err(Refusal::Here(format!("generation {to} serves already: nothing was changed")));
         }
-        let mut sockets = pattern.listeners.iter().zip(&pattern.sockets);
+        let mut sockets = spec.listeners.iter().zip(&spec.sockets);
         if let Some((_, socket)) = sockets.find(|(id, _)| self.listening.get(**id).is_none()) {
             return no(format!(
                 "generation {to} listened on {:?}, which the configuration has given up since: put it back into the \
@@ -177,14 +178,14 @@ impl Supervisor {
                 self.place(pool, to).map_or_else(String::new, |place| format!(" ({place})")),
             ));
         }
-        Ok(pattern.clone())
+        Ok(spec.clone())
     }
 
-    /// Both are made from the same configuration, the same program and the same folder.
+    /// Whether both generations have the same configuration, program and directory.
     pub(super) fn same_files(&self, pool: PoolId, one: Generation, other: Generation) -> bool {
-        let patterns = self.pools.made_from(pool, one).zip(self.pools.made_from(pool, other));
+        let specs = self.pools.spec_of(pool, one).zip(self.pools.spec_of(pool, other));
         let places = self.spawn_specs.resolved(pool, one).zip(self.spawn_specs.resolved(pool, other));
-        patterns.is_some_and(|(one, other)| one.is_alike(other)) && places.is_some_and(|(one, other)| one == other)
+        specs.is_some_and(|(one, other)| one.is_alike(other)) && places.is_some_and(|(one, other)| one == other)
     }
 
     /// "3 workers from generation 2 to generation 1 (/srv/app/1)".
@@ -199,14 +200,14 @@ impl Supervisor {
         if let Some(place) = self.place(pool, to) {
             text.push_str(&format!(" ({place})"));
         }
-        let own = self.pools.draft(pool).zip(self.pools.made_from(pool, to));
-        if own.is_some_and(|(draft, then)| !draft.is_alike(then)) {
+        let own = self.pools.next_spec(pool).zip(self.pools.spec_of(pool, to));
+        if own.is_some_and(|(next_spec, then)| !next_spec.is_alike(then)) {
             text.push_str(", with its configuration of that time, which differs from the present one");
         }
         text
     }
 
-    /// Where a generation stands, as found at its first birth.
+    /// The directory of a generation, as resolved at its first spawn.
     fn place(&self, pool: PoolId, generation: Generation) -> Option<String> {
         self.spawn_specs.resolved(pool, generation).map(|found| found.directory.display().to_string())
     }

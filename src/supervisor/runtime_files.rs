@@ -1,7 +1,9 @@
-//! What the master needs to be reached (its runtime directory, control socket, pid file, the list of workers and their
-//! notify sockets) is made again when somebody has taken it away: at once when it is heard, at each HUP, reload and
-//! reopening of logs in any case. A clerk does the work; the pauses between two attempts grow, lest somebody who
-//! removes it again and again keep the master busy.
+//! Runtime files: repairs what the master needs to be reached (runtime directory, control socket, pid file, journal of
+//! workers, notify sockets) after it was removed. It is checked when inotify reports a removal, and at each HUP, reload
+//! and reopening of logs.
+//!
+//! A blocking job does the work. The pauses between attempts grow, so that repeated removals cannot keep the master
+//! busy.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
@@ -16,25 +18,25 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Whoever removes a folder removes one file after another: made again once he is done.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Delay of a repair: a directory is removed file by file, so wait until the removal is complete.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 
-/// The pause after an attempt; it doubles with each that follows soon.
+/// The pause after an attempt; it doubles with each attempt that follows soon.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// After so long without another attempt the next one is made at once again.
-const CALM: Duration = Duration::from_secs(120);
+/// After this long without an attempt, the pause starts over.
+const CALM_PERIOD: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub(super) struct RuntimeFiles {
     under_way: bool,
-    /// Something may be missing: when it is looked for.
+    /// Something may be missing: when to check.
     due: Option<Instant>,
-    /// When the last attempt began that nobody asked for, and how long to wait after it.
+    /// When the last attempt without a request began, and the pause after it.
     last: Option<(Instant, Duration)>,
-    /// What went wrong last, told once.
-    trouble: Option<String>,
+    /// The last error, logged once.
+    problem: Option<String>,
 }
 
 impl RuntimeFiles {
@@ -44,14 +46,14 @@ impl RuntimeFiles {
     }
 
     fn want(&mut self, now: Instant) {
-        let settled = now + SETTLE;
+        let settled = now + SETTLE_TIME;
         let allowed = self.last.map_or(settled, |(at, pause)| settled.max(at + pause));
         self.due = Some(self.due.map_or(allowed, |due| due.min(allowed)));
     }
 
     fn begins(&mut self, now: Instant) {
         let pause = match self.last {
-            Some((at, pause)) if now < at + CALM.max(2 * pause) => (pause * 2).min(LONGEST_PAUSE),
+            Some((at, pause)) if now < at + CALM_PERIOD.max(2 * pause) => (pause * 2).min(LONGEST_PAUSE),
             _ => PAUSE,
         };
         self.last = Some((now, pause));
@@ -59,11 +61,11 @@ impl RuntimeFiles {
 }
 
 impl Supervisor {
-    /// Looks after everything now: a person may have asked for it.
-    pub(super) fn keep_house(&mut self) {
+    /// Checks and repairs everything now, because of a request or signal.
+    pub(super) fn repair_runtime_dir(&mut self) {
         match self.runtime_files.under_way {
             true => self.runtime_files.want(Instant::now()),
-            false => self.mend_house(),
+            false => self.start_runtime_dir_repair(),
         }
     }
 
@@ -72,14 +74,14 @@ impl Supervisor {
         self.notify_dir.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Something lost its name.
+    /// Something was removed or renamed.
     pub(super) fn on_runtime_dir_change(&mut self) {
         let Some(ear) = self.runtime_dir.ear() else { return };
         let mut missing = false;
         while let Ok(events) = ear.read_events() {
             for event in events {
                 missing |= match &event.name {
-                    // A worker that is gone takes its socket along.
+                    // The socket of a worker that is gone goes with it.
                     Some(name) => {
                         let worker = name.to_str().and_then(|name| name.parse().ok()).map(WorkerId);
                         worker.is_some_and(|worker| self.processes.get(worker).is_some())
@@ -96,47 +98,47 @@ impl Supervisor {
     pub(super) fn run_due_runtime_files(&mut self, now: Instant) {
         if self.runtime_files.deadline().is_some_and(|at| at <= now) {
             self.runtime_files.begins(now);
-            self.mend_house();
+            self.start_runtime_dir_repair();
         }
     }
 
-    fn mend_house(&mut self) {
+    fn start_runtime_dir_repair(&mut self) {
         if self.shutdown.is_some() {
             return;
         }
         let control = &self.plan.control;
         (self.runtime_files.under_way, self.runtime_files.due) = (true, None);
-        if let Err(error) = self.blocking.mend(self.runtime_dir.clone(), control.mode, control.group) {
+        if let Err(error) = self.blocking.repair_runtime_dir(self.runtime_dir.clone(), control.mode, control.group) {
             self.runtime_files.under_way = false;
             tracing::warn!("nobody can look after the runtime directory: no thread: {error}");
         }
     }
 
-    pub(super) fn mended(&mut self, mended: Result<Mended, RuntimeDirError>) {
+    pub(super) fn on_runtime_dir_repaired(&mut self, mended: Result<Mended, RuntimeDirError>) {
         self.runtime_files.under_way = false;
         match mended {
             Ok(mended) => {
-                self.take_back(mended);
-                self.runtime_files.trouble = None;
+                self.apply_repair(mended);
+                self.runtime_files.problem = None;
             }
             Err(error) => {
-                // Tried again by the clock: what makes room again does not tell us.
+                // Retried by the clock: when space is freed, nothing tells us.
                 let now = Instant::now();
                 self.runtime_files.last.is_none().then(|| self.runtime_files.begins(now));
                 self.runtime_files.want(now);
-                if self.runtime_files.trouble.as_ref() != Some(&error.message) {
+                if self.runtime_files.problem.as_ref() != Some(&error.message) {
                     tracing::warn!("{}; all pools serve, signals are heard", error.message);
-                    self.runtime_files.trouble = Some(error.message);
+                    self.runtime_files.problem = Some(error.message);
                 }
             }
         }
     }
 
-    fn take_back(&mut self, mended: Mended) {
+    fn apply_repair(&mut self, mended: Mended) {
         if let Some(listener) = mended.control {
             self.poller.unwatch(self.server.control());
             self.server.replace(listener);
-            self.watch_doors();
+            self.watch_control_sockets();
         }
         if let Some(folder) = &mended.folder {
             self.notify_dir = folder.join(NOTIFY);
@@ -145,7 +147,7 @@ impl Supervisor {
         if mended.journal {
             let dir = self.runtime_dir().to_owned();
             let done = self.journal.anew(&dir);
-            self.journal_told(done);
+            self.note_journal_result(done);
         }
         let again = self.notify_sockets_again();
         if again > 0 || !mended.what.is_empty() {
@@ -156,17 +158,17 @@ impl Supervisor {
         }
     }
 
-    /// Workers whose socket has lost its name get it back; those that are connected to it already were never cut off.
+    /// Recreates notify sockets whose files are gone. Workers that are connected already were never cut off.
     fn notify_sockets_again(&mut self) -> usize {
         let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
         let mut again = 0;
         for worker in workers {
-            let Some(body) = self.processes.get_mut(worker) else { continue };
-            let Some(notify) = body.notify.as_mut().filter(|notify| notify.is_missing()) else { continue };
+            let Some(process) = self.processes.get_mut(worker) else { continue };
+            let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else { continue };
             match notify.again() {
                 Ok(old) => {
-                    // Before the birth is told it is not watched yet.
-                    let watched = matches!(body.stage, ProcessStage::Alive(_));
+                    // It is watched only once the spawn result has arrived.
+                    let watched = matches!(process.stage, ProcessStage::Alive(_));
                     if let Some(old) = old {
                         self.poller.unwatch(&old);
                     }
@@ -177,15 +179,15 @@ impl Supervisor {
                     }
                     again += 1;
                 }
-                // Its release is gone.
+                // The directory of its socket is gone.
                 Err(error) => tracing::debug!("a worker's notify socket cannot be made again: {error}"),
             }
         }
         again
     }
 
-    /// The configuration was read again, and may be another file by now.
-    pub(super) fn known_by(&mut self, real: &Path) {
+    /// The configuration was read again, and its symlink may lead to another file now.
+    pub(super) fn update_config_links(&mut self, real: &Path) {
         if self.plan.real == real {
             return;
         }
@@ -202,13 +204,13 @@ impl Supervisor {
                 Err(error) => tracing::warn!("{error}"),
             }
         }
-        self.watch_doors();
-        // What is written through the link is written there from now on.
+        self.watch_control_sockets();
+        // A log path through the symlink leads to another file now.
         self.log.reopen();
     }
 }
 
-/// What the master tells those who may not ask it over its abstract socket.
+/// Where to find the master, for those who may only ask its abstract socket.
 pub(super) fn here(folder: &Path) -> Response {
     Response::Here { runtime_dir: folder.to_owned(), config: None }
 }

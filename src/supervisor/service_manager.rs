@@ -1,4 +1,5 @@
-//! What the service manager is told (sd_notify(3)), and the end that an essential pool asks for.
+//! The service manager: sends systemd what sd_notify(3) defines, and stops the master when an essential pool has ended.
+//! `mod.rs` calls [`Supervisor::notify_service_manager`] each turn, which sends only what has changed.
 
 use super::Supervisor;
 use super::tickets::reason;
@@ -15,23 +16,23 @@ const EXTENSION: Duration = Duration::from_secs(20);
 /// … this often.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 
-/// What the manager knows of us.
+/// What the service manager has been told.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
     manager: Manager,
-    /// READY=1 has been said.
+    /// READY=1 has been sent.
     ready: bool,
-    /// RELOADING=1 has been said, and no READY=1 since.
+    /// RELOADING=1 has been sent, and no READY=1 since.
     reloading: bool,
     status: String,
-    /// When it is asked for more time again.
+    /// When to ask for more time next.
     extend: Option<Instant>,
-    /// How often it wants to hear of us, and when next.
+    /// The interval of its watchdog, and when the next ping is due.
     watchdog: Option<(Duration, Instant)>,
 }
 
 impl ServiceManager {
-    /// `started_as`: the process that the manager has started, which a daemon is not.
+    /// `started_as`: the process that the manager has started; a daemon has another pid.
     pub(super) fn begin(started_as: u32) -> Self {
         let manager = Manager::find();
         let watchdog = manager::watchdog(started_as).filter(|_| manager.listens());
@@ -45,13 +46,13 @@ impl ServiceManager {
         }
     }
 
-    /// When the manager wants to hear of us again, and when it has to be asked again: a stop may be long, and quiet.
+    /// When the next watchdog ping or request for time is due: a long stop may be quiet.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.watchdog.map(|(_, at)| at).into_iter().chain(self.extend).min()
     }
 
-    /// Every turn of the main loop comes by here: that is what the watchdog watches.
-    fn bark(&mut self) {
+    /// Pings the watchdog. Every turn of the main loop comes by here, so the ping proves that the loop turns.
+    fn ping_watchdog(&mut self) {
         let now = Instant::now();
         if let Some((every, at)) = &mut self.watchdog
             && *at <= now
@@ -61,12 +62,12 @@ impl ServiceManager {
         }
     }
 
-    /// Before anything is started, workers of a killed master are being stopped: that may take as long as a stop.
-    pub(super) fn taking_over(&mut self, left: usize) {
+    /// Workers of a killed master are being stopped before anything is started: that may take as long as a stop.
+    pub(super) fn report_take_over(&mut self, left: usize) {
         if !self.manager.listens() {
             return;
         }
-        self.bark();
+        self.ping_watchdog();
         self.ask_for_time();
         let status = format!("stopping {left} processes that a killed master left");
         if status != self.status {
@@ -75,12 +76,12 @@ impl ServiceManager {
         }
     }
 
-    /// They are gone: the start has the manager's own patience again.
-    pub(super) fn taken_over(&mut self) {
+    /// They are gone: the start has the manager's own timeout again.
+    pub(super) fn take_over_done(&mut self) {
         self.extend = None;
     }
 
-    /// The stop steps bound the stop; a patience of the manager's own would only cut them short.
+    /// Asks for more time: our stop steps bound the stop, and the manager's timeout would only cut them short.
     fn ask_for_time(&mut self) {
         let now = Instant::now();
         if self.extend.is_none_or(|at| at <= now) {
@@ -91,8 +92,8 @@ impl ServiceManager {
 }
 
 impl Supervisor {
-    /// Something is about to be applied or rolled. `Type=notify-reload` (systemd.service(5)) waits for this, with a
-    /// time after its signal, so it is said again when it comes twice; and then for READY=1.
+    /// A reload or roll begins. `Type=notify-reload` (systemd.service(5)) waits for RELOADING=1 with a time after its
+    /// signal, and then for READY=1; a second reload sends it again.
     pub(super) fn reloading(&mut self) {
         if !self.service_manager.ready || self.stopping {
             return;
@@ -103,17 +104,17 @@ impl Supervisor {
         self.service_manager.reloading = true;
     }
 
-    /// At the end of each turn: what has changed since the last one.
+    /// Called at the end of each turn: sends what has changed.
     pub(super) fn notify_service_manager(&mut self) {
         if !self.service_manager.manager.listens() {
             return;
         }
-        self.service_manager.bark();
+        self.service_manager.ping_watchdog();
         if self.stopping {
             self.service_manager.ask_for_time();
         }
         let pools: Vec<(PoolId, PoolView)> = self.engine.view().pools().collect();
-        let asked = self.reloads.is_under_way() || self.on_change.is_under_way();
+        let asked = self.reloads.is_active() || self.on_change.is_active();
         let rolls = asked || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
         let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
         let mut text = String::new();
@@ -140,7 +141,7 @@ impl Supervisor {
         }
     }
 
-    /// `web 4/4`, and whatever is not as it should be.
+    /// `web 4/4`, and what is not as it should be.
     fn pool_line(&self, id: PoolId, pool: &PoolView) -> PoolLine {
         let name = self.pool_name(id);
         if self.stopping {
@@ -179,12 +180,12 @@ impl Supervisor {
         PoolLine { well: matches!(pool.state, PoolState::Ok | PoolState::Done), text }
     }
 
-    /// Everything stops: said once.
+    /// Everything stops: sent once.
     pub(super) fn tell_stopping(&self) {
         self.service_manager.manager.tell("STOPPING=1\nSTATUS=stopping");
     }
 
-    /// An essential pool has come to its end: so does the master, with the pool's exit code.
+    /// An essential pool has ended: the master stops with the pool's exit code.
     pub(super) fn essential_ended(&mut self, pool: PoolId, exit: Option<Exit>, how: &str) {
         if self.stopping {
             return;
@@ -197,7 +198,7 @@ impl Supervisor {
         };
         let text = format!("{} is essential and has ended ({how}): everything stops", self.pool_name(pool));
         tracing::info!("{text}");
-        self.start_watch.give_up(code, &text);
+        self.start_watch.abandon(code, &text);
         self.exit_code = Some(code);
         self.stop(false);
     }
@@ -209,13 +210,13 @@ impl Supervisor {
         let name = self.pool_name(pool);
         let text = format!("{name} is essential, and none of its workers was ready for {span}: everything stops");
         tracing::error!("{text}");
-        self.start_watch.give_up(ESSENTIAL_FAILED, &text);
+        self.start_watch.abandon(ESSENTIAL_FAILED, &text);
         self.exit_code = Some(ESSENTIAL_FAILED);
         self.stop(false);
     }
 }
 
-/// READY=1 comes once every pool is ready, or known to be in a crash loop.
+/// READY=1 is sent once every pool is ready, or known to be in a crash loop.
 fn is_settled(pool: &PoolView) -> bool {
     match pool.state {
         PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => true,
@@ -231,8 +232,8 @@ fn mixture(pool: &PoolView) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Not started, because one that it comes after does not get there: a oneshot that fails must not hold up the machine's
-/// boot, which waits for READY=1.
+/// Whether a pool cannot start because a pool that it comes after does not come up. A oneshot that fails must not hold
+/// up the machine's boot, which waits for READY=1.
 pub(super) fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
     let find = |id: &PoolId| all.iter().find(|(other, _)| other == id).map(|(_, other)| other);
     let stuck = |state| matches!(state, PoolState::CrashLoop | PoolState::Failed | PoolState::Stopped);

@@ -1,5 +1,5 @@
-//! Generations on the operating system's side: which program and folder a generation is pinned to, and what one
-//! worker of it is started with.
+//! Spawn requests: which program and directory a generation is pinned to, and with which arguments, environment and
+//! descriptors one worker of it is spawned. `effects.rs` uses it for workers, `probes.rs` for commands of probes.
 
 use super::pool_registry::PoolSpec;
 use crate::listener::Listener;
@@ -16,13 +16,13 @@ use std::sync::atomic::AtomicI32;
 #[derive(Debug)]
 pub(super) struct SpawnSpecs {
     pinned: BTreeMap<(PoolId, Generation), Arc<PinnedPaths>>,
-    /// The base environment of each generation, made once.
+    /// The base environment of each generation, computed once.
     base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
     rotad: PathBuf,
 }
 
-/// What one birth adds to its pool's recipe.
-pub(super) struct Birth<'a> {
+/// What one spawn adds to its pool's spec.
+pub(super) struct SpawnParams<'a> {
     pub worker: WorkerId,
     pub pool: PoolId,
     pub slot: Slot,
@@ -33,33 +33,32 @@ pub(super) struct Birth<'a> {
     pub stdout: Arc<OwnedFd>,
     pub stderr: Arc<OwnedFd>,
     pub cgroup: Option<PathBuf>,
-    /// Where the worker notes its pid.
+    /// The spawner writes the worker's pid here.
     pub pid: Arc<AtomicI32>,
 }
 
 impl SpawnSpecs {
     pub(super) fn new() -> Self {
-        // Asked once: after a package upgrade the path is still the right one, while /proc/self/exe would be the
-        // deleted file.
+        // Read once: after a package upgrade the path is still right, while /proc/self/exe would be the deleted file.
         let rotad = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("rotad"));
         Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
     }
 
-    pub(super) fn order(&mut self, pattern: &PoolSpec, own: &[&Listener], birth: &Birth<'_>) -> SpawnRequest {
-        let (plan, recipe) = (&pattern.plan, &pattern.plan.recipe);
+    pub(super) fn request(&mut self, spec: &PoolSpec, own: &[&Listener], params: &SpawnParams<'_>) -> SpawnRequest {
+        let (plan, recipe) = (&spec.plan, &spec.plan.recipe);
         let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
         let context = Context {
             addresses: &addresses,
             pool: &plan.name,
-            slot: birth.slot.0,
-            generation: birth.generation.0,
-            port: birth.port,
+            slot: params.slot.0,
+            generation: params.generation.0,
+            port: params.port,
             rotad: &self.rotad,
         };
         let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
         let mut env = self
             .base
-            .entry((birth.pool, birth.generation))
+            .entry((params.pool, params.generation))
             .or_insert_with(|| environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref()))
             .clone();
         for (name, value) in &recipe.env {
@@ -67,25 +66,25 @@ impl SpawnSpecs {
         }
         set(&mut env, "ROTAD_POOL", plan.name.clone().into());
         set(&mut env, "ROTAD_KIND", crate::observe::status::kind_name(plan.kind).into());
-        set(&mut env, "ROTAD_SLOT", birth.slot.to_string().into());
-        set(&mut env, "ROTAD_GENERATION", birth.generation.to_string().into());
-        set(&mut env, "ROTAD_WORKER", birth.tag.into());
-        if let Some(port) = birth.port {
+        set(&mut env, "ROTAD_SLOT", params.slot.to_string().into());
+        set(&mut env, "ROTAD_GENERATION", params.generation.to_string().into());
+        set(&mut env, "ROTAD_WORKER", params.tag.into());
+        if let Some(port) = params.port {
             set(&mut env, "ROTAD_PORT", port.to_string().into());
         }
-        if let Some(notify) = &birth.notify {
+        if let Some(notify) = &params.notify {
             set(&mut env, "NOTIFY_SOCKET", notify.clone());
         }
         let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let program = argv.first().cloned().unwrap_or_default();
         let directory = recipe.working_directory.clone();
-        let pinned = self.pinned.entry((birth.pool, birth.generation));
+        let pinned = self.pinned.entry((params.pool, params.generation));
         let pinned = pinned.or_insert_with(|| Arc::new(PinnedPaths::new(program, directory, path))).clone();
-        // The colon separates names (sd_listen_fds(3)), and a listener given by its address has one in it.
+        // A colon separates the names (sd_listen_fds(3)), and the name of a listener given by its address contains one.
         let names: Vec<String> =
-            pattern.sockets.iter().take(recipe.passed).map(|socket| socket.name.replace(':', "_")).collect();
+            spec.sockets.iter().take(recipe.passed).map(|socket| socket.name.replace(':', "_")).collect();
         SpawnRequest {
-            worker: birth.worker,
+            worker: params.worker,
             pinned,
             argv,
             env,
@@ -93,8 +92,8 @@ impl SpawnSpecs {
             umask: recipe.umask,
             nice: recipe.nice,
             limits: recipe.limits.clone(),
-            stdout: birth.stdout.clone(),
-            stderr: birth.stderr.clone(),
+            stdout: params.stdout.clone(),
+            stderr: params.stderr.clone(),
             stdin: recipe.stdin.and_then(|index| own.get(index)).map(|listener| listener.fd()),
             listeners: own.iter().take(recipe.passed).map(|listener| listener.fd()).collect(),
             listen_names: names.join(":"),
@@ -102,41 +101,42 @@ impl SpawnSpecs {
                 Some(Health::Watchdog(interval)) => Some(interval),
                 Some(Health::Probe { .. }) | None => None,
             },
-            cgroup: birth.cgroup.clone(),
-            pid: birth.pid.clone(),
+            cgroup: params.cgroup.clone(),
+            pid: params.pid.clone(),
         }
     }
 
-    /// The path that `{rotad}` stands for.
+    /// The path that `{rotad}` expands to.
     pub(super) fn rotad(&self) -> &Path {
         &self.rotad
     }
 
-    /// Where a generation is, once its first birth has found out.
+    /// The program and directory of a generation, known after its first spawn.
     pub(super) fn resolved(&self, pool: PoolId, generation: Generation) -> Option<Resolved> {
         self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
     }
 
-    /// What a generation is pinned to.
+    /// The paths that a generation is pinned to.
     pub(super) fn pinned(&self, pool: PoolId, generation: Generation) -> Option<&Arc<PinnedPaths>> {
         self.pinned.get(&(pool, generation))
     }
 
-    /// The folder of a generation whose program was not found there.
+    /// The directory of a generation whose program was not found in it.
     pub(super) fn folder(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
         let pinned = self.pinned.get(&(pool, generation))?;
         if pinned.resolved().is_some() { None } else { pinned.folder() }
     }
 
-    /// This generation of a pool must not be resolved anew, whatever has become of its folder; none: all may.
+    /// Only the generation `held` of a pool must not be resolved again, whatever happens to its directory. None: all
+    /// may.
     pub(super) fn hold_to(&self, pool: PoolId, held: Option<Generation>) {
         for ((_, generation), pinned) in self.pinned.iter().filter(|((of, _), _)| *of == pool) {
             pinned.hold(held == Some(*generation));
         }
     }
 
-    /// Keeps only generations of a pool that somebody may still be made from.
-    pub(super) fn keep(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
+    /// Forgets the generations that can no longer be spawned.
+    pub(super) fn retain_generations(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
         self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
         self.base.retain(|(of, generation), _| *of != pool || wanted(*generation));
     }

@@ -1,4 +1,4 @@
-//! The status, made from the core's view and the roster.
+//! The answer to `rotad status`, from the engine's view and the process table.
 
 use super::Supervisor;
 use super::tickets::reason;
@@ -10,7 +10,7 @@ use crate::process::rss_sampler;
 use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
 
 impl Supervisor {
-    pub(super) fn snapshot(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let view = self.engine.view();
         let mut pools: Vec<(PoolId, PoolStatus)> =
             view.pools().filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?))).collect();
@@ -78,8 +78,8 @@ impl Supervisor {
     }
 
     fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
-        let body = self.processes.get(worker.id);
-        let pid = body.and_then(|body| body.pid());
+        let process = self.processes.get(worker.id);
+        let pid = process.and_then(|process| process.pid());
         let usage = pid.and_then(rss_sampler::of);
         WorkerStatus {
             slot: worker.slot.0,
@@ -94,8 +94,8 @@ impl Supervisor {
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
             last_exit: self.exit_reports.of_slot(worker.pool, worker.slot).cloned(),
             retry_in_s: None,
-            port: body.and_then(|body| body.port),
-            says: body.and_then(|body| body.says.clone()),
+            port: process.and_then(|process| process.port),
+            says: process.and_then(|process| process.status_text.clone()),
             waits: false,
         }
     }

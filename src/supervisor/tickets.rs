@@ -1,22 +1,23 @@
-//! Who asked for what, and what they are told in the end: one outcome a pool, one answer a question.
+//! Waits and tickets: which client waits for which requests. A wait collects one outcome for each of its tickets and
+//! gives its client one reply, with the worst exit code. Also puts outcomes into words.
 
 use super::exit_report::{ExitReport, describe};
 use crate::observe::clip::join_within;
 use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket};
 use std::collections::BTreeMap;
 
-/// How much is told at the end of one wait, in bytes: many pools, each with its culprit's last lines.
-const MOST_TOLD: usize = 512 << 10;
+/// Maximum size of one reply, in bytes: many pools, each with the last lines of a worker.
+const MAX_REPORT_BYTES: usize = 512 << 10;
 
-/// One question, or one signal, about one or more pools.
+/// One request of a client, or one signal, about one or more pools.
 #[derive(Debug)]
-struct Wait {
-    /// The client to answer; none: a signal, which only the diary answers.
+struct PendingWait {
+    /// The client to reply to. None: a signal, which is answered in the log only.
     client: Option<u64>,
     pools: Vec<PoolId>,
-    /// Also until old workers are gone.
+    /// Also waits until old workers are gone.
     drained: bool,
-    /// More tickets may follow.
+    /// More tickets may be added.
     open: bool,
     left: usize,
     code: u8,
@@ -29,45 +30,45 @@ pub(super) struct WaitId(u64);
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     last: u64,
-    waits: BTreeMap<u64, Wait>,
-    askers: BTreeMap<Ticket, u64>,
+    waits: BTreeMap<u64, PendingWait>,
+    wait_of: BTreeMap<Ticket, u64>,
 }
 
-/// The end of a wait.
+/// A finished wait, and the reply to its client.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct Settled {
     pub client: Option<u64>,
     pub code: u8,
     pub message: String,
 }
 
 impl Tickets {
-    /// A wait that is over once it is closed and all its tickets are settled.
+    /// Opens a wait. It is over once it is closed and all its tickets are settled.
     pub(super) fn open(&mut self, client: Option<u64>, drained: bool) -> WaitId {
         self.last += 1;
-        let wait = Wait { client, pools: Vec::new(), drained, open: true, left: 0, code: 0, lines: Vec::new() };
+        let wait = PendingWait { client, pools: Vec::new(), drained, open: true, left: 0, code: 0, lines: Vec::new() };
         self.waits.insert(self.last, wait);
         WaitId(self.last)
     }
 
-    /// One more outcome to wait for.
+    /// Adds a ticket for one more outcome.
     pub(super) fn join(&mut self, wait: WaitId, pool: PoolId) -> Ticket {
-        let ticket = self.lone();
+        let ticket = self.standalone();
         if let Some(known) = self.waits.get_mut(&wait.0) {
             known.pools.push(pool);
             known.left += 1;
-            self.askers.insert(ticket, wait.0);
+            self.wait_of.insert(ticket, wait.0);
         }
         ticket
     }
 
-    /// A ticket that its owner settles.
-    pub(super) fn lone(&mut self) -> Ticket {
+    /// A ticket that belongs to no wait; its owner settles it.
+    pub(super) fn standalone(&mut self) -> Ticket {
         self.last += 1;
         Ticket(self.last)
     }
 
-    /// Something to be told at the end.
+    /// Adds a line to the reply.
     pub(super) fn note(&mut self, wait: WaitId, code: u8, line: String) {
         if let Some(wait) = self.waits.get_mut(&wait.0) {
             wait.code = worse(wait.code, code);
@@ -75,13 +76,13 @@ impl Tickets {
         }
     }
 
-    /// No ticket follows. The wait's end, if there is nothing to wait for.
-    pub(super) fn close(&mut self, wait: WaitId) -> Option<Ended> {
+    /// Closes a wait: no ticket follows. Returns it if nothing is left to wait for.
+    pub(super) fn close(&mut self, wait: WaitId) -> Option<Settled> {
         self.waits.get_mut(&wait.0)?.open = false;
         self.end(wait.0)
     }
 
-    /// A ticket for each pool.
+    /// A closed wait with one ticket for each pool.
     pub(super) fn issue(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
         let wait = self.open(client, drained);
         let issued = pools.iter().map(|pool| (*pool, self.join(wait, *pool))).collect();
@@ -89,26 +90,26 @@ impl Tickets {
         issued
     }
 
-    /// Clients that wait for this pool: for progress.
+    /// The clients that wait for this pool; they get its progress.
     pub(super) fn clients_of(&self, pool: PoolId) -> Vec<u64> {
         self.waits.values().filter(|w| w.pools.contains(&pool)).filter_map(|w| w.client).collect()
     }
 
-    /// Whoever holds this ticket wants to hear of it only when the old workers are gone.
-    pub(super) fn waits_for_the_drained(&self, ticket: Ticket) -> bool {
-        self.askers.get(&ticket).and_then(|wait| self.waits.get(wait)).is_some_and(|wait| wait.drained)
+    /// Whether the ticket's client waits until the old workers are gone.
+    pub(super) fn waits_for_drain(&self, ticket: Ticket) -> bool {
+        self.wait_of.get(&ticket).and_then(|wait| self.waits.get(wait)).is_some_and(|wait| wait.drained)
     }
 
-    /// The client is gone; the work goes on.
+    /// The client has disconnected; the work goes on.
     pub(super) fn detach(&mut self, client: u64) {
         for wait in self.waits.values_mut().filter(|w| w.client == Some(client)) {
             wait.client = None;
         }
     }
 
-    /// Notes one outcome; the wait's end, when it was the last.
-    pub(super) fn settle(&mut self, ticket: Ticket, code: u8, line: String) -> Option<Ended> {
-        let number = self.askers.remove(&ticket)?;
+    /// Records one outcome. Returns the wait if it was the last one.
+    pub(super) fn settle(&mut self, ticket: Ticket, code: u8, line: String) -> Option<Settled> {
+        let number = self.wait_of.remove(&ticket)?;
         let wait = self.waits.get_mut(&number)?;
         wait.left -= 1;
         wait.code = worse(wait.code, code);
@@ -116,14 +117,14 @@ impl Tickets {
         self.end(number)
     }
 
-    fn end(&mut self, number: u64) -> Option<Ended> {
+    fn end(&mut self, number: u64) -> Option<Settled> {
         self.waits.get(&number).filter(|wait| wait.left == 0 && !wait.open)?;
         let wait = self.waits.remove(&number)?;
-        Some(Ended { client: wait.client, code: wait.code, message: join_within(&wait.lines, MOST_TOLD) })
+        Some(Settled { client: wait.client, code: wait.code, message: join_within(&wait.lines, MAX_REPORT_BYTES) })
     }
 }
 
-/// Of several outcomes the worst counts: 10 says that those that failed serve on as they were.
+/// The worse of two exit codes. 10 (failed, but the old workers serve on) is less bad than any other failure.
 fn worse(one: u8, other: u8) -> u8 {
     let rank = |code: &u8| match code {
         0 => 0,
@@ -133,34 +134,34 @@ fn worse(one: u8, other: u8) -> u8 {
     [one, other].into_iter().max_by_key(rank).unwrap_or(one)
 }
 
-/// What is said of an outcome beside what it says of itself.
+/// What is said about an outcome in addition to the outcome itself.
 #[derive(Clone, Copy)]
-pub(super) struct About<'a> {
+pub(super) struct OutcomeContext<'a> {
     pub pool: &'a str,
-    /// A pool that runs once: it has nobody who serves.
+    /// The pool is a oneshot: no worker of it serves.
     pub is_oneshot: bool,
-    /// Some generation of it has served in full.
+    /// Some generation of the pool has been fully up.
     pub has_served: bool,
     pub culprit: Option<&'a ExitReport>,
-    /// It was not begun, since this pool, which it comes after, was not rolled.
-    pub before: Option<&'a str>,
+    /// The roll did not begin because this pool, a dependency, was not rolled.
+    pub blocked_by: Option<&'a str>,
 }
 
-/// An outcome as an exit code, and in words. 10 says that somebody serves on as before.
-pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
-    let About { pool, culprit, .. } = about;
+/// An outcome as exit code and text. 10: failed, but workers serve as before.
+pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -> (u8, String) {
+    let OutcomeContext { pool, culprit, .. } = context;
     match outcome {
         Outcome::Done { generation, replaced, took } => {
             (0, format!("{pool}: done: generation {generation}, {} replaced in {took}", workers(*replaced)))
         }
-        Outcome::Aborted { generation, failure, .. } if about.is_oneshot => {
+        Outcome::Aborted { generation, failure, .. } if context.is_oneshot => {
             let why = reason(failure, culprit);
             (10, format!("{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"))
         }
-        Outcome::Aborted { failure, standing, .. } if about.before.is_some() => {
-            let before = about.before.unwrap_or_default();
-            let text = format!("{pool}: not rolled: {before}, which it comes after, was not\n");
-            (failed(standing), text + &who_serves(about, standing, failure.mixed))
+        Outcome::Aborted { failure, standing, .. } if context.blocked_by.is_some() => {
+            let blocked_by = context.blocked_by.unwrap_or_default();
+            let text = format!("{pool}: not rolled: {blocked_by}, which it comes after, was not\n");
+            (failure_code(standing), text + &describe_standing(context, standing, failure.mixed))
         }
         Outcome::Aborted { generation, failure, standing } => {
             let reason = reason(failure, culprit);
@@ -169,18 +170,21 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
             let reason = if cancelled { String::new() } else { format!(": {reason}") };
             let next = if cancelled || standing.outdated > 0 { "" } else { "; mend the code and roll again" };
             let text = format!("{pool}: {word}: generation {generation}{reason}\n");
-            (failed(standing), text + &who_serves(about, standing, failure.mixed) + next)
+            (failure_code(standing), text + &describe_standing(context, standing, failure.mixed) + next)
         }
         Outcome::RolledBack { generation, failure, standing } => {
             let reason = reason(failure, culprit);
             let text =
                 format!("{pool}: rolled back to generation {}: generation {generation}: {reason}\n", standing.base);
-            (failed(standing), text + &who_serves(about, standing, false))
+            (failure_code(standing), text + &describe_standing(context, standing, false))
         }
         Outcome::Cancelled { generation, stuck, standing } => {
             let text = format!("{pool}: cancelled: generation {generation}\n");
-            let who =
-                if about.is_oneshot { "its run was ended".to_owned() } else { who_serves(about, standing, *stuck) };
+            let who = if context.is_oneshot {
+                "its run was ended".to_owned()
+            } else {
+                describe_standing(context, standing, *stuck)
+            };
             (u8::from(*stuck), text + &who)
         }
         Outcome::ReplaceFailed { slot, failure, old_serves } => {
@@ -194,16 +198,16 @@ pub(super) fn verdict(about: About<'_>, outcome: &Outcome) -> (u8, String) {
         }
         Outcome::Begins { generation } => (1, format!("{pool}: has not begun; it will, with generation {generation}")),
         Outcome::Superseded { by } => (1, format!("{pool}: {}", superseded(*by))),
-        Outcome::NothingDone(why) => nothing(pool, *why),
+        Outcome::NothingDone(why) => describe_nothing(pool, *why),
     }
 }
 
-/// The code of a rolling restart that has failed: where nobody serves, it has nothing to be proud of.
-fn failed(standing: &Standing) -> u8 {
+/// The exit code of a failed rolling restart: 1 if no worker serves, 10 if the old ones do.
+fn failure_code(standing: &Standing) -> u8 {
     if standing.serving() == 0 { 1 } else { 10 }
 }
 
-/// Why a rolling restart ended, or was never begun.
+/// Why a rolling restart ended early, or never began.
 pub(super) fn superseded(by: SupersededBy) -> &'static str {
     match by {
         SupersededBy::Roll => "superseded by a newer wish",
@@ -217,7 +221,7 @@ pub(super) fn superseded(by: SupersededBy) -> &'static str {
     }
 }
 
-fn nothing(pool: &str, why: NothingDone) -> (u8, String) {
+fn describe_nothing(pool: &str, why: NothingDone) -> (u8, String) {
     match why {
         NothingDone::NoPool => (1, format!("{pool}: is not there any more")),
         NothingDone::Stopped => (0, format!("{pool}: is stopped, and stays so until `rotad start {pool}`")),
@@ -234,11 +238,11 @@ fn nothing(pool: &str, why: NothingDone) -> (u8, String) {
     }
 }
 
-/// Who serves after a rolling restart that ended before its time: by numbers, never by hope.
-fn who_serves(about: About<'_>, standing: &Standing, stuck: bool) -> String {
+/// Which workers serve after a rolling restart that ended early, in numbers.
+fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bool) -> String {
     let Standing { base, of_base, wanted, others, in_place, outdated } = standing;
     let mut text = match (of_base, others.is_empty()) {
-        (0, true) if !about.has_served => {
+        (0, true) if !context.has_served => {
             format!("nobody serves: generation {base} has never served in full, and is tried on")
         }
         (0, true) => format!("nobody serves (0 of {wanted}): generation {base} is tried on"),
@@ -277,7 +281,7 @@ pub(super) fn workers(count: u32) -> String {
     if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
 }
 
-/// What went wrong, with the culprit's last lines.
+/// Why it failed, with the last lines of the worker that failed.
 pub(super) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String {
     match (failure.cause, culprit) {
         (Cause::Cancelled, _) => "cancelled".to_owned(),
@@ -301,8 +305,8 @@ mod tests {
     use super::*;
     use rotad_core::{Exit, Slot, Span};
 
-    fn about(has_served: bool) -> About<'static> {
-        About { pool: "web", is_oneshot: false, has_served, culprit: None, before: None }
+    fn context(has_served: bool) -> OutcomeContext<'static> {
+        OutcomeContext { pool: "web", is_oneshot: false, has_served, culprit: None, blocked_by: None }
     }
 
     fn aborted(standing: Standing) -> Outcome {
@@ -313,18 +317,18 @@ mod tests {
     #[test]
     fn the_old_ones_serve_only_where_they_do() {
         let standing = |of_base| Standing { base: Generation(1), of_base, wanted: 3, ..Standing::default() };
-        let (code, text) = verdict(about(true), &aborted(standing(2)));
+        let (code, text) = describe_outcome(context(true), &aborted(standing(2)));
         assert_eq!(code, 10);
         assert!(text.contains("the old workers (generation 1) serve on: 2 of 3"), "{text}");
         for (has_served, words) in [(true, "nobody serves (0 of 3)"), (false, "generation 1 has never served in full")]
         {
-            let (code, text) = verdict(about(has_served), &aborted(standing(0)));
+            let (code, text) = describe_outcome(context(has_served), &aborted(standing(0)));
             assert_eq!(code, 1);
             assert!(text.contains(words) && !text.contains("old workers"), "{text}");
         }
         let others = vec![(Slot(0), Generation(2)), (Slot(2), Generation(2))];
         let mix = Standing { others, in_place: true, outdated: 1, ..standing(1) };
-        let (code, text) = verdict(about(true), &aborted(mix));
+        let (code, text) = describe_outcome(context(true), &aborted(mix));
         assert_eq!(code, 10);
         for part in
             ["serves on: 1 of 3", "slots 0, 2 serve on with generation 2", "cannot go back", "a crash would start"]
@@ -346,10 +350,10 @@ mod tests {
             SupersededBy::Scale,
         ];
         let texts: std::collections::BTreeSet<String> =
-            all.iter().map(|by| verdict(about(true), &Outcome::Superseded { by: *by }).1).collect();
+            all.iter().map(|by| describe_outcome(context(true), &Outcome::Superseded { by: *by }).1).collect();
         assert_eq!(texts.len(), all.len(), "{texts:?}");
         let done = Outcome::Done { generation: Generation(2), replaced: 1, took: Span::ZERO };
-        assert_eq!(verdict(about(true), &done).1, "web: done: generation 2, 1 worker replaced in 0 ms");
+        assert_eq!(describe_outcome(context(true), &done).1, "web: done: generation 2, 1 worker replaced in 0 ms");
     }
 
     #[test]

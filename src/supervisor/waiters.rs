@@ -1,9 +1,11 @@
-//! What clients wait for beside rolling restarts: a pool that starts, one that stops, old workers that finish.
+//! Waiters: clients that wait for something other than a rolling restart: a pool's start, its stop, or old workers that
+//! drain. `notices.rs` reports what happens to pools; `mod.rs` calls [`Supervisor::settle_finished_starts`] once per
+//! turn.
 
 use super::Supervisor;
 use super::requests::NONE_WANTED;
 use super::service_manager::is_held_up;
-use super::tickets::{Ended, WaitId};
+use super::tickets::{Settled, WaitId};
 use crate::control::wire::Response;
 use rotad_core::{Generation, PoolId, PoolState, PoolView, Ticket, WorkerState};
 use std::collections::BTreeMap;
@@ -12,19 +14,19 @@ use std::collections::BTreeMap;
 pub(super) struct Waiters {
     starts: BTreeMap<PoolId, Vec<Ticket>>,
     stops: BTreeMap<PoolId, Vec<Ticket>>,
-    /// Outcomes that are kept back until the old workers are gone.
+    /// Outcomes held back until the old workers are gone.
     drains: Vec<(Ticket, PoolId, u8, String)>,
 }
 
 impl Supervisor {
-    /// The ticket is settled when the pool is up, or when its start has failed for the first time.
+    /// Settles the ticket when the pool is up, or when its start fails for the first time.
     pub(super) fn await_start(&mut self, pool: PoolId, ticket: Ticket) {
         self.waiters.starts.entry(pool).or_default().push(ticket);
     }
 
-    /// The wish for a new generation of a pool that waits for others: it is fulfilled when the pool is up. Who would
-    /// wait in vain hears that at once.
-    pub(super) fn will_begin(&mut self, ticket: Ticket, pool: PoolId, generation: Generation) {
+    /// The reply to a request for a new generation of a pool that waits for others: settled when the pool is up, or at
+    /// once if it would wait in vain.
+    pub(super) fn await_begin(&mut self, ticket: Ticket, pool: PoolId, generation: Generation) {
         let name = self.pool_name(pool).to_owned();
         let view = self.engine.view();
         let all: Vec<(PoolId, PoolView)> = view.pools().collect();
@@ -39,7 +41,7 @@ impl Supervisor {
             return self.settle(ticket, pool, 1, text);
         }
         let text = format!("{name}: {waits}, with generation {generation}");
-        self.tell(pool, &text);
+        self.tell_waiting_clients(pool, &text);
         self.await_start(pool, ticket);
     }
 
@@ -47,25 +49,25 @@ impl Supervisor {
         self.waiters.stops.entry(pool).or_default().push(ticket);
     }
 
-    /// Every worker is ready, perhaps for its age alone; a oneshot: has ended well.
+    /// Every worker is ready (perhaps by age alone), or a oneshot has succeeded.
     pub(super) fn pool_up(&mut self, pool: PoolId, how: &str) {
         let text = format!("{}: {how}", self.pool_name(pool));
         for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 0, text.clone());
         }
         let ended = self.engine.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
-        let verdict = self.start_watch.up(pool, ended, self.is_by_age(pool));
-        self.launched(verdict);
+        let action = self.start_watch.up(pool, ended, self.has_ready_by_age(pool));
+        self.apply_start_action(action);
     }
 
-    /// A worker has died with failure before it was ready, or ends again and again. `then`: what becomes of the pool.
+    /// A worker failed before it was ready, or exits again and again. `then`: what happens to the pool next.
     pub(super) fn pool_failed(&mut self, pool: PoolId, why: String, then: &str) {
         self.oneshot_failed(pool, &why);
         let text = format!("{}: {why}\n{then}", self.pool_name(pool));
         for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 1, text.clone());
         }
-        let held: Vec<PoolId> = self.waiting_for(pool);
+        let held: Vec<PoolId> = self.held_by_pool(pool);
         for other in held {
             let name = self.pool_name(pool);
             let first = why.lines().next().unwrap_or_default();
@@ -74,15 +76,15 @@ impl Supervisor {
             for ticket in self.waiters.starts.remove(&other).unwrap_or_default() {
                 self.settle(ticket, other, 1, told.clone());
             }
-            let verdict = self.start_watch.failed(other, text);
-            self.launched(verdict);
+            let action = self.start_watch.failed(other, text);
+            self.apply_start_action(action);
         }
-        let verdict = self.start_watch.failed(pool, why);
-        self.launched(verdict);
+        let action = self.start_watch.failed(pool, why);
+        self.apply_start_action(action);
     }
 
-    /// Pools that are held by this one, directly or by way of others.
-    fn waiting_for(&self, pool: PoolId) -> Vec<PoolId> {
+    /// Pools held back by this one, directly or indirectly.
+    fn held_by_pool(&self, pool: PoolId) -> Vec<PoolId> {
         let view = self.engine.view();
         let held: Vec<(PoolId, Vec<PoolId>)> = view.pools().map(|(id, pool)| (id, pool.held_by)).collect();
         let mut found = vec![pool];
@@ -98,9 +100,9 @@ impl Supervisor {
         found.split_off(1)
     }
 
-    /// Starts that are over although nothing of the pool was recorded just now: it has nobody to start, has ended, was
-    /// full all the time (a rolling restart that was aborted), or is no more. To be called once a turn of the loop.
-    pub(super) fn update_boot_limit(&mut self) {
+    /// Settles starts that end without a notice: the pool wants no workers, has ended, was full all the time (an
+    /// aborted rolling restart), or is gone. Called once per turn of the loop.
+    pub(super) fn settle_finished_starts(&mut self) {
         let awaited: Vec<PoolId> = self.waiters.starts.keys().copied().collect();
         for pool in awaited {
             let Some(view) = self.engine.view().pool(pool) else {
@@ -126,8 +128,8 @@ impl Supervisor {
         }
         self.give_up_start(pool, "stopped before it was ready");
         if !self.stopping {
-            let verdict = self.start_watch.failed(pool, "stopped before it was ready".to_owned());
-            self.launched(verdict);
+            let action = self.start_watch.failed(pool, "stopped before it was ready".to_owned());
+            self.apply_start_action(action);
         }
     }
 
@@ -138,7 +140,7 @@ impl Supervisor {
         }
     }
 
-    /// Nobody's start will be seen any more: everything stops.
+    /// Everything stops: no start will be completed.
     pub(super) fn give_up_starts(&mut self) {
         let pools: Vec<PoolId> = self.waiters.starts.keys().copied().collect();
         for pool in pools {
@@ -146,38 +148,38 @@ impl Supervisor {
         }
     }
 
-    /// One outcome of one wish, now or once the old workers are gone.
+    /// Settles one ticket, now or once the old workers are gone.
     pub(super) fn settle(&mut self, ticket: Ticket, pool: PoolId, code: u8, text: String) {
-        if self.tickets.waits_for_the_drained(ticket) && self.drains(pool) {
+        if self.tickets.waits_for_drain(ticket) && self.is_draining(pool) {
             self.waiters.drains.push((ticket, pool, code, text));
             return;
         }
-        let ended = self.tickets.settle(ticket, code, text);
-        self.wait_ended(ended);
+        let settled = self.tickets.settle(ticket, code, text);
+        self.answer_wait(settled);
     }
 
     pub(super) fn close_wait(&mut self, wait: WaitId) {
-        let ended = self.tickets.close(wait);
-        self.wait_ended(ended);
+        let settled = self.tickets.close(wait);
+        self.answer_wait(settled);
     }
 
-    fn wait_ended(&mut self, ended: Option<Ended>) {
-        if let Some(Ended { client: Some(client), code, message }) = ended {
+    fn answer_wait(&mut self, settled: Option<Settled>) {
+        if let Some(Settled { client: Some(client), code, message }) = settled {
             self.answer(client, &Response::Done { code, message }, true);
         }
     }
 
-    fn drains(&self, pool: PoolId) -> bool {
+    fn is_draining(&self, pool: PoolId) -> bool {
         let leaves = |state| match state {
             WorkerState::Starting | WorkerState::Soaking | WorkerState::Ready => false,
             WorkerState::Stopping | WorkerState::Killing | WorkerState::KillingTree => true,
         };
-        // One that the kernel holds would be waited for for ever.
+        // A worker that the kernel cannot end would be waited for without end.
         self.engine.view().workers().any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)
     }
 
-    /// To be called when workers are gone.
-    pub(super) fn drained(&mut self) {
+    /// Called when workers are gone: settles the outcomes that waited for them.
+    pub(super) fn settle_drained(&mut self) {
         if self.waiters.drains.is_empty() {
             return;
         }
