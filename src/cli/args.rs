@@ -1,7 +1,7 @@
-//! What can be typed. The help text of a verb or flag is its doc comment.
+//! The command line's definition. The doc comment of a verb or flag is its help text.
 
-use super::words;
-pub(super) use super::words::Target;
+use super::value_parsers;
+pub(super) use super::value_parsers::Target;
 use crate::control::wire::ScaleTo;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ pub(super) enum Verb {
         #[arg(long)]
         no_wait: bool,
         /// Wait no longer than this ("30s", "2min"): exit 124, the start goes on
-        #[arg(long, value_name = "DURATION", value_parser = words::duration, conflicts_with = "no_wait")]
+        #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration, conflicts_with = "no_wait")]
         timeout: Option<Duration>,
         /// Stop what a killed master left behind first (the default)
         #[arg(long)]
@@ -64,7 +64,7 @@ pub(super) enum Verb {
         #[arg(long)]
         now: bool,
         /// Wait no longer than this ("30s", "2min"): exit 124, the stop goes on
-        #[arg(long, value_name = "DURATION", value_parser = words::duration)]
+        #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
         timeout: Option<Duration>,
     },
     /// Bring new code into service: read the configuration, apply what changed, roll each pool once
@@ -131,7 +131,7 @@ pub(super) enum Verb {
         #[arg(value_name = "POOL")]
         pool: String,
         /// So many (4), more (+1) or fewer (-1)
-        #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = words::size)]
+        #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = value_parsers::size)]
         count: ScaleTo,
     },
     /// Pass a signal to workers that are ready
@@ -140,7 +140,7 @@ pub(super) enum Verb {
         #[arg(value_name = "POOL[/SLOT]")]
         target: Target,
         /// Its name, with or without SIG, or its number
-        #[arg(value_name = "SIGNAL", value_parser = words::signal)]
+        #[arg(value_name = "SIGNAL", value_parser = value_parsers::signal)]
         signal: i32,
     },
     /// Show what workers printed last
@@ -207,7 +207,7 @@ pub(super) struct Wait {
     #[arg(long)]
     pub(super) no_wait: bool,
     /// Wait no longer than this ("30s", "2min"): exit 124, the work goes on
-    #[arg(long, value_name = "DURATION", value_parser = words::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
     pub(super) timeout: Option<Duration>,
     /// Wait also for old workers that still finish what they are doing
     #[arg(long, conflicts_with = "no_wait")]

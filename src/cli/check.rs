@@ -5,7 +5,7 @@ use crate::config::{self, Loaded};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// 0: valid, perhaps with warnings; 78: it has findings, all of them printed.
+/// 0: valid, perhaps with warnings; 78: it has errors. All findings are printed.
 pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
     let path = match seam::find(file) {
         Ok(path) => path,
@@ -22,7 +22,7 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
 fn answer(json: bool, path: Option<&Path>, valid: bool, text: &str, findings: Value) -> u8 {
     if json {
         let json = json!({"config": path, "valid": valid, "findings": findings}).to_string();
-        print::raw(&format!("{}\n", print::harmless_json(&json)));
+        print::raw(&format!("{}\n", print::sanitize_json(&json)));
     } else {
         if !text.is_empty() {
             print::plain_error(text.trim_end());

@@ -1,4 +1,4 @@
-//! The client's end of the control socket: one question, then answers until the last.
+//! The client's end of the control socket: one request, then responses until the final one.
 
 mod reach;
 
@@ -16,38 +16,38 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The longest answer that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
+/// The longest response that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// How long the process of a master may take to end once it has closed its connections.
+/// How long the master's process may take to exit once it has closed its connections.
 const EXIT: Duration = Duration::from_secs(2);
 
-/// Why a question got no answer.
+/// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// No master is there: exit 4 (for `stop`: it is done).
+    /// There is no master: exit 4 (for `stop`: done).
     #[error("{0}")]
     Unreachable(String),
-    /// Nobody was found, but whether nobody is there is not known, or a killed master's workers are: for `stop` exit 1,
-    /// else this code.
+    /// No master was found, but it is uncertain whether there is one, or workers of a killed master are left: for
+    /// `stop` exit 1, else this code.
     #[error("{text}")]
     Unsure { code: u8, text: String },
-    /// The master of another user is there, out of our reach: exit 4.
+    /// The master runs as another user and cannot be reached: exit 4.
     #[error("{0}")]
     Elsewhere(String),
-    /// A master is there, but we may not speak to it: exit 5.
+    /// There is a master, but this user may not talk to it: exit 5.
     #[error("{0}")]
     NotPermitted(String),
     /// Exit 1.
     #[error("{0}")]
     Failed(String),
-    /// `--timeout`: exit 124; the work goes on.
+    /// `--timeout`: exit 124; the work continues.
     #[error("timed out")]
     TimedOut,
-    /// Ctrl-C: exit 130; the work goes on.
+    /// Ctrl-C: exit 130; the work continues.
     #[error("detached")]
     Detached,
-    /// Nobody reads what we print any more (`| head`): the quiet end of whatever follows.
+    /// Our output was closed (`| head`): the regular end of commands that follow.
     #[error("nobody reads the output")]
     Unread,
 }
@@ -67,19 +67,19 @@ impl ClientError {
     }
 }
 
-/// How patient a command is.
+/// How long a command waits.
 #[derive(Debug, Default)]
 pub struct WaitLimits {
-    /// Then it detaches (`--timeout`); none: as long as it takes.
+    /// When it detaches (`--timeout`); `None`: never.
     pub until: Option<Instant>,
-    /// Ctrl-C, where that detaches.
+    /// Ctrl-C, if that detaches.
     pub interrupt: Option<SignalPipe>,
-    /// It ends when nobody reads its stdout any more.
+    /// It ends when its stdout is closed.
     pub watches_reader: bool,
 }
 
 impl WaitLimits {
-    /// Lets time pass, up to this moment or until the bell rings.
+    /// Waits until this moment, or until a signal.
     ///
     /// # Errors
     /// `TimedOut`, `Detached`, `Unread`.
@@ -92,31 +92,31 @@ impl WaitLimits {
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    /// The master, held since we connected: where the kernel has pidfds its end is seen however it comes.
+    /// The master's process, held since we connected: with pidfds its exit is seen in any case.
     master: Option<Process>,
     read: Vec<u8>,
-    /// So much of it holds no end of a line.
+    /// This much of the input has been searched for the end of a line.
     searched: usize,
-    /// It has said something.
+    /// It has sent at least one response.
     answered: bool,
     peek: MasterPaths,
-    /// As the master knows it.
+    /// The configuration's path, as the master knows it.
     config: PathBuf,
 }
 
 impl Client {
-    /// Connects to the master of this configuration. One that is just starting gets a few seconds.
+    /// Connects to the master of this configuration. A master that is just starting gets a few seconds.
     ///
     /// # Errors
-    /// `Unreachable`: nothing runs. `Unsure`: nobody was found. `Elsewhere`, `NotPermitted`: another user's runs.
-    /// `Failed`: a master holds the folder but does not answer.
-    pub fn connect(peek: &MasterPaths, patience: &WaitLimits) -> Result<Self, ClientError> {
-        let (stream, config) = reach::reach(peek, patience)?;
+    /// `Unreachable`: nothing is running. `Unsure`: none was found. `Elsewhere`, `NotPermitted`: another user's
+    /// master. `Failed`: a master holds the runtime directory but does not answer.
+    pub fn connect(peek: &MasterPaths, limits: &WaitLimits) -> Result<Self, ClientError> {
+        let (stream, config) = reach::reach(peek, limits)?;
         let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::open_pid(peer.pid()).ok());
         Ok(Self { stream, master, read: Vec::new(), searched: 0, answered: false, peek: peek.clone(), config })
     }
 
-    /// Asks. To be called once.
+    /// Sends the request. To be called once.
     ///
     /// # Errors
     /// `Failed`: the master closed the connection.
@@ -126,19 +126,19 @@ impl Client {
         let question = Request { version: VERSION, config, real, ask };
         let mut line = serde_json::to_vec(&question).map_err(|error| ClientError::Failed(error.to_string()))?;
         line.push(b'\n');
-        // A master that refuses us at once says why before it closes: what it said is still to be read.
+        // A master that refuses us sends the reason before it closes: that is still to be read.
         match self.stream.write_all(&line) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(lost(&error.to_string())),
             _ => Ok(()),
         }
     }
 
-    /// The next answer; waits for it.
+    /// Waits for the next response.
     ///
     /// # Errors
-    /// `TimedOut`, `Detached`, and `Failed` when the master went away or speaks another language. One that was on its
-    /// way out when we came, and has not said a word: as if it had not been there ([`Client::connect`]).
-    pub fn answer(&mut self, patience: &WaitLimits) -> Result<Response, ClientError> {
+    /// `TimedOut`, `Detached`; `Failed` if the master went away or speaks another version. A master that was already
+    /// leaving and has sent nothing counts as not running ([`Client::connect`]).
+    pub fn answer(&mut self, limits: &WaitLimits) -> Result<Response, ClientError> {
         loop {
             if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let end = end + std::mem::take(&mut self.searched);
@@ -154,51 +154,52 @@ impl Client {
                 return Err(lost("its answer has no end"));
             }
             let mut some = [0; 16 << 10];
-            wait(&mut [self.stream.as_fd()], None, patience)?;
+            wait(&mut [self.stream.as_fd()], None, limits)?;
             match self.stream.read(&mut some) {
-                Ok(0) => return Err(self.went_away("it closed the connection", patience)),
+                Ok(0) => return Err(self.went_away("it closed the connection", limits)),
                 Ok(n) => {
                     self.answered = true;
                     self.read.extend_from_slice(&some[..n]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.went_away(&error.to_string(), patience)),
+                Err(error) => return Err(self.went_away(&error.to_string(), limits)),
             }
         }
     }
 
-    fn went_away(&self, why: &str, patience: &WaitLimits) -> ClientError {
+    fn went_away(&self, why: &str, limits: &WaitLimits) -> ClientError {
         if self.answered {
             return lost(why);
         }
         if let Some(pidfd) = self.master.as_ref().and_then(Process::pidfd) {
-            wait(&mut [pidfd], Some(Instant::now() + EXIT), patience).ok();
+            wait(&mut [pidfd], Some(Instant::now() + EXIT), limits).ok();
         }
-        match reach::reach(&self.peek, patience) {
+        match reach::reach(&self.peek, limits) {
             Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => error,
-            // Another one is there by now: it was not asked, and what the first one has made of the question is not known.
+            // Another master is running by now: it did not get the request, and what the first one did with it is
+            // unknown.
             _ => lost(why),
         }
     }
 
-    /// Waits until the master is gone: it closes the connection last, and then its process ends. One that the kernel
-    /// holds is not waited for.
+    /// Waits until the master is gone: it closes the connection last, then its process exits. A process that the
+    /// kernel holds is not waited for.
     ///
     /// # Errors
-    /// `TimedOut`, `Detached`; `Failed`: the kernel does not let its process end.
-    pub fn wait_gone(&mut self, patience: &WaitLimits) -> Result<(), ClientError> {
+    /// `TimedOut`, `Detached`; `Failed`: the kernel does not let its process exit.
+    pub fn wait_gone(&mut self, limits: &WaitLimits) -> Result<(), ClientError> {
         let mut some = [0; 4096];
         loop {
-            wait(&mut [self.stream.as_fd()], None, patience)?;
+            wait(&mut [self.stream.as_fd()], None, limits)?;
             match self.stream.read(&mut some) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => break,
             }
         }
-        // Without pidfds the closed connection has to do.
+        // Without pidfds the closed connection must suffice.
         let Some(master) = self.master.as_ref().filter(|master| master.pidfd().is_some()) else { return Ok(()) };
-        wait(&mut master.pidfd().into_iter().collect::<Vec<_>>(), Some(Instant::now() + EXIT), patience)?;
+        wait(&mut master.pidfd().into_iter().collect::<Vec<_>>(), Some(Instant::now() + EXIT), limits)?;
         if master.has_ended() {
             return Ok(());
         }
@@ -214,33 +215,33 @@ fn lost(why: &str) -> ClientError {
     ClientError::Failed(format!("the master went away before it had answered ({why}): see its log and `rotad status`"))
 }
 
-/// Waits until one of these is readable or `until` is past; the command's own limits end it with an error.
-fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, patience: &WaitLimits) -> Result<(), ClientError> {
+/// Waits until one of these is readable or `until` has passed; the command's own limits end it with an error.
+fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, limits: &WaitLimits) -> Result<(), ClientError> {
     loop {
         let stdout = io::stdout();
         let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        // A pipe without a reader is in error, whatever one asks for (poll(2)).
-        let reader = patience.watches_reader.then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
+        // A pipe without a reader reports an error, whatever is polled for (poll(2)).
+        let reader = limits.watches_reader.then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
         polled.splice(0..0, reader);
-        polled.extend(patience.interrupt.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
-        let first = [until, patience.until].into_iter().flatten().min();
+        polled.extend(limits.interrupt.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        let first = [until, limits.until].into_iter().flatten().min();
         let timeout = match first.map(|at| at.saturating_duration_since(Instant::now())) {
-            // Rounded up, or the last millisecond would be spent spinning; far ones in pieces of an hour.
+            // Rounded up, so that the last millisecond is not spent spinning; long waits are split into hours.
             Some(left) => {
                 PollTimeout::from((left.as_millis().min(3_600_000) as u32 + 1).min(u32::from(u16::MAX)) as u16)
             }
             None => PollTimeout::NONE,
         };
         let done = poll(&mut polled, timeout);
-        if patience.interrupt.as_ref().is_some_and(SignalPipe::take) {
+        if limits.interrupt.as_ref().is_some_and(SignalPipe::take) {
             return Err(ClientError::Detached);
         }
         if matches!(done, Ok(1..)) {
-            let unread = patience.watches_reader && polled[0].revents().is_some_and(|events| !events.is_empty());
+            let unread = limits.watches_reader && polled[0].revents().is_some_and(|events| !events.is_empty());
             return if unread { Err(ClientError::Unread) } else { Ok(()) };
         }
         let now = Instant::now();
-        if patience.until.is_some_and(|at| now >= at) {
+        if limits.until.is_some_and(|at| now >= at) {
             return Err(ClientError::TimedOut);
         }
         if until.is_some_and(|at| now >= at) {
@@ -264,7 +265,7 @@ mod tests {
         crate::config::peek(&file)
     }
 
-    fn patience(ms: u64) -> WaitLimits {
+    fn limits(ms: u64) -> WaitLimits {
         WaitLimits { until: Some(Instant::now() + Duration::from_millis(ms)), ..WaitLimits::default() }
     }
 
@@ -291,7 +292,7 @@ mod tests {
         let mut client = Client::connect(&peek, &WaitLimits::default()).unwrap();
         client.ask(Method::Status).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        assert_eq!(client.answer(&patience(10)).unwrap_err(), ClientError::TimedOut);
+        assert_eq!(client.answer(&limits(10)).unwrap_err(), ClientError::TimedOut);
         let mut line = [0; 600];
         let n = server.read(&mut line).unwrap();
         let question: Request = serde_json::from_slice(&line[..n]).unwrap();

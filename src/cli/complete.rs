@@ -1,11 +1,11 @@
-//! `completions`: what a shell needs to complete our verbs and flags, from their definitions.
+//! `completions`: generates shell completions from the definitions of verbs and flags.
 
 use super::args::Args;
 use super::print;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-/// To stdout; where it belongs is each shell's own matter and stands in docs/cli.md.
+/// Prints to stdout; docs/cli.md says where each shell expects it.
 pub(super) fn completions(shell: Shell) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "rotad", &mut script);

@@ -1,35 +1,35 @@
-//! `events`: what the master did and why.
+//! `events`: shows what the master did and why.
 
 use super::client::{Client, ClientError, WaitLimits};
-use super::{ask, print};
+use super::{print, request};
 use crate::control::wire::{Method, Response};
 use crate::observe::events::{Event, EventKind};
-use crate::observe::harmless::harmless_json;
+use crate::observe::sanitize::sanitize_json;
 use serde_json::json;
 use std::path::Path;
 use std::time::SystemTime;
 
 /// Prints the events that the master keeps, or its latest and those to come, until Ctrl-C or nobody reads.
 pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
-    let peek = match ask::peek(file) {
+    let peek = match request::peek(file) {
         Ok(peek) => peek,
         Err(code) => return code,
     };
-    let patience = ask::endless();
+    let limits = request::endless();
     let style = Style { json, colour: print::colour() };
-    let done = Client::connect(&peek, &patience).and_then(|mut client| {
+    let done = Client::connect(&peek, &limits).and_then(|mut client| {
         client.ask(Method::Events { follow })?;
-        show(&mut client, &patience, style)
+        show(&mut client, &limits, style)
     });
     match done {
         // The ordinary end of following.
         Err(ClientError::Detached) => 0,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
-            let code = ask::failed(&error, &peek.config);
-            print::plain_error(&format!("what an earlier master did stands in {}", ask::log_file(&peek)));
+            let code = request::failed(&error, &peek.config);
+            print::plain_error(&format!("what an earlier master did stands in {}", request::log_file(&peek)));
             code
         }
-        done => ask::finish(done, &peek.config),
+        done => request::finish(done, &peek.config),
     }
 }
 
@@ -39,9 +39,9 @@ struct Style {
     colour: bool,
 }
 
-fn show(client: &mut Client, patience: &WaitLimits, style: Style) -> Result<(u8, String), ClientError> {
+fn show(client: &mut Client, limits: &WaitLimits, style: Style) -> Result<(u8, String), ClientError> {
     loop {
-        let text = match client.answer(patience)? {
+        let text = match client.answer(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
             Response::Event(event) => style.event(&event),
             Response::Skipped { count } => style.skipped(count),
@@ -55,7 +55,7 @@ impl Style {
     fn event(self, event: &Event) -> String {
         if self.json {
             // Only numbers and strings: this cannot fail.
-            return format!("{}\n", harmless_json(&serde_json::to_string(event).unwrap_or_default()));
+            return format!("{}\n", sanitize_json(&serde_json::to_string(event).unwrap_or_default()));
         }
         let today = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let who = match (&event.pool, event.slot) {
@@ -69,9 +69,9 @@ impl Style {
             None => word,
         };
         // What belongs to an event stands below it.
-        let text = event.text.lines().map(print::harmless).collect::<Vec<_>>().join("\n    ");
-        let time = print::harmless(moment(&event.time, &today));
-        format!("{time}  {:<8}  {word}  {text}\n", print::harmless(&who))
+        let text = event.text.lines().map(print::sanitize).collect::<Vec<_>>().join("\n    ");
+        let time = print::sanitize(moment(&event.time, &today));
+        format!("{time}  {:<8}  {word}  {text}\n", print::sanitize(&who))
     }
 
     fn skipped(self, count: u64) -> String {

@@ -1,65 +1,65 @@
-//! `logs`: what workers printed.
+//! `logs`: shows what workers printed.
 
 use super::args::Target;
 use super::client::{Client, ClientError, WaitLimits};
-use super::{ask, print};
+use super::{print, request};
 use crate::control::wire::{Line, Method, Response};
 use std::io::IsTerminal;
 use std::path::Path;
 
-/// The colours of pools (SGR numbers), none of which means trouble.
+/// The colours of pools (SGR numbers); none of them signals trouble.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
 const RED: u8 = 31;
 
-/// Prints the last lines of workers, and perhaps those to come, until Ctrl-C or nobody reads.
+/// Prints the last lines of workers and, if asked, those to come, until Ctrl-C or until stdout is closed.
 pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option<Target>) -> u8 {
-    let peek = match ask::peek(file) {
+    let peek = match request::peek(file) {
         Ok(peek) => peek,
         Err(code) => return code,
     };
-    let patience = ask::endless();
-    // One worker's lines need no name before each.
+    let limits = request::endless();
+    // The lines of a single worker are printed without its name.
     let named = target.as_ref().is_none_or(|target| target.slot.is_none());
     let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
     let mut style = Style { named, colour: print::colour(), aligned: std::io::stdout().is_terminal(), width: 0 };
-    let done = Client::connect(&peek, &patience).and_then(|mut client| {
+    let done = Client::connect(&peek, &limits).and_then(|mut client| {
         client.ask(Method::Logs { pool, slot, lines, follow })?;
-        show(&mut client, &patience, &mut style)
+        show(&mut client, &limits, &mut style)
     });
     match done {
-        // The ordinary end of following.
+        // The regular end of following.
         Err(ClientError::Detached) => 0,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
-            let code = ask::failed(&error, &peek.config);
+            let code = request::failed(&error, &peek.config);
             let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
-            let place = ask::log_file(&peek);
+            let place = request::log_file(&peek);
             print::plain_error(&format!("what workers of an earlier master printed stands in {place}; {more}"));
             code
         }
-        done => ask::finish(done, &peek.config),
+        done => request::finish(done, &peek.config),
     }
 }
 
-/// How lines look.
+/// How lines are printed.
 #[derive(Debug)]
 struct Style {
     named: bool,
     colour: bool,
-    /// Names are as wide as the widest so far.
+    /// Names are padded to the widest so far.
     aligned: bool,
     width: usize,
 }
 
-fn show(client: &mut Client, patience: &WaitLimits, style: &mut Style) -> Result<(u8, String), ClientError> {
+fn show(client: &mut Client, limits: &WaitLimits, style: &mut Style) -> Result<(u8, String), ClientError> {
     loop {
-        let text = match client.answer(patience)? {
+        let text = match client.answer(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
             Response::Line(line) => style.line(&line),
             Response::Skipped { count } => {
                 format!("… {count} lines are missing here: they came faster than they were read\n")
             }
             Response::Hint { text } => {
-                print::plain_error(&print::harmless_lines(&text));
+                print::plain_error(&print::sanitize_lines(&text));
                 continue;
             }
             _ => continue,
@@ -70,16 +70,16 @@ fn show(client: &mut Client, patience: &WaitLimits, style: &mut Style) -> Result
 
 impl Style {
     fn line(&mut self, line: &Line) -> String {
-        let text = print::harmless(&line.text);
+        let text = print::sanitize(&line.text);
         if !self.named {
             return format!("{text}\n");
         }
-        let name = format!("{}/{}", print::harmless(&line.pool), line.slot);
+        let name = format!("{}/{}", print::sanitize(&line.pool), line.slot);
         if self.aligned {
             self.width = self.width.max(name.chars().count());
         }
         let width = self.width;
-        // What went to stderr on a way of its own.
+        // A line of stderr, if stderr goes its own way.
         let is_error = line.stream == "stderr";
         let bar = if is_error { '!' } else { '|' };
         if !self.colour {
@@ -91,7 +91,7 @@ impl Style {
     }
 }
 
-/// The same for a name each time and everywhere (FNV-1a).
+/// A colour that is always the same for a name (FNV-1a).
 fn colour_of(pool: &str) -> u8 {
     let hash = pool
         .bytes()

@@ -1,5 +1,5 @@
-//! `man`: the manual page, and the list of verbs and flags in docs/cli.md, both from the definitions of the command
-//! line.
+//! `man`: generates the manual page, and the list of verbs and flags in docs/cli.md, from the definition of the
+//! command line.
 
 use super::args::Args;
 use super::print;
@@ -63,7 +63,7 @@ const EXAMPLES: [(&str, &str); 6] = [
     ("rotad stop", "every request in flight is answered first"),
 ];
 
-/// The page in roff, to stdout: `rotad man | man -l -`.
+/// Prints the page as roff: `rotad man | man -l -`.
 pub(super) fn man() -> u8 {
     match page() {
         Ok(page) => print::raw(&page),
@@ -94,7 +94,7 @@ fn page() -> io::Result<String> {
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// The verbs by themselves: without what all have in common.
+/// The verbs, without the flags that all have in common.
 fn verbs() -> Vec<Command> {
     let alone = |verb: &Command| {
         let name = format!("rotad {}", verb.get_name());
@@ -146,7 +146,7 @@ fn help(text: Option<&clap::builder::StyledStr>) -> String {
     text.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Every verb and flag with its help, as it stands in docs/cli.md.
+/// Every verb and flag with its help, as in docs/cli.md.
 pub fn reference() -> String {
     let mut page = String::new();
     let whole = Args::command();

@@ -1,7 +1,6 @@
-//! The command line: what can be typed, and one file a verb.
+//! The command line: one file for each verb. `main` calls [`run`].
 
 mod args;
-mod ask;
 mod check;
 pub mod client;
 mod complete;
@@ -13,12 +12,15 @@ mod man;
 mod pools;
 pub mod print;
 mod progress;
+mod rates;
+mod request;
 mod roll;
 mod run;
 pub mod seam;
 mod status;
+mod table;
+mod value_parsers;
 mod watch;
-mod words;
 
 use crate::sys::signal;
 use args::{Args, Verb};
@@ -27,7 +29,7 @@ pub use man::reference;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Exit codes of the contract that the verbs use themselves.
+/// Exit codes that the verbs use themselves (docs/cli.md).
 mod code {
     pub(super) const FAILED: u8 = 1;
     pub(super) const USAGE: u8 = 2;
@@ -36,22 +38,22 @@ mod code {
     pub(super) const CONFIG: u8 = 78;
 }
 
-/// Parses the command line, does what it says, and returns the exit code.
+/// Parses the command line, runs the verb, and returns the exit code.
 pub fn main() -> ExitCode {
-    // Rotad's own workers come first: no parsing, and for the shim no touching of signals either.
+    // Built-in workers come first: they need no parsing, and the shim must not change signals.
     match hidden_verb().as_deref() {
         Some("__demo-web") => return demo::web::main().into(),
         Some("__demo-task") => return demo::task::main().into(),
         _ => {}
     }
     let hup_ignored = signal::is_ignored(nix::libc::SIGHUP);
-    // Before anything else: what is meant for a master must not kill who is none, or none yet.
+    // Before anything else: signals meant for a master must not kill a process that is not one yet.
     signal::ignore(&signal::MEANT_FOR_A_MASTER);
     signal::ignore(&signal::WRITE_ERRORS);
     match Args::try_parse() {
         Ok(args) => dispatch(args, hup_ignored).into(),
         Err(error) => {
-            // Help and version go to stdout with 0, a usage error to stderr with 2; a closed pipe is no reason to panic.
+            // Help and version go to stdout with 0, a usage error to stderr with 2; a closed pipe must not panic.
             error.print().ok();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(code::USAGE))
         }
@@ -74,7 +76,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             Err(code) => code,
         },
         Verb::Start { pools, no_wait, timeout, no_take_over, .. } => match pools.first() {
-            // `rotad start shop.toml` is what other tools take.
+            // `rotad start shop.toml` is how other tools are called.
             Some(file) if Path::new(file).is_file() => {
                 print::error(&format!("the configuration file goes with -c: `rotad start -c {file}`"));
                 code::USAGE
@@ -83,7 +85,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             None => run::start(config.as_deref(), run::Start { no_wait, no_take_over, timeout }, hup_ignored),
         },
         Verb::Stop { pools, now, timeout } => match pools.is_empty() {
-            true => ask::stop(config.as_deref(), now, timeout),
+            true => request::stop(config.as_deref(), now, timeout),
             false => pools::stop(config.as_deref(), pools, now, timeout),
         },
         Verb::Reload { which, config_only, dry_run, wait } => {
@@ -106,7 +108,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
     }
 }
 
-/// The file as an argument or by -c, not both.
+/// The file comes as an argument or by -c, not both.
 fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option<PathBuf>, u8> {
     match (argument, option) {
         (Some(_), Some(_)) => {

@@ -1,10 +1,10 @@
-//! What is shown while a command waits: a line a worker.
+//! Prints progress while a command waits, one line for each worker.
 
 use super::print;
 use crate::control::wire::Response;
 use std::io::IsTerminal;
 
-/// How lines look: on a terminal a shape says what happened, and colour repeats it.
+/// How lines are printed: on a terminal a shape shows what happened, and colour repeats it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     terminal: bool,
@@ -16,17 +16,17 @@ impl Progress {
         Self { terminal: std::io::stdout().is_terminal(), colour: print::colour() }
     }
 
-    /// An answer that is not the last one, as lines; empty for what is not progress.
+    /// The lines for a response that is not the final one; empty if it is not progress.
     pub(super) fn line(self, answer: &Response) -> String {
         match answer {
-            Response::Progress { text } => format!("{}\n", print::harmless_lines(text)),
+            Response::Progress { text } => format!("{}\n", print::sanitize_lines(text)),
             Response::Step { pool, slot, done, of, took_ms, text, .. } => {
                 if !self.terminal {
-                    return format!("{}\n", print::harmless_lines(text));
+                    return format!("{}\n", print::sanitize_lines(text));
                 }
                 let took = took_ms.map_or(String::new(), |ms| format!("  {}", took(ms)));
                 let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
-                format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::harmless(pool))
+                format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::sanitize(pool))
             }
             Response::Skipped { count } => format!("({count} lines left out: they came faster than they were read)\n"),
             Response::Status(_)

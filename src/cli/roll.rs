@@ -1,11 +1,11 @@
-//! `reload`, `roll`, `rollback`, `cancel`: new workers for old ones.
+//! `reload`, `roll`, `rollback`, `cancel`: replace workers.
 
 use super::args::{self, Target};
-use super::{ask, code, print};
+use super::{code, print, request};
 use crate::control::wire::{Method, ReloadScope, Selector, Wait};
 use std::path::Path;
 
-/// Until when the master's answer waits.
+/// When the final response is sent.
 pub(super) fn until(wait: &args::Wait) -> Wait {
     match (wait.no_wait, wait.drained) {
         (true, _) => Wait::No,
@@ -14,7 +14,7 @@ pub(super) fn until(wait: &args::Wait) -> Wait {
     }
 }
 
-/// Reads the configuration, applies what changed, rolls these pools.
+/// Reads the configuration, applies what changed, and rolls these pools.
 pub(super) fn reload(
     file: Option<&Path>,
     which: args::Selector,
@@ -25,7 +25,7 @@ pub(super) fn reload(
     if let Some(slot) = which.pools.iter().find(|name| name.contains('/')) {
         print::error(&format!(
             "`reload` takes whole pools; `rotad roll {}` replaces one worker",
-            print::harmless(slot)
+            print::sanitize(slot)
         ));
         return code::USAGE;
     }
@@ -34,14 +34,15 @@ pub(super) fn reload(
         (_, true) => ReloadScope::DryRun,
         _ => ReloadScope::Everything,
     };
-    ask::once(file, Method::Reload { which: which.into(), extent, wait: until(wait) }, wait.timeout)
+    request::once(file, Method::Reload { which: which.into(), extent, wait: until(wait) }, wait.timeout)
 }
 
-/// Rolls pools, or replaces single workers, one after another. Both at once would have no order that one could tell.
+/// Rolls pools, or replaces single workers one after another. Mixing both is refused, since their order would be
+/// unclear.
 pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait) -> u8 {
     let slots = which.pools.iter().filter(|name| name.contains('/')).count();
     if slots == 0 {
-        return ask::once(file, Method::Roll { which: which.into(), wait: until(wait) }, wait.timeout);
+        return request::once(file, Method::Roll { which: which.into(), wait: until(wait) }, wait.timeout);
     }
     if slots < which.pools.len() || which.workers || which.tasks {
         print::error("either whole pools or single workers (POOL/SLOT), not both at once: roll them one after another");
@@ -58,13 +59,13 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
             }
         }
     }
-    let peek = match ask::peek(file) {
+    let peek = match request::peek(file) {
         Ok(peek) => peek,
         Err(code) => return code,
     };
     for (pool, slot) in targets {
-        let code = ask::once_of(&peek, Method::Renew { pool, slot, wait: until(wait) }, wait.timeout);
-        // What follows was asked for on the assumption that this one goes well.
+        let code = request::once_of(&peek, Method::Renew { pool, slot, wait: until(wait) }, wait.timeout);
+        // The workers that follow were named on the assumption that this replacement succeeds.
         if code != 0 {
             return code;
         }
@@ -72,7 +73,7 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
     0
 }
 
-/// Back to the generation before, or to another one.
+/// Rolls back to the previous generation, or to another one.
 pub(super) fn rollback(
     file: Option<&Path>,
     pools: Vec<String>,
@@ -80,12 +81,12 @@ pub(super) fn rollback(
     dry_run: bool,
     wait: &args::Wait,
 ) -> u8 {
-    ask::once(file, Method::Rollback { pools, to, dry_run, wait: until(wait) }, wait.timeout)
+    request::once(file, Method::Rollback { pools, to, dry_run, wait: until(wait) }, wait.timeout)
 }
 
-/// Ends running rolling restarts.
+/// Cancels running rolling restarts.
 pub(super) fn cancel(file: Option<&Path>, pools: Vec<String>) -> u8 {
-    ask::once(file, Method::Cancel { pools }, None)
+    request::once(file, Method::Cancel { pools }, None)
 }
 
 impl From<args::Selector> for Selector {

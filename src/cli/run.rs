@@ -6,7 +6,7 @@ use crate::plan::Plan;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The master in the foreground.
+/// Runs the master in the foreground.
 pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
     let launch = daemon::foreground(Wish { no_wait: false, no_take_over }, hup_ignored);
     match load(file) {
@@ -15,14 +15,15 @@ pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) ->
     }
 }
 
-/// How `start` goes about it.
+/// Options of `start`.
 pub(super) struct Start {
     pub(super) no_wait: bool,
     pub(super) no_take_over: bool,
     pub(super) timeout: Option<Duration>,
 }
 
-/// The master in the background; the configuration is read here, so that findings come before anything is started.
+/// Starts the master in the background. The configuration is read here, so that findings come before anything is
+/// started.
 pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
     let plan = match load(file) {
         Ok(plan) => plan,

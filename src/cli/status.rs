@@ -1,23 +1,23 @@
-//! `status`: the table, JSON, or an exit code for scripts.
+//! `status`: prints the table or JSON, or only returns an exit code for scripts.
 
 use super::args::StatusArgs;
 use super::client::{Client, ClientError, WaitLimits};
-use super::{ask, code, print, seam, watch};
+use super::table::{self, Look};
+use super::{code, print, request, seam, watch};
 use crate::control::wire::{Method, Response};
-use crate::observe::harmless::harmless_json;
+use crate::observe::sanitize::sanitize_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
-use crate::observe::table::{self, Look};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A master that does not answer a status for this long is as good as unreachable.
+/// A master that does not answer within this time counts as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Never starts anything. Without `--check` 0 whenever there is something to show.
+/// Never starts anything. Without `--check` it returns 0 if there is something to show.
 pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
-    let peek = match ask::peek(file) {
+    let peek = match request::peek(file) {
         Ok(peek) => peek,
-        // For a script that checks, a master that cannot even be named is unreachable.
+        // For a script, a master whose file cannot be found is unreachable.
         Err(_) if wish.check => return code::UNREACHABLE,
         Err(code) => return code,
     };
@@ -35,18 +35,18 @@ pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
     if wish.check { verdict(&status.pools, wish.pool.is_some(), wish.min_ready) } else { 0 }
 }
 
-/// The status of what was asked for; or an exit code and why there is none.
+/// The requested status, or an exit code and the reason.
 pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Status, (u8, String)> {
     let mut status = match fetch(peek) {
         Ok(Ok(status)) => status,
-        Ok(Err((code, message))) => return Err((code, print::harmless_lines(&message))),
+        Ok(Err((code, message))) => return Err((code, print::sanitize_lines(&message))),
         Err(error) => return Err((error.code(), error.to_string())),
     };
     let Some(name) = &wish.pool else { return Ok(status) };
     let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
     status.pools.retain(|pool| pool.name == *name);
     if status.pools.is_empty() {
-        let message = format!("no pool is called \"{}\"; there are: {}", print::harmless(name), names.join(", "));
+        let message = format!("no pool is called \"{}\"; there are: {}", print::sanitize(name), names.join(", "));
         return Err((code::UNREACHABLE, message));
     }
     Ok(status)
@@ -54,11 +54,11 @@ pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Stat
 
 /// The status of the master, or its refusal.
 pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
-    let patience = WaitLimits { until: Some(Instant::now() + TIMEOUT), ..WaitLimits::default() };
-    let mut client = Client::connect(peek, &patience)?;
+    let limits = WaitLimits { until: Some(Instant::now() + TIMEOUT), ..WaitLimits::default() };
+    let mut client = Client::connect(peek, &limits)?;
     client.ask(Method::Status)?;
     loop {
-        match client.answer(&patience) {
+        match client.answer(&limits) {
             Ok(Response::Status(status)) => return Ok(Ok(*status)),
             Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
             Ok(_) => {}
@@ -70,12 +70,12 @@ pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, Stri
     }
 }
 
-/// As it is printed: JSON (in one line where it is printed again and again), the pools, or one pool's workers.
+/// As printed: JSON (on one line if it is printed repeatedly), the pools, or one pool's workers.
 pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> String {
     if wish.json {
         let print = if wish.watch { serde_json::to_string } else { serde_json::to_string_pretty };
-        // Only numbers, strings and lists: this cannot fail.
-        return harmless_json(&print(status).unwrap_or_default()) + "\n";
+        // Numbers, strings and lists only: this cannot fail.
+        return sanitize_json(&print(status).unwrap_or_default()) + "\n";
     }
     match (&wish.pool, status.pools.first()) {
         (Some(_), Some(pool)) => table::workers(pool, look),
@@ -83,8 +83,8 @@ pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> Stri
     }
 }
 
-/// The exit code of `--check`. Pools stopped on purpose do not count, unless one was asked for by name or there is no
-/// other. `min_ready`: so many ready workers, in all pools together or in the named one, are enough.
+/// The exit code of `--check`. Pools stopped on purpose do not count, unless one was named or there are no others.
+/// `min_ready`: this many ready workers, in all pools together or in the named one, are enough.
 fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
     let ready: u32 = pools.iter().map(|pool| pool.ready).sum();
     if min_ready.is_some_and(|enough| ready >= enough) {
@@ -92,7 +92,7 @@ fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
     }
     let worst = pools.iter().filter(|pool| by_name || pool.state != PoolState::Stopped).map(verdict_of).max();
     match worst {
-        // Everything is fine, but there was to be more of it.
+        // Everything is fine, but more ready workers were required.
         Some(0) if min_ready.is_some() => 1,
         Some(code) => code,
         None => {

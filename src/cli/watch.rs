@@ -1,12 +1,12 @@
-//! `status -w`: the status anew every second. A terminal gets a screen of its own, which is given back at the end and
-//! while the command is stopped by ^Z; a pipe gets one table after another, each with its time.
+//! `status -w`: prints the status every second. A terminal gets its alternate screen, which is left at the end and
+//! while ^Z has stopped the command; a pipe gets one table after another, each with its time.
 
 use super::args::StatusArgs;
 use super::client::ClientError;
-use super::{ask, print, seam, status};
+use super::table::{Look, Rates};
+use super::{print, request, seam, status};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::Status;
-use crate::observe::table::{Look, Rates};
 use crate::sys::terminal;
 use nix::libc;
 use nix::sys::signal::{Signal, raise};
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Another screen, no cursor, no lines that wrap; and all of it undone.
+/// Alternate screen, hidden cursor, no line wrap; and the reverse.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
-/// Shows the status until Ctrl-C, or until nobody reads. A master that cannot be reached at first is an error; one that
-/// goes away later is said so, and looked for again.
+/// Shows the status until Ctrl-C or until stdout is closed. A master that cannot be reached at first is an error; one
+/// that goes away later is reported and looked for again.
 pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
-    let patience = ask::endless();
+    let limits = request::endless();
     let mut last = match status::wanted(peek, wish) {
         Ok(status) => Some((status, Instant::now())),
         Err((code, message)) => {
@@ -36,7 +36,7 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
         if screen.show(&page).is_err() {
             return 0;
         }
-        match pause(&screen, &patience) {
+        match pause(&screen, &limits) {
             Ok(()) => {}
             Err(_) => return 0,
         }
@@ -57,10 +57,10 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
     }
 }
 
-/// ^Z in between: the terminal is the shell's until we go on.
-fn pause(screen: &Screen, patience: &super::client::WaitLimits) -> Result<(), ClientError> {
+/// ^Z: the terminal belongs to the shell until we continue.
+fn pause(screen: &Screen, limits: &super::client::WaitLimits) -> Result<(), ClientError> {
     let until = Instant::now() + EVERY;
-    patience.pause(until, screen.stop.as_ref())?;
+    limits.pause(until, screen.stop.as_ref())?;
     if screen.stop.as_ref().is_some_and(SignalPipe::take) {
         screen.leave();
         raise(Signal::SIGSTOP).ok();
@@ -73,7 +73,7 @@ fn render(status: &Status, rates: Option<&Rates>, wish: &StatusArgs) -> String {
     status::render(status, wish, Look { colour: print::colour(), rates })
 }
 
-/// Where it is shown.
+/// Where the status is shown.
 struct Screen {
     terminal: bool,
     json: bool,
@@ -115,7 +115,7 @@ impl Drop for Screen {
     }
 }
 
-/// The page over what was there before, without a flicker: each line to its end, then what is left below.
+/// Overwrites the previous page without flicker: clears each line's end, then everything below.
 fn painted(page: &str, rows: u16) -> String {
     let rows = usize::from(rows.max(2));
     let lines: Vec<&str> = page.lines().collect();

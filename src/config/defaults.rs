@@ -1,5 +1,5 @@
-//! [defaults]: fills up the tables of pools before they are read, so that a default is checked, and told of, where it
-//! stands.
+//! [defaults]: fills up the tables of pools before they are read, so that a default is checked and reported where it
+//! is written.
 
 use super::pool::{POOL, Pool};
 use super::reader::{Parser, Value, in_order};
@@ -9,33 +9,33 @@ use toml::de::{DeTable, DeValue};
 /// Tables that are filled up key by key; any other value is taken as a whole.
 const MERGED: [&str; 7] = ["env", "reload", "restart", "recycle", "health", "log", "limits"];
 
-/// Ways to know that a worker lives: a pool that has one of its own takes no other.
+/// Kinds of health check: a pool that has one of its own takes no other.
 const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
 
-/// What means nothing for a oneshot: it has one process, which is never ready and never replaced.
+/// Keys that have no meaning for a oneshot: it has one process, which is never ready and never replaced.
 pub(super) const NOT_OF_ONESHOTS: [&str; 10] =
     ["listen", "stdin", "ports", "ready", "essential", "reload", "recycle", "health", "count", "max_starting"];
 
-/// The checked defaults; none where there are none.
-pub(super) fn read<'i>(cx: &mut Parser, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
+/// The checked defaults, if there are any.
+pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
     let value = value?;
     let table = value.get_ref().as_table();
     for (name, value) in table.map(in_order).unwrap_or_default() {
         let inner = value.get_ref().as_table().filter(|_| MERGED.contains(&&*name.value));
         for (name, value) in inner.map(in_order).unwrap_or_default() {
-            cx.add_default(name.span);
-            cx.add_default(value.span());
+            parser.add_default(name.span);
+            parser.add_default(value.span());
         }
         if inner.is_none() {
-            cx.add_default(value.span());
+            parser.add_default(value.span());
         }
-        cx.add_default(name.span);
+        parser.add_default(name.span);
     }
-    // Also where no pool takes them.
-    cx.table(value, POOL, &mut Pool::default());
+    // Reported even if no pool takes them.
+    parser.table(value, POOL, &mut Pool::default());
     let mut table = table?.clone();
     if let Some((name, _)) = table.remove_entry("ports") {
-        cx.error_with(&name.span(), "`ports` cannot be a default", "no two pools can have the same ports");
+        parser.error_with(&name.span(), "`ports` cannot be a default", "no two pools can have the same ports");
     }
     Some(table)
 }
@@ -68,7 +68,7 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
     full
 }
 
-/// Defaults of [health] that mean nothing beside a pool's own.
+/// Removes defaults of [health] that have no meaning beside a pool's own.
 fn not_with(own: &DeTable<'_>) -> Vec<&'static str> {
     match WAYS.iter().find(|way| own.contains_key(**way)) {
         Some(&"watchdog") => [&WAYS[..], &["every", "timeout", "failures"]].concat(),

@@ -1,11 +1,11 @@
 //! A small dotenv: `KEY=VALUE`, comments, an optional `export `, quotes.
 //!
-//! Without quotes a value ends at ` #` and is trimmed. Between `'` everything stands for itself; between `"` a
-//! backslash escapes (`\n`, `\t`, `\r`, `\"`, `\\`, `\$`). Nothing is expanded, and no value spans lines.
+//! Without quotes a value ends at ` #` and is trimmed. Between `'` everything is literal; between `"` a backslash
+//! escapes (`\n`, `\t`, `\r`, `\"`, `\\`, `\$`). Nothing is expanded, and no value spans lines.
 
 use std::ops::Range;
 
-/// What is wrong, and with which bytes of the text.
+/// A fault, and the bytes of the text that it is about.
 pub(super) type Fault = (Range<usize>, String);
 
 /// One variable, with the bytes of its name.
@@ -59,7 +59,7 @@ fn entry(line: &str, offset: usize) -> Result<Option<Variable>, Fault> {
     }
 }
 
-/// Whether `name` may be the name of a variable. A shell asks for more, execve(2) for less.
+/// Whether `name` may be the name of a variable. Shells require more, execve(2) less.
 pub(super) fn is_variable(name: &str) -> bool {
     let fit = |c: u8| c.is_ascii_alphanumeric() || b"_.-".contains(&c);
     !name.is_empty() && name.bytes().all(fit) && !name.starts_with(|c: char| c.is_ascii_digit())

@@ -1,9 +1,9 @@
-//! Env files: read once, however many pools name them, and part of what the configuration says.
+//! Env files: each is read once, however many pools name it, and counts as part of the configuration.
 
 use super::dotenv::{self, Variable};
 use super::reader::{Located, PRIVATE, Parser};
 use super::report::{Finding, Place, Report, Severity};
-use super::{trust, values};
+use super::{permissions, values};
 use crate::plan::{Source, read};
 use std::path::{Path, PathBuf};
 
@@ -14,33 +14,33 @@ pub(super) struct EnvFiles {
 }
 
 impl EnvFiles {
-    /// The variables of a file; findings where it cannot be read or understood. Its lines are never shown: they may
-    /// hold secrets.
-    pub(super) fn variables(&mut self, cx: &mut Parser, path: &Located<PathBuf>) -> Vec<(String, String)> {
+    /// The variables of a file; reports findings if it cannot be read or parsed. Its lines are never shown, since
+    /// they may hold secrets.
+    pub(super) fn variables(&mut self, parser: &mut Parser, path: &Located<PathBuf>) -> Vec<(String, String)> {
         if let Some((_, variables)) = self.read.iter().find(|(source, _)| source.path == path.value) {
             return variables.clone();
         }
         let content = match read(&path.value) {
             Ok(content) => content,
             Err(error) => {
-                cx.error(&path.span, format!("cannot read {}: {error}", path.value.display()));
+                parser.error(&path.span, format!("cannot read {}: {error}", path.value.display()));
                 return Vec::new();
             }
         };
-        if let Some(found) = trust::writable_by_others(&path.value) {
-            let (message, hint) = trust::distrust(&found);
-            cx.error_with(&path.span, message, hint);
+        if let Some(found) = permissions::writable_by_others(&path.value) {
+            let (message, hint) = permissions::refusal(&found);
+            parser.error_with(&path.span, message, hint);
         }
-        if let Some(found) = trust::of_a_stranger(&path.value, &cx.main_path()) {
+        if let Some(found) = permissions::owned_by_another_user(&path.value, &parser.main_path()) {
             let message = format!(
                 "{} belongs neither to root nor to the owner of the configuration, and what that user writes would run as \
                  root",
                 found.display()
             );
-            cx.error_with(&path.span, message, format!("chown root {}", found.display()));
+            parser.error_with(&path.span, message, format!("chown root {}", found.display()));
         }
         let (variables, report) = understand(&path.value, &content);
-        cx.report.extend(report);
+        parser.report.extend(report);
         self.read.push((Source { path: path.value.clone(), content }, variables.clone()));
         variables
     }

@@ -1,8 +1,8 @@
-//! Which configuration is meant, and what clients need of it even when it is broken.
+//! Finds the configuration file, and reads what clients need of it even when it is broken.
 
-use super::place::{self, Whereabouts};
+use super::paths::{self, ConfigPaths};
+use super::permissions;
 use super::reader::in_order;
-use super::trust;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 /// Where a configuration is looked for, after `-c` and `$ROTAD_CONFIG`.
 const SEARCH: [&str; 3] = ["rotad.toml", "config/rotad.toml", "/etc/rotad/rotad.toml"];
 
-/// No configuration that may be used. The exit code is [`super::Report::EXIT`].
+/// There is no usable configuration. The exit code is [`super::Report::EXIT`].
 #[derive(Debug, thiserror::Error)]
 pub enum NotFound {
     #[error(
@@ -29,9 +29,9 @@ pub enum NotFound {
     Writable { message: String, hint: String },
 }
 
-/// The configuration that is meant: `explicit` (`-c`), else `$ROTAD_CONFIG`, `./rotad.toml`, `./config/rotad.toml`,
-/// `/etc/rotad/rotad.toml`, the first that exists. For root, one that was found must belong to root, and neither it
-/// nor a folder of it may be writable by others.
+/// The configuration file: `explicit` (`-c`), else `$ROTAD_CONFIG`, else the first that exists of `./rotad.toml`,
+/// `./config/rotad.toml` and `/etc/rotad/rotad.toml`. For root, a file found this way must belong to root, and
+/// neither it nor a directory above it may be writable by others.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
     if let Some(path) = explicit {
         return usable(path, "-c");
@@ -41,13 +41,13 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
         Some(path) => usable(&path, "$ROTAD_CONFIG")?,
         None => SEARCH.iter().map(PathBuf::from).find(|path| path.exists()).ok_or(NotFound::Nowhere)?,
     };
-    if !trust::is_own(&path) {
+    if !permissions::is_own(&path) {
         return Err(NotFound::NotRoots(path));
     }
-    match trust::writable_by_others(&path) {
+    match permissions::writable_by_others(&path) {
         None => Ok(path),
         Some(found) => {
-            let (message, hint) = trust::distrust(&found);
+            let (message, hint) = permissions::refusal(&found);
             Err(NotFound::Writable { message, hint })
         }
     }
@@ -60,8 +60,8 @@ fn usable(path: &Path, by: &'static str) -> Result<PathBuf, NotFound> {
     }
 }
 
-/// The configuration that a command means, for those that ask a running master: as [`find`], but a file that was named
-/// may be gone. Its master may still run.
+/// The configuration file for commands to a running master: as [`find`], but a file that was named may be gone, since
+/// its master may still run.
 pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
     match find(explicit) {
         Err(NotFound::Missing { path, source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(path),
@@ -69,36 +69,36 @@ pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
     }
 }
 
-/// What a client has to know of a configuration to reach its master.
+/// What a client must know of a configuration to reach its master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MasterPaths {
-    /// The file's absolute path as it was given, links unresolved.
+    /// The file's absolute path as given, with links unresolved.
     pub config: PathBuf,
     /// Its real path.
     pub real: PathBuf,
     pub name: String,
     pub runtime_dir: PathBuf,
-    /// Where a master of root's would be, if that is not the same place and the file names none.
+    /// Where a master of root would be, if that is a different place and the file names none.
     pub roots_runtime_dir: Option<PathBuf>,
-    /// Why the file does not say for sure where its master is: it cannot be read, or is broken above that.
+    /// Why the file does not say reliably where its master is: it cannot be read, or it is broken above that.
     pub unsure: Option<String>,
     pub pid_file: PathBuf,
-    /// As configured; `default_log_file` is where a daemonized master logs without it.
+    /// As configured; without it a daemonized master logs to `default_log_file`.
     pub log_file: Option<PathBuf>,
     pub default_log_file: PathBuf,
-    /// Who owns the file; of one that is gone, its folder. None: not to be learned.
+    /// The owner of the file, or of its directory if it is gone; `None`: unknown.
     pub owner: Option<u32>,
 }
 
-/// Why no master can be known by this path: it is not valid UTF-8.
+/// A master cannot be identified by this path, since it is not valid UTF-8.
 pub fn unnameable(path: &Path) -> Option<String> {
-    Whereabouts::of(path).unnameable()
+    ConfigPaths::of(path).unnameable()
 }
 
-/// Reads as much of a configuration as a client needs: whatever is broken or missing in the file (or the file itself)
-/// falls back to the defaults, because a running master must be found with a broken file, too.
+/// Reads as much of a configuration as a client needs. Whatever is broken or missing (including the file) falls back
+/// to the defaults, because a running master must be found with a broken file, too.
 pub fn peek(path: &Path) -> MasterPaths {
-    let Whereabouts { given, real, base, name } = Whereabouts::of(path);
+    let ConfigPaths { given, real, base, name } = ConfigPaths::of(path);
     let read = crate::plan::read(&given);
     let text = read.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
     let (table, faults) = DeTable::parse_recoverable(&text);
@@ -110,8 +110,8 @@ pub fn peek(path: &Path) -> MasterPaths {
         let (_, value) = master.as_ref()?.iter().find(|(name, _)| name.value == key)?;
         value.get_ref().as_str().filter(|text| !text.is_empty() && !text.contains('\0')).map(str::to_owned)
     };
-    let path_of = |key: &str| text_of(key).map(|text| place::under(&base, Path::new(&text)));
-    let name = text_of("name").filter(|name| place::is_name(name)).unwrap_or(name);
+    let path_of = |key: &str| text_of(key).map(|text| paths::under(&base, Path::new(&text)));
+    let name = text_of("name").filter(|name| paths::is_name(name)).unwrap_or(name);
     let configured = path_of("runtime_dir");
     let unsure = match (&read, &configured) {
         (Err(error), _) => Some(format!("{} cannot be read ({error})", given.display())),
@@ -120,13 +120,13 @@ pub fn peek(path: &Path) -> MasterPaths {
         (Ok(_), None) if table.get_ref().is_empty() => Some(format!("{} says nothing", given.display())),
         (Ok(_), None) => None,
     };
-    let roots = Some(place::roots_runtime_dir(&name)).filter(|_| configured.is_none());
-    let runtime_dir = configured.unwrap_or_else(|| place::runtime_dir(&name));
+    let roots = Some(paths::roots_runtime_dir(&name)).filter(|_| configured.is_none());
+    let runtime_dir = configured.unwrap_or_else(|| paths::runtime_dir(&name));
     let owner = given.metadata().or_else(|_| given.parent().unwrap_or(Path::new("/")).metadata());
     MasterPaths {
         pid_file: path_of("pid_file").unwrap_or_else(|| runtime_dir.join("master.pid")),
         log_file: path_of("log_file"),
-        default_log_file: place::log_file(&name),
+        default_log_file: paths::log_file(&name),
         roots_runtime_dir: roots.filter(|place| *place != runtime_dir),
         owner: owner.ok().map(|about| about.uid()),
         config: given,

@@ -1,20 +1,20 @@
-//! `include`: which files a configuration takes in, and their texts.
+//! `include`: finds the files that a configuration includes, and reads their texts.
 
-use super::place;
+use super::paths;
+use super::permissions;
 use super::reader::{Located, Parser, Value};
 use super::report::shown;
-use super::texts::Text;
-use super::trust;
+use super::sources::Text;
 use crate::plan::{Glob, Source, read};
 use std::path::{Path, PathBuf};
 
-/// The most files that may be included.
+/// Maximum number of included files.
 const MOST: usize = 1000;
 
-/// The most bytes of all of them.
+/// Maximum size of all included files together, in bytes.
 const LARGEST: usize = 16 << 20;
 
-/// What `include` has brought.
+/// The result of `include`.
 #[derive(Default)]
 pub(super) struct Included {
     pub(super) globs: Vec<Glob>,
@@ -22,15 +22,15 @@ pub(super) struct Included {
     pub(super) sources: Vec<Source>,
 }
 
-/// The files that the main configuration's `include` finds now, in the order of their paths. `main` is the real path
-/// of the configuration: a pattern that finds it, too, does not mean it.
-pub(super) fn files(cx: &mut Parser, root: &Value<'_>, main: &Path) -> Included {
+/// The files that the main configuration's `include` matches now, in order of their paths. `main` is the real path of
+/// the configuration: it is left out if a pattern matches it too.
+pub(super) fn files(parser: &mut Parser, root: &Value<'_>, main: &Path) -> Included {
     let mut included = Included::default();
     let Some(value) = root.get_ref().as_table().and_then(|table| table.get("include")) else { return included };
-    let Some(patterns) = cx.texts(value, "patterns of files such as [\"conf.d/*.toml\"]") else { return included };
+    let Some(patterns) = parser.texts(value, "patterns of files such as [\"conf.d/*.toml\"]") else { return included };
     let mut found: Vec<Located<PathBuf>> = Vec::new();
     for pattern in patterns.value {
-        for path in matches(cx, &pattern, &mut included.globs) {
+        for path in matches(parser, &pattern, &mut included.globs) {
             let again = found.iter().any(|at| at.value == path);
             if !again && path.canonicalize().map_or(true, |real| real != main) {
                 found.push(Located::new(path, pattern.span.clone()));
@@ -39,83 +39,83 @@ pub(super) fn files(cx: &mut Parser, root: &Value<'_>, main: &Path) -> Included 
     }
     found.sort_by(|a, b| a.value.cmp(&b.value));
     if found.len() > MOST {
-        cx.error(&patterns.span, format!("{} files to include, {MOST} are the most", found.len()));
+        parser.error(&patterns.span, format!("{} files to include, {MOST} are the most", found.len()));
         return included;
     }
     let mut bytes = 0;
     for at in found {
-        bytes += one(cx, &at, main, &mut included);
+        bytes += one(parser, &at, main, &mut included);
         if bytes > LARGEST {
-            cx.error(&patterns.span, "more than 16 MiB to include");
+            parser.error(&patterns.span, "more than 16 MiB to include");
             break;
         }
     }
     included
 }
 
-/// What one pattern finds.
-fn matches(cx: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>) -> Vec<PathBuf> {
-    let Some(glob) = self::pattern(cx, pattern) else { return Vec::new() };
-    if let Some(found) = trust::writable_by_others(&glob.folder()) {
-        let (message, hint) = trust::distrust(&found);
-        cx.error_with(&pattern.span, message, hint);
+/// The matches of one pattern.
+fn matches(parser: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>) -> Vec<PathBuf> {
+    let Some(glob) = self::pattern(parser, pattern) else { return Vec::new() };
+    if let Some(found) = permissions::writable_by_others(&glob.folder()) {
+        let (message, hint) = permissions::refusal(&found);
+        parser.error_with(&pattern.span, message, hint);
     }
     let paths = match glob.find() {
         Ok(paths) => paths,
         Err(error) => {
-            cx.error(&pattern.span, format!("cannot look for `{}`: {error}", shown(&pattern.value)));
+            parser.error(&pattern.span, format!("cannot look for `{}`: {error}", shown(&pattern.value)));
             return Vec::new();
         }
     };
     if paths.is_empty() {
         let message = format!("no file matches `{}` now", shown(&pattern.value));
-        cx.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
+        parser.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
     }
     globs.push(glob);
     paths
 }
 
-/// A checked pattern; a finding where it is none.
-pub(super) fn pattern(cx: &mut Parser, pattern: &Located<String>) -> Option<Glob> {
+/// A parsed pattern; reports a finding if it is invalid.
+pub(super) fn pattern(parser: &mut Parser, pattern: &Located<String>) -> Option<Glob> {
     if pattern.value.is_empty() {
-        cx.error(&pattern.span, "expected a pattern of files, found nothing");
+        parser.error(&pattern.span, "expected a pattern of files, found nothing");
         return None;
     }
-    match Glob::new(&pattern.value, &cx.base) {
+    match Glob::new(&pattern.value, &parser.base) {
         Ok(glob) => Some(glob),
         Err(message) => {
             let hint = "*, ? and [ab] stand for a part of one name, ** for any number of folders";
-            cx.error_with(&pattern.span, format!("`{}` is no pattern: {message}", shown(&pattern.value)), hint);
+            parser.error_with(&pattern.span, format!("`{}` is no pattern: {message}", shown(&pattern.value)), hint);
             None
         }
     }
 }
 
-/// Reads one file; how many bytes it has.
-fn one(cx: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut Included) -> usize {
+/// Reads one file; returns its size in bytes.
+fn one(parser: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut Included) -> usize {
     let path = &at.value;
-    if let Some(message) = place::unnameable(path) {
-        cx.error_with(&at.span, message, "rename the file or the folder");
+    if let Some(message) = paths::unnameable(path) {
+        parser.error_with(&at.span, message, "rename the file or the folder");
         return 0;
     }
     let content = match read(path) {
         Ok(content) => content,
         Err(error) => {
-            cx.error(&at.span, format!("cannot include {}: {error}", path.display()));
+            parser.error(&at.span, format!("cannot include {}: {error}", path.display()));
             return 0;
         }
     };
-    if let Some(found) = trust::writable_by_others(path) {
-        let (message, hint) = trust::distrust(&found);
-        cx.error_with(&at.span, message, hint);
-    } else if !trust::is_roots_or_of_the_owner_of(path, main) {
+    if let Some(found) = permissions::writable_by_others(path) {
+        let (message, hint) = permissions::refusal(&found);
+        parser.error_with(&at.span, message, hint);
+    } else if !permissions::may_be_included(path, main) {
         let message = format!("{} belongs neither to root nor to the owner of this file", path.display());
-        cx.error_with(&at.span, message, "what it says would run as root");
+        parser.error_with(&at.span, message, "what it says would run as root");
     }
-    let text = cx.add_text(path, &String::from_utf8_lossy(&content));
+    let text = parser.add_text(path, &String::from_utf8_lossy(&content));
     if let Err(fault) = std::str::from_utf8(&content) {
         let place = text.whole(&(fault.valid_up_to()..fault.valid_up_to()));
-        cx.error(&place, "not valid UTF-8");
+        parser.error(&place, "not valid UTF-8");
     } else {
         included.texts.push(text);
     }

@@ -1,7 +1,7 @@
-//! [listen] and the addresses in pools: which sockets there are.
+//! [listen] and the addresses in pools: resolves them to listeners.
 
 use super::accounts;
-use super::place;
+use super::paths;
 use super::reader::{Located, Parser};
 use super::report::{nearest, shown};
 use super::sections::Listen;
@@ -15,11 +15,11 @@ const LONGEST_UNIX_PATH: usize = 107;
 
 const BACKLOG: u32 = 4096;
 
-/// The listeners of a plan while its pools are being made.
+/// The listeners of a plan while its pools are resolved.
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) plans: Vec<ListenPlan>,
-    /// Names in `[listen]`, each with the listener that it became (none: refused) and whether a pool uses it.
+    /// Names in `[listen]`, each with its listener (`None`: it has a finding) and whether a pool uses it.
     declared: Vec<Declared>,
 }
 
@@ -30,27 +30,27 @@ struct Declared {
 }
 
 impl Listeners {
-    pub(super) fn declare(cx: &mut Parser, sections: Vec<(Located<String>, Listen)>) -> Self {
+    pub(super) fn declare(parser: &mut Parser, sections: Vec<(Located<String>, Listen)>) -> Self {
         let mut all = Self::default();
         for (name, section) in sections {
-            let index = all.declare_one(cx, &name, section);
+            let index = all.declare_one(parser, &name, section);
             all.declared.push(Declared { name, index, used: false });
         }
         all
     }
 
-    fn declare_one(&mut self, cx: &mut Parser, name: &Located<String>, section: Listen) -> Option<usize> {
+    fn declare_one(&mut self, parser: &mut Parser, name: &Located<String>, section: Listen) -> Option<usize> {
         let Some(written) = &section.address else {
-            super::pool::missing(cx, "listener", name, "address", "add address = \"127.0.0.1:8080\"");
+            super::pool::missing(parser, "listener", name, "address", "add address = \"127.0.0.1:8080\"");
             return None;
         };
         if written.value.is_empty() {
             return None;
         }
-        let address = address(cx, written)?;
+        let address = address(parser, written)?;
         if let Some(other) = self.plans.iter().find(|plan| same(&plan.address, &address)) {
             let message = format!("`{address}` is the address of `{}` already", other.name);
-            cx.error_with(&written.span, message, "one socket serves as many pools as name it");
+            parser.error_with(&written.span, message, "one socket serves as many pools as name it");
             return None;
         }
         let mut plan = ListenPlan {
@@ -62,13 +62,13 @@ impl Listeners {
             uid: None,
             gid: None,
         };
-        own(cx, &mut plan, &section);
+        own(parser, &mut plan, &section);
         self.plans.push(plan);
         Some(self.plans.len() - 1)
     }
 
-    /// The listener that a pool names, or whose address it gives; `None` after a finding, or of one that is refused.
-    pub(super) fn take(&mut self, cx: &mut Parser, word: &Located<String>) -> Option<usize> {
+    /// The listener that a pool names, or whose address it gives; `None` if it has a finding.
+    pub(super) fn take(&mut self, parser: &mut Parser, word: &Located<String>) -> Option<usize> {
         if let Some(declared) = self.declared.iter_mut().find(|declared| declared.name.value == word.value) {
             declared.used = true;
             return declared.index;
@@ -79,17 +79,17 @@ impl Listeners {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!(
                     "add [listen.{}], or write an address such as \"127.0.0.1:8000\"",
-                    if place::is_name(&word.value) { &word.value } else { "NAME" }
+                    if paths::is_name(&word.value) { &word.value } else { "NAME" }
                 ),
             };
-            cx.error_with(&word.span, format!("unknown listener `{}`", shown(&word.value)), hint);
+            parser.error_with(&word.span, format!("unknown listener `{}`", shown(&word.value)), hint);
             return None;
         }
-        let address = address(cx, word)?;
+        let address = address(parser, word)?;
         match self.plans.iter().position(|plan| same(&plan.address, &address)) {
-            Some(index) if place::is_name(&self.plans[index].name) => {
+            Some(index) if paths::is_name(&self.plans[index].name) => {
                 let name = self.plans[index].name.clone();
-                cx.error_with(&word.span, format!("`{address}` has a name"), format!("write `{name}`"));
+                parser.error_with(&word.span, format!("`{address}` has a name"), format!("write `{name}`"));
                 None
             }
             Some(index) => Some(index),
@@ -109,12 +109,12 @@ impl Listeners {
         }
     }
 
-    /// Warns of listeners that no pool uses.
-    pub(super) fn finish(self, cx: &mut Parser) -> Vec<ListenPlan> {
+    /// Warns about listeners that no pool uses.
+    pub(super) fn finish(self, parser: &mut Parser) -> Vec<ListenPlan> {
         for declared in self.declared.iter().filter(|declared| !declared.used) {
             let name = &declared.name;
             let message = format!("no pool listens on `{}`", shown(&name.value));
-            cx.warning(&name.span, message, format!("add listen = [\"{}\"] to a pool", shown(&name.value)));
+            parser.warning(&name.span, message, format!("add listen = [\"{}\"] to a pool", shown(&name.value)));
         }
         self.plans
     }
@@ -125,8 +125,8 @@ fn same(a: &Address, b: &Address) -> bool {
     a == b && !matches!(a, Address::Tcp(address) if address.port() == 0)
 }
 
-/// Mode and owner: of unix sockets only.
-fn own(cx: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
+/// Mode and owner apply to unix sockets only.
+fn own(parser: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
     if let Address::Tcp(_) = plan.address {
         let spans = [
             ("mode", section.mode.as_ref().map(|at| at.span.clone())),
@@ -134,7 +134,7 @@ fn own(cx: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
             ("group", section.group.as_ref().map(|at| at.span.clone())),
         ];
         for (key, span) in spans.into_iter().filter_map(|(key, span)| Some((key, span?))) {
-            cx.error_with(
+            parser.error_with(
                 &span,
                 format!("`{key}` means nothing for a TCP socket"),
                 "only unix sockets have an owner and a mode",
@@ -144,30 +144,30 @@ fn own(cx: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
     }
     plan.mode = section.mode.as_ref().map(|at| at.value);
     if let Some(name) = &section.user {
-        plan.uid = accounts::user(cx, name).map(|user| user.uid);
+        plan.uid = accounts::user(parser, name).map(|user| user.uid);
         let me = Uid::effective();
         if plan.uid.is_some_and(|uid| !me.is_root() && uid != me.as_raw()) {
-            cx.error(&name.span, "only root can give a socket to another user");
+            parser.error(&name.span, "only root can give a socket to another user");
         }
     }
     if let Some(name) = &section.group {
-        plan.gid = accounts::group(cx, name);
+        plan.gid = accounts::group(parser, name);
         if plan.gid.is_some_and(|gid| !Uid::effective().is_root() && !accounts::own_groups().contains(&gid)) {
-            cx.error(&name.span, "only root can give a socket to a group that it is not in");
+            parser.error(&name.span, "only root can give a socket to a group that it is not in");
         }
     }
 }
 
-/// `"127.0.0.1:8080"`, `"[::1]:80"`, `"unix:/run/x.sock"`.
-fn address(cx: &mut Parser, written: &Located<String>) -> Option<Address> {
+/// Parses `"127.0.0.1:8080"`, `"[::1]:80"`, `"unix:/run/x.sock"`.
+fn address(parser: &mut Parser, written: &Located<String>) -> Option<Address> {
     if let Some(path) = written.value.strip_prefix("unix:") {
-        return unix(cx, written, path);
+        return unix(parser, written, path);
     }
     if let Ok(address) = written.value.parse::<SocketAddr>() {
         return Some(Address::Tcp(address));
     }
     let message = format!("`{}` is no address", shown(&written.value));
-    cx.error_with(&written.span, message, address_hint(&written.value));
+    parser.error_with(&written.span, message, address_hint(&written.value));
     None
 }
 
@@ -187,20 +187,20 @@ fn address_hint(text: &str) -> String {
     }
 }
 
-fn unix(cx: &mut Parser, written: &Located<String>, path: &str) -> Option<Address> {
+fn unix(parser: &mut Parser, written: &Located<String>, path: &str) -> Option<Address> {
     if path.is_empty() || path.ends_with('/') {
-        cx.error_with(&written.span, "`unix:` needs the path of a socket", "write \"unix:/run/shop.sock\"");
+        parser.error_with(&written.span, "`unix:` needs the path of a socket", "write \"unix:/run/shop.sock\"");
         return None;
     }
     if path.starts_with('@') {
-        cx.later(&written.span, "abstract unix sockets");
+        parser.unsupported(&written.span, "abstract unix sockets");
         return None;
     }
-    let path = place::under(&cx.base, Path::new(path));
+    let path = paths::under(&parser.base, Path::new(path));
     let length = path.as_os_str().len();
     if length > LONGEST_UNIX_PATH {
         let message = format!("the path of this socket has {length} bytes, {LONGEST_UNIX_PATH} are the most");
-        cx.error_with(&written.span, message, "choose a shorter folder, such as one below /run");
+        parser.error_with(&written.span, message, "choose a shorter folder, such as one below /run");
         return None;
     }
     Some(Address::Unix(path))

@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 pub(super) const MAX_SIZE: u64 = 50 << 20;
 pub(super) const KEEP: u32 = 10;
 
-/// Below this a log file would be rotated all the time. Bytes.
+/// With a smaller limit a log file would be rotated all the time. In bytes.
 const LEAST_SIZE: u64 = 4096;
 
-pub(super) fn make(cx: &mut Parser, log: &Log) -> LogPlan {
+pub(super) fn make(parser: &mut Parser, log: &Log) -> LogPlan {
     let files = files(log);
     for file in &files {
-        usable(cx, file);
+        usable(parser, file);
     }
     if let Some(at) = &log.max_size {
-        large_enough(cx, at);
+        large_enough(parser, at);
     }
     let sizes = [
         ("max_size", log.max_size.as_ref().map(|at| &at.span)),
@@ -32,7 +32,7 @@ pub(super) fn make(cx: &mut Parser, log: &Log) -> LogPlan {
     for (key, span) in sizes.into_iter().filter_map(|(key, span)| Some((key, span?))) {
         if files.is_empty() {
             let hint = "name a file: stdout = \"web.log\"; the master's own log has log_max_size and log_keep";
-            cx.idle(span, format!("`{key}` means nothing without a log file of the pool"), hint);
+            parser.unused_key(span, format!("`{key}` means nothing without a log file of the pool"), hint);
         }
     }
     LogPlan {
@@ -40,24 +40,24 @@ pub(super) fn make(cx: &mut Parser, log: &Log) -> LogPlan {
         stderr: log.stderr.as_ref().map_or(Sink::Stdout, |at| at.value.clone()),
         max_size: log.max_size.as_ref().map_or(MAX_SIZE, |at| at.value),
         keep: log.keep.as_ref().map_or(KEEP, |at| at.value),
-        access: access(cx, log),
+        access: access(parser, log),
     }
 }
 
-/// Whose the files are.
-fn access(cx: &mut Parser, log: &Log) -> FileAccess {
+/// Owner, group and mode of the files.
+fn access(parser: &mut Parser, log: &Log) -> FileAccess {
     let root = Uid::effective().is_root();
     let mut access = FileAccess { mode: log.mode.as_ref().map(|at| at.value), ..FileAccess::default() };
     if let Some(name) = &log.user {
-        access.uid = accounts::user(cx, name).map(|user| user.uid);
+        access.uid = accounts::user(parser, name).map(|user| user.uid);
         if access.uid.is_some_and(|uid| !root && uid != Uid::effective().as_raw()) {
-            cx.error(&name.span, "only root can give a log to another user");
+            parser.error(&name.span, "only root can give a log to another user");
         }
     }
     if let Some(name) = &log.group {
-        access.gid = accounts::group(cx, name);
+        access.gid = accounts::group(parser, name);
         if access.gid.is_some_and(|gid| !root && !accounts::own_groups().contains(&gid)) {
-            cx.error(&name.span, "only root can give a log to a group that it is not in");
+            parser.error(&name.span, "only root can give a log to a group that it is not in");
         }
     }
     access
@@ -72,13 +72,13 @@ pub(super) fn files(log: &Log) -> Vec<Located<PathBuf>> {
     [&log.stdout, &log.stderr].into_iter().flatten().filter_map(file).collect()
 }
 
-pub(super) fn large_enough(cx: &mut Parser, size: &Located<u64>) {
+pub(super) fn large_enough(parser: &mut Parser, size: &Located<u64>) {
     if size.value < LEAST_SIZE {
-        cx.error_with(&size.span, "too small for a log file", "4KiB is the least, \"50MiB\" the default");
+        parser.error_with(&size.span, "too small for a log file", "4KiB is the least, \"50MiB\" the default");
     }
 }
 
-/// The same file by whatever name: the real path, of a file that does not exist yet its folder's.
+/// A file's identity whatever it is called: its real path, or that of its directory if it does not exist yet.
 pub(super) fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| match (path.parent().map(Path::canonicalize), path.file_name()) {
         (Some(Ok(folder)), Some(name)) => folder.join(name),
@@ -86,32 +86,32 @@ pub(super) fn identity(path: &Path) -> PathBuf {
     })
 }
 
-fn usable(cx: &mut Parser, file: &Located<PathBuf>) {
+fn usable(parser: &mut Parser, file: &Located<PathBuf>) {
     let path = file.value.display();
     match file.value.metadata() {
         Ok(meta) if meta.is_dir() => {
             let hint = "name a file in it: stdout = \"log/web.log\"";
-            cx.error_with(&file.span, format!("{path} is a folder"), hint);
+            parser.error_with(&file.span, format!("{path} is a folder"), hint);
         }
         Ok(meta) if !meta.is_file() => {
             let hint = "write \"null\" for nowhere, \"inherit\" for the master's own output";
-            cx.error_with(&file.span, format!("{path} is not a regular file"), hint);
+            parser.error_with(&file.span, format!("{path} is not a regular file"), hint);
         }
         Ok(_) if may(&file.value, AccessFlags::W_OK).is_err() => {
-            cx.error_with(&file.span, format!("{path} cannot be written"), "the master writes it, as its own user");
+            parser.error_with(&file.span, format!("{path} cannot be written"), "the master writes it, as its own user");
         }
         Ok(_) => {}
-        Err(_) => can_be_made(cx, &file.value, &file.span),
+        Err(_) => can_be_made(parser, &file.value, &file.span),
     }
 }
 
-/// Whether the file, and every folder of it that is missing, can be made.
-fn can_be_made(cx: &mut Parser, file: &Path, span: &Range<usize>) {
+/// Whether the file, and every missing directory above it, can be created.
+fn can_be_made(parser: &mut Parser, file: &Path, span: &Range<usize>) {
     let Some(there) = file.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok()) else { return };
     let message = format!("{} cannot be made", file.display());
     if !there.is_dir() {
-        cx.error_with(span, message, format!("{} is no folder", there.display()));
+        parser.error_with(span, message, format!("{} is no folder", there.display()));
     } else if may(there, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-        cx.error_with(span, message, format!("{} is not writable for the master", there.display()));
+        parser.error_with(span, message, format!("{} is not writable for the master", there.display()));
     }
 }

@@ -1,4 +1,4 @@
-//! [pool.NAME]: what is read, before it means anything.
+//! [pool.NAME] as parsed, before names and defaults are resolved.
 
 use super::pool_tables::{HEALTH, HealthText, LOG, Log, RECYCLE, RELOAD, RESTART, Recycle, Reload, Restart};
 use super::probe::{self, ReadyText};
@@ -12,12 +12,12 @@ use std::path::PathBuf;
 #[derive(Default)]
 pub(super) struct Pool {
     pub(super) kind: Option<Located<Kind>>,
-    /// No words: there was a command, but it is refused already.
+    /// Empty: there was a command, but it has a finding.
     pub(super) command: Option<Located<Vec<Located<String>>>>,
     pub(super) count: Option<Located<u32>>,
-    /// No words: refused already.
+    /// Empty: it has a finding.
     pub(super) listen: Option<Located<Vec<Located<String>>>>,
-    /// The listener that descriptor 0 is to be; none: /dev/null.
+    /// The listener that becomes descriptor 0; `None`: /dev/null.
     pub(super) stdin: Option<Located<String>>,
     pub(super) after: Vec<Located<String>>,
     pub(super) env: Vec<(Located<String>, Located<String>)>,
@@ -29,7 +29,7 @@ pub(super) struct Pool {
     pub(super) group: Option<Located<String>>,
     pub(super) umask: Option<Located<u32>>,
     pub(super) nice: Option<Located<i32>>,
-    /// None inside: refused already.
+    /// `None` inside: it has a finding.
     pub(super) ports: Option<Located<Option<Ports>>>,
     pub(super) ready: Option<Located<ReadyText>>,
     pub(super) ready_timeout: Option<Located<Span>>,
@@ -50,8 +50,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "`\"worker\"`, `\"task\"`, `\"oneshot\"`",
         "`\"worker\"`",
         "which signal rolls it, and how long its stop waits; a oneshot runs to its end",
-        |cx, into, v| {
-            into.kind = values::kind(cx, v);
+        |parser, into, v| {
+            into.kind = values::kind(parser, v);
         },
     ),
     key(
@@ -59,8 +59,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "list, or one string",
         "required",
         "the program and its arguments; a string is split as a shell would, without a shell",
-        |cx, into, v| {
-            into.command = Some(values::command(cx, v));
+        |parser, into, v| {
+            into.command = Some(values::command(parser, v));
         },
     ),
     key(
@@ -68,8 +68,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "number, or `\"cpus\"`",
         "`1`",
         "workers; `\"cpus\"`: as many as the master may use (affinity, cpu.max)",
-        |cx, into, v| {
-            into.count = values::count(cx, v);
+        |parser, into, v| {
+            into.count = values::count(parser, v);
         },
     ),
     key(
@@ -77,8 +77,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "list, or one string",
         "none",
         "names of `[listen]`, or addresses: fd 3, 4, … of each worker",
-        |cx, into, v| {
-            into.listen = Some(values::listen(cx, v));
+        |parser, into, v| {
+            into.listen = Some(values::listen(parser, v));
         },
     ),
     key(
@@ -86,8 +86,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "`\"null\"`, `\"listen:NAME\"`",
         "`\"null\"`",
         "descriptor 0: nothing to read, or a listener, for programs that expect theirs there (inetd's `wait`, Java)",
-        |cx, into, v| {
-            into.stdin = values::stdin(cx, v);
+        |parser, into, v| {
+            into.stdin = values::stdin(parser, v);
         },
     ),
     key(
@@ -95,21 +95,23 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "list, or one string",
         "none",
         "pools that have to be ready, oneshots that have to end with 0, first",
-        |cx, into, v| {
-            into.after = cx.texts(v, "names of pools").map_or_else(Vec::new, |at| at.value);
+        |parser, into, v| {
+            into.after = parser.texts(v, "names of pools").map_or_else(Vec::new, |at| at.value);
         },
     ),
-    key("env", "table", "none", "variables; they win over `env_file`", |cx, into, v| into.env = values::env(cx, v)),
-    key("env_file", "path", "none", "lines of `KEY=VALUE`, `#` comments, quotes", |cx, into, v| {
-        into.env_file = cx.path(v);
+    key("env", "table", "none", "variables; they win over `env_file`", |parser, into, v| {
+        into.env = values::env(parser, v)
+    }),
+    key("env_file", "path", "none", "lines of `KEY=VALUE`, `#` comments, quotes", |parser, into, v| {
+        into.env_file = parser.path(v);
     }),
     key(
         "clear_env",
         "true or false",
         "true with `user`",
         "start with PATH, LANG, TZ, HOME, USER, LOGNAME, SHELL alone",
-        |cx, into, v| {
-            into.clear_env = cx.flag(v);
+        |parser, into, v| {
+            into.clear_env = parser.flag(v);
         },
     ),
     key(
@@ -117,42 +119,49 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "list",
         "none",
         "with `clear_env`: variables of the master that are kept; `*` at the end matches",
-        |cx, into, v| {
-            into.pass_env = values::pass_env(cx, v);
+        |parser, into, v| {
+            into.pass_env = values::pass_env(parser, v);
         },
     ),
-    key("working_directory", "path", "`\".\"`", "resolved anew by each roll", |cx, into, v| {
-        into.working_directory = cx.path(v);
+    key("working_directory", "path", "`\".\"`", "resolved anew by each roll", |parser, into, v| {
+        into.working_directory = parser.path(v);
     }),
-    key("user", "user", "the master's", "with its supplementary groups, HOME, USER, LOGNAME, SHELL", |cx, into, v| {
-        into.user = cx.text(v, "the name of a user");
+    key(
+        "user",
+        "user",
+        "the master's",
+        "with its supplementary groups, HOME, USER, LOGNAME, SHELL",
+        |parser, into, v| {
+            into.user = parser.text(v, "the name of a user");
+        },
+    ),
+    key("group", "group", "the user's", "only with `user`", |parser, into, v| {
+        into.group = parser.text(v, "the name of a group")
     }),
-    key("group", "group", "the user's", "only with `user`", |cx, into, v| {
-        into.group = cx.text(v, "the name of a group")
-    }),
-    key("umask", "octal", "the master's", "of the workers", |cx, into, v| into.umask = cx.octal(v)),
-    key("nice", "-20 to 19", "the master's", "of the workers; below the master's own needs root", |cx, into, v| {
-        into.nice = cx.number(v, -20..=19).and_then(|at| Some(Located::new(i32::try_from(at.value).ok()?, at.span)));
+    key("umask", "octal", "the master's", "of the workers", |parser, into, v| into.umask = parser.octal(v)),
+    key("nice", "-20 to 19", "the master's", "of the workers; below the master's own needs root", |parser, into, v| {
+        into.nice =
+            parser.number(v, -20..=19).and_then(|at| Some(Located::new(i32::try_from(at.value).ok()?, at.span)));
     }),
     key(
         "ports",
         "range such as `\"3000-3004\"`",
         "none",
         "`{port}` is a free one of these for each worker",
-        |cx, into, v| {
-            into.ports = Some(ports::read(cx, v));
+        |parser, into, v| {
+            into.ports = Some(ports::read(parser, v));
         },
     ),
-    key("ready", "see below", "`\"auto\"`", "what makes a worker ready", |cx, into, v| {
-        into.ready = probe::ready(cx, v)
+    key("ready", "see below", "`\"auto\"`", "what makes a worker ready", |parser, into, v| {
+        into.ready = probe::ready(parser, v)
     }),
     key(
         "ready_timeout",
         "duration",
         "`\"60s\"`, oneshots none",
         "not ready (a oneshot: not at its end) by then: killed, a death before ready",
-        |cx, into, v| {
-            into.ready_timeout = cx.duration(v);
+        |parser, into, v| {
+            into.ready_timeout = parser.duration(v);
         },
     ),
     key(
@@ -160,8 +169,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "duration, or steps",
         "`\"30s\"`, task pools `\"300s\"`",
         "SIGTERM and this patience, then SIGKILL; steps: `{ signal, wait, to }`",
-        |cx, into, v| {
-            into.stop = values::stop(cx, v);
+        |parser, into, v| {
+            into.stop = values::stop(parser, v);
         },
     ),
     key(
@@ -169,8 +178,8 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "number",
         "adapts",
         "workers that may be starting at a time; by default as many as the machine can boot at a time (below)",
-        |cx, into, v| {
-            into.max_starting = cx.amount(v, 1, values::MOST);
+        |parser, into, v| {
+            into.max_starting = parser.amount(v, 1, values::MOST);
         },
     ),
     key(
@@ -178,28 +187,28 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "duration, `\"exit\"`",
         "none",
         "no worker ready for that long: the master stops with 69; `\"exit\"`: when its workers have ended, with their code",
-        |cx, into, v| {
+        |parser, into, v| {
             into.essential = match v.get_ref().as_str() {
                 Some("exit") => Some(Located::new(Essential::Exit, v.span())),
-                _ => cx.duration(v).map(|at| Located::new(Essential::Ready(at.value), at.span)),
+                _ => parser.duration(v).map(|at| Located::new(Essential::Ready(at.value), at.span)),
             };
         },
     ),
-    key("reload", "table", "", "rolling restart", |cx, into, v| cx.table(v, RELOAD, &mut into.reload)),
-    key("restart", "table", "", "after a death that nobody asked for", |cx, into, v| {
-        cx.table(v, RESTART, &mut into.restart);
+    key("reload", "table", "", "rolling restart", |parser, into, v| parser.table(v, RELOAD, &mut into.reload)),
+    key("restart", "table", "", "after a death that nobody asked for", |parser, into, v| {
+        parser.table(v, RESTART, &mut into.restart);
     }),
-    key("recycle", "table", "", "workers that are replaced gracefully, one at a time", |cx, into, v| {
-        cx.table(v, RECYCLE, &mut into.recycle);
+    key("recycle", "table", "", "workers that are replaced gracefully, one at a time", |parser, into, v| {
+        parser.table(v, RECYCLE, &mut into.recycle);
     }),
-    key("health", "table", "none", "whether a ready worker lives", |cx, into, v| {
+    key("health", "table", "none", "whether a ready worker lives", |parser, into, v| {
         let mut health = HealthText::default();
-        cx.table(v, HEALTH, &mut health);
+        parser.table(v, HEALTH, &mut health);
         into.health = Some(Located::new(health, v.span()));
     }),
-    key("log", "table", "", "what workers print", |cx, into, v| cx.table(v, LOG, &mut into.log)),
-    key("limits", "table", "none", "names of setrlimit(2) in lower case, such as `nofile`", |cx, into, v| {
-        into.limits = values::limits(cx, v);
+    key("log", "table", "", "what workers print", |parser, into, v| parser.table(v, LOG, &mut into.log)),
+    key("limits", "table", "none", "names of setrlimit(2) in lower case, such as `nofile`", |parser, into, v| {
+        into.limits = values::limits(parser, v);
     }),
 ];
 
@@ -210,7 +219,7 @@ impl Pool {
     }
 }
 
-/// The name of a section, for messages about what is missing in it.
-pub(super) fn missing(cx: &mut Parser, kind: &str, name: &Located<String>, what: &str, hint: &str) {
-    cx.error_with(&name.span, format!("{kind} `{}` has no `{what}`", super::report::shown(&name.value)), hint);
+/// The name of a section, for messages about missing keys.
+pub(super) fn missing(parser: &mut Parser, kind: &str, name: &Located<String>, what: &str, hint: &str) {
+    parser.error_with(&name.span, format!("{kind} `{}` has no `{what}`", super::report::shown(&name.value)), hint);
 }

@@ -1,4 +1,4 @@
-//! The tables in a pool: what is read, before it means anything.
+//! The tables of a pool as parsed, before names and defaults are resolved.
 
 use super::probe::{self, CheckText};
 use super::reader::{Located, Value};
@@ -8,11 +8,11 @@ use crate::plan::{RollOn, Sink};
 use rotad_core::{OnFailure, RestartPolicy, Span};
 use std::ops::Range;
 
-/// Successors above count.
+/// Successors above `count`.
 #[derive(Clone, Copy)]
 pub(super) enum Surge {
     Number(u32),
-    /// Of count, rounded up.
+    /// Percentage of `count`, rounded up.
     Percent(u32),
 }
 
@@ -49,8 +49,8 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
         "number, or percent of count",
         "`\"25%\"`",
         "successors above count, rounded up; 0: stop one, wait until it is gone, start one",
-        |cx, into, v| {
-            into.surge = values::surge(cx, v);
+        |parser, into, v| {
+            into.surge = values::surge(parser, v);
         },
     ),
     key(
@@ -58,8 +58,8 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
         "number",
         "count",
         "old workers that have got their stop and still finish; at least 1",
-        |cx, into, v| {
-            into.max_draining = cx.amount(v, 1, values::MOST);
+        |parser, into, v| {
+            into.max_draining = parser.amount(v, 1, values::MOST);
         },
     ),
     key(
@@ -68,8 +68,8 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
         "`\"1s\"`; by age alone `stable_after`",
         "how long the first new worker must serve before more are touched; where only their age says that workers are \
          ready, each new one has to live so long before the roll is done",
-        |cx, into, v| {
-            into.soak = cx.duration(v);
+        |parser, into, v| {
+            into.soak = parser.duration(v);
         },
     ),
     key(
@@ -77,20 +77,20 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
         "`\"rollback\"`, `\"abort\"`",
         "`\"rollback\"`",
         "slots already done go back, or stay",
-        |cx, into, v| {
-            into.on_failure = cx.choice(v, ON_FAILURE);
+        |parser, into, v| {
+            into.on_failure = parser.choice(v, ON_FAILURE);
         },
     ),
-    key("watch", "list of patterns", "none", "a changed content of these files rolls the pool", |cx, into, v| {
-        into.watch = cx.texts(v, "patterns of files such as [\"src/**/*.py\"]");
+    key("watch", "list of patterns", "none", "a changed content of these files rolls the pool", |parser, into, v| {
+        into.watch = parser.texts(v, "patterns of files such as [\"src/**/*.py\"]");
     }),
     key(
         "on",
         "`\"always\"`, `\"change\"`",
         "`\"always\"`",
         "`\"change\"`: what is asked of all pools rolls this one only when what it is made from has changed",
-        |cx, into, v| {
-            into.on = cx.choice(v, ON);
+        |parser, into, v| {
+            into.on = parser.choice(v, ON);
         },
     ),
     key(
@@ -98,8 +98,8 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
         "duration",
         "`\"500ms\"`",
         "how long no watched file must have changed before it rolls",
-        |cx, into, v| {
-            into.debounce = cx.duration(v);
+        |parser, into, v| {
+            into.debounce = parser.duration(v);
         },
     ),
 ];
@@ -123,8 +123,8 @@ pub(super) const RESTART: &[Key<Restart>] = &[
         "`\"always\"`, `\"on-failure\"`, `\"never\"`",
         "`\"always\"`",
         "which deaths are repaired",
-        |cx, into, v| {
-            into.policy = cx.choice(v, POLICIES);
+        |parser, into, v| {
+            into.policy = parser.choice(v, POLICIES);
         },
     ),
     key(
@@ -132,18 +132,20 @@ pub(super) const RESTART: &[Key<Restart>] = &[
         "duration",
         "`\"100ms\"`",
         "a slot's first death, when its worker had been ready: at once; then this, doubled each time (±10 %)",
-        |cx, into, v| {
-            into.delay = cx.duration(v);
+        |parser, into, v| {
+            into.delay = parser.duration(v);
         },
     ),
-    key("max_delay", "duration", "`\"30s\"`", "the longest delay", |cx, into, v| into.max_delay = cx.duration(v)),
+    key("max_delay", "duration", "`\"30s\"`", "the longest delay", |parser, into, v| {
+        into.max_delay = parser.duration(v)
+    }),
     key(
         "stable_after",
         "duration",
         "`\"10s\"`",
         "a worker of the slot ready for this long: the count starts anew",
-        |cx, into, v| {
-            into.stable_after = cx.duration(v);
+        |parser, into, v| {
+            into.stable_after = parser.duration(v);
         },
     ),
     key(
@@ -151,8 +153,8 @@ pub(super) const RESTART: &[Key<Restart>] = &[
         "list of exit codes",
         "`[0]`",
         "ends of a worker that was ready: started again, at most once per `delay`, never counted; before it was ready the delay grows",
-        |cx, into, v| {
-            into.success_exit_codes = values::exit_codes(cx, v);
+        |parser, into, v| {
+            into.success_exit_codes = values::exit_codes(parser, v);
         },
     ),
     key(
@@ -160,8 +162,8 @@ pub(super) const RESTART: &[Key<Restart>] = &[
         "list of exit codes",
         "none",
         "after these the slot is not started again until the next roll or start",
-        |cx, into, v| {
-            into.never_on = values::exit_codes(cx, v);
+        |parser, into, v| {
+            into.never_on = values::exit_codes(parser, v);
         },
     ),
 ];
@@ -173,9 +175,11 @@ pub(super) struct Recycle {
 }
 
 pub(super) const RECYCLE: &[Key<Recycle>] = &[
-    key("max_age", "duration", "none", "replaced at this age (±10 %)", |cx, into, v| into.max_age = cx.duration(v)),
-    key("max_rss", "size", "none", "replaced when its processes hold more memory than this", |cx, into, v| {
-        into.max_rss = cx.size(v);
+    key("max_age", "duration", "none", "replaced at this age (±10 %)", |parser, into, v| {
+        into.max_age = parser.duration(v)
+    }),
+    key("max_rss", "size", "none", "replaced when its processes hold more memory than this", |parser, into, v| {
+        into.max_rss = parser.size(v);
     }),
 ];
 
@@ -188,7 +192,7 @@ pub(super) struct HealthText {
     pub(super) every: Option<Located<Span>>,
     pub(super) timeout: Option<Located<Span>>,
     pub(super) failures: Option<Located<u32>>,
-    /// A way was named, but it has a finding already.
+    /// A kind of check was named, but it has a finding.
     pub(super) refused: bool,
 }
 
@@ -200,28 +204,30 @@ impl HealthText {
 }
 
 pub(super) const HEALTH: &[Key<HealthText>] = &[
-    key("watchdog", "duration", "none", "`WATCHDOG=1` must come this often", |cx, into, v| {
-        into.watchdog = cx.duration(v);
+    key("watchdog", "duration", "none", "`WATCHDOG=1` must come this often", |parser, into, v| {
+        into.watchdog = parser.duration(v);
         into.refused |= into.watchdog.is_none();
     }),
-    key("connect", "`HOST:PORT`", "none", "takes a connection", |cx, into, v| {
-        let check = probe::connect(cx, v);
+    key("connect", "`HOST:PORT`", "none", "takes a connection", |parser, into, v| {
+        let check = probe::connect(parser, v);
         into.ask(v, check);
     }),
-    key("http", "`HOST:PORT/PATH`", "none", "answers with a status of 2xx or 3xx", |cx, into, v| {
-        let check = probe::http(cx, v);
+    key("http", "`HOST:PORT/PATH`", "none", "answers with a status of 2xx or 3xx", |parser, into, v| {
+        let check = probe::http(parser, v);
         into.ask(v, check);
     }),
-    key("command", "list, or one string", "none", "ends with 0", |cx, into, v| {
-        let check = probe::command(cx, v);
+    key("command", "list, or one string", "none", "ends with 0", |parser, into, v| {
+        let check = probe::command(parser, v);
         into.ask(v, check);
     }),
-    key("every", "duration", "`\"10s\"`", "how often the worker is asked", |cx, into, v| into.every = cx.duration(v)),
-    key("timeout", "duration", "`\"5s\"`", "no answer by then is a failure; `every` at most", |cx, into, v| {
-        into.timeout = cx.duration(v);
+    key("every", "duration", "`\"10s\"`", "how often the worker is asked", |parser, into, v| {
+        into.every = parser.duration(v)
     }),
-    key("failures", "number", "`3`", "so many in a row: the worker is replaced", |cx, into, v| {
-        into.failures = cx.amount(v, 1, 1000);
+    key("timeout", "duration", "`\"5s\"`", "no answer by then is a failure; `every` at most", |parser, into, v| {
+        into.timeout = parser.duration(v);
+    }),
+    key("failures", "number", "`3`", "so many in a row: the worker is replaced", |parser, into, v| {
+        into.failures = parser.amount(v, 1, 1000);
     }),
 ];
 
@@ -242,22 +248,32 @@ pub(super) const LOG: &[Key<Log>] = &[
         "path, `\"master\"`, `\"inherit\"`, `\"null\"`",
         "`\"master\"`",
         "to a file, the master's log, its own stdout, or nowhere",
-        |cx, into, v| {
-            into.stdout = values::sink(cx, v, false);
+        |parser, into, v| {
+            into.stdout = values::sink(parser, v, false);
         },
     ),
-    key("stderr", "the same, or `\"stdout\"`", "`\"stdout\"`", "`\"stdout\"`: wherever stdout goes", |cx, into, v| {
-        into.stderr = values::sink(cx, v, true);
+    key(
+        "stderr",
+        "the same, or `\"stdout\"`",
+        "`\"stdout\"`",
+        "`\"stdout\"`: wherever stdout goes",
+        |parser, into, v| {
+            into.stderr = values::sink(parser, v, true);
+        },
+    ),
+    key("max_size", "size", "`\"50MiB\"`", "a file of this size is rotated", |parser, into, v| {
+        into.max_size = parser.size(v)
     }),
-    key("max_size", "size", "`\"50MiB\"`", "a file of this size is rotated", |cx, into, v| into.max_size = cx.size(v)),
-    key("keep", "number", "`10`", "rotated files that are kept", |cx, into, v| into.keep = cx.amount(v, 0, 10_000)),
+    key("keep", "number", "`10`", "rotated files that are kept", |parser, into, v| {
+        into.keep = parser.amount(v, 0, 10_000)
+    }),
     key(
         "mode",
         "octal",
         "`\"0640\"`",
         "permissions of its files; a rotated one's go over to the next",
-        |cx, into, v| {
-            into.mode = cx.octal(v);
+        |parser, into, v| {
+            into.mode = parser.octal(v);
         },
     ),
     key(
@@ -265,8 +281,8 @@ pub(super) const LOG: &[Key<Log>] = &[
         "string",
         "the master's",
         "owner of its files; a rotated one's goes over to the next",
-        |cx, into, v| {
-            into.user = cx.text(v, "a user");
+        |parser, into, v| {
+            into.user = parser.text(v, "a user");
         },
     ),
     key(
@@ -274,8 +290,8 @@ pub(super) const LOG: &[Key<Log>] = &[
         "string",
         "the master's",
         "group of its files; a rotated one's goes over to the next",
-        |cx, into, v| {
-            into.group = cx.text(v, "a group");
+        |parser, into, v| {
+            into.group = parser.text(v, "a group");
         },
     ),
 ];

@@ -1,4 +1,4 @@
-//! [pool.NAME]: each table filled up from [defaults], then read.
+//! [pool.NAME]: fills up each table from [defaults], then parses it.
 
 use super::defaults::{self, NOT_OF_ONESHOTS};
 use super::pool::{POOL, Pool};
@@ -9,14 +9,14 @@ use toml::de::{DeTable, DeValue};
 
 /// The pools of one file.
 pub(super) fn read<'i>(
-    cx: &mut Parser,
+    parser: &mut Parser,
     root: &Value<'i>,
     defaults: Option<&DeTable<'i>>,
     into: &mut Vec<(Located<String>, Pool)>,
 ) {
     let Some(pools) = root.get_ref().as_table().and_then(|table| table.get("pool")) else { return };
-    for (name, entry) in cx.entries(pools) {
-        if !sections::begin(cx, &name, entry, POOL, into) {
+    for (name, entry) in parser.entries(pools) {
+        if !sections::begin(parser, &name, entry, POOL, into) {
             continue;
         }
         let mut pool = Pool::default();
@@ -24,18 +24,18 @@ pub(super) fn read<'i>(
             Some(own) => {
                 let mut table = defaults.map_or_else(|| own.clone(), |defaults| defaults::fill(defaults, own));
                 if defaults::is_oneshot(&table) {
-                    oneshot(cx, &mut table);
+                    oneshot(parser, &mut table);
                 }
-                cx.table(&Spanned::new(entry.span(), DeValue::Table(table)), POOL, &mut pool);
+                parser.table(&Spanned::new(entry.span(), DeValue::Table(table)), POOL, &mut pool);
             }
-            None => cx.expected(entry, "a table"),
+            None => parser.expected(entry, "a table"),
         }
         into.push((name, pool));
     }
 }
 
-/// Takes out what means nothing for a oneshot, with findings.
-fn oneshot(cx: &mut Parser, table: &mut DeTable<'_>) {
+/// Removes keys that have no meaning for a oneshot, and reports them.
+fn oneshot(parser: &mut Parser, table: &mut DeTable<'_>) {
     let mut refused = Vec::new();
     for (name, value) in in_order(table) {
         let one = name.value == "count" && integer(value.get_ref()) == Some(1);
@@ -45,7 +45,7 @@ fn oneshot(cx: &mut Parser, table: &mut DeTable<'_>) {
     }
     for name in refused {
         let hint = "a oneshot is one process that runs to its end; leave it out, or write kind = \"task\"";
-        cx.error_with(&name.span, format!("`{}` means nothing for a oneshot", name.value), hint);
+        parser.error_with(&name.span, format!("`{}` means nothing for a oneshot", name.value), hint);
         table.remove(name.value.as_str());
     }
 }

@@ -6,16 +6,20 @@ use crate::plan::Ports;
 
 const WHAT: &str = "a range of ports such as \"3000-3004\"";
 
-/// None inside: refused already.
-pub(super) fn read(cx: &mut Parser, value: &Value<'_>) -> Located<Option<Ports>> {
+/// `None` inside: it has a finding.
+pub(super) fn read(parser: &mut Parser, value: &Value<'_>) -> Located<Option<Ports>> {
     if let Some(port) = integer(value.get_ref()) {
         let port = u16::try_from(port).ok().filter(|port| *port > 0);
         if port.is_none() {
-            cx.error_with(&value.span(), format!("{} is no port", integer(value.get_ref()).unwrap_or(0)), "1 to 65535");
+            parser.error_with(
+                &value.span(),
+                format!("{} is no port", integer(value.get_ref()).unwrap_or(0)),
+                "1 to 65535",
+            );
         }
         return Located::new(port.map(|port| Ports { first: port, last: port }), value.span());
     }
-    let ports = cx.parsed(value, WHAT, range).map(|at| at.value);
+    let ports = parser.parsed(value, WHAT, range).map(|at| at.value);
     Located::new(ports, value.span())
 }
 
@@ -32,11 +36,11 @@ fn range(text: &str) -> Result<Ports, String> {
     Ok(Ports { first, last })
 }
 
-/// Finds too few of them for this many workers at once.
-pub(super) fn enough(cx: &mut Parser, ports: &Located<Ports>, count: u32, surge: u32, max_draining: u32) {
+/// Reports if there are too few ports for the workers that may exist at the same time.
+pub(super) fn enough(parser: &mut Parser, ports: &Located<Ports>, count: u32, surge: u32, max_draining: u32) {
     let has = ports.value.count();
     let least = u64::from(count) + u64::from(surge);
-    // With a surge of 0 the old worker and its port are gone before the new one starts.
+    // With surge 0 the old worker and its port are gone before the new one starts.
     let easy = if surge == 0 { least } else { least + u64::from(max_draining) };
     let up_to = |many: u64| {
         let last = u64::from(ports.value.first) + many - 1;
@@ -45,9 +49,9 @@ pub(super) fn enough(cx: &mut Parser, ports: &Located<Ports>, count: u32, surge:
     if u64::from(has) < least {
         let more = if surge == 0 { String::new() } else { format!(" and {surge} above them while they are rolled") };
         let message = format!("{has} ports for {count} workers{more}");
-        cx.error_with(&ports.span, message, format!("write {}: count + surge of them", up_to(least)));
+        parser.error_with(&ports.span, message, format!("write {}: count + surge of them", up_to(least)));
     } else if u64::from(has) < easy {
         let message = "a rolling restart may wait for a port: old workers that still finish keep theirs";
-        cx.warning(&ports.span, message, format!("{} leaves room for `max_draining`, too", up_to(easy)));
+        parser.warning(&ports.span, message, format!("{} leaves room for `max_draining`, too", up_to(easy)));
     }
 }

@@ -1,4 +1,4 @@
-//! `ready` and [pool.NAME.health]: how the master finds out whether a worker is ready, and whether it lives.
+//! `ready` and [pool.NAME.health]: how the master checks that a worker is ready and alive.
 
 use super::pool_tables::HealthText;
 use super::reader::{Located, Parser, Value, in_order};
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// A question to a worker, as written.
+/// A check, as parsed.
 #[derive(Clone)]
 pub(super) enum CheckText {
     Connect(Located<String>),
@@ -19,7 +19,7 @@ pub(super) enum CheckText {
     Command(Vec<Located<String>>),
 }
 
-/// `ready`, as written.
+/// `ready`, as parsed.
 #[derive(Clone)]
 pub(super) enum ReadyText {
     Known(Ready),
@@ -31,105 +31,105 @@ const READY: &[(&str, Ready)] =
 
 const WAYS: [&str; 4] = ["after", "http", "connect", "command"];
 
-/// Often enough for anybody, and still no load.
+/// The shortest interval: frequent enough for any use, and still no load.
 const SHORTEST: Span = Span::from_millis(100);
 
 const EVERY: Span = Span::from_secs(10);
 const TIMEOUT: Span = Span::from_secs(5);
 const FAILURES: u32 = 3;
 
-pub(super) fn ready(cx: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
+pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
         if value.get_ref().is_str() {
-            return cx.choice(value, READY).map(|at| at.map(ReadyText::Known));
+            return parser.choice(value, READY).map(|at| at.map(ReadyText::Known));
         }
         let what = "\"auto\", \"notify\", \"accepting\", \"spawned\", or a table such as { after = \"2s\" } or \
                     { http = \"127.0.0.1:{port}/healthz\" }";
-        cx.expected(value, what);
+        parser.expected(value, what);
         return None;
     };
     let mut ready = None;
     let mut span = value.span();
     for (index, (name, value)) in in_order(table).into_iter().enumerate() {
         if index > 0 && WAYS.contains(&&*name.value) {
-            cx.error_with(&name.span, "two ways to be ready", "choose one of them");
+            parser.error_with(&name.span, "two ways to be ready", "choose one of them");
             return None;
         }
         span = value.span();
         ready = match name.value.as_str() {
-            "after" => cx.duration(value).map(|span| ReadyText::Known(Ready::After(duration(span.value)))),
-            "http" => http(cx, value).map(ReadyText::Probe),
-            "connect" => connect(cx, value).map(ReadyText::Probe),
-            "command" => command(cx, value).map(ReadyText::Probe),
+            "after" => parser.duration(value).map(|span| ReadyText::Known(Ready::After(duration(span.value)))),
+            "http" => http(parser, value).map(ReadyText::Probe),
+            "connect" => connect(parser, value).map(ReadyText::Probe),
+            "command" => command(parser, value).map(ReadyText::Probe),
             other => {
-                cx.unknown(&name.span, "way to be ready", other, &WAYS);
+                parser.unknown(&name.span, "way to be ready", other, &WAYS);
                 None
             }
         };
     }
     if table.is_empty() {
-        cx.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
+        parser.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
     }
     ready.map(|ready| Located::new(ready, span))
 }
 
-pub(super) fn http(cx: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
-    cx.text(value, "an address with a path such as \"127.0.0.1:{port}/healthz\"").map(CheckText::Http)
+pub(super) fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+    parser.text(value, "an address with a path such as \"127.0.0.1:{port}/healthz\"").map(CheckText::Http)
 }
 
-pub(super) fn connect(cx: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
-    cx.text(value, "an address such as \"127.0.0.1:{port}\"").map(CheckText::Connect)
+pub(super) fn connect(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+    parser.text(value, "an address such as \"127.0.0.1:{port}\"").map(CheckText::Connect)
 }
 
-pub(super) fn command(cx: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
-    let words = values::command(cx, value).value;
+pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+    let words = values::command(parser, value).value;
     (!words.is_empty()).then_some(CheckText::Command(words))
 }
 
-/// How many workers may be asked at one address.
+/// How many workers can share one address.
 #[derive(Clone, Copy)]
 pub(super) struct Crowd {
     pub(super) count: u32,
     pub(super) surge: u32,
 }
 
-/// A checked question; `None` after a finding.
-pub(super) fn check(cx: &mut Parser, texts: &mut Templates<'_>, text: &CheckText, crowd: Crowd) -> Option<Check> {
+/// Resolves a check; `None` if it has a finding.
+pub(super) fn check(parser: &mut Parser, texts: &mut Templates<'_>, text: &CheckText, crowd: Crowd) -> Option<Check> {
     let (written, http) = match text {
         CheckText::Command(words) => {
-            return Some(Check::Command(words.iter().map(|word| texts.text(cx, word)).collect()));
+            return Some(Check::Command(words.iter().map(|word| texts.text(parser, word)).collect()));
         }
         CheckText::Connect(written) => (written, false),
         CheckText::Http(written) => (written, true),
     };
-    let mut template = texts.parse(cx, written)?;
+    let mut template = texts.parse(parser, written)?;
     let sample = texts.sample(&template);
     if let Err(hint) = target(&sample, http) {
         let shape = if http { "HOST:PORT/PATH" } else { "HOST:PORT" };
-        cx.error_with(&written.span, format!("`{}` is no {shape}", shown(&written.value)), hint);
+        parser.error_with(&written.span, format!("`{}` is no {shape}", shown(&written.value)), hint);
         return None;
     }
     if http && !sample.contains('/') {
         template.0.push(Piece::Text("/".to_owned()));
     }
-    asks_one(cx, &template, written, crowd);
+    asks_one(parser, &template, written, crowd);
     Some(if http { Check::Http(template) } else { Check::Connect(template) })
 }
 
-/// An address that all workers share would be answered by any of them.
-fn asks_one(cx: &mut Parser, template: &Template, written: &Located<String>, crowd: Crowd) {
+/// Reports an address that all workers share: any of them would answer.
+fn asks_one(parser: &mut Parser, template: &Template, written: &Located<String>, crowd: Crowd) {
     if template.0.iter().any(|piece| matches!(piece, Piece::Port | Piece::Slot)) {
         return;
     }
     let hint = "give each worker an address of its own: ports = \"3000-3009\" and `{port}`, or `{slot}`";
     if crowd.count > 1 {
-        cx.error_with(&written.span, "any worker of this pool would answer there, not the one that is asked", hint);
+        parser.error_with(&written.span, "any worker of this pool would answer there, not the one that is asked", hint);
     } else if crowd.surge > 0 {
-        cx.warning(&written.span, "while it is replaced, the old worker may answer there for the new one", hint);
+        parser.warning(&written.span, "while it is replaced, the old worker may answer there for the new one", hint);
     }
 }
 
-/// Whether a connection can be made there without looking up names; else what to write.
+/// Whether the address can be connected to without a name look-up; the error says what to write.
 fn target(text: &str, http: bool) -> Result<(), String> {
     let example = if http { "\"127.0.0.1:{port}/healthz\"" } else { "\"127.0.0.1:{port}\"" };
     if text.contains("://") {
@@ -152,47 +152,47 @@ fn target(text: &str, http: bool) -> Result<(), String> {
     if port == 0 { Err("ports go from 1 to 65535".to_owned()) } else { Ok(()) }
 }
 
-/// [pool.NAME.health] as it will be carried out; `None` after a finding.
+/// Resolves [pool.NAME.health]; `None` if it has a finding.
 pub(super) fn health(
-    cx: &mut Parser,
+    parser: &mut Parser,
     texts: &mut Templates<'_>,
     health: &Located<HealthText>,
     crowd: Crowd,
 ) -> Option<Health> {
     let HealthText { watchdog, check: checks, every, timeout, failures, refused } = &health.value;
     for at in [every, timeout].into_iter().flatten().chain(watchdog).filter(|at| at.value < SHORTEST) {
-        cx.error_with(&at.span, "too short for a liveness check", "\"100ms\" is the least");
+        parser.error_with(&at.span, "too short for a liveness check", "\"100ms\" is the least");
     }
     let ways = usize::from(watchdog.is_some()) + checks.len();
     if ways > 1 {
         let second = checks.last().map_or(&health.span, |(name, _)| name);
-        cx.error_with(second, "two liveness checks", "choose one of watchdog, connect, http, command");
+        parser.error_with(second, "two liveness checks", "choose one of watchdog, connect, http, command");
         return None;
     }
     if let Some(watchdog) = watchdog {
         let spans = [("every", every.as_ref().map(|at| &at.span)), ("timeout", timeout.as_ref().map(|at| &at.span))];
         let spans = spans.into_iter().chain([("failures", failures.as_ref().map(|at| &at.span))]);
         for (key, span) in spans.filter_map(|(key, span)| Some((key, span?))) {
-            cx.idle(span, format!("`{key}` means nothing for a watchdog"), "the worker reports by itself");
+            parser.unused_key(span, format!("`{key}` means nothing for a watchdog"), "the worker reports by itself");
         }
         return Some(Health::Watchdog(duration(watchdog.value)));
     }
     let Some((_, text)) = checks.first() else {
         if !refused {
             let hint = "add watchdog = \"30s\", or a connect, http or command";
-            cx.error_with(&health.span, "a liveness check without a question", hint);
+            parser.error_with(&health.span, "a liveness check without a question", hint);
         }
         return None;
     };
     let every_span = every.as_ref().map_or(EVERY, |at| at.value);
     let patience = timeout.as_ref().map_or(TIMEOUT.min(every_span), |at| at.value);
     if let Some(at) = timeout.as_ref().filter(|_| patience > every_span) {
-        let place = every.as_ref().map_or(at.span.clone(), |every| cx.own(&at.span, &every.span).clone());
+        let place = every.as_ref().map_or(at.span.clone(), |every| parser.more_specific(&at.span, &every.span).clone());
         let message = format!("`timeout` ({patience}) is longer than `every` ({every_span})");
-        cx.error_with(&place, message, "the next check is due before the last one has failed");
+        parser.error_with(&place, message, "the next check is due before the last one has failed");
     }
     Some(Health::Probe {
-        check: check(cx, texts, text, crowd)?,
+        check: check(parser, texts, text, crowd)?,
         every: duration(every_span),
         timeout: duration(patience),
         failures: failures.as_ref().map_or(FAILURES, |at| at.value),

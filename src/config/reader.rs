@@ -1,8 +1,8 @@
-//! Walks the spanned tree of a TOML text by tables of keys, and collects every finding on the way.
+//! Walks the spanned tree of a TOML text by tables of keys, and collects every finding.
 
 use super::report::{Finding, Report, Severity, nearest, shown};
 use super::schema::{self, Key};
-use super::texts::{Sources, Text};
+use super::sources::{Sources, Text};
 use super::units;
 use rotad_core::Span;
 use std::ops::{Range, RangeInclusive};
@@ -29,17 +29,17 @@ impl<T> Located<T> {
     }
 }
 
-/// What a log is told about a finding in `env` or in an env file.
+/// The finding that a log shows for `env` and env files, without their text.
 pub(super) const PRIVATE: &str = "something in `env` or in an env file is wrong here";
 
 /// One configuration being read.
 pub(super) struct Parser {
     texts: Sources,
-    /// What `[defaults]` says: spans of the values that pools have taken from there.
+    /// Spans of values that pools have taken from `[defaults]`.
     defaults: Vec<Range<usize>>,
-    /// Names and values of `env`: what is said about them is not for a log.
+    /// Spans of names and values of `env`: findings about them must not be logged.
     private: Vec<Range<usize>>,
-    /// What relative paths are relative to.
+    /// The base of relative paths.
     pub(super) base: PathBuf,
     pub(super) report: Report,
 }
@@ -60,7 +60,7 @@ impl Parser {
         self.texts.main().clone()
     }
 
-    /// Takes in one more file; spans of it are those of [`Text::whole`].
+    /// Adds one more file; its spans are those of [`Text::whole`].
     pub(super) fn add_text(&mut self, file: &Path, text: &str) -> Text {
         self.texts.add(file, text)
     }
@@ -74,12 +74,12 @@ impl Parser {
         self.defaults.iter().any(|value| value.contains(&span.start))
     }
 
-    /// The one of two contradicting values that the pool itself has said, else the first.
-    pub(super) fn own<'a>(&self, one: &'a Range<usize>, other: &'a Range<usize>) -> &'a Range<usize> {
+    /// Of two contradicting values, the one that the pool itself sets, else the first.
+    pub(super) fn more_specific<'a>(&self, one: &'a Range<usize>, other: &'a Range<usize>) -> &'a Range<usize> {
         if self.is_default(one) && !self.is_default(other) { other } else { one }
     }
 
-    /// `file:line:column`, for a finding that names a second place.
+    /// `file:line:column`, for a finding that refers to a second place.
     pub(super) fn spot(&self, span: &Range<usize>) -> String {
         let (file, place) = self.texts.place(span);
         format!("{}:{}:{}", file.display(), place.line, place.column)
@@ -90,7 +90,7 @@ impl Parser {
             return self.report.count(severity);
         }
         let (file, place) = self.texts.place(span);
-        // Told once, not once for each pool that takes the default.
+        // Reported once, not once for each pool that takes the default.
         if self.is_default(span) && self.report.tells(&file, &place, &message) {
             return;
         }
@@ -100,14 +100,14 @@ impl Parser {
         self.report.push(Finding { severity, file, place: Some(place), message, hint, for_log });
     }
 
-    /// What stands here may be a secret.
+    /// The text at this span may be a secret.
     pub(super) fn add_private(&mut self, span: Range<usize>) {
         self.private.push(span);
     }
 
-    /// The file is no TOML: what the text around is meant to be, nobody knows.
+    /// The file is not valid TOML, so the meaning of the surrounding text is unknown.
     pub(super) fn no_toml(&mut self, span: &Range<usize>, message: &str) {
-        // Finding a place costs as much as the text is long: a large file of nonsense has a fault a line.
+        // Finding a place takes time in proportion to the text, and a large invalid file has a fault in every line.
         if self.report.is_full() {
             return self.report.count(Severity::Error);
         }
@@ -121,7 +121,7 @@ impl Parser {
         self.texts.place(&(0..0)).0
     }
 
-    /// About the main file as a whole.
+    /// A finding about the main file as a whole.
     pub(super) fn error_of_file(&mut self, message: String, hint: &str) {
         let (severity, file, hint) = (Severity::Error, self.texts.main().file.clone(), Some(hint.to_owned()));
         self.report.push(Finding { severity, file, place: None, message, for_log: None, hint });
@@ -139,15 +139,15 @@ impl Parser {
         self.find(Severity::Warning, span, message.into(), Some(hint.into()));
     }
 
-    /// A key that does nothing here: an error where the pool itself has it; a default is not applied.
-    pub(super) fn idle(&mut self, span: &Range<usize>, message: impl Into<String>, hint: &str) {
+    /// A key without effect here: an error if the pool itself sets it; a default is just not applied.
+    pub(super) fn unused_key(&mut self, span: &Range<usize>, message: impl Into<String>, hint: &str) {
         if !self.is_default(span) {
             self.error_with(span, message, hint);
         }
     }
 
-    /// A key or value of a later release.
-    pub(super) fn later(&mut self, span: &Range<usize>, what: &str) {
+    /// A key or value that only a later release supports.
+    pub(super) fn unsupported(&mut self, span: &Range<usize>, what: &str) {
         self.error(span, format!("not supported yet: {what}"));
     }
 
@@ -155,7 +155,7 @@ impl Parser {
         self.error(&value.span(), format!("expected {what}, found {}", found(value.get_ref())));
     }
 
-    /// Stores each entry of a table by its row in `keys`; what has no row is an error.
+    /// Stores each entry of a table by its row in `keys`; an entry without a row is an error.
     pub(super) fn table<T>(&mut self, value: &Value<'_>, keys: &[Key<T>], into: &mut T) {
         for (name, entry) in self.entries(value) {
             match keys.iter().find(|key| key.name == name.value) {
@@ -173,7 +173,7 @@ impl Parser {
         }
     }
 
-    /// `unknown KIND`, with the nearest of the known ones.
+    /// `unknown KIND`, with the nearest known one.
     pub(super) fn unknown(&mut self, span: &Range<usize>, kind: &str, word: &str, known: &[&str]) {
         let message = format!("unknown {kind} `{}`", shown(word));
         if self.report.is_full() {
@@ -187,7 +187,7 @@ impl Parser {
         self.error_with(span, message, hint);
     }
 
-    /// The entries of a table in the order of the text; of anything else none, with a finding.
+    /// The entries of a table in the order of the text; for anything else none, and a finding.
     pub(super) fn entries<'v, 'i>(&mut self, value: &'v Value<'i>) -> Vec<(Located<String>, &'v Value<'i>)> {
         match value.get_ref() {
             DeValue::Table(table) => in_order(table),
@@ -219,7 +219,7 @@ impl Parser {
         Some(Located::new(text.to_string(), value.span()))
     }
 
-    /// A string turned into something; `change` says what was wrong.
+    /// A string converted by `change`, whose error says what was wrong.
     pub(super) fn parsed<T>(
         &mut self,
         value: &Value<'_>,
@@ -236,7 +236,7 @@ impl Parser {
         }
     }
 
-    /// One string or a list of strings; `None` after a finding.
+    /// One string or a list of strings; `None` if there is a finding.
     pub(super) fn texts(&mut self, value: &Value<'_>, what: &str) -> Option<Located<Vec<Located<String>>>> {
         let items = Self::items(value);
         let texts: Vec<_> = items.iter().filter_map(|item| self.text(item, what)).collect();
@@ -262,7 +262,7 @@ impl Parser {
         }
     }
 
-    /// A number of things, `least` or more.
+    /// A count of at least `least`.
     pub(super) fn amount(&mut self, value: &Value<'_>, least: u32, most: u32) -> Option<Located<u32>> {
         let number = self.number(value, i64::from(least)..=i64::from(most))?;
         Some(number.map(|number| u32::try_from(number).unwrap_or(most)))
@@ -284,7 +284,7 @@ impl Parser {
         }
     }
 
-    /// Permission bits: `"022"`, or 0o022; a decimal number would be a trap.
+    /// Permission bits: `"022"`, or 0o022; a decimal number is refused, since it would be misread.
     pub(super) fn octal(&mut self, value: &Value<'_>) -> Option<Located<u32>> {
         match value.get_ref() {
             DeValue::Integer(number) if number.radix() == 8 => {
@@ -301,7 +301,7 @@ impl Parser {
         }
     }
 
-    /// One of a few words.
+    /// One of a fixed set of words.
     pub(super) fn choice<T: Clone>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<Located<T>> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let text = self.text(value, &quoted(&names))?;
@@ -321,13 +321,13 @@ impl Parser {
             self.error(&text.span, "expected a path, found nothing");
             return None;
         }
-        let path = super::place::under(&self.base, Path::new(&text.value));
+        let path = super::paths::under(&self.base, Path::new(&text.value));
         Some(Located::new(path, text.span))
     }
 
-    /// A name of ours (master, pool, listener): it becomes part of paths and of the command line.
+    /// A name (of a master, pool or listener): it becomes part of paths and of the command line.
     pub(super) fn name(&mut self, name: &Located<String>) -> bool {
-        let fine = super::place::is_name(&name.value);
+        let fine = super::paths::is_name(&name.value);
         if !fine {
             let message = format!("`{}` cannot be a name", shown(&name.value));
             self.error_with(&name.span, message, "names are made of letters, digits, `_`, `-` and `.`, 64 at most");
@@ -336,7 +336,7 @@ impl Parser {
     }
 }
 
-/// The entries of a table in the order of the text: the parser sorts them by name.
+/// The entries of a table in the order of the text; the TOML parser sorts them by name.
 pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(Located<String>, &'v Value<'i>)> {
     let mut entries: Vec<_> =
         table.iter().map(|(name, value)| (Located::new(name.get_ref().to_string(), name.span()), value)).collect();
@@ -344,7 +344,7 @@ pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(Located<String>, 
     entries
 }
 
-/// A whole number that fits.
+/// A whole number within the limits.
 pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
     let number = value.as_integer()?;
     i64::from_str_radix(number.as_str(), number.radix()).ok()
@@ -362,7 +362,7 @@ fn found(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A message may quote a user's text: keep it on one line.
+/// Keeps a quoted user's text on one line.
 fn shown_whole(message: &str) -> String {
     message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(300).collect()
 }

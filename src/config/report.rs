@@ -5,16 +5,16 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Findings beyond this number are counted, not printed; [`Report::to_json`] has more.
+/// Findings beyond this number are counted but not printed; [`Report::to_json`] has more.
 const PRINTED: usize = 50;
 
-/// Findings beyond this number are counted alone: nobody reads them, and a broken file of megabytes has to end.
+/// Findings beyond this number are only counted: no one reads them, and reading a broken file of megabytes must end.
 const KEPT: usize = 1000;
 
-/// A longer line is not shown. Bytes.
+/// A longer line is not shown, in bytes.
 const WIDEST: usize = 4096;
 
-/// How bad a finding is. Errors refuse a configuration, warnings do not.
+/// Severity of a finding. Errors refuse a configuration, warnings do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Error,
@@ -31,18 +31,18 @@ impl Severity {
     }
 }
 
-/// One thing that is wrong.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub severity: Severity,
-    /// The file, as its reader was given it.
+    /// The file, as it was named to the parser.
     pub file: PathBuf,
-    /// None: the file as a whole (unreadable, writable by others).
+    /// `None`: the file as a whole (unreadable, writable by others).
     pub place: Option<Place>,
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
-    /// What a log is told instead, without a hint: the message may hold a secret.
+    /// What a log shows instead, without a hint: the message may hold a secret.
     pub for_log: Option<&'static str>,
 }
 
@@ -53,9 +53,9 @@ pub struct Place {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// The line's text; none where it may hold a secret (env files), or is too long to be read.
+    /// The line's text; `None` if it may hold a secret (env files) or is too long.
     text: Option<String>,
-    /// Bytes of `text` that are meant.
+    /// The bytes of `text` that the finding is about.
     bytes: Range<usize>,
 }
 
@@ -91,11 +91,11 @@ fn floor(text: &str, at: usize) -> usize {
     at
 }
 
-/// All findings of one reading, in the order of their places. Its `Display` is what a user sees.
+/// All findings of one reading, in the order of their places. `Display` renders them for a terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     findings: Vec<Finding>,
-    /// How many there are besides those.
+    /// How many more there are.
     more: usize,
     refused: bool,
 }
@@ -144,14 +144,14 @@ impl Report {
         other.findings.into_iter().for_each(|finding| self.push(finding));
     }
 
-    /// Whether this is said already, with any hint.
+    /// Whether this was already reported, with any hint.
     pub(super) fn tells(&self, file: &Path, place: &Place, message: &str) -> bool {
         self.findings
             .iter()
             .any(|finding| finding.file == file && finding.place.as_ref() == Some(place) && finding.message == message)
     }
 
-    /// The file `first`, then others as they came, each from top to bottom.
+    /// The file `first`, then others in the order read, each from top to bottom.
     pub(super) fn sort(&mut self, first: &Path) {
         let mut files: Vec<PathBuf> = vec![first.to_owned()];
         for finding in &self.findings {
@@ -165,7 +165,7 @@ impl Report {
         });
     }
 
-    /// As it may stand in a log: no line of the configuration, and no word of what may be a secret.
+    /// Text for a log: without lines of the configuration and without text that may be a secret.
     pub fn for_log(&self) -> String {
         let mut text = String::new();
         for finding in self.findings.iter().take(PRINTED) {
@@ -190,7 +190,7 @@ impl Report {
         self.findings.is_empty()
     }
 
-    /// Whether one of the findings refuses the configuration.
+    /// Whether one of the findings is an error.
     pub fn has_errors(&self) -> bool {
         self.refused
     }
@@ -243,7 +243,7 @@ impl fmt::Display for Finding {
             Some(Place { line, column, text: None, .. }) => {
                 return self.without_text(f, &format!("{path}:{line}:{column}"));
             }
-            // The line alone is handed over: the cost of a finding does not grow with the file.
+            // Only the line is passed on, so that the cost of a finding does not grow with the file.
             Some(Place { line, text: Some(text), bytes, .. }) => level.primary_title(self.message.as_str()).element(
                 Snippet::source(text.as_str())
                     .line_start(*line)
@@ -271,7 +271,7 @@ impl Finding {
         format!("{}: {message}\n --> {place}{hint}", self.severity.as_str())
     }
 
-    /// In the same shape, where there is no line to show.
+    /// In the same form, if there is no line to show.
     fn without_text(&self, f: &mut fmt::Formatter<'_>, place: &str) -> fmt::Result {
         write!(f, "{}: {}\n --> {place}", self.severity.as_str(), self.message)?;
         match &self.hint {
@@ -281,7 +281,7 @@ impl Finding {
     }
 }
 
-/// Text of a user as it may stand in a message: on one line, not endless.
+/// A user's text for a message: on one line, and of bounded length.
 pub(crate) fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(60).collect();
     if short.len() < text.len() {
@@ -290,7 +290,7 @@ pub(crate) fn shown(text: &str) -> String {
     short.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
 
-/// The candidate nearest to `word`, where one is near enough to be a slip of the pen.
+/// The candidate nearest to `word`, if one is near enough to be a typing mistake.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: String = word.chars().take(60).collect::<String>().to_lowercase().replace('-', "_");
     candidates

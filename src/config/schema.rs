@@ -1,11 +1,11 @@
-//! One row for each key: its name, what it takes, its default, how it is stored, one line of help. The reader, the
-//! "did you mean" and the list of keys in `docs/config.md` are all made from these rows.
+//! The table of all keys, one row for each: its name, what it takes, its default, how it is stored, one line of help.
+//! The parser, the "did you mean" and the list of keys in `docs/config.md` are all made from these rows.
 
 use super::reader::{Parser, Value};
 use super::{pool, pool_tables, sections};
 use std::fmt::Write;
 
-/// How a key's value gets into the section that is being read.
+/// How a key's value is stored in the section that is being read.
 pub(super) type Store<T> = fn(&mut Parser, &mut T, &Value<'_>);
 
 /// One key of a table that is read into a `T`.
@@ -86,7 +86,7 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// What other masters call our keys.
+/// Names that other process managers use for our keys.
 const SYNONYMS: &[(&str, &str)] = &[
     ("workers", "count"),
     ("processes", "count"),
@@ -114,7 +114,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("RestartPreventExitStatus", "never_on"),
 ];
 
-/// A hint for a key that is none of `names` here: what we call it, or the table where it is one.
+/// A hint for a key that is not one of `names`: our name for it, or the table that has it.
 pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
     let synonym = SYNONYMS.iter().find(|(other, ours)| *other == word && names.contains(ours));
     if let Some((_, ours)) = synonym {

@@ -1,4 +1,5 @@
-//! The top of the file, [master], [control], [signals], [listen]: what is read, before it means anything.
+//! The top of the file, [master], [control], [signals] and [listen] as parsed, before names and defaults are
+//! resolved.
 
 use super::pool::Pool;
 use super::reader::{Located, Parser, Value};
@@ -8,7 +9,7 @@ use crate::plan::{LogFormat, LogLevel, SignalAction};
 use rotad_core::Span;
 use std::path::PathBuf;
 
-/// Everything that a file says, each value with its place.
+/// Everything that the files say, each value with its span.
 #[derive(Default)]
 pub(super) struct Config {
     pub(super) master: Master,
@@ -19,67 +20,67 @@ pub(super) struct Config {
 }
 
 pub(super) const TOP: &[Key<Config>] = &[
-    // Read before all others: it brings more of them.
+    // Read before all others, since it adds more of them.
     key("include", "list of patterns", "none", "pools and listeners from more files", |_, _, _| {}),
-    key("master", "table", "", "the master itself", |cx, into, v| cx.table(v, MASTER, &mut into.master)),
-    key("control", "table", "", "who may use the control socket", |cx, into, v| {
-        cx.table(v, CONTROL, &mut into.control);
+    key("master", "table", "", "the master itself", |parser, into, v| parser.table(v, MASTER, &mut into.master)),
+    key("control", "table", "", "who may use the control socket", |parser, into, v| {
+        parser.table(v, CONTROL, &mut into.control);
     }),
-    key("signals", "table", "", "what signals to the master do", |cx, into, v| {
-        cx.table(v, SIGNALS, &mut into.signals);
+    key("signals", "table", "", "what signals to the master do", |parser, into, v| {
+        parser.table(v, SIGNALS, &mut into.signals);
     }),
     // Read by `defaults`, before the pools that take them.
     key("defaults", "table", "", "keys of a pool, for every pool that does not have them", |_, _, _| {}),
-    key("listen", "tables", "", "one listening socket each, shared by its pools", |cx, into, v| {
-        named(cx, v, LISTEN, &mut into.listen);
+    key("listen", "tables", "", "one listening socket each, shared by its pools", |parser, into, v| {
+        named(parser, v, LISTEN, &mut into.listen);
     }),
     // Read by `pools`, once the defaults are known.
     key("pool", "tables", "", "one pool of like workers each", |_, _, _| {}),
 ];
 
-/// The most pools, and the most listeners.
+/// Maximum number of pools, and of listeners.
 const MOST: usize = 1000;
 
-/// What an included file may say.
+/// Keys that an included file may contain.
 const INCLUDED: [&str; 2] = ["listen", "pool"];
 
 impl Config {
     /// All of the main file but its pools.
-    pub(super) fn read_main(&mut self, cx: &mut Parser, root: &Value<'_>) {
-        cx.table(root, TOP, self);
+    pub(super) fn read_main(&mut self, parser: &mut Parser, root: &Value<'_>) {
+        parser.table(root, TOP, self);
     }
 
     /// All of an included file but its pools.
-    pub(super) fn read_included(&mut self, cx: &mut Parser, root: &Value<'_>) {
-        for (name, value) in cx.entries(root) {
+    pub(super) fn read_included(&mut self, parser: &mut Parser, root: &Value<'_>) {
+        for (name, value) in parser.entries(root) {
             match name.value.as_str() {
-                "listen" => named(cx, value, LISTEN, &mut self.listen),
+                "listen" => named(parser, value, LISTEN, &mut self.listen),
                 "pool" => {}
                 word if TOP.iter().any(|key| key.name == word) => {
-                    let main = cx.main_text().file.display().to_string();
+                    let main = parser.main_text().file.display().to_string();
                     let message = format!("`{word}` in an included file");
-                    cx.error_with(&name.span, message, format!("pools and listeners alone; move it to {main}"));
+                    parser.error_with(&name.span, message, format!("pools and listeners alone; move it to {main}"));
                 }
-                word => cx.unknown(&name.span, "key", word, &INCLUDED),
+                word => parser.unknown(&name.span, "key", word, &INCLUDED),
             }
         }
     }
 }
 
 /// A table of named tables.
-fn named<T: Default>(cx: &mut Parser, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(Located<String>, T)>) {
-    for (name, entry) in cx.entries(value) {
-        if begin(cx, &name, entry, keys, into) {
+fn named<T: Default>(parser: &mut Parser, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(Located<String>, T)>) {
+    for (name, entry) in parser.entries(value) {
+        if begin(parser, &name, entry, keys, into) {
             let mut section = T::default();
-            cx.table(entry, keys, &mut section);
+            parser.table(entry, keys, &mut section);
             into.push((name, section));
         }
     }
 }
 
-/// Whether `entry` is a table of its own with a name of its own; else there is a finding.
+/// Whether `entry` is a named table; reports a finding otherwise.
 pub(super) fn begin<T>(
-    cx: &mut Parser,
+    parser: &mut Parser,
     name: &Located<String>,
     entry: &Value<'_>,
     keys: &[Key<T>],
@@ -87,17 +88,17 @@ pub(super) fn begin<T>(
 ) -> bool {
     if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
         let hint = "the table has a name: [pool.NAME], [listen.NAME]";
-        cx.error_with(&name.span, format!("`{}` of what?", name.value), hint);
+        parser.error_with(&name.span, format!("`{}` of what?", name.value), hint);
         return false;
     }
-    cx.name(name);
+    parser.name(name);
     if so_far.len() >= MOST {
-        cx.error(&name.span, format!("more than {MOST} of these"));
+        parser.error(&name.span, format!("more than {MOST} of these"));
         return false;
     }
     if let Some((other, _)) = so_far.iter().find(|(other, _)| other.value == name.value) {
-        let message = format!("`{}` is there already: {}", shown(&name.value), cx.spot(&other.span));
-        cx.error_with(&name.span, message, "give one of them another name");
+        let message = format!("`{}` is there already: {}", shown(&name.value), parser.spot(&other.span));
+        parser.error_with(&name.span, message, "give one of them another name");
         return false;
     }
     true
@@ -136,8 +137,8 @@ pub(super) const MASTER: &[Key<Master>] = &[
         "name",
         "see above",
         "the master's name: in its log, its runtime folder, its log file",
-        |cx, into, v| {
-            into.name = cx.text(v, "a name").filter(|name| cx.name(name));
+        |parser, into, v| {
+            into.name = parser.text(v, "a name").filter(|name| parser.name(name));
         },
     ),
     key(
@@ -145,8 +146,8 @@ pub(super) const MASTER: &[Key<Master>] = &[
         "true or false",
         "`true`",
         "whether `start` goes to the background; `false`: as `run`",
-        |cx, into, v| {
-            into.daemonize = cx.flag(v);
+        |parser, into, v| {
+            into.daemonize = parser.flag(v);
         },
     ),
     key(
@@ -154,27 +155,33 @@ pub(super) const MASTER: &[Key<Master>] = &[
         "path",
         "`RUNTIME_DIR/master.pid`",
         "locked, never written through a link, removed at exit",
-        |cx, into, v| {
-            into.pid_file = cx.path(v);
+        |parser, into, v| {
+            into.pid_file = parser.path(v);
         },
     ),
-    key("runtime_dir", "path", "see above", "the folder of the control socket and the pid file", |cx, into, v| {
-        into.runtime_dir = cx.path(v);
+    key("runtime_dir", "path", "see above", "the folder of the control socket and the pid file", |parser, into, v| {
+        into.runtime_dir = parser.path(v);
     }),
-    key("working_directory", "path", "`\"/\"`", "where the daemonized master stands", |cx, into, v| {
-        into.working_directory = cx.path(v);
+    key("working_directory", "path", "`\"/\"`", "where the daemonized master stands", |parser, into, v| {
+        into.working_directory = parser.path(v);
     }),
-    key("umask", "octal", "`\"022\"`", "of the master; workers inherit it unless their pool has one", |cx, into, v| {
-        into.umask = cx.octal(v);
-    }),
-    key("log_file", "path", "see above", "the master's own log", |cx, into, v| into.log_file = cx.path(v)),
+    key(
+        "umask",
+        "octal",
+        "`\"022\"`",
+        "of the master; workers inherit it unless their pool has one",
+        |parser, into, v| {
+            into.umask = parser.octal(v);
+        },
+    ),
+    key("log_file", "path", "see above", "the master's own log", |parser, into, v| into.log_file = parser.path(v)),
     key(
         "log_format",
         "`\"text\"`, `\"json\"`",
         "`\"text\"`",
         "the shape of a line of the master's log",
-        |cx, into, v| {
-            into.log_format = cx.choice(v, FORMATS);
+        |parser, into, v| {
+            into.log_format = parser.choice(v, FORMATS);
         },
     ),
     key(
@@ -182,26 +189,26 @@ pub(super) const MASTER: &[Key<Master>] = &[
         "`\"error\"` … `\"trace\"`",
         "`\"info\"`",
         "`\"error\"`, `\"warn\"`, `\"info\"`, `\"debug\"` or `\"trace\"`",
-        |cx, into, v| {
-            into.log_level = cx.choice(v, LEVELS);
+        |parser, into, v| {
+            into.log_level = parser.choice(v, LEVELS);
         },
     ),
-    key("log_max_size", "size", "`\"50MiB\"`", "a log file of this size is rotated", |cx, into, v| {
-        into.log_max_size = cx.size(v);
+    key("log_max_size", "size", "`\"50MiB\"`", "a log file of this size is rotated", |parser, into, v| {
+        into.log_max_size = parser.size(v);
     }),
-    key("log_keep", "number", "`10`", "rotated log files that are kept", |cx, into, v| {
-        into.log_keep = cx.amount(v, 0, 10_000);
+    key("log_keep", "number", "`10`", "rotated log files that are kept", |parser, into, v| {
+        into.log_keep = parser.amount(v, 0, 10_000);
     }),
-    key("stop_timeout", "duration", "none", "caps the stop of everything", |cx, into, v| {
-        into.stop_timeout = cx.duration(v);
+    key("stop_timeout", "duration", "none", "caps the stop of everything", |parser, into, v| {
+        into.stop_timeout = parser.duration(v);
     }),
     key(
         "watch_config",
         "true or false",
         "`false`",
         "apply the configuration when its files' content changes",
-        |cx, into, v| {
-            into.watch_config = cx.flag(v);
+        |parser, into, v| {
+            into.watch_config = parser.flag(v);
         },
     ),
 ];
@@ -213,11 +220,15 @@ pub(super) struct Control {
 }
 
 pub(super) const CONTROL: &[Key<Control>] = &[
-    key("mode", "octal", "`\"0600\"`, with `group` `\"0660\"`", "permissions of the control socket", |cx, into, v| {
-        into.mode = cx.octal(v)
-    }),
-    key("group", "group", "the master's", "the group of the control socket", |cx, into, v| {
-        into.group = cx.text(v, "the name of a group");
+    key(
+        "mode",
+        "octal",
+        "`\"0600\"`, with `group` `\"0660\"`",
+        "permissions of the control socket",
+        |parser, into, v| into.mode = parser.octal(v),
+    ),
+    key("group", "group", "the master's", "the group of the control socket", |parser, into, v| {
+        into.group = parser.text(v, "the name of a group");
     }),
 ];
 
@@ -240,17 +251,17 @@ const ACTIONS: &[(&str, SignalAction)] = &[
 ];
 
 pub(super) const SIGNALS: &[Key<Signals>] = &[
-    key("HUP", "action", "`\"apply-config\"`", "SIGHUP", |cx, into, v| into.hup = cx.choice(v, ACTIONS)),
-    key("USR1", "action", "`\"roll-workers\"`", "SIGUSR1", |cx, into, v| into.usr1 = cx.choice(v, ACTIONS)),
-    key("USR2", "action", "`\"roll-tasks\"`", "SIGUSR2", |cx, into, v| into.usr2 = cx.choice(v, ACTIONS)),
-    key("WINCH", "action", "`\"reopen-logs\"`", "SIGWINCH, not when the master has a terminal", |cx, into, v| {
-        into.winch = cx.choice(v, ACTIONS);
+    key("HUP", "action", "`\"apply-config\"`", "SIGHUP", |parser, into, v| into.hup = parser.choice(v, ACTIONS)),
+    key("USR1", "action", "`\"roll-workers\"`", "SIGUSR1", |parser, into, v| into.usr1 = parser.choice(v, ACTIONS)),
+    key("USR2", "action", "`\"roll-tasks\"`", "SIGUSR2", |parser, into, v| into.usr2 = parser.choice(v, ACTIONS)),
+    key("WINCH", "action", "`\"reopen-logs\"`", "SIGWINCH, not when the master has a terminal", |parser, into, v| {
+        into.winch = parser.choice(v, ACTIONS);
     }),
 ];
 
 #[derive(Default)]
 pub(super) struct Listen {
-    /// Empty text: there was one, but it was no string.
+    /// Empty: there was one, but it was not a string.
     pub(super) address: Option<Located<String>>,
     pub(super) backlog: Option<Located<u32>>,
     pub(super) nonblocking: Option<Located<bool>>,
@@ -265,8 +276,8 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "address",
         "required",
         "`\"0.0.0.0:8080\"`, `\"[::1]:80\"` or `\"unix:/run/shop.sock\"`",
-        |cx, into, v| {
-            let text = cx.text(v, "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"");
+        |parser, into, v| {
+            let text = parser.text(v, "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"");
             into.address = Some(text.unwrap_or_else(|| Located::new(String::new(), v.span())));
         },
     ),
@@ -275,8 +286,8 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "number",
         "`4096`",
         "connections that wait to be accepted (the kernel caps it at net.core.somaxconn)",
-        |cx, into, v| {
-            into.backlog = cx.amount(v, 1, 1_000_000);
+        |parser, into, v| {
+            into.backlog = parser.amount(v, 1, 1_000_000);
         },
     ),
     key(
@@ -284,8 +295,8 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "true or false",
         "`false`",
         "accept(2) never waits: for programs that expect it of an inherited socket and do not see to it, such as nginx",
-        |cx, into, v| {
-            into.nonblocking = cx.flag(v);
+        |parser, into, v| {
+            into.nonblocking = parser.flag(v);
         },
     ),
     key(
@@ -293,12 +304,12 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "octal",
         "`\"0666\"`",
         "permissions of a unix socket, whatever the umask; `\"0660\"` with `group` closes it",
-        |cx, into, v| into.mode = cx.octal(v),
+        |parser, into, v| into.mode = parser.octal(v),
     ),
-    key("user", "user", "the master's", "owner of a unix socket", |cx, into, v| {
-        into.user = cx.text(v, "the name of a user");
+    key("user", "user", "the master's", "owner of a unix socket", |parser, into, v| {
+        into.user = parser.text(v, "the name of a user");
     }),
-    key("group", "group", "the master's", "group of a unix socket", |cx, into, v| {
-        into.group = cx.text(v, "the name of a group");
+    key("group", "group", "the master's", "group of a unix socket", |parser, into, v| {
+        into.group = parser.text(v, "the name of a group");
     }),
 ];

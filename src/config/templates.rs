@@ -7,19 +7,19 @@ use std::path::Path;
 /// What the placeholders of one pool may name.
 pub(super) struct Templates<'a> {
     pub(super) listeners: &'a [ListenPlan],
-    /// So many of them lie at 3, 4, …
+    /// How many of them are at descriptors 3, 4, …
     pub(super) passed: usize,
-    /// No listener of the pool has been refused, so a name that is not there is news.
+    /// No listener of the pool has a finding, so an unknown name is worth reporting.
     pub(super) complete: bool,
     /// The pool has `ports`.
     pub(super) ports: bool,
-    /// `{port}` has been met.
+    /// `{port}` was used.
     pub(super) uses_port: bool,
 }
 
 impl Templates<'_> {
-    /// A checked template; `None` after a finding.
-    pub(super) fn parse(&mut self, cx: &mut Parser, text: &Located<String>) -> Option<Template> {
+    /// A parsed template; `None` if it has a finding.
+    pub(super) fn parse(&mut self, parser: &mut Parser, text: &Located<String>) -> Option<Template> {
         match Template::parse(&text.value, Sockets { listen: self.listeners, passed: self.passed }) {
             Ok(template) => {
                 let port = template.0.contains(&Piece::Port);
@@ -28,21 +28,21 @@ impl Templates<'_> {
                     return Some(template);
                 }
                 let hint = "add ports = \"3000-3009\", or write `{port:NAME}` for the port of a listener";
-                cx.error_with(&text.span, "`{port}` without `ports`", hint);
+                parser.error_with(&text.span, "`{port}` without `ports`", hint);
             }
             Err(fault) if !self.complete && fault.unknown_listener => {}
-            Err(Fault { message, hint: Some(hint), .. }) => cx.error_with(&text.span, message, hint),
-            Err(Fault { message, hint: None, .. }) => cx.error(&text.span, message),
+            Err(Fault { message, hint: Some(hint), .. }) => parser.error_with(&text.span, message, hint),
+            Err(Fault { message, hint: None, .. }) => parser.error(&text.span, message),
         }
         None
     }
 
-    /// The same; after a finding the text as it is, for a plan that is refused anyway.
-    pub(super) fn text(&mut self, cx: &mut Parser, text: &Located<String>) -> Template {
-        self.parse(cx, text).unwrap_or_else(|| Template::literal(text.value.clone()))
+    /// As above, but with a finding the text stands for itself, in a plan that is refused anyway.
+    pub(super) fn text(&mut self, parser: &mut Parser, text: &Located<String>) -> Template {
+        self.parse(parser, text).unwrap_or_else(|| Template::literal(text.value.clone()))
     }
 
-    /// What a template may become, for a look at its shape.
+    /// A sample expansion, to check its form.
     pub(super) fn sample(&self, template: &Template) -> String {
         // Port 0 is a port that the kernel will choose.
         let bound = |address: &Address| match address {

@@ -1,4 +1,4 @@
-//! Text -> numbers with units. Each function says in prose what it expected.
+//! Parses numbers with units. The error of each function says in prose what was expected.
 
 use bytesize::ByteSize;
 use nix::sys::signal::Signal as Known;
@@ -11,7 +11,7 @@ pub(super) const SIZE: &str = "a size such as \"64MiB\"";
 pub(super) const OCTAL: &str = "a string of octal digits such as \"022\"";
 pub(super) const SIGNAL: &str = "a signal such as \"TERM\" or \"QUIT\"";
 
-/// Longer is a slip of the pen, and must never overflow a deadline.
+/// A longer duration is a mistake, and none may overflow a deadline.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The first real-time signal that a program may use with glibc and musl (signal(7)).

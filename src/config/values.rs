@@ -1,4 +1,4 @@
-//! Values of a pool that come in more than one shape.
+//! Values of a pool that can be written in more than one form.
 
 use super::dotenv::is_variable;
 use super::pool_tables::Surge;
@@ -10,10 +10,10 @@ use nix::sys::resource::Resource;
 use rotad_core::{Signal, Span, StopStep, To};
 use toml::de::DeValue;
 
-/// The most workers of one pool.
+/// Maximum number of workers of one pool.
 pub(super) const MOST: u32 = 100_000;
 
-/// Variables that the master sets itself: setting them would do nothing, or break the contract with the worker.
+/// Variables that the master sets itself: setting them would do nothing, or break the worker's interface.
 const OURS: [&str; 4] = ["LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "ROTAD_"];
 
 /// Resources of setrlimit(2): name, number.
@@ -39,26 +39,26 @@ const RESOURCES: &[(&str, Resource)] = &[
 /// What `kind = "oneshot"` was called before 0.1.0.
 pub(super) const FORMER_ONESHOT: &str = "step";
 
-pub(super) fn kind(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Kind>> {
+pub(super) fn kind(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Kind>> {
     if value.get_ref().as_str() == Some(FORMER_ONESHOT) {
-        cx.error_with(&value.span(), "`step` is `oneshot` now", "write kind = \"oneshot\"");
+        parser.error_with(&value.span(), "`step` is `oneshot` now", "write kind = \"oneshot\"");
         // Its other keys are checked as those of a oneshot.
         return Some(Located::new(Kind::Oneshot, value.span()));
     }
-    cx.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("oneshot", Kind::Oneshot)])
+    parser.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("oneshot", Kind::Oneshot)])
 }
 
-/// A list of words, or one string split as a shell would.
-pub(super) fn command(cx: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
+/// A list of words, or one string that is split as a shell would.
+pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
     const WHAT: &str = "a command: a list such as [\"gunicorn\", \"app:app\"], or one string";
     let refused = Located::new(Vec::new(), value.span());
-    let Some(mut texts) = cx.texts(value, WHAT) else { return refused };
+    let Some(mut texts) = parser.texts(value, WHAT) else { return refused };
     if !value.get_ref().is_array() {
         let line = texts.value.remove(0);
         match shell_words::split(&line.value) {
             Ok(words) => texts.value = words.into_iter().map(|word| Located::new(word, line.span.clone())).collect(),
             Err(_) => {
-                cx.error(&line.span, "a quote in this command is never closed");
+                parser.error(&line.span, "a quote in this command is never closed");
                 return refused;
             }
         }
@@ -66,51 +66,51 @@ pub(super) fn command(cx: &mut Parser, value: &Value<'_>) -> Located<Vec<Located
             |word: &&Located<String>| ["&&", "||", "|", ";", ">", ">>", "<", "&", "2>&1"].contains(&&*word.value);
         if let Some(word) = texts.value.iter().find(operator).map(|word| word.value.clone()) {
             let hint = "where a shell is meant: command = [\"sh\", \"-c\", \"exec …\"]";
-            cx.warning(&line.span, format!("no shell reads this: `{word}` is passed as an argument"), hint);
+            parser.warning(&line.span, format!("no shell reads this: `{word}` is passed as an argument"), hint);
         }
     }
     if texts.value.first().is_none_or(|program| program.value.is_empty()) {
-        cx.error_with(&value.span(), "the command is empty", "write the program and its arguments");
+        parser.error_with(&value.span(), "the command is empty", "write the program and its arguments");
         return refused;
     }
     texts
 }
 
-pub(super) fn count(cx: &mut Parser, value: &Value<'_>) -> Option<Located<u32>> {
+pub(super) fn count(parser: &mut Parser, value: &Value<'_>) -> Option<Located<u32>> {
     match value.get_ref() {
         DeValue::String(text) if text == "cpus" => {
-            // Affinity and the cgroup's cpu.max are obeyed.
+            // CPU affinity and the cgroup's cpu.max are respected.
             let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
             Some(Located::new(u32::try_from(cpus).unwrap_or(MOST).min(MOST), value.span()))
         }
         DeValue::Integer(_) if integer(value.get_ref()) == Some(0) => {
-            cx.error_with(&value.span(), "a pool of 0 workers", "to keep a pool down: `rotad stop POOL`");
+            parser.error_with(&value.span(), "a pool of 0 workers", "to keep a pool down: `rotad stop POOL`");
             None
         }
-        DeValue::Integer(_) => cx.amount(value, 1, MOST),
+        DeValue::Integer(_) => parser.amount(value, 1, MOST),
         _ => {
-            cx.expected(value, "a number of workers, or \"cpus\"");
+            parser.expected(value, "a number of workers, or \"cpus\"");
             None
         }
     }
 }
 
-pub(super) fn listen(cx: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
-    let texts = cx.texts(value, "names of listeners, or an address such as \"127.0.0.1:8000\"");
+pub(super) fn listen(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
+    let texts = parser.texts(value, "names of listeners, or an address such as \"127.0.0.1:8000\"");
     let texts = texts.unwrap_or_else(|| Located::new(Vec::new(), value.span()));
     if value.get_ref().as_array().is_some_and(|array| array.is_empty()) {
-        cx.error_with(&texts.span, "an empty list of listeners", "leave `listen` out");
+        parser.error_with(&texts.span, "an empty list of listeners", "leave `listen` out");
     }
     texts
 }
 
 /// `"null"`, or `"listen:NAME"`: the name.
-pub(super) fn stdin(cx: &mut Parser, value: &Value<'_>) -> Option<Located<String>> {
-    let text = cx.text(value, "\"null\" or \"listen:NAME\"")?;
+pub(super) fn stdin(parser: &mut Parser, value: &Value<'_>) -> Option<Located<String>> {
+    let text = parser.text(value, "\"null\" or \"listen:NAME\"")?;
     match text.value.strip_prefix("listen:") {
         Some(name) if !name.is_empty() => return Some(Located::new(name.to_owned(), text.span)),
         None if text.value == "null" => {}
-        _ => cx.error_with(
+        _ => parser.error_with(
             &text.span,
             format!("`stdin` cannot be `{}`", shown(&text.value)),
             "write \"null\", or \"listen:NAME\" for the listener [listen.NAME]",
@@ -119,18 +119,18 @@ pub(super) fn stdin(cx: &mut Parser, value: &Value<'_>) -> Option<Located<String
     None
 }
 
-pub(super) fn env(cx: &mut Parser, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
+pub(super) fn env(parser: &mut Parser, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
     let mut variables = Vec::new();
-    cx.add_private(value.span());
-    for (name, value) in cx.entries(value) {
-        cx.add_private(name.span.clone());
-        cx.add_private(value.span());
+    parser.add_private(value.span());
+    for (name, value) in parser.entries(value) {
+        parser.add_private(name.span.clone());
+        parser.add_private(value.span());
         if let Some(fault) = variable_fault(&name.value) {
-            cx.error(&name.span, fault);
+            parser.error(&name.span, fault);
         }
         if let DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) = value.get_ref() {
-            cx.error_with(&value.span(), "a variable's value is a string", "put it in quotes");
-        } else if let Some(text) = cx.text(value, "a string") {
+            parser.error_with(&value.span(), "a variable's value is a string", "put it in quotes");
+        } else if let Some(text) = parser.text(value, "a string") {
             variables.push((name, text));
         }
     }
@@ -145,35 +145,35 @@ pub(super) fn variable_fault(name: &str) -> Option<String> {
     (!is_variable(name)).then(|| format!("`{}` cannot be the name of a variable", shown(name)))
 }
 
-pub(super) fn pass_env(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<Located<String>>>> {
-    let names = cx.texts(value, "names of variables such as \"LANG\" or \"APP_*\"")?;
+pub(super) fn pass_env(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<Located<String>>>> {
+    let names = parser.texts(value, "names of variables such as \"LANG\" or \"APP_*\"")?;
     for name in &names.value {
         if OURS.iter().any(|ours| name.value.starts_with(ours)) {
-            cx.error(&name.span, "the master's own of these are never passed on");
+            parser.error(&name.span, "the master's own of these are never passed on");
         } else if !is_variable(name.value.strip_suffix('*').unwrap_or(&name.value)) && name.value != "*" {
-            cx.error_with(&name.span, "expected the name of a variable", "a `*` may stand at the end only");
+            parser.error_with(&name.span, "expected the name of a variable", "a `*` may stand at the end only");
         }
     }
     Some(names)
 }
 
-/// The steps of a stop that is given as one duration.
+/// The stop steps for a stop that is given as one duration.
 pub(super) fn term(wait: Span) -> Vec<StopStep> {
     vec![StopStep { signal: Some(Signal::TERM), wait, to: To::Main }]
 }
 
-pub(super) fn stop(cx: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {
+pub(super) fn stop(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {
     let DeValue::Array(steps) = value.get_ref() else {
-        return cx.duration(value).map(|span| term(span.value));
+        return parser.duration(value).map(|span| term(span.value));
     };
-    let steps: Vec<Option<StopStep>> = steps.iter().map(|value| step(cx, value)).collect();
+    let steps: Vec<Option<StopStep>> = steps.iter().map(|value| step(parser, value)).collect();
     let steps: Vec<StopStep> = steps.into_iter().collect::<Option<_>>()?;
     if steps.is_empty() {
-        cx.error_with(&value.span(), "a stop without steps", "write \"0s\" for SIGTERM and SIGKILL at once");
+        parser.error_with(&value.span(), "a stop without steps", "write \"0s\" for SIGTERM and SIGKILL at once");
         return None;
     }
     if steps.iter().all(|step| step.signal.is_none()) {
-        cx.warning(
+        parser.warning(
             &value.span(),
             "no step of this stop has a signal: workers are killed unwarned",
             "add { signal = \"TERM\", wait = \"30s\" }",
@@ -182,9 +182,9 @@ pub(super) fn stop(cx: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> 
     Some(steps)
 }
 
-fn step(cx: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
+fn step(parser: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
     let DeValue::Table(table) = value.get_ref() else {
-        cx.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
+        parser.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
         return None;
     };
     let (mut signal, mut wait, mut to, mut sound) = (None, None, None, true);
@@ -192,35 +192,35 @@ fn step(cx: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
         match name.value.as_str() {
             "signal" => {
                 let parse = |text: &str| units::signal(text).ok_or(format!("unknown signal \"{}\"", shown(text)));
-                signal = cx.parsed(value, units::SIGNAL, parse);
+                signal = parser.parsed(value, units::SIGNAL, parse);
                 sound &= signal.is_some();
             }
             "wait" => {
-                wait = cx.duration(value);
+                wait = parser.duration(value);
                 sound &= wait.is_some();
             }
             "to" => {
-                to = cx.choice(value, &[("main", To::Main), ("tree", To::Tree)]);
+                to = parser.choice(value, &[("main", To::Main), ("tree", To::Tree)]);
                 sound &= to.is_some();
             }
             other => {
-                cx.unknown(&name.span, "key", other, &["signal", "wait", "to"]);
+                parser.unknown(&name.span, "key", other, &["signal", "wait", "to"]);
                 sound = false;
             }
         }
     }
     if wait.is_none() && sound {
-        cx.error_with(&value.span(), "a step without `wait`", "write how long: wait = \"5s\" (or \"0s\")");
+        parser.error_with(&value.span(), "a step without `wait`", "write how long: wait = \"5s\" (or \"0s\")");
         return None;
     }
     if let (Some(to), None, true) = (&to, &signal, sound) {
-        cx.error_with(&to.span, "`to` without `signal` does nothing", "add signal = \"TERM\", or leave `to` out");
+        parser.error_with(&to.span, "`to` without `signal` does nothing", "add signal = \"TERM\", or leave `to` out");
         return None;
     }
     Some(StopStep { signal: signal.map(|at| at.value), wait: wait?.value, to: to.map_or(To::Main, |at| at.value) })
 }
 
-pub(super) fn surge(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>> {
+pub(super) fn surge(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>> {
     const WHAT: &str = "a number of workers, or a share of count such as \"25%\"";
     if let Some(percent) = value.get_ref().as_str().and_then(units::percent) {
         return Some(Located::new(Surge::Percent(percent), value.span()));
@@ -228,85 +228,85 @@ pub(super) fn surge(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>
     match integer(value.get_ref()).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= MOST) {
         Some(number) => Some(Located::new(Surge::Number(number), value.span())),
         None => {
-            cx.expected(value, WHAT);
+            parser.expected(value, WHAT);
             None
         }
     }
 }
 
-pub(super) fn exit_codes(cx: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<i32>>> {
+pub(super) fn exit_codes(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<i32>>> {
     let DeValue::Array(codes) = value.get_ref() else {
-        cx.expected(value, "a list of exit codes such as [0]");
+        parser.expected(value, "a list of exit codes such as [0]");
         return None;
     };
-    let codes: Vec<_> = codes.iter().map(|code| cx.number(code, 0..=255)).collect();
+    let codes: Vec<_> = codes.iter().map(|code| parser.number(code, 0..=255)).collect();
     let codes = codes.into_iter().map(|code| i32::try_from(code?.value).ok()).collect::<Option<_>>()?;
     Some(Located::new(codes, value.span()))
 }
 
 const SINKS: &[(&str, Sink)] = &[("master", Sink::Master), ("inherit", Sink::Inherit), ("null", Sink::Null)];
 
-pub(super) fn sink(cx: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<Sink>> {
-    let text = cx.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
+pub(super) fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<Sink>> {
+    let text = parser.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
         return Some(Located::new(sink.clone(), text.span));
     }
     match text.value.as_str() {
         "stdout" if may_follow => Some(Located::new(Sink::Stdout, text.span)),
         "stdout" | "stderr" => {
-            cx.error_with(&text.span, "cannot follow itself or stderr", "only stderr = \"stdout\" is possible");
+            parser.error_with(&text.span, "cannot follow itself or stderr", "only stderr = \"stdout\" is possible");
             None
         }
-        _ => cx.path(value).map(|at| at.map(Sink::File)),
+        _ => parser.path(value).map(|at| at.map(Sink::File)),
     }
 }
 
-pub(super) fn limits(cx: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
+pub(super) fn limits(parser: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
     let mut limits = Vec::new();
-    for (name, value) in cx.entries(value) {
+    for (name, value) in parser.entries(value) {
         let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value) else {
             let names: Vec<&str> = RESOURCES.iter().map(|(name, _)| *name).collect();
             let bare = name.value.to_lowercase();
             match names.iter().find(|known| bare.strip_prefix("rlimit_").unwrap_or(&bare) == **known) {
                 Some(known) => {
-                    cx.error_with(
+                    parser.error_with(
                         &name.span,
                         format!("unknown limit `{}`", shown(&name.value)),
                         format!("did you mean `{known}`?"),
                     );
                 }
-                None => cx.unknown(&name.span, "limit", &name.value, &names),
+                None => parser.unknown(&name.span, "limit", &name.value, &names),
             }
             continue;
         };
-        if let Some((soft, hard)) = limit(cx, value) {
+        if let Some((soft, hard)) = limit(parser, value) {
             limits.push(Limit { name: (*known).to_owned(), resource: *resource as u32, soft, hard });
         }
     }
     limits
 }
 
-fn limit(cx: &mut Parser, value: &Value<'_>) -> Option<(u64, u64)> {
+fn limit(parser: &mut Parser, value: &Value<'_>) -> Option<(u64, u64)> {
     let DeValue::Table(table) = value.get_ref() else {
-        return bound(cx, value).map(|both| (both, both));
+        return bound(parser, value).map(|both| (both, both));
     };
     let (mut soft, mut hard) = (None, None);
     for (name, value) in in_order(table) {
         match name.value.as_str() {
-            "soft" => soft = bound(cx, value),
-            "hard" => hard = bound(cx, value),
-            other => cx.unknown(&name.span, "key", other, &["soft", "hard"]),
+            "soft" => soft = bound(parser, value),
+            "hard" => hard = bound(parser, value),
+            other => parser.unknown(&name.span, "key", other, &["soft", "hard"]),
         }
     }
     match (soft, hard) {
         (Some(soft), Some(hard)) if soft <= hard => Some((soft, hard)),
         (Some(_), Some(_)) => {
-            cx.error(&value.span(), "the soft limit is above the hard one");
+            parser.error(&value.span(), "the soft limit is above the hard one");
             None
         }
         _ => {
             if !(table.contains_key("soft") && table.contains_key("hard")) {
-                cx.error_with(&value.span(), "needs both", "write { soft = 1024, hard = 4096 }, or one number");
+                parser.error_with(&value.span(), "needs both", "write { soft = 1024, hard = 4096 }, or one number");
             }
             None
         }
@@ -314,17 +314,17 @@ fn limit(cx: &mut Parser, value: &Value<'_>) -> Option<(u64, u64)> {
 }
 
 /// A number, a size, or `"unlimited"`.
-fn bound(cx: &mut Parser, value: &Value<'_>) -> Option<u64> {
+fn bound(parser: &mut Parser, value: &Value<'_>) -> Option<u64> {
     const WHAT: &str = "a number, a size such as \"64MiB\", or \"unlimited\"";
     match value.get_ref() {
         DeValue::String(text) if text == "unlimited" => Some(nix::sys::resource::RLIM_INFINITY),
-        DeValue::String(_) => {
-            cx.parsed(value, WHAT, |text| units::size(text).map_err(|_| format!("expected {WHAT}"))).map(|at| at.value)
-        }
+        DeValue::String(_) => parser
+            .parsed(value, WHAT, |text| units::size(text).map_err(|_| format!("expected {WHAT}")))
+            .map(|at| at.value),
         other => {
             let number = integer(other).and_then(|number| u64::try_from(number).ok());
             if number.is_none() {
-                cx.expected(value, WHAT);
+                parser.expected(value, WHAT);
             }
             number
         }

@@ -10,10 +10,10 @@ use rotad_core::Span;
 
 const DEBOUNCE: Span = Span::from_millis(500);
 
-pub(super) fn make(cx: &mut Parser, reload: &Reload) -> Option<Watch> {
+pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
     let Some(patterns) = &reload.watch else {
         if let Some(at) = &reload.debounce {
-            cx.idle(&at.span, "`debounce` means nothing without `watch`", "add watch = [\"src/**/*.py\"]");
+            parser.unused_key(&at.span, "`debounce` means nothing without `watch`", "add watch = [\"src/**/*.py\"]");
         }
         return None;
     };
@@ -21,35 +21,35 @@ pub(super) fn make(cx: &mut Parser, reload: &Reload) -> Option<Watch> {
     for pattern in &patterns.value {
         if let Some(out) = pattern.value.strip_prefix('!') {
             let left_out = super::reader::Located::new(out.to_owned(), pattern.span.clone());
-            if include::pattern(cx, &left_out).is_some() {
+            if include::pattern(parser, &left_out).is_some() {
                 globs.push(pattern.value.clone());
             }
             continue;
         }
-        let Some(glob) = include::pattern(cx, pattern) else { continue };
+        let Some(glob) = include::pattern(parser, pattern) else { continue };
         match glob.finds_any() {
             Ok(true) => {}
             Ok(false) => {
                 let message = format!("no file matches `{}` now", shown(&pattern.value));
-                cx.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
+                parser.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
             }
             Err(error) => {
                 let message = format!("cannot look for `{}`: {error}", shown(&pattern.value));
-                cx.warning(&pattern.span, message, "name a smaller folder, or one that can be read");
+                parser.warning(&pattern.span, message, "name a smaller folder, or one that can be read");
             }
         }
         globs.push(pattern.value.clone());
     }
     if !patterns.value.is_empty() && patterns.value.iter().all(|pattern| pattern.value.starts_with('!')) {
-        cx.error_with(
+        parser.error_with(
             &patterns.span,
             "nothing is watched: every pattern leaves something out",
             "add \"**/*\" before them",
         );
     }
     if patterns.value.is_empty() {
-        cx.error_with(&patterns.span, "an empty list of patterns", "leave `watch` out");
+        parser.error_with(&patterns.span, "an empty list of patterns", "leave `watch` out");
     }
     let debounce = reload.debounce.as_ref().map_or(DEBOUNCE, |at| at.value);
-    Some(Watch { base: cx.base.clone(), globs, debounce: duration(debounce) })
+    Some(Watch { base: parser.base.clone(), globs, debounce: duration(debounce) })
 }

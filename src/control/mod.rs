@@ -1,4 +1,5 @@
-//! The control socket: questions and answers, one JSON object a line.
+//! The control socket: the protocol, and the master's end of it. Requests and responses are one JSON object on each
+//! line.
 
 pub mod server;
 pub mod wire;

@@ -1,5 +1,6 @@
-//! The master's end of the control socket. Everything is bounded: clients, the length of a question, the time to ask
-//! it, what waits to be read. A slow or hostile client costs its own connection and nothing else.
+//! The master's end of the control socket. The supervisor calls `accept`, `read`, `say` and `flush` from its event
+//! loop. Everything is bounded: the number of clients, the length of a request, the time to send it, and the output
+//! that waits to be read. A slow or hostile client costs its own connection and nothing else.
 
 use super::wire::{MAX_QUESTION, Request, Response, VERSION};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -11,39 +12,40 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Connections at once; one more, and the oldest that has not asked anything has to go.
+/// Maximum number of connections. One more, and the oldest that has not sent a request is dropped.
 const MOST_CLIENTS: usize = 64;
-/// Reads from one client in one turn of the loop, …
+/// Reads from one client in one pass of the event loop, …
 const MOST_READS: usize = 4;
 /// … and writes to it.
 const MOST_WRITES: usize = 16;
-/// How long a client may take to ask.
+/// How long a client may take to send its request.
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
-/// Bytes that may wait for a client that does not read.
+/// The most output that may wait for a client that does not read, in bytes.
 const MOST_WAITING: usize = 16 * 1024 * 1024;
-/// Room kept beyond that for the last answer: a client is never left without one.
+/// Extra room for the final response, in bytes, so that a client always gets one.
 const LAST_ROOM: usize = 64 * 1024;
-/// How long the listener rests when a connection can neither be taken nor refused: no descriptor is left.
+/// How long the listener pauses if a connection can neither be accepted nor refused for lack of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
-/// The same for one that follows what happens: it loses something and is told, rather than its connection.
+/// The limit for a client that follows events or logs, in bytes: it loses lines and is told so, but keeps its
+/// connection.
 const MOST_BEHIND: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    /// Abstract sockets, by the path that each is named after. Everybody may connect there.
+    /// Abstract sockets, by the path that each is named after. Any user may connect to them.
     signs: Vec<(PathBuf, UnixListener)>,
-    /// The line for those who may not ask there.
+    /// The response for users who may not send requests there.
     here: Vec<u8>,
     clients: BTreeMap<u64, Client>,
     last: u64,
-    /// The file's mode lets others than the master's user in; the kernel has checked which (unix(7)).
+    /// The file's mode admits other users than the master's; the kernel has checked which (unix(7)).
     open_to_others: bool,
-    /// Given up for a moment where no other descriptor is left, so that a client hears why it is refused.
+    /// Closed for a moment if no other descriptor is left, so that a client can be told why it is refused.
     reserve: Option<File>,
-    /// No connection is taken until then.
+    /// No connection is accepted until then.
     rests_until: Option<Instant>,
-    /// The last connection found no descriptor; whether that has been told.
+    /// The last connection failed for lack of descriptors; and whether that was reported.
     short: bool,
     told_short: bool,
 }
@@ -55,12 +57,12 @@ struct Client {
     outbox: Vec<u8>,
     asked: bool,
     ask_by: Instant,
-    /// Close it once the outbox is empty.
+    /// Close the connection once the outbox is empty.
     last_word: bool,
     refused: bool,
-    /// It may take its time to read.
+    /// It follows events or logs, and may read as slowly as it likes.
     follows: bool,
-    /// Lines of progress that found no room since the last one that did.
+    /// Lines of progress dropped since the last one that fitted.
     skipped: u64,
 }
 
@@ -68,14 +70,14 @@ struct Client {
 #[derive(Debug)]
 pub enum ReadOutcome {
     Request(Box<Request>),
-    /// Not complete yet, or nothing to be done.
+    /// The request is not complete, or there is nothing to do.
     Nothing,
-    /// It is gone, or has to go.
+    /// The client is gone or must be dropped.
     Gone,
 }
 
 impl Client {
-    /// Queues an answer, unless more than `most` bytes would wait then.
+    /// Queues a response unless more than `most` bytes would then wait.
     fn queue(&mut self, answer: &Response, most: usize) -> bool {
         let Ok(mut line) = serde_json::to_vec(answer) else { return false };
         line.push(b'\n');
@@ -86,14 +88,14 @@ impl Client {
         fits
     }
 
-    /// It has to ask, or to take its answer.
+    /// A time limit applies to it: it must send its request or read its response.
     fn is_waited_for(&self) -> bool {
         !self.asked || (!self.outbox.is_empty() && !self.follows)
     }
 }
 
 impl Server {
-    /// `listener`: non-blocking. `mode`: of its file.
+    /// `listener` must be non-blocking. `mode` is that of its file.
     pub fn new(listener: UnixListener, mode: u32) -> Self {
         Self {
             listener,
@@ -114,12 +116,12 @@ impl Server {
         self.listener.as_fd()
     }
 
-    /// Listens there from now on; clients that are connected stay so.
+    /// Listens on this socket from now on; connected clients stay connected.
     pub fn replace(&mut self, listener: UnixListener) {
         self.listener = listener;
     }
 
-    /// Also takes questions on this abstract socket, non-blocking: from root and from our own user.
+    /// Also accepts requests on this abstract, non-blocking socket, from root and the master's own user.
     pub fn add_sign(&mut self, path: PathBuf, listener: UnixListener) {
         self.signs.push((path, listener));
     }
@@ -128,7 +130,7 @@ impl Server {
         self.signs.iter().any(|(of, _)| of == path)
     }
 
-    /// Gives up the signs of other paths, and hands them back.
+    /// Drops the abstract sockets of all other paths and returns them.
     pub fn keep_signs(&mut self, paths: &[&Path]) -> Vec<UnixListener> {
         let (kept, gone) =
             std::mem::take(&mut self.signs).into_iter().partition(|(of, _)| paths.contains(&of.as_path()));
@@ -137,19 +139,19 @@ impl Server {
         gone.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// All sockets that clients come by.
+    /// All sockets that clients connect to.
     pub fn doors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(&self.listener).chain(self.signs.iter().map(|(_, sign)| sign)).map(AsFd::as_fd)
     }
 
-    /// What strangers are told there.
+    /// Sets the response for users who may not send requests on the abstract sockets.
     pub fn tell_where(&mut self, here: &Response) {
         self.here = serde_json::to_vec(here).unwrap_or_default();
         self.here.push(b'\n');
     }
 
-    /// Takes new connections, a bounded number at a time; their numbers. Where no descriptor is left for one, it is
-    /// told so; where not even that can be done, [`Server::rests`] says so.
+    /// Accepts new connections, a bounded number at a time, and returns their numbers. If there is no descriptor for
+    /// one, the client is told so; if even that fails, [`Server::rests`] becomes true.
     pub fn accept(&mut self) -> Vec<u64> {
         let mut new = Vec::new();
         for _ in 0..16 {
@@ -164,7 +166,7 @@ impl Server {
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // ECONNABORTED: that client has gone; the next one may be there.
+                // ECONNABORTED: this client has gone, but another may be waiting.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(_) => break,
             };
@@ -173,7 +175,7 @@ impl Server {
                 continue;
             }
             if by_sign && !is_friend(&stream) {
-                // A word, and nothing is kept of him.
+                // Send the one line, and keep nothing of this client.
                 (&stream).write_all(&self.here).ok();
                 continue;
             }
@@ -197,8 +199,8 @@ impl Server {
         new
     }
 
-    /// Takes a connection by means of the descriptor in reserve, says why it is refused, and closes it. False: there
-    /// is no reserve, or it is not enough.
+    /// Accepts a connection with the reserve descriptor, says why it is refused, and closes it. Returns false if
+    /// there is no reserve or it is not enough.
     fn refuse_one(&mut self) -> bool {
         if self.reserve.take().is_none() {
             self.reserve = reserve();
@@ -215,7 +217,7 @@ impl Server {
                     .to_owned();
             if let Ok(mut line) = serde_json::to_vec(&Response::Done { code: 1, message }) {
                 line.push(b'\n');
-                // A courtesy: a new connection has room for it.
+                // Best effort: the buffer of a new connection has room for it.
                 stream.write_all(&line).ok();
             }
         }
@@ -223,19 +225,19 @@ impl Server {
         refused
     }
 
-    /// No connection can be taken just now: the listener is to be left unwatched, or it would wake us for ever.
+    /// No connection can be accepted now: the listener must not be polled, or it would wake the loop continuously.
     pub fn rests(&self) -> bool {
         self.rests_until.is_some()
     }
 
-    /// Whether descriptors have run out (true), or are there again (false), since this was last asked.
+    /// Whether descriptors have run out (true) or are available again (false), if that changed since the last call.
     pub fn shortage(&mut self) -> Option<bool> {
         let changed = self.short != self.told_short;
         self.told_short = self.short;
         changed.then_some(self.short)
     }
 
-    /// The rest is over: the listener is to be watched again.
+    /// Whether the pause of the listener is over, so that it must be polled again.
     pub fn wakes(&mut self, now: Instant) -> bool {
         self.rests_until.take_if(|until| *until <= now).is_some()
     }
@@ -244,7 +246,7 @@ impl Server {
         self.open_to_others || is_friend(stream)
     }
 
-    /// The next connection, and whether it came by a sign.
+    /// The next connection, and whether it came through an abstract socket.
     fn next_stream(&self) -> io::Result<(UnixStream, bool)> {
         let mut next = self.listener.accept().map(|(stream, _)| (stream, false));
         for (_, sign) in &self.signs {
@@ -257,13 +259,13 @@ impl Server {
         next
     }
 
-    /// Clients beyond the limit: the oldest that have not asked.
+    /// Clients beyond the limit: the oldest that have not sent a request.
     pub fn surplus(&self) -> Vec<u64> {
         let over = self.clients.len().saturating_sub(MOST_CLIENTS);
         self.clients.iter().filter(|(_, c)| !c.asked).map(|(id, _)| *id).take(over).collect()
     }
 
-    /// Pid and user of a client, as the kernel tells them (SO_PEERCRED).
+    /// Pid and user of a client, as the kernel reports them (SO_PEERCRED).
     pub fn peer(&self, id: u64) -> Option<(i32, u32)> {
         let peer = getsockopt(&self.clients.get(&id)?.stream, PeerCredentials).ok()?;
         Some((peer.pid(), peer.uid()))
@@ -276,11 +278,11 @@ impl Server {
     pub fn read(&mut self, id: u64) -> ReadOutcome {
         let Some(client) = self.clients.get_mut(&id) else { return ReadOutcome::Gone };
         let mut gulp = [0; 4096];
-        // What is left is read in the next turns: nobody holds the others up by sending on.
+        // The rest is read in the next passes, so that a client that keeps sending does not hold up the others.
         for _ in 0..MOST_READS {
             match client.stream.read(&mut gulp) {
                 Ok(0) => return ReadOutcome::Gone,
-                // It has asked already: the rest is not read for.
+                // It has sent its request: further input is discarded.
                 Ok(_) if client.asked => {}
                 Ok(count) => client.inbox.extend_from_slice(&gulp[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadOutcome::Nothing,
@@ -323,7 +325,7 @@ impl Server {
         ReadOutcome::Nothing
     }
 
-    /// Queues an answer; `last`: nothing follows, the connection is closed when it has been sent.
+    /// Queues a response. After the `last` one the connection is closed as soon as it has been sent.
     pub fn say(&mut self, id: u64, answer: &Response, last: bool) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         if client.last_word {
@@ -346,14 +348,14 @@ impl Server {
         }
     }
 
-    /// From now on the client follows what happens: it may be slow, or stopped, for as long as it likes.
+    /// From now on the client follows events or logs and may be slow, or stopped, for any time.
     pub fn follows(&mut self, id: u64) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.follows = true;
         }
     }
 
-    /// Queues something for a client that follows, unless too much waits for it already: then false.
+    /// Queues a response for a client that follows. Returns false if too much is waiting for it.
     pub fn offer(&mut self, id: u64, answer: &Response) -> bool {
         let room = self.clients.get(&id).is_some_and(|client| client.outbox.len() < MOST_BEHIND);
         if room {
@@ -362,7 +364,7 @@ impl Server {
         room
     }
 
-    /// Sends what the client takes. `None`: done with it, forget it; `Some(true)`: there is more to send.
+    /// Sends what the client takes. `None`: done, forget it; `Some(true)`: there is more to send.
     pub fn flush(&mut self, id: u64) -> Option<bool> {
         let client = self.clients.get_mut(&id)?;
         let mut sent = 0;
@@ -385,8 +387,8 @@ impl Server {
         if client.last_word { None } else { Some(false) }
     }
 
-    /// A second handle to a client's connection, for a thread that answers in the server's place. Nothing of ours may
-    /// wait for the client then, and it is to be forgotten here.
+    /// A second handle to a client's connection, for a thread that answers instead of the server. No queued output
+    /// may be waiting for the client, and the caller must remove it here.
     pub fn hand_over(&self, id: u64) -> Option<UnixStream> {
         self.clients.get(&id).filter(|client| client.outbox.is_empty())?.stream.try_clone().ok()
     }
@@ -395,18 +397,18 @@ impl Server {
         self.clients.remove(&id);
     }
 
-    /// The master was paused: that time is not the clients'.
+    /// Extends every client's time limit by a pause of the master.
     pub fn paused(&mut self, by: Duration) {
         self.clients.values_mut().for_each(|client| client.ask_by += by);
     }
 
-    /// When the next client has taken too long, or connections are taken again.
+    /// When the next client's time is up, or the listener's pause is over.
     pub fn deadline(&self) -> Option<Instant> {
         let late = self.clients.values().filter(|c| c.is_waited_for()).map(|c| c.ask_by);
         late.chain(self.rests_until).min()
     }
 
-    /// Clients that have taken too long to ask, or to take their answer.
+    /// Clients that took too long to send their request or to read their response.
     pub fn overdue(&self, now: Instant) -> Vec<u64> {
         let late = |c: &Client| c.ask_by <= now && c.is_waited_for();
         self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect()
@@ -423,7 +425,7 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
-/// Root, or our own user.
+/// The peer is root or the master's own user.
 fn is_friend(stream: &UnixStream) -> bool {
     getsockopt(stream, PeerCredentials)
         .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())

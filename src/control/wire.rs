@@ -1,27 +1,27 @@
-//! What is said over the control socket: one JSON object a line, so that a person can use `nc -U` as well.
+//! The protocol of the control socket: one JSON object on each line, so that `nc -U` works too.
 
 use crate::observe::events::Event;
 use crate::observe::status::Status;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Raised when an old client and a new master would misunderstand each other.
+/// Raised when an older client and a newer master would misunderstand each other.
 pub const VERSION: u32 = 2;
 
-/// The longest question that the master reads, in bytes; a longer one is answered with an error.
+/// The longest request that the master reads, in bytes; a longer one is answered with an error.
 pub const MAX_QUESTION: usize = 64 * 1024;
 
 /// The name of the socket in the runtime directory.
 pub const SOCKET: &str = "control.sock";
 
-/// The first and only line of a client.
+/// A request: the first and only line of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     pub version: u32,
-    /// The absolute path of the client's configuration file, as it was given: the master of another file refuses.
+    /// The absolute path of the client's configuration file, as given: the master of another file refuses.
     pub config: PathBuf,
-    /// Its real path, if that is another one: the master of a file is known by either.
+    /// Its real path, if different: a master is known by either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real: Option<PathBuf>,
     pub ask: Method,
@@ -30,37 +30,37 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Method {
-    /// Which configuration is yours? Answered by every master, whatever the question's `config`.
+    /// Which configuration is this master's? Every master answers, whatever `config` says.
     Where,
     Status,
-    /// Stops these pools; none named: everything, the master included.
+    /// Stop these pools; with none named, everything including the master.
     Stop {
         pools: Vec<String>,
         now: bool,
     },
-    /// Starts stopped pools again.
+    /// Start stopped pools again.
     Start {
         pools: Vec<String>,
         wait: Wait,
     },
-    /// Rolling restart.
+    /// Start a rolling restart.
     Roll {
         which: Selector,
         wait: Wait,
     },
-    /// Replaces one worker by one of the same generation.
+    /// Replace one worker by a new one of the same generation.
     Renew {
         pool: String,
         slot: u32,
         wait: Wait,
     },
-    /// Reads the configuration again, applies what changed, and rolls these pools.
+    /// Read the configuration again, apply what changed, and roll these pools.
     Reload {
         which: Selector,
         extent: ReloadScope,
         wait: Wait,
     },
-    /// Rolls to the generation before, or to this one; or only says what that would do.
+    /// Roll back to the previous generation or to this one, or only say what that would do.
     Rollback {
         pools: Vec<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,50 +76,50 @@ pub enum Method {
         pool: String,
         to: ScaleTo,
     },
-    /// Passes a signal (by its number) to ready workers.
+    /// Send a signal (by number) to ready workers.
     Signal {
         pool: String,
         slot: Option<u32>,
         signal: i32,
     },
-    /// The last lines that workers printed, and those to come.
+    /// Send the last lines that workers printed, and those to come.
     Logs {
         pool: Option<String>,
         slot: Option<u32>,
         lines: u32,
         follow: bool,
     },
-    /// What the master did and why.
+    /// Send the latest events.
     Events {
         follow: bool,
     },
 }
 
-/// Until when the answer waits; before it comes progress.
+/// When the final response is sent; progress comes before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wait {
-    /// It is given at once.
+    /// At once.
     No,
-    /// Until every slot's new worker is ready and every old one has got its stop.
+    /// When every slot's new worker is ready and every old one has been asked to stop.
     Done,
-    /// Also until the old ones are gone.
+    /// When the old ones are gone, too.
     Drained,
 }
 
-/// How much a reload does.
+/// The scope of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReloadScope {
     /// Apply what changed, and roll.
     Everything,
-    /// Only apply what changed, as HUP.
+    /// Only apply what changed, like SIGHUP.
     ConfigOnly,
     /// Only say what would be done.
     DryRun,
 }
 
-/// The number of workers that is wanted.
+/// The desired number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScaleTo {
@@ -127,7 +127,7 @@ pub enum ScaleTo {
     By(i64),
 }
 
-/// Which pools: those named, or by kind; no name and no kind: all.
+/// Selects pools: those named, or by kind; without a name and a kind, all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selector {
@@ -144,51 +144,51 @@ pub struct Line {
     pub pool: String,
     pub slot: u32,
     pub pid: i32,
-    /// `stdout`, `stderr`, or `both` where they go the same way.
+    /// `stdout`, `stderr`, or `both` if they go to the same place.
     pub stream: String,
-    /// With control characters and broken UTF-8 made visible.
+    /// Sanitized: control characters and invalid UTF-8 are made visible.
     pub text: String,
 }
 
-/// A line of the master. `Done` or `Status` is the last one. After `Done` for a stop the connection stays open until
-/// the master is gone: its end is the proof.
+/// A response line. `Done` or `Status` is the last one. After `Done` for a stop, the connection stays open until the
+/// master is gone: its end proves the exit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// A line for the person who waits.
+    /// A progress line for the waiting user.
     Progress {
         text: String,
     },
-    /// One slot of a rolling restart is done; `text` says the same for those who read the wire themselves.
+    /// A rolling restart has completed one slot; `text` says the same for users who read the protocol directly.
     Step {
         pool: String,
         slot: u32,
         pid: Option<i32>,
         done: u32,
         of: u32,
-        /// How long the new worker took until it was ready, in milliseconds.
+        /// How long the new worker took to become ready, in milliseconds.
         took_ms: Option<u64>,
         text: String,
     },
     Status(Box<Status>),
     Event(Box<Event>),
     Line(Box<Line>),
-    /// Where a master is. To those who may not ask, its abstract socket says only where its control socket is, and
-    /// says so unasked.
+    /// Identifies a master. For users who may not send requests, its abstract socket says only where its control
+    /// socket is, unasked.
     Here {
         runtime_dir: PathBuf,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<PathBuf>,
     },
-    /// For the person at the terminal, beside what was asked for: where there is more of it.
+    /// A hint for the user at the terminal, such as where to find more.
     Hint {
         text: String,
     },
-    /// So many events or lines are missing here: the client did not read fast enough.
+    /// This many events or lines are missing here, since the client did not read fast enough.
     Skipped {
         count: u64,
     },
-    /// The end: an exit code of the contract, and what to print (empty: nothing).
+    /// The end: the exit code (docs/exit-codes.md), and what to print (empty: nothing).
     Done {
         code: u8,
         message: String,

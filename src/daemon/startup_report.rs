@@ -133,7 +133,7 @@ impl LauncherEnd {
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
                 match serde_json::from_slice(&line) {
-                    Ok(Line::Progress { text }) => print::line(&print::harmless_lines(&text)),
+                    Ok(Line::Progress { text }) => print::line(&print::sanitize_lines(&text)),
                     Ok(Line::Finish { code, text }) => return finished(code, &text),
                     Err(error) => return self.unreadable(&format!("it is not understood: {error}")),
                 }
@@ -157,7 +157,7 @@ impl LauncherEnd {
 }
 
 fn finished(code: u8, text: &str) -> u8 {
-    let text = print::harmless_lines(text);
+    let text = print::sanitize_lines(text);
     match (code, text.is_empty()) {
         (_, true) => {}
         (0, false) => print::line(&text),

@@ -1,8 +1,8 @@
 //! Formats workers' lines for the master's log: with time and origin, and without terminal control sequences.
 
 use super::pipe_peek::{OutputSource, Stream};
-use crate::observe::diary::timestamp;
-use crate::observe::harmless::{harmless, harmless_json};
+use crate::log::tracing_setup::timestamp;
+use crate::observe::sanitize::{sanitize, sanitize_json};
 use crate::plan::LogFormat;
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ pub(super) fn format(
                 if line.iter().all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\t') {
                     out.extend_from_slice(line);
                 } else {
-                    out.extend_from_slice(harmless(line).as_bytes());
+                    out.extend_from_slice(sanitize(line).as_bytes());
                 }
             }
             LogFormat::Json => {
@@ -55,7 +55,7 @@ pub(super) fn format(
                 if json.is_ascii() && !json.contains('\x7f') {
                     out.extend_from_slice(json.as_bytes());
                 } else {
-                    out.extend_from_slice(harmless_json(&json).as_bytes());
+                    out.extend_from_slice(sanitize_json(&json).as_bytes());
                 }
             }
         }

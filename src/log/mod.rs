@@ -16,6 +16,7 @@ mod rotating_file;
 mod sink;
 mod sinks;
 mod tail;
+pub mod tracing_setup;
 mod writer;
 
 pub use output::{LogTarget, WorkerOutput, WorkerStdio};

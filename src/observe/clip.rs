@@ -1,6 +1,6 @@
-//! Text that is cut where it is too long, and says so.
+//! Cuts text that is too long, and marks that it was cut.
 
-/// The text, or as much of its beginning as fits into `most` bytes with a mark that something is missing.
+/// The text, or as much of its beginning as fits into `most` bytes together with a mark that something is missing.
 pub fn clip(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -9,8 +9,8 @@ pub fn clip(text: &str, most: usize) -> String {
     format!("{} … ({} bytes left out)", &text[..end], text.len() - end)
 }
 
-/// The texts, one after another on lines of their own, in about `most` bytes: when they are longer, each is cut to its
-/// share, so that every one of them is still named.
+/// The texts, one on each line, in about `most` bytes. If they are longer, each is cut to its share, so that every
+/// one of them is still named.
 pub fn join_within(texts: &[String], most: usize) -> String {
     let share = most / texts.len().max(1);
     let fits = texts.iter().map(|text| text.len() + 1).sum::<usize>() <= most;
@@ -18,7 +18,7 @@ pub fn join_within(texts: &[String], most: usize) -> String {
     texts.iter().map(cut).collect::<Vec<_>>().join("\n")
 }
 
-/// What each text keeps at least, in bytes: a name and the beginning of a reason.
+/// The minimum that each text keeps, in bytes: a name and the beginning of a reason.
 const SHORTEST: usize = 120;
 
 #[cfg(test)]

@@ -1,25 +1,26 @@
-//! What the master did and why: the words for it, one event, and the ring that keeps the latest.
+//! Events: what the master did and why. The words for it, one event, and the ring buffer that keeps the latest ones.
+//! The supervisor's event log adds them; `rotad events` shows them.
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
-/// How many events are kept, and how many bytes they may take together.
+/// How many events are kept, and how many bytes they may take in total.
 const MOST: usize = 1000;
 const MOST_BYTES: usize = 256 * 1024;
-/// A longer text is cut, in bytes.
+/// The longest text of an event, in bytes; longer ones are cut.
 const LONGEST_TEXT: usize = 4 * 1024;
 
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
-        /// What happened, by the words of docs/events.md: scripts rely on them.
+        /// What happened. The words are those of docs/events.md: scripts rely on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum EventKind {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
 
         impl EventKind {
-            /// All there are.
+            /// All event kinds.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             pub fn word(self) -> &'static str {
@@ -33,104 +34,104 @@ macro_rules! words {
 
 words! {
     MasterStarted = "master-started",
-    /// What a killed master left was stopped first.
+    /// Workers that a killed master had left behind were stopped first.
     TookOver = "took-over",
-    /// The list of workers that the next start goes by cannot be written, or is whole again.
+    /// The worker journal, which the next start relies on, cannot be written or is complete again.
     Journal = "journal",
     MasterStopping = "master-stopping",
     MasterStopped = "master-stopped",
-    /// It did not run for a while: every deadline moves by that.
+    /// The master did not run for a while; every deadline moves by that time.
     MasterPaused = "master-paused",
-    /// A signal to the master.
+    /// A signal reached the master.
     SignalReceived = "signal-received",
-    /// A wish of a command.
+    /// A command requested something.
     Request = "request",
-    /// The configuration was read again, and is in force.
+    /// The configuration was read again and is in force.
     ConfigApplied = "config-applied",
-    /// It was read again and nothing came of it.
+    /// The configuration was read again, but nothing was applied.
     ConfigRefused = "config-refused",
-    /// What a changed configuration made of a pool did not come up: the one before holds again.
+    /// A pool failed with its changed configuration: the previous one is in force again.
     ConfigPutBack = "config-put-back",
-    /// Files of the master's own that were not in their place any more are there again.
+    /// Missing files of the master are in place again.
     Restored = "restored",
-    /// Another number of workers is wanted.
+    /// A different number of workers was requested.
     Scaled = "scaled",
-    /// Files that are watched hold something else now.
+    /// The content of watched files has changed.
     FilesChanged = "files-changed",
-    /// Files are watched from now on, or cannot be.
+    /// Files are watched from now on, or cannot be watched.
     Watch = "watch",
     /// A pool waits for those that it comes after.
     Waiting = "waiting",
-    /// A worker's process exists.
+    /// A worker's process was spawned.
     Spawn = "spawn",
-    /// There is no process: its program, folder or user cannot be used.
+    /// A worker could not be spawned: its program, directory or user cannot be used.
     SpawnFailed = "spawn-failed",
     Ready = "ready",
     CanaryPassed = "canary-passed",
-    /// It was not ready in time.
+    /// A worker was not ready in time.
     NotReady = "not-ready",
-    /// It ended, and nobody had asked it to.
+    /// A worker exited without having been asked to.
     Exit = "exit",
-    /// A health check failed, fewer times than it takes.
+    /// A health check failed, but not often enough to count.
     ProbeFailed = "probe-failed",
-    /// Its time has come, or it uses too much memory: it is replaced.
+    /// A worker is replaced because of its age or its memory.
     Recycled = "recycled",
-    /// It failed its health check.
+    /// A worker failed its health check.
     Unhealthy = "unhealthy",
-    /// It is asked to stop.
+    /// A worker is asked to stop.
     Retired = "retired",
-    /// A signal was sent to it.
+    /// A signal was sent to a worker.
     Signal = "signal",
-    /// SIGKILL was sent to it and its group.
+    /// SIGKILL was sent to a worker and its group.
     Kill = "kill",
-    /// It ended after it had been asked to.
+    /// A worker exited after it was asked to stop.
     Stopped = "stopped",
-    /// What it left behind was killed.
+    /// Processes that a worker left behind were killed.
     DescendantsKilled = "descendants-killed",
-    /// A process that some worker left behind, and nothing tells which one.
+    /// A process that some worker left behind; which one is unknown.
     Orphan = "orphan",
-    /// SIGKILL does not end it.
+    /// SIGKILL does not end a worker.
     Unkillable = "unkillable",
     PoolReady = "pool-ready",
     PoolStopped = "pool-stopped",
-    /// The configuration has it no more, and its last worker is gone.
+    /// The pool is no longer configured, and its last worker is gone.
     PoolRemoved = "pool-removed",
-    /// A oneshot has ended well.
+    /// A oneshot has succeeded.
     OneshotDone = "oneshot-done",
     CrashLoop = "crash-loop",
     CrashLoopEases = "crash-loop-eases",
     CrashLoopOver = "crash-loop-over",
-    /// An essential pool had no worker ready for too long: the master stops.
+    /// An essential pool had no ready worker for too long: the master stops.
     EssentialLost = "essential-lost",
     /// An essential pool has ended (`essential = "exit"`): the master stops with its code.
     EssentialEnded = "essential-ended",
-    /// A program goes into the background, where nobody supervises it.
+    /// A program went into the background, where it cannot be supervised.
     Background = "background",
-    /// A pool is not rolled with the others: what it is made from has not changed.
+    /// A pool is not rolled with the others, since nothing that it is made from has changed.
     PassedOver = "passed-over",
     RollStarted = "roll-started",
-    /// One more slot is done.
+    /// A rolling restart has completed one more slot.
     RollStep = "roll-step",
     /// A single worker was replaced.
     WorkerReplaced = "worker-replaced",
-    /// Something else takes over: a newer wish, a changed configuration, the way to another generation.
+    /// A rolling restart was superseded by a newer request, a changed configuration or a rollback.
     RollSuperseded = "roll-superseded",
-    /// It waits for the running one.
+    /// A rolling restart waits for the running one.
     RollWaits = "roll-waits",
     RollingBack = "rolling-back",
     RollEnded = "roll-ended",
-    /// What a generation was pinned to is gone: it was resolved again.
+    /// The paths that a generation had been resolved to are gone: they were resolved again.
     PathsResolvedAgain = "paths-resolved-again",
-    /// The log has not been written for a while, or is written again: its disk hangs.
+    /// The log has not been written for a while because its disk hangs, or is written again.
     LogHangs = "log-hangs",
-    /// A listening socket was shut down by a worker.
+    /// A worker shut down a listening socket.
     Listener = "listener",
 }
 
 /// One event, as `rotad events --json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counts up from 1 as long as the master lives; a gap says that some are missing.
+    /// Counts up from 1 as long as the master runs; a gap shows that events are missing.
     pub seq: u64,
     /// RFC 3339, UTC, with milliseconds.
     pub time: String,
@@ -141,9 +142,9 @@ pub struct Event {
     pub worker: Option<String>,
     pub generation: Option<u32>,
     pub pid: Option<i32>,
-    /// Why, in one word.
+    /// The reason, in one word.
     pub cause: Option<String>,
-    /// The whole story, for people.
+    /// The whole message, for people.
     pub text: String,
 }
 
@@ -154,7 +155,7 @@ impl Event {
     }
 }
 
-/// The latest events: bounded by their number and by their bytes.
+/// The latest events, bounded in number and in bytes.
 #[derive(Debug, Default)]
 pub struct Ring {
     events: VecDeque<Event>,
@@ -163,7 +164,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Adds an event; its number and time are set here.
+    /// Adds an event, and sets its number and time.
     pub fn push(&mut self, mut event: Event) -> &Event {
         self.last += 1;
         event.seq = self.last;

@@ -1,11 +1,8 @@
-//! Eyes without hands: status, diary, manager; and how they are shown to people.
+//! What the master shows to the outside: status, events, and how text is made safe to print. The supervisor fills the
+//! types in, the control socket carries them, the commands print them.
 
 pub mod clip;
-pub mod diary;
 pub mod events;
-pub mod harmless;
-pub mod manager;
 pub mod print;
-mod rates;
+pub mod sanitize;
 pub mod status;
-pub mod table;

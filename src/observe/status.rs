@@ -1,4 +1,5 @@
-//! The status as `rotad status --json` prints it: names and shapes are what users rely on.
+//! The status as `rotad status --json` prints it. Its names and shapes are public. The supervisor fills it in;
+//! clients read it.
 
 use crate::plan::Kind;
 use serde::{Deserialize, Serialize};
@@ -31,21 +32,21 @@ pub struct PoolStatus {
     pub wanted: u32,
     pub alive: u32,
     pub ready: u32,
-    /// The last generation that served in full; 0: none has yet.
+    /// The last generation that was fully rolled out; 0: none yet.
     pub generation: u32,
     pub reload: ReloadStatus,
-    /// Pools that have to be up before this one is started, while it waits for them.
+    /// The pools that must be up before this one starts, while it waits for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
-    /// Why clients are not served, though workers are: what became of the pool's listening sockets. `ready` is 0 where
+    /// Why clients are not served although workers run: the state of the pool's listening sockets. `ready` is 0 if
     /// none of them serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved: Vec<String>,
-    /// `wanted` is what a person asked for (`rotad scale`), not the file's count.
+    /// `wanted` was set by an operator (`rotad scale`); it is not the configured count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub scaled: bool,
-    /// So many workers that serve are older than the files that they would be started from now, and those did not come
-    /// up.
+    /// How many serving workers are older than the files that they would be started from now, after new workers have
+    /// failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub outdated: u32,
     pub workers: Vec<WorkerStatus>,
@@ -56,7 +57,7 @@ pub struct PoolStatus {
 pub enum PoolState {
     Starting,
     Ok,
-    /// Workers of more than one generation serve, and no rolling restart runs.
+    /// Workers of more than one generation serve, and no rolling restart is running.
     Mixed,
     Degraded,
     Reloading,
@@ -71,7 +72,7 @@ pub enum PoolState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReloadStatus {
     pub state: ReloadState,
-    /// The last generation tried; 0: none.
+    /// The last generation that was tried; 0: none.
     pub generation: u32,
     pub reason: Option<String>,
     pub replaced: u32,
@@ -93,28 +94,28 @@ pub enum ReloadState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     pub slot: u32,
-    /// None between two lives.
+    /// `None` while the slot has no process.
     pub pid: Option<i32>,
     pub state: WorkerState,
     pub generation: u32,
     pub age_s: f64,
     pub ready_in_s: Option<f64>,
-    /// Set where nothing but its age says that it is ready.
+    /// Set if the worker is ready only by age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_by: Option<ReadyBy>,
-    /// Starts of this slot after deaths that nobody asked for.
+    /// How often this slot was filled again after an exit that was not requested.
     pub restarts: u32,
     pub rss_bytes: Option<u64>,
     pub cpu_s: Option<f64>,
     pub last_exit: Option<LastExit>,
     pub retry_in_s: Option<f64>,
-    /// Its own of the pool's `ports`.
+    /// The worker's own port, of the pool's `ports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// What the worker says of itself (STATUS= of sd_notify(3)).
+    /// The worker's own words (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
-    /// No process yet: as many as may are starting, and it has its turn when one of them is ready.
+    /// The slot waits to start, since as many workers as allowed are starting.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
 }
@@ -122,7 +123,7 @@ pub struct WorkerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadyBy {
-    /// Its age alone: it is alive, and nothing says more.
+    /// Only its age: it is alive, and nothing more is known.
     Age,
 }
 
@@ -140,7 +141,8 @@ pub enum WorkerState {
     Failed,
 }
 
-/// How the slot's last worker ended: `{"code": 3}` or `{"signal": "SEGV", "core": false}`, or a start that failed.
+/// How the slot's last worker exited, as `{"code": 3}` or `{"signal": "SEGV", "core": false}`, or why it did not
+/// start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastExit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,23 +151,23 @@ pub struct LastExit {
     pub signal: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core: Option<bool>,
-    /// The start itself failed: "exec: no such program …".
+    /// Why it did not start: "exec: no such program …".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// How long it had lived.
     pub after_s: f64,
-    /// Its last lines.
+    /// The last lines that it printed.
     pub log: Vec<String>,
-    /// Some of them were left out or cut, since the whole status would have been too long.
+    /// Lines were left out or cut to keep the status within its limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub log_cut: bool,
 }
 
-/// How much of workers' last lines one status holds, in bytes as JSON writes them.
+/// The limit for the last lines of all workers in one status, in bytes of JSON.
 const MOST_LAST_LINES: usize = 8 << 20;
 
 impl Status {
-    /// Cuts the last lines of workers, each to its share, where all together would be too long for one answer.
+    /// Cuts the last lines of workers, each to its share, if together they exceed the limit.
     pub fn cut_last_lines(&mut self) {
         let exits = || self.pools.iter().flat_map(|pool| &pool.workers).filter_map(|worker| worker.last_exit.as_ref());
         let (count, total) = exits()
@@ -183,7 +185,7 @@ impl Status {
 }
 
 impl LastExit {
-    /// Keeps the last lines that fit into `most` bytes as JSON writes them; of a last line that does not fit, its end.
+    /// Keeps the last lines that fit into `most` bytes of JSON; of a last line that does not fit, its end.
     fn cut_last_lines(&mut self, most: usize) {
         let mut left = most;
         let kept = self.log.iter().rev().take_while(|line| {
@@ -212,12 +214,12 @@ impl LastExit {
     }
 }
 
-/// Bytes of a line in a JSON list: with its quotes and a comma.
+/// The size of a line in a JSON list, in bytes, with its quotes and a comma.
 fn json_len(line: &str) -> usize {
     escaped_len(line) + 3
 }
 
-/// Bytes of a text in JSON: a control character takes six, a quote or a backslash two.
+/// The size of a text in JSON, in bytes: a control character takes six, a quote or a backslash two.
 fn escaped_len(text: &str) -> usize {
     let of = |byte: u8| match byte {
         0..0x20 => 6,
@@ -231,13 +233,13 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// What threatens a pool in which so many workers are older than their files.
+/// The warning for a pool in which this many workers are older than their files.
 pub fn outdated(count: u32) -> String {
     let serve = if count == 1 { "worker serves" } else { "workers serve" };
     format!("{count} {serve} from memory, and a crash would start the changed files")
 }
 
-/// As in the configuration, the status and `ROTAD_KIND`.
+/// The kind's word in the configuration, the status and `ROTAD_KIND`.
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Worker => "worker",

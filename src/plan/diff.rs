@@ -1,4 +1,5 @@
-//! Two plans of one master: what the new one asks for. Pure: nothing is looked up.
+//! Compares two plans of one master: what must change to get from one to the other. Pure: it reads nothing from the
+//! system. Used by reload and by `rotad check`.
 
 use super::diff_pool::{self, Keys};
 use super::{ListenPlan, Plan};
@@ -6,14 +7,14 @@ use super::{ListenPlan, Plan};
 /// What has to happen for a running master to become what `new` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
-    /// Every pool of both plans: those that are gone first, then in the order of the new plan. A pool that became a
-    /// oneshot, or is one no more, is there twice: removed, then added; nothing of it can be kept.
+    /// Every pool of both plans: removed ones first, then in the order of the new plan. A pool that became a oneshot,
+    /// or is no longer one, is listed twice, as removed and as added, since nothing of it can be kept.
     pub pools: Vec<PoolDiff>,
-    /// Listeners that changed. One that only got another name is removed and added: its socket can be kept.
+    /// Changed listeners. One that only got another name is removed and added: its socket can be kept.
     pub listeners: Vec<ListenDiff>,
     /// Changed keys of the master that are applied at once.
     pub live: Vec<String>,
-    /// Changed keys of the master that only a new master can apply.
+    /// Changed keys of the master that take effect only with a new master.
     pub needs_new_master: Vec<String>,
 }
 
@@ -23,17 +24,18 @@ pub struct PoolDiff {
     pub change: PoolChange,
 }
 
-/// What becomes of a pool. Keys are named as a user writes them (`env.PORT`, `reload.surge`), without their values;
-/// `count` alone shows its numbers.
+/// How a pool changes. Keys are named as in the configuration (`env.PORT`, `reload.surge`), without values; only
+/// `count` shows its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolChange {
     Added,
     Removed,
-    /// Workers are made differently: a new generation. All changed keys, also those that would not need one.
+    /// Workers are made differently: a new generation. Lists all changed keys, including those that would not need
+    /// one.
     Rolled {
         keys: Vec<String>,
     },
-    /// Applied without touching a worker.
+    /// Applied without replacing a worker.
     Adjusted {
         keys: Vec<String>,
     },
@@ -50,15 +52,15 @@ pub struct ListenDiff {
 pub enum ListenChange {
     Added,
     Removed,
-    /// `backlog`, `nonblocking`, `mode`, `user`, `group`: set on the socket that is there.
+    /// `backlog`, `nonblocking`, `mode`, `user`, `group`: set on the existing socket.
     Adjusted {
         keys: Vec<String>,
     },
-    /// Another address under the same name.
+    /// A different address under the same name.
     Replaced,
 }
 
-/// What changes from `old` to `new`.
+/// Computes the changes from `old` to `new`.
 pub fn diff(old: &Plan, new: &Plan) -> Diff {
     let (live, needs_new_master) = master(old, new);
     Diff { pools: pools(old, new), listeners: listeners(&old.listeners, &new.listeners), live, needs_new_master }
@@ -151,7 +153,7 @@ fn listeners(old: &[ListenPlan], new: &[ListenPlan]) -> Vec<ListenDiff> {
     gone.chain(changed).collect()
 }
 
-/// What is applied at once, and what needs a new master.
+/// Splits changed keys into those applied at once and those that need a new master.
 fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
     let (a, b) = (&old.master, &new.master);
     let live = differing(&[

@@ -1,4 +1,4 @@
-//! One pool in two plans: which of its keys changed, and which of them workers are made from.
+//! Compares one pool in two plans: which of its keys changed, and which of those require new workers.
 
 use super::diff::differing;
 use super::{Address, Health, Kind, LogPlan, Plan, PoolPlan, Recipe, Sink, Template};
@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 /// Changed keys.
 #[derive(Default)]
 pub(super) struct Keys {
-    /// Workers are made from them.
+    /// Keys that workers are made from.
     pub(super) rolled: Vec<String>,
-    /// The master alone goes by them.
+    /// Keys that only the master uses.
     pub(super) adjusted: Vec<String>,
 }
 
-/// Whether nothing of the pool can be kept: a oneshot has no workers to be rolled.
+/// Whether nothing of the pool can be kept: a oneshot has no workers to roll.
 pub(super) fn is_other(old: &PoolPlan, new: &PoolPlan) -> bool {
     (old.kind == Kind::Oneshot) != (new.kind == Kind::Oneshot)
 }
 
-/// What differs; each pool comes with the plan that its listeners belong to.
+/// The differences; each pool comes with the plan that its listeners belong to.
 pub(super) fn keys((old_plan, old): (&Plan, &PoolPlan), (new_plan, new): (&Plan, &PoolPlan)) -> Keys {
     let mut keys = Keys::default();
     keys.rolled.extend(differing(&[("kind", old.kind != new.kind)]));
@@ -56,7 +56,7 @@ fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
         ("pass_env", old.pass_env != new.pass_env),
         ("working_directory", old.working_directory != new.working_directory),
         ("user", other_user),
-        // Another user has other groups.
+        // A different user has different groups.
         ("group", !other_user && group(old) != group(new)),
         ("umask", old.umask != new.umask),
         ("nice", old.nice != new.nice),
@@ -67,12 +67,12 @@ fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
     named(&mut keys.rolled, "limits", &limits(old), &limits(new));
 }
 
-/// A later variable wins over one of the same name.
+/// A later variable overrides an earlier one of the same name.
 fn variables(recipe: &Recipe) -> BTreeMap<String, Template> {
     recipe.env.iter().cloned().collect()
 }
 
-/// `TABLE.NAME` for every name that only one side has, or that has another value.
+/// `TABLE.NAME` for every name that is on one side only or has different values.
 fn named<T: PartialEq>(into: &mut Vec<String>, table: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) {
     let gone = old.keys().filter(|name| !new.contains_key(*name));
     let changed = new.iter().filter(|(name, value)| old.get(*name) != Some(value)).map(|(name, _)| name);
@@ -81,7 +81,7 @@ fn named<T: PartialEq>(into: &mut Vec<String>, table: &str, old: &BTreeMap<Strin
     into.extend(names.into_iter().map(|name| format!("{table}.{name}")));
 }
 
-/// What a pool listens on from descriptor 3 on: indices differ from plan to plan, names and addresses tell.
+/// The pool's listeners from descriptor 3 on, by name and address, since indices differ between plans.
 fn listens<'a>(plan: &'a Plan, pool: &PoolPlan) -> Vec<Option<(&'a str, &'a Address)>> {
     pool.recipe.listen.iter().take(pool.recipe.passed).map(|index| listener(plan, *index)).collect()
 }
@@ -94,7 +94,7 @@ fn listener(plan: &Plan, index: usize) -> Option<(&str, &Address)> {
     plan.listeners.get(index).map(|plan| (plan.name.as_str(), &plan.address))
 }
 
-/// More ports than before leave everybody the one that he has.
+/// With more ports than before, every worker can keep its own.
 fn ports(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
     if old.ports == new.ports {
         return;
@@ -106,7 +106,7 @@ fn ports(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
     if wider { &mut keys.adjusted } else { &mut keys.rolled }.push("ports".to_owned());
 }
 
-/// Old workers may not know how to answer a new question, and have been told their watchdog at birth.
+/// Old workers may not answer a new check, and were told their watchdog interval when they were spawned.
 fn health(keys: &mut Keys, old: Option<&Health>, new: Option<&Health>) {
     if old == new {
         return;
@@ -129,10 +129,10 @@ fn health(keys: &mut Keys, old: Option<&Health>, new: Option<&Health>) {
     }
 }
 
-/// What a worker's descriptor 1 or 2 is.
+/// What a worker's descriptor 1 or 2 refers to.
 #[derive(PartialEq, Eq)]
 enum End {
-    /// A pipe of this number that the master reads: where its lines go is the master's to say.
+    /// The pipe with this number, which the master reads; the master decides where its lines go.
     Pipe(u8),
     Stdout,
     Stderr,

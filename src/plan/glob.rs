@@ -1,6 +1,6 @@
-//! Patterns of paths, as a shell has them: `*` and `?` stay within one name and leave out a leading dot, `[ab]` is one
-//! letter of a few, `**` is any number of folders. Links to files are followed, links to folders only where the
-//! pattern names them or matches their name, never by `**`: a walk cannot run in a circle.
+//! Path patterns as in a shell: `*` and `?` match within one name and skip a leading dot, `[ab]` matches one of
+//! several characters, `**` matches any number of directories. Links to files are followed. Links to directories are
+//! followed only where the pattern names them or matches their name, never by `**`, so a walk cannot run in a circle.
 
 use glob::{MatchOptions, Pattern};
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A pattern whose walk meets more names than this is a slip of the pen, such as `/**`.
+/// A pattern whose walk meets more names than this is a mistake, such as `/**`.
 const MOST_NAMES: usize = 100_000;
 
 const AS_A_SHELL: MatchOptions =
@@ -19,11 +19,11 @@ const AS_A_SHELL: MatchOptions =
 pub struct Glob {
     /// As written.
     pub text: String,
-    /// What a relative one starts from.
+    /// The directory that a relative pattern starts from.
     pub base: PathBuf,
 }
 
-/// Why a pattern found nothing.
+/// Why the search for matches failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Missed {
     #[error("{}: {source}", path.display())]
@@ -41,7 +41,7 @@ enum Part {
 }
 
 impl Glob {
-    /// A checked pattern; else what is wrong with it.
+    /// Parses a pattern; the error says what is wrong with it.
     pub fn new(text: &str, base: &Path) -> Result<Self, String> {
         let glob = Self { text: text.to_owned(), base: base.to_owned() };
         let braces = text.split_once('{').is_some_and(|(_, rest)| rest.contains([',', '}']));
@@ -54,11 +54,11 @@ impl Glob {
         Ok(glob)
     }
 
-    /// Every path that matches now, sorted. A folder that does not exist holds nothing.
+    /// Every path that matches now, sorted. A directory that does not exist has no matches.
     ///
     /// # Errors
     ///
-    /// A folder that cannot be read, and a walk that does not seem to end.
+    /// A directory that cannot be read, or a walk of too many names.
     pub fn find(&self) -> Result<Vec<PathBuf>, Missed> {
         let mut found = Vec::new();
         self.walk(&mut |path| {
@@ -80,7 +80,7 @@ impl Glob {
         Ok(any)
     }
 
-    /// The folder above the first component that is not a plain name: what has to be looked at for new matches.
+    /// The directory above the first component that is not a plain name: it must be watched for new matches.
     pub fn folder(&self) -> PathBuf {
         let (mut folder, parts) = self.parts();
         for part in parts.iter().take(parts.len().saturating_sub(1)) {
@@ -95,7 +95,7 @@ impl Glob {
     fn parts(&self) -> (PathBuf, Vec<Part>) {
         let start = if self.text.starts_with('/') { PathBuf::from("/") } else { self.base.clone() };
         let names = self.text.split('/').filter(|name| !name.is_empty() && *name != ".");
-        // A pattern is checked when it is made.
+        // Patterns are checked when they are parsed.
         let mut parts: Vec<Part> = names.filter_map(|name| part(name).ok()).collect();
         if let Some(Part::Folders) = parts.last() {
             parts.extend(part("*"));
@@ -103,7 +103,7 @@ impl Glob {
         (start, parts)
     }
 
-    /// Hands over each match until `take` has enough.
+    /// Passes each match to `take` until it returns false.
     fn walk(&self, take: &mut dyn FnMut(PathBuf) -> bool) -> Result<(), Missed> {
         let (start, parts) = self.parts();
         let mut names = 0;
@@ -154,16 +154,16 @@ fn part(name: &str) -> Result<Part, String> {
 }
 
 fn matches(pattern: &Pattern, name: &OsStr) -> bool {
-    // A name that is no text cannot be written in a configuration, and is matched by `*` as what it looks like.
+    // A name that is not UTF-8 cannot be written in a configuration; `*` matches its lossy form.
     pattern.matches_with(&name.to_string_lossy(), AS_A_SHELL)
 }
 
-/// A real folder that is not hidden.
+/// A real directory that is not hidden.
 fn is_folder(entry: &fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir()) && !entry.file_name().to_string_lossy().starts_with('.')
 }
 
-/// What is in a folder; nothing where it is none, or none any more.
+/// The entries of a directory; none if it is not one or no longer exists.
 fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, Missed> {
     let read = fs::read_dir(folder).and_then(|entries| entries.take(MOST_NAMES + 1).collect());
     match read {

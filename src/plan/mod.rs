@@ -1,5 +1,6 @@
-//! Config -> Plan: what is to be, with no "cannot happen" left in it. All names are resolved (users, groups,
-//! listeners), all paths absolute, all defaults filled in.
+//! The plan: a checked configuration, ready to be executed. `config` makes it; every other module reads it. All names
+//! are resolved (users, groups, listeners), all paths are absolute, all defaults are filled in, so no later step has
+//! to handle an invalid value.
 
 mod diff;
 mod diff_pool;
@@ -21,17 +22,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One configuration, ready to be carried out.
+/// One configuration, ready to be executed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The configuration file: its absolute path as it was given, links unresolved. Read again, it is read here.
+    /// The configuration file: its absolute path as given, with links unresolved. A reload reads it from here.
     pub config: PathBuf,
     /// Its real path when it was read.
     pub real: PathBuf,
-    /// Every file that this plan was read from (configuration, env files) with its content as read: a difference
-    /// says that the configuration has changed since.
+    /// Every file that this plan was read from (configuration, env files), with its content: a difference shows that
+    /// the configuration has changed since.
     pub sources: Vec<Source>,
-    /// The patterns of `include`: a file that one of them finds and that is no source is a change as well.
+    /// The patterns of `include`: a file that matches one of them and is not a source is a change as well.
     pub include: Vec<Glob>,
     pub master: MasterPlan,
     pub control: ControlPlan,
@@ -54,7 +55,7 @@ pub struct MasterPlan {
     pub runtime_dir: PathBuf,
     pub working_directory: PathBuf,
     pub umask: u32,
-    /// As configured; none: stderr for `run`, `default_log_file` for `start`.
+    /// As configured; `None`: stderr for `run`, `default_log_file` for `start`.
     pub log_file: Option<PathBuf>,
     pub default_log_file: PathBuf,
     pub log_format: LogFormat,
@@ -115,7 +116,7 @@ pub struct ListenPlan {
     pub name: String,
     pub address: Address,
     pub backlog: u32,
-    /// O_NONBLOCK on the shared socket; false: as the workers have it, blocking at first.
+    /// O_NONBLOCK on the shared socket; false: blocking at first, then as the workers set it.
     pub nonblocking: bool,
     /// Unix sockets only: mode, owner, group of the file.
     pub mode: Option<u32>,
@@ -136,12 +137,12 @@ pub struct Template(pub Vec<Piece>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     Text(String),
-    /// The number of a listener's descriptor.
+    /// The descriptor number of a listener.
     Fd(usize),
     /// Its address and its port (indices into [`Recipe::listen`]).
     Addr(usize),
     ListenerPort(usize),
-    /// The worker's own of [`PoolPlan::ports`].
+    /// The worker's own port of [`PoolPlan::ports`].
     Port,
     Pool,
     Slot,

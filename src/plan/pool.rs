@@ -1,4 +1,4 @@
-//! One pool of a plan: what it runs, how patiently, and what is done with its output.
+//! One pool of a plan: what it runs, with which limits, and where its output goes.
 
 use super::Template;
 use rotad_core::{Essential, Policy};
@@ -10,9 +10,9 @@ pub struct PoolPlan {
     pub name: String,
     pub kind: Kind,
     pub policy: Policy,
-    /// Names of the pools that have to be ready (a oneshot: to have ended well) before this one is started.
+    /// Names of the pools that must be ready (a oneshot: must have succeeded) before this one starts.
     pub after: Vec<String>,
-    /// When the master stops for the sake of this pool.
+    /// Whether and when the master stops because of this pool.
     pub essential: Option<Essential>,
     pub ready: Ready,
     pub recipe: Recipe,
@@ -28,11 +28,11 @@ pub struct PoolPlan {
 pub enum Kind {
     Worker,
     Task,
-    /// Runs to its end at start and at each reload, before what comes after it.
+    /// Runs to its end at startup and at each reload, before the pools that come after it.
     Oneshot,
 }
 
-/// Ports of which each worker gets one of its own; both ends belong to them.
+/// A range of ports, both ends included; each worker gets one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     pub first: u16,
@@ -40,51 +40,51 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// How many there are.
+    /// The number of ports.
     pub fn count(self) -> u32 {
         u32::from(self.last.saturating_sub(self.first)) + 1
     }
 }
 
-/// When a worker that is well is replaced all the same.
+/// When a healthy worker is replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recycle {
-    /// ± 10 %, so that workers of one age do not leave at one moment.
+    /// ± 10 %, so that workers of the same age do not leave at the same moment.
     pub max_age: Option<Duration>,
-    /// Bytes of resident memory.
+    /// Resident memory, in bytes.
     pub max_rss: Option<u64>,
 }
 
-/// How a ready worker shows that it lives.
+/// How a ready worker shows that it is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// WATCHDOG=1 has to come at least this often (sd_watchdog_enabled(3)).
+    /// WATCHDOG=1 must arrive at least this often (sd_watchdog_enabled(3)).
     Watchdog(Duration),
     Probe {
         check: Check,
         every: Duration,
-        /// No answer for that long is a failure; never longer than `every`.
+        /// No answer for this long is a failure; never longer than `every`.
         timeout: Duration,
-        /// In a row; at least 1.
+        /// Consecutive failures that count; at least 1.
         failures: u32,
     },
 }
 
-/// A question to one worker.
+/// A check of one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// HOST:PORT takes a connection.
+    /// HOST:PORT accepts a connection.
     Connect(Template),
-    /// HOST:PORT/PATH answers with a status of 2xx or 3xx.
+    /// HOST:PORT/PATH answers with a 2xx or 3xx status.
     Http(Template),
-    /// The program ends with 0.
+    /// The program exits with 0.
     Command(Vec<Template>),
 }
 
-/// What makes a worker ready, as the operating system's side has to find it out.
+/// What makes a worker ready, and so how the supervisor finds out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
-    /// With listeners: seen accepting; without: READY=1 or alive for 1 s.
+    /// With listeners: seen accepting; without: READY=1, or alive for 1 s.
     Auto,
     Notify,
     Accepting,
@@ -93,19 +93,19 @@ pub enum Ready {
     Probe(Check),
 }
 
-/// Whether a request for all pools, or for all of a kind, rolls this one.
+/// Whether a request for all pools, or for all of one kind, rolls this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RollOn {
     #[default]
     Always,
-    /// Only when what it is made from has changed.
+    /// Only when something that it is made from has changed.
     Change,
 }
 
-/// Files whose changed content rolls the pool.
+/// Files that roll the pool when their content changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// What relative patterns start from.
+    /// The directory that relative patterns start from.
     pub base: PathBuf,
     /// As written: `src/**/*.py`.
     pub globs: Vec<String>,
@@ -113,19 +113,19 @@ pub struct Watch {
     pub debounce: Duration,
 }
 
-/// Where a pool's output goes. `max_size` and `keep` are those of its own files.
+/// Where a pool's output goes. `max_size` and `keep` apply to its own files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPlan {
     pub stdout: Sink,
     pub stderr: Sink,
-    /// Bytes: a file of this size is rotated.
+    /// A file of this size is rotated, in bytes.
     pub max_size: u64,
-    /// Rotated files that are kept.
+    /// How many rotated files are kept.
     pub keep: u32,
     pub access: FileAccess,
 }
 
-/// Owner, group and mode of a log's files; what is not named stays as the file before had it.
+/// Owner, group and mode of log files; `None`: as the previous file had it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileAccess {
     pub mode: Option<u32>,
@@ -146,7 +146,7 @@ pub enum Sink {
     File(PathBuf),
 }
 
-/// How to start a worker.
+/// How to spawn a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Program and arguments, with placeholders.
@@ -155,19 +155,19 @@ pub struct Recipe {
     pub env: Vec<(String, Template)>,
     /// Start from an empty environment instead of the master's.
     pub clear_env: bool,
-    /// With `clear_env`: names, or prefixes ending in `*`, of the master's own environment that are kept.
+    /// With `clear_env`: names, or prefixes ending in `*`, of the master's environment that are kept.
     pub pass_env: Vec<String>,
     pub working_directory: PathBuf,
-    /// None: the master's own user.
+    /// `None`: the master's own user.
     pub account: Option<Account>,
     pub umask: Option<u32>,
     pub nice: Option<i32>,
     pub limits: Vec<Limit>,
     /// The pool's listeners: indices into [`listeners`](super::Plan::listeners).
     pub listen: Vec<usize>,
-    /// So many of them lie at 3, 4, …; one more may lie at 0 alone.
+    /// How many of them are at descriptors 3, 4, …; one more may be at descriptor 0.
     pub passed: usize,
-    /// Which of them is descriptor 0 (index into `listen`); none: /dev/null.
+    /// Which of them is descriptor 0 (index into `listen`); `None`: /dev/null.
     pub stdin: Option<usize>,
 }
 

@@ -1,14 +1,17 @@
-//! The files of a plan: how one is read, and whether the plan is still what they say.
+//! The files of a plan: how they are read, and whether they have changed since.
 
 use super::Plan;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A configuration or env file larger than this is some other file. Bytes.
+/// A configuration or env file larger than this was given by mistake, in bytes.
 const LARGEST: u64 = 4 << 20;
 
-/// The whole of a regular file of 4 MiB at most; never waits for a pipe's other end.
+/// The content of a regular file of at most 4 MiB. It never waits for the other end of a pipe.
+///
+/// # Errors
+/// The file cannot be opened or read, is not a regular file, or is too large.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -23,8 +26,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The files of `plan` that differ now from what was read, and those that `include` would find besides them. One that
-/// is gone has changed; one that cannot be read for another reason is an error.
+/// The files of `plan` that differ from what was read, and files that `include` matches in addition. A file that is
+/// gone has changed.
+///
+/// # Errors
+/// A file cannot be read for a reason other than that it is gone.
 pub fn changed(plan: &Plan) -> io::Result<Vec<PathBuf>> {
     let mut changed = Vec::new();
     for source in &plan.sources {

@@ -1,11 +1,11 @@
-//! Text with placeholders: parsed once, checked against the pool's listeners, expanded for each birth.
+//! Text with placeholders: parsed once, checked against the pool's listeners, expanded for each spawn.
 
 use super::{Address, ListenPlan, Piece, Template};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
 
-/// Why a text is no template.
+/// Why a text is not a valid template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub message: String,
@@ -15,24 +15,24 @@ pub struct Fault {
     pub unknown_listener: bool,
 }
 
-/// What a pool's placeholders may name.
+/// The listeners that a pool's placeholders may name.
 #[derive(Clone, Copy, Debug)]
 pub struct Sockets<'a> {
     /// The pool's listeners.
     pub listen: &'a [ListenPlan],
-    /// So many of them lie at 3, 4, …; the others at 0 alone.
+    /// How many of them are at descriptors 3, 4, …; the others only at 0.
     pub passed: usize,
 }
 
-/// What one worker's placeholders stand for.
+/// The values of one worker's placeholders.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The pool's listeners in the order of `listen`, as they are bound (a port 0 has become a real one).
+    /// The pool's listeners in the order of `listen`, as bound (port 0 has become a real port).
     pub addresses: &'a [Address],
     pub pool: &'a str,
     pub slot: u32,
     pub generation: u32,
-    /// The worker's own of its pool's `ports`.
+    /// The worker's own port of its pool's `ports`.
     pub port: Option<u16>,
     /// The path of the rotad binary.
     pub rotad: &'a Path,
@@ -40,7 +40,7 @@ pub struct Context<'a> {
 
 /// The descriptor of a pool's first listener.
 const FIRST_FD: usize = 3;
-/// That of `stdin = "listen:NAME"`.
+/// The descriptor of `stdin = "listen:NAME"`.
 const STDIN: usize = 0;
 
 impl Template {
@@ -49,8 +49,11 @@ impl Template {
         Self(vec![Piece::Text(text.into())])
     }
 
-    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and `}}` are
-    /// braces, and so is a `}` that closes nothing. NAME is one of `listen`, the pool's own listeners in their order.
+    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and
+    /// `}}` are literal braces, and so is a `}` that closes nothing. NAME is one of the pool's own listeners.
+    ///
+    /// # Errors
+    /// A brace that is never closed, an unknown placeholder or listener, or the port of a unix socket.
     pub fn parse(text: &str, sockets: Sockets<'_>) -> Result<Self, Fault> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
@@ -83,7 +86,7 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// The text for one worker. A listener that `context` lacks expands to nothing: the plan has checked them all.
+    /// The text for one worker. A listener missing from `context` expands to nothing: the plan has checked them all.
     pub fn expand(&self, context: &Context<'_>) -> OsString {
         let mut text = OsString::new();
         for piece in &self.0 {
@@ -111,7 +114,7 @@ impl Template {
         text
     }
 
-    /// The text, where it has no placeholder.
+    /// The text, if it has no placeholder.
     pub fn as_literal(&self) -> Option<&str> {
         match self.0.as_slice() {
             [] => Some(""),
@@ -186,7 +189,7 @@ fn fault(message: &str, hint: String) -> Fault {
     Fault { message: message.to_owned(), hint: Some(hint), unknown_listener: false }
 }
 
-/// A user's text on one line, not endless.
+/// A user's text on one line, cut to a bounded length.
 fn short(text: &str) -> String {
     text.chars().take(40).collect::<String>().escape_debug().to_string()
 }

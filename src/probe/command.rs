@@ -156,7 +156,7 @@ impl CommandProbe {
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.tail);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-        Some(crate::observe::harmless::harmless(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
+        Some(crate::observe::sanitize::sanitize(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
     }
 
     /// Its process, if it has ended and cannot be reaped yet: somebody traces it.

@@ -11,7 +11,7 @@ use super::pool_registry::PoolSpec;
 use super::tickets::WaitId;
 use crate::control::wire::{ReloadScope, Wait};
 use crate::log::Rotation;
-use crate::observe::diary;
+use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
 use rotad_core::{Input, PoolId, Request, WorkerId};
@@ -206,7 +206,7 @@ impl Supervisor {
         own.log_keep = new.master.log_keep;
         own.stop_timeout = new.master.stop_timeout;
         own.watch_config = new.master.watch_config;
-        diary::set_level(own.log_level);
+        tracing_setup::set_level(own.log_level);
         self.plan.signals = new.signals;
         self.signals.set_map(new.signals);
         self.plan.sources.clone_from(&new.sources);

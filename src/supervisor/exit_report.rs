@@ -1,7 +1,7 @@
 //! Exit reports: how workers ended, for the status, for waiting clients and for the log.
 
 use crate::event_loop::signals;
-use crate::observe::harmless::harmless;
+use crate::observe::sanitize::sanitize;
 use crate::observe::status::LastExit;
 use rotad_core::{Cause, Exit, Generation, PoolId, Slot, WorkerId};
 use std::collections::{BTreeMap, VecDeque};
@@ -90,7 +90,7 @@ pub(super) fn last_known(status: Option<&str>, log: &[String]) -> String {
     let line = log.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
     for (what, said) in [("status", status.filter(|status| !status.is_empty())), ("last line", line)] {
         if let Some(said) = said {
-            let start: String = harmless(said).chars().take(MAX_QUOTED_CHARS).collect();
+            let start: String = sanitize(said).chars().take(MAX_QUOTED_CHARS).collect();
             // Writing to a string cannot fail.
             write!(text, "; its {what}: \"{start}\"").unwrap_or(());
         }

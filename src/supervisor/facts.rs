@@ -10,7 +10,7 @@ use crate::event_loop::poller::{Interest, Source};
 use crate::log::LogWriter;
 use crate::notify_socket::Message;
 use crate::observe::events::EventKind;
-use crate::observe::harmless::harmless;
+use crate::observe::sanitize::sanitize;
 use crate::plan::Ready;
 use crate::probe::accept::AcceptReport;
 use crate::process::procfs;
@@ -191,7 +191,7 @@ impl Supervisor {
             }
             let Message { ready, extend, status, stopping, .. } = message;
             if let Some(status) = status {
-                process.status_text = Some(harmless(status));
+                process.status_text = Some(sanitize(status));
             }
             if let Some(by) = extend {
                 inputs.push(Input::TimeoutExtended(worker, Span::from_millis(by.as_millis() as u64)));

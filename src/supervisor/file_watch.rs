@@ -5,7 +5,7 @@ use super::Supervisor;
 use super::event_log::EventBuilder;
 use crate::event_loop::waker::Waker;
 use crate::observe::events::EventKind;
-use crate::observe::print::harmless;
+use crate::observe::print::sanitize;
 use crate::plan::{Plan, SignalAction, Sink};
 use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
 use glob::Pattern;
@@ -99,7 +99,7 @@ impl Supervisor {
                     self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
                 }
                 WatchReport::Trouble { key, text } => {
-                    let text = format!("{}: {}", self.watch_name(key), harmless(&text));
+                    let text = format!("{}: {}", self.watch_name(key), sanitize(&text));
                     self.emit(EventBuilder::new(EventKind::Watch, text).cause("trouble").warn());
                 }
                 WatchReport::Changed { .. } if self.stopping => {}
@@ -140,7 +140,7 @@ impl Supervisor {
             return;
         }
         *warned_at = Some(now);
-        let file = file.map_or_else(|| "?".to_owned(), |file| harmless(file.as_os_str().as_encoded_bytes()));
+        let file = file.map_or_else(|| "?".to_owned(), |file| sanitize(file.as_os_str().as_encoded_bytes()));
         let text = format!(
             "changed files alone have rolled it {often} times within {LOOP_WINDOW}, the last one was {file}: if the pool writes \
              that itself, leave it out of `watch` by a pattern that begins with `!`"
@@ -179,7 +179,7 @@ fn watching_text(files: usize) -> String {
 /// `src/app.py and 3 more changed`
 fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
     let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
-    let first = harmless(first.strip_prefix(base).unwrap_or(first).as_os_str().as_encoded_bytes());
+    let first = sanitize(first.strip_prefix(base).unwrap_or(first).as_os_str().as_encoded_bytes());
     match count {
         0 | 1 => format!("{first} changed"),
         _ => format!("{first} and {} more changed", count - 1),

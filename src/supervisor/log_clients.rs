@@ -6,7 +6,7 @@ use super::Supervisor;
 use crate::control::wire::{Line, Response};
 use crate::event_loop::waker::Waker;
 use crate::log::{Filter, Follower, LogLine};
-use crate::observe::harmless::harmless;
+use crate::observe::sanitize::sanitize;
 use crate::plan::{PoolPlan, Sink};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -242,7 +242,7 @@ fn to_line(line: &LogLine) -> Line {
         slot: line.slot,
         pid: line.pid,
         stream: line.stream.name().to_owned(),
-        text: harmless(&line.line),
+        text: sanitize(&line.line),
     }
 }
 

@@ -40,6 +40,7 @@ mod requests;
 mod revert;
 mod rollback;
 mod runtime_files;
+mod sd_notify;
 mod service_manager;
 mod shutdown;
 mod spawn_spec;

@@ -336,7 +336,7 @@ impl Supervisor {
             let mut text = text;
             for line in exit_report.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
                 text.push_str("\n  | ");
-                text.push_str(&crate::observe::harmless::harmless(line));
+                text.push_str(&crate::observe::sanitize::sanitize(line));
             }
             if early_exits > 1 {
                 text.push_str(&format!(

@@ -7,7 +7,7 @@ use super::exit_report::exit_text;
 use super::process_table::TreeState;
 use crate::event_loop::signals;
 use crate::observe::events::EventKind;
-use crate::observe::harmless::harmless;
+use crate::observe::sanitize::sanitize;
 use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::procfs::Stat;
 use crate::process::tree::{Found, Identity, Member, ScanRequest, TreeSignal, UnownedProcess};
@@ -345,7 +345,7 @@ impl Supervisor {
         };
         let unowned: Vec<UnownedProcess> = unowned.into_iter().filter(strange).collect();
         for UnownedProcess { identity: (pid, _), name, silent } in unowned.iter().take(MAX_NAMED) {
-            let name = crate::observe::harmless::harmless(name.as_bytes());
+            let name = crate::observe::sanitize::sanitize(name.as_bytes());
             let why = match silent {
                 true => "it hangs in the kernel (a disk?) and cannot be asked whose it is",
                 false => "it has left its session, and ROTAD_WORKER is not in its environment",
@@ -373,7 +373,7 @@ pub(super) fn list_members(members: &[Member]) -> String {
     let some: Vec<String> = members
         .iter()
         .take(MAX_NAMED)
-        .map(|member| format!("{} (pid {})", harmless(member.name.as_bytes()), member.identity.0))
+        .map(|member| format!("{} (pid {})", sanitize(member.name.as_bytes()), member.identity.0))
         .collect();
     text.push_str(&some.join(", "));
     if members.len() > MAX_NAMED {

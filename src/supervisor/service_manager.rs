@@ -2,8 +2,8 @@
 //! `mod.rs` calls [`Supervisor::notify_service_manager`] each turn, which sends only what has changed.
 
 use super::Supervisor;
+use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
 use super::tickets::reason;
-use crate::observe::manager::{self, Manager, PoolLine};
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
 use rotad_core::{Cause, Exit, PoolId, PoolState, PoolView, RollState, Span};
@@ -19,7 +19,7 @@ const EXTEND_EVERY: Duration = Duration::from_secs(5);
 /// What the service manager has been told.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
-    manager: Manager,
+    socket: ServiceManagerSocket,
     /// READY=1 has been sent.
     ready: bool,
     /// RELOADING=1 has been sent, and no READY=1 since.
@@ -34,10 +34,10 @@ pub(super) struct ServiceManager {
 impl ServiceManager {
     /// `started_as`: the process that the manager has started; a daemon has another pid.
     pub(super) fn begin(started_as: u32) -> Self {
-        let manager = Manager::find();
-        let watchdog = manager::watchdog(started_as).filter(|_| manager.listens());
+        let socket = ServiceManagerSocket::find();
+        let watchdog = sd_notify::watchdog(started_as).filter(|_| socket.is_open());
         Self {
-            manager,
+            socket,
             ready: false,
             reloading: false,
             status: String::new(),
@@ -58,20 +58,20 @@ impl ServiceManager {
             && *at <= now
         {
             *at = now + *every;
-            self.manager.tell("WATCHDOG=1");
+            self.socket.send("WATCHDOG=1");
         }
     }
 
     /// Workers of a killed master are being stopped before anything is started: that may take as long as a stop.
     pub(super) fn report_take_over(&mut self, left: usize) {
-        if !self.manager.listens() {
+        if !self.socket.is_open() {
             return;
         }
         self.ping_watchdog();
         self.ask_for_time();
         let status = format!("stopping {left} processes that a killed master left");
         if status != self.status {
-            self.manager.tell(&format!("STATUS={status}"));
+            self.socket.send(&format!("STATUS={status}"));
             self.status = status;
         }
     }
@@ -86,7 +86,7 @@ impl ServiceManager {
         let now = Instant::now();
         if self.extend.is_none_or(|at| at <= now) {
             self.extend = Some(now + EXTEND_EVERY);
-            self.manager.tell(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+            self.socket.send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         }
     }
 }
@@ -100,13 +100,13 @@ impl Supervisor {
         }
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
         let micros = now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000;
-        self.service_manager.manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.service_manager.socket.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
         self.service_manager.reloading = true;
     }
 
     /// Called at the end of each turn: sends what has changed.
     pub(super) fn notify_service_manager(&mut self) {
-        if !self.service_manager.manager.listens() {
+        if !self.service_manager.socket.is_open() {
             return;
         }
         self.service_manager.ping_watchdog();
@@ -133,10 +133,10 @@ impl Supervisor {
             _ => "running",
         };
         let lines: Vec<PoolLine> = pools.iter().map(|(id, pool)| self.pool_line(*id, pool)).collect();
-        let status = manager::status(word, &lines);
+        let status = sd_notify::status(word, &lines);
         if status != self.service_manager.status || !text.is_empty() {
             let separator = if text.is_empty() { "" } else { "\n" };
-            self.service_manager.manager.tell(&format!("{text}{separator}STATUS={status}"));
+            self.service_manager.socket.send(&format!("{text}{separator}STATUS={status}"));
             self.service_manager.status = status;
         }
     }
@@ -182,7 +182,7 @@ impl Supervisor {
 
     /// Everything stops: sent once.
     pub(super) fn tell_stopping(&self) {
-        self.service_manager.manager.tell("STOPPING=1\nSTATUS=stopping");
+        self.service_manager.socket.send("STOPPING=1\nSTATUS=stopping");
     }
 
     /// An essential pool has ended: the master stops with the pool's exit code.

@@ -29,8 +29,8 @@ use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::event_loop::signals::{Meaning, Signals};
 use crate::event_loop::waker::Waker;
 use crate::listener::{self, ActivationSocket, Listener};
+use crate::log::tracing_setup;
 use crate::log::{self, LogWriter, MasterLog, Rotation};
-use crate::observe::diary;
 use crate::plan::{Plan, PoolPlan, Sink};
 use crate::probe::accept::AcceptProbe;
 use crate::process::orphan_scanner::OrphanScanner;
@@ -302,7 +302,7 @@ fn open_logs(plan: &Plan, context: &StartContext) -> Result<LogWriter, Failed> {
     }
     let log_writer = LogWriter::start(master_log).map_err(|e| Failed::at("cannot start the log's thread", e))?;
     let sink = log_writer.clone();
-    diary::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
+    tracing_setup::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
     Ok(log_writer)
 }
 

@@ -293,7 +293,7 @@ pub(super) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String 
             }
             for line in &culprit.exit.log {
                 text.push_str("\n  | ");
-                text.push_str(&crate::observe::harmless::harmless(line));
+                text.push_str(&crate::observe::sanitize::sanitize(line));
             }
             text
         }

@@ -1,6 +1,6 @@
-//! Where the master of a configuration is: in the runtime directory that the file names or that is the default, behind
-//! the sign that bears the file's path (`runtime_dir/presence.rs`), or in the default place of root's masters. And, where none
-//! is found, what is known for sure.
+//! Finds the master of a configuration: in the runtime directory that the file names or that is the default, behind
+//! the abstract socket named after the file's path (`runtime_dir/presence.rs`), or in the default place of root's
+//! masters. If none is found, says what is known for certain.
 
 use super::{ClientError, WaitLimits, wait};
 use crate::cli::seam::{self, MasterPaths};
@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 /// How long a master that holds its lock may take to open its socket.
 const STARTING: Duration = Duration::from_secs(5);
 
-/// How long a master may take to say whose it is.
+/// How long a master may take to identify its configuration.
 const TIME_TO_SAY: Duration = Duration::from_secs(2);
 
-/// A connection, and the path by which the master there knows its configuration.
+/// A connection, and the path by which that master knows its configuration.
 pub(super) type Reached = (UnixStream, PathBuf);
 
-pub(super) fn reach(peek: &MasterPaths, patience: &WaitLimits) -> Result<Reached, ClientError> {
+pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, ClientError> {
     let until = Instant::now() + STARTING;
-    let until = patience.until.map_or(until, |timeout| timeout.min(until));
+    let until = limits.until.map_or(until, |timeout| timeout.min(until));
     loop {
         let refusal = match dial(&peek.runtime_dir) {
             Ok(stream) => return Ok((stream, peek.config.clone())),
@@ -46,8 +46,8 @@ pub(super) fn reach(peek: &MasterPaths, patience: &WaitLimits) -> Result<Reached
         match runtime_dir::holder(&peek.runtime_dir) {
             None => return Err(nobody(peek)),
             Some(pid) if Instant::now() >= until => return Err(deaf(pid, &peek.runtime_dir)),
-            // There is nothing to wait on: a socket that does not exist yet.
-            Some(_) => wait(&mut [], Some(Instant::now() + Duration::from_millis(20)), patience)?,
+            // There is nothing to poll: the socket does not exist yet.
+            Some(_) => wait(&mut [], Some(Instant::now() + Duration::from_millis(20)), limits)?,
         }
     }
 }
@@ -67,7 +67,7 @@ pub fn runs_elsewhere(peek: &MasterPaths) -> Option<String> {
     ))
 }
 
-/// Anybody may say that he runs a file: those count whom its master is due to.
+/// Any user may claim to run a file: only the users who may run its master count.
 fn is_due(uid: u32, peek: &MasterPaths) -> bool {
     uid == geteuid().as_raw() || uid == 0 || Some(uid) == peek.owner
 }
@@ -78,13 +78,14 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     holders.sort_by_key(|holder| (!is_due(holder.uid, peek), holder.uid != me, holder.uid));
     let Some(holder) = holders.into_iter().next() else { return by_the_same_file(peek) };
     if holder.uid == me {
-        // One that was killed closes its sockets only when its last thread has ended.
+        // A killed process closes its sockets only when its last thread has ended.
         let there = said(&holder.stream).map_or_else(|error| is_late(&error), |_| true);
         let again = presence::holders(&[&peek.config, &peek.real]).into_iter().find(|again| again.uid == me);
         return Ok(again.filter(|_| there).map(|again| (again.stream, peek.config.clone())));
     }
     let text = anothers(&holder, peek);
-    // Root goes by the file or its own default, and is told of others: it may speak to anybody, but not by mistake.
+    // Root uses the file or its own default, and is only told of others: it may talk to any master, but not by
+    // mistake.
     let place = if me == 0 { None } else { holder.runtime_dir() };
     match place.map(|place| dial(&place)) {
         Some(Ok(stream)) => Ok(Some((stream, peek.config.clone()))),
@@ -93,7 +94,7 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     }
 }
 
-/// A master of our own that knows the file by another path: through a link that has been turned to this one.
+/// A master of the same user that knows the file by another path, through a link that has been turned to this one.
 fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
     for holder in presence::all().into_iter().filter(|holder| holder.uid == me) {
@@ -113,12 +114,12 @@ fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
             let Some(config) = whose(&stream) else { return Ok(None) };
             let ours = [&peek.config, &peek.real].contains(&&config)
                 || config.canonicalize().is_ok_and(|real| real == peek.real);
-            // Else it is the master of another file with the same name.
+            // Otherwise it is the master of another file with the same name.
             Ok(dial(place).ok().filter(|_| ours).map(|stream| (stream, config)))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let Some(pid) = runtime_dir::holder(place) else { return Ok(None) };
-            // Its signs would have shown it, unless it lives in another network namespace.
+            // Its abstract sockets would have shown it, unless it is in another network namespace.
             if presence::all().iter().any(|holder| holder.pid == pid) {
                 return Ok(None);
             }
@@ -134,7 +135,7 @@ fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     }
 }
 
-/// The configuration of the master at the other end.
+/// The configuration of the connected master.
 fn whose(stream: &UnixStream) -> Option<PathBuf> {
     match serde_json::from_str(&said(stream).ok()?).ok()? {
         Response::Here { config, .. } => config,
@@ -142,7 +143,7 @@ fn whose(stream: &UnixStream) -> Option<PathBuf> {
     }
 }
 
-/// What the master at the other end says when it is asked where it is.
+/// What a master answers when asked where it is.
 fn said(stream: &UnixStream) -> io::Result<String> {
     stream.set_read_timeout(Some(TIME_TO_SAY))?;
     stream.set_write_timeout(Some(TIME_TO_SAY))?;
@@ -158,7 +159,7 @@ fn said(stream: &UnixStream) -> io::Result<String> {
     }
 }
 
-/// It is there, but has not answered in time: stopped, or busy.
+/// A master is there but did not answer in time: stopped, or busy.
 fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -178,7 +179,7 @@ fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     if path.as_os_str().len() < 100 {
         return UnixStream::connect(path);
     }
-    // A socket address has room for 108 bytes; through /proc every directory is near.
+    // A socket address has room for 108 bytes; /proc/self/fd makes every directory short.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
     UnixStream::connect(runtime_dir::near(&folder, SOCKET))
@@ -188,7 +189,7 @@ fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
 }
 
-/// The master of another user, and what to type.
+/// The master of another user, and the command to type.
 fn anothers(holder: &presence::Holder, peek: &MasterPaths) -> String {
     let user = match (holder.uid, seam::user_name(holder.uid)) {
         (0, _) => String::new(),
@@ -201,10 +202,10 @@ fn anothers(holder: &presence::Holder, peek: &MasterPaths) -> String {
 /// The command as it was typed.
 fn typed() -> String {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    crate::observe::print::harmless(shell_words::join(words))
+    crate::observe::print::sanitize(shell_words::join(words))
 }
 
-/// Nobody was found: for sure, or as far as this can be known.
+/// No master was found: for certain, or as far as can be known.
 fn nobody(peek: &MasterPaths) -> ClientError {
     let config = peek.config.display();
     let left = StaleWorkers::find(&peek.runtime_dir).unwrap_or_default().found;
@@ -225,7 +226,7 @@ fn nobody(peek: &MasterPaths) -> ClientError {
     let socket = socket.display();
     match &peek.unsure {
         Some(why) => ClientError::Unsure {
-            // A file that is not there is a slip of the finger, as a rule.
+            // A file that does not exist is usually a typing mistake.
             code: if peek.config.exists() { 4 } else { 78 },
             text: format!(
                 "no master was found for {config}, but {why}, so where its master would be is not known for sure: \

@@ -1,4 +1,4 @@
-//! Load for `demo --once`: clients that close after each request and clients that keep their connection.
+//! Load for `demo --once`: clients that close after each request, and clients that keep their connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 /// Clients of each kind.
 const CLIENTS: usize = 4;
 
-/// Between two requests of one client: enough to keep every worker busy, not to use up the machine's ports.
+/// The pause between two requests of one client: short enough to keep every worker busy, long enough not to use up
+/// the machine's ports.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A request without a full answer for this long is lost.
+/// A request without a full answer within this time is lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of the requests.
+/// The results of the requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) requests: u64,
@@ -54,7 +55,7 @@ impl Load {
         Ok(Self { shared, clients })
     }
 
-    /// Waits until so many more requests have ended, one way or the other.
+    /// Waits until this many more requests have ended, with or without success.
     pub(super) fn wait_for_more(&self, more: u64) {
         let mut tally = self.shared.tally();
         let goal = tally.requests + more;

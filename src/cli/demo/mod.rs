@@ -1,4 +1,4 @@
-//! `demo`: a master with built-in workers in a folder of its own, and what to type to see it work.
+//! `demo`: a master with built-in workers in a directory of its own, and the commands to try on it.
 
 mod load;
 mod stage;
@@ -14,12 +14,12 @@ use std::net::{Ipv4Addr, TcpListener};
 /// Rolling restarts under load that `--once` makes.
 const ROLLS: u32 = 3;
 
-/// Requests that must have been answered between two rolls, so that there is load in every phase.
+/// How many requests must be answered between two rolls, so that there is load in every phase.
 const BETWEEN: u64 = 200;
 
-/// Runs until Ctrl-C, or with `once` until the proof is done. Everything it made is removed at the end.
+/// Runs until Ctrl-C, or with `once` until the measurement is done. Removes everything it made.
 pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
-    // A parent that ignores CHLD would have our master reaped by the kernel, and its end go unseen.
+    // If the parent ignores CHLD, the kernel would reap our master and its exit would go unseen.
     signal::reset_all();
     signal::ignore_until_handled();
     match play(once, port) {
@@ -45,7 +45,7 @@ fn play(once: bool, port: Option<u16>) -> Result<u8, String> {
     stage.wait_end(&bells)
 }
 
-/// The port wished, or 8080, or the next that nobody has.
+/// The requested port, or 8080, or the next free one.
 fn free_port(wish: Option<u16>) -> Result<u16, String> {
     let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr());
     match wish {

@@ -1,4 +1,4 @@
-//! The demo's master: a child process in a folder of its own, both gone when the stage closes.
+//! The demo's master: a child process in a directory of its own; both are gone when this is dropped.
 
 #![expect(clippy::disallowed_methods, reason = "its own children, which it has not reaped")]
 
@@ -15,19 +15,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-/// The same file as in the source: what is shown is what runs.
+/// The same file as in the source, so that what is shown is what runs.
 const CONFIG: &str = include_str!("../../../config/demo.toml");
 
 /// The address in it, replaced by one with a free port.
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// How often the master is asked while something is awaited.
+/// How often the master is asked while the demo waits.
 const GLANCE: u16 = 50;
 
 /// Far more than built-in workers need, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a terminal or a script says to the demo, and the end of its master.
+/// Signals to the demo, and the exit of its master.
 pub(super) struct DemoSignals {
     int: SignalPipe,
     term: SignalPipe,
@@ -40,17 +40,17 @@ impl DemoSignals {
         Ok(Self { int, term, child: SignalPipe::on(&[SIGCHLD])? })
     }
 
-    /// Waits for any bell, no longer than `timeout`.
+    /// Waits for a signal, no longer than `timeout`.
     fn wait(&self, timeout: PollTimeout) {
         let mut fds = [&self.int, &self.term, &self.child].map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN));
-        // EINTR: a bell has rung.
+        // EINTR: a signal arrived.
         poll(&mut fds, timeout).ok();
         self.child.take();
     }
 }
 
 pub(super) struct DemoMaster {
-    /// None once it has been reaped.
+    /// `None` once it has been reaped.
     child: Option<Child>,
     folder: PathBuf,
     rotad: PathBuf,
@@ -59,7 +59,7 @@ pub(super) struct DemoMaster {
 }
 
 impl DemoMaster {
-    /// Writes the configuration into a fresh folder and starts a master on it.
+    /// Writes the configuration into a new directory and starts a master on it.
     pub(super) fn open(port: u16) -> Result<Self, String> {
         let rotad = std::env::current_exe().map_err(|error| format!("failed to find our own program: {error}"))?;
         let folder = fresh_folder()?;
@@ -74,7 +74,7 @@ impl DemoMaster {
         let config = folder.join("rotad.toml");
         let text = CONFIG
             .replace(ADDRESS, &format!("127.0.0.1:{port}"))
-            // Its own, so that demos neither meet each other nor a real master.
+            // Its own, so that demos meet neither each other nor a real master.
             .replacen("[master]\n", "[master]\nruntime_dir = \"run\"\n", 1);
         std::fs::write(&config, text).map_err(|error| format!("failed to write {}: {error}", config.display()))?;
         let peek = seam::peek(&config)?;
@@ -82,7 +82,7 @@ impl DemoMaster {
             .arg("run")
             .arg("-c")
             .arg(&config)
-            // Ctrl-C reaches the demo alone, which passes it on: the master would else take it for a second one.
+            // Ctrl-C reaches only the demo, which passes it on: the master would otherwise take it for a second one.
             .process_group(0)
             .spawn()
             .map_err(|error| format!("failed to start {}: {error}", rotad.display()))?;
@@ -111,7 +111,7 @@ impl DemoMaster {
         self.folder.join(super::web::BROKEN)
     }
 
-    /// True when every pool serves; false when somebody wants the demo to end, or the master has.
+    /// True when every pool serves; false when the demo is told to end, or the master has exited.
     pub(super) fn wait_ready(&mut self, bells: &DemoSignals) -> Result<bool, String> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -127,13 +127,13 @@ impl DemoMaster {
         Err(format!("the demo's workers were not ready within {PATIENCE:?}"))
     }
 
-    /// USR1 to the pid in the pid file, as anybody would do it; returns when every web worker has been replaced.
+    /// Sends USR1 to the pid in the pid file, as a script would; returns when every web worker has been replaced.
     pub(super) fn roll_by_signal(&mut self, bells: &DemoSignals) -> Result<(), String> {
         let before = self.web().map_or(0, |(generation, _)| generation);
         let text = std::fs::read_to_string(self.pid_file())
             .map_err(|error| format!("failed to read the pid file: {error}"))?;
         let pid: i32 = text.trim().parse().map_err(|_| format!("no pid in the pid file: {text:?}"))?;
-        // Our own unreaped child: the number cannot have come to mean another process.
+        // It is our own unreaped child, so the pid cannot have been reused.
         if self.child.as_ref().map(Child::id) != Some(pid.cast_unsigned()) {
             return Err(format!("the pid file names process {pid}, which is not the demo's master"));
         }
@@ -160,7 +160,7 @@ impl DemoMaster {
     }
 
     fn status(&self) -> Option<Status> {
-        // Before the socket stands nobody answers: that is no news.
+        // Before the socket exists, no answer is expected.
         status::fetch(&self.peek).ok()?.ok()
     }
 
@@ -172,7 +172,7 @@ impl DemoMaster {
         self.wait_end(bells)
     }
 
-    /// Waits for the master's end, passing on what the demo is told.
+    /// Waits for the master's exit, passing on signals to the demo.
     pub(super) fn wait_end(mut self, bells: &DemoSignals) -> Result<u8, String> {
         loop {
             if let Some(code) = self.ended() {
@@ -196,7 +196,7 @@ impl DemoMaster {
     fn signal(&mut self, signal: Signal) {
         self.stopping = true;
         if let Some(child) = &self.child {
-            // Unreaped, so it is our child or its remains.
+            // Not reaped yet, so it is our child or its zombie.
             kill(Pid::from_raw(child.id().cast_signed()), signal).ok();
         }
     }
@@ -212,7 +212,7 @@ impl DemoMaster {
 }
 
 impl Drop for DemoMaster {
-    /// After an error in between the master is still there: nothing of the demo outlives it.
+    /// After an error the master is still there: nothing of the demo may outlive it.
     fn drop(&mut self) {
         if self.child.is_some() {
             self.signal(Signal::SIGTERM);
@@ -224,7 +224,7 @@ impl Drop for DemoMaster {
     }
 }
 
-/// A folder that nobody else may enter, where sockets may live.
+/// A directory that no other user may enter, in which sockets may live.
 fn fresh_folder() -> Result<PathBuf, String> {
     let places = [std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(std::env::temp_dir())];
     let mut last = None;

@@ -1,4 +1,4 @@
-//! `__demo-task`: a task worker without a job queue: says that it is ready, counts seconds, stops on TERM.
+//! `__demo-task`: a task worker without a job queue. It reports ready, counts seconds, and stops on TERM.
 
 use super::super::print;
 use crate::event_loop::signal_pipe::SignalPipe;
@@ -12,7 +12,7 @@ use std::path::Path;
 /// Between two ticks, in milliseconds.
 const TICK: u16 = 1000;
 
-/// A line of status once so many ticks: often enough to see it live.
+/// Print a status line every this many ticks: often enough to watch.
 const TICKS_A_STATUS: u64 = 10;
 
 /// Ticks until TERM, then returns 0.
@@ -48,7 +48,7 @@ fn work() -> io::Result<()> {
     tell("STOPPING=1")
 }
 
-/// sd_notify(3); without a NOTIFY_SOCKET nobody wants to know.
+/// sd_notify(3); without NOTIFY_SOCKET nothing is sent.
 fn tell(message: &str) -> io::Result<()> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match name.as_encoded_bytes().strip_prefix(b"@") {
@@ -56,7 +56,7 @@ fn tell(message: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(&name)?,
     };
     match UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address) {
-        // A master that is just gone: its end is told by other means.
+        // The master may just have gone; that is reported elsewhere.
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
         done => done.map(drop),
     }

@@ -12,17 +12,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// While this file lies in the working directory, new workers fail: broken code to try a deployment with.
+/// While this file is in the working directory, new workers fail: broken code to try a deployment with.
 pub(super) const BROKEN: &str = "broken";
 
-/// How long a stopping worker waits for the next request on a connection that was left open: whoever has just sent
-/// one gets his answer, and learns by it that he has to connect anew.
+/// How long a stopping worker waits for the next request on an idle connection: a client that has just sent one gets
+/// its answer, and learns from it that it must reconnect.
 const LINGER: u16 = 2000;
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Serves until TERM; then finishes what it has and returns 0.
+/// Serves until TERM, then finishes its requests and returns 0.
 pub(in super::super) fn main() -> u8 {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(BROKEN).exists() {
@@ -38,7 +38,7 @@ pub(in super::super) fn main() -> u8 {
     }
 }
 
-/// `stop` is never taken, only looked at: it stays readable for every thread.
+/// `stop` is only polled and never read: it stays readable for every thread.
 fn serve(stop: SignalPipe) -> io::Result<()> {
     let listener = listener()?;
     // The socket is shared: a sibling may take the connection between our poll and our accept.
@@ -57,7 +57,7 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
             connections.push(std::thread::Builder::new().spawn(move || converse(&stream, &stop))?);
         }
     }
-    // Connections that nobody has accepted yet wait in the socket for a sibling.
+    // Connections that are not accepted yet wait in the socket for another worker.
     drop(listener);
     for connection in connections {
         connection.join().ok();
@@ -65,7 +65,7 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
     Ok(())
 }
 
-/// Descriptor 3, if the master says that it is a socket for us: it might be anything else of our parent's.
+/// Descriptor 3, if the master says that it is a socket for us: it might be any other descriptor of our parent.
 fn listener() -> io::Result<TcpListener> {
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !ours {
@@ -83,7 +83,7 @@ fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: PollTimeout) -> bool {
     matches!(poll(&mut fds, timeout), Ok(1..))
 }
 
-/// One connection until it ends. Errors are the client's business: it is gone.
+/// Serves one connection until it ends. Errors are ignored: the client is gone.
 fn converse(stream: &TcpStream, stop: &SignalPipe) {
     stream.set_nodelay(true).ok();
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok();
@@ -104,13 +104,14 @@ fn converse(stream: &TcpStream, stop: &SignalPipe) {
     }
 }
 
-/// Waits for a request on an idle connection: for ever while we serve, a moment longer when we stop.
+/// Waits for a request on an idle connection: without limit while serving, a moment longer when stopping.
 fn next_request(stream: &TcpStream, stop: &SignalPipe) -> bool {
     while !readable(&[stream.as_fd(), stop.as_fd()], PollTimeout::NONE) {}
     readable(&[stream.as_fd()], PollTimeout::ZERO) || readable(&[stream.as_fd()], PollTimeout::from(LINGER))
 }
 
-/// The head of the next request; what comes after it stays in `read`. None: the client is gone, or talks nonsense.
+/// The head of the next request; what follows it stays in `read`. `None`: the client is gone, or the request is
+/// invalid.
 fn read_head(mut stream: &TcpStream, read: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {

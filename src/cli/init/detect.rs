@@ -1,16 +1,16 @@
-//! Which workers a folder wants: those that it says itself, and none that would be guessed.
+//! Detects which workers a directory needs: only what its files say, without guessing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A file larger than this (bytes) does not describe how to start something.
+/// A file larger than this (in bytes) does not describe how to start a program.
 const LARGEST: u64 = 1 << 20;
 
-/// Where systemd finds programs; others are named by their whole path.
+/// Where systemd looks for programs; others are written with their whole path.
 const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// What a shell would do more with than start a program.
+/// Characters that make a shell do more than start a program.
 const SHELLS_OWN: &str = "$`&|;<>()*?[]{}~#!\n";
 
 const PLACEHOLDERS: [&str; 4] = ["{pool}", "{slot}", "{generation}", "{rotad}"];
@@ -20,13 +20,13 @@ const PLACEHOLDERS: [&str; 4] = ["{pool}", "{slot}", "{generation}", "{rotad}"];
 pub(super) struct Pool {
     pub(super) name: String,
     pub(super) command: Vec<String>,
-    /// Where it comes from, for people.
+    /// Where it was found, for people.
     pub(super) origin: &'static str,
     /// It takes its socket from descriptor 3.
     listens: bool,
-    /// It binds a port by itself: two of them at once would be in each other's way.
+    /// It binds a port itself, so two of them at the same time would conflict.
     binds: bool,
-    /// The variable PORT says which.
+    /// Its port comes from the variable PORT.
     port: bool,
 }
 
@@ -36,7 +36,7 @@ impl Pool {
         Self { name: name.to_owned(), command, origin, listens, binds: false, port: false }
     }
 
-    /// What was typed.
+    /// The command that was typed.
     pub(super) fn of_command(command: &[String]) -> Self {
         let pool = Self::new("app", command.to_vec(), "");
         if pool.listens { Self { name: "web".to_owned(), ..pool } } else { pool }
@@ -69,8 +69,8 @@ impl Pool {
     }
 }
 
-/// It is told descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds it by `LISTEN_FDS`; told of it as well,
-/// gunicorn would take it twice and fail.
+/// It names descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds it by `LISTEN_FDS`. If gunicorn were also
+/// given the descriptor, it would take it twice and fail.
 fn takes_socket(command: &[String]) -> bool {
     let program = command.first().and_then(|program| Path::new(program).file_name());
     let told = command.iter().any(|word| word.contains("fd://3") || word == "--fd=3");
@@ -78,7 +78,7 @@ fn takes_socket(command: &[String]) -> bool {
         || command.windows(2).any(|two| two[0] == "--fd" && two[1] == "3")
 }
 
-/// The pools of a folder: the command that was typed, else what its files say; none: nothing is certain.
+/// The pools of a directory: the command that was typed, else what its files say; none if nothing is certain.
 pub(super) fn pools(here: &Path, command: &[String]) -> Vec<Pool> {
     if !command.is_empty() {
         let mut pool = Pool::of_command(command);
@@ -90,7 +90,7 @@ pub(super) fn pools(here: &Path, command: &[String]) -> Vec<Pool> {
     pools
 }
 
-/// A program of the typist's PATH that systemd's does not have.
+/// A program of the user's PATH that is not in systemd's.
 fn name_whole_path(here: &Path, pool: &mut Pool) {
     let Some(program) = pool.command.first_mut().filter(|program| !program.contains('/')) else { return };
     if let Some(path) = found(here, program).filter(|path| !SYSTEM_PATH.iter().any(|dir| path.starts_with(dir))) {
@@ -112,7 +112,7 @@ fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// `NAME: COMMAND` lines. `web` gets a port by PORT, as elsewhere; `release` is no process that stays.
+/// `NAME: COMMAND` lines. `web` gets a port by PORT, as elsewhere; `release` is not a process that stays.
 fn procfile(here: &Path) -> Option<Vec<Pool>> {
     let text = read(&here.join("Procfile"))?;
     let line = |line: &str| {
@@ -132,7 +132,7 @@ fn procfile(here: &Path) -> Option<Vec<Pool>> {
     (!pools.is_empty()).then_some(pools)
 }
 
-/// A Python application by its usual names, where gunicorn is there to run it.
+/// A Python application with one of the usual names, if gunicorn is there to run it.
 fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
     let own = [".venv/bin/gunicorn", "venv/bin/gunicorn"].into_iter().find(|path| executable(&here.join(path)));
     let program = own.map(str::to_owned).or_else(|| found(here, "gunicorn").map(|_| "gunicorn".to_owned()))?;
@@ -148,7 +148,7 @@ fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
     Some(vec![Pool::new("web", vec![program, target], " (found by its files)")])
 }
 
-/// `PROJECT/wsgi.py` beside manage.py, where there is one alone.
+/// `PROJECT/wsgi.py` beside manage.py, if there is exactly one.
 fn django(here: &Path, assigns: impl Fn(&Path, &str) -> bool) -> Option<String> {
     if !here.join("manage.py").is_file() {
         return None;
@@ -164,7 +164,8 @@ fn django(here: &Path, assigns: impl Fn(&Path, &str) -> bool) -> Option<String> 
     }
 }
 
-/// `scripts.start` of package.json. Its program directly where that is all it says: npm does not pass signals on well.
+/// `scripts.start` of package.json. Its program is started directly if that is all it says, since npm does not pass
+/// signals on well.
 fn node(here: &Path) -> Option<Vec<Pool>> {
     let package: serde_json::Value = serde_json::from_str(&read(&here.join("package.json"))?).ok()?;
     let start = package.get("scripts")?.get("start")?.as_str()?;
@@ -174,10 +175,10 @@ fn node(here: &Path) -> Option<Vec<Pool>> {
     Some(vec![Pool { binds: !pool.listens, ..pool }])
 }
 
-/// A line as words; by a shell where it needs one.
+/// A line as words; run by a shell if it needs one.
 fn words(line: &str) -> Vec<String> {
     plain(line).unwrap_or_else(|| {
-        // One program: in the shell's place, so that signals reach it.
+        // A single program replaces the shell, so that signals reach it.
         let one = !line.contains(['&', '|', ';', '(', '\n']) && !assignment(line);
         let line = if one { format!("exec {line}") } else { line.to_owned() };
         vec!["sh".to_owned(), "-c".to_owned(), line]
@@ -193,7 +194,7 @@ fn assignment(line: &str) -> bool {
     line.split_whitespace().next().is_some_and(|word| word.contains('='))
 }
 
-/// Braces are our own placeholders' only.
+/// Braces belong to placeholders, so literal ones are doubled.
 fn template(word: &str) -> String {
     let mut text = String::new();
     let mut rest = word;

@@ -1,4 +1,4 @@
-//! `init`: a configuration for this folder that works at once, and a unit for systemd.
+//! `init`: writes a configuration for this directory that works at once, and a unit for systemd.
 
 mod detect;
 mod unit;
@@ -17,7 +17,7 @@ const UNIT: &str = "rotad.service";
 /// Every key with its default, and an example at the end.
 const SAMPLE: &str = include_str!("../../../config/rotad.toml");
 
-/// Writes both files into the current folder, or none: what is there is never overwritten.
+/// Writes both files into the current directory, or none: existing files are never overwritten.
 pub(super) fn init(file: Option<&Path>, command: &[String]) -> u8 {
     if file.is_some() {
         print::error("`init` writes ./rotad.toml: leave out -c, and move the file afterwards");
@@ -55,7 +55,7 @@ fn write(command: &[String]) -> Result<u8, String> {
     Ok(if valid { 0 } else { code::CONFIG })
 }
 
-/// The sample, with these pools in place of its example; as it is without any.
+/// The sample with these pools in place of its example; unchanged if there are none.
 fn text(pools: &[Pool]) -> String {
     if pools.is_empty() {
         return SAMPLE.to_owned();
@@ -72,7 +72,8 @@ fn text(pools: &[Pool]) -> String {
 }
 
 fn create(path: &Path, text: &str) -> Result<(), String> {
-    // Never through a link, never over a file that has come meanwhile; writable for its owner alone, as root's must be.
+    // Never through a link, and never over a file that has appeared meanwhile; writable by its owner only, as root's
+    // must be.
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o644);
     let written = options.open(path).and_then(|mut file| {
@@ -83,7 +84,7 @@ fn create(path: &Path, text: &str) -> Result<(), String> {
     written.map_err(|error: io::Error| format!("{} cannot be written: {error}; nothing was written", path.display()))
 }
 
-/// Whether the file can be started as it is; what speaks against it, or is to be known, is printed.
+/// Whether the file can be used as it is; prints what speaks against it and other hints.
 fn judge(config: &Path) -> bool {
     let (valid, report) = match config::load(config) {
         Ok(Loaded { warnings, .. }) => (true, warnings),
@@ -101,7 +102,7 @@ fn tell(pools: &[Pool], config: &Path, unit: &Path) {
         text.push_str("  pool hello: an example, to be replaced (`rotad init -- COMMAND` writes yours)\n");
     }
     for pool in pools {
-        let command = print::harmless(shell_words::join(&pool.command));
+        let command = print::sanitize(shell_words::join(&pool.command));
         text.push_str(&format!("  pool {}: {command}{}\n", pool.name, pool.origin));
     }
     let name = service(config);
@@ -116,7 +117,7 @@ fn tell(pools: &[Pool], config: &Path, unit: &Path) {
     print::line(&text);
 }
 
-/// The name of the service: that of the master.
+/// The name of the service, which is that of the master.
 fn service(config: &Path) -> String {
     config::peek(config).name
 }

@@ -1,4 +1,4 @@
-//! The unit for systemd: that of the project, with the paths of this folder.
+//! The systemd unit: the project's own, with the paths of this directory.
 
 use crate::config::user_of;
 use nix::unistd::Uid;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 const UNIT: &str = include_str!("../../../systemd/rotad.service");
 
-/// `rotad` and `config`: whole paths.
+/// `rotad` and `config` must be absolute paths.
 pub(super) fn text(rotad: &Path, config: &Path) -> String {
     let (rotad, config) = (quoted(rotad, false), quoted(config, true));
     let user = user_of(Uid::effective().as_raw()).ok().flatten().filter(|user| user.uid != 0);
@@ -34,8 +34,8 @@ pub(super) fn text(rotad: &Path, config: &Path) -> String {
     text
 }
 
-/// As systemd reads a word of a command line (systemd.service(5)). `argument`: not the program, where no variable is
-/// looked for.
+/// Quotes a word as systemd reads it in a command line (systemd.service(5)). `argument`: not the program, in which
+/// variables are not expanded.
 fn quoted(path: &Path, argument: bool) -> String {
     let path = path.to_string_lossy().replace('%', "%%");
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@:%,".contains(c);

@@ -1,43 +1,45 @@
-//! What was read -> the plan: defaults filled in, names looked up, contradictions found.
+//! Resolves the parsed sections into a plan: fills in defaults, looks up names, finds contradictions.
 
-use super::across::{self, Marked};
+use super::cross_checks::{self, Marked};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
-use super::place::{self, Whereabouts};
+use super::paths::{self, ConfigPaths};
 use super::reader::Parser;
 use super::sections::{Config, Control, Master, Signals};
-use super::{accounts, logs, make_pool};
+use super::{accounts, logs, resolve_pool};
 use crate::plan::{ControlPlan, Glob, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source};
 use nix::unistd::Uid;
 use std::time::Duration;
 
-/// Makes the plan; it is one only if the reader has no errors afterwards.
+/// Makes the plan. It is valid only if the parser has no errors afterwards.
 pub(super) fn plan(
-    cx: &mut Parser,
+    parser: &mut Parser,
     config: Config,
-    place: Whereabouts,
+    place: ConfigPaths,
     mut sources: Vec<Source>,
     include: Vec<Glob>,
 ) -> Plan {
     let Config { master, control, signals, listen, pools } = config;
-    let mut listeners = Listeners::declare(cx, listen);
+    let mut listeners = Listeners::declare(parser, listen);
     let mut files = EnvFiles::default();
-    if pools.is_empty() && !cx.report.has_errors() {
-        cx.error_with(&(0..0), "there is no pool: nothing to run", "add [pool.web] with a command");
+    if pools.is_empty() && !parser.report.has_errors() {
+        parser.error_with(&(0..0), "there is no pool: nothing to run", "add [pool.web] with a command");
     }
-    let mut pools: Vec<Marked> =
-        pools.into_iter().map(|(name, pool)| make_pool::pool(cx, &mut listeners, &mut files, &name, pool)).collect();
+    let mut pools: Vec<Marked> = pools
+        .into_iter()
+        .map(|(name, pool)| resolve_pool::pool(parser, &mut listeners, &mut files, &name, pool))
+        .collect();
     sources.extend(files.into_sources());
-    let master = make_master(cx, master, &place);
-    let listeners = listeners.finish(cx);
-    across::order(cx, &mut pools);
-    across::ports(cx, &pools, &listeners);
-    across::logs(cx, &pools, &master, &sources);
+    let master = make_master(parser, master, &place);
+    let listeners = listeners.finish(parser);
+    cross_checks::order(parser, &mut pools);
+    cross_checks::ports(parser, &pools, &listeners);
+    cross_checks::logs(parser, &pools, &master, &sources);
     Plan {
         sources,
         include,
         master,
-        control: make_control(cx, &control),
+        control: make_control(parser, &control),
         signals: make_signals(&signals),
         listeners,
         pools: pools.into_iter().map(|(pool, _)| pool).collect(),
@@ -46,25 +48,25 @@ pub(super) fn plan(
     }
 }
 
-fn make_master(cx: &mut Parser, master: Master, place: &Whereabouts) -> MasterPlan {
+fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> MasterPlan {
     let name = master.name.map_or_else(|| place.name.clone(), |at| at.value);
     if let Some(at) =
         master.runtime_dir.as_ref().filter(|at| place.base.is_symlink() && at.value.starts_with(&place.base))
     {
         let message = "this folder is part of the release that a link leads to: it goes when that release is deleted";
-        cx.warning(&at.span, message, "write an absolute path, or leave it out");
+        parser.warning(&at.span, message, "write an absolute path, or leave it out");
     }
-    let runtime_dir = master.runtime_dir.map_or_else(|| place::runtime_dir(&name), |at| at.value);
+    let runtime_dir = master.runtime_dir.map_or_else(|| paths::runtime_dir(&name), |at| at.value);
     let log_max_size = master.log_max_size.as_ref().map_or(logs::MAX_SIZE, |at| at.value);
     if let Some(at) = &master.log_max_size {
-        logs::large_enough(cx, at);
+        logs::large_enough(parser, at);
     }
     let pid_file = master.pid_file.map_or_else(|| runtime_dir.join("master.pid"), |at| at.value);
-    let default_log_file = place::log_file(&name);
-    // What the file says is UTF-8, but not all that the defaults are made from.
+    let default_log_file = paths::log_file(&name);
+    // The file is UTF-8, but the paths that defaults are made from may not be.
     for path in [&runtime_dir, &pid_file, &default_log_file] {
-        if let Some(message) = place::unnameable(path) {
-            cx.error_of_file(message, "it comes from $XDG_STATE_HOME or $HOME: rename the folder");
+        if let Some(message) = paths::unnameable(path) {
+            parser.error_of_file(message, "it comes from $XDG_STATE_HOME or $HOME: rename the folder");
             break;
         }
     }
@@ -86,21 +88,21 @@ fn make_master(cx: &mut Parser, master: Master, place: &Whereabouts) -> MasterPl
     }
 }
 
-fn make_control(cx: &mut Parser, control: &Control) -> ControlPlan {
-    let group = control.group.as_ref().and_then(|name| accounts::group(cx, name));
+fn make_control(parser: &mut Parser, control: &Control) -> ControlPlan {
+    let group = control.group.as_ref().and_then(|name| accounts::group(parser, name));
     if let (Some(name), Some(gid)) = (&control.group, group)
         && !Uid::effective().is_root()
         && !accounts::own_groups().contains(&gid)
     {
-        cx.error(&name.span, "only root can give a socket to a group that it is not in");
+        parser.error(&name.span, "only root can give a socket to a group that it is not in");
     }
     let mode = control.mode.as_ref().map(|at| at.value);
     if let (Some(name), Some(mode)) = (&control.group, mode)
         && mode & 0o060 == 0
     {
-        cx.error_with(&name.span, "`mode` gives this group nothing", "write mode = \"0660\"");
+        parser.error_with(&name.span, "`mode` gives this group nothing", "write mode = \"0660\"");
     }
-    // A group alone is meant to be let in.
+    // A group alone means that its members may connect.
     let default = if group.is_some() { 0o660 } else { 0o600 };
     ControlPlan { mode: mode.unwrap_or(default), group }
 }

@@ -1,4 +1,4 @@
-//! A look ahead: does what the workers need exist now? Only warnings: a deployment may bring it later.
+//! Checks whether what the workers need exists now. It only warns, since a deployment may bring it later.
 
 use super::reader::Parser;
 use super::report::shown;
@@ -8,36 +8,36 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Warns where the working directory or the program of `recipe` does not exist. `command` and `directory` are the
-/// places to name.
-pub(super) fn ahead(cx: &mut Parser, recipe: &Recipe, command: &Range<usize>, directory: &Range<usize>) {
+/// Warns if the working directory or the program of `recipe` does not exist. `command` and `directory` are the spans
+/// to report.
+pub(super) fn check(parser: &mut Parser, recipe: &Recipe, command: &Range<usize>, directory: &Range<usize>) {
     let folder = &recipe.working_directory;
     if !folder.is_dir() {
         let message = format!("the working directory {} does not exist now", folder.display());
-        cx.warning(directory, message, "workers cannot start without it");
+        parser.warning(directory, message, "workers cannot start without it");
         return;
     }
-    // A placeholder in the program's name is known at birth only.
+    // A placeholder in the program's name is known only at spawn.
     let Some(program) = recipe.command.first().and_then(Template::as_literal) else { return };
     if program.contains('/') {
         let path = folder.join(program);
         if !path.is_file() {
             let message = format!("the program {} does not exist now", path.display());
-            cx.warning(command, message, "workers cannot start without it");
+            parser.warning(command, message, "workers cannot start without it");
         } else if !executable(&path) {
             let message = format!("the program {} is not executable", path.display());
-            cx.warning(command, message, "chmod +x it, or name its interpreter first");
+            parser.warning(command, message, "chmod +x it, or name its interpreter first");
         }
         return;
     }
     let found = |path: &OsString| std::env::split_paths(path).any(|dir| executable(&folder.join(dir).join(program)));
     if path(recipe).as_ref().is_some_and(|path| !found(path)) {
         let message = format!("the program `{}` is not found in PATH now", shown(program));
-        cx.warning(command, message, "write its whole path, or set PATH in `env`");
+        parser.warning(command, message, "write its whole path, or set PATH in `env`");
     }
 }
 
-/// The PATH by which the worker's program is found; none: known at birth only.
+/// The PATH that the worker's program is looked up in; `None`: known only at spawn.
 fn path(recipe: &Recipe) -> Option<OsString> {
     match recipe.env.iter().rev().find(|(name, _)| name == "PATH") {
         Some((_, value)) => value.as_literal().map(OsString::from),

@@ -1,4 +1,4 @@
-//! Words of the command line with a meaning of their own: durations, sizes, signals, `POOL/SLOT`.
+//! Parses values of the command line: durations, sizes, signals, `POOL/SLOT`.
 
 use crate::control::wire::ScaleTo;
 use nix::libc;

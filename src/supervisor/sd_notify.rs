@@ -1,22 +1,23 @@
-//! What the master tells the manager that started it (sd_notify(3), sd_watchdog_enabled(3)): systemd, or another rotad.
+//! Messages to the service manager that started the master (sd_notify(3), sd_watchdog_enabled(3)): systemd, or
+//! another rotad. `service_manager.rs` decides when to send what.
 
-use super::harmless::harmless;
+use crate::observe::sanitize::sanitize;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// More pools than that are not named one by one.
+/// With more pools than this, only those with something to report are named in STATUS=.
 const MOST_POOLS: usize = 12;
-/// Letters of a pool's line in STATUS=.
+/// The longest line of a pool in STATUS=, in characters.
 const LONGEST: usize = 200;
 
-/// The other end of `NOTIFY_SOCKET`, if there is one.
+/// The socket at `NOTIFY_SOCKET`, if there is one.
 #[derive(Debug)]
-pub struct Manager(Option<(UnixDatagram, SocketAddr)>);
+pub(super) struct ServiceManagerSocket(Option<(UnixDatagram, SocketAddr)>);
 
-impl Manager {
-    /// Looks at the environment once; workers never see the variable.
-    pub fn find() -> Self {
+impl ServiceManagerSocket {
+    /// Reads the environment once; workers never see the variable.
+    pub(super) fn find() -> Self {
         Self(std::env::var_os("NOTIFY_SOCKET").and_then(|name| {
             let name = name.into_encoded_bytes();
             let address = match name.first()? {
@@ -30,45 +31,45 @@ impl Manager {
         }))
     }
 
-    pub fn listens(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Says something; nobody listening, or a full queue, is no matter of ours.
-    pub fn tell(&self, text: &str) {
+    /// Sends a message. If nothing receives it or the queue is full, it is dropped.
+    pub(super) fn send(&self, text: &str) {
         if let Some((socket, address)) = &self.0 {
             socket.send_to_addr(text.as_bytes(), address).ok();
         }
     }
 }
 
-/// How often `WATCHDOG=1` is to be said: twice as often as the manager asks of the process that it started as
-/// `started_as`. None: it does not ask.
-pub fn watchdog(started_as: u32) -> Option<Duration> {
+/// How often to send `WATCHDOG=1`: twice as often as the manager requires of the process that it started with pid
+/// `started_as`. `None`: it does not require it.
+pub(super) fn watchdog(started_as: u32) -> Option<Duration> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let meant = std::env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(started_as));
     let micros = number("WATCHDOG_USEC").filter(|micros| meant && *micros > 0)?;
     Some(Duration::from_micros(micros / 2).max(Duration::from_millis(1)))
 }
 
-/// One pool, as STATUS= has it.
+/// One pool in STATUS=.
 #[derive(Debug)]
-pub struct PoolLine {
+pub(super) struct PoolLine {
     /// `web 4/4`.
-    pub text: String,
-    /// Nothing to say but that.
-    pub well: bool,
+    pub(super) text: String,
+    /// There is nothing more to report about it.
+    pub(super) well: bool,
 }
 
 /// The line that `systemctl status` shows: `running: web 4/4, jobs 1/2 degraded`.
-pub fn status(word: &str, pools: &[PoolLine]) -> String {
+pub(super) fn status(word: &str, pools: &[PoolLine]) -> String {
     let mut shown: Vec<&PoolLine> = pools.iter().collect();
     if pools.len() > MOST_POOLS {
         shown.retain(|pool| !pool.well);
         shown.truncate(MOST_POOLS);
     }
     let mut lines: Vec<String> =
-        shown.iter().map(|pool| harmless(pool.text.chars().take(LONGEST).collect::<String>())).collect();
+        shown.iter().map(|pool| sanitize(pool.text.chars().take(LONGEST).collect::<String>())).collect();
     match pools.len() - lines.len() {
         0 => {}
         others if lines.is_empty() => lines.push(format!("{others} pools")),

@@ -1,5 +1,5 @@
-//! The texts of one configuration. Spans count through all of them as if they were one text, so that a value carries
-//! its file with it.
+//! The texts of one configuration. Spans count through all of them as if they were one text, so that a span
+//! identifies its file too.
 
 use super::report::Place;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 /// One file's text.
 #[derive(Clone)]
 pub(super) struct Text {
-    /// As findings name it.
+    /// The name that findings show.
     pub(super) file: PathBuf,
     pub(super) text: Rc<str>,
     /// Where its spans begin.
@@ -19,7 +19,7 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// A span of this text alone, as it counts in the whole.
+    /// Converts a span of this text to a span of the whole.
     pub(super) fn whole(&self, span: &Range<usize>) -> Range<usize> {
         self.start + span.start..self.start + span.end
     }
@@ -44,7 +44,7 @@ impl Sources {
         &self.0[0]
     }
 
-    /// The file of a span, and its place there.
+    /// The file of a span, and its place in that file.
     pub(super) fn place(&self, span: &Range<usize>) -> (PathBuf, Place) {
         let after = self.0.partition_point(|text| text.start <= span.start);
         let text = &self.0[after.saturating_sub(1)];
@@ -53,7 +53,7 @@ impl Sources {
     }
 }
 
-/// A value of one text with spans that count in the whole.
+/// A value of one text, with spans that count in the whole.
 pub(super) fn shift(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
     let moved = |span: Range<usize>| span.start + by..span.end + by;
     let span = moved(value.span());

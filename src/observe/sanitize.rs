@@ -1,18 +1,18 @@
-//! Text of workers, made harmless for terminals and logs.
+//! Makes text from workers and users safe to print on terminals and in logs.
 
 use std::fmt::Write;
 
-/// The text with what a terminal obeys made visible, so that no worker can move the cursor, retitle the window or hide
-/// its neighbour: control characters (C0 but tab, DEL, C1) and broken UTF-8 as `\x1b`, characters that turn the reading
-/// direction as `\u{202e}`.
-pub fn harmless(text: impl AsRef<[u8]>) -> String {
+/// The text with everything that controls a terminal made visible, so that no worker can move the cursor, change the
+/// window title or hide other text: control characters (C0 except tab, DEL, C1) and invalid UTF-8 become `\x1b`,
+/// characters that change the reading direction become `\u{202e}`.
+pub fn sanitize(text: impl AsRef<[u8]>) -> String {
     let text = text.as_ref();
     let mut out = String::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
                 '\t' => out.push(c),
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 c if c.is_control() => write!(out, "\\x{:02x}", c as u32).unwrap_or(()),
                 c if turns(c) => out.extend(c.escape_unicode()),
                 c => out.push(c),
@@ -25,14 +25,14 @@ pub fn harmless(text: impl AsRef<[u8]>) -> String {
     out
 }
 
-/// The same for text of many lines.
-pub fn harmless_lines(text: &str) -> String {
-    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
+/// As [`sanitize`], for text of many lines.
+pub fn sanitize_lines(text: &str) -> String {
+    text.lines().map(sanitize).collect::<Vec<_>>().join("\n")
 }
 
-/// JSON with the characters escaped that JSON itself would let through to a terminal: DEL, C1, those that turn the
-/// reading direction. It means the same.
-pub fn harmless_json(json: &str) -> String {
+/// Escapes the characters that JSON itself would pass to a terminal: DEL, C1, and those that change the reading
+/// direction. The value stays the same.
+pub fn sanitize_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         if (c.is_control() && c != '\n') || turns(c) {
@@ -55,24 +55,24 @@ mod tests {
     #[test]
     fn nothing_that_a_terminal_obeys_comes_through() {
         let all: String = (0..0xa0).map(|n| char::from_u32(n).unwrap()).chain("äß\u{202e}✓".chars()).collect();
-        let out = harmless(&all);
+        let out = sanitize(&all);
         assert!(out.chars().all(|c| (!c.is_control() || c == '\t') && c != '\u{202e}'), "{out:?}");
         assert!(out.contains("äß") && out.contains('✓'));
-        assert_eq!(harmless("a\x1b]0;title\x07b\tc"), "a\\x1b]0;title\\x07b\tc");
-        assert_eq!(harmless(b"a\x1b[2Jb\tc\xff"), "a\\x1b[2Jb\tc\\xff");
-        assert_eq!(harmless("ü\u{9b}\u{202e}"), "ü\\x9b\\u{202e}");
+        assert_eq!(sanitize("a\x1b]0;title\x07b\tc"), "a\\x1b]0;title\\x07b\tc");
+        assert_eq!(sanitize(b"a\x1b[2Jb\tc\xff"), "a\\x1b[2Jb\tc\\xff");
+        assert_eq!(sanitize("ü\u{9b}\u{202e}"), "ü\\x9b\\u{202e}");
     }
 
     #[test]
     fn json_means_the_same_and_moves_nothing() {
         let text = "a\u{9b}2J\u{7f}\u{202e}\x1bä";
-        let json = harmless_json(&serde_json::to_string(&[text]).unwrap());
+        let json = sanitize_json(&serde_json::to_string(&[text]).unwrap());
         assert!(json.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{json:?}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
     }
 
     #[test]
     fn lines_stay_lines() {
-        assert_eq!(harmless_lines("one\r\ntwo\x1b[2J\n"), "one\ntwo\\x1b[2J");
+        assert_eq!(sanitize_lines("one\r\ntwo\x1b[2J\n"), "one\ntwo\\x1b[2J");
     }
 }

@@ -1,6 +1,6 @@
-//! One pool: what was read -> its plan.
+//! Resolves one parsed pool into its plan.
 
-use super::across::{Marked, PoolSpans};
+use super::cross_checks::{Marked, PoolSpans};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
 use super::pool::{self, Pool};
@@ -9,32 +9,32 @@ use super::probe::{self, Crowd, ReadyText};
 use super::reader::{Located, Parser};
 use super::report::shown;
 use super::templates::Templates;
-use super::{accounts, logs, look, ports, values, watch};
+use super::{accounts, logs, ports, preflight, values, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, RollOn, Template};
 use rotad_core::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 use std::time::Duration;
 
-/// How long a worker that reports nothing has to live to be ready (`auto` without listeners).
+/// How long a worker that reports nothing must live to count as ready (`auto` without listeners).
 const AUTO: Span = Span::from_secs(1);
 
-/// Below this no program of any kind would live. Bytes.
+/// With less memory than this no program could run. In bytes.
 const LEAST_RSS: u64 = 1 << 20;
 
 pub(super) fn pool(
-    cx: &mut Parser,
+    parser: &mut Parser,
     listeners: &mut Listeners,
     files: &mut EnvFiles,
     name: &Located<String>,
     pool: Pool,
 ) -> Marked {
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
-    let policy = policy(cx, kind, &pool);
-    warn_by_age(cx, name, &pool, &policy);
-    let sockets = sockets(cx, listeners, &pool);
+    let policy = policy(parser, kind, &pool);
+    warn_by_age(parser, name, &pool, &policy);
+    let sockets = sockets(parser, listeners, &pool);
     let plans: Vec<ListenPlan> = sockets.listen.iter().map(|index| listeners.plans[*index].clone()).collect();
     let mut texts = Templates {
         listeners: &plans,
-        // A refused listener has its finding; that placeholders miss it is no news.
+        // A refused listener has its finding already; its placeholders need no other.
         complete: sockets.complete,
         passed: sockets.passed,
         ports: pool.ports.is_some(),
@@ -45,12 +45,12 @@ pub(super) fn pool(
         None => Ready::Auto,
         Some(at) => match &at.value {
             ReadyText::Known(ready) => ready.clone(),
-            ReadyText::Probe(text) => probe::check(cx, &mut texts, text, crowd).map_or(Ready::Auto, Ready::Probe),
+            ReadyText::Probe(text) => probe::check(parser, &mut texts, text, crowd).map_or(Ready::Auto, Ready::Probe),
         },
     };
-    let health = pool.health.as_ref().and_then(|health| probe::health(cx, &mut texts, health, crowd));
-    let (watch, log) = (watch::make(cx, &pool.reload), logs::make(cx, &pool.log));
-    let (recycle, essential) = (recycle(cx, &pool), essential(cx, &pool));
+    let health = pool.health.as_ref().and_then(|health| probe::health(parser, &mut texts, health, crowd));
+    let (watch, log) = (watch::make(parser, &pool.reload), logs::make(parser, &pool.log));
+    let (recycle, essential) = (recycle(parser, &pool), essential(parser, &pool));
     let roll_on = pool.reload.on.as_ref().map_or(RollOn::Always, |at| at.value);
     let marks = PoolSpans {
         after: pool.after.clone(),
@@ -58,11 +58,11 @@ pub(super) fn pool(
         files: logs::files(&pool.log),
     };
     let written = pool.ports.clone().and_then(|at| Some(Located::new(at.value?, at.span)));
-    let recipe = recipe(cx, files, name, pool, sockets, &mut texts);
+    let recipe = recipe(parser, files, name, pool, sockets, &mut texts);
     if let Some(at) = &written {
-        ports::enough(cx, at, policy.count, policy.reload.surge, policy.reload.max_draining);
+        ports::enough(parser, at, policy.count, policy.reload.surge, policy.reload.max_draining);
         if !texts.uses_port {
-            cx.warning(&at.span, "no worker is told its port", "write `{port}` into `command` or `env`");
+            parser.warning(&at.span, "no worker is told its port", "write `{port}` into `command` or `env`");
         }
     }
     let ports = written.map(|at| at.value);
@@ -72,29 +72,33 @@ pub(super) fn pool(
     (plan, marks)
 }
 
-fn essential(cx: &mut Parser, pool: &Pool) -> Option<Essential> {
+fn essential(parser: &mut Parser, pool: &Pool) -> Option<Essential> {
     let at = pool.essential.as_ref()?;
     match at.value {
         Essential::Ready(Span::ZERO) => {
-            cx.error_with(&at.span, "the master would stop at once", "write how long the pool may be without a worker");
+            parser.error_with(
+                &at.span,
+                "the master would stop at once",
+                "write how long the pool may be without a worker",
+            );
         }
         Essential::Exit
             if !pool.restart.policy.as_ref().is_some_and(|policy| policy.value != RestartPolicy::Always) =>
         {
             let hint = "add `policy = \"never\"` or `policy = \"on-failure\"` to its `restart`";
-            cx.error_with(&at.span, "a pool that is always started again never ends", hint);
+            parser.error_with(&at.span, "a pool that is always started again never ends", hint);
         }
         Essential::Ready(_) | Essential::Exit => {}
     }
     Some(at.value)
 }
 
-fn recycle(cx: &mut Parser, pool: &Pool) -> Recycle {
+fn recycle(parser: &mut Parser, pool: &Pool) -> Recycle {
     if let Some(at) = pool.recycle.max_age.as_ref().filter(|at| at.value == Span::ZERO) {
-        cx.error_with(&at.span, "workers would be replaced all the time", "leave it out for workers that stay");
+        parser.error_with(&at.span, "workers would be replaced all the time", "leave it out for workers that stay");
     }
     if let Some(at) = pool.recycle.max_rss.as_ref().filter(|at| at.value < LEAST_RSS) {
-        cx.error_with(&at.span, "no worker needs as little memory as that", "1MiB is the least");
+        parser.error_with(&at.span, "no worker needs as little memory as that", "1MiB is the least");
     }
     Recycle {
         max_age: pool.recycle.max_age.as_ref().map(|at| probe::duration(at.value)),
@@ -102,7 +106,7 @@ fn recycle(cx: &mut Parser, pool: &Pool) -> Recycle {
     }
 }
 
-fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
+fn policy(parser: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
     let count = pool.count.as_ref().map_or(1, |at| at.value);
     let default_stop = match kind {
         Kind::Worker => Span::from_secs(30),
@@ -112,37 +116,38 @@ fn policy(cx: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
     let default_timeout = if kind == Kind::Oneshot { Span::FOREVER } else { Span::from_secs(60) };
     let ready_timeout = pool.ready_timeout.as_ref().map_or(default_timeout, |at| at.value);
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| at.value == Span::ZERO) {
-        cx.error_with(&at.span, "no worker is ready in no time", "leave it out for the default");
+        parser.error_with(&at.span, "no worker is ready in no time", "leave it out for the default");
     }
     let auto = pool.ready.as_ref().is_none_or(|at| matches!(at.value, ReadyText::Known(Ready::Auto)));
     let by_living = kind != Kind::Oneshot && !pool.listens() && auto;
     if let Some(at) = pool.ready_timeout.as_ref().filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value)) {
         let hint = "make it longer than 1 s, or write ready = \"notify\"";
-        cx.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
+        parser.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
     }
     Policy {
         count,
-        readiness: readiness(cx, pool, ready_timeout),
+        readiness: readiness(parser, pool, ready_timeout),
         ready_timeout,
         stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
-        restart: restart(cx, &pool.restart),
+        restart: restart(parser, &pool.restart),
         kind: if kind == Kind::Oneshot { PoolKind::Oneshot } else { PoolKind::Service },
-        // The numbers of pools are the master's to give.
+        // The master assigns the pool numbers.
         after: Vec::new(),
         max_starting: pool.max_starting.as_ref().map(|at| at.value),
         essential: pool.essential.as_ref().map(|at| at.value),
     }
 }
 
-/// Nobody should take an age for a proof without knowing it. Whoever writes as long a `soak` as is the default knows.
-fn warn_by_age(cx: &mut Parser, name: &Located<String>, pool: &Pool, policy: &Policy) {
+/// Warns if readiness only by age may be mistaken for a proof. A user who sets a `soak` at least as long as the
+/// default knows.
+fn warn_by_age(parser: &mut Parser, name: &Located<String>, pool: &Pool, policy: &Policy) {
     let Readiness::Alive(after) = policy.readiness else { return };
     let (soak, stable_after) = (policy.soak(true), policy.restart.stable_after);
     if policy.kind == PoolKind::Oneshot || policy.reload.soak.is_some_and(|soak| soak >= stable_after) {
         return;
     }
-    let place = pool.ready.as_ref().map_or(&name.span, |at| cx.own(&at.span, &name.span)).clone();
+    let place = pool.ready.as_ref().map_or(&name.span, |at| parser.more_specific(&at.span, &name.span)).clone();
     let alive = if after == Span::ZERO { "once its program runs".to_owned() } else { format!("after {after}") };
     let watched = if soak == Span::ZERO { "no longer".to_owned() } else { format!("for {soak}") };
     let message = format!(
@@ -153,10 +158,10 @@ fn warn_by_age(cx: &mut Parser, name: &Located<String>, pool: &Pool, policy: &Po
          where an age is all there is, `soak = \"{}\"` in `reload` says that you know",
         humantime::format_duration(Duration::from_millis(stable_after.as_millis()))
     );
-    cx.warning(&place, message, hint);
+    parser.warning(&place, message, hint);
 }
 
-fn readiness(cx: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
+fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
     let listens = pool.listens();
     let Some(ready) = &pool.ready else {
         return if listens { Readiness::Reported } else { Readiness::Alive(AUTO) };
@@ -167,7 +172,7 @@ fn readiness(cx: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
         Ready::Auto | Ready::Notify | Ready::Probe(_) => Readiness::Reported,
         Ready::Accepting => {
             if !listens {
-                cx.error_with(
+                parser.error_with(
                     &ready.span,
                     "`ready`: accepting on which listener?",
                     "add `listen`, or write \"notify\"",
@@ -181,8 +186,8 @@ fn readiness(cx: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
             if after >= timeout {
                 let message = format!("`after` is never reached: `ready_timeout` ({timeout}) comes first");
                 let limit = pool.ready_timeout.as_ref().map_or(&ready.span, |at| &at.span);
-                let place = cx.own(&ready.span, limit).clone();
-                cx.error_with(&place, message, "make `ready_timeout` longer");
+                let place = parser.more_specific(&ready.span, limit).clone();
+                parser.error_with(&place, message, "make `ready_timeout` longer");
             }
             Readiness::Alive(after)
         }
@@ -198,7 +203,7 @@ fn reload(count: u32, reload: &pool_tables::Reload) -> Reload {
     }
 }
 
-fn restart(cx: &mut Parser, restart: &pool_tables::Restart) -> Restart {
+fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
     const MAX_DELAY: Span = Span::from_secs(30);
     let policy = restart.policy.as_ref().map_or(RestartPolicy::Always, |at| at.value);
     let delay = restart.delay.as_ref().map_or(Span::from_millis(100), |at| at.value);
@@ -206,12 +211,12 @@ fn restart(cx: &mut Parser, restart: &pool_tables::Restart) -> Restart {
     match (&restart.delay, &restart.max_delay) {
         (Some(at), None) if at.value > MAX_DELAY => {
             let message = format!("`delay` ({delay}) is above the default of `max_delay` ({MAX_DELAY})");
-            cx.error_with(&at.span, message, "set `max_delay`, too");
+            parser.error_with(&at.span, message, "set `max_delay`, too");
         }
         (written, Some(at)) if delay > at.value => {
             let message = format!("`max_delay` ({max_delay}) is below `delay` ({delay})");
-            let place = cx.own(&at.span, written.as_ref().map_or(&at.span, |at| &at.span)).clone();
-            cx.error_with(&place, message, "the delay grows from `delay` to `max_delay`");
+            let place = parser.more_specific(&at.span, written.as_ref().map_or(&at.span, |at| &at.span)).clone();
+            parser.error_with(&place, message, "the delay grows from `delay` to `max_delay`");
         }
         _ => {}
     }
@@ -219,7 +224,7 @@ fn restart(cx: &mut Parser, restart: &pool_tables::Restart) -> Restart {
         let keys =
             [("delay", &restart.delay), ("max_delay", &restart.max_delay), ("stable_after", &restart.stable_after)];
         for (key, at) in keys.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?))) {
-            cx.idle(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
+            parser.unused_key(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
         }
     }
     let success_exit_codes = restart.success_exit_codes.as_ref().map_or_else(|| vec![0], |at| at.value.clone());
@@ -227,10 +232,10 @@ fn restart(cx: &mut Parser, restart: &pool_tables::Restart) -> Restart {
     if let Some(at) = &restart.never_on {
         if let Some(code) = never_on.iter().find(|code| success_exit_codes.contains(code)) {
             let hint = "it is either an end that is none to be repaired, or one after which nothing is started";
-            cx.error_with(&at.span, format!("{code} is one of `success_exit_codes`"), hint);
+            parser.error_with(&at.span, format!("{code} is one of `success_exit_codes`"), hint);
         }
         if policy == RestartPolicy::Never {
-            cx.idle(&at.span, "`never_on` means nothing with policy = \"never\"".to_owned(), "leave it out");
+            parser.unused_key(&at.span, "`never_on` means nothing with policy = \"never\"".to_owned(), "leave it out");
         }
     }
     Restart {
@@ -245,18 +250,18 @@ fn restart(cx: &mut Parser, restart: &pool_tables::Restart) -> Restart {
 
 /// The listeners of a pool.
 struct Sockets {
-    /// Their indices, in order; at the end one that is for stdin alone.
+    /// Their indices, in order; the last one may be for stdin only.
     listen: Vec<usize>,
     passed: usize,
     stdin: Option<usize>,
-    /// None has been refused.
+    /// None of them has a finding.
     complete: bool,
 }
 
-fn sockets(cx: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Sockets {
-    let mut listen = listen(cx, listeners, pool);
+fn sockets(parser: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Sockets {
+    let mut listen = listen(parser, listeners, pool);
     let passed = listen.len();
-    let stdin = pool.stdin.as_ref().and_then(|word| listeners.take(cx, word)).map(|index| {
+    let stdin = pool.stdin.as_ref().and_then(|word| listeners.take(parser, word)).map(|index| {
         listen.iter().position(|known| *known == index).unwrap_or_else(|| {
             listen.push(index);
             passed
@@ -267,13 +272,13 @@ fn sockets(cx: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Sockets {
     Sockets { listen, passed, stdin, complete }
 }
 
-/// Those from descriptor 3 on, in order.
-fn listen(cx: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Vec<usize> {
+/// The listeners from descriptor 3 on, in order.
+fn listen(parser: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Vec<usize> {
     let mut indices = Vec::new();
     for word in pool.listen.iter().flat_map(|at| &at.value) {
-        match listeners.take(cx, word) {
+        match listeners.take(parser, word) {
             Some(index) if indices.contains(&index) => {
-                cx.error(&word.span, format!("`{}` is named twice", shown(&word.value)));
+                parser.error(&word.span, format!("`{}` is named twice", shown(&word.value)));
             }
             Some(index) => indices.push(index),
             None => {}
@@ -283,7 +288,7 @@ fn listen(cx: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Vec<usize>
 }
 
 fn recipe(
-    cx: &mut Parser,
+    parser: &mut Parser,
     files: &mut EnvFiles,
     name: &Located<String>,
     pool: Pool,
@@ -291,19 +296,23 @@ fn recipe(
     texts: &mut Templates<'_>,
 ) -> Recipe {
     if pool.command.is_none() {
-        pool::missing(cx, "pool", name, "command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
+        pool::missing(parser, "pool", name, "command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
     }
     let words = pool.command.as_ref().map_or(&[][..], |at| &at.value[..]);
-    let command: Vec<Template> = words.iter().map(|word| texts.text(cx, word)).collect();
+    let command: Vec<Template> = words.iter().map(|word| texts.text(parser, word)).collect();
     let own: Vec<(String, Template)> =
-        pool.env.iter().map(|(name, value)| (name.value.clone(), texts.text(cx, value))).collect();
-    let from_file = pool.env_file.as_ref().map_or_else(Vec::new, |path| files.variables(cx, path));
-    let account = accounts::account(cx, pool.user.as_ref(), pool.group.as_ref());
+        pool.env.iter().map(|(name, value)| (name.value.clone(), texts.text(parser, value))).collect();
+    let from_file = pool.env_file.as_ref().map_or_else(Vec::new, |path| files.variables(parser, path));
+    let account = accounts::account(parser, pool.user.as_ref(), pool.group.as_ref());
     let clear_env = pool.clear_env.as_ref().map_or(pool.user.is_some(), |at| at.value);
     if let Some(pass) = pool.pass_env.as_ref().filter(|_| !clear_env) {
-        cx.idle(&pass.span, "`pass_env` does nothing: the whole environment is passed", "add clear_env = true");
+        parser.unused_key(
+            &pass.span,
+            "`pass_env` does nothing: the whole environment is passed",
+            "add clear_env = true",
+        );
     }
-    let directory = pool.working_directory.as_ref().map_or_else(|| cx.base.clone(), |at| at.value.clone());
+    let directory = pool.working_directory.as_ref().map_or_else(|| parser.base.clone(), |at| at.value.clone());
     let recipe = Recipe {
         command,
         env: from_file.into_iter().map(|(name, value)| (name, Template::literal(value))).chain(own).collect(),
@@ -320,7 +329,7 @@ fn recipe(
     };
     if let Some(command) = &pool.command {
         let place = pool.working_directory.as_ref().map_or(&command.span, |at| &at.span);
-        look::ahead(cx, &recipe, &command.span, place);
+        preflight::check(parser, &recipe, &command.span, place);
     }
     recipe
 }

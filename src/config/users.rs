@@ -1,7 +1,7 @@
-//! Who is who: users and groups by name and by number.
+//! Users and groups by name and by number.
 //!
-//! A static binary asks /etc/passwd and /etc/group alone. glibc's own look-up would load the modules that
-//! /etc/nsswitch.conf names at run time, which works with the same glibc only and ends in a crash with another one.
+//! A static binary reads only /etc/passwd and /etc/group. glibc's own look-up would load the modules that
+//! /etc/nsswitch.conf names at run time, which works only with the same glibc and crashes with another one.
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
@@ -17,7 +17,7 @@ const GROUP: &str = "/etc/group";
 
 /// One user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Person {
+pub(crate) struct UserEntry {
     pub(crate) name: String,
     pub(crate) uid: u32,
     /// The user's first group.
@@ -26,27 +26,27 @@ pub(crate) struct Person {
     pub(crate) shell: PathBuf,
 }
 
-impl From<User> for Person {
+impl From<User> for UserEntry {
     fn from(user: User) -> Self {
         Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir, shell: user.shell }
     }
 }
 
 /// The user with this name or, in digits, this number.
-pub(super) fn user(name: &str) -> Result<Option<Person>, String> {
+pub(super) fn user(name: &str) -> Result<Option<UserEntry>, String> {
     match name.parse() {
         Ok(uid) => user_of(uid),
-        Err(_) if FILES_ALONE => Ok(Passwd::read()?.find(|person| person.name == name)),
-        Err(_) => User::from_name(name).map(|user| user.map(Person::from)).map_err(said),
+        Err(_) if FILES_ALONE => Ok(Passwd::read()?.find(|user_entry| user_entry.name == name)),
+        Err(_) => User::from_name(name).map(|user| user.map(UserEntry::from)).map_err(said),
     }
 }
 
 /// The user with this number.
-pub(crate) fn user_of(uid: u32) -> Result<Option<Person>, String> {
+pub(crate) fn user_of(uid: u32) -> Result<Option<UserEntry>, String> {
     if FILES_ALONE {
-        return Ok(Passwd::read()?.find(|person| person.uid == uid));
+        return Ok(Passwd::read()?.find(|user_entry| user_entry.uid == uid));
     }
-    User::from_uid(Uid::from_raw(uid)).map(|user| user.map(Person::from)).map_err(said)
+    User::from_uid(Uid::from_raw(uid)).map(|user| user.map(UserEntry::from)).map_err(said)
 }
 
 /// The number of the group with this name or, in digits, this number.
@@ -77,7 +77,7 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     fs::read(Path::new(path)).map_err(|error: io::Error| format!("{path}: {error}"))
 }
 
-/// The fields of each line; what is no entry (a comment, a line of NIS) has too few fields or no number.
+/// The fields of each line. Lines that are not entries (comments, NIS) have too few fields or no number.
 fn entries(text: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
     text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':').collect())
 }
@@ -94,17 +94,17 @@ impl Passwd {
         read(PASSWD).map(Self)
     }
 
-    fn find(&self, is: impl Fn(&Person) -> bool) -> Option<Person> {
-        entries(&self.0).filter_map(|fields| person(&fields)).find(is)
+    fn find(&self, is: impl Fn(&UserEntry) -> bool) -> Option<UserEntry> {
+        entries(&self.0).filter_map(|fields| user_entry(&fields)).find(is)
     }
 }
 
-fn person(fields: &[&[u8]]) -> Option<Person> {
+fn user_entry(fields: &[&[u8]]) -> Option<UserEntry> {
     let [name, _, uid, gid, _, home, shell] = fields else { return None };
     let path = |field: &[u8]| PathBuf::from(OsStr::from_bytes(field));
     // passwd(5): an empty field is /bin/sh.
     let shell = if shell.is_empty() { b"/bin/sh" } else { *shell };
-    Some(Person {
+    Some(UserEntry {
         name: std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?.to_owned(),
         uid: number(uid)?,
         gid: number(gid)?,
@@ -162,12 +162,12 @@ mod tests {
     #[test]
     fn people_are_read_from_the_file() {
         let users = Passwd(USERS.into());
-        let www = users.find(|person| person.name == "www-data").expect("www-data");
+        let www = users.find(|user_entry| user_entry.name == "www-data").expect("www-data");
         let (home, shell) = ("/var/www".into(), "/usr/sbin/nologin".into());
-        assert_eq!(www, Person { name: "www-data".to_owned(), uid: 33, gid: 33, home, shell });
-        assert_eq!(users.find(|person| person.uid == 7).map(|bare| bare.shell), Some("/bin/sh".into()));
+        assert_eq!(www, UserEntry { name: "www-data".to_owned(), uid: 33, gid: 33, home, shell });
+        assert_eq!(users.find(|user_entry| user_entry.uid == 7).map(|bare| bare.shell), Some("/bin/sh".into()));
         for none in ["+nis", "short", "bad", "", "www"] {
-            assert_eq!(users.find(|person| person.name == none), None, "{none}");
+            assert_eq!(users.find(|user_entry| user_entry.name == none), None, "{none}");
         }
     }
 
@@ -186,8 +186,8 @@ mod tests {
     #[test]
     fn the_files_say_what_the_c_library_says() {
         let Ok(users) = Passwd::read() else { return };
-        let root = users.find(|person| person.uid == 0).expect("root");
-        assert_eq!(User::from_uid(Uid::from_raw(0)).ok().flatten().map(Person::from), Some(root.clone()));
+        let root = users.find(|user_entry| user_entry.uid == 0).expect("root");
+        assert_eq!(User::from_uid(Uid::from_raw(0)).ok().flatten().map(UserEntry::from), Some(root.clone()));
         let groups = Groups::read().expect("the groups").of(&root.name, root.gid);
         assert!(groups_of(&root.name, root.gid).starts_with(&groups), "{groups:?}");
     }

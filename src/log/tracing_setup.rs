@@ -1,6 +1,7 @@
-//! The diary: what the master did and why, one line each, through `tracing`.
+//! Sets up `tracing` for the master's log: each event becomes one line in a sink. The supervisor opens it at startup
+//! and changes the level on reload.
 
-use super::harmless::{harmless_json, harmless_lines};
+use crate::observe::sanitize::{sanitize_json, sanitize_lines};
 use crate::plan::{LogFormat, LogLevel};
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -11,20 +12,20 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Where a finished line goes. It must not fail and not block.
+/// Takes each finished line. It must not fail and must not block.
 pub type Sink = Arc<dyn Fn(Vec<u8>) + Send + Sync>;
 
-/// Now, in the form that every line of the log begins with (RFC 3339, UTC, microseconds).
+/// The current time, as every log line begins (RFC 3339, UTC, microseconds).
 pub fn timestamp() -> String {
     humantime::format_rfc3339_micros(SystemTime::now()).to_string()
 }
 
-/// Changes the level of the diary that is open.
+/// Changes the level of the log that is open.
 type SetLevel = Box<dyn Fn(LevelFilter) + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// From now on every event of `tracing` becomes a line in the sink. Only the first call of a process counts.
+/// Sends every `tracing` event as a line to the sink. Only the first call in a process has an effect.
 pub fn open(sink: Sink, format: LogFormat, level: LogLevel) {
     let (filter, handle) = reload::Layer::new(level_of(level));
     // Without `log_internal_errors(false)` the subscriber would report a failing writer with `eprintln!`, which panics
@@ -36,13 +37,13 @@ pub fn open(sink: Sink, format: LogFormat, level: LogLevel) {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    // A second master in one process (an embedder's) goes on writing into the first one's diary.
+    // A second master in one process (of an embedder) keeps writing to the first one's log.
     if done.is_ok() {
         SET_LEVEL.set(Box::new(move |level| drop(handle.reload(level)))).ok();
     }
 }
 
-/// What is below this level is left out from now on.
+/// Drops events below this level from now on.
 pub fn set_level(level: LogLevel) {
     if let Some(set) = SET_LEVEL.get() {
         set(level_of(level));
@@ -77,7 +78,7 @@ impl<'a> MakeWriter<'a> for Lines {
 impl io::Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let plain = bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n'));
-        (self.0.sink)(if plain { bytes.to_vec() } else { self.0.harmless(bytes) });
+        (self.0.sink)(if plain { bytes.to_vec() } else { self.0.sanitize(bytes) });
         Ok(bytes.len())
     }
 
@@ -87,12 +88,12 @@ impl io::Write for Line<'_> {
 }
 
 impl Lines {
-    /// Paths and names of a configuration, and words of workers, may hold anything.
-    fn harmless(&self, line: &[u8]) -> Vec<u8> {
+    /// Paths and names from a configuration, and text from workers, may hold anything.
+    fn sanitize(&self, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         match self.format {
-            LogFormat::Json => harmless_json(&text),
-            LogFormat::Text => harmless_lines(&text) + if text.ends_with('\n') { "\n" } else { "" },
+            LogFormat::Json => sanitize_json(&text),
+            LogFormat::Text => sanitize_lines(&text) + if text.ends_with('\n') { "\n" } else { "" },
         }
         .into_bytes()
     }

@@ -1,4 +1,4 @@
-//! What pools are to each other: who comes after whom, whose ports and log files are whose.
+//! Checks between pools: the order of `after`, and conflicts of ports and log files.
 
 use super::logs::identity;
 use super::reader::{Located, Parser};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// Where a pool says what others may contradict.
+/// Where a pool says what may conflict with other pools.
 pub(super) struct PoolSpans {
     pub(super) after: Vec<Located<String>>,
     pub(super) ports: Option<Range<usize>>,
@@ -16,31 +16,31 @@ pub(super) struct PoolSpans {
     pub(super) files: Vec<Located<PathBuf>>,
 }
 
-/// One pool and its marks.
+/// One pool and its spans.
 pub(super) type Marked = (PoolPlan, PoolSpans);
 
-/// Resolves `after`: names that exist, each once, and no circle.
-pub(super) fn order(cx: &mut Parser, pools: &mut [Marked]) {
+/// Resolves `after`: names must exist, be named once, and form no cycle.
+pub(super) fn order(parser: &mut Parser, pools: &mut [Marked]) {
     let names: Vec<String> = pools.iter().map(|(pool, _)| pool.name.clone()).collect();
     for (pool, marks) in &mut *pools {
         for name in &marks.after {
-            if name.value == pool.name && cx.is_default(&name.span) {
+            if name.value == pool.name && parser.is_default(&name.span) {
                 continue;
             }
             if pool.after.contains(&name.value) {
-                cx.error(&name.span, format!("`{}` is named twice", shown(&name.value)));
+                parser.error(&name.span, format!("`{}` is named twice", shown(&name.value)));
             } else if names.contains(&name.value) {
                 pool.after.push(name.value.clone());
             } else {
                 let known: Vec<&str> = names.iter().map(String::as_str).collect();
-                cx.unknown(&name.span, "pool", &name.value, &known);
+                parser.unknown(&name.span, "pool", &name.value, &known);
             }
         }
     }
-    circles(cx, pools);
+    circles(parser, pools);
 }
 
-fn circles(cx: &mut Parser, pools: &[Marked]) {
+fn circles(parser: &mut Parser, pools: &[Marked]) {
     let mut waiting: BTreeMap<&str, &[String]> =
         pools.iter().map(|(pool, _)| (pool.name.as_str(), pool.after.as_slice())).collect();
     loop {
@@ -55,7 +55,7 @@ fn circles(cx: &mut Parser, pools: &[Marked]) {
         if !free.is_empty() {
             continue;
         }
-        // Whoever is left waits for somebody who is left: following that leads into a circle.
+        // Each remaining pool waits for another remaining one, so following them leads into a cycle.
         let Some(first) = waiting.keys().next() else { return };
         let mut path = vec![*first];
         let start = loop {
@@ -68,30 +68,30 @@ fn circles(cx: &mut Parser, pools: &[Marked]) {
             }
         };
         let circle = &path[start..];
-        tell(cx, pools, circle);
+        tell(parser, pools, circle);
         for name in circle {
             waiting.remove(name);
         }
     }
 }
 
-/// At the `after` of the first of the circle's pools in the text.
-fn tell(cx: &mut Parser, pools: &[Marked], circle: &[&str]) {
+/// Reported at the `after` of the pool of the cycle that comes first in the text.
+fn tell(parser: &mut Parser, pools: &[Marked], circle: &[&str]) {
     let Some((first, marks)) = pools.iter().find(|(pool, _)| circle.contains(&pool.name.as_str())) else { return };
     let at = circle.iter().position(|name| *name == first.name).unwrap_or(0);
     let turned: Vec<&str> = circle[at..].iter().chain(&circle[..=at]).copied().collect();
     let next = turned.get(1).copied().unwrap_or_default();
     let Some(name) = marks.after.iter().find(|name| name.value == next) else { return };
     if circle.len() == 1 {
-        cx.error_with(&name.span, format!("`{next}` waits for itself"), "leave it out");
+        parser.error_with(&name.span, format!("`{next}` waits for itself"), "leave it out");
     } else {
         let message = format!("these pools wait for each other: {}", turned.join(" → "));
-        cx.error_with(&name.span, message, "one of them has to be first: take a name out of its `after`");
+        parser.error_with(&name.span, message, "one of them has to be first: take a name out of its `after`");
     }
 }
 
-/// No port belongs to two pools, or to a pool and a listener.
-pub(super) fn ports(cx: &mut Parser, pools: &[Marked], listeners: &[ListenPlan]) {
+/// Checks that no port belongs to two pools, or to a pool and a listener.
+pub(super) fn ports(parser: &mut Parser, pools: &[Marked], listeners: &[ListenPlan]) {
     let ranges: Vec<(&str, Ports, &Range<usize>)> = pools
         .iter()
         .filter_map(|(pool, marks)| Some((pool.name.as_str(), pool.ports?, marks.ports.as_ref()?)))
@@ -100,7 +100,7 @@ pub(super) fn ports(cx: &mut Parser, pools: &[Marked], listeners: &[ListenPlan])
         for (other, theirs, _) in &ranges[..index] {
             if ports.first <= theirs.last && theirs.first <= ports.last {
                 let message = format!("pool `{other}` has some of these ports: {}-{}", theirs.first, theirs.last);
-                cx.error_with(span, message, "no two pools can have the same ports");
+                parser.error_with(span, message, "no two pools can have the same ports");
             }
         }
         for listener in listeners {
@@ -108,14 +108,15 @@ pub(super) fn ports(cx: &mut Parser, pools: &[Marked], listeners: &[ListenPlan])
                 && (ports.first..=ports.last).contains(&address.port())
             {
                 let message = format!("the listener `{}` has one of these ports: {address}", shown(&listener.name));
-                cx.error_with(span, message, "workers would find it taken");
+                parser.error_with(span, message, "workers would find it taken");
             }
         }
     }
 }
 
-/// No log file of a pool is another file of ours, and pools that share one agree on its rotation.
-pub(super) fn logs(cx: &mut Parser, pools: &[Marked], master: &MasterPlan, sources: &[Source]) {
+/// Checks that no log file of a pool is another file of the master, and that pools that share one agree on its
+/// rotation.
+pub(super) fn logs(parser: &mut Parser, pools: &[Marked], master: &MasterPlan, sources: &[Source]) {
     let log = master.log_file.as_ref().unwrap_or(&master.default_log_file);
     let mut ours = vec![(identity(log), "the master's own log"), (identity(&master.pid_file), "the pid file")];
     ours.extend(sources.iter().map(|source| (identity(&source.path), "part of the configuration")));
@@ -125,7 +126,7 @@ pub(super) fn logs(cx: &mut Parser, pools: &[Marked], master: &MasterPlan, sourc
             let real = identity(&file.value);
             if let Some((_, what)) = ours.iter().find(|(path, _)| *path == real) {
                 let hint = "choose another file, or leave it out for the master's log";
-                cx.error_with(&file.span, format!("{} is {what}", file.value.display()), hint);
+                parser.error_with(&file.span, format!("{} is {what}", file.value.display()), hint);
             }
             match writers.get(&real) {
                 Some(other) if (other.log.max_size, other.log.keep) != (pool.log.max_size, pool.log.keep) => {
@@ -133,14 +134,14 @@ pub(super) fn logs(cx: &mut Parser, pools: &[Marked], master: &MasterPlan, sourc
                         "`{}` and `{}` write this file with different `max_size` or `keep`",
                         other.name, pool.name
                     );
-                    cx.error_with(&file.span, message, "give both the same, or each a file of its own");
+                    parser.error_with(&file.span, message, "give both the same, or each a file of its own");
                 }
                 Some(other) if other.log.access != pool.log.access => {
                     let message = format!(
                         "`{}` and `{}` write this file with different `mode`, `user` or `group`",
                         other.name, pool.name
                     );
-                    cx.error_with(&file.span, message, "give both the same, or each a file of its own");
+                    parser.error_with(&file.span, message, "give both the same, or each a file of its own");
                 }
                 Some(_) => {}
                 None => drop(writers.insert(real, pool)),

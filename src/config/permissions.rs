@@ -1,6 +1,6 @@
-//! Whom root may listen to: a file that somebody else can write would be somebody else's root shell.
+//! Which files root may read: a file that another user can write would give that user a root shell.
 
-use super::place;
+use super::paths;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Uid;
 use std::ffi::OsString;
@@ -8,14 +8,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// As many as the kernel follows (path_resolution(7)).
+/// As many links as the kernel follows (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
 const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 
-/// What a file or folder tells about who may write it.
+/// Owner and mode of a file or directory.
 struct Owner {
     mode: u32,
     gid: u32,
@@ -28,30 +28,30 @@ impl Owner {
         Ok(Self { mode: meta.mode(), gid: meta.gid(), folder: meta.is_dir() })
     }
 
-    /// In a sticky folder nobody can replace another one's file.
+    /// In a sticky directory no user can replace another user's file.
     fn others_write(&self) -> bool {
         let bits = if self.gid == 0 { OTHERS_WRITE } else { OTHERS_WRITE | GROUP_WRITES };
         self.mode & bits != 0 && !(self.folder && self.mode & STICKY != 0)
     }
 }
 
-/// For root: the file itself, its folder, or one above that others may write; none when all is well, for other users,
-/// and for what does not exist.
+/// For root: the file itself or a directory above it that others may write. `None` if there is none, for other users,
+/// and for files that do not exist.
 pub(super) fn writable_by_others(path: &Path) -> Option<PathBuf> {
     if !Uid::effective().is_root() {
         return None;
     }
     let real = path.canonicalize().ok()?;
-    // The folder of each link on the way decides what the link says.
+    // The directory of each link on the way decides what the link points to.
     std::iter::once(real)
         .chain(folders_on_the_way(path))
         .find(|path| Owner::of(path).is_ok_and(|owner| owner.others_write()) && !on_read_only(path))
 }
 
-/// Every folder that is passed on the way to a file, the last first: those of links and those that they lead to.
+/// Every directory that is passed on the way to a file, the last first: those of links and those that they point to.
 fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
     let owned = |path: &Path| path.components().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>();
-    let mut left: Vec<OsString> = owned(&place::absolute(path));
+    let mut left: Vec<OsString> = owned(&paths::absolute(path));
     left.reverse();
     let (mut here, mut passed, mut links) = (PathBuf::from("/"), vec![PathBuf::from("/")], 0);
     while let Some(part) = left.pop() {
@@ -78,34 +78,34 @@ fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
     passed
 }
 
-/// What is mounted read-only (a ConfigMap, whose folders have the mode 0777) nobody writes here.
+/// No one can write to a read-only mount (a ConfigMap, whose directories have the mode 0777).
 fn on_read_only(path: &Path) -> bool {
     statvfs(path).is_ok_and(|about| about.flags().contains(FsFlags::ST_RDONLY))
 }
 
-/// The sentence for what [`writable_by_others`] found, and what to do.
-pub(super) fn distrust(found: &Path) -> (String, String) {
+/// The message for a result of [`writable_by_others`], and what to do about it.
+pub(super) fn refusal(found: &Path) -> (String, String) {
     let found = found.display();
     let message = format!("{found} is writable by others, and what they write would run as root");
     (message, format!("chmod go-w {found}"))
 }
 
-/// Whether root may take a file that it was not told but has found.
+/// Whether root may use a file that was found rather than named.
 pub(super) fn is_own(path: &Path) -> bool {
     !Uid::effective().is_root() || path.metadata().is_ok_and(|meta| meta.uid() == 0)
 }
 
-/// For root: whether a file that a pattern has found may be taken; who may write the configuration `main` may write
-/// this one as well.
-pub(super) fn is_roots_or_of_the_owner_of(path: &Path, main: &Path) -> bool {
+/// For root: whether a file that a pattern matched may be used. The users who may write the configuration `main` may
+/// write it as well.
+pub(super) fn may_be_included(path: &Path, main: &Path) -> bool {
     let owner = |path: &Path| path.metadata().map(|meta| meta.uid()).ok();
     is_own(path) || (owner(path).is_some() && owner(path) == owner(main))
 }
 
-/// For root: the file, its folder or one above that belongs neither to root nor to the owner of the configuration `main`:
-/// that owner could replace it. Where the root folder itself is another user's (a user namespace that does not know
-/// root), that one counts as root.
-pub(super) fn of_a_stranger(path: &Path, main: &Path) -> Option<PathBuf> {
+/// For root: the file, or a directory above it, that belongs neither to root nor to the owner of the configuration
+/// `main`: that owner could replace it. If the root directory itself belongs to another user (a user namespace
+/// without root), that user counts as root.
+pub(super) fn owned_by_another_user(path: &Path, main: &Path) -> Option<PathBuf> {
     if !Uid::effective().is_root() {
         return None;
     }

@@ -1,4 +1,5 @@
-//! What the verbs that ask the running master share: finding it, asking, progress, and the end in words and code.
+//! Shared by the verbs that send a request to the running master: find it, send the request, show progress, print the
+//! result and return the exit code.
 
 use super::client::{Client, ClientError, WaitLimits};
 use super::progress::Progress;
@@ -8,7 +9,7 @@ use crate::event_loop::signal_pipe::SignalPipe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Finds the master of this configuration. The error is an exit code; what it means has been printed.
+/// Finds the master of this configuration. The error is an exit code whose message has been printed.
 pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
     seam::meant(file).and_then(|path| seam::peek(&path)).map_err(|message| {
         print::plain_error(&message);
@@ -16,19 +17,19 @@ pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
     })
 }
 
-/// Ctrl-C and a timeout detach: what the master has begun goes on.
-pub(super) fn patience(timeout: Option<Duration>) -> WaitLimits {
+/// Ctrl-C and a timeout detach: the work that the master has begun continues.
+pub(super) fn limits(timeout: Option<Duration>) -> WaitLimits {
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     WaitLimits { until, interrupt: SignalPipe::on_ctrl_c().ok(), watches_reader: false }
 }
 
-/// For what goes on until Ctrl-C, or until nobody reads any more.
+/// For commands that run until Ctrl-C or until their output is closed.
 pub(super) fn endless() -> WaitLimits {
     let signals = [nix::libc::SIGINT, nix::libc::SIGTERM];
     WaitLimits { until: None, interrupt: SignalPipe::on(&signals).ok(), watches_reader: true }
 }
 
-/// Asks one question, prints the progress, and returns the exit code with what it means printed.
+/// Sends one request, prints progress, and returns the exit code after printing its message.
 pub(super) fn once(file: Option<&Path>, ask: Method, timeout: Option<Duration>) -> u8 {
     match peek(file) {
         Ok(peek) => once_of(&peek, ask, timeout),
@@ -36,25 +37,25 @@ pub(super) fn once(file: Option<&Path>, ask: Method, timeout: Option<Duration>) 
     }
 }
 
-/// The same for a master that has been found.
+/// The same with a master that was already found.
 pub(super) fn once_of(peek: &seam::MasterPaths, ask: Method, timeout: Option<Duration>) -> u8 {
-    let patience = patience(timeout);
-    let done = Client::connect(peek, &patience).and_then(|mut client| converse(&mut client, ask, &patience));
+    let limits = limits(timeout);
+    let done = Client::connect(peek, &limits).and_then(|mut client| converse(&mut client, ask, &limits));
     finish(done, &peek.config)
 }
 
-/// Graceful stop of everything, or fast with `now`. 0 also when it is known that nothing runs.
+/// Stops everything, gracefully or with `now` at once. Returns 0 also if certainly nothing is running.
 pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> u8 {
     let peek = match peek(file) {
         Ok(peek) => peek,
         Err(code) => return code,
     };
-    let patience = patience(timeout);
-    let done = Client::connect(&peek, &patience).and_then(|mut client| {
-        let (code, message) = converse(&mut client, Method::Stop { pools: Vec::new(), now }, &patience)?;
-        // A refusal (another's master, not permitted) leaves it running.
+    let limits = limits(timeout);
+    let done = Client::connect(&peek, &limits).and_then(|mut client| {
+        let (code, message) = converse(&mut client, Method::Stop { pools: Vec::new(), now }, &limits)?;
+        // After a refusal (another configuration's master, not permitted) it keeps running.
         if code == 0 || code == code::FAILED {
-            client.wait_gone(&patience)?;
+            client.wait_gone(&limits)?;
         }
         Ok((code, message))
     });
@@ -71,12 +72,12 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
     }
 }
 
-/// Asks, prints the progress as it comes, and returns the end.
-fn converse(client: &mut Client, ask: Method, patience: &WaitLimits) -> Result<(u8, String), ClientError> {
+/// Sends a request, prints progress as it arrives, and returns the final response.
+fn converse(client: &mut Client, ask: Method, limits: &WaitLimits) -> Result<(u8, String), ClientError> {
     client.ask(ask)?;
     let progress = Progress::on_stdout();
     loop {
-        match client.answer(patience)? {
+        match client.answer(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
             answer => print::raw(&progress.line(&answer)),
         }
@@ -87,7 +88,7 @@ pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> 
     match done {
         Err(error) => failed(&error, config),
         Ok((code, message)) => {
-            let message = print::harmless_lines(&message);
+            let message = print::sanitize_lines(&message);
             match (code, message.is_empty()) {
                 (_, true) => {}
                 (0, false) => print::line(&message),
@@ -98,7 +99,7 @@ pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> 
     }
 }
 
-/// Where the log of a master of this configuration is.
+/// Where the log of this configuration's master is.
 pub(super) fn log_file(peek: &seam::MasterPaths) -> String {
     match &peek.log_file {
         Some(file) => file.display().to_string(),
@@ -106,7 +107,7 @@ pub(super) fn log_file(peek: &seam::MasterPaths) -> String {
     }
 }
 
-/// Says why there is no answer; whoever detaches is told that the work goes on, and how to look at it.
+/// Prints why there is no answer; after detaching, also that the work continues and how to follow it.
 pub(super) fn failed(error: &ClientError, config: &Path) -> u8 {
     match error {
         ClientError::TimedOut | ClientError::Detached => print::error(&format!(

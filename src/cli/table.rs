@@ -1,19 +1,20 @@
-//! The status as a table for people: shapes carry the state, colour repeats it on a terminal, and the note says why.
+//! The status as a table for people: shapes show the state, colour repeats it on a terminal, and the note gives the
+//! reason.
 
-pub use super::rates::Rates;
+pub(crate) use super::rates::Rates;
 
-use super::print::harmless;
-use super::status::{
+use crate::observe::sanitize::sanitize;
+use crate::observe::status::{
     LastExit, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, outdated,
 };
 use std::collections::BTreeMap;
 
-/// How a table looks.
+/// How a table is drawn.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Look<'a> {
-    pub colour: bool,
-    /// Processor time as a share since the last look; none: as a sum since the workers' start.
-    pub rates: Option<&'a Rates>,
+pub(crate) struct Look<'a> {
+    pub(crate) colour: bool,
+    /// Processor use since the last reading; `None`: processor time since the workers' start.
+    pub(crate) rates: Option<&'a Rates>,
 }
 
 impl Look<'_> {
@@ -29,21 +30,21 @@ impl Look<'_> {
 }
 
 /// The table of all pools.
-pub fn pools(status: &Status, look: Look<'_>) -> String {
+pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
     let master = &status.master;
     let mut out = format!(
         "rotad {}  {}  pid {}  up {}  {}\n",
-        harmless(&master.version),
-        harmless(&*master.config.to_string_lossy()),
+        sanitize(&master.version),
+        sanitize(&*master.config.to_string_lossy()),
         master.pid,
         duration(master.uptime_s),
-        harmless(&master.state)
+        sanitize(&master.state)
     );
     let head = ["POOL", "READY", "STATE", "GEN", "RESTARTS", "CPU", "MEMORY", "NOTE"];
     let rows = status.pools.iter().map(|pool| Row {
         mark: pool_mark(pool.state),
         cells: vec![
-            harmless(&pool.name),
+            sanitize(&pool.name),
             format!("{}/{}", pool.ready, pool.wanted),
             word(&pool.state),
             number(pool.generation),
@@ -57,14 +58,14 @@ pub fn pools(status: &Status, look: Look<'_>) -> String {
     out
 }
 
-/// One pool, a row a worker.
-pub fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
+/// One pool, with a row for each worker.
+pub(crate) fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
     let (mark, paint) = pool_mark(pool.state);
     let mark = if look.colour { format!("\x1b[{paint}m{mark}\x1b[0m") } else { mark.to_string() };
     let mut out = format!(
         "{mark} {}  {}  {}  {}/{} ready  generation {}\n",
-        harmless(&pool.name),
-        harmless(&pool.kind),
+        sanitize(&pool.name),
+        sanitize(&pool.kind),
         word(&pool.state),
         pool.ready,
         pool.wanted,
@@ -93,7 +94,7 @@ pub fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
     out
 }
 
-/// A shape and the colour (SGR number) that repeats what it says.
+/// A shape, and the colour (SGR number) that repeats its meaning.
 type Mark = (char, u8);
 
 struct Row {
@@ -101,7 +102,7 @@ struct Row {
     cells: Vec<String>,
 }
 
-/// All columns but the last as wide as their widest cell.
+/// Makes every column but the last as wide as its widest cell.
 fn render(out: &mut String, head: &[&str], rows: Vec<Row>, colour: bool) {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row.cells[column].chars().count());
@@ -148,24 +149,24 @@ fn worker_mark(state: WorkerState) -> Mark {
     }
 }
 
-/// Why a pool is as it is: its own trouble first, then what became of its last rolling restart.
+/// The reason for a pool's state: its own problem first, then the result of its last rolling restart.
 fn pool_note(pool: &PoolStatus) -> String {
     let trouble = pool
         .workers
         .iter()
         .filter(|worker| worker.last_exit.is_some())
         .filter(|worker| !matches!(worker.state, WorkerState::Ready | WorkerState::Done | WorkerState::Stopped))
-        // The worker that waits longest has failed most often: its words say most.
+        // The worker with the longest backoff has failed most often: its message says most.
         .max_by(|one, other| one.retry_in_s.unwrap_or(0.0).total_cmp(&other.retry_in_s.unwrap_or(0.0)))
-        .map(|worker| format!("{}/{}: {}", harmless(&pool.name), worker.slot, worker_note(worker)));
-    let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", harmless(pool.waits_for.join(", "))));
+        .map(|worker| format!("{}/{}: {}", sanitize(&pool.name), worker.slot, worker_note(worker)));
+    let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", sanitize(pool.waits_for.join(", "))));
     let turn = match pool.workers.iter().filter(|worker| worker.waits).count() {
         0 => None,
         1 => Some("1 waits for others that start".to_owned()),
         count => Some(format!("{count} wait for others that start")),
     };
     let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
-    let unserved = (!pool.unserved.is_empty()).then(|| harmless(pool.unserved.join("; ")));
+    let unserved = (!pool.unserved.is_empty()).then(|| sanitize(pool.unserved.join("; ")));
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
     let alive = pool.workers.iter().any(is_only_alive).then(|| "alive, nothing says more".to_owned());
     let parts = [
@@ -183,7 +184,7 @@ fn pool_note(pool: &PoolStatus) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// Who serves, where that is not one generation: `slot 0 of generation 2, slots 1, 2 of generation 1`.
+/// Which generations serve, if there is more than one: `slot 0 of generation 2, slots 1, 2 of generation 1`.
 fn mixture(pool: &PoolStatus) -> Option<String> {
     let mut slots: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     let serves = |worker: &&WorkerStatus| matches!(worker.state, WorkerState::Ready | WorkerState::Soaking);
@@ -210,8 +211,8 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
         ReloadState::Superseded => "superseded",
     };
     let reason = reload.reason.as_ref().map_or(String::new(), |reason| {
-        // The culprit's last lines stand in the row of its slot.
-        format!(": {}", harmless(reason.lines().next().unwrap_or_default()))
+        // The last lines of the failed worker are shown in the row of its slot.
+        format!(": {}", sanitize(reason.lines().next().unwrap_or_default()))
     });
     Some(format!("generation {} {what}{reason}", reload.generation))
 }
@@ -220,24 +221,24 @@ fn worker_note(worker: &WorkerStatus) -> String {
     let exit = worker.last_exit.as_ref().map(exit_note);
     let retry = worker.retry_in_s.map(|s| format!("retry in {}", duration(s)));
     let waits = worker.waits.then(|| "waits for others that start".to_owned());
-    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(harmless);
+    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(sanitize);
     [waits, says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn exit_note(exit: &LastExit) -> String {
     let what = match (&exit.error, exit.code, &exit.signal) {
-        (Some(error), _, _) => harmless(error),
+        (Some(error), _, _) => sanitize(error),
         (None, Some(code), _) => format!("exit {code}"),
-        (None, None, Some(signal)) => format!("killed by {}", harmless(signal)),
+        (None, None, Some(signal)) => format!("killed by {}", sanitize(signal)),
         (None, None, None) => "ended".to_owned(),
     };
     let core = if exit.core == Some(true) { ", core dumped" } else { "" };
     let log = exit.log.iter().rev().find(|line| !line.trim().is_empty());
-    let log = log.map_or(String::new(), |line| format!(", log: \"{}\"", harmless(line.trim())));
+    let log = log.map_or(String::new(), |line| format!(", log: \"{}\"", sanitize(line.trim())));
     format!("{what}{core} after {}{log}", duration(exit.after_s))
 }
 
-/// Its age alone speaks for it.
+/// It is ready only by age.
 fn is_only_alive(worker: &WorkerStatus) -> bool {
     worker.state == WorkerState::Ready && worker.ready_by == Some(ReadyBy::Age)
 }
@@ -246,7 +247,7 @@ fn worker_word(worker: &WorkerStatus) -> String {
     if is_only_alive(worker) { "alive".to_owned() } else { word(&worker.state) }
 }
 
-/// A state as JSON names it, so that both speak the same words.
+/// A state's word in JSON, so that table and JSON agree.
 fn word(state: &impl serde::Serialize) -> String {
     match serde_json::to_value(state) {
         Ok(serde_json::Value::String(word)) => word,
@@ -266,7 +267,7 @@ fn dash() -> String {
     "–".to_owned()
 }
 
-/// Two units at most: `0.4s`, `12s`, `3m20s`, `5h03m`, `3d4h`.
+/// At most two units: `0.4s`, `12s`, `3m20s`, `5h03m`, `3d4h`.
 fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
@@ -278,7 +279,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Three digits at most: `980K`, `20M`, `1.1G`.
+/// At most three digits: `980K`, `20M`, `1.1G`.
 fn bytes(n: f64) -> String {
     let (mut n, mut unit) = (n / 1024.0, 'K');
     for next in ['M', 'G', 'T'] {

@@ -1,26 +1,26 @@
-//! What a configuration's place in the file system decides: the paths that it is known by, the base of relative paths,
-//! the name, and the defaults made from the name.
+//! What follows from the location of a configuration: the paths that identify it, the base of relative paths, the
+//! master's name, and the defaults made from the name.
 
-use super::people;
+use super::users;
 use nix::unistd::Uid;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Where a configuration lies and what follows from that.
-pub(super) struct Whereabouts {
-    /// The file's absolute path as it was given: links in it are not resolved, so that it stays what it is when one of
-    /// them is turned to the next release.
+/// The location of a configuration, and what follows from it.
+pub(super) struct ConfigPaths {
+    /// The file's absolute path as given. Links are not resolved, so it stays the same when one of them is turned to
+    /// the next release.
     pub(super) given: PathBuf,
-    /// The real path of the file; of a file that is gone, the nearest thing to it.
+    /// The real path of the file; if it is gone, the closest path that exists.
     pub(super) real: PathBuf,
-    /// What relative paths are relative to: as given, too.
+    /// The base of relative paths, with links unresolved.
     pub(super) base: PathBuf,
-    /// The master's name unless the file has one.
+    /// The master's name, unless the file sets one.
     pub(super) name: String,
 }
 
-impl Whereabouts {
+impl ConfigPaths {
     pub(super) fn of(path: &Path) -> Self {
         let given = absolute(path);
         let real = real(&given);
@@ -29,14 +29,13 @@ impl Whereabouts {
         Self { given, real, base, name }
     }
 
-    /// Why a master cannot be known by this path: what is said over the control socket, in the log and as JSON is
-    /// UTF-8.
+    /// Why a master cannot be identified by this path: the control protocol, the log and JSON are UTF-8.
     pub(super) fn unnameable(&self) -> Option<String> {
         [&self.given, &self.real].into_iter().find_map(|path| unnameable(path))
     }
 }
 
-/// What is wrong with a path that is no UTF-8.
+/// The message for a path that is not UTF-8.
 pub(super) fn unnameable(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| {
         let shown = path.as_os_str().as_encoded_bytes().escape_ascii();
@@ -44,7 +43,7 @@ pub(super) fn unnameable(path: &Path) -> Option<String> {
     })
 }
 
-/// The absolute path, no link resolved. `.` is left out, and `..` where it follows a folder that is no link.
+/// The absolute path, with no link resolved. `.` is removed, and so is `..` after a directory that is not a link.
 pub(super) fn absolute(path: &Path) -> PathBuf {
     let whole = if path.is_absolute() { path.to_owned() } else { here().join(path) };
     let mut clean = PathBuf::new();
@@ -56,7 +55,7 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
                 let named = matches!(clean.components().next_back(), Some(Component::Normal(_)));
                 match (named && plain, clean.parent().is_none()) {
                     (true, _) => drop(clean.pop()),
-                    // Above the root is the root.
+                    // The parent of the root is the root.
                     (false, true) => {}
                     (false, false) => clean.push(".."),
                 }
@@ -67,7 +66,7 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
     clean
 }
 
-/// The folder that we are in, by the links through which the shell went there: $PWD, if it is true (pwd(1), -L).
+/// The working directory, through the links by which the shell reached it: $PWD if it is correct (pwd(1), -L).
 fn here() -> PathBuf {
     let told = std::env::var_os("PWD").map(PathBuf::from).filter(|told| {
         let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
@@ -91,7 +90,7 @@ fn real(given: &Path) -> PathBuf {
     }
 }
 
-/// The file's folder, or, if that is named `config`, the one above it.
+/// The file's directory or, if that is named `config`, its parent.
 fn base(file: &Path) -> PathBuf {
     let folder = file.parent().unwrap_or(Path::new("/"));
     match (folder.file_name(), folder.parent()) {
@@ -100,12 +99,12 @@ fn base(file: &Path) -> PathBuf {
     }
 }
 
-/// The file's stem; if that is `rotad`, the name of its folder (above `config`). A link called `current` names no
-/// application, the folder above it does.
+/// The file's stem; if that is `rotad`, the name of its directory (above `config`). A link called `current` does not
+/// name an application, so the directory above it is used.
 fn default_name(file: &Path, base: &Path) -> String {
     let stem = file.file_stem().unwrap_or(OsStr::new("rotad"));
     let folder = match (base.file_name(), base.parent()) {
-        // Also while a deploy has taken the link away, lest the name change for a moment.
+        // Also while a deployment has removed the link, so that the name does not change for a moment.
         (Some(name), Some(above)) if name == "current" && !is_plain_folder(base) => above,
         _ => base,
     };
@@ -119,23 +118,23 @@ fn is_plain_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|about| about.is_dir())
 }
 
-/// Whether a name may become part of paths, of `POOL/SLOT` and of LISTEN_FDNAMES.
+/// Whether a name may be used in paths, `POOL/SLOT` and LISTEN_FDNAMES.
 pub(super) fn is_name(name: &str) -> bool {
     let fit = |c: u8| c.is_ascii_alphanumeric() || b"_.-".contains(&c);
     (1..=64).contains(&name.len()) && name.bytes().all(fit) && !name.bytes().all(|c| c == b'.')
 }
 
-/// `path` made absolute by `base`, without `.` components; links and `..` stay as they are.
+/// Makes `path` absolute with `base` and removes `.`; links and `..` stay.
 pub(super) fn under(base: &Path, path: &Path) -> PathBuf {
     base.join(path).components().filter(|component| *component != Component::CurDir).collect()
 }
 
-/// The default of `runtime_dir`: /run/rotad/NAME for root, else in the user's state folder.
+/// The default of `runtime_dir`: /run/rotad/NAME for root, else in the user's state directory.
 pub(super) fn runtime_dir(name: &str) -> PathBuf {
     if Uid::effective().is_root() { roots_runtime_dir(name) } else { state().join(name) }
 }
 
-/// The same of a master of root's.
+/// The default of `runtime_dir` for a master of root.
 pub(super) fn roots_runtime_dir(name: &str) -> PathBuf {
     Path::new("/run/rotad").join(name)
 }
@@ -149,7 +148,7 @@ pub(super) fn log_file(name: &str) -> PathBuf {
 /// $XDG_STATE_HOME/rotad, or ~/.local/state/rotad.
 fn state() -> PathBuf {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let me = || people::user_of(Uid::effective().as_raw()).ok().flatten();
+    let me = || users::user_of(Uid::effective().as_raw()).ok().flatten();
     let home = || me().map_or_else(|| PathBuf::from("/"), |user| user.home);
     absolute("XDG_STATE_HOME")
         .unwrap_or_else(|| absolute("HOME").unwrap_or_else(home).join(".local/state"))
@@ -195,7 +194,7 @@ mod tests {
         assert_eq!(clean("current/../x.toml"), Path::new("current/../x.toml"));
         assert_eq!(clean("nowhere/../x.toml"), Path::new("nowhere/../x.toml"));
         assert_eq!(absolute(Path::new("/../a")), Path::new("/a"));
-        let place = Whereabouts::of(&root.join("current/rotad.toml"));
+        let place = ConfigPaths::of(&root.join("current/rotad.toml"));
         assert_eq!((place.given, place.base), (root.join("current/rotad.toml"), root.join("current")));
         assert_eq!(place.real, root.join("releases/1/rotad.toml"));
     }

@@ -1,16 +1,16 @@
-//! Processor time between two looks at the status.
+//! Processor use between two status readings, for `rotad watch`.
 
-use super::status::{Status, WorkerStatus};
+use crate::observe::status::{Status, WorkerStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The share of one processor that each worker used between two looks, by pid: 1.0 is one processor all the time.
+/// The share of one processor that each worker used between two readings, by pid: 1.0 is one processor all the time.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rates(BTreeMap<i32, f64>);
+pub(crate) struct Rates(BTreeMap<i32, f64>);
 
 impl Rates {
-    /// Workers that were there in both.
-    pub fn between(before: &Status, after: &Status, passed: Duration) -> Self {
+    /// Computes the shares of workers that are in both readings.
+    pub(crate) fn between(before: &Status, after: &Status, passed: Duration) -> Self {
         let used = |status: &Status| -> BTreeMap<i32, f64> {
             let workers = status.pools.iter().flat_map(|pool| &pool.workers);
             workers.filter_map(|worker| Some((worker.pid?, worker.cpu_s?))).collect()
@@ -21,8 +21,8 @@ impl Rates {
         Self(after.into_iter().filter_map(share).collect())
     }
 
-    /// None: it was not there at the last look.
-    pub fn of(&self, worker: &WorkerStatus) -> Option<f64> {
+    /// `None` if the worker was not in the previous reading.
+    pub(crate) fn of(&self, worker: &WorkerStatus) -> Option<f64> {
         self.0.get(&worker.pid?).copied()
     }
 }
