@@ -1,4 +1,4 @@
-//! Ten thousand workers cost ten thousand times one worker, and not the square.
+//! Ten thousand workers cost ten thousand times as much as one, not the square of it.
 
 use rotad_core::{
     Command, Engine, Exit, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,

@@ -1,6 +1,7 @@
-//! All short histories of a small pool, each ended kindly: the promises hold on the way, and all is well afterwards.
+//! All short histories of a small pool, each brought to a good end: the promises hold on the way, and the pool is
+//! well afterwards.
 //!
-//! `ROTAD_DEPTH=n` goes deeper than the five facts of a normal run.
+//! `ROTAD_DEPTH=n` goes deeper than the five inputs of a normal run.
 
 #[path = "../sim/checks.rs"]
 mod checks;

@@ -1,4 +1,4 @@
-//! How workers behave.
+//! How simulated workers behave: when they become ready, exit, hang or fail.
 
 use crate::oracle::Violation;
 use crate::plan::Fault;

@@ -1,4 +1,5 @@
-//! Boots that share the processors of a machine: computing ones take each other's time, waiting ones nobody's.
+//! Simulated starts that share the processors of a machine: computing workers slow each other down, waiting ones do
+//! not.
 
 use crate::rng::Rng;
 use rotad_core::{

@@ -1,4 +1,4 @@
-//! What is held against the world after every step, and at the end of a life.
+//! Checks of the world after each input, and at the end of a run. Called by `world.rs`.
 
 use crate::model::{Books, Pool};
 use crate::oracle::{Oracle, Verdict, fail, hold};

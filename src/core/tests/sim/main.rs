@@ -1,8 +1,9 @@
-//! The simulator: seeded lives of a master in a world that lies, hangs, dies and comes late, with the promises of the
-//! master checked after every step by onlookers who see facts and orders only.
+//! The simulator: seeded runs of an engine in a world that lies, hangs, fails and answers late. After each input,
+//! oracles that see only inputs and commands check the promises.
 //!
-//! `ROTAD_SIM_SEEDS=n` plays n lives (20 000 when not set), `ROTAD_SIM_FROM=n` begins at seed n, `ROTAD_SIM_SEED=n`
-//! plays one life and prints it, `ROTAD_SIM_SURVEY=1` goes on after a failure and counts by oracle. A failing life is made smaller before it is printed.
+//! `ROTAD_SIM_SEEDS=n` runs n seeds (20 000 by default), `ROTAD_SIM_FROM=n` begins at seed n, `ROTAD_SIM_SEED=n` runs
+//! one seed and prints it, `ROTAD_SIM_SURVEY=1` continues after a failure and counts failures by oracle. A failing
+//! run is shrunk before it is printed.
 
 mod body;
 mod boots;

@@ -1,4 +1,4 @@
-//! What an onlooker knows who sees only facts and orders: the oracle's own books, kept without the core's help.
+//! The oracles' own model of the pools and workers, built from inputs and commands only, without the engine's help.
 
 use crate::oracle::{Verdict, hold};
 use rotad_core::{

@@ -1,7 +1,8 @@
-//! The promises, held against every fact and every order; what can only be said after a whole step is in `checks.rs`.
+//! The promises that can be checked at every input and command; those that hold only after a whole input are in
+//! `checks.rs`.
 //!
-//! Each promise has a lower and an upper bound where it can have both: not killed before its waits are over, and not
-//! later; not started before its delay is over, and not later.
+//! Each promise has a lower and an upper bound where possible: not killed before its waits are over, and not later;
+//! not started before its delay is over, and not later.
 
 use crate::model::{Books, Pool, Worker};
 use rotad_core::{

@@ -1,4 +1,4 @@
-//! What one seed stands for: pools, faults and an operator's acts. Plain data, so that it can be made smaller.
+//! What one seed stands for: pools, faults and an operator's requests. Plain data, so that it can be shrunk.
 
 use crate::rng::Rng;
 use rotad_core::{

@@ -1,4 +1,4 @@
-//! What the diary says, held against the books.
+//! Checks the engine's notices against the model.
 
 use crate::model::{Pool, Roll, is_end};
 use crate::oracle::{Oracle, Verdict, fail, hold};

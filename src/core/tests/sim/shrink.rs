@@ -1,4 +1,4 @@
-//! Makes a failing life smaller while the same promise stays broken.
+//! Shrinks a failing run while the same promise stays broken.
 
 use crate::plan::{FAULTS, Plan};
 use crate::verdict;

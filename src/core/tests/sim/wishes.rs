@@ -1,4 +1,4 @@
-//! What an onlooker learns from a wish.
+//! What the model learns from a request.
 
 use crate::model::Pool;
 use crate::oracle::Oracle;

@@ -1,5 +1,6 @@
-//! The world around the core: workers that behave as drawn, an operator, a clock; and the shell's contract, that is
-//! orders to the unborn wait for the birth, SIGKILL ends what can be ended within milliseconds, a sweep comes later.
+//! The world around the engine: workers with random behaviour, an operator, a clock, and the supervisor's side of the
+//! contract: commands to a worker that is not spawned yet wait for its spawn, SIGKILL ends what can be ended within
+//! milliseconds, and a killed tree is reported later.
 
 use crate::body::Body;
 use crate::oracle::{Oracle, Violation};

@@ -1,13 +1,13 @@
-//! Stories: facts in, diary out, as text that a person can read.
+//! Stories: inputs and the engine's answers, as readable text.
 //!
-//! A file holds several stories. `== title` begins one; `pool P key=value…` gives a policy (what is not named is the
-//! default below); a line `> TIME fact…` is one fact, at that many milliseconds; what the core answers stands under
-//! it, indented. Deadlines before a fact's time come by themselves (`~ TIME`). `ROTAD_BLESS=1` writes the answers anew:
-//! read the difference before you keep it.
+//! A file holds several stories. `== title` begins one; `pool P key=value…` sets a policy (for other keys the default
+//! below holds); a line `> TIME input…` is one input at that many milliseconds; the engine's answers follow,
+//! indented. Deadlines before an input's time fire by themselves (`~ TIME`). `ROTAD_BLESS=1` rewrites the answers:
+//! read the diff before you keep it.
 //!
-//! Facts: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
+//! Inputs: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
 //! `ready W…` `lived W…` (called ready for its age) `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
-//! `demand PERCENT W…` `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view) `processors N` (first of all; 64 otherwise). A wish has a ticket of its
+//! `demand PERCENT W…` `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view) `processors N` (first of all; 64 otherwise). Each request has a ticket of its
 //! own: 1, 2, 3…
 
 mod show;

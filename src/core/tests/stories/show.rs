@@ -1,4 +1,4 @@
-//! Orders and views as words.
+//! Commands, notices and views as text.
 
 use rotad_core::{
     Cause, Command, EmptySlot, Engine, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Span,
