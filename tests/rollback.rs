@@ -368,7 +368,7 @@ fn superseded_by_what_it_was() {
     let second = site.asking(&roll());
     site.await_status("the newer one runs", 10, |status| pool(status, "web")["reload"]["generation"] == 3);
     let events = site.rotad(&["events"]).out;
-    assert!(events.contains("superseded by a newer wish"), "{events}");
+    assert!(events.contains("superseded by a newer request"), "{events}");
     assert!(!events.contains("the pool stops"), "{events}");
     ok(&site.rotad(&["stop", "web"]));
     for asked in [first, second] {

@@ -138,7 +138,7 @@ impl Supervisor {
                 && everything(other)
         };
         if self.reloads.queue.iter().any(joins) {
-            return tracing::debug!("{}: joins the one that waits", request.who);
+            return tracing::debug!("{}: joins the reload that waits", request.who);
         }
         self.reloads.queue.push_back(request);
         self.start_next_reload();

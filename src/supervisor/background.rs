@@ -54,7 +54,7 @@ impl Supervisor {
             advice(&name)
         );
         self.emit(EventBuilder::new(EventKind::Background, text.clone()).worker(id).warn());
-        self.pool_failed(pool, text, "it is tried on");
+        self.pool_failed(pool, text, "still retrying");
     }
 
     /// An orphan that belongs to no worker has the name of a program whose workers exit with 0: it serves in their
@@ -75,7 +75,7 @@ impl Supervisor {
                 advice(name)
             );
             self.emit(EventBuilder::new(EventKind::Background, text.clone()).pool(pool).warn());
-            self.pool_failed(pool, text, "it is tried on");
+            self.pool_failed(pool, text, "still retrying");
         }
     }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_programs_are_told_how_to_stay() {
+    fn known_programs_get_their_own_advice() {
         assert!(advice("nginx").contains("daemon off"));
         assert!(advice("php-fpm8.2").contains("--nodaemonize"));
         assert!(advice("mine").contains("foreground"));

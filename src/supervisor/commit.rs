@@ -56,7 +56,7 @@ impl Supervisor {
         }
         let wait = self.tickets.open(request.client, request.wait == Wait::Drained);
         for pool in gone {
-            self.give_up_start(pool, "superseded: the configuration has it no more");
+            self.give_up_start(pool, "superseded: the configuration no longer has it");
             self.input(Input::Requested(super::NO_TICKET, Request::Remove(pool)));
         }
         let mut changed_anything = !lines.is_empty();

@@ -27,8 +27,8 @@ impl Supervisor {
         while let Some(input) = self.inputs.pop_front() {
             worker_gone |= matches!(input, Input::TreeGone(_) | Input::SpawnFailed(_));
             let gone = if let Input::TreeGone(worker) = input { Some(worker) } else { None };
-            let now = self.clock.now().max(self.last_step);
-            self.last_step = now;
+            let now = self.clock.now().max(self.last_engine_call);
+            self.last_engine_call = now;
             if let Input::TimeoutExtended(worker, by) = &input
                 && let Some(process) = self.processes.get(*worker)
             {
@@ -138,7 +138,7 @@ impl Supervisor {
     pub(super) fn submit_spawn(&mut self, worker: WorkerId) {
         if let Err(error) = self.prepare(worker) {
             if let Some(process) = self.processes.get_mut(worker) {
-                process.error = Some(format!("preparing it: {error}"));
+                process.error = Some(format!("cannot prepare it: {error}"));
             }
             self.spawn_failed(worker);
         }

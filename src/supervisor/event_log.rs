@@ -162,7 +162,7 @@ impl Supervisor {
             return self.done(client, 0, String::new());
         }
         if self.event_log.followers.len() >= MAX_FOLLOWERS {
-            return self.done(client, 1, format!("{MAX_FOLLOWERS} clients follow the events already"));
+            return self.done(client, 1, format!("{MAX_FOLLOWERS} clients already follow the events"));
         }
         self.server.follows(client);
         let latest: Vec<Event> = self.event_log.ring.latest(INITIAL_EVENTS).cloned().collect();

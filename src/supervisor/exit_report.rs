@@ -62,7 +62,7 @@ pub(super) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
     let what = match cause {
         Cause::Exited(exit) => exit_text(exit),
         Cause::SpawnFailed => {
-            let error = exit_report.and_then(|o| o.exit.error.as_deref()).unwrap_or("no reason known");
+            let error = exit_report.and_then(|o| o.exit.error.as_deref()).unwrap_or("unknown reason");
             return format!("cannot start: {error}");
         }
         Cause::NotReadyInTime => return known_reason(exit_report).unwrap_or("was not ready in time").to_owned(),

@@ -56,7 +56,7 @@ impl Supervisor {
         let (pool, generation) = (process.pool, process.generation);
         if repinned {
             let text = format!(
-                "the folder or program that it was pinned to is gone: resolved anew: {} in {}",
+                "the folder or program that it was pinned to is gone; resolved again: {} in {}",
                 resolved.program.display(),
                 resolved.directory.display()
             );
@@ -67,8 +67,8 @@ impl Supervisor {
         self.input(Input::Pinned { pool, generation, same });
     }
 
-    /// The program is missing in the folder that serves. That, too, means that the folder was changed in place, so
-    /// going back to the old generation would not help.
+    /// The program is missing, in the same directory that the generation before uses: that, too, is a directory changed
+    /// in place.
     fn program_missing(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.get(worker) else { return };
         let (pool, generation) = (process.pool, process.generation);
@@ -85,8 +85,8 @@ impl Supervisor {
         }
     }
 
-    fn process_started(&mut self, worker: WorkerId, born: SpawnedChild) {
-        let SpawnedChild { process: child, start_time, pinned, repinned } = born;
+    fn process_started(&mut self, worker: WorkerId, spawned: SpawnedChild) {
+        let SpawnedChild { process: child, start_time, pinned, repinned } = spawned;
         self.generation_pinned(worker, pinned, repinned);
         let pid = child.pid();
         match child.pidfd().map(|fd| self.poller.watch(fd, Source::Exit(worker), Interest::Read)) {
@@ -102,7 +102,7 @@ impl Supervisor {
         if let Some(notify) = &process.notify
             && let Err(error) = self.poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
         {
-            tracing::error!(pid, "cannot listen to the worker: {error}");
+            tracing::error!(pid, "cannot watch its notify socket: {error}");
         }
         process.tree = Some(ProcessTree { leader: pid, cgroup: process.cgroup.take() });
         let before = std::mem::replace(&mut process.stage, ProcessStage::Alive(child));
@@ -149,7 +149,7 @@ impl Supervisor {
         let result = match process::exec_status(pipe) {
             Ok(None) => return,
             Ok(Some(result)) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(format!("the shim's word is lost: {error}")),
+            Err(error) => Err(format!("cannot read the exec status from the shim: {error}")),
         };
         if let Some(pipe) = process.exec_status.take() {
             self.poller.unwatch(&pipe);
@@ -203,7 +203,7 @@ impl Supervisor {
                 }
             }
             if stopping {
-                tracing::debug!(pid = process.pid(), "says that it is stopping");
+                tracing::debug!(pid = process.pid(), "reports that it is stopping");
             }
         }
         for input in inputs {

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changed_is_told_from_the_base() {
+    fn changed_files_are_named_relative_to_the_base() {
         let files = [PathBuf::from("/srv/shop/src/a\n.py"), PathBuf::from("/srv/shop/src/b.py")];
         assert_eq!(changed(Path::new("/srv/shop"), &files, 4), "src/a\\x0a.py and 3 more changed");
         assert_eq!(changed(Path::new("/etc"), &files[1..], 1), "/srv/shop/src/b.py changed");

@@ -185,7 +185,7 @@ impl StartWatch {
             serve.push(format!("done: {}", ended.join(", ")));
         }
         let serve = serve.join("; ");
-        let text = format!("{}\n{serve}; the others are tried on", join_within(&failed, MAX_REPORT_BYTES));
+        let text = format!("{}\n{serve}; still retrying the others", join_within(&failed, MAX_REPORT_BYTES));
         self.finish(1, &text);
         StartAction::Reported
     }

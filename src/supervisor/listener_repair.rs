@@ -123,7 +123,7 @@ impl Supervisor {
             Ok(()) => state.under_way = true,
             Err(error) => {
                 state.try_later(now);
-                tracing::warn!("a listening socket cannot be looked after: no thread: {error}");
+                tracing::warn!("cannot check a listening socket: cannot start a thread: {error}");
             }
         }
     }
@@ -214,7 +214,7 @@ impl Supervisor {
         let before = state.problem.replace(text.clone());
         // The text contains the remaining time, which differs each time.
         if before.is_none_or(|before| cause != "lost-again" && before != text) {
-            let text = format!("{name}: {text}; who connects there is not served");
+            let text = format!("{name}: {text}; clients that connect there are not served");
             self.emit(EventBuilder::new(EventKind::Listener, text).cause(cause).error());
         }
     }

@@ -90,7 +90,7 @@ impl Supervisor {
             return self.done(client, 4, message);
         }
         if self.log_clients.is_full() {
-            return self.done(client, 1, format!("{MAX_CLIENTS} clients are read to already"));
+            return self.done(client, 1, format!("{MAX_CLIENTS} clients already read logs"));
         }
         let unknown = known.flatten().zip(slot).and_then(|(pool, slot)| self.no_such_slot(pool, slot));
         let hint = self.where_more_is(known.flatten());

@@ -107,7 +107,7 @@ struct Supervisor {
     engine: Engine,
     clock: Clock,
     /// The time of the last engine call. The engine's clock never goes backwards.
-    last_step: Time,
+    last_engine_call: Time,
     poller: Poller,
     signals: Signals,
     waker: Waker,
@@ -161,6 +161,7 @@ struct Supervisor {
     /// Workers whose sockets /proc does not show to us (for lack of permission).
     unobservable: BTreeSet<WorkerId>,
     unobservable_logged: bool,
+    /// When unobservable workers without READY=1 count as alive.
     alive_deadlines: BTreeSet<(Time, WorkerId)>,
     stopping: bool,
     /// SIGINT has been received: the next one kills.
@@ -168,6 +169,7 @@ struct Supervisor {
     orphans: Orphans,
     /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
     reaped: BTreeMap<WorkerId, event_log::WorkerLabel>,
+    /// What is left at the end, for the exit message; by worker, and under id 0 all orphans.
     unkillable: BTreeMap<WorkerId, String>,
     /// The exit code, where it is not 0.
     exit_code: Option<u8>,
@@ -384,7 +386,7 @@ impl Supervisor {
             match meaning {
                 Meaning::Child => self.on_sigchld(),
                 Meaning::Nothing => {}
-                Meaning::Stray => self.emit_signal(format!("{text}: means nothing here, passed over")),
+                Meaning::Stray => self.emit_signal(format!("{text}: has no meaning here, ignored")),
                 Meaning::Stop | Meaning::Interrupt if !self.stopping => {
                     self.emit_signal(format!("{text}: stopping"));
                     self.stop(false);

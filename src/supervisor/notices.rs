@@ -53,7 +53,7 @@ impl Supervisor {
                 self.report_death(worker, &death);
             }
             Notice::Stopped { worker, exit, took } => {
-                let how = exit.map_or_else(|| "was never born".to_owned(), exit_text);
+                let how = exit.map_or_else(|| "was never started".to_owned(), exit_text);
                 self.emit(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
             }
             Notice::Retired { worker, why } => {
@@ -271,7 +271,7 @@ impl Supervisor {
             if listener.is_shut() {
                 shut.push(*id);
             } else if let Err(error) = listener.restore() {
-                tracing::warn!(listen = listener.name(), "the socket cannot be put right: {error}");
+                tracing::warn!(listen = listener.name(), "cannot restore the backlog of the socket: {error}");
             }
         }
         for number in shut {
@@ -343,7 +343,7 @@ impl Supervisor {
                     "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"
                 ));
             }
-            let then = if given_up { self.no_restart_reason(id, cause) } else { "it is tried on".to_owned() };
+            let then = if given_up { self.no_restart_reason(id, cause) } else { "still retrying".to_owned() };
             self.pool_failed(pool, text, &then);
         }
     }
@@ -487,7 +487,7 @@ impl Supervisor {
         match action {
             StartAction::Wait | StartAction::Reported => {}
             StartAction::StopAll => {
-                tracing::error!("not one pool came up: leaving");
+                tracing::error!("no pool started; stopping");
                 self.stopping = true;
                 let cap = Some(Span::from_secs(5));
                 let stop = rotad_core::Request::Stop { cap };

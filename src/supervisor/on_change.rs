@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_over_with_its_last_look() {
+    fn a_round_ends_with_its_last_comparison() {
         let now = Instant::now();
         let mut comparisons =
             OnChange { rounds: BTreeMap::from([(1, round(now)), (2, round(now))]), ..OnChange::default() };
@@ -327,7 +327,7 @@ mod tests {
 
     /// A path that hangs costs one wait and one thread; when the job comes back, its pool is compared again.
     #[test]
-    fn a_look_that_hangs_is_given_up() {
+    fn a_hanging_comparison_is_abandoned() {
         let now = Instant::now();
         let mut comparisons = OnChange { rounds: BTreeMap::from([(1, round(now))]), ..OnChange::default() };
         assert!(comparisons.add(1, PoolId(0), Comparison::Same).is_none());

@@ -127,13 +127,13 @@ impl Supervisor {
     /// from the next scan.
     pub(super) fn signal_tree(&mut self, id: WorkerId, signal: Signal) {
         let Some(process) = self.processes.get(id) else { return };
-        let born = process.child().is_some();
+        let has_process = process.child().is_some();
         if process.exit.is_none() {
             self.processes.signal(id, signal);
             self.emit_signal_sent(id, signal);
         }
         // Before it is spawned there is no tree.
-        if born {
+        if has_process {
             self.send_tree_signal(id, signal);
             self.scan_orphans();
         }

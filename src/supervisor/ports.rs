@@ -170,7 +170,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn whoever_listens_holds_its_port() {
+    fn a_listening_program_holds_its_port() {
         for address in ["127.0.0.1:0", "0.0.0.0:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_that_was_left_last_is_given_last() {
+    fn a_released_port_is_reused_last() {
         // A range in which all ports are free.
         let free = |first: u16| (first..first + 3).all(is_free);
         let first = (20_000..30_000).step_by(7).find(|first| free(*first)).unwrap();

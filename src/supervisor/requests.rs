@@ -129,7 +129,7 @@ impl Supervisor {
         let refused = if self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot) {
             Some("a oneshot is one run: it has no number of workers".to_owned())
         } else if !(0..=MAX_WORKERS).contains(&wanted) {
-            Some(format!("{wanted} is no number of workers that can be had: 0 to {MAX_WORKERS}"))
+            Some(format!("{wanted} is not a possible number of workers: 0 to {MAX_WORKERS}"))
         } else if let Some(have) = ports.filter(|have| i64::from(*have) < wanted + i64::from(policy.reload.surge)) {
             let surge = policy.reload.surge;
             Some(format!("its `ports` are {have}, and {wanted} workers with a surge of {surge} need more"))

@@ -88,7 +88,7 @@ impl Supervisor {
         for id in unused {
             self.unwatch_listener(id);
             let Some(listener) = self.listening.remove(id) else { continue };
-            let text = format!("{}: closed: nobody uses {} any more", listener.name(), listener.addr_text());
+            let text = format!("{}: closed: {} is no longer used", listener.name(), listener.addr_text());
             self.emit(EventBuilder::new(EventKind::Listener, text).cause("closed"));
             self.blocking.close(listener);
         }

@@ -150,7 +150,7 @@ impl Supervisor {
         let rolls = view.roll.state == RollState::Running;
         if !rolls && view.serving.iter().all(|(generation, _)| *generation == to) && view.fill_generation == to {
             if view.serving.is_empty() {
-                return no(format!("generation {to} is tried already, and nobody serves"));
+                return no(format!("nobody serves, and generation {to} is already being retried"));
             }
             return Err(Refusal::Here(format!("generation {to} serves already: nothing was changed")));
         }
@@ -228,7 +228,7 @@ impl Supervisor {
 /// "generation 2 serves", "2 of generation 1 and 1 of generation 2 serve", "nobody serves".
 fn who(view: &PoolView) -> String {
     match view.serving.as_slice() {
-        [] => format!("nobody serves, and generation {} is tried on", view.fill_generation),
+        [] => format!("nobody serves; still retrying generation {}", view.fill_generation),
         [(generation, _)] => format!("generation {generation} serves"),
         several => {
             let parts = several.iter().map(|(generation, count)| format!("{count} of generation {generation}"));

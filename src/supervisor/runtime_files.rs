@@ -110,7 +110,7 @@ impl Supervisor {
         (self.runtime_files.under_way, self.runtime_files.due) = (true, None);
         if let Err(error) = self.blocking.repair_runtime_dir(self.runtime_dir.clone(), control.mode, control.group) {
             self.runtime_files.under_way = false;
-            tracing::warn!("nobody can look after the runtime directory: no thread: {error}");
+            tracing::warn!("cannot repair the runtime directory: cannot start a thread: {error}");
         }
     }
 

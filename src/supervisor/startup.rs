@@ -397,7 +397,7 @@ impl Parts {
         Supervisor {
             engine: Engine::with_processors(processors()),
             clock: Clock::start(),
-            last_step: Time(0),
+            last_engine_call: Time(0),
             blocking: BlockingPool::new(waker.clone(), reader),
             reloads: ReloadQueue::default(),
             on_change: OnChange::default(),

@@ -168,7 +168,7 @@ pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
             let cancelled = failure.cause == Cause::Cancelled;
             let word = if cancelled { "cancelled" } else { "aborted" };
             let reason = if cancelled { String::new() } else { format!(": {reason}") };
-            let next = if cancelled || standing.outdated > 0 { "" } else { "; mend the code and roll again" };
+            let next = if cancelled || standing.outdated > 0 { "" } else { "; fix the code and roll again" };
             let text = format!("{pool}: {word}: generation {generation}{reason}\n");
             (failure_code(standing), text + &describe_standing(context, standing, failure.mixed) + next)
         }
@@ -192,7 +192,7 @@ pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
             let (code, who) = if *old_serves {
                 (10, "the worker that it was to replace serves on")
             } else {
-                (1, "nobody serves in its place: it is tried on")
+                (1, "nobody serves in its place; still retrying")
             };
             (code, format!("{pool}/{slot}: not replaced: {reason}\n{who}"))
         }
@@ -210,11 +210,11 @@ fn failure_code(standing: &Standing) -> u8 {
 /// Why a rolling restart ended early, or never began.
 pub(super) fn superseded(by: SupersededBy) -> &'static str {
     match by {
-        SupersededBy::Roll => "superseded by a newer wish",
+        SupersededBy::Roll => "superseded by a newer request",
         SupersededBy::Change => "superseded: its configuration has changed",
-        SupersededBy::RollBack => "superseded: it goes to another generation",
+        SupersededBy::RollBack => "superseded by a rollback",
         SupersededBy::Stop => "superseded: the pool stops",
-        SupersededBy::Removal => "superseded: the configuration has it no more",
+        SupersededBy::Removal => "superseded: the configuration no longer has it",
         SupersededBy::StopOfAll => "superseded: everything stops",
         SupersededBy::Cancel => "superseded: cancelled, with the rolling restart that it waited for",
         SupersededBy::Scale => "superseded: its slot is not wanted any more",
@@ -231,7 +231,7 @@ fn describe_nothing(pool: &str, why: NothingDone) -> (u8, String) {
         }
         NothingDone::Oneshot => (1, format!("{pool}: is a oneshot: there is nothing to go back to")),
         NothingDone::Forgotten(generation) => (1, format!("{pool}: generation {generation} is not known")),
-        NothingDone::Empty(slot) => (1, format!("{pool}/{slot}: nobody serves there who could be replaced")),
+        NothingDone::Empty(slot) => (1, format!("{pool}/{slot}: no worker serves there that could be replaced")),
         NothingDone::Gone(slot) => {
             (0, format!("{pool}/{slot}: its worker has ended before its turn came; a new one takes its place"))
         }
@@ -243,9 +243,9 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
     let Standing { base, of_base, wanted, others, in_place, outdated } = standing;
     let mut text = match (of_base, others.is_empty()) {
         (0, true) if !context.has_served => {
-            format!("nobody serves: generation {base} has never served in full, and is tried on")
+            format!("nobody serves: generation {base} has never served in full; still retrying")
         }
-        (0, true) => format!("nobody serves (0 of {wanted}): generation {base} is tried on"),
+        (0, true) => format!("nobody serves (0 of {wanted}); still retrying generation {base}"),
         (0, false) => format!("none of the old workers (generation {base}) serves"),
         (n, _) => {
             let serve = if *n == 1 { "serves" } else { "serve" };
@@ -253,7 +253,7 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
         }
     };
     if stuck {
-        text.push_str("\ngoing back failed as well");
+        text.push_str("\nthe rollback failed as well");
     }
     let mut left: BTreeMap<Generation, Vec<String>> = BTreeMap::new();
     for (slot, generation) in others {
@@ -272,7 +272,7 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
         } else {
             "the old files do not come up, either"
         };
-        text.push_str(&format!("\n{whose}: {}; mend them and roll again", crate::observe::status::outdated(*outdated)));
+        text.push_str(&format!("\n{whose}: {}; fix them and roll again", crate::observe::status::outdated(*outdated)));
     }
     text
 }
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_ones_serve_only_where_they_do() {
+    fn old_workers_are_said_to_serve_only_if_they_do() {
         let standing = |of_base| Standing { base: Generation(1), of_base, wanted: 3, ..Standing::default() };
         let (code, text) = describe_outcome(context(true), &aborted(standing(2)));
         assert_eq!(code, 10);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_has_words_of_its_own() {
+    fn every_cause_has_its_own_text() {
         let all = [
             SupersededBy::Roll,
             SupersededBy::Change,
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_the_worst_counts() {
+    fn the_worst_outcome_counts() {
         for (one, other, worst) in [(0, 0, 0), (0, 10, 10), (10, 1, 1), (1, 10, 1), (0, 1, 1), (10, 78, 78)] {
             assert_eq!(worse(one, other), worst);
         }

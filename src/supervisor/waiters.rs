@@ -106,7 +106,7 @@ impl Supervisor {
         let awaited: Vec<PoolId> = self.waiters.starts.keys().copied().collect();
         for pool in awaited {
             let Some(view) = self.engine.view().pool(pool) else {
-                self.give_up_start(pool, "it is no more");
+                self.give_up_start(pool, "the pool no longer exists");
                 continue;
             };
             match view.state {
