@@ -27,8 +27,8 @@ fn ask(prober: &Prober, question: ProbeRequest) -> Result<(), String> {
     let answer = prober.answers().recv_timeout(GIVE_UP).unwrap();
     assert_eq!(answer.number, 7);
     answer.result.map_err(|trouble| match trouble {
-        ProbeError::Unwell(reason) => reason,
-        ProbeError::Unasked(reason) => panic!("not asked: {reason}"),
+        ProbeError::Failed(reason) => reason,
+        ProbeError::Indeterminate(reason) => panic!("not asked: {reason}"),
     })
 }
 

@@ -1,4 +1,5 @@
-//! One command of a check: a process in a session of its own, held until it is reaped, ended with its whole group.
+//! One command probe: a process in a session of its own, held until it is reaped, killed with its whole process group.
+//! The probe loop drives it.
 
 use super::ProbeError;
 use crate::process::{self, SpawnResult};
@@ -11,35 +12,35 @@ use rotad_core::Exit;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// So much of the end of its output is kept.
+/// How many bytes of the end of its output are kept.
 const TAIL: usize = 4096;
-/// Reads at most so often in one turn: one that prints for ever must not hold the others up.
+/// Reads per turn: a command that prints without end must not hold up the others.
 const READS: usize = 16;
 /// The longest last line that a reason carries, in characters.
 const LAST_LINE: usize = 200;
 
 #[derive(Debug)]
 pub(super) struct CommandProbe {
-    /// The reading end of its stdout and stderr; none: everybody has closed them.
+    /// The read end of its stdout and stderr; None once all writers have closed them.
     output: Option<OwnedFd>,
     tail: Vec<u8>,
     stage: Stage,
-    /// Why there was no program.
+    /// Why there is no program.
     refused: Option<String>,
-    /// Nobody wants the answer any more: it is to end.
+    /// The answer is not wanted any more: it is to be killed.
     pub(super) forgotten: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
     Ordered,
-    /// The shim's word is awaited.
+    /// Its exec status is awaited.
     ExecPending(Process, OwnedFd),
     Running(Process),
 }
 
 impl CommandProbe {
-    /// And the end of the pipe that becomes its stdout and stderr.
+    /// And the write end, which becomes its stdout and stderr.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let flags = OFlag::from_bits_retain(nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_GETFL)?);
@@ -49,7 +50,7 @@ impl CommandProbe {
         Ok((errand, write))
     }
 
-    /// What became of the order. Some: it never ran, and why.
+    /// Takes the spawn result. Some: it never ran, and why.
     pub(super) fn reported(&mut self, report: SpawnResult) -> Option<ProbeError> {
         match report {
             SpawnResult::Started { child, .. } => self.stage = Stage::Running(child.process),
@@ -62,7 +63,7 @@ impl CommandProbe {
                     process::SpawnStage::Fork | process::SpawnStage::Descriptors | process::SpawnStage::Queue
                 );
                 let reason = format!("cannot be run: {error}");
-                return Some(if ours { ProbeError::Unasked(reason) } else { ProbeError::Unwell(reason) });
+                return Some(if ours { ProbeError::Indeterminate(reason) } else { ProbeError::Failed(reason) });
             }
         }
         if self.forgotten {
@@ -71,17 +72,17 @@ impl CommandProbe {
         None
     }
 
-    /// Ends it with its group; it is reaped when its end is seen.
+    /// Kills it with its group; it is reaped when its exit is noticed.
     pub(super) fn kill(&mut self) {
         self.forgotten = true;
         if let Some(process) = self.process() {
-            // ESRCH: it has ended by itself, and is about to be seen.
+            // ESRCH: it has exited by itself and is about to be noticed.
             process.signal(SIGKILL).ok();
             process.signal_group(SIGKILL).ok();
         }
     }
 
-    /// What is to be waited for.
+    /// The descriptors to poll for.
     pub(super) fn wants(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let output = self.output.as_ref().map(AsFd::as_fd);
         let verdict = match &self.stage {
@@ -92,26 +93,26 @@ impl CommandProbe {
         [output, verdict, pidfd].into_iter().flatten().map(|fd| (fd, PollFlags::POLLIN)).collect()
     }
 
-    /// Its end can only be found by looking: the kernel gives no pidfds.
+    /// Its exit can only be found by polling: the kernel gives no pidfds.
     pub(super) fn is_unseen(&self) -> bool {
         self.process().is_some_and(|process| process.pidfd().is_none())
     }
 
-    /// Reads, and looks whether it has ended; its answer if it has: then it is reaped.
+    /// Reads its output and checks for its exit; if it has exited, reaps it and returns the answer.
     pub(super) fn go_on(&mut self) -> Option<Result<(), String>> {
         self.read();
         self.hear_verdict()?;
         let process = self.process()?;
         let exit = match process.peek_exit() {
             Ok(Some(exit)) => exit,
-            // Traced: its end is the tracer's to wait for, but it has ended.
+            // Traced: its tracer has to wait for it first, but it has exited.
             Ok(None) if process.has_ended() => {
                 crate::process::procfs::exit_of_zombie(process.pid()).unwrap_or(Exit::Unknown)
             }
             Ok(None) => return None,
-            Err(error) => return Some(Err(format!("cannot learn how it ended: {error}"))),
+            Err(error) => return Some(Err(format!("cannot read its exit status: {error}"))),
         };
-        // What it left behind goes with it: while it is unreaped, the group's number is its own.
+        // Its descendants go with it: while it is unreaped, the group number is its own.
         process.signal_group(SIGKILL).ok();
         process.reap().ok();
         self.read();
@@ -121,15 +122,15 @@ impl CommandProbe {
         })
     }
 
-    /// None: the shim has said nothing yet.
+    /// None: the shim has not reported yet.
     fn hear_verdict(&mut self) -> Option<()> {
         if let Stage::ExecPending(_, fd) = &self.stage {
             self.refused = match process::exec_status(fd) {
                 Ok(None) => return None,
                 Ok(Some(Ok(()))) => None,
-                // The shim is about to end.
+                // The shim is about to exit.
                 Ok(Some(Err(error))) => Some(format!("cannot be run: {error}")),
-                Err(error) => Some(format!("cannot be run: the shim's word is lost: {error}")),
+                Err(error) => Some(format!("cannot be run: the exec status is lost: {error}")),
             };
         }
         self.stage = match std::mem::replace(&mut self.stage, Stage::Ordered) {
@@ -152,14 +153,14 @@ impl CommandProbe {
         })
     }
 
-    /// The last line that it printed, made harmless.
+    /// The last line that it printed, sanitized.
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.tail);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
         Some(crate::observe::sanitize::sanitize(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
     }
 
-    /// Its process, if it has ended and cannot be reaped yet: somebody traces it.
+    /// Its process, if it has exited and cannot be reaped yet because it is traced.
     pub(super) fn into_unreaped(self) -> Option<Process> {
         match self.stage {
             Stage::Ordered => None,

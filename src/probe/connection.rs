@@ -1,7 +1,8 @@
-//! One connection of a check, which never waits: `connect`, or `connect`, ask, and hear the first line of the answer.
+//! One connection probe, non-blocking: connects, and for HTTP sends a request and reads the status line. The probe loop
+//! drives it.
 
 use super::ProbeError;
-use super::request::{Place, ProbeRequest};
+use super::request::{Target, ProbeRequest};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// The longest beginning of an answer that is read, interim answers included.
+/// The longest beginning of a response that is read, interim responses included.
 const MOST_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]
@@ -30,37 +31,37 @@ pub(super) struct ConnectionProbe {
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Connecting,
-    /// So many bytes are sent.
+    /// Number of bytes sent.
     Asking(usize),
     Listening,
 }
 
-/// What a step led to.
+/// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// More when the socket is ready.
+    /// Continue when the socket is ready.
     Wait,
     Answered(Result<(), String>),
 }
 
 impl ConnectionProbe {
-    /// Begins. A command is nobody to talk to: see `errand`.
+    /// Starts the probe. Commands are not handled here: see `command`.
     pub(super) fn begin(question: &ProbeRequest) -> Result<(Self, Turn), ProbeError> {
-        let (place, request) = match question {
-            ProbeRequest::Connect { place, .. } => (place, None),
-            ProbeRequest::Http { place, host, path } => (place, Some(request(host, path))),
-            ProbeRequest::Command(_) => return Err(ProbeError::Unasked("not a connection".to_owned())),
+        let (target, request) = match question {
+            ProbeRequest::Connect { target, .. } => (target, None),
+            ProbeRequest::Http { target, host, path } => (target, Some(request(host, path))),
+            ProbeRequest::Command(_) => return Err(ProbeError::Indeterminate("not a connection".to_owned())),
         };
         let mut others = VecDeque::new();
-        let socket = match place {
-            Place::Unix(path) => open_unix(path)?,
-            Place::Tcp(addresses) => {
+        let socket = match target {
+            Target::Unix(path) => open_unix(path)?,
+            Target::Tcp(addresses) => {
                 others.extend(addresses.iter().copied());
                 next(&mut others)?
             }
         };
         let mut talk = Self { socket, stage: Stage::Connecting, others, request, heard: Vec::new() };
-        // Most are connected already: the other end is on this machine.
+        // Most are connected already: the peer is on this machine.
         let turn = talk.go_on();
         Ok((talk, turn))
     }
@@ -72,7 +73,7 @@ impl ConnectionProbe {
         }
     }
 
-    /// Goes as far as it can without waiting.
+    /// Advances as far as possible without blocking.
     pub(super) fn go_on(&mut self) -> Turn {
         loop {
             let step = match self.stage {
@@ -101,7 +102,7 @@ impl ConnectionProbe {
         }
     }
 
-    /// What is left of the answer is read away for a while: closing at once would look like a reset to the server.
+    /// The rest of the response is read for a while: closing immediately would look like a reset to the server.
     pub(super) fn into_rest(self) -> Option<OwnedFd> {
         self.request.is_some().then_some(self.socket)
     }
@@ -115,7 +116,7 @@ impl ConnectionProbe {
                 self.socket = socket;
                 None
             }
-            // Where there is no IPv6, what the address before has said counts.
+            // Without IPv6, the result of the previous address counts.
             Err(_) => Some(reason),
         }
     }
@@ -129,7 +130,8 @@ impl ConnectionProbe {
         match getpeername::<SockaddrStorage>(fd) {
             Err(Errno::ENOTCONN) => return Ok(None),
             Err(errno) => return Err(words(errno)),
-            // A connection to a port of the kernel's own range may meet itself, when nobody else is there (RFC 9293, 3.5).
+            // A connection to a port of the ephemeral range may connect to itself if nothing listens there (RFC 9293,
+            // 3.5).
             Ok(peer) if peer.family() != Some(AddressFamily::Unix) => {
                 if getsockname::<SockaddrStorage>(fd).is_ok_and(|own| own == peer) {
                     return Err(words(Errno::ECONNREFUSED));
@@ -153,7 +155,7 @@ impl ConnectionProbe {
         }
     }
 
-    /// Reads what there is; a closed end is a fault unless the first line came before.
+    /// Reads what is there; a closed peer is a failure unless the status line came before.
     fn listen(&mut self) -> Result<Option<Stage>, String> {
         let mut gulp = [0; 4096];
         while self.heard.len() < MOST_BYTES {
@@ -179,32 +181,32 @@ impl AsFd for ConnectionProbe {
 
 fn open(family: AddressFamily) -> Result<OwnedFd, ProbeError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, SockType::Stream, flags, None).map_err(|errno| ProbeError::Unasked(words(errno)))
+    socket(family, SockType::Stream, flags, None).map_err(|errno| ProbeError::Indeterminate(words(errno)))
 }
 
 fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), ProbeError> {
     match connect(socket.as_raw_fd(), address) {
         Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(()),
-        // connect(2): every port that the kernel hands out is in use; a lack of memory.
-        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => Err(ProbeError::Unasked(words(errno))),
-        Err(errno) => Err(ProbeError::Unwell(words(errno))),
+        // connect(2): all ephemeral ports are in use, or memory is short.
+        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => Err(ProbeError::Indeterminate(words(errno))),
+        Err(errno) => Err(ProbeError::Failed(words(errno))),
     }
 }
 
 fn open_unix(path: &Path) -> Result<OwnedFd, ProbeError> {
     let socket = open(AddressFamily::Unix)?;
-    let unwell = |errno| ProbeError::Unwell(words(errno));
+    let unwell = |errno| ProbeError::Failed(words(errno));
     let address = UnixAddr::new(path).map_err(unwell)?;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => Ok(socket),
-        Err(Errno::EAGAIN) => Err(ProbeError::Unwell("its queue of connections is full".to_owned())),
+        Err(Errno::EAGAIN) => Err(ProbeError::Failed("its queue of connections is full".to_owned())),
         Err(errno) => Err(unwell(errno)),
     }
 }
 
-/// The first of these that a connection can be begun to.
+/// Starts a connection to the first of these addresses that allows it.
 fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, ProbeError> {
-    let mut last = ProbeError::Unwell("no address".to_owned());
+    let mut last = ProbeError::Failed("no address".to_owned());
     while let Some(address) = addresses.pop_front() {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let begun = open(family).and_then(|socket| {
@@ -232,11 +234,11 @@ fn line(heard: &[u8]) -> Option<usize> {
     heard.iter().position(|&byte| byte == b'\n').map(|at| at + 1)
 }
 
-/// What the status line says; none: it is not there yet. Interim answers (1xx) are skipped: RFC 9110, 15.2.
+/// Parses the status line; None: incomplete. Interim responses (1xx) are skipped: RFC 9110, 15.2.
 fn verdict(heard: &mut Vec<u8>) -> Option<Result<(), String>> {
     loop {
         let end = line(heard)?;
-        // The headers are nothing to us: the line alone is parsed, as an answer without any.
+        // The headers do not matter: parse the line alone, as a response without any.
         let head = [&heard[..end], b"\r\n"].concat();
         let mut answer = httparse::Response::new(&mut []);
         let code = match answer.parse(&head) {
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn status_lines() {
+    fn status_lines_decide() {
         assert_eq!(said("HTTP/1.1 200 O"), None);
         for fine in ["HTTP/1.1 200 OK\r\n", "HTTP/1.0 204 \r\n", "HTTP/1.1 302\r\nLocation: x", "HTTP/1.1 399 ?\n"] {
             assert_eq!(said(fine), Some(Ok(())), "{fine}");

@@ -1,10 +1,10 @@
-//! Probes: questions to workers that somebody has to ask from outside (does it take a connection, does it answer,
-//! does this command succeed), for readiness and for health.
+//! Probes: checks of a worker from outside (does it take a connection, does it answer, does a command succeed), for
+//! readiness and for health. The supervisor asks through [`Prober`].
 //!
-//! One thread carries them out, with poll(2) over sockets that never wait and over the pidfds of commands; commands
-//! are born as workers are, from a spawner of the thread's own, so that they are no child of the main thread and no
-//! orphan. The thread knows no clock of the master's: it asks until there is an answer or nobody wants it any more.
-//! Deadlines are the asker's, whose clock knows of its own pauses.
+//! One thread runs them, with poll(2) over non-blocking sockets and the pidfds of commands. Commands are spawned like
+//! workers, by a spawner of the thread's own, so that they are neither children of the main thread nor orphans. The
+//! thread has no deadlines: it runs a probe until there is an answer or it is forgotten. The supervisor owns the
+//! timeouts, since its clock knows of pauses. `accept` is a probe of its own kind, with its own thread.
 
 pub mod accept;
 mod command;
@@ -12,7 +12,7 @@ mod connection;
 mod probe_loop;
 mod request;
 
-pub use request::{Place, ProbeRequest};
+pub use request::{ProbeRequest};
 
 use crate::event_loop::waker::Waker;
 use crate::process::SpawnerConfig;
@@ -23,26 +23,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long the end of the thread, and of the commands that still run, is waited for.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long to wait for the end of the thread and of running commands.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// To begin a question is a matter of microseconds, unless a disk hangs.
-const LONGEST_BEGINNING: Duration = Duration::from_millis(250);
+/// Starting a probe takes microseconds unless a disk hangs.
+const HANG_AFTER: Duration = Duration::from_millis(250);
 
-/// What came of a question.
+/// The result of a probe.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProbeResult {
     pub number: u64,
     pub result: Result<(), ProbeError>,
 }
 
-/// Why there is no good answer.
+/// Why a probe did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeError {
-    /// The worker is not well.
-    Unwell(String),
-    /// Nobody could be asked: we lack a descriptor, a process, memory. It says nothing about the worker.
-    Unasked(String),
+    /// The worker failed the check.
+    Failed(String),
+    /// The probe could not run: we lack a descriptor, a process, or memory. It says nothing about the worker.
+    Indeterminate(String),
 }
 
 enum Task {
@@ -50,110 +50,110 @@ enum Task {
     Forget(u64),
 }
 
-/// The thread that asks. When this is dropped, what still runs of its commands is killed, and the thread ends.
+/// The handle of the thread. Dropping it kills its running commands and ends the thread.
 #[derive(Debug)]
 pub struct Prober {
     tasks: Option<Sender<Task>>,
     answers: Receiver<ProbeResult>,
-    /// Rung after each task.
-    bell: Waker,
+    /// Woken after each task.
+    waker: Waker,
     gone: Receiver<()>,
-    at: Arc<At>,
+    progress: Arc<ThreadProgress>,
 }
 
-/// What the thread is at.
+/// What the thread is doing.
 #[derive(Debug, Default)]
-struct At {
-    /// Since when it begins a question: what no timeout bounds is the way to a socket's file.
-    begins: Mutex<Option<(u64, Instant)>>,
-    /// It has been written off.
-    left: AtomicBool,
+struct ThreadProgress {
+    /// The probe that it is starting, and since when: finding a socket's file is bounded by no timeout.
+    starting: Mutex<Option<(u64, Instant)>>,
+    /// It has been abandoned.
+    abandoned: AtomicBool,
     /// It has ended.
     ended: AtomicBool,
 }
 
-/// A thread that was written off.
+/// A thread that was abandoned.
 #[derive(Debug)]
-pub struct Left(Arc<At>);
+pub struct AbandonedThread(Arc<ThreadProgress>);
 
-impl Left {
-    /// It has come back, and has ended.
+impl AbandonedThread {
+    /// Whether it has returned and ended.
     pub fn is_back(&self) -> bool {
         self.0.ended.load(Ordering::Relaxed)
     }
 }
 
 impl Prober {
-    /// `settings`: how commands are born; its bell is rung after each answer.
+    /// Starts the thread. `config`: how commands are spawned; its waker is woken after each answer.
     ///
     /// # Errors
-    /// No thread, or no descriptor is left.
-    pub fn start(settings: SpawnerConfig) -> io::Result<Self> {
-        // The asker bounds what is under way; so both are bounded.
+    /// EAGAIN: no thread can be created; EMFILE: no descriptor is left.
+    pub fn start(config: SpawnerConfig) -> io::Result<Self> {
+        // Unbounded channels, but the caller bounds the number of running probes.
         let (tasks, inbox) = unbounded();
         let (outbox, answers) = unbounded();
         let (leaves, gone) = bounded(0);
-        let bell = Waker::new()?;
-        let asker = settings.wake.clone();
-        let at = Arc::new(At::default());
-        let (taken, ended) = (at.clone(), at.clone());
-        let round = ProbeLoop::new(inbox, outbox, asker, SpawnerConfig { wake: bell.clone(), ..settings }, taken);
+        let waker = Waker::new()?;
+        let owner_waker = config.wake.clone();
+        let progress = Arc::new(ThreadProgress::default());
+        let (taken, ended) = (progress.clone(), progress.clone());
+        let probe_loop = ProbeLoop::new(inbox, outbox, owner_waker, SpawnerConfig { wake: waker.clone(), ..config }, taken);
         let thread = std::thread::Builder::new().name("prober".to_owned()).stack_size(256 << 10);
         thread.spawn(move || {
-            // Signals for the process are the main thread's.
+            // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
-            round.run();
+            probe_loop.run();
             ended.ended.store(true, Ordering::Relaxed);
             drop(leaves);
         })?;
-        Ok(Self { tasks: Some(tasks), answers, bell, gone, at })
+        Ok(Self { tasks: Some(tasks), answers, waker, gone, progress })
     }
 
-    /// Asks. Exactly one answer under this number will follow, unless it is forgotten before. Numbers are not used
-    /// twice. Never blocks.
-    pub fn ask(&self, number: u64, question: ProbeRequest) {
-        self.send(Task::Ask(number, question));
+    /// Starts a probe. Exactly one answer with this number follows, unless it is forgotten before. Numbers are not
+    /// reused. Never blocks.
+    pub fn ask(&self, number: u64, request: ProbeRequest) {
+        self.send(Task::Ask(number, request));
     }
 
-    /// Wants the answer no more; a command is killed with its group. An answer that was given before may still come.
+    /// Cancels a probe; a command is killed with its group. An answer that was sent before may still arrive.
     pub fn forget(&self, number: u64) {
         self.send(Task::Forget(number));
     }
 
-    /// The answers; the asker's bell is rung after each.
+    /// The answers; the caller's waker is woken after each.
     pub fn answers(&self) -> &Receiver<ProbeResult> {
         &self.answers
     }
 
-    /// The question that the thread hangs at, if it does: its socket lies on a disk that hangs. No other question is
-    /// answered meanwhile.
+    /// The number of the probe at which the thread hangs, if it does: its socket is on a disk that hangs. No other
+    /// probe is answered meanwhile.
     pub fn hangs(&self, now: Instant) -> Option<u64> {
-        let begins = *self.at.begins.lock().unwrap_or_else(PoisonError::into_inner);
-        begins.filter(|(_, since)| now >= *since + LONGEST_BEGINNING).map(|(number, _)| number)
+        let starting = *self.progress.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        starting.filter(|(_, since)| now >= *since + HANG_AFTER).map(|(number, _)| number)
     }
 
-    /// Leaves a thread behind that hangs. Should it come back, it ends, with what it has begun.
-    pub fn leave(self) -> Left {
-        self.at.left.store(true, Ordering::Relaxed);
-        Left(self.at.clone())
+    /// Abandons a thread that hangs. If it returns, it ends without answering.
+    pub fn leave(self) -> AbandonedThread {
+        self.progress.abandoned.store(true, Ordering::Relaxed);
+        AbandonedThread(self.progress.clone())
     }
 
     fn send(&self, task: Task) {
         if let Some(tasks) = &self.tasks {
             tasks.send(task).ok();
         }
-        self.bell.wake();
+        self.waker.wake();
     }
 }
 
 impl Drop for Prober {
     fn drop(&mut self) {
         self.tasks = None;
-        self.bell.wake();
-        if self.at.left.load(Ordering::Relaxed) {
+        self.waker.wake();
+        if self.progress.abandoned.load(Ordering::Relaxed) {
             return;
         }
-        // Its end closes the channel: that is all that ever comes.
-        self.gone.recv_timeout(FAREWELL).ok();
+        // Nothing is ever sent: the thread's end closes the channel.
+        self.gone.recv_timeout(EXIT_TIMEOUT).ok();
     }
 }

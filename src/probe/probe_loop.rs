@@ -1,8 +1,8 @@
-//! The thread's loop: whatever is ready goes a step further.
+//! The probe thread's loop: advances each probe whose descriptor is ready.
 
 use super::command::CommandProbe;
 use super::connection::{ConnectionProbe, Turn};
-use super::{At, ProbeError, ProbeRequest, ProbeResult, Task};
+use super::{ThreadProgress, ProbeError, ProbeRequest, ProbeResult, Task};
 use crate::event_loop::waker::Waker;
 use crate::process::{SpawnRequest, SpawnResult, Spawner, SpawnerConfig};
 use crate::sys::process::Process;
@@ -16,22 +16,22 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Without pidfds, how often the end of a command is looked for.
-const LOOK: Duration = Duration::from_millis(50);
-/// What follows the first line of an answer is read away for so long, …
-const REST_FOR: Duration = Duration::from_secs(1);
-/// … up to so many bytes, …
-const REST_BYTES: usize = 256 * 1024;
-/// … and from so many at once.
-const MOST_RESTS: usize = 64;
-/// Commands that run, or that the kernel does not let go of.
-const MOST_ERRANDS: usize = 64;
-/// At the end: commands that have been killed are waited for so long.
-const LAST_WAIT: Duration = Duration::from_millis(800);
+/// Without pidfds: how often commands are checked for their exit.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the rest of a response is read, …
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// … up to how many bytes, …
+const DRAIN_BYTES: usize = 256 * 1024;
+/// … and from how many connections at a time.
+const MAX_DRAINING: usize = 64;
+/// Commands that run, or that the kernel does not release.
+const MAX_COMMANDS: usize = 64;
+/// How long to wait at the end for killed commands.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(800);
 
 #[derive(Clone, Copy)]
 enum Ready {
-    Bell,
+    Waker,
     ConnectionProbe(u64),
     CommandProbe(u64),
     Draining,
@@ -45,39 +45,39 @@ struct Draining {
 }
 
 pub(super) struct ProbeLoop {
-    at: Arc<At>,
+    progress: Arc<ThreadProgress>,
     inbox: Receiver<Task>,
     outbox: Sender<ProbeResult>,
-    asker: Waker,
-    settings: SpawnerConfig,
-    /// Made for the first command. It lives as long as the thread: its children are a spawner's until they are reaped.
+    owner_waker: Waker,
+    config: SpawnerConfig,
+    /// Created for the first command. It lives as long as the thread, which owns its children until they are reaped.
     spawner: Option<Spawner>,
-    talks: BTreeMap<u64, ConnectionProbe>,
-    errands: BTreeMap<u64, CommandProbe>,
-    rests: Vec<Draining>,
-    /// Commands that have ended under a tracer: reaped once he lets go.
+    connections: BTreeMap<u64, ConnectionProbe>,
+    commands: BTreeMap<u64, CommandProbe>,
+    draining: Vec<Draining>,
+    /// Commands that have exited under a tracer: reaped once it lets go.
     unreaped: Vec<Process>,
 }
 
 impl ProbeLoop {
-    /// `settings`: with the thread's own bell, which is rung for tasks and for births.
+    /// `config`: with the thread's own waker, which is woken for tasks and for spawn results.
     pub(super) fn new(
         inbox: Receiver<Task>,
         outbox: Sender<ProbeResult>,
-        asker: Waker,
-        settings: SpawnerConfig,
-        at: Arc<At>,
+        owner_waker: Waker,
+        config: SpawnerConfig,
+        progress: Arc<ThreadProgress>,
     ) -> Self {
         Self {
-            at,
+            progress,
             inbox,
             outbox,
-            asker,
-            settings,
+            owner_waker,
+            config,
             spawner: None,
-            talks: BTreeMap::new(),
-            errands: BTreeMap::new(),
-            rests: Vec::new(),
+            connections: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            draining: Vec::new(),
             unreaped: Vec::new(),
         }
     }
@@ -85,66 +85,66 @@ impl ProbeLoop {
     pub(super) fn run(mut self) {
         loop {
             let ready = self.wait(None);
-            self.settings.wake.clear();
+            self.config.wake.clear();
             if !self.tasks() {
                 break;
             }
             self.turn(ready);
         }
-        self.talks.clear();
-        self.errands.values_mut().for_each(CommandProbe::kill);
-        let end = Instant::now() + LAST_WAIT;
-        while !self.errands.is_empty() && Instant::now() < end {
+        self.connections.clear();
+        self.commands.values_mut().for_each(CommandProbe::kill);
+        let end = Instant::now() + EXIT_TIMEOUT;
+        while !self.commands.is_empty() && Instant::now() < end {
             let ready = self.wait(Some(end));
-            self.settings.wake.clear();
+            self.config.wake.clear();
             self.turn(ready);
         }
     }
 
     fn wait(&self, until: Option<Instant>) -> Vec<Ready> {
-        let mut all = vec![(Ready::Bell, PollFd::new(self.settings.wake.as_fd(), PollFlags::POLLIN))];
+        let mut all = vec![(Ready::Waker, PollFd::new(self.config.wake.as_fd(), PollFlags::POLLIN))];
         all.extend(
-            self.talks.iter().map(|(n, talk)| (Ready::ConnectionProbe(*n), PollFd::new(talk.as_fd(), talk.wants()))),
+            self.connections.iter().map(|(n, connection)| (Ready::ConnectionProbe(*n), PollFd::new(connection.as_fd(), connection.wants()))),
         );
-        for (number, errand) in &self.errands {
-            all.extend(errand.wants().into_iter().map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))));
+        for (number, command) in &self.commands {
+            all.extend(command.wants().into_iter().map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))));
         }
-        let rests = self.rests.iter().map(|rest| PollFd::new(rest.socket.as_fd(), PollFlags::POLLIN));
-        all.extend(rests.map(|fd| (Ready::Draining, fd)));
+        let draining = self.draining.iter().map(|drain| PollFd::new(drain.socket.as_fd(), PollFlags::POLLIN));
+        all.extend(draining.map(|fd| (Ready::Draining, fd)));
         let (what, mut fds): (Vec<Ready>, Vec<PollFd<'_>>) = all.into_iter().unzip();
-        let look = self.errands.values().any(CommandProbe::is_unseen).then(|| Instant::now() + LOOK);
-        let births = self.spawner.as_ref().and_then(Spawner::deadline);
-        let next = self.rests.iter().map(|rest| rest.until).chain(look).chain(births).chain(until).min();
-        let patience = next.map_or(PollTimeout::NONE, |at| {
-            // Rounded up: a wait that ends a little early would turn in circles.
-            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let next_poll = self.commands.values().any(CommandProbe::is_unseen).then(|| Instant::now() + POLL_INTERVAL);
+        let spawn_results = self.spawner.as_ref().and_then(Spawner::deadline);
+        let next = self.draining.iter().map(|drain| drain.until).chain(next_poll).chain(spawn_results).chain(until).min();
+        let timeout = next.map_or(PollTimeout::NONE, |progress| {
+            // Rounded up: a poll that ends a little early would spin.
+            let left = progress.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        // EINTR cannot be: all signals are blocked. Whatever else it is, everything is looked at again.
-        let count = poll(&mut fds, patience);
+        // EINTR cannot be: all signals are blocked. Whatever else it is, everything is looked progress again.
+        let count = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| count.is_err() || fd.any() == Some(true);
         what.into_iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|(what, _)| what).collect()
     }
 
-    /// False: the asker has gone.
+    /// False: the owner is gone.
     fn tasks(&mut self) -> bool {
         loop {
-            if self.at.left.load(Ordering::Relaxed) {
+            if self.progress.abandoned.load(Ordering::Relaxed) {
                 return false;
             }
             match self.inbox.try_recv() {
-                Ok(Task::Ask(number, ProbeRequest::Command(order))) => self.order(number, *order),
-                Ok(Task::Ask(number, question)) => match self.begin(number, &question) {
-                    Ok((talk, Turn::Wait)) => {
-                        self.talks.insert(number, talk);
+                Ok(Task::Ask(number, ProbeRequest::Command(spawn))) => self.spawn(number, *spawn),
+                Ok(Task::Ask(number, request)) => match self.begin(number, &request) {
+                    Ok((connection, Turn::Wait)) => {
+                        self.connections.insert(number, connection);
                     }
-                    Ok((talk, Turn::Answered(result))) => self.answered(number, talk, result),
-                    Err(trouble) => self.answer(number, Err(trouble)),
+                    Ok((connection, Turn::Answered(result))) => self.answered(number, connection, result),
+                    Err(error) => self.answer(number, Err(error)),
                 },
                 Ok(Task::Forget(number)) => {
-                    self.talks.remove(&number);
-                    if let Some(errand) = self.errands.get_mut(&number) {
-                        errand.kill();
+                    self.connections.remove(&number);
+                    if let Some(command) = self.commands.get_mut(&number) {
+                        command.kill();
                     }
                 }
                 Err(TryRecvError::Empty) => return true,
@@ -153,72 +153,72 @@ impl ProbeLoop {
         }
     }
 
-    fn begin(&self, number: u64, question: &ProbeRequest) -> Result<(ConnectionProbe, Turn), ProbeError> {
-        let begins = |begins| *self.at.begins.lock().unwrap_or_else(PoisonError::into_inner) = begins;
-        begins(Some((number, Instant::now())));
-        let begun = ConnectionProbe::begin(question);
-        begins(None);
+    fn begin(&self, number: u64, request: &ProbeRequest) -> Result<(ConnectionProbe, Turn), ProbeError> {
+        let starting = |starting| *self.progress.starting.lock().unwrap_or_else(PoisonError::into_inner) = starting;
+        starting(Some((number, Instant::now())));
+        let begun = ConnectionProbe::begin(request);
+        starting(None);
         begun
     }
 
-    fn order(&mut self, number: u64, mut order: SpawnRequest) {
-        if self.errands.len() >= MOST_ERRANDS {
+    fn spawn(&mut self, number: u64, mut spawn: SpawnRequest) {
+        if self.commands.len() >= MAX_COMMANDS {
             let reason = "too many commands have been killed and are still there".to_owned();
-            return self.answer(number, Err(ProbeError::Unasked(reason)));
+            return self.answer(number, Err(ProbeError::Indeterminate(reason)));
         }
-        let ordered = self.spawner().and_then(|spawner| {
-            let (errand, end) = CommandProbe::new()?;
+        let spawned = self.spawner().and_then(|spawner| {
+            let (command, end) = CommandProbe::new()?;
             let end = Arc::new(end);
-            order.worker = WorkerId(number);
-            order.stdout = end.clone();
-            order.stderr = end;
-            spawner.request(order);
-            Ok(errand)
+            spawn.worker = WorkerId(number);
+            spawn.stdout = end.clone();
+            spawn.stderr = end;
+            spawner.request(spawn);
+            Ok(command)
         });
-        match ordered {
-            Ok(errand) => {
-                self.errands.insert(number, errand);
+        match spawned {
+            Ok(command) => {
+                self.commands.insert(number, command);
             }
-            Err(error) => self.answer(number, Err(ProbeError::Unasked(error.to_string()))),
+            Err(error) => self.answer(number, Err(ProbeError::Indeterminate(error.to_string()))),
         }
     }
 
     fn spawner(&mut self) -> std::io::Result<&Spawner> {
         let spawner = match self.spawner.take() {
             Some(spawner) => spawner,
-            None => Spawner::start(self.settings.clone())?,
+            None => Spawner::start(self.config.clone())?,
         };
         Ok(self.spawner.insert(spawner))
     }
 
     fn turn(&mut self, ready: Vec<Ready>) {
-        self.births();
+        self.spawn_results();
         for what in ready {
             match what {
-                Ready::Bell => {}
+                Ready::Waker => {}
                 Ready::ConnectionProbe(number) => {
-                    let turn = self.talks.get_mut(&number).map(ConnectionProbe::go_on);
+                    let turn = self.connections.get_mut(&number).map(ConnectionProbe::go_on);
                     if let Some(Turn::Answered(result)) = turn
-                        && let Some(talk) = self.talks.remove(&number)
+                        && let Some(connection) = self.connections.remove(&number)
                     {
-                        self.answered(number, talk, result);
+                        self.answered(number, connection, result);
                     }
                 }
                 Ready::CommandProbe(number) => self.look_at(number),
-                Ready::Draining => self.read_away(),
+                Ready::Draining => self.read_drained(),
             }
         }
-        let unseen: Vec<u64> = self.errands.iter().filter(|(_, e)| e.is_unseen()).map(|(n, _)| *n).collect();
+        let unseen: Vec<u64> = self.commands.iter().filter(|(_, e)| e.is_unseen()).map(|(n, _)| *n).collect();
         unseen.into_iter().for_each(|number| self.look_at(number));
         let now = Instant::now();
-        self.rests.retain(|rest| rest.until > now);
+        self.draining.retain(|drain| drain.until > now);
         self.unreaped.retain(|process| matches!(process.reap(), Ok(None)));
     }
 
-    fn births(&mut self) {
+    fn spawn_results(&mut self) {
         let Some(spawner) = &mut self.spawner else { return };
         let now = Instant::now();
-        if spawner.deadline().is_some_and(|at| at <= now) {
+        if spawner.deadline().is_some_and(|progress| progress <= now) {
             spawner.check(now);
         }
         let reports: Vec<SpawnResult> = spawner.reports().try_iter().collect();
@@ -228,10 +228,10 @@ impl ProbeLoop {
                 | SpawnResult::ExecPending { worker, .. }
                 | SpawnResult::Failed { worker, .. } => worker.0,
             };
-            if let Some(errand) = self.errands.get_mut(&number) {
-                match errand.reported(report) {
-                    Some(trouble) => self.ended(number, Err(trouble)),
-                    // It may have ended already.
+            if let Some(command) = self.commands.get_mut(&number) {
+                match command.reported(report) {
+                    Some(error) => self.ended(number, Err(error)),
+                    // It may have exited already.
                     None => self.look_at(number),
                 }
             }
@@ -239,41 +239,41 @@ impl ProbeLoop {
     }
 
     fn look_at(&mut self, number: u64) {
-        if let Some(result) = self.errands.get_mut(&number).and_then(CommandProbe::go_on) {
-            self.ended(number, result.map_err(ProbeError::Unwell));
+        if let Some(result) = self.commands.get_mut(&number).and_then(CommandProbe::go_on) {
+            self.ended(number, result.map_err(ProbeError::Failed));
         }
     }
 
     fn ended(&mut self, number: u64, result: Result<(), ProbeError>) {
-        let Some(errand) = self.errands.remove(&number) else { return };
-        if !errand.forgotten {
+        let Some(command) = self.commands.remove(&number) else { return };
+        if !command.forgotten {
             self.answer(number, result);
         }
-        self.unreaped.extend(errand.into_unreaped());
+        self.unreaped.extend(command.into_unreaped());
     }
 
-    fn answered(&mut self, number: u64, talk: ConnectionProbe, result: Result<(), String>) {
-        self.answer(number, result.map_err(ProbeError::Unwell));
-        if let Some(socket) = talk.into_rest()
-            && self.rests.len() < MOST_RESTS
+    fn answered(&mut self, number: u64, connection: ConnectionProbe, result: Result<(), String>) {
+        self.answer(number, result.map_err(ProbeError::Failed));
+        if let Some(socket) = connection.into_rest()
+            && self.draining.len() < MAX_DRAINING
         {
-            self.rests.push(Draining { socket, until: Instant::now() + REST_FOR, left: REST_BYTES });
-            self.read_away();
+            self.draining.push(Draining { socket, until: Instant::now() + DRAIN_TIME, left: DRAIN_BYTES });
+            self.read_drained();
         }
     }
 
     fn answer(&self, number: u64, result: Result<(), ProbeError>) {
         self.outbox.send(ProbeResult { number, result }).ok();
-        self.asker.wake();
+        self.owner_waker.wake();
     }
 
-    fn read_away(&mut self) {
-        let mut gulp = [0; 16 * 1024];
-        self.rests.retain_mut(|rest| {
-            while rest.left > 0 {
-                match recv(rest.socket.as_raw_fd(), &mut gulp, MsgFlags::empty()) {
+    fn read_drained(&mut self) {
+        let mut buf = [0; 16 * 1024];
+        self.draining.retain_mut(|drain| {
+            while drain.left > 0 {
+                match recv(drain.socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
                     Ok(0) => return false,
-                    Ok(count) => rest.left = rest.left.saturating_sub(count),
+                    Ok(count) => drain.left = drain.left.saturating_sub(count),
                     Err(nix::errno::Errno::EINTR) => {}
                     Err(nix::errno::Errno::EAGAIN) => return true,
                     Err(_) => return false,

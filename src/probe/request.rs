@@ -1,4 +1,4 @@
-//! What one worker is asked, and where.
+//! What a probe checks, and where.
 
 use crate::process::SpawnRequest;
 use std::ffi::OsStr;
@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// Where a connection goes.
+/// The target of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Target {
     /// Tried in this order: `localhost` may be either of two.
     Tcp(Vec<SocketAddr>),
     Unix(PathBuf),
@@ -19,16 +19,16 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub enum ProbeRequest {
     /// A connection is taken.
-    Connect { place: Place, shown: String },
+    Connect { target: Target, shown: String },
     /// `GET` is answered with a status of 2xx or 3xx (RFC 9110, 15).
-    Http { place: Place, host: String, path: String },
-    /// The program ends with 0. Its stdout and stderr are replaced by a pipe of the probe's own, of which the last
-    /// line is told if it fails; its number ([`SpawnRequest::worker`]) by that of the question.
+    Http { target: Target, host: String, path: String },
+    /// The program exits with 0. The probe replaces its stdout and stderr by a pipe, whose last line is reported if it
+    /// fails, and its number ([`SpawnRequest::worker`]) by that of the probe.
     Command(Box<SpawnRequest>),
 }
 
-impl Place {
-    /// `HOST:PORT` with a numeric host or `localhost`, or `unix:PATH`. No name is looked up: a resolver that hangs
+impl Target {
+    /// `HOST:PORT` with a numeric host or `localhost`, or `unix:PATH`. No names are resolved: a resolver that hangs
     /// would look like a worker that does.
     fn parse(text: &OsStr) -> Result<Self, String> {
         if let Some(path) = text.as_bytes().strip_prefix(b"unix:") {
@@ -39,7 +39,7 @@ impl Place {
             return Ok(Self::Tcp(vec![address]));
         }
         let port = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
-        let port = port.ok_or_else(|| format!("`{text}` is no HOST:PORT (a numeric host, or localhost)"))?;
+        let port = port.ok_or_else(|| format!("`{text}` is not HOST:PORT (a numeric host, or localhost)"))?;
         Ok(Self::Tcp(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]))
     }
 }
@@ -48,7 +48,7 @@ impl ProbeRequest {
     /// # Errors
     /// Not `HOST:PORT` or `unix:PATH`.
     pub fn connect(text: &OsStr) -> Result<Self, String> {
-        Ok(Self::Connect { place: Place::parse(text)?, shown: text.to_string_lossy().into_owned() })
+        Ok(Self::Connect { target: Target::parse(text)?, shown: text.to_string_lossy().into_owned() })
     }
 
     /// `HOST:PORT/PATH`; without a path: `/`.
@@ -61,15 +61,15 @@ impl ProbeRequest {
         if let Some(wrong) = path.chars().find(|c| c.is_ascii_control() || *c == ' ' || !c.is_ascii()) {
             return Err(format!("{wrong:?} in the path of `{text}`: write it as %XX"));
         }
-        Ok(Self::Http { place: Place::parse(OsStr::new(host))?, host: host.to_owned(), path: path.to_owned() })
+        Ok(Self::Http { target: Target::parse(OsStr::new(host))?, host: host.to_owned(), path: path.to_owned() })
     }
 
-    /// It goes to a socket's file: to find that may take as long as its disk likes.
+    /// Whether it connects to a socket's file: finding that may take as long as its disk.
     pub fn names_a_file(&self) -> bool {
-        matches!(self, Self::Connect { place: Place::Unix(_), .. } | Self::Http { place: Place::Unix(_), .. })
+        matches!(self, Self::Connect { target: Target::Unix(_), .. } | Self::Http { target: Target::Unix(_), .. })
     }
 
-    /// It runs a program.
+    /// Whether it runs a program.
     pub fn is_command(&self) -> bool {
         matches!(self, Self::Command(_))
     }
@@ -96,15 +96,15 @@ mod tests {
     }
 
     #[test]
-    fn places() {
-        let Ok(ProbeRequest::Connect { place: Place::Tcp(one), .. }) = connect("[::1]:80") else {
+    fn targets_are_numeric_localhost_or_unix() {
+        let Ok(ProbeRequest::Connect { target: Target::Tcp(one), .. }) = connect("[::1]:80") else {
             panic!("an address")
         };
         assert_eq!(one, ["[::1]:80".parse().unwrap()]);
-        let Ok(ProbeRequest::Connect { place: Place::Tcp(two), .. }) = connect("localhost:80") else { panic!("two") };
+        let Ok(ProbeRequest::Connect { target: Target::Tcp(two), .. }) = connect("localhost:80") else { panic!("two") };
         assert_eq!(two, ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
         assert!(
-            matches!(connect("unix:/a b"), Ok(ProbeRequest::Connect { place: Place::Unix(path), .. }) if path == *"/a b")
+            matches!(connect("unix:/a b"), Ok(ProbeRequest::Connect { target: Target::Unix(path), .. }) if path == *"/a b")
         );
         for wrong in ["db:80", "127.0.0.1", "127.0.0.1:99999", "localhost", ""] {
             assert!(connect(wrong).is_err(), "{wrong}");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn paths() {
+    fn paths_must_fit_a_request_line() {
         let shown = |text: &str| ProbeRequest::http(OsStr::new(text)).map(|question| question.to_string());
         assert_eq!(shown("127.0.0.1:80").unwrap(), "GET http://127.0.0.1:80/");
         assert_eq!(shown("[::1]:80/a?b=/c").unwrap(), "GET http://[::1]:80/a?b=/c");

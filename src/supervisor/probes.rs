@@ -8,7 +8,7 @@ use super::spawn_spec::SpawnParams;
 use super::watchdog::span;
 use crate::observe::events::EventKind;
 use crate::plan::{Address, Check, Context, Health, Ready};
-use crate::probe::{Left, ProbeError, ProbeRequest, ProbeResult, Prober};
+use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Prober};
 use crate::process::{PinnedPaths, SpawnerConfig};
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -77,7 +77,7 @@ pub(super) struct Probing {
     commands: usize,
     last: u64,
     /// Requests at which abandoned prober threads hang.
-    hung: Vec<(String, Left)>,
+    hung: Vec<(String, AbandonedThread)>,
 }
 
 impl Probing {
@@ -176,10 +176,10 @@ impl Probing {
     fn hang_error(&mut self, shown: &str) -> Option<ProbeError> {
         self.hung.retain(|(_, left)| !left.is_back());
         if self.hung.iter().any(|(hung, _)| hung == shown) {
-            return Some(ProbeError::Unwell("the folder of its socket hangs (a disk?)".to_owned()));
+            return Some(ProbeError::Failed("the folder of its socket hangs (a disk?)".to_owned()));
         }
         (self.hung.len() >= MAX_HUNG)
-            .then(|| ProbeError::Unasked("too many folders of sockets hang (a disk?)".to_owned()))
+            .then(|| ProbeError::Indeterminate("too many folders of sockets hang (a disk?)".to_owned()))
     }
 
     fn ask(&mut self, worker: WorkerId, request: ProbeRequest, now: Time) -> std::io::Result<()> {
@@ -235,14 +235,14 @@ impl Supervisor {
             {
                 active_probe.excused = false;
             }
-            self.record_result(hung, Err(ProbeError::Unwell("the folder of its socket hangs (a disk?)".to_owned())));
+            self.record_result(hung, Err(ProbeError::Failed("the folder of its socket hangs (a disk?)".to_owned())));
         }
         while let Some((_, worker)) = self.health.probing.due.first().copied().filter(|(at, _)| *at <= now) {
             let Some(probed) = self.health.probing.probed.get(&worker) else { return };
             match &probed.stage {
                 ProbeStage::Active(_) => {
                     let took = probed.timeout;
-                    self.record_result(worker, Err(ProbeError::Unwell(format!("timed out after {took}"))));
+                    self.record_result(worker, Err(ProbeError::Failed(format!("timed out after {took}"))));
                 }
                 ProbeStage::Waiting(_) | ProbeStage::Queued => {
                     self.health.probing.leave_stage(worker);
@@ -269,14 +269,14 @@ impl Supervisor {
 
     fn ask(&mut self, worker: WorkerId) {
         let now = self.clock.now();
-        let active_probe = self.probe_request(worker).map_err(ProbeError::Unwell).and_then(|request| {
+        let active_probe = self.probe_request(worker).map_err(ProbeError::Failed).and_then(|request| {
             let shown = request.to_string();
             if request.names_a_file()
                 && let Some(trouble) = self.health.probing.hang_error(&shown)
             {
                 return Err(trouble);
             }
-            self.health.probing.ask(worker, request, now).map_err(|error| ProbeError::Unasked(error.to_string()))
+            self.health.probing.ask(worker, request, now).map_err(|error| ProbeError::Indeterminate(error.to_string()))
         });
         if let Err(trouble) = active_probe {
             self.record_result(worker, Err(trouble));
@@ -309,8 +309,8 @@ impl Supervisor {
 
     fn record_result(&mut self, worker: WorkerId, result: Result<(), ProbeError>) {
         let result = match result {
-            Err(ProbeError::Unasked(reason)) => return self.not_asked(worker, &reason),
-            Err(ProbeError::Unwell(reason)) => Err(reason),
+            Err(ProbeError::Indeterminate(reason)) => return self.not_asked(worker, &reason),
+            Err(ProbeError::Failed(reason)) => Err(reason),
             Ok(()) => Ok(()),
         };
         let now = self.clock.now();

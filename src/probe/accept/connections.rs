@@ -1,6 +1,5 @@
-//! Connections that a process has accepted from a listener: sockets of its own that bear the listener's local address,
-//! and are no listeners themselves (proc_net(5)). A connection to the same port as a client has that port as the remote
-//! one.
+//! Finds connections that a process has accepted from a listener: its sockets that have the listener's local address
+//! and are no listeners themselves (proc_net(5)). A client connection to the same port has that port as its remote one.
 
 use super::Target;
 use crate::plan::Address;
@@ -12,14 +11,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Never more of a table than this: on a machine with a hundred thousand connections it is as long.
+/// Most bytes of a table that are read: it is as long as the machine has connections.
 const MOST_BYTES: u64 = 8 << 20;
-/// Lines of a table that are read between two signs of progress.
+/// Lines of a table that are read between two reports of progress.
 const LINES_A_STEP: usize = 256;
-/// Never more descriptors of a process than this.
+/// Most descriptors of a process that are examined.
 const MOST_DESCRIPTORS: usize = 4096;
 
-/// Whether one of these sockets was accepted from a target. `progress` is called whenever the search gets further.
+/// Whether one of these sockets was accepted from a target. `progress` is called whenever the search advances.
 pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> bool {
     if sockets.is_empty() {
         return false;
@@ -29,7 +28,7 @@ pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u
         return true;
     }
     let tables = targets.iter().filter_map(|target| match &target.address {
-        // The sockets themselves have said that there is none.
+        // The sockets themselves have shown that there is none.
         Address::Tcp(_) if shown == Some(false) => None,
         Address::Tcp(address) if address.is_ipv4() => Some("tcp"),
         Address::Tcp(_) => Some("tcp6"),
@@ -50,8 +49,8 @@ pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u
     })
 }
 
-/// Asks the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read than
-/// a request to answer. None: that is not allowed (pidfd_getfd(2) needs ptrace rights), and the table has to do.
+/// Examines the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read
+/// than a request to answer. None: not allowed (pidfd_getfd(2) needs ptrace rights), so the table has to be read.
 fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> Option<bool> {
     let process = Process::open_pid(pid).ok()?;
     let folder = format!("/proc/{pid}/fd");
@@ -74,7 +73,7 @@ fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progre
     Some(false)
 }
 
-/// It has the listener's local port, and somebody at the other end. (The ports of clients are not listened on.)
+/// It has the listener's local port and a peer. (Client ports are not listened on.)
 fn was_accepted(socket: &OwnedFd, target: &Target) -> bool {
     match &target.address {
         Address::Tcp(bound) => {
@@ -99,7 +98,7 @@ struct Line {
     listens: bool,
 }
 
-/// The listener's own line says which local address to look for; a wildcard address means any of that port.
+/// The listener's own line shows which local address to search; a wildcard address means any address with that port.
 fn accepted(lines: impl Iterator<Item = Line>, targets: &HashSet<u64>, sockets: &HashSet<u64>) -> bool {
     let (mut bound, mut held) = (Vec::new(), Vec::new());
     for line in lines {

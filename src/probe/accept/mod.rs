@@ -1,4 +1,5 @@
-//! The scout: sees from outside, without a line of code in the worker, when one begins to accept.
+//! The accept probe: notices from outside, through /proc, when a worker begins to accept connections. The supervisor
+//! uses it for pools with `ready = "accept"` and needs no code in the worker.
 //!
 //! A worker accepts when one of its processes holds an inherited listener and
 //! - a thread of it waits in accept(2) on it, or in poll(2) or select(2) with it in the set, or in epoll_wait(2) on an
@@ -9,10 +10,10 @@
 //! epoll when it wraps the descriptor, a moment before the first accept. A program of the other word size (32 bits on
 //! a 64-bit kernel) numbers its system calls otherwise: it is seen by its connections.
 //!
-//! Looking needs what ptrace(2) calls read access for descriptors, and attach access for system calls (a worker of the
-//! same user, or CAP_SYS_PTRACE; Yama lets an ancestor attach unless it is set to 2 or more). Where the first is missing the worker is
-//! reported blind; where only the second is, an epoll that has the listener is enough, and blindness is reported after
-//! a second without one.
+//! A scan needs what ptrace(2) calls read access for descriptors, and attach access for system calls (a worker of the
+//! same user, or CAP_SYS_PTRACE; Yama lets an ancestor attach unless it is set to 2 or more). Without the first, the
+//! worker is reported unobservable. Without the second, an epoll set with the listener is enough, and the worker is
+//! reported unobservable after a second without one.
 
 mod connections;
 mod scan;
@@ -28,20 +29,20 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The scout's clock while anything is watched.
+/// The tick of the probe's thread while anything is watched.
 const ROUND: Duration = Duration::from_millis(5);
-/// The longest wait between two looks at one worker: 200 ms.
+/// The longest interval between two scans of one worker: 200 ms.
 const LONGEST_GAP: u64 = 40;
-/// So many looks in a row must be refused before a worker is called blind: right after exec a process may be closed to
+/// How many scans in a row must be refused before a worker is unobservable: right after exec a process may be closed to
 /// us for a moment.
 const REFUSALS: u32 = 3;
-/// Connections are looked for at every so many looks only: their table is as long as the machine has connections.
+/// Connections are searched only at every so many scans: their table is as long as the machine has connections.
 const CONNECTIONS_EVERY: u64 = 4;
-/// A look that gets no further for so long hangs.
+/// A scan without progress for this long hangs.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
-/// So many looks may hang; then there are no more.
+/// How many scans may hang; then no more are started.
 const MOST_WRITTEN_OFF: usize = 8;
-/// Rounds after which system calls that cannot be read make a worker blind: 1 s.
+/// Rounds after which unreadable system calls make a worker unobservable: 1 s.
 const PATIENCE: u64 = 200;
 
 /// A listening socket that a worker has inherited.
@@ -53,12 +54,12 @@ pub struct Target {
     pub address: Address,
 }
 
-/// What the scout has found out. After a report it looks no more at that worker.
+/// The result for one worker. After a report that worker is not scanned any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcceptReport {
     /// It accepts.
     Accepting(WorkerId),
-    /// It cannot be seen, and why.
+    /// It cannot be observed, and why.
     Blind(WorkerId, String),
 }
 
@@ -68,30 +69,30 @@ enum Task {
     Forget(WorkerId),
 }
 
-/// A thread of its own that reads /proc; asleep while nothing is watched. It ends when this is dropped.
+/// A thread that reads /proc; it sleeps while nothing is watched, and ends when this is dropped.
 ///
-/// A look may hang in the kernel: what a thread waits for stands in its process's memory, and whoever reads that waits
-/// for the lock of the process's memory map, unkillably. Processes with a thread in state D are not read; should a look
-/// hang all the same, its thread is written off, and another one looks at the others.
+/// A scan may hang in the kernel: reading a process's memory takes its memory map lock, unkillably. Processes with a
+/// thread in state D are not read; if a scan hangs all the same, its thread is abandoned, and another one scans the
+/// other workers.
 #[derive(Debug)]
 pub struct AcceptProbe {
     wake: Waker,
     tasks: Sender<Task>,
     outbox: Sender<AcceptReport>,
     reports: Receiver<AcceptReport>,
-    /// What the thread is at.
+    /// What the thread is doing.
     at: Arc<Mutex<At>>,
     watched: BTreeMap<WorkerId, (i32, Vec<Target>)>,
-    /// Threads that hang, each at this worker.
+    /// Threads that hang, each with the worker it hangs at.
     gone: Vec<(WorkerId, Arc<Mutex<At>>)>,
 }
 
 #[derive(Debug, Default)]
 struct At {
-    /// The worker that is looked at, and when the look got further last.
+    /// The worker being scanned, and when the scan made progress last.
     looking: Option<(WorkerId, Instant)>,
     written_off: bool,
-    /// It has come back after that, and has ended.
+    /// It has returned after that, and has ended.
     back: bool,
 }
 
@@ -103,31 +104,31 @@ impl AcceptProbe {
     /// # Errors
     /// EAGAIN: no thread can be made.
     pub fn start(wake: Waker) -> io::Result<Self> {
-        // Never more than one report a worker: the number of workers bounds them.
+        // At most one report per worker: the number of workers bounds them.
         let (outbox, reports) = unbounded();
         let (tasks, at) = begin(&wake, &outbox)?;
         Ok(Self { wake, tasks, outbox, reports, at, watched: BTreeMap::new(), gone: Vec::new() })
     }
 
-    /// Looks at a worker, at once and then again and again, until it is seen accepting on any of the targets. `pid`:
-    /// the worker's own process, after its exec.
+    /// Scans a worker, immediately and then repeatedly, until it accepts on any of the targets. `pid`: the worker's own
+    /// process, after its exec.
     pub fn watch(&mut self, worker: WorkerId, pid: i32, targets: Vec<Target>) {
         self.watched.insert(worker, (pid, targets.clone()));
         self.tasks.send(Task::Watch(worker, pid, targets)).ok();
     }
 
-    /// Looks no more. A report that was made before may still come.
+    /// Stops scanning a worker. A report that was sent before may still arrive.
     pub fn forget(&mut self, worker: WorkerId) {
         self.watched.remove(&worker);
         self.tasks.send(Task::Forget(worker)).ok();
     }
 
-    /// The reports; the bell is rung after each.
+    /// The reports; the waker is woken after each.
     pub fn reports(&self) -> &Receiver<AcceptReport> {
         &self.reports
     }
 
-    /// When [`AcceptProbe::check`] wants to be called, at the latest; none while nothing is watched.
+    /// When [`AcceptProbe::check`] has to be called at the latest; None while nothing is watched.
     pub fn deadline(&self) -> Option<Instant> {
         if self.watched.is_empty() {
             return None;
@@ -135,15 +136,14 @@ impl AcceptProbe {
         Some(lock(&self.at).looking.map_or_else(Instant::now, |(_, since)| since) + LONGEST_LOOK)
     }
 
-    /// The whole process stood still for so long: no look is to blame for that.
+    /// The whole process was paused: that time does not count.
     pub fn paused(&self, by: Duration) {
         if let Some((_, since)) = &mut lock(&self.at).looking {
             *since += by;
         }
     }
 
-    /// Looks again at the workers whose look hung and has come to an end: such a thread rings the bell when it comes
-    /// back.
+    /// Scans those workers again whose scan hung and has ended: such a thread wakes the waker when it returns.
     pub fn resume(&mut self) {
         let (back, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.gone).into_iter().partition(|(_, at)| lock(at).back);
@@ -155,14 +155,14 @@ impl AcceptProbe {
         }
     }
 
-    /// Writes the thread off if it hangs: another one looks at all others. The worker that it hangs at is given back;
-    /// it is looked at again once the thread has come back ([`AcceptProbe::resume`]).
+    /// Abandons the thread if it hangs: another one scans all other workers. Returns the worker at which it hangs; that
+    /// is scanned again once the thread has returned ([`AcceptProbe::resume`]).
     pub fn check(&mut self, now: Instant) -> Option<WorkerId> {
         let (hung, since) = lock(&self.at).looking?;
         if now < since + LONGEST_LOOK || self.gone.len() >= MOST_WRITTEN_OFF {
             return None;
         }
-        // Without another thread this one is waited for.
+        // If no other thread can be created, wait for this one.
         let (tasks, at) = begin(&self.wake, &self.outbox).ok()?;
         lock(&self.at).written_off = true;
         self.tasks = tasks;
@@ -181,7 +181,7 @@ fn begin(wake: &Waker, outbox: &Sender<AcceptReport>) -> io::Result<(Sender<Task
     let rounds = ScanLoop { watched: HashMap::new(), outbox: outbox.clone(), wake: wake.clone(), at: at.clone() };
     let thread = std::thread::Builder::new().name("scout".to_owned()).stack_size(256 << 10);
     thread.spawn(move || {
-        // Signals for the process are the main thread's.
+        // Signals for the process belong to the main thread.
         nix::sys::signal::SigSet::all().thread_block().ok();
         rounds.run(&inbox);
     })?;
@@ -191,7 +191,7 @@ fn begin(wake: &Waker, outbox: &Sender<AcceptReport>) -> io::Result<(Sender<Task
 struct Watched {
     pid: i32,
     targets: Vec<Target>,
-    /// Rounds since it is watched, and until the next look.
+    /// Rounds since it is watched, and until the next scan.
     age: u64,
     wait: u64,
     looks: u64,
@@ -257,15 +257,15 @@ impl ScanLoop {
         }
     }
 
-    /// One look, and when to take the next: the older the start and the more starts there are, the later, so that
-    /// looking never costs more than a fraction of what is looked at.
+    /// One scan, and when to run the next: the older the start and the more workers start, the later, so that scanning
+    /// costs only a fraction of what is scanned.
     fn look(&mut self, worker: WorkerId) {
         let crowd = 1 + self.watched.len() as u64 / 8;
         let Some(watched) = self.watched.get_mut(&worker) else { return };
         watched.looks += 1;
         let thorough = watched.looks.is_multiple_of(CONNECTIONS_EVERY);
         lock(&self.at).looking = Some((worker, Instant::now()));
-        // A long table on a starved machine takes its time: only what stands still hangs.
+        // A long table on a starved machine takes its time: only a scan without progress hangs.
         let progress = || {
             if let Some((_, since)) = &mut lock(&self.at).looking {
                 *since = Instant::now();
@@ -276,7 +276,7 @@ impl ScanLoop {
             let mut at = lock(&self.at);
             at.looking = None;
             if at.written_off {
-                // Another one looks by now.
+                // Another thread scans by now.
                 return;
             }
         }

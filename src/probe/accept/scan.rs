@@ -1,4 +1,4 @@
-//! One look at one worker: its processes, their descriptors, what their threads wait for.
+//! One scan of one worker: its processes, their descriptors, and what their threads wait for.
 
 use super::{Target, connections, syscalls};
 use crate::process::procfs;
@@ -7,41 +7,41 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
-/// Descriptors of one process that are looked at; listeners come first.
+/// Descriptors of one process that are examined; listeners come first.
 const MOST_FDS: usize = 16_384;
-/// Threads of one process that are looked at.
+/// Threads of one process that are examined.
 const MOST_THREADS: usize = 4096;
 
-/// What one look has shown.
+/// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
     Accepting,
     NotYet,
     /// Descriptors can be seen, system calls cannot.
     Half(String),
-    /// Not even descriptors can be seen.
+    /// Not even descriptors are readable.
     Refused(String),
 }
 
-/// The descriptors of one process, as far as they matter here.
+/// The relevant descriptors of one process.
 #[derive(Debug, Default)]
 pub(super) struct Descriptors {
-    /// Those that are a target.
+    /// Those that are targets.
     pub(super) listeners: HashSet<i32>,
     pub(super) epolls: Vec<i32>,
-    /// All sockets that are no target, by inode.
+    /// All other sockets, by inode.
     pub(super) sockets: HashSet<u64>,
 }
 
-/// Looks at the worker's process and all its descendants. `thorough`: look for connections too, which reads a table as
-/// long as the machine has connections. `progress` is called whenever the look gets further.
+/// Scans the worker's process and all its descendants. `thorough`: search for connections too, which reads a table as
+/// long as the machine has connections. `progress` is called whenever the scan advances.
 pub(super) fn at(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
     let mut result = Look::NotYet;
     for (at, (pid, _)) in procfs::forest(&[pid]).into_iter().enumerate() {
         progress();
         match process(pid, targets, thorough, progress) {
             Look::Accepting => return Look::Accepting,
-            // A helper that runs as somebody else (sudo, ping) hides nothing about the worker itself.
+            // A helper that runs as another user (sudo, ping) says nothing about the worker itself.
             Look::Refused(_) if at > 0 => {}
             Look::NotYet => {}
             other => result = other,
@@ -60,7 +60,7 @@ fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) ->
     }
     let epolls = watching_epolls(pid, &fds, targets);
     let mut unseen = None;
-    // Asked once, and only where memory is to be read.
+    // Checked once, and only if memory is to be read.
     let hangs = LazyCell::new(|| procfs::hangs(pid));
     for tid in procfs::numbers(format!("/proc/{pid}/task")).unwrap_or_default().into_iter().take(MOST_THREADS) {
         progress();
@@ -83,7 +83,7 @@ fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) ->
     }
 }
 
-/// A process that has ended is no secret, though its folder may be closed.
+/// An exited process hides nothing, though its directory may be unreadable.
 fn refusal(pid: i32, error: &io::Error) -> Look {
     if !Path::new("/proc/self/stat").exists() {
         return Look::Refused("/proc is not mounted".to_owned());
@@ -93,7 +93,7 @@ fn refusal(pid: i32, error: &io::Error) -> Look {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    // A kernel without /proc/PID/syscall says ENOENT as well, of a thread that is there.
+    // A kernel without /proc/PID/syscall returns ENOENT as well, for a thread that exists.
     error.raw_os_error() == Some(nix::libc::ESRCH)
         || (error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self/syscall").exists())
 }
@@ -105,7 +105,8 @@ fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let link = match std::fs::read_link(entry.path()) {
             Ok(link) => link,
-            // Root without CAP_SYS_PTRACE, in a container say, may list another user's descriptors and see none of them.
+            // Root without CAP_SYS_PTRACE, in a container for example, may list another user's descriptors but read
+            // none of them.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(_) => continue,
         };
@@ -124,7 +125,7 @@ fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
     Ok(found)
 }
 
-/// Those epolls that would wake up for a connection, also by way of another epoll.
+/// The epoll sets that would wake up for a connection, also by way of another epoll set.
 fn watching_epolls(pid: i32, fds: &Descriptors, targets: &[Target]) -> HashSet<i32> {
     let entries: HashMap<i32, Vec<Entry>> = fds.epolls.iter().map(|&epoll| (epoll, entries_of(pid, epoll))).collect();
     let reads = |entry: &&Entry| entry.events & nix::libc::EPOLLIN as u64 != 0;

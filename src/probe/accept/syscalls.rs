@@ -1,4 +1,5 @@
-//! What a thread waits for: /proc/PID/task/TID/syscall, and the sets of poll(2) and select(2) in its memory.
+//! Which descriptors a thread waits for: /proc/PID/task/TID/syscall, and the sets of poll(2) and select(2) in its
+//! memory.
 
 use nix::libc;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -11,8 +12,8 @@ use std::os::unix::fs::FileExt;
 /// The longest set that is read, in descriptors.
 const MOST_SET: u64 = 8192;
 
-/// Whether a thread sleeps until a connection comes to one of these listeners, or to an epoll that has one. `may_read`:
-/// whether the process's memory may be read without waiting for a lock that it may never let go of.
+/// Whether a thread sleeps until a connection comes to one of these listeners, or to an epoll set with one. `may_read`:
+/// whether the process's memory may be read, which takes a lock that it may never release.
 ///
 /// # Errors
 /// EPERM, EACCES: system calls may not be read; ESRCH, ENOENT: the thread has gone.
@@ -57,7 +58,7 @@ impl Call {
         match number {
             libc::SYS_accept | libc::SYS_accept4 => Self::Accept,
             libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => Self::Epoll,
-            // A poll that was interrupted by a stop goes on under this number, with its arguments as they were.
+            // A poll that was interrupted by a stop continues under this number, with its arguments unchanged.
             libc::SYS_ppoll | libc::SYS_restart_syscall => Self::Poll,
             libc::SYS_pselect6 => Self::Select,
             _ => Self::Other,
@@ -76,7 +77,7 @@ fn parse(text: &str) -> Option<(i64, [u64; 6])> {
     Some((number, args))
 }
 
-/// The descriptors of a poll set that are asked for input: struct pollfd is an int and two shorts.
+/// The descriptors of a poll set that wait for input: struct pollfd is an int and two shorts.
 fn polled(pid: i32, address: u64, count: u64) -> Vec<i32> {
     if count == 0 || count > MOST_SET {
         return Vec::new();
@@ -90,7 +91,7 @@ fn polled(pid: i32, address: u64, count: u64) -> Vec<i32> {
     entries.filter(|(_, events)| events & (libc::POLLIN | libc::POLLRDNORM) != 0).map(|(fd, _)| fd).collect()
 }
 
-/// The descriptors of a read set: bits in words.
+/// The descriptors of a select set, a bit mask.
 fn selected(pid: i32, count: u64, address: u64) -> Vec<i32> {
     if count == 0 || count > MOST_SET || address == 0 {
         return Vec::new();
@@ -102,7 +103,7 @@ fn selected(pid: i32, count: u64, address: u64) -> Vec<i32> {
     bits.filter(|&bit| (bit as u64) < count).map(|bit| bit as i32).collect()
 }
 
-/// Reads another process's memory, whole or not at all.
+/// Reads another process's memory, completely or not at all.
 fn memory(pid: i32, address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; len];
     let there = [RemoteIoVec { base: address as usize, len }];
@@ -110,7 +111,7 @@ fn memory(pid: i32, address: u64, len: usize) -> Option<Vec<u8>> {
     if read == Ok(len) {
         return Some(bytes);
     }
-    // Where that system call is filtered: the same memory as a file.
+    // If that system call is filtered: the same memory as a file.
     File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
     Some(bytes)
 }
