@@ -1,5 +1,5 @@
-//! Sockets that the service manager has opened and passed on to us (sd_listen_fds(3)): each serves the listener that
-//! has its name, else the one that has its address.
+//! Sockets from the service manager (sd_listen_fds(3)): each serves the listener with its name, else the one with its
+//! address.
 
 use super::{address_text, tcp};
 use crate::plan::{Address, ListenPlan};
@@ -11,19 +11,19 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
-/// More than anybody passes on; a number above it is a slip.
+/// More than any manager passes; a larger number is a mistake.
 const MOST: RawFd = 4096;
 
-/// What LISTEN_FDS announces, not taken yet.
+/// The descriptors that LISTEN_FDS announces.
 #[derive(Debug, Default)]
 pub struct InheritedFds {
-    /// So many descriptors from [`FIRST`] on are not ours to close.
+    /// This many descriptors from [`FIRST`] on are not ours to close.
     count: RawFd,
     /// Those that are open, with their names.
     open: Vec<(RawFd, String)>,
 }
 
-/// A descriptor that was passed on.
+/// A descriptor from the service manager.
 #[derive(Debug)]
 pub struct ActivationSocket {
     name: String,
@@ -45,7 +45,7 @@ impl InheritedFds {
         Self { count, open: all.filter(|(fd, _)| is_open(*fd)).collect() }
     }
 
-    /// The first number that nothing was announced for.
+    /// The first number after the announced ones.
     pub fn end(&self) -> RawFd {
         FIRST + self.count
     }
@@ -65,12 +65,12 @@ pub(super) struct Socket {
     pub(super) bound: Address,
 }
 
-/// Those that can be used.
+/// The usable sockets.
 #[derive(Debug)]
 pub(super) struct Found(Vec<(String, Socket)>);
 
 impl Found {
-    /// What is of no use is told in the diary, and closed.
+    /// Unusable ones are logged and closed.
     pub(super) fn look_at(passed: Vec<ActivationSocket>) -> Self {
         let usable = passed.into_iter().filter_map(|ActivationSocket { name, fd }| match listens_on(&fd) {
             Ok(bound) => Some((name, Socket { fd, bound })),
@@ -132,7 +132,7 @@ fn serves(bound: &Address, wanted: &Address) -> bool {
     }
 }
 
-/// Where it listens, or why it cannot be used.
+/// Its bound address, or why it cannot be used.
 fn listens_on(fd: &OwnedFd) -> Result<Address, String> {
     let said = |error: io::Error| error.to_string();
     let kind = getsockopt(fd, sockopt::SockType).map_err(|_| "it is no socket".to_owned())?;

@@ -1,4 +1,4 @@
-//! Why an address could not be opened, in words that help at 3 am.
+//! Why an address could not be opened, and which program is in the way.
 
 use crate::listener::{address_text, folder_of, unix};
 use crate::plan::{Address, ListenPlan};
@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// At most so many descriptors are looked at in search of the program that holds an address.
+/// How many descriptors are examined in search of the program that holds an address.
 const MOST_LINKS: usize = 200_000;
 
 /// An address that cannot be listened on.
@@ -20,7 +20,7 @@ pub struct SocketError {
     /// The address as a configuration writes it.
     pub address: String,
     pub source: io::Error,
-    /// Why, and who or what is in the way, where that can be found out.
+    /// The cause, and the program or file in the way if it can be found.
     pub hint: Option<String>,
 }
 
@@ -83,7 +83,7 @@ fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
     }
 }
 
-/// Who listens on a port: "pid 4711 (nginx) listens there".
+/// The program that listens on a port: "pid 4711 (nginx) listens there".
 fn tcp_holder(port: u16) -> String {
     let port = format!(":{port:04X}");
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| procfs::read(path).unwrap_or_default());
@@ -99,7 +99,7 @@ fn tcp_holder(port: u16) -> String {
     }
 }
 
-/// Who listens on a path. Sockets that were renamed show their first name there, so the search may fail.
+/// The program that listens on a path. Renamed sockets show their first name in /proc, so the search may fail.
 fn unix_holder(path: &Path) -> String {
     let path = path.to_string_lossy();
     let table = procfs::read("/proc/net/unix").unwrap_or_default();
@@ -110,7 +110,7 @@ fn unix_holder(path: &Path) -> String {
     inode.and_then(holder).unwrap_or_else(|| ": somebody listens there".to_owned())
 }
 
-/// The process that holds a socket, as far as /proc may be read.
+/// The process that holds a socket, as far as /proc is readable.
 fn holder(inode: u64) -> Option<String> {
     let mut left = MOST_LINKS;
     for pid in procfs::numbers("/proc").ok()? {

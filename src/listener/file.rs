@@ -1,5 +1,5 @@
-//! The file of a unix socket, looked after: it may be removed, or replaced, while the socket listens on; and a socket that
-//! was shut down stays so for ever. Then a new one takes the path, unless somebody else listens there by now.
+//! Watches the file of a unix socket: it may be removed or replaced while the socket listens on, and a socket that was
+//! shut down cannot listen again. Then a new socket takes the path, unless another program listens there by now.
 
 use crate::listener::unix::{self, FileId};
 use crate::listener::{Handled, Listener, SocketError, folder_of, set_nonblocking};
@@ -11,14 +11,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The kernel's ear on one file and its folder (inotify(7)), an instance of its own: what happens between its making and
-/// the first look at it is not lost, and nothing else is heard, so a busy folder costs nothing. Removing a bound socket's
-/// file changes its link count, which is an attribute.
+/// An inotify(7) instance for one file and its directory: events between its creation and the first check are not lost,
+/// and no other events arrive, so a busy directory costs nothing. Removing a bound socket's file changes its link
+/// count, which is an attribute.
 #[derive(Debug)]
 pub struct SocketFileWatch(Inotify);
 
 impl SocketFileWatch {
-    /// None: no instance is left, or the file may not be read; then it is looked at at each reload.
+    /// None: no instance is left, or the file is not readable; then it is checked at each reload.
     pub(super) fn on(path: &Path) -> Option<Self> {
         let own = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
         let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
@@ -28,7 +28,7 @@ impl SocketFileWatch {
         Some(Self(ear))
     }
 
-    /// Takes what was heard.
+    /// Discards the pending events.
     pub fn hush(&self) {
         while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
@@ -40,14 +40,14 @@ impl AsFd for SocketFileWatch {
     }
 }
 
-/// What became of a unix socket that does not serve any more.
+/// Why a unix socket does not serve any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// Somebody has shut it down.
+    /// It was shut down.
     Shut,
-    /// Its file is gone.
+    /// Its file was removed.
     Gone,
-    /// Another file stands in its place.
+    /// Another file has its path.
     Foreign,
 }
 
@@ -61,7 +61,7 @@ impl Lost {
     }
 }
 
-/// One look at a unix socket and its file.
+/// One check of a unix socket and its file.
 #[derive(Debug)]
 pub struct Look {
     plan: ListenPlan,
@@ -70,18 +70,18 @@ pub struct Look {
     shut: bool,
 }
 
-/// What a look has found.
+/// The result of a check.
 #[derive(Debug)]
 pub enum Looked {
     Well,
-    /// It does not serve, and nothing was done about it.
+    /// It does not serve, and was not replaced.
     Lost(Lost),
     /// A new socket has its path.
     Made(Lost, Fresh),
     Failed(Lost, SocketError),
 }
 
-/// A new socket in the place of one that does not serve any more.
+/// A new socket that replaces one that does not serve any more.
 #[derive(Debug)]
 pub struct Fresh {
     plan: ListenPlan,
@@ -93,7 +93,7 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// Nobody wants it any more. May block.
+    /// Discards it: it is not needed any more. May block.
     pub fn discard(self) {
         if FileId::of(&self.path).is_ok_and(|file| file == self.file) {
             std::fs::remove_file(&self.path).ok();
@@ -102,7 +102,7 @@ impl Fresh {
 }
 
 impl Look {
-    /// Looks, and makes a new socket where one is needed and `may_make` is set. May block.
+    /// Checks, and creates a new socket if one is needed and `may_make` is set. May block.
     pub fn run(self, may_make: bool) -> Looked {
         let lost = match (self.shut, self.file.map(|file| (file, FileId::of(&self.path)))) {
             (true, _) => Lost::Shut,
@@ -129,13 +129,13 @@ impl Look {
     }
 }
 
-/// The path leads nowhere; any other error says nothing about the file.
+/// There is no such file; any other error says nothing about it.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 impl Listener {
-    /// What has to be known to look after it; none for TCP.
+    /// What a check needs to know; None for TCP.
     pub fn look(&self) -> Option<Look> {
         let Address::Unix(path) = &self.bound else { return None };
         let mut plan = self.plan.clone();

@@ -1,4 +1,4 @@
-//! Listening sockets, opened once and kept open through anything.
+//! Listening sockets, opened once by the supervisor and kept open across reloads and respawns.
 //!
 //! Each address has one socket that all its workers share. Workers can hurt it: shutdown(2) on it ends it for all of
 //! them, and their own listen(2) sets another backlog; and anybody may remove the file of a unix one. The main loop watches
@@ -41,18 +41,18 @@ pub struct Listener {
     fd: Arc<OwnedFd>,
     /// Of the socket itself, as in /proc/PID/fd (`socket:[inode]`).
     inode: u64,
-    /// The address that was really bound: the port is never 0.
+    /// The bound address: the port is never 0.
     bound: Address,
     /// Device and inode of a unix socket's file, as we made it.
     file: Option<unix::FileId>,
-    /// The file of a unix socket has been removed (or given up) by us.
+    /// We have removed (or given up) the file of the unix socket.
     removed: bool,
     ear: Option<SocketFileWatch>,
-    /// Its file is the service manager's: not ours to remove.
+    /// Its file belongs to the service manager: not ours to remove.
     handled: Option<Handled>,
 }
 
-/// Owner and mode of a socket file that a service manager has made.
+/// Owner and mode of a socket file that the service manager created.
 #[derive(Clone, Copy, Debug)]
 struct Handled {
     mode: u32,
@@ -81,7 +81,7 @@ impl Dress {
     }
 }
 
-/// Opens all of them, or none. What the service manager has opened is taken from `passed`.
+/// Opens all of them, or none. Sockets from the service manager are taken from `passed`.
 ///
 /// # Errors
 /// The first that cannot be opened; those opened before are closed, and their files removed.
@@ -144,7 +144,7 @@ impl Listener {
         Ok(Self { plan: plan.clone(), fd, inode, bound, file, removed: false, ear, handled: None })
     }
 
-    /// One that the service manager has opened. Its file, if it has one, is the manager's.
+    /// Takes over a socket from the service manager. Its file, if it has one, belongs to the manager.
     fn adopt(plan: &ListenPlan, socket: activation::Socket) -> io::Result<Self> {
         let activation::Socket { fd, bound } = socket;
         socket::listen(&fd, plan.backlog)?;
@@ -183,18 +183,18 @@ impl Listener {
         self.inode
     }
 
-    /// What the scout looks for.
+    /// What the accept probe looks for.
     pub fn target(&self) -> Target {
         Target { inode: self.inode, address: self.bound.clone() }
     }
 
-    /// The address as a configuration writes it, with the port that was really bound: `127.0.0.1:8080`, `[::]:80`,
+    /// The address as a configuration writes it, with the bound port: `127.0.0.1:8080`, `[::]:80`,
     /// `unix:/run/shop.sock`.
     pub fn addr_text(&self) -> String {
         address_text(&self.bound)
     }
 
-    /// The port that was really bound; none for a unix socket.
+    /// The bound port; None for a unix socket.
     pub fn port(&self) -> Option<u16> {
         match &self.bound {
             Address::Tcp(address) => Some(address.port()),
@@ -202,18 +202,18 @@ impl Listener {
         }
     }
 
-    /// The backlog that is really in force, where net.core.somaxconn is below the wanted one.
+    /// The effective backlog, if net.core.somaxconn is below the configured one.
     pub fn clipped(&self) -> Option<u32> {
         let most: u32 = procfs::read("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()?;
         (most < self.plan.backlog).then_some(most)
     }
 
-    /// How many connections wait for an accept; none for a unix socket.
+    /// How many connections wait for accept(2); None for a unix socket.
     pub fn queue(&self) -> Option<Queue> {
         matches!(self.bound, Address::Tcp(_)).then(|| socket::queue(&self.fd).ok()).flatten()
     }
 
-    /// Whether somebody has called shutdown(2) on it: clients are refused, for all workers.
+    /// Whether it was shut down (shutdown(2)): clients are refused, for all workers.
     pub fn is_shut(&self) -> bool {
         socket::is_hung_up(&self.fd)
     }
@@ -221,7 +221,7 @@ impl Listener {
     /// Makes a shut TCP socket listen again, as it is: the workers need not notice. Whether it was shut.
     ///
     /// # Errors
-    /// EADDRINUSE: somebody took the address meanwhile. Nothing is changed then, and it may be tried again.
+    /// EADDRINUSE: another program took the address meanwhile. Nothing is changed then, and it may be tried again.
     pub fn relisten(&self) -> io::Result<bool> {
         match self.bound {
             Address::Tcp(address) if self.is_shut() => {
@@ -260,7 +260,7 @@ impl Listener {
         if rights(&old) == rights(plan) || self.handled.is_some() {
             return Ok(None);
         }
-        // An owner that is not named any more is the master's user again, as for a new socket.
+        // Without a configured owner it belongs to the master's user again, like a new socket.
         let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let mut wanted = plan.clone();
         wanted.uid = plan.uid.or_else(|| old.uid.map(|_| own().0));

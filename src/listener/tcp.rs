@@ -10,7 +10,7 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Whether an IPv6 address is to take IPv4 as well: `[::]`, unless the set has that port for IPv4 itself.
+/// Whether an IPv6 address takes IPv4 as well: `[::]`, unless the set has that port for IPv4 itself.
 pub(super) fn takes_both(address: SocketAddr, all: &[ListenPlan]) -> bool {
     let has_own = |plan: &ListenPlan| match plan.address {
         Address::Tcp(other) => other.is_ipv4() && other.port() == address.port() && other.port() != 0,
@@ -19,7 +19,7 @@ pub(super) fn takes_both(address: SocketAddr, all: &[ListenPlan]) -> bool {
     address.is_ipv6() && address.ip().is_unspecified() && !all.iter().any(has_own)
 }
 
-/// Opens, binds and listens. Gives the address that was really bound.
+/// Opens, binds and listens. Returns the bound address.
 pub(super) fn open(address: SocketAddr, backlog: u32, both: bool) -> io::Result<(OwnedFd, SocketAddr)> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -34,7 +34,7 @@ pub(super) fn open(address: SocketAddr, backlog: u32, both: bool) -> io::Result<
     Ok((fd, bound))
 }
 
-/// For the listener and so for all that is accepted from it.
+/// Sets TCP_NODELAY on the listener, and so on all connections accepted from it.
 pub(super) fn no_delay(fd: &OwnedFd) -> io::Result<()> {
     Ok(setsockopt(fd, sockopt::TcpNoDelay, &true)?)
 }

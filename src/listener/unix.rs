@@ -1,6 +1,6 @@
-//! Unix listeners (unix(7)). A socket is bound under a name of its own, gets its owner and mode, listens, and is then
-//! renamed to its path: whoever finds it there finds it with the right rights and listening. The name that
-//! getsockname(2) tells is the first one; so a runtime that removes "its" socket file at exit does not find ours.
+//! Unix listeners (unix(7)). A socket is bound under a temporary name, gets its owner and mode, listens, and is then
+//! renamed to its path: clients that find it there find it with the right mode and listening. getsockname(2) returns
+//! the temporary name; so a runtime that removes "its" socket file at exit does not find ours.
 
 use crate::listener::folder_of;
 use crate::plan::ListenPlan;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The longest path of a unix socket, in bytes, without its closing NUL.
 pub(super) const LONGEST: usize = 107;
-/// What systemd and nginx give where nothing is said.
+/// The default mode of systemd and nginx.
 const MODE: u32 = 0o666;
 
 /// Device and inode: tells whether a file is still the one that we made.
@@ -36,7 +36,7 @@ impl FileId {
     }
 }
 
-/// Opens a listener at the path, replacing the socket of one that nobody listens on.
+/// Opens a listener at the path; replaces a socket on which no program listens.
 pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileId)> {
     if path.as_os_str().len() > LONGEST {
         return Err(Errno::ENAMETOOLONG.into());
@@ -54,7 +54,7 @@ pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileI
     done.map(|file| (fd, file))
 }
 
-/// Whether the path may be taken: nothing there, or a socket that refuses.
+/// Whether the path may be taken: it does not exist, or is a socket that refuses connections.
 fn make_way(path: &Path) -> io::Result<()> {
     let meta = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -66,7 +66,7 @@ fn make_way(path: &Path) -> io::Result<()> {
     let probe = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
-        // A full queue (EAGAIN), another type (EPROTOTYPE), no right to ask (EACCES): somebody may well be there.
+        // A full queue (EAGAIN), another type (EPROTOTYPE), no permission (EACCES): a program may be listening.
         _ => Err(Errno::EADDRINUSE.into()),
     }
 }
@@ -92,8 +92,8 @@ fn bind_aside(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Gives the file its owner and mode, through a descriptor that follows no link, so that nobody who can write in the
-/// folder can lead us to another file.
+/// Sets the file's owner and mode through a descriptor that follows no symlink, so that a user who can write to the
+/// directory cannot lead us to another file.
 pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
     let fd = open_file(file, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
@@ -104,7 +104,7 @@ pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
         let (uid, gid) = (plan.uid.map(Uid::from_raw), plan.gid.map(Gid::from_raw));
         fchownat(&fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
     }
-    // chmod(2) by way of the descriptor: fchmod(2) does not take an O_PATH one.
+    // chmod(2) through /proc: fchmod(2) does not take an O_PATH descriptor.
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     std::fs::set_permissions(link, Permissions::from_mode(plan.mode.unwrap_or(MODE)))
 }

@@ -2,7 +2,7 @@
 //! drives it.
 
 use super::ProbeError;
-use super::request::{Target, ProbeRequest};
+use super::request::{ProbeRequest, Target};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
@@ -188,7 +188,9 @@ fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), ProbeError>
     match connect(socket.as_raw_fd(), address) {
         Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(()),
         // connect(2): all ephemeral ports are in use, or memory is short.
-        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => Err(ProbeError::Indeterminate(words(errno))),
+        Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => {
+            Err(ProbeError::Indeterminate(words(errno)))
+        }
         Err(errno) => Err(ProbeError::Failed(words(errno))),
     }
 }

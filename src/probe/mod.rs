@@ -12,7 +12,7 @@ mod connection;
 mod probe_loop;
 mod request;
 
-pub use request::{ProbeRequest};
+pub use request::ProbeRequest;
 
 use crate::event_loop::waker::Waker;
 use crate::process::SpawnerConfig;
@@ -97,7 +97,8 @@ impl Prober {
         let owner_waker = config.wake.clone();
         let progress = Arc::new(ThreadProgress::default());
         let (taken, ended) = (progress.clone(), progress.clone());
-        let probe_loop = ProbeLoop::new(inbox, outbox, owner_waker, SpawnerConfig { wake: waker.clone(), ..config }, taken);
+        let probe_loop =
+            ProbeLoop::new(inbox, outbox, owner_waker, SpawnerConfig { wake: waker.clone(), ..config }, taken);
         let thread = std::thread::Builder::new().name("prober".to_owned()).stack_size(256 << 10);
         thread.spawn(move || {
             // Signals for the process belong to the main thread.

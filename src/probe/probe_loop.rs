@@ -2,7 +2,7 @@
 
 use super::command::CommandProbe;
 use super::connection::{ConnectionProbe, Turn};
-use super::{ThreadProgress, ProbeError, ProbeRequest, ProbeResult, Task};
+use super::{ProbeError, ProbeRequest, ProbeResult, Task, ThreadProgress};
 use crate::event_loop::waker::Waker;
 use crate::process::{SpawnRequest, SpawnResult, Spawner, SpawnerConfig};
 use crate::sys::process::Process;
@@ -104,7 +104,9 @@ impl ProbeLoop {
     fn wait(&self, until: Option<Instant>) -> Vec<Ready> {
         let mut all = vec![(Ready::Waker, PollFd::new(self.config.wake.as_fd(), PollFlags::POLLIN))];
         all.extend(
-            self.connections.iter().map(|(n, connection)| (Ready::ConnectionProbe(*n), PollFd::new(connection.as_fd(), connection.wants()))),
+            self.connections.iter().map(|(n, connection)| {
+                (Ready::ConnectionProbe(*n), PollFd::new(connection.as_fd(), connection.wants()))
+            }),
         );
         for (number, command) in &self.commands {
             all.extend(command.wants().into_iter().map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))));
@@ -114,7 +116,8 @@ impl ProbeLoop {
         let (what, mut fds): (Vec<Ready>, Vec<PollFd<'_>>) = all.into_iter().unzip();
         let next_poll = self.commands.values().any(CommandProbe::is_unseen).then(|| Instant::now() + POLL_INTERVAL);
         let spawn_results = self.spawner.as_ref().and_then(Spawner::deadline);
-        let next = self.draining.iter().map(|drain| drain.until).chain(next_poll).chain(spawn_results).chain(until).min();
+        let next =
+            self.draining.iter().map(|drain| drain.until).chain(next_poll).chain(spawn_results).chain(until).min();
         let timeout = next.map_or(PollTimeout::NONE, |progress| {
             // Rounded up: a poll that ends a little early would spin.
             let left = progress.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

@@ -39,7 +39,7 @@ impl Target {
             return Ok(Self::Tcp(vec![address]));
         }
         let port = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
-        let port = port.ok_or_else(|| format!("`{text}` is not HOST:PORT (a numeric host, or localhost)"))?;
+        let port = port.ok_or_else(|| format!("`{text}` is no HOST:PORT (a numeric host, or localhost)"))?;
         Ok(Self::Tcp(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]))
     }
 }

@@ -1,4 +1,4 @@
-//! What files hold: a print of each, and what differs between two looks.
+//! Fingerprints of files, and what differs between two scans.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -8,20 +8,20 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Of larger files (bytes) the size and the time of the last change stand for the content.
+/// Above this size, in bytes, size and modification time stand for the content.
 const MOST_READ: u64 = 64 << 20;
 
 /// A file whose times are this young may change again without its times showing it: the kernel's clock for files
 /// ticks every few milliseconds, that of some file systems every two seconds.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// Every matching file, by the path it was found at.
+/// The fingerprints of all matching files, by the path at which each was found.
 pub(super) type Fingerprints = BTreeMap<PathBuf, Fingerprint>;
 
 /// One file at one look.
 #[derive(Clone, Debug)]
 pub(super) struct Fingerprint {
-    /// Where unchanged, the content need not be read again.
+    /// If these are unchanged, the content is not read again.
     outside: Outside,
     young: bool,
     content: Content,
@@ -29,10 +29,10 @@ pub(super) struct Fingerprint {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
-    /// SipHash with a fixed key: against accidents, not against enemies.
+    /// SipHash with a fixed key: it protects against accidents, not attackers.
     Hash(u64),
     Unreadable,
-    /// It changed while it was looked at for the first time: like no other content.
+    /// It changed during its first reading: equal to no other content.
     Unsure,
 }
 
@@ -90,13 +90,13 @@ fn print(path: &Path, before: Option<&Fingerprint>, now: SystemTime, buffer: &mu
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(_) => Content::Unreadable,
     };
-    // Of the look before the reading: whoever writes from here on is noticed.
+    // From before the reading: a later write is noticed.
     Some(Fingerprint { outside, young, content })
 }
 
-/// None: no regular file.
+/// None: not a regular file.
 fn content(path: &Path, buffer: &mut [u8]) -> io::Result<Option<u64>> {
-    // What was a file a moment ago may be a fifo by now, whose open waits for a writer.
+    // A former file may be a FIFO by now, whose open would wait for a writer.
     let mut file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
@@ -141,7 +141,7 @@ pub(super) fn changes(before: &Fingerprints, now: &Fingerprints, most: usize) ->
     (files, count)
 }
 
-/// One number for all files and what they hold.
+/// One hash for all files and their content.
 pub(super) fn digest(prints: &Fingerprints) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (path, print) in prints {

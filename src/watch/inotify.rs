@@ -1,4 +1,4 @@
-//! The kernel's ear in each folder (inotify(7)), and who listens there: one folder may serve many plans.
+//! The inotify(7) watches of directories, and which plans they serve: one directory may serve many plans.
 
 use super::patterns::MatchState;
 use nix::errno::Errno;
@@ -8,13 +8,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// Folders that are listened to at most, in all: each costs the kernel about 1 KiB.
+/// Most directories that are watched in all: each costs the kernel about 1 KiB.
 const MOST_FOLDERS: usize = 250_000;
 
-/// Events taken in one go (about 100 a read(2)).
+/// Events read per call (about 100 per read(2)).
 const MOST_READS: usize = 400;
 
-/// Everything that may change which files are inside and what they hold. Attributes: a file may become readable.
+/// All events that may change which files are inside and what they contain. Attributes: a file may become readable.
 const INSIDE: AddWatchFlags =
     AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB).union(NAMES);
 
@@ -23,16 +23,16 @@ const NAMES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_FROM)
     .union(AddWatchFlags::IN_MOVED_TO);
 
-/// The folder itself goes: no event for what happens inside, so that a busy folder above costs nothing.
+/// The directory itself is removed or moved: no events for its content, so that a busy parent costs nothing.
 const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
 
-/// Who listens inside a folder: the plan, and where the folder stands in its patterns.
+/// Which plan watches a directory, and where the directory stands in its patterns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inside {
     pub(super) plan: usize,
     /// Which of the plan's [`super::patterns::PatternSet`].
     pub(super) globs: usize,
-    /// As the walk came here, through links.
+    /// The path as the walk reached it, through symlinks.
     pub(super) path: PathBuf,
     pub(super) stand: MatchState,
 }
@@ -40,9 +40,9 @@ pub(super) struct Inside {
 #[derive(Debug, Default)]
 struct Folder {
     inside: Vec<Inside>,
-    /// Plans whose way leads through here.
+    /// Plans whose root path leads through here.
     itself: BTreeSet<usize>,
-    /// Plans whose way turns on a name in here: a link, or what is not there yet.
+    /// Plans whose root path depends on a name in here: a symlink, or a missing component.
     names: HashMap<OsString, BTreeSet<usize>>,
 }
 
@@ -64,15 +64,15 @@ impl Folder {
 /// What an event says, to one plan.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// Something happened to this name in a folder that is walked.
+    /// Something happened to this name in a walked directory.
     Inside(Inside, OsString, AddWatchFlags),
-    /// The way to what is watched has changed.
+    /// A component of the root path has changed.
     Way(usize),
     /// Events were lost.
     Lost,
 }
 
-/// Why a folder cannot be listened to.
+/// Why a directory cannot be watched.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatchError {
     /// It is not there.
@@ -115,7 +115,7 @@ impl InotifySet {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// Listens to all that happens in a folder. True: nobody did before.
+    /// Watches all that happens in a directory. True: it was not watched before.
     pub(super) fn inside(&mut self, inside: Inside) -> Result<bool, WatchError> {
         let (folder, new) = self.folder(&inside.path, INSIDE)?;
         if !folder.inside.contains(&inside) {
@@ -124,13 +124,13 @@ impl InotifySet {
         Ok(new)
     }
 
-    /// Listens whether the folder itself goes.
+    /// Watches whether the directory itself is removed or moved.
     pub(super) fn itself(&mut self, plan: usize, path: &Path) -> Result<(), WatchError> {
         self.folder(path, ITSELF)?.0.itself.insert(plan);
         Ok(())
     }
 
-    /// Listens whether a name in a folder comes to mean something else.
+    /// Watches whether a name in a directory changes.
     pub(super) fn name(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), WatchError> {
         let (folder, _) = self.folder(path, NAMES)?;
         folder.names.entry(name.to_owned()).or_default().insert(plan);
@@ -146,7 +146,7 @@ impl InotifySet {
 
     fn folder(&mut self, path: &Path, events: AddWatchFlags) -> Result<(&mut Folder, bool), WatchError> {
         let inotify = self.inotify.as_ref().ok_or(WatchError::Full)?;
-        // The kernel knows a folder again by its inode: what others hear there must stay.
+        // The kernel identifies a directory by its inode: keep the flags that other plans need.
         let add = AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD) | AddWatchFlags::IN_ONLYDIR;
         let ear = inotify.add_watch(path, events | add).map_err(|error| match error {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => WatchError::Gone,
@@ -167,7 +167,7 @@ impl InotifySet {
         self.folders.values_mut().for_each(|folder| folder.forget(plan));
     }
 
-    /// Ends listening where nobody does.
+    /// Removes watches that no plan uses.
     pub(super) fn sweep(&mut self) {
         let inotify = self.inotify.as_ref();
         self.folders.retain(|ear, folder| {
@@ -179,7 +179,7 @@ impl InotifySet {
         });
     }
 
-    /// All that has come, and to whom it matters.
+    /// Reads all events, with the plans that they concern.
     pub(super) fn hear(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
         for _ in 0..MOST_READS {

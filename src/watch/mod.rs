@@ -1,14 +1,15 @@
-//! Watches files and tells when what they hold has changed.
+//! Watches files and reports when their content has changed. The supervisor starts it for `reload.watch` and
+//! `master.watch_config`.
 //!
-//! A thread of its own hears from the kernel (inotify(7)) what happens in the folders in which something can match,
-//! waits until it has been quiet for a while, and compares the content of the files with what it was at the last
-//! report. So a deploy of many files is one report, and touching a file, or saving it as it was, is none.
+//! A thread of its own receives inotify(7) events for the directories in which something can match, waits until there
+//! have been none for a while, and compares the content of the files with that of the last report. So a deploy of many
+//! files is one report, and touching a file, or saving it unchanged, is none.
 //!
-//! It asks the kernel by nix, which is here already and whose whole inotify is three calls; the crate `notify` would
-//! bring a thread and a model of events of its own.
+//! It uses nix, a dependency already, whose whole inotify is three calls; the crate `notify` would bring a thread and
+//! an event model of its own.
 //!
-//! Limits: what another machine changes on a network file system is not heard, nor what reaches a FUSE file system
-//! behind its back, nor a mount over a watched folder.
+//! Limits: changes that another machine makes on a network file system are not noticed, nor those made to a FUSE file
+//! system behind its back, nor a mount over a watched directory.
 
 mod fingerprint;
 mod inotify;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use watch_loop::WatchLoop;
 
-/// Reports that wait for the main loop; more hold the watcher up, not the master.
+/// Reports queued for the main loop; more block the watch thread, not the master.
 const MOST_REPORTS: usize = 256;
 
 /// What a watch is for.
@@ -57,11 +58,11 @@ pub enum WatchReport {
     Watching { key: WatchKey, files: usize },
     /// Files came, went, or hold something else than at the last report: `count` of them, five of which are named.
     Changed { key: WatchKey, files: Vec<PathBuf>, count: usize },
-    /// Something cannot be watched as it should be: for people. Told once for as long as it lasts.
+    /// Something cannot be watched as configured: a text for the user. Reported once while it lasts.
     Trouble { key: WatchKey, text: String },
 }
 
-/// The watching thread. It ends when this is dropped.
+/// The handle of the watch thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Watcher {
     /// None: it is to end.
@@ -86,7 +87,7 @@ impl Watcher {
         let (outbox, reports) = bounded(MOST_REPORTS);
         let own_bell = bell.clone();
         let watch = move || {
-            // Signals for the process are the main thread's.
+            // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
             WatchLoop::new(ears(), outbox, wake).run(&inbox, &own_bell);
         };
@@ -94,7 +95,7 @@ impl Watcher {
         Ok(Self { plans: Some(plans), bell, reports })
     }
 
-    /// Watches these, and nothing else any more. What stays the same goes on without a gap.
+    /// Replaces the set of plans. Those that stay the same continue without a gap.
     pub fn watch(&self, plans: Vec<WatchPlan>) {
         if let Some(inbox) = &self.plans {
             inbox.send(plans).ok();

@@ -1,4 +1,4 @@
-//! Patterns of paths, taken apart by folder: so a walk enters only folders in which something can match.
+//! Path patterns, split by directory, so that a walk enters only directories in which something can match.
 //!
 //! `*`, `?` and `[…]` stand for letters of one name, `**` for any number of folders. As in a shell, none of them
 //! matches a name that begins with a dot: hidden files are matched where the pattern says the dot. A `**` at the end
@@ -75,7 +75,7 @@ impl LeftOut {
 }
 
 impl PatternSet {
-    /// Sorts patterns by their roots. A relative pattern is relative to `base`. The errors are for people.
+    /// Groups patterns by their roots. A relative pattern is relative to `base`. The errors are texts for the user.
     pub(super) fn sort(base: &Path, patterns: &[String]) -> (Vec<Self>, Vec<String>) {
         let mut sorted: Vec<Self> = Vec::new();
         let mut errors = Vec::new();
@@ -119,12 +119,12 @@ impl PatternSet {
         self.left_out.has(path)
     }
 
-    /// Where a walk begins, at the root.
+    /// The match state at the root, where a walk begins.
     pub(super) fn start(&self) -> MatchState {
         self.start
     }
 
-    /// What stands below `name` in a folder with this stand.
+    /// The match state below `name` in a directory with this state.
     pub(super) fn step(&self, stand: MatchState, name: &OsStr) -> MatchState {
         self.next(stand, name, true)
     }
@@ -148,12 +148,12 @@ impl PatternSet {
         MatchState(next)
     }
 
-    /// A file with this stand matches.
+    /// Whether a file with this state matches.
     pub(super) fn matches(&self, stand: MatchState) -> bool {
         self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && matches!(part, Part::End))
     }
 
-    /// Below a folder with this stand something may match.
+    /// Whether something below a directory with this state may match.
     pub(super) fn descends(&self, stand: MatchState) -> bool {
         self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && !matches!(part, Part::End))
     }

@@ -1,8 +1,8 @@
-//! From patterns to files: a walk through the folders in which something can match, with an ear in each before it is
-//! read, so that nothing slips in between; and the way to them, link by link.
+//! Walks from patterns to files through the directories in which something can match. Each directory is watched before
+//! it is read, so that no change is missed; so is each component of the path to the root.
 //!
-//! Links to folders are followed where a pattern names them or matches their name, never by `**`: no walk goes in
-//! circles.
+//! Symlinks to directories are followed where a pattern names them or matches their name, never by `**`: no walk goes
+//! in circles.
 
 use super::inotify::{InotifySet, Inside, WatchError};
 use super::patterns::{MatchState, PatternSet};
@@ -13,7 +13,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// Matching files, and folders on the way to them, of one plan.
+/// Most matching files, and directories on the way to them, of one plan.
 pub(super) const MOST: usize = 100_000;
 
 /// Links that one way may lead over, as path_resolution(7) has it.
@@ -26,9 +26,9 @@ pub(super) struct Found {
     pub(super) folders: usize,
     /// Links to folders.
     pub(super) links: Vec<PathBuf>,
-    /// Folders that nobody listened to before.
+    /// Directories that were not watched before.
     pub(super) new: usize,
-    /// Not every folder can be listened to.
+    /// Not every directory can be watched.
     pub(super) deaf: bool,
     /// There is more than [`MOST`].
     pub(super) too_many: bool,
@@ -125,7 +125,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// What a link leads to; its way is listened to.
+    /// Follows a symlink; the path to its target is watched.
     fn behind(&mut self, link: &Path) -> Option<Metadata> {
         let target = link.read_link().ok()?;
         self.link(link, &target);
@@ -138,8 +138,8 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// Listens along an absolute path: whether a folder of it goes, whether a link of it is turned, whether what is
-    /// missing comes. The way ends at what is no folder.
+    /// Watches every component of an absolute path, to notice a removed directory, a retargeted symlink, or a missing
+    /// component that appears. The path ends at the first component that is not a directory.
     pub(super) fn way(&mut self, path: &Path) {
         let mut here = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = path.components().skip(1).map(|part| part.as_os_str().to_owned()).collect();
@@ -160,7 +160,7 @@ impl<'w> Walk<'w> {
             if self.deaf(heard).is_err() {
                 return;
             }
-            // Looked at again now that it is listened to.
+            // Checked again now that it is watched.
             links += 1;
             match next.read_link() {
                 _ if links > MOST_LINKS => return,
@@ -182,7 +182,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// A limit does not end the walk, but the plan has to look by itself from now on.
+    /// Reaching a limit does not end the walk, but the plan is polled from now on.
     fn deaf<T: Default>(&mut self, heard: Result<T, WatchError>) -> io::Result<T> {
         match heard {
             Ok(heard) => Ok(heard),
@@ -196,7 +196,7 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// An error that somebody has to mend; what has gone meanwhile has just gone.
+/// An error that the user has to fix; files that are gone by now are no error.
 fn ours(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         && error.raw_os_error() != Some(Errno::ELOOP as i32)

@@ -1,4 +1,4 @@
-//! The watching thread: hears, waits until it is quiet, compares, reports.
+//! The watch thread: receives events, waits until there are none for a while, compares, reports.
 
 use super::fingerprint::{self, Fingerprint, Fingerprints};
 use super::inotify::{Heard, InotifySet, Inside};
@@ -15,35 +15,35 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Files that never rest do not hold a report up for longer than this.
+/// Files that never stop changing delay a report by at most this.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// After each batch of events: a busy folder wakes the thread no more often than this.
 const REST: Duration = Duration::from_millis(20);
 
-/// Between two looks where the kernel does not tell: at least this, and long enough that looking takes a twentieth of
-/// the time.
+/// The interval between two scans where the kernel reports no events: at least this, and long enough that scanning
+/// takes a twentieth of the time.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_SHARE: u32 = 20;
 
 /// Files that a report names.
 const MOST_NAMED: usize = 5;
 
-/// One plan and what is known about it.
+/// One plan and its state.
 struct WatchState {
     plan: WatchPlan,
     globs: Vec<PatternSet>,
     /// As of the last report.
     prints: Fingerprints,
-    /// Links to folders that the walk followed.
+    /// Symlinks to directories that the walk followed.
     links: HashSet<PathBuf>,
     /// The first and the last event since the last comparison.
     stirred: Option<(Instant, Instant)>,
-    /// The kernel does not tell everything: when to look next.
+    /// The kernel does not report everything: when to scan next.
     look_at: Option<Instant>,
-    /// What the last look saw.
+    /// The fingerprint of the last scan.
     seen: u64,
-    /// Troubles that are told.
+    /// Problems that were reported.
     told: BTreeSet<String>,
     /// Given up until the plan changes.
     off: bool,
@@ -74,7 +74,7 @@ impl WatchState {
     }
 }
 
-/// What events say to one plan, before it is acted upon: many of a batch say the same.
+/// What the events of a batch mean to one plan: many say the same.
 #[derive(Default)]
 struct PendingChanges {
     files: BTreeSet<PathBuf>,
@@ -124,7 +124,7 @@ impl WatchLoop {
 
     fn wait(&self, bell: &Waker) {
         let due = self.due().map(|(at, _)| at.saturating_duration_since(Instant::now())).min();
-        // Rounded up: a poll that ends a moment too early would spin.
+        // Rounded up: a poll that ends a moment early would spin.
         let timeout = due.map(|due| due + Duration::from_millis(1)).and_then(|due| PollTimeout::try_from(due).ok());
         let mut sources = vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
         sources.extend(self.ears.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -135,7 +135,7 @@ impl WatchLoop {
         }
     }
 
-    /// Other plans; what is known about those that stay is kept.
+    /// Replaces the plans; those that stay keep their state.
     fn set(&mut self, plans: Vec<WatchPlan>) {
         let same = |a: &WatchPlan, b: &WatchPlan| a.key == b.key && a.base == b.base && a.globs == b.globs;
         let old = std::mem::take(&mut self.kept);
@@ -178,7 +178,7 @@ impl WatchLoop {
         }
     }
 
-    /// Walks all of a plan's folders anew, with an ear in each, and none elsewhere.
+    /// Walks all of a plan's directories again, with a watch on each and on no others.
     fn listen(&mut self, id: usize) -> Found {
         let Some(kept) = self.kept.get_mut(&id) else { return Found::default() };
         self.ears.forget(id);
@@ -219,7 +219,7 @@ impl WatchLoop {
         }
     }
 
-    /// Takes in what has happened. `first`: a plan whose files were just read for the first time.
+    /// Handles a batch of events. `first`: a plan whose files were just read for the first time.
     fn hear(&mut self, first: Option<usize>) {
         let mut news: BTreeMap<usize, PendingChanges> = BTreeMap::new();
         for heard in self.ears.hear() {
@@ -264,7 +264,7 @@ impl WatchLoop {
         }
     }
 
-    /// It is quiet, or time to look: what is different now?
+    /// No events for a while, or time to scan: compare.
     fn compare(&mut self, id: usize) {
         let (was_deaf, latest) = match self.kept.get(&id) {
             Some(kept) => (kept.look_at.is_some(), kept.latest()),
@@ -273,14 +273,14 @@ impl WatchLoop {
         let found = self.listen(id);
         let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else { return };
         let now = Instant::now();
-        // Folders that nobody listened to: more may be on its way there.
+        // Directories that were not watched before: more files may be on their way there.
         if found.new > 0 && !found.deaf && latest.is_none_or(|latest| now < latest) {
             kept.stir(now);
             return;
         }
         let prints = fingerprint::look(found.files, &kept.prints);
         if was_deaf || found.deaf {
-            // Nobody tells whether it is quiet: two looks that saw the same do.
+            // No events tell whether it is quiet: two equal scans do.
             let seen = fingerprint::digest(&prints);
             if std::mem::replace(&mut kept.seen, seen) != seen {
                 return;
