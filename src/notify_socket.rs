@@ -1,8 +1,8 @@
-//! NOTIFY_SOCKET: one a worker (sd_notify(3)), so that a flood from one cannot take the room of another's READY=1, and
-//! so that who speaks is known from the socket it came in on, also when the sender has already gone.
+//! NOTIFY_SOCKET: one per worker (sd_notify(3)), so that a flood from one worker cannot fill the queue that another's
+//! READY=1 needs, and so that the socket identifies the worker even if the sender has already exited.
 //!
-//! What a datagram may ask of us is bounded: 4096 bytes, a uid that is the worker's own or root's, and descriptors are
-//! closed unseen (that is how BARRIER=1 works), on a thread of their own since close(2) may wait.
+//! Datagrams are bounded: 4096 bytes, a uid that is the worker's own or root's. Their descriptors are closed unread
+//! (that is how BARRIER=1 works), on a thread of their own since close(2) may block.
 
 use crate::sys::message::{self, Datagram};
 use crossbeam_channel::{Sender, TrySendError, bounded};

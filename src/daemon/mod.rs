@@ -1,4 +1,4 @@
-//! Leaving the terminal by the book (daemon(7)), and what a master knows of how it was launched.
+//! Daemonizes the master (daemon(7)), and records how it was started.
 
 mod startup_report;
 

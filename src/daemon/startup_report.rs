@@ -1,6 +1,6 @@
-//! The report of a starting master to the command that launched it: one JSON object a line through a pipe.
+//! The report of a starting master to the command that started it: one JSON object per line through a pipe.
 //!
-//! A pipe that ends without a last word says that the master died.
+//! If the pipe ends without a final report, the master died.
 
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;

@@ -1,5 +1,5 @@
-//! The only clock of the master. What the core is told is time in which the master itself was running: a pause
-//! (SIGSTOP, a starved machine) moves every deadline by at least its length, so nobody is killed for it.
+//! The only clock of the master. The time that it gives the engine is time in which the master was running: a pause
+//! (SIGSTOP, a starved machine) moves every deadline by at least its length, so no worker is killed for it.
 
 use rotad_core::Time;
 use std::time::{Duration, Instant};

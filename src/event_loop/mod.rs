@@ -1,4 +1,5 @@
-//! The parts that every event loop of the master is made of. They know nothing of workers or pools.
+//! The building blocks of the master's event loops: clock, poller, signals, waker. They know nothing of workers or
+//! pools.
 
 pub mod clock;
 pub mod poller;

@@ -1,5 +1,5 @@
-//! What the main loop waits for: one epoll(7) instance. Every entry carries what it stands for and a number that is
-//! never used twice, so a late event cannot be taken for another worker's.
+//! The main loop's epoll(7) instance. Every entry carries its source and a number that is never reused, so that a late
+//! event cannot be attributed to another worker.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};

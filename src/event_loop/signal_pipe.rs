@@ -1,4 +1,4 @@
-//! Ctrl-C as something to poll for: signals to a pipe, for commands that wait (the master has its own way).
+//! Signals as a pipe to poll, for commands that wait and must react to Ctrl-C (the master uses `signals`).
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,5 +1,5 @@
-//! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop watches; what a signal
-//! means is looked up in the plan's table.
+//! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop polls; the plan's table
+//! says what each signal does.
 
 use crate::plan::{SignalAction, SignalMap};
 use crate::sys::signal::{STRAY, WRITE_ERRORS};

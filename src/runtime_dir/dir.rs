@@ -1,4 +1,4 @@
-//! The runtime directory: made, or accepted only if nobody else could tamper with what lies in it.
+//! The runtime directory: created, or accepted only if no other user could tamper with its content.
 
 use super::RuntimeDirError;
 use nix::dir::Dir;

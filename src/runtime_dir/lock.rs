@@ -1,8 +1,8 @@
-//! The lock of a runtime directory: flock(2), taken once, never handed to a child (close-on-exec), gone with the
-//! master however it dies. The file itself stays: removing it would let two masters lock two files of one name.
+//! The lock of a runtime directory: flock(2), taken once, close-on-exec, released by the kernel however the master
+//! dies. The file itself stays: removing it would let two masters lock two files of one name.
 //!
-//! flock(2) needs no right but to open the file, so it is readable by its owner alone; and whoever holds it counts only
-//! if he is root or the file's owner. Else any local user could keep a master from starting.
+//! flock(2) needs no right but to open the file, so it is readable by its owner alone, and a lock owner counts only if
+//! it is root or the file's owner. Otherwise any local user could keep a master from starting.
 
 use super::RuntimeDirError;
 use super::dir::{TrustedDir, stat_of};

@@ -1,8 +1,8 @@
-//! The house of one master: runtime directory, lock, pid file, control socket, and the sign by which it is found
-//! without them.
+//! The files of one master: runtime directory, lock, pid file, control socket, and the presence socket by which it is
+//! found without them. Startup opens them in that order.
 //!
-//! Whoever holds the lock of the runtime directory is the master; all else in it is the master's to tidy up, and to make
-//! again when somebody takes it away.
+//! The owner of the runtime directory's lock is the master; it tidies up everything else in there, and restores it when
+//! it is removed.
 
 mod dir;
 mod lock;

@@ -1,5 +1,5 @@
-//! The pid file: appears whole and locked under its name, is never written through a link, and is removed only while
-//! it is still ours.
+//! The pid file: it appears complete and locked under its name, is never written through a symlink, and is removed only
+//! while it is still ours.
 
 use super::RuntimeDirError;
 use super::dir::{TrustedDir, stat_of};

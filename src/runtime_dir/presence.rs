@@ -1,13 +1,13 @@
-//! The sign of a master: an abstract unix socket (unix(7)) named after the path of its configuration, by which it is
-//! found, and a second one kept from starting, when nothing of its runtime directory is left. No cleaner can take it,
-//! and it goes with the process however that ends.
+//! The presence socket of a master: an abstract unix socket (unix(7)) named after the path of its configuration. By it
+//! the master is found, and a second one is kept from starting, even if the runtime directory is gone. No cleaner can
+//! remove it, and it ends with the process.
 //!
-//! The namespace is open to every local user, so a name proves nothing: whoever listens is asked for by the kernel
-//! (SO_PEERCRED), and only root, we ourselves and the owner of the file are believed. Where a stranger sits on the name,
-//! the sign goes up beside it, under a name that nobody could have guessed, and is found in /proc/net/unix.
+//! The namespace is open to every local user, so a name proves nothing: the kernel says who listens (SO_PEERCRED), and
+//! only root, our own user and the owner of the file are trusted. If another user holds the name, the socket is bound
+//! beside it under an unpredictable name, and found in /proc/net/unix.
 //!
-//! Abstract names are of one network namespace: from another one the runtime directory alone shows the master. The name
-//! holds which file system root is seen, so that two containers that share a network do not meet.
+//! Abstract names belong to one network namespace: from another one only the runtime directory shows the master. The
+//! name includes the identity of the root file system, so that two containers that share a network do not collide.
 
 use crate::control::wire::Response;
 use crate::process::procfs::Stat;

@@ -1,6 +1,6 @@
-//! What somebody has taken away from the house is made again: a cleaner of old files, an `rm -rf` in the wrong place, a
-//! deploy that turned a link on the way to it. Done on a thread that may wait, heard of by inotify(7), so that nobody
-//! is woken while all is in place.
+//! Restores files of the runtime directory that were removed: by a cleaner of old files, an `rm -rf` in the wrong
+//! place, a deploy that changed a symlink on the way to it. Runs on a thread that may block, and learns of removals by
+//! inotify(7), so that nothing wakes up while all is in place.
 
 use super::{RuntimeDir, RuntimeDirError, SOCKET, lock, near};
 use crate::runtime_dir::dir::TrustedDir;

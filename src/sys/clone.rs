@@ -1,5 +1,5 @@
-//! A child that borrows our memory until it executes its program (clone(2) with CLONE_VM and CLONE_VFORK): its cost
-//! does not grow with the size of the master, and it can report an error by writing it down.
+//! Creates a child that shares our memory until it executes its program (clone(2) with CLONE_VM and CLONE_VFORK): its
+//! cost does not grow with the size of the master, and it can report an error by storing it.
 
 use nix::libc;
 use std::ffi::{c_int, c_void};

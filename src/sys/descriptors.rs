@@ -1,4 +1,4 @@
-//! Whole ranges of descriptors, and descriptors that come from our parent: close_range(2), fcntl(2).
+//! Ranges of descriptors, and descriptors inherited from our parent: close_range(2), fcntl(2).
 
 use nix::libc;
 use std::io;

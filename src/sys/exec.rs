@@ -1,7 +1,7 @@
-//! From a prepared launch to a running program: what a child does between clone(2) and execve(2).
+//! What a child does between clone(2) and execve(2), as an [`ExecSpec`] says.
 //!
-//! All is prepared before, so that the child only makes system calls: it shares our memory, and another thread may
-//! hold any lock, the allocator's among them.
+//! Everything is prepared before, so that the child only makes system calls: it shares our memory, and another thread
+//! may hold any lock, including the allocator's.
 
 use super::clone::{ExecFailure, ExecProgress, Stack, vfork};
 use super::{fds, slate};

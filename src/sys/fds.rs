@@ -1,4 +1,4 @@
-//! The descriptors of a half-born child: what it gets, and what it may not inherit (close_range(2), dup(2)).
+//! The descriptors of a child before exec: those it gets, and those it must not inherit (close_range(2), dup(2)).
 
 use nix::libc;
 use std::ffi::{c_int, c_long};

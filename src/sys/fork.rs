@@ -1,4 +1,4 @@
-//! fork(2) for leaving the terminal, and leaving a process without its destructors.
+//! fork(2) for daemonizing, and _exit(2).
 
 use nix::libc;
 use std::io;

@@ -1,5 +1,5 @@
-//! recvmsg(2) with credentials and descriptors (unix(7)): nothing received is ever leaked, not even when the control
-//! part was cut because no descriptor was left.
+//! recvmsg(2) with credentials and descriptors (unix(7)): no received descriptor is leaked, even if the control data
+//! was truncated because no descriptor was left.
 
 use nix::libc;
 use std::io;

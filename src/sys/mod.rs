@@ -1,4 +1,4 @@
-//! The only unsafe code of rotad: one kind of system call a file, each a safe wrapper.
+//! The only unsafe code of rotad: one kind of system call per file, each in a safe wrapper.
 #![allow(unsafe_code, reason = "it is fenced in here")]
 
 pub mod clone;

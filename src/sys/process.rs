@@ -1,4 +1,5 @@
-//! A child of ours: held by its pidfd where the kernel has them (pidfd_open(2), Linux 5.3), else by being unreaped.
+//! A process held by its pidfd where the kernel has them (pidfd_open(2), Linux 5.3); without them, a child is held by
+//! not being reaped.
 
 use rotad_core::Exit;
 use std::io;

@@ -1,4 +1,4 @@
-//! The orphans' parent: PR_SET_CHILD_SUBREAPER (prctl(2)) and waitid(2) for what nobody of ours has spawned.
+//! The subreaper: PR_SET_CHILD_SUBREAPER (prctl(2)), and waitid(2) for orphans that the master has not spawned.
 
 use nix::libc;
 use rotad_core::Exit;

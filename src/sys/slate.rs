@@ -1,8 +1,8 @@
-//! What a process passes on to the program that it executes, made clean: signal dispositions and mask, limits,
-//! priority, umask (sigaction(2), sigprocmask(2), prlimit(2), setpriority(2), umask(2)).
+//! Resets what a process passes on to the program that it executes: signal dispositions and mask, limits, priority,
+//! umask (sigaction(2), sigprocmask(2), prlimit(2), setpriority(2), umask(2)).
 //!
-//! Raw system calls throughout: they run in a child that shares our memory, and libc's own wrappers hide signals 32
-//! and 33 and know nothing of such children.
+//! Raw system calls throughout: they run in a child that shares our memory, and libc's wrappers hide signals 32 and 33
+//! and do not expect such children.
 
 use nix::libc;
 use std::ffi::c_long;

@@ -1,4 +1,4 @@
-//! listen(2) with any backlog, and what the kernel tells about a listening socket (poll(2); tcp(7), TCP_INFO).
+//! listen(2) with any backlog, and the state of a listening socket (poll(2); tcp(7), TCP_INFO).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,6 +1,5 @@
-//! What processes say of themselves in the environment that they were started with, read on a thread of its own:
-//! environ(5) in /proc waits for the locks of the process, and one that hangs (a dead disk below a mapped file) must not
-//! hold up a start.
+//! Reads the environments of processes on a thread of its own: environ in /proc takes locks of the process, and one
+//! that hangs (a dead disk below a mapped file) must not delay a start.
 
 use crate::process::procfs;
 use crate::process::tree::TAG;

@@ -1,9 +1,10 @@
-//! Who of a dead master's workers is left.
+//! Finds the surviving workers of a killed master, and their descendants.
 //!
-//! A process is theirs if the journal has it, by pid and start time; if its ROTAD_WORKER begins as all of that master's
-//! do (so that nothing depends on a line that was not written yet, or could not be); if it lives in a cgroup of theirs;
-//! and then if it shares the session of such a one, or descends from one. Nobody is half-born: who asks holds the lock
-//! of the runtime directory, and a child keeps that lock until its program runs ([`crate::runtime_dir`]).
+//! A process is one of theirs if the journal has its pid and start time; if its ROTAD_WORKER begins with that master's
+//! tag (so that nothing depends on a line that was not written yet, or could not be); if it is in one of the workers'
+//! cgroups; or if it shares the session of such a process or descends from one. No child is still before its exec: the
+//! caller holds the lock of the runtime directory, and a child keeps that lock until its program runs
+//! ([`crate::runtime_dir`]).
 
 use super::environments::{self, Environments};
 use super::worker_journal::Entry;

@@ -1,9 +1,9 @@
-//! What a master killed by -9 left behind, and how to take it over. All of this runs before the main loop, so it may
-//! wait; a process that cannot be looked into holds nobody up.
+//! Stale workers: what a master killed by SIGKILL left running, and how it is taken over. Startup calls this before the
+//! main loop, so it may block; a process that cannot be examined delays it only briefly.
 //!
-//! A leftover is held by a pidfd first and looked at afterwards: its start time says whether the number still means the
-//! process that was found. Without pidfds (a seccomp filter: every supported kernel has them) strangers cannot be held;
-//! then leftovers are named, but never signalled.
+//! A stale worker's pidfd is opened first and the process checked afterwards: its start time shows whether the pid
+//! still means the process that was found. Without pidfds (a seccomp filter: every supported kernel has them) foreign
+//! processes cannot be held; then stale workers are named, but never signalled.
 
 mod environments;
 mod find;

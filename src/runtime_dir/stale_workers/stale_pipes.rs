@@ -1,4 +1,4 @@
-//! The pipes that leftovers print to: what is in them is written, and one that waits for room can go on.
+//! The output pipes of stale workers: their content is logged, and a worker that blocks on a full one continues.
 
 use super::StaleWorkers;
 use crate::log::{StalePipe, Stream};

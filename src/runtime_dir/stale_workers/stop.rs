@@ -1,9 +1,9 @@
-//! Taking over: each worker's tree gets the stop steps of its pool, as the dead master would have given them; what is left
-//! at their end is killed.
+//! Stops stale workers: each tree gets the stop steps of its pool, as the killed master would have run them; survivors
+//! are killed.
 //!
-//! A stop is the whole tree's: when the worker itself has ended, what is left of its tree gets the step's signal, once,
-//! and the rest of the patience. A pool is asked once those that come `after` it are gone. Time in which we did not run
-//! does not count.
+//! A stop applies to the whole tree: when the worker itself has exited, the rest of its tree gets the step's signal
+//! once, and the remaining time. A pool is stopped after those that come `after` it are gone. Time in which the master
+//! was paused does not count.
 
 use super::{StaleWorker, StaleWorkers};
 use crate::event_loop::clock::Clock;

@@ -1,4 +1,5 @@
-//! The journal of births: one short line each, so that the next master knows whom a master killed by -9 has left.
+//! The worker journal: one short line per spawned worker, from which the next master learns what a master killed by
+//! SIGKILL left running.
 //!
 //! ```text
 //! rotad 2 <boot id> <master's pid> <master's start time> <tag> <cgroup>
@@ -7,11 +8,12 @@
 //! * <pid> <start time> <slot> <pool> <tag>
 //! ```
 //!
-//! The `tag` of the first line begins the ROTAD_WORKER of every worker of this master; the first line is written before
-//! the first birth, so that a worker is known by its environment before its own line is. `cgroup`: the folder that the
-//! workers' cgroups are made in, or `-`. `pipes` are those of a worker's output by the kernel's numbers,
-//! `stdout:123,stderr:124`. A line with a star is not of the master: who takes over notes with it whom he has found, before he
-//! stops anybody, for what told him so may be gone when he is killed himself. The first line of older masters has neither tag nor cgroup, and says `rotad 1`.
+//! The `tag` of the first line is the prefix of ROTAD_WORKER of every worker of this master; the line is written before
+//! the first spawn, so that a worker can be identified by its environment before its own line exists. `cgroup` is the
+//! directory of the workers' cgroups, or `-`. `pipes` are a worker's output pipes by inode number,
+//! `stdout:123,stderr:124`. A line with a star is a process that a new master found while taking over, written before
+//! it stops any: the evidence may be gone if that master is killed itself. The first line of older masters has neither
+//! tag nor cgroup, and says `rotad 1`.
 
 use crate::log::Stream;
 use crate::process::procfs::{self, Stat};
