@@ -4,9 +4,9 @@
 use rotad_core::Time;
 use std::time::{Duration, Instant};
 
-/// While something is due, the loop wakes at least this often, so that a pause can be told from patience.
+/// While a deadline is pending, the loop wakes at least this often, so that a pause can be told from a long wait.
 const TICK: Duration = Duration::from_millis(250);
-/// Later than asked for by this much: the master was not running.
+/// A wait that ends this much late means that the master was paused.
 const LATE: Duration = Duration::from_millis(150);
 
 #[derive(Debug)]
@@ -23,22 +23,22 @@ impl Clock {
         Self { origin: now, shift: Duration::ZERO, woke: now }
     }
 
-    /// The core's time: now. Within one turn of the loop it advances no further than a wait may take before it counts
-    /// as a pause: whatever a pause in the midst of a turn takes is seen by the next [`Clock::wake`], not by deadlines
-    /// that are looked at before.
+    /// The engine's time. Within one turn of the loop it advances no further than a wait may take before it counts as a
+    /// pause: a pause in the middle of a turn is noticed by the next [`Clock::wake`], before any deadline is compared
+    /// with it.
     pub fn now(&self) -> Time {
         let woke = self.woke.saturating_duration_since(self.origin);
         let now = woke + self.woke.elapsed().min(TICK + LATE);
         Time(now.saturating_sub(self.shift).as_millis() as u64)
     }
 
-    /// How long the loop may wait: until the core's deadline, in steps of `TICK`; none: for ever.
+    /// How long the loop may wait: until the engine's deadline, in steps of `TICK`; None: without limit.
     pub fn patience(&self, deadline: Option<Time>) -> Option<Duration> {
         let left = deadline?.0.saturating_sub(self.now().0);
         Some(Duration::from_millis(left).min(TICK))
     }
 
-    /// How long until then, for what need not be told from a pause while it is far away.
+    /// How long until then, for distant times that need not be told from a pause.
     pub fn until(&self, at: Time) -> Duration {
         Duration::from_millis(at.0.saturating_sub(self.now().0))
     }

@@ -8,15 +8,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// How many events one wait takes at most.
+/// Maximum events returned per wait.
 const BATCH: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     Signals,
-    /// Another thread has something for us.
+    /// Another thread has results for the main loop.
     Waker,
-    /// The spawner's shim has something to say about a birth.
+    /// A shim reports its exec status.
     ExecStatus(WorkerId),
     Notify(WorkerId),
     Listener(u64),
@@ -25,7 +25,7 @@ pub enum Source {
     Control,
     Client(u64),
     Exit(WorkerId),
-    /// Something of the runtime directory may have been taken away.
+    /// A file of the runtime directory may have been removed.
     RuntimeDir,
 }
 
@@ -70,7 +70,7 @@ impl Source {
 pub enum Interest {
     Read,
     ReadWrite,
-    /// Only that a listener has been shut: no new connection wakes us.
+    /// Only whether a listener was shut down: new connections do not wake us.
     Hangup,
 }
 
@@ -94,14 +94,14 @@ pub struct Poller {
 
 impl Poller {
     /// # Errors
-    /// The kernel's, when no descriptor is left.
+    /// EMFILE or ENFILE: no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })
     }
 
     /// # Errors
-    /// The kernel's: no memory, or more watches than allowed.
+    /// ENOMEM; ENOSPC: more watches than allowed.
     pub fn watch(&self, fd: impl AsFd, source: Source, interest: Interest) -> io::Result<()> {
         Ok(self.epoll.add(fd, EpollEvent::new(interest.flags(), source.token()))?)
     }
@@ -112,23 +112,24 @@ impl Poller {
         Ok(self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), source.token()))?)
     }
 
-    /// Ends the watch. A descriptor that has a twin (dup, fork) stays watched when it is closed, so it has to be said.
+    /// Removes the watch. A descriptor with a duplicate (dup, fork) stays watched when it is closed, so this has to be
+    /// called.
     pub fn unwatch(&self, fd: impl AsFd) {
         self.epoll.delete(fd).ok();
     }
 
-    /// Waits until something happens or `patience` is over (none: for ever), and says what, in the order in which it
-    /// has to be handled: signals, messages, requests, exits last.
+    /// Waits for events or until `patience` is over (None: without limit). Returns them in the order in which they must
+    /// be handled: signals, messages, requests, exits last.
     pub fn wait(&mut self, patience: Option<Duration>, into: &mut Vec<Source>) {
         into.clear();
         let timeout = patience.map_or(EpollTimeout::NONE, |patience| {
-            // Rounded up: a wait that ends a little early would turn in circles.
+            // Rounded up: a wait that ends a little early would spin.
             let ms = patience.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
             EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
         });
         match self.epoll.wait(&mut self.events, timeout) {
             Ok(count) => into.extend(self.events[..count].iter().filter_map(|e| Source::of(e.data()))),
-            // EINTR: somebody stopped and continued us; the caller looks at the clock.
+            // EINTR: we were stopped and continued; the caller checks the clock.
             Err(Errno::EINTR) => {}
             Err(error) => tracing::error!("epoll_wait: {error}"),
         }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A bell with one listener: ringing never blocks, many rings may be heard as one, and ringing again before it was
-/// heard costs no system call.
+/// Wakes one listener: waking never blocks, several wakes may be noticed as one, and a wake before the last one was
+/// noticed costs no system call.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<Bell>);
 
@@ -18,24 +18,24 @@ struct Bell {
 
 impl Waker {
     /// # Errors
-    /// The kernel's, when no descriptor is left.
+    /// EMFILE or ENFILE: no descriptor is left.
     pub fn new() -> nix::Result<Self> {
         let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self(Arc::new(Bell { fd, rung: AtomicBool::new(false) })))
     }
 
-    /// To be called after what it is rung for has been put where the listener looks.
+    /// Call it after the work has been put where the listener looks.
     pub fn wake(&self) {
         if !self.0.rung.swap(true, Ordering::SeqCst) {
-            // EAGAIN says that the counter is full: the loop has been told often enough.
+            // EAGAIN: the counter is full, so a wake-up is pending already.
             self.0.fd.write(1).ok();
         }
     }
 
-    /// Silences the bell; the loop looks for what it was rung for afterwards.
+    /// Clears pending wake-ups; the loop looks for work afterwards.
     pub fn clear(&self) {
-        // In this order: whoever finds the bell rung between the two is looked for all the same, and whoever comes
-        // later rings anew.
+        // Drain the eventfd before clearing the flag. A wake() between the two sees the flag set and writes nothing,
+        // but its work is picked up in this pass; a later one writes again.
         self.0.fd.read().ok();
         self.0.rung.store(false, Ordering::SeqCst);
     }

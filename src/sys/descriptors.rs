@@ -4,12 +4,12 @@ use nix::libc;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-/// Closes every descriptor from `first` (3 or more) on but `keep`. Never by counting up to the limit, which may be 2^30.
+/// Closes every descriptor from `first` (3 or more) on except `keep`. Never counts up to the limit, which may be 2^30.
 ///
-/// Only for the first moments of a process, when nothing in it owns a descriptor from there on but `keep`.
+/// Only for the start of a process, when no code owns a descriptor from there on except `keep`.
 ///
 /// # Errors
-/// The kernel has no close_range (before 5.9) and /proc cannot be read either.
+/// ENOSYS: the kernel has no close_range (before 5.9), and /proc cannot be read either.
 pub fn close_all_but(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
     let start = first.cast_unsigned();
     let done = match keep.filter(|fd| *fd >= first) {
@@ -53,8 +53,8 @@ pub fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
-/// A descriptor that our parent left us under this number (LISTEN_FDS of sd_listen_fds(3)); close-on-exec from now on.
-/// To be taken once: the result owns it.
+/// A descriptor that our parent left under this number (LISTEN_FDS of sd_listen_fds(3)); sets close-on-exec. Call it
+/// once per number: the result owns it.
 ///
 /// # Errors
 /// EBADF: there is none.

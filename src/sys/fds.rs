@@ -20,34 +20,34 @@ pub fn lift(fd: BorrowedFd<'_>, floor: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Whether [`leave_table`] works here: Linux 5.9, where nobody forbids it. Asked once.
+/// Whether [`leave_table`] works here: Linux 5.9, unless a seccomp filter rejects it. Checked once.
 pub(super) fn can_leave_table() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
-    // The last number there is, which no descriptor has.
+    // The largest number, which no descriptor has.
     *CAN.get_or_init(|| range(c_int::MAX, 0))
 }
 
-/// Gives a child that shares our table of descriptors one of its own, with those below `end` alone: copying the whole
-/// of a large table, and closing the copies at exec, would cost more than all the rest of a birth. Not by unshare(2)
-/// where that is missing: container engines forbid it.
+/// Gives a child that shares our descriptor table one of its own, with only those below `end`: copying a large table
+/// completely, and closing the copies at exec, would cost more than the rest of the spawn. Where that is missing,
+/// unshare(2) is no substitute: container engines forbid it.
 pub(super) fn leave_table(end: c_int) -> Result<(), i32> {
     if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) { Ok(()) } else { Err(super::slate::errno()) }
 }
 
-/// Marks everything from `first` upward close-on-exec. A belt: all of ours are so from birth; a descriptor that a
-/// library opened without it is not. Kernels before 5.11 cannot and need not.
+/// Marks every descriptor from `first` upward close-on-exec. A precaution: ours are created so, but a library may have
+/// opened one without it. Kernels before 5.11 cannot and need not.
 pub(super) fn close_on_exec_from(first: c_int) {
     range(first, c_long::from(libc::CLOSE_RANGE_CLOEXEC));
 }
 
-/// `to` becomes another name of `from` and survives exec. The two must differ.
+/// Duplicates `from` as `to`, which survives exec. The two must differ.
 pub(super) fn place(from: c_int, to: c_int) -> Result<(), i32> {
     // SAFETY: numbers only. dup3, since newer architectures have no dup2.
     let done = unsafe { libc::syscall(libc::SYS_dup3, c_long::from(from), c_long::from(to), 0) };
     if done < 0 { Err(super::slate::errno()) } else { Ok(()) }
 }
 
-/// Writes the digit 0: in the kernel's files that take a pid, it means whoever writes (cgroups(7)).
+/// Writes the digit 0: in the kernel's files that take a pid, it means the writer (cgroups(7)).
 pub(super) fn write_zero(fd: c_int) {
     // SAFETY: the kernel reads one byte of a constant and writes nothing.
     unsafe { libc::syscall(libc::SYS_write, c_long::from(fd), b"0".as_ptr(), 1_usize) };

@@ -10,8 +10,8 @@ pub enum Fork {
     Child,
 }
 
-/// Copies this process, which must have one thread only: another thread might hold a lock (of the allocator, of
-/// stderr) that nobody in the child would ever open again.
+/// Copies this process, which must have only one thread: another thread might hold a lock (of the allocator, of stderr)
+/// that is never released in the child.
 ///
 /// # Errors
 /// EAGAIN, ENOMEM: fork(2). `Other`: this process has more than one thread.
@@ -31,8 +31,8 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Ends this process at once: no destructors, no atexit handlers, nothing flushed (_exit(2)). For the process between
-/// two forks, whose open files belong to the others.
+/// Ends this process immediately: no destructors, no atexit handlers, nothing flushed (_exit(2)). For the process
+/// between two forks, whose open files belong to the others.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes a number and does not return.
     unsafe { libc::_exit(code) }

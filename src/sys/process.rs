@@ -5,8 +5,8 @@ use rotad_core::Exit;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// A process that we hold: its pid cannot come to mean another process while this lives.
-/// For a child of ours that is so until [`Process::reap`]; for a stranger it needs the pidfd.
+/// A process that is held: its pid cannot come to mean another process while this lives. For our own child that is so
+/// until [`Process::reap`]; for any other process it needs the pidfd.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
@@ -34,8 +34,8 @@ impl Process {
         Ok(Self { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }), child: false })
     }
 
-    /// A copy of one of its descriptors (pidfd_getfd(2), Linux 5.6), close-on-exec. What it means is shared with the
-    /// process: hold it for a look only.
+    /// Duplicates one of its descriptors (pidfd_getfd(2), Linux 5.6), close-on-exec. The open file is shared with the
+    /// process: hold it only briefly.
     ///
     /// # Errors
     /// EBADF: it has been closed; EPERM: we may not look into it; ENOSYS; ENOTSUP: held without a pidfd.
@@ -54,7 +54,7 @@ impl Process {
         self.pid
     }
 
-    /// Readable once the process has ended (pidfd_open(2)); none without pidfds.
+    /// Readable once the process has ended (pidfd_open(2)); None without pidfds.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
@@ -73,7 +73,7 @@ impl Process {
             return Ok(());
         }
         let error = io::Error::last_os_error();
-        // An older container engine forbids what it does not know (EPERM), although the child came with a pidfd.
+        // An older container engine rejects unknown system calls with EPERM, although the child came with a pidfd.
         match error.raw_os_error() {
             Some(nix::libc::EPERM | nix::libc::ENOSYS) if self.child && self.peek_exit().is_ok() => {
                 self.signal_child(signal)
@@ -98,7 +98,7 @@ impl Process {
         if unsafe { nix::libc::killpg(self.pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Whether it has ended, as its pidfd says: also where a tracer hides it from waitid(2). False without a pidfd.
+    /// Whether it has ended, by its pidfd: also where a tracer hides it from waitid(2). False without a pidfd.
     pub fn has_ended(&self) -> bool {
         let Some(fd) = &self.pidfd else { return false };
         let mut looked = nix::libc::pollfd { fd: fd.as_raw_fd(), events: nix::libc::POLLIN, revents: 0 };

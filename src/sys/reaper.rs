@@ -13,7 +13,7 @@ pub fn become_subreaper() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)
 }
 
-/// Whether the *calling thread* has children, ended or not: called by the main thread, whether there are orphans.
+/// Whether the *calling thread* has children, ended or not. Called by the main thread: whether there are orphans.
 pub fn has_orphans() -> bool {
     // SAFETY: siginfo_t is plain data; all zeroes is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

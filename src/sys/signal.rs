@@ -4,19 +4,20 @@ use nix::libc;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::null_mut;
 
-/// What kills a process that does not expect it, although it was meant for a master: ignored by everything of rotad
-/// that is not a master yet or never will be, so that `kill -USR1 $(pidof rotad)` hurts nobody.
+/// Signals meant for a master that would kill any other process: ignored by every rotad process that is not a master
+/// yet or never will be, so that `kill -USR1 $(pidof rotad)` harms none.
 pub const MEANT_FOR_A_MASTER: [i32; 3] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
-/// Signals that would end a program without a handler and that mean nothing to a master: a slip, or a timer that a
-/// parent left behind (alarm(2) survives execve(2)). Those that report a fault of our own (SEGV, ABRT, SYS …) are not
-/// among them.
+/// Signals that would end a program without a handler and mean nothing to a master: a mistake, or a timer that a parent
+/// left behind (alarm(2) survives execve(2)). Those that report a fault of our own (SEGV, ABRT, SYS …) are not among
+/// them.
 pub const STRAY: [i32; 5] = [libc::SIGALRM, libc::SIGIO, libc::SIGPROF, libc::SIGVTALRM, libc::SIGSTKFLT];
 
-/// A closed pipe, a file at its size limit (`ulimit -f`): errors of write(2) to handle, no reasons to die.
+/// A closed pipe, a file at its size limit (`ulimit -f`): errors of write(2) to handle, not reasons to die.
 pub const WRITE_ERRORS: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// Is this signal ignored (by nohup(1), by a shell's `&`, by a careless parent)? False for a number that is no signal.
+/// Whether this signal is ignored (by nohup(1), by a shell's `&`, by a careless parent). False for a number that is no
+/// signal.
 pub fn is_ignored(signal: i32) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: the new action is null, so nothing changes; `old` lives through the call and is plain data.
