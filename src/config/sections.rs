@@ -87,8 +87,8 @@ pub(super) fn begin<T>(
     so_far: &[(Located<String>, T)],
 ) -> bool {
     if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
-        let hint = "the table has a name: [pool.NAME], [listen.NAME]";
-        parser.error_with(&name.span, format!("`{}` of what?", name.value), hint);
+        let hint = "write it below [pool.NAME] or [listen.NAME]";
+        parser.error_with(&name.span, format!("`{}` stands outside of a named table", name.value), hint);
         return false;
     }
     parser.name(name);
