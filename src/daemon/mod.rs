@@ -16,22 +16,22 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// How a master comes to be: what its main loop needs to know of its first moments.
+/// How the master was started, for its main loop.
 #[derive(Debug)]
 pub struct StartContext {
-    /// Who waits to hear how the start went.
+    /// The launcher that waits for the result of the start.
     pub report: Report,
-    /// `run`: the log may go to stderr, the terminal may be ours.
+    /// `run`: the log may go to stderr, and the terminal may be ours.
     pub foreground: bool,
-    /// `start --no-wait`: report as soon as sockets and pid file stand.
+    /// `start --no-wait`: report as soon as sockets and pid file exist.
     pub no_wait: bool,
-    /// Refuse to start where a killed master has left workers, instead of stopping them first.
+    /// Refuse to start if a killed master has left workers, instead of stopping them first.
     pub no_take_over: bool,
-    /// nohup(1) and its like wish that HUP stays ignored. Never for a daemon, which has no terminal to lose.
+    /// nohup(1) and the like want HUP to stay ignored. Never for a daemon, which has no terminal to lose.
     pub hup_ignored: bool,
-    /// The process that was started, to which the service manager has addressed what it passes on: a daemon is another.
+    /// The process that was started, to which the service manager addressed its sockets: a daemon has another pid.
     pub started_as: u32,
-    /// Sockets that the service manager has opened for us.
+    /// Sockets from the service manager.
     pub passed: Vec<ActivationSocket>,
 }
 

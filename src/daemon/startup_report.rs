@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long the last word may wait for a launcher that does not read (a stopped one: ^Z).
+/// How long the final report may wait for a launcher that does not read (a stopped one: ^Z).
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest report that a launcher reads, in bytes; what a start prints is far shorter.
@@ -25,14 +25,14 @@ enum Line {
     Finish { code: u8, text: String },
 }
 
-/// The master's end. Dropped without [`Report::finish`], it tells the launcher that the master died.
+/// The master's end of the pipe. Dropped without [`Report::finish`], it tells the launcher that the master died.
 #[derive(Debug)]
 pub struct Report {
     pipe: Option<File>,
 }
 
 impl Report {
-    /// For `run`: nobody waits; a failure goes to stderr.
+    /// For `run`: no launcher waits; a failure goes to stderr.
     pub fn to_stderr() -> Self {
         Self { pipe: None }
     }
@@ -42,15 +42,15 @@ impl Report {
         Ok(Self { pipe: Some(File::from(pipe)) })
     }
 
-    /// A line for the person who waits. Never blocks: lost when the launcher has not read for 64 KiB, or is gone.
+    /// Sends a line for the user. Never blocks: it is lost if the launcher has not read 64 KiB, or is gone.
     pub fn progress(&mut self, text: &str) {
         self.send(&Line::Progress { text: text.to_owned() }, Duration::ZERO);
     }
 
-    /// The last word: the launcher prints `text` (to stdout for code 0, else to stderr) and leaves with `code`.
+    /// The final report: the launcher prints `text` (to stdout for code 0, else to stderr) and exits with `code`.
     ///
-    /// A master that leaves because of a failure says so when everything else is gone and its house is left, so that
-    /// the launcher's end proves that nothing is running.
+    /// A master that fails reports it after everything else has ended and its runtime directory is cleaned up, so that
+    /// the launcher's exit proves that nothing is running.
     pub fn finish(mut self, code: u8, text: &str) {
         if self.pipe.is_none() && code != 0 {
             print::error(text);
@@ -58,7 +58,7 @@ impl Report {
         self.send(&Line::Finish { code, text: text.to_owned() }, PATIENCE);
     }
 
-    /// The pipe's number, which must survive when everything else is closed.
+    /// The pipe's descriptor, which must survive when all others are closed.
     pub(super) fn descriptor(&self) -> Option<RawFd> {
         self.pipe.as_ref().map(AsRawFd::as_raw_fd)
     }
@@ -97,7 +97,7 @@ fn writable(pipe: &File, until: Instant) -> bool {
     !left.is_zero() && matches!(poll(&mut fds, timeout), Ok(1..) | Err(nix::errno::Errno::EINTR))
 }
 
-/// The launching command's end.
+/// The launcher's end of the pipe.
 #[derive(Debug)]
 pub struct LauncherEnd {
     pub(super) pipe: File,

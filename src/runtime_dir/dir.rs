@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// An open directory: what it is does not change when its path is renamed.
+/// An open directory: renaming its path does not change what it refers to.
 #[derive(Debug)]
 pub(super) struct TrustedDir {
     pub(super) fd: OwnedFd,
@@ -100,15 +100,15 @@ fn open_made(folder: &Path) -> io::Result<File> {
     Ok(nix::fcntl::open(folder, flags, Mode::empty())?.into())
 }
 
-/// A directory that somebody else owns or may write (and that is not sticky) is one where he can put his own socket
-/// or pid file in the place of ours. So is each directory above it.
+/// Rejects a directory that another user owns or can write (unless sticky): that user could replace our socket or pid
+/// file. The same goes for each directory above it.
 fn tamper_proof(folder: &Path, about: &std::fs::Metadata, is_ours: bool) -> Result<(), RuntimeDirError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    // Whoever owns the root directory is trusted anyway: in a user namespace that is an unmapped id.
+    // The owner of the root directory is trusted anyway: in a user namespace that is an unmapped id.
     let root = Path::new("/").symlink_metadata().map_or(0, |about| about.uid());
     let trusted = [0, uid].contains(&about.uid()) || (!is_ours && about.uid() == root);
     let mode = about.permissions().mode();
-    // A group of our own is no other (user-private groups with umask 002).
+    // A group with no other member than us is no risk (user-private groups with umask 002).
     let group_writes = mode & 0o020 != 0 && ![0, gid].contains(&about.gid());
     let others_write = (mode & 0o002 != 0 || group_writes) && mode & 0o1000 == 0;
     let why = match (trusted, others_write) {

@@ -35,7 +35,7 @@ const BACKLOG: i32 = 128;
 /// Under this name the control socket is bound before it gets its mode and its real name.
 const NEW_SOCKET: &str = "control.new";
 
-/// Why there is no house: an exit code of the contract, and a message that says what happened and what to do.
+/// Why the runtime directory cannot be used: an exit code, and a message that says what happened and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeDirError {
@@ -129,7 +129,7 @@ impl RuntimeDir {
         Ok(UnixListener::from(fd))
     }
 
-    /// A path in a socket address has 108 bytes; through /proc every directory is near.
+    /// A path in a socket address is limited to 108 bytes; through /proc every directory has a short one.
     fn bind(&self, fd: &OwnedFd) -> io::Result<()> {
         use std::os::fd::AsRawFd;
         let address = match UnixAddr::new(&self.path.join(NEW_SOCKET)) {
@@ -141,7 +141,7 @@ impl RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// Removes what is still ours.
+    /// Removes the socket and pid file that are still ours.
     fn tidy_up(&mut self) {
         // Once: after that the lock may be another's.
         if std::mem::replace(&mut self.left, true) {
@@ -151,7 +151,7 @@ impl RuntimeDir {
             self.folder.unlink(SOCKET).ok();
         }
         self.pid_file.remove();
-        // So that nobody reads the pid of a master that is gone out of it.
+        // So that no reader finds the pid of a master that is gone.
         self.lock.set_len(0).ok();
         self.lock.unlock().ok();
     }
@@ -203,7 +203,7 @@ pub fn put_up(path: &Path) -> Result<PresenceSocket, String> {
     })
 }
 
-/// A short path to an entry of an open directory.
+/// A short path to an entry of an open directory, through /proc.
 pub fn near(folder: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
 }
