@@ -30,6 +30,7 @@ pub(super) fn pool(
     let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
     let policy = policy(parser, kind, &pool);
     warn_by_age(parser, name, &pool, &policy);
+    warn_scheduler(parser, &pool, &policy);
     let sockets = sockets(parser, listeners, &pool);
     let plans: Vec<ListenPlan> = sockets.listen.iter().map(|index| listeners.plans[*index].clone()).collect();
     let mut texts = Templates {
@@ -159,6 +160,33 @@ fn warn_by_age(parser: &mut Parser, name: &Located<String>, pool: &Pool, policy:
         humantime::format_duration(Duration::from_millis(stable_after.as_millis()))
     );
     parser.warning(&place, message, hint);
+}
+
+/// Warns if a scheduler would run twice while it is rolled: each of its jobs would start twice. A user who writes
+/// `surge` has decided.
+fn warn_scheduler(parser: &mut Parser, pool: &Pool, policy: &Policy) {
+    let Some(command) = pool.command.as_ref().filter(|_| pool.reload.surge.is_none()) else { return };
+    if policy.kind == PoolKind::Oneshot || policy.reload.surge == 0 {
+        return;
+    }
+    let words: Vec<&str> = command.value.iter().map(|word| word.value.as_str()).collect();
+    let Some(scheduler) = scheduler(&words) else { return };
+    let message = format!("{scheduler} exists twice during a rolling restart, and starts each of its jobs twice");
+    parser.warning(&command.span, message, "add reload = { surge = 0 }: the old one ends before the new one starts");
+}
+
+/// The scheduler that a command runs, by the names that the widespread ones have.
+fn scheduler(words: &[&str]) -> Option<&'static str> {
+    const PROGRAMS: [&str; 6] = ["clockwork", "cron", "crond", "rqscheduler", "sidekiq-scheduler", "supercronic"];
+    let name = |word: &&str| word.rsplit('/').next().unwrap_or(word).to_owned();
+    let program = words.first().map(name).unwrap_or_default();
+    if words.contains(&"beat") && words.iter().any(|word| name(word) == "celery") {
+        return Some("celery beat");
+    }
+    if words.contains(&"schedule:work") {
+        return Some("schedule:work");
+    }
+    PROGRAMS.into_iter().find(|known| *known == program)
 }
 
 fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
