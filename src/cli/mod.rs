@@ -1,4 +1,4 @@
-//! The command line: one file for each verb. `main` calls [`run`].
+//! The command line: one file for each verb. `src/main.rs` calls [`main`].
 
 mod args;
 mod check;

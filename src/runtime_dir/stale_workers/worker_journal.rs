@@ -73,7 +73,7 @@ impl WorkerJournal {
     }
 
     /// Notes a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER; `pipes`: see
-    /// [`crate::log::Output::inodes`].
+    /// [`crate::log::WorkerOutput::inodes`].
     ///
     /// # Errors
     /// ENOSPC and the like: should the master be killed now, the next one has to go by the worker's environment.
