@@ -215,7 +215,7 @@ policy = "never"
     kill_hard(only(&site, "bad"));
     // A process with its memory does not look as if it hung: who asks that one is written off, and has a successor.
     let master = site.pid();
-    until("another sweeper", 10, || (threads(master, "sweeper") >= 2).then_some(()));
+    until("another scanner", 10, || (threads(master, "orphan-scanner") >= 2).then_some(()));
     replaced_quickly(&site);
     answers_quickly(&site);
     // It is not waited for: a worker of another pool ends and is swept as ever.

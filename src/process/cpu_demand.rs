@@ -44,7 +44,7 @@ impl Meter {
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
         let (outbox, found) = bounded(1);
-        let thread = std::thread::Builder::new().name("meter".to_owned()).stack_size(128 << 10);
+        let thread = std::thread::Builder::new().name("cpu-meter".to_owned()).stack_size(128 << 10);
         thread.spawn(move || {
             // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();

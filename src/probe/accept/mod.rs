@@ -179,7 +179,7 @@ fn begin(wake: &Waker, outbox: &Sender<AcceptReport>) -> io::Result<(Sender<Task
     let (tasks, inbox) = unbounded();
     let at: Arc<Mutex<At>> = Arc::default();
     let rounds = ScanLoop { watched: HashMap::new(), outbox: outbox.clone(), wake: wake.clone(), at: at.clone() };
-    let thread = std::thread::Builder::new().name("scout".to_owned()).stack_size(256 << 10);
+    let thread = std::thread::Builder::new().name("accept-probe".to_owned()).stack_size(256 << 10);
     thread.spawn(move || {
         // Signals for the process belong to the main thread.
         nix::sys::signal::SigSet::all().thread_block().ok();

@@ -41,7 +41,7 @@ fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environmen
         let (answers, answered) = unbounded();
         let all = Arc::clone(&all);
         let reader = move || read_all(read, &all[from..], &answers);
-        if std::thread::Builder::new().name("papers".into()).spawn(reader).is_err() {
+        if std::thread::Builder::new().name("environments".into()).spawn(reader).is_err() {
             break;
         }
         while let Ok(papers) = answered.recv_timeout(PATIENCE) {
