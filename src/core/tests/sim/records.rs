@@ -495,7 +495,11 @@ impl Oracle {
                 let goal = if roll.back { pool.wanted } else { roll.generation };
                 hold!(worker.generation != goal, "unasked", "{id} is of the generation that the roll is after");
                 let same_files = pool.alike.contains_key(&worker.generation);
-                hold!(!(roll.back && same_files), "no way back", "{id} is made from the files that the roll goes back to");
+                hold!(
+                    !(roll.back && same_files),
+                    "no way back",
+                    "{id} is made from the files that the roll goes back to"
+                );
                 let draining = books.of(pool_id).filter(|(_, w)| w.parts() && w.lives()).count() as u32;
                 hold!(draining < reload.max_draining.max(1), "draining", "{draining} drain already");
                 books.enough_others(id, now.0)?;
