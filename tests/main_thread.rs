@@ -249,12 +249,12 @@ fn answers_quickly(site: &Site) {
     }
 }
 
-/// A starting worker whose memory map is locked by a disk that hangs: whether it accepts cannot be seen. Other pools
-/// roll as ever, and the master leaves.
-#[test]
-fn a_starting_worker_that_hangs_holds_nobody_up() {
-    let _alone = alone();
-    let pools = r#"
+/// A pool that serves, and one whose worker, run by `command`, cannot be seen accepting.
+fn beside_web(command: &str) -> String {
+    format!("{WEB}{command}\n{BAD}")
+}
+
+const WEB: &str = r#"
 [pool.web]
 command = ["@WORKER@", "http"]
 listen = ["http"]
@@ -263,14 +263,24 @@ stop = "1s"
 [listen.http]
 address = "127.0.0.1:@PORT@"
 [pool.bad]
-command = ["@WORKER@", "stuck", "--map", "@DIR@/disk/page", "--when", "@DIR@/go", "--out", "@DIR@/stuck"]
-listen = ["bad"]
+"#;
+
+const BAD: &str = r#"listen = ["bad"]
 ready = "accepting"
 ready_timeout = "60s"
 stop = "1s"
 [listen.bad]
 address = "unix:@DIR@/bad.sock"
 "#;
+
+/// A starting worker whose memory map is locked by a disk that hangs: whether it accepts cannot be seen. Other pools
+/// roll as ever, and the master leaves.
+#[test]
+fn a_starting_worker_that_hangs_holds_nobody_up() {
+    let _alone = alone();
+    let pools = beside_web(
+        r#"command = ["@WORKER@", "stuck", "--map", "@DIR@/disk/page", "--when", "@DIR@/go", "--out", "@DIR@/stuck"]"#,
+    );
     let mut site = Site::new(&format!("{GOOD}{pools}"));
     let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
     std::fs::write(disk.path("page"), [0; 4096]).expect("a page");
@@ -332,23 +342,7 @@ fn a_worker_whose_look_hung_is_looked_at_again() {
         return;
     }
     let _alone = alone();
-    let pools = r#"
-[pool.web]
-command = ["@WORKER@", "http"]
-listen = ["http"]
-ready = "accepting"
-stop = "1s"
-[listen.http]
-address = "127.0.0.1:@PORT@"
-[pool.bad]
-command = ["python3", "@DIR@/withheld.py"]
-listen = ["bad"]
-ready = "accepting"
-ready_timeout = "60s"
-stop = "1s"
-[listen.bad]
-address = "unix:@DIR@/bad.sock"
-"#;
+    let pools = beside_web(r#"command = ["python3", "@DIR@/withheld.py"]"#);
     let mut site = Site::new(&format!("{GOOD}{pools}"));
     site.write("withheld.py", WITHHELD);
     site.run();

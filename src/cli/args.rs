@@ -218,7 +218,7 @@ pub(super) struct Wait {
 pub(super) struct StatusArgs {
     /// Only this pool, a row a worker
     pub(super) pool: Option<String>,
-    /// Show it anew every second, until Ctrl-C
+    /// Refresh it every second, until Ctrl-C
     #[arg(short = 'w', long, conflicts_with = "check")]
     pub(super) watch: bool,
     /// As JSON

@@ -1,7 +1,7 @@
 //! `completions`: generates shell completions from the definitions of verbs and flags.
 
 use super::args::Args;
-use super::print;
+use crate::observe::print;
 use clap::CommandFactory;
 use clap_complete::Shell;
 

@@ -2,7 +2,7 @@
 //! command line.
 
 use super::args::Args;
-use super::print;
+use crate::observe::print;
 use clap::{Arg, Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};

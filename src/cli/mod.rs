@@ -10,7 +10,6 @@ mod init;
 mod logs;
 mod man;
 mod pools;
-pub mod print;
 mod progress;
 mod rates;
 mod request;
@@ -22,6 +21,7 @@ mod table;
 mod value_parsers;
 mod watch;
 
+use crate::observe::print;
 use crate::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;

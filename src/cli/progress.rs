@@ -1,7 +1,7 @@
 //! Prints progress while a command waits, one line for each worker.
 
-use super::print;
 use crate::control::wire::Response;
+use crate::observe::print;
 use std::io::IsTerminal;
 
 /// How lines are printed: on a terminal a shape shows what happened, and colour repeats it.

@@ -123,7 +123,7 @@ pub(super) const POOL: &[Key<Pool>] = &[
             into.pass_env = values::pass_env(parser, v);
         },
     ),
-    key("working_directory", "path", "`\".\"`", "resolved anew by each roll", |parser, into, v| {
+    key("working_directory", "path", "`\".\"`", "resolved again by each roll", |parser, into, v| {
         into.working_directory = parser.path(v);
     }),
     key(

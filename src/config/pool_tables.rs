@@ -143,7 +143,7 @@ pub(super) const RESTART: &[Key<Restart>] = &[
         "stable_after",
         "duration",
         "`\"10s\"`",
-        "a worker of the slot ready for this long: the count starts anew",
+        "a worker of the slot ready for this long: the count starts again",
         |parser, into, v| {
             into.stable_after = parser.duration(v);
         },

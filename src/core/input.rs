@@ -4,9 +4,8 @@ use crate::{Generation, Policy, PoolId, Slot, Span, Ticket, WorkerId};
 use alloc::vec::Vec;
 
 /// One fact or request. Facts about a worker that is already gone are expected and change nothing.
-#[allow(clippy::large_enum_variant, reason = "an event lives for one step; wishes are rare")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "one is handed in at a time, and a wish is rare")]
+#[expect(clippy::large_enum_variant, reason = "one is passed at a time, and a request is rare")]
 pub enum Input {
     /// The worker's program is running: exec succeeded.
     Started(WorkerId),

@@ -107,7 +107,7 @@ fn unix_holder(path: &Path) -> String {
     // The flag of one that listens (__SO_ACCEPTCON): connections bear the same path.
     let line = lines.find(|words| words.get(7) == Some(&&*path) && words.get(3) == Some(&"00010000"));
     let inode = line.and_then(|words| words.get(6)?.parse().ok());
-    inode.and_then(holder).unwrap_or_else(|| ": somebody listens there".to_owned())
+    inode.and_then(holder).unwrap_or_else(|| ": another process listens there".to_owned())
 }
 
 /// The process that holds a socket, as far as /proc is readable.

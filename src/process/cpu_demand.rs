@@ -185,7 +185,7 @@ mod tests {
 
     impl Drop for Started {
         fn drop(&mut self) {
-            // Its group: a shell's child would compute for ever.
+            // Its group: a child of the shell would keep computing.
             killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL).ok();
             self.0.wait().ok();
         }

@@ -73,7 +73,7 @@ pub(super) fn take(folder: &TrustedDir, path: &Path, said: &mut Vec<String>) -> 
             return Ok(file);
         }
     }
-    Err(failed(io::Error::other("somebody puts another file in its place again and again")))
+    Err(failed(io::Error::other("another process keeps replacing this file")))
 }
 
 /// A killed master that the kernel does not let go of.

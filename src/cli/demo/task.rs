@@ -1,7 +1,7 @@
 //! `__demo-task`: a task worker without a job queue. It reports ready, counts seconds, and stops on TERM.
 
-use super::super::print;
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::observe::print;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::AsFd;

@@ -1,7 +1,7 @@
 //! `__demo-web`: a small HTTP server on the socket that the master passes as fd 3, and how a worker stops gracefully.
 
-use super::super::print;
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::observe::print;
 use crate::sys::descriptors::take_inherited;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Read, Write};
