@@ -58,8 +58,8 @@ fn by_name_over_a_restart() {
         }
         site.stop_politely(10);
     }
-    assert!(site.log().contains("is a socket of the service manager's (http)"), "{}", site.log());
-    assert!(site.log().contains("no listener of the configuration has the service manager's socket other"));
+    site.await_log("is a socket of the service manager's (http)", 10);
+    site.await_log("no listener of the configuration has the service manager's socket other", 10);
 }
 
 /// With whatever name systemd gave it.
@@ -109,7 +109,7 @@ fn a_daemon() {
     let status = until("rotad start has ended", 30, || child.try_wait().expect("a child"));
     assert!(status.success(), "{}", site.log());
     load::get(&site.address(), "/").expect("an answer");
-    assert!(site.log().contains("is a socket of the service manager's (http)"), "{}", site.log());
+    site.await_log("is a socket of the service manager's (http)", 10);
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }

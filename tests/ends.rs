@@ -23,7 +23,7 @@ fn ends_before_ready_are_tried_less_and_less_often() {
     let status = site.status().expect("a status");
     let worker = &pool(&status, "a")["workers"][0];
     assert_eq!((&worker["restarts"], &worker["last_exit"]["code"]), (&0.into(), &0.into()), "{worker}");
-    assert!(site.log().contains("times in a row"), "{}", site.log());
+    site.await_log("times in a row", 10);
     // 100, 200, 400, 800 ms: the sixth comes some 3 s after the first.
     assert!((5..=7).contains(&site.lines("starts").len()), "{:?}", site.lines("starts"));
     assert_eq!(site.rotad(&["stop"]).code, 0);
@@ -63,7 +63,7 @@ fn the_end_of_an_essential_pool_is_the_masters() {
         site.run();
         let status = site.await_exit(30);
         assert_eq!(status.code(), Some(code), "{script}: {}", site.log());
-        assert!(site.log().contains("essential and has ended"), "{}", site.log());
+        site.await_log("essential and has ended", 10);
         site.assert_empty();
     }
 }
@@ -116,7 +116,7 @@ fn a_program_that_goes_into_the_background_is_told_to_stay() {
         let run = site.rotad(&["start"]);
         assert!(run.code == 1 && run.err.contains("goes into the background") && run.err.contains(advice), "{run:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-        assert!(site.log().contains("goes into the background"), "{}", site.log());
+        site.await_log("goes into the background", 10);
         assert_eq!(site.rotad(&["stop"]).code, 0);
         site.assert_empty();
     }
@@ -143,7 +143,7 @@ fn a_daemon_that_belongs_to_nobody_is_recognised_by_its_program() {
     );
     site.run();
     site.await_log("serves on where nobody supervises it", 20);
-    assert!(site.log().contains("daemon off"), "{}", site.log());
+    site.await_log("daemon off", 10);
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }

@@ -89,8 +89,10 @@ fn fork_refused() {
     until("several refused forks", 20, || (site.read("strace.txt").matches("INJECTED").count() >= 3).then_some(()));
     answers(&site, 5);
     assert!(get(&site.address(), "/").is_ok());
-    let told = site.status().expect("a status")["pools"].to_string().to_lowercase() + &site.log().to_lowercase();
-    assert!(told.contains("temporarily unavailable") || told.contains("eagain"), "the reason is told");
+    until("the reason is told", 10, || {
+        let told = site.status().expect("a status")["pools"].to_string().to_lowercase() + &site.log().to_lowercase();
+        (told.contains("temporarily unavailable") || told.contains("eagain")).then_some(())
+    });
     drop(window);
     sound(&mut site);
     assert_eq!(site.rotad(&["stop"]).code, 0);

@@ -155,7 +155,7 @@ fn settings_and_hup(name: &str, settings: &str, from: &str, to: &str) {
     site.change(settings, from, to);
     site.await_generation(2);
     assert!(asked.elapsed() > Duration::from_millis(500), "not before it was quiet for `debounce`");
-    assert!(site.log().contains(&format!("{settings} changed: rolling jobs")), "{}", site.log());
+    site.await_log(&format!("{settings} changed: rolling jobs"), 10);
     site.feed(&mut sent, (30, 0), &send);
     site.change("rotad.toml", "env = {", "env = { COLOUR = \"blue\",");
     site.signal(Signal::SIGHUP);

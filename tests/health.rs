@@ -59,7 +59,7 @@ fn by_http() {
     let reason = exit["error"].as_str().unwrap_or_default();
     let wanted = format!("health: GET http://127.0.0.1:{port}/healthz: timed out after 150 ms, 2 times in a row");
     assert!(reason.contains(&wanted), "{reason}");
-    assert!(site.log().contains(&wanted), "{}", site.log());
+    site.await_log(&wanted, 10);
 }
 
 /// A worker that no longer listens, and lives on.
@@ -125,7 +125,7 @@ fn by_watchdog() {
     make_sick(pids(&before, "dogs")[0]);
     let exit = await_replaced(&site, "dogs", &before);
     assert!(exit["error"].as_str().is_some_and(|text| text.contains("no WATCHDOG=1 for 2.0 s")), "{exit}");
-    assert!(site.log().contains("no WATCHDOG=1 for 2.0 s"), "{}", site.log());
+    site.await_log("no WATCHDOG=1 for 2.0 s", 10);
 }
 
 /// WATCHDOG=trigger at once; WATCHDOG_USEC changes the interval.

@@ -90,7 +90,7 @@ delay = "0s"
     let before = cpu(&site);
     support::never("the master spins", 1.0, || (cpu(&site) - before > 0.3).then_some(cpu(&site) - before));
     replaced_quickly(&site);
-    assert!(site.log().contains(&format!("as long as pid {tracer} traces it")), "{}", site.log());
+    site.await_log(&format!("as long as pid {tracer} traces it"), 10);
     kill_hard(tracer);
     until("the zombie is reaped", 5, || proc::stat(worker).is_none().then_some(()));
     site.signal(Signal::SIGTERM);

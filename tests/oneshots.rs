@@ -140,6 +140,6 @@ fn without_the_essential() {
     site.run();
     let status = site.await_exit(30);
     assert_eq!(status.code(), Some(69), "{status:?}");
-    assert!(site.log().contains("essential"), "{}", site.log());
+    site.await_log("essential", 10);
     site.assert_empty();
 }

@@ -84,7 +84,7 @@ fn a_birth_waits_for_a_port() {
     assert_eq!(run.code, 0, "{run:?}");
     let after = site.await_status("the old ones are gone", 20, |status| rolled(status, 2));
     assert_eq!(ports_of(&after).into_iter().collect::<BTreeSet<u16>>().len(), 2, "{after}");
-    assert_eq!(site.log().matches("waits for a free port").count(), 1, "{}", site.log());
+    site.await_log_times("waits for a free port", 1);
     assert!(!site.log().contains("was not ready in time"), "{}", site.log());
 }
 

@@ -40,7 +40,7 @@ fn by_age() {
     assert!(seen.max_alive <= 3 + 1 + 3, "{seen:?}");
     let status = site.status().expect("a status");
     assert_eq!(number(&pool(&status, "web")["generation"]), 1.0, "a successor is of the same generation: {status}");
-    assert!(site.log().contains("older than max_age (2s): it is replaced"), "{}", site.log());
+    site.await_log("older than max_age (2s): it is replaced", 10);
     assert!(!site.log().contains("started again"), "nobody died: {}", site.log());
 }
 
@@ -58,7 +58,7 @@ fn by_memory() {
         support::all_ready(status) && pids(status, "heavy") != pids(&before, "heavy")
     });
     assert_eq!(pids(&after, "slim"), pids(&before, "slim"));
-    assert!(site.log().contains("in 2 processes, max_rss is 64.0 MiB: it is replaced"), "{}", site.log());
+    site.await_log("in 2 processes, max_rss is 64.0 MiB: it is replaced", 10);
 }
 
 /// A successor that does not come up: the old one serves on, loudly, and is not replaced again at once.

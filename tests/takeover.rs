@@ -198,7 +198,7 @@ fn by_itself() {
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(20).code(), Some(0));
     site.assert_empty();
-    assert!(site.log().contains("WARN"), "it is loud");
+    site.await_log("WARN", 10);
 }
 
 /// A killed master of which the kernel holds a thread: it is no running master, and a start says what it waits for.

@@ -219,10 +219,14 @@ stop = [{ signal = "TERM", wait = "700ms" }, { wait = "300ms" }, { signal = "INT
     assert_eq!(cut.len(), 1, "{told}");
     let text = cut[0]["text"].as_str().expect("a text");
     assert!(text.contains("cut short") && text.contains("1 process: testworker (pid "), "{text}");
-    let log = site.log();
-    assert!(log.contains("WARN") && log.contains("cut short"), "{log}");
-    assert!(log.contains("SIGTERM was passed on to 1 process: testworker"), "{log}");
-    assert!(log.contains("SIGINT was passed on to 1 process: testworker"), "{log}");
+    for text in [
+        "WARN",
+        "cut short",
+        "SIGTERM was passed on to 1 process: testworker",
+        "SIGINT was passed on to 1 process: testworker",
+    ] {
+        site.await_log(text, 10);
+    }
     site.assert_empty();
 }
 

@@ -239,6 +239,14 @@ impl Site {
         until(&format!("{text:?} in the log"), seconds, || self.log().contains(text).then_some(()));
     }
 
+    /// Waits until a text is in the master's log this many times: the log is written by another thread. It must not be
+    /// there more often.
+    pub fn await_log_times(&self, text: &str, times: usize) {
+        let found = || self.log().matches(text).count();
+        until(&format!("{text:?} {times} times in the log"), 10, || (found() >= times).then_some(()));
+        assert_eq!(found(), times, "{text:?}: {}", self.log());
+    }
+
     /// The master that this site started is still there.
     pub fn master_lives(&mut self) -> bool {
         self.master.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
