@@ -6,7 +6,9 @@
 
 use crate::sys::message::{self, Datagram};
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt,
+};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Uid, geteuid};
 use rotad_core::WorkerId;
@@ -79,23 +81,50 @@ impl NotifySocket {
         let (ignored, refused) = (AtomicU64::new(0), AtomicU64::new(0));
         if path.as_os_str().len() > LONGEST_PATH {
             let value = bind_abstract(&fd)?;
-            return Ok(Self { fd, before: Vec::new(), path: None, value, uid, ignored, refused });
+            return Ok(Self {
+                fd,
+                before: Vec::new(),
+                path: None,
+                value,
+                uid,
+                ignored,
+                refused,
+            });
         }
         match bind_file(&fd, &path, uid) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let fd = notify_socket()?;
                 let value = bind_abstract(&fd)?;
-                return Ok(Self { fd, before: Vec::new(), path: None, value, uid, ignored, refused });
+                return Ok(Self {
+                    fd,
+                    before: Vec::new(),
+                    path: None,
+                    value,
+                    uid,
+                    ignored,
+                    refused,
+                });
             }
             other => other?,
         }
         let value = path.clone().into_os_string();
-        Ok(Self { fd, before: Vec::new(), path: Some(path), value, uid, ignored, refused })
+        Ok(Self {
+            fd,
+            before: Vec::new(),
+            path: Some(path),
+            value,
+            uid,
+            ignored,
+            refused,
+        })
     }
 
     /// Somebody has removed its file.
     pub fn is_missing(&self) -> bool {
-        let gone = |path: &PathBuf| path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let gone = |path: &PathBuf| {
+            path.symlink_metadata()
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
         self.path.as_ref().is_some_and(gone)
     }
 
@@ -104,7 +133,9 @@ impl NotifySocket {
     /// # Errors
     /// ENOENT: its folder is gone; the kernel's others. Then nothing has changed.
     pub fn again(&mut self) -> io::Result<Option<OwnedFd>> {
-        let Some(path) = &self.path else { return Ok(None) };
+        let Some(path) = &self.path else {
+            return Ok(None);
+        };
         let fd = notify_socket()?;
         bind_file(&fd, path, self.uid)?;
         self.before.push(std::mem::replace(&mut self.fd, fd));
@@ -139,7 +170,10 @@ impl NotifySocket {
     }
 
     fn judge(&self, datagram: &Datagram, buffer: &[u8]) -> Option<Message> {
-        if !datagram.sender.is_some_and(|(_, uid)| uid == self.uid || uid == Uid::from_raw(0).as_raw()) {
+        if !datagram
+            .sender
+            .is_some_and(|(_, uid)| uid == self.uid || uid == Uid::from_raw(0).as_raw())
+        {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
@@ -199,7 +233,9 @@ fn bind_file(fd: &OwnedFd, path: &Path, uid: u32) -> io::Result<()> {
 fn bind_abstract(fd: &OwnedFd) -> io::Result<OsString> {
     bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
     let name = getsockname::<UnixAddr>(fd.as_raw_fd())?;
-    let name = name.as_abstract().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+    let name = name
+        .as_abstract()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
     Ok(OsString::from_vec([b"@", name].concat()))
 }
 
@@ -207,7 +243,9 @@ fn bind_abstract(fd: &OwnedFd) -> io::Result<OsString> {
 fn parse(bytes: &[u8]) -> Message {
     let mut message = Message::default();
     for line in bytes.split(|&byte| byte == b'\n') {
-        let Some(equals) = line.iter().position(|&byte| byte == b'=') else { continue };
+        let Some(equals) = line.iter().position(|&byte| byte == b'=') else {
+            continue;
+        };
         let (key, value) = (&line[..equals], &line[equals + 1..]);
         let number = || std::str::from_utf8(value).ok()?.trim().parse::<u64>().ok();
         match (key, value) {
@@ -216,13 +254,24 @@ fn parse(bytes: &[u8]) -> Message {
             (b"RELOADING", b"1") => message.reloading = true,
             (b"WATCHDOG", b"1") => message.watchdog = true,
             (b"WATCHDOG", b"trigger") => message.trigger = true,
-            (b"WATCHDOG_USEC", _) => message.watchdog_interval = number().map(Duration::from_micros),
-            (b"EXTEND_TIMEOUT_USEC", _) => message.extend = number().map(Duration::from_micros).or(message.extend),
+            (b"WATCHDOG_USEC", _) => {
+                message.watchdog_interval = number().map(Duration::from_micros)
+            }
+            (b"EXTEND_TIMEOUT_USEC", _) => {
+                message.extend = number().map(Duration::from_micros).or(message.extend)
+            }
             (b"MAINPID", _) => {
-                message.main_pid = number().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0);
+                message.main_pid = number()
+                    .and_then(|pid| i32::try_from(pid).ok())
+                    .filter(|&pid| pid > 0);
             }
             (b"STATUS", _) => {
-                message.status = Some(String::from_utf8_lossy(value).chars().take(MOST_STATUS).collect());
+                message.status = Some(
+                    String::from_utf8_lossy(value)
+                        .chars()
+                        .take(MOST_STATUS)
+                        .collect(),
+                );
             }
             _ => {}
         }
@@ -239,8 +288,13 @@ fn close_elsewhere(fds: Vec<OwnedFd>) {
     }
     let closer = CLOSER.get_or_init(|| {
         let (sender, receiver) = bounded::<Vec<OwnedFd>>(256);
-        let thread = std::thread::Builder::new().name("closer".to_owned()).stack_size(64 << 10);
-        thread.spawn(move || receiver.iter().for_each(drop)).ok().map(|_| sender)
+        let thread = std::thread::Builder::new()
+            .name("closer".to_owned())
+            .stack_size(64 << 10);
+        thread
+            .spawn(move || receiver.iter().for_each(drop))
+            .ok()
+            .map(|_| sender)
     });
     // No thread, or a closer that is stuck: closed here after all, since descriptors are the scarcer good.
     let left = match closer {
@@ -269,15 +323,29 @@ mod tests {
         assert_eq!(socket.drain(10), []);
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect(socket.env_value()).unwrap();
-        sender.send(b"READY=1\nSTATUS=up\x1b[31m \xff\nMAINPID=42\nNOISE\nX_A=b").unwrap();
+        sender
+            .send(b"READY=1\nSTATUS=up\x1b[31m \xff\nMAINPID=42\nNOISE\nX_A=b")
+            .unwrap();
         sender.send(b"").unwrap();
-        sender.send(b"EXTEND_TIMEOUT_USEC=1500000\nWATCHDOG=1\nRELOADING=1\nWATCHDOG_USEC=20").unwrap();
-        sender.send(b"STOPPING=1\nREADY=0\nWATCHDOG=trigger\nMAINPID=-1\nEXTEND_TIMEOUT_USEC=x").unwrap();
+        sender
+            .send(b"EXTEND_TIMEOUT_USEC=1500000\nWATCHDOG=1\nRELOADING=1\nWATCHDOG_USEC=20")
+            .unwrap();
+        sender
+            .send(b"STOPPING=1\nREADY=0\nWATCHDOG=trigger\nMAINPID=-1\nEXTEND_TIMEOUT_USEC=x")
+            .unwrap();
         drop(sender); // gone before it is heard
         let messages = socket.drain(10);
         let status = Some("up\u{1b}[31m \u{fffd}".to_owned());
         let extend = Some(Duration::from_millis(1500));
-        assert_eq!(messages[0], Message { ready: true, status, main_pid: Some(42), ..Message::default() });
+        assert_eq!(
+            messages[0],
+            Message {
+                ready: true,
+                status,
+                main_pid: Some(42),
+                ..Message::default()
+            }
+        );
         assert_eq!(messages[1], Message::default());
         assert_eq!(
             messages[2],
@@ -289,7 +357,14 @@ mod tests {
                 ..Message::default()
             }
         );
-        assert_eq!(messages[3], Message { stopping: true, trigger: true, ..Message::default() });
+        assert_eq!(
+            messages[3],
+            Message {
+                stopping: true,
+                trigger: true,
+                ..Message::default()
+            }
+        );
         assert_eq!(socket.drain(10), []);
     }
 
@@ -300,7 +375,9 @@ mod tests {
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect(socket.env_value()).unwrap();
         sender.send(&vec![b'x'; 100_000]).unwrap();
-        sender.send(format!("STATUS={}", "ä".repeat(300)).as_bytes()).unwrap();
+        sender
+            .send(format!("STATUS={}", "ä".repeat(300)).as_bytes())
+            .unwrap();
         sender.send(b"READY=1").unwrap();
         let first = socket.drain(2);
         assert_eq!(socket.ignored(), 1);
@@ -330,7 +407,10 @@ mod tests {
         let meta = std::fs::symlink_metadata(&path).unwrap();
         assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
         assert_eq!(meta.uid(), owner.unwrap_or_else(|| geteuid().as_raw()));
-        assert!(NotifySocket::open(dir.path(), WorkerId(7), None).is_err(), "never twice");
+        assert!(
+            NotifySocket::open(dir.path(), WorkerId(7), None).is_err(),
+            "never twice"
+        );
         assert!(path.exists(), "and the second attempt did not take it away");
         drop(socket);
         assert!(!path.exists());
@@ -344,7 +424,10 @@ mod tests {
         let value = socket.env_value().into_vec();
         assert_eq!(value[0], b'@');
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&value[1..]).unwrap();
-        UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
+        UnixDatagram::unbound()
+            .unwrap()
+            .send_to_addr(b"READY=1", &address)
+            .unwrap();
         assert!(socket.drain(1)[0].ready);
     }
 
@@ -367,14 +450,24 @@ mod tests {
         assert!(socket.is_missing());
         assert!(socket.again().unwrap().is_none());
         connected.send(b"READY=1").unwrap();
-        UnixDatagram::unbound().unwrap().send_to(b"STOPPING=1", socket.env_value()).unwrap();
+        UnixDatagram::unbound()
+            .unwrap()
+            .send_to(b"STOPPING=1", socket.env_value())
+            .unwrap();
         let messages = socket.drain(9);
-        assert!(messages.iter().any(|message| message.ready) && messages.iter().any(|message| message.stopping));
+        assert!(
+            messages.iter().any(|message| message.ready)
+                && messages.iter().any(|message| message.stopping)
+        );
         for _ in 0..MOST_BEFORE {
             std::fs::remove_file(dir.path().join("3")).unwrap();
             socket.again().unwrap();
         }
-        assert_eq!(socket.before.len(), MOST_BEFORE, "a cleaner does not fill our descriptors");
+        assert_eq!(
+            socket.before.len(),
+            MOST_BEFORE,
+            "a cleaner does not fill our descriptors"
+        );
         std::fs::remove_dir_all(dir.path()).unwrap();
         assert!(socket.again().is_err() && socket.is_missing());
     }
@@ -390,11 +483,21 @@ mod tests {
         let part = [std::io::IoSlice::new(b"BARRIER=1")];
         let to = UnixAddr::new(Path::new(&socket.env_value())).unwrap();
         let rights = [ControlMessage::ScmRights(&fds)];
-        sendmsg(sender.as_raw_fd(), &part, &rights, MsgFlags::empty(), Some(&to)).unwrap();
+        sendmsg(
+            sender.as_raw_fd(),
+            &part,
+            &rights,
+            MsgFlags::empty(),
+            Some(&to),
+        )
+        .unwrap();
         drop(theirs);
         assert_eq!(socket.drain(9), [Message::default()]);
         // The barrier: the end of the pipe comes once the last copy is closed.
-        let mut poll = [nix::poll::PollFd::new(ours.as_fd(), nix::poll::PollFlags::POLLIN)];
+        let mut poll = [nix::poll::PollFd::new(
+            ours.as_fd(),
+            nix::poll::PollFlags::POLLIN,
+        )];
         assert_eq!(nix::poll::poll(&mut poll, 10_000u16).unwrap(), 1);
     }
 }

@@ -26,9 +26,16 @@ fn site(address: &str) -> Site {
 fn activated(command: &Command, names: &str, sockets: [OwnedFd; 2]) -> Command {
     let mut inner = Command::new("sh");
     let script = "export LISTEN_PID=$$; exec 3<&0 4<&1 0</dev/null 1>&2; exec \"$@\"";
-    inner.args(["-c", script, "manager"]).arg(command.get_program()).args(command.get_args());
+    inner
+        .args(["-c", script, "manager"])
+        .arg(command.get_program())
+        .args(command.get_args());
     let [first, second] = sockets;
-    inner.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names).stdin(first).stdout(second);
+    inner
+        .env("LISTEN_FDS", "2")
+        .env("LISTEN_FDNAMES", names)
+        .stdin(first)
+        .stdout(second);
     inner
 }
 
@@ -59,7 +66,10 @@ fn by_name_over_a_restart() {
         site.stop_politely(10);
     }
     site.await_log("is a socket of the service manager's (http)", 10);
-    site.await_log("no listener of the configuration has the service manager's socket other", 10);
+    site.await_log(
+        "no listener of the configuration has the service manager's socket other",
+        10,
+    );
 }
 
 /// With whatever name systemd gave it.
@@ -67,7 +77,11 @@ fn by_name_over_a_restart() {
 fn by_address() {
     let mut site = site("127.0.0.1:@PORT@");
     let own = tcp(&site.address());
-    start(&mut site, "rotad.socket:rotad.socket", [tcp("127.0.0.1:0"), own]);
+    start(
+        &mut site,
+        "rotad.socket:rotad.socket",
+        [tcp("127.0.0.1:0"), own],
+    );
     site.await_ready();
     load::get(&site.address(), "/").expect("an answer");
 }
@@ -80,7 +94,13 @@ fn a_name_with_another_address() {
     start(&mut site, "http:x", [own, tcp("127.0.0.1:0")]);
     site.await_ready();
     load::get(&site.address(), "/").expect("an answer");
-    site.await_log(&format!("is at {}, not at 127.0.0.1:1: it is used as it is", site.address()), 5);
+    site.await_log(
+        &format!(
+            "is at {}, not at 127.0.0.1:1: it is used as it is",
+            site.address()
+        ),
+        5,
+    );
 }
 
 /// The file is the manager's: it stays.
@@ -106,7 +126,9 @@ fn a_daemon() {
     let mut command = activated(&start, "http:x", [own, tcp("127.0.0.1:0")]);
     command.stderr(std::fs::File::create(site.path("stderr.txt")).expect("stderr"));
     let mut child = command.spawn().expect("rotad start");
-    let status = until("rotad start has ended", 30, || child.try_wait().expect("a child"));
+    let status = until("rotad start has ended", 30, || {
+        child.try_wait().expect("a child")
+    });
     assert!(status.success(), "{}", site.log());
     load::get(&site.address(), "/").expect("an answer");
     site.await_log("is a socket of the service manager's (http)", 10);
@@ -120,10 +142,18 @@ fn what_is_announced_and_not_there() {
     let mut site = site("127.0.0.1:@PORT@");
     let run = site.run_command();
     let mut command = Command::new("sh");
-    command.args(["-c", "export LISTEN_PID=$$ LISTEN_FDS=7 LISTEN_FDNAMES=http; exec \"$@\"", "manager"]);
+    command.args([
+        "-c",
+        "export LISTEN_PID=$$ LISTEN_FDS=7 LISTEN_FDNAMES=http; exec \"$@\"",
+        "manager",
+    ]);
     command.arg(run.get_program()).args(run.get_args());
     site.spawn(command);
     site.await_ready();
     load::get(&site.address(), "/").expect("an answer");
-    assert!(!site.log().contains("of the service manager"), "{}", site.log());
+    assert!(
+        !site.log().contains("of the service manager"),
+        "{}",
+        site.log()
+    );
 }

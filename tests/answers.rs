@@ -42,13 +42,33 @@ ready = "spawned"
         .map(|worker| &worker["last_exit"])
         .collect();
     assert_eq!(exits.len(), 400);
-    assert!(exits.iter().all(|exit| exit["code"] == 3 && exit["log_cut"] == true), "{}", exits[0]);
-    assert!(exits.iter().all(|exit| !exit["log"].as_array().expect("lines").is_empty()), "{}", exits[0]);
+    assert!(
+        exits
+            .iter()
+            .all(|exit| exit["code"] == 3 && exit["log_cut"] == true),
+        "{}",
+        exits[0]
+    );
+    assert!(
+        exits
+            .iter()
+            .all(|exit| !exit["log"].as_array().expect("lines").is_empty()),
+        "{}",
+        exits[0]
+    );
     assert_eq!(site.rotad(&["status", "web", "--check"]).code, 0);
     let table = site.rotad(&["status"]);
-    assert!(table.code == 0 && table.out.contains("long"), "{}", table.err);
+    assert!(
+        table.code == 0 && table.out.contains("long"),
+        "{}",
+        table.err
+    );
     let one = site.rotad(&["status", "web", "--json"]);
-    assert!(one.code == 0 && !one.out.contains("log_cut"), "{}", one.text());
+    assert!(
+        one.code == 0 && !one.out.contains("log_cut"),
+        "{}",
+        one.text()
+    );
 }
 
 /// 120 pools that fail with long last words: `start` names every one of them, says that it cut, and does not claim
@@ -59,7 +79,8 @@ fn a_start_that_fails_in_very_many_words_is_reported() {
         return;
     }
     let _alone = support::alone();
-    let mut pools = String::from("[pool.good]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
+    let mut pools =
+        String::from("[pool.good]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
     for number in 0..120 {
         pools += &format!(
             "[pool.bad{number}]\ncommand = [\"perl\", \"-e\", 'print((chr(1) x 900, chr(10)) x 25); exit 3']\n"
@@ -69,8 +90,14 @@ fn a_start_that_fails_in_very_many_words_is_reported() {
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1);
     assert!(!run.err.contains("died before"), "{}", &run.err[..200]);
-    assert!((0..120).all(|number| run.err.contains(&format!("bad{number}: "))), "every pool is named");
-    assert!(run.err.contains("bytes left out") && run.err.contains("good"), "it says that it cut, and what serves");
+    assert!(
+        (0..120).all(|number| run.err.contains(&format!("bad{number}: "))),
+        "every pool is named"
+    );
+    assert!(
+        run.err.contains("bytes left out") && run.err.contains("good"),
+        "it says that it cut, and what serves"
+    );
     assert!(run.err.len() < 4 << 20, "{} bytes", run.err.len());
     assert!(site.status().is_some(), "the master lives");
     assert_eq!(site.rotad(&["stop"]).code, 0);
@@ -86,7 +113,9 @@ fn a_start_of_a_pool_scaled_to_nothing_is_answered() {
              [pool.late]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"notify\"\nready_timeout = \"60s\"\n",
         );
         site.run();
-        site.await_status("a is ready", 20, |status| pool(status, "a")["state"] == "ok");
+        site.await_status("a is ready", 20, |status| {
+            pool(status, "a")["state"] == "ok"
+        });
         site
     };
     let none = |run: &support::Run| run.code == 0 && run.out.contains("0 workers are wanted");
@@ -100,7 +129,10 @@ fn a_start_of_a_pool_scaled_to_nothing_is_answered() {
     let waits = site.asking(&json!({ "start": { "pools": ["late"], "wait": "done" } }));
     assert_eq!(site.rotad(&["scale", "late", "0"]).code, 0);
     let answered = waits.answered();
-    assert!(answered.code == 0 && answered.message.contains("0 workers are wanted"), "{answered:?}");
+    assert!(
+        answered.code == 0 && answered.message.contains("0 workers are wanted"),
+        "{answered:?}"
+    );
 }
 
 /// `start POOL` while a rolling restart runs that is aborted afterwards: every worker served all the time.
@@ -117,7 +149,9 @@ fn a_start_during_a_roll_that_is_aborted_is_answered() {
     let roll = site.asking(
         &json!({ "roll": { "which": { "pools": ["web"], "workers": false, "tasks": false }, "wait": "done" } }),
     );
-    site.await_status("the successor starts", 20, |status| pool(status, "web")["state"] == "reloading");
+    site.await_status("the successor starts", 20, |status| {
+        pool(status, "web")["state"] == "reloading"
+    });
     let start = site.asking(&json!({ "start": { "pools": ["web"], "wait": "done" } }));
     assert_eq!(site.rotad(&["cancel", "web"]).code, 0);
     roll.answered();
@@ -135,31 +169,49 @@ fn without_a_descriptor_clients_are_refused_in_words_and_nothing_spins() {
     let master = site.pid();
     let limit = |value: &str| {
         let pid = master.to_string();
-        let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={value}")]).status();
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={value}")])
+            .status();
         assert!(status.expect("prlimit").success());
     };
     // Connections take the numbers that are free below the limit; the one after them finds the reserve alone.
-    let highest = proc::descriptors(master).keys().copied().max().expect("descriptors");
+    let highest = proc::descriptors(master)
+        .keys()
+        .copied()
+        .max()
+        .expect("descriptors");
     let hard = 20_000;
     limit(&format!("{}:{hard}", highest + 1));
     let connect = |_| UnixStream::connect(site.path("run/control.sock")).ok();
     let held: Vec<UnixStream> = (0..60).filter_map(connect).collect();
     let refused = held.into_iter().rev().find_map(|mut stream| {
         let mut words = String::new();
-        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .expect("a timeout");
         stream.read_to_string(&mut words).ok()?;
         Some(words)
     });
     let words = refused.expect("a connection that was refused");
-    assert!(words.contains("no descriptor left") && words.contains("serve on"), "{words:?}");
+    assert!(
+        words.contains("no descriptor left") && words.contains("serve on"),
+        "{words:?}"
+    );
     // Not even the reserve helps: the listener rests.
     limit(&format!("3:{hard}"));
-    let waiting = UnixStream::connect(site.path("run/control.sock")).expect("a connection in the queue");
+    let waiting =
+        UnixStream::connect(site.path("run/control.sock")).expect("a connection in the queue");
     let (before, since) = (cpu_ms(master), Instant::now());
     site.await_log("no descriptor is left for clients", 10);
-    support::until("two seconds", 10, || (since.elapsed() > Duration::from_secs(2)).then_some(()));
+    support::until("two seconds", 10, || {
+        (since.elapsed() > Duration::from_secs(2)).then_some(())
+    });
     let spent = cpu_ms(master) - before;
-    assert!(spent < 300, "{spent} ms of CPU within {:?}", since.elapsed());
+    assert!(
+        spent < 300,
+        "{spent} ms of CPU within {:?}",
+        since.elapsed()
+    );
     limit(&format!("{hard}:{hard}"));
     site.await_ready();
     site.await_log("there are descriptors for clients", 10);
@@ -170,8 +222,12 @@ fn without_a_descriptor_clients_are_refused_in_words_and_nothing_spins() {
 fn cpu_ms(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
     let after = &stat[stat.rfind(')').expect("a name") + 1..];
-    let ticks: Vec<u64> =
-        after.split_whitespace().skip(11).take(2).map(|field| field.parse().expect("ticks")).collect();
+    let ticks: Vec<u64> = after
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse().expect("ticks"))
+        .collect();
     ticks.iter().sum::<u64>() * 10
 }
 
@@ -180,13 +236,24 @@ fn cpu_ms(pid: i32) -> u64 {
 fn stray_signals_end_no_master() {
     let mut site = Site::up("[pool.a]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
     let master = Pid::from_raw(site.pid());
-    let named = [Signal::SIGALRM, Signal::SIGIO, Signal::SIGPROF, Signal::SIGVTALRM, Signal::SIGSTKFLT];
+    let named = [
+        Signal::SIGALRM,
+        Signal::SIGIO,
+        Signal::SIGPROF,
+        Signal::SIGVTALRM,
+        Signal::SIGSTKFLT,
+    ];
     for signal in named {
         kill(master, signal).expect("sent");
-        site.await_log(&format!("{} from pid", signal.as_str().trim_start_matches("SIG")), 10);
+        site.await_log(
+            &format!("{} from pid", signal.as_str().trim_start_matches("SIG")),
+            10,
+        );
     }
     for number in [nix::libc::SIGRTMIN() + 1, nix::libc::SIGRTMAX()] {
-        let status = Command::new("kill").args([&format!("-{number}"), &master.to_string()]).status();
+        let status = Command::new("kill")
+            .args([&format!("-{number}"), &master.to_string()])
+            .status();
         assert!(status.expect("kill").success());
         site.await_log(&format!("{number} from pid"), 10);
     }
@@ -210,9 +277,16 @@ fn a_file_size_limit_of_nothing_is_an_error_and_no_death() {
     let mut command = Command::new("sh");
     // By way of a pipe: the limit is for files alone.
     let script = "(ulimit -f 0; \"$@\"; echo code $?) 2>&1 | cat";
-    command.args(["-c", script, "sh"]).arg(support::rotad()).args(["start", "-c"]).arg(&site.config);
+    command
+        .args(["-c", script, "sh"])
+        .arg(support::rotad())
+        .args(["start", "-c"])
+        .arg(&site.config);
     let run = support::site::finish(command, 60);
-    assert!(run.out.contains("File too large") && run.out.contains("code 1"), "{run:?}");
+    assert!(
+        run.out.contains("File too large") && run.out.contains("code 1"),
+        "{run:?}"
+    );
     site.assert_empty();
 }
 
@@ -229,12 +303,20 @@ fn the_first_line_carries_the_pid() {
             .lines("master.log")
             .iter()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["line"].as_str().is_some_and(|text| text.starts_with("hello ")))
+            .filter(|line| {
+                line["line"]
+                    .as_str()
+                    .is_some_and(|text| text.starts_with("hello "))
+            })
             .collect();
         (lines.len() == 20).then_some(lines)
     });
     for line in lines {
-        assert_eq!(format!("hello {}", line["pid"]), line["line"].as_str().unwrap_or_default(), "{line}");
+        assert_eq!(
+            format!("hello {}", line["pid"]),
+            line["line"].as_str().unwrap_or_default(),
+            "{line}"
+        );
     }
 }
 
@@ -243,20 +325,36 @@ fn the_first_line_carries_the_pid() {
 #[test]
 fn a_pipe_of_small_slots_is_emptied() {
     for (name, setup) in [
-        ("direct", "fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)"),
+        (
+            "direct",
+            "fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)",
+        ),
         ("shrunk", "fcntl.fcntl(1, 1031, 4096)"),
     ] {
         let mut site = Site::new(
             "[pool.odd]\ncommand = [\"python3\", \"odd.py\"]\nready = \"spawned\"\nworking_directory = \"@DIR@\"\n\
              [pool.odd.log]\nstdout = \"@DIR@/odd.log\"\n[pool.odd.restart]\npolicy = \"never\"\n",
         );
-        site.write("odd.py", &format!("import fcntl, os\n{setup}\nfor _ in range(5000): os.write(1, b'x')\n"));
+        site.write(
+            "odd.py",
+            &format!("import fcntl, os\n{setup}\nfor _ in range(5000): os.write(1, b'x')\n"),
+        );
         site.run();
-        let ended = |status: &Value| matches!(pool(status, "odd")["state"].as_str(), Some("done" | "failed"));
+        let ended = |status: &Value| {
+            matches!(
+                pool(status, "odd")["state"].as_str(),
+                Some("done" | "failed")
+            )
+        };
         let status = site.await_status(&format!("{name}: it has printed all"), 30, ended);
-        assert_eq!(pool(&status, "odd")["workers"][0]["last_exit"]["code"], 0, "{name}");
         assert_eq!(
-            until("5000 bytes", 10, || Some(site.read("odd.log").len()).filter(|len| *len >= 5000)),
+            pool(&status, "odd")["workers"][0]["last_exit"]["code"],
+            0,
+            "{name}"
+        );
+        assert_eq!(
+            until("5000 bytes", 10, || Some(site.read("odd.log").len())
+                .filter(|len| *len >= 5000)),
             5000,
             "{name}"
         );
@@ -271,17 +369,27 @@ fn a_path_moves_no_terminal() {
         let folder = site.path("x\u{1b}[2J\u{202e}");
         std::fs::create_dir(&folder).expect("a folder");
         let config = folder.join("rotad.toml");
-        let text = site.read("rotad.toml").replace("log_format = \"json\"", &format!("log_format = \"{format}\""));
+        let text = site.read("rotad.toml").replace(
+            "log_format = \"json\"",
+            &format!("log_format = \"{format}\""),
+        );
         std::fs::write(&config, text).expect("a configuration");
         let run = |arguments: &[&str]| support::site::verb(&config, arguments, 60);
-        let mut seen = vec![run(&["check"]).text(), run(&["check", "--json"]).text(), run(&["status"]).text()];
+        let mut seen = vec![
+            run(&["check"]).text(),
+            run(&["check", "--json"]).text(),
+            run(&["status"]).text(),
+        ];
         assert_eq!(run(&["start"]).code, 0);
         assert_eq!(run(&["stop"]).code, 0);
         seen.extend([run(&["stop"]).text(), site.log()]);
         std::fs::remove_file(&config).expect("removed");
         seen.push(run(&["check"]).text());
         for text in seen {
-            assert!(!text.is_empty() && !text.contains(['\u{1b}', '\u{202e}']), "{format}: {text:?}");
+            assert!(
+                !text.is_empty() && !text.contains(['\u{1b}', '\u{202e}']),
+                "{format}: {text:?}"
+            );
         }
         site.assert_empty();
     }

@@ -25,7 +25,9 @@ address = "127.0.0.1:@PORT@"
 "#;
 
 fn generation(status: &Value, name: &str) -> u64 {
-    pool(status, name)["generation"].as_u64().expect("a generation")
+    pool(status, name)["generation"]
+        .as_u64()
+        .expect("a generation")
 }
 
 /// Fifty edits, good and bad by turns, by signal and by command: after each the state is that of the file, or, for a
@@ -62,9 +64,24 @@ fn fifty_edits_under_load() {
         let (bad, code, text) = match edit % 5 {
             0 => (format!("{good}\n[pool.web"), 78, "rotad.toml:"),
             1 => (good.replace("count =", "cuont ="), 78, "did you mean"),
-            2 => (good.replace("stop = \"10s\"", "user = \"nobody-at-all\""), 78, "nobody-at-all"),
-            3 => (format!("{good}\n[listen.other]\naddress = \"{other}\"\n"), 1, "in use"),
-            _ => (good.replace("\"--work-ms\", \"5\"", &site.filled("\"--code\", \"@DIR@/bad-code\"")), 10, "put back"),
+            2 => (
+                good.replace("stop = \"10s\"", "user = \"nobody-at-all\""),
+                78,
+                "nobody-at-all",
+            ),
+            3 => (
+                format!("{good}\n[listen.other]\naddress = \"{other}\"\n"),
+                1,
+                "in use",
+            ),
+            _ => (
+                good.replace(
+                    "\"--work-ms\", \"5\"",
+                    &site.filled("\"--code\", \"@DIR@/bad-code\""),
+                ),
+                10,
+                "put back",
+            ),
         };
         site.write("rotad.toml", &bad);
         let run = site.reload("config-only", &[]);
@@ -73,7 +90,10 @@ fn fifty_edits_under_load() {
         made += u64::from(code == 10);
         let after = site.await_status("all serve", 20, support::all_ready);
         assert_eq!(pool(&after, "web")["wanted"], 1 + edit % 3);
-        assert_eq!(generation(&after, "web"), if code == 10 { made - 1 } else { made });
+        assert_eq!(
+            generation(&after, "web"),
+            if code == 10 { made - 1 } else { made }
+        );
         if code != 10 {
             assert_eq!(pids(&after, "web"), pids(&status, "web"), "{edit}: {run:?}");
         }
@@ -87,13 +107,17 @@ fn fifty_edits_under_load() {
 #[test]
 fn a_change_while_a_roll_runs() {
     let _alone = alone();
-    let slow = WEB.replace("\"5\"]", "\"5\", \"--start-ms\", \"300\"]").replace("surge = 2", "surge = 1");
+    let slow = WEB
+        .replace("\"5\"]", "\"5\", \"--start-ms\", \"300\"]")
+        .replace("surge = 2", "surge = 1");
     let site = Site::up(&slow.replace("count = 2", "count = 4"));
     let load = Load::on(&site.address(), 3, 3);
     load.await_more(20);
     site.signal(Signal::SIGUSR1);
     site.await_status("one worker is replaced", 20, |status| {
-        pool(status, "web")["reload"]["replaced"].as_u64().is_some_and(|replaced| replaced >= 1)
+        pool(status, "web")["reload"]["replaced"]
+            .as_u64()
+            .is_some_and(|replaced| replaced >= 1)
     });
     site.edit("first", "second");
     let run = site.reload("config-only", &[]);
@@ -123,19 +147,32 @@ fn pools_and_listeners_come_and_go() {
     site.write("rotad.toml", &base);
     let run = site.reload("config-only", &[]);
     assert_eq!(run.code, 0, "{run:?}");
-    let gone = |status: &Value| !status["pools"].as_array().expect("pools").iter().any(|pool| pool["name"] == "api");
+    let gone = |status: &Value| {
+        !status["pools"]
+            .as_array()
+            .expect("pools")
+            .iter()
+            .any(|pool| pool["name"] == "api")
+    };
     site.await_status("the pool is gone", 20, gone);
-    until("the address is free", 10, || TcpListener::bind(("127.0.0.1", free)).ok());
+    until("the address is free", 10, || {
+        TcpListener::bind(("127.0.0.1", free)).ok()
+    });
     // Another address for the same listener: a new socket, the old one goes with the old workers.
     let other = support::free_port();
     let load = Load::on(&site.address(), 2, 0);
     load.await_more(20);
     load.stop().assert_nothing_lost(20);
-    site.edit(&format!("127.0.0.1:{}", site.port), &format!("127.0.0.1:{other}"));
+    site.edit(
+        &format!("127.0.0.1:{}", site.port),
+        &format!("127.0.0.1:{other}"),
+    );
     let run = site.reload("config-only", &[]);
     assert_eq!(run.code, 0, "{run:?}");
     support::load::get(&format!("127.0.0.1:{other}"), "/").expect("an answer at the new address");
-    until("the old address is free", 10, || TcpListener::bind(("127.0.0.1", site.port)).ok());
+    until("the old address is free", 10, || {
+        TcpListener::bind(("127.0.0.1", site.port)).ok()
+    });
 }
 
 /// Mode of a socket's file and backlog change in place: nobody is restarted.
@@ -145,7 +182,13 @@ fn rights_and_backlog_in_place() {
         "[pool.web]\ncommand = [\"@WORKER@\", \"http\"]\nlisten = [\"file\", \"http\"]\n[listen.file]\naddress = \
          \"unix:@DIR@/web.sock\"\nmode = \"0600\"\n[listen.http]\naddress = \"127.0.0.1:@PORT@\"\nbacklog = 100\n",
     );
-    let mode = || std::fs::metadata(site.path("web.sock")).expect("a socket").permissions().mode() & 0o777;
+    let mode = || {
+        std::fs::metadata(site.path("web.sock"))
+            .expect("a socket")
+            .permissions()
+            .mode()
+            & 0o777
+    };
     assert_eq!(mode(), 0o600);
     let before = site.await_ready();
     site.edit("mode = \"0600\"", "mode = \"0666\"");
@@ -170,7 +213,9 @@ fn files_that_are_none() {
     let (good, before) = (site.read("rotad.toml"), site.await_ready());
     let file = site.path("rotad.toml");
     let clear = || {
-        std::fs::remove_file(&file).or_else(|_| std::fs::remove_dir(&file)).expect("removed");
+        std::fs::remove_file(&file)
+            .or_else(|_| std::fs::remove_dir(&file))
+            .expect("removed");
     };
     for what in ["half", "large", "gone", "folder", "pipe"] {
         match what {
@@ -185,7 +230,10 @@ fn files_that_are_none() {
         }
         let run = site.reload("everything", &[]);
         assert_eq!(run.code, 78, "{what}: {run:?}");
-        assert!(run.message.contains("nothing was changed"), "{what}: {run:?}");
+        assert!(
+            run.message.contains("nothing was changed"),
+            "{what}: {run:?}"
+        );
     }
     clear();
     site.signal(Signal::SIGHUP);
@@ -202,7 +250,10 @@ fn files_that_are_none() {
 #[test]
 fn what_wants_a_new_master() {
     let site = Site::up(WEB);
-    site.edit("[pool.web]\n", "[control]\nmode = \"0660\"\n[signals]\nUSR1 = \"ignore\"\n[pool.web]\n");
+    site.edit(
+        "[pool.web]\n",
+        "[control]\nmode = \"0660\"\n[signals]\nUSR1 = \"ignore\"\n[pool.web]\n",
+    );
     for _ in 0..2 {
         let run = site.reload("config-only", &[]);
         assert_eq!(run.code, 0, "{run:?}");
@@ -236,7 +287,10 @@ fn a_failed_change_is_put_back() {
     assert_eq!(run.code, 0, "{run:?}");
     site.write("rotad.toml", &file);
     let run = site.reload("config-only", &[]);
-    assert!(run.code == 0 && run.text().contains("has not changed"), "{run:?}");
+    assert!(
+        run.code == 0 && run.text().contains("has not changed"),
+        "{run:?}"
+    );
 }
 
 /// `--dry-run` says what would be done, and does nothing of it.
@@ -245,14 +299,20 @@ fn what_would_be_done() {
     let site = Site::up(WEB);
     let before = site.await_ready();
     site.edit("count = 2", "count = 3");
-    site.edit("[listen.http]", "[pool.mail]\ncommand = [\"@WORKER@\", \"wait\"]\n[listen.http]");
+    site.edit(
+        "[listen.http]",
+        "[pool.mail]\ncommand = [\"@WORKER@\", \"wait\"]\n[listen.http]",
+    );
     let run = site.reload("dry-run", &[]);
     assert_eq!(run.code, 0, "{run:?}");
     for part in ["mail: added", "count 2 → 3", "web: would be rolled"] {
         assert!(run.message.contains(part), "{part}: {run:?}");
     }
     let after = site.status().expect("a status");
-    assert_eq!((pids(&after, "web"), after["pools"].as_array().map(Vec::len)), (pids(&before, "web"), Some(1)));
+    assert_eq!(
+        (pids(&after, "web"), after["pools"].as_array().map(Vec::len)),
+        (pids(&before, "web"), Some(1))
+    );
     site.edit("count = 3", "cuont = 3");
     assert_eq!(site.reload("dry-run", &[]).code, 78);
 }
@@ -268,7 +328,9 @@ fn a_thousand_hups() {
         }
         nix::sys::signal::kill(pid, Signal::SIGHUP).expect("a master to signal");
     }
-    site.await_status("the last edit is in force", 20, |status| pool(status, "web")["wanted"] == 3);
+    site.await_status("the last edit is in force", 20, |status| {
+        pool(status, "web")["wanted"] == 3
+    });
     let status = site.await_ready();
     assert_eq!(pool(&status, "web")["generation"], 1);
 }
@@ -277,7 +339,9 @@ fn a_thousand_hups() {
 #[test]
 fn one_after_another() {
     let mut site = Site::up(&WEB.replace("\"5\"]", "\"5\", \"--start-ms\", \"100\"]"));
-    let asked: Vec<_> = (0..6).map(|_| site.asking(&reload("everything", &[]))).collect();
+    let asked: Vec<_> = (0..6)
+        .map(|_| site.asking(&reload("everything", &[])))
+        .collect();
     for asked in asked {
         let run = asked.answered();
         assert_eq!(run.code, 0, "{run:?}");
@@ -287,14 +351,23 @@ fn one_after_another() {
         "[listen.http]",
         "[pool.slow]\nkind = \"oneshot\"\ncommand = [\"sleep\", \"60\"]\nstop = \"1s\"\n[listen.http]",
     );
-    let waiting: Vec<_> = (0..2).map(|_| site.asking(&reload("everything", &[]))).collect();
+    let waiting: Vec<_> = (0..2)
+        .map(|_| site.asking(&reload("everything", &[])))
+        .collect();
     site.await_status("the oneshot runs", 20, |status| {
-        status["pools"].as_array().expect("pools").iter().any(|pool| pool["name"] == "slow")
+        status["pools"]
+            .as_array()
+            .expect("pools")
+            .iter()
+            .any(|pool| pool["name"] == "slow")
     });
     site.signal(Signal::SIGTERM);
     for asked in waiting {
         let run = asked.answered();
-        assert!(run.code == 1 && run.message.contains("superseded"), "{run:?}");
+        assert!(
+            run.code == 1 && run.message.contains("superseded"),
+            "{run:?}"
+        );
     }
     assert!(site.await_exit(20).success());
 }

@@ -33,7 +33,9 @@ fn roll_back(site: &Site, names: &[&str]) -> support::ask::Answered {
 fn environment(pid: i32, name: &str) -> String {
     let all = std::fs::read(format!("/proc/{pid}/environ")).expect("an environment");
     let all = String::from_utf8_lossy(&all).to_string();
-    let found = all.split('\0').find_map(|one| one.strip_prefix(&format!("{name}=")));
+    let found = all
+        .split('\0')
+        .find_map(|one| one.strip_prefix(&format!("{name}=")));
     found.unwrap_or_default().to_owned()
 }
 
@@ -47,20 +49,36 @@ fn stopped_until_started() {
         let web = pool(status, "web");
         web["state"] == "stopped" && web["alive"] == 0
     };
-    assert!(stopped(&site.status().expect("a status")), "stop returns when all are gone");
+    assert!(
+        stopped(&site.status().expect("a status")),
+        "stop returns when all are gone"
+    );
     site.edit("EDIT = \"first\"", "EDIT = \"second\"");
     site.edit("count = 2", "count = 3");
-    for (extent, pools) in [("config-only", &[][..]), ("everything", &[][..]), ("everything", &["web"][..])] {
+    for (extent, pools) in [
+        ("config-only", &[][..]),
+        ("everything", &[][..]),
+        ("everything", &["web"][..]),
+    ] {
         let run = site.reload(extent, pools);
         assert_eq!(run.code, 0, "{run:?}");
-        assert!(stopped(&site.status().expect("a status")), "{extent} {pools:?}: {run:?}");
+        assert!(
+            stopped(&site.status().expect("a status")),
+            "{extent} {pools:?}: {run:?}"
+        );
     }
     assert_eq!(site.rotad(&["roll"]).code, 0);
     assert!(stopped(&site.status().expect("a status")));
     let run = start(&site, "web");
     assert_eq!(run.code, 0, "{run:?}");
     let status = site.status().expect("a status");
-    assert_eq!((&pool(&status, "web")["ready"], &pool(&status, "web")["state"]), (&json!(3), &json!("ok")));
+    assert_eq!(
+        (
+            &pool(&status, "web")["ready"],
+            &pool(&status, "web")["state"]
+        ),
+        (&json!(3), &json!("ok"))
+    );
     for pid in pids(&status, "web") {
         assert_eq!(environment(pid, "EDIT"), "second");
     }
@@ -73,7 +91,10 @@ fn stopped_until_started() {
 fn a_start_that_fails_and_a_stop_at_once() {
     let site = Site::up(
         &WEB.replace("\"@WORKER@\", \"http\"", "\"@WORKER@\", \"deaf\"")
-            .replace("listen = \"127.0.0.1:@PORT@\"", "ready = \"spawned\"\nstop = \"60s\""),
+            .replace(
+                "listen = \"127.0.0.1:@PORT@\"",
+                "ready = \"spawned\"\nstop = \"60s\"",
+            ),
     );
     let run = stop(&site, "web", true);
     assert_eq!(run.code, 0, "{run:?}");
@@ -83,7 +104,10 @@ fn a_start_that_fails_and_a_stop_at_once() {
     assert_eq!(site.reload("config-only", &[]).code, 0);
     let run = start(&site, "web");
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.message.contains("no such module: shop") && run.message.contains("still retrying"), "{run:?}");
+    assert!(
+        run.message.contains("no such module: shop") && run.message.contains("still retrying"),
+        "{run:?}"
+    );
 }
 
 /// Signals go to those that are ready, by slot or to all; before that they would kill.
@@ -97,18 +121,24 @@ fn signals_for_the_ready() {
     let run = signal("web", Some(1), 9);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.message.contains(&before[1].to_string()), "{run:?}");
-    let after = site
-        .await_status("it is replaced", 20, |status| support::all_ready(status) && pids(status, "web")[1] != before[1]);
+    let after = site.await_status("it is replaced", 20, |status| {
+        support::all_ready(status) && pids(status, "web")[1] != before[1]
+    });
     assert_eq!(pids(&after, "web")[0], before[0]);
-    for (name, slot, number, code) in
-        [("web", Some(7), 9, 1), ("wen", None, 9, 4), ("web", None, 0, 1), ("web", None, 99, 1)]
-    {
+    for (name, slot, number, code) in [
+        ("web", Some(7), 9, 1),
+        ("wen", None, 9, 4),
+        ("web", None, 0, 1),
+        ("web", None, 99, 1),
+    ] {
         let run = signal(name, slot, number);
         assert_eq!(run.code, code, "{run:?}");
     }
     site.write("slow", "slow 60000\n");
     site.edit(
-        "[\"@WORKER@\", \"wait\"]".replace("@WORKER@", &support::testworker().display().to_string()).as_str(),
+        "[\"@WORKER@\", \"wait\"]"
+            .replace("@WORKER@", &support::testworker().display().to_string())
+            .as_str(),
         "[\"@WORKER@\", \"wait\", \"--code\", \"@DIR@/slow\", \"--notify\"]",
     );
     site.edit("ready = \"spawned\"", "ready = \"notify\"");
@@ -117,9 +147,16 @@ fn signals_for_the_ready() {
     let waiting = site.asking(&json!({ "start": { "pools": ["other"], "wait": "done" } }));
     let status = site.await_status("it starts", 20, |status| pids(status, "other").len() == 1);
     let run = signal("other", Some(0), 10);
-    assert!(run.code == 1 && run.message.contains("not ready"), "{run:?}");
+    assert!(
+        run.code == 1 && run.message.contains("not ready"),
+        "{run:?}"
+    );
     assert_eq!(signal("other", None, 10).code, 1);
-    assert_eq!(pids(&site.status().expect("a status"), "other"), pids(&status, "other"), "it lives");
+    assert_eq!(
+        pids(&site.status().expect("a status"), "other"),
+        pids(&status, "other"),
+        "it lives"
+    );
     assert_eq!(stop(&site, "other", true).code, 0);
     assert_eq!(waiting.answered().code, 1);
 }
@@ -127,7 +164,10 @@ fn signals_for_the_ready() {
 /// `rollback`: the configuration and the folder of the generation before, also below a link that has moved.
 #[test]
 fn the_way_back() {
-    let site = Site::new(&WEB.replace("reload = {", "working_directory = \"@DIR@/current\"\nreload = {"));
+    let site = Site::new(&WEB.replace(
+        "reload = {",
+        "working_directory = \"@DIR@/current\"\nreload = {",
+    ));
     let mut site = site;
     let (old, new) = (site.path("v1"), site.path("v2"));
     for folder in [&old, &new] {
@@ -153,7 +193,11 @@ fn the_way_back() {
     let is = |edit: &str, at: &std::path::Path| {
         let status = site.await_ready();
         for pid in pids(&status, "web") {
-            assert_eq!((environment(pid, "EDIT"), folder(pid)), (edit.to_owned(), at.to_owned()), "{status}");
+            assert_eq!(
+                (environment(pid, "EDIT"), folder(pid)),
+                (edit.to_owned(), at.to_owned()),
+                "{status}"
+            );
         }
         number(&pool(&status, "web")["generation"]) as u32
     };
@@ -177,7 +221,11 @@ fn one_worker_anew() {
     let after = pids(&site.await_ready(), "web");
     assert_eq!(after[0], before[0]);
     assert_ne!(after[1], before[1]);
-    assert_eq!(site.ask(&json!({ "renew": { "pool": "web", "slot": 9, "wait": "done" } })).code, 4);
+    assert_eq!(
+        site.ask(&json!({ "renew": { "pool": "web", "slot": 9, "wait": "done" } }))
+            .code,
+        4
+    );
 }
 
 /// Numbers that change without a restart hold for the workers that serve: those too old by now are replaced.
@@ -190,7 +238,9 @@ fn a_new_age_for_those_that_serve() {
     assert_eq!(run.code, 0, "{run:?}");
     site.await_status("all are replaced", 30, |status| {
         let now = pids(status, "web");
-        pool(status, "web")["generation"] == 1 && now.len() >= 2 && before.iter().all(|pid| !now.contains(pid))
+        pool(status, "web")["generation"] == 1
+            && now.len() >= 2
+            && before.iter().all(|pid| !now.contains(pid))
     });
 }
 
@@ -206,5 +256,8 @@ fn waiting_for_the_drained() {
         assert!(support::proc::gone(pid), "{pid} is still there");
     }
     site.signal(Signal::SIGUSR1);
-    until("the roll by signal", 20, || site.status().filter(|status| pool(status, "web")["generation"] == 3));
+    until("the roll by signal", 20, || {
+        site.status()
+            .filter(|status| pool(status, "web")["generation"] == 3)
+    });
 }

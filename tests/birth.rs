@@ -1,7 +1,11 @@
 //! What a worker finds when it begins, whatever state the master is in.
 
 #[path = "support/nursery.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
 mod nursery;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -36,15 +40,25 @@ fn stay(order: &mut SpawnRequest) -> (SpawnedChild, impl Sized + use<>) {
 }
 
 fn descriptors(pid: i32) -> BTreeMap<i32, PathBuf> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap());
+    let open = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap());
     // Other tests open and close theirs meanwhile.
-    open.filter_map(|fd| Some((fd.file_name().to_str()?.parse().ok()?, fs::read_link(fd.path()).ok()?))).collect()
+    open.filter_map(|fd| {
+        Some((
+            fd.file_name().to_str()?.parse().ok()?,
+            fs::read_link(fd.path()).ok()?,
+        ))
+    })
+    .collect()
 }
 
 fn environment(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let mut lines: Vec<_> =
-        bytes.split(|&byte| byte == 0).map(|line| String::from_utf8(line.to_vec()).unwrap()).collect();
+    let mut lines: Vec<_> = bytes
+        .split(|&byte| byte == 0)
+        .map(|line| String::from_utf8(line.to_vec()).unwrap())
+        .collect();
     lines.retain(|line| !line.is_empty());
     lines.sort();
     lines
@@ -52,19 +66,33 @@ fn environment(pid: i32) -> Vec<String> {
 
 fn stat(pid: i32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat[stat.rfind(')').unwrap() + 2..].split(' ').map(str::to_owned).collect()
+    stat[stat.rfind(')').unwrap() + 2..]
+        .split(' ')
+        .map(str::to_owned)
+        .collect()
 }
 
 fn sample(directory: &Path) -> SpawnRequest {
     let mut order = order(&["sh", "-c", "echo here; kill -STOP $$"], directory);
-    let listeners = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
-    order.listeners = listeners.into_iter().map(|listener| Arc::new(listener.into())).collect();
+    let listeners = [
+        TcpListener::bind("127.0.0.1:0").unwrap(),
+        TcpListener::bind("127.0.0.1:0").unwrap(),
+    ];
+    order.listeners = listeners
+        .into_iter()
+        .map(|listener| Arc::new(listener.into()))
+        .collect();
     order.listen_names = "web:admin".into();
     order.env.push(("LISTEN_PIDS".into(), "kept".into()));
     order.env.push(("LISTEN_FDS".into(), "99".into()));
     order.umask = Some(0o027);
     order.nice = Some(3);
-    order.limits = vec![Limit { name: "core".into(), resource: 4, soft: 0, hard: 1 << 20 }];
+    order.limits = vec![Limit {
+        name: "core".into(),
+        resource: 4,
+        soft: 0,
+        hard: 1 << 20,
+    }];
     order
 }
 
@@ -74,15 +102,31 @@ fn check(child: &SpawnedChild, order: &SpawnRequest, directory: &Path) {
         assert_eq!(fact(pid, "status", set), "0000000000000000", "{set}");
     }
     let stat = stat(pid);
-    assert_eq!((stat[2].as_str(), stat[3].as_str()), (&*pid.to_string(), &*pid.to_string()), "group and session");
+    assert_eq!(
+        (stat[2].as_str(), stat[3].as_str()),
+        (&*pid.to_string(), &*pid.to_string()),
+        "group and session"
+    );
     assert_eq!(stat[19], child.start_time.to_string());
     assert_eq!(stat[16], "3", "nice");
     assert_eq!(fact(pid, "status", "Umask:"), "0027");
-    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), directory);
-    assert_eq!(fact(pid, "limits", "Max open files").split_whitespace().collect::<Vec<_>>(), ["345", "456", "files"]);
+    assert_eq!(
+        fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
+        directory
+    );
+    assert_eq!(
+        fact(pid, "limits", "Max open files")
+            .split_whitespace()
+            .collect::<Vec<_>>(),
+        ["345", "456", "files"]
+    );
     assert!(fact(pid, "limits", "Max core file size").starts_with("0 "));
     let open = descriptors(pid);
-    assert_eq!(open.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4], "{open:?}");
+    assert_eq!(
+        open.keys().copied().collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4],
+        "{open:?}"
+    );
     assert_eq!(open[&0], Path::new("/dev/null"));
     assert!(open[&1].to_str().unwrap().starts_with("pipe:"));
     let ours = descriptors(std::process::id() as i32);
@@ -93,7 +137,14 @@ fn check(child: &SpawnedChild, order: &SpawnRequest, directory: &Path) {
     let listen_pid = format!("LISTEN_PID={pid}");
     assert_eq!(
         environment(pid),
-        ["A=b", "LISTEN_FDNAMES=web:admin", "LISTEN_FDS=2", &listen_pid, "LISTEN_PIDS=kept"].map(str::to_owned)
+        [
+            "A=b",
+            "LISTEN_FDNAMES=web:admin",
+            "LISTEN_FDS=2",
+            &listen_pid,
+            "LISTEN_PIDS=kept"
+        ]
+        .map(str::to_owned)
     );
 }
 
@@ -138,21 +189,35 @@ fn seals_what_the_starter_left_open() {
 
 fn nobody() -> Account {
     let (home, shell) = (PathBuf::from("/nonexistent"), PathBuf::from("/bin/sh"));
-    Account { name: "nobody".into(), uid: 65_534, gid: 65_533, groups: vec![65_533, 12_345], home, shell }
+    Account {
+        name: "nobody".into(),
+        uid: 65_534,
+        gid: 65_533,
+        groups: vec![65_533, 12_345],
+        home,
+        shell,
+    }
 }
 
 #[test]
 fn gives_up_the_rights_of_the_master() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().canonicalize().unwrap();
-    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(
+        &directory,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
     let mut order = sample(&directory);
     order.account = Some(nobody());
     if !is_root() {
         let (child, verdict) = judged(deliver(&spawner(), order));
         bury(&child);
         // Not checked without root: that a worker with a user begins as that user.
-        assert_eq!(verdict.unwrap_err().to_string(), "setting the groups of user nobody: Operation not permitted");
+        assert_eq!(
+            verdict.unwrap_err().to_string(),
+            "setting the groups of user nobody: Operation not permitted"
+        );
         return;
     }
     let (child, _held) = stay(&mut order);
@@ -169,10 +234,22 @@ fn gives_up_the_rights_of_the_master() {
 
 #[test]
 fn one_may_name_oneself() {
-    let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-    let groups = nix::unistd::getgroups().unwrap().iter().map(|group| group.as_raw()).collect();
+    let (uid, gid) = (
+        nix::unistd::getuid().as_raw(),
+        nix::unistd::getgid().as_raw(),
+    );
+    let groups = nix::unistd::getgroups()
+        .unwrap()
+        .iter()
+        .map(|group| group.as_raw())
+        .collect();
     let mut order = order(&["true"], Path::new("/"));
-    order.account = Some(Account { uid, gid, groups, ..nobody() });
+    order.account = Some(Account {
+        uid,
+        gid,
+        groups,
+        ..nobody()
+    });
     let (child, verdict) = judged(deliver(&spawner(), order));
     assert_eq!(verdict, Ok(()));
     bury(&child);
@@ -187,7 +264,14 @@ fn leaves_no_descriptor_behind() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = 0;
     for round in 0..=200 {
-        let mut order = order(&[if round % 3 == 0 { "/no/such/program" } else { "true" }], Path::new("/"));
+        let mut order = order(
+            &[if round % 3 == 0 {
+                "/no/such/program"
+            } else {
+                "true"
+            }],
+            Path::new("/"),
+        );
         order.account = (round % 7 == 0).then(nobody);
         match deliver(&spawner, order) {
             rotad::process::SpawnResult::Failed { .. } => {}
@@ -209,7 +293,11 @@ fn a_moved_link_is_not_followed() {
     let link = root.join("current");
     for release in ["one", "two"] {
         fs::create_dir(root.join(release)).unwrap();
-        fs::copy(Path::new("/bin/pwd").canonicalize().unwrap(), root.join(release).join("app")).unwrap();
+        fs::copy(
+            Path::new("/bin/pwd").canonicalize().unwrap(),
+            root.join(release).join("app"),
+        )
+        .unwrap();
     }
     std::os::unix::fs::symlink("one", &link).unwrap();
     let spawner = spawner();
@@ -222,11 +310,17 @@ fn a_moved_link_is_not_followed() {
         (PathBuf::from(everything(heard).trim_end()), child)
     };
     let (place, child) = run();
-    assert_eq!((place, child.pinned.unwrap().program), (root.join("one"), root.join("one/app")));
+    assert_eq!(
+        (place, child.pinned.unwrap().program),
+        (root.join("one"), root.join("one/app"))
+    );
     fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink("two", &link).unwrap();
     let (place, child) = run();
-    assert_eq!((place, child.pinned, child.repinned), (root.join("one"), None, false));
+    assert_eq!(
+        (place, child.pinned, child.repinned),
+        (root.join("one"), None, false)
+    );
     fs::remove_dir_all(root.join("one")).unwrap();
     let (place, child) = run();
     assert_eq!((place, child.repinned), (root.join("two"), true));

@@ -4,7 +4,11 @@
 #[allow(unreachable_pub, reason = "other test binaries have it in a module")]
 mod dead_mount;
 #[path = "support/nursery.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
 mod nursery;
 
 use dead_mount::DeadMount;
@@ -36,28 +40,66 @@ fn every_reason_has_its_words() {
     fs::create_dir(root.join("folder")).unwrap();
     let spawner = spawner();
     for (program, words) in [
-        ("no-such-program-anywhere", "no such program: no-such-program-anywhere".into()),
+        (
+            "no-such-program-anywhere",
+            "no such program: no-such-program-anywhere".into(),
+        ),
         ("./missing", "no such program: ./missing".into()),
         ("plain/x", "no such program: plain/x".into()),
         ("./plain", "not executable: ./plain".into()),
         ("./folder", "not executable: ./folder".into()),
-        ("./noise", format!("not a program (exec format error): {}", at("noise"))),
-        ("./orphan", format!("bad interpreter: /no/such/interpreter (asked for by {})", at("orphan"))),
-        ("./foreign", format!("bad interpreter: /bin/sh\\r (asked for by {})", at("foreign"))),
+        (
+            "./noise",
+            format!("not a program (exec format error): {}", at("noise")),
+        ),
+        (
+            "./orphan",
+            format!(
+                "bad interpreter: /no/such/interpreter (asked for by {})",
+                at("orphan")
+            ),
+        ),
+        (
+            "./foreign",
+            format!(
+                "bad interpreter: /bin/sh\\r (asked for by {})",
+                at("foreign")
+            ),
+        ),
     ] {
         assert_eq!(error(deliver(&spawner, order(&[program], &root))), words);
     }
-    assert_eq!(error(deliver(&spawner, order(&["true"], Path::new("/no/dir")))), "no such directory: /no/dir");
+    assert_eq!(
+        error(deliver(&spawner, order(&["true"], Path::new("/no/dir")))),
+        "no such directory: /no/dir"
+    );
     let file = at("plain");
-    assert_eq!(error(deliver(&spawner, order(&["true"], Path::new(&file)))), format!("not a directory: {file}"));
+    assert_eq!(
+        error(deliver(&spawner, order(&["true"], Path::new(&file)))),
+        format!("not a directory: {file}")
+    );
     let mut greedy = order(&["true"], &root);
-    greedy.limits = vec![Limit { name: "core".into(), resource: 4, soft: 2, hard: 1 }];
-    assert_eq!(error(deliver(&spawner, greedy)), "setting limit core: Invalid argument");
+    greedy.limits = vec![Limit {
+        name: "core".into(),
+        resource: 4,
+        soft: 2,
+        hard: 1,
+    }];
+    assert_eq!(
+        error(deliver(&spawner, greedy)),
+        "setting limit core: Invalid argument"
+    );
     let mut broken = order(&["true", "a\0b"], &root);
-    assert_eq!(error(deliver(&spawner, broken.clone())), "preparing its command: Invalid argument");
+    assert_eq!(
+        error(deliver(&spawner, broken.clone())),
+        "preparing its command: Invalid argument"
+    );
     broken.argv.pop();
     broken.env.push(("X".into(), "a\0b".into()));
-    assert_eq!(error(deliver(&spawner, broken)), "preparing its environment: Invalid argument");
+    assert_eq!(
+        error(deliver(&spawner, broken)),
+        "preparing its environment: Invalid argument"
+    );
 }
 
 #[test]
@@ -96,9 +138,24 @@ fn the_user_meets_its_own_walls() {
         shell: "/".into(),
     };
     for (program, directory, words) in [
-        ("true", "closed", format!("permission denied: {}/closed", root.display())),
-        ("./ours", ".", format!("permission denied: {}/ours", root.display())),
-        ("./orphan", ".", format!("bad interpreter: /no/such (asked for by {}/orphan)", root.display())),
+        (
+            "true",
+            "closed",
+            format!("permission denied: {}/closed", root.display()),
+        ),
+        (
+            "./ours",
+            ".",
+            format!("permission denied: {}/ours", root.display()),
+        ),
+        (
+            "./orphan",
+            ".",
+            format!(
+                "bad interpreter: /no/such (asked for by {}/orphan)",
+                root.display()
+            ),
+        ),
     ] {
         let mut order = order(&[program], &root.join(directory));
         order.account = Some(account.clone());
@@ -108,7 +165,10 @@ fn the_user_meets_its_own_walls() {
     }
     let mut order = order(&["./missing"], &root);
     order.account = Some(account);
-    assert_eq!(error(deliver(&spawner, order)), "no such program: ./missing");
+    assert_eq!(
+        error(deliver(&spawner, order)),
+        "no such program: ./missing"
+    );
 }
 
 #[test]
@@ -128,14 +188,34 @@ fn no_descriptors_left() {
 
 #[test]
 fn fork_refused() {
-    if std::env::var_os("ALONE").is_none() && std::process::Command::new("strace").arg("-V").output().is_err() {
+    if std::env::var_os("ALONE").is_none()
+        && std::process::Command::new("strace")
+            .arg("-V")
+            .output()
+            .is_err()
+    {
         // Not checked without strace: a kernel that refuses the process. Where nothing may be missing, that is a failure.
-        assert!(std::env::var_os("CI").is_none(), "strace is missing: tests/all.sh installs it");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "strace is missing: tests/all.sh installs it"
+        );
         return;
     }
     // Threads come from clone3(2), workers from clone(2): the first two are refused.
     let inject = "inject=clone:error=EAGAIN:when=1";
-    if !alone("fork_refused", &["strace", "-f", "-o", "/dev/null", "-e", "trace=clone", "-e", inject]) {
+    if !alone(
+        "fork_refused",
+        &[
+            "strace",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=clone",
+            "-e",
+            inject,
+        ],
+    ) {
         return;
     }
     let spawner = spawner();
@@ -182,10 +262,16 @@ fn a_child_that_hangs_is_killed() {
     spawner.request(order.clone());
     spawner.request(order.clone());
     for _ in 0..2 {
-        assert_eq!(error(play(&mut spawner)), format!("hung while entering directory {}", root.display()));
+        assert_eq!(
+            error(play(&mut spawner)),
+            format!("hung while entering directory {}", root.display())
+        );
     }
     assert_eq!((spawner.outstanding(), spawner.deadline()), (0, None));
-    bury(&born(deliver(&spawner, nursery::order(&["true"], Path::new("/")))));
+    bury(&born(deliver(
+        &spawner,
+        nursery::order(&["true"], Path::new("/")),
+    )));
     drop(mount);
     bury(&born(deliver(&spawner, order)));
 }
@@ -210,24 +296,41 @@ fn a_thread_that_hangs_is_written_off() {
         order.worker = WorkerId(round);
         spawner.request(order.clone());
         let report = play(&mut spawner);
-        assert!(matches!(&report, SpawnResult::Failed { worker, .. } if *worker == WorkerId(round)));
-        let expected = if round < 9 { words.as_str() } else { "hung while waiting for a spawner" };
+        assert!(
+            matches!(&report, SpawnResult::Failed { worker, .. } if *worker == WorkerId(round))
+        );
+        let expected = if round < 9 {
+            words.as_str()
+        } else {
+            "hung while waiting for a spawner"
+        };
         assert_eq!(error(report), expected, "round {round}");
         if round == 0 {
             // The same pool once more costs no second thread, and nobody else waits.
             assert_eq!(error(deliver(&spawner, order)), words);
-            bury(&born(deliver(&spawner, nursery::order(&["true"], Path::new("/")))));
+            bury(&born(deliver(
+                &spawner,
+                nursery::order(&["true"], Path::new("/")),
+            )));
         }
     }
     drop(mount);
     // Those that come back take orders again, and do not report a second time.
     for _ in 0..20 {
         let mut order = order(&["true"], Path::new("/"));
-        order.pinned = Arc::new(PinnedPaths::new("true".into(), "/".into(), Some("/usr/bin:/bin".into())));
+        order.pinned = Arc::new(PinnedPaths::new(
+            "true".into(),
+            "/".into(),
+            Some("/usr/bin:/bin".into()),
+        ));
         bury(&born(deliver(&spawner, order)));
     }
     assert!(spawner.reports().is_empty());
-    assert!(spawner.deadline().is_none_or(|deadline| deadline > Instant::now() + PATIENCE));
+    assert!(
+        spawner
+            .deadline()
+            .is_none_or(|deadline| deadline > Instant::now() + PATIENCE)
+    );
 }
 
 /// A fence less is no reason for a worker not to be.

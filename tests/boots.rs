@@ -8,12 +8,17 @@ use std::time::{Duration, Instant};
 use support::{Site, alone, pids, pool, until};
 
 fn processors() -> u64 {
-    std::thread::available_parallelism().expect("processors").get() as u64
+    std::thread::available_parallelism()
+        .expect("processors")
+        .get() as u64
 }
 
 /// `starts` is a pool of `count` workers; `knobs` say what their boot is like.
 fn boots(name: &str, count: u64, knobs: &str, keys: &str) -> String {
-    let knobs: Vec<String> = knobs.split_whitespace().map(|knob| format!("\"{knob}\"")).collect();
+    let knobs: Vec<String> = knobs
+        .split_whitespace()
+        .map(|knob| format!("\"{knob}\""))
+        .collect();
     format!(
         "[pool.{name}]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--starts\", \"@DIR@/{name}\", {}]\n\
          count = {count}\nready = \"notify\"\nstop = \"1s\"\n{keys}\n",
@@ -22,7 +27,12 @@ fn boots(name: &str, count: u64, knobs: &str, keys: &str) -> String {
 }
 
 fn states(status: &Value, name: &str, is: impl Fn(&Value) -> bool) -> usize {
-    pool(status, name)["workers"].as_array().expect("workers").iter().filter(|worker| is(worker)).count()
+    pool(status, name)["workers"]
+        .as_array()
+        .expect("workers")
+        .iter()
+        .filter(|worker| is(worker))
+        .count()
 }
 
 fn starting(worker: &Value) -> bool {
@@ -37,7 +47,15 @@ fn waiting(worker: &Value) -> bool {
 /// seconds that all of them need together. Born at once, none would be ready in time.
 fn heavy() -> (u64, String) {
     let count = 10 * processors();
-    (count, boots("web", count, "--code @DIR@/code --burn-ms 600", "ready_timeout = \"5s\""))
+    (
+        count,
+        boots(
+            "web",
+            count,
+            "--code @DIR@/code --burn-ms 600",
+            "ready_timeout = \"5s\"",
+        ),
+    )
 }
 
 /// They come up, each at its first try, and `start` says so; then all of them die at once, and come back as they came.
@@ -49,13 +67,27 @@ fn heavy_boots_do_not_starve_each_other() {
     site.write("code", "ok\nfirst");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(site.lines("web").len() as u64, count, "each has started once");
+    assert_eq!(
+        site.lines("web").len() as u64,
+        count,
+        "each has started once"
+    );
     for pid in pids(&site.status().expect("a status"), "web") {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .ok();
     }
-    site.await_status("some of them again", 20, |status| states(status, "web", starting) > 0);
+    site.await_status("some of them again", 20, |status| {
+        states(status, "web", starting) > 0
+    });
     site.await_status("everybody again", 60, support::all_ready);
-    assert_eq!(site.lines("web").len() as u64, 2 * count, "each has started twice");
+    assert_eq!(
+        site.lines("web").len() as u64,
+        2 * count,
+        "each has started twice"
+    );
     assert!(!site.log().contains("was not ready in time"));
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
@@ -67,7 +99,9 @@ fn nor_after_a_crash_loop() {
     let mut site = Site::new(&heavy().1);
     site.write("code", "exit 3\nbroken");
     site.run();
-    site.await_status("a crash loop", 20, |status| pool(status, "web")["state"] == "crash-loop");
+    site.await_status("a crash loop", 20, |status| {
+        pool(status, "web")["state"] == "crash-loop"
+    });
     site.write("code", "ok\nmended");
     site.await_status("everybody", 60, support::all_ready);
     assert!(!site.log().contains("was not ready in time"));
@@ -82,11 +116,20 @@ fn waiting_boots_start_together() {
     site.run();
     let began: Vec<u64> = until("all of them", 20, || {
         let lines = site.lines("web");
-        let began = lines.iter().filter_map(|line| line.split(' ').next()?.parse().ok());
+        let began = lines
+            .iter()
+            .filter_map(|line| line.split(' ').next()?.parse().ok());
         Some(began.collect::<Vec<u64>>()).filter(|began| began.len() as u64 == count)
     });
-    let (first, last) = (began.iter().min().expect("one"), began.iter().max().expect("one"));
-    assert!(last - first < 1000, "the last of {count} began {} ms after the first", last - first);
+    let (first, last) = (
+        began.iter().min().expect("one"),
+        began.iter().max().expect("one"),
+    );
+    assert!(
+        last - first < 1000,
+        "the last of {count} began {} ms after the first",
+        last - first
+    );
     site.await_ready();
 }
 
@@ -105,8 +148,15 @@ fn whoever_hangs_or_computes_holds_nobody_up_who_waits() {
         pool["ready"] == pool["wanted"]
     });
     let status = site.status().expect("a status");
-    assert!(pool(&status, "heavy")["ready"].as_u64() < Some(80 * processors()), "it was over before: {status}");
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(
+        pool(&status, "heavy")["ready"].as_u64() < Some(80 * processors()),
+        "it was over before: {status}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(states(&status, "hung", starting) as u64, 4 * processors());
 }
 
@@ -125,8 +175,16 @@ fn a_number_is_a_bound() {
     let table = site.rotad(&["status"]).out;
     assert!(table.contains("4 wait for others that start"), "{table}");
     let rows = site.rotad(&["status", "web"]).out;
-    assert_eq!(rows.matches("waits for others that start").count(), 4, "{rows}");
-    site.configure(&format!("{}\n{}", support::site::MASTER, text.replace("max_starting = 2", "max_starting = 3")));
+    assert_eq!(
+        rows.matches("waits for others that start").count(),
+        4,
+        "{rows}"
+    );
+    site.configure(&format!(
+        "{}\n{}",
+        support::site::MASTER,
+        text.replace("max_starting = 2", "max_starting = 3")
+    ));
     assert_eq!(site.rotad(&["reload", "--config"]).code, 0);
     site.await_status("three", 10, |status| states(status, "web", starting) == 3);
     site.await_ready();
@@ -146,13 +204,29 @@ fn a_crowd_is_named() {
     let site = Site::new(&boots("web", count, "--burn-ms 1500", &keys));
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    let processors = if processors() == 1 { "1 processor".to_owned() } else { format!("{} processors", processors()) };
-    assert!(run.err.contains(&format!("{count} were booting at once on {processors}")), "{run:?}");
+    let processors = if processors() == 1 {
+        "1 processor".to_owned()
+    } else {
+        format!("{} processors", processors())
+    };
+    assert!(
+        run.err
+            .contains(&format!("{count} were booting at once on {processors}")),
+        "{run:?}"
+    );
     // Nobody computes here, so that is not the reason.
-    let site = Site::new(&boots("web", count, "--start-ms 60000", "ready_timeout = \"1s\""));
+    let site = Site::new(&boots(
+        "web",
+        count,
+        "--start-ms 60000",
+        "ready_timeout = \"1s\"",
+    ));
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.err.contains("was not ready in time") && !run.err.contains("at once on"), "{run:?}");
+    assert!(
+        run.err.contains("was not ready in time") && !run.err.contains("at once on"),
+        "{run:?}"
+    );
 }
 
 /// The bound holds in a rolling restart as well, though its surge would allow more.
@@ -166,7 +240,11 @@ fn a_roll_keeps_the_number() {
         let asker = site.asker();
         let mut most = 0;
         while !roll.is_finished() {
-            most = most.max(asker.status().map_or(0, |status| states(&status, "web", starting)));
+            most = most.max(
+                asker
+                    .status()
+                    .map_or(0, |status| states(&status, "web", starting)),
+            );
         }
         let run = roll.join().expect("an answer");
         assert_eq!(run.code, 0, "{run:?}");

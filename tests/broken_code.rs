@@ -39,18 +39,31 @@ fn roll_into(code: &str, last_words: &str) -> u64 {
     site.write("code", code);
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 10, "{run:?}");
-    assert!(run.text().contains(last_words), "the worker's last words: {run:?}");
+    assert!(
+        run.text().contains(last_words),
+        "the worker's last words: {run:?}"
+    );
     load.await_more(100);
     let (seen, report) = (watch.seen(), load.stop());
     let status = site.status().expect("a status");
     assert_eq!(pids(&status, "web"), old, "the old workers serve on");
-    assert_eq!(pool(&status, "web")["reload"]["state"], "aborted", "{status}");
+    assert_eq!(
+        pool(&status, "web")["reload"]["state"],
+        "aborted",
+        "{status}"
+    );
     assert_eq!(pool(&status, "web")["generation"], 1);
     assert_eq!(pool(&status, "web")["reload"]["generation"], 2);
-    assert!(pool(&status, "web")["reload"]["reason"].is_string(), "{status}");
+    assert!(
+        pool(&status, "web")["reload"]["reason"].is_string(),
+        "{status}"
+    );
     assert!(seen.min_ready >= 3, "{seen:?}");
     let started = site.lines("starts").len() - starts;
-    assert!((1..=2).contains(&started), "{started} starts of the broken code");
+    assert!(
+        (1..=2).contains(&started),
+        "{started} starts of the broken code"
+    );
     // Mended, it rolls.
     site.write("code", "ok\nmended");
     assert_eq!(site.rotad(&["roll"]).code, 0);
@@ -61,13 +74,19 @@ fn roll_into(code: &str, last_words: &str) -> u64 {
 #[test]
 fn code_that_exits_at_once() {
     let _alone = alone();
-    assert_eq!(roll_into("exit 1\nno such module: shop", "no such module: shop"), 0);
+    assert_eq!(
+        roll_into("exit 1\nno such module: shop", "no such module: shop"),
+        0
+    );
 }
 
 #[test]
 fn code_that_never_becomes_ready() {
     let _alone = alone();
-    assert_eq!(roll_into("hang\nwaiting for the database", "waiting for the database"), 0);
+    assert_eq!(
+        roll_into("hang\nwaiting for the database", "waiting for the database"),
+        0
+    );
 }
 
 /// Half a second after it was ready, within the soak of 1 s: only what it had accepted itself may be lost.
@@ -75,7 +94,10 @@ fn code_that_never_becomes_ready() {
 fn code_that_dies_while_it_soaks() {
     let _alone = alone();
     let lost = roll_into("die 500\nout of cheese", "out of cheese");
-    assert!(lost <= 8, "{lost} requests lost: more than the clients that one worker can hold");
+    assert!(
+        lost <= 8,
+        "{lost} requests lost: more than the clients that one worker can hold"
+    );
 }
 
 /// The same by signal: nobody waits for an answer, the status has it.
@@ -85,10 +107,14 @@ fn by_signal_the_status_tells() {
     let old = pids(&site.await_ready(), "web");
     site.write("code", "exit 7\ncannot find the view");
     site.signal(Signal::SIGUSR1);
-    let status =
-        site.await_status("the roll is over", 20, |status| pool(status, "web")["reload"]["state"] == "aborted");
+    let status = site.await_status("the roll is over", 20, |status| {
+        pool(status, "web")["reload"]["state"] == "aborted"
+    });
     assert_eq!(pids(&status, "web"), old);
-    assert!(pool(&status, "web")["reload"]["reason"].is_string(), "{status}");
+    assert!(
+        pool(&status, "web")["reload"]["reason"].is_string(),
+        "{status}"
+    );
     site.await_log("cannot find the view", 5);
     let run = site.rotad(&["status", "--check"]);
     assert_eq!(run.code, 0, "every wanted worker is ready: {run:?}");
@@ -115,7 +141,9 @@ fn a_program_that_is_gone() {
 #[test]
 fn slots_already_done_go_back() {
     let _alone = alone();
-    let pools = WEB.replace("@DIR@/code", "code").replace("count = 3", "count = 3\nworking_directory = \"current\"");
+    let pools = WEB
+        .replace("@DIR@/code", "code")
+        .replace("count = 3", "count = 3\nworking_directory = \"current\"");
     let mut site = Site::new(&pools.replace("soak = \"1s\"", "soak = \"100ms\"\nsurge = 1"));
     for (folder, code) in [("one", "ok\nfirst"), ("two", "ok\nsecond")] {
         std::fs::create_dir(site.path(folder)).expect("a folder");
@@ -129,7 +157,9 @@ fn slots_already_done_go_back() {
     std::fs::rename(site.path("next"), site.path("current")).expect("the link moved");
     site.signal(Signal::SIGUSR1);
     // The first one is in its place; what comes now finds broken code.
-    site.await_status("the first is replaced", 20, |status| pool(status, "web")["reload"]["replaced"] != 0);
+    site.await_status("the first is replaced", 20, |status| {
+        pool(status, "web")["reload"]["replaced"] != 0
+    });
     site.write("two/code", "exit 1\nhalf a deployment");
     let status = site.await_status("the roll is over", 30, |status| {
         let state = &pool(status, "web")["reload"]["state"];

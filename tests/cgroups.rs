@@ -50,12 +50,16 @@ fn stop(site: &mut Site) {
 }
 
 fn hidden(site: &Site, nth: usize) -> i32 {
-    until("what hides has begun", 10, || site.lines("hidden").get(nth)?.parse().ok())
+    until("what hides has begun", 10, || {
+        site.lines("hidden").get(nth)?.parse().ok()
+    })
 }
 
 #[test]
 fn each_worker_has_its_own_and_nothing_is_left() {
-    let Some(given) = Delegated::make() else { return };
+    let Some(given) = Delegated::make() else {
+        return;
+    };
     given.mark("delegate", "1");
     // The second kind is born through the shim.
     let user = "[pool.nobody]\nkind = \"task\"\ncommand = [\"@COPY@\", \"wait\", \"--notify\"]\nready = \"notify\"\n\
@@ -66,10 +70,16 @@ fn each_worker_has_its_own_and_nothing_is_left() {
     let workers = [pids(&status, "jobs"), pids(&status, "nobody")].concat();
     let homes: BTreeSet<PathBuf> = workers.iter().map(|pid| cgroup(*pid)).collect();
     assert_eq!(homes.len(), 5, "{homes:?}");
-    assert!(homes.iter().all(|home| home.parent() == Some(&base)), "{homes:?}");
+    assert!(
+        homes.iter().all(|home| home.parent() == Some(&base)),
+        "{homes:?}"
+    );
     for pid in &workers {
         let open = proc::descriptors(*pid);
-        assert!(!open.values().any(|what| what.contains("cgroup")), "no way into its own cgroup: {open:?}");
+        assert!(
+            !open.values().any(|what| what.contains("cgroup")),
+            "no way into its own cgroup: {open:?}"
+        );
     }
     // Another takes the place of one that ends, and the cgroup of the first goes.
     let old = cgroup(workers[0]);
@@ -77,7 +87,9 @@ fn each_worker_has_its_own_and_nothing_is_left() {
     site.await_status("a successor", 10, |status| {
         support::all_ready(status) && !pids(status, "jobs").contains(&workers[0])
     });
-    until("the old cgroup is gone", 5, || (!old.exists()).then_some(()));
+    until("the old cgroup is gone", 5, || {
+        (!old.exists()).then_some(())
+    });
     assert_eq!(given.all_below().len(), 1 + 5);
     stop(&mut site);
     given.assert_bare();
@@ -86,19 +98,33 @@ fn each_worker_has_its_own_and_nothing_is_left() {
 /// Without a cgroup it would live until the master stops.
 #[test]
 fn what_hides_goes_with_its_worker() {
-    let Some(given) = Delegated::make() else { return };
+    let Some(given) = Delegated::make() else {
+        return;
+    };
     given.mark("delegate", "1");
     let mut site = up(&given, HIDER);
-    let (worker, hider) = (pids(&site.status().expect("a status"), "hider")[0], hidden(&site, 0));
-    until("an orphan", 10, || (proc::parent(hider) == Some(site.pid())).then_some(()));
-    assert_ne!(proc::stat(hider).expect("it lives")[3], worker.to_string(), "a session of its own");
+    let (worker, hider) = (
+        pids(&site.status().expect("a status"), "hider")[0],
+        hidden(&site, 0),
+    );
+    until("an orphan", 10, || {
+        (proc::parent(hider) == Some(site.pid())).then_some(())
+    });
+    assert_ne!(
+        proc::stat(hider).expect("it lives")[3],
+        worker.to_string(),
+        "a session of its own"
+    );
     assert_eq!(cgroup(hider), cgroup(worker));
     let run = site.rotad(&["reload"]);
     assert_eq!(run.code, 0, "{run:?}");
     until("what hid is gone", 5, || proc::gone(hider).then_some(()));
     assert!(site.master_lives());
     let second = hidden(&site, 1);
-    assert!(!proc::gone(second), "that of the successor is another matter");
+    assert!(
+        !proc::gone(second),
+        "that of the successor is another matter"
+    );
     stop(&mut site);
     assert!(proc::gone(second));
     given.assert_bare();
@@ -107,16 +133,25 @@ fn what_hides_goes_with_its_worker() {
 /// A member whose parent is neither the worker nor we: no SIGCHLD tells of its end.
 #[test]
 fn members_that_are_no_orphans() {
-    let Some(given) = Delegated::make() else { return };
+    let Some(given) = Delegated::make() else {
+        return;
+    };
     given.mark("delegate", "1");
     let mut site = up(&given, POOL);
     let worker = pids(&site.status().expect("a status"), "jobs")[0];
     let home = cgroup(worker);
-    let mut guest = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn().expect("sleep");
+    let mut guest = Command::new("sleep")
+        .arg("1000")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("sleep");
     fs::write(home.join("cgroup.procs"), guest.id().to_string()).expect("the way in");
     kill(Pid::from_raw(worker), Signal::SIGTERM).expect("a worker");
     until("the worker is swept", 5, || (!home.exists()).then_some(()));
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&guest.wait().expect("its end")), Some(9));
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&guest.wait().expect("its end")),
+        Some(9)
+    );
     stop(&mut site);
     given.assert_bare();
 }
@@ -124,11 +159,19 @@ fn members_that_are_no_orphans() {
 /// Not marked; or below a unit that a systemd has kept for itself.
 #[test]
 fn none_where_nobody_has_given_it() {
-    let Some(given) = Delegated::make() else { return };
+    let Some(given) = Delegated::make() else {
+        return;
+    };
     let stays = |given: &Delegated| {
         let mut site = up(given, HIDER);
-        let (worker, hider) = (pids(&site.status().expect("a status"), "hider")[0], hidden(&site, 0));
-        assert_eq!((cgroup(worker), cgroup(hider)), (given.folder().to_owned(), given.folder().to_owned()));
+        let (worker, hider) = (
+            pids(&site.status().expect("a status"), "hider")[0],
+            hidden(&site, 0),
+        );
+        assert_eq!(
+            (cgroup(worker), cgroup(hider)),
+            (given.folder().to_owned(), given.folder().to_owned())
+        );
         given.assert_bare();
         stop(&mut site);
         assert!(proc::gone(hider), "at the latest with the master");
@@ -147,7 +190,9 @@ fn none_where_nobody_has_given_it() {
 /// A master killed by -9 leaves its cgroups; the next one takes them away with the workers.
 #[test]
 fn those_of_a_dead_master() {
-    let Some(given) = Delegated::make() else { return };
+    let Some(given) = Delegated::make() else {
+        return;
+    };
     given.mark("delegate", "1");
     let mut site = up(&given, POOL);
     let dead = site.pid();

@@ -5,7 +5,10 @@ use std::process::{Command, Output, Stdio};
 
 fn rotad(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rotad"));
-    command.args(line.split_whitespace()).stdin(Stdio::null()).env_remove("ROTAD_CONFIG");
+    command
+        .args(line.split_whitespace())
+        .stdin(Stdio::null())
+        .env_remove("ROTAD_CONFIG");
     command
 }
 
@@ -40,21 +43,42 @@ fn usage_is_2_and_help_is_0() {
 
 #[test]
 fn a_full_disk_or_a_closed_pipe_is_no_panic() {
-    for line in ["--help", "check /nosuch.toml --json", "status -c /nosuch.toml", "nosuch", "scale web 1"] {
+    for line in [
+        "--help",
+        "check /nosuch.toml --json",
+        "status -c /nosuch.toml",
+        "nosuch",
+        "scale web 1",
+    ] {
         let expected = run(line).status.code();
         assert!(expected.is_some_and(|code| code != 101), "{line}");
         let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
         let status = rotad(line).stdout(full()).stderr(full()).status().unwrap();
         assert_eq!(status.code(), expected, "{line} on a full disk");
-        let mut child = rotad(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = rotad(line)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         drop((child.stdout.take(), child.stderr.take()));
-        assert_eq!(child.wait().unwrap().code(), expected, "{line} into a closed pipe");
+        assert_eq!(
+            child.wait().unwrap().code(),
+            expected,
+            "{line} into a closed pipe"
+        );
     }
 }
 
 #[test]
 fn demo_workers_by_hand_fail_with_a_reason() {
-    let out = rotad("__demo-web").env_remove("LISTEN_PID").output().unwrap();
+    let out = rotad("__demo-web")
+        .env_remove("LISTEN_PID")
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8(out.stderr).unwrap().contains("rotad demo"));
+    assert!(
+        String::from_utf8(out.stderr)
+            .unwrap()
+            .contains("rotad demo")
+    );
 }

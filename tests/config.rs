@@ -47,7 +47,8 @@ impl Case {
             Err(report) => report,
         };
         let text = report.to_string();
-        text.replace(&format!("{}/", self.base().display()), "").replace(&format!("{}", self.base().display()), "DIR")
+        text.replace(&format!("{}/", self.base().display()), "")
+            .replace(&format!("{}", self.base().display()), "DIR")
     }
 }
 
@@ -57,7 +58,9 @@ fn plan_of(text: &str) -> plan::Plan {
 }
 
 fn refused(text: impl AsRef<[u8]>) -> Report {
-    Case::new(text).load().expect_err("this configuration is wrong")
+    Case::new(text)
+        .load()
+        .expect_err("this configuration is wrong")
 }
 
 /// Compares with an expected file, or writes it with UPDATE_EXPECT=1.
@@ -66,7 +69,12 @@ fn expect(path: &Path, actual: &str) {
         return fs::write(path, actual).unwrap();
     }
     let expected = fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(actual, expected, "{} differs; UPDATE_EXPECT=1 writes it anew", path.display());
+    assert_eq!(
+        actual,
+        expected,
+        "{} differs; UPDATE_EXPECT=1 writes it anew",
+        path.display()
+    );
 }
 
 #[test]
@@ -74,14 +82,25 @@ fn diagnostics_are_as_expected() {
     let mut cases = 0;
     for entry in fs::read_dir(project("tests/config")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             let case = Case::new(fs::read(&path).unwrap());
-            fs::copy(project("tests/config/case.env"), case.base().join("case.env")).unwrap();
+            fs::copy(
+                project("tests/config/case.env"),
+                case.base().join("case.env"),
+            )
+            .unwrap();
             let included = path.with_extension("d");
             if included.is_dir() {
                 fs::create_dir(case.base().join("conf.d")).unwrap();
                 for entry in fs::read_dir(included).unwrap().flatten() {
-                    fs::copy(entry.path(), case.base().join("conf.d").join(entry.file_name())).unwrap();
+                    fs::copy(
+                        entry.path(),
+                        case.base().join("conf.d").join(entry.file_name()),
+                    )
+                    .unwrap();
                 }
             }
             expect(&path.with_extension("expect"), &case.rendered());
@@ -99,7 +118,12 @@ fn every_finding_has_its_place_in_text_and_json() {
     let findings = json.as_array().unwrap();
     assert!(findings.len() > 20);
     for finding in findings {
-        let place = format!("{}:{}:{}", finding["file"].as_str().unwrap(), finding["line"], finding["column"]);
+        let place = format!(
+            "{}:{}:{}",
+            finding["file"].as_str().unwrap(),
+            finding["line"],
+            finding["column"]
+        );
         assert!(text.contains(&place), "{place} is not in\n{text}");
         assert!(["error", "warning"].contains(&finding["severity"].as_str().unwrap()));
         assert!(!finding["message"].as_str().unwrap().is_empty());
@@ -117,7 +141,13 @@ fn shipped_configurations_have_no_findings() {
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
         let base = folder.path().canonicalize().unwrap();
         assert_eq!(loaded.plan.master.pid_file, base.join("master.pid"));
-        assert!(loaded.plan.pools.iter().all(|pool| pool.recipe.working_directory == base));
+        assert!(
+            loaded
+                .plan
+                .pools
+                .iter()
+                .all(|pool| pool.recipe.working_directory == base)
+        );
     }
 }
 
@@ -142,7 +172,11 @@ fn the_example_names_every_key() {
     for section in config::reference() {
         for row in &section.rows {
             let is_table = row.takes.starts_with("table");
-            let needle = if is_table { format!("{}]", row.name) } else { format!("{} = ", row.name) };
+            let needle = if is_table {
+                format!("{}]", row.name)
+            } else {
+                format!("{} = ", row.name)
+            };
             let found = text.contains(&needle)
                 || text.contains(&format!("[{}.", row.name))
                 || text.contains(&format!("{} = {{", row.name));
@@ -158,17 +192,34 @@ fn the_example_is_right_in_its_comments() {
     let is_code = |line: &str| {
         let code = line.trim_start_matches("# ");
         code.starts_with('[')
-            || code.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_'))
+            || code
+                .split_once(" = ")
+                .is_some_and(|(key, _)| key.chars().all(|c| c.is_alphanumeric() || c == '_'))
     };
-    let uncomment =
-        |line: &str| if line.starts_with('#') && is_code(line) { line[2..].to_owned() } else { line.to_owned() };
+    let uncomment = |line: &str| {
+        if line.starts_with('#') && is_code(line) {
+            line[2..].to_owned()
+        } else {
+            line.to_owned()
+        }
+    };
     let text: Vec<String> = text.lines().map(uncomment).collect();
     let report = refused(text.join("\n"));
     // Users, groups, programs and env files are not the same everywhere; what is never right must not be there.
     for finding in report.findings() {
-        let telling =
-            ["unknown key", "unknown value", "expected", "not supported", "duplicate", "placeholder", "listener"];
-        assert!(!telling.iter().any(|word| finding.message.contains(word)), "{finding}");
+        let telling = [
+            "unknown key",
+            "unknown value",
+            "expected",
+            "not supported",
+            "duplicate",
+            "placeholder",
+            "listener",
+        ];
+        assert!(
+            !telling.iter().any(|word| finding.message.contains(word)),
+            "{finding}"
+        );
     }
 }
 
@@ -176,8 +227,16 @@ fn the_example_is_right_in_its_comments() {
 fn the_documentation_lists_every_key() {
     let path = project("docs/config.md");
     let page = fs::read_to_string(&path).unwrap();
-    let (written, _) = page.split_once("<!-- keys -->").expect("the mark of the list");
-    expect(&path, &format!("{written}<!-- keys -->\n\n{}\n", config::markdown().trim_end()));
+    let (written, _) = page
+        .split_once("<!-- keys -->")
+        .expect("the mark of the list");
+    expect(
+        &path,
+        &format!(
+            "{written}<!-- keys -->\n\n{}\n",
+            config::markdown().trim_end()
+        ),
+    );
 }
 
 /// Every key of the contract is known, and none besides.
@@ -192,21 +251,39 @@ fn every_key_of_the_contract_is_known() {
         ),
         ("[control]", "mode group"),
         ("[signals]", "HUP USR1 USR2 WINCH"),
-        ("[listen.NAME]", "address backlog nonblocking mode user group"),
+        (
+            "[listen.NAME]",
+            "address backlog nonblocking mode user group",
+        ),
         (
             "[pool.NAME]",
             "kind command count listen stdin after env env_file clear_env pass_env working_directory user group umask nice \
              ready ready_timeout stop max_starting essential ports reload restart recycle health log limits",
         ),
-        ("[pool.NAME.reload]", "surge max_draining soak on_failure watch on debounce"),
-        ("[pool.NAME.restart]", "policy delay max_delay stable_after success_exit_codes never_on"),
+        (
+            "[pool.NAME.reload]",
+            "surge max_draining soak on_failure watch on debounce",
+        ),
+        (
+            "[pool.NAME.restart]",
+            "policy delay max_delay stable_after success_exit_codes never_on",
+        ),
         ("[pool.NAME.recycle]", "max_age max_rss"),
-        ("[pool.NAME.health]", "watchdog connect http command every timeout failures"),
-        ("[pool.NAME.log]", "stdout stderr max_size keep mode user group"),
+        (
+            "[pool.NAME.health]",
+            "watchdog connect http command every timeout failures",
+        ),
+        (
+            "[pool.NAME.log]",
+            "stdout stderr max_size keep mode user group",
+        ),
     ];
     let reference = config::reference();
     for (table, names) in known {
-        let section = reference.iter().find(|section| section.table == table).unwrap_or_else(|| panic!("{table}"));
+        let section = reference
+            .iter()
+            .find(|section| section.table == table)
+            .unwrap_or_else(|| panic!("{table}"));
         let mut rows: Vec<&str> = section.rows.iter().map(|row| row.name).collect();
         let mut names: Vec<&str> = names.split_whitespace().collect();
         rows.sort_unstable();
@@ -219,7 +296,10 @@ fn every_key_of_the_contract_is_known() {
 fn what_is_not_built_is_refused_by_name() {
     let report = refused("[pool.web]\ncommand = [\"sh\"]\nlisten = \"unix:@abstract\"\n");
     assert_eq!(report.findings().len(), 1, "{report}");
-    assert!(report.to_string().starts_with("error: not supported yet: "), "{report}");
+    assert!(
+        report.to_string().starts_with("error: not supported yet: "),
+        "{report}"
+    );
 }
 
 #[test]
@@ -228,34 +308,95 @@ fn a_step_of_a_stop_may_be_for_the_whole_tree() {
         "[pool.web]\ncommand = [\"sh\"]\nstop = [{ signal = \"INT\", wait = \"5s\", to = \"tree\" }, \
          { signal = \"TERM\", wait = \"1s\", to = \"main\" }, { wait = \"2s\" }]\n",
     );
-    let to: Vec<To> = plan.pools[0].policy.stop.iter().map(|step| step.to).collect();
+    let to: Vec<To> = plan.pools[0]
+        .policy
+        .stop
+        .iter()
+        .map(|step| step.to)
+        .collect();
     assert_eq!(to, [To::Tree, To::Main, To::Main]);
 }
 
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let plan = plan_of("[pool.web]\ncommand = [\"sh\"]\ncount = 5\n[pool.task]\nkind = \"task\"\ncommand = [\"sh\"]\n");
-    assert_eq!((plan.master.name.as_str(), plan.master.daemonize, plan.master.umask), ("shop", true, 0o022));
-    assert_eq!(plan.master.pid_file, plan.master.runtime_dir.join("master.pid"));
-    assert_eq!((plan.master.log_max_size, plan.master.log_keep, plan.master.log_file), (50 << 20, 10, None));
+    let plan = plan_of(
+        "[pool.web]\ncommand = [\"sh\"]\ncount = 5\n[pool.task]\nkind = \"task\"\ncommand = [\"sh\"]\n",
+    );
+    assert_eq!(
+        (
+            plan.master.name.as_str(),
+            plan.master.daemonize,
+            plan.master.umask
+        ),
+        ("shop", true, 0o022)
+    );
+    assert_eq!(
+        plan.master.pid_file,
+        plan.master.runtime_dir.join("master.pid")
+    );
+    assert_eq!(
+        (
+            plan.master.log_max_size,
+            plan.master.log_keep,
+            plan.master.log_file
+        ),
+        (50 << 20, 10, None)
+    );
     assert_eq!((plan.control.mode, plan.control.group), (0o600, None));
-    let [web, task] = &plan.pools[..] else { panic!("{:?}", plan.pools) };
+    let [web, task] = &plan.pools[..] else {
+        panic!("{:?}", plan.pools)
+    };
     assert_eq!((web.kind, &web.ready), (Kind::Worker, &Ready::Auto));
-    assert_eq!((&web.log.stdout, &web.log.stderr), (&Sink::Master, &Sink::Stdout));
+    assert_eq!(
+        (&web.log.stdout, &web.log.stderr),
+        (&Sink::Master, &Sink::Stdout)
+    );
     assert_eq!((web.log.max_size, web.log.keep), (50 << 20, 10));
     assert_eq!(web.policy.readiness, Readiness::Alive(Span::from_secs(1)));
     assert_eq!(web.policy.ready_timeout, Span::from_secs(60));
-    assert_eq!(web.policy.stop, [StopStep { signal: Some(Signal::TERM), wait: Span::from_secs(30), to: To::Main }]);
-    assert_eq!(task.policy.stop, [StopStep { signal: Some(Signal::TERM), wait: Span::from_secs(300), to: To::Main }]);
+    assert_eq!(
+        web.policy.stop,
+        [StopStep {
+            signal: Some(Signal::TERM),
+            wait: Span::from_secs(30),
+            to: To::Main
+        }]
+    );
+    assert_eq!(
+        task.policy.stop,
+        [StopStep {
+            signal: Some(Signal::TERM),
+            wait: Span::from_secs(300),
+            to: To::Main
+        }]
+    );
     let reload = &web.policy.reload;
-    assert_eq!((reload.surge, reload.max_draining, reload.soak), (2, 5, None));
-    assert_eq!((web.policy.soak(false), web.policy.soak(true)), (Span::from_secs(1), Span::from_secs(10)));
-    assert_eq!((reload.on_failure, task.policy.reload.surge), (OnFailure::Rollback, 1));
+    assert_eq!(
+        (reload.surge, reload.max_draining, reload.soak),
+        (2, 5, None)
+    );
+    assert_eq!(
+        (web.policy.soak(false), web.policy.soak(true)),
+        (Span::from_secs(1), Span::from_secs(10))
+    );
+    assert_eq!(
+        (reload.on_failure, task.policy.reload.surge),
+        (OnFailure::Rollback, 1)
+    );
     assert_eq!(web.roll_on, rotad::plan::RollOn::Always);
     let restart = &web.policy.restart;
-    assert_eq!((restart.policy, restart.delay, restart.max_delay), (RestartPolicy::Always, Span(100), Span(30_000)));
-    assert_eq!((restart.stable_after, &restart.success_exit_codes[..]), (Span(10_000), &[0][..]));
-    assert_eq!((web.recipe.clear_env, web.recipe.account.as_ref()), (false, None));
+    assert_eq!(
+        (restart.policy, restart.delay, restart.max_delay),
+        (RestartPolicy::Always, Span(100), Span(30_000))
+    );
+    assert_eq!(
+        (restart.stable_after, &restart.success_exit_codes[..]),
+        (Span(10_000), &[0][..])
+    );
+    assert_eq!(
+        (web.recipe.clear_env, web.recipe.account.as_ref()),
+        (false, None)
+    );
 }
 
 #[test]
@@ -265,40 +406,86 @@ fn listeners_are_shared_and_kept_in_order() {
          [pool.x]\ncommand = \"sh -c 'exit {fd:127.0.0.1:9000}'\"\nlisten = [\"a\", \"127.0.0.1:9000\"]\n\
          [pool.w]\ncommand = [\"sh\"]\nlisten = \"127.0.0.1:9000\"\n[pool.v]\ncommand = [\"sh\"]\nlisten = \"b\"\n",
     );
-    let names: Vec<&str> = plan.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let names: Vec<&str> = plan
+        .listeners
+        .iter()
+        .map(|listener| listener.name.as_str())
+        .collect();
     assert_eq!(names, ["b", "a", "127.0.0.1:9000"]);
-    assert_eq!(plan.pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>(), ["x", "w", "v"]);
     assert_eq!(
-        plan.pools.iter().map(|pool| pool.recipe.listen.clone()).collect::<Vec<_>>(),
+        plan.pools
+            .iter()
+            .map(|pool| pool.name.as_str())
+            .collect::<Vec<_>>(),
+        ["x", "w", "v"]
+    );
+    assert_eq!(
+        plan.pools
+            .iter()
+            .map(|pool| pool.recipe.listen.clone())
+            .collect::<Vec<_>>(),
         [vec![1, 2], vec![2], vec![0]]
     );
     let base = plan.config.parent().unwrap();
-    assert_eq!(plan.listeners[1].address, Address::Unix(base.join("run/a.sock")));
-    let context = Context { addresses: &[], pool: "x", slot: 0, generation: 1, port: None, rotad: Path::new("/r") };
+    assert_eq!(
+        plan.listeners[1].address,
+        Address::Unix(base.join("run/a.sock"))
+    );
+    let context = Context {
+        addresses: &[],
+        pool: "x",
+        slot: 0,
+        generation: 1,
+        port: None,
+        rotad: Path::new("/r"),
+    };
     assert_eq!(plan.pools[0].recipe.command[2].expand(&context), "exit 4");
     assert_eq!(plan.pools[0].policy.readiness, Readiness::Reported);
 }
 
 #[test]
 fn an_env_file_comes_before_env_and_counts_as_configuration() {
-    let case = Case::new("[pool.web]\ncommand = [\"sh\"]\nenv_file = \".env\"\nenv = { B = \"{slot}\" }\n");
+    let case = Case::new(
+        "[pool.web]\ncommand = [\"sh\"]\nenv_file = \".env\"\nenv = { B = \"{slot}\" }\n",
+    );
     fs::write(case.base().join(".env"), "A={slot}\nB=1\n").unwrap();
     let plan = case.load().unwrap().plan;
-    let context = Context { addresses: &[], pool: "web", slot: 3, generation: 1, port: None, rotad: Path::new("/r") };
-    let env: Vec<_> =
-        plan.pools[0].recipe.env.iter().map(|(name, value)| (name.as_str(), value.expand(&context))).collect();
-    assert_eq!(env, [("A", "{slot}".into()), ("B", "1".into()), ("B", "3".into())]);
+    let context = Context {
+        addresses: &[],
+        pool: "web",
+        slot: 3,
+        generation: 1,
+        port: None,
+        rotad: Path::new("/r"),
+    };
+    let env: Vec<_> = plan.pools[0]
+        .recipe
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.expand(&context)))
+        .collect();
+    assert_eq!(
+        env,
+        [("A", "{slot}".into()), ("B", "1".into()), ("B", "3".into())]
+    );
     assert_eq!(plan::changed(&plan).unwrap(), Vec::<PathBuf>::new());
     fs::write(case.base().join(".env"), "A=2\n").unwrap();
     assert_eq!(plan::changed(&plan).unwrap(), [case.base().join(".env")]);
     fs::remove_file(&case.file).unwrap();
-    assert_eq!(plan::changed(&plan).unwrap(), [case.base().join("shop.toml"), case.base().join(".env")]);
+    assert_eq!(
+        plan::changed(&plan).unwrap(),
+        [case.base().join("shop.toml"), case.base().join(".env")]
+    );
 }
 
 #[test]
 fn a_secret_in_an_env_file_is_never_shown() {
     let case = Case::new(fs::read(project("tests/config/envfile.toml")).unwrap());
-    fs::copy(project("tests/config/case.env"), case.base().join("case.env")).unwrap();
+    fs::copy(
+        project("tests/config/case.env"),
+        case.base().join("case.env"),
+    )
+    .unwrap();
     let report = case.load().unwrap_err();
     assert!(report.to_string().contains("case.env:3:1"), "{report}");
     assert!(!format!("{report}{}", report.to_json()).contains("topsecret"));
@@ -311,21 +498,40 @@ fn clients_read_what_they_need_from_a_broken_file() {
     );
     assert!(case.load().is_err());
     let peek = config::peek(&case.file);
-    assert_eq!((peek.name.as_str(), &peek.config), ("front", &case.base().join("shop.toml")));
-    assert_eq!((peek.pid_file, peek.runtime_dir), (case.base().join("m.pid"), case.base().join("run")));
+    assert_eq!(
+        (peek.name.as_str(), &peek.config),
+        ("front", &case.base().join("shop.toml"))
+    );
+    assert_eq!(
+        (peek.pid_file, peek.runtime_dir),
+        (case.base().join("m.pid"), case.base().join("run"))
+    );
     fs::remove_file(&case.file).unwrap();
     let peek = config::peek(&case.file);
-    assert_eq!((peek.name.as_str(), peek.pid_file), ("shop", peek.runtime_dir.join("master.pid")));
+    assert_eq!(
+        (peek.name.as_str(), peek.pid_file),
+        ("shop", peek.runtime_dir.join("master.pid"))
+    );
     assert_eq!(peek.config, case.base().join("shop.toml"));
 }
 
 #[test]
 fn a_peek_agrees_with_the_plan() {
-    let case = Case::new("[master]\nname = \"n\"\nlog_file = \"l.log\"\n[pool.web]\ncommand = [\"sh\"]\n");
+    let case =
+        Case::new("[master]\nname = \"n\"\nlog_file = \"l.log\"\n[pool.web]\ncommand = [\"sh\"]\n");
     let (plan, peek) = (case.load().unwrap().plan, config::peek(&case.file));
-    assert_eq!((&plan.config, &plan.master.name), (&peek.config, &peek.name));
-    assert_eq!((&plan.master.runtime_dir, &plan.master.pid_file), (&peek.runtime_dir, &peek.pid_file));
-    assert_eq!((plan.master.log_file, plan.master.default_log_file), (peek.log_file, peek.default_log_file));
+    assert_eq!(
+        (&plan.config, &plan.master.name),
+        (&peek.config, &peek.name)
+    );
+    assert_eq!(
+        (&plan.master.runtime_dir, &plan.master.pid_file),
+        (&peek.runtime_dir, &peek.pid_file)
+    );
+    assert_eq!(
+        (plan.master.log_file, plan.master.default_log_file),
+        (peek.log_file, peek.default_log_file)
+    );
 }
 
 #[test]
@@ -333,7 +539,10 @@ fn unreadable_files_are_a_finding() {
     let case = Case::new("");
     for path in [case.base().join("missing.toml"), case.base()] {
         let report = config::load(&path).unwrap_err();
-        assert!(report.to_string().starts_with("error: cannot read"), "{report}");
+        assert!(
+            report.to_string().starts_with("error: cannot read"),
+            "{report}"
+        );
         assert_eq!(report.to_json()[0]["line"], serde_json::Value::Null);
     }
     let report = refused(b"[master]\nname = \"a\xff\"\n");
@@ -359,6 +568,11 @@ fn nobody_else_may_write_what_root_runs() {
 fn an_explicit_configuration_must_exist() {
     let case = Case::new("");
     assert_eq!(config::find(Some(&case.file)).unwrap(), case.file);
-    let error = config::find(Some(&case.base().join("gone.toml"))).unwrap_err().to_string();
-    assert!(error.contains("gone.toml") && error.contains("-c"), "{error}");
+    let error = config::find(Some(&case.base().join("gone.toml")))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("gone.toml") && error.contains("-c"),
+        "{error}"
+    );
 }

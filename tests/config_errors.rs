@@ -16,7 +16,12 @@ address = "127.0.0.1:@PORT@"
 
 /// The line of a text in the configuration, as `:LINE:` of a finding.
 fn line(site: &Site, text: &str) -> String {
-    let number = site.read("rotad.toml").lines().position(|line| line.contains(text)).expect("a line") + 1;
+    let number = site
+        .read("rotad.toml")
+        .lines()
+        .position(|line| line.contains(text))
+        .expect("a line")
+        + 1;
     format!("rotad.toml:{number}:")
 }
 
@@ -27,8 +32,14 @@ fn refused(change: (&str, &str), at: &str, words: &[&str]) {
         let run = site.rotad(&[verb]);
         assert_eq!(run.code, 78, "{verb} {change:?}: {run:?}");
         let text = run.text();
-        assert!(text.contains(&line(&site, at)), "{verb} {change:?}: {run:?}");
-        assert!(words.iter().all(|word| text.contains(word)), "{verb} {change:?}: {words:?} in {run:?}");
+        assert!(
+            text.contains(&line(&site, at)),
+            "{verb} {change:?}: {run:?}"
+        );
+        assert!(
+            words.iter().all(|word| text.contains(word)),
+            "{verb} {change:?}: {words:?} in {run:?}"
+        );
         assert!(run.took.as_secs() < 5, "{run:?}");
     }
     site.assert_empty();
@@ -37,13 +48,25 @@ fn refused(change: (&str, &str), at: &str, words: &[&str]) {
 
 #[test]
 fn an_unknown_key() {
-    refused(("listen = [", "cuont = 4\nlisten = ["), "cuont", &["cuont", "count", "^"]);
+    refused(
+        ("listen = [", "cuont = 4\nlisten = ["),
+        "cuont",
+        &["cuont", "count", "^"],
+    );
 }
 
 #[test]
 fn a_wrong_type() {
-    refused(("listen = [", "count = \"many\"\nlisten = ["), "count", &["count"]);
-    refused(("listen = [", "stop = \"10 parsecs\"\nlisten = ["), "stop", &["stop"]);
+    refused(
+        ("listen = [", "count = \"many\"\nlisten = ["),
+        "count",
+        &["count"],
+    );
+    refused(
+        ("listen = [", "stop = \"10 parsecs\"\nlisten = ["),
+        "stop",
+        &["stop"],
+    );
 }
 
 #[test]
@@ -53,14 +76,30 @@ fn no_toml() {
 
 #[test]
 fn a_listener_that_is_not_there() {
-    refused(("listen = [\"http\"]", "listen = [\"htp\"]"), "htp", &["htp", "http"]);
+    refused(
+        ("listen = [\"http\"]", "listen = [\"htp\"]"),
+        "htp",
+        &["htp", "http"],
+    );
 }
 
 #[test]
 fn contradictions() {
-    refused(("listen = [\"http\"]", "ready = \"accepting\""), "ready", &["accepting"]);
-    refused(("listen = [", "pass_env = [\"APP_*\"]\nlisten = ["), "pass_env", &["pass_env", "clear_env"]);
-    refused(("[listen.http]", "[listen.http]\nmode = \"0660\""), "mode", &["mode", "unix"]);
+    refused(
+        ("listen = [\"http\"]", "ready = \"accepting\""),
+        "ready",
+        &["accepting"],
+    );
+    refused(
+        ("listen = [", "pass_env = [\"APP_*\"]\nlisten = ["),
+        "pass_env",
+        &["pass_env", "clear_env"],
+    );
+    refused(
+        ("[listen.http]", "[listen.http]\nmode = \"0660\""),
+        "mode",
+        &["mode", "unix"],
+    );
 }
 
 #[test]
@@ -68,17 +107,27 @@ fn an_unknown_user() {
     if !need::root() {
         return;
     }
-    refused(("listen = [", "user = \"nobody-of-that-name\"\nlisten = ["), "user", &["nobody-of-that-name"]);
+    refused(
+        ("listen = [", "user = \"nobody-of-that-name\"\nlisten = ["),
+        "user",
+        &["nobody-of-that-name"],
+    );
 }
 
 /// Keys of the contract that are not built are refused as such, never passed over in silence.
 #[test]
 fn not_supported_yet() {
-    let keys = ["[pool.web.recycle]\nmax_age = \"6h\"\n", "[pool.web.health]\nwatchdog = \"30s\"\n"];
+    let keys = [
+        "[pool.web.recycle]\nmax_age = \"6h\"\n",
+        "[pool.web.health]\nwatchdog = \"30s\"\n",
+    ];
     for key in keys {
         let site = Site::new(&GOOD.replace("[listen.http]", &format!("{key}[listen.http]")));
         let run = site.rotad(&["check"]);
-        assert!(run.code == 0 || (run.code == 78 && run.text().contains("not supported yet")), "{key}: {run:?}");
+        assert!(
+            run.code == 0 || (run.code == 78 && run.text().contains("not supported yet")),
+            "{key}: {run:?}"
+        );
     }
 }
 
@@ -88,7 +137,10 @@ fn all_findings_at_once() {
     let site = Site::new(&GOOD.replace("listen = [", "cuont = 4\nstopp = \"1s\"\nlisten = ["));
     let run = site.rotad(&["check"]);
     assert_eq!(run.code, 78);
-    assert!(run.text().contains("cuont") && run.text().contains("stopp"), "{run:?}");
+    assert!(
+        run.text().contains("cuont") && run.text().contains("stopp"),
+        "{run:?}"
+    );
 }
 
 #[test]
@@ -96,7 +148,10 @@ fn a_good_one() {
     let site = Site::new(GOOD);
     let run = site.rotad(&["check"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(!site.path("run/control.sock").exists() && !site.path("master.pid").exists(), "check starts nothing");
+    assert!(
+        !site.path("run/control.sock").exists() && !site.path("master.pid").exists(),
+        "check starts nothing"
+    );
 }
 
 /// No file: every verb says which one it looked for.
@@ -114,13 +169,22 @@ fn addresses() {
     let unbindable = Site::new(&GOOD.replace("127.0.0.1:@PORT@", "192.0.2.1:8080"));
     let taken = Site::new(GOOD);
     let _listener = std::net::TcpListener::bind(taken.address()).expect("the port");
-    for (site, address) in [(&unbindable, "192.0.2.1:8080".to_string()), (&taken, taken.address())] {
+    for (site, address) in [
+        (&unbindable, "192.0.2.1:8080".to_string()),
+        (&taken, taken.address()),
+    ] {
         for verb in ["run", "start"] {
             let run = site.rotad(&[verb]);
             assert!([1, 78].contains(&run.code), "{verb}: {run:?}");
-            assert!(run.text().contains(&address) || site.log().contains(&address), "{verb}: {run:?}");
+            assert!(
+                run.text().contains(&address) || site.log().contains(&address),
+                "{verb}: {run:?}"
+            );
             site.assert_empty();
-            assert!(!site.path("master.pid").exists() && !site.path("run/control.sock").exists(), "{verb}");
+            assert!(
+                !site.path("master.pid").exists() && !site.path("run/control.sock").exists(),
+                "{verb}"
+            );
         }
     }
 }
@@ -131,16 +195,30 @@ fn programs_and_folders() {
     let cases = [
         ("command = [\"@DIR@/nothing\", \"http\"]", "", "no such"),
         ("command = [\"@DIR@/plain\", \"http\"]", "", "xecut"),
-        ("command = [\"@WORKER@\", \"http\"]", "working_directory = \"nowhere\"", "no such"),
-        ("command = [\"no-such-program-anywhere\"]", "", "no-such-program-anywhere"),
+        (
+            "command = [\"@WORKER@\", \"http\"]",
+            "working_directory = \"nowhere\"",
+            "no such",
+        ),
+        (
+            "command = [\"no-such-program-anywhere\"]",
+            "",
+            "no-such-program-anywhere",
+        ),
     ];
     for (command, key, word) in cases {
-        let site = Site::new(&GOOD.replace("command = [\"@WORKER@\", \"http\"]", &format!("{command}\n{key}")));
+        let site = Site::new(&GOOD.replace(
+            "command = [\"@WORKER@\", \"http\"]",
+            &format!("{command}\n{key}"),
+        ));
         site.write("plain", "no program");
         let run = site.rotad(&["start"]);
         assert!([1, 78].contains(&run.code), "{command} {key}: {run:?}");
         let text = run.err.to_lowercase();
-        assert!(text.contains(word) || text.contains("permission denied"), "{command} {key}: {run:?}");
+        assert!(
+            text.contains(word) || text.contains("permission denied"),
+            "{command} {key}: {run:?}"
+        );
         site.assert_empty();
     }
 }
@@ -158,7 +236,8 @@ fn a_file_that_others_may_write() {
     assert_eq!(run.code, 78, "{run:?}");
     assert!(run.err.contains("rotad.toml"), "{run:?}");
     std::fs::set_permissions(&site.config, std::fs::Permissions::from_mode(0o644)).expect("a mode");
-    std::fs::set_permissions(site.path(""), std::fs::Permissions::from_mode(0o777)).expect("a mode");
+    std::fs::set_permissions(site.path(""), std::fs::Permissions::from_mode(0o777))
+        .expect("a mode");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 78, "{run:?}");
     site.assert_empty();
@@ -171,7 +250,10 @@ fn the_search() {
     std::fs::create_dir(site.path("config")).expect("a folder");
     let check = |variable: Option<&str>| {
         let mut command = Command::new(support::rotad());
-        command.arg("check").current_dir(site.path("")).env_remove("ROTAD_CONFIG");
+        command
+            .arg("check")
+            .current_dir(site.path(""))
+            .env_remove("ROTAD_CONFIG");
         if let Some(path) = variable {
             command.env("ROTAD_CONFIG", path);
         }
@@ -195,7 +277,13 @@ fn findings_as_json() {
     let value: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
     assert_eq!(value["valid"], false);
     let findings = value["findings"].as_array().expect("a list");
-    let unknown = findings.iter().find(|f| f["message"].as_str().is_some_and(|m| m.contains("comand"))).expect("it");
-    assert!(unknown["line"].as_u64().is_some_and(|line| line > 1) && unknown["column"] == 1, "{unknown}");
+    let unknown = findings
+        .iter()
+        .find(|f| f["message"].as_str().is_some_and(|m| m.contains("comand")))
+        .expect("it");
+    assert!(
+        unknown["line"].as_u64().is_some_and(|line| line > 1) && unknown["column"] == 1,
+        "{unknown}"
+    );
     assert_eq!(unknown["severity"], "error");
 }

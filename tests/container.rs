@@ -31,9 +31,17 @@ fn waiting(keys: &str) -> String {
 
 /// Connections that the workers have accepted: their sockets beyond the listener and the pair of their own.
 fn accepted(jail: &Jail) -> usize {
-    let sockets = |pid: &i32| proc::descriptors(*pid).values().filter(|what| what.starts_with("socket:")).count();
+    let sockets = |pid: &i32| {
+        proc::descriptors(*pid)
+            .values()
+            .filter(|what| what.starts_with("socket:"))
+            .count()
+    };
     let workers = proc::children(jail.pid());
-    workers.iter().map(|pid| sockets(pid).saturating_sub(3)).sum()
+    workers
+        .iter()
+        .map(|pid| sockets(pid).saturating_sub(3))
+        .sum()
 }
 
 /// `docker stop`: TERM, or what the image's STOPSIGNAL says.
@@ -41,18 +49,33 @@ fn accepted(jail: &Jail) -> usize {
 fn a_stop_answers_what_is_in_flight() {
     let _alone = alone();
     for signal in [Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT] {
-        let Some(mut jail) = Jail::new(&web("")) else { return };
+        let Some(mut jail) = Jail::new(&web("")) else {
+            return;
+        };
         jail.start();
         jail.await_ready();
         let clients = support::load::burst(&jail.address(), "/", 16);
-        until("16 accepted connections", 10, || (accepted(&jail) >= 16).then_some(()));
+        until("16 accepted connections", 10, || {
+            (accepted(&jail) >= 16).then_some(())
+        });
         let asked = Instant::now();
         jail.signal(signal);
-        let answers: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+        let answers: Vec<_> = clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .collect();
         let lost: Vec<_> = answers.iter().filter(|answer| answer.is_err()).collect();
-        assert!(lost.is_empty(), "{signal}: {} of 16 lost: {lost:?}", lost.len());
+        assert!(
+            lost.is_empty(),
+            "{signal}: {} of 16 lost: {lost:?}",
+            lost.len()
+        );
         assert_eq!(jail.await_exit(10).code(), Some(0), "after {signal}");
-        assert!(asked.elapsed() < Duration::from_secs(4), "{signal}: {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(4),
+            "{signal}: {:?}",
+            asked.elapsed()
+        );
         assert_eq!(jail.processes(), [0; 0], "left in the container");
     }
 }
@@ -61,11 +84,17 @@ fn a_stop_answers_what_is_in_flight() {
 #[test]
 fn a_stop_right_after_the_start_counts() {
     for _ in 0..10 {
-        let Some(mut jail) = Jail::new(&waiting("")) else { return };
+        let Some(mut jail) = Jail::new(&waiting("")) else {
+            return;
+        };
         jail.launch();
         let deadline = Instant::now() + Duration::from_secs(20);
         while !is_past_its_first_moment(jail.pid()) {
-            assert!(Instant::now() < deadline, "rotad has not begun: {}", jail.log());
+            assert!(
+                Instant::now() < deadline,
+                "rotad has not begun: {}",
+                jail.log()
+            );
         }
         jail.signal(Signal::SIGTERM);
         assert_eq!(jail.await_exit(10).code(), Some(0));
@@ -75,7 +104,8 @@ fn a_stop_right_after_the_start_counts() {
 /// What ends a program that does not expect it is ignored, as it is until the handlers stand, or has its handler.
 fn is_past_its_first_moment(pid: i32) -> bool {
     let reopen = nix::libc::SIGRTMIN() as u32;
-    let has = |set: &str| proc::status(pid, set).is_some_and(|hex| proc::signals(&hex).contains(&reopen));
+    let has =
+        |set: &str| proc::status(pid, set).is_some_and(|hex| proc::signals(&hex).contains(&reopen));
     has("SigIgn") || has("SigCgt")
 }
 
@@ -83,15 +113,26 @@ fn is_past_its_first_moment(pid: i32) -> bool {
 /// gets, reaches a worker.
 #[test]
 fn stray_signals_end_nobody() {
-    let Some(mut jail) = Jail::new(&waiting("count = 2\nkind = \"task\"\n")) else { return };
+    let Some(mut jail) = Jail::new(&waiting("count = 2\nkind = \"task\"\n")) else {
+        return;
+    };
     jail.launch();
-    let stray = [Signal::SIGUSR2, Signal::SIGUSR1, Signal::SIGHUP, Signal::SIGWINCH, Signal::SIGCONT, Signal::SIGPIPE];
+    let stray = [
+        Signal::SIGUSR2,
+        Signal::SIGUSR1,
+        Signal::SIGHUP,
+        Signal::SIGWINCH,
+        Signal::SIGCONT,
+        Signal::SIGPIPE,
+    ];
     until("rotad has begun", 20, || {
         stray.iter().for_each(|signal| jail.signal(*signal));
         jail.log().contains("rotad 0").then_some(())
     });
     let before = jail.await_ready();
-    jail.await_status("what was asked for is done", 10, |status| pool(status, "jobs")["reload"]["state"] != "running");
+    jail.await_status("what was asked for is done", 10, |status| {
+        pool(status, "jobs")["reload"]["state"] != "running"
+    });
     let workers = pids(&jail.await_ready(), "jobs");
     // From inside the kernel lets nothing through to a first process that it does not handle.
     for signal in ["KILL", "STOP", "USR1", "HUP", "WINCH", "CHLD", "ALRM", "34"] {
@@ -99,8 +140,14 @@ fn stray_signals_end_nobody() {
         assert_eq!(run.code, 0, "kill -{signal} 1: {}", run.text());
     }
     jail.signal(Signal::SIGWINCH);
-    until("the last one has been read", 10, || jail.log().contains("RTMIN from pid").then_some(()));
-    assert_eq!(pids(&jail.await_ready(), "jobs"), workers, "workers were touched");
+    until("the last one has been read", 10, || {
+        jail.log().contains("RTMIN from pid").then_some(())
+    });
+    assert_eq!(
+        pids(&jail.await_ready(), "jobs"),
+        workers,
+        "workers were touched"
+    );
     assert_eq!(pool(&before, "jobs")["workers"][0]["restarts"], 0);
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(10).code(), Some(0));
@@ -111,11 +158,19 @@ fn stray_signals_end_nobody() {
 fn orphans_leave_no_zombie() {
     let shell = "for i in 1 2 3 4 5 6 7 8 9 10; do (setsid busybox sleep 0.0$i &); (busybox sleep 0.2 &); done; \
                  exec testworker wait --notify";
-    let config = format!("{MASTER}[pool.jobs]\ncommand = [\"sh\", \"-c\", \"{shell}\"]\nready = \"notify\"\n");
-    let Some(mut jail) = Jail::new(&config) else { return };
+    let config = format!(
+        "{MASTER}[pool.jobs]\ncommand = [\"sh\", \"-c\", \"{shell}\"]\nready = \"notify\"\n"
+    );
+    let Some(mut jail) = Jail::new(&config) else {
+        return;
+    };
     jail.start();
     jail.await_ready();
-    let run = jail.exec(&["/bin/sh", "-c", "for i in 1 2 3 4 5; do (busybox sleep 0.1 &); done; busybox sleep 600 &"]);
+    let run = jail.exec(&[
+        "/bin/sh",
+        "-c",
+        "for i in 1 2 3 4 5; do (busybox sleep 0.1 &); done; busybox sleep 600 &",
+    ]);
     assert_eq!(run.code, 0, "{}", run.text());
     let sleeping = |pid: &i32| proc::command_line(*pid) == "busybox sleep 600";
     let left = until("only the worker and the last orphan are left", 10, || {
@@ -125,7 +180,12 @@ fn orphans_leave_no_zombie() {
     assert!(!left.iter().any(|pid| proc::gone(*pid)), "a zombie");
     // What nobody of ours started is nobody's to end, until the container ends.
     assert_eq!(jail.rotad(&["roll"]).code, 0);
-    assert!(left.iter().filter(|pid| sleeping(pid)).all(|pid| !proc::gone(*pid)), "a roll ended a stranger");
+    assert!(
+        left.iter()
+            .filter(|pid| sleeping(pid))
+            .all(|pid| !proc::gone(*pid)),
+        "a roll ended a stranger"
+    );
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(10).code(), Some(0));
     assert!(left.iter().all(|pid| proc::gone(*pid)));
@@ -134,22 +194,34 @@ fn orphans_leave_no_zombie() {
 /// What `docker run` ends with is what rotad ends with.
 #[test]
 fn exit_codes_are_the_containers() {
-    let Some(mut jail) = Jail::new("[pool.web]\ncomand = \"x\"\n") else { return };
+    let Some(mut jail) = Jail::new("[pool.web]\ncomand = \"x\"\n") else {
+        return;
+    };
     assert_eq!(jail.start_in_vain(), 78);
     assert!(jail.log().contains("did you mean"), "{}", jail.log());
-    jail.write("etc/rotad/rotad.toml", &format!("{MASTER}[pool.a]\ncommand = \"/bin/false\"\nessential = \"500ms\"\n"));
+    jail.write(
+        "etc/rotad/rotad.toml",
+        &format!("{MASTER}[pool.a]\ncommand = \"/bin/false\"\nessential = \"500ms\"\n"),
+    );
     assert_eq!(jail.start_in_vain(), 69);
-    let deaf =
-        format!("{MASTER}[pool.a]\ncommand = [\"/bin/testworker\", \"deaf\", \"--notify\"]\nready = \"notify\"\n");
+    let deaf = format!(
+        "{MASTER}[pool.a]\ncommand = [\"/bin/testworker\", \"deaf\", \"--notify\"]\nready = \"notify\"\n"
+    );
     jail.write("etc/rotad/rotad.toml", &deaf);
     jail.start();
     jail.await_ready();
     jail.signal(Signal::SIGINT);
-    until("the first INT is read", 10, || jail.log().contains("INT").then_some(()));
+    until("the first INT is read", 10, || {
+        jail.log().contains("INT").then_some(())
+    });
     let asked = Instant::now();
     jail.signal(Signal::SIGINT);
     assert_eq!(jail.await_exit(10).code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(5), "a second INT kills at once: {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "a second INT kills at once: {:?}",
+        asked.elapsed()
+    );
 }
 
 /// A read-only root, no rights, no HOME, a number that no file knows as the user, and the filter of a container
@@ -157,7 +229,9 @@ fn exit_codes_are_the_containers() {
 #[test]
 fn an_unknown_user_on_a_read_only_root() {
     for filter in ["docker", "old-docker"] {
-        let Some(mut jail) = Jail::new(&web("[pool.web.log]\nstdout = \"inherit\"\n")) else { return };
+        let Some(mut jail) = Jail::new(&web("[pool.web.log]\nstdout = \"inherit\"\n")) else {
+            return;
+        };
         jail.set("READ_ONLY", "1");
         jail.set("USER_GROUP", "1000660000:0");
         jail.set("CAPABILITIES", "docker");
@@ -166,8 +240,13 @@ fn an_unknown_user_on_a_read_only_root() {
         jail.start();
         let status = jail.await_ready();
         assert!(!jail.log().contains("WARN"), "{filter}: {}", jail.log());
-        let waited = pool(&status, "web")["workers"][0]["ready_in_s"].as_f64().expect("seconds");
-        assert!(waited < 0.9, "{filter}: ready after {waited} s: not seen through /proc");
+        let waited = pool(&status, "web")["workers"][0]["ready_in_s"]
+            .as_f64()
+            .expect("seconds");
+        assert!(
+            waited < 0.9,
+            "{filter}: ready after {waited} s: not seen through /proc"
+        );
         assert_eq!(jail.rotad(&["roll"]).code, 0, "{filter}");
         assert_eq!(jail.rotad(&["status", "--check"]).code, 0, "{filter}");
         jail.signal(Signal::SIGTERM);
@@ -180,15 +259,26 @@ fn an_unknown_user_on_a_read_only_root() {
 #[test]
 fn root_without_the_right_to_look() {
     let unix = |name: &str, keys: &str| {
-        format!("[pool.{name}]\ncommand = [\"/bin/testworker\", \"http\"{keys}\nlisten = \"unix:/run/{name}.sock\"\n")
+        format!(
+            "[pool.{name}]\ncommand = [\"/bin/testworker\", \"http\"{keys}\nlisten = \"unix:/run/{name}.sock\"\n"
+        )
     };
     let (own, blind) = (unix("own", "]"), unix("blind", "]\nuser = \"nobody\""));
-    let told = unix("told", ", \"--notify\"]\nuser = \"nobody\"\nready = \"notify\"");
-    let Some(mut jail) = Jail::new(&[MASTER, &own, &blind, &told].concat()) else { return };
+    let told = unix(
+        "told",
+        ", \"--notify\"]\nuser = \"nobody\"\nready = \"notify\"",
+    );
+    let Some(mut jail) = Jail::new(&[MASTER, &own, &blind, &told].concat()) else {
+        return;
+    };
     jail.set("CAPABILITIES", "docker");
     jail.start();
     let status = jail.await_ready();
-    let waited = |name: &str| pool(&status, name)["workers"][0]["ready_in_s"].as_f64().expect("seconds");
+    let waited = |name: &str| {
+        pool(&status, name)["workers"][0]["ready_in_s"]
+            .as_f64()
+            .expect("seconds")
+    };
     assert!(waited("own") < 0.9 && waited("told") < 0.9, "{status}");
     assert!((1.0..3.0).contains(&waited("blind")), "{status}");
     assert_eq!(jail.log().matches("WARN").count(), 1, "{}", jail.log());
@@ -200,9 +290,12 @@ fn root_without_the_right_to_look() {
 /// (/dev/shm of a pod) holds nobody up.
 #[test]
 fn a_killed_container_begins_anew() {
-    let Some(mut jail) = Jail::new(&web("").replace("/run/rotad", "/dev/shm/rotad")) else { return };
+    let Some(mut jail) = Jail::new(&web("").replace("/run/rotad", "/dev/shm/rotad")) else {
+        return;
+    };
     let shared = jail.outside("shm");
-    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).expect("a folder for everybody");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))
+        .expect("a folder for everybody");
     jail.set("VOLUMES", &format!("{}:/dev/shm", shared.display()));
     jail.set("READ_ONLY", "1");
     for _ in 0..2 {
@@ -223,29 +316,45 @@ fn a_killed_container_begins_anew() {
 /// to do; a configuration that is mounted read-only is fine whatever its folder's mode.
 #[test]
 fn folders_of_kubernetes() {
-    let Some(mut jail) = Jail::new("") else { return };
+    let Some(mut jail) = Jail::new("") else {
+        return;
+    };
     let folder = jail.outside("config");
     fs::write(folder.join("rotad.toml"), waiting("")).expect("a configuration");
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("a folder for everybody");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))
+        .expect("a folder for everybody");
     jail.set("VOLUMES", &format!("{}:/etc/app:ro", folder.display()));
     jail.configured_at("/etc/app/rotad.toml");
     jail.set("TMPFS", "/run:777 /tmp:1777");
     assert_eq!(jail.start_in_vain(), 1);
-    assert!(jail.log().contains("may be written by others (mode 0777)"), "{}", jail.log());
+    assert!(
+        jail.log().contains("may be written by others (mode 0777)"),
+        "{}",
+        jail.log()
+    );
     jail.set("TMPFS", "/run /tmp:1777");
     jail.start();
     jail.await_ready();
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(10).code(), Some(0));
     jail.set("VOLUMES", &format!("{}:/etc/app", folder.display()));
-    assert_eq!(jail.start_in_vain(), 78, "a writable one is refused: {}", jail.log());
+    assert_eq!(
+        jail.start_in_vain(),
+        78,
+        "a writable one is refused: {}",
+        jail.log()
+    );
 }
 
 /// `docker run --cpus 1`: `count = "cpus"` obeys.
 #[test]
 fn a_share_of_the_processors() {
-    let Some(mut jail) = Jail::new(&waiting("count = \"cpus\"\n")) else { return };
-    let Some(cgroup) = Cgroup::of_one_processor() else { return };
+    let Some(mut jail) = Jail::new(&waiting("count = \"cpus\"\n")) else {
+        return;
+    };
+    let Some(cgroup) = Cgroup::of_one_processor() else {
+        return;
+    };
     jail.in_cgroup(cgroup.0.clone());
     jail.set("VOLUMES", "/sys/fs/cgroup:/sys/fs/cgroup:ro");
     jail.start();
@@ -268,10 +377,22 @@ impl Cgroup {
         let made = limits.iter().find_map(|(mount, file, limit)| {
             let made = Self(PathBuf::from(mount).join(&name));
             // The file is the kernel's, or this is no such cgroup.
-            let set = || File::options().write(true).open(made.0.join(file))?.write_all(limit.as_bytes());
-            fs::create_dir(&made.0).and_then(|()| set()).is_ok().then_some(made)
+            let set = || {
+                File::options()
+                    .write(true)
+                    .open(made.0.join(file))?
+                    .write_all(limit.as_bytes())
+            };
+            fs::create_dir(&made.0)
+                .and_then(|()| set())
+                .is_ok()
+                .then_some(made)
         });
-        need("a cgroup that can be limited to one processor", made.is_some()).then_some(made)?
+        need(
+            "a cgroup that can be limited to one processor",
+            made.is_some(),
+        )
+        .then_some(made)?
     }
 }
 
@@ -284,12 +405,20 @@ impl Drop for Cgroup {
 /// A shell in front is the first process: it keeps TERM to itself, until the engine loses its patience.
 #[test]
 fn a_shell_in_front_needs_exec() {
-    let Some(mut jail) = Jail::new(&waiting("")) else { return };
-    jail.entrypoint(&["/bin/sh", "-c", "/bin/rotad run /etc/rotad/rotad.toml; echo over"]);
+    let Some(mut jail) = Jail::new(&waiting("")) else {
+        return;
+    };
+    jail.entrypoint(&[
+        "/bin/sh",
+        "-c",
+        "/bin/rotad run /etc/rotad/rotad.toml; echo over",
+    ]);
     jail.launch();
     jail.await_ready();
     jail.signal(Signal::SIGTERM);
-    never("TERM has come through a shell", 1.0, || jail.log().contains("TERM").then_some(()));
+    never("TERM has come through a shell", 1.0, || {
+        jail.log().contains("TERM").then_some(())
+    });
     jail.signal(Signal::SIGKILL);
     assert!(!jail.await_exit(10).success(), "killed");
 
@@ -310,10 +439,15 @@ fn the_example() {
     let _alone = alone();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container");
     let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a file of the example");
-    let Some(mut jail) = Jail::new("") else { return };
+    let Some(mut jail) = Jail::new("") else {
+        return;
+    };
     fs::create_dir(jail.root().join("app")).expect("a folder");
     jail.write("app/app.py", &read("app.py"));
-    jail.write("app/rotad.toml", &read("rotad.toml").replace("0.0.0.0:8000", "127.0.0.1:@PORT@"));
+    jail.write(
+        "app/rotad.toml",
+        &read("rotad.toml").replace("0.0.0.0:8000", "127.0.0.1:@PORT@"),
+    );
     jail.configured_at("/app/rotad.toml");
     jail.with_programs_of_the_machine();
     jail.set("READ_ONLY", "1");
@@ -331,7 +465,10 @@ fn the_example() {
         load.await_more(50);
     }
     load.stop().assert_nothing_lost(200);
-    assert_eq!(jail.rotad(&["status", "--check", "--min-ready", "1"]).code, 0);
+    assert_eq!(
+        jail.rotad(&["status", "--check", "--min-ready", "1"]).code,
+        0
+    );
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(10).code(), Some(0));
 }

@@ -25,10 +25,22 @@ address = "unix:@DIR@/other.sock"
 /// The times of the starts in a file, in seconds since the first one, of one slot.
 fn times(site: &Site, slot: &str) -> Vec<f64> {
     let lines = site.lines("starts");
-    let of_slot = lines.iter().filter(|line| line.split(' ').nth(2) == Some(slot));
-    let times: Vec<f64> =
-        of_slot.map(|line| line.split(' ').next().expect("a time").parse::<f64>().expect("ms")).collect();
-    times.iter().map(|time| (time - times[0]) / 1000.0).collect()
+    let of_slot = lines
+        .iter()
+        .filter(|line| line.split(' ').nth(2) == Some(slot));
+    let times: Vec<f64> = of_slot
+        .map(|line| {
+            line.split(' ')
+                .next()
+                .expect("a time")
+                .parse::<f64>()
+                .expect("ms")
+        })
+        .collect();
+    times
+        .iter()
+        .map(|time| (time - times[0]) / 1000.0)
+        .collect()
 }
 
 /// The whole pool crashes: starts follow the backoff, the other pool is not touched, mended code comes back by itself.
@@ -43,20 +55,37 @@ fn a_whole_pool() {
         (pool(&status, "steady")["state"] == "ok").then(|| pids(&status, "steady"))
     });
     let load = Load::on(&format!("unix:{}", site.path("other.sock").display()), 2, 0);
-    let status = site.await_status("crash-loop", 20, |status| pool(status, "web")["state"] == "crash-loop");
+    let status = site.await_status("crash-loop", 20, |status| {
+        pool(status, "web")["state"] == "crash-loop"
+    });
     assert_eq!(pool(&status, "web")["ready"], 0);
-    let exits: Vec<_> =
-        pool(&status, "web")["workers"].as_array().expect("workers").iter().map(|w| &w["last_exit"]).collect();
-    let told = exits.iter().any(|exit| exit["code"] == 3 && exit["log"].to_string().contains("broken from the start"));
+    let exits: Vec<_> = pool(&status, "web")["workers"]
+        .as_array()
+        .expect("workers")
+        .iter()
+        .map(|w| &w["last_exit"])
+        .collect();
+    let told = exits
+        .iter()
+        .any(|exit| exit["code"] == 3 && exit["log"].to_string().contains("broken from the start"));
     assert!(told, "the last exit and its last words: {status}");
     // One probe at a time on the backoff clock: the ramp, then one a second (± 10 %).
     let before = site.lines("starts").len();
-    never("the master left", 6.0, || site.status().is_none().then_some(()));
+    never("the master left", 6.0, || {
+        site.status().is_none().then_some(())
+    });
     let probes = site.lines("starts").len() - before;
-    assert!((3..=14).contains(&probes), "{probes} starts in 6 s at a delay of up to 1 s");
+    assert!(
+        (3..=14).contains(&probes),
+        "{probes} starts in 6 s at a delay of up to 1 s"
+    );
     assert!(before <= 24, "{before} starts before the loop was seen");
     let status = site.status().expect("a status");
-    assert_eq!(pids(&status, "steady"), others, "the other pool was touched");
+    assert_eq!(
+        pids(&status, "steady"),
+        others,
+        "the other pool was touched"
+    );
     assert_eq!(site.rotad(&["status", "--check"]).code, 3);
     site.write("code", "ok\nmended");
     let status = site.await_status("the pool came back", 10, support::all_ready);
@@ -70,10 +99,15 @@ fn a_whole_pool() {
 #[test]
 fn the_distances() {
     let _alone = alone();
-    let mut site = Site::new(&POOLS.replace("count = 2\nlisten = [\"http\"]", "count = 1\nlisten = [\"http\"]"));
+    let mut site = Site::new(&POOLS.replace(
+        "count = 2\nlisten = [\"http\"]",
+        "count = 1\nlisten = [\"http\"]",
+    ));
     site.write("code", "exit 3\nbroken");
     site.run();
-    let times = until("7 starts", 30, || Some(times(&site, "0")).filter(|times| times.len() >= 7));
+    let times = until("7 starts", 30, || {
+        Some(times(&site, "0")).filter(|times| times.len() >= 7)
+    });
     let distances: Vec<f64> = times.windows(2).map(|two| two[1] - two[0]).collect();
     // A death before ready waits from the first one on: 100, 200, 400, 800 ms, 1 s.
     for (distance, delay) in distances.iter().zip([0.1, 0.2, 0.4, 0.8, 1.0, 1.0]) {
@@ -89,16 +123,25 @@ fn one_death_at_once() {
     site.write("code", "ok\nfirst");
     site.run();
     let before = pids(&site.await_ready(), "web");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before[0]), nix::sys::signal::Signal::SIGKILL).expect("a worker");
-    let status = site
-        .await_status("a successor", 10, |status| support::all_ready(status) && pids(status, "web")[0] != before[0]);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(before[0]),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("a worker");
+    let status = site.await_status("a successor", 10, |status| {
+        support::all_ready(status) && pids(status, "web")[0] != before[0]
+    });
     assert_eq!(pids(&status, "web")[1], before[1]);
     let worker = &pool(&status, "web")["workers"][0];
     assert_eq!(worker["slot"], 0);
     assert_eq!(worker["restarts"], 1);
     assert_eq!(worker["last_exit"]["signal"], "KILL", "{worker}");
     assert!(number(&worker["last_exit"]["after_s"]) > 0.0);
-    assert_eq!(pool(&status, "web")["generation"], 1, "a crash is no new generation");
+    assert_eq!(
+        pool(&status, "web")["generation"],
+        1,
+        "a crash is no new generation"
+    );
 }
 
 /// Workers that end with 0 after each job are simply started again, never counted as failures.
@@ -116,17 +159,33 @@ success_exit_codes = [0]
 "#,
     );
     site.run();
-    until("40 jobs", 30, || (site.lines("starts").len() >= 40).then_some(()));
+    until("40 jobs", 30, || {
+        (site.lines("starts").len() >= 40).then_some(())
+    });
     let status = site.status().expect("a status");
-    let state = pool(&status, "jobs")["state"].as_str().expect("a state").to_string();
-    assert!(["ok", "degraded", "starting"].contains(&state.as_str()), "an end is no failure: {status}");
+    let state = pool(&status, "jobs")["state"]
+        .as_str()
+        .expect("a state")
+        .to_string();
+    assert!(
+        ["ok", "degraded", "starting"].contains(&state.as_str()),
+        "an end is no failure: {status}"
+    );
     // At most once per `delay` a slot. The master counts from its orders: on a busy machine one birth may come late, and
     // the next ones on time; so five lives are looked at together, of which the first may be late by two delays.
     let starts = times(&site, "0");
     let distances: Vec<f64> = starts.windows(6).map(|six| six[5] - six[0]).collect();
-    assert!(distances.iter().all(|distance| *distance >= 5.0 * 0.1 - 0.2), "{starts:?}");
+    assert!(
+        distances
+            .iter()
+            .all(|distance| *distance >= 5.0 * 0.1 - 0.2),
+        "{starts:?}"
+    );
     let mean = distances.iter().sum::<f64>() / distances.len() as f64 / 5.0;
-    assert!(mean < 0.4, "started again without backoff: {mean} s on average");
+    assert!(
+        mean < 0.4,
+        "started again without backoff: {mean} s on average"
+    );
 }
 
 /// `policy`: `never` stays down, `on-failure` starts again only after a failure.
@@ -149,7 +208,9 @@ restart = { policy = "on-failure", max_delay = "200ms" }
 "#,
     );
     site.run();
-    until("several starts of the ill one", 20, || (site.lines("ill").len() >= 4).then_some(()));
+    until("several starts of the ill one", 20, || {
+        (site.lines("ill").len() >= 4).then_some(())
+    });
     assert_eq!(site.lines("once").len(), 1);
     assert_eq!(site.lines("well").len(), 1);
     let status = site.status().expect("a status");

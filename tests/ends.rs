@@ -18,14 +18,29 @@ fn ends_before_ready_are_tried_less_and_less_often() {
     let began = Instant::now();
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.err.contains("5 ends in a row before it was ever ready"), "{run:?}");
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(
+        run.err.contains("5 ends in a row before it was ever ready"),
+        "{run:?}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
     let status = site.status().expect("a status");
     let worker = &pool(&status, "a")["workers"][0];
-    assert_eq!((&worker["restarts"], &worker["last_exit"]["code"]), (&0.into(), &0.into()), "{worker}");
+    assert_eq!(
+        (&worker["restarts"], &worker["last_exit"]["code"]),
+        (&0.into(), &0.into()),
+        "{worker}"
+    );
     site.await_log("times in a row", 10);
     // 100, 200, 400, 800 ms: the sixth comes some 3 s after the first.
-    assert!((5..=7).contains(&site.lines("starts").len()), "{:?}", site.lines("starts"));
+    assert!(
+        (5..=7).contains(&site.lines("starts").len()),
+        "{:?}",
+        site.lines("starts")
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
@@ -41,11 +56,18 @@ fn a_code_of_never_on_is_not_started_again() {
     site.run();
     let failed = |status: &Value| pool(status, "a")["state"] == "failed";
     let status = site.await_status("it is given up", 20, failed);
-    assert_eq!(pool(&status, "a")["workers"][0]["last_exit"]["code"], 78, "{status}");
+    assert_eq!(
+        pool(&status, "a")["workers"][0]["last_exit"]["code"],
+        78,
+        "{status}"
+    );
     site.await_log("not started again until the next roll or start: 78", 10);
     assert_eq!(site.rotad(&["status", "--check"]).code, 3);
     let run = site.rotad(&["start", "a"]);
-    assert!(run.code == 1 && run.err.contains("bad configuration"), "{run:?}");
+    assert!(
+        run.code == 1 && run.err.contains("bad configuration"),
+        "{run:?}"
+    );
     assert_eq!(site.lines("starts").len(), 2, "one more try, and no others");
     assert!(!site.log().contains("crash loop"), "{}", site.log());
     let run = site.rotad(&["start", "a"]);
@@ -77,7 +99,11 @@ fn an_essential_pool_ends_when_all_of_it_has_ended() {
     );
     site.run();
     assert_eq!(site.await_exit(30).code(), Some(0), "{}", site.log());
-    assert!(site.lines("starts").len() >= 4, "{:?}", site.lines("starts"));
+    assert!(
+        site.lines("starts").len() >= 4,
+        "{:?}",
+        site.lines("starts")
+    );
     site.assert_empty();
 }
 
@@ -86,11 +112,22 @@ fn an_essential_pool_ends_when_all_of_it_has_ended() {
 fn what_contradicts_itself_is_refused() {
     for (pool, words) in [
         ("essential = \"exit\"", "never ends"),
-        ("restart = { success_exit_codes = [0, 3], never_on = [3] }", "3 is one of `success_exit_codes`"),
-        ("restart = { policy = \"never\", never_on = [3] }", "means nothing"),
-        ("restart = { ends = [0] }", "did you mean `success_exit_codes`?"),
+        (
+            "restart = { success_exit_codes = [0, 3], never_on = [3] }",
+            "3 is one of `success_exit_codes`",
+        ),
+        (
+            "restart = { policy = \"never\", never_on = [3] }",
+            "means nothing",
+        ),
+        (
+            "restart = { ends = [0] }",
+            "did you mean `success_exit_codes`?",
+        ),
     ] {
-        let site = Site::new(&format!("[pool.a]\ncommand = [\"@WORKER@\", \"wait\"]\n{pool}\n"));
+        let site = Site::new(&format!(
+            "[pool.a]\ncommand = [\"@WORKER@\", \"wait\"]\n{pool}\n"
+        ));
         let run = site.rotad(&["check"]);
         assert!(run.code == 78 && run.err.contains(words), "{pool}: {run:?}");
     }
@@ -102,7 +139,11 @@ fn what_contradicts_itself_is_refused() {
 fn a_program_that_goes_into_the_background_is_told_to_stay() {
     let redis = "redis-server --daemonize yes --save '' --port @PORT@ --bind 127.0.0.1";
     for (program, command, advice) in [
-        ("sh", "sh -c \"setsid sleep 1000 & exit 0\"", "goes into the background"),
+        (
+            "sh",
+            "sh -c \"setsid sleep 1000 & exit 0\"",
+            "goes into the background",
+        ),
         ("redis-server", redis, "--daemonize no"),
     ] {
         if !need::program(program) {
@@ -114,8 +155,17 @@ fn a_program_that_goes_into_the_background_is_told_to_stay() {
         ));
         let began = Instant::now();
         let run = site.rotad(&["start"]);
-        assert!(run.code == 1 && run.err.contains("goes into the background") && run.err.contains(advice), "{run:?}");
-        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(
+            run.code == 1
+                && run.err.contains("goes into the background")
+                && run.err.contains(advice),
+            "{run:?}"
+        );
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            began.elapsed()
+        );
         site.await_log("goes into the background", 10);
         assert_eq!(site.rotad(&["stop"]).code, 0);
         site.assert_empty();

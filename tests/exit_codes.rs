@@ -32,7 +32,10 @@ fn of_the_verbs() {
     let expect = |code: i32, arguments: &[&str]| {
         let run = site.rotad(arguments);
         assert_eq!(run.code, code, "{arguments:?}: {run:?}");
-        assert!(code == 0 || code == 3 || !run.err.is_empty(), "{arguments:?} says why: {run:?}");
+        assert!(
+            code == 0 || code == 3 || !run.err.is_empty(),
+            "{arguments:?} says why: {run:?}"
+        );
     };
     expect(0, &["status"]);
     expect(0, &["roll", "web"]);
@@ -43,7 +46,9 @@ fn of_the_verbs() {
     expect(2, &["signal", "web", "NOPE"]);
     expect(2, &["roll", "web", "off/0"]);
     expect(3, &["status", "off", "--check"]);
-    for verb in ["status", "roll", "reload", "rollback", "cancel", "stop", "start", "logs"] {
+    for verb in [
+        "status", "roll", "reload", "rollback", "cancel", "stop", "start", "logs",
+    ] {
         expect(4, &[verb, "nobody"]);
     }
     expect(75, &["run"]);
@@ -52,7 +57,9 @@ fn of_the_verbs() {
     site.await_status("done", 20, |status| pool(status, "web")["state"] == "ok");
     site.write("code", "exit 3\nbroken");
     expect(10, &["roll", "web"]);
-    let broken = site.read("rotad.toml").replace("ready_timeout", "raedy_timeout");
+    let broken = site
+        .read("rotad.toml")
+        .replace("ready_timeout", "raedy_timeout");
     site.write("rotad.toml", &broken);
     expect(78, &["check"]);
     expect(78, &["reload"]);
@@ -70,7 +77,10 @@ fn of_a_start_and_of_another_user() {
         "rotad.toml",
         &site
             .read("rotad.toml")
-            .replace("\"wait\"]", "\"wait\", \"--nosuch\"]\nready_timeout = \"5s\"")
+            .replace(
+                "\"wait\"]",
+                "\"wait\", \"--nosuch\"]\nready_timeout = \"5s\"",
+            )
             .replace("ready = \"spawned\"", "ready = \"notify\""),
     );
     let run = site.rotad(&["start"]);
@@ -83,9 +93,18 @@ fn of_a_start_and_of_another_user() {
     let site = up();
     let copy = site.path("rotad");
     std::fs::copy(support::rotad(), &copy).expect("a copy that every user may run");
-    for arguments in [&["status"][..], &["events"], &["logs"], &["scale", "web", "2"], &["stop", "web"]] {
+    for arguments in [
+        &["status"][..],
+        &["events"],
+        &["logs"],
+        &["scale", "web", "2"],
+        &["stop", "web"],
+    ] {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&copy).args(arguments);
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(&copy)
+            .args(arguments);
         command.arg("-c").arg(&site.config);
         let run = support::site::finish(command, 30);
         assert_eq!(run.code, 5, "{arguments:?}: {run:?}");

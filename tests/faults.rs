@@ -33,15 +33,23 @@ impl Window {
         let master = site.pid();
         let output = File::create(site.path("strace.txt")).expect("a file");
         let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-p", &master.to_string()]).args(options).stderr(output).stdout(Stdio::null());
+        command
+            .args(["-f", "-qq", "-p", &master.to_string()])
+            .args(options)
+            .stderr(output)
+            .stdout(Stdio::null());
         let window = Window(command.spawn().expect("strace"));
         until("every thread is traced", 10, || {
             let threads = std::fs::read_dir(format!("/proc/{master}/task")).ok()?;
             let traced = |path: std::path::PathBuf| {
                 let text = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-                text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+                text.lines()
+                    .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
             };
-            threads.flatten().all(|thread| traced(thread.path())).then_some(())
+            threads
+                .flatten()
+                .all(|thread| traced(thread.path()))
+                .then_some(())
         });
         window
     }
@@ -59,7 +67,11 @@ fn answers(site: &Site, times: u32) {
     for _ in 0..times {
         let asked = Instant::now();
         assert!(site.status().is_some(), "no answer");
-        assert!(asked.elapsed() < Duration::from_secs(1), "an answer after {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "an answer after {:?}",
+            asked.elapsed()
+        );
     }
 }
 
@@ -83,14 +95,24 @@ fn fork_refused() {
     let mut site = Site::up(WEB);
     let before = pids(&site.await_ready(), "web");
     let inject = "inject=clone,clone3,fork,vfork:error=EAGAIN";
-    let window = Window::on(&site, &["-e", "trace=clone,clone3,fork,vfork", "-e", inject]);
+    let window = Window::on(
+        &site,
+        &["-e", "trace=clone,clone3,fork,vfork", "-e", inject],
+    );
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
-    site.await_status("the slot cannot be filled", 10, |status| pool(status, "web")["ready"] == 1);
-    until("several refused forks", 20, || (site.read("strace.txt").matches("INJECTED").count() >= 3).then_some(()));
+    site.await_status("the slot cannot be filled", 10, |status| {
+        pool(status, "web")["ready"] == 1
+    });
+    until("several refused forks", 20, || {
+        (site.read("strace.txt").matches("INJECTED").count() >= 3).then_some(())
+    });
     answers(&site, 5);
     assert!(get(&site.address(), "/").is_ok());
     until("the reason is told", 10, || {
-        let told = site.status().expect("a status")["pools"].to_string().to_lowercase() + &site.log().to_lowercase();
+        let told = site.status().expect("a status")["pools"]
+            .to_string()
+            .to_lowercase()
+            + &site.log().to_lowercase();
         (told.contains("temporarily unavailable") || told.contains("eagain")).then_some(())
     });
     drop(window);
@@ -110,13 +132,19 @@ fn descriptors_used_up() {
     let before = pids(&site.await_ready(), "web");
     let limit = |value: &str| {
         let master = site.pid().to_string();
-        let status = Command::new("prlimit").args(["--pid", &master, &format!("--nofile={value}")]).status();
+        let status = Command::new("prlimit")
+            .args(["--pid", &master, &format!("--nofile={value}")])
+            .status();
         assert!(status.expect("prlimit").success());
     };
     limit("3:");
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
-    until("the worker is gone", 5, || proc::gone(before[0]).then_some(()));
-    support::never("the master left", 1.0, || proc::gone(site.pid()).then_some(()));
+    until("the worker is gone", 5, || {
+        proc::gone(before[0]).then_some(())
+    });
+    support::never("the master left", 1.0, || {
+        proc::gone(site.pid()).then_some(())
+    });
     assert!(get(&site.address(), "/").is_ok(), "the other one serves");
     limit("1024:");
     sound(&mut site);
@@ -130,7 +158,10 @@ fn a_busy_program() {
     site.run();
     let before = pids(&site.await_ready(), "web");
     std::fs::copy(support::testworker(), site.path("next")).expect("the next program");
-    let writer = OpenOptions::new().append(true).open(site.path("next")).expect("somebody who writes it");
+    let writer = OpenOptions::new()
+        .append(true)
+        .open(site.path("next"))
+        .expect("somebody who writes it");
     std::fs::rename(site.path("next"), site.path("busy")).expect("in its place");
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 10, "{run:?}");
@@ -151,12 +182,26 @@ fn a_slow_exec_and_a_hung_folder() {
     }
     let _alone = alone();
     for (call, path) in [("execve", "testworker"), ("chdir,fchdir", "")] {
-        let mut site = Site::new(&WEB.replace("count = 2", "count = 1\nworking_directory = \"@DIR@\""));
+        let mut site =
+            Site::new(&WEB.replace("count = 2", "count = 1\nworking_directory = \"@DIR@\""));
         site.run();
         site.await_ready();
         let path = site.path(path).display().to_string();
-        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:delay_enter=4000000"));
-        let window = Window::on(&site, &["-P", path.trim_end_matches('/'), "-e", &trace, "-e", &inject]);
+        let (trace, inject) = (
+            format!("trace={call}"),
+            format!("inject={call}:delay_enter=4000000"),
+        );
+        let window = Window::on(
+            &site,
+            &[
+                "-P",
+                path.trim_end_matches('/'),
+                "-e",
+                &trace,
+                "-e",
+                &inject,
+            ],
+        );
         let started = site.lines("starts").len();
         site.signal(Signal::SIGUSR1);
         let asked = Instant::now();
@@ -164,10 +209,18 @@ fn a_slow_exec_and_a_hung_folder() {
             answers(&site, 1);
             assert!(get(&site.address(), "/").is_ok());
         }
-        assert_eq!(site.lines("starts").len(), started, "{call}: the delay was not in the way: this proves nothing");
+        assert_eq!(
+            site.lines("starts").len(),
+            started,
+            "{call}: the delay was not in the way: this proves nothing"
+        );
         // strace cannot let go of a thread that waits for its half-born child: first the birth has to be over.
-        until("the slow birth", 10, || (site.lines("starts").len() > started).then_some(()));
-        site.await_status("the roll is over", 10, |status| pool(status, "web")["reload"]["state"] == "done");
+        until("the slow birth", 10, || {
+            (site.lines("starts").len() > started).then_some(())
+        });
+        site.await_status("the roll is over", 10, |status| {
+            pool(status, "web")["reload"]["state"] == "done"
+        });
         drop(window);
         sound(&mut site);
     }
@@ -185,7 +238,12 @@ fn a_full_disk() {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         if stderr {
             site.configure(&text.replace(&log, ""));
-            command.stderr(OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"));
+            command.stderr(
+                OpenOptions::new()
+                    .write(true)
+                    .open("/dev/full")
+                    .expect("/dev/full"),
+            );
         } else {
             site.configure(&text.replace(&log, "log_file = \"/dev/full\""));
             command.stderr(File::create(site.path("stderr.txt")).expect("a file"));
@@ -207,7 +265,10 @@ fn a_closed_stderr() {
     site.configure(&site.read("rotad.toml").replace(&log, ""));
     let mut command = site.run_command();
     let (reader, writer) = std::io::pipe().expect("a pipe");
-    command.stdin(Stdio::null()).stdout(writer.try_clone().expect("the writer")).stderr(writer);
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().expect("the writer"))
+        .stderr(writer);
     site.spawn_as_it_is(command);
     site.await_ready();
     drop(reader);
@@ -220,15 +281,25 @@ fn a_closed_stderr() {
 /// 64 descriptors in all, which cannot be raised unless one is root; and as many as allowed: quick either way.
 #[test]
 fn descriptor_limits() {
-    for limit in ["ulimit -Sn 64; ulimit -Hn 64", "ulimit -n $((1<<30)) || ulimit -n $(ulimit -Hn)"] {
+    for limit in [
+        "ulimit -Sn 64; ulimit -Hn 64",
+        "ulimit -n $((1<<30)) || ulimit -n $(ulimit -Hn)",
+    ] {
         let mut site = Site::new(WEB);
         let run = site.run_command();
         let mut command = Command::new("bash");
-        command.args(["-c", &format!("{limit}; exec \"$@\""), "x"]).arg(run.get_program()).args(run.get_args());
+        command
+            .args(["-c", &format!("{limit}; exec \"$@\""), "x"])
+            .arg(run.get_program())
+            .args(run.get_args());
         let asked = Instant::now();
         site.spawn(command);
         site.await_ready();
-        assert!(asked.elapsed() < Duration::from_secs(3), "{limit}: {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(3),
+            "{limit}: {:?}",
+            asked.elapsed()
+        );
         sound(&mut site);
         site.signal(Signal::SIGTERM);
         assert_eq!(site.await_exit(10).code(), Some(0));

@@ -36,15 +36,28 @@ fn example(name: &str) -> Option<(Server, Site)> {
     let server = Server::gearmand()?;
     let site = Site::example(name);
     site.change("rotad.toml", "127.0.0.1:4730", &server.address());
-    site.change("rotad.toml", "[pool.jobs.reload]", "[pool.jobs.reload]\nsoak = \"200ms\"");
+    site.change(
+        "rotad.toml",
+        "[pool.jobs.reload]",
+        "[pool.jobs.reload]\nsoak = \"200ms\"",
+    );
     Some((server, site))
 }
 
 /// `gearman`: of a client that does not wait (`-b`), or one that does; what it prints.
 fn submit(server: &Server, background: bool, job: u64) -> String {
     let mut command = std::process::Command::new("gearman");
-    command.args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-f", "resize"]);
-    command.args(background.then_some("-b")).arg(job.to_string());
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &server.port.to_string(),
+        "-f",
+        "resize",
+    ]);
+    command
+        .args(background.then_some("-b"))
+        .arg(job.to_string());
     let run = finish(command, 60);
     assert_eq!(run.code, 0, "job {job}: {run:?}");
     run.out
@@ -66,7 +79,11 @@ fn roll(site: &Site, server: &Server, rolls: u64) -> [Range<u64>; 2] {
         let waiting = scope.spawn(move || {
             let mut next = WAITED_FOR;
             while !stop.load(Ordering::SeqCst) {
-                assert_eq!(submit(server, false, next).trim(), format!("done {next}"), "a client's answer");
+                assert_eq!(
+                    submit(server, false, next).trim(),
+                    format!("done {next}"),
+                    "a client's answer"
+                );
                 next += 1;
             }
             WAITED_FOR..next
@@ -82,7 +99,9 @@ fn roll(site: &Site, server: &Server, rolls: u64) -> [Range<u64>; 2] {
 
 /// Ten rolling restarts, 200 jobs at least.
 fn each_job_once(name: &str) {
-    let Some((server, mut site)) = example(name) else { return };
+    let Some((server, mut site)) = example(name) else {
+        return;
+    };
     let _alone = alone();
     site.run();
     site.await_ready();
@@ -107,7 +126,9 @@ fn python_runs_each_job_once() {
 /// Without a handler of TERM, the job in hand is cut short, and run again: nothing is lost, but some begin twice.
 #[test]
 fn a_plain_loop_runs_jobs_again() {
-    let Some((server, mut site)) = example("gearman-php") else { return };
+    let Some((server, mut site)) = example("gearman-php") else {
+        return;
+    };
     let _alone = alone();
     site.write("worker.php", PLAIN);
     site.run();
@@ -115,26 +136,40 @@ fn a_plain_loop_runs_jobs_again() {
     let jobs = roll(&site, &server, 10);
     let ledger = site.ledger();
     ledger.tell("plain loop", 10);
-    assert!(jobs.iter().all(|jobs| ledger.lost(jobs).is_empty()), "{ledger:?}");
-    assert!(!ledger.twice().is_empty(), "a plain loop was cut at every roll, and ran nothing twice?");
+    assert!(
+        jobs.iter().all(|jobs| ledger.lost(jobs).is_empty()),
+        "{ledger:?}"
+    );
+    assert!(
+        !ledger.twice().is_empty(),
+        "a plain loop was cut at every roll, and ran nothing twice?"
+    );
     site.stop_politely(30);
 }
 
 /// Without setTimeout, TERM does not end an idle work(): the worker takes one more job first.
 #[test]
 fn without_a_timeout_an_idle_worker_stays() {
-    let Some((server, mut site)) = example("gearman-php") else { return };
+    let Some((server, mut site)) = example("gearman-php") else {
+        return;
+    };
     let _alone = alone();
     site.change("worker.php", "$worker->setTimeout(500);", "");
     site.run();
     let old = pids(&site.await_ready(), "jobs");
     site.signal(Signal::SIGUSR2);
     site.await_generation(2);
-    never("an old worker left", 2.0, || old.iter().find(|pid| support::proc::gone(**pid)));
+    never("an old worker left", 2.0, || {
+        old.iter().find(|pid| support::proc::gone(**pid))
+    });
     for job in 0..12 {
         submit(&server, true, job);
     }
-    until("the old workers are gone", 60, || old.iter().all(|pid| support::proc::gone(*pid)).then_some(()));
+    until("the old workers are gone", 60, || {
+        old.iter()
+            .all(|pid| support::proc::gone(*pid))
+            .then_some(())
+    });
     site.await_done(&(0..12));
     site.ledger().assert_each_once(&(0..12));
     assert_eq!(site.rotad(&["stop", "--now"]).code, 0);
@@ -143,7 +178,9 @@ fn without_a_timeout_an_idle_worker_stays() {
 
 /// What workers did by themselves once: a changed file of settings rolls the pool, and HUP applies a changed TOML.
 fn settings_and_hup(name: &str, settings: &str, from: &str, to: &str) {
-    let Some((server, mut site)) = example(name) else { return };
+    let Some((server, mut site)) = example(name) else {
+        return;
+    };
     let _alone = alone();
     site.run();
     let first = pids(&site.await_ready(), "jobs");
@@ -154,7 +191,10 @@ fn settings_and_hup(name: &str, settings: &str, from: &str, to: &str) {
     let asked = Instant::now();
     site.change(settings, from, to);
     site.await_generation(2);
-    assert!(asked.elapsed() > Duration::from_millis(500), "not before it was quiet for `debounce`");
+    assert!(
+        asked.elapsed() > Duration::from_millis(500),
+        "not before it was quiet for `debounce`"
+    );
     site.await_log(&format!("{settings} changed: rolling jobs"), 10);
     site.feed(&mut sent, (30, 0), &send);
     site.change("rotad.toml", "env = {", "env = { COLOUR = \"blue\",");
@@ -165,16 +205,30 @@ fn settings_and_hup(name: &str, settings: &str, from: &str, to: &str) {
     site.ledger().assert_each_once(&(0..sent));
     let status = site.await_ready();
     assert!(pids(&status, "jobs").iter().all(|pid| !first.contains(pid)));
-    assert_eq!(pool(&status, "jobs")["generation"], 3, "one roll for each change");
+    assert_eq!(
+        pool(&status, "jobs")["generation"],
+        3,
+        "one roll for each change"
+    );
     site.stop_politely(30);
 }
 
 #[test]
 fn php_takes_changed_settings() {
-    settings_and_hup("gearman-php", "settings.ini", "milliseconds = 100", "milliseconds = 50");
+    settings_and_hup(
+        "gearman-php",
+        "settings.ini",
+        "milliseconds = 100",
+        "milliseconds = 50",
+    );
 }
 
 #[test]
 fn python_takes_changed_settings() {
-    settings_and_hup("gearman-python", "settings.json", "\"milliseconds\": 100", "\"milliseconds\": 50");
+    settings_and_hup(
+        "gearman-python",
+        "settings.json",
+        "\"milliseconds\": 100",
+        "\"milliseconds\": 50",
+    );
 }

@@ -29,7 +29,8 @@ failures = 2
 "#;
 
 fn web(how: &str) -> String {
-    WEB.replace("@HOW@", how).replace("@PORTS@", &support::free_ports(4))
+    WEB.replace("@HOW@", how)
+        .replace("@PORTS@", &support::free_ports(4))
 }
 
 fn make_sick(pid: i32) {
@@ -42,10 +43,20 @@ fn await_replaced(site: &Site, name: &str, before: &Value) -> Value {
     let after = site.await_status("the sick one is replaced", 20, |status| {
         support::all_ready(status) && !pids(status, name).contains(&old[0])
     });
-    assert!(pids(&after, name).contains(&old[1]), "the healthy one was replaced: {before} became {after}");
+    assert!(
+        pids(&after, name).contains(&old[1]),
+        "the healthy one was replaced: {before} became {after}"
+    );
     let exit = pool(&after, name)["workers"][0]["last_exit"].clone();
-    assert!(exit["error"].is_string(), "the reason is in last_exit: {after}");
-    assert_eq!(pool(&after, name)["workers"][1]["last_exit"], Value::Null, "{after}");
+    assert!(
+        exit["error"].is_string(),
+        "the reason is in last_exit: {after}"
+    );
+    assert_eq!(
+        pool(&after, name)["workers"][1]["last_exit"],
+        Value::Null,
+        "{after}"
+    );
     exit
 }
 
@@ -53,11 +64,15 @@ fn await_replaced(site: &Site, name: &str, before: &Value) -> Value {
 fn by_http() {
     let site = Site::up(&web("http = \"127.0.0.1:{port}/healthz\""));
     let before = site.await_ready();
-    let port = pool(&before, "web")["workers"][0]["port"].as_u64().expect("a port");
+    let port = pool(&before, "web")["workers"][0]["port"]
+        .as_u64()
+        .expect("a port");
     make_sick(pids(&before, "web")[0]);
     let exit = await_replaced(&site, "web", &before);
     let reason = exit["error"].as_str().unwrap_or_default();
-    let wanted = format!("health: GET http://127.0.0.1:{port}/healthz: timed out after 150 ms, 2 times in a row");
+    let wanted = format!(
+        "health: GET http://127.0.0.1:{port}/healthz: timed out after 150 ms, 2 times in a row"
+    );
     assert!(reason.contains(&wanted), "{reason}");
     site.await_log(&wanted, 10);
 }
@@ -67,22 +82,37 @@ fn by_http() {
 fn by_connect() {
     let site = Site::up(&web("connect = \"127.0.0.1:{port}\""));
     let before = site.await_ready();
-    let port = pool(&before, "web")["workers"][0]["port"].as_u64().expect("a port");
+    let port = pool(&before, "web")["workers"][0]["port"]
+        .as_u64()
+        .expect("a port");
     load::get(&format!("127.0.0.1:{port}"), "/shutdown").expect("an answer");
     let exit = await_replaced(&site, "web", &before);
-    assert!(exit["error"].as_str().is_some_and(|text| text.contains("connection refused, 2 times")), "{exit}");
+    assert!(
+        exit["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("connection refused, 2 times")),
+        "{exit}"
+    );
 }
 
 #[test]
 fn by_command() {
-    let how = "command = [\"sh\", \"-c\", \"echo looking at $ROTAD_PORT {slot}; test ! -e sick.{slot}\"]";
+    let how =
+        "command = [\"sh\", \"-c\", \"echo looking at $ROTAD_PORT {slot}; test ! -e sick.{slot}\"]";
     let site = Site::up(&web(how));
     let before = site.await_ready();
     site.write("sick.0", "");
-    until("the first is found", 20, || site.log().contains("2 times in a row").then_some(()));
+    until("the first is found", 20, || {
+        site.log().contains("2 times in a row").then_some(())
+    });
     std::fs::remove_file(site.path("sick.0")).expect("a file");
     let exit = await_replaced(&site, "web", &before);
-    assert!(exit["error"].as_str().is_some_and(|text| text.contains("exited with 1: looking at ")), "{exit}");
+    assert!(
+        exit["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("exited with 1: looking at ")),
+        "{exit}"
+    );
 }
 
 /// A health command that hangs for ever delays nothing, is killed, and counts.
@@ -101,11 +131,25 @@ fn by_a_command_that_hangs() {
     });
     std::fs::remove_file(site.path("sick.0")).expect("a file");
     let exit = await_replaced(&site, "web", &before);
-    assert!(exit["error"].as_str().is_some_and(|text| text.contains("timed out after 150 ms")), "{exit}");
-    assert!(slowest < Duration::from_secs(2), "a status took {slowest:?}");
-    let hung: Vec<i32> = site.lines("hangs").iter().map(|line| line.parse().expect("a pid")).collect();
+    assert!(
+        exit["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("timed out after 150 ms")),
+        "{exit}"
+    );
+    assert!(
+        slowest < Duration::from_secs(2),
+        "a status took {slowest:?}"
+    );
+    let hung: Vec<i32> = site
+        .lines("hangs")
+        .iter()
+        .map(|line| line.parse().expect("a pid"))
+        .collect();
     assert!(hung.len() >= 2, "{hung:?}");
-    until("what hung is gone", 10, || hung.iter().all(|pid| proc::gone(*pid)).then_some(()));
+    until("what hung is gone", 10, || {
+        hung.iter().all(|pid| proc::gone(*pid)).then_some(())
+    });
 }
 
 const DOGS: &str = r#"
@@ -124,21 +168,38 @@ fn by_watchdog() {
     let before = site.await_ready();
     make_sick(pids(&before, "dogs")[0]);
     let exit = await_replaced(&site, "dogs", &before);
-    assert!(exit["error"].as_str().is_some_and(|text| text.contains("no WATCHDOG=1 for 2.0 s")), "{exit}");
+    assert!(
+        exit["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("no WATCHDOG=1 for 2.0 s")),
+        "{exit}"
+    );
     site.await_log("no WATCHDOG=1 for 2.0 s", 10);
 }
 
 /// WATCHDOG=trigger at once; WATCHDOG_USEC changes the interval.
 #[test]
 fn by_its_own_word() {
-    let dogs = DOGS.replace("\"--watchdog\"]", "\"--watchdog\", \"--say\", \"@DIR@/word.{slot}\"]").replace("2s", "1h");
-    for (word, reason) in [("WATCHDOG=trigger", "WATCHDOG=trigger"), ("WATCHDOG_USEC=1000", "no WATCHDOG=1 for 0.0 s")]
-    {
+    let dogs = DOGS
+        .replace(
+            "\"--watchdog\"]",
+            "\"--watchdog\", \"--say\", \"@DIR@/word.{slot}\"]",
+        )
+        .replace("2s", "1h");
+    for (word, reason) in [
+        ("WATCHDOG=trigger", "WATCHDOG=trigger"),
+        ("WATCHDOG_USEC=1000", "no WATCHDOG=1 for 0.0 s"),
+    ] {
         let site = Site::up(&dogs);
         let before = site.await_ready();
         site.write("word.0", word);
         let exit = await_replaced(&site, "dogs", &before);
-        assert!(exit["error"].as_str().is_some_and(|text| text.contains(reason)), "{exit}");
+        assert!(
+            exit["error"]
+                .as_str()
+                .is_some_and(|text| text.contains(reason)),
+            "{exit}"
+        );
     }
 }
 
@@ -153,15 +214,24 @@ fn a_paused_master_replaces_nobody() {
     let master = site.pid();
     for _ in 0..2 {
         site.signal(Signal::SIGSTOP);
-        until("it is paused", 5, || (proc::stat(master)?[0] == "T").then_some(()));
+        until("it is paused", 5, || {
+            (proc::stat(master)?[0] == "T").then_some(())
+        });
         spaced(Duration::from_secs(4));
         site.signal(Signal::SIGCONT);
         never("a worker was replaced", 1.5, || {
             let now = site.status()?;
-            ["dogs", "web"].iter().any(|name| pids(&now, name) != pids(&before, name)).then_some(now)
+            ["dogs", "web"]
+                .iter()
+                .any(|name| pids(&now, name) != pids(&before, name))
+                .then_some(now)
         });
     }
-    assert!(!site.log().contains("(1 of"), "a failure was counted: {}", site.log());
+    assert!(
+        !site.log().contains("(1 of"),
+        "a failure was counted: {}",
+        site.log()
+    );
 }
 
 const MANY: &str = r#"
@@ -184,8 +254,11 @@ fn a_hundred_are_asked_in_time() {
     let port = support::free_port();
     // Each worker has an address of its own; the test listens there.
     let listener = |slot: usize| {
-        let listener = std::net::TcpListener::bind(format!("127.0.1.1{slot}:{port}")).expect("a socket");
-        listener.set_nonblocking(true).expect("a listener that does not wait");
+        let listener =
+            std::net::TcpListener::bind(format!("127.0.1.1{slot}:{port}")).expect("a socket");
+        listener
+            .set_nonblocking(true)
+            .expect("a listener that does not wait");
         listener
     };
     let all: Vec<_> = (0..100).map(listener).collect();
@@ -200,15 +273,23 @@ fn a_hundred_are_asked_in_time() {
         }
         asked.iter().all(|times| times.len() >= 6).then_some(())
     });
-    let gaps = asked.iter().flat_map(|times| times.windows(2).map(|two| two[1] - two[0]));
+    let gaps = asked
+        .iter()
+        .flat_map(|times| times.windows(2).map(|two| two[1] - two[0]));
     let longest = gaps.max().expect("gaps");
-    assert!(longest < Duration::from_millis(1100 + 400), "a check came {longest:?} after the one before");
+    assert!(
+        longest < Duration::from_millis(1100 + 400),
+        "a check came {longest:?} after the one before"
+    );
     let status = site.status().expect("a status");
     assert_eq!(pool(&status, "many")["ready"], 100);
 }
 
 /// Answers every connection with the status that `status` gives for its number.
-fn serve(listener: std::net::TcpListener, status: impl Fn(usize) -> u16 + Send + 'static) -> Arc<AtomicUsize> {
+fn serve(
+    listener: std::net::TcpListener,
+    status: impl Fn(usize) -> u16 + Send + 'static,
+) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     std::thread::spawn(move || {
@@ -217,7 +298,8 @@ fn serve(listener: std::net::TcpListener, status: impl Fn(usize) -> u16 + Send +
             let mut head = [0; 1024];
             let _ = stream.read(&mut head);
             let code = status(count.fetch_add(1, Ordering::SeqCst));
-            let _ = stream.write_all(format!("HTTP/1.1 {code} So\r\nContent-Length: 0\r\n\r\n").as_bytes());
+            let _ = stream
+                .write_all(format!("HTTP/1.1 {code} So\r\nContent-Length: 0\r\n\r\n").as_bytes());
         }
     });
     asked
@@ -235,8 +317,13 @@ fn ready_by_an_answer() {
     assert_eq!(asked.load(Ordering::SeqCst), 6);
     let status = site.status().expect("a status");
     // 50, 100, 200, 400 and 800 ms of pauses.
-    assert!(support::number(&pool(&status, "slow")["workers"][0]["ready_in_s"]) >= 1.5, "{status}");
-    never("it was asked again", 1.5, || (asked.load(Ordering::SeqCst) > 6).then_some(()));
+    assert!(
+        support::number(&pool(&status, "slow")["workers"][0]["ready_in_s"]) >= 1.5,
+        "{status}"
+    );
+    never("it was asked again", 1.5, || {
+        (asked.load(Ordering::SeqCst) > 6).then_some(())
+    });
 }
 
 /// By a command that fails first; and one that is never ready says why.
@@ -248,23 +335,36 @@ fn never_ready_says_why() {
          ready_timeout = \"1s\"\nstop = \"2s\"\n",
     );
     site.run();
-    site.await_log("was not ready in time: `sh`: exited with 7: no database", 20);
+    site.await_log(
+        "was not ready in time: `sh`: exited with 7: no database",
+        20,
+    );
     let status = site.await_status("the reason is told", 10, |status| {
         let exit = &pool(status, "bad")["workers"][0]["last_exit"];
-        exit["error"].as_str().is_some_and(|text| text.contains("exited with 7: no database"))
+        exit["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("exited with 7: no database"))
     });
     assert_eq!(pool(&status, "good")["ready"], 0, "{status}");
     site.write("go", "");
-    site.await_status("the good one is ready", 10, |status| pool(status, "good")["ready"] == 1);
+    site.await_status("the good one is ready", 10, |status| {
+        pool(status, "good")["ready"] == 1
+    });
 }
 
 /// Checks, watchdogs and ages that are far away cost nothing until they are due.
 #[test]
 fn far_deadlines_wake_nobody() {
     let _alone = alone();
-    let slow = web("connect = \"127.0.0.1:{port}\"").replace("200ms", "1h").replace("150ms", "1s");
-    let dogs = DOGS.replace("\"--watchdog\"", "\"--drain-ms\", \"0\"").replace("2s", "1h");
-    let site = Site::up(&format!("{dogs}[pool.dogs.recycle]\nmax_age = \"6h\"\n{slow}"));
+    let slow = web("connect = \"127.0.0.1:{port}\"")
+        .replace("200ms", "1h")
+        .replace("150ms", "1s");
+    let dogs = DOGS
+        .replace("\"--watchdog\"", "\"--drain-ms\", \"0\"")
+        .replace("2s", "1h");
+    let site = Site::up(&format!(
+        "{dogs}[pool.dogs.recycle]\nmax_age = \"6h\"\n{slow}"
+    ));
     let master = site.pid();
     let still = |seconds: u64| {
         let before = proc::switches(master);

@@ -13,7 +13,14 @@ fn own_mounts() -> bool {
         return false;
     }
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("of its own");
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .expect("of its own");
     true
 }
 
@@ -37,7 +44,10 @@ fn a_configuration_that_cannot_be_read_is_refused() {
     }
     let _alone = alone();
     let mut site = Site::new(WEB);
-    site.write("rotad.toml", &format!("include = [\"more/*.toml\"]\n{}", site.read("rotad.toml")));
+    site.write(
+        "rotad.toml",
+        &format!("include = [\"more/*.toml\"]\n{}", site.read("rotad.toml")),
+    );
     std::fs::create_dir(site.path("more")).expect("a folder");
     site.write("more/jobs.toml", &site.filled(JOBS));
     site.run();
@@ -51,10 +61,15 @@ fn a_configuration_that_cannot_be_read_is_refused() {
         pids(status, "web") != before && pool(status, "web")["state"] == "ok"
     });
     until("the reload is refused", 45, || {
-        site.log().contains("the configuration could not be read within 30 s").then_some(())
+        site.log()
+            .contains("the configuration could not be read within 30 s")
+            .then_some(())
     });
     drop(dead);
-    site.write("more/jobs.toml", &site.filled(JOBS).replace("pool.jobs", "pool.work"));
+    site.write(
+        "more/jobs.toml",
+        &site.filled(JOBS).replace("pool.jobs", "pool.work"),
+    );
     let reload = site.rotad(&["reload"]);
     assert_eq!(reload.code, 0, "{reload:?}");
     assert_eq!(pids(&site.status().expect("a status"), "work").len(), 1);

@@ -52,7 +52,10 @@ fn user_command(site: &Site, uid: u32, groups: &str, arguments: &[&str]) -> Comm
         groups => command.args(["--groups", groups]),
     };
     command.arg(site.path("rotad")).args(arguments);
-    command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("ROTAD_CONFIG");
+    command
+        .env("HOME", home)
+        .env_remove("XDG_STATE_HOME")
+        .env_remove("ROTAD_CONFIG");
     command
 }
 
@@ -70,7 +73,11 @@ struct Releases<'s> {
 impl<'s> Releases<'s> {
     /// `master`: keys of `[master]`.
     fn new(site: &'s Site, shop: &str, master: &str) -> Self {
-        let releases = Self { site, shop: site.path(shop), master: site.filled(master) };
+        let releases = Self {
+            site,
+            shop: site.path(shop),
+            master: site.filled(master),
+        };
         releases.deploy(1);
         releases.turn(1);
         releases
@@ -79,7 +86,10 @@ impl<'s> Releases<'s> {
     fn deploy(&self, number: u32) {
         let folder = self.release(number);
         fs::create_dir_all(&folder).expect("a release");
-        let text = format!("[master]\n{}\n{JOBS}env = {{ RELEASE = \"{number}\" }}\n", self.master);
+        let text = format!(
+            "[master]\n{}\n{JOBS}env = {{ RELEASE = \"{number}\" }}\n",
+            self.master
+        );
         fs::write(folder.join("rotad.toml"), self.site.filled(&text)).expect("a configuration");
     }
 
@@ -97,10 +107,17 @@ impl<'s> Releases<'s> {
     fn cd(&self, folder: &str, shell: bool, arguments: &[&str]) -> Run {
         let mut command = Command::new("sh");
         let script = "cd \"$1\" && shift && exec \"$@\"";
-        command.args(["-c", script, "sh"]).arg(self.shop.join(folder)).arg(support::rotad()).args(arguments);
+        command
+            .args(["-c", script, "sh"])
+            .arg(self.shop.join(folder))
+            .arg(support::rotad())
+            .args(arguments);
         if !shell {
             command = Command::new(support::rotad());
-            command.current_dir(self.shop.join(folder)).env_remove("PWD").args(arguments);
+            command
+                .current_dir(self.shop.join(folder))
+                .env_remove("PWD")
+                .args(arguments);
         }
         command.env_remove("ROTAD_CONFIG");
         finish(command, 60)
@@ -112,16 +129,29 @@ impl<'s> Releases<'s> {
             let run = self.cd("current", true, &["status", "--json"]);
             assert_eq!(run.code, 0, "{run:?}");
             let status: serde_json::Value = serde_json::from_str(&run.out).expect("a status");
-            let alone = support::pool(&status, "jobs")["alive"] == support::pool(&status, "jobs")["wanted"];
+            let alone =
+                support::pool(&status, "jobs")["alive"] == support::pool(&status, "jobs")["wanted"];
             alone.then_some(status)
         });
-        assert_eq!(status["master"]["config"], self.shop.join("current/rotad.toml").display().to_string());
+        assert_eq!(
+            status["master"]["config"],
+            self.shop.join("current/rotad.toml").display().to_string()
+        );
         for pid in pids(&status, "jobs") {
             let environment = fs::read(format!("/proc/{pid}/environ")).expect("its environment");
             let wanted = format!("RELEASE={number}");
-            assert!(environment.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()), "not release {number}");
+            assert!(
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|one| one == wanted.as_bytes()),
+                "not release {number}"
+            );
             let folder = fs::read_link(format!("/proc/{pid}/cwd")).expect("its folder");
-            assert_eq!(folder, self.release(number), "relative paths are the new release's");
+            assert_eq!(
+                folder,
+                self.release(number),
+                "relative paths are the new release's"
+            );
         }
     }
 }
@@ -145,7 +175,11 @@ fn a_deploy(releases: &Releases<'_>) {
     let run = releases.cd("releases/3", false, &["reload"]);
     assert_eq!(run.code, 0, "{run:?}");
     releases.serves(3);
-    for (folder, shell) in [("current", true), ("releases/3", true), ("releases/3", false)] {
+    for (folder, shell) in [
+        ("current", true),
+        ("releases/3", true),
+        ("releases/3", false),
+    ] {
         let run = releases.cd(folder, shell, &["start"]);
         assert_eq!(run.code, 75, "{folder}: {run:?}");
     }
@@ -168,13 +202,22 @@ fn a_turned_link_brings_the_new_release() {
 #[test]
 fn a_runtime_directory_in_the_release_moves_along() {
     let site = open_site(JOBS);
-    let releases =
-        Releases::new(&site, "shop", "name = \"shop\"\nruntime_dir = \"run\"\nlog_file = \"@DIR@/master.log\"");
+    let releases = Releases::new(
+        &site,
+        "shop",
+        "name = \"shop\"\nruntime_dir = \"run\"\nlog_file = \"@DIR@/master.log\"",
+    );
     let check = releases.cd("current", true, &["check"]);
-    assert!(check.code == 0 && check.text().contains("part of the release"), "{check:?}");
+    assert!(
+        check.code == 0 && check.text().contains("part of the release"),
+        "{check:?}"
+    );
     a_deploy(&releases);
     assert!(releases.release(3).join("run/master.lock").exists());
-    assert!(!releases.release(1).exists(), "a deleted release stays deleted");
+    assert!(
+        !releases.release(1).exists(),
+        "a deleted release stays deleted"
+    );
 }
 
 /// Without a name the folder above `current` gives it, and with it the place of the control socket.
@@ -188,10 +231,16 @@ fn a_turned_link_brings_the_new_release_without_a_name() {
     let releases = Releases::new(&site, &name, "log_file = \"@DIR@/master.log\"");
     let place = Path::new("/run/rotad").join(&name);
     a_deploy(&releases);
-    assert!(place.join("master.lock").exists(), "named after the folder above the link");
+    assert!(
+        place.join("master.lock").exists(),
+        "named after the folder above the link"
+    );
     fs::remove_dir_all(&place).expect("the runtime directory");
     for number in 1..=3 {
-        assert!(!Path::new("/run/rotad").join(number.to_string()).exists(), "a refused start leaves nothing");
+        assert!(
+            !Path::new("/run/rotad").join(number.to_string()).exists(),
+            "a refused start leaves nothing"
+        );
     }
 }
 
@@ -208,14 +257,24 @@ fn hup_follows_a_turned_link() {
         let pid = *pids(&status, "jobs").first()?;
         let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
         let wanted = format!("RELEASE={number}");
-        environment.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()).then_some(())
+        environment
+            .split(|byte| *byte == 0)
+            .any(|one| one == wanted.as_bytes())
+            .then_some(())
     };
     drop(releases);
     let mut command = Command::new(support::rotad());
-    command.arg("run").arg("-c").arg(shop.join("current/rotad.toml"));
+    command
+        .arg("run")
+        .arg("-c")
+        .arg(shop.join("current/rotad.toml"));
     site.spawn(command);
     until("release 1", 20, || status(1));
-    let releases = Releases { site: &site, shop: shop.clone(), master: site.filled(keys) };
+    let releases = Releases {
+        site: &site,
+        shop: shop.clone(),
+        master: site.filled(keys),
+    };
     releases.deploy(2);
     // watch_config alone notices that the link was turned.
     releases.turn(2);
@@ -234,7 +293,8 @@ fn a_config_map_is_followed() {
     let mut site = open_site(JOBS);
     let map = site.path("map");
     fs::create_dir(&map).expect("a folder");
-    let keys = "[master]\nname = \"map\"\nruntime_dir = \"@DIR@/run\"\npid_file = \"@DIR@/master.pid\"\n";
+    let keys =
+        "[master]\nname = \"map\"\nruntime_dir = \"@DIR@/run\"\npid_file = \"@DIR@/master.pid\"\n";
     let filled = site.filled(&format!("{keys}{JOBS}"));
     let update = |version: u32, count: u32| {
         let folder = map.join(format!("..{version}"));
@@ -258,7 +318,11 @@ fn a_config_map_is_followed() {
     until("one worker", 20, || wanted(1));
     update(2, 2);
     fs::remove_dir_all(map.join("..1")).expect("the version before");
-    assert_eq!(verb(&config, &["status"], 30).code, 0, "reached although the real path is another one");
+    assert_eq!(
+        verb(&config, &["status"], 30).code,
+        0,
+        "reached although the real path is another one"
+    );
     site.signal(Signal::SIGHUP);
     until("two workers", 20, || wanted(2));
 }
@@ -280,7 +344,10 @@ fn a_link_that_others_can_turn_is_refused() {
     fs::set_permissions(site.path("open"), fs::Permissions::from_mode(0o777)).expect("open to all");
     let run = verb(&config, &["check"], 30);
     assert_eq!(run.code, 78, "{run:?}");
-    assert!(run.text().contains("writable by others") && run.text().contains("/open"), "{run:?}");
+    assert!(
+        run.text().contains("writable by others") && run.text().contains("/open"),
+        "{run:?}"
+    );
 }
 
 /// Whoever names a file that the master does not run is told which one it runs, and what to type.
@@ -290,7 +357,11 @@ fn the_master_of_another_file_says_what_to_do() {
     let other = site.write("other.toml", &site.read("rotad.toml"));
     let run = verb(&other, &["stop"], 30);
     assert_eq!(run.code, 4, "{run:?}");
-    for text in [format!("this is the master of {}", site.config.display()), "rotad stop -c".into(), "name".into()] {
+    for text in [
+        format!("this is the master of {}", site.config.display()),
+        "rotad stop -c".into(),
+        "name".into(),
+    ] {
         assert!(run.err.contains(&text), "{text}: {run:?}");
     }
 }
@@ -303,11 +374,26 @@ fn what_a_cleaner_takes_is_made_again() {
     let status = site.await_ready();
     let (master, workers) = (site.pid(), pids(&status, "jobs"));
     let run = site.path("run");
-    let notify =
-        run.join("notify").join(fs::read_dir(run.join("notify")).unwrap().next().unwrap().unwrap().file_name());
-    let all = ["run/control.sock", "run/master.lock", "run/workers", "master.pid"];
+    let notify = run.join("notify").join(
+        fs::read_dir(run.join("notify"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .file_name(),
+    );
+    let all = [
+        "run/control.sock",
+        "run/master.lock",
+        "run/workers",
+        "master.pid",
+    ];
     let there = || all.iter().all(|name| site.path(name).exists()) && notify.exists();
-    let back = |what: &str| until(&format!("{what} is there again"), 90, || there().then_some(()));
+    let back = |what: &str| {
+        until(&format!("{what} is there again"), 90, || {
+            there().then_some(())
+        })
+    };
     for name in all {
         fs::remove_file(site.path(name)).expect(name);
         back(name);
@@ -316,7 +402,11 @@ fn what_a_cleaner_takes_is_made_again() {
     fs::remove_file(&notify).expect("a worker's notify socket");
     back("a notify socket");
     fs::remove_dir_all(&run).expect("the runtime directory");
-    assert_eq!(site.rotad(&["start"]).code, 75, "in the moment without a folder");
+    assert_eq!(
+        site.rotad(&["start"]).code,
+        75,
+        "in the moment without a folder"
+    );
     assert_eq!(site.rotad(&["status"]).code, 0, "reached without a folder");
     back("everything");
     assert_eq!(site.rotad(&["run"]).code, 75);
@@ -339,16 +429,28 @@ fn a_moved_folder_is_made_again_at_hup_and_rtmin() {
     let text = JOBS.replace("@COPY@", "@WORKER@");
     let mut site = Site::new(&text);
     fs::create_dir(site.path("above")).expect("a folder");
-    site.configure(&format!("{}{text}", support::site::MASTER.replace("@DIR@/run", "@DIR@/above/run")));
+    site.configure(&format!(
+        "{}{text}",
+        support::site::MASTER.replace("@DIR@/run", "@DIR@/above/run")
+    ));
     site.run();
     site.await_ready();
     for signal in [nix::libc::SIGHUP, nix::libc::SIGRTMIN()] {
         fs::rename(site.path("above"), site.path(&format!("moved-{signal}"))).expect("moved");
-        assert_eq!(site.rotad(&["stop", "nobody"]).code, 4, "reached all the same: no such pool");
+        assert_eq!(
+            site.rotad(&["stop", "nobody"]).code,
+            4,
+            "reached all the same: no such pool"
+        );
         let pid = site.pid().to_string();
-        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().expect("kill");
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &pid])
+            .status()
+            .expect("kill");
         assert!(sent.success());
-        until("a control socket", 10, || site.path("above/run/control.sock").exists().then_some(()));
+        until("a control socket", 10, || {
+            site.path("above/run/control.sock").exists().then_some(())
+        });
     }
 }
 
@@ -370,7 +472,9 @@ fn removing_it_again_and_again_keeps_nobody_busy() {
     assert!(ticks() - before < 100, "{} ticks in 5 s", ticks() - before);
     let made = site.rotad(&["events"]).out.matches("restored").count();
     assert!((1..=5).contains(&made), "{made} times");
-    until("it is there again", 90, || site.path("run/control.sock").exists().then_some(()));
+    until("it is there again", 90, || {
+        site.path("run/control.sock").exists().then_some(())
+    });
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
@@ -395,8 +499,15 @@ fn a_broken_or_removed_file_finds_its_master() {
     // Nobody runs now, but who could know?
     let run = site.rotad(&["stop"]);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.err.contains("cannot be read") && run.err.contains("control.sock"), "{run:?}");
-    assert_eq!(site.rotad(&["status"]).code, 78, "a name that means no file and no master");
+    assert!(
+        run.err.contains("cannot be read") && run.err.contains("control.sock"),
+        "{run:?}"
+    );
+    assert_eq!(
+        site.rotad(&["status"]).code,
+        78,
+        "a name that means no file and no master"
+    );
     for broken in ["", "foo = [\n"] {
         site.write("rotad.toml", broken);
         let run = site.rotad(&["stop"]);
@@ -405,7 +516,10 @@ fn a_broken_or_removed_file_finds_its_master() {
     }
     site.write("rotad.toml", &text);
     let run = site.rotad(&["stop"]);
-    assert_eq!(run.code, 0, "the file says where its master would be: {run:?}");
+    assert_eq!(
+        run.code, 0,
+        "the file says where its master would be: {run:?}"
+    );
     assert!(run.out.contains("nothing is running"), "{run:?}");
 }
 
@@ -414,7 +528,12 @@ fn a_broken_or_removed_file_finds_its_master() {
 fn a_changed_runtime_directory_finds_its_master() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
     site.edit(
-        "@DIR@/run".replace("@DIR@", site.path("").display().to_string().trim_end_matches('/')).as_str(),
+        "@DIR@/run"
+            .replace(
+                "@DIR@",
+                site.path("").display().to_string().trim_end_matches('/'),
+            )
+            .as_str(),
         "@DIR@/elsewhere",
     );
     assert_eq!(site.rotad(&["status"]).code, 0);
@@ -426,7 +545,11 @@ fn a_changed_runtime_directory_finds_its_master() {
 /// A master killed by -9: `stop` and `status` name the workers that it left.
 #[test]
 fn a_killed_masters_workers_are_named() {
-    let site = Site::new(&JOBS.replace("@COPY@", "@WORKER@").replace("stop =", "count = 2\nstop ="));
+    let site = Site::new(
+        &JOBS
+            .replace("@COPY@", "@WORKER@")
+            .replace("stop =", "count = 2\nstop ="),
+    );
     assert_eq!(site.rotad(&["start"]).code, 0);
     let (master, workers) = (site.pid(), pids(&site.await_ready(), "jobs"));
     kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
@@ -434,7 +557,12 @@ fn a_killed_masters_workers_are_named() {
     for (arguments, code) in [(&["stop"][..], 1), (&["status"], 4)] {
         let run = site.rotad(arguments);
         assert_eq!(run.code, code, "{run:?}");
-        assert!(workers.iter().all(|worker| run.err.contains(&worker.to_string())), "{run:?}");
+        assert!(
+            workers
+                .iter()
+                .all(|worker| run.err.contains(&worker.to_string())),
+            "{run:?}"
+        );
         assert!(run.err.contains("rotad start"), "{run:?}");
     }
     assert!(workers.iter().all(|worker| !proc::gone(*worker)));
@@ -450,12 +578,16 @@ fn a_group_reaches_the_master_in_its_default_place() {
     let site = open_site(JOBS);
     let name = format!("rt-group-{}", std::process::id());
     let place = Path::new("/run/rotad").join(&name);
-    let head = format!("[master]\nname = {name:?}\nlog_file = \"@DIR@/master.log\"\n[control]\ngroup = \"www-data\"\n");
+    let head = format!(
+        "[master]\nname = {name:?}\nlog_file = \"@DIR@/master.log\"\n[control]\ngroup = \"www-data\"\n"
+    );
     site.configure(&format!("{head}{JOBS}"));
     assert_eq!(site.rotad(&["start"]).code, 0);
     let config = site.config.display().to_string();
     let group = GROUP.to_string();
-    let asks = |groups: &str, verb: &[&str]| as_user(&site, NOBODY, groups, &[verb, &["-c", &config]].concat());
+    let asks = |groups: &str, verb: &[&str]| {
+        as_user(&site, NOBODY, groups, &[verb, &["-c", &config]].concat())
+    };
     for verb in [&["status"][..], &["roll"], &["logs"], &["events"]] {
         let run = asks(&group, verb);
         assert_eq!(run.code, 0, "{verb:?}: {run:?}");
@@ -468,7 +600,10 @@ fn a_group_reaches_the_master_in_its_default_place() {
     for verb in [&["status"][..], &["stop"], &["reload"]] {
         let run = asks("", verb);
         assert_eq!(run.code, 5, "{verb:?}: {run:?}");
-        assert!(run.err.contains("uid 0 (pid ") && run.err.contains("sudo "), "{verb:?}: {run:?}");
+        assert!(
+            run.err.contains("uid 0 (pid ") && run.err.contains("sudo "),
+            "{verb:?}: {run:?}"
+        );
         assert!(!run.err.contains("rotad start"), "{run:?}");
     }
     assert_eq!(asks("", &["start"]).code, 75);
@@ -493,9 +628,15 @@ fn root_is_told_of_another_users_master() {
     for verb in [&["stop"][..], &["status"], &["roll"]] {
         let run = site.rotad(verb);
         assert_eq!(run.code, 4, "{verb:?}: {run:?}");
-        assert!(run.err.contains(&format!("uid {NOBODY} (pid ")) && run.err.contains("sudo -u nobody"), "{run:?}");
+        assert!(
+            run.err.contains(&format!("uid {NOBODY} (pid ")) && run.err.contains("sudo -u nobody"),
+            "{run:?}"
+        );
     }
-    assert_eq!(as_user(&site, NOBODY, "", &["status", "-c", &config]).code, 0);
+    assert_eq!(
+        as_user(&site, NOBODY, "", &["status", "-c", &config]).code,
+        0
+    );
     // Another user's claim does not keep root from starting what is root's own file; the owner's would.
     chown(&site.config, Some(NOBODY), None).expect("his file");
     assert_eq!(site.rotad(&["start"]).code, 75);
@@ -518,12 +659,29 @@ impl Drop for Holds {
 fn locked_by_nobody(kind: &str, file: &Path) -> Holds {
     let inode = file.metadata().expect("the file").ino().to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "flock", kind]).arg(file);
-    command.args(["sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "flock",
+            kind,
+        ])
+        .arg(file);
+    command
+        .args(["sleep", "1000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let child = Holds(command.spawn().expect("flock"));
     until("the lock is held", 10, || {
         let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
-        locks.lines().any(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} "))).then_some(())
+        locks
+            .lines()
+            .any(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} ")))
+            .then_some(())
     });
     child
 }
@@ -540,7 +698,8 @@ fn a_strangers_lock_keeps_nobody_from_starting() {
     let lock = site.path("run/master.lock");
     assert_eq!(lock.metadata().expect("the lock").mode() & 0o777, 0o600);
     assert_eq!(site.rotad(&["stop"]).code, 0);
-    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).expect("as older versions made it");
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644))
+        .expect("as older versions made it");
     for kind in ["-s", "-x"] {
         let _held = locked_by_nobody(kind, &lock);
         let run = site.rotad(&["stop"]);
@@ -569,9 +728,10 @@ fn a_lock_on_another_file_system_means_nothing() {
         return;
     }
     let site = Site::new(&JOBS.replace("@COPY@", "@WORKER@"));
-    let text = site
-        .read("rotad.toml")
-        .replace(&site.path("run").display().to_string(), &site.path("a/run").display().to_string());
+    let text = site.read("rotad.toml").replace(
+        &site.path("run").display().to_string(),
+        &site.path("a/run").display().to_string(),
+    );
     site.write("rotad.toml", &text);
     for name in ["a", "b"] {
         fs::create_dir(site.path(name)).expect("a folder");
@@ -591,10 +751,17 @@ fn a_lock_on_another_file_system_means_nothing() {
         kill $holder
     "#;
     let mut command = Command::new("unshare");
-    command.args(["-m", "--propagation", "private", "sh", "-c", script]).current_dir(site.path(""));
-    command.env("ROTAD", support::rotad()).env("PWD", site.path(""));
+    command
+        .args(["-m", "--propagation", "private", "sh", "-c", script])
+        .current_dir(site.path(""));
+    command
+        .env("ROTAD", support::rotad())
+        .env("PWD", site.path(""));
     let run = finish(command, 60);
-    assert!(run.out.contains("stop 0") && run.out.contains("status 4"), "{run:?}");
+    assert!(
+        run.out.contains("stop 0") && run.out.contains("status 4"),
+        "{run:?}"
+    );
     assert!(run.took < Duration::from_secs(20), "{run:?}");
 }
 
@@ -608,7 +775,10 @@ fn a_stranger_on_the_name_changes_nothing() {
     let site = Site::new(&JOBS.replace("@COPY@", "@WORKER@"));
     let names = || {
         let table = fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
-        let names = table.lines().filter_map(|line| line.split_once("@rotad/")).map(|(_, name)| name.to_owned());
+        let names = table
+            .lines()
+            .filter_map(|line| line.split_once("@rotad/"))
+            .map(|(_, name)| name.to_owned());
         names.collect::<std::collections::BTreeSet<String>>()
     };
     let before = names();
@@ -620,7 +790,12 @@ fn a_stranger_on_the_name_changes_nothing() {
     assert_eq!(site.rotad(&["start"]).code, 0);
     let inodes: Vec<u64> = proc::descriptors(site.pid())
         .values()
-        .filter_map(|what| what.strip_prefix("socket:[")?.trim_end_matches(']').parse().ok())
+        .filter_map(|what| {
+            what.strip_prefix("socket:[")?
+                .trim_end_matches(']')
+                .parse()
+                .ok()
+        })
         .collect();
     let table = fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
     let own = table.lines().filter(|line| {
@@ -629,18 +804,37 @@ fn a_stranger_on_the_name_changes_nothing() {
             .and_then(|inode| inode.parse().ok())
             .is_some_and(|inode: u64| inodes.contains(&inode))
     });
-    let name = own.filter_map(|line| line.split_once('@')).map(|(_, name)| name.to_owned()).next().expect("a sign");
-    assert!(!before.contains(name.trim_start_matches("rotad/")), "{name}");
+    let name = own
+        .filter_map(|line| line.split_once('@'))
+        .map(|(_, name)| name.to_owned())
+        .next()
+        .expect("a sign");
+    assert!(
+        !before.contains(name.trim_start_matches("rotad/")),
+        "{name}"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     let script = "import socket, sys\n\
         s = socket.socket(socket.AF_UNIX); s.bind('\\0' + sys.argv[1]); s.listen(1)\n\
         print('sits', flush=True)\n\
         while True: s.accept()";
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", PYTHON, "-c", script, &name]);
+    command.args([
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        PYTHON,
+        "-c",
+        script,
+        &name,
+    ]);
     let said = fs::File::create(site.path("squatter")).expect("a file");
     let _sits = Holds(command.stdout(said).spawn().expect("a stranger"));
-    until("he sits there", 10, || site.read("squatter").contains("sits").then_some(()));
+    until("he sits there", 10, || {
+        site.read("squatter").contains("sits").then_some(())
+    });
     assert_eq!(site.rotad(&["status"]).code, 4);
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -649,7 +843,11 @@ fn a_stranger_on_the_name_changes_nothing() {
     site.write("rotad.toml", "");
     assert_eq!(site.rotad(&["status"]).code, 0, "found beside him");
     site.write("rotad.toml", &text.replace("/run\"", "/other\""));
-    assert_eq!(site.rotad(&["start"]).code, 75, "a second master beside him");
+    assert_eq!(
+        site.rotad(&["start"]).code,
+        75,
+        "a second master beside him"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
@@ -663,7 +861,11 @@ fn a_flood_on_the_abstract_socket() {
     }
     let mut site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
     let table = fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
-    let names: Vec<&str> = table.lines().filter_map(|line| line.split_once('@')).map(|(_, name)| name).collect();
+    let names: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.split_once('@'))
+        .map(|(_, name)| name)
+        .collect();
     let script = "import socket, sys\n\
         names = [n for n in sys.argv[1:] if n.startswith('rotad/')]\n\
         said = set()\n\
@@ -675,7 +877,18 @@ fn a_flood_on_the_abstract_socket() {
         \x20       except OSError: pass\n\
         print(said)";
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", PYTHON, "-c", script]).args(&names);
+    command
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            PYTHON,
+            "-c",
+            script,
+        ])
+        .args(&names);
     let said = fs::File::create(site.path("said")).expect("a file");
     let mut flood = Holds(command.stdout(said).spawn().expect("strangers"));
     let mut worst = Duration::ZERO;
@@ -687,8 +900,14 @@ fn a_flood_on_the_abstract_socket() {
     });
     assert!(worst < Duration::from_secs(2), "{worst:?}");
     let said = site.read("said");
-    assert!(said.contains(&site.path("run").display().to_string()), "{said}");
-    assert!(!said.contains("rotad.toml"), "the path of the configuration is nobody's business: {said}");
+    assert!(
+        said.contains(&site.path("run").display().to_string()),
+        "{said}"
+    );
+    assert!(
+        !said.contains("rotad.toml"),
+        "the path of the configuration is nobody's business: {said}"
+    );
     assert!(site.master_lives());
 }
 
@@ -696,28 +915,49 @@ fn a_flood_on_the_abstract_socket() {
 #[test]
 fn what_is_no_utf8_is_refused() {
     let site = Site::new(&JOBS.replace("@COPY@", "@WORKER@"));
-    let odd = site.path("").join(std::ffi::OsStr::from_bytes(b"x\xff\xfe"));
+    let odd = site
+        .path("")
+        .join(std::ffi::OsStr::from_bytes(b"x\xff\xfe"));
     fs::create_dir(&odd).expect("a folder");
     fs::copy(&site.config, odd.join("rotad.toml")).expect("a configuration");
     let refused = |config: &Path, verbs: &[&str]| {
         for verb in verbs {
             let run = support::site::verb(config, &[verb], 30);
             assert_eq!(run.code, 78, "{verb}: {run:?}");
-            assert!(run.err.contains("UTF-8") && run.err.contains("\\xff"), "{verb}: {run:?}");
+            assert!(
+                run.err.contains("UTF-8") && run.err.contains("\\xff"),
+                "{verb}: {run:?}"
+            );
         }
     };
-    refused(&odd.join("rotad.toml"), &["check", "start", "run", "status", "stop"]);
+    refused(
+        &odd.join("rotad.toml"),
+        &["check", "start", "run", "status", "stop"],
+    );
     // Through a link with a fine name.
     symlink(&odd, site.path("fine")).expect("a link");
     refused(&site.path("fine/rotad.toml"), &["check", "start"]);
     // A file that `include` finds.
     fs::create_dir(site.path("conf.d")).expect("a folder");
-    fs::write(site.path("conf.d").join(std::ffi::OsStr::from_bytes(b"\xff.toml")), "").expect("a file");
+    fs::write(
+        site.path("conf.d")
+            .join(std::ffi::OsStr::from_bytes(b"\xff.toml")),
+        "",
+    )
+    .expect("a file");
     let text = site.read("rotad.toml");
-    site.write("rotad.toml", &format!("include = [\"conf.d/*.toml\"]\n{text}"));
+    site.write(
+        "rotad.toml",
+        &format!("include = [\"conf.d/*.toml\"]\n{text}"),
+    );
     refused(&site.config, &["check", "start"]);
     // A default that comes from the environment.
-    site.write("rotad.toml", &JOBS.replace("@COPY@", "sleep").replace("\"wait\"", "\"1000\""));
+    site.write(
+        "rotad.toml",
+        &JOBS
+            .replace("@COPY@", "sleep")
+            .replace("\"wait\"", "\"1000\""),
+    );
     if other_users() {
         fs::copy(support::rotad(), site.path("rotad")).expect("a copy that every user may run");
         let config = site.config.display().to_string();

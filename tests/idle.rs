@@ -30,7 +30,9 @@ address = "127.0.0.1:@PORT@"
         let before = proc::switches(master);
         spaced(Duration::from_secs(seconds));
         let after = proc::switches(master);
-        (before == after).then_some(()).ok_or(format!("{before:?} became {after:?}"))
+        (before == after)
+            .then_some(())
+            .ok_or(format!("{before:?} became {after:?}"))
     };
     until("it comes to rest", 30, || still(1).ok());
     let result = still(20);

@@ -17,7 +17,8 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for its owner");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .expect("a folder for its owner");
         Self { folder }
     }
 
@@ -27,7 +28,10 @@ impl Place {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(rotad());
-        command.args(arguments).current_dir(self.path()).env_remove("ROTAD_CONFIG");
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env_remove("ROTAD_CONFIG");
         command.env("XDG_STATE_HOME", self.path().join("state"));
         command
     }
@@ -48,7 +52,9 @@ impl Place {
 
     fn entries(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path()).expect("the folder").flatten();
-        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -63,7 +69,11 @@ impl Place {
             let message = finding["message"].as_str().unwrap_or_default();
             finding["severity"] == "warning" && message.starts_with("nothing but its age says")
         };
-        assert!(findings.iter().all(is_about_age), "{findings:?}: {}", self.read("rotad.toml"));
+        assert!(
+            findings.iter().all(is_about_age),
+            "{findings:?}: {}",
+            self.read("rotad.toml")
+        );
     }
 }
 
@@ -78,9 +88,22 @@ fn a_command_that_starts() {
     let place = Place::new();
     let worker = testworker();
     let worker = worker.to_str().expect("a path");
-    let init = place.run(&["init", "--", worker, "wait", "--code", "it's {ours} and \"theirs\".txt"]);
+    let init = place.run(&[
+        "init",
+        "--",
+        worker,
+        "wait",
+        "--code",
+        "it's {ours} and \"theirs\".txt",
+    ]);
     assert_eq!(init.code, 0, "{init:?}");
-    for said in ["rotad.toml", "rotad.service", "rotad start", "systemctl enable --now", worker] {
+    for said in [
+        "rotad.toml",
+        "rotad.service",
+        "rotad start",
+        "systemctl enable --now",
+        worker,
+    ] {
         assert!(init.out.contains(said), "{said}: {}", init.out);
     }
     assert_eq!(place.entries(), ["rotad.service", "rotad.toml"]);
@@ -89,12 +112,18 @@ fn a_command_that_starts() {
     // The state of root's masters does not go by XDG_STATE_HOME.
     place.write(
         "rotad.toml",
-        &place.read("rotad.toml").replace("[master]", "[master]\nruntime_dir = \"run\"\nlog_file = \"log\""),
+        &place.read("rotad.toml").replace(
+            "[master]",
+            "[master]\nruntime_dir = \"run\"\nlog_file = \"log\"",
+        ),
     );
     let start = place.run(&["start"]);
     assert_eq!(start.code, 0, "{start:?}");
     let status = place.run(&["status", "--json"]);
-    assert!(all_ready(&serde_json::from_str(&status.out).expect("JSON")), "{status:?}");
+    assert!(
+        all_ready(&serde_json::from_str(&status.out).expect("JSON")),
+        "{status:?}"
+    );
     assert_eq!(place.run(&["reload"]).code, 0);
     assert_eq!(place.run(&["stop"]).code, 0);
 }
@@ -110,7 +139,12 @@ fn without_a_command_an_example_that_starts() {
         .stderr(fs::File::create(place.path().join("stderr")).expect("a file"))
         .spawn()
         .expect("a master");
-    until("a worker that says hello", 30, || place.read("stderr").contains("hello from worker").then_some(()));
+    until("a worker that says hello", 30, || {
+        place
+            .read("stderr")
+            .contains("hello from worker")
+            .then_some(())
+    });
     assert_eq!(place.run(&["stop"]).code, 0);
     assert!(master.wait().expect("its end").success());
 }
@@ -121,12 +155,16 @@ fn what_the_folder_says() {
     place.write("Procfile", "web: ./serve $PORT\nmail: ./mail\n");
     for name in ["serve", "mail"] {
         place.write(name, "#!/bin/sh\nexec sleep 1000\n");
-        fs::set_permissions(place.path().join(name), fs::Permissions::from_mode(0o755)).expect("a program");
+        fs::set_permissions(place.path().join(name), fs::Permissions::from_mode(0o755))
+            .expect("a program");
     }
     assert_eq!(place.run(&["init"]).code, 0);
     place.assert_sound();
     let text = place.read("rotad.toml");
-    assert!(text.contains("[pool.web]") && text.contains("[pool.mail]") && text.contains("surge = 0"), "{text}");
+    assert!(
+        text.contains("[pool.web]") && text.contains("[pool.mail]") && text.contains("surge = 0"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -136,7 +174,9 @@ fn a_socket_for_a_command_that_takes_one() {
     assert_eq!(init.code, 0, "{init:?}");
     place.assert_sound();
     assert!(
-        place.read("rotad.toml").contains("[pool.web]\ncommand = [\"sh\", \"-c\", \"exec serve fd://3\"]\nlisten =")
+        place
+            .read("rotad.toml")
+            .contains("[pool.web]\ncommand = [\"sh\", \"-c\", \"exec serve fd://3\"]\nlisten =")
     );
 }
 
@@ -145,7 +185,10 @@ fn a_program_that_is_missing_is_told_at_once() {
     let place = Place::new();
     let init = place.run(&["init", "--", "no-such-program-here"]);
     assert_eq!(init.code, 0, "{init:?}");
-    assert!(init.err.contains("no-such-program-here") && init.err.contains("not found"), "{init:?}");
+    assert!(
+        init.err.contains("no-such-program-here") && init.err.contains("not found"),
+        "{init:?}"
+    );
 }
 
 #[test]
@@ -156,11 +199,18 @@ fn nothing_is_overwritten() {
         let before = place.entries();
         let init = place.run(&["init", "--", "sleep", "1"]);
         assert_eq!(init.code, 1, "{init:?}");
-        assert!(init.err.contains("exists already") && init.err.contains(there), "{init:?}");
-        assert_eq!((place.read(there).as_str(), place.entries()), ("mine", before));
+        assert!(
+            init.err.contains("exists already") && init.err.contains(there),
+            "{init:?}"
+        );
+        assert_eq!(
+            (place.read(there).as_str(), place.entries()),
+            ("mine", before)
+        );
     }
     let place = Place::new();
-    std::os::unix::fs::symlink("/nowhere/at/all", place.path().join("rotad.service")).expect("a link");
+    std::os::unix::fs::symlink("/nowhere/at/all", place.path().join("rotad.service"))
+        .expect("a link");
     assert_eq!(place.run(&["init"]).code, 1);
     assert_eq!(place.entries(), ["rotad.service"]);
     assert_eq!(place.run(&["init", "-c", "other.toml"]).code, 2);
@@ -174,8 +224,16 @@ fn the_unit_is_a_unit() {
     let unit = place.read("rotad.service");
     let config = place.path().join("rotad.toml");
     for line in [
-        format!("ExecStart={} run -c {}", rotad().display(), config.display()),
-        format!("ExecReload={} reload -c {}", rotad().display(), config.display()),
+        format!(
+            "ExecStart={} run -c {}",
+            rotad().display(),
+            config.display()
+        ),
+        format!(
+            "ExecReload={} reload -c {}",
+            rotad().display(),
+            config.display()
+        ),
         "Type=notify".to_owned(),
         "KillMode=mixed".to_owned(),
         "Delegate=yes".to_owned(),
@@ -183,7 +241,10 @@ fn the_unit_is_a_unit() {
         assert!(unit.lines().any(|found| found == line), "{line}\n{unit}");
     }
     let mut verify = Command::new("systemd-analyze");
-    verify.arg("verify").arg("--man=no").arg(place.path().join("rotad.service"));
+    verify
+        .arg("verify")
+        .arg("--man=no")
+        .arg(place.path().join("rotad.service"));
     if let Ok(found) = verify.output() {
         let text = String::from_utf8_lossy(&found.stderr).into_owned();
         assert!(!text.contains("rotad.service:"), "{text}");

@@ -15,7 +15,8 @@ use support::{Site, all_ready, alone, never, number, pids, pool, until};
 /// Seconds after which an import fails.
 const DELAYS: [&str; 4] = ["0.5", "2.5", "5", "9"];
 const GOOD: &str = "exec sleep 600\n";
-const BROKEN: &str = "sleep $LATE; echo \"ModuleNotFoundError: No module named 'nosuch'\" >&2; exit 1\n";
+const BROKEN: &str =
+    "sleep $LATE; echo \"ModuleNotFoundError: No module named 'nosuch'\" >&2; exit 1\n";
 
 /// How the new code comes: a folder of its own and a link that is turned, or over the old files.
 #[derive(Clone, Copy, PartialEq)]
@@ -27,7 +28,11 @@ enum Place {
 impl Place {
     /// The first release.
     fn begin(self, site: &Site, files: &[(&str, &str)]) {
-        let first = if self == Place::Folders { "releases/1" } else { "current" };
+        let first = if self == Place::Folders {
+            "releases/1"
+        } else {
+            "current"
+        };
         put(site, first, files);
         if self == Place::Folders {
             symlink("releases/1", site.path("current")).expect("a link");
@@ -74,7 +79,10 @@ fn assert_not_done(site: &Site, run: &Run, names: &[String]) -> Value {
     let status = site.status().expect("a status");
     for name in names {
         let reload = &pool(&status, name)["reload"]["state"];
-        assert!(["aborted", "rolled-back"].contains(&reload.as_str().expect("a state")), "{name} is {reload}: {text}");
+        assert!(
+            ["aborted", "rolled-back"].contains(&reload.as_str().expect("a state")),
+            "{name} is {reload}: {text}"
+        );
         assert_eq!(pool(&status, name)["generation"], 1, "{name}");
     }
     status
@@ -86,7 +94,13 @@ fn first_of_each(place: Place) {
     let names: Vec<(String, u32, &str)> = DELAYS
         .iter()
         .flat_map(|late| {
-            counts.clone().map(move |count| (format!("late{}x{count}", late.replace('.', "")), count, *late))
+            counts.clone().map(move |count| {
+                (
+                    format!("late{}x{count}", late.replace('.', "")),
+                    count,
+                    *late,
+                )
+            })
         })
         .collect();
     let mut text = String::new();
@@ -102,10 +116,22 @@ fn first_of_each(place: Place) {
     let names: Vec<String> = names.into_iter().map(|(name, ..)| name).collect();
     let status = assert_not_done(&site, &run, &names);
     for name in &names {
-        assert_eq!(pids(&status, name), pids(&before, name), "the old workers of {name} were touched: {run:?}");
+        assert_eq!(
+            pids(&status, name),
+            pids(&before, name),
+            "the old workers of {name} were touched: {run:?}"
+        );
     }
-    let alive = run.out.lines().filter(|line| line.contains("is alive after")).count();
-    assert!(alive >= 3 * 8, "{alive} first workers were seen alive: {}", run.out);
+    let alive = run
+        .out
+        .lines()
+        .filter(|line| line.contains("is alive after"))
+        .count();
+    assert!(
+        alive >= 3 * 8,
+        "{alive} first workers were seen alive: {}",
+        run.out
+    );
 }
 
 #[test]
@@ -121,28 +147,55 @@ fn the_first_new_worker_in_place() {
 /// Only the second, or the last, of the new workers fails, when its old one has been stopped: back to the old generation,
 /// or, where its files are gone, not done at least.
 fn a_later_one(place: Place) {
-    let cases = [("second", 2, "2.5", 1), ("last", 4, "2.5", 3), ("verylast", 3, "9", 2)];
-    let text: String =
-        cases.iter().map(|(name, count, late, bad)| job(name, *count, late, &format!(", BAD = \"{bad}\""))).collect();
+    let cases = [
+        ("second", 2, "2.5", 1),
+        ("last", 4, "2.5", 3),
+        ("verylast", 3, "9", 2),
+    ];
+    let text: String = cases
+        .iter()
+        .map(|(name, count, late, bad)| job(name, *count, late, &format!(", BAD = \"{bad}\"")))
+        .collect();
     let mut site = Site::new(&text);
     place.begin(&site, &[("job.sh", GOOD)]);
     site.run();
     let before = site.await_status("every worker is alive", 30, all_ready);
-    place.deploy(&site, &[("job.sh", &format!("[ $ROTAD_SLOT = $BAD ] || {GOOD}{BROKEN}"))]);
+    place.deploy(
+        &site,
+        &[(
+            "job.sh",
+            &format!("[ $ROTAD_SLOT = $BAD ] || {GOOD}{BROKEN}"),
+        )],
+    );
     let run = reload(&site);
     let names: Vec<String> = cases.iter().map(|(name, ..)| (*name).to_owned()).collect();
     assert_not_done(&site, &run, &names);
-    assert!(run.out.contains("every new worker is alive"), "the last one failed while it was watched: {}", run.out);
+    assert!(
+        run.out.contains("every new worker is alive"),
+        "the last one failed while it was watched: {}",
+        run.out
+    );
     if place == Place::InPlace {
         return;
     }
     assert_eq!(run.code, 10, "{run:?}");
     let status = site.await_status("the old generation", 20, all_ready);
     for name in &names {
-        assert_eq!(pool(&status, name)["reload"]["state"], "rolled-back", "{run:?}");
+        assert_eq!(
+            pool(&status, name)["reload"]["state"],
+            "rolled-back",
+            "{run:?}"
+        );
         let workers = pool(&status, name)["workers"].as_array().expect("workers");
-        assert!(workers.iter().all(|worker| worker["generation"] == 1), "{workers:?}");
-        assert_ne!(pids(&status, name), pids(&before, name), "{name} had been replaced");
+        assert!(
+            workers.iter().all(|worker| worker["generation"] == 1),
+            "{workers:?}"
+        );
+        assert_ne!(
+            pids(&status, name),
+            pids(&before, name),
+            "{name} had been replaced"
+        );
     }
 }
 
@@ -159,16 +212,36 @@ fn a_later_new_worker_in_place() {
 /// Started with code that fails late: whatever the delay, it is a crash loop before long, and then never looks well again.
 #[test]
 fn a_pool_that_fails_late_never_looks_well() {
-    let cases = [("a", 1, "2.5"), ("b", 4, "2.5"), ("c", 2, "5"), ("d", 1, "9"), ("e", 3, "9")];
-    let text: String = cases.iter().map(|(name, count, late)| job(name, *count, late, "")).collect();
+    let cases = [
+        ("a", 1, "2.5"),
+        ("b", 4, "2.5"),
+        ("c", 2, "5"),
+        ("d", 1, "9"),
+        ("e", 3, "9"),
+    ];
+    let text: String = cases
+        .iter()
+        .map(|(name, count, late)| job(name, *count, late, ""))
+        .collect();
     let mut site = Site::new(&text);
     Place::InPlace.begin(&site, &[("job.sh", BROKEN)]);
     site.run();
-    let state = |status: &Value, name: &str| pool(status, name)["state"].as_str().expect("a state").to_owned();
-    site.await_status("crash loops", 90, |status| cases.iter().all(|(name, ..)| state(status, name) == "crash-loop"));
+    let state = |status: &Value, name: &str| {
+        pool(status, name)["state"]
+            .as_str()
+            .expect("a state")
+            .to_owned()
+    };
+    site.await_status("crash loops", 90, |status| {
+        cases
+            .iter()
+            .all(|(name, ..)| state(status, name) == "crash-loop")
+    });
     never("a pool looked well", 25.0, || {
         let status = site.status()?;
-        let wrong = cases.iter().find(|(name, ..)| state(&status, name) != "crash-loop")?;
+        let wrong = cases
+            .iter()
+            .find(|(name, ..)| state(&status, name) != "crash-loop")?;
         Some((wrong.0, status))
     });
     // Mended: it comes back by itself, and the loop is over once one has lasted.
@@ -190,7 +263,10 @@ fn nobody_ready_is_never_degraded() {
         let status = site.status()?;
         let jobs = pool(&status, "jobs");
         let state = jobs["state"].as_str().expect("a state").to_owned();
-        assert!(jobs["ready"] != 0 || ["starting", "crash-loop"].contains(&state.as_str()), "{status}");
+        assert!(
+            jobs["ready"] != 0 || ["starting", "crash-loop"].contains(&state.as_str()),
+            "{status}"
+        );
         assert!(jobs["ready"] == 0 || state != "degraded", "{status}");
         seen.insert(state.clone());
         (state == "crash-loop").then_some(())
@@ -205,28 +281,55 @@ fn alive_is_what_is_said() {
     Place::Folders.begin(&site, &[("job.sh", GOOD)]);
     let check = site.rotad(&["check"]);
     assert_eq!(check.code, 0, "{check:?}");
-    assert!(check.text().contains("nothing but its age says that a worker is ready"), "{check:?}");
+    assert!(
+        check
+            .text()
+            .contains("nothing but its age says that a worker is ready"),
+        "{check:?}"
+    );
     let start = site.rotad(&["start"]);
     assert_eq!(start.code, 0, "{start:?}");
-    assert!(start.out.contains("alive: jobs") && !start.out.contains("ready: jobs"), "{start:?}");
+    assert!(
+        start.out.contains("alive: jobs") && !start.out.contains("ready: jobs"),
+        "{start:?}"
+    );
     let table = site.rotad(&["status", "jobs"]).out;
     assert!(table.contains(" alive "), "{table}");
-    assert!(site.rotad(&["status"]).out.contains("alive, nothing says more"));
+    assert!(
+        site.rotad(&["status"])
+            .out
+            .contains("alive, nothing says more")
+    );
     let status = site.status().expect("a status");
     let worker = &pool(&status, "jobs")["workers"][0];
-    assert_eq!((&worker["state"], &worker["ready_by"]), (&"ready".into(), &"age".into()), "{status}");
+    assert_eq!(
+        (&worker["state"], &worker["ready_by"]),
+        (&"ready".into(), &"age".into()),
+        "{status}"
+    );
     Place::Folders.deploy(&site, &[("job.sh", &format!("# new\n{GOOD}"))]);
     let run = reload(&site);
     assert_eq!(run.code, 0, "{run:?}");
     // The first soaks for ten seconds, the last lives for as long.
     assert!((22.0..40.0).contains(&run.took.as_secs_f64()), "{run:?}");
     assert!(!run.out.contains("serve"), "{run:?}");
-    for line in ["watched for 10.0 s before others", "is alive, nothing says that it is ready (1 of 2)", "(2 of 2)"] {
+    for line in [
+        "watched for 10.0 s before others",
+        "is alive, nothing says that it is ready (1 of 2)",
+        "(2 of 2)",
+    ] {
         assert!(run.out.contains(line), "{line}: {run:?}");
     }
-    assert!(run.out.contains("jobs: done: generation 2") && run.out.contains("alive, nothing says"), "{run:?}");
+    assert!(
+        run.out.contains("jobs: done: generation 2") && run.out.contains("alive, nothing says"),
+        "{run:?}"
+    );
     let events = site.rotad(&["events"]).out;
-    for text in ["alive after 1.", "its successor is alive: stopping", "every worker is alive"] {
+    for text in [
+        "alive after 1.",
+        "its successor is alive: stopping",
+        "every worker is alive",
+    ] {
         assert!(events.contains(text), "{text}: {events}");
     }
     assert!(!events.contains("serves"), "{events}");
@@ -241,8 +344,14 @@ fn ready_after_all() {
     );
     site.run();
     let by = |status: &Value, by: Value| {
-        let workers = pool(status, "jobs")["workers"].as_array().cloned().unwrap_or_default();
-        !workers.is_empty() && workers.iter().all(|worker| worker["state"] == "ready" && worker["ready_by"] == by)
+        let workers = pool(status, "jobs")["workers"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        !workers.is_empty()
+            && workers
+                .iter()
+                .all(|worker| worker["state"] == "ready" && worker["ready_by"] == by)
     };
     site.await_status("alive", 20, |status| by(status, "age".into()));
     site.await_status("ready", 20, |status| by(status, Value::Null));
@@ -250,16 +359,28 @@ fn ready_after_all() {
     assert_eq!(run.code, 0, "{run:?}");
     // 2.5 s and a second of soak, then 2.5 s: nobody was watched for ten seconds.
     assert!((5.5..12.0).contains(&run.took.as_secs_f64()), "{run:?}");
-    let said = site.rotad(&["events"]).out.matches("says that it is ready").count();
+    let said = site
+        .rotad(&["events"])
+        .out
+        .matches("says that it is ready")
+        .count();
     assert!(said >= 4, "{said} confirmed");
 }
 
 /// The real ones, as somebody who has read nothing would run them, with an import that fails after so long.
 fn real(name: &str, file: &str, from: &str, broken: &str, late: &str) {
-    let Some(server) = Server::redis() else { return };
+    let Some(server) = Server::redis() else {
+        return;
+    };
     let site = Site::example(name);
-    let mut text = site.read("rotad.toml").replace("127.0.0.1:6379", &server.address());
-    let ready = text.lines().find(|line| line.starts_with("ready = ")).expect("a ready").to_owned();
+    let mut text = site
+        .read("rotad.toml")
+        .replace("127.0.0.1:6379", &server.address());
+    let ready = text
+        .lines()
+        .find(|line| line.starts_with("ready = "))
+        .expect("a ready")
+        .to_owned();
     text = text.replace(&ready, "");
     site.write("rotad.toml", &text);
     let code = site.read(file);
@@ -279,7 +400,13 @@ fn real(name: &str, file: &str, from: &str, broken: &str, late: &str) {
 fn celery() {
     let _alone = alone();
     if python("celery") {
-        real("celery", "tasks.py", "import os\n", "import os, time\ntime.sleep(@LATE@)\nimport nosuch\n", "2.5");
+        real(
+            "celery",
+            "tasks.py",
+            "import os\n",
+            "import os, time\ntime.sleep(@LATE@)\nimport nosuch\n",
+            "2.5",
+        );
     }
 }
 

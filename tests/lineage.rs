@@ -21,16 +21,40 @@ use support::{Cases, Delegated};
 const ROLE: &str = "ROTAD_TEST_ROLE";
 const CASES: [(&str, fn()); 11] = [
     ("nothing_left_costs_little", nothing_left_costs_little),
-    ("a_tree_that_climbs_out_is_swept", a_tree_that_climbs_out_is_swept),
+    (
+        "a_tree_that_climbs_out_is_swept",
+        a_tree_that_climbs_out_is_swept,
+    ),
     ("only_orphans_are_reaped", only_orphans_are_reaped),
-    ("another_workers_orphan_is_left_alone", another_workers_orphan_is_left_alone),
-    ("who_outlives_its_worker_is_ended", who_outlives_its_worker_is_ended),
-    ("whose_nobody_knows_is_named_once", whose_nobody_knows_is_named_once),
+    (
+        "another_workers_orphan_is_left_alone",
+        another_workers_orphan_is_left_alone,
+    ),
+    (
+        "who_outlives_its_worker_is_ended",
+        who_outlives_its_worker_is_ended,
+    ),
+    (
+        "whose_nobody_knows_is_named_once",
+        whose_nobody_knows_is_named_once,
+    ),
     ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
-    ("leftovers_are_found_and_ended", leftovers_are_found_and_ended),
-    ("leftovers_of_an_heir_that_was_killed", leftovers_of_an_heir_that_was_killed),
-    ("leftovers_without_a_line_are_found", leftovers_without_a_line_are_found),
-    ("leftovers_that_will_not_leave_are_killed", leftovers_that_will_not_leave_are_killed),
+    (
+        "leftovers_are_found_and_ended",
+        leftovers_are_found_and_ended,
+    ),
+    (
+        "leftovers_of_an_heir_that_was_killed",
+        leftovers_of_an_heir_that_was_killed,
+    ),
+    (
+        "leftovers_without_a_line_are_found",
+        leftovers_without_a_line_are_found,
+    ),
+    (
+        "leftovers_that_will_not_leave_are_killed",
+        leftovers_that_will_not_leave_are_killed,
+    ),
 ];
 
 fn main() {
@@ -40,7 +64,10 @@ fn main() {
     let mut failed = false;
     for name in Cases::of_arguments().chosen(CASES.map(|(name, _)| name)) {
         let done = again(&format!("case {name}")).status().unwrap().success();
-        say(&format!("test {name} ... {}", if done { "ok" } else { "FAILED" }));
+        say(&format!(
+            "test {name} ... {}",
+            if done { "ok" } else { "FAILED" }
+        ));
         failed |= !done;
     }
     std::process::exit(i32::from(failed));
@@ -79,7 +106,10 @@ fn act(role: &str) {
         "plain" => tree(rest),
         "stubborn" => {
             setsid().unwrap();
-            let _kept = signal_hook::low_level::pipe::register(15, std::os::unix::net::UnixStream::pair().unwrap().0);
+            let _kept = signal_hook::low_level::pipe::register(
+                15,
+                std::os::unix::net::UnixStream::pair().unwrap().0,
+            );
             say_and_stay();
         }
         "exit" => std::process::exit(rest.parse().unwrap()),
@@ -117,7 +147,10 @@ struct Born {
 /// Starts a worker on a thread of its own that stays for ever, as the master's spawner does.
 fn spawn(role: &str, tag: &str) -> Born {
     let mut command = again(role);
-    command.env(TAG, tag).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .env(TAG, tag)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         sender.send(command.spawn().unwrap()).unwrap();
@@ -125,12 +158,23 @@ fn spawn(role: &str, tag: &str) -> Born {
             std::thread::park();
         }
     });
-    #[expect(clippy::zombie_processes, reason = "reaped by its pid, as the master does it")]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "reaped by its pid, as the master does it"
+    )]
     let mut child = receiver.recv().unwrap();
     let said = BufReader::new(child.stdout.take().unwrap());
     let pid = child.id() as i32;
-    let pidfd = Process::open_pid(pid).unwrap().pidfd().unwrap().try_clone_to_owned().unwrap();
-    Born { process: Process::of_child(pid, Some(pidfd)), said }
+    let pidfd = Process::open_pid(pid)
+        .unwrap()
+        .pidfd()
+        .unwrap()
+        .try_clone_to_owned()
+        .unwrap();
+    Born {
+        process: Process::of_child(pid, Some(pidfd)),
+        said,
+    }
 }
 
 impl Born {
@@ -149,11 +193,18 @@ impl Born {
 
 /// One scan by who knows these workers, of which those with `true` have ended.
 fn look_for(workers: &[(&Born, u64, bool)], memory: &mut ScanMemory) -> Found {
-    let ids =
-        |wanted: bool| workers.iter().filter(move |(_, _, ended)| *ended == wanted).map(|(_, id, _)| WorkerId(*id));
+    let ids = |wanted: bool| {
+        workers
+            .iter()
+            .filter(move |(_, _, ended)| *ended == wanted)
+            .map(|(_, id, _)| WorkerId(*id))
+    };
     let question = ScanRequest {
         tag: "t".into(),
-        workers: workers.iter().map(|(born, id, _)| (born.process.pid(), WorkerId(*id))).collect::<HashMap<_, _>>(),
+        workers: workers
+            .iter()
+            .map(|(born, id, _)| (born.process.pid(), WorkerId(*id)))
+            .collect::<HashMap<_, _>>(),
         living: ids(false).collect(),
         ended: ids(true).collect(),
         last: Some(WorkerId(9)),
@@ -197,13 +248,23 @@ fn nothing_left_costs_little() {
     assert!(!has_orphans(), "a worker is no orphan");
     assert_eq!(reap_orphans(10), []);
     assert_eq!(sweep_out(&born, 1), 0);
-    assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
+    assert_eq!(
+        born.process.reap().unwrap(),
+        Some(Exit::Signal {
+            signal: 9,
+            core_dumped: false
+        })
+    );
     born.all_gone();
 }
 
 fn a_tree_that_climbs_out_is_swept() {
     // A worker whose child and grandchild have sessions of their own, and whose parents have left.
-    for role in ["worker runaway runaway stay", "worker plain runaway plain stay", "worker plain stay"] {
+    for role in [
+        "worker runaway runaway stay",
+        "worker plain runaway plain stay",
+        "worker plain stay",
+    ] {
         let mut born = spawn(role, "t-1");
         let pid = born.heard();
         ended(&born);
@@ -226,7 +287,10 @@ fn a_tree_that_climbs_out_is_swept() {
 /// Its worker has ended, was swept, and is gone: whoever bears the tag all the same has outlived it. Of a worker that
 /// is younger than the question nothing is known: its own are left alone.
 fn who_outlives_its_worker_is_ended() {
-    let (mut old, mut young) = (spawn("worker runaway stay", "t-3"), spawn("worker runaway stay", "t-10"));
+    let (mut old, mut young) = (
+        spawn("worker runaway stay", "t-3"),
+        spawn("worker runaway stay", "t-10"),
+    );
     let (left, innocent) = (old.heard(), young.heard());
     for born in [&old, &young] {
         ended(born);
@@ -252,8 +316,17 @@ fn whose_nobody_knows_is_named_once() {
         let pid = born.heard();
         ended(&born);
         let mut memory = ScanMemory::default();
-        let question = ScanRequest { tag: "t".into(), ..ScanRequest::default() };
-        let mut quiet = |_: &Stat| if silent { Tag::Silent } else { Tag::Is("somebody-elses".into()) };
+        let question = ScanRequest {
+            tag: "t".into(),
+            ..ScanRequest::default()
+        };
+        let mut quiet = |_: &Stat| {
+            if silent {
+                Tag::Silent
+            } else {
+                Tag::Is("somebody-elses".into())
+            }
+        };
         let until = Instant::now() + Duration::from_secs(20);
         let named = loop {
             let found = scan(&question, &mut memory, &mut quiet);
@@ -264,7 +337,11 @@ fn whose_nobody_knows_is_named_once() {
             std::thread::yield_now();
         };
         assert_eq!((named.identity.0, named.silent), (pid, silent));
-        assert_eq!(scan(&question, &mut memory, &mut quiet).unowned, [], "a second time");
+        assert_eq!(
+            scan(&question, &mut memory, &mut quiet).unowned,
+            [],
+            "a second time"
+        );
         born.process.reap().unwrap();
         all_gone_at_the_end();
         born.all_gone();
@@ -272,10 +349,18 @@ fn whose_nobody_knows_is_named_once() {
 }
 
 fn all_gone_at_the_end() {
-    let question = ScanRequest { everything: true, ..ScanRequest::default() };
+    let question = ScanRequest {
+        everything: true,
+        ..ScanRequest::default()
+    };
     let until = Instant::now() + Duration::from_secs(20);
     // Nobody is asked for anything.
-    while scan(&question, &mut ScanMemory::default(), &mut |stat| panic!("{stat:?} was asked")).left > 0 {
+    while scan(&question, &mut ScanMemory::default(), &mut |stat| {
+        panic!("{stat:?} was asked")
+    })
+    .left
+        > 0
+    {
         reap_orphans(10);
         assert!(Instant::now() < until);
     }
@@ -295,8 +380,16 @@ fn only_orphans_are_reaped() {
         std::thread::yield_now();
     };
     assert_eq!(reaped.len(), 1);
-    assert_eq!(reaped[0].1, Exit::Code(3), "the orphan's, and not the worker's");
-    assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)), "which is still there");
+    assert_eq!(
+        reaped[0].1,
+        Exit::Code(3),
+        "the orphan's, and not the worker's"
+    );
+    assert_eq!(
+        born.process.reap().unwrap(),
+        Some(Exit::Code(0)),
+        "which is still there"
+    );
 }
 
 fn another_workers_orphan_is_left_alone() {
@@ -306,7 +399,8 @@ fn another_workers_orphan_is_left_alone() {
     ended(&one);
     ended(&other);
     let mut memory = ScanMemory::default();
-    while look_for(&[(&one, 1, true), (&other, 2, false)], &mut memory).swept[&WorkerId(1)].left > 0 {
+    while look_for(&[(&one, 1, true), (&other, 2, false)], &mut memory).swept[&WorkerId(1)].left > 0
+    {
         reap_orphans(10);
     }
     assert!(!Stat::of(innocent).unwrap().is_zombie());
@@ -318,9 +412,14 @@ fn another_workers_orphan_is_left_alone() {
 }
 
 fn a_cgroup_holds_what_hides() {
-    let Some(given) = Delegated::make() else { return };
+    let Some(given) = Delegated::make() else {
+        return;
+    };
     given.enter();
-    assert!(Cgroups::find("test").is_none(), "nobody has given it to us yet");
+    assert!(
+        Cgroups::find("test").is_none(),
+        "nobody has given it to us yet"
+    );
     given.mark("delegate", "1");
     let cgroups = Cgroups::find("test").expect("cgroups of our own");
     let cgroup = cgroups.make(WorkerId(1)).unwrap();
@@ -370,7 +469,10 @@ fn price(cgroups: &Cgroups) {
     }
     for (name, mut times) in [("mkdir", made), ("cgroup.procs", moved), ("rmdir", removed)] {
         times.sort();
-        say(&format!("{name}: p50 {:?}, p90 {:?}, max {:?}", times[50], times[90], times[99]));
+        say(&format!(
+            "{name}: p50 {:?}, p90 {:?}, max {:?}",
+            times[50], times[90], times[99]
+        ));
     }
 }
 
@@ -386,14 +488,20 @@ fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
     let (head, rest) = text.split_once('\n').unwrap();
     let words: Vec<&str> = head.split(' ').collect();
     let start: u64 = words[4].parse().unwrap();
-    let head = [&words[..4], &[&(start - 1).to_string()], &words[5..]].concat().join(" ");
+    let head = [&words[..4], &[&(start - 1).to_string()], &words[5..]]
+        .concat()
+        .join(" ");
     std::fs::write(&path, format!("{head}\n{rest}")).unwrap();
 }
 
 fn noted(journal: &mut WorkerJournal, born: &Born, tag: &str) {
     let pid = born.process.pid();
-    journal.born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[]).unwrap();
-    journal.born(1, 77, ("web", 3), "not-that-one", &[]).unwrap();
+    journal
+        .born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[])
+        .unwrap();
+    journal
+        .born(1, 77, ("web", 3), "not-that-one", &[])
+        .unwrap();
 }
 
 fn quickly(wait: u64) -> BTreeMap<String, Manner> {
@@ -402,7 +510,13 @@ fn quickly(wait: u64) -> BTreeMap<String, Manner> {
         wait: Span::from_millis(wait),
         to: rotad_core::To::Main,
     }];
-    BTreeMap::from([("web".to_owned(), Manner { steps, after: Vec::new() })])
+    BTreeMap::from([(
+        "web".to_owned(),
+        Manner {
+            steps,
+            after: Vec::new(),
+        },
+    )])
 }
 
 fn leftovers_are_found_and_ended() {
@@ -412,13 +526,26 @@ fn leftovers_are_found_and_ended() {
     journal_of(dir.path(), |journal| noted(journal, &born, "left-1"));
     let leftovers = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
-    assert_eq!(found, pids, "the worker and the one that has left its session, but not pid 1");
+    assert_eq!(
+        found, pids,
+        "the worker and the one that has left its session, but not pid 1"
+    );
     let worker = leftovers.found.iter().find(|one| one.is_worker).unwrap();
-    assert_eq!((worker.pid, worker.pool.as_str(), worker.slot), (born.process.pid(), "web", 2));
+    assert_eq!(
+        (worker.pid, worker.pool.as_str(), worker.slot),
+        (born.process.pid(), "web", 2)
+    );
     let done = leftovers.take_over(&quickly(500), None, None, |_| Nudge::None);
     assert_eq!((done.found, done.stubborn.len()), (2, 0));
     let exit = born.process.reap().unwrap();
-    assert_eq!(exit, Some(Exit::Signal { signal: 15, core_dumped: false }), "the worker was asked first");
+    assert_eq!(
+        exit,
+        Some(Exit::Signal {
+            signal: 15,
+            core_dumped: false
+        }),
+        "the worker was asked first"
+    );
     born.all_gone();
 }
 
@@ -433,18 +560,34 @@ fn leftovers_of_an_heir_that_was_killed() {
         let mut turns = 0;
         leftovers.take_over(&quickly(60_000), None, None, |left| {
             turns += 1;
-            assert!(turns == 1 || left.len() == 2, "killed in the middle, when one has ended");
+            assert!(
+                turns == 1 || left.len() == 2,
+                "killed in the middle, when one has ended"
+            );
             Nudge::None
         })
     }));
     assert!(died.is_err());
     let text = std::fs::read_to_string(dir.path().join("workers")).unwrap();
-    assert!(pids.iter().all(|pid| text.contains(&format!("*\t{pid}\t"))), "{text}");
+    assert!(
+        pids.iter().all(|pid| text.contains(&format!("*\t{pid}\t"))),
+        "{text}"
+    );
     // Nothing but that tells of them from now on.
-    std::fs::write(dir.path().join("workers"), text.replace(" left ", " another ")).unwrap();
+    std::fs::write(
+        dir.path().join("workers"),
+        text.replace(" left ", " another "),
+    )
+    .unwrap();
     let again = StaleWorkers::find(dir.path()).unwrap();
     assert!(again.found.iter().all(|one| pids.contains(&one.pid)));
-    assert_eq!(again.take_over(&quickly(100), None, None, |_| Nudge::None).stubborn.len(), 0);
+    assert_eq!(
+        again
+            .take_over(&quickly(100), None, None, |_| Nudge::None)
+            .stubborn
+            .len(),
+        0
+    );
     born.all_gone();
 }
 
@@ -458,10 +601,24 @@ fn leftovers_without_a_line_are_found() {
     journal_of(dir.path(), |_| ());
     let leftovers = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
-    assert_eq!(found, pids, "and not one whose tag only begins alike ({preexisting})");
-    let workers: Vec<i32> = leftovers.found.iter().filter(|one| one.is_worker).map(|one| one.pid).collect();
+    assert_eq!(
+        found, pids,
+        "and not one whose tag only begins alike ({preexisting})"
+    );
+    let workers: Vec<i32> = leftovers
+        .found
+        .iter()
+        .filter(|one| one.is_worker)
+        .map(|one| one.pid)
+        .collect();
     assert_eq!(workers, [born.process.pid()]);
-    assert_eq!(leftovers.take_over(&quickly(500), None, None, |_| Nudge::None).stubborn.len(), 0);
+    assert_eq!(
+        leftovers
+            .take_over(&quickly(500), None, None, |_| Nudge::None)
+            .stubborn
+            .len(),
+        0
+    );
     born.all_gone();
     kill(Pid::from_raw(other.process.pid()), Signal::SIGKILL).unwrap();
     other.all_gone();
@@ -480,7 +637,13 @@ fn leftovers_that_will_not_leave_are_killed() {
     let done = leftovers.take_over(&quickly(200), None, None, |_| Nudge::None);
     assert_eq!((done.stubborn.len(), done.cut.len()), (0, 1));
     assert!(start.elapsed() >= Duration::from_millis(200));
-    assert_eq!(born.process.reap().unwrap(), Some(Exit::Signal { signal: 9, core_dumped: false }));
+    assert_eq!(
+        born.process.reap().unwrap(),
+        Some(Exit::Signal {
+            signal: 9,
+            core_dumped: false
+        })
+    );
     assert_eq!(StaleWorkers::find(dir.path()).unwrap().found.len(), 0);
     born.all_gone();
 }

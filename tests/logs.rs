@@ -55,27 +55,43 @@ fn every_byte_as_it_was_printed() {
     odd.extend(b"\nno end \x1b[31m\xff\0");
     fs::write(site.path("odd"), &odd).expect("a file");
     site.run();
-    until("all of it", 20, || (fs::read(site.path("web.log")).ok()?.len() >= 2 * odd.len()).then_some(()));
+    until("all of it", 20, || {
+        (fs::read(site.path("web.log")).ok()?.len() >= 2 * odd.len()).then_some(())
+    });
     stop(&mut site);
-    assert!(fs::read(site.path("web.log")).expect("a log") == [odd.clone(), odd].concat(), "not as it was printed");
+    assert!(
+        fs::read(site.path("web.log")).expect("a log") == [odd.clone(), odd].concat(),
+        "not as it was printed"
+    );
 }
 
 /// A stream of 20 MB in lines of 100 bytes over many files: each byte once, in order, files cut between lines.
 #[test]
 fn rotation_keeps_every_byte() {
     let _alone = alone();
-    let mut site =
-        script("i=0; while [ $i -lt 20 ]; do cat million; i=$((i+1)); done", "working_directory = \"@DIR@\"\n");
+    let mut site = script(
+        "i=0; while [ $i -lt 20 ]; do cat million; i=$((i+1)); done",
+        "working_directory = \"@DIR@\"\n",
+    );
     let lines: String = (0..10_000).map(|n| format!("{n:099}\n")).collect();
     fs::write(site.path("million"), &lines).expect("a file");
     site.configure(&(site.read("rotad.toml") + "max_size = \"1MiB\"\nkeep = 100\n"));
     site.run();
-    site.await_status("the worker has ended", 60, |status| pool(status, "web")["alive"] == 0);
+    site.await_status("the worker has ended", 60, |status| {
+        pool(status, "web")["alive"] == 0
+    });
     stop(&mut site);
-    assert!(all_files(&site, "web.log") == lines.repeat(20).into_bytes(), "not every byte once and in order");
-    let sizes: Vec<u64> =
-        (1..=99).map_while(|n| Some(fs::metadata(site.path(&format!("web.log.{n}"))).ok()?.len())).collect();
-    assert!(sizes.len() >= 19 && sizes.iter().all(|size| *size <= 1 << 20 && size % 100 == 0), "{sizes:?}");
+    assert!(
+        all_files(&site, "web.log") == lines.repeat(20).into_bytes(),
+        "not every byte once and in order"
+    );
+    let sizes: Vec<u64> = (1..=99)
+        .map_while(|n| Some(fs::metadata(site.path(&format!("web.log.{n}"))).ok()?.len()))
+        .collect();
+    assert!(
+        sizes.len() >= 19 && sizes.iter().all(|size| *size <= 1 << 20 && size % 100 == 0),
+        "{sizes:?}"
+    );
 }
 
 /// 50 workers of one pool are killed in the middle of a line, with lines before it; their lines are whole, and so are
@@ -99,7 +115,10 @@ stdout = "@DIR@/web.log"
     let mut killed = Vec::new();
     while killed.len() < 50 {
         let next = until("a worker that waits in the middle of its line", 20, || {
-            let waiting = site.lines("waiting").into_iter().filter_map(|line| line.parse().ok());
+            let waiting = site
+                .lines("waiting")
+                .into_iter()
+                .filter_map(|line| line.parse().ok());
             waiting.into_iter().find(|pid| !killed.contains(pid))
         });
         kill(Pid::from_raw(next), Signal::SIGKILL).expect("a worker");
@@ -110,9 +129,15 @@ stdout = "@DIR@/web.log"
     let lines: HashSet<&str> = text.lines().collect();
     for pid in killed {
         for number in 0..500 {
-            assert!(lines.contains(&*format!("{pid} line {number} of mine")), "{pid}: line {number} is not there");
+            assert!(
+                lines.contains(&*format!("{pid} line {number} of mine")),
+                "{pid}: line {number} is not there"
+            );
         }
-        assert!(lines.contains(&*format!("{pid} half a line")), "{pid}: its unfinished line is not there");
+        assert!(
+            lines.contains(&*format!("{pid} half a line")),
+            "{pid}: its unfinished line is not there"
+        );
     }
 }
 
@@ -121,11 +146,14 @@ stdout = "@DIR@/web.log"
 fn a_mebibyte_and_an_immediate_end() {
     let _alone = alone();
     let mut site = Site::new("");
-    let pools: String = [("file", 900, "@DIR@/all.log", "max_size = \"1GiB\""), ("master", 100, "master", "")]
-        .iter()
-        .map(|(name, count, target, more)| {
-            format!(
-                r#"
+    let pools: String = [
+        ("file", 900, "@DIR@/all.log", "max_size = \"1GiB\""),
+        ("master", 100, "master", ""),
+    ]
+    .iter()
+    .map(|(name, count, target, more)| {
+        format!(
+            r#"
 [pool.{name}]
 command = ["@WORKER@", "lines", "--lines", "16384", "--width", "64"]
 count = {count}
@@ -135,17 +163,21 @@ restart = {{ policy = "never" }}
 stdout = "{target}"
 {more}
 "#
-            )
-        })
-        .collect();
-    let master =
-        site.read("rotad.toml").replace("log_format = \"json\"", "log_format = \"text\"\nlog_max_size = \"1GiB\"");
+        )
+    })
+    .collect();
+    let master = site.read("rotad.toml").replace(
+        "log_format = \"json\"",
+        "log_format = \"text\"\nlog_max_size = \"1GiB\"",
+    );
     site.configure(&(master + &pools));
     site.run();
     site.await_status("all have ended", 120, |status| {
         [("file", 900), ("master", 100)]
             .iter()
-            .all(|(name, count)| number(&pool(status, name)["alive"]) == 0.0 && started(status, name) == *count)
+            .all(|(name, count)| {
+                number(&pool(status, name)["alive"]) == 0.0 && started(status, name) == *count
+            })
     });
     stop(&mut site);
     // A GiB is read line by line.
@@ -163,15 +195,31 @@ stdout = "{target}"
         }
         seen
     };
-    assert_eq!(fs::metadata(site.path("all.log")).expect("a log").len(), 900 << 20);
-    assert!(count("all.log", |line| line).iter().all(|times| *times == 900), "lines are missing or torn");
-    let own = count("master.log", |line| line.split_once("] ").map_or("", |(_, text)| text));
-    assert!(own.iter().all(|times| *times == 100), "lines are missing or torn");
+    assert_eq!(
+        fs::metadata(site.path("all.log")).expect("a log").len(),
+        900 << 20
+    );
+    assert!(
+        count("all.log", |line| line)
+            .iter()
+            .all(|times| *times == 900),
+        "lines are missing or torn"
+    );
+    let own = count("master.log", |line| {
+        line.split_once("] ").map_or("", |(_, text)| text)
+    });
+    assert!(
+        own.iter().all(|times| *times == 100),
+        "lines are missing or torn"
+    );
 }
 
 fn started(status: &serde_json::Value, name: &str) -> usize {
     let workers = pool(status, name)["workers"].as_array().expect("workers");
-    workers.iter().filter(|worker| worker["last_exit"].is_object()).count()
+    workers
+        .iter()
+        .filter(|worker| worker["last_exit"].is_object())
+        .count()
 }
 
 /// stdout and stderr to places of their own, and two pools in one file.
@@ -196,27 +244,47 @@ stderr = "master"
 "#,
     );
     site.run();
-    site.await_status("both have ended", 20, |status| started(status, "one") + started(status, "two") == 2);
+    site.await_status("both have ended", 20, |status| {
+        started(status, "one") + started(status, "two") == 2
+    });
     let status = site.status().expect("a status");
     let last = |name: &str| pool(&status, name)["workers"][0]["last_exit"]["log"].clone();
     assert_eq!(last("two"), serde_json::json!(["two out", "two err"]));
-    assert_eq!(last("one").as_array().map(Vec::len), Some(3), "{}", last("one"));
+    assert_eq!(
+        last("one").as_array().map(Vec::len),
+        Some(3),
+        "{}",
+        last("one")
+    );
     stop(&mut site);
     let mut both = site.lines("both.log");
     both.sort();
     assert_eq!(both, ["one out", "two out"]);
     assert_eq!(site.lines("logs/of/errors.log"), ["one err", "by name"]);
-    let told =
-        |line: &serde_json::Value| line["line"] == "two err" && line["stream"] == "stderr" && line["pool"] == "two";
+    let told = |line: &serde_json::Value| {
+        line["line"] == "two err" && line["stream"] == "stderr" && line["pool"] == "two"
+    };
     let log = site.read("master.log");
-    assert!(log.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| told(&line)), "{log}");
+    assert!(
+        log.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .any(|line| told(&line)),
+        "{log}"
+    );
 }
 
 /// RTMIN: a file that was moved away is left alone, and a new one is begun.
 #[test]
 fn reopened_by_signal() {
-    let mut site = script("exec 3<>orders; while read line <&3; do echo $line; done", "working_directory = \"@DIR@\"");
-    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    let mut site = script(
+        "exec 3<>orders; while read line <&3; do echo $line; done",
+        "working_directory = \"@DIR@\"",
+    );
+    nix::unistd::mkfifo(
+        &site.path("orders"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a fifo");
     site.run();
     let print = |text: &str, into: &str| {
         fs::write(site.path("orders"), format!("{text}\n")).expect("an order");
@@ -226,9 +294,13 @@ fn reopened_by_signal() {
     fs::rename(site.path("web.log"), site.path("moved.log")).expect("moved");
     print("still there", "moved.log");
     kill(Pid::from_raw(site.pid()), None).expect("a master");
-    let status = std::process::Command::new("kill").args(["-s", "RTMIN", &site.pid().to_string()]).status();
+    let status = std::process::Command::new("kill")
+        .args(["-s", "RTMIN", &site.pid().to_string()])
+        .status();
     assert!(status.expect("kill").success());
-    until("a new file", 10, || site.path("web.log").exists().then_some(()));
+    until("a new file", 10, || {
+        site.path("web.log").exists().then_some(())
+    });
     print("after", "web.log");
     assert_eq!(site.lines("moved.log"), ["before", "still there"]);
     // And a folder that goes away with its file.
@@ -245,11 +317,17 @@ fn a_grandchild_with_the_pipe() {
         "(trap '' TERM HUP; read line < orders; echo $line; read line < orders) & printf 'half a line'; exit 3",
         "working_directory = \"@DIR@\"",
     );
-    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    nix::unistd::mkfifo(
+        &site.path("orders"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a fifo");
     site.run();
     let status = site.await_status("its end", 10, |status| started(status, "web") == 1);
     assert_eq!(pool(&status, "web")["workers"][0]["last_exit"]["code"], 3);
-    until("the unfinished line", 10, || (site.read("web.log") == "half a line").then_some(()));
+    until("the unfinished line", 10, || {
+        (site.read("web.log") == "half a line").then_some(())
+    });
     stop(&mut site);
     assert!(proc::of_folder(&site.path("")).is_empty());
 }

@@ -31,7 +31,11 @@ stdout = "{target}"
 "#
         ));
         site.write("worker.sh", script);
-        nix::unistd::mkfifo(&site.path("never"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+        nix::unistd::mkfifo(
+            &site.path("never"),
+            nix::sys::stat::Mode::from_bits_truncate(0o600),
+        )
+        .expect("a fifo");
         let rounds = if target == "master" { 5 } else { 20 };
         for round in 0..rounds {
             take_over(&mut site);
@@ -40,7 +44,9 @@ stdout = "{target}"
             spaced(Duration::from_millis(7 * (round % 5)));
             site.signal(Signal::SIGKILL);
             site.await_exit(10);
-            until("the pid file is of a dead one", 10, || support::proc::gone(site.pid()).then_some(()));
+            until("the pid file is of a dead one", 10, || {
+                support::proc::gone(site.pid()).then_some(())
+            });
         }
         take_over(&mut site);
         site.await_ready();
@@ -52,18 +58,32 @@ stdout = "{target}"
             .map(|line| line.split_once(' ').expect("a name and a number"))
             .map(|(name, number)| (name.to_owned(), number.parse().expect("a number")))
             .collect();
-        assert_eq!(ended.len() as u64, 2 * (rounds + 1), "every worker has told how far it came");
-        let text = if target == "master" { site.read("master.log") } else { site.read("web.log") };
+        assert_eq!(
+            ended.len() as u64,
+            2 * (rounds + 1),
+            "every worker has told how far it came"
+        );
+        let text = if target == "master" {
+            site.read("master.log")
+        } else {
+            site.read("web.log")
+        };
         let lines: Vec<&str> = text
             .lines()
-            .filter_map(|line| line.split_once("\"line\":\"").map_or(Some(line), |(_, text)| text.split('"').next()))
+            .filter_map(|line| {
+                line.split_once("\"line\":\"")
+                    .map_or(Some(line), |(_, text)| text.split('"').next())
+            })
             .filter(|line| line.contains(" line "))
             .collect();
         let all: HashSet<&str> = lines.iter().copied().collect();
         let mut printed = 0;
         for (name, count) in &ended {
             for number in 0..*count {
-                assert!(all.contains(&*format!("{name} line {number}")), "{target}: {name}: line {number} is lost");
+                assert!(
+                    all.contains(&*format!("{name} line {number}")),
+                    "{target}: {name}: line {number} is lost"
+                );
                 printed += 1;
             }
         }
@@ -96,27 +116,62 @@ stdout = "@DIR@/disk/web.log"
     );
     let lines: String = (0..1000).map(|n| format!("{n:099}\n")).collect();
     site.write("lines", &lines);
-    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    nix::unistd::mkfifo(
+        &site.path("orders"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a fifo");
     fs::create_dir(site.path("disk")).expect("a folder");
     let run = site.run_command();
     let mut command = Command::new("unshare");
-    let script = format!("mount -t tmpfs -o size=1536k tmpfs {}; exec \"$@\"", site.path("disk").display());
-    command.args(["-m", "sh", "-c", &script, "x"]).arg(run.get_program()).args(run.get_args());
+    let script = format!(
+        "mount -t tmpfs -o size=1536k tmpfs {}; exec \"$@\"",
+        site.path("disk").display()
+    );
+    command
+        .args(["-m", "sh", "-c", &script, "x"])
+        .arg(run.get_program())
+        .args(run.get_args());
     site.spawn(command);
-    until("the worker has printed all", 20, || site.path("printed").exists().then_some(()));
+    until("the worker has printed all", 20, || {
+        site.path("printed").exists().then_some(())
+    });
     site.await_log("cannot be written", 10);
     site.await_ready();
-    let file = format!("/proc/{}/root{}", site.pid(), site.path("disk/web.log").display());
+    let file = format!(
+        "/proc/{}/root{}",
+        site.pid(),
+        site.path("disk/web.log").display()
+    );
     let before = fs::read(&file).expect("what there was room for");
-    assert!(before.len() > 1400 << 10 && before.len() % 100 == 0, "{} bytes: a line was cut", before.len());
-    fs::OpenOptions::new().write(true).truncate(true).open(&file).expect("emptied");
+    assert!(
+        before.len() > 1400 << 10 && before.len() % 100 == 0,
+        "{} bytes: a line was cut",
+        before.len()
+    );
+    fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(&file)
+        .expect("emptied");
     fs::write(site.path("orders"), "go\n").expect("an order");
-    let after =
-        until("what was printed later", 20, || fs::read_to_string(&file).ok().filter(|text| text.ends_with("after\n")));
+    let after = until("what was printed later", 20, || {
+        fs::read_to_string(&file)
+            .ok()
+            .filter(|text| text.ends_with("after\n"))
+    });
     let (told, rest) = after.split_once('\n').expect("a line");
-    let lost: usize = told.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect(told);
+    let lost: usize = told
+        .split_whitespace()
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .expect(told);
     assert!(told.contains("bytes of log were lost"), "{told}");
-    assert_eq!(before.len() + lost + rest.len(), 4_000_000 + "after\n".len(), "what was lost is not what is missing");
+    assert_eq!(
+        before.len() + lost + rest.len(),
+        4_000_000 + "after\n".len(),
+        "what was lost is not what is missing"
+    );
     assert!(rest.len() > 64 << 10, "nothing had waited in the pipe");
     site.await_log("can be written again", 5);
     site.signal(Signal::SIGTERM);
@@ -141,8 +196,16 @@ ready = "spawned"
 stdout = "@DIR@/logs/web.log"
 "#,
     );
-    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("a fifo");
-    let nobody = nix::unistd::User::from_name("nobody").expect("users").expect("nobody").uid.as_raw();
+    nix::unistd::mkfifo(
+        &site.path("orders"),
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+    )
+    .expect("a fifo");
+    let nobody = nix::unistd::User::from_name("nobody")
+        .expect("users")
+        .expect("nobody")
+        .uid
+        .as_raw();
     fs::create_dir(site.path("logs")).expect("a folder");
     chown(site.path("logs"), Some(nobody), None).expect("given away");
     chown(site.path("orders"), Some(nobody), None).expect("given away");
@@ -150,16 +213,29 @@ stdout = "@DIR@/logs/web.log"
     symlink(&victim, &log).expect("linked");
     let run = site.rotad(&["run"]);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.text().contains("web.log") && run.text().contains("link"), "{run:?}");
+    assert!(
+        run.text().contains("web.log") && run.text().contains("link"),
+        "{run:?}"
+    );
     fs::remove_file(&log).expect("removed");
     site.run();
     site.await_ready();
     fs::rename(&log, site.path("logs/old")).expect("moved");
     symlink(&victim, &log).expect("linked");
-    assert!(Command::new("kill").args(["-s", "RTMIN", &site.pid().to_string()]).status().expect("kill").success());
+    assert!(
+        Command::new("kill")
+            .args(["-s", "RTMIN", &site.pid().to_string()])
+            .status()
+            .expect("kill")
+            .success()
+    );
     site.await_log("cannot be opened again", 10);
     fs::write(site.path("orders"), "something\n").expect("an order");
-    until("in the old file", 10, || site.read("logs/old").contains("said something").then_some(()));
+    until("in the old file", 10, || {
+        site.read("logs/old")
+            .contains("said something")
+            .then_some(())
+    });
     assert_eq!(site.read("victim"), "mine\n");
     assert_eq!(fs::metadata(&victim).expect("a file").nlink(), 1);
 }
@@ -170,7 +246,11 @@ fn a_fifo_instead_of_a_log() {
     let mut site = Site::new(
         "[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n[pool.web.log]\nstdout = \"@DIR@/web.log\"\n",
     );
-    nix::unistd::mkfifo(&site.path("web.log"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    nix::unistd::mkfifo(
+        &site.path("web.log"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a fifo");
     let run = site.rotad(&["run"]);
     assert_eq!(run.code, 78, "{run:?}");
     assert!(run.text().contains("not a regular file"), "{run:?}");
@@ -178,8 +258,18 @@ fn a_fifo_instead_of_a_log() {
     site.run();
     site.await_ready();
     fs::remove_file(site.path("web.log")).expect("removed");
-    nix::unistd::mkfifo(&site.path("web.log"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
-    assert!(Command::new("kill").args(["-s", "RTMIN", &site.pid().to_string()]).status().expect("kill").success());
+    nix::unistd::mkfifo(
+        &site.path("web.log"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a fifo");
+    assert!(
+        Command::new("kill")
+            .args(["-s", "RTMIN", &site.pid().to_string()])
+            .status()
+            .expect("kill")
+            .success()
+    );
     site.await_log("it is not a regular file", 10);
     site.await_ready();
     site.signal(Signal::SIGTERM);
@@ -199,12 +289,18 @@ ready = "spawned"
 stdout = "@DIR@/logs/today/web.log"
 "#,
     );
-    nix::unistd::mkfifo(&site.path("orders"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    nix::unistd::mkfifo(
+        &site.path("orders"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a fifo");
     site.run();
     site.await_ready();
     for word in ["one", "two", "three"] {
         fs::write(site.path("orders"), format!("{word}\n")).expect("an order");
-        until(word, 10, || (site.read("logs/today/web.log") == format!("said {word}\n")).then_some(()));
+        until(word, 10, || {
+            (site.read("logs/today/web.log") == format!("said {word}\n")).then_some(())
+        });
         fs::remove_dir_all(site.path("logs")).expect("removed");
     }
     site.signal(Signal::SIGTERM);

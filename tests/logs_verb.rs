@@ -27,7 +27,11 @@ stderr = "@DIR@/err.log"
 
 fn up() -> Site {
     let mut site = Site::new(POOLS);
-    nix::unistd::mkfifo(&site.path("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
+    nix::unistd::mkfifo(
+        &site.path("fifo"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .expect("a FIFO");
     site.run();
     site.await_ready();
     site
@@ -35,8 +39,15 @@ fn up() -> Site {
 
 fn follow(site: &Site, arguments: &[&str]) -> (Child, impl Iterator<Item = String>) {
     let mut command = Command::new(support::rotad());
-    command.args(["logs", "-f", "-c"]).arg(&site.config).args(arguments);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a follower");
+    command
+        .args(["logs", "-f", "-c"])
+        .arg(&site.config)
+        .args(arguments);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a follower");
     let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     (child, lines.map(|line| line.expect("a line")))
 }
@@ -46,16 +57,33 @@ fn the_last_lines() {
     let site = up();
     let run = until("the lines", 10, || {
         let run = site.rotad(&["logs"]);
-        ["talk/0 |", "twice/0 | out", "twice/0 ! err"].iter().all(|line| run.out.contains(line)).then_some(run)
+        ["talk/0 |", "twice/0 | out", "twice/0 ! err"]
+            .iter()
+            .all(|line| run.out.contains(line))
+            .then_some(run)
     });
     assert_eq!(run.code, 0);
-    assert!(run.out.contains("talk/0 | \\x1b]0;evil\\x07 hello\n"), "{run:?}");
+    assert!(
+        run.out.contains("talk/0 | \\x1b]0;evil\\x07 hello\n"),
+        "{run:?}"
+    );
     assert!(!run.text().contains(['\x1b', '\x07']), "{run:?}");
-    assert!(run.err.contains("out.log") && run.err.contains("err.log") && run.err.contains("master.log"), "{run:?}");
+    assert!(
+        run.err.contains("out.log")
+            && run.err.contains("err.log")
+            && run.err.contains("master.log"),
+        "{run:?}"
+    );
     let run = site.rotad(&["logs", "twice/0", "-n", "1"]);
-    assert!(["out\n", "err\n"].contains(&run.out.as_str()), "one worker's lines have no name before them: {run:?}");
+    assert!(
+        ["out\n", "err\n"].contains(&run.out.as_str()),
+        "one worker's lines have no name before them: {run:?}"
+    );
     let run = site.rotad(&["logs", "talk"]);
-    assert!(run.out.contains("talk/0 |") && !run.out.contains("twice"), "{run:?}");
+    assert!(
+        run.out.contains("talk/0 |") && !run.out.contains("twice"),
+        "{run:?}"
+    );
     assert_eq!(site.rotad(&["logs", "nobody"]).code, 4);
     let run = site.rotad(&["logs", "talk/9"]);
     assert_eq!(run.code, 4, "{run:?}");
@@ -76,7 +104,10 @@ fn follow_until_the_end() {
     assert_eq!(other.wait().expect("its end").code(), Some(0));
     assert_eq!(site.rotad(&["stop", "--now"]).code, 0);
     assert_eq!(lines.count(), 0);
-    assert_eq!(child.wait_with_output().expect("its end").status.code(), Some(0));
+    assert_eq!(
+        child.wait_with_output().expect("its end").status.code(),
+        Some(0)
+    );
 }
 
 /// A stopped follower under a flood of lines: the master serves others at once, and the follower is told what it missed.
@@ -87,18 +118,35 @@ fn a_follower_that_is_stopped() {
     assert!(lines.any(|line| line.contains("hello")));
     let pid = Pid::from_raw(child.id() as i32);
     kill(pid, Signal::SIGSTOP).expect("the follower");
-    let flood: String = (0..400_000).map(|number| format!("line {number}\n")).collect();
+    let flood: String = (0..400_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
     std::fs::write(site.path("fifo"), flood + "the end\n").expect("written");
     site.await_log("the end", 30);
     let asked = Instant::now();
     assert!(site.status().is_some());
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
     kill(pid, Signal::SIGCONT).expect("the follower");
-    let rest: Vec<String> = lines.by_ref().take_while(|line| line != "talk/0 | the end").collect();
-    assert!(rest.iter().any(|line| line.contains("lines are missing here")), "{} lines", rest.len());
+    let rest: Vec<String> = lines
+        .by_ref()
+        .take_while(|line| line != "talk/0 | the end")
+        .collect();
+    assert!(
+        rest.iter()
+            .any(|line| line.contains("lines are missing here")),
+        "{} lines",
+        rest.len()
+    );
     kill(pid, Signal::SIGINT).expect("the follower");
     drop(lines);
-    assert_eq!(child.wait_with_output().expect("its end").status.code(), Some(0));
+    assert_eq!(
+        child.wait_with_output().expect("its end").status.code(),
+        Some(0)
+    );
 }
 
 #[test]

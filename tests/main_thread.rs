@@ -25,7 +25,11 @@ fn kill_hard(pid: i32) {
 /// The pids that a worker, or what it started, has written into this file.
 fn told(site: &Site, file: &str, many: usize) -> Vec<i32> {
     until("pids that were told", 10, || {
-        let pids: Vec<i32> = site.lines(file).iter().filter_map(|line| line.parse().ok()).collect();
+        let pids: Vec<i32> = site
+            .lines(file)
+            .iter()
+            .filter_map(|line| line.parse().ok())
+            .collect();
         (pids.len() >= many).then_some(pids)
     })
 }
@@ -44,9 +48,16 @@ fn cpu(site: &Site) -> f64 {
 
 /// The same of its main thread alone.
 fn main_thread_time(site: &Site) -> f64 {
-    let (pid, text) = (site.pid(), |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")));
+    let (pid, text) = (site.pid(), |pid: i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat"))
+    });
     let text = text(pid).expect("a master");
-    let fields: Vec<&str> = text.rsplit_once(')').expect("a stat").1.split_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .expect("a stat")
+        .1
+        .split_whitespace()
+        .collect();
     let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
     (ticks(11) + ticks(12)) / 100.0
 }
@@ -57,9 +68,15 @@ fn replaced_quickly(site: &Site) {
     let killed = Instant::now();
     kill_hard(before);
     site.await_status("another worker", 10, |status| {
-        pids(status, "good").iter().any(|pid| *pid != before && *pid != 0 && !proc::gone(*pid))
+        pids(status, "good")
+            .iter()
+            .any(|pid| *pid != before && *pid != 0 && !proc::gone(*pid))
     });
-    assert!(killed.elapsed() < Duration::from_millis(700), "replaced after {:?}", killed.elapsed());
+    assert!(
+        killed.elapsed() < Duration::from_millis(700),
+        "replaced after {:?}",
+        killed.elapsed()
+    );
 }
 
 /// A killed worker that somebody traces is a zombie which nobody may reap: its pidfd says that it has ended, and that
@@ -78,21 +95,37 @@ delay = "0s"
     let mut site = Site::up(&format!("{GOOD}{traced}"));
     let tracer = told(&site, "tracers", 1)[0];
     let worker = only(&site, "traced");
-    until("it is traced", 5, || (proc::status(worker, "TracerPid")? == tracer.to_string()).then_some(()));
+    until("it is traced", 5, || {
+        (proc::status(worker, "TracerPid")? == tracer.to_string()).then_some(())
+    });
     kill_hard(worker);
     let status = site.await_status("another one in its place", 5, |status| {
-        pids(status, "traced").iter().any(|pid| *pid != worker && *pid != 0) && pool(status, "traced")["ready"] == 1
+        pids(status, "traced")
+            .iter()
+            .any(|pid| *pid != worker && *pid != 0)
+            && pool(status, "traced")["ready"] == 1
     });
     let exit = &pool(&status, "traced")["workers"][0]["last_exit"];
-    assert_eq!(exit["signal"], "KILL", "its entry in the process table tells how it ended: {exit}");
-    assert_eq!(proc::stat(worker).expect("its entry")[0], "Z", "the tracer holds it");
+    assert_eq!(
+        exit["signal"], "KILL",
+        "its entry in the process table tells how it ended: {exit}"
+    );
+    assert_eq!(
+        proc::stat(worker).expect("its entry")[0],
+        "Z",
+        "the tracer holds it"
+    );
     told(&site, "tracers", 2);
     let before = cpu(&site);
-    support::never("the master spins", 1.0, || (cpu(&site) - before > 0.3).then_some(cpu(&site) - before));
+    support::never("the master spins", 1.0, || {
+        (cpu(&site) - before > 0.3).then_some(cpu(&site) - before)
+    });
     replaced_quickly(&site);
     site.await_log(&format!("as long as pid {tracer} traces it"), 10);
     kill_hard(tracer);
-    until("the zombie is reaped", 5, || proc::stat(worker).is_none().then_some(()));
+    until("the zombie is reaped", 5, || {
+        proc::stat(worker).is_none().then_some(())
+    });
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(10).code(), Some(0));
     site.assert_empty();
@@ -111,9 +144,13 @@ stop = "1s"
     let mut site = Site::up(traced);
     let tracer = told(&site, "tracers", 1)[0];
     let worker = only(&site, "traced");
-    until("it is traced", 5, || (proc::status(worker, "TracerPid")? == tracer.to_string()).then_some(()));
+    until("it is traced", 5, || {
+        (proc::status(worker, "TracerPid")? == tracer.to_string()).then_some(())
+    });
     kill_hard(worker);
-    until("both are gone", 5, || (proc::stat(worker).is_none() && proc::stat(tracer).is_none()).then_some(()));
+    until("both are gone", 5, || {
+        (proc::stat(worker).is_none() && proc::stat(tracer).is_none()).then_some(())
+    });
     site.await_ready();
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(10).code(), Some(0));
@@ -139,15 +176,27 @@ stop = "1s"
     let mut site = Site::up(&format!("{GOOD}{siblings}"));
     let hidden = told(&site, "hidden", 1)[0];
     let master = site.pid();
-    let zombies = || proc::children(master).into_iter().filter(|pid| proc::gone(*pid)).count();
-    until("no zombie is left", 10, || (zombies() == 0 && proc::parent(hidden) == Some(master)).then_some(()));
+    let zombies = || {
+        proc::children(master)
+            .into_iter()
+            .filter(|pid| proc::gone(*pid))
+            .count()
+    };
+    until("no zombie is left", 10, || {
+        (zombies() == 0 && proc::parent(hidden) == Some(master)).then_some(())
+    });
     assert_eq!(site.rotad(&["stop", "hides"]).code, 0);
     site.await_log(&format!("pid {hidden} (testworker) has lost its parent"), 5);
     replaced_quickly(&site);
     kill_hard(only(&site, "zombies"));
     until("no zombie is left", 10, || (zombies() == 0).then_some(()));
     assert!(!proc::gone(hidden), "nobody knows whose it is");
-    assert_eq!(site.log().matches("has lost its parent").count(), 1, "{}", site.log());
+    assert_eq!(
+        site.log().matches("has lost its parent").count(),
+        1,
+        "{}",
+        site.log()
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     assert_eq!(site.await_exit(10).code(), Some(0));
     assert!(proc::gone(hidden));
@@ -168,13 +217,19 @@ policy = "never"
 "#;
     let mut site = Site::up(&format!("{GOOD}{horde}"));
     let (leader, good) = (only(&site, "horde"), only(&site, "good"));
-    until("all have been born", 20, || (proc::children(leader).len() == 3000).then_some(()));
+    until("all have been born", 20, || {
+        (proc::children(leader).len() == 3000).then_some(())
+    });
     let mine: Vec<i32> = proc::children(leader);
     // The machine has much to do, so no clock tells how long the main thread holds the others up: its own time does.
     let before = main_thread_time(&site);
     kill_hard(leader);
     kill_hard(good);
-    site.await_status("another worker", 10, |status| pids(status, "good").iter().any(|pid| *pid != good && *pid != 0));
+    site.await_status("another worker", 10, |status| {
+        pids(status, "good")
+            .iter()
+            .any(|pid| *pid != good && *pid != 0)
+    });
     until("they are gone", 20, || {
         assert!(site.status().is_some());
         mine.iter().all(|pid| proc::gone(*pid)).then_some(())
@@ -185,7 +240,12 @@ policy = "never"
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(line["message"].as_str()?.to_owned())
     };
-    assert!(site.lines("master.log").iter().filter_map(ms).any(|text| text.contains("processes that the worker left")));
+    assert!(
+        site.lines("master.log")
+            .iter()
+            .filter_map(ms)
+            .any(|text| text.contains("processes that the worker left"))
+    );
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(20).code(), Some(0));
     site.assert_empty();
@@ -204,28 +264,41 @@ stop = "1s"
 policy = "never"
 "#;
     let mut site = Site::new(&format!("{GOOD}{stuck}"));
-    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else {
+        return;
+    };
     std::fs::write(disk.path("page"), [0; 4096]).expect("a page");
     site.run();
     site.await_ready();
     let stuck = told(&site, "stuck", 1)[0];
     disk.freeze();
     site.write("go", "");
-    until("it hangs", 10, || (proc::threads_in(stuck, "D") >= 2).then_some(()));
+    until("it hangs", 10, || {
+        (proc::threads_in(stuck, "D") >= 2).then_some(())
+    });
     kill_hard(only(&site, "bad"));
     // A process with its memory does not look as if it hung: who asks that one is written off, and has a successor.
     let master = site.pid();
-    until("another scanner", 10, || (threads(master, "orphan-scanner") >= 2).then_some(()));
+    until("another scanner", 10, || {
+        (threads(master, "orphan-scanner") >= 2).then_some(())
+    });
     replaced_quickly(&site);
     answers_quickly(&site);
     // It is not waited for: a worker of another pool ends and is swept as ever.
     assert_eq!(site.rotad(&["roll", "good"]).code, 0);
     replaced_quickly(&site);
-    assert!(!site.log().contains("SIGKILL does not end it"), "{}", site.log());
+    assert!(
+        !site.log().contains("SIGKILL does not end it"),
+        "{}",
+        site.log()
+    );
     // The kernel keeps it, and the master says so.
     let stop = site.rotad(&["stop"]);
     assert_eq!(stop.code, 1, "{stop:?}");
-    assert!(stop.text().contains("cannot be ended by the kernel"), "{stop:?}");
+    assert!(
+        stop.text().contains("cannot be ended by the kernel"),
+        "{stop:?}"
+    );
     disk.thaw();
     site.await_exit(10);
     until("it is gone", 10, || proc::gone(stuck).then_some(()));
@@ -234,9 +307,12 @@ policy = "never"
 
 /// How many threads of this name a process has.
 fn threads(pid: i32, name: &str) -> usize {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let is =
-        |path: std::path::PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let is = |path: std::path::PathBuf| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
+    };
     threads.flatten().filter(|thread| is(thread.path())).count()
 }
 
@@ -245,7 +321,11 @@ fn answers_quickly(site: &Site) {
     for _ in 0..10 {
         let asked = Instant::now();
         assert!(site.status().is_some(), "no answer");
-        assert!(asked.elapsed() < Duration::from_millis(700), "an answer after {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_millis(700),
+            "an answer after {:?}",
+            asked.elapsed()
+        );
     }
 }
 
@@ -282,14 +362,20 @@ fn a_starting_worker_that_hangs_holds_nobody_up() {
         r#"command = ["@WORKER@", "stuck", "--map", "@DIR@/disk/page", "--when", "@DIR@/go", "--out", "@DIR@/stuck"]"#,
     );
     let mut site = Site::new(&format!("{GOOD}{pools}"));
-    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else {
+        return;
+    };
     std::fs::write(disk.path("page"), [0; 4096]).expect("a page");
     site.run();
-    site.await_status("the others are ready", 20, |status| pool(status, "web")["ready"] == 1);
+    site.await_status("the others are ready", 20, |status| {
+        pool(status, "web")["ready"] == 1
+    });
     let stuck = told(&site, "stuck", 1)[0];
     disk.freeze();
     site.write("go", "");
-    until("it hangs", 10, || (proc::threads_in(stuck, "D") >= 2).then_some(()));
+    until("it hangs", 10, || {
+        (proc::threads_in(stuck, "D") >= 2).then_some(())
+    });
     for _ in 0..3 {
         let roll = site.rotad(&["roll", "web"]);
         assert_eq!(roll.code, 0, "{roll:?}");
@@ -299,7 +385,11 @@ fn a_starting_worker_that_hangs_holds_nobody_up() {
     answers_quickly(&site);
     let stop = site.rotad(&["stop"]);
     assert_eq!(stop.code, 1, "{stop:?}");
-    assert!(stop.text().contains(&format!("pid {stuck} cannot be ended by the kernel")), "{stop:?}");
+    assert!(
+        stop.text()
+            .contains(&format!("pid {stuck} cannot be ended by the kernel")),
+        "{stop:?}"
+    );
     disk.thaw();
     site.await_exit(10);
     until("it is gone", 10, || proc::gone(stuck).then_some(()));
@@ -347,7 +437,9 @@ fn a_worker_whose_look_hung_is_looked_at_again() {
     site.write("withheld.py", WITHHELD);
     site.run();
     until("it is told that it cannot be seen", 20, || {
-        site.log().contains("whether it accepts cannot be seen").then_some(())
+        site.log()
+            .contains("whether it accepts cannot be seen")
+            .then_some(())
     });
     for _ in 0..3 {
         let roll = site.rotad(&["roll", "web"]);
@@ -366,7 +458,9 @@ fn a_worker_whose_look_hung_is_looked_at_again() {
 fn a_master_that_the_kernel_holds_is_named() {
     let _alone = alone();
     let mut site = Site::new(GOOD);
-    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else {
+        return;
+    };
     let text = site.read("rotad.toml").replace("@", "");
     let log = site.path("master.log").display().to_string();
     site.configure(&text.replace(&log, &disk.path("master.log").display().to_string()));
@@ -379,9 +473,16 @@ fn a_master_that_the_kernel_holds_is_named() {
     let master = site.pid();
     let stop = site.rotad(&["stop"]);
     assert_eq!(stop.code, 1, "{stop:?}");
-    assert!(stop.text().contains(&format!("the kernel holds the master (pid {master})")), "{stop:?}");
+    assert!(
+        stop.text()
+            .contains(&format!("the kernel holds the master (pid {master})")),
+        "{stop:?}"
+    );
     assert!(proc::gone(worker));
-    assert!(!site.path("master.pid").exists(), "nothing says that a master runs");
+    assert!(
+        !site.path("master.pid").exists(),
+        "nothing says that a master runs"
+    );
     disk.thaw();
     site.await_exit(10);
     site.assert_empty();

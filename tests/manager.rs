@@ -25,14 +25,17 @@ impl Manager {
         let socket = UnixDatagram::bind(&path).expect("a socket");
         site.write("code", "ok\nv1\n");
         let mut run = site.run_command();
-        run.env("NOTIFY_SOCKET", path).envs(variables.iter().copied());
+        run.env("NOTIFY_SOCKET", path)
+            .envs(variables.iter().copied());
         site.spawn(run);
         Manager(socket)
     }
 
     /// The next message.
     fn next(&self, seconds: u64) -> Option<String> {
-        self.0.set_read_timeout(Some(Duration::from_secs(seconds))).expect("a timeout");
+        self.0
+            .set_read_timeout(Some(Duration::from_secs(seconds)))
+            .expect("a timeout");
         let mut said = vec![0; 4096];
         let length = self.0.recv(&mut said).ok()?;
         Some(String::from_utf8_lossy(&said[..length]).to_string())
@@ -42,11 +45,16 @@ impl Manager {
     fn hears_before(&self, text: &str, not: &str) -> String {
         let mut before = Vec::new();
         loop {
-            let said = self.next(20).unwrap_or_else(|| panic!("in vain: {text}; heard: {before:?}"));
+            let said = self
+                .next(20)
+                .unwrap_or_else(|| panic!("in vain: {text}; heard: {before:?}"));
             if said.contains(text) {
                 return said;
             }
-            assert!(not.is_empty() || !said.contains(not), "{said} came before {text}");
+            assert!(
+                not.is_empty() || !said.contains(not),
+                "{said} came before {text}"
+            );
             before.push(said);
         }
     }
@@ -62,7 +70,10 @@ fn a_start() {
     let manager = Manager::of(&mut site, &[]);
     manager.hears_before("STATUS=starting: web 0/2 starting", "READY=1");
     let ready = manager.hears("READY=1");
-    assert!(ready.contains(&format!("MAINPID={}\n", site.pid())), "{ready}");
+    assert!(
+        ready.contains(&format!("MAINPID={}\n", site.pid())),
+        "{ready}"
+    );
     assert!(ready.contains("STATUS=running: web 2/2"), "{ready}");
 }
 
@@ -73,9 +84,19 @@ fn a_changed_configuration() {
     let manager = Manager::of(&mut site, &[]);
     manager.hears("READY=1");
     for edit in ["count = 3", "cuont = 3"] {
-        site.write("rotad.toml", &site.read("rotad.toml").replace("count = 2", edit).replace("count = 3", edit));
+        site.write(
+            "rotad.toml",
+            &site
+                .read("rotad.toml")
+                .replace("count = 2", edit)
+                .replace("count = 3", edit),
+        );
         site.signal(Signal::SIGHUP);
-        assert!(manager.hears_before("RELOADING=1", "READY=1").contains("MONOTONIC_USEC="));
+        assert!(
+            manager
+                .hears_before("RELOADING=1", "READY=1")
+                .contains("MONOTONIC_USEC=")
+        );
         manager.hears("READY=1");
     }
 }
@@ -88,7 +109,10 @@ fn a_roll_by_signal() {
     manager.hears("READY=1");
     site.signal(Signal::SIGUSR1);
     assert!(manager.hears("RELOADING=1").contains("MONOTONIC_USEC="));
-    manager.hears_before("STATUS=reloading: web 2/2 rolling, 0 of 2 replaced", "READY=1");
+    manager.hears_before(
+        "STATUS=reloading: web 2/2 rolling, 0 of 2 replaced",
+        "READY=1",
+    );
     manager.hears_before("1 of 2 replaced", "READY=1");
     assert!(manager.hears("READY=1").contains("STATUS=running: web "));
     assert_eq!(site.await_ready()["pools"][0]["generation"], 2);
@@ -97,7 +121,11 @@ fn a_roll_by_signal() {
     site.signal(Signal::SIGUSR1);
     manager.hears("RELOADING=1");
     let end = manager.hears("READY=1");
-    assert!(end.contains("web 2/2 degraded (generation 3 did not come up: ") && end.contains("exited with 3"), "{end}");
+    assert!(
+        end.contains("web 2/2 degraded (generation 3 did not come up: ")
+            && end.contains("exited with 3"),
+        "{end}"
+    );
 }
 
 /// A signal that rolls nothing is a reload that is done.
@@ -114,7 +142,10 @@ fn a_signal_without_pools() {
 /// A manager whose patience is short is asked for more while a stop takes its time.
 #[test]
 fn a_stop() {
-    let mut site = Site::new(&WEB.replace("\"@DIR@/code\"]", "\"@DIR@/code\", \"--drain-ms\", \"6500\"]"));
+    let mut site = Site::new(&WEB.replace(
+        "\"@DIR@/code\"]",
+        "\"@DIR@/code\", \"--drain-ms\", \"6500\"]",
+    ));
     let manager = Manager::of(&mut site, &[]);
     manager.hears("READY=1");
     site.signal(Signal::SIGTERM);
@@ -123,7 +154,11 @@ fn a_stop() {
     manager.hears("EXTEND_TIMEOUT_USEC=20000000");
     manager.hears("STATUS=stopping: web 2 left");
     manager.hears("EXTEND_TIMEOUT_USEC=20000000");
-    assert!(asked.elapsed() >= Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        asked.elapsed()
+    );
     assert_eq!(site.await_exit(15).code(), Some(0));
 }
 
@@ -138,7 +173,10 @@ fn a_watchdog() {
         manager.hears("WATCHDOG=1");
     }
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(1500) && took < Duration::from_secs(6), "ten in {took:?}");
+    assert!(
+        took >= Duration::from_millis(1500) && took < Duration::from_secs(6),
+        "ten in {took:?}"
+    );
     site.signal(Signal::SIGSTOP);
     while manager.next(1).is_some() {}
     site.signal(Signal::SIGCONT);
@@ -148,9 +186,14 @@ fn a_watchdog() {
 #[test]
 fn a_watchdog_that_is_not_meant_for_us() {
     let mut site = Site::new(WEB);
-    let manager = Manager::of(&mut site, &[("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", "1")]);
+    let manager = Manager::of(
+        &mut site,
+        &[("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", "1")],
+    );
     manager.hears("READY=1");
-    never("a word for somebody else's watchdog", 1.0, || manager.next(1).filter(|said| said.contains("WATCHDOG")));
+    never("a word for somebody else's watchdog", 1.0, || {
+        manager.next(1).filter(|said| said.contains("WATCHDOG"))
+    });
 }
 
 /// Nothing is rolled: the reload that the manager was told of has an end all the same.

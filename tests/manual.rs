@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use support::site::finish;
 use support::{Run, rotad};
 
-const BEGIN: &str = "<!-- reference: made from the definitions; UPDATE_EXPECT=1 cargo test --test manual -->";
+const BEGIN: &str =
+    "<!-- reference: made from the definitions; UPDATE_EXPECT=1 cargo test --test manual -->";
 const END: &str = "<!-- end of the reference -->";
 
 fn run(arguments: &[&str]) -> Run {
@@ -22,17 +23,38 @@ fn run(arguments: &[&str]) -> Run {
 /// Verbs and their flags, as the help of each tells them.
 fn verbs() -> Vec<(String, BTreeSet<String>)> {
     let help = run(&["--help"]).out;
-    let list = help.split("Commands:").nth(1).expect("verbs").split("Options:").next().expect("verbs");
-    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-    let names: Vec<&str> = names.filter(|name| !name.is_empty() && *name != "help").collect();
+    let list = help
+        .split("Commands:")
+        .nth(1)
+        .expect("verbs")
+        .split("Options:")
+        .next()
+        .expect("verbs");
+    let names = list
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<&str> = names
+        .filter(|name| !name.is_empty() && *name != "help")
+        .collect();
     assert!(names.len() > 15, "{names:?}");
     let flags = |verb: &str| {
         let help = run(&[verb, "--help"]).out;
-        let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-        let words = lines.flat_map(|line| line.split([' ', ',']).take(3)).filter(|word| word.starts_with("--"));
-        words.map(str::to_owned).filter(|word| word.len() > 2 && word != "--help").collect()
+        let lines = help
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| line.starts_with('-'));
+        let words = lines
+            .flat_map(|line| line.split([' ', ',']).take(3))
+            .filter(|word| word.starts_with("--"));
+        words
+            .map(str::to_owned)
+            .filter(|word| word.len() > 2 && word != "--help")
+            .collect()
     };
-    names.iter().map(|verb| ((*verb).to_owned(), flags(verb))).collect()
+    names
+        .iter()
+        .map(|verb| ((*verb).to_owned(), flags(verb)))
+        .collect()
 }
 
 /// Feeds a program; its output and whether it was content. None: it is not on this machine.
@@ -50,9 +72,15 @@ fn pipe(program: &str, arguments: &[&str], input: &str) -> Option<(bool, String)
     let input = input.to_owned();
     let feeder = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("its end");
-    feeder.join().expect("the feeder").expect("all of the input");
+    feeder
+        .join()
+        .expect("the feeder")
+        .expect("all of the input");
     let text = [output.stdout, output.stderr.clone()].concat();
-    Some((output.status.success() && output.stderr.is_empty(), String::from_utf8_lossy(&text).into_owned()))
+    Some((
+        output.status.success() && output.stderr.is_empty(),
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
 }
 
 #[test]
@@ -66,9 +94,15 @@ fn the_reference_is_made_from_the_definitions() {
         fs::write(&path, &expected).expect("docs/cli.md");
         return;
     }
-    assert!(page == expected, "docs/cli.md is not what the definitions say: UPDATE_EXPECT=1 cargo test --test manual");
+    assert!(
+        page == expected,
+        "docs/cli.md is not what the definitions say: UPDATE_EXPECT=1 cargo test --test manual"
+    );
     for (verb, flags) in verbs() {
-        let section = expected.split(&format!("### `rotad {verb}")).nth(1).unwrap_or_else(|| panic!("no {verb}"));
+        let section = expected
+            .split(&format!("### `rotad {verb}"))
+            .nth(1)
+            .unwrap_or_else(|| panic!("no {verb}"));
         let section = section.split("### ").next().expect("a section");
         for flag in flags.iter().filter(|flag| *flag != "--config-file") {
             assert!(section.contains(flag.as_str()), "{verb} {flag}");
@@ -81,12 +115,27 @@ fn the_page_has_every_verb_and_flag_and_is_sound() {
     let man = run(&["man"]);
     assert_eq!((man.code, man.err.as_str()), (0, ""));
     let plain = man.out.replace("\\-", "-");
-    for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "SIGNALS", "FILES", "EXAMPLES"] {
-        assert!(plain.lines().any(|line| line == format!(".SH {section}")), "{section}");
+    for section in [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "COMMANDS",
+        "SIGNALS",
+        "FILES",
+        "EXAMPLES",
+    ] {
+        assert!(
+            plain.lines().any(|line| line == format!(".SH {section}")),
+            "{section}"
+        );
     }
     assert!(plain.contains(".SH \"EXIT STATUS\""), "{plain}");
     for (verb, flags) in verbs() {
-        let section = plain.split(&format!("\n.SS {verb}\n")).nth(1).unwrap_or_else(|| panic!("no {verb}: {plain}"));
+        let section = plain
+            .split(&format!("\n.SS {verb}\n"))
+            .nth(1)
+            .unwrap_or_else(|| panic!("no {verb}: {plain}"));
         let section = section.split("\n.S").next().expect("a section");
         for flag in flags.iter().filter(|flag| *flag != "--config-file") {
             assert!(section.contains(flag.as_str()), "{verb} {flag}: {section}");
@@ -98,7 +147,10 @@ fn the_page_has_every_verb_and_flag_and_is_sound() {
     }
     if let Some((content, text)) = pipe("groff", &["-man", "-Tutf8", "-ww", "-P-cbou"], &man.out) {
         assert!(content, "{text}");
-        assert!(text.contains("EXIT STATUS") && text.contains("--min-ready"), "{text}");
+        assert!(
+            text.contains("EXIT STATUS") && text.contains("--min-ready"),
+            "{text}"
+        );
     }
 }
 
@@ -112,7 +164,11 @@ fn completions_have_every_verb_and_flag() {
             assert!(script.out.contains(verb.as_str()), "{shell} {verb}");
             for flag in flags {
                 // fish writes long flags without their dashes.
-                let flag = if shell == "fish" { format!("-l {}", &flag[2..]) } else { flag.clone() };
+                let flag = if shell == "fish" {
+                    format!("-l {}", &flag[2..])
+                } else {
+                    flag.clone()
+                };
                 assert!(script.out.contains(&flag), "{shell} {verb} {flag}");
             }
         }
@@ -122,7 +178,9 @@ fn completions_have_every_verb_and_flag() {
             "fish" => Some(("fish", "--no-execute")),
             _ => None,
         };
-        if let Some((content, text)) = check.and_then(|(program, flag)| pipe(program, &[flag], &script.out)) {
+        if let Some((content, text)) =
+            check.and_then(|(program, flag)| pipe(program, &[flag], &script.out))
+        {
             assert!(content, "{shell}: {text}");
         }
     }

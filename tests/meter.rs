@@ -43,13 +43,19 @@ fn every_kind_of_loss_is_counted() {
     assert_eq!(closed, "closed before any byte of the answer");
     let half = loss(false, move |number, mut stream| {
         request(&mut stream);
-        let end = if every_third(number) { OK.len() - 2 } else { OK.len() };
+        let end = if every_third(number) {
+            OK.len() - 2
+        } else {
+            OK.len()
+        };
         stream.write_all(&OK.as_bytes()[..end]).expect("an answer");
     });
     assert_eq!(half, "closed within the answer");
     let busy = loss(false, |_, mut stream| {
         request(&mut stream);
-        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").expect("an answer");
+        stream
+            .write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            .expect("an answer");
     });
     assert!(busy.starts_with("answered \"http/1.1 503"), "{busy}");
     let kept = loss(true, |_, mut stream| {
@@ -79,7 +85,12 @@ fn a_connection_that_ends_between_requests_is_no_loss() {
     load.stop().assert_nothing_lost(20);
     let announced = server(|_, mut stream| {
         request(&mut stream);
-        stream.write_all(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).expect("an answer");
+        stream
+            .write_all(
+                OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
+            )
+            .expect("an answer");
     });
     let load = Load::on(&announced, 0, 2);
     load.await_more(200);
@@ -92,7 +103,10 @@ fn tests_that_measure_lock_across_processes() {
     use support::{ALONE, open_lock_file};
     let alone = support::alone();
     let another = open_lock_file(ALONE);
-    assert!(matches!(another.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+    assert!(matches!(
+        another.try_lock(),
+        Err(std::fs::TryLockError::WouldBlock)
+    ));
     drop(alone);
     // Another checkout's test may be first.
     until("the lock", 600, || another.try_lock().ok());

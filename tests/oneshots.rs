@@ -56,7 +56,10 @@ fn one_after_the_other() {
     let run = site.rotad(&["stop"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(site.await_exit(20).success());
-    assert_eq!(site.lines("order")[4..], [front.to_string(), web.to_string()]);
+    assert_eq!(
+        site.lines("order")[4..],
+        [front.to_string(), web.to_string()]
+    );
 }
 
 /// A reload runs the oneshots first, in their order; HUP only those that have changed; with names, those that they need.
@@ -68,8 +71,16 @@ fn a_reload_runs_its_oneshots_first() {
     assert_eq!(run.code, 0, "{run:?}");
     site.await_status("all is up", 30, settled);
     let lines = site.lines("order");
-    let at = |name: &str| lines[4..].iter().position(|line| line == name).expect("a line");
-    assert!(at("migrate") < at("warm") && at("warm") < at("web"), "{lines:?}");
+    let at = |name: &str| {
+        lines[4..]
+            .iter()
+            .position(|line| line == name)
+            .expect("a line")
+    };
+    assert!(
+        at("migrate") < at("warm") && at("warm") < at("web"),
+        "{lines:?}"
+    );
     let before = order();
     assert_eq!(site.reload("config-only", &[]).code, 0);
     assert_eq!(site.reload("everything", &["alone"]).code, 0);
@@ -80,7 +91,11 @@ fn a_reload_runs_its_oneshots_first() {
     assert_eq!(site.lines("order")[before..], ["warmer"]);
     let run = site.reload("everything", &["web"]);
     assert_eq!(run.code, 0, "{run:?}");
-    let oneshots: Vec<String> = site.lines("order")[before + 1..].iter().take(2).cloned().collect();
+    let oneshots: Vec<String> = site.lines("order")[before + 1..]
+        .iter()
+        .take(2)
+        .cloned()
+        .collect();
     assert_eq!(oneshots, ["migrate", "warmer"]);
 }
 
@@ -90,20 +105,33 @@ fn a_oneshot_that_fails() {
     let site = up();
     let before = site.status().expect("a status");
     site.write("fail", "");
-    site.edit("[pool.alone]", "[pool.new]\nkind = \"oneshot\"\ncommand = [\"true\"]\n[pool.alone]\ncount = 3");
+    site.edit(
+        "[pool.alone]",
+        "[pool.new]\nkind = \"oneshot\"\ncommand = [\"true\"]\n[pool.alone]\ncount = 3",
+    );
     let port = support::free_port();
-    site.edit("[pool.new]", &format!("[listen.extra]\naddress = \"127.0.0.1:{port}\"\n[pool.new]"));
+    site.edit(
+        "[pool.new]",
+        &format!("[listen.extra]\naddress = \"127.0.0.1:{port}\"\n[pool.new]"),
+    );
     let run = site.reload("everything", &[]);
     assert_eq!(run.code, 10, "{run:?}");
-    assert!(run.message.contains("migrate") && run.message.contains("the table is locked"), "{run:?}");
+    assert!(
+        run.message.contains("migrate") && run.message.contains("the table is locked"),
+        "{run:?}"
+    );
     let after = site.await_status("the new oneshot is gone again", 20, |status| {
-        status["pools"].as_array().is_some_and(|pools| pools.len() == 5)
+        status["pools"]
+            .as_array()
+            .is_some_and(|pools| pools.len() == 5)
     });
     for name in ["web", "front", "alone"] {
         assert_eq!(pids(&after, name), pids(&before, name));
     }
     assert_eq!(pool(&after, "alone")["wanted"], 1);
-    support::until("the new address is free again", 10, || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+    support::until("the new address is free again", 10, || {
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok()
+    });
     // The oneshot was done once: what serves may be stopped and started as before.
     assert_eq!(site.rotad(&["stop", "web"]).code, 0);
     let run = site.rotad(&["start", "web"]);
@@ -111,7 +139,10 @@ fn a_oneshot_that_fails() {
     std::fs::remove_file(site.path("fail")).expect("no failure any more");
     let run = site.reload("everything", &[]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(pool(&site.await_status("all is up", 30, settled), "alone")["wanted"], 3);
+    assert_eq!(
+        pool(&site.await_status("all is up", 30, settled), "alone")["wanted"],
+        3
+    );
 }
 
 /// `start` with a oneshot that fails: it says so for the oneshot and for those that wait for it.
@@ -121,12 +152,19 @@ fn a_start_whose_oneshot_fails() {
     site.write("fail", "");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    for part in ["the table is locked", "waits for migrate, which failed", "alive: alone"] {
+    for part in [
+        "the table is locked",
+        "waits for migrate, which failed",
+        "alive: alone",
+    ] {
         assert!(run.text().contains(part), "{part}: {run:?}");
     }
     let status = site.status().expect("a master");
     assert_eq!(pool(&status, "web")["state"], "starting", "{status}");
-    assert_eq!(pool(&status, "web")["waits_for"], serde_json::json!(["warm"]));
+    assert_eq!(
+        pool(&status, "web")["waits_for"],
+        serde_json::json!(["warm"])
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 

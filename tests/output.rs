@@ -19,10 +19,19 @@ restart = { policy = "never" }
     site.await_log("line 2999", 20);
     let log = site.log();
     let number = |line: &str| {
-        let digits: String = line.split_once("line ")?.1.chars().take_while(char::is_ascii_digit).collect();
+        let digits: String = line
+            .split_once("line ")?
+            .1
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
         digits.parse::<u32>().ok()
     };
-    let numbers: Vec<u32> = log.lines().filter(|line| line.contains("talk")).filter_map(number).collect();
+    let numbers: Vec<u32> = log
+        .lines()
+        .filter(|line| line.contains("talk"))
+        .filter_map(number)
+        .collect();
     assert_eq!(numbers, (0..3000).collect::<Vec<_>>());
 }
 
@@ -46,7 +55,9 @@ fn odd_output() {
 fn the_log_is_json() {
     let site = Site::up("[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
     assert_eq!(site.rotad(&["roll"]).code, 0);
-    let log = until("some log", 5, || Some(site.read("master.log")).filter(|log| log.lines().count() > 3));
+    let log = until("some log", 5, || {
+        Some(site.read("master.log")).filter(|log| log.lines().count() > 3)
+    });
     // The last line may be half written.
     let whole = &log[..log.rfind('\n').expect("a line") + 1];
     for line in whole.lines() {

@@ -38,17 +38,33 @@ struct Packages {
 impl Packages {
     /// None: the machine lacks something, and that was allowed.
     fn build(versions: &[&str]) -> Option<Self> {
-        let cargo_deb = support::rotad().ancestors().nth(2).expect("the target folder").join("tools/bin/cargo-deb");
-        if !need("cargo-deb (target/tools)", cargo_deb.exists()) || !need::program("dpkg-shlibdeps") {
+        let cargo_deb = support::rotad()
+            .ancestors()
+            .nth(2)
+            .expect("the target folder")
+            .join("tools/bin/cargo-deb");
+        if !need("cargo-deb (target/tools)", cargo_deb.exists()) || !need::program("dpkg-shlibdeps")
+        {
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").expect("a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("rt.")
+            .tempdir_in("/tmp")
+            .expect("a folder");
         for version in versions {
             let mut generate = Command::new(root().join("packaging/generate"));
             generate.arg(support::rotad()).arg(format!("{version}-1"));
             ok(generate, root());
             let mut build = Command::new(&cargo_deb);
-            build.args(["--no-build", "--profile", "dev", "--locked", "--offline", "--strip", "--fast"]);
+            build.args([
+                "--no-build",
+                "--profile",
+                "dev",
+                "--locked",
+                "--offline",
+                "--strip",
+                "--fast",
+            ]);
             build.args(["--deb-version", &format!("{version}-1"), "--output"]);
             build.arg(folder.path().join(format!("{version}.deb")));
             ok(build, root());
@@ -65,7 +81,9 @@ impl Packages {
 #[test]
 fn what_it_holds() {
     let _alone = alone();
-    let Some(packages) = Packages::build(&["0.1.0"]) else { return };
+    let Some(packages) = Packages::build(&["0.1.0"]) else {
+        return;
+    };
     let tree = packages.folder.path().join("tree");
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("-x").arg(packages.path("0.1.0")).arg(&tree);
@@ -75,7 +93,9 @@ fn what_it_holds() {
         rotad.args(arguments);
         ok(rotad, root())
     };
-    let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let read = |name: &str| {
+        fs::read_to_string(tree.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
     for (shell, file) in [
         ("bash", "usr/share/bash-completion/completions/rotad"),
         ("zsh", "usr/share/zsh/vendor-completions/_rotad"),
@@ -84,21 +104,45 @@ fn what_it_holds() {
         assert_eq!(read(file), said(&["completions", shell]), "{file}");
     }
     let mut page = Command::new("gzip");
-    page.arg("-dc").arg(tree.join("usr/share/man/man1/rotad.1.gz"));
+    page.arg("-dc")
+        .arg(tree.join("usr/share/man/man1/rotad.1.gz"));
     assert_eq!(ok(page, root()), said(&["man"]));
-    for entry in fs::read_dir(root().join("systemd")).expect("units").flatten().filter(|entry| entry.path().is_file()) {
+    for entry in fs::read_dir(root().join("systemd"))
+        .expect("units")
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+    {
         let name = entry.file_name().into_string().expect("a name");
-        let folder = if name.ends_with(".conf") { "usr/lib/tmpfiles.d" } else { "usr/lib/systemd/system" };
-        assert_eq!(read(&format!("{folder}/{name}")), fs::read_to_string(entry.path()).expect("a unit"), "{name}");
+        let folder = if name.ends_with(".conf") {
+            "usr/lib/tmpfiles.d"
+        } else {
+            "usr/lib/systemd/system"
+        };
+        assert_eq!(
+            read(&format!("{folder}/{name}")),
+            fs::read_to_string(entry.path()).expect("a unit"),
+            "{name}"
+        );
     }
-    assert!(tree.join("usr/share/doc/rotad/examples/rotad.toml").exists());
-    assert!(!tree.join("etc/rotad/rotad.toml").exists(), "nothing that would start by itself");
+    assert!(
+        tree.join("usr/share/doc/rotad/examples/rotad.toml")
+            .exists()
+    );
+    assert!(
+        !tree.join("etc/rotad/rotad.toml").exists(),
+        "nothing that would start by itself"
+    );
 
-    assert!(tree.join("usr/share/doc/rotad/examples/drop-ins/hardened.conf").exists());
+    assert!(
+        tree.join("usr/share/doc/rotad/examples/drop-ins/hardened.conf")
+            .exists()
+    );
 
     if need::program("lintian") {
         let mut lintian = Command::new("lintian");
-        lintian.args(["--fail-on", "error"]).arg(packages.path("0.1.0"));
+        lintian
+            .args(["--fail-on", "error"])
+            .arg(packages.path("0.1.0"));
         ok(lintian, root());
     }
 }
@@ -113,9 +157,16 @@ fn dpkg(machine: &SystemdBox, action: &str, what: &str) -> String {
 #[test]
 fn its_life() {
     let _alone = alone();
-    let Some(packages) = Packages::build(&["0.1.0", "0.2.0"]) else { return };
-    let shown = [(packages.folder.path().to_owned(), "/opt/packages"), (testworker(), "/opt/testworker")];
-    let Some(machine) = SystemdBox::boot_bare(&shown) else { return };
+    let Some(packages) = Packages::build(&["0.1.0", "0.2.0"]) else {
+        return;
+    };
+    let shown = [
+        (packages.folder.path().to_owned(), "/opt/packages"),
+        (testworker(), "/opt/testworker"),
+    ];
+    let Some(machine) = SystemdBox::boot_bare(&shown) else {
+        return;
+    };
     // The index of manual pages takes longer than all the rest.
     machine.shell("rm -f /var/lib/man-db/auto-update");
 
@@ -124,24 +175,47 @@ fn its_life() {
         assert_eq!(machine.show(unit, "LoadState"), "loaded", "{unit}");
         assert_eq!(machine.show(unit, "ActiveState"), "inactive", "{unit}");
     }
-    assert_eq!(machine.run(&["systemctl", "is-enabled", "rotad.service"]).out.trim(), "disabled");
+    assert_eq!(
+        machine
+            .run(&["systemctl", "is-enabled", "rotad.service"])
+            .out
+            .trim(),
+        "disabled"
+    );
 
     machine.write(CONFIG, POOLS);
     machine.write("/etc/rotad/shop.toml", &POOLS.replace("8080", "8081"));
-    machine.ok(&["systemctl", "enable", "--now", "rotad.service", "rotad@shop.service"]);
+    machine.ok(&[
+        "systemctl",
+        "enable",
+        "--now",
+        "rotad.service",
+        "rotad@shop.service",
+    ]);
     upgraded_under_load(&machine);
 
     dpkg(&machine, "--remove", "rotad");
     for unit in ["rotad.service", "rotad@shop.service"] {
         assert_ne!(machine.show(unit, "ActiveState"), "active", "{unit}");
     }
-    assert_eq!(machine.run(&["pgrep", "-f", "/opt/testworker|/usr/bin/rotad"]).out, "", "something goes on");
+    assert_eq!(
+        machine
+            .run(&["pgrep", "-f", "/opt/testworker|/usr/bin/rotad"])
+            .out,
+        "",
+        "something goes on"
+    );
     machine.ok(&["test", "-e", CONFIG]);
 
     dpkg(&machine, "--purge", "rotad");
-    let found = machine.shell("find /etc /usr/bin /usr/lib /usr/share /var /run /lib/systemd/system -name '*rotad*'");
+    let found = machine.shell(
+        "find /etc /usr/bin /usr/lib /usr/share /var /run /lib/systemd/system -name '*rotad*'",
+    );
     assert_eq!(found, "", "left after the purge");
-    assert_eq!(machine.run(&["systemctl", "--failed", "--no-legend"]).out, "");
+    assert_eq!(
+        machine.run(&["systemctl", "--failed", "--no-legend"]).out,
+        ""
+    );
 }
 
 fn upgraded_under_load(machine: &SystemdBox) {
@@ -152,17 +226,29 @@ fn upgraded_under_load(machine: &SystemdBox) {
     machine.ok(&["rotad", "roll", "-c", CONFIG]);
     more();
     let said = dpkg(machine, "--install", "/opt/packages/0.2.0.deb");
-    assert!(said.contains("rotad.service") && said.contains("rotad@shop.service"), "whom it left alone: {said}");
+    assert!(
+        said.contains("rotad.service") && said.contains("rotad@shop.service"),
+        "whom it left alone: {said}"
+    );
     more();
-    assert_eq!(machine.show("rotad.service", "MainPID"), master, "the upgrade has restarted it");
     assert_eq!(
-        machine.shell("readlink /proc/$(systemctl show -P MainPID rotad)/exe").trim(),
+        machine.show("rotad.service", "MainPID"),
+        master,
+        "the upgrade has restarted it"
+    );
+    assert_eq!(
+        machine
+            .shell("readlink /proc/$(systemctl show -P MainPID rotad)/exe")
+            .trim(),
         "/usr/bin/rotad (deleted)"
     );
     // Births go through the program of the running master, for a pool of another user: it is not on the disk any more.
     machine.ok(&["systemctl", "reload", "rotad.service"]);
     more();
-    loads.map(Load::stop).iter().for_each(|report| report.assert_nothing_lost(200));
+    loads
+        .map(Load::stop)
+        .iter()
+        .for_each(|report| report.assert_nothing_lost(200));
     let status = machine.ok(&["rotad", "status", "--json", "-c", CONFIG]);
     let status: serde_json::Value = serde_json::from_str(&status).expect("a status");
     assert_eq!(support::pool(&status, "web")["generation"], 3);

@@ -14,7 +14,9 @@ fn pause(site: &Site) {
 fn pause_for(site: &Site, seconds: u64) {
     let master = site.pid();
     site.signal(Signal::SIGSTOP);
-    until("it is paused", 5, || (proc::stat(master)?[0] == "T").then_some(()));
+    until("it is paused", 5, || {
+        (proc::stat(master)?[0] == "T").then_some(())
+    });
     spaced(Duration::from_secs(seconds));
     site.signal(Signal::SIGCONT);
 }
@@ -28,10 +30,16 @@ fn a_draining_worker_is_not_killed_for_it() {
          \"--ended\", \"@DIR@/ended\"]\nready = \"notify\"\nstop = \"3s\"\n",
     );
     site.signal(Signal::SIGTERM);
-    until("the worker got its TERM", 5, || (!site.lines("terms").is_empty()).then_some(()));
+    until("the worker got its TERM", 5, || {
+        (!site.lines("terms").is_empty()).then_some(())
+    });
     pause(&site);
     assert_eq!(site.await_exit(10).code(), Some(0));
-    assert_eq!(site.lines("ended").len(), 1, "it was killed for the master's pause");
+    assert_eq!(
+        site.lines("ended").len(),
+        1,
+        "it was killed for the master's pause"
+    );
 }
 
 /// A worker that needs 6 s to start and has 3 s: the same.
@@ -43,10 +51,16 @@ fn a_starting_worker_is_not_killed_for_it() {
          ready = \"notify\"\nready_timeout = \"3s\"\nstop = \"1s\"\n",
     );
     site.run();
-    until("it starts", 10, || (!site.lines("starts").is_empty()).then_some(()));
+    until("it starts", 10, || {
+        (!site.lines("starts").is_empty()).then_some(())
+    });
     pause(&site);
     site.await_ready();
-    assert_eq!(site.lines("starts").len(), 1, "it was killed for the master's pause");
+    assert_eq!(
+        site.lines("starts").len(),
+        1,
+        "it was killed for the master's pause"
+    );
 }
 
 /// `rotad start` waits for such a worker, whatever the master sleeps through: nothing failed, so the start has not.
@@ -59,12 +73,18 @@ fn a_start_does_not_fail_for_it() {
     );
     let run = std::thread::scope(|scope| {
         let start = scope.spawn(|| site.rotad(&["start"]));
-        until("it starts", 10, || (!site.lines("starts").is_empty()).then_some(()));
+        until("it starts", 10, || {
+            (!site.lines("starts").is_empty()).then_some(())
+        });
         pause_for(&site, 9);
         start.join().expect("an answer")
     });
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(site.lines("starts").len(), 1, "it was killed for the master's pause");
+    assert_eq!(
+        site.lines("starts").len(),
+        1,
+        "it was killed for the master's pause"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
@@ -92,6 +112,10 @@ fn without_a_pause_the_deadline_holds() {
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
     site.await_exit(4);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     assert!(site.lines("ended").is_empty());
 }

@@ -28,18 +28,27 @@ fn api(knobs: &str, ports: &str) -> String {
 }
 
 fn first_of(ports: &str) -> u16 {
-    ports.split('-').next().and_then(|first| first.parse().ok()).expect("a port")
+    ports
+        .split('-')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .expect("a port")
 }
 
 /// The ports of the pool's workers, by slot.
 fn ports_of(status: &Value) -> Vec<u16> {
     let workers = pool(status, "api")["workers"].as_array().expect("workers");
-    workers.iter().filter_map(|worker| worker["port"].as_u64().map(|port| port as u16)).collect()
+    workers
+        .iter()
+        .filter_map(|worker| worker["port"].as_u64().map(|port| port as u16))
+        .collect()
 }
 
 fn rolled(status: &Value, generation: u64) -> bool {
     let api = pool(status, "api");
-    api["reload"]["state"] == "done" && api["generation"] == generation && api["alive"] == api["wanted"]
+    api["reload"]["state"] == "done"
+        && api["generation"] == generation
+        && api["alive"] == api["wanted"]
 }
 
 #[test]
@@ -52,15 +61,22 @@ fn each_has_its_own() {
     for (pid, port) in pids(&status, "api").into_iter().zip(ports_of(&status)) {
         let body = load::get(&format!("127.0.0.1:{port}"), "/").expect("an answer");
         assert!(body.starts_with(&format!("{pid} ")), "{body}");
-        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("an environment");
+        let environment =
+            std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("an environment");
         let has = |line: String| environment.split('\0').any(|one| one == line);
-        assert!(has(format!("ROTAD_PORT={port}")) && has(format!("OWN={port}")), "{environment}");
+        assert!(
+            has(format!("ROTAD_PORT={port}")) && has(format!("OWN={port}")),
+            "{environment}"
+        );
     }
     assert_eq!(site.rotad(&["roll", "api"]).code, 0);
     let after = site.await_status("the old ones are gone", 20, |status| rolled(status, 2));
     let now: BTreeSet<u16> = ports_of(&after).into_iter().collect();
     assert_eq!(now.len(), 2, "{after}");
-    assert!(!now.contains(&first), "the successor of a living worker has another port: {after}");
+    assert!(
+        !now.contains(&first),
+        "the successor of a living worker has another port: {after}"
+    );
 }
 
 /// A port that another program listens on is not given to anybody.
@@ -79,13 +95,27 @@ fn a_birth_waits_for_a_port() {
     let _alone = alone();
     let ports = support::free_ports(3);
     // A successor that had to be ready 2 s after its order would fail: the old ones need 4 s to leave.
-    let site = Site::up(&api(", \"--drain-ms\", \"4000\"", &ports).replace("stop =", "ready_timeout = \"2s\"\nstop ="));
+    let site = Site::up(
+        &api(", \"--drain-ms\", \"4000\"", &ports)
+            .replace("stop =", "ready_timeout = \"2s\"\nstop ="),
+    );
     let run = site.rotad(&["roll", "api"]);
     assert_eq!(run.code, 0, "{run:?}");
     let after = site.await_status("the old ones are gone", 20, |status| rolled(status, 2));
-    assert_eq!(ports_of(&after).into_iter().collect::<BTreeSet<u16>>().len(), 2, "{after}");
+    assert_eq!(
+        ports_of(&after)
+            .into_iter()
+            .collect::<BTreeSet<u16>>()
+            .len(),
+        2,
+        "{after}"
+    );
     site.await_log_times("waits for a free port", 1);
-    assert!(!site.log().contains("was not ready in time"), "{}", site.log());
+    assert!(
+        !site.log().contains("was not ready in time"),
+        "{}",
+        site.log()
+    );
 }
 
 /// Who waits for a port is told to leave like everybody else, and nobody waits for it.
@@ -94,8 +124,9 @@ fn a_birth_that_waits_is_stopped() {
     let _alone = alone();
     let ports = support::free_ports(3);
     let first = first_of(&ports);
-    let strangers: Vec<TcpListener> =
-        (first..first + 3).map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a listener")).collect();
+    let strangers: Vec<TcpListener> = (first..first + 3)
+        .map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a listener"))
+        .collect();
     let mut site = Site::new(&api("", &ports));
     site.run();
     site.await_log("waits for a free port", 10);
@@ -103,7 +134,9 @@ fn a_birth_that_waits_is_stopped() {
     site.await_ready();
     let again = TcpListener::bind(("127.0.0.1", first + 2)).expect("a listener");
     site.rotad(&["roll", "--no-wait", "api"]);
-    until("the successor waits", 10, || (site.log().matches("waits for a free port").count() == 2).then_some(()));
+    until("the successor waits", 10, || {
+        (site.log().matches("waits for a free port").count() == 2).then_some(())
+    });
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(8).code(), Some(0));
     site.assert_empty();
@@ -149,14 +182,34 @@ impl Drop for Nginx {
 
 fn nginx(site: &Site, ports: &str) -> Nginx {
     let first = first_of(ports);
-    let servers: Vec<String> =
-        (first..first + 5).map(|port| format!("        server 127.0.0.1:{port} max_fails=0;")).collect();
-    let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
-    let file =
-        site.write("nginx.conf", &format!("{user}{}", site.filled(NGINX).replace("@SERVERS@", &servers.join("\n"))));
+    let servers: Vec<String> = (first..first + 5)
+        .map(|port| format!("        server 127.0.0.1:{port} max_fails=0;"))
+        .collect();
+    let user = if nix::unistd::geteuid().is_root() {
+        "user root;"
+    } else {
+        ""
+    };
+    let file = site.write(
+        "nginx.conf",
+        &format!(
+            "{user}{}",
+            site.filled(NGINX).replace("@SERVERS@", &servers.join("\n"))
+        ),
+    );
     let mut command = Command::new("nginx");
-    command.arg("-c").arg(file).arg("-p").arg(site.path("")).arg("-e").arg(site.path("nginx.log"));
-    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx");
+    command
+        .arg("-c")
+        .arg(file)
+        .arg("-p")
+        .arg(site.path(""))
+        .arg("-e")
+        .arg(site.path("nginx.log"));
+    let child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nginx");
     let nginx = Nginx(child);
     until("nginx listens", 10, || load::get(&site.address(), "/").ok());
     nginx
@@ -165,7 +218,12 @@ fn nginx(site: &Site, ports: &str) -> Nginx {
 /// Five rolling restarts behind nginx, which lists the whole range: not one request is lost.
 #[test]
 fn nginx_in_front_loses_nothing() {
-    if !need("nginx", ["/usr/sbin/nginx", "/usr/bin/nginx"].iter().any(|path| std::path::Path::new(path).exists())) {
+    if !need(
+        "nginx",
+        ["/usr/sbin/nginx", "/usr/bin/nginx"]
+            .iter()
+            .any(|path| std::path::Path::new(path).exists()),
+    ) {
         return;
     }
     let _alone = alone();
@@ -177,12 +235,20 @@ fn nginx_in_front_loses_nothing() {
     let watch = Watch::over(&site, "api");
     for generation in 2..=6 {
         site.signal(Signal::SIGUSR1);
-        site.await_status("the roll is done, and the old ones are gone", 60, |status| rolled(status, generation));
+        site.await_status(
+            "the roll is done, and the old ones are gone",
+            60,
+            |status| rolled(status, generation),
+        );
         load.await_more(200);
     }
     let (seen, report) = (watch.seen(), load.stop());
     drop(nginx);
     report.assert_nothing_lost(1000);
-    assert!(report.by_worker.len() >= 12, "answers came from {} workers", report.by_worker.len());
+    assert!(
+        report.by_worker.len() >= 12,
+        "answers came from {} workers",
+        report.by_worker.len()
+    );
     assert!(seen.min_ready >= 2, "{seen:?}");
 }

@@ -1,7 +1,11 @@
 //! The prober by itself: what is healthy, what is not and why, and that nothing of a command is left behind.
 
 #[path = "support/nursery.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
 mod nursery;
 
 use rotad::event_loop::waker::Waker;
@@ -19,7 +23,12 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 
 fn prober() -> Prober {
     let shim = env!("CARGO_BIN_EXE_rotad").into();
-    Prober::start(SpawnerConfig { wake: Waker::new().unwrap(), original_nofile: nursery::NOFILE, shim }).unwrap()
+    Prober::start(SpawnerConfig {
+        wake: Waker::new().unwrap(),
+        original_nofile: nursery::NOFILE,
+        shim,
+    })
+    .unwrap()
 }
 
 fn ask(prober: &Prober, question: ProbeRequest) -> Result<(), String> {
@@ -75,8 +84,16 @@ fn server(answers: &'static [&'static str]) -> (SocketAddr, std::thread::JoinHan
 
 /// A port on which nobody listens, and that nobody else gets.
 fn taken() -> (OwnedFd, u16) {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
-    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket,
+    };
+    let fd = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap();
     bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 0)).unwrap();
     let port = getsockname::<SockaddrIn>(fd.as_raw_fd()).unwrap().port();
     (fd, port)
@@ -89,7 +106,10 @@ fn connections() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     assert_eq!(ask(&prober, connect(&address.to_string())), Ok(()));
-    assert_eq!(ask(&prober, connect(&format!("localhost:{}", address.port()))), Ok(()));
+    assert_eq!(
+        ask(&prober, connect(&format!("localhost:{}", address.port()))),
+        Ok(())
+    );
     let (_taken, port) = taken();
     for host in ["127.0.0.1", "localhost"] {
         let result = ask(&prober, connect(&format!("{host}:{port}")));
@@ -98,11 +118,18 @@ fn connections() {
     if let Ok(listener) = TcpListener::bind("[::1]:0") {
         let port = listener.local_addr().unwrap().port();
         assert_eq!(ask(&prober, connect(&format!("[::1]:{port}"))), Ok(()));
-        assert_eq!(ask(&prober, connect(&format!("localhost:{port}"))), Ok(()), "the second address is tried as well");
+        assert_eq!(
+            ask(&prober, connect(&format!("localhost:{port}"))),
+            Ok(()),
+            "the second address is tried as well"
+        );
     }
     let path = folder.path().join("socket");
     let place = format!("unix:{}", path.display());
-    assert_eq!(ask(&prober, connect(&place)), Err("no such file or directory".to_owned()));
+    assert_eq!(
+        ask(&prober, connect(&place)),
+        Err("no such file or directory".to_owned())
+    );
     let listener = UnixListener::bind(&path).unwrap();
     assert_eq!(ask(&prober, connect(&place)), Ok(()));
     drop(listener);
@@ -133,14 +160,24 @@ fn answers() {
     for _ in 0..3 {
         assert_eq!(ask(&prober, question()), Ok(()));
     }
-    let faults =
-        ["answered 503 Service Unavailable", "answered 404", "closed without an answer", "answered, but not in HTTP"];
+    let faults = [
+        "answered 503 Service Unavailable",
+        "answered 404",
+        "closed without an answer",
+        "answered, but not in HTTP",
+    ];
     for fault in faults {
         assert_eq!(ask(&prober, question()), Err(fault.to_owned()));
     }
     let request = server.join().unwrap().remove(0);
-    assert!(request.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{request}");
-    assert!(request.contains(&format!("\r\nHost: {address}\r\n")), "{request}");
+    assert!(
+        request.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"),
+        "{request}"
+    );
+    assert!(
+        request.contains(&format!("\r\nHost: {address}\r\n")),
+        "{request}"
+    );
     assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
 }
 
@@ -168,7 +205,10 @@ fn others_are_asked_meanwhile() {
     prober.ask(1, http(&silent.local_addr().unwrap().to_string()));
     prober.ask(2, command(&["/bin/sleep", "1000"], folder.path()));
     for _ in 0..20 {
-        assert_eq!(ask(&prober, connect(&silent.local_addr().unwrap().to_string())), Ok(()));
+        assert_eq!(
+            ask(&prober, connect(&silent.local_addr().unwrap().to_string())),
+            Ok(())
+        );
         assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
     }
     prober.forget(1);
@@ -188,12 +228,26 @@ fn commands() {
         run("echo one; printf 'two\\033lines\\n\\n' >&2; exit 1"),
         Err("exited with 1: two\\x1blines".to_owned())
     );
-    assert_eq!(run("kill -SEGV $$"), Err("was killed by SIGSEGV".to_owned()));
-    assert_eq!(run("test $(pwd -P) = $(readlink -f .) && test -z \"$LISTEN_PID$NOTIFY_SOCKET\""), Ok(()));
+    assert_eq!(
+        run("kill -SEGV $$"),
+        Err("was killed by SIGSEGV".to_owned())
+    );
+    assert_eq!(
+        run("test $(pwd -P) = $(readlink -f .) && test -z \"$LISTEN_PID$NOTIFY_SOCKET\""),
+        Ok(())
+    );
     // More than a pipe holds: somebody reads it.
-    assert_eq!(run("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 9"), Err("exited with 9: end".into()));
+    assert_eq!(
+        run("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 9"),
+        Err("exited with 9: end".into())
+    );
     let missing = ask(&prober, command(&["no-such-program"], folder.path()));
-    assert!(missing.as_ref().is_err_and(|reason| reason.contains("no-such-program")), "{missing:?}");
+    assert!(
+        missing
+            .as_ref()
+            .is_err_and(|reason| reason.contains("no-such-program")),
+        "{missing:?}"
+    );
 }
 
 /// As another user, through the shim: its refusals are told as well.
@@ -202,8 +256,15 @@ fn commands_of_another_user() {
     if !nursery::is_root() {
         return;
     }
-    let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let folder = tempfile::Builder::new()
+        .prefix("rt.")
+        .tempdir_in("/tmp")
+        .unwrap();
+    std::fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
     let prober = prober();
     let as_nobody = |argv: &[&str]| {
         let mut order = nursery::order(argv, folder.path());
@@ -217,11 +278,22 @@ fn commands_of_another_user() {
         });
         ProbeRequest::Command(Box::new(order))
     };
-    assert_eq!(ask(&prober, as_nobody(&["/bin/sh", "-c", "test $(id -u) = 65534"])), Ok(()));
+    assert_eq!(
+        ask(
+            &prober,
+            as_nobody(&["/bin/sh", "-c", "test $(id -u) = 65534"])
+        ),
+        Ok(())
+    );
     let file = folder.path().join("plain");
     std::fs::write(&file, "").unwrap();
     let refused = ask(&prober, as_nobody(&[file.to_str().unwrap()]));
-    assert!(refused.as_ref().is_err_and(|reason| reason.starts_with("cannot be run: ")), "{refused:?}");
+    assert!(
+        refused
+            .as_ref()
+            .is_err_and(|reason| reason.starts_with("cannot be run: ")),
+        "{refused:?}"
+    );
 }
 
 /// Whoever is in its group goes with it: when it ends, when it is forgotten, and when the prober ends.
@@ -232,7 +304,11 @@ fn nothing_is_left_behind() {
         let path = folder.path().join(name);
         let deadline = Instant::now() + GIVE_UP;
         loop {
-            match std::fs::read_to_string(&path).unwrap_or_default().trim().parse::<i32>() {
+            match std::fs::read_to_string(&path)
+                .unwrap_or_default()
+                .trim()
+                .parse::<i32>()
+            {
                 Ok(pid) => return pid,
                 Err(_) => assert!(Instant::now() < deadline, "no pid in {name}"),
             }
@@ -241,20 +317,35 @@ fn nothing_is_left_behind() {
     };
     let gone = |pid: i32| {
         let deadline = Instant::now() + GIVE_UP;
-        let lives = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        let lives = || {
+            std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+        };
         while lives() {
             assert!(Instant::now() < deadline, "{pid} lives on");
             std::thread::yield_now();
         }
     };
     let prober = prober();
-    assert_eq!(ask(&prober, shell("sleep 1000 & echo $! > one; exit 0", folder.path())), Ok(()));
+    assert_eq!(
+        ask(
+            &prober,
+            shell("sleep 1000 & echo $! > one; exit 0", folder.path())
+        ),
+        Ok(())
+    );
     gone(pid_of("one"));
     prober.ask(8, shell("sleep 1000 & echo $! > two; wait", folder.path()));
     let two = pid_of("two");
     prober.forget(8);
     gone(two);
-    prober.ask(9, shell("trap '' TERM; sleep 1000 & echo $! > three; wait; wait", folder.path()));
+    prober.ask(
+        9,
+        shell(
+            "trap '' TERM; sleep 1000 & echo $! > three; wait; wait",
+            folder.path(),
+        ),
+    );
     let three = pid_of("three");
     drop(prober);
     gone(three);

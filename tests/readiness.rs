@@ -27,7 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// No test of its own: the children start here. stdin is the listener, stderr a pipe of orders (never written to).
 #[test]
 fn child() {
-    let Ok(mode) = std::env::var(MODE) else { return };
+    let Ok(mode) = std::env::var(MODE) else {
+        return;
+    };
     let listener = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     if let Some(how) = mode.strip_prefix("later-") {
         say("holding");
@@ -68,23 +70,36 @@ fn wait_as(mode: &str, listener: OwnedFd) {
             select(None, &mut set, None, None, None).unwrap();
         }
         "epoll" => {
-            epoll_of(listener.as_fd(), EpollFlags::EPOLLIN).wait(&mut events, none).unwrap();
+            epoll_of(listener.as_fd(), EpollFlags::EPOLLIN)
+                .wait(&mut events, none)
+                .unwrap();
         }
         "epoll-nothing" => {
-            epoll_of(listener.as_fd(), EpollFlags::empty()).wait(&mut events, none).unwrap();
+            epoll_of(listener.as_fd(), EpollFlags::empty())
+                .wait(&mut events, none)
+                .unwrap();
         }
         "epoll-in-epoll" => {
             let inner = epoll_of(listener.as_fd(), EpollFlags::EPOLLIN);
-            epoll_of(inner.0.as_fd(), EpollFlags::EPOLLIN).wait(&mut events, none).unwrap();
+            epoll_of(inner.0.as_fd(), EpollFlags::EPOLLIN)
+                .wait(&mut events, none)
+                .unwrap();
         }
         "poll-of-epoll" => {
             let inner = epoll_of(listener.as_fd(), EpollFlags::EPOLLIN);
             let mut fds = [PollFd::new(inner.0.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::NONE).unwrap();
         }
-        "thread" => std::thread::spawn(move || wait_as("accept", listener)).join().unwrap(),
+        "thread" => std::thread::spawn(move || wait_as("accept", listener))
+            .join()
+            .unwrap(),
         "grandchild" => {
-            again("accept").stdin(listener).spawn().unwrap().wait().unwrap();
+            again("accept")
+                .stdin(listener)
+                .spawn()
+                .unwrap()
+                .wait()
+                .unwrap();
         }
         "busy" => {
             let held = TcpListener::from(listener).accept().unwrap();
@@ -99,7 +114,9 @@ fn wait_as(mode: &str, listener: OwnedFd) {
             drop(held);
         }
         "client" => {
-            let address = TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();
+            let address = TcpListener::from(listener.try_clone().unwrap())
+                .local_addr()
+                .unwrap();
             let held = TcpStream::connect(address).unwrap();
             say("connected");
             hear();
@@ -123,7 +140,14 @@ fn see_nothing() {
         nix::unistd::setuid(65534.into()).unwrap();
     }
     let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
-    scout.watch(WorkerId(1), 1, vec![Target { inode: 1, address: Address::Unix("/x".into()) }]);
+    scout.watch(
+        WorkerId(1),
+        1,
+        vec![Target {
+            inode: 1,
+            address: Address::Unix("/x".into()),
+        }],
+    );
     match scout.reports().recv_timeout(PATIENCE) {
         Ok(AcceptReport::Blind(WorkerId(1), why)) => say(&format!("blind {why}")),
         other => say(&format!("{other:?}")),
@@ -132,7 +156,9 @@ fn see_nothing() {
 
 fn again(mode: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["child", "--exact", "--nocapture", "--test-threads=1"]).env(MODE, mode);
+    command
+        .args(["child", "--exact", "--nocapture", "--test-threads=1"])
+        .env(MODE, mode);
     command
 }
 
@@ -148,10 +174,20 @@ impl Worker {
     fn start(mode: &str, listener: &Listener) -> Self {
         let (heard, orders) = std::io::pipe().unwrap();
         let mut command = again(mode);
-        command.stdin(listener.as_fd().try_clone_to_owned().unwrap()).stdout(Stdio::piped());
-        let mut child = command.stderr(OwnedFd::from(heard)).process_group(0).spawn().unwrap();
+        command
+            .stdin(listener.as_fd().try_clone_to_owned().unwrap())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .stderr(OwnedFd::from(heard))
+            .process_group(0)
+            .spawn()
+            .unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
-        Self { child, said, orders }
+        Self {
+            child,
+            said,
+            orders,
+        }
     }
 
     fn pid(&self) -> i32 {
@@ -163,7 +199,10 @@ impl Worker {
         let mut line = String::new();
         while !line.contains(word) {
             line.clear();
-            assert!(self.said.read_line(&mut line).unwrap() > 0, "it ended without saying {word:?}");
+            assert!(
+                self.said.read_line(&mut line).unwrap() > 0,
+                "it ended without saying {word:?}"
+            );
         }
         line
     }
@@ -182,8 +221,15 @@ fn tcp() -> Listener {
 }
 
 fn open(address: Address) -> Listener {
-    let plan =
-        ListenPlan { name: "l".into(), address, backlog: 64, nonblocking: false, mode: None, uid: None, gid: None };
+    let plan = ListenPlan {
+        name: "l".into(),
+        address,
+        backlog: 64,
+        nonblocking: false,
+        mode: None,
+        uid: None,
+        gid: None,
+    };
     open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
@@ -201,7 +247,16 @@ fn every_way_of_waiting_is_seen() {
     let listener = tcp();
     let wake = Waker::new().unwrap();
     let mut scout = AcceptProbe::start(wake.clone()).unwrap();
-    let modes = ["accept", "poll", "select", "epoll", "epoll-in-epoll", "poll-of-epoll", "thread", "grandchild"];
+    let modes = [
+        "accept",
+        "poll",
+        "select",
+        "epoll",
+        "epoll-in-epoll",
+        "poll-of-epoll",
+        "thread",
+        "grandchild",
+    ];
     for (id, mode) in modes.into_iter().enumerate() {
         let worker = Worker::start(mode, &listener);
         let id = WorkerId(id as u64);
@@ -209,7 +264,11 @@ fn every_way_of_waiting_is_seen() {
         assert_eq!(accepting(&scout), AcceptReport::Accepting(id), "{mode}");
     }
     let mut bell = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut bell, PollTimeout::ZERO).unwrap(), 1, "the bell was rung");
+    assert_eq!(
+        poll(&mut bell, PollTimeout::ZERO).unwrap(),
+        1,
+        "the bell was rung"
+    );
 }
 
 #[test]
@@ -217,20 +276,31 @@ fn holding_a_listener_is_not_accepting() {
     let listener = tcp();
     let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
     let mut workers = Vec::new();
-    for (id, mode) in ["later-accept", "later-poll", "later-epoll"].into_iter().enumerate() {
+    for (id, mode) in ["later-accept", "later-poll", "later-epoll"]
+        .into_iter()
+        .enumerate()
+    {
         let mut worker = Worker::start(mode, &listener);
         worker.until("holding");
         scout.watch(WorkerId(id as u64), worker.pid(), vec![listener.target()]);
         workers.push(worker);
     }
-    let waits_otherwise = ["poll-write", "epoll-nothing"].map(|mode| Worker::start(mode, &listener));
+    let waits_otherwise =
+        ["poll-write", "epoll-nothing"].map(|mode| Worker::start(mode, &listener));
     for (id, worker) in waits_otherwise.iter().enumerate() {
-        scout.watch(WorkerId(100 + id as u64), worker.pid(), vec![listener.target()]);
+        scout.watch(
+            WorkerId(100 + id as u64),
+            worker.pid(),
+            vec![listener.target()],
+        );
     }
     silent(&scout);
     for (id, worker) in workers.iter_mut().enumerate() {
         worker.orders.write_all(b"x").unwrap();
-        assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(id as u64)));
+        assert_eq!(
+            accepting(&scout),
+            AcceptReport::Accepting(WorkerId(id as u64))
+        );
     }
     silent(&scout);
 }
@@ -242,8 +312,16 @@ fn another_listener_is_not_ours() {
     let worker = Worker::start("accept", &other);
     scout.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
     silent(&scout);
-    scout.watch(WorkerId(1), worker.pid(), vec![ours.target(), other.target()]);
-    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)), "any of them is enough");
+    scout.watch(
+        WorkerId(1),
+        worker.pid(),
+        vec![ours.target(), other.target()],
+    );
+    assert_eq!(
+        accepting(&scout),
+        AcceptReport::Accepting(WorkerId(1)),
+        "any of them is enough"
+    );
 }
 
 #[test]
@@ -294,7 +372,11 @@ fn the_forgotten_and_the_dead_are_not_reported() {
     scout.forget(WorkerId(1));
     let other = Worker::start("accept", &listener);
     scout.watch(WorkerId(9), other.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(9)), "so the scout has heard both");
+    assert_eq!(
+        accepting(&scout),
+        AcceptReport::Accepting(WorkerId(9)),
+        "so the scout has heard both"
+    );
     forgotten.orders.write_all(b"x").unwrap();
     let mut dead = Worker::start("later-accept", &listener);
     dead.until("holding");

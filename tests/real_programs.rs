@@ -73,7 +73,10 @@ fn gunicorn_and_php_in_one_file() {
     site.write("server.php", PHP);
     site.run();
     let first = site.await_ready();
-    let loads = [Load::on(&site.address(), 3, 3), Load::on(&format!("127.0.0.1:{other}"), 3, 3)];
+    let loads = [
+        Load::on(&site.address(), 3, 3),
+        Load::on(&format!("127.0.0.1:{other}"), 3, 3),
+    ];
     for load in &loads {
         load.await_more(100);
     }
@@ -103,11 +106,21 @@ fn gunicorn_and_php_in_one_file() {
         assert_eq!(report.by_version.keys().collect::<Vec<_>>(), [version]);
     }
     let now = site.await_ready();
-    assert_eq!(pids(&now, "queue"), pids(&first, "queue"), "USR1 is not for tasks");
+    assert_eq!(
+        pids(&now, "queue"),
+        pids(&first, "queue"),
+        "USR1 is not for tasks"
+    );
     site.signal(Signal::SIGUSR2);
-    let last = site.await_status("the task is rolled", 30, |status| pool(status, "queue")["reload"]["state"] == "done");
+    let last = site.await_status("the task is rolled", 30, |status| {
+        pool(status, "queue")["reload"]["state"] == "done"
+    });
     assert_ne!(pids(&last, "queue"), pids(&first, "queue"));
-    assert_eq!(pids(&last, "python"), pids(&now, "python"), "USR2 is not for workers");
+    assert_eq!(
+        pids(&last, "python"),
+        pids(&now, "python"),
+        "USR2 is not for workers"
+    );
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(15).code(), Some(0));
     site.assert_empty();

@@ -39,9 +39,17 @@ fn by_age() {
     assert!(seen.min_ready >= 3, "{seen:?}");
     assert!(seen.max_alive <= 3 + 1 + 3, "{seen:?}");
     let status = site.status().expect("a status");
-    assert_eq!(number(&pool(&status, "web")["generation"]), 1.0, "a successor is of the same generation: {status}");
+    assert_eq!(
+        number(&pool(&status, "web")["generation"]),
+        1.0,
+        "a successor is of the same generation: {status}"
+    );
     site.await_log("older than max_age (2s): it is replaced", 10);
-    assert!(!site.log().contains("started again"), "nobody died: {}", site.log());
+    assert!(
+        !site.log().contains("started again"),
+        "nobody died: {}",
+        site.log()
+    );
 }
 
 /// The heavy one of a pool alone; what its children have counts as well.
@@ -65,7 +73,10 @@ fn by_memory() {
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let _alone = alone();
-    let mut site = Site::new(&web(", \"--code\", \"@DIR@/code\", \"--starts\", \"@DIR@/starts\"", "max_age = \"4s\""));
+    let mut site = Site::new(&web(
+        ", \"--code\", \"@DIR@/code\", \"--starts\", \"@DIR@/starts\"",
+        "max_age = \"4s\"",
+    ));
     site.write("code", "ok\none");
     site.run();
     let before = pids(&site.await_ready(), "web");
@@ -75,9 +86,14 @@ fn a_successor_that_fails_changes_nothing() {
         (log.matches("its successor did not come up").count() == 3).then_some(())
     });
     let starts = site.lines("starts").len();
-    support::never("another one was started", 3.0, || (site.lines("starts").len() > starts).then_some(()));
+    support::never("another one was started", 3.0, || {
+        (site.lines("starts").len() > starts).then_some(())
+    });
     let now = site.status().expect("a status");
     assert_eq!(pids(&now, "web"), before, "{now}");
     assert_eq!(pool(&now, "web")["ready"], 3, "{now}");
-    assert_eq!(support::load::get(&site.address(), "/").map(|body| body.trim().ends_with("one")), Ok(true));
+    assert_eq!(
+        support::load::get(&site.address(), "/").map(|body| body.trim().ends_with("one")),
+        Ok(true)
+    );
 }

@@ -26,13 +26,23 @@ fn every_pool_once() {
     let second = site.await_ready();
     for name in ["web", "queue"] {
         assert_eq!(pool(&second, name)["generation"], 2);
-        assert!(pids(&first, name).iter().all(|pid| !pids(&second, name).contains(pid)));
+        assert!(
+            pids(&first, name)
+                .iter()
+                .all(|pid| !pids(&second, name).contains(pid))
+        );
     }
     assert_eq!(site.rotad(&["reload", "--tasks"]).code, 0);
     assert_eq!(site.rotad(&["roll", "--workers"]).code, 0);
     assert_eq!(site.rotad(&["reload", "queue"]).code, 0);
     let third = site.await_ready();
-    assert_eq!((&pool(&third, "web")["generation"], &pool(&third, "queue")["generation"]), (&3.into(), &4.into()));
+    assert_eq!(
+        (
+            &pool(&third, "web")["generation"],
+            &pool(&third, "queue")["generation"]
+        ),
+        (&3.into(), &4.into())
+    );
 }
 
 /// What changed is applied, and each pool is rolled once.
@@ -40,11 +50,20 @@ fn every_pool_once() {
 fn a_changed_file() {
     let site = Site::up(POOLS);
     site.await_ready();
-    site.write("rotad.toml", &site.read("rotad.toml").replace("count = 2", "count = 3"));
+    site.write(
+        "rotad.toml",
+        &site.read("rotad.toml").replace("count = 2", "count = 3"),
+    );
     let run = site.rotad(&["reload"]);
     assert_eq!(run.code, 0, "{run:?}");
     let after = site.await_ready();
-    assert_eq!((&pool(&after, "web")["wanted"], &pool(&after, "web")["generation"]), (&3.into(), &2.into()));
+    assert_eq!(
+        (
+            &pool(&after, "web")["wanted"],
+            &pool(&after, "web")["generation"]
+        ),
+        (&3.into(), &2.into())
+    );
     assert_eq!(pool(&after, "queue")["generation"], 2);
 }
 
@@ -53,7 +72,10 @@ fn a_changed_file() {
 fn a_broken_file() {
     let site = Site::up(POOLS);
     let before = site.await_ready();
-    site.write("rotad.toml", &site.read("rotad.toml").replace("count = 2", "cuont = 2"));
+    site.write(
+        "rotad.toml",
+        &site.read("rotad.toml").replace("count = 2", "cuont = 2"),
+    );
     let run = site.rotad(&["reload"]);
     assert_eq!(run.code, 78, "{run:?}");
     let after = site.status().expect("a status");

@@ -38,19 +38,29 @@ fn ten_rolls_by_signal_lose_nothing() {
     for roll in 0..10 {
         let before = pids(&site.await_ready(), "web");
         site.signal(Signal::SIGUSR1);
-        let status =
-            site.await_status("the roll is done", 30, |status| rolled(status, roll + 2) && support::all_ready(status));
+        let status = site.await_status("the roll is done", 30, |status| {
+            rolled(status, roll + 2) && support::all_ready(status)
+        });
         let after = pids(&status, "web");
-        assert!(after.iter().all(|pid| !before.contains(pid)), "roll {roll}: {before:?} became {after:?}");
+        assert!(
+            after.iter().all(|pid| !before.contains(pid)),
+            "roll {roll}: {before:?} became {after:?}"
+        );
         assert_eq!(pool(&status, "web")["reload"]["replaced"], 4, "roll {roll}");
     }
-    until("5000 answers", 60, || (load.so_far().ok >= 5000 || load.so_far().lost() > 0).then_some(()));
+    until("5000 answers", 60, || {
+        (load.so_far().ok >= 5000 || load.so_far().lost() > 0).then_some(())
+    });
     let (seen, report) = (watch.seen(), load.stop());
     report.assert_nothing_lost(5000);
     assert!(seen.min_ready >= 4, "{seen:?}");
     assert!(seen.max_alive <= 4 + 1 + 2, "{seen:?}");
     assert!(seen.samples > 50, "{seen:?}");
-    assert!(report.by_worker.len() >= 40, "answers came from {} workers", report.by_worker.len());
+    assert!(
+        report.by_worker.len() >= 40,
+        "answers came from {} workers",
+        report.by_worker.len()
+    );
     assert_eq!(site.pid(), master);
     assert!(site.master_lives());
 }
@@ -72,10 +82,20 @@ fn slow_starters_do_not_dent_the_throughput() {
     let steady = &before.tenths[2..before.tenths.len() - 1];
     let steady = steady.iter().sum::<u64>() as f64 / steady.len() as f64;
     let during = &report.tenths[before.tenths.len() + 1..rolled_at - 1];
-    assert!(during.len() >= 30, "a roll of four workers of 1 s took {} tenths", during.len());
-    let seconds: Vec<u64> = during.chunks_exact(10).map(|tenths| tenths.iter().sum()).collect();
+    assert!(
+        during.len() >= 30,
+        "a roll of four workers of 1 s took {} tenths",
+        during.len()
+    );
+    let seconds: Vec<u64> = during
+        .chunks_exact(10)
+        .map(|tenths| tenths.iter().sum())
+        .collect();
     let lowest = *seconds.iter().min().expect("a second") as f64 / 10.0;
-    assert!(lowest > steady * 0.7, "{steady} answers a tenth before, {lowest} in the weakest second of the roll");
+    assert!(
+        lowest > steady * 0.7,
+        "{steady} answers a tenth before, {lowest} in the weakest second of the roll"
+    );
 }
 
 /// Surge 0: one stops, and only when it is gone the next one starts; never fewer than `count - 1` ready.
@@ -102,10 +122,15 @@ fn by_command() {
     assert_eq!(run.code, 0, "{run:?}");
     let status = site.status().expect("a status");
     assert_eq!(pool(&status, "web")["generation"], 2);
-    assert!(number(&pool(&status, "web")["reload"]["took_s"]) > 0.0, "{status}");
+    assert!(
+        number(&pool(&status, "web")["reload"]["took_s"]) > 0.0,
+        "{status}"
+    );
     assert!(run.text().lines().count() >= 4, "a line a worker: {run:?}");
     assert_eq!(site.rotad(&["roll", "--no-wait"]).code, 0);
-    site.await_status("the roll without waiting is done", 30, |status| rolled(status, 3));
+    site.await_status("the roll without waiting is done", 30, |status| {
+        rolled(status, 3)
+    });
     let run = site.rotad(&["roll", "wen"]);
     assert_eq!(run.code, 4, "{run:?}");
     assert!(run.err.contains("wen"), "{run:?}");
@@ -122,14 +147,25 @@ fn kinds_by_signal() {
     let second = site.await_status("the workers are rolled", 30, |status| {
         rolled(status, 2) && pool(status, "web")["alive"] == pool(status, "web")["wanted"]
     });
-    assert_eq!(pids(&second, "queue"), pids(&first, "queue"), "USR1 is not for tasks");
+    assert_eq!(
+        pids(&second, "queue"),
+        pids(&first, "queue"),
+        "USR1 is not for tasks"
+    );
     site.signal(Signal::SIGUSR2);
-    let third =
-        site.await_status("the tasks are rolled", 30, |status| pool(status, "queue")["reload"]["state"] == "done");
-    assert_eq!(pids(&third, "web"), pids(&second, "web"), "USR2 is not for workers");
+    let third = site.await_status("the tasks are rolled", 30, |status| {
+        pool(status, "queue")["reload"]["state"] == "done"
+    });
+    assert_eq!(
+        pids(&third, "web"),
+        pids(&second, "web"),
+        "USR2 is not for workers"
+    );
     assert_ne!(pids(&third, "queue"), pids(&second, "queue"));
     drop(site);
-    let site = Site::up(&format!("[signals]\nUSR1 = \"roll-all\"\nUSR2 = \"ignore\"\n{WEB}{task}"));
+    let site = Site::up(&format!(
+        "[signals]\nUSR1 = \"roll-all\"\nUSR2 = \"ignore\"\n{WEB}{task}"
+    ));
     site.signal(Signal::SIGUSR1);
     site.await_status("both are rolled", 30, |status| {
         rolled(status, 2) && pool(status, "queue")["reload"]["state"] == "done"

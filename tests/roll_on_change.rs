@@ -55,7 +55,11 @@ fn up(config: &str) -> Site {
 }
 
 fn generations(status: &Value) -> [u64; 3] {
-    ["web", "db", "queue"].map(|name| pool(status, name)["generation"].as_u64().expect("a generation"))
+    ["web", "db", "queue"].map(|name| {
+        pool(status, name)["generation"]
+            .as_u64()
+            .expect("a generation")
+    })
 }
 
 /// Runs a verb that goes well, and looks what became of the pools.
@@ -69,12 +73,16 @@ fn asked(site: &Site, verb: &[&str], generation: [u64; 3]) -> Run {
 
 #[track_caller]
 fn says(run: &Run, parts: &[&str], not: &[&str]) {
-    parts.iter().for_each(|part| assert!(run.text().contains(part), "{part}: {run:?}"));
-    not.iter().for_each(|part| assert!(!run.text().contains(part), "{part}: {run:?}"));
+    parts
+        .iter()
+        .for_each(|part| assert!(run.text().contains(part), "{part}: {run:?}"));
+    not.iter()
+        .for_each(|part| assert!(!run.text().contains(part), "{part}: {run:?}"));
 }
 
 const DB: &str = "db: unchanged, passed over (reload.on = \"change\"); `rotad roll db` rolls it";
-const QUEUE: &str = "queue: unchanged, passed over (reload.on = \"change\"); `rotad roll queue` rolls it";
+const QUEUE: &str =
+    "queue: unchanged, passed over (reload.on = \"change\"); `rotad roll queue` rolls it";
 
 /// By command: all, by kind, by name; who waits for it is not held.
 #[test]
@@ -82,7 +90,11 @@ fn unchanged_it_is_passed_over() {
     let site = up(SHOP);
     let first = site.await_ready();
     let run = asked(&site, &["roll"], [2, 1, 1]);
-    says(&run, &[DB, QUEUE, "web: done"], &["no pool was rolled", "begins after that of db"]);
+    says(
+        &run,
+        &[DB, QUEUE, "web: done"],
+        &["no pool was rolled", "begins after that of db"],
+    );
     let run = asked(&site, &["reload"], [3, 1, 1]);
     says(&run, &[DB, QUEUE, "web: done"], &["no pool was rolled"]);
     let run = asked(&site, &["reload", "--workers", "--drained"], [4, 1, 1]);
@@ -90,7 +102,14 @@ fn unchanged_it_is_passed_over() {
     let run = asked(&site, &["roll", "--tasks"], [4, 1, 1]);
     says(&run, &[QUEUE, "no pool was rolled"], &[DB, "web"]);
     let run = asked(&site, &["reload", "--tasks"], [4, 1, 1]);
-    says(&run, &[QUEUE, "the configuration has not changed; no pool was rolled"], &[DB]);
+    says(
+        &run,
+        &[
+            QUEUE,
+            "the configuration has not changed; no pool was rolled",
+        ],
+        &[DB],
+    );
     let run = asked(&site, &["roll", "--tasks", "--no-wait"], [4, 1, 1]);
     says(&run, &[QUEUE, "no pool is rolled"], &["rolling"]);
     let last = site.await_ready();
@@ -98,7 +117,14 @@ fn unchanged_it_is_passed_over() {
         assert_eq!(pids(&last, name), pids(&first, name));
     }
     let run = site.rotad(&["reload", "--dry-run"]);
-    says(&run, &["web: would be rolled", "db: would be rolled if its program or folder has changed"], &[]);
+    says(
+        &run,
+        &[
+            "web: would be rolled",
+            "db: would be rolled if its program or folder has changed",
+        ],
+        &[],
+    );
     let run = site.rotad(&["reload", "--dry-run", "db"]);
     says(&run, &["db: would be rolled"], &["if its"]);
     assert!(site.rotad(&["events"]).out.contains("passed-over"));
@@ -108,9 +134,21 @@ fn unchanged_it_is_passed_over() {
 #[test]
 fn by_name_it_is_rolled() {
     let site = up(SHOP);
-    says(&asked(&site, &["roll", "db"], [1, 2, 1]), &["db: done"], &["passed over"]);
-    says(&asked(&site, &["reload", "db"], [1, 3, 1]), &["db: done"], &["passed over"]);
-    says(&asked(&site, &["roll", "db", "--tasks"], [1, 4, 1]), &["db: done", QUEUE], &["db: unchanged"]);
+    says(
+        &asked(&site, &["roll", "db"], [1, 2, 1]),
+        &["db: done"],
+        &["passed over"],
+    );
+    says(
+        &asked(&site, &["reload", "db"], [1, 3, 1]),
+        &["db: done"],
+        &["passed over"],
+    );
+    says(
+        &asked(&site, &["roll", "db", "--tasks"], [1, 4, 1]),
+        &["db: done", QUEUE],
+        &["db: unchanged"],
+    );
     let before = pids(&site.await_ready(), "db");
     asked(&site, &["roll", "db/0"], [1, 4, 1]);
     assert_ne!(pids(&site.await_ready(), "db"), before);
@@ -119,20 +157,29 @@ fn by_name_it_is_rolled() {
 /// USR1 and USR2, a signal that rolls all, and one that reloads.
 #[test]
 fn by_signal() {
-    let site = up(&format!("[signals]\nHUP = \"reload\"\nWINCH = \"roll-all\"\n{SHOP}"));
+    let site = up(&format!(
+        "[signals]\nHUP = \"reload\"\nWINCH = \"roll-all\"\n{SHOP}"
+    ));
     let lines = |text: &str| site.log().matches(text).count();
     let passed = |db: usize, queue: usize| {
         until("lines of the log", 20, || {
-            (lines("db: unchanged, passed over") == db && lines("queue: unchanged, passed over") == queue).then_some(())
+            (lines("db: unchanged, passed over") == db
+                && lines("queue: unchanged, passed over") == queue)
+                .then_some(())
         });
     };
     let rolled = |generation: [u64; 3]| {
-        site.await_status("rolled", 20, |status| generations(status) == generation && all_ready(status));
+        site.await_status("rolled", 20, |status| {
+            generations(status) == generation && all_ready(status)
+        });
     };
     site.signal(Signal::SIGUSR1);
     passed(1, 0);
     rolled([2, 1, 1]);
-    site.await_log(": rolling web; only if what it is made from has changed: db", 10);
+    site.await_log(
+        ": rolling web; only if what it is made from has changed: db",
+        10,
+    );
     site.signal(Signal::SIGUSR2);
     passed(1, 1);
     site.signal(Signal::SIGHUP);
@@ -143,7 +190,12 @@ fn by_signal() {
     rolled([4, 2, 1]);
     passed(2, 3);
     // A changed recipe rolls one pool, and the other is passed over.
-    site.write("rotad.toml", &site.read("rotad.toml").replace("[pool.queue]", "[pool.queue]\numask = \"077\""));
+    site.write(
+        "rotad.toml",
+        &site
+            .read("rotad.toml")
+            .replace("[pool.queue]", "[pool.queue]\numask = \"077\""),
+    );
     site.signal(Signal::SIGHUP);
     rolled([5, 2, 2]);
     passed(3, 3);
@@ -154,26 +206,53 @@ fn by_signal() {
 fn what_has_changed_is_rolled() {
     let site = up(SHOP);
     turn(&site, "two");
-    says(&asked(&site, &["roll"], [2, 2, 1]), &["db: done", QUEUE], &["db: unchanged"]);
+    says(
+        &asked(&site, &["roll"], [2, 2, 1]),
+        &["db: done", QUEUE],
+        &["db: unchanged"],
+    );
     says(&asked(&site, &["roll"], [3, 2, 1]), &[DB], &[]);
     install(&site);
-    says(&asked(&site, &["reload"], [4, 3, 1]), &["db: done"], &["db: unchanged"]);
+    says(
+        &asked(&site, &["reload"], [4, 3, 1]),
+        &["db: done"],
+        &["db: unchanged"],
+    );
     says(&asked(&site, &["reload"], [5, 3, 1]), &[DB], &[]);
     // Another folder of the same name.
     fs::rename(site.path("two"), site.path("old")).expect("the old folder aside");
     fs::create_dir(site.path("two")).expect("a folder");
-    says(&asked(&site, &["roll"], [6, 4, 1]), &["db: done"], &["db: unchanged"]);
+    says(
+        &asked(&site, &["roll"], [6, 4, 1]),
+        &["db: done"],
+        &["db: unchanged"],
+    );
     let recipe = |from: &str, to: &str| {
         site.write("rotad.toml", &site.read("rotad.toml").replace(from, to));
     };
     recipe("[pool.db]", "[pool.db]\nenv = { SIZE = \"2\" }");
-    says(&asked(&site, &["reload"], [7, 5, 1]), &["db: rolled (env.SIZE)", "db: done"], &["db: unchanged"]);
+    says(
+        &asked(&site, &["reload"], [7, 5, 1]),
+        &["db: rolled (env.SIZE)", "db: done"],
+        &["db: unchanged"],
+    );
     // What needs no new worker is no change of what it is made from.
-    recipe("surge = 0, soak = \"0s\", on", "surge = 0, soak = \"1ms\", on");
-    says(&asked(&site, &["reload"], [8, 5, 1]), &[DB, "db: adjusted without a restart"], &["no pool was rolled"]);
+    recipe(
+        "surge = 0, soak = \"0s\", on",
+        "surge = 0, soak = \"1ms\", on",
+    );
+    says(
+        &asked(&site, &["reload"], [8, 5, 1]),
+        &[DB, "db: adjusted without a restart"],
+        &["no pool was rolled"],
+    );
     // The key itself is obeyed at once.
     recipe(", on = \"change\"", ", on = \"always\"");
-    says(&asked(&site, &["reload"], [9, 6, 2]), &["db: done", "queue: done"], &["passed over"]);
+    says(
+        &asked(&site, &["reload"], [9, 6, 2]),
+        &["db: done", "queue: done"],
+        &["passed over"],
+    );
     recipe(", on = \"always\"", ", on = \"change\"");
     says(&asked(&site, &["reload"], [10, 6, 2]), &[DB, QUEUE], &[]);
 }
@@ -187,7 +266,16 @@ fn what_cannot_be_seen_ends_nobody() {
     for verb in ["roll", "reload"] {
         let run = site.rotad(&[verb]);
         assert_eq!(run.code, 10, "{run:?}");
-        says(&run, &["db: not rolled: whether it has changed", "current", "it serves on as it is", "web: done"], &[]);
+        says(
+            &run,
+            &[
+                "db: not rolled: whether it has changed",
+                "current",
+                "it serves on as it is",
+                "web: done",
+            ],
+            &[],
+        );
     }
     assert_eq!(pids(&site.await_ready(), "db"), before);
     turn(&site, "one");
@@ -203,40 +291,68 @@ fn a_path_that_hangs() {
     }
     // Of this thread, and of the master that it starts.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("of its own");
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .expect("of its own");
     let site = up(SHOP);
     let before = pids(&site.await_ready(), "db");
     turn(&site, "dead");
     let dead = DeadMount::over(&site.path("dead")).expect("a dead mount");
     let blocking = || {
         let tasks = fs::read_dir(format!("/proc/{}/task", site.pid())).expect("threads");
-        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
         names.filter(|name| name.trim() == "blocking").count()
     };
     let first = site.rotad(&["roll"]);
     let second = site.rotad(&["roll"]);
     for run in [&first, &second] {
         assert_eq!(run.code, 10, "{run:?}");
-        says(run, &["db: not rolled", "could not be looked at within 5 s: a disk hangs?", "web: done", QUEUE], &[]);
+        says(
+            run,
+            &[
+                "db: not rolled",
+                "could not be looked at within 5 s: a disk hangs?",
+                "web: done",
+                QUEUE,
+            ],
+            &[],
+        );
     }
     assert!(first.took >= Duration::from_secs(5), "{first:?}");
     assert!(second.took < Duration::from_secs(5), "{second:?}");
-    until("one blocking job that hangs", 5, || (blocking() == 1).then_some(()));
+    until("one blocking job that hangs", 5, || {
+        (blocking() == 1).then_some(())
+    });
     let status = site.status().expect("a status");
-    assert_eq!((generations(&status), pids(&status, "db")), ([3, 1, 1], before));
+    assert_eq!(
+        (generations(&status), pids(&status, "db")),
+        ([3, 1, 1], before)
+    );
     turn(&site, "one");
     drop(dead);
-    until("the blocking job is back", 10, || (blocking() == 0).then_some(()));
+    until("the blocking job is back", 10, || {
+        (blocking() == 0).then_some(())
+    });
     says(&asked(&site, &["roll"], [4, 1, 1]), &[DB, QUEUE], &[]);
 }
 
 /// Everything stops: that is what is said, and not that nothing has changed.
 #[test]
 fn while_everything_stops() {
-    let mut site =
-        up(&SHOP.replace("[pool.db]", "[pool.db]\nstop = [{ wait = \"5s\" }, { signal = \"TERM\", wait = \"5s\" }]"));
+    let mut site = up(&SHOP.replace(
+        "[pool.db]",
+        "[pool.db]\nstop = [{ wait = \"5s\" }, { signal = \"TERM\", wait = \"5s\" }]",
+    ));
     site.signal(Signal::SIGTERM);
-    site.await_status("stopping", 10, |status| pool(status, "db")["state"] == "stopping");
+    site.await_status("stopping", 10, |status| {
+        pool(status, "db")["state"] == "stopping"
+    });
     let run = site.rotad(&["roll", "--workers"]);
     assert_eq!(run.code, 1, "{run:?}");
     says(&run, &["db: superseded: everything stops"], &["unchanged"]);
@@ -252,7 +368,11 @@ fn a_stopped_one_stays_stopped() {
     for verb in ["roll", "reload"] {
         let run = site.rotad(&[verb]);
         assert_eq!(run.code, 0, "{run:?}");
-        says(&run, &["db: is stopped, and stays so until `rotad start db`"], &["db: unchanged"]);
+        says(
+            &run,
+            &["db: is stopped, and stays so until `rotad start db`"],
+            &["db: unchanged"],
+        );
     }
     assert_eq!(site.rotad(&["start", "db"]).code, 0);
     let status = site.await_ready();
@@ -264,7 +384,10 @@ fn a_stopped_one_stays_stopped() {
 #[test]
 fn an_aborted_change_is_tried_again() {
     let config = SHOP
-        .replace("\"wait\", \"--notify\"]\nworking", "\"wait\", \"--notify\", \"--code\", \"code\"]\nworking")
+        .replace(
+            "\"wait\", \"--notify\"]\nworking",
+            "\"wait\", \"--notify\", \"--code\", \"code\"]\nworking",
+        )
         .replace("surge = 0, soak", "surge = 1, soak");
     let mut site = Site::new(&config);
     turn(&site, "one");
@@ -292,8 +415,10 @@ fn an_aborted_change_is_tried_again() {
 /// While it is rolled to what there is, another request does not begin anew.
 #[test]
 fn while_it_is_rolled() {
-    let config =
-        SHOP.replace("\"wait\", \"--notify\"]\nworking", "\"wait\", \"--notify\", \"--start-ms\", \"3000\"]\nworking");
+    let config = SHOP.replace(
+        "\"wait\", \"--notify\"]\nworking",
+        "\"wait\", \"--notify\", \"--start-ms\", \"3000\"]\nworking",
+    );
     let site = up(&config);
     turn(&site, "two");
     assert_eq!(site.rotad(&["roll", "db", "--no-wait"]).code, 0);
@@ -303,7 +428,14 @@ fn while_it_is_rolled() {
     });
     let run = site.rotad(&["roll", "--workers", "--no-wait"]);
     assert_eq!(run.code, 0, "{run:?}");
-    says(&run, &["db: unchanged since its rolling restart began, passed over", "rolling web"], &[]);
+    says(
+        &run,
+        &[
+            "db: unchanged since its rolling restart began, passed over",
+            "rolling web",
+        ],
+        &[],
+    );
     let status = site.await_ready();
     assert_eq!(generations(&status), [2, 2, 1]);
 }

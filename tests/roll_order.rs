@@ -50,8 +50,15 @@ fn a_database_first() {
     let site = Site::up(SHOP);
     let run = site.rotad(&["reload"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(run.text().contains("app: its rolling restart begins after that of db"), "{run:?}");
-    assert_eq!((generation(&site, "app"), generation(&site, "db")), (2.0, 2.0));
+    assert!(
+        run.text()
+            .contains("app: its rolling restart begins after that of db"),
+        "{run:?}"
+    );
+    assert_eq!(
+        (generation(&site, "app"), generation(&site, "db")),
+        (2.0, 2.0)
+    );
     let run = site.rotad(&["roll", "app", "db"]);
     assert_eq!(run.code, 0, "{run:?}");
     site.signal(Signal::SIGUSR1);
@@ -60,13 +67,23 @@ fn a_database_first() {
         done("app") && done("db") && all_ready(status)
     });
     let log = site.log();
-    let early: Vec<&str> = log.lines().filter(|line| line.contains("exited with 9")).collect();
-    assert!(early.is_empty(), "the application began without its database: {early:?}");
+    let early: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("exited with 9"))
+        .collect();
+    assert!(
+        early.is_empty(),
+        "the application began without its database: {early:?}"
+    );
     // The status tells what it waits for.
     assert_eq!(site.rotad(&["roll", "--no-wait"]).code, 0);
-    let status = site.await_status("app waits", 10, |status| pool(status, "app")["waits_for"][0] == "db");
+    let status = site.await_status("app waits", 10, |status| {
+        pool(status, "app")["waits_for"][0] == "db"
+    });
     assert_eq!(pool(&status, "app")["state"], "reloading");
-    site.await_status("done", 30, |status| all_ready(status) && number(&pool(status, "app")["generation"]) == 5.0);
+    site.await_status("done", 30, |status| {
+        all_ready(status) && number(&pool(status, "app")["generation"]) == 5.0
+    });
 }
 
 /// Alone it waits for nobody.
@@ -78,7 +95,10 @@ fn what_is_not_rolled_holds_nobody() {
     let site = started(site);
     let run = site.rotad(&["roll", "app"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!((generation(&site, "app"), generation(&site, "db")), (2.0, 1.0));
+    assert_eq!(
+        (generation(&site, "app"), generation(&site, "db")),
+        (2.0, 1.0)
+    );
 }
 
 /// The database does not come up: what comes after it, also by way of others, is not touched, and hears why.
@@ -94,12 +114,25 @@ fn one_that_fails_leaves_the_others_untouched() {
     assert_eq!(run.code, 10, "{run:?}");
     let text = run.text();
     assert!(text.contains("no space left on device"), "{text}");
-    assert!(text.contains("proxy: not rolled: db, which it comes after, was not"), "{text}");
-    assert!(text.contains("app: not rolled: proxy, which it comes after, was not"), "{text}");
-    assert!(text.contains("the old workers (generation 1) serves on: 1 of 1"), "{text}");
+    assert!(
+        text.contains("proxy: not rolled: db, which it comes after, was not"),
+        "{text}"
+    );
+    assert!(
+        text.contains("app: not rolled: proxy, which it comes after, was not"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the old workers (generation 1) serves on: 1 of 1"),
+        "{text}"
+    );
     let after = site.status().expect("a status");
     for name in ["app", "proxy"] {
-        assert_eq!(pids(&before, name), pids(&after, name), "{name} was touched");
+        assert_eq!(
+            pids(&before, name),
+            pids(&after, name),
+            "{name} was touched"
+        );
         assert_eq!(pool(&after, name)["reload"]["state"], "aborted", "{after}");
         assert_eq!(pool(&after, name)["state"], "ok", "{after}");
     }
@@ -118,7 +151,9 @@ fn a_cancelled_one_leaves_the_others_untouched() {
     site.write("code", "hang\n");
     let config = site.config.clone();
     let roll = std::thread::spawn(move || support::site::verb(&config, &["roll"], 60));
-    site.await_status("app waits", 10, |status| pool(status, "app")["waits_for"][0] == "proxy");
+    site.await_status("app waits", 10, |status| {
+        pool(status, "app")["waits_for"][0] == "proxy"
+    });
     assert_eq!(site.rotad(&["cancel", "db"]).code, 0);
     let run = roll.join().expect("a roll");
     assert_eq!(run.code, 10, "{run:?}");

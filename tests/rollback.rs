@@ -80,15 +80,25 @@ fn generations(site: &Site) -> Vec<u64> {
         .expect("workers")
         .iter()
         .filter(|worker| worker["state"] == "ready")
-        .map(|worker| (number(&worker["slot"]) as u64, number(&worker["generation"]) as u64))
+        .map(|worker| {
+            (
+                number(&worker["slot"]) as u64,
+                number(&worker["generation"]) as u64,
+            )
+        })
         .collect();
     slots.sort_unstable();
-    slots.into_iter().map(|(_, generation)| generation).collect()
+    slots
+        .into_iter()
+        .map(|(_, generation)| generation)
+        .collect()
 }
 
 /// What twelve requests are answered with.
 fn answers(site: &Site) -> Vec<String> {
-    (0..12).map(|_| load::get(&site.address(), "/").expect("an answer")).collect()
+    (0..12)
+        .map(|_| load::get(&site.address(), "/").expect("an answer"))
+        .collect()
 }
 
 fn all_say(site: &Site, version: &str) {
@@ -97,7 +107,10 @@ fn all_say(site: &Site, version: &str) {
         web["alive"] == web["wanted"] && web["ready"] == web["wanted"]
     });
     let answers = answers(site);
-    assert!(answers.iter().all(|answer| answer.contains(version)), "{version}: {answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer.contains(version)),
+        "{version}: {answers:?}"
+    );
 }
 
 fn ok(run: &Run) {
@@ -120,17 +133,47 @@ fn after_an_aborted_deploy_there_is_nothing_to_undo() {
     deploy(&site, "three", "exit 1\nboom");
     let run = site.rotad(&["reload"]);
     assert_eq!(run.code, 10, "{run:?}");
-    says(&run, &["generation 3", "boom", "the old workers (generation 2) serve on: 3 of 3"]);
-    assert_eq!(state(&site), "ok", "release folders: nothing threatens what serves");
+    says(
+        &run,
+        &[
+            "generation 3",
+            "boom",
+            "the old workers (generation 2) serve on: 3 of 3",
+        ],
+    );
+    assert_eq!(
+        state(&site),
+        "ok",
+        "release folders: nothing threatens what serves"
+    );
 
     let before = pids(&site.status().expect("a status"), "web");
     let run = site.rotad(&["rollback"]);
     assert_eq!(run.code, 1, "{run:?}");
-    says(&run, &["nothing to undo", "generation 3", "generation 2 serves", "rotad rollback web --to 1", "/one"]);
+    says(
+        &run,
+        &[
+            "nothing to undo",
+            "generation 3",
+            "generation 2 serves",
+            "rotad rollback web --to 1",
+            "/one",
+        ],
+    );
     let run = site.rotad(&["rollback", "web", "--to", "1", "--dry-run"]);
     ok(&run);
-    says(&run, &["web: would roll 3 workers from generation 2 to generation 1", "/one"]);
-    assert_eq!(pids(&site.status().expect("a status"), "web"), before, "nothing was touched");
+    says(
+        &run,
+        &[
+            "web: would roll 3 workers from generation 2 to generation 1",
+            "/one",
+        ],
+    );
+    assert_eq!(
+        pids(&site.status().expect("a status"), "web"),
+        before,
+        "nothing was touched"
+    );
     all_say(&site, "second");
 
     ok(&site.rotad(&["rollback", "web", "--to", "1"]));
@@ -170,7 +213,13 @@ fn a_release_that_is_gone() {
     fs::remove_dir_all(site.path("one")).expect("cleaned up");
     let run = site.rotad(&["rollback"]);
     assert_eq!(run.code, 10, "{run:?}");
-    says(&run, &["generation 1", "the old workers (generation 2) serve on: 3 of 3"]);
+    says(
+        &run,
+        &[
+            "generation 1",
+            "the old workers (generation 2) serve on: 3 of 3",
+        ],
+    );
     all_say(&site, "second");
 }
 
@@ -195,21 +244,45 @@ fn edited_in_place() {
     ok(&site.rotad(&["reload"]));
     let run = site.rotad(&["rollback"]);
     assert_eq!(run.code, 1, "{run:?}");
-    says(&run, &["generation 1", "exactly the same files", "edited in place"]);
+    says(
+        &run,
+        &["generation 1", "exactly the same files", "edited in place"],
+    );
     write(&site, "app", ["exit 1\nboom"; 3]);
     let run = site.rotad(&["reload"]);
     assert_eq!(run.code, 10, "{run:?}");
-    says(&run, &["the old workers (generation 2) serve on: 3 of 3", "changed in place", "a crash would start"]);
+    says(
+        &run,
+        &[
+            "the old workers (generation 2) serve on: 3 of 3",
+            "changed in place",
+            "a crash would start",
+        ],
+    );
     let seen = web(&site);
-    assert_eq!((&seen["state"], &seen["outdated"], &seen["ready"]), (&json!("degraded"), &json!(3), &json!(3)));
-    assert!(seen["reload"]["reason"].as_str().is_some_and(|reason| reason.contains("a crash would start")), "{seen}");
-    says(&site.rotad(&["status"]), &["degraded", "a crash would start the changed files"]);
+    assert_eq!(
+        (&seen["state"], &seen["outdated"], &seen["ready"]),
+        (&json!("degraded"), &json!(3), &json!(3))
+    );
+    assert!(
+        seen["reload"]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("a crash would start")),
+        "{seen}"
+    );
+    says(
+        &site.rotad(&["status"]),
+        &["degraded", "a crash would start the changed files"],
+    );
     assert_eq!(site.rotad(&["rollback"]).code, 1);
     all_say(&site, "second");
     // Stays so until it is mended and rolled.
     write(&site, "app", ["ok\nthird"; 3]);
     ok(&site.rotad(&["reload"]));
-    assert_eq!((state(&site).as_str(), web(&site)["outdated"].is_null()), ("ok", true));
+    assert_eq!(
+        (state(&site).as_str(), web(&site)["outdated"].is_null()),
+        ("ok", true)
+    );
     all_say(&site, "third");
 }
 
@@ -225,8 +298,14 @@ fn the_program_is_gone_in_place() {
     fs::remove_file(site.path("app/worker")).expect("removed");
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 10, "{run:?}");
-    says(&run, &["no such program", "serve on: 3 of 3", "a crash would start"]);
-    assert_eq!((state(&site), &web(&site)["outdated"]), ("degraded".to_owned(), &json!(3)));
+    says(
+        &run,
+        &["no such program", "serve on: 3 of 3", "a crash would start"],
+    );
+    assert_eq!(
+        (state(&site), &web(&site)["outdated"]),
+        ("degraded".to_owned(), &json!(3))
+    );
     all_say(&site, "first");
 }
 
@@ -237,19 +316,36 @@ fn broken_half_way_in_place() {
     write(&site, "app", ["ok\nsecond", "exit 1\nboom", "exit 1\nboom"]);
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 10, "{run:?}");
-    says(&run, &["the old workers (generation 1) serve on: 2 of 3", "slot 0 serves on with generation 2"]);
-    says(&run, &["cannot go back", "changed in place", "a crash would start"]);
+    says(
+        &run,
+        &[
+            "the old workers (generation 1) serve on: 2 of 3",
+            "slot 0 serves on with generation 2",
+        ],
+    );
+    says(
+        &run,
+        &["cannot go back", "changed in place", "a crash would start"],
+    );
     assert_eq!(generations(&site), [2, 1, 1]);
     let status = site.rotad(&["status", "--json"]).out;
     assert!(status.contains("\"mixed\""), "{status}");
-    says(&site.rotad(&["status"]), &["mixed", "of generation 2", "of generation 1"]);
+    says(
+        &site.rotad(&["status"]),
+        &["mixed", "of generation 2", "of generation 1"],
+    );
     // One that was replaced dies: its slot is filled from the broken files, whatever the number says.
     write(&site, "app", ["exit 1\nboom"; 3]);
     let seen = web(&site);
     let workers = seen["workers"].as_array().expect("workers");
-    let new = workers.iter().find(|worker| worker["generation"] == 2 && worker["state"] == "ready").expect("a new one");
+    let new = workers
+        .iter()
+        .find(|worker| worker["generation"] == 2 && worker["state"] == "ready")
+        .expect("a new one");
     kill(Pid::from_raw(number(&new["pid"]) as i32), Signal::SIGKILL).expect("a kill");
-    site.await_status("fewer serve", 20, |status| number(&pool(status, "web")["ready"]) < 3.0);
+    site.await_status("fewer serve", 20, |status| {
+        number(&pool(status, "web")["ready"]) < 3.0
+    });
     write(&site, "app", ["ok\nthird"; 3]);
     ok(&site.rotad(&["reload"]));
     site.await_ready();
@@ -265,7 +361,9 @@ fn roll() -> Value {
 fn half_a_roll(site: &Site, folder: &str) -> support::ask::Asked {
     write(site, folder, ["ok\nsecond", "hang\nthird", "hang\nthird"]);
     let roll = site.asking(&roll());
-    site.await_status("one is replaced", 20, |status| pool(status, "web")["reload"]["replaced"] == 1);
+    site.await_status("one is replaced", 20, |status| {
+        pool(status, "web")["reload"]["replaced"] == 1
+    });
     roll
 }
 
@@ -285,7 +383,10 @@ fn back_while_a_roll_runs() {
     all_say(&site, "second");
     // It hears what its successor came to.
     let superseded = rolls.answered();
-    assert!(superseded.code == 0 && superseded.message.contains("generation 2"), "{superseded:?}");
+    assert!(
+        superseded.code == 0 && superseded.message.contains("generation 2"),
+        "{superseded:?}"
+    );
 }
 
 /// `cancel` with release folders: answered when everybody is back; whoever waited hears the truth.
@@ -295,7 +396,11 @@ fn cancelled_with_releases() {
     deploy(&site, "two", "ok\nsecond");
     let rolls = half_a_roll(&site, "two");
     let second = site.asking(&roll());
-    site.await_status("it waits", 10, |_| site.rotad(&["events"]).out.contains("waits for the running one"));
+    site.await_status("it waits", 10, |_| {
+        site.rotad(&["events"])
+            .out
+            .contains("waits for the running one")
+    });
     let run = site.rotad(&["cancel"]);
     ok(&run);
     says(&run, &["web: cancelled: generation 2", "generation 1"]);
@@ -304,15 +409,28 @@ fn cancelled_with_releases() {
     assert_eq!(state(&site), "ok");
     all_say(&site, "first");
     let waited = rolls.answered();
-    assert!(waited.code == 10 && waited.message.contains("cancelled"), "{waited:?}");
+    assert!(
+        waited.code == 10 && waited.message.contains("cancelled"),
+        "{waited:?}"
+    );
     let waited = second.answered();
-    assert!(waited.code == 1 && waited.message.contains("cancelled"), "{waited:?}");
+    assert!(
+        waited.code == 1 && waited.message.contains("cancelled"),
+        "{waited:?}"
+    );
     let run = site.rotad(&["cancel"]);
     ok(&run);
     says(&run, &["no rolling restart runs"]);
     let run = site.rotad(&["rollback"]);
     assert_eq!(run.code, 1, "{run:?}");
-    says(&run, &["nothing to undo", "generation 1 serves", "no older generation"]);
+    says(
+        &run,
+        &[
+            "nothing to undo",
+            "generation 1 serves",
+            "no older generation",
+        ],
+    );
 }
 
 /// `cancel` in files that were changed in place: what was replaced stays, is named, and the pool is mixed.
@@ -322,9 +440,23 @@ fn cancelled_in_place() {
     let rolls = half_a_roll(&site, "app");
     let run = site.rotad(&["cancel", "web"]);
     ok(&run);
-    says(&run, &["web: cancelled: generation 2", "2 of 3", "slot 0 serves on with generation 2", "cannot go back"]);
+    says(
+        &run,
+        &[
+            "web: cancelled: generation 2",
+            "2 of 3",
+            "slot 0 serves on with generation 2",
+            "cannot go back",
+        ],
+    );
     let waited = rolls.answered();
-    assert!(waited.code == 10 && waited.message.contains("slot 0 serves on with generation 2"), "{waited:?}");
+    assert!(
+        waited.code == 10
+            && waited
+                .message
+                .contains("slot 0 serves on with generation 2"),
+        "{waited:?}"
+    );
     let seen = web(&site);
     assert_eq!(
         (&seen["state"], &seen["generation"], &seen["ready"]),
@@ -332,7 +464,10 @@ fn cancelled_in_place() {
         "{seen}"
     );
     assert_eq!(generations(&site), [2, 1, 1]);
-    says(&site.rotad(&["status"]), &["slots 1, 2 of generation 1", "slot 0 of generation 2"]);
+    says(
+        &site.rotad(&["status"]),
+        &["slots 1, 2 of generation 1", "slot 0 of generation 2"],
+    );
     // A roll ends the mix.
     write(&site, "app", ["ok\nthird"; 3]);
     ok(&site.rotad(&["roll"]));
@@ -347,7 +482,9 @@ fn nobody_serves() {
     fs::create_dir(site.path("app")).expect("a folder");
     write(&site, "app", ["exit 1\nboom"; 3]);
     site.run();
-    site.await_status("it does not come up", 20, |status| pool(status, "web")["state"] == "crash-loop");
+    site.await_status("it does not come up", 20, |status| {
+        pool(status, "web")["state"] == "crash-loop"
+    });
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 1, "{run:?}");
     says(&run, &["nobody serves", "generation 1 has never served"]);
@@ -364,16 +501,23 @@ fn superseded_by_what_it_was() {
     let site = edited();
     write(&site, "app", ["hang\nsecond"; 3]);
     let first = site.asking(&roll());
-    site.await_status("it runs", 10, |status| pool(status, "web")["reload"]["generation"] == 2);
+    site.await_status("it runs", 10, |status| {
+        pool(status, "web")["reload"]["generation"] == 2
+    });
     let second = site.asking(&roll());
-    site.await_status("the newer one runs", 10, |status| pool(status, "web")["reload"]["generation"] == 3);
+    site.await_status("the newer one runs", 10, |status| {
+        pool(status, "web")["reload"]["generation"] == 3
+    });
     let events = site.rotad(&["events"]).out;
     assert!(events.contains("superseded by a newer request"), "{events}");
     assert!(!events.contains("the pool stops"), "{events}");
     ok(&site.rotad(&["stop", "web"]));
     for asked in [first, second] {
         let run = asked.answered();
-        assert!(run.code == 1 && run.message.contains("superseded: the pool stops"), "{run:?}");
+        assert!(
+            run.code == 1 && run.message.contains("superseded: the pool stops"),
+            "{run:?}"
+        );
     }
     let run = site.rotad(&["roll", "web"]);
     ok(&run);
@@ -397,20 +541,31 @@ address = "127.0.0.1:@PORT@"
 /// A roll of a pool that waits for others is not done before the pool is up; what cannot be is said.
 #[test]
 fn a_roll_of_a_pool_that_waits() {
-    let mut site = Site::new(&HELD.replace("test -e built", "until test -e built; do sleep 0.05; done"));
+    let mut site =
+        Site::new(&HELD.replace("test -e built", "until test -e built; do sleep 0.05; done"));
     site.run();
-    site.await_status("it waits", 20, |status| pool(status, "web")["waits_for"] == json!(["build"]));
+    site.await_status("it waits", 20, |status| {
+        pool(status, "web")["waits_for"] == json!(["build"])
+    });
     let run = site.asking(&roll());
     site.await_log("asks to roll web", 10);
     site.write("built", "");
     let run = run.answered();
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(run.message.contains("every worker is ready") && run.text().contains("waits for build"), "{run:?}");
+    assert!(
+        run.message.contains("every worker is ready") && run.text().contains("waits for build"),
+        "{run:?}"
+    );
 
     let mut site = Site::new(HELD);
     site.run();
-    site.await_status("the oneshot fails", 20, |status| pool(status, "build")["state"] == "crash-loop");
+    site.await_status("the oneshot fails", 20, |status| {
+        pool(status, "build")["state"] == "crash-loop"
+    });
     let run = site.rotad(&["roll", "web"]);
     assert_eq!(run.code, 1, "{run:?}");
-    says(&run, &["waits for build, which has failed", "nobody serves"]);
+    says(
+        &run,
+        &["waits for build, which has failed", "nobody serves"],
+    );
 }

@@ -52,19 +52,29 @@ fn at_any_time_and_any_number() {
     let load = Load::on(&site.address(), 2, 2);
     load.await_more(20);
     site.signal(Signal::SIGUSR1);
-    site.await_status("the roll runs", 20, |status| pool(status, "web")["reload"]["state"] == "running");
+    site.await_status("the roll runs", 20, |status| {
+        pool(status, "web")["reload"]["state"] == "running"
+    });
     assert_eq!(site.ask(&scale("web", 6)).code, 0);
     let status = site.await_status("rolled and scaled", 60, |status| {
         pool(status, "web")["reload"]["state"] == "done" && support::all_ready(status)
     });
     assert_eq!(pool(&status, "web")["ready"], 6, "{status}");
     load.stop().assert_nothing_lost(20);
-    for (to, code) in [(json!({ "by": -7 }), 1), (json!({ "exactly": 4_000_000 }), 1), (json!({ "exactly": 0 }), 0)] {
+    for (to, code) in [
+        (json!({ "by": -7 }), 1),
+        (json!({ "exactly": 4_000_000 }), 1),
+        (json!({ "exactly": 0 }), 0),
+    ] {
         let run = site.ask(&json!({ "scale": { "pool": "web", "to": to } }));
         assert_eq!(run.code, code, "{run:?}");
     }
     ready(&site, 0);
-    assert_eq!(site.ask(&json!({ "scale": { "pool": "wen", "to": { "exactly": 1 } } })).code, 4);
+    assert_eq!(
+        site.ask(&json!({ "scale": { "pool": "wen", "to": { "exactly": 1 } } }))
+            .code,
+        4
+    );
     assert_eq!(site.ask(&scale("web", 1)).code, 0);
     ready(&site, 1);
 }
@@ -84,5 +94,8 @@ fn until_the_file_says_otherwise() {
     assert_eq!(pool(&ready(&site, 3), "web")["generation"], 2);
     site.edit("count = 2", "count = 1");
     assert_eq!(site.reload("config-only", &[]).code, 0);
-    assert_eq!(pool(&ready(&site, 1), "web")["scaled"], serde_json::Value::Null);
+    assert_eq!(
+        pool(&ready(&site, 1), "web")["scaled"],
+        serde_json::Value::Null
+    );
 }

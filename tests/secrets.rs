@@ -29,20 +29,36 @@ fn a_broken_environment_is_not_copied_into_the_log() {
     .into_iter()
     .enumerate()
     {
-        site.write("broken.env", "SECRETVALUE without a sign\nSECRETVALUE-1=x\n");
+        site.write(
+            "broken.env",
+            "SECRETVALUE without a sign\nSECRETVALUE-1=x\n",
+        );
         site.write("rotad.toml", &format!("{good}\n{broken}\n"));
         site.signal(Signal::SIGHUP);
-        let refused = || (site.log().matches("the configuration from before holds").count() > 2 * number).then_some(());
+        let refused = || {
+            (site
+                .log()
+                .matches("the configuration from before holds")
+                .count()
+                > 2 * number)
+                .then_some(())
+        };
         until("the refusal", 10, refused);
         let run = site.rotad(&["reload", "--config"]);
         assert_eq!(run.code, 78, "{broken}: {run:?}");
-        assert!(run.err.contains(".toml:") || run.err.contains(".env:"), "the place: {run:?}");
+        assert!(
+            run.err.contains(".toml:") || run.err.contains(".env:"),
+            "the place: {run:?}"
+        );
         let said = said(&site) + &run.err + &run.out;
         assert!(!said.contains("SECRET"), "{broken}: {said}");
         // Who checks the file by hand may read it.
         let check = site.rotad(&["check"]);
         assert_eq!(check.code, 78, "{check:?}");
-        assert!(number > 0 || (check.err + &check.out).contains("SECRETVALUE"), "the line");
+        assert!(
+            number > 0 || (check.err + &check.out).contains("SECRETVALUE"),
+            "the line"
+        );
     }
 }
 
@@ -64,12 +80,20 @@ fn an_env_file_of_another_users() {
         let check = site.rotad(&["check"]);
         assert_eq!(check.code, 78, "{check:?}");
         let text = check.err + &check.out;
-        assert!(text.contains("belongs neither to root nor to the owner of the configuration"), "{text}");
+        assert!(
+            text.contains("belongs neither to root nor to the owner of the configuration"),
+            "{text}"
+        );
     }
     // The owner of the configuration may say anything anyway.
     chown(&site.config, Some(65534), None).expect("given away");
     chown(&file, Some(65534), None).expect("given away");
-    assert_eq!(site.rotad(&["check"]).code, 0, "{:?}", site.rotad(&["check"]));
+    assert_eq!(
+        site.rotad(&["check"]).code,
+        0,
+        "{:?}",
+        site.rotad(&["check"])
+    );
 }
 
 /// Owner, group and mode of a pool's log: as configured, changed by a reload, kept over rotations.
@@ -79,23 +103,31 @@ fn whose_a_log_is() {
     if !need::root() {
         return;
     }
-    let log =
-        "[pool.web.log]\nstdout = \"logs/web.log\"\nmax_size = \"4KiB\"\nkeep = 2\nmode = \"0604\"\nuser = \"65534\"\n";
+    let log = "[pool.web.log]\nstdout = \"logs/web.log\"\nmax_size = \"4KiB\"\nkeep = 2\nmode = \"0604\"\nuser = \"65534\"\n";
     let lines = "[\"sh\", \"-c\", \"i=0; while [ $i -lt 500 ]; do echo a line of some width; i=$((i+1)); done; exec sleep 99\"]";
-    let site = Site::up(&format!("[pool.web]\ncommand = {lines}\nready = \"spawned\"\n{log}"));
+    let site = Site::up(&format!(
+        "[pool.web]\ncommand = {lines}\nready = \"spawned\"\n{log}"
+    ));
     let seen = |name: &str| {
         let meta = std::fs::metadata(site.path(name)).ok()?;
         Some((meta.mode() & 0o777, meta.uid(), meta.gid()))
     };
     for name in ["logs/web.log", "logs/web.log.1"] {
-        until("a rotated log", 10, || seen(name).filter(|seen| *seen == (0o604, 65534, 0)));
+        until("a rotated log", 10, || {
+            seen(name).filter(|seen| *seen == (0o604, 65534, 0))
+        });
     }
     site.write(
         "rotad.toml",
-        &site.read("rotad.toml").replace("0604", "0640").replace("\"65534\"", "\"0\"\ngroup = \"1\""),
+        &site
+            .read("rotad.toml")
+            .replace("0604", "0640")
+            .replace("\"65534\"", "\"0\"\ngroup = \"1\""),
     );
     let run = site.rotad(&["reload", "--config"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.out.contains("adjusted without a restart"), "{run:?}");
-    until("another mode", 10, || seen("logs/web.log").filter(|seen| *seen == (0o640, 0, 1)));
+    until("another mode", 10, || {
+        seen("logs/web.log").filter(|seen| *seen == (0o640, 0, 1))
+    });
 }

@@ -35,7 +35,11 @@ fn serves(address: &str) {
 }
 
 fn mode(path: &Path) -> u32 {
-    std::fs::symlink_metadata(path).expect("the socket").permissions().mode() & 0o777
+    std::fs::symlink_metadata(path)
+        .expect("the socket")
+        .permissions()
+        .mode()
+        & 0o777
 }
 
 /// Nobody waits for a reload: the file is there again, and each worker holds the new socket.
@@ -50,8 +54,16 @@ fn a_removed_file_is_made_again_at_once() {
     let status = site.await_status("other workers", 10, |status| {
         all_ready(status) && pids(status, "web").iter().all(|pid| !before.contains(pid))
     });
-    assert_eq!(pool(&status, "web")["generation"], 1, "no new generation: {status}");
-    assert_eq!(pool(&status, "web")["workers"][0]["restarts"], 0, "nobody died: {status}");
+    assert_eq!(
+        pool(&status, "web")["generation"],
+        1,
+        "no new generation: {status}"
+    );
+    assert_eq!(
+        pool(&status, "web")["workers"][0]["restarts"],
+        0,
+        "nobody died: {status}"
+    );
     site.await_log("its file is gone", 5);
     assert_eq!(site.rotad(&["status", "--check"]).code, 0);
     serves(&address);
@@ -65,9 +77,17 @@ fn a_path_that_somebody_else_has_taken() {
     let aside = site.path("run/other.sock");
     let other = UnixListener::bind(&aside).expect("somebody else");
     std::fs::rename(&aside, &path).expect("in our place");
-    let status = site.await_status("not ok", 10, |status| pool(status, "web")["state"] == "degraded");
-    let why = pool(&status, "web")["unserved"][0].as_str().unwrap_or_default().to_owned();
-    assert!(why.contains("replaced by another one") && why.contains("address in use"), "{status}");
+    let status = site.await_status("not ok", 10, |status| {
+        pool(status, "web")["state"] == "degraded"
+    });
+    let why = pool(&status, "web")["unserved"][0]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        why.contains("replaced by another one") && why.contains("address in use"),
+        "{status}"
+    );
     assert_eq!(pool(&status, "web")["ready"], 0, "{status}");
     assert_eq!(site.rotad(&["status", "--check"]).code, 1);
     let table = site.rotad(&["status"]);
@@ -75,7 +95,10 @@ fn a_path_that_somebody_else_has_taken() {
     for verb in [vec!["reload", "--config"], vec!["roll"]] {
         site.rotad(&verb);
         let meta = std::fs::symlink_metadata(&path).expect("the other's file");
-        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "it was taken: {meta:?}");
+        assert!(
+            std::os::unix::net::UnixStream::connect(&path).is_ok(),
+            "it was taken: {meta:?}"
+        );
     }
     drop(other); // nobody listens there any more: its file is stale
     serves(&address);
@@ -141,10 +164,16 @@ fn each_request_looks_after_it() {
 #[test]
 fn a_changed_mode_is_said_when_it_is_so() {
     let (site, _) = up(POOLS);
-    site.write("rotad.toml", &site.read("rotad.toml").replace("0660", "0600"));
+    site.write(
+        "rotad.toml",
+        &site.read("rotad.toml").replace("0660", "0600"),
+    );
     let run = site.rotad(&["reload", "--config"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(!run.out.contains("adjusted (mode)") && run.out.contains("changes in place (mode)"), "{run:?}");
+    assert!(
+        !run.out.contains("adjusted (mode)") && run.out.contains("changes in place (mode)"),
+        "{run:?}"
+    );
     site.await_log("its file has its owner and mode", 10);
     assert_eq!(mode(&site.path("net/web.sock")), 0o600);
 }
@@ -155,7 +184,9 @@ fn the_default_mode_is_open_whatever_the_umask() {
     let mut site = Site::with_master("umask = \"077\"", &POOLS.replace("mode = \"0660\"\n", ""));
     std::fs::create_dir(site.path("net")).expect("a folder");
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(support::rotad());
+    command
+        .args(["-c", "umask 077; exec \"$0\" \"$@\""])
+        .arg(support::rotad());
     command.args(["run", "-c"]).arg(&site.config);
     site.spawn(command);
     site.await_ready();

@@ -13,7 +13,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 fn plan(name: &str, address: Address) -> ListenPlan {
-    ListenPlan { name: name.into(), address, backlog: 64, nonblocking: false, mode: None, uid: None, gid: None }
+    ListenPlan {
+        name: name.into(),
+        address,
+        backlog: 64,
+        nonblocking: false,
+        mode: None,
+        uid: None,
+        gid: None,
+    }
 }
 
 fn tcp(address: &str) -> ListenPlan {
@@ -52,7 +60,12 @@ fn serves_tcp(listener: &Listener) {
 
 fn serves_unix(listener: &Listener, path: &Path) {
     let mut client = UnixStream::connect(path).unwrap();
-    worker_unix(listener).accept().unwrap().0.write_all(b"x").unwrap();
+    worker_unix(listener)
+        .accept()
+        .unwrap()
+        .0
+        .write_all(b"x")
+        .unwrap();
     client.read_exact(&mut [0]).unwrap();
 }
 
@@ -60,11 +73,18 @@ fn serves_unix(listener: &Listener, path: &Path) {
 fn a_tcp_socket_serves_and_tells_its_address() {
     let listener = open(tcp("127.0.0.1:0"));
     assert_ne!(listener.port(), Some(0));
-    assert_eq!(listener.addr_text(), format!("127.0.0.1:{}", listener.port().unwrap()));
+    assert_eq!(
+        listener.addr_text(),
+        format!("127.0.0.1:{}", listener.port().unwrap())
+    );
     assert!(getsockopt(&listener, sockopt::ReuseAddr).unwrap());
     assert!(getsockopt(&listener, sockopt::TcpNoDelay).unwrap());
     let flags = nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_GETFL).unwrap();
-    assert_eq!(flags & nix::fcntl::OFlag::O_NONBLOCK.bits(), 0, "blocking, as inherited sockets are expected");
+    assert_eq!(
+        flags & nix::fcntl::OFlag::O_NONBLOCK.bits(),
+        0,
+        "blocking, as inherited sockets are expected"
+    );
     let flags = nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_GETFD).unwrap();
     assert_eq!(flags, nix::libc::FD_CLOEXEC);
     serves_tcp(&listener);
@@ -78,9 +98,19 @@ fn all_or_none() {
     let error = open_all(&[unix(&path), tcp(&taken.addr_text())], Vec::new()).unwrap_err();
     assert_eq!(error.source.raw_os_error(), Some(nix::libc::EADDRINUSE));
     let text = error.to_string();
-    assert!(text.contains("address in use") && text.contains(&taken.addr_text()), "{text}");
-    assert!(text.contains(&format!("pid {}", std::process::id())), "names the holder: {text}");
-    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "the first one's file is gone again");
+    assert!(
+        text.contains("address in use") && text.contains(&taken.addr_text()),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("pid {}", std::process::id())),
+        "names the holder: {text}"
+    );
+    assert_eq!(
+        std::fs::read_dir(&dir).unwrap().count(),
+        0,
+        "the first one's file is gone again"
+    );
 }
 
 #[test]
@@ -88,30 +118,53 @@ fn the_backlog_is_the_masters() {
     let listener = open(tcp("127.0.0.1:0"));
     assert_eq!(listener.queue().unwrap().most, 64);
     nix::sys::socket::listen(&worker_tcp(&listener), Backlog::new(5).unwrap()).unwrap();
-    assert_eq!(listener.queue().unwrap().most, 5, "a worker's listen(2) counts for all");
+    assert_eq!(
+        listener.queue().unwrap().most,
+        5,
+        "a worker's listen(2) counts for all"
+    );
     listener.restore().unwrap();
     assert_eq!(listener.queue().unwrap().most, 64);
     assert_eq!(listener.clipped(), None);
-    let wish = ListenPlan { backlog: 1 << 30, ..tcp("127.0.0.1:0") };
+    let wish = ListenPlan {
+        backlog: 1 << 30,
+        ..tcp("127.0.0.1:0")
+    };
     let listener = open(wish);
     assert_eq!(listener.clipped(), Some(listener.queue().unwrap().most));
 }
 
 #[test]
 fn both_families_when_ipv6_alone_is_asked_for_everywhere() {
-    let Ok(mut both) = open_all(&[tcp("[::]:0")], Vec::new()) else { return }; // a machine without IPv6
+    let Ok(mut both) = open_all(&[tcp("[::]:0")], Vec::new()) else {
+        return;
+    }; // a machine without IPv6
     serves_tcp(&both[0]);
     let port = both.remove(0).port().unwrap();
-    let pair = open_all(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))], Vec::new()).unwrap();
+    let pair = open_all(
+        &[
+            tcp(&format!("0.0.0.0:{port}")),
+            tcp(&format!("[::]:{port}")),
+        ],
+        Vec::new(),
+    )
+    .unwrap();
     assert!(getsockopt(&pair[1], sockopt::Ipv6V6Only).unwrap());
     serves_tcp(&pair[0]);
 }
 
 #[test]
 fn a_wrong_address_is_explained() {
-    assert!(refused(tcp("192.0.2.1:0")).to_string().contains("no network interface"));
+    assert!(
+        refused(tcp("192.0.2.1:0"))
+            .to_string()
+            .contains("no network interface")
+    );
     let error = refused(unix(Path::new("/nonexistent-folder/s.sock"))).to_string();
-    assert!(error.contains("/nonexistent-folder does not exist"), "{error}");
+    assert!(
+        error.contains("/nonexistent-folder does not exist"),
+        "{error}"
+    );
     let error = refused(unix(Path::new(&format!("/tmp/{}", "x".repeat(120))))).to_string();
     assert!(error.contains("107"), "{error}");
 }
@@ -121,13 +174,21 @@ fn a_unix_socket_has_its_rights_and_goes_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let me = nix::unistd::getuid().as_raw();
-    let wish =
-        ListenPlan { mode: Some(0o620), uid: Some(me), gid: Some(nix::unistd::getgid().as_raw()), ..unix(&path) };
+    let wish = ListenPlan {
+        mode: Some(0o620),
+        uid: Some(me),
+        gid: Some(nix::unistd::getgid().as_raw()),
+        ..unix(&path)
+    };
     let mut listener = open(wish);
     let meta = std::fs::symlink_metadata(&path).unwrap();
     assert_eq!(meta.permissions().mode() & 0o7777, 0o620);
     assert_eq!(meta.uid(), me);
-    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "the name aside is gone");
+    assert_eq!(
+        std::fs::read_dir(&dir).unwrap().count(),
+        1,
+        "the name aside is gone"
+    );
     assert_eq!(listener.addr_text(), format!("unix:{}", path.display()));
     serves_unix(&listener, &path);
     assert!(listener.remove_file().unwrap());
@@ -152,7 +213,11 @@ fn stale_is_replaced_live_is_not_and_files_are_left_alone() {
     let other = UnixListener::bind(&path).unwrap();
     assert!(!listener.remove_file().unwrap());
     assert!(path.exists());
-    assert!(refused(unix(&path)).to_string().contains(&format!("pid {}", std::process::id())));
+    assert!(
+        refused(unix(&path))
+            .to_string()
+            .contains(&format!("pid {}", std::process::id()))
+    );
     drop(other);
 
     let file = dir.path().join("notes.txt");
@@ -184,13 +249,17 @@ fn blocking_or_not() {
         let flags = OFlag::from_bits_truncate(fcntl(listener.fd(), FcntlArg::F_GETFL).unwrap());
         !flags.contains(OFlag::O_NONBLOCK)
     };
-    let change = |listener: &Listener, to: OFlag| fcntl(listener.fd(), FcntlArg::F_SETFL(to)).unwrap();
+    let change =
+        |listener: &Listener, to: OFlag| fcntl(listener.fd(), FcntlArg::F_SETFL(to)).unwrap();
     let plain = open(tcp("127.0.0.1:0"));
     assert!(blocks(&plain));
     change(&plain, OFlag::O_NONBLOCK);
     plain.restore().unwrap();
     assert!(!blocks(&plain), "a worker's choice");
-    let mut asked = open(ListenPlan { nonblocking: true, ..tcp("127.0.0.1:0") });
+    let mut asked = open(ListenPlan {
+        nonblocking: true,
+        ..tcp("127.0.0.1:0")
+    });
     assert!(!blocks(&asked));
     change(&asked, OFlag::empty());
     asked.restore().unwrap();
@@ -219,7 +288,10 @@ fn a_tcp_socket_shut_by_a_worker_listens_again() {
             let (port, inode) = (listener.port(), listener.inode());
             let epoll = watch(&listener, flags);
             let client = TcpStream::connect(("127.0.0.1", port.unwrap())).unwrap();
-            assert!(!hung(&epoll) && !listener.is_shut(), "a connection is no reason to wake up");
+            assert!(
+                !hung(&epoll) && !listener.is_shut(),
+                "a connection is no reason to wake up"
+            );
             drop(client);
             assert!(!listener.relisten().unwrap());
             shutdown(worker_tcp(&listener).as_raw_fd(), how).unwrap();
@@ -243,17 +315,25 @@ fn a_unix_socket_shut_by_a_worker_is_replaced() {
         (Interest::Hangup.flags(), Shutdown::Both),
         (Interest::Hangup.flags(), Shutdown::Read), // no EPOLLHUP for that one
     ] {
-        let mut listener = open(ListenPlan { mode: Some(0o600), ..unix(&path) });
+        let mut listener = open(ListenPlan {
+            mode: Some(0o600),
+            ..unix(&path)
+        });
         let inode = listener.inode();
         let epoll = watch(&listener, flags);
         shutdown(worker_unix(&listener).as_raw_fd(), how).unwrap();
         assert!(hung(&epoll) && listener.is_shut());
         assert!(UnixStream::connect(&path).is_err());
-        let Looked::Made(Lost::Shut, fresh) = listener.look().unwrap().run(true) else { panic!("a new one") };
+        let Looked::Made(Lost::Shut, fresh) = listener.look().unwrap().run(true) else {
+            panic!("a new one")
+        };
         assert!(!listener.replace(fresh), "as it was asked for");
         assert!(!listener.is_shut());
         assert_ne!(listener.inode(), inode);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         assert!(!hung(&watch(&listener, flags)));
         serves_unix(&listener, &path);
         assert!(listener.remove_file().unwrap());

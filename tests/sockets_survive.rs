@@ -37,14 +37,22 @@ fn shut_down_tcp() {
 #[test]
 fn shut_down_unix() {
     let mut site = Site::up(&format!("{POOL}{UNIX}"));
-    let (address, before) = (format!("unix:{}", site.path("web.sock").display()), pids(&site.await_ready(), "web"));
+    let (address, before) = (
+        format!("unix:{}", site.path("web.sock").display()),
+        pids(&site.await_ready(), "web"),
+    );
     get(&address, "/shutdown").expect("an answer");
     until("the service is back", 20, || get(&address, "/").ok());
-    let after = until("new workers", 20, || Some(pids(&site.status()?, "web")).filter(|now| *now != before));
+    let after = until("new workers", 20, || {
+        Some(pids(&site.status()?, "web")).filter(|now| *now != before)
+    });
     assert!(!after.is_empty());
     site.await_ready();
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(site.path("web.sock")).expect("the socket").permissions().mode();
+    let mode = std::fs::metadata(site.path("web.sock"))
+        .expect("the socket")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o660, "the mode of the new one");
     let load = Load::on(&address, 4, 0);
     load.await_more(200);
@@ -68,14 +76,22 @@ fn shut_down_at_term_in_a_roll() {
         assert_eq!(run.code, 0, "{run:?}");
         assert!(run.took < Duration::from_secs(20), "{run:?}");
         let status = site.await_ready();
-        assert_eq!(support::pool(&status, "web")["generation"], generation, "{status}");
+        assert_eq!(
+            support::pool(&status, "web")["generation"],
+            generation,
+            "{status}"
+        );
         load.await_more(100);
     }
     let report = load.stop();
     // A client that is refused tries again at once, some ten thousand times a second: so few refusals are the
     // milliseconds that each of the dead sockets stood there, on a busy machine as well, and no outage.
     assert!(report.lost() <= 1000, "{:?}", report.lost);
-    assert!(report.slowest < Duration::from_secs(10), "{:?}", report.slowest);
+    assert!(
+        report.slowest < Duration::from_secs(10),
+        "{:?}",
+        report.slowest
+    );
 }
 
 /// The same, and what is deployed does not come up beside the first one: back to the old code, in every slot.
@@ -105,8 +121,11 @@ fn shut_down_at_term_while_new_code_fails() {
         move || {
             let run = std::thread::spawn(move || support::site::verb(&config, &["roll"], 60));
             until("a new worker that serves", 20, || {
-                let workers = support::pool(&asker.status()?, "web")["workers"].as_array()?.clone();
-                let serves = |w: &serde_json::Value| w["generation"] == 2 && w["ready_in_s"].is_f64();
+                let workers = support::pool(&asker.status()?, "web")["workers"]
+                    .as_array()?
+                    .clone();
+                let serves =
+                    |w: &serde_json::Value| w["generation"] == 2 && w["ready_in_s"].is_f64();
                 workers.iter().any(serves).then_some(())
             });
             std::fs::write(broken, "exit 3\nbroken").expect("worse code");
@@ -127,8 +146,16 @@ fn shut_down_at_term_while_new_code_fails() {
 
 /// The backlog of the listener, as the kernel tells it.
 fn backlog(port: u16) -> Option<u32> {
-    let output = Command::new("ss").args(["-ltnH", &format!("sport = :{port}")]).output().expect("ss").stdout;
-    String::from_utf8_lossy(&output).split_whitespace().nth(2)?.parse().ok()
+    let output = Command::new("ss")
+        .args(["-ltnH", &format!("sport = :{port}")])
+        .output()
+        .expect("ss")
+        .stdout;
+    String::from_utf8_lossy(&output)
+        .split_whitespace()
+        .nth(2)?
+        .parse()
+        .ok()
 }
 
 /// A worker shrinks the backlog (as many servers do by their own listen(2)): put right when a worker becomes ready.
@@ -142,7 +169,9 @@ fn a_shrunk_backlog() {
     get(&site.address(), "/shrink").expect("an answer");
     assert_eq!(backlog(site.port), Some(1), "the worker shrank it");
     assert_eq!(site.rotad(&["roll"]).code, 0);
-    until("the backlog is put right", 5, || (backlog(site.port) == Some(200)).then_some(()));
+    until("the backlog is put right", 5, || {
+        (backlog(site.port) == Some(200)).then_some(())
+    });
 }
 
 /// All workers die at once, again and again, and new code does not start: connections wait in the queue, none is
@@ -152,22 +181,33 @@ fn no_connection_is_refused_while_nobody_serves() {
     let _alone = alone();
     let mut site = Site::new(&format!(
         "{}{TCP}",
-        POOL.replace("\"http\"]\ncount", "\"http\", \"--code\", \"@DIR@/code\"]\ncount")
+        POOL.replace(
+            "\"http\"]\ncount",
+            "\"http\", \"--code\", \"@DIR@/code\"]\ncount"
+        )
     ));
     site.write("code", "ok\nfirst");
     site.run();
     let workers = pids(&site.await_ready(), "web");
     site.write("code", "exit 1\nbroken");
     for worker in workers {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL)
-            .expect("a worker");
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(worker),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("a worker");
     }
-    site.await_status("nobody serves", 10, |status| support::pool(status, "web")["ready"] == 0);
+    site.await_status("nobody serves", 10, |status| {
+        support::pool(status, "web")["ready"] == 0
+    });
     let waiting = support::load::burst(&site.address(), "/", 20);
     site.write("code", "ok\nmended");
     for client in waiting {
         let answer = client.join().expect("a client");
-        assert!(answer.as_ref().is_ok_and(|body| body.contains("mended")), "{answer:?}");
+        assert!(
+            answer.as_ref().is_ok_and(|body| body.contains("mended")),
+            "{answer:?}"
+        );
     }
 }
 
@@ -191,7 +231,10 @@ fn files_of_unix_sockets() {
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.err.contains("web.sock"), "{run:?}");
-    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "the other's socket was taken");
+    assert!(
+        std::os::unix::net::UnixStream::connect(&path).is_ok(),
+        "the other's socket was taken"
+    );
     site.assert_empty();
     drop(other); // its file stays: stale
     site.run();

@@ -31,26 +31,45 @@ fn a_daemon_by_the_book() {
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
     let status = site.status().expect("a status");
-    assert!(support::all_ready(&status), "ready when it returns: {status}");
+    assert!(
+        support::all_ready(&status),
+        "ready when it returns: {status}"
+    );
     let master = site.pid();
     assert_eq!(status["master"]["pid"], master);
     let stat = proc::stat(master).expect("the master");
     let (parent, group, session) = (&stat[1], &stat[2], &stat[3]);
-    assert_ne!(parent, &std::process::id().to_string(), "its starter is not its parent");
+    assert_ne!(
+        parent,
+        &std::process::id().to_string(),
+        "its starter is not its parent"
+    );
     assert_eq!(group, session);
-    assert_ne!(session, &master.to_string(), "no leader of a session: it can never get a terminal");
+    assert_ne!(
+        session,
+        &master.to_string(),
+        "no leader of a session: it can never get a terminal"
+    );
     assert_eq!(stat[4], "0", "no terminal");
-    assert_eq!(std::fs::read_link(format!("/proc/{master}/cwd")).expect("its folder"), std::path::Path::new("/"));
+    assert_eq!(
+        std::fs::read_link(format!("/proc/{master}/cwd")).expect("its folder"),
+        std::path::Path::new("/")
+    );
     assert_eq!(proc::status(master, "Umask").as_deref(), Some("0022"));
     let descriptors = proc::descriptors(master);
     assert_eq!(descriptors[&0], "/dev/null");
     for number in [1, 2] {
         let what = &descriptors[&number];
-        assert!(what == "/dev/null" || what.ends_with("master.log"), "{number} is {what}");
+        assert!(
+            what == "/dev/null" || what.ends_with("master.log"),
+            "{number} is {what}"
+        );
     }
     site.signal(Signal::SIGHUP);
     site.signal(Signal::SIGUSR1);
-    site.await_status("rolled", 20, |status| pool(status, "web")["reload"]["state"] == "done");
+    site.await_status("rolled", 20, |status| {
+        pool(status, "web")["reload"]["state"] == "done"
+    });
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
     assert!(!site.path("master.pid").exists());
@@ -64,10 +83,17 @@ fn nothing_of_the_starter_stays_open() {
     let site = site(WEB, "ok\nfirst");
     let script = "for i in {10..39}; do eval \"exec $i</etc/hostname\"; done; exec \"$@\"";
     let mut command = Command::new("bash");
-    command.args(["-c", script, "x"]).arg(support::rotad()).args(["start", "-c"]).arg(&site.config);
+    command
+        .args(["-c", script, "x"])
+        .arg(support::rotad())
+        .args(["start", "-c"])
+        .arg(&site.config);
     let run = support::site::finish(command, 30);
     assert_eq!(run.code, 0, "{run:?}");
-    let kept: Vec<_> = proc::descriptors(site.pid()).into_values().filter(|what| what == "/etc/hostname").collect();
+    let kept: Vec<_> = proc::descriptors(site.pid())
+        .into_values()
+        .filter(|what| what == "/etc/hostname")
+        .collect();
     assert!(kept.is_empty(), "{kept:?}");
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
@@ -77,7 +103,11 @@ fn nothing_of_the_starter_stays_open() {
 fn the_starters_pipe_ends() {
     let site = site(WEB, "ok\nfirst");
     let mut command = Command::new("bash");
-    let line = format!("out=$({} start -c {} 2>&1); echo ended", support::rotad().display(), site.config.display());
+    let line = format!(
+        "out=$({} start -c {} 2>&1); echo ended",
+        support::rotad().display(),
+        site.config.display()
+    );
     command.args(["-c", &line]);
     let run = support::site::finish(command, 30);
     assert_eq!(run.out, "ended\n", "{run:?}");
@@ -87,28 +117,36 @@ fn the_starters_pipe_ends() {
 /// Not one pool comes up: exit 1, the reason with the worker's last lines, nothing left.
 #[test]
 fn broken_from_the_start() {
-    for (code, word) in
-        [("exit 3\nno such table: users", "no such table: users"), ("hang\nwaiting for Godot", "waiting for Godot")]
-    {
+    for (code, word) in [
+        ("exit 3\nno such table: users", "no such table: users"),
+        ("hang\nwaiting for Godot", "waiting for Godot"),
+    ] {
         let site = site(&WEB.replace("\"5s\"", "\"1s\""), code);
         let run = site.rotad(&["start"]);
         assert_eq!(run.code, 1, "{run:?}");
         assert!(run.err.contains(word) && run.err.contains("web"), "{run:?}");
         site.assert_empty();
         assert!(!site.path("master.pid").exists(), "the pid file is left");
-        assert!(support::load::get(&site.address(), "/").is_err(), "the socket is left");
+        assert!(
+            support::load::get(&site.address(), "/").is_err(),
+            "the socket is left"
+        );
     }
 }
 
 /// Some pools up: they keep serving, exit 1 names the others.
 #[test]
 fn some_pools_up() {
-    let other = "[pool.broken]\ncommand = [\"@WORKER@\", \"job\", \"--exit\", \"4\"]\nready = \"notify\"\n";
+    let other =
+        "[pool.broken]\ncommand = [\"@WORKER@\", \"job\", \"--exit\", \"4\"]\nready = \"notify\"\n";
     let site = site(&format!("{WEB}{other}"), "ok\nfirst");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.err.contains("broken"), "{run:?}");
-    assert!(support::load::get(&site.address(), "/").is_ok(), "the good pool serves");
+    assert!(
+        support::load::get(&site.address(), "/").is_ok(),
+        "the good pool serves"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
@@ -121,7 +159,10 @@ fn without_waiting() {
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.took.as_secs() < 3, "{run:?}");
     assert!(!proc::gone(site.pid()));
-    assert!(std::net::TcpStream::connect(site.address()).is_ok(), "the socket stands");
+    assert!(
+        std::net::TcpStream::connect(site.address()).is_ok(),
+        "the socket stands"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
@@ -134,7 +175,10 @@ fn a_second_master() {
     for verb in ["start", "run"] {
         let run = site.rotad(&[verb]);
         assert_eq!(run.code, 75, "{run:?}");
-        assert!(run.err.contains(&master.to_string()), "it names the one that runs: {run:?}");
+        assert!(
+            run.err.contains(&master.to_string()),
+            "it names the one that runs: {run:?}"
+        );
     }
     assert_eq!(site.pid(), master);
     assert_eq!(pids(&site.status().expect("a status"), "web"), workers);
@@ -151,17 +195,32 @@ fn a_hundred_at_once() {
         .map(|_| {
             let mut command = Command::new(support::rotad());
             command.args(["start", "-c"]).arg(&site.config);
-            command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-            command.stderr(std::process::Stdio::null()).spawn().expect("a start")
+            command
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null());
+            command
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("a start")
         })
         .collect();
-    let codes: Vec<Option<i32>> = starts.iter_mut().map(|start| start.wait().expect("its end").code()).collect();
+    let codes: Vec<Option<i32>> = starts
+        .iter_mut()
+        .map(|start| start.wait().expect("its end").code())
+        .collect();
     let of = |code: i32| codes.iter().filter(|found| **found == Some(code)).count();
     assert_eq!((of(0), of(75)), (1, 99), "{codes:?}");
     let master = site.pid();
     assert!(support::all_ready(&site.await_ready()));
-    let masters = site.processes().into_iter().filter(|pid| proc::command_line(*pid).contains(" start ")).count();
-    assert!(masters <= 1 + proc::children(master).len(), "{masters} masters");
+    let masters = site
+        .processes()
+        .into_iter()
+        .filter(|pid| proc::command_line(*pid).contains(" start "))
+        .count();
+    assert!(
+        masters <= 1 + proc::children(master).len(),
+        "{masters} masters"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
@@ -176,18 +235,27 @@ fn leftovers_of_a_killed_master() {
     let master = site.pid();
     kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
     until("the master is gone", 5, || proc::gone(master).then_some(()));
-    assert!(support::load::get(&site.address(), "/").is_ok(), "the workers serve on");
+    assert!(
+        support::load::get(&site.address(), "/").is_ok(),
+        "the workers serve on"
+    );
     let run = site.rotad(&["status"]);
     assert_eq!(run.code, 4, "{run:?}");
     let run = site.rotad(&["start", "--no-take-over"]);
     assert_eq!(run.code, 1, "{run:?}");
     for worker in &workers {
-        assert!(run.err.contains(&worker.to_string()), "{worker} is not named: {run:?}");
+        assert!(
+            run.err.contains(&worker.to_string()),
+            "{worker} is not named: {run:?}"
+        );
         assert!(!proc::gone(*worker), "{worker} was touched");
     }
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(workers.iter().all(|worker| proc::gone(*worker)), "the old workers are stopped first");
+    assert!(
+        workers.iter().all(|worker| proc::gone(*worker)),
+        "the old workers are stopped first"
+    );
     assert!(support::load::get(&site.address(), "/").is_ok());
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
@@ -197,7 +265,10 @@ fn leftovers_of_a_killed_master() {
 #[test]
 fn a_stale_pid_file() {
     let site = site(WEB, "ok\nfirst");
-    let mut stranger = Command::new("sleep").arg("1000").spawn().expect("a stranger");
+    let mut stranger = Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("a stranger");
     site.write("master.pid", &format!("{}\n", stranger.id()));
     let stop = site.rotad(&["stop"]);
     let start = site.rotad(&["start"]);
@@ -241,7 +312,10 @@ fn closed_stdio() {
         .arg(&site.config);
     assert_eq!(support::site::finish(command, 30).code, 0);
     let first = proc::descriptors(site.pid());
-    assert!((0..=2).all(|number| !first[&number].starts_with("socket:")), "{first:?}");
+    assert!(
+        (0..=2).all(|number| !first[&number].starts_with("socket:")),
+        "{first:?}"
+    );
     assert!(support::load::get(&site.address(), "/").is_ok());
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();

@@ -35,16 +35,24 @@ group = "nogroup"
 #[test]
 fn it_asks_for_no_library() {
     let dynamic = program_headers(&support::rotad());
-    assert!(dynamic.contains(&PT_INTERP), "the test sees no interpreter where one is: {dynamic:?}");
+    assert!(
+        dynamic.contains(&PT_INTERP),
+        "the test sees no interpreter where one is: {dynamic:?}"
+    );
     let headers = program_headers(&static_rotad());
-    assert!(!headers.is_empty() && !headers.contains(&PT_INTERP), "{headers:?}");
+    assert!(
+        !headers.is_empty() && !headers.contains(&PT_INTERP),
+        "{headers:?}"
+    );
 }
 
 /// Users and groups are those of /etc/passwd and /etc/group, whatever nsswitch.conf names; a pool of another user's
 /// starts, is rolled and stops.
 #[test]
 fn it_knows_users_where_there_is_nothing_but_the_files() {
-    let Some(mut jail) = Jail::new(POOLS) else { return };
+    let Some(mut jail) = Jail::new(POOLS) else {
+        return;
+    };
     jail.write("etc/nsswitch.conf", "passwd: sss ldap\ngroup: sss ldap\n");
     jail.start();
     let status = jail.await_ready();
@@ -54,9 +62,15 @@ fn it_knows_users_where_there_is_nothing_but_the_files() {
         ids = ids.split_whitespace().collect::<Vec<_>>().join(" ");
         ids
     };
-    assert_eq!((of("testworker", "Uid"), of("testworker", "Gid")), (four(65534), four(65534)));
+    assert_eq!(
+        (of("testworker", "Uid"), of("testworker", "Gid")),
+        (four(65534), four(65534))
+    );
     assert_eq!(of("testworker", "Groups"), "44 65534");
-    assert_eq!((of("rotad", "Uid"), of("rotad", "Gid")), (four(33), four(65534)));
+    assert_eq!(
+        (of("rotad", "Uid"), of("rotad", "Gid")),
+        (four(33), four(65534))
+    );
     assert_eq!(of("rotad", "Groups"), "44 65534");
     let socket = jail.exec(&["/bin/busybox", "stat", "-c", "%u:%g", "/run/web.sock"]);
     assert_eq!(socket.out.trim(), "33:44", "{socket:?}");
@@ -64,11 +78,17 @@ fn it_knows_users_where_there_is_nothing_but_the_files() {
     assert_eq!(run.code, 0, "{}", run.text());
     assert_eq!(pool(&jail.await_ready(), "web")["generation"], 2);
 
-    let text = POOLS.replace("\"nobody\"", "\"nobodi\"").replace("\"nogroup\"", "\"nogrup\"");
+    let text = POOLS
+        .replace("\"nobody\"", "\"nobodi\"")
+        .replace("\"nogroup\"", "\"nogrup\"");
     jail.write("etc/rotad/rotad.toml", &text);
     let run = jail.rotad(&["check"]);
     assert_eq!(run.code, 78, "{}", run.text());
-    assert!(run.text().contains("unknown user `nobodi`") && run.text().contains("unknown group `nogrup`"), "{run:?}");
+    assert!(
+        run.text().contains("unknown user `nobodi`")
+            && run.text().contains("unknown group `nogrup`"),
+        "{run:?}"
+    );
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(20).code(), Some(0));
 }
@@ -76,9 +96,18 @@ fn it_knows_users_where_there_is_nothing_but_the_files() {
 /// A child of the master with this program.
 fn worker(jail: &Jail, name: &str) -> i32 {
     let is = |pid: &i32| proc::command_line(*pid).contains(name);
-    proc::children(jail.pid()).into_iter().find(is).expect("a worker")
+    proc::children(jail.pid())
+        .into_iter()
+        .find(is)
+        .expect("a worker")
 }
 
 fn four(id: u32) -> String {
-    [id.to_string(), id.to_string(), id.to_string(), id.to_string()].join(" ")
+    [
+        id.to_string(),
+        id.to_string(),
+        id.to_string(),
+        id.to_string(),
+    ]
+    .join(" ")
 }

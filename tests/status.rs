@@ -19,12 +19,34 @@ ready = "spawned"
 #[test]
 fn into_head() {
     let site = Site::up(WEB);
-    for verb in ["status", "status --json", "status web", "events", "events --json"] {
+    for verb in [
+        "status",
+        "status --json",
+        "status web",
+        "events",
+        "events --json",
+    ] {
         let mut shell = Command::new("sh");
-        let line = format!("{} {verb} -c {} | head -n 1", support::rotad().display(), site.config.display());
-        let out = shell.args(["-c", &line]).stdin(Stdio::null()).output().expect("a shell");
-        assert!(out.stderr.is_empty(), "{verb}: {}", String::from_utf8_lossy(&out.stderr));
-        assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 1, "{verb}");
+        let line = format!(
+            "{} {verb} -c {} | head -n 1",
+            support::rotad().display(),
+            site.config.display()
+        );
+        let out = shell
+            .args(["-c", &line])
+            .stdin(Stdio::null())
+            .output()
+            .expect("a shell");
+        assert!(
+            out.stderr.is_empty(),
+            "{verb}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&out.stdout).lines().count(),
+            1,
+            "{verb}"
+        );
     }
 }
 
@@ -34,18 +56,35 @@ fn what_a_worker_says_is_harmless() {
     let site = Site::up(WEB);
     let pid = pids(&site.await_ready(), "web")[0];
     let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("its environment");
-    let variable = environment.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NOTIFY_SOCKET="));
+    let variable = environment
+        .split(|byte| *byte == 0)
+        .find_map(|pair| pair.strip_prefix(b"NOTIFY_SOCKET="));
     let path = String::from_utf8(variable.expect("NOTIFY_SOCKET").to_vec()).expect("a path");
     let socket = UnixDatagram::unbound().expect("a socket");
-    socket.send_to(b"STATUS=busy \x1b]0;evil\x07 \xc2\x9b2J", path).expect("sent");
+    socket
+        .send_to(b"STATUS=busy \x1b]0;evil\x07 \xc2\x9b2J", path)
+        .expect("sent");
     site.await_status("it says so", 10, |status| {
-        pool(status, "web")["workers"][0]["says"].as_str().is_some_and(|says| says.contains("busy"))
+        pool(status, "web")["workers"][0]["says"]
+            .as_str()
+            .is_some_and(|says| says.contains("busy"))
     });
-    for arguments in [&["status"][..], &["status", "web"], &["status", "--json"], &["status", "web", "--json"]] {
+    for arguments in [
+        &["status"][..],
+        &["status", "web"],
+        &["status", "--json"],
+        &["status", "web", "--json"],
+    ] {
         let run = site.rotad(arguments);
         assert_eq!(run.code, 0);
-        assert!(run.out.chars().all(|c| !c.is_control() || c == '\n'), "{arguments:?}: {run:?}");
-        assert!(!arguments.contains(&"web") || run.out.contains("evil"), "{arguments:?}: {run:?}");
+        assert!(
+            run.out.chars().all(|c| !c.is_control() || c == '\n'),
+            "{arguments:?}: {run:?}"
+        );
+        assert!(
+            !arguments.contains(&"web") || run.out.contains("evil"),
+            "{arguments:?}: {run:?}"
+        );
     }
 }
 
@@ -55,15 +94,37 @@ fn over_and_over_in_a_pipe() {
     let site = Site::up(WEB);
     for json in [false, true] {
         let mut command = Command::new(support::rotad());
-        command.args(["status", "-w", "-c"]).arg(&site.config).args(json.then_some("--json"));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a client");
-        let lines = BufReader::new(child.stdout.take().expect("its output")).lines().map(|line| line.expect("a line"));
-        let told = lines.filter(|line| if json { line.starts_with("{\"master\"") } else { line.contains(" web ") });
+        command
+            .args(["status", "-w", "-c"])
+            .arg(&site.config)
+            .args(json.then_some("--json"));
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a client");
+        let lines = BufReader::new(child.stdout.take().expect("its output"))
+            .lines()
+            .map(|line| line.expect("a line"));
+        let told = lines.filter(|line| {
+            if json {
+                line.starts_with("{\"master\"")
+            } else {
+                line.contains(" web ")
+            }
+        });
         // Dropped with its pipe once there are two.
         let tables: Vec<String> = told.take(2).collect();
-        assert!(tables.len() == 2 && tables.iter().all(|table| !table.contains('\x1b')), "{tables:?}");
+        assert!(
+            tables.len() == 2 && tables.iter().all(|table| !table.contains('\x1b')),
+            "{tables:?}"
+        );
         let end = child.wait_with_output().expect("its end");
-        assert_eq!((end.status.code(), end.stderr.len()), (Some(0), 0), "{end:?}");
+        assert_eq!(
+            (end.status.code(), end.stderr.len()),
+            (Some(0), 0),
+            "{end:?}"
+        );
     }
 }
 
@@ -73,8 +134,16 @@ fn over_and_over_on_a_terminal() {
     let site = Site::up(WEB);
     let pty = nix::pty::openpty(None, None).expect("a terminal");
     let mut command = Command::new(support::rotad());
-    command.args(["status", "-w", "-c"]).arg(&site.config).env("TERM", "xterm").env_remove("NO_COLOR");
-    let child = command.stdin(Stdio::null()).stdout(pty.slave).stderr(Stdio::null()).spawn();
+    command
+        .args(["status", "-w", "-c"])
+        .arg(&site.config)
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR");
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(pty.slave)
+        .stderr(Stdio::null())
+        .spawn();
     drop(command);
     let mut child = child.expect("a client");
     let mut screen = File::from(pty.master);
@@ -89,7 +158,10 @@ fn over_and_over_on_a_terminal() {
     while !(seen.matches("\x1b[H").count() >= 2 && seen.contains("web")) {
         assert!(more(&mut seen), "{seen:?}");
     }
-    assert!(seen.starts_with("\x1b[?1049h") && seen.contains("\x1b[32m●\x1b[0m"), "{seen:?}");
+    assert!(
+        seen.starts_with("\x1b[?1049h") && seen.contains("\x1b[32m●\x1b[0m"),
+        "{seen:?}"
+    );
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("the client");
     let code = until("its end", 10, || child.try_wait().expect("a child")).code();
     assert!(code.is_none_or(|code| code == 0), "{code:?}");

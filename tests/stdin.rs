@@ -31,12 +31,17 @@ fn facts(pool: &str) -> Value {
     ));
     let mut site = site;
     site.run();
-    until("the facts", 20, || site.path("facts").exists().then_some(()));
+    until("the facts", 20, || {
+        site.path("facts").exists().then_some(())
+    });
     serde_json::from_str(&site.read("facts")).expect("facts")
 }
 
 fn descriptor(facts: &Value, number: &str) -> String {
-    facts["descriptors"][number].as_str().unwrap_or_default().to_owned()
+    facts["descriptors"][number]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]

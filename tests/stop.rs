@@ -30,14 +30,23 @@ fn requests_in_flight_are_answered() {
     let _alone = alone();
     let mut site = Site::up(WEB);
     let clients = support::load::burst(&site.address(), "/", 32);
-    until("32 accepted connections", 10, || (site.accepted("web") >= 32).then_some(()));
+    until("32 accepted connections", 10, || {
+        (site.accepted("web") >= 32).then_some(())
+    });
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
-    let answers: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+    let answers: Vec<_> = clients
+        .into_iter()
+        .map(|client| client.join().expect("a client"))
+        .collect();
     let lost: Vec<_> = answers.iter().filter(|answer| answer.is_err()).collect();
     assert!(lost.is_empty(), "{} of 32 lost: {lost:?}", lost.len());
     assert_eq!(site.await_exit(10).code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        asked.elapsed()
+    );
     assert!(!site.path("master.pid").exists(), "the pid file is removed");
     site.assert_empty();
 }
@@ -51,7 +60,10 @@ fn a_deaf_worker_is_killed_at_its_deadline() {
     let run = site.rotad(&["stop"]);
     assert_eq!(run.code, 0, "{run:?}");
     let took = asked.elapsed();
-    assert!(took >= Duration::from_millis(1900) && took < Duration::from_secs(3), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(1900) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
     site.await_exit(2);
     site.assert_empty();
 }
@@ -60,14 +72,16 @@ fn a_deaf_worker_is_killed_at_its_deadline() {
 #[test]
 fn steps() {
     let _alone = alone();
-    let steps =
-        "[{ wait = \"500ms\" }, { signal = \"QUIT\", wait = \"500ms\" }, { signal = \"TERM\", wait = \"500ms\" }]";
+    let steps = "[{ wait = \"500ms\" }, { signal = \"QUIT\", wait = \"500ms\" }, { signal = \"TERM\", wait = \"500ms\" }]";
     let mut site = Site::up(&deaf(steps));
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
     site.await_exit(5);
     let took = asked.elapsed();
-    assert!(took >= Duration::from_millis(1400) && took < Duration::from_millis(2500), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(1400) && took < Duration::from_millis(2500),
+        "{took:?}"
+    );
     site.assert_empty();
 }
 
@@ -89,22 +103,41 @@ stop = "5s"
     );
     let escaped = |file: &str| {
         until("two grandchildren", 10, || {
-            let pids: Vec<i32> = site.lines(file).iter().filter_map(|line| line.parse().ok()).collect();
+            let pids: Vec<i32> = site
+                .lines(file)
+                .iter()
+                .filter_map(|line| line.parse().ok())
+                .collect();
             (pids.len() == 2).then_some(pids)
         })
     };
     let (first, others) = (escaped("escaped"), escaped("others"));
     // One worker is replaced: its grandchildren go, those of the others stay.
     assert_eq!(site.rotad(&["roll", "family"]).code, 0);
-    until("the old worker's grandchildren are gone", 10, || first.iter().all(|pid| proc::gone(*pid)).then_some(()));
-    assert!(others.iter().all(|pid| !proc::gone(*pid)), "the grandchildren of another worker were touched");
+    until("the old worker's grandchildren are gone", 10, || {
+        first.iter().all(|pid| proc::gone(*pid)).then_some(())
+    });
+    assert!(
+        others.iter().all(|pid| !proc::gone(*pid)),
+        "the grandchildren of another worker were touched"
+    );
     // A worker crashes: its grandchildren are swept.
     let second: Vec<i32> = until("two new grandchildren", 10, || {
-        let all: Vec<i32> = site.lines("escaped").iter().filter_map(|line| line.parse().ok()).collect();
+        let all: Vec<i32> = site
+            .lines("escaped")
+            .iter()
+            .filter_map(|line| line.parse().ok())
+            .collect();
         (all.len() == 4).then(|| all[2..].to_vec())
     });
-    kill(Pid::from_raw(pids(&site.await_ready(), "family")[0]), Signal::SIGKILL).expect("a worker");
-    until("the dead worker's grandchildren are gone", 10, || second.iter().all(|pid| proc::gone(*pid)).then_some(()));
+    kill(
+        Pid::from_raw(pids(&site.await_ready(), "family")[0]),
+        Signal::SIGKILL,
+    )
+    .expect("a worker");
+    until("the dead worker's grandchildren are gone", 10, || {
+        second.iter().all(|pid| proc::gone(*pid)).then_some(())
+    });
     site.await_ready();
     site.signal(Signal::SIGTERM);
     site.await_exit(10);
@@ -118,16 +151,26 @@ fn at_once() {
     let mut site = Site::up(&deaf("\"60s\""));
     let asked = Instant::now();
     assert_eq!(site.rotad(&["stop", "--now"]).code, 0);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     site.await_exit(2);
     site.assert_empty();
     let mut site = Site::up(&deaf("\"60s\""));
     site.signal(Signal::SIGINT);
-    site.await_status("stopping", 5, |status| status["master"]["state"] == "stopping");
+    site.await_status("stopping", 5, |status| {
+        status["master"]["state"] == "stopping"
+    });
     let asked = Instant::now();
     site.signal(Signal::SIGINT);
     site.await_exit(3);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     site.assert_empty();
 }
 
@@ -138,11 +181,17 @@ fn a_second_term_changes_nothing() {
     let mut site = Site::up(&deaf("\"2s\""));
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
-    site.await_status("stopping", 5, |status| status["master"]["state"] == "stopping");
+    site.await_status("stopping", 5, |status| {
+        status["master"]["state"] == "stopping"
+    });
     site.signal(Signal::SIGTERM);
     site.signal(Signal::SIGQUIT);
     site.await_exit(5);
-    assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() >= Duration::from_millis(1900),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 /// Whoever is cut short is named in the log and in an event, with how long it was waited for, its own STATUS= and its
@@ -161,19 +210,36 @@ stop = "1s"
     );
     let pid = pids(&site.await_ready(), "import")[0];
     site.write("say", "STATUS=job 4711: import of shop 12");
-    until("its status is known", 10, || site.rotad(&["status", "import"]).out.contains("job 4711").then_some(()));
+    until("its status is known", 10, || {
+        site.rotad(&["status", "import"])
+            .out
+            .contains("job 4711")
+            .then_some(())
+    });
     assert_eq!(site.rotad(&["roll", "import"]).code, 0);
     let text = r#"did not stop within 1.0 s: killed; its status: "job 4711: import of shop 12"; its last line: "item 17 of 40""#;
     let kill = until("the event", 10, || {
         let events = site.rotad(&["events", "--json"]).out;
-        let mut events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event"));
+        let mut events = events
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event"));
         events.find(|event| event["event"] == "kill" && event["cause"] == "stop-timeout")
     });
     assert_eq!(kill["text"], text);
-    assert_eq!((&kill["pool"], &kill["slot"], &kill["pid"]), (&"import".into(), &0.into(), &pid.into()));
-    let named = site.lines("master.log").into_iter().find(|line| line.contains("did not stop within 1.0 s"));
-    let named: serde_json::Value = serde_json::from_str(&named.expect("a line of the log")).expect("JSON");
-    assert_eq!((&named["level"], &named["pool"], &named["pid"]), (&"WARN".into(), &"import".into(), &pid.into()));
+    assert_eq!(
+        (&kill["pool"], &kill["slot"], &kill["pid"]),
+        (&"import".into(), &0.into(), &pid.into())
+    );
+    let named = site
+        .lines("master.log")
+        .into_iter()
+        .find(|line| line.contains("did not stop within 1.0 s"));
+    let named: serde_json::Value =
+        serde_json::from_str(&named.expect("a line of the log")).expect("JSON");
+    assert_eq!(
+        (&named["level"], &named["pool"], &named["pid"]),
+        (&"WARN".into(), &"import".into(), &pid.into())
+    );
     site.signal(Signal::SIGTERM);
     site.await_exit(5);
 }
@@ -188,7 +254,11 @@ fn the_cap() {
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
     site.await_exit(5);
-    assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_millis(2500),
+        "{:?}",
+        asked.elapsed()
+    );
     site.assert_empty();
     let text = "killed 1.0 s after it was asked to stop: the stop of everything takes too long";
     assert_eq!(site.log().matches(text).count(), 2, "{}", site.log());
@@ -201,11 +271,17 @@ fn a_worker_that_is_paused() {
     let mut site = Site::up(WEB);
     let worker = pids(&site.await_ready(), "web")[0];
     kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("a worker");
-    until("it is paused", 5, || (proc::stat(worker)?[0] == "T").then_some(()));
+    until("it is paused", 5, || {
+        (proc::stat(worker)?[0] == "T").then_some(())
+    });
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
     site.await_exit(15);
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
     site.assert_empty();
 }
 
@@ -238,6 +314,14 @@ fn a_worker_that_asks_for_more() {
     let asked = Instant::now();
     site.signal(Signal::SIGTERM);
     site.await_exit(10);
-    assert!(asked.elapsed() >= Duration::from_millis(2400), "killed after {:?}", asked.elapsed());
-    assert!(asked.elapsed() < Duration::from_millis(5500), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() >= Duration::from_millis(2400),
+        "killed after {:?}",
+        asked.elapsed()
+    );
+    assert!(
+        asked.elapsed() < Duration::from_millis(5500),
+        "{:?}",
+        asked.elapsed()
+    );
 }

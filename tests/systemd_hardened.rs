@@ -66,9 +66,16 @@ while (!$leave) {
 
 /// What pip has installed. Its interpreter may be where www-data cannot go; Debian's runs it as well.
 fn site_packages() -> PathBuf {
-    let versions = fs::read_dir(venv().join("lib")).expect("target/venv").flatten();
-    let mut places = versions.map(|version| version.path().join("site-packages")).filter(|place| place.exists());
-    places.next().and_then(|place| place.canonicalize().ok()).expect("site-packages")
+    let versions = fs::read_dir(venv().join("lib"))
+        .expect("target/venv")
+        .flatten();
+    let mut places = versions
+        .map(|version| version.path().join("site-packages"))
+        .filter(|place| place.exists());
+    places
+        .next()
+        .and_then(|place| place.canonicalize().ok())
+        .expect("site-packages")
 }
 
 fn shop() -> Option<SystemdBox> {
@@ -92,7 +99,10 @@ fn workers_of_another_user_are_rolled() {
     let _alone = alone();
     let Some(systemd) = shop() else { return };
     systemd.start(SERVICE);
-    let loads = [Load::on("127.0.0.1:80", 2, 0), Load::on("127.0.0.1:80", 0, 2)];
+    let loads = [
+        Load::on("127.0.0.1:80", 2, 0),
+        Load::on("127.0.0.1:80", 0, 2),
+    ];
     let php = Load::on(&systemd.unix("/run/rotad/local.sock"), 1, 0);
     let answers = || loads.iter().for_each(|load| load.await_more(30));
     for _ in 0..2 {
@@ -106,13 +116,21 @@ fn workers_of_another_user_are_rolled() {
     }
     php.stop().assert_nothing_lost(30);
     facts(&systemd);
-    let warnings = systemd.journal(&["-u", SERVICE, "-t", "rotad", "-p", "warning", "-o", "cat", "-q"]);
+    let warnings = systemd.journal(&[
+        "-u", SERVICE, "-t", "rotad", "-p", "warning", "-o", "cat", "-q",
+    ]);
     // A machine under load pauses everybody.
-    let warnings: Vec<&str> = warnings.lines().filter(|line| !line.contains("was paused")).collect();
+    let warnings: Vec<&str> = warnings
+        .lines()
+        .filter(|line| !line.contains("was paused"))
+        .collect();
     assert_eq!(warnings, Vec::<&str>::new());
     assert!(systemd.read("/var/log/rotad/php.log").contains("php is up"));
     let stopped = systemd.systemctl("stop", SERVICE);
-    assert!(stopped.code == 0 && systemd.show(SERVICE, "Result") == "success", "{stopped:?}");
+    assert!(
+        stopped.code == 0 && systemd.show(SERVICE, "Result") == "success",
+        "{stopped:?}"
+    );
     assert_eq!(systemd.pids_of("gunicorn|local.php"), Vec::<i32>::new());
 }
 
@@ -122,15 +140,31 @@ fn facts(systemd: &SystemdBox) {
     let worker = pids(&status, "web")[0];
     let fact = |name: &str| {
         let text = systemd.read(&format!("/proc/{worker}/status"));
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")).map(str::to_string));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_string()
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}:")).map(str::to_string));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .trim()
+            .to_string()
     };
     let id = systemd.ok(&["id", "-u", "www-data"]);
     assert_eq!(fact("Uid").split_whitespace().next(), Some(id.trim()));
-    assert_eq!((fact("NoNewPrivs").as_str(), fact("Seccomp").as_str()), ("1", "2"));
+    assert_eq!(
+        (fact("NoNewPrivs").as_str(), fact("Seccomp").as_str()),
+        ("1", "2")
+    );
     assert_eq!(fact("CapEff"), "0000000000000000");
-    assert_eq!(systemd.ok(&["ps", "-o", "ni=", "-p", &worker.to_string()]).trim(), "-5");
-    assert!(systemd.read(&format!("/proc/{worker}/limits")).contains("1234"));
+    assert_eq!(
+        systemd
+            .ok(&["ps", "-o", "ni=", "-p", &worker.to_string()])
+            .trim(),
+        "-5"
+    );
+    assert!(
+        systemd
+            .read(&format!("/proc/{worker}/limits"))
+            .contains("1234")
+    );
     let cgroup = systemd.read(&format!("/proc/{worker}/cgroup"));
     assert!(cgroup.contains("/rotad.service/rotad-"), "{cgroup}");
 }
@@ -138,7 +172,9 @@ fn facts(systemd: &SystemdBox) {
 /// What the shipped unit leaves to workers and the hardened one does not: more rights by a program's own.
 #[test]
 fn only_the_hardened_service_keeps_programs_from_more_rights() {
-    let Some(systemd) = SystemdBox::boot() else { return };
+    let Some(systemd) = SystemdBox::boot() else {
+        return;
+    };
     let rises = "[listen.http]\naddress = '127.0.0.1:8080'\n[pool.web]\nlisten = ['http']\nuser = 'www-data'\n\
                  command = ['testworker', 'http']\n";
     systemd.write(CONFIG, rises);

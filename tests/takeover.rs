@@ -35,7 +35,10 @@ fn kill_master(site: &mut Site) {
 
 /// What runs of a site, but for its master.
 fn others(site: &Site, master: i32) -> Vec<i32> {
-    site.processes().into_iter().filter(|pid| *pid != master).collect()
+    site.processes()
+        .into_iter()
+        .filter(|pid| *pid != master)
+        .collect()
 }
 
 /// Nobody but this master and the workers of its status.
@@ -44,7 +47,10 @@ fn assert_nothing_twice(site: &Site, context: &str) {
     let master = site.pid();
     let of = |status: &serde_json::Value| -> Vec<i32> {
         let pools = status["pools"].as_array().expect("pools");
-        pools.iter().flat_map(|pool| pids(status, pool["name"].as_str().expect("a name"))).collect()
+        pools
+            .iter()
+            .flat_map(|pool| pids(status, pool["name"].as_str().expect("a name")))
+            .collect()
     };
     let workers = of(&status);
     // Whoever descends from one of them is its own affair.
@@ -60,14 +66,22 @@ fn assert_nothing_twice(site: &Site, context: &str) {
         .filter(|pid| !is_theirs(pid) && !proc::gone(*pid))
         .map(|pid| (pid, proc::command_line(pid), proc::stat(pid)))
         .collect();
-    assert!(strangers.is_empty(), "{context}: running beside the workers {workers:?} of {master}: {strangers:?}");
+    assert!(
+        strangers.is_empty(),
+        "{context}: running beside the workers {workers:?} of {master}: {strangers:?}"
+    );
 }
 
 /// Kills at seeded moments of starts, rolls, stops and take-overs. `ROTAD_KILLS`: how many; `ROTAD_SEED`.
 #[test]
 fn killed_at_any_moment() {
     let _alone = alone();
-    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(default)
+    };
     let (kills, seed) = (number("ROTAD_KILLS", 48), number("ROTAD_SEED", 9));
     let mut random = Random::new(seed);
     let tree = r#"
@@ -94,10 +108,17 @@ stop = "10s"
 surge = 3
 soak = "0s"
 "#;
-    let other = if nix::unistd::geteuid().is_root() { other } else { "" };
+    let other = if nix::unistd::geteuid().is_root() {
+        other
+    } else {
+        ""
+    };
     let mut site = Site::new(&format!("{JOBS}{tree}{other}"));
     // A child in its session without an environment, one in a session of its own, and the worker itself.
-    site.write("tree.sh", "env -i sleep 1000 & setsid sleep 1001 & trap 'exit 0' TERM; while :; do wait; done");
+    site.write(
+        "tree.sh",
+        "env -i sleep 1000 & setsid sleep 1001 & trap 'exit 0' TERM; while :; do wait; done",
+    );
     let (mut at, mut found, mut most) = (BTreeMap::<&str, u32>::new(), 0, Duration::ZERO);
     let mut done = 0;
     while done < kills {
@@ -107,8 +128,18 @@ soak = "0s"
             "roll" | "stop" => {
                 site.await_ready();
                 let mut asked = Command::new(support::rotad());
-                asked.arg(moment).arg("-c").arg(&site.config).stdin(Stdio::null());
-                Some(asked.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a verb"))
+                asked
+                    .arg(moment)
+                    .arg("-c")
+                    .arg(&site.config)
+                    .stdin(Stdio::null());
+                Some(
+                    asked
+                        .stdout(Stdio::null())
+                        .stderr(Stdio::null())
+                        .spawn()
+                        .expect("a verb"),
+                )
             }
             _ => None,
         };
@@ -142,14 +173,19 @@ soak = "0s"
             site.assert_empty();
         }
     }
-    let text = format!("{kills} kills, seed {seed}: {at:?}, {found} leftovers seen, slowest start {most:?}");
+    let text = format!(
+        "{kills} kills, seed {seed}: {at:?}, {found} leftovers seen, slowest start {most:?}"
+    );
     eprintln!("{text}");
 }
 
 /// The master in the foreground, as a child of ours.
 fn spawn_run(site: &Site) -> Child {
     let mut command = site.run_command();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.spawn().expect("rotad run")
 }
 
@@ -169,31 +205,49 @@ fn refusal(site: &Site) -> String {
 #[test]
 fn by_itself() {
     let mut site = Site::up(JOBS);
-    for (round, more) in [&["start"][..], &["start", "--take-over"], &["run"]].into_iter().enumerate() {
+    for (round, more) in [&["start"][..], &["start", "--take-over"], &["run"]]
+        .into_iter()
+        .enumerate()
+    {
         let workers = pids(&site.await_ready(), "jobs");
         assert_eq!(workers.len(), 8);
         kill_master(&mut site);
         let refused = site.rotad(&["start", "--no-take-over"]);
         assert_eq!(refused.code, 1, "{refused:?}");
         for worker in &workers {
-            assert!(refused.err.contains(&format!("pid {worker}")), "{worker} is not named: {refused:?}");
+            assert!(
+                refused.err.contains(&format!("pid {worker}")),
+                "{worker} is not named: {refused:?}"
+            );
             assert!(!proc::gone(*worker), "{worker} was touched");
         }
-        assert!(refused.err.contains("--no-take-over"), "it says what to do: {refused:?}");
+        assert!(
+            refused.err.contains("--no-take-over"),
+            "it says what to do: {refused:?}"
+        );
         if more[0] == "run" {
             site.run();
         } else {
             let run = site.rotad(more);
             assert_eq!(run.code, 0, "{run:?}");
-            assert!(run.out.contains("was killed") && run.out.contains("is stopped"), "it says what it did: {run:?}");
+            assert!(
+                run.out.contains("was killed") && run.out.contains("is stopped"),
+                "it says what it did: {run:?}"
+            );
         }
         assert_nothing_twice(&site, &format!("round {round}"));
-        assert!(workers.iter().all(|worker| proc::gone(*worker)), "the old workers are gone");
+        assert!(
+            workers.iter().all(|worker| proc::gone(*worker)),
+            "the old workers are gone"
+        );
         let events = site.rotad(&["events"]);
         assert!(events.out.contains("took-over"), "{events:?}");
         let termed = site.lines("terms");
         let asked = |pid: &i32| termed.contains(&pid.to_string());
-        assert!(workers.iter().all(asked), "they were asked, not killed: {workers:?} {termed:?}");
+        assert!(
+            workers.iter().all(asked),
+            "they were asked, not killed: {workers:?} {termed:?}"
+        );
     }
     site.signal(Signal::SIGTERM);
     assert_eq!(site.await_exit(20).code(), Some(0));
@@ -206,9 +260,15 @@ fn by_itself() {
 fn a_killed_master_that_the_kernel_holds() {
     let _alone = alone();
     let mut site = Site::new(JOBS);
-    let Some(mut disk) = support::Frozen::mount(&site.path("")) else { return };
+    let Some(mut disk) = support::Frozen::mount(&site.path("")) else {
+        return;
+    };
     let log = site.path("master.log").display().to_string();
-    site.configure(&site.read("rotad.toml").replace(&log, &disk.path("master.log").display().to_string()));
+    site.configure(
+        &site
+            .read("rotad.toml")
+            .replace(&log, &disk.path("master.log").display().to_string()),
+    );
     site.run();
     let workers = pids(&site.await_ready(), "jobs");
     disk.freeze();
@@ -218,13 +278,23 @@ fn a_killed_master_that_the_kernel_holds() {
     let hangs = || proc::threads_in(master, "D") > 0;
     until("a thread hangs", 10, || hangs().then_some(()));
     kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
-    until("its main thread is gone", 5, || proc::gone(master).then_some(()));
+    until("its main thread is gone", 5, || {
+        proc::gone(master).then_some(())
+    });
     let start = site.rotad(&["start"]);
     assert_eq!(start.code, 1, "{start:?}");
-    assert!(start.err.contains(&format!("a master that was killed (pid {master})")), "{start:?}");
+    assert!(
+        start
+            .err
+            .contains(&format!("a master that was killed (pid {master})")),
+        "{start:?}"
+    );
     assert!(!start.err.contains("already running"), "{start:?}");
     let status = site.rotad(&["status"]);
-    assert!(status.code == 4 && status.err.contains("was killed"), "{status:?}");
+    assert!(
+        status.code == 4 && status.err.contains("was killed"),
+        "{status:?}"
+    );
     disk.thaw();
     site.await_exit(10);
     assert_eq!(site.rotad(&["start"]).code, 0);
@@ -254,16 +324,28 @@ stdout = "@DIR@/web.log"
     );
     site.run();
     let workers = pids(&site.await_ready(), "web");
-    until("they print", 10, || (site.read("web.log").len() > 100_000).then_some(()));
+    until("they print", 10, || {
+        (site.read("web.log").len() > 100_000).then_some(())
+    });
     kill_master(&mut site);
     // A full pipe: the writer sleeps.
     let hangs = |pid: &i32| proc::syscall(*pid) == Some(nix::libc::SYS_write);
-    until("they hang on their pipes", 20, || workers.iter().all(hangs).then_some(()));
+    until("they hang on their pipes", 20, || {
+        workers.iter().all(hangs).then_some(())
+    });
     let began = Instant::now();
     site.run();
     assert_nothing_twice(&site, "printers");
-    assert!(began.elapsed() < Duration::from_secs(10), "they were heard while they stopped: {:?}", began.elapsed());
-    let last = site.lines("web.log").iter().filter(|line| line.as_str() == "last").count();
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "they were heard while they stopped: {:?}",
+        began.elapsed()
+    );
+    let last = site
+        .lines("web.log")
+        .iter()
+        .filter(|line| line.as_str() == "last")
+        .count();
     assert!(last >= 2, "their last words are written: {last}");
 }
 
@@ -294,9 +376,21 @@ stop = "1s"
     kill_master(&mut site);
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(site.lines("order"), [job.as_str(), job.as_str(), db.as_str(), db.as_str()], "asked and ended, in turn");
-    assert!(run.out.contains(&format!("killed at the end of their stop steps: deaf/0: pid {deaf}")), "{run:?}");
-    assert!(!run.out.contains(&format!("stop steps: job/0: pid {job}")), "{run:?}");
+    assert_eq!(
+        site.lines("order"),
+        [job.as_str(), job.as_str(), db.as_str(), db.as_str()],
+        "asked and ended, in turn"
+    );
+    assert!(
+        run.out.contains(&format!(
+            "killed at the end of their stop steps: deaf/0: pid {deaf}"
+        )),
+        "{run:?}"
+    );
+    assert!(
+        !run.out.contains(&format!("stop steps: job/0: pid {job}")),
+        "{run:?}"
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
@@ -308,18 +402,33 @@ fn killed_again_in_the_middle() {
     let workers = pids(&site.await_ready(), "jobs");
     kill_master(&mut site);
     let mut second = spawn_run(&site);
-    until("they are asked", 10, || (site.lines("terms").len() == 8).then_some(()));
+    until("they are asked", 10, || {
+        (site.lines("terms").len() == 8).then_some(())
+    });
     second.kill().expect("a kill");
     second.wait().expect("its end");
-    assert!(workers.iter().any(|worker| !proc::gone(*worker)), "in the middle");
+    assert!(
+        workers.iter().any(|worker| !proc::gone(*worker)),
+        "in the middle"
+    );
     let mut starts: Vec<Child> = (0..2)
         .map(|_| {
             let mut command = Command::new(support::rotad());
-            command.args(["start", "-c"]).arg(&site.config).stdin(Stdio::null());
-            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a start")
+            command
+                .args(["start", "-c"])
+                .arg(&site.config)
+                .stdin(Stdio::null());
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a start")
         })
         .collect();
-    let mut codes: Vec<Option<i32>> = starts.iter_mut().map(|start| start.wait().expect("its end").code()).collect();
+    let mut codes: Vec<Option<i32>> = starts
+        .iter_mut()
+        .map(|start| start.wait().expect("its end").code())
+        .collect();
     codes.sort_unstable();
     assert_eq!(codes, [Some(0), Some(75)]);
     assert_nothing_twice(&site, "after two kills");
@@ -336,10 +445,15 @@ fn stopped_in_the_middle() {
     let workers = pids(&site.await_ready(), "jobs");
     kill_master(&mut site);
     let mut second = spawn_run(&site);
-    until("they are asked", 10, || (site.lines("terms").len() == 8).then_some(()));
+    until("they are asked", 10, || {
+        (site.lines("terms").len() == 8).then_some(())
+    });
     kill(Pid::from_raw(second.id() as i32), Signal::SIGTERM).expect("a master");
     assert_eq!(second.wait().expect("its end").code(), Some(0));
-    assert!(workers.iter().all(|worker| proc::gone(*worker)), "it has ended what it found");
+    assert!(
+        workers.iter().all(|worker| proc::gone(*worker)),
+        "it has ended what it found"
+    );
     site.assert_empty();
     assert_eq!(site.lines("terms").len(), 8, "nobody was born");
 }
@@ -363,23 +477,46 @@ fn full_runtime_directory(mended: bool) {
     let shell = |site: &Site, script: &str, command: &Command| {
         let mut inside = Command::new("unshare");
         let script = script.replace("RUN", &site.path("run").display().to_string());
-        inside.args(["-m", "sh", "-c", &script, "x"]).arg(command.get_program()).args(command.get_args());
+        inside
+            .args(["-m", "sh", "-c", &script, "x"])
+            .arg(command.get_program())
+            .args(command.get_args());
         inside
     };
-    let run = shell(&site, "mount -t tmpfs -o size=64k tmpfs RUN; exec \"$@\"", &site.run_command());
+    let run = shell(
+        &site,
+        "mount -t tmpfs -o size=64k tmpfs RUN; exec \"$@\"",
+        &site.run_command(),
+    );
     site.spawn(run);
-    let master = until("a master", 10, || site.read("master.pid").trim().parse::<i32>().ok());
+    let master = until("a master", 10, || {
+        site.read("master.pid").trim().parse::<i32>().ok()
+    });
     let inside = |site: &Site, arguments: &[&str]| {
         let mut command = Command::new("nsenter");
-        command.arg("-m").arg("-t").arg(master.to_string()).args(arguments);
+        command
+            .arg("-m")
+            .arg("-t")
+            .arg(master.to_string())
+            .args(arguments);
         let run = support::site::finish(command, 60);
-        assert!(site.config.exists() && run.code < 128, "{arguments:?}: {run:?}");
+        assert!(
+            site.config.exists() && run.code < 128,
+            "{arguments:?}: {run:?}"
+        );
         run
     };
     let rotad = |site: &Site, arguments: &[&str]| {
         let config = site.config.display().to_string();
         let binary = support::rotad().display().to_string();
-        inside(site, &[&[binary.as_str(), arguments[0], "-c", config.as_str()], &arguments[1..]].concat())
+        inside(
+            site,
+            &[
+                &[binary.as_str(), arguments[0], "-c", config.as_str()],
+                &arguments[1..],
+            ]
+            .concat(),
+        )
     };
     let ready = |site: &Site| {
         until("ready", 20, || {
@@ -390,7 +527,10 @@ fn full_runtime_directory(mended: bool) {
     };
     ready(&site);
     let fill = format!("{}/run/filler", site.path("").display());
-    inside(&site, &["dd", "if=/dev/zero", &format!("of={fill}"), "bs=1k"]);
+    inside(
+        &site,
+        &["dd", "if=/dev/zero", &format!("of={fill}"), "bs=1k"],
+    );
     for _ in 0..12 {
         assert_eq!(rotad(&site, &["roll"]).code, 0);
     }
@@ -398,10 +538,15 @@ fn full_runtime_directory(mended: bool) {
     let list = format!("{}/run/workers", site.path("").display());
     let noted = |workers: &[i32]| {
         let text = inside(&site, &["cat", &list]).out;
-        workers.iter().all(|pid| text.contains(&format!("+\t{pid}\t")))
+        workers
+            .iter()
+            .all(|pid| text.contains(&format!("+\t{pid}\t")))
     };
     assert!(noted(&workers), "there was room set aside");
-    assert!(!site.log().contains("cannot be written"), "nothing is said that is not so");
+    assert!(
+        !site.log().contains("cannot be written"),
+        "nothing is said that is not so"
+    );
     // More workers than there is room for.
     let scaled = |to: &str| {
         assert_eq!(rotad(&site, &["scale", "jobs", to]).code, 0);
@@ -410,7 +555,12 @@ fn full_runtime_directory(mended: bool) {
     let workers = scaled("300");
     site.await_log("cannot be written", 10);
     assert!(!noted(&workers), "there is no room for all of them");
-    let told = || site.log().lines().filter(|line| line.contains("cannot be written")).count();
+    let told = || {
+        site.log()
+            .lines()
+            .filter(|line| line.contains("cannot be written"))
+            .count()
+    };
     assert_eq!(told(), 1, "it is told once");
     if mended {
         inside(&site, &["rm", &fill]);
@@ -421,10 +571,17 @@ fn full_runtime_directory(mended: bool) {
     kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
     site.await_exit(5);
     let mut again = Command::new("nsenter");
-    again.args(["-m", "-t", &workers[0].to_string()]).arg(support::rotad()).args(["start", "-c"]).arg(&site.config);
+    again
+        .args(["-m", "-t", &workers[0].to_string()])
+        .arg(support::rotad())
+        .args(["start", "-c"])
+        .arg(&site.config);
     let run = support::site::finish(again, 60);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(workers.iter().all(|worker| proc::gone(*worker)), "they run beside the new ones");
+    assert!(
+        workers.iter().all(|worker| proc::gone(*worker)),
+        "they run beside the new ones"
+    );
 }
 
 /// A pipe in the place of the list of workers does not hang a start.
@@ -448,22 +605,42 @@ fn half_born() {
     let site = Site::up(&JOBS.replace("count = 8", "count = 1"));
     let master = site.pid();
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o"]).arg(site.path("trace")).args(["-e", "trace=execve"]);
-    strace.args(["-e", "inject=execve:delay_enter=1500000", "-p", &master.to_string()]);
+    strace
+        .args(["-f", "-qq", "-o"])
+        .arg(site.path("trace"))
+        .args(["-e", "trace=execve"]);
+    strace.args([
+        "-e",
+        "inject=execve:delay_enter=1500000",
+        "-p",
+        &master.to_string(),
+    ]);
     let mut strace = strace.stdin(Stdio::null()).spawn().expect("strace");
-    let traced = || proc::switches(master).into_keys().all(|thread| proc::is_traced(master, thread));
+    let traced = || {
+        proc::switches(master)
+            .into_keys()
+            .all(|thread| proc::is_traced(master, thread))
+    };
     until("every thread is traced", 10, || traced().then_some(()));
     assert_eq!(site.rotad(&["roll", "--no-wait"]).code, 0);
     // The child shares the master's memory, and so its command line.
     let child = until("a half-born child", 10, || {
         let line = proc::command_line(master);
-        site.processes().into_iter().find(|pid| proc::parent(*pid) == Some(master) && proc::command_line(*pid) == line)
+        site.processes()
+            .into_iter()
+            .find(|pid| proc::parent(*pid) == Some(master) && proc::command_line(*pid) == line)
     });
     kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
     let asked = site.rotad(&["start", "--no-take-over"]);
     assert_eq!(asked.code, 1, "{asked:?}");
-    assert!(asked.err.contains(&format!("pid {child}")), "{child} is not named: {asked:?}");
-    assert!(proc::command_line(child).contains("testworker"), "it has been waited for");
+    assert!(
+        asked.err.contains(&format!("pid {child}")),
+        "{child} is not named: {asked:?}"
+    );
+    assert!(
+        proc::command_line(child).contains("testworker"),
+        "it has been waited for"
+    );
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(proc::gone(child), "it runs on");

@@ -36,22 +36,43 @@ struct Window {
 impl Window {
     fn open(site: &Site) -> Window {
         // Close-on-exec from the start: a copy in a neighbour's child would keep the window open.
-        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
+        let master =
+            posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
         grantpt(&master).expect("its rights");
         unlockpt(&master).expect("its lock");
         let name = ptsname_r(&master).expect("its name");
-        let slave = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name);
+        let slave = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(name);
         let slave = slave.expect("the other end");
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]).current_dir(site.path(""));
-        command.env("PS1", "ready> ").env("TERM", "dumb").env("HOME", site.path("")).env_remove("HISTFILE");
+        command
+            .args(["--ctty", "bash", "--norc", "--noprofile", "-i"])
+            .current_dir(site.path(""));
+        command
+            .env("PS1", "ready> ")
+            .env("TERM", "dumb")
+            .env("HOME", site.path(""))
+            .env_remove("HISTFILE");
         let copy = || slave.try_clone().expect("a copy");
-        let shell = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("a shell");
+        let shell = command
+            .stdin(copy())
+            .stdout(copy())
+            .stderr(copy())
+            .spawn()
+            .expect("a shell");
         let keys = Arc::new(File::from(OwnedFd::from(master)));
         let seen = Arc::new(Mutex::new(String::new()));
         let (screen, into) = (Arc::downgrade(&keys), seen.clone());
         let reader = std::thread::spawn(move || read(&screen, &into));
-        let window = Window { keys: Some(keys), seen, shell, reader: Some(reader) };
+        let window = Window {
+            keys: Some(keys),
+            seen,
+            shell,
+            reader: Some(reader),
+        };
         window.sees("ready> ");
         window
     }
@@ -64,13 +85,27 @@ impl Window {
     /// `rotad run` of a site.
     fn runs(&self, site: &Site, before: &str, after: &str) {
         let rotad = support::rotad();
-        self.types(&format!("{before} {} run -c {} {after}\n", rotad.display(), site.config.display()));
+        self.types(&format!(
+            "{before} {} run -c {} {after}\n",
+            rotad.display(),
+            site.config.display()
+        ));
         site.await_ready();
     }
 
     fn sees(&self, text: &str) {
-        let found = until_some(20, || self.seen.lock().expect("the screen").contains(text).then_some(()));
-        assert!(found.is_some(), "in vain: {text:?}; on the screen: {}", self.seen.lock().expect("the screen"));
+        let found = until_some(20, || {
+            self.seen
+                .lock()
+                .expect("the screen")
+                .contains(text)
+                .then_some(())
+        });
+        assert!(
+            found.is_some(),
+            "in vain: {text:?}; on the screen: {}",
+            self.seen.lock().expect("the screen")
+        );
     }
 
     /// What came is forgotten, so that the same text can be waited for again.
@@ -88,8 +123,12 @@ fn read(screen: &Weak<File>, into: &Mutex<String>) {
             continue;
         }
         // A terminal that nobody has open any more is EIO.
-        let Ok(count @ 1..) = (&*screen).read(&mut some) else { return };
-        into.lock().expect("the screen").push_str(&String::from_utf8_lossy(&some[..count]));
+        let Ok(count @ 1..) = (&*screen).read(&mut some) else {
+            return;
+        };
+        into.lock()
+            .expect("the screen")
+            .push_str(&String::from_utf8_lossy(&some[..count]));
     }
 }
 
@@ -105,7 +144,12 @@ impl Drop for Window {
 /// Logs to the terminal, as a person who tries it out has it.
 fn site() -> Site {
     let site = Site::new(WEB);
-    let text = site.read("rotad.toml").lines().filter(|line| !line.starts_with("log_")).collect::<Vec<_>>().join("\n");
+    let text = site
+        .read("rotad.toml")
+        .lines()
+        .filter(|line| !line.starts_with("log_"))
+        .collect::<Vec<_>>()
+        .join("\n");
     site.write("rotad.toml", &text);
     site
 }
@@ -116,7 +160,12 @@ fn answers(site: &Site) {
 
 /// Nobody of the site is left but the shell.
 fn gone(site: &Site, window: &Window) {
-    let others = || site.processes().into_iter().filter(|pid| *pid != window.shell.id() as i32).collect::<Vec<_>>();
+    let others = || {
+        site.processes()
+            .into_iter()
+            .filter(|pid| *pid != window.shell.id() as i32)
+            .collect::<Vec<_>>()
+    };
     let left = until_some(5, || others().is_empty().then_some(()));
     let names: Vec<_> = others().into_iter().map(proc::command_line).collect();
     assert!(left.is_some(), "still running: {names:?}");
@@ -126,7 +175,9 @@ fn gone(site: &Site, window: &Window) {
 fn close(mut window: Window) {
     drop(window.keys.take());
     let _ = window.reader.take().map(JoinHandle::join);
-    until("the shell has ended", 10, || window.shell.try_wait().expect("a child"));
+    until("the shell has ended", 10, || {
+        window.shell.try_wait().expect("a child")
+    });
 }
 
 #[test]
@@ -136,10 +187,15 @@ fn control_c() {
     let window = Window::open(&site);
     window.runs(&site, "", "");
     let flying = burst(&site.address(), "/work/500", 8);
-    until("8 accepted connections", 10, || (site.accepted("web") >= 8).then_some(()));
+    until("8 accepted connections", 10, || {
+        (site.accepted("web") >= 8).then_some(())
+    });
     window.types("\x03");
     for request in flying {
-        request.join().expect("a client").expect("an answer to what was in flight");
+        request
+            .join()
+            .expect("a client")
+            .expect("an answer to what was in flight");
     }
     window.sees("stopped");
     window.wipes();
@@ -152,14 +208,18 @@ fn control_c() {
 #[test]
 fn control_c_twice() {
     let _alone = alone();
-    let site = Site::new("[pool.deaf]\ncommand = [\"@WORKER@\", \"wait\", \"--ignore-term\"]\nready = \"spawned\"\n");
+    let site = Site::new(
+        "[pool.deaf]\ncommand = [\"@WORKER@\", \"wait\", \"--ignore-term\"]\nready = \"spawned\"\n",
+    );
     let window = Window::open(&site);
     window.runs(&site, "", "");
     window.types("\x03");
     site.await_log("stopping", 10);
     window.types("\x03");
     site.await_log("killing what is left", 10);
-    until("the master has left", 5, || site.status().is_none().then_some(()));
+    until("the master has left", 5, || {
+        site.status().is_none().then_some(())
+    });
     gone(&site, &window);
 }
 
@@ -179,7 +239,9 @@ fn control_z() {
     window.types("fg\n");
     assert_eq!(pids(&site.await_ready(), "web"), pids(&before, "web"));
     window.types("\x1a");
-    until("it is stopped again", 10, || (proc::stat(pid)?[0] == "T").then_some(()));
+    until("it is stopped again", 10, || {
+        (proc::stat(pid)?[0] == "T").then_some(())
+    });
     window.types("bg\n");
     assert_eq!(pids(&site.await_ready(), "web"), pids(&before, "web"));
     answers(&site);
@@ -199,7 +261,9 @@ fn in_the_background() {
     window.sees("still here");
     answers(&site);
     window.types("kill %1\n");
-    until("the master has left", 10, || site.status().is_none().then_some(()));
+    until("the master has left", 10, || {
+        site.status().is_none().then_some(())
+    });
     gone(&site, &window);
 }
 
@@ -215,13 +279,19 @@ fn a_closed_window() {
     close(window);
     // What is printed now has nowhere to go, and disturbs nobody.
     // The kernel's HUP, or the shell's to its jobs, or both as one.
-    site.await_status("the window's end is known", 10, |_| site.rotad(&["events"]).out.contains("HUP"));
+    site.await_status("the window's end is known", 10, |_| {
+        site.rotad(&["events"]).out.contains("HUP")
+    });
     answers(&site);
     assert_eq!(pids(&site.await_ready(), "web"), pids(&before, "web"));
     let busy = || proc::switches(pid).values().sum::<u64>();
     let before = busy();
     support::spaced(Duration::from_secs(2));
-    assert!(busy() - before < 20, "{} switches in two seconds without a terminal", busy() - before);
+    assert!(
+        busy() - before < 20,
+        "{} switches in two seconds without a terminal",
+        busy() - before
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
@@ -239,11 +309,16 @@ fn under_nohup() {
     close(window);
     answers(&site);
     let log = site.read("nohup.out");
-    assert!(log.contains("HUP was ignored when we were started (nohup), and stays so"), "{log}");
+    assert!(
+        log.contains("HUP was ignored when we were started (nohup), and stays so"),
+        "{log}"
+    );
     let status = site.status().expect("a status");
     assert!(number(&status["master"]["uptime_s"]) > 0.0);
     kill(Pid::from_raw(site.pid()), Signal::SIGTERM).expect("the master");
-    until("the master has left", 10, || site.status().is_none().then_some(()));
+    until("the master has left", 10, || {
+        site.status().is_none().then_some(())
+    });
     site.assert_empty();
     assert!(site.read("nohup.out").contains("stopped"));
 }

@@ -12,7 +12,10 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten() {
+        for entry in fs::read_dir(&folder)
+            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+            .flatten()
+        {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
@@ -27,7 +30,10 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 }
 
 fn relative(path: &Path) -> String {
-    path.strip_prefix(root()).expect("a path of the project").display().to_string()
+    path.strip_prefix(root())
+        .expect("a path of the project")
+        .display()
+        .to_string()
 }
 
 /// The code of a line: without its comment and its strings.
@@ -56,7 +62,8 @@ fn code(line: &str) -> String {
 fn has_word(code: &str, word: &str) -> bool {
     let part = |letter: char| letter.is_alphanumeric() || letter == '_';
     code.match_indices(word).any(|(at, _)| {
-        !code[..at].chars().next_back().is_some_and(part) && !code[at + word.len()..].chars().next().is_some_and(part)
+        !code[..at].chars().next_back().is_some_and(part)
+            && !code[at + word.len()..].chars().next().is_some_and(part)
     })
 }
 
@@ -68,7 +75,11 @@ fn report(what: &str, found: Vec<String>) {
 /// wants a SAFETY comment before each block.
 #[test]
 fn unsafe_has_one_place() {
-    let allowed = ["src/sys/mod.rs", "tests/support/testworker.rs", "tests/tidy.rs"];
+    let allowed = [
+        "src/sys/mod.rs",
+        "tests/support/testworker.rs",
+        "tests/tidy.rs",
+    ];
     let attribute = |line: &str| has_word(line, "unsafe_code") && !line.contains("forbid(");
     let mut wrong = Vec::new();
     for (path, text) in [sources("src"), sources("tests"), sources("config")].concat() {
@@ -80,15 +91,26 @@ fn unsafe_has_one_place() {
     }
     report("unsafe", wrong);
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the manifest");
-    assert!(["unsafe_code", "undocumented_unsafe_blocks"].iter().all(|lint| {
-        manifest.lines().any(|line| line.strip_prefix(lint).is_some_and(|rest| rest.starts_with(" = \"deny\"")))
-    }));
+    assert!(
+        ["unsafe_code", "undocumented_unsafe_blocks"]
+            .iter()
+            .all(|lint| {
+                manifest.lines().any(|line| {
+                    line.strip_prefix(lint)
+                        .is_some_and(|rest| rest.starts_with(" = \"deny\""))
+                })
+            })
+    );
 }
 
 /// println! and its kin panic on a full disk or a closed pipe; in the verbs alone may something of the kind stand.
 #[test]
 fn nothing_prints_but_the_verbs() {
-    find("src", &["println!", "eprintln!", "print!", "eprint!", "dbg!"], |path| path.starts_with("src/cli/"));
+    find(
+        "src",
+        &["println!", "eprintln!", "print!", "eprint!", "dbg!"],
+        |path| path.starts_with("src/cli/"),
+    );
 }
 
 /// Tests wait for events, never for time; what polls for a condition stands in tests/support.
@@ -106,7 +128,10 @@ fn nothing_is_left_for_later() {
             continue;
         }
         for (number, line) in text.lines().enumerate() {
-            if ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"].iter().any(|word| has_word(line, word)) {
+            if ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"]
+                .iter()
+                .any(|word| has_word(line, word))
+            {
                 found.push(format!("{path}:{}: {}", number + 1, line.trim()));
             }
         }
@@ -116,12 +141,16 @@ fn nothing_is_left_for_later() {
 
 fn find(folder: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
     let mut found = Vec::new();
-    for (path, text) in sources(folder).into_iter().filter(|(path, _)| !allowed(path)) {
+    for (path, text) in sources(folder)
+        .into_iter()
+        .filter(|(path, _)| !allowed(path))
+    {
         for (number, line) in text.lines().enumerate() {
             let code = code(line);
             if words.iter().any(|word| {
                 let part = |letter: char| letter.is_alphanumeric() || letter == '_';
-                code.match_indices(word).any(|(at, _)| !code[..at].chars().next_back().is_some_and(part))
+                code.match_indices(word)
+                    .any(|(at, _)| !code[..at].chars().next_back().is_some_and(part))
             }) {
                 found.push(format!("{path}:{}: {}", number + 1, line.trim()));
             }
@@ -143,10 +172,34 @@ const MODULES: [(&str, &[&str]); 16] = [
     ("process", &["rotad_core", "plan", "sys", "event_loop"]),
     ("log", &["plan", "observe", "event_loop"]),
     ("watch", &["rotad_core", "event_loop"]),
-    ("probe", &["rotad_core", "plan", "observe", "sys", "event_loop", "process"]),
+    (
+        "probe",
+        &[
+            "rotad_core",
+            "plan",
+            "observe",
+            "sys",
+            "event_loop",
+            "process",
+        ],
+    ),
     ("listener", &["plan", "sys", "process", "probe::accept"]),
-    ("daemon", &["plan", "observe", "sys", "event_loop", "listener"]),
-    ("runtime_dir", &["rotad_core", "plan", "control::wire", "sys", "event_loop::clock", "process", "log"]),
+    (
+        "daemon",
+        &["plan", "observe", "sys", "event_loop", "listener"],
+    ),
+    (
+        "runtime_dir",
+        &[
+            "rotad_core",
+            "plan",
+            "control::wire",
+            "sys",
+            "event_loop::clock",
+            "process",
+            "log",
+        ],
+    ),
     (
         "supervisor",
         &[
@@ -168,7 +221,20 @@ const MODULES: [(&str, &[&str]); 16] = [
         ],
     ),
     // The verbs.
-    ("cli", &["config", "plan", "control", "observe", "sys", "event_loop", "daemon", "runtime_dir", "supervisor"]),
+    (
+        "cli",
+        &[
+            "config",
+            "plan",
+            "control",
+            "observe",
+            "sys",
+            "event_loop",
+            "daemon",
+            "runtime_dir",
+            "supervisor",
+        ],
+    ),
 ];
 
 #[test]
@@ -177,17 +243,23 @@ fn imports_go_one_way() {
     for (path, text) in sources("src") {
         let inner = path.trim_start_matches("src/").trim_end_matches(".rs");
         let room = inner.split('/').next().expect("a room");
-        let rules = MODULES.iter().find(|(name, _)| *name == room).map(|(_, rules)| *rules);
+        let rules = MODULES
+            .iter()
+            .find(|(name, _)| *name == room)
+            .map(|(_, rules)| *rules);
         for (number, line) in text.lines().enumerate() {
             for import in imports(&code(line)) {
                 let allowed = match (room, rules) {
                     // Its tests are users of it, and a crate of their own.
-                    ("core", _) => import.starts_with("crate::") || path.starts_with("src/core/tests/"),
+                    ("core", _) => {
+                        import.starts_with("crate::") || path.starts_with("src/core/tests/")
+                    }
                     ("main" | "lib", None) => true,
                     (_, None) => false,
                     (_, Some(rules)) => {
                         let path = import.trim_start_matches("crate::");
-                        let under = |rule: &&str| path == *rule || path.starts_with(&format!("{rule}::"));
+                        let under =
+                            |rule: &&str| path == *rule || path.starts_with(&format!("{rule}::"));
                         under(&room) || rules.iter().any(under)
                     }
                 };
@@ -205,8 +277,15 @@ fn imports(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, start) in code.match_indices("crate::") {
         let part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
-        let path: String = code[at + start.len()..].chars().take_while(|letter| part(*letter)).collect();
-        let parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).take(2).collect();
+        let path: String = code[at + start.len()..]
+            .chars()
+            .take_while(|letter| part(*letter))
+            .collect();
+        let parts: Vec<&str> = path
+            .split("::")
+            .filter(|part| !part.is_empty())
+            .take(2)
+            .collect();
         if !parts.is_empty() {
             found.push(format!("crate::{}", parts.join("::")));
         }
@@ -223,11 +302,21 @@ fn imports(code: &str) -> Vec<String> {
 /// The core reads no clock, file, environment or random number, by the compiler's own hand.
 #[test]
 fn the_core_is_alone() {
-    let manifest = fs::read_to_string(root().join("src/core/Cargo.toml")).expect("the core's manifest");
-    assert!(!manifest.lines().any(|line| line.trim() == "[dependencies]"), "the core has dependencies");
+    let manifest =
+        fs::read_to_string(root().join("src/core/Cargo.toml")).expect("the core's manifest");
+    assert!(
+        !manifest.lines().any(|line| line.trim() == "[dependencies]"),
+        "the core has dependencies"
+    );
     let lib = fs::read_to_string(root().join("src/core/lib.rs")).expect("the core");
-    assert!(lib.contains("#![no_std]") || lib.contains("no_std"), "the core is no_std");
-    assert!(lib.contains("forbid(unsafe_code)") || manifest.contains("workspace = true"), "no unsafe in the core");
+    assert!(
+        lib.contains("#![no_std]") || lib.contains("no_std"),
+        "the core is no_std"
+    );
+    assert!(
+        lib.contains("forbid(unsafe_code)") || manifest.contains("workspace = true"),
+        "no unsafe in the core"
+    );
 }
 
 /// The pages for those who change rotad name files and folders that exist.
@@ -235,7 +324,8 @@ fn the_core_is_alone() {
 fn pages_name_paths_that_exist() {
     let mut missing = Vec::new();
     for page in ["CONTRIBUTING.md", "SECURITY.md"] {
-        let text = fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        let text =
+            fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         let quoted = text.split('`').skip(1).step_by(2);
         let ours = |word: &&str| {
             let first = word.split('/').next().unwrap_or_default();
@@ -243,7 +333,9 @@ fn pages_name_paths_that_exist() {
                 && !word.contains([' ', '*'])
                 && ["src", "tests", "docs", "config", "systemd", "packaging"].contains(&first)
         };
-        let paths = quoted.filter(ours).filter(|path| !root().join(path).exists());
+        let paths = quoted
+            .filter(ours)
+            .filter(|path| !root().join(path).exists());
         missing.extend(paths.map(|path| format!("{page}: {path}")));
     }
     report("paths that do not exist", missing);
@@ -254,17 +346,29 @@ fn pages_name_paths_that_exist() {
 fn promises_name_their_tests() {
     let page = fs::read_to_string(root().join("docs/promises.md")).expect("docs/promises.md");
     let mut missing = Vec::new();
-    for piece in page.split('`').skip(1).step_by(2).filter(|piece| piece.contains("::")) {
+    for piece in page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|piece| piece.contains("::"))
+    {
         let (file, function) = piece.split_once("::").expect("a file and a function");
         let path = root().join("tests").join(format!("{file}.rs"));
-        let there = fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {function}(")));
+        let there =
+            fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {function}(")));
         if !there {
             missing.push(piece.to_string());
         }
     }
-    report("tests that docs/promises.md names and that are not there", missing);
+    report(
+        "tests that docs/promises.md names and that are not there",
+        missing,
+    );
     for number in 1..=12 {
-        let section = page.lines().find(|line| line.starts_with(&format!("| {number} |"))).unwrap_or_default();
+        let section = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| {number} |")))
+            .unwrap_or_default();
         assert!(section.contains("::"), "promise {number} names no test");
     }
 }

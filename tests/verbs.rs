@@ -36,7 +36,13 @@ fn stop_and_start_a_pool() {
     let run = site.rotad(&["stop", "queue"]);
     assert_eq!(run.code, 0, "{run:?}");
     let status = site.status().expect("a status");
-    assert_eq!((&pool(&status, "queue")["state"], &pool(&status, "web")["state"]), (&"stopped".into(), &"ok".into()));
+    assert_eq!(
+        (
+            &pool(&status, "queue")["state"],
+            &pool(&status, "web")["state"]
+        ),
+        (&"stopped".into(), &"ok".into())
+    );
     assert_eq!(site.rotad(&["stop", "queue"]).code, 0, "stopped already");
     assert_eq!(site.rotad(&["status", "queue", "--check"]).code, 3);
     let run = site.rotad(&["start", "queue"]);
@@ -54,7 +60,12 @@ fn scale() {
     let run = site.rotad(&["scale", "web", "+1"]);
     assert_eq!(run.code, 0, "{run:?}");
     let status = site.await_status("three", 10, |status| pool(status, "web")["ready"] == 3);
-    assert!(pids(&before, "web").iter().all(|pid| pids(&status, "web").contains(pid)), "the others are not touched");
+    assert!(
+        pids(&before, "web")
+            .iter()
+            .all(|pid| pids(&status, "web").contains(pid)),
+        "the others are not touched"
+    );
     assert_eq!(site.rotad(&["scale", "web", "-2"]).code, 0);
     site.await_status("one", 10, |status| pool(status, "web")["alive"] == 1);
     assert_eq!(site.rotad(&["scale", "web", "2"]).code, 0);
@@ -68,7 +79,12 @@ fn signal() {
     let status = site.await_ready();
     let run = site.rotad(&["signal", "web", "cont"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(pids(&status, "web").iter().all(|pid| run.out.contains(&pid.to_string())), "{run:?}");
+    assert!(
+        pids(&status, "web")
+            .iter()
+            .all(|pid| run.out.contains(&pid.to_string())),
+        "{run:?}"
+    );
     assert_eq!(site.rotad(&["signal", "web/1", "SIGCONT"]).code, 0);
     assert_eq!(site.rotad(&["signal", "web/9", "18"]).code, 1);
     assert_eq!(site.rotad(&["signal", "nobody", "CONT"]).code, 4);
@@ -87,7 +103,10 @@ fn roll() {
     for line in ["web/0: pid", "web/1: pid", "(1 of 2)", "(2 of 2)"] {
         assert!(run.out.contains(line), "{line}: {run:?}");
     }
-    assert!(!run.out.contains('\x1b') && !run.out.contains('✓'), "{run:?}");
+    assert!(
+        !run.out.contains('\x1b') && !run.out.contains('✓'),
+        "{run:?}"
+    );
     let rolled = site.await_ready();
     let run = site.rotad(&["roll", "web/0"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -97,22 +116,36 @@ fn roll() {
     assert_eq!(pids(&before, "queue"), pids(&renewed, "queue"));
     assert_eq!(site.rotad(&["roll", "web/9"]).code, 4);
     let run = site.rotad(&["rollback", "web", "--drained"]);
-    assert!(run.code == 1 && run.text().contains("exactly the same files"), "there is nothing to go back to: {run:?}");
+    assert!(
+        run.code == 1 && run.text().contains("exactly the same files"),
+        "there is nothing to go back to: {run:?}"
+    );
 }
 
 #[test]
 fn reload_the_configuration_alone() {
     let site = up();
     let before = site.await_ready();
-    site.write("rotad.toml", &site.read("rotad.toml").replace("count = 2", "count = 3"));
+    site.write(
+        "rotad.toml",
+        &site.read("rotad.toml").replace("count = 2", "count = 3"),
+    );
     let plan = site.rotad(&["reload", "--dry-run"]);
     assert_eq!(plan.code, 0, "{plan:?}");
     assert!(plan.out.contains("web"), "{plan:?}");
-    assert_eq!(pool(&site.status().expect("a status"), "web")["wanted"], 2, "nothing is done");
+    assert_eq!(
+        pool(&site.status().expect("a status"), "web")["wanted"],
+        2,
+        "nothing is done"
+    );
     let run = site.rotad(&["reload", "--config"]);
     assert_eq!(run.code, 0, "{run:?}");
     let after = site.await_status("three", 10, |status| pool(status, "web")["ready"] == 3);
-    assert!(pids(&before, "web").iter().all(|pid| pids(&after, "web").contains(pid)));
+    assert!(
+        pids(&before, "web")
+            .iter()
+            .all(|pid| pids(&after, "web").contains(pid))
+    );
 }
 
 /// `--timeout` and Ctrl-C detach: 124 and 130, with what to type; the work goes on.
@@ -122,16 +155,30 @@ fn detached() {
     site.write("code", "slow 3000\nsecond");
     let run = site.rotad(&["roll", "web", "--timeout", "100ms"]);
     assert_eq!(run.code, 124, "{run:?}");
-    assert!(run.err.contains("the work goes on") && run.err.contains("rotad status -c"), "{run:?}");
-    assert_eq!(pool(&site.status().expect("a status"), "web")["reload"]["state"], "running");
+    assert!(
+        run.err.contains("the work goes on") && run.err.contains("rotad status -c"),
+        "{run:?}"
+    );
+    assert_eq!(
+        pool(&site.status().expect("a status"), "web")["reload"]["state"],
+        "running"
+    );
     let mut command = Command::new(support::rotad());
-    command.args(["roll", "web", "-c"]).arg(&site.config).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(["roll", "web", "-c"])
+        .arg(&site.config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let client = command.spawn().expect("a client");
     site.await_log("asks to roll web", 10);
-    until("both requests", 10, || (site.log().matches("asks to roll web").count() >= 2).then_some(()));
+    until("both requests", 10, || {
+        (site.log().matches("asks to roll web").count() >= 2).then_some(())
+    });
     kill(Pid::from_raw(client.id() as i32), Signal::SIGINT).expect("the client");
     let out = client.wait_with_output().expect("its end");
     assert_eq!(out.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&out.stderr).contains("the work goes on"));
-    site.await_status("it went on", 30, |status| pool(status, "web")["generation"].as_u64() >= Some(2));
+    site.await_status("it went on", 30, |status| {
+        pool(status, "web")["generation"].as_u64() >= Some(2)
+    });
 }

@@ -35,7 +35,8 @@ fn generation(status: &Value) -> u64 {
 
 fn await_generation(site: &Site, generation: u64) -> Value {
     site.await_status(&format!("generation {generation}"), 60, |status| {
-        number(&pool(status, "web")["generation"]) as u64 == generation && support::all_ready(status)
+        number(&pool(status, "web")["generation"]) as u64 == generation
+            && support::all_ready(status)
     })
 }
 
@@ -51,7 +52,11 @@ fn a_deploy_of_many_files_is_one_roll() {
         site.write(&format!("src/{file}.py"), "new");
     }
     let after = await_generation(&site, 2);
-    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+    assert!(
+        pids(&before, "web")
+            .iter()
+            .all(|pid| !pids(&after, "web").contains(pid))
+    );
     // What comes next is generation 3: there was no other roll in between.
     site.write("src/code", "ok\ntwo\n");
     await_generation(&site, 3);
@@ -95,7 +100,10 @@ fn what_matches_nothing_yet() {
     let site = up(r#"["later/**/*.py"]"#);
     let check = site.rotad(&["check"]);
     assert_eq!(check.code, 0, "{check:?}");
-    assert!(check.text().contains("later/**/*.py"), "a warning: {check:?}");
+    assert!(
+        check.text().contains("later/**/*.py"),
+        "a warning: {check:?}"
+    );
     fs::create_dir_all(site.path("later/deep")).expect("a folder");
     site.write("later/deep/a.py", "there");
     await_generation(&site, 2);
@@ -107,23 +115,38 @@ fn broken_code_saved_leaves_the_old_workers_serving() {
     let before = site.status().expect("a status");
     site.write("src/code", "exit 3\nbroken\n");
     let told = |status: &Value| {
-        ["aborted", "rolled-back"].iter().any(|state| pool(status, "web")["reload"]["state"] == *state)
+        ["aborted", "rolled-back"]
+            .iter()
+            .any(|state| pool(status, "web")["reload"]["state"] == *state)
     };
     let after = site.await_status("the roll has ended", 60, told);
-    assert_eq!((pids(&after, "web"), generation(&after)), (pids(&before, "web"), 1));
+    assert_eq!(
+        (pids(&after, "web"), generation(&after)),
+        (pids(&before, "web"), 1)
+    );
     // Mended and saved: rolled.
     site.write("src/code", "ok\ntwo\n");
-    let done = |status: &Value| pool(status, "web")["reload"]["state"] == "done" && support::all_ready(status);
+    let done = |status: &Value| {
+        pool(status, "web")["reload"]["state"] == "done" && support::all_ready(status)
+    };
     let after = site.await_status("the mended code serves", 60, done);
-    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+    assert!(
+        pids(&before, "web")
+            .iter()
+            .all(|pid| !pids(&after, "web").contains(pid))
+    );
 }
 
 /// No thread, no descriptor, no wake-up where nothing is watched.
 #[test]
 fn who_watches_nothing_has_no_watcher() {
     let threads = |site: &Site| -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", site.pid())).expect("a master").flatten();
-        tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect()
+        let tasks = fs::read_dir(format!("/proc/{}/task", site.pid()))
+            .expect("a master")
+            .flatten();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+            .collect()
     };
     let without = Site::up("[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\n");
     assert!(!threads(&without).contains(&"watcher\n".to_owned()));
@@ -136,7 +159,12 @@ fn a_changed_configuration_is_applied_and_what_it_watches_with_it() {
     let mut site = site(r#"["src/other"]"#);
     fs::create_dir_all(site.path("src")).expect("a folder");
     site.write("src/code", "ok\none\n");
-    site.write("rotad.toml", &site.read("rotad.toml").replacen("[master]", "[master]\nwatch_config = true", 1));
+    site.write(
+        "rotad.toml",
+        &site
+            .read("rotad.toml")
+            .replacen("[master]", "[master]\nwatch_config = true", 1),
+    );
     site.run();
     site.await_ready();
     site.await_log("the configuration: watching one file", 20);
@@ -144,14 +172,22 @@ fn a_changed_configuration_is_applied_and_what_it_watches_with_it() {
     let sound = site.read("rotad.toml");
     site.write("rotad.toml", &sound.replace("count = 2", "cuont = 2"));
     site.await_log("cuont", 30);
-    let changed = sound.replace("count = 2", "count = 3").replace("src/other", "src/code");
+    let changed = sound
+        .replace("count = 2", "count = 3")
+        .replace("src/other", "src/code");
     site.write("rotad.toml", &changed);
-    let wanted = |status: &Value| number(&pool(status, "web")["wanted"]) as u64 == 3 && support::all_ready(status);
+    let wanted = |status: &Value| {
+        number(&pool(status, "web")["wanted"]) as u64 == 3 && support::all_ready(status)
+    };
     let before = site.await_status("three workers", 60, wanted);
     site.await_log("web: watching one file", 20);
     site.write("src/code", "ok\ntwo\n");
     let after = await_generation(&site, generation(&before) + 1);
-    assert!(pids(&before, "web").iter().all(|pid| !pids(&after, "web").contains(pid)));
+    assert!(
+        pids(&before, "web")
+            .iter()
+            .all(|pid| !pids(&after, "web").contains(pid))
+    );
 }
 
 #[test]
@@ -160,7 +196,10 @@ fn a_stopped_pool_stays_stopped() {
     assert_eq!(site.rotad(&["stop", "web"]).code, 0);
     site.write("src/code", "ok\ntwo\n");
     site.await_log("web is stopped, and stays so", 30);
-    assert_eq!(pool(&site.status().expect("a status"), "web")["state"], "stopped");
+    assert_eq!(
+        pool(&site.status().expect("a status"), "web")["state"],
+        "stopped"
+    );
 }
 
 /// The pool's own log, also one that was put aside, the master's, and its pid file: none of them rolls anything.
@@ -182,7 +221,9 @@ keep = 2
     site.run();
     site.await_ready();
     site.await_log("watching", 20);
-    support::until("a log that was put aside", 60, || site.path("logs/web.log.2").exists().then_some(()));
+    support::until("a log that was put aside", 60, || {
+        site.path("logs/web.log.2").exists().then_some(())
+    });
     assert_changes(&site, 0);
     site.write("code", "new");
     await_generation(&site, 2);
@@ -205,12 +246,21 @@ reload = { soak = "0s", watch = ["state/*", "code"], debounce = "50ms" }
     site.run();
     site.await_log("changed files alone have rolled it 3 times", 60);
     site.await_log("state/now", 5);
-    let warned = || site.log().matches("changed files alone have rolled it").count();
+    let warned = || {
+        site.log()
+            .matches("changed files alone have rolled it")
+            .count()
+    };
     support::never("warned again", 1.0, || (warned() > 1).then_some(()));
-    let left_out = site.read("rotad.toml").replace("\"code\"]", "\"code\", \"!state/**\"]");
+    let left_out = site
+        .read("rotad.toml")
+        .replace("\"code\"]", "\"code\", \"!state/**\"]");
     site.write("rotad.toml", &left_out);
     let check = site.rotad(&["check"]);
-    assert!(check.code == 0 && !check.err.contains("matches `!state"), "{check:?}");
+    assert!(
+        check.code == 0 && !check.err.contains("matches `!state"),
+        "{check:?}"
+    );
     assert_eq!(site.rotad(&["reload", "--config"]).code, 0);
     let settled = site.await_status("rest", 20, support::all_ready);
     support::until("no roll in two seconds", 60, || {

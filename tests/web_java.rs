@@ -13,7 +13,11 @@ fn inherited_channel() {
     let _alone = alone();
     let mut site = Site::example("java");
     site.run();
-    site.await_status("javac is done and two JVMs are ready", 60, support::all_ready);
+    site.await_status(
+        "javac is done and two JVMs are ready",
+        60,
+        support::all_ready,
+    );
     site.roll_under_load(&["web"]).assert_nothing_lost(300);
     site.stop_politely(30);
     site.await_log("exited with 143", 10);

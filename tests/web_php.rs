@@ -23,8 +23,15 @@ fn a_script() {
 
 /// Debian's name has PHP's version in it.
 fn php_fpm() -> Option<PathBuf> {
-    let name = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("php-fpm"));
-    std::fs::read_dir("/usr/sbin").ok()?.flatten().map(|entry| entry.path()).find(name)
+    let name = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("php-fpm"))
+    };
+    std::fs::read_dir("/usr/sbin")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(name)
 }
 
 /// The example on a port of this test's own, with Debian's php-fpm under the name that the example has for it.
@@ -51,9 +58,12 @@ fn fpm_behind_nginx() {
     let Some((mut site, _)) = fpm() else { return };
     site.run();
     site.await_ready();
-    site.under_load(|| site.roll_alone("fpm")).assert_nothing_lost(300);
+    site.under_load(|| site.roll_alone("fpm"))
+        .assert_nothing_lost(300);
     // nginx as well: see tests/web_proxies.rs for its kept connections.
-    site.roll_under_load(&["fpm", "nginx"]).closing.assert_nothing_lost(300);
+    site.roll_under_load(&["fpm", "nginx"])
+        .closing
+        .assert_nothing_lost(300);
     site.stop_politely(40);
 }
 
@@ -62,18 +72,36 @@ fn fpm_behind_nginx() {
 #[test]
 fn fpm_on_a_unix_socket() {
     let _alone = alone();
-    let Some((mut site, socket)) = fpm() else { return };
-    site.change("rotad.toml", &format!("\"{socket}\"\n"), "\"unix:@DIR@/fpm.sock\"\nmode = \"0666\"\n");
+    let Some((mut site, socket)) = fpm() else {
+        return;
+    };
+    site.change(
+        "rotad.toml",
+        &format!("\"{socket}\"\n"),
+        "\"unix:@DIR@/fpm.sock\"\nmode = \"0666\"\n",
+    );
     site.change("rotad.toml", "{addr:fpm}", "/nonexistent/fpm");
-    site.change("php-fpm.conf", &format!("listen = {socket}"), "listen = /nonexistent/fpm");
+    site.change(
+        "php-fpm.conf",
+        &format!("listen = {socket}"),
+        "listen = /nonexistent/fpm",
+    );
     site.change("nginx.conf", &socket, "unix:@DIR@/fpm.sock");
-    site.change("public/index.php", "<?php\n", "<?php\nif (isset($_GET['slow'])) usleep(300000);\n");
+    site.change(
+        "public/index.php",
+        "<?php\n",
+        "<?php\nif (isset($_GET['slow'])) usleep(300000);\n",
+    );
     site.run();
     site.await_ready();
     let slow = Load::of(&site.address(), "/?slow", 2, 0, Duration::ZERO);
     slow.await_more(2);
-    site.under_load(|| site.roll_alone("fpm")).assert_nothing_lost(300);
+    site.under_load(|| site.roll_alone("fpm"))
+        .assert_nothing_lost(300);
     slow.stop().assert_nothing_lost(10);
-    assert!(site.path("fpm.sock").exists(), "the socket's file is still there");
+    assert!(
+        site.path("fpm.sock").exists(),
+        "the socket's file is still there"
+    );
     site.stop_politely(40);
 }

@@ -19,7 +19,11 @@ fn nginx() {
     site.await_ready();
     let rolled = site.roll_under_load(&["nginx"]);
     rolled.closing.assert_nothing_lost(300);
-    assert!(rolled.keeping.ok >= 300 && rolled.keeping.lost() <= 5 * 3, "{:?}", rolled.keeping);
+    assert!(
+        rolled.keeping.ok >= 300 && rolled.keeping.lost() <= 5 * 3,
+        "{:?}",
+        rolled.keeping
+    );
     site.stop_politely(40);
 }
 
@@ -46,10 +50,18 @@ fn ports_behind_nginx() {
     let _alone = alone();
     let mut site = Site::example("ports");
     let ports = support::free_ports(5);
-    let first: u16 = ports.split('-').next().and_then(|port| port.parse().ok()).expect("a port");
+    let first: u16 = ports
+        .split('-')
+        .next()
+        .and_then(|port| port.parse().ok())
+        .expect("a port");
     site.change("rotad.toml", "8101-8105", &ports);
     for number in 1..=5 {
-        site.change("nginx.conf", &format!("127.0.0.1:810{number}"), &format!("127.0.0.1:{}", first + number - 1));
+        site.change(
+            "nginx.conf",
+            &format!("127.0.0.1:810{number}"),
+            &format!("127.0.0.1:{}", first + number - 1),
+        );
     }
     site.run();
     site.await_ready();
@@ -57,8 +69,15 @@ fn ports_behind_nginx() {
     let rolled = site.under_load(|| site.roll_alone("api"));
     let posts = posts.stop();
     rolled.assert_nothing_lost(300);
-    assert!(rolled.closing.by_worker.len() >= 10, "answers of {:?}", rolled.closing.by_worker.keys());
+    assert!(
+        rolled.closing.by_worker.len() >= 10,
+        "answers of {:?}",
+        rolled.closing.by_worker.keys()
+    );
     let only_502 = posts.lost.keys().all(|reason| reason.contains("502"));
-    assert!(posts.ok >= 300 && only_502 && posts.lost() * 50 < posts.ok, "{posts:?}");
+    assert!(
+        posts.ok >= 300 && only_502 && posts.lost() * 50 < posts.ok,
+        "{posts:?}"
+    );
     site.stop_politely(40);
 }

@@ -29,7 +29,11 @@ fn rolls_without_loss(program: &str, example: &str, change: impl Fn(&Site)) {
 /// The first new worker of a roll is not soaked for long.
 fn brisk(site: &Site) {
     let text = site.read("rotad.toml");
-    let table = if text.contains("[pool.web.reload]") { "" } else { "\n[pool.web.reload]\n" };
+    let table = if text.contains("[pool.web.reload]") {
+        ""
+    } else {
+        "\n[pool.web.reload]\n"
+    };
     site.write("rotad.toml", &format!("{text}{table}soak = \"200ms\"\n"));
 }
 
@@ -52,7 +56,11 @@ fn one_gunicorn_with_all_the_workers() {
 #[test]
 fn gunicorn_with_kept_connections() {
     rolls_without_loss("gunicorn", "gunicorn", |site| {
-        site.change("rotad.toml", "\"--workers\", \"1\",", "\"--workers\", \"1\", \"--threads\", \"4\",");
+        site.change(
+            "rotad.toml",
+            "\"--workers\", \"1\",",
+            "\"--workers\", \"1\", \"--threads\", \"4\",",
+        );
         brisk(site);
     });
 }
@@ -75,11 +83,17 @@ fn daphne() {
 /// What runs at TERM is answered: by themselves hypercorn would give it 3 s, and daphne none.
 #[test]
 fn long_requests_are_answered() {
-    for name in ["uvicorn", "hypercorn", "daphne"].into_iter().filter(|name| python(name)) {
+    for name in ["uvicorn", "hypercorn", "daphne"]
+        .into_iter()
+        .filter(|name| python(name))
+    {
         let mut site = Site::example(name);
         brisk_loop(&site);
-        let text = site.read("app.py").replace("import os\n", "import asyncio\nimport os\n");
-        let slow = "    if scope[\"path\"] == \"/slow\":\n        await asyncio.sleep(4)\n    body = ";
+        let text = site
+            .read("app.py")
+            .replace("import os\n", "import asyncio\nimport os\n");
+        let slow =
+            "    if scope[\"path\"] == \"/slow\":\n        await asyncio.sleep(4)\n    body = ";
         site.write("app.py", &text.replace("    body = ", slow));
         site.run();
         site.await_ready();
@@ -87,9 +101,15 @@ fn long_requests_are_answered() {
         let answers = burst(&site.address(), "/slow", 4);
         get(&site.address(), "/").expect("an answer: those before it are accepted");
         site.stop_politely(30);
-        assert!(asked.elapsed() > Duration::from_secs(4), "{name}: it was stopped while they ran");
+        assert!(
+            asked.elapsed() > Duration::from_secs(4),
+            "{name}: it was stopped while they ran"
+        );
         for answer in answers {
-            let answer = answer.join().expect("a client").unwrap_or_else(|reason| panic!("{name}: {reason}"));
+            let answer = answer
+                .join()
+                .expect("a client")
+                .unwrap_or_else(|reason| panic!("{name}: {reason}"));
             assert!(answer.ends_with(&format!("{name}\n")), "{answer:?}");
         }
     }
@@ -125,15 +145,32 @@ fn one_gunicorn_and_its_deaths() {
     });
     load.await_more(200);
     let after_worker = load.so_far().lost();
-    assert!(after_worker <= 1, "a worker has one request at a time: {:?}", load.so_far().lost);
+    assert!(
+        after_worker <= 1,
+        "a worker has one request at a time: {:?}",
+        load.so_far().lost
+    );
     let status = site.await_ready();
-    assert_eq!(number(&pool(&status, "web")["workers"][0]["restarts"]), 0.0, "the arbiter's affair");
+    assert_eq!(
+        number(&pool(&status, "web")["workers"][0]["restarts"]),
+        0.0,
+        "the arbiter's affair"
+    );
     kill(Pid::from_raw(arbiter), Signal::SIGKILL).expect("the arbiter");
-    site.await_status("another arbiter", 20, |status| support::all_ready(status) && pids(status, "web")[0] != arbiter);
+    site.await_status("another arbiter", 20, |status| {
+        support::all_ready(status) && pids(status, "web")[0] != arbiter
+    });
     load.await_more(200);
     let report = load.stop();
     assert!(report.lost() - after_worker <= 4, "{:?}", report.lost);
-    assert!(!report.lost.keys().any(|reason| reason.starts_with("connect")), "{:?}", report.lost);
+    assert!(
+        !report
+            .lost
+            .keys()
+            .any(|reason| reason.starts_with("connect")),
+        "{:?}",
+        report.lost
+    );
     site.stop_politely(30);
 }
 
@@ -154,7 +191,10 @@ fn uvicorn_answers_at_once() {
     load.await_more(200);
     let took = began.elapsed();
     load.stop().assert_nothing_lost(200);
-    assert!(took < Duration::from_secs(6), "200 answers took {took:?}; 44 ms for each would be 8.8 s");
+    assert!(
+        took < Duration::from_secs(6),
+        "200 answers took {took:?}; 44 ms for each would be 8.8 s"
+    );
     site.stop_politely(30);
 }
 
@@ -167,18 +207,32 @@ fn other_ways_to_the_socket() {
     }
     let _alone = alone();
     for (example, command) in [
-        ("gunicorn", "env -u LISTEN_PID gunicorn --no-control-socket --bind fd://{fd:127.0.0.1:8000} app:app"),
-        ("hypercorn", "gunicorn --no-control-socket --worker-class asgi app:draining"),
+        (
+            "gunicorn",
+            "env -u LISTEN_PID gunicorn --no-control-socket --bind fd://{fd:127.0.0.1:8000} app:app",
+        ),
+        (
+            "hypercorn",
+            "gunicorn --no-control-socket --worker-class asgi app:draining",
+        ),
         ("hypercorn", "hypercorn --bind fd://3 app:app"),
-        ("daphne", "daphne -e systemd:domain=INET:index=0 app:draining"),
+        (
+            "daphne",
+            "daphne -e systemd:domain=INET:index=0 app:draining",
+        ),
     ] {
         let mut site = Site::example(example);
-        let pool = format!("{MASTER}[pool.web]\ncommand = \"{command}\"\nlisten = \"127.0.0.1:8000\"\n");
+        let pool =
+            format!("{MASTER}[pool.web]\ncommand = \"{command}\"\nlisten = \"127.0.0.1:8000\"\n");
         site.configure(&pool.replace("127.0.0.1:8000", &site.address()));
         site.run();
         site.await_ready();
-        let answer = get(&site.address(), "/").unwrap_or_else(|reason| panic!("{command}: {reason}"));
-        assert!(answer.ends_with(&format!("1 {example}\n")), "{command}: {answer:?}");
+        let answer =
+            get(&site.address(), "/").unwrap_or_else(|reason| panic!("{command}: {reason}"));
+        assert!(
+            answer.ends_with(&format!("1 {example}\n")),
+            "{command}: {answer:?}"
+        );
         site.stop_politely(30);
     }
 }
@@ -194,13 +248,19 @@ fn what_init_writes_for_gunicorn_serves() {
     std::fs::remove_file(site.path("rotad.toml")).expect("the example's own");
     site.write("wsgi.py", "from app import app\n\napplication = app\n");
     let mut init = Command::new(support::rotad());
-    init.arg("init").current_dir(site.path("")).env_remove("ROTAD_CONFIG").env("PATH", venv().join("bin"));
+    init.arg("init")
+        .current_dir(site.path(""))
+        .env_remove("ROTAD_CONFIG")
+        .env("PATH", venv().join("bin"));
     let run = finish(init, 20);
     assert_eq!(run.code, 0, "{}", run.text());
     let text = site.read("rotad.toml");
     let pool = &text[text.find("\n[pool.web]\n").expect("a pool")..];
     let own = "env = { HOME = \"@DIR@\" }\n";
-    site.configure(&format!("{MASTER}{}{own}", pool.replace("127.0.0.1:8000", &site.address())));
+    site.configure(&format!(
+        "{MASTER}{}{own}",
+        pool.replace("127.0.0.1:8000", &site.address())
+    ));
     site.run();
     site.await_ready();
     get(&site.address(), "/").expect("an answer");

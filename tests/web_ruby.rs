@@ -6,7 +6,8 @@ use support::need::program;
 use support::{Site, alone};
 
 /// The stop steps of the example, which config.ru could do without behind a proxy.
-const STEPS: &str = r#"stop = [{ signal = "WINCH", wait = "1s" }, { signal = "TERM", wait = "30s" }]"#;
+const STEPS: &str =
+    r#"stop = [{ signal = "WINCH", wait = "1s" }, { signal = "TERM", wait = "30s" }]"#;
 
 fn rolled(mut site: Site) {
     site.run();
@@ -30,7 +31,11 @@ fn puma_without_queue_requests() {
         let _alone = alone();
         let site = Site::example("puma");
         site.change("rotad.toml", STEPS, "");
-        site.change("rotad.toml", r#""config.ru"]"#, r#""-C", "puma.rb", "config.ru"]"#);
+        site.change(
+            "rotad.toml",
+            r#""config.ru"]"#,
+            r#""-C", "puma.rb", "config.ru"]"#,
+        );
         site.write("puma.rb", "queue_requests false\n");
         rolled(site);
     }

@@ -9,7 +9,11 @@ use support::{Site, alone, rotad};
 #[test]
 fn listenfd() {
     let built = rotad().with_file_name("examples").join("server");
-    assert!(built.exists(), "{} is missing: `cargo build --example server`", built.display());
+    assert!(
+        built.exists(),
+        "{} is missing: `cargo build --example server`",
+        built.display()
+    );
     let _alone = alone();
     let mut site = Site::example("rust");
     fs::create_dir_all(site.path("target/release")).expect("a folder");
@@ -39,5 +43,8 @@ fn its_manifest_asks_for_what_was_tested() {
     };
     let (theirs, ours) = (versions("config/rust/Cargo.toml"), versions("Cargo.toml"));
     assert_eq!(theirs.len(), 3, "{theirs:?}");
-    assert!(theirs.iter().all(|one| ours.contains(one)), "{theirs:?} is not all of {ours:?}");
+    assert!(
+        theirs.iter().all(|one| ours.contains(one)),
+        "{theirs:?} is not all of {ours:?}"
+    );
 }

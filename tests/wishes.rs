@@ -41,7 +41,9 @@ fn site(pools: &str) -> Site {
 fn settled(site: &Site, name: &str) -> serde_json::Value {
     let still = site.await_status("the pool is settled", 30, |status| {
         let pool = pool(status, name);
-        pool["state"] == "ok" && pool["alive"] == pool["wanted"] && pool["reload"]["state"] != "running"
+        pool["state"] == "ok"
+            && pool["alive"] == pool["wanted"]
+            && pool["reload"]["state"] != "running"
     });
     pool(&still, name).clone()
 }
@@ -58,7 +60,9 @@ fn a_roll_just_after_a_death() {
         if Instant::now() > end {
             break;
         }
-        let worker = until("a worker", 10, || pids(&site.status()?, "web").first().copied());
+        let worker = until("a worker", 10, || {
+            pids(&site.status()?, "web").first().copied()
+        });
         let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
         spaced(Duration::from_micros(round % 41 * 100));
         kill(Pid::from_raw(master), Signal::SIGUSR1).expect("the master");
@@ -68,7 +72,10 @@ fn a_roll_just_after_a_death() {
         });
         let reload = &pool(&status, "web")["reload"];
         let state = reload["state"].as_str().expect("a state");
-        assert!(["done", "aborted", "rolled-back", "superseded"].contains(&state), "round {round}: {status}");
+        assert!(
+            ["done", "aborted", "rolled-back", "superseded"].contains(&state),
+            "round {round}: {status}"
+        );
         generation = number(&reload["generation"]);
         rounds += 1;
     }
@@ -88,11 +95,16 @@ fn a_thousand_in_a_second() {
         kill(master, Signal::SIGUSR1).expect("the master");
         spaced(Duration::from_millis(1));
     }
-    let generation_then = number(&pool(&site.status().expect("a status"), "web")["reload"]["generation"]);
+    let generation_then =
+        number(&pool(&site.status().expect("a status"), "web")["reload"]["generation"]);
     let pool_now = settled(&site, "web");
     assert_eq!(pool_now["reload"]["state"], "done", "{pool_now}");
     assert!(number(&pool_now["generation"]) >= generation_then);
-    assert!(pids(&site.status().expect("a status"), "web").iter().all(|pid| !first.contains(pid)));
+    assert!(
+        pids(&site.status().expect("a status"), "web")
+            .iter()
+            .all(|pid| !first.contains(pid))
+    );
     assert!(site.master_lives());
 }
 
@@ -121,8 +133,13 @@ fn every_client_gets_its_answer() {
     let _alone = alone();
     let site = site(&POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"300ms\"\nsurge"));
     let codes: Vec<i32> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..20).map(|_| scope.spawn(|| site.rotad(&["roll", "web"]))).collect();
-        clients.into_iter().map(|client| client.join().expect("a client").code).collect()
+        let clients: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| site.rotad(&["roll", "web"])))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("a client").code)
+            .collect()
     });
     assert!(codes.iter().all(|code| *code == 0), "{codes:?}");
     assert_eq!(settled(&site, "web")["reload"]["state"], "done");
@@ -134,15 +151,24 @@ fn a_client_that_leaves() {
     let site = site(&POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"1s\"\nsurge"));
     let mut command = std::process::Command::new(support::rotad());
     command.args(["roll", "web", "-c"]).arg(&site.config);
-    let mut client =
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("a client");
-    site.await_status("the roll runs", 10, |status| pool(status, "web")["reload"]["state"] == "running");
+    let mut client = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("a client");
+    site.await_status("the roll runs", 10, |status| {
+        pool(status, "web")["reload"]["state"] == "running"
+    });
     kill(Pid::from_raw(client.id() as i32), Signal::SIGINT).expect("the client");
     client.wait().expect("its end");
-    site.await_status("the roll is done", 20, |status| pool(status, "web")["reload"]["state"] == "done");
+    site.await_status("the roll is done", 20, |status| {
+        pool(status, "web")["reload"]["state"] == "done"
+    });
     let run = site.rotad(&["roll", "web", "--timeout", "100ms"]);
     assert_eq!(run.code, 124, "{run:?}");
-    site.await_status("that one too", 20, |status| pool(status, "web")["generation"] == 3);
+    site.await_status("that one too", 20, |status| {
+        pool(status, "web")["generation"] == 3
+    });
 }
 
 /// `cancel` ends a running roll: back to the last generation that served in full; the roll's client hears of it.
@@ -152,7 +178,9 @@ fn cancel() {
     let old = pids(&site.await_ready(), "web");
     let code = std::thread::scope(|scope| {
         let client = scope.spawn(|| site.rotad(&["roll", "web"]));
-        site.await_status("the roll runs", 10, |status| pool(status, "web")["reload"]["state"] == "running");
+        site.await_status("the roll runs", 10, |status| {
+            pool(status, "web")["reload"]["state"] == "running"
+        });
         let run = site.rotad(&["cancel", "web"]);
         assert_eq!(run.code, 0, "{run:?}");
         client.join().expect("the client").code
@@ -167,15 +195,22 @@ fn cancel() {
 #[test]
 fn a_stop_in_every_state() {
     let _alone = alone();
-    let long =
-        POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"20s\"\nsurge").replace("\"spawned\"", "{ after = \"300ms\" }");
+    let long = POOLS
+        .replace("soak = \"0ms\"\nsurge", "soak = \"20s\"\nsurge")
+        .replace("\"spawned\"", "{ after = \"300ms\" }");
     type Is = fn(&serde_json::Value) -> bool;
     let states: [(&str, &str, Is); 5] = [
         ("starting", "ok\n", |pool| pool["state"] == "starting"),
         ("ok", "ok\n", |pool| pool["state"] == "ok"),
-        ("backoff", "exit 1\nbroken", |pool| pool["workers"].to_string().contains("\"backoff\"")),
-        ("crash-loop", "exit 1\nbroken", |pool| pool["state"] == "crash-loop"),
-        ("soaking", "ok\n", |pool| pool["workers"].to_string().contains("\"soaking\"")),
+        ("backoff", "exit 1\nbroken", |pool| {
+            pool["workers"].to_string().contains("\"backoff\"")
+        }),
+        ("crash-loop", "exit 1\nbroken", |pool| {
+            pool["state"] == "crash-loop"
+        }),
+        ("soaking", "ok\n", |pool| {
+            pool["workers"].to_string().contains("\"soaking\"")
+        }),
     ];
     for (name, code, is) in states {
         // The first never gets out of its state by itself.
@@ -195,12 +230,19 @@ fn a_stop_in_every_state() {
         let asked = Instant::now();
         site.signal(Signal::SIGTERM);
         let status = site.await_exit(10);
-        assert!(asked.elapsed() < Duration::from_secs(4), "{name}: {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(4),
+            "{name}: {:?}",
+            asked.elapsed()
+        );
         assert_eq!(status.code(), Some(0), "{name}: {status}");
         site.assert_empty();
         if let Some(client) = client {
             let run = client.join().expect("the client");
-            assert!([0, 1, 4, 10].contains(&run.code), "{name}: an answer, not silence: {run:?}");
+            assert!(
+                [0, 1, 4, 10].contains(&run.code),
+                "{name}: an answer, not silence: {run:?}"
+            );
         }
     }
 }

@@ -45,7 +45,10 @@ address = "127.0.0.1:@PORT@"
 
 /// Ten rolls under load and a stop with requests in flight: no request is lost, no job is cut short, and everybody has
 /// got its signal once.
-#[expect(clippy::print_stderr, reason = "the table of docs/worker-contract.md, for `--nocapture`")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the table of docs/worker-contract.md, for `--nocapture`"
+)]
 fn nothing_is_lost(name: &str, mut site: Site) {
     let _alone = alone();
     site.run();
@@ -60,21 +63,37 @@ fn nothing_is_lost(name: &str, mut site: Site) {
     let report = load.stop();
     report.assert_nothing_lost(100);
     let clients = burst(&site.address(), "/work/500", 8);
-    until("8 requests in hand", 10, || (in_hand(&site) >= 8).then_some(()));
+    until("8 requests in hand", 10, || {
+        (in_hand(&site) >= 8).then_some(())
+    });
     let run = site.rotad(&["stop"]);
     assert_eq!(run.code, 0, "{run:?}");
-    let answers: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+    let answers: Vec<_> = clients
+        .into_iter()
+        .map(|client| client.join().expect("a client"))
+        .collect();
     let lost: Vec<_> = answers.iter().filter(|answer| answer.is_err()).collect();
-    assert!(lost.is_empty(), "{} of 8 lost at the stop: {lost:?}", lost.len());
-    let started: BTreeSet<String> =
-        site.lines("starts").iter().map(|line| line.split(' ').nth(1).expect("a pid").to_owned()).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of 8 lost at the stop: {lost:?}",
+        lost.len()
+    );
+    let started: BTreeSet<String> = site
+        .lines("starts")
+        .iter()
+        .map(|line| line.split(' ').nth(1).expect("a pid").to_owned())
+        .collect();
     let ended: BTreeSet<String> = site.lines("ended").into_iter().collect();
     assert_eq!(started, ended, "started and ended by themselves");
     assert_eq!(started.len(), 22, "2 workers, 10 rolls");
     let mut termed = site.lines("terms");
     termed.sort_unstable();
     termed.dedup();
-    assert_eq!(termed.len(), site.lines("terms").len(), "somebody was signalled twice");
+    assert_eq!(
+        termed.len(),
+        site.lines("terms").len(),
+        "somebody was signalled twice"
+    );
     site.await_exit(5);
     site.assert_empty();
     eprintln!(
@@ -89,9 +108,20 @@ fn nothing_is_lost(name: &str, mut site: Site) {
 /// sockets.
 fn in_hand(site: &Site) -> usize {
     let serves = |pid: &i32| proc::command_line(*pid).contains("--stdin");
-    let of = |pid: i32| proc::descriptors(pid).values().filter(|what| what.starts_with("socket:")).count();
-    let direct = |pid: &i32| proc::command_line(*pid).starts_with(&support::testworker().display().to_string());
-    site.processes().into_iter().filter(|pid| serves(pid) && direct(pid)).map(|pid| of(pid).saturating_sub(3)).sum()
+    let of = |pid: i32| {
+        proc::descriptors(pid)
+            .values()
+            .filter(|what| what.starts_with("socket:"))
+            .count()
+    };
+    let direct = |pid: &i32| {
+        proc::command_line(*pid).starts_with(&support::testworker().display().to_string())
+    };
+    site.processes()
+        .into_iter()
+        .filter(|pid| serves(pid) && direct(pid))
+        .map(|pid| of(pid).saturating_sub(3))
+        .sum()
 }
 
 fn npm(script: &str, arguments: &str) {
@@ -105,7 +135,9 @@ fn npm(script: &str, arguments: &str) {
     });
     for (verb, command) in [("web", WEB), ("job", JOB)] {
         std::fs::create_dir(site.path(verb)).expect("a folder");
-        let text = format!(r#"{{"name": "{verb}", "version": "1.0.0", "scripts": {{"{script}": "{command}"}}}}"#);
+        let text = format!(
+            r#"{{"name": "{verb}", "version": "1.0.0", "scripts": {{"{script}": "{command}"}}}}"#
+        );
         site.write(&format!("{verb}/package.json"), &site.filled(&text));
     }
     nothing_is_lost(&format!("npm {arguments}"), site);
@@ -113,17 +145,28 @@ fn npm(script: &str, arguments: &str) {
 
 #[test]
 fn a_shell_with_two_commands() {
-    nothing_is_lost("sh -c \"a && b\"", site(|command| format!(r#"["sh", "-c", "true && {command} && echo over"]"#)));
+    nothing_is_lost(
+        "sh -c \"a && b\"",
+        site(|command| format!(r#"["sh", "-c", "true && {command} && echo over"]"#)),
+    );
 }
 
 #[test]
 fn a_login_shell() {
-    nothing_is_lost("bash -lc", site(|command| format!(r#"["bash", "-lc", "{command}; echo over"]"#)));
+    nothing_is_lost(
+        "bash -lc",
+        site(|command| format!(r#"["bash", "-lc", "{command}; echo over"]"#)),
+    );
 }
 
 #[test]
 fn a_script_that_waits_for_its_background() {
-    let site = site(|command| format!(r#"["sh", "@DIR@/wrapper", "{}"]"#, command.replace(' ', "\", \"")));
+    let site = site(|command| {
+        format!(
+            r#"["sh", "@DIR@/wrapper", "{}"]"#,
+            command.replace(' ', "\", \"")
+        )
+    });
     // A shell gives /dev/null to what it puts into the background, unless told otherwise.
     site.write("wrapper", "exec 4<&0\n\"$@\" <&4 &\nwait\n");
     nothing_is_lost("script: x & wait", site);
@@ -144,14 +187,25 @@ fn a_wrapper_in_python() {
     if !need::program("python3") {
         return;
     }
-    let site = site(|command| format!(r#"["python3", "@DIR@/wrapper.py", "{}"]"#, command.replace(' ', "\", \"")));
-    site.write("wrapper.py", "import subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))\n");
+    let site = site(|command| {
+        format!(
+            r#"["python3", "@DIR@/wrapper.py", "{}"]"#,
+            command.replace(' ', "\", \"")
+        )
+    });
+    site.write(
+        "wrapper.py",
+        "import subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))\n",
+    );
     nothing_is_lost("Python: subprocess.call", site);
 }
 
 fn events(site: &Site) -> Vec<Value> {
     let run = site.rotad(&["events", "--json"]);
-    run.out.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()
+    run.out
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an event"))
+        .collect()
 }
 
 /// Until its tree is gone the worker is `stopping`, counts as alive, and its slot waits (surge 0).
@@ -170,18 +224,36 @@ stop = "20s"
     let first = pids(&site.status().expect("a status"), "job")[0];
     let roll = site.rotad(&["roll", "--no-wait"]);
     assert_eq!(roll.code, 0, "{roll:?}");
-    let status = site.await_status("the shell has ended", 5, |_| proc::gone(first) || is_zombie(first));
-    let workers = pool(&status, "job")["workers"].as_array().expect("workers").clone();
-    assert!(workers.iter().any(|worker| worker["state"] == "stopping" && worker["pid"] == first), "{workers:?}");
+    let status = site.await_status("the shell has ended", 5, |_| {
+        proc::gone(first) || is_zombie(first)
+    });
+    let workers = pool(&status, "job")["workers"]
+        .as_array()
+        .expect("workers")
+        .clone();
+    assert!(
+        workers
+            .iter()
+            .any(|worker| worker["state"] == "stopping" && worker["pid"] == first),
+        "{workers:?}"
+    );
     assert_eq!(pool(&status, "job")["alive"], 1, "{status}");
-    let status = site.await_status("the new one", 10, |status| all_ready(status) && pids(status, "job") != [first]);
+    let status = site.await_status("the new one", 10, |status| {
+        all_ready(status) && pids(status, "job") != [first]
+    });
     assert_eq!(number(&pool(&status, "job")["reload"]["replaced"]), 1.0);
     assert_eq!(site.lines("ended").len(), 1);
-    let stopped: Vec<Value> = events(&site).into_iter().filter(|event| event["event"] == "stopped").collect();
+    let stopped: Vec<Value> = events(&site)
+        .into_iter()
+        .filter(|event| event["event"] == "stopped")
+        .collect();
     assert_eq!(stopped.len(), 1, "{stopped:?}");
     // It took as long as the tree did, and says how the first process ended.
     let text = stopped[0]["text"].as_str().expect("a text");
-    assert!(text.starts_with("stopped in 1.") && text.ends_with("was killed by SIGTERM"), "{text}");
+    assert!(
+        text.starts_with("stopped in 1.") && text.ends_with("was killed by SIGTERM"),
+        "{text}"
+    );
     assert_eq!(stopped[0]["pid"], first, "{stopped:?}");
 }
 
@@ -209,7 +281,10 @@ stop = [{ signal = "TERM", wait = "700ms" }, { wait = "300ms" }, { signal = "INT
     site.signal(Signal::SIGTERM);
     site.await_exit(5);
     let took = asked.elapsed();
-    assert!(took >= Duration::from_millis(1450) && took < Duration::from_millis(2600), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(1450) && took < Duration::from_millis(2600),
+        "{took:?}"
+    );
     let told = follower.join().expect("events").out;
     let cut: Vec<Value> = told
         .lines()
@@ -218,7 +293,10 @@ stop = [{ signal = "TERM", wait = "700ms" }, { wait = "300ms" }, { signal = "INT
         .collect();
     assert_eq!(cut.len(), 1, "{told}");
     let text = cut[0]["text"].as_str().expect("a text");
-    assert!(text.contains("cut short") && text.contains("1 process: testworker (pid "), "{text}");
+    assert!(
+        text.contains("cut short") && text.contains("1 process: testworker (pid "),
+        "{text}"
+    );
     for text in [
         "WARN",
         "cut short",
@@ -243,10 +321,19 @@ stop = "60s"
 "#,
     );
     let shell = pids(&site.status().expect("a status"), "job")[0];
-    let child: i32 = site.lines("starts")[0].split(' ').nth(1).expect("a pid").parse().expect("a pid");
+    let child: i32 = site.lines("starts")[0]
+        .split(' ')
+        .nth(1)
+        .expect("a pid")
+        .parse()
+        .expect("a pid");
     kill(Pid::from_raw(shell), Signal::SIGKILL).expect("a shell");
-    until("what it left is gone", 3, || proc::gone(child).then_some(()));
-    site.await_status("another one", 10, |status| all_ready(status) && pids(status, "job") != [shell]);
+    until("what it left is gone", 3, || {
+        proc::gone(child).then_some(())
+    });
+    site.await_status("another one", 10, |status| {
+        all_ready(status) && pids(status, "job") != [shell]
+    });
     assert!(!site.log().contains("passed on"), "{}", site.log());
 }
 
@@ -264,9 +351,16 @@ stop = [{ signal = "TERM", wait = "20s", to = "tree" }]
     );
     let asked = Instant::now();
     assert_eq!(site.rotad(&["stop"]).code, 0);
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
     site.await_exit(5);
-    assert_eq!((site.lines("terms").len(), site.lines("ended").len()), (1, 1));
+    assert_eq!(
+        (site.lines("terms").len(), site.lines("ended").len()),
+        (1, 1)
+    );
     site.assert_empty();
 }
 
@@ -282,18 +376,30 @@ stop = "60s"
 "#;
     let mut site = Site::up(SLOW);
     site.signal(Signal::SIGTERM);
-    until("the tree has its signal", 5, || (site.lines("terms").len() == 1).then_some(()));
+    until("the tree has its signal", 5, || {
+        (site.lines("terms").len() == 1).then_some(())
+    });
     let asked = Instant::now();
     assert_eq!(site.rotad(&["stop", "--now"]).code, 0);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     site.await_exit(2);
     site.assert_empty();
     let mut site = Site::up(SLOW);
     site.signal(Signal::SIGINT);
-    until("the tree has its signal", 5, || (site.lines("terms").len() == 1).then_some(()));
+    until("the tree has its signal", 5, || {
+        (site.lines("terms").len() == 1).then_some(())
+    });
     let asked = Instant::now();
     site.signal(Signal::SIGINT);
     site.await_exit(3);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     site.assert_empty();
 }

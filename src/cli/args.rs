@@ -244,10 +244,19 @@ mod tests {
 
     #[test]
     fn the_file_stands_before_or_after_the_verb() {
-        for line in [["rotad", "-c", "a", "status"], ["rotad", "status", "-c", "a"]] {
-            assert_eq!(Args::try_parse_from(line).unwrap().config.unwrap(), PathBuf::from("a"));
+        for line in [
+            ["rotad", "-c", "a", "status"],
+            ["rotad", "status", "-c", "a"],
+        ] {
+            assert_eq!(
+                Args::try_parse_from(line).unwrap().config.unwrap(),
+                PathBuf::from("a")
+            );
         }
-        let Verb::Run { file, .. } = Args::try_parse_from(["rotad", "run", "a"]).unwrap().verb else { panic!() };
+        let Verb::Run { file, .. } = Args::try_parse_from(["rotad", "run", "a"]).unwrap().verb
+        else {
+            panic!()
+        };
         assert_eq!(file.unwrap(), PathBuf::from("a"));
     }
 
@@ -280,9 +289,23 @@ mod tests {
             "rollback --to x",
         ] {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
-            assert_eq!(Args::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+            assert_eq!(
+                Args::try_parse_from(words).unwrap_err().exit_code(),
+                2,
+                "{line}"
+            );
         }
-        assert_eq!(Args::try_parse_from(["rotad", "--help"]).unwrap_err().exit_code(), 0);
-        assert_eq!(Args::try_parse_from(["rotad", "--version"]).unwrap_err().exit_code(), 0);
+        assert_eq!(
+            Args::try_parse_from(["rotad", "--help"])
+                .unwrap_err()
+                .exit_code(),
+            0
+        );
+        assert_eq!(
+            Args::try_parse_from(["rotad", "--version"])
+                .unwrap_err()
+                .exit_code(),
+            0
+        );
     }
 }

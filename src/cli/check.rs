@@ -9,13 +9,25 @@ use std::path::Path;
 pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
     let path = match seam::find(file) {
         Ok(path) => path,
-        Err(message) => return answer(json, None, false, &message, json!([{"severity": "error", "message": message}])),
+        Err(message) => {
+            return answer(
+                json,
+                None,
+                false,
+                &message,
+                json!([{"severity": "error", "message": message}]),
+            );
+        }
     };
     let (valid, report) = match config::load(&path) {
         Ok(Loaded { warnings, .. }) => (true, warnings),
         Err(findings) => (false, findings),
     };
-    let text = if report.is_empty() { String::new() } else { report.to_string() };
+    let text = if report.is_empty() {
+        String::new()
+    } else {
+        report.to_string()
+    };
     answer(json, Some(&path), valid, &text, report.to_json())
 }
 

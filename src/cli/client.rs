@@ -84,7 +84,11 @@ impl WaitLimits {
     /// # Errors
     /// `TimedOut`, `Detached`, `Unread`.
     pub fn pause(&self, until: Instant, bell: Option<&SignalPipe>) -> Result<(), ClientError> {
-        wait(&mut bell.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(), Some(until), self)
+        wait(
+            &mut bell.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(),
+            Some(until),
+            self,
+        )
     }
 }
 
@@ -112,8 +116,18 @@ impl Client {
     /// master. `Failed`: a master holds the runtime directory but does not answer.
     pub fn connect(peek: &MasterPaths, limits: &WaitLimits) -> Result<Self, ClientError> {
         let (stream, config) = reach::reach(peek, limits)?;
-        let master = getsockopt(&stream, PeerCredentials).ok().and_then(|peer| Process::open_pid(peer.pid()).ok());
-        Ok(Self { stream, master, read: Vec::new(), searched: 0, answered: false, peek: peek.clone(), config })
+        let master = getsockopt(&stream, PeerCredentials)
+            .ok()
+            .and_then(|peer| Process::open_pid(peer.pid()).ok());
+        Ok(Self {
+            stream,
+            master,
+            read: Vec::new(),
+            searched: 0,
+            answered: false,
+            peek: peek.clone(),
+            config,
+        })
     }
 
     /// Sends the request. To be called once.
@@ -123,12 +137,20 @@ impl Client {
     pub fn ask(&mut self, ask: Method) -> Result<(), ClientError> {
         let real = Some(self.peek.real.clone()).filter(|real| *real != self.config);
         let config = self.config.clone();
-        let question = Request { version: VERSION, config, real, ask };
-        let mut line = serde_json::to_vec(&question).map_err(|error| ClientError::Failed(error.to_string()))?;
+        let question = Request {
+            version: VERSION,
+            config,
+            real,
+            ask,
+        };
+        let mut line = serde_json::to_vec(&question)
+            .map_err(|error| ClientError::Failed(error.to_string()))?;
         line.push(b'\n');
         // A master that refuses us sends the reason before it closes: that is still to be read.
         match self.stream.write_all(&line) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(lost(&error.to_string())),
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(lost(&error.to_string()))
+            }
             _ => Ok(()),
         }
     }
@@ -140,7 +162,10 @@ impl Client {
     /// leaving and has sent nothing counts as not running ([`Client::connect`]).
     pub fn answer(&mut self, limits: &WaitLimits) -> Result<Response, ClientError> {
         loop {
-            if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
+            if let Some(end) = self.read[self.searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
                 let end = end + std::mem::take(&mut self.searched);
                 let line: Vec<u8> = self.read.drain(..=end).collect();
                 return serde_json::from_slice(&line).map_err(|error| {
@@ -198,8 +223,18 @@ impl Client {
             }
         }
         // Without pidfds the closed connection must suffice.
-        let Some(master) = self.master.as_ref().filter(|master| master.pidfd().is_some()) else { return Ok(()) };
-        wait(&mut master.pidfd().into_iter().collect::<Vec<_>>(), Some(Instant::now() + EXIT), limits)?;
+        let Some(master) = self
+            .master
+            .as_ref()
+            .filter(|master| master.pidfd().is_some())
+        else {
+            return Ok(());
+        };
+        wait(
+            &mut master.pidfd().into_iter().collect::<Vec<_>>(),
+            Some(Instant::now() + EXIT),
+            limits,
+        )?;
         if master.has_ended() {
             return Ok(());
         }
@@ -212,24 +247,40 @@ impl Client {
 }
 
 fn lost(why: &str) -> ClientError {
-    ClientError::Failed(format!("the master went away before it had answered ({why}): see its log and `rotad status`"))
+    ClientError::Failed(format!(
+        "the master went away before it had answered ({why}): see its log and `rotad status`"
+    ))
 }
 
 /// Waits until one of these is readable or `until` has passed; the command's own limits end it with an error.
-fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, limits: &WaitLimits) -> Result<(), ClientError> {
+fn wait(
+    fds: &mut [BorrowedFd<'_>],
+    until: Option<Instant>,
+    limits: &WaitLimits,
+) -> Result<(), ClientError> {
     loop {
         let stdout = io::stdout();
-        let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        let mut polled: Vec<_> = fds
+            .iter()
+            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+            .collect();
         // A pipe without a reader reports an error, whatever is polled for (poll(2)).
-        let reader = limits.watches_reader.then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
+        let reader = limits
+            .watches_reader
+            .then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
         polled.splice(0..0, reader);
-        polled.extend(limits.interrupt.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        polled.extend(
+            limits
+                .interrupt
+                .as_ref()
+                .map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)),
+        );
         let first = [until, limits.until].into_iter().flatten().min();
         let timeout = match first.map(|at| at.saturating_duration_since(Instant::now())) {
             // Rounded up, so that the last millisecond is not spent spinning; long waits are split into hours.
-            Some(left) => {
-                PollTimeout::from((left.as_millis().min(3_600_000) as u32 + 1).min(u32::from(u16::MAX)) as u16)
-            }
+            Some(left) => PollTimeout::from(
+                (left.as_millis().min(3_600_000) as u32 + 1).min(u32::from(u16::MAX)) as u16,
+            ),
             None => PollTimeout::NONE,
         };
         let done = poll(&mut polled, timeout);
@@ -237,8 +288,13 @@ fn wait(fds: &mut [BorrowedFd<'_>], until: Option<Instant>, limits: &WaitLimits)
             return Err(ClientError::Detached);
         }
         if matches!(done, Ok(1..)) {
-            let unread = limits.watches_reader && polled[0].revents().is_some_and(|events| !events.is_empty());
-            return if unread { Err(ClientError::Unread) } else { Ok(()) };
+            let unread = limits.watches_reader
+                && polled[0].revents().is_some_and(|events| !events.is_empty());
+            return if unread {
+                Err(ClientError::Unread)
+            } else {
+                Ok(())
+            };
         }
         let now = Instant::now();
         if limits.until.is_some_and(|at| now >= at) {
@@ -261,12 +317,22 @@ mod tests {
     fn peek(runtime_dir: &Path) -> MasterPaths {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.toml");
-        std::fs::write(&file, format!("[master]\nruntime_dir = {:?}\n", runtime_dir.display().to_string())).unwrap();
+        std::fs::write(
+            &file,
+            format!(
+                "[master]\nruntime_dir = {:?}\n",
+                runtime_dir.display().to_string()
+            ),
+        )
+        .unwrap();
         crate::config::peek(&file)
     }
 
     fn limits(ms: u64) -> WaitLimits {
-        WaitLimits { until: Some(Instant::now() + Duration::from_millis(ms)), ..WaitLimits::default() }
+        WaitLimits {
+            until: Some(Instant::now() + Duration::from_millis(ms)),
+            ..WaitLimits::default()
+        }
     }
 
     #[test]
@@ -274,7 +340,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = Client::connect(&peek(folder.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), 4);
-        assert!(error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"), "{error}");
+        assert!(
+            error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"),
+            "{error}"
+        );
         drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
         let error = Client::connect(&peek(folder.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), 4, "a stale socket: {error}");
@@ -292,15 +361,34 @@ mod tests {
         let mut client = Client::connect(&peek, &WaitLimits::default()).unwrap();
         client.ask(Method::Status).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        assert_eq!(client.answer(&limits(10)).unwrap_err(), ClientError::TimedOut);
+        assert_eq!(
+            client.answer(&limits(10)).unwrap_err(),
+            ClientError::TimedOut
+        );
         let mut line = [0; 600];
         let n = server.read(&mut line).unwrap();
         let question: Request = serde_json::from_slice(&line[..n]).unwrap();
-        assert_eq!((question.config.as_path(), question.ask), (peek.config.as_path(), Method::Status));
-        server.write_all(b"{\"progress\":{\"text\":\"a\"}}\n{\"done\":{\"code\":10,").unwrap();
-        assert_eq!(client.answer(&WaitLimits::default()).unwrap(), Response::Progress { text: "a".into() });
-        server.write_all(b"\"message\":\"b\"}}\nnonsense\n").unwrap();
-        assert_eq!(client.answer(&WaitLimits::default()).unwrap(), Response::Done { code: 10, message: "b".into() });
+        assert_eq!(
+            (question.config.as_path(), question.ask),
+            (peek.config.as_path(), Method::Status)
+        );
+        server
+            .write_all(b"{\"progress\":{\"text\":\"a\"}}\n{\"done\":{\"code\":10,")
+            .unwrap();
+        assert_eq!(
+            client.answer(&WaitLimits::default()).unwrap(),
+            Response::Progress { text: "a".into() }
+        );
+        server
+            .write_all(b"\"message\":\"b\"}}\nnonsense\n")
+            .unwrap();
+        assert_eq!(
+            client.answer(&WaitLimits::default()).unwrap(),
+            Response::Done {
+                code: 10,
+                message: "b".into()
+            }
+        );
         assert_eq!(client.answer(&WaitLimits::default()).unwrap_err().code(), 1);
         drop(server);
         assert_eq!(client.answer(&WaitLimits::default()).unwrap_err().code(), 1);

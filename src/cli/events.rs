@@ -16,7 +16,10 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
         Err(code) => return code,
     };
     let limits = request::endless();
-    let style = Style { json, colour: print::colour() };
+    let style = Style {
+        json,
+        colour: print::colour(),
+    };
     let done = Client::connect(&peek, &limits).and_then(|mut client| {
         client.ask(Method::Events { follow })?;
         show(&mut client, &limits, style)
@@ -26,7 +29,10 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
         Err(ClientError::Detached) => 0,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
             let code = request::failed(&error, &peek.config);
-            print::plain_error(&format!("what an earlier master did stands in {}", request::log_file(&peek)));
+            print::plain_error(&format!(
+                "what an earlier master did stands in {}",
+                request::log_file(&peek)
+            ));
             code
         }
         done => request::finish(done, &peek.config),
@@ -39,7 +45,11 @@ struct Style {
     colour: bool,
 }
 
-fn show(client: &mut Client, limits: &WaitLimits, style: Style) -> Result<(u8, String), ClientError> {
+fn show(
+    client: &mut Client,
+    limits: &WaitLimits,
+    style: Style,
+) -> Result<(u8, String), ClientError> {
     loop {
         let text = match client.answer(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
@@ -55,7 +65,10 @@ impl Style {
     fn event(self, event: &Event) -> String {
         if self.json {
             // Only numbers and strings: this cannot fail.
-            return format!("{}\n", sanitize_json(&serde_json::to_string(event).unwrap_or_default()));
+            return format!(
+                "{}\n",
+                sanitize_json(&serde_json::to_string(event).unwrap_or_default())
+            );
         }
         let today = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let who = match (&event.pool, event.slot) {
@@ -69,7 +82,12 @@ impl Style {
             None => word,
         };
         // What belongs to an event stands below it.
-        let text = event.text.lines().map(print::sanitize).collect::<Vec<_>>().join("\n    ");
+        let text = event
+            .text
+            .lines()
+            .map(print::sanitize)
+            .collect::<Vec<_>>()
+            .join("\n    ");
         let time = print::sanitize(moment(&event.time, &today));
         format!("{time}  {:<8}  {word}  {text}\n", print::sanitize(&who))
     }
@@ -77,7 +95,10 @@ impl Style {
     fn skipped(self, count: u64) -> String {
         if self.json {
             let text = "these events came faster than they were read";
-            return format!("{}\n", json!({"event": "skipped", "count": count, "text": text}));
+            return format!(
+                "{}\n",
+                json!({"event": "skipped", "count": count, "text": text})
+            );
         }
         format!("… {count} events are missing here: they came faster than they were read\n")
     }
@@ -99,20 +120,21 @@ fn colour(event: &Event) -> Option<u8> {
     const YELLOW: u8 = 33;
     const GREY: u8 = 90;
     match event.event {
-        Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused | EssentialLost
-        | EssentialEnded => Some(RED),
-        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | OneshotDone | WorkerReplaced => Some(GREEN),
+        Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused
+        | EssentialLost | EssentialEnded => Some(RED),
+        Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | OneshotDone
+        | WorkerReplaced => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
         PassedOver if event.cause.as_deref() == Some("unchanged") => None,
         RollEnded | Journal | PassedOver => Some(RED),
-        Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan | LogHangs
-        | PathsResolvedAgain | Listener | MasterPaused | RollSuperseded | ConfigPutBack | Restored | ProbeFailed
-        | TookOver => Some(YELLOW),
+        Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan
+        | LogHangs | PathsResolvedAgain | Listener | MasterPaused | RollSuperseded
+        | ConfigPutBack | Restored | ProbeFailed | TookOver => Some(YELLOW),
         Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
-        MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired | PoolStopped
-        | RollStarted => None,
+        MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired
+        | PoolStopped | RollStarted => None,
     }
 }
 
@@ -137,21 +159,44 @@ mod tests {
 
     #[test]
     fn for_people() {
-        let plain = Style { json: false, colour: false }.event(&event());
+        let plain = Style {
+            json: false,
+            colour: false,
+        }
+        .event(&event());
         let expected = "2026-01-02T03:04:05.678  web/0     exit           exited with 3\n";
-        assert_eq!(plain, format!("{expected}      | \\x1b]0;evil\\x07\\x9b2J\n"));
-        assert_eq!(moment("2026-01-02T03:04:05.678Z", "2026-01-02T23:00:00Z"), "03:04:05.678");
-        let coloured = Style { json: false, colour: true }.event(&event());
+        assert_eq!(
+            plain,
+            format!("{expected}      | \\x1b]0;evil\\x07\\x9b2J\n")
+        );
+        assert_eq!(
+            moment("2026-01-02T03:04:05.678Z", "2026-01-02T23:00:00Z"),
+            "03:04:05.678"
+        );
+        let coloured = Style {
+            json: false,
+            colour: true,
+        }
+        .event(&event());
         assert!(coloured.contains("\x1b[31mexit"));
     }
 
     #[test]
     fn for_programs() {
-        let style = Style { json: true, colour: false };
+        let style = Style {
+            json: true,
+            colour: false,
+        };
         let json = style.event(&event());
-        assert!(json.ends_with('\n') && json.trim_end().chars().all(|c| !c.is_control()), "{json:?}");
+        assert!(
+            json.ends_with('\n') && json.trim_end().chars().all(|c| !c.is_control()),
+            "{json:?}"
+        );
         assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event());
         let skipped: serde_json::Value = serde_json::from_str(&style.skipped(3)).unwrap();
-        assert_eq!((&skipped["event"], &skipped["count"]), (&"skipped".into(), &3.into()));
+        assert_eq!(
+            (&skipped["event"], &skipped["count"]),
+            (&"skipped".into(), &3.into())
+        );
     }
 }

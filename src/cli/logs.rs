@@ -21,9 +21,19 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
     // The lines of a single worker are printed without its name.
     let named = target.as_ref().is_none_or(|target| target.slot.is_none());
     let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
-    let mut style = Style { named, colour: print::colour(), aligned: std::io::stdout().is_terminal(), width: 0 };
+    let mut style = Style {
+        named,
+        colour: print::colour(),
+        aligned: std::io::stdout().is_terminal(),
+        width: 0,
+    };
     let done = Client::connect(&peek, &limits).and_then(|mut client| {
-        client.ask(Method::Logs { pool, slot, lines, follow })?;
+        client.ask(Method::Logs {
+            pool,
+            slot,
+            lines,
+            follow,
+        })?;
         show(&mut client, &limits, &mut style)
     });
     match done {
@@ -33,7 +43,9 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
             let code = request::failed(&error, &peek.config);
             let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
             let place = request::log_file(&peek);
-            print::plain_error(&format!("what workers of an earlier master printed stands in {place}; {more}"));
+            print::plain_error(&format!(
+                "what workers of an earlier master printed stands in {place}; {more}"
+            ));
             code
         }
         done => request::finish(done, &peek.config),
@@ -50,7 +62,11 @@ struct Style {
     width: usize,
 }
 
-fn show(client: &mut Client, limits: &WaitLimits, style: &mut Style) -> Result<(u8, String), ClientError> {
+fn show(
+    client: &mut Client,
+    limits: &WaitLimits,
+    style: &mut Style,
+) -> Result<(u8, String), ClientError> {
     loop {
         let text = match client.answer(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
@@ -86,16 +102,20 @@ impl Style {
             return format!("{name:width$} {bar} {text}\n");
         }
         let colour = colour_of(&line.pool);
-        let bar = if is_error { format!("\x1b[{RED}m{bar}\x1b[0m") } else { format!("\x1b[{colour}m{bar}\x1b[0m") };
+        let bar = if is_error {
+            format!("\x1b[{RED}m{bar}\x1b[0m")
+        } else {
+            format!("\x1b[{colour}m{bar}\x1b[0m")
+        };
         format!("\x1b[{colour}m{name:width$}\x1b[0m {bar} {text}\n")
     }
 }
 
 /// A colour that is always the same for a name (FNV-1a).
 fn colour_of(pool: &str) -> u8 {
-    let hash = pool
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = pool.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     COLOURS[(hash % COLOURS.len() as u64) as usize]
 }
 
@@ -105,20 +125,44 @@ mod tests {
 
     fn line(stream: &str) -> Line {
         let (pool, text) = ("web".to_owned(), "hello \x1b]0;evil\x07".to_owned());
-        Line { time: String::new(), pool, slot: 0, pid: 7, stream: stream.to_owned(), text }
+        Line {
+            time: String::new(),
+            pool,
+            slot: 0,
+            pid: 7,
+            stream: stream.to_owned(),
+            text,
+        }
     }
 
     fn style(named: bool, colour: bool, aligned: bool) -> Style {
-        Style { named, colour, aligned, width: 0 }
+        Style {
+            named,
+            colour,
+            aligned,
+            width: 0,
+        }
     }
 
     #[test]
     fn names_before_lines() {
-        assert_eq!(style(true, false, false).line(&line("both")), "web/0 | hello \\x1b]0;evil\\x07\n");
-        assert_eq!(style(true, false, false).line(&line("stderr")), "web/0 ! hello \\x1b]0;evil\\x07\n");
-        assert_eq!(style(false, true, true).line(&line("stdout")), "hello \\x1b]0;evil\\x07\n");
+        assert_eq!(
+            style(true, false, false).line(&line("both")),
+            "web/0 | hello \\x1b]0;evil\\x07\n"
+        );
+        assert_eq!(
+            style(true, false, false).line(&line("stderr")),
+            "web/0 ! hello \\x1b]0;evil\\x07\n"
+        );
+        assert_eq!(
+            style(false, true, true).line(&line("stdout")),
+            "hello \\x1b]0;evil\\x07\n"
+        );
         let mut aligned = style(true, false, true);
-        aligned.line(&Line { pool: "longer".into(), ..line("both") });
+        aligned.line(&Line {
+            pool: "longer".into(),
+            ..line("both")
+        });
         assert!(aligned.line(&line("both")).starts_with("web/0    | hello"));
     }
 
@@ -126,9 +170,15 @@ mod tests {
     fn a_pool_keeps_its_colour() {
         assert_eq!(colour_of("web"), colour_of("web"));
         let used: std::collections::BTreeSet<u8> =
-            ["web", "api", "task", "mail", "cron", "queue", "db"].into_iter().map(colour_of).collect();
+            ["web", "api", "task", "mail", "cron", "queue", "db"]
+                .into_iter()
+                .map(colour_of)
+                .collect();
         assert!(used.len() > 2, "{used:?}");
         let coloured = style(true, true, false).line(&line("stderr"));
-        assert!(coloured.contains("\x1b[31m!\x1b[0m") && !coloured.contains("\x1b]0;"), "{coloured:?}");
+        assert!(
+            coloured.contains("\x1b[31m!\x1b[0m") && !coloured.contains("\x1b]0;"),
+            "{coloured:?}"
+        );
     }
 }

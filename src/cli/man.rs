@@ -17,8 +17,14 @@ const SIGNALS: [(&str, &str); 6] = [
     ("INT", "the same; a second INT kills at once"),
     ("USR1", "rolling restart of every pool of kind worker"),
     ("USR2", "rolling restart of every pool of kind task"),
-    ("HUP", "read the configuration again and apply what changed; an invalid one changes nothing"),
-    ("RTMIN, WINCH", "open the log files again (WINCH not when the master has a terminal)"),
+    (
+        "HUP",
+        "read the configuration again and apply what changed; an invalid one changes nothing",
+    ),
+    (
+        "RTMIN, WINCH",
+        "open the log files again (WINCH not when the master has a terminal)",
+    ),
 ];
 
 const EXIT_CODES: [(&str, &str); 12] = [
@@ -28,7 +34,10 @@ const EXIT_CODES: [(&str, &str); 12] = [
     ("3", "stopped or failed (status --check)"),
     ("4", "no such pool, or no master reachable"),
     ("5", "not permitted"),
-    ("10", "aborted or rolled back: the old workers serve (where nobody does: 1)"),
+    (
+        "10",
+        "aborted or rolled back: the old workers serve (where nobody does: 1)",
+    ),
     ("69", "an essential pool failed (the master's own)"),
     ("75", "already running"),
     ("78", "configuration error, or not supported yet"),
@@ -45,7 +54,10 @@ const FILES: [(&str, &str); 6] = [
         "/run/rotad/NAME, $XDG_STATE_HOME/rotad/NAME",
         "the runtime directory, for root and for others. NAME: the master's name, or that of the configuration's file",
     ),
-    ("master.pid", "in it, unless configured elsewhere: the master's pid, locked while it lives"),
+    (
+        "master.pid",
+        "in it, unless configured elsewhere: the master's pid, locked while it lives",
+    ),
     ("master.lock", "in it: held by the living master; stays"),
     ("control.sock", "in it: what the verbs talk to"),
     (
@@ -55,11 +67,23 @@ const FILES: [(&str, &str); 6] = [
 ];
 
 const EXAMPLES: [(&str, &str); 6] = [
-    ("rotad init -- gunicorn app:app", "write rotad.toml and a systemd unit for this folder"),
+    (
+        "rotad init -- gunicorn app:app",
+        "write rotad.toml and a systemd unit for this folder",
+    ),
     ("rotad check", "all mistakes of the configuration at once"),
-    ("rotad start", "in the background; returns when every pool is ready"),
-    ("rotad reload", "after a deploy: roll to the new code; exit 10 if it did not come up, and the old workers serve"),
-    ("kill -USR1 $(cat master.pid)", "roll the pools of kind worker, by signal"),
+    (
+        "rotad start",
+        "in the background; returns when every pool is ready",
+    ),
+    (
+        "rotad reload",
+        "after a deploy: roll to the new code; exit 10 if it did not come up, and the old workers serve",
+    ),
+    (
+        "kill -USR1 $(cat master.pid)",
+        "roll the pools of kind worker, by signal",
+    ),
     ("rotad stop", "every request in flight is answered first"),
 ];
 
@@ -110,7 +134,9 @@ fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     man.render_synopsis_section(&mut part)?;
     without_heading(&part, page);
     let mut about = Roff::new();
-    about.control("PP", []).text([roman(help(verb.get_about()))]);
+    about
+        .control("PP", [])
+        .text([roman(help(verb.get_about()))]);
     about.to_writer(page)?;
     if verb.get_arguments().next().is_some() {
         part.clear();
@@ -122,7 +148,10 @@ fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
 
 /// A verb's part stands below a heading of its own.
 fn without_heading(part: &[u8], page: &mut Vec<u8>) {
-    for line in part.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b".SH")) {
+    for line in part
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(b".SH"))
+    {
         page.extend_from_slice(line);
     }
 }
@@ -152,7 +181,11 @@ pub fn reference() -> String {
     let whole = Args::command();
     table("rotad VERB", &whole, &mut page);
     for verb in verbs() {
-        let names = verb.get_positionals().map(shown).collect::<Vec<_>>().join(" ");
+        let names = verb
+            .get_positionals()
+            .map(shown)
+            .collect::<Vec<_>>()
+            .join(" ");
         let title = format!("{} {names}", verb.get_bin_name().unwrap_or_default());
         table(title.trim_end(), &verb, &mut page);
     }
@@ -177,15 +210,41 @@ fn table(title: &str, command: &Command, page: &mut String) {
 
 /// `-w, --watch`, `--timeout DURATION`, `[POOL]…`
 fn shown(arg: &Arg) -> String {
-    let value = arg.get_value_names().map(|names| names.join(" ")).unwrap_or_default();
+    let value = arg
+        .get_value_names()
+        .map(|names| names.join(" "))
+        .unwrap_or_default();
     if arg.is_positional() {
-        let value = if value.is_empty() { arg.get_id().as_str().to_uppercase() } else { value };
-        let many = if arg.get_num_args().is_some_and(|range| range.max_values() > 1) { "…" } else { "" };
-        let value = if arg.is_last_set() { format!("-- {value}{many}") } else { format!("{value}{many}") };
-        return if arg.is_required_set() { value } else { format!("[{value}]") };
+        let value = if value.is_empty() {
+            arg.get_id().as_str().to_uppercase()
+        } else {
+            value
+        };
+        let many = if arg
+            .get_num_args()
+            .is_some_and(|range| range.max_values() > 1)
+        {
+            "…"
+        } else {
+            ""
+        };
+        let value = if arg.is_last_set() {
+            format!("-- {value}{many}")
+        } else {
+            format!("{value}{many}")
+        };
+        return if arg.is_required_set() {
+            value
+        } else {
+            format!("[{value}]")
+        };
     }
     let short = arg.get_short().map(|letter| format!("-{letter}"));
     let long = arg.get_long().map(|name| format!("--{name}"));
     let flags = short.into_iter().chain(long).collect::<Vec<_>>().join(", ");
-    if arg.get_action().takes_values() { format!("{flags} {value}") } else { flags }
+    if arg.get_action().takes_values() {
+        format!("{flags} {value}")
+    } else {
+        flags
+    }
 }

@@ -67,7 +67,9 @@ fn hidden_verb() -> Option<String> {
 fn dispatch(args: Args, hup_ignored: bool) -> u8 {
     let config = args.config;
     match args.verb {
-        Verb::Run { file, no_take_over, .. } => match one_file(file, config) {
+        Verb::Run {
+            file, no_take_over, ..
+        } => match one_file(file, config) {
             Ok(file) => run::run(file.as_deref(), no_take_over, hup_ignored),
             Err(code) => code,
         },
@@ -75,32 +77,75 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             Ok(file) => check::check(file.as_deref(), json),
             Err(code) => code,
         },
-        Verb::Start { pools, no_wait, timeout, no_take_over, .. } => match pools.first() {
+        Verb::Start {
+            pools,
+            no_wait,
+            timeout,
+            no_take_over,
+            ..
+        } => match pools.first() {
             // `rotad start shop.toml` is how other tools are called.
             Some(file) if Path::new(file).is_file() => {
-                print::error(&format!("the configuration file goes with -c: `rotad start -c {file}`"));
+                print::error(&format!(
+                    "the configuration file goes with -c: `rotad start -c {file}`"
+                ));
                 code::USAGE
             }
             Some(_) => pools::start(config.as_deref(), pools, no_wait, timeout),
-            None => run::start(config.as_deref(), run::Start { no_wait, no_take_over, timeout }, hup_ignored),
+            None => run::start(
+                config.as_deref(),
+                run::Start {
+                    no_wait,
+                    no_take_over,
+                    timeout,
+                },
+                hup_ignored,
+            ),
         },
-        Verb::Stop { pools, now, timeout } => match pools.is_empty() {
+        Verb::Stop {
+            pools,
+            now,
+            timeout,
+        } => match pools.is_empty() {
             true => request::stop(config.as_deref(), now, timeout),
             false => pools::stop(config.as_deref(), pools, now, timeout),
         },
-        Verb::Reload { which, config_only, dry_run, wait } => {
-            roll::reload(config.as_deref(), which, config_only, dry_run, &wait)
-        }
-        Verb::Roll { pools, workers, tasks, wait } => {
-            roll::roll(config.as_deref(), args::Selector { pools, workers, tasks }, &wait)
-        }
-        Verb::Rollback { pools, to, dry_run, wait } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
+        Verb::Reload {
+            which,
+            config_only,
+            dry_run,
+            wait,
+        } => roll::reload(config.as_deref(), which, config_only, dry_run, &wait),
+        Verb::Roll {
+            pools,
+            workers,
+            tasks,
+            wait,
+        } => roll::roll(
+            config.as_deref(),
+            args::Selector {
+                pools,
+                workers,
+                tasks,
+            },
+            &wait,
+        ),
+        Verb::Rollback {
+            pools,
+            to,
+            dry_run,
+            wait,
+        } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
         Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),
         Verb::Status(wish) => status::status(config.as_deref(), &wish),
         Verb::Demo { once, port } => demo::demo(once, port),
         Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),
         Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),
-        Verb::Logs { follow, lines, target } => logs::logs(config.as_deref(), follow, lines, target),
+        Verb::Logs {
+            follow,
+            lines,
+            target,
+        } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
         Verb::Init { command } => init::init(config.as_deref(), &command),
         Verb::Completions { shell } => complete::completions(shell),
@@ -112,7 +157,9 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
 fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option<PathBuf>, u8> {
     match (argument, option) {
         (Some(_), Some(_)) => {
-            print::error("the configuration file is given twice: as an argument and by -c; one of them is enough");
+            print::error(
+                "the configuration file is given twice: as an argument and by -c; one of them is enough",
+            );
             Err(code::USAGE)
         }
         (one, other) => Ok(one.or(other)),

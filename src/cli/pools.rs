@@ -7,12 +7,22 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Stops these pools; the master and other pools keep running.
-pub(super) fn stop(file: Option<&Path>, pools: Vec<String>, now: bool, timeout: Option<Duration>) -> u8 {
+pub(super) fn stop(
+    file: Option<&Path>,
+    pools: Vec<String>,
+    now: bool,
+    timeout: Option<Duration>,
+) -> u8 {
     request::once(file, Method::Stop { pools, now }, timeout)
 }
 
 /// Starts stopped pools again.
-pub(super) fn start(file: Option<&Path>, pools: Vec<String>, no_wait: bool, timeout: Option<Duration>) -> u8 {
+pub(super) fn start(
+    file: Option<&Path>,
+    pools: Vec<String>,
+    no_wait: bool,
+    timeout: Option<Duration>,
+) -> u8 {
     let wait = if no_wait { Wait::No } else { Wait::Done };
     request::once(file, Method::Start { pools, wait }, timeout)
 }
@@ -22,5 +32,13 @@ pub(super) fn scale(file: Option<&Path>, pool: String, to: ScaleTo) -> u8 {
 }
 
 pub(super) fn signal(file: Option<&Path>, target: Target, signal: i32) -> u8 {
-    request::once(file, Method::Signal { pool: target.pool, slot: target.slot, signal }, None)
+    request::once(
+        file,
+        Method::Signal {
+            pool: target.pool,
+            slot: target.slot,
+            signal,
+        },
+        None,
+    )
 }

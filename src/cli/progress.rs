@@ -13,22 +13,42 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn on_stdout() -> Self {
-        Self { terminal: std::io::stdout().is_terminal(), colour: print::colour() }
+        Self {
+            terminal: std::io::stdout().is_terminal(),
+            colour: print::colour(),
+        }
     }
 
     /// The lines for a response that is not the final one; empty if it is not progress.
     pub(super) fn line(self, answer: &Response) -> String {
         match answer {
             Response::Progress { text } => format!("{}\n", print::sanitize_lines(text)),
-            Response::Step { pool, slot, done, of, took_ms, text, .. } => {
+            Response::Step {
+                pool,
+                slot,
+                done,
+                of,
+                took_ms,
+                text,
+                ..
+            } => {
                 if !self.terminal {
                     return format!("{}\n", print::sanitize_lines(text));
                 }
                 let took = took_ms.map_or(String::new(), |ms| format!("  {}", took(ms)));
-                let mark = if self.colour { "\x1b[32m✓\x1b[0m" } else { "✓" };
-                format!("{mark} {}/{slot}{took}  ({done} of {of})\n", print::sanitize(pool))
+                let mark = if self.colour {
+                    "\x1b[32m✓\x1b[0m"
+                } else {
+                    "✓"
+                };
+                format!(
+                    "{mark} {}/{slot}{took}  ({done} of {of})\n",
+                    print::sanitize(pool)
+                )
             }
-            Response::Skipped { count } => format!("({count} lines left out: they came faster than they were read)\n"),
+            Response::Skipped { count } => {
+                format!("({count} lines left out: they came faster than they were read)\n")
+            }
             Response::Status(_)
             | Response::Event(_)
             | Response::Line(_)
@@ -54,18 +74,40 @@ mod tests {
     #[test]
     fn a_step_on_a_terminal_and_in_a_pipe() {
         let text = "web/0: pid 7 serves, ready after 0.41 s (1 of 4)".to_owned();
-        let step =
-            Response::Step { pool: "web".into(), slot: 0, pid: Some(7), done: 1, of: 4, took_ms: Some(410), text };
+        let step = Response::Step {
+            pool: "web".into(),
+            slot: 0,
+            pid: Some(7),
+            done: 1,
+            of: 4,
+            took_ms: Some(410),
+            text,
+        };
         let line = |terminal, colour| Progress { terminal, colour }.line(&step);
-        assert_eq!(line(false, false), "web/0: pid 7 serves, ready after 0.41 s (1 of 4)\n");
+        assert_eq!(
+            line(false, false),
+            "web/0: pid 7 serves, ready after 0.41 s (1 of 4)\n"
+        );
         assert_eq!(line(true, false), "✓ web/0  0.41 s  (1 of 4)\n");
-        assert_eq!(line(true, true), "\x1b[32m✓\x1b[0m web/0  0.41 s  (1 of 4)\n");
+        assert_eq!(
+            line(true, true),
+            "\x1b[32m✓\x1b[0m web/0  0.41 s  (1 of 4)\n"
+        );
         assert_eq!(took(80_000), "1 min 20 s");
     }
 
     #[test]
     fn nothing_of_a_worker_reaches_the_terminal_as_it_is() {
-        let answer = Response::Progress { text: "web: \x1b[2J\nmore".into() };
-        assert_eq!(Progress { terminal: true, colour: true }.line(&answer), "web: \\x1b[2J\nmore\n");
+        let answer = Response::Progress {
+            text: "web: \x1b[2J\nmore".into(),
+        };
+        assert_eq!(
+            Progress {
+                terminal: true,
+                colour: true
+            }
+            .line(&answer),
+            "web: \\x1b[2J\nmore\n"
+        );
     }
 }

@@ -13,11 +13,14 @@ impl Rates {
     pub(crate) fn between(before: &Status, after: &Status, passed: Duration) -> Self {
         let used = |status: &Status| -> BTreeMap<i32, f64> {
             let workers = status.pools.iter().flat_map(|pool| &pool.workers);
-            workers.filter_map(|worker| Some((worker.pid?, worker.cpu_s?))).collect()
+            workers
+                .filter_map(|worker| Some((worker.pid?, worker.cpu_s?)))
+                .collect()
         };
         let (before, after) = (used(before), used(after));
         let seconds = passed.as_secs_f64().max(0.001);
-        let share = |(pid, now): (i32, f64)| Some((pid, ((now - before.get(&pid)?) / seconds).max(0.0)));
+        let share =
+            |(pid, now): (i32, f64)| Some((pid, ((now - before.get(&pid)?) / seconds).max(0.0)));
         Self(after.into_iter().filter_map(share).collect())
     }
 

@@ -11,22 +11,32 @@ use std::time::{Duration, Instant};
 
 /// Finds the master of this configuration. The error is an exit code whose message has been printed.
 pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
-    seam::meant(file).and_then(|path| seam::peek(&path)).map_err(|message| {
-        print::plain_error(&message);
-        code::CONFIG
-    })
+    seam::meant(file)
+        .and_then(|path| seam::peek(&path))
+        .map_err(|message| {
+            print::plain_error(&message);
+            code::CONFIG
+        })
 }
 
 /// Ctrl-C and a timeout detach: the work that the master has begun continues.
 pub(super) fn limits(timeout: Option<Duration>) -> WaitLimits {
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    WaitLimits { until, interrupt: SignalPipe::on_ctrl_c().ok(), watches_reader: false }
+    WaitLimits {
+        until,
+        interrupt: SignalPipe::on_ctrl_c().ok(),
+        watches_reader: false,
+    }
 }
 
 /// For commands that run until Ctrl-C or until their output is closed.
 pub(super) fn endless() -> WaitLimits {
     let signals = [nix::libc::SIGINT, nix::libc::SIGTERM];
-    WaitLimits { until: None, interrupt: SignalPipe::on(&signals).ok(), watches_reader: true }
+    WaitLimits {
+        until: None,
+        interrupt: SignalPipe::on(&signals).ok(),
+        watches_reader: true,
+    }
 }
 
 /// Sends one request, prints progress, and returns the exit code after printing its message.
@@ -40,7 +50,8 @@ pub(super) fn once(file: Option<&Path>, ask: Method, timeout: Option<Duration>) 
 /// The same with a master that was already found.
 pub(super) fn once_of(peek: &seam::MasterPaths, ask: Method, timeout: Option<Duration>) -> u8 {
     let limits = limits(timeout);
-    let done = Client::connect(peek, &limits).and_then(|mut client| converse(&mut client, ask, &limits));
+    let done =
+        Client::connect(peek, &limits).and_then(|mut client| converse(&mut client, ask, &limits));
     finish(done, &peek.config)
 }
 
@@ -52,7 +63,14 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
     };
     let limits = limits(timeout);
     let done = Client::connect(&peek, &limits).and_then(|mut client| {
-        let (code, message) = converse(&mut client, Method::Stop { pools: Vec::new(), now }, &limits)?;
+        let (code, message) = converse(
+            &mut client,
+            Method::Stop {
+                pools: Vec::new(),
+                now,
+            },
+            &limits,
+        )?;
         // After a refusal (another configuration's master, not permitted) it keeps running.
         if code == 0 || code == code::FAILED {
             client.wait_gone(&limits)?;
@@ -73,7 +91,11 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
 }
 
 /// Sends a request, prints progress as it arrives, and returns the final response.
-fn converse(client: &mut Client, ask: Method, limits: &WaitLimits) -> Result<(u8, String), ClientError> {
+fn converse(
+    client: &mut Client,
+    ask: Method,
+    limits: &WaitLimits,
+) -> Result<(u8, String), ClientError> {
     client.ask(ask)?;
     let progress = Progress::on_stdout();
     loop {
@@ -103,7 +125,10 @@ pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> 
 pub(super) fn log_file(peek: &seam::MasterPaths) -> String {
     match &peek.log_file {
         Some(file) => file.display().to_string(),
-        None => format!("{} (or went to the stderr of `rotad run`)", peek.default_log_file.display()),
+        None => format!(
+            "{} (or went to the stderr of `rotad run`)",
+            peek.default_log_file.display()
+        ),
     }
 }
 

@@ -34,7 +34,15 @@ pub(super) fn reload(
         (_, true) => ReloadScope::DryRun,
         _ => ReloadScope::Everything,
     };
-    request::once(file, Method::Reload { which: which.into(), extent, wait: until(wait) }, wait.timeout)
+    request::once(
+        file,
+        Method::Reload {
+            which: which.into(),
+            extent,
+            wait: until(wait),
+        },
+        wait.timeout,
+    )
 }
 
 /// Rolls pools, or replaces single workers one after another. Mixing both is refused, since their order would be
@@ -42,16 +50,28 @@ pub(super) fn reload(
 pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait) -> u8 {
     let slots = which.pools.iter().filter(|name| name.contains('/')).count();
     if slots == 0 {
-        return request::once(file, Method::Roll { which: which.into(), wait: until(wait) }, wait.timeout);
+        return request::once(
+            file,
+            Method::Roll {
+                which: which.into(),
+                wait: until(wait),
+            },
+            wait.timeout,
+        );
     }
     if slots < which.pools.len() || which.workers || which.tasks {
-        print::error("either whole pools or single workers (POOL/SLOT), not both at once: roll them one after another");
+        print::error(
+            "either whole pools or single workers (POOL/SLOT), not both at once: roll them one after another",
+        );
         return code::USAGE;
     }
     let mut targets = Vec::new();
     for name in &which.pools {
         match name.parse() {
-            Ok(Target { pool, slot: Some(slot) }) => targets.push((pool, slot)),
+            Ok(Target {
+                pool,
+                slot: Some(slot),
+            }) => targets.push((pool, slot)),
             Ok(Target { slot: None, .. }) => {}
             Err(error) => {
                 print::error(&error);
@@ -64,7 +84,15 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
         Err(code) => return code,
     };
     for (pool, slot) in targets {
-        let code = request::once_of(&peek, Method::Renew { pool, slot, wait: until(wait) }, wait.timeout);
+        let code = request::once_of(
+            &peek,
+            Method::Renew {
+                pool,
+                slot,
+                wait: until(wait),
+            },
+            wait.timeout,
+        );
         // The workers that follow were named on the assumption that this replacement succeeds.
         if code != 0 {
             return code;
@@ -81,7 +109,16 @@ pub(super) fn rollback(
     dry_run: bool,
     wait: &args::Wait,
 ) -> u8 {
-    request::once(file, Method::Rollback { pools, to, dry_run, wait: until(wait) }, wait.timeout)
+    request::once(
+        file,
+        Method::Rollback {
+            pools,
+            to,
+            dry_run,
+            wait: until(wait),
+        },
+        wait.timeout,
+    )
 }
 
 /// Cancels running rolling restarts.
@@ -91,6 +128,10 @@ pub(super) fn cancel(file: Option<&Path>, pools: Vec<String>) -> u8 {
 
 impl From<args::Selector> for Selector {
     fn from(which: args::Selector) -> Self {
-        Self { pools: which.pools, workers: which.workers, tasks: which.tasks }
+        Self {
+            pools: which.pools,
+            workers: which.workers,
+            tasks: which.tasks,
+        }
     }
 }

@@ -8,7 +8,13 @@ use std::time::{Duration, Instant};
 
 /// Runs the master in the foreground.
 pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
-    let launch = daemon::foreground(Wish { no_wait: false, no_take_over }, hup_ignored);
+    let launch = daemon::foreground(
+        Wish {
+            no_wait: false,
+            no_take_over,
+        },
+        hup_ignored,
+    );
     match load(file) {
         Ok(plan) => seam::serve(plan, launch),
         Err(code) => code,
@@ -29,8 +35,13 @@ pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    let wish = Wish { no_wait: how.no_wait, no_take_over: how.no_take_over };
-    let until = how.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let wish = Wish {
+        no_wait: how.no_wait,
+        no_take_over: how.no_take_over,
+    };
+    let until = how
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
     if !plan.master.daemonize {
         return seam::serve(plan, daemon::foreground(wish, hup_ignored));
     }
@@ -38,7 +49,9 @@ pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
         Ok(Side::Launcher(end)) => end.wait(until),
         Ok(Side::Master(launch)) => seam::serve(plan, launch),
         Err(error) => {
-            print::error(&format!("failed to launch the master: {error}; nothing was started"));
+            print::error(&format!(
+                "failed to launch the master: {error}; nothing was started"
+            ));
             code::FAILED
         }
     }
@@ -49,7 +62,11 @@ fn load(file: Option<&Path>) -> Result<Plan, u8> {
         print::error(&message);
         code::CONFIG
     })?;
-    if let Some(message) = seam::peek(&path).ok().as_ref().and_then(client::runs_elsewhere) {
+    if let Some(message) = seam::peek(&path)
+        .ok()
+        .as_ref()
+        .and_then(client::runs_elsewhere)
+    {
         print::error(&message);
         return Err(code::RUNNING);
     }

@@ -12,7 +12,11 @@ use std::path::{Path, PathBuf};
 pub fn load(path: &Path) -> Result<(Plan, String), String> {
     match crate::config::load(path) {
         Ok(loaded) => {
-            let warnings = if loaded.warnings.is_empty() { String::new() } else { loaded.warnings.to_string() };
+            let warnings = if loaded.warnings.is_empty() {
+                String::new()
+            } else {
+                loaded.warnings.to_string()
+            };
             Ok((loaded.plan, warnings))
         }
         Err(findings) => Err(findings.to_string()),
@@ -57,7 +61,10 @@ pub fn peek(path: &Path) -> Result<MasterPaths, String> {
 
 /// The name of a user; `None` if no account has this number.
 pub fn user_name(uid: u32) -> Option<String> {
-    crate::config::user_of(uid).ok().flatten().map(|person| person.name)
+    crate::config::user_of(uid)
+        .ok()
+        .flatten()
+        .map(|person| person.name)
 }
 
 /// Runs the master until its last worker is gone. Returns its exit code.

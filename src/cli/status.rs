@@ -31,8 +31,19 @@ pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
             return if wish.check { code::UNREACHABLE } else { code };
         }
     };
-    print::raw(&render(&status, wish, Look { colour: print::colour(), rates: None }));
-    if wish.check { verdict(&status.pools, wish.pool.is_some(), wish.min_ready) } else { 0 }
+    print::raw(&render(
+        &status,
+        wish,
+        Look {
+            colour: print::colour(),
+            rates: None,
+        },
+    ));
+    if wish.check {
+        verdict(&status.pools, wish.pool.is_some(), wish.min_ready)
+    } else {
+        0
+    }
 }
 
 /// The requested status, or an exit code and the reason.
@@ -42,11 +53,17 @@ pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Stat
         Ok(Err((code, message))) => return Err((code, print::sanitize_lines(&message))),
         Err(error) => return Err((error.code(), error.to_string())),
     };
-    let Some(name) = &wish.pool else { return Ok(status) };
+    let Some(name) = &wish.pool else {
+        return Ok(status);
+    };
     let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
     status.pools.retain(|pool| pool.name == *name);
     if status.pools.is_empty() {
-        let message = format!("no pool is called \"{}\"; there are: {}", print::sanitize(name), names.join(", "));
+        let message = format!(
+            "no pool is called \"{}\"; there are: {}",
+            print::sanitize(name),
+            names.join(", ")
+        );
         return Err((code::UNREACHABLE, message));
     }
     Ok(status)
@@ -54,7 +71,10 @@ pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Stat
 
 /// The status of the master, or its refusal.
 pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
-    let limits = WaitLimits { until: Some(Instant::now() + TIMEOUT), ..WaitLimits::default() };
+    let limits = WaitLimits {
+        until: Some(Instant::now() + TIMEOUT),
+        ..WaitLimits::default()
+    };
     let mut client = Client::connect(peek, &limits)?;
     client.ask(Method::Status)?;
     loop {
@@ -63,7 +83,9 @@ pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, Stri
             Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
             Ok(_) => {}
             Err(ClientError::TimedOut) => {
-                return Err(ClientError::Failed(format!("the master did not answer within {TIMEOUT:?}")));
+                return Err(ClientError::Failed(format!(
+                    "the master did not answer within {TIMEOUT:?}"
+                )));
             }
             Err(error) => return Err(error),
         }
@@ -73,7 +95,11 @@ pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, Stri
 /// As printed: JSON (on one line if it is printed repeatedly), the pools, or one pool's workers.
 pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> String {
     if wish.json {
-        let print = if wish.watch { serde_json::to_string } else { serde_json::to_string_pretty };
+        let print = if wish.watch {
+            serde_json::to_string
+        } else {
+            serde_json::to_string_pretty
+        };
         // Numbers, strings and lists only: this cannot fail.
         return sanitize_json(&print(status).unwrap_or_default()) + "\n";
     }
@@ -90,7 +116,11 @@ fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
     if min_ready.is_some_and(|enough| ready >= enough) {
         return 0;
     }
-    let worst = pools.iter().filter(|pool| by_name || pool.state != PoolState::Stopped).map(verdict_of).max();
+    let worst = pools
+        .iter()
+        .filter(|pool| by_name || pool.state != PoolState::Stopped)
+        .map(verdict_of)
+        .max();
     match worst {
         // Everything is fine, but more ready workers were required.
         Some(0) if min_ready.is_some() => 1,
@@ -123,8 +153,14 @@ mod tests {
     use crate::observe::status::{ReloadState, ReloadStatus};
 
     fn pool(state: PoolState, ready: u32, wanted: u32) -> PoolStatus {
-        let reload =
-            ReloadStatus { state: ReloadState::None, generation: 0, reason: None, replaced: 0, of: 0, took_s: 0.0 };
+        let reload = ReloadStatus {
+            state: ReloadState::None,
+            generation: 0,
+            reason: None,
+            replaced: 0,
+            of: 0,
+            took_s: 0.0,
+        };
         let (name, kind) = ("p".to_owned(), "worker".to_owned());
         PoolStatus {
             name,
@@ -164,7 +200,11 @@ mod tests {
             (vec![ok()], true, Some(5), 1),
         ];
         for (pools, by_name, min_ready, code) in cases {
-            assert_eq!(verdict(&pools, by_name, min_ready), code, "{pools:?} {min_ready:?}");
+            assert_eq!(
+                verdict(&pools, by_name, min_ready),
+                code,
+                "{pools:?} {min_ready:?}"
+            );
         }
     }
 }

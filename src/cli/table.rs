@@ -5,7 +5,8 @@ pub(crate) use super::rates::Rates;
 
 use crate::observe::sanitize::sanitize;
 use crate::observe::status::{
-    LastExit, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus, outdated,
+    LastExit, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState,
+    WorkerStatus, outdated,
 };
 use std::collections::BTreeMap;
 
@@ -40,7 +41,9 @@ pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
         duration(master.uptime_s),
         sanitize(&master.state)
     );
-    let head = ["POOL", "READY", "STATE", "GEN", "RESTARTS", "CPU", "MEMORY", "NOTE"];
+    let head = [
+        "POOL", "READY", "STATE", "GEN", "RESTARTS", "CPU", "MEMORY", "NOTE",
+    ];
     let rows = status.pools.iter().map(|pool| Row {
         mark: pool_mark(pool.state),
         cells: vec![
@@ -48,9 +51,18 @@ pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
             format!("{}/{}", pool.ready, pool.wanted),
             word(&pool.state),
             number(pool.generation),
-            pool.workers.iter().map(|worker| u64::from(worker.restarts)).sum::<u64>().to_string(),
+            pool.workers
+                .iter()
+                .map(|worker| u64::from(worker.restarts))
+                .sum::<u64>()
+                .to_string(),
             look.cpu(pool.workers.iter()),
-            total(pool.workers.iter().filter_map(|worker| worker.rss_bytes.map(|n| n as f64))).map_or_else(dash, bytes),
+            total(
+                pool.workers
+                    .iter()
+                    .filter_map(|worker| worker.rss_bytes.map(|n| n as f64)),
+            )
+            .map_or_else(dash, bytes),
             pool_note(pool),
         ],
     });
@@ -61,7 +73,11 @@ pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
 /// One pool, with a row for each worker.
 pub(crate) fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
     let (mark, paint) = pool_mark(pool.state);
-    let mark = if look.colour { format!("\x1b[{paint}m{mark}\x1b[0m") } else { mark.to_string() };
+    let mark = if look.colour {
+        format!("\x1b[{paint}m{mark}\x1b[0m")
+    } else {
+        mark.to_string()
+    };
     let mut out = format!(
         "{mark} {}  {}  {}  {}/{} ready  generation {}\n",
         sanitize(&pool.name),
@@ -71,10 +87,15 @@ pub(crate) fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
         pool.wanted,
         number(pool.generation)
     );
-    for note in [mixture(pool), reload_note(&pool.reload), threat(pool)].into_iter().flatten() {
+    for note in [mixture(pool), reload_note(&pool.reload), threat(pool)]
+        .into_iter()
+        .flatten()
+    {
         out += &format!("  {note}\n");
     }
-    let head = ["SLOT", "PID", "STATE", "AGE", "GEN", "READY-IN", "RESTARTS", "CPU", "MEMORY", "NOTE"];
+    let head = [
+        "SLOT", "PID", "STATE", "AGE", "GEN", "READY-IN", "RESTARTS", "CPU", "MEMORY", "NOTE",
+    ];
     let rows = pool.workers.iter().map(|worker| Row {
         mark: worker_mark(worker.state),
         cells: vec![
@@ -110,7 +131,10 @@ fn render(out: &mut String, head: &[&str], rows: Vec<Row>, colour: bool) {
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let padded = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     *out += &format!("   {}\n", line(head.to_vec()));
@@ -155,20 +179,42 @@ fn pool_note(pool: &PoolStatus) -> String {
         .workers
         .iter()
         .filter(|worker| worker.last_exit.is_some())
-        .filter(|worker| !matches!(worker.state, WorkerState::Ready | WorkerState::Done | WorkerState::Stopped))
+        .filter(|worker| {
+            !matches!(
+                worker.state,
+                WorkerState::Ready | WorkerState::Done | WorkerState::Stopped
+            )
+        })
         // The worker with the longest backoff has failed most often: its message says most.
-        .max_by(|one, other| one.retry_in_s.unwrap_or(0.0).total_cmp(&other.retry_in_s.unwrap_or(0.0)))
-        .map(|worker| format!("{}/{}: {}", sanitize(&pool.name), worker.slot, worker_note(worker)));
-    let waits = (!pool.waits_for.is_empty()).then(|| format!("waits for {}", sanitize(pool.waits_for.join(", "))));
+        .max_by(|one, other| {
+            one.retry_in_s
+                .unwrap_or(0.0)
+                .total_cmp(&other.retry_in_s.unwrap_or(0.0))
+        })
+        .map(|worker| {
+            format!(
+                "{}/{}: {}",
+                sanitize(&pool.name),
+                worker.slot,
+                worker_note(worker)
+            )
+        });
+    let waits = (!pool.waits_for.is_empty())
+        .then(|| format!("waits for {}", sanitize(pool.waits_for.join(", "))));
     let turn = match pool.workers.iter().filter(|worker| worker.waits).count() {
         0 => None,
         1 => Some("1 waits for others that start".to_owned()),
         count => Some(format!("{count} wait for others that start")),
     };
-    let stopped = (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
+    let stopped =
+        (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
     let unserved = (!pool.unserved.is_empty()).then(|| sanitize(pool.unserved.join("; ")));
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
-    let alive = pool.workers.iter().any(is_only_alive).then(|| "alive, nothing says more".to_owned());
+    let alive = pool
+        .workers
+        .iter()
+        .any(is_only_alive)
+        .then(|| "alive, nothing says more".to_owned());
     let parts = [
         unserved,
         waits,
@@ -187,15 +233,20 @@ fn pool_note(pool: &PoolStatus) -> String {
 /// Which generations serve, if there is more than one: `slot 0 of generation 2, slots 1, 2 of generation 1`.
 fn mixture(pool: &PoolStatus) -> Option<String> {
     let mut slots: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    let serves = |worker: &&WorkerStatus| matches!(worker.state, WorkerState::Ready | WorkerState::Soaking);
+    let serves =
+        |worker: &&WorkerStatus| matches!(worker.state, WorkerState::Ready | WorkerState::Soaking);
     for worker in pool.workers.iter().filter(serves) {
-        slots.entry(worker.generation).or_default().push(worker.slot.to_string());
+        slots
+            .entry(worker.generation)
+            .or_default()
+            .push(worker.slot.to_string());
     }
     let part = |(generation, slots): (&u32, &Vec<String>)| {
         let word = if slots.len() == 1 { "slot" } else { "slots" };
         format!("{word} {} of generation {generation}", slots.join(", "))
     };
-    (pool.state == PoolState::Mixed).then(|| slots.iter().rev().map(part).collect::<Vec<_>>().join(", "))
+    (pool.state == PoolState::Mixed)
+        .then(|| slots.iter().rev().map(part).collect::<Vec<_>>().join(", "))
 }
 
 fn threat(pool: &PoolStatus) -> Option<String> {
@@ -205,7 +256,9 @@ fn threat(pool: &PoolStatus) -> Option<String> {
 fn reload_note(reload: &ReloadStatus) -> Option<String> {
     let what = match reload.state {
         ReloadState::None | ReloadState::Done => return None,
-        ReloadState::Running => return Some(format!("{} of {} replaced", reload.replaced, reload.of)),
+        ReloadState::Running => {
+            return Some(format!("{} of {} replaced", reload.replaced, reload.of));
+        }
         ReloadState::Aborted => "aborted",
         ReloadState::RolledBack => "rolled back",
         ReloadState::Superseded => "superseded",
@@ -219,10 +272,22 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
 
 fn worker_note(worker: &WorkerStatus) -> String {
     let exit = worker.last_exit.as_ref().map(exit_note);
-    let retry = worker.retry_in_s.map(|s| format!("retry in {}", duration(s)));
-    let waits = worker.waits.then(|| "waits for others that start".to_owned());
-    let says = worker.says.as_ref().filter(|says| !says.is_empty()).map(sanitize);
-    [waits, says, exit, retry].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let retry = worker
+        .retry_in_s
+        .map(|s| format!("retry in {}", duration(s)));
+    let waits = worker
+        .waits
+        .then(|| "waits for others that start".to_owned());
+    let says = worker
+        .says
+        .as_ref()
+        .filter(|says| !says.is_empty())
+        .map(sanitize);
+    [waits, says, exit, retry]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn exit_note(exit: &LastExit) -> String {
@@ -232,9 +297,15 @@ fn exit_note(exit: &LastExit) -> String {
         (None, None, Some(signal)) => format!("killed by {}", sanitize(signal)),
         (None, None, None) => "ended".to_owned(),
     };
-    let core = if exit.core == Some(true) { ", core dumped" } else { "" };
+    let core = if exit.core == Some(true) {
+        ", core dumped"
+    } else {
+        ""
+    };
     let log = exit.log.iter().rev().find(|line| !line.trim().is_empty());
-    let log = log.map_or(String::new(), |line| format!(", log: \"{}\"", sanitize(line.trim())));
+    let log = log.map_or(String::new(), |line| {
+        format!(", log: \"{}\"", sanitize(line.trim()))
+    });
     format!("{what}{core} after {}{log}", duration(exit.after_s))
 }
 
@@ -244,7 +315,11 @@ fn is_only_alive(worker: &WorkerStatus) -> bool {
 }
 
 fn worker_word(worker: &WorkerStatus) -> String {
-    if is_only_alive(worker) { "alive".to_owned() } else { word(&worker.state) }
+    if is_only_alive(worker) {
+        "alive".to_owned()
+    } else {
+        word(&worker.state)
+    }
 }
 
 /// A state's word in JSON, so that table and JSON agree.
@@ -256,7 +331,9 @@ fn word(state: &impl serde::Serialize) -> String {
 }
 
 fn total(values: impl Iterator<Item = f64>) -> Option<f64> {
-    values.fold(None, |sum: Option<f64>, value| Some(sum.unwrap_or(0.0) + value))
+    values.fold(None, |sum: Option<f64>, value| {
+        Some(sum.unwrap_or(0.0) + value)
+    })
 }
 
 fn number(n: u32) -> String {
@@ -288,7 +365,11 @@ fn bytes(n: f64) -> String {
         }
         (n, unit) = (n / 1024.0, next);
     }
-    if n < 10.0 && unit != 'K' { format!("{n:.1}{unit}") } else { format!("{n:.0}{unit}") }
+    if n < 10.0 && unit != 'K' {
+        format!("{n:.1}{unit}")
+    } else {
+        format!("{n:.0}{unit}")
+    }
 }
 
 #[cfg(test)]

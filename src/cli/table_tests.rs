@@ -1,7 +1,10 @@
 use super::*;
 use crate::observe::status::MasterStatus;
 
-const PLAIN: Look<'static> = Look { colour: false, rates: None };
+const PLAIN: Look<'static> = Look {
+    colour: false,
+    rates: None,
+};
 
 fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
     WorkerStatus {
@@ -24,11 +27,21 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
 }
 
 fn reload(state: ReloadState, reason: Option<&str>) -> ReloadStatus {
-    ReloadStatus { state, generation: 3, reason: reason.map(str::to_owned), replaced: 1, of: 4, took_s: 1.0 }
+    ReloadStatus {
+        state,
+        generation: 3,
+        reason: reason.map(str::to_owned),
+        replaced: 1,
+        of: 4,
+        took_s: 1.0,
+    }
 }
 
 fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus {
-    let ready = workers.iter().filter(|worker| worker.state == WorkerState::Ready).count() as u32;
+    let ready = workers
+        .iter()
+        .filter(|worker| worker.state == WorkerState::Ready)
+        .count() as u32;
     PoolStatus {
         name: name.to_owned(),
         kind: "worker".to_owned(),
@@ -47,8 +60,20 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
 }
 
 fn sick(slot: u32) -> WorkerStatus {
-    let log = vec!["first".to_owned(), "PDOException: \x1b[31mred\x1b[0m".to_owned(), " ".to_owned()];
-    let exit = LastExit { code: Some(3), signal: None, core: None, error: None, after_s: 0.21, log, log_cut: false };
+    let log = vec![
+        "first".to_owned(),
+        "PDOException: \x1b[31mred\x1b[0m".to_owned(),
+        " ".to_owned(),
+    ];
+    let exit = LastExit {
+        code: Some(3),
+        signal: None,
+        core: None,
+        error: None,
+        after_s: 0.21,
+        log,
+        log_cut: false,
+    };
     WorkerStatus {
         pid: None,
         last_exit: Some(exit),
@@ -64,7 +89,11 @@ fn sick(slot: u32) -> WorkerStatus {
 fn sample() -> Status {
     let mut rolled = pool("api", PoolState::Ok, vec![worker(0, WorkerState::Ready)]);
     rolled.reload = reload(ReloadState::RolledBack, Some("api/0: exit 1 before ready"));
-    let mut rolling = pool("task", PoolState::Reloading, vec![worker(0, WorkerState::Ready)]);
+    let mut rolling = pool(
+        "task",
+        PoolState::Reloading,
+        vec![worker(0, WorkerState::Ready)],
+    );
     rolling.reload = reload(ReloadState::Running, None);
     Status {
         master: MasterStatus {
@@ -76,7 +105,11 @@ fn sample() -> Status {
             uptime_s: 273_600.0,
         },
         pools: vec![
-            pool("web", PoolState::Degraded, vec![worker(0, WorkerState::Ready), sick(1)]),
+            pool(
+                "web",
+                PoolState::Degraded,
+                vec![worker(0, WorkerState::Ready), sick(1)],
+            ),
             rolled,
             rolling,
             pool("off", PoolState::Stopped, vec![]),
@@ -110,7 +143,13 @@ fn the_table_of_one_pool() {
 
 #[test]
 fn colour_only_adds_and_only_our_own_escapes_come_through() {
-    let coloured = pools(&sample(), Look { colour: true, rates: None });
+    let coloured = pools(
+        &sample(),
+        Look {
+            colour: true,
+            rates: None,
+        },
+    );
     assert!(coloured.contains("\x1b[33m◐\x1b[0m web"));
     let mut plain = coloured;
     for paint in [GREEN, YELLOW, BLUE, RED, GREY, 0] {
@@ -137,9 +176,20 @@ fn between_two_looks_the_processor_is_a_share() {
     after.pools[0].workers[0].cpu_s = Some(1.8);
     after.pools[1].workers[0].pid = Some(4712);
     let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));
-    let table = pools(&after, Look { colour: false, rates: Some(&rates) });
+    let table = pools(
+        &after,
+        Look {
+            colour: false,
+            rates: Some(&rates),
+        },
+    );
     assert!(table.contains("50%") && !table.contains("0.8s"), "{table}");
-    assert!(table.lines().any(|line| line.contains("api") && line.contains("  –    20M")), "new since then: {table}");
+    assert!(
+        table
+            .lines()
+            .any(|line| line.contains("api") && line.contains("  –    20M")),
+        "new since then: {table}"
+    );
 }
 
 #[test]
@@ -157,35 +207,74 @@ fn what_a_worker_says_and_how_it_died_in_each_way() {
         log_cut: false,
     };
     assert_eq!(exit_note(&exit), "killed by SEGV, core dumped after 1m30s");
-    let failed =
-        LastExit { error: Some("exec: no such program /x".into()), signal: None, core: None, after_s: 0.0, ..exit };
+    let failed = LastExit {
+        error: Some("exec: no such program /x".into()),
+        signal: None,
+        core: None,
+        after_s: 0.0,
+        ..exit
+    };
     assert_eq!(exit_note(&failed), "exec: no such program /x after 0.0s");
 }
 
 #[test]
 fn numbers_are_short() {
-    let seconds =
-        [(0.04, "0.0s"), (9.96, "10.0s"), (59.9, "59s"), (200.0, "3m20s"), (18_200.0, "5h03m"), (-1.0, "0.0s")];
+    let seconds = [
+        (0.04, "0.0s"),
+        (9.96, "10.0s"),
+        (59.9, "59s"),
+        (200.0, "3m20s"),
+        (18_200.0, "5h03m"),
+        (-1.0, "0.0s"),
+    ];
     for (value, text) in seconds {
         assert_eq!(duration(value), text);
     }
-    for (value, text) in
-        [(1024.0, "1K"), (1_004_000.0, "980K"), (20_480_000.0, "20M"), (1.2e9, "1.1G"), (9e15, "8185T")]
-    {
+    for (value, text) in [
+        (1024.0, "1K"),
+        (1_004_000.0, "980K"),
+        (20_480_000.0, "20M"),
+        (1.2e9, "1.1G"),
+        (9e15, "8185T"),
+    ] {
         assert_eq!(bytes(value), text);
     }
 }
 
 #[test]
 fn who_is_ready_for_his_age_alone_is_called_alive() {
-    let by_age = |slot, state| WorkerStatus { ready_by: Some(ReadyBy::Age), ..worker(slot, state) };
-    let jobs = pool("jobs", PoolState::Ok, vec![by_age(0, WorkerState::Ready), by_age(1, WorkerState::Soaking)]);
+    let by_age = |slot, state| WorkerStatus {
+        ready_by: Some(ReadyBy::Age),
+        ..worker(slot, state)
+    };
+    let jobs = pool(
+        "jobs",
+        PoolState::Ok,
+        vec![
+            by_age(0, WorkerState::Ready),
+            by_age(1, WorkerState::Soaking),
+        ],
+    );
     let rows = workers(&jobs, PLAIN);
-    assert!(rows.contains("4711  alive ") && rows.contains("4711  soaking "), "{rows}");
-    let status =
-        Status { pools: vec![jobs, pool("web", PoolState::Ok, vec![worker(0, WorkerState::Ready)])], ..sample() };
+    assert!(
+        rows.contains("4711  alive ") && rows.contains("4711  soaking "),
+        "{rows}"
+    );
+    let status = Status {
+        pools: vec![
+            jobs,
+            pool("web", PoolState::Ok, vec![worker(0, WorkerState::Ready)]),
+        ],
+        ..sample()
+    };
     let table = pools(&status, PLAIN);
-    let lines: Vec<&str> = table.lines().filter(|line| line.contains("alive, nothing says more")).collect();
+    let lines: Vec<&str> = table
+        .lines()
+        .filter(|line| line.contains("alive, nothing says more"))
+        .collect();
     assert!(lines.len() == 1 && lines[0].contains("jobs"), "{table}");
-    assert!(!workers(&status.pools[1], PLAIN).contains("alive"), "{table}");
+    assert!(
+        !workers(&status.pools[1], PLAIN).contains("alive"),
+        "{table}"
+    );
 }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write \"500ms\", \"30s\", \"2min\""))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write \"500ms\", \"30s\", \"2min\""))
 }
 
 /// A pool, or one of its workers.
@@ -24,21 +25,29 @@ impl FromStr for Target {
         let (pool, slot) = match text.split_once('/') {
             None => (text, None),
             Some((pool, slot)) => {
-                let number =
-                    slot.parse().map_err(|_| format!("\"{slot}\" is no slot: write POOL/SLOT, as in web/0"))?;
+                let number = slot
+                    .parse()
+                    .map_err(|_| format!("\"{slot}\" is no slot: write POOL/SLOT, as in web/0"))?;
                 (pool, Some(number))
             }
         };
         if pool.is_empty() {
             return Err("the pool's name is missing: write POOL or POOL/SLOT".to_owned());
         }
-        Ok(Self { pool: pool.to_owned(), slot })
+        Ok(Self {
+            pool: pool.to_owned(),
+            slot,
+        })
     }
 }
 
 /// `4`, `+1`, `-1`.
 pub(super) fn size(text: &str) -> Result<ScaleTo, String> {
-    let wrong = || format!("\"{text}\" is no number of workers: write 4 for so many, +1 for one more, -1 for one less");
+    let wrong = || {
+        format!(
+            "\"{text}\" is no number of workers: write 4 for so many, +1 for one more, -1 for one less"
+        )
+    };
     if text.starts_with(['+', '-']) {
         return text.parse().map(ScaleTo::By).map_err(|_| wrong());
     }
@@ -51,7 +60,10 @@ pub(super) fn signal(text: &str) -> Result<i32, String> {
         return if (1..=libc::SIGRTMAX()).contains(&number) {
             Ok(number)
         } else {
-            Err(format!("there is no signal {number}: they go from 1 to {}", libc::SIGRTMAX()))
+            Err(format!(
+                "there is no signal {number}: they go from 1 to {}",
+                libc::SIGRTMAX()
+            ))
         };
     }
     let upper = text.to_uppercase();
@@ -66,7 +78,9 @@ pub(super) fn signal(text: &str) -> Result<i32, String> {
     let nearest = names.min_by_key(|known| strsim::damerau_levenshtein(known, name));
     let hint = nearest.filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
     let hint = hint.map_or_else(String::new, |known| format!("; did you mean {known}?"));
-    Err(format!("there is no signal \"{text}\"{hint} (`kill -l` lists them)"))
+    Err(format!(
+        "there is no signal \"{text}\"{hint} (`kill -l` lists them)"
+    ))
 }
 
 /// `RTMIN`, `RTMIN+3`, `RTMAX-1`.
@@ -88,7 +102,14 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("sigusr1", 10), ("hup", 1), ("9", 9), ("64", 64)] {
+        for (text, number) in [
+            ("TERM", 15),
+            ("SIGTERM", 15),
+            ("sigusr1", 10),
+            ("hup", 1),
+            ("9", 9),
+            ("64", 64),
+        ] {
             assert_eq!(signal(text), Ok(number), "{text}");
         }
         assert_eq!(signal("RTMIN+1"), Ok(libc::SIGRTMIN() + 1));
@@ -96,7 +117,11 @@ mod tests {
         for text in ["0", "65", "-1", "", "RTMIN+99", "RTMIN-1", "SIG", "NOPE"] {
             assert!(signal(text).is_err(), "{text}");
         }
-        assert!(signal("SIGURS1").unwrap_err().contains("did you mean USR1?"));
+        assert!(
+            signal("SIGURS1")
+                .unwrap_err()
+                .contains("did you mean USR1?")
+        );
         assert!(signal("TREM").unwrap_err().contains("did you mean TERM?"));
         assert!(!signal("ABCDEFGH").unwrap_err().contains("did you mean"));
     }
@@ -114,8 +139,20 @@ mod tests {
 
     #[test]
     fn targets() {
-        assert_eq!("web".parse(), Ok(Target { pool: "web".into(), slot: None }));
-        assert_eq!("web/3".parse(), Ok(Target { pool: "web".into(), slot: Some(3) }));
+        assert_eq!(
+            "web".parse(),
+            Ok(Target {
+                pool: "web".into(),
+                slot: None
+            })
+        );
+        assert_eq!(
+            "web/3".parse(),
+            Ok(Target {
+                pool: "web".into(),
+                slot: Some(3)
+            })
+        );
         for text in ["web/", "web/x", "web/-1", "/0", ""] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }

@@ -30,7 +30,10 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
             return code;
         }
     };
-    let mut page = last.as_ref().map(|(status, _)| render(status, None, wish)).unwrap_or_default();
+    let mut page = last
+        .as_ref()
+        .map(|(status, _)| render(status, None, wish))
+        .unwrap_or_default();
     let screen = Screen::enter(wish);
     loop {
         if screen.show(&page).is_err() {
@@ -44,7 +47,8 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
             Ok(now) => {
                 let before = last.replace((now, Instant::now()));
                 last.as_ref().map(|(now, at)| {
-                    let rates = before.map(|(before, then)| Rates::between(&before, now, *at - then));
+                    let rates =
+                        before.map(|(before, then)| Rates::between(&before, now, *at - then));
                     render(now, rates.as_ref(), wish)
                 })
             }
@@ -70,7 +74,14 @@ fn pause(screen: &Screen, limits: &super::client::WaitLimits) -> Result<(), Clie
 }
 
 fn render(status: &Status, rates: Option<&Rates>, wish: &StatusArgs) -> String {
-    status::render(status, wish, Look { colour: print::colour(), rates })
+    status::render(
+        status,
+        wish,
+        Look {
+            colour: print::colour(),
+            rates,
+        },
+    )
 }
 
 /// Where the status is shown.
@@ -84,11 +95,17 @@ struct Screen {
 impl Screen {
     fn enter(wish: &StatusArgs) -> Self {
         let terminal = std::io::stdout().is_terminal() && !wish.json;
-        let stop = terminal.then(|| SignalPipe::on(&[libc::SIGTSTP]).ok()).flatten();
+        let stop = terminal
+            .then(|| SignalPipe::on(&[libc::SIGTSTP]).ok())
+            .flatten();
         if terminal {
             print::raw(ENTER);
         }
-        Self { terminal, json: wish.json, stop }
+        Self {
+            terminal,
+            json: wish.json,
+            stop,
+        }
     }
 
     fn show(&self, page: &str) -> std::io::Result<()> {
@@ -99,7 +116,10 @@ impl Screen {
             let time = humantime::format_rfc3339_seconds(SystemTime::now());
             return print::write(&format!("{time}\n{page}\n"));
         }
-        print::write(&painted(page, terminal::rows(&std::io::stdout()).unwrap_or(24)))
+        print::write(&painted(
+            page,
+            terminal::rows(&std::io::stdout()).unwrap_or(24),
+        ))
     }
 
     fn leave(&self) {
@@ -119,7 +139,11 @@ impl Drop for Screen {
 fn painted(page: &str, rows: u16) -> String {
     let rows = usize::from(rows.max(2));
     let lines: Vec<&str> = page.lines().collect();
-    let mut shown: Vec<String> = lines.iter().take(rows).map(|line| (*line).to_owned()).collect();
+    let mut shown: Vec<String> = lines
+        .iter()
+        .take(rows)
+        .map(|line| (*line).to_owned())
+        .collect();
     if lines.len() > rows {
         shown[rows - 1] = format!("… {} more lines", lines.len() - rows + 1);
     }
@@ -133,7 +157,13 @@ mod tests {
     #[test]
     fn a_page_never_scrolls() {
         assert_eq!(painted("a\nb\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
-        assert_eq!(painted("a\nb\nc\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J");
-        assert_eq!(painted("a\nb\nc\nd\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n… 2 more lines\x1b[K\x1b[J");
+        assert_eq!(
+            painted("a\nb\nc\n", 3),
+            "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J"
+        );
+        assert_eq!(
+            painted("a\nb\nc\nd\n", 3),
+            "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n… 2 more lines\x1b[K\x1b[J"
+        );
     }
 }

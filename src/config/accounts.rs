@@ -26,7 +26,10 @@ fn found<T>(
     match looked_up {
         Ok(Some(found)) => return Some(found),
         Ok(None) => parser.error(&name.span, format!("unknown {what} `{shown}`")),
-        Err(error) => parser.error(&name.span, format!("cannot look up the {what} `{shown}`: {error}")),
+        Err(error) => parser.error(
+            &name.span,
+            format!("cannot look up the {what} `{shown}`: {error}"),
+        ),
     }
     None
 }
@@ -40,7 +43,11 @@ pub(super) fn account(
     let own_group = group_name.and_then(|name| Some((name, group(parser, name)?)));
     let Some(name) = name else {
         if let Some(group) = group_name {
-            parser.unused_key(&group.span, "`group` without `user` does nothing", "add `user`");
+            parser.unused_key(
+                &group.span,
+                "`group` without `user` does nothing",
+                "add `user`",
+            );
         }
         return None;
     };
@@ -48,7 +55,11 @@ pub(super) fn account(
     let me = Uid::effective();
     if !me.is_root() && user.uid != me.as_raw() {
         let message = format!("only root can run workers as `{}`", shown(&user.name));
-        parser.error_with(&name.span, message, "leave `user` out, or start the master as root");
+        parser.error_with(
+            &name.span,
+            message,
+            "leave `user` out, or start the master as root",
+        );
         return None;
     }
     let gid = own_group.as_ref().map_or(user.gid, |(_, gid)| *gid);
@@ -57,13 +68,27 @@ pub(super) fn account(
         && !me.is_root()
         && !own_groups().contains(&gid)
     {
-        parser.error(&group.span, format!("only root can take the group `{}`", shown(&group.value)));
+        parser.error(
+            &group.span,
+            format!("only root can take the group `{}`", shown(&group.value)),
+        );
     }
-    Some(Account { name: user.name, uid: user.uid, gid, groups, home: user.home, shell: user.shell })
+    Some(Account {
+        name: user.name,
+        uid: user.uid,
+        gid,
+        groups,
+        home: user.home,
+        shell: user.shell,
+    })
 }
 
 /// The groups that the master may use without being root.
 pub(super) fn own_groups() -> Vec<u32> {
     let groups = nix::unistd::getgroups().unwrap_or_default();
-    groups.into_iter().chain([Gid::effective()]).map(Gid::as_raw).collect()
+    groups
+        .into_iter()
+        .chain([Gid::effective()])
+        .map(Gid::as_raw)
+        .collect()
 }

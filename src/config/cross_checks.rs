@@ -28,7 +28,10 @@ pub(super) fn order(parser: &mut Parser, pools: &mut [Marked]) {
                 continue;
             }
             if pool.after.contains(&name.value) {
-                parser.error(&name.span, format!("`{}` is named twice", shown(&name.value)));
+                parser.error(
+                    &name.span,
+                    format!("`{}` is named twice", shown(&name.value)),
+                );
             } else if names.contains(&name.value) {
                 pool.after.push(name.value.clone());
             } else {
@@ -41,8 +44,10 @@ pub(super) fn order(parser: &mut Parser, pools: &mut [Marked]) {
 }
 
 fn circles(parser: &mut Parser, pools: &[Marked]) {
-    let mut waiting: BTreeMap<&str, &[String]> =
-        pools.iter().map(|(pool, _)| (pool.name.as_str(), pool.after.as_slice())).collect();
+    let mut waiting: BTreeMap<&str, &[String]> = pools
+        .iter()
+        .map(|(pool, _)| (pool.name.as_str(), pool.after.as_slice()))
+        .collect();
     loop {
         let free: Vec<&str> = waiting
             .iter()
@@ -56,11 +61,15 @@ fn circles(parser: &mut Parser, pools: &[Marked]) {
             continue;
         }
         // Each remaining pool waits for another remaining one, so following them leads into a cycle.
-        let Some(first) = waiting.keys().next() else { return };
+        let Some(first) = waiting.keys().next() else {
+            return;
+        };
         let mut path = vec![*first];
         let start = loop {
             let last = path[path.len() - 1];
-            let next = waiting[last].iter().find(|name| waiting.contains_key(name.as_str()));
+            let next = waiting[last]
+                .iter()
+                .find(|name| waiting.contains_key(name.as_str()));
             let Some(next) = next else { return };
             match path.iter().position(|name| name == next) {
                 Some(at) => break at,
@@ -77,16 +86,34 @@ fn circles(parser: &mut Parser, pools: &[Marked]) {
 
 /// Reported at the `after` of the pool of the cycle that comes first in the text.
 fn tell(parser: &mut Parser, pools: &[Marked], circle: &[&str]) {
-    let Some((first, marks)) = pools.iter().find(|(pool, _)| circle.contains(&pool.name.as_str())) else { return };
-    let at = circle.iter().position(|name| *name == first.name).unwrap_or(0);
+    let Some((first, marks)) = pools
+        .iter()
+        .find(|(pool, _)| circle.contains(&pool.name.as_str()))
+    else {
+        return;
+    };
+    let at = circle
+        .iter()
+        .position(|name| *name == first.name)
+        .unwrap_or(0);
     let turned: Vec<&str> = circle[at..].iter().chain(&circle[..=at]).copied().collect();
     let next = turned.get(1).copied().unwrap_or_default();
-    let Some(name) = marks.after.iter().find(|name| name.value == next) else { return };
+    let Some(name) = marks.after.iter().find(|name| name.value == next) else {
+        return;
+    };
     if circle.len() == 1 {
-        parser.error_with(&name.span, format!("`{next}` waits for itself"), "leave it out");
+        parser.error_with(
+            &name.span,
+            format!("`{next}` waits for itself"),
+            "leave it out",
+        );
     } else {
         let message = format!("these pools wait for each other: {}", turned.join(" → "));
-        parser.error_with(&name.span, message, "one of them has to be first: take a name out of its `after`");
+        parser.error_with(
+            &name.span,
+            message,
+            "one of them has to be first: take a name out of its `after`",
+        );
     }
 }
 
@@ -99,7 +126,10 @@ pub(super) fn ports(parser: &mut Parser, pools: &[Marked], listeners: &[ListenPl
     for (index, (_, ports, span)) in ranges.iter().enumerate() {
         for (other, theirs, _) in &ranges[..index] {
             if ports.first <= theirs.last && theirs.first <= ports.last {
-                let message = format!("pool `{other}` has some of these ports: {}-{}", theirs.first, theirs.last);
+                let message = format!(
+                    "pool `{other}` has some of these ports: {}-{}",
+                    theirs.first, theirs.last
+                );
                 parser.error_with(span, message, "no two pools can have the same ports");
             }
         }
@@ -107,7 +137,10 @@ pub(super) fn ports(parser: &mut Parser, pools: &[Marked], listeners: &[ListenPl
             if let Address::Tcp(address) = &listener.address
                 && (ports.first..=ports.last).contains(&address.port())
             {
-                let message = format!("the listener `{}` has one of these ports: {address}", shown(&listener.name));
+                let message = format!(
+                    "the listener `{}` has one of these ports: {address}",
+                    shown(&listener.name)
+                );
                 parser.error_with(span, message, "workers would find it taken");
             }
         }
@@ -118,30 +151,52 @@ pub(super) fn ports(parser: &mut Parser, pools: &[Marked], listeners: &[ListenPl
 /// rotation.
 pub(super) fn logs(parser: &mut Parser, pools: &[Marked], master: &MasterPlan, sources: &[Source]) {
     let log = master.log_file.as_ref().unwrap_or(&master.default_log_file);
-    let mut ours = vec![(identity(log), "the master's own log"), (identity(&master.pid_file), "the pid file")];
-    ours.extend(sources.iter().map(|source| (identity(&source.path), "part of the configuration")));
+    let mut ours = vec![
+        (identity(log), "the master's own log"),
+        (identity(&master.pid_file), "the pid file"),
+    ];
+    ours.extend(
+        sources
+            .iter()
+            .map(|source| (identity(&source.path), "part of the configuration")),
+    );
     let mut writers: BTreeMap<PathBuf, &PoolPlan> = BTreeMap::new();
     for (pool, marks) in pools {
         for file in &marks.files {
             let real = identity(&file.value);
             if let Some((_, what)) = ours.iter().find(|(path, _)| *path == real) {
                 let hint = "choose another file, or leave it out for the master's log";
-                parser.error_with(&file.span, format!("{} is {what}", file.value.display()), hint);
+                parser.error_with(
+                    &file.span,
+                    format!("{} is {what}", file.value.display()),
+                    hint,
+                );
             }
             match writers.get(&real) {
-                Some(other) if (other.log.max_size, other.log.keep) != (pool.log.max_size, pool.log.keep) => {
+                Some(other)
+                    if (other.log.max_size, other.log.keep)
+                        != (pool.log.max_size, pool.log.keep) =>
+                {
                     let message = format!(
                         "`{}` and `{}` write this file with different `max_size` or `keep`",
                         other.name, pool.name
                     );
-                    parser.error_with(&file.span, message, "give both the same, or each a file of its own");
+                    parser.error_with(
+                        &file.span,
+                        message,
+                        "give both the same, or each a file of its own",
+                    );
                 }
                 Some(other) if other.log.access != pool.log.access => {
                     let message = format!(
                         "`{}` and `{}` write this file with different `mode`, `user` or `group`",
                         other.name, pool.name
                     );
-                    parser.error_with(&file.span, message, "give both the same, or each a file of its own");
+                    parser.error_with(
+                        &file.span,
+                        message,
+                        "give both the same, or each a file of its own",
+                    );
                 }
                 Some(_) => {}
                 None => drop(writers.insert(real, pool)),

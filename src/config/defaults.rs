@@ -7,21 +7,36 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Tables that are filled up key by key; any other value is taken as a whole.
-const MERGED: [&str; 7] = ["env", "reload", "restart", "recycle", "health", "log", "limits"];
+const MERGED: [&str; 7] = [
+    "env", "reload", "restart", "recycle", "health", "log", "limits",
+];
 
 /// Kinds of health check: a pool that has one of its own takes no other.
 const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
 
 /// Keys that have no meaning for a oneshot: it has one process, which is never ready and never replaced.
-pub(super) const NOT_OF_ONESHOTS: [&str; 10] =
-    ["listen", "stdin", "ports", "ready", "essential", "reload", "recycle", "health", "count", "max_starting"];
+pub(super) const NOT_OF_ONESHOTS: [&str; 10] = [
+    "listen",
+    "stdin",
+    "ports",
+    "ready",
+    "essential",
+    "reload",
+    "recycle",
+    "health",
+    "count",
+    "max_starting",
+];
 
 /// The checked defaults, if there are any.
 pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
     let value = value?;
     let table = value.get_ref().as_table();
     for (name, value) in table.map(in_order).unwrap_or_default() {
-        let inner = value.get_ref().as_table().filter(|_| MERGED.contains(&&*name.value));
+        let inner = value
+            .get_ref()
+            .as_table()
+            .filter(|_| MERGED.contains(&&*name.value));
         for (name, value) in inner.map(in_order).unwrap_or_default() {
             parser.add_default(name.span);
             parser.add_default(value.span());
@@ -35,7 +50,11 @@ pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option
     parser.table(value, POOL, &mut Pool::default());
     let mut table = table?.clone();
     if let Some((name, _)) = table.remove_entry("ports") {
-        parser.error_with(&name.span(), "`ports` cannot be a default", "no two pools can have the same ports");
+        parser.error_with(
+            &name.span(),
+            "`ports` cannot be a default",
+            "no two pools can have the same ports",
+        );
     }
     Some(table)
 }
@@ -54,7 +73,11 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
                 full.insert(name.clone(), value.clone());
             }
             (Some(DeValue::Table(own)), DeValue::Table(more)) if MERGED.contains(&word) => {
-                let kept: Vec<&str> = if word == "health" { not_with(own) } else { Vec::new() };
+                let kept: Vec<&str> = if word == "health" {
+                    not_with(own)
+                } else {
+                    Vec::new()
+                };
                 for (name, value) in more {
                     let word = name.get_ref().as_ref();
                     if !own.contains_key(word) && !kept.contains(&word) {

@@ -47,15 +47,28 @@ fn entry(line: &str, offset: usize) -> Result<Option<Variable>, Fault> {
     let name = name.trim_end();
     let span = start..start + name.len();
     if !is_variable(name) {
-        return Err((span, "the name of a variable is made of letters, digits and `_`".to_owned()));
+        return Err((
+            span,
+            "the name of a variable is made of letters, digits and `_`".to_owned(),
+        ));
     }
     let raw = raw.trim();
     if raw.contains('\0') {
-        return Err((span, "a NUL byte cannot be passed to the operating system".to_owned()));
+        return Err((
+            span,
+            "a NUL byte cannot be passed to the operating system".to_owned(),
+        ));
     }
     match value(raw) {
-        Ok(value) => Ok(Some(Variable { name: name.to_owned(), value, span })),
-        Err(message) => Err((offset + line.len() - rest.len()..offset + line.len(), message.to_owned())),
+        Ok(value) => Ok(Some(Variable {
+            name: name.to_owned(),
+            value,
+            span,
+        })),
+        Err(message) => Err((
+            offset + line.len() - rest.len()..offset + line.len(),
+            message.to_owned(),
+        )),
     }
 }
 
@@ -73,7 +86,17 @@ fn value(raw: &str) -> Result<String, &'static str> {
         },
         Some('"') => double_quoted(&raw[1..])?,
         _ if raw.starts_with('#') => return Ok(String::new()),
-        _ => return Ok(raw.split(" #").next().unwrap_or(raw).split("\t#").next().unwrap_or(raw).trim_end().to_owned()),
+        _ => {
+            return Ok(raw
+                .split(" #")
+                .next()
+                .unwrap_or(raw)
+                .split("\t#")
+                .next()
+                .unwrap_or(raw)
+                .trim_end()
+                .to_owned());
+        }
     };
     match rest.trim_start() {
         "" => Ok(value),
@@ -109,15 +132,28 @@ mod tests {
     fn pairs(text: &str) -> Vec<(String, String)> {
         let (variables, faults) = parse(text);
         assert_eq!(faults, [], "{text}");
-        variables.into_iter().map(|variable| (variable.name, variable.value)).collect()
+        variables
+            .into_iter()
+            .map(|variable| (variable.name, variable.value))
+            .collect()
     }
 
     #[test]
     fn values_quotes_and_comments() {
         let text = "# all\n\nA=1\nexport B = two words # not this\r\nC='a # $b'\nD=\"x\\n\\\"y\\\"\" # z\nE=\nF=a#b\nG= # none\n";
-        let expected =
-            [("A", "1"), ("B", "two words"), ("C", "a # $b"), ("D", "x\n\"y\""), ("E", ""), ("F", "a#b"), ("G", "")];
-        assert_eq!(pairs(text), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "a # $b"),
+            ("D", "x\n\"y\""),
+            ("E", ""),
+            ("F", "a#b"),
+            ("G", ""),
+        ];
+        assert_eq!(
+            pairs(text),
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     }
 
     #[test]

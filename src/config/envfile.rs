@@ -16,14 +16,25 @@ pub(super) struct EnvFiles {
 impl EnvFiles {
     /// The variables of a file; reports findings if it cannot be read or parsed. Its lines are never shown, since
     /// they may hold secrets.
-    pub(super) fn variables(&mut self, parser: &mut Parser, path: &Located<PathBuf>) -> Vec<(String, String)> {
-        if let Some((_, variables)) = self.read.iter().find(|(source, _)| source.path == path.value) {
+    pub(super) fn variables(
+        &mut self,
+        parser: &mut Parser,
+        path: &Located<PathBuf>,
+    ) -> Vec<(String, String)> {
+        if let Some((_, variables)) = self
+            .read
+            .iter()
+            .find(|(source, _)| source.path == path.value)
+        {
             return variables.clone();
         }
         let content = match read(&path.value) {
             Ok(content) => content,
             Err(error) => {
-                parser.error(&path.span, format!("cannot read {}: {error}", path.value.display()));
+                parser.error(
+                    &path.span,
+                    format!("cannot read {}: {error}", path.value.display()),
+                );
                 return Vec::new();
             }
         };
@@ -37,11 +48,21 @@ impl EnvFiles {
                  root",
                 found.display()
             );
-            parser.error_with(&path.span, message, format!("chown root {}", found.display()));
+            parser.error_with(
+                &path.span,
+                message,
+                format!("chown root {}", found.display()),
+            );
         }
         let (variables, report) = understand(&path.value, &content);
         parser.report.extend(report);
-        self.read.push((Source { path: path.value.clone(), content }, variables.clone()));
+        self.read.push((
+            Source {
+                path: path.value.clone(),
+                content,
+            },
+            variables.clone(),
+        ));
         variables
     }
 
@@ -67,7 +88,11 @@ fn understand(path: &Path, content: &[u8]) -> (Vec<(String, String)>, Report) {
         Ok(text) => text,
         Err(fault) => {
             let at = fault.valid_up_to();
-            error(&String::from_utf8_lossy(content), &(at..at), "not valid UTF-8".to_owned());
+            error(
+                &String::from_utf8_lossy(content),
+                &(at..at),
+                "not valid UTF-8".to_owned(),
+            );
             return (Vec::new(), report);
         }
     };
@@ -80,5 +105,11 @@ fn understand(path: &Path, content: &[u8]) -> (Vec<(String, String)>, Report) {
             error(text, &variable.span, message);
         }
     }
-    (variables.into_iter().map(|Variable { name, value, .. }| (name, value)).collect(), report)
+    (
+        variables
+            .into_iter()
+            .map(|Variable { name, value, .. }| (name, value))
+            .collect(),
+        report,
+    )
 }

@@ -19,7 +19,11 @@ pub enum NotFound {
     )]
     Nowhere,
     #[error("{} ({by}) cannot be used: {source}", path.display())]
-    Missing { path: PathBuf, by: &'static str, source: std::io::Error },
+    Missing {
+        path: PathBuf,
+        by: &'static str,
+        source: std::io::Error,
+    },
     #[error(
         "{} was found by the search, but does not belong to root\n  name it with `-c {}` if it is meant",
         .0.display(), .0.display()
@@ -36,10 +40,16 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
     if let Some(path) = explicit {
         return usable(path, "-c");
     }
-    let named = std::env::var_os("ROTAD_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let named = std::env::var_os("ROTAD_CONFIG")
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from);
     let path = match named {
         Some(path) => usable(&path, "$ROTAD_CONFIG")?,
-        None => SEARCH.iter().map(PathBuf::from).find(|path| path.exists()).ok_or(NotFound::Nowhere)?,
+        None => SEARCH
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.exists())
+            .ok_or(NotFound::Nowhere)?,
     };
     if !permissions::is_own(&path) {
         return Err(NotFound::NotRoots(path));
@@ -56,7 +66,11 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
 fn usable(path: &Path, by: &'static str) -> Result<PathBuf, NotFound> {
     match path.metadata() {
         Ok(_) => Ok(path.to_owned()),
-        Err(source) => Err(NotFound::Missing { path: path.to_owned(), by, source }),
+        Err(source) => Err(NotFound::Missing {
+            path: path.to_owned(),
+            by,
+            source,
+        }),
     }
 }
 
@@ -64,7 +78,11 @@ fn usable(path: &Path, by: &'static str) -> Result<PathBuf, NotFound> {
 /// its master may still run.
 pub fn meant(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
     match find(explicit) {
-        Err(NotFound::Missing { path, source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(path),
+        Err(NotFound::Missing { path, source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(path)
+        }
         other => other,
     }
 }
@@ -98,31 +116,55 @@ pub fn unnameable(path: &Path) -> Option<String> {
 /// Reads as much of a configuration as a client needs. Whatever is broken or missing (including the file) falls back
 /// to the defaults, because a running master must be found with a broken file, too.
 pub fn peek(path: &Path) -> MasterPaths {
-    let ConfigPaths { given, real, base, name } = ConfigPaths::of(path);
+    let ConfigPaths {
+        given,
+        real,
+        base,
+        name,
+    } = ConfigPaths::of(path);
     let read = crate::plan::read(&given);
-    let text = read.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
+    let text = read
+        .as_ref()
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        .unwrap_or_default();
     let (table, faults) = DeTable::parse_recoverable(&text);
-    let master = table.get_ref().get("master").and_then(|master| match master.get_ref() {
-        DeValue::Table(master) => Some(in_order(master)),
-        _ => None,
-    });
+    let master = table
+        .get_ref()
+        .get("master")
+        .and_then(|master| match master.get_ref() {
+            DeValue::Table(master) => Some(in_order(master)),
+            _ => None,
+        });
     let text_of = |key: &str| {
-        let (_, value) = master.as_ref()?.iter().find(|(name, _)| name.value == key)?;
-        value.get_ref().as_str().filter(|text| !text.is_empty() && !text.contains('\0')).map(str::to_owned)
+        let (_, value) = master
+            .as_ref()?
+            .iter()
+            .find(|(name, _)| name.value == key)?;
+        value
+            .get_ref()
+            .as_str()
+            .filter(|text| !text.is_empty() && !text.contains('\0'))
+            .map(str::to_owned)
     };
     let path_of = |key: &str| text_of(key).map(|text| paths::under(&base, Path::new(&text)));
-    let name = text_of("name").filter(|name| paths::is_name(name)).unwrap_or(name);
+    let name = text_of("name")
+        .filter(|name| paths::is_name(name))
+        .unwrap_or(name);
     let configured = path_of("runtime_dir");
     let unsure = match (&read, &configured) {
         (Err(error), _) => Some(format!("{} cannot be read ({error})", given.display())),
         (Ok(_), Some(_)) => None,
         (Ok(_), None) if !faults.is_empty() => Some(format!("{} is broken", given.display())),
-        (Ok(_), None) if table.get_ref().is_empty() => Some(format!("{} says nothing", given.display())),
+        (Ok(_), None) if table.get_ref().is_empty() => {
+            Some(format!("{} says nothing", given.display()))
+        }
         (Ok(_), None) => None,
     };
     let roots = Some(paths::roots_runtime_dir(&name)).filter(|_| configured.is_none());
     let runtime_dir = configured.unwrap_or_else(|| paths::runtime_dir(&name));
-    let owner = given.metadata().or_else(|_| given.parent().unwrap_or(Path::new("/")).metadata());
+    let owner = given
+        .metadata()
+        .or_else(|_| given.parent().unwrap_or(Path::new("/")).metadata());
     MasterPaths {
         pid_file: path_of("pid_file").unwrap_or_else(|| runtime_dir.join("master.pid")),
         log_file: path_of("log_file"),

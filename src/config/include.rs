@@ -26,8 +26,17 @@ pub(super) struct Included {
 /// the configuration: it is left out if a pattern matches it too.
 pub(super) fn files(parser: &mut Parser, root: &Value<'_>, main: &Path) -> Included {
     let mut included = Included::default();
-    let Some(value) = root.get_ref().as_table().and_then(|table| table.get("include")) else { return included };
-    let Some(patterns) = parser.texts(value, "patterns of files such as [\"conf.d/*.toml\"]") else { return included };
+    let Some(value) = root
+        .get_ref()
+        .as_table()
+        .and_then(|table| table.get("include"))
+    else {
+        return included;
+    };
+    let Some(patterns) = parser.texts(value, "patterns of files such as [\"conf.d/*.toml\"]")
+    else {
+        return included;
+    };
     let mut found: Vec<Located<PathBuf>> = Vec::new();
     for pattern in patterns.value {
         for path in matches(parser, &pattern, &mut included.globs) {
@@ -39,7 +48,10 @@ pub(super) fn files(parser: &mut Parser, root: &Value<'_>, main: &Path) -> Inclu
     }
     found.sort_by(|a, b| a.value.cmp(&b.value));
     if found.len() > MOST {
-        parser.error(&patterns.span, format!("{} files to include, {MOST} are the most", found.len()));
+        parser.error(
+            &patterns.span,
+            format!("{} files to include, {MOST} are the most", found.len()),
+        );
         return included;
     }
     let mut bytes = 0;
@@ -55,7 +67,9 @@ pub(super) fn files(parser: &mut Parser, root: &Value<'_>, main: &Path) -> Inclu
 
 /// The matches of one pattern.
 fn matches(parser: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>) -> Vec<PathBuf> {
-    let Some(glob) = self::pattern(parser, pattern) else { return Vec::new() };
+    let Some(glob) = self::pattern(parser, pattern) else {
+        return Vec::new();
+    };
     if let Some(found) = permissions::writable_by_others(&glob.folder()) {
         let (message, hint) = permissions::refusal(&found);
         parser.error_with(&pattern.span, message, hint);
@@ -63,13 +77,20 @@ fn matches(parser: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>
     let paths = match glob.find() {
         Ok(paths) => paths,
         Err(error) => {
-            parser.error(&pattern.span, format!("cannot look for `{}`: {error}", shown(&pattern.value)));
+            parser.error(
+                &pattern.span,
+                format!("cannot look for `{}`: {error}", shown(&pattern.value)),
+            );
             return Vec::new();
         }
     };
     if paths.is_empty() {
         let message = format!("no file matches `{}` now", shown(&pattern.value));
-        parser.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
+        parser.warning(
+            &pattern.span,
+            message,
+            format!("it is looked for in {}", glob.folder().display()),
+        );
     }
     globs.push(glob);
     paths
@@ -85,7 +106,11 @@ pub(super) fn pattern(parser: &mut Parser, pattern: &Located<String>) -> Option<
         Ok(glob) => Some(glob),
         Err(message) => {
             let hint = "*, ? and [ab] stand for a part of one name, ** for any number of folders";
-            parser.error_with(&pattern.span, format!("`{}` is no pattern: {message}", shown(&pattern.value)), hint);
+            parser.error_with(
+                &pattern.span,
+                format!("`{}` is no pattern: {message}", shown(&pattern.value)),
+                hint,
+            );
             None
         }
     }
@@ -101,7 +126,10 @@ fn one(parser: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut I
     let content = match read(path) {
         Ok(content) => content,
         Err(error) => {
-            parser.error(&at.span, format!("cannot include {}: {error}", path.display()));
+            parser.error(
+                &at.span,
+                format!("cannot include {}: {error}", path.display()),
+            );
             return 0;
         }
     };
@@ -109,7 +137,10 @@ fn one(parser: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut I
         let (message, hint) = permissions::refusal(&found);
         parser.error_with(&at.span, message, hint);
     } else if !permissions::may_be_included(path, main) {
-        let message = format!("{} belongs neither to root nor to the owner of this file", path.display());
+        let message = format!(
+            "{} belongs neither to root nor to the owner of this file",
+            path.display()
+        );
         parser.error_with(&at.span, message, "what it says would run as root");
     }
     let text = parser.add_text(path, &String::from_utf8_lossy(&content));
@@ -120,6 +151,9 @@ fn one(parser: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut I
         included.texts.push(text);
     }
     let bytes = content.len();
-    included.sources.push(Source { path: path.clone(), content });
+    included.sources.push(Source {
+        path: path.clone(),
+        content,
+    });
     bytes
 }

@@ -34,14 +34,29 @@ impl Listeners {
         let mut all = Self::default();
         for (name, section) in sections {
             let index = all.declare_one(parser, &name, section);
-            all.declared.push(Declared { name, index, used: false });
+            all.declared.push(Declared {
+                name,
+                index,
+                used: false,
+            });
         }
         all
     }
 
-    fn declare_one(&mut self, parser: &mut Parser, name: &Located<String>, section: Listen) -> Option<usize> {
+    fn declare_one(
+        &mut self,
+        parser: &mut Parser,
+        name: &Located<String>,
+        section: Listen,
+    ) -> Option<usize> {
         let Some(written) = &section.address else {
-            super::pool::missing(parser, "listener", name, "address", "add address = \"127.0.0.1:8080\"");
+            super::pool::missing(
+                parser,
+                "listener",
+                name,
+                "address",
+                "add address = \"127.0.0.1:8080\"",
+            );
             return None;
         };
         if written.value.is_empty() {
@@ -50,7 +65,11 @@ impl Listeners {
         let address = address(parser, written)?;
         if let Some(other) = self.plans.iter().find(|plan| same(&plan.address, &address)) {
             let message = format!("`{address}` is the address of `{}` already", other.name);
-            parser.error_with(&written.span, message, "one socket serves as many pools as name it");
+            parser.error_with(
+                &written.span,
+                message,
+                "one socket serves as many pools as name it",
+            );
             return None;
         }
         let mut plan = ListenPlan {
@@ -69,27 +88,50 @@ impl Listeners {
 
     /// The listener that a pool names, or whose address it gives; `None` if it has a finding.
     pub(super) fn take(&mut self, parser: &mut Parser, word: &Located<String>) -> Option<usize> {
-        if let Some(declared) = self.declared.iter_mut().find(|declared| declared.name.value == word.value) {
+        if let Some(declared) = self
+            .declared
+            .iter_mut()
+            .find(|declared| declared.name.value == word.value)
+        {
             declared.used = true;
             return declared.index;
         }
         if !word.value.contains(':') {
-            let names = self.declared.iter().map(|declared| declared.name.value.as_str());
+            let names = self
+                .declared
+                .iter()
+                .map(|declared| declared.name.value.as_str());
             let hint = match nearest(&word.value, names) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!(
                     "add [listen.{}], or write an address such as \"127.0.0.1:8000\"",
-                    if paths::is_name(&word.value) { &word.value } else { "NAME" }
+                    if paths::is_name(&word.value) {
+                        &word.value
+                    } else {
+                        "NAME"
+                    }
                 ),
             };
-            parser.error_with(&word.span, format!("unknown listener `{}`", shown(&word.value)), hint);
+            parser.error_with(
+                &word.span,
+                format!("unknown listener `{}`", shown(&word.value)),
+                hint,
+            );
             return None;
         }
         let address = address(parser, word)?;
-        match self.plans.iter().position(|plan| same(&plan.address, &address)) {
+        match self
+            .plans
+            .iter()
+            .position(|plan| same(&plan.address, &address))
+        {
             Some(index) if paths::is_name(&self.plans[index].name) => {
                 let name = self.plans[index].name.clone();
-                parser.error_with(&word.span, format!("`{address}` has a name"), format!("write `{name}`"));
+                parser.error_with(
+                    &word.span,
+                    format!("`{address}` has a name"),
+                    format!("write `{name}`"),
+                );
                 None
             }
             Some(index) => Some(index),
@@ -114,7 +156,11 @@ impl Listeners {
         for declared in self.declared.iter().filter(|declared| !declared.used) {
             let name = &declared.name;
             let message = format!("no pool listens on `{}`", shown(&name.value));
-            parser.warning(&name.span, message, format!("add listen = [\"{}\"] to a pool", shown(&name.value)));
+            parser.warning(
+                &name.span,
+                message,
+                format!("add listen = [\"{}\"] to a pool", shown(&name.value)),
+            );
         }
         self.plans
     }
@@ -133,7 +179,10 @@ fn own(parser: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
             ("user", section.user.as_ref().map(|at| at.span.clone())),
             ("group", section.group.as_ref().map(|at| at.span.clone())),
         ];
-        for (key, span) in spans.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        for (key, span) in spans
+            .into_iter()
+            .filter_map(|(key, span)| Some((key, span?)))
+        {
             parser.error_with(
                 &span,
                 format!("`{key}` means nothing for a TCP socket"),
@@ -146,14 +195,22 @@ fn own(parser: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
     if let Some(name) = &section.user {
         plan.uid = accounts::user(parser, name).map(|user| user.uid);
         let me = Uid::effective();
-        if plan.uid.is_some_and(|uid| !me.is_root() && uid != me.as_raw()) {
+        if plan
+            .uid
+            .is_some_and(|uid| !me.is_root() && uid != me.as_raw())
+        {
             parser.error(&name.span, "only root can give a socket to another user");
         }
     }
     if let Some(name) = &section.group {
         plan.gid = accounts::group(parser, name);
-        if plan.gid.is_some_and(|gid| !Uid::effective().is_root() && !accounts::own_groups().contains(&gid)) {
-            parser.error(&name.span, "only root can give a socket to a group that it is not in");
+        if plan.gid.is_some_and(|gid| {
+            !Uid::effective().is_root() && !accounts::own_groups().contains(&gid)
+        }) {
+            parser.error(
+                &name.span,
+                "only root can give a socket to a group that it is not in",
+            );
         }
     }
 }
@@ -180,16 +237,25 @@ fn address_hint(text: &str) -> String {
         return "write \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/shop.sock\"; ports go up to 65535".to_owned();
     }
     match host {
-        "" | "*" => format!("write \"0.0.0.0:{port}\" for every address, \"127.0.0.1:{port}\" for this machine only"),
+        "" | "*" => format!(
+            "write \"0.0.0.0:{port}\" for every address, \"127.0.0.1:{port}\" for this machine only"
+        ),
         "localhost" => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
-        host if host.contains(':') => format!("write \"[{}]:{port}\"", shown(host.trim_matches(['[', ']']))),
+        host if host.contains(':') => format!(
+            "write \"[{}]:{port}\"",
+            shown(host.trim_matches(['[', ']']))
+        ),
         _ => "write the address in numbers: names are not looked up".to_owned(),
     }
 }
 
 fn unix(parser: &mut Parser, written: &Located<String>, path: &str) -> Option<Address> {
     if path.is_empty() || path.ends_with('/') {
-        parser.error_with(&written.span, "`unix:` needs the path of a socket", "write \"unix:/run/shop.sock\"");
+        parser.error_with(
+            &written.span,
+            "`unix:` needs the path of a socket",
+            "write \"unix:/run/shop.sock\"",
+        );
         return None;
     }
     if path.starts_with('@') {
@@ -199,8 +265,13 @@ fn unix(parser: &mut Parser, written: &Located<String>, path: &str) -> Option<Ad
     let path = paths::under(&parser.base, Path::new(path));
     let length = path.as_os_str().len();
     if length > LONGEST_UNIX_PATH {
-        let message = format!("the path of this socket has {length} bytes, {LONGEST_UNIX_PATH} are the most");
-        parser.error_with(&written.span, message, "choose a shorter folder, such as one below /run");
+        let message =
+            format!("the path of this socket has {length} bytes, {LONGEST_UNIX_PATH} are the most");
+        parser.error_with(
+            &written.span,
+            message,
+            "choose a shorter folder, such as one below /run",
+        );
         return None;
     }
     Some(Address::Unix(path))

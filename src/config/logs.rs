@@ -29,15 +29,28 @@ pub(super) fn make(parser: &mut Parser, log: &Log) -> LogPlan {
         ("user", log.user.as_ref().map(|at| &at.span)),
         ("group", log.group.as_ref().map(|at| &at.span)),
     ];
-    for (key, span) in sizes.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+    for (key, span) in sizes
+        .into_iter()
+        .filter_map(|(key, span)| Some((key, span?)))
+    {
         if files.is_empty() {
             let hint = "name a file: stdout = \"web.log\"; the master's own log has log_max_size and log_keep";
-            parser.unused_key(span, format!("`{key}` means nothing without a log file of the pool"), hint);
+            parser.unused_key(
+                span,
+                format!("`{key}` means nothing without a log file of the pool"),
+                hint,
+            );
         }
     }
     LogPlan {
-        stdout: log.stdout.as_ref().map_or(Sink::Master, |at| at.value.clone()),
-        stderr: log.stderr.as_ref().map_or(Sink::Stdout, |at| at.value.clone()),
+        stdout: log
+            .stdout
+            .as_ref()
+            .map_or(Sink::Master, |at| at.value.clone()),
+        stderr: log
+            .stderr
+            .as_ref()
+            .map_or(Sink::Stdout, |at| at.value.clone()),
         max_size: log.max_size.as_ref().map_or(MAX_SIZE, |at| at.value),
         keep: log.keep.as_ref().map_or(KEEP, |at| at.value),
         access: access(parser, log),
@@ -47,17 +60,29 @@ pub(super) fn make(parser: &mut Parser, log: &Log) -> LogPlan {
 /// Owner, group and mode of the files.
 fn access(parser: &mut Parser, log: &Log) -> FileAccess {
     let root = Uid::effective().is_root();
-    let mut access = FileAccess { mode: log.mode.as_ref().map(|at| at.value), ..FileAccess::default() };
+    let mut access = FileAccess {
+        mode: log.mode.as_ref().map(|at| at.value),
+        ..FileAccess::default()
+    };
     if let Some(name) = &log.user {
         access.uid = accounts::user(parser, name).map(|user| user.uid);
-        if access.uid.is_some_and(|uid| !root && uid != Uid::effective().as_raw()) {
+        if access
+            .uid
+            .is_some_and(|uid| !root && uid != Uid::effective().as_raw())
+        {
             parser.error(&name.span, "only root can give a log to another user");
         }
     }
     if let Some(name) = &log.group {
         access.gid = accounts::group(parser, name);
-        if access.gid.is_some_and(|gid| !root && !accounts::own_groups().contains(&gid)) {
-            parser.error(&name.span, "only root can give a log to a group that it is not in");
+        if access
+            .gid
+            .is_some_and(|gid| !root && !accounts::own_groups().contains(&gid))
+        {
+            parser.error(
+                &name.span,
+                "only root can give a log to a group that it is not in",
+            );
         }
     }
     access
@@ -69,20 +94,30 @@ pub(super) fn files(log: &Log) -> Vec<Located<PathBuf>> {
         Sink::File(path) => Some(Located::new(path.clone(), at.span.clone())),
         _ => None,
     };
-    [&log.stdout, &log.stderr].into_iter().flatten().filter_map(file).collect()
+    [&log.stdout, &log.stderr]
+        .into_iter()
+        .flatten()
+        .filter_map(file)
+        .collect()
 }
 
 pub(super) fn large_enough(parser: &mut Parser, size: &Located<u64>) {
     if size.value < LEAST_SIZE {
-        parser.error_with(&size.span, "too small for a log file", "4KiB is the least, \"50MiB\" the default");
+        parser.error_with(
+            &size.span,
+            "too small for a log file",
+            "4KiB is the least, \"50MiB\" the default",
+        );
     }
 }
 
 /// A file's identity whatever it is called: its real path, or that of its directory if it does not exist yet.
 pub(super) fn identity(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| match (path.parent().map(Path::canonicalize), path.file_name()) {
-        (Some(Ok(folder)), Some(name)) => folder.join(name),
-        _ => path.to_owned(),
+    path.canonicalize().unwrap_or_else(|_| {
+        match (path.parent().map(Path::canonicalize), path.file_name()) {
+            (Some(Ok(folder)), Some(name)) => folder.join(name),
+            _ => path.to_owned(),
+        }
     })
 }
 
@@ -98,7 +133,11 @@ fn usable(parser: &mut Parser, file: &Located<PathBuf>) {
             parser.error_with(&file.span, format!("{path} is not a regular file"), hint);
         }
         Ok(_) if may(&file.value, AccessFlags::W_OK).is_err() => {
-            parser.error_with(&file.span, format!("{path} cannot be written"), "the master writes it, as its own user");
+            parser.error_with(
+                &file.span,
+                format!("{path} cannot be written"),
+                "the master writes it, as its own user",
+            );
         }
         Ok(_) => {}
         Err(_) => can_be_made(parser, &file.value, &file.span),
@@ -107,11 +146,21 @@ fn usable(parser: &mut Parser, file: &Located<PathBuf>) {
 
 /// Whether the file, and every missing directory above it, can be created.
 fn can_be_made(parser: &mut Parser, file: &Path, span: &Range<usize>) {
-    let Some(there) = file.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok()) else { return };
+    let Some(there) = file
+        .ancestors()
+        .skip(1)
+        .find(|folder| folder.symlink_metadata().is_ok())
+    else {
+        return;
+    };
     let message = format!("{} cannot be made", file.display());
     if !there.is_dir() {
         parser.error_with(span, message, format!("{} is no folder", there.display()));
     } else if may(there, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-        parser.error_with(span, message, format!("{} is not writable for the master", there.display()));
+        parser.error_with(
+            span,
+            message,
+            format!("{} is not writable for the master", there.display()),
+        );
     }
 }

@@ -66,15 +66,23 @@ pub struct Loaded {
 ///
 /// Every finding, including warnings, in the order of the text. They show `path` as it was given.
 pub fn load(path: &Path) -> Result<Loaded, Report> {
-    let content =
-        plan::read(path).map_err(|error| Report::of_file(path, format!("cannot read the configuration: {error}")))?;
+    let content = plan::read(path).map_err(|error| {
+        Report::of_file(path, format!("cannot read the configuration: {error}"))
+    })?;
     let distrust = permissions::writable_by_others(path);
     let mut result = check(path, content);
     if let Some(found) = distrust {
         let (message, hint) = permissions::refusal(&found);
         let mut report = Report::default();
         let severity = Severity::Error;
-        report.push(Finding { severity, file: path.to_owned(), place: None, message, hint: Some(hint), for_log: None });
+        report.push(Finding {
+            severity,
+            file: path.to_owned(),
+            place: None,
+            message,
+            hint: Some(hint),
+            for_log: None,
+        });
         report.extend(match result {
             Ok(loaded) => loaded.warnings,
             Err(report) => report,
@@ -98,7 +106,10 @@ fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
     let plan = read_all(&mut parser, place, content);
     parser.report.sort(path);
     match plan {
-        Some(plan) if !parser.report.has_errors() => Ok(Loaded { plan, warnings: parser.report }),
+        Some(plan) if !parser.report.has_errors() => Ok(Loaded {
+            plan,
+            warnings: parser.report,
+        }),
         _ => Err(parser.report),
     }
 }
@@ -108,10 +119,17 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
     let main = parser.main_text();
     let root = parse(parser, &main)?;
     let included = include::files(parser, &root, &place.real);
-    let roots: Vec<Option<Value<'_>>> = included.texts.iter().map(|text| parse(parser, text)).collect();
+    let roots: Vec<Option<Value<'_>>> = included
+        .texts
+        .iter()
+        .map(|text| parse(parser, text))
+        .collect();
     let mut config = Config::default();
     config.read_main(parser, &root);
-    let defaults = root.get_ref().as_table().and_then(|table| table.get("defaults"));
+    let defaults = root
+        .get_ref()
+        .as_table()
+        .and_then(|table| table.get("defaults"));
     let defaults = defaults::read(parser, defaults);
     pools::read(parser, &root, defaults.as_ref(), &mut config.pools);
     let complete = roots.iter().all(Option::is_some);
@@ -119,7 +137,10 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
         config.read_included(parser, root);
         pools::read(parser, root, defaults.as_ref(), &mut config.pools);
     }
-    let mut sources = vec![Source { path: place.given.clone(), content }];
+    let mut sources = vec![Source {
+        path: place.given.clone(),
+        content,
+    }];
     sources.extend(included.sources);
     // Names that an unreadable file may have defined are not reported as missing in the others.
     complete.then(|| resolve::plan(parser, config, place, sources, included.globs))
@@ -136,5 +157,11 @@ fn parse<'i>(parser: &mut Parser, text: &'i Text) -> Option<Value<'i>> {
         parser.no_toml(&text.whole(&span), fault.message());
     }
     let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
-    readable.then(|| if text.start == 0 { root } else { sources::shift(root, text.start) })
+    readable.then(|| {
+        if text.start == 0 {
+            root
+        } else {
+            sources::shift(root, text.start)
+        }
+    })
 }

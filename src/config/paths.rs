@@ -26,12 +26,19 @@ impl ConfigPaths {
         let real = real(&given);
         let base = base(&given);
         let name = default_name(&given, &base);
-        Self { given, real, base, name }
+        Self {
+            given,
+            real,
+            base,
+            name,
+        }
     }
 
     /// Why a master cannot be identified by this path: the control protocol, the log and JSON are UTF-8.
     pub(super) fn unnameable(&self) -> Option<String> {
-        [&self.given, &self.real].into_iter().find_map(|path| unnameable(path))
+        [&self.given, &self.real]
+            .into_iter()
+            .find_map(|path| unnameable(path))
     }
 }
 
@@ -39,13 +46,19 @@ impl ConfigPaths {
 pub(super) fn unnameable(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| {
         let shown = path.as_os_str().as_encoded_bytes().escape_ascii();
-        format!("the path {shown} is not valid UTF-8: nothing could name it in a log or to a command")
+        format!(
+            "the path {shown} is not valid UTF-8: nothing could name it in a log or to a command"
+        )
     })
 }
 
 /// The absolute path, with no link resolved. `.` is removed, and so is `..` after a directory that is not a link.
 pub(super) fn absolute(path: &Path) -> PathBuf {
-    let whole = if path.is_absolute() { path.to_owned() } else { here().join(path) };
+    let whole = if path.is_absolute() {
+        path.to_owned()
+    } else {
+        here().join(path)
+    };
     let mut clean = PathBuf::new();
     for component in whole.components() {
         match component {
@@ -76,7 +89,9 @@ fn here() -> PathBuf {
         (Ok(told), Ok(here)) => (told.dev(), told.ino()) == (here.dev(), here.ino()),
         _ => false,
     };
-    told.filter(same).or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("/"))
+    told.filter(same)
+        .or_else(|| std::env::current_dir().ok())
+        .unwrap_or_else(|| PathBuf::from("/"))
 }
 
 /// The real path, also of a file that does not exist (any more).
@@ -108,10 +123,24 @@ fn default_name(file: &Path, base: &Path) -> String {
         (Some(name), Some(above)) if name == "current" && !is_plain_folder(base) => above,
         _ => base,
     };
-    let name = if stem == "rotad" { folder.file_name().unwrap_or(stem) } else { stem };
-    let fit = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
+    let name = if stem == "rotad" {
+        folder.file_name().unwrap_or(stem)
+    } else {
+        stem
+    };
+    let fit = |c: char| {
+        if c.is_ascii_alphanumeric() || "_.-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.to_string_lossy().chars().map(fit).take(64).collect();
-    if is_name(&name) { name } else { "rotad".to_owned() }
+    if is_name(&name) {
+        name
+    } else {
+        "rotad".to_owned()
+    }
 }
 
 fn is_plain_folder(path: &Path) -> bool {
@@ -126,12 +155,19 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Makes `path` absolute with `base` and removes `.`; links and `..` stay.
 pub(super) fn under(base: &Path, path: &Path) -> PathBuf {
-    base.join(path).components().filter(|component| *component != Component::CurDir).collect()
+    base.join(path)
+        .components()
+        .filter(|component| *component != Component::CurDir)
+        .collect()
 }
 
 /// The default of `runtime_dir`: /run/rotad/NAME for root, else in the user's state directory.
 pub(super) fn runtime_dir(name: &str) -> PathBuf {
-    if Uid::effective().is_root() { roots_runtime_dir(name) } else { state().join(name) }
+    if Uid::effective().is_root() {
+        roots_runtime_dir(name)
+    } else {
+        state().join(name)
+    }
 }
 
 /// The default of `runtime_dir` for a master of root.
@@ -142,12 +178,20 @@ pub(super) fn roots_runtime_dir(name: &str) -> PathBuf {
 /// The log file of a daemonized master whose configuration names none.
 pub(super) fn log_file(name: &str) -> PathBuf {
     let file = format!("{name}.log");
-    if Uid::effective().is_root() { Path::new("/var/log/rotad").join(file) } else { state().join(file) }
+    if Uid::effective().is_root() {
+        Path::new("/var/log/rotad").join(file)
+    } else {
+        state().join(file)
+    }
 }
 
 /// $XDG_STATE_HOME/rotad, or ~/.local/state/rotad.
 fn state() -> PathBuf {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let me = || users::user_of(Uid::effective().as_raw()).ok().flatten();
     let home = || me().map_or_else(|| PathBuf::from("/"), |user| user.home);
     absolute("XDG_STATE_HOME")
@@ -171,7 +215,11 @@ mod tests {
         std::fs::create_dir_all(shop.join("releases/1/config")).unwrap();
         std::fs::create_dir_all(folder.path().join("plain/current")).unwrap();
         let name = |path: &str| name_of(folder.path().join(path).to_str().unwrap());
-        assert_eq!(name("shop/current/rotad.toml"), "shop", "while a deploy has taken the link away");
+        assert_eq!(
+            name("shop/current/rotad.toml"),
+            "shop",
+            "while a deploy has taken the link away"
+        );
         std::os::unix::fs::symlink("releases/1", shop.join("current")).unwrap();
         assert_eq!(name("shop/current/rotad.toml"), "shop");
         assert_eq!(name("shop/current/config/rotad.toml"), "shop");
@@ -187,15 +235,29 @@ mod tests {
         std::fs::create_dir_all(root.join("releases/1")).unwrap();
         std::fs::write(root.join("releases/1/rotad.toml"), "").unwrap();
         std::os::unix::fs::symlink("releases/1", root.join("current")).unwrap();
-        let clean = |path: &str| absolute(&root.join(path)).strip_prefix(&root).unwrap().to_owned();
-        assert_eq!(clean("current/./rotad.toml"), Path::new("current/rotad.toml"));
-        assert_eq!(clean("releases/1/../../current/rotad.toml"), Path::new("current/rotad.toml"));
+        let clean = |path: &str| {
+            absolute(&root.join(path))
+                .strip_prefix(&root)
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(
+            clean("current/./rotad.toml"),
+            Path::new("current/rotad.toml")
+        );
+        assert_eq!(
+            clean("releases/1/../../current/rotad.toml"),
+            Path::new("current/rotad.toml")
+        );
         // What is above a link is above the folder that it leads to.
         assert_eq!(clean("current/../x.toml"), Path::new("current/../x.toml"));
         assert_eq!(clean("nowhere/../x.toml"), Path::new("nowhere/../x.toml"));
         assert_eq!(absolute(Path::new("/../a")), Path::new("/a"));
         let place = ConfigPaths::of(&root.join("current/rotad.toml"));
-        assert_eq!((place.given, place.base), (root.join("current/rotad.toml"), root.join("current")));
+        assert_eq!(
+            (place.given, place.base),
+            (root.join("current/rotad.toml"), root.join("current"))
+        );
         assert_eq!(place.real, root.join("releases/1/rotad.toml"));
     }
 
@@ -211,10 +273,19 @@ mod tests {
 
     #[test]
     fn paths_are_relative_to_the_root_of_the_project() {
-        assert_eq!(base(Path::new("/srv/shop/config/rotad.toml")), Path::new("/srv/shop"));
-        assert_eq!(base(Path::new("/srv/shop/rotad.toml")), Path::new("/srv/shop"));
+        assert_eq!(
+            base(Path::new("/srv/shop/config/rotad.toml")),
+            Path::new("/srv/shop")
+        );
+        assert_eq!(
+            base(Path::new("/srv/shop/rotad.toml")),
+            Path::new("/srv/shop")
+        );
         assert_eq!(under(Path::new("/srv"), Path::new(".")), Path::new("/srv"));
-        assert_eq!(under(Path::new("/srv"), Path::new("./a/../b")), Path::new("/srv/a/../b"));
+        assert_eq!(
+            under(Path::new("/srv"), Path::new("./a/../b")),
+            Path::new("/srv/a/../b")
+        );
         assert_eq!(under(Path::new("/srv"), Path::new("/x")), Path::new("/x"));
     }
 

@@ -25,12 +25,20 @@ struct Owner {
 impl Owner {
     fn of(path: &Path) -> io::Result<Self> {
         let meta = path.metadata()?;
-        Ok(Self { mode: meta.mode(), gid: meta.gid(), folder: meta.is_dir() })
+        Ok(Self {
+            mode: meta.mode(),
+            gid: meta.gid(),
+            folder: meta.is_dir(),
+        })
     }
 
     /// In a sticky directory no user can replace another user's file.
     fn others_write(&self) -> bool {
-        let bits = if self.gid == 0 { OTHERS_WRITE } else { OTHERS_WRITE | GROUP_WRITES };
+        let bits = if self.gid == 0 {
+            OTHERS_WRITE
+        } else {
+            OTHERS_WRITE | GROUP_WRITES
+        };
         self.mode & bits != 0 && !(self.folder && self.mode & STICKY != 0)
     }
 }
@@ -50,7 +58,11 @@ pub(super) fn writable_by_others(path: &Path) -> Option<PathBuf> {
 
 /// Every directory that is passed on the way to a file, the last first: those of links and those that they point to.
 fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
-    let owned = |path: &Path| path.components().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>();
+    let owned = |path: &Path| {
+        path.components()
+            .map(|part| part.as_os_str().to_owned())
+            .collect::<Vec<OsString>>()
+    };
     let mut left: Vec<OsString> = owned(&paths::absolute(path));
     left.reverse();
     let (mut here, mut passed, mut links) = (PathBuf::from("/"), vec![PathBuf::from("/")], 0);
@@ -112,11 +124,16 @@ pub(super) fn owned_by_another_user(path: &Path, main: &Path) -> Option<PathBuf>
     let owner = |path: &Path| path.metadata().map(|meta| meta.uid()).ok();
     let known = [Some(0), owner(main), owner(Path::new("/"))];
     let real = path.canonicalize().ok()?;
-    let link = std::path::absolute(path).ok()?.parent().and_then(|folder| folder.canonicalize().ok());
+    let link = std::path::absolute(path)
+        .ok()?
+        .parent()
+        .and_then(|folder| folder.canonicalize().ok());
     let folders = link.iter().flat_map(|folder| folder.ancestors());
     real.ancestors()
         .chain(folders)
-        .find(|path| owner(path).is_some_and(|uid| !known.contains(&Some(uid))) && !on_read_only(path))
+        .find(|path| {
+            owner(path).is_some_and(|uid| !known.contains(&Some(uid))) && !on_read_only(path)
+        })
         .map(Path::to_owned)
 }
 

@@ -1,6 +1,8 @@
 //! [pool.NAME] as parsed, before names and defaults are resolved.
 
-use super::pool_tables::{HEALTH, HealthText, LOG, Log, RECYCLE, RELOAD, RESTART, Recycle, Reload, Restart};
+use super::pool_tables::{
+    HEALTH, HealthText, LOG, Log, RECYCLE, RELOAD, RESTART, Recycle, Reload, Restart,
+};
 use super::probe::{self, ReadyText};
 use super::reader::{Located, Parser};
 use super::schema::{Key, key};
@@ -96,15 +98,27 @@ pub(super) const POOL: &[Key<Pool>] = &[
         "none",
         "pools that have to be ready, oneshots that have to end with 0, first",
         |parser, into, v| {
-            into.after = parser.texts(v, "names of pools").map_or_else(Vec::new, |at| at.value);
+            into.after = parser
+                .texts(v, "names of pools")
+                .map_or_else(Vec::new, |at| at.value);
         },
     ),
-    key("env", "table", "none", "variables; they win over `env_file`", |parser, into, v| {
-        into.env = values::env(parser, v)
-    }),
-    key("env_file", "path", "none", "lines of `KEY=VALUE`, `#` comments, quotes", |parser, into, v| {
-        into.env_file = parser.path(v);
-    }),
+    key(
+        "env",
+        "table",
+        "none",
+        "variables; they win over `env_file`",
+        |parser, into, v| into.env = values::env(parser, v),
+    ),
+    key(
+        "env_file",
+        "path",
+        "none",
+        "lines of `KEY=VALUE`, `#` comments, quotes",
+        |parser, into, v| {
+            into.env_file = parser.path(v);
+        },
+    ),
     key(
         "clear_env",
         "true or false",
@@ -123,9 +137,15 @@ pub(super) const POOL: &[Key<Pool>] = &[
             into.pass_env = values::pass_env(parser, v);
         },
     ),
-    key("working_directory", "path", "`\".\"`", "resolved again by each roll", |parser, into, v| {
-        into.working_directory = parser.path(v);
-    }),
+    key(
+        "working_directory",
+        "path",
+        "`\".\"`",
+        "resolved again by each roll",
+        |parser, into, v| {
+            into.working_directory = parser.path(v);
+        },
+    ),
     key(
         "user",
         "user",
@@ -135,14 +155,31 @@ pub(super) const POOL: &[Key<Pool>] = &[
             into.user = parser.text(v, "the name of a user");
         },
     ),
-    key("group", "group", "the user's", "only with `user`", |parser, into, v| {
-        into.group = parser.text(v, "the name of a group")
-    }),
-    key("umask", "octal", "the master's", "of the workers", |parser, into, v| into.umask = parser.octal(v)),
-    key("nice", "-20 to 19", "the master's", "of the workers; below the master's own needs root", |parser, into, v| {
-        into.nice =
-            parser.number(v, -20..=19).and_then(|at| Some(Located::new(i32::try_from(at.value).ok()?, at.span)));
-    }),
+    key(
+        "group",
+        "group",
+        "the user's",
+        "only with `user`",
+        |parser, into, v| into.group = parser.text(v, "the name of a group"),
+    ),
+    key(
+        "umask",
+        "octal",
+        "the master's",
+        "of the workers",
+        |parser, into, v| into.umask = parser.octal(v),
+    ),
+    key(
+        "nice",
+        "-20 to 19",
+        "the master's",
+        "of the workers; below the master's own needs root",
+        |parser, into, v| {
+            into.nice = parser
+                .number(v, -20..=19)
+                .and_then(|at| Some(Located::new(i32::try_from(at.value).ok()?, at.span)));
+        },
+    ),
     key(
         "ports",
         "range such as `\"3000-3004\"`",
@@ -152,9 +189,13 @@ pub(super) const POOL: &[Key<Pool>] = &[
             into.ports = Some(ports::read(parser, v));
         },
     ),
-    key("ready", "see below", "`\"auto\"`", "what makes a worker ready", |parser, into, v| {
-        into.ready = probe::ready(parser, v)
-    }),
+    key(
+        "ready",
+        "see below",
+        "`\"auto\"`",
+        "what makes a worker ready",
+        |parser, into, v| into.ready = probe::ready(parser, v),
+    ),
     key(
         "ready_timeout",
         "duration",
@@ -190,26 +231,64 @@ pub(super) const POOL: &[Key<Pool>] = &[
         |parser, into, v| {
             into.essential = match v.get_ref().as_str() {
                 Some("exit") => Some(Located::new(Essential::Exit, v.span())),
-                _ => parser.duration(v).map(|at| Located::new(Essential::Ready(at.value), at.span)),
+                _ => parser
+                    .duration(v)
+                    .map(|at| Located::new(Essential::Ready(at.value), at.span)),
             };
         },
     ),
-    key("reload", "table", "", "rolling restart", |parser, into, v| parser.table(v, RELOAD, &mut into.reload)),
-    key("restart", "table", "", "after a death that nobody asked for", |parser, into, v| {
-        parser.table(v, RESTART, &mut into.restart);
-    }),
-    key("recycle", "table", "", "workers that are replaced gracefully, one at a time", |parser, into, v| {
-        parser.table(v, RECYCLE, &mut into.recycle);
-    }),
-    key("health", "table", "none", "whether a ready worker lives", |parser, into, v| {
-        let mut health = HealthText::default();
-        parser.table(v, HEALTH, &mut health);
-        into.health = Some(Located::new(health, v.span()));
-    }),
-    key("log", "table", "", "what workers print", |parser, into, v| parser.table(v, LOG, &mut into.log)),
-    key("limits", "table", "none", "names of setrlimit(2) in lower case, such as `nofile`", |parser, into, v| {
-        into.limits = values::limits(parser, v);
-    }),
+    key(
+        "reload",
+        "table",
+        "",
+        "rolling restart",
+        |parser, into, v| parser.table(v, RELOAD, &mut into.reload),
+    ),
+    key(
+        "restart",
+        "table",
+        "",
+        "after a death that nobody asked for",
+        |parser, into, v| {
+            parser.table(v, RESTART, &mut into.restart);
+        },
+    ),
+    key(
+        "recycle",
+        "table",
+        "",
+        "workers that are replaced gracefully, one at a time",
+        |parser, into, v| {
+            parser.table(v, RECYCLE, &mut into.recycle);
+        },
+    ),
+    key(
+        "health",
+        "table",
+        "none",
+        "whether a ready worker lives",
+        |parser, into, v| {
+            let mut health = HealthText::default();
+            parser.table(v, HEALTH, &mut health);
+            into.health = Some(Located::new(health, v.span()));
+        },
+    ),
+    key(
+        "log",
+        "table",
+        "",
+        "what workers print",
+        |parser, into, v| parser.table(v, LOG, &mut into.log),
+    ),
+    key(
+        "limits",
+        "table",
+        "none",
+        "names of setrlimit(2) in lower case, such as `nofile`",
+        |parser, into, v| {
+            into.limits = values::limits(parser, v);
+        },
+    ),
 ];
 
 impl Pool {
@@ -220,6 +299,19 @@ impl Pool {
 }
 
 /// The name of a section, for messages about missing keys.
-pub(super) fn missing(parser: &mut Parser, kind: &str, name: &Located<String>, what: &str, hint: &str) {
-    parser.error_with(&name.span, format!("{kind} `{}` has no `{what}`", super::report::shown(&name.value)), hint);
+pub(super) fn missing(
+    parser: &mut Parser,
+    kind: &str,
+    name: &Located<String>,
+    what: &str,
+    hint: &str,
+) {
+    parser.error_with(
+        &name.span,
+        format!(
+            "{kind} `{}` has no `{what}`",
+            super::report::shown(&name.value)
+        ),
+        hint,
+    );
 }

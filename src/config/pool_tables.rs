@@ -39,7 +39,10 @@ pub(super) struct Reload {
     pub(super) debounce: Option<Located<Span>>,
 }
 
-const ON_FAILURE: &[(&str, OnFailure)] = &[("rollback", OnFailure::Rollback), ("abort", OnFailure::Abort)];
+const ON_FAILURE: &[(&str, OnFailure)] = &[
+    ("rollback", OnFailure::Rollback),
+    ("abort", OnFailure::Abort),
+];
 
 const ON: &[(&str, RollOn)] = &[("always", RollOn::Always), ("change", RollOn::Change)];
 
@@ -81,9 +84,15 @@ pub(super) const RELOAD: &[Key<Reload>] = &[
             into.on_failure = parser.choice(v, ON_FAILURE);
         },
     ),
-    key("watch", "list of patterns", "none", "a changed content of these files rolls the pool", |parser, into, v| {
-        into.watch = parser.texts(v, "patterns of files such as [\"src/**/*.py\"]");
-    }),
+    key(
+        "watch",
+        "list of patterns",
+        "none",
+        "a changed content of these files rolls the pool",
+        |parser, into, v| {
+            into.watch = parser.texts(v, "patterns of files such as [\"src/**/*.py\"]");
+        },
+    ),
     key(
         "on",
         "`\"always\"`, `\"change\"`",
@@ -114,8 +123,11 @@ pub(super) struct Restart {
     pub(super) never_on: Option<Located<Vec<i32>>>,
 }
 
-const POLICIES: &[(&str, RestartPolicy)] =
-    &[("always", RestartPolicy::Always), ("on-failure", RestartPolicy::OnFailure), ("never", RestartPolicy::Never)];
+const POLICIES: &[(&str, RestartPolicy)] = &[
+    ("always", RestartPolicy::Always),
+    ("on-failure", RestartPolicy::OnFailure),
+    ("never", RestartPolicy::Never),
+];
 
 pub(super) const RESTART: &[Key<Restart>] = &[
     key(
@@ -136,9 +148,13 @@ pub(super) const RESTART: &[Key<Restart>] = &[
             into.delay = parser.duration(v);
         },
     ),
-    key("max_delay", "duration", "`\"30s\"`", "the longest delay", |parser, into, v| {
-        into.max_delay = parser.duration(v)
-    }),
+    key(
+        "max_delay",
+        "duration",
+        "`\"30s\"`",
+        "the longest delay",
+        |parser, into, v| into.max_delay = parser.duration(v),
+    ),
     key(
         "stable_after",
         "duration",
@@ -175,12 +191,22 @@ pub(super) struct Recycle {
 }
 
 pub(super) const RECYCLE: &[Key<Recycle>] = &[
-    key("max_age", "duration", "none", "replaced at this age (±10 %)", |parser, into, v| {
-        into.max_age = parser.duration(v)
-    }),
-    key("max_rss", "size", "none", "replaced when its processes hold more memory than this", |parser, into, v| {
-        into.max_rss = parser.size(v);
-    }),
+    key(
+        "max_age",
+        "duration",
+        "none",
+        "replaced at this age (±10 %)",
+        |parser, into, v| into.max_age = parser.duration(v),
+    ),
+    key(
+        "max_rss",
+        "size",
+        "none",
+        "replaced when its processes hold more memory than this",
+        |parser, into, v| {
+            into.max_rss = parser.size(v);
+        },
+    ),
 ];
 
 /// [pool.NAME.health] as written.
@@ -204,31 +230,71 @@ impl HealthText {
 }
 
 pub(super) const HEALTH: &[Key<HealthText>] = &[
-    key("watchdog", "duration", "none", "`WATCHDOG=1` must come this often", |parser, into, v| {
-        into.watchdog = parser.duration(v);
-        into.refused |= into.watchdog.is_none();
-    }),
-    key("connect", "`HOST:PORT`", "none", "takes a connection", |parser, into, v| {
-        let check = probe::connect(parser, v);
-        into.ask(v, check);
-    }),
-    key("http", "`HOST:PORT/PATH`", "none", "answers with a status of 2xx or 3xx", |parser, into, v| {
-        let check = probe::http(parser, v);
-        into.ask(v, check);
-    }),
-    key("command", "list, or one string", "none", "ends with 0", |parser, into, v| {
-        let check = probe::command(parser, v);
-        into.ask(v, check);
-    }),
-    key("every", "duration", "`\"10s\"`", "how often the worker is asked", |parser, into, v| {
-        into.every = parser.duration(v)
-    }),
-    key("timeout", "duration", "`\"5s\"`", "no answer by then is a failure; `every` at most", |parser, into, v| {
-        into.timeout = parser.duration(v);
-    }),
-    key("failures", "number", "`3`", "so many in a row: the worker is replaced", |parser, into, v| {
-        into.failures = parser.amount(v, 1, 1000);
-    }),
+    key(
+        "watchdog",
+        "duration",
+        "none",
+        "`WATCHDOG=1` must come this often",
+        |parser, into, v| {
+            into.watchdog = parser.duration(v);
+            into.refused |= into.watchdog.is_none();
+        },
+    ),
+    key(
+        "connect",
+        "`HOST:PORT`",
+        "none",
+        "takes a connection",
+        |parser, into, v| {
+            let check = probe::connect(parser, v);
+            into.ask(v, check);
+        },
+    ),
+    key(
+        "http",
+        "`HOST:PORT/PATH`",
+        "none",
+        "answers with a status of 2xx or 3xx",
+        |parser, into, v| {
+            let check = probe::http(parser, v);
+            into.ask(v, check);
+        },
+    ),
+    key(
+        "command",
+        "list, or one string",
+        "none",
+        "ends with 0",
+        |parser, into, v| {
+            let check = probe::command(parser, v);
+            into.ask(v, check);
+        },
+    ),
+    key(
+        "every",
+        "duration",
+        "`\"10s\"`",
+        "how often the worker is asked",
+        |parser, into, v| into.every = parser.duration(v),
+    ),
+    key(
+        "timeout",
+        "duration",
+        "`\"5s\"`",
+        "no answer by then is a failure; `every` at most",
+        |parser, into, v| {
+            into.timeout = parser.duration(v);
+        },
+    ),
+    key(
+        "failures",
+        "number",
+        "`3`",
+        "so many in a row: the worker is replaced",
+        |parser, into, v| {
+            into.failures = parser.amount(v, 1, 1000);
+        },
+    ),
 ];
 
 #[derive(Default)]
@@ -261,12 +327,20 @@ pub(super) const LOG: &[Key<Log>] = &[
             into.stderr = values::sink(parser, v, true);
         },
     ),
-    key("max_size", "size", "`\"50MiB\"`", "a file of this size is rotated", |parser, into, v| {
-        into.max_size = parser.size(v)
-    }),
-    key("keep", "number", "`10`", "rotated files that are kept", |parser, into, v| {
-        into.keep = parser.amount(v, 0, 10_000)
-    }),
+    key(
+        "max_size",
+        "size",
+        "`\"50MiB\"`",
+        "a file of this size is rotated",
+        |parser, into, v| into.max_size = parser.size(v),
+    ),
+    key(
+        "keep",
+        "number",
+        "`10`",
+        "rotated files that are kept",
+        |parser, into, v| into.keep = parser.amount(v, 0, 10_000),
+    ),
     key(
         "mode",
         "octal",

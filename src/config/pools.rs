@@ -14,7 +14,13 @@ pub(super) fn read<'i>(
     defaults: Option<&DeTable<'i>>,
     into: &mut Vec<(Located<String>, Pool)>,
 ) {
-    let Some(pools) = root.get_ref().as_table().and_then(|table| table.get("pool")) else { return };
+    let Some(pools) = root
+        .get_ref()
+        .as_table()
+        .and_then(|table| table.get("pool"))
+    else {
+        return;
+    };
     for (name, entry) in parser.entries(pools) {
         if !sections::begin(parser, &name, entry, POOL, into) {
             continue;
@@ -22,11 +28,16 @@ pub(super) fn read<'i>(
         let mut pool = Pool::default();
         match entry.get_ref().as_table() {
             Some(own) => {
-                let mut table = defaults.map_or_else(|| own.clone(), |defaults| defaults::fill(defaults, own));
+                let mut table =
+                    defaults.map_or_else(|| own.clone(), |defaults| defaults::fill(defaults, own));
                 if defaults::is_oneshot(&table) {
                     oneshot(parser, &mut table);
                 }
-                parser.table(&Spanned::new(entry.span(), DeValue::Table(table)), POOL, &mut pool);
+                parser.table(
+                    &Spanned::new(entry.span(), DeValue::Table(table)),
+                    POOL,
+                    &mut pool,
+                );
             }
             None => parser.expected(entry, "a table"),
         }
@@ -44,8 +55,13 @@ fn oneshot(parser: &mut Parser, table: &mut DeTable<'_>) {
         }
     }
     for name in refused {
-        let hint = "a oneshot is one process that runs to its end; leave it out, or write kind = \"task\"";
-        parser.error_with(&name.span, format!("`{}` means nothing for a oneshot", name.value), hint);
+        let hint =
+            "a oneshot is one process that runs to its end; leave it out, or write kind = \"task\"";
+        parser.error_with(
+            &name.span,
+            format!("`{}` means nothing for a oneshot", name.value),
+            hint,
+        );
         table.remove(name.value.as_str());
     }
 }

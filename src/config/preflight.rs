@@ -10,15 +10,25 @@ use std::path::Path;
 
 /// Warns if the working directory or the program of `recipe` does not exist. `command` and `directory` are the spans
 /// to report.
-pub(super) fn check(parser: &mut Parser, recipe: &Recipe, command: &Range<usize>, directory: &Range<usize>) {
+pub(super) fn check(
+    parser: &mut Parser,
+    recipe: &Recipe,
+    command: &Range<usize>,
+    directory: &Range<usize>,
+) {
     let folder = &recipe.working_directory;
     if !folder.is_dir() {
-        let message = format!("the working directory {} does not exist now", folder.display());
+        let message = format!(
+            "the working directory {} does not exist now",
+            folder.display()
+        );
         parser.warning(directory, message, "workers cannot start without it");
         return;
     }
     // A placeholder in the program's name is known only at spawn.
-    let Some(program) = recipe.command.first().and_then(Template::as_literal) else { return };
+    let Some(program) = recipe.command.first().and_then(Template::as_literal) else {
+        return;
+    };
     if program.contains('/') {
         let path = folder.join(program);
         if !path.is_file() {
@@ -26,14 +36,24 @@ pub(super) fn check(parser: &mut Parser, recipe: &Recipe, command: &Range<usize>
             parser.warning(command, message, "workers cannot start without it");
         } else if !executable(&path) {
             let message = format!("the program {} is not executable", path.display());
-            parser.warning(command, message, "chmod +x it, or name its interpreter first");
+            parser.warning(
+                command,
+                message,
+                "chmod +x it, or name its interpreter first",
+            );
         }
         return;
     }
-    let found = |path: &OsString| std::env::split_paths(path).any(|dir| executable(&folder.join(dir).join(program)));
+    let found = |path: &OsString| {
+        std::env::split_paths(path).any(|dir| executable(&folder.join(dir).join(program)))
+    };
     if path(recipe).as_ref().is_some_and(|path| !found(path)) {
         let message = format!("the program `{}` is not found in PATH now", shown(program));
-        parser.warning(command, message, "write its whole path, or set PATH in `env`");
+        parser.warning(
+            command,
+            message,
+            "write its whole path, or set PATH in `env`",
+        );
     }
 }
 
@@ -46,5 +66,6 @@ fn path(recipe: &Recipe) -> Option<OsString> {
 }
 
 fn executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

@@ -26,8 +26,12 @@ pub(super) enum ReadyText {
     Probe(CheckText),
 }
 
-const READY: &[(&str, Ready)] =
-    &[("auto", Ready::Auto), ("notify", Ready::Notify), ("accepting", Ready::Accepting), ("spawned", Ready::Spawned)];
+const READY: &[(&str, Ready)] = &[
+    ("auto", Ready::Auto),
+    ("notify", Ready::Notify),
+    ("accepting", Ready::Accepting),
+    ("spawned", Ready::Spawned),
+];
 
 const WAYS: [&str; 4] = ["after", "http", "connect", "command"];
 
@@ -41,7 +45,9 @@ const FAILURES: u32 = 3;
 pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
         if value.get_ref().is_str() {
-            return parser.choice(value, READY).map(|at| at.map(ReadyText::Known));
+            return parser
+                .choice(value, READY)
+                .map(|at| at.map(ReadyText::Known));
         }
         let what = "\"auto\", \"notify\", \"accepting\", \"spawned\", or a table such as { after = \"2s\" } or \
                     { http = \"127.0.0.1:{port}/healthz\" }";
@@ -57,7 +63,9 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
         }
         span = value.span();
         ready = match name.value.as_str() {
-            "after" => parser.duration(value).map(|span| ReadyText::Known(Ready::After(duration(span.value)))),
+            "after" => parser
+                .duration(value)
+                .map(|span| ReadyText::Known(Ready::After(duration(span.value)))),
             "http" => http(parser, value).map(ReadyText::Probe),
             "connect" => connect(parser, value).map(ReadyText::Probe),
             "command" => command(parser, value).map(ReadyText::Probe),
@@ -74,11 +82,18 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
 }
 
 pub(super) fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
-    parser.text(value, "an address with a path such as \"127.0.0.1:{port}/healthz\"").map(CheckText::Http)
+    parser
+        .text(
+            value,
+            "an address with a path such as \"127.0.0.1:{port}/healthz\"",
+        )
+        .map(CheckText::Http)
 }
 
 pub(super) fn connect(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
-    parser.text(value, "an address such as \"127.0.0.1:{port}\"").map(CheckText::Connect)
+    parser
+        .text(value, "an address such as \"127.0.0.1:{port}\"")
+        .map(CheckText::Connect)
 }
 
 pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
@@ -94,10 +109,17 @@ pub(super) struct Crowd {
 }
 
 /// Resolves a check; `None` if it has a finding.
-pub(super) fn check(parser: &mut Parser, texts: &mut Templates<'_>, text: &CheckText, crowd: Crowd) -> Option<Check> {
+pub(super) fn check(
+    parser: &mut Parser,
+    texts: &mut Templates<'_>,
+    text: &CheckText,
+    crowd: Crowd,
+) -> Option<Check> {
     let (written, http) = match text {
         CheckText::Command(words) => {
-            return Some(Check::Command(words.iter().map(|word| texts.text(parser, word)).collect()));
+            return Some(Check::Command(
+                words.iter().map(|word| texts.text(parser, word)).collect(),
+            ));
         }
         CheckText::Connect(written) => (written, false),
         CheckText::Http(written) => (written, true),
@@ -106,50 +128,87 @@ pub(super) fn check(parser: &mut Parser, texts: &mut Templates<'_>, text: &Check
     let sample = texts.sample(&template);
     if let Err(hint) = target(&sample, http) {
         let shape = if http { "HOST:PORT/PATH" } else { "HOST:PORT" };
-        parser.error_with(&written.span, format!("`{}` is no {shape}", shown(&written.value)), hint);
+        parser.error_with(
+            &written.span,
+            format!("`{}` is no {shape}", shown(&written.value)),
+            hint,
+        );
         return None;
     }
     if http && !sample.contains('/') {
         template.0.push(Piece::Text("/".to_owned()));
     }
     asks_one(parser, &template, written, crowd);
-    Some(if http { Check::Http(template) } else { Check::Connect(template) })
+    Some(if http {
+        Check::Http(template)
+    } else {
+        Check::Connect(template)
+    })
 }
 
 /// Reports an address that all workers share: any of them would answer.
 fn asks_one(parser: &mut Parser, template: &Template, written: &Located<String>, crowd: Crowd) {
-    if template.0.iter().any(|piece| matches!(piece, Piece::Port | Piece::Slot)) {
+    if template
+        .0
+        .iter()
+        .any(|piece| matches!(piece, Piece::Port | Piece::Slot))
+    {
         return;
     }
-    let hint = "give each worker an address of its own: ports = \"3000-3009\" and `{port}`, or `{slot}`";
+    let hint =
+        "give each worker an address of its own: ports = \"3000-3009\" and `{port}`, or `{slot}`";
     if crowd.count > 1 {
-        parser.error_with(&written.span, "any worker of this pool would answer there, not the one that is asked", hint);
+        parser.error_with(
+            &written.span,
+            "any worker of this pool would answer there, not the one that is asked",
+            hint,
+        );
     } else if crowd.surge > 0 {
-        parser.warning(&written.span, "while it is replaced, the old worker may answer there for the new one", hint);
+        parser.warning(
+            &written.span,
+            "while it is replaced, the old worker may answer there for the new one",
+            hint,
+        );
     }
 }
 
 /// Whether the address can be connected to without a name look-up; the error says what to write.
 fn target(text: &str, http: bool) -> Result<(), String> {
-    let example = if http { "\"127.0.0.1:{port}/healthz\"" } else { "\"127.0.0.1:{port}\"" };
+    let example = if http {
+        "\"127.0.0.1:{port}/healthz\""
+    } else {
+        "\"127.0.0.1:{port}\""
+    };
     if text.contains("://") {
-        return Err(format!("write {example}: no scheme; only plain HTTP is spoken"));
+        return Err(format!(
+            "write {example}: no scheme; only plain HTTP is spoken"
+        ));
     }
     let (address, path) = match text.find('/') {
         Some(at) if http => text.split_at(at),
         _ => (text, ""),
     };
     if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        return Err("a path has no spaces and no letters beyond ASCII: write them as %20".to_owned());
+        return Err(
+            "a path has no spaces and no letters beyond ASCII: write them as %20".to_owned(),
+        );
     }
     let port = match address.parse::<SocketAddr>() {
         Ok(address) => address.port(),
         Err(_) => match address.rsplit_once(':') {
             Some(("localhost", port)) => port.parse().unwrap_or(0),
-            _ => return Err(format!("write {example}, \"[::1]:8080\" or \"localhost:8080\": names are not looked up")),
+            _ => {
+                return Err(format!(
+                    "write {example}, \"[::1]:8080\" or \"localhost:8080\": names are not looked up"
+                ));
+            }
         },
     };
-    if port == 0 { Err("ports go from 1 to 65535".to_owned()) } else { Ok(()) }
+    if port == 0 {
+        Err("ports go from 1 to 65535".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 /// Resolves [pool.NAME.health]; `None` if it has a finding.
@@ -159,21 +218,50 @@ pub(super) fn health(
     health: &Located<HealthText>,
     crowd: Crowd,
 ) -> Option<Health> {
-    let HealthText { watchdog, check: checks, every, timeout, failures, refused } = &health.value;
-    for at in [every, timeout].into_iter().flatten().chain(watchdog).filter(|at| at.value < SHORTEST) {
-        parser.error_with(&at.span, "too short for a liveness check", "\"100ms\" is the least");
+    let HealthText {
+        watchdog,
+        check: checks,
+        every,
+        timeout,
+        failures,
+        refused,
+    } = &health.value;
+    for at in [every, timeout]
+        .into_iter()
+        .flatten()
+        .chain(watchdog)
+        .filter(|at| at.value < SHORTEST)
+    {
+        parser.error_with(
+            &at.span,
+            "too short for a liveness check",
+            "\"100ms\" is the least",
+        );
     }
     let ways = usize::from(watchdog.is_some()) + checks.len();
     if ways > 1 {
         let second = checks.last().map_or(&health.span, |(name, _)| name);
-        parser.error_with(second, "two liveness checks", "choose one of watchdog, connect, http, command");
+        parser.error_with(
+            second,
+            "two liveness checks",
+            "choose one of watchdog, connect, http, command",
+        );
         return None;
     }
     if let Some(watchdog) = watchdog {
-        let spans = [("every", every.as_ref().map(|at| &at.span)), ("timeout", timeout.as_ref().map(|at| &at.span))];
-        let spans = spans.into_iter().chain([("failures", failures.as_ref().map(|at| &at.span))]);
+        let spans = [
+            ("every", every.as_ref().map(|at| &at.span)),
+            ("timeout", timeout.as_ref().map(|at| &at.span)),
+        ];
+        let spans = spans
+            .into_iter()
+            .chain([("failures", failures.as_ref().map(|at| &at.span))]);
         for (key, span) in spans.filter_map(|(key, span)| Some((key, span?))) {
-            parser.unused_key(span, format!("`{key}` means nothing for a watchdog"), "the worker reports by itself");
+            parser.unused_key(
+                span,
+                format!("`{key}` means nothing for a watchdog"),
+                "the worker reports by itself",
+            );
         }
         return Some(Health::Watchdog(duration(watchdog.value)));
     }
@@ -185,11 +273,19 @@ pub(super) fn health(
         return None;
     };
     let every_span = every.as_ref().map_or(EVERY, |at| at.value);
-    let patience = timeout.as_ref().map_or(TIMEOUT.min(every_span), |at| at.value);
+    let patience = timeout
+        .as_ref()
+        .map_or(TIMEOUT.min(every_span), |at| at.value);
     if let Some(at) = timeout.as_ref().filter(|_| patience > every_span) {
-        let place = every.as_ref().map_or(at.span.clone(), |every| parser.more_specific(&at.span, &every.span).clone());
+        let place = every.as_ref().map_or(at.span.clone(), |every| {
+            parser.more_specific(&at.span, &every.span).clone()
+        });
         let message = format!("`timeout` ({patience}) is longer than `every` ({every_span})");
-        parser.error_with(&place, message, "the next check is due before the last one has failed");
+        parser.error_with(
+            &place,
+            message,
+            "the next check is due before the last one has failed",
+        );
     }
     Some(Health::Probe {
         check: check(parser, texts, text, crowd)?,
@@ -214,11 +310,25 @@ mod tests {
             assert_eq!(target(&format!("{good}/a?b=%20"), true), Ok(()), "{good}");
             assert_eq!(target(good, true), Ok(()), "{good}");
         }
-        for bad in ["", ":80", "127.0.0.1", "127.0.0.1:0", "localhost:x", "db:80", "unix:/x", "127.0.0.1:99999"] {
+        for bad in [
+            "",
+            ":80",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "localhost:x",
+            "db:80",
+            "unix:/x",
+            "127.0.0.1:99999",
+        ] {
             assert!(target(bad, false).is_err(), "{bad}");
             assert!(target(&format!("{bad}/"), true).is_err(), "{bad}");
         }
-        for bad in ["http://127.0.0.1:80/", "127.0.0.1:80/a b", "127.0.0.1:80/a\r\nb", "127.0.0.1:80/ü"] {
+        for bad in [
+            "http://127.0.0.1:80/",
+            "127.0.0.1:80/a b",
+            "127.0.0.1:80/a\r\nb",
+            "127.0.0.1:80/ü",
+        ] {
             assert!(target(bad, true).is_err(), "{bad}");
         }
     }

@@ -25,7 +25,10 @@ impl<T> Located<T> {
     }
 
     pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Located<U> {
-        Located { value: change(self.value), span: self.span }
+        Located {
+            value: change(self.value),
+            span: self.span,
+        }
     }
 }
 
@@ -71,12 +74,22 @@ impl Parser {
 
     /// Whether a value comes from `[defaults]`.
     pub(super) fn is_default(&self, span: &Range<usize>) -> bool {
-        self.defaults.iter().any(|value| value.contains(&span.start))
+        self.defaults
+            .iter()
+            .any(|value| value.contains(&span.start))
     }
 
     /// Of two contradicting values, the one that the pool itself sets, else the first.
-    pub(super) fn more_specific<'a>(&self, one: &'a Range<usize>, other: &'a Range<usize>) -> &'a Range<usize> {
-        if self.is_default(one) && !self.is_default(other) { other } else { one }
+    pub(super) fn more_specific<'a>(
+        &self,
+        one: &'a Range<usize>,
+        other: &'a Range<usize>,
+    ) -> &'a Range<usize> {
+        if self.is_default(one) && !self.is_default(other) {
+            other
+        } else {
+            one
+        }
     }
 
     /// `file:line:column`, for a finding that refers to a second place.
@@ -85,7 +98,13 @@ impl Parser {
         format!("{}:{}:{}", file.display(), place.line, place.column)
     }
 
-    fn find(&mut self, severity: Severity, span: &Range<usize>, message: String, hint: Option<String>) {
+    fn find(
+        &mut self,
+        severity: Severity,
+        span: &Range<usize>,
+        message: String,
+        hint: Option<String>,
+    ) {
         if self.report.is_full() {
             return self.report.count(severity);
         }
@@ -94,10 +113,19 @@ impl Parser {
         if self.is_default(span) && self.report.tells(&file, &place, &message) {
             return;
         }
-        let is_private =
-            self.private.iter().any(|own| own.start < span.end.max(span.start + 1) && span.start < own.end);
+        let is_private = self
+            .private
+            .iter()
+            .any(|own| own.start < span.end.max(span.start + 1) && span.start < own.end);
         let for_log = is_private.then_some(PRIVATE);
-        self.report.push(Finding { severity, file, place: Some(place), message, hint, for_log });
+        self.report.push(Finding {
+            severity,
+            file,
+            place: Some(place),
+            message,
+            hint,
+            for_log,
+        });
     }
 
     /// The text at this span may be a secret.
@@ -113,7 +141,14 @@ impl Parser {
         }
         let (file, place) = self.texts.place(span);
         let (place, message, for_log) = (Some(place), message.to_owned(), Some("this is no TOML"));
-        self.report.push(Finding { severity: Severity::Error, file, place, message, hint: None, for_log });
+        self.report.push(Finding {
+            severity: Severity::Error,
+            file,
+            place,
+            message,
+            hint: None,
+            for_log,
+        });
     }
 
     /// The file that the configuration begins with.
@@ -123,24 +158,50 @@ impl Parser {
 
     /// A finding about the main file as a whole.
     pub(super) fn error_of_file(&mut self, message: String, hint: &str) {
-        let (severity, file, hint) = (Severity::Error, self.texts.main().file.clone(), Some(hint.to_owned()));
-        self.report.push(Finding { severity, file, place: None, message, for_log: None, hint });
+        let (severity, file, hint) = (
+            Severity::Error,
+            self.texts.main().file.clone(),
+            Some(hint.to_owned()),
+        );
+        self.report.push(Finding {
+            severity,
+            file,
+            place: None,
+            message,
+            for_log: None,
+            hint,
+        });
     }
 
     pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {
         self.find(Severity::Error, span, message.into(), None);
     }
 
-    pub(super) fn error_with(&mut self, span: &Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn error_with(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.find(Severity::Error, span, message.into(), Some(hint.into()));
     }
 
-    pub(super) fn warning(&mut self, span: &Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn warning(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.find(Severity::Warning, span, message.into(), Some(hint.into()));
     }
 
     /// A key without effect here: an error if the pool itself sets it; a default is just not applied.
-    pub(super) fn unused_key(&mut self, span: &Range<usize>, message: impl Into<String>, hint: &str) {
+    pub(super) fn unused_key(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        hint: &str,
+    ) {
         if !self.is_default(span) {
             self.error_with(span, message, hint);
         }
@@ -152,7 +213,10 @@ impl Parser {
     }
 
     pub(super) fn expected(&mut self, value: &Value<'_>, what: &str) {
-        self.error(&value.span(), format!("expected {what}, found {}", found(value.get_ref())));
+        self.error(
+            &value.span(),
+            format!("expected {what}, found {}", found(value.get_ref())),
+        );
     }
 
     /// Stores each entry of a table by its row in `keys`; an entry without a row is an error.
@@ -164,7 +228,11 @@ impl Parser {
                     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
                     match schema::elsewhere(&name.value, &names) {
                         Some(hint) => {
-                            self.error_with(&name.span, format!("unknown key `{}`", shown(&name.value)), hint);
+                            self.error_with(
+                                &name.span,
+                                format!("unknown key `{}`", shown(&name.value)),
+                                hint,
+                            );
                         }
                         None => self.unknown(&name.span, "key", &name.value, &names),
                     }
@@ -188,7 +256,10 @@ impl Parser {
     }
 
     /// The entries of a table in the order of the text; for anything else none, and a finding.
-    pub(super) fn entries<'v, 'i>(&mut self, value: &'v Value<'i>) -> Vec<(Located<String>, &'v Value<'i>)> {
+    pub(super) fn entries<'v, 'i>(
+        &mut self,
+        value: &'v Value<'i>,
+    ) -> Vec<(Located<String>, &'v Value<'i>)> {
         match value.get_ref() {
             DeValue::Table(table) => in_order(table),
             _ => {
@@ -213,7 +284,10 @@ impl Parser {
             return None;
         };
         if text.contains('\0') {
-            self.error(&value.span(), "a NUL byte cannot be passed to the operating system");
+            self.error(
+                &value.span(),
+                "a NUL byte cannot be passed to the operating system",
+            );
             return None;
         }
         Some(Located::new(text.to_string(), value.span()))
@@ -237,9 +311,16 @@ impl Parser {
     }
 
     /// One string or a list of strings; `None` if there is a finding.
-    pub(super) fn texts(&mut self, value: &Value<'_>, what: &str) -> Option<Located<Vec<Located<String>>>> {
+    pub(super) fn texts(
+        &mut self,
+        value: &Value<'_>,
+        what: &str,
+    ) -> Option<Located<Vec<Located<String>>>> {
         let items = Self::items(value);
-        let texts: Vec<_> = items.iter().filter_map(|item| self.text(item, what)).collect();
+        let texts: Vec<_> = items
+            .iter()
+            .filter_map(|item| self.text(item, what))
+            .collect();
         (texts.len() == items.len()).then(|| Located::new(texts, value.span()))
     }
 
@@ -251,7 +332,11 @@ impl Parser {
         None
     }
 
-    pub(super) fn number(&mut self, value: &Value<'_>, range: RangeInclusive<i64>) -> Option<Located<i64>> {
+    pub(super) fn number(
+        &mut self,
+        value: &Value<'_>,
+        range: RangeInclusive<i64>,
+    ) -> Option<Located<i64>> {
         let what = format!("a number from {} to {}", range.start(), range.end());
         match integer(value.get_ref()) {
             Some(number) if range.contains(&number) => Some(Located::new(number, value.span())),
@@ -263,7 +348,12 @@ impl Parser {
     }
 
     /// A count of at least `least`.
-    pub(super) fn amount(&mut self, value: &Value<'_>, least: u32, most: u32) -> Option<Located<u32>> {
+    pub(super) fn amount(
+        &mut self,
+        value: &Value<'_>,
+        least: u32,
+        most: u32,
+    ) -> Option<Located<u32>> {
         let number = self.number(value, i64::from(least)..=i64::from(most))?;
         Some(number.map(|number| u32::try_from(number).unwrap_or(most)))
     }
@@ -271,7 +361,11 @@ impl Parser {
     pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<Located<Span>> {
         if let Some(number) = integer(value.get_ref()) {
             let hint = format!("write the unit: \"{number}s\"");
-            self.error_with(&value.span(), format!("expected {}, found the number {number}", units::DURATION), hint);
+            self.error_with(
+                &value.span(),
+                format!("expected {}, found the number {number}", units::DURATION),
+                hint,
+            );
             return None;
         }
         self.parsed(value, units::DURATION, units::duration)
@@ -302,7 +396,11 @@ impl Parser {
     }
 
     /// One of a fixed set of words.
-    pub(super) fn choice<T: Clone>(&mut self, value: &Value<'_>, words: &[(&str, T)]) -> Option<Located<T>> {
+    pub(super) fn choice<T: Clone>(
+        &mut self,
+        value: &Value<'_>,
+        words: &[(&str, T)],
+    ) -> Option<Located<T>> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let text = self.text(value, &quoted(&names))?;
         match words.iter().find(|(name, _)| *name == text.value) {
@@ -330,7 +428,11 @@ impl Parser {
         let fine = super::paths::is_name(&name.value);
         if !fine {
             let message = format!("`{}` cannot be a name", shown(&name.value));
-            self.error_with(&name.span, message, "names are made of letters, digits, `_`, `-` and `.`, 64 at most");
+            self.error_with(
+                &name.span,
+                message,
+                "names are made of letters, digits, `_`, `-` and `.`, 64 at most",
+            );
         }
         fine
     }
@@ -338,8 +440,10 @@ impl Parser {
 
 /// The entries of a table in the order of the text; the TOML parser sorts them by name.
 pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(Located<String>, &'v Value<'i>)> {
-    let mut entries: Vec<_> =
-        table.iter().map(|(name, value)| (Located::new(name.get_ref().to_string(), name.span()), value)).collect();
+    let mut entries: Vec<_> = table
+        .iter()
+        .map(|(name, value)| (Located::new(name.get_ref().to_string(), name.span()), value))
+        .collect();
     entries.sort_by_key(|(name, _)| name.span.start);
     entries
 }
@@ -364,12 +468,20 @@ fn found(value: &DeValue<'_>) -> String {
 
 /// Keeps a quoted user's text on one line.
 fn shown_whole(message: &str) -> String {
-    message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(300).collect()
+    message
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .take(300)
+        .collect()
 }
 
 /// `a, b, c`, each in backquotes.
 pub(super) fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// `"a", "b" or "c"`.

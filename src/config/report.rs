@@ -67,7 +67,9 @@ impl Place {
         let to = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = text[from..to].trim_end_matches('\r');
         let first = (start - from).min(line.len());
-        let last = floor(text, span.end).saturating_sub(from).clamp(first, line.len());
+        let last = floor(text, span.end)
+            .saturating_sub(from)
+            .clamp(first, line.len());
         Self {
             line: text[..from].matches('\n').count() + 1,
             column: line[..first].chars().count() + 1,
@@ -141,14 +143,19 @@ impl Report {
     pub(super) fn extend(&mut self, other: Self) {
         self.more += other.more;
         self.refused |= other.refused;
-        other.findings.into_iter().for_each(|finding| self.push(finding));
+        other
+            .findings
+            .into_iter()
+            .for_each(|finding| self.push(finding));
     }
 
     /// Whether this was already reported, with any hint.
     pub(super) fn tells(&self, file: &Path, place: &Place, message: &str) -> bool {
-        self.findings
-            .iter()
-            .any(|finding| finding.file == file && finding.place.as_ref() == Some(place) && finding.message == message)
+        self.findings.iter().any(|finding| {
+            finding.file == file
+                && finding.place.as_ref() == Some(place)
+                && finding.message == message
+        })
     }
 
     /// The file `first`, then others in the order read, each from top to bottom.
@@ -161,7 +168,13 @@ impl Report {
         }
         self.findings.sort_by_key(|finding| {
             let file = files.iter().position(|file| *file == finding.file);
-            (file, finding.place.as_ref().map(|place| (place.line, place.column)))
+            (
+                file,
+                finding
+                    .place
+                    .as_ref()
+                    .map(|place| (place.line, place.column)),
+            )
         });
     }
 
@@ -240,11 +253,21 @@ impl fmt::Display for Finding {
         let path = self.file.to_string_lossy();
         let mut group = match &self.place {
             None => return self.without_text(f, &path),
-            Some(Place { line, column, text: None, .. }) => {
+            Some(Place {
+                line,
+                column,
+                text: None,
+                ..
+            }) => {
                 return self.without_text(f, &format!("{path}:{line}:{column}"));
             }
             // Only the line is passed on, so that the cost of a finding does not grow with the file.
-            Some(Place { line, text: Some(text), bytes, .. }) => level.primary_title(self.message.as_str()).element(
+            Some(Place {
+                line,
+                text: Some(text),
+                bytes,
+                ..
+            }) => level.primary_title(self.message.as_str()).element(
                 Snippet::source(text.as_str())
                     .line_start(*line)
                     .path(path)
@@ -273,7 +296,12 @@ impl Finding {
 
     /// In the same form, if there is no line to show.
     fn without_text(&self, f: &mut fmt::Formatter<'_>, place: &str) -> fmt::Result {
-        write!(f, "{}: {}\n --> {place}", self.severity.as_str(), self.message)?;
+        write!(
+            f,
+            "{}: {}\n --> {place}",
+            self.severity.as_str(),
+            self.message
+        )?;
         match &self.hint {
             Some(hint) => write!(f, "\n  = help: {hint}"),
             None => Ok(()),
@@ -287,15 +315,32 @@ pub(crate) fn shown(text: &str) -> String {
     if short.len() < text.len() {
         short.push('…');
     }
-    short.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
+    short
+        .escape_debug()
+        .to_string()
+        .replace("\\\"", "\"")
+        .replace("\\'", "'")
 }
 
 /// The candidate nearest to `word`, if one is near enough to be a typing mistake.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word: String = word.chars().take(60).collect::<String>().to_lowercase().replace('-', "_");
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let word: String = word
+        .chars()
+        .take(60)
+        .collect::<String>()
+        .to_lowercase()
+        .replace('-', "_");
     candidates
         .into_iter()
-        .map(|other| (strsim::damerau_levenshtein(&word, &other.to_lowercase().replace('-', "_")), other))
+        .map(|other| {
+            (
+                strsim::damerau_levenshtein(&word, &other.to_lowercase().replace('-', "_")),
+                other,
+            )
+        })
         .filter(|(distance, other)| *distance <= 1 + other.len().min(word.len()) / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, other)| other)

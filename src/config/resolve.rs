@@ -7,7 +7,9 @@ use super::paths::{self, ConfigPaths};
 use super::reader::Parser;
 use super::sections::{Config, Control, Master, Signals};
 use super::{accounts, logs, resolve_pool};
-use crate::plan::{ControlPlan, Glob, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source};
+use crate::plan::{
+    ControlPlan, Glob, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source,
+};
 use nix::unistd::Uid;
 use std::time::Duration;
 
@@ -19,11 +21,21 @@ pub(super) fn plan(
     mut sources: Vec<Source>,
     include: Vec<Glob>,
 ) -> Plan {
-    let Config { master, control, signals, listen, pools } = config;
+    let Config {
+        master,
+        control,
+        signals,
+        listen,
+        pools,
+    } = config;
     let mut listeners = Listeners::declare(parser, listen);
     let mut files = EnvFiles::default();
     if pools.is_empty() && !parser.report.has_errors() {
-        parser.error_with(&(0..0), "there is no pool: nothing to run", "add [pool.web] with a command");
+        parser.error_with(
+            &(0..0),
+            "there is no pool: nothing to run",
+            "add [pool.web] with a command",
+        );
     }
     let mut pools: Vec<Marked> = pools
         .into_iter()
@@ -49,31 +61,47 @@ pub(super) fn plan(
 }
 
 fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> MasterPlan {
-    let name = master.name.map_or_else(|| place.name.clone(), |at| at.value);
-    if let Some(at) =
-        master.runtime_dir.as_ref().filter(|at| place.base.is_symlink() && at.value.starts_with(&place.base))
+    let name = master
+        .name
+        .map_or_else(|| place.name.clone(), |at| at.value);
+    if let Some(at) = master
+        .runtime_dir
+        .as_ref()
+        .filter(|at| place.base.is_symlink() && at.value.starts_with(&place.base))
     {
         let message = "this folder is part of the release that a link leads to: it goes when that release is deleted";
         parser.warning(&at.span, message, "write an absolute path, or leave it out");
     }
-    let runtime_dir = master.runtime_dir.map_or_else(|| paths::runtime_dir(&name), |at| at.value);
-    let log_max_size = master.log_max_size.as_ref().map_or(logs::MAX_SIZE, |at| at.value);
+    let runtime_dir = master
+        .runtime_dir
+        .map_or_else(|| paths::runtime_dir(&name), |at| at.value);
+    let log_max_size = master
+        .log_max_size
+        .as_ref()
+        .map_or(logs::MAX_SIZE, |at| at.value);
     if let Some(at) = &master.log_max_size {
         logs::large_enough(parser, at);
     }
-    let pid_file = master.pid_file.map_or_else(|| runtime_dir.join("master.pid"), |at| at.value);
+    let pid_file = master
+        .pid_file
+        .map_or_else(|| runtime_dir.join("master.pid"), |at| at.value);
     let default_log_file = paths::log_file(&name);
     // The file is UTF-8, but the paths that defaults are made from may not be.
     for path in [&runtime_dir, &pid_file, &default_log_file] {
         if let Some(message) = paths::unnameable(path) {
-            parser.error_of_file(message, "it comes from $XDG_STATE_HOME or $HOME: rename the folder");
+            parser.error_of_file(
+                message,
+                "it comes from $XDG_STATE_HOME or $HOME: rename the folder",
+            );
             break;
         }
     }
     MasterPlan {
         daemonize: master.daemonize.is_none_or(|at| at.value),
         pid_file,
-        working_directory: master.working_directory.map_or_else(|| "/".into(), |at| at.value),
+        working_directory: master
+            .working_directory
+            .map_or_else(|| "/".into(), |at| at.value),
         umask: master.umask.map_or(0o022, |at| at.value),
         log_file: master.log_file.map(|at| at.value),
         default_log_file,
@@ -81,7 +109,9 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         log_level: master.log_level.map_or(LogLevel::Info, |at| at.value),
         log_max_size,
         log_keep: master.log_keep.map_or(logs::KEEP, |at| at.value),
-        stop_timeout: master.stop_timeout.map(|at| Duration::from_millis(at.value.as_millis())),
+        stop_timeout: master
+            .stop_timeout
+            .map(|at| Duration::from_millis(at.value.as_millis())),
         watch_config: master.watch_config.is_some_and(|at| at.value),
         runtime_dir,
         name,
@@ -89,29 +119,54 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
 }
 
 fn make_control(parser: &mut Parser, control: &Control) -> ControlPlan {
-    let group = control.group.as_ref().and_then(|name| accounts::group(parser, name));
+    let group = control
+        .group
+        .as_ref()
+        .and_then(|name| accounts::group(parser, name));
     if let (Some(name), Some(gid)) = (&control.group, group)
         && !Uid::effective().is_root()
         && !accounts::own_groups().contains(&gid)
     {
-        parser.error(&name.span, "only root can give a socket to a group that it is not in");
+        parser.error(
+            &name.span,
+            "only root can give a socket to a group that it is not in",
+        );
     }
     let mode = control.mode.as_ref().map(|at| at.value);
     if let (Some(name), Some(mode)) = (&control.group, mode)
         && mode & 0o060 == 0
     {
-        parser.error_with(&name.span, "`mode` gives this group nothing", "write mode = \"0660\"");
+        parser.error_with(
+            &name.span,
+            "`mode` gives this group nothing",
+            "write mode = \"0660\"",
+        );
     }
     // A group alone means that its members may connect.
     let default = if group.is_some() { 0o660 } else { 0o600 };
-    ControlPlan { mode: mode.unwrap_or(default), group }
+    ControlPlan {
+        mode: mode.unwrap_or(default),
+        group,
+    }
 }
 
 fn make_signals(signals: &Signals) -> SignalMap {
     SignalMap {
-        hup: signals.hup.as_ref().map_or(SignalAction::ApplyConfig, |at| at.value),
-        usr1: signals.usr1.as_ref().map_or(SignalAction::RollWorkers, |at| at.value),
-        usr2: signals.usr2.as_ref().map_or(SignalAction::RollTasks, |at| at.value),
-        winch: signals.winch.as_ref().map_or(SignalAction::ReopenLogs, |at| at.value),
+        hup: signals
+            .hup
+            .as_ref()
+            .map_or(SignalAction::ApplyConfig, |at| at.value),
+        usr1: signals
+            .usr1
+            .as_ref()
+            .map_or(SignalAction::RollWorkers, |at| at.value),
+        usr2: signals
+            .usr2
+            .as_ref()
+            .map_or(SignalAction::RollTasks, |at| at.value),
+        winch: signals
+            .winch
+            .as_ref()
+            .map_or(SignalAction::ReopenLogs, |at| at.value),
     }
 }

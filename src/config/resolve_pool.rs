@@ -11,7 +11,9 @@ use super::report::shown;
 use super::templates::Templates;
 use super::{accounts, logs, ports, preflight, values, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, RollOn, Template};
-use rotad_core::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
+use rotad_core::{
+    Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span,
+};
 use std::time::Duration;
 
 /// How long a worker that reports nothing must live to count as ready (`auto` without listeners).
@@ -32,7 +34,11 @@ pub(super) fn pool(
     warn_by_age(parser, name, &pool, &policy);
     warn_scheduler(parser, &pool, &policy);
     let sockets = sockets(parser, listeners, &pool);
-    let plans: Vec<ListenPlan> = sockets.listen.iter().map(|index| listeners.plans[*index].clone()).collect();
+    let plans: Vec<ListenPlan> = sockets
+        .listen
+        .iter()
+        .map(|index| listeners.plans[*index].clone())
+        .collect();
     let mut texts = Templates {
         listeners: &plans,
         // A refused listener has its finding already; its placeholders need no other.
@@ -41,35 +47,76 @@ pub(super) fn pool(
         ports: pool.ports.is_some(),
         uses_port: false,
     };
-    let crowd = Crowd { count: policy.count, surge: policy.reload.surge };
+    let crowd = Crowd {
+        count: policy.count,
+        surge: policy.reload.surge,
+    };
     let ready = match &pool.ready {
         None => Ready::Auto,
         Some(at) => match &at.value {
             ReadyText::Known(ready) => ready.clone(),
-            ReadyText::Probe(text) => probe::check(parser, &mut texts, text, crowd).map_or(Ready::Auto, Ready::Probe),
+            ReadyText::Probe(text) => {
+                probe::check(parser, &mut texts, text, crowd).map_or(Ready::Auto, Ready::Probe)
+            }
         },
     };
-    let health = pool.health.as_ref().and_then(|health| probe::health(parser, &mut texts, health, crowd));
-    let (watch, log) = (watch::make(parser, &pool.reload), logs::make(parser, &pool.log));
+    let health = pool
+        .health
+        .as_ref()
+        .and_then(|health| probe::health(parser, &mut texts, health, crowd));
+    let (watch, log) = (
+        watch::make(parser, &pool.reload),
+        logs::make(parser, &pool.log),
+    );
     let (recycle, essential) = (recycle(parser, &pool), essential(parser, &pool));
-    let roll_on = pool.reload.on.as_ref().map_or(RollOn::Always, |at| at.value);
+    let roll_on = pool
+        .reload
+        .on
+        .as_ref()
+        .map_or(RollOn::Always, |at| at.value);
     let marks = PoolSpans {
         after: pool.after.clone(),
         ports: pool.ports.as_ref().map(|at| at.span.clone()),
         files: logs::files(&pool.log),
     };
-    let written = pool.ports.clone().and_then(|at| Some(Located::new(at.value?, at.span)));
+    let written = pool
+        .ports
+        .clone()
+        .and_then(|at| Some(Located::new(at.value?, at.span)));
     let recipe = recipe(parser, files, name, pool, sockets, &mut texts);
     if let Some(at) = &written {
-        ports::enough(parser, at, policy.count, policy.reload.surge, policy.reload.max_draining);
+        ports::enough(
+            parser,
+            at,
+            policy.count,
+            policy.reload.surge,
+            policy.reload.max_draining,
+        );
         if !texts.uses_port {
-            parser.warning(&at.span, "no worker is told its port", "write `{port}` into `command` or `env`");
+            parser.warning(
+                &at.span,
+                "no worker is told its port",
+                "write `{port}` into `command` or `env`",
+            );
         }
     }
     let ports = written.map(|at| at.value);
     let (name, after) = (name.value.clone(), Vec::new());
-    let plan =
-        PoolPlan { name, kind, policy, after, essential, ready, recipe, ports, recycle, health, watch, roll_on, log };
+    let plan = PoolPlan {
+        name,
+        kind,
+        policy,
+        after,
+        essential,
+        ready,
+        recipe,
+        ports,
+        recycle,
+        health,
+        watch,
+        roll_on,
+        log,
+    };
     (plan, marks)
 }
 
@@ -84,10 +131,18 @@ fn essential(parser: &mut Parser, pool: &Pool) -> Option<Essential> {
             );
         }
         Essential::Exit
-            if !pool.restart.policy.as_ref().is_some_and(|policy| policy.value != RestartPolicy::Always) =>
+            if !pool
+                .restart
+                .policy
+                .as_ref()
+                .is_some_and(|policy| policy.value != RestartPolicy::Always) =>
         {
             let hint = "add `policy = \"never\"` or `policy = \"on-failure\"` to its `restart`";
-            parser.error_with(&at.span, "a pool that is always started again never ends", hint);
+            parser.error_with(
+                &at.span,
+                "a pool that is always started again never ends",
+                hint,
+            );
         }
         Essential::Ready(_) | Essential::Exit => {}
     }
@@ -95,14 +150,36 @@ fn essential(parser: &mut Parser, pool: &Pool) -> Option<Essential> {
 }
 
 fn recycle(parser: &mut Parser, pool: &Pool) -> Recycle {
-    if let Some(at) = pool.recycle.max_age.as_ref().filter(|at| at.value == Span::ZERO) {
-        parser.error_with(&at.span, "workers would be replaced all the time", "leave it out for workers that stay");
+    if let Some(at) = pool
+        .recycle
+        .max_age
+        .as_ref()
+        .filter(|at| at.value == Span::ZERO)
+    {
+        parser.error_with(
+            &at.span,
+            "workers would be replaced all the time",
+            "leave it out for workers that stay",
+        );
     }
-    if let Some(at) = pool.recycle.max_rss.as_ref().filter(|at| at.value < LEAST_RSS) {
-        parser.error_with(&at.span, "no worker needs as little memory as that", "1MiB is the least");
+    if let Some(at) = pool
+        .recycle
+        .max_rss
+        .as_ref()
+        .filter(|at| at.value < LEAST_RSS)
+    {
+        parser.error_with(
+            &at.span,
+            "no worker needs as little memory as that",
+            "1MiB is the least",
+        );
     }
     Recycle {
-        max_age: pool.recycle.max_age.as_ref().map(|at| probe::duration(at.value)),
+        max_age: pool
+            .recycle
+            .max_age
+            .as_ref()
+            .map(|at| probe::duration(at.value)),
         max_rss: pool.recycle.max_rss.as_ref().map(|at| at.value),
     }
 }
@@ -114,25 +191,58 @@ fn policy(parser: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
         Kind::Task => Span::from_secs(300),
         Kind::Oneshot => Span::from_secs(30),
     };
-    let default_timeout = if kind == Kind::Oneshot { Span::FOREVER } else { Span::from_secs(60) };
-    let ready_timeout = pool.ready_timeout.as_ref().map_or(default_timeout, |at| at.value);
-    if let Some(at) = pool.ready_timeout.as_ref().filter(|at| at.value == Span::ZERO) {
-        parser.error_with(&at.span, "no worker is ready in no time", "leave it out for the default");
+    let default_timeout = if kind == Kind::Oneshot {
+        Span::FOREVER
+    } else {
+        Span::from_secs(60)
+    };
+    let ready_timeout = pool
+        .ready_timeout
+        .as_ref()
+        .map_or(default_timeout, |at| at.value);
+    if let Some(at) = pool
+        .ready_timeout
+        .as_ref()
+        .filter(|at| at.value == Span::ZERO)
+    {
+        parser.error_with(
+            &at.span,
+            "no worker is ready in no time",
+            "leave it out for the default",
+        );
     }
-    let auto = pool.ready.as_ref().is_none_or(|at| matches!(at.value, ReadyText::Known(Ready::Auto)));
+    let auto = pool
+        .ready
+        .as_ref()
+        .is_none_or(|at| matches!(at.value, ReadyText::Known(Ready::Auto)));
     let by_living = kind != Kind::Oneshot && !pool.listens() && auto;
-    if let Some(at) = pool.ready_timeout.as_ref().filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value)) {
+    if let Some(at) = pool
+        .ready_timeout
+        .as_ref()
+        .filter(|at| by_living && (Span(1)..=AUTO).contains(&at.value))
+    {
         let hint = "make it longer than 1 s, or write ready = \"notify\"";
-        parser.warning(&at.span, "only READY=1 can make these workers ready: living for 1 s comes too late", hint);
+        parser.warning(
+            &at.span,
+            "only READY=1 can make these workers ready: living for 1 s comes too late",
+            hint,
+        );
     }
     Policy {
         count,
         readiness: readiness(parser, pool, ready_timeout),
         ready_timeout,
-        stop: pool.stop.clone().unwrap_or_else(|| values::term(default_stop)),
+        stop: pool
+            .stop
+            .clone()
+            .unwrap_or_else(|| values::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(parser, &pool.restart),
-        kind: if kind == Kind::Oneshot { PoolKind::Oneshot } else { PoolKind::Service },
+        kind: if kind == Kind::Oneshot {
+            PoolKind::Oneshot
+        } else {
+            PoolKind::Service
+        },
         // The master assigns the pool numbers.
         after: Vec::new(),
         max_starting: pool.max_starting.as_ref().map(|at| at.value),
@@ -143,14 +253,30 @@ fn policy(parser: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
 /// Warns if readiness only by age may be mistaken for a proof. A user who sets a `soak` at least as long as the
 /// default knows.
 fn warn_by_age(parser: &mut Parser, name: &Located<String>, pool: &Pool, policy: &Policy) {
-    let Readiness::Alive(after) = policy.readiness else { return };
+    let Readiness::Alive(after) = policy.readiness else {
+        return;
+    };
     let (soak, stable_after) = (policy.soak(true), policy.restart.stable_after);
-    if policy.kind == PoolKind::Oneshot || policy.reload.soak.is_some_and(|soak| soak >= stable_after) {
+    if policy.kind == PoolKind::Oneshot
+        || policy.reload.soak.is_some_and(|soak| soak >= stable_after)
+    {
         return;
     }
-    let place = pool.ready.as_ref().map_or(&name.span, |at| parser.more_specific(&at.span, &name.span)).clone();
-    let alive = if after == Span::ZERO { "once its program runs".to_owned() } else { format!("after {after}") };
-    let watched = if soak == Span::ZERO { "no longer".to_owned() } else { format!("for {soak}") };
+    let place = pool
+        .ready
+        .as_ref()
+        .map_or(&name.span, |at| parser.more_specific(&at.span, &name.span))
+        .clone();
+    let alive = if after == Span::ZERO {
+        "once its program runs".to_owned()
+    } else {
+        format!("after {after}")
+    };
+    let watched = if soak == Span::ZERO {
+        "no longer".to_owned()
+    } else {
+        format!("for {soak}")
+    };
     let message = format!(
         "nothing but its age says that a worker is ready: it counts as alive {alive}, and a deploy watches it {watched}"
     );
@@ -165,19 +291,44 @@ fn warn_by_age(parser: &mut Parser, name: &Located<String>, pool: &Pool, policy:
 /// Warns if a scheduler would run twice while it is rolled: each of its jobs would start twice. A user who writes
 /// `surge` has decided.
 fn warn_scheduler(parser: &mut Parser, pool: &Pool, policy: &Policy) {
-    let Some(command) = pool.command.as_ref().filter(|_| pool.reload.surge.is_none()) else { return };
+    let Some(command) = pool
+        .command
+        .as_ref()
+        .filter(|_| pool.reload.surge.is_none())
+    else {
+        return;
+    };
     if policy.kind == PoolKind::Oneshot || policy.reload.surge == 0 {
         return;
     }
-    let words: Vec<&str> = command.value.iter().map(|word| word.value.as_str()).collect();
-    let Some(scheduler) = scheduler(&words) else { return };
-    let message = format!("{scheduler} exists twice during a rolling restart, and starts each of its jobs twice");
-    parser.warning(&command.span, message, "add reload = { surge = 0 }: the old one ends before the new one starts");
+    let words: Vec<&str> = command
+        .value
+        .iter()
+        .map(|word| word.value.as_str())
+        .collect();
+    let Some(scheduler) = scheduler(&words) else {
+        return;
+    };
+    let message = format!(
+        "{scheduler} exists twice during a rolling restart, and starts each of its jobs twice"
+    );
+    parser.warning(
+        &command.span,
+        message,
+        "add reload = { surge = 0 }: the old one ends before the new one starts",
+    );
 }
 
 /// The scheduler that a command runs, by the names that the widespread ones have.
 fn scheduler(words: &[&str]) -> Option<&'static str> {
-    const PROGRAMS: [&str; 6] = ["clockwork", "cron", "crond", "rqscheduler", "sidekiq-scheduler", "supercronic"];
+    const PROGRAMS: [&str; 6] = [
+        "clockwork",
+        "cron",
+        "crond",
+        "rqscheduler",
+        "sidekiq-scheduler",
+        "supercronic",
+    ];
     let name = |word: &&str| word.rsplit('/').next().unwrap_or(word).to_owned();
     let program = words.first().map(name).unwrap_or_default();
     if words.contains(&"beat") && words.iter().any(|word| name(word) == "celery") {
@@ -192,9 +343,15 @@ fn scheduler(words: &[&str]) -> Option<&'static str> {
 fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
     let listens = pool.listens();
     let Some(ready) = &pool.ready else {
-        return if listens { Readiness::Reported } else { Readiness::Alive(AUTO) };
+        return if listens {
+            Readiness::Reported
+        } else {
+            Readiness::Alive(AUTO)
+        };
     };
-    let ReadyText::Known(known) = &ready.value else { return Readiness::Reported };
+    let ReadyText::Known(known) = &ready.value else {
+        return Readiness::Reported;
+    };
     match known {
         Ready::Auto if !listens => Readiness::Alive(AUTO),
         Ready::Auto | Ready::Notify | Ready::Probe(_) => Readiness::Reported,
@@ -212,8 +369,12 @@ fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
         Ready::After(after) => {
             let after = Span::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
             if after >= timeout {
-                let message = format!("`after` is never reached: `ready_timeout` ({timeout}) comes first");
-                let limit = pool.ready_timeout.as_ref().map_or(&ready.span, |at| &at.span);
+                let message =
+                    format!("`after` is never reached: `ready_timeout` ({timeout}) comes first");
+                let limit = pool
+                    .ready_timeout
+                    .as_ref()
+                    .map_or(&ready.span, |at| &at.span);
                 let place = parser.more_specific(&ready.span, limit).clone();
                 parser.error_with(&place, message, "make `ready_timeout` longer");
             }
@@ -224,53 +385,110 @@ fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
 
 fn reload(count: u32, reload: &pool_tables::Reload) -> Reload {
     Reload {
-        surge: reload.surge.as_ref().map_or(Surge::Percent(25), |at| at.value).of(count),
-        max_draining: reload.max_draining.as_ref().map_or(count, |at| at.value).max(1),
+        surge: reload
+            .surge
+            .as_ref()
+            .map_or(Surge::Percent(25), |at| at.value)
+            .of(count),
+        max_draining: reload
+            .max_draining
+            .as_ref()
+            .map_or(count, |at| at.value)
+            .max(1),
         soak: reload.soak.as_ref().map(|at| at.value),
-        on_failure: reload.on_failure.as_ref().map_or(OnFailure::Rollback, |at| at.value),
+        on_failure: reload
+            .on_failure
+            .as_ref()
+            .map_or(OnFailure::Rollback, |at| at.value),
     }
 }
 
 fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
     const MAX_DELAY: Span = Span::from_secs(30);
-    let policy = restart.policy.as_ref().map_or(RestartPolicy::Always, |at| at.value);
-    let delay = restart.delay.as_ref().map_or(Span::from_millis(100), |at| at.value);
-    let max_delay = restart.max_delay.as_ref().map_or(MAX_DELAY.max(delay), |at| at.value);
+    let policy = restart
+        .policy
+        .as_ref()
+        .map_or(RestartPolicy::Always, |at| at.value);
+    let delay = restart
+        .delay
+        .as_ref()
+        .map_or(Span::from_millis(100), |at| at.value);
+    let max_delay = restart
+        .max_delay
+        .as_ref()
+        .map_or(MAX_DELAY.max(delay), |at| at.value);
     match (&restart.delay, &restart.max_delay) {
         (Some(at), None) if at.value > MAX_DELAY => {
-            let message = format!("`delay` ({delay}) is above the default of `max_delay` ({MAX_DELAY})");
+            let message =
+                format!("`delay` ({delay}) is above the default of `max_delay` ({MAX_DELAY})");
             parser.error_with(&at.span, message, "set `max_delay`, too");
         }
         (written, Some(at)) if delay > at.value => {
             let message = format!("`max_delay` ({max_delay}) is below `delay` ({delay})");
-            let place = parser.more_specific(&at.span, written.as_ref().map_or(&at.span, |at| &at.span)).clone();
-            parser.error_with(&place, message, "the delay grows from `delay` to `max_delay`");
+            let place = parser
+                .more_specific(&at.span, written.as_ref().map_or(&at.span, |at| &at.span))
+                .clone();
+            parser.error_with(
+                &place,
+                message,
+                "the delay grows from `delay` to `max_delay`",
+            );
         }
         _ => {}
     }
     if policy == RestartPolicy::Never {
-        let keys =
-            [("delay", &restart.delay), ("max_delay", &restart.max_delay), ("stable_after", &restart.stable_after)];
-        for (key, at) in keys.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?))) {
-            parser.unused_key(&at.span, format!("`{key}` means nothing with policy = \"never\""), "leave it out");
+        let keys = [
+            ("delay", &restart.delay),
+            ("max_delay", &restart.max_delay),
+            ("stable_after", &restart.stable_after),
+        ];
+        for (key, at) in keys
+            .into_iter()
+            .filter_map(|(key, at)| Some((key, at.as_ref()?)))
+        {
+            parser.unused_key(
+                &at.span,
+                format!("`{key}` means nothing with policy = \"never\""),
+                "leave it out",
+            );
         }
     }
-    let success_exit_codes = restart.success_exit_codes.as_ref().map_or_else(|| vec![0], |at| at.value.clone());
-    let never_on = restart.never_on.as_ref().map_or_else(Vec::new, |at| at.value.clone());
+    let success_exit_codes = restart
+        .success_exit_codes
+        .as_ref()
+        .map_or_else(|| vec![0], |at| at.value.clone());
+    let never_on = restart
+        .never_on
+        .as_ref()
+        .map_or_else(Vec::new, |at| at.value.clone());
     if let Some(at) = &restart.never_on {
-        if let Some(code) = never_on.iter().find(|code| success_exit_codes.contains(code)) {
+        if let Some(code) = never_on
+            .iter()
+            .find(|code| success_exit_codes.contains(code))
+        {
             let hint = "it is either an end that is none to be repaired, or one after which nothing is started";
-            parser.error_with(&at.span, format!("{code} is one of `success_exit_codes`"), hint);
+            parser.error_with(
+                &at.span,
+                format!("{code} is one of `success_exit_codes`"),
+                hint,
+            );
         }
         if policy == RestartPolicy::Never {
-            parser.unused_key(&at.span, "`never_on` means nothing with policy = \"never\"".to_owned(), "leave it out");
+            parser.unused_key(
+                &at.span,
+                "`never_on` means nothing with policy = \"never\"".to_owned(),
+                "leave it out",
+            );
         }
     }
     Restart {
         policy,
         delay,
         max_delay,
-        stable_after: restart.stable_after.as_ref().map_or(Span::from_secs(10), |at| at.value),
+        stable_after: restart
+            .stable_after
+            .as_ref()
+            .map_or(Span::from_secs(10), |at| at.value),
         success_exit_codes,
         never_on,
     }
@@ -289,15 +507,30 @@ struct Sockets {
 fn sockets(parser: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Sockets {
     let mut listen = listen(parser, listeners, pool);
     let passed = listen.len();
-    let stdin = pool.stdin.as_ref().and_then(|word| listeners.take(parser, word)).map(|index| {
-        listen.iter().position(|known| *known == index).unwrap_or_else(|| {
-            listen.push(index);
-            passed
-        })
-    });
-    let complete = pool.listen.as_ref().is_none_or(|at| at.value.len() == passed && !at.value.is_empty())
+    let stdin = pool
+        .stdin
+        .as_ref()
+        .and_then(|word| listeners.take(parser, word))
+        .map(|index| {
+            listen
+                .iter()
+                .position(|known| *known == index)
+                .unwrap_or_else(|| {
+                    listen.push(index);
+                    passed
+                })
+        });
+    let complete = pool
+        .listen
+        .as_ref()
+        .is_none_or(|at| at.value.len() == passed && !at.value.is_empty())
         && stdin.is_some() == pool.stdin.is_some();
-    Sockets { listen, passed, stdin, complete }
+    Sockets {
+        listen,
+        passed,
+        stdin,
+        complete,
+    }
 }
 
 /// The listeners from descriptor 3 on, in order.
@@ -306,7 +539,10 @@ fn listen(parser: &mut Parser, listeners: &mut Listeners, pool: &Pool) -> Vec<us
     for word in pool.listen.iter().flat_map(|at| &at.value) {
         match listeners.take(parser, word) {
             Some(index) if indices.contains(&index) => {
-                parser.error(&word.span, format!("`{}` is named twice", shown(&word.value)));
+                parser.error(
+                    &word.span,
+                    format!("`{}` is named twice", shown(&word.value)),
+                );
             }
             Some(index) => indices.push(index),
             None => {}
@@ -324,15 +560,30 @@ fn recipe(
     texts: &mut Templates<'_>,
 ) -> Recipe {
     if pool.command.is_none() {
-        pool::missing(parser, "pool", name, "command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
+        pool::missing(
+            parser,
+            "pool",
+            name,
+            "command",
+            "add command = [\"PROGRAM\", \"ARGUMENT\"]",
+        );
     }
     let words = pool.command.as_ref().map_or(&[][..], |at| &at.value[..]);
     let command: Vec<Template> = words.iter().map(|word| texts.text(parser, word)).collect();
-    let own: Vec<(String, Template)> =
-        pool.env.iter().map(|(name, value)| (name.value.clone(), texts.text(parser, value))).collect();
-    let from_file = pool.env_file.as_ref().map_or_else(Vec::new, |path| files.variables(parser, path));
+    let own: Vec<(String, Template)> = pool
+        .env
+        .iter()
+        .map(|(name, value)| (name.value.clone(), texts.text(parser, value)))
+        .collect();
+    let from_file = pool
+        .env_file
+        .as_ref()
+        .map_or_else(Vec::new, |path| files.variables(parser, path));
     let account = accounts::account(parser, pool.user.as_ref(), pool.group.as_ref());
-    let clear_env = pool.clear_env.as_ref().map_or(pool.user.is_some(), |at| at.value);
+    let clear_env = pool
+        .clear_env
+        .as_ref()
+        .map_or(pool.user.is_some(), |at| at.value);
     if let Some(pass) = pool.pass_env.as_ref().filter(|_| !clear_env) {
         parser.unused_key(
             &pass.span,
@@ -340,12 +591,21 @@ fn recipe(
             "add clear_env = true",
         );
     }
-    let directory = pool.working_directory.as_ref().map_or_else(|| parser.base.clone(), |at| at.value.clone());
+    let directory = pool
+        .working_directory
+        .as_ref()
+        .map_or_else(|| parser.base.clone(), |at| at.value.clone());
     let recipe = Recipe {
         command,
-        env: from_file.into_iter().map(|(name, value)| (name, Template::literal(value))).chain(own).collect(),
+        env: from_file
+            .into_iter()
+            .map(|(name, value)| (name, Template::literal(value)))
+            .chain(own)
+            .collect(),
         clear_env,
-        pass_env: pool.pass_env.map_or_else(Vec::new, |at| at.value.into_iter().map(|name| name.value).collect()),
+        pass_env: pool.pass_env.map_or_else(Vec::new, |at| {
+            at.value.into_iter().map(|name| name.value).collect()
+        }),
         working_directory: directory,
         account,
         umask: pool.umask.map(|at| at.value),
@@ -356,7 +616,10 @@ fn recipe(
         stdin: sockets.stdin,
     };
     if let Some(command) = &pool.command {
-        let place = pool.working_directory.as_ref().map_or(&command.span, |at| &at.span);
+        let place = pool
+            .working_directory
+            .as_ref()
+            .map_or(&command.span, |at| &at.span);
         preflight::check(parser, &recipe, &command.span, place);
     }
     recipe

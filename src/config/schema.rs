@@ -24,7 +24,13 @@ pub(super) const fn key<T>(
     help: &'static str,
     store: Store<T>,
 ) -> Key<T> {
-    Key { name, takes, default, help, store }
+    Key {
+        name,
+        takes,
+        default,
+        help,
+        store,
+    }
 }
 
 /// One table of the configuration, as documentation shows it.
@@ -45,8 +51,16 @@ pub struct Row {
 }
 
 fn section<T>(table: &'static str, keys: &[Key<T>]) -> Section {
-    let row = |key: &Key<T>| Row { name: key.name, takes: key.takes, default: key.default, help: key.help };
-    Section { table, rows: keys.iter().map(row).collect() }
+    let row = |key: &Key<T>| Row {
+        name: key.name,
+        takes: key.takes,
+        default: key.default,
+        help: key.help,
+    };
+    Section {
+        table,
+        rows: keys.iter().map(row).collect(),
+    }
 }
 
 /// Every key that the reader knows, table by table.
@@ -70,12 +84,30 @@ pub fn reference() -> Vec<Section> {
 pub fn markdown() -> String {
     let mut page = String::new();
     for Section { table, rows } in reference() {
-        let title = if table.is_empty() { "Top of the file".to_owned() } else { format!("`{table}`") };
+        let title = if table.is_empty() {
+            "Top of the file".to_owned()
+        } else {
+            format!("`{table}`")
+        };
         // Writing to a String cannot fail.
-        let _ = write!(page, "### {title}\n\n| key | takes | default | |\n|---|---|---|---|\n");
+        let _ = write!(
+            page,
+            "### {title}\n\n| key | takes | default | |\n|---|---|---|---|\n"
+        );
         for row in rows {
-            let Row { name, takes, default, help } = row;
-            let _ = writeln!(page, "| `{name}` | {} | {} | {} |", cell(takes), cell(default), cell(help));
+            let Row {
+                name,
+                takes,
+                default,
+                help,
+            } = row;
+            let _ = writeln!(
+                page,
+                "| `{name}` | {} | {} | {} |",
+                cell(takes),
+                cell(default),
+                cell(help)
+            );
         }
         page.push('\n');
     }
@@ -116,11 +148,19 @@ const SYNONYMS: &[(&str, &str)] = &[
 
 /// A hint for a key that is not one of `names`: our name for it, or the table that has it.
 pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
-    let synonym = SYNONYMS.iter().find(|(other, ours)| *other == word && names.contains(ours));
+    let synonym = SYNONYMS
+        .iter()
+        .find(|(other, ours)| *other == word && names.contains(ours));
     if let Some((_, ours)) = synonym {
         return Some(format!("did you mean `{ours}`?"));
     }
-    let section = reference().into_iter().find(|section| section.rows.iter().any(|row| row.name == word))?;
-    let table = if section.table.is_empty() { "the top of the file" } else { section.table };
+    let section = reference()
+        .into_iter()
+        .find(|section| section.rows.iter().any(|row| row.name == word))?;
+    let table = if section.table.is_empty() {
+        "the top of the file"
+    } else {
+        section.table
+    };
     Some(format!("`{word}` belongs in {table}"))
 }

@@ -21,21 +21,63 @@ pub(super) struct Config {
 
 pub(super) const TOP: &[Key<Config>] = &[
     // Read before all others, since it adds more of them.
-    key("include", "list of patterns", "none", "pools and listeners from more files", |_, _, _| {}),
-    key("master", "table", "", "the master itself", |parser, into, v| parser.table(v, MASTER, &mut into.master)),
-    key("control", "table", "", "who may use the control socket", |parser, into, v| {
-        parser.table(v, CONTROL, &mut into.control);
-    }),
-    key("signals", "table", "", "what signals to the master do", |parser, into, v| {
-        parser.table(v, SIGNALS, &mut into.signals);
-    }),
+    key(
+        "include",
+        "list of patterns",
+        "none",
+        "pools and listeners from more files",
+        |_, _, _| {},
+    ),
+    key(
+        "master",
+        "table",
+        "",
+        "the master itself",
+        |parser, into, v| parser.table(v, MASTER, &mut into.master),
+    ),
+    key(
+        "control",
+        "table",
+        "",
+        "who may use the control socket",
+        |parser, into, v| {
+            parser.table(v, CONTROL, &mut into.control);
+        },
+    ),
+    key(
+        "signals",
+        "table",
+        "",
+        "what signals to the master do",
+        |parser, into, v| {
+            parser.table(v, SIGNALS, &mut into.signals);
+        },
+    ),
     // Read by `defaults`, before the pools that take them.
-    key("defaults", "table", "", "keys of a pool, for every pool that does not have them", |_, _, _| {}),
-    key("listen", "tables", "", "one listening socket each, shared by its pools", |parser, into, v| {
-        named(parser, v, LISTEN, &mut into.listen);
-    }),
+    key(
+        "defaults",
+        "table",
+        "",
+        "keys of a pool, for every pool that does not have them",
+        |_, _, _| {},
+    ),
+    key(
+        "listen",
+        "tables",
+        "",
+        "one listening socket each, shared by its pools",
+        |parser, into, v| {
+            named(parser, v, LISTEN, &mut into.listen);
+        },
+    ),
     // Read by `pools`, once the defaults are known.
-    key("pool", "tables", "", "one pool of like workers each", |_, _, _| {}),
+    key(
+        "pool",
+        "tables",
+        "",
+        "one pool of like workers each",
+        |_, _, _| {},
+    ),
 ];
 
 /// Maximum number of pools, and of listeners.
@@ -59,7 +101,11 @@ impl Config {
                 word if TOP.iter().any(|key| key.name == word) => {
                     let main = parser.main_text().file.display().to_string();
                     let message = format!("`{word}` in an included file");
-                    parser.error_with(&name.span, message, format!("pools and listeners alone; move it to {main}"));
+                    parser.error_with(
+                        &name.span,
+                        message,
+                        format!("pools and listeners alone; move it to {main}"),
+                    );
                 }
                 word => parser.unknown(&name.span, "key", word, &INCLUDED),
             }
@@ -68,7 +114,12 @@ impl Config {
 }
 
 /// A table of named tables.
-fn named<T: Default>(parser: &mut Parser, value: &Value<'_>, keys: &[Key<T>], into: &mut Vec<(Located<String>, T)>) {
+fn named<T: Default>(
+    parser: &mut Parser,
+    value: &Value<'_>,
+    keys: &[Key<T>],
+    into: &mut Vec<(Located<String>, T)>,
+) {
     for (name, entry) in parser.entries(value) {
         if begin(parser, &name, entry, keys, into) {
             let mut section = T::default();
@@ -88,7 +139,11 @@ pub(super) fn begin<T>(
 ) -> bool {
     if keys.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
         let hint = "write it below [pool.NAME] or [listen.NAME]";
-        parser.error_with(&name.span, format!("`{}` stands outside of a named table", name.value), hint);
+        parser.error_with(
+            &name.span,
+            format!("`{}` stands outside of a named table", name.value),
+            hint,
+        );
         return false;
     }
     parser.name(name);
@@ -97,7 +152,11 @@ pub(super) fn begin<T>(
         return false;
     }
     if let Some((other, _)) = so_far.iter().find(|(other, _)| other.value == name.value) {
-        let message = format!("`{}` is there already: {}", shown(&name.value), parser.spot(&other.span));
+        let message = format!(
+            "`{}` is there already: {}",
+            shown(&name.value),
+            parser.spot(&other.span)
+        );
         parser.error_with(&name.span, message, "give one of them another name");
         return false;
     }
@@ -159,12 +218,24 @@ pub(super) const MASTER: &[Key<Master>] = &[
             into.pid_file = parser.path(v);
         },
     ),
-    key("runtime_dir", "path", "see above", "the folder of the control socket and the pid file", |parser, into, v| {
-        into.runtime_dir = parser.path(v);
-    }),
-    key("working_directory", "path", "`\"/\"`", "where the daemonized master stands", |parser, into, v| {
-        into.working_directory = parser.path(v);
-    }),
+    key(
+        "runtime_dir",
+        "path",
+        "see above",
+        "the folder of the control socket and the pid file",
+        |parser, into, v| {
+            into.runtime_dir = parser.path(v);
+        },
+    ),
+    key(
+        "working_directory",
+        "path",
+        "`\"/\"`",
+        "where the daemonized master stands",
+        |parser, into, v| {
+            into.working_directory = parser.path(v);
+        },
+    ),
     key(
         "umask",
         "octal",
@@ -174,7 +245,13 @@ pub(super) const MASTER: &[Key<Master>] = &[
             into.umask = parser.octal(v);
         },
     ),
-    key("log_file", "path", "see above", "the master's own log", |parser, into, v| into.log_file = parser.path(v)),
+    key(
+        "log_file",
+        "path",
+        "see above",
+        "the master's own log",
+        |parser, into, v| into.log_file = parser.path(v),
+    ),
     key(
         "log_format",
         "`\"text\"`, `\"json\"`",
@@ -193,15 +270,33 @@ pub(super) const MASTER: &[Key<Master>] = &[
             into.log_level = parser.choice(v, LEVELS);
         },
     ),
-    key("log_max_size", "size", "`\"50MiB\"`", "a log file of this size is rotated", |parser, into, v| {
-        into.log_max_size = parser.size(v);
-    }),
-    key("log_keep", "number", "`10`", "rotated log files that are kept", |parser, into, v| {
-        into.log_keep = parser.amount(v, 0, 10_000);
-    }),
-    key("stop_timeout", "duration", "none", "caps the stop of everything", |parser, into, v| {
-        into.stop_timeout = parser.duration(v);
-    }),
+    key(
+        "log_max_size",
+        "size",
+        "`\"50MiB\"`",
+        "a log file of this size is rotated",
+        |parser, into, v| {
+            into.log_max_size = parser.size(v);
+        },
+    ),
+    key(
+        "log_keep",
+        "number",
+        "`10`",
+        "rotated log files that are kept",
+        |parser, into, v| {
+            into.log_keep = parser.amount(v, 0, 10_000);
+        },
+    ),
+    key(
+        "stop_timeout",
+        "duration",
+        "none",
+        "caps the stop of everything",
+        |parser, into, v| {
+            into.stop_timeout = parser.duration(v);
+        },
+    ),
     key(
         "watch_config",
         "true or false",
@@ -227,9 +322,15 @@ pub(super) const CONTROL: &[Key<Control>] = &[
         "permissions of the control socket",
         |parser, into, v| into.mode = parser.octal(v),
     ),
-    key("group", "group", "the master's", "the group of the control socket", |parser, into, v| {
-        into.group = parser.text(v, "the name of a group");
-    }),
+    key(
+        "group",
+        "group",
+        "the master's",
+        "the group of the control socket",
+        |parser, into, v| {
+            into.group = parser.text(v, "the name of a group");
+        },
+    ),
 ];
 
 #[derive(Default)]
@@ -251,12 +352,36 @@ const ACTIONS: &[(&str, SignalAction)] = &[
 ];
 
 pub(super) const SIGNALS: &[Key<Signals>] = &[
-    key("HUP", "action", "`\"apply-config\"`", "SIGHUP", |parser, into, v| into.hup = parser.choice(v, ACTIONS)),
-    key("USR1", "action", "`\"roll-workers\"`", "SIGUSR1", |parser, into, v| into.usr1 = parser.choice(v, ACTIONS)),
-    key("USR2", "action", "`\"roll-tasks\"`", "SIGUSR2", |parser, into, v| into.usr2 = parser.choice(v, ACTIONS)),
-    key("WINCH", "action", "`\"reopen-logs\"`", "SIGWINCH, not when the master has a terminal", |parser, into, v| {
-        into.winch = parser.choice(v, ACTIONS);
-    }),
+    key(
+        "HUP",
+        "action",
+        "`\"apply-config\"`",
+        "SIGHUP",
+        |parser, into, v| into.hup = parser.choice(v, ACTIONS),
+    ),
+    key(
+        "USR1",
+        "action",
+        "`\"roll-workers\"`",
+        "SIGUSR1",
+        |parser, into, v| into.usr1 = parser.choice(v, ACTIONS),
+    ),
+    key(
+        "USR2",
+        "action",
+        "`\"roll-tasks\"`",
+        "SIGUSR2",
+        |parser, into, v| into.usr2 = parser.choice(v, ACTIONS),
+    ),
+    key(
+        "WINCH",
+        "action",
+        "`\"reopen-logs\"`",
+        "SIGWINCH, not when the master has a terminal",
+        |parser, into, v| {
+            into.winch = parser.choice(v, ACTIONS);
+        },
+    ),
 ];
 
 #[derive(Default)]
@@ -277,7 +402,10 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "required",
         "`\"0.0.0.0:8080\"`, `\"[::1]:80\"` or `\"unix:/run/shop.sock\"`",
         |parser, into, v| {
-            let text = parser.text(v, "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"");
+            let text = parser.text(
+                v,
+                "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"",
+            );
             into.address = Some(text.unwrap_or_else(|| Located::new(String::new(), v.span())));
         },
     ),
@@ -306,10 +434,22 @@ pub(super) const LISTEN: &[Key<Listen>] = &[
         "permissions of a unix socket, whatever the umask; `\"0660\"` with `group` closes it",
         |parser, into, v| into.mode = parser.octal(v),
     ),
-    key("user", "user", "the master's", "owner of a unix socket", |parser, into, v| {
-        into.user = parser.text(v, "the name of a user");
-    }),
-    key("group", "group", "the master's", "group of a unix socket", |parser, into, v| {
-        into.group = parser.text(v, "the name of a group");
-    }),
+    key(
+        "user",
+        "user",
+        "the master's",
+        "owner of a unix socket",
+        |parser, into, v| {
+            into.user = parser.text(v, "the name of a user");
+        },
+    ),
+    key(
+        "group",
+        "group",
+        "the master's",
+        "group of a unix socket",
+        |parser, into, v| {
+            into.group = parser.text(v, "the name of a group");
+        },
+    ),
 ];

@@ -30,12 +30,23 @@ pub(super) struct Sources(Vec<Text>);
 
 impl Sources {
     pub(super) fn new(file: &Path, text: &str) -> Self {
-        Self(vec![Text { file: file.to_owned(), text: text.into(), start: 0 }])
+        Self(vec![Text {
+            file: file.to_owned(),
+            text: text.into(),
+            start: 0,
+        }])
     }
 
     pub(super) fn add(&mut self, file: &Path, text: &str) -> Text {
-        let start = self.0.last().map_or(0, |last| last.start + last.text.len() + 1);
-        let text = Text { file: file.to_owned(), text: text.into(), start };
+        let start = self
+            .0
+            .last()
+            .map_or(0, |last| last.start + last.text.len() + 1);
+        let text = Text {
+            file: file.to_owned(),
+            text: text.into(),
+            start,
+        };
         self.0.push(text.clone());
         text
     }
@@ -67,7 +78,9 @@ pub(super) fn shift(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'
         }
         DeValue::Array(array) => {
             let mut items = DeArray::new();
-            array.iter().for_each(|item| items.push(shift(item.clone(), by)));
+            array
+                .iter()
+                .for_each(|item| items.push(shift(item.clone(), by)));
             DeValue::Array(items)
         }
         other => other,

@@ -20,20 +20,28 @@ const RTMAX: i32 = 64;
 
 /// `"500ms"`, `"1min 30s"`: whole milliseconds, at most a year.
 pub(super) fn duration(text: &str) -> Result<Span, String> {
-    let duration =
-        humantime::parse_duration(text.trim()).map_err(|_| format!("expected {DURATION}, found \"{text}\""))?;
+    let duration = humantime::parse_duration(text.trim())
+        .map_err(|_| format!("expected {DURATION}, found \"{text}\""))?;
     if duration > LONGEST {
-        return Err(format!("\"{text}\" is too long: a year (\"365d\") is the most"));
+        return Err(format!(
+            "\"{text}\" is too long: a year (\"365d\") is the most"
+        ));
     }
     if !duration.subsec_nanos().is_multiple_of(1_000_000) {
-        return Err(format!("\"{text}\" is too fine: the clock counts whole milliseconds"));
+        return Err(format!(
+            "\"{text}\" is too fine: the clock counts whole milliseconds"
+        ));
     }
-    Ok(Span::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    Ok(Span::from_millis(
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+    ))
 }
 
 /// `"64MiB"`, `"1500"`: bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    ByteSize::from_str(text.trim()).map(|size| size.as_u64()).map_err(|_| format!("expected {SIZE}, found \"{text}\""))
+    ByteSize::from_str(text.trim())
+        .map(|size| size.as_u64())
+        .map_err(|_| format!("expected {SIZE}, found \"{text}\""))
 }
 
 /// `"0660"`, `"022"`: permission bits, at most `max`.
@@ -72,7 +80,9 @@ pub fn signal(text: &str) -> Option<Signal> {
     match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
         (Some(rest), _) => real_time(rest, RTMIN, 1),
         (_, Some(rest)) => real_time(rest, RTMAX, -1),
-        _ => Known::from_str(&format!("SIG{name}")).ok().map(|known| Signal(known as i32)),
+        _ => Known::from_str(&format!("SIG{name}"))
+            .ok()
+            .map(|known| Signal(known as i32)),
     }
 }
 
@@ -86,7 +96,17 @@ mod tests {
         assert_eq!(duration("1min 30s"), Ok(Span(90_000)));
         assert_eq!(duration("0s"), Ok(Span(0)));
         assert_eq!(duration("365d"), Ok(Span(31_536_000_000)));
-        for bad in ["", "10", "-1s", "1us", "366d", "1s1", "s", "99999999999999999999h", "1.5.5s"] {
+        for bad in [
+            "",
+            "10",
+            "-1s",
+            "1us",
+            "366d",
+            "1s1",
+            "s",
+            "99999999999999999999h",
+            "1.5.5s",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

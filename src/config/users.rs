@@ -28,7 +28,13 @@ pub(crate) struct UserEntry {
 
 impl From<User> for UserEntry {
     fn from(user: User) -> Self {
-        Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir, shell: user.shell }
+        Self {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            home: user.dir,
+            shell: user.shell,
+        }
     }
 }
 
@@ -37,7 +43,9 @@ pub(super) fn user(name: &str) -> Result<Option<UserEntry>, String> {
     match name.parse() {
         Ok(uid) => user_of(uid),
         Err(_) if FILES_ALONE => Ok(Passwd::read()?.find(|user_entry| user_entry.name == name)),
-        Err(_) => User::from_name(name).map(|user| user.map(UserEntry::from)).map_err(said),
+        Err(_) => User::from_name(name)
+            .map(|user| user.map(UserEntry::from))
+            .map_err(said),
     }
 }
 
@@ -46,7 +54,9 @@ pub(crate) fn user_of(uid: u32) -> Result<Option<UserEntry>, String> {
     if FILES_ALONE {
         return Ok(Passwd::read()?.find(|user_entry| user_entry.uid == uid));
     }
-    User::from_uid(Uid::from_raw(uid)).map(|user| user.map(UserEntry::from)).map_err(said)
+    User::from_uid(Uid::from_raw(uid))
+        .map(|user| user.map(UserEntry::from))
+        .map_err(said)
 }
 
 /// The number of the group with this name or, in digits, this number.
@@ -54,10 +64,16 @@ pub(super) fn group(name: &str) -> Result<Option<u32>, String> {
     let number = name.parse::<u32>().ok();
     if FILES_ALONE {
         let groups = Groups::read()?;
-        return Ok(groups.find(|entry| number.map_or(entry.name == name.as_bytes(), |gid| entry.gid == gid)));
+        return Ok(groups
+            .find(|entry| number.map_or(entry.name == name.as_bytes(), |gid| entry.gid == gid)));
     }
-    let found = number.map_or_else(|| Group::from_name(name), |gid| Group::from_gid(Gid::from_raw(gid)));
-    found.map(|group| group.map(|group| group.gid.as_raw())).map_err(said)
+    let found = number.map_or_else(
+        || Group::from_name(name),
+        |gid| Group::from_gid(Gid::from_raw(gid)),
+    );
+    found
+        .map(|group| group.map(|group| group.gid.as_raw()))
+        .map_err(said)
 }
 
 /// All groups of a user, `first` among them, as initgroups(3) would set them.
@@ -65,8 +81,13 @@ pub(super) fn groups_of(name: &str, first: u32) -> Vec<u32> {
     if FILES_ALONE {
         return Groups::read().map_or_else(|_| vec![first], |groups| groups.of(name, first));
     }
-    let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, Gid::from_raw(first)).ok());
-    groups.map_or_else(|| vec![first], |groups| groups.into_iter().map(Gid::as_raw).collect())
+    let groups = CString::new(name)
+        .ok()
+        .and_then(|name| getgrouplist(&name, Gid::from_raw(first)).ok());
+    groups.map_or_else(
+        || vec![first],
+        |groups| groups.into_iter().map(Gid::as_raw).collect(),
+    )
 }
 
 fn said(errno: Errno) -> String {
@@ -79,7 +100,8 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
 
 /// The fields of each line. Lines that are not entries (comments, NIS) have too few fields or no number.
 fn entries(text: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
-    text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':').collect())
+    text.split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b':').collect())
 }
 
 fn number(field: &[u8]) -> Option<u32> {
@@ -95,17 +117,24 @@ impl Passwd {
     }
 
     fn find(&self, is: impl Fn(&UserEntry) -> bool) -> Option<UserEntry> {
-        entries(&self.0).filter_map(|fields| user_entry(&fields)).find(is)
+        entries(&self.0)
+            .filter_map(|fields| user_entry(&fields))
+            .find(is)
     }
 }
 
 fn user_entry(fields: &[&[u8]]) -> Option<UserEntry> {
-    let [name, _, uid, gid, _, home, shell] = fields else { return None };
+    let [name, _, uid, gid, _, home, shell] = fields else {
+        return None;
+    };
     let path = |field: &[u8]| PathBuf::from(OsStr::from_bytes(field));
     // passwd(5): an empty field is /bin/sh.
     let shell = if shell.is_empty() { b"/bin/sh" } else { *shell };
     Some(UserEntry {
-        name: std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?.to_owned(),
+        name: std::str::from_utf8(name)
+            .ok()
+            .filter(|name| !name.is_empty())?
+            .to_owned(),
         uid: number(uid)?,
         gid: number(gid)?,
         home: path(home),
@@ -129,8 +158,14 @@ impl Groups {
 
     fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         entries(&self.0).filter_map(|fields| {
-            let [name, _, gid, members] = fields[..] else { return None };
-            Some(Entry { name, gid: number(gid)?, members })
+            let [name, _, gid, members] = fields[..] else {
+                return None;
+            };
+            Some(Entry {
+                name,
+                gid: number(gid)?,
+                members,
+            })
         })
     }
 
@@ -141,7 +176,10 @@ impl Groups {
     fn of(&self, user: &str, first: u32) -> Vec<u32> {
         let mut groups = vec![first];
         for entry in self.entries() {
-            let member = entry.members.split(|byte| *byte == b',').any(|name| name == user.as_bytes());
+            let member = entry
+                .members
+                .split(|byte| *byte == b',')
+                .any(|name| name == user.as_bytes());
             if member && !groups.contains(&entry.gid) {
                 groups.push(entry.gid);
             }
@@ -162,12 +200,32 @@ mod tests {
     #[test]
     fn people_are_read_from_the_file() {
         let users = Passwd(USERS.into());
-        let www = users.find(|user_entry| user_entry.name == "www-data").expect("www-data");
+        let www = users
+            .find(|user_entry| user_entry.name == "www-data")
+            .expect("www-data");
         let (home, shell) = ("/var/www".into(), "/usr/sbin/nologin".into());
-        assert_eq!(www, UserEntry { name: "www-data".to_owned(), uid: 33, gid: 33, home, shell });
-        assert_eq!(users.find(|user_entry| user_entry.uid == 7).map(|bare| bare.shell), Some("/bin/sh".into()));
+        assert_eq!(
+            www,
+            UserEntry {
+                name: "www-data".to_owned(),
+                uid: 33,
+                gid: 33,
+                home,
+                shell
+            }
+        );
+        assert_eq!(
+            users
+                .find(|user_entry| user_entry.uid == 7)
+                .map(|bare| bare.shell),
+            Some("/bin/sh".into())
+        );
         for none in ["+nis", "short", "bad", "", "www"] {
-            assert_eq!(users.find(|user_entry| user_entry.name == none), None, "{none}");
+            assert_eq!(
+                users.find(|user_entry| user_entry.name == none),
+                None,
+                "{none}"
+            );
         }
     }
 
@@ -187,8 +245,17 @@ mod tests {
     fn the_files_say_what_the_c_library_says() {
         let Ok(users) = Passwd::read() else { return };
         let root = users.find(|user_entry| user_entry.uid == 0).expect("root");
-        assert_eq!(User::from_uid(Uid::from_raw(0)).ok().flatten().map(UserEntry::from), Some(root.clone()));
+        assert_eq!(
+            User::from_uid(Uid::from_raw(0))
+                .ok()
+                .flatten()
+                .map(UserEntry::from),
+            Some(root.clone())
+        );
         let groups = Groups::read().expect("the groups").of(&root.name, root.gid);
-        assert!(groups_of(&root.name, root.gid).starts_with(&groups), "{groups:?}");
+        assert!(
+            groups_of(&root.name, root.gid).starts_with(&groups),
+            "{groups:?}"
+        );
     }
 }

@@ -41,36 +41,72 @@ pub(super) const FORMER_ONESHOT: &str = "step";
 
 pub(super) fn kind(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Kind>> {
     if value.get_ref().as_str() == Some(FORMER_ONESHOT) {
-        parser.error_with(&value.span(), "`step` is `oneshot` now", "write kind = \"oneshot\"");
+        parser.error_with(
+            &value.span(),
+            "`step` is `oneshot` now",
+            "write kind = \"oneshot\"",
+        );
         // Its other keys are checked as those of a oneshot.
         return Some(Located::new(Kind::Oneshot, value.span()));
     }
-    parser.choice(value, &[("worker", Kind::Worker), ("task", Kind::Task), ("oneshot", Kind::Oneshot)])
+    parser.choice(
+        value,
+        &[
+            ("worker", Kind::Worker),
+            ("task", Kind::Task),
+            ("oneshot", Kind::Oneshot),
+        ],
+    )
 }
 
 /// A list of words, or one string that is split as a shell would.
 pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
     const WHAT: &str = "a command: a list such as [\"gunicorn\", \"app:app\"], or one string";
     let refused = Located::new(Vec::new(), value.span());
-    let Some(mut texts) = parser.texts(value, WHAT) else { return refused };
+    let Some(mut texts) = parser.texts(value, WHAT) else {
+        return refused;
+    };
     if !value.get_ref().is_array() {
         let line = texts.value.remove(0);
         match shell_words::split(&line.value) {
-            Ok(words) => texts.value = words.into_iter().map(|word| Located::new(word, line.span.clone())).collect(),
+            Ok(words) => {
+                texts.value = words
+                    .into_iter()
+                    .map(|word| Located::new(word, line.span.clone()))
+                    .collect()
+            }
             Err(_) => {
                 parser.error(&line.span, "a quote in this command is never closed");
                 return refused;
             }
         }
-        let operator =
-            |word: &&Located<String>| ["&&", "||", "|", ";", ">", ">>", "<", "&", "2>&1"].contains(&&*word.value);
-        if let Some(word) = texts.value.iter().find(operator).map(|word| word.value.clone()) {
+        let operator = |word: &&Located<String>| {
+            ["&&", "||", "|", ";", ">", ">>", "<", "&", "2>&1"].contains(&&*word.value)
+        };
+        if let Some(word) = texts
+            .value
+            .iter()
+            .find(operator)
+            .map(|word| word.value.clone())
+        {
             let hint = "where a shell is meant: command = [\"sh\", \"-c\", \"exec …\"]";
-            parser.warning(&line.span, format!("no shell reads this: `{word}` is passed as an argument"), hint);
+            parser.warning(
+                &line.span,
+                format!("no shell reads this: `{word}` is passed as an argument"),
+                hint,
+            );
         }
     }
-    if texts.value.first().is_none_or(|program| program.value.is_empty()) {
-        parser.error_with(&value.span(), "the command is empty", "write the program and its arguments");
+    if texts
+        .value
+        .first()
+        .is_none_or(|program| program.value.is_empty())
+    {
+        parser.error_with(
+            &value.span(),
+            "the command is empty",
+            "write the program and its arguments",
+        );
         return refused;
     }
     texts
@@ -81,10 +117,17 @@ pub(super) fn count(parser: &mut Parser, value: &Value<'_>) -> Option<Located<u3
         DeValue::String(text) if text == "cpus" => {
             // CPU affinity and the cgroup's cpu.max are respected.
             let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-            Some(Located::new(u32::try_from(cpus).unwrap_or(MOST).min(MOST), value.span()))
+            Some(Located::new(
+                u32::try_from(cpus).unwrap_or(MOST).min(MOST),
+                value.span(),
+            ))
         }
         DeValue::Integer(_) if integer(value.get_ref()) == Some(0) => {
-            parser.error_with(&value.span(), "a pool of 0 workers", "to keep a pool down: `rotad stop POOL`");
+            parser.error_with(
+                &value.span(),
+                "a pool of 0 workers",
+                "to keep a pool down: `rotad stop POOL`",
+            );
             None
         }
         DeValue::Integer(_) => parser.amount(value, 1, MOST),
@@ -96,10 +139,21 @@ pub(super) fn count(parser: &mut Parser, value: &Value<'_>) -> Option<Located<u3
 }
 
 pub(super) fn listen(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
-    let texts = parser.texts(value, "names of listeners, or an address such as \"127.0.0.1:8000\"");
+    let texts = parser.texts(
+        value,
+        "names of listeners, or an address such as \"127.0.0.1:8000\"",
+    );
     let texts = texts.unwrap_or_else(|| Located::new(Vec::new(), value.span()));
-    if value.get_ref().as_array().is_some_and(|array| array.is_empty()) {
-        parser.error_with(&texts.span, "an empty list of listeners", "leave `listen` out");
+    if value
+        .get_ref()
+        .as_array()
+        .is_some_and(|array| array.is_empty())
+    {
+        parser.error_with(
+            &texts.span,
+            "an empty list of listeners",
+            "leave `listen` out",
+        );
     }
     texts
 }
@@ -119,7 +173,10 @@ pub(super) fn stdin(parser: &mut Parser, value: &Value<'_>) -> Option<Located<St
     None
 }
 
-pub(super) fn env(parser: &mut Parser, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
+pub(super) fn env(
+    parser: &mut Parser,
+    value: &Value<'_>,
+) -> Vec<(Located<String>, Located<String>)> {
     let mut variables = Vec::new();
     parser.add_private(value.span());
     for (name, value) in parser.entries(value) {
@@ -129,7 +186,11 @@ pub(super) fn env(parser: &mut Parser, value: &Value<'_>) -> Vec<(Located<String
             parser.error(&name.span, fault);
         }
         if let DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) = value.get_ref() {
-            parser.error_with(&value.span(), "a variable's value is a string", "put it in quotes");
+            parser.error_with(
+                &value.span(),
+                "a variable's value is a string",
+                "put it in quotes",
+            );
         } else if let Some(text) = parser.text(value, "a string") {
             variables.push((name, text));
         }
@@ -140,18 +201,30 @@ pub(super) fn env(parser: &mut Parser, value: &Value<'_>) -> Vec<(Located<String
 /// What is wrong with the name of a variable.
 pub(super) fn variable_fault(name: &str) -> Option<String> {
     if OURS.iter().any(|ours| name.starts_with(ours)) {
-        return Some(format!("`{}` is set by the master for each worker", shown(name)));
+        return Some(format!(
+            "`{}` is set by the master for each worker",
+            shown(name)
+        ));
     }
     (!is_variable(name)).then(|| format!("`{}` cannot be the name of a variable", shown(name)))
 }
 
-pub(super) fn pass_env(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Vec<Located<String>>>> {
+pub(super) fn pass_env(
+    parser: &mut Parser,
+    value: &Value<'_>,
+) -> Option<Located<Vec<Located<String>>>> {
     let names = parser.texts(value, "names of variables such as \"LANG\" or \"APP_*\"")?;
     for name in &names.value {
         if OURS.iter().any(|ours| name.value.starts_with(ours)) {
             parser.error(&name.span, "the master's own of these are never passed on");
-        } else if !is_variable(name.value.strip_suffix('*').unwrap_or(&name.value)) && name.value != "*" {
-            parser.error_with(&name.span, "expected the name of a variable", "a `*` may stand at the end only");
+        } else if !is_variable(name.value.strip_suffix('*').unwrap_or(&name.value))
+            && name.value != "*"
+        {
+            parser.error_with(
+                &name.span,
+                "expected the name of a variable",
+                "a `*` may stand at the end only",
+            );
         }
     }
     Some(names)
@@ -159,7 +232,11 @@ pub(super) fn pass_env(parser: &mut Parser, value: &Value<'_>) -> Option<Located
 
 /// The stop steps for a stop that is given as one duration.
 pub(super) fn term(wait: Span) -> Vec<StopStep> {
-    vec![StopStep { signal: Some(Signal::TERM), wait, to: To::Main }]
+    vec![StopStep {
+        signal: Some(Signal::TERM),
+        wait,
+        to: To::Main,
+    }]
 }
 
 pub(super) fn stop(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {
@@ -169,7 +246,11 @@ pub(super) fn stop(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopSte
     let steps: Vec<Option<StopStep>> = steps.iter().map(|value| step(parser, value)).collect();
     let steps: Vec<StopStep> = steps.into_iter().collect::<Option<_>>()?;
     if steps.is_empty() {
-        parser.error_with(&value.span(), "a stop without steps", "write \"0s\" for SIGTERM and SIGKILL at once");
+        parser.error_with(
+            &value.span(),
+            "a stop without steps",
+            "write \"0s\" for SIGTERM and SIGKILL at once",
+        );
         return None;
     }
     if steps.iter().all(|step| step.signal.is_none()) {
@@ -184,14 +265,19 @@ pub(super) fn stop(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopSte
 
 fn step(parser: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
     let DeValue::Table(table) = value.get_ref() else {
-        parser.expected(value, "a step such as { signal = \"QUIT\", wait = \"20s\" }");
+        parser.expected(
+            value,
+            "a step such as { signal = \"QUIT\", wait = \"20s\" }",
+        );
         return None;
     };
     let (mut signal, mut wait, mut to, mut sound) = (None, None, None, true);
     for (name, value) in in_order(table) {
         match name.value.as_str() {
             "signal" => {
-                let parse = |text: &str| units::signal(text).ok_or(format!("unknown signal \"{}\"", shown(text)));
+                let parse = |text: &str| {
+                    units::signal(text).ok_or(format!("unknown signal \"{}\"", shown(text)))
+                };
                 signal = parser.parsed(value, units::SIGNAL, parse);
                 sound &= signal.is_some();
             }
@@ -210,14 +296,26 @@ fn step(parser: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
         }
     }
     if wait.is_none() && sound {
-        parser.error_with(&value.span(), "a step without `wait`", "write how long: wait = \"5s\" (or \"0s\")");
+        parser.error_with(
+            &value.span(),
+            "a step without `wait`",
+            "write how long: wait = \"5s\" (or \"0s\")",
+        );
         return None;
     }
     if let (Some(to), None, true) = (&to, &signal, sound) {
-        parser.error_with(&to.span, "`to` without `signal` does nothing", "add signal = \"TERM\", or leave `to` out");
+        parser.error_with(
+            &to.span,
+            "`to` without `signal` does nothing",
+            "add signal = \"TERM\", or leave `to` out",
+        );
         return None;
     }
-    Some(StopStep { signal: signal.map(|at| at.value), wait: wait?.value, to: to.map_or(To::Main, |at| at.value) })
+    Some(StopStep {
+        signal: signal.map(|at| at.value),
+        wait: wait?.value,
+        to: to.map_or(To::Main, |at| at.value),
+    })
 }
 
 pub(super) fn surge(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>> {
@@ -225,7 +323,10 @@ pub(super) fn surge(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Su
     if let Some(percent) = value.get_ref().as_str().and_then(units::percent) {
         return Some(Located::new(Surge::Percent(percent), value.span()));
     }
-    match integer(value.get_ref()).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= MOST) {
+    match integer(value.get_ref())
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| *number <= MOST)
+    {
         Some(number) => Some(Located::new(Surge::Number(number), value.span())),
         None => {
             parser.expected(value, WHAT);
@@ -239,14 +340,28 @@ pub(super) fn exit_codes(parser: &mut Parser, value: &Value<'_>) -> Option<Locat
         parser.expected(value, "a list of exit codes such as [0]");
         return None;
     };
-    let codes: Vec<_> = codes.iter().map(|code| parser.number(code, 0..=255)).collect();
-    let codes = codes.into_iter().map(|code| i32::try_from(code?.value).ok()).collect::<Option<_>>()?;
+    let codes: Vec<_> = codes
+        .iter()
+        .map(|code| parser.number(code, 0..=255))
+        .collect();
+    let codes = codes
+        .into_iter()
+        .map(|code| i32::try_from(code?.value).ok())
+        .collect::<Option<_>>()?;
     Some(Located::new(codes, value.span()))
 }
 
-const SINKS: &[(&str, Sink)] = &[("master", Sink::Master), ("inherit", Sink::Inherit), ("null", Sink::Null)];
+const SINKS: &[(&str, Sink)] = &[
+    ("master", Sink::Master),
+    ("inherit", Sink::Inherit),
+    ("null", Sink::Null),
+];
 
-pub(super) fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<Sink>> {
+pub(super) fn sink(
+    parser: &mut Parser,
+    value: &Value<'_>,
+    may_follow: bool,
+) -> Option<Located<Sink>> {
     let text = parser.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
         return Some(Located::new(sink.clone(), text.span));
@@ -254,7 +369,11 @@ pub(super) fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> 
     match text.value.as_str() {
         "stdout" if may_follow => Some(Located::new(Sink::Stdout, text.span)),
         "stdout" | "stderr" => {
-            parser.error_with(&text.span, "cannot follow itself or stderr", "only stderr = \"stdout\" is possible");
+            parser.error_with(
+                &text.span,
+                "cannot follow itself or stderr",
+                "only stderr = \"stdout\" is possible",
+            );
             None
         }
         _ => parser.path(value).map(|at| at.map(Sink::File)),
@@ -264,10 +383,14 @@ pub(super) fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> 
 pub(super) fn limits(parser: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
     let mut limits = Vec::new();
     for (name, value) in parser.entries(value) {
-        let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value) else {
+        let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value)
+        else {
             let names: Vec<&str> = RESOURCES.iter().map(|(name, _)| *name).collect();
             let bare = name.value.to_lowercase();
-            match names.iter().find(|known| bare.strip_prefix("rlimit_").unwrap_or(&bare) == **known) {
+            match names
+                .iter()
+                .find(|known| bare.strip_prefix("rlimit_").unwrap_or(&bare) == **known)
+            {
                 Some(known) => {
                     parser.error_with(
                         &name.span,
@@ -280,7 +403,12 @@ pub(super) fn limits(parser: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
             continue;
         };
         if let Some((soft, hard)) = limit(parser, value) {
-            limits.push(Limit { name: (*known).to_owned(), resource: *resource as u32, soft, hard });
+            limits.push(Limit {
+                name: (*known).to_owned(),
+                resource: *resource as u32,
+                soft,
+                hard,
+            });
         }
     }
     limits
@@ -306,7 +434,11 @@ fn limit(parser: &mut Parser, value: &Value<'_>) -> Option<(u64, u64)> {
         }
         _ => {
             if !(table.contains_key("soft") && table.contains_key("hard")) {
-                parser.error_with(&value.span(), "needs both", "write { soft = 1024, hard = 4096 }, or one number");
+                parser.error_with(
+                    &value.span(),
+                    "needs both",
+                    "write { soft = 1024, hard = 4096 }, or one number",
+                );
             }
             None
         }
@@ -319,7 +451,9 @@ fn bound(parser: &mut Parser, value: &Value<'_>) -> Option<u64> {
     match value.get_ref() {
         DeValue::String(text) if text == "unlimited" => Some(nix::sys::resource::RLIM_INFINITY),
         DeValue::String(_) => parser
-            .parsed(value, WHAT, |text| units::size(text).map_err(|_| format!("expected {WHAT}")))
+            .parsed(value, WHAT, |text| {
+                units::size(text).map_err(|_| format!("expected {WHAT}"))
+            })
             .map(|at| at.value),
         other => {
             let number = integer(other).and_then(|number| u64::try_from(number).ok());

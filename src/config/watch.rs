@@ -13,7 +13,11 @@ const DEBOUNCE: Span = Span::from_millis(500);
 pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
     let Some(patterns) = &reload.watch else {
         if let Some(at) = &reload.debounce {
-            parser.unused_key(&at.span, "`debounce` means nothing without `watch`", "add watch = [\"src/**/*.py\"]");
+            parser.unused_key(
+                &at.span,
+                "`debounce` means nothing without `watch`",
+                "add watch = [\"src/**/*.py\"]",
+            );
         }
         return None;
     };
@@ -26,21 +30,36 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
             }
             continue;
         }
-        let Some(glob) = include::pattern(parser, pattern) else { continue };
+        let Some(glob) = include::pattern(parser, pattern) else {
+            continue;
+        };
         match glob.finds_any() {
             Ok(true) => {}
             Ok(false) => {
                 let message = format!("no file matches `{}` now", shown(&pattern.value));
-                parser.warning(&pattern.span, message, format!("it is looked for in {}", glob.folder().display()));
+                parser.warning(
+                    &pattern.span,
+                    message,
+                    format!("it is looked for in {}", glob.folder().display()),
+                );
             }
             Err(error) => {
                 let message = format!("cannot look for `{}`: {error}", shown(&pattern.value));
-                parser.warning(&pattern.span, message, "name a smaller folder, or one that can be read");
+                parser.warning(
+                    &pattern.span,
+                    message,
+                    "name a smaller folder, or one that can be read",
+                );
             }
         }
         globs.push(pattern.value.clone());
     }
-    if !patterns.value.is_empty() && patterns.value.iter().all(|pattern| pattern.value.starts_with('!')) {
+    if !patterns.value.is_empty()
+        && patterns
+            .value
+            .iter()
+            .all(|pattern| pattern.value.starts_with('!'))
+    {
         parser.error_with(
             &patterns.span,
             "nothing is watched: every pattern leaves something out",
@@ -48,8 +67,16 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
         );
     }
     if patterns.value.is_empty() {
-        parser.error_with(&patterns.span, "an empty list of patterns", "leave `watch` out");
+        parser.error_with(
+            &patterns.span,
+            "an empty list of patterns",
+            "leave `watch` out",
+        );
     }
     let debounce = reload.debounce.as_ref().map_or(DEBOUNCE, |at| at.value);
-    Some(Watch { base: parser.base.clone(), globs, debounce: duration(debounce) })
+    Some(Watch {
+        base: parser.base.clone(),
+        globs,
+        debounce: duration(debounce),
+    })
 }

@@ -79,7 +79,9 @@ pub enum ReadOutcome {
 impl Client {
     /// Queues a response unless more than `most` bytes would then wait.
     fn queue(&mut self, answer: &Response, most: usize) -> bool {
-        let Ok(mut line) = serde_json::to_vec(answer) else { return false };
+        let Ok(mut line) = serde_json::to_vec(answer) else {
+            return false;
+        };
         line.push(b'\n');
         let fits = self.outbox.len() + line.len() <= most;
         if fits {
@@ -132,8 +134,9 @@ impl Server {
 
     /// Drops the abstract sockets of all other paths and returns them.
     pub fn keep_signs(&mut self, paths: &[&Path]) -> Vec<UnixListener> {
-        let (kept, gone) =
-            std::mem::take(&mut self.signs).into_iter().partition(|(of, _)| paths.contains(&of.as_path()));
+        let (kept, gone) = std::mem::take(&mut self.signs)
+            .into_iter()
+            .partition(|(of, _)| paths.contains(&of.as_path()));
         self.signs = kept;
         let gone: Vec<(PathBuf, UnixListener)> = gone;
         gone.into_iter().map(|(_, listener)| listener).collect()
@@ -141,7 +144,9 @@ impl Server {
 
     /// All sockets that clients connect to.
     pub fn doors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(&self.listener).chain(self.signs.iter().map(|(_, sign)| sign)).map(AsFd::as_fd)
+        std::iter::once(&self.listener)
+            .chain(self.signs.iter().map(|(_, sign)| sign))
+            .map(AsFd::as_fd)
     }
 
     /// Sets the response for users who may not send requests on the abstract sockets.
@@ -262,7 +267,12 @@ impl Server {
     /// Clients beyond the limit: the oldest that have not sent a request.
     pub fn surplus(&self) -> Vec<u64> {
         let over = self.clients.len().saturating_sub(MOST_CLIENTS);
-        self.clients.iter().filter(|(_, c)| !c.asked).map(|(id, _)| *id).take(over).collect()
+        self.clients
+            .iter()
+            .filter(|(_, c)| !c.asked)
+            .map(|(id, _)| *id)
+            .take(over)
+            .collect()
     }
 
     /// Pid and user of a client, as the kernel reports them (SO_PEERCRED).
@@ -276,7 +286,9 @@ impl Server {
     }
 
     pub fn read(&mut self, id: u64) -> ReadOutcome {
-        let Some(client) = self.clients.get_mut(&id) else { return ReadOutcome::Gone };
+        let Some(client) = self.clients.get_mut(&id) else {
+            return ReadOutcome::Gone;
+        };
         let mut gulp = [0; 4096];
         // The rest is read in the next passes, so that a client that keeps sending does not hold up the others.
         for _ in 0..MOST_READS {
@@ -285,7 +297,9 @@ impl Server {
                 // It has sent its request: further input is discarded.
                 Ok(_) if client.asked => {}
                 Ok(count) => client.inbox.extend_from_slice(&gulp[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadOutcome::Nothing,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return ReadOutcome::Nothing;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return ReadOutcome::Gone,
             }
@@ -310,15 +324,26 @@ impl Server {
 
     fn understand(&mut self, id: u64, line: &[u8], refused: bool) -> ReadOutcome {
         let answer = if refused {
-            Response::Done { code: 5, message: "not permitted: see `mode` and `group` in [control]".to_owned() }
+            Response::Done {
+                code: 5,
+                message: "not permitted: see `mode` and `group` in [control]".to_owned(),
+            }
         } else {
             match serde_json::from_slice::<Request>(line) {
-                Ok(question) if question.version == VERSION => return ReadOutcome::Request(Box::new(question)),
+                Ok(question) if question.version == VERSION => {
+                    return ReadOutcome::Request(Box::new(question));
+                }
                 Ok(question) => Response::Done {
                     code: 1,
-                    message: format!("this master speaks version {VERSION}, not {}", question.version),
+                    message: format!(
+                        "this master speaks version {VERSION}, not {}",
+                        question.version
+                    ),
                 },
-                Err(error) => Response::Done { code: 2, message: format!("not understood: {error}") },
+                Err(error) => Response::Done {
+                    code: 2,
+                    message: format!("not understood: {error}"),
+                },
             }
         };
         self.say(id, &answer, true);
@@ -327,11 +352,20 @@ impl Server {
 
     /// Queues a response. After the `last` one the connection is closed as soon as it has been sent.
     pub fn say(&mut self, id: u64, answer: &Response, last: bool) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
         if client.last_word {
             return;
         }
-        if client.skipped > 0 && client.queue(&Response::Skipped { count: client.skipped }, MOST_WAITING) {
+        if client.skipped > 0
+            && client.queue(
+                &Response::Skipped {
+                    count: client.skipped,
+                },
+                MOST_WAITING,
+            )
+        {
             client.skipped = 0;
         }
         if last {
@@ -339,7 +373,11 @@ impl Server {
                 let message = "the answer is too long to be sent (it was carried out): `rotad status POOL`, `rotad \
                                events` and `rotad logs` show its parts"
                     .to_owned();
-                let code = if let Response::Done { code, .. } = answer { *code } else { 1 };
+                let code = if let Response::Done { code, .. } = answer {
+                    *code
+                } else {
+                    1
+                };
                 client.queue(&Response::Done { code, message }, MOST_WAITING + LAST_ROOM);
             }
             client.last_word = true;
@@ -357,7 +395,10 @@ impl Server {
 
     /// Queues a response for a client that follows. Returns false if too much is waiting for it.
     pub fn offer(&mut self, id: u64, answer: &Response) -> bool {
-        let room = self.clients.get(&id).is_some_and(|client| client.outbox.len() < MOST_BEHIND);
+        let room = self
+            .clients
+            .get(&id)
+            .is_some_and(|client| client.outbox.len() < MOST_BEHIND);
         if room {
             self.say(id, answer, false);
         }
@@ -390,7 +431,12 @@ impl Server {
     /// A second handle to a client's connection, for a thread that answers instead of the server. No queued output
     /// may be waiting for the client, and the caller must remove it here.
     pub fn hand_over(&self, id: u64) -> Option<UnixStream> {
-        self.clients.get(&id).filter(|client| client.outbox.is_empty())?.stream.try_clone().ok()
+        self.clients
+            .get(&id)
+            .filter(|client| client.outbox.is_empty())?
+            .stream
+            .try_clone()
+            .ok()
     }
 
     pub fn forget(&mut self, id: u64) {
@@ -399,19 +445,29 @@ impl Server {
 
     /// Extends every client's time limit by a pause of the master.
     pub fn paused(&mut self, by: Duration) {
-        self.clients.values_mut().for_each(|client| client.ask_by += by);
+        self.clients
+            .values_mut()
+            .for_each(|client| client.ask_by += by);
     }
 
     /// When the next client's time is up, or the listener's pause is over.
     pub fn deadline(&self) -> Option<Instant> {
-        let late = self.clients.values().filter(|c| c.is_waited_for()).map(|c| c.ask_by);
+        let late = self
+            .clients
+            .values()
+            .filter(|c| c.is_waited_for())
+            .map(|c| c.ask_by);
         late.chain(self.rests_until).min()
     }
 
     /// Clients that took too long to send their request or to read their response.
     pub fn overdue(&self, now: Instant) -> Vec<u64> {
         let late = |c: &Client| c.ask_by <= now && c.is_waited_for();
-        self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect()
+        self.clients
+            .iter()
+            .filter(|(_, c)| late(c))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }
 
@@ -422,7 +478,10 @@ fn reserve() -> Option<File> {
 /// No descriptor is left in this process or on this machine, or no memory for one (accept(2)).
 fn is_exhausted(error: &io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
 }
 
 /// The peer is root or the master's own user.

@@ -10,14 +10,19 @@ use alloc::vec::Vec;
 impl Engine {
     /// The pools that this one still waits for before it may start.
     pub(crate) fn held_by(&self, id: PoolId) -> Vec<PoolId> {
-        let Some(pool) = self.pools.get(&id).filter(|pool| pool.is_held()) else { return Vec::new() };
-        let holds = |other: &PoolId| *other != id && self.pools.get(other).is_some_and(Pool::is_awaited);
+        let Some(pool) = self.pools.get(&id).filter(|pool| pool.is_held()) else {
+            return Vec::new();
+        };
+        let holds =
+            |other: &PoolId| *other != id && self.pools.get(other).is_some_and(Pool::is_awaited);
         pool.policy.after.iter().copied().filter(holds).collect()
     }
 
     /// The pool should run, for the first time or again: it starts now or is held.
     pub(crate) fn start_in_order(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.begun = false;
         pool.up = false;
         let by = self.held_by(id);
@@ -48,7 +53,9 @@ impl Engine {
 
     /// Notes when every desired worker has been ready at the same time since the pool's start.
     pub(crate) fn notice_up(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if !pool.up && pool.begun && pool.policy.kind == PoolKind::Service && pool.is_full() {
             pool.up = true;
             self.mark_held_pools();
@@ -59,9 +66,11 @@ impl Engine {
     /// pools that are not being rolled.
     pub(crate) fn rolls_before(&self, id: PoolId) -> Vec<PoolId> {
         match self.pools.get(&id) {
-            Some(pool) if pool.roll_is_new() => {
-                self.before(id).into_iter().filter(|other| self.rolls(*other)).collect()
-            }
+            Some(pool) if pool.roll_is_new() => self
+                .before(id)
+                .into_iter()
+                .filter(|other| self.rolls(*other))
+                .collect(),
             _ => Vec::new(),
         }
     }
@@ -77,7 +86,11 @@ impl Engine {
         let mut ask = alloc::vec![id];
         while let Some(pool) = ask.pop().and_then(|id| self.pools.get(&id)) {
             for other in &pool.policy.after {
-                if *other != id && !self.comes_after(*other, id) && found.insert(*other) && !self.rolls(*other) {
+                if *other != id
+                    && !self.comes_after(*other, id)
+                    && found.insert(*other)
+                    && !self.rolls(*other)
+                {
                     ask.push(*other);
                 }
             }
@@ -92,7 +105,13 @@ impl Engine {
             if pool.policy.after.contains(&other) {
                 return true;
             }
-            ask.extend(pool.policy.after.iter().copied().filter(|next| seen.insert(*next)));
+            ask.extend(
+                pool.policy
+                    .after
+                    .iter()
+                    .copied()
+                    .filter(|next| seen.insert(*next)),
+            );
         }
         false
     }
@@ -103,7 +122,9 @@ impl Engine {
         if by.is_empty() {
             return false;
         }
-        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id)
+        if let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
             && !core::mem::replace(&mut roll.wait_reported, true)
         {
             self.emit(Notice::RollAfter { pool: id, by });
@@ -120,7 +141,11 @@ impl Engine {
             // It may have ended or gone back by now, through a pool between the two that failed as well.
             let is_new = self.pools.get(&other).is_some_and(Pool::roll_is_new);
             if fails && is_new && self.before(other).contains(&id) {
-                let failure = Failure { worker: None, cause: Cause::After(id), mixed: false };
+                let failure = Failure {
+                    worker: None,
+                    cause: Cause::After(id),
+                    mixed: false,
+                };
                 self.fail_roll(other, failure);
             }
             self.dirty_pools.insert(other);
@@ -129,7 +154,9 @@ impl Engine {
 
     /// Everything stops: this pool keeps serving until the pools that depend on it have stopped.
     pub(crate) fn stop_after_dependents(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if pool.is_held() {
             self.stop_pool(id);
         } else if pool.activity == Activity::Running {
@@ -159,7 +186,11 @@ impl Engine {
     /// Pools that wait for each other in a cycle would never stop, so they all stop now. Returns whether there were
     /// any.
     pub(crate) fn break_cycle(&mut self) -> bool {
-        let is = |activity| self.pools.values().any(|pool: &Pool| pool.activity == activity);
+        let is = |activity| {
+            self.pools
+                .values()
+                .any(|pool: &Pool| pool.activity == activity)
+        };
         if !self.stopping || is(Activity::Stopping) || !is(Activity::AwaitingDependents) {
             return false;
         }

@@ -4,7 +4,9 @@ use crate::pool::{Activity, Pool};
 use crate::starting::StartLimiter;
 use crate::timers::{Deadlines, Key};
 use crate::worker::{Role, State, Worker};
-use crate::{Command, Input, KillReason, Notice, PoolId, Request, Slot, Span, Ticket, Time, WorkerId};
+use crate::{
+    Command, Input, KillReason, Notice, PoolId, Request, Slot, Span, Ticket, Time, WorkerId,
+};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -38,7 +40,11 @@ impl Engine {
     /// # Panics
     /// If `now` is earlier than in the call before: a bug in the caller.
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Command> {
-        assert!(now >= self.now, "time runs backwards: {now} after {}", self.now);
+        assert!(
+            now >= self.now,
+            "time runs backwards: {now} after {}",
+            self.now
+        );
         self.now = now;
         self.apply(input);
         self.reconcile();
@@ -65,7 +71,11 @@ impl Engine {
             }
             Input::Exited(id, exit) => self.exited(id, exit),
             Input::TreeGone(id) => self.tree_gone(id),
-            Input::Pinned { pool, generation, same } => self.pinned(pool, generation, same),
+            Input::Pinned {
+                pool,
+                generation,
+                same,
+            } => self.pinned(pool, generation, same),
             Input::Requested(ticket, request) => self.requested(ticket, request),
             Input::TimerFired => {
                 while let Some(key) = self.deadlines.pop(self.now) {
@@ -106,15 +116,23 @@ impl Engine {
     }
 
     fn worker_due(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
         match worker.state {
-            State::Starting { alive_at: Some(at), .. } if at <= self.now => self.mark_ready(id, true),
+            State::Starting {
+                alive_at: Some(at), ..
+            } if at <= self.now => self.mark_ready(id, true),
             State::Starting { ready_by, .. } if ready_by <= self.now => self.not_ready_in_time(id),
             State::Soaking { until } if until <= self.now => self.soak_passed(id),
-            State::Stopping { step, until, .. } | State::StoppingTree { step, until, .. } if until <= self.now => {
+            State::Stopping { step, until, .. } | State::StoppingTree { step, until, .. }
+                if until <= self.now =>
+            {
                 self.advance_stop(id, step + 1);
             }
-            State::Killing { give_up } | State::KillingTree { give_up } if give_up <= self.now => self.give_up(id),
+            State::Killing { give_up } | State::KillingTree { give_up } if give_up <= self.now => {
+                self.give_up(id)
+            }
             // The worker was given more time after this deadline was set.
             State::Starting { .. }
             | State::Soaking { .. }
@@ -129,7 +147,9 @@ impl Engine {
 
     /// Changes a worker. All changes go through here, so that the pool's counters and the deadline stay in step.
     pub(crate) fn update_worker(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         let before = Share::of(worker);
         with(worker);
         let after = Share::of(worker);
@@ -161,7 +181,9 @@ impl Engine {
 
     /// Forgets a worker of whose tree nothing is left.
     pub(crate) fn remove_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(worker) = self.workers.remove(&id) else {
+            return;
+        };
         self.deadlines.set(Key::Worker(id), None);
         self.mark_slot(worker.pool, worker.slot);
         self.start_limiter.shift(Share::of(&worker).demand, 0);
@@ -183,7 +205,8 @@ impl Engine {
 
     pub(crate) fn mark_all_slots(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get(&id) {
-            self.dirty_slots.extend((0..pool.slots.len() as u32).map(|slot| (id, Slot(slot))));
+            self.dirty_slots
+                .extend((0..pool.slots.len() as u32).map(|slot| (id, Slot(slot))));
         }
         self.dirty_pools.insert(id);
     }
@@ -207,12 +230,17 @@ impl Engine {
     }
 
     fn leave_when_stopped(&mut self) {
-        if !self.stopping || self.left || self.pools.values().any(|p| p.activity != Activity::Stopped) {
+        if !self.stopping
+            || self.left
+            || self.pools.values().any(|p| p.activity != Activity::Stopped)
+        {
             return;
         }
         self.left = true;
         self.deadlines.set(Key::Cap, None);
-        self.out.push(Command::Exit { lost: self.workers.keys().copied().collect() });
+        self.out.push(Command::Exit {
+            lost: self.workers.keys().copied().collect(),
+        });
     }
 
     fn stop(&mut self, cap: Option<Span>) {
@@ -271,7 +299,11 @@ impl Share {
             trying: u32::from(worker.is_trying()),
             stopping_workers: u32::from(!worker.lost && worker.is_leaving() && worker.drains),
             booting: u32::from(worker.is_booting()),
-            demand: if worker.is_booting() { worker.demand } else { 0 },
+            demand: if worker.is_booting() {
+                worker.demand
+            } else {
+                0
+            },
         }
     }
 }
@@ -281,13 +313,16 @@ impl Pool {
         self.alive = self.alive + after.alive - before.alive;
         self.present = self.present + after.present - before.present;
         self.serving = self.serving + after.serving - before.serving;
-        self.ready_successors = self.ready_successors + after.ready_successors - before.ready_successors;
+        self.ready_successors =
+            self.ready_successors + after.ready_successors - before.ready_successors;
         self.draining = self.draining + after.draining - before.draining;
         self.starting = self.starting + after.starting - before.starting;
         self.trying = self.trying + after.trying - before.trying;
-        self.stopping_workers = self.stopping_workers + after.stopping_workers - before.stopping_workers;
+        self.stopping_workers =
+            self.stopping_workers + after.stopping_workers - before.stopping_workers;
         self.start_load.starting = self.start_load.starting + after.booting - before.booting;
-        self.start_load.demand = self.start_load.demand + u64::from(after.demand) - u64::from(before.demand);
+        self.start_load.demand =
+            self.start_load.demand + u64::from(after.demand) - u64::from(before.demand);
         if let Some(slot_state) = self.slots.get_mut(worker.slot.0 as usize) {
             slot_state.stopping_workers =
                 slot_state.stopping_workers + after.stopping_workers - before.stopping_workers;

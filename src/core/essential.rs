@@ -15,20 +15,32 @@ pub(crate) struct UnreadySince {
 impl Engine {
     pub(crate) fn watch_essential(&mut self, id: PoolId) {
         let now = self.now;
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if !pool.is_unready() {
             pool.unready_since = None;
             return self.deadlines.set(Key::Essential(id), None);
         }
-        let unready = *pool.unready_since.get_or_insert(UnreadySince { since: now, told: false });
-        let at = pool.policy.unready_limit().filter(|_| !unready.told).map(|span| unready.since + span);
+        let unready = *pool.unready_since.get_or_insert(UnreadySince {
+            since: now,
+            told: false,
+        });
+        let at = pool
+            .policy
+            .unready_limit()
+            .filter(|_| !unready.told)
+            .map(|span| unready.since + span);
         self.deadlines.set(Key::Essential(id), at);
     }
 
     /// Reports the end of the pool: no worker is alive, and none will be started.
     pub(crate) fn watch_end(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        let watched = pool.policy.essential == Some(Essential::Exit) && pool.activity == Activity::Running;
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        let watched =
+            pool.policy.essential == Some(Essential::Exit) && pool.activity == Activity::Running;
         if !watched || !pool.has_ended() || pool.present > 0 {
             pool.end_reported = false;
             return;
@@ -41,8 +53,11 @@ impl Engine {
     }
 
     pub(crate) fn essential_due(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_unready()) else { return };
-        if let (Some(unready), Some(span)) = (&mut pool.unready_since, pool.policy.unready_limit()) {
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.is_unready()) else {
+            return;
+        };
+        if let (Some(unready), Some(span)) = (&mut pool.unready_since, pool.policy.unready_limit())
+        {
             unready.told = true;
             self.emit(Notice::EssentialLost { pool: id, span });
         }

@@ -17,7 +17,10 @@ pub(crate) struct ReadyPolicy {
 
 impl ReadyPolicy {
     pub(crate) fn of(policy: &Policy) -> Self {
-        Self { readiness: policy.readiness, ready_timeout: policy.ready_timeout }
+        Self {
+            readiness: policy.readiness,
+            ready_timeout: policy.ready_timeout,
+        }
     }
 }
 
@@ -30,14 +33,19 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn record_policy(&mut self, generation: Generation, policy: &Policy) {
-        self.ready_policies.insert(generation, ReadyPolicy::of(policy));
+        self.ready_policies
+            .insert(generation, ReadyPolicy::of(policy));
     }
 
     /// Records that a generation is fully rolled out, as `before` was until now.
     pub(crate) fn record_served(&mut self, generation: Generation, before: Generation) {
         self.served.entry(generation).or_insert(before);
         if self.served.len() > MAX_SERVED
-            && let Some(oldest) = self.served.keys().find(|known| **known != generation).copied()
+            && let Some(oldest) = self
+                .served
+                .keys()
+                .find(|known| **known != generation)
+                .copied()
         {
             self.served.remove(&oldest);
         }
@@ -49,8 +57,16 @@ impl History {
 
     /// The generation that was fully rolled out before this one; `NONE` if there is none or it is forgotten.
     pub(crate) fn served_before(&self, generation: Generation) -> Generation {
-        let before = self.served.get(&generation).copied().unwrap_or(Generation::NONE);
-        if self.has_served(before) { before } else { Generation::NONE }
+        let before = self
+            .served
+            .get(&generation)
+            .copied()
+            .unwrap_or(Generation::NONE);
+        if self.has_served(before) {
+            before
+        } else {
+            Generation::NONE
+        }
     }
 
     /// All fully rolled-out generations that are remembered, the oldest first.
@@ -60,20 +76,32 @@ impl History {
 
     /// Forgets generations that no worker can be made from any more.
     fn trim(&mut self, used: &BTreeSet<Generation>) {
-        self.ready_policies.retain(|generation, _| used.contains(generation));
+        self.ready_policies
+            .retain(|generation, _| used.contains(generation));
     }
 }
 
 impl Pool {
     /// Every generation that a worker may still be made from.
     pub(crate) fn generations(&self) -> BTreeSet<Generation> {
-        let roll = self.roll.iter().flat_map(|roll| [roll.generation, roll.base]);
-        let all = [self.target, self.last_good].into_iter().chain(roll).chain(self.history.served());
-        all.filter(|generation| *generation != Generation::NONE).collect()
+        let roll = self
+            .roll
+            .iter()
+            .flat_map(|roll| [roll.generation, roll.base]);
+        let all = [self.target, self.last_good]
+            .into_iter()
+            .chain(roll)
+            .chain(self.history.served());
+        all.filter(|generation| *generation != Generation::NONE)
+            .collect()
     }
 
     pub(crate) fn ready_policy(&self, generation: Generation) -> ReadyPolicy {
-        self.history.ready_policies.get(&generation).copied().unwrap_or(ReadyPolicy::of(&self.policy))
+        self.history
+            .ready_policies
+            .get(&generation)
+            .copied()
+            .unwrap_or(ReadyPolicy::of(&self.policy))
     }
 
     /// Begins a new generation while no worker serves that would have to be replaced.

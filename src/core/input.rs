@@ -5,7 +5,10 @@ use alloc::vec::Vec;
 
 /// One fact or request. Facts about a worker that is already gone are expected and change nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "one is passed at a time, and a request is rare")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is passed at a time, and a request is rare"
+)]
 pub enum Input {
     /// The worker's program is running: exec succeeded.
     Started(WorkerId),
@@ -31,7 +34,11 @@ pub enum Input {
     TreeGone(WorkerId),
     /// The working directory and program of the generation have been resolved. `same`: they are exactly those of the
     /// generation before, so a rollback to that one would change nothing.
-    Pinned { pool: PoolId, generation: Generation, same: bool },
+    Pinned {
+        pool: PoolId,
+        generation: Generation,
+        same: bool,
+    },
     /// A request, and the ticket that its outcome is reported under.
     Requested(Ticket, Request),
     /// The engine's deadline has come ([`crate::Engine::deadline`]).
@@ -68,7 +75,11 @@ pub enum Request {
     /// running rolling restart is superseded. A stopped pool only adopts the policy; an unknown one is created.
     Reconfigure { pool: PoolId, policy: Policy },
     /// Replace every worker by one of an older generation, with the policy of that generation.
-    RollBack { pool: PoolId, to: Generation, policy: Policy },
+    RollBack {
+        pool: PoolId,
+        to: Generation,
+        policy: Policy,
+    },
     /// Replace the worker of one slot by a new one of the same generation.
     Replace(PoolId, Slot),
     /// Cancel the running rolling restart: go back to the last generation that was fully rolled out.

@@ -14,7 +14,13 @@
 // No input may panic the master: impossible states are kept out by the types.
 #![cfg_attr(
     not(test),
-    warn(clippy::expect_used, clippy::panic, clippy::unreachable, clippy::unwrap_used, clippy::use_self)
+    warn(
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used,
+        clippy::use_self
+    )
 )]
 
 extern crate alloc;
@@ -48,9 +54,14 @@ pub use engine::Engine;
 pub use ids::{Generation, PoolId, Signal, Slot, Ticket, WorkerId};
 pub use input::{Exit, Input, Request};
 pub use output::{
-    Cause, Command, Failure, KillReason, NothingDone, Notice, Outcome, Standing, StopReason, SupersededBy,
+    Cause, Command, Failure, KillReason, NothingDone, Notice, Outcome, Standing, StopReason,
+    SupersededBy,
 };
-pub use policy::{Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, StopStep, To};
+pub use policy::{
+    Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, StopStep, To,
+};
 pub use roll::RollState;
 pub use time::{Span, Time};
-pub use view::{EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView};
+pub use view::{
+    EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView,
+};

@@ -4,7 +4,8 @@
 use crate::pool::{Activity, Ended, Pool};
 use crate::worker::Role;
 use crate::{
-    Cause, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing, SupersededBy, Ticket, WorkerId,
+    Cause, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing, SupersededBy,
+    Ticket, WorkerId,
 };
 use alloc::vec;
 
@@ -12,15 +13,21 @@ const ONLY: Slot = Slot(0);
 
 impl Engine {
     pub(crate) fn is_oneshot(&self, id: PoolId) -> bool {
-        self.pools.get(&id).is_some_and(|pool| pool.policy.kind == PoolKind::Oneshot)
+        self.pools
+            .get(&id)
+            .is_some_and(|pool| pool.policy.kind == PoolKind::Oneshot)
     }
 
     /// Starts the desired run once nothing of the previous one is left.
     pub(crate) fn reconcile_oneshot(&mut self, id: PoolId) {
         let key = crate::timers::Key::Slot(id, ONLY);
         self.deadlines.set(key, None);
-        let Some(pool) = self.pools.get(&id) else { return };
-        let Some(slot_state) = pool.slots.first() else { return };
+        let Some(pool) = self.pools.get(&id) else {
+            return;
+        };
+        let Some(slot_state) = pool.slots.first() else {
+            return;
+        };
         if slot_state.current.is_some() || pool.present > 0 {
             return;
         }
@@ -40,14 +47,27 @@ impl Engine {
     /// Requests another run. A run in progress is never cut short: the new run follows it, and one is enough for all
     /// requests.
     pub(crate) fn roll_oneshot(&mut self, ticket: Ticket, id: PoolId, is_change: bool) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        if pool.slots.first().is_some_and(|slot_state| slot_state.current.is_some()) {
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        if pool
+            .slots
+            .first()
+            .is_some_and(|slot_state| slot_state.current.is_some())
+        {
             return self.wait_for_roll(ticket, id);
         }
         if let Some(roll) = pool.roll.as_mut().filter(|_| !is_change) {
             return roll.tickets.push(ticket);
         }
-        let mut tickets = self.supersede(id, if is_change { SupersededBy::Change } else { SupersededBy::Roll });
+        let mut tickets = self.supersede(
+            id,
+            if is_change {
+                SupersededBy::Change
+            } else {
+                SupersededBy::Roll
+            },
+        );
         tickets.push(ticket);
         self.start_roll(id, tickets);
     }
@@ -63,21 +83,41 @@ impl Engine {
 
     /// The run has ended.
     pub(crate) fn oneshot_ended(&mut self, id: WorkerId, cause: Cause) {
-        let Some(worker) = self.workers.get(&id).cloned() else { return };
+        let Some(worker) = self.workers.get(&id).cloned() else {
+            return;
+        };
         let pool_id = worker.pool;
         self.detach(id);
         if cause == Cause::Exited(Exit::Code(0)) {
             return self.oneshot_done(pool_id, worker.generation, self.now - worker.began);
         }
-        let Some(pool) = self.pools.get(&pool_id) else { return };
-        let (rolls, never_again, exit) = (pool.roll.is_some(), pool.never_again(cause), cause.exit());
+        let Some(pool) = self.pools.get(&pool_id) else {
+            return;
+        };
+        let (rolls, never_again, exit) =
+            (pool.roll.is_some(), pool.never_again(cause), cause.exit());
         if rolls {
             self.oneshot_failed(pool_id);
         }
         let (slot, began, ready_at, is_end) = (ONLY, worker.began, None, false);
-        let death = crate::restart::Death { id, slot, began, ready_at, is_end, never_again, exit };
-        let retry_in = if rolls { None } else { self.count_death(pool_id, &death) };
-        let given_up = self.pools.get(&pool_id).is_some_and(|pool| pool.slots[0].ended.is_some());
+        let death = crate::restart::Death {
+            id,
+            slot,
+            began,
+            ready_at,
+            is_end,
+            never_again,
+            exit,
+        };
+        let retry_in = if rolls {
+            None
+        } else {
+            self.count_death(pool_id, &death)
+        };
+        let given_up = self
+            .pools
+            .get(&pool_id)
+            .is_some_and(|pool| pool.slots[0].ended.is_some());
         self.emit(Notice::Died {
             worker: id,
             cause,
@@ -88,9 +128,20 @@ impl Engine {
             given_up,
         });
         if rolls {
-            let failure = Failure { worker: Some(id), cause, mixed: false };
+            let failure = Failure {
+                worker: Some(id),
+                cause,
+                mixed: false,
+            };
             let standing = Standing::default();
-            return self.end_roll(pool_id, Outcome::Aborted { generation: worker.generation, failure, standing });
+            return self.end_roll(
+                pool_id,
+                Outcome::Aborted {
+                    generation: worker.generation,
+                    failure,
+                    standing,
+                },
+            );
         }
         self.count_for_crash_loop(pool_id, &death, false);
         self.mark_held_pools();
@@ -107,16 +158,31 @@ impl Engine {
     }
 
     fn oneshot_done(&mut self, id: PoolId, generation: crate::Generation, took: crate::Span) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.reset_all_slots();
         pool.set_ended(ONLY, Some(Ended::Done));
-        self.emit(Notice::OneshotDone { pool: id, generation, took });
+        self.emit(Notice::OneshotDone {
+            pool: id,
+            generation,
+            took,
+        });
         self.end_crash_loop(id);
         match self.pools.get_mut(&id) {
-            Some(Pool { roll: Some(roll), .. }) => {
+            Some(Pool {
+                roll: Some(roll), ..
+            }) => {
                 roll.replaced = 1;
                 let took = self.now - roll.began;
-                self.end_roll(id, Outcome::Done { generation, replaced: 1, took });
+                self.end_roll(
+                    id,
+                    Outcome::Done {
+                        generation,
+                        replaced: 1,
+                        took,
+                    },
+                );
             }
             Some(pool) => {
                 pool.mark_served(generation);
@@ -138,7 +204,9 @@ impl Engine {
     }
 
     pub(crate) fn wait_for_roll(&mut self, ticket: Ticket, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         match &mut pool.waiting {
             Some(tickets) => tickets.push(ticket),
             None => {

@@ -7,7 +7,12 @@ use alloc::vec::Vec;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Spawn a worker. Answered by [`crate::Input::Started`] or [`crate::Input::SpawnFailed`].
-    Spawn { worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation },
+    Spawn {
+        worker: WorkerId,
+        pool: PoolId,
+        slot: Slot,
+        generation: Generation,
+    },
     /// Send this signal, then SIGCONT, to the worker's first process. If the worker is not spawned yet: as soon as it
     /// is.
     Signal(WorkerId, Signal),
@@ -33,16 +38,36 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every worker is of the new generation. `took` counts from the start of the rolling restart.
-    Done { generation: Generation, replaced: u32, took: Span },
+    Done {
+        generation: Generation,
+        replaced: u32,
+        took: Span,
+    },
     /// The new generation failed; slots that were replaced keep their new workers.
-    Aborted { generation: Generation, failure: Failure, standing: Standing },
+    Aborted {
+        generation: Generation,
+        failure: Failure,
+        standing: Standing,
+    },
     /// The new generation failed; every worker is of the old one again.
-    RolledBack { generation: Generation, failure: Failure, standing: Standing },
+    RolledBack {
+        generation: Generation,
+        failure: Failure,
+        standing: Standing,
+    },
     /// For the request that cancelled: the rolling restart to this generation is over. `stuck`: the way back has
     /// failed too.
-    Cancelled { generation: Generation, stuck: bool, standing: Standing },
+    Cancelled {
+        generation: Generation,
+        stuck: bool,
+        standing: Standing,
+    },
     /// The new worker of a replacement has failed. `old_serves`: the old worker still serves.
-    ReplaceFailed { slot: Slot, failure: Failure, old_serves: bool },
+    ReplaceFailed {
+        slot: Slot,
+        failure: Failure,
+        old_serves: bool,
+    },
     /// The pool has not begun, since it waits for other pools: it will begin with this generation.
     Begins { generation: Generation },
     /// Another request took its place.
@@ -155,7 +180,12 @@ impl Cause {
 pub enum Notice {
     /// The worker is ready. `by_age`: only because it has lived long enough. `soak`: how long it is watched before
     /// another worker is replaced.
-    Ready { worker: WorkerId, took: Span, by_age: bool, soak: Span },
+    Ready {
+        worker: WorkerId,
+        took: Span,
+        by_age: bool,
+        soak: Span,
+    },
     /// A worker that was ready only by age has reported ready, this long after its spawn.
     Confirmed { worker: WorkerId, took: Span },
     /// The first new worker of a rolling restart has passed its soak.
@@ -175,47 +205,94 @@ pub enum Notice {
     },
     /// A worker that was asked to stop is gone with its whole tree, `took` after it was asked. `exit`: how its first
     /// process ended.
-    Stopped { worker: WorkerId, exit: Option<Exit>, took: Span },
+    Stopped {
+        worker: WorkerId,
+        exit: Option<Exit>,
+        took: Span,
+    },
     /// A worker's stop has begun.
     Retired { worker: WorkerId, why: StopReason },
     /// The worker, or the rest of its tree, had not exited `waited` after it was asked to stop: it is killed.
-    Killed { worker: WorkerId, reason: KillReason, waited: Span },
+    Killed {
+        worker: WorkerId,
+        reason: KillReason,
+        waited: Span,
+    },
     /// SIGKILL has not ended the worker: the kernel holds it (state D, uninterruptible sleep).
     Unkillable { worker: WorkerId },
     /// This many early deaths within this time.
-    CrashLoop { pool: PoolId, deaths: u32, span: Span },
+    CrashLoop {
+        pool: PoolId,
+        deaths: u32,
+        span: Span,
+    },
     /// In a loop of workers that fail late, one has served for a second: the other slots are started too. The loop is
     /// over once a worker has been ready for `stable_after`.
     CrashLoopEases { pool: PoolId },
     /// The crash loop is over.
     CrashLoopOver { pool: PoolId },
     /// A rolling restart of `of` slots has started.
-    RollStarted { pool: PoolId, generation: Generation, of: u32 },
+    RollStarted {
+        pool: PoolId,
+        generation: Generation,
+        of: u32,
+    },
     /// Every slot is done, but some new workers are ready only by age: they are watched for this much longer.
     Watched { pool: PoolId, span: Span },
     /// A rolling restart has completed one slot: `done` out of `of`.
-    SlotReplaced { pool: PoolId, slot: Slot, worker: WorkerId, done: u32, of: u32 },
+    SlotReplaced {
+        pool: PoolId,
+        slot: Slot,
+        worker: WorkerId,
+        done: u32,
+        of: u32,
+    },
     /// The new generation failed; replaced slots go back to `to`.
-    RollingBack { pool: PoolId, generation: Generation, to: Generation, failure: Failure },
+    RollingBack {
+        pool: PoolId,
+        generation: Generation,
+        to: Generation,
+        failure: Failure,
+    },
     /// The rolling restart is over.
     RollEnded { pool: PoolId, outcome: Outcome },
     /// The rolling restart waits until those of these pools, which its own pool comes after, are done.
-    RollAfter { pool: PoolId, by: alloc::vec::Vec<PoolId> },
+    RollAfter {
+        pool: PoolId,
+        by: alloc::vec::Vec<PoolId>,
+    },
     /// A request arrived while a rolling restart that has already stopped an old worker is running: it waits for its
     /// turn.
     RollWaits { pool: PoolId },
     /// Another request takes over. `retired_any`: an old worker has already been asked to stop.
-    RollSuperseded { pool: PoolId, generation: Generation, by: SupersededBy, retired_any: bool },
+    RollSuperseded {
+        pool: PoolId,
+        generation: Generation,
+        by: SupersededBy,
+        retired_any: bool,
+    },
     /// Every desired worker is ready, all of one generation.
-    PoolReady { pool: PoolId, generation: Generation },
+    PoolReady {
+        pool: PoolId,
+        generation: Generation,
+    },
     /// Nothing is left of the pool's workers that the kernel can end.
     PoolStopped { pool: PoolId },
     /// The pool may not start until these pools are up.
     Waiting { pool: PoolId, by: Vec<PoolId> },
     /// A oneshot has succeeded.
-    OneshotDone { pool: PoolId, generation: Generation, took: Span },
+    OneshotDone {
+        pool: PoolId,
+        generation: Generation,
+        took: Span,
+    },
     /// One worker was replaced by a new one of the same generation.
-    WorkerReplaced { pool: PoolId, slot: Slot, worker: WorkerId, took: Span },
+    WorkerReplaced {
+        pool: PoolId,
+        slot: Slot,
+        worker: WorkerId,
+        took: Span,
+    },
     /// An essential pool has had no ready worker for this long.
     EssentialLost { pool: PoolId, span: Span },
     /// All workers of an essential pool have exited, and none will be started again. `exit`: that of the last

@@ -91,7 +91,11 @@ impl Policy {
     /// How long a new worker is watched after it became ready. Among workers that are ready only by age this holds
     /// for every new worker of a rolling restart; among those that were reported ready, only for the first.
     pub fn soak(&self, by_age: bool) -> Span {
-        let default = if by_age { self.restart.stable_after } else { Reload::SOAK };
+        let default = if by_age {
+            self.restart.stable_after
+        } else {
+            Reload::SOAK
+        };
         self.reload.soak.unwrap_or(default)
     }
 }

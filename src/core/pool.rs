@@ -240,7 +240,9 @@ impl Pool {
         }
         while self.slots.len() > count {
             match self.slots.last() {
-                Some(slot) if slot.current.is_none() && slot.successor.is_none() && slot.leaving == 0 => {
+                Some(slot)
+                    if slot.current.is_none() && slot.successor.is_none() && slot.leaving == 0 =>
+                {
                     self.slots.pop();
                 }
                 _ => break,
@@ -255,7 +257,9 @@ impl Pool {
 
     /// Inserts one more early death, in order of time.
     pub(crate) fn remember_early(&mut self, death: EarlyDeath) {
-        let index = self.early_deaths.partition_point(|known| known.at <= death.at);
+        let index = self
+            .early_deaths
+            .partition_point(|known| known.at <= death.at);
         self.early_deaths.insert(index, death);
         while self.early_deaths.len() > self.breaker_limit() {
             self.early_deaths.pop_front();
@@ -265,7 +269,8 @@ impl Pool {
     /// Whether one more successor stays below the promised ceiling, also once every empty slot has its worker.
     pub(crate) fn has_room(&self) -> bool {
         let above = self.max_above_count();
-        self.alive < self.policy.count.saturating_add(above) && self.successors + self.draining < above
+        self.alive < self.policy.count.saturating_add(above)
+            && self.successors + self.draining < above
     }
 
     /// How many empty slots must wait to stay below the promised ceiling.
@@ -275,7 +280,10 @@ impl Pool {
 
     /// The promised maximum of workers above `count`.
     fn max_above_count(&self) -> u32 {
-        self.policy.reload.surge.saturating_add(self.policy.reload.max_draining)
+        self.policy
+            .reload
+            .surge
+            .saturating_add(self.policy.reload.max_draining)
     }
 
     /// The rolling restart fills this slot itself when its turn comes.
@@ -288,7 +296,9 @@ impl Pool {
 
     /// The generation that empty slots are filled with.
     pub(crate) fn fill_generation(&self) -> Generation {
-        self.roll.as_ref().map_or(self.target, Roll::fill_generation)
+        self.roll
+            .as_ref()
+            .map_or(self.target, Roll::fill_generation)
     }
 
     pub(crate) fn may_drain(&self) -> bool {
@@ -298,9 +308,15 @@ impl Pool {
     /// Whether a ready worker may be stopped without going below the guaranteed number: enough others are ready, or
     /// the missing ones are in backoff.
     pub(crate) fn can_spare_one(&self) -> bool {
-        let floor = if self.policy.reload.surge == 0 { self.policy.count } else { self.policy.count + 1 };
+        let floor = if self.policy.reload.surge == 0 {
+            self.policy.count
+        } else {
+            self.policy.count + 1
+        };
         self.serving >= floor
-            || self.starting == 0 && self.start_load.slots.is_empty() && self.ceiling_waiters.is_empty()
+            || self.starting == 0
+                && self.start_load.slots.is_empty()
+                && self.ceiling_waiters.is_empty()
     }
 
     /// Every desired slot has a worker that serves.
@@ -313,7 +329,9 @@ impl Pool {
     }
 
     pub(crate) fn set_ended(&mut self, slot: Slot, ended: Option<Ended>) {
-        let Some(slot_state) = self.slots.get_mut(slot.0 as usize) else { return };
+        let Some(slot_state) = self.slots.get_mut(slot.0 as usize) else {
+            return;
+        };
         let before = core::mem::replace(&mut slot_state.ended, ended);
         if slot.0 < self.policy.count {
             self.done -= u32::from(before == Some(Ended::Done));
@@ -326,16 +344,27 @@ impl Pool {
     pub(crate) fn resize(&mut self, count: u32) {
         self.policy.count = count;
         self.full = false;
-        self.slots.iter_mut().skip(count as usize).for_each(SlotState::reset);
+        self.slots
+            .iter_mut()
+            .skip(count as usize)
+            .for_each(SlotState::reset);
         self.fit();
-        self.done = self.slots.iter().take(count as usize).filter(|s| s.ended == Some(Ended::Done)).count() as u32;
+        self.done = self
+            .slots
+            .iter()
+            .take(count as usize)
+            .filter(|s| s.ended == Some(Ended::Done))
+            .count() as u32;
     }
 
     /// Lets slots that stay empty until an operator acts be filled again.
     pub(crate) fn reset_ended_slots(&mut self) {
         self.done = 0;
         self.ended_with = None;
-        self.slots.iter_mut().filter(|slot| slot.ended.is_some()).for_each(SlotState::reset);
+        self.slots
+            .iter_mut()
+            .filter(|slot| slot.ended.is_some())
+            .for_each(SlotState::reset);
     }
 
     pub(crate) fn reset_all_slots(&mut self) {

@@ -12,7 +12,9 @@ use crate::{Engine, Generation, Notice, PoolId, PoolKind, Slot, WorkerId};
 impl Engine {
     pub(crate) fn reconcile_slot(&mut self, id: PoolId, slot: Slot) {
         self.clear_slot_wait(id, slot);
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.ceiling_waiters.remove(&slot);
         let Some(slot_state) = pool.slots.get(slot.0 as usize) else {
             return self.deadlines.set(Key::Slot(id, slot), None);
@@ -38,7 +40,10 @@ impl Engine {
             _ => {}
         }
         if let Some(next) = successor
-            && self.workers.get(&next).is_some_and(|w| w.state == State::Ready)
+            && self
+                .workers
+                .get(&next)
+                .is_some_and(|w| w.state == State::Ready)
         {
             return self.hand_over(id, slot, current, next);
         }
@@ -48,7 +53,13 @@ impl Engine {
     }
 
     /// No new worker is started; a successor takes over only where the slot is empty.
-    fn serve_on(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, successor: Option<WorkerId>) {
+    fn serve_on(
+        &mut self,
+        id: PoolId,
+        slot: Slot,
+        current: Option<WorkerId>,
+        successor: Option<WorkerId>,
+    ) {
         self.deadlines.set(Key::Slot(id, slot), None);
         let Some(next) = successor else { return };
         if current.is_none() && self.workers.get(&next).is_some_and(|w| w.is_serving()) {
@@ -60,7 +71,9 @@ impl Engine {
 
     /// The successor is ready: stop the old worker as soon as `max_draining` allows it.
     fn hand_over(&mut self, id: PoolId, slot: Slot, current: Option<WorkerId>, next: WorkerId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if let Some(old) = current {
             let serves = self.workers.get(&old).is_some_and(|w| w.is_serving());
             if !pool.may_drain() || serves && !pool.can_spare_one() {
@@ -74,7 +87,11 @@ impl Engine {
             if let Some(roll) = &mut pool.roll {
                 roll.retired_any = true;
             }
-            let why = if pool.roll.is_some() { StopReason::Replaced } else { StopReason::Recycled };
+            let why = if pool.roll.is_some() {
+                StopReason::Replaced
+            } else {
+                StopReason::Recycled
+            };
             self.begin_stop(old, why);
         }
         self.promote(id, slot, next);
@@ -85,14 +102,20 @@ impl Engine {
             w.role = Role::Current;
             w.awaited = true;
         });
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.set_ended(slot, None);
-        let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else { return };
+        let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else {
+            return;
+        };
         slot_state.successor = None;
         slot_state.current = Some(next);
         pool.successors -= 1;
         self.dirty_pools.insert(id);
-        let Some(worker) = self.workers.get(&next) else { return };
+        let Some(worker) = self.workers.get(&next) else {
+            return;
+        };
         if worker.is_serving() {
             let generation = worker.generation;
             self.filled(id, slot, generation, next);
@@ -102,7 +125,9 @@ impl Engine {
 
     /// Fills an empty slot: now, after its backoff, or in a crash loop only if its turn has come.
     fn fill(&mut self, id: PoolId, slot: Slot, successor: Option<WorkerId>) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if pool.is_left_to_roll(slot) {
             return;
         }
@@ -115,7 +140,10 @@ impl Engine {
             },
             Some(roll) => {
                 if let Some(next) = successor
-                    && self.workers.get(&next).is_some_and(|w| w.generation == roll.fill_generation())
+                    && self
+                        .workers
+                        .get(&next)
+                        .is_some_and(|w| w.generation == roll.fill_generation())
                 {
                     return self.promote(id, slot, next);
                 }
@@ -127,19 +155,28 @@ impl Engine {
             pool.set_ended(slot, None);
         }
         let in_place = pool.policy.reload.surge == 0;
-        let stays_empty =
-            !is_rolls && pool.slots.get(slot.0 as usize).is_some_and(|slot_state| slot_state.ended.is_some());
+        let stays_empty = !is_rolls
+            && pool
+                .slots
+                .get(slot.0 as usize)
+                .is_some_and(|slot_state| slot_state.ended.is_some());
         if in_place || stays_empty {
             self.stop_unreachable(id, slot);
         }
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        let Some(slot_state) = pool.slots.get_mut(slot.0 as usize) else {
+            return;
+        };
         if in_place && slot_state.stopping_workers > 0 {
             return; // never two workers in one slot: this runs again when the old one is gone
         }
         if !is_rolls
             && (slot_state.ended.is_some()
-                || pool.breaker.is_some_and(|b| !b.allows(slot, slot_state.deaths, pool.trying)))
+                || pool
+                    .breaker
+                    .is_some_and(|b| !b.allows(slot, slot_state.deaths, pool.trying)))
         {
             return;
         }
@@ -165,11 +202,15 @@ impl Engine {
     /// filled. The replacement of a worker that had served and became unhealthy does not wait.
     fn must_wait_for_ceiling(&mut self, id: PoolId, slot: Slot) -> bool {
         let workers = &self.workers;
-        let Some(pool) = self.pools.get_mut(&id) else { return false };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return false;
+        };
         if pool.ceiling_waiters.len() >= pool.over_ceiling() {
             return false;
         }
-        let mut here = workers.values().filter(|worker| worker.pool == id && worker.slot == slot);
+        let mut here = workers
+            .values()
+            .filter(|worker| worker.pool == id && worker.slot == slot);
         let is = here.any(|w| w.drains && w.is_alive() && !w.lost && w.ready_at.is_none());
         if is {
             pool.ceiling_waiters.insert(slot);
@@ -179,16 +220,21 @@ impl Engine {
 
     /// Marks waiting slots as dirty when there is room below the ceiling again.
     fn fill_below_ceiling(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(pool) = self.pools.get(&id) else {
+            return;
+        };
         if pool.ceiling_waiters.len() > pool.over_ceiling() {
-            self.dirty_slots.extend(pool.ceiling_waiters.iter().map(|slot| (id, *slot)));
+            self.dirty_slots
+                .extend(pool.ceiling_waiters.iter().map(|slot| (id, *slot)));
         }
     }
 
     pub(crate) fn reconcile_pool(&mut self, id: PoolId) {
         self.clear_successor_wait(id);
         self.fill_below_ceiling(id);
-        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(pool) = self.pools.get(&id) else {
+            return;
+        };
         match pool.activity {
             Activity::Running if !pool.begun => self.begin_when_free(id),
             Activity::Running if pool.policy.kind == PoolKind::Oneshot => {}
@@ -227,7 +273,9 @@ impl Engine {
 
     /// Records that the generation is fully rolled out once every desired worker serves.
     fn mark_fully_ready(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if pool.full || pool.roll.is_some() || !pool.is_full() || pool.wanted_slots() == 0 {
             return;
         }
@@ -235,7 +283,10 @@ impl Engine {
         let generation: Generation = pool.target;
         if pool.serving_of.get(&generation) == Some(&pool.serving) {
             pool.mark_served(generation);
-            self.emit(Notice::PoolReady { pool: id, generation });
+            self.emit(Notice::PoolReady {
+                pool: id,
+                generation,
+            });
         }
     }
 }

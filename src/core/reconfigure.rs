@@ -2,7 +2,8 @@
 
 use crate::pool::{Activity, Pool};
 use crate::{
-    Command, Engine, Generation, NothingDone, Notice, Outcome, Policy, PoolId, PoolKind, Span, SupersededBy, Ticket,
+    Command, Engine, Generation, NothingDone, Notice, Outcome, Policy, PoolId, PoolKind, Span,
+    SupersededBy, Ticket,
 };
 use alloc::vec::Vec;
 
@@ -10,7 +11,13 @@ impl Engine {
     /// New policy, new generation: a running rolling restart is superseded.
     pub(crate) fn reconfigure(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
         if self.stopping {
-            return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by: SupersededBy::StopOfAll }));
+            return self.out.push(Command::Reply(
+                ticket,
+                id,
+                Outcome::Superseded {
+                    by: SupersededBy::StopOfAll,
+                },
+            ));
         }
         let Some(pool) = self.pools.get(&id) else {
             self.ensure_pool(id, policy);
@@ -36,12 +43,18 @@ impl Engine {
             }
             Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped => {
                 self.adopt(id, policy);
-                let Some(pool) = self.pools.get_mut(&id) else { return };
+                let Some(pool) = self.pools.get_mut(&id) else {
+                    return;
+                };
                 pool.next_generation();
                 let generation = pool.target;
                 if removed {
                     self.revive(id);
-                    return self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation }));
+                    return self.out.push(Command::Reply(
+                        ticket,
+                        id,
+                        Outcome::Begins { generation },
+                    ));
                 }
                 self.reply_nothing(ticket, id, NothingDone::Stopped);
             }
@@ -56,10 +69,14 @@ impl Engine {
         let nothing = match pool.activity {
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self
+                    .out
+                    .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => Some(NothingDone::Stopped),
-            Activity::Running if pool.policy.kind == PoolKind::Oneshot => Some(NothingDone::Oneshot),
+            Activity::Running if pool.policy.kind == PoolKind::Oneshot => {
+                Some(NothingDone::Oneshot)
+            }
             Activity::Running if !pool.history.has_served(to) => Some(NothingDone::Forgotten(to)),
             Activity::Running => None,
         };
@@ -67,12 +84,20 @@ impl Engine {
             return self.reply_nothing(ticket, id, why);
         }
         let before = pool.policy.count;
-        let done = Outcome::Done { generation: to, replaced: 0, took: Span::ZERO };
+        let done = Outcome::Done {
+            generation: to,
+            replaced: 0,
+            took: Span::ZERO,
+        };
         if pool.is_held() {
             pool.target = to;
             pool.same_source.clear();
             self.adopt(id, policy);
-            return self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation: to }));
+            return self.out.push(Command::Reply(
+                ticket,
+                id,
+                Outcome::Begins { generation: to },
+            ));
         }
         if pool.roll.is_none() && pool.target == to && self.all_are_of(id, to) {
             self.adopt(id, policy);
@@ -87,7 +112,12 @@ impl Engine {
 
     /// Slots that the change adds start with the new generation.
     fn note_added_slots(&mut self, id: PoolId, from: u32) {
-        if let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) {
+        if let Some(Pool {
+            roll: Some(roll),
+            policy,
+            ..
+        }) = self.pools.get_mut(&id)
+        {
             roll.added = from..policy.count;
         }
         self.mark_all_slots(id);
@@ -101,34 +131,60 @@ impl Engine {
 
     /// Ends a running rolling restart in favour of another one, which takes over its waiting requests.
     pub(crate) fn supersede(&mut self, id: PoolId, by: SupersededBy) -> Vec<Ticket> {
-        let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else { return Vec::new() };
+        let Some(Pool { roll: Some(_), .. }) = self.pools.get(&id) else {
+            return Vec::new();
+        };
         self.stop_new_workers(id);
-        let Some(Pool { roll: Some(roll), waiting, .. }) = self.pools.get_mut(&id) else { return Vec::new() };
+        let Some(Pool {
+            roll: Some(roll),
+            waiting,
+            ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return Vec::new();
+        };
         let mut tickets = core::mem::take(&mut roll.tickets);
         tickets.extend(waiting.take().unwrap_or_default());
         let (generation, retired_any) = (roll.generation, roll.retired_any);
-        self.emit(Notice::RollSuperseded { pool: id, generation, by, retired_any });
+        self.emit(Notice::RollSuperseded {
+            pool: id,
+            generation,
+            by,
+            retired_any,
+        });
         self.end_roll(id, Outcome::Superseded { by });
         tickets
     }
 
     /// Adopts a policy. The number of workers changes as in a scale request; a running pool keeps its kind.
     pub(crate) fn adopt(&mut self, id: PoolId, policy: Policy) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        let kind = if pool.activity == Activity::Stopped { policy.kind } else { pool.policy.kind };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        let kind = if pool.activity == Activity::Stopped {
+            policy.kind
+        } else {
+            pool.policy.kind
+        };
         let policy = Policy { kind, ..policy }.of_its_kind();
         let (count, before) = (policy.count, pool.policy.count);
-        pool.policy = Policy { count: before, ..policy };
+        pool.policy = Policy {
+            count: before,
+            ..policy
+        };
         self.start_limiter.change(); // `max_starting` may have changed
         self.resize(id, count);
     }
 
     /// A new generation is requested for a pool that has not begun: it begins with that one.
     pub(crate) fn make_next_generation(&mut self, ticket: Ticket, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.next_generation();
         let generation = pool.target;
-        self.out.push(Command::Reply(ticket, id, Outcome::Begins { generation }));
+        self.out
+            .push(Command::Reply(ticket, id, Outcome::Begins { generation }));
         self.dirty_pools.insert(id);
     }
 }
@@ -136,7 +192,11 @@ impl Engine {
 impl Policy {
     /// A oneshot has one worker.
     pub(crate) fn of_its_kind(self) -> Self {
-        let count = if self.kind == PoolKind::Oneshot { 1 } else { self.count };
+        let count = if self.kind == PoolKind::Oneshot {
+            1
+        } else {
+            self.count
+        };
         Self { count, ..self }
     }
 }

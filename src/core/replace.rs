@@ -5,8 +5,8 @@ use crate::output::StopReason;
 use crate::pool::{Activity, Pool};
 use crate::worker::Role;
 use crate::{
-    Command, Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span, SupersededBy, Ticket, Time,
-    WorkerId,
+    Command, Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span,
+    SupersededBy, Ticket, Time, WorkerId,
 };
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -30,12 +30,16 @@ pub(crate) struct Replacements {
 
 impl Engine {
     pub(crate) fn request_replacement(&mut self, ticket: Ticket, id: PoolId, slot: Slot) {
-        let Some(pool) = self.pools.get_mut(&id) else { return self.reply_nothing(ticket, id, NothingDone::NoPool) };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return self.reply_nothing(ticket, id, NothingDone::NoPool);
+        };
         match pool.activity {
             Activity::Running => {}
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self
+                    .out
+                    .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
@@ -43,17 +47,34 @@ impl Engine {
         if let Some(roll) = pool.roll.as_mut().filter(|_| wanted) {
             return roll.tickets.push(ticket);
         }
-        let current = pool.slots.get(slot.0 as usize).and_then(|slot_state| slot_state.current);
-        let serves = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.is_serving());
+        let current = pool
+            .slots
+            .get(slot.0 as usize)
+            .and_then(|slot_state| slot_state.current);
+        let serves = |id: &WorkerId| {
+            self.workers
+                .get(id)
+                .is_some_and(|worker| worker.is_serving())
+        };
         let Some(old) = current.filter(serves).filter(|_| wanted) else {
             return self.reply_nothing(ticket, id, NothingDone::Empty(slot));
         };
         let Replacements { running, queue } = &mut pool.replacements;
-        match running.iter_mut().chain(queue).find(|replacement| replacement.slot == slot) {
+        match running
+            .iter_mut()
+            .chain(queue)
+            .find(|replacement| replacement.slot == slot)
+        {
             Some(replacement) => replacement.tickets.push(ticket),
             None => {
                 let tickets = vec![ticket];
-                pool.replacements.queue.push_back(Replacement { slot, old, tickets, began: None, fresh: None });
+                pool.replacements.queue.push_back(Replacement {
+                    slot,
+                    old,
+                    tickets,
+                    began: None,
+                    fresh: None,
+                });
             }
         }
         self.dirty_pools.insert(id);
@@ -61,13 +82,20 @@ impl Engine {
 
     pub(crate) fn advance_replacements(&mut self, id: PoolId) {
         loop {
-            let Some(pool) = self.pools.get_mut(&id) else { return };
+            let Some(pool) = self.pools.get_mut(&id) else {
+                return;
+            };
             if pool.replacements.running.is_none() {
                 pool.replacements.running = pool.replacements.queue.pop_front();
             }
-            let Some(replacement) = &pool.replacements.running else { return };
+            let Some(replacement) = &pool.replacements.running else {
+                return;
+            };
             let (slot, old, fresh) = (replacement.slot, replacement.old, replacement.fresh);
-            let current = pool.slots.get(slot.0 as usize).and_then(|slot_state| slot_state.current);
+            let current = pool
+                .slots
+                .get(slot.0 as usize)
+                .and_then(|slot_state| slot_state.current);
             if replacement.began.is_some() {
                 if fresh.is_some() && current == Some(old) {
                     self.reconcile_slot(id, slot); // `max_draining` may allow the stop of the old worker by now
@@ -84,8 +112,13 @@ impl Engine {
 
     fn begin_replacement(&mut self, id: PoolId, slot: Slot, old: WorkerId) {
         let now = self.now;
-        let serves = self.workers.get(&old).is_some_and(|worker| worker.is_serving());
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let serves = self
+            .workers
+            .get(&old)
+            .is_some_and(|worker| worker.is_serving());
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let in_place = pool.policy.reload.surge == 0;
         // In a crash loop only the breaker's slot tries.
         let waits = if pool.breaker.is_some() {
@@ -99,7 +132,9 @@ impl Engine {
         if waits || !self.may_start_successor(id) {
             return;
         }
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if let Some(replacement) = &mut pool.replacements.running {
             replacement.began = Some(now);
         }
@@ -113,8 +148,14 @@ impl Engine {
     /// A worker was spawned for a slot: if a replacement emptied the slot or asked for a successor, this is its new
     /// worker.
     pub(crate) fn replacement_spawned(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
-        if let Some(Pool { replacements: Replacements { running: Some(replacement), .. }, .. }) =
-            self.pools.get_mut(&id)
+        if let Some(Pool {
+            replacements:
+                Replacements {
+                    running: Some(replacement),
+                    ..
+                },
+            ..
+        }) = self.pools.get_mut(&id)
             && replacement.slot == slot
             && replacement.began.is_some()
         {
@@ -129,31 +170,76 @@ impl Engine {
 
     /// A slot has a serving worker: the replacement is done if that is its new worker.
     pub(crate) fn replacement_done(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
-        let Some(took) = self.is_fresh(id, worker) else { return };
-        let Some(generation) = self.workers.get(&worker).map(|worker| worker.generation) else { return };
-        self.emit(Notice::WorkerReplaced { pool: id, slot, worker, took });
-        self.end_replacement(id, &Outcome::Done { generation, replaced: 1, took });
+        let Some(took) = self.is_fresh(id, worker) else {
+            return;
+        };
+        let Some(generation) = self.workers.get(&worker).map(|worker| worker.generation) else {
+            return;
+        };
+        self.emit(Notice::WorkerReplaced {
+            pool: id,
+            slot,
+            worker,
+            took,
+        });
+        self.end_replacement(
+            id,
+            &Outcome::Done {
+                generation,
+                replaced: 1,
+                took,
+            },
+        );
     }
 
     /// The new worker has died: the replacement ends, and the worker that serves continues. Returns whether it was
     /// one.
-    pub(crate) fn replacement_failed(&mut self, id: PoolId, worker: WorkerId, failure: &Failure) -> bool {
-        let running = self.pools.get(&id).and_then(|pool| pool.replacements.running.as_ref());
-        let Some((slot, old)) = running.filter(|_| self.is_fresh(id, worker).is_some()).map(|of| (of.slot, of.old))
+    pub(crate) fn replacement_failed(
+        &mut self,
+        id: PoolId,
+        worker: WorkerId,
+        failure: &Failure,
+    ) -> bool {
+        let running = self
+            .pools
+            .get(&id)
+            .and_then(|pool| pool.replacements.running.as_ref());
+        let Some((slot, old)) = running
+            .filter(|_| self.is_fresh(id, worker).is_some())
+            .map(|of| (of.slot, of.old))
         else {
             return false;
         };
-        let old_serves = self.workers.get(&old).is_some_and(|worker| worker.is_serving());
-        self.end_replacement(id, &Outcome::ReplaceFailed { slot, failure: failure.clone(), old_serves });
+        let old_serves = self
+            .workers
+            .get(&old)
+            .is_some_and(|worker| worker.is_serving());
+        self.end_replacement(
+            id,
+            &Outcome::ReplaceFailed {
+                slot,
+                failure: failure.clone(),
+                old_serves,
+            },
+        );
         true
     }
 
     /// The listening socket of the old or of the new worker was replaced: the next worker of the slot is the new one.
     pub(crate) fn replacement_lost(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
         let now = self.now;
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        let current = pool.slots.get(slot.0 as usize).and_then(|slot_state| slot_state.current);
-        let Some(replacement) = pool.replacements.running.as_mut().filter(|replacement| replacement.slot == slot)
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        let current = pool
+            .slots
+            .get(slot.0 as usize)
+            .and_then(|slot_state| slot_state.current);
+        let Some(replacement) = pool
+            .replacements
+            .running
+            .as_mut()
+            .filter(|replacement| replacement.slot == slot)
         else {
             return;
         };
@@ -168,8 +254,14 @@ impl Engine {
     }
 
     fn end_replacement(&mut self, id: PoolId, outcome: &Outcome) {
-        let running = self.pools.get_mut(&id).and_then(|pool| pool.replacements.running.take());
-        for ticket in running.into_iter().flat_map(|replacement| replacement.tickets) {
+        let running = self
+            .pools
+            .get_mut(&id)
+            .and_then(|pool| pool.replacements.running.take());
+        for ticket in running
+            .into_iter()
+            .flat_map(|replacement| replacement.tickets)
+        {
             self.out.push(Command::Reply(ticket, id, outcome.clone()));
         }
         self.dirty_pools.insert(id);
@@ -177,28 +269,49 @@ impl Engine {
 
     /// A rolling restart replaces every worker: requests for a replacement join it.
     pub(crate) fn join_replacements(&mut self, id: PoolId) -> Vec<Ticket> {
-        let Some(pool) = self.pools.get_mut(&id) else { return Vec::new() };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return Vec::new();
+        };
         let Replacements { running, queue } = core::mem::take(&mut pool.replacements);
         let fresh = running.as_ref().and_then(|replacement| replacement.fresh);
-        if let Some(fresh) = fresh.filter(|id| self.workers.get(id).is_some_and(|w| w.role == Role::Successor)) {
+        if let Some(fresh) = fresh.filter(|id| {
+            self.workers
+                .get(id)
+                .is_some_and(|w| w.role == Role::Successor)
+        }) {
             self.begin_stop(fresh, StopReason::Abandoned);
         }
-        running.into_iter().chain(queue).flat_map(|replacement| replacement.tickets).collect()
+        running
+            .into_iter()
+            .chain(queue)
+            .flat_map(|replacement| replacement.tickets)
+            .collect()
     }
 
     /// The pool stops or shrinks: replacements of slots from `from` on are superseded.
     pub(crate) fn drop_replacements(&mut self, id: PoolId, from: u32, by: SupersededBy) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let Replacements { running, queue } = core::mem::take(&mut pool.replacements);
-        let (gone, kept): (Vec<Replacement>, Vec<Replacement>) =
-            queue.into_iter().partition(|replacement| replacement.slot.0 >= from);
+        let (gone, kept): (Vec<Replacement>, Vec<Replacement>) = queue
+            .into_iter()
+            .partition(|replacement| replacement.slot.0 >= from);
         let (lost, running) = match running {
             Some(replacement) if replacement.slot.0 >= from => (Some(replacement), None),
             running => (None, running),
         };
-        pool.replacements = Replacements { running, queue: kept.into() };
-        for ticket in lost.into_iter().chain(gone).flat_map(|replacement| replacement.tickets) {
-            self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+        pool.replacements = Replacements {
+            running,
+            queue: kept.into(),
+        };
+        for ticket in lost
+            .into_iter()
+            .chain(gone)
+            .flat_map(|replacement| replacement.tickets)
+        {
+            self.out
+                .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.dirty_pools.insert(id);
     }

@@ -4,7 +4,8 @@
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
 use crate::{
-    Cause, Command, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot, SupersededBy, Ticket,
+    Cause, Command, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot,
+    SupersededBy, Ticket,
 };
 use alloc::collections::btree_map::Entry;
 use alloc::vec;
@@ -25,7 +26,9 @@ impl Engine {
 
     /// A pool that was stopped or marked for removal should run again.
     pub(crate) fn revive(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.removed = false;
         if pool.activity != Activity::Running {
             pool.activity = Activity::Running;
@@ -41,7 +44,11 @@ impl Engine {
             return;
         }
         // A oneshot that has run is not repeated by a start, only by a rolling restart.
-        if let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.policy.kind == PoolKind::Service) {
+        if let Some(pool) = self
+            .pools
+            .get_mut(&id)
+            .filter(|pool| pool.policy.kind == PoolKind::Service)
+        {
             pool.reset_ended_slots();
         }
         self.revive(id);
@@ -49,8 +56,13 @@ impl Engine {
 
     /// Stops the pool's workers and ends its requests.
     pub(crate) fn stop_pool(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
-        if matches!(pool.activity, Activity::Running | Activity::AwaitingDependents) {
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        if matches!(
+            pool.activity,
+            Activity::Running | Activity::AwaitingDependents
+        ) {
             pool.activity = Activity::Stopping;
         }
         self.held.remove(&id);
@@ -67,7 +79,9 @@ impl Engine {
     }
 
     pub(crate) fn end_requests(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let waiting = pool.waiting.take().unwrap_or_default();
         pool.reset_all_slots();
         self.forget_crash_loop(id);
@@ -75,7 +89,8 @@ impl Engine {
         self.end_roll(id, Outcome::Superseded { by });
         self.drop_replacements(id, 0, by);
         for ticket in waiting {
-            self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+            self.out
+                .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.mark_all_slots(id);
     }
@@ -100,14 +115,21 @@ impl Engine {
             Activity::Running => {}
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.out.push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self
+                    .out
+                    .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
         if self.is_oneshot(id) {
             return self.roll_oneshot(ticket, id, false);
         }
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return self.start_roll(id, vec![ticket]) };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get(&id)
+        else {
+            return self.start_roll(id, vec![ticket]);
+        };
         if roll.retired_any || matches!(roll.phase, Phase::RollingBack(_)) {
             return self.wait_for_roll(ticket, id);
         }
@@ -120,9 +142,16 @@ impl Engine {
     pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
         let nothing = match self.pools.get_mut(&id) {
             None => NothingDone::NoPool,
-            Some(Pool { activity: Activity::Stopped, .. }) => NothingDone::Stopped,
+            Some(Pool {
+                activity: Activity::Stopped,
+                ..
+            }) => NothingDone::Stopped,
             Some(Pool { roll: None, .. }) => NothingDone::NoRoll,
-            Some(Pool { roll: Some(roll), waiting, .. }) => match &roll.phase {
+            Some(Pool {
+                roll: Some(roll),
+                waiting,
+                ..
+            }) => match &roll.phase {
                 Phase::RollingBack(failure) if failure.cause == Cause::Cancelled => {
                     return roll.cancellers.push(ticket);
                 }
@@ -130,10 +159,19 @@ impl Engine {
                 Phase::Canary | Phase::Wave => {
                     roll.cancellers.push(ticket);
                     for ticket in waiting.take().unwrap_or_default() {
-                        let superseded = Outcome::Superseded { by: SupersededBy::Cancel };
+                        let superseded = Outcome::Superseded {
+                            by: SupersededBy::Cancel,
+                        };
                         self.out.push(Command::Reply(ticket, id, superseded));
                     }
-                    return self.fail_roll(id, Failure { worker: None, cause: Cause::Cancelled, mixed: false });
+                    return self.fail_roll(
+                        id,
+                        Failure {
+                            worker: None,
+                            cause: Cause::Cancelled,
+                            mixed: false,
+                        },
+                    );
                 }
             },
         };
@@ -141,7 +179,8 @@ impl Engine {
     }
 
     pub(crate) fn reply_nothing(&mut self, ticket: Ticket, id: PoolId, why: NothingDone) {
-        self.out.push(Command::Reply(ticket, id, Outcome::NothingDone(why)));
+        self.out
+            .push(Command::Reply(ticket, id, Outcome::NothingDone(why)));
     }
 
     /// Changes the number of workers; the workers that remain are left alone.
@@ -152,7 +191,9 @@ impl Engine {
     }
 
     pub(crate) fn resize(&mut self, id: PoolId, count: u32) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let before = pool.policy.count;
         if count == before {
             return;

@@ -7,7 +7,8 @@ use crate::roll::Phase;
 use crate::timers::Key;
 use crate::worker::{EARLY_DEATH, Role, State, Worker, jitter};
 use crate::{
-    Cause, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot, Span, Time, WorkerId,
+    Cause, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot, Span,
+    Time, WorkerId,
 };
 use alloc::collections::BTreeSet;
 
@@ -31,40 +32,57 @@ pub(crate) struct Death {
 impl Engine {
     /// A worker has exited, failed to spawn, or was not ready in time, without having been asked to stop.
     pub(crate) fn died(&mut self, id: WorkerId, cause: Cause) {
-        let Some(worker) = self.workers.get(&id).cloned() else { return };
+        let Some(worker) = self.workers.get(&id).cloned() else {
+            return;
+        };
         if self.is_oneshot(worker.pool) {
             return self.oneshot_ended(id, cause);
         }
-        let Some(pool) = self.pools.get(&worker.pool) else { return };
+        let Some(pool) = self.pools.get(&worker.pool) else {
+            return;
+        };
         let (never_again, exit) = (pool.never_again(cause), cause.exit());
-        let is_end =
-            matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.success_exit_codes.contains(&code));
+        let is_end = matches!(cause, Cause::Exited(Exit::Code(code)) if pool.policy.restart.success_exit_codes.contains(&code));
         let role = worker.role;
         // For a worker that is watched only because of its age, a successful exit after a while says more than a
         // longer life.
         let soaked_well = matches!(worker.state, State::Soaking { .. })
             && worker.by_age_until.is_some()
-            && worker.ready_at.is_some_and(|at| self.now - at >= Reload::SOAK);
-        let death =
-            Death { id, slot: worker.slot, began: worker.began, ready_at: worker.ready_at, is_end, never_again, exit };
+            && worker
+                .ready_at
+                .is_some_and(|at| self.now - at >= Reload::SOAK);
+        let death = Death {
+            id,
+            slot: worker.slot,
+            began: worker.began,
+            ready_at: worker.ready_at,
+            is_end,
+            never_again,
+            exit,
+        };
         // A waiting successor may exit successfully as well; requiring the delay keeps slots from cycling through
         // successors.
         let ended_well = is_end
             && match role {
                 Role::Current => worker.ready_at.is_some(),
                 Role::Successor => {
-                    soaked_well || worker.state == State::Ready && self.now - worker.began >= pool.policy.restart.delay
+                    soaked_well
+                        || worker.state == State::Ready
+                            && self.now - worker.began >= pool.policy.restart.delay
                 }
                 Role::Leaving => false,
             };
         let (mut fails_roll, mut fails_rollback) = (false, false);
         if let Some(roll) = &pool.roll {
             match roll.phase {
-                Phase::Canary | Phase::Wave => fails_roll = roll.is_fresh(id, worker.generation) && !ended_well,
+                Phase::Canary | Phase::Wave => {
+                    fails_roll = roll.is_fresh(id, worker.generation) && !ended_well
+                }
                 // A slot that goes back has no third generation to try.
                 Phase::RollingBack(_) => {
-                    fails_rollback =
-                        worker.generation == roll.base && !ended_well && roll.pending.contains(&worker.slot);
+                    fails_rollback = worker.generation == roll.base
+                        && !ended_well
+                        && roll.pending.contains(&worker.slot);
                 }
             }
         }
@@ -81,7 +99,10 @@ impl Engine {
                 None
             }
         };
-        let slot_state = self.pools.get(&worker.pool).and_then(|pool| pool.slots.get(worker.slot.0 as usize));
+        let slot_state = self
+            .pools
+            .get(&worker.pool)
+            .and_then(|pool| pool.slots.get(worker.slot.0 as usize));
         self.emit(Notice::Died {
             worker: id,
             cause,
@@ -89,21 +110,36 @@ impl Engine {
             before_ready: worker.ready_at.is_none(),
             early_exits: slot_state.map_or(0, |slot_state| slot_state.early_exits),
             retry_in,
-            given_up: slot_state.is_some_and(|slot_state| role == Role::Current && slot_state.ended.is_some()),
+            given_up: slot_state
+                .is_some_and(|slot_state| role == Role::Current && slot_state.ended.is_some()),
         });
-        let failure = Failure { worker: Some(id), cause, mixed: false };
-        let fails_replacement = self.replacement_failed(worker.pool, id, &failure) && role == Role::Successor;
+        let failure = Failure {
+            worker: Some(id),
+            cause,
+            mixed: false,
+        };
+        let fails_replacement =
+            self.replacement_failed(worker.pool, id, &failure) && role == Role::Successor;
         if fails_roll {
             self.fail_roll(worker.pool, failure);
         } else if fails_rollback {
             self.fail_rollback(worker.pool);
         }
-        self.count_for_crash_loop(worker.pool, &death, fails_roll || fails_rollback || fails_replacement);
+        self.count_for_crash_loop(
+            worker.pool,
+            &death,
+            fails_roll || fails_rollback || fails_replacement,
+        );
     }
 
     /// A new worker of a rolling restart has exited successfully: its slot need not be watched any more.
     fn note_good_end(&mut self, worker: &Worker, id: WorkerId, soaked_well: bool) {
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool) else { return };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&worker.pool)
+        else {
+            return;
+        };
         if roll.is_fresh(id, worker.generation) {
             roll.ended_well.insert(worker.slot);
             roll.canary_ended_well |= soaked_well;
@@ -113,7 +149,9 @@ impl Engine {
     /// In a rollback, a worker that already was of the older generation is gone.
     fn requeue_lost_slot(&mut self, id: WorkerId, worker: &Worker) {
         if worker.role == Role::Current
-            && let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&worker.pool)
+            && let Some(Pool {
+                roll: Some(roll), ..
+            }) = self.pools.get_mut(&worker.pool)
             && worker.generation == roll.generation
             && !roll.is_fresh(id, worker.generation)
             && !matches!(roll.phase, Phase::RollingBack(_))
@@ -125,7 +163,10 @@ impl Engine {
     /// Updates the slot's failure counters. Returns the backoff, or `None` if the slot stays empty.
     pub(crate) fn count_death(&mut self, id: PoolId, death: &Death) -> Option<Span> {
         let now = self.now;
-        let pool = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running)?;
+        let pool = self
+            .pools
+            .get_mut(&id)
+            .filter(|pool| pool.activity == Activity::Running)?;
         let restart = pool.policy.restart.clone();
         let slot = pool.slots.get_mut(death.slot.0 as usize)?;
         // Successful exits are not counted as restarts.
@@ -137,7 +178,11 @@ impl Engine {
             RestartPolicy::Never => true,
         };
         if stays_empty {
-            let ended = if death.is_end { Ended::Done } else { Ended::Failed };
+            let ended = if death.is_end {
+                Ended::Done
+            } else {
+                Ended::Failed
+            };
             if ended == Ended::Failed || pool.ended_with.is_none_or(|(_, how)| how == Ended::Done) {
                 pool.ended_with = Some((death.exit, ended));
             }
@@ -147,16 +192,32 @@ impl Engine {
             }
             return None;
         }
-        if death.ready_at.is_some_and(|at| now - at >= restart.stable_after) {
+        if death
+            .ready_at
+            .is_some_and(|at| now - at >= restart.stable_after)
+        {
             slot.reset_deaths();
         }
-        slot.early_exits =
-            if death.is_end && death.ready_at.is_none() { slot.early_exits.saturating_add(1) } else { 0 };
+        slot.early_exits = if death.is_end && death.ready_at.is_none() {
+            slot.early_exits.saturating_add(1)
+        } else {
+            0
+        };
         let at = if slot.early_exits > 0 {
             // Not a failure, but retrying it ten times a second helps nobody.
-            let grown = restart.delay.0.saturating_mul(1u64.checked_shl(slot.early_exits - 1).unwrap_or(u64::MAX));
+            let grown = restart
+                .delay
+                .0
+                .saturating_mul(1u64.checked_shl(slot.early_exits - 1).unwrap_or(u64::MAX));
             let delay = Span(grown.min(restart.max_delay.0));
-            now.max(death.began + if slot.early_exits > 1 { jitter(death.id, delay) } else { delay })
+            now.max(
+                death.began
+                    + if slot.early_exits > 1 {
+                        jitter(death.id, delay)
+                    } else {
+                        delay
+                    },
+            )
         } else if death.is_end {
             now.max(death.began + restart.delay)
         } else {
@@ -164,7 +225,10 @@ impl Engine {
             if slot.deaths == 1 && death.ready_at.is_some() {
                 now
             } else {
-                let doubled = restart.delay.0.saturating_mul(1u64.checked_shl(slot.delays).unwrap_or(u64::MAX));
+                let doubled = restart
+                    .delay
+                    .0
+                    .saturating_mul(1u64.checked_shl(slot.delays).unwrap_or(u64::MAX));
                 slot.delays = slot.delays.saturating_add(1);
                 now + jitter(death.id, Span(doubled.min(restart.max_delay.0)))
             }
@@ -180,11 +244,21 @@ impl Engine {
     /// something outside has killed all at once come back all at once.
     pub(crate) fn count_for_crash_loop(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
-        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.activity == Activity::Running) else { return };
+        let Some(pool) = self
+            .pools
+            .get_mut(&id)
+            .filter(|pool| pool.activity == Activity::Running)
+        else {
+            return;
+        };
         let age = death.ready_at.map(|at| now - at);
         let late = age.is_some_and(|age| age > EARLY_DEATH);
-        let early = age.is_none_or(|age| age <= EARLY_DEATH || age < pool.policy.restart.stable_after);
-        let stays_empty = pool.slots.get(death.slot.0 as usize).is_some_and(|slot_state| slot_state.ended.is_some());
+        let early =
+            age.is_none_or(|age| age <= EARLY_DEATH || age < pool.policy.restart.stable_after);
+        let stays_empty = pool
+            .slots
+            .get(death.slot.0 as usize)
+            .is_some_and(|slot_state| slot_state.ended.is_some());
         let counts = early && !death.is_end && !is_rolls && !stays_empty;
         if let Some(breaker) = &mut pool.breaker {
             breaker.late |= counts && late;
@@ -196,7 +270,9 @@ impl Engine {
         if !counts {
             return;
         }
-        let Some(slot_state) = pool.slots.get_mut(death.slot.0 as usize) else { return };
+        let Some(slot_state) = pool.slots.get_mut(death.slot.0 as usize) else {
+            return;
+        };
         let first = slot_state.first_death.take();
         if late && slot_state.deaths <= 1 {
             slot_state.first_death = Some(now);
@@ -207,29 +283,56 @@ impl Engine {
         }
         pool.remember_early(EarlyDeath { at: now, late });
         let limit = pool.breaker_limit();
-        let deaths = pool.early_deaths.iter().filter(|known| known.at + WINDOW >= death.began).count();
+        let deaths = pool
+            .early_deaths
+            .iter()
+            .filter(|known| known.at + WINDOW >= death.began)
+            .count();
         if deaths >= limit {
             let late = pool.early_deaths.iter().any(|known| known.late);
-            pool.breaker = Some(Breaker { probe: death.slot, since: now, candidate: None, late, open: false });
-            let span = pool.early_deaths.front().map_or(Span::ZERO, |first| now - first.at);
-            self.emit(Notice::CrashLoop { pool: id, deaths: deaths as u32, span });
+            pool.breaker = Some(Breaker {
+                probe: death.slot,
+                since: now,
+                candidate: None,
+                late,
+                open: false,
+            });
+            let span = pool
+                .early_deaths
+                .front()
+                .map_or(Span::ZERO, |first| now - first.at);
+            self.emit(Notice::CrashLoop {
+                pool: id,
+                deaths: deaths as u32,
+                span,
+            });
         }
     }
 
     /// In a crash loop, a worker of the generation that empty slots are filled with is ready: it becomes the
     /// candidate, and if it still serves a second later, the other slots follow. A worker that was ready before the
     /// loop began proves nothing.
-    pub(crate) fn consider_candidate(&mut self, id: PoolId, generation: Generation, worker: WorkerId) {
+    pub(crate) fn consider_candidate(
+        &mut self,
+        id: PoolId,
+        generation: Generation,
+        worker: WorkerId,
+    ) {
         let ready_at = self.workers.get(&worker).and_then(|worker| worker.ready_at);
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let fill_generation = pool.fill_generation();
-        let Some(breaker) = &mut pool.breaker else { return };
+        let Some(breaker) = &mut pool.breaker else {
+            return;
+        };
         if ready_at.is_some_and(|at| at >= breaker.since)
             && breaker.candidate.is_none()
             && generation == fill_generation
         {
             breaker.candidate = Some(worker);
-            self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
+            self.deadlines
+                .set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
         }
     }
 
@@ -238,32 +341,62 @@ impl Engine {
     /// long as a candidate must.
     pub(crate) fn check_probe(&mut self, id: PoolId) {
         let workers = &self.workers;
-        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.trying == 0) else { return };
+        let Some(pool) = self.pools.get_mut(&id).filter(|pool| pool.trying == 0) else {
+            return;
+        };
         let Some(breaker) = pool.breaker else { return };
-        let ready_at = |id: &WorkerId| workers.get(id).filter(|worker| worker.is_serving()).and_then(|w| w.ready_at);
-        if breaker.candidate.is_some_and(|candidate| ready_at(&candidate).is_some_and(|at| at >= breaker.since)) {
+        let ready_at = |id: &WorkerId| {
+            workers
+                .get(id)
+                .filter(|worker| worker.is_serving())
+                .and_then(|w| w.ready_at)
+        };
+        if breaker
+            .candidate
+            .is_some_and(|candidate| ready_at(&candidate).is_some_and(|at| at >= breaker.since))
+        {
             return;
         }
-        let wanted = pool.slots.iter().enumerate().take(pool.policy.count as usize);
-        let empty = wanted.filter(|(_, slot_state)| slot_state.current.is_none() && slot_state.ended.is_none());
+        let wanted = pool
+            .slots
+            .iter()
+            .enumerate()
+            .take(pool.policy.count as usize);
+        let empty = wanted
+            .filter(|(_, slot_state)| slot_state.current.is_none() && slot_state.ended.is_none());
         let empty: BTreeSet<Slot> = empty.map(|(slot, _)| Slot(slot as u32)).collect();
         let next = if empty.contains(&breaker.probe) {
             Some(breaker.probe)
         } else {
-            empty.iter().copied().find(|slot| !pool.is_left_to_roll(*slot))
+            empty
+                .iter()
+                .copied()
+                .find(|slot| !pool.is_left_to_roll(*slot))
         };
         if let Some(next) = next {
             if next != breaker.probe || breaker.candidate.is_some() {
-                pool.breaker = Some(Breaker { probe: next, candidate: None, ..breaker });
+                pool.breaker = Some(Breaker {
+                    probe: next,
+                    candidate: None,
+                    ..breaker
+                });
                 self.deadlines.set(Key::Breaker(id), None);
                 self.mark_slot(id, next);
             }
         } else if empty.is_empty() && breaker.candidate.is_none() {
-            let youngest = pool.slots.iter().filter_map(|slot_state| slot_state.current).max_by_key(ready_at);
+            let youngest = pool
+                .slots
+                .iter()
+                .filter_map(|slot_state| slot_state.current)
+                .max_by_key(ready_at);
             match youngest.filter(|worker| ready_at(worker).is_some()) {
                 Some(candidate) => {
-                    pool.breaker = Some(Breaker { candidate: Some(candidate), ..breaker });
-                    self.deadlines.set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
+                    pool.breaker = Some(Breaker {
+                        candidate: Some(candidate),
+                        ..breaker
+                    });
+                    self.deadlines
+                        .set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
                 }
                 None => self.end_crash_loop(id),
             }
@@ -274,11 +407,21 @@ impl Engine {
     /// only once the candidate is stable.
     pub(crate) fn candidate_due(&mut self, id: PoolId) {
         let now = self.now;
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let stable_after = pool.policy.restart.stable_after;
-        let Some(breaker) = &mut pool.breaker else { return };
-        let Some(candidate) = breaker.candidate else { return };
-        let Some(ready_at) = self.workers.get(&candidate).filter(|worker| worker.is_serving()).and_then(|w| w.ready_at)
+        let Some(breaker) = &mut pool.breaker else {
+            return;
+        };
+        let Some(candidate) = breaker.candidate else {
+            return;
+        };
+        let Some(ready_at) = self
+            .workers
+            .get(&candidate)
+            .filter(|worker| worker.is_serving())
+            .and_then(|w| w.ready_at)
         else {
             let probe = breaker.probe;
             return self.next_candidate(id, probe);
@@ -286,7 +429,8 @@ impl Engine {
         if !breaker.late || ready_at + stable_after <= now {
             return self.end_crash_loop(id);
         }
-        self.deadlines.set(Key::Breaker(id), Some(ready_at + stable_after));
+        self.deadlines
+            .set(Key::Breaker(id), Some(ready_at + stable_after));
         if ready_at >= breaker.since && !core::mem::replace(&mut breaker.open, true) {
             self.emit(Notice::CrashLoopEases { pool: id });
             self.start_rest(id);
@@ -296,21 +440,35 @@ impl Engine {
     /// The candidate is gone: take another worker that became ready since the loop began, or let slot `next` try.
     pub(crate) fn next_candidate(&mut self, id: PoolId, next: Slot) {
         self.deadlines.set(Key::Breaker(id), None);
-        let Some(Pool { breaker: Some(breaker), slots, .. }) = self.pools.get_mut(&id) else { return };
+        let Some(Pool {
+            breaker: Some(breaker),
+            slots,
+            ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return;
+        };
         let workers = &self.workers;
         breaker.candidate = None;
         breaker.open = false;
         let found = slots
             .iter()
             .filter_map(|slot_state| workers.get_key_value(&slot_state.current?))
-            .find(|(_, worker)| worker.is_serving() && worker.ready_at.is_some_and(|at| at >= breaker.since));
-        let probes = slots.get(breaker.probe.0 as usize).is_some_and(|slot_state| slot_state.current.is_some());
+            .find(|(_, worker)| {
+                worker.is_serving() && worker.ready_at.is_some_and(|at| at >= breaker.since)
+            });
+        let probes = slots
+            .get(breaker.probe.0 as usize)
+            .is_some_and(|slot_state| slot_state.current.is_some());
         let found = found.map(|(worker, known)| (*worker, known.generation));
         if found.is_none() && !probes {
             breaker.probe = next;
         }
         let probe = breaker.probe;
-        if slots.get(probe.0 as usize).is_none_or(|slot_state| slot_state.ended.is_some()) {
+        if slots
+            .get(probe.0 as usize)
+            .is_none_or(|slot_state| slot_state.ended.is_some())
+        {
             return self.end_crash_loop(id);
         }
         if let Some((worker, generation)) = found {
@@ -330,7 +488,9 @@ impl Engine {
 
     /// Ends all backoff delays of the pool.
     fn start_rest(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         for slot in &mut pool.slots {
             slot.not_before = None;
         }
@@ -340,7 +500,9 @@ impl Engine {
     /// Ends the crash loop without a notice (the pool is stopping). Returns whether there was one.
     pub(crate) fn forget_crash_loop(&mut self, id: PoolId) -> bool {
         self.deadlines.set(Key::Breaker(id), None);
-        let Some(pool) = self.pools.get_mut(&id) else { return false };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return false;
+        };
         pool.early_deaths.clear();
         pool.breaker.take().is_some()
     }
@@ -357,7 +519,11 @@ impl Cause {
     pub(crate) fn exit(self) -> Option<Exit> {
         match self {
             Self::Exited(exit) => Some(exit),
-            Self::SpawnFailed | Self::NotReadyInTime | Self::Unhealthy | Self::Cancelled | Self::After(_) => None,
+            Self::SpawnFailed
+            | Self::NotReadyInTime
+            | Self::Unhealthy
+            | Self::Cancelled
+            | Self::After(_) => None,
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::roll::{LastRoll, Phase, Roll, RollState};
 use crate::timers::Key;
 use crate::worker::{Role, State};
 use crate::{
-    Cause, Command, Engine, Failure, Generation, Notice, OnFailure, Outcome, PoolId, Slot, Standing, Ticket, WorkerId,
+    Cause, Command, Engine, Failure, Generation, Notice, OnFailure, Outcome, PoolId, Slot,
+    Standing, Ticket, WorkerId,
 };
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -16,16 +17,25 @@ use alloc::vec::Vec;
 impl Engine {
     /// Starts a rolling restart to a new generation.
     pub(crate) fn start_roll(&mut self, id: PoolId, tickets: Vec<Ticket>) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.latest = Generation(pool.latest.0 + 1);
         let generation = pool.latest;
         self.start_roll_to(id, tickets, generation);
     }
 
-    pub(crate) fn start_roll_to(&mut self, id: PoolId, mut tickets: Vec<Ticket>, generation: Generation) {
+    pub(crate) fn start_roll_to(
+        &mut self,
+        id: PoolId,
+        mut tickets: Vec<Ticket>,
+        generation: Generation,
+    ) {
         tickets.extend(self.join_replacements(id));
         let (now, after) = (self.now, self.last_worker());
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.history.record_policy(generation, &pool.policy);
         let count = pool.policy.count;
         // Empty slots first, since they cost no surge; then the oldest worker.
@@ -37,11 +47,18 @@ impl Engine {
         });
         // In a rollback, some slots may already have a worker of the older generation.
         todo.retain(|slot| {
-            let current = pool.slots[slot.0 as usize].current.and_then(|id| workers.get(&id));
+            let current = pool.slots[slot.0 as usize]
+                .current
+                .and_then(|id| workers.get(&id));
             current.is_none_or(|worker| worker.generation != generation || !worker.is_serving())
         });
         let of = todo.len() as u32;
-        pool.last = LastRoll { state: RollState::Running, generation: generation.0, of, ..LastRoll::default() };
+        pool.last = LastRoll {
+            state: RollState::Running,
+            generation: generation.0,
+            of,
+            ..LastRoll::default()
+        };
         pool.roll = Some(Roll {
             generation,
             after,
@@ -66,7 +83,11 @@ impl Engine {
             canary_ended_well: false,
             watch_reported: false,
         });
-        self.emit(Notice::RollStarted { pool: id, generation, of });
+        self.emit(Notice::RollStarted {
+            pool: id,
+            generation,
+            of,
+        });
         self.dirty_pools.insert(id);
         if self.is_oneshot(id) {
             self.prepare_run(id);
@@ -74,7 +95,9 @@ impl Engine {
     }
 
     pub(crate) fn pinned(&mut self, id: PoolId, generation: Generation, same: bool) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if let Some(roll) = &pool.roll
             && roll.generation == generation
             && generation != roll.base
@@ -85,10 +108,21 @@ impl Engine {
     }
 
     /// A slot has a serving worker of this generation: the slot is done if that is the goal of the rolling restart.
-    pub(crate) fn filled(&mut self, id: PoolId, slot: Slot, generation: Generation, worker: WorkerId) {
+    pub(crate) fn filled(
+        &mut self,
+        id: PoolId,
+        slot: Slot,
+        generation: Generation,
+        worker: WorkerId,
+    ) {
         self.replacement_done(id, slot, worker);
         self.stop_unreachable(id, slot);
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return;
+        };
         if roll.emptied.is_some_and(|(emptied, _)| emptied == slot) {
             roll.emptied = None;
         }
@@ -99,12 +133,23 @@ impl Engine {
             roll.replaced += 1;
         }
         let (done, of) = (roll.replaced, roll.of);
-        self.emit(Notice::SlotReplaced { pool: id, slot, worker, done, of });
+        self.emit(Notice::SlotReplaced {
+            pool: id,
+            slot,
+            worker,
+            done,
+            of,
+        });
         self.dirty_pools.insert(id);
     }
 
     pub(crate) fn advance_roll(&mut self, id: PoolId) {
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return;
+        };
         match roll.phase {
             Phase::Canary => self.advance_canary(id),
             Phase::Wave | Phase::RollingBack(_) => self.advance_wave(id),
@@ -112,7 +157,12 @@ impl Engine {
     }
 
     fn advance_canary(&mut self, id: PoolId) {
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return;
+        };
         if let Some(canary) = roll.canary {
             match self.workers.get(&canary) {
                 Some(worker) if worker.state == State::Ready => return self.start_wave(id),
@@ -124,12 +174,22 @@ impl Engine {
         if self.roll_waits(id) {
             return;
         }
-        let Some(Pool { roll: Some(roll), policy, .. }) = self.pools.get_mut(&id) else { return };
+        let Some(Pool {
+            roll: Some(roll),
+            policy,
+            ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return;
+        };
         if policy.count == 0 || roll.pending.is_empty() || roll.canary_ended_well {
             return self.start_wave(id);
         }
         let canary = self.next_successor(id);
-        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+        if let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
+        {
             roll.begun |= canary.is_some() || roll.retired_any;
             roll.canary = canary;
         }
@@ -138,7 +198,9 @@ impl Engine {
     /// The canary has passed its soak: slots that waited for an operator are filled again.
     fn start_wave(&mut self, id: PoolId) {
         self.end_crash_loop(id);
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         pool.reset_all_slots();
         if let Some(roll) = &mut pool.roll {
             roll.phase = Phase::Wave;
@@ -156,7 +218,9 @@ impl Engine {
             self.reconcile_slot(id, slot);
         }
         while self.next_successor(id).is_some() {}
-        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(pool) = self.pools.get(&id) else {
+            return;
+        };
         let Some(roll) = &pool.roll else { return };
         if !roll.pending.is_empty() || pool.successors > 0 || roll.emptied.is_some() {
             return;
@@ -164,11 +228,20 @@ impl Engine {
         if self.still_watches(id) {
             return;
         }
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get(&id)
+        else {
+            return;
+        };
         let (generation, took) = (roll.generation, self.now - roll.began);
         let outcome = match &roll.phase {
             Phase::RollingBack(failure) => self.rollback_outcome(id, generation, failure.clone()),
-            Phase::Canary | Phase::Wave => Outcome::Done { generation, replaced: roll.replaced, took },
+            Phase::Canary | Phase::Wave => Outcome::Done {
+                generation,
+                replaced: roll.replaced,
+                took,
+            },
         };
         self.end_roll(id, outcome);
     }
@@ -176,14 +249,24 @@ impl Engine {
     /// Every slot is done; whether workers that are ready only by age still have to live on for a while.
     fn still_watches(&mut self, id: PoolId) -> bool {
         let now = self.now;
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) else { return false };
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
+        else {
+            return false;
+        };
         while roll.watched.first().is_some_and(|(until, _)| *until <= now) {
             roll.watched.pop_first();
         }
-        let Some((until, _)) = roll.watched.last().copied() else { return false };
+        let Some((until, _)) = roll.watched.last().copied() else {
+            return false;
+        };
         self.deadlines.set(Key::Roll(id), Some(until));
         if !core::mem::replace(&mut roll.watch_reported, true) {
-            self.emit(Notice::Watched { pool: id, span: until - now });
+            self.emit(Notice::Watched {
+                pool: id,
+                span: until - now,
+            });
         }
         true
     }
@@ -213,13 +296,16 @@ impl Engine {
                 return None;
             }
             // Ask before the old worker is stopped: its slot must not stay empty while others start.
-            if !self.pools.get(&id)?.roll.as_ref()?.todo.is_empty() && !self.may_start_successor(id) {
+            if !self.pools.get(&id)?.roll.as_ref()?.todo.is_empty() && !self.may_start_successor(id)
+            {
                 return None;
             }
             let slot = self.next_slot(id)?;
             let pool = self.pools.get_mut(&id)?;
             let old = pool.slots.get(slot.0 as usize)?.current;
-            let serves = old.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.is_serving());
+            let serves = old
+                .and_then(|id| self.workers.get(&id))
+                .is_some_and(|w| w.is_serving());
             if serves && !pool.can_spare_one() {
                 pool.roll.as_mut()?.todo.push_front(slot);
                 return None;
@@ -247,7 +333,10 @@ impl Engine {
 
     /// A successor has exited before its turn came: the slot gets another one.
     pub(crate) fn requeue_slot(&mut self, id: PoolId, slot: Slot) {
-        if let Some(Pool { roll: Some(roll), .. }) = self.pools.get_mut(&id) {
+        if let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get_mut(&id)
+        {
             roll.todo.push_back(slot);
         }
     }
@@ -260,13 +349,23 @@ impl Engine {
             let count = pool.policy.count;
             let roll = pool.roll.as_mut()?;
             let slot = roll.todo.pop_front()?;
-            let Some(slot_state) = pool.slots.get(slot.0 as usize) else { continue };
+            let Some(slot_state) = pool.slots.get(slot.0 as usize) else {
+                continue;
+            };
             let fills_itself = slot_state.current.is_none() && roll.phase != Phase::Canary;
-            if slot.0 >= count || !roll.pending.contains(&slot) || slot_state.successor.is_some() || fills_itself {
+            if slot.0 >= count
+                || !roll.pending.contains(&slot)
+                || slot_state.successor.is_some()
+                || fills_itself
+            {
                 continue;
             }
             let goal = roll.goal();
-            if slot_state.current.and_then(|id| self.workers.get(&id)).is_some_and(|w| w.generation == goal) {
+            if slot_state
+                .current
+                .and_then(|id| self.workers.get(&id))
+                .is_some_and(|w| w.generation == goal)
+            {
                 continue;
             }
             return Some(slot);
@@ -279,7 +378,9 @@ impl Engine {
         if self.is_oneshot(id) {
             self.oneshot_failed(id);
         }
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let Some(roll) = &mut pool.roll else { return };
         let (fresh, base) = (roll.generation, roll.base);
         // A worker that is made from the same files as the base has nothing to go back to.
@@ -296,7 +397,14 @@ impl Engine {
         let wants_back = pool.policy.on_failure_is_rollback() || failure.cause == Cause::Cancelled;
         if done.is_empty() || !wants_back {
             let standing = self.standing(id, fresh, &failure);
-            return self.end_roll(id, Outcome::Aborted { generation: fresh, failure, standing });
+            return self.end_roll(
+                id,
+                Outcome::Aborted {
+                    generation: fresh,
+                    failure,
+                    standing,
+                },
+            );
         }
         done.sort();
         roll.pending = done.iter().map(|(_, slot)| *slot).collect();
@@ -304,14 +412,21 @@ impl Engine {
         roll.phase = Phase::RollingBack(failure.clone());
         roll.canary = None;
         let to = base;
-        self.emit(Notice::RollingBack { pool: id, generation: fresh, to, failure });
+        self.emit(Notice::RollingBack {
+            pool: id,
+            generation: fresh,
+            to,
+            failure,
+        });
         self.mark_all_slots(id);
     }
 
     /// Stops new workers that do not serve yet: successors, and current workers of the new generation that never
     /// served.
     pub(crate) fn stop_new_workers(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let Some(roll) = &mut pool.roll else { return };
         let fresh = roll.generation;
         roll.queued.clear();
@@ -320,11 +435,11 @@ impl Engine {
         let mut leaving: Vec<WorkerId> = Vec::new();
         for slot_state in &pool.slots {
             leaving.extend(slot_state.successor);
-            leaving.extend(
-                slot_state
-                    .current
-                    .filter(|id| self.workers.get(id).is_some_and(|w| w.generation == fresh && !w.is_serving())),
-            );
+            leaving.extend(slot_state.current.filter(|id| {
+                self.workers
+                    .get(id)
+                    .is_some_and(|w| w.generation == fresh && !w.is_serving())
+            }));
         }
         for worker in leaving {
             self.begin_stop(worker, StopReason::Abandoned);
@@ -334,21 +449,54 @@ impl Engine {
 
     /// The old generation does not start either: workers of both serve, and an operator has to look.
     pub(crate) fn fail_rollback(&mut self, id: PoolId) {
-        let Some(Pool { roll: Some(roll), .. }) = self.pools.get(&id) else { return };
-        let Phase::RollingBack(failure) = &roll.phase else { return };
-        let (generation, failure) = (roll.generation, Failure { mixed: true, ..failure.clone() });
+        let Some(Pool {
+            roll: Some(roll), ..
+        }) = self.pools.get(&id)
+        else {
+            return;
+        };
+        let Phase::RollingBack(failure) = &roll.phase else {
+            return;
+        };
+        let (generation, failure) = (
+            roll.generation,
+            Failure {
+                mixed: true,
+                ..failure.clone()
+            },
+        );
         self.stop_new_workers(id);
         let standing = self.standing(id, generation, &failure);
-        self.end_roll(id, Outcome::Aborted { generation, failure, standing });
+        self.end_roll(
+            id,
+            Outcome::Aborted {
+                generation,
+                failure,
+                standing,
+            },
+        );
     }
 
     /// Every slot that could go back has done so; slots of the same files stay as they are.
-    fn rollback_outcome(&mut self, id: PoolId, generation: Generation, failure: Failure) -> Outcome {
+    fn rollback_outcome(
+        &mut self,
+        id: PoolId,
+        generation: Generation,
+        failure: Failure,
+    ) -> Outcome {
         let standing = self.standing(id, generation, &failure);
         if standing.others.is_empty() {
-            Outcome::RolledBack { generation, failure, standing }
+            Outcome::RolledBack {
+                generation,
+                failure,
+                standing,
+            }
         } else {
-            Outcome::Aborted { generation, failure, standing }
+            Outcome::Aborted {
+                generation,
+                failure,
+                standing,
+            }
         }
     }
 
@@ -356,11 +504,16 @@ impl Engine {
     fn standing(&mut self, id: PoolId, tried: Generation, failure: &Failure) -> Standing {
         self.note_outdated(id, tried, failure);
         let outdated = self.outdated(id);
-        let Some(pool) = self.pools.get(&id) else { return Standing::default() };
+        let Some(pool) = self.pools.get(&id) else {
+            return Standing::default();
+        };
         let base = pool.roll.as_ref().map_or(pool.target, |roll| roll.base);
         let mut others = Vec::new();
         for (slot, slot_state) in pool.slots.iter().enumerate() {
-            let serving = slot_state.current.and_then(|id| self.workers.get(&id)).filter(|worker| worker.is_serving());
+            let serving = slot_state
+                .current
+                .and_then(|id| self.workers.get(&id))
+                .filter(|worker| worker.is_serving());
             if let Some(worker) = serving.filter(|worker| worker.generation != base) {
                 others.push((Slot(slot as u32), worker.generation));
             }
@@ -379,21 +532,41 @@ impl Engine {
     /// its rolling restart differ from what a new worker would be made from. Without a failure, and with none of its
     /// workers left, nothing shows that the files have changed.
     fn note_outdated(&mut self, id: PoolId, tried: Generation, failure: &Failure) {
-        let Some(pool) = self.pools.get(&id) else { return };
+        let Some(pool) = self.pools.get(&id) else {
+            return;
+        };
         let base = pool.roll.as_ref().map_or(pool.target, |roll| roll.base);
         let serving = |pool: &Pool| -> Vec<(WorkerId, Generation)> {
-            let current = pool.slots.iter().filter_map(|slot_state| slot_state.current);
+            let current = pool
+                .slots
+                .iter()
+                .filter_map(|slot_state| slot_state.current);
             let known = current.filter_map(|id| Some((id, self.workers.get(&id)?)));
-            known.filter(|(_, worker)| worker.is_serving()).map(|(id, worker)| (id, worker.generation)).collect()
+            known
+                .filter(|(_, worker)| worker.is_serving())
+                .map(|(id, worker)| (id, worker.generation))
+                .collect()
         };
         let serving = serving(pool);
         let counts = |generation: Generation, after: WorkerId| {
             let failed = generation == tried && failure.cause.tells_of_the_files();
-            failed || serving.iter().any(|(id, of)| *id > after && (*of == base || pool.same_source.contains_key(of)))
+            failed
+                || serving.iter().any(|(id, of)| {
+                    *id > after && (*of == base || pool.same_source.contains_key(of))
+                })
         };
-        let newest = pool.same_source.iter().filter(|(of, after)| counts(**of, **after)).map(|(_, after)| *after).max();
+        let newest = pool
+            .same_source
+            .iter()
+            .filter(|(of, after)| counts(**of, **after))
+            .map(|(_, after)| *after)
+            .max();
         // The generation it would have gone back to does not start any more either.
-        let stuck = pool.roll.as_ref().filter(|_| failure.mixed).map(|roll| roll.after);
+        let stuck = pool
+            .roll
+            .as_ref()
+            .filter(|_| failure.mixed)
+            .map(|roll| roll.after);
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.outdated = pool.outdated.max(newest).max(stuck);
         }
@@ -401,14 +574,32 @@ impl Engine {
 
     /// How many serving workers are older than the files that they would be made from now.
     pub(crate) fn outdated(&self, id: PoolId) -> u32 {
-        let Some((pool, last)) = self.pools.get(&id).and_then(|pool| Some((pool, pool.outdated?))) else { return 0 };
-        let current = pool.slots.iter().filter_map(|slot_state| slot_state.current).filter(|worker| *worker <= last);
-        current.filter(|worker| self.workers.get(worker).is_some_and(|worker| worker.is_serving())).count() as u32
+        let Some((pool, last)) = self
+            .pools
+            .get(&id)
+            .and_then(|pool| Some((pool, pool.outdated?)))
+        else {
+            return 0;
+        };
+        let current = pool
+            .slots
+            .iter()
+            .filter_map(|slot_state| slot_state.current)
+            .filter(|worker| *worker <= last);
+        current
+            .filter(|worker| {
+                self.workers
+                    .get(worker)
+                    .is_some_and(|worker| worker.is_serving())
+            })
+            .count() as u32
     }
 
     pub(crate) fn end_roll(&mut self, id: PoolId, outcome: Outcome) {
         let now = self.now;
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let Some(roll) = pool.roll.take() else { return };
         self.deadlines.set(Key::Roll(id), None);
         let (state, failure) = match &outcome {
@@ -440,14 +631,29 @@ impl Engine {
             took: now - roll.began,
         };
         if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = &outcome {
-            let Pool { same_source, serving_of, .. } = pool;
+            let Pool {
+                same_source,
+                serving_of,
+                ..
+            } = pool;
             same_source.retain(|generation, _| serving_of.contains_key(generation));
         }
-        let waiting = if pool.activity == Activity::Running { pool.waiting.take() } else { None };
+        let waiting = if pool.activity == Activity::Running {
+            pool.waiting.take()
+        } else {
+            None
+        };
         pool.trim_generations();
-        self.emit(Notice::RollEnded { pool: id, outcome: outcome.clone() });
+        self.emit(Notice::RollEnded {
+            pool: id,
+            outcome: outcome.clone(),
+        });
         for ticket in roll.cancellers {
-            self.out.push(Command::Reply(ticket, id, outcome.clone().for_the_canceller()));
+            self.out.push(Command::Reply(
+                ticket,
+                id,
+                outcome.clone().for_the_canceller(),
+            ));
         }
         for ticket in roll.tickets {
             self.out.push(Command::Reply(ticket, id, outcome.clone()));
@@ -473,9 +679,20 @@ impl Engine {
 impl Outcome {
     fn for_the_canceller(self) -> Self {
         match self {
-            Self::Aborted { generation, failure, standing } | Self::RolledBack { generation, failure, standing } => {
-                Self::Cancelled { generation, stuck: failure.mixed, standing }
+            Self::Aborted {
+                generation,
+                failure,
+                standing,
             }
+            | Self::RolledBack {
+                generation,
+                failure,
+                standing,
+            } => Self::Cancelled {
+                generation,
+                stuck: failure.mixed,
+                standing,
+            },
             other => other,
         }
     }

@@ -63,7 +63,13 @@ pub(crate) struct StartLoad {
 
 impl Default for StartLimiter {
     fn default() -> Self {
-        Self { processors: 1, demand: 0, waiting: BTreeSet::new(), turn: PoolId(0), changed: false }
+        Self {
+            processors: 1,
+            demand: 0,
+            waiting: BTreeSet::new(),
+            turn: PoolId(0),
+            changed: false,
+        }
     }
 }
 
@@ -79,7 +85,11 @@ impl StartLimiter {
 
     /// The estimated demand of a new worker of this pool.
     fn fresh(&self, start_load: &StartLoad) -> u32 {
-        let window = if start_load.window == 0 { self.first_window() } else { start_load.window };
+        let window = if start_load.window == 0 {
+            self.first_window()
+        } else {
+            start_load.window
+        };
         (self.full() / window.max(1)).min(PROCESSOR)
     }
 
@@ -103,7 +113,10 @@ impl StartLoad {
 impl Engine {
     /// An engine for a machine with this many processors that workers may use; at least 1.
     pub fn with_processors(processors: u32) -> Self {
-        let start_limiter = StartLimiter { processors: processors.clamp(1, 1 << 16), ..StartLimiter::default() };
+        let start_limiter = StartLimiter {
+            processors: processors.clamp(1, 1 << 16),
+            ..StartLimiter::default()
+        };
         let mut engine = Self::default();
         engine.start_limiter = start_limiter;
         engine
@@ -111,13 +124,19 @@ impl Engine {
 
     /// Whether one more worker of the pool may start now.
     pub(crate) fn may_start(&self, id: PoolId) -> bool {
-        let Some(pool) = self.pools.get(&id) else { return false };
+        let Some(pool) = self.pools.get(&id) else {
+            return false;
+        };
         if let Some(most) = pool.policy.max_starting {
             return pool.start_load.starting < most;
         }
         let fresh = self.start_limiter.fresh(&pool.start_load);
         let demand = self.start_limiter.demand + u64::from(fresh);
-        let most = if pool.start_load.demand == 0 { FULL_FOR_THE_FIRST } else { FULL };
+        let most = if pool.start_load.demand == 0 {
+            FULL_FOR_THE_FIRST
+        } else {
+            FULL
+        };
         fresh == 0 || demand <= u64::from(most) * u64::from(self.start_limiter.processors)
     }
 
@@ -165,7 +184,11 @@ impl Engine {
     }
 
     fn forget_waiting(&mut self, id: PoolId) {
-        if self.pools.get(&id).is_none_or(|pool| !pool.start_load.waits()) {
+        if self
+            .pools
+            .get(&id)
+            .is_none_or(|pool| !pool.start_load.waits())
+        {
             self.start_limiter.waiting.remove(&id);
         }
     }
@@ -173,17 +196,27 @@ impl Engine {
     /// Admits one waiting slot or pool if there is room: pools in turn, the lowest slot first. Returns whether it
     /// did.
     pub(crate) fn admit_next(&mut self) -> bool {
-        if !core::mem::take(&mut self.start_limiter.changed) || self.start_limiter.waiting.is_empty() {
+        if !core::mem::take(&mut self.start_limiter.changed)
+            || self.start_limiter.waiting.is_empty()
+        {
             return false;
         }
         let turn = self.start_limiter.turn;
-        let after = self.start_limiter.waiting.range((core::ops::Bound::Excluded(turn), core::ops::Bound::Unbounded));
+        let after = self.start_limiter.waiting.range((
+            core::ops::Bound::Excluded(turn),
+            core::ops::Bound::Unbounded,
+        ));
         let before = self.start_limiter.waiting.range(..=turn);
-        let Some(id) = after.chain(before).copied().find(|id| self.may_start(*id)) else { return false };
+        let Some(id) = after.chain(before).copied().find(|id| self.may_start(*id)) else {
+            return false;
+        };
         self.start_limiter.turn = id;
         // There may be room for more than one.
         self.start_limiter.changed = true;
-        let next = self.pools.get(&id).and_then(|pool| pool.start_load.slots.first().copied());
+        let next = self
+            .pools
+            .get(&id)
+            .and_then(|pool| pool.start_load.slots.first().copied());
         match next {
             Some(slot) => {
                 self.clear_slot_wait(id, slot);
@@ -202,7 +235,9 @@ impl Engine {
         let most = PROCESSOR.saturating_mul(self.start_limiter.processors);
         let (mut busy, mut idle): (BTreeSet<PoolId>, BTreeSet<PoolId>) = Default::default();
         for (id, demand) in found {
-            let Some(worker) = self.workers.get(id).filter(|worker| worker.is_booting()) else { continue };
+            let Some(worker) = self.workers.get(id).filter(|worker| worker.is_booting()) else {
+                continue;
+            };
             let (pool, age) = (worker.pool, self.now - worker.began);
             if age < NEWBORN {
                 continue;
@@ -217,11 +252,19 @@ impl Engine {
         }
         let start_limiter = &self.start_limiter;
         for id in idle.union(&busy) {
-            let Some(pool) = self.pools.get_mut(id) else { continue };
-            let window =
-                if pool.start_load.window == 0 { start_limiter.first_window() } else { pool.start_load.window };
-            pool.start_load.window =
-                if busy.contains(id) { start_limiter.full() / PROCESSOR } else { window.saturating_mul(2).min(WIDEST) };
+            let Some(pool) = self.pools.get_mut(id) else {
+                continue;
+            };
+            let window = if pool.start_load.window == 0 {
+                start_limiter.first_window()
+            } else {
+                pool.start_load.window
+            };
+            pool.start_load.window = if busy.contains(id) {
+                start_limiter.full() / PROCESSOR
+            } else {
+                window.saturating_mul(2).min(WIDEST)
+            };
         }
         self.start_limiter.change();
     }
@@ -232,7 +275,11 @@ impl Engine {
         if took <= YOUNG
             && let Some(pool) = self.pools.get_mut(&id)
         {
-            let window = if pool.start_load.window == 0 { first } else { pool.start_load.window };
+            let window = if pool.start_load.window == 0 {
+                first
+            } else {
+                pool.start_load.window
+            };
             pool.start_load.window = window.saturating_add(QUICK_STEP).min(WIDEST);
             self.start_limiter.change();
         }
@@ -248,20 +295,28 @@ impl Engine {
 
     /// Starting workers of all pools, whatever they are made from.
     pub(crate) fn booting(&self) -> Vec<WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.is_booting()).map(|(id, _)| *id).collect()
+        self.workers
+            .iter()
+            .filter(|(_, worker)| worker.is_booting())
+            .map(|(id, _)| *id)
+            .collect()
     }
 }
 
 impl Worker {
     /// It is starting and counts towards the start limit.
     pub(crate) fn is_booting(&self) -> bool {
-        self.counts && matches!(self.state, State::Starting { .. }) && self.role != crate::worker::Role::Leaving
+        self.counts
+            && matches!(self.state, State::Starting { .. })
+            && self.role != crate::worker::Role::Leaving
     }
 }
 
 impl Pool {
     /// This empty slot waits only because other workers are starting.
     pub(crate) fn waits_for_room(&self, slot: Slot) -> bool {
-        self.activity == Activity::Running && self.breaker.is_none() && self.start_load.slots.contains(&slot)
+        self.activity == Activity::Running
+            && self.breaker.is_none()
+            && self.start_load.slots.contains(&slot)
     }
 }

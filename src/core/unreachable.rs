@@ -15,7 +15,9 @@ impl Engine {
         // Successors first, so that none of them takes a slot that is given up while this input is handled.
         for wanted in [Role::Successor, Role::Current] {
             for id in ids {
-                let Some(worker) = self.workers.get(id) else { continue };
+                let Some(worker) = self.workers.get(id) else {
+                    continue;
+                };
                 if worker.role == wanted && !worker.is_leaving() && !self.is_oneshot(worker.pool) {
                     self.detach_unreachable(*id);
                 }
@@ -23,8 +25,17 @@ impl Engine {
         }
         // A successor beside a current worker that does not hold the socket is not needed.
         for id in ids {
-            let Some((pool, slot)) = self.workers.get(id).map(|worker| (worker.pool, worker.slot)) else { continue };
-            let slot_state = self.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
+            let Some((pool, slot)) = self
+                .workers
+                .get(id)
+                .map(|worker| (worker.pool, worker.slot))
+            else {
+                continue;
+            };
+            let slot_state = self
+                .pools
+                .get(&pool)
+                .and_then(|pool| pool.slots.get(slot.0 as usize));
             let current = slot_state.and_then(|slot_state| self.workers.get(&slot_state.current?));
             if current.is_some_and(|current| current.is_serving()) {
                 self.stop_unreachable(pool, slot);
@@ -34,13 +45,20 @@ impl Engine {
 
     fn detach_unreachable(&mut self, id: WorkerId) {
         let now = self.now;
-        let Some(worker) = self.workers.get(&id) else { return };
-        let (pool_id, slot, role, generation) = (worker.pool, worker.slot, worker.role, worker.generation);
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let (pool_id, slot, role, generation) =
+            (worker.pool, worker.slot, worker.role, worker.generation);
         let serves = worker.is_serving();
         self.replacement_lost(pool_id, slot, id);
-        let Some(pool) = self.pools.get_mut(&pool_id) else { return };
+        let Some(pool) = self.pools.get_mut(&pool_id) else {
+            return;
+        };
         let lingers = serves && pool.policy.reload.surge > 0;
-        let was_candidate = pool.breaker.is_some_and(|breaker| breaker.candidate == Some(id));
+        let was_candidate = pool
+            .breaker
+            .is_some_and(|breaker| breaker.candidate == Some(id));
         if let Some(roll) = &mut pool.roll {
             let is_fresh = roll.is_fresh(id, generation);
             if role == Role::Successor {
@@ -74,7 +92,9 @@ impl Engine {
 
     /// Another worker serves in this slot, or the slot is not wanted: its unreachable workers are asked to stop.
     pub(crate) fn stop_unreachable(&mut self, id: PoolId, slot: Slot) {
-        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         let unreachable: Vec<WorkerId> = pool.unreachable_in(slot).collect();
         for worker in unreachable {
             self.begin_stop(worker, StopReason::Unreachable);
@@ -84,6 +104,8 @@ impl Engine {
 
 impl Pool {
     fn unreachable_in(&self, slot: Slot) -> impl Iterator<Item = WorkerId> + '_ {
-        self.unreachable.range((slot, WorkerId(0))..=(slot, WorkerId(u64::MAX))).map(|(_, id)| *id)
+        self.unreachable
+            .range((slot, WorkerId(0))..=(slot, WorkerId(u64::MAX)))
+            .map(|(_, id)| *id)
     }
 }

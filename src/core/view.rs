@@ -131,19 +131,31 @@ impl View<'_> {
     }
 
     pub fn pools(&self) -> impl Iterator<Item = (PoolId, PoolView)> + '_ {
-        self.engine.pools.iter().map(|(id, pool)| (*id, self.pool_view(*id, pool)))
+        self.engine
+            .pools
+            .iter()
+            .map(|(id, pool)| (*id, self.pool_view(*id, pool)))
     }
 
     pub fn pool(&self, id: PoolId) -> Option<PoolView> {
-        self.engine.pools.get(&id).map(|pool| self.pool_view(id, pool))
+        self.engine
+            .pools
+            .get(&id)
+            .map(|pool| self.pool_view(id, pool))
     }
 
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
-        self.engine.workers.iter().map(|(id, worker)| worker_view(*id, worker))
+        self.engine
+            .workers
+            .iter()
+            .map(|(id, worker)| worker_view(*id, worker))
     }
 
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
-        self.engine.workers.get(&id).map(|worker| worker_view(id, worker))
+        self.engine
+            .workers
+            .get(&id)
+            .map(|worker| worker_view(id, worker))
     }
 
     /// Whether spawns wait until others are ready: their demand decides ([`crate::Input::Demand`]).
@@ -163,18 +175,30 @@ impl View<'_> {
 
     /// How often a slot was filled again after an exit that was not requested.
     pub fn restarts(&self, pool: PoolId, slot: Slot) -> u32 {
-        let slot_state = self.engine.pools.get(&pool).and_then(|pool| pool.slots.get(slot.0 as usize));
+        let slot_state = self
+            .engine
+            .pools
+            .get(&pool)
+            .and_then(|pool| pool.slots.get(slot.0 as usize));
         slot_state.map_or(0, |slot_state| slot_state.restarts)
     }
 
     /// Every generation that a worker of the pool may still be made from.
     pub fn generations(&self, pool: PoolId) -> BTreeSet<Generation> {
-        self.engine.pools.get(&pool).map(Pool::generations).unwrap_or_default()
+        self.engine
+            .pools
+            .get(&pool)
+            .map(Pool::generations)
+            .unwrap_or_default()
     }
 
     /// The fully rolled-out generations that are remembered: a pool can roll back to each of them.
     pub fn served(&self, pool: PoolId) -> Vec<Generation> {
-        self.engine.pools.get(&pool).map(|pool| pool.history.served().collect()).unwrap_or_default()
+        self.engine
+            .pools
+            .get(&pool)
+            .map(|pool| pool.history.served().collect())
+            .unwrap_or_default()
     }
 
     /// Slots of a pool without a living worker.
@@ -182,7 +206,11 @@ impl View<'_> {
         let pool = self.engine.pools.get(&id);
         let now = self.engine.now;
         pool.into_iter().flat_map(move |pool| {
-            let slot_states = pool.slots.iter().enumerate().take(pool.policy.count as usize);
+            let slot_states = pool
+                .slots
+                .iter()
+                .enumerate()
+                .take(pool.policy.count as usize);
             slot_states
                 .filter(|(_, slot_state)| {
                     slot_state.current.is_none()
@@ -194,11 +222,14 @@ impl View<'_> {
                         (Some(Ended::Done), _) => EmptyState::Done,
                         (Some(Ended::Failed), _) => EmptyState::Failed,
                         (None, Activity::Running) if !pool.begun => EmptyState::Held,
-                        (None, Activity::Running) if pool.waits_for_room(Slot(slot as u32)) => EmptyState::Waits,
-                        (None, Activity::Running) => EmptyState::Backoff,
-                        (None, Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped) => {
-                            EmptyState::Stopped
+                        (None, Activity::Running) if pool.waits_for_room(Slot(slot as u32)) => {
+                            EmptyState::Waits
                         }
+                        (None, Activity::Running) => EmptyState::Backoff,
+                        (
+                            None,
+                            Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped,
+                        ) => EmptyState::Stopped,
                     };
                     let retry_in = match state {
                         EmptyState::Backoff => slot_state.not_before.map(|at| at - now),
@@ -208,7 +239,11 @@ impl View<'_> {
                         | EmptyState::Done
                         | EmptyState::Failed => None,
                     };
-                    EmptySlot { slot: Slot(slot as u32), state, retry_in }
+                    EmptySlot {
+                        slot: Slot(slot as u32),
+                        state,
+                        retry_in,
+                    }
                 })
         })
     }
@@ -221,7 +256,11 @@ impl View<'_> {
         };
         PoolView {
             state: pool_state(pool, self.engine.outdated(id)),
-            wanted: if pool.activity == Activity::Running { pool.wanted_slots() } else { 0 },
+            wanted: if pool.activity == Activity::Running {
+                pool.wanted_slots()
+            } else {
+                0
+            },
             alive: pool.alive,
             ready: pool.serving,
             starting: pool.start_load.starting,
@@ -229,7 +268,11 @@ impl View<'_> {
             fill_generation: pool.fill_generation(),
             last_good: pool.last_good,
             previous_good: pool.history.served_before(pool.last_good),
-            serving: pool.serving_of.iter().map(|(generation, count)| (*generation, *count)).collect(),
+            serving: pool
+                .serving_of
+                .iter()
+                .map(|(generation, count)| (*generation, *count))
+                .collect(),
             outdated: self.engine.outdated(id),
             held_by: self.engine.held_by(id),
             roll: RollView {
@@ -263,19 +306,35 @@ fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
     let slot_states = &pool.slots[..pool.policy.count as usize];
     if !slot_states.is_empty() && slot_states.iter().all(|s| s.ended.is_some()) {
         let failed = slot_states.iter().any(|s| s.ended == Some(Ended::Failed));
-        return if failed { PoolState::Failed } else { PoolState::Done };
+        return if failed {
+            PoolState::Failed
+        } else {
+            PoolState::Done
+        };
     }
     if pool.breaker.is_some() {
         PoolState::CrashLoop
     } else if pool.serving_of.len() > 1 {
         PoolState::Mixed
     } else if pool.serving >= pool.wanted_slots() {
-        if outdated > 0 { PoolState::Degraded } else { PoolState::Ok }
+        if outdated > 0 {
+            PoolState::Degraded
+        } else {
+            PoolState::Ok
+        }
     } else if pool.serving == 0 {
         // No worker serves: that is less than degraded. Slots that have failed twice in a row are in a crash loop.
         let fails = |slot_state: &SlotState| slot_state.ended.is_some() || slot_state.deaths > 1;
-        if slot_states.iter().all(fails) { PoolState::CrashLoop } else { PoolState::Starting }
-    } else if !pool.up && slot_states.iter().all(|s| s.deaths == 0 && s.ended.is_none()) {
+        if slot_states.iter().all(fails) {
+            PoolState::CrashLoop
+        } else {
+            PoolState::Starting
+        }
+    } else if !pool.up
+        && slot_states
+            .iter()
+            .all(|s| s.deaths == 0 && s.ended.is_none())
+    {
         PoolState::Starting
     } else {
         PoolState::Degraded
@@ -287,7 +346,9 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         State::Starting { .. } => WorkerState::Starting,
         State::Soaking { .. } => WorkerState::Soaking,
         State::Ready => WorkerState::Ready,
-        State::Unreachable | State::Stopping { .. } | State::StoppingTree { .. } => WorkerState::Stopping,
+        State::Unreachable | State::Stopping { .. } | State::StoppingTree { .. } => {
+            WorkerState::Stopping
+        }
         State::Killing { .. } => WorkerState::Killing,
         State::KillingTree { .. } => WorkerState::KillingTree,
     };

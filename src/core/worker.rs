@@ -39,14 +39,32 @@ pub(crate) const EARLY_DEATH: Span = Span::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    Starting { ready_by: Time, latest: Time, alive_at: Option<Time> },
-    Soaking { until: Time },
+    Starting {
+        ready_by: Time,
+        latest: Time,
+        alive_at: Option<Time>,
+    },
+    Soaking {
+        until: Time,
+    },
     Ready,
     Unreachable,
-    Stopping { step: usize, until: Time, latest: Time },
-    StoppingTree { step: usize, until: Time, latest: Time },
-    Killing { give_up: Time },
-    KillingTree { give_up: Time },
+    Stopping {
+        step: usize,
+        until: Time,
+        latest: Time,
+    },
+    StoppingTree {
+        step: usize,
+        until: Time,
+        latest: Time,
+    },
+    Killing {
+        give_up: Time,
+    },
+    KillingTree {
+        give_up: Time,
+    },
 }
 
 /// A worker's role in its slot.
@@ -89,13 +107,23 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(pool: PoolId, slot: Slot, generation: Generation, now: Time, ready: ReadyPolicy) -> Self {
+    pub(crate) fn new(
+        pool: PoolId,
+        slot: Slot,
+        generation: Generation,
+        now: Time,
+        ready: ReadyPolicy,
+    ) -> Self {
         let ready_by = now + ready.ready_timeout;
         Self {
             pool,
             slot,
             generation,
-            state: State::Starting { ready_by, latest: ready_by + MAX_EXTENSION, alive_at: None },
+            state: State::Starting {
+                ready_by,
+                latest: ready_by + MAX_EXTENSION,
+                alive_at: None,
+            },
             readiness: ready.readiness,
             stop: Vec::new(),
             role: Role::Current,
@@ -115,12 +143,17 @@ impl Worker {
     /// When the worker must be looked at next.
     pub(crate) fn deadline(&self) -> Option<Time> {
         match self.state {
-            State::Starting { ready_by, alive_at, .. } => {
-                Some(alive_at.map_or(ready_by, |at| at.min(ready_by))).filter(|at| at.0 < Span::FOREVER.0)
-            }
-            State::Soaking { until } | State::Stopping { until, .. } | State::StoppingTree { until, .. } => Some(until),
+            State::Starting {
+                ready_by, alive_at, ..
+            } => Some(alive_at.map_or(ready_by, |at| at.min(ready_by)))
+                .filter(|at| at.0 < Span::FOREVER.0),
+            State::Soaking { until }
+            | State::Stopping { until, .. }
+            | State::StoppingTree { until, .. } => Some(until),
             State::Ready | State::Unreachable => None,
-            State::Killing { give_up } | State::KillingTree { give_up } => (!self.lost).then_some(give_up),
+            State::Killing { give_up } | State::KillingTree { give_up } => {
+                (!self.lost).then_some(give_up)
+            }
         }
     }
 
@@ -153,7 +186,9 @@ impl Worker {
 
     pub(crate) fn extend(&mut self, now: Time, by: Span) {
         match &mut self.state {
-            State::Starting { ready_by, latest, .. } => *ready_by = (*ready_by).max((now + by).min(*latest)),
+            State::Starting {
+                ready_by, latest, ..
+            } => *ready_by = (*ready_by).max((now + by).min(*latest)),
             State::Stopping { until, latest, .. } | State::StoppingTree { until, latest, .. } => {
                 *until = (*until).max((now + by).min(*latest));
             }
@@ -168,8 +203,14 @@ impl Worker {
 
 pub(crate) fn jitter(id: WorkerId, span: Span) -> Span {
     // ±10 %, derived from the worker's number: the engine has no random numbers, and a replay is exact.
-    let hash = id.0.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let hash =
+        id.0.wrapping_add(0x9e37_79b9_7f4a_7c15)
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let tenth = span.0 / 10;
-    let spread = if tenth == 0 { 0 } else { (hash >> 33) % (2 * tenth + 1) };
+    let spread = if tenth == 0 {
+        0
+    } else {
+        (hash >> 33) % (2 * tenth + 1)
+    };
     Span(span.0 - tenth + spread)
 }

@@ -102,9 +102,12 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
             setsid().ok();
             match fork() {
                 Ok(Fork::Parent { .. }) => exit_now(0),
-                Ok(Fork::Child) => become_daemon(plan, wish, Report::to_launcher(write)?, handed, started_as),
+                Ok(Fork::Child) => {
+                    become_daemon(plan, wish, Report::to_launcher(write)?, handed, started_as)
+                }
                 Err(error) => {
-                    Report::to_launcher(write)?.finish(1, &format!("failed to fork the master: {error}"));
+                    Report::to_launcher(write)?
+                        .finish(1, &format!("failed to fork the master: {error}"));
                     exit_now(1)
                 }
             }
@@ -112,9 +115,18 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
     }
 }
 
-fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: InheritedFds, started_as: u32) -> io::Result<Side> {
+fn become_daemon(
+    plan: &Plan,
+    wish: Wish,
+    report: Report,
+    handed: InheritedFds,
+    started_as: u32,
+) -> io::Result<Side> {
     if let Err((what, error)) = settle_down(plan, &report, &handed) {
-        report.finish(1, &format!("failed to {what}: {error}; nothing was started"));
+        report.finish(
+            1,
+            &format!("failed to {what}: {error}; nothing was started"),
+        );
         exit_now(1);
     }
     Ok(Side::Master(StartContext {
@@ -128,15 +140,23 @@ fn become_daemon(plan: &Plan, wish: Wish, report: Report, handed: InheritedFds, 
     }))
 }
 
-fn settle_down(plan: &Plan, report: &Report, handed: &InheritedFds) -> Result<(), (String, io::Error)> {
+fn settle_down(
+    plan: &Plan,
+    report: &Report,
+    handed: &InheritedFds,
+) -> Result<(), (String, io::Error)> {
     let folder = &plan.master.working_directory;
     let said = |what: &str| {
         let what = what.to_owned();
         move |error| (what, error)
     };
-    close_all_but(handed.end(), report.descriptor()).map_err(said("close inherited descriptors"))?;
+    close_all_but(handed.end(), report.descriptor())
+        .map_err(said("close inherited descriptors"))?;
     onto_null().map_err(said("open /dev/null"))?;
-    std::env::set_current_dir(folder).map_err(said(&format!("change to working_directory {}", folder.display())))?;
+    std::env::set_current_dir(folder).map_err(said(&format!(
+        "change to working_directory {}",
+        folder.display()
+    )))?;
     umask(Mode::from_bits_truncate(plan.master.umask));
     reset_all();
     ignore_until_handled();
@@ -145,7 +165,10 @@ fn settle_down(plan: &Plan, report: &Report, handed: &InheritedFds) -> Result<()
 
 /// Not the log: the master writes that itself, so that it can be reopened and a full disk be handled.
 fn onto_null() -> io::Result<()> {
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
@@ -153,5 +176,8 @@ fn onto_null() -> io::Result<()> {
 }
 
 fn log_file(plan: &Plan) -> &Path {
-    plan.master.log_file.as_deref().unwrap_or(&plan.master.default_log_file)
+    plan.master
+        .log_file
+        .as_deref()
+        .unwrap_or(&plan.master.default_log_file)
 }

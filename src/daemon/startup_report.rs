@@ -38,13 +38,23 @@ impl Report {
     }
 
     pub(super) fn to_launcher(pipe: OwnedFd) -> io::Result<Self> {
-        nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Self { pipe: Some(File::from(pipe)) })
+        nix::fcntl::fcntl(
+            &pipe,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        Ok(Self {
+            pipe: Some(File::from(pipe)),
+        })
     }
 
     /// Sends a line for the user. Never blocks: it is lost if the launcher has not read 64 KiB, or is gone.
     pub fn progress(&mut self, text: &str) {
-        self.send(&Line::Progress { text: text.to_owned() }, Duration::ZERO);
+        self.send(
+            &Line::Progress {
+                text: text.to_owned(),
+            },
+            Duration::ZERO,
+        );
     }
 
     /// The final report: the launcher prints `text` (to stdout for code 0, else to stderr) and exits with `code`.
@@ -55,7 +65,13 @@ impl Report {
         if self.pipe.is_none() && code != 0 {
             print::error(text);
         }
-        self.send(&Line::Finish { code, text: text.to_owned() }, PATIENCE);
+        self.send(
+            &Line::Finish {
+                code,
+                text: text.to_owned(),
+            },
+            PATIENCE,
+        );
     }
 
     /// The pipe's descriptor, which must survive when all others are closed.
@@ -65,7 +81,9 @@ impl Report {
 
     /// EPIPE (nobody listens any more) and a line that cannot be sent in time are passed over: a report is a courtesy.
     fn send(&mut self, line: &Line, patience: Duration) {
-        let (Some(pipe), Ok(mut bytes)) = (&mut self.pipe, serde_json::to_vec(line)) else { return };
+        let (Some(pipe), Ok(mut bytes)) = (&mut self.pipe, serde_json::to_vec(line)) else {
+            return;
+        };
         bytes.push(b'\n');
         let until = Instant::now() + patience;
         let mut rest = bytes.as_slice();
@@ -76,7 +94,11 @@ impl Report {
                 // Half a line would spoil the next one: once begun, it gets the patience of a last word.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let begun = rest.len() < bytes.len();
-                    let until = if begun { until.max(Instant::now() + PATIENCE) } else { until };
+                    let until = if begun {
+                        until.max(Instant::now() + PATIENCE)
+                    } else {
+                        until
+                    };
                     if !writable(pipe, until) {
                         if begun {
                             self.pipe = None;
@@ -94,7 +116,11 @@ fn writable(pipe: &File, until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now());
     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-    !left.is_zero() && matches!(poll(&mut fds, timeout), Ok(1..) | Err(nix::errno::Errno::EINTR))
+    !left.is_zero()
+        && matches!(
+            poll(&mut fds, timeout),
+            Ok(1..) | Err(nix::errno::Errno::EINTR)
+        )
 }
 
 /// The launcher's end of the pipe.
@@ -117,7 +143,9 @@ impl LauncherEnd {
         loop {
             if let Some((code, why)) = detaches(&self.pipe, interrupt.as_ref(), until) {
                 let config = self.config.display();
-                print::error(&format!("{why}; the start goes on: `rotad status -c {config}` shows it"));
+                print::error(&format!(
+                    "{why}; the start goes on: `rotad status -c {config}` shows it"
+                ));
                 return code;
             }
             let mut some = [0; 4096];
@@ -135,7 +163,9 @@ impl LauncherEnd {
                 match serde_json::from_slice(&line) {
                     Ok(Line::Progress { text }) => print::line(&print::sanitize_lines(&text)),
                     Ok(Line::Finish { code, text }) => return finished(code, &text),
-                    Err(error) => return self.unreadable(&format!("it is not understood: {error}")),
+                    Err(error) => {
+                        return self.unreadable(&format!("it is not understood: {error}"));
+                    }
                 }
             }
         }
@@ -151,7 +181,10 @@ impl LauncherEnd {
     }
 
     fn died(&self) -> u8 {
-        print::error(&format!("the master died before it was ready: see {}", self.log_file.display()));
+        print::error(&format!(
+            "the master died before it was ready: see {}",
+            self.log_file.display()
+        ));
         1
     }
 }
@@ -167,14 +200,19 @@ fn finished(code: u8, text: &str) -> u8 {
 }
 
 /// Waits until the pipe has something; if Ctrl-C or the time came first, the exit code for that and why.
-fn detaches(pipe: &File, interrupt: Option<&SignalPipe>, until: Option<Instant>) -> Option<(u8, &'static str)> {
+fn detaches(
+    pipe: &File,
+    interrupt: Option<&SignalPipe>,
+    until: Option<Instant>,
+) -> Option<(u8, &'static str)> {
     loop {
         let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         // Rounded up, or the last millisecond would be spent spinning; far ones in pieces of a minute.
-        let timeout =
-            left.map_or(PollTimeout::NONE, |left| PollTimeout::from((left.as_millis().min(60_000) + 1) as u16));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::from((left.as_millis().min(60_000) + 1) as u16)
+        });
         // EINTR: the bell has rung by then, or it was none of ours.
         let done = poll(&mut fds, timeout);
         if interrupt.is_some_and(SignalPipe::take) {
@@ -195,7 +233,11 @@ mod tests {
 
     fn ends() -> (LauncherEnd, Report) {
         let (read, write) = nix::unistd::pipe().unwrap();
-        let end = LauncherEnd { pipe: read.into(), log_file: "/log".into(), config: "/x.toml".into() };
+        let end = LauncherEnd {
+            pipe: read.into(),
+            log_file: "/log".into(),
+            config: "/x.toml".into(),
+        };
         (end, Report::to_launcher(write).unwrap())
     }
 
@@ -210,7 +252,10 @@ mod tests {
     #[test]
     fn a_silent_master_is_waited_for_no_longer_than_asked() {
         let (end, mut report) = ends();
-        assert_eq!(end.wait(Some(Instant::now() + Duration::from_millis(20))), 124);
+        assert_eq!(
+            end.wait(Some(Instant::now() + Duration::from_millis(20))),
+            124
+        );
         report.progress("nobody hears this, and that does no harm");
     }
 

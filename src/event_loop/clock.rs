@@ -20,7 +20,11 @@ pub struct Clock {
 impl Clock {
     pub fn start() -> Self {
         let now = Instant::now();
-        Self { origin: now, shift: Duration::ZERO, woke: now }
+        Self {
+            origin: now,
+            shift: Duration::ZERO,
+            woke: now,
+        }
     }
 
     /// The engine's time. Within one turn of the loop it advances no further than a wait may take before it counts as a
@@ -50,8 +54,9 @@ impl Clock {
         let now = Instant::now();
         let took = now - self.woke;
         self.woke = now;
-        let paused =
-            allowed.filter(|allowed| took > *allowed + LATE).map(|allowed| took - allowed.saturating_sub(TICK));
+        let paused = allowed
+            .filter(|allowed| took > *allowed + LATE)
+            .map(|allowed| took - allowed.saturating_sub(TICK));
         self.shift += paused.unwrap_or_default();
         paused
     }
@@ -67,12 +72,18 @@ mod tests {
         let before = clock.now();
         clock.woke -= Duration::from_secs(7);
         clock.origin -= Duration::from_secs(7);
-        let paused = clock.wake(Some(Duration::from_millis(250))).expect("seven seconds are a pause");
+        let paused = clock
+            .wake(Some(Duration::from_millis(250)))
+            .expect("seven seconds are a pause");
         assert!(paused >= Duration::from_secs(7));
         assert!(clock.now() - before < rotad_core::Span::from_secs(1));
         clock.woke -= Duration::from_secs(7);
         clock.origin -= Duration::from_secs(7);
-        assert_eq!(clock.wake(None), None, "nothing was due: nothing can be late");
+        assert_eq!(
+            clock.wake(None),
+            None,
+            "nothing was due: nothing can be late"
+        );
         assert!(clock.now() - before >= rotad_core::Span::from_secs(7));
     }
 
@@ -82,7 +93,10 @@ mod tests {
         let before = clock.now();
         clock.woke -= Duration::from_secs(9);
         clock.origin -= Duration::from_secs(9);
-        assert!(clock.now() - before <= rotad_core::Span::from_millis(401), "nobody's time is up for it");
+        assert!(
+            clock.now() - before <= rotad_core::Span::from_millis(401),
+            "nobody's time is up for it"
+        );
         let paused = clock.wake(Some(Duration::ZERO)).expect("a pause");
         assert!(paused >= Duration::from_secs(9), "{paused:?}");
         assert!(clock.now() - before < rotad_core::Span::from_secs(1));
@@ -92,15 +106,23 @@ mod tests {
     fn a_long_wait_is_no_pause() {
         let mut clock = Clock::start();
         clock.woke -= Duration::from_secs(70);
-        let paused = clock.wake(Some(Duration::from_secs(60))).expect("ten seconds too late");
-        assert!(paused >= Duration::from_secs(10) && paused < Duration::from_secs(11), "{paused:?}");
+        let paused = clock
+            .wake(Some(Duration::from_secs(60)))
+            .expect("ten seconds too late");
+        assert!(
+            paused >= Duration::from_secs(10) && paused < Duration::from_secs(11),
+            "{paused:?}"
+        );
     }
 
     #[test]
     fn waits_in_ticks_while_something_is_due() {
         let clock = Clock::start();
         assert_eq!(clock.patience(None), None);
-        assert_eq!(clock.patience(Some(clock.now() + rotad_core::Span::from_secs(60))), Some(TICK));
+        assert_eq!(
+            clock.patience(Some(clock.now() + rotad_core::Span::from_secs(60))),
+            Some(TICK)
+        );
         assert_eq!(clock.patience(Some(Time(0))), Some(Duration::ZERO));
     }
 }

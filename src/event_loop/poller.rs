@@ -97,19 +97,26 @@ impl Poller {
     /// EMFILE or ENFILE: no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })
+        Ok(Self {
+            epoll,
+            events: vec![EpollEvent::empty(); BATCH],
+        })
     }
 
     /// # Errors
     /// ENOMEM; ENOSPC: more watches than allowed.
     pub fn watch(&self, fd: impl AsFd, source: Source, interest: Interest) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(interest.flags(), source.token()))?)
+        Ok(self
+            .epoll
+            .add(fd, EpollEvent::new(interest.flags(), source.token()))?)
     }
 
     /// # Errors
     /// ENOENT: it was not watched.
     pub fn change(&self, fd: impl AsFd, source: Source, interest: Interest) -> io::Result<()> {
-        Ok(self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), source.token()))?)
+        Ok(self
+            .epoll
+            .modify(fd, &mut EpollEvent::new(interest.flags(), source.token()))?)
     }
 
     /// Removes the watch. A descriptor with a duplicate (dup, fork) stays watched when it is closed, so this has to be
@@ -128,7 +135,11 @@ impl Poller {
             EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
         });
         match self.epoll.wait(&mut self.events, timeout) {
-            Ok(count) => into.extend(self.events[..count].iter().filter_map(|e| Source::of(e.data()))),
+            Ok(count) => into.extend(
+                self.events[..count]
+                    .iter()
+                    .filter_map(|e| Source::of(e.data())),
+            ),
             // EINTR: we were stopped and continued; the caller checks the clock.
             Err(Errno::EINTR) => {}
             Err(error) => tracing::error!("epoll_wait: {error}"),

@@ -5,7 +5,9 @@ use crate::plan::{SignalAction, SignalMap};
 use crate::sys::signal::{STRAY, WRITE_ERRORS};
 use nix::libc::{SIGPWR, SIGXCPU};
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
+};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
@@ -60,7 +62,9 @@ impl Signals {
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
         let reopen = nix::libc::SIGRTMIN();
-        let mut wanted = vec![SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR, SIGXCPU];
+        let mut wanted = vec![
+            SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR, SIGXCPU,
+        ];
         wanted.extend(STRAY);
         // RTMIN reopens the logs; the other real-time signals have no meaning, and their default is death as well.
         wanted.extend(reopen..=nix::libc::SIGRTMAX());
@@ -72,7 +76,13 @@ impl Signals {
         crate::sys::signal::ignore(&WRITE_ERRORS);
         stops().thread_unblock()?;
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        Ok(Self { delivery, map, terminal, reopen, more: false })
+        Ok(Self {
+            delivery,
+            map,
+            terminal,
+            reopen,
+            more: false,
+        })
     }
 
     /// From here on signals mean this.
@@ -96,7 +106,10 @@ impl Signals {
         self.more = taken == MOST_AT_ONCE;
         origins
             .iter()
-            .map(|origin| ReceivedSignal { meaning: self.meaning(origin.signal), text: self.text(origin) })
+            .map(|origin| ReceivedSignal {
+                meaning: self.meaning(origin.signal),
+                text: self.text(origin),
+            })
             .collect()
     }
 
@@ -124,13 +137,19 @@ impl Signals {
     }
 
     fn text(&self, origin: &Origin) -> String {
-        let name = if origin.signal == self.reopen { "RTMIN".to_owned() } else { name(origin.signal) };
+        let name = if origin.signal == self.reopen {
+            "RTMIN".to_owned()
+        } else {
+            name(origin.signal)
+        };
         match &origin.process {
             // Who closes a terminal is not named: the kernel tells whoever ran in it (termios(3), "hangup").
             None if origin.signal == SIGHUP && origin.cause == Cause::Kernel => {
                 format!("{name}: the terminal was closed")
             }
-            Some(process) if process.pid > 0 => format!("{name} from pid {} (uid {})", process.pid, process.uid),
+            Some(process) if process.pid > 0 => {
+                format!("{name} from pid {} (uid {})", process.pid, process.uid)
+            }
             _ => name,
         }
     }

@@ -21,7 +21,10 @@ impl Waker {
     /// EMFILE or ENFILE: no descriptor is left.
     pub fn new() -> nix::Result<Self> {
         let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self(Arc::new(Bell { fd, rung: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Bell {
+            fd,
+            rung: AtomicBool::new(false),
+        })))
     }
 
     /// Call it after the work has been put where the listener looks.
@@ -53,7 +56,11 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     fn is_ringing(wake: &Waker) -> bool {
-        poll(&mut [PollFd::new(wake.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|n| n == 1)
+        poll(
+            &mut [PollFd::new(wake.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::ZERO,
+        )
+        .is_ok_and(|n| n == 1)
     }
 
     #[test]

@@ -41,8 +41,12 @@ impl InheritedFds {
         let count = text("LISTEN_FDS").parse().unwrap_or(0).clamp(0, MOST);
         let names = text("LISTEN_FDNAMES");
         let mut names = names.split(':');
-        let all = (FIRST..FIRST + count).map(|fd| (fd, names.next().unwrap_or_default().to_owned()));
-        Self { count, open: all.filter(|(fd, _)| is_open(*fd)).collect() }
+        let all =
+            (FIRST..FIRST + count).map(|fd| (fd, names.next().unwrap_or_default().to_owned()));
+        Self {
+            count,
+            open: all.filter(|(fd, _)| is_open(*fd)).collect(),
+        }
     }
 
     /// The first number after the announced ones.
@@ -52,8 +56,12 @@ impl InheritedFds {
 
     /// Takes them; once.
     pub fn take(self) -> Vec<ActivationSocket> {
-        let taken =
-            self.open.into_iter().map(|(fd, name)| Some(ActivationSocket { name, fd: take_inherited(fd).ok()? }));
+        let taken = self.open.into_iter().map(|(fd, name)| {
+            Some(ActivationSocket {
+                name,
+                fd: take_inherited(fd).ok()?,
+            })
+        });
         taken.flatten().collect()
     }
 }
@@ -72,13 +80,19 @@ pub(super) struct Found(Vec<(String, Socket)>);
 impl Found {
     /// Unusable ones are logged and closed.
     pub(super) fn look_at(passed: Vec<ActivationSocket>) -> Self {
-        let usable = passed.into_iter().filter_map(|ActivationSocket { name, fd }| match listens_on(&fd) {
-            Ok(bound) => Some((name, Socket { fd, bound })),
-            Err(why) => {
-                tracing::warn!("descriptor {} ({name}) of the service manager is of no use: {why}", fd.as_raw_fd());
-                None
-            }
-        });
+        let usable =
+            passed
+                .into_iter()
+                .filter_map(|ActivationSocket { name, fd }| match listens_on(&fd) {
+                    Ok(bound) => Some((name, Socket { fd, bound })),
+                    Err(why) => {
+                        tracing::warn!(
+                            "descriptor {} ({name}) of the service manager is of no use: {why}",
+                            fd.as_raw_fd()
+                        );
+                        None
+                    }
+                });
         Self(usable.collect())
     }
 
@@ -92,13 +106,23 @@ impl Found {
                 (Address::Tcp(_), Address::Tcp(_)) | (Address::Unix(_), Address::Unix(_))
             )
         };
-        let at = self.0.iter().position(|(name, socket)| named(name) && is_there(socket));
-        let at = at.or_else(|| self.0.iter().position(|(name, socket)| named(name) && same_kind(socket)));
+        let at = self
+            .0
+            .iter()
+            .position(|(name, socket)| named(name) && is_there(socket));
+        let at = at.or_else(|| {
+            self.0
+                .iter()
+                .position(|(name, socket)| named(name) && same_kind(socket))
+        });
         let at = at.or_else(|| self.0.iter().position(|(_, socket)| is_there(socket)))?;
         let (name, socket) = self.0.swap_remove(at);
         let bound = address_text(&socket.bound);
         if is_there(&socket) {
-            tracing::info!(listen = plan.name, "{bound} is a socket of the service manager's ({name})");
+            tracing::info!(
+                listen = plan.name,
+                "{bound} is a socket of the service manager's ({name})"
+            );
         } else {
             tracing::warn!(
                 listen = plan.name,
@@ -114,7 +138,9 @@ impl Drop for Found {
     fn drop(&mut self) {
         for (name, socket) in &self.0 {
             let bound = address_text(&socket.bound);
-            tracing::warn!("no listener of the configuration has the service manager's socket {name} at {bound}");
+            tracing::warn!(
+                "no listener of the configuration has the service manager's socket {name} at {bound}"
+            );
         }
     }
 }
@@ -124,7 +150,8 @@ impl Drop for Found {
 fn serves(bound: &Address, wanted: &Address) -> bool {
     match (bound, wanted) {
         (Address::Tcp(bound), Address::Tcp(wanted)) => {
-            let wildcards = bound.is_ipv6() && bound.ip().is_unspecified() && wanted.ip().is_unspecified();
+            let wildcards =
+                bound.is_ipv6() && bound.ip().is_unspecified() && wanted.ip().is_unspecified();
             bound == wanted || (bound.port() == wanted.port() && wildcards)
         }
         (Address::Unix(bound), Address::Unix(wanted)) => bound == wanted,
@@ -146,14 +173,18 @@ fn listens_on(fd: &OwnedFd) -> Result<Address, String> {
         return Ok(Address::Tcp(plain(address)));
     }
     let unix = getsockname::<UnixAddr>(fd.as_raw_fd()).map_err(|errno| said(errno.into()))?;
-    let path = unix.path().ok_or("abstract unix sockets are not supported yet")?;
+    let path = unix
+        .path()
+        .ok_or("abstract unix sockets are not supported yet")?;
     Ok(Address::Unix(path.to_owned()))
 }
 
 /// Without a scope or flow: as a configuration can write it.
 fn plain(address: SocketAddr) -> SocketAddr {
     match address.ip() {
-        IpAddr::V6(ip) if !ip.is_unicast_link_local() => SocketAddr::new(IpAddr::V6(ip), address.port()),
+        IpAddr::V6(ip) if !ip.is_unicast_link_local() => {
+            SocketAddr::new(IpAddr::V6(ip), address.port())
+        }
         _ => address,
     }
 }
@@ -176,7 +207,11 @@ mod tests {
             ("0.0.0.0:80", "[::]:80", false),
             ("[::]:80", "[::]:80", true),
         ] {
-            assert_eq!(serves(&tcp(bound), &tcp(wanted)), is, "{bound} for {wanted}");
+            assert_eq!(
+                serves(&tcp(bound), &tcp(wanted)),
+                is,
+                "{bound} for {wanted}"
+            );
         }
         assert!(!serves(&Address::Unix("/x".into()), &tcp("127.0.0.1:80")));
     }
@@ -184,10 +219,18 @@ mod tests {
     #[test]
     fn what_does_not_listen_is_of_no_use() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(listens_on(&one.into()).unwrap_err().contains("does not listen"));
+        assert!(
+            listens_on(&one.into())
+                .unwrap_err()
+                .contains("does not listen")
+        );
         let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(listens_on(&datagram.into()).unwrap_err().contains("stream"));
-        assert!(listens_on(&std::fs::File::open("/dev/null").unwrap().into()).unwrap_err().contains("no socket"));
+        assert!(
+            listens_on(&std::fs::File::open("/dev/null").unwrap().into())
+                .unwrap_err()
+                .contains("no socket")
+        );
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(listens_on(&listener.into()), Ok(Address::Tcp(address)));

@@ -26,12 +26,19 @@ pub struct SocketError {
 
 impl SocketError {
     pub(super) fn new(plan: &ListenPlan, source: io::Error) -> Self {
-        let errno = source.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+        let errno = source
+            .raw_os_error()
+            .map_or(Errno::UnknownErrno, Errno::from_raw);
         let hint = match &plan.address {
             Address::Tcp(address) => tcp_hint(*address, errno),
             Address::Unix(path) => unix_hint(path, errno),
         };
-        Self { name: plan.name.clone(), address: address_text(&plan.address), source, hint }
+        Self {
+            name: plan.name.clone(),
+            address: address_text(&plan.address),
+            source,
+            hint,
+        }
     }
 }
 
@@ -59,10 +66,18 @@ fn tcp_hint(address: SocketAddr, errno: Errno) -> Option<String> {
         Errno::EADDRINUSE => Some(format!("address in use{}", tcp_holder(address.port()))),
         Errno::EACCES => {
             let first = procfs::read("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-            let first = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
-            Some(format!("permission denied: ports below {first} need root or CAP_NET_BIND_SERVICE"))
+            let first = first
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(1024);
+            Some(format!(
+                "permission denied: ports below {first} need root or CAP_NET_BIND_SERVICE"
+            ))
         }
-        Errno::EADDRNOTAVAIL => Some(format!("no network interface of this machine has the address {}", address.ip())),
+        Errno::EADDRNOTAVAIL => Some(format!(
+            "no network interface of this machine has the address {}",
+            address.ip()
+        )),
         Errno::EAFNOSUPPORT => Some("this machine has no IPv6".to_owned()),
         _ => None,
     }
@@ -72,12 +87,16 @@ fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
     let folder = folder_of(path).display();
     match errno {
         Errno::EADDRINUSE => Some(format!("address in use{}", unix_holder(path))),
-        Errno::EEXIST => Some("there is a file of that name which is no socket: it is left alone".to_owned()),
+        Errno::EEXIST => {
+            Some("there is a file of that name which is no socket: it is left alone".to_owned())
+        }
         Errno::ENOENT => Some(format!("the folder {folder} does not exist")),
         Errno::ENOTDIR => Some(format!("{folder} is not a folder")),
         Errno::EACCES => Some(format!("permission denied: {folder} cannot be written")),
         Errno::EROFS => Some(format!("{folder} is on a read-only file system")),
-        Errno::EPERM => Some("not permitted: only root can give the file to another user or group".to_owned()),
+        Errno::EPERM => {
+            Some("not permitted: only root can give the file to another user or group".to_owned())
+        }
         Errno::ENAMETOOLONG => Some(format!("the path is longer than {} bytes", unix::LONGEST)),
         _ => None,
     }
@@ -86,16 +105,26 @@ fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
 /// The program that listens on a port: "pid 4711 (nginx) listens there".
 fn tcp_holder(port: u16) -> String {
     let port = format!(":{port:04X}");
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| procfs::read(path).unwrap_or_default());
-    let lines = tables.iter().flat_map(|table| table.lines()).map(|line| line.split_ascii_whitespace());
+    let tables =
+        ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| procfs::read(path).unwrap_or_default());
+    let lines = tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .map(|line| line.split_ascii_whitespace());
     let mut holders = lines.filter_map(|words| {
         let words: Vec<&str> = words.collect();
-        let listens = words.get(3) == Some(&"0A") && words.get(1).is_some_and(|local| local.ends_with(&port));
-        listens.then(|| (words.get(9)?.parse().ok()).zip(words.get(7).copied())).flatten()
+        let listens =
+            words.get(3) == Some(&"0A") && words.get(1).is_some_and(|local| local.ends_with(&port));
+        listens
+            .then(|| (words.get(9)?.parse().ok()).zip(words.get(7).copied()))
+            .flatten()
     });
     match holders.next() {
-        Some((inode, uid)) => holder(inode).unwrap_or_else(|| format!(": a process of uid {uid} listens there")),
-        None => ": a socket is bound to it, or the connections of one that has just gone linger".to_owned(),
+        Some((inode, uid)) => {
+            holder(inode).unwrap_or_else(|| format!(": a process of uid {uid} listens there"))
+        }
+        None => ": a socket is bound to it, or the connections of one that has just gone linger"
+            .to_owned(),
     }
 }
 
@@ -103,21 +132,30 @@ fn tcp_holder(port: u16) -> String {
 fn unix_holder(path: &Path) -> String {
     let path = path.to_string_lossy();
     let table = procfs::read("/proc/net/unix").unwrap_or_default();
-    let mut lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let mut lines = table
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
     // The flag of one that listens (__SO_ACCEPTCON): connections bear the same path.
-    let line = lines.find(|words| words.get(7) == Some(&&*path) && words.get(3) == Some(&"00010000"));
+    let line =
+        lines.find(|words| words.get(7) == Some(&&*path) && words.get(3) == Some(&"00010000"));
     let inode = line.and_then(|words| words.get(6)?.parse().ok());
-    inode.and_then(holder).unwrap_or_else(|| ": another process listens there".to_owned())
+    inode
+        .and_then(holder)
+        .unwrap_or_else(|| ": another process listens there".to_owned())
 }
 
 /// The process that holds a socket, as far as /proc is readable.
 fn holder(inode: u64) -> Option<String> {
     let mut left = MOST_LINKS;
     for pid in procfs::numbers("/proc").ok()? {
-        let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
         for link in links.flatten() {
             left = left.checked_sub(1)?;
-            let found = std::fs::read_link(link.path()).ok().and_then(|target| procfs::socket_inode(&target));
+            let found = std::fs::read_link(link.path())
+                .ok()
+                .and_then(|target| procfs::socket_inode(&target));
             if found == Some(inode) {
                 let name = procfs::Stat::of(pid).map_or_else(|_| "?".to_owned(), |stat| stat.name);
                 return Some(format!(": pid {pid} ({name}) listens there"));

@@ -20,9 +20,11 @@ pub struct SocketFileWatch(Inotify);
 impl SocketFileWatch {
     /// None: no instance is left, or the file is not readable; then it is checked at each reload.
     pub(super) fn on(path: &Path) -> Option<Self> {
-        let own = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+        let own =
+            AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
         let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
-        ear.add_watch(path, own | AddWatchFlags::IN_DONT_FOLLOW).ok()?;
+        ear.add_watch(path, own | AddWatchFlags::IN_DONT_FOLLOW)
+            .ok()?;
         let folder = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
         ear.add_watch(folder_of(path), folder).ok();
         Some(Self(ear))
@@ -104,7 +106,10 @@ impl Fresh {
 impl Look {
     /// Checks, and creates a new socket if one is needed and `may_make` is set. May block.
     pub fn run(self, may_make: bool) -> Looked {
-        let lost = match (self.shut, self.file.map(|file| (file, FileId::of(&self.path)))) {
+        let lost = match (
+            self.shut,
+            self.file.map(|file| (file, FileId::of(&self.path))),
+        ) {
             (true, _) => Lost::Shut,
             (false, Some((file, Ok(found)))) if found != file => Lost::Foreign,
             (false, Some((_, Err(error)))) if is_absence(&error) => Lost::Gone,
@@ -122,7 +127,17 @@ impl Look {
         match made {
             Ok((fd, file, inode)) => {
                 let ear = SocketFileWatch::on(&path);
-                Looked::Made(lost, Fresh { plan, path, fd, inode, file, ear })
+                Looked::Made(
+                    lost,
+                    Fresh {
+                        plan,
+                        path,
+                        fd,
+                        inode,
+                        file,
+                        ear,
+                    },
+                )
             }
             Err(error) => Looked::Failed(lost, SocketError::new(&plan, error)),
         }
@@ -131,13 +146,18 @@ impl Look {
 
 /// There is no such file; any other error says nothing about it.
 fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 impl Listener {
     /// What a check needs to know; None for TCP.
     pub fn look(&self) -> Option<Look> {
-        let Address::Unix(path) = &self.bound else { return None };
+        let Address::Unix(path) = &self.bound else {
+            return None;
+        };
         let mut plan = self.plan.clone();
         if let Some(handled) = &self.handled {
             plan.mode = plan.mode.or(Some(handled.mode));
@@ -145,12 +165,24 @@ impl Listener {
             plan.gid = plan.gid.or(Some(handled.gid));
         }
         let file = if self.removed { None } else { self.file };
-        Some(Look { plan, path: path.clone(), file, shut: self.is_shut() })
+        Some(Look {
+            plan,
+            path: path.clone(),
+            file,
+            shut: self.is_shut(),
+        })
     }
 
     /// Takes the new socket over; true: its file was made for another owner, mode or way to wait than is wanted by now.
     pub fn replace(&mut self, fresh: Fresh) -> bool {
-        let Fresh { plan, fd, inode, file, ear, .. } = fresh;
+        let Fresh {
+            plan,
+            fd,
+            inode,
+            file,
+            ear,
+            ..
+        } = fresh;
         (self.fd, self.inode, self.file, self.ear) = (Arc::new(fd), inode, Some(file), ear);
         self.removed = false;
         self.handled = None;
@@ -169,7 +201,16 @@ impl Listener {
 /// What a service manager's socket file looks like: one that is made in its place is as open as that.
 pub(super) fn handled(path: &Path) -> Option<(Handled, FileId)> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let meta = std::fs::symlink_metadata(path).ok().filter(|meta| meta.file_type().is_socket())?;
+    let meta = std::fs::symlink_metadata(path)
+        .ok()
+        .filter(|meta| meta.file_type().is_socket())?;
     let file = FileId::of(path).ok()?;
-    Some((Handled { mode: meta.mode() & 0o7777, uid: meta.uid(), gid: meta.gid() }, file))
+    Some((
+        Handled {
+            mode: meta.mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+        },
+        file,
+    ))
 }

@@ -85,7 +85,10 @@ impl Dress {
 ///
 /// # Errors
 /// The first that cannot be opened; those opened before are closed, and their files removed.
-pub fn open_all(plans: &[ListenPlan], passed: Vec<ActivationSocket>) -> Result<Vec<Listener>, SocketError> {
+pub fn open_all(
+    plans: &[ListenPlan],
+    passed: Vec<ActivationSocket>,
+) -> Result<Vec<Listener>, SocketError> {
     let mut passed = activation::Found::look_at(passed);
     open_each(plans, plans, |plan| passed.take(plan))
 }
@@ -126,7 +129,8 @@ impl Listener {
     fn open(plan: &ListenPlan, all: &[ListenPlan]) -> io::Result<Self> {
         let (fd, bound, file) = match &plan.address {
             Address::Tcp(address) => {
-                let (fd, bound) = tcp::open(*address, plan.backlog, tcp::takes_both(*address, all))?;
+                let (fd, bound) =
+                    tcp::open(*address, plan.backlog, tcp::takes_both(*address, all))?;
                 (fd, Address::Tcp(bound), None)
             }
             Address::Unix(path) => {
@@ -141,7 +145,16 @@ impl Listener {
             Address::Tcp(_) => None,
         };
         let fd = Arc::new(fd);
-        Ok(Self { plan: plan.clone(), fd, inode, bound, file, removed: false, ear, handled: None })
+        Ok(Self {
+            plan: plan.clone(),
+            fd,
+            inode,
+            bound,
+            file,
+            removed: false,
+            ear,
+            handled: None,
+        })
     }
 
     /// Takes over a socket from the service manager. Its file, if it has one, belongs to the manager.
@@ -162,7 +175,16 @@ impl Listener {
             }
             Address::Tcp(_) => (None, None, None),
         };
-        Ok(Self { plan: plan.clone(), fd: Arc::new(fd), inode, bound, file, removed: false, ear, handled })
+        Ok(Self {
+            plan: plan.clone(),
+            fd: Arc::new(fd),
+            inode,
+            bound,
+            file,
+            removed: false,
+            ear,
+            handled,
+        })
     }
 
     pub fn name(&self) -> &str {
@@ -185,7 +207,10 @@ impl Listener {
 
     /// What the accept probe looks for.
     pub fn target(&self) -> Target {
-        Target { inode: self.inode, address: self.bound.clone() }
+        Target {
+            inode: self.inode,
+            address: self.bound.clone(),
+        }
     }
 
     /// The address as a configuration writes it, with the bound port: `127.0.0.1:8080`, `[::]:80`,
@@ -204,13 +229,19 @@ impl Listener {
 
     /// The effective backlog, if net.core.somaxconn is below the configured one.
     pub fn clipped(&self) -> Option<u32> {
-        let most: u32 = procfs::read("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()?;
+        let most: u32 = procfs::read("/proc/sys/net/core/somaxconn")
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
         (most < self.plan.backlog).then_some(most)
     }
 
     /// How many connections wait for accept(2); None for a unix socket.
     pub fn queue(&self) -> Option<Queue> {
-        matches!(self.bound, Address::Tcp(_)).then(|| socket::queue(&self.fd).ok()).flatten()
+        matches!(self.bound, Address::Tcp(_))
+            .then(|| socket::queue(&self.fd).ok())
+            .flatten()
     }
 
     /// Whether it was shut down (shutdown(2)): clients are refused, for all workers.
@@ -256,22 +287,41 @@ impl Listener {
             self.restore()?;
         }
         let rights = |plan: &ListenPlan| (plan.mode, plan.uid, plan.gid);
-        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else { return Ok(None) };
+        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed)
+        else {
+            return Ok(None);
+        };
         if rights(&old) == rights(plan) || self.handled.is_some() {
             return Ok(None);
         }
         // Without a configured owner it belongs to the master's user again, like a new socket.
-        let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let own = || {
+            (
+                nix::unistd::geteuid().as_raw(),
+                nix::unistd::getegid().as_raw(),
+            )
+        };
         let mut wanted = plan.clone();
         wanted.uid = plan.uid.or_else(|| old.uid.map(|_| own().0));
         wanted.gid = plan.gid.or_else(|| old.gid.map(|_| own().1));
-        Ok(Some(Dress { path: path.clone(), file, plan: wanted }))
+        Ok(Some(Dress {
+            path: path.clone(),
+            file,
+            plan: wanted,
+        }))
     }
 
     /// Owner and mode of a unix socket's file, as they are wanted now.
     pub fn dress(&self) -> Option<Dress> {
-        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else { return None };
-        Some(Dress { path: path.clone(), file, plan: self.plan.clone() })
+        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed)
+        else {
+            return None;
+        };
+        Some(Dress {
+            path: path.clone(),
+            file,
+            plan: self.plan.clone(),
+        })
     }
 
     /// Removes the file of a unix socket, if it is still the one that we made.
@@ -279,7 +329,8 @@ impl Listener {
     /// # Errors
     /// EACCES, EROFS: the folder may not be written any more.
     pub fn remove_file(&mut self) -> io::Result<bool> {
-        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed) else {
+        let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed)
+        else {
             return Ok(false);
         };
         self.removed = true;
@@ -317,5 +368,7 @@ fn address_text(address: &Address) -> String {
 
 /// The folder of a path, `.` for a bare name.
 fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }

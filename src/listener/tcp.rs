@@ -4,7 +4,8 @@ use crate::plan::{Address, ListenPlan};
 use crate::sys::socket as sys;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockname, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockname, setsockopt, socket,
+    sockopt,
 };
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -13,15 +14,25 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 /// Whether an IPv6 address takes IPv4 as well: `[::]`, unless the set has that port for IPv4 itself.
 pub(super) fn takes_both(address: SocketAddr, all: &[ListenPlan]) -> bool {
     let has_own = |plan: &ListenPlan| match plan.address {
-        Address::Tcp(other) => other.is_ipv4() && other.port() == address.port() && other.port() != 0,
+        Address::Tcp(other) => {
+            other.is_ipv4() && other.port() == address.port() && other.port() != 0
+        }
         Address::Unix(_) => false,
     };
     address.is_ipv6() && address.ip().is_unspecified() && !all.iter().any(has_own)
 }
 
 /// Opens, binds and listens. Returns the bound address.
-pub(super) fn open(address: SocketAddr, backlog: u32, both: bool) -> io::Result<(OwnedFd, SocketAddr)> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+pub(super) fn open(
+    address: SocketAddr,
+    backlog: u32,
+    both: bool,
+) -> io::Result<(OwnedFd, SocketAddr)> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
@@ -51,7 +62,13 @@ pub(super) fn listen_again(fd: impl AsFd, address: SocketAddr, backlog: u32) -> 
 /// The address that a socket is bound to.
 pub(super) fn name_of(fd: impl AsFd) -> io::Result<SocketAddr> {
     let name = getsockname::<SockaddrStorage>(fd.as_fd().as_raw_fd())?;
-    let v4 = name.as_sockaddr_in().map(|name| SocketAddr::V4(SocketAddrV4::from(*name)));
-    let v6 = || name.as_sockaddr_in6().map(|name| SocketAddr::V6(SocketAddrV6::from(*name)));
-    v4.or_else(v6).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    let v4 = name
+        .as_sockaddr_in()
+        .map(|name| SocketAddr::V4(SocketAddrV4::from(*name)));
+    let v6 = || {
+        name.as_sockaddr_in6()
+            .map(|name| SocketAddr::V6(SocketAddrV6::from(*name)))
+    };
+    v4.or_else(v6)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }

@@ -32,7 +32,10 @@ pub(super) struct FileId {
 impl FileId {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let meta = std::fs::symlink_metadata(path)?;
-        Ok(Self { device: meta.dev(), inode: meta.ino() })
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+        })
     }
 }
 
@@ -42,7 +45,12 @@ pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileI
         return Err(Errno::ENAMETOOLONG.into());
     }
     make_way(path)?;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let first = bind_aside(&fd, path)?;
     let done = dress(&first, plan)
         .and_then(|()| sys::listen(&fd, plan.backlog))
@@ -63,7 +71,12 @@ fn make_way(path: &Path) -> io::Result<()> {
     if !meta.file_type().is_socket() {
         return Err(Errno::EEXIST.into());
     }
-    let probe = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    let probe = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
         // A full queue (EAGAIN), another type (EPROTOTYPE), no permission (EACCES): a program may be listening.
@@ -95,7 +108,11 @@ fn bind_aside(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
 /// Sets the file's owner and mode through a descriptor that follows no symlink, so that a user who can write to the
 /// directory cannot lead us to another file.
 pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
-    let fd = open_file(file, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let fd = open_file(
+        file,
+        OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
     let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFSOCK {
         return Err(Errno::EADDRINUSE.into());

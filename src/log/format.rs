@@ -29,7 +29,11 @@ pub(super) fn format(
 ) -> usize {
     let time = timestamp();
     let (pool, slot, pid) = (&*source.pool, source.slot, source.pid());
-    let tag = if stream == Stream::Stderr { "stderr: " } else { "" };
+    let tag = if stream == Stream::Stderr {
+        "stderr: "
+    } else {
+        ""
+    };
     let prefix = format!("{time}  {pool}/{slot} [{pid}] {tag}");
     let mut done = 0;
     for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -41,7 +45,10 @@ pub(super) fn format(
         match format {
             LogFormat::Text => {
                 out.extend_from_slice(prefix.as_bytes());
-                if line.iter().all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\t') {
+                if line
+                    .iter()
+                    .all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\t')
+                {
                     out.extend_from_slice(line);
                 } else {
                     out.extend_from_slice(sanitize(line).as_bytes());
@@ -49,7 +56,14 @@ pub(super) fn format(
             }
             LogFormat::Json => {
                 let line = String::from_utf8_lossy(line);
-                let value = Line { timestamp: &time, pool, slot, pid, stream: stream.name(), line };
+                let value = Line {
+                    timestamp: &time,
+                    pool,
+                    slot,
+                    pid,
+                    stream: stream.name(),
+                    line,
+                };
                 // Numbers and strings only: this cannot fail.
                 let json = serde_json::to_string(&value).unwrap_or_default();
                 if json.is_ascii() && !json.contains('\x7f') {
@@ -66,7 +80,10 @@ pub(super) fn format(
 
 /// The length in bytes of the first `lines` lines of `text`.
 pub(super) fn lines_len(text: &[u8], lines: usize) -> usize {
-    text.split_inclusive(|byte| *byte == b'\n').take(lines).map(<[u8]>::len).sum()
+    text.split_inclusive(|byte| *byte == b'\n')
+        .take(lines)
+        .map(<[u8]>::len)
+        .sum()
 }
 
 #[cfg(test)]
@@ -75,7 +92,13 @@ mod tests {
 
     fn formatted(how: LogFormat, stream: Stream, text: &[u8]) -> (usize, String) {
         let mut out = Vec::new();
-        let done = format(how, &OutputSource::new("web", 3, 77), stream, text, &mut out);
+        let done = format(
+            how,
+            &OutputSource::new("web", 3, 77),
+            stream,
+            text,
+            &mut out,
+        );
         (done, String::from_utf8(out).expect("text"))
     }
 
@@ -83,11 +106,20 @@ mod tests {
     fn each_line_carries_its_origin() {
         let (done, text) = formatted(LogFormat::Text, Stream::Both, b"one\n\ntw\x1bo\xff");
         assert_eq!(done, 10);
-        let lines: Vec<&str> = text.lines().map(|line| line.split_once("  ").expect("a time").1).collect();
-        assert_eq!(lines, ["web/3 [77] one", "web/3 [77] ", "web/3 [77] tw\\x1bo\\xff"]);
+        let lines: Vec<&str> = text
+            .lines()
+            .map(|line| line.split_once("  ").expect("a time").1)
+            .collect();
+        assert_eq!(
+            lines,
+            ["web/3 [77] one", "web/3 [77] ", "web/3 [77] tw\\x1bo\\xff"]
+        );
         let (_, text) = formatted(LogFormat::Json, Stream::Stderr, b"o\"ne\n");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!((&value["line"], &value["stream"], &value["slot"]), (&"o\"ne".into(), &"stderr".into(), &3.into()));
+        assert_eq!(
+            (&value["line"], &value["stream"], &value["slot"]),
+            (&"o\"ne".into(), &"stderr".into(), &3.into())
+        );
     }
 
     #[test]
@@ -95,7 +127,10 @@ mod tests {
         let said = "C1 \u{9b}2J, DEL \x7f, turned \u{202e}, fine ä";
         let (_, text) = formatted(LogFormat::Json, Stream::Both, said.as_bytes());
         let line = text.trim_end();
-        assert!(line.chars().all(|c| !c.is_control() && c != '\u{202e}') && line.contains("fine ä"), "{line:?}");
+        assert!(
+            line.chars().all(|c| !c.is_control() && c != '\u{202e}') && line.contains("fine ä"),
+            "{line:?}"
+        );
         let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(value["line"], said);
     }

@@ -40,17 +40,34 @@ impl Journald {
     fn at(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, address: UnixAddr::new(path)?, entry: Vec::new() })
+        Ok(Self {
+            socket,
+            address: UnixAddr::new(path)?,
+            entry: Vec::new(),
+        })
     }
 
     /// Sends a line that a worker printed, with or without its newline.
     ///
     /// # Errors
     /// ENOENT or ECONNREFUSED: the journal is not running. EAGAIN: it has no room now.
-    pub(super) fn send_line(&mut self, source: &OutputSource, stream: Stream, line: &[u8]) -> io::Result<()> {
+    pub(super) fn send_line(
+        &mut self,
+        source: &OutputSource,
+        stream: Stream,
+        line: &[u8],
+    ) -> io::Result<()> {
         self.entry.clear();
         self.field("MESSAGE", line.strip_suffix(b"\n").unwrap_or(line));
-        self.field("PRIORITY", if stream == Stream::Stderr { WARNING } else { INFO }.as_bytes());
+        self.field(
+            "PRIORITY",
+            if stream == Stream::Stderr {
+                WARNING
+            } else {
+                INFO
+            }
+            .as_bytes(),
+        );
         self.field("SYSLOG_IDENTIFIER", source.pool.as_bytes());
         self.field("SYSLOG_PID", source.pid().to_string().as_bytes());
         self.field("ROTAD_POOL", source.pool.as_bytes());
@@ -78,7 +95,8 @@ impl Journald {
         self.entry.extend_from_slice(name.as_bytes());
         if value.contains(&b'\n') {
             self.entry.push(b'\n');
-            self.entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+            self.entry
+                .extend_from_slice(&(value.len() as u64).to_le_bytes());
         } else {
             self.entry.push(b'=');
         }
@@ -88,19 +106,37 @@ impl Journald {
 
     fn send(&mut self) -> io::Result<()> {
         let (socket, address) = (self.socket.as_raw_fd(), Some(&self.address));
-        match sendmsg(socket, &[IoSlice::new(&self.entry)], &[], MsgFlags::empty(), address) {
+        match sendmsg(
+            socket,
+            &[IoSlice::new(&self.entry)],
+            &[],
+            MsgFlags::empty(),
+            address,
+        ) {
             Ok(_) => return Ok(()),
             Err(Errno::EMSGSIZE | Errno::ENOBUFS) => {}
             Err(error) => return Err(error.into()),
         }
         // Too large for a datagram: pass it as a sealed memory file.
-        let memory = memfd_create("rotad-journal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let memory = memfd_create(
+            "rotad-journal",
+            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+        )?;
         let mut memory = std::fs::File::from(memory);
         memory.write_all(&self.entry)?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let seals = SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_WRITE
+            | SealFlag::F_SEAL_SEAL;
         fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
         let fds = [memory.as_raw_fd()];
-        sendmsg(socket, &[], &[ControlMessage::ScmRights(&fds)], MsgFlags::empty(), address)?;
+        sendmsg(
+            socket,
+            &[],
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::empty(),
+            address,
+        )?;
         Ok(())
     }
 }
@@ -117,12 +153,24 @@ fn parse(line: &[u8]) -> (&'static str, &[u8]) {
     if line.starts_with(b"{") {
         let value: Option<serde_json::Value> = serde_json::from_slice(line).ok();
         let level = value.as_ref().and_then(|value| value["level"].as_str());
-        return (level.and_then(|level| of_level(level.as_bytes())).unwrap_or(INFO), line);
+        return (
+            level
+                .and_then(|level| of_level(level.as_bytes()))
+                .unwrap_or(INFO),
+            line,
+        );
     }
-    let Some(space) = line.iter().position(|byte| *byte == b' ') else { return (INFO, line) };
+    let Some(space) = line.iter().position(|byte| *byte == b' ') else {
+        return (INFO, line);
+    };
     let rest = line[space..].trim_ascii_start();
-    let level = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
-    of_level(&rest[..level]).map_or((INFO, line), |priority| (priority, rest[level..].trim_ascii_start()))
+    let level = rest
+        .iter()
+        .position(|byte| *byte == b' ')
+        .unwrap_or(rest.len());
+    of_level(&rest[..level]).map_or((INFO, line), |priority| {
+        (priority, rest[level..].trim_ascii_start())
+    })
 }
 
 #[cfg(test)]
@@ -158,18 +206,32 @@ mod tests {
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
         let source = OutputSource::new("web", 3, 77);
-        journal.send_line(&source, Stream::Stderr, b"some\x1b line\n").expect("sent");
+        journal
+            .send_line(&source, Stream::Stderr, b"some\x1b line\n")
+            .expect("sent");
         let mut buffer = [0; 4096];
         let count = server.recv(&mut buffer).expect("an entry");
         let fields = parsed(&buffer[..count]);
-        for (name, value) in [("MESSAGE", "some\x1b line"), ("PRIORITY", "4"), ("ROTAD_POOL", "web")] {
+        for (name, value) in [
+            ("MESSAGE", "some\x1b line"),
+            ("PRIORITY", "4"),
+            ("ROTAD_POOL", "web"),
+        ] {
             assert_eq!(fields[name], value.as_bytes());
         }
-        assert_eq!((&fields["ROTAD_SLOT"][..], &fields["ROTAD_PID"][..]), (&b"3"[..], &b"77"[..]));
-        journal.send_own_line(b"2026-11-22T07:06:00.000000Z  WARN two\nlines\n").expect("sent");
+        assert_eq!(
+            (&fields["ROTAD_SLOT"][..], &fields["ROTAD_PID"][..]),
+            (&b"3"[..], &b"77"[..])
+        );
+        journal
+            .send_own_line(b"2026-11-22T07:06:00.000000Z  WARN two\nlines\n")
+            .expect("sent");
         let count = server.recv(&mut buffer).expect("an entry");
         let fields = parsed(&buffer[..count]);
-        assert_eq!((&fields["MESSAGE"][..], &fields["PRIORITY"][..]), (&b"two\nlines"[..], &b"4"[..]));
+        assert_eq!(
+            (&fields["MESSAGE"][..], &fields["PRIORITY"][..]),
+            (&b"two\nlines"[..], &b"4"[..])
+        );
     }
 
     #[test]
@@ -179,9 +241,16 @@ mod tests {
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
         let line = vec![b'x'; 4 << 20];
-        journal.send_line(&OutputSource::new("web", 0, 1), Stream::Both, &line).expect("sent");
+        journal
+            .send_line(&OutputSource::new("web", 0, 1), Stream::Both, &line)
+            .expect("sent");
         let mut space = nix::cmsg_space!([i32; 1]);
-        let heard = recvmsg::<UnixAddr>(server.as_raw_fd(), &mut [], Some(&mut space), MsgFlags::empty());
+        let heard = recvmsg::<UnixAddr>(
+            server.as_raw_fd(),
+            &mut [],
+            Some(&mut space),
+            MsgFlags::empty(),
+        );
         let mut fds = Vec::new();
         for message in heard.expect("an entry").cmsgs().expect("control data") {
             if let ControlMessageOwned::ScmRights(got) = message {
@@ -201,8 +270,12 @@ mod tests {
         let mut journal = Journald::at(&path).expect("a journal");
         assert!(journal.send_own_line(b"no journal is there").is_err());
         let _server = UnixDatagram::bind(&path).expect("a socket");
-        let errors = (0..100_000).find_map(|_| journal.send_own_line(b"a reader that is slow").err());
-        assert_eq!(errors.expect("it is full").raw_os_error(), Some(nix::libc::EAGAIN));
+        let errors =
+            (0..100_000).find_map(|_| journal.send_own_line(b"a reader that is slow").err());
+        assert_eq!(
+            errors.expect("it is full").raw_os_error(),
+            Some(nix::libc::EAGAIN)
+        );
     }
 
     #[test]

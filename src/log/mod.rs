@@ -96,7 +96,10 @@ impl LogWriter {
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
         };
         let thread = WriterThread::new(master_log, waiting, command_queue, &writer)?;
-        std::thread::Builder::new().name("log-writer".into()).stack_size(128 * 1024).spawn(move || thread.work())?;
+        std::thread::Builder::new()
+            .name("log-writer".into())
+            .stack_size(128 * 1024)
+            .spawn(move || thread.work())?;
         Ok(writer)
     }
 
@@ -111,7 +114,14 @@ impl LogWriter {
 
     /// Records that the thread begins a piece of work (true) or has finished it (false).
     fn set_busy(busy_since: &AtomicU64, started: Instant, works: bool) {
-        busy_since.store(if works { started.elapsed().as_millis() as u64 + 1 } else { 0 }, Ordering::Relaxed);
+        busy_since.store(
+            if works {
+                started.elapsed().as_millis() as u64 + 1
+            } else {
+                0
+            },
+            Ordering::Relaxed,
+        );
     }
 
     fn send(&self, command: Command) {
@@ -141,7 +151,9 @@ impl LogWriter {
     /// # Errors
     /// EBADF: it is not a pipe.
     pub fn adopt_stale(&self, left: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
-        let target = log.map_or(LogTarget::Master, |log| LogTarget::of_stream(left.stream, log));
+        let target = log.map_or(LogTarget::Master, |log| {
+            LogTarget::of_stream(left.stream, log)
+        });
         let source = Arc::new(OutputSource::new(&left.pool, left.slot, left.pid));
         let pipe = Pipe::of(source, left.stream, left.fd)?;
         self.send(Command::Adopt(Arc::new(pipe), target));
@@ -150,7 +162,10 @@ impl LogWriter {
 
     /// The last lines of a worker, including those that are still in its pipes. Nothing is consumed.
     pub fn tail(&self, output: &WorkerOutput) -> Vec<String> {
-        let mut pipe_peek = self.pipe_peek.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut pipe_peek = self
+            .pipe_peek
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         pipe_peek.tail_with_unread(&output.source, output.pipes.iter().map(|(pipe, _)| &**pipe))
     }
 

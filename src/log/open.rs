@@ -46,24 +46,47 @@ pub(super) struct OpenLog {
 /// directory that others can change. EACCES, EROFS, ENOSPC, … from the system call.
 pub(super) fn open(path: &Path, access: FileAccess) -> io::Result<OpenLog> {
     let root = nix::unistd::geteuid().is_root();
-    let name = path.file_name().ok_or_else(|| refuse("it has no name"))?.to_owned();
+    let name = path
+        .file_name()
+        .ok_or_else(|| refuse("it has no name"))?
+        .to_owned();
     let (dir, trusted) = walk(path.parent().unwrap_or(Path::new("/")), root)?;
-    let Opened { file, stat, created } = open_in(dir.as_fd(), &name)?;
+    let Opened {
+        file,
+        stat,
+        created,
+    } = open_in(dir.as_fd(), &name)?;
     let plain = file_type(&stat) == SFlag::S_IFREG;
     let mut taken_from = None;
     if plain && !created && !trusted {
         if stat.st_nlink > 1 {
-            return Err(refuse("it has another name as well, and lies in a directory that others may change"));
+            return Err(refuse(
+                "it has another name as well, and lies in a directory that others may change",
+            ));
         }
         let own = nix::unistd::geteuid().as_raw();
         if stat.st_uid != own && access.uid != Some(stat.st_uid) {
             // Its creator could otherwise go on reading and writing it.
             let gid = Some(nix::unistd::getegid().as_raw());
-            set_access(&file, FileAccess { mode: Some(MODE), uid: Some(own), gid })?;
+            set_access(
+                &file,
+                FileAccess {
+                    mode: Some(MODE),
+                    uid: Some(own),
+                    gid,
+                },
+            )?;
             taken_from = Some(stat.st_uid);
         }
     }
-    Ok(OpenLog { dir, name, file, size: stat.st_size as u64, plain, taken_from })
+    Ok(OpenLog {
+        dir,
+        name,
+        file,
+        size: stat.st_size as u64,
+        plain,
+        taken_from,
+    })
 }
 
 /// The result of opening a name in a directory.
@@ -80,9 +103,18 @@ pub(super) struct Opened {
 /// As [`open`].
 pub(super) fn open_in(dir: impl AsFd, name: &OsStr) -> io::Result<Opened> {
     // Without O_NONBLOCK, opening a FIFO waits for a reader.
-    let flags = OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let flags = OFlag::O_APPEND
+        | OFlag::O_CLOEXEC
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NOCTTY
+        | OFlag::O_NONBLOCK;
     let mode = Mode::from_bits_truncate(MODE);
-    let made = openat(dir.as_fd(), name, flags | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, mode);
+    let made = openat(
+        dir.as_fd(),
+        name,
+        flags | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
+        mode,
+    );
     let created = made.is_ok();
     let fd = made.or_else(|errno| match errno {
         // Readable as well, to see whether it ends with a newline.
@@ -97,19 +129,26 @@ pub(super) fn open_in(dir: impl AsFd, name: &OsStr) -> io::Result<Opened> {
         other => other.into(),
     })?;
     let stat = fstat(&fd)?;
-    let memory = file_type(&stat) == SFlag::S_IFCHR && nix::sys::stat::major(stat.st_rdev) == MEMORY_DEVICES;
+    let memory =
+        file_type(&stat) == SFlag::S_IFCHR && nix::sys::stat::major(stat.st_rdev) == MEMORY_DEVICES;
     if file_type(&stat) != SFlag::S_IFREG && !memory {
         return Err(refuse("it is not a regular file"));
     }
-    Ok(Opened { file: fd.into(), stat, created })
+    Ok(Opened {
+        file: fd.into(),
+        stat,
+        created,
+    })
 }
 
 /// Owner, group and mode of an open regular file.
 pub(super) fn access_of(file: &File) -> FileAccess {
     match fstat(file) {
-        Ok(stat) if file_type(&stat) == SFlag::S_IFREG => {
-            FileAccess { mode: Some(stat.st_mode & 0o777), uid: Some(stat.st_uid), gid: Some(stat.st_gid) }
-        }
+        Ok(stat) if file_type(&stat) == SFlag::S_IFREG => FileAccess {
+            mode: Some(stat.st_mode & 0o777),
+            uid: Some(stat.st_uid),
+            gid: Some(stat.st_gid),
+        },
         _ => FileAccess::default(),
     }
 }
@@ -124,8 +163,14 @@ pub(super) fn set_access(file: &File, access: FileAccess) -> io::Result<()> {
     if now.mode.is_none() {
         return Ok(());
     }
-    let uid = access.uid.filter(|uid| now.uid != Some(*uid)).map(Uid::from_raw);
-    let gid = access.gid.filter(|gid| now.gid != Some(*gid)).map(Gid::from_raw);
+    let uid = access
+        .uid
+        .filter(|uid| now.uid != Some(*uid))
+        .map(Uid::from_raw);
+    let gid = access
+        .gid
+        .filter(|gid| now.gid != Some(*gid))
+        .map(Gid::from_raw);
     if uid.is_some() || gid.is_some() {
         fchown(file, uid, gid)?;
     }
@@ -167,7 +212,9 @@ fn walk(path: &Path, root: bool) -> io::Result<(OwnedFd, bool)> {
             Err(Errno::ELOOP | Errno::ENOTDIR) if is_link(&dir, &component) => {
                 links += 1;
                 if !trusted || links > MAX_LINKS {
-                    return Err(refuse("it lies behind a link in a directory that others may change"));
+                    return Err(refuse(
+                        "it lies behind a link in a directory that others may change",
+                    ));
                 }
                 let to = readlinkat(&dir, &*component)?;
                 let mut ahead = components(Path::new(&to));
@@ -188,12 +235,15 @@ fn walk(path: &Path, root: bool) -> io::Result<(OwnedFd, bool)> {
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
-    let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    let parts = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     parts.map(|part| part.as_os_str().to_owned()).collect()
 }
 
 fn is_link(dir: impl AsFd, name: &OsStr) -> bool {
-    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| file_type(&stat) == SFlag::S_IFLNK)
+    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| file_type(&stat) == SFlag::S_IFLNK)
 }
 
 /// The name of a file that was rotated `number` times.
@@ -226,7 +276,10 @@ mod tests {
         assert!(why(&dir.path().join("link")).contains("is a link"));
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o600)).expect("a fifo");
-        assert!(why(&fifo).contains("not a regular file"), "and it did not wait for a reader");
+        assert!(
+            why(&fifo).contains("not a regular file"),
+            "and it did not wait for a reader"
+        );
         assert!(!open(Path::new("/dev/full")).expect("opened").plain);
         assert!(open(dir.path()).is_err());
     }
@@ -240,7 +293,8 @@ mod tests {
         }
         // Not below /tmp, where every user can create links.
         let dir = tempfile::tempdir_in("/var/lib").expect("a dir");
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
+            .expect("a mode");
         let (own, theirs) = (dir.path().join("own"), dir.path().join("theirs"));
         std::fs::create_dir(&own).expect("a dir");
         std::fs::create_dir(&theirs).expect("a dir");
@@ -265,11 +319,21 @@ mod tests {
         let planted = sticky.join("planted.log");
         std::fs::write(&planted, "").expect("a file");
         chown(&planted, Some(65534), Some(65534)).expect("given away");
-        let his = FileAccess { uid: Some(65534), ..FileAccess::default() };
+        let his = FileAccess {
+            uid: Some(65534),
+            ..FileAccess::default()
+        };
         assert_eq!(super::open(&planted, his).expect("opened").taken_from, None);
         let found = open(&planted).expect("opened");
         assert_eq!(found.taken_from, Some(65534));
-        assert_eq!(access_of(&found.file), FileAccess { mode: Some(MODE), uid: Some(0), gid: Some(0) });
+        assert_eq!(
+            access_of(&found.file),
+            FileAccess {
+                mode: Some(MODE),
+                uid: Some(0),
+                gid: Some(0)
+            }
+        );
         // A symlink of root's that leads through a directory of another user.
         symlink(theirs.join("logs"), dir.path().join("through")).expect("linked");
         assert!(why(&dir.path().join("through/web.log")).contains("behind a link"));

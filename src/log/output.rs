@@ -26,10 +26,17 @@ pub enum LogTarget {
 impl LogTarget {
     /// None if the worker gets no pipe and writes to the target itself.
     fn of(sink: &Sink, log: &LogPlan) -> Option<Self> {
-        let rotation = Rotation { max_size: log.max_size, keep: log.keep, access: log.access };
+        let rotation = Rotation {
+            max_size: log.max_size,
+            keep: log.keep,
+            access: log.access,
+        };
         match sink {
             Sink::Master => Some(Self::Master),
-            Sink::File(path) => Some(Self::File { path: path.clone(), rotation }),
+            Sink::File(path) => Some(Self::File {
+                path: path.clone(),
+                rotation,
+            }),
             Sink::Stdout => Self::of(&log.stdout, log),
             Sink::Inherit | Sink::Null => None,
         }
@@ -38,7 +45,11 @@ impl LogTarget {
     /// The target of this stream of a worker. WorkerOutput of an existing pipe that should no longer go anywhere is
     /// discarded.
     pub(super) fn of_stream(stream: Stream, log: &LogPlan) -> Self {
-        let sink = if stream == Stream::Stderr { &log.stderr } else { &log.stdout };
+        let sink = if stream == Stream::Stderr {
+            &log.stderr
+        } else {
+            &log.stdout
+        };
         match sink {
             Sink::Inherit => Self::Master,
             sink => Self::of(sink, log).unwrap_or(Self::Nowhere),
@@ -70,11 +81,21 @@ impl WorkerOutput {
         null: &Arc<OwnedFd>,
     ) -> io::Result<(Self, WorkerStdio)> {
         let source = Arc::new(OutputSource::new(pool, slot, 0));
-        let mut output = Self { source, pipes: Vec::new() };
-        let (out, err) = (LogTarget::of(&log.stdout, log), LogTarget::of(&log.stderr, log));
+        let mut output = Self {
+            source,
+            pipes: Vec::new(),
+        };
+        let (out, err) = (
+            LogTarget::of(&log.stdout, log),
+            LogTarget::of(&log.stderr, log),
+        );
         let shared = log.stderr == Sink::Stdout || (out.is_some() && out == err);
         let stdout = match (out, &log.stdout) {
-            (Some(target), _) => output.pipe(if shared { Stream::Both } else { Stream::Stdout }, target, owner)?,
+            (Some(target), _) => output.pipe(
+                if shared { Stream::Both } else { Stream::Stdout },
+                target,
+                owner,
+            )?,
             (None, Sink::Inherit) => Arc::new(io::stdout().as_fd().try_clone_to_owned()?),
             (None, _) => null.clone(),
         };
@@ -87,7 +108,12 @@ impl WorkerOutput {
         Ok((output, (stdout, stderr)))
     }
 
-    fn pipe(&mut self, stream: Stream, target: LogTarget, owner: Option<u32>) -> io::Result<Arc<OwnedFd>> {
+    fn pipe(
+        &mut self,
+        stream: Stream,
+        target: LogTarget,
+        owner: Option<u32>,
+    ) -> io::Result<Arc<OwnedFd>> {
         let (pipe, end) = Pipe::open(self.source.clone(), stream, owner)?;
         self.pipes.push((Arc::new(pipe), target));
         Ok(Arc::new(end))
@@ -100,6 +126,9 @@ impl WorkerOutput {
 
     /// Its pipes by their inode numbers (`pipe:[NUMBER]` in /proc/PID/fd).
     pub fn inodes(&self) -> Vec<(Stream, u64)> {
-        self.pipes.iter().filter_map(|(pipe, _)| Some((pipe.stream, pipe.inode().ok()?))).collect()
+        self.pipes
+            .iter()
+            .filter_map(|(pipe, _)| Some((pipe.stream, pipe.inode().ok()?)))
+            .collect()
     }
 }

@@ -30,7 +30,9 @@ pub enum Stream {
 
 impl Stream {
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Stdout, Self::Stderr, Self::Both].into_iter().find(|stream| stream.name() == name)
+        [Self::Stdout, Self::Stderr, Self::Both]
+            .into_iter()
+            .find(|stream| stream.name() == name)
     }
 
     pub fn name(self) -> &'static str {
@@ -84,7 +86,9 @@ impl OutputSource {
     /// While this lock is held, nothing is consumed from the worker's pipes.
     pub(super) fn tail(&self) -> MutexGuard<'_, TailLines> {
         // A panic of another thread leaves these bytes valid.
-        self.tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tail
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -102,13 +106,21 @@ impl Pipe {
     ///
     /// # Errors
     /// EMFILE or ENFILE: no descriptor is left.
-    pub(super) fn open(source: Arc<OutputSource>, stream: Stream, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
+    pub(super) fn open(
+        source: Arc<OutputSource>,
+        stream: Stream,
+        owner: Option<u32>,
+    ) -> io::Result<(Self, OwnedFd)> {
         let (fd, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         if let Some(uid) = owner {
             nix::unistd::fchown(&write, Some(uid.into()), None)?;
         }
         let path = format!("/proc/self/fd/{}", write.as_raw_fd());
-        let both = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_CLOEXEC.bits()).open(path);
+        let both = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_CLOEXEC.bits())
+            .open(path);
         let end = match both {
             Ok(both) => both.into(),
             // Without /proc, fall back to the write end, made blocking.
@@ -148,7 +160,13 @@ impl Pipe {
     pub(super) fn is_full(&self) -> bool {
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let flags = (OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits();
-        let Ok(write) = OpenOptions::new().write(true).custom_flags(flags).open(path) else { return false };
+        let Ok(write) = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path)
+        else {
+            return false;
+        };
         let mut fds = [PollFd::new(write.as_fd(), PollFlags::POLLOUT)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
@@ -172,7 +190,9 @@ fn size(fd: impl AsFd) -> nix::Result<usize> {
 
 fn grow(fd: impl AsFd) -> usize {
     let mut wanted = MAX_CAPACITY;
-    while wanted > DEFAULT_CAPACITY && fcntl(fd.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted as i32)).is_err() {
+    while wanted > DEFAULT_CAPACITY
+        && fcntl(fd.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted as i32)).is_err()
+    {
         wanted /= 2;
     }
     size(fd).unwrap_or(DEFAULT_CAPACITY)
@@ -206,8 +226,17 @@ impl PipePeek {
     /// EMFILE or ENFILE: no descriptor is left.
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let null = OpenOptions::new().write(true).open("/dev/null").ok().map(OwnedFd::from);
-        Ok(Self { read, write, null, capacity: DEFAULT_CAPACITY })
+        let null = OpenOptions::new()
+            .write(true)
+            .open("/dev/null")
+            .ok()
+            .map(OwnedFd::from);
+        Ok(Self {
+            read,
+            write,
+            null,
+            capacity: DEFAULT_CAPACITY,
+        })
     }
 
     /// Whether a pipe of this capacity can be peeked as a whole.
@@ -220,7 +249,12 @@ impl PipePeek {
 
     /// Copies the beginning of the pipe's content and leaves it there.
     pub(super) fn peek(&mut self, pipe: &Pipe, into: &mut [u8]) -> Seen {
-        match tee(pipe, &self.write, into.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
+        match tee(
+            pipe,
+            &self.write,
+            into.len(),
+            SpliceFFlags::SPLICE_F_NONBLOCK,
+        ) {
             Ok(0) => Seen::End,
             Ok(count) => {
                 let mut got = 0;
@@ -244,7 +278,9 @@ impl PipePeek {
     fn tail(&mut self, pipe: &Pipe) -> Vec<u8> {
         let capacity = pipe.capacity();
         self.fits(capacity);
-        let Ok(count) = tee(pipe, &self.write, capacity, SpliceFFlags::SPLICE_F_NONBLOCK) else { return Vec::new() };
+        let Ok(count) = tee(pipe, &self.write, capacity, SpliceFFlags::SPLICE_F_NONBLOCK) else {
+            return Vec::new();
+        };
         let skip = count.saturating_sub(LAST_BYTES);
         drain(&self.read, skip, self.null.as_ref());
         let mut tail = vec![0; count - skip];
@@ -286,7 +322,14 @@ impl PipePeek {
 fn drain(pipe: impl AsFd, mut count: usize, null: Option<&OwnedFd>) {
     while count > 0 {
         let moved = match null {
-            Some(null) => splice(pipe.as_fd(), None, null, None, count, SpliceFFlags::SPLICE_F_NONBLOCK),
+            Some(null) => splice(
+                pipe.as_fd(),
+                None,
+                null,
+                None,
+                count,
+                SpliceFFlags::SPLICE_F_NONBLOCK,
+            ),
             None => {
                 let mut scratch = [0; 4096];
                 let most = count.min(scratch.len());
@@ -329,7 +372,11 @@ mod tests {
         drop(end);
         assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(4));
         pipe_peek.consume(&pipe, 4);
-        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::End, "the worker's end counted as reader and writer");
+        assert_eq!(
+            pipe_peek.peek(&pipe, &mut seen),
+            Seen::End,
+            "the worker's end counted as reader and writer"
+        );
     }
 
     /// Peeking must not cost the writer its pages: 100-byte lines would fill a pipe of 16 pages with 16 lines.
@@ -344,7 +391,10 @@ mod tests {
         }
         pipe_peek.consume(&pipe, 150);
         end.write_all(&[b'y'; 100]).expect("written");
-        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(400 * 100 - 50));
+        assert_eq!(
+            pipe_peek.peek(&pipe, &mut seen),
+            Seen::Bytes(400 * 100 - 50)
+        );
     }
 
     #[test]
@@ -353,12 +403,17 @@ mod tests {
         let mut pipe_peek = PipePeek::new().expect("a pipe_peek");
         pipe.source.tail().push(b"written\n");
         pipe.grow();
-        end.write_all(&b"0123456789\n".repeat(50_000)).expect("written");
+        end.write_all(&b"0123456789\n".repeat(50_000))
+            .expect("written");
         end.write_all(b"end\nof it").expect("written");
         let tail = pipe_peek.tail_with_unread(&pipe.source, std::iter::once(&pipe));
         assert_eq!(tail.len(), 20);
         assert_eq!(tail[17..], ["0123456789", "end", "of it"]);
         let mut seen = vec![0; MAX_CAPACITY];
-        assert_eq!(pipe_peek.peek(&pipe, &mut seen), Seen::Bytes(550_009), "nothing was taken out");
+        assert_eq!(
+            pipe_peek.peek(&pipe, &mut seen),
+            Seen::Bytes(550_009),
+            "nothing was taken out"
+        );
     }
 }

@@ -41,7 +41,8 @@ pub struct Filter {
 
 impl Filter {
     fn matches(&self, chunk: &Chunk) -> bool {
-        self.pool.as_deref().is_none_or(|pool| pool == &*chunk.pool) && self.slot.is_none_or(|slot| slot == chunk.slot)
+        self.pool.as_deref().is_none_or(|pool| pool == &*chunk.pool)
+            && self.slot.is_none_or(|slot| slot == chunk.slot)
     }
 }
 
@@ -87,7 +88,9 @@ struct Inner {
 impl RecentLines {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic of another thread leaves these lines valid.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Adds whole lines, each with its newline (the last one may lack it).
@@ -97,15 +100,29 @@ impl RecentLines {
         let mut inner = self.lock();
         if text.len() > MAX_CHUNK_TEXT {
             let cut = text.len() - MAX_CHUNK_TEXT;
-            let start = text[cut..].iter().position(|byte| *byte == b'\n').map_or(cut, |newline| cut + newline + 1);
-            kept = if start < text.len() { &text[start..] } else { &text[cut..] };
+            let start = text[cut..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .map_or(cut, |newline| cut + newline + 1);
+            kept = if start < text.len() {
+                &text[start..]
+            } else {
+                &text[cut..]
+            };
             if !inner.followers.is_empty() {
                 let cut = &text[..text.len() - kept.len()];
                 skipped = cut.iter().filter(|byte| **byte == b'\n').count() as u64;
             }
         }
         let at = SystemTime::now();
-        let chunk = Arc::new(Chunk { at, pool: pool.clone(), slot, pid, stream, text: kept.into() });
+        let chunk = Arc::new(Chunk {
+            at,
+            pool: pool.clone(),
+            slot,
+            pid,
+            stream,
+            text: kept.into(),
+        });
         inner.cost += chunk.cost();
         inner.ring.push_back(chunk.clone());
         while inner.cost > RING_BYTES
@@ -114,7 +131,9 @@ impl RecentLines {
             inner.cost -= old.cost();
         }
         inner.followers.retain(|follower| {
-            let Some(queue) = follower.upgrade() else { return false };
+            let Some(queue) = follower.upgrade() else {
+                return false;
+            };
             queue.push(&chunk, skipped);
             true
         });
@@ -128,7 +147,12 @@ impl RecentLines {
     pub(super) fn follow(&self, filter: Filter, n: usize, waker: Waker) -> Follower {
         let mut inner = self.lock();
         let before = last(&inner.ring, &filter, n);
-        let queue = Arc::new(FollowerQueue { filter, waker, woken: AtomicBool::new(false), chunks: Mutex::default() });
+        let queue = Arc::new(FollowerQueue {
+            filter,
+            waker,
+            woken: AtomicBool::new(false),
+            chunks: Mutex::default(),
+        });
         inner.followers.push(Arc::downgrade(&queue));
         Follower { before, queue }
     }
@@ -136,7 +160,10 @@ impl RecentLines {
 
 fn last(ring: &VecDeque<Arc<Chunk>>, filter: &Filter, n: usize) -> Vec<LogLine> {
     let wanted = ring.iter().rev().filter(|chunk| filter.matches(chunk));
-    let mut lines: Vec<LogLine> = wanted.flat_map(|chunk| chunk.lines().rev()).take(n).collect();
+    let mut lines: Vec<LogLine> = wanted
+        .flat_map(|chunk| chunk.lines().rev())
+        .take(n)
+        .collect();
     lines.reverse();
     lines
 }
@@ -159,7 +186,9 @@ struct Pending {
 
 impl FollowerQueue {
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.chunks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.chunks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn push(&self, chunk: &Arc<Chunk>, skipped: u64) {
@@ -209,7 +238,10 @@ mod tests {
     use super::*;
 
     fn texts(lines: &[LogLine]) -> Vec<String> {
-        lines.iter().map(|line| String::from_utf8_lossy(&line.line).into_owned()).collect()
+        lines
+            .iter()
+            .map(|line| String::from_utf8_lossy(&line.line).into_owned())
+            .collect()
     }
 
     #[test]
@@ -219,8 +251,14 @@ mod tests {
         recent.add(&web, 0, 7, Stream::Both, b"one\ntwo\n");
         recent.add(&api, 0, 8, Stream::Stderr, b"else\n");
         recent.add(&web, 1, 9, Stream::Both, b"\nunfinished");
-        assert_eq!(texts(&recent.last(&Filter::default(), 3)), ["else", "", "unfinished"]);
-        let filter = Filter { pool: Some("web".into()), slot: Some(0) };
+        assert_eq!(
+            texts(&recent.last(&Filter::default(), 3)),
+            ["else", "", "unfinished"]
+        );
+        let filter = Filter {
+            pool: Some("web".into()),
+            slot: Some(0),
+        };
         assert_eq!(texts(&recent.last(&filter, 9)), ["one", "two"]);
         assert_eq!(recent.last(&filter, 9)[0].pid, 7);
     }
@@ -239,7 +277,10 @@ mod tests {
         }
         assert!(recent.lock().cost <= RING_BYTES);
         let (lines, skipped) = follower.take();
-        assert!(lines.iter().all(|line| line.line == b"123456789"), "a line was cut");
+        assert!(
+            lines.iter().all(|line| line.line == b"123456789"),
+            "a line was cut"
+        );
         assert_eq!(lines.len() as u64 + skipped, 10_000_000);
         assert_eq!(follower.take(), (Vec::new(), 0));
         drop(follower);

@@ -41,7 +41,13 @@ pub(super) struct RotatingFile {
 impl RotatingFile {
     /// A file that is opened at the first write.
     pub(super) fn new(path: PathBuf, rotation: Rotation) -> Self {
-        Self { path, rotation, open: None, unfinished: Unfinished::Nobody, not_before: 0 }
+        Self {
+            path,
+            rotation,
+            open: None,
+            unfinished: Unfinished::Nobody,
+            not_before: 0,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -60,7 +66,10 @@ impl RotatingFile {
     /// Sets owner, group and mode of the open file.
     fn set_access(&self, found: &OpenLog, access: FileAccess) {
         if let Err(error) = open::set_access(&found.file, access) {
-            tracing::warn!("the log {} cannot get its owner or mode: {error}", self.path.display());
+            tracing::warn!(
+                "the log {} cannot get its owner or mode: {error}",
+                self.path.display()
+            );
         }
     }
 
@@ -80,7 +89,11 @@ impl RotatingFile {
         self.set_access(&found, self.rotation.access);
         let same = self.open.as_ref().is_some_and(|old| is_same(old, &found));
         if !same {
-            self.unfinished = if ends_whole(&found) { Unfinished::Nobody } else { Unfinished::Gone };
+            self.unfinished = if ends_whole(&found) {
+                Unfinished::Nobody
+            } else {
+                Unfinished::Gone
+            };
             self.not_before = 0;
         }
         self.open = Some(found);
@@ -106,11 +119,17 @@ impl RotatingFile {
             };
             let piece = &text[done..done + fits];
             let written = self.append(piece);
-            let count = written.as_ref().map_or_else(|(count, _)| *count, |()| piece.len());
+            let count = written
+                .as_ref()
+                .map_or_else(|(count, _)| *count, |()| piece.len());
             done += count;
             if count > 0 {
                 let whole = text[done - 1] == b'\n';
-                self.unfinished = if whole { Unfinished::Nobody } else { Unfinished::By(writer) };
+                self.unfinished = if whole {
+                    Unfinished::Nobody
+                } else {
+                    Unfinished::By(writer)
+                };
             }
             written.map_err(|(_, error)| (done, error))?;
         }
@@ -146,7 +165,9 @@ impl RotatingFile {
     /// None: the file has to be rotated first.
     fn fits(&self, text: &[u8]) -> Option<usize> {
         let max = self.rotation.max_size;
-        let Some(found) = self.open.as_ref().filter(|found| found.plain && max > 0) else { return Some(text.len()) };
+        let Some(found) = self.open.as_ref().filter(|found| found.plain && max > 0) else {
+            return Some(text.len());
+        };
         let left = max.max(self.not_before).saturating_sub(found.size);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         if text.len() <= left {
@@ -157,15 +178,27 @@ impl RotatingFile {
         match newline {
             Some(newline) => Some(newline + 1),
             None if found.size > 0 && between => None,
-            None => Some(text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |newline| newline + 1)),
+            None => Some(
+                text.iter()
+                    .position(|byte| *byte == b'\n')
+                    .map_or(text.len(), |newline| newline + 1),
+            ),
         }
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let Some(found) = &self.open else { return Ok(()) };
+        let Some(found) = &self.open else {
+            return Ok(());
+        };
         let (dir, name, keep) = (&found.dir, &found.name, self.rotation.keep);
         for number in (2..=keep).rev() {
-            renameat(dir, &*numbered(name, number - 1), dir, &*numbered(name, number)).ok();
+            renameat(
+                dir,
+                &*numbered(name, number - 1),
+                dir,
+                &*numbered(name, number),
+            )
+            .ok();
         }
         let aside = if keep == 0 {
             unlinkat(dir, &**name, UnlinkatFlags::NoRemoveDir)
@@ -210,7 +243,9 @@ impl RotatingFile {
 
     /// Appends all of it; on an error, as many whole lines as possible.
     fn append(&mut self, text: &[u8]) -> Result<(), (usize, io::Error)> {
-        let Some(found) = &mut self.open else { return Err((0, io::ErrorKind::NotFound.into())) };
+        let Some(found) = &mut self.open else {
+            return Err((0, io::ErrorKind::NotFound.into()));
+        };
         let before = found.size;
         let mut done = 0;
         let error = loop {
@@ -226,9 +261,14 @@ impl RotatingFile {
             }
         };
         // A truncated line is removed again and written as a whole later.
-        let whole = text[..done].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let whole = text[..done]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |newline| newline + 1);
         let end = fstat(&found.file).map_or(0, |stat| stat.st_size as u64);
-        if whole < done && end == before + done as u64 && ftruncate(&found.file, (before + whole as u64) as i64).is_ok()
+        if whole < done
+            && end == before + done as u64
+            && ftruncate(&found.file, (before + whole as u64) as i64).is_ok()
         {
             done = whole;
         }
@@ -238,7 +278,11 @@ impl RotatingFile {
 }
 
 fn is_same(one: &OpenLog, other: &OpenLog) -> bool {
-    let key = |found: &OpenLog| fstat(&found.file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    let key = |found: &OpenLog| {
+        fstat(&found.file)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .ok()
+    };
     key(one).is_some_and(|one| key(other) == Some(one))
 }
 

@@ -8,7 +8,15 @@ fn file(rotation: Rotation) -> (tempfile::TempDir, RotatingFile) {
     (dir, file)
 }
 
-const NEVER: Rotation = Rotation { max_size: 0, keep: 0, access: FileAccess { mode: None, uid: None, gid: None } };
+const NEVER: Rotation = Rotation {
+    max_size: 0,
+    keep: 0,
+    access: FileAccess {
+        mode: None,
+        uid: None,
+        gid: None,
+    },
+};
 
 fn text(dir: &tempfile::TempDir, name: &str) -> String {
     std::fs::read_to_string(dir.path().join(name)).expect("a file")
@@ -16,32 +24,57 @@ fn text(dir: &tempfile::TempDir, name: &str) -> String {
 
 #[test]
 fn rotates_between_lines_and_keeps_every_byte() {
-    let (dir, mut file) = file(Rotation { max_size: 10, keep: 99, ..Rotation::default() });
+    let (dir, mut file) = file(Rotation {
+        max_size: 10,
+        keep: 99,
+        ..Rotation::default()
+    });
     let all: String = (0..100).map(|n| format!("line {n}\n")).collect();
     for chunk in [&all[..300], &all[300..301], &all[301..]] {
         // The writer's thread writes only whole lines, and pieces of one writer one after another.
         file.write(1, chunk.as_bytes()).expect("written");
     }
-    let files = (1..=99).rev().map(|n| dir.path().join(format!("web.log.{n}"))).filter(|path| path.exists());
+    let files = (1..=99)
+        .rev()
+        .map(|n| dir.path().join(format!("web.log.{n}")))
+        .filter(|path| path.exists());
     let files: Vec<PathBuf> = files.chain([dir.path().join("web.log")]).collect();
-    let texts: Vec<String> = files.iter().map(|path| std::fs::read_to_string(path).expect("a file")).collect();
+    let texts: Vec<String> = files
+        .iter()
+        .map(|path| std::fs::read_to_string(path).expect("a file"))
+        .collect();
     assert_eq!(texts.concat(), all);
     assert!(files.len() > 30, "{}", files.len());
     let last = texts.len() - 1;
-    assert!(texts[..last].iter().all(|text| text.len() < 30 && text.ends_with('\n')), "{texts:?}");
+    assert!(
+        texts[..last]
+            .iter()
+            .all(|text| text.len() < 30 && text.ends_with('\n')),
+        "{texts:?}"
+    );
 }
 
 #[test]
 fn keeps_as_many_files_as_configured() {
     for keep in [0, 2] {
-        let (dir, mut file) = file(Rotation { max_size: 8, keep, ..Rotation::default() });
+        let (dir, mut file) = file(Rotation {
+            max_size: 8,
+            keep,
+            ..Rotation::default()
+        });
         for line in ["aaaaaaaa\n", "bbbbbbbb\n", "cccccccc\n", "dddddddd\n"] {
             file.write(1, line.as_bytes()).expect("written");
         }
         assert_eq!(text(&dir, "web.log"), "dddddddd\n");
-        assert_eq!(std::fs::read_dir(&dir).expect("a folder").count(), 1 + keep as usize);
+        assert_eq!(
+            std::fs::read_dir(&dir).expect("a folder").count(),
+            1 + keep as usize
+        );
         if keep == 2 {
-            assert_eq!(text(&dir, "web.log.1") + &text(&dir, "web.log.2"), "cccccccc\nbbbbbbbb\n");
+            assert_eq!(
+                text(&dir, "web.log.1") + &text(&dir, "web.log.2"),
+                "cccccccc\nbbbbbbbb\n"
+            );
         }
     }
 }
@@ -69,13 +102,22 @@ fn a_removed_file_is_created_again_with_its_directory() {
     file.write(1, b"one\n").expect("written");
     std::fs::remove_dir_all(&folder).expect("removed");
     file.write(1, b"two\n").expect("written");
-    assert_eq!(std::fs::read_to_string(folder.join("web.log")).expect("a file"), "two\n");
+    assert_eq!(
+        std::fs::read_to_string(folder.join("web.log")).expect("a file"),
+        "two\n"
+    );
     std::fs::rename(folder.join("web.log"), folder.join("aside")).expect("renamed");
     file.write(1, b"three\n").expect("written");
-    assert_eq!(std::fs::read_to_string(folder.join("aside")).expect("a file"), "two\nthree\n");
+    assert_eq!(
+        std::fs::read_to_string(folder.join("aside")).expect("a file"),
+        "two\nthree\n"
+    );
     file.reopen().expect("opened");
     file.write(1, b"four\n").expect("written");
-    assert_eq!(std::fs::read_to_string(folder.join("web.log")).expect("a file"), "four\n");
+    assert_eq!(
+        std::fs::read_to_string(folder.join("web.log")).expect("a file"),
+        "four\n"
+    );
 }
 
 #[test]
@@ -89,7 +131,11 @@ fn a_full_disk_leaves_whole_lines() {
 #[test]
 fn the_next_file_keeps_owner_group_and_mode() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-    let (dir, mut file) = file(Rotation { max_size: 8, keep: 2, ..Rotation::default() });
+    let (dir, mut file) = file(Rotation {
+        max_size: 8,
+        keep: 2,
+        ..Rotation::default()
+    });
     let path = dir.path().join("web.log");
     let seen = |path: &Path| {
         let meta = std::fs::metadata(path).expect("a file");
@@ -102,11 +148,21 @@ fn the_next_file_keeps_owner_group_and_mode() {
     }
     let before = seen(&path);
     file.write(1, b"bbbbbbbb\n").expect("written");
-    assert_eq!((text(&dir, "web.log"), text(&dir, "web.log.1")), ("bbbbbbbb\n".into(), "aaaaaaaa\n".into()));
+    assert_eq!(
+        (text(&dir, "web.log"), text(&dir, "web.log.1")),
+        ("bbbbbbbb\n".into(), "aaaaaaaa\n".into())
+    );
     assert_eq!(seen(&path), before);
     // Named ones: set on the open file, and on the next one.
-    let access = FileAccess { mode: Some(0o600), ..FileAccess::default() };
-    file.set_rotation(Rotation { max_size: 8, keep: 2, access });
+    let access = FileAccess {
+        mode: Some(0o600),
+        ..FileAccess::default()
+    };
+    file.set_rotation(Rotation {
+        max_size: 8,
+        keep: 2,
+        access,
+    });
     assert_eq!(seen(&path), (0o600, before.1, before.2));
     file.write(1, b"cccccccc\n").expect("written");
     assert_eq!(text(&dir, "web.log"), "cccccccc\n");

@@ -45,8 +45,12 @@ pub(super) struct LogSink {
 
 impl LogSink {
     pub(super) fn stderr() -> Self {
-        let plain = fstat(io::stderr()).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits());
-        Self::of(Medium::Stderr { plain, rest: Vec::new() })
+        let plain = fstat(io::stderr())
+            .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits());
+        Self::of(Medium::Stderr {
+            plain,
+            rest: Vec::new(),
+        })
     }
 
     pub(super) fn file(file: RotatingFile) -> Self {
@@ -54,7 +58,12 @@ impl LogSink {
     }
 
     fn of(medium: Medium) -> Self {
-        Self { medium, blocked: None, reported: false, lost: 0 }
+        Self {
+            medium,
+            blocked: None,
+            reported: false,
+            lost: 0,
+        }
     }
 
     pub(super) fn path(&self) -> Option<&Path> {
@@ -78,7 +87,10 @@ impl LogSink {
         if let Medium::RotatingFile(file) = &mut self.medium
             && let Err(error) = file.reopen()
         {
-            tracing::error!("the log {} cannot be opened again: {error}", file.path().display());
+            tracing::error!(
+                "the log {} cannot be opened again: {error}",
+                file.path().display()
+            );
         }
         self.retry();
     }
@@ -112,7 +124,10 @@ impl LogSink {
             return 0;
         }
         if self.lost > 0 {
-            let reported = format!("rotad: {} bytes of log were lost here: the log could not be written\n", self.lost);
+            let reported = format!(
+                "rotad: {} bytes of log were lost here: the log could not be written\n",
+                self.lost
+            );
             if self.write_once(0, reported.as_bytes()) < reported.len() {
                 return 0;
             }
@@ -126,7 +141,9 @@ impl LogSink {
     }
 
     fn name(&self) -> String {
-        self.path().map_or("stderr".to_owned(), |path| format!("the log {}", path.display()))
+        self.path().map_or("stderr".to_owned(), |path| {
+            format!("the log {}", path.display())
+        })
     }
 
     fn write_once(&mut self, writer: u64, text: &[u8]) -> usize {
@@ -136,10 +153,12 @@ impl LogSink {
                 Ok(()) => return text.len(),
                 Err((done, error)) => (done, WriteStop::Error(error)),
             },
-            Medium::Stderr { plain, rest } => match flow(io::stderr().as_fd(), *plain, rest, text) {
-                (done, None) => return done,
-                (done, Some(stop)) => (done, stop),
-            },
+            Medium::Stderr { plain, rest } => {
+                match flow(io::stderr().as_fd(), *plain, rest, text) {
+                    (done, None) => return done,
+                    (done, Some(stop)) => (done, stop),
+                }
+            }
         };
         let (done, stop) = failed;
         match stop {
@@ -172,7 +191,12 @@ enum WriteStop {
 
 /// Writes as much as the descriptor takes without blocking; the rest of a partly written line is kept for the next
 /// call.
-fn flow(fd: BorrowedFd<'_>, plain: bool, rest: &mut Vec<u8>, text: &[u8]) -> (usize, Option<WriteStop>) {
+fn flow(
+    fd: BorrowedFd<'_>,
+    plain: bool,
+    rest: &mut Vec<u8>,
+    text: &[u8],
+) -> (usize, Option<WriteStop>) {
     let (done, stop) = push(fd, plain, rest);
     rest.drain(..done);
     if stop.is_some() {
@@ -180,7 +204,10 @@ fn flow(fd: BorrowedFd<'_>, plain: bool, rest: &mut Vec<u8>, text: &[u8]) -> (us
     }
     let (mut done, stop) = push(fd, plain, text);
     if done > 0 && done < text.len() && text[done - 1] != b'\n' {
-        let line = text[done..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |end| done + end + 1);
+        let line = text[done..]
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(text.len(), |end| done + end + 1);
         rest.extend_from_slice(&text[done..line]);
         done = line;
     }
@@ -229,20 +256,32 @@ mod tests {
     fn bytes_dropped_on_a_full_disk_are_reported() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("m.log");
-        let never = Rotation { max_size: 0, keep: 0, ..Rotation::default() };
+        let never = Rotation {
+            max_size: 0,
+            keep: 0,
+            ..Rotation::default()
+        };
         let mut full = LogSink::file(RotatingFile::new("/dev/full".into(), never));
-        assert_eq!((full.write(1, b"12345\n"), full.blocked()), (0, Some(SinkState::Failing)));
+        assert_eq!(
+            (full.write(1, b"12345\n"), full.blocked()),
+            (0, Some(SinkState::Failing))
+        );
         let mut sink = LogSink::file(RotatingFile::new(path.clone(), never));
         sink.drop_bytes(7);
         assert_eq!(sink.write(1, b"on\n"), 3);
         let text = std::fs::read_to_string(&path).expect("read");
-        assert!(text.contains("7 bytes of log were lost") && text.ends_with("\non\n"), "{text}");
+        assert!(
+            text.contains("7 bytes of log were lost") && text.ends_with("\non\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_slow_reader_delays_nothing_and_loses_nothing() {
         let (mut read, write) = std::io::pipe().expect("a pipe");
-        let text: Vec<u8> = (0..20_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+        let text: Vec<u8> = (0..20_000)
+            .flat_map(|n| format!("line {n}\n").into_bytes())
+            .collect();
         let (mut rest, mut done, mut got) = (Vec::new(), 0, Vec::new());
         while done < text.len() || !rest.is_empty() {
             let (more, stop) = flow(write.as_fd(), false, &mut rest, &text[done..]);
@@ -260,6 +299,9 @@ mod tests {
         assert_eq!(got, text);
         drop(read);
         let (_, write) = std::io::pipe().expect("a pipe");
-        assert!(matches!(flow(write.as_fd(), false, &mut rest, b"x\n"), (_, Some(WriteStop::Gone))));
+        assert!(matches!(
+            flow(write.as_fd(), false, &mut rest, b"x\n"),
+            (_, Some(WriteStop::Gone))
+        ));
     }
 }

@@ -27,7 +27,11 @@ pub struct MasterLog {
 impl MasterLog {
     /// If stderr is a stream to the journal, the native protocol is used instead: it keeps pool, slot and pid apart.
     pub fn stderr(format: LogFormat) -> Self {
-        Self { sink: LogSink::stderr(), format, journal: Journald::behind_stderr() }
+        Self {
+            sink: LogSink::stderr(),
+            format,
+            journal: Journald::behind_stderr(),
+        }
     }
 
     /// Opens the log file.
@@ -37,7 +41,11 @@ impl MasterLog {
     pub fn file(path: PathBuf, format: LogFormat, rotation: Rotation) -> io::Result<Self> {
         let mut file = RotatingFile::new(path, rotation);
         file.reopen()?;
-        Ok(Self { sink: LogSink::file(file), format, journal: None })
+        Ok(Self {
+            sink: LogSink::file(file),
+            format,
+            journal: None,
+        })
     }
 }
 
@@ -53,12 +61,20 @@ pub(super) struct Sinks {
 
 impl Sinks {
     pub(super) fn new(master_log: MasterLog) -> Self {
-        Self { master_log, files: BTreeMap::new(), queued: Vec::new(), dropped: 0, out: Vec::new() }
+        Self {
+            master_log,
+            files: BTreeMap::new(),
+            queued: Vec::new(),
+            dropped: 0,
+            out: Vec::new(),
+        }
     }
 
     /// Opens the target's file if it is not open yet, and sets its rotation.
     pub(super) fn open(&mut self, target: &LogTarget) {
-        let LogTarget::File { path, rotation } = target else { return };
+        let LogTarget::File { path, rotation } = target else {
+            return;
+        };
         if self.is_masters(path) {
             return;
         }
@@ -75,7 +91,8 @@ impl Sinks {
 
     /// Closes files that are not used, unless they still have to report lost bytes.
     pub(super) fn retain(&mut self, used: impl Fn(&Path) -> bool) {
-        self.files.retain(|path, sink| sink.has_unreported_loss() || used(path));
+        self.files
+            .retain(|path, sink| sink.has_unreported_loss() || used(path));
     }
 
     fn is_masters(&self, path: &Path) -> bool {
@@ -108,10 +125,18 @@ impl Sinks {
     }
 
     /// Writes output of a worker and returns how many bytes were accepted: all, some whole lines, or none.
-    pub(super) fn write(&mut self, target: &LogTarget, writer: u64, pipe: &Pipe, text: &[u8]) -> usize {
+    pub(super) fn write(
+        &mut self,
+        target: &LogTarget,
+        writer: u64,
+        pipe: &Pipe,
+        text: &[u8],
+    ) -> usize {
         match target {
             LogTarget::Master => self.write_formatted(writer, pipe, text),
-            target => self.sink_of(target).map_or(text.len(), |sink| sink.write(writer, text)),
+            target => self
+                .sink_of(target)
+                .map_or(text.len(), |sink| sink.write(writer, text)),
         }
     }
 
@@ -121,16 +146,28 @@ impl Sinks {
         while done < text.len() && self.master_log.sink.blocked().is_none() {
             if let Some(journal) = &mut self.master_log.journal {
                 let line = format::lines_len(&text[done..], 1);
-                if journal.send_line(source, stream, &text[done..done + line]).is_ok() {
+                if journal
+                    .send_line(source, stream, &text[done..done + line])
+                    .is_ok()
+                {
                     done += line;
                     continue;
                 }
             }
             self.out.clear();
-            let formatted = format::format(self.master_log.format, source, stream, &text[done..], &mut self.out);
+            let formatted = format::format(
+                self.master_log.format,
+                source,
+                stream,
+                &text[done..],
+                &mut self.out,
+            );
             let accepted = self.master_log.sink.write(writer, &self.out);
             if accepted < self.out.len() {
-                let lines = self.out[..accepted].iter().filter(|byte| **byte == b'\n').count();
+                let lines = self.out[..accepted]
+                    .iter()
+                    .filter(|byte| **byte == b'\n')
+                    .count();
                 return done + format::lines_len(&text[done..], lines);
             }
             done += formatted;
@@ -163,8 +200,10 @@ impl Sinks {
         let done = self.master_log.sink.write(MASTER, &self.queued);
         self.queued.drain(..done);
         if self.dropped > 0 && self.queued.is_empty() {
-            let reported =
-                format!("rotad: {} lines of the master's own log were dropped: the log is too slow\n", self.dropped);
+            let reported = format!(
+                "rotad: {} lines of the master's own log were dropped: the log is too slow\n",
+                self.dropped
+            );
             self.dropped = 0;
             self.queued.extend_from_slice(reported.as_bytes());
             let done = self.master_log.sink.write(MASTER, &self.queued);
@@ -187,7 +226,8 @@ impl Sinks {
 
     /// Whether a sink failed and may recover.
     pub(super) fn is_failing(&self) -> bool {
-        self.all().any(|sink| sink.blocked() == Some(SinkState::Failing))
+        self.all()
+            .any(|sink| sink.blocked() == Some(SinkState::Failing))
     }
 
     pub(super) fn retry(&mut self) {

@@ -17,7 +17,9 @@ pub(super) struct TailLines {
 impl TailLines {
     /// Adds printed text. Only its last lines are looked at.
     pub(super) fn push(&mut self, text: &[u8]) {
-        let Some((last, before)) = text.split_last() else { return };
+        let Some((last, before)) = text.split_last() else {
+            return;
+        };
         let ends = *last == b'\n';
         let whole = if ends { before } else { text };
         let mut start = whole.len();
@@ -43,13 +45,17 @@ impl TailLines {
             if self.lines.len() == LINES {
                 self.lines.pop_front();
             }
-            self.lines.push_back(piece[..piece.len().min(LINE_BYTES)].to_vec());
+            self.lines
+                .push_back(piece[..piece.len().min(LINE_BYTES)].to_vec());
         }
         self.open = !ends;
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
-        self.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+        self.lines
+            .iter()
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect()
     }
 }
 

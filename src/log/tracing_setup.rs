@@ -30,8 +30,11 @@ pub fn open(sink: Sink, format: LogFormat, level: LogLevel) {
     let (filter, handle) = reload::Layer::new(level_of(level));
     // Without `log_internal_errors(false)` the subscriber would report a failing writer with `eprintln!`, which panics
     // on a full disk.
-    let layer =
-        fmt::layer().with_writer(Lines { sink, format }).with_target(false).with_ansi(false).log_internal_errors(false);
+    let layer = fmt::layer()
+        .with_writer(Lines { sink, format })
+        .with_target(false)
+        .with_ansi(false)
+        .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     let done = match format {
         LogFormat::Text => registry.with(layer).try_init(),
@@ -39,7 +42,9 @@ pub fn open(sink: Sink, format: LogFormat, level: LogLevel) {
     };
     // A second master in one process (of an embedder) keeps writing to the first one's log.
     if done.is_ok() {
-        SET_LEVEL.set(Box::new(move |level| drop(handle.reload(level)))).ok();
+        SET_LEVEL
+            .set(Box::new(move |level| drop(handle.reload(level))))
+            .ok();
     }
 }
 
@@ -77,8 +82,14 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl io::Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let plain = bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n'));
-        (self.0.sink)(if plain { bytes.to_vec() } else { self.0.sanitize(bytes) });
+        let plain = bytes
+            .iter()
+            .all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n'));
+        (self.0.sink)(if plain {
+            bytes.to_vec()
+        } else {
+            self.0.sanitize(bytes)
+        });
         Ok(bytes.len())
     }
 
@@ -113,7 +124,11 @@ mod tests {
                 "INFO begins config=/tmp/\x1b[2J\u{202e}/ä\n",
                 "INFO begins config=/tmp/\\x1b[2J\\u{202e}/ä\n",
             ),
-            (LogFormat::Json, "{\"config\":\"\u{9b}ä\"}\n", "{\"config\":\"\\u009bä\"}\n"),
+            (
+                LogFormat::Json,
+                "{\"config\":\"\u{9b}ä\"}\n",
+                "{\"config\":\"\\u009bä\"}\n",
+            ),
         ] {
             let seen = Arc::new(Mutex::new(Vec::new()));
             let sink: Sink = Arc::new({
@@ -122,7 +137,10 @@ mod tests {
             });
             let lines = Lines { sink, format };
             lines.make_writer().write_all(line.as_bytes()).unwrap();
-            assert_eq!(String::from_utf8(seen.lock().unwrap().clone()).unwrap(), expected);
+            assert_eq!(
+                String::from_utf8(seen.lock().unwrap().clone()).unwrap(),
+                expected
+            );
         }
     }
 }

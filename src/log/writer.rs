@@ -89,9 +89,17 @@ impl WriterThread {
         handle: &LogWriter,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(handle.wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        epoll.add(
+            handle.wake.as_fd(),
+            EpollEvent::new(EpollFlags::EPOLLIN, WAKER),
+        )?;
         // EPERM: a regular file, which never blocks.
-        epoll.add(io::stderr(), EpollEvent::new(EpollFlags::EPOLLONESHOT, STDERR)).ok();
+        epoll
+            .add(
+                io::stderr(),
+                EpollEvent::new(EpollFlags::EPOLLONESHOT, STDERR),
+            )
+            .ok();
         Ok(Self {
             lines,
             commands,
@@ -120,7 +128,10 @@ impl WriterThread {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             LogWriter::set_busy(&self.busy_since, self.started, false);
-            let count = self.epoll.wait(&mut events, self.poll_timeout()).unwrap_or(0);
+            let count = self
+                .epoll
+                .wait(&mut events, self.poll_timeout())
+                .unwrap_or(0);
             LogWriter::set_busy(&self.busy_since, self.started, true);
             let mut woken = false;
             for event in &events[..count] {
@@ -154,8 +165,13 @@ impl WriterThread {
         if !self.pending.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let Some(retry_at) = self.retry_at else { return EpollTimeout::NONE };
-        let ms = retry_at.saturating_duration_since(Instant::now()).as_millis() as u16 + 1;
+        let Some(retry_at) = self.retry_at else {
+            return EpollTimeout::NONE;
+        };
+        let ms = retry_at
+            .saturating_duration_since(Instant::now())
+            .as_millis() as u16
+            + 1;
         EpollTimeout::from(ms)
     }
 
@@ -168,7 +184,8 @@ impl WriterThread {
 
     /// False when all handles are gone.
     fn run_commands(&mut self) -> bool {
-        self.sinks.count_dropped(self.dropped.swap(0, Ordering::Relaxed));
+        self.sinks
+            .count_dropped(self.dropped.swap(0, Ordering::Relaxed));
         loop {
             match self.commands.try_recv() {
                 Ok(command) => self.handle(command),
@@ -186,7 +203,11 @@ impl WriterThread {
         match command {
             Command::Adopt(pipe, target) => self.adopt(pipe, target),
             Command::Ended => {
-                for (id, reader) in self.readers.iter_mut().filter(|(_, reader)| !reader.finished) {
+                for (id, reader) in self
+                    .readers
+                    .iter_mut()
+                    .filter(|(_, reader)| !reader.finished)
+                {
                     if reader.pipe.source.has_ended() {
                         reader.finished = true;
                         self.pending.insert(*id);
@@ -213,14 +234,22 @@ impl WriterThread {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         if let Err(error) = self.epoll.add(&pipe, EpollEvent::new(flags, id)) {
             let (pool, slot) = (&pipe.source.pool, pipe.source.slot);
-            tracing::error!("what {pool}/{slot} prints is lost: its pipe cannot be watched: {error}");
+            tracing::error!(
+                "what {pool}/{slot} prints is lost: its pipe cannot be watched: {error}"
+            );
             return;
         }
         self.sinks.open(&target);
         let capacity = pipe.capacity();
         let finished = pipe.source.has_ended();
-        let reader =
-            PipeReader { pipe, target, capacity, grown: capacity >= MAX_CAPACITY, finished, has_backlog: false };
+        let reader = PipeReader {
+            pipe,
+            target,
+            capacity,
+            grown: capacity >= MAX_CAPACITY,
+            finished,
+            has_backlog: false,
+        };
         self.readers.insert(id, reader);
         self.pending.insert(id);
     }
@@ -255,9 +284,12 @@ impl WriterThread {
 
     /// Peeks into a pipe once, writes what can be written, and consumes that. Returns how many bytes that were.
     fn read(&mut self, id: u64) -> usize {
-        let Some(reader) = self.readers.get_mut(&id) else { return 0 };
+        let Some(reader) = self.readers.get_mut(&id) else {
+            return 0;
+        };
         let whole = self.pipe_peek.fits(reader.capacity);
-        let slow = reader.target == LogTarget::Master && !self.sinks.master_is_blocked_by(SinkState::Failing);
+        let slow = reader.target == LogTarget::Master
+            && !self.sinks.master_is_blocked_by(SinkState::Failing);
         let limit = if slow { MAX_FORMATTED } else { self.buf.len() };
         let seen = match self.pipe_peek.peek(&reader.pipe, &mut self.buf[..limit]) {
             Seen::Bytes(seen) => seen,
@@ -271,7 +303,10 @@ impl WriterThread {
             }
         };
         let text = &self.buf[..seen];
-        let mut lines = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let mut lines = text
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |newline| newline + 1);
         // Short writes may leave half of each page unused. A worker may have made the pipe smaller, or write each byte
         // as a packet of its own (pipe(7), O_DIRECT): then only the kernel knows that it is full.
         let full = seen >= reader.capacity / 2 || lines == 0 && reader.pipe.is_full();
@@ -279,10 +314,15 @@ impl WriterThread {
         if lines == 0 && (finished || seen >= MAX_LINE || full) {
             lines = seen;
         }
-        let mut taken = self.sinks.write(&reader.target, id, &reader.pipe, &text[..lines]);
+        let mut taken = self
+            .sinks
+            .write(&reader.target, id, &reader.pipe, &text[..lines]);
         reader.has_backlog = taken < lines;
         if reader.has_backlog {
-            if full && self.sinks.blocked(&reader.target) == Some(SinkState::Failing) && !grow(reader) {
+            if full
+                && self.sinks.blocked(&reader.target) == Some(SinkState::Failing)
+                && !grow(reader)
+            {
                 // The worker would block because of a disk: drop the oldest quarter to make room.
                 let quarter = (reader.capacity / 4).max(taken).min(lines);
                 let end = text[quarter..lines].iter().position(|byte| *byte == b'\n');
@@ -300,7 +340,13 @@ impl WriterThread {
             self.pipe_peek.consume(pipe, taken);
             tail.push(text);
             drop(tail);
-            self.recent.add(&pipe.source.pool, pipe.source.slot, pipe.source.pid(), pipe.stream, text);
+            self.recent.add(
+                &pipe.source.pool,
+                pipe.source.slot,
+                pipe.source.pid(),
+                pipe.stream,
+                text,
+            );
             self.progress.fetch_add(taken as u64, Ordering::Relaxed);
             if taken >= BUSY_BYTES || !whole || finished || full {
                 self.pending.insert(id);
@@ -310,7 +356,9 @@ impl WriterThread {
     }
 
     fn close(&mut self, id: u64) {
-        let Some(reader) = self.readers.remove(&id) else { return };
+        let Some(reader) = self.readers.remove(&id) else {
+            return;
+        };
         self.epoll.delete(&reader.pipe).ok();
         self.sinks.writer_gone(&reader.target, id);
         if matches!(reader.target, LogTarget::File { .. }) {
@@ -319,7 +367,12 @@ impl WriterThread {
     }
 
     fn pend_blocked(&mut self) {
-        self.pending.extend(self.readers.iter().filter(|(_, reader)| reader.has_backlog).map(|(id, _)| *id));
+        self.pending.extend(
+            self.readers
+                .iter()
+                .filter(|(_, reader)| reader.has_backlog)
+                .map(|(id, _)| *id),
+        );
     }
 
     fn retry(&mut self) {
@@ -329,10 +382,13 @@ impl WriterThread {
 
     /// Decides what wakes the thread next: a retry, a slow reader with room again; and answers drains.
     fn schedule_work(&mut self) {
-        let has_backlog = self.sinks.has_queued_lines() || self.readers.values().any(|reader| reader.has_backlog);
+        let has_backlog =
+            self.sinks.has_queued_lines() || self.readers.values().any(|reader| reader.has_backlog);
         if has_backlog && self.sinks.master_is_blocked_by(SinkState::Slow) {
             let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT;
-            self.epoll.modify(io::stderr(), &mut EpollEvent::new(flags, STDERR)).ok();
+            self.epoll
+                .modify(io::stderr(), &mut EpollEvent::new(flags, STDERR))
+                .ok();
         }
         if has_backlog && self.sinks.is_failing() {
             let now = Instant::now();
@@ -345,7 +401,11 @@ impl WriterThread {
         } else {
             self.retry_at = None;
         }
-        if !self.drains.is_empty() && self.pending.is_empty() && !has_backlog && self.lines.is_empty() {
+        if !self.drains.is_empty()
+            && self.pending.is_empty()
+            && !has_backlog
+            && self.lines.is_empty()
+        {
             for done in self.drains.drain(..) {
                 done.try_send(()).ok();
             }

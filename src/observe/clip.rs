@@ -5,7 +5,10 @@ pub fn clip(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=most)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     format!("{} … ({} bytes left out)", &text[..end], text.len() - end)
 }
 
@@ -14,7 +17,13 @@ pub fn clip(text: &str, most: usize) -> String {
 pub fn join_within(texts: &[String], most: usize) -> String {
     let share = most / texts.len().max(1);
     let fits = texts.iter().map(|text| text.len() + 1).sum::<usize>() <= most;
-    let cut = |text: &String| if fits { text.clone() } else { clip(text, share.max(SHORTEST)) };
+    let cut = |text: &String| {
+        if fits {
+            text.clone()
+        } else {
+            clip(text, share.max(SHORTEST))
+        }
+    };
     texts.iter().map(cut).collect::<Vec<_>>().join("\n")
 }
 
@@ -33,7 +42,9 @@ mod tests {
 
     #[test]
     fn every_text_is_named_however_long_the_others_are() {
-        let texts: Vec<String> = (0..300).map(|n| format!("pool{n}: {}", "x".repeat(10_000))).collect();
+        let texts: Vec<String> = (0..300)
+            .map(|n| format!("pool{n}: {}", "x".repeat(10_000)))
+            .collect();
         let joined = join_within(&texts, 256 << 10);
         assert!(joined.len() < 300 << 10, "{}", joined.len());
         assert!((0..300).all(|n| joined.contains(&format!("pool{n}: x"))));

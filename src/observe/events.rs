@@ -150,7 +150,11 @@ pub struct Event {
 
 impl Event {
     fn bytes(&self) -> usize {
-        let texts = [&self.pool, &self.worker, &self.cause].into_iter().flatten().map(String::len).sum::<usize>();
+        let texts = [&self.pool, &self.worker, &self.cause]
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .sum::<usize>();
         size_of::<Self>() + self.time.len() + self.text.len() + texts
     }
 }
@@ -170,7 +174,10 @@ impl Ring {
         event.seq = self.last;
         event.time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         if event.text.len() > LONGEST_TEXT {
-            let end = (0..=LONGEST_TEXT).rev().find(|end| event.text.is_char_boundary(*end)).unwrap_or(0);
+            let end = (0..=LONGEST_TEXT)
+                .rev()
+                .find(|end| event.text.is_char_boundary(*end))
+                .unwrap_or(0);
             event.text.truncate(end);
             event.text.push('…');
         }
@@ -184,7 +191,9 @@ impl Ring {
 
     /// The last `most` events, the oldest first.
     pub fn latest(&self, most: usize) -> impl Iterator<Item = &Event> {
-        self.events.iter().skip(self.events.len().saturating_sub(most))
+        self.events
+            .iter()
+            .skip(self.events.len().saturating_sub(most))
     }
 }
 
@@ -219,9 +228,15 @@ mod tests {
         assert_eq!(ring.latest(10).count(), 10);
         for _ in 0..1000 {
             ring.push(event("ü".repeat(100_000)));
-            assert!(ring.bytes <= MOST_BYTES && ring.bytes == ring.events.iter().map(Event::bytes).sum::<usize>());
+            assert!(
+                ring.bytes <= MOST_BYTES
+                    && ring.bytes == ring.events.iter().map(Event::bytes).sum::<usize>()
+            );
         }
-        assert!(ring.latest(usize::MAX).all(|event| event.text.len() <= LONGEST_TEXT + 3));
+        assert!(
+            ring.latest(usize::MAX)
+                .all(|event| event.text.len() <= LONGEST_TEXT + 3)
+        );
     }
 
     #[test]

@@ -54,9 +54,16 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_obeys_comes_through() {
-        let all: String = (0..0xa0).map(|n| char::from_u32(n).unwrap()).chain("äß\u{202e}✓".chars()).collect();
+        let all: String = (0..0xa0)
+            .map(|n| char::from_u32(n).unwrap())
+            .chain("äß\u{202e}✓".chars())
+            .collect();
         let out = sanitize(&all);
-        assert!(out.chars().all(|c| (!c.is_control() || c == '\t') && c != '\u{202e}'), "{out:?}");
+        assert!(
+            out.chars()
+                .all(|c| (!c.is_control() || c == '\t') && c != '\u{202e}'),
+            "{out:?}"
+        );
         assert!(out.contains("äß") && out.contains('✓'));
         assert_eq!(sanitize("a\x1b]0;title\x07b\tc"), "a\\x1b]0;title\\x07b\tc");
         assert_eq!(sanitize(b"a\x1b[2Jb\tc\xff"), "a\\x1b[2Jb\tc\\xff");
@@ -67,7 +74,10 @@ mod tests {
     fn json_means_the_same_and_moves_nothing() {
         let text = "a\u{9b}2J\u{7f}\u{202e}\x1bä";
         let json = sanitize_json(&serde_json::to_string(&[text]).unwrap());
-        assert!(json.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{json:?}");
+        assert!(
+            json.chars().all(|c| !c.is_control() && c != '\u{202e}'),
+            "{json:?}"
+        );
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
     }
 

@@ -169,7 +169,12 @@ const MOST_LAST_LINES: usize = 8 << 20;
 impl Status {
     /// Cuts the last lines of workers, each to its share, if together they exceed the limit.
     pub fn cut_last_lines(&mut self) {
-        let exits = || self.pools.iter().flat_map(|pool| &pool.workers).filter_map(|worker| worker.last_exit.as_ref());
+        let exits = || {
+            self.pools
+                .iter()
+                .flat_map(|pool| &pool.workers)
+                .filter_map(|worker| worker.last_exit.as_ref())
+        };
         let (count, total) = exits()
             .map(|exit| exit.log.iter().map(|line| json_len(line)).sum::<usize>())
             .fold((0, 0), |(count, total), len| (count + 1, total + len));
@@ -235,7 +240,11 @@ fn is_zero(number: &u32) -> bool {
 
 /// The warning for a pool in which this many workers are older than their files.
 pub fn outdated(count: u32) -> String {
-    let serve = if count == 1 { "worker serves" } else { "workers serve" };
+    let serve = if count == 1 {
+        "worker serves"
+    } else {
+        "workers serve"
+    };
     format!("{count} {serve} from memory, and a crash would start the changed files")
 }
 
@@ -253,7 +262,15 @@ mod tests {
     use super::*;
 
     fn exit(log: Vec<String>) -> LastExit {
-        LastExit { code: Some(3), signal: None, core: None, error: None, after_s: 0.1, log, log_cut: false }
+        LastExit {
+            code: Some(3),
+            signal: None,
+            core: None,
+            error: None,
+            after_s: 0.1,
+            log,
+            log_cut: false,
+        }
     }
 
     #[test]
@@ -266,6 +283,9 @@ mod tests {
         assert_eq!((cut.log, cut.log_cut), (vec!["two".to_owned()], true));
         let mut long = exit(vec!["ä\u{1}\u{1}end".into()]);
         long.cut_last_lines(10);
-        assert_eq!((long.log, long.log_cut), (vec!["\u{1}end".to_owned()], true));
+        assert_eq!(
+            (long.log, long.log_cut),
+            (vec!["\u{1}end".to_owned()], true)
+        );
     }
 }

@@ -63,13 +63,20 @@ pub enum ListenChange {
 /// Computes the changes from `old` to `new`.
 pub fn diff(old: &Plan, new: &Plan) -> Diff {
     let (live, needs_new_master) = master(old, new);
-    Diff { pools: pools(old, new), listeners: listeners(&old.listeners, &new.listeners), live, needs_new_master }
+    Diff {
+        pools: pools(old, new),
+        listeners: listeners(&old.listeners, &new.listeners),
+        live,
+        needs_new_master,
+    }
 }
 
 impl Diff {
     /// Whether nothing changes at all.
     pub fn is_empty(&self) -> bool {
-        self.pools.iter().all(|pool| pool.change == PoolChange::Same)
+        self.pools
+            .iter()
+            .all(|pool| pool.change == PoolChange::Same)
             && self.listeners.is_empty()
             && self.live.is_empty()
             && self.needs_new_master.is_empty()
@@ -77,37 +84,66 @@ impl Diff {
 
     /// One line for each pool, listener and kind of key that changes.
     pub fn lines(&self) -> Vec<String> {
-        let pools = self.pools.iter().filter_map(|PoolDiff { name, change }| match change {
-            PoolChange::Added => Some(format!("{name}: added")),
-            PoolChange::Removed => Some(format!("{name}: removed")),
-            PoolChange::Rolled { keys } => Some(format!("{name}: rolled ({})", keys.join(", "))),
-            PoolChange::Adjusted { keys } => Some(format!("{name}: adjusted without a restart ({})", keys.join(", "))),
-            PoolChange::Same => None,
-        });
-        let listeners = self.listeners.iter().map(|ListenDiff { name, change }| match change {
-            ListenChange::Added => format!("listener {name}: added"),
-            ListenChange::Removed => format!("listener {name}: removed"),
-            ListenChange::Adjusted { keys } => format!("listener {name}: changes in place ({})", keys.join(", ")),
-            ListenChange::Replaced => format!("listener {name}: another address"),
-        });
+        let pools = self
+            .pools
+            .iter()
+            .filter_map(|PoolDiff { name, change }| match change {
+                PoolChange::Added => Some(format!("{name}: added")),
+                PoolChange::Removed => Some(format!("{name}: removed")),
+                PoolChange::Rolled { keys } => {
+                    Some(format!("{name}: rolled ({})", keys.join(", ")))
+                }
+                PoolChange::Adjusted { keys } => Some(format!(
+                    "{name}: adjusted without a restart ({})",
+                    keys.join(", ")
+                )),
+                PoolChange::Same => None,
+            });
+        let listeners = self
+            .listeners
+            .iter()
+            .map(|ListenDiff { name, change }| match change {
+                ListenChange::Added => format!("listener {name}: added"),
+                ListenChange::Removed => format!("listener {name}: removed"),
+                ListenChange::Adjusted { keys } => {
+                    format!("listener {name}: changes in place ({})", keys.join(", "))
+                }
+                ListenChange::Replaced => format!("listener {name}: another address"),
+            });
         let mut lines: Vec<String> = pools.chain(listeners).collect();
         if !self.live.is_empty() {
-            lines.push(format!("master: applied at once ({})", self.live.join(", ")));
+            lines.push(format!(
+                "master: applied at once ({})",
+                self.live.join(", ")
+            ));
         }
         if !self.needs_new_master.is_empty() {
             let keys = self.needs_new_master.join(", ");
-            lines.push(format!("master: kept as it is until it is stopped and started again ({keys})"));
+            lines.push(format!(
+                "master: kept as it is until it is stopped and started again ({keys})"
+            ));
         }
         lines
     }
 }
 
 fn pools(old: &Plan, new: &Plan) -> Vec<PoolDiff> {
-    let gone = old.pools.iter().filter(|pool| !new.pools.iter().any(|other| other.name == pool.name));
-    let gone = gone.map(|pool| PoolDiff { name: pool.name.clone(), change: PoolChange::Removed });
+    let gone = old
+        .pools
+        .iter()
+        .filter(|pool| !new.pools.iter().any(|other| other.name == pool.name));
+    let gone = gone.map(|pool| PoolDiff {
+        name: pool.name.clone(),
+        change: PoolChange::Removed,
+    });
     let mut all: Vec<PoolDiff> = gone.collect();
     for pool in &new.pools {
-        let mut say = |change| all.push(PoolDiff { name: pool.name.clone(), change });
+        let mut say = |change| {
+            all.push(PoolDiff {
+                name: pool.name.clone(),
+                change,
+            })
+        };
         match old.pools.iter().find(|other| other.name == pool.name) {
             None => say(PoolChange::Added),
             Some(before) if diff_pool::is_other(before, pool) => {
@@ -119,7 +155,9 @@ fn pools(old: &Plan, new: &Plan) -> Vec<PoolDiff> {
                 say(match (rolled.is_empty(), adjusted.is_empty()) {
                     (true, true) => PoolChange::Same,
                     (true, false) => PoolChange::Adjusted { keys: adjusted },
-                    (false, _) => PoolChange::Rolled { keys: [rolled, adjusted].concat() },
+                    (false, _) => PoolChange::Rolled {
+                        keys: [rolled, adjusted].concat(),
+                    },
                 });
             }
         }
@@ -128,8 +166,13 @@ fn pools(old: &Plan, new: &Plan) -> Vec<PoolDiff> {
 }
 
 fn listeners(old: &[ListenPlan], new: &[ListenPlan]) -> Vec<ListenDiff> {
-    let gone = old.iter().filter(|plan| !new.iter().any(|other| other.name == plan.name));
-    let gone = gone.map(|plan| ListenDiff { name: plan.name.clone(), change: ListenChange::Removed });
+    let gone = old
+        .iter()
+        .filter(|plan| !new.iter().any(|other| other.name == plan.name));
+    let gone = gone.map(|plan| ListenDiff {
+        name: plan.name.clone(),
+        change: ListenChange::Removed,
+    });
     let changed = new.iter().filter_map(|plan| {
         let change = match old.iter().find(|other| other.name == plan.name) {
             None => ListenChange::Added,
@@ -148,7 +191,10 @@ fn listeners(old: &[ListenPlan], new: &[ListenPlan]) -> Vec<ListenDiff> {
                 ListenChange::Adjusted { keys }
             }
         };
-        Some(ListenDiff { name: plan.name.clone(), change })
+        Some(ListenDiff {
+            name: plan.name.clone(),
+            change,
+        })
     });
     gone.chain(changed).collect()
 }
@@ -168,7 +214,10 @@ fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
         ("name", a.name != b.name),
         ("pid_file", a.pid_file != b.pid_file),
         ("runtime_dir", a.runtime_dir != b.runtime_dir),
-        ("working_directory", a.working_directory != b.working_directory),
+        (
+            "working_directory",
+            a.working_directory != b.working_directory,
+        ),
         ("umask", a.umask != b.umask),
         ("log_file", a.log_file != b.log_file),
         ("log_format", a.log_format != b.log_format),
@@ -180,5 +229,8 @@ fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
 }
 
 pub(super) fn differing(keys: &[(&str, bool)]) -> Vec<String> {
-    keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| (*key).to_owned()).collect()
+    keys.iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| (*key).to_owned())
+        .collect()
 }

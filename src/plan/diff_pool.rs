@@ -19,42 +19,77 @@ pub(super) fn is_other(old: &PoolPlan, new: &PoolPlan) -> bool {
 }
 
 /// The differences; each pool comes with the plan that its listeners belong to.
-pub(super) fn keys((old_plan, old): (&Plan, &PoolPlan), (new_plan, new): (&Plan, &PoolPlan)) -> Keys {
+pub(super) fn keys(
+    (old_plan, old): (&Plan, &PoolPlan),
+    (new_plan, new): (&Plan, &PoolPlan),
+) -> Keys {
     let mut keys = Keys::default();
-    keys.rolled.extend(differing(&[("kind", old.kind != new.kind)]));
+    keys.rolled
+        .extend(differing(&[("kind", old.kind != new.kind)]));
     recipe(&mut keys, &old.recipe, &new.recipe);
     let listens = listens(old_plan, old) != listens(new_plan, new);
     let stdin = stdin(old_plan, old) != stdin(new_plan, new);
-    keys.rolled.extend(differing(&[("listen", listens), ("stdin", stdin), ("ready", old.ready != new.ready)]));
+    keys.rolled.extend(differing(&[
+        ("listen", listens),
+        ("stdin", stdin),
+        ("ready", old.ready != new.ready),
+    ]));
     ports(&mut keys, old, new);
     health(&mut keys, old.health.as_ref(), new.health.as_ref());
     logs(&mut keys, &old.log, &new.log);
     policy(&mut keys, old, new);
-    let watch = |pool: &PoolPlan| pool.watch.as_ref().map(|watch| (watch.base.clone(), watch.globs.clone()));
+    let watch = |pool: &PoolPlan| {
+        pool.watch
+            .as_ref()
+            .map(|watch| (watch.base.clone(), watch.globs.clone()))
+    };
     let debounce = |pool: &PoolPlan| pool.watch.as_ref().map(|watch| watch.debounce);
     keys.adjusted.extend(differing(&[
         ("after", old.after != new.after),
         ("essential", old.essential != new.essential),
         ("reload.watch", watch(old) != watch(new)),
-        ("reload.debounce", old.watch.is_some() && new.watch.is_some() && debounce(old) != debounce(new)),
+        (
+            "reload.debounce",
+            old.watch.is_some() && new.watch.is_some() && debounce(old) != debounce(new),
+        ),
         ("reload.on", old.roll_on != new.roll_on),
-        ("recycle.max_age", old.recycle.max_age != new.recycle.max_age),
-        ("recycle.max_rss", old.recycle.max_rss != new.recycle.max_rss),
+        (
+            "recycle.max_age",
+            old.recycle.max_age != new.recycle.max_age,
+        ),
+        (
+            "recycle.max_rss",
+            old.recycle.max_rss != new.recycle.max_rss,
+        ),
     ]));
     keys
 }
 
 fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
-    keys.rolled.extend(differing(&[("command", old.command != new.command)]));
+    keys.rolled
+        .extend(differing(&[("command", old.command != new.command)]));
     named(&mut keys.rolled, "env", &variables(old), &variables(new));
-    let user = |recipe: &Recipe| recipe.account.as_ref().map(|user| (user.name.clone(), user.uid, user.home.clone()));
+    let user = |recipe: &Recipe| {
+        recipe
+            .account
+            .as_ref()
+            .map(|user| (user.name.clone(), user.uid, user.home.clone()))
+    };
     let shell = |recipe: &Recipe| recipe.account.as_ref().map(|account| account.shell.clone());
-    let group = |recipe: &Recipe| recipe.account.as_ref().map(|account| (account.gid, account.groups.clone()));
+    let group = |recipe: &Recipe| {
+        recipe
+            .account
+            .as_ref()
+            .map(|account| (account.gid, account.groups.clone()))
+    };
     let other_user = user(old) != user(new) || shell(old) != shell(new);
     keys.rolled.extend(differing(&[
         ("clear_env", old.clear_env != new.clear_env),
         ("pass_env", old.pass_env != new.pass_env),
-        ("working_directory", old.working_directory != new.working_directory),
+        (
+            "working_directory",
+            old.working_directory != new.working_directory,
+        ),
         ("user", other_user),
         // A different user has different groups.
         ("group", !other_user && group(old) != group(new)),
@@ -62,7 +97,11 @@ fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
         ("nice", old.nice != new.nice),
     ]));
     let limits = |recipe: &Recipe| -> BTreeMap<String, (u64, u64)> {
-        recipe.limits.iter().map(|limit| (limit.name.clone(), (limit.soft, limit.hard))).collect()
+        recipe
+            .limits
+            .iter()
+            .map(|limit| (limit.name.clone(), (limit.soft, limit.hard)))
+            .collect()
     };
     named(&mut keys.rolled, "limits", &limits(old), &limits(new));
 }
@@ -73,9 +112,17 @@ fn variables(recipe: &Recipe) -> BTreeMap<String, Template> {
 }
 
 /// `TABLE.NAME` for every name that is on one side only or has different values.
-fn named<T: PartialEq>(into: &mut Vec<String>, table: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) {
+fn named<T: PartialEq>(
+    into: &mut Vec<String>,
+    table: &str,
+    old: &BTreeMap<String, T>,
+    new: &BTreeMap<String, T>,
+) {
     let gone = old.keys().filter(|name| !new.contains_key(*name));
-    let changed = new.iter().filter(|(name, value)| old.get(*name) != Some(value)).map(|(name, _)| name);
+    let changed = new
+        .iter()
+        .filter(|(name, value)| old.get(*name) != Some(value))
+        .map(|(name, _)| name);
     let mut names: Vec<&String> = gone.chain(changed).collect();
     names.sort();
     into.extend(names.into_iter().map(|name| format!("{table}.{name}")));
@@ -83,7 +130,12 @@ fn named<T: PartialEq>(into: &mut Vec<String>, table: &str, old: &BTreeMap<Strin
 
 /// The pool's listeners from descriptor 3 on, by name and address, since indices differ between plans.
 fn listens<'a>(plan: &'a Plan, pool: &PoolPlan) -> Vec<Option<(&'a str, &'a Address)>> {
-    pool.recipe.listen.iter().take(pool.recipe.passed).map(|index| listener(plan, *index)).collect()
+    pool.recipe
+        .listen
+        .iter()
+        .take(pool.recipe.passed)
+        .map(|index| listener(plan, *index))
+        .collect()
 }
 
 fn stdin<'a>(plan: &'a Plan, pool: &PoolPlan) -> Option<(&'a str, &'a Address)> {
@@ -91,7 +143,9 @@ fn stdin<'a>(plan: &'a Plan, pool: &PoolPlan) -> Option<(&'a str, &'a Address)> 
 }
 
 fn listener(plan: &Plan, index: usize) -> Option<(&str, &Address)> {
-    plan.listeners.get(index).map(|plan| (plan.name.as_str(), &plan.address))
+    plan.listeners
+        .get(index)
+        .map(|plan| (plan.name.as_str(), &plan.address))
 }
 
 /// With more ports than before, every worker can keep its own.
@@ -103,7 +157,12 @@ fn ports(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
         (Some(old), Some(new)) => new.first <= old.first && old.last <= new.last,
         _ => false,
     };
-    if wider { &mut keys.adjusted } else { &mut keys.rolled }.push("ports".to_owned());
+    if wider {
+        &mut keys.adjusted
+    } else {
+        &mut keys.rolled
+    }
+    .push("ports".to_owned());
 }
 
 /// Old workers may not answer a new check, and were told their watchdog interval when they were spawned.
@@ -113,8 +172,18 @@ fn health(keys: &mut Keys, old: Option<&Health>, new: Option<&Health>) {
     }
     match (old, new) {
         (
-            Some(Health::Probe { check: asked, every, timeout, failures }),
-            Some(Health::Probe { check: ask, every: new_every, timeout: new_timeout, failures: new_failures }),
+            Some(Health::Probe {
+                check: asked,
+                every,
+                timeout,
+                failures,
+            }),
+            Some(Health::Probe {
+                check: ask,
+                every: new_every,
+                timeout: new_timeout,
+                failures: new_failures,
+            }),
         ) => {
             keys.rolled.extend(differing(&[("health", asked != ask)]));
             keys.adjusted.extend(differing(&[
@@ -124,7 +193,9 @@ fn health(keys: &mut Keys, old: Option<&Health>, new: Option<&Health>) {
             ]));
         }
         (Some(Health::Probe { .. }), None) => keys.adjusted.push("health".to_owned()),
-        (Some(Health::Watchdog(_)), Some(Health::Watchdog(_))) => keys.rolled.push("health.watchdog".to_owned()),
+        (Some(Health::Watchdog(_)), Some(Health::Watchdog(_))) => {
+            keys.rolled.push("health.watchdog".to_owned())
+        }
         _ => keys.rolled.push("health".to_owned()),
     }
 }
@@ -156,10 +227,20 @@ fn ends(log: &LogPlan) -> (End, End) {
 }
 
 fn logs(keys: &mut Keys, old: &LogPlan, new: &LogPlan) {
-    let changed = differing(&[("log.stdout", old.stdout != new.stdout), ("log.stderr", old.stderr != new.stderr)]);
-    if ends(old) == ends(new) { &mut keys.adjusted } else { &mut keys.rolled }.extend(changed);
-    keys.adjusted
-        .extend(differing(&[("log.max_size", old.max_size != new.max_size), ("log.keep", old.keep != new.keep)]));
+    let changed = differing(&[
+        ("log.stdout", old.stdout != new.stdout),
+        ("log.stderr", old.stderr != new.stderr),
+    ]);
+    if ends(old) == ends(new) {
+        &mut keys.adjusted
+    } else {
+        &mut keys.rolled
+    }
+    .extend(changed);
+    keys.adjusted.extend(differing(&[
+        ("log.max_size", old.max_size != new.max_size),
+        ("log.keep", old.keep != new.keep),
+    ]));
     let (old, new) = (&old.access, &new.access);
     keys.adjusted.extend(differing(&[
         ("log.mode", old.mode != new.mode),
@@ -172,7 +253,8 @@ fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
     let (a, b) = (&old.policy, &new.policy);
     let resized = a.count != b.count;
     if resized {
-        keys.adjusted.push(format!("count {} → {}", a.count, b.count));
+        keys.adjusted
+            .push(format!("count {} → {}", a.count, b.count));
     }
     keys.adjusted.extend(differing(&[
         ("ready_timeout", a.ready_timeout != b.ready_timeout),
@@ -180,14 +262,29 @@ fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
         ("max_starting", a.max_starting != b.max_starting),
         // By default these two follow `count`.
         ("reload.surge", !resized && a.reload.surge != b.reload.surge),
-        ("reload.max_draining", !resized && a.reload.max_draining != b.reload.max_draining),
+        (
+            "reload.max_draining",
+            !resized && a.reload.max_draining != b.reload.max_draining,
+        ),
         ("reload.soak", a.reload.soak != b.reload.soak),
-        ("reload.on_failure", a.reload.on_failure != b.reload.on_failure),
+        (
+            "reload.on_failure",
+            a.reload.on_failure != b.reload.on_failure,
+        ),
         ("restart.policy", a.restart.policy != b.restart.policy),
         ("restart.delay", a.restart.delay != b.restart.delay),
-        ("restart.max_delay", a.restart.max_delay != b.restart.max_delay),
-        ("restart.stable_after", a.restart.stable_after != b.restart.stable_after),
-        ("restart.success_exit_codes", a.restart.success_exit_codes != b.restart.success_exit_codes),
+        (
+            "restart.max_delay",
+            a.restart.max_delay != b.restart.max_delay,
+        ),
+        (
+            "restart.stable_after",
+            a.restart.stable_after != b.restart.stable_after,
+        ),
+        (
+            "restart.success_exit_codes",
+            a.restart.success_exit_codes != b.restart.success_exit_codes,
+        ),
         ("restart.never_on", a.restart.never_on != b.restart.never_on),
     ]));
 }

@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 /// A pattern whose walk meets more names than this is a mistake, such as `/**`.
 const MOST_NAMES: usize = 100_000;
 
-const AS_A_SHELL: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+const AS_A_SHELL: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
 
 /// One pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +46,13 @@ enum Part {
 impl Glob {
     /// Parses a pattern; the error says what is wrong with it.
     pub fn new(text: &str, base: &Path) -> Result<Self, String> {
-        let glob = Self { text: text.to_owned(), base: base.to_owned() };
-        let braces = text.split_once('{').is_some_and(|(_, rest)| rest.contains([',', '}']));
+        let glob = Self {
+            text: text.to_owned(),
+            base: base.to_owned(),
+        };
+        let braces = text
+            .split_once('{')
+            .is_some_and(|(_, rest)| rest.contains([',', '}']));
         if braces {
             return Err("`{…}` is no part of a pattern: write a list of two patterns".to_owned());
         }
@@ -93,8 +101,15 @@ impl Glob {
     }
 
     fn parts(&self) -> (PathBuf, Vec<Part>) {
-        let start = if self.text.starts_with('/') { PathBuf::from("/") } else { self.base.clone() };
-        let names = self.text.split('/').filter(|name| !name.is_empty() && *name != ".");
+        let start = if self.text.starts_with('/') {
+            PathBuf::from("/")
+        } else {
+            self.base.clone()
+        };
+        let names = self
+            .text
+            .split('/')
+            .filter(|name| !name.is_empty() && *name != ".");
         // Patterns are checked when they are parsed.
         let mut parts: Vec<Part> = names.filter_map(|name| part(name).ok()).collect();
         if let Some(Part::Folders) = parts.last() {
@@ -145,12 +160,16 @@ fn part(name: &str) -> Result<Part, String> {
         return Ok(Part::Folders);
     }
     if name.contains("**") {
-        return Err("`**` stands between slashes, for any number of folders: src/**/*.py".to_owned());
+        return Err(
+            "`**` stands between slashes, for any number of folders: src/**/*.py".to_owned(),
+        );
     }
     if !name.contains(['*', '?', '[']) {
         return Ok(Part::Name(name.to_owned()));
     }
-    Pattern::new(name).map(Part::Pattern).map_err(|error| error.msg.to_owned())
+    Pattern::new(name)
+        .map(Part::Pattern)
+        .map_err(|error| error.msg.to_owned())
 }
 
 fn matches(pattern: &Pattern, name: &OsStr) -> bool {
@@ -160,7 +179,8 @@ fn matches(pattern: &Pattern, name: &OsStr) -> bool {
 
 /// A real directory that is not hidden.
 fn is_folder(entry: &fs::DirEntry) -> bool {
-    entry.file_type().is_ok_and(|kind| kind.is_dir()) && !entry.file_name().to_string_lossy().starts_with('.')
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+        && !entry.file_name().to_string_lossy().starts_with('.')
 }
 
 /// The entries of a directory; none if it is not one or no longer exists.
@@ -168,8 +188,18 @@ fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, Missed> {
     let read = fs::read_dir(folder).and_then(|entries| entries.take(MOST_NAMES + 1).collect());
     match read {
         Ok(entries) => Ok(entries),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
-        Err(source) => Err(Missed::Unreadable { path: folder.to_owned(), source }),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(Vec::new())
+        }
+        Err(source) => Err(Missed::Unreadable {
+            path: folder.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -179,7 +209,15 @@ mod tests {
 
     fn tree() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for path in ["a.toml", "b.txt", ".c.toml", "d/e.toml", "d/f/g.toml", "d/.h/i.toml", "[x]/j.toml"] {
+        for path in [
+            "a.toml",
+            "b.txt",
+            ".c.toml",
+            "d/e.toml",
+            "d/f/g.toml",
+            "d/.h/i.toml",
+            "[x]/j.toml",
+        ] {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
@@ -191,7 +229,12 @@ mod tests {
     fn found(text: &str) -> Vec<String> {
         let folder = tree();
         let found = Glob::new(text, folder.path()).unwrap().find().unwrap();
-        let short = |path: &PathBuf| path.strip_prefix(folder.path()).unwrap().display().to_string();
+        let short = |path: &PathBuf| {
+            path.strip_prefix(folder.path())
+                .unwrap()
+                .display()
+                .to_string()
+        };
         found.iter().map(short).collect()
     }
 
@@ -200,7 +243,10 @@ mod tests {
         assert_eq!(found("*.toml"), ["a.toml"]);
         assert_eq!(found("a.toml"), ["a.toml"]);
         assert_eq!(found("./d//*.toml"), ["d/e.toml"]);
-        assert_eq!(found("**/*.toml"), ["[x]/j.toml", "a.toml", "d/e.toml", "d/f/g.toml"]);
+        assert_eq!(
+            found("**/*.toml"),
+            ["[x]/j.toml", "a.toml", "d/e.toml", "d/f/g.toml"]
+        );
         assert_eq!(found("d/**"), ["d/e.toml", "d/f", "d/f/g.toml", "d/up"]);
         assert_eq!(found("d/**/g.toml"), ["d/f/g.toml"]);
         assert_eq!(found("*/up/a.toml"), ["d/up/a.toml"]);

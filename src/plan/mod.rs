@@ -12,8 +12,8 @@ mod template;
 pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
 pub use glob::{Glob, Missed};
 pub use pool::{
-    Account, Check, FileAccess, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe, Recycle, RollOn, Sink,
-    Watch,
+    Account, Check, FileAccess, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe,
+    Recycle, RollOn, Sink, Watch,
 };
 pub use sources::{changed, read};
 pub use template::{Context, Fault, Sockets};

@@ -14,7 +14,10 @@ const LARGEST: u64 = 4 << 20;
 /// The file cannot be opened or read, is not a regular file, or is too large.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
@@ -37,13 +40,16 @@ pub fn changed(plan: &Plan) -> io::Result<Vec<PathBuf>> {
         match read(&source.path) {
             Ok(content) if content == source.content => {}
             Ok(_) => changed.push(source.path.clone()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => changed.push(source.path.clone()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                changed.push(source.path.clone())
+            }
             Err(error) => return Err(error),
         }
     }
     for glob in &plan.include {
         for path in glob.find().map_err(io::Error::other)? {
-            let known = plan.sources.iter().any(|source| source.path == path) || is(&path, &plan.real);
+            let known =
+                plan.sources.iter().any(|source| source.path == path) || is(&path, &plan.real);
             if !known && !changed.contains(&path) {
                 changed.push(path);
             }

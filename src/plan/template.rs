@@ -69,7 +69,10 @@ impl Template {
                 rest = after;
             } else {
                 let Some(end) = brace.find('}') else {
-                    return Err(fault("`{` is never closed", "write `{{` for a brace".to_owned()));
+                    return Err(fault(
+                        "`{` is never closed",
+                        "write `{{` for a brace".to_owned(),
+                    ));
                 };
                 let piece = placeholder(&brace[1..end], sockets)?;
                 if !plain.is_empty() {
@@ -94,7 +97,12 @@ impl Template {
                 Piece::Text(plain) => text.push(plain),
                 Piece::Fd(number) => text.push(number.to_string()),
                 Piece::Addr(index) => {
-                    text.push(context.addresses.get(*index).map_or_else(OsString::new, Address::to_os_string));
+                    text.push(
+                        context
+                            .addresses
+                            .get(*index)
+                            .map_or_else(OsString::new, Address::to_os_string),
+                    );
                 }
                 Piece::ListenerPort(index) => match context.addresses.get(*index) {
                     Some(Address::Tcp(address)) => text.push(address.port().to_string()),
@@ -147,7 +155,10 @@ impl fmt::Display for Address {
 fn placeholder(word: &str, sockets: Sockets<'_>) -> Result<Piece, Fault> {
     let listen = sockets.listen;
     if let Some((kind @ ("fd" | "addr" | "port"), name)) = word.split_once(':') {
-        let index = listen.iter().position(|plan| plan.name == name).ok_or_else(|| unknown(kind, name, listen))?;
+        let index = listen
+            .iter()
+            .position(|plan| plan.name == name)
+            .ok_or_else(|| unknown(kind, name, listen))?;
         return match (kind, &listen[index].address) {
             ("fd", _) if index < sockets.passed => Ok(Piece::Fd(FIRST_FD + index)),
             ("fd", _) => Ok(Piece::Fd(STDIN)),
@@ -175,23 +186,40 @@ fn placeholder(word: &str, sockets: Sockets<'_>) -> Result<Piece, Fault> {
 }
 
 fn unknown(kind: &str, name: &str, listen: &[ListenPlan]) -> Fault {
-    let known: Vec<String> = listen.iter().map(|plan| format!("`{{{kind}:{}}}`", plan.name)).collect();
+    let known: Vec<String> = listen
+        .iter()
+        .map(|plan| format!("`{{{kind}:{}}}`", plan.name))
+        .collect();
     let hint = if known.is_empty() {
         "this pool has no `listen`".to_owned()
     } else {
         format!("known here: {}", known.join(", "))
     };
-    let message = format!("`{{{kind}:{}}}` names no listener of this pool", short(name));
-    Fault { unknown_listener: true, ..fault(&message, hint) }
+    let message = format!(
+        "`{{{kind}:{}}}` names no listener of this pool",
+        short(name)
+    );
+    Fault {
+        unknown_listener: true,
+        ..fault(&message, hint)
+    }
 }
 
 fn fault(message: &str, hint: String) -> Fault {
-    Fault { message: message.to_owned(), hint: Some(hint), unknown_listener: false }
+    Fault {
+        message: message.to_owned(),
+        hint: Some(hint),
+        unknown_listener: false,
+    }
 }
 
 /// A user's text on one line, cut to a bounded length.
 fn short(text: &str) -> String {
-    text.chars().take(40).collect::<String>().escape_debug().to_string()
+    text.chars()
+        .take(40)
+        .collect::<String>()
+        .escape_debug()
+        .to_string()
 }
 
 #[cfg(test)]
@@ -199,14 +227,32 @@ mod tests {
     use super::*;
 
     fn listener(name: &str, address: Address) -> ListenPlan {
-        ListenPlan { name: name.to_owned(), address, backlog: 1, nonblocking: false, mode: None, uid: None, gid: None }
+        ListenPlan {
+            name: name.to_owned(),
+            address,
+            backlog: 1,
+            nonblocking: false,
+            mode: None,
+            uid: None,
+            gid: None,
+        }
     }
 
     fn expand(text: &str) -> Result<String, String> {
         let http = Address::Tcp(([127, 0, 0, 1], 80).into());
         let local = Address::Unix("/run/x.sock".into());
-        let plans = [listener("http", http.clone()), listener("local", local.clone())];
-        let template = Template::parse(text, Sockets { listen: &plans, passed: 2 }).map_err(|fault| fault.message)?;
+        let plans = [
+            listener("http", http.clone()),
+            listener("local", local.clone()),
+        ];
+        let template = Template::parse(
+            text,
+            Sockets {
+                listen: &plans,
+                passed: 2,
+            },
+        )
+        .map_err(|fault| fault.message)?;
         let context = Context {
             addresses: &[http, local],
             pool: "web",
@@ -220,20 +266,34 @@ mod tests {
 
     #[test]
     fn placeholders_expand() {
-        let text =
-            "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {port} {pool}/{slot}@{generation} {rotad}";
-        assert_eq!(expand(text).as_deref(), Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 3002 web/2@7 /bin/rotad"));
+        let text = "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {port} {pool}/{slot}@{generation} {rotad}";
+        assert_eq!(
+            expand(text).as_deref(),
+            Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 3002 web/2@7 /bin/rotad")
+        );
         assert_eq!(expand("").as_deref(), Ok(""));
     }
 
     #[test]
     fn braces_stand_for_themselves_when_doubled() {
-        assert_eq!(expand("{{slot}} ${{HOME} }").as_deref(), Ok("{slot} ${HOME} }"));
+        assert_eq!(
+            expand("{{slot}} ${{HOME} }").as_deref(),
+            Ok("{slot} ${HOME} }")
+        );
     }
 
     #[test]
     fn faults_are_told() {
-        for bad in ["{", "{slot", "{nosuch}", "{}", "{fd}", "{fd:nosuch}", "{port:local}", "a{{{"] {
+        for bad in [
+            "{",
+            "{slot",
+            "{nosuch}",
+            "{}",
+            "{fd}",
+            "{fd:nosuch}",
+            "{port:local}",
+            "a{{{",
+        ] {
             assert!(expand(bad).is_err(), "{bad}");
         }
     }

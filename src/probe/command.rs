@@ -43,10 +43,19 @@ impl CommandProbe {
     /// And the write end, which becomes its stdout and stderr.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let flags = OFlag::from_bits_retain(nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_GETFL)?);
-        nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        let errand =
-            Self { output: Some(read), tail: Vec::new(), stage: Stage::Ordered, refused: None, forgotten: false };
+        let flags =
+            OFlag::from_bits_retain(nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_GETFL)?);
+        nix::fcntl::fcntl(
+            &read,
+            nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK),
+        )?;
+        let errand = Self {
+            output: Some(read),
+            tail: Vec::new(),
+            stage: Stage::Ordered,
+            refused: None,
+            forgotten: false,
+        };
         Ok((errand, write))
     }
 
@@ -54,16 +63,22 @@ impl CommandProbe {
     pub(super) fn reported(&mut self, report: SpawnResult) -> Option<ProbeError> {
         match report {
             SpawnResult::Started { child, .. } => self.stage = Stage::Running(child.process),
-            SpawnResult::ExecPending { child, exec_status, .. } => {
-                self.stage = Stage::ExecPending(child.process, exec_status)
-            }
+            SpawnResult::ExecPending {
+                child, exec_status, ..
+            } => self.stage = Stage::ExecPending(child.process, exec_status),
             SpawnResult::Failed { error, .. } => {
                 let ours = matches!(
                     error.stage,
-                    process::SpawnStage::Fork | process::SpawnStage::Descriptors | process::SpawnStage::Queue
+                    process::SpawnStage::Fork
+                        | process::SpawnStage::Descriptors
+                        | process::SpawnStage::Queue
                 );
                 let reason = format!("cannot be run: {error}");
-                return Some(if ours { ProbeError::Indeterminate(reason) } else { ProbeError::Failed(reason) });
+                return Some(if ours {
+                    ProbeError::Indeterminate(reason)
+                } else {
+                    ProbeError::Failed(reason)
+                });
             }
         }
         if self.forgotten {
@@ -90,12 +105,17 @@ impl CommandProbe {
             Stage::Ordered | Stage::Running(_) => None,
         };
         let pidfd = self.process().and_then(Process::pidfd);
-        [output, verdict, pidfd].into_iter().flatten().map(|fd| (fd, PollFlags::POLLIN)).collect()
+        [output, verdict, pidfd]
+            .into_iter()
+            .flatten()
+            .map(|fd| (fd, PollFlags::POLLIN))
+            .collect()
     }
 
     /// Its exit can only be found by polling: the kernel gives no pidfds.
     pub(super) fn is_unseen(&self) -> bool {
-        self.process().is_some_and(|process| process.pidfd().is_none())
+        self.process()
+            .is_some_and(|process| process.pidfd().is_none())
     }
 
     /// Reads its output and checks for its exit; if it has exited, reaps it and returns the answer.
@@ -144,7 +164,10 @@ impl CommandProbe {
         let how = match exit {
             Exit::Code(0) => return Ok(()),
             Exit::Code(code) => format!("exited with {code}"),
-            Exit::Signal { signal, .. } => format!("was killed by SIG{}", crate::event_loop::signals::name(signal)),
+            Exit::Signal { signal, .. } => format!(
+                "was killed by SIG{}",
+                crate::event_loop::signals::name(signal)
+            ),
             Exit::Unknown => "ended, how is unknown".to_owned(),
         };
         Err(match self.last_line() {
@@ -157,7 +180,12 @@ impl CommandProbe {
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.tail);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-        Some(crate::observe::sanitize::sanitize(line.trim().as_bytes()).chars().take(LAST_LINE).collect())
+        Some(
+            crate::observe::sanitize::sanitize(line.trim().as_bytes())
+                .chars()
+                .take(LAST_LINE)
+                .collect(),
+        )
     }
 
     /// Its process, if it has exited and cannot be reaped yet because it is traced.

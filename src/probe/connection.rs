@@ -6,8 +6,8 @@ use super::request::{ProbeRequest, Target};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, getpeername,
-    getsockname, getsockopt, recv, send, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect,
+    getpeername, getsockname, getsockopt, recv, send, socket, sockopt,
 };
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -50,7 +50,9 @@ impl ConnectionProbe {
         let (target, request) = match question {
             ProbeRequest::Connect { target, .. } => (target, None),
             ProbeRequest::Http { target, host, path } => (target, Some(request(host, path))),
-            ProbeRequest::Command(_) => return Err(ProbeError::Indeterminate("not a connection".to_owned())),
+            ProbeRequest::Command(_) => {
+                return Err(ProbeError::Indeterminate("not a connection".to_owned()));
+            }
         };
         let mut others = VecDeque::new();
         let socket = match target {
@@ -60,7 +62,13 @@ impl ConnectionProbe {
                 next(&mut others)?
             }
         };
-        let mut talk = Self { socket, stage: Stage::Connecting, others, request, heard: Vec::new() };
+        let mut talk = Self {
+            socket,
+            stage: Stage::Connecting,
+            others,
+            request,
+            heard: Vec::new(),
+        };
         // Most are connected already: the peer is on this machine.
         let turn = talk.go_on();
         Ok((talk, turn))
@@ -86,13 +94,17 @@ impl ConnectionProbe {
                 Ok(None) if self.request.is_none() && matches!(self.stage, Stage::Asking(_)) => {
                     return Turn::Answered(Ok(()));
                 }
-                Ok(None) if matches!(self.stage, Stage::Listening) => match verdict(&mut self.heard) {
-                    Some(result) => return Turn::Answered(result),
-                    None if self.heard.len() >= MOST_BYTES => {
-                        return Turn::Answered(Err("answered without an end of the first line".to_owned()));
+                Ok(None) if matches!(self.stage, Stage::Listening) => {
+                    match verdict(&mut self.heard) {
+                        Some(result) => return Turn::Answered(result),
+                        None if self.heard.len() >= MOST_BYTES => {
+                            return Turn::Answered(Err(
+                                "answered without an end of the first line".to_owned(),
+                            ));
+                        }
+                        None => return Turn::Wait,
                     }
-                    None => return Turn::Wait,
-                },
+                }
                 Ok(None) => return Turn::Wait,
                 Err(reason) => match self.try_another(reason) {
                     None => {}
@@ -143,11 +155,17 @@ impl ConnectionProbe {
     }
 
     fn ask(&mut self, sent: usize) -> Result<Option<Stage>, String> {
-        let Some(request) = &self.request else { return Ok(None) };
+        let Some(request) = &self.request else {
+            return Ok(None);
+        };
         if sent == request.len() {
             return Ok(Some(Stage::Listening));
         }
-        match send(self.socket.as_raw_fd(), &request[sent..], MsgFlags::MSG_NOSIGNAL) {
+        match send(
+            self.socket.as_raw_fd(),
+            &request[sent..],
+            MsgFlags::MSG_NOSIGNAL,
+        ) {
             Ok(more) => Ok(Some(Stage::Asking(sent + more))),
             Err(Errno::EAGAIN) => Ok(None),
             Err(Errno::EINTR) => Ok(Some(Stage::Asking(sent))),
@@ -181,7 +199,8 @@ impl AsFd for ConnectionProbe {
 
 fn open(family: AddressFamily) -> Result<OwnedFd, ProbeError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, SockType::Stream, flags, None).map_err(|errno| ProbeError::Indeterminate(words(errno)))
+    socket(family, SockType::Stream, flags, None)
+        .map_err(|errno| ProbeError::Indeterminate(words(errno)))
 }
 
 fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), ProbeError> {
@@ -201,7 +220,9 @@ fn open_unix(path: &Path) -> Result<OwnedFd, ProbeError> {
     let address = UnixAddr::new(path).map_err(unwell)?;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => Ok(socket),
-        Err(Errno::EAGAIN) => Err(ProbeError::Failed("its queue of connections is full".to_owned())),
+        Err(Errno::EAGAIN) => Err(ProbeError::Failed(
+            "its queue of connections is full".to_owned(),
+        )),
         Err(errno) => Err(unwell(errno)),
     }
 }
@@ -210,7 +231,11 @@ fn open_unix(path: &Path) -> Result<OwnedFd, ProbeError> {
 fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, ProbeError> {
     let mut last = ProbeError::Failed("no address".to_owned());
     while let Some(address) = addresses.pop_front() {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let family = if address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
         let begun = open(family).and_then(|socket| {
             begin(&socket, &SockaddrStorage::from(address))?;
             Ok(socket)
@@ -233,7 +258,10 @@ fn request(host: &str, path: &str) -> Vec<u8> {
 
 /// Where the first line ends, behind its newline.
 fn line(heard: &[u8]) -> Option<usize> {
-    heard.iter().position(|&byte| byte == b'\n').map(|at| at + 1)
+    heard
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .map(|at| at + 1)
 }
 
 /// Parses the status line; None: incomplete. Interim responses (1xx) are skipped: RFC 9110, 15.2.
@@ -254,7 +282,10 @@ fn verdict(heard: &mut Vec<u8>) -> Option<Result<(), String>> {
             }
             200..400 => return Some(Ok(())),
             code => {
-                let reason = answer.reason.filter(|text| !text.is_empty()).map_or(String::new(), |r| format!(" {r}"));
+                let reason = answer
+                    .reason
+                    .filter(|text| !text.is_empty())
+                    .map_or(String::new(), |r| format!(" {r}"));
                 return Some(Err(format!("answered {code}{reason}")));
             }
         }
@@ -265,7 +296,9 @@ fn verdict(heard: &mut Vec<u8>) -> Option<Result<(), String>> {
 fn words(errno: Errno) -> String {
     let text = errno.desc();
     let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
 }
 
 #[cfg(test)]
@@ -279,12 +312,26 @@ mod tests {
     #[test]
     fn status_lines_decide() {
         assert_eq!(said("HTTP/1.1 200 O"), None);
-        for fine in ["HTTP/1.1 200 OK\r\n", "HTTP/1.0 204 \r\n", "HTTP/1.1 302\r\nLocation: x", "HTTP/1.1 399 ?\n"] {
+        for fine in [
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.0 204 \r\n",
+            "HTTP/1.1 302\r\nLocation: x",
+            "HTTP/1.1 399 ?\n",
+        ] {
             assert_eq!(said(fine), Some(Ok(())), "{fine}");
         }
-        assert_eq!(said("HTTP/1.1 503 Service Unavailable\r\n"), Some(Err("answered 503 Service Unavailable".into())));
-        assert_eq!(said("HTTP/1.1 404\r\nA: b\r\n\r\n"), Some(Err("answered 404".into())));
-        assert_eq!(said("SSH-2.0-OpenSSH_9.2\r\n"), Some(Err("answered, but not in HTTP".into())));
+        assert_eq!(
+            said("HTTP/1.1 503 Service Unavailable\r\n"),
+            Some(Err("answered 503 Service Unavailable".into()))
+        );
+        assert_eq!(
+            said("HTTP/1.1 404\r\nA: b\r\n\r\n"),
+            Some(Err("answered 404".into()))
+        );
+        assert_eq!(
+            said("SSH-2.0-OpenSSH_9.2\r\n"),
+            Some(Err("answered, but not in HTTP".into()))
+        );
         assert_eq!(said("HTTP/1.1 103 Early Hints\r\nLink: x\r\n"), None);
         assert_eq!(
             said("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 500 \r\n"),

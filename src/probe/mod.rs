@@ -97,9 +97,19 @@ impl Prober {
         let owner_waker = config.wake.clone();
         let progress = Arc::new(ThreadProgress::default());
         let (taken, ended) = (progress.clone(), progress.clone());
-        let probe_loop =
-            ProbeLoop::new(inbox, outbox, owner_waker, SpawnerConfig { wake: waker.clone(), ..config }, taken);
-        let thread = std::thread::Builder::new().name("prober".to_owned()).stack_size(256 << 10);
+        let probe_loop = ProbeLoop::new(
+            inbox,
+            outbox,
+            owner_waker,
+            SpawnerConfig {
+                wake: waker.clone(),
+                ..config
+            },
+            taken,
+        );
+        let thread = std::thread::Builder::new()
+            .name("prober".to_owned())
+            .stack_size(256 << 10);
         thread.spawn(move || {
             // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
@@ -107,7 +117,13 @@ impl Prober {
             ended.ended.store(true, Ordering::Relaxed);
             drop(leaves);
         })?;
-        Ok(Self { tasks: Some(tasks), answers, waker, gone, progress })
+        Ok(Self {
+            tasks: Some(tasks),
+            answers,
+            waker,
+            gone,
+            progress,
+        })
     }
 
     /// Starts a probe. Exactly one answer with this number follows, unless it is forgotten before. Numbers are not
@@ -129,8 +145,14 @@ impl Prober {
     /// The number of the probe at which the thread hangs, if it does: its socket is on a disk that hangs. No other
     /// probe is answered meanwhile.
     pub fn hangs(&self, now: Instant) -> Option<u64> {
-        let starting = *self.progress.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        starting.filter(|(_, since)| now >= *since + HANG_AFTER).map(|(number, _)| number)
+        let starting = *self
+            .progress
+            .starting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        starting
+            .filter(|(_, since)| now >= *since + HANG_AFTER)
+            .map(|(number, _)| number)
     }
 
     /// Abandons a thread that hangs. If it returns, it ends without answering.

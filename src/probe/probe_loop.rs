@@ -102,31 +102,58 @@ impl ProbeLoop {
     }
 
     fn wait(&self, until: Option<Instant>) -> Vec<Ready> {
-        let mut all = vec![(Ready::Waker, PollFd::new(self.config.wake.as_fd(), PollFlags::POLLIN))];
-        all.extend(
-            self.connections.iter().map(|(n, connection)| {
-                (Ready::ConnectionProbe(*n), PollFd::new(connection.as_fd(), connection.wants()))
-            }),
-        );
+        let mut all = vec![(
+            Ready::Waker,
+            PollFd::new(self.config.wake.as_fd(), PollFlags::POLLIN),
+        )];
+        all.extend(self.connections.iter().map(|(n, connection)| {
+            (
+                Ready::ConnectionProbe(*n),
+                PollFd::new(connection.as_fd(), connection.wants()),
+            )
+        }));
         for (number, command) in &self.commands {
-            all.extend(command.wants().into_iter().map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))));
+            all.extend(
+                command
+                    .wants()
+                    .into_iter()
+                    .map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))),
+            );
         }
-        let draining = self.draining.iter().map(|drain| PollFd::new(drain.socket.as_fd(), PollFlags::POLLIN));
+        let draining = self
+            .draining
+            .iter()
+            .map(|drain| PollFd::new(drain.socket.as_fd(), PollFlags::POLLIN));
         all.extend(draining.map(|fd| (Ready::Draining, fd)));
         let (what, mut fds): (Vec<Ready>, Vec<PollFd<'_>>) = all.into_iter().unzip();
-        let next_poll = self.commands.values().any(CommandProbe::is_unseen).then(|| Instant::now() + POLL_INTERVAL);
+        let next_poll = self
+            .commands
+            .values()
+            .any(CommandProbe::is_unseen)
+            .then(|| Instant::now() + POLL_INTERVAL);
         let spawn_results = self.spawner.as_ref().and_then(Spawner::deadline);
-        let next =
-            self.draining.iter().map(|drain| drain.until).chain(next_poll).chain(spawn_results).chain(until).min();
+        let next = self
+            .draining
+            .iter()
+            .map(|drain| drain.until)
+            .chain(next_poll)
+            .chain(spawn_results)
+            .chain(until)
+            .min();
         let timeout = next.map_or(PollTimeout::NONE, |progress| {
             // Rounded up: a poll that ends a little early would spin.
-            let left = progress.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            let left =
+                progress.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         // EINTR cannot be: all signals are blocked. Whatever else it is, everything is looked progress again.
         let count = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| count.is_err() || fd.any() == Some(true);
-        what.into_iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|(what, _)| what).collect()
+        what.into_iter()
+            .zip(&fds)
+            .filter(|(_, fd)| ready(fd))
+            .map(|(what, _)| what)
+            .collect()
     }
 
     /// False: the owner is gone.
@@ -141,7 +168,9 @@ impl ProbeLoop {
                     Ok((connection, Turn::Wait)) => {
                         self.connections.insert(number, connection);
                     }
-                    Ok((connection, Turn::Answered(result))) => self.answered(number, connection, result),
+                    Ok((connection, Turn::Answered(result))) => {
+                        self.answered(number, connection, result)
+                    }
                     Err(error) => self.answer(number, Err(error)),
                 },
                 Ok(Task::Forget(number)) => {
@@ -156,8 +185,18 @@ impl ProbeLoop {
         }
     }
 
-    fn begin(&self, number: u64, request: &ProbeRequest) -> Result<(ConnectionProbe, Turn), ProbeError> {
-        let starting = |starting| *self.progress.starting.lock().unwrap_or_else(PoisonError::into_inner) = starting;
+    fn begin(
+        &self,
+        number: u64,
+        request: &ProbeRequest,
+    ) -> Result<(ConnectionProbe, Turn), ProbeError> {
+        let starting = |starting| {
+            *self
+                .progress
+                .starting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = starting
+        };
         starting(Some((number, Instant::now())));
         let begun = ConnectionProbe::begin(request);
         starting(None);
@@ -200,7 +239,10 @@ impl ProbeLoop {
             match what {
                 Ready::Waker => {}
                 Ready::ConnectionProbe(number) => {
-                    let turn = self.connections.get_mut(&number).map(ConnectionProbe::go_on);
+                    let turn = self
+                        .connections
+                        .get_mut(&number)
+                        .map(ConnectionProbe::go_on);
                     if let Some(Turn::Answered(result)) = turn
                         && let Some(connection) = self.connections.remove(&number)
                     {
@@ -211,15 +253,23 @@ impl ProbeLoop {
                 Ready::Draining => self.read_drained(),
             }
         }
-        let unseen: Vec<u64> = self.commands.iter().filter(|(_, e)| e.is_unseen()).map(|(n, _)| *n).collect();
+        let unseen: Vec<u64> = self
+            .commands
+            .iter()
+            .filter(|(_, e)| e.is_unseen())
+            .map(|(n, _)| *n)
+            .collect();
         unseen.into_iter().for_each(|number| self.look_at(number));
         let now = Instant::now();
         self.draining.retain(|drain| drain.until > now);
-        self.unreaped.retain(|process| matches!(process.reap(), Ok(None)));
+        self.unreaped
+            .retain(|process| matches!(process.reap(), Ok(None)));
     }
 
     fn spawn_results(&mut self) {
-        let Some(spawner) = &mut self.spawner else { return };
+        let Some(spawner) = &mut self.spawner else {
+            return;
+        };
         let now = Instant::now();
         if spawner.deadline().is_some_and(|progress| progress <= now) {
             spawner.check(now);
@@ -248,7 +298,9 @@ impl ProbeLoop {
     }
 
     fn ended(&mut self, number: u64, result: Result<(), ProbeError>) {
-        let Some(command) = self.commands.remove(&number) else { return };
+        let Some(command) = self.commands.remove(&number) else {
+            return;
+        };
         if !command.forgotten {
             self.answer(number, result);
         }
@@ -260,7 +312,11 @@ impl ProbeLoop {
         if let Some(socket) = connection.into_rest()
             && self.draining.len() < MAX_DRAINING
         {
-            self.draining.push(Draining { socket, until: Instant::now() + DRAIN_TIME, left: DRAIN_BYTES });
+            self.draining.push(Draining {
+                socket,
+                until: Instant::now() + DRAIN_TIME,
+                left: DRAIN_BYTES,
+            });
             self.read_drained();
         }
     }

@@ -21,7 +21,11 @@ pub enum ProbeRequest {
     /// A connection is taken.
     Connect { target: Target, shown: String },
     /// `GET` is answered with a status of 2xx or 3xx (RFC 9110, 15).
-    Http { target: Target, host: String, path: String },
+    Http {
+        target: Target,
+        host: String,
+        path: String,
+    },
     /// The program exits with 0. The probe replaces its stdout and stderr by a pipe, whose last line is reported if it
     /// fails, and its number ([`SpawnRequest::worker`]) by that of the probe.
     Command(Box<SpawnRequest>),
@@ -38,9 +42,15 @@ impl Target {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::Tcp(vec![address]));
         }
-        let port = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
-        let port = port.ok_or_else(|| format!("`{text}` is no HOST:PORT (a numeric host, or localhost)"))?;
-        Ok(Self::Tcp(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]))
+        let port = text
+            .strip_prefix("localhost:")
+            .and_then(|port| port.parse::<u16>().ok());
+        let port =
+            port.ok_or_else(|| format!("`{text}` is no HOST:PORT (a numeric host, or localhost)"))?;
+        Ok(Self::Tcp(vec![
+            (Ipv4Addr::LOCALHOST, port).into(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ]))
     }
 }
 
@@ -48,7 +58,10 @@ impl ProbeRequest {
     /// # Errors
     /// Not `HOST:PORT` or `unix:PATH`.
     pub fn connect(text: &OsStr) -> Result<Self, String> {
-        Ok(Self::Connect { target: Target::parse(text)?, shown: text.to_string_lossy().into_owned() })
+        Ok(Self::Connect {
+            target: Target::parse(text)?,
+            shown: text.to_string_lossy().into_owned(),
+        })
     }
 
     /// `HOST:PORT/PATH`; without a path: `/`.
@@ -58,15 +71,33 @@ impl ProbeRequest {
     pub fn http(text: &OsStr) -> Result<Self, String> {
         let text = text.to_string_lossy();
         let (host, path) = text.find('/').map_or((&*text, "/"), |at| text.split_at(at));
-        if let Some(wrong) = path.chars().find(|c| c.is_ascii_control() || *c == ' ' || !c.is_ascii()) {
-            return Err(format!("{wrong:?} in the path of `{text}`: write it as %XX"));
+        if let Some(wrong) = path
+            .chars()
+            .find(|c| c.is_ascii_control() || *c == ' ' || !c.is_ascii())
+        {
+            return Err(format!(
+                "{wrong:?} in the path of `{text}`: write it as %XX"
+            ));
         }
-        Ok(Self::Http { target: Target::parse(OsStr::new(host))?, host: host.to_owned(), path: path.to_owned() })
+        Ok(Self::Http {
+            target: Target::parse(OsStr::new(host))?,
+            host: host.to_owned(),
+            path: path.to_owned(),
+        })
     }
 
     /// Whether it connects to a socket's file: finding that may take as long as its disk.
     pub fn names_a_file(&self) -> bool {
-        matches!(self, Self::Connect { target: Target::Unix(_), .. } | Self::Http { target: Target::Unix(_), .. })
+        matches!(
+            self,
+            Self::Connect {
+                target: Target::Unix(_),
+                ..
+            } | Self::Http {
+                target: Target::Unix(_),
+                ..
+            }
+        )
     }
 
     /// Whether it runs a program.
@@ -81,7 +112,14 @@ impl fmt::Display for ProbeRequest {
             Self::Connect { shown, .. } => write!(f, "connect to {shown}"),
             Self::Http { host, path, .. } => write!(f, "GET http://{host}{path}"),
             Self::Command(order) => {
-                write!(f, "`{}`", order.argv.first().map_or_else(Default::default, |name| name.to_string_lossy()))
+                write!(
+                    f,
+                    "`{}`",
+                    order
+                        .argv
+                        .first()
+                        .map_or_else(Default::default, |name| name.to_string_lossy())
+                )
             }
         }
     }
@@ -97,12 +135,25 @@ mod tests {
 
     #[test]
     fn targets_are_numeric_localhost_or_unix() {
-        let Ok(ProbeRequest::Connect { target: Target::Tcp(one), .. }) = connect("[::1]:80") else {
+        let Ok(ProbeRequest::Connect {
+            target: Target::Tcp(one),
+            ..
+        }) = connect("[::1]:80")
+        else {
             panic!("an address")
         };
         assert_eq!(one, ["[::1]:80".parse().unwrap()]);
-        let Ok(ProbeRequest::Connect { target: Target::Tcp(two), .. }) = connect("localhost:80") else { panic!("two") };
-        assert_eq!(two, ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
+        let Ok(ProbeRequest::Connect {
+            target: Target::Tcp(two),
+            ..
+        }) = connect("localhost:80")
+        else {
+            panic!("two")
+        };
+        assert_eq!(
+            two,
+            ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]
+        );
         assert!(
             matches!(connect("unix:/a b"), Ok(ProbeRequest::Connect { target: Target::Unix(path), .. }) if path == *"/a b")
         );
@@ -113,9 +164,13 @@ mod tests {
 
     #[test]
     fn paths_must_fit_a_request_line() {
-        let shown = |text: &str| ProbeRequest::http(OsStr::new(text)).map(|question| question.to_string());
+        let shown =
+            |text: &str| ProbeRequest::http(OsStr::new(text)).map(|question| question.to_string());
         assert_eq!(shown("127.0.0.1:80").unwrap(), "GET http://127.0.0.1:80/");
-        assert_eq!(shown("[::1]:80/a?b=/c").unwrap(), "GET http://[::1]:80/a?b=/c");
+        assert_eq!(
+            shown("[::1]:80/a?b=/c").unwrap(),
+            "GET http://[::1]:80/a?b=/c"
+        );
         assert!(shown("127.0.0.1:80/a b").is_err());
         assert!(shown("127.0.0.1:80/a\r\nX: y").is_err());
     }

@@ -95,7 +95,9 @@ impl Cgroup {
             done => return done,
         }
         for pid in self.members() {
-            let Ok(process) = Process::open_pid(pid) else { continue };
+            let Ok(process) = Process::open_pid(pid) else {
+                continue;
+            };
             // Open the pidfd first, then check again: the pid may have been reused in between.
             if self.contains(pid) {
                 process.signal(nix::libc::SIGKILL).ok();
@@ -120,7 +122,9 @@ impl Cgroup {
 
     /// Whether a process is here or below, by its /proc/PID/cgroup.
     pub fn contains(&self, pid: i32) -> bool {
-        let Some((mount, own)) = cgroup_of(pid) else { return false };
+        let Some((mount, own)) = cgroup_of(pid) else {
+            return false;
+        };
         own.starts_with(&self.dir) && own.starts_with(mount)
     }
 }
@@ -132,7 +136,10 @@ impl Drop for Cgroup {
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+    OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 /// The processes in the cgroups that a master created in `base`, each with the name of its worker's cgroup.
@@ -141,7 +148,9 @@ pub fn members_below(base: &Path) -> Vec<(String, i32)> {
     let dirs = dirs.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let members = |entry: fs::DirEntry| {
         let name = entry.file_name().to_string_lossy().into_owned();
-        collect_members(&entry.path()).into_iter().map(move |pid| (name.clone(), pid))
+        collect_members(&entry.path())
+            .into_iter()
+            .map(move |pid| (name.clone(), pid))
     };
     dirs.flat_map(members).collect()
 }
@@ -185,7 +194,9 @@ fn remove_stale(own: &Path, name: &str) {
     let prefix = format!("rotad-{name}-");
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let file = entry.file_name();
-        let pid = file.to_str().and_then(|file| file.strip_prefix(&prefix)?.parse::<i32>().ok());
+        let pid = file
+            .to_str()
+            .and_then(|file| file.strip_prefix(&prefix)?.parse::<i32>().ok());
         if pid.is_some_and(|pid| procfs::Stat::of(pid).is_err()) {
             remove_tree(&entry.path());
         }
@@ -204,12 +215,17 @@ pub fn of(pid: i32) -> Option<PathBuf> {
 
 fn cgroup_of(pid: i32) -> Option<(PathBuf, PathBuf)> {
     let lines = procfs::read_bytes(format!("/proc/{pid}/cgroup")).ok()?;
-    let own = lines.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    let own = lines
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"0::"))?;
     let own = PathBuf::from(OsString::from_vec(own.to_vec()));
     let (root, mount) = mount()?;
     // The mount may show only a part of the hierarchy; what lies outside cannot be reached (and reads `/..`).
     let below = own.strip_prefix(root).ok()?;
-    if below.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+    if below
+        .components()
+        .any(|part| !matches!(part, std::path::Component::Normal(_)))
+    {
         return None;
     }
     Some((mount.clone(), mount.join(below)))
@@ -232,7 +248,9 @@ fn mount() -> Option<(PathBuf, PathBuf)> {
 /// ours. The cgroup of each unit has an invocation_id.
 fn is_delegated(mount: &Path, own: &Path) -> bool {
     let mark = |dir: &Path, name: &str| {
-        ["trusted", "user"].iter().find_map(|space| xattr::get(dir, &format!("{space}.{name}")).ok())
+        ["trusted", "user"]
+            .iter()
+            .find_map(|space| xattr::get(dir, &format!("{space}.{name}")).ok())
     };
     let up = own.ancestors().take_while(|dir| dir.starts_with(mount));
     let mut told = up.filter_map(|dir| match mark(dir, "delegate") {

@@ -44,7 +44,9 @@ impl Meter {
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
         let (outbox, found) = bounded(1);
-        let thread = std::thread::Builder::new().name("cpu-meter".to_owned()).stack_size(128 << 10);
+        let thread = std::thread::Builder::new()
+            .name("cpu-meter".to_owned())
+            .stack_size(128 << 10);
         thread.spawn(move || {
             // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
@@ -92,13 +94,21 @@ struct CpuMeter {
 
 impl CpuMeter {
     fn new() -> Self {
-        let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|hertz| u32::try_from(hertz).ok());
+        let hertz = sysconf(SysconfVar::CLK_TCK)
+            .ok()
+            .flatten()
+            .and_then(|hertz| u32::try_from(hertz).ok());
         let tick = Duration::from_secs(1) / hertz.filter(|hertz| *hertz > 0).unwrap_or(100);
-        Self { tick, before: HashMap::new(), last: WorkerId(0) }
+        Self {
+            tick,
+            before: HashMap::new(),
+            last: WorkerId(0),
+        }
     }
 
     fn measure(&mut self, mut all: Vec<Starter>) -> Vec<(WorkerId, u32)> {
-        self.before.retain(|worker, _| all.iter().any(|one| one.worker == *worker));
+        self.before
+            .retain(|worker, _| all.iter().any(|one| one.worker == *worker));
         all.sort_by_key(|one| one.worker);
         let first = all.partition_point(|one| one.worker <= self.last);
         if all.len() > MAX_WORKERS {
@@ -106,7 +116,9 @@ impl CpuMeter {
         }
         all.truncate(MAX_WORKERS);
         self.last = all.last().map_or(WorkerId(0), |one| one.worker);
-        all.into_iter().filter_map(|one| Some((one.worker, self.demand(one)?))).collect()
+        all.into_iter()
+            .filter_map(|one| Some((one.worker, self.demand(one)?)))
+            .collect()
     }
 
     fn demand(&mut self, one: Starter) -> Option<u32> {
@@ -131,7 +143,10 @@ impl CpuMeter {
 
 /// None: the process is gone.
 fn sample(pid: i32, tick: Duration) -> Option<Sample> {
-    let all = procfs::forest(&[pid]).into_iter().take(MAX_PROCESSES).filter_map(|(pid, _)| process(pid, tick));
+    let all = procfs::forest(&[pid])
+        .into_iter()
+        .take(MAX_PROCESSES)
+        .filter_map(|(pid, _)| process(pid, tick));
     all.reduce(|sum, one| Sample {
         wanted: sum.wanted + one.wanted,
         runnable: sum.runnable || one.runnable,
@@ -146,12 +161,24 @@ fn process(pid: i32, tick: Duration) -> Option<Sample> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
     // utime, stime, and those of reaped children: fields 14 to 17.
-    let ticks: Vec<u32> = fields.skip(10).take(4).filter_map(|field| field.parse().ok()).collect();
-    let &[user, system, children_user, children_system] = ticks.as_slice() else { return None };
-    let (own, children) = (tick * (user + system), tick * (children_user + children_system));
+    let ticks: Vec<u32> = fields
+        .skip(10)
+        .take(4)
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    let &[user, system, children_user, children_system] = ticks.as_slice() else {
+        return None;
+    };
+    let (own, children) = (
+        tick * (user + system),
+        tick * (children_user + children_system),
+    );
     // For its first thread, in nanoseconds: on a CPU, and waiting for one.
     let text = procfs::read(format!("/proc/{pid}/schedstat")).unwrap_or_default();
-    let mut fields = text.split_ascii_whitespace().filter_map(|field| field.parse().ok()).map(Duration::from_nanos);
+    let mut fields = text
+        .split_ascii_whitespace()
+        .filter_map(|field| field.parse().ok())
+        .map(Duration::from_nanos);
     let (had, waited) = (fields.next(), fields.next());
     Some(Sample {
         wanted: own.max(had.unwrap_or_default()) + children + waited.unwrap_or_default(),
@@ -174,12 +201,19 @@ mod tests {
     impl Started {
         fn new(words: &[&str]) -> Self {
             let mut command = Command::new(words[0]);
-            command.args(&words[1..]).stdin(Stdio::null()).process_group(0);
+            command
+                .args(&words[1..])
+                .stdin(Stdio::null())
+                .process_group(0);
             Self(command.spawn().expect("a child"), Instant::now())
         }
 
         fn starter(&self, number: u64) -> Starter {
-            Starter { worker: WorkerId(number), pid: self.0.id() as i32, age: self.1.elapsed() }
+            Starter {
+                worker: WorkerId(number),
+                pid: self.0.id() as i32,
+                age: self.1.elapsed(),
+            }
         }
     }
 
@@ -195,7 +229,11 @@ mod tests {
     fn shows(meter: &mut CpuMeter, all: &[&Started], is: impl Fn(&[(WorkerId, u32)]) -> bool) {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let starters = all.iter().enumerate().map(|(at, one)| one.starter(at as u64 + 1)).collect();
+            let starters = all
+                .iter()
+                .enumerate()
+                .map(|(at, one)| one.starter(at as u64 + 1))
+                .collect();
             let found = meter.measure(starters);
             if is(&found) {
                 return;
@@ -208,8 +246,14 @@ mod tests {
     /// More busy loops than CPUs, so that each waits for its turn; one of them as the child of a shell.
     #[test]
     fn busy_loops_demand_a_cpu_and_sleepers_none() {
-        let mut all: Vec<Started> = (0..3).map(|_| Started::new(&["sh", "-c", "while :; do :; done"])).collect();
-        all.push(Started::new(&["sh", "-c", "sh -c 'while :; do :; done'; true"]));
+        let mut all: Vec<Started> = (0..3)
+            .map(|_| Started::new(&["sh", "-c", "while :; do :; done"]))
+            .collect();
+        all.push(Started::new(&[
+            "sh",
+            "-c",
+            "sh -c 'while :; do :; done'; true",
+        ]));
         all.push(Started::new(&["sleep", "60"]));
         let all: Vec<&Started> = all.iter().collect();
         let is = |found: &[(WorkerId, u32)]| {
@@ -222,17 +266,29 @@ mod tests {
     fn every_worker_is_measured_in_turn() {
         let one = Started::new(&["sleep", "60"]);
         let mut meter = CpuMeter::new();
-        let starter = |number| Starter { worker: WorkerId(number), ..one.starter(0) };
+        let starter = |number| Starter {
+            worker: WorkerId(number),
+            ..one.starter(0)
+        };
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..4 {
-            seen.extend(meter.measure((1..=100).map(starter).collect()).into_iter().map(|(worker, _)| worker));
+            seen.extend(
+                meter
+                    .measure((1..=100).map(starter).collect())
+                    .into_iter()
+                    .map(|(worker, _)| worker),
+            );
         }
         assert_eq!(seen.len(), 100);
     }
 
     #[test]
     fn a_dead_process_has_no_demand() {
-        let starter = Starter { worker: WorkerId(1), pid: i32::MAX, age: Duration::from_secs(1) };
+        let starter = Starter {
+            worker: WorkerId(1),
+            pid: i32::MAX,
+            age: Duration::from_secs(1),
+        };
         assert!(CpuMeter::new().measure(vec![starter]).is_empty());
     }
 }

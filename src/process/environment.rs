@@ -7,8 +7,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 /// Variables that the master's own service manager addressed to the master alone.
-const MASTERS_OWN: [&str; 7] =
-    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+const MASTERS_OWN: [&str; 7] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
 /// Variables that survive `clear_env`.
 const PLAIN: [&str; 3] = ["PATH", "LANG", "TZ"];
 /// Set by the spawner alone.
@@ -29,7 +36,9 @@ fn select(
     pass: &[String],
     account: Option<&Account>,
 ) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<_> = own.filter(|(name, _)| inherits(name, clear, pass)).collect();
+    let mut env: Vec<_> = own
+        .filter(|(name, _)| inherits(name, clear, pass))
+        .collect();
     if clear && !env.iter().any(|(name, _)| name == "PATH") {
         env.push(("PATH".into(), DEFAULT_PATH.into()));
     }
@@ -72,7 +81,8 @@ pub(super) fn finish(
 ) -> Result<Vec<CString>, NulError> {
     let mut lines = Vec::with_capacity(env.len() + LISTEN.len() + WATCHDOG.len());
     let own = |name: &OsStr| {
-        LISTEN.iter().any(|own| name == *own) || (watchdog.is_some() && WATCHDOG.iter().any(|own| name == *own))
+        LISTEN.iter().any(|own| name == *own)
+            || (watchdog.is_some() && WATCHDOG.iter().any(|own| name == *own))
     };
     for (name, value) in env.iter().filter(|(name, _)| !own(name)) {
         let mut line = name.clone().into_vec();
@@ -85,7 +95,10 @@ pub(super) fn finish(
         lines.push(CString::new(format!("LISTEN_FDNAMES={names}"))?);
     }
     if let Some(interval) = watchdog {
-        lines.push(CString::new(format!("WATCHDOG_USEC={}", interval.as_micros()))?);
+        lines.push(CString::new(format!(
+            "WATCHDOG_USEC={}",
+            interval.as_micros()
+        ))?);
     }
     Ok(lines)
 }
@@ -95,9 +108,22 @@ mod tests {
     use super::*;
 
     fn own() -> impl Iterator<Item = (OsString, OsString)> {
-        ["PATH=/bin", "HOME=/root", "LISTEN_FDS=1", "NOTIFY_SOCKET=/x", "ROTAD_SLOT=1", "APP_A=1", "APP=2", "TZ=UTC"]
-            .into_iter()
-            .map(|line| line.split_once('=').map(|(name, value)| (name.into(), value.into())).unwrap_or_default())
+        [
+            "PATH=/bin",
+            "HOME=/root",
+            "LISTEN_FDS=1",
+            "NOTIFY_SOCKET=/x",
+            "ROTAD_SLOT=1",
+            "APP_A=1",
+            "APP=2",
+            "TZ=UTC",
+        ]
+        .into_iter()
+        .map(|line| {
+            line.split_once('=')
+                .map(|(name, value)| (name.into(), value.into()))
+                .unwrap_or_default()
+        })
     }
 
     fn names(env: &[(OsString, OsString)]) -> Vec<&str> {
@@ -106,16 +132,37 @@ mod tests {
 
     #[test]
     fn variables_for_the_master_are_not_inherited() {
-        assert_eq!(names(&select(own(), false, &[], None)), ["PATH", "HOME", "APP_A", "APP", "TZ"]);
+        assert_eq!(
+            names(&select(own(), false, &[], None)),
+            ["PATH", "HOME", "APP_A", "APP", "TZ"]
+        );
     }
 
     #[test]
     fn a_cleared_environment_keeps_what_is_passed() {
-        assert_eq!(names(&select(own(), true, &["APP_*".into()], None)), ["PATH", "APP_A", "TZ"]);
-        assert_eq!(names(&select(own(), true, &["APP".into()], None)), ["PATH", "APP", "TZ"]);
-        assert_eq!(names(&select(own(), true, &["NOTIFY_SOCKET".into(), "*".into()], None)).len(), 5);
+        assert_eq!(
+            names(&select(own(), true, &["APP_*".into()], None)),
+            ["PATH", "APP_A", "TZ"]
+        );
+        assert_eq!(
+            names(&select(own(), true, &["APP".into()], None)),
+            ["PATH", "APP", "TZ"]
+        );
+        assert_eq!(
+            names(&select(
+                own(),
+                true,
+                &["NOTIFY_SOCKET".into(), "*".into()],
+                None
+            ))
+            .len(),
+            5
+        );
         let none = select(std::iter::empty(), true, &[], None);
-        assert_eq!(none, [(OsString::from("PATH"), OsString::from(DEFAULT_PATH))]);
+        assert_eq!(
+            none,
+            [(OsString::from("PATH"), OsString::from(DEFAULT_PATH))]
+        );
     }
 
     #[test]
@@ -130,7 +177,10 @@ mod tests {
         };
         let env = select(own(), false, &[], Some(&account));
         let homes: Vec<_> = env.iter().filter(|(name, _)| name == "HOME").collect();
-        assert_eq!(homes, [&(OsString::from("HOME"), OsString::from("/var/www"))]);
+        assert_eq!(
+            homes,
+            [&(OsString::from("HOME"), OsString::from("/var/www"))]
+        );
         assert_eq!(&names(&env)[4..], ["HOME", "USER", "LOGNAME", "SHELL"]);
     }
 
@@ -140,11 +190,21 @@ mod tests {
         assert_eq!(finish(&env, 0, "", None), Ok(vec![c"A=b".into()]));
         assert_eq!(
             finish(&env, 2, "a:b", None),
-            Ok(vec![c"A=b".into(), c"LISTEN_FDS=2".into(), c"LISTEN_FDNAMES=a:b".into()])
+            Ok(vec![
+                c"A=b".into(),
+                c"LISTEN_FDS=2".into(),
+                c"LISTEN_FDNAMES=a:b".into()
+            ])
         );
         assert!(finish(&[("A".into(), "\0".into())], 0, "", None).is_err());
-        let env = [("WATCHDOG_PID".into(), "7".into()), ("A".into(), "b".into())];
+        let env = [
+            ("WATCHDOG_PID".into(), "7".into()),
+            ("A".into(), "b".into()),
+        ];
         let lines = finish(&env, 0, "", Some(Duration::from_millis(1500)));
-        assert_eq!(lines, Ok(vec![c"A=b".into(), c"WATCHDOG_USEC=1500000".into()]));
+        assert_eq!(
+            lines,
+            Ok(vec![c"A=b".into(), c"WATCHDOG_USEC=1500000".into()])
+        );
     }
 }

@@ -74,7 +74,10 @@ impl SpawnStage {
     }
 
     pub(super) fn of_number(number: u32) -> Self {
-        Self::ALL.into_iter().find(|stage| stage.number() == number).unwrap_or(Self::Prepare)
+        Self::ALL
+            .into_iter()
+            .find(|stage| stage.number() == number)
+            .unwrap_or(Self::Prepare)
     }
 
     fn doing(self) -> &'static str {
@@ -139,16 +142,26 @@ impl fmt::Display for SpawnError {
             SpawnFault::NoSuchDirectory => write!(f, "no such directory: {subject}"),
             SpawnFault::NotADirectory => write!(f, "not a directory: {subject}"),
             SpawnFault::PermissionDenied => write!(f, "permission denied: {subject}"),
-            SpawnFault::BadInterpreter(of) => write!(f, "bad interpreter: {of} (asked for by {subject})"),
+            SpawnFault::BadInterpreter(of) => {
+                write!(f, "bad interpreter: {of} (asked for by {subject})")
+            }
             SpawnFault::TextFileBusy => write!(f, "text file busy: {subject}"),
             SpawnFault::NotAProgram => write!(f, "not a program (exec format error): {subject}"),
             SpawnFault::ForkRefused => {
-                write!(f, "fork refused: {} (limit of processes or of the cgroup)", text_of(self.errno))
+                write!(
+                    f,
+                    "fork refused: {} (limit of processes or of the cgroup)",
+                    text_of(self.errno)
+                )
             }
             SpawnFault::TooManyFiles => write!(f, "too many open files"),
             SpawnFault::Hung => {
                 write!(f, "hung while {}", self.stage.doing())?;
-                if subject.is_empty() { Ok(()) } else { write!(f, " {subject}") }
+                if subject.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " {subject}")
+                }
             }
             SpawnFault::Other => {
                 write!(f, "{}", self.stage.doing())?;
@@ -169,25 +182,46 @@ fn text_of(errno: i32) -> String {
 
 impl SpawnError {
     pub(super) fn hung(stage: SpawnStage, subject: &str) -> Self {
-        Self { stage, errno: libc::ETIMEDOUT, subject: subject.to_owned(), fault: SpawnFault::Hung }
+        Self {
+            stage,
+            errno: libc::ETIMEDOUT,
+            subject: subject.to_owned(),
+            fault: SpawnFault::Hung,
+        }
     }
 
-    pub(super) fn with_fault(stage: SpawnStage, errno: i32, subject: &Path, fault: SpawnFault) -> Self {
-        Self { stage, errno, subject: subject.display().to_string(), fault }
+    pub(super) fn with_fault(
+        stage: SpawnStage,
+        errno: i32,
+        subject: &Path,
+        fault: SpawnFault,
+    ) -> Self {
+        Self {
+            stage,
+            errno,
+            subject: subject.display().to_string(),
+            fault,
+        }
     }
 
     /// Looks at the file system to tell causes apart that share an errno.
     pub(super) fn diagnose(stage: SpawnStage, errno: i32, subject: &Path) -> Self {
         let fault = match (stage, errno) {
-            (_, libc::EMFILE | libc::ENFILE) | (SpawnStage::Descriptors, libc::EBADF) => SpawnFault::TooManyFiles,
+            (_, libc::EMFILE | libc::ENFILE) | (SpawnStage::Descriptors, libc::EBADF) => {
+                SpawnFault::TooManyFiles
+            }
             (SpawnStage::Fork, libc::EAGAIN | libc::ENOMEM) | (SpawnStage::Exec, libc::EAGAIN) => {
                 SpawnFault::ForkRefused
             }
             (SpawnStage::Directory, libc::ENOENT) => SpawnFault::NoSuchDirectory,
             (SpawnStage::Directory, libc::ENOTDIR) => SpawnFault::NotADirectory,
-            (SpawnStage::Exec, libc::ENOENT) if subject.exists() => SpawnFault::BadInterpreter(interpreter(subject)),
+            (SpawnStage::Exec, libc::ENOENT) if subject.exists() => {
+                SpawnFault::BadInterpreter(interpreter(subject))
+            }
             (SpawnStage::Exec, libc::ENOENT | libc::ENOTDIR) => SpawnFault::NoSuchProgram,
-            (SpawnStage::Exec, libc::EACCES) if subject.exists() && !executable(subject) => SpawnFault::NotExecutable,
+            (SpawnStage::Exec, libc::EACCES) if subject.exists() && !executable(subject) => {
+                SpawnFault::NotExecutable
+            }
             (SpawnStage::Exec, libc::ENOEXEC) => SpawnFault::NotAProgram,
             (SpawnStage::Exec, libc::ETXTBSY) => SpawnFault::TextFileBusy,
             (SpawnStage::Directory | SpawnStage::Exec | SpawnStage::Resolve, libc::EACCES) => {
@@ -201,21 +235,37 @@ impl SpawnError {
 
 /// A regular file with an execute bit; the kernel decides whether we may execute it.
 pub(super) fn executable(program: &Path) -> bool {
-    fs::metadata(program).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    fs::metadata(program)
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// The interpreter in a script's first line (execve(2)).
 fn interpreter(program: &Path) -> String {
     let mut head = [0; 256];
-    let length = File::open(program).and_then(|mut file| file.read(&mut head)).unwrap_or(0);
+    let length = File::open(program)
+        .and_then(|mut file| file.read(&mut head))
+        .unwrap_or(0);
     let Some(line) = head[..length].strip_prefix(b"#!") else {
         return "its dynamic loader".to_owned();
     };
-    let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
-    let name = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    let line = line
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
+    let name = line
+        .split(u8::is_ascii_whitespace)
+        .next()
+        .unwrap_or_default();
     // A file with CRLF line ends: the carriage return is part of the name that the kernel looked up.
-    Path::new(std::ffi::OsStr::from_bytes(name)).display().to_string()
-        + if head[..length].windows(2).any(|pair| pair == b"\r\n") { "\\r" } else { "" }
+    Path::new(std::ffi::OsStr::from_bytes(name))
+        .display()
+        .to_string()
+        + if head[..length].windows(2).any(|pair| pair == b"\r\n") {
+            "\\r"
+        } else {
+            ""
+        }
 }
 
 #[cfg(test)]
@@ -231,14 +281,24 @@ mod tests {
 
     #[test]
     fn errors_name_cause_and_subject() {
-        let text = |stage, errno| SpawnError::diagnose(stage, errno, Path::new("/no/x")).to_string();
+        let text =
+            |stage, errno| SpawnError::diagnose(stage, errno, Path::new("/no/x")).to_string();
         assert_eq!(
             text(SpawnStage::Fork, libc::EAGAIN),
             "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
         );
         assert_eq!(text(SpawnStage::Fork, libc::EMFILE), "too many open files");
-        assert_eq!(text(SpawnStage::Exec, libc::ETXTBSY), "text file busy: /no/x");
-        assert_eq!(text(SpawnStage::Limits, libc::EPERM), "setting limit /no/x: Operation not permitted");
-        assert_eq!(SpawnError::hung(SpawnStage::Directory, "/x").to_string(), "hung while entering directory /x");
+        assert_eq!(
+            text(SpawnStage::Exec, libc::ETXTBSY),
+            "text file busy: /no/x"
+        );
+        assert_eq!(
+            text(SpawnStage::Limits, libc::EPERM),
+            "setting limit /no/x: Operation not permitted"
+        );
+        assert_eq!(
+            SpawnError::hung(SpawnStage::Directory, "/x").to_string(),
+            "hung while entering directory /x"
+        );
     }
 }

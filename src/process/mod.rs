@@ -78,11 +78,23 @@ pub struct SpawnRequest {
 #[derive(Debug)]
 pub enum SpawnResult {
     /// The program runs.
-    Started { worker: WorkerId, child: SpawnedChild },
+    Started {
+        worker: WorkerId,
+        child: SpawnedChild,
+    },
     /// The process exists and is about to run its program as another user: [`exec_status`] tells whether it does.
-    ExecPending { worker: WorkerId, child: SpawnedChild, exec_status: OwnedFd },
+    ExecPending {
+        worker: WorkerId,
+        child: SpawnedChild,
+        exec_status: OwnedFd,
+    },
     /// There is no process.
-    Failed { worker: WorkerId, error: SpawnError, pinned: Option<Resolved>, repinned: bool },
+    Failed {
+        worker: WorkerId,
+        error: SpawnError,
+        pinned: Option<Resolved>,
+        repinned: bool,
+    },
 }
 
 /// A child that the caller must reap.

@@ -92,7 +92,11 @@ impl OrphanScanner {
 
     /// The result of the scan, once it is complete.
     pub fn found(&mut self) -> Option<Found> {
-        let report = self.reports.1.try_iter().find(|(number, _)| *number == self.number);
+        let report = self
+            .reports
+            .1
+            .try_iter()
+            .find(|(number, _)| *number == self.number);
         let (_, found) = report.filter(|_| self.current.is_some())?;
         self.current = None;
         Some(found)
@@ -101,7 +105,10 @@ impl OrphanScanner {
     /// When [`OrphanScanner::check`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.current.as_ref()?;
-        let reading = self.thread.as_ref().and_then(|thread| lock(&thread.state).reading);
+        let reading = self
+            .thread
+            .as_ref()
+            .and_then(|thread| lock(&thread.state).reading);
         Some(reading.map_or_else(Instant::now, |(_, since)| since) + READ_TIMEOUT)
     }
 
@@ -117,7 +124,10 @@ impl OrphanScanner {
     /// Abandons a thread that hangs; another one repeats its scan without the process at which it hangs.
     pub fn check(&mut self, now: Instant) {
         let hangs = self.thread.as_ref().is_some_and(|thread| {
-            lock(&thread.state).reading.is_some_and(|(_, since)| now >= since + READ_TIMEOUT) && self.current.is_some()
+            lock(&thread.state)
+                .reading
+                .is_some_and(|(_, since)| now >= since + READ_TIMEOUT)
+                && self.current.is_some()
         });
         if hangs {
             self.abandon();
@@ -132,27 +142,41 @@ impl OrphanScanner {
         if let Some(request) = &self.current {
             request.cancelled.store(true, Ordering::Relaxed);
         }
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         lock(&thread.state).abandoned = true;
         self.hung.push(thread.state);
     }
 
     fn start(&mut self) -> io::Result<()> {
-        let Some(current) = &self.current else { return Ok(()) };
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
         // A cancelled scan stays cancelled, so the repetition needs its own flag.
-        let request = Arc::new(ScanRequest { cancelled: AtomicBool::new(false), ..ScanRequest::clone(current) });
+        let request = Arc::new(ScanRequest {
+            cancelled: AtomicBool::new(false),
+            ..ScanRequest::clone(current)
+        });
         self.current = Some(request.clone());
         self.hung.retain(|state| !lock(state).returned);
         let skip_environments = self.hung.len() >= MAX_ABANDONED;
         // Processes at which other threads still hang are not read by one more.
-        let silent: Vec<i32> = self.hung.iter().filter_map(|state| lock(state).reading.map(|(pid, _)| pid)).collect();
+        let silent: Vec<i32> = self
+            .hung
+            .iter()
+            .filter_map(|state| lock(state).reading.map(|(pid, _)| pid))
+            .collect();
         let thread = match self.thread.take() {
             Some(thread) => thread,
             None => self.start_thread()?,
         };
         lock(&thread.state).silent = silent;
         self.number += 1;
-        thread.requests.send((self.number, request, skip_environments)).ok();
+        thread
+            .requests
+            .send((self.number, request, skip_environments))
+            .ok();
         self.thread = Some(thread);
         Ok(())
     }
@@ -160,16 +184,24 @@ impl OrphanScanner {
     fn start_thread(&self) -> io::Result<ScanThread> {
         let (requests, inbox) = bounded::<(u64, Arc<ScanRequest>, bool)>(1);
         let state: Arc<Mutex<ScanState>> = Arc::default();
-        let (taken, memory, reports, wake) =
-            (Arc::clone(&state), Arc::clone(&self.memory), self.reports.0.clone(), self.wake.clone());
-        let thread = std::thread::Builder::new().name("orphan-scanner".to_owned()).stack_size(256 << 10);
+        let (taken, memory, reports, wake) = (
+            Arc::clone(&state),
+            Arc::clone(&self.memory),
+            self.reports.0.clone(),
+            self.wake.clone(),
+        );
+        let thread = std::thread::Builder::new()
+            .name("orphan-scanner".to_owned())
+            .stack_size(256 << 10);
         thread.spawn(move || {
             // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
             for (number, request, skip_environments) in inbox {
                 // A copy, so that a hanging thread holds no lock.
                 let mut known = lock(&memory).clone();
-                let found = tree::scan(&request, &mut known, &mut |stat| tag_of(stat, &taken, skip_environments));
+                let found = tree::scan(&request, &mut known, &mut |stat| {
+                    tag_of(stat, &taken, skip_environments)
+                });
                 let mut state = lock(&taken);
                 if state.abandoned {
                     state.returned = true;
@@ -195,7 +227,11 @@ fn tag_of(stat: &Stat, state: &Mutex<ScanState>, skip_environments: bool) -> Tag
             return Tag::Silent;
         }
     }
-    if if stat.threads == 1 { stat.state == b'D' } else { procfs::hangs(pid) } {
+    if if stat.threads == 1 {
+        stat.state == b'D'
+    } else {
+        procfs::hangs(pid)
+    } {
         return Tag::Silent;
     }
     lock(state).reading = Some((pid, Instant::now()));

@@ -60,12 +60,19 @@ struct FileIds {
 
 impl FileIds {
     fn at(paths: &Resolved) -> Result<Self, SpawnError> {
-        let look = |stage, path: &Path| path.metadata().map_err(|error| failed(stage, &error, path));
+        let look =
+            |stage, path: &Path| path.metadata().map_err(|error| failed(stage, &error, path));
         let program = look(SpawnStage::Exec, &paths.program)?;
         let directory = look(SpawnStage::Directory, &paths.directory)?;
         Ok(Self {
             paths: paths.clone(),
-            program: (program.dev(), program.ino(), program.size(), program.mtime(), program.mtime_nsec()),
+            program: (
+                program.dev(),
+                program.ino(),
+                program.size(),
+                program.mtime(),
+                program.mtime_nsec(),
+            ),
             directory: (directory.dev(), directory.ino()),
         })
     }
@@ -87,7 +94,12 @@ impl PinnedPaths {
     }
 
     /// Already resolved: for a generation that takes over the paths of another.
-    pub fn at(program: OsString, directory: PathBuf, path: Option<OsString>, resolved: Resolved) -> Self {
+    pub fn at(
+        program: OsString,
+        directory: PathBuf,
+        path: Option<OsString>,
+        resolved: Resolved,
+    ) -> Self {
         Self {
             program,
             directory,
@@ -102,12 +114,18 @@ impl PinnedPaths {
 
     /// The resolved paths; none before the first spawn. Does not wait for a resolution.
     pub fn resolved(&self) -> Option<Resolved> {
-        self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.resolved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The resolved directory, even if the program was not found in it.
     pub fn folder(&self) -> Option<PathBuf> {
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.folder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Whether to insist on the resolved paths even when they are gone.
@@ -126,7 +144,10 @@ impl PinnedPaths {
     /// The directory or program does not exist now, or cannot be read.
     pub fn has_changed(&self) -> Result<bool, SpawnError> {
         let directory = self.resolve_dir()?;
-        let paths = Resolved { program: self.search(&directory)?, directory };
+        let paths = Resolved {
+            program: self.search(&directory)?,
+            directory,
+        };
         Ok(self.first.get() != Some(&FileIds::at(&paths)?))
     }
 
@@ -144,10 +165,16 @@ impl PinnedPaths {
     }
 
     fn resolve_dir(&self) -> Result<PathBuf, SpawnError> {
-        let directory =
-            self.directory.canonicalize().map_err(|error| failed(SpawnStage::Directory, &error, &self.directory))?;
+        let directory = self
+            .directory
+            .canonicalize()
+            .map_err(|error| failed(SpawnStage::Directory, &error, &self.directory))?;
         if !directory.is_dir() {
-            return Err(SpawnError::diagnose(SpawnStage::Directory, libc::ENOTDIR, &self.directory));
+            return Err(SpawnError::diagnose(
+                SpawnStage::Directory,
+                libc::ENOTDIR,
+                &self.directory,
+            ));
         }
         Ok(directory)
     }
@@ -193,9 +220,15 @@ impl PinnedPaths {
     fn search(&self, directory: &Path) -> Result<PathBuf, SpawnError> {
         let program = Path::new(&self.program);
         if self.program.as_bytes().contains(&b'/') {
-            let found =
-                directory.join(program).canonicalize().map_err(|error| failed(SpawnStage::Exec, &error, program))?;
-            return if executable(&found) { Ok(found) } else { Err(not_executable(program)) };
+            let found = directory
+                .join(program)
+                .canonicalize()
+                .map_err(|error| failed(SpawnStage::Exec, &error, program))?;
+            return if executable(&found) {
+                Ok(found)
+            } else {
+                Err(not_executable(program))
+            };
         }
         let path = self.path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH));
         let mut seen = None;
@@ -203,7 +236,9 @@ impl PinnedPaths {
         for entry in path.as_bytes().split(|&byte| byte == b':') {
             let candidate = directory.join(OsStr::from_bytes(entry)).join(program);
             if executable(&candidate) {
-                return candidate.canonicalize().map_err(|error| failed(SpawnStage::Exec, &error, &candidate));
+                return candidate
+                    .canonicalize()
+                    .map_err(|error| failed(SpawnStage::Exec, &error, &candidate));
             }
             if seen.is_none() && candidate.is_file() {
                 seen = Some(candidate);
@@ -218,15 +253,27 @@ fn failed(stage: SpawnStage, error: &io::Error, path: &Path) -> SpawnError {
     // There is no file to examine: the errno alone decides.
     match (stage, errno) {
         (SpawnStage::Exec, libc::ENOENT | libc::ENOTDIR) => missing(path),
-        (_, libc::EACCES) => SpawnError::with_fault(stage, errno, path, SpawnFault::PermissionDenied),
+        (_, libc::EACCES) => {
+            SpawnError::with_fault(stage, errno, path, SpawnFault::PermissionDenied)
+        }
         _ => SpawnError::diagnose(stage, errno, path),
     }
 }
 
 fn missing(program: &Path) -> SpawnError {
-    SpawnError::with_fault(SpawnStage::Exec, libc::ENOENT, program, SpawnFault::NoSuchProgram)
+    SpawnError::with_fault(
+        SpawnStage::Exec,
+        libc::ENOENT,
+        program,
+        SpawnFault::NoSuchProgram,
+    )
 }
 
 fn not_executable(program: &Path) -> SpawnError {
-    SpawnError::with_fault(SpawnStage::Exec, libc::EACCES, program, SpawnFault::NotExecutable)
+    SpawnError::with_fault(
+        SpawnStage::Exec,
+        libc::EACCES,
+        program,
+        SpawnFault::NotExecutable,
+    )
 }

@@ -99,13 +99,20 @@ pub fn read_bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 /// EACCES: not ours to read; ENOENT: the process is gone.
 pub fn numbers(folder: impl AsRef<Path>) -> io::Result<Vec<i32>> {
     let entries = std::fs::read_dir(folder)?;
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
 }
 
 /// The children of one thread; None if the kernel does not list them (CONFIG_PROC_CHILDREN).
 pub fn children_of_thread(pid: i32, tid: i32) -> Option<Vec<i32>> {
     let text = read(format!("/proc/{pid}/task/{tid}/children")).ok()?;
-    Some(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+    Some(
+        text.split_ascii_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect(),
+    )
 }
 
 /// Whether this kernel lists children (CONFIG_PROC_CHILDREN).
@@ -117,7 +124,11 @@ pub fn lists_children() -> bool {
 /// The children of all threads of a process.
 pub fn children(pid: i32) -> Vec<i32> {
     let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
-    threads.into_iter().filter_map(|tid| children_of_thread(pid, tid)).flatten().collect()
+    threads
+        .into_iter()
+        .filter_map(|tid| children_of_thread(pid, tid))
+        .flatten()
+        .collect()
 }
 
 /// The same for a process whose stat was just read. On kernels that do not list children, every process is read.
@@ -130,23 +141,44 @@ pub fn children_of(stat: &Stat) -> Vec<i32> {
     if lists_children() {
         return children(stat.pid);
     }
-    all_stats().into_iter().filter(|other| other.parent == stat.pid).map(|other| other.pid).collect()
+    all_stats()
+        .into_iter()
+        .filter(|other| other.parent == stat.pid)
+        .map(|other| other.pid)
+        .collect()
 }
 
 /// A process and all its descendants, parents before children, each with the index of its parent in the list (roots
 /// point to themselves). At most a few thousand.
 pub fn forest(roots: &[i32]) -> Vec<(i32, usize)> {
-    let mut found: Vec<(i32, usize)> = roots.iter().enumerate().map(|(place, &pid)| (pid, place)).collect();
-    let below = if lists_children() { None } else { Some(all_stats()) };
+    let mut found: Vec<(i32, usize)> = roots
+        .iter()
+        .enumerate()
+        .map(|(place, &pid)| (pid, place))
+        .collect();
+    let below = if lists_children() {
+        None
+    } else {
+        Some(all_stats())
+    };
     let mut seen: std::collections::HashSet<i32> = roots.iter().copied().collect();
     let mut at = 0;
     while at < found.len() && found.len() < MAX_PROCESSES {
         let pid = found[at].0;
         let children = match &below {
             None => children(pid),
-            Some(all) => all.iter().filter(|stat| stat.parent == pid).map(|stat| stat.pid).collect(),
+            Some(all) => all
+                .iter()
+                .filter(|stat| stat.parent == pid)
+                .map(|stat| stat.pid)
+                .collect(),
         };
-        found.extend(children.into_iter().filter(|&child| seen.insert(child)).map(|child| (child, at)));
+        found.extend(
+            children
+                .into_iter()
+                .filter(|&child| seen.insert(child))
+                .map(|child| (child, at)),
+        );
         at += 1;
     }
     found
@@ -154,7 +186,11 @@ pub fn forest(roots: &[i32]) -> Vec<(i32, usize)> {
 
 /// All processes in /proc.
 pub fn all_stats() -> Vec<Stat> {
-    numbers("/proc").unwrap_or_default().into_iter().filter_map(|pid| Stat::of(pid).ok()).collect()
+    numbers("/proc")
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|pid| Stat::of(pid).ok())
+        .collect()
 }
 
 /// The environment with which a process was started. None: not ours to read. Empty: gone with the memory of a process
@@ -167,7 +203,8 @@ pub fn environment(pid: i32) -> Option<Vec<u8>> {
     // The first thread has ended: another one has the same memory.
     let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
     let others = threads.into_iter().filter(|&tid| tid != pid).take(64);
-    let mut texts = others.filter_map(|tid| read_bytes(format!("/proc/{pid}/task/{tid}/environ")).ok());
+    let mut texts =
+        others.filter_map(|tid| read_bytes(format!("/proc/{pid}/task/{tid}/environ")).ok());
     Some(texts.find(|bytes| !bytes.is_empty()).unwrap_or_default())
 }
 
@@ -191,23 +228,39 @@ pub fn hangs(pid: i32) -> bool {
         let text = read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
         text.rsplit_once(')')?.1.trim_start().bytes().next()
     };
-    threads.into_iter().take(MAX_THREADS).any(|tid| state(tid) == Some(b'D'))
+    threads
+        .into_iter()
+        .take(MAX_THREADS)
+        .any(|tid| state(tid) == Some(b'D'))
 }
 
 /// The number in `socket:[123]`, the target of a symlink in /proc/PID/fd.
 pub fn socket_inode(link: &Path) -> Option<u64> {
-    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    link.to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// The number in `pipe:[123]`, the target of a symlink in /proc/PID/fd.
 pub fn pipe_inode(link: &Path) -> Option<u64> {
-    link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+    link.to_str()?
+        .strip_prefix("pipe:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// The pid of the tracer of a process (ptrace(2)).
 pub fn tracer(pid: i32) -> Option<i32> {
     let text = read(format!("/proc/{pid}/status")).ok()?;
-    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    let tracer = text
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"))?
+        .trim()
+        .parse()
+        .ok()?;
     (tracer > 0).then_some(tracer)
 }
 
@@ -218,25 +271,43 @@ pub fn exit_of_zombie(pid: i32) -> Option<Exit> {
     if !Stat::parse(&text)?.is_zombie() {
         return None;
     }
-    let status: i32 = text.rsplit_once(')')?.1.split_ascii_whitespace().nth(49)?.parse().ok()?;
+    let status: i32 = text
+        .rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(49)?
+        .parse()
+        .ok()?;
     // Without the right to trace it we would read 0, which looks like success; the same check refuses us its `exe` with
     // EACCES. Otherwise a zombie has no `exe` (ENOENT).
-    let refused = std::fs::read_link(format!("/proc/{pid}/exe")).err().map(|error| error.kind());
+    let refused = std::fs::read_link(format!("/proc/{pid}/exe"))
+        .err()
+        .map(|error| error.kind());
     (refused == Some(io::ErrorKind::NotFound)).then_some(match status & 0x7f {
         0 => Exit::Code(status >> 8 & 0xff),
-        signal => Exit::Signal { signal, core_dumped: status & 0x80 != 0 },
+        signal => Exit::Signal {
+            signal,
+            core_dumped: status & 0x80 != 0,
+        },
     })
 }
 
 /// The real uid of a process. The owner of its directory will not do: that is root if the process is not dumpable.
 pub fn uid(pid: i32) -> Option<u32> {
     let text = read(format!("/proc/{pid}/status")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
+    text.lines()
+        .find_map(|line| line.strip_prefix("Uid:"))?
+        .split_ascii_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// Identifies this boot: start times of another boot mean nothing.
 pub fn boot_id() -> String {
-    read("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+    read("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -247,7 +318,10 @@ mod tests {
     fn a_process_name_may_contain_parentheses() {
         let text = "7 (a) b (c)) S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9\n";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.name.as_str(), stat.state, stat.parent), ("a) b (c)", b'S', 1));
+        assert_eq!(
+            (stat.name.as_str(), stat.state, stat.parent),
+            ("a) b (c)", b'S', 1)
+        );
         assert_eq!((stat.pgrp, stat.session, stat.start_time), (2, 3, 4242));
         assert_eq!((stat.exiting, stat.threads), (false, 1));
         assert_eq!(Stat::parse("7 (a"), None);

@@ -24,9 +24,15 @@ pub fn of(pid: i32) -> Option<Usage> {
     // The name in parentheses may contain anything; utime and stime are fields 14 and 15.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
+    let page = sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .unwrap_or(4096) as u64;
     let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
-    Some(Usage { rss_bytes: pages * page, cpu_s: ticks as f64 / hertz })
+    Some(Usage {
+        rss_bytes: pages * page,
+        cpu_s: ticks as f64 / hertz,
+    })
 }
 
 /// The memory of a worker's tree.
@@ -40,7 +46,9 @@ pub struct TreeMemory {
 
 /// Measures a process and all its descendants.
 fn measure(pid: i32) -> TreeMemory {
-    let all = procfs::forest(&[pid]).into_iter().filter_map(|(pid, _)| of(pid));
+    let all = procfs::forest(&[pid])
+        .into_iter()
+        .filter_map(|(pid, _)| of(pid));
     all.fold(TreeMemory::default(), |sum, one| TreeMemory {
         rss_bytes: sum.rss_bytes + one.rss_bytes,
         processes: sum.processes + 1,
@@ -63,12 +71,20 @@ impl RssSampler {
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<(WorkerId, i32)>>(1);
         let (outbox, found) = bounded(1);
-        let thread = std::thread::Builder::new().name("rss-sampler".to_owned()).stack_size(128 << 10);
+        let thread = std::thread::Builder::new()
+            .name("rss-sampler".to_owned())
+            .stack_size(128 << 10);
         thread.spawn(move || {
             // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
             for all in inbox {
-                outbox.send(all.into_iter().map(|(worker, pid)| (worker, measure(pid))).collect()).ok();
+                outbox
+                    .send(
+                        all.into_iter()
+                            .map(|(worker, pid)| (worker, measure(pid)))
+                            .collect(),
+                    )
+                    .ok();
                 wake.wake();
             }
         })?;

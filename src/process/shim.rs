@@ -12,7 +12,10 @@ use crate::sys::{exec, slate};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::{Gid, Uid, chdir, getgroups, getresgid, getresuid, getuid, pipe2, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Uid, chdir, getgroups, getresgid, getresuid, getuid, pipe2, setgroups, setresgid,
+    setresuid,
+};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -68,15 +71,25 @@ pub(super) fn prepare(spec: &Spec, strings: &[CString]) -> io::Result<ShimFds> {
     }
     file.write_all(&bytes)?;
     file.rewind()?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     let (exec_status, status) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    Ok(ShimFds { spec: file.into(), status, exec_status })
+    Ok(ShimFds {
+        spec: file.into(),
+        status,
+        exec_status,
+    })
 }
 
 /// The shim's command line: its spec is on descriptor `first`, its status pipe on the next.
 pub(super) fn arguments(first: usize) -> Vec<CString> {
-    ["rotad", VERB, &first.to_string()].into_iter().filter_map(|argument| CString::new(argument).ok()).collect()
+    ["rotad", VERB, &first.to_string()]
+        .into_iter()
+        .filter_map(|argument| CString::new(argument).ok())
+        .collect()
 }
 
 /// Reads whether the shim has executed the program: None if it has not come that far; Ok if it has (or was killed on
@@ -102,7 +115,10 @@ pub fn intercept() -> Option<ExitCode> {
     if args.next()? != VERB {
         return None;
     }
-    let first = args.next().and_then(|first| first.to_str()?.parse().ok()).unwrap_or(-1);
+    let first = args
+        .next()
+        .and_then(|first| first.to_str()?.parse().ok())
+        .unwrap_or(-1);
     Some(ExitCode::from(run(first)))
 }
 
@@ -111,8 +127,13 @@ fn run(first: i32) -> u8 {
     if first < 3 {
         return FAILED;
     }
-    let taken = (take_inherited(first), take_inherited(first.saturating_add(1)));
-    let (Ok(spec), Ok(status)) = taken else { return FAILED };
+    let taken = (
+        take_inherited(first),
+        take_inherited(first.saturating_add(1)),
+    );
+    let (Ok(spec), Ok(status)) = taken else {
+        return FAILED;
+    };
     let mut error = match read_spec(spec) {
         Ok((spec, strings)) => match transform(&spec, strings) {
             Ok(never) => match never {},
@@ -130,7 +151,9 @@ fn run(first: i32) -> u8 {
 }
 
 fn shorten(text: &mut String) {
-    let end = (0..=SUBJECT.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    let end = (0..=SUBJECT.min(text.len()))
+        .rev()
+        .find(|&end| text.is_char_boundary(end));
     text.truncate(end.unwrap_or(0));
 }
 
@@ -138,7 +161,10 @@ fn read_spec(fd: OwnedFd) -> io::Result<(Spec, Vec<CString>)> {
     let mut bytes = Vec::new();
     File::from(fd).read_to_end(&mut bytes)?;
     // The last string ends with a zero too: drop the empty rest behind it.
-    let mut parts = bytes.strip_suffix(b"\0").unwrap_or(&bytes).split(|&byte| byte == 0);
+    let mut parts = bytes
+        .strip_suffix(b"\0")
+        .unwrap_or(&bytes)
+        .split(|&byte| byte == 0);
     let spec = serde_json::from_slice(parts.next().unwrap_or_default())?;
     let strings = parts.map(CString::new).collect::<Result<_, _>>()?;
     Ok((spec, strings))
@@ -153,7 +179,8 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError
     }
     let mut environment = strings.split_off(2 + spec.argc);
     for (name, resource, soft, hard) in &spec.limits {
-        slate::set_limit(*resource, *soft, *hard).map_err(|errno| failed(SpawnStage::Limits, errno, name))?;
+        slate::set_limit(*resource, *soft, *hard)
+            .map_err(|errno| failed(SpawnStage::Limits, errno, name))?;
     }
     if let Some(nice) = spec.nice {
         slate::set_nice(nice).map_err(|errno| failed(SpawnStage::Nice, errno, ""))?;
@@ -164,8 +191,12 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError
     drop_rights(spec)?;
     let path = |string: &CString| Path::new(OsStr::from_bytes(string.as_bytes())).to_path_buf();
     let (program, directory) = (path(&strings[0]), path(&strings[1]));
-    chdir(&directory).map_err(|errno| SpawnError::diagnose(SpawnStage::Directory, errno as i32, &directory))?;
-    for (wanted, name) in [(spec.listen_pid, "LISTEN_PID"), (spec.watchdog_pid, "WATCHDOG_PID")] {
+    chdir(&directory)
+        .map_err(|errno| SpawnError::diagnose(SpawnStage::Directory, errno as i32, &directory))?;
+    for (wanted, name) in [
+        (spec.listen_pid, "LISTEN_PID"),
+        (spec.watchdog_pid, "WATCHDOG_PID"),
+    ] {
         let line = format!("{name}={}", std::process::id());
         environment.extend(CString::new(line).into_iter().filter(|_| wanted));
     }
@@ -184,11 +215,14 @@ fn drop_rights(spec: &Spec) -> Result<(), SpawnError> {
     // An unprivileged master may still name its own user.
     if !(getuid() == uid && !uid.is_root() && has_become(uid, gid, &groups)) {
         setgroups(&groups).map_err(|errno| failed(SpawnStage::Groups, errno as i32, &spec.user))?;
-        setresgid(gid, gid, gid).map_err(|errno| failed(SpawnStage::Gid, errno as i32, &spec.user))?;
-        setresuid(uid, uid, uid).map_err(|errno| failed(SpawnStage::Uid, errno as i32, &spec.user))?;
+        setresgid(gid, gid, gid)
+            .map_err(|errno| failed(SpawnStage::Gid, errno as i32, &spec.user))?;
+        setresuid(uid, uid, uid)
+            .map_err(|errno| failed(SpawnStage::Uid, errno as i32, &spec.user))?;
     }
     let root = Uid::from_raw(0);
-    let back = !uid.is_root() && (setresuid(root, root, root).is_ok() || nix::unistd::seteuid(root).is_ok());
+    let back = !uid.is_root()
+        && (setresuid(root, root, root).is_ok() || nix::unistd::seteuid(root).is_ok());
     let wheel = Gid::from_raw(0);
     let back = back || (!uid.is_root() && spec.gid != 0 && setresgid(wheel, wheel, wheel).is_ok());
     if back || !has_become(uid, gid, &groups) {

@@ -4,7 +4,8 @@
 use super::staged_fds::ReservedFds;
 use super::thread_state::ThreadState;
 use super::{
-    Resolved, SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild, SpawnerConfig, environment, shim,
+    Resolved, SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild, SpawnerConfig,
+    environment, shim,
 };
 use crate::process::tree::TAG;
 use crate::sys::clone::{ExecFailure, Stack};
@@ -70,17 +71,35 @@ pub(super) fn spawn(request: &SpawnRequest, tools: &mut Tools, state: &ThreadSta
     });
     match spawned {
         Ok((process, exec_status)) => {
-            let child = SpawnedChild { start_time: start_time(process.pid()), process, pinned, repinned };
+            let child = SpawnedChild {
+                start_time: start_time(process.pid()),
+                process,
+                pinned,
+                repinned,
+            };
             match exec_status {
-                Some(exec_status) => SpawnResult::ExecPending { worker, child, exec_status },
+                Some(exec_status) => SpawnResult::ExecPending {
+                    worker,
+                    child,
+                    exec_status,
+                },
                 None => SpawnResult::Started { worker, child },
             }
         }
-        Err(error) => SpawnResult::Failed { worker, error, pinned, repinned },
+        Err(error) => SpawnResult::Failed {
+            worker,
+            error,
+            pinned,
+            repinned,
+        },
     }
 }
 
-fn find(request: &SpawnRequest, state: &ThreadState, fresh: &mut Option<Resolved>) -> Result<Resolved, SpawnError> {
+fn find(
+    request: &SpawnRequest,
+    state: &ThreadState,
+    fresh: &mut Option<Resolved>,
+) -> Result<Resolved, SpawnError> {
     if let Some(found) = request.pinned.resolved() {
         return Ok(found);
     }
@@ -110,18 +129,26 @@ fn try_spawn(
             envp: variables(request)?,
             own_pid: own_pid(request),
             directory: Some(c_string(found.directory.as_os_str().as_bytes())?),
-            limits: limits.iter().map(|&(_, resource, soft, hard)| (resource, soft, hard)).collect(),
+            limits: limits
+                .iter()
+                .map(|&(_, resource, soft, hard)| (resource, soft, hard))
+                .collect(),
             nice: request.nice,
             umask: request.umask,
             cgroup: None,
             pid: request.pid.clone(),
             descriptors: Vec::new(),
         };
-        return start(request, launch, &[], tools, state, |failure| explain(failure, found, &limits))
-            .map(|process| (process, None));
+        return start(request, launch, &[], tools, state, |failure| {
+            explain(failure, found, &limits)
+        })
+        .map(|process| (process, None));
     };
     // The shim enters the directory and executes the program unwatched by the spawner: check both now.
-    for (stage, path) in [(SpawnStage::Directory, &found.directory), (SpawnStage::Exec, &found.program)] {
+    for (stage, path) in [
+        (SpawnStage::Directory, &found.directory),
+        (SpawnStage::Exec, &found.program),
+    ] {
         if let Err(error) = fs::symlink_metadata(path) {
             return Err(SpawnError::diagnose(stage, errno_of(&error), path));
         }
@@ -140,7 +167,10 @@ fn try_spawn(
         argc: request.argv.len(),
     };
     let strings = [found.program.as_os_str(), found.directory.as_os_str()];
-    let strings = strings.iter().map(|string| c_string(string.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+    let strings = strings
+        .iter()
+        .map(|string| c_string(string.as_bytes()))
+        .collect::<Result<Vec<_>, _>>()?;
     let lists = [strings, arguments(&request.argv)?, variables(request)?].concat();
     let plan = shim::prepare(&spec, &lists).map_err(|error| failed(SpawnStage::Prepare, &error))?;
     let launch = ExecSpec {
@@ -175,15 +205,26 @@ fn start(
     state: &ThreadState,
     explain: impl FnOnce(ExecFailure) -> SpawnError,
 ) -> Result<Process, SpawnError> {
-    let stdin = request.stdin.as_ref().map_or_else(|| tools.null.as_fd(), |fd| fd.as_fd());
+    let stdin = request
+        .stdin
+        .as_ref()
+        .map_or_else(|| tools.null.as_fd(), |fd| fd.as_fd());
     let sources = [stdin, request.stdout.as_fd(), request.stderr.as_fd()];
-    let sources = sources.into_iter().chain(request.listeners.iter().map(|fd| fd.as_fd())).chain(extra.iter().copied());
+    let sources = sources
+        .into_iter()
+        .chain(request.listeners.iter().map(|fd| fd.as_fd()))
+        .chain(extra.iter().copied());
     let sources: Vec<_> = sources.collect();
-    let staged =
-        tools.reserved.stage(&sources, &tools.null).map_err(|error| failed(SpawnStage::Descriptors, &error))?;
+    let staged = tools
+        .reserved
+        .stage(&sources, &tools.null)
+        .map_err(|error| failed(SpawnStage::Descriptors, &error))?;
     launch.descriptors.extend(staged.numbers());
     // Opened here and not by the requester: a queue of ten thousand spawns holds none of these open.
-    let procs = request.cgroup.as_ref().and_then(|procs| File::options().write(true).open(procs).ok());
+    let procs = request
+        .cgroup
+        .as_ref()
+        .and_then(|procs| File::options().write(true).open(procs).ok());
     launch.cgroup = procs.as_ref().map(AsRawFd::as_raw_fd);
     state.progress.enter(SpawnStage::Fork.number());
     let launched = exec::launch(&launch, &mut tools.stack, &state.progress);
@@ -203,17 +244,23 @@ fn start(
 
 /// Waits until a child that is about to exit has exited, and reaps it.
 pub(super) fn reap(pid: i32) {
-    while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED) == Err(nix::errno::Errno::EINTR) {}
+    while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED) == Err(nix::errno::Errno::EINTR)
+    {
+    }
 }
 
-fn explain(failure: ExecFailure, found: &Resolved, limits: &[(String, u32, u64, u64)]) -> SpawnError {
+fn explain(
+    failure: ExecFailure,
+    found: &Resolved,
+    limits: &[(String, u32, u64, u64)],
+) -> SpawnError {
     let stage = SpawnStage::of_number(failure.stage);
     let subject = match stage {
         SpawnStage::Directory => found.directory.clone(),
         SpawnStage::Exec => found.program.clone(),
-        SpawnStage::Limits => {
-            limits.get(failure.detail as usize).map_or_else(PathBuf::new, |limit| PathBuf::from(&limit.0))
-        }
+        SpawnStage::Limits => limits
+            .get(failure.detail as usize)
+            .map_or_else(PathBuf::new, |limit| PathBuf::from(&limit.0)),
         SpawnStage::Descriptors => PathBuf::from(failure.detail.to_string()),
         _ => PathBuf::new(),
     };
@@ -223,9 +270,15 @@ fn explain(failure: ExecFailure, found: &Resolved, limits: &[(String, u32, u64, 
 /// Name, resource, soft, hard of the configured limits; unless configured, that of open files is what the master found
 /// at its start.
 fn limits(request: &SpawnRequest, nofile: (u64, u64)) -> Vec<(String, u32, u64, u64)> {
-    let mut limits: Vec<_> =
-        request.limits.iter().map(|limit| (limit.name.clone(), limit.resource, limit.soft, limit.hard)).collect();
-    #[allow(clippy::unnecessary_cast, reason = "the type of the constant differs between libcs")]
+    let mut limits: Vec<_> = request
+        .limits
+        .iter()
+        .map(|limit| (limit.name.clone(), limit.resource, limit.soft, limit.hard))
+        .collect();
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the type of the constant differs between libcs"
+    )]
     let resource = libc::RLIMIT_NOFILE as u32;
     if !limits.iter().any(|limit| limit.1 == resource) {
         limits.push(("nofile".to_owned(), resource, nofile.0, nofile.1));
@@ -234,27 +287,50 @@ fn limits(request: &SpawnRequest, nofile: (u64, u64)) -> Vec<(String, u32, u64, 
 }
 
 fn arguments(argv: &[OsString]) -> Result<Vec<CString>, SpawnError> {
-    argv.iter().map(|argument| c_string(&argument.clone().into_vec())).collect()
+    argv.iter()
+        .map(|argument| c_string(&argument.clone().into_vec()))
+        .collect()
 }
 
 /// The variables that only the child itself can fill in.
 fn own_pid(request: &SpawnRequest) -> Vec<&'static [u8]> {
-    let names = [(!request.listeners.is_empty(), exec::LISTEN_PID), (request.watchdog.is_some(), exec::WATCHDOG_PID)];
-    names.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name).collect()
+    let names = [
+        (!request.listeners.is_empty(), exec::LISTEN_PID),
+        (request.watchdog.is_some(), exec::WATCHDOG_PID),
+    ];
+    names
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .map(|(_, name)| name)
+        .collect()
 }
 
 fn variables(request: &SpawnRequest) -> Result<Vec<CString>, SpawnError> {
-    environment::finish(&request.env, request.listeners.len(), &request.listen_names, request.watchdog)
-        .map_err(|_| SpawnError::diagnose(SpawnStage::Prepare, libc::EINVAL, Path::new("its environment")))
+    environment::finish(
+        &request.env,
+        request.listeners.len(),
+        &request.listen_names,
+        request.watchdog,
+    )
+    .map_err(|_| {
+        SpawnError::diagnose(
+            SpawnStage::Prepare,
+            libc::EINVAL,
+            Path::new("its environment"),
+        )
+    })
 }
 
 fn tag(request: &SpawnRequest) -> Result<Vec<CString>, SpawnError> {
     let tag = request.env.iter().filter(|(name, _)| name == TAG);
-    tag.map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect()
+    tag.map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect()
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, SpawnError> {
-    CString::new(bytes).map_err(|_| SpawnError::diagnose(SpawnStage::Prepare, libc::EINVAL, Path::new("its command")))
+    CString::new(bytes).map_err(|_| {
+        SpawnError::diagnose(SpawnStage::Prepare, libc::EINVAL, Path::new("its command"))
+    })
 }
 
 fn failed(stage: SpawnStage, error: &io::Error) -> SpawnError {
@@ -268,7 +344,15 @@ fn errno_of(error: &io::Error) -> i32 {
 /// Field 22 of /proc/PID/stat. The second field is the program's name, which may contain anything: count from its end.
 fn start_time(pid: i32) -> u64 {
     let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.iter().rposition(|&byte| byte == b')').map_or(&[][..], |end| &stat[end + 1..]);
-    let field = after.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(19);
-    field.and_then(|field| std::str::from_utf8(field).ok()?.parse().ok()).unwrap_or(0)
+    let after = stat
+        .iter()
+        .rposition(|&byte| byte == b')')
+        .map_or(&[][..], |end| &stat[end + 1..]);
+    let field = after
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty())
+        .nth(19);
+    field
+        .and_then(|field| std::str::from_utf8(field).ok()?.parse().ok())
+        .unwrap_or(0)
 }

@@ -66,8 +66,18 @@ impl Spawner {
     pub fn start(config: SpawnerConfig) -> io::Result<Self> {
         let (requests, queue) = unbounded();
         let (answers, reports) = unbounded();
-        let shared = Shared { config, requests: queue, reports: answers, open: AtomicUsize::new(0) };
-        let mut spawner = Self { requests, reports, shared: Arc::new(shared), threads: Vec::new() };
+        let shared = Shared {
+            config,
+            requests: queue,
+            reports: answers,
+            open: AtomicUsize::new(0),
+        };
+        let mut spawner = Self {
+            requests,
+            reports,
+            shared: Arc::new(shared),
+            threads: Vec::new(),
+        };
         spawner.start_thread()?;
         Ok(spawner)
     }
@@ -76,12 +86,20 @@ impl Spawner {
     pub fn request(&self, request: SpawnRequest) {
         self.shared.open.fetch_add(1, Ordering::Relaxed);
         // Cannot fail: `shared` keeps a receiver.
-        self.requests.send(QueuedRequest { at: Instant::now(), request }).ok();
+        self.requests
+            .send(QueuedRequest {
+                at: Instant::now(),
+                request,
+            })
+            .ok();
     }
 
     /// The ids of the threads whose children the workers are.
     pub fn threads(&self) -> Vec<i32> {
-        self.threads.iter().filter_map(|state| state.thread()).collect()
+        self.threads
+            .iter()
+            .filter_map(|state| state.thread())
+            .collect()
     }
 
     /// The results; [`SpawnerConfig::wake`] is woken after each.
@@ -105,13 +123,19 @@ impl Spawner {
         for state in &self.threads {
             match state.status() {
                 ThreadStatus::Idle => idle = true,
-                ThreadStatus::Busy(until) => earliest = Some(earliest.map_or(until, |other| other.min(until))),
+                ThreadStatus::Busy(until) => {
+                    earliest = Some(earliest.map_or(until, |other| other.min(until)))
+                }
                 ThreadStatus::Abandoned => {}
             }
         }
         // Idle: the request is on its way to the thread, and its time begins now. No thread at all: one has to be
         // started.
-        let otherwise = if idle { super::thread_state::SPAWN_TIMEOUT } else { RETRY };
+        let otherwise = if idle {
+            super::thread_state::SPAWN_TIMEOUT
+        } else {
+            RETRY
+        };
         earliest.or_else(|| Some(Instant::now() + otherwise))
     }
 
@@ -128,7 +152,11 @@ impl Spawner {
                 self.shared.report(failed(worker, error));
             }
         }
-        if self.threads.iter().any(|state| state.status() != ThreadStatus::Abandoned) {
+        if self
+            .threads
+            .iter()
+            .any(|state| state.status() != ThreadStatus::Abandoned)
+        {
             return;
         }
         if self.threads.len() <= MAX_ABANDONED {
@@ -137,7 +165,10 @@ impl Spawner {
             return;
         }
         for QueuedRequest { request, .. } in self.shared.requests.try_iter() {
-            self.shared.report(failed(request.worker, SpawnError::hung(SpawnStage::Queue, "")));
+            self.shared.report(failed(
+                request.worker,
+                SpawnError::hung(SpawnStage::Queue, ""),
+            ));
         }
     }
 
@@ -145,7 +176,9 @@ impl Spawner {
         let tools = Tools::new(&self.shared.config)?;
         let state = Arc::new(ThreadState::default());
         let (shared, taken) = (Arc::clone(&self.shared), Arc::clone(&state));
-        std::thread::Builder::new().name("spawner".into()).spawn(move || serve(&shared, &taken, tools))?;
+        std::thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || serve(&shared, &taken, tools))?;
         self.threads.push(state);
         Ok(())
     }
@@ -187,14 +220,25 @@ fn serve(shared: &Shared, state: &ThreadState, mut tools: Tools) {
 }
 
 fn failed(worker: WorkerId, error: SpawnError) -> SpawnResult {
-    SpawnResult::Failed { worker, error, pinned: None, repinned: false }
+    SpawnResult::Failed {
+        worker,
+        error,
+        pinned: None,
+        repinned: false,
+    }
 }
 
 /// Kills the child of a spawn that came too late; returns the spawn's own error, if it had one.
 fn kill_and_reap(report: SpawnResult) -> Option<SpawnError> {
     match report {
-        SpawnResult::Started { child: SpawnedChild { process, .. }, .. }
-        | SpawnResult::ExecPending { child: SpawnedChild { process, .. }, .. } => {
+        SpawnResult::Started {
+            child: SpawnedChild { process, .. },
+            ..
+        }
+        | SpawnResult::ExecPending {
+            child: SpawnedChild { process, .. },
+            ..
+        } => {
             process.signal(nix::libc::SIGKILL).ok();
             super::spawn::reap(process.pid());
             None

@@ -33,16 +33,33 @@ pub(super) struct StagedFds<'a> {
 impl ReservedFds {
     /// As many as the limit of open files allows: with fewer, spawning only gets slower.
     pub(super) fn new(null: &OwnedFd) -> Self {
-        Self((0..SIZE).map_while(|_| fds::lift(null.as_fd(), FLOOR).ok()).collect())
+        Self(
+            (0..SIZE)
+                .map_while(|_| fds::lift(null.as_fd(), FLOOR).ok())
+                .collect(),
+        )
     }
 
     /// Stages `sources`, which are to become 0, 1, 2, … in this order.
     ///
     /// # Errors
     /// EMFILE: the limit of open files.
-    pub(super) fn stage<'a>(&'a mut self, sources: &[BorrowedFd<'_>], null: &'a OwnedFd) -> io::Result<StagedFds<'a>> {
-        let size = if sources.len() <= self.0.len() { sources.len() } else { 0 };
-        let mut staged = StagedFds { numbers: Vec::new(), reserved: &mut self.0[..size], null, lifted: Vec::new() };
+    pub(super) fn stage<'a>(
+        &'a mut self,
+        sources: &[BorrowedFd<'_>],
+        null: &'a OwnedFd,
+    ) -> io::Result<StagedFds<'a>> {
+        let size = if sources.len() <= self.0.len() {
+            sources.len()
+        } else {
+            0
+        };
+        let mut staged = StagedFds {
+            numbers: Vec::new(),
+            reserved: &mut self.0[..size],
+            null,
+            lifted: Vec::new(),
+        };
         for (place, source) in staged.reserved.iter_mut().zip(sources) {
             dup3(source, place, OFlag::O_CLOEXEC)?;
             staged.numbers.push(place.as_raw_fd());

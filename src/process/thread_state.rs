@@ -59,7 +59,8 @@ impl ThreadState {
 
     /// Stores the calling thread's id.
     pub(super) fn register_thread(&self) {
-        self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+        self.thread
+            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
     }
 
     pub(super) fn thread(&self) -> Option<i32> {
@@ -68,7 +69,13 @@ impl ThreadState {
 
     pub(super) fn begin(&self, worker: WorkerId, pinned: Arc<PinnedPaths>) {
         self.progress.enter(SpawnStage::Prepare.number());
-        *self.lock() = Some(Current { worker, pinned, began: Instant::now(), killed: None, abandoned: false });
+        *self.lock() = Some(Current {
+            worker,
+            pinned,
+            began: Instant::now(),
+            killed: None,
+            abandoned: false,
+        });
     }
 
     /// Takes what the child left. From here on the main thread no longer knows the child.
@@ -82,11 +89,17 @@ impl ThreadState {
     pub(super) fn end(&self) -> Ending {
         let ended = self.lock().take();
         match ended {
-            Some(Current { abandoned: true, pinned, .. }) => {
+            Some(Current {
+                abandoned: true,
+                pinned,
+                ..
+            }) => {
                 pinned.thread_freed();
                 Ending::Abandoned
             }
-            Some(Current { killed: Some(_), .. }) => Ending::Killed,
+            Some(Current {
+                killed: Some(_), ..
+            }) => Ending::Killed,
             _ => Ending::InTime,
         }
     }
@@ -94,8 +107,12 @@ impl ThreadState {
     pub(super) fn status(&self) -> ThreadStatus {
         match &*self.lock() {
             None => ThreadStatus::Idle,
-            Some(Current { abandoned: true, .. }) => ThreadStatus::Abandoned,
-            Some(Current { killed: Some(at), .. }) => ThreadStatus::Busy(*at + ABANDON_TIMEOUT),
+            Some(Current {
+                abandoned: true, ..
+            }) => ThreadStatus::Abandoned,
+            Some(Current {
+                killed: Some(at), ..
+            }) => ThreadStatus::Busy(*at + ABANDON_TIMEOUT),
             Some(Current { began, .. }) => ThreadStatus::Busy(*began + SPAWN_TIMEOUT),
         }
     }

@@ -199,7 +199,10 @@ pub struct ScanMemory {
 impl ScanMemory {
     /// Takes over the attributions of a thread that was late.
     pub fn learn(&mut self, late: Self) {
-        let workers = late.known.into_iter().filter(|(_, owner)| matches!(owner, Owner::Worker(_)));
+        let workers = late
+            .known
+            .into_iter()
+            .filter(|(_, owner)| matches!(owner, Owner::Worker(_)));
         self.known.extend(workers);
     }
 
@@ -223,26 +226,51 @@ pub fn preexisting_children() -> HashSet<Identity> {
 /// Scans all orphans and their descendants, and kills those that belong to a worker that has ended. May be called from
 /// any thread of the process whose main thread is the subreaper. `ask` reads the tag from the environment of one
 /// process and may block.
-pub fn scan(request: &ScanRequest, memory: &mut ScanMemory, ask: &mut dyn FnMut(&Stat) -> Tag) -> Found {
+pub fn scan(
+    request: &ScanRequest,
+    memory: &mut ScanMemory,
+    ask: &mut dyn FnMut(&Stat) -> Tag,
+) -> Found {
     let me = std::process::id() as i32;
-    let swept = request.ended.iter().map(|worker| (*worker, KillProgress::default())).collect();
-    let finishing = request.finishing.iter().map(|worker| (*worker, Vec::new())).collect();
-    let mut found = Found { swept, finishing, ..Found::default() };
-    let has_outlived = |worker: &WorkerId| Some(*worker) <= request.last && !request.living.contains(worker);
+    let swept = request
+        .ended
+        .iter()
+        .map(|worker| (*worker, KillProgress::default()))
+        .collect();
+    let finishing = request
+        .finishing
+        .iter()
+        .map(|worker| (*worker, Vec::new()))
+        .collect();
+    let mut found = Found {
+        swept,
+        finishing,
+        ..Found::default()
+    };
+    let has_outlived =
+        |worker: &WorkerId| Some(*worker) <= request.last && !request.living.contains(worker);
     let lists = procfs::lists_children();
     let mut unattributed = 0;
     let mut seen: HashSet<i32> = HashSet::new();
     for _ in 0..MAX_PASSES {
         // A process whose parent exited during the listing was in neither list: by the next pass it is our child. The
         // exiting parent was either listed as alive, or had ended and given up its children before that.
-        let mut next: Vec<(i32, Option<Owner>)> =
-            children(me, &request.threads, &request.unreaped).into_iter().map(|pid| (pid, None)).collect();
+        let mut next: Vec<(i32, Option<Owner>)> = children(me, &request.threads, &request.unreaped)
+            .into_iter()
+            .map(|pid| (pid, None))
+            .collect();
         // While the worker itself lives, its descendants are below it.
         let whole = |(pid, worker): (&i32, &WorkerId)| {
-            let wanted = request.signals.contains_key(worker) && !request.finishing.contains(worker);
+            let wanted =
+                request.signals.contains_key(worker) && !request.finishing.contains(worker);
             let stat = wanted.then(|| Stat::of(*pid).ok()).flatten()?;
             let below = procfs::children_of(&stat);
-            Some(below.into_iter().map(|child| (child, Some(Owner::Worker(*worker)))).collect::<Vec<_>>())
+            Some(
+                below
+                    .into_iter()
+                    .map(|child| (child, Some(Owner::Worker(*worker))))
+                    .collect::<Vec<_>>(),
+            )
         };
         next.extend(request.workers.iter().filter_map(whole).flatten());
         next.retain(|(pid, _)| !seen.contains(pid));
@@ -254,7 +282,9 @@ pub fn scan(request: &ScanRequest, memory: &mut ScanMemory, ask: &mut dyn FnMut(
             if request.cancelled.load(Ordering::Relaxed) {
                 return found;
             }
-            let Some(stat) = seen.insert(pid).then(|| Stat::of(pid).ok()).flatten() else { continue };
+            let Some(stat) = seen.insert(pid).then(|| Stat::of(pid).ok()).flatten() else {
+                continue;
+            };
             let identity = (pid, stat.start_time);
             if stat.is_zombie() {
                 // On kernels that do not list the children per thread, another caller may wait for it.
@@ -281,9 +311,20 @@ pub fn scan(request: &ScanRequest, memory: &mut ScanMemory, ask: &mut dyn FnMut(
                     swept.killed += usize::from(killed && memory.killed.insert(identity));
                 }
                 Owner::Worker(worker) => {
-                    let member = Member { identity, name: stat.name };
-                    if request.signals.get(&worker).is_some_and(|delivered| request.pass(identity, *delivered)) {
-                        found.signalled.entry(worker).or_default().push(member.clone());
+                    let member = Member {
+                        identity,
+                        name: stat.name,
+                    };
+                    if request
+                        .signals
+                        .get(&worker)
+                        .is_some_and(|delivered| request.pass(identity, *delivered))
+                    {
+                        found
+                            .signalled
+                            .entry(worker)
+                            .or_default()
+                            .push(member.clone());
                     }
                     if let Some(rest) = found.finishing.get_mut(&worker) {
                         rest.push(member);
@@ -292,7 +333,11 @@ pub fn scan(request: &ScanRequest, memory: &mut ScanMemory, ask: &mut dyn FnMut(
                 Owner::Unattributed => unattributed += 1,
                 Owner::Nobody if above.is_none() && memory.reported.insert(identity) => {
                     let silent = memory.unattributed.contains_key(&identity);
-                    found.unowned.push(UnownedProcess { identity, name: stat.name, silent });
+                    found.unowned.push(UnownedProcess {
+                        identity,
+                        name: stat.name,
+                        silent,
+                    });
                 }
                 Owner::Nobody => {}
             }
@@ -312,11 +357,18 @@ fn children(me: i32, threads: &[i32], workers: &HashSet<i32>) -> Vec<i32> {
     let mut found = match procfs::children_of_thread(me, me) {
         Some(children) => children,
         None => {
-            let stats = procfs::all_stats().into_iter().filter(|stat| stat.parent == me);
+            let stats = procfs::all_stats()
+                .into_iter()
+                .filter(|stat| stat.parent == me);
             stats.map(|stat| stat.pid).collect()
         }
     };
-    found.extend(threads.iter().filter_map(|tid| procfs::children_of_thread(me, *tid)).flatten());
+    found.extend(
+        threads
+            .iter()
+            .filter_map(|tid| procfs::children_of_thread(me, *tid))
+            .flatten(),
+    );
     found.retain(|pid| !workers.contains(pid));
     found
 }
@@ -339,7 +391,10 @@ fn owner(
     if let Some(known) = memory.known.get(&identity) {
         return *known;
     }
-    let by_number = request.workers.get(&stat.session).or_else(|| request.workers.get(&stat.pgrp));
+    let by_number = request
+        .workers
+        .get(&stat.session)
+        .or_else(|| request.workers.get(&stat.pgrp));
     let owner = match (by_number, above) {
         (Some(worker), _) => Owner::Worker(*worker),
         (None, Some(Owner::Worker(worker))) => Owner::Worker(worker),
@@ -363,27 +418,48 @@ fn tagged(
     let tag = ask(stat);
     if let Tag::Is(tag) = tag {
         memory.unattributed.remove(&identity);
-        let number = tag.strip_prefix(&request.tag).and_then(|rest| rest.strip_prefix('-'));
+        let number = tag
+            .strip_prefix(&request.tag)
+            .and_then(|rest| rest.strip_prefix('-'));
         let worker = number.and_then(|number| number.parse().ok()).map(WorkerId);
         return Ok(worker.map_or(Owner::Nobody, Owner::Worker));
     }
     // After reading the tag: if the environment was already gone, the state shows that it is exiting.
-    let exiting = Stat::of(stat.pid).map_or(true, |now| now.exiting || now.start_time != stat.start_time);
+    let exiting =
+        Stat::of(stat.pid).map_or(true, |now| now.exiting || now.start_time != stat.start_time);
     if exiting || tag == Tag::Silent {
-        let since = *memory.unattributed.entry(identity).or_insert_with(Instant::now);
+        let since = *memory
+            .unattributed
+            .entry(identity)
+            .or_insert_with(Instant::now);
         // Tried again at each scan, but nothing waits for it any longer. Its descendants carry the worker's tag.
-        return Err(if since.elapsed() < UNATTRIBUTED_GRACE { Owner::Unattributed } else { Owner::Nobody });
+        return Err(if since.elapsed() < UNATTRIBUTED_GRACE {
+            Owner::Unattributed
+        } else {
+            Owner::Nobody
+        });
     }
-    let in_cgroup =
-        || cgroup::of(stat.pid).zip(request.cgroup_base.as_ref()).is_some_and(|(own, base)| own.starts_with(base));
+    let in_cgroup = || {
+        cgroup::of(stat.pid)
+            .zip(request.cgroup_base.as_ref())
+            .is_some_and(|(own, base)| own.starts_with(base))
+    };
     // The cgroup is killed as a whole; here it is enough that it belongs to some worker.
-    Ok(if request.cgroup_base.is_some() && in_cgroup() { Owner::Preexisting } else { Owner::Nobody })
+    Ok(if request.cgroup_base.is_some() && in_cgroup() {
+        Owner::Preexisting
+    } else {
+        Owner::Nobody
+    })
 }
 
 impl ScanRequest {
     /// Signals the process unless it has got this signal before; true if it was signalled now.
     fn pass(&self, identity: Identity, TreeSignal { number, signal }: TreeSignal) -> bool {
-        let new = self.delivered.lock().unwrap_or_else(PoisonError::into_inner).insert((identity, number));
+        let new = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((identity, number));
         new && send(identity, &[signal, SIGCONT])
     }
 }
@@ -400,7 +476,9 @@ fn send((pid, start_time): Identity, signals: &[i32]) -> bool {
         // Without pidfds: our own child keeps its pid until we reap it.
         Err(_) => Process::of_child(pid, None),
     };
-    let Ok(stat) = Stat::of(pid) else { return false };
+    let Ok(stat) = Stat::of(pid) else {
+        return false;
+    };
     let same = stat.start_time == start_time && !stat.is_zombie();
     let may = held.pidfd().is_some() || stat.parent == std::process::id() as i32;
     same && may && signals.iter().all(|signal| held.signal(*signal).is_ok())

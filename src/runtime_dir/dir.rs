@@ -30,22 +30,29 @@ impl TrustedDir {
         make(path).map_err(|error| failed("make", error))?;
         let real = path.canonicalize().map_err(|error| failed("find", error))?;
         for folder in real.ancestors() {
-            let about = folder.symlink_metadata().map_err(|error| failed("look at", error))?;
+            let about = folder
+                .symlink_metadata()
+                .map_err(|error| failed("look at", error))?;
             tamper_proof(folder, &about, folder == real)?;
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let fd = nix::fcntl::open(&real, flags, Mode::empty()).map_err(|error| failed("open", error.into()))?;
+        let fd = nix::fcntl::open(&real, flags, Mode::empty())
+            .map_err(|error| failed("open", error.into()))?;
         Ok(Self { fd })
     }
 
     pub(super) fn open_below(&self, name: &str) -> Option<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        openat(&self.fd, name, flags, Mode::empty()).ok().map(|fd| Self { fd })
+        openat(&self.fd, name, flags, Mode::empty())
+            .ok()
+            .map(|fd| Self { fd })
     }
 
     /// Device and inode of an entry; none if there is no such entry.
     pub(super) fn identity(&self, name: &str) -> Option<(u64, u64)> {
-        self.stat(name).ok().map(|about| (about.st_dev, about.st_ino))
+        self.stat(name)
+            .ok()
+            .map(|about| (about.st_dev, about.st_ino))
     }
 
     pub(super) fn stat(&self, name: &str) -> nix::Result<FileStat> {
@@ -63,11 +70,19 @@ impl TrustedDir {
     /// Removes every socket directly in this directory.
     pub(super) fn remove_sockets(&self) {
         let Ok(fd) = self.fd.try_clone() else { return };
-        let Ok(mut dir) = Dir::from_fd(fd) else { return };
-        let names: Vec<_> = dir.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+        let Ok(mut dir) = Dir::from_fd(fd) else {
+            return;
+        };
+        let names: Vec<_> = dir
+            .iter()
+            .flatten()
+            .map(|entry| entry.file_name().to_owned())
+            .collect();
         for name in names {
             let is_socket = fstatat(&self.fd, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .is_ok_and(|about| SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK);
+                .is_ok_and(|about| {
+                    SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+                });
             if is_socket {
                 unlinkat(&self.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir).ok();
             }
@@ -80,7 +95,9 @@ fn make(path: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     for folder in path.ancestors() {
         match folder.metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(folder.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing.push(folder.to_owned())
+            }
             _ => break,
         }
     }
@@ -102,10 +119,16 @@ fn open_made(folder: &Path) -> io::Result<File> {
 
 /// Rejects a directory that another user owns or can write (unless sticky): that user could replace our socket or pid
 /// file. The same goes for each directory above it.
-fn tamper_proof(folder: &Path, about: &std::fs::Metadata, is_ours: bool) -> Result<(), RuntimeDirError> {
+fn tamper_proof(
+    folder: &Path,
+    about: &std::fs::Metadata,
+    is_ours: bool,
+) -> Result<(), RuntimeDirError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     // The owner of the root directory is trusted anyway: in a user namespace that is an unmapped id.
-    let root = Path::new("/").symlink_metadata().map_or(0, |about| about.uid());
+    let root = Path::new("/")
+        .symlink_metadata()
+        .map_or(0, |about| about.uid());
     let trusted = [0, uid].contains(&about.uid()) || (!is_ours && about.uid() == root);
     let mode = about.permissions().mode();
     // A group with no other member than us is no risk (user-private groups with umask 002).

@@ -26,16 +26,27 @@ const PLACE: i32 = 48;
 pub(super) const HALF_BORN: Duration = Duration::from_secs(5);
 
 /// `said`: what is worth a warning.
-pub(super) fn take(folder: &TrustedDir, path: &Path, said: &mut Vec<String>) -> Result<File, RuntimeDirError> {
+pub(super) fn take(
+    folder: &TrustedDir,
+    path: &Path,
+    said: &mut Vec<String>,
+) -> Result<File, RuntimeDirError> {
     let shown = path.join(NAME);
     let shown = shown.display();
-    let failed = |error: io::Error| RuntimeDirError::failed(format!("failed to lock {shown}: {error}"));
+    let failed =
+        |error: io::Error| RuntimeDirError::failed(format!("failed to lock {shown}: {error}"));
     let until = Instant::now() + HALF_BORN;
     // Again where the file was put in another's place meanwhile.
     for _ in 0..8 {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let flags = OFlag::O_RDWR
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NONBLOCK;
         let mode = Mode::from_bits_truncate(0o600);
-        let file = File::from(openat(&folder.fd, NAME, flags, mode).map_err(|error| failed(error.into()))?);
+        let file = File::from(
+            openat(&folder.fd, NAME, flags, mode).map_err(|error| failed(error.into()))?,
+        );
         let about = stat_of(&file).map_err(|error| failed(error.into()))?;
         if about.st_uid == geteuid().as_raw() && about.st_mode & 0o077 != 0 {
             // As older versions made it.
@@ -45,7 +56,9 @@ pub(super) fn take(folder: &TrustedDir, path: &Path, said: &mut Vec<String>) -> 
             None => {}
             Some(Held::Stranger) => {
                 if put_aside(folder, &about).map_err(failed)? {
-                    said.push(format!("{shown} was locked by a process that is neither root's nor ours: replaced"));
+                    said.push(format!(
+                        "{shown} was locked by a process that is neither root's nor ours: replaced"
+                    ));
                 }
                 continue;
             }
@@ -69,11 +82,15 @@ pub(super) fn take(folder: &TrustedDir, path: &Path, said: &mut Vec<String>) -> 
         if folder.identity(NAME) == Some((about.st_dev, about.st_ino)) {
             let mut file = lifted(file);
             // For people who look. A full disk must not forbid a start.
-            file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).ok();
+            file.set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .ok();
             return Ok(file);
         }
     }
-    Err(failed(io::Error::other("another process keeps replacing this file")))
+    Err(failed(io::Error::other(
+        "another process keeps replacing this file",
+    )))
 }
 
 /// A killed master that the kernel does not let go of.
@@ -132,7 +149,10 @@ pub(super) enum Held {
 
 /// For a file that is locked.
 pub(super) fn judge(inode: u64, owner: u32) -> Held {
-    let all = lockers(inode, None).into_iter().map(|locker| locker.pid).filter(|pid| *pid > 0);
+    let all = lockers(inode, None)
+        .into_iter()
+        .map(|locker| locker.pid)
+        .filter(|pid| *pid > 0);
     let (mut living, mut leaving) = (Vec::new(), None);
     for pid in all {
         match Stat::of(pid) {
@@ -165,13 +185,18 @@ fn lifted(file: File) -> File {
 fn half_born(path: &Path) -> Option<i32> {
     let name = path.canonicalize().ok()?.join(NAME);
     let holds = |pid: &i32| {
-        let numbers = procfs::numbers(format!("/proc/{pid}/fd")).unwrap_or_default().into_iter();
-        let mut here = numbers
-            .filter(|number| std::fs::read_link(format!("/proc/{pid}/fd/{number}")).is_ok_and(|link| link == name));
+        let numbers = procfs::numbers(format!("/proc/{pid}/fd"))
+            .unwrap_or_default()
+            .into_iter();
+        let mut here = numbers.filter(|number| {
+            std::fs::read_link(format!("/proc/{pid}/fd/{number}")).is_ok_and(|link| link == name)
+        });
         // Beside us others may have opened it, to look; their descriptor has no lock.
         here.any(|number| {
             let about = procfs::read(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-            about.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+            about
+                .lines()
+                .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
         })
     };
     procfs::numbers("/proc").ok()?.into_iter().find(holds)
@@ -186,13 +211,23 @@ pub fn holder(runtime_dir: &Path) -> Option<i32> {
         return None;
     }
     // Who may read it knows better which of many with such an inode is meant.
-    let written: Option<i32> = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-    let found = lockers(about.ino(), Some(about.dev())).into_iter().find(|locker| {
-        let meant = locker.same_device || written.is_none_or(|pid| pid == locker.pid);
-        let leaves = locker.pid > 0 && Stat::of(locker.pid).is_ok_and(|stat| stat.is_leaving());
-        meant && !leaves && believed(locker.pid, about.uid())
-    });
-    found.map(|locker| if locker.pid > 0 { locker.pid } else { written.unwrap_or(0) })
+    let written: Option<i32> = std::fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let found = lockers(about.ino(), Some(about.dev()))
+        .into_iter()
+        .find(|locker| {
+            let meant = locker.same_device || written.is_none_or(|pid| pid == locker.pid);
+            let leaves = locker.pid > 0 && Stat::of(locker.pid).is_ok_and(|stat| stat.is_leaving());
+            meant && !leaves && believed(locker.pid, about.uid())
+        });
+    found.map(|locker| {
+        if locker.pid > 0 {
+            locker.pid
+        } else {
+            written.unwrap_or(0)
+        }
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -205,7 +240,10 @@ struct Locker {
 /// Who holds a flock on an inode of this number, on whatever device.
 fn lockers(inode: u64, device: Option<u64>) -> Vec<Locker> {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    locks.lines().filter_map(|line| locker(line, inode, device)).collect()
+    locks
+        .lines()
+        .filter_map(|line| locker(line, inode, device))
+        .collect()
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 812 08:01:12345 0 EOF`
@@ -229,14 +267,25 @@ mod tests {
     #[test]
     fn the_kernels_list_of_locks_is_understood() {
         let device = nix::libc::makedev(0, 0x2d);
-        let of = |line: &str, inode| locker(line, inode, Some(device)).map(|found| (found.pid, found.same_device));
+        let of = |line: &str, inode| {
+            locker(line, inode, Some(device)).map(|found| (found.pid, found.same_device))
+        };
         let line = "12: FLOCK  ADVISORY  WRITE 812 00:2d:77 0 EOF";
         assert_eq!(of(line, 77), Some((812, true)));
         assert_eq!(of(line, 78), None);
-        assert_eq!(of("12: FLOCK  ADVISORY  READ 812 08:01:77 0 EOF", 77), Some((812, false)));
-        assert_eq!(of("12: -> FLOCK  ADVISORY  WRITE 9 00:2d:77 0 EOF", 77), None);
+        assert_eq!(
+            of("12: FLOCK  ADVISORY  READ 812 08:01:77 0 EOF", 77),
+            Some((812, false))
+        );
+        assert_eq!(
+            of("12: -> FLOCK  ADVISORY  WRITE 9 00:2d:77 0 EOF", 77),
+            None
+        );
         assert_eq!(of("1: POSIX  ADVISORY  WRITE 812 00:2d:77 0 EOF", 77), None);
-        assert_eq!(of("1: FLOCK  ADVISORY  WRITE -1 00:2d:77 0 EOF", 77), Some((0, true)));
+        assert_eq!(
+            of("1: FLOCK  ADVISORY  WRITE -1 00:2d:77 0 EOF", 77),
+            Some((0, true))
+        );
         assert_eq!(of("", 77), None);
     }
 }

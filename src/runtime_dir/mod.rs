@@ -91,7 +91,19 @@ impl RuntimeDir {
         let signs = put_signs_up(plan, &mut warnings)?;
         let pid_file = PidFile::look(&plan.master.pid_file)?;
         sweep(&folder);
-        Ok((Self { wanted, path, folder, pid_file, socket: None, warnings, left: false, lock }, signs))
+        Ok((
+            Self {
+                wanted,
+                path,
+                folder,
+                pid_file,
+                socket: None,
+                warnings,
+                left: false,
+                lock,
+            },
+            signs,
+        ))
     }
 
     /// The real path of the runtime directory.
@@ -118,10 +130,21 @@ impl RuntimeDir {
         self.folder.unlink(NEW_SOCKET).ok();
         self.bind(&fd)?;
         let mode = Mode::from_bits_truncate(mode);
-        fchmodat(&self.folder.fd, NEW_SOCKET, mode, FchmodatFlags::FollowSymlink)?;
+        fchmodat(
+            &self.folder.fd,
+            NEW_SOCKET,
+            mode,
+            FchmodatFlags::FollowSymlink,
+        )?;
         if let Some(group) = group {
             let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-            nix::unistd::fchownat(&self.folder.fd, NEW_SOCKET, None, Some(Gid::from_raw(group)), flags)?;
+            nix::unistd::fchownat(
+                &self.folder.fd,
+                NEW_SOCKET,
+                None,
+                Some(Gid::from_raw(group)),
+                flags,
+            )?;
         }
         socket::listen(&fd, Backlog::new(BACKLOG)?)?;
         self.folder.rename(NEW_SOCKET, SOCKET)?;
@@ -164,9 +187,14 @@ impl Drop for RuntimeDir {
 }
 
 /// The signs of a master that begins: of the path that was given and of the real one.
-fn put_signs_up(plan: &Plan, warnings: &mut Vec<String>) -> Result<Vec<PresenceSocket>, RuntimeDirError> {
-    let signs: Vec<PresenceSocket> =
-        paths(plan).into_iter().filter_map(|path| put_up(path).map_err(|error| warnings.push(error)).ok()).collect();
+fn put_signs_up(
+    plan: &Plan,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PresenceSocket>, RuntimeDirError> {
+    let signs: Vec<PresenceSocket> = paths(plan)
+        .into_iter()
+        .filter_map(|path| put_up(path).map_err(|error| warnings.push(error)).ok())
+        .collect();
     // Only now: of two that begin at the same moment in different folders at least one sees the other.
     not_alone(plan, warnings)?;
     Ok(signs)
@@ -183,7 +211,10 @@ fn not_alone(plan: &Plan, warnings: &mut Vec<String>) -> Result<(), RuntimeDirEr
                 holder.who()
             )));
         }
-        warnings.push(format!("a process of {} says that it runs this configuration, too", holder.who()));
+        warnings.push(format!(
+            "a process of {} says that it runs this configuration, too",
+            holder.who()
+        ));
     }
     Ok(())
 }

@@ -27,7 +27,12 @@ impl PidFile {
     /// of a dead master is removed, so that nobody signals a stranger by it.
     pub(super) fn look(path: &Path) -> Result<Self, RuntimeDirError> {
         let (folder, name) = place(path)?;
-        let file = Self { path: path.to_owned(), name, folder, ours: None };
+        let file = Self {
+            path: path.to_owned(),
+            name,
+            folder,
+            ours: None,
+        };
         file.clear_place()?;
         let writable = nix::unistd::faccessat(
             &file.folder.fd,
@@ -46,9 +51,15 @@ impl PidFile {
     pub(super) fn write(&mut self) -> Result<(), RuntimeDirError> {
         let beside = format!(".{}.{}", self.name, std::process::id());
         self.folder.unlink(&beside).ok();
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(&self.folder.fd, beside.as_str(), flags, Mode::from_bits_truncate(0o644))
-            .map_err(|error| self.failed("write", error.into()))?;
+        let flags =
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let made = openat(
+            &self.folder.fd,
+            beside.as_str(),
+            flags,
+            Mode::from_bits_truncate(0o644),
+        )
+        .map_err(|error| self.failed("write", error.into()))?;
         let mut file = File::from(made);
         let written = fill(&mut file).map_err(|error| self.failed("write", error));
         let done = written.and_then(|()| self.name_it(&beside));
@@ -70,7 +81,10 @@ impl PidFile {
                 Err(nix::errno::Errno::EEXIST) => {}
                 // A file system without RENAME_NOREPLACE (some network ones).
                 Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOSYS) => {
-                    return self.folder.rename(beside, name).map_err(|error| self.failed("write", error.into()));
+                    return self
+                        .folder
+                        .rename(beside, name)
+                        .map_err(|error| self.failed("write", error.into()));
                 }
                 Err(error) => return Err(self.failed("write", error.into())),
             }
@@ -80,7 +94,11 @@ impl PidFile {
 
     /// Removes a stale pid file; refuses everything that is none, or that a living master holds.
     fn clear_place(&self) -> Result<(), RuntimeDirError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let flags = OFlag::O_RDONLY
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY;
         let stale = match openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(nix::errno::Errno::ENOENT) => return Ok(()),
@@ -94,7 +112,9 @@ impl PidFile {
         }
         // A master that was killed, or a child of it that is about to become a worker, may have let go of the runtime
         // directory a moment before: the files of a process are closed one after another, by the last of its threads.
-        match try_lock(&stale, &about, Instant::now() + HALF_BORN).map_err(|error| self.failed("lock", error))? {
+        match try_lock(&stale, &about, Instant::now() + HALF_BORN)
+            .map_err(|error| self.failed("lock", error))?
+        {
             // Everybody may read it, and so lock it: only a master's lock counts.
             None | Some(Held::Stranger) => {}
             Some(Held::Leaving(pid)) => return Err(leaving(pid, &self.path.display().to_string())),
@@ -102,15 +122,21 @@ impl PidFile {
         }
         // Locked, but perhaps no longer what bears the name: then a faster master has cleared it.
         if self.folder.identity(&self.name) == Some((about.st_dev, about.st_ino)) {
-            self.folder.unlink(&self.name).map_err(|error| self.failed("replace", error.into()))?;
+            self.folder
+                .unlink(&self.name)
+                .map_err(|error| self.failed("replace", error.into()))?;
         }
         Ok(())
     }
 
     /// Whether the path still means the file that we wrote; true before it is written.
     pub(super) fn is_in_place(&self) -> bool {
-        let Some(about) = self.ours.as_ref().and_then(|file| stat_of(file).ok()) else { return true };
-        self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == (about.st_dev, about.st_ino))
+        let Some(about) = self.ours.as_ref().and_then(|file| stat_of(file).ok()) else {
+            return true;
+        };
+        self.path
+            .symlink_metadata()
+            .is_ok_and(|found| (found.dev(), found.ino()) == (about.st_dev, about.st_ino))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -124,7 +150,9 @@ impl PidFile {
 
     /// At exit: removes the file if the name still means ours.
     pub(super) fn remove(&mut self) {
-        let Some(about) = self.ours.take().and_then(|file| stat_of(&file).ok()) else { return };
+        let Some(about) = self.ours.take().and_then(|file| stat_of(&file).ok()) else {
+            return;
+        };
         if self.folder.identity(&self.name) == Some((about.st_dev, about.st_ino)) {
             self.folder.unlink(&self.name).ok();
         }
@@ -167,14 +195,25 @@ fn place(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
             path.display()
         ))
     };
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| failed(&"no usable file name"))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| failed(&"no usable file name"))?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let fd = nix::fcntl::open(parent, flags, Mode::empty()).map_err(|error| failed(&io::Error::from(error)))?;
+    let fd = nix::fcntl::open(parent, flags, Mode::empty())
+        .map_err(|error| failed(&io::Error::from(error)))?;
     let folder = TrustedDir { fd };
-    let mode = nix::sys::stat::fstat(&folder.fd).map_err(|error| failed(&io::Error::from(error)))?.st_mode;
+    let mode = nix::sys::stat::fstat(&folder.fd)
+        .map_err(|error| failed(&io::Error::from(error)))?
+        .st_mode;
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        return Err(failed(&"everybody may write there, and so put another pid in its place"));
+        return Err(failed(
+            &"everybody may write there, and so put another pid in its place",
+        ));
     }
     Ok((folder, name.to_owned()))
 }

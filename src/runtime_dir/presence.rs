@@ -13,7 +13,8 @@ use crate::control::wire::Response;
 use crate::process::procfs::Stat;
 use crate::sys::process::Process;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen,
+    socket, sockopt,
 };
 use nix::unistd::geteuid;
 use std::io::{self, BufRead, BufReader, Read};
@@ -57,19 +58,29 @@ impl PresenceSocket {
         let uid = geteuid().as_raw();
         let plain = name(path, uid);
         let listener = match listen_on(&plain) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen_on(&format!("{plain}/{}", guess()?))?,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                listen_on(&format!("{plain}/{}", guess()?))?
+            }
             other => other?,
         };
-        Ok(Self { path: path.to_owned(), listener })
+        Ok(Self {
+            path: path.to_owned(),
+            listener,
+        })
     }
 }
 
 impl Holder {
     /// Where a master that we may not ask here has its control socket.
     pub fn runtime_dir(&self) -> Option<PathBuf> {
-        self.stream.set_nonblocking(false).and_then(|()| self.stream.set_read_timeout(Some(TIME_TO_SAY))).ok()?;
+        self.stream
+            .set_nonblocking(false)
+            .and_then(|()| self.stream.set_read_timeout(Some(TIME_TO_SAY)))
+            .ok()?;
         let mut line = String::new();
-        BufReader::new((&self.stream).take(64 << 10)).read_line(&mut line).ok()?;
+        BufReader::new((&self.stream).take(64 << 10))
+            .read_line(&mut line)
+            .ok()?;
         match serde_json::from_str(&line).ok()? {
             Response::Here { runtime_dir, .. } => Some(runtime_dir),
             _ => None,
@@ -89,9 +100,15 @@ impl Holder {
 pub fn holders(paths: &[&Path]) -> Vec<Holder> {
     let marks: Vec<String> = paths.iter().map(|path| mark(path)).collect();
     let listed = listed();
-    let meant = listed.iter().filter(|name| marks.iter().any(|mark| name.strip_prefix(mark.as_str()).is_some()));
+    let meant = listed.iter().filter(|name| {
+        marks
+            .iter()
+            .any(|mark| name.strip_prefix(mark.as_str()).is_some())
+    });
     // Also where /proc may not be read.
-    let sure = paths.iter().flat_map(|path| [geteuid().as_raw(), 0].map(|uid| name(path, uid)));
+    let sure = paths
+        .iter()
+        .flat_map(|path| [geteuid().as_raw(), 0].map(|uid| name(path, uid)));
     distinct(sure.chain(meant.cloned()))
 }
 
@@ -103,7 +120,9 @@ pub fn all() -> Vec<Holder> {
 fn distinct(names: impl Iterator<Item = String>) -> Vec<Holder> {
     let mut found: Vec<Holder> = Vec::new();
     for holder in names.take(MOST).filter_map(|name| ask(&name)) {
-        let known = found.iter().any(|other| (other.uid, other.pid) == (holder.uid, holder.pid) && holder.pid != 0);
+        let known = found
+            .iter()
+            .any(|other| (other.uid, other.pid) == (holder.uid, holder.pid) && holder.pid != 0);
         if !known && holder.pid != std::process::id().cast_signed() && lives(holder.pid) {
             found.push(holder);
         }
@@ -129,12 +148,20 @@ pub fn lives(pid: i32) -> bool {
 fn ask(name: &str) -> Option<Holder> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
-    connect(fd.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes()).ok()?).ok()?;
+    connect(
+        fd.as_raw_fd(),
+        &UnixAddr::new_abstract(name.as_bytes()).ok()?,
+    )
+    .ok()?;
     // The credentials of who has called listen(2), as they were then.
     let peer = getsockopt(&fd, sockopt::PeerCredentials).ok()?;
     let stream = UnixStream::from(fd);
     stream.set_nonblocking(false).ok()?;
-    Some(Holder { uid: peer.uid(), pid: peer.pid(), stream })
+    Some(Holder {
+        uid: peer.uid(),
+        pid: peer.pid(),
+        stream,
+    })
 }
 
 fn listen_on(name: &str) -> io::Result<UnixListener> {
@@ -154,7 +181,10 @@ fn listed() -> Vec<String> {
         let name = words.nth(3)?.strip_prefix('@')?;
         (listens && name.starts_with("rotad/")).then(|| name.to_owned())
     };
-    String::from_utf8_lossy(&table).lines().filter_map(name).collect()
+    String::from_utf8_lossy(&table)
+        .lines()
+        .filter_map(name)
+        .collect()
 }
 
 fn name(path: &Path, uid: u32) -> String {
@@ -164,15 +194,24 @@ fn name(path: &Path, uid: u32) -> String {
 /// What all names of a path begin with: 108 bytes are room for a number of the path, not for itself (FNV-1a; that
 /// two paths of one user never share it is enough: whose it is says the kernel).
 fn mark(path: &Path) -> String {
-    let root = Path::new("/").metadata().map(|about| [about.dev(), about.ino()]).unwrap_or_default();
-    let root = root.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+    let root = Path::new("/")
+        .metadata()
+        .map(|about| [about.dev(), about.ino()])
+        .unwrap_or_default();
+    let root = root
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect::<Vec<u8>>();
     let hash = |bytes: &[u8], from: u128| {
-        bytes
-            .iter()
-            .fold(from, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b))
+        bytes.iter().fold(from, |hash, byte| {
+            (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        })
     };
     let start = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    format!("rotad/{:032x}/", hash(path.as_os_str().as_bytes(), hash(&root, start)))
+    format!(
+        "rotad/{:032x}/",
+        hash(path.as_os_str().as_bytes(), hash(&root, start))
+    )
 }
 
 /// What nobody can have listened on before us.
@@ -189,7 +228,11 @@ mod tests {
     #[test]
     fn a_name_belongs_to_a_path_and_a_user_and_fits_into_an_address() {
         let long = PathBuf::from("/x".repeat(2000));
-        assert!(name(&long, u32::MAX).len() + 33 <= 107, "{}", name(&long, u32::MAX));
+        assert!(
+            name(&long, u32::MAX).len() + 33 <= 107,
+            "{}",
+            name(&long, u32::MAX)
+        );
         assert_ne!(mark(Path::new("/a")), mark(Path::new("/b")));
         assert_ne!(name(Path::new("/a"), 0), name(Path::new("/a"), 1));
         assert_eq!(mark(Path::new("/a")), mark(Path::new("/a")));
@@ -201,10 +244,19 @@ mod tests {
         let path = folder.path().join("rotad.toml");
         let first = PresenceSocket::put_up(&path).unwrap();
         let second = PresenceSocket::put_up(&path).unwrap();
-        let ours = listed().iter().filter(|name| name.starts_with(&mark(&path))).count();
+        let ours = listed()
+            .iter()
+            .filter(|name| name.starts_with(&mark(&path)))
+            .count();
         assert_eq!(ours, 2);
         assert!(holders(&[&path]).is_empty(), "this process does not count");
         drop((first, second));
-        assert_eq!(listed().iter().filter(|name| name.starts_with(&mark(&path))).count(), 0);
+        assert_eq!(
+            listed()
+                .iter()
+                .filter(|name| name.starts_with(&mark(&path)))
+                .count(),
+            0
+        );
     }
 }

@@ -21,14 +21,17 @@ pub const NOTIFY: &str = "notify";
 const JOURNAL: &str = "workers";
 
 /// That a file loses its name: its number of names changes (IN_ATTRIB) while we have it open, else it is gone.
-const GOES: AddWatchFlags =
-    AddWatchFlags::IN_ATTRIB.union(AddWatchFlags::IN_DELETE_SELF).union(AddWatchFlags::IN_MOVE_SELF);
+const GOES: AddWatchFlags = AddWatchFlags::IN_ATTRIB
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_MOVE_SELF);
 
 /// The same of a folder; of what is in it nothing is heard.
 const FOLDER_GOES: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
 
 /// What goes in the folder of notify sockets, where nothing happens but births and deaths.
-const LEAVES: AddWatchFlags = AddWatchFlags::IN_DELETE.union(AddWatchFlags::IN_MOVED_FROM).union(FOLDER_GOES);
+const LEAVES: AddWatchFlags = AddWatchFlags::IN_DELETE
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(FOLDER_GOES);
 
 /// What was made again.
 #[derive(Debug, Default)]
@@ -53,11 +56,16 @@ pub struct RuntimeDirRepair {
 impl RuntimeDirRepair {
     /// From here on it is heard when something is taken away.
     pub fn new(house: RuntimeDir) -> Self {
-        let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok().map(Arc::new);
+        let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .ok()
+            .map(Arc::new);
         if let Some(ear) = &ear {
             house.listen(ear);
         }
-        Self { house: Arc::new(Mutex::new(house)), ear }
+        Self {
+            house: Arc::new(Mutex::new(house)),
+            ear,
+        }
     }
 
     /// Readable when something may be missing.
@@ -92,14 +100,23 @@ impl RuntimeDirRepair {
 impl RuntimeDir {
     fn mend(&mut self, mode: u32, group: Option<u32>) -> Result<Mended, RuntimeDirError> {
         let mut mended = Mended::default();
-        let failed =
-            |what: &str, error: io::Error| RuntimeDirError::failed(format!("{what} cannot be made again: {error}"));
+        let failed = |what: &str, error: io::Error| {
+            RuntimeDirError::failed(format!("{what} cannot be made again: {error}"))
+        };
         if !self.is_at_home() {
             // A folder that was removed has no name left.
-            let moved = nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|about| about.st_nlink > 0);
+            let moved =
+                nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|about| about.st_nlink > 0);
             self.move_in()?;
-            let why = if moved { " (its path leads to another folder now)" } else { "" };
-            mended.what.push(format!("the runtime directory {}{why}", self.wanted.display()));
+            let why = if moved {
+                " (its path leads to another folder now)"
+            } else {
+                ""
+            };
+            mended.what.push(format!(
+                "the runtime directory {}{why}",
+                self.wanted.display()
+            ));
             (mended.folder, mended.journal) = (Some(self.path.clone()), true);
         } else if !lock::is_in_place(&self.folder, &self.lock) {
             self.lock = lock::take(&self.folder, &self.path, &mut mended.what)?;
@@ -107,15 +124,23 @@ impl RuntimeDir {
         }
         if self.folder.identity(NOTIFY).is_none() {
             // The umask of the master may be anything.
-            let made = mkdirat(&self.folder.fd, NOTIFY, Mode::from_bits_truncate(0o711)).and_then(|()| {
-                fchmodat(&self.folder.fd, NOTIFY, Mode::from_bits_truncate(0o711), FchmodatFlags::FollowSymlink)
-            });
+            let made =
+                mkdirat(&self.folder.fd, NOTIFY, Mode::from_bits_truncate(0o711)).and_then(|()| {
+                    fchmodat(
+                        &self.folder.fd,
+                        NOTIFY,
+                        Mode::from_bits_truncate(0o711),
+                        FchmodatFlags::FollowSymlink,
+                    )
+                });
             made.map_err(|error| failed("the folder of notify sockets", error.into()))?;
             mended.what.push("the folder of notify sockets".to_owned());
         }
         if self.socket.is_some() && self.folder.identity(SOCKET) != self.socket {
-            mended.control =
-                Some(self.control_socket(mode, group).map_err(|error| failed("the control socket", error))?);
+            mended.control = Some(
+                self.control_socket(mode, group)
+                    .map_err(|error| failed("the control socket", error))?,
+            );
             mended.what.push("the control socket".to_owned());
         }
         if self.folder.identity(JOURNAL).is_none() && !mended.journal {
@@ -134,7 +159,10 @@ impl RuntimeDir {
     /// The configured path still leads to the folder that we are in.
     fn is_at_home(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
-        let wanted = self.wanted.metadata().map(|about| (about.dev(), about.ino()));
+        let wanted = self
+            .wanted
+            .metadata()
+            .map(|about| (about.dev(), about.ino()));
         nix::sys::stat::fstat(&self.folder.fd)
             .is_ok_and(|ours| wanted.is_ok_and(|wanted| wanted == (ours.st_dev, ours.st_ino)))
     }
@@ -146,7 +174,9 @@ impl RuntimeDir {
         let lock = lock::take(&folder, &self.wanted, &mut said)?;
         if StaleWorkers::find(&self.wanted).is_ok_and(|left| !left.found.is_empty()) {
             let place = self.wanted.display();
-            let text = format!("{place} is another folder now, in which a killed master has noted workers that live");
+            let text = format!(
+                "{place} is another folder now, in which a killed master has noted workers that live"
+            );
             return Err(RuntimeDirError::failed(text));
         }
         super::sweep(&folder);
@@ -155,7 +185,10 @@ impl RuntimeDir {
         }
         // So that the next step makes a new one.
         self.socket = self.socket.map(|_| (0, 0));
-        self.path = self.wanted.canonicalize().unwrap_or_else(|_| self.wanted.clone());
+        self.path = self
+            .wanted
+            .canonicalize()
+            .unwrap_or_else(|_| self.wanted.clone());
         (self.folder, self.lock) = (folder, lock);
         Ok(())
     }
@@ -166,14 +199,26 @@ impl RuntimeDir {
             ear.add_watch(path, what).ok();
         };
         for name in [SOCKET, JOURNAL] {
-            hear(&near(&self.folder.fd, name), GOES | AddWatchFlags::IN_DONT_FOLLOW);
+            hear(
+                &near(&self.folder.fd, name),
+                GOES | AddWatchFlags::IN_DONT_FOLLOW,
+            );
         }
-        hear(&near(&self.folder.fd, NOTIFY), LEAVES | AddWatchFlags::IN_DONT_FOLLOW);
-        let files = [Some(self.lock.as_raw_fd()), self.pid_file.file().map(AsRawFd::as_raw_fd)];
+        hear(
+            &near(&self.folder.fd, NOTIFY),
+            LEAVES | AddWatchFlags::IN_DONT_FOLLOW,
+        );
+        let files = [
+            Some(self.lock.as_raw_fd()),
+            self.pid_file.file().map(AsRawFd::as_raw_fd),
+        ];
         for number in files.into_iter().flatten() {
             hear(Path::new(&format!("/proc/self/fd/{number}")), GOES);
         }
-        hear(Path::new(&format!("/proc/self/fd/{}", self.folder.fd.as_raw_fd())), FOLDER_GOES);
+        hear(
+            Path::new(&format!("/proc/self/fd/{}", self.folder.fd.as_raw_fd())),
+            FOLDER_GOES,
+        );
     }
 }
 

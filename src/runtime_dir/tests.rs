@@ -26,8 +26,16 @@ fn plan(folder: &Path) -> Plan {
         sources: Vec::new(),
         include: Vec::new(),
         master,
-        control: ControlPlan { mode: 0o600, group: None },
-        signals: SignalMap { hup: nothing, usr1: nothing, usr2: nothing, winch: nothing },
+        control: ControlPlan {
+            mode: 0o600,
+            group: None,
+        },
+        signals: SignalMap {
+            hup: nothing,
+            usr1: nothing,
+            usr2: nothing,
+            winch: nothing,
+        },
         listeners: Vec::new(),
         pools: Vec::new(),
     }
@@ -44,7 +52,12 @@ fn a_second_master_is_refused_and_told_who_the_first_is() {
     let house = enter(&plan);
     let error = RuntimeDir::enter(&plan).unwrap_err();
     assert_eq!(error.code, 75);
-    assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
+    assert!(
+        error
+            .message
+            .contains(&format!("pid {}", std::process::id())),
+        "{error}"
+    );
     assert_eq!(holder(house.path()), Some(std::process::id().cast_signed()));
     drop(house);
     assert_eq!(holder(&plan.master.runtime_dir), None);
@@ -59,9 +72,15 @@ fn the_pid_file_appears_whole_and_goes_with_us() {
     let mut house = enter(&plan);
     assert!(!path.exists(), "not before it is told");
     house.write_pid().unwrap();
-    assert_eq!(std::fs::read_to_string(path).unwrap(), format!("{}\n", std::process::id()));
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap(),
+        format!("{}\n", std::process::id())
+    );
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
-    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let files: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(files.len(), 2, "nothing beside: {files:?}");
     drop(house);
     assert!(!path.exists());
@@ -75,7 +94,10 @@ fn a_stale_pid_file_is_replaced_and_one_that_is_no_longer_ours_stays() {
     std::fs::write(path, "1\n").unwrap();
     let mut house = enter(&plan);
     house.write_pid().unwrap();
-    assert_eq!(std::fs::read_to_string(path).unwrap(), format!("{}\n", std::process::id()));
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap(),
+        format!("{}\n", std::process::id())
+    );
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, "somebody else's\n").unwrap();
     drop(house);
@@ -92,12 +114,18 @@ fn strange_pid_files_are_refused_untouched() {
 
     std::os::unix::fs::symlink(&victim, path).unwrap();
     let error = RuntimeDir::enter(&plan).unwrap_err();
-    assert!(error.code == 1 && error.message.contains("symbolic link"), "{error}");
+    assert!(
+        error.code == 1 && error.message.contains("symbolic link"),
+        "{error}"
+    );
     std::fs::remove_file(path).unwrap();
 
     std::fs::hard_link(&victim, path).unwrap();
     let error = RuntimeDir::enter(&plan).unwrap_err();
-    assert!(error.code == 1 && error.message.contains("hard links"), "{error}");
+    assert!(
+        error.code == 1 && error.message.contains("hard links"),
+        "{error}"
+    );
     std::fs::remove_file(path).unwrap();
 
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -145,7 +173,10 @@ fn the_control_socket_has_its_mode_and_a_stale_one_is_replaced() {
     let path = house.path().join(SOCKET);
     let socket = house.control_socket(0o640, None).unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
-    assert_eq!(socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(
+        socket.accept().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
     // A killed master leaves it behind.
     std::fs::rename(&path, house.path().join("kept")).unwrap();
     drop(house);

@@ -116,10 +116,23 @@ impl PendingConfig {
 
     /// The spec of a pool's next generation. None while one of its sockets is not open.
     pub(super) fn spec(&self, pool: &PoolPlan) -> Option<PoolSpec> {
-        let listeners: Option<Vec<ListenerId>> =
-            pool.recipe.listen.iter().map(|index| *self.sockets.get(*index)?).collect();
-        let sockets = pool.recipe.listen.iter().filter_map(|index| self.plan.listeners.get(*index).cloned()).collect();
-        Some(PoolSpec { plan: pool.clone(), sockets, listeners: listeners? })
+        let listeners: Option<Vec<ListenerId>> = pool
+            .recipe
+            .listen
+            .iter()
+            .map(|index| *self.sockets.get(*index)?)
+            .collect();
+        let sockets = pool
+            .recipe
+            .listen
+            .iter()
+            .filter_map(|index| self.plan.listeners.get(*index).cloned())
+            .collect();
+        Some(PoolSpec {
+            plan: pool.clone(),
+            sockets,
+            listeners: listeners?,
+        })
     }
 }
 
@@ -150,19 +163,32 @@ impl Supervisor {
         {
             match request.extent {
                 ReloadScope::Everything => {
-                    self.emit_request("reload", format!("{}: reading the configuration, then rolling", request.who));
+                    self.emit_request(
+                        "reload",
+                        format!("{}: reading the configuration, then rolling", request.who),
+                    );
                 }
                 ReloadScope::ConfigOnly => {
-                    self.emit_request("apply-config", format!("{}: reading the configuration again", request.who));
+                    self.emit_request(
+                        "apply-config",
+                        format!("{}: reading the configuration again", request.who),
+                    );
                 }
-                ReloadScope::DryRun => {
-                    self.emit_request("dry-run", format!("{}: what would a reload do?", request.who))
-                }
+                ReloadScope::DryRun => self.emit_request(
+                    "dry-run",
+                    format!("{}: what would a reload do?", request.who),
+                ),
             }
-            match self.blocking.read(self.plan.config.clone(), self.runtime_dir.clone(), self.plan.control.clone()) {
+            match self.blocking.read(
+                self.plan.config.clone(),
+                self.runtime_dir.clone(),
+                self.plan.control.clone(),
+            ) {
                 Ok(number) => self.reloads.job = Some((number, Instant::now())),
                 Err(error) => {
-                    let text = format!("the configuration cannot be read: no thread: {error}\nnothing was changed");
+                    let text = format!(
+                        "the configuration cannot be read: no thread: {error}\nnothing was changed"
+                    );
                     self.answer_reload(&request, 1, text);
                     continue;
                 }
@@ -186,8 +212,12 @@ impl Supervisor {
                         self.config_read(request, *read);
                     }
                 }
-                JobResult::FileOwnershipSet(name) => tracing::info!("listener {name}: its file has its owner and mode"),
-                JobResult::ListenerChecked(number, checked) => self.on_listener_checked(number, checked),
+                JobResult::FileOwnershipSet(name) => {
+                    tracing::info!("listener {name}: its file has its owner and mode")
+                }
+                JobResult::ListenerChecked(number, checked) => {
+                    self.on_listener_checked(number, checked)
+                }
                 JobResult::Bound(number, bound) if is_awaited(number) => {
                     self.reloads.job = None;
                     if let Some((request, ReloadStage::Binding(pending))) = self.reloads.take() {
@@ -195,14 +225,20 @@ impl Supervisor {
                     }
                 }
                 JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
-                JobResult::Compared { round, pool, changed } => self.on_compared(round, pool, changed),
-                JobResult::ConfigResolved { client, request, real } => {
-                    self.on_config_resolved(client, *request, real.as_deref())
-                }
+                JobResult::Compared {
+                    round,
+                    pool,
+                    changed,
+                } => self.on_compared(round, pool, changed),
+                JobResult::ConfigResolved {
+                    client,
+                    request,
+                    real,
+                } => self.on_config_resolved(client, *request, real.as_deref()),
                 // Too late: the reload was abandoned meanwhile.
-                JobResult::Bound(_, Ok(listeners)) => {
-                    listeners.into_iter().for_each(|listener| self.blocking.close(listener))
-                }
+                JobResult::Bound(_, Ok(listeners)) => listeners
+                    .into_iter()
+                    .for_each(|listener| self.blocking.close(listener)),
                 JobResult::ConfigRead(..) | JobResult::Bound(_, Err(_)) => {}
             }
         }
@@ -211,14 +247,19 @@ impl Supervisor {
     /// The blocking job hangs on some path: gives up on it, so that the next request has its turn.
     pub(super) fn check_blocking_job(&mut self) {
         self.reloads.job = None;
-        let Some((request, stage)) = self.reloads.take() else { return };
+        let Some((request, stage)) = self.reloads.take() else {
+            return;
+        };
         let what = match stage {
             ReloadStage::Reading => "the configuration could not be read",
-            ReloadStage::Binding(_) | ReloadStage::RunningOneshots(..) | ReloadStage::Comparing(..) => {
-                "the new addresses and logs could not be opened"
-            }
+            ReloadStage::Binding(_)
+            | ReloadStage::RunningOneshots(..)
+            | ReloadStage::Comparing(..) => "the new addresses and logs could not be opened",
         };
-        let text = format!("{what} within {} s: a disk hangs?\nnothing was changed", JOB_TIMEOUT.as_secs());
+        let text = format!(
+            "{what} within {} s: a disk hangs?\nnothing was changed",
+            JOB_TIMEOUT.as_secs()
+        );
         self.finish_unchanged(request, 1, text);
     }
 
@@ -226,17 +267,27 @@ impl Supervisor {
         let (plan, warnings) = match read {
             Ok(read) => read,
             Err(findings) => {
-                let text = format!("{}\nnothing was changed: the configuration from before holds", findings.trim_end());
+                let text = format!(
+                    "{}\nnothing was changed: the configuration from before holds",
+                    findings.trim_end()
+                );
                 return self.finish_unchanged(request, 78, text);
             }
         };
         for warning in warnings.lines().filter(|line| !line.trim().is_empty()) {
             self.report_reload_progress(&request, warning);
         }
-        let unknown = request.which.pools.iter().find(|name| !plan.pools.iter().any(|pool| pool.name == **name));
+        let unknown = request
+            .which
+            .pools
+            .iter()
+            .find(|name| !plan.pools.iter().any(|pool| pool.name == **name));
         if let Some(unknown) = unknown {
             let names: Vec<&str> = plan.pools.iter().map(|pool| pool.name.as_str()).collect();
-            let text = format!("no such pool: {unknown}; there are: {}\nnothing was changed", names.join(", "));
+            let text = format!(
+                "no such pool: {unknown}; there are: {}\nnothing was changed",
+                names.join(", ")
+            );
             return self.finish_unchanged(request, 4, text);
         }
         if request.extent == ReloadScope::DryRun {
@@ -246,8 +297,11 @@ impl Supervisor {
         if let Err(why) = self.has_room_for(&plan) {
             return self.finish_unchanged(request, 1, format!("{why}\nnothing was changed"));
         }
-        let sockets: Vec<Option<ListenerId>> =
-            plan.listeners.iter().map(|listener| self.listening.find(listener)).collect();
+        let sockets: Vec<Option<ListenerId>> = plan
+            .listeners
+            .iter()
+            .map(|listener| self.listening.find(listener))
+            .collect();
         let missing: Vec<ListenPlan> = plan
             .listeners
             .iter()
@@ -257,7 +311,11 @@ impl Supervisor {
             .collect();
         let all = plan.listeners.clone();
         let logs = self.new_logs(&plan);
-        let pending = Box::new(PendingConfig { plan, sockets, opened: Vec::new() });
+        let pending = Box::new(PendingConfig {
+            plan,
+            sockets,
+            opened: Vec::new(),
+        });
         if missing.is_empty() && logs.is_empty() {
             return self.start_oneshots(request, pending);
         }
@@ -266,9 +324,11 @@ impl Supervisor {
                 self.reloads.job = Some((number, Instant::now()));
                 self.reloads.put(request, ReloadStage::Binding(pending));
             }
-            Err(error) => {
-                self.finish_unchanged(request, 1, format!("no address can be opened: {error}\nnothing was changed"))
-            }
+            Err(error) => self.finish_unchanged(
+                request,
+                1,
+                format!("no address can be opened: {error}\nnothing was changed"),
+            ),
         }
     }
 
@@ -284,7 +344,9 @@ impl Supervisor {
         let all = plan
             .pools
             .iter()
-            .flat_map(|pool| files(pool).map(|file| Some((pool.name.clone(), file?, pool.log.access))))
+            .flat_map(|pool| {
+                files(pool).map(|file| Some((pool.name.clone(), file?, pool.log.access)))
+            })
             .flatten();
         all.filter(|(_, file, _)| !known.contains(file)).collect()
     }
@@ -305,10 +367,19 @@ impl Supervisor {
                 return self.finish_unchanged(request, 1, format!("{text}\nnothing was changed"));
             }
         };
-        let free: Vec<usize> =
-            pending.sockets.iter().enumerate().filter(|(_, open)| open.is_none()).map(|(index, _)| index).collect();
+        let free: Vec<usize> = pending
+            .sockets
+            .iter()
+            .enumerate()
+            .filter(|(_, open)| open.is_none())
+            .map(|(index, _)| index)
+            .collect();
         for (listener, index) in opened.into_iter().zip(free) {
-            tracing::info!(listen = listener.name(), "listening on {}", listener.addr_text());
+            tracing::info!(
+                listen = listener.name(),
+                "listening on {}",
+                listener.addr_text()
+            );
             let id = self.listening.add(listener);
             self.watch_listener(id);
             pending.sockets[index] = Some(id);
@@ -320,14 +391,21 @@ impl Supervisor {
     /// Names one of our own sockets that may be in the way: one on a wildcard address, or one that still drains.
     fn own_address(&self, error: &SocketError) -> String {
         let port = error.address.rsplit_once(':').map(|(_, port)| port);
-        let ours = self.listening.ids().into_iter().filter_map(|id| self.listening.get(id)).find(|listener| {
-            let own = listener.addr_text();
-            own.rsplit_once(':').map(|(_, port)| port) == port && !own.starts_with("unix:")
-        });
+        let ours = self
+            .listening
+            .ids()
+            .into_iter()
+            .filter_map(|id| self.listening.get(id))
+            .find(|listener| {
+                let own = listener.addr_text();
+                own.rsplit_once(':').map(|(_, port)| port) == port && !own.starts_with("unix:")
+            });
         match ours {
             Some(listener) => {
                 let own = listener.addr_text();
-                format!("\nthis master itself listens on {own}: such a change wants `rotad stop` and `rotad start`")
+                format!(
+                    "\nthis master itself listens on {own}: such a change wants `rotad stop` and `rotad start`"
+                )
             }
             None => String::new(),
         }
@@ -336,12 +414,17 @@ impl Supervisor {
     fn start_oneshots(&mut self, mut request: ReloadRequest, pending: Box<PendingConfig>) {
         if request.wait == Wait::No && request.client.is_some() {
             let lines = plan::diff(&self.plan, &pending.plan).lines();
-            let text = if lines.is_empty() { "the configuration has not changed".to_owned() } else { lines.join("\n") };
+            let text = if lines.is_empty() {
+                "the configuration has not changed".to_owned()
+            } else {
+                lines.join("\n")
+            };
             self.answer_reload(&request, 0, text);
             request.client = None;
         }
         let oneshots = self.oneshots_to_run(&request, &pending.plan);
-        self.reloads.put(request, ReloadStage::RunningOneshots(pending, oneshots));
+        self.reloads
+            .put(request, ReloadStage::RunningOneshots(pending, oneshots));
         self.continue_oneshots();
     }
 
@@ -356,12 +439,20 @@ impl Supervisor {
             (0, Some(_)) => {}
             (0, None) => tracing::info!("{text}"),
             _ => {
-                let refused = EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
+                let refused =
+                    EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
                 self.emit(refused.cause(refusal_cause(code)).error());
             }
         }
         if let Some(client) = request.client {
-            self.answer(client, &Response::Done { code, message: text }, true);
+            self.answer(
+                client,
+                &Response::Done {
+                    code,
+                    message: text,
+                },
+                true,
+            );
         }
     }
 
@@ -369,7 +460,13 @@ impl Supervisor {
     pub(super) fn report_reload_progress(&mut self, request: &ReloadRequest, text: &str) {
         tracing::info!("{text}");
         if let Some(client) = request.client {
-            self.answer(client, &Response::Progress { text: text.to_owned() }, false);
+            self.answer(
+                client,
+                &Response::Progress {
+                    text: text.to_owned(),
+                },
+                false,
+            );
         }
     }
 

@@ -41,7 +41,9 @@ impl Supervisor {
     /// A worker that exited with 0 before it was ready has left processes behind. They were killed, and the next ones
     /// will be.
     pub(super) fn report_daemonized_worker(&mut self, id: WorkerId) {
-        let Some(process) = self.processes.get_mut(id) else { return };
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
         // Once for each worker, however many scans it takes to kill its processes.
         if !std::mem::take(&mut process.early_exit) {
             return;
@@ -53,7 +55,11 @@ impl Supervisor {
              would supervise it; {}",
             advice(&name)
         );
-        self.emit(EventBuilder::new(EventKind::Background, text.clone()).worker(id).warn());
+        self.emit(
+            EventBuilder::new(EventKind::Background, text.clone())
+                .worker(id)
+                .warn(),
+        );
         self.pool_failed(pool, text, "still retrying");
     }
 
@@ -63,18 +69,32 @@ impl Supervisor {
         let short = |program: &str| program.bytes().take(LONGEST_NAME).eq(name.bytes());
         let is_its = |pool: &PoolId| {
             let slots = self.pools.policy(*pool).map_or(0, |policy| policy.count);
-            let ends =
-                |slot| self.exit_reports.of_slot(*pool, rotad_core::Slot(slot)).is_some_and(|e| e.code == Some(0));
-            self.program_of(*pool).is_some_and(|program| short(&program)) && (0..slots).any(ends)
+            let ends = |slot| {
+                self.exit_reports
+                    .of_slot(*pool, rotad_core::Slot(slot))
+                    .is_some_and(|e| e.code == Some(0))
+            };
+            self.program_of(*pool)
+                .is_some_and(|program| short(&program))
+                && (0..slots).any(ends)
         };
-        let pools: Vec<PoolId> = self.pools.iter().map(|(pool, _)| pool).filter(is_its).collect();
+        let pools: Vec<PoolId> = self
+            .pools
+            .iter()
+            .map(|(pool, _)| pool)
+            .filter(is_its)
+            .collect();
         for pool in pools {
             let text = format!(
                 "its program goes into the background: pid {pid} ({name}) serves on where nobody supervises it, and \
                  keeps its address from those that are started; end it, and {}",
                 advice(name)
             );
-            self.emit(EventBuilder::new(EventKind::Background, text.clone()).pool(pool).warn());
+            self.emit(
+                EventBuilder::new(EventKind::Background, text.clone())
+                    .pool(pool)
+                    .warn(),
+            );
             self.pool_failed(pool, text, "still retrying");
         }
     }

@@ -69,10 +69,20 @@ impl BlockingPool {
     pub(super) fn new(waker: Waker, reader: Reader) -> Self {
         // Bounded by the callers: one reload at a time, and each socket is closed once.
         let (sender, results) = unbounded();
-        Self { waker, reader, sender, results, last_number: 0, file_lock: Arc::default() }
+        Self {
+            waker,
+            reader,
+            sender,
+            results,
+            last_number: 0,
+            file_lock: Arc::default(),
+        }
     }
 
-    fn spawn_job(&self, job: impl FnOnce() -> Option<JobResult> + Send + 'static) -> io::Result<()> {
+    fn spawn_job(
+        &self,
+        job: impl FnOnce() -> Option<JobResult> + Send + 'static,
+    ) -> io::Result<()> {
         let (sender, waker) = (self.sender.clone(), self.waker.clone());
         let go = move || {
             if let Some(result) = job() {
@@ -80,7 +90,11 @@ impl BlockingPool {
                 waker.wake();
             }
         };
-        std::thread::Builder::new().name("blocking".into()).stack_size(STACK).spawn(go).map(drop)
+        std::thread::Builder::new()
+            .name("blocking".into())
+            .stack_size(STACK)
+            .spawn(go)
+            .map(drop)
     }
 
     /// Reads the configuration, after a repair of the runtime directory, which workers spawned from it need. Returns
@@ -97,7 +111,11 @@ impl BlockingPool {
         self.last_number += 1;
         let (reader, number, sender) = (self.reader.clone(), self.last_number, self.sender.clone());
         self.spawn_job(move || {
-            sender.send(JobResult::RuntimeDirRepaired(runtime_dir.mend(control.mode, control.group))).ok();
+            sender
+                .send(JobResult::RuntimeDirRepaired(
+                    runtime_dir.mend(control.mode, control.group),
+                ))
+                .ok();
             Some(JobResult::ConfigRead(number, Box::new(reader(&path))))
         })?;
         Ok(number)
@@ -120,19 +138,39 @@ impl BlockingPool {
     ///
     /// # Errors
     /// No thread can be started.
-    pub(super) fn resolve_config(&self, path: PathBuf, client: u64, request: Request) -> io::Result<()> {
+    pub(super) fn resolve_config(
+        &self,
+        path: PathBuf,
+        client: u64,
+        request: Request,
+    ) -> io::Result<()> {
         let request = Box::new(request);
-        self.spawn_job(move || Some(JobResult::ConfigResolved { client, request, real: path.canonicalize().ok() }))
+        self.spawn_job(move || {
+            Some(JobResult::ConfigResolved {
+                client,
+                request,
+                real: path.canonicalize().ok(),
+            })
+        })
     }
 
     /// Compares the program and directory of a pool with what they resolve to now.
     ///
     /// # Errors
     /// No thread can be started.
-    pub(super) fn compare(&self, round: u64, pool: PoolId, pinned: Arc<PinnedPaths>) -> io::Result<()> {
+    pub(super) fn compare(
+        &self,
+        round: u64,
+        pool: PoolId,
+        pinned: Arc<PinnedPaths>,
+    ) -> io::Result<()> {
         self.spawn_job(move || {
             let changed = pinned.has_changed().map_err(|error| error.to_string());
-            Some(JobResult::Compared { round, pool, changed })
+            Some(JobResult::Compared {
+                round,
+                pool,
+                changed,
+            })
         })
     }
 
@@ -153,11 +191,17 @@ impl BlockingPool {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             for (pool, path, access) in &logs {
                 if let Err(error) = log::check_file(path, *access) {
-                    let text = format!("pool {pool}: cannot write its log {}: {error}", path.display());
+                    let text = format!(
+                        "pool {pool}: cannot write its log {}: {error}",
+                        path.display()
+                    );
                     return Some(JobResult::Bound(number, Err(BindError::Log(text))));
                 }
             }
-            Some(JobResult::Bound(number, listener::open_some(&plans, &all).map_err(BindError::Socket)))
+            Some(JobResult::Bound(
+                number,
+                listener::open_some(&plans, &all).map_err(BindError::Socket),
+            ))
         })?;
         Ok(number)
     }
@@ -169,9 +213,9 @@ impl BlockingPool {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             Some(match dress.put_on() {
                 Ok(()) => JobResult::FileOwnershipSet(name),
-                Err(error) => {
-                    JobResult::Failed(format!("listener {name}: its file cannot get its owner or mode: {error}"))
-                }
+                Err(error) => JobResult::Failed(format!(
+                    "listener {name}: its file cannot get its owner or mode: {error}"
+                )),
             })
         };
         if let Err(error) = self.spawn_job(job) {
@@ -210,7 +254,10 @@ impl BlockingPool {
         let job = move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             let error = listener.remove_file().err()?;
-            Some(JobResult::Failed(format!("listener {}: its file cannot be removed: {error}", listener.name())))
+            Some(JobResult::Failed(format!(
+                "listener {}: its file cannot be removed: {error}",
+                listener.name()
+            )))
         };
         if let Err(error) = self.spawn_job(job) {
             tracing::warn!("the file of a closed socket stays: {error}");

@@ -33,7 +33,14 @@ pub(super) struct Starts {
 
 impl Starts {
     pub(super) fn new(waker: Waker) -> Self {
-        Self { waker, meter: None, unavailable: false, sample_due: None, sampling_since: None, starting_before: 0 }
+        Self {
+            waker,
+            meter: None,
+            unavailable: false,
+            sample_due: None,
+            sampling_since: None,
+            starting_before: 0,
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -59,22 +66,41 @@ impl Supervisor {
             return;
         }
         let view = self.engine.view();
-        let age = |worker: WorkerId| view.worker(worker).map_or(Span::ZERO, |worker| now - worker.began);
+        let age = |worker: WorkerId| {
+            view.worker(worker)
+                .map_or(Span::ZERO, |worker| now - worker.began)
+        };
         let starting = view.starting();
-        let pause = if starting.iter().any(|worker| age(*worker) < YOUNG) { FIRST_INTERVAL } else { LATER_INTERVAL };
+        let pause = if starting.iter().any(|worker| age(*worker) < YOUNG) {
+            FIRST_INTERVAL
+        } else {
+            LATER_INTERVAL
+        };
         let all: Vec<Starter> = starting
             .iter()
             .filter_map(|worker| {
                 let age = Duration::from_millis(age(*worker).as_millis());
-                Some(Starter { worker: *worker, pid: self.processes.get(*worker)?.pid()?, age })
+                Some(Starter {
+                    worker: *worker,
+                    pid: self.processes.get(*worker)?.pid()?,
+                    age,
+                })
             })
             .collect();
-        let long_enough: Vec<(WorkerId, u32)> =
-            starting.iter().filter(|worker| age(**worker) >= FALLBACK_HOLD).map(|worker| (*worker, 0)).collect();
+        let long_enough: Vec<(WorkerId, u32)> = starting
+            .iter()
+            .filter(|worker| age(**worker) >= FALLBACK_HOLD)
+            .map(|worker| (*worker, 0))
+            .collect();
         let starts = &mut self.health.starts;
         starts.sample_due = Some(now + pause);
-        if starts.sampling_since.is_some_and(|at| now - at >= SAMPLE_TIMEOUT) {
-            tracing::warn!("what starting workers want of the processors cannot be seen: /proc does not answer");
+        if starts
+            .sampling_since
+            .is_some_and(|at| now - at >= SAMPLE_TIMEOUT)
+        {
+            tracing::warn!(
+                "what starting workers want of the processors cannot be seen: /proc does not answer"
+            );
             starts.unavailable = true;
         }
         if starts.unavailable {
@@ -83,14 +109,19 @@ impl Supervisor {
         if starts.sampling_since.is_some() {
             return;
         }
-        let meter = starts.meter.take().map_or_else(|| Meter::start(starts.waker.clone()), Ok);
+        let meter = starts
+            .meter
+            .take()
+            .map_or_else(|| Meter::start(starts.waker.clone()), Ok);
         match meter {
             Ok(meter) => {
                 starts.meter.insert(meter).measure(all);
                 starts.sampling_since = Some(now);
             }
             Err(error) => {
-                tracing::warn!("what starting workers want of the processors cannot be seen: {error}");
+                tracing::warn!(
+                    "what starting workers want of the processors cannot be seen: {error}"
+                );
                 starts.unavailable = true;
             }
         }
@@ -99,7 +130,9 @@ impl Supervisor {
     /// Takes the result of a sample.
     pub(super) fn on_cpu_demand(&mut self) {
         let starts = &mut self.health.starts;
-        let Some(found) = starts.meter.as_ref().and_then(Meter::found) else { return };
+        let Some(found) = starts.meter.as_ref().and_then(Meter::found) else {
+            return;
+        };
         starts.sampling_since = None;
         self.input(Input::Demand(found));
     }
@@ -107,13 +140,19 @@ impl Supervisor {
     /// Names the overload if a worker was not ready in time because too many were starting for the number of
     /// processors.
     pub(super) fn crowding(&self, worker: WorkerId) -> Option<String> {
-        let (starting, processors) = (self.health.starts.starting_before, self.engine.view().processors());
+        let (starting, processors) = (
+            self.health.starts.starting_before,
+            self.engine.view().processors(),
+        );
         let lived = (self.clock.now() - self.engine.view().worker(worker)?.began).as_secs_f64();
         let computed = rss_sampler::of(self.processes.get(worker)?.pid()?)?.cpu_s;
         // It has used CPU time, so it has not just waited for something else.
         (starting > processors as usize && computed * 10.0 >= lived).then(|| {
-            let processors =
-                if processors == 1 { "1 processor".to_owned() } else { format!("{processors} processors") };
+            let processors = if processors == 1 {
+                "1 processor".to_owned()
+            } else {
+                format!("{processors} processors")
+            };
             format!("{starting} were booting at once on {processors}")
         })
     }

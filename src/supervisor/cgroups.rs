@@ -18,9 +18,16 @@ impl WorkerCgroups {
     pub(super) fn find(name: &str) -> Self {
         let cgroups = Cgroups::find(name);
         if let Some(cgroups) = &cgroups {
-            tracing::info!("each worker gets a cgroup of its own in {}", cgroups.base().display());
+            tracing::info!(
+                "each worker gets a cgroup of its own in {}",
+                cgroups.base().display()
+            );
         }
-        Self { cgroups, proven: false, told: false }
+        Self {
+            cgroups,
+            proven: false,
+            told: false,
+        }
     }
 
     /// The directory of the workers' cgroups.
@@ -46,7 +53,9 @@ impl WorkerCgroups {
     /// first one could not, cgroups are switched off.
     pub(super) fn prove(&mut self, process: &WorkerProcess) {
         let cgroup = process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref());
-        let (false, Some(cgroup), Some(pid)) = (self.proven, cgroup, process.pid()) else { return };
+        let (false, Some(cgroup), Some(pid)) = (self.proven, cgroup, process.pid()) else {
+            return;
+        };
         self.proven = true;
         // Also works if it has exited: until it is reaped, /proc/PID/cgroup still says where it was.
         if !cgroup.contains(pid) {

@@ -36,7 +36,9 @@ impl Supervisor {
         for line in &lines {
             self.report_reload_progress(&request, line);
         }
-        let mut gone: Vec<PoolId> = removed(&diff).filter_map(|name| self.pools.find(name)).collect();
+        let mut gone: Vec<PoolId> = removed(&diff)
+            .filter_map(|name| self.pools.find(name))
+            .collect();
         gone.extend(replaced);
         gone.iter().for_each(|pool| self.pools.mark_removed(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
@@ -52,9 +54,15 @@ impl Supervisor {
         self.watch_files();
         if !lines.is_empty() {
             let text = format!("{}: {}", request.who, lines.join("\n"));
-            self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("changed").silent());
+            self.emit(
+                EventBuilder::new(EventKind::ConfigApplied, text)
+                    .cause("changed")
+                    .silent(),
+            );
         }
-        let wait = self.tickets.open(request.client, request.wait == Wait::Drained);
+        let wait = self
+            .tickets
+            .open(request.client, request.wait == Wait::Drained);
         for pool in gone {
             self.give_up_start(pool, "superseded: the configuration no longer has it");
             self.input(Input::Requested(super::NO_TICKET, Request::Remove(pool)));
@@ -62,21 +70,26 @@ impl Supervisor {
         let mut changed_anything = !lines.is_empty();
         // In dependency order: the engine has to know that a pool rolls before it is asked to roll those that come
         // after it.
-        let order = self.pools.in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
+        let order = self
+            .pools
+            .in_order(&changes.iter().map(|(pool, _)| *pool).collect::<Vec<_>>());
         changes.sort_by_key(|(pool, _)| order.iter().position(|known| known == pool));
         for (pool, change) in changes {
             let chosen = request.extent == ReloadScope::Everything
-                && self
-                    .pools
-                    .plan(pool)
-                    .is_some_and(|plan| plan.kind != Kind::Oneshot && is_meant(&request.which, plan))
+                && self.pools.plan(pool).is_some_and(|plan| {
+                    plan.kind != Kind::Oneshot && is_meant(&request.which, plan)
+                })
                 && !passed_over.contains_key(&pool);
             changed_anything |= chosen || ran.contains(&pool);
             self.apply_change(wait, pool, &change, chosen);
         }
         self.report_passed_over(Some(wait), passed_over);
         if !changed_anything {
-            let nobody = if passed_over.is_empty() { "" } else { "; no pool was rolled" };
+            let nobody = if passed_over.is_empty() {
+                ""
+            } else {
+                "; no pool was rolled"
+            };
             let same = format!("the configuration has not changed{nobody}");
             let text = format!("{}: {same}", request.who);
             self.tickets.note(wait, 0, same);
@@ -93,17 +106,31 @@ impl Supervisor {
     }
 
     /// Sets the pool's next spec. Returns its id.
-    fn stage_spec(&mut self, pending: &PendingConfig, pool: &PoolPlan, change: &PoolChange) -> Option<PoolId> {
+    fn stage_spec(
+        &mut self,
+        pending: &PendingConfig,
+        pool: &PoolPlan,
+        change: &PoolChange,
+    ) -> Option<PoolId> {
         let spec = pending.spec(pool)?;
-        let Some(id) = self.pools.find(&pool.name) else { return Some(self.pools.add(spec)) };
+        let Some(id) = self.pools.find(&pool.name) else {
+            return Some(self.pools.add(spec));
+        };
         match change {
             PoolChange::Rolled { .. } => self.pools.set_next_spec(id, Arc::new(spec)),
-            PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
+            PoolChange::Added
+            | PoolChange::Removed
+            | PoolChange::Adjusted { .. }
+            | PoolChange::Same => {
                 let view = self.engine.view();
-                let lives: BTreeSet<_> =
-                    view.workers().filter(|worker| worker.pool == id).map(|worker| worker.generation).collect();
+                let lives: BTreeSet<_> = view
+                    .workers()
+                    .filter(|worker| worker.pool == id)
+                    .map(|worker| worker.generation)
+                    .collect();
                 let filling = view.pool(id).map(|pool| pool.fill_generation);
-                let serving = |generation| lives.contains(&generation) || filling == Some(generation);
+                let serving =
+                    |generation| lives.contains(&generation) || filling == Some(generation);
                 let before = self.pools.next_spec(id).cloned();
                 self.pools.adjust(id, spec, serving);
                 if let Some(before) = before {
@@ -116,13 +143,21 @@ impl Supervisor {
 
     /// Applies new limits and checks to the workers that run.
     fn adjust_workers(&mut self, pool: PoolId, before: &PoolSpec) {
-        let Some(plan) = self.pools.plan(pool) else { return };
+        let Some(plan) = self.pools.plan(pool) else {
+            return;
+        };
         let recycle_changed = plan.recycle != before.plan.recycle;
         let health_changed = plan.health != before.plan.health;
-        let workers: Vec<WorkerId> =
-            self.processes.iter().filter(|(_, process)| process.pool == pool).map(|(id, _)| id).collect();
+        let workers: Vec<WorkerId> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.pool == pool)
+            .map(|(id, _)| id)
+            .collect();
         for worker in workers {
-            let Some(process) = self.processes.get_mut(worker) else { continue };
+            let Some(process) = self.processes.get_mut(worker) else {
+                continue;
+            };
             if let Some(spec) = self.pools.spec_of(pool, process.generation) {
                 process.spec = spec.clone();
             }
@@ -137,7 +172,9 @@ impl Supervisor {
     }
 
     fn apply_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
-        let Some(policy) = self.pools.policy(pool) else { return };
+        let Some(policy) = self.pools.policy(pool) else {
+            return;
+        };
         let name = self.pool_name(pool).to_owned();
         if let PoolChange::Adjusted { .. } = change
             && let Some(plan) = self.pools.plan(pool)
@@ -145,32 +182,55 @@ impl Supervisor {
             self.log.retarget(&name, &plan.log);
         }
         if self.pools.stopped_by_operator(pool) {
-            if matches!(change, PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }) {
-                self.input(Input::Requested(super::NO_TICKET, Request::Reconfigure { pool, policy }));
+            if matches!(
+                change,
+                PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }
+            ) {
+                self.input(Input::Requested(
+                    super::NO_TICKET,
+                    Request::Reconfigure { pool, policy },
+                ));
             }
             if chosen || *change != PoolChange::Same {
-                self.tickets.note(wait, 0, format!("{name}: is stopped, and stays so until `rotad start {name}`"));
+                self.tickets.note(
+                    wait,
+                    0,
+                    format!("{name}: is stopped, and stays so until `rotad start {name}`"),
+                );
             }
             return;
         }
         match change {
             PoolChange::Rolled { .. } => {
                 let ticket = self.tickets.join(wait, pool);
-                self.input(Input::Requested(ticket, Request::Reconfigure { pool, policy }));
+                self.input(Input::Requested(
+                    ticket,
+                    Request::Reconfigure { pool, policy },
+                ));
             }
             PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
                 let ticket = self.tickets.join(wait, pool);
                 self.await_start(pool, ticket);
-                self.input(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
+                self.input(Input::Requested(
+                    super::NO_TICKET,
+                    Request::EnsurePool(pool, policy),
+                ));
             }
-            PoolChange::Added | PoolChange::Removed | PoolChange::Adjusted { .. } | PoolChange::Same => {
+            PoolChange::Added
+            | PoolChange::Removed
+            | PoolChange::Adjusted { .. }
+            | PoolChange::Same => {
                 // Also where nothing of its own has changed: a pool that it comes after may have a new id.
-                self.input(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
+                self.input(Input::Requested(
+                    super::NO_TICKET,
+                    Request::EnsurePool(pool, policy),
+                ));
                 if chosen {
                     let ticket = self.tickets.join(wait, pool);
                     self.input(Input::Requested(ticket, Request::Roll(pool)));
                 } else if matches!(change, PoolChange::Adjusted { .. }) {
-                    self.tickets.note(wait, 0, format!("{name}: adjusted without a restart"));
+                    self.tickets
+                        .note(wait, 0, format!("{name}: adjusted without a restart"));
                 }
             }
         }
@@ -178,21 +238,37 @@ impl Supervisor {
 
     /// Backlog, mode and owner change in place. Sockets without a pool stay open as long as the configuration has them.
     fn adjust_sockets(&mut self, pending: &PendingConfig) {
-        let used: BTreeSet<usize> =
-            pending.plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
+        let used: BTreeSet<usize> = pending
+            .plan
+            .pools
+            .iter()
+            .flat_map(|pool| pool.recipe.listen.iter().copied())
+            .collect();
         let mut lone: BTreeSet<ListenerId> = BTreeSet::new();
-        for (index, (plan, id)) in pending.plan.listeners.iter().zip(&pending.sockets).enumerate() {
+        for (index, (plan, id)) in pending
+            .plan
+            .listeners
+            .iter()
+            .zip(&pending.sockets)
+            .enumerate()
+        {
             let Some(id) = *id else { continue };
             if !used.contains(&index) {
                 lone.insert(id);
             }
-            let Some(listener) = self.listening.get_mut(id).filter(|listener| listener.plan() != plan) else {
+            let Some(listener) = self
+                .listening
+                .get_mut(id)
+                .filter(|listener| listener.plan() != plan)
+            else {
                 continue;
             };
             match listener.adjust(plan) {
                 Ok(None) => {}
                 Ok(Some(dress)) => self.blocking.set_file_ownership(plan.name.clone(), dress),
-                Err(error) => tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}"),
+                Err(error) => {
+                    tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}")
+                }
             }
         }
         self.listening.set_lone(lone);
@@ -222,10 +298,26 @@ impl Supervisor {
     pub(super) fn dry_run_text(&self, request: &ReloadRequest, new: &Plan) -> String {
         let diff = plan::diff(&self.plan, new);
         let mut lines = diff.lines();
-        let rolled = |name: &str| matches!(change_of(&diff, name), PoolChange::Rolled { .. } | PoolChange::Added);
-        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.stopped_by_operator(pool));
-        lines.extend(self.oneshots_to_run(request, new).names().map(|name| format!("{name}: would be run")));
-        let pools = new.pools.iter().filter(|pool| pool.kind != Kind::Oneshot && is_meant(&request.which, pool));
+        let rolled = |name: &str| {
+            matches!(
+                change_of(&diff, name),
+                PoolChange::Rolled { .. } | PoolChange::Added
+            )
+        };
+        let rests = |name: &str| {
+            self.pools
+                .find(name)
+                .is_some_and(|pool| self.pools.stopped_by_operator(pool))
+        };
+        lines.extend(
+            self.oneshots_to_run(request, new)
+                .names()
+                .map(|name| format!("{name}: would be run")),
+        );
+        let pools = new
+            .pools
+            .iter()
+            .filter(|pool| pool.kind != Kind::Oneshot && is_meant(&request.which, pool));
         for pool in pools.filter(|pool| !rolled(&pool.name)) {
             let what = match pool.roll_on {
                 _ if rests(&pool.name) => "is stopped, and stays so",
@@ -245,18 +337,31 @@ impl Supervisor {
         let mut pools = Vec::new();
         let mut number = |socket: &plan::ListenPlan, own: Option<&plan::ListenPlan>| {
             // The open socket's own plan has the current backlog and mode; the name is the spec's.
-            let socket = plan::ListenPlan { name: socket.name.clone(), ..own.unwrap_or(socket).clone() };
-            listeners.iter().position(|known| *known == socket).unwrap_or_else(|| {
-                listeners.push(socket);
-                listeners.len() - 1
-            })
+            let socket = plan::ListenPlan {
+                name: socket.name.clone(),
+                ..own.unwrap_or(socket).clone()
+            };
+            listeners
+                .iter()
+                .position(|known| *known == socket)
+                .unwrap_or_else(|| {
+                    listeners.push(socket);
+                    listeners.len() - 1
+                })
         };
         for (id, plan) in self.pools.iter() {
-            let Some(next_spec) = self.pools.next_spec(id) else { continue };
+            let Some(next_spec) = self.pools.next_spec(id) else {
+                continue;
+            };
             let mut plan = plan.clone();
             let sockets = next_spec.sockets.iter().zip(&next_spec.listeners);
             plan.recipe.listen = sockets
-                .map(|(socket, id)| number(socket, self.listening.get(*id).map(|listener| listener.plan())))
+                .map(|(socket, id)| {
+                    number(
+                        socket,
+                        self.listening.get(*id).map(|listener| listener.plan()),
+                    )
+                })
                 .collect();
             pools.push(plan);
         }
@@ -271,10 +376,16 @@ impl Supervisor {
 }
 
 fn removed(diff: &Diff) -> impl Iterator<Item = &str> {
-    diff.pools.iter().filter(|pool| pool.change == PoolChange::Removed).map(|pool| pool.name.as_str())
+    diff.pools
+        .iter()
+        .filter(|pool| pool.change == PoolChange::Removed)
+        .map(|pool| pool.name.as_str())
 }
 
 pub(super) fn change_of(diff: &Diff, name: &str) -> PoolChange {
-    let found = diff.pools.iter().find(|pool| pool.name == name && pool.change != PoolChange::Removed);
+    let found = diff
+        .pools
+        .iter()
+        .find(|pool| pool.name == name && pool.change != PoolChange::Removed);
     found.map_or(PoolChange::Same, |pool| pool.change.clone())
 }

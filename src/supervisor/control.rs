@@ -25,10 +25,11 @@ pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
 impl Supervisor {
     pub(super) fn accept_clients(&mut self) {
         for client in self.server.accept() {
-            let watched = self
-                .server
-                .stream(client)
-                .is_some_and(|stream| self.poller.watch(stream, Source::Client(client), Interest::Read).is_ok());
+            let watched = self.server.stream(client).is_some_and(|stream| {
+                self.poller
+                    .watch(stream, Source::Client(client), Interest::Read)
+                    .is_ok()
+            });
             if !watched {
                 self.server.forget(client);
             }
@@ -41,11 +42,15 @@ impl Supervisor {
                 "no descriptor is left for clients of the control socket (limit of open files, `nofile`): they are \
                  refused or wait; workers are supervised on"
             ),
-            Some(false) => tracing::info!("there are descriptors for clients of the control socket again"),
+            Some(false) => {
+                tracing::info!("there are descriptors for clients of the control socket again")
+            }
             None => {}
         }
         if self.server.rests() {
-            self.server.doors().for_each(|door| self.poller.unwatch(door));
+            self.server
+                .doors()
+                .for_each(|door| self.poller.unwatch(door));
         }
     }
 
@@ -97,9 +102,15 @@ impl Supervisor {
         match self.server.flush(client) {
             None => self.drop_client(client),
             Some(more) => {
-                let interest = if more { Interest::ReadWrite } else { Interest::Read };
+                let interest = if more {
+                    Interest::ReadWrite
+                } else {
+                    Interest::Read
+                };
                 if let Some(stream) = self.server.stream(client) {
-                    self.poller.change(stream, Source::Client(client), interest).ok();
+                    self.poller
+                        .change(stream, Source::Client(client), interest)
+                        .ok();
                 }
             }
         }
@@ -111,26 +122,49 @@ impl Supervisor {
 
     /// The client's pid and uid, for the log.
     pub(super) fn client_name(&self, client: u64) -> String {
-        self.server.peer(client).map_or_else(|| "a client".to_owned(), |(pid, uid)| format!("pid {pid} (uid {uid})"))
+        self.server.peer(client).map_or_else(
+            || "a client".to_owned(),
+            |(pid, uid)| format!("pid {pid} (uid {uid})"),
+        )
     }
 
     fn on_request(&mut self, client: u64, request: Request) {
         if request.ask == Method::Where {
             let runtime_dir = self.runtime_dir().to_owned();
-            return self.answer(client, &Response::Here { runtime_dir, config: Some(self.plan.config.clone()) }, true);
+            return self.answer(
+                client,
+                &Response::Here {
+                    runtime_dir,
+                    config: Some(self.plan.config.clone()),
+                },
+                true,
+            );
         }
         let ours = [&self.plan.config, &self.plan.real];
-        if [Some(&request.config), request.real.as_ref()].into_iter().flatten().any(|path| ours.contains(&path)) {
+        if [Some(&request.config), request.real.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|path| ours.contains(&path))
+        {
             return self.handle_request(client, request.ask);
         }
         // A symlink in our path may have been changed since the configuration was read.
-        if self.blocking.resolve_config(self.plan.config.clone(), client, request).is_err() {
+        if self
+            .blocking
+            .resolve_config(self.plan.config.clone(), client, request)
+            .is_err()
+        {
             self.refuse_other_config(client);
         }
     }
 
     /// Our configuration's path has been resolved again: compares it with the request's.
-    pub(super) fn on_config_resolved(&mut self, client: u64, request: Request, real: Option<&Path>) {
+    pub(super) fn on_config_resolved(
+        &mut self,
+        client: u64,
+        request: Request,
+        real: Option<&Path>,
+    ) {
         let meant = [Some(request.config.as_path()), request.real.as_deref()];
         if real.is_some() && meant.contains(&real) {
             return self.handle_request(client, request.ask);
@@ -142,7 +176,10 @@ impl Supervisor {
         let (config, real) = (self.plan.config.display(), &self.plan.real);
         let mut message = format!("this is the master of {config}");
         if *real != self.plan.config {
-            message.push_str(&format!(" (which led to {} when it was read)", real.display()));
+            message.push_str(&format!(
+                " (which led to {} when it was read)",
+                real.display()
+            ));
         }
         let quoted = shell_words::quote(&self.plan.config.to_string_lossy()).into_owned();
         message.push_str(&format!(
@@ -161,7 +198,11 @@ impl Supervisor {
                 self.answer(client, &Response::Status(Box::new(status)), true);
             }
             Method::Stop { pools, now } if pools.is_empty() => {
-                let text = format!("{} asks to stop{}", self.client_name(client), if now { " at once" } else { "" });
+                let text = format!(
+                    "{} asks to stop{}",
+                    self.client_name(client),
+                    if now { " at once" } else { "" }
+                );
                 self.emit(EventBuilder::new(EventKind::Request, text).cause("stop"));
                 self.stop_clients.push(client);
                 self.stop(now);
@@ -170,31 +211,69 @@ impl Supervisor {
             Method::Start { pools, wait } => self.start_pools(client, pools, wait),
             Method::Roll { which, wait } => self.roll_requested(client, &which, wait),
             Method::Renew { pool, slot, wait } => self.replace_worker(client, &pool, slot, wait),
-            Method::Reload { which, extent, wait } => {
+            Method::Reload {
+                which,
+                extent,
+                wait,
+            } => {
                 let who = self.client_name(client);
-                self.apply(ReloadRequest { client: Some(client), who, extent, which, wait });
+                self.apply(ReloadRequest {
+                    client: Some(client),
+                    who,
+                    extent,
+                    which,
+                    wait,
+                });
             }
-            Method::Rollback { pools, to, dry_run, wait } => self.roll_back(client, pools, to, dry_run, wait),
+            Method::Rollback {
+                pools,
+                to,
+                dry_run,
+                wait,
+            } => self.roll_back(client, pools, to, dry_run, wait),
             Method::Cancel { pools } => self.cancel(client, pools),
             Method::Scale { pool, to } => self.scale(client, &pool, to),
             Method::Signal { pool, slot, signal } => self.send_signal(client, &pool, slot, signal),
             Method::Events { follow } => self.events_for(client, follow),
-            Method::Logs { pool, slot, lines, follow } => self.logs_for(client, pool, slot, (lines, follow)),
+            Method::Logs {
+                pool,
+                slot,
+                lines,
+                follow,
+            } => self.logs_for(client, pool, slot, (lines, follow)),
         }
     }
 
     /// The pools that a selector means. An unknown name is answered with an error. `steps`: whether "all pools"
     /// includes oneshots.
-    pub(super) fn select_pools(&mut self, client: u64, which: &Selector, oneshots: bool) -> Option<Vec<PoolId>> {
-        if let Some(unknown) = which.pools.iter().find(|name| self.pools.find(name).is_none()) {
-            let message = format!("no such pool: {unknown}; there are: {}", self.pools.names().join(", "));
+    pub(super) fn select_pools(
+        &mut self,
+        client: u64,
+        which: &Selector,
+        oneshots: bool,
+    ) -> Option<Vec<PoolId>> {
+        if let Some(unknown) = which
+            .pools
+            .iter()
+            .find(|name| self.pools.find(name).is_none())
+        {
+            let message = format!(
+                "no such pool: {unknown}; there are: {}",
+                self.pools.names().join(", ")
+            );
             self.done(client, 4, message);
             return None;
         }
         let wanted = |pool: &PoolPlan| {
-            is_meant(which, pool) && (oneshots || pool.kind != Kind::Oneshot || which.pools.contains(&pool.name))
+            is_meant(which, pool)
+                && (oneshots || pool.kind != Kind::Oneshot || which.pools.contains(&pool.name))
         };
-        let pools: Vec<PoolId> = self.pools.iter().filter(|(_, pool)| wanted(pool)).map(|(id, _)| id).collect();
+        let pools: Vec<PoolId> = self
+            .pools
+            .iter()
+            .filter(|(_, pool)| wanted(pool))
+            .map(|(id, _)| id)
+            .collect();
         if pools.is_empty() {
             self.done(client, 0, "there is no pool of that kind".to_owned());
             return None;

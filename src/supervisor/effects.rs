@@ -26,7 +26,11 @@ impl Supervisor {
         let mut worker_gone = false;
         while let Some(input) = self.inputs.pop_front() {
             worker_gone |= matches!(input, Input::TreeGone(_) | Input::SpawnFailed(_));
-            let gone = if let Input::TreeGone(worker) = input { Some(worker) } else { None };
+            let gone = if let Input::TreeGone(worker) = input {
+                Some(worker)
+            } else {
+                None
+            };
             let now = self.clock.now().max(self.last_engine_call);
             self.last_engine_call = now;
             if let Input::TimeoutExtended(worker, by) = &input
@@ -35,14 +39,21 @@ impl Supervisor {
                 self.start_watch.extended(process.pool, now + *by);
             }
             if input == Input::TimerFired {
-                self.health.starts.starting_before =
-                    self.engine.view().pools().map(|(_, pool)| pool.starting as usize).sum();
+                self.health.starts.starting_before = self
+                    .engine
+                    .view()
+                    .pools()
+                    .map(|(_, pool)| pool.starting as usize)
+                    .sum();
             }
             // Spawns and signals go first: log lines and cleaning up can wait, capacity cannot.
             let acts = |command: &Command| {
                 matches!(
                     command,
-                    Command::Spawn { .. } | Command::Signal(..) | Command::SignalTree(..) | Command::Kill(_)
+                    Command::Spawn { .. }
+                        | Command::Signal(..)
+                        | Command::SignalTree(..)
+                        | Command::Kill(_)
                 )
             };
             let commands = self.engine.handle(now, input);
@@ -71,7 +82,12 @@ impl Supervisor {
 
     fn execute(&mut self, command: Command) {
         match command {
-            Command::Spawn { worker, pool, slot, generation } => self.spawn(worker, pool, slot, generation),
+            Command::Spawn {
+                worker,
+                pool,
+                slot,
+                generation,
+            } => self.spawn(worker, pool, slot, generation),
             Command::Signal(worker, signal) => {
                 self.processes.signal(worker, signal);
                 self.cancel_port_wait(worker);
@@ -101,8 +117,11 @@ impl Supervisor {
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // Never missing: the engine spawns only for pools that it was given.
-        let Some(spec) = self.pools.spec_for_spawn(pool, generation) else { return };
-        self.start_watch.worker_spawned(pool, slot, self.clock.now());
+        let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
+            return;
+        };
+        self.start_watch
+            .worker_spawned(pool, slot, self.clock.now());
         let tag = self.worker_tag(worker);
         let process = WorkerProcess {
             pool,
@@ -145,23 +164,47 @@ impl Supervisor {
     }
 
     fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
-        let Some(process) = self.processes.get(worker) else { return Ok(()) };
-        let (pool, slot, generation, spec) = (process.pool, process.slot, process.generation, process.spec.clone());
+        let Some(process) = self.processes.get(worker) else {
+            return Ok(());
+        };
+        let (pool, slot, generation, spec) = (
+            process.pool,
+            process.slot,
+            process.generation,
+            process.spec.clone(),
+        );
         let plan = &spec.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
-        let (output, (stdout, stderr)) = WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
+        let (output, (stdout, stderr)) =
+            WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
         self.log.adopt(&output);
         let value = notify.env_value();
         let pid = output.pid();
-        let Some(process) = self.processes.get_mut(worker) else { return Ok(()) };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Ok(());
+        };
         process.notify = Some(notify);
         process.output = Some(output);
         process.cgroup = self.cgroups.make(worker);
         let cgroup = process.cgroup.as_ref().map(Cgroup::procs);
         let (tag, port, notify) = (&process.tag, process.port, Some(value));
-        let params = SpawnParams { worker, pool, slot, generation, tag, port, notify, stdout, stderr, cgroup, pid };
-        let spawn_request = self.spawn_specs.request(&spec, &self.listening.of(&spec.listeners), &params);
+        let params = SpawnParams {
+            worker,
+            pool,
+            slot,
+            generation,
+            tag,
+            port,
+            notify,
+            stdout,
+            stderr,
+            cgroup,
+            pid,
+        };
+        let spawn_request =
+            self.spawn_specs
+                .request(&spec, &self.listening.of(&spec.listeners), &params);
         self.spawner.request(spawn_request);
         Ok(())
     }

@@ -42,42 +42,74 @@ pub(super) struct EventBuilder {
 impl EventBuilder {
     pub(super) fn new(kind: EventKind, text: impl Into<String>) -> Self {
         let level = Some(Level::INFO);
-        Self { kind, level, pool: None, worker: None, generation: None, cause: None, text: text.into() }
+        Self {
+            kind,
+            level,
+            pool: None,
+            worker: None,
+            generation: None,
+            cause: None,
+            text: text.into(),
+        }
     }
 
     pub(super) fn pool(self, pool: PoolId) -> Self {
-        Self { pool: Some(pool), ..self }
+        Self {
+            pool: Some(pool),
+            ..self
+        }
     }
 
     /// Sets the worker, and with it pool, slot, generation and pid.
     pub(super) fn worker(self, worker: WorkerId) -> Self {
-        Self { worker: Some(worker), ..self }
+        Self {
+            worker: Some(worker),
+            ..self
+        }
     }
 
     pub(super) fn generation(self, generation: Generation) -> Self {
-        Self { generation: Some(generation), ..self }
+        Self {
+            generation: Some(generation),
+            ..self
+        }
     }
 
     pub(super) fn cause(self, cause: &'static str) -> Self {
-        Self { cause: Some(cause), ..self }
+        Self {
+            cause: Some(cause),
+            ..self
+        }
     }
 
     pub(super) fn error(self) -> Self {
-        Self { level: Some(Level::ERROR), ..self }
+        Self {
+            level: Some(Level::ERROR),
+            ..self
+        }
     }
 
     pub(super) fn warn(self) -> Self {
-        Self { level: Some(Level::WARN), ..self }
+        Self {
+            level: Some(Level::WARN),
+            ..self
+        }
     }
 
     /// Logged at debug level.
     pub(super) fn debug(self) -> Self {
-        Self { level: Some(Level::DEBUG), ..self }
+        Self {
+            level: Some(Level::DEBUG),
+            ..self
+        }
     }
 
     /// Not written to the log, which has it already or does not need it.
     pub(super) fn silent(self) -> Self {
-        Self { level: None, ..self }
+        Self {
+            level: None,
+            ..self
+        }
     }
 }
 
@@ -95,24 +127,41 @@ impl Supervisor {
     /// fallback.
     pub(super) fn label(&self, id: WorkerId) -> WorkerLabel {
         if let Some(process) = self.processes.get(id) {
-            let (pool, slot, generation) = (Some(process.pool), Some(process.slot), Some(process.generation));
-            return WorkerLabel { pool, slot, generation, pid: process.pid() };
+            let (pool, slot, generation) = (
+                Some(process.pool),
+                Some(process.slot),
+                Some(process.generation),
+            );
+            return WorkerLabel {
+                pool,
+                slot,
+                generation,
+                pid: process.pid(),
+            };
         }
         if let Some(gone) = self.reaped.get(&id) {
             return *gone;
         }
-        self.exit_reports.of_worker(id).map_or_else(WorkerLabel::default, |dead| WorkerLabel {
-            pool: Some(dead.pool),
-            slot: Some(dead.slot),
-            generation: Some(dead.generation),
-            pid: Some(dead.pid).filter(|pid| *pid > 0),
-        })
+        self.exit_reports
+            .of_worker(id)
+            .map_or_else(WorkerLabel::default, |dead| WorkerLabel {
+                pool: Some(dead.pool),
+                slot: Some(dead.slot),
+                generation: Some(dead.generation),
+                pid: Some(dead.pid).filter(|pid| *pid > 0),
+            })
     }
 
     /// Emits an event to the log, the ring and the followers.
     pub(super) fn emit(&mut self, builder: EventBuilder) {
-        let label = builder.worker.map(|worker| self.label(worker)).unwrap_or_default();
-        let pool = builder.pool.or(label.pool).map(|pool| self.pool_name(pool).to_owned());
+        let label = builder
+            .worker
+            .map(|worker| self.label(worker))
+            .unwrap_or_default();
+        let pool = builder
+            .pool
+            .or(label.pool)
+            .map(|pool| self.pool_name(pool).to_owned());
         let event = Event {
             seq: 0,
             time: String::new(),
@@ -120,7 +169,10 @@ impl Supervisor {
             pool,
             slot: label.slot.map(|slot| slot.0),
             worker: builder.worker.map(|worker| self.worker_tag(worker)),
-            generation: builder.generation.or(label.generation).map(|generation| generation.0),
+            generation: builder
+                .generation
+                .or(label.generation)
+                .map(|generation| generation.0),
             pid: label.pid,
             cause: builder.cause.map(str::to_owned),
             text: builder.text,
@@ -133,9 +185,16 @@ impl Supervisor {
         for client in followers {
             self.catch_up(client);
             // A follower that has missed events gets their number first: events stay in order.
-            let missed = self.event_log.followers.get(&client).is_none_or(|missed| *missed > 0);
+            let missed = self
+                .event_log
+                .followers
+                .get(&client)
+                .is_none_or(|missed| *missed > 0);
             if missed || !self.server.offer(client, &answer) {
-                self.event_log.followers.entry(client).and_modify(|missed| *missed += 1);
+                self.event_log
+                    .followers
+                    .entry(client)
+                    .and_modify(|missed| *missed += 1);
             }
             self.flush(client);
         }
@@ -145,7 +204,9 @@ impl Supervisor {
     pub(super) fn catch_up(&mut self, client: u64) {
         if let Some(missed) = self.event_log.followers.get_mut(&client)
             && *missed > 0
-            && self.server.offer(client, &Response::Skipped { count: *missed })
+            && self
+                .server
+                .offer(client, &Response::Skipped { count: *missed })
         {
             *missed = 0;
             self.flush(client);
@@ -157,15 +218,25 @@ impl Supervisor {
         if !follow {
             let all: Vec<Event> = self.event_log.ring.latest(usize::MAX).cloned().collect();
             for event in all {
-                self.server.say(client, &Response::Event(Box::new(event)), false);
+                self.server
+                    .say(client, &Response::Event(Box::new(event)), false);
             }
             return self.done(client, 0, String::new());
         }
         if self.event_log.followers.len() >= MAX_FOLLOWERS {
-            return self.done(client, 1, format!("{MAX_FOLLOWERS} clients already follow the events"));
+            return self.done(
+                client,
+                1,
+                format!("{MAX_FOLLOWERS} clients already follow the events"),
+            );
         }
         self.server.follows(client);
-        let latest: Vec<Event> = self.event_log.ring.latest(INITIAL_EVENTS).cloned().collect();
+        let latest: Vec<Event> = self
+            .event_log
+            .ring
+            .latest(INITIAL_EVENTS)
+            .cloned()
+            .collect();
         for event in latest {
             self.server.offer(client, &Response::Event(Box::new(event)));
         }
@@ -187,8 +258,16 @@ impl Supervisor {
             return;
         }
         let name = crate::event_loop::signals::name(signal.0);
-        let kind = if signal == Signal::KILL { EventKind::Kill } else { EventKind::Signal };
-        self.emit(EventBuilder::new(kind, format!("SIG{name} sent")).worker(worker).debug());
+        let kind = if signal == Signal::KILL {
+            EventKind::Kill
+        } else {
+            EventKind::Signal
+        };
+        self.emit(
+            EventBuilder::new(kind, format!("SIG{name} sent"))
+                .worker(worker)
+                .debug(),
+        );
     }
 
     /// The worker's value of `ROTAD_WORKER`.
@@ -199,7 +278,12 @@ impl Supervisor {
 
 /// Writes the log line. Fields that the event does not have are left out.
 fn log_event(level: Level, event: &Event) {
-    let (pool, slot, generation, pid) = (event.pool.as_deref(), event.slot, event.generation, event.pid);
+    let (pool, slot, generation, pid) = (
+        event.pool.as_deref(),
+        event.slot,
+        event.generation,
+        event.pid,
+    );
     let text = event.text.as_str();
     if level == Level::ERROR {
         tracing::error!(pool, slot, generation, pid, "{text}");

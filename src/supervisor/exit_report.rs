@@ -31,7 +31,10 @@ pub(super) struct ExitReports {
 
 impl ExitReports {
     pub(super) fn add(&mut self, worker: WorkerId, exit_report: ExitReport) {
-        self.of_slot.insert((exit_report.pool, exit_report.slot), exit_report.exit.clone());
+        self.of_slot.insert(
+            (exit_report.pool, exit_report.slot),
+            exit_report.exit.clone(),
+        );
         if self.recent.len() == MAX_REPORTS {
             self.recent.pop_front();
         }
@@ -39,7 +42,11 @@ impl ExitReports {
     }
 
     pub(super) fn of_worker(&self, worker: WorkerId) -> Option<&ExitReport> {
-        self.recent.iter().rev().find(|(id, _)| *id == worker).map(|(_, exit_report)| exit_report)
+        self.recent
+            .iter()
+            .rev()
+            .find(|(id, _)| *id == worker)
+            .map(|(_, exit_report)| exit_report)
     }
 
     pub(super) fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
@@ -48,13 +55,29 @@ impl ExitReports {
 }
 
 /// An exit in the form that the status shows.
-pub(super) fn last_exit(exit: Option<Exit>, error: Option<String>, after_s: f64, log: Vec<String>) -> LastExit {
+pub(super) fn last_exit(
+    exit: Option<Exit>,
+    error: Option<String>,
+    after_s: f64,
+    log: Vec<String>,
+) -> LastExit {
     let (code, signal, core) = match exit {
         Some(Exit::Code(code)) => (Some(code), None, None),
-        Some(Exit::Signal { signal, core_dumped }) => (None, Some(signals::name(signal)), Some(core_dumped)),
+        Some(Exit::Signal {
+            signal,
+            core_dumped,
+        }) => (None, Some(signals::name(signal)), Some(core_dumped)),
         Some(Exit::Unknown) | None => (None, None, None),
     };
-    LastExit { code, signal, core, error, after_s, log, log_cut: false }
+    LastExit {
+        code,
+        signal,
+        core,
+        error,
+        after_s,
+        log,
+        log_cut: false,
+    }
 }
 
 /// "exited with 3 after 0.2 s, before it was ready".
@@ -62,11 +85,21 @@ pub(super) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
     let what = match cause {
         Cause::Exited(exit) => exit_text(exit),
         Cause::SpawnFailed => {
-            let error = exit_report.and_then(|o| o.exit.error.as_deref()).unwrap_or("unknown reason");
+            let error = exit_report
+                .and_then(|o| o.exit.error.as_deref())
+                .unwrap_or("unknown reason");
             return format!("cannot start: {error}");
         }
-        Cause::NotReadyInTime => return known_reason(exit_report).unwrap_or("was not ready in time").to_owned(),
-        Cause::Unhealthy => return known_reason(exit_report).unwrap_or("failed its health check").to_owned(),
+        Cause::NotReadyInTime => {
+            return known_reason(exit_report)
+                .unwrap_or("was not ready in time")
+                .to_owned();
+        }
+        Cause::Unhealthy => {
+            return known_reason(exit_report)
+                .unwrap_or("failed its health check")
+                .to_owned();
+        }
         Cause::Cancelled => return "cancelled".to_owned(),
         Cause::After(_) => return "a pool that it comes after was not rolled".to_owned(),
     };
@@ -78,7 +111,11 @@ pub(super) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
                 (Cause::Exited(Exit::Unknown), Some(why)) => format!("ended, how is {why};"),
                 _ => what,
             };
-            let when = if o.served { "after it had been ready" } else { "before it was ready" };
+            let when = if o.served {
+                "after it had been ready"
+            } else {
+                "before it was ready"
+            };
             format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
         }
     }
@@ -87,8 +124,15 @@ pub(super) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
 /// `; its status: "job 4711"; its last line: "half of it is done"`: what a worker was doing when it was killed.
 pub(super) fn last_known(status: Option<&str>, log: &[String]) -> String {
     let mut text = String::new();
-    let line = log.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
-    for (what, said) in [("status", status.filter(|status| !status.is_empty())), ("last line", line)] {
+    let line = log
+        .iter()
+        .rev()
+        .map(|line| line.trim())
+        .find(|line| !line.is_empty());
+    for (what, said) in [
+        ("status", status.filter(|status| !status.is_empty())),
+        ("last line", line),
+    ] {
         if let Some(said) = said {
             let start: String = sanitize(said).chars().take(MAX_QUOTED_CHARS).collect();
             // Writing to a string cannot fail.
@@ -105,8 +149,14 @@ fn known_reason(exit_report: Option<&ExitReport>) -> Option<&str> {
 pub(super) fn exit_text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with {code}"),
-        Exit::Signal { signal, core_dumped: false } => format!("was killed by SIG{}", signals::name(signal)),
-        Exit::Signal { signal, core_dumped: true } => format!("was killed by SIG{} (core)", signals::name(signal)),
+        Exit::Signal {
+            signal,
+            core_dumped: false,
+        } => format!("was killed by SIG{}", signals::name(signal)),
+        Exit::Signal {
+            signal,
+            core_dumped: true,
+        } => format!("was killed by SIG{} (core)", signals::name(signal)),
         Exit::Unknown => "ended, how is unknown".to_owned(),
     }
 }

@@ -31,15 +31,27 @@ impl Supervisor {
                     self.process_started(worker, child);
                     self.program_running(worker);
                 }
-                SpawnResult::ExecPending { worker, child, exec_status } => {
+                SpawnResult::ExecPending {
+                    worker,
+                    child,
+                    exec_status,
+                } => {
                     self.process_started(worker, child);
                     if let Some(process) = self.processes.get_mut(worker)
-                        && self.poller.watch(&exec_status, Source::ExecStatus(worker), Interest::Read).is_ok()
+                        && self
+                            .poller
+                            .watch(&exec_status, Source::ExecStatus(worker), Interest::Read)
+                            .is_ok()
                     {
                         process.exec_status = Some(exec_status);
                     }
                 }
-                SpawnResult::Failed { worker, error, pinned, repinned } => {
+                SpawnResult::Failed {
+                    worker,
+                    error,
+                    pinned,
+                    repinned,
+                } => {
                     self.program_missing(worker);
                     self.generation_pinned(worker, pinned, repinned);
                     if let Some(process) = self.processes.get_mut(worker) {
@@ -52,7 +64,9 @@ impl Supervisor {
     }
 
     fn generation_pinned(&mut self, worker: WorkerId, resolved: Option<Resolved>, repinned: bool) {
-        let (Some(process), Some(resolved)) = (self.processes.get(worker), resolved) else { return };
+        let (Some(process), Some(resolved)) = (self.processes.get(worker), resolved) else {
+            return;
+        };
         let (pool, generation) = (process.pool, process.generation);
         if repinned {
             let text = format!(
@@ -60,36 +74,74 @@ impl Supervisor {
                 resolved.program.display(),
                 resolved.directory.display()
             );
-            self.emit(EventBuilder::new(EventKind::PathsResolvedAgain, text).pool(pool).generation(generation).warn());
+            self.emit(
+                EventBuilder::new(EventKind::PathsResolvedAgain, text)
+                    .pool(pool)
+                    .generation(generation)
+                    .warn(),
+            );
         }
-        let base = self.engine.view().pool(pool).map(|view| view.fill_generation);
-        let same = base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
-        self.input(Input::Pinned { pool, generation, same });
+        let base = self
+            .engine
+            .view()
+            .pool(pool)
+            .map(|view| view.fill_generation);
+        let same =
+            base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
+        self.input(Input::Pinned {
+            pool,
+            generation,
+            same,
+        });
     }
 
     /// The program is missing, in the same directory that the generation before uses: that, too, is a directory changed
     /// in place.
     fn program_missing(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         let (pool, generation) = (process.pool, process.generation);
-        let Some(base) =
-            self.engine.view().pool(pool).map(|view| view.fill_generation).filter(|base| *base != generation)
+        let Some(base) = self
+            .engine
+            .view()
+            .pool(pool)
+            .map(|view| view.fill_generation)
+            .filter(|base| *base != generation)
         else {
             return;
         };
-        let specs = self.pools.spec_of(pool, base).zip(self.pools.spec_of(pool, generation));
+        let specs = self
+            .pools
+            .spec_of(pool, base)
+            .zip(self.pools.spec_of(pool, generation));
         let alike = specs.is_some_and(|(one, other)| one.is_alike(other));
-        let folders = self.spawn_specs.resolved(pool, base).zip(self.spawn_specs.folder(pool, generation));
+        let folders = self
+            .spawn_specs
+            .resolved(pool, base)
+            .zip(self.spawn_specs.folder(pool, generation));
         if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
-            self.input(Input::Pinned { pool, generation, same: true });
+            self.input(Input::Pinned {
+                pool,
+                generation,
+                same: true,
+            });
         }
     }
 
     fn process_started(&mut self, worker: WorkerId, spawned: SpawnedChild) {
-        let SpawnedChild { process: child, start_time, pinned, repinned } = spawned;
+        let SpawnedChild {
+            process: child,
+            start_time,
+            pinned,
+            repinned,
+        } = spawned;
         self.generation_pinned(worker, pinned, repinned);
         let pid = child.pid();
-        match child.pidfd().map(|fd| self.poller.watch(fd, Source::Exit(worker), Interest::Read)) {
+        match child
+            .pidfd()
+            .map(|fd| self.poller.watch(fd, Source::Exit(worker), Interest::Read))
+        {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 tracing::error!(pid, "cannot watch the worker: {error}");
@@ -97,19 +149,32 @@ impl Supervisor {
             }
             None => self.processes.without_pidfds = true,
         }
-        let Some(process) = self.processes.get_mut(worker) else { return };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return;
+        };
         // Only now: a message sent earlier waits in the socket until we know the sender's pid.
         if let Some(notify) = &process.notify
-            && let Err(error) = self.poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+            && let Err(error) =
+                self.poller
+                    .watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
         {
             tracing::error!(pid, "cannot watch its notify socket: {error}");
         }
-        process.tree = Some(ProcessTree { leader: pid, cgroup: process.cgroup.take() });
+        process.tree = Some(ProcessTree {
+            leader: pid,
+            cgroup: process.cgroup.take(),
+        });
         let before = std::mem::replace(&mut process.stage, ProcessStage::Alive(child));
-        self.emit(EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}")).worker(worker).debug());
+        self.emit(
+            EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}"))
+                .worker(worker)
+                .debug(),
+        );
         self.journal_add(worker, start_time);
         self.processes.add_pid(pid);
-        let ProcessStage::Spawning(asked) = before else { return };
+        let ProcessStage::Spawning(asked) = before else {
+            return;
+        };
         for asked in asked {
             match asked {
                 DeferredSignal::Signal(signal) => self.processes.signal(worker, signal),
@@ -120,14 +185,21 @@ impl Supervisor {
 
     /// Exec has succeeded: starts the checks of readiness and health.
     fn program_running(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         let pid = process.pid();
         self.cgroups.prove(process);
         let plan = &process.spec.plan;
-        let looks =
-            matches!(plan.ready, Ready::Accepting) || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
+        let looks = matches!(plan.ready, Ready::Accepting)
+            || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
         if let (true, Some(pid)) = (looks, pid) {
-            let targets = self.listening.of(&process.spec.listeners).iter().map(|listener| listener.target()).collect();
+            let targets = self
+                .listening
+                .of(&process.spec.listeners)
+                .iter()
+                .map(|listener| listener.target())
+                .collect();
             self.accept_probe.watch(worker, pid, targets);
             self.accept_probed.insert(worker);
         }
@@ -144,12 +216,18 @@ impl Supervisor {
     }
 
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(worker) else { return };
-        let Some(pipe) = &process.exec_status else { return };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return;
+        };
+        let Some(pipe) = &process.exec_status else {
+            return;
+        };
         let result = match process::exec_status(pipe) {
             Ok(None) => return,
             Ok(Some(result)) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(format!("cannot read the exec status from the shim: {error}")),
+            Err(error) => Err(format!(
+                "cannot read the exec status from the shim: {error}"
+            )),
         };
         if let Some(pipe) = process.exec_status.take() {
             self.poller.unwatch(&pipe);
@@ -163,10 +241,13 @@ impl Supervisor {
 
     /// The spawn has failed and its process, if there was one, is gone: records why and tells the engine.
     pub(super) fn spawn_failed(&mut self, worker: WorkerId) {
-        let Some(mut process) = self.processes.remove(worker) else { return };
+        let Some(mut process) = self.processes.remove(worker) else {
+            return;
+        };
         let log = last_lines(&self.log, &process);
         let exit = last_exit(None, process.error.take(), 0.0, log);
-        self.exit_reports.add(worker, process.exit_report(exit, false));
+        self.exit_reports
+            .add(worker, process.exit_report(exit, false));
         self.dispose(process);
         self.release_port(worker);
         self.stop_accept_probe(worker);
@@ -175,8 +256,12 @@ impl Supervisor {
     }
 
     pub(super) fn on_notify_messages(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(worker) else { return };
-        let Some(notify) = &process.notify else { return };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return;
+        };
+        let Some(notify) = &process.notify else {
+            return;
+        };
         let plan = &process.spec.plan;
         // With listeners, READY=1 is neither needed nor sufficient: servers send it before they accept.
         let counts = match plan.ready {
@@ -189,12 +274,21 @@ impl Supervisor {
             if message.watchdog || message.trigger || message.watchdog_interval.is_some() {
                 watchdog.push(message.clone());
             }
-            let Message { ready, extend, status, stopping, .. } = message;
+            let Message {
+                ready,
+                extend,
+                status,
+                stopping,
+                ..
+            } = message;
             if let Some(status) = status {
                 process.status_text = Some(sanitize(status));
             }
             if let Some(by) = extend {
-                inputs.push(Input::TimeoutExtended(worker, Span::from_millis(by.as_millis() as u64)));
+                inputs.push(Input::TimeoutExtended(
+                    worker,
+                    Span::from_millis(by.as_millis() as u64),
+                ));
             }
             if ready {
                 process.ready = true;
@@ -226,18 +320,30 @@ impl Supervisor {
 
     /// Abandons a scan that hangs, so that the other workers are still probed.
     pub(super) fn check_accept_probe(&mut self, now: Instant) {
-        let Some(worker) = self.accept_probe.check(now) else { return };
+        let Some(worker) = self.accept_probe.check(now) else {
+            return;
+        };
         let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
                     disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
-        self.emit(EventBuilder::new(EventKind::ProbeFailed, text).worker(worker).cause("hangs").warn());
+        self.emit(
+            EventBuilder::new(EventKind::ProbeFailed, text)
+                .worker(worker)
+                .cause("hangs")
+                .warn(),
+        );
     }
 
     /// We may not read the worker's /proc files. Falls back to READY=1, or to one second of age.
     fn on_unobservable(&mut self, worker: WorkerId, reason: &str) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         let (pool, notified) = (process.pool, process.ready);
         if process.spec.plan.ready != Ready::Auto {
-            tracing::error!(pool = self.pool_name(pool), "ready = \"accepting\" cannot be seen here: {reason}");
+            tracing::error!(
+                pool = self.pool_name(pool),
+                "ready = \"accepting\" cannot be seen here: {reason}"
+            );
             return;
         }
         if !std::mem::replace(&mut self.unobservable_logged, true) {
@@ -251,7 +357,8 @@ impl Supervisor {
         if notified {
             self.input(Input::Ready(worker));
         } else {
-            self.alive_deadlines.insert((self.clock.now() + Span::from_secs(1), worker));
+            self.alive_deadlines
+                .insert((self.clock.now() + Span::from_secs(1), worker));
         }
     }
 
@@ -275,7 +382,9 @@ impl Supervisor {
     fn check_exit(&mut self, worker: WorkerId, certain: bool) {
         self.on_notify_messages(worker);
         self.on_exec_status(worker);
-        let Some(process) = self.processes.get_mut(worker) else { return };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return;
+        };
         if process.exit.is_some() {
             return;
         }
@@ -290,7 +399,10 @@ impl Supervisor {
                 Exit::Unknown
             }),
             Err(error) => {
-                tracing::error!(pid = child.pid(), "cannot learn how the worker ended: {error}");
+                tracing::error!(
+                    pid = child.pid(),
+                    "cannot learn how the worker ended: {error}"
+                );
                 Exit::Unknown
             }
         };
@@ -304,12 +416,16 @@ impl Supervisor {
         let log = last_lines(&self.log, process);
         let view = self.engine.view().worker(worker);
         // Processes that outlive it may go on printing; their lines must not be cut in two.
-        if view.as_ref().is_none_or(|view| view.state != WorkerState::Stopping)
+        if view
+            .as_ref()
+            .is_none_or(|view| view.state != WorkerState::Stopping)
             && let Some(output) = &process.output
         {
             self.log.ended(output);
         }
-        let lived = view.as_ref().map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
+        let lived = view
+            .as_ref()
+            .map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
         let served = view.is_some_and(|v| v.ready_in.is_some());
         let why = process.end_reason.clone().or(unexplained);
         let exit_report = process.exit_report(last_exit(Some(exit), why, lived, log), served);
@@ -347,7 +463,10 @@ impl Supervisor {
     /// The same with a wait that is already open; closes it.
     pub(super) fn roll_with_wait(&mut self, wait: WaitId, pools: &[PoolId]) {
         let pools = self.pools.in_order(pools);
-        let tickets: Vec<_> = pools.iter().map(|pool| (*pool, self.tickets.join(wait, *pool))).collect();
+        let tickets: Vec<_> = pools
+            .iter()
+            .map(|pool| (*pool, self.tickets.join(wait, *pool)))
+            .collect();
         self.close_wait(wait);
         for (pool, ticket) in tickets {
             self.input(Input::Requested(ticket, Request::Roll(pool)));
@@ -360,8 +479,14 @@ impl Supervisor {
 fn exit_of_traced(pid: i32) -> Result<Exit, String> {
     let tracer = procfs::tracer(pid);
     match tracer {
-        Some(tracer) => tracing::warn!(pid, "has ended, and stays a zombie for as long as pid {tracer} traces it"),
-        None => tracing::warn!(pid, "has ended, and the kernel does not let it be reaped yet"),
+        Some(tracer) => tracing::warn!(
+            pid,
+            "has ended, and stays a zombie for as long as pid {tracer} traces it"
+        ),
+        None => tracing::warn!(
+            pid,
+            "has ended, and the kernel does not let it be reaped yet"
+        ),
     }
     procfs::exit_of_zombie(pid).ok_or_else(|| match tracer {
         Some(tracer) => format!("unknown (it is traced by pid {tracer})"),
@@ -371,6 +496,8 @@ fn exit_of_traced(pid: i32) -> Result<Exit, String> {
 
 /// The last lines that a worker printed.
 fn last_lines(log: &LogWriter, process: &WorkerProcess) -> Vec<String> {
-    let Some(output) = &process.output else { return Vec::new() };
+    let Some(output) = &process.output else {
+        return Vec::new();
+    };
     log.tail(output)
 }

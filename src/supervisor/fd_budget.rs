@@ -20,7 +20,10 @@ fn need(listeners: usize, pools: usize, workers: u64) -> u64 {
 }
 
 fn workers(plan: &Plan) -> u64 {
-    plan.pools.iter().map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge)).sum()
+    plan.pools
+        .iter()
+        .map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge))
+        .sum()
 }
 
 fn too_low(workers: u64, need: u64, hard: u64) -> String {
@@ -33,10 +36,14 @@ fn too_low(workers: u64, need: u64, hard: u64) -> String {
 /// Raises our own soft limit of open files as far as allowed; workers get the original limits. Too low a limit is
 /// reported now, not when the hundredth worker fails.
 pub(super) fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
-    let found = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failed::at("cannot read the limit of open files", e))?;
+    let found = getrlimit(Resource::RLIMIT_NOFILE)
+        .map_err(|e| Failed::at("cannot read the limit of open files", e))?;
     let workers = workers(plan);
     let need = need(plan.listeners.len(), plan.pools.len(), workers);
-    let hard = raise(need).map_err(|hard| Failed { code: 1, message: too_low(workers, need, hard) })?;
+    let hard = raise(need).map_err(|hard| Failed {
+        code: 1,
+        message: too_low(workers, need, hard),
+    })?;
     grow_fd_table(need, hard);
     Ok((found.0, found.1))
 }
@@ -59,7 +66,10 @@ fn raise(need: u64) -> Result<u64, u64> {
 /// Grows the descriptor table to its final size while there is only one thread. In a process with threads, the kernel
 /// grows the table only after an RCU grace period: up to 20 ms in which nothing is spawned (fs/file.c).
 fn grow_fd_table(need: u64, hard: u64) {
-    let top = (need + CLIENTS_AND_ROLLS).next_power_of_two().min(hard).min(MAX_TABLE);
+    let top = (need + CLIENTS_AND_ROLLS)
+        .next_power_of_two()
+        .min(hard)
+        .min(MAX_TABLE);
     let high = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(top.saturating_sub(1) as i32);
     if let Ok(fd) = nix::fcntl::fcntl(io::stderr(), high) {
         nix::unistd::close(fd).ok();
@@ -69,27 +79,46 @@ fn grow_fd_table(need: u64, hard: u64) {
 impl Supervisor {
     /// Whether a new configuration's workers fit into the limit, beside those that still drain.
     pub(super) fn has_room_for(&self, plan: &Plan) -> Result<(), String> {
-        let scaled = |name: &str| self.pools.find(name).and_then(|pool| self.pools.scaled(pool));
+        let scaled = |name: &str| {
+            self.pools
+                .find(name)
+                .and_then(|pool| self.pools.scaled(pool))
+        };
         let count = |name: &str, file: u32| u64::from(scaled(name).unwrap_or(file));
         let workers: u64 = plan
             .pools
             .iter()
-            .map(|p| count(&p.name, p.policy.count).max(p.policy.count.into()) + u64::from(p.policy.reload.surge))
+            .map(|p| {
+                count(&p.name, p.policy.count).max(p.policy.count.into())
+                    + u64::from(p.policy.reload.surge)
+            })
             .sum();
         let listeners = plan.listeners.len() + self.listening.ids().len();
         let need = need(listeners, plan.pools.len(), workers);
-        raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
+        raise(need)
+            .map(drop)
+            .map_err(|hard| too_low(workers, need, hard))
     }
 
     pub(super) fn has_room_to_scale(&self, pool: PoolId, count: u32) -> Result<(), String> {
-        let pools = self.pools.iter().filter(|(_, plan)| plan.kind != Kind::Oneshot);
+        let pools = self
+            .pools
+            .iter()
+            .filter(|(_, plan)| plan.kind != Kind::Oneshot);
         let workers: u64 = pools
             .filter_map(|(id, _)| Some((id, self.pools.policy(id)?)))
             .map(|(id, policy)| {
-                u64::from(if id == pool { count } else { policy.count }) + u64::from(policy.reload.surge)
+                u64::from(if id == pool { count } else { policy.count })
+                    + u64::from(policy.reload.surge)
             })
             .sum();
-        let need = need(self.listening.ids().len(), self.pools.names().len(), workers);
-        raise(need).map(drop).map_err(|hard| too_low(workers, need, hard))
+        let need = need(
+            self.listening.ids().len(),
+            self.pools.names().len(),
+            workers,
+        );
+        raise(need)
+            .map(drop)
+            .map_err(|hard| too_low(workers, need, hard))
     }
 }

@@ -31,7 +31,11 @@ const LOOP_WINDOW: Span = Span::from_secs(60);
 
 impl FileWatch {
     pub(super) fn new(waker: Waker) -> Self {
-        Self { waker, watcher: None, rolled: BTreeMap::new() }
+        Self {
+            waker,
+            watcher: None,
+            rolled: BTreeMap::new(),
+        }
     }
 
     /// Watches exactly these files.
@@ -54,7 +58,10 @@ impl FileWatch {
     }
 
     fn reports(&self) -> Vec<WatchReport> {
-        self.watcher.iter().flat_map(|watcher| watcher.reports().try_iter()).collect()
+        self.watcher
+            .iter()
+            .flat_map(|watcher| watcher.reports().try_iter())
+            .collect()
     }
 }
 
@@ -66,7 +73,12 @@ impl Supervisor {
             let watch = pool.watch.clone()?;
             let (key, base) = (WatchKey::Pool(id), watch.base);
             let globs = watch.globs.into_iter().chain(own.iter().cloned()).collect();
-            Some(WatchPlan { key, base, globs, debounce: watch.debounce })
+            Some(WatchPlan {
+                key,
+                base,
+                globs,
+                debounce: watch.debounce,
+            })
         });
         let config = self.plan.master.watch_config.then(|| config(&self.plan));
         let plans = pools.chain(config).collect();
@@ -78,16 +90,37 @@ impl Supervisor {
     fn own_files(&self) -> Vec<String> {
         let master = &self.plan.master;
         let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
-        let pools = self.pools.iter().flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
-        let pools = pools.filter_map(|sink| if let Sink::File(path) = sink { Some(path) } else { None });
+        let pools = self
+            .pools
+            .iter()
+            .flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
+        let pools = pools.filter_map(|sink| {
+            if let Sink::File(path) = sink {
+                Some(path)
+            } else {
+                None
+            }
+        });
         let logs = pools.chain(&self.log_file).flat_map(|path| {
             let path = own(path);
-            [format!("!{path}"), format!("!{path}.[0-9]"), format!("!{path}.[0-9][0-9]*")]
+            [
+                format!("!{path}"),
+                format!("!{path}.[0-9]"),
+                format!("!{path}.[0-9][0-9]*"),
+            ]
         });
         let runtime_dir = own(self.runtime_dir());
-        let runtime_dir = ["control.sock", "master.lock", "master.pid", "notify", "workers*"]
-            .map(|name| format!("!{runtime_dir}/{name}"));
-        logs.chain([format!("!{}", own(&master.pid_file))]).chain(runtime_dir).collect()
+        let runtime_dir = [
+            "control.sock",
+            "master.lock",
+            "master.pid",
+            "notify",
+            "workers*",
+        ]
+        .map(|name| format!("!{runtime_dir}/{name}"));
+        logs.chain([format!("!{}", own(&master.pid_file))])
+            .chain(runtime_dir)
+            .collect()
     }
 
     /// Takes the reports of the watch thread.
@@ -100,14 +133,30 @@ impl Supervisor {
                 }
                 WatchReport::Trouble { key, text } => {
                     let text = format!("{}: {}", self.watch_name(key), sanitize(&text));
-                    self.emit(EventBuilder::new(EventKind::Watch, text).cause("trouble").warn());
+                    self.emit(
+                        EventBuilder::new(EventKind::Watch, text)
+                            .cause("trouble")
+                            .warn(),
+                    );
                 }
                 WatchReport::Changed { .. } if self.stopping => {}
-                WatchReport::Changed { key: WatchKey::Pool(pool), files, count } => {
+                WatchReport::Changed {
+                    key: WatchKey::Pool(pool),
+                    files,
+                    count,
+                } => {
                     self.code_changed(pool, &files, count);
                 }
-                WatchReport::Changed { key: WatchKey::Config, files, count } => {
-                    let text = changed(self.plan.config.parent().unwrap_or(Path::new("/")), &files, count);
+                WatchReport::Changed {
+                    key: WatchKey::Config,
+                    files,
+                    count,
+                } => {
+                    let text = changed(
+                        self.plan.config.parent().unwrap_or(Path::new("/")),
+                        &files,
+                        count,
+                    );
                     self.act(SignalAction::ApplyConfig, &text);
                 }
             }
@@ -115,10 +164,13 @@ impl Supervisor {
     }
 
     fn code_changed(&mut self, pool: PoolId, files: &[PathBuf], count: usize) {
-        let Some(watch) = self.pools.plan(pool).and_then(|plan| plan.watch.as_ref()) else { return };
+        let Some(watch) = self.pools.plan(pool).and_then(|plan| plan.watch.as_ref()) else {
+            return;
+        };
         let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
         if self.pools.stopped_by_operator(pool) {
-            let text = format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
+            let text =
+                format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
             return self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         }
         let text = format!("{text}: rolling {name}");
@@ -140,12 +192,20 @@ impl Supervisor {
             return;
         }
         *warned_at = Some(now);
-        let file = file.map_or_else(|| "?".to_owned(), |file| sanitize(file.as_os_str().as_encoded_bytes()));
+        let file = file.map_or_else(
+            || "?".to_owned(),
+            |file| sanitize(file.as_os_str().as_encoded_bytes()),
+        );
         let text = format!(
             "changed files alone have rolled it {often} times within {LOOP_WINDOW}, the last one was {file}: if the pool writes \
              that itself, leave it out of `watch` by a pattern that begins with `!`"
         );
-        self.emit(EventBuilder::new(EventKind::Watch, text).pool(pool).cause("circle").warn());
+        self.emit(
+            EventBuilder::new(EventKind::Watch, text)
+                .pool(pool)
+                .cause("circle")
+                .warn(),
+        );
     }
 
     fn watch_name(&self, key: WatchKey) -> &str {
@@ -160,12 +220,20 @@ impl Supervisor {
 fn config(plan: &Plan) -> WatchPlan {
     let escape = |path: &Path| Pattern::escape(&path.to_string_lossy());
     let sources = plan.sources.iter().map(|source| escape(&source.path));
-    let include = plan.include.iter().map(|glob| match glob.text.starts_with('/') {
-        true => glob.text.clone(),
-        false => format!("{}/{}", escape(&glob.base), glob.text),
-    });
+    let include = plan
+        .include
+        .iter()
+        .map(|glob| match glob.text.starts_with('/') {
+            true => glob.text.clone(),
+            false => format!("{}/{}", escape(&glob.base), glob.text),
+        });
     let globs = sources.chain(include).collect();
-    WatchPlan { key: WatchKey::Config, base: "/".into(), globs, debounce: CONFIG_DEBOUNCE }
+    WatchPlan {
+        key: WatchKey::Config,
+        base: "/".into(),
+        globs,
+        debounce: CONFIG_DEBOUNCE,
+    }
 }
 
 fn watching_text(files: usize) -> String {
@@ -179,7 +247,13 @@ fn watching_text(files: usize) -> String {
 /// `src/app.py and 3 more changed`
 fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
     let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
-    let first = sanitize(first.strip_prefix(base).unwrap_or(first).as_os_str().as_encoded_bytes());
+    let first = sanitize(
+        first
+            .strip_prefix(base)
+            .unwrap_or(first)
+            .as_os_str()
+            .as_encoded_bytes(),
+    );
     match count {
         0 | 1 => format!("{first} changed"),
         _ => format!("{first} and {} more changed", count - 1),
@@ -192,8 +266,17 @@ mod tests {
 
     #[test]
     fn changed_files_are_named_relative_to_the_base() {
-        let files = [PathBuf::from("/srv/shop/src/a\n.py"), PathBuf::from("/srv/shop/src/b.py")];
-        assert_eq!(changed(Path::new("/srv/shop"), &files, 4), "src/a\\x0a.py and 3 more changed");
-        assert_eq!(changed(Path::new("/etc"), &files[1..], 1), "/srv/shop/src/b.py changed");
+        let files = [
+            PathBuf::from("/srv/shop/src/a\n.py"),
+            PathBuf::from("/srv/shop/src/b.py"),
+        ];
+        assert_eq!(
+            changed(Path::new("/srv/shop"), &files, 4),
+            "src/a\\x0a.py and 3 more changed"
+        );
+        assert_eq!(
+            changed(Path::new("/etc"), &files[1..], 1),
+            "/srv/shop/src/b.py changed"
+        );
     }
 }

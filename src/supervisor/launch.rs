@@ -54,13 +54,28 @@ pub(super) enum StartAction {
 
 impl StartWatch {
     /// `pools`: their names and ready timeouts.
-    pub(super) fn new(context: StartContext, pools: impl Iterator<Item = (PoolId, String, Option<Span>)>) -> Self {
+    pub(super) fn new(
+        context: StartContext,
+        pools: impl Iterator<Item = (PoolId, String, Option<Span>)>,
+    ) -> Self {
         let pool = |(id, name, ready_timeout): (PoolId, String, Option<Span>)| {
-            (id, Pool { name, state: StartState::Pending, ready_timeout, tried: BTreeSet::new(), deadline: None })
+            (
+                id,
+                Pool {
+                    name,
+                    state: StartState::Pending,
+                    ready_timeout,
+                    tried: BTreeSet::new(),
+                    deadline: None,
+                },
+            )
         };
         let waits = !context.foreground;
-        let mut watch =
-            Self { report: waits.then_some(context.report), pools: pools.map(pool).collect(), final_report: None };
+        let mut watch = Self {
+            report: waits.then_some(context.report),
+            pools: pools.map(pool).collect(),
+            final_report: None,
+        };
         if context.no_wait {
             watch.finish(0, "");
         }
@@ -72,7 +87,11 @@ impl StartWatch {
         if self.report.is_none() || self.final_report.is_some() {
             return None;
         }
-        self.pools.values().filter(|pool| pool.state == StartState::Pending).filter_map(|pool| pool.deadline).min()
+        self.pools
+            .values()
+            .filter(|pool| pool.state == StartState::Pending)
+            .filter_map(|pool| pool.deadline)
+            .min()
     }
 
     /// A worker is about to be spawned. The first one of each slot has its whole ready timeout ahead, because its pool
@@ -89,7 +108,11 @@ impl StartWatch {
 
     /// A worker has asked for more time (EXTEND_TIMEOUT_USEC=).
     pub(super) fn extended(&mut self, pool: PoolId, deadline: Time) {
-        if let Some(Pool { deadline: Some(before), .. }) = self.pools.get_mut(&pool) {
+        if let Some(Pool {
+            deadline: Some(before),
+            ..
+        }) = self.pools.get_mut(&pool)
+        {
             *before = (*before).max(deadline + SLACK);
         }
     }
@@ -124,7 +147,9 @@ impl StartWatch {
     /// Fails the pools whose deadline has passed.
     pub(super) fn overdue(&mut self, now: Time) -> StartAction {
         for pool in self.pools.values_mut() {
-            if pool.state == StartState::Pending && pool.deadline.is_some_and(|deadline| deadline <= now) {
+            if pool.state == StartState::Pending
+                && pool.deadline.is_some_and(|deadline| deadline <= now)
+            {
                 pool.state = StartState::Failed("was not ready in time".to_owned());
             }
         }
@@ -144,33 +169,60 @@ impl StartWatch {
     }
 
     fn decide(&mut self) -> StartAction {
-        if self.pools.values().any(|pool| pool.state == StartState::Pending) {
+        if self
+            .pools
+            .values()
+            .any(|pool| pool.state == StartState::Pending)
+        {
             return StartAction::Wait;
         }
         let of = |state: &StartState| -> Vec<&str> {
-            self.pools.values().filter(|pool| pool.state == *state).map(|pool| pool.name.as_str()).collect()
+            self.pools
+                .values()
+                .filter(|pool| pool.state == *state)
+                .map(|pool| pool.name.as_str())
+                .collect()
         };
-        let (serving, alive, ended) = (of(&StartState::Ready), of(&StartState::Alive), of(&StartState::Ended));
-        let only_alive = (!alive.is_empty())
-            .then(|| format!("alive: {} (nothing but their age says that their workers are ready)", alive.join(", ")));
+        let (serving, alive, ended) = (
+            of(&StartState::Ready),
+            of(&StartState::Alive),
+            of(&StartState::Ended),
+        );
+        let only_alive = (!alive.is_empty()).then(|| {
+            format!(
+                "alive: {} (nothing but their age says that their workers are ready)",
+                alive.join(", ")
+            )
+        });
         let failed = self.pools.values().filter_map(|pool| match &pool.state {
             StartState::Failed(why) => Some(format!("{}: {why}", pool.name)),
             StartState::Pending | StartState::Ready | StartState::Alive | StartState::Ended => None,
         });
         let failed: Vec<String> = failed.collect();
         if failed.is_empty() {
-            let up = self.pools.values().filter(|pool| matches!(pool.state, StartState::Ready | StartState::Ended));
+            let up = self
+                .pools
+                .values()
+                .filter(|pool| matches!(pool.state, StartState::Ready | StartState::Ended));
             let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
             // A configuration without pools is ready, too.
-            let ready = (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
-            let text = ready.into_iter().chain(only_alive).collect::<Vec<_>>().join("; ");
+            let ready =
+                (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
+            let text = ready
+                .into_iter()
+                .chain(only_alive)
+                .collect::<Vec<_>>()
+                .join("; ");
             self.finish(0, &text);
             return StartAction::Reported;
         }
         if serving.is_empty() && alive.is_empty() && ended.is_empty() {
             self.final_report = Some((
                 1,
-                format!("{}\nnothing came up; nothing is left running", join_within(&failed, MAX_REPORT_BYTES)),
+                format!(
+                    "{}\nnothing came up; nothing is left running",
+                    join_within(&failed, MAX_REPORT_BYTES)
+                ),
             ));
             return StartAction::StopAll;
         }
@@ -185,15 +237,20 @@ impl StartWatch {
             serve.push(format!("done: {}", ended.join(", ")));
         }
         let serve = serve.join("; ");
-        let text = format!("{}\n{serve}; still retrying the others", join_within(&failed, MAX_REPORT_BYTES));
+        let text = format!(
+            "{}\n{serve}; still retrying the others",
+            join_within(&failed, MAX_REPORT_BYTES)
+        );
         self.finish(1, &text);
         StartAction::Reported
     }
 
     /// The master exits: reports to a start that still waits. Returns the exit code of a failed start.
     pub(super) fn finish_on_exit(&mut self, lost: Option<&str>) -> Option<u8> {
-        let (code, mut text) =
-            self.final_report.take().unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
+        let (code, mut text) = self
+            .final_report
+            .take()
+            .unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
         if let Some(lost) = lost {
             text.push('\n');
             text.push_str(lost);

@@ -52,7 +52,10 @@ impl ListenerRepair {
 
     fn due(&mut self, now: Time) -> Vec<ListenerId> {
         let due = |state: &mut RepairState| state.retry.take_if(|at| *at <= now).is_some();
-        self.states.iter_mut().filter_map(|(id, state)| due(state).then_some(*id)).collect()
+        self.states
+            .iter_mut()
+            .filter_map(|(id, state)| due(state).then_some(*id))
+            .collect()
     }
 
     /// Why this listener serves nobody.
@@ -81,7 +84,13 @@ impl RepairState {
 impl Supervisor {
     /// A listening socket was shut down.
     pub(super) fn on_listener_hangup(&mut self, number: ListenerId) {
-        let Some(listener) = self.listening.get(number).filter(|listener| listener.is_shut()) else { return };
+        let Some(listener) = self
+            .listening
+            .get(number)
+            .filter(|listener| listener.is_shut())
+        else {
+            return;
+        };
         // Watched again once it serves: until then it would wake the loop endlessly.
         self.poller.unwatch(listener.fd().as_fd());
         self.check_listener(number, false);
@@ -89,7 +98,13 @@ impl Supervisor {
 
     /// The file of a unix socket has changed.
     pub(super) fn on_socket_file_change(&mut self, number: ListenerId) {
-        let Some(ear) = self.listening.get(number).and_then(|listener| listener.ear()) else { return };
+        let Some(ear) = self
+            .listening
+            .get(number)
+            .and_then(|listener| listener.ear())
+        else {
+            return;
+        };
         ear.hush();
         self.check_listener(number, false);
     }
@@ -110,8 +125,12 @@ impl Supervisor {
 
     fn check_listener(&mut self, number: ListenerId, asked: bool) {
         let now = self.clock.now();
-        let Some(listener) = self.listening.get(number) else { return };
-        let Some(look) = listener.look() else { return self.relisten(number) };
+        let Some(listener) = self.listening.get(number) else {
+            return;
+        };
+        let Some(look) = listener.look() else {
+            return self.relisten(number);
+        };
         let state = self.listening.repair.states.entry(number).or_default();
         if state.under_way {
             state.again = true;
@@ -131,22 +150,41 @@ impl Supervisor {
     /// Makes a TCP socket that was shut down listen again.
     fn relisten(&mut self, number: ListenerId) {
         let now = self.clock.now();
-        let Some(listener) = self.listening.get(number) else { return };
+        let Some(listener) = self.listening.get(number) else {
+            return;
+        };
         let (name, fd) = (listener.name().to_owned(), listener.fd());
         match listener.relisten() {
             Ok(was_shut) => {
-                let problem = self.listening.repair.states.remove(&number).and_then(|state| state.problem);
+                let problem = self
+                    .listening
+                    .repair
+                    .states
+                    .remove(&number)
+                    .and_then(|state| state.problem);
                 if was_shut || problem.is_some() {
                     // Without effect if it is still watched.
-                    self.poller.watch(fd.as_fd(), Source::Listener(number), Interest::Hangup).ok();
-                    let text = format!("{name}: a worker had shut the listening socket down: it listens again");
-                    self.emit(EventBuilder::new(EventKind::Listener, text).cause("listens-again").warn());
+                    self.poller
+                        .watch(fd.as_fd(), Source::Listener(number), Interest::Hangup)
+                        .ok();
+                    let text = format!(
+                        "{name}: a worker had shut the listening socket down: it listens again"
+                    );
+                    self.emit(
+                        EventBuilder::new(EventKind::Listener, text)
+                            .cause("listens-again")
+                            .warn(),
+                    );
                 }
             }
             Err(error) => {
                 let state = self.listening.repair.states.entry(number).or_default();
                 state.try_later(now);
-                self.report_unserved(number, format!("a worker has shut the listening socket down: {error}"), "shut");
+                self.report_unserved(
+                    number,
+                    format!("a worker has shut the listening socket down: {error}"),
+                    "shut",
+                );
             }
         }
     }
@@ -167,7 +205,10 @@ impl Supervisor {
             Looked::Well => {
                 state.pause = Span::ZERO;
                 if state.problem.take().is_some() {
-                    let text = format!("{}: the listening socket serves again", self.listener_name(number));
+                    let text = format!(
+                        "{}: the listening socket serves again",
+                        self.listener_name(number)
+                    );
                     self.emit(EventBuilder::new(EventKind::Listener, text).cause("well"));
                 }
             }
@@ -194,12 +235,20 @@ impl Supervisor {
                     self.listener_name(number),
                     lost.text()
                 );
-                self.emit(EventBuilder::new(EventKind::Listener, text).cause("replaced").warn());
+                self.emit(
+                    EventBuilder::new(EventKind::Listener, text)
+                        .cause("replaced")
+                        .warn(),
+                );
                 self.replace_holders(number);
             }
             Looked::Failed(lost, error) => {
                 state.try_later(now);
-                self.report_unserved(number, format!("{}, and no new one can be made: {error}", lost.text()), "shut");
+                self.report_unserved(
+                    number,
+                    format!("{}, and no new one can be made: {error}", lost.text()),
+                    "shut",
+                );
             }
         }
         if again {
@@ -215,36 +264,60 @@ impl Supervisor {
         // The text contains the remaining time, which differs each time.
         if before.is_none_or(|before| cause != "lost-again" && before != text) {
             let text = format!("{name}: {text}; clients that connect there are not served");
-            self.emit(EventBuilder::new(EventKind::Listener, text).cause(cause).error());
+            self.emit(
+                EventBuilder::new(EventKind::Listener, text)
+                    .cause(cause)
+                    .error(),
+            );
         }
     }
 
     fn listener_name(&self, number: ListenerId) -> String {
-        self.listening.get(number).map(|listener| listener.name().to_owned()).unwrap_or_default()
+        self.listening
+            .get(number)
+            .map(|listener| listener.name().to_owned())
+            .unwrap_or_default()
     }
 
     fn install_new_socket(&mut self, number: ListenerId, fresh: Fresh) {
-        let Some(listener) = self.listening.get_mut(number) else { return };
+        let Some(listener) = self.listening.get_mut(number) else {
+            return;
+        };
         self.poller.unwatch(listener.fd().as_fd());
         if let Some(ear) = listener.ear() {
             self.poller.unwatch(ear);
         }
         let changed = listener.replace(fresh);
         if changed && let Some(dress) = listener.dress() {
-            self.blocking.set_file_ownership(listener.name().to_owned(), dress);
+            self.blocking
+                .set_file_ownership(listener.name().to_owned(), dress);
         }
         self.watch_listener(number);
     }
 
     /// Watches a listener for a shutdown, and the file of a unix socket for changes.
     pub(super) fn watch_listener(&self, number: ListenerId) {
-        let Some(listener) = self.listening.get(number) else { return };
-        let watched =
-            self.poller.watch(listener.fd().as_fd(), Source::Listener(number), Interest::Hangup).and_then(|()| {
-                listener.ear().map_or(Ok(()), |ear| self.poller.watch(ear, Source::SocketFile(number), Interest::Read))
+        let Some(listener) = self.listening.get(number) else {
+            return;
+        };
+        let watched = self
+            .poller
+            .watch(
+                listener.fd().as_fd(),
+                Source::Listener(number),
+                Interest::Hangup,
+            )
+            .and_then(|()| {
+                listener.ear().map_or(Ok(()), |ear| {
+                    self.poller
+                        .watch(ear, Source::SocketFile(number), Interest::Read)
+                })
             });
         if let Err(error) = watched {
-            tracing::error!(listen = listener.name(), "cannot watch the listening socket: {error}");
+            tracing::error!(
+                listen = listener.name(),
+                "cannot watch the listening socket: {error}"
+            );
         }
     }
 
@@ -262,18 +335,33 @@ impl Supervisor {
     /// The listener has a new socket: clients no longer reach the workers that hold the old one. A worker that waits
     /// for a port has no socket yet.
     fn replace_holders(&mut self, number: ListenerId) {
-        let holds = |process: &WorkerProcess| process.output.is_some() && process.spec.listeners.contains(&number);
-        let holders = self.processes.iter().filter(|(_, process)| holds(process)).map(|(worker, _)| worker).collect();
+        let holds = |process: &WorkerProcess| {
+            process.output.is_some() && process.spec.listeners.contains(&number)
+        };
+        let holders = self
+            .processes
+            .iter()
+            .filter(|(_, process)| holds(process))
+            .map(|(worker, _)| worker)
+            .collect();
         self.input(Input::Unreachable(holders));
     }
 
     /// Why the pool's listeners do not serve, and whether that is true for all of them.
     pub(super) fn unserved_by(&self, pool: PoolId) -> (Vec<String>, bool) {
-        let listeners = self.pools.next_spec(pool).map(|next_spec| next_spec.listeners.clone()).unwrap_or_default();
+        let listeners = self
+            .pools
+            .next_spec(pool)
+            .map(|next_spec| next_spec.listeners.clone())
+            .unwrap_or_default();
         let problems: Vec<String> = listeners
             .iter()
             .filter_map(|id| {
-                Some(format!("listener {}: {}", self.listener_name(*id), self.listening.repair.problem(*id)?))
+                Some(format!(
+                    "listener {}: {}",
+                    self.listener_name(*id),
+                    self.listening.repair.problem(*id)?
+                ))
             })
             .collect();
         let all = !listeners.is_empty() && problems.len() == listeners.len();

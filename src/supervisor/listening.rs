@@ -54,9 +54,14 @@ impl Listening {
     /// its name.
     pub(super) fn find(&self, plan: &ListenPlan) -> Option<ListenerId> {
         let chosen = matches!(plan.address, Address::Tcp(address) if address.port() == 0);
-        let same = |own: &ListenPlan| own.address == plan.address && (!chosen || own.name == plan.name);
+        let same =
+            |own: &ListenPlan| own.address == plan.address && (!chosen || own.name == plan.name);
         // If two have the same address, the older one is about to close.
-        self.open.iter().rev().find(|(_, listener)| same(listener.plan())).map(|(id, _)| *id)
+        self.open
+            .iter()
+            .rev()
+            .find(|(_, listener)| same(listener.plan()))
+            .map(|(id, _)| *id)
     }
 
     /// Sets the sockets that stay open without a pool.

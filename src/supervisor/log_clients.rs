@@ -44,7 +44,11 @@ pub(super) struct LogClients {
 impl Default for LogClients {
     fn default() -> Self {
         let (holds, gone) = bounded(0);
-        Self { threads: Vec::new(), holds, gone }
+        Self {
+            threads: Vec::new(),
+            holds,
+            gone,
+        }
     }
 }
 
@@ -82,33 +86,73 @@ struct LogStream {
 
 impl Supervisor {
     /// Answers `rotad logs`: the last lines of workers, and perhaps all that follow.
-    pub(super) fn logs_for(&mut self, client: u64, pool: Option<String>, slot: Option<u32>, what: (u32, bool)) {
+    pub(super) fn logs_for(
+        &mut self,
+        client: u64,
+        pool: Option<String>,
+        slot: Option<u32>,
+        what: (u32, bool),
+    ) {
         let (lines, follow) = what;
         let known = pool.as_deref().map(|name| self.pools.find(name));
         if let (Some(name), Some(None)) = (&pool, known) {
-            let message = format!("no such pool: {name}; there are: {}", self.pools.names().join(", "));
+            let message = format!(
+                "no such pool: {name}; there are: {}",
+                self.pools.names().join(", ")
+            );
             return self.done(client, 4, message);
         }
         if self.log_clients.is_full() {
-            return self.done(client, 1, format!("{MAX_CLIENTS} clients already read logs"));
+            return self.done(
+                client,
+                1,
+                format!("{MAX_CLIENTS} clients already read logs"),
+            );
         }
-        let unknown = known.flatten().zip(slot).and_then(|(pool, slot)| self.no_such_slot(pool, slot));
+        let unknown = known
+            .flatten()
+            .zip(slot)
+            .and_then(|(pool, slot)| self.no_such_slot(pool, slot));
         let hint = self.where_more_is(known.flatten());
         let Ok(waker) = Waker::new() else {
-            return self.done(client, 1, "no descriptor is left for another client".to_owned());
+            return self.done(
+                client,
+                1,
+                "no descriptor is left for another client".to_owned(),
+            );
         };
-        let Some(stream) = self.server.hand_over(client) else { return self.drop_client(client) };
-        let thread = Arc::new(ClientThread { waker: waker.clone(), shutting_down: AtomicBool::new(false) });
+        let Some(stream) = self.server.hand_over(client) else {
+            return self.drop_client(client);
+        };
+        let thread = Arc::new(ClientThread {
+            waker: waker.clone(),
+            shutting_down: AtomicBool::new(false),
+        });
         let lines = lines as usize;
         let follower = self.log.follow(Filter { pool, slot }, lines, waker);
         self.log_clients.threads.push(Arc::downgrade(&thread));
         let _hold = self.log_clients.holds.clone();
-        let log_stream = LogStream { client: stream, follower, thread, once: !follow, lines, hint, unknown, _hold };
-        let builder = std::thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
+        let log_stream = LogStream {
+            client: stream,
+            follower,
+            thread,
+            once: !follow,
+            lines,
+            hint,
+            unknown,
+            _hold,
+        };
+        let builder = std::thread::Builder::new()
+            .name("reader".into())
+            .stack_size(256 * 1024);
         match builder.spawn(move || log_stream.run()) {
             // The thread has the connection now.
             Ok(_) => self.drop_client(client),
-            Err(error) => self.done(client, 1, format!("no thread is left for another client: {error}")),
+            Err(error) => self.done(
+                client,
+                1,
+                format!("no thread is left for another client: {error}"),
+            ),
         }
     }
 
@@ -116,16 +160,32 @@ impl Supervisor {
         let view = self.engine.view();
         let count = self.pools.plan(pool).map_or(0, |plan| plan.policy.count);
         let there = slot < count
-            || view.workers().any(|worker| worker.pool == pool && worker.slot.0 == slot)
+            || view
+                .workers()
+                .any(|worker| worker.pool == pool && worker.slot.0 == slot)
             || view.empty_slots(pool).any(|empty| empty.slot.0 == slot);
-        (!there).then(|| format!("no such worker: {}/{slot}; its pool has {count}", self.pool_name(pool)))
+        (!there).then(|| {
+            format!(
+                "no such worker: {}/{slot}; its pool has {count}",
+                self.pool_name(pool)
+            )
+        })
     }
 
     /// Where to find lines that the ring no longer holds.
     fn where_more_is(&self, pool: Option<PoolId>) -> String {
-        let master = self.log_file.as_ref().map_or("the master's stderr".to_owned(), |file| file.display().to_string());
+        let master = self
+            .log_file
+            .as_ref()
+            .map_or("the master's stderr".to_owned(), |file| {
+                file.display().to_string()
+            });
         let mut places = Vec::new();
-        for (_, plan) in self.pools.iter().filter(|(id, _)| pool.is_none_or(|pool| pool == *id)) {
+        for (_, plan) in self
+            .pools
+            .iter()
+            .filter(|(id, _)| pool.is_none_or(|pool| pool == *id))
+        {
             for place in places_of(plan, &master) {
                 if !places.contains(&place) {
                     places.push(place);
@@ -141,7 +201,10 @@ fn places_of(plan: &PoolPlan, master: &str) -> Vec<String> {
     let place = |(name, sink): (&str, &Sink)| match sink {
         Sink::Master => Some(master.to_owned()),
         Sink::File(path) => Some(path.display().to_string()),
-        Sink::Inherit => Some(format!("the master's own {name} (nothing of {} is kept)", plan.name)),
+        Sink::Inherit => Some(format!(
+            "the master's own {name} (nothing of {} is kept)",
+            plan.name
+        )),
         Sink::Null => Some(format!("none ({} of {} is thrown away)", name, plan.name)),
         Sink::Stdout => None,
     };
@@ -171,7 +234,10 @@ impl LogStream {
             }
             self.send_lines(&lines, skipped)?;
             if self.once || shutting_down {
-                return self.send(&encode(&Response::Done { code: 0, message: String::new() }));
+                return self.send(&encode(&Response::Done {
+                    code: 0,
+                    message: String::new(),
+                }));
             }
             self.wait()?;
         }
@@ -213,7 +279,14 @@ impl LogStream {
     fn read_client(&mut self) -> io::Result<()> {
         match self.client.read(&mut [0; 1024]) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }
@@ -225,7 +298,11 @@ impl LogStream {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll(&mut [PollFd::new(self.client.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).ok();
+                    poll(
+                        &mut [PollFd::new(self.client.as_fd(), PollFlags::POLLOUT)],
+                        PollTimeout::NONE,
+                    )
+                    .ok();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

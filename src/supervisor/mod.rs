@@ -199,7 +199,11 @@ impl Supervisor {
         self.refresh_plan();
         // Before any worker reads the files: a change from then on is noticed.
         self.watch_files();
-        let text = format!("rotad {} begins: {}", env!("CARGO_PKG_VERSION"), self.plan.master.name);
+        let text = format!(
+            "rotad {} begins: {}",
+            env!("CARGO_PKG_VERSION"),
+            self.plan.master.name
+        );
         self.emit(EventBuilder::new(EventKind::MasterStarted, text).silent());
         if let Some(text) = self.took_over.take() {
             self.emit(EventBuilder::new(EventKind::TookOver, text).silent());
@@ -208,16 +212,24 @@ impl Supervisor {
         // knows.
         let ids: Vec<PoolId> = self.pools.iter().map(|(id, _)| id).collect();
         let ids = self.pools.in_order(&ids).into_iter();
-        let pools: Vec<(PoolId, Policy)> = ids.filter_map(|id| Some((id, self.pools.policy(id)?))).collect();
+        let pools: Vec<(PoolId, Policy)> = ids
+            .filter_map(|id| Some((id, self.pools.policy(id)?)))
+            .collect();
         for (pool, policy) in pools {
-            self.input(Input::Requested(NO_TICKET, Request::EnsurePool(pool, policy)));
+            self.input(Input::Requested(
+                NO_TICKET,
+                Request::EnsurePool(pool, policy),
+            ));
         }
         let mut sources = Vec::new();
         loop {
             let timeout = self.poll_timeout();
             self.poller.wait(timeout, &mut sources);
             if let Some(pause) = self.clock.wake(timeout) {
-                let text = format!("the master was paused for up to {:.1} s: all deadlines move", pause.as_secs_f64());
+                let text = format!(
+                    "the master was paused for up to {:.1} s: all deadlines move",
+                    pause.as_secs_f64()
+                );
                 self.emit(EventBuilder::new(EventKind::MasterPaused, text).warn());
                 self.spawner.paused(pause);
                 self.orphans.paused(pause);
@@ -283,12 +295,22 @@ impl Supervisor {
     fn poll_timeout(&self) -> Option<Duration> {
         let repair = self.listening.repair.deadline();
         let alive = self.alive_deadlines.first().map(|(at, _)| *at);
-        let core = [self.engine.deadline(), alive, self.start_watch.deadline(), repair].into_iter().flatten().min();
+        let core = [
+            self.engine.deadline(),
+            alive,
+            self.start_watch.deadline(),
+            repair,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let health = self.health.deadline().map(|at| self.clock.until(at));
         let waits = [
             self.clock.patience(core),
             health,
-            self.shutdown.as_ref().map(|shutdown| shutdown.poll_timeout(&self.clock)),
+            self.shutdown
+                .as_ref()
+                .map(|shutdown| shutdown.poll_timeout(&self.clock)),
         ];
         let instants = [
             self.spawner.deadline(),
@@ -302,7 +324,10 @@ impl Supervisor {
             self.on_change.deadline(),
             self.runtime_files.deadline(),
         ];
-        let instants = instants.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now()));
+        let instants = instants
+            .into_iter()
+            .flatten()
+            .map(|at| at.saturating_duration_since(Instant::now()));
         waits.into_iter().flatten().chain(instants).min()
     }
 
@@ -343,10 +368,18 @@ impl Supervisor {
         self.mark_alive();
         self.retry_listener_repair();
         self.run_due_health();
-        if self.engine.deadline().is_some_and(|at| at <= self.clock.now()) {
+        if self
+            .engine
+            .deadline()
+            .is_some_and(|at| at <= self.clock.now())
+        {
             self.input(Input::TimerFired);
         }
-        if self.start_watch.deadline().is_some_and(|at| at <= self.clock.now()) {
+        if self
+            .start_watch
+            .deadline()
+            .is_some_and(|at| at <= self.clock.now())
+        {
             self.check_start_deadline();
         }
         self.sample_starting();
@@ -397,7 +430,9 @@ impl Supervisor {
                     self.stop(true);
                 }
                 Meaning::Interrupt => {
-                    self.emit_signal(format!("{text}: already stopping; once more kills what is left"));
+                    self.emit_signal(format!(
+                        "{text}: already stopping; once more kills what is left"
+                    ));
                 }
                 Meaning::Act(action) => self.act(action, &text),
             }
@@ -429,7 +464,13 @@ impl Supervisor {
 
     fn apply_by_signal(&mut self, text: &str, extent: ReloadScope) {
         let (who, which) = (text.to_owned(), Selector::default());
-        self.apply(ReloadRequest { client: None, who, extent, which, wait: Wait::No });
+        self.apply(ReloadRequest {
+            client: None,
+            who,
+            extent,
+            which,
+            wait: Wait::No,
+        });
     }
 
     fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
@@ -444,17 +485,35 @@ impl Supervisor {
             self.emit_signal(format!("{text}: rolling {}", self.names(&pools)));
             return self.roll(None, false, &pools);
         }
-        let (conditional, certain): (Vec<PoolId>, Vec<PoolId>) =
-            pools.iter().partition(|pool| comparisons.iter().any(|(looked, _)| looked == *pool));
-        let certain = if certain.is_empty() { String::new() } else { format!("rolling {}; ", self.names(&certain)) };
+        let (conditional, certain): (Vec<PoolId>, Vec<PoolId>) = pools
+            .iter()
+            .partition(|pool| comparisons.iter().any(|(looked, _)| looked == *pool));
+        let certain = if certain.is_empty() {
+            String::new()
+        } else {
+            format!("rolling {}; ", self.names(&certain))
+        };
         let conditional = self.names(&conditional);
-        self.emit_signal(format!("{text}: {certain}only if what it is made from has changed: {conditional}"));
+        self.emit_signal(format!(
+            "{text}: {certain}only if what it is made from has changed: {conditional}"
+        ));
         self.reloading();
-        self.start_comparison(comparisons, Continuation::Roll { client: None, wait: Wait::No, pools });
+        self.start_comparison(
+            comparisons,
+            Continuation::Roll {
+                client: None,
+                wait: Wait::No,
+                pools,
+            },
+        );
     }
 
     fn names(&self, pools: &[PoolId]) -> String {
-        pools.iter().map(|pool| self.pool_name(*pool)).collect::<Vec<_>>().join(", ")
+        pools
+            .iter()
+            .map(|pool| self.pool_name(*pool))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     fn pool_name(&self, pool: PoolId) -> &str {
@@ -470,17 +529,39 @@ impl Supervisor {
             self.cancel_comparisons();
             self.give_up_starts();
         }
-        let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
-        let request = if now { Request::StopNow } else { Request::Stop { cap } };
+        let cap = self
+            .plan
+            .master
+            .stop_timeout
+            .map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let request = if now {
+            Request::StopNow
+        } else {
+            Request::Stop { cap }
+        };
         self.input(Input::Requested(NO_TICKET, request));
     }
 
     fn journal_add(&mut self, worker: WorkerId, start_time: u64) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         let Some(pid) = process.pid() else { return };
-        let (name, pipes) =
-            (self.pools.name(process.pool), process.output.as_ref().map(WorkerOutput::inodes).unwrap_or_default());
-        let done = self.journal.born(pid, start_time, (name, process.slot.0), &process.tag, &pipes);
+        let (name, pipes) = (
+            self.pools.name(process.pool),
+            process
+                .output
+                .as_ref()
+                .map(WorkerOutput::inodes)
+                .unwrap_or_default(),
+        );
+        let done = self.journal.born(
+            pid,
+            start_time,
+            (name, process.slot.0),
+            &process.tag,
+            &pipes,
+        );
         self.note_journal_result(done);
     }
 
@@ -498,11 +579,16 @@ impl Supervisor {
                      after a kill -9 goes by the workers' environment meanwhile",
                     self.runtime_dir().display()
                 );
-                EventBuilder::new(EventKind::Journal, text).cause("torn").warn()
+                EventBuilder::new(EventKind::Journal, text)
+                    .cause("torn")
+                    .warn()
             }
             Ok(()) if self.journal_failing && self.journal.deadline().is_none() => {
-                EventBuilder::new(EventKind::Journal, "the list of workers in the runtime directory is whole again")
-                    .cause("whole")
+                EventBuilder::new(
+                    EventKind::Journal,
+                    "the list of workers in the runtime directory is whole again",
+                )
+                .cause("whole")
             }
             _ => return,
         };

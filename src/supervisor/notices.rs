@@ -13,8 +13,8 @@ use crate::control::wire::Response;
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{
-    Cause, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Slot, Span, StopReason,
-    SupersededBy, Ticket, WorkerId, WorkerState,
+    Cause, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Slot, Span,
+    StopReason, SupersededBy, Ticket, WorkerId, WorkerState,
 };
 
 /// After this many exits of a slot in a row, none a failure and all before ready, its start counts as failed.
@@ -34,11 +34,19 @@ impl Supervisor {
     pub(super) fn handle_notice(&mut self, notice: Notice) {
         self.update_health(&notice);
         match notice {
-            Notice::Ready { worker, took, by_age, soak } => self.report_ready(worker, took, by_age, soak),
+            Notice::Ready {
+                worker,
+                took,
+                by_age,
+                soak,
+            } => self.report_ready(worker, took, by_age, soak),
             Notice::Confirmed { worker, took } => {
                 self.emit(
-                    EventBuilder::new(EventKind::Ready, format!("says that it is ready, {took} after its start"))
-                        .worker(worker),
+                    EventBuilder::new(
+                        EventKind::Ready,
+                        format!("says that it is ready, {took} after its start"),
+                    )
+                    .worker(worker),
                 );
             }
             Notice::CanaryPassed { worker } => self.emit(
@@ -48,30 +56,67 @@ impl Supervisor {
                 )
                 .worker(worker),
             ),
-            Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
-                let death = Death { cause, failure, before_ready, early_exits, retry_in, given_up };
+            Notice::Died {
+                worker,
+                cause,
+                failure,
+                before_ready,
+                early_exits,
+                retry_in,
+                given_up,
+            } => {
+                let death = Death {
+                    cause,
+                    failure,
+                    before_ready,
+                    early_exits,
+                    retry_in,
+                    given_up,
+                };
                 self.report_death(worker, &death);
             }
             Notice::Stopped { worker, exit, took } => {
                 let how = exit.map_or_else(|| "was never started".to_owned(), exit_text);
-                self.emit(EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}")).worker(worker));
+                self.emit(
+                    EventBuilder::new(EventKind::Stopped, format!("stopped in {took}: {how}"))
+                        .worker(worker),
+                );
             }
             Notice::Retired { worker, why } => {
                 let (cause, text) = self.retire_text(worker, why);
-                self.emit(EventBuilder::new(EventKind::Retired, text).worker(worker).cause(cause));
+                self.emit(
+                    EventBuilder::new(EventKind::Retired, text)
+                        .worker(worker)
+                        .cause(cause),
+                );
             }
-            Notice::Killed { worker, reason, waited } => self.report_kill(worker, reason, waited),
+            Notice::Killed {
+                worker,
+                reason,
+                waited,
+            } => self.report_kill(worker, reason, waited),
             Notice::Unkillable { worker } => {
-                let ended = self.processes.get(worker).is_some_and(|process| process.exit.is_some());
+                let ended = self
+                    .processes
+                    .get(worker)
+                    .is_some_and(|process| process.exit.is_some());
                 let text = match ended {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
                     true => self.orphans.why_left(worker),
                 };
-                self.emit(EventBuilder::new(EventKind::Unkillable, text).worker(worker).error());
+                self.emit(
+                    EventBuilder::new(EventKind::Unkillable, text)
+                        .worker(worker)
+                        .error(),
+                );
             }
-            Notice::SlotReplaced { pool, slot, worker, done, of } => {
-                self.report_replaced(pool, slot, worker, (done, of))
-            }
+            Notice::SlotReplaced {
+                pool,
+                slot,
+                worker,
+                done,
+                of,
+            } => self.report_replaced(pool, slot, worker, (done, of)),
             Notice::CrashLoop { .. }
             | Notice::CrashLoopEases { .. }
             | Notice::CrashLoopOver { .. }
@@ -99,7 +144,11 @@ impl Supervisor {
                 let text = format!(
                     "crash loop: {deaths} workers died within {span}; one is tried at a time, the others are not touched"
                 );
-                self.emit(EventBuilder::new(EventKind::CrashLoop, text).pool(pool).error());
+                self.emit(
+                    EventBuilder::new(EventKind::CrashLoop, text)
+                        .pool(pool)
+                        .error(),
+                );
             }
             Notice::CrashLoopEases { pool } => {
                 let text = "one serves for a second: starting the rest; the crash loop is over once one lasts";
@@ -107,12 +156,20 @@ impl Supervisor {
             }
             Notice::CrashLoopOver { pool } => {
                 self.emit(
-                    EventBuilder::new(EventKind::CrashLoopOver, "the crash loop is over: starting the rest").pool(pool),
+                    EventBuilder::new(
+                        EventKind::CrashLoopOver,
+                        "the crash loop is over: starting the rest",
+                    )
+                    .pool(pool),
                 );
             }
             Notice::PoolReady { pool, generation } => {
                 let text = self.all_up(pool);
-                self.emit(EventBuilder::new(EventKind::PoolReady, text).pool(pool).generation(generation));
+                self.emit(
+                    EventBuilder::new(EventKind::PoolReady, text)
+                        .pool(pool)
+                        .generation(generation),
+                );
                 self.pool_up(pool, text);
             }
             Notice::PoolStopped { pool } => {
@@ -126,7 +183,11 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool));
                 self.tell_waiting_clients(pool, &told);
             }
-            Notice::OneshotDone { pool, generation, took } => {
+            Notice::OneshotDone {
+                pool,
+                generation,
+                took,
+            } => {
                 let event = EventBuilder::new(EventKind::OneshotDone, format!("done after {took}"));
                 self.emit(event.pool(pool).generation(generation));
                 self.oneshot_done(pool);
@@ -134,13 +195,21 @@ impl Supervisor {
             }
             Notice::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
-                self.emit(EventBuilder::new(EventKind::EssentialLost, text).pool(pool).error());
+                self.emit(
+                    EventBuilder::new(EventKind::EssentialLost, text)
+                        .pool(pool)
+                        .error(),
+                );
                 self.essential_lost(pool, span);
             }
             Notice::EssentialEnded { pool, exit } => {
                 let how = exit.map_or_else(|| "no worker could be started".to_owned(), exit_text);
                 let text = format!("essential, and its workers have ended: {how}");
-                self.emit(EventBuilder::new(EventKind::EssentialEnded, text).pool(pool).warn());
+                self.emit(
+                    EventBuilder::new(EventKind::EssentialEnded, text)
+                        .pool(pool)
+                        .warn(),
+                );
                 self.essential_ended(pool, exit, &how);
             }
             _ => self.handle_roll_notice(notice),
@@ -149,14 +218,33 @@ impl Supervisor {
 
     fn handle_roll_notice(&mut self, notice: Notice) {
         match notice {
-            Notice::RollStarted { pool, generation, of } => {
+            Notice::RollStarted {
+                pool,
+                generation,
+                of,
+            } => {
                 let text = format!("rolling restart of {of} workers");
-                self.emit(EventBuilder::new(EventKind::RollStarted, text).pool(pool).generation(generation));
-                let text = format!("{}: rolling {of} workers to generation {generation}", self.pool_name(pool));
+                self.emit(
+                    EventBuilder::new(EventKind::RollStarted, text)
+                        .pool(pool)
+                        .generation(generation),
+                );
+                let text = format!(
+                    "{}: rolling {of} workers to generation {generation}",
+                    self.pool_name(pool)
+                );
                 self.tell_waiting_clients(pool, &text);
             }
-            Notice::RollingBack { pool, generation, to, failure } => {
-                let reason = reason(&failure, failure.worker.and_then(|w| self.exit_reports.of_worker(w)));
+            Notice::RollingBack {
+                pool,
+                generation,
+                to,
+                failure,
+            } => {
+                let reason = reason(
+                    &failure,
+                    failure.worker.and_then(|w| self.exit_reports.of_worker(w)),
+                );
                 let text = format!("going back to generation {to}");
                 let event = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
                     .pool(pool)
@@ -168,20 +256,39 @@ impl Supervisor {
             Notice::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
             Notice::RollAfter { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
-                let text = format!("its rolling restart begins after that of {}", names.join(", "));
+                let text = format!(
+                    "its rolling restart begins after that of {}",
+                    names.join(", ")
+                );
                 let told = format!("{}: {text}", self.pool_name(pool));
-                self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool).cause("roll"));
+                self.emit(
+                    EventBuilder::new(EventKind::Waiting, text)
+                        .pool(pool)
+                        .cause("roll"),
+                );
                 self.tell_waiting_clients(pool, &told);
             }
             Notice::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
                 self.emit(EventBuilder::new(EventKind::RollWaits, text).pool(pool));
             }
-            Notice::RollSuperseded { pool, generation, by, retired_any } => {
-                let touched =
-                    if retired_any { "after some workers had been replaced" } else { "before anything was touched" };
+            Notice::RollSuperseded {
+                pool,
+                generation,
+                by,
+                retired_any,
+            } => {
+                let touched = if retired_any {
+                    "after some workers had been replaced"
+                } else {
+                    "before anything was touched"
+                };
                 let text = format!("{}, {touched}", superseded(by));
-                self.emit(EventBuilder::new(EventKind::RollSuperseded, text).pool(pool).generation(generation));
+                self.emit(
+                    EventBuilder::new(EventKind::RollSuperseded, text)
+                        .pool(pool)
+                        .generation(generation),
+                );
             }
             Notice::Watched { pool, span } => {
                 let text = format!(
@@ -189,24 +296,64 @@ impl Supervisor {
                      done"
                 );
                 self.tell_waiting_clients(pool, &format!("{}: {text}", self.pool_name(pool)));
-                self.emit(EventBuilder::new(EventKind::RollStep, text).pool(pool).debug());
+                self.emit(
+                    EventBuilder::new(EventKind::RollStep, text)
+                        .pool(pool)
+                        .debug(),
+                );
             }
-            Notice::WorkerReplaced { pool, slot, worker, took } => {
-                self.emit(EventBuilder::new(EventKind::WorkerReplaced, format!("replaced in {took}")).worker(worker));
+            Notice::WorkerReplaced {
+                pool,
+                slot,
+                worker,
+                took,
+            } => {
+                self.emit(
+                    EventBuilder::new(EventKind::WorkerReplaced, format!("replaced in {took}"))
+                        .worker(worker),
+                );
                 let pid = self.label(worker).pid;
                 let name = self.pool_name(pool).to_owned();
-                let how = if self.is_ready_by_age(worker) { ALIVE_ONLY } else { "serves" };
-                let text = format!("{name}/{slot}: pid {} {how}, after {took}", pid.unwrap_or(0));
+                let how = if self.is_ready_by_age(worker) {
+                    ALIVE_ONLY
+                } else {
+                    "serves"
+                };
+                let text = format!(
+                    "{name}/{slot}: pid {} {how}, after {took}",
+                    pid.unwrap_or(0)
+                );
                 let took_ms = Some(took.as_millis());
-                self.send_step(pool, Response::Step { pool: name, slot: slot.0, pid, done: 1, of: 1, took_ms, text });
+                self.send_step(
+                    pool,
+                    Response::Step {
+                        pool: name,
+                        slot: slot.0,
+                        pid,
+                        done: 1,
+                        of: 1,
+                        took_ms,
+                        text,
+                    },
+                );
             }
             // Handled by the callers above.
             _ => {}
         }
     }
 
-    fn report_replaced(&mut self, pool: PoolId, slot: Slot, worker: WorkerId, (done, of): (u32, u32)) {
-        let took = self.engine.view().worker(worker).and_then(|view| view.ready_in);
+    fn report_replaced(
+        &mut self,
+        pool: PoolId,
+        slot: Slot,
+        worker: WorkerId,
+        (done, of): (u32, u32),
+    ) {
+        let took = self
+            .engine
+            .view()
+            .worker(worker)
+            .and_then(|view| view.ready_in);
         let pid = self.label(worker).pid;
         let name = self.pool_name(pool).to_owned();
         let how = match took {
@@ -215,10 +362,25 @@ impl Supervisor {
             None => "serves".to_owned(),
         };
         let text = format!("{how} ({done} of {of})");
-        self.emit(EventBuilder::new(EventKind::RollStep, text.clone()).worker(worker).debug());
+        self.emit(
+            EventBuilder::new(EventKind::RollStep, text.clone())
+                .worker(worker)
+                .debug(),
+        );
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
-        self.send_step(pool, Response::Step { pool: name, slot: slot.0, pid, done, of, took_ms, text });
+        self.send_step(
+            pool,
+            Response::Step {
+                pool: name,
+                slot: slot.0,
+                pid,
+                done,
+                of,
+                took_ms,
+                text,
+            },
+        );
     }
 
     /// Tells the clients that wait for this pool that one more worker is replaced.
@@ -230,12 +392,18 @@ impl Supervisor {
 
     /// Whether the worker counts as ready because of its age alone.
     fn is_ready_by_age(&self, worker: WorkerId) -> bool {
-        self.engine.view().worker(worker).is_some_and(|worker| worker.by_age)
+        self.engine
+            .view()
+            .worker(worker)
+            .is_some_and(|worker| worker.by_age)
     }
 
     /// Whether that is so for at least one worker of the pool.
     pub(super) fn has_ready_by_age(&self, pool: PoolId) -> bool {
-        self.engine.view().workers().any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
+        self.engine
+            .view()
+            .workers()
+            .any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
     }
 
     /// The text for a pool that has all its workers.
@@ -263,15 +431,22 @@ impl Supervisor {
         }
         self.emit(EventBuilder::new(EventKind::Ready, text).worker(worker));
         self.stop_accept_probe(worker);
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         let mut shut = Vec::new();
         // A server that calls listen(2) on an inherited socket changes the backlog for all: set it again.
         for id in &process.spec.listeners {
-            let Some(listener) = self.listening.get(*id) else { continue };
+            let Some(listener) = self.listening.get(*id) else {
+                continue;
+            };
             if listener.is_shut() {
                 shut.push(*id);
             } else if let Err(error) = listener.restore() {
-                tracing::warn!(listen = listener.name(), "cannot restore the backlog of the socket: {error}");
+                tracing::warn!(
+                    listen = listener.name(),
+                    "cannot restore the backlog of the socket: {error}"
+                );
             }
         }
         for number in shut {
@@ -280,13 +455,28 @@ impl Supervisor {
     }
 
     fn report_death(&mut self, id: WorkerId, death: &Death) {
-        let Death { cause, failure, before_ready, early_exits, retry_in, given_up } = *death;
+        let Death {
+            cause,
+            failure,
+            before_ready,
+            early_exits,
+            retry_in,
+            given_up,
+        } = *death;
         if let Cause::NotReadyInTime | Cause::Unhealthy = cause
             && let Some(process) = self.processes.get(id)
         {
             // It still runs and is about to be killed: these are its last lines.
-            let log = process.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
-            let lived = self.engine.view().worker(id).map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
+            let log = process
+                .output
+                .as_ref()
+                .map(|output| self.log.tail(output))
+                .unwrap_or_default();
+            let lived = self
+                .engine
+                .view()
+                .worker(id)
+                .map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
             let mut reason = end_reason(cause, process.probe_error.as_deref());
             if cause == Cause::NotReadyInTime
                 && let Some(crowding) = self.crowding(id)
@@ -294,7 +484,8 @@ impl Supervisor {
                 reason = format!("{reason}; {crowding}");
             }
             let exit = last_exit(None, Some(reason.clone()), lived, log);
-            self.exit_reports.add(id, process.exit_report(exit, cause == Cause::Unhealthy));
+            self.exit_reports
+                .add(id, process.exit_report(exit, cause == Cause::Unhealthy));
             if let Some(process) = self.processes.get_mut(id) {
                 process.end_reason = Some(reason);
             }
@@ -307,7 +498,9 @@ impl Supervisor {
         let text = describe(cause, self.exit_reports.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
-            Some(span) if early_exits > 1 => format!(", {early_exits} times in a row; started again in {span}"),
+            Some(span) if early_exits > 1 => {
+                format!(", {early_exits} times in a row; started again in {span}")
+            }
             Some(span) => format!("; started again in {span}"),
             None if given_up => format!("; {}", self.no_restart_reason(id, cause)),
             None => String::new(),
@@ -318,7 +511,9 @@ impl Supervisor {
             Cause::Unhealthy => EventKind::Unhealthy,
             Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
         };
-        let event = EventBuilder::new(kind, format!("{text}{next}")).worker(id).cause(failure_cause(cause));
+        let event = EventBuilder::new(kind, format!("{text}{next}"))
+            .worker(id)
+            .cause(failure_cause(cause));
         self.emit(if failure { event.warn() } else { event });
         let is_failure = (failure && before_ready)
             || cause == Cause::NotReadyInTime
@@ -327,14 +522,21 @@ impl Supervisor {
         if given_up
             && !failure
             && let Some(pool) = self.label(id).pool
-            && self.engine.view().pool(pool).is_some_and(|view| view.state == PoolState::Done)
+            && self
+                .engine
+                .view()
+                .pool(pool)
+                .is_some_and(|view| view.state == PoolState::Done)
         {
             self.pool_up(pool, "its workers have done their work");
         }
         if is_failure && let Some(pool) = self.label(id).pool {
             let exit_report = self.exit_reports.of_worker(id);
             let mut text = text;
-            for line in exit_report.map(|o| o.exit.log.as_slice()).unwrap_or_default() {
+            for line in exit_report
+                .map(|o| o.exit.log.as_slice())
+                .unwrap_or_default()
+            {
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::sanitize::sanitize(line));
             }
@@ -343,7 +545,11 @@ impl Supervisor {
                     "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"
                 ));
             }
-            let then = if given_up { self.no_restart_reason(id, cause) } else { "still retrying".to_owned() };
+            let then = if given_up {
+                self.no_restart_reason(id, cause)
+            } else {
+                "still retrying".to_owned()
+            };
             self.pool_failed(pool, text, &then);
         }
     }
@@ -352,10 +558,15 @@ impl Supervisor {
     fn no_restart_reason(&self, id: WorkerId, cause: Cause) -> String {
         let policy = self.label(id).pool.and_then(|pool| self.pools.policy(pool));
         match (cause, policy) {
-            (Cause::Exited(Exit::Code(code)), Some(policy)) if policy.restart.never_on.contains(&code) => {
-                format!("not started again until the next roll or start: {code} is one of `restart.never_on`")
+            (Cause::Exited(Exit::Code(code)), Some(policy))
+                if policy.restart.never_on.contains(&code) =>
+            {
+                format!(
+                    "not started again until the next roll or start: {code} is one of `restart.never_on`"
+                )
             }
-            _ => "not started again until the next roll or start: `restart.policy` says so".to_owned(),
+            _ => "not started again until the next roll or start: `restart.policy` says so"
+                .to_owned(),
         }
     }
 
@@ -363,18 +574,29 @@ impl Supervisor {
         // The slot has its successor by now.
         let view = self.engine.view();
         let old = view.worker(worker).map(|old| (old.pool, old.slot));
-        let next = old.and_then(|of| view.workers().find(|next| (next.pool, next.slot) == of && is_up(next.state)));
+        let next = old.and_then(|of| {
+            view.workers()
+                .find(|next| (next.pool, next.slot) == of && is_up(next.state))
+        });
         let by_age = next.is_some_and(|next| next.by_age);
         match why {
             StopReason::Replaced if by_age => ("replaced", "its successor is alive: stopping"),
             StopReason::Replaced => ("replaced", "its successor serves: stopping"),
             StopReason::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
             StopReason::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
-            StopReason::MakesRoomForFresh => ("recycled", "a fresh worker starts once it is gone: stopping"),
-            StopReason::Recycled if by_age => ("recycled", "a fresh worker is alive in its place: stopping"),
+            StopReason::MakesRoomForFresh => (
+                "recycled",
+                "a fresh worker starts once it is gone: stopping",
+            ),
+            StopReason::Recycled if by_age => {
+                ("recycled", "a fresh worker is alive in its place: stopping")
+            }
             StopReason::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
             StopReason::Unhealthy => ("unhealthy", "failed its health check: stopping"),
-            StopReason::Unreachable => ("unreachable", "its listening socket was replaced by a new one: stopping"),
+            StopReason::Unreachable => (
+                "unreachable",
+                "its listening socket was replaced by a new one: stopping",
+            ),
             StopReason::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
             StopReason::Stop => ("stop", "stopping"),
         }
@@ -382,7 +604,9 @@ impl Supervisor {
 
     /// Names the processes that are killed: their work is cut short, and this line says which.
     fn report_kill(&mut self, id: WorkerId, reason: KillReason, waited: Span) {
-        let Some(process) = self.processes.get(id) else { return };
+        let Some(process) = self.processes.get(id) else {
+            return;
+        };
         let rest = match &process.survivors {
             // The last of them has just exited.
             Some(Some(rest)) if rest.is_empty() => return,
@@ -392,7 +616,9 @@ impl Supervisor {
         };
         let mut text = match (reason, rest) {
             (KillReason::Steps, Some(rest)) => {
-                format!("cut short {waited} after it was asked to stop: its tree had not ended, killed: {rest}")
+                format!(
+                    "cut short {waited} after it was asked to stop: its tree had not ended, killed: {rest}"
+                )
             }
             (KillReason::Cap, Some(rest)) => {
                 format!(
@@ -402,11 +628,17 @@ impl Supervisor {
             (KillReason::Now, Some(rest)) => format!("killed at once, as was asked for: {rest}"),
             (KillReason::Steps, None) => format!("did not stop within {waited}: killed"),
             (KillReason::Cap, None) => {
-                format!("killed {waited} after it was asked to stop: the stop of everything takes too long")
+                format!(
+                    "killed {waited} after it was asked to stop: the stop of everything takes too long"
+                )
             }
             (KillReason::Now, None) => "killed at once, as was asked for".to_owned(),
         };
-        let log = process.output.as_ref().map(|output| self.log.tail(output)).unwrap_or_default();
+        let log = process
+            .output
+            .as_ref()
+            .map(|output| self.log.tail(output))
+            .unwrap_or_default();
         text.push_str(&last_known(process.status_text.as_deref(), &log));
         let event = EventBuilder::new(EventKind::Kill, text).worker(id);
         self.emit(match reason {
@@ -417,16 +649,26 @@ impl Supervisor {
 
     fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
         let (code, text) = self.outcome(pool, outcome);
-        let event = EventBuilder::new(EventKind::RollEnded, text).pool(pool).cause(outcome_cause(outcome));
+        let event = EventBuilder::new(EventKind::RollEnded, text)
+            .pool(pool)
+            .cause(outcome_cause(outcome));
         let event = match outcome {
             Outcome::Done { generation, .. }
             | Outcome::Aborted { generation, .. }
             | Outcome::RolledBack { generation, .. } => event.generation(*generation),
             _ => event,
         };
-        let is_failure = matches!(outcome, Outcome::Aborted { .. } | Outcome::RolledBack { .. }) && code != 0;
+        let is_failure = matches!(
+            outcome,
+            Outcome::Aborted { .. } | Outcome::RolledBack { .. }
+        ) && code != 0;
         self.emit(if is_failure { event.error() } else { event });
-        if !matches!(outcome, Outcome::Superseded { by: SupersededBy::RollBack }) {
+        if !matches!(
+            outcome,
+            Outcome::Superseded {
+                by: SupersededBy::RollBack
+            }
+        ) {
             self.spawn_specs.hold_to(pool, None);
         }
         self.forget_generations(pool);
@@ -441,14 +683,33 @@ impl Supervisor {
         };
         let context = OutcomeContext {
             pool: self.pool_name(pool),
-            is_oneshot: self.pools.plan(pool).is_some_and(|plan| plan.kind == Kind::Oneshot),
-            has_served: self.engine.view().pool(pool).is_some_and(|view| view.last_good != Generation::NONE),
+            is_oneshot: self
+                .pools
+                .plan(pool)
+                .is_some_and(|plan| plan.kind == Kind::Oneshot),
+            has_served: self
+                .engine
+                .view()
+                .pool(pool)
+                .is_some_and(|view| view.last_good != Generation::NONE),
             culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
             blocked_by: match outcome {
-                Outcome::Aborted { failure: Failure { cause: Cause::After(other), .. }, .. }
-                | Outcome::RolledBack { failure: Failure { cause: Cause::After(other), .. }, .. } => {
-                    Some(self.pool_name(*other))
+                Outcome::Aborted {
+                    failure:
+                        Failure {
+                            cause: Cause::After(other),
+                            ..
+                        },
+                    ..
                 }
+                | Outcome::RolledBack {
+                    failure:
+                        Failure {
+                            cause: Cause::After(other),
+                            ..
+                        },
+                    ..
+                } => Some(self.pool_name(*other)),
                 _ => None,
             },
         };
@@ -479,7 +740,13 @@ impl Supervisor {
     /// Sends a line of progress to the clients that wait for this pool.
     pub(super) fn tell_waiting_clients(&mut self, pool: PoolId, text: &str) {
         for client in self.tickets.clients_of(pool) {
-            self.answer(client, &Response::Progress { text: text.to_owned() }, false);
+            self.answer(
+                client,
+                &Response::Progress {
+                    text: text.to_owned(),
+                },
+                false,
+            );
         }
     }
 
@@ -491,7 +758,8 @@ impl Supervisor {
                 self.stopping = true;
                 let cap = Some(Span::from_secs(5));
                 let stop = rotad_core::Request::Stop { cap };
-                self.inputs.push_back(rotad_core::Input::Requested(super::NO_TICKET, stop));
+                self.inputs
+                    .push_back(rotad_core::Input::Requested(super::NO_TICKET, stop));
             }
         }
     }
@@ -509,7 +777,10 @@ const ALIVE_ONLY: &str = "is alive, nothing says that it is ready";
 fn is_up(state: WorkerState) -> bool {
     match state {
         WorkerState::Ready | WorkerState::Soaking => true,
-        WorkerState::Starting | WorkerState::Stopping | WorkerState::Killing | WorkerState::KillingTree => false,
+        WorkerState::Starting
+        | WorkerState::Stopping
+        | WorkerState::Killing
+        | WorkerState::KillingTree => false,
     }
 }
 
@@ -533,7 +804,9 @@ fn outcome_cause(outcome: &Outcome) -> &'static str {
         Outcome::RolledBack { .. } => "rolled-back",
         Outcome::Superseded { .. } => "superseded",
         Outcome::Cancelled { .. } => "cancelled",
-        Outcome::ReplaceFailed { .. } | Outcome::Begins { .. } | Outcome::NothingDone(_) => "nothing",
+        Outcome::ReplaceFailed { .. } | Outcome::Begins { .. } | Outcome::NothingDone(_) => {
+            "nothing"
+        }
     }
 }
 

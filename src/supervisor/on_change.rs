@@ -30,7 +30,11 @@ pub(super) type PassedOver = BTreeMap<PoolId, (u8, String)>;
 #[derive(Debug)]
 pub(super) enum Continuation {
     /// Roll these pools, except those. `client`: who gets the reply; None: a signal.
-    Roll { client: Option<u64>, wait: Wait, pools: Vec<PoolId> },
+    Roll {
+        client: Option<u64>,
+        wait: Wait,
+        pools: Vec<PoolId>,
+    },
     /// Commit the configuration that is being applied.
     Commit,
 }
@@ -73,7 +77,10 @@ impl OnChange {
 
     /// When the oldest comparison has taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.rounds.values().map(|round| round.since + COMPARISON_TIMEOUT).min()
+        self.rounds
+            .values()
+            .map(|round| round.since + COMPARISON_TIMEOUT)
+            .min()
     }
 
     /// Moves the deadlines after a pause of the whole process.
@@ -86,17 +93,33 @@ impl OnChange {
         self.hanging.remove(&pool);
         let round = self.rounds.get_mut(&number)?;
         round.found.insert(pool, found);
-        if round.is_over() { self.rounds.remove(&number) } else { None }
+        if round.is_over() {
+            self.rounds.remove(&number)
+        } else {
+            None
+        }
     }
 
     /// Removes the rounds that have taken too long; what is missing counts as unknown.
     fn overdue(&mut self, now: Instant) -> Vec<ComparisonRound> {
         let late = |round: &ComparisonRound| round.since + COMPARISON_TIMEOUT <= now;
-        let numbers: Vec<u64> =
-            self.rounds.iter().filter(|(_, round)| late(round)).map(|(number, _)| *number).collect();
-        let mut rounds: Vec<ComparisonRound> = numbers.iter().filter_map(|number| self.rounds.remove(number)).collect();
+        let numbers: Vec<u64> = self
+            .rounds
+            .iter()
+            .filter(|(_, round)| late(round))
+            .map(|(number, _)| *number)
+            .collect();
+        let mut rounds: Vec<ComparisonRound> = numbers
+            .iter()
+            .filter_map(|number| self.rounds.remove(number))
+            .collect();
         for round in &mut rounds {
-            for pool in round.pinned.keys().filter(|pool| !round.found.contains_key(*pool)).copied().collect::<Vec<_>>()
+            for pool in round
+                .pinned
+                .keys()
+                .filter(|pool| !round.found.contains_key(*pool))
+                .copied()
+                .collect::<Vec<_>>()
             {
                 self.hanging.insert(pool);
                 round.found.insert(pool, Comparison::Unknown(hangs()));
@@ -107,13 +130,20 @@ impl OnChange {
 }
 
 fn hangs() -> String {
-    format!("its program or folder could not be looked at within {} s: a disk hangs?", COMPARISON_TIMEOUT.as_secs())
+    format!(
+        "its program or folder could not be looked at within {} s: a disk hangs?",
+        COMPARISON_TIMEOUT.as_secs()
+    )
 }
 
 impl Supervisor {
     /// Those of `pools` that may be passed over, with the paths to compare.
     pub(super) fn comparisons_for_roll(&self, pools: &[PoolId]) -> Vec<(PoolId, Arc<PinnedPaths>)> {
-        let on_change = |pool: &PoolId| self.pools.plan(*pool).is_some_and(|plan| plan.roll_on == RollOn::Change);
+        let on_change = |pool: &PoolId| {
+            self.pools
+                .plan(*pool)
+                .is_some_and(|plan| plan.roll_on == RollOn::Change)
+        };
         pools
             .iter()
             .filter(|pool| on_change(pool))
@@ -142,9 +172,17 @@ impl Supervisor {
             return Vec::new();
         }
         let diff = plan::diff(&self.plan, &pending.plan);
-        let kept = |name: &str| matches!(change_of(&diff, name), PoolChange::Same | PoolChange::Adjusted { .. });
-        let kept = meant.filter(|pool| kept(&pool.name)).filter_map(|pool| self.pools.find(&pool.name));
-        kept.filter_map(|pool| Some((pool, self.comparable_paths(pool)?))).collect()
+        let kept = |name: &str| {
+            matches!(
+                change_of(&diff, name),
+                PoolChange::Same | PoolChange::Adjusted { .. }
+            )
+        };
+        let kept = meant
+            .filter(|pool| kept(&pool.name))
+            .filter_map(|pool| self.pools.find(&pool.name));
+        kept.filter_map(|pool| Some((pool, self.comparable_paths(pool)?)))
+            .collect()
     }
 
     /// The paths that the current generation is pinned to. None if the pool is rolled or answered without a comparison:
@@ -152,22 +190,41 @@ impl Supervisor {
     /// have changed files. During a rolling restart, the generation being rolled out counts: another roll to the same
     /// would only start over.
     fn comparable_paths(&self, pool: PoolId) -> Option<Arc<PinnedPaths>> {
-        let view = self.engine.view().pool(pool).filter(|_| !self.stopping && !self.pools.stopped_by_operator(pool))?;
+        let view = self
+            .engine
+            .view()
+            .pool(pool)
+            .filter(|_| !self.stopping && !self.pools.stopped_by_operator(pool))?;
         let rolls = view.state == PoolState::Reloading;
         // A roll that waits already is joined: that costs no restart.
         if view.roll.waiting || !view.roll.after.is_empty() || !view.held_by.is_empty() {
             return None;
         }
-        let generation = if rolls { rotad_core::Generation(view.roll.generation) } else { view.fill_generation };
+        let generation = if rolls {
+            rotad_core::Generation(view.roll.generation)
+        } else {
+            view.fill_generation
+        };
         if view.outdated > 0 || !rolls && view.serving.iter().any(|(of, _)| *of != generation) {
             return None;
         }
-        let alike = self.pools.next_spec(pool)?.is_alike(self.pools.spec_of(pool, generation)?);
-        if alike { self.spawn_specs.pinned(pool, generation).cloned() } else { None }
+        let alike = self
+            .pools
+            .next_spec(pool)?
+            .is_alike(self.pools.spec_of(pool, generation)?);
+        if alike {
+            self.spawn_specs.pinned(pool, generation).cloned()
+        } else {
+            None
+        }
     }
 
     /// Starts the comparisons; `then` is done when all results are there.
-    pub(super) fn start_comparison(&mut self, comparisons: Vec<(PoolId, Arc<PinnedPaths>)>, then: Continuation) {
+    pub(super) fn start_comparison(
+        &mut self,
+        comparisons: Vec<(PoolId, Arc<PinnedPaths>)>,
+        then: Continuation,
+    ) {
         self.on_change.last += 1;
         let number = self.on_change.last;
         let mut found = BTreeMap::new();
@@ -175,10 +232,18 @@ impl Supervisor {
             if self.on_change.hanging.contains(pool) {
                 found.insert(*pool, Comparison::Unknown(hangs()));
             } else if let Err(error) = self.blocking.compare(number, *pool, pinned.clone()) {
-                found.insert(*pool, Comparison::Unknown(format!("no thread can be had to look at it: {error}")));
+                found.insert(
+                    *pool,
+                    Comparison::Unknown(format!("no thread can be had to look at it: {error}")),
+                );
             }
         }
-        let round = ComparisonRound { pinned: comparisons.into_iter().collect(), found, since: Instant::now(), then };
+        let round = ComparisonRound {
+            pinned: comparisons.into_iter().collect(),
+            found,
+            since: Instant::now(),
+            then,
+        };
         if round.is_over() {
             return self.finish_comparison(round);
         }
@@ -206,7 +271,11 @@ impl Supervisor {
     /// Everything stops: nothing is rolled.
     pub(super) fn cancel_comparisons(&mut self) {
         for (_, round) in std::mem::take(&mut self.on_change.rounds) {
-            if let Continuation::Roll { client: Some(client), .. } = round.then {
+            if let Continuation::Roll {
+                client: Some(client),
+                ..
+            } = round.then
+            {
                 self.done(client, 1, "superseded: everything stops".to_owned());
             }
         }
@@ -214,18 +283,29 @@ impl Supervisor {
 
     /// All results are there: decides which pools are passed over, and continues.
     fn finish_comparison(&mut self, round: ComparisonRound) {
-        let ComparisonRound { pinned, found, then, .. } = round;
+        let ComparisonRound {
+            pinned,
+            found,
+            then,
+            ..
+        } = round;
         let mut passed_over = PassedOver::new();
         for (pool, found) in found {
             // The pool may have changed meanwhile: then the comparison no longer applies.
-            let still =
-                self.comparable_paths(pool).zip(pinned.get(&pool)).is_some_and(|(now, then)| Arc::ptr_eq(&now, then));
+            let still = self
+                .comparable_paths(pool)
+                .zip(pinned.get(&pool))
+                .is_some_and(|(now, then)| Arc::ptr_eq(&now, then));
             if still && let Some(said) = self.passed_over_reason(pool, &found) {
                 passed_over.insert(pool, said);
             }
         }
         match then {
-            Continuation::Roll { client, wait, pools } => self.roll_except(client, wait, &pools, &passed_over),
+            Continuation::Roll {
+                client,
+                wait,
+                pools,
+            } => self.roll_except(client, wait, &pools, &passed_over),
             Continuation::Commit => match self.reloads.take() {
                 Some((request, ReloadStage::Comparing(pending, oneshots))) => {
                     self.commit_after_oneshots(request, &pending, oneshots, &passed_over)
@@ -244,17 +324,28 @@ impl Supervisor {
         match found {
             Comparison::Changed => None,
             Comparison::Same => {
-                let since = if view.state == PoolState::Reloading { " since its rolling restart began" } else { "" };
+                let since = if view.state == PoolState::Reloading {
+                    " since its rolling restart began"
+                } else {
+                    ""
+                };
                 let few = if view.ready < view.wanted && since.is_empty() {
                     format!("; {} of {} are ready", view.ready, view.wanted)
                 } else {
                     String::new()
                 };
                 let why = "passed over (reload.on = \"change\")";
-                Some((0, format!("{name}: unchanged{since}, {why}{few}; `rotad roll {name}` rolls it")))
+                Some((
+                    0,
+                    format!("{name}: unchanged{since}, {why}{few}; `rotad roll {name}` rolls it"),
+                ))
             }
             Comparison::Unknown(why) => {
-                let (code, serves) = if view.ready == 0 { (1, "nobody serves") } else { (10, "it serves on as it is") };
+                let (code, serves) = if view.ready == 0 {
+                    (1, "nobody serves")
+                } else {
+                    (10, "it serves on as it is")
+                };
                 let text = format!(
                     "{name}: not rolled: whether it has changed (reload.on = \"change\") cannot be seen: {why}\n{serves}; \
                      `rotad roll {name}` tries to roll it all the same"
@@ -268,20 +359,35 @@ impl Supervisor {
     pub(super) fn report_passed_over(&mut self, wait: Option<WaitId>, passed_over: &PassedOver) {
         for (pool, (code, text)) in passed_over {
             let event = EventBuilder::new(EventKind::PassedOver, text.clone()).pool(*pool);
-            self.emit(if *code == 0 { event.cause("unchanged") } else { event.cause("unseen").error() });
+            self.emit(if *code == 0 {
+                event.cause("unchanged")
+            } else {
+                event.cause("unseen").error()
+            });
             if let Some(wait) = wait {
                 self.tickets.note(wait, *code, text.clone());
             }
         }
     }
 
-    fn roll_except(&mut self, client: Option<u64>, wait: Wait, pools: &[PoolId], passed_over: &PassedOver) {
-        let rolled: Vec<PoolId> = pools.iter().filter(|pool| !passed_over.contains_key(*pool)).copied().collect();
+    fn roll_except(
+        &mut self,
+        client: Option<u64>,
+        wait: Wait,
+        pools: &[PoolId],
+        passed_over: &PassedOver,
+    ) {
+        let rolled: Vec<PoolId> = pools
+            .iter()
+            .filter(|pool| !passed_over.contains_key(*pool))
+            .copied()
+            .collect();
         let waits = client.filter(|_| wait != Wait::No);
         let waiting = self.tickets.open(waits, wait == Wait::Drained);
         self.report_passed_over(Some(waiting), passed_over);
         if rolled.is_empty() {
-            self.tickets.note(waiting, 0, "no pool was rolled".to_owned());
+            self.tickets
+                .note(waiting, 0, "no pool was rolled".to_owned());
         }
         if let (Some(client), Wait::No) = (client, wait) {
             let first = if rolled.is_empty() {
@@ -289,9 +395,16 @@ impl Supervisor {
             } else {
                 format!("rolling {}", self.names(&rolled))
             };
-            let lines: Vec<&str> =
-                passed_over.values().map(|(_, text)| text.as_str()).chain([first.as_str()]).collect();
-            let code = passed_over.values().map(|(code, _)| *code).max().unwrap_or(0);
+            let lines: Vec<&str> = passed_over
+                .values()
+                .map(|(_, text)| text.as_str())
+                .chain([first.as_str()])
+                .collect();
+            let code = passed_over
+                .values()
+                .map(|(code, _)| *code)
+                .max()
+                .unwrap_or(0);
             self.done(client, code, lines.join("\n"));
         }
         self.check_all_listeners();
@@ -309,27 +422,45 @@ mod tests {
 
     fn round(since: Instant) -> ComparisonRound {
         let pinned = BTreeMap::from([(PoolId(0), pinned()), (PoolId(1), pinned())]);
-        ComparisonRound { pinned, found: BTreeMap::new(), since, then: Continuation::Commit }
+        ComparisonRound {
+            pinned,
+            found: BTreeMap::new(),
+            since,
+            then: Continuation::Commit,
+        }
     }
 
     #[test]
     fn a_round_ends_with_its_last_comparison() {
         let now = Instant::now();
-        let mut comparisons =
-            OnChange { rounds: BTreeMap::from([(1, round(now)), (2, round(now))]), ..OnChange::default() };
+        let mut comparisons = OnChange {
+            rounds: BTreeMap::from([(1, round(now)), (2, round(now))]),
+            ..OnChange::default()
+        };
         assert!(comparisons.add(1, PoolId(0), Comparison::Same).is_none());
         assert!(comparisons.add(2, PoolId(1), Comparison::Same).is_none());
-        let over = comparisons.add(1, PoolId(1), Comparison::Changed).expect("the first round");
-        assert!(matches!((&over.found[&PoolId(0)], &over.found[&PoolId(1)]), (Comparison::Same, Comparison::Changed)));
+        let over = comparisons
+            .add(1, PoolId(1), Comparison::Changed)
+            .expect("the first round");
+        assert!(matches!(
+            (&over.found[&PoolId(0)], &over.found[&PoolId(1)]),
+            (Comparison::Same, Comparison::Changed)
+        ));
         assert!(comparisons.is_active(), "the other one goes on");
-        assert!(comparisons.add(1, PoolId(0), Comparison::Same).is_none(), "nobody waits for it any more");
+        assert!(
+            comparisons.add(1, PoolId(0), Comparison::Same).is_none(),
+            "nobody waits for it any more"
+        );
     }
 
     /// A path that hangs costs one wait and one thread; when the job comes back, its pool is compared again.
     #[test]
     fn a_hanging_comparison_is_abandoned() {
         let now = Instant::now();
-        let mut comparisons = OnChange { rounds: BTreeMap::from([(1, round(now))]), ..OnChange::default() };
+        let mut comparisons = OnChange {
+            rounds: BTreeMap::from([(1, round(now))]),
+            ..OnChange::default()
+        };
         assert!(comparisons.add(1, PoolId(0), Comparison::Same).is_none());
         assert!(comparisons.overdue(now).is_empty());
         let late = comparisons.deadline().expect("a deadline");

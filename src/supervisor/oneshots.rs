@@ -32,8 +32,15 @@ fn all_before(plan: &Plan, pool: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut ask = vec![pool.to_owned()];
     while let Some(name) = ask.pop() {
-        let Some(pool) = plan.pools.iter().find(|pool| pool.name == name) else { continue };
-        ask.extend(pool.after.iter().filter(|before| found.insert((*before).clone())).cloned());
+        let Some(pool) = plan.pools.iter().find(|pool| pool.name == name) else {
+            continue;
+        };
+        ask.extend(
+            pool.after
+                .iter()
+                .filter(|before| found.insert((*before).clone()))
+                .cloned(),
+        );
     }
     found
 }
@@ -50,8 +57,15 @@ impl Supervisor {
         let named: BTreeSet<String> = match request.extent {
             ReloadScope::ConfigOnly => BTreeSet::new(),
             ReloadScope::Everything | ReloadScope::DryRun => {
-                let chosen = plan.pools.iter().filter(|pool| is_meant(&request.which, pool));
-                chosen.flat_map(|pool| std::iter::once(pool.name.clone()).chain(all_before(plan, &pool.name))).collect()
+                let chosen = plan
+                    .pools
+                    .iter()
+                    .filter(|pool| is_meant(&request.which, pool));
+                chosen
+                    .flat_map(|pool| {
+                        std::iter::once(pool.name.clone()).chain(all_before(plan, &pool.name))
+                    })
+                    .collect()
             }
         };
         let changed: BTreeSet<String> = plan::diff(&self.plan, plan)
@@ -60,16 +74,30 @@ impl Supervisor {
             .filter(|pool| matches!(pool.change, PoolChange::Added | PoolChange::Rolled { .. }))
             .map(|pool| pool.name)
             .collect();
-        let rests = |name: &str| self.pools.find(name).is_some_and(|pool| self.pools.stopped_by_operator(pool));
-        let waiting = plan.pools.iter().filter(|pool| pool.kind == Kind::Oneshot).map(|pool| &pool.name);
-        let waiting = waiting.filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
-        Oneshots { waiting: waiting.cloned().collect(), ..Oneshots::default() }
+        let rests = |name: &str| {
+            self.pools
+                .find(name)
+                .is_some_and(|pool| self.pools.stopped_by_operator(pool))
+        };
+        let waiting = plan
+            .pools
+            .iter()
+            .filter(|pool| pool.kind == Kind::Oneshot)
+            .map(|pool| &pool.name);
+        let waiting = waiting
+            .filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
+        Oneshots {
+            waiting: waiting.cloned().collect(),
+            ..Oneshots::default()
+        }
     }
 
     /// Starts the oneshots whose turn it is. After the last one, the configuration is committed.
     pub(super) fn continue_oneshots(&mut self) {
         self.reloads.resume_pending = false;
-        let Some((request, stage)) = self.reloads.take() else { return };
+        let Some((request, stage)) = self.reloads.take() else {
+            return;
+        };
         let ReloadStage::RunningOneshots(pending, mut oneshots) = stage else {
             return self.reloads.put(request, stage);
         };
@@ -81,16 +109,26 @@ impl Supervisor {
             if comparisons.is_empty() {
                 return self.commit_after_oneshots(request, &pending, oneshots, &PassedOver::new());
             }
-            self.reloads.put(request, ReloadStage::Comparing(pending, oneshots));
+            self.reloads
+                .put(request, ReloadStage::Comparing(pending, oneshots));
             return self.start_comparison(comparisons, Continuation::Commit);
         }
         let waits = |name: &String, oneshots: &Oneshots, supervisor: &Self| {
             let before = all_before(&pending.plan, name);
-            oneshots.waiting.iter().any(|other| other != name && before.contains(other))
-                || oneshots.running.keys().any(|pool| before.contains(supervisor.pools.name(*pool)))
+            oneshots
+                .waiting
+                .iter()
+                .any(|other| other != name && before.contains(other))
+                || oneshots
+                    .running
+                    .keys()
+                    .any(|pool| before.contains(supervisor.pools.name(*pool)))
         };
-        let (later, mut now): (Vec<String>, Vec<String>) =
-            oneshots.waiting.iter().cloned().partition(|name| waits(name, &oneshots, self));
+        let (later, mut now): (Vec<String>, Vec<String>) = oneshots
+            .waiting
+            .iter()
+            .cloned()
+            .partition(|name| waits(name, &oneshots, self));
         oneshots.waiting = later;
         if now.is_empty() && oneshots.running.is_empty() {
             // The configuration refuses cycles; this keeps one from waiting without end.
@@ -102,7 +140,8 @@ impl Supervisor {
             requests.extend(self.oneshot_requests(&pending, &mut oneshots, &name));
         }
         // Before the inputs: they may end the phase immediately.
-        self.reloads.put(request, ReloadStage::RunningOneshots(pending, oneshots));
+        self.reloads
+            .put(request, ReloadStage::RunningOneshots(pending, oneshots));
         for (ticket, request) in requests {
             self.input(Input::Requested(ticket, request));
         }
@@ -116,7 +155,13 @@ impl Supervisor {
         oneshots: Oneshots,
         passed_over: &PassedOver,
     ) {
-        self.commit(request, pending, oneshots.replaced, &oneshots.before.into_keys().collect(), passed_over);
+        self.commit(
+            request,
+            pending,
+            oneshots.replaced,
+            &oneshots.before.into_keys().collect(),
+            passed_over,
+        );
     }
 
     fn oneshot_requests(
@@ -125,37 +170,59 @@ impl Supervisor {
         oneshots: &mut Oneshots,
         name: &str,
     ) -> Vec<(Ticket, Request)> {
-        let Some(spec) = pending.pool(name).and_then(|pool| pending.spec(pool)) else { return Vec::new() };
-        if let Some(other) =
-            self.pools.find(name).filter(|pool| self.pools.plan(*pool).is_none_or(|plan| plan.kind != Kind::Oneshot))
-        {
+        let Some(spec) = pending.pool(name).and_then(|pool| pending.spec(pool)) else {
+            return Vec::new();
+        };
+        if let Some(other) = self.pools.find(name).filter(|pool| {
+            self.pools
+                .plan(*pool)
+                .is_none_or(|plan| plan.kind != Kind::Oneshot)
+        }) {
             self.pools.mark_removed(other);
             oneshots.replaced.push(other);
         }
-        let known = self.pools.find(name).and_then(|pool| Some((pool, self.pools.next_spec(pool)?.clone())));
+        let known = self
+            .pools
+            .find(name)
+            .and_then(|pool| Some((pool, self.pools.next_spec(pool)?.clone())));
         let Some((pool, before)) = known else {
             let pool = self.pools.add(spec);
             oneshots.before.insert(pool, None);
             oneshots.running.insert(pool, None);
             let policy = self.pools.policy(pool);
-            return policy.map(|policy| (super::NO_TICKET, Request::EnsurePool(pool, policy))).into_iter().collect();
+            return policy
+                .map(|policy| (super::NO_TICKET, Request::EnsurePool(pool, policy)))
+                .into_iter()
+                .collect();
         };
         let ticket = self.tickets.standalone();
         let same = before.is_alike(&spec);
         self.pools.set_next_spec(pool, Arc::new(spec));
         oneshots.before.insert(pool, Some(before));
         oneshots.running.insert(pool, Some(ticket));
-        let Some(policy) = self.pools.policy(pool) else { return Vec::new() };
+        let Some(policy) = self.pools.policy(pool) else {
+            return Vec::new();
+        };
         if same {
             // Same spec: a run that is under way ends before the next one begins.
-            return vec![(super::NO_TICKET, Request::EnsurePool(pool, policy)), (ticket, Request::Roll(pool))];
+            return vec![
+                (super::NO_TICKET, Request::EnsurePool(pool, policy)),
+                (ticket, Request::Roll(pool)),
+            ];
         }
         vec![(ticket, Request::Reconfigure { pool, policy })]
     }
 
     /// Takes the engine's reply to a oneshot's ticket. False: the ticket is not a oneshot's.
-    pub(super) fn oneshot_ended(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) -> bool {
-        let Some(oneshots) = self.reloads.oneshots() else { return false };
+    pub(super) fn oneshot_ended(
+        &mut self,
+        ticket: Ticket,
+        pool: PoolId,
+        outcome: &Outcome,
+    ) -> bool {
+        let Some(oneshots) = self.reloads.oneshots() else {
+            return false;
+        };
         if oneshots.running.get(&pool) != Some(&Some(ticket)) {
             return false;
         }
@@ -172,9 +239,12 @@ impl Supervisor {
         };
         let why = match (outcome, culprit) {
             (Outcome::Done { .. }, _) => None,
-            (_, Some(failure)) => {
-                Some(reason(failure, failure.worker.and_then(|worker| self.exit_reports.of_worker(worker))))
-            }
+            (_, Some(failure)) => Some(reason(
+                failure,
+                failure
+                    .worker
+                    .and_then(|worker| self.exit_reports.of_worker(worker)),
+            )),
             (Outcome::Superseded { by }, _) => Some(superseded(*by).to_owned()),
             _ => Some("it is not there any more".to_owned()),
         };
@@ -211,13 +281,19 @@ impl Supervisor {
 
     /// The old configuration stays in force, including that of the oneshots; new sockets are closed again.
     fn oneshots_failed(&mut self, request: ReloadRequest, oneshots: Oneshots, why: &str) {
-        oneshots.replaced.iter().for_each(|pool| self.pools.unmark_removed(*pool));
+        oneshots
+            .replaced
+            .iter()
+            .for_each(|pool| self.pools.unmark_removed(*pool));
         for (pool, before) in oneshots.before {
             match before {
                 Some(before) => {
                     self.pools.set_next_spec(pool, before);
                     if let Some(policy) = self.pools.policy(pool) {
-                        self.input(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
+                        self.input(Input::Requested(
+                            super::NO_TICKET,
+                            Request::EnsurePool(pool, policy),
+                        ));
                     }
                 }
                 None => {
@@ -228,6 +304,10 @@ impl Supervisor {
         }
         self.refresh_plan();
         self.close_unused();
-        self.finish_unchanged(request, 10, format!("{why}\nnothing was changed or rolled: everything is as it was"));
+        self.finish_unchanged(
+            request,
+            10,
+            format!("{why}\nnothing was changed or rolled: everything is as it was"),
+        );
     }
 }

@@ -68,7 +68,12 @@ impl Orphans {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let now = self.more_to_reap.then(Instant::now);
         let due = self.at.filter(|_| !self.scanner.is_busy());
-        self.scanner.deadline().into_iter().chain(due).chain(now).min()
+        self.scanner
+            .deadline()
+            .into_iter()
+            .chain(due)
+            .chain(now)
+            .min()
     }
 
     /// Why a tree is not gone although its worker has exited, for people.
@@ -110,7 +115,11 @@ impl Supervisor {
     /// The first process has exited during its stop: what is left of its tree receives `signal` and may finish. Mostly
     /// nothing is left, and that is known immediately.
     pub(super) fn signal_remaining(&mut self, id: WorkerId, signal: Option<Signal>) {
-        if self.processes.get(id).is_none_or(|process| process.child().is_none()) {
+        if self
+            .processes
+            .get(id)
+            .is_none_or(|process| process.child().is_none())
+        {
             return self.tree_gone(id);
         }
         if !reaper::has_orphans() && !self.processes.cgroup_is_populated(id) {
@@ -126,7 +135,9 @@ impl Supervisor {
     /// Sends a polite signal to every process of a worker's tree; the worker itself gets it immediately, the others
     /// from the next scan.
     pub(super) fn signal_tree(&mut self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.processes.get(id) else { return };
+        let Some(process) = self.processes.get(id) else {
+            return;
+        };
         let has_process = process.child().is_some();
         if process.exit.is_none() {
             self.processes.signal(id, signal);
@@ -143,7 +154,10 @@ impl Supervisor {
         self.orphans.number += 1;
         let number = self.orphans.number;
         if let Some(process) = self.processes.get_mut(id) {
-            process.tree_signal = Some(TreeSignal { number, signal: signal.0 });
+            process.tree_signal = Some(TreeSignal {
+                number,
+                signal: signal.0,
+            });
         }
     }
 
@@ -164,8 +178,12 @@ impl Supervisor {
     }
 
     fn on_finishing_progress(&mut self, id: WorkerId, rest: Vec<Member>, unowned: bool) {
-        let Some(process) = self.processes.get_mut(id) else { return };
-        let Some(known) = &mut process.survivors else { return };
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let Some(known) = &mut process.survivors else {
+            return;
+        };
         let gone = rest.is_empty() && !unowned;
         *known = Some(rest);
         if gone && !self.processes.cgroup_is_populated(id) {
@@ -174,8 +192,12 @@ impl Supervisor {
     }
 
     fn log_tree_signal(&mut self, id: WorkerId, members: &[Member]) {
-        let Some(process) = self.processes.get(id) else { return };
-        let Some(passed) = process.tree_signal else { return };
+        let Some(process) = self.processes.get(id) else {
+            return;
+        };
+        let Some(passed) = process.tree_signal else {
+            return;
+        };
         let name = signals::name(passed.signal);
         let note = match process.exit {
             Some(exit) => {
@@ -186,9 +208,11 @@ impl Supervisor {
                 );
                 EventBuilder::new(EventKind::Signal, text)
             }
-            None => {
-                EventBuilder::new(EventKind::Signal, format!("SIG{name} sent to {}", list_members(members))).debug()
-            }
+            None => EventBuilder::new(
+                EventKind::Signal,
+                format!("SIG{name} sent to {}", list_members(members)),
+            )
+            .debug(),
         };
         self.emit(note.worker(id).cause("tree"));
     }
@@ -203,7 +227,9 @@ impl Supervisor {
         self.orphans.at = None;
         let question = self.scan_request();
         if let Err(error) = self.orphans.scanner.scan(question) {
-            tracing::warn!("what workers have left behind cannot be looked for: {error}; tried again");
+            tracing::warn!(
+                "what workers have left behind cannot be looked for: {error}; tried again"
+            );
             self.orphans.at = Some(Instant::now() + SCAN_DELAY);
         }
     }
@@ -235,7 +261,8 @@ impl Supervisor {
 
     /// Children have exited: reaps the orphans among them, and schedules a scan for others.
     pub(super) fn reap_orphans(&mut self) {
-        self.orphans.more_to_reap = reaper::reap_orphans(MAX_REAPED_PER_TURN).len() == MAX_REAPED_PER_TURN;
+        self.orphans.more_to_reap =
+            reaper::reap_orphans(MAX_REAPED_PER_TURN).len() == MAX_REAPED_PER_TURN;
         if self.shutdown.is_some() {
             // They were killed and are about to be gone.
             return self.scan_orphans();
@@ -245,8 +272,18 @@ impl Supervisor {
 
     /// Takes the result of a scan.
     pub(super) fn on_orphan_scan(&mut self) {
-        let Some(found) = self.orphans.scanner.found() else { return };
-        let Found { swept, left, unowned, ended, finishing, unattributed, signalled } = found;
+        let Some(found) = self.orphans.scanner.found() else {
+            return;
+        };
+        let Found {
+            swept,
+            left,
+            unowned,
+            ended,
+            finishing,
+            unattributed,
+            signalled,
+        } = found;
         if self.shutdown.is_some() {
             self.orphans.left = Some(left);
             self.orphans.at = Some(Instant::now() + RESCAN_DELAY);
@@ -256,8 +293,16 @@ impl Supervisor {
         for (id, members) in signalled {
             self.log_tree_signal(id, &members);
         }
-        if self.processes.iter().all(|(_, process)| process.tree_signal.is_none()) {
-            self.orphans.signalled.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        if self
+            .processes
+            .iter()
+            .all(|(_, process)| process.tree_signal.is_none())
+        {
+            self.orphans
+                .signalled
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clear();
         }
         for (id, rest) in finishing {
             self.on_finishing_progress(id, rest, unattributed > 0);
@@ -275,12 +320,22 @@ impl Supervisor {
     }
 
     fn on_tree_progress(&mut self, id: WorkerId, killed: usize, left: usize) {
-        let logged = self.processes.get(id).is_some_and(|process| process.survivors_logged);
+        let logged = self
+            .processes
+            .get(id)
+            .is_some_and(|process| process.survivors_logged);
         if killed > 0 && !logged {
-            let many = if killed == 1 { "one process".to_owned() } else { format!("{killed} processes") };
+            let many = if killed == 1 {
+                "one process".to_owned()
+            } else {
+                format!("{killed} processes")
+            };
             self.emit(
-                EventBuilder::new(EventKind::DescendantsKilled, format!("killed {many} that the worker left behind"))
-                    .worker(id),
+                EventBuilder::new(
+                    EventKind::DescendantsKilled,
+                    format!("killed {many} that the worker left behind"),
+                )
+                .worker(id),
             );
             self.report_daemonized_worker(id);
         }
@@ -317,8 +372,12 @@ impl Supervisor {
     /// What is still there when the master exits, for people.
     pub(super) fn leftovers_text(&self) -> String {
         match self.orphans.left {
-            Some(1) => "one process that a worker left behind cannot be ended by the kernel".to_owned(),
-            Some(many) => format!("{many} processes that workers left behind cannot be ended by the kernel"),
+            Some(1) => {
+                "one process that a worker left behind cannot be ended by the kernel".to_owned()
+            }
+            Some(many) => {
+                format!("{many} processes that workers left behind cannot be ended by the kernel")
+            }
             None => "what workers left behind could not be looked for in time".to_owned(),
         }
     }
@@ -334,17 +393,25 @@ impl Supervisor {
         let (unowned, ended) = std::mem::take(&mut self.orphans.unowned);
         for (pid, start_time) in ended {
             // Identified by its start time. A child of ours keeps its pid until it is reaped, and nobody else reaps it.
-            if !self.processes.pids().contains(&pid) && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time) {
+            if !self.processes.pids().contains(&pid)
+                && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time)
+            {
                 reaper::reap_one_of(pid);
             }
         }
         let strange = |one: &UnownedProcess| {
             let (pid, start_time) = one.identity;
-            let lives = Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie());
+            let lives =
+                Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie());
             lives && !self.processes.pids().contains(&pid)
         };
         let unowned: Vec<UnownedProcess> = unowned.into_iter().filter(strange).collect();
-        for UnownedProcess { identity: (pid, _), name, silent } in unowned.iter().take(MAX_NAMED) {
+        for UnownedProcess {
+            identity: (pid, _),
+            name,
+            silent,
+        } in unowned.iter().take(MAX_NAMED)
+        {
             let name = crate::observe::sanitize::sanitize(name.as_bytes());
             let why = match silent {
                 true => "it hangs in the kernel (a disk?) and cannot be asked whose it is",
@@ -373,7 +440,13 @@ pub(super) fn list_members(members: &[Member]) -> String {
     let some: Vec<String> = members
         .iter()
         .take(MAX_NAMED)
-        .map(|member| format!("{} (pid {})", sanitize(member.name.as_bytes()), member.identity.0))
+        .map(|member| {
+            format!(
+                "{} (pid {})",
+                sanitize(member.name.as_bytes()),
+                member.identity.0
+            )
+        })
         .collect();
     text.push_str(&some.join(", "));
     if members.len() > MAX_NAMED {

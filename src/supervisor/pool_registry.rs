@@ -19,7 +19,12 @@ pub(super) struct PoolSpec {
 impl PoolSpec {
     /// Whether both specs would spawn exactly the same worker.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
-        let names = |of: &Self| of.sockets.iter().map(|socket| socket.name.clone()).collect::<Vec<_>>();
+        let names = |of: &Self| {
+            of.sockets
+                .iter()
+                .map(|socket| socket.name.clone())
+                .collect::<Vec<_>>()
+        };
         // The indices in `listen` refer to plans that no longer exist.
         let mut recipe = other.plan.recipe.clone();
         recipe.listen.clone_from(&self.plan.recipe.listen);
@@ -35,7 +40,11 @@ impl PoolSpec {
     fn adjust(&mut self, to: &PoolPlan) {
         let own = &mut self.plan;
         let (readiness, ready_timeout) = (own.policy.readiness, own.policy.ready_timeout);
-        own.policy = Policy { readiness, ready_timeout, ..to.policy.clone() };
+        own.policy = Policy {
+            readiness,
+            ready_timeout,
+            ..to.policy.clone()
+        };
         own.after.clone_from(&to.after);
         own.essential = to.essential;
         own.recycle = to.recycle;
@@ -103,7 +112,11 @@ impl PoolRegistry {
 
     /// Removed pools whose workers may still finish.
     pub(super) fn removed(&self) -> Vec<PoolId> {
-        self.entries.iter().filter(|(_, entry)| entry.removed).map(|(id, _)| *id).collect()
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.removed)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     pub(super) fn forget(&mut self, pool: PoolId) {
@@ -135,7 +148,11 @@ impl PoolRegistry {
         Some(Policy {
             kind,
             count: entry.scaled.unwrap_or(plan.policy.count),
-            after: plan.after.iter().filter_map(|name| self.find(name)).collect(),
+            after: plan
+                .after
+                .iter()
+                .filter_map(|name| self.find(name))
+                .collect(),
             essential: plan.essential,
             ..plan.policy.clone()
         })
@@ -147,12 +164,17 @@ impl PoolRegistry {
 
     /// The pool of this name in the configuration.
     pub(super) fn find(&self, name: &str) -> Option<PoolId> {
-        self.iter().find(|(_, plan)| plan.name == name).map(|(id, _)| id)
+        self.iter()
+            .find(|(_, plan)| plan.name == name)
+            .map(|(id, _)| id)
     }
 
     /// The pools of the configuration.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &PoolPlan)> {
-        self.entries.iter().filter(|(_, entry)| !entry.removed).map(|(id, entry)| (*id, &entry.next_spec.plan))
+        self.entries
+            .iter()
+            .filter(|(_, entry)| !entry.removed)
+            .map(|(id, entry)| (*id, &entry.next_spec.plan))
     }
 
     pub(super) fn names(&self) -> Vec<&str> {
@@ -161,8 +183,12 @@ impl PoolRegistry {
 
     /// The pools of a kind. None: all pools except oneshots.
     pub(super) fn of_kind(&self, kind: Option<Kind>) -> Vec<PoolId> {
-        let wanted = |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Oneshot, |kind| plan.kind == kind);
-        self.iter().filter(|(_, plan)| wanted(plan)).map(|(id, _)| id).collect()
+        let wanted =
+            |plan: &PoolPlan| kind.map_or(plan.kind != Kind::Oneshot, |kind| plan.kind == kind);
+        self.iter()
+            .filter(|(_, plan)| wanted(plan))
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// The same pools in dependency order: each after those that it comes after, directly or indirectly; otherwise in
@@ -171,7 +197,8 @@ impl PoolRegistry {
         let mut ordered = Vec::new();
         let mut seen = BTreeSet::new();
         // Depth-first: a pool goes on the stack twice, and is appended the second time, after its dependencies.
-        let mut stack: Vec<(PoolId, bool)> = pools.iter().rev().map(|pool| (*pool, false)).collect();
+        let mut stack: Vec<(PoolId, bool)> =
+            pools.iter().rev().map(|pool| (*pool, false)).collect();
         while let Some((pool, done)) = stack.pop() {
             if done {
                 ordered.push(pool);
@@ -186,7 +213,9 @@ impl PoolRegistry {
     }
 
     pub(super) fn stopped_by_operator(&self, pool: PoolId) -> bool {
-        self.entries.get(&pool).is_some_and(|entry| entry.stopped_by_operator)
+        self.entries
+            .get(&pool)
+            .is_some_and(|entry| entry.stopped_by_operator)
     }
 
     pub(super) fn set_stopped_by_operator(&mut self, pool: PoolId, stopped_by_operator: bool) {
@@ -209,7 +238,9 @@ impl PoolRegistry {
     /// Sets the spec of the next generation. If the file's number of workers changes, it replaces that of `rotad
     /// scale`.
     pub(super) fn set_next_spec(&mut self, pool: PoolId, spec: Arc<PoolSpec>) {
-        let Some(entry) = self.entries.get_mut(&pool) else { return };
+        let Some(entry) = self.entries.get_mut(&pool) else {
+            return;
+        };
         if entry.next_spec.plan.policy.count != spec.plan.policy.count {
             entry.scaled = None;
         }
@@ -217,8 +248,15 @@ impl PoolRegistry {
     }
 
     /// Applies changes that need no new generation, also to the generations that serve.
-    pub(super) fn adjust(&mut self, pool: PoolId, spec: PoolSpec, serving: impl Fn(Generation) -> bool) {
-        let Some(entry) = self.entries.get_mut(&pool) else { return };
+    pub(super) fn adjust(
+        &mut self,
+        pool: PoolId,
+        spec: PoolSpec,
+        serving: impl Fn(Generation) -> bool,
+    ) {
+        let Some(entry) = self.entries.get_mut(&pool) else {
+            return;
+        };
         let (old, new) = (entry.next_spec.clone(), Arc::new(spec));
         for (generation, spec_of) in &mut entry.generations {
             if Arc::ptr_eq(spec_of, &old) {
@@ -241,7 +279,11 @@ impl PoolRegistry {
     }
 
     /// The spec of a generation; begins it if necessary.
-    pub(super) fn spec_for_spawn(&mut self, pool: PoolId, generation: Generation) -> Option<Arc<PoolSpec>> {
+    pub(super) fn spec_for_spawn(
+        &mut self,
+        pool: PoolId,
+        generation: Generation,
+    ) -> Option<Arc<PoolSpec>> {
         self.begin_generation(pool, generation);
         self.spec_of(pool, generation).cloned()
     }
@@ -249,18 +291,31 @@ impl PoolRegistry {
     /// Forgets the generations that can no longer be spawned.
     pub(super) fn retain_generations(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
         if let Some(entry) = self.entries.get_mut(&pool) {
-            entry.generations.retain(|generation, _| wanted(*generation));
+            entry
+                .generations
+                .retain(|generation, _| wanted(*generation));
         }
     }
 
     /// Pools that use this socket in their next generation, or in a generation for which `counts` holds.
-    pub(super) fn users_of(&self, listener: ListenerId, counts: impl Fn(PoolId, Generation) -> bool) -> Vec<PoolId> {
+    pub(super) fn users_of(
+        &self,
+        listener: ListenerId,
+        counts: impl Fn(PoolId, Generation) -> bool,
+    ) -> Vec<PoolId> {
         let uses = |pool: PoolId, entry: &PoolEntry| {
-            let made = entry.generations.iter().filter(|(generation, _)| counts(pool, **generation));
+            let made = entry
+                .generations
+                .iter()
+                .filter(|(generation, _)| counts(pool, **generation));
             std::iter::once(&entry.next_spec)
                 .chain(made.map(|(_, spec)| spec))
                 .any(|spec| spec.listeners.contains(&listener))
         };
-        self.entries.iter().filter(|(id, entry)| uses(**id, entry)).map(|(id, _)| *id).collect()
+        self.entries
+            .iter()
+            .filter(|(id, entry)| uses(**id, entry))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }

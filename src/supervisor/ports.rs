@@ -3,7 +3,9 @@
 use super::Supervisor;
 use crate::plan::Ports;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 use rotad_core::{Input, PoolId, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -41,8 +43,15 @@ impl PortAllocator {
 
     fn allocate(&mut self, worker: WorkerId, pool: PoolId, ports: Ports) -> Option<u16> {
         let Ports { first, last } = ports;
-        let start = self.next.get(&pool).copied().filter(|port| (first..=last).contains(port)).unwrap_or(first);
-        let port = (start..=last).chain(first..start).find(|port| !self.held.contains_key(port) && is_free(*port))?;
+        let start = self
+            .next
+            .get(&pool)
+            .copied()
+            .filter(|port| (first..=last).contains(port))
+            .unwrap_or(first);
+        let port = (start..=last)
+            .chain(first..start)
+            .find(|port| !self.held.contains_key(port) && is_free(*port))?;
         self.next.insert(pool, port.checked_add(1).unwrap_or(first));
         self.held.insert(port, worker);
         self.of.insert(worker, port);
@@ -54,15 +63,21 @@ impl Supervisor {
     /// Assigns a port, where the pool has them. False: the spawn waits until one is free. Waiting is no failure: the
     /// time is added to the worker's ready timeout.
     pub(super) fn assign_port(&mut self, worker: WorkerId) -> bool {
-        let Some(process) = self.processes.get_mut(worker) else { return false };
-        let (pool, Some(ports)) = (process.pool, process.spec.plan.ports) else { return true };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return false;
+        };
+        let (pool, Some(ports)) = (process.pool, process.spec.plan.ports) else {
+            return true;
+        };
         let allocator = &mut self.health.ports;
         if !allocator.has_waiting(pool) {
             process.port = allocator.allocate(worker, pool, ports);
         }
         if process.port.is_none() {
             allocator.waiting.push_back((worker, pool));
-            allocator.retry_at.get_or_insert(self.clock.now() + RETRY_INTERVAL);
+            allocator
+                .retry_at
+                .get_or_insert(self.clock.now() + RETRY_INTERVAL);
         }
         process.port.is_some()
     }
@@ -78,7 +93,9 @@ impl Supervisor {
     /// A worker that waits for a port is asked to stop: it is not spawned at all.
     pub(super) fn cancel_port_wait(&mut self, worker: WorkerId) {
         let waiting = &mut self.health.ports.waiting;
-        let Some(at) = waiting.iter().position(|(waits, _)| *waits == worker) else { return };
+        let Some(at) = waiting.iter().position(|(waits, _)| *waits == worker) else {
+            return;
+        };
         waiting.remove(at);
         if let Some(process) = self.processes.get_mut(worker) {
             process.error = Some("none of its pool's `ports` became free".to_owned());
@@ -90,14 +107,26 @@ impl Supervisor {
     fn serve_port_waiters(&mut self) {
         let mut exhausted = BTreeSet::new();
         for (worker, pool) in self.health.ports.waiting.clone() {
-            let Some(process) = self.processes.get_mut(worker) else { continue };
-            let Some(ports) = process.spec.plan.ports.filter(|_| !exhausted.contains(&pool)) else { continue };
+            let Some(process) = self.processes.get_mut(worker) else {
+                continue;
+            };
+            let Some(ports) = process
+                .spec
+                .plan
+                .ports
+                .filter(|_| !exhausted.contains(&pool))
+            else {
+                continue;
+            };
             process.port = self.health.ports.allocate(worker, pool, ports);
             if process.port.is_none() {
                 exhausted.insert(pool);
                 continue;
             }
-            self.health.ports.waiting.retain(|(waits, _)| *waits != worker);
+            self.health
+                .ports
+                .waiting
+                .retain(|(waits, _)| *waits != worker);
             self.grant_time(worker);
             self.submit_spawn(worker);
         }
@@ -112,7 +141,10 @@ impl Supervisor {
     /// Extends the ready timeout by the time spent waiting for a port.
     fn grant_time(&mut self, worker: WorkerId) {
         if let Some(process) = self.processes.get(worker) {
-            self.inputs.push_back(Input::TimeoutExtended(worker, process.spec.plan.policy.ready_timeout));
+            self.inputs.push_back(Input::TimeoutExtended(
+                worker,
+                process.spec.plan.policy.ready_timeout,
+            ));
         }
     }
 
@@ -125,7 +157,10 @@ impl Supervisor {
         self.serve_port_waiters();
         for (worker, pool) in self.health.ports.waiting.clone() {
             self.grant_time(worker);
-            let ports = self.processes.get(worker).and_then(|process| process.spec.plan.ports);
+            let ports = self
+                .processes
+                .get(worker)
+                .and_then(|process| process.spec.plan.ports);
             if let (true, Some(ports)) = (self.health.ports.logged.insert(pool), ports) {
                 let (all, own) = (ports.count(), self.health.ports.count_held(ports));
                 tracing::warn!(
@@ -147,7 +182,9 @@ impl Supervisor {
 fn is_free(port: u16) -> bool {
     // `[::]` clashes with IPv4 as well as with IPv6; without IPv6, IPv4 is all there is.
     let tried = match bind_to((Ipv6Addr::UNSPECIFIED, port).into()) {
-        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => bind_to((Ipv4Addr::UNSPECIFIED, port).into()),
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+            bind_to((Ipv4Addr::UNSPECIFIED, port).into())
+        }
         other => other,
     };
     // Other errors (EACCES, EMFILE) do not say that the port is in use.
@@ -155,7 +192,11 @@ fn is_free(port: u16) -> bool {
 }
 
 fn bind_to(address: SocketAddr) -> nix::Result<()> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
@@ -187,11 +228,24 @@ mod tests {
     fn a_released_port_is_reused_last() {
         // A range in which all ports are free.
         let free = |first: u16| (first..first + 3).all(is_free);
-        let first = (20_000..30_000).step_by(7).find(|first| free(*first)).unwrap();
-        let (pool, ports) = (PoolId(1), Ports { first, last: first + 2 });
+        let first = (20_000..30_000)
+            .step_by(7)
+            .find(|first| free(*first))
+            .unwrap();
+        let (pool, ports) = (
+            PoolId(1),
+            Ports {
+                first,
+                last: first + 2,
+            },
+        );
         let mut allocator = PortAllocator::default();
-        let allocate = |allocator: &mut PortAllocator, n: u64| allocator.allocate(WorkerId(n), pool, ports);
-        assert_eq!([1, 2].map(|n| allocate(&mut allocator, n)), [Some(first), Some(first + 1)]);
+        let allocate =
+            |allocator: &mut PortAllocator, n: u64| allocator.allocate(WorkerId(n), pool, ports);
+        assert_eq!(
+            [1, 2].map(|n| allocate(&mut allocator, n)),
+            [Some(first), Some(first + 1)]
+        );
         allocator.of.remove(&WorkerId(1));
         allocator.held.remove(&first);
         assert_eq!(allocate(&mut allocator, 3), Some(first + 2));

@@ -101,7 +101,9 @@ impl Probing {
         let number = self.prober.as_ref()?.hangs(now)?;
         let left = self.prober.take()?.leave();
         let hung = self.active.get(&number).copied();
-        if let Some(ProbeStage::Active(active_probe)) = hung.and_then(|worker| Some(&self.probed.get(&worker)?.stage)) {
+        if let Some(ProbeStage::Active(active_probe)) =
+            hung.and_then(|worker| Some(&self.probed.get(&worker)?.stage))
+        {
             self.hung.push((active_probe.shown.clone(), left));
         }
         for probed in self.probed.values_mut() {
@@ -135,7 +137,13 @@ impl Probing {
 
     fn begin(&mut self, worker: WorkerId, purpose: Purpose, timeout: Span, at: Time) {
         self.forget(worker);
-        let probed = ProbedWorker { purpose, timeout, stage: ProbeStage::Waiting(at), failures: 0, times: 0 };
+        let probed = ProbedWorker {
+            purpose,
+            timeout,
+            stage: ProbeStage::Waiting(at),
+            failures: 0,
+            times: 0,
+        };
         self.probed.insert(worker, probed);
         self.due.insert((at, worker));
     }
@@ -150,7 +158,9 @@ impl Probing {
 
     /// Removes what the current stage has registered, and drops an active probe.
     fn leave_stage(&mut self, worker: WorkerId) {
-        let Some(probed) = self.probed.get_mut(&worker) else { return };
+        let Some(probed) = self.probed.get_mut(&worker) else {
+            return;
+        };
         match std::mem::replace(&mut probed.stage, ProbeStage::Queued) {
             ProbeStage::Queued => {}
             ProbeStage::Waiting(at) => {
@@ -169,17 +179,24 @@ impl Probing {
     }
 
     fn has_room(&self, command: bool) -> bool {
-        if command { self.commands < MAX_COMMANDS } else { self.active.len() - self.commands < MAX_CONNECTIONS }
+        if command {
+            self.commands < MAX_COMMANDS
+        } else {
+            self.active.len() - self.commands < MAX_CONNECTIONS
+        }
     }
 
     /// Why this request cannot be made now: a thread already hangs at it, or too many hang at others.
     fn hang_error(&mut self, shown: &str) -> Option<ProbeError> {
         self.hung.retain(|(_, left)| !left.is_back());
         if self.hung.iter().any(|(hung, _)| hung == shown) {
-            return Some(ProbeError::Failed("the folder of its socket hangs (a disk?)".to_owned()));
+            return Some(ProbeError::Failed(
+                "the folder of its socket hangs (a disk?)".to_owned(),
+            ));
         }
-        (self.hung.len() >= MAX_HUNG)
-            .then(|| ProbeError::Indeterminate("too many folders of sockets hang (a disk?)".to_owned()))
+        (self.hung.len() >= MAX_HUNG).then(|| {
+            ProbeError::Indeterminate("too many folders of sockets hang (a disk?)".to_owned())
+        })
     }
 
     fn ask(&mut self, worker: WorkerId, request: ProbeRequest, now: Time) -> std::io::Result<()> {
@@ -188,12 +205,21 @@ impl Probing {
             None => Prober::start(self.settings.clone())?,
         };
         let prober = self.prober.insert(prober);
-        let Some(probed) = self.probed.get_mut(&worker) else { return Ok(()) };
+        let Some(probed) = self.probed.get_mut(&worker) else {
+            return Ok(());
+        };
         self.last += 1;
         let (number, until, command) = (self.last, now + probed.timeout, request.is_command());
         let shown = request.to_string();
         probed.times += 1;
-        probed.stage = ProbeStage::Active(ActiveProbe { number, at: now, until, command, shown, excused: false });
+        probed.stage = ProbeStage::Active(ActiveProbe {
+            number,
+            at: now,
+            until,
+            command,
+            shown,
+            excused: false,
+        });
         self.due.insert((until, worker));
         self.active.insert(number, worker);
         self.commands += usize::from(command);
@@ -202,47 +228,93 @@ impl Probing {
     }
 
     fn answers(&mut self) -> Vec<ProbeResult> {
-        self.prober.as_ref().map_or_else(Vec::new, |prober| prober.answers().try_iter().collect())
+        self.prober
+            .as_ref()
+            .map_or_else(Vec::new, |prober| prober.answers().try_iter().collect())
     }
 }
 
 impl Supervisor {
     pub(super) fn probe_readiness(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         if let Ready::Probe(_) = process.spec.plan.ready {
             let now = self.clock.now();
-            self.health.probing.begin(worker, Purpose::Readiness, READINESS_TIMEOUT, now);
+            self.health
+                .probing
+                .begin(worker, Purpose::Readiness, READINESS_TIMEOUT, now);
             self.run_due_probes();
         }
     }
 
     pub(super) fn probe_health(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else { return };
-        let Some(Health::Probe { every, timeout, failures, .. }) = process.spec.plan.health else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
+        let Some(Health::Probe {
+            every,
+            timeout,
+            failures,
+            ..
+        }) = process.spec.plan.health
+        else {
+            return;
+        };
         let every = span(every);
         let at = self.clock.now() + spread(worker, 0, every);
-        self.health.probing.begin(worker, Purpose::Health { every, failures }, span(timeout), at);
+        self.health.probing.begin(
+            worker,
+            Purpose::Health { every, failures },
+            span(timeout),
+            at,
+        );
     }
 
     pub(super) fn run_due_probes(&mut self) {
         let now = self.clock.now();
         if let Some(hung) = self.health.probing.abandon_hung(Instant::now()) {
-            let others: Vec<WorkerId> =
-                self.health.probing.active.values().copied().filter(|one| *one != hung).collect();
-            others.into_iter().for_each(|worker| self.health.probing.wait(worker, now));
+            let others: Vec<WorkerId> = self
+                .health
+                .probing
+                .active
+                .values()
+                .copied()
+                .filter(|one| *one != hung)
+                .collect();
+            others
+                .into_iter()
+                .for_each(|worker| self.health.probing.wait(worker, now));
             if let Some(probed) = self.health.probing.probed.get_mut(&hung)
                 && let ProbeStage::Active(active_probe) = &mut probed.stage
             {
                 active_probe.excused = false;
             }
-            self.record_result(hung, Err(ProbeError::Failed("the folder of its socket hangs (a disk?)".to_owned())));
+            self.record_result(
+                hung,
+                Err(ProbeError::Failed(
+                    "the folder of its socket hangs (a disk?)".to_owned(),
+                )),
+            );
         }
-        while let Some((_, worker)) = self.health.probing.due.first().copied().filter(|(at, _)| *at <= now) {
-            let Some(probed) = self.health.probing.probed.get(&worker) else { return };
+        while let Some((_, worker)) = self
+            .health
+            .probing
+            .due
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now)
+        {
+            let Some(probed) = self.health.probing.probed.get(&worker) else {
+                return;
+            };
             match &probed.stage {
                 ProbeStage::Active(_) => {
                     let took = probed.timeout;
-                    self.record_result(worker, Err(ProbeError::Failed(format!("timed out after {took}"))));
+                    self.record_result(
+                        worker,
+                        Err(ProbeError::Failed(format!("timed out after {took}"))),
+                    );
                 }
                 ProbeStage::Waiting(_) | ProbeStage::Queued => {
                     self.health.probing.leave_stage(worker);
@@ -257,7 +329,10 @@ impl Supervisor {
     fn start_queued_probes(&mut self) {
         let mut left = VecDeque::new();
         while let Some(worker) = self.health.probing.queue.pop_front() {
-            match self.check_of(worker).map(|check| matches!(check, Check::Command(_))) {
+            match self
+                .check_of(worker)
+                .map(|check| matches!(check, Check::Command(_)))
+            {
                 None => self.health.probing.forget(worker),
                 Some(command) if self.health.probing.has_room(command) => self.ask(worker),
                 Some(_) => left.push_back(worker),
@@ -269,15 +344,21 @@ impl Supervisor {
 
     fn ask(&mut self, worker: WorkerId) {
         let now = self.clock.now();
-        let active_probe = self.probe_request(worker).map_err(ProbeError::Failed).and_then(|request| {
-            let shown = request.to_string();
-            if request.names_a_file()
-                && let Some(trouble) = self.health.probing.hang_error(&shown)
-            {
-                return Err(trouble);
-            }
-            self.health.probing.ask(worker, request, now).map_err(|error| ProbeError::Indeterminate(error.to_string()))
-        });
+        let active_probe = self
+            .probe_request(worker)
+            .map_err(ProbeError::Failed)
+            .and_then(|request| {
+                let shown = request.to_string();
+                if request.names_a_file()
+                    && let Some(trouble) = self.health.probing.hang_error(&shown)
+                {
+                    return Err(trouble);
+                }
+                self.health
+                    .probing
+                    .ask(worker, request, now)
+                    .map_err(|error| ProbeError::Indeterminate(error.to_string()))
+            });
         if let Err(trouble) = active_probe {
             self.record_result(worker, Err(trouble));
         }
@@ -298,13 +379,18 @@ impl Supervisor {
 
     /// The probe could not be made, for a reason of our own: it does not count as a failure.
     fn not_asked(&mut self, worker: WorkerId, reason: &str) {
-        let Some(probed) = self.health.probing.probed.get(&worker) else { return };
+        let Some(probed) = self.health.probing.probed.get(&worker) else {
+            return;
+        };
         let pause = match probed.purpose {
             Purpose::Readiness => MAX_PAUSE,
             Purpose::Health { every, .. } => every,
         };
         self.health.probing.wait(worker, self.clock.now() + pause);
-        self.log_probe_failure(worker, &format!("cannot be asked how it is, for a lack of our own: {reason}"));
+        self.log_probe_failure(
+            worker,
+            &format!("cannot be asked how it is, for a lack of our own: {reason}"),
+        );
     }
 
     fn record_result(&mut self, worker: WorkerId, result: Result<(), ProbeError>) {
@@ -314,10 +400,16 @@ impl Supervisor {
             Ok(()) => Ok(()),
         };
         let now = self.clock.now();
-        let Some(probed) = self.health.probing.probed.get_mut(&worker) else { return };
+        let Some(probed) = self.health.probing.probed.get_mut(&worker) else {
+            return;
+        };
         let (purpose, times) = (probed.purpose, probed.times);
         let (began, shown, excused) = match &probed.stage {
-            ProbeStage::Active(active_probe) => (active_probe.at, active_probe.shown.clone(), active_probe.excused),
+            ProbeStage::Active(active_probe) => (
+                active_probe.at,
+                active_probe.shown.clone(),
+                active_probe.excused,
+            ),
             ProbeStage::Waiting(_) | ProbeStage::Queued => (now, "it".to_owned(), false),
         };
         if result.is_ok() {
@@ -339,25 +431,40 @@ impl Supervisor {
             }
             (Purpose::Readiness, Some(_)) => {
                 let pause = FIRST_PAUSE.as_millis() << failed.saturating_sub(1).min(10);
-                self.health.probing.wait(worker, now + Span::from_millis(pause).min(MAX_PAUSE));
+                self.health
+                    .probing
+                    .wait(worker, now + Span::from_millis(pause).min(MAX_PAUSE));
             }
             (Purpose::Health { failures, .. }, Some(reason)) if failed >= failures => {
                 self.health.probing.forget(worker);
-                let row = if failures > 1 { format!(", {failures} times in a row") } else { String::new() };
+                let row = if failures > 1 {
+                    format!(", {failures} times in a row")
+                } else {
+                    String::new()
+                };
                 self.unhealthy(worker, format!("health: {reason}{row}"));
             }
             (Purpose::Health { every, failures }, probe_error) => {
                 // From the start of one probe to the next, however long it took.
-                self.health.probing.wait(worker, (began + spread(worker, times, every)).max(now));
+                self.health
+                    .probing
+                    .wait(worker, (began + spread(worker, times, every)).max(now));
                 if let Some(reason) = probe_error {
-                    self.log_probe_failure(worker, &format!("health: {reason} ({failed} of {failures})"));
+                    self.log_probe_failure(
+                        worker,
+                        &format!("health: {reason} ({failed} of {failures})"),
+                    );
                 }
             }
         }
     }
 
     fn log_probe_failure(&mut self, worker: WorkerId, text: &str) {
-        self.emit(EventBuilder::new(EventKind::ProbeFailed, text).worker(worker).warn());
+        self.emit(
+            EventBuilder::new(EventKind::ProbeFailed, text)
+                .worker(worker)
+                .warn(),
+        );
     }
 
     /// The current check of the worker, from its plan.
@@ -377,7 +484,10 @@ impl Supervisor {
         let process = self.processes.get(worker).ok_or_else(gone)?;
         let plan = &process.spec.plan;
         let listeners = self.listening.of(&process.spec.listeners);
-        let addresses: Vec<Address> = listeners.iter().map(|listener| listener.target().address).collect();
+        let addresses: Vec<Address> = listeners
+            .iter()
+            .map(|listener| listener.target().address)
+            .collect();
         let rotad = self.spawn_specs.rotad().to_owned();
         let context = Context {
             addresses: &addresses,
@@ -402,7 +512,11 @@ impl Supervisor {
             notify: None,
             stdout: self.null.clone(),
             stderr: self.null.clone(),
-            cgroup: process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref()).map(|cgroup| cgroup.procs()),
+            cgroup: process
+                .tree
+                .as_ref()
+                .and_then(|tree| tree.cgroup.as_ref())
+                .map(|cgroup| cgroup.procs()),
             pid: Arc::default(),
         };
         // Like the worker's own spawn, without what makes it a worker: listeners, stdin, watchdog.
@@ -413,10 +527,20 @@ impl Supervisor {
         spawn_request.listen_names.clear();
         spawn_request.watchdog = None;
         let resolved = self.spawn_specs.resolved(process.pool, process.generation);
-        let folder = resolved.map_or_else(|| plan.recipe.working_directory.clone(), |resolved| resolved.directory);
-        let path = spawn_request.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-        spawn_request.pinned =
-            Arc::new(PinnedPaths::new(spawn_request.argv.first().cloned().unwrap_or_default(), folder, path));
+        let folder = resolved.map_or_else(
+            || plan.recipe.working_directory.clone(),
+            |resolved| resolved.directory,
+        );
+        let path = spawn_request
+            .env
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map(|(_, value)| value.clone());
+        spawn_request.pinned = Arc::new(PinnedPaths::new(
+            spawn_request.argv.first().cloned().unwrap_or_default(),
+            folder,
+            path,
+        ));
         Ok(ProbeRequest::Command(Box::new(spawn_request)))
     }
 }

@@ -89,7 +89,14 @@ impl WorkerProcess {
 
     pub(super) fn exit_report(&self, exit: LastExit, served: bool) -> ExitReport {
         let pid = self.pid().unwrap_or(0);
-        ExitReport { pool: self.pool, slot: self.slot, generation: self.generation, pid, exit, served }
+        ExitReport {
+            pool: self.pool,
+            slot: self.slot,
+            generation: self.generation,
+            pid,
+            exit,
+            served,
+        }
     }
 }
 
@@ -174,16 +181,28 @@ impl ProcessTable {
 
     /// Sends SIGKILL to what is left of a worker's tree: its process group and its cgroup.
     pub(super) fn kill_group(&mut self, id: WorkerId) -> TreeState {
-        let Some(process) = self.processes.get(&id) else { return TreeState::None };
-        let (ProcessStage::Alive(child), Some(tree)) = (&process.stage, &process.tree) else { return TreeState::None };
+        let Some(process) = self.processes.get(&id) else {
+            return TreeState::None;
+        };
+        let (ProcessStage::Alive(child), Some(tree)) = (&process.stage, &process.tree) else {
+            return TreeState::None;
+        };
         child.signal_group(nix::libc::SIGKILL).ok();
         if let Some(cgroup) = &tree.cgroup {
             cgroup.kill().ok();
         }
         // While it runs, its children are not orphans yet.
         let lives = matches!(child.peek_exit(), Ok(None)) && !child.has_ended();
-        let left = lives || tree.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)));
-        if left { TreeState::Lives } else { TreeState::Unseen }
+        let left = lives
+            || tree
+                .cgroup
+                .as_ref()
+                .is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)));
+        if left {
+            TreeState::Lives
+        } else {
+            TreeState::Unseen
+        }
     }
 
     /// What the orphan scanner has to know about the workers.
@@ -193,8 +212,17 @@ impl ProcessTable {
             tag: tag.to_owned(),
             workers: self.processes.iter().filter_map(pid).collect(),
             finishing: self.finishing().into_iter().collect(),
-            signals: self.processes.iter().filter_map(|(id, process)| Some((*id, process.tree_signal?))).collect(),
-            living: self.processes.keys().filter(|id| !self.sweeping.contains(id)).copied().collect(),
+            signals: self
+                .processes
+                .iter()
+                .filter_map(|(id, process)| Some((*id, process.tree_signal?)))
+                .collect(),
+            living: self
+                .processes
+                .keys()
+                .filter(|id| !self.sweeping.contains(id))
+                .copied()
+                .collect(),
             ended: self.sweeping.iter().copied().collect(),
             last: self.last,
             unreaped: self.pids.clone(),
@@ -220,7 +248,9 @@ impl ProcessTable {
     /// Stops waiting for a tree to finish. Returns whether it was being waited for.
     pub(super) fn cancel_finishing(&mut self, id: WorkerId) -> bool {
         self.finishing.remove(&id);
-        self.processes.get_mut(&id).is_some_and(|process| process.survivors.take().is_some())
+        self.processes
+            .get_mut(&id)
+            .is_some_and(|process| process.survivors.take().is_some())
     }
 
     pub(super) fn finishing(&self) -> Vec<WorkerId> {
@@ -230,7 +260,10 @@ impl ProcessTable {
     /// Whether of each finishing tree at least one process seen earlier still runs: then no scan is needed.
     pub(super) fn all_finishing_alive(&self) -> bool {
         let lives = |id: &WorkerId| {
-            let known = self.processes.get(id).and_then(|process| process.survivors.as_ref()?.as_ref());
+            let known = self
+                .processes
+                .get(id)
+                .and_then(|process| process.survivors.as_ref()?.as_ref());
             known.into_iter().flatten().any(|member| {
                 let (pid, start_time) = member.identity;
                 Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie())
@@ -241,18 +274,25 @@ impl ProcessTable {
 
     /// Whether its cgroup, if it has one, still has processes.
     pub(super) fn cgroup_is_populated(&self, id: WorkerId) -> bool {
-        let cgroup = self.processes.get(&id).and_then(|process| process.tree.as_ref()?.cgroup.as_ref());
+        let cgroup = self
+            .processes
+            .get(&id)
+            .and_then(|process| process.tree.as_ref()?.cgroup.as_ref());
         cgroup.is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)))
     }
 
     /// When trees that are not gone are checked next.
     pub(super) fn next_sweep(&self) -> Option<Instant> {
-        self.sweep_timer.filter(|_| !self.sweeping.is_empty() || !self.finishing.is_empty()).map(|(at, _)| at)
+        self.sweep_timer
+            .filter(|_| !self.sweeping.is_empty() || !self.finishing.is_empty())
+            .map(|(at, _)| at)
     }
 
     /// The trees to be checked by `now`; advances the timer.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<WorkerId> {
-        let Some((_, pause)) = self.sweep_timer.filter(|(at, _)| *at <= now) else { return Vec::new() };
+        let Some((_, pause)) = self.sweep_timer.filter(|(at, _)| *at <= now) else {
+            return Vec::new();
+        };
         let pause = (pause * 2).min(MAX_PAUSE);
         self.sweep_timer = Some((now + pause, pause));
         self.sweeping()
@@ -268,11 +308,16 @@ impl ProcessTable {
 
     /// A polite signal, then SIGCONT: a stopped process would not see it.
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
         match &mut process.stage {
             ProcessStage::Spawning(deferred) => deferred.push(DeferredSignal::Signal(signal)),
             ProcessStage::Alive(child) => {
-                if let Err(error) = child.signal(signal.0).and_then(|()| child.signal(nix::libc::SIGCONT)) {
+                if let Err(error) = child
+                    .signal(signal.0)
+                    .and_then(|()| child.signal(nix::libc::SIGCONT))
+                {
                     tracing::debug!(pid = child.pid(), "signal {signal}: {error}");
                 }
             }
@@ -281,7 +326,9 @@ impl ProcessTable {
 
     /// SIGKILL to the worker and its process group.
     pub(super) fn kill(&mut self, id: WorkerId) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
         match &mut process.stage {
             ProcessStage::Spawning(deferred) => deferred.push(DeferredSignal::Kill),
             ProcessStage::Alive(child) => {

@@ -65,7 +65,12 @@ impl Recycling {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.due.first().map(|(at, _)| *at).into_iter().chain(self.sample_due).min()
+        self.due
+            .first()
+            .map(|(at, _)| *at)
+            .into_iter()
+            .chain(self.sample_due)
+            .min()
     }
 
     pub(super) fn forget(&mut self, worker: WorkerId) {
@@ -87,7 +92,9 @@ impl Supervisor {
 
     /// Its limits have changed while it serves: its age counts from the beginning.
     pub(super) fn restart_recycling(&mut self, worker: WorkerId) {
-        let Some(view) = self.engine.view().worker(worker) else { return };
+        let Some(view) = self.engine.view().worker(worker) else {
+            return;
+        };
         let recycling = &mut self.health.recycling;
         if recycling.requested.contains_key(&worker) {
             return;
@@ -101,11 +108,15 @@ impl Supervisor {
     }
 
     fn recycle_since(&mut self, worker: WorkerId, since: Time) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         let (now, recycle) = (self.clock.now(), process.spec.plan.recycle);
         let recycling = &mut self.health.recycling;
         if let Some(age) = recycle.max_age {
-            recycling.due.insert((since + spread(worker, 0, span(age)), worker));
+            recycling
+                .due
+                .insert((since + spread(worker, 0, span(age)), worker));
         }
         if recycle.max_rss.is_some() {
             recycling.rss_limited.insert(worker);
@@ -117,11 +128,22 @@ impl Supervisor {
 
     pub(super) fn run_due_recycling(&mut self) {
         let now = self.clock.now();
-        while let Some((_, worker)) = self.health.recycling.due.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((_, worker)) = self
+            .health
+            .recycling
+            .due
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now)
+        {
             self.health.recycling.due.pop_first();
-            let age = self.processes.get(worker).and_then(|process| process.spec.plan.recycle.max_age);
-            let text =
-                age.map_or_else(String::new, |age| format!("older than max_age ({})", humantime::format_duration(age)));
+            let age = self
+                .processes
+                .get(worker)
+                .and_then(|process| process.spec.plan.recycle.max_age);
+            let text = age.map_or_else(String::new, |age| {
+                format!("older than max_age ({})", humantime::format_duration(age))
+            });
             self.recycle_overdue(worker, Reason::Age, &text);
         }
         if self.health.recycling.sample_due.is_some_and(|at| at <= now) {
@@ -131,14 +153,25 @@ impl Supervisor {
 
     fn sample_rss(&mut self) {
         let pid = |worker: &WorkerId| Some((*worker, self.processes.get(*worker)?.pid()?));
-        let all: Vec<(WorkerId, i32)> = self.health.recycling.rss_limited.iter().filter_map(pid).collect();
+        let all: Vec<(WorkerId, i32)> = self
+            .health
+            .recycling
+            .rss_limited
+            .iter()
+            .filter_map(pid)
+            .collect();
         let recycling = &mut self.health.recycling;
         recycling.sample_due = Some(self.clock.now() + SAMPLE_INTERVAL);
-        let rss_sampler =
-            match recycling.rss_sampler.take().map_or_else(|| RssSampler::start(recycling.waker.clone()), Ok) {
-                Ok(rss_sampler) => recycling.rss_sampler.insert(rss_sampler),
-                Err(error) => return tracing::warn!("the memory of workers cannot be looked at: {error}"),
-            };
+        let rss_sampler = match recycling
+            .rss_sampler
+            .take()
+            .map_or_else(|| RssSampler::start(recycling.waker.clone()), Ok)
+        {
+            Ok(rss_sampler) => recycling.rss_sampler.insert(rss_sampler),
+            Err(error) => {
+                return tracing::warn!("the memory of workers cannot be looked at: {error}");
+            }
+        };
         // The next sample is scheduled when this one is complete, so that slow samples do not pile up.
         recycling.sampling = true;
         recycling.sample_due = None;
@@ -147,7 +180,15 @@ impl Supervisor {
 
     /// Takes the latest sample.
     pub(super) fn on_rss_samples(&mut self) {
-        let Some(found) = self.health.recycling.rss_sampler.as_ref().and_then(RssSampler::found) else { return };
+        let Some(found) = self
+            .health
+            .recycling
+            .rss_sampler
+            .as_ref()
+            .and_then(RssSampler::found)
+        else {
+            return;
+        };
         let recycling = &mut self.health.recycling;
         recycling.sampling = false;
         if !recycling.rss_limited.is_empty() {
@@ -155,10 +196,17 @@ impl Supervisor {
         }
         for (worker, memory) in found {
             // A worker that still serves is not reaped, so the pid is still its own.
-            let limit = self.processes.get(worker).and_then(|process| process.spec.plan.recycle.max_rss);
+            let limit = self
+                .processes
+                .get(worker)
+                .and_then(|process| process.spec.plan.recycle.max_rss);
             if self.health.serves(worker) && limit.is_some_and(|limit| memory.rss_bytes > limit) {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-                let (is, most, of) = (mib(memory.rss_bytes), mib(limit.unwrap_or(0)), memory.processes);
+                let (is, most, of) = (
+                    mib(memory.rss_bytes),
+                    mib(limit.unwrap_or(0)),
+                    memory.processes,
+                );
                 self.recycle_overdue(
                     worker,
                     Reason::Memory,
@@ -172,8 +220,13 @@ impl Supervisor {
         let now = self.clock.now();
         let serves = self.health.serves(worker);
         let recycling = &mut self.health.recycling;
-        let too_early = recycling.not_before.get(&worker).is_some_and(|at| now < *at);
-        let Some(process) = self.processes.get(worker) else { return };
+        let too_early = recycling
+            .not_before
+            .get(&worker)
+            .is_some_and(|at| now < *at);
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         if !serves || too_early || recycling.requested.contains_key(&worker) {
             return;
         }
@@ -184,7 +237,10 @@ impl Supervisor {
                 .worker(worker)
                 .cause(reason.cause()),
         );
-        self.input(Input::Requested(Ticket(TICKET_MARK | worker.0), Request::Replace(pool, slot)));
+        self.input(Input::Requested(
+            Ticket(TICKET_MARK | worker.0),
+            Request::Replace(pool, slot),
+        ));
     }
 
     /// Takes the engine's reply to a recycling request. False: the ticket is not one.
@@ -193,14 +249,32 @@ impl Supervisor {
             return false;
         }
         let worker = WorkerId(ticket.0 & !TICKET_MARK);
-        let Some(reason) = self.health.recycling.requested.remove(&worker) else { return true };
-        let Some(process) = self.processes.get(worker).filter(|_| self.health.serves(worker)) else { return true };
+        let Some(reason) = self.health.recycling.requested.remove(&worker) else {
+            return true;
+        };
+        let Some(process) = self
+            .processes
+            .get(worker)
+            .filter(|_| self.health.serves(worker))
+        else {
+            return true;
+        };
         // It still serves, whatever the outcome: check it again later.
         let retry_in = RETRY_DELAY.max(process.spec.plan.policy.restart.delay);
         let at = self.clock.now() + retry_in;
-        if let Outcome::ReplaceFailed { .. } | Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
-            let text = format!("its successor did not come up: it stays, and is replaced again in {retry_in}");
-            self.emit(EventBuilder::new(EventKind::Recycled, text).worker(worker).cause("failed").error());
+        if let Outcome::ReplaceFailed { .. }
+        | Outcome::Aborted { .. }
+        | Outcome::RolledBack { .. } = outcome
+        {
+            let text = format!(
+                "its successor did not come up: it stays, and is replaced again in {retry_in}"
+            );
+            self.emit(
+                EventBuilder::new(EventKind::Recycled, text)
+                    .worker(worker)
+                    .cause("failed")
+                    .error(),
+            );
         }
         self.health.recycling.not_before.insert(worker, at);
         if reason == Reason::Age {

@@ -16,9 +16,9 @@ impl Supervisor {
         for (at, command) in commands.iter().enumerate() {
             match command {
                 // A configuration that is read later is for later generations.
-                Command::Notice(Notice::RollStarted { pool, generation, .. }) => {
-                    self.pools.begin_generation(*pool, *generation)
-                }
+                Command::Notice(Notice::RollStarted {
+                    pool, generation, ..
+                }) => self.pools.begin_generation(*pool, *generation),
                 Command::Notice(Notice::RollEnded {
                     pool,
                     outcome: Outcome::Aborted { .. } | Outcome::RolledBack { .. },
@@ -35,8 +35,18 @@ impl Supervisor {
     }
 
     fn revert_spec(&mut self, pool: PoolId) {
-        let Some(serving) = self.engine.view().pool(pool).map(|view| view.fill_generation) else { return };
-        let (Some(next_spec), Some(base)) = (self.pools.next_spec(pool), self.pools.spec_of(pool, serving)) else {
+        let Some(serving) = self
+            .engine
+            .view()
+            .pool(pool)
+            .map(|view| view.fill_generation)
+        else {
+            return;
+        };
+        let (Some(next_spec), Some(base)) = (
+            self.pools.next_spec(pool),
+            self.pools.spec_of(pool, serving),
+        ) else {
             return;
         };
         if std::sync::Arc::ptr_eq(next_spec, base) {
@@ -46,14 +56,23 @@ impl Supervisor {
         self.pools.set_next_spec(pool, base);
         if changed {
             self.reverted.insert(pool);
-            let text = format!("its change is put back: the configuration of generation {serving} holds");
-            self.emit(EventBuilder::new(EventKind::ConfigPutBack, text).pool(pool).generation(serving).warn());
+            let text =
+                format!("its change is put back: the configuration of generation {serving} holds");
+            self.emit(
+                EventBuilder::new(EventKind::ConfigPutBack, text)
+                    .pool(pool)
+                    .generation(serving)
+                    .warn(),
+            );
         }
         if let Some(plan) = self.pools.plan(pool) {
             self.log.retarget(&plan.name, &plan.log);
         }
         if let Some(policy) = self.pools.policy(pool) {
-            self.inputs.push_back(Input::Requested(super::NO_TICKET, Request::EnsurePool(pool, policy)));
+            self.inputs.push_back(Input::Requested(
+                super::NO_TICKET,
+                Request::EnsurePool(pool, policy),
+            ));
         }
         self.refresh_plan();
         self.watch_files();
@@ -63,9 +82,15 @@ impl Supervisor {
     pub(super) fn forget_generations(&mut self, pool: PoolId) {
         let view = self.engine.view();
         let mut known = view.generations(pool);
-        known.extend(view.workers().filter(|worker| worker.pool == pool).map(|worker| worker.generation));
-        self.spawn_specs.retain_generations(pool, |generation| known.contains(&generation));
-        self.pools.retain_generations(pool, |generation| known.contains(&generation));
+        known.extend(
+            view.workers()
+                .filter(|worker| worker.pool == pool)
+                .map(|worker| worker.generation),
+        );
+        self.spawn_specs
+            .retain_generations(pool, |generation| known.contains(&generation));
+        self.pools
+            .retain_generations(pool, |generation| known.contains(&generation));
         self.close_unused();
     }
 
@@ -84,11 +109,22 @@ impl Supervisor {
     /// Closes sockets that no pool of the configuration, no running worker and no generation that may be needed uses. A
     /// socket that only `rollback` could want is opened again then: an address that was given up is free.
     pub(super) fn close_unused(&mut self) {
-        let unused: Vec<ListenerId> = self.listening.ids().into_iter().filter(|id| !self.is_used(*id)).collect();
+        let unused: Vec<ListenerId> = self
+            .listening
+            .ids()
+            .into_iter()
+            .filter(|id| !self.is_used(*id))
+            .collect();
         for id in unused {
             self.unwatch_listener(id);
-            let Some(listener) = self.listening.remove(id) else { continue };
-            let text = format!("{}: closed: {} is no longer used", listener.name(), listener.addr_text());
+            let Some(listener) = self.listening.remove(id) else {
+                continue;
+            };
+            let text = format!(
+                "{}: closed: {} is no longer used",
+                listener.name(),
+                listener.addr_text()
+            );
             self.emit(EventBuilder::new(EventKind::Listener, text).cause("closed"));
             self.blocking.close(listener);
         }
@@ -105,7 +141,10 @@ impl Supervisor {
         self.listening.lone().contains(&id)
             || self.reloads.holds(id)
             || !self.pools.users_of(id, counts).is_empty()
-            || self.processes.iter().any(|(_, process)| process.spec.listeners.contains(&id))
+            || self
+                .processes
+                .iter()
+                .any(|(_, process)| process.spec.listeners.contains(&id))
     }
 
     /// A worker is gone: it may have been the last user of a socket.

@@ -47,13 +47,17 @@ impl RuntimeFiles {
 
     fn want(&mut self, now: Instant) {
         let settled = now + SETTLE_TIME;
-        let allowed = self.last.map_or(settled, |(at, pause)| settled.max(at + pause));
+        let allowed = self
+            .last
+            .map_or(settled, |(at, pause)| settled.max(at + pause));
         self.due = Some(self.due.map_or(allowed, |due| due.min(allowed)));
     }
 
     fn begins(&mut self, now: Instant) {
         let pause = match self.last {
-            Some((at, pause)) if now < at + CALM_PERIOD.max(2 * pause) => (pause * 2).min(LONGEST_PAUSE),
+            Some((at, pause)) if now < at + CALM_PERIOD.max(2 * pause) => {
+                (pause * 2).min(LONGEST_PAUSE)
+            }
             _ => PAUSE,
         };
         self.last = Some((now, pause));
@@ -76,14 +80,19 @@ impl Supervisor {
 
     /// Something was removed or renamed.
     pub(super) fn on_runtime_dir_change(&mut self) {
-        let Some(ear) = self.runtime_dir.ear() else { return };
+        let Some(ear) = self.runtime_dir.ear() else {
+            return;
+        };
         let mut missing = false;
         while let Ok(events) = ear.read_events() {
             for event in events {
                 missing |= match &event.name {
                     // The socket of a worker that is gone goes with it.
                     Some(name) => {
-                        let worker = name.to_str().and_then(|name| name.parse().ok()).map(WorkerId);
+                        let worker = name
+                            .to_str()
+                            .and_then(|name| name.parse().ok())
+                            .map(WorkerId);
                         worker.is_some_and(|worker| self.processes.get(worker).is_some())
                     }
                     None => !event.mask.contains(AddWatchFlags::IN_IGNORED),
@@ -108,7 +117,10 @@ impl Supervisor {
         }
         let control = &self.plan.control;
         (self.runtime_files.under_way, self.runtime_files.due) = (true, None);
-        if let Err(error) = self.blocking.repair_runtime_dir(self.runtime_dir.clone(), control.mode, control.group) {
+        if let Err(error) =
+            self.blocking
+                .repair_runtime_dir(self.runtime_dir.clone(), control.mode, control.group)
+        {
             self.runtime_files.under_way = false;
             tracing::warn!("cannot repair the runtime directory: cannot start a thread: {error}");
         }
@@ -124,7 +136,10 @@ impl Supervisor {
             Err(error) => {
                 // Retried by the clock: when space is freed, nothing tells us.
                 let now = Instant::now();
-                self.runtime_files.last.is_none().then(|| self.runtime_files.begins(now));
+                self.runtime_files
+                    .last
+                    .is_none()
+                    .then(|| self.runtime_files.begins(now));
                 self.runtime_files.want(now);
                 if self.runtime_files.problem.as_ref() != Some(&error.message) {
                     tracing::warn!("{}; all pools serve, signals are heard", error.message);
@@ -153,7 +168,10 @@ impl Supervisor {
         if again > 0 || !mended.what.is_empty() {
             let mut what = mended.what;
             what.extend((again > 0).then(|| format!("{again} notify sockets of workers")));
-            let text = format!("what this master needs was not in its place, and was made again: {}", what.join(", "));
+            let text = format!(
+                "what this master needs was not in its place, and was made again: {}",
+                what.join(", ")
+            );
             self.emit(EventBuilder::new(EventKind::Restored, text).warn());
         }
     }
@@ -163,8 +181,12 @@ impl Supervisor {
         let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
         let mut again = 0;
         for worker in workers {
-            let Some(process) = self.processes.get_mut(worker) else { continue };
-            let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else { continue };
+            let Some(process) = self.processes.get_mut(worker) else {
+                continue;
+            };
+            let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else {
+                continue;
+            };
             match notify.again() {
                 Ok(old) => {
                     // It is watched only once the spawn result has arrived.
@@ -173,14 +195,20 @@ impl Supervisor {
                         self.poller.unwatch(&old);
                     }
                     if watched
-                        && let Err(error) = self.poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+                        && let Err(error) = self.poller.watch(
+                            notify.as_fd(),
+                            Source::Notify(worker),
+                            Interest::Read,
+                        )
                     {
                         tracing::error!("cannot listen to a worker: {error}");
                     }
                     again += 1;
                 }
                 // The directory of its socket is gone.
-                Err(error) => tracing::debug!("a worker's notify socket cannot be made again: {error}"),
+                Err(error) => {
+                    tracing::debug!("a worker's notify socket cannot be made again: {error}")
+                }
             }
         }
         again
@@ -194,7 +222,8 @@ impl Supervisor {
         real.clone_into(&mut self.plan.real);
         let paths = runtime_dir::paths(&self.plan);
         let gone = self.server.keep_signs(&paths);
-        gone.iter().for_each(|listener| self.poller.unwatch(listener));
+        gone.iter()
+            .for_each(|listener| self.poller.unwatch(listener));
         for path in paths {
             if self.server.has_sign(path) {
                 continue;
@@ -212,5 +241,8 @@ impl Supervisor {
 
 /// Where to find the master, for those who may only ask its abstract socket.
 pub(super) fn here(folder: &Path) -> Response {
-    Response::Here { runtime_dir: folder.to_owned(), config: None }
+    Response::Here {
+        runtime_dir: folder.to_owned(),
+        config: None,
+    }
 }

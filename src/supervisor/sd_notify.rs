@@ -22,7 +22,10 @@ impl ServiceManagerSocket {
             let name = name.into_encoded_bytes();
             let address = match name.first()? {
                 b'@' => SocketAddr::from_abstract_name(&name[1..]).ok()?,
-                b'/' => SocketAddr::from_pathname(std::path::Path::new(std::str::from_utf8(&name).ok()?)).ok()?,
+                b'/' => SocketAddr::from_pathname(std::path::Path::new(
+                    std::str::from_utf8(&name).ok()?,
+                ))
+                .ok()?,
                 _ => return None,
             };
             let socket = UnixDatagram::unbound().ok()?;
@@ -47,7 +50,8 @@ impl ServiceManagerSocket {
 /// `started_as`. `None`: it does not require it.
 pub(super) fn watchdog(started_as: u32) -> Option<Duration> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let meant = std::env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(started_as));
+    let meant = std::env::var_os("WATCHDOG_PID").is_none()
+        || number("WATCHDOG_PID") == Some(u64::from(started_as));
     let micros = number("WATCHDOG_USEC").filter(|micros| meant && *micros > 0)?;
     Some(Duration::from_micros(micros / 2).max(Duration::from_millis(1)))
 }
@@ -68,14 +72,20 @@ pub(super) fn status(word: &str, pools: &[PoolLine]) -> String {
         shown.retain(|pool| !pool.well);
         shown.truncate(MOST_POOLS);
     }
-    let mut lines: Vec<String> =
-        shown.iter().map(|pool| sanitize(pool.text.chars().take(LONGEST).collect::<String>())).collect();
+    let mut lines: Vec<String> = shown
+        .iter()
+        .map(|pool| sanitize(pool.text.chars().take(LONGEST).collect::<String>()))
+        .collect();
     match pools.len() - lines.len() {
         0 => {}
         others if lines.is_empty() => lines.push(format!("{others} pools")),
         others => lines.push(format!("{others} others")),
     }
-    if lines.is_empty() { word.to_owned() } else { format!("{word}: {}", lines.join(", ")) }
+    if lines.is_empty() {
+        word.to_owned()
+    } else {
+        format!("{word}: {}", lines.join(", "))
+    }
 }
 
 #[cfg(test)]
@@ -83,23 +93,38 @@ mod tests {
     use super::*;
 
     fn lines(wells: &[bool]) -> Vec<PoolLine> {
-        let line = |(index, well): (usize, &bool)| PoolLine { text: format!("p{index} 1/1"), well: *well };
+        let line = |(index, well): (usize, &bool)| PoolLine {
+            text: format!("p{index} 1/1"),
+            well: *well,
+        };
         wells.iter().enumerate().map(line).collect()
     }
 
     #[test]
     fn the_status_names_pools_while_they_are_few() {
         assert_eq!(status("running", &[]), "running");
-        assert_eq!(status("running", &lines(&[true, false])), "running: p0 1/1, p1 1/1");
+        assert_eq!(
+            status("running", &lines(&[true, false])),
+            "running: p0 1/1, p1 1/1"
+        );
         assert_eq!(status("running", &lines(&[true; 20])), "running: 20 pools");
         let mut many = [true; 20];
         many[3] = false;
-        assert_eq!(status("running", &lines(&many)), "running: p3 1/1, 19 others");
+        assert_eq!(
+            status("running", &lines(&many)),
+            "running: p3 1/1, 19 others"
+        );
     }
 
     #[test]
     fn a_status_is_one_line() {
-        let line = PoolLine { text: "web 1/2 (kept: a\nb)".into(), well: false };
-        assert_eq!(status("running", &[line]), "running: web 1/2 (kept: a\\x0ab)");
+        let line = PoolLine {
+            text: "web 1/2 (kept: a\nb)".into(),
+            well: false,
+        };
+        assert_eq!(
+            status("running", &[line]),
+            "running: web 1/2 (kept: a\\x0ab)"
+        );
     }
 }

@@ -48,7 +48,11 @@ impl ServiceManager {
 
     /// When the next watchdog ping or request for time is due: a long stop may be quiet.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.watchdog.map(|(_, at)| at).into_iter().chain(self.extend).min()
+        self.watchdog
+            .map(|(_, at)| at)
+            .into_iter()
+            .chain(self.extend)
+            .min()
     }
 
     /// Pings the watchdog. Every turn of the main loop comes by here, so the ping proves that the loop turns.
@@ -86,7 +90,8 @@ impl ServiceManager {
         let now = Instant::now();
         if self.extend.is_none_or(|at| at <= now) {
             self.extend = Some(now + EXTEND_EVERY);
-            self.socket.send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+            self.socket
+                .send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         }
     }
 }
@@ -98,9 +103,13 @@ impl Supervisor {
         if !self.service_manager.ready || self.stopping {
             return;
         }
-        let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
+        let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+            return;
+        };
         let micros = now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000;
-        self.service_manager.socket.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.service_manager
+            .socket
+            .send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
         self.service_manager.reloading = true;
     }
 
@@ -115,7 +124,10 @@ impl Supervisor {
         }
         let pools: Vec<(PoolId, PoolView)> = self.engine.view().pools().collect();
         let asked = self.reloads.is_active() || self.on_change.is_active();
-        let rolls = asked || pools.iter().any(|(_, pool)| pool.roll.state == RollState::Running);
+        let rolls = asked
+            || pools
+                .iter()
+                .any(|(_, pool)| pool.roll.state == RollState::Running);
         let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
         let mut text = String::new();
         if !self.stopping && !self.service_manager.ready && pools.iter().all(settled) {
@@ -132,11 +144,16 @@ impl Supervisor {
             (_, _, true) => "reloading",
             _ => "running",
         };
-        let lines: Vec<PoolLine> = pools.iter().map(|(id, pool)| self.pool_line(*id, pool)).collect();
+        let lines: Vec<PoolLine> = pools
+            .iter()
+            .map(|(id, pool)| self.pool_line(*id, pool))
+            .collect();
         let status = sd_notify::status(word, &lines);
         if status != self.service_manager.status || !text.is_empty() {
             let separator = if text.is_empty() { "" } else { "\n" };
-            self.service_manager.socket.send(&format!("{text}{separator}STATUS={status}"));
+            self.service_manager
+                .socket
+                .send(&format!("{text}{separator}STATUS={status}"));
             self.service_manager.status = status;
         }
     }
@@ -145,7 +162,10 @@ impl Supervisor {
     fn pool_line(&self, id: PoolId, pool: &PoolView) -> PoolLine {
         let name = self.pool_name(id);
         if self.stopping {
-            return PoolLine { text: format!("{name} {} left", pool.alive), well: pool.alive == 0 };
+            return PoolLine {
+                text: format!("{name} {} left", pool.alive),
+                well: pool.alive == 0,
+            };
         }
         let mut text = format!("{name} {}/{}", pool.ready, pool.wanted);
         let roll = &pool.roll;
@@ -163,8 +183,12 @@ impl Supervisor {
             PoolState::Failed => " failed".to_owned(),
         };
         text.push_str(&state);
-        if let (RollState::Aborted | RollState::RolledBack, Some(failure)) = (roll.state, &roll.failure) {
-            let culprit = failure.worker.and_then(|worker| self.exit_reports.of_worker(worker));
+        if let (RollState::Aborted | RollState::RolledBack, Some(failure)) =
+            (roll.state, &roll.failure)
+        {
+            let culprit = failure
+                .worker
+                .and_then(|worker| self.exit_reports.of_worker(worker));
             let why = reason(failure, culprit);
             let why = why.lines().next().unwrap_or_default();
             let (what, why) = match failure.cause {
@@ -177,12 +201,17 @@ impl Supervisor {
         if pool.outdated > 0 {
             text.push_str(&format!(" ({})", outdated(pool.outdated)));
         }
-        PoolLine { well: matches!(pool.state, PoolState::Ok | PoolState::Done), text }
+        PoolLine {
+            well: matches!(pool.state, PoolState::Ok | PoolState::Done),
+            text,
+        }
     }
 
     /// Everything stops: sent once.
     pub(super) fn tell_stopping(&self) {
-        self.service_manager.socket.send("STOPPING=1\nSTATUS=stopping");
+        self.service_manager
+            .socket
+            .send("STOPPING=1\nSTATUS=stopping");
     }
 
     /// An essential pool has ended: the master stops with the pool's exit code.
@@ -196,7 +225,10 @@ impl Supervisor {
             Some(Exit::Signal { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Some(Exit::Unknown) | None => ESSENTIAL_FAILED,
         };
-        let text = format!("{} is essential and has ended ({how}): everything stops", self.pool_name(pool));
+        let text = format!(
+            "{} is essential and has ended ({how}): everything stops",
+            self.pool_name(pool)
+        );
         tracing::info!("{text}");
         self.start_watch.abandon(code, &text);
         self.exit_code = Some(code);
@@ -208,7 +240,9 @@ impl Supervisor {
             return;
         }
         let name = self.pool_name(pool);
-        let text = format!("{name} is essential, and none of its workers was ready for {span}: everything stops");
+        let text = format!(
+            "{name} is essential, and none of its workers was ready for {span}: everything stops"
+        );
         tracing::error!("{text}");
         self.start_watch.abandon(ESSENTIAL_FAILED, &text);
         self.exit_code = Some(ESSENTIAL_FAILED);
@@ -219,7 +253,9 @@ impl Supervisor {
 /// READY=1 is sent once every pool is ready, or known to be in a crash loop.
 fn is_settled(pool: &PoolView) -> bool {
     match pool.state {
-        PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => true,
+        PoolState::Ok | PoolState::Reloading | PoolState::RollingBack | PoolState::CrashLoop => {
+            true
+        }
         PoolState::Done | PoolState::Failed | PoolState::Stopped => true,
         PoolState::Mixed | PoolState::Degraded => pool.ready >= pool.wanted,
         PoolState::Starting | PoolState::Stopping => false,
@@ -228,14 +264,29 @@ fn is_settled(pool: &PoolView) -> bool {
 
 /// "2 of generation 1, 1 of generation 2".
 fn mixture(pool: &PoolView) -> String {
-    let parts = pool.serving.iter().map(|(generation, count)| format!("{count} of generation {generation}"));
+    let parts = pool
+        .serving
+        .iter()
+        .map(|(generation, count)| format!("{count} of generation {generation}"));
     parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a pool cannot start because a pool that it comes after does not come up. A oneshot that fails must not hold
 /// up the machine's boot, which waits for READY=1.
 pub(super) fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
-    let find = |id: &PoolId| all.iter().find(|(other, _)| other == id).map(|(_, other)| other);
-    let stuck = |state| matches!(state, PoolState::CrashLoop | PoolState::Failed | PoolState::Stopped);
-    pool.held_by.iter().filter_map(find).any(|other| stuck(other.state) || is_held_up(other, all))
+    let find = |id: &PoolId| {
+        all.iter()
+            .find(|(other, _)| other == id)
+            .map(|(_, other)| other)
+    };
+    let stuck = |state| {
+        matches!(
+            state,
+            PoolState::CrashLoop | PoolState::Failed | PoolState::Stopped
+        )
+    };
+    pool.held_by
+        .iter()
+        .filter_map(find)
+        .any(|other| stuck(other.state) || is_held_up(other, all))
 }

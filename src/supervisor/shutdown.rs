@@ -27,8 +27,12 @@ fn run_with_timeout(timeout: Duration, what: &str, job: impl FnOnce() + Send + '
         drop(leaves);
     };
     // Without a thread the files stay: the next start removes them.
-    let begun = std::thread::Builder::new().name("file-removal".into()).spawn(go);
-    if begun.is_err() || gone.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+    let begun = std::thread::Builder::new()
+        .name("file-removal".into())
+        .spawn(go);
+    if begun.is_err()
+        || gone.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+    {
         tracing::warn!("{what} could not be removed: a disk hangs?");
     }
 }
@@ -36,7 +40,10 @@ fn run_with_timeout(timeout: Duration, what: &str, job: impl FnOnce() + Send + '
 fn remove_files(mut listening: super::listening::Listening) {
     for (_, listener) in listening.iter_mut() {
         if let Err(error) = listener.remove_file() {
-            tracing::warn!(listen = listener.name(), "its file cannot be removed: {error}");
+            tracing::warn!(
+                listen = listener.name(),
+                "its file cannot be removed: {error}"
+            );
         }
     }
 }
@@ -55,16 +62,23 @@ impl Shutdown {
 impl Supervisor {
     pub(super) fn begin_shutdown(&mut self, lost: &[WorkerId]) {
         for worker in lost {
-            let Some(process) = self.processes.get(*worker) else { continue };
+            let Some(process) = self.processes.get(*worker) else {
+                continue;
+            };
             let name = format!("{}/{}", self.pool_name(process.pool), process.slot);
             let text = match process.exit {
-                None => format!("{name}: pid {} cannot be ended by the kernel", process.pid().unwrap_or(0)),
+                None => format!(
+                    "{name}: pid {} cannot be ended by the kernel",
+                    process.pid().unwrap_or(0)
+                ),
                 Some(_) => format!("{name}: {}", self.orphans.why_left(*worker)),
             };
             tracing::error!("{text}");
             self.unkillable.insert(*worker, text);
         }
-        self.shutdown = Some(Shutdown { deadline: self.clock.now() + ORPHAN_TIMEOUT });
+        self.shutdown = Some(Shutdown {
+            deadline: self.clock.now() + ORPHAN_TIMEOUT,
+        });
         self.end_orphans();
     }
 
@@ -90,25 +104,53 @@ impl Supervisor {
         let lost = lost.join("\n");
         self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
         let listening = std::mem::take(&mut self.listening);
-        run_with_timeout(FILES_TIMEOUT, "the files of unix listeners", move || remove_files(listening));
+        run_with_timeout(FILES_TIMEOUT, "the files of unix listeners", move || {
+            remove_files(listening)
+        });
         // If processes are left, the journal stays: the next start has to find them.
         if self.unkillable.is_empty() {
             self.journal.remove().ok();
         }
-        let message = if code == 0 { "stopped".to_owned() } else { lost.clone() };
+        let message = if code == 0 {
+            "stopped".to_owned()
+        } else {
+            lost.clone()
+        };
         for client in std::mem::take(&mut self.stop_clients) {
-            self.server.say(client, &Response::Done { code, message: message.clone() }, true);
+            self.server.say(
+                client,
+                &Response::Done {
+                    code,
+                    message: message.clone(),
+                },
+                true,
+            );
             self.server.flush(client);
         }
         self.finish_followers();
         self.log.drain();
         self.log_clients.end(CLIENT_TIMEOUT);
-        let Self { runtime_dir, mut server, mut start_watch, processes, cgroups, exit_code, .. } = self;
+        let Self {
+            runtime_dir,
+            mut server,
+            mut start_watch,
+            processes,
+            cgroups,
+            exit_code,
+            ..
+        } = self;
         // Cgroups and runtime directory go before the report: once `rotad start` returns, nothing is left.
         server.keep_signs(&[]);
         drop((processes, cgroups));
-        run_with_timeout(FILES_TIMEOUT, "the pid file and the control socket", move || runtime_dir.leave());
+        run_with_timeout(
+            FILES_TIMEOUT,
+            "the pid file and the control socket",
+            move || runtime_dir.leave(),
+        );
         let start_code = start_watch.finish_on_exit((!lost.is_empty()).then_some(lost.as_str()));
-        start_code.unwrap_or(code).max(code).max(exit_code.unwrap_or(0))
+        start_code
+            .unwrap_or(code)
+            .max(code)
+            .max(exit_code.unwrap_or(0))
     }
 }

@@ -41,12 +41,24 @@ impl SpawnSpecs {
     pub(super) fn new() -> Self {
         // Read once: after a package upgrade the path is still right, while /proc/self/exe would be the deleted file.
         let rotad = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("rotad"));
-        Self { pinned: BTreeMap::new(), base: BTreeMap::new(), rotad }
+        Self {
+            pinned: BTreeMap::new(),
+            base: BTreeMap::new(),
+            rotad,
+        }
     }
 
-    pub(super) fn request(&mut self, spec: &PoolSpec, own: &[&Listener], params: &SpawnParams<'_>) -> SpawnRequest {
+    pub(super) fn request(
+        &mut self,
+        spec: &PoolSpec,
+        own: &[&Listener],
+        params: &SpawnParams<'_>,
+    ) -> SpawnRequest {
         let (plan, recipe) = (&spec.plan, &spec.plan.recipe);
-        let addresses: Vec<Address> = own.iter().map(|listener| listener.target().address).collect();
+        let addresses: Vec<Address> = own
+            .iter()
+            .map(|listener| listener.target().address)
+            .collect();
         let context = Context {
             addresses: &addresses,
             pool: &plan.name,
@@ -55,19 +67,33 @@ impl SpawnSpecs {
             port: params.port,
             rotad: &self.rotad,
         };
-        let argv: Vec<OsString> = recipe.command.iter().map(|word| word.expand(&context)).collect();
+        let argv: Vec<OsString> = recipe
+            .command
+            .iter()
+            .map(|word| word.expand(&context))
+            .collect();
         let mut env = self
             .base
             .entry((params.pool, params.generation))
-            .or_insert_with(|| environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref()))
+            .or_insert_with(|| {
+                environment::base(recipe.clear_env, &recipe.pass_env, recipe.account.as_ref())
+            })
             .clone();
         for (name, value) in &recipe.env {
             set(&mut env, name, value.expand(&context));
         }
         set(&mut env, "ROTAD_POOL", plan.name.clone().into());
-        set(&mut env, "ROTAD_KIND", crate::observe::status::kind_name(plan.kind).into());
+        set(
+            &mut env,
+            "ROTAD_KIND",
+            crate::observe::status::kind_name(plan.kind).into(),
+        );
         set(&mut env, "ROTAD_SLOT", params.slot.to_string().into());
-        set(&mut env, "ROTAD_GENERATION", params.generation.to_string().into());
+        set(
+            &mut env,
+            "ROTAD_GENERATION",
+            params.generation.to_string().into(),
+        );
         set(&mut env, "ROTAD_WORKER", params.tag.into());
         if let Some(port) = params.port {
             set(&mut env, "ROTAD_PORT", port.to_string().into());
@@ -75,14 +101,23 @@ impl SpawnSpecs {
         if let Some(notify) = &params.notify {
             set(&mut env, "NOTIFY_SOCKET", notify.clone());
         }
-        let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+        let path = env
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map(|(_, value)| value.clone());
         let program = argv.first().cloned().unwrap_or_default();
         let directory = recipe.working_directory.clone();
         let pinned = self.pinned.entry((params.pool, params.generation));
-        let pinned = pinned.or_insert_with(|| Arc::new(PinnedPaths::new(program, directory, path))).clone();
+        let pinned = pinned
+            .or_insert_with(|| Arc::new(PinnedPaths::new(program, directory, path)))
+            .clone();
         // A colon separates the names (sd_listen_fds(3)), and the name of a listener given by its address contains one.
-        let names: Vec<String> =
-            spec.sockets.iter().take(recipe.passed).map(|socket| socket.name.replace(':', "_")).collect();
+        let names: Vec<String> = spec
+            .sockets
+            .iter()
+            .take(recipe.passed)
+            .map(|socket| socket.name.replace(':', "_"))
+            .collect();
         SpawnRequest {
             worker: params.worker,
             pinned,
@@ -94,8 +129,15 @@ impl SpawnSpecs {
             limits: recipe.limits.clone(),
             stdout: params.stdout.clone(),
             stderr: params.stderr.clone(),
-            stdin: recipe.stdin.and_then(|index| own.get(index)).map(|listener| listener.fd()),
-            listeners: own.iter().take(recipe.passed).map(|listener| listener.fd()).collect(),
+            stdin: recipe
+                .stdin
+                .and_then(|index| own.get(index))
+                .map(|listener| listener.fd()),
+            listeners: own
+                .iter()
+                .take(recipe.passed)
+                .map(|listener| listener.fd())
+                .collect(),
             listen_names: names.join(":"),
             watchdog: match plan.health {
                 Some(Health::Watchdog(interval)) => Some(interval),
@@ -113,7 +155,9 @@ impl SpawnSpecs {
 
     /// The program and directory of a generation, known after its first spawn.
     pub(super) fn resolved(&self, pool: PoolId, generation: Generation) -> Option<Resolved> {
-        self.pinned.get(&(pool, generation)).and_then(|pinned| pinned.resolved())
+        self.pinned
+            .get(&(pool, generation))
+            .and_then(|pinned| pinned.resolved())
     }
 
     /// The paths that a generation is pinned to.
@@ -124,7 +168,11 @@ impl SpawnSpecs {
     /// The directory of a generation whose program was not found in it.
     pub(super) fn folder(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
         let pinned = self.pinned.get(&(pool, generation))?;
-        if pinned.resolved().is_some() { None } else { pinned.folder() }
+        if pinned.resolved().is_some() {
+            None
+        } else {
+            pinned.folder()
+        }
     }
 
     /// Only the generation `held` of a pool must not be resolved again, whatever happens to its directory. None: all
@@ -137,8 +185,10 @@ impl SpawnSpecs {
 
     /// Forgets the generations that can no longer be spawned.
     pub(super) fn retain_generations(&mut self, pool: PoolId, wanted: impl Fn(Generation) -> bool) {
-        self.pinned.retain(|(of, generation), _| *of != pool || wanted(*generation));
-        self.base.retain(|(of, generation), _| *of != pool || wanted(*generation));
+        self.pinned
+            .retain(|(of, generation), _| *of != pool || wanted(*generation));
+        self.base
+            .retain(|(of, generation), _| *of != pool || wanted(*generation));
     }
 }
 

@@ -55,7 +55,10 @@ const MAX_NAMES: usize = 20;
 
 impl Failed {
     pub(super) fn at(what: &str, error: impl std::fmt::Display) -> Self {
-        Self { code: 1, message: format!("{what}: {error}") }
+        Self {
+            code: 1,
+            message: format!("{what}: {error}"),
+        }
     }
 }
 
@@ -75,7 +78,11 @@ struct Acquired {
 }
 
 impl Supervisor {
-    pub(super) fn start(plan: Plan, mut context: StartContext, reader: Reader) -> Result<Self, (StartContext, Failed)> {
+    pub(super) fn start(
+        plan: Plan,
+        mut context: StartContext,
+        reader: Reader,
+    ) -> Result<Self, (StartContext, Failed)> {
         let passed = std::mem::take(&mut context.passed);
         match prepare(&plan, &mut context, passed).and_then(|acquired| Parts::on(&plan, acquired)) {
             Ok(parts) => Ok(parts.supervisor(plan, context, reader)),
@@ -84,10 +91,18 @@ impl Supervisor {
     }
 }
 
-fn prepare(plan: &Plan, context: &mut StartContext, passed: Vec<ActivationSocket>) -> Result<Acquired, Failed> {
-    let (mut runtime_dir, signs) = RuntimeDir::enter(plan).map_err(|e| Failed { code: e.code, message: e.message })?;
+fn prepare(
+    plan: &Plan,
+    context: &mut StartContext,
+    passed: Vec<ActivationSocket>,
+) -> Result<Acquired, Failed> {
+    let (mut runtime_dir, signs) = RuntimeDir::enter(plan).map_err(|e| Failed {
+        code: e.code,
+        message: e.message,
+    })?;
     let left = find_stale_workers(plan, context, &runtime_dir)?;
-    sys::reaper::become_subreaper().map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
+    sys::reaper::become_subreaper()
+        .map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
     let log_writer = open_logs(plan, context)?;
@@ -104,22 +119,37 @@ fn prepare(plan: &Plan, context: &mut StartContext, passed: Vec<ActivationSocket
         service_manager: &mut service_manager,
     }
     .begin(left)?;
-    let listeners =
-        listener::open_all(&plan.listeners, passed).map_err(|e| Failed { code: 1, message: e.to_string() })?;
+    let listeners = listener::open_all(&plan.listeners, passed).map_err(|e| Failed {
+        code: 1,
+        message: e.to_string(),
+    })?;
     let control = runtime_dir
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
     let mut server = Server::new(control, plan.control.mode);
     server.tell_where(&runtime_files::here(runtime_dir.path()));
-    signs.into_iter().for_each(|sign| server.add_sign(sign.path, sign.listener));
+    signs
+        .into_iter()
+        .for_each(|sign| server.add_sign(sign.path, sign.listener));
     let notify_dir = runtime_dir.path().join(NOTIFY);
-    make_notify_dir(&notify_dir).map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
+    make_notify_dir(&notify_dir)
+        .map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
     let cgroups = WorkerCgroups::find(&plan.master.name);
     let tag = new_tag();
     // Before the first spawn, and required: without it, nobody could find the workers of this master after a SIGKILL.
-    let journal = WorkerJournal::open(runtime_dir.path(), &tag, cgroups.base())
-        .map_err(|e| Failed::at(&format!("cannot write the list of workers in {}", runtime_dir.path().display()), e))?;
-    runtime_dir.write_pid().map_err(|e| Failed { code: e.code, message: e.message })?;
+    let journal = WorkerJournal::open(runtime_dir.path(), &tag, cgroups.base()).map_err(|e| {
+        Failed::at(
+            &format!(
+                "cannot write the list of workers in {}",
+                runtime_dir.path().display()
+            ),
+            e,
+        )
+    })?;
+    runtime_dir.write_pid().map_err(|e| Failed {
+        code: e.code,
+        message: e.message,
+    })?;
     tracing::info!(
         pid = std::process::id(),
         config = %plan.config.display(),
@@ -148,12 +178,18 @@ fn prepare(plan: &Plan, context: &mut StartContext, passed: Vec<ActivationSocket
 
 /// The prefix of ROTAD_WORKER for the workers of this master. The time makes it unique across reboots and reused pids.
 fn new_tag() -> String {
-    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let started = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     format!("{:x}-{:x}", std::process::id(), started.as_micros())
 }
 
 /// Finds the workers that a killed master left. An error if there are any and --no-take-over forbids stopping them.
-fn find_stale_workers(plan: &Plan, context: &StartContext, runtime_dir: &RuntimeDir) -> Result<StaleWorkers, Failed> {
+fn find_stale_workers(
+    plan: &Plan,
+    context: &StartContext,
+    runtime_dir: &RuntimeDir,
+) -> Result<StaleWorkers, Failed> {
     let left = StaleWorkers::find_as_heir(runtime_dir.path())
         .map_err(|e| Failed::at("cannot read what a dead master left", e))?;
     if left.found.is_empty() || !context.no_take_over {
@@ -192,8 +228,12 @@ impl TakeOver<'_> {
             return Ok(None);
         }
         let dead = left.master().unwrap_or(0);
-        let manners: BTreeMap<String, Manner> =
-            self.plan.pools.iter().map(|pool| (pool.name.clone(), manner(pool))).collect();
+        let manners: BTreeMap<String, Manner> = self
+            .plan
+            .pools
+            .iter()
+            .map(|pool| (pool.name.clone(), manner(pool)))
+            .collect();
         let text = format!(
             "a master that was killed (pid {dead}) has left {}; each is stopped by its stop steps before anything is started",
             summary(&left.found)
@@ -202,16 +242,35 @@ impl TakeOver<'_> {
         self.context.report.progress(&text);
         for pipe in left.pipes() {
             let (pool, slot) = (pipe.pool.clone(), pipe.slot);
-            let log = self.plan.pools.iter().find(|plan| plan.name == pool).map(|plan| &plan.log);
+            let log = self
+                .plan
+                .pools
+                .iter()
+                .find(|plan| plan.name == pool)
+                .map(|plan| &plan.log);
             if let Err(error) = self.log_writer.adopt_stale(pipe, log) {
-                tracing::warn!(pool, slot, "what a dead master's worker still prints cannot be read: {error}");
+                tracing::warn!(
+                    pool,
+                    slot,
+                    "what a dead master's worker still prints cannot be read: {error}"
+                );
             }
         }
-        let cap = self.plan.master.stop_timeout.map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let cap = self
+            .plan
+            .master
+            .stop_timeout
+            .map(|cap| Span::from_millis(cap.as_millis() as u64));
         let bell = self.signals.as_fd().try_clone_to_owned().ok();
         let mut stop = Stop::default();
         let mut reported_at = Instant::now();
-        let Self { log_writer, context, signals, service_manager, .. } = self;
+        let Self {
+            log_writer,
+            context,
+            signals,
+            service_manager,
+            ..
+        } = self;
         let done = left.take_over(&manners, cap, bell.as_ref().map(AsFd::as_fd), |left| {
             for came in signals.pending() {
                 stop.on_signal(came.meaning, &came.text);
@@ -223,7 +282,11 @@ impl TakeOver<'_> {
                 tracing::info!("{text}");
                 context.report.progress(&text);
             }
-            if stop.now { Nudge::KillNow } else { Nudge::None }
+            if stop.now {
+                Nudge::KillNow
+            } else {
+                Nudge::None
+            }
         });
         service_manager.take_over_done();
         log_writer.drain();
@@ -236,14 +299,23 @@ impl TakeOver<'_> {
         }
         let cut = match &done.cut[..] {
             [] => String::new(),
-            cut => format!("; killed at the end of their stop steps: {}", cut.join(", ")),
+            cut => format!(
+                "; killed at the end of their stop steps: {}",
+                cut.join(", ")
+            ),
         };
-        let text = format!("what a killed master (pid {dead}) had left is stopped ({} processes){cut}", done.found);
+        let text = format!(
+            "what a killed master (pid {dead}) had left is stopped ({} processes){cut}",
+            done.found
+        );
         tracing::warn!("{text}");
         if stop.asked {
             // `run` was asked to stop and has stopped; for `start` that is a failure.
             let code = if context.foreground { 0 } else { 1 };
-            return Err(Failed { code, message: format!("{text}; stopped before anything was started") });
+            return Err(Failed {
+                code,
+                message: format!("{text}; stopped before anything was started"),
+            });
         }
         context.report.progress(&text);
         Ok(Some(text))
@@ -265,7 +337,11 @@ impl Stop {
                 self.now |= meaning == Meaning::Interrupt && self.interrupted;
                 self.interrupted |= meaning == Meaning::Interrupt;
                 self.asked = true;
-                let how = if self.now { "what is left is killed" } else { "nothing will be started" };
+                let how = if self.now {
+                    "what is left is killed"
+                } else {
+                    "nothing will be started"
+                };
                 tracing::info!("{text}: {how}");
             }
             // The configuration has just been read, and nothing of ours runs yet.
@@ -275,17 +351,27 @@ impl Stop {
 }
 
 fn manner(pool: &PoolPlan) -> Manner {
-    Manner { steps: pool.policy.stop.clone(), after: pool.after.clone() }
+    Manner {
+        steps: pool.policy.stop.clone(),
+        after: pool.after.clone(),
+    }
 }
 
 fn list_names(left: &[StaleWorker]) -> String {
-    left.iter().map(|one| format!("  {}", one.name())).collect::<Vec<_>>().join("\n")
+    left.iter()
+        .map(|one| format!("  {}", one.name()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn summary(left: &[StaleWorker]) -> String {
     let named: Vec<String> = left.iter().take(MAX_NAMES).map(StaleWorker::name).collect();
     let more = left.len().saturating_sub(MAX_NAMES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     format!("{}{more}", named.join(", "))
 }
 
@@ -295,27 +381,45 @@ fn open_logs(plan: &Plan, context: &StartContext) -> Result<LogWriter, Failed> {
     for pool in &plan.pools {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
             if let Sink::File(path) = sink {
-                let what = format!("pool {}: cannot write its log {}", pool.name, path.display());
+                let what = format!(
+                    "pool {}: cannot write its log {}",
+                    pool.name,
+                    path.display()
+                );
                 log::check_file(path, pool.log.access).map_err(|e| Failed::at(&what, e))?;
             }
         }
     }
-    let log_writer = LogWriter::start(master_log).map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let log_writer =
+        LogWriter::start(master_log).map_err(|e| Failed::at("cannot start the log's thread", e))?;
     let sink = log_writer.clone();
-    tracing_setup::open(Arc::new(move |line| sink.line(line)), plan.master.log_format, plan.master.log_level);
+    tracing_setup::open(
+        Arc::new(move |line| sink.line(line)),
+        plan.master.log_format,
+        plan.master.log_level,
+    );
     Ok(log_writer)
 }
 
 /// The master's log file. None: it logs to stderr.
 fn log_file<'p>(plan: &'p Plan, context: &StartContext) -> Option<&'p PathBuf> {
     let master = &plan.master;
-    master.log_file.as_ref().or_else(|| (!context.foreground).then_some(&master.default_log_file))
+    master
+        .log_file
+        .as_ref()
+        .or_else(|| (!context.foreground).then_some(&master.default_log_file))
 }
 
 fn master_log(plan: &Plan, context: &StartContext) -> Result<MasterLog, Failed> {
     let master = &plan.master;
-    let Some(file) = log_file(plan, context) else { return Ok(MasterLog::stderr(master.log_format)) };
-    let rotation = Rotation { max_size: master.log_max_size, keep: master.log_keep, ..Rotation::default() };
+    let Some(file) = log_file(plan, context) else {
+        return Ok(MasterLog::stderr(master.log_format));
+    };
+    let rotation = Rotation {
+        max_size: master.log_max_size,
+        keep: master.log_keep,
+        ..Rotation::default()
+    };
     MasterLog::file(file.clone(), master.log_format, rotation)
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
 }
@@ -336,8 +440,11 @@ impl Parts {
         let build = || -> io::Result<(Poller, Waker, Spawner, AcceptProbe, Health, OwnedFd)> {
             let poller = Poller::new()?;
             let waker = Waker::new()?;
-            let settings =
-                SpawnerConfig { wake: waker.clone(), original_nofile: acquired.nofile, shim: shim::OURSELVES.into() };
+            let settings = SpawnerConfig {
+                wake: waker.clone(),
+                original_nofile: acquired.nofile,
+                shim: shim::OURSELVES.into(),
+            };
             let spawner = Spawner::start(settings.clone())?;
             let accept_probe = AcceptProbe::start(waker.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -348,17 +455,32 @@ impl Parts {
             }
             for (number, listener) in acquired.listeners.iter().enumerate() {
                 // `Listening` assigns the same numbers.
-                poller.watch(listener.fd().as_fd(), Source::Listener(number as u64), Interest::Hangup)?;
+                poller.watch(
+                    listener.fd().as_fd(),
+                    Source::Listener(number as u64),
+                    Interest::Hangup,
+                )?;
                 if let Some(ear) = listener.ear() {
                     poller.watch(ear, Source::SocketFile(number as u64), Interest::Read)?;
                 }
             }
-            Ok((poller, waker, spawner, accept_probe, Health::new(settings), null.into()))
+            Ok((
+                poller,
+                waker,
+                spawner,
+                accept_probe,
+                Health::new(settings),
+                null.into(),
+            ))
         };
         let (poller, waker, spawner, accept_probe, health, null) =
             build().map_err(|e| Failed::at("cannot begin", e))?;
         for listener in &acquired.listeners {
-            tracing::info!(listen = listener.name(), "listening on {}", listener.addr_text());
+            tracing::info!(
+                listen = listener.name(),
+                "listening on {}",
+                listener.addr_text()
+            );
             if let Some(most) = listener.clipped() {
                 tracing::warn!(
                     listen = listener.name(),
@@ -368,31 +490,77 @@ impl Parts {
             }
         }
         tracing::debug!("{} pools", plan.pools.len());
-        Ok(Self { acquired, poller, waker, spawner, accept_probe, health, null: Arc::new(null) })
+        Ok(Self {
+            acquired,
+            poller,
+            waker,
+            spawner,
+            accept_probe,
+            health,
+            null: Arc::new(null),
+        })
     }
 
     fn supervisor(self, plan: Plan, context: StartContext, reader: Reader) -> Supervisor {
-        let Self { acquired, poller, waker, spawner, accept_probe, health, null } = self;
-        let orphans = Orphans::new(OrphanScanner::new(waker.clone()), tree::preexisting_children());
+        let Self {
+            acquired,
+            poller,
+            waker,
+            spawner,
+            accept_probe,
+            health,
+            null,
+        } = self;
+        let orphans = Orphans::new(
+            OrphanScanner::new(waker.clone()),
+            tree::preexisting_children(),
+        );
         let mut listening = Listening::default();
-        let ids: Vec<_> = acquired.listeners.into_iter().map(|listener| listening.add(listener)).collect();
+        let ids: Vec<_> = acquired
+            .listeners
+            .into_iter()
+            .map(|listener| listening.add(listener))
+            .collect();
         let mut pools = PoolRegistry::default();
         for pool in &plan.pools {
             let listeners = pool.recipe.listen.iter().map(|index| ids[*index]).collect();
-            let sockets = pool.recipe.listen.iter().map(|index| plan.listeners[*index].clone()).collect();
-            pools.add(PoolSpec { plan: pool.clone(), sockets, listeners });
+            let sockets = pool
+                .recipe
+                .listen
+                .iter()
+                .map(|index| plan.listeners[*index].clone())
+                .collect();
+            pools.add(PoolSpec {
+                plan: pool.clone(),
+                sockets,
+                listeners,
+            });
         }
         let log_file = log_file(&plan, &context).cloned();
-        let used: BTreeSet<usize> = plan.pools.iter().flat_map(|pool| pool.recipe.listen.iter().copied()).collect();
-        listening.set_lone((0..ids.len()).filter(|index| !used.contains(index)).map(|index| ids[index]).collect());
-        let watched: Vec<_> = pools.iter().map(|(id, pool)| (id, pool.name.clone(), ready_timeout(pool))).collect();
+        let used: BTreeSet<usize> = plan
+            .pools
+            .iter()
+            .flat_map(|pool| pool.recipe.listen.iter().copied())
+            .collect();
+        listening.set_lone(
+            (0..ids.len())
+                .filter(|index| !used.contains(index))
+                .map(|index| ids[index])
+                .collect(),
+        );
+        let watched: Vec<_> = pools
+            .iter()
+            .map(|(id, pool)| (id, pool.name.clone(), ready_timeout(pool)))
+            .collect();
         let start_watch = StartWatch::new(context, watched.into_iter());
         let notify_dir = acquired.runtime_dir.path().join(NOTIFY);
         let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
         if let Some(ear) = runtime_dir.ear()
             && let Err(error) = poller.watch(ear, Source::RuntimeDir, Interest::Read)
         {
-            tracing::warn!("what is taken from the runtime directory goes unnoticed until the next HUP: {error}");
+            tracing::warn!(
+                "what is taken from the runtime directory goes unnoticed until the next HUP: {error}"
+            );
         }
         Supervisor {
             engine: Engine::with_processors(processors()),
@@ -454,7 +622,9 @@ impl Parts {
 
 /// How many processors the master and its workers may use; affinity and the cgroup's cpu.max count.
 fn processors() -> u32 {
-    std::thread::available_parallelism().map_or(1, |processors| u32::try_from(processors.get()).unwrap_or(u32::MAX))
+    std::thread::available_parallelism().map_or(1, |processors| {
+        u32::try_from(processors.get()).unwrap_or(u32::MAX)
+    })
 }
 
 /// How long a worker may take to be ready. None: no limit.

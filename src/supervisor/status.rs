@@ -3,8 +3,8 @@
 use super::Supervisor;
 use super::tickets::reason;
 use crate::observe::status::{
-    MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState, WorkerStatus,
-    kind_name, outdated,
+    MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState,
+    WorkerStatus, kind_name, outdated,
 };
 use crate::process::rss_sampler;
 use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
@@ -12,12 +12,19 @@ use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView}
 impl Supervisor {
     pub(super) fn status(&self) -> Status {
         let view = self.engine.view();
-        let mut pools: Vec<(PoolId, PoolStatus)> =
-            view.pools().filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?))).collect();
-        let mut rows: Vec<(PoolId, WorkerStatus)> =
-            view.workers().map(|worker| (worker.pool, self.worker_status(&worker))).collect();
+        let mut pools: Vec<(PoolId, PoolStatus)> = view
+            .pools()
+            .filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?)))
+            .collect();
+        let mut rows: Vec<(PoolId, WorkerStatus)> = view
+            .workers()
+            .map(|worker| (worker.pool, self.worker_status(&worker)))
+            .collect();
         for (id, pool) in view.pools() {
-            rows.extend(view.empty_slots(id).map(|slot| (id, self.empty_status(id, &pool, &slot))));
+            rows.extend(
+                view.empty_slots(id)
+                    .map(|slot| (id, self.empty_status(id, &pool, &slot))),
+            );
         }
         for (id, row) in rows {
             if let Some((_, pool)) = pools.iter_mut().find(|(pool, _)| *pool == id) {
@@ -26,7 +33,8 @@ impl Supervisor {
         }
         let mut pools: Vec<PoolStatus> = pools.into_iter().map(|(_, pool)| pool).collect();
         for pool in &mut pools {
-            pool.workers.sort_by_key(|worker| (worker.slot, worker.generation));
+            pool.workers
+                .sort_by_key(|worker| (worker.slot, worker.generation));
         }
         let mut status = Status {
             master: MasterStatus {
@@ -34,7 +42,12 @@ impl Supervisor {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 name: self.plan.master.name.clone(),
                 config: self.plan.config.clone(),
-                state: if view.stopping() { "stopping" } else { "running" }.to_owned(),
+                state: if view.stopping() {
+                    "stopping"
+                } else {
+                    "running"
+                }
+                .to_owned(),
                 uptime_s: rounded(self.clock.now().0 as f64 / 1000.0),
             },
             pools,
@@ -46,13 +59,21 @@ impl Supervisor {
     fn pool_status(&self, id: PoolId, pool: &PoolView) -> Option<PoolStatus> {
         let plan = self.pools.plan(id)?;
         let roll = &pool.roll;
-        let culprit = roll.failure.as_ref().and_then(|f| f.worker).and_then(|w| self.exit_reports.of_worker(w));
+        let culprit = roll
+            .failure
+            .as_ref()
+            .and_then(|f| f.worker)
+            .and_then(|w| self.exit_reports.of_worker(w));
         let (unserved, all) = self.unserved_by(id);
         let state = pool_state(pool.state);
         Some(PoolStatus {
             name: plan.name.clone(),
             kind: kind_name(plan.kind).to_owned(),
-            state: if state == PoolState::Ok && !unserved.is_empty() { PoolState::Degraded } else { state },
+            state: if state == PoolState::Ok && !unserved.is_empty() {
+                PoolState::Degraded
+            } else {
+                state
+            },
             wanted: pool.wanted,
             alive: pool.alive,
             ready: if all { 0 } else { pool.ready },
@@ -61,15 +82,23 @@ impl Supervisor {
                 state: reload_state(roll.state),
                 generation: roll.generation,
                 reason: roll.failure.as_ref().map(|failure| {
-                    let threat =
-                        if pool.outdated > 0 { format!("\n{}", outdated(pool.outdated)) } else { String::new() };
+                    let threat = if pool.outdated > 0 {
+                        format!("\n{}", outdated(pool.outdated))
+                    } else {
+                        String::new()
+                    };
                     reason(failure, culprit) + &threat
                 }),
                 replaced: roll.replaced,
                 of: roll.of,
                 took_s: roll.took.as_secs_f64(),
             },
-            waits_for: pool.held_by.iter().chain(&roll.after).map(|pool| self.pool_name(*pool).to_owned()).collect(),
+            waits_for: pool
+                .held_by
+                .iter()
+                .chain(&roll.after)
+                .map(|pool| self.pool_name(*pool).to_owned())
+                .collect(),
             unserved,
             scaled: self.pools.scaled(id).is_some(),
             outdated: pool.outdated,
@@ -88,7 +117,10 @@ impl Supervisor {
             generation: worker.generation.0,
             age_s: (self.clock.now() - worker.began).as_secs_f64(),
             ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
-            ready_by: worker.ready_in.filter(|_| worker.by_age).map(|_| ReadyBy::Age),
+            ready_by: worker
+                .ready_in
+                .filter(|_| worker.by_age)
+                .map(|_| ReadyBy::Age),
             restarts: self.engine.view().restarts(worker.pool, worker.slot),
             rss_bytes: usage.map(|usage| usage.rss_bytes),
             cpu_s: usage.map(|usage| rounded(usage.cpu_s)),

@@ -3,7 +3,9 @@
 
 use super::exit_report::{ExitReport, describe};
 use crate::observe::clip::join_within;
-use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket};
+use rotad_core::{
+    Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket,
+};
 use std::collections::BTreeMap;
 
 /// Maximum size of one reply, in bytes: many pools, each with the last lines of a worker.
@@ -46,7 +48,15 @@ impl Tickets {
     /// Opens a wait. It is over once it is closed and all its tickets are settled.
     pub(super) fn open(&mut self, client: Option<u64>, drained: bool) -> WaitId {
         self.last += 1;
-        let wait = PendingWait { client, pools: Vec::new(), drained, open: true, left: 0, code: 0, lines: Vec::new() };
+        let wait = PendingWait {
+            client,
+            pools: Vec::new(),
+            drained,
+            open: true,
+            left: 0,
+            code: 0,
+            lines: Vec::new(),
+        };
         self.waits.insert(self.last, wait);
         WaitId(self.last)
     }
@@ -83,21 +93,36 @@ impl Tickets {
     }
 
     /// A closed wait with one ticket for each pool.
-    pub(super) fn issue(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) -> Vec<(PoolId, Ticket)> {
+    pub(super) fn issue(
+        &mut self,
+        client: Option<u64>,
+        drained: bool,
+        pools: &[PoolId],
+    ) -> Vec<(PoolId, Ticket)> {
         let wait = self.open(client, drained);
-        let issued = pools.iter().map(|pool| (*pool, self.join(wait, *pool))).collect();
+        let issued = pools
+            .iter()
+            .map(|pool| (*pool, self.join(wait, *pool)))
+            .collect();
         self.close(wait);
         issued
     }
 
     /// The clients that wait for this pool; they get its progress.
     pub(super) fn clients_of(&self, pool: PoolId) -> Vec<u64> {
-        self.waits.values().filter(|w| w.pools.contains(&pool)).filter_map(|w| w.client).collect()
+        self.waits
+            .values()
+            .filter(|w| w.pools.contains(&pool))
+            .filter_map(|w| w.client)
+            .collect()
     }
 
     /// Whether the ticket's client waits until the old workers are gone.
     pub(super) fn waits_for_drain(&self, ticket: Ticket) -> bool {
-        self.wait_of.get(&ticket).and_then(|wait| self.waits.get(wait)).is_some_and(|wait| wait.drained)
+        self.wait_of
+            .get(&ticket)
+            .and_then(|wait| self.waits.get(wait))
+            .is_some_and(|wait| wait.drained)
     }
 
     /// The client has disconnected; the work goes on.
@@ -118,9 +143,15 @@ impl Tickets {
     }
 
     fn end(&mut self, number: u64) -> Option<Settled> {
-        self.waits.get(&number).filter(|wait| wait.left == 0 && !wait.open)?;
+        self.waits
+            .get(&number)
+            .filter(|wait| wait.left == 0 && !wait.open)?;
         let wait = self.waits.remove(&number)?;
-        Some(Settled { client: wait.client, code: wait.code, message: join_within(&wait.lines, MAX_REPORT_BYTES) })
+        Some(Settled {
+            client: wait.client,
+            code: wait.code,
+            message: join_within(&wait.lines, MAX_REPORT_BYTES),
+        })
     }
 }
 
@@ -151,34 +182,84 @@ pub(super) struct OutcomeContext<'a> {
 pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -> (u8, String) {
     let OutcomeContext { pool, culprit, .. } = context;
     match outcome {
-        Outcome::Done { generation, replaced, took } => {
-            (0, format!("{pool}: done: generation {generation}, {} replaced in {took}", workers(*replaced)))
-        }
-        Outcome::Aborted { generation, failure, .. } if context.is_oneshot => {
+        Outcome::Done {
+            generation,
+            replaced,
+            took,
+        } => (
+            0,
+            format!(
+                "{pool}: done: generation {generation}, {} replaced in {took}",
+                workers(*replaced)
+            ),
+        ),
+        Outcome::Aborted {
+            generation,
+            failure,
+            ..
+        } if context.is_oneshot => {
             let why = reason(failure, culprit);
-            (10, format!("{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"))
+            (
+                10,
+                format!(
+                    "{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"
+                ),
+            )
         }
-        Outcome::Aborted { failure, standing, .. } if context.blocked_by.is_some() => {
+        Outcome::Aborted {
+            failure, standing, ..
+        } if context.blocked_by.is_some() => {
             let blocked_by = context.blocked_by.unwrap_or_default();
             let text = format!("{pool}: not rolled: {blocked_by}, which it comes after, was not\n");
-            (failure_code(standing), text + &describe_standing(context, standing, failure.mixed))
+            (
+                failure_code(standing),
+                text + &describe_standing(context, standing, failure.mixed),
+            )
         }
-        Outcome::Aborted { generation, failure, standing } => {
+        Outcome::Aborted {
+            generation,
+            failure,
+            standing,
+        } => {
             let reason = reason(failure, culprit);
             let cancelled = failure.cause == Cause::Cancelled;
             let word = if cancelled { "cancelled" } else { "aborted" };
-            let reason = if cancelled { String::new() } else { format!(": {reason}") };
-            let next = if cancelled || standing.outdated > 0 { "" } else { "; fix the code and roll again" };
+            let reason = if cancelled {
+                String::new()
+            } else {
+                format!(": {reason}")
+            };
+            let next = if cancelled || standing.outdated > 0 {
+                ""
+            } else {
+                "; fix the code and roll again"
+            };
             let text = format!("{pool}: {word}: generation {generation}{reason}\n");
-            (failure_code(standing), text + &describe_standing(context, standing, failure.mixed) + next)
+            (
+                failure_code(standing),
+                text + &describe_standing(context, standing, failure.mixed) + next,
+            )
         }
-        Outcome::RolledBack { generation, failure, standing } => {
+        Outcome::RolledBack {
+            generation,
+            failure,
+            standing,
+        } => {
             let reason = reason(failure, culprit);
-            let text =
-                format!("{pool}: rolled back to generation {}: generation {generation}: {reason}\n", standing.base);
-            (failure_code(standing), text + &describe_standing(context, standing, false))
+            let text = format!(
+                "{pool}: rolled back to generation {}: generation {generation}: {reason}\n",
+                standing.base
+            );
+            (
+                failure_code(standing),
+                text + &describe_standing(context, standing, false),
+            )
         }
-        Outcome::Cancelled { generation, stuck, standing } => {
+        Outcome::Cancelled {
+            generation,
+            stuck,
+            standing,
+        } => {
             let text = format!("{pool}: cancelled: generation {generation}\n");
             let who = if context.is_oneshot {
                 "its run was ended".to_owned()
@@ -187,16 +268,26 @@ pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
             };
             (u8::from(*stuck), text + &who)
         }
-        Outcome::ReplaceFailed { slot, failure, old_serves } => {
+        Outcome::ReplaceFailed {
+            slot,
+            failure,
+            old_serves,
+        } => {
             let reason = reason(failure, culprit);
             let (code, who) = if *old_serves {
                 (10, "the worker that it was to replace serves on")
             } else {
                 (1, "nobody serves in its place; still retrying")
             };
-            (code, format!("{pool}/{slot}: not replaced: {reason}\n{who}"))
+            (
+                code,
+                format!("{pool}/{slot}: not replaced: {reason}\n{who}"),
+            )
         }
-        Outcome::Begins { generation } => (1, format!("{pool}: has not begun; it will, with generation {generation}")),
+        Outcome::Begins { generation } => (
+            1,
+            format!("{pool}: has not begun; it will, with generation {generation}"),
+        ),
         Outcome::Superseded { by } => (1, format!("{pool}: {}", superseded(*by))),
         Outcome::NothingDone(why) => describe_nothing(pool, *why),
     }
@@ -216,7 +307,9 @@ pub(super) fn superseded(by: SupersededBy) -> &'static str {
         SupersededBy::Stop => "superseded: the pool stops",
         SupersededBy::Removal => "superseded: the configuration no longer has it",
         SupersededBy::StopOfAll => "superseded: everything stops",
-        SupersededBy::Cancel => "superseded: cancelled, with the rolling restart that it waited for",
+        SupersededBy::Cancel => {
+            "superseded: cancelled, with the rolling restart that it waited for"
+        }
         SupersededBy::Scale => "superseded: its slot is not wanted any more",
     }
 }
@@ -224,23 +317,50 @@ pub(super) fn superseded(by: SupersededBy) -> &'static str {
 fn describe_nothing(pool: &str, why: NothingDone) -> (u8, String) {
     match why {
         NothingDone::NoPool => (1, format!("{pool}: is not there any more")),
-        NothingDone::Stopped => (0, format!("{pool}: is stopped, and stays so until `rotad start {pool}`")),
-        NothingDone::NoRoll => (0, format!("{pool}: nothing to cancel: no rolling restart runs")),
-        NothingDone::AlreadyRollingBack(to) => {
-            (0, format!("{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"))
+        NothingDone::Stopped => (
+            0,
+            format!("{pool}: is stopped, and stays so until `rotad start {pool}`"),
+        ),
+        NothingDone::NoRoll => (
+            0,
+            format!("{pool}: nothing to cancel: no rolling restart runs"),
+        ),
+        NothingDone::AlreadyRollingBack(to) => (
+            0,
+            format!(
+                "{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"
+            ),
+        ),
+        NothingDone::Oneshot => (
+            1,
+            format!("{pool}: is a oneshot: there is nothing to go back to"),
+        ),
+        NothingDone::Forgotten(generation) => {
+            (1, format!("{pool}: generation {generation} is not known"))
         }
-        NothingDone::Oneshot => (1, format!("{pool}: is a oneshot: there is nothing to go back to")),
-        NothingDone::Forgotten(generation) => (1, format!("{pool}: generation {generation} is not known")),
-        NothingDone::Empty(slot) => (1, format!("{pool}/{slot}: no worker serves there that could be replaced")),
-        NothingDone::Gone(slot) => {
-            (0, format!("{pool}/{slot}: its worker has ended before its turn came; a new one takes its place"))
-        }
+        NothingDone::Empty(slot) => (
+            1,
+            format!("{pool}/{slot}: no worker serves there that could be replaced"),
+        ),
+        NothingDone::Gone(slot) => (
+            0,
+            format!(
+                "{pool}/{slot}: its worker has ended before its turn came; a new one takes its place"
+            ),
+        ),
     }
 }
 
 /// Which workers serve after a rolling restart that ended early, in numbers.
 fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bool) -> String {
-    let Standing { base, of_base, wanted, others, in_place, outdated } = standing;
+    let Standing {
+        base,
+        of_base,
+        wanted,
+        others,
+        in_place,
+        outdated,
+    } = standing;
     let mut text = match (of_base, others.is_empty()) {
         (0, true) if !context.has_served => {
             format!("nobody serves: generation {base} has never served in full; still retrying")
@@ -260,8 +380,15 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
         left.entry(*generation).or_default().push(slot.to_string());
     }
     for (generation, slots) in &left {
-        let (slot, serve) = if slots.len() == 1 { ("slot", "serves") } else { ("slots", "serve") };
-        text.push_str(&format!("\n{slot} {} {serve} on with generation {generation}", slots.join(", ")));
+        let (slot, serve) = if slots.len() == 1 {
+            ("slot", "serves")
+        } else {
+            ("slots", "serve")
+        };
+        text.push_str(&format!(
+            "\n{slot} {} {serve} on with generation {generation}",
+            slots.join(", ")
+        ));
         if *in_place {
             text.push_str(", and cannot go back: it is the same folder and configuration");
         }
@@ -272,13 +399,20 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
         } else {
             "the old files do not come up, either"
         };
-        text.push_str(&format!("\n{whose}: {}; fix them and roll again", crate::observe::status::outdated(*outdated)));
+        text.push_str(&format!(
+            "\n{whose}: {}; fix them and roll again",
+            crate::observe::status::outdated(*outdated)
+        ));
     }
     text
 }
 
 pub(super) fn workers(count: u32) -> String {
-    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
+    if count == 1 {
+        "1 worker".to_owned()
+    } else {
+        format!("{count} workers")
+    }
 }
 
 /// Why it failed, with the last lines of the worker that failed.
@@ -287,7 +421,11 @@ pub(super) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String 
         (Cause::Cancelled, _) => "cancelled".to_owned(),
         (cause, None) => describe(cause, None),
         (cause, Some(culprit)) => {
-            let mut text = format!("worker {}: {}", culprit.slot, describe(cause, Some(culprit)));
+            let mut text = format!(
+                "worker {}: {}",
+                culprit.slot,
+                describe(cause, Some(culprit))
+            );
             if !culprit.exit.log.is_empty() {
                 text.push_str("\nits last lines:");
             }
@@ -306,33 +444,68 @@ mod tests {
     use rotad_core::{Exit, Slot, Span};
 
     fn context(has_served: bool) -> OutcomeContext<'static> {
-        OutcomeContext { pool: "web", is_oneshot: false, has_served, culprit: None, blocked_by: None }
+        OutcomeContext {
+            pool: "web",
+            is_oneshot: false,
+            has_served,
+            culprit: None,
+            blocked_by: None,
+        }
     }
 
     fn aborted(standing: Standing) -> Outcome {
-        let failure = Failure { worker: None, cause: Cause::Exited(Exit::Code(3)), mixed: false };
-        Outcome::Aborted { generation: Generation(2), failure, standing }
+        let failure = Failure {
+            worker: None,
+            cause: Cause::Exited(Exit::Code(3)),
+            mixed: false,
+        };
+        Outcome::Aborted {
+            generation: Generation(2),
+            failure,
+            standing,
+        }
     }
 
     #[test]
     fn old_workers_are_said_to_serve_only_if_they_do() {
-        let standing = |of_base| Standing { base: Generation(1), of_base, wanted: 3, ..Standing::default() };
+        let standing = |of_base| Standing {
+            base: Generation(1),
+            of_base,
+            wanted: 3,
+            ..Standing::default()
+        };
         let (code, text) = describe_outcome(context(true), &aborted(standing(2)));
         assert_eq!(code, 10);
-        assert!(text.contains("the old workers (generation 1) serve on: 2 of 3"), "{text}");
-        for (has_served, words) in [(true, "nobody serves (0 of 3)"), (false, "generation 1 has never served in full")]
-        {
+        assert!(
+            text.contains("the old workers (generation 1) serve on: 2 of 3"),
+            "{text}"
+        );
+        for (has_served, words) in [
+            (true, "nobody serves (0 of 3)"),
+            (false, "generation 1 has never served in full"),
+        ] {
             let (code, text) = describe_outcome(context(has_served), &aborted(standing(0)));
             assert_eq!(code, 1);
-            assert!(text.contains(words) && !text.contains("old workers"), "{text}");
+            assert!(
+                text.contains(words) && !text.contains("old workers"),
+                "{text}"
+            );
         }
         let others = vec![(Slot(0), Generation(2)), (Slot(2), Generation(2))];
-        let mix = Standing { others, in_place: true, outdated: 1, ..standing(1) };
+        let mix = Standing {
+            others,
+            in_place: true,
+            outdated: 1,
+            ..standing(1)
+        };
         let (code, text) = describe_outcome(context(true), &aborted(mix));
         assert_eq!(code, 10);
-        for part in
-            ["serves on: 1 of 3", "slots 0, 2 serve on with generation 2", "cannot go back", "a crash would start"]
-        {
+        for part in [
+            "serves on: 1 of 3",
+            "slots 0, 2 serve on with generation 2",
+            "cannot go back",
+            "a crash would start",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
@@ -349,16 +522,32 @@ mod tests {
             SupersededBy::Cancel,
             SupersededBy::Scale,
         ];
-        let texts: std::collections::BTreeSet<String> =
-            all.iter().map(|by| describe_outcome(context(true), &Outcome::Superseded { by: *by }).1).collect();
+        let texts: std::collections::BTreeSet<String> = all
+            .iter()
+            .map(|by| describe_outcome(context(true), &Outcome::Superseded { by: *by }).1)
+            .collect();
         assert_eq!(texts.len(), all.len(), "{texts:?}");
-        let done = Outcome::Done { generation: Generation(2), replaced: 1, took: Span::ZERO };
-        assert_eq!(describe_outcome(context(true), &done).1, "web: done: generation 2, 1 worker replaced in 0 ms");
+        let done = Outcome::Done {
+            generation: Generation(2),
+            replaced: 1,
+            took: Span::ZERO,
+        };
+        assert_eq!(
+            describe_outcome(context(true), &done).1,
+            "web: done: generation 2, 1 worker replaced in 0 ms"
+        );
     }
 
     #[test]
     fn the_worst_outcome_counts() {
-        for (one, other, worst) in [(0, 0, 0), (0, 10, 10), (10, 1, 1), (1, 10, 1), (0, 1, 1), (10, 78, 78)] {
+        for (one, other, worst) in [
+            (0, 0, 0),
+            (0, 10, 10),
+            (10, 1, 1),
+            (1, 10, 1),
+            (0, 1, 1),
+            (10, 78, 78),
+        ] {
             assert_eq!(worse(one, other), worst);
         }
     }

@@ -30,9 +30,20 @@ impl Supervisor {
         let name = self.pool_name(pool).to_owned();
         let view = self.engine.view();
         let all: Vec<(PoolId, PoolView)> = view.pools().collect();
-        let Some((_, own)) = all.iter().find(|(id, _)| *id == pool) else { return };
-        let by = own.held_by.iter().map(|other| self.pool_name(*other)).collect::<Vec<_>>().join(", ");
-        let waits = if by.is_empty() { "starts".to_owned() } else { format!("waits for {by}, and starts after that") };
+        let Some((_, own)) = all.iter().find(|(id, _)| *id == pool) else {
+            return;
+        };
+        let by = own
+            .held_by
+            .iter()
+            .map(|other| self.pool_name(*other))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let waits = if by.is_empty() {
+            "starts".to_owned()
+        } else {
+            format!("waits for {by}, and starts after that")
+        };
         if is_held_up(own, &all) {
             let text = format!(
                 "{name}: nothing was rolled: it has not started yet, and waits for {by}, which has failed; nobody serves\n\
@@ -55,8 +66,14 @@ impl Supervisor {
         for ticket in self.waiters.starts.remove(&pool).unwrap_or_default() {
             self.settle(ticket, pool, 0, text.clone());
         }
-        let ended = self.engine.view().pool(pool).is_some_and(|view| view.state == PoolState::Done);
-        let action = self.start_watch.up(pool, ended, self.has_ready_by_age(pool));
+        let ended = self
+            .engine
+            .view()
+            .pool(pool)
+            .is_some_and(|view| view.state == PoolState::Done);
+        let action = self
+            .start_watch
+            .up(pool, ended, self.has_ready_by_age(pool));
         self.apply_start_action(action);
     }
 
@@ -72,7 +89,10 @@ impl Supervisor {
             let name = self.pool_name(pool);
             let first = why.lines().next().unwrap_or_default();
             let text = format!("waits for {name}, which failed: {first}");
-            let told = format!("{}: {text}\nit starts once {name} is there", self.pool_name(other));
+            let told = format!(
+                "{}: {text}\nit starts once {name} is there",
+                self.pool_name(other)
+            );
             for ticket in self.waiters.starts.remove(&other).unwrap_or_default() {
                 self.settle(ticket, other, 1, told.clone());
             }
@@ -86,7 +106,8 @@ impl Supervisor {
     /// Pools held back by this one, directly or indirectly.
     fn held_by_pool(&self, pool: PoolId) -> Vec<PoolId> {
         let view = self.engine.view();
-        let held: Vec<(PoolId, Vec<PoolId>)> = view.pools().map(|(id, pool)| (id, pool.held_by)).collect();
+        let held: Vec<(PoolId, Vec<PoolId>)> =
+            view.pools().map(|(id, pool)| (id, pool.held_by)).collect();
         let mut found = vec![pool];
         let mut at = 0;
         while let Some(one) = found.get(at).copied() {
@@ -111,11 +132,21 @@ impl Supervisor {
             };
             match view.state {
                 PoolState::Stopped => self.give_up_start(pool, "stopped before it was ready"),
-                PoolState::Failed => self.give_up_start(pool, "its workers have ended, and are not started again"),
+                PoolState::Failed => {
+                    self.give_up_start(pool, "its workers have ended, and are not started again")
+                }
                 PoolState::Done => self.pool_up(pool, "its workers have done their work"),
                 PoolState::Stopping => {}
-                _ if self.pools.policy(pool).is_some_and(|policy| policy.count == 0) => self.pool_up(pool, NONE_WANTED),
-                _ if view.wanted > 0 && view.ready >= view.wanted => self.pool_up(pool, self.all_up(pool)),
+                _ if self
+                    .pools
+                    .policy(pool)
+                    .is_some_and(|policy| policy.count == 0) =>
+                {
+                    self.pool_up(pool, NONE_WANTED)
+                }
+                _ if view.wanted > 0 && view.ready >= view.wanted => {
+                    self.pool_up(pool, self.all_up(pool))
+                }
                 _ => {}
             }
         }
@@ -128,7 +159,9 @@ impl Supervisor {
         }
         self.give_up_start(pool, "stopped before it was ready");
         if !self.stopping {
-            let action = self.start_watch.failed(pool, "stopped before it was ready".to_owned());
+            let action = self
+                .start_watch
+                .failed(pool, "stopped before it was ready".to_owned());
             self.apply_start_action(action);
         }
     }
@@ -164,7 +197,12 @@ impl Supervisor {
     }
 
     fn answer_wait(&mut self, settled: Option<Settled>) {
-        if let Some(Settled { client: Some(client), code, message }) = settled {
+        if let Some(Settled {
+            client: Some(client),
+            code,
+            message,
+        }) = settled
+        {
             self.answer(client, &Response::Done { code, message }, true);
         }
     }
@@ -175,7 +213,10 @@ impl Supervisor {
             WorkerState::Stopping | WorkerState::Killing | WorkerState::KillingTree => true,
         };
         // A worker that the kernel cannot end would be waited for without end.
-        self.engine.view().workers().any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)
+        self.engine
+            .view()
+            .workers()
+            .any(|worker| worker.pool == pool && leaves(worker.state) && !worker.lost)
     }
 
     /// Called when workers are gone: settles the outcomes that waited for them.

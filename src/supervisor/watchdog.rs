@@ -34,7 +34,9 @@ impl Watchdogs {
 
     /// Restarts the interval. An interval of zero disables the watchdog.
     fn rearm(&mut self, worker: WorkerId, now: Time) {
-        let Some(watchdog) = self.of.get_mut(&worker) else { return };
+        let Some(watchdog) = self.of.get_mut(&worker) else {
+            return;
+        };
         if let Some(until) = watchdog.until.take() {
             self.due.remove(&(until, worker));
         }
@@ -47,7 +49,10 @@ impl Watchdogs {
 
     fn overdue(&mut self, now: Time) -> Option<(WorkerId, Span)> {
         let (_, worker) = self.due.first().copied().filter(|(at, _)| *at <= now)?;
-        let interval = self.of.get(&worker).map_or(Span::ZERO, |watchdog| watchdog.interval);
+        let interval = self
+            .of
+            .get(&worker)
+            .map_or(Span::ZERO, |watchdog| watchdog.interval);
         self.forget(worker);
         Some((worker, interval))
     }
@@ -56,9 +61,17 @@ impl Watchdogs {
 impl Supervisor {
     /// Registers the watchdog: the worker may set its interval before it is ready, but nothing is due until then.
     pub(super) fn expect_watchdog(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else { return };
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
         if let Some(Health::Watchdog(interval)) = process.spec.plan.health {
-            self.health.watchdogs.of.insert(worker, Watchdog { interval: span(interval), until: None });
+            self.health.watchdogs.of.insert(
+                worker,
+                Watchdog {
+                    interval: span(interval),
+                    until: None,
+                },
+            );
         }
     }
 
@@ -87,7 +100,10 @@ impl Supervisor {
 
     pub(super) fn run_due_watchdogs(&mut self) {
         while let Some((worker, interval)) = self.health.watchdogs.overdue(self.clock.now()) {
-            self.unhealthy(worker, format!("no WATCHDOG=1 for {:.1} s", interval.as_secs_f64()));
+            self.unhealthy(
+                worker,
+                format!("no WATCHDOG=1 for {:.1} s", interval.as_secs_f64()),
+            );
         }
     }
 

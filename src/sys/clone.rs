@@ -30,7 +30,16 @@ impl Stack {
         let len = STACK_BYTES + page;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
-        let base = unsafe { libc::mmap(null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        let base = unsafe {
+            libc::mmap(
+                null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -111,7 +120,11 @@ impl ExecProgress {
     fn trouble(&self) -> Option<ExecFailure> {
         match self.errno.load(Ordering::Acquire) {
             0 => None,
-            errno => Some(ExecFailure { stage: self.stage(), errno, detail: self.detail.load(Ordering::Relaxed) }),
+            errno => Some(ExecFailure {
+                stage: self.stage(),
+                errno,
+                detail: self.detail.load(Ordering::Relaxed),
+            }),
         }
     }
 
@@ -120,10 +133,21 @@ impl ExecProgress {
     /// The caller holds the lock that the parent needs for [`ExecProgress::settle`]: until then the child is not reaped,
     /// and neither its pid nor its pidfd can come to mean something else.
     pub fn kill(&self) -> bool {
-        let (pidfd, pid) = (self.pidfd.load(Ordering::Acquire), self.pid.load(Ordering::Acquire));
+        let (pidfd, pid) = (
+            self.pidfd.load(Ordering::Acquire),
+            self.pid.load(Ordering::Acquire),
+        );
         if pidfd >= 0 {
             // SAFETY: numbers and a null pointer only; the pidfd is open as said above.
-            let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, null::<u8>(), 0) };
+            let done = unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    pidfd,
+                    libc::SIGKILL,
+                    null::<u8>(),
+                    0,
+                )
+            };
             if done == 0 {
                 return true;
             }
@@ -142,7 +166,10 @@ impl ExecProgress {
         self.errno.store(0, Ordering::Release);
         let fd = self.pidfd.swap(-1, Ordering::AcqRel);
         // SAFETY: the kernel made the descriptor for the last clone alone, and the swap hands it out once.
-        ((fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) }), trouble)
+        (
+            (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) }),
+            trouble,
+        )
     }
 }
 
@@ -164,15 +191,28 @@ pub(super) unsafe fn vfork(
     progress: &ExecProgress,
 ) -> io::Result<i32> {
     const BARE: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let plain = if shares_table { BARE | libc::CLONE_FILES } else { BARE };
+    let plain = if shares_table {
+        BARE | libc::CLONE_FILES
+    } else {
+        BARE
+    };
     let top = stack.top();
     let slot = progress.pidfd.as_ptr();
     // SAFETY: the stack is ours and free, the slot outlives the call; the caller vouches for entry and arg. A kernel
     // before 5.2 ignores CLONE_PIDFD and leaves the slot at -1.
     let mut pid = unsafe { libc::clone(entry, top, plain | libc::CLONE_PIDFD, arg, slot) };
-    if pid < 0 && matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
+    if pid < 0
+        && matches!(
+            io::Error::last_os_error().raw_os_error(),
+            Some(libc::EINVAL | libc::ENOSYS)
+        )
+    {
         // SAFETY: as above, without the slot.
         pid = unsafe { libc::clone(entry, top, plain, arg) };
     }
-    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+    if pid < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(pid)
+    }
 }

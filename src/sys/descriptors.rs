@@ -23,7 +23,11 @@ pub fn close_all_but(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
 }
 
 fn close_range_before(first: u32, end: u32) -> io::Result<()> {
-    if first < end { close_range(first, end - 1) } else { Ok(()) }
+    if first < end {
+        close_range(first, end - 1)
+    } else {
+        Ok(())
+    }
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {
@@ -73,6 +77,9 @@ mod tests {
 
     #[test]
     fn a_descriptor_that_is_not_there_is_an_error() {
-        assert_eq!(take_inherited(1 << 20).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(
+            take_inherited(1 << 20).unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
     }
 }

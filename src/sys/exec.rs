@@ -76,10 +76,22 @@ struct Raw<'a> {
 /// # Errors
 /// No child: those of clone(2). A child that gave up wrote its trouble into `progress`.
 pub fn launch(launch: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io::Result<i32> {
-    debug_assert!(launch.descriptors.iter().all(|&fd| fd >= launch.descriptors.len() as RawFd));
+    debug_assert!(
+        launch
+            .descriptors
+            .iter()
+            .all(|&fd| fd >= launch.descriptors.len() as RawFd)
+    );
     let shares_table = fds::can_leave_table();
     let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
-    let mut raw = Raw { launch, argv, envp, own_pid: Vec::new(), shares_table, progress };
+    let mut raw = Raw {
+        launch,
+        argv,
+        envp,
+        own_pid: Vec::new(),
+        shares_table,
+        progress,
+    };
     for name in &launch.own_pid {
         let mut line = name.to_vec();
         line.resize(name.len() + PID_ROOM, 0);
@@ -93,7 +105,11 @@ pub fn launch(launch: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> 
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([null()]).collect()
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([null()])
+        .collect()
 }
 
 extern "C" fn child(raw: *mut c_void) -> c_int {
@@ -103,7 +119,9 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
     raw.progress.here(pid);
     raw.launch.pid.store(pid, Ordering::Relaxed);
-    if let Err(ExecFailure { errno, detail, .. }) = prepare(raw.launch, raw.shares_table, raw.progress) {
+    if let Err(ExecFailure { errno, detail, .. }) =
+        prepare(raw.launch, raw.shares_table, raw.progress)
+    {
         leave(raw.progress, errno, detail);
     }
     for (name, line) in &mut raw.own_pid {
@@ -115,9 +133,17 @@ extern "C" fn child(raw: *mut c_void) -> c_int {
     leave(raw.progress, errno, 0)
 }
 
-fn prepare(launch: &ExecSpec, shares_table: bool, progress: &ExecProgress) -> Result<(), ExecFailure> {
+fn prepare(
+    launch: &ExecSpec,
+    shares_table: bool,
+    progress: &ExecProgress,
+) -> Result<(), ExecFailure> {
     let at = |stage: u32, detail: usize, done: Result<(), i32>| {
-        done.map_err(|errno| ExecFailure { stage, errno, detail: detail as u32 })
+        done.map_err(|errno| ExecFailure {
+            stage,
+            errno,
+            detail: detail as u32,
+        })
     };
     // Before anything that may fork or fail, and while it still shares our table: its descriptor needs no place on the
     // pad. It is born without where the kernel refuses (ENODEV, EACCES): that is one fence less, and no reason to die.
@@ -127,7 +153,11 @@ fn prepare(launch: &ExecSpec, shares_table: bool, progress: &ExecProgress) -> Re
     }
     // First of the rest: whatever keeps the child from its program later, it holds nothing open that is not its own.
     progress.enter(step::DESCRIPTORS);
-    let end = launch.descriptors.iter().max().map_or(0, |&highest| highest + 1);
+    let end = launch
+        .descriptors
+        .iter()
+        .max()
+        .map_or(0, |&highest| highest + 1);
     if shares_table {
         at(step::DESCRIPTORS, 0, fds::leave_table(end))?;
     }
@@ -154,7 +184,15 @@ fn prepare(launch: &ExecSpec, shares_table: bool, progress: &ExecProgress) -> Re
     if let Some(directory) = &launch.directory {
         // SAFETY: a C string that outlives the call.
         let done = unsafe { libc::syscall(libc::SYS_chdir, directory.as_ptr()) };
-        at(step::DIRECTORY, 0, if done < 0 { Err(slate::errno()) } else { Ok(()) })?;
+        at(
+            step::DIRECTORY,
+            0,
+            if done < 0 {
+                Err(slate::errno())
+            } else {
+                Ok(())
+            },
+        )?;
     }
     Ok(())
 }
@@ -163,7 +201,14 @@ fn prepare(launch: &ExecSpec, shares_table: bool, progress: &ExecProgress) -> Re
 fn execute(program: &CString, argv: &[*const c_char], envp: &[*const c_char]) -> i32 {
     for attempt in 0.. {
         // SAFETY: C strings and null-terminated arrays of them, which the callers keep alive until the program runs.
-        unsafe { libc::syscall(libc::SYS_execve, program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_execve,
+                program.as_ptr(),
+                argv.as_ptr(),
+                envp.as_ptr(),
+            )
+        };
         match slate::errno() {
             libc::ETXTBSY if attempt < BUSY_TRIES => slate::nap(BUSY_NAP),
             errno => return errno,

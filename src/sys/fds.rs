@@ -31,7 +31,11 @@ pub(super) fn can_leave_table() -> bool {
 /// completely, and closing the copies at exec, would cost more than the rest of the spawn. Where that is missing,
 /// unshare(2) is no substitute: container engines forbid it.
 pub(super) fn leave_table(end: c_int) -> Result<(), i32> {
-    if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) { Ok(()) } else { Err(super::slate::errno()) }
+    if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) {
+        Ok(())
+    } else {
+        Err(super::slate::errno())
+    }
 }
 
 /// Marks every descriptor from `first` upward close-on-exec. A precaution: ours are created so, but a library may have
@@ -44,7 +48,11 @@ pub(super) fn close_on_exec_from(first: c_int) {
 pub(super) fn place(from: c_int, to: c_int) -> Result<(), i32> {
     // SAFETY: numbers only. dup3, since newer architectures have no dup2.
     let done = unsafe { libc::syscall(libc::SYS_dup3, c_long::from(from), c_long::from(to), 0) };
-    if done < 0 { Err(super::slate::errno()) } else { Ok(()) }
+    if done < 0 {
+        Err(super::slate::errno())
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes the digit 0: in the kernel's files that take a pid, it means the writer (cgroups(7)).
@@ -55,5 +63,12 @@ pub(super) fn write_zero(fd: c_int) {
 
 fn range(first: c_int, flags: c_long) -> bool {
     // SAFETY: numbers only; who may lose what is the caller's affair, as its documentation says.
-    unsafe { libc::syscall(libc::SYS_close_range, c_long::from(first), c_long::from(u32::MAX), flags) == 0 }
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            c_long::from(first),
+            c_long::from(u32::MAX),
+            flags,
+        ) == 0
+    }
 }

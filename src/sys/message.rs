@@ -28,7 +28,10 @@ struct Control([u8; 2048]);
 /// EAGAIN: there is none.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     let mut control = Control([0; 2048]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: msghdr is plain data; all zeroes is a valid value.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &mut part;
@@ -42,7 +45,12 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
         return Err(io::Error::last_os_error());
     }
     let (sender, fds) = control_parts(&header);
-    Ok(Datagram { len: len as usize, cut: header.msg_flags & libc::MSG_TRUNC != 0, sender, fds })
+    Ok(Datagram {
+        len: len as usize,
+        cut: header.msg_flags & libc::MSG_TRUNC != 0,
+        sender,
+        fds,
+    })
 }
 
 /// Takes credentials and descriptors out of a header that recvmsg has just filled.
@@ -52,7 +60,13 @@ fn control_parts(header: &libc::msghdr) -> (Option<(i32, u32)>, Vec<OwnedFd>) {
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !next.is_null() {
         // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give headers that lie whole in the control buffer.
-        let (kind, len, data) = unsafe { ((*next).cmsg_type, (*next).cmsg_len as usize, libc::CMSG_DATA(next)) };
+        let (kind, len, data) = unsafe {
+            (
+                (*next).cmsg_type,
+                (*next).cmsg_len as usize,
+                libc::CMSG_DATA(next),
+            )
+        };
         // SAFETY: a pure computation.
         let len = len.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
         if kind == libc::SCM_CREDENTIALS && len >= size_of::<libc::ucred>() {
@@ -63,7 +77,9 @@ fn control_parts(header: &libc::msghdr) -> (Option<(i32, u32)>, Vec<OwnedFd>) {
         if kind == libc::SCM_RIGHTS {
             for n in 0..len / size_of::<i32>() {
                 // SAFETY: n is below the number of descriptors that the kernel wrote, each new and ours alone.
-                fds.push(unsafe { OwnedFd::from_raw_fd(data.cast::<i32>().add(n).read_unaligned()) });
+                fds.push(unsafe {
+                    OwnedFd::from_raw_fd(data.cast::<i32>().add(n).read_unaligned())
+                });
             }
         }
         // SAFETY: as for CMSG_FIRSTHDR.

@@ -17,7 +17,11 @@ pub struct Process {
 impl Process {
     /// A child of ours that has not been reaped. `pidfd`: from CLONE_PIDFD or pidfd_open(2), if there is one.
     pub fn of_child(pid: i32, pidfd: Option<OwnedFd>) -> Self {
-        Self { pid, pidfd, child: true }
+        Self {
+            pid,
+            pidfd,
+            child: true,
+        }
     }
 
     /// Any process, held by a pidfd. The caller has to check afterwards that it is the one that was meant.
@@ -31,7 +35,12 @@ impl Process {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this descriptor for us alone; pidfds are close-on-exec from birth.
-        Ok(Self { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }), child: false })
+        let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        Ok(Self {
+            pid,
+            pidfd: Some(pidfd),
+            child: false,
+        })
     }
 
     /// Duplicates one of its descriptors (pidfd_getfd(2), Linux 5.6), close-on-exec. The open file is shared with the
@@ -40,9 +49,12 @@ impl Process {
     /// # Errors
     /// EBADF: it has been closed; EPERM: we may not look into it; ENOSYS; ENOTSUP: held without a pidfd.
     pub fn copy_of(&self, fd: i32) -> io::Result<OwnedFd> {
-        let Some(pidfd) = &self.pidfd else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Some(pidfd) = &self.pidfd else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         // SAFETY: numbers only.
-        let copy = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+        let copy =
+            unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
         if copy < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -64,10 +76,18 @@ impl Process {
     /// # Errors
     /// ESRCH: it has been reaped; EPERM.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let Some(fd) = &self.pidfd else { return self.signal_child(signal) };
+        let Some(fd) = &self.pidfd else {
+            return self.signal_child(signal);
+        };
         // SAFETY: no memory is passed: the siginfo pointer is null.
         let done = unsafe {
-            nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
+            nix::libc::syscall(
+                nix::libc::SYS_pidfd_send_signal,
+                fd.as_raw_fd(),
+                signal,
+                std::ptr::null::<u8>(),
+                0,
+            )
         };
         if done == 0 {
             return Ok(());
@@ -75,7 +95,9 @@ impl Process {
         let error = io::Error::last_os_error();
         // An older container engine rejects unknown system calls with EPERM, although the child came with a pidfd.
         match error.raw_os_error() {
-            Some(nix::libc::EPERM | nix::libc::ENOSYS) if self.child && self.peek_exit().is_ok() => {
+            Some(nix::libc::EPERM | nix::libc::ENOSYS)
+                if self.child && self.peek_exit().is_ok() =>
+            {
                 self.signal_child(signal)
             }
             _ => Err(error),
@@ -85,7 +107,11 @@ impl Process {
     /// By its number, which cannot be reused while it is our own unreaped child.
     fn signal_child(&self, signal: i32) -> io::Result<()> {
         // SAFETY: kill takes numbers only.
-        if unsafe { nix::libc::kill(self.pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if unsafe { nix::libc::kill(self.pid, signal) } < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends a signal to the process group that this process leads. Only while it is our unreaped child: a zombie
@@ -95,13 +121,21 @@ impl Process {
     /// ESRCH: the group is empty.
     pub fn signal_group(&self, signal: i32) -> io::Result<()> {
         // SAFETY: killpg takes numbers only; the unreaped leader pins the group's number.
-        if unsafe { nix::libc::killpg(self.pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if unsafe { nix::libc::killpg(self.pid, signal) } < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether it has ended, by its pidfd: also where a tracer hides it from waitid(2). False without a pidfd.
     pub fn has_ended(&self) -> bool {
         let Some(fd) = &self.pidfd else { return false };
-        let mut looked = nix::libc::pollfd { fd: fd.as_raw_fd(), events: nix::libc::POLLIN, revents: 0 };
+        let mut looked = nix::libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: nix::libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one entry, which lives through the call.
         unsafe { nix::libc::poll(&mut looked, 1, 0) == 1 }
     }
@@ -137,7 +171,10 @@ impl Process {
         }
         Ok(Some(match info.si_code {
             nix::libc::CLD_EXITED => Exit::Code(status),
-            code => Exit::Signal { signal: status, core_dumped: code == nix::libc::CLD_DUMPED },
+            code => Exit::Signal {
+                signal: status,
+                core_dumped: code == nix::libc::CLD_DUMPED,
+            },
         }))
     }
 }

@@ -27,7 +27,14 @@ pub fn reap_one_of(pid: i32) {
     // SAFETY: as above.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: info lives through the call and is written by it alone.
-    unsafe { libc::waitid(libc::P_PID, pid as u32, &mut info, libc::WEXITED | libc::WNOHANG) };
+    unsafe {
+        libc::waitid(
+            libc::P_PID,
+            pid as u32,
+            &mut info,
+            libc::WEXITED | libc::WNOHANG,
+        )
+    };
 }
 
 /// Reaps ended children of the *calling thread* alone (__WNOTHREAD), at most `most`. Called by the main thread it reaps
@@ -52,7 +59,10 @@ fn reap_one() -> Option<(i32, Exit)> {
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
         let exit = match info.si_code {
             libc::CLD_EXITED => Exit::Code(status),
-            code => Exit::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
+            code => Exit::Signal {
+                signal: status,
+                core_dumped: code == libc::CLD_DUMPED,
+            },
         };
         return (pid != 0).then_some((pid, exit));
     }

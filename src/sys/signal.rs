@@ -11,7 +11,13 @@ pub const MEANT_FOR_A_MASTER: [i32; 3] = [libc::SIGHUP, libc::SIGUSR1, libc::SIG
 /// Signals that would end a program without a handler and mean nothing to a master: a mistake, or a timer that a parent
 /// left behind (alarm(2) survives execve(2)). Those that report a fault of our own (SEGV, ABRT, SYS …) are not among
 /// them.
-pub const STRAY: [i32; 5] = [libc::SIGALRM, libc::SIGIO, libc::SIGPROF, libc::SIGVTALRM, libc::SIGSTKFLT];
+pub const STRAY: [i32; 5] = [
+    libc::SIGALRM,
+    libc::SIGIO,
+    libc::SIGPROF,
+    libc::SIGVTALRM,
+    libc::SIGSTKFLT,
+];
 
 /// A closed pipe, a file at its size limit (`ulimit -f`): errors of write(2) to handle, not reasons to die.
 pub const WRITE_ERRORS: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];

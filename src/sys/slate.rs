@@ -27,7 +27,13 @@ pub fn default_dispositions() {
         if signal != c_long::from(libc::SIGKILL) && signal != c_long::from(libc::SIGSTOP) {
             // SAFETY: the kernel reads at most 64 bytes of `default` and writes nothing.
             unsafe {
-                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null_mut::<u8>(), SET_BYTES);
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    default.as_ptr(),
+                    null_mut::<u8>(),
+                    SET_BYTES,
+                );
             }
         }
     }
@@ -56,8 +62,15 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), i32> {
     // struct rlimit64: two numbers, the same on every architecture.
     let limit = [soft, hard];
     // SAFETY: the kernel reads sixteen bytes of `limit` and writes nothing.
-    let done =
-        unsafe { libc::syscall(libc::SYS_prlimit64, 0, c_long::from(resource), limit.as_ptr(), null_mut::<u8>()) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            c_long::from(resource),
+            limit.as_ptr(),
+            null_mut::<u8>(),
+        )
+    };
     if done < 0 { Err(errno()) } else { Ok(()) }
 }
 
@@ -67,7 +80,14 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), i32> {
 /// The errno: EACCES, EPERM (lowered without the right to).
 pub fn set_nice(nice: i32) -> Result<(), i32> {
     // SAFETY: numbers only.
-    let done = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, c_long::from(nice)) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_setpriority,
+            libc::PRIO_PROCESS,
+            0,
+            c_long::from(nice),
+        )
+    };
     if done < 0 { Err(errno()) } else { Ok(()) }
 }
 
@@ -79,7 +99,10 @@ pub fn set_umask(mask: u32) {
 
 /// Sleeps that long; less when a signal comes.
 pub(super) fn nap(milliseconds: u32) {
-    let span = libc::timespec { tv_sec: 0, tv_nsec: c_long::from(milliseconds) * 1_000_000 };
+    let span = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: c_long::from(milliseconds) * 1_000_000,
+    };
     // SAFETY: the kernel reads `span` and writes nothing.
     unsafe { libc::syscall(libc::SYS_nanosleep, &raw const span, null::<u8>()) };
 }

@@ -35,18 +35,32 @@ pub fn queue(socket: impl AsFd) -> io::Result<Queue> {
     let mut size = size_of_val(&info) as nix::libc::socklen_t;
     let (level, option) = (nix::libc::IPPROTO_TCP, nix::libc::TCP_INFO);
     // SAFETY: info and size live through the call, and the kernel writes at most `size` bytes.
-    let done =
-        unsafe { nix::libc::getsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw mut info).cast(), &mut size) };
+    let done = unsafe {
+        nix::libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            (&raw mut info).cast(),
+            &mut size,
+        )
+    };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Queue { waiting: info.tcpi_unacked, most: info.tcpi_sacked })
+    Ok(Queue {
+        waiting: info.tcpi_unacked,
+        most: info.tcpi_sacked,
+    })
 }
 
 /// Whether a socket has been shut down for reading, or for both ways (POLLRDHUP, POLLHUP): for a listening one, whether
 /// it refuses everybody.
 pub fn is_hung_up(socket: impl AsFd) -> bool {
-    let mut fd = nix::libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: nix::libc::POLLRDHUP, revents: 0 };
+    let mut fd = nix::libc::pollfd {
+        fd: socket.as_fd().as_raw_fd(),
+        events: nix::libc::POLLRDHUP,
+        revents: 0,
+    };
     // SAFETY: one pollfd, which lives through the call; a timeout of 0 does not wait.
     let found = unsafe { nix::libc::poll(&mut fd, 1, 0) };
     found > 0 && fd.revents & (nix::libc::POLLHUP | nix::libc::POLLRDHUP) != 0

@@ -5,9 +5,20 @@ use std::os::fd::{AsFd, AsRawFd};
 
 /// How many lines it shows; none: it is no terminal, or does not know.
 pub fn rows(terminal: &impl AsFd) -> Option<u16> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the descriptor is borrowed for the call, and TIOCGWINSZ writes one winsize.
-    let done = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    let done = unsafe {
+        libc::ioctl(
+            terminal.as_fd().as_raw_fd(),
+            libc::TIOCGWINSZ,
+            &raw mut size,
+        )
+    };
     (done == 0 && size.ws_row > 0).then_some(size.ws_row)
 }
 

@@ -60,7 +60,11 @@ impl Outside {
 impl Fingerprint {
     /// A file that was seen to change during the first look.
     pub(super) fn unsure() -> Self {
-        Self { outside: Outside::default(), young: true, content: Content::Unsure }
+        Self {
+            outside: Outside::default(),
+            young: true,
+            content: Content::Unsure,
+        }
     }
 
     fn differs(&self, other: &Self) -> bool {
@@ -74,10 +78,19 @@ pub(super) fn look(files: Vec<PathBuf>, before: &Fingerprints) -> Fingerprints {
     let mut buffer = vec![0; 64 << 10];
     let now = SystemTime::now();
     let print = |file: PathBuf| Some((print(&file, before.get(&file), now, &mut buffer)?, file));
-    files.into_iter().filter_map(print).map(|(print, file)| (file, print)).collect()
+    files
+        .into_iter()
+        .filter_map(print)
+        .map(|(print, file)| (file, print))
+        .collect()
 }
 
-fn print(path: &Path, before: Option<&Fingerprint>, now: SystemTime, buffer: &mut [u8]) -> Option<Fingerprint> {
+fn print(
+    path: &Path,
+    before: Option<&Fingerprint>,
+    now: SystemTime,
+    buffer: &mut [u8],
+) -> Option<Fingerprint> {
     let meta = path.metadata().ok().filter(Metadata::is_file)?;
     let outside = Outside::of(&meta);
     if let Some(before) = before.filter(|before| before.outside == outside && !before.young) {
@@ -91,13 +104,20 @@ fn print(path: &Path, before: Option<&Fingerprint>, now: SystemTime, buffer: &mu
         Err(_) => Content::Unreadable,
     };
     // From before the reading: a later write is noticed.
-    Some(Fingerprint { outside, young, content })
+    Some(Fingerprint {
+        outside,
+        young,
+        content,
+    })
 }
 
 /// None: not a regular file.
 fn content(path: &Path, buffer: &mut [u8]) -> io::Result<Option<u64>> {
     // A former file may be a FIFO by now, whose open would wait for a writer.
-    let mut file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Ok(None);
@@ -127,8 +147,14 @@ fn read(file: &mut File, hasher: &mut DefaultHasher, buffer: &mut [u8]) -> io::R
 }
 
 /// The files that came, went or differ: at most `most` of them, and how many there are.
-pub(super) fn changes(before: &Fingerprints, now: &Fingerprints, most: usize) -> (Vec<PathBuf>, usize) {
-    let here = now.iter().filter(|(path, print)| before.get(*path).is_none_or(|before| before.differs(print)));
+pub(super) fn changes(
+    before: &Fingerprints,
+    now: &Fingerprints,
+    most: usize,
+) -> (Vec<PathBuf>, usize) {
+    let here = now
+        .iter()
+        .filter(|(path, print)| before.get(*path).is_none_or(|before| before.differs(print)));
     let gone = before.keys().filter(|path| !now.contains_key(*path));
     let mut files = Vec::new();
     let mut count = 0;
@@ -174,11 +200,23 @@ mod tests {
         assert_eq!(first.len(), 1);
         fs::write(&a, "two").unwrap();
         let second = look(files(), &first);
-        assert_eq!(count(&first, &second), 1, "as many bytes, within the same tick of the clock for files");
+        assert_eq!(
+            count(&first, &second),
+            1,
+            "as many bytes, within the same tick of the clock for files"
+        );
         fs::write(&a, "one").unwrap();
-        File::options().append(true).open(&a).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        File::options()
+            .append(true)
+            .open(&a)
+            .unwrap()
+            .set_modified(UNIX_EPOCH)
+            .unwrap();
         let third = look(files(), &second);
-        assert_eq!((count(&first, &third), digest(&first) == digest(&third)), (0, true));
+        assert_eq!(
+            (count(&first, &third), digest(&first) == digest(&third)),
+            (0, true)
+        );
         fs::rename(&a, &b).unwrap();
         assert_eq!(count(&third, &look(files(), &third)), 2);
     }

@@ -15,8 +15,10 @@ const MOST_FOLDERS: usize = 250_000;
 const MOST_READS: usize = 400;
 
 /// All events that may change which files are inside and what they contain. Attributes: a file may become readable.
-const INSIDE: AddWatchFlags =
-    AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB).union(NAMES);
+const INSIDE: AddWatchFlags = AddWatchFlags::IN_MODIFY
+    .union(AddWatchFlags::IN_CLOSE_WRITE)
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(NAMES);
 
 const NAMES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
@@ -93,19 +95,28 @@ pub(super) struct InotifySet {
 impl InotifySet {
     pub(super) fn new() -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
-        Self { inotify, folders: HashMap::new(), most: MOST_FOLDERS }
+        Self {
+            inotify,
+            folders: HashMap::new(),
+            most: MOST_FOLDERS,
+        }
     }
 
     /// Hears in so many folders at most.
     #[cfg(test)]
     pub(super) fn with_limit(most: usize) -> Self {
-        Self { most, ..Self::new() }
+        Self {
+            most,
+            ..Self::new()
+        }
     }
 
     /// The limit that is in the way where an ear is [`WatchError::Full`], for people.
     pub(super) fn limit(&self) -> &'static str {
         match self.inotify {
-            Some(_) => "the limit of watched folders is reached (raise the sysctl fs.inotify.max_user_watches)",
+            Some(_) => {
+                "the limit of watched folders is reached (raise the sysctl fs.inotify.max_user_watches)"
+            }
             None => "no inotify instance is left (raise the sysctl fs.inotify.max_user_instances)",
         }
     }
@@ -131,28 +142,53 @@ impl InotifySet {
     }
 
     /// Watches whether a name in a directory changes.
-    pub(super) fn name(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), WatchError> {
+    pub(super) fn name(
+        &mut self,
+        plan: usize,
+        path: &Path,
+        name: &OsStr,
+    ) -> Result<(), WatchError> {
         let (folder, _) = self.folder(path, NAMES)?;
-        folder.names.entry(name.to_owned()).or_default().insert(plan);
+        folder
+            .names
+            .entry(name.to_owned())
+            .or_default()
+            .insert(plan);
         Ok(())
     }
 
     /// The same for a file that a link leads to, and to what it holds.
-    pub(super) fn file(&mut self, plan: usize, path: &Path, name: &OsStr) -> Result<(), WatchError> {
+    pub(super) fn file(
+        &mut self,
+        plan: usize,
+        path: &Path,
+        name: &OsStr,
+    ) -> Result<(), WatchError> {
         let (folder, _) = self.folder(path, INSIDE)?;
-        folder.names.entry(name.to_owned()).or_default().insert(plan);
+        folder
+            .names
+            .entry(name.to_owned())
+            .or_default()
+            .insert(plan);
         Ok(())
     }
 
-    fn folder(&mut self, path: &Path, events: AddWatchFlags) -> Result<(&mut Folder, bool), WatchError> {
+    fn folder(
+        &mut self,
+        path: &Path,
+        events: AddWatchFlags,
+    ) -> Result<(&mut Folder, bool), WatchError> {
         let inotify = self.inotify.as_ref().ok_or(WatchError::Full)?;
         // The kernel identifies a directory by its inode: keep the flags that other plans need.
-        let add = AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD) | AddWatchFlags::IN_ONLYDIR;
-        let ear = inotify.add_watch(path, events | add).map_err(|error| match error {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => WatchError::Gone,
-            Errno::ENOSPC | Errno::ENOMEM => WatchError::Full,
-            other => WatchError::Refused(other),
-        })?;
+        let add =
+            AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD) | AddWatchFlags::IN_ONLYDIR;
+        let ear = inotify
+            .add_watch(path, events | add)
+            .map_err(|error| match error {
+                Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => WatchError::Gone,
+                Errno::ENOSPC | Errno::ENOMEM => WatchError::Full,
+                other => WatchError::Refused(other),
+            })?;
         let new = !self.folders.contains_key(&ear);
         if new && self.folders.len() >= self.most {
             inotify.rm_watch(ear).ok();
@@ -164,7 +200,9 @@ impl InotifySet {
     /// A plan does not listen any more; its folders stay open until [`InotifySet::sweep`], so that it may come back to them
     /// without missing anything.
     pub(super) fn forget(&mut self, plan: usize) {
-        self.folders.values_mut().for_each(|folder| folder.forget(plan));
+        self.folders
+            .values_mut()
+            .for_each(|folder| folder.forget(plan));
     }
 
     /// Removes watches that no plan uses.
@@ -183,7 +221,9 @@ impl InotifySet {
     pub(super) fn hear(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
         for _ in 0..MOST_READS {
-            let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) else { break };
+            let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) else {
+                break;
+            };
             for event in events {
                 self.sort(event, &mut heard);
             }
@@ -196,13 +236,17 @@ impl InotifySet {
             heard.push(Heard::Lost);
             return;
         }
-        let Some(folder) = self.folders.get(&event.wd) else { return };
+        let Some(folder) = self.folders.get(&event.wd) else {
+            return;
+        };
         match event.name {
             Some(name) => {
                 let ways = folder.names.get(&name).into_iter().flatten();
                 heard.extend(ways.map(|plan| Heard::Way(*plan)));
                 let inside = folder.inside.iter();
-                heard.extend(inside.map(|inside| Heard::Inside(inside.clone(), name.clone(), event.mask)));
+                heard.extend(
+                    inside.map(|inside| Heard::Inside(inside.clone(), name.clone(), event.mask)),
+                );
             }
             None if event.mask.intersects(ITSELF | AddWatchFlags::IN_UNMOUNT) => {
                 heard.extend(folder.itself.iter().map(|plan| Heard::Way(*plan)));

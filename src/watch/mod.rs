@@ -57,7 +57,11 @@ pub enum WatchReport {
     /// The files were read for the first time: from here on a change of their content is reported.
     Watching { key: WatchKey, files: usize },
     /// Files came, went, or hold something else than at the last report: `count` of them, five of which are named.
-    Changed { key: WatchKey, files: Vec<PathBuf>, count: usize },
+    Changed {
+        key: WatchKey,
+        files: Vec<PathBuf>,
+        count: usize,
+    },
     /// Something cannot be watched as configured: a text for the user. Reported once while it lasts.
     Trouble { key: WatchKey, text: String },
 }
@@ -91,8 +95,15 @@ impl Watcher {
             nix::sys::signal::SigSet::all().thread_block().ok();
             WatchLoop::new(ears(), outbox, wake).run(&inbox, &own_bell);
         };
-        std::thread::Builder::new().name("watcher".to_owned()).stack_size(256 << 10).spawn(watch)?;
-        Ok(Self { plans: Some(plans), bell, reports })
+        std::thread::Builder::new()
+            .name("watcher".to_owned())
+            .stack_size(256 << 10)
+            .spawn(watch)?;
+        Ok(Self {
+            plans: Some(plans),
+            bell,
+            reports,
+        })
     }
 
     /// Replaces the set of plans. Those that stay the same continue without a gap.

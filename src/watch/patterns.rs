@@ -9,8 +9,11 @@ use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-const HOW: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+const HOW: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
 
 /// Parts of all patterns of one [`PatternSet`]: as many as a [`MatchState`] has bits.
 const MOST_PARTS: usize = 128;
@@ -52,25 +55,43 @@ struct LeftOut(Vec<Pattern>);
 
 impl LeftOut {
     fn add(&mut self, base: &Path, pattern: &str) -> Result<(), String> {
-        let pattern = pattern.strip_prefix("./").unwrap_or(pattern).trim_end_matches('/');
+        let pattern = pattern
+            .strip_prefix("./")
+            .unwrap_or(pattern)
+            .trim_end_matches('/');
         if pattern.is_empty() {
             return Err("it names no file".to_owned());
         }
         let whole = match pattern.starts_with('/') {
             true => pattern.to_owned(),
-            false => format!("{}/{pattern}", Pattern::escape(base.to_string_lossy().trim_end_matches('/'))),
+            false => format!(
+                "{}/{pattern}",
+                Pattern::escape(base.to_string_lossy().trim_end_matches('/'))
+            ),
         };
-        let mut add = |text: &str| Pattern::new(text).map(|one| self.0.push(one)).map_err(|error| error.msg.to_owned());
+        let mut add = |text: &str| {
+            Pattern::new(text)
+                .map(|one| self.0.push(one))
+                .map_err(|error| error.msg.to_owned())
+        };
         // All that is in a folder: the folder need not be entered.
-        if let Some(folder) = whole.strip_suffix("/**").or_else(|| whole.strip_suffix("/**/*")) {
+        if let Some(folder) = whole
+            .strip_suffix("/**")
+            .or_else(|| whole.strip_suffix("/**/*"))
+        {
             add(folder)?;
         }
         add(&whole)
     }
 
     fn has(&self, path: &Path) -> bool {
-        let how = MatchOptions { require_literal_leading_dot: false, ..HOW };
-        self.0.iter().any(|pattern| pattern.matches_path_with(path, how))
+        let how = MatchOptions {
+            require_literal_leading_dot: false,
+            ..HOW
+        };
+        self.0
+            .iter()
+            .any(|pattern| pattern.matches_path_with(path, how))
     }
 }
 
@@ -84,25 +105,36 @@ impl PatternSet {
             if let Some(out) = pattern.strip_prefix('!')
                 && let Err(why) = left_out.add(base, out)
             {
-                errors.push(format!("the pattern \"{pattern}\" cannot be watched: {why}"));
+                errors.push(format!(
+                    "the pattern \"{pattern}\" cannot be watched: {why}"
+                ));
             }
         }
         let left_out = Rc::new(left_out);
         for pattern in patterns.iter().filter(|pattern| !pattern.starts_with('!')) {
             match parse(base, pattern) {
                 Ok((root, parts)) => {
-                    let fits = |globs: &&mut Self| globs.root == root && globs.parts.len() + parts.len() <= MOST_PARTS;
+                    let fits = |globs: &&mut Self| {
+                        globs.root == root && globs.parts.len() + parts.len() <= MOST_PARTS
+                    };
                     match sorted.iter_mut().find(fits) {
                         Some(globs) => globs.add(parts),
                         None => {
                             let left_out = Rc::clone(&left_out);
-                            let mut globs = Self { root, parts: Vec::new(), start: MatchState(0), left_out };
+                            let mut globs = Self {
+                                root,
+                                parts: Vec::new(),
+                                start: MatchState(0),
+                                left_out,
+                            };
                             globs.add(parts);
                             sorted.push(globs);
                         }
                     }
                 }
-                Err(why) => errors.push(format!("the pattern \"{pattern}\" cannot be watched: {why}")),
+                Err(why) => errors.push(format!(
+                    "the pattern \"{pattern}\" cannot be watched: {why}"
+                )),
             }
         }
         (sorted, errors)
@@ -138,10 +170,17 @@ impl PatternSet {
         let name = name.to_string_lossy();
         let deep = deep && !name.starts_with('.');
         let mut next = 0;
-        for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| stand.0 & (1 << at) != 0) {
+        for (at, part) in self
+            .parts
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| stand.0 & (1 << at) != 0)
+        {
             match part {
                 Part::Deep if deep => next |= self.from(at),
-                Part::Name(pattern) if pattern.matches_with(&name, HOW) => next |= self.from(at + 1),
+                Part::Name(pattern) if pattern.matches_with(&name, HOW) => {
+                    next |= self.from(at + 1)
+                }
                 _ => {}
             }
         }
@@ -150,12 +189,18 @@ impl PatternSet {
 
     /// Whether a file with this state matches.
     pub(super) fn matches(&self, stand: MatchState) -> bool {
-        self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && matches!(part, Part::End))
+        self.parts
+            .iter()
+            .enumerate()
+            .any(|(at, part)| stand.0 & (1 << at) != 0 && matches!(part, Part::End))
     }
 
     /// Whether something below a directory with this state may match.
     pub(super) fn descends(&self, stand: MatchState) -> bool {
-        self.parts.iter().enumerate().any(|(at, part)| stand.0 & (1 << at) != 0 && !matches!(part, Part::End))
+        self.parts
+            .iter()
+            .enumerate()
+            .any(|(at, part)| stand.0 & (1 << at) != 0 && !matches!(part, Part::End))
     }
 
     /// A part, and what follows it where it may stand for nothing.
@@ -187,7 +232,9 @@ fn parse(base: &Path, pattern: &str) -> Result<(PathBuf, Vec<Part>), String> {
                 match literal(&name) {
                     Some(name) if parts.is_empty() && !last => root.push(name),
                     _ if name == "**" => parts.push(Part::Deep),
-                    _ => parts.push(Part::Name(Pattern::new(&name).map_err(|error| error.msg.to_owned())?)),
+                    _ => parts.push(Part::Name(
+                        Pattern::new(&name).map_err(|error| error.msg.to_owned())?,
+                    )),
                 }
             }
         }
@@ -226,11 +273,16 @@ mod tests {
 
     /// Whether a walk through `base`/`path` finds it.
     fn finds(patterns: &[&str], path: &str) -> bool {
-        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let patterns: Vec<String> = patterns
+            .iter()
+            .map(|pattern| (*pattern).to_owned())
+            .collect();
         let (all, errors) = PatternSet::sort(Path::new("/b"), &patterns);
         assert!(errors.is_empty(), "{errors:?}");
         all.iter().any(|globs| {
-            let Ok(below) = Path::new(path).strip_prefix(&globs.root) else { return false };
+            let Ok(below) = Path::new(path).strip_prefix(&globs.root) else {
+                return false;
+            };
             let mut stand = globs.start();
             let names: Vec<_> = below.iter().collect();
             for (at, name) in names.iter().enumerate() {
@@ -285,10 +337,19 @@ mod tests {
 
     #[test]
     fn roots_hold_no_wildcards_and_equal_ones_are_walked_once() {
-        let patterns = ["src/a/*.py", "src/a/**/*.html", "../lib/x/y", "/etc/[*]/[?]/z*/b"].map(str::to_owned);
+        let patterns = [
+            "src/a/*.py",
+            "src/a/**/*.html",
+            "../lib/x/y",
+            "/etc/[*]/[?]/z*/b",
+        ]
+        .map(str::to_owned);
         let (all, errors) = PatternSet::sort(Path::new("/b"), &patterns);
         assert!(errors.is_empty(), "{errors:?}");
-        let roots: Vec<_> = all.iter().map(|globs| globs.root.display().to_string()).collect();
+        let roots: Vec<_> = all
+            .iter()
+            .map(|globs| globs.root.display().to_string())
+            .collect();
         assert_eq!(roots, ["/b/src/a", "/b/../lib/x", "/etc/*/?"]);
     }
 
@@ -300,6 +361,10 @@ mod tests {
         let many = "a*/".repeat(200) + "b";
         assert_eq!(PatternSet::sort(Path::new("/b"), &[many]).1.len(), 1);
         let all: Vec<String> = (0..100).map(|n| format!("*/{n}/*")).collect();
-        assert_eq!(PatternSet::sort(Path::new("/b"), &all).0.len(), 4, "more patterns than one set holds");
+        assert_eq!(
+            PatternSet::sort(Path::new("/b"), &all).0.len(),
+            4,
+            "more patterns than one set holds"
+        );
     }
 }

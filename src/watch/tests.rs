@@ -23,7 +23,10 @@ struct Scene {
 impl Scene {
     fn new(ears: fn() -> InotifySet) -> Self {
         let watcher = Watcher::with_ears(Waker::new().unwrap(), ears).unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), watcher }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            watcher,
+        }
     }
 
     /// Files in a folder, and a watch over them that has begun.
@@ -46,7 +49,12 @@ impl Scene {
 
     fn plan(&self, base: &str, globs: &[&str]) -> WatchPlan {
         let globs = globs.iter().map(|glob| (*glob).to_owned()).collect();
-        WatchPlan { key: KEY, base: self.path(base), globs, debounce: Duration::from_millis(DEBOUNCE) }
+        WatchPlan {
+            key: KEY,
+            base: self.path(base),
+            globs,
+            debounce: Duration::from_millis(DEBOUNCE),
+        }
     }
 
     /// Watches and waits until it has begun: how many files there are.
@@ -59,15 +67,30 @@ impl Scene {
     }
 
     fn report(&self) -> WatchReport {
-        self.watcher.reports().recv_timeout(PATIENCE).expect("a report")
+        self.watcher
+            .reports()
+            .recv_timeout(PATIENCE)
+            .expect("a report")
     }
 
     /// The next report is that these files have changed.
     fn changed(&self, expected: &[&str]) {
         match self.report() {
-            WatchReport::Changed { key: KEY, files, count } => {
-                let name = |path: &PathBuf| path.strip_prefix(self.folder.path()).unwrap().display().to_string();
-                assert_eq!((files.iter().map(name).collect::<Vec<_>>(), count), (owned(expected), expected.len()));
+            WatchReport::Changed {
+                key: KEY,
+                files,
+                count,
+            } => {
+                let name = |path: &PathBuf| {
+                    path.strip_prefix(self.folder.path())
+                        .unwrap()
+                        .display()
+                        .to_string()
+                };
+                assert_eq!(
+                    (files.iter().map(name).collect::<Vec<_>>(), count),
+                    (owned(expected), expected.len())
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -84,7 +107,10 @@ fn at_once(work: impl FnOnce()) -> bool {
 
 /// Plays a scene until it was not disturbed.
 fn undisturbed(scene: impl Fn() -> bool) {
-    assert!((0..20).any(|_| scene()), "the machine was too busy each time");
+    assert!(
+        (0..20).any(|_| scene()),
+        "the machine was too busy each time"
+    );
 }
 
 fn owned(names: &[&str]) -> Vec<String> {
@@ -124,7 +150,10 @@ fn what_changes_no_content_is_none() {
     undisturbed(|| {
         let scene = Scene::over(&["a.py", "b.py"], &["**/*.py"]);
         let touch = |name: &str| {
-            let file = fs::File::options().append(true).open(scene.path(name)).unwrap();
+            let file = fs::File::options()
+                .append(true)
+                .open(scene.path(name))
+                .unwrap();
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
         };
         let idle = || {
@@ -199,12 +228,16 @@ fn ten_thousand_files_are_one_report() {
         let mut quiet = false;
         for folder in 0..100 {
             for file in 0..100 {
-                quiet |= !at_once(|| scene.write(&format!("web/{}/{folder}/{file}.js", folder % 7), "new"));
+                quiet |= !at_once(|| {
+                    scene.write(&format!("web/{}/{folder}/{file}.js", folder % 7), "new")
+                });
             }
         }
         // A file system that took longer for one file made more reports of it: rightly.
         !quiet && {
-            let WatchReport::Changed { files, count, .. } = scene.report() else { panic!() };
+            let WatchReport::Changed { files, count, .. } = scene.report() else {
+                panic!()
+            };
             assert_eq!((files.len(), count), (5, 10_000));
             scene.write("web/a.js", "after");
             scene.changed(&["web/a.js"]);
@@ -217,7 +250,10 @@ fn ten_thousand_files_are_one_report() {
 fn links_are_followed_and_noticed_when_they_are_turned() {
     let scene = Scene::new(InotifySet::new);
     for release in ["one", "two", "same"] {
-        scene.write(&format!("releases/{release}/src/a.py"), if release == "one" { "one" } else { "two" });
+        scene.write(
+            &format!("releases/{release}/src/a.py"),
+            if release == "one" { "one" } else { "two" },
+        );
     }
     let turn = |to: &str| {
         symlink(format!("releases/{to}"), scene.path("next")).unwrap();
@@ -250,7 +286,10 @@ fn links_inside() {
     symlink(".", scene.path("shop/self")).unwrap();
     symlink("dead", scene.path("shop/dead.py")).unwrap();
     let files = scene.watch("shop", &["**/*.py", "lib/**/*.py"]);
-    assert_eq!(files, 3, "a, conf, and lib/lib, which is named: no link is followed by `**`");
+    assert_eq!(
+        files, 3,
+        "a, conf, and lib/lib, which is named: no link is followed by `**`"
+    );
     scene.write("shared/conf.py", "behind a link");
     scene.changed(&["shop/conf.py"]);
     symlink("../v2", scene.path("next")).unwrap();
@@ -293,21 +332,40 @@ fn a_change_before_the_watch_has_begun_is_not_missed() {
 #[test]
 fn other_plans_come_and_what_stays_goes_on() {
     let scene = Scene::over(&["a/x", "b/x", "c/x"], &["a/*", "b/*", "c/*"]);
-    let other = |glob: &str, pool| WatchPlan { key: WatchKey::Pool(PoolId(pool)), ..scene.plan("", &[glob]) };
+    let other = |glob: &str, pool| WatchPlan {
+        key: WatchKey::Pool(PoolId(pool)),
+        ..scene.plan("", &[glob])
+    };
     scene.watcher.watch(vec![other("a/*", 1), other("b/*", 2)]);
     for _ in 0..2 {
-        assert!(matches!(scene.report(), WatchReport::Watching { files: 1, .. }));
+        assert!(matches!(
+            scene.report(),
+            WatchReport::Watching { files: 1, .. }
+        ));
     }
     scene.write("a/x", "second");
     scene.watcher.watch(vec![other("c/*", 3), other("a/*", 1)]);
     scene.write("b/x", "second");
     let changed = |pool, name: &str| {
         let files = vec![scene.path(name)];
-        WatchReport::Changed { key: WatchKey::Pool(PoolId(pool)), files, count: 1 }
+        WatchReport::Changed {
+            key: WatchKey::Pool(PoolId(pool)),
+            files,
+            count: 1,
+        }
     };
-    let expected = [changed(1, "a/x"), WatchReport::Watching { key: WatchKey::Pool(PoolId(3)), files: 1 }];
+    let expected = [
+        changed(1, "a/x"),
+        WatchReport::Watching {
+            key: WatchKey::Pool(PoolId(3)),
+            files: 1,
+        },
+    ];
     let came = [scene.report(), scene.report()];
-    assert!(expected.iter().all(|report| came.contains(report)), "{came:?}");
+    assert!(
+        expected.iter().all(|report| came.contains(report)),
+        "{came:?}"
+    );
     scene.write("c/x", "second");
     assert_eq!(scene.report(), changed(3, "c/x"));
 }
@@ -318,7 +376,10 @@ fn a_limit_of_the_kernel_makes_it_look_by_itself() {
     scene.write("src/a/b/c/x.py", "first");
     scene.watcher.watch(vec![scene.plan("", &["src/**/*.py"])]);
     let told = scene.report();
-    assert!(trouble(&told).contains("fs.inotify.max_user_watches"), "{told:?}");
+    assert!(
+        trouble(&told).contains("fs.inotify.max_user_watches"),
+        "{told:?}"
+    );
     assert_eq!(scene.report(), WatchReport::Watching { key: KEY, files: 1 });
     scene.write("src/a/b/c/x.py", "second");
     scene.changed(&["src/a/b/c/x.py"]);
@@ -341,18 +402,39 @@ fn the_thread_ends_with_its_watcher() {
     let reports = scene.watcher.reports().clone();
     drop(scene.watcher);
     // Its end of the channel goes when it ends.
-    assert!(reports.recv_timeout(PATIENCE).is_err_and(|error| error.is_disconnected()));
+    assert!(
+        reports
+            .recv_timeout(PATIENCE)
+            .is_err_and(|error| error.is_disconnected())
+    );
 }
 
 /// Files by a pattern, and folders with all that is in them, also those that come later.
 #[test]
 fn what_is_left_out_is_neither_counted_nor_entered() {
     let scene = Scene::new(InotifySet::new);
-    for file in ["a.js", "node_modules/x/b.js", "lib/node_modules/c.js", "lib/d.js", "logs/web.log", ".hidden/e.js"] {
+    for file in [
+        "a.js",
+        "node_modules/x/b.js",
+        "lib/node_modules/c.js",
+        "lib/d.js",
+        "logs/web.log",
+        ".hidden/e.js",
+    ] {
         scene.write(file, "first");
     }
-    let globs = ["**/*", ".hidden/*.js", "!**/node_modules/**", "!logs/", "!*.tmp"];
-    assert_eq!(scene.watch("", &globs), 3, "a.js, lib/d.js and .hidden/e.js");
+    let globs = [
+        "**/*",
+        ".hidden/*.js",
+        "!**/node_modules/**",
+        "!logs/",
+        "!*.tmp",
+    ];
+    assert_eq!(
+        scene.watch("", &globs),
+        3,
+        "a.js, lib/d.js and .hidden/e.js"
+    );
     scene.write("logs/web.log", "second");
     scene.write("node_modules/x/b.js", "second");
     scene.write("late.tmp", "first");

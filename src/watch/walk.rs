@@ -50,7 +50,11 @@ struct Step {
 
 impl<'w> Walk<'w> {
     pub(super) fn new(ears: &'w mut InotifySet, plan: usize) -> Self {
-        Self { ears, plan, found: Found::default() }
+        Self {
+            ears,
+            plan,
+            found: Found::default(),
+        }
     }
 
     /// All that matches, from the root, and the way there. `number`: which of the plan's globs these are.
@@ -60,7 +64,13 @@ impl<'w> Walk<'w> {
     }
 
     /// All that matches in a folder and below, or behind a link.
-    pub(super) fn below(&mut self, number: usize, globs: &PatternSet, path: PathBuf, stand: MatchState) {
+    pub(super) fn below(
+        &mut self,
+        number: usize,
+        globs: &PatternSet,
+        path: PathBuf,
+        stand: MatchState,
+    ) {
         if let Ok(target) = path.read_link() {
             if !path.is_dir() {
                 return;
@@ -94,7 +104,12 @@ impl<'w> Walk<'w> {
     ) -> Result<(), (PathBuf, io::Error)> {
         let Step { path, stand } = step;
         let failed = |error| (path.clone(), error);
-        let inside = Inside { plan: self.plan, globs: number, path: path.clone(), stand };
+        let inside = Inside {
+            plan: self.plan,
+            globs: number,
+            path: path.clone(),
+            stand,
+        };
         let new = self.ears.inside(inside).map(usize::from);
         self.found.new += self.deaf(new).map_err(failed)?;
         self.found.folders += 1;
@@ -106,16 +121,28 @@ impl<'w> Walk<'w> {
                 continue;
             }
             let kind = entry.file_type().map_err(failed)?;
-            let behind = if kind.is_symlink() { self.behind(&inner) } else { None };
+            let behind = if kind.is_symlink() {
+                self.behind(&inner)
+            } else {
+                None
+            };
             if kind.is_dir() && globs.descends(below) {
-                steps.push(Step { path: inner, stand: below });
+                steps.push(Step {
+                    path: inner,
+                    stand: below,
+                });
             } else if behind.as_ref().is_some_and(Metadata::is_dir) {
                 let below = globs.step_by_name(stand, &name);
                 if globs.descends(below) {
                     self.found.links.push(inner.clone());
-                    steps.push(Step { path: inner, stand: below });
+                    steps.push(Step {
+                        path: inner,
+                        stand: below,
+                    });
                 }
-            } else if (kind.is_file() || behind.is_some_and(|meta| meta.is_file())) && globs.matches(below) {
+            } else if (kind.is_file() || behind.is_some_and(|meta| meta.is_file()))
+                && globs.matches(below)
+            {
                 self.found.files.push(inner);
                 if self.found.files.len() >= MOST {
                     break;
@@ -142,7 +169,11 @@ impl<'w> Walk<'w> {
     /// component that appears. The path ends at the first component that is not a directory.
     pub(super) fn way(&mut self, path: &Path) {
         let mut here = PathBuf::from("/");
-        let mut rest: VecDeque<OsString> = path.components().skip(1).map(|part| part.as_os_str().to_owned()).collect();
+        let mut rest: VecDeque<OsString> = path
+            .components()
+            .skip(1)
+            .map(|part| part.as_os_str().to_owned())
+            .collect();
         let mut links = 0;
         while let Some(name) = rest.pop_front() {
             if name == ".." {
@@ -174,7 +205,11 @@ impl<'w> Walk<'w> {
                 }
                 Err(_) if next.is_dir() => rest.push_front(name),
                 Err(_) => {
-                    let heard = if next.is_file() { self.ears.file(self.plan, &here, &name) } else { Ok(()) };
+                    let heard = if next.is_file() {
+                        self.ears.file(self.plan, &here, &name)
+                    } else {
+                        Ok(())
+                    };
                     self.deaf(heard).ok();
                     return;
                 }
@@ -198,6 +233,8 @@ impl<'w> Walk<'w> {
 
 /// An error that the user has to fix; files that are gone by now are no error.
 fn ours(error: &io::Error) -> bool {
-    !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        && error.raw_os_error() != Some(Errno::ELOOP as i32)
+    !matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    ) && error.raw_os_error() != Some(Errno::ELOOP as i32)
 }

@@ -52,7 +52,17 @@ struct WatchState {
 impl WatchState {
     fn new(plan: WatchPlan, globs: Vec<PatternSet>) -> Self {
         let (prints, links, told) = (Fingerprints::new(), HashSet::new(), BTreeSet::new());
-        Self { plan, globs, prints, links, stirred: None, look_at: None, seen: 0, told, off: false }
+        Self {
+            plan,
+            globs,
+            prints,
+            links,
+            stirred: None,
+            look_at: None,
+            seen: 0,
+            told,
+            off: false,
+        }
     }
 
     fn stir(&mut self, now: Instant) {
@@ -62,7 +72,8 @@ impl WatchState {
 
     /// When to compare at the latest.
     fn latest(&self) -> Option<Instant> {
-        self.stirred.map(|(first, _)| first + LONGEST_WAIT.max(self.plan.debounce))
+        self.stirred
+            .map(|(first, _)| first + LONGEST_WAIT.max(self.plan.debounce))
     }
 
     fn due(&self) -> Option<Instant> {
@@ -94,7 +105,13 @@ pub(super) struct WatchLoop {
 
 impl WatchLoop {
     pub(super) fn new(ears: InotifySet, outbox: Sender<WatchReport>, wake: Waker) -> Self {
-        Self { ears, kept: BTreeMap::new(), next: 0, outbox, wake }
+        Self {
+            ears,
+            kept: BTreeMap::new(),
+            next: 0,
+            outbox,
+            wake,
+        }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<Vec<WatchPlan>>, bell: &Waker) {
@@ -110,7 +127,11 @@ impl WatchLoop {
             }
             self.hear(None);
             let now = Instant::now();
-            let due: Vec<usize> = self.due().filter(|(at, _)| *at <= now).map(|(_, id)| id).collect();
+            let due: Vec<usize> = self
+                .due()
+                .filter(|(at, _)| *at <= now)
+                .map(|(_, id)| id)
+                .collect();
             for id in due {
                 self.compare(id);
             }
@@ -119,17 +140,27 @@ impl WatchLoop {
     }
 
     fn due(&self) -> impl Iterator<Item = (Instant, usize)> {
-        self.kept.iter().filter_map(|(id, kept)| Some((kept.due()?, *id)))
+        self.kept
+            .iter()
+            .filter_map(|(id, kept)| Some((kept.due()?, *id)))
     }
 
     fn wait(&self, bell: &Waker) {
-        let due = self.due().map(|(at, _)| at.saturating_duration_since(Instant::now())).min();
+        let due = self
+            .due()
+            .map(|(at, _)| at.saturating_duration_since(Instant::now()))
+            .min();
         // Rounded up: a poll that ends a moment early would spin.
-        let timeout = due.map(|due| due + Duration::from_millis(1)).and_then(|due| PollTimeout::try_from(due).ok());
+        let timeout = due
+            .map(|due| due + Duration::from_millis(1))
+            .and_then(|due| PollTimeout::try_from(due).ok());
         let mut sources = vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
         sources.extend(self.ears.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         poll(&mut sources, timeout.unwrap_or(PollTimeout::NONE)).ok();
-        if sources.get(1).is_some_and(|ears| ears.any().unwrap_or(false)) {
+        if sources
+            .get(1)
+            .is_some_and(|ears| ears.any().unwrap_or(false))
+        {
             let rest = PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO);
             poll(&mut sources[..1], rest).ok();
         }
@@ -137,7 +168,8 @@ impl WatchLoop {
 
     /// Replaces the plans; those that stay keep their state.
     fn set(&mut self, plans: Vec<WatchPlan>) {
-        let same = |a: &WatchPlan, b: &WatchPlan| a.key == b.key && a.base == b.base && a.globs == b.globs;
+        let same =
+            |a: &WatchPlan, b: &WatchPlan| a.key == b.key && a.base == b.base && a.globs == b.globs;
         let old = std::mem::take(&mut self.kept);
         let mut new = Vec::new();
         let mut old: Vec<(usize, WatchState)> = old.into_iter().collect();
@@ -180,7 +212,9 @@ impl WatchLoop {
 
     /// Walks all of a plan's directories again, with a watch on each and on no others.
     fn listen(&mut self, id: usize) -> Found {
-        let Some(kept) = self.kept.get_mut(&id) else { return Found::default() };
+        let Some(kept) = self.kept.get_mut(&id) else {
+            return Found::default();
+        };
         self.ears.forget(id);
         let began = Instant::now();
         let mut walk = Walk::new(&mut self.ears, id);
@@ -201,14 +235,21 @@ impl WatchLoop {
     }
 
     fn troubles(&mut self, id: usize, found: &Found) {
-        let Some(kept) = self.kept.get_mut(&id) else { return };
+        let Some(kept) = self.kept.get_mut(&id) else {
+            return;
+        };
         let mut troubles = BTreeSet::new();
         if found.too_many {
-            let more = format!("more than {MOST} files or folders: nothing is watched here until the patterns change");
+            let more = format!(
+                "more than {MOST} files or folders: nothing is watched here until the patterns change"
+            );
             troubles.insert(more);
         } else if found.deaf {
             let limit = self.ears.limit();
-            troubles.insert(format!("{limit}: the files are looked at every {} s instead", LOOK_EVERY.as_secs()));
+            troubles.insert(format!(
+                "{limit}: the files are looked at every {} s instead",
+                LOOK_EVERY.as_secs()
+            ));
         }
         troubles.extend(found.unreadable.clone());
         let new: Vec<String> = troubles.difference(&kept.told).cloned().collect();
@@ -224,11 +265,20 @@ impl WatchLoop {
         let mut news: BTreeMap<usize, PendingChanges> = BTreeMap::new();
         for heard in self.ears.hear() {
             match heard {
-                Heard::Lost => self.kept.keys().for_each(|id| news.entry(*id).or_default().stirred = true),
+                Heard::Lost => self
+                    .kept
+                    .keys()
+                    .for_each(|id| news.entry(*id).or_default().stirred = true),
                 Heard::Way(id) => news.entry(id).or_default().way = true,
                 Heard::Inside(inside, name, what) => {
                     if let Some(kept) = self.kept.get(&inside.plan) {
-                        happened(kept, &inside, &name, what, news.entry(inside.plan).or_default());
+                        happened(
+                            kept,
+                            &inside,
+                            &name,
+                            what,
+                            news.entry(inside.plan).or_default(),
+                        );
                     }
                 }
             }
@@ -243,7 +293,9 @@ impl WatchLoop {
             news.stirred = true;
             news.files.extend(self.listen(id).files);
         }
-        let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else { return };
+        let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else {
+            return;
+        };
         let mut walk = Walk::new(&mut self.ears, id);
         for ((number, path), stand) in news.places {
             if let Some(globs) = kept.globs.get(number) {
@@ -260,7 +312,11 @@ impl WatchLoop {
             kept.stir(Instant::now());
         }
         if first {
-            kept.prints.extend(news.files.into_iter().map(|file| (file, Fingerprint::unsure())));
+            kept.prints.extend(
+                news.files
+                    .into_iter()
+                    .map(|file| (file, Fingerprint::unsure())),
+            );
         }
     }
 
@@ -271,7 +327,9 @@ impl WatchLoop {
             None => return,
         };
         let found = self.listen(id);
-        let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else { return };
+        let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else {
+            return;
+        };
         let now = Instant::now();
         // Directories that were not watched before: more files may be on their way there.
         if found.new > 0 && !found.deaf && latest.is_none_or(|latest| now < latest) {
@@ -302,8 +360,16 @@ impl WatchLoop {
 }
 
 /// What an event in a folder means to the plan that walks there.
-fn happened(kept: &WatchState, inside: &Inside, name: &OsStr, what: AddWatchFlags, news: &mut PendingChanges) {
-    let Some(globs) = kept.globs.get(inside.globs) else { return };
+fn happened(
+    kept: &WatchState,
+    inside: &Inside,
+    name: &OsStr,
+    what: AddWatchFlags,
+    news: &mut PendingChanges,
+) {
+    let Some(globs) = kept.globs.get(inside.globs) else {
+        return;
+    };
     if globs.leaves_out(&inside.path.join(name)) {
         return;
     }
@@ -342,8 +408,15 @@ mod tests {
     #[test]
     fn quiet_is_waited_for_but_not_for_ever() {
         let debounce = Duration::from_millis(500);
-        let mut kept =
-            WatchState::new(WatchPlan { key: WatchKey::Config, base: "/".into(), globs: vec![], debounce }, vec![]);
+        let mut kept = WatchState::new(
+            WatchPlan {
+                key: WatchKey::Config,
+                base: "/".into(),
+                globs: vec![],
+                debounce,
+            },
+            vec![],
+        );
         assert_eq!(kept.due(), None);
         let now = Instant::now();
         for second in 0..100 {
@@ -352,7 +425,11 @@ mod tests {
             assert_eq!(kept.due(), Some(now + quiet.min(LONGEST_WAIT)));
         }
         kept.plan.debounce = Duration::from_secs(60);
-        assert_eq!(kept.due(), Some(now + Duration::from_secs(60)), "a longer debounce is its own bound");
+        assert_eq!(
+            kept.due(),
+            Some(now + Duration::from_secs(60)),
+            "a longer debounce is its own bound"
+        );
     }
 
     #[test]

@@ -68,8 +68,23 @@ pub(crate) struct Injector<'a> {
 }
 
 impl<'a> Injector<'a> {
-    pub(crate) fn new(site: &'a Site, mode: Mode, random: Random, truth: Arc<Truth>, pools: String) -> Injector<'a> {
-        Injector { site, mode, random, truth, counts: BTreeMap::new(), pools, env: "first".to_owned(), version: 1 }
+    pub(crate) fn new(
+        site: &'a Site,
+        mode: Mode,
+        random: Random,
+        truth: Arc<Truth>,
+        pools: String,
+    ) -> Injector<'a> {
+        Injector {
+            site,
+            mode,
+            random,
+            truth,
+            counts: BTreeMap::new(),
+            pools,
+            env: "first".to_owned(),
+            version: 1,
+        }
     }
 
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
@@ -78,7 +93,11 @@ impl<'a> Injector<'a> {
 
     pub(crate) fn act(&mut self) {
         let deadly = self.mode == Mode::B && self.random.below(3) == 0;
-        let (name, act) = if deadly { *self.random.pick(&DEADLY) } else { *self.random.pick(&ACTIONS) };
+        let (name, act) = if deadly {
+            *self.random.pick(&DEADLY)
+        } else {
+            *self.random.pick(&ACTIONS)
+        };
         self.truth.doing(name);
         *self.counts.entry(name).or_default() += 1;
         act(self);
@@ -98,7 +117,8 @@ impl<'a> Injector<'a> {
     fn rotad(&self, arguments: &[&str], codes: &[i32]) -> Run {
         let run = site::verb(&self.site.config, arguments, 60);
         if !codes.contains(&run.code) {
-            self.truth.violation(format!("rotad {}: {run:?}", arguments.join(" ")));
+            self.truth
+                .violation(format!("rotad {}: {run:?}", arguments.join(" ")));
         }
         run
     }
@@ -113,19 +133,28 @@ impl<'a> Injector<'a> {
             Ok(known) => self.site.signal(known),
             Err(_) => {
                 let number = format!("-{signal}");
-                Command::new("kill").args([&number, &self.master().to_string()]).status().ok();
+                Command::new("kill")
+                    .args([&number, &self.master().to_string()])
+                    .status()
+                    .ok();
             }
         }
     }
 
     fn write_configuration(&self) {
-        self.site.configure(&format!("{}\n{}", site::MASTER, self.pools.replace("@ENV@", &self.env)));
+        self.site.configure(&format!(
+            "{}\n{}",
+            site::MASTER,
+            self.pools.replace("@ENV@", &self.env)
+        ));
     }
 
     fn await_web(&self, wanted: u32) {
-        let there = |status: &serde_json::Value| number(&pool(status, "web")["ready"]) as u32 >= wanted;
+        let there =
+            |status: &serde_json::Value| number(&pool(status, "web")["ready"]) as u32 >= wanted;
         if until_some(20, || self.site.status().filter(there)).is_none() {
-            self.truth.violation(format!("web does not come to {wanted} ready workers"));
+            self.truth
+                .violation(format!("web does not come to {wanted} ready workers"));
         }
     }
 
@@ -182,7 +211,8 @@ impl<'a> Injector<'a> {
             self.truth.violation(format!("a broken deploy: {run:?}"));
         }
         if run.code == 0 {
-            self.truth.violation("broken code is said to serve".to_owned());
+            self.truth
+                .violation("broken code is said to serve".to_owned());
         }
     }
 
@@ -190,10 +220,13 @@ impl<'a> Injector<'a> {
     fn rest(&self) {
         let still = |status: &serde_json::Value| {
             let pools = status["pools"].as_array().expect("pools");
-            pools.iter().all(|pool| pool["reload"]["state"] != "running" && pool["state"] != "rolling-back")
+            pools
+                .iter()
+                .all(|pool| pool["reload"]["state"] != "running" && pool["state"] != "rolling-back")
         };
         if until_some(40, || self.site.status().filter(still)).is_none() {
-            self.truth.violation("a rolling restart does not end within 40 s".to_owned());
+            self.truth
+                .violation("a rolling restart does not end within 40 s".to_owned());
         }
     }
 
@@ -209,8 +242,12 @@ impl<'a> Injector<'a> {
 
     fn bad_configuration(&mut self) {
         let good = self.site.read("rotad.toml");
-        let bad =
-            *self.random.pick(&["[pool.web\n", "[pool.web]\ncomand = \"x\"\n", "[pool.x]\ncount = -1\n", "\u{0}"]);
+        let bad = *self.random.pick(&[
+            "[pool.web\n",
+            "[pool.web]\ncomand = \"x\"\n",
+            "[pool.x]\ncount = -1\n",
+            "\u{0}",
+        ]);
         self.site.configure(&format!("{}\n{bad}", site::MASTER));
         self.signal(nix::libc::SIGHUP);
         self.rotad(&["check"], &[78]);
@@ -247,8 +284,14 @@ impl<'a> Injector<'a> {
     }
 
     fn full_disk(&mut self) {
-        let filler = format!("/proc/{}/root{}", self.master(), self.site.path("small/filler").display());
-        let Ok(mut file) = std::fs::File::create(&filler) else { return };
+        let filler = format!(
+            "/proc/{}/root{}",
+            self.master(),
+            self.site.path("small/filler").display()
+        );
+        let Ok(mut file) = std::fs::File::create(&filler) else {
+            return;
+        };
         while file.write_all(&[0; 4096]).is_ok() {}
         spaced(Duration::from_millis(200 + self.random.below(400) as u64));
         self.rotad(&["roll", "noisy", "--timeout", "40s"], &ANY_END);
@@ -269,8 +312,9 @@ impl<'a> Injector<'a> {
     }
 
     fn slow_clients(&mut self) {
-        let clients: Vec<UnixStream> =
-            (0..=self.random.below(40)).filter_map(|_| UnixStream::connect(self.socket()).ok()).collect();
+        let clients: Vec<UnixStream> = (0..=self.random.below(40))
+            .filter_map(|_| UnixStream::connect(self.socket()).ok())
+            .collect();
         for mut client in &clients {
             client.write_all(b"{\"version\":2,").ok();
         }
@@ -280,7 +324,9 @@ impl<'a> Injector<'a> {
 
     fn hostile_clients(&mut self) {
         for _ in 0..=self.random.below(12) {
-            let Ok(mut client) = UnixStream::connect(self.socket()) else { continue };
+            let Ok(mut client) = UnixStream::connect(self.socket()) else {
+                continue;
+            };
             client.set_read_timeout(Some(Duration::from_secs(3))).ok();
             client.set_write_timeout(Some(Duration::from_secs(3))).ok();
             let words: Vec<u8> = match self.random.below(4) {
@@ -295,9 +341,14 @@ impl<'a> Injector<'a> {
     }
 
     fn datagrams(&mut self) {
-        let entries = std::fs::read_dir(self.site.path("run/notify")).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(self.site.path("run/notify"))
+            .into_iter()
+            .flatten()
+            .flatten();
         let sockets: Vec<_> = entries.map(|entry| entry.path()).collect();
-        let Ok(sender) = UnixDatagram::unbound() else { return };
+        let Ok(sender) = UnixDatagram::unbound() else {
+            return;
+        };
         sender.set_nonblocking(true).ok();
         for socket in sockets {
             for _ in 0..self.random.below(30) {
@@ -316,18 +367,29 @@ impl<'a> Injector<'a> {
         let master = self.master().to_string();
         let prlimit = |limit: &str| {
             let arguments = ["--pid", &master, &format!("--nofile={limit}:")];
-            Command::new("prlimit").args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+            Command::new("prlimit")
+                .args(arguments)
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
         };
         let text = std::fs::read_to_string(format!("/proc/{master}/limits")).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default().to_owned();
-        let Some(before) = line.split_whitespace().nth(3) else { return };
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap_or_default()
+            .to_owned();
+        let Some(before) = line.split_whitespace().nth(3) else {
+            return;
+        };
         self.truth.excused.store(true, Ordering::SeqCst);
         let limit = 3 + self.random.below(58);
         if prlimit(&limit.to_string()) {
             self.signal(nix::libc::SIGUSR1);
             spaced(Duration::from_millis(300));
             if !prlimit(before) {
-                self.truth.violation(format!("the limit of {before} cannot be given back"));
+                self.truth
+                    .violation(format!("the limit of {before} cannot be given back"));
             }
         }
         self.rotad(&["status"], &[0]);
@@ -343,7 +405,10 @@ impl<'a> Injector<'a> {
 
     fn renew(&mut self) {
         let slot = self.random.below(4);
-        self.rotad(&["roll", &format!("web/{slot}"), "--timeout", "40s"], &ANY_END);
+        self.rotad(
+            &["roll", &format!("web/{slot}"), "--timeout", "40s"],
+            &ANY_END,
+        );
     }
 
     fn cancel(&mut self) {
@@ -374,21 +439,38 @@ impl<'a> Injector<'a> {
 
     fn watched_files(&mut self) {
         self.version += 1;
-        self.site.write("jobs/code", &format!("ok\nv{}", self.version));
+        self.site
+            .write("jobs/code", &format!("ok\nv{}", self.version));
     }
 
     fn many_at_once(&mut self) {
         let verb = |arguments: &[&str]| {
             let mut command = Command::new(super::support::rotad());
-            command.arg(arguments[0]).arg("-c").arg(&self.site.config).args(&arguments[1..]);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a verb")
+            command
+                .arg(arguments[0])
+                .arg("-c")
+                .arg(&self.site.config)
+                .args(&arguments[1..]);
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a verb")
         };
-        let verbs =
-            [&["roll", "web"][..], &["roll"], &["status"], &["reload", "--config"], &["cancel"], &["roll", "jobs"]];
+        let verbs = [
+            &["roll", "web"][..],
+            &["roll"],
+            &["status"],
+            &["reload", "--config"],
+            &["cancel"],
+            &["roll", "jobs"],
+        ];
         let mut running: Vec<_> = verbs.iter().map(|arguments| verb(arguments)).collect();
         for child in &mut running {
             if until_some(60, || child.try_wait().expect("a child")).is_none() {
-                self.truth.violation("a verb has no answer within 60 s".to_owned());
+                self.truth
+                    .violation("a verb has no answer within 60 s".to_owned());
                 child.kill().ok();
             }
             child.wait().ok();
@@ -398,15 +480,22 @@ impl<'a> Injector<'a> {
     fn deaf_follower(&mut self) {
         let mut command = Command::new(super::support::rotad());
         command.args(["logs", "-f", "-c"]).arg(&self.site.config);
-        let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() else { return };
+        let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() else {
+            return;
+        };
         spaced(Duration::from_millis(300));
         child.kill().ok();
         child.wait().ok();
     }
 
     fn workers(&self) -> Vec<i32> {
-        let Some(status) = self.site.status() else { return Vec::new() };
-        ["web", "jobs", "lines", "noisy", "api"].iter().flat_map(|name| pids(&status, name)).collect()
+        let Some(status) = self.site.status() else {
+            return Vec::new();
+        };
+        ["web", "jobs", "lines", "noisy", "api"]
+            .iter()
+            .flat_map(|name| pids(&status, name))
+            .collect()
     }
 
     fn hurt(&self, pid: i32, signal: Signal) {
@@ -423,7 +512,12 @@ impl<'a> Injector<'a> {
             return;
         }
         let pid = *self.random.pick(&workers);
-        let signal = *self.random.pick(&[Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGTERM]);
+        let signal = *self.random.pick(&[
+            Signal::SIGKILL,
+            Signal::SIGSEGV,
+            Signal::SIGABRT,
+            Signal::SIGTERM,
+        ]);
         self.hurt(pid, signal);
     }
 
@@ -437,7 +531,10 @@ impl<'a> Injector<'a> {
 
     fn stop_continue(&mut self) {
         let workers = self.workers();
-        let stopped: Vec<i32> = workers.into_iter().filter(|_| self.random.once_in(3)).collect();
+        let stopped: Vec<i32> = workers
+            .into_iter()
+            .filter(|_| self.random.once_in(3))
+            .collect();
         for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
             for pid in &stopped {
                 if proc::parent(*pid) == Some(self.master()) {
@@ -450,7 +547,10 @@ impl<'a> Injector<'a> {
 
     fn late_death(&mut self) {
         self.rest();
-        self.site.write("code", &format!("die {}\nlate", 200 + self.random.below(800)));
+        self.site.write(
+            "code",
+            &format!("die {}\nlate", 200 + self.random.below(800)),
+        );
         self.rotad(&["roll", "web", "--timeout", "40s"], &ANY_END);
         // Each of them dies with what it has accepted.
         self.truth.kills.fetch_add(10, Ordering::SeqCst);

@@ -35,26 +35,55 @@ fn main() {
         return;
     }
     let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let number = |name: &str, default: u64| text(name).map_or(default, |value| value.parse().expect(name));
-    let (seconds, seed) = (number("ROTAD_CHAOS_SECONDS", 60), number("ROTAD_CHAOS_SEED", 1));
-    let modes = match text("ROTAD_CHAOS_MODE").unwrap_or_default().to_lowercase().as_str() {
+    let number =
+        |name: &str, default: u64| text(name).map_or(default, |value| value.parse().expect(name));
+    let (seconds, seed) = (
+        number("ROTAD_CHAOS_SECONDS", 60),
+        number("ROTAD_CHAOS_SEED", 1),
+    );
+    let modes = match text("ROTAD_CHAOS_MODE")
+        .unwrap_or_default()
+        .to_lowercase()
+        .as_str()
+    {
         "a" => vec![Mode::A],
         "b" => vec![Mode::B],
         _ => vec![Mode::A, Mode::B],
     };
-    println!("chaos: {seconds} s, seed {seed} (ROTAD_CHAOS_SECONDS, ROTAD_CHAOS_SEED, ROTAD_CHAOS_MODE)");
+    println!(
+        "chaos: {seconds} s, seed {seed} (ROTAD_CHAOS_SECONDS, ROTAD_CHAOS_SEED, ROTAD_CHAOS_MODE)"
+    );
     let each = Duration::from_secs(seconds) / modes.len() as u32;
-    let results: Vec<Outcome> = modes.into_iter().map(|mode| run(mode, each, seed)).collect();
-    println!("\n| mode | actions | looks | requests | lost | slowest | violations |\n|---|---|---|---|---|---|---|");
+    let results: Vec<Outcome> = modes
+        .into_iter()
+        .map(|mode| run(mode, each, seed))
+        .collect();
+    println!(
+        "\n| mode | actions | looks | requests | lost | slowest | violations |\n|---|---|---|---|---|---|---|"
+    );
     for one in &results {
-        let Outcome { mode, actions, looks, requests, lost, slowest, violations } = one;
+        let Outcome {
+            mode,
+            actions,
+            looks,
+            requests,
+            lost,
+            slowest,
+            violations,
+        } = one;
         let actions: u64 = actions.values().sum();
         let slowest = slowest.as_secs_f64();
-        println!("| {mode:?} | {actions} | {looks} | {requests} | {lost} | {slowest:.2} s | {} |", violations.len());
+        println!(
+            "| {mode:?} | {actions} | {looks} | {requests} | {lost} | {slowest:.2} s | {} |",
+            violations.len()
+        );
     }
     for one in &results {
         println!("\n{:?}: {:?}", one.mode, one.actions);
-        one.violations.iter().take(40).for_each(|violation| println!("{:?} VIOLATION: {violation}", one.mode));
+        one.violations
+            .iter()
+            .take(40)
+            .for_each(|violation| println!("{:?} VIOLATION: {violation}", one.mode));
     }
     if results.iter().any(|one| !one.violations.is_empty()) {
         std::process::exit(1);
@@ -181,8 +210,14 @@ fn run(mode: Mode, length: Duration, seed: u64) -> Outcome {
     if small {
         let run = site.run_command();
         let mut command = Command::new("unshare");
-        let script = format!("mount -t tmpfs -o size=512k tmpfs {}; exec \"$@\"", site.path("small").display());
-        command.args(["-m", "sh", "-c", &script, "x"]).arg(run.get_program()).args(run.get_args());
+        let script = format!(
+            "mount -t tmpfs -o size=512k tmpfs {}; exec \"$@\"",
+            site.path("small").display()
+        );
+        command
+            .args(["-m", "sh", "-c", &script, "x"])
+            .arg(run.get_program())
+            .args(run.get_args());
         site.spawn(command);
     } else {
         site.run();
@@ -199,7 +234,10 @@ fn run(mode: Mode, length: Duration, seed: u64) -> Outcome {
     injector.restore();
     let settled = until_some(40, || site.status().filter(support::all_ready)).is_some();
     if !settled {
-        truth.violation(format!("it does not settle: {}", site.status().unwrap_or_default()));
+        truth.violation(format!(
+            "it does not settle: {}",
+            site.status().unwrap_or_default()
+        ));
     }
     let report = load.stop();
     let looks = observer.end();
@@ -207,7 +245,10 @@ fn run(mode: Mode, length: Duration, seed: u64) -> Outcome {
     let lost = report.lost();
     // A request may die with the worker that had accepted it: two clients, and code that dies by itself.
     if lost > kills * 2 {
-        truth.violation(format!("{lost} requests lost: {:?} ({kills} workers killed)", report.lost));
+        truth.violation(format!(
+            "{lost} requests lost: {:?} ({kills} workers killed)",
+            report.lost
+        ));
     }
     idle(&site, &truth);
     stop(&mut site, &truth);
@@ -218,11 +259,22 @@ fn run(mode: Mode, length: Duration, seed: u64) -> Outcome {
         std::fs::copy(site.path("master.log"), &kept).ok();
         println!("{mode:?}: the master's log is in {}", kept.display());
     }
-    Outcome { mode, actions, looks, requests: report.ok + lost, lost, slowest: report.slowest, violations }
+    Outcome {
+        mode,
+        actions,
+        looks,
+        requests: report.ok + lost,
+        lost,
+        slowest: report.slowest,
+        violations,
+    }
 }
 
 fn may_unshare() -> bool {
-    Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success())
+    Command::new("unshare")
+        .args(["-m", "true"])
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// A master whose workers are all ready does not wake up.
@@ -234,7 +286,10 @@ fn idle(site: &Site, truth: &Truth) {
     }
     until_some(15, || {
         site.status().filter(|status| {
-            support::all_ready(status) && status["pools"].as_array().is_some_and(|pools| pools.len() == 1)
+            support::all_ready(status)
+                && status["pools"]
+                    .as_array()
+                    .is_some_and(|pools| pools.len() == 1)
         })
     });
     let master = site.pid();
@@ -258,7 +313,11 @@ fn stop(site: &mut Site, truth: &Truth) {
         truth.violation(format!("the master left with {code:?}"));
     }
     if until_some(3, || site.processes().is_empty().then_some(())).is_none() {
-        let left: Vec<_> = site.processes().into_iter().map(|pid| (pid, proc::command_line(pid))).collect();
+        let left: Vec<_> = site
+            .processes()
+            .into_iter()
+            .map(|pid| (pid, proc::command_line(pid)))
+            .collect();
         truth.violation(format!("still running after the stop: {left:?}"));
     }
     for file in ["master.pid", "run/control.sock", "run/workers"] {
@@ -275,9 +334,15 @@ fn stop(site: &mut Site, truth: &Truth) {
 /// Every line that a worker has noted stands in a log. The last one of a worker that was killed may be missing: it had
 /// not been printed.
 fn lines(site: &Site, mode: Mode, truth: &Truth) {
-    let entries = |folder: &str| std::fs::read_dir(site.path(folder)).expect("a folder").flatten();
+    let entries = |folder: &str| {
+        std::fs::read_dir(site.path(folder))
+            .expect("a folder")
+            .flatten()
+    };
     let mut printed = BTreeSet::new();
-    for entry in entries("").filter(|entry| entry.file_name().to_string_lossy().starts_with("lines.log")) {
+    for entry in
+        entries("").filter(|entry| entry.file_name().to_string_lossy().starts_with("lines.log"))
+    {
         let text = std::fs::read(entry.path()).expect("a log");
         printed.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
     }
@@ -287,9 +352,16 @@ fn lines(site: &Site, mode: Mode, truth: &Truth) {
         let own: Vec<&str> = text.lines().collect();
         let sure = own.len() - usize::from(mode == Mode::B && !own.is_empty());
         noted += own.len();
-        let missing: Vec<&&str> = own[..sure].iter().filter(|line| !printed.contains(**line)).collect();
+        let missing: Vec<&&str> = own[..sure]
+            .iter()
+            .filter(|line| !printed.contains(**line))
+            .collect();
         if let Some(first) = missing.first() {
-            truth.violation(format!("{} of {} lines are in no log, the first: {first}", missing.len(), own.len()));
+            truth.violation(format!(
+                "{} of {} lines are in no log, the first: {first}",
+                missing.len(),
+                own.len()
+            ));
         }
     }
     if noted == 0 {

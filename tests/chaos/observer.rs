@@ -48,7 +48,10 @@ impl Truth {
     pub(crate) fn violation(&self, text: String) {
         let doing = self.doing.lock().expect("a word").clone();
         let at = self.began.elapsed().as_secs_f64();
-        self.violations.lock().expect("a list").push(format!("{at:.2} s, {doing}: {text}"));
+        self.violations
+            .lock()
+            .expect("a list")
+            .push(format!("{at:.2} s, {doing}: {text}"));
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {
@@ -75,7 +78,11 @@ pub(crate) struct Observer {
 impl Observer {
     pub(crate) fn begin(site: &Site, truth: Arc<Truth>) -> Observer {
         let end = Arc::new(AtomicBool::new(false));
-        let (socket, config, ended) = (site.path("run/control.sock"), site.config.clone(), end.clone());
+        let (socket, config, ended) = (
+            site.path("run/control.sock"),
+            site.config.clone(),
+            end.clone(),
+        );
         let thread = std::thread::spawn(move || {
             let mut looks = 0;
             let mut heard = Instant::now();
@@ -90,7 +97,9 @@ impl Observer {
                         let floor = floor.min(truth.floor.load(Ordering::SeqCst));
                         judge(&found, floor, &truth, &|| status(&socket, &config));
                     }
-                    None if excused || truth.excused.load(Ordering::SeqCst) => heard = Instant::now(),
+                    None if excused || truth.excused.load(Ordering::SeqCst) => {
+                        heard = Instant::now()
+                    }
                     None if heard.elapsed() > PATIENCE => {
                         truth.violation(format!("no status for {:?}", heard.elapsed()));
                         heard = Instant::now();
@@ -117,31 +126,51 @@ fn status(socket: &Path, config: &Path) -> Option<Value> {
 
 fn ready_pids(status: &Value) -> Vec<i32> {
     let workers = |pool: &Value| pool["workers"].as_array().cloned().unwrap_or_default();
-    let all = status["pools"].as_array().into_iter().flatten().flat_map(workers);
+    let all = status["pools"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(workers);
     let ready = all.filter(|worker| worker["state"] == "ready" || worker["state"] == "soaking");
-    ready.filter_map(|worker| Some(worker["pid"].as_i64()? as i32)).collect()
+    ready
+        .filter_map(|worker| Some(worker["pid"].as_i64()? as i32))
+        .collect()
 }
 
 fn judge(found: &Value, floor: u32, truth: &Truth, again: &dyn Fn() -> Option<Value>) {
     let web = pool(found, "web");
     let (ready, alive) = (number(&web["ready"]) as u32, number(&web["alive"]) as u32);
     if ready < floor {
-        truth.violation(format!("{ready} workers of web are ready, {floor} have to be: {web}"));
+        truth.violation(format!(
+            "{ready} workers of web are ready, {floor} have to be: {web}"
+        ));
     }
     if alive > CEILING {
-        truth.violation(format!("{alive} workers of web live, more than {CEILING}: {web}"));
+        truth.violation(format!(
+            "{alive} workers of web live, more than {CEILING}: {web}"
+        ));
     }
     if ready > alive {
-        truth.violation(format!("{ready} of {alive} living workers are ready: {web}"));
+        truth.violation(format!(
+            "{ready} of {alive} living workers are ready: {web}"
+        ));
     }
-    let dead: Vec<i32> = ready_pids(found).into_iter().filter(|pid| proc::ended(*pid)).collect();
+    let dead: Vec<i32> = ready_pids(found)
+        .into_iter()
+        .filter(|pid| proc::ended(*pid))
+        .collect();
     // It may just have ended: then the next status knows.
     if !dead.is_empty()
         && let Some(next) = again()
     {
-        let told: Vec<i32> = ready_pids(&next).into_iter().filter(|pid| dead.contains(pid)).collect();
+        let told: Vec<i32> = ready_pids(&next)
+            .into_iter()
+            .filter(|pid| dead.contains(pid))
+            .collect();
         if !told.is_empty() && !truth.excused.load(Ordering::SeqCst) {
-            truth.violation(format!("ready, and dead since before the question: {told:?}"));
+            truth.violation(format!(
+                "ready, and dead since before the question: {told:?}"
+            ));
         }
     }
 }

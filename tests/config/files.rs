@@ -36,11 +36,24 @@ fn included_files_come_in_the_order_of_their_names() {
     let names: Vec<&str> = plan.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(names, ["web", "a", "b"]);
     // Relative to the main configuration's folder, wherever it is written.
-    assert_eq!(plan.listeners[0].address, plan::Address::Unix(case.base().join("l.sock")));
-    assert_eq!(plan.pools[2].log.stdout, plan::Sink::File(case.base().join("b.log")));
+    assert_eq!(
+        plan.listeners[0].address,
+        plan::Address::Unix(case.base().join("l.sock"))
+    );
+    assert_eq!(
+        plan.pools[2].log.stdout,
+        plan::Sink::File(case.base().join("b.log"))
+    );
     assert_eq!(plan.pools[1].recipe.working_directory, case.base());
-    let sources: Vec<PathBuf> = plan.sources.iter().map(|source| source.path.clone()).collect();
-    assert_eq!(sources, ["shop.toml", "conf.d/a.toml", "conf.d/b.toml"].map(|name| case.base().join(name)));
+    let sources: Vec<PathBuf> = plan
+        .sources
+        .iter()
+        .map(|source| source.path.clone())
+        .collect();
+    assert_eq!(
+        sources,
+        ["shop.toml", "conf.d/a.toml", "conf.d/b.toml"].map(|name| case.base().join(name))
+    );
 }
 
 #[test]
@@ -66,10 +79,23 @@ fn what_cannot_be_included_is_told_at_the_pattern() {
     fs::create_dir(case.base().join("conf.d/folder.toml")).unwrap();
     std::os::unix::fs::symlink("nowhere", case.base().join("conf.d/link.toml")).unwrap();
     let report = case.load().unwrap_err();
-    let told: Vec<&str> = report.findings().iter().map(|finding| finding.message.as_str()).collect();
+    let told: Vec<&str> = report
+        .findings()
+        .iter()
+        .map(|finding| finding.message.as_str())
+        .collect();
     assert_eq!(told.len(), 2, "{report}");
-    assert!(told[0].contains("folder.toml: not a regular file") && told[1].contains("link.toml"), "{report}");
-    assert!(report.findings().iter().all(|finding| finding.place.as_ref().unwrap().line == 1), "{report}");
+    assert!(
+        told[0].contains("folder.toml: not a regular file") && told[1].contains("link.toml"),
+        "{report}"
+    );
+    assert!(
+        report
+            .findings()
+            .iter()
+            .all(|finding| finding.place.as_ref().unwrap().line == 1),
+        "{report}"
+    );
 }
 
 #[test]
@@ -90,7 +116,10 @@ fn root_trusts_no_included_file_that_others_can_write() {
     if is_root {
         std::os::unix::fs::chown(case.base().join("conf.d/a.toml"), Some(65534), None).unwrap();
         let report = case.load().unwrap_err().to_string();
-        assert!(report.contains("belongs neither to root nor to the owner"), "{report}");
+        assert!(
+            report.contains("belongs neither to root nor to the owner"),
+            "{report}"
+        );
         std::os::unix::fs::chown(&case.file, Some(65534), None).unwrap();
         assert!(case.load().is_ok());
     }
@@ -100,7 +129,12 @@ fn root_trusts_no_included_file_that_others_can_write() {
 #[test]
 fn what_is_no_configuration_is_an_error_at_once() {
     let case = Case::new(vec![b'a'; 10 << 20]);
-    assert!(case.load().unwrap_err().to_string().contains("larger than 4 MiB"));
+    assert!(
+        case.load()
+            .unwrap_err()
+            .to_string()
+            .contains("larger than 4 MiB")
+    );
     let pipe = case.base().join("pipe.toml");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for path in [&pipe, &case.base()] {
@@ -112,13 +146,24 @@ fn what_is_no_configuration_is_an_error_at_once() {
 /// A broken file of megabytes has as many findings as anybody reads, and is refused all the same.
 #[test]
 fn findings_have_an_end() {
-    let report = Case::new("a = 1\nb = \n".repeat(200_000)).load().unwrap_err();
+    let report = Case::new("a = 1\nb = \n".repeat(200_000))
+        .load()
+        .unwrap_err();
     assert_eq!(report.findings().len(), 1000);
-    assert!(report.to_string().lines().last().unwrap().starts_with("and "), "{report}");
+    assert!(
+        report
+            .to_string()
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("and "),
+        "{report}"
+    );
     let wide = format!("a = {{ {} }}\n", "b = ".repeat(500_000));
     assert!(Case::new(wide).load().unwrap_err().to_string().len() < 50_000);
-    let pools: String =
-        (0..1200).map(|number| format!("[pool.p{number}]\ncommand = \"sh\"\nready = \"notify\"\n")).collect();
+    let pools: String = (0..1200)
+        .map(|number| format!("[pool.p{number}]\ncommand = \"sh\"\nready = \"notify\"\n"))
+        .collect();
     let report = Case::new(pools).load().unwrap_err();
     assert_eq!(report.findings().len(), 200, "{report}");
 }

@@ -19,11 +19,16 @@ impl Dice {
 /// Whatever a file holds, reading it ends in a plan or in findings with places.
 #[test]
 fn nothing_in_a_file_makes_the_reader_panic() {
-    let example = fs::read_to_string(project("config/rotad.toml")).unwrap().replace("\n# ", "\n");
+    let example = fs::read_to_string(project("config/rotad.toml"))
+        .unwrap()
+        .replace("\n# ", "\n");
     let mut texts: Vec<Vec<u8>> = vec![example.into_bytes()];
     for entry in fs::read_dir(project("tests/config")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             texts.push(fs::read(path).unwrap());
         }
     }
@@ -69,8 +74,14 @@ fn nothing_in_a_file_makes_the_reader_panic() {
         };
         let shown = report.to_string();
         for finding in report.findings().iter().take(50) {
-            let place = finding.place.as_ref().expect("a finding in a readable file has a place");
-            assert!(shown.contains(&format!(":{}:{}", place.line, place.column)), "{finding:?}\n{shown}");
+            let place = finding
+                .place
+                .as_ref()
+                .expect("a finding in a readable file has a place");
+            assert!(
+                shown.contains(&format!(":{}:{}", place.line, place.column)),
+                "{finding:?}\n{shown}"
+            );
         }
     }
 }

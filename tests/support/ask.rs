@@ -14,7 +14,12 @@ pub const STATUS_WITHIN: Duration = Duration::from_secs(10);
 /// or it is the master of another configuration.
 pub fn status(mut stream: UnixStream, config: &Path, within: Duration) -> Option<Value> {
     stream.set_read_timeout(Some(within)).ok()?;
-    writeln!(stream, "{}", json!({ "version": 2, "config": config, "ask": "status" })).ok()?;
+    writeln!(
+        stream,
+        "{}",
+        json!({ "version": 2, "config": config, "ask": "status" })
+    )
+    .ok()?;
     let mut answers = BufReader::new(stream);
     loop {
         let mut line = String::new();
@@ -22,7 +27,8 @@ pub fn status(mut stream: UnixStream, config: &Path, within: Duration) -> Option
         if !line.ends_with('\n') {
             return None; // cut off
         }
-        let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let mut answer: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         if answer["status"].is_object() {
             return Some(answer["status"].take());
         }
@@ -55,14 +61,24 @@ impl Asked {
         let mut progress = Vec::new();
         loop {
             let mut line = String::new();
-            let read = self.0.read_line(&mut line).unwrap_or_else(|error| panic!("no answer: {error}; {progress:?}"));
+            let read = self
+                .0
+                .read_line(&mut line)
+                .unwrap_or_else(|error| panic!("no answer: {error}; {progress:?}"));
             assert!(read > 0, "the master has hung up after {progress:?}");
             let answer: Value = serde_json::from_str(&line).expect("an answer");
             if let Some(text) = answer["progress"]["text"].as_str() {
                 progress.push(text.to_owned());
             } else if answer["done"].is_object() {
-                let message = answer["done"]["message"].as_str().expect("a message").to_owned();
-                return Answered { code: answer["done"]["code"].as_i64().expect("a code"), message, progress };
+                let message = answer["done"]["message"]
+                    .as_str()
+                    .expect("a message")
+                    .to_owned();
+                return Answered {
+                    code: answer["done"]["code"].as_i64().expect("a code"),
+                    message,
+                    progress,
+                };
             }
         }
     }
@@ -71,9 +87,15 @@ impl Asked {
 impl Site {
     /// Sends a request and does not wait for its end.
     pub fn asking(&self, ask: &Value) -> Asked {
-        let mut stream = UnixStream::connect(self.path("run/control.sock")).expect("the control socket");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-        let config = self.config.canonicalize().unwrap_or_else(|_| self.config.clone());
+        let mut stream =
+            UnixStream::connect(self.path("run/control.sock")).expect("the control socket");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a timeout");
+        let config = self
+            .config
+            .canonicalize()
+            .unwrap_or_else(|_| self.config.clone());
         let question = json!({ "version": 2, "config": config, "ask": ask });
         writeln!(stream, "{question}").expect("a question");
         Asked(BufReader::new(stream))

@@ -17,7 +17,13 @@ pub struct Cases {
 impl Cases {
     /// From the arguments of this process.
     pub fn of_arguments() -> Cases {
-        let mut cases = Cases { list: false, exact: false, ignored: false, filters: Vec::new(), skipped: Vec::new() };
+        let mut cases = Cases {
+            list: false,
+            exact: false,
+            ignored: false,
+            filters: Vec::new(),
+            skipped: Vec::new(),
+        };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -26,7 +32,8 @@ impl Cases {
                 "--ignored" => cases.ignored = true,
                 "--skip" => cases.skipped.extend(arguments.next()),
                 // Those that take a value.
-                "--format" | "--test-threads" | "--color" | "--logfile" | "--shuffle-seed" | "-Z" => {
+                "--format" | "--test-threads" | "--color" | "--logfile" | "--shuffle-seed"
+                | "-Z" => {
                     arguments.next();
                 }
                 option if option.starts_with('-') => {}
@@ -43,12 +50,22 @@ impl Cases {
             return chosen;
         }
         let mut out = std::io::stdout();
-        chosen.iter().for_each(|name| writeln!(out, "{name}: test").expect("stdout"));
+        chosen
+            .iter()
+            .for_each(|name| writeln!(out, "{name}: test").expect("stdout"));
         Vec::new()
     }
 
     fn has(&self, name: &str) -> bool {
-        let meant = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
-        !self.ignored && (self.filters.is_empty() || self.filters.iter().any(meant)) && !self.skipped.iter().any(meant)
+        let meant = |filter: &String| {
+            if self.exact {
+                name == filter
+            } else {
+                name.contains(filter.as_str())
+            }
+        };
+        !self.ignored
+            && (self.filters.is_empty() || self.filters.iter().any(meant))
+            && !self.skipped.iter().any(meant)
     }
 }

@@ -11,10 +11,24 @@ pub struct DeadMount(#[expect(dead_code, reason = "held open")] File, PathBuf);
 impl DeadMount {
     /// In the calling thread's mount namespace. None: it takes root and a kernel with FUSE.
     pub fn over(path: &Path) -> Option<Self> {
-        let device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .ok()?;
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            device.as_raw_fd()
+        );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("dead"), path, Some("fuse"), flags, Some(options.as_str())).ok()?;
+        mount(
+            Some("dead"),
+            path,
+            Some("fuse"),
+            flags,
+            Some(options.as_str()),
+        )
+        .ok()?;
         Some(Self(device, path.to_owned()))
     }
 }

@@ -33,14 +33,26 @@ impl Delegated {
     /// Not marked yet. None: the machine lacks it, and that was allowed.
     pub fn make() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("rotad-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        let name = format!(
+            "rotad-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::SeqCst)
+        );
         let home = of(std::process::id() as i32);
-        let made = home.map(|home| Self { folder: home.join(name), home });
+        let made = home.map(|home| Self {
+            folder: home.join(name),
+            home,
+        });
         let made = made.filter(|made| fs::create_dir(&made.folder).is_ok());
         let works = made.as_ref().is_some_and(|made| {
-            made.folder.join("cgroup.procs").exists() && xattr::set(&made.folder, "user.rotad", b"1").is_ok()
+            made.folder.join("cgroup.procs").exists()
+                && xattr::set(&made.folder, "user.rotad", b"1").is_ok()
         });
-        need("a cgroup of version 2 that can be written and marked", works).then_some(made)?
+        need(
+            "a cgroup of version 2 that can be written and marked",
+            works,
+        )
+        .then_some(made)?
     }
 
     /// Marks it as systemd would: `delegate`, `invocation_id`.
@@ -52,7 +64,10 @@ impl Delegated {
     pub fn below(&self, name: &str) -> Self {
         let folder = self.folder.join(name);
         fs::create_dir(&folder).expect("a cgroup");
-        Self { folder, home: self.home.clone() }
+        Self {
+            folder,
+            home: self.home.clone(),
+        }
     }
 
     pub fn folder(&self) -> &Path {
@@ -67,7 +82,9 @@ impl Delegated {
     /// The same command, begun in there.
     pub fn begin(&self, command: &Command) -> Command {
         let mut inside = Command::new("sh");
-        inside.args(["-c", "echo 0 > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&self.folder);
+        inside
+            .args(["-c", "echo 0 > \"$0\"/cgroup.procs && exec \"$@\""])
+            .arg(&self.folder);
         inside.arg(command.get_program()).args(command.get_args());
         inside
     }

@@ -19,12 +19,19 @@ const ROLLS: u64 = 5;
 
 /// Where tests/all.sh installs `tests/install/python.txt`.
 pub fn venv() -> PathBuf {
-    super::rotad().ancestors().nth(2).expect("the target folder").join("venv")
+    super::rotad()
+        .ancestors()
+        .nth(2)
+        .expect("the target folder")
+        .join("venv")
 }
 
 /// A program of `target/venv` is there; see [`super::need`] for what happens when it is not.
 pub fn python(program: &str) -> bool {
-    super::need(&format!("{program} (target/venv)"), venv().join("bin").join(program).exists())
+    super::need(
+        &format!("{program} (target/venv)"),
+        venv().join("bin").join(program).exists(),
+    )
 }
 
 /// What came of the requests on connections that were closed after each, and on kept ones.
@@ -47,10 +54,15 @@ impl Site {
     /// first in PATH.
     pub fn example(name: &str) -> Site {
         let mut site = Site::new("");
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("config")
+            .join(name);
         copy(&from, &site.path(""), &site.address());
         let text = site.read("rotad.toml");
-        assert!(text.starts_with(HEAD), "config/{name}/rotad.toml does not begin with {HEAD:?}");
+        assert!(
+            text.starts_with(HEAD),
+            "config/{name}/rotad.toml does not begin with {HEAD:?}"
+        );
         site.configure(&text.replacen(HEAD, MASTER, 1));
         site.search_first(&venv().join("bin"));
         site
@@ -71,7 +83,10 @@ impl Site {
 
     /// The same load, and five times whatever `roll` does.
     pub fn under_load(&self, roll: impl Fn()) -> Rolled {
-        let loads = [Load::on(&self.address(), 3, 0), Load::on(&self.address(), 0, 3)];
+        let loads = [
+            Load::on(&self.address(), 3, 0),
+            Load::on(&self.address(), 0, 3),
+        ];
         let answers = |more| loads.iter().for_each(|load| load.await_more(more));
         answers(50);
         for _ in 0..ROLLS {
@@ -98,21 +113,29 @@ impl Site {
     }
 
     fn await_rolled(&self, before: &Value, pools: &[&str]) {
-        self.await_status("the pools are rolled and their old workers gone", 120, |status| {
-            pools.iter().all(|name| {
-                let (now, old) = (pool(status, name), pids(before, name));
-                now["generation"].as_u64() > pool(before, name)["generation"].as_u64()
-                    && now["reload"]["state"] == "done"
-                    && now["alive"] == now["wanted"]
-                    && !pids(status, name).iter().any(|pid| old.contains(pid))
-            })
-        });
+        self.await_status(
+            "the pools are rolled and their old workers gone",
+            120,
+            |status| {
+                pools.iter().all(|name| {
+                    let (now, old) = (pool(status, name), pids(before, name));
+                    now["generation"].as_u64() > pool(before, name)["generation"].as_u64()
+                        && now["reload"]["state"] == "done"
+                        && now["alive"] == now["wanted"]
+                        && !pids(status, name).iter().any(|pid| old.contains(pid))
+                })
+            },
+        );
     }
 
     /// TERM: the master leaves with 0, and nothing of the site is left.
     pub fn stop_politely(&mut self, seconds: u64) {
         self.signal(Signal::SIGTERM);
-        assert_eq!(self.await_exit(seconds).code(), Some(0), "the exit code after TERM");
+        assert_eq!(
+            self.await_exit(seconds).code(),
+            Some(0),
+            "the exit code after TERM"
+        );
         self.assert_empty();
     }
 }
@@ -126,7 +149,8 @@ fn copy(from: &Path, to: &Path, address: &str) {
             copy(&source, &target, address);
             continue;
         }
-        let text = fs::read_to_string(&source).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+        let text = fs::read_to_string(&source)
+            .unwrap_or_else(|error| panic!("{}: {error}", source.display()));
         fs::write(&target, text.replace(ADDRESS, address)).expect("a copy");
         let mode = fs::metadata(&source).expect("a file").permissions().mode();
         fs::set_permissions(&target, fs::Permissions::from_mode(mode)).expect("its mode");

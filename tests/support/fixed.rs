@@ -22,13 +22,30 @@ pub fn static_testworker() -> PathBuf {
 fn folder() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let target = rotad().ancestors().nth(2).expect("the target folder").join("static");
+        let target = rotad()
+            .ancestors()
+            .nth(2)
+            .expect("the target folder")
+            .join("static");
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
         // With `--target` the flags are not those of build scripts and macros, which cannot be static.
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_PROFILE_DEV_DEBUG", "0");
-        cargo.args(["build", "--locked", "--bin", "rotad", "--example", "testworker", "--target", &triple]);
+        cargo
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env("CARGO_PROFILE_DEV_DEBUG", "0");
+        cargo.args([
+            "build",
+            "--locked",
+            "--bin",
+            "rotad",
+            "--example",
+            "testworker",
+            "--target",
+            &triple,
+        ]);
         cargo.arg("--target-dir").arg(&target);
         let run = site::finish(cargo, PATIENCE);
         assert_eq!(run.code, 0, "the static build failed:\n{}", run.err);
@@ -39,10 +56,20 @@ fn folder() -> &'static Path {
 /// The program headers of an ELF file of 64 bits, little-endian: their types.
 pub fn program_headers(file: &Path) -> Vec<u32> {
     let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let number =
-        |at: usize, len: usize| bytes[at..at + len].iter().rev().fold(0, |sum, byte| sum << 8 | *byte as usize);
-    assert!(bytes.starts_with(b"\x7fELF\x02\x01"), "{} is no ELF file of 64 bits", file.display());
+    let number = |at: usize, len: usize| {
+        bytes[at..at + len]
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | *byte as usize)
+    };
+    assert!(
+        bytes.starts_with(b"\x7fELF\x02\x01"),
+        "{} is no ELF file of 64 bits",
+        file.display()
+    );
     // e_phoff, e_phentsize, e_phnum of elf(5).
     let (offset, size, many) = (number(32, 8), number(54, 2), number(56, 2));
-    (0..many).map(|index| number(offset + index * size, 4) as u32).collect()
+    (0..many)
+        .map(|index| number(offset + index * size, 4) as u32)
+        .collect()
 }

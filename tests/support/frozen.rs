@@ -23,11 +23,27 @@ impl Frozen {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
         ran("mount", &["--make-rprivate", "/"]);
         let (image, disk) = (folder.join("image"), folder.join("disk"));
-        File::create(&image).and_then(|file| file.set_len(8 << 20)).expect("an image");
+        File::create(&image)
+            .and_then(|file| file.set_len(8 << 20))
+            .expect("an image");
         fs::create_dir(&disk).expect("a folder");
-        ran("mkfs.ext4", &["-q", "-O", "^has_journal", image.to_str().expect("a path")]);
-        ran("mount", &["-o", "loop", image.to_str().expect("a path"), disk.to_str().expect("a path")]);
-        Some(Self { folder: disk, guard: None })
+        ran(
+            "mkfs.ext4",
+            &["-q", "-O", "^has_journal", image.to_str().expect("a path")],
+        );
+        ran(
+            "mount",
+            &[
+                "-o",
+                "loop",
+                image.to_str().expect("a path"),
+                disk.to_str().expect("a path"),
+            ],
+        );
+        Some(Self {
+            folder: disk,
+            guard: None,
+        })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -38,8 +54,14 @@ impl Frozen {
         // A group of its own, deaf to signals, and with a patience of its own: whoever looks at all processes of the
         // machine meanwhile hangs with those that are looked at.
         let mut guard = Command::new("bash");
-        guard.args(["-c", "trap '' INT TERM HUP; read -t 20 none; fsfreeze -u \"$0\" 2> /dev/null"]);
-        guard.arg(&self.folder).stdin(Stdio::piped()).process_group(0);
+        guard.args([
+            "-c",
+            "trap '' INT TERM HUP; read -t 20 none; fsfreeze -u \"$0\" 2> /dev/null",
+        ]);
+        guard
+            .arg(&self.folder)
+            .stdin(Stdio::piped())
+            .process_group(0);
         self.guard = Some(guard.spawn().expect("a guard"));
         ran("fsfreeze", &["-f", self.folder.to_str().expect("a path")]);
     }
@@ -56,11 +78,21 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         self.thaw();
         // Lazily: somebody who still ends may have it open.
-        Command::new("umount").arg("-l").arg(&self.folder).status().ok();
+        Command::new("umount")
+            .arg("-l")
+            .arg(&self.folder)
+            .status()
+            .ok();
     }
 }
 
 fn ran(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status();
-    assert!(status.expect("a program").success(), "{program} {arguments:?}");
+    let status = Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .status();
+    assert!(
+        status.expect("a program").success(),
+        "{program} {arguments:?}"
+    );
 }

@@ -39,21 +39,51 @@ impl Jail {
     /// allowed.
     pub fn new(config: &str) -> Option<Self> {
         let busybox = need(BUSYBOX, Path::new(BUSYBOX).exists());
-        if !need::root() || !busybox || !["unshare", "nsenter", "setpriv"].iter().all(|name| need::program(name)) {
+        if !need::root()
+            || !busybox
+            || !["unshare", "nsenter", "setpriv"]
+                .iter()
+                .all(|name| need::program(name))
+        {
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for everybody");
+        let folder = tempfile::Builder::new()
+            .prefix("rt.")
+            .tempdir_in("/tmp")
+            .expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .expect("a folder for everybody");
         let (options, init) = (BTreeMap::new(), 0);
         let (port, place, entrypoint) = (free_port(), CONFIG, Vec::new());
-        let mut jail = Self { folder, port, options, config: place, entrypoint, cgroup: None, unshare: None, init };
-        for name in ["bin", "dev", "proc", "sys", "etc/rotad", "run", "tmp", "var"] {
+        let mut jail = Self {
+            folder,
+            port,
+            options,
+            config: place,
+            entrypoint,
+            cgroup: None,
+            unshare: None,
+            init,
+        };
+        for name in [
+            "bin",
+            "dev",
+            "proc",
+            "sys",
+            "etc/rotad",
+            "run",
+            "tmp",
+            "var",
+        ] {
             fs::create_dir_all(jail.root().join(name)).expect("a folder");
         }
-        for (from, to) in
-            [(static_rotad(), "bin/rotad"), (static_testworker(), "bin/testworker"), (BUSYBOX.into(), "bin/busybox")]
-        {
-            fs::copy(&from, jail.root().join(to)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        for (from, to) in [
+            (static_rotad(), "bin/rotad"),
+            (static_testworker(), "bin/testworker"),
+            (BUSYBOX.into(), "bin/busybox"),
+        ] {
+            fs::copy(&from, jail.root().join(to))
+                .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
         }
         std::os::unix::fs::symlink("busybox", jail.root().join("bin/sh")).expect("a shell");
         jail.write("etc/passwd", USERS);
@@ -76,7 +106,11 @@ impl Jail {
 
     /// Writes a file of the image.
     pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.root().join(name), text.replace("@PORT@", &self.port.to_string())).expect("a file");
+        fs::write(
+            self.root().join(name),
+            text.replace("@PORT@", &self.port.to_string()),
+        )
+        .expect("a file");
     }
 
     /// What tests/container/begin.sh takes.
@@ -100,11 +134,24 @@ impl Jail {
         let mut python = Command::new(venv.join("bin/python"));
         python.args(["-c", "import sys; print(sys.base_prefix, end='')"]);
         let python = finish(python, 20).out;
-        for (to, from) in [("usr/lib", "lib"), ("usr/lib64", "lib64"), ("/usr/bin/python3", "bin/python3")] {
+        for (to, from) in [
+            ("usr/lib", "lib"),
+            ("usr/lib64", "lib64"),
+            ("/usr/bin/python3", "bin/python3"),
+        ] {
             std::os::unix::fs::symlink(to, self.root().join(from)).expect("a link");
         }
-        self.set("VOLUMES", &format!("/usr:/usr:ro {python}:{python}:ro {0}:{0}:ro", venv.display()));
-        self.set("ENVIRONMENT", &format!("PATH={}:/bin:/usr/bin", venv.join("bin").display()));
+        self.set(
+            "VOLUMES",
+            &format!(
+                "/usr:/usr:ro {python}:{python}:ro {0}:{0}:ro",
+                venv.display()
+            ),
+        );
+        self.set(
+            "ENVIRONMENT",
+            &format!("PATH={}:/bin:/usr/bin", venv.join("bin").display()),
+        );
     }
 
     /// Begins in this cgroup.
@@ -121,7 +168,11 @@ impl Jail {
         self.launch();
         let is_rotad = |pid: i32| proc::command_line(pid).starts_with("/bin/rotad");
         until("rotad is the first process", 20, || {
-            assert!(!self.has_ended(), "the container did not begin: {}", self.log());
+            assert!(
+                !self.has_ended(),
+                "the container did not begin: {}",
+                self.log()
+            );
             is_rotad(self.init).then_some(())
         });
     }
@@ -135,33 +186,56 @@ impl Jail {
     /// Begins; what runs then is still the mounting shell.
     pub fn launch(&mut self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/container/begin.sh");
-        let log = File::options().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .expect("a log");
         let mut command = match &self.cgroup {
             Some(folder) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]).arg(folder.join("cgroup.procs")).arg("unshare");
+                command
+                    .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
+                    .arg(folder.join("cgroup.procs"))
+                    .arg("unshare");
                 command
             }
             None => Command::new("unshare"),
         };
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--propagation", "private"]);
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--uts",
+            "--ipc",
+            "--propagation",
+            "private",
+        ]);
         command.arg(script).arg(self.root());
         match self.entrypoint.is_empty() {
             true => command.args(["/bin/rotad", "run", self.config]),
             false => command.args(&self.entrypoint),
         };
         command.envs(&self.options).process_group(0);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("stdout")).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("stdout"))
+            .stderr(log);
         let child = command.spawn().expect("unshare");
         let unshare = child.id() as i32;
         self.unshare = Some(child);
         self.init = until("the container's first process", 10, || {
-            self.has_ended().then_some(0).or_else(|| proc::children(unshare).first().copied())
+            self.has_ended()
+                .then_some(0)
+                .or_else(|| proc::children(unshare).first().copied())
         });
     }
 
     fn has_ended(&mut self) -> bool {
-        self.unshare.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+        self.unshare
+            .as_mut()
+            .is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
     /// The number of the container's first process, seen from outside.
@@ -178,7 +252,12 @@ impl Jail {
     pub fn await_exit(&mut self, seconds: u64) -> ExitStatus {
         let child = self.unshare.as_mut().expect("a container");
         let status = until_some(seconds, || child.try_wait().expect("a child"));
-        status.unwrap_or_else(|| panic!("the container has not ended within {seconds} s:\n{}", self.log()))
+        status.unwrap_or_else(|| {
+            panic!(
+                "the container has not ended within {seconds} s:\n{}",
+                self.log()
+            )
+        })
     }
 
     /// `docker exec`, as the container's user.
@@ -188,11 +267,30 @@ impl Jail {
 
     pub fn exec_command(&self, command: &[&str]) -> Command {
         let mut enter = Command::new("nsenter");
-        enter.args(["--target", &self.init.to_string(), "--mount", "--pid", "--uts", "--ipc", "--root", "--wd=/"]);
-        if let Some((user, group)) = self.options.get("USER_GROUP").and_then(|both| both.split_once(':')) {
-            enter.arg(format!("--setuid={user}")).arg(format!("--setgid={group}"));
+        enter.args([
+            "--target",
+            &self.init.to_string(),
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--root",
+            "--wd=/",
+        ]);
+        if let Some((user, group)) = self
+            .options
+            .get("USER_GROUP")
+            .and_then(|both| both.split_once(':'))
+        {
+            enter
+                .arg(format!("--setuid={user}"))
+                .arg(format!("--setgid={group}"));
         }
-        enter.arg("--").args(command).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+        enter
+            .arg("--")
+            .args(command)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
         enter
     }
 
@@ -204,12 +302,18 @@ impl Jail {
 
     pub fn status(&self) -> Option<Value> {
         let run = self.rotad(&["status", "--json"]);
-        (run.code == 0).then(|| serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.out)))
+        (run.code == 0).then(|| {
+            serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.out))
+        })
     }
 
     pub fn await_status(&mut self, what: &str, seconds: u64, is: impl Fn(&Value) -> bool) -> Value {
         until(what, seconds, || {
-            assert!(!self.has_ended(), "the container has ended; in vain: {what}\n{}", self.log());
+            assert!(
+                !self.has_ended(),
+                "the container has ended; in vain: {what}\n{}",
+                self.log()
+            );
             self.status().filter(|status| is(status))
         })
     }

@@ -30,7 +30,8 @@ impl Server {
     /// Debian's Redis. It keeps nothing on disk.
     pub fn redis() -> Option<Self> {
         Self::start("/usr/bin/redis-server", |port, folder| {
-            let options = format!("--port {port} --bind 127.0.0.1 --dir {folder} --save  --appendonly no");
+            let options =
+                format!("--port {port} --bind 127.0.0.1 --dir {folder} --save  --appendonly no");
             options.split(' ').map(str::to_owned).collect()
         })
     }
@@ -39,20 +40,32 @@ impl Server {
         if !need(program, Path::new(program).exists()) {
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("rt-server.").tempdir_in("/tmp").expect("a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("rt-server.")
+            .tempdir_in("/tmp")
+            .expect("a folder");
         // Somebody else may take the port just now.
         for _ in 0..3 {
             let port = free_port();
             let mut command = Command::new(program);
-            command.args(options(port, &folder.path().display().to_string())).current_dir(folder.path());
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .args(options(port, &folder.path().display().to_string()))
+                .current_dir(folder.path());
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             let mut child = command.spawn().expect("a server");
             let answers = until_some(10, || {
                 let ended = child.try_wait().expect("a child").is_some();
                 (ended || TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(!ended)
             });
             if answers == Some(true) && child.try_wait().expect("a child").is_none() {
-                return Some(Self { child, port, folder });
+                return Some(Self {
+                    child,
+                    port,
+                    folder,
+                });
             }
             child.kill().ok();
             child.wait().ok();
@@ -84,26 +97,48 @@ pub struct Ledger {
 impl Ledger {
     /// Jobs that have begun and are not done.
     pub fn in_hand(&self) -> u32 {
-        self.begun.values().sum::<u32>().saturating_sub(self.done.values().sum())
+        self.begun
+            .values()
+            .sum::<u32>()
+            .saturating_sub(self.done.values().sum())
     }
 
     /// Those that began more than once.
     pub fn twice(&self) -> Vec<u64> {
-        self.begun.iter().filter(|(_, times)| **times > 1).map(|(job, _)| *job).collect()
+        self.begun
+            .iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(job, _)| *job)
+            .collect()
     }
 
     pub fn lost(&self, of: &Range<u64>) -> Vec<u64> {
-        of.clone().filter(|job| !self.done.contains_key(job)).collect()
+        of.clone()
+            .filter(|job| !self.done.contains_key(job))
+            .collect()
     }
 
     /// What was measured, for `--nocapture`.
     pub fn tell(&self, name: &str, rolls: u64) {
-        eprintln!("{name}: {} jobs, {rolls} rolls, run twice: {}", self.begun.len(), self.twice().len());
+        eprintln!(
+            "{name}: {} jobs, {rolls} rolls, run twice: {}",
+            self.begun.len(),
+            self.twice().len()
+        );
     }
 
     pub fn assert_each_once(&self, of: &Range<u64>) {
-        assert!(self.lost(of).is_empty(), "lost: {:?} of {of:?}", self.lost(of));
-        assert!(self.twice().is_empty(), "run twice: {:?} of {}", self.twice(), self.begun.len());
+        assert!(
+            self.lost(of).is_empty(),
+            "lost: {:?} of {of:?}",
+            self.lost(of)
+        );
+        assert!(
+            self.twice().is_empty(),
+            "run twice: {:?} of {}",
+            self.twice(),
+            self.begun.len()
+        );
     }
 }
 
@@ -113,13 +148,17 @@ impl Site {
         let mut ledger = Ledger::default();
         for line in self.lines("jobs.txt") {
             let words: Vec<&str> = line.split(' ').collect();
-            let job = words[1].parse().unwrap_or_else(|_| panic!("a torn line: {line:?}"));
+            let job = words[1]
+                .parse()
+                .unwrap_or_else(|_| panic!("a torn line: {line:?}"));
             match words[0] {
                 "begins" => *ledger.begun.entry(job).or_default() += 1,
                 "done" => *ledger.done.entry(job).or_default() += 1,
                 _ => panic!("a torn line: {line:?}"),
             }
-            ledger.generations.insert(words[2].parse().expect("a generation"));
+            ledger
+                .generations
+                .insert(words[2].parse().expect("a generation"));
         }
         ledger
     }
@@ -131,7 +170,9 @@ impl Site {
             send(*sent..*sent + ahead);
             *sent += ahead;
         }
-        until("a job in hand", 60, || (self.ledger().in_hand() > 0).then_some(()));
+        until("a job in hand", 60, || {
+            (self.ledger().in_hand() > 0).then_some(())
+        });
     }
 
     /// Rolls the pool `jobs` so many times by USR2, always with jobs in hand and more in the queue, `ahead` of them,
@@ -147,7 +188,10 @@ impl Site {
         self.feed(&mut sent, (ahead, 200), send);
         self.await_done(&(0..sent));
         self.await_status("the old workers are gone", 60, all_ready);
-        assert!(self.ledger().generations.len() as u64 > rolls / 2, "jobs in most generations");
+        assert!(
+            self.ledger().generations.len() as u64 > rolls / 2,
+            "jobs in most generations"
+        );
         sent
     }
 
@@ -169,7 +213,10 @@ impl Site {
     pub fn client(&self, command: &[&str], variables: &[(&str, &str)]) -> String {
         let mut client = Command::new(command[0]);
         self.search(&mut client);
-        client.args(&command[1..]).current_dir(self.path("")).envs(variables.iter().copied());
+        client
+            .args(&command[1..])
+            .current_dir(self.path(""))
+            .envs(variables.iter().copied());
         client.env("PYTHONDONTWRITEBYTECODE", "1");
         let run = finish(client, 60);
         assert_eq!(run.code, 0, "{command:?}: {run:?}");

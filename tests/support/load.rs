@@ -32,14 +32,25 @@ impl Report {
 
     /// Fails unless nothing was lost and at least this many were answered.
     pub fn assert_nothing_lost(&self, at_least: u64) {
-        assert!(self.lost.is_empty(), "{} of {} requests lost: {:?}", self.lost(), self.ok + self.lost(), self.lost);
-        assert!(self.ok >= at_least, "only {} requests, {at_least} wanted", self.ok);
+        assert!(
+            self.lost.is_empty(),
+            "{} of {} requests lost: {:?}",
+            self.lost(),
+            self.ok + self.lost(),
+            self.lost
+        );
+        assert!(
+            self.ok >= at_least,
+            "only {} requests, {at_least} wanted",
+            self.ok
+        );
     }
 
     fn add(&mut self, other: &Report) {
         self.ok += other.ok;
         self.slowest = self.slowest.max(other.slowest);
-        self.tenths.resize(self.tenths.len().max(other.tenths.len()), 0);
+        self.tenths
+            .resize(self.tenths.len().max(other.tenths.len()), 0);
         for (sum, more) in self.tenths.iter_mut().zip(&other.tenths) {
             *sum += more;
         }
@@ -74,23 +85,39 @@ impl Load {
         let so_far = Arc::new(Mutex::new(Report::default()));
         let started = Instant::now();
         let client = |number: usize| {
-            let (address, path, end, so_far) = (address.to_string(), path.to_string(), end.clone(), so_far.clone());
+            let (address, path, end, so_far) = (
+                address.to_string(),
+                path.to_string(),
+                end.clone(),
+                so_far.clone(),
+            );
             std::thread::spawn(move || {
                 let mut client = Client::new(&address, number >= closing);
                 while !end.load(Ordering::SeqCst) {
                     let asked = Instant::now();
                     let result = client.get(&path);
-                    let mut report = Report { slowest: asked.elapsed(), ..Report::default() };
+                    let mut report = Report {
+                        slowest: asked.elapsed(),
+                        ..Report::default()
+                    };
                     count(&mut report, started, result);
                     let broken = !report.lost.is_empty();
                     so_far.lock().expect("a report").add(&report);
                     // Not a loop that refuses a million times a second.
-                    std::thread::sleep(if broken { Duration::from_millis(5) } else { pause });
+                    std::thread::sleep(if broken {
+                        Duration::from_millis(5)
+                    } else {
+                        pause
+                    });
                 }
             })
         };
         let threads = (0..closing + keeping).map(client).collect();
-        Load { end, so_far, threads }
+        Load {
+            end,
+            so_far,
+            threads,
+        }
     }
 
     /// What came of it until now.
@@ -101,7 +128,9 @@ impl Load {
     /// Waits until this many more requests were answered.
     pub fn await_more(&self, more: u64) {
         let before = self.so_far().ok;
-        super::until("more answers", 60, || (self.so_far().ok >= before + more).then_some(()));
+        super::until("more answers", 60, || {
+            (self.so_far().ok >= before + more).then_some(())
+        });
     }
 
     /// Ends it: every client gets its last answer.
@@ -130,8 +159,12 @@ fn count(report: &mut Report, started: Instant, result: Result<String, String>) 
             report.tenths = vec![0; (started.elapsed().as_millis() / 100) as usize + 1];
             *report.tenths.last_mut().expect("one") = 1;
             let mut words = body.trim().splitn(3, ' ');
-            report.by_worker.insert(words.next().unwrap_or_default().to_string(), 1);
-            report.by_version.insert(words.nth(1).unwrap_or_default().to_string(), 1);
+            report
+                .by_worker
+                .insert(words.next().unwrap_or_default().to_string(), 1);
+            report
+                .by_version
+                .insert(words.nth(1).unwrap_or_default().to_string(), 1);
         }
     }
 }
@@ -142,7 +175,10 @@ pub fn burst(address: &str, path: &str, number: usize) -> Vec<JoinHandle<Result<
     for client in &mut clients {
         client.send(path).expect("a request sent");
     }
-    clients.into_iter().map(|mut client| std::thread::spawn(move || client.receive())).collect()
+    clients
+        .into_iter()
+        .map(|mut client| std::thread::spawn(move || client.receive()))
+        .collect()
 }
 
 /// One request on a connection of its own.
@@ -178,7 +214,11 @@ struct Client {
 
 impl Client {
     fn new(address: &str, keep: bool) -> Client {
-        Client { address: address.to_string(), keep, stream: None }
+        Client {
+            address: address.to_string(),
+            keep,
+            stream: None,
+        }
     }
 
     fn get(&mut self, path: &str) -> Result<String, String> {
@@ -191,17 +231,27 @@ impl Client {
             self.stream = None;
         }
         if self.stream.is_none() {
-            self.stream = Some(connect(&self.address).map_err(|error| format!("connect: {error}"))?);
+            self.stream =
+                Some(connect(&self.address).map_err(|error| format!("connect: {error}"))?);
         }
         let connection = if self.keep { "keep-alive" } else { "close" };
         let (method, path, body) = match path.strip_prefix("POST ") {
             Some(path) => ("POST", path, "a=1"),
             None => ("GET", path, ""),
         };
-        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}Connection: {connection}\r\n\r\n{body}");
-        let sent = self.stream.as_mut().expect("a stream").write_all(request.as_bytes());
+        let length = if body.is_empty() {
+            String::new()
+        } else {
+            format!("Content-Length: {}\r\n", body.len())
+        };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}Connection: {connection}\r\n\r\n{body}"
+        );
+        let sent = self
+            .stream
+            .as_mut()
+            .expect("a stream")
+            .write_all(request.as_bytes());
         sent.map_err(|error| {
             self.stream = None;
             format!("send: {error}")
@@ -219,9 +269,17 @@ impl Client {
         };
         let head = String::from_utf8_lossy(&text[..head_end]).to_ascii_lowercase();
         if !head.starts_with("http/1.1 200") && !head.starts_with("http/1.0 200") {
-            return Err(format!("answered {:?}", head.lines().next().unwrap_or_default()));
+            return Err(format!(
+                "answered {:?}",
+                head.lines().next().unwrap_or_default()
+            ));
         }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        let length = head.lines().find_map(|line| {
+            line.strip_prefix("content-length:")?
+                .trim()
+                .parse::<usize>()
+                .ok()
+        });
         let length = length.ok_or("no content-length")?;
         while text.len() < head_end + length {
             read_some(&mut stream, &mut text)?;

@@ -59,7 +59,11 @@ pub fn rotad() -> PathBuf {
 /// The worker with knobs, built beside it.
 pub fn testworker() -> PathBuf {
     let path = rotad().with_file_name("examples").join("testworker");
-    assert!(path.exists(), "{} is missing: `cargo build --example testworker`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo build --example testworker`",
+        path.display()
+    );
     path
 }
 
@@ -71,7 +75,10 @@ pub const ALONE: &str = "alone.lock";
 pub fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
     let thread = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    Alone { _process: lock_file(ALONE), _thread: thread }
+    Alone {
+        _process: lock_file(ALONE),
+        _thread: thread,
+    }
 }
 
 /// Others wait until it is dropped.
@@ -94,17 +101,28 @@ pub fn open_lock_file(name: &str) -> File {
     let user = nix::unistd::geteuid();
     let folder = std::env::temp_dir().join(format!("rotad-tests-{user}"));
     match DirBuilder::new().mode(0o700).create(&folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{}: {error}", folder.display()),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            panic!("{}: {error}", folder.display())
+        }
         _ => {}
     }
     let found = folder.symlink_metadata().expect("a folder for locks");
-    assert!(found.is_dir() && found.uid() == user.as_raw(), "{} is somebody else's", folder.display());
-    File::options().create(true).append(true).open(folder.join(name)).expect("a lock file")
+    assert!(
+        found.is_dir() && found.uid() == user.as_raw(),
+        "{} is somebody else's",
+        folder.display()
+    );
+    File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join(name))
+        .expect("a lock file")
 }
 
 /// Waits until `look` gives something; panics with `what` after `seconds`.
 pub fn until<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
-    until_some(seconds, &mut look).unwrap_or_else(|| panic!("waited {seconds} s in vain for: {what}"))
+    until_some(seconds, &mut look)
+        .unwrap_or_else(|| panic!("waited {seconds} s in vain for: {what}"))
 }
 
 /// Waits until `look` gives something, or for `seconds`.
@@ -140,7 +158,10 @@ pub fn spaced(pause: Duration) {
 /// The pool of this name in a status.
 pub fn pool<'s>(status: &'s Value, name: &str) -> &'s Value {
     let pools = status["pools"].as_array().expect("pools");
-    pools.iter().find(|pool| pool["name"] == name).unwrap_or_else(|| panic!("no pool {name} in {status}"))
+    pools
+        .iter()
+        .find(|pool| pool["name"] == name)
+        .unwrap_or_else(|| panic!("no pool {name} in {status}"))
 }
 
 /// The pids of a pool, by slot; those between two lives are left out.
@@ -167,7 +188,9 @@ pub fn all_ready(status: &Value) -> bool {
 
 /// A number of a status.
 pub fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("not a number: {value}"))
 }
 
 /// A TCP port of 127.0.0.1 that nobody uses, below those that the kernel hands out.
@@ -175,7 +198,8 @@ pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..10_000 {
-        let port = 10_000 + (std::process::id().wrapping_mul(37) + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
+        let port = 10_000
+            + (std::process::id().wrapping_mul(37) + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
         if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() && claim(port as u16) {
             return port as u16;
         }
@@ -192,7 +216,9 @@ pub fn free_ports(many: u16) -> String {
     for _ in 0..1000 {
         let part = (std::process::id().wrapping_mul(7) + NEXT.fetch_add(1, Ordering::SeqCst)) % 170;
         let first = 30_000 + part as u16 * 16;
-        if (first..first + many).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()) && claim(first) {
+        if (first..first + many).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok())
+            && claim(first)
+        {
             return format!("{first}-{}", first + many - 1);
         }
     }
@@ -206,7 +232,10 @@ fn claim(port: u16) -> bool {
     let name = SocketAddr::from_abstract_name(format!("rotad-tests/{port}")).expect("a name");
     let claim = UnixListener::bind_addr(&name);
     claim.is_ok_and(|claim| {
-        CLAIMED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(claim);
+        CLAIMED
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .push(claim);
         true
     })
 }

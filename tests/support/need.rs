@@ -9,8 +9,12 @@ pub fn need(what: &str, is_there: bool) -> bool {
     if is_there {
         return true;
     }
-    let allowed = std::env::var_os("ROTAD_ALLOW_MISSING").is_some() && std::env::var_os("CI").is_none();
-    assert!(allowed, "{what} is missing: tests/all.sh installs it, ROTAD_ALLOW_MISSING=1 passes over this test");
+    let allowed =
+        std::env::var_os("ROTAD_ALLOW_MISSING").is_some() && std::env::var_os("CI").is_none();
+    assert!(
+        allowed,
+        "{what} is missing: tests/all.sh installs it, ROTAD_ALLOW_MISSING=1 passes over this test"
+    );
     eprintln!("NOT PROVEN: {what} is missing");
     false
 }
@@ -18,7 +22,11 @@ pub fn need(what: &str, is_there: bool) -> bool {
 /// A program of $PATH.
 pub fn program(name: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
-    need(name, path.split(':').any(|folder| Path::new(folder).join(name).exists()))
+    need(
+        name,
+        path.split(':')
+            .any(|folder| Path::new(folder).join(name).exists()),
+    )
 }
 
 /// The tests run as root.
@@ -29,7 +37,10 @@ pub fn root() -> bool {
 /// strace may trace here.
 pub fn strace() -> bool {
     let works = || {
-        Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success())
+        Command::new("strace")
+            .args(["-qq", "-o", "/dev/null", "true"])
+            .status()
+            .is_ok_and(|status| status.success())
     };
     program("strace") && need("permission to trace", works())
 }

@@ -2,7 +2,8 @@
 
 use rotad::event_loop::waker::Waker;
 use rotad::process::{
-    PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig, exec_status,
+    PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig,
+    exec_status,
 };
 use rotad_core::WorkerId;
 use std::ffi::OsString;
@@ -22,11 +23,22 @@ pub const NOFILE: (u64, u64) = (345, 456);
 pub fn spawner() -> Spawner {
     let wake = Waker::new().unwrap();
     let shim = env!("CARGO_BIN_EXE_rotad").into();
-    Spawner::start(SpawnerConfig { wake, original_nofile: NOFILE, shim }).unwrap()
+    Spawner::start(SpawnerConfig {
+        wake,
+        original_nofile: NOFILE,
+        shim,
+    })
+    .unwrap()
 }
 
 pub fn null() -> Arc<OwnedFd> {
-    Arc::new(File::options().write(true).open("/dev/null").unwrap().into())
+    Arc::new(
+        File::options()
+            .write(true)
+            .open("/dev/null")
+            .unwrap()
+            .into(),
+    )
 }
 
 /// An order with nothing special about it.
@@ -34,7 +46,11 @@ pub fn order(argv: &[&str], directory: &Path) -> SpawnRequest {
     let argv: Vec<OsString> = argv.iter().map(Into::into).collect();
     SpawnRequest {
         worker: WorkerId(1),
-        pinned: Arc::new(PinnedPaths::new(argv[0].clone(), directory.to_owned(), None)),
+        pinned: Arc::new(PinnedPaths::new(
+            argv[0].clone(),
+            directory.to_owned(),
+            None,
+        )),
         argv,
         env: vec![("A".into(), "b".into())],
         account: None,
@@ -84,18 +100,36 @@ pub fn error(report: SpawnResult) -> String {
 
 /// Waits for the verdict on a worker with a user of its own.
 pub fn judged(report: SpawnResult) -> (SpawnedChild, Result<(), SpawnError>) {
-    let SpawnResult::ExecPending { child: born, exec_status: fd, .. } = report else {
+    let SpawnResult::ExecPending {
+        child: born,
+        exec_status: fd,
+        ..
+    } = report
+    else {
         panic!("not underway: {report:?}")
     };
-    let mut wait = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
-    assert_eq!(nix::poll::poll(&mut wait, nix::poll::PollTimeout::try_from(GIVE_UP).unwrap()), Ok(1));
+    let mut wait = [nix::poll::PollFd::new(
+        fd.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    assert_eq!(
+        nix::poll::poll(
+            &mut wait,
+            nix::poll::PollTimeout::try_from(GIVE_UP).unwrap()
+        ),
+        Ok(1)
+    );
     (born, exec_status(&fd).unwrap().unwrap())
 }
 
 /// Waits until the child has ended by itself, and reaps it.
 pub fn bury(child: &SpawnedChild) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    waitid(Id::Pid(nix::unistd::Pid::from_raw(child.process.pid())), WaitPidFlag::WEXITED).unwrap();
+    waitid(
+        Id::Pid(nix::unistd::Pid::from_raw(child.process.pid())),
+        WaitPidFlag::WEXITED,
+    )
+    .unwrap();
 }
 
 pub fn kill(child: &SpawnedChild) {
@@ -114,7 +148,9 @@ pub fn everything(mut from: File) -> String {
 pub fn fact(pid: i32, file: &str, name: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+    line.unwrap_or_else(|| panic!("no {name} in {text}"))
+        .trim()
+        .to_owned()
 }
 
 pub fn is_root() -> bool {
@@ -128,7 +164,11 @@ pub fn alone(test: &str, before: &[&str]) -> bool {
         return true;
     }
     let this = std::env::current_exe().unwrap();
-    let line: Vec<OsString> = before.iter().map(Into::into).chain([this.into_os_string()]).collect();
+    let line: Vec<OsString> = before
+        .iter()
+        .map(Into::into)
+        .chain([this.into_os_string()])
+        .collect();
     let done = Command::new(&line[0])
         .args(&line[1..])
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -137,6 +177,9 @@ pub fn alone(test: &str, before: &[&str]) -> bool {
         .unwrap();
     let text = [done.stdout, done.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    assert!(done.status.success() && text.contains("1 passed"), "{test} on its own: {text}");
+    assert!(
+        done.status.success() && text.contains("1 passed"),
+        "{test} on its own: {text}"
+    );
     false
 }

@@ -7,13 +7,21 @@ use std::path::Path;
 /// All pids.
 pub fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// The fields of /proc/PID/stat after the name: state, parent, group, session, …
 pub fn stat(pid: i32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_string).collect())
+    Some(
+        text.rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .map(str::to_string)
+            .collect(),
+    )
 }
 
 /// Not there, or a zombie.
@@ -24,16 +32,23 @@ pub fn gone(pid: i32) -> bool {
 /// It has ended to its last thread: only then does the kernel report its end. (Its first thread alone may be a zombie.)
 pub fn ended(pid: i32) -> bool {
     stat(pid).is_none_or(|fields| {
-        (fields[0] == "Z" || fields[0] == "X") && fields[17].parse().is_ok_and(|threads: u32| threads <= 1)
+        (fields[0] == "Z" || fields[0] == "X")
+            && fields[17].parse().is_ok_and(|threads: u32| threads <= 1)
     })
 }
 
 /// How many of its threads are in this state.
 pub fn threads_in(pid: i32, state: &str) -> usize {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let stat = |path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let stat =
+        |path: std::path::PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
     let wanted = format!(") {state} ");
-    threads.flatten().filter(|thread| stat(thread.path()).contains(&wanted)).count()
+    threads
+        .flatten()
+        .filter(|thread| stat(thread.path()).contains(&wanted))
+        .count()
 }
 
 /// Its parent.
@@ -43,41 +58,67 @@ pub fn parent(pid: i32) -> Option<i32> {
 
 /// The processes whose parent it is.
 pub fn children(pid: i32) -> Vec<i32> {
-    all().into_iter().filter(|child| parent(*child) == Some(pid)).collect()
+    all()
+        .into_iter()
+        .filter(|child| parent(*child) == Some(pid))
+        .collect()
 }
 
 /// One line of /proc/PID/status.
 pub fn status(pid: i32, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
+    let line = text
+        .lines()
+        .find(|line| line.split(':').next() == Some(name))?;
     Some(line.split_once(':')?.1.trim().to_string())
 }
 
 /// A set of signals as /proc prints it.
 pub fn signals(hex: &str) -> Vec<u32> {
     let mask = u64::from_str_radix(hex, 16).expect("a mask");
-    (1..=64).filter(|signal| mask & (1 << (signal - 1)) != 0).collect()
+    (1..=64)
+        .filter(|signal| mask & (1 << (signal - 1)) != 0)
+        .collect()
 }
 
 /// Its descriptors: number to what it is.
 pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeMap::new() };
-    let target = |path: &Path| fs::read_link(path).map(|path| path.display().to_string()).unwrap_or_default();
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return BTreeMap::new();
+    };
+    let target = |path: &Path| {
+        fs::read_link(path)
+            .map(|path| path.display().to_string())
+            .unwrap_or_default()
+    };
     entries
         .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, target(&entry.path()))))
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                target(&entry.path()),
+            ))
+        })
         .collect()
 }
 
 /// How often each thread of a process has run and stopped running: by thread id.
 pub fn switches(pid: i32) -> BTreeMap<i32, u64> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeMap::new() };
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return BTreeMap::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| {
             let text = fs::read_to_string(entry.path().join("status")).ok()?;
-            let of =
-                |name: &str| text.lines().find(|line| line.starts_with(name))?.split_whitespace().nth(1)?.parse().ok();
+            let of = |name: &str| {
+                text.lines()
+                    .find(|line| line.starts_with(name))?
+                    .split_whitespace()
+                    .nth(1)?
+                    .parse()
+                    .ok()
+            };
             let sum: u64 = of("voluntary_ctxt_switches:")
                 .zip(of("nonvoluntary_ctxt_switches:"))
                 .map(|(a, b): (u64, u64)| a + b)?;
@@ -89,7 +130,10 @@ pub fn switches(pid: i32) -> BTreeMap<i32, u64> {
 /// Its command line, with spaces.
 pub fn command_line(pid: i32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_string()
+    String::from_utf8_lossy(&bytes)
+        .replace('\0', " ")
+        .trim()
+        .to_string()
 }
 
 /// The processes that belong to this folder: by command line, working directory or environment. Not the test itself.
@@ -103,7 +147,10 @@ pub fn of_folder(folder: &Path) -> Vec<i32> {
             || fs::read_link(at("cwd")).is_ok_and(|path| path.starts_with(folder))
     };
     let me = std::process::id() as i32;
-    all().into_iter().filter(|pid| *pid != me && !gone(*pid) && belongs(*pid)).collect()
+    all()
+        .into_iter()
+        .filter(|pid| *pid != me && !gone(*pid) && belongs(*pid))
+        .collect()
 }
 
 /// The number of the system call that it sleeps in, if it does and the kernel tells (proc_pid_syscall(5)).
@@ -115,5 +162,8 @@ pub fn syscall(pid: i32) -> Option<i64> {
 /// Whether somebody traces a thread of it.
 pub fn is_traced(pid: i32, thread: i32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
-    text.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+    text.lines().any(|line| {
+        line.strip_prefix("TracerPid:")
+            .is_some_and(|tracer| tracer.trim() != "0")
+    })
 }

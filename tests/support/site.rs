@@ -61,7 +61,9 @@ impl Asker {
 
     fn status_by_verb(&self) -> Option<Value> {
         let run = verb(&self.config, &["status", "--json"], 20);
-        (run.code == 0).then(|| serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.out)))
+        (run.code == 0).then(|| {
+            serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}", run.out))
+        })
     }
 }
 
@@ -84,10 +86,20 @@ impl Site {
 
     /// With more keys in `[master]`.
     pub fn with_master(keys: &str, pools: &str) -> Site {
-        let folder = tempfile::Builder::new().prefix("rt.").tempdir_in("/tmp").expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder for everybody");
+        let folder = tempfile::Builder::new()
+            .prefix("rt.")
+            .tempdir_in("/tmp")
+            .expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .expect("a folder for everybody");
         let config = folder.path().join("rotad.toml");
-        let site = Site { folder, config, port: super::free_port(), master: None, path: None };
+        let site = Site {
+            folder,
+            config,
+            port: super::free_port(),
+            master: None,
+            path: None,
+        };
         site.configure(&format!("{MASTER}{keys}\n{pools}"));
         site
     }
@@ -169,7 +181,10 @@ impl Site {
     /// Starts a master by this command: a group of its own, stderr in `stderr.txt` unless said otherwise before.
     pub fn spawn(&mut self, mut command: Command) {
         let stderr = File::create(self.path("stderr.txt")).expect("a file for stderr");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
         self.spawn_as_it_is(command);
     }
 
@@ -197,11 +212,20 @@ impl Site {
         let mut last = None;
         let found = until_some(seconds, || {
             last = self.status();
-            let left = || self.master.as_ref().is_some_and(|child| proc::gone(child.id() as i32));
-            assert!(last.is_some() || !left(), "the master has left; in vain: {what}");
+            let left = || {
+                self.master
+                    .as_ref()
+                    .is_some_and(|child| proc::gone(child.id() as i32))
+            };
+            assert!(
+                last.is_some() || !left(),
+                "the master has left; in vain: {what}"
+            );
             last.clone().filter(|status| is(status))
         });
-        found.unwrap_or_else(|| panic!("waited {seconds} s in vain for: {what}; the last status: {last:?}"))
+        found.unwrap_or_else(|| {
+            panic!("waited {seconds} s in vain for: {what}; the last status: {last:?}")
+        })
     }
 
     /// The status, if a master answers.
@@ -211,7 +235,10 @@ impl Site {
 
     /// Asks for the status from another thread.
     pub fn asker(&self) -> Asker {
-        Asker { socket: self.path("run").join("control.sock"), config: self.config.clone() }
+        Asker {
+            socket: self.path("run").join("control.sock"),
+            config: self.config.clone(),
+        }
     }
 
     /// Runs a verb to its end, at most 60 s.
@@ -221,7 +248,9 @@ impl Site {
 
     /// The pid in the pid file.
     pub fn pid(&self) -> i32 {
-        until("a pid in master.pid", 10, || self.read("master.pid").trim().parse().ok())
+        until("a pid in master.pid", 10, || {
+            self.read("master.pid").trim().parse().ok()
+        })
     }
 
     /// `kill -SIGNAL $(cat master.pid)`.
@@ -236,20 +265,26 @@ impl Site {
 
     /// Waits for a text in the master's log.
     pub fn await_log(&self, text: &str, seconds: u64) {
-        until(&format!("{text:?} in the log"), seconds, || self.log().contains(text).then_some(()));
+        until(&format!("{text:?} in the log"), seconds, || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     /// Waits until a text is in the master's log this many times: the log is written by another thread. It must not be
     /// there more often.
     pub fn await_log_times(&self, text: &str, times: usize) {
         let found = || self.log().matches(text).count();
-        until(&format!("{text:?} {times} times in the log"), 10, || (found() >= times).then_some(()));
+        until(&format!("{text:?} {times} times in the log"), 10, || {
+            (found() >= times).then_some(())
+        });
         assert_eq!(found(), times, "{text:?}: {}", self.log());
     }
 
     /// The master that this site started is still there.
     pub fn master_lives(&mut self) -> bool {
-        self.master.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.master
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// This site started a master as a child of the test.
@@ -275,7 +310,10 @@ impl Site {
     pub fn assert_empty(&self) {
         let left = || proc::of_folder(self.folder.path());
         until_some(3, || left().is_empty().then_some(()));
-        let left: Vec<_> = left().into_iter().map(|pid| (pid, proc::command_line(pid))).collect();
+        let left: Vec<_> = left()
+            .into_iter()
+            .map(|pid| (pid, proc::command_line(pid)))
+            .collect();
         assert!(left.is_empty(), "still running: {left:?}");
     }
 
@@ -283,8 +321,16 @@ impl Site {
     pub fn accepted(&self, pool: &str) -> usize {
         let workers = super::pids(&self.status().expect("a status"), pool);
         // Of a worker's sockets one is the listener and two are its own pair.
-        let sockets = |pid: &i32| proc::descriptors(*pid).values().filter(|what| what.starts_with("socket:")).count();
-        workers.iter().map(|pid| sockets(pid).saturating_sub(3)).sum()
+        let sockets = |pid: &i32| {
+            proc::descriptors(*pid)
+                .values()
+                .filter(|what| what.starts_with("socket:"))
+                .count()
+        };
+        workers
+            .iter()
+            .map(|pid| sockets(pid).saturating_sub(3))
+            .sum()
     }
 
     /// What runs in this site.
@@ -296,7 +342,11 @@ impl Site {
 /// Runs a verb with `-c` to its end.
 pub fn verb(config: &Path, arguments: &[&str], seconds: u64) -> Run {
     let mut command = Command::new(rotad());
-    command.arg(arguments[0]).arg("-c").arg(config).args(&arguments[1..]);
+    command
+        .arg(arguments[0])
+        .arg("-c")
+        .arg(config)
+        .args(&arguments[1..]);
     finish(command, seconds)
 }
 
@@ -306,8 +356,14 @@ pub fn finish(mut command: Command, seconds: u64) -> Run {
     let started = Instant::now();
     let out = tempfile::tempfile().expect("a file for stdout");
     let err = tempfile::tempfile().expect("a file for stderr");
-    command.stdin(Stdio::null()).stdout(out.try_clone().expect("stdout")).stderr(err.try_clone().expect("stderr"));
-    let mut child = command.process_group(0).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().expect("stdout"))
+        .stderr(err.try_clone().expect("stderr"));
+    let mut child = command
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let status = until_some(seconds, || child.try_wait().expect("a child"));
     let took = started.elapsed();
     let (out, err) = (text(out), text(err));
@@ -317,8 +373,15 @@ pub fn finish(mut command: Command, seconds: u64) -> Run {
         panic!("{command:?} did not end within {seconds} s; stdout: {out}; stderr: {err}");
     };
     use std::os::unix::process::ExitStatusExt;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Run { code, out, err, took }
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Run {
+        code,
+        out,
+        err,
+        took,
+    }
 }
 
 fn text(mut file: File) -> String {
@@ -334,7 +397,10 @@ impl Drop for Site {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the master's last lines ---\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!(
+                "--- the master's last lines ---\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
         }
         if let Some(child) = &mut self.master {
             let pid = Pid::from_raw(child.id() as i32);

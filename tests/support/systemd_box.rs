@@ -37,7 +37,11 @@ impl SystemdBox {
     /// With more of this machine shown inside, read-only: (here, there).
     pub fn boot_with(binds: &[(PathBuf, &str)]) -> Option<Self> {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
-        let own = [(rotad(), "/usr/bin/rotad"), (testworker(), "/usr/bin/testworker"), (shipped, SHIPPED)];
+        let own = [
+            (rotad(), "/usr/bin/rotad"),
+            (testworker(), "/usr/bin/testworker"),
+            (shipped, SHIPPED),
+        ];
         let made = Self::boot_bare(&[&own, binds].concat())?;
         made.shell(&format!(
             "set -e; cp {SHIPPED}/*.service {SHIPPED}/*.socket {UNITS}/; cp {SHIPPED}/rotad.conf /usr/lib/tmpfiles.d/;
@@ -51,9 +55,16 @@ impl SystemdBox {
         if !is_possible() {
             return None;
         }
-        let binds: Vec<String> = binds.iter().map(|(from, to)| format!("{}:{to}", from.display())).collect();
+        let binds: Vec<String> = binds
+            .iter()
+            .map(|(from, to)| format!("{}:{to}", from.display()))
+            .collect();
         let (script, folder) = start("up", &binds.join(" "));
-        let mut made = Self { script, folder, pid: 0 };
+        let mut made = Self {
+            script,
+            folder,
+            pid: 0,
+        };
         let file = made.folder.path().join("pid");
         let pid = until_some(60, || {
             let ended = made.script.try_wait().expect("a child").is_some();
@@ -63,7 +74,9 @@ impl SystemdBox {
         made.pid = pid.unwrap_or_else(|| panic!("no box: {}", made.console()));
         let net = File::open(format!("/proc/{}/ns/net", made.pid)).expect("the network of the box");
         setns(net, CloneFlags::CLONE_NEWNET).expect("this thread in the network of the box");
-        let up = || (made.run(&["systemctl", "is-system-running"]).out.trim() == "running").then_some(());
+        let up = || {
+            (made.run(&["systemctl", "is-system-running"]).out.trim() == "running").then_some(())
+        };
         until_some(60, up).unwrap_or_else(|| panic!("systemd is not up: {}", made.console()));
         Some(made)
     }
@@ -76,9 +89,27 @@ impl SystemdBox {
     /// A command in the box, not started yet.
     pub fn command(&self, line: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.pid.to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
-        command.args(["--root", "--wd", "--", "env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
-        command.args(["TERM=dumb", "LANG=C.UTF-8", "HOME=/root", "SYSTEMD_PAGER="]).args(line);
+        command.args([
+            "--target",
+            &self.pid.to_string(),
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+            "--cgroup",
+        ]);
+        command.args([
+            "--root",
+            "--wd",
+            "--",
+            "env",
+            "-i",
+            "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ]);
+        command
+            .args(["TERM=dumb", "LANG=C.UTF-8", "HOME=/root", "SYSTEMD_PAGER="])
+            .args(line);
         command
     }
 
@@ -90,7 +121,13 @@ impl SystemdBox {
     /// Runs a command in the box that has to end with 0; its stdout.
     pub fn ok(&self, line: &[&str]) -> String {
         let run = self.run(line);
-        assert_eq!(run.code, 0, "{line:?}: {}\n{}", run.text(), self.journal(&["-n", "40"]));
+        assert_eq!(
+            run.code,
+            0,
+            "{line:?}: {}\n{}",
+            run.text(),
+            self.journal(&["-n", "40"])
+        );
         run.out
     }
 
@@ -105,7 +142,9 @@ impl SystemdBox {
         let draft = self.folder.path().join("draft");
         fs::write(&draft, text).expect("a file");
         let mut command = self.command(&["sh", "-c", "mkdir -p \"${0%/*}\" && cat > \"$0\"", path]);
-        command.stdin(File::open(&draft).expect("a file")).stdout(Stdio::null());
+        command
+            .stdin(File::open(&draft).expect("a file"))
+            .stdout(Stdio::null());
         assert!(command.status().expect("nsenter").success(), "{path}");
     }
 
@@ -126,7 +165,10 @@ impl SystemdBox {
 
     /// A property of a unit.
     pub fn show(&self, unit: &str, property: &str) -> String {
-        self.run(&["systemctl", "show", "--property", property, "--value", unit]).out.trim().to_string()
+        self.run(&["systemctl", "show", "--property", property, "--value", unit])
+            .out
+            .trim()
+            .to_string()
     }
 
     /// The main process of a unit, as the box counts.
@@ -135,31 +177,54 @@ impl SystemdBox {
     }
 
     /// Waits for a property of a unit.
-    pub fn await_shown(&self, unit: &str, property: &str, seconds: u64, is: impl Fn(&str) -> bool) -> String {
+    pub fn await_shown(
+        &self,
+        unit: &str,
+        property: &str,
+        seconds: u64,
+        is: impl Fn(&str) -> bool,
+    ) -> String {
         let mut last = String::new();
         let found = until_some(seconds, || {
             last = self.show(unit, property);
             is(&last).then(|| last.clone())
         });
-        found.unwrap_or_else(|| panic!("{property} of {unit} is {last:?}: {}", self.journal(&["-n", "40"])))
+        found.unwrap_or_else(|| {
+            panic!(
+                "{property} of {unit} is {last:?}: {}",
+                self.journal(&["-n", "40"])
+            )
+        })
     }
 
     /// What journalctl(1) prints for these arguments.
     pub fn journal(&self, arguments: &[&str]) -> String {
         self.run(
-            &["sh", "-c", "journalctl --sync; exec journalctl --no-pager \"$@\"", "journalctl"]
-                .iter()
-                .chain(arguments)
-                .copied()
-                .collect::<Vec<_>>(),
+            &[
+                "sh",
+                "-c",
+                "journalctl --sync; exec journalctl --no-pager \"$@\"",
+                "journalctl",
+            ]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect::<Vec<_>>(),
         )
         .text()
     }
 
     /// Waits for a text in what journalctl(1) prints for these arguments.
     pub fn await_journal(&self, arguments: &[&str], text: &str, seconds: u64) {
-        let found = until_some(seconds, || self.journal(arguments).contains(text).then_some(()));
-        found.unwrap_or_else(|| panic!("{text:?} is not in the journal: {}", self.journal(&["-n", "60"])));
+        let found = until_some(seconds, || {
+            self.journal(arguments).contains(text).then_some(())
+        });
+        found.unwrap_or_else(|| {
+            panic!(
+                "{text:?} is not in the journal: {}",
+                self.journal(&["-n", "60"])
+            )
+        });
     }
 
     /// A drop-in of a unit, from the project's `systemd/drop-ins/`, and what else it is to say.
@@ -191,20 +256,30 @@ impl SystemdBox {
     pub fn version(&self) -> u32 {
         let text = self.ok(&["systemctl", "--version"]);
         let word = text.split_whitespace().nth(1).expect("a version");
-        word.chars().take_while(char::is_ascii_digit).collect::<String>().parse().expect("a number")
+        word.chars()
+            .take_while(char::is_ascii_digit)
+            .collect::<String>()
+            .parse()
+            .expect("a number")
     }
 
     /// The processes of the box that have this in their command line, as the box counts.
     pub fn pids_of(&self, pattern: &str) -> Vec<i32> {
         let run = self.run(&["pgrep", "-f", pattern]);
-        run.out.lines().map(|line| line.trim().parse().expect("a pid")).collect()
+        run.out
+            .lines()
+            .map(|line| line.trim().parse().expect("a pid"))
+            .collect()
     }
 }
 
 impl Drop for SystemdBox {
     fn drop(&mut self) {
         if std::thread::panicking() && self.pid != 0 {
-            eprintln!("--- the journal's last lines ---\n{}", self.journal(&["-n", "60"]));
+            eprintln!(
+                "--- the journal's last lines ---\n{}",
+                self.journal(&["-n", "60"])
+            );
         }
         let _ = kill(Pid::from_raw(self.script.id() as i32), Signal::SIGTERM);
         if until_some(20, || self.script.try_wait().ok().flatten()).is_none() {
@@ -217,20 +292,44 @@ impl Drop for SystemdBox {
 /// What the box needs.
 fn is_possible() -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let cgroups = mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let cgroups = mounts
+        .lines()
+        .any(|line| line.split(' ').nth(2) == Some("cgroup2"));
     need::root()
-        && ["bash", "unshare", "nsenter", "setpriv", "ip", "pgrep", "systemctl"].iter().all(|name| need::program(name))
-        && need("/lib/systemd/systemd", Path::new("/lib/systemd/systemd").exists())
+        && [
+            "bash",
+            "unshare",
+            "nsenter",
+            "setpriv",
+            "ip",
+            "pgrep",
+            "systemctl",
+        ]
+        .iter()
+        .all(|name| need::program(name))
+        && need(
+            "/lib/systemd/systemd",
+            Path::new("/lib/systemd/systemd").exists(),
+        )
         && need("a mount of cgroups of version 2", cgroups)
 }
 
 /// The script, which ends when the test's thread does.
 fn start(verb: &str, binds: &str) -> (Child, tempfile::TempDir) {
-    let folder = tempfile::Builder::new().prefix("box.").tempdir_in("/tmp").expect("a folder");
+    let folder = tempfile::Builder::new()
+        .prefix("box.")
+        .tempdir_in("/tmp")
+        .expect("a folder");
     let said = File::create(folder.path().join("script.txt")).expect("a file");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", SCRIPT, verb]).arg(folder.path()).env("BOX_BIND", binds);
-    command.stdin(Stdio::null()).stdout(said.try_clone().expect("a file")).stderr(said);
+    command
+        .args(["--pdeathsig", "TERM", SCRIPT, verb])
+        .arg(folder.path())
+        .env("BOX_BIND", binds);
+    command
+        .stdin(Stdio::null())
+        .stdout(said.try_clone().expect("a file"))
+        .stderr(said);
     (command.spawn().expect("setpriv"), folder)
 }
 
@@ -240,7 +339,9 @@ pub fn guard() -> Option<String> {
         return None;
     }
     let (mut script, folder) = start("guard", "");
-    let status = until("the guard's end", 60, || script.try_wait().expect("a child"));
+    let status = until("the guard's end", 60, || {
+        script.try_wait().expect("a child")
+    });
     let text = fs::read_to_string(folder.path().join("script.txt")).expect("a text");
     assert!(status.success(), "{text}");
     Some(text)
@@ -266,7 +367,11 @@ pub const SERVICE: &str = "rotad.service";
 /// The version of the code that a worker of [`WEB`] answers with.
 pub fn version(address: &str) -> String {
     let answer = super::load::get(address, "/").expect("an answer");
-    answer.split_whitespace().nth(2).expect("a version").to_string()
+    answer
+        .split_whitespace()
+        .nth(2)
+        .expect("a version")
+        .to_string()
 }
 
 impl SystemdBox {

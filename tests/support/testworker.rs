@@ -5,9 +5,18 @@
 //! `ok` | `exit CODE` (at once) | `hang` (never ready) | `die MS` (that long after ready) | `slow MS` (to start).
 //! For those that fail, the rest of the file is printed to stderr as last words.
 
-#![expect(unsafe_code, reason = "one descriptor has to be taken over from the environment; see `own`")]
-#![expect(clippy::zombie_processes, reason = "leaving children alone is what some of these workers are for")]
-#![expect(clippy::exit, reason = "exit codes are what many of these workers are for")]
+#![expect(
+    unsafe_code,
+    reason = "one descriptor has to be taken over from the environment; see `own`"
+)]
+#![expect(
+    clippy::zombie_processes,
+    reason = "leaving children alone is what some of these workers are for"
+)]
+#![expect(
+    clippy::exit,
+    reason = "exit codes are what many of these workers are for"
+)]
 
 #[path = "testworker/facts.rs"]
 mod facts;
@@ -141,7 +150,11 @@ fn main() {
 fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
     let mut knobs = Knobs::default();
     while let Some(name) = arguments.next() {
-        let mut value = || arguments.next().unwrap_or_else(|| panic!("testworker: {name} needs a value"));
+        let mut value = || {
+            arguments
+                .next()
+                .unwrap_or_else(|| panic!("testworker: {name} needs a value"))
+        };
         match name.as_str() {
             "--work-ms" => knobs.work_ms = number(&value()),
             "--start-ms" => knobs.start_ms = number(&value()),
@@ -182,14 +195,26 @@ fn knobs(mut arguments: impl Iterator<Item = String>) -> Knobs {
 }
 
 fn number(text: &str) -> u64 {
-    text.parse().unwrap_or_else(|_| panic!("testworker: not a number: {text:?}"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("testworker: not a number: {text:?}"))
 }
 
 /// What every worker does first: writes that it started, reads its code, takes its time, lets grandchildren go.
 fn begin(knobs: &Knobs) -> Code {
     if let Some(file) = &knobs.starts {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis();
-        append(file, &format!("{now} {} {} {}", std::process::id(), env("ROTAD_SLOT"), env("ROTAD_GENERATION")));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a clock after 1970")
+            .as_millis();
+        append(
+            file,
+            &format!(
+                "{now} {} {} {}",
+                std::process::id(),
+                env("ROTAD_SLOT"),
+                env("ROTAD_GENERATION")
+            ),
+        );
     }
     let mut code = Code::default();
     if let Some(file) = &knobs.code {
@@ -225,7 +250,10 @@ fn read_code(file: &str) -> Code {
     });
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let (what, number_of) = first.split_once(' ').unwrap_or((first, "0"));
-    let mut code = Code { version: rest.trim().to_string(), ..Code::default() };
+    let mut code = Code {
+        version: rest.trim().to_string(),
+        ..Code::default()
+    };
     if what != "ok" && what != "slow" {
         complain(rest.trim());
     }
@@ -298,7 +326,11 @@ fn wait(knobs: &Knobs) {
 /// Says that it lives, until it is sick.
 fn bark() {
     let sick = sick();
-    assert_eq!(env("WATCHDOG_PID"), std::process::id().to_string(), "the watchdog is somebody else's");
+    assert_eq!(
+        env("WATCHDOG_PID"),
+        std::process::id().to_string(),
+        "the watchdog is somebody else's"
+    );
     let interval = number(&env("WATCHDOG_USEC"));
     std::thread::spawn(move || {
         while !sick.load(std::sync::atomic::Ordering::SeqCst) {
@@ -330,7 +362,11 @@ fn job(knobs: &Knobs) {
 
 /// Ignores TERM, INT and QUIT for ever.
 fn deaf(knobs: &Knobs) -> ! {
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
+    for signal in [
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGQUIT,
+    ] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).expect("a handler");
     }
     up(knobs, &Code::default());
@@ -342,9 +378,15 @@ fn lines(knobs: &Knobs) {
     begin(knobs);
     let mut text = String::new();
     for number in 0..knobs.lines {
-        text += &format!("{:<width$}\n", format!("line {number}"), width = (knobs.width as usize).saturating_sub(1));
+        text += &format!(
+            "{:<width$}\n",
+            format!("line {number}"),
+            width = (knobs.width as usize).saturating_sub(1)
+        );
     }
-    std::io::stdout().write_all(text.as_bytes()).expect("stdout");
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .expect("stdout");
     exit(knobs.exit_code)
 }
 
@@ -377,7 +419,10 @@ fn flood(knobs: &Knobs) {
 /// A grandchild that went away: a session of its own, deaf.
 fn escaped(knobs: &Knobs) {
     nix::unistd::setsid().expect("a session of its own");
-    append(knobs.escape.as_deref().expect("--escape"), &std::process::id().to_string());
+    append(
+        knobs.escape.as_deref().expect("--escape"),
+        &std::process::id().to_string(),
+    );
     deaf(&Knobs::default())
 }
 
@@ -385,12 +430,18 @@ fn escaped(knobs: &Knobs) {
 fn orphaner(knobs: &Knobs) {
     let me = std::env::current_exe().expect("the path of this program");
     let file = knobs.escape.as_deref().expect("--escape");
-    Command::new(me).args(["escaped", "--escape", file]).stdin(Stdio::null()).spawn().expect("an orphan");
+    Command::new(me)
+        .args(["escaped", "--escape", file])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("an orphan");
 }
 
 /// Runs the rest of the command line with every signal blocked.
 fn blocked(knobs: &Knobs) {
-    nix::sys::signal::SigSet::all().thread_block().expect("a mask");
+    nix::sys::signal::SigSet::all()
+        .thread_block()
+        .expect("a mask");
     let error = Command::new(&knobs.rest[0]).args(&knobs.rest[1..]).exec();
     panic!("testworker: exec {:?}: {error}", knobs.rest);
 }
@@ -398,7 +449,8 @@ fn blocked(knobs: &Knobs) {
 /// A stream that becomes readable when TERM has come.
 pub(crate) fn term_stream() -> UnixStream {
     let (reader, writer) = UnixStream::pair().expect("a pair");
-    signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, writer).expect("a handler");
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, writer)
+        .expect("a handler");
     reader
 }
 
@@ -445,8 +497,13 @@ pub(crate) fn env(name: &str) -> String {
 }
 
 pub(crate) fn append(file: &str, line: &str) {
-    let mut file = OpenOptions::new().create(true).append(true).open(file).expect("a file to append to");
-    file.write_all(format!("{line}\n").as_bytes()).expect("a line appended");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .expect("a file to append to");
+    file.write_all(format!("{line}\n").as_bytes())
+        .expect("a line appended");
 }
 
 pub(crate) fn complain(text: &str) {
@@ -456,7 +513,8 @@ pub(crate) fn complain(text: &str) {
 /// Uses so much time of a processor, however long that takes.
 fn burn(ms: u64) {
     let used = || {
-        let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("our own clock");
+        let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
+            .expect("our own clock");
         used.tv_sec() as u64 * 1000 + used.tv_nsec() as u64 / 1_000_000
     };
     let end = used() + ms;

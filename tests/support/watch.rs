@@ -29,26 +29,42 @@ impl Watch {
         let end = Arc::new(AtomicBool::new(false));
         let (asker, name, ended) = (site.asker(), name.to_string(), end.clone());
         let thread = std::thread::spawn(move || {
-            let mut seen = Seen { min_ready: u32::MAX, max_alive: 0, samples: 0, slowest: Duration::ZERO };
+            let mut seen = Seen {
+                min_ready: u32::MAX,
+                max_alive: 0,
+                samples: 0,
+                slowest: Duration::ZERO,
+            };
             while !ended.load(Ordering::SeqCst) {
                 let asked = Instant::now();
                 if let Some(status) = asker.status() {
                     seen.slowest = seen.slowest.max(asked.elapsed());
-                    seen.min_ready = seen.min_ready.min(number(&pool(&status, &name)["ready"]) as u32);
-                    seen.max_alive = seen.max_alive.max(number(&pool(&status, &name)["alive"]) as u32);
+                    seen.min_ready = seen
+                        .min_ready
+                        .min(number(&pool(&status, &name)["ready"]) as u32);
+                    seen.max_alive = seen
+                        .max_alive
+                        .max(number(&pool(&status, &name)["alive"]) as u32);
                     seen.samples += 1;
                 }
                 std::thread::sleep(super::LOOK_EVERY);
             }
             seen
         });
-        Watch { end, thread: Some(thread) }
+        Watch {
+            end,
+            thread: Some(thread),
+        }
     }
 
     /// Ends it; what it saw.
     pub fn seen(mut self) -> Seen {
         self.end.store(true, Ordering::SeqCst);
-        self.thread.take().expect("a thread").join().expect("the watch")
+        self.thread
+            .take()
+            .expect("a thread")
+            .join()
+            .expect("the watch")
     }
 }
 

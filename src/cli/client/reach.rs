@@ -47,7 +47,11 @@ pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, 
             None => return Err(nobody(peek)),
             Some(pid) if Instant::now() >= until => return Err(deaf(pid, &peek.runtime_dir)),
             // There is nothing to poll: the socket does not exist yet.
-            Some(_) => wait(&mut [], Some(Instant::now() + Duration::from_millis(20)), limits)?,
+            Some(_) => wait(
+                &mut [],
+                Some(Instant::now() + Duration::from_millis(20)),
+                limits,
+            )?,
         }
     }
 }
@@ -59,7 +63,10 @@ pub fn runs_elsewhere(peek: &MasterPaths) -> Option<String> {
     let mut holders = presence::holders(&[&peek.config, &peek.real]).into_iter();
     let who = match holders.find(|holder| holder.uid != me && is_due(holder.uid, peek)) {
         Some(holder) => holder.who(),
-        None => in_roots_place(peek).ok().flatten().map(|_| "root's".to_owned())?,
+        None => in_roots_place(peek)
+            .ok()
+            .flatten()
+            .map(|_| "root's".to_owned())?,
     };
     let config = peek.config.display();
     Some(format!(
@@ -76,12 +83,18 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
     let mut holders = presence::holders(&[&peek.config, &peek.real]);
     holders.sort_by_key(|holder| (!is_due(holder.uid, peek), holder.uid != me, holder.uid));
-    let Some(holder) = holders.into_iter().next() else { return by_the_same_file(peek) };
+    let Some(holder) = holders.into_iter().next() else {
+        return by_the_same_file(peek);
+    };
     if holder.uid == me {
         // A killed process closes its sockets only when its last thread has ended.
         let there = said(&holder.stream).map_or_else(|error| is_late(&error), |_| true);
-        let again = presence::holders(&[&peek.config, &peek.real]).into_iter().find(|again| again.uid == me);
-        return Ok(again.filter(|_| there).map(|again| (again.stream, peek.config.clone())));
+        let again = presence::holders(&[&peek.config, &peek.real])
+            .into_iter()
+            .find(|again| again.uid == me);
+        return Ok(again
+            .filter(|_| there)
+            .map(|again| (again.stream, peek.config.clone())));
     }
     let text = anothers(&holder, peek);
     // Root uses the file or its own default, and is only told of others: it may talk to any master, but not by
@@ -89,7 +102,9 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let place = if me == 0 { None } else { holder.runtime_dir() };
     match place.map(|place| dial(&place)) {
         Some(Ok(stream)) => Ok(Some((stream, peek.config.clone()))),
-        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Err(ClientError::NotPermitted(text)),
+        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ClientError::NotPermitted(text))
+        }
         _ => Err(ClientError::Elsewhere(text)),
     }
 }
@@ -97,10 +112,17 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
 /// A master of the same user that knows the file by another path, through a link that has been turned to this one.
 fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
-    for holder in presence::all().into_iter().filter(|holder| holder.uid == me) {
-        let Some(config) = whose(&holder.stream) else { continue };
+    for holder in presence::all()
+        .into_iter()
+        .filter(|holder| holder.uid == me)
+    {
+        let Some(config) = whose(&holder.stream) else {
+            continue;
+        };
         if config.canonicalize().is_ok_and(|real| real == peek.real) {
-            let again = presence::holders(&[&config]).into_iter().find(|again| again.uid == me);
+            let again = presence::holders(&[&config])
+                .into_iter()
+                .find(|again| again.uid == me);
             return Ok(again.map(|again| (again.stream, config)));
         }
     }
@@ -108,17 +130,26 @@ fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> 
 }
 
 fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
-    let Some(place) = &peek.roots_runtime_dir else { return Ok(None) };
+    let Some(place) = &peek.roots_runtime_dir else {
+        return Ok(None);
+    };
     match dial(place) {
         Ok(stream) => {
-            let Some(config) = whose(&stream) else { return Ok(None) };
+            let Some(config) = whose(&stream) else {
+                return Ok(None);
+            };
             let ours = [&peek.config, &peek.real].contains(&&config)
                 || config.canonicalize().is_ok_and(|real| real == peek.real);
             // Otherwise it is the master of another file with the same name.
-            Ok(dial(place).ok().filter(|_| ours).map(|stream| (stream, config)))
+            Ok(dial(place)
+                .ok()
+                .filter(|_| ours)
+                .map(|stream| (stream, config)))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let Some(pid) = runtime_dir::holder(place) else { return Ok(None) };
+            let Some(pid) = runtime_dir::holder(place) else {
+                return Ok(None);
+            };
             // Its abstract sockets would have shown it, unless it is in another network namespace.
             if presence::all().iter().any(|holder| holder.pid == pid) {
                 return Ok(None);
@@ -147,7 +178,12 @@ fn whose(stream: &UnixStream) -> Option<PathBuf> {
 fn said(stream: &UnixStream) -> io::Result<String> {
     stream.set_read_timeout(Some(TIME_TO_SAY))?;
     stream.set_write_timeout(Some(TIME_TO_SAY))?;
-    let question = Request { version: VERSION, config: PathBuf::new(), real: None, ask: Method::Where };
+    let question = Request {
+        version: VERSION,
+        config: PathBuf::new(),
+        real: None,
+        ask: Method::Where,
+    };
     let mut line = serde_json::to_vec(&question)?;
     line.push(b'\n');
     let mut writer = stream;
@@ -161,7 +197,10 @@ fn said(stream: &UnixStream) -> io::Result<String> {
 
 /// A master is there but did not answer in time: stopped, or busy.
 fn is_late(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 /// # Errors
@@ -186,7 +225,10 @@ fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
 }
 
 fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+    )
 }
 
 /// The master of another user, and the command to type.
@@ -196,22 +238,34 @@ fn anothers(holder: &presence::Holder, peek: &MasterPaths) -> String {
         (_, Some(name)) => format!("-u {} ", shell_words::quote(&name)),
         (uid, None) => format!("-u '#{uid}' "),
     };
-    format!("a master of {} runs {}: `sudo {user}{}` asks it", holder.who(), peek.config.display(), typed())
+    format!(
+        "a master of {} runs {}: `sudo {user}{}` asks it",
+        holder.who(),
+        peek.config.display(),
+        typed()
+    )
 }
 
 /// The command as it was typed.
 fn typed() -> String {
-    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     crate::observe::print::sanitize(shell_words::join(words))
 }
 
 /// No master was found: for certain, or as far as can be known.
 fn nobody(peek: &MasterPaths) -> ClientError {
     let config = peek.config.display();
-    let left = StaleWorkers::find(&peek.runtime_dir).unwrap_or_default().found;
+    let left = StaleWorkers::find(&peek.runtime_dir)
+        .unwrap_or_default()
+        .found;
     if !left.is_empty() {
         let line = |pool: &str, slot: u32, pid: i32| format!("  {pool}/{slot}: pid {pid}");
-        let names: Vec<String> = left.iter().map(|one| line(&one.pool, one.slot, one.pid)).collect();
+        let names: Vec<String> = left
+            .iter()
+            .map(|one| line(&one.pool, one.slot, one.pid))
+            .collect();
         return ClientError::Unsure {
             code: 4,
             text: format!(
@@ -247,7 +301,11 @@ fn quoted(path: &Path) -> String {
 }
 
 fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
-    let who = if pid > 0 { format!("process {pid}") } else { "a process".to_owned() };
+    let who = if pid > 0 {
+        format!("process {pid}")
+    } else {
+        "a process".to_owned()
+    };
     ClientError::Failed(format!(
         "{who} holds {} but listens on no control socket there: it is still starting, or it hangs; signals reach it \
          (HUP makes it open its socket again, TERM stops it)",
@@ -264,9 +322,9 @@ fn refused(error: &io::Error, peek: &MasterPaths) -> ClientError {
              group in {}",
             peek.config.display()
         )),
-        io::ErrorKind::WouldBlock => {
-            ClientError::Failed(format!("the master is too busy to listen on {socket}: try again"))
-        }
+        io::ErrorKind::WouldBlock => ClientError::Failed(format!(
+            "the master is too busy to listen on {socket}: try again"
+        )),
         _ => ClientError::Failed(format!("failed to connect to {socket}: {error}")),
     }
 }

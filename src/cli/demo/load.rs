@@ -82,15 +82,23 @@ fn client(port: u16, keep: bool, shared: &Shared) {
     let mut connection: Option<TcpStream> = None;
     while !shared.stop.load(Ordering::Relaxed) {
         let old = connection.take();
-        let reused = if old.is_some() { "on a kept connection" } else { "on a new connection" };
-        let result = old.map_or_else(|| connect(port), Ok).and_then(|stream| request(stream, keep));
+        let reused = if old.is_some() {
+            "on a kept connection"
+        } else {
+            "on a new connection"
+        };
+        let result = old
+            .map_or_else(|| connect(port), Ok)
+            .and_then(|stream| request(stream, keep));
         let mut tally = shared.tally();
         tally.requests += 1;
         match result {
             Ok(kept) => connection = kept,
             Err(error) => {
                 tally.lost += 1;
-                tally.first_loss.get_or_insert_with(|| format!("{error}, {reused}"));
+                tally
+                    .first_loss
+                    .get_or_insert_with(|| format!("{error}, {reused}"));
             }
         }
         drop(tally);
@@ -121,9 +129,16 @@ fn request(mut stream: TcpStream, keep: bool) -> io::Result<Option<TcpStream>> {
     };
     let text = String::from_utf8_lossy(&read[..head]).to_ascii_lowercase();
     if !text.starts_with("http/1.1 200 ") {
-        return Err(io::Error::other(format!("answered {:?}", text.lines().next().unwrap_or_default())));
+        return Err(io::Error::other(format!(
+            "answered {:?}",
+            text.lines().next().unwrap_or_default()
+        )));
     }
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
     let length: usize = value("content-length:")
         .and_then(|length| length.parse().ok())
         .ok_or_else(|| io::Error::other("an answer without a length"))?;
@@ -136,7 +151,10 @@ fn request(mut stream: TcpStream, keep: bool) -> io::Result<Option<TcpStream>> {
 fn more(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<()> {
     let mut some = [0; 4096];
     match stream.read(&mut some)? {
-        0 => Err(io::Error::other(format!("closed after {} bytes of an answer", read.len()))),
+        0 => Err(io::Error::other(format!(
+            "closed after {} bytes of an answer",
+            read.len()
+        ))),
         n => {
             read.extend_from_slice(&some[..n]);
             Ok(())

@@ -47,11 +47,12 @@ fn play(once: bool, port: Option<u16>) -> Result<u8, String> {
 
 /// The requested port, or 8080, or the next free one.
 fn free_port(wish: Option<u16>) -> Result<u16, String> {
-    let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr());
+    let bind =
+        |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr());
     match wish {
-        Some(port) => bind(port)
-            .map(|address| address.port())
-            .map_err(|error| format!("failed to listen on 127.0.0.1:{port}: {error}; take another --port, or none")),
+        Some(port) => bind(port).map(|address| address.port()).map_err(|error| {
+            format!("failed to listen on 127.0.0.1:{port}: {error}; take another --port, or none")
+        }),
         None => (8080..8180)
             .chain([0])
             .find_map(|port| bind(port).ok())
@@ -62,7 +63,11 @@ fn free_port(wish: Option<u16>) -> Result<u16, String> {
 
 fn explain(stage: &DemoMaster, port: u16) {
     let rotad = stage.rotad().display();
-    let (config, pid_file, broken) = (stage.config().display(), stage.pid_file().display(), stage.broken());
+    let (config, pid_file, broken) = (
+        stage.config().display(),
+        stage.pid_file().display(),
+        stage.broken(),
+    );
     let broken = broken.display();
     print::line(&format!(
         "
@@ -95,7 +100,9 @@ fn prove(mut stage: DemoMaster, bells: &DemoSignals, port: u16) -> Result<u8, St
         load.wait_for_more(BETWEEN);
         rolled = stage.roll_by_signal(bells);
         match &rolled {
-            Ok(()) => print::line(&format!("roll {roll} of {ROLLS}: every web worker was replaced")),
+            Ok(()) => print::line(&format!(
+                "roll {roll} of {ROLLS}: every web worker was replaced"
+            )),
             Err(_) => break,
         }
     }
@@ -108,7 +115,10 @@ fn prove(mut stage: DemoMaster, bells: &DemoSignals, port: u16) -> Result<u8, St
     if let Some(first) = &result.first_loss {
         print::error(&format!("the first request that was lost: {first}"));
     }
-    print::line(&format!("requests {}, lost {}", result.requests, result.lost));
+    print::line(&format!(
+        "requests {}, lost {}",
+        result.requests, result.lost
+    ));
     let good = rolled.is_ok() && result.lost == 0 && ended == 0;
     Ok(if good { 0 } else { code::FAILED })
 }

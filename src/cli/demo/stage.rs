@@ -1,6 +1,9 @@
 //! The demo's master: a child process in a directory of its own; both are gone when this is dropped.
 
-#![expect(clippy::disallowed_methods, reason = "its own children, which it has not reaped")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "its own children, which it has not reaped"
+)]
 
 use super::super::{seam, status};
 use crate::event_loop::signal_pipe::SignalPipe;
@@ -37,12 +40,17 @@ pub(super) struct DemoSignals {
 impl DemoSignals {
     pub(super) fn new() -> std::io::Result<Self> {
         let (int, term) = (SignalPipe::on(&[SIGINT])?, SignalPipe::on(&[SIGTERM])?);
-        Ok(Self { int, term, child: SignalPipe::on(&[SIGCHLD])? })
+        Ok(Self {
+            int,
+            term,
+            child: SignalPipe::on(&[SIGCHLD])?,
+        })
     }
 
     /// Waits for a signal, no longer than `timeout`.
     fn wait(&self, timeout: PollTimeout) {
-        let mut fds = [&self.int, &self.term, &self.child].map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN));
+        let mut fds = [&self.int, &self.term, &self.child]
+            .map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN));
         // EINTR: a signal arrived.
         poll(&mut fds, timeout).ok();
         self.child.take();
@@ -61,7 +69,8 @@ pub(super) struct DemoMaster {
 impl DemoMaster {
     /// Writes the configuration into a new directory and starts a master on it.
     pub(super) fn open(port: u16) -> Result<Self, String> {
-        let rotad = std::env::current_exe().map_err(|error| format!("failed to find our own program: {error}"))?;
+        let rotad = std::env::current_exe()
+            .map_err(|error| format!("failed to find our own program: {error}"))?;
         let folder = fresh_folder()?;
         let made = Self::start(&rotad, &folder, port);
         if made.is_err() {
@@ -76,7 +85,8 @@ impl DemoMaster {
             .replace(ADDRESS, &format!("127.0.0.1:{port}"))
             // Its own, so that demos meet neither each other nor a real master.
             .replacen("[master]\n", "[master]\nruntime_dir = \"run\"\n", 1);
-        std::fs::write(&config, text).map_err(|error| format!("failed to write {}: {error}", config.display()))?;
+        std::fs::write(&config, text)
+            .map_err(|error| format!("failed to write {}: {error}", config.display()))?;
         let peek = seam::peek(&config)?;
         let child = Command::new(rotad)
             .arg("run")
@@ -87,7 +97,13 @@ impl DemoMaster {
             .spawn()
             .map_err(|error| format!("failed to start {}: {error}", rotad.display()))?;
         let (folder, rotad) = (folder.to_owned(), rotad.to_owned());
-        Ok(Self { child: Some(child), folder, rotad, peek, stopping: false })
+        Ok(Self {
+            child: Some(child),
+            folder,
+            rotad,
+            peek,
+            stopping: false,
+        })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -124,7 +140,9 @@ impl DemoMaster {
             }
             bells.wait(PollTimeout::from(GLANCE));
         }
-        Err(format!("the demo's workers were not ready within {PATIENCE:?}"))
+        Err(format!(
+            "the demo's workers were not ready within {PATIENCE:?}"
+        ))
     }
 
     /// Sends USR1 to the pid in the pid file, as a script would; returns when every web worker has been replaced.
@@ -132,12 +150,18 @@ impl DemoMaster {
         let before = self.web().map_or(0, |(generation, _)| generation);
         let text = std::fs::read_to_string(self.pid_file())
             .map_err(|error| format!("failed to read the pid file: {error}"))?;
-        let pid: i32 = text.trim().parse().map_err(|_| format!("no pid in the pid file: {text:?}"))?;
+        let pid: i32 = text
+            .trim()
+            .parse()
+            .map_err(|_| format!("no pid in the pid file: {text:?}"))?;
         // It is our own unreaped child, so the pid cannot have been reused.
         if self.child.as_ref().map(Child::id) != Some(pid.cast_unsigned()) {
-            return Err(format!("the pid file names process {pid}, which is not the demo's master"));
+            return Err(format!(
+                "the pid file names process {pid}, which is not the demo's master"
+            ));
         }
-        kill(Pid::from_raw(pid), Signal::SIGUSR1).map_err(|error| format!("failed to signal the master: {error}"))?;
+        kill(Pid::from_raw(pid), Signal::SIGUSR1)
+            .map_err(|error| format!("failed to signal the master: {error}"))?;
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if self.pass_on(bells) || self.ended().is_some() {
@@ -151,12 +175,17 @@ impl DemoMaster {
                 _ => bells.wait(PollTimeout::from(GLANCE)),
             }
         }
-        Err(format!("the rolling restart did not end within {PATIENCE:?}"))
+        Err(format!(
+            "the rolling restart did not end within {PATIENCE:?}"
+        ))
     }
 
     fn web(&self) -> Option<(u32, ReloadState)> {
         let pools = self.status()?.pools;
-        pools.iter().find(|pool| pool.name == "web").map(|pool| (pool.generation, pool.reload.state))
+        pools
+            .iter()
+            .find(|pool| pool.name == "web")
+            .map(|pool| (pool.generation, pool.reload.state))
     }
 
     fn status(&self) -> Option<Status> {
@@ -203,7 +232,9 @@ impl DemoMaster {
 
     /// The master's exit code, once it has ended.
     fn ended(&mut self) -> Option<u8> {
-        let Some(child) = &mut self.child else { return Some(1) };
+        let Some(child) = &mut self.child else {
+            return Some(1);
+        };
         let status = child.try_wait().transpose()?;
         self.child = None;
         let code = status.ok().and_then(|status| status.code());
@@ -226,12 +257,24 @@ impl Drop for DemoMaster {
 
 /// A directory that no other user may enter, in which sockets may live.
 fn fresh_folder() -> Result<PathBuf, String> {
-    let places = [std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(std::env::temp_dir())];
+    let places = [
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+        Some(std::env::temp_dir()),
+    ];
     let mut last = None;
-    for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
+    for place in places
+        .into_iter()
+        .flatten()
+        .filter(|place| place.is_absolute())
+    {
         match nix::unistd::mkdtemp(&place.join("rotad-demo-XXXXXX")) {
             Ok(folder) => return folder.canonicalize().map_err(|error| error.to_string()),
-            Err(error) => last = Some(format!("failed to make a folder in {}: {error}; set TMPDIR", place.display())),
+            Err(error) => {
+                last = Some(format!(
+                    "failed to make a folder in {}: {error}; set TMPDIR",
+                    place.display()
+                ))
+            }
         }
     }
     Err(last.unwrap_or_else(|| "no place for temporary files: set TMPDIR".to_owned()))

@@ -19,7 +19,10 @@ const TICKS_A_STATUS: u64 = 10;
 pub(in super::super) fn main() -> u8 {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(super::web::BROKEN).exists() {
-        print::plain_error(&format!("demo: the new code is broken, because the file {} exists", super::web::BROKEN));
+        print::plain_error(&format!(
+            "demo: the new code is broken, because the file {} exists",
+            super::web::BROKEN
+        ));
         return 1;
     }
     match work() {
@@ -50,14 +53,23 @@ fn work() -> io::Result<()> {
 
 /// sd_notify(3); without NOTIFY_SOCKET nothing is sent.
 fn tell(message: &str) -> io::Result<()> {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
     let address = match name.as_encoded_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(&name)?,
     };
     match UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address) {
         // The master may just have gone; that is reported elsewhere.
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(())
+        }
         done => done.map(drop),
     }
 }

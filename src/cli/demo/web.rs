@@ -26,7 +26,9 @@ const MAX_HEAD: usize = 16 << 10;
 pub(in super::super) fn main() -> u8 {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(BROKEN).exists() {
-        print::plain_error(&format!("demo: the new code is broken, because the file {BROKEN} exists"));
+        print::plain_error(&format!(
+            "demo: the new code is broken, because the file {BROKEN} exists"
+        ));
         return 1;
     }
     match SignalPipe::on(&[nix::libc::SIGTERM, nix::libc::SIGINT]).and_then(serve) {
@@ -46,7 +48,10 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
     let stop = Arc::new(stop);
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
     loop {
-        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        ];
         poll(&mut fds, PollTimeout::NONE).ok();
         if is_set(&stop) {
             break;
@@ -69,7 +74,9 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
 fn listener() -> io::Result<TcpListener> {
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !ours {
-        return Err(io::Error::other("no socket is passed: this worker is started by `rotad demo`, not by hand"));
+        return Err(io::Error::other(
+            "no socket is passed: this worker is started by `rotad demo`, not by hand",
+        ));
     }
     take_inherited(3).map(TcpListener::from)
 }
@@ -79,7 +86,10 @@ fn is_set(stop: &SignalPipe) -> bool {
 }
 
 fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: PollTimeout) -> bool {
-    let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut fds: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
     matches!(poll(&mut fds, timeout), Ok(1..))
 }
 
@@ -92,7 +102,9 @@ fn converse(stream: &TcpStream, stop: &SignalPipe) {
         if read.is_empty() && !next_request(stream, stop) {
             return;
         }
-        let Some(head) = read_head(stream, &mut read) else { return };
+        let Some(head) = read_head(stream, &mut read) else {
+            return;
+        };
         if head.starts_with("GET /slow ") {
             std::thread::sleep(Duration::from_secs(2));
         }
@@ -107,7 +119,8 @@ fn converse(stream: &TcpStream, stop: &SignalPipe) {
 /// Waits for a request on an idle connection: without limit while serving, a moment longer when stopping.
 fn next_request(stream: &TcpStream, stop: &SignalPipe) -> bool {
     while !readable(&[stream.as_fd(), stop.as_fd()], PollTimeout::NONE) {}
-    readable(&[stream.as_fd()], PollTimeout::ZERO) || readable(&[stream.as_fd()], PollTimeout::from(LINGER))
+    readable(&[stream.as_fd()], PollTimeout::ZERO)
+        || readable(&[stream.as_fd()], PollTimeout::from(LINGER))
 }
 
 /// The head of the next request; what follows it stays in `read`. `None`: the client is gone, or the request is
@@ -129,14 +142,20 @@ fn read_head(mut stream: &TcpStream, read: &mut Vec<u8>) -> Option<String> {
 
 fn wants_close(head: &str) -> bool {
     let head = head.to_ascii_lowercase();
-    let asked = |what: &str| head.lines().any(|line| line.starts_with("connection:") && line.contains(what));
+    let asked = |what: &str| {
+        head.lines()
+            .any(|line| line.starts_with("connection:") && line.contains(what))
+    };
     asked("close") || (head.contains(" http/1.0\r\n") && !asked("keep-alive"))
 }
 
 fn response(close: bool) -> String {
     let of = |name: &str| std::env::var(name).unwrap_or_else(|_| "?".to_owned());
     let (pool, slot, generation) = (of("ROTAD_POOL"), of("ROTAD_SLOT"), of("ROTAD_GENERATION"));
-    let body = format!("rotad demo: {pool}/{slot}, generation {generation}, pid {}\n", std::process::id());
+    let body = format!(
+        "rotad demo: {pool}/{slot}, generation {generation}, pid {}\n",
+        std::process::id()
+    );
     let connection = if close { "close" } else { "keep-alive" };
     format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{body}",
@@ -153,7 +172,9 @@ mod tests {
         assert!(!wants_close("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(wants_close("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n"));
         assert!(wants_close("GET / HTTP/1.0\r\n\r\n"));
-        assert!(!wants_close("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+        assert!(!wants_close(
+            "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+        ));
     }
 
     #[test]
@@ -161,7 +182,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        client.write_all(b"GET /a HTTP/1.1\r\n\r\nGET /b HT").unwrap();
+        client
+            .write_all(b"GET /a HTTP/1.1\r\n\r\nGET /b HT")
+            .unwrap();
         client.write_all(b"TP/1.1\r\n\r\n").unwrap();
         drop(client);
         let mut read = Vec::new();

@@ -8,7 +8,14 @@ use std::path::{Path, PathBuf};
 const LARGEST: u64 = 1 << 20;
 
 /// Where systemd looks for programs; others are written with their whole path.
-const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const SYSTEM_PATH: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// Characters that make a shell do more than start a program.
 const SHELLS_OWN: &str = "$`&|;<>()*?[]{}~#!\n";
@@ -33,18 +40,36 @@ pub(super) struct Pool {
 impl Pool {
     fn new(name: &str, command: Vec<String>, origin: &'static str) -> Self {
         let listens = takes_socket(&command);
-        Self { name: name.to_owned(), command, origin, listens, binds: false, port: false }
+        Self {
+            name: name.to_owned(),
+            command,
+            origin,
+            listens,
+            binds: false,
+            port: false,
+        }
     }
 
     /// The command that was typed.
     pub(super) fn of_command(command: &[String]) -> Self {
         let pool = Self::new("app", command.to_vec(), "");
-        if pool.listens { Self { name: "web".to_owned(), ..pool } } else { pool }
+        if pool.listens {
+            Self {
+                name: "web".to_owned(),
+                ..pool
+            }
+        } else {
+            pool
+        }
     }
 
     /// As a table of the configuration.
     pub(super) fn toml(&self) -> String {
-        let words: Vec<String> = self.command.iter().map(|word| string(&template(word))).collect();
+        let words: Vec<String> = self
+            .command
+            .iter()
+            .map(|word| string(&template(word)))
+            .collect();
         let mut text = format!("[pool.{}]\ncommand = [{}]\n", self.name, words.join(", "));
         if self.listens {
             text.push_str(
@@ -72,10 +97,16 @@ impl Pool {
 /// It names descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds it by `LISTEN_FDS`. If gunicorn were also
 /// given the descriptor, it would take it twice and fail.
 fn takes_socket(command: &[String]) -> bool {
-    let program = command.first().and_then(|program| Path::new(program).file_name());
-    let told = command.iter().any(|word| word.contains("fd://3") || word == "--fd=3");
+    let program = command
+        .first()
+        .and_then(|program| Path::new(program).file_name());
+    let told = command
+        .iter()
+        .any(|word| word.contains("fd://3") || word == "--fd=3");
     told || program.is_some_and(|name| name == "gunicorn")
-        || command.windows(2).any(|two| two[0] == "--fd" && two[1] == "3")
+        || command
+            .windows(2)
+            .any(|two| two[0] == "--fd" && two[1] == "3")
 }
 
 /// The pools of a directory: the command that was typed, else what its files say; none if nothing is certain.
@@ -85,30 +116,48 @@ pub(super) fn pools(here: &Path, command: &[String]) -> Vec<Pool> {
         name_whole_path(here, &mut pool);
         return vec![pool];
     }
-    let mut pools = procfile(here).or_else(|| gunicorn(here)).or_else(|| node(here)).unwrap_or_default();
-    pools.iter_mut().for_each(|pool| name_whole_path(here, pool));
+    let mut pools = procfile(here)
+        .or_else(|| gunicorn(here))
+        .or_else(|| node(here))
+        .unwrap_or_default();
+    pools
+        .iter_mut()
+        .for_each(|pool| name_whole_path(here, pool));
     pools
 }
 
 /// A program of the user's PATH that is not in systemd's.
 fn name_whole_path(here: &Path, pool: &mut Pool) {
-    let Some(program) = pool.command.first_mut().filter(|program| !program.contains('/')) else { return };
-    if let Some(path) = found(here, program).filter(|path| !SYSTEM_PATH.iter().any(|dir| path.starts_with(dir))) {
+    let Some(program) = pool
+        .command
+        .first_mut()
+        .filter(|program| !program.contains('/'))
+    else {
+        return;
+    };
+    if let Some(path) =
+        found(here, program).filter(|path| !SYSTEM_PATH.iter().any(|dir| path.starts_with(dir)))
+    {
         *program = path.to_string_lossy().into_owned();
     }
 }
 
 fn found(here: &Path, program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| here.join(dir).join(program)).find(|path| executable(path))
+    std::env::split_paths(&path)
+        .map(|dir| here.join(dir).join(program))
+        .find(|path| executable(path))
 }
 
 fn executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 fn read(path: &Path) -> Option<String> {
-    path.metadata().ok().filter(|meta| meta.is_file() && meta.len() <= LARGEST)?;
+    path.metadata()
+        .ok()
+        .filter(|meta| meta.is_file() && meta.len() <= LARGEST)?;
     fs::read_to_string(path).ok()
 }
 
@@ -119,14 +168,26 @@ fn procfile(here: &Path) -> Option<Vec<Pool>> {
         let (name, command) = line.split_once(':')?;
         let (name, command) = (name.trim(), command.trim());
         let fit = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
-        (!name.is_empty() && name.len() <= 64 && name.bytes().all(fit) && name != "release" && !command.is_empty())
-            .then(|| {
-                let pool = Pool::new(name, words(command), " (Procfile)");
-                let binds = name == "web" && !pool.listens;
-                Pool { binds, port: binds, ..pool }
-            })
+        (!name.is_empty()
+            && name.len() <= 64
+            && name.bytes().all(fit)
+            && name != "release"
+            && !command.is_empty())
+        .then(|| {
+            let pool = Pool::new(name, words(command), " (Procfile)");
+            let binds = name == "web" && !pool.listens;
+            Pool {
+                binds,
+                port: binds,
+                ..pool
+            }
+        })
     };
-    let mut pools: Vec<Pool> = text.lines().filter(|text| !text.starts_with('#')).filter_map(line).collect();
+    let mut pools: Vec<Pool> = text
+        .lines()
+        .filter(|text| !text.starts_with('#'))
+        .filter_map(line)
+        .collect();
     let mut names = std::collections::BTreeSet::new();
     pools.retain(|pool| names.insert(pool.name.clone()));
     (!pools.is_empty()).then_some(pools)
@@ -134,18 +195,34 @@ fn procfile(here: &Path) -> Option<Vec<Pool>> {
 
 /// A Python application with one of the usual names, if gunicorn is there to run it.
 fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
-    let own = [".venv/bin/gunicorn", "venv/bin/gunicorn"].into_iter().find(|path| executable(&here.join(path)));
-    let program = own.map(str::to_owned).or_else(|| found(here, "gunicorn").map(|_| "gunicorn".to_owned()))?;
+    let own = [".venv/bin/gunicorn", "venv/bin/gunicorn"]
+        .into_iter()
+        .find(|path| executable(&here.join(path)));
+    let program = own
+        .map(str::to_owned)
+        .or_else(|| found(here, "gunicorn").map(|_| "gunicorn".to_owned()))?;
     let assigns = |file: &Path, name: &str| {
-        let names = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with(['=', ':']));
+        let names = |line: &str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.trim_start().starts_with(['=', ':']))
+        };
         read(file).is_some_and(|text| text.lines().any(names))
     };
-    let target = [("wsgi", "application"), ("wsgi", "app"), ("app", "app"), ("main", "app")]
-        .into_iter()
-        .find(|(module, name)| assigns(&here.join(format!("{module}.py")), name))
-        .map(|(module, name)| format!("{module}:{name}"))
-        .or_else(|| django(here, assigns))?;
-    Some(vec![Pool::new("web", vec![program, target], " (found by its files)")])
+    let target = [
+        ("wsgi", "application"),
+        ("wsgi", "app"),
+        ("app", "app"),
+        ("main", "app"),
+    ]
+    .into_iter()
+    .find(|(module, name)| assigns(&here.join(format!("{module}.py")), name))
+    .map(|(module, name)| format!("{module}:{name}"))
+    .or_else(|| django(here, assigns))?;
+    Some(vec![Pool::new(
+        "web",
+        vec![program, target],
+        " (found by its files)",
+    )])
 }
 
 /// `PROJECT/wsgi.py` beside manage.py, if there is exactly one.
@@ -167,12 +244,17 @@ fn django(here: &Path, assigns: impl Fn(&Path, &str) -> bool) -> Option<String> 
 /// `scripts.start` of package.json. Its program is started directly if that is all it says, since npm does not pass
 /// signals on well.
 fn node(here: &Path) -> Option<Vec<Pool>> {
-    let package: serde_json::Value = serde_json::from_str(&read(&here.join("package.json"))?).ok()?;
+    let package: serde_json::Value =
+        serde_json::from_str(&read(&here.join("package.json"))?).ok()?;
     let start = package.get("scripts")?.get("start")?.as_str()?;
-    let direct = plain(start).filter(|words| words.first().is_some_and(|program| program == "node"));
+    let direct =
+        plain(start).filter(|words| words.first().is_some_and(|program| program == "node"));
     let command = direct.unwrap_or_else(|| ["npm", "start"].map(str::to_owned).to_vec());
     let pool = Pool::new("web", command, " (package.json)");
-    Some(vec![Pool { binds: !pool.listens, ..pool }])
+    Some(vec![Pool {
+        binds: !pool.listens,
+        ..pool
+    }])
 }
 
 /// A line as words; run by a shell if it needs one.
@@ -180,18 +262,26 @@ fn words(line: &str) -> Vec<String> {
     plain(line).unwrap_or_else(|| {
         // A single program replaces the shell, so that signals reach it.
         let one = !line.contains(['&', '|', ';', '(', '\n']) && !assignment(line);
-        let line = if one { format!("exec {line}") } else { line.to_owned() };
+        let line = if one {
+            format!("exec {line}")
+        } else {
+            line.to_owned()
+        };
         vec!["sh".to_owned(), "-c".to_owned(), line]
     })
 }
 
 fn plain(line: &str) -> Option<Vec<String>> {
     let simple = !line.contains(|c| SHELLS_OWN.contains(c)) && !assignment(line);
-    shell_words::split(line).ok().filter(|words| simple && !words.is_empty())
+    shell_words::split(line)
+        .ok()
+        .filter(|words| simple && !words.is_empty())
 }
 
 fn assignment(line: &str) -> bool {
-    line.split_whitespace().next().is_some_and(|word| word.contains('='))
+    line.split_whitespace()
+        .next()
+        .is_some_and(|word| word.contains('='))
 }
 
 /// Braces belong to placeholders, so literal ones are doubled.
@@ -199,7 +289,10 @@ fn template(word: &str) -> String {
     let mut text = String::new();
     let mut rest = word;
     while let Some(letter) = rest.chars().next() {
-        if let Some(known) = PLACEHOLDERS.into_iter().find(|known| rest.starts_with(known)) {
+        if let Some(known) = PLACEHOLDERS
+            .into_iter()
+            .find(|known| rest.starts_with(known))
+        {
             text.push_str(known);
             rest = &rest[known.len()..];
             continue;
@@ -235,7 +328,10 @@ mod tests {
     }
 
     fn commands(files: &[(&str, &str)]) -> Vec<String> {
-        of(files).iter().map(|pool| format!("{}: {}", pool.name, pool.command.join(" "))).collect()
+        of(files)
+            .iter()
+            .map(|pool| format!("{}: {}", pool.name, pool.command.join(" ")))
+            .collect()
     }
 
     #[test]
@@ -243,25 +339,53 @@ mod tests {
         let gunicorn = (".venv/bin/gunicorn", "");
         let target = |files: &[(&str, &str)]| commands(&[&[gunicorn], files].concat());
         let web = |target: &str| vec![format!("web: .venv/bin/gunicorn {target}")];
-        assert_eq!(target(&[("app.py", "import flask\napp = flask.Flask(__name__)\n")]), web("app:app"));
-        assert_eq!(target(&[("wsgi.py", "application: App = make()\n")]), web("wsgi:application"));
-        let django = [("manage.py", ""), ("shop/wsgi.py", "application = x\n"), ("other/a.py", "")];
+        assert_eq!(
+            target(&[("app.py", "import flask\napp = flask.Flask(__name__)\n")]),
+            web("app:app")
+        );
+        assert_eq!(
+            target(&[("wsgi.py", "application: App = make()\n")]),
+            web("wsgi:application")
+        );
+        let django = [
+            ("manage.py", ""),
+            ("shop/wsgi.py", "application = x\n"),
+            ("other/a.py", ""),
+        ];
         assert_eq!(target(&django), web("shop.wsgi:application"));
         assert_eq!(target(&[("app.py", "application_of = 1\n")]), [""; 0]);
         assert_eq!(commands(&[("x.py", "")]), [""; 0]);
         let procfile = "# ours\nrelease: ./migrate\nweb: ./serve --port $PORT\nmail: ./mail 'a b'\nweb: again\n";
-        assert_eq!(commands(&[("Procfile", procfile)]), ["web: sh -c exec ./serve --port $PORT", "mail: ./mail a b"]);
+        assert_eq!(
+            commands(&[("Procfile", procfile)]),
+            ["web: sh -c exec ./serve --port $PORT", "mail: ./mail a b"]
+        );
         let both = "jobs: cd jobs && A=1 ./run\n";
-        assert_eq!(commands(&[("Procfile", both)]), ["jobs: sh -c cd jobs && A=1 ./run"]);
+        assert_eq!(
+            commands(&[("Procfile", both)]),
+            ["jobs: sh -c cd jobs && A=1 ./run"]
+        );
     }
 
     #[test]
     fn who_takes_the_socket() {
         let listens = |line: &str| Pool::of_command(&words(line)).listens;
-        let takers =
-            ["/opt/venv/bin/gunicorn app:app", "uvicorn --fd 3 app:app", "daphne --fd=3 app:app", "x -b fd://3"];
+        let takers = [
+            "/opt/venv/bin/gunicorn app:app",
+            "uvicorn --fd 3 app:app",
+            "daphne --fd=3 app:app",
+            "x -b fd://3",
+        ];
         assert!(takers.into_iter().all(listens));
-        assert!(!["uvicorn --fd 4 app:app", "uv run gunicorn app:app", "3 --fd"].into_iter().any(listens));
+        assert!(
+            ![
+                "uvicorn --fd 4 app:app",
+                "uv run gunicorn app:app",
+                "3 --fd"
+            ]
+            .into_iter()
+            .any(listens)
+        );
     }
 
     #[test]
@@ -270,8 +394,15 @@ mod tests {
             let text = format!("{{\"scripts\": {{\"start\": \"{script}\"}}}}");
             let pools = of(&[("package.json", &text)]);
             assert!(pools[0].toml().contains("surge = 0"));
-            let program = Path::new(&pools[0].command[0]).file_name().unwrap().to_owned();
-            format!("{} {}", program.to_string_lossy(), pools[0].command[1..].join(" "))
+            let program = Path::new(&pools[0].command[0])
+                .file_name()
+                .unwrap()
+                .to_owned();
+            format!(
+                "{} {}",
+                program.to_string_lossy(),
+                pools[0].command[1..].join(" ")
+            )
         };
         assert_eq!(start("node server.js --x"), "node server.js --x");
         assert_eq!(start("next start -p $PORT"), "npm start");
@@ -285,6 +416,9 @@ mod tests {
         let text = Pool::of_command(&words).toml();
         let table: toml::Table = toml::from_str(&text).unwrap();
         let command = table["pool"]["app"]["command"].as_array().unwrap();
-        assert_eq!(command[2].as_str().unwrap(), "x=\"{{a}}\"; echo {slot} '{{' \\ \t ü");
+        assert_eq!(
+            command[2].as_str().unwrap(),
+            "x=\"{{a}}\"; echo {slot} '{{' \\ \t ü"
+        );
     }
 }

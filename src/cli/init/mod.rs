@@ -33,7 +33,8 @@ pub(super) fn init(file: Option<&Path>, command: &[String]) -> u8 {
 }
 
 fn write(command: &[String]) -> Result<u8, String> {
-    let here = std::env::current_dir().map_err(|error| format!("the current folder cannot be found: {error}"))?;
+    let here = std::env::current_dir()
+        .map_err(|error| format!("the current folder cannot be found: {error}"))?;
     let (config, unit) = (here.join(CONFIG), here.join(UNIT));
     for path in [&config, &here.join("config").join(CONFIG), &unit] {
         if path.symlink_metadata().is_ok() {
@@ -44,7 +45,8 @@ fn write(command: &[String]) -> Result<u8, String> {
             ));
         }
     }
-    let rotad = std::env::current_exe().map_err(|error| format!("the rotad binary cannot be found: {error}"))?;
+    let rotad = std::env::current_exe()
+        .map_err(|error| format!("the rotad binary cannot be found: {error}"))?;
     let pools = detect::pools(&here, command);
     create(&config, &text(&pools))?;
     create(&unit, &unit::text(&rotad, &config)).inspect_err(|_| {
@@ -61,8 +63,15 @@ fn text(pools: &[Pool]) -> String {
         return SAMPLE.to_owned();
     }
     let lines: Vec<&str> = SAMPLE.lines().collect();
-    let example = lines.iter().position(|line| line.starts_with("[pool.")).unwrap_or(lines.len());
-    let comment = lines[..example].iter().rev().take_while(|line| line.starts_with('#')).count();
+    let example = lines
+        .iter()
+        .position(|line| line.starts_with("[pool."))
+        .unwrap_or(lines.len());
+    let comment = lines[..example]
+        .iter()
+        .rev()
+        .take_while(|line| line.starts_with('#'))
+        .count();
     let mut text = lines[..example - comment].join("\n");
     for pool in pools {
         text.push('\n');
@@ -81,7 +90,12 @@ fn create(path: &Path, text: &str) -> Result<(), String> {
             fs::remove_file(path).ok();
         })
     });
-    written.map_err(|error: io::Error| format!("{} cannot be written: {error}; nothing was written", path.display()))
+    written.map_err(|error: io::Error| {
+        format!(
+            "{} cannot be written: {error}; nothing was written",
+            path.display()
+        )
+    })
 }
 
 /// Whether the file can be used as it is; prints what speaks against it and other hints.
@@ -99,7 +113,9 @@ fn judge(config: &Path) -> bool {
 fn tell(pools: &[Pool], config: &Path, unit: &Path) {
     let mut text = format!("wrote {}\n", config.display());
     if pools.is_empty() {
-        text.push_str("  pool hello: an example, to be replaced (`rotad init -- COMMAND` writes yours)\n");
+        text.push_str(
+            "  pool hello: an example, to be replaced (`rotad init -- COMMAND` writes yours)\n",
+        );
     }
     for pool in pools {
         let command = print::sanitize(shell_words::join(&pool.command));
@@ -130,9 +146,21 @@ mod tests {
     fn the_sample_ends_with_its_example_and_the_rest_stays() {
         let pool = Pool::of_command(&["php".to_owned(), "worker.php".to_owned()]);
         let text = text(&[pool]);
-        assert!(text.starts_with("# The configuration of a rotad master"), "{text}");
-        assert!(!text.contains("[pool.hello]") && !text.contains("Something to watch at once"), "{text}");
-        assert!(text.contains("# [pool.web.reload]"), "every key is still there, commented: {text}");
-        assert!(text.contains("command = [\"php\", \"worker.php\"]\n"), "{text}");
+        assert!(
+            text.starts_with("# The configuration of a rotad master"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("[pool.hello]") && !text.contains("Something to watch at once"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# [pool.web.reload]"),
+            "every key is still there, commented: {text}"
+        );
+        assert!(
+            text.contains("command = [\"php\", \"worker.php\"]\n"),
+            "{text}"
+        );
     }
 }

@@ -9,7 +9,10 @@ const UNIT: &str = include_str!("../../../systemd/rotad.service");
 /// `rotad` and `config` must be absolute paths.
 pub(super) fn text(rotad: &Path, config: &Path) -> String {
     let (rotad, config) = (quoted(rotad, false), quoted(config, true));
-    let user = user_of(Uid::effective().as_raw()).ok().flatten().filter(|user| user.uid != 0);
+    let user = user_of(Uid::effective().as_raw())
+        .ok()
+        .flatten()
+        .filter(|user| user.uid != 0);
     let mut text = String::new();
     for line in UNIT.lines() {
         let (key, value) = line.split_once('=').unwrap_or((line, ""));
@@ -43,7 +46,11 @@ fn quoted(path: &Path, argument: bool) -> String {
         return path;
     }
     let path = path.replace('\\', "\\\\").replace('"', "\\\"");
-    let path = if argument { path.replace('$', "$$") } else { path };
+    let path = if argument {
+        path.replace('$', "$$")
+    } else {
+        path
+    };
     format!("\"{path}\"")
 }
 
@@ -53,7 +60,10 @@ mod tests {
 
     #[test]
     fn the_units_paths_are_those_of_this_folder() {
-        let text = text(Path::new("/opt/rotad/bin/rotad"), Path::new("/srv/my shop/100%/rotad.toml"));
+        let text = text(
+            Path::new("/opt/rotad/bin/rotad"),
+            Path::new("/srv/my shop/100%/rotad.toml"),
+        );
         let config = "\"/srv/my shop/100%%/rotad.toml\"";
         for line in [
             format!("ExecStart=/opt/rotad/bin/rotad run -c {config}"),
@@ -64,6 +74,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert!(!text.contains("/usr/bin/rotad") && !text.contains("/etc/rotad"), "{text}");
+        assert!(
+            !text.contains("/usr/bin/rotad") && !text.contains("/etc/rotad"),
+            "{text}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Ten thousand workers cost ten thousand times as much as one, not the square of it.
 
 use rotad_core::{
-    Command, Engine, Exit, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Span, StopStep, Ticket, Time, To, WorkerId,
+    Command, Engine, Exit, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
+    Restart, RestartPolicy, Signal, Span, StopStep, Ticket, Time, To, WorkerId,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,7 +28,9 @@ impl World {
                         self.facts.push_back(Input::Started(worker));
                         self.facts.push_back(Input::Ready(worker));
                     }
-                    Command::Signal(worker, _) | Command::SignalTree(worker, _) | Command::Kill(worker) => {
+                    Command::Signal(worker, _)
+                    | Command::SignalTree(worker, _)
+                    | Command::Kill(worker) => {
                         self.facts.push_back(Input::Exited(worker, Exit::Code(0)));
                     }
                     Command::KillTree(worker) | Command::SignalRemaining(worker, _) => {
@@ -49,8 +51,17 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         count,
         readiness: Readiness::Reported,
         ready_timeout: Span::from_secs(600),
-        stop: vec![StopStep { signal: Some(Signal::TERM), wait: Span::from_secs(600), to: To::Main }],
-        reload: Reload { surge, max_draining, soak: Some(Span::ZERO), on_failure: OnFailure::Rollback },
+        stop: vec![StopStep {
+            signal: Some(Signal::TERM),
+            wait: Span::from_secs(600),
+            to: To::Main,
+        }],
+        reload: Reload {
+            surge,
+            max_draining,
+            soak: Some(Span::ZERO),
+            on_failure: OnFailure::Rollback,
+        },
         restart: Restart {
             policy: RestartPolicy::Always,
             delay: Span(100),
@@ -64,17 +75,34 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         max_starting: None,
         essential: None,
     };
-    let mut world = World { engine: Engine::new(), now: 0, facts: VecDeque::new(), steps: 0, left: false };
+    let mut world = World {
+        engine: Engine::new(),
+        now: 0,
+        facts: VecDeque::new(),
+        steps: 0,
+        left: false,
+    };
     let pool = PoolId(1);
-    world.tell(Input::Requested(Ticket(1), Request::EnsurePool(pool, policy)));
+    world.tell(Input::Requested(
+        Ticket(1),
+        Request::EnsurePool(pool, policy),
+    ));
     world.tell(Input::Requested(Ticket(2), Request::Roll(pool)));
-    let workers: Vec<WorkerId> = world.engine.view().workers().map(|worker| worker.id).collect();
+    let workers: Vec<WorkerId> = world
+        .engine
+        .view()
+        .workers()
+        .map(|worker| worker.id)
+        .collect();
     world.now += 1000;
     for worker in workers {
         world.tell(Input::Exited(worker, Exit::Code(0)));
     }
     world.tell(Input::Requested(Ticket(3), Request::Roll(pool)));
-    assert_eq!(world.engine.view().pool(pool).map(|pool| pool.last_good.0), Some(3));
+    assert_eq!(
+        world.engine.view().pool(pool).map(|pool| pool.last_good.0),
+        Some(3)
+    );
     world.tell(Input::Requested(Ticket(4), Request::Stop { cap: None }));
     assert!(world.left);
     assert!(world.steps < u64::from(count) * 30, "{} steps", world.steps);
@@ -85,6 +113,9 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
 fn ten_thousand_workers() {
     for (surge, max_draining) in [(2500, 10_000), (1, 1), (2500, 1), (0, 1), (10_000, 10_000)] {
         let took = life(10_000, surge, max_draining);
-        assert!(took < Duration::from_secs(5), "surge {surge}, max_draining {max_draining}: {took:?}");
+        assert!(
+            took < Duration::from_secs(5),
+            "surge {surge}, max_draining {max_draining}: {took:?}"
+        );
     }
 }

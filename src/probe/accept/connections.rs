@@ -19,7 +19,12 @@ const LINES_A_STEP: usize = 256;
 const MOST_DESCRIPTORS: usize = 4096;
 
 /// Whether one of these sockets was accepted from a target. `progress` is called whenever the search advances.
-pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> bool {
+pub(super) fn holds_connection(
+    pid: i32,
+    targets: &[Target],
+    sockets: &HashSet<u64>,
+    progress: &dyn Fn(),
+) -> bool {
     if sockets.is_empty() {
         return false;
     }
@@ -51,19 +56,29 @@ pub(super) fn holds_connection(pid: i32, targets: &[Target], sockets: &HashSet<u
 
 /// Examines the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read
 /// than a request to answer. None: not allowed (pidfd_getfd(2) needs ptrace rights), so the table has to be read.
-fn shows_connection(pid: i32, targets: &[Target], sockets: &HashSet<u64>, progress: &dyn Fn()) -> Option<bool> {
+fn shows_connection(
+    pid: i32,
+    targets: &[Target],
+    sockets: &HashSet<u64>,
+    progress: &dyn Fn(),
+) -> Option<bool> {
     let process = Process::open_pid(pid).ok()?;
     let folder = format!("/proc/{pid}/fd");
     let numbers = procfs::numbers(&folder).unwrap_or_default();
     for fd in numbers.into_iter().take(MOST_DESCRIPTORS) {
         progress();
         let link = std::fs::read_link(format!("{folder}/{fd}"));
-        let is_theirs = link.ok().and_then(|link| procfs::socket_inode(&link)).is_some_and(|i| sockets.contains(&i));
+        let is_theirs = link
+            .ok()
+            .and_then(|link| procfs::socket_inode(&link))
+            .is_some_and(|i| sockets.contains(&i));
         if !is_theirs {
             continue;
         }
         match process.copy_of(fd) {
-            Ok(copy) if targets.iter().any(|target| was_accepted(&copy, target)) => return Some(true),
+            Ok(copy) if targets.iter().any(|target| was_accepted(&copy, target)) => {
+                return Some(true);
+            }
             Ok(_) => {}
             // It has been closed since.
             Err(error) if error.raw_os_error() == Some(nix::libc::EBADF) => {}
@@ -83,7 +98,10 @@ fn was_accepted(socket: &OwnedFd, target: &Target) -> bool {
             ) else {
                 return false;
             };
-            let port = local.as_sockaddr_in().map(|a| a.port()).or(local.as_sockaddr_in6().map(|a| a.port()));
+            let port = local
+                .as_sockaddr_in()
+                .map(|a| a.port())
+                .or(local.as_sockaddr_in6().map(|a| a.port()));
             port == Some(bound.port())
         }
         Address::Unix(_) => false,
@@ -99,7 +117,11 @@ struct Line {
 }
 
 /// The listener's own line shows which local address to search; a wildcard address means any address with that port.
-fn accepted(lines: impl Iterator<Item = Line>, targets: &HashSet<u64>, sockets: &HashSet<u64>) -> bool {
+fn accepted(
+    lines: impl Iterator<Item = Line>,
+    targets: &HashSet<u64>,
+    sockets: &HashSet<u64>,
+) -> bool {
     let (mut bound, mut held) = (Vec::new(), Vec::new());
     for line in lines {
         if line.listens && targets.contains(&line.inode) {
@@ -108,14 +130,17 @@ fn accepted(lines: impl Iterator<Item = Line>, targets: &HashSet<u64>, sockets: 
             held.push(line.local);
         }
     }
-    held.iter().any(|local| bound.iter().any(|bound| covers(bound, local)))
+    held.iter()
+        .any(|local| bound.iter().any(|bound| covers(bound, local)))
 }
 
 fn covers(bound: &str, local: &str) -> bool {
     let any = |bound: &str| bound.bytes().all(|digit| digit == b'0');
     bound == local
         || match (bound.rsplit_once(':'), local.rsplit_once(':')) {
-            (Some((address, port)), Some((_, local))) => any(address) && !address.is_empty() && port == local,
+            (Some((address, port)), Some((_, local))) => {
+                any(address) && !address.is_empty() && port == local
+            }
             _ => false,
         }
 }
@@ -123,8 +148,15 @@ fn covers(bound: &str, local: &str) -> bool {
 fn lines(pid: i32, table: &str) -> impl Iterator<Item = String> {
     // The table of the worker's own network namespace.
     let file = File::open(format!("/proc/{pid}/net/{table}")).ok();
-    let lines = file.map(|file| BufReader::new(file.take(MOST_BYTES)).split(b'\n').map_while(Result::ok));
-    lines.into_iter().flatten().map(|line| String::from_utf8_lossy(&line).into_owned())
+    let lines = file.map(|file| {
+        BufReader::new(file.take(MOST_BYTES))
+            .split(b'\n')
+            .map_while(Result::ok)
+    });
+    lines
+        .into_iter()
+        .flatten()
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
 }
 
 /// `0: 0100007F:1F90 00000000:0000 0A … uid timeout inode …`: 0A is LISTEN.
@@ -133,7 +165,11 @@ fn tcp_line(line: &str) -> Option<Line> {
     let local = words.nth(1)?.to_owned();
     let state = words.nth(1)?;
     let inode = words.nth(5)?.parse().ok()?;
-    Some(Line { local, inode, listens: state == "0A" })
+    Some(Line {
+        local,
+        inode,
+        listens: state == "0A",
+    })
 }
 
 /// `0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/s.sock`: the flag 00010000 is a listener's.
@@ -143,7 +179,11 @@ fn unix_line(line: &str) -> Option<Line> {
     let inode: u64 = words.nth(2)?.parse().ok()?;
     let at = line.find(['/', '@']).unwrap_or(line.len());
     let local = line[at..].to_owned();
-    (!local.is_empty()).then_some(Line { local, inode, listens: flags == "00010000" })
+    (!local.is_empty()).then_some(Line {
+        local,
+        inode,
+        listens: flags == "00010000",
+    })
 }
 
 #[cfg(test)]
@@ -159,24 +199,69 @@ mod tests {
     #[test]
     fn tcp_lines_are_read() {
         let lines: Vec<Line> = TCP.iter().filter_map(|line| tcp_line(line)).collect();
-        assert_eq!(lines[0], Line { local: "00000000:07E8".into(), inode: 1603, listens: true });
-        assert_eq!(lines[1], Line { local: "0100007F:07E8".into(), inode: 77, listens: false });
-        assert!(accepted(lines.into_iter(), &HashSet::from([1603]), &HashSet::from([77])));
+        assert_eq!(
+            lines[0],
+            Line {
+                local: "00000000:07E8".into(),
+                inode: 1603,
+                listens: true
+            }
+        );
+        assert_eq!(
+            lines[1],
+            Line {
+                local: "0100007F:07E8".into(),
+                inode: 77,
+                listens: false
+            }
+        );
+        assert!(accepted(
+            lines.into_iter(),
+            &HashSet::from([1603]),
+            &HashSet::from([77])
+        ));
     }
 
     #[test]
     fn a_client_of_the_same_port_is_no_connection_accepted() {
-        let client = Line { local: "0100007F:9C40".into(), inode: 77, listens: false };
-        let listener = Line { local: "00000000:07E8".into(), inode: 1603, listens: true };
-        assert!(!accepted([client, listener].into_iter(), &HashSet::from([1603]), &HashSet::from([77])));
+        let client = Line {
+            local: "0100007F:9C40".into(),
+            inode: 77,
+            listens: false,
+        };
+        let listener = Line {
+            local: "00000000:07E8".into(),
+            inode: 1603,
+            listens: true,
+        };
+        assert!(!accepted(
+            [client, listener].into_iter(),
+            &HashSet::from([1603]),
+            &HashSet::from([77])
+        ));
         assert!(!covers("0100007F:07E8", "0200007F:07E8"));
-        assert!(covers("00000000000000000000000000000000:0050", "0000000000000000FFFF00000100007F:0050"));
+        assert!(covers(
+            "00000000000000000000000000000000:0050",
+            "0000000000000000FFFF00000100007F:0050"
+        ));
     }
 
     #[test]
     fn unix_lines_are_read() {
-        let line = unix_line("0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/a b.sock").unwrap();
-        assert_eq!(line, Line { local: "/run/a b.sock".into(), inode: 1600, listens: true });
-        assert_eq!(unix_line("0000000062ebe34b: 00000003 00000000 00000000 0001 03  1600"), None);
+        let line =
+            unix_line("0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/a b.sock")
+                .unwrap();
+        assert_eq!(
+            line,
+            Line {
+                local: "/run/a b.sock".into(),
+                inode: 1600,
+                listens: true
+            }
+        );
+        assert_eq!(
+            unix_line("0000000062ebe34b: 00000003 00000000 00000000 0001 03  1600"),
+            None
+        );
     }
 }

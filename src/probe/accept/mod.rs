@@ -107,7 +107,15 @@ impl AcceptProbe {
         // At most one report per worker: the number of workers bounds them.
         let (outbox, reports) = unbounded();
         let (tasks, at) = begin(&wake, &outbox)?;
-        Ok(Self { wake, tasks, outbox, reports, at, watched: BTreeMap::new(), gone: Vec::new() })
+        Ok(Self {
+            wake,
+            tasks,
+            outbox,
+            reports,
+            at,
+            watched: BTreeMap::new(),
+            gone: Vec::new(),
+        })
     }
 
     /// Scans a worker, immediately and then repeatedly, until it accepts on any of the targets. `pid`: the worker's own
@@ -133,7 +141,12 @@ impl AcceptProbe {
         if self.watched.is_empty() {
             return None;
         }
-        Some(lock(&self.at).looking.map_or_else(Instant::now, |(_, since)| since) + LONGEST_LOOK)
+        Some(
+            lock(&self.at)
+                .looking
+                .map_or_else(Instant::now, |(_, since)| since)
+                + LONGEST_LOOK,
+        )
     }
 
     /// The whole process was paused: that time does not count.
@@ -145,12 +158,15 @@ impl AcceptProbe {
 
     /// Scans those workers again whose scan hung and has ended: such a thread wakes the waker when it returns.
     pub fn resume(&mut self) {
-        let (back, gone): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.gone).into_iter().partition(|(_, at)| lock(at).back);
+        let (back, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.gone)
+            .into_iter()
+            .partition(|(_, at)| lock(at).back);
         self.gone = gone;
         for (worker, _) in back {
             if let Some((pid, targets)) = self.watched.get(&worker) {
-                self.tasks.send(Task::Watch(worker, *pid, targets.clone())).ok();
+                self.tasks
+                    .send(Task::Watch(worker, *pid, targets.clone()))
+                    .ok();
             }
         }
     }
@@ -169,17 +185,29 @@ impl AcceptProbe {
         self.gone.push((hung, std::mem::replace(&mut self.at, at)));
         let hangs = |worker: &WorkerId| self.gone.iter().any(|(hung, _)| hung == worker);
         for (worker, (pid, targets)) in self.watched.iter().filter(|(worker, _)| !hangs(worker)) {
-            self.tasks.send(Task::Watch(*worker, *pid, targets.clone())).ok();
+            self.tasks
+                .send(Task::Watch(*worker, *pid, targets.clone()))
+                .ok();
         }
         Some(hung)
     }
 }
 
-fn begin(wake: &Waker, outbox: &Sender<AcceptReport>) -> io::Result<(Sender<Task>, Arc<Mutex<At>>)> {
+fn begin(
+    wake: &Waker,
+    outbox: &Sender<AcceptReport>,
+) -> io::Result<(Sender<Task>, Arc<Mutex<At>>)> {
     let (tasks, inbox) = unbounded();
     let at: Arc<Mutex<At>> = Arc::default();
-    let rounds = ScanLoop { watched: HashMap::new(), outbox: outbox.clone(), wake: wake.clone(), at: at.clone() };
-    let thread = std::thread::Builder::new().name("accept-probe".to_owned()).stack_size(256 << 10);
+    let rounds = ScanLoop {
+        watched: HashMap::new(),
+        outbox: outbox.clone(),
+        wake: wake.clone(),
+        at: at.clone(),
+    };
+    let thread = std::thread::Builder::new()
+        .name("accept-probe".to_owned())
+        .stack_size(256 << 10);
     thread.spawn(move || {
         // Signals for the process belong to the main thread.
         nix::sys::signal::SigSet::all().thread_block().ok();
@@ -231,7 +259,17 @@ impl ScanLoop {
     fn take(&mut self, task: Task) {
         match task {
             Task::Watch(worker, pid, targets) => {
-                self.watched.insert(worker, Watched { pid, targets, age: 0, wait: 0, looks: 0, refusals: 0 });
+                self.watched.insert(
+                    worker,
+                    Watched {
+                        pid,
+                        targets,
+                        age: 0,
+                        wait: 0,
+                        looks: 0,
+                        refusals: 0,
+                    },
+                );
                 self.look(worker);
             }
             Task::Forget(worker) => {
@@ -261,7 +299,9 @@ impl ScanLoop {
     /// costs only a fraction of what is scanned.
     fn look(&mut self, worker: WorkerId) {
         let crowd = 1 + self.watched.len() as u64 / 8;
-        let Some(watched) = self.watched.get_mut(&worker) else { return };
+        let Some(watched) = self.watched.get_mut(&worker) else {
+            return;
+        };
         watched.looks += 1;
         let thorough = watched.looks.is_multiple_of(CONNECTIONS_EVERY);
         lock(&self.at).looking = Some((worker, Instant::now()));

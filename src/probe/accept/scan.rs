@@ -62,7 +62,11 @@ fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) ->
     let mut unseen = None;
     // Checked once, and only if memory is to be read.
     let hangs = LazyCell::new(|| procfs::hangs(pid));
-    for tid in procfs::numbers(format!("/proc/{pid}/task")).unwrap_or_default().into_iter().take(MOST_THREADS) {
+    for tid in procfs::numbers(format!("/proc/{pid}/task"))
+        .unwrap_or_default()
+        .into_iter()
+        .take(MOST_THREADS)
+    {
         progress();
         match syscalls::is_waiting(pid, tid, &fds.listeners, &epolls, &|| !*hangs) {
             Ok(true) => return Look::Accepting,
@@ -89,7 +93,11 @@ fn refusal(pid: i32, error: &io::Error) -> Look {
         return Look::Refused("/proc is not mounted".to_owned());
     }
     let ended = procfs::Stat::of(pid).map_or(true, |stat| stat.is_zombie());
-    if ended || is_gone(error) { Look::NotYet } else { Look::Refused(format!("/proc/{pid}/fd: {error}")) }
+    if ended || is_gone(error) {
+        Look::NotYet
+    } else {
+        Look::Refused(format!("/proc/{pid}/fd: {error}"))
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -102,7 +110,10 @@ fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
     let mut found = Descriptors::default();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.take(MOST_FDS) {
         let Ok(entry) = entry else { break };
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         let link = match std::fs::read_link(entry.path()) {
             Ok(link) => link,
             // Root without CAP_SYS_PTRACE, in a container for example, may list another user's descriptors but read
@@ -127,18 +138,31 @@ fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
 
 /// The epoll sets that would wake up for a connection, also by way of another epoll set.
 fn watching_epolls(pid: i32, fds: &Descriptors, targets: &[Target]) -> HashSet<i32> {
-    let entries: HashMap<i32, Vec<Entry>> = fds.epolls.iter().map(|&epoll| (epoll, entries_of(pid, epoll))).collect();
+    let entries: HashMap<i32, Vec<Entry>> = fds
+        .epolls
+        .iter()
+        .map(|&epoll| (epoll, entries_of(pid, epoll)))
+        .collect();
     let reads = |entry: &&Entry| entry.events & nix::libc::EPOLLIN as u64 != 0;
     let has_listener = |entry: &Entry| {
-        fds.listeners.contains(&entry.fd) && entry.inode.is_none_or(|inode| targets.iter().any(|t| t.inode == inode))
+        fds.listeners.contains(&entry.fd)
+            && entry
+                .inode
+                .is_none_or(|inode| targets.iter().any(|t| t.inode == inode))
     };
     let direct: HashSet<i32> = entries
         .iter()
         .filter(|(_, list)| list.iter().filter(reads).any(has_listener))
         .map(|(&epoll, _)| epoll)
         .collect();
-    let over = entries.iter().filter(|(_, list)| list.iter().filter(reads).any(|entry| direct.contains(&entry.fd)));
-    over.map(|(&epoll, _)| epoll).chain(direct.iter().copied()).collect()
+    let over = entries.iter().filter(|(_, list)| {
+        list.iter()
+            .filter(reads)
+            .any(|entry| direct.contains(&entry.fd))
+    });
+    over.map(|(&epoll, _)| epoll)
+        .chain(direct.iter().copied())
+        .collect()
 }
 
 struct Entry {
@@ -169,15 +193,23 @@ mod tests {
 
     #[test]
     fn an_epoll_entry_is_read() {
-        let found = entry("tfd:        5 events:       19 data:                5  pos:0 ino:61ef sdev:8").unwrap();
-        assert_eq!((found.fd, found.events, found.inode), (5, 0x19, Some(0x61ef)));
+        let found =
+            entry("tfd:        5 events:       19 data:                5  pos:0 ino:61ef sdev:8")
+                .unwrap();
+        assert_eq!(
+            (found.fd, found.events, found.inode),
+            (5, 0x19, Some(0x61ef))
+        );
         assert!(entry("pos:\t0").is_none());
         assert!(entry("tfd: x").is_none());
     }
 
     #[test]
     fn a_process_that_is_not_there_is_not_ready() {
-        let target = Target { inode: 1, address: crate::plan::Address::Unix("/x".into()) };
+        let target = Target {
+            inode: 1,
+            address: crate::plan::Address::Unix("/x".into()),
+        };
         assert_eq!(at(i32::MAX, &[target], true, &|| ()), Look::NotYet);
     }
 }

@@ -25,7 +25,9 @@ pub(super) fn is_waiting(
     may_read: &dyn Fn() -> bool,
 ) -> io::Result<bool> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"))?;
-    let Some((number, args)) = parse(&text) else { return Ok(false) };
+    let Some((number, args)) = parse(&text) else {
+        return Ok(false);
+    };
     let fd = args[0] as i32;
     let wanted = |fd: i32| listeners.contains(&fd) || epolls.contains(&fd);
     Ok(match Call::of(number) {
@@ -87,8 +89,13 @@ fn polled(pid: i32, address: u64, count: u64) -> Vec<i32> {
         .as_chunks::<8>()
         .0
         .iter()
-        .map(|&[a, b, c, d, e, f, _, _]| (i32::from_ne_bytes([a, b, c, d]), i16::from_ne_bytes([e, f])));
-    entries.filter(|(_, events)| events & (libc::POLLIN | libc::POLLRDNORM) != 0).map(|(fd, _)| fd).collect()
+        .map(|&[a, b, c, d, e, f, _, _]| {
+            (i32::from_ne_bytes([a, b, c, d]), i16::from_ne_bytes([e, f]))
+        });
+    entries
+        .filter(|(_, events)| events & (libc::POLLIN | libc::POLLRDNORM) != 0)
+        .map(|(fd, _)| fd)
+        .collect()
 }
 
 /// The descriptors of a select set, a bit mask.
@@ -97,22 +104,42 @@ fn selected(pid: i32, count: u64, address: u64) -> Vec<i32> {
         return Vec::new();
     }
     let set = memory(pid, address, (count as usize).div_ceil(64) * 8).unwrap_or_default();
-    let words = set.as_chunks::<8>().0.iter().map(|&word| u64::from_ne_bytes(word)).enumerate();
-    let bits =
-        words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit));
-    bits.filter(|&bit| (bit as u64) < count).map(|bit| bit as i32).collect()
+    let words = set
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|&word| u64::from_ne_bytes(word))
+        .enumerate();
+    let bits = words.flat_map(|(at, word)| {
+        (0..64)
+            .filter(move |bit| word >> bit & 1 == 1)
+            .map(move |bit| at * 64 + bit)
+    });
+    bits.filter(|&bit| (bit as u64) < count)
+        .map(|bit| bit as i32)
+        .collect()
 }
 
 /// Reads another process's memory, completely or not at all.
 fn memory(pid: i32, address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; len];
-    let there = [RemoteIoVec { base: address as usize, len }];
-    let read = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(&mut bytes)], &there);
+    let there = [RemoteIoVec {
+        base: address as usize,
+        len,
+    }];
+    let read = process_vm_readv(
+        Pid::from_raw(pid),
+        &mut [IoSliceMut::new(&mut bytes)],
+        &there,
+    );
     if read == Ok(len) {
         return Some(bytes);
     }
     // If that system call is filtered: the same memory as a file.
-    File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+    File::open(format!("/proc/{pid}/mem"))
+        .ok()?
+        .read_exact_at(&mut bytes, address)
+        .ok()?;
     Some(bytes)
 }
 
@@ -132,8 +159,18 @@ mod tests {
     #[test]
     fn sets_are_read_from_memory() {
         let me = std::process::id() as i32;
-        let set =
-            [libc::pollfd { fd: 5, events: libc::POLLOUT, revents: 0 }, libc::pollfd { fd: 7, events: 1, revents: 0 }];
+        let set = [
+            libc::pollfd {
+                fd: 5,
+                events: libc::POLLOUT,
+                revents: 0,
+            },
+            libc::pollfd {
+                fd: 7,
+                events: 1,
+                revents: 0,
+            },
+        ];
         assert_eq!(polled(me, set.as_ptr() as u64, 2), [7]);
         assert!(polled(me, 8, 2).is_empty());
         assert!(polled(me, set.as_ptr() as u64, u64::MAX).is_empty());

@@ -41,7 +41,11 @@ fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environmen
         let (answers, answered) = unbounded();
         let all = Arc::clone(&all);
         let reader = move || read_all(read, &all[from..], &answers);
-        if std::thread::Builder::new().name("environments".into()).spawn(reader).is_err() {
+        if std::thread::Builder::new()
+            .name("environments".into())
+            .spawn(reader)
+            .is_err()
+        {
             break;
         }
         while let Ok(papers) = answered.recv_timeout(PATIENCE) {
@@ -84,7 +88,11 @@ fn papers(pid: i32) -> Environments {
 /// true where we may not look, and then its environment cannot be read either.
 fn is_loading(pid: i32) -> bool {
     let text = procfs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, tail)| tail).split_ascii_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map_or("", |(_, tail)| tail)
+        .split_ascii_whitespace()
+        .collect();
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
     let may_look = std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok();
     may_look && field(23) != "0" && field(50) == "0"
@@ -103,20 +111,34 @@ mod tests {
                     std::thread::park();
                 }
             }
-            Environments { slot: Some(pid as u32), ..Environments::default() }
+            Environments {
+                slot: Some(pid as u32),
+                ..Environments::default()
+            }
         }
         let began = Instant::now();
         let found = read_by(read, &[1, 2, 3, 2]);
-        let slots: Vec<Option<u32>> = found.into_iter().map(|papers| papers.and_then(|papers| papers.slot)).collect();
+        let slots: Vec<Option<u32>> = found
+            .into_iter()
+            .map(|papers| papers.and_then(|papers| papers.slot))
+            .collect();
         assert_eq!(slots, [Some(1), None, Some(3), None]);
         assert!(began.elapsed() < 3 * PATIENCE, "{:?}", began.elapsed());
     }
 
     #[test]
     fn each_is_answered_in_its_place() {
-        let mut child =
-            std::process::Command::new("sleep").arg("100").env(TAG, "x-1").env("ROTAD_SLOT", "3").spawn().unwrap();
-        let mut bare = std::process::Command::new("sleep").arg("100").env_clear().spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .env(TAG, "x-1")
+            .env("ROTAD_SLOT", "3")
+            .spawn()
+            .unwrap();
+        let mut bare = std::process::Command::new("sleep")
+            .arg("100")
+            .env_clear()
+            .spawn()
+            .unwrap();
         let pids = [1, child.id() as i32, 0, bare.id() as i32];
         let started = Instant::now();
         let found = of(&pids);
@@ -126,8 +148,24 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(found.len(), 4);
-        assert_eq!(found[1], Some(Environments { tag: Some("x-1".to_owned()), pool: None, slot: Some(3) }));
-        assert_eq!((&found[2], &found[3]), (&Some(Environments::default()), &Some(Environments::default())));
-        assert!(took < LOADING, "a program without an environment is loaded: {took:?}");
+        assert_eq!(
+            found[1],
+            Some(Environments {
+                tag: Some("x-1".to_owned()),
+                pool: None,
+                slot: Some(3)
+            })
+        );
+        assert_eq!(
+            (&found[2], &found[3]),
+            (
+                &Some(Environments::default()),
+                &Some(Environments::default())
+            )
+        );
+        assert!(
+            took < LOADING,
+            "a program without an environment is loaded: {took:?}"
+        );
     }
 }

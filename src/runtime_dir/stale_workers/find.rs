@@ -24,7 +24,11 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn of(entry: &Entry) -> Self {
-        Self { tag: entry.tag.clone(), pool: entry.pool.clone(), slot: entry.slot }
+        Self {
+            tag: entry.tag.clone(),
+            pool: entry.pool.clone(),
+            slot: entry.slot,
+        }
     }
 }
 
@@ -35,7 +39,9 @@ fn key(stat: &Stat) -> (i32, u64) {
 impl StaleWorkers {
     /// The living ones, as they are now.
     pub(super) fn look(&mut self) -> Vec<StaleWorker> {
-        let Some(record) = self.record.clone() else { return Vec::new() };
+        let Some(record) = self.record.clone() else {
+            return Vec::new();
+        };
         let me = nix::unistd::geteuid();
         let all = procfs::all_stats();
         let ours = |stat: &&Stat| {
@@ -49,7 +55,13 @@ impl StaleWorkers {
         let mut owners: HashMap<i32, Owner> = HashMap::new();
         let is = |stat: &Stat, entry: &Entry| key(stat) == (entry.pid, entry.start_time);
         for stat in &young {
-            let entry = || record.living.iter().find(|entry| is(stat, entry)).map(Owner::of);
+            let entry = || {
+                record
+                    .living
+                    .iter()
+                    .find(|entry| is(stat, entry))
+                    .map(Owner::of)
+            };
             if let Some(owner) = self.known.get(&key(stat)).cloned().or_else(entry) {
                 owners.insert(stat.pid, owner);
             }
@@ -68,9 +80,16 @@ impl StaleWorkers {
                 sessions.insert(entry.pid, Owner::of(entry));
             }
         }
-        for stat in young.iter().filter(|stat| !sessions.contains_key(&stat.session)).copied().collect::<Vec<_>>() {
+        for stat in young
+            .iter()
+            .filter(|stat| !sessions.contains_key(&stat.session))
+            .copied()
+            .collect::<Vec<_>>()
+        {
             let entry = record.living.iter().find(|entry| entry.pid == stat.session);
-            if let Some(entry) = entry.filter(|entry| super::stale_pipes::holds_one(stat.pid, &entry.pipes)) {
+            if let Some(entry) =
+                entry.filter(|entry| super::stale_pipes::holds_one(stat.pid, &entry.pipes))
+            {
                 sessions.insert(entry.pid, Owner::of(entry));
             }
         }
@@ -84,7 +103,11 @@ impl StaleWorkers {
                 if owners.contains_key(&stat.pid) {
                     continue;
                 }
-                let Some(owner) = sessions.get(&stat.session).or_else(|| owners.get(&stat.parent)).cloned() else {
+                let Some(owner) = sessions
+                    .get(&stat.session)
+                    .or_else(|| owners.get(&stat.parent))
+                    .cloned()
+                else {
                     continue;
                 };
                 sessions.insert(stat.session, owner.clone());
@@ -94,10 +117,18 @@ impl StaleWorkers {
                 break;
             }
         }
-        let listed = young.iter().filter_map(|stat| Some((*stat, owners.get(&stat.pid)?)));
-        let mut found: Vec<StaleWorker> = listed.filter_map(|(stat, owner)| hold(stat, owner)).collect();
+        let listed = young
+            .iter()
+            .filter_map(|stat| Some((*stat, owners.get(&stat.pid)?)));
+        let mut found: Vec<StaleWorker> = listed
+            .filter_map(|(stat, owner)| hold(stat, owner))
+            .collect();
         for one in &found {
-            let owner = Owner { tag: one.tag.clone(), pool: one.pool.clone(), slot: one.slot };
+            let owner = Owner {
+                tag: one.tag.clone(),
+                pool: one.pool.clone(),
+                slot: one.slot,
+            };
             self.known.insert((one.pid, one.start_time), owner);
         }
         self.learn_workers(&found, &record.living, &all);
@@ -109,7 +140,8 @@ impl StaleWorkers {
 
     /// Asks those that nothing else has told of.
     fn read_papers(&mut self, young: &[&Stat], owners: &mut HashMap<i32, Owner>) {
-        let unknown = |stat: &&&Stat| !owners.contains_key(&stat.pid) && !self.strangers.contains(&key(stat));
+        let unknown =
+            |stat: &&&Stat| !owners.contains_key(&stat.pid) && !self.strangers.contains(&key(stat));
         let asked: Vec<&Stat> = young.iter().filter(unknown).copied().collect();
         let pids: Vec<i32> = asked.iter().map(|stat| stat.pid).collect();
         for (stat, papers) in asked.into_iter().zip(environments::of(&pids)) {
@@ -132,24 +164,41 @@ impl StaleWorkers {
         if let Some(entry) = record.living.iter().find(|entry| entry.tag == tag) {
             return Some(Owner::of(entry));
         }
-        let number = tag.strip_prefix(record.tag.as_deref()?)?.strip_prefix('-')?;
+        let number = tag
+            .strip_prefix(record.tag.as_deref()?)?
+            .strip_prefix('-')?;
         number.parse::<u64>().ok()?;
         let pool = papers.pool.unwrap_or_else(|| "?".to_owned());
-        Some(Owner { tag, pool, slot: papers.slot.unwrap_or(0) })
+        Some(Owner {
+            tag,
+            pool,
+            slot: papers.slot.unwrap_or(0),
+        })
     }
 
     /// Who lives in the cgroups that were made for them. Each folder is named by its worker's number.
     fn in_cgroups(&self) -> Vec<(i32, Owner)> {
-        let Some((record, base)) = self.record.as_ref().and_then(|record| Some((record, record.cgroup.as_ref()?)))
+        let Some((record, base)) = self
+            .record
+            .as_ref()
+            .and_then(|record| Some((record, record.cgroup.as_ref()?)))
         else {
             return Vec::new();
         };
         let prefix = record.tag.as_deref().unwrap_or_default();
         let owner = |number: &str| {
             let tag = format!("{prefix}-{number}");
-            let entry = record.living.iter().find(|entry| entry.tag == tag).map(Owner::of);
+            let entry = record
+                .living
+                .iter()
+                .find(|entry| entry.tag == tag)
+                .map(Owner::of);
             let known = || self.known.values().find(|owner| owner.tag == tag).cloned();
-            entry.or_else(known).unwrap_or_else(|| Owner { tag: tag.clone(), pool: "?".to_owned(), slot: 0 })
+            entry.or_else(known).unwrap_or_else(|| Owner {
+                tag: tag.clone(),
+                pool: "?".to_owned(),
+                slot: 0,
+            })
         };
         let found = cgroup::members_below(base).into_iter();
         found.map(|(number, pid)| (pid, owner(&number))).collect()
@@ -159,13 +208,24 @@ impl StaleWorkers {
     /// lead a session. Once known, nobody else becomes it.
     fn learn_workers(&mut self, found: &[StaleWorker], living: &[Entry], all: &[Stat]) {
         for entry in living {
-            self.workers.entry(entry.tag.clone()).or_insert((entry.pid, entry.start_time));
+            self.workers
+                .entry(entry.tag.clone())
+                .or_insert((entry.pid, entry.start_time));
         }
-        let leads: HashSet<i32> = all.iter().filter(|stat| stat.pid == stat.session).map(|stat| stat.pid).collect();
-        let mut leaders: Vec<&StaleWorker> = found.iter().filter(|one| leads.contains(&one.pid)).collect();
+        let leads: HashSet<i32> = all
+            .iter()
+            .filter(|stat| stat.pid == stat.session)
+            .map(|stat| stat.pid)
+            .collect();
+        let mut leaders: Vec<&StaleWorker> = found
+            .iter()
+            .filter(|one| leads.contains(&one.pid))
+            .collect();
         leaders.sort_by_key(|one| (one.start_time, one.pid));
         for one in leaders {
-            self.workers.entry(one.tag.clone()).or_insert((one.pid, one.start_time));
+            self.workers
+                .entry(one.tag.clone())
+                .or_insert((one.pid, one.start_time));
         }
     }
 }
@@ -177,7 +237,9 @@ fn hold(stat: &Stat, owner: &Owner) -> Option<StaleWorker> {
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return None,
         Err(_) => None,
     };
-    let now = Stat::of(stat.pid).ok().filter(|now| now.start_time == stat.start_time && !now.is_zombie())?;
+    let now = Stat::of(stat.pid)
+        .ok()
+        .filter(|now| now.start_time == stat.start_time && !now.is_zombie())?;
     Some(StaleWorker {
         pid: now.pid,
         start_time: now.start_time,

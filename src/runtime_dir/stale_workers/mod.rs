@@ -69,11 +69,20 @@ impl StaleWorkers {
     /// The journal cannot be read.
     pub fn find(dir: &Path) -> io::Result<Self> {
         let record = worker_journal::read(dir)?.filter(|record| !record.is_in_use());
-        let mut left = Self { record, dir: dir.to_owned(), ..Self::default() };
-        let members = left.record.as_ref().map(|record| record.members.clone()).unwrap_or_default();
+        let mut left = Self {
+            record,
+            dir: dir.to_owned(),
+            ..Self::default()
+        };
+        let members = left
+            .record
+            .as_ref()
+            .map(|record| record.members.clone())
+            .unwrap_or_default();
         for member in &members {
             left.noted.insert((member.pid, member.start_time));
-            left.known.insert((member.pid, member.start_time), Owner::of(member));
+            left.known
+                .insert((member.pid, member.start_time), Owner::of(member));
         }
         left.found = left.look();
         Ok(left)
@@ -104,9 +113,20 @@ impl StaleWorkers {
     /// Writes down who was found, for whoever has to go on should we be killed: a worker that we stop is the only one who
     /// tells whose the others of its session are.
     fn note(&mut self, left: &[StaleWorker]) {
-        let new = left.iter().filter(|one| !self.noted.contains(&(one.pid, one.start_time)));
-        let lines: Vec<_> =
-            new.map(|one| (one.pid, one.start_time, one.slot, one.pool.as_str(), one.tag.as_str())).collect();
+        let new = left
+            .iter()
+            .filter(|one| !self.noted.contains(&(one.pid, one.start_time)));
+        let lines: Vec<_> = new
+            .map(|one| {
+                (
+                    one.pid,
+                    one.start_time,
+                    one.slot,
+                    one.pool.as_str(),
+                    one.tag.as_str(),
+                )
+            })
+            .collect();
         if lines.is_empty() {
             return;
         }

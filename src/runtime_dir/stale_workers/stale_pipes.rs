@@ -25,13 +25,23 @@ impl StaleWorkers {
                 None => (one.pid, printed_to(one.pid)),
             };
             for (inode, path) in pipes_of(one.pid) {
-                let Some((stream, _)) = streams.iter().find(|(_, ours)| *ours == inode) else { continue };
+                let Some((stream, _)) = streams.iter().find(|(_, ours)| *ours == inode) else {
+                    continue;
+                };
                 if seen.contains(&inode) {
                     continue;
                 }
-                let Some(fd) = open_pipe(&path, inode) else { continue };
+                let Some(fd) = open_pipe(&path, inode) else {
+                    continue;
+                };
                 seen.insert(inode);
-                pipes.push(StalePipe { pool: one.pool.clone(), slot: one.slot, pid, stream: *stream, fd });
+                pipes.push(StalePipe {
+                    pool: one.pool.clone(),
+                    slot: one.slot,
+                    pid,
+                    stream: *stream,
+                    fd,
+                });
             }
         }
         pipes
@@ -40,21 +50,29 @@ impl StaleWorkers {
 
 /// Whether a process has one of these pipes open.
 pub(super) fn holds_one(pid: i32, pipes: &[(Stream, u64)]) -> bool {
-    !pipes.is_empty() && pipes_of(pid).iter().any(|(inode, _)| pipes.iter().any(|(_, ours)| ours == inode))
+    !pipes.is_empty()
+        && pipes_of(pid)
+            .iter()
+            .any(|(inode, _)| pipes.iter().any(|(_, ours)| ours == inode))
 }
 
 /// The pipes of a process, by the kernel's number, and the name of a descriptor of it.
 fn pipes_of(pid: i32) -> Vec<(u64, String)> {
-    let numbers = procfs::numbers(format!("/proc/{pid}/fd")).unwrap_or_default().into_iter();
+    let numbers = procfs::numbers(format!("/proc/{pid}/fd"))
+        .unwrap_or_default()
+        .into_iter();
     let named = numbers.map(|number| format!("/proc/{pid}/fd/{number}"));
-    named.filter_map(|path| Some((procfs::pipe_inode(&std::fs::read_link(&path).ok()?)?, path))).collect()
+    named
+        .filter_map(|path| Some((procfs::pipe_inode(&std::fs::read_link(&path).ok()?)?, path)))
+        .collect()
 }
 
 /// Of a worker that no journal tells of: its stdout and stderr, as far as they are pipes as a master makes them, open for
 /// reading and writing. The pipes between programs are never that.
 fn printed_to(pid: i32) -> Vec<(Stream, u64)> {
     let made_by_a_master = |number: i32| {
-        let inode = procfs::pipe_inode(&std::fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?)?;
+        let inode =
+            procfs::pipe_inode(&std::fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?)?;
         let about = procfs::read(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
         let flags = about.lines().find_map(|line| line.strip_prefix("flags:"))?;
         let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
@@ -64,7 +82,10 @@ fn printed_to(pid: i32) -> Vec<(Stream, u64)> {
         (Some(out), Some(err)) if out == err => vec![(Stream::Both, out)],
         (out, err) => {
             let streams = [(Stream::Stdout, out), (Stream::Stderr, err)];
-            streams.into_iter().filter_map(|(stream, inode)| Some((stream, inode?))).collect()
+            streams
+                .into_iter()
+                .filter_map(|(stream, inode)| Some((stream, inode?)))
+                .collect()
         }
     }
 }
@@ -72,7 +93,11 @@ fn printed_to(pid: i32) -> Vec<(Stream, u64)> {
 /// The reading end of a pipe by a name in /proc, if it still is this one.
 fn open_pipe(path: &str, inode: u64) -> Option<OwnedFd> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = File::options().read(true).custom_flags(flags.bits()).open(path).ok()?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
+        .ok()?;
     let found = file.metadata().ok()?;
     (found.file_type().is_fifo() && found.ino() == inode).then(|| file.into())
 }

@@ -35,7 +35,11 @@ pub struct Manner {
 impl Default for Manner {
     fn default() -> Self {
         Self {
-            steps: vec![StopStep { signal: Some(Signal(SIGTERM)), wait: PATIENCE, to: To::Main }],
+            steps: vec![StopStep {
+                signal: Some(Signal(SIGTERM)),
+                wait: PATIENCE,
+                to: To::Main,
+            }],
             after: Vec::new(),
         }
     }
@@ -92,7 +96,10 @@ impl StaleWorkers {
         let mut clock = Clock::start();
         let end = cap.map(|cap| clock.now() + cap);
         let mut trees: HashMap<String, Tree> = HashMap::new();
-        let mut result = TakenOver { found: self.found.len(), ..TakenOver::default() };
+        let mut result = TakenOver {
+            found: self.found.len(),
+            ..TakenOver::default()
+        };
         let mut left = std::mem::take(&mut self.found);
         let mut kill = false;
         loop {
@@ -101,7 +108,11 @@ impl StaleWorkers {
             trees.retain(|tag, _| left.iter().any(|one| one.tag == *tag));
             for one in &left {
                 let (pool, told) = (one.pool.clone(), HashSet::new());
-                trees.entry(one.tag.clone()).or_insert(Tree { pool, stage: Stage::Held, told });
+                trees.entry(one.tag.clone()).or_insert(Tree {
+                    pool,
+                    stage: Stage::Held,
+                    told,
+                });
             }
             if left.is_empty() {
                 return result;
@@ -109,11 +120,17 @@ impl StaleWorkers {
             self.note(&left);
             let held_pools = held(&trees, manners);
             for (tag, tree) in &mut trees {
-                let members: Vec<&StaleWorker> = left.iter().filter(|one| one.tag == *tag).collect();
+                let members: Vec<&StaleWorker> =
+                    left.iter().filter(|one| one.tag == *tag).collect();
                 let manner = manners.get(&tree.pool).cloned().unwrap_or_default();
                 let holds = held_pools.contains(&tree.pool);
                 if tree.advance(&manner.steps, now, holds, kill) {
-                    result.cut.extend(members.iter().filter(|one| one.process.is_some()).map(|one| one.name()));
+                    result.cut.extend(
+                        members
+                            .iter()
+                            .filter(|one| one.process.is_some())
+                            .map(|one| one.name()),
+                    );
                 }
                 tree.tell(&manner.steps, &members);
             }
@@ -133,7 +150,11 @@ impl StaleWorkers {
 impl StaleWorker {
     /// `web/0: pid 4711`.
     pub fn name(&self) -> String {
-        let what = if self.is_worker { "" } else { " (left behind by it)" };
+        let what = if self.is_worker {
+            ""
+        } else {
+            " (left behind by it)"
+        };
         format!("{}/{}: pid {}{what}", self.pool, self.slot, self.pid)
     }
 }
@@ -141,7 +162,10 @@ impl StaleWorker {
 /// The pools that others still come after.
 fn held(trees: &HashMap<String, Tree>, manners: &BTreeMap<String, Manner>) -> HashSet<String> {
     let living: HashSet<&str> = trees.values().map(|tree| tree.pool.as_str()).collect();
-    let names = living.iter().filter_map(|pool| manners.get(*pool)).flat_map(|manner| manner.after.iter().cloned());
+    let names = living
+        .iter()
+        .filter_map(|pool| manners.get(*pool))
+        .flat_map(|manner| manner.after.iter().cloned());
     names.collect()
 }
 
@@ -175,14 +199,19 @@ impl Tree {
         let (signal, to) = match self.stage {
             Stage::Held => return,
             Stage::Killing(_) => (SIGKILL, To::Tree),
-            Stage::StopStep(step, _) => match steps.get(step).and_then(|step| Some((step.signal?, step.to))) {
+            Stage::StopStep(step, _) => match steps
+                .get(step)
+                .and_then(|step| Some((step.signal?, step.to)))
+            {
                 Some((signal, to)) => (signal.0, to),
                 None => return,
             },
         };
         let whole = to == To::Tree || !members.iter().any(|one| one.is_worker);
         for one in members.iter().filter(|one| whole || one.is_worker) {
-            let Some(process) = &one.process else { continue };
+            let Some(process) = &one.process else {
+                continue;
+            };
             if signal == SIGKILL || self.told.insert((one.pid, one.start_time)) {
                 process.signal(signal).ok();
                 // Stopped, it would never see it.
@@ -195,8 +224,15 @@ impl Tree {
 /// Waits until somebody has ended, the bell rings, or the time is over.
 fn wait(left: &[StaleWorker], bell: Option<BorrowedFd<'_>>, time: Span) {
     let pidfds = left.iter().filter_map(|one| one.process.as_ref()?.pidfd());
-    let mut fds: Vec<PollFd<'_>> = pidfds.chain(bell).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    poll(&mut fds, PollTimeout::try_from(time.as_millis() as u32).unwrap_or(PollTimeout::MAX)).ok();
+    let mut fds: Vec<PollFd<'_>> = pidfds
+        .chain(bell)
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    poll(
+        &mut fds,
+        PollTimeout::try_from(time.as_millis() as u32).unwrap_or(PollTimeout::MAX),
+    )
+    .ok();
     // Many end together: one look for all of them.
     std::thread::sleep(TOGETHER);
 }

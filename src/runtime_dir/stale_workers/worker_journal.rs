@@ -60,16 +60,35 @@ impl WorkerJournal {
     pub fn open(dir: &Path, tag: &str, cgroup: Option<&Path>) -> io::Result<Self> {
         let me = Stat::of(std::process::id() as i32)?;
         // A folder whose name would break the line is not told; its members have their environment.
-        let cgroup = cgroup.and_then(Path::to_str).filter(|path| !path.contains(char::is_whitespace)).unwrap_or("-");
-        let header = format!("rotad 2 {} {} {} {tag} {cgroup}\n", procfs::boot_id(), me.pid, me.start_time);
+        let cgroup = cgroup
+            .and_then(Path::to_str)
+            .filter(|path| !path.contains(char::is_whitespace))
+            .unwrap_or("-");
+        let header = format!(
+            "rotad 2 {} {} {} {tag} {cgroup}\n",
+            procfs::boot_id(),
+            me.pid,
+            me.start_time
+        );
         let (file, room) = match write_anew(dir, &header) {
             // The disk is full: what a dead master has left has room for one line.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => over(dir, &header).map_err(|_| error)?,
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => {
+                over(dir, &header).map_err(|_| error)?
+            }
             other => other?,
         };
         let end = header.len() as u64;
         let (dir, living) = (dir.to_owned(), BTreeMap::new());
-        Ok(Self { dir, file, header, living, end, room, lines: 1, torn: None })
+        Ok(Self {
+            dir,
+            file,
+            header,
+            living,
+            end,
+            room,
+            lines: 1,
+            torn: None,
+        })
     }
 
     /// Notes a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER; `pipes`: see
@@ -85,7 +104,10 @@ impl WorkerJournal {
         tag: &str,
         pipes: &[(Stream, u64)],
     ) -> io::Result<()> {
-        let pipes: Vec<String> = pipes.iter().map(|(stream, inode)| format!("{}:{inode}", stream.name())).collect();
+        let pipes: Vec<String> = pipes
+            .iter()
+            .map(|(stream, inode)| format!("{}:{inode}", stream.name()))
+            .collect();
         let (pool, tag, pipes) = (plain(pool), plain(tag), pipes.join(","));
         let line = format!("+\t{pid}\t{start_time}\t{slot}\t{pool}\t{tag}\t{pipes}\n");
         self.living.insert(pid, line.clone());
@@ -152,7 +174,10 @@ impl WorkerJournal {
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        let text = std::iter::once(&self.header).chain(self.living.values()).map(String::as_str).collect::<String>();
+        let text = std::iter::once(&self.header)
+            .chain(self.living.values())
+            .map(String::as_str)
+            .collect::<String>();
         let end = text.len() as u64;
         match write_anew(&self.dir, &text) {
             Ok((file, room)) => (self.file, self.room) = (file, room),
@@ -173,13 +198,18 @@ impl WorkerJournal {
 
 /// Names may hold anything but what separates them.
 fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+    text.chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .collect()
 }
 
 /// Empty lines cover what was there before.
 fn padded(text: &str, before: u64) -> String {
     let mut text = text.to_owned();
-    text.extend(std::iter::repeat_n('\n', (before as usize).saturating_sub(text.len())));
+    text.extend(std::iter::repeat_n(
+        '\n',
+        (before as usize).saturating_sub(text.len()),
+    ));
     text
 }
 
@@ -187,11 +217,17 @@ fn padded(text: &str, before: u64) -> String {
 fn write_anew(dir: &Path, text: &str) -> io::Result<(File, u64)> {
     let aside = dir.join(format!(".{FILE}.{}", std::process::id()));
     std::fs::remove_file(&aside).ok();
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&aside)?;
     let room = RESERVE.max(2 * text.len() as u64);
     // A courtesy of the disk: without it births are still noted while there is room.
     let set_aside = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room as i64).is_ok();
-    let done = file.write_all_at(text.as_bytes(), 0).and_then(|()| std::fs::rename(&aside, dir.join(FILE)));
+    let done = file
+        .write_all_at(text.as_bytes(), 0)
+        .and_then(|()| std::fs::rename(&aside, dir.join(FILE)));
     if done.is_err() {
         std::fs::remove_file(&aside).ok();
     }
@@ -201,7 +237,10 @@ fn write_anew(dir: &Path, text: &str) -> io::Result<(File, u64)> {
 /// Writes over the journal that is there.
 fn over(dir: &Path, text: &str) -> io::Result<(File, u64)> {
     let flags = O_NOFOLLOW | O_NONBLOCK;
-    let file = OpenOptions::new().write(true).custom_flags(flags).open(dir.join(FILE))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(flags)
+        .open(dir.join(FILE))?;
     let about = file.metadata()?;
     if !about.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -248,7 +287,11 @@ impl Record {
 /// None: there is no journal, or it is of another run of the machine.
 pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
     // Not to be held up by a pipe in its place.
-    let file = match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(dir.join(FILE)) {
+    let file = match OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+        .open(dir.join(FILE))
+    {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
@@ -261,21 +304,48 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
     (&file).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
-    let Some(mut record) = lines.next().and_then(header) else { return Ok(None) };
+    let Some(mut record) = lines.next().and_then(header) else {
+        return Ok(None);
+    };
     let mut living = BTreeMap::new();
     for line in lines {
         match line.split('\t').collect::<Vec<_>>()[..] {
             ["+", pid, start_time, slot, pool, tag, pipes] => {
                 let numbers = (pid.parse(), start_time.parse(), slot.parse());
-                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else { continue };
-                let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), pipes.split(',').filter_map(pipe).collect());
-                living.insert(pid, Entry { pid, start_time, slot, pool, tag, pipes });
+                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else {
+                    continue;
+                };
+                let (pool, tag, pipes) = (
+                    pool.to_owned(),
+                    tag.to_owned(),
+                    pipes.split(',').filter_map(pipe).collect(),
+                );
+                living.insert(
+                    pid,
+                    Entry {
+                        pid,
+                        start_time,
+                        slot,
+                        pool,
+                        tag,
+                        pipes,
+                    },
+                );
             }
             ["*", pid, start_time, slot, pool, tag] => {
                 let numbers = (pid.parse(), start_time.parse(), slot.parse());
-                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else { continue };
+                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else {
+                    continue;
+                };
                 let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), Vec::new());
-                record.members.push(Entry { pid, start_time, slot, pool, tag, pipes });
+                record.members.push(Entry {
+                    pid,
+                    start_time,
+                    slot,
+                    pool,
+                    tag,
+                    pipes,
+                });
             }
             ["-", pid] => {
                 pid.parse().ok().and_then(|pid: i32| living.remove(&pid));
@@ -293,12 +363,21 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
 /// ENOSPC and the like.
 pub(super) fn note_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) -> io::Result<()> {
     let flags = O_NOFOLLOW | O_NONBLOCK;
-    let mut file = OpenOptions::new().append(true).custom_flags(flags).open(dir.join(FILE))?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .custom_flags(flags)
+        .open(dir.join(FILE))?;
     let line = |(pid, start, slot, pool, tag): &(i32, u64, u32, &str, &str)| {
-        format!("*\t{pid}\t{start}\t{slot}\t{}\t{}\n", plain(pool), plain(tag))
+        format!(
+            "*\t{pid}\t{start}\t{slot}\t{}\t{}\n",
+            plain(pool),
+            plain(tag)
+        )
     };
     // A line may have been cut short before.
-    let text: String = std::iter::once("\n".to_owned()).chain(found.iter().map(line)).collect();
+    let text: String = std::iter::once("\n".to_owned())
+        .chain(found.iter().map(line))
+        .collect();
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
@@ -315,13 +394,23 @@ fn header(line: &str) -> Option<Record> {
         return None;
     }
     let master = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let record = Record { master, ..Record::default() };
+    let record = Record {
+        master,
+        ..Record::default()
+    };
     match version {
         "1" => Some(record),
         "2" => {
             let tag = words.next().filter(|tag| !tag.is_empty())?.to_owned();
-            let cgroup = words.next().filter(|path| path.starts_with('/')).map(PathBuf::from);
-            Some(Record { tag: Some(tag), cgroup, ..record })
+            let cgroup = words
+                .next()
+                .filter(|path| path.starts_with('/'))
+                .map(PathBuf::from);
+            Some(Record {
+                tag: Some(tag),
+                cgroup,
+                ..record
+            })
         }
         _ => None,
     }
@@ -333,24 +422,43 @@ mod tests {
     use std::io::Write;
 
     fn pids(dir: &Path) -> Vec<i32> {
-        read(dir).unwrap().unwrap().living.iter().map(|entry| entry.pid).collect()
+        read(dir)
+            .unwrap()
+            .unwrap()
+            .living
+            .iter()
+            .map(|entry| entry.pid)
+            .collect()
     }
 
     #[test]
     fn births_and_deaths() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-        let mut journal = WorkerJournal::open(dir.path(), "a-b", Some(Path::new("/cg/rotad-x-1"))).unwrap();
+        let mut journal =
+            WorkerJournal::open(dir.path(), "a-b", Some(Path::new("/cg/rotad-x-1"))).unwrap();
         let record = read(dir.path()).unwrap().unwrap();
-        assert_eq!((record.tag.as_deref(), record.cgroup.as_deref()), (Some("a-b"), Some(Path::new("/cg/rotad-x-1"))));
-        assert!(record.is_in_use() && record.living.is_empty(), "before the first birth");
+        assert_eq!(
+            (record.tag.as_deref(), record.cgroup.as_deref()),
+            (Some("a-b"), Some(Path::new("/cg/rotad-x-1")))
+        );
+        assert!(
+            record.is_in_use() && record.living.is_empty(),
+            "before the first birth"
+        );
         journal.born(10, 100, ("we\tb", 0), "t1", &[]).unwrap();
         let pipes = [(Stream::Stdout, 7), (Stream::Stderr, 8)];
         journal.born(11, 101, ("web", 1), "t2", &pipes).unwrap();
         journal.gone(10).unwrap();
         journal.gone(77).unwrap();
-        let entry =
-            Entry { pid: 11, start_time: 101, slot: 1, pool: "web".into(), tag: "t2".into(), pipes: pipes.into() };
+        let entry = Entry {
+            pid: 11,
+            start_time: 101,
+            slot: 1,
+            pool: "web".into(),
+            tag: "t2".into(),
+            pipes: pipes.into(),
+        };
         assert_eq!(read(dir.path()).unwrap().unwrap().living, [entry]);
     }
 
@@ -358,9 +466,15 @@ mod tests {
     fn one_of_an_older_master_is_understood_and_one_of_another_boot_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let write = |text: String| std::fs::write(dir.path().join(FILE), text).unwrap();
-        write(format!("rotad 1 {} 1 77\n+\t5\t6\t0\tweb\tx-1\t\n", procfs::boot_id()));
+        write(format!(
+            "rotad 1 {} 1 77\n+\t5\t6\t0\tweb\tx-1\t\n",
+            procfs::boot_id()
+        ));
         let record = read(dir.path()).unwrap().unwrap();
-        assert_eq!((record.master, record.tag.clone(), record.living.len()), ((1, 77), None, 1));
+        assert_eq!(
+            (record.master, record.tag.clone(), record.living.len()),
+            ((1, 77), None, 1)
+        );
         assert!(!record.is_in_use());
         write("rotad 2 another 1 77 x-1 -\n+\t5\t6\t0\tweb\tx-1\t\n".to_owned());
         assert_eq!(read(dir.path()).unwrap(), None);
@@ -384,11 +498,21 @@ mod tests {
             journal.born(pid, 1, ("web", 1), "x", &[]).unwrap();
             journal.gone(pid).unwrap();
         }
-        let lines = std::fs::read_to_string(dir.path().join(FILE)).unwrap().lines().count();
+        let lines = std::fs::read_to_string(dir.path().join(FILE))
+            .unwrap()
+            .lines()
+            .count();
         assert!(lines <= MOST_LINES, "{lines}");
-        OpenOptions::new().append(true).open(dir.path().join(FILE)).unwrap().write_all(b"+\t5\t1").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(dir.path().join(FILE))
+            .unwrap()
+            .write_all(b"+\t5\t1")
+            .unwrap();
         journal.torn = Some(Instant::now());
-        journal.born(6, 1, ("web", 2), "y", &[(Stream::Both, 9)]).unwrap();
+        journal
+            .born(6, 1, ("web", 2), "y", &[(Stream::Both, 9)])
+            .unwrap();
         assert_eq!(journal.deadline(), None, "it is whole again");
         assert_eq!(pids(dir.path()), [1, 6]);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
@@ -407,7 +531,10 @@ mod tests {
         assert_eq!(pids(&house), [1, 2]);
         std::fs::remove_dir_all(&house).unwrap();
         journal.born(3, 1, ("web", 2), "third", &[]).unwrap_err();
-        assert!(journal.deadline().is_some(), "it is tried again without a birth");
+        assert!(
+            journal.deadline().is_some(),
+            "it is tried again without a birth"
+        );
         std::fs::create_dir(&house).unwrap();
         journal.mend().unwrap();
         assert_eq!((pids(&house), journal.deadline()), (vec![1, 2, 3], None));

@@ -12,12 +12,24 @@ pub(crate) fn write(out: &str) {
     let status = fs::read_to_string("/proc/self/status").expect("status");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().trim_start_matches(':').trim().to_string()
+        line.unwrap_or_default()
+            .trim_start_matches(':')
+            .trim()
+            .to_string()
     };
-    let numbers =
-        |name: &str| field(name).split_whitespace().map(|text| text.parse().unwrap_or(-1)).collect::<Vec<i64>>();
+    let numbers = |name: &str| {
+        field(name)
+            .split_whitespace()
+            .map(|text| text.parse().unwrap_or(-1))
+            .collect::<Vec<i64>>()
+    };
     let stat = fs::read_to_string("/proc/self/stat").expect("stat");
-    let stat: Vec<&str> = stat.rsplit_once(')').expect("a name in brackets").1.split_whitespace().collect();
+    let stat: Vec<&str> = stat
+        .rsplit_once(')')
+        .expect("a name in brackets")
+        .1
+        .split_whitespace()
+        .collect();
     let number = |index: usize| stat[index].parse::<i64>().expect("a number");
     let facts = json!({
         "descriptors": descriptors,
@@ -57,10 +69,22 @@ fn reopens(path: &str) -> Value {
 /// Descriptor number to what it is, without the one that looks.
 fn descriptors() -> BTreeMap<i32, String> {
     let mut all = BTreeMap::new();
-    for entry in fs::read_dir("/proc/self/fd").expect("descriptors").flatten() {
-        let target = fs::read_link(entry.path()).map(|path| path.display().to_string()).unwrap_or_default();
+    for entry in fs::read_dir("/proc/self/fd")
+        .expect("descriptors")
+        .flatten()
+    {
+        let target = fs::read_link(entry.path())
+            .map(|path| path.display().to_string())
+            .unwrap_or_default();
         if !(target.starts_with("/proc/") && target.ends_with("/fd")) {
-            all.insert(entry.file_name().to_string_lossy().parse().expect("a number"), target);
+            all.insert(
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .parse()
+                    .expect("a number"),
+                target,
+            );
         }
     }
     all
@@ -72,12 +96,17 @@ fn limits() -> Map<String, Value> {
         .skip(1)
         .map(|line| {
             let (name, values) = line.split_at(26);
-            (name.trim().to_string(), json!(values.split_whitespace().take(2).collect::<Vec<_>>()))
+            (
+                name.trim().to_string(),
+                json!(values.split_whitespace().take(2).collect::<Vec<_>>()),
+            )
         })
         .collect()
 }
 
 fn environment() -> Map<String, Value> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().to_string();
-    std::env::vars_os().map(|(name, value)| (text(name), Value::from(text(value)))).collect()
+    std::env::vars_os()
+        .map(|(name, value)| (text(name), Value::from(text(value))))
+        .collect()
 }

@@ -13,15 +13,27 @@ pub(crate) fn seized(knobs: &Knobs) {
     let term = term_stream();
     let code = begin(knobs);
     let mut child = Command::new(std::env::current_exe().expect("this program"));
-    child.args(["seizer", "--out", knobs.out_to(), "--number", &std::process::id().to_string()]);
+    child.args([
+        "seizer",
+        "--out",
+        knobs.out_to(),
+        "--number",
+        &std::process::id().to_string(),
+    ]);
     if knobs.far {
         // Neither its session nor its environment tells whose it is.
         child.env_clear().arg("--far");
     }
-    child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a tracer");
+    child
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a tracer");
     let traced = || {
         let text = fs::read_to_string("/proc/self/status").expect("a status");
-        text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        text.lines()
+            .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
     };
     while !traced() {
         pause(5);
@@ -36,7 +48,14 @@ pub(crate) fn seizer(knobs: &Knobs) {
         nix::unistd::setsid().expect("a session of its own");
     }
     // SAFETY: PTRACE_SEIZE takes numbers alone.
-    let done = unsafe { libc::ptrace(libc::PTRACE_SEIZE, knobs.number as i32, null_mut::<u8>(), null_mut::<u8>()) };
+    let done = unsafe {
+        libc::ptrace(
+            libc::PTRACE_SEIZE,
+            knobs.number as i32,
+            null_mut::<u8>(),
+            null_mut::<u8>(),
+        )
+    };
     assert!(done == 0, "ptrace: {}", std::io::Error::last_os_error());
     append(knobs.out_to(), &std::process::id().to_string());
     forever()
@@ -54,8 +73,13 @@ pub(crate) fn siblings(knobs: &Knobs) {
     }
     if knobs.lines == 0 && sibling() == 0 {
         let mut hidden = Command::new(std::env::current_exe().expect("this program"));
-        hidden.args(["escaped", "--escape", knobs.out_to()]).env_clear();
-        hidden.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        hidden
+            .args(["escaped", "--escape", knobs.out_to()])
+            .env_clear();
+        hidden
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         panic!("testworker: {}", hidden.exec());
     }
     up(knobs, &code);
@@ -65,7 +89,16 @@ pub(crate) fn siblings(knobs: &Knobs) {
 
 fn sibling() -> i64 {
     // SAFETY: as fork(2), in a process with one thread; no memory is passed.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            libc::CLONE_PARENT | libc::SIGCHLD,
+            0,
+            0,
+            0,
+            0,
+        )
+    };
     assert!(pid >= 0, "clone: {}", std::io::Error::last_os_error());
     pid
 }
@@ -94,8 +127,19 @@ pub(crate) fn leaves_stuck(knobs: &Knobs) {
     let code = begin(knobs);
     let me = std::env::current_exe().expect("this program");
     let mut between = Command::new("sh");
-    between.args(["-c", "setsid \"$@\" > /dev/null 2>&1 < /dev/null &", "sh"]).arg(me);
-    between.args(["stuck", "--map", knobs.mapped(), "--when", knobs.when_there(), "--out", knobs.out_to(), "--far"]);
+    between
+        .args(["-c", "setsid \"$@\" > /dev/null 2>&1 < /dev/null &", "sh"])
+        .arg(me);
+    between.args([
+        "stuck",
+        "--map",
+        knobs.mapped(),
+        "--when",
+        knobs.when_there(),
+        "--out",
+        knobs.out_to(),
+        "--far",
+    ]);
     between.status().expect("a shell");
     up(knobs, &code);
     block_until(term);
@@ -106,12 +150,27 @@ pub(crate) fn leaves_stuck(knobs: &Knobs) {
 /// writes to a page of the file, another unmaps it and waits for the first. Then it waits for its listener, if it has
 /// one, as a server does.
 pub(crate) fn stuck(knobs: &Knobs) {
-    let file = File::options().read(true).write(true).open(knobs.mapped()).expect("a file to map");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(knobs.mapped())
+        .expect("a file to map");
     // SAFETY: a new mapping of a file that is one page long at least.
     let map = unsafe {
-        libc::mmap(null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        libc::mmap(
+            null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
     };
-    assert!(map != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+    assert!(
+        map != libc::MAP_FAILED,
+        "mmap: {}",
+        std::io::Error::last_os_error()
+    );
     let map = map as usize;
     if knobs.far {
         twin();
@@ -132,7 +191,11 @@ pub(crate) fn stuck(knobs: &Knobs) {
     }
     if env("LISTEN_FDS") == "1" {
         let listener = own(3);
-        let mut polled = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut polled = libc::pollfd {
+            fd: listener.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one entry, which lives through the call.
         unsafe { libc::poll(&mut polled, 1, -1) };
     }
@@ -151,7 +214,10 @@ fn twin() {
         }
     }
     let stack = vec![0_u8; 64 << 10].leak();
-    let top = stack.as_mut_ptr_range().end.wrapping_sub(stack.as_ptr_range().end as usize % 16);
+    let top = stack
+        .as_mut_ptr_range()
+        .end
+        .wrapping_sub(stack.as_ptr_range().end as usize % 16);
     // SAFETY: the stack is the child's alone, and stays; what it runs touches no memory but that.
     let pid = unsafe { libc::clone(rest, top.cast(), libc::CLONE_VM | libc::SIGCHLD, null_mut()) };
     assert!(pid > 0, "clone: {}", std::io::Error::last_os_error());
@@ -159,7 +225,13 @@ fn twin() {
 
 /// So many threads of this process are in state D.
 fn hangs(many: usize) -> bool {
-    let threads = fs::read_dir("/proc/self/task").expect("its threads").flatten();
-    let state = |path: std::path::PathBuf| fs::read_to_string(path.join("stat")).unwrap_or_default();
-    threads.filter(|thread| state(thread.path()).contains(") D ")).count() >= many
+    let threads = fs::read_dir("/proc/self/task")
+        .expect("its threads")
+        .flatten();
+    let state =
+        |path: std::path::PathBuf| fs::read_to_string(path.join("stat")).unwrap_or_default();
+    threads
+        .filter(|thread| state(thread.path()).contains(") D "))
+        .count()
+        >= many
 }

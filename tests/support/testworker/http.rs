@@ -34,14 +34,19 @@ struct Shared {
 
 fn listener(knobs: &Knobs) -> OwnedFd {
     if let Some(address) = &knobs.bind {
-        return TcpListener::bind(address).expect("an address of its own").into();
+        return TcpListener::bind(address)
+            .expect("an address of its own")
+            .into();
     }
     if knobs.stdin {
         return own(0);
     }
     let count = env("LISTEN_FDS");
     if count.is_empty() || env("LISTEN_PID") != std::process::id().to_string() {
-        complain(&format!("testworker: LISTEN_FDS={count:?} LISTEN_PID={:?}: no sockets", env("LISTEN_PID")));
+        complain(&format!(
+            "testworker: LISTEN_FDS={count:?} LISTEN_PID={:?}: no sockets",
+            env("LISTEN_PID")
+        ));
         std::process::exit(65);
     }
     own(3)
@@ -51,14 +56,20 @@ fn shared(knobs: &Knobs, code: &Code) -> Arc<Shared> {
     let sick = sick();
     let listener = listener(knobs);
     let flags = OFlag::from_bits_truncate(fcntl(&listener, FcntlArg::F_GETFL).expect("flags"));
-    fcntl(&listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).expect("a listener that does not block");
+    fcntl(&listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))
+        .expect("a listener that does not block");
     Arc::new(Shared {
         draining: AtomicBool::new(false),
         connections: Mutex::new(0),
         one_less: Condvar::new(),
         listener,
         work_ms: knobs.work_ms,
-        body: format!("{} {} {}\n", std::process::id(), env("ROTAD_GENERATION"), code.version),
+        body: format!(
+            "{} {} {}\n",
+            std::process::id(),
+            env("ROTAD_GENERATION"),
+            code.version
+        ),
         sick,
     })
 }
@@ -68,8 +79,10 @@ pub(crate) fn serve(knobs: &Knobs, code: Code) {
     let shared = shared(knobs, &code);
     up(knobs, &code);
     loop {
-        let mut wanted =
-            [PollFd::new(shared.listener.as_fd(), PollFlags::POLLIN), PollFd::new(term.as_fd(), PollFlags::POLLIN)];
+        let mut wanted = [
+            PollFd::new(shared.listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(term.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut wanted, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result.expect("poll"),
@@ -96,7 +109,8 @@ pub(crate) fn serve(knobs: &Knobs, code: Code) {
 /// An accept loop that never waits in the kernel.
 pub(crate) fn spin(knobs: &Knobs, code: Code) {
     let term = Arc::new(AtomicUsize::new(0));
-    signal_hook::flag::register_usize(signal_hook::consts::SIGTERM, term.clone(), 1).expect("a handler");
+    signal_hook::flag::register_usize(signal_hook::consts::SIGTERM, term.clone(), 1)
+        .expect("a handler");
     let shared = shared(knobs, &code);
     up(knobs, &code);
     while term.load(Ordering::Relaxed) == 0 {
@@ -106,7 +120,10 @@ pub(crate) fn spin(knobs: &Knobs, code: Code) {
 }
 
 fn accept(shared: &Arc<Shared>) {
-    match accept4(shared.listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC) {
+    match accept4(
+        shared.listener.as_raw_fd(),
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+    ) {
         Ok(fd) => {
             let stream = File::from(own(fd));
             *shared.connections.lock().expect("a count") += 1;
@@ -132,16 +149,21 @@ fn converse(shared: &Shared, mut stream: File) {
     setsockopt(&stream, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50)).expect("a timeout");
     let mut text = Vec::new();
     loop {
-        let Some(end) = read_head(shared, &mut stream, &mut text) else { return };
+        let Some(end) = read_head(shared, &mut stream, &mut text) else {
+            return;
+        };
         let head = String::from_utf8_lossy(&text[..end]).to_string();
         text.drain(..end);
         let path = head.split(' ').nth(1).unwrap_or("/").to_string();
         act(shared, &path);
-        let close = shared.draining.load(Ordering::SeqCst) || head.to_ascii_lowercase().contains("connection: close");
+        let close = shared.draining.load(Ordering::SeqCst)
+            || head.to_ascii_lowercase().contains("connection: close");
         let connection = if close { "close" } else { "keep-alive" };
         let length = shared.body.len();
-        let answer =
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n{}", shared.body);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n{}",
+            shared.body
+        );
         if stream.write_all(answer.as_bytes()).is_err() || close {
             return;
         }
@@ -153,7 +175,10 @@ fn act(shared: &Shared, path: &str) {
     while shared.sick.load(Ordering::SeqCst) {
         pause(1000);
     }
-    let (what, value) = (parts.next().unwrap_or(""), parts.next().and_then(|text| text.parse::<u64>().ok()));
+    let (what, value) = (
+        parts.next().unwrap_or(""),
+        parts.next().and_then(|text| text.parse::<u64>().ok()),
+    );
     match what {
         "work" => pause(value.unwrap_or(0)),
         "exit" => std::process::exit(value.unwrap_or(1) as i32),
@@ -175,7 +200,9 @@ fn read_head(shared: &Shared, stream: &mut File, text: &mut Vec<u8>) -> Option<u
         match stream.read(&mut bytes) {
             Ok(0) => return None,
             Ok(read) => text.extend_from_slice(&bytes[..read]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
                 if shared.draining.load(Ordering::SeqCst) {
                     let since = *draining_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > LINGER {

@@ -18,8 +18,8 @@ mod wishes;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
-    Engine, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request, Restart,
-    RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To, WorkerId,
+    Engine, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload,
+    Request, Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To, WorkerId,
 };
 
 const POOL: PoolId = PoolId(1);
@@ -110,15 +110,33 @@ impl Life {
     }
 
     fn find(&self, youngest: bool, which: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {
-        let mut fits = self.oracle.books.workers.iter().filter(|(_, w)| which(w)).map(|(id, _)| WorkerId(*id));
-        if youngest { fits.next_back() } else { fits.next() }
+        let mut fits = self
+            .oracle
+            .books
+            .workers
+            .iter()
+            .filter(|(_, w)| which(w))
+            .map(|(id, _)| WorkerId(*id));
+        if youngest {
+            fits.next_back()
+        } else {
+            fits.next()
+        }
     }
 
     /// `None`: there is nobody of whom this could be said, or it would be said twice.
     fn happen(&mut self, fact: Fact) -> Option<Verdict> {
         // Time passes, but never over a deadline: that is a fact of its own.
-        self.now = (self.now + 1).min(self.engine.deadline().map_or(u64::MAX, |at| at.0.max(self.now)));
-        let policy = |life: &Self| life.oracle.policy(POOL.0).unwrap_or_else(|| life.policy.clone());
+        self.now = (self.now + 1).min(
+            self.engine
+                .deadline()
+                .map_or(u64::MAX, |at| at.0.max(self.now)),
+        );
+        let policy = |life: &Self| {
+            life.oracle
+                .policy(POOL.0)
+                .unwrap_or_else(|| life.policy.clone())
+        };
         Some(match fact {
             Fact::Roll => self.ask(Request::Roll(POOL)),
             Fact::Cancel => self.ask(Request::Cancel(POOL)),
@@ -134,7 +152,11 @@ impl Life {
             }
             Fact::Return => {
                 let policy = policy(self);
-                self.ask(Request::RollBack { pool: POOL, to: Generation(1), policy })
+                self.ask(Request::RollBack {
+                    pool: POOL,
+                    to: Generation(1),
+                    policy,
+                })
             }
             Fact::Renew(slot) => self.ask(Request::Replace(POOL, Slot(slot))),
             Fact::Stop => self.ask(Request::Stop { cap: None }),
@@ -149,7 +171,8 @@ impl Life {
                 self.end(worker, Exit::Code(1))
             }
             Fact::SickOldest | Fact::SickYoungest => {
-                let worker = self.find(matches!(fact, Fact::SickYoungest), model::Worker::serves)?;
+                let worker =
+                    self.find(matches!(fact, Fact::SickYoungest), model::Worker::serves)?;
                 self.step(Input::Unhealthy(worker))
             }
             Fact::Replace => {
@@ -183,7 +206,9 @@ impl Life {
     /// From here on everything works.
     fn be_kind(&mut self) -> Verdict {
         for _ in 0..300 {
-            let verdict = [Fact::Gone, Fact::ReadyOldest, Fact::Time].into_iter().find_map(|fact| self.happen(fact));
+            let verdict = [Fact::Gone, Fact::ReadyOldest, Fact::Time]
+                .into_iter()
+                .find_map(|fact| self.happen(fact));
             match verdict {
                 Some(verdict) => verdict?,
                 None => return Ok(()),
@@ -229,8 +254,17 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         count,
         readiness: Readiness::Reported,
         ready_timeout: Span(60_000),
-        stop: vec![StopStep { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }],
-        reload: Reload { surge, max_draining: 1, soak: Some(Span(1000)), on_failure },
+        stop: vec![StopStep {
+            signal: Some(Signal::TERM),
+            wait: Span(5000),
+            to: To::Main,
+        }],
+        reload: Reload {
+            surge,
+            max_draining: 1,
+            soak: Some(Span(1000)),
+            on_failure,
+        },
         restart: Restart {
             policy: restart,
             delay: Span(100),
@@ -244,10 +278,19 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         max_starting: None,
         essential: None,
     };
-    let mut life =
-        Life { engine: Engine::new(), oracle: Oracle::new(0, 1), policy: policy.clone(), now: 0, tickets: 0 };
-    life.ask(Request::EnsurePool(POOL, policy)).expect("a pool starts");
-    let depth = std::env::var("ROTAD_DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(4);
+    let mut life = Life {
+        engine: Engine::new(),
+        oracle: Oracle::new(0, 1),
+        policy: policy.clone(),
+        now: 0,
+        tickets: 0,
+    };
+    life.ask(Request::EnsurePool(POOL, policy))
+        .expect("a pool starts");
+    let depth = std::env::var("ROTAD_DEPTH")
+        .ok()
+        .and_then(|depth| depth.parse().ok())
+        .unwrap_or(4);
     let mut lives = 0;
     explore(&life, true, depth - 1, &mut Vec::new(), &mut lives);
     explore(&life, false, depth, &mut Vec::new(), &mut lives);

@@ -3,8 +3,8 @@
 
 use crate::rng::Rng;
 use rotad_core::{
-    Cause, Command, Engine, Exit, Input, Notice, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
-    Restart, RestartPolicy, Span, Ticket, Time, WorkerId,
+    Cause, Command, Engine, Exit, Input, Notice, OnFailure, Policy, PoolId, PoolKind, Readiness,
+    Reload, Request, Restart, RestartPolicy, Span, Ticket, Time, WorkerId,
 };
 use std::collections::BTreeMap;
 
@@ -93,7 +93,9 @@ impl Machine {
     }
 
     fn burning(&self) -> impl Iterator<Item = (&u64, &Body)> {
-        self.bodies.iter().filter(|(_, body)| !body.done && body.waits_until <= self.now && body.left > 0.0)
+        self.bodies
+            .iter()
+            .filter(|(_, body)| !body.done && body.waits_until <= self.now && body.left > 0.0)
     }
 
     /// Each computing one has its share until the next thing happens.
@@ -102,7 +104,11 @@ impl Machine {
             let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
             let speed = (f64::from(self.processors) / burning.len() as f64).min(1.0);
             let ends = self.burning().map(|(_, body)| self.now + body.left / speed);
-            let wakes = self.bodies.values().filter(|b| !b.done && b.waits_until > self.now).map(|b| b.waits_until);
+            let wakes = self
+                .bodies
+                .values()
+                .filter(|b| !b.done && b.waits_until > self.now)
+                .map(|b| b.waits_until);
             let next = ends.chain(wakes).fold(until, f64::min);
             let passed = next - self.now;
             self.now = next;
@@ -114,7 +120,8 @@ impl Machine {
                     }
                 }
             }
-            let done = |body: &&mut Body| !body.done && body.waits_until <= next && body.left <= 0.0;
+            let done =
+                |body: &&mut Body| !body.done && body.waits_until <= next && body.left <= 0.0;
             let mut events = Vec::new();
             for (id, body) in &mut self.bodies {
                 if done(&body) {
@@ -127,7 +134,8 @@ impl Machine {
                 }
             }
             if !events.is_empty() {
-                self.pending.extend(events.into_iter().map(|event| (next, event)));
+                self.pending
+                    .extend(events.into_iter().map(|event| (next, event)));
                 return;
             }
         }
@@ -147,12 +155,18 @@ impl Machine {
                     self.bodies.insert(worker.0, body);
                     self.pending.push((self.now, Input::Started(worker)));
                 }
-                Command::Signal(worker, _) | Command::SignalTree(worker, _) | Command::Kill(worker) => {
+                Command::Signal(worker, _)
+                | Command::SignalTree(worker, _)
+                | Command::Kill(worker) => {
                     if let Some(body) = self.bodies.get_mut(&worker.0) {
                         body.done = true;
                     }
-                    let exit = Exit::Signal { signal: 9, core_dumped: false };
-                    self.pending.push((self.now + 1.0, Input::Exited(worker, exit)));
+                    let exit = Exit::Signal {
+                        signal: 9,
+                        core_dumped: false,
+                    };
+                    self.pending
+                        .push((self.now + 1.0, Input::Exited(worker, exit)));
                 }
                 Command::KillTree(worker) | Command::SignalRemaining(worker, _) => {
                     self.bodies.remove(&worker.0);
@@ -161,7 +175,11 @@ impl Machine {
                 Command::Notice(Notice::Ready { worker, .. }) => {
                     self.ready[self.bodies[&worker.0].pool] += 1;
                 }
-                Command::Notice(Notice::Died { worker, cause: Cause::NotReadyInTime, .. }) => {
+                Command::Notice(Notice::Died {
+                    worker,
+                    cause: Cause::NotReadyInTime,
+                    ..
+                }) => {
                     let pool = self.bodies[&worker.0].pool;
                     self.late += u32::from(self.boots[pool].ends == Ends::Ready);
                 }
@@ -180,7 +198,11 @@ impl Machine {
         while !is(self) {
             let deadline = self.engine.deadline().map(|at| at.0 as f64);
             let pending = self.pending.iter().map(|(at, _)| *at).reduce(f64::min);
-            let next = [deadline, pending, self.look_at].into_iter().flatten().fold(end, f64::min).max(self.now);
+            let next = [deadline, pending, self.look_at]
+                .into_iter()
+                .flatten()
+                .fold(end, f64::min)
+                .max(self.now);
             self.pass(next);
             if self.now >= end {
                 return false;
@@ -193,7 +215,14 @@ impl Machine {
                 self.look_at = None;
                 let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
                 let demand = |id: &WorkerId| (*id, if burning.contains(&id.0) { 100 } else { 0 });
-                let found = self.engine.view().starting().iter().take(32).map(demand).collect();
+                let found = self
+                    .engine
+                    .view()
+                    .starting()
+                    .iter()
+                    .take(32)
+                    .map(demand)
+                    .collect();
                 self.step(Input::Demand(found));
             } else if deadline.is_some_and(|at| at <= self.now) {
                 self.step(Input::TimerFired);
@@ -212,9 +241,19 @@ impl Machine {
 
 /// What the healthy ones cost when nothing is in their way: the processors' time, or the longest boot.
 fn work(processors: u32, boots: &[Boot], counts: &[u32]) -> f64 {
-    let healthy = || boots.iter().zip(counts).filter(|(boot, _)| boot.ends != Ends::Hangs);
-    let all: u64 = healthy().map(|(boot, count)| boot.burns * u64::from(*count)).sum();
-    let longest = healthy().map(|(boot, _)| boot.waits + boot.burns).max().unwrap_or(0);
+    let healthy = || {
+        boots
+            .iter()
+            .zip(counts)
+            .filter(|(boot, _)| boot.ends != Ends::Hangs)
+    };
+    let all: u64 = healthy()
+        .map(|(boot, count)| boot.burns * u64::from(*count))
+        .sum();
+    let longest = healthy()
+        .map(|(boot, _)| boot.waits + boot.burns)
+        .max()
+        .unwrap_or(0);
     (all as f64 / f64::from(processors)).max(longest as f64)
 }
 
@@ -230,11 +269,19 @@ fn live(seed: u64) {
             2 => (rng.pick(&[2, 30, 500, 2000]), 0),
             _ => (1, rng.pick(&[100, 800])),
         };
-        boots.push(Boot { waits, burns, ends: Ends::Ready });
+        boots.push(Boot {
+            waits,
+            burns,
+            ends: Ends::Ready,
+        });
         counts.push(rng.pick(&[1, 3, 8, 16, 40, 100]) as u32);
     }
     if rng.chance(30) {
-        boots.push(Boot { waits: 5, burns: 3, ends: rng.pick(&[Ends::Hangs, Ends::Dies]) });
+        boots.push(Boot {
+            waits: 5,
+            burns: 3,
+            ends: rng.pick(&[Ends::Hangs, Ends::Dies]),
+        });
         counts.push(rng.pick(&[1, 8, 40]) as u32);
     }
     let mut machine = Machine::new(processors, boots.clone());
@@ -246,28 +293,61 @@ fn live(seed: u64) {
         machine.step(Input::Requested(Ticket(0), keep));
     }
     let bound = 2.0 * work(processors, &boots, &counts) + 400.0;
-    assert!(machine.until(bound, Machine::is_up), "{about}: not up after {bound} ms: {:?}", machine.ready);
+    assert!(
+        machine.until(bound, Machine::is_up),
+        "{about}: not up after {bound} ms: {:?}",
+        machine.ready
+    );
     assert_eq!(machine.late, 0, "{about}: they starved each other");
 
     // Everybody dies at once.
     let end = machine.now + 20_000.0;
     machine.until(end, |_| false);
-    let serving: Vec<WorkerId> =
-        machine.engine.view().workers().filter(|w| w.ready_in.is_some()).map(|w| w.id).collect();
+    let serving: Vec<WorkerId> = machine
+        .engine
+        .view()
+        .workers()
+        .filter(|w| w.ready_in.is_some())
+        .map(|w| w.id)
+        .collect();
     for worker in serving {
-        machine.step(Input::Exited(worker, Exit::Signal { signal: 9, core_dumped: false }));
+        machine.step(Input::Exited(
+            worker,
+            Exit::Signal {
+                signal: 9,
+                core_dumped: false,
+            },
+        ));
     }
-    assert!(machine.until(machine.now + bound, Machine::is_up), "{about}: not up again after {bound} ms");
-    assert_eq!(machine.late, 0, "{about}: they starved each other after a mass death");
+    assert!(
+        machine.until(machine.now + bound, Machine::is_up),
+        "{about}: not up again after {bound} ms"
+    );
+    assert_eq!(
+        machine.late, 0,
+        "{about}: they starved each other after a mass death"
+    );
 
     // And everybody is replaced, a quarter at a time.
-    let healthy: Vec<u32> = (0..boots.len()).filter(|id| boots[*id].ends == Ends::Ready).map(|id| id as u32).collect();
+    let healthy: Vec<u32> = (0..boots.len())
+        .filter(|id| boots[*id].ends == Ends::Ready)
+        .map(|id| id as u32)
+        .collect();
     for pool in &healthy {
         machine.step(Input::Requested(Ticket(1), Request::Roll(PoolId(*pool))));
     }
-    let (wanted, bound) = (machine.replies + healthy.len() as u32, 10.0 * bound + 60_000.0);
-    assert!(machine.until(machine.now + bound, |m| m.replies >= wanted), "{about}: rolls for ever");
-    assert_eq!(machine.late, 0, "{about}: they starved each other in a roll");
+    let (wanted, bound) = (
+        machine.replies + healthy.len() as u32,
+        10.0 * bound + 60_000.0,
+    );
+    assert!(
+        machine.until(machine.now + bound, |m| m.replies >= wanted),
+        "{about}: rolls for ever"
+    );
+    assert_eq!(
+        machine.late, 0,
+        "{about}: they starved each other in a roll"
+    );
 }
 
 #[test]
@@ -280,37 +360,93 @@ fn every_healthy_pool_comes_up_within_twice_the_work() {
 /// Sixteen workers with 0.8 s of work each, two processors, 4 s of patience.
 #[test]
 fn heavy_boots_do_not_starve_each_other() {
-    let mut machine = Machine::new(2, vec![Boot { waits: 0, burns: 800, ends: Ends::Ready }]);
-    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(16, 4000, None))));
-    assert!(machine.until(7000.0, Machine::is_up), "{:?} ready", machine.ready);
+    let mut machine = Machine::new(
+        2,
+        vec![Boot {
+            waits: 0,
+            burns: 800,
+            ends: Ends::Ready,
+        }],
+    );
+    machine.step(Input::Requested(
+        Ticket(0),
+        Request::EnsurePool(PoolId(0), policy(16, 4000, None)),
+    ));
+    assert!(
+        machine.until(7000.0, Machine::is_up),
+        "{:?} ready",
+        machine.ready
+    );
     assert_eq!(machine.late, 0);
     assert!(machine.most <= 4, "{} at once", machine.most);
 }
 
 #[test]
 fn waiting_boots_are_not_held_up() {
-    let mut machine = Machine::new(2, vec![Boot { waits: 2000, burns: 0, ends: Ends::Ready }]);
-    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(100, 60_000, None))));
-    assert!(machine.until(2200.0, Machine::is_up), "{:?} ready", machine.ready);
+    let mut machine = Machine::new(
+        2,
+        vec![Boot {
+            waits: 2000,
+            burns: 0,
+            ends: Ends::Ready,
+        }],
+    );
+    machine.step(Input::Requested(
+        Ticket(0),
+        Request::EnsurePool(PoolId(0), policy(100, 60_000, None)),
+    ));
+    assert!(
+        machine.until(2200.0, Machine::is_up),
+        "{:?} ready",
+        machine.ready
+    );
 }
 
 /// Beside a pool that keeps every processor busy for half a minute.
 #[test]
 fn neither_are_they_beside_heavy_ones() {
-    let heavy = Boot { waits: 0, burns: 1000, ends: Ends::Ready };
-    let light = Boot { waits: 500, burns: 0, ends: Ends::Ready };
+    let heavy = Boot {
+        waits: 0,
+        burns: 1000,
+        ends: Ends::Ready,
+    };
+    let light = Boot {
+        waits: 500,
+        burns: 0,
+        ends: Ends::Ready,
+    };
     let mut machine = Machine::new(2, vec![heavy, light]);
-    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(60, 20_000, None))));
+    machine.step(Input::Requested(
+        Ticket(0),
+        Request::EnsurePool(PoolId(0), policy(60, 20_000, None)),
+    ));
     machine.until(3000.0, |_| false);
-    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(1), policy(50, 20_000, None))));
-    assert!(machine.until(4500.0, |m| m.ready[1] == 50), "{:?} ready", machine.ready);
+    machine.step(Input::Requested(
+        Ticket(0),
+        Request::EnsurePool(PoolId(1), policy(50, 20_000, None)),
+    ));
+    assert!(
+        machine.until(4500.0, |m| m.ready[1] == 50),
+        "{:?} ready",
+        machine.ready
+    );
 }
 
 /// A number in the configuration is a bound, whatever the workers do.
 #[test]
 fn a_fixed_number_is_kept() {
-    let mut machine = Machine::new(8, vec![Boot { waits: 300, burns: 10, ends: Ends::Ready }]);
-    machine.step(Input::Requested(Ticket(0), Request::EnsurePool(PoolId(0), policy(12, 20_000, Some(3)))));
+    let mut machine = Machine::new(
+        8,
+        vec![Boot {
+            waits: 300,
+            burns: 10,
+            ends: Ends::Ready,
+        }],
+    );
+    machine.step(Input::Requested(
+        Ticket(0),
+        Request::EnsurePool(PoolId(0), policy(12, 20_000, Some(3))),
+    ));
     let mut most = 0;
     while !machine.is_up() {
         let next = machine.now + 10.0;
@@ -319,5 +455,9 @@ fn a_fixed_number_is_kept() {
         assert!(machine.now < 2000.0, "{:?} ready", machine.ready);
     }
     assert_eq!(most, 3);
-    assert!(machine.now >= 1200.0, "four times three, at {}", machine.now);
+    assert!(
+        machine.now >= 1200.0,
+        "four times three, at {}",
+        machine.now
+    );
 }

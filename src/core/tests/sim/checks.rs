@@ -14,7 +14,11 @@ impl Books {
         }
         self.of(id)
             .filter(|(id, _)| *id > roll.after || roll.generation == pool.wanted)
-            .any(|(_, w)| w.generation == roll.generation && w.serves() && (pool.changed || now >= w.soaked_at))
+            .any(|(_, w)| {
+                w.generation == roll.generation
+                    && w.serves()
+                    && (pool.changed || now >= w.soaked_at)
+            })
     }
 
     /// A rolling restart may stop this worker: its successor serves, and so does everybody else who can.
@@ -27,8 +31,14 @@ impl Books {
         }
         let surge = pool.policy.reload.surge;
         if surge > 0 {
-            let successor = self.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
-            hold!(successor, "floor", "{id} is retired without a successor that serves");
+            let successor = self
+                .of(pool_id)
+                .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+            hold!(
+                successor,
+                "floor",
+                "{id} is retired without a successor that serves"
+            );
             let back = pool.roll.as_ref().is_some_and(|roll| roll.back);
             let renewal = pool.roll.is_none();
             hold!(
@@ -38,7 +48,11 @@ impl Books {
             );
         }
         let others = self.serving(pool_id) - 1;
-        let floor = if surge == 0 { pool.policy.count - 1 } else { pool.policy.count };
+        let floor = if surge == 0 {
+            pool.policy.count - 1
+        } else {
+            pool.policy.count
+        };
         if others >= floor {
             return Ok(());
         }
@@ -48,13 +62,16 @@ impl Books {
                 && w.stays()
                 && w.ready.is_none()
                 && pool.slots[w.slot as usize].died_ever <= 1
-                && !self.of(pool_id).any(|(_, o)| o.slot == w.slot && o.serves())
+                && !self
+                    .of(pool_id)
+                    .any(|(_, o)| o.slot == w.slot && o.serves())
         });
         match promising {
             None => Ok(()),
-            Some((other, _)) => {
-                fail("floor", format!("{id} is retired with {others} others, while {other} is starting"))
-            }
+            Some((other, _)) => fail(
+                "floor",
+                format!("{id} is retired with {others} others, while {other} is starting"),
+            ),
         }
     }
 }
@@ -63,7 +80,12 @@ impl Oracle {
     pub(crate) fn after(&mut self, now: Time, event: &Input, engine: &Engine) -> Verdict {
         self.books.workers.retain(|_, worker| !worker.gone);
         if *event == Input::TimerFired {
-            hold!(engine.deadline().is_none_or(|at| at > now), "no spin", "deadline {:?} at {now}", engine.deadline());
+            hold!(
+                engine.deadline().is_none_or(|at| at > now),
+                "no spin",
+                "deadline {:?} at {now}",
+                engine.deadline()
+            );
         }
         self.workers_in_time(now.0)?;
         if let Input::Unhealthy(id) = event {
@@ -74,7 +96,10 @@ impl Oracle {
         let ids: Vec<u32> = self.books.pools.keys().copied().collect();
         for id in ids {
             let soaked = self.books.has_soaked(id, now.0);
-            if let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&id) {
+            if let Some(Pool {
+                roll: Some(roll), ..
+            }) = self.books.pools.get_mut(&id)
+            {
                 roll.soaked = soaked;
             }
             self.failed_roll_ends(id)?;
@@ -88,11 +113,24 @@ impl Oracle {
             self.ended(id, engine)?;
             self.rolls_in_order(id, engine)?;
             let pool = &self.books.pools[&id];
-            hold!(!pool.owes_notice || pool.crash_loop.is_some(), "crash loop", "not noticed in pool {id}");
+            hold!(
+                !pool.owes_notice || pool.crash_loop.is_some(),
+                "crash loop",
+                "not noticed in pool {id}"
+            );
         }
         let extra = if self.books.any_extended { 600_000 } else { 0 };
-        let late = now.0 > self.books.stop_by.saturating_add(self.slack * 4 + 3 * extra);
-        hold!(!late || self.books.left, "stop ends", "at {now}, bound {}", self.books.stop_by);
+        let late = now.0
+            > self
+                .books
+                .stop_by
+                .saturating_add(self.slack * 4 + 3 * extra);
+        hold!(
+            !late || self.books.left,
+            "stop ends",
+            "at {now}, bound {}",
+            self.books.stop_by
+        );
         Ok(())
     }
 
@@ -100,13 +138,33 @@ impl Oracle {
     fn unreachable(&self, id: u32) -> Verdict {
         let pool = &self.books.pools[&id];
         for (worker, w) in self.books.of(id) {
-            let Some(was_ready) = w.unreachable.filter(|_| w.lives() && w.asked.is_none() && w.killed.is_none()) else {
+            let Some(was_ready) = w
+                .unreachable
+                .filter(|_| w.lives() && w.asked.is_none() && w.killed.is_none())
+            else {
                 continue;
             };
-            hold!(was_ready, "unreachable", "{worker} lingers, though it was starting");
-            hold!(!pool.dropped && w.slot < pool.policy.count, "unreachable", "{worker} of slot {} lingers", w.slot);
-            let heir = pool.roll.is_none() && self.books.of(id).any(|(_, o)| o.slot == w.slot && o.serves());
-            hold!(!heir, "unreachable", "{worker} lingers, though another one serves");
+            hold!(
+                was_ready,
+                "unreachable",
+                "{worker} lingers, though it was starting"
+            );
+            hold!(
+                !pool.dropped && w.slot < pool.policy.count,
+                "unreachable",
+                "{worker} of slot {} lingers",
+                w.slot
+            );
+            let heir = pool.roll.is_none()
+                && self
+                    .books
+                    .of(id)
+                    .any(|(_, o)| o.slot == w.slot && o.serves());
+            hold!(
+                !heir,
+                "unreachable",
+                "{worker} lingers, though another one serves"
+            );
         }
         Ok(())
     }
@@ -130,18 +188,34 @@ impl Oracle {
                 && !w.extended
             {
                 let by = asked + w.waits + slack;
-                hold!(now <= by, "stop late", "{id} lives at {now}, it had until {by}");
+                hold!(
+                    now <= by,
+                    "stop late",
+                    "{id} lives at {now}, it had until {by}"
+                );
             }
             if w.stays() && w.ready.is_none() && !w.extended {
                 let by = w.spawned + w.timeout + slack;
-                hold!(now <= by, "too patient", "{id} is not ready at {now}, it had until {by}");
+                hold!(
+                    now <= by,
+                    "too patient",
+                    "{id} is not ready at {now}, it had until {by}"
+                );
             }
             let told = w.exited.is_none() || w.outlived || w.swept.is_some();
-            hold!(told, "swept", "{id} has ended, and what is left of it is nobody's affair");
+            hold!(
+                told,
+                "swept",
+                "{id} has ended, and what is left of it is nobody's affair"
+            );
             if let Some(since) = w.killed.or(w.swept)
                 && !w.lost
             {
-                hold!(now <= since + 900 + slack, "lost", "{id} should be named as lost by now");
+                hold!(
+                    now <= since + 900 + slack,
+                    "lost",
+                    "{id} should be named as lost by now"
+                );
             }
         }
         Ok(())
@@ -157,7 +231,11 @@ impl Oracle {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            hold!(engine.view().pool(PoolId(id)).is_none(), "removed", "pool {id} is still there");
+            hold!(
+                engine.view().pool(PoolId(id)).is_none(),
+                "removed",
+                "pool {id} is still there"
+            );
             self.books.pools.remove(&id);
         }
         Ok(())
@@ -172,10 +250,14 @@ impl Oracle {
         let surely = self.books.is_surely_full(id);
         let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
         let held = self.books.is_held(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return Ok(());
+        };
         pool.up |= pool.running && full;
         pool.surely_up |= pool.running && surely;
-        let Some(Essential::Ready(span)) = pool.policy.essential else { return Ok(()) };
+        let Some(Essential::Ready(span)) = pool.policy.essential else {
+            return Ok(());
+        };
         let empty = pool.running && !pool.is_oneshot() && pool.policy.count > 0 && serving == 0;
         if !empty || held {
             pool.may_be_dark_since = None;
@@ -189,21 +271,38 @@ impl Oracle {
             return Ok(());
         }
         let since = *pool.dark_since.get_or_insert(now);
-        hold!(pool.dark_told || now <= since + span.0 + slack, "essential", "pool {id} is dark since {since}");
+        hold!(
+            pool.dark_told || now <= since + span.0 + slack,
+            "essential",
+            "pool {id} is dark since {since}"
+        );
         Ok(())
     }
 
     /// Nobody goes on with a generation of which a new worker has failed, however late.
     fn failed_roll_ends(&self, id: u32) -> Verdict {
-        let Some(roll) = &self.books.pools[&id].roll else { return Ok(()) };
-        hold!(roll.back || !roll.has_to_end, "failed roll", "{:?} failed, and it goes on", roll.failed);
+        let Some(roll) = &self.books.pools[&id].roll else {
+            return Ok(());
+        };
+        hold!(
+            roll.back || !roll.has_to_end,
+            "failed roll",
+            "{:?} failed, and it goes on",
+            roll.failed
+        );
         Ok(())
     }
 
     /// Every slot has its new worker, and each has been watched for long enough: the roll is over.
     fn done_in_time(&self, id: u32, now: u64) -> Verdict {
         let pool = &self.books.pools[&id];
-        let Some(roll) = pool.roll.as_ref().filter(|roll| !roll.back && !pool.is_oneshot()) else { return Ok(()) };
+        let Some(roll) = pool
+            .roll
+            .as_ref()
+            .filter(|roll| !roll.back && !pool.is_oneshot())
+        else {
+            return Ok(());
+        };
         if !self.books.rolls_before(id).is_empty() {
             return Ok(());
         }
@@ -224,74 +323,190 @@ impl Oracle {
         let parts = pool.policy.reload.surge == 0 && self.books.of(id).any(|(_, w)| w.parts());
         let all = (0..pool.policy.count).all(|slot| seen[slot as usize] == 1);
         let late = all && !parts && now > until + self.slack;
-        hold!(!late, "done late", "at {now}, everybody had lived long enough at {until}");
+        hold!(
+            !late,
+            "done late",
+            "at {now}, everybody had lived long enough at {until}"
+        );
         Ok(())
     }
 
     /// A roll that waits says for whom; one whose turn will not come is over.
     fn rolls_in_order(&self, id: u32, engine: &Engine) -> Verdict {
         let books = &self.books;
-        if books.pools[&id].roll.as_ref().is_some_and(|roll| roll.to_base) {
+        if books.pools[&id]
+            .roll
+            .as_ref()
+            .is_some_and(|roll| roll.to_base)
+        {
             return Ok(());
         }
         let known = books.rolls_before(id);
-        let told = engine.view().pool(PoolId(id)).map(|view| view.roll.after).unwrap_or_default();
-        hold!(told.iter().map(|pool| pool.0).eq(known.iter().copied()), "roll order", "{told:?}, known {known:?}");
+        let told = engine
+            .view()
+            .pool(PoolId(id))
+            .map(|view| view.roll.after)
+            .unwrap_or_default();
+        hold!(
+            told.iter().map(|pool| pool.0).eq(known.iter().copied()),
+            "roll order",
+            "{told:?}, known {known:?}"
+        );
         let pool = &books.pools[&id];
-        let is_new = !pool.is_oneshot() && pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
+        let is_new = !pool.is_oneshot()
+            && pool
+                .roll
+                .as_ref()
+                .is_some_and(|roll| !roll.begun && !roll.back);
         let over = |other: &u32| {
-            books.rolls_failed.contains(other) && books.pools.get(other).is_some_and(|other| other.roll.is_none())
+            books.rolls_failed.contains(other)
+                && books
+                    .pools
+                    .get(other)
+                    .is_some_and(|other| other.roll.is_none())
         };
         let failed = books.before(id).into_iter().find(over).filter(|_| is_new);
-        hold!(failed.is_none(), "roll order", "pool {id} is to be rolled, though {failed:?} was not");
+        hold!(
+            failed.is_none(),
+            "roll order",
+            "pool {id} is to be rolled, though {failed:?} was not"
+        );
         Ok(())
     }
 
     fn counters(&self, id: u32, engine: &Engine) -> Verdict {
-        let Some(view) = engine.view().pool(PoolId(id)) else { return fail("view", "a pool is missing") };
+        let Some(view) = engine.view().pool(PoolId(id)) else {
+            return fail("view", "a pool is missing");
+        };
         let books = &self.books;
         let serving = books.serving(id);
-        hold!(view.ready == serving, "view", "ready {} but {serving} serve", view.ready);
+        hold!(
+            view.ready == serving,
+            "view",
+            "ready {} but {serving} serve",
+            view.ready
+        );
         let alive = books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
-        hold!(view.alive == alive, "view", "alive {} but {alive} live", view.alive);
+        hold!(
+            view.alive == alive,
+            "view",
+            "alive {} but {alive} live",
+            view.alive
+        );
         let draining = books.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
-        hold!(view.draining == draining, "view", "draining {} but {draining} drain", view.draining);
+        hold!(
+            view.draining == draining,
+            "view",
+            "draining {} but {draining} drain",
+            view.draining
+        );
         let pool = &books.pools[&id];
         let serve = books.generations_that_serve(id);
-        hold!(view.serving == serve.clone().into_iter().collect::<Vec<_>>(), "true numbers", "{:?}", view.serving);
-        hold!(view.outdated == books.outdated(id), "true numbers", "{} outdated, {:?}", view.outdated, pool.outdated);
+        hold!(
+            view.serving == serve.clone().into_iter().collect::<Vec<_>>(),
+            "true numbers",
+            "{:?}",
+            view.serving
+        );
+        hold!(
+            view.outdated == books.outdated(id),
+            "true numbers",
+            "{} outdated, {:?}",
+            view.outdated,
+            pool.outdated
+        );
         let rolls = pool.roll.is_some();
         let mixed = pool.running && !rolls && pool.crash_loop.is_none() && serve.len() > 1;
-        hold!((view.state == PoolState::Mixed) == mixed, "mixed", "pool {id} is {:?}, {serve:?} serve", view.state);
+        hold!(
+            (view.state == PoolState::Mixed) == mixed,
+            "mixed",
+            "pool {id} is {:?}, {serve:?} serve",
+            view.state
+        );
         let well = view.state == PoolState::Ok;
-        hold!(!well || view.outdated == 0, "outdated", "pool {id} is well, with {} outdated", view.outdated);
-        let all_there = pool.running && !rolls && pool.crash_loop.is_none() && serving > 0 && serving >= view.wanted;
+        hold!(
+            !well || view.outdated == 0,
+            "outdated",
+            "pool {id} is well, with {} outdated",
+            view.outdated
+        );
+        let all_there = pool.running
+            && !rolls
+            && pool.crash_loop.is_none()
+            && serving > 0
+            && serving >= view.wanted;
         let well_enough = well || mixed || view.outdated > 0;
-        hold!(!all_there || well_enough, "outdated", "pool {id} is {:?}, and nothing is wrong", view.state);
+        hold!(
+            !all_there || well_enough,
+            "outdated",
+            "pool {id} is {:?}, and nothing is wrong",
+            view.state
+        );
         let (proven, before) = (view.last_good.0, view.previous_good.0);
-        hold!(proven == pool.proven && before == pool.way_back(), "history", "{proven} proven, {before} before");
-        let known: Vec<u32> = engine.view().served(PoolId(id)).into_iter().map(|of| of.0).collect();
-        hold!(known == pool.served, "history", "{known:?} known, {:?} served", pool.served);
+        hold!(
+            proven == pool.proven && before == pool.way_back(),
+            "history",
+            "{proven} proven, {before} before"
+        );
+        let known: Vec<u32> = engine
+            .view()
+            .served(PoolId(id))
+            .into_iter()
+            .map(|of| of.0)
+            .collect();
+        hold!(
+            known == pool.served,
+            "history",
+            "{known:?} known, {:?} served",
+            pool.served
+        );
         let known = engine.view().workers().filter(|w| w.pool.0 == id).count();
-        hold!(known == books.of(id).count(), "view", "{known} workers known");
+        hold!(
+            known == books.of(id).count(),
+            "view",
+            "{known} workers known"
+        );
         Ok(())
     }
 
     fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
         let serving = self.books.serving(id);
-        let alive = self.books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        let alive = self
+            .books
+            .of(id)
+            .filter(|(_, w)| w.lives() && !w.lost)
+            .count() as u32;
         let full = self.books.is_full(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
-        let Pool { policy, quiet, full_once, .. } = pool;
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return Ok(());
+        };
+        let Pool {
+            policy,
+            quiet,
+            full_once,
+            ..
+        } = pool;
         if !*quiet {
             return Ok(());
         }
         let (count, surge) = (policy.count, policy.reload.surge);
         *full_once |= full && serving >= count && pool.roll.is_none();
-        let floor = if surge == 0 { count.saturating_sub(1) } else { count };
-        hold!(!*full_once || serving >= floor, "floor", "{serving} serve, promised {floor}");
+        let floor = if surge == 0 {
+            count.saturating_sub(1)
+        } else {
+            count
+        };
+        hold!(
+            !*full_once || serving >= floor,
+            "floor",
+            "{serving} serve, promised {floor}"
+        );
         let ceiling = count + surge + policy.reload.max_draining;
-        hold!(alive <= ceiling, "ceiling", "{alive} live, promised {ceiling}");
+        hold!(
+            alive <= ceiling,
+            "ceiling",
+            "{alive} live, promised {ceiling}"
+        );
         Ok(())
     }
 
@@ -302,9 +517,13 @@ impl Oracle {
             return Ok(());
         }
         if pool.is_oneshot() {
-            let waits = pool.slots[0].retry_at.is_some_and(|at| now <= at + self.slack);
-            let well =
-                self.books.is_there(id) || pool.oneshot_done || pool.oneshot_failed || waits && pool.roll.is_none();
+            let waits = pool.slots[0]
+                .retry_at
+                .is_some_and(|at| now <= at + self.slack);
+            let well = self.books.is_there(id)
+                || pool.oneshot_done
+                || pool.oneshot_failed
+                || waits && pool.roll.is_none();
             hold!(well, "filled", "oneshot {id} does not run");
             return Ok(());
         }
@@ -316,21 +535,30 @@ impl Oracle {
             outstayed[w.slot as usize] |= w.parts() && w.lives() && w.ready.is_none();
         }
         for slot in 0..pool.policy.count {
-            let waits = pool.slots[slot as usize].retry_at.is_some_and(|at| now <= at + self.slack);
+            let waits = pool.slots[slot as usize]
+                .retry_at
+                .is_some_and(|at| now <= at + self.slack);
             if held[slot as usize] || waits || in_place && pool.roll.is_some() {
                 continue;
             }
-            let empty = engine.view().empty_slots(PoolId(id)).find(|empty| empty.slot.0 == slot);
+            let empty = engine
+                .view()
+                .empty_slots(PoolId(id))
+                .find(|empty| empty.slot.0 == slot);
             if empty.is_some_and(|empty| empty.state == EmptyState::Waits) {
-                hold!(self.books.is_crowded(id), "held back", "slot {slot} of pool {id} waits for nobody");
+                hold!(
+                    self.books.is_crowded(id),
+                    "held back",
+                    "slot {slot} of pool {id} waits for nobody"
+                );
                 continue;
             }
             let never = pool.may_give_up();
             let ended = never
-                && engine
-                    .view()
-                    .empty_slots(PoolId(id))
-                    .any(|empty| empty.slot.0 == slot && matches!(empty.state, EmptyState::Done | EmptyState::Failed));
+                && engine.view().empty_slots(PoolId(id)).any(|empty| {
+                    empty.slot.0 == slot
+                        && matches!(empty.state, EmptyState::Done | EmptyState::Failed)
+                });
             if !ended && outstayed[slot as usize] && excused > 0 {
                 excused -= 1;
                 continue;
@@ -344,22 +572,34 @@ impl Oracle {
     fn somebody_tries(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
         let books = &self.books;
         let pool = &books.pools[&id];
-        let Some(since) = pool.crash_loop.filter(|_| pool.running && pool.begun && pool.roll.is_none()) else {
+        let Some(since) = pool
+            .crash_loop
+            .filter(|_| pool.running && pool.begun && pool.roll.is_none())
+        else {
             return Ok(());
         };
         let tries = |w: &crate::model::Worker| w.stays() && w.ready.is_none_or(|at| at >= since);
         if pool.is_oneshot() || books.is_crowded(id) || books.of(id).any(|(_, w)| tries(w)) {
             return Ok(());
         }
-        for empty in engine.view().empty_slots(PoolId(id)).filter(|empty| empty.state == EmptyState::Backoff) {
+        for empty in engine
+            .view()
+            .empty_slots(PoolId(id))
+            .filter(|empty| empty.state == EmptyState::Backoff)
+        {
             let seat = &pool.slots[empty.slot.0 as usize];
             let waits = seat.retry_at.is_some_and(|at| now <= at + self.slack);
-            let parts = books.of(id).any(|(_, w)| w.slot == empty.slot.0 && w.parts());
+            let parts = books
+                .of(id)
+                .any(|(_, w)| w.slot == empty.slot.0 && w.parts());
             if waits || parts {
                 return Ok(());
             }
         }
-        let empty = engine.view().empty_slots(PoolId(id)).any(|empty| empty.state == EmptyState::Backoff);
+        let empty = engine
+            .view()
+            .empty_slots(PoolId(id))
+            .any(|empty| empty.state == EmptyState::Backoff);
         hold!(!empty, "crash loop", "nobody tries in pool {id}");
         Ok(())
     }
@@ -367,16 +607,26 @@ impl Oracle {
     /// An essential pool that has come to its end is told at once, and once.
     fn ended(&mut self, id: u32, engine: &Engine) -> Verdict {
         let there = self.books.is_there(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else { return Ok(()) };
-        let over = |empty: &rotad_core::EmptySlot| matches!(empty.state, EmptyState::Done | EmptyState::Failed);
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return Ok(());
+        };
+        let over = |empty: &rotad_core::EmptySlot| {
+            matches!(empty.state, EmptyState::Done | EmptyState::Failed)
+        };
         let ended = engine.view().empty_slots(PoolId(id)).filter(over).count() as u32;
-        let watched =
-            pool.policy.essential == Some(Essential::Exit) && pool.running && pool.begun && !pool.is_oneshot();
+        let watched = pool.policy.essential == Some(Essential::Exit)
+            && pool.running
+            && pool.begun
+            && !pool.is_oneshot();
         if !watched || there || pool.policy.count == 0 || ended < pool.policy.count {
             pool.end_told = false;
             return Ok(());
         }
-        hold!(pool.end_told, "essential", "pool {id} has ended, and nothing was said");
+        hold!(
+            pool.end_told,
+            "essential",
+            "pool {id} has ended, and nothing was said"
+        );
         Ok(())
     }
 
@@ -386,15 +636,35 @@ impl Oracle {
         if books.stop_at.is_some() {
             return fail("stop ends", format!("not left at {now}"));
         }
-        hold!(books.tickets.is_empty(), "one answer", "never answered: {:?}", books.tickets);
-        hold!(engine.deadline().is_none(), "idle", "wants to be woken at {:?}", engine.deadline());
+        hold!(
+            books.tickets.is_empty(),
+            "one answer",
+            "never answered: {:?}",
+            books.tickets
+        );
+        hold!(
+            engine.deadline().is_none(),
+            "idle",
+            "wants to be woken at {:?}",
+            engine.deadline()
+        );
         for (id, pool) in &books.pools {
-            let Some(view) = engine.view().pool(PoolId(*id)) else { return fail("view", "a pool is missing") };
+            let Some(view) = engine.view().pool(PoolId(*id)) else {
+                return fail("view", "a pool is missing");
+            };
             hold!(pool.roll.is_none(), "converges", "a roll still runs");
             let leaving = books.of(*id).filter(|(_, w)| !w.serves()).count();
-            hold!(leaving == 0, "converges", "{leaving} workers of pool {id} do not serve");
+            hold!(
+                leaving == 0,
+                "converges",
+                "{leaving} workers of pool {id} do not serve"
+            );
             if !pool.running {
-                hold!(view.state == PoolState::Stopped && view.ready == 0, "converges", "{view:?}");
+                hold!(
+                    view.state == PoolState::Stopped && view.ready == 0,
+                    "converges",
+                    "{view:?}"
+                );
                 continue;
             }
             let ended = engine
@@ -403,16 +673,32 @@ impl Oracle {
                 .filter(|slot| matches!(slot.state, EmptyState::Done | EmptyState::Failed))
                 .count() as u32;
             if !pool.begun && (books.is_held(*id) || !view.held_by.is_empty()) {
-                hold!(view.state == PoolState::Starting && !view.held_by.is_empty(), "converges", "{view:?}");
+                hold!(
+                    view.state == PoolState::Starting && !view.held_by.is_empty(),
+                    "converges",
+                    "{view:?}"
+                );
                 continue;
             }
             if pool.is_oneshot() {
-                let state = if pool.oneshot_done { PoolState::Done } else { PoolState::Failed };
-                hold!(view.state == state && (pool.oneshot_done || pool.oneshot_failed), "converges", "{view:?}");
+                let state = if pool.oneshot_done {
+                    PoolState::Done
+                } else {
+                    PoolState::Failed
+                };
+                hold!(
+                    view.state == state && (pool.oneshot_done || pool.oneshot_failed),
+                    "converges",
+                    "{view:?}"
+                );
                 continue;
             }
             let never = pool.may_give_up();
-            hold!(ended == 0 || never, "converges", "{ended} slots of pool {id} have given up");
+            hold!(
+                ended == 0 || never,
+                "converges",
+                "{ended} slots of pool {id} have given up"
+            );
             hold!(
                 view.ready + ended == pool.policy.count,
                 "converges",
@@ -421,16 +707,35 @@ impl Oracle {
                 pool.policy.count
             );
             let well = matches!(view.state, PoolState::Ok | PoolState::Mixed) || view.outdated > 0;
-            hold!(ended > 0 || well, "converges", "pool {id} is {:?}", view.state);
+            hold!(
+                ended > 0 || well,
+                "converges",
+                "pool {id} is {:?}",
+                view.state
+            );
             let mixed = books.of(*id).any(|(_, w)| w.generation != pool.wanted);
-            hold!(!mixed || pool.mixed, "converges", "pool {id} is of several generations, wanted {}", pool.wanted);
+            hold!(
+                !mixed || pool.mixed,
+                "converges",
+                "pool {id} is of several generations, wanted {}",
+                pool.wanted
+            );
         }
         Ok(())
     }
 
     pub(crate) fn finish(&self, left: bool) -> Verdict {
-        hold!(left && self.books.left, "stop ends", "the master stands still and has not left");
-        hold!(self.books.tickets.is_empty(), "one answer", "never answered: {:?}", self.books.tickets);
+        hold!(
+            left && self.books.left,
+            "stop ends",
+            "the master stands still and has not left"
+        );
+        hold!(
+            self.books.tickets.is_empty(),
+            "one answer",
+            "never answered: {:?}",
+            self.books.tickets
+        );
         Ok(())
     }
 }

@@ -31,8 +31,9 @@ const REGRESSIONS: &[u64] = &[1233, 1953, 2107, 5652];
 /// probe's slot was full, one that was over for a worker that had been ready before it, a roll that went back twice. And lives of which the onlookers
 /// knew too little: what counts no more in a slot that was scaled away, when a pool begins and was up, and a roll that
 /// took the place of a failed one.
-const REGRESSIONS_WITH_MORE: &[u64] =
-    &[20900, 26496, 60840, 65845, 125_553, 132_117, 152_468, 152_671, 197_698, 330_590, 349_830];
+const REGRESSIONS_WITH_MORE: &[u64] = &[
+    20900, 26496, 60840, 65845, 125_553, 132_117, 152_468, 152_671, 197_698, 330_590, 349_830,
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -42,7 +43,10 @@ fn number(name: &str) -> Option<u64> {
 fn verdict(plan: &Plan) -> Result<Stats, Violation> {
     match catch_unwind(AssertUnwindSafe(|| play(plan, false))) {
         Ok((result, _)) => result,
-        Err(_) => Err(Violation { oracle: "panic", text: "the core panicked".into() }),
+        Err(_) => Err(Violation {
+            oracle: "panic",
+            text: "the core panicked".into(),
+        }),
     }
 }
 
@@ -51,7 +55,9 @@ fn report(seed: u64) -> String {
 }
 
 fn report_of(seed: u64, plan: Plan) -> String {
-    let Err(first) = verdict(&plan) else { return format!("seed {seed} is well") };
+    let Err(first) = verdict(&plan) else {
+        return format!("seed {seed} is well");
+    };
     let plan = shrink::shrink(plan, first.oracle);
     let lines = match catch_unwind(AssertUnwindSafe(|| play(&plan, true))) {
         Ok((_, lines)) => lines,
@@ -60,7 +66,12 @@ fn report_of(seed: u64, plan: Plan) -> String {
     let second = verdict(&plan).err().unwrap_or(first);
     let tail = number("ROTAD_SIM_TAIL").unwrap_or(60) as usize;
     let tail = &lines[lines.len().saturating_sub(tail)..];
-    format!("seed {seed}, oracle \"{}\": {}\n{plan:?}\n{}", second.oracle, second.text, tail.join("\n"))
+    format!(
+        "seed {seed}, oracle \"{}\": {}\n{plan:?}\n{}",
+        second.oracle,
+        second.text,
+        tail.join("\n")
+    )
 }
 
 #[test]
@@ -87,14 +98,24 @@ fn lives() {
             Err(_) => panic!("{}", report(seed)),
         }
     }
-    assert!(failed.is_empty(), "by oracle, the seeds that failed: {failed:?}");
+    assert!(
+        failed.is_empty(),
+        "by oracle, the seeds that failed: {failed:?}"
+    );
     let story = format!("{seeds} lives, {steps} steps, {seen:?}");
     if number("ROTAD_SIM_STATS").is_some() {
         panic!("{story}");
     }
     // A simulator in which nothing happens finds nothing.
     if seeds >= 2000 {
-        for what in ["rolls done", "rolls aborted", "rolls back", "rolls mixed", "rolls superseded", "rolls waited"] {
+        for what in [
+            "rolls done",
+            "rolls aborted",
+            "rolls back",
+            "rolls mixed",
+            "rolls superseded",
+            "rolls waited",
+        ] {
             assert!(seen.contains_key(what), "no {what} in {story}");
         }
         for what in [
@@ -130,10 +151,18 @@ fn lives() {
 #[test]
 fn lives_that_failed_once() {
     for seed in REGRESSIONS {
-        assert!(verdict(&Plan::of(*seed)).is_ok(), "{}", report_of(*seed, Plan::of(*seed)));
+        assert!(
+            verdict(&Plan::of(*seed)).is_ok(),
+            "{}",
+            report_of(*seed, Plan::of(*seed))
+        );
     }
     for seed in REGRESSIONS_WITH_MORE {
-        assert!(verdict(&Plan::of(*seed).with_more()).is_ok(), "{}", report(*seed));
+        assert!(
+            verdict(&Plan::of(*seed).with_more()).is_ok(),
+            "{}",
+            report(*seed)
+        );
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::oracle::{Verdict, hold};
 use rotad_core::{
-    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place, Standing, StopReason, To,
+    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place,
+    Standing, StopReason, To,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -196,7 +197,13 @@ impl Pool {
             alike: BTreeMap::new(),
             outdated: None,
             standing: Standing::default(),
-            slots: vec![Slot { exact: true, ..Slot::default() }; 8],
+            slots: vec![
+                Slot {
+                    exact: true,
+                    ..Slot::default()
+                };
+                8
+            ],
             crash_loop: None,
             rolled_in_loop: false,
             loop_is_late: false,
@@ -215,7 +222,8 @@ impl Pool {
 
     /// Some deaths leave a slot empty until a person acts.
     pub(crate) fn may_give_up(&self) -> bool {
-        self.policy.restart.policy != RestartPolicy::Always || !self.policy.restart.never_on.is_empty()
+        self.policy.restart.policy != RestartPolicy::Always
+            || !self.policy.restart.never_on.is_empty()
     }
 
     pub(crate) fn is_oneshot(&self) -> bool {
@@ -227,7 +235,10 @@ impl Pool {
         self.latest += 1;
         self.wanted = self.latest;
         self.alike.clear();
-        self.made.insert(self.wanted, (self.policy.readiness, self.policy.ready_timeout.0));
+        self.made.insert(
+            self.wanted,
+            (self.policy.readiness, self.policy.ready_timeout.0),
+        );
     }
 
     pub(crate) fn has_served(&mut self, generation: u32) {
@@ -248,7 +259,11 @@ impl Pool {
     /// What `rollback` would return to; 0: nothing.
     pub(crate) fn way_back(&self) -> u32 {
         let before = self.before.get(&self.proven).copied().unwrap_or(0);
-        if self.served.contains(&before) { before } else { 0 }
+        if self.served.contains(&before) {
+            before
+        } else {
+            0
+        }
     }
 
     pub(crate) fn waits(&self) -> u64 {
@@ -280,7 +295,11 @@ impl Pool {
     }
 
     pub(crate) fn filling(&self, generation: u32) -> bool {
-        generation == self.wanted || self.roll.as_ref().is_some_and(|roll| roll.generation == generation)
+        generation == self.wanted
+            || self
+                .roll
+                .as_ref()
+                .is_some_and(|roll| roll.generation == generation)
     }
 
     /// The streak as an onlooker counts it, and the wait that follows from it; `None`: it cannot be known exactly.
@@ -299,10 +318,14 @@ impl Pool {
             seat.first_death = None;
             seat.exact |= self.roll.is_none();
         }
-        seat.vain = if is_end && ready_for.is_none() { seat.vain + 1 } else { 0 };
+        seat.vain = if is_end && ready_for.is_none() {
+            seat.vain + 1
+        } else {
+            0
+        };
         if is_end {
-            let grown =
-                (restart.delay.0 << seat.vain.saturating_sub(1).min(30)).min(restart.max_delay.0.max(restart.delay.0));
+            let grown = (restart.delay.0 << seat.vain.saturating_sub(1).min(30))
+                .min(restart.max_delay.0.max(restart.delay.0));
             let spread = if seat.vain > 1 { grown / 10 } else { 0 };
             let left = |wait: u64| wait.saturating_sub(spawned_ago);
             return (left(grown - spread), left(grown + spread), seat.exact);
@@ -358,12 +381,22 @@ pub(crate) struct Books {
 
 impl Books {
     pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> + Clone {
-        self.workers.iter().filter(move |(_, w)| w.pool == pool as usize).map(|(id, w)| (*id, w))
+        self.workers
+            .iter()
+            .filter(move |(_, w)| w.pool == pool as usize)
+            .map(|(id, w)| (*id, w))
     }
 
     fn starting(&self) -> impl Iterator<Item = &Worker> {
-        let service = |w: &&Worker| self.pools.get(&(w.pool as u32)).is_some_and(|pool| !pool.is_oneshot());
-        self.workers.values().filter(|w| w.stays() && w.ready.is_none()).filter(service)
+        let service = |w: &&Worker| {
+            self.pools
+                .get(&(w.pool as u32))
+                .is_some_and(|pool| !pool.is_oneshot())
+        };
+        self.workers
+            .values()
+            .filter(|w| w.stays() && w.ready.is_none())
+            .filter(service)
     }
 
     fn starting_of(&self, id: u32) -> impl Iterator<Item = &Worker> {
@@ -374,7 +407,12 @@ impl Books {
     pub(crate) fn is_crowded(&self, id: u32) -> bool {
         match self.pools[&id].policy.max_starting {
             Some(most) => self.starting_of(id).count() as u32 >= most,
-            None => self.starting().map(|w| w.demand.unwrap_or(100)).sum::<u64>() > 150 * self.processors - 100,
+            None => {
+                self.starting()
+                    .map(|w| w.demand.unwrap_or(100))
+                    .sum::<u64>()
+                    > 150 * self.processors - 100
+            }
         }
     }
 
@@ -383,23 +421,46 @@ impl Books {
         let pool = &self.pools[&id];
         if let Some(most) = pool.policy.max_starting {
             let starting = self.starting_of(id).count() as u32;
-            hold!(starting < most, "too many start", "{starting} start, at most {most}");
+            hold!(
+                starting < most,
+                "too many start",
+                "{starting} start, at most {most}"
+            );
             return Ok(());
         }
         if pool.light {
             return Ok(());
         }
-        let least = |w: &Worker| w.demand.unwrap_or(if self.pools[&(w.pool as u32)].light { 0 } else { 75 });
-        let (all, own): (u64, u64) = (self.starting().map(least).sum(), self.starting_of(id).map(least).sum());
+        let least = |w: &Worker| {
+            w.demand.unwrap_or(if self.pools[&(w.pool as u32)].light {
+                0
+            } else {
+                75
+            })
+        };
+        let (all, own): (u64, u64) = (
+            self.starting().map(least).sum(),
+            self.starting_of(id).map(least).sum(),
+        );
         let most = self.processors * if own == 0 { 250 } else { 150 };
-        hold!(all + 75 <= most, "too many start", "they want {all}, and another one starts");
+        hold!(
+            all + 75 <= most,
+            "too many start",
+            "they want {all}, and another one starts"
+        );
         Ok(())
     }
 
     /// Others may not start before this one is up.
     fn is_awaited(&self, id: u32) -> bool {
-        let Some(pool) = self.pools.get(&id) else { return false };
-        let up = if pool.is_oneshot() { pool.was_done() } else { pool.up || self.is_full(id) };
+        let Some(pool) = self.pools.get(&id) else {
+            return false;
+        };
+        let up = if pool.is_oneshot() {
+            pool.was_done()
+        } else {
+            pool.up || self.is_full(id)
+        };
         pool.running && !up
     }
 
@@ -407,7 +468,11 @@ impl Books {
     pub(crate) fn is_full(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
         let ends = pool.policy.restart.policy != RestartPolicy::Always;
-        let ended = if ends { pool.slots.iter().filter(|slot| slot.ended).count() as u32 } else { 0 };
+        let ended = if ends {
+            pool.slots.iter().filter(|slot| slot.ended).count() as u32
+        } else {
+            0
+        };
         let serves = |slot: &u32| self.of(id).any(|(_, w)| w.slot == *slot && w.serves());
         let serving = (0..pool.policy.count).filter(serves).count() as u32;
         !self.is_held(id) && serving + ended >= pool.policy.count
@@ -422,14 +487,25 @@ impl Books {
 
     pub(crate) fn is_held(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
-        !pool.begun && pool.policy.after.iter().any(|other| other.0 != id && self.is_awaited(other.0))
+        !pool.begun
+            && pool
+                .policy
+                .after
+                .iter()
+                .any(|other| other.0 != id && self.is_awaited(other.0))
     }
 
     /// The listening socket of these was replaced.
     pub(crate) fn cut_off(&mut self, ids: &[rotad_core::WorkerId]) {
         for id in ids {
-            let Some(worker) = self.workers.get_mut(&id.0).filter(|w| w.stays()) else { continue };
-            let Some(pool) = self.pools.get_mut(&(worker.pool as u32)).filter(|pool| !pool.is_oneshot()) else {
+            let Some(worker) = self.workers.get_mut(&id.0).filter(|w| w.stays()) else {
+                continue;
+            };
+            let Some(pool) = self
+                .pools
+                .get_mut(&(worker.pool as u32))
+                .filter(|pool| !pool.is_oneshot())
+            else {
                 continue;
             };
             worker.unreachable = Some(worker.ready.is_some());
@@ -453,7 +529,9 @@ impl Books {
         let is_new = |id: u64| roll.as_ref().is_some_and(|roll| id > roll.after);
         let above = |slot: u32| {
             let staying = self.of(id).filter(|(_, w)| w.slot == slot && w.stays());
-            (staying.clone().count() as u32).saturating_sub(1).max(u32::from(staying.clone().any(|(id, _)| is_new(id))))
+            (staying.clone().count() as u32)
+                .saturating_sub(1)
+                .max(u32::from(staying.clone().any(|(id, _)| is_new(id))))
         };
         let successors: u32 = (0..8).map(above).sum();
         (leaving + successors).saturating_sub(reload.surge + reload.max_draining)
@@ -469,7 +547,10 @@ impl Books {
         let mut ask = vec![id];
         while let Some(pool) = ask.pop().and_then(|id| self.pools.get(&id)) {
             for other in &pool.policy.after {
-                let rolls = self.pools.get(&other.0).is_some_and(|other| other.roll.is_some());
+                let rolls = self
+                    .pools
+                    .get(&other.0)
+                    .is_some_and(|other| other.roll.is_some());
                 if found.insert(other.0) && !rolls {
                     ask.push(other.0);
                 }
@@ -480,19 +561,39 @@ impl Books {
 
     /// The roll of this pool is new, and has to wait for those of these.
     pub(crate) fn rolls_before(&self, id: u32) -> BTreeSet<u32> {
-        let Some(pool) = self.pools.get(&id) else { return BTreeSet::new() };
-        let is_new = pool.roll.as_ref().is_some_and(|roll| !roll.begun && !roll.back);
+        let Some(pool) = self.pools.get(&id) else {
+            return BTreeSet::new();
+        };
+        let is_new = pool
+            .roll
+            .as_ref()
+            .is_some_and(|roll| !roll.begun && !roll.back);
         if !is_new || pool.is_oneshot() {
             return BTreeSet::new();
         }
-        let rolls = |other: &u32| self.pools.get(other).is_some_and(|other| other.roll.is_some());
+        let rolls = |other: &u32| {
+            self.pools
+                .get(other)
+                .is_some_and(|other| other.roll.is_some())
+        };
         self.before(id).into_iter().filter(rolls).collect()
     }
 
     /// Nobody can say any more that it has to wait.
     pub(crate) fn is_free(&self, id: u32) -> bool {
-        let free = |pool: &Pool| !pool.running || if pool.is_oneshot() { pool.was_done() } else { pool.surely_up };
-        self.pools[&id].policy.after.iter().all(|other| self.pools.get(&other.0).is_none_or(free))
+        let free = |pool: &Pool| {
+            !pool.running
+                || if pool.is_oneshot() {
+                    pool.was_done()
+                } else {
+                    pool.surely_up
+                }
+        };
+        self.pools[&id]
+            .policy
+            .after
+            .iter()
+            .all(|other| self.pools.get(&other.0).is_none_or(free))
     }
 
     /// Something of the pool is still there that the kernel could end.
@@ -503,16 +604,31 @@ impl Books {
     /// The latest moment at which a pool has stopped, those that need it first.
     pub(crate) fn stopped_by(&self, id: u32, now: u64) -> u64 {
         let pool = &self.pools[&id];
-        let needs = self.pools.iter().filter(|(other, q)| **other != id && q.policy.after.iter().any(|p| p.0 == id));
-        let from = needs.map(|(other, _)| self.stopped_by(*other, now)).max().unwrap_or(now);
-        let leaving = self.of(id).filter(|(_, w)| w.asked.is_some()).map(|(_, w)| w.waits).max().unwrap_or(0);
+        let needs = self
+            .pools
+            .iter()
+            .filter(|(other, q)| **other != id && q.policy.after.iter().any(|p| p.0 == id));
+        let from = needs
+            .map(|(other, _)| self.stopped_by(*other, now))
+            .max()
+            .unwrap_or(now);
+        let leaving = self
+            .of(id)
+            .filter(|(_, w)| w.asked.is_some())
+            .map(|(_, w)| w.waits)
+            .max()
+            .unwrap_or(0);
         from + pool.waits().max(leaving) + 1000
     }
 
     /// So many that serve are older than what they would be made from now.
     pub(crate) fn outdated(&self, id: u32) -> u32 {
-        let Some(last) = self.pools[&id].outdated else { return 0 };
-        self.of(id).filter(|(worker, w)| w.serves() && *worker <= last).count() as u32
+        let Some(last) = self.pools[&id].outdated else {
+            return 0;
+        };
+        self.of(id)
+            .filter(|(worker, w)| w.serves() && *worker <= last)
+            .count() as u32
     }
 
     /// How many generations serve.
@@ -527,23 +643,37 @@ impl Books {
     /// The roll to this generation ends before its time: who serves, as an onlooker counts them.
     pub(crate) fn stand(&mut self, id: u32, tried: u32, failure: &Failure, after: u64) -> Standing {
         let pool = &self.pools[&id];
-        let serving: Vec<(u64, u32, u32)> =
-            self.of(id).filter(|(_, w)| w.serves()).map(|(id, w)| (id, w.slot, w.generation)).collect();
+        let serving: Vec<(u64, u32, u32)> = self
+            .of(id)
+            .filter(|(_, w)| w.serves())
+            .map(|(id, w)| (id, w.slot, w.generation))
+            .collect();
         let base = pool.wanted;
-        let of_the_files = |generation: u32| generation == base || pool.alike.contains_key(&generation);
+        let of_the_files =
+            |generation: u32| generation == base || pool.alike.contains_key(&generation);
         // A failure shows that the files are others now; so does anybody who was made from them since.
         let shown = |generation: u32, last: u64| {
             generation == tried && !matches!(failure.cause, Cause::Cancelled | Cause::After(_))
-                || serving.iter().any(|(id, _, generation)| *id > last && of_the_files(*generation))
+                || serving
+                    .iter()
+                    .any(|(id, _, generation)| *id > last && of_the_files(*generation))
         };
-        let newest = pool.alike.iter().filter(|(of, last)| shown(**of, **last)).map(|(_, last)| *last).max();
+        let newest = pool
+            .alike
+            .iter()
+            .filter(|(of, last)| shown(**of, **last))
+            .map(|(_, last)| *last)
+            .max();
         let stuck = failure.mixed.then_some(after);
         let outdated = pool.outdated.max(newest).max(stuck);
         let in_place = pool.alike.contains_key(&tried);
         let wanted = pool.policy.count;
-        let Some(pool) = self.pools.get_mut(&id) else { return Standing::default() };
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return Standing::default();
+        };
         pool.outdated = outdated;
-        pool.alike.retain(|generation, _| serving.iter().any(|(_, _, of)| of == generation));
+        pool.alike
+            .retain(|generation, _| serving.iter().any(|(_, _, of)| of == generation));
         let mut others: Vec<(Place, Generation)> = serving
             .iter()
             .filter(|(_, _, generation)| *generation != base)
@@ -551,7 +681,14 @@ impl Books {
             .collect();
         others.sort_unstable();
         let of_base = serving.len() as u32 - others.len() as u32;
-        Standing { base: Generation(base), of_base, wanted, others, in_place, outdated: self.outdated(id) }
+        Standing {
+            base: Generation(base),
+            of_base,
+            wanted,
+            others,
+            in_place,
+            outdated: self.outdated(id),
+        }
     }
 
     pub(crate) fn serving(&self, pool: u32) -> u32 {
@@ -559,7 +696,9 @@ impl Books {
     }
 
     pub(crate) fn generation(&self, id: u64) -> Generation {
-        self.workers.get(&id).map_or(Generation::NONE, |w| Generation(w.generation))
+        self.workers
+            .get(&id)
+            .map_or(Generation::NONE, |w| Generation(w.generation))
     }
 }
 

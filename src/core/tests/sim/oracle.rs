@@ -6,7 +6,8 @@
 
 use crate::model::{Books, Pool, Worker};
 use rotad_core::{
-    Command, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal, SupersededBy, Time, WorkerId,
+    Command, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal,
+    SupersededBy, Time, WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +20,10 @@ pub(crate) struct Violation {
 pub(crate) type Verdict = Result<(), Violation>;
 
 pub(crate) fn fail<T>(oracle: &'static str, text: impl Into<String>) -> Result<T, Violation> {
-    Err(Violation { oracle, text: text.into() })
+    Err(Violation {
+        oracle,
+        text: text.into(),
+    })
 }
 
 macro_rules! hold {
@@ -66,7 +70,10 @@ impl Oracle {
             left: false,
             processors: u64::from(processors),
         };
-        Self { books, slack: lateness * 4 }
+        Self {
+            books,
+            slack: lateness * 4,
+        }
     }
 
     pub(crate) fn generation(&self, id: WorkerId) -> Generation {
@@ -79,9 +86,15 @@ impl Oracle {
 
     /// What served so many generations ago, and how it becomes ready.
     pub(crate) fn served(&self, pool: u32, back: usize) -> (u32, Readiness, u64) {
-        let Some(pool) = self.books.pools.get(&pool) else { return (1, Readiness::Reported, 5000) };
+        let Some(pool) = self.books.pools.get(&pool) else {
+            return (1, Readiness::Reported, 5000);
+        };
         let to = pool.served.iter().rev().nth(back).copied().unwrap_or(1);
-        let (readiness, timeout) = pool.made.get(&to).copied().unwrap_or((Readiness::Reported, 5000));
+        let (readiness, timeout) = pool
+            .made
+            .get(&to)
+            .copied()
+            .unwrap_or((Readiness::Reported, 5000));
         (to, readiness, timeout)
     }
 
@@ -106,7 +119,11 @@ impl Oracle {
             Input::Demand(found) => self.demanded(now.0, found),
             Input::Exited(id, exit) => self.about(*id, |w| {
                 if w.exited.is_none() {
-                    w.code = if let Exit::Code(code) = exit { Some(*code) } else { None };
+                    w.code = if let Exit::Code(code) = exit {
+                        Some(*code)
+                    } else {
+                        None
+                    };
                 }
                 w.exited.get_or_insert(now.0);
             }),
@@ -118,7 +135,11 @@ impl Oracle {
                     self.notice_up(id);
                 }
             }
-            Input::Pinned { pool, generation, same } => {
+            Input::Pinned {
+                pool,
+                generation,
+                same,
+            } => {
                 if let Some(pool) = self.books.pools.get_mut(&pool.0)
                     && let Some(roll) = &pool.roll
                     && roll.generation == generation.0
@@ -141,7 +162,12 @@ impl Oracle {
     /// A busy one that is young may only have been loading its program.
     fn demanded(&mut self, now: u64, found: &[(WorkerId, u32)]) {
         for (id, demand) in found {
-            let Some(worker) = self.books.workers.get_mut(&id.0).filter(|w| w.stays() && w.ready.is_none()) else {
+            let Some(worker) = self
+                .books
+                .workers
+                .get_mut(&id.0)
+                .filter(|w| w.stays() && w.ready.is_none())
+            else {
                 continue;
             };
             if now - worker.spawned < 10 {
@@ -166,9 +192,12 @@ impl Oracle {
 
     pub(crate) fn order(&mut self, now: Time, order: &Command) -> Verdict {
         match order {
-            Command::Spawn { worker, pool, slot, generation } => {
-                self.spawn(now, worker.0, pool.0, slot.0, generation.0)
-            }
+            Command::Spawn {
+                worker,
+                pool,
+                slot,
+                generation,
+            } => self.spawn(now, worker.0, pool.0, slot.0, generation.0),
             Command::Signal(id, signal) => self.signal(now, id.0, *signal, false),
             Command::SignalTree(id, signal) => self.signal(now, id.0, *signal, true),
             Command::SignalRemaining(id, signal) => self.outlive(now, id.0, *signal),
@@ -176,7 +205,11 @@ impl Oracle {
             Command::KillTree(id) => self.sweep(now, id.0),
             Command::Reply(ticket, pool, outcome) => {
                 self.remade(pool.0, outcome);
-                hold!(self.books.tickets.remove(&ticket.0), "one answer", "ticket {ticket} answered again");
+                hold!(
+                    self.books.tickets.remove(&ticket.0),
+                    "one answer",
+                    "ticket {ticket} answered again"
+                );
                 self.answer(pool.0, ticket.0, outcome)
             }
             Command::Notice(record) => self.record(now, record),
@@ -187,7 +220,14 @@ impl Oracle {
     /// A wish for a pool that has not begun is answered at once: it begins with that generation.
     fn remade(&mut self, id: u32, outcome: &Outcome) {
         let returns = self.books.returns;
-        let Some(pool) = self.books.pools.get_mut(&id).filter(|pool| pool.running && !pool.begun) else { return };
+        let Some(pool) = self
+            .books
+            .pools
+            .get_mut(&id)
+            .filter(|pool| pool.running && !pool.begun)
+        else {
+            return;
+        };
         match outcome {
             Outcome::Begins { generation } if returns == Some((id, generation.0)) => {
                 pool.wanted = generation.0;
@@ -205,20 +245,46 @@ impl Oracle {
         let books = &self.books;
         let pool = books.pools.get(&id);
         match outcome {
-            Outcome::Done { .. } => hold!(!cancels, "true answers", "{ticket} cancelled, and is told that it is done"),
+            Outcome::Done { .. } => hold!(
+                !cancels,
+                "true answers",
+                "{ticket} cancelled, and is told that it is done"
+            ),
             Outcome::Aborted { standing, .. } | Outcome::RolledBack { standing, .. } => {
                 let known = pool.map(|pool| &pool.standing);
-                hold!(!cancels && Some(standing) == known, "true answers", "{standing:?}, known {known:?}");
+                hold!(
+                    !cancels && Some(standing) == known,
+                    "true answers",
+                    "{standing:?}, known {known:?}"
+                );
             }
             Outcome::Cancelled { standing, .. } => {
                 let known = pool.map(|pool| &pool.standing);
-                hold!(cancels && Some(standing) == known, "true answers", "{standing:?}, known {known:?}");
-                hold!(pool.is_some_and(|pool| pool.roll.is_none()), "true answers", "it still runs");
+                hold!(
+                    cancels && Some(standing) == known,
+                    "true answers",
+                    "{standing:?}, known {known:?}"
+                );
+                hold!(
+                    pool.is_some_and(|pool| pool.roll.is_none()),
+                    "true answers",
+                    "it still runs"
+                );
             }
-            Outcome::ReplaceFailed { slot, old_serves, .. } => {
+            Outcome::ReplaceFailed {
+                slot, old_serves, ..
+            } => {
                 let serves = books.of(id).any(|(_, w)| w.slot == slot.0 && w.serves());
-                hold!(serves == *old_serves, "true answers", "slot {slot}: the old one serves: {serves}");
-                hold!(renews == Some((id, slot.0)), "true answers", "{ticket} asked for {renews:?}");
+                hold!(
+                    serves == *old_serves,
+                    "true answers",
+                    "slot {slot}: the old one serves: {serves}"
+                );
+                hold!(
+                    renews == Some((id, slot.0)),
+                    "true answers",
+                    "{ticket} asked for {renews:?}"
+                );
             }
             Outcome::Begins { .. } => {
                 let waits = pool.is_some_and(|pool| pool.running && !pool.begun);
@@ -231,13 +297,19 @@ impl Oracle {
                     NothingDone::Stopped => pool.is_some_and(|pool| !pool.running),
                     NothingDone::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
                     NothingDone::AlreadyRollingBack(to) => {
-                        cancels && pool.is_some_and(|p| p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0)
+                        cancels
+                            && pool.is_some_and(|p| {
+                                p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0
+                            })
                     }
                     NothingDone::Oneshot => pool.is_some_and(Pool::is_oneshot),
-                    NothingDone::Forgotten(to) => pool.is_some_and(|pool| !pool.served.contains(&to.0)),
+                    NothingDone::Forgotten(to) => {
+                        pool.is_some_and(|pool| !pool.served.contains(&to.0))
+                    }
                     NothingDone::Empty(slot) => {
                         let here = books.of(id).filter(|(_, w)| w.slot == slot.0 && w.stays());
-                        let serves = here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
+                        let serves =
+                            here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
                         pool.is_some_and(|p| p.is_oneshot() || slot.0 >= p.policy.count) || !serves
                     }
                     NothingDone::Gone(slot) => renews == Some((id, slot.0)),
@@ -252,7 +324,10 @@ impl Oracle {
     pub(crate) fn caused(&self, id: u32, by: SupersededBy) -> Verdict {
         let books = &self.books;
         let pool = books.pools.get(&id);
-        let (all, removed) = (books.stop_at.is_some(), pool.is_none_or(|pool| pool.removed));
+        let (all, removed) = (
+            books.stop_at.is_some(),
+            pool.is_none_or(|pool| pool.removed),
+        );
         let so = match by {
             SupersededBy::Roll => books.rolls == Some(id),
             SupersededBy::Change => books.changes == Some(id) && books.returns.is_none(),
@@ -273,55 +348,131 @@ impl Oracle {
         hold!(books.stop_at.is_some(), "leave", "left unasked");
         books.left = true;
         let named: BTreeSet<u64> = lost.iter().map(|id| id.0).collect();
-        let there: BTreeSet<u64> = books.workers.iter().filter(|(_, w)| !w.gone).map(|(id, _)| *id).collect();
-        hold!(named == there, "leave", "named as lost {named:?}, still there {there:?}");
-        hold!(there.iter().all(|id| books.workers[id].lost), "leave", "left before the kernel had its time");
+        let there: BTreeSet<u64> = books
+            .workers
+            .iter()
+            .filter(|(_, w)| !w.gone)
+            .map(|(id, _)| *id)
+            .collect();
+        hold!(
+            named == there,
+            "leave",
+            "named as lost {named:?}, still there {there:?}"
+        );
+        hold!(
+            there.iter().all(|id| books.workers[id].lost),
+            "leave",
+            "left before the kernel had its time"
+        );
         Ok(())
     }
 
     fn spawn(&mut self, now: Time, id: u64, pool_id: u32, slot: u32, generation: u32) -> Verdict {
         let books = &mut self.books;
-        hold!(id > books.last_id, "identity", "worker {id} after {}", books.last_id);
+        hold!(
+            id > books.last_id,
+            "identity",
+            "worker {id} after {}",
+            books.last_id
+        );
         books.last_id = id;
         hold!(books.stop_at.is_none(), "spawn after stop", "worker {id}");
-        let Some(pool) = books.pools.get(&pool_id) else { return fail("identity", "unknown pool") };
-        hold!(pool.running && slot < pool.policy.count, "spawn unwanted", "worker {id} in slot {slot}");
-        hold!(pool.filling(generation), "generation", "generation {generation}, wanted {}", pool.wanted);
-        let staying: Vec<&Worker> = books.of(pool_id).map(|(_, w)| w).filter(|w| w.stays()).collect();
+        let Some(pool) = books.pools.get(&pool_id) else {
+            return fail("identity", "unknown pool");
+        };
+        hold!(
+            pool.running && slot < pool.policy.count,
+            "spawn unwanted",
+            "worker {id} in slot {slot}"
+        );
+        hold!(
+            pool.filling(generation),
+            "generation",
+            "generation {generation}, wanted {}",
+            pool.wanted
+        );
+        let staying: Vec<&Worker> = books
+            .of(pool_id)
+            .map(|(_, w)| w)
+            .filter(|w| w.stays())
+            .collect();
         let here = staying.iter().filter(|w| w.slot == slot).count();
-        hold!(!books.is_held(pool_id), "held", "worker {id} of pool {pool_id} before those it waits for are up");
+        hold!(
+            !books.is_held(pool_id),
+            "held",
+            "worker {id} of pool {pool_id} before those it waits for are up"
+        );
         if pool.is_oneshot() {
-            hold!(!books.is_there(pool_id), "two runs", "worker {id} while the run before is still there");
-            hold!(pool.roll.is_some() || !pool.oneshot_done && !pool.oneshot_failed, "oneshot", "run again unasked");
+            hold!(
+                !books.is_there(pool_id),
+                "two runs",
+                "worker {id} while the run before is still there"
+            );
+            hold!(
+                pool.roll.is_some() || !pool.oneshot_done && !pool.oneshot_failed,
+                "oneshot",
+                "run again unasked"
+            );
         }
-        let is_rolls = pool.roll.as_ref().is_some_and(|roll| roll.generation == generation && !roll.back);
-        if is_rolls && generation != pool.wanted && !books.has_soaked(pool_id, now.0) {
-            let after = pool.roll.as_ref().map_or(0, |roll| roll.after);
-            let fresh =
-                books.of(pool_id).filter(|(id, w)| w.stays() && w.generation == generation && *id > after).count();
-            hold!(fresh == 0, "canary", "a second worker of generation {generation} before the first has soaked");
-        }
-        let first = pool
+        let is_rolls = pool
             .roll
             .as_ref()
-            .is_some_and(|roll| roll.generation == generation && !roll.back && !roll.begun && !roll.to_base);
+            .is_some_and(|roll| roll.generation == generation && !roll.back);
+        if is_rolls && generation != pool.wanted && !books.has_soaked(pool_id, now.0) {
+            let after = pool.roll.as_ref().map_or(0, |roll| roll.after);
+            let fresh = books
+                .of(pool_id)
+                .filter(|(id, w)| w.stays() && w.generation == generation && *id > after)
+                .count();
+            hold!(
+                fresh == 0,
+                "canary",
+                "a second worker of generation {generation} before the first has soaked"
+            );
+        }
+        let first = pool.roll.as_ref().is_some_and(|roll| {
+            roll.generation == generation && !roll.back && !roll.begun && !roll.to_base
+        });
         if first {
             let before = books.rolls_before(pool_id);
-            hold!(before.is_empty(), "roll order", "pool {pool_id} is rolled before {before:?}");
+            hold!(
+                before.is_empty(),
+                "roll order",
+                "pool {pool_id} is rolled before {before:?}"
+            );
         }
         let surge = pool.policy.reload.surge;
-        let two = (0..pool.policy.count).filter(|s| staying.iter().filter(|w| w.slot == *s).count() > 1).count();
+        let two = (0..pool.policy.count)
+            .filter(|s| staying.iter().filter(|w| w.slot == *s).count() > 1)
+            .count();
         if here > 0 && !pool.changed {
-            hold!(here == 1 && (two as u32) < surge, "surge", "{two} slots have a successor, surge {surge}");
+            hold!(
+                here == 1 && (two as u32) < surge,
+                "surge",
+                "{two} slots have a successor, surge {surge}"
+            );
         }
         if here > 0 && pool.roll.is_none() {
-            hold!(books.wants_renewal(pool_id, slot), "renewals", "slot {slot} has a successor that nobody asked for");
+            hold!(
+                books.wants_renewal(pool_id, slot),
+                "renewals",
+                "slot {slot} has a successor that nobody asked for"
+            );
             hold!(two == 0, "renewals", "two at a time");
-            hold!(generation == pool.wanted, "renewals", "generation {generation}, wanted {}", pool.wanted);
+            hold!(
+                generation == pool.wanted,
+                "renewals",
+                "generation {generation}, wanted {}",
+                pool.wanted
+            );
         }
         if surge == 0 && !pool.changed {
             let two = books.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
-            hold!(!two, "in place", "slot {slot} is filled while its old worker is still there");
+            hold!(
+                !two,
+                "in place",
+                "slot {slot} is filled while its old worker is still there"
+            );
         }
         if !pool.is_oneshot() && (surge > 0 || pool.roll.is_none()) && !pool.changed {
             books.has_room(pool_id)?;
@@ -331,18 +482,36 @@ impl Oracle {
             && !is_rolls
             && pool.roll.is_none()
         {
-            hold!(now.0 >= at || seat.forgiven, "backoff early", "slot {slot} due at {at}");
+            hold!(
+                now.0 >= at || seat.forgiven,
+                "backoff early",
+                "slot {slot} due at {at}"
+            );
         }
         if let Some(since) = pool.crash_loop
             && pool.roll.is_none()
             && !pool.rolled_in_loop
         {
-            let alone = |w: &&&Worker| staying.iter().all(|o| o.slot != w.slot || o.spawned >= w.spawned);
-            let trying = staying.iter().filter(|w| w.ready.is_none() && w.spawned >= since).filter(alone).count();
+            let alone = |w: &&&Worker| {
+                staying
+                    .iter()
+                    .all(|o| o.slot != w.slot || o.spawned >= w.spawned)
+            };
+            let trying = staying
+                .iter()
+                .filter(|w| w.ready.is_none() && w.spawned >= since)
+                .filter(alone)
+                .count();
             // Workers that fail late: the others follow once one has served for a second, and a first death is none.
-            let open = staying.iter().any(|w| w.ready.is_some_and(|at| at >= since && now.0 >= at + 1000));
+            let open = staying
+                .iter()
+                .any(|w| w.ready.is_some_and(|at| at >= since && now.0 >= at + 1000));
             let free = pool.late_ever && (open || seat.deaths <= 1 || !seat.exact);
-            hold!(trying == 0 || free, "one probe", "worker {id} while another one tries");
+            hold!(
+                trying == 0 || free,
+                "one probe",
+                "worker {id} while another one tries"
+            );
         }
         let worker = Worker::new(now.0, pool_id, slot, generation, pool)?;
         books.workers.insert(id, worker);
@@ -358,54 +527,105 @@ impl Oracle {
     fn signal(&mut self, now: Time, id: u64, signal: Signal, whole: bool) -> Verdict {
         let slack = self.slack;
         let books = &mut self.books;
-        let Some(worker) = books.workers.get_mut(&id) else { return fail("stranger", format!("signal to {id}")) };
-        hold!(worker.lives() && worker.killed.is_none(), "stranger", "signal to {id}, which has ended or was killed");
+        let Some(worker) = books.workers.get_mut(&id) else {
+            return fail("stranger", format!("signal to {id}"));
+        };
+        hold!(
+            worker.lives() && worker.killed.is_none(),
+            "stranger",
+            "signal to {id}, which has ended or was killed"
+        );
         let Some(asked) = worker.asked.filter(|_| worker.announced.is_some()) else {
             return fail("unasked", format!("signal to {id} without a cause"));
         };
         let Some((after, expected, to_tree)) = worker.steps.get(worker.signals) else {
             return fail("stop steps", format!("one signal too many to {id}"));
         };
-        hold!(*expected == signal.0, "stop steps", "{id} got {signal}, expected {expected}");
-        hold!(whole == (worker.outlived || *to_tree), "stop steps", "{signal} to {id}: to the tree: {whole}");
-        hold!(now.0 >= asked + after, "stop early", "signal {signal} to {id} at {now}, due {}", asked + after);
-        hold!(worker.extended || now.0 <= asked + after + slack, "stop late", "signal {signal} to {id} at {now}");
+        hold!(
+            *expected == signal.0,
+            "stop steps",
+            "{id} got {signal}, expected {expected}"
+        );
+        hold!(
+            whole == (worker.outlived || *to_tree),
+            "stop steps",
+            "{signal} to {id}: to the tree: {whole}"
+        );
+        hold!(
+            now.0 >= asked + after,
+            "stop early",
+            "signal {signal} to {id} at {now}, due {}",
+            asked + after
+        );
+        hold!(
+            worker.extended || now.0 <= asked + after + slack,
+            "stop late",
+            "signal {signal} to {id} at {now}"
+        );
         worker.signals += 1;
         Ok(())
     }
 
     /// Its first process has ended in its stop: nobody is killed, and what is left gets what the stop has sent last.
     fn outlive(&mut self, now: Time, id: u64, signal: Option<Signal>) -> Verdict {
-        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("stranger", format!("outlive {id}")) };
-        let ended = worker.exited == Some(now.0) && !worker.outlived && worker.swept.is_none() && !worker.gone;
+        let Some(worker) = self.books.workers.get_mut(&id) else {
+            return fail("stranger", format!("outlive {id}"));
+        };
+        let ended = worker.exited == Some(now.0)
+            && !worker.outlived
+            && worker.swept.is_none()
+            && !worker.gone;
         hold!(ended, "stranger", "{id} is outlived");
         hold!(
             worker.asked.is_some() && worker.killed.is_none(),
             "outlived",
             "{id}, though nobody has asked it to stop"
         );
-        let last = worker.signals.checked_sub(1).and_then(|last| worker.steps.get(last));
-        let expected = last.filter(|(_, _, to_tree)| !to_tree).map(|(_, signal, _)| *signal);
-        hold!(signal.map(|signal| signal.0) == expected, "stop steps", "what outlives {id} got {signal:?}");
+        let last = worker
+            .signals
+            .checked_sub(1)
+            .and_then(|last| worker.steps.get(last));
+        let expected = last
+            .filter(|(_, _, to_tree)| !to_tree)
+            .map(|(_, signal, _)| *signal);
+        hold!(
+            signal.map(|signal| signal.0) == expected,
+            "stop steps",
+            "what outlives {id} got {signal:?}"
+        );
         worker.outlived = true;
         Ok(())
     }
 
     fn sweep(&mut self, now: Time, id: u64) -> Verdict {
         let books = &mut self.books;
-        let Some(worker) = books.workers.get_mut(&id) else { return fail("stranger", format!("sweep {id}")) };
-        hold!(worker.exited.is_some() && !worker.gone && worker.swept.is_none(), "stranger", "sweep of {id}");
+        let Some(worker) = books.workers.get_mut(&id) else {
+            return fail("stranger", format!("sweep {id}"));
+        };
+        hold!(
+            worker.exited.is_some() && !worker.gone && worker.swept.is_none(),
+            "stranger",
+            "sweep of {id}"
+        );
         worker.swept = Some(now.0);
         let asked = worker.asked.filter(|_| worker.killed.is_none());
-        let (Some(asked), false) = (asked, books.kill_from.is_some_and(|at| now.0 >= at)) else { return Ok(()) };
+        let (Some(asked), false) = (asked, books.kill_from.is_some_and(|at| now.0 >= at)) else {
+            return Ok(());
+        };
         let over = asked + worker.waits;
-        hold!(now.0 >= over, "stop early", "what outlives {id} is killed at {now}, its waits end at {over}");
+        hold!(
+            now.0 >= over,
+            "stop early",
+            "what outlives {id} is killed at {now}, its waits end at {over}"
+        );
         Ok(())
     }
 
     fn kill(&mut self, now: Time, id: u64) -> Verdict {
         let books = &mut self.books;
-        let Some(worker) = books.workers.get_mut(&id) else { return fail("stranger", format!("kill {id}")) };
+        let Some(worker) = books.workers.get_mut(&id) else {
+            return fail("stranger", format!("kill {id}"));
+        };
         hold!(
             worker.exited.is_none() && worker.lives() && worker.killed.is_none(),
             "stranger",
@@ -421,15 +641,34 @@ impl Oracle {
             return fail("unasked", format!("kill of {id} without a cause"));
         };
         let waits = worker.waits;
-        hold!(now.0 >= asked + waits, "stop early", "{id} killed at {now}, its waits end at {}", asked + waits);
+        hold!(
+            now.0 >= asked + waits,
+            "stop early",
+            "{id} killed at {now}, its waits end at {}",
+            asked + waits
+        );
         Ok(())
     }
 }
 
 impl Worker {
-    fn new(now: u64, pool_id: u32, slot: u32, generation: u32, pool: &Pool) -> Result<Self, Violation> {
-        let (readiness, timeout) = pool.made.get(&generation).copied().unwrap_or((rotad_core::Readiness::Reported, 0));
-        hold!(pool.made.contains_key(&generation), "generation", "{generation} was never made");
+    fn new(
+        now: u64,
+        pool_id: u32,
+        slot: u32,
+        generation: u32,
+        pool: &Pool,
+    ) -> Result<Self, Violation> {
+        let (readiness, timeout) = pool
+            .made
+            .get(&generation)
+            .copied()
+            .unwrap_or((rotad_core::Readiness::Reported, 0));
+        hold!(
+            pool.made.contains_key(&generation),
+            "generation",
+            "{generation} was never made"
+        );
         Ok(Self {
             readiness,
             timeout,

@@ -2,8 +2,8 @@
 
 use crate::rng::Rng;
 use rotad_core::{
-    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy, Signal, Span, StopStep,
-    To,
+    Essential, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Restart, RestartPolicy,
+    Signal, Span, StopStep, To,
 };
 
 /// The world stops faulting and the operator stops acting here.
@@ -82,7 +82,9 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let pools: Vec<Policy> = (0..rng.pick(&[1, 1, 1, 2, 3])).map(|_| policy(&mut rng)).collect();
+        let pools: Vec<Policy> = (0..rng.pick(&[1, 1, 1, 2, 3]))
+            .map(|_| policy(&mut rng))
+            .collect();
         let mut rates = [0; FAULTS];
         if !rng.chance(20) {
             // Later kinds of faults are drawn in `with_more`: what a seed stands for stays what it was.
@@ -94,7 +96,14 @@ impl Plan {
         }
         let acts = acts(&mut rng, &pools);
         let processors = Rng::of(seed, 4 << 56).pick(&[1, 1, 2, 4, 64]);
-        Self { seed, processors, pools, rates, acts, silent: false }
+        Self {
+            seed,
+            processors,
+            pools,
+            rates,
+            acts,
+            silent: false,
+        }
     }
 
     /// With more kinds of pools, wishes and faults, drawn apart from the rest.
@@ -111,7 +120,10 @@ impl Plan {
             if rng.chance(20) {
                 pool.readiness = Readiness::Alive(Span(rng.pick(&[0, 200, 1000])));
             }
-            pool.after = (0..id as u32).filter(|_| rng.chance(40)).map(PoolId).collect();
+            pool.after = (0..id as u32)
+                .filter(|_| rng.chance(40))
+                .map(PoolId)
+                .collect();
             if rng.chance(if id == 0 { 10 } else { 20 }) {
                 pool.kind = PoolKind::Oneshot;
                 pool.count = 1;
@@ -147,10 +159,15 @@ impl Plan {
             for _ in 0..rng.pick(&[1, 1, 2, 4]) {
                 let pool = rng.range(0, self.pools.len() as u64 - 1) as usize;
                 // In the midst of something, where there is something.
-                let near = self.acts.get(rng.range(0, 6) as usize).map(|(at, _)| *at).filter(|_| rng.chance(70));
+                let near = self
+                    .acts
+                    .get(rng.range(0, 6) as usize)
+                    .map(|(at, _)| *at)
+                    .filter(|_| rng.chance(70));
                 let (anywhere, later) = (rng.range(0, CALM_AT - 1), rng.range(0, 4000));
                 let at = near.map_or(anywhere, |at| at + later);
-                self.acts.push((at.min(CALM_AT), Act::Replace(pool, rng.chance(80))));
+                self.acts
+                    .push((at.min(CALM_AT), Act::Replace(pool, rng.chance(80))));
             }
             self.acts.sort_by_key(|(at, _)| *at);
         }
@@ -166,14 +183,30 @@ impl Plan {
 fn policy(rng: &mut Rng) -> Policy {
     let count = rng.range(1, 6) as u32;
     let wait = |rng: &mut Rng| Span(rng.pick(&[0, 300, 1000, 4000]));
-    let signal = |rng: &mut Rng| if rng.chance(80) { Some(Signal(rng.pick(&[15, 3]))) } else { None };
+    let signal = |rng: &mut Rng| {
+        if rng.chance(80) {
+            Some(Signal(rng.pick(&[15, 3])))
+        } else {
+            None
+        }
+    };
     let steps = rng.pick(&[0, 1, 1, 1, 2]);
     let delay = rng.pick(&[10, 100, 100, 500]);
     Policy {
         count,
-        readiness: if rng.chance(75) { Readiness::Reported } else { Readiness::Alive(Span(rng.pick(&[0, 200, 1000]))) },
+        readiness: if rng.chance(75) {
+            Readiness::Reported
+        } else {
+            Readiness::Alive(Span(rng.pick(&[0, 200, 1000])))
+        },
         ready_timeout: Span(rng.range(3000, 8000)),
-        stop: (0..steps).map(|_| StopStep { signal: signal(rng), wait: wait(rng), to: To::Main }).collect(),
+        stop: (0..steps)
+            .map(|_| StopStep {
+                signal: signal(rng),
+                wait: wait(rng),
+                to: To::Main,
+            })
+            .collect(),
         reload: reload(rng, count),
         restart: Restart {
             policy: rng.pick(&[
@@ -213,11 +246,18 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
             0..=3 => {
                 for _ in 0..rng.pick(&[1, 1, 2, 4]) {
                     let later = (at + rng.pick(&[0, 1, 500])).min(CALM_AT);
-                    acts.push((later, Act::Renew(pool, rng.range(0, u64::from(pools[pool].count)) as u32)));
+                    acts.push((
+                        later,
+                        Act::Renew(pool, rng.range(0, u64::from(pools[pool].count)) as u32),
+                    ));
                 }
             }
             4..=6 => {
-                let other = if rng.chance(50) { Some(reload(rng, pools[pool].count)) } else { None };
+                let other = if rng.chance(50) {
+                    Some(reload(rng, pools[pool].count))
+                } else {
+                    None
+                };
                 let readiness = rng.pick(&[Readiness::Reported, Readiness::Alive(Span(300))]);
                 let timeout = rng.range(3000, 8000);
                 acts.push((at, Act::Change(pool, other, readiness, timeout)));
@@ -243,7 +283,14 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
         // Wishes like company.
         if rng.chance(40) {
             let later = (at + rng.pick(&[1, 200, 1500, 3000])).min(CALM_AT);
-            acts.push((later, if rng.chance(70) { Act::Roll(pool) } else { Act::Return(pool, 1) }));
+            acts.push((
+                later,
+                if rng.chance(70) {
+                    Act::Roll(pool)
+                } else {
+                    Act::Return(pool, 1)
+                },
+            ));
         }
     }
     acts.sort_by_key(|(at, _)| *at);
@@ -283,7 +330,11 @@ fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
         }
     }
     if rng.chance(25) {
-        let cap = if rng.chance(30) { Some(rng.range(0, 3000)) } else { None };
+        let cap = if rng.chance(30) {
+            Some(rng.range(0, 3000))
+        } else {
+            None
+        };
         let at = rng.range(0, CALM_AT - 1);
         acts.push((at, Act::Stop(cap)));
         if rng.chance(30) {
@@ -295,7 +346,8 @@ fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
     }
     acts.sort_by_key(|(at, _)| *at); // stable: a Keep pushed before its Drop at the same time is sorted out below
     for i in 1..acts.len() {
-        if acts[i - 1].0 == acts[i].0 && matches!((&acts[i - 1].1, &acts[i].1), (Act::Keep(a), Act::Drop(b)) if a == b)
+        if acts[i - 1].0 == acts[i].0
+            && matches!((&acts[i - 1].1, &acts[i].1), (Act::Keep(a), Act::Drop(b)) if a == b)
         {
             acts.swap(i - 1, i);
         }

@@ -3,7 +3,8 @@
 use crate::model::{Pool, Roll, is_end};
 use crate::oracle::{Oracle, Verdict, fail, hold};
 use rotad_core::{
-    Cause, Essential, Exit, Failure, Notice, OnFailure, Outcome, Readiness, RestartPolicy, Standing, StopReason, Time,
+    Cause, Essential, Exit, Failure, Notice, OnFailure, Outcome, Readiness, RestartPolicy,
+    Standing, StopReason, Time,
 };
 use std::collections::BTreeSet;
 
@@ -13,30 +14,68 @@ impl Oracle {
             Notice::Ready { worker, by_age, .. } => self.ready(now, worker.0, *by_age),
             Notice::Confirmed { worker, .. } => self.confirmed(now, worker.0),
             Notice::Watched { pool, .. } => {
-                let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
-                hold!(roll.is_some_and(|roll| !roll.back), "watched", "without a roll");
+                let roll = self
+                    .books
+                    .pools
+                    .get(&pool.0)
+                    .and_then(|pool| pool.roll.as_ref());
+                hold!(
+                    roll.is_some_and(|roll| !roll.back),
+                    "watched",
+                    "without a roll"
+                );
                 Ok(())
             }
-            Notice::Died { worker, cause, failure, before_ready, early_exits, retry_in, given_up } => {
-                hold!(!(*given_up && retry_in.is_some()), "died", "{worker} is given up and started again");
+            Notice::Died {
+                worker,
+                cause,
+                failure,
+                before_ready,
+                early_exits,
+                retry_in,
+                given_up,
+            } => {
+                hold!(
+                    !(*given_up && retry_in.is_some()),
+                    "died",
+                    "{worker} is given up and started again"
+                );
                 self.given_up(worker.0, *cause, *given_up)?;
-                self.died(now, worker.0, *cause, (*failure, *before_ready, *given_up), retry_in.map(|span| span.0))?;
+                self.died(
+                    now,
+                    worker.0,
+                    *cause,
+                    (*failure, *before_ready, *given_up),
+                    retry_in.map(|span| span.0),
+                )?;
                 self.early_exits(worker.0, *cause, *early_exits, retry_in.is_some())
             }
             Notice::Retired { worker, why } => self.retired(now, worker.0, *why),
             Notice::Unkillable { worker } => {
-                let Some(worker) = self.books.workers.get_mut(&worker.0) else { return fail("lost", "unknown") };
+                let Some(worker) = self.books.workers.get_mut(&worker.0) else {
+                    return fail("lost", "unknown");
+                };
                 let since = worker.killed.or(worker.swept);
-                hold!(since.is_some_and(|at| now.0 >= at + 900), "lost", "named as lost too early");
+                hold!(
+                    since.is_some_and(|at| now.0 >= at + 900),
+                    "lost",
+                    "named as lost too early"
+                );
                 worker.lost = true;
                 Ok(())
             }
             Notice::CrashLoop { pool, .. } => self.crash_loop(now, pool.0),
             Notice::CrashLoopEases { pool } => {
                 let now = now.0;
-                let served = |w: &crate::model::Worker| w.serves() && w.ready.is_some_and(|at| now >= at + 1000);
+                let served = |w: &crate::model::Worker| {
+                    w.serves() && w.ready.is_some_and(|at| now >= at + 1000)
+                };
                 let well = self.books.of(pool.0).any(|(_, w)| served(w));
-                hold!(well, "crash loop", "eased, and nobody has served for a second");
+                hold!(
+                    well,
+                    "crash loop",
+                    "eased, and nobody has served for a second"
+                );
                 if let Some(pool) = self.books.pools.get_mut(&pool.0) {
                     pool.slots.iter_mut().for_each(|slot| slot.forgiven = true);
                 }
@@ -65,26 +104,47 @@ impl Oracle {
                 Ok(())
             }
             Notice::Waiting { pool, .. } => {
-                hold!(!self.books.is_free(pool.0), "held", "pool {pool} waits for nobody");
+                hold!(
+                    !self.books.is_free(pool.0),
+                    "held",
+                    "pool {pool} waits for nobody"
+                );
                 Ok(())
             }
-            Notice::OneshotDone { pool, generation, .. } => self.oneshot_done(now, pool.0, generation.0),
-            Notice::WorkerReplaced { pool, slot, worker, .. } => self.renewed(pool.0, slot.0, worker.0),
+            Notice::OneshotDone {
+                pool, generation, ..
+            } => self.oneshot_done(now, pool.0, generation.0),
+            Notice::WorkerReplaced {
+                pool, slot, worker, ..
+            } => self.renewed(pool.0, slot.0, worker.0),
             Notice::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
             Notice::EssentialLost { pool, span } => {
-                let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("essential", "unknown pool") };
+                let Some(pool) = self.books.pools.get_mut(&pool.0) else {
+                    return fail("essential", "unknown pool");
+                };
                 let since = pool.may_be_dark_since;
                 let due = since.is_some_and(|at| now.0 >= at + span.0);
-                hold!(due && !pool.dark_told, "essential", "since {since:?}, told {}", pool.dark_told);
+                hold!(
+                    due && !pool.dark_told,
+                    "essential",
+                    "since {since:?}, told {}",
+                    pool.dark_told
+                );
                 pool.dark_told = true;
                 Ok(())
             }
             Notice::Stopped { worker, exit, took } => {
-                let Some(known) = self.books.workers.get(&worker.0) else { return fail("stopped", "unknown") };
+                let Some(known) = self.books.workers.get(&worker.0) else {
+                    return fail("stopped", "unknown");
+                };
                 let lingered = known.unreachable.is_some() && known.asked.is_none();
                 let asked = lingered || known.asked.is_some_and(|at| now.0 - at == took.0);
                 hold!(known.gone && asked, "stopped", "{worker} after {took}");
-                hold!(exit.is_some() == known.exited.is_some(), "stopped", "{worker}: {exit:?}");
+                hold!(
+                    exit.is_some() == known.exited.is_some(),
+                    "stopped",
+                    "{worker}: {exit:?}"
+                );
                 Ok(())
             }
             Notice::Killed { .. }
@@ -96,11 +156,25 @@ impl Oracle {
 
     fn crash_loop(&mut self, now: Time, id: u32) -> Verdict {
         let (died_born, died_late) = (self.books.died_born, self.books.died_late);
-        hold!(!self.books.died_first, "crash loop", "by the first death of a slot that had been ready");
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("crash loop", "unknown") };
+        hold!(
+            !self.books.died_first,
+            "crash loop",
+            "by the first death of a slot that had been ready"
+        );
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return fail("crash loop", "unknown");
+        };
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
-        let deaths = pool.all_early.iter().filter(|at| **at + 10_000 >= died_born).count();
-        hold!(deaths >= limit, "crash loop", "{deaths} early deaths, limit {limit}");
+        let deaths = pool
+            .all_early
+            .iter()
+            .filter(|at| **at + 10_000 >= died_born)
+            .count();
+        hold!(
+            deaths >= limit,
+            "crash loop",
+            "{deaths} early deaths, limit {limit}"
+        );
         pool.crash_loop = Some(now.0);
         pool.loop_is_late = died_late;
         pool.rolled_in_loop = pool.roll.is_some();
@@ -112,31 +186,52 @@ impl Oracle {
     fn loop_may_end(&self, now: Time, id: u32) -> Verdict {
         let pool = &self.books.pools[&id];
         // Where the probe's slot is given up, another one tries.
-        let never = pool.policy.restart.policy != RestartPolicy::Always || !pool.policy.restart.never_on.is_empty();
+        let never = pool.policy.restart.policy != RestartPolicy::Always
+            || !pool.policy.restart.never_on.is_empty();
         let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.books.scales;
         if !by_itself || pool.is_oneshot() {
             return Ok(());
         }
         let since = pool.crash_loop.unwrap_or_default();
         let served = |at: u64| at >= since && now.0 >= at + 1000;
-        let well = self.books.of(id).any(|(_, w)| w.serves() && w.ready.is_some_and(served));
+        let well = self
+            .books
+            .of(id)
+            .any(|(_, w)| w.serves() && w.ready.is_some_and(served));
         let serves = |slot: u32| self.books.of(id).any(|(_, w)| w.slot == slot && w.serves());
         let full = (0..pool.policy.count).all(serves);
-        hold!(well || full, "crash loop", "over, and nobody has become ready in it and served for a second");
+        hold!(
+            well || full,
+            "crash loop",
+            "over, and nobody has become ready in it and served for a second"
+        );
         if !pool.loop_is_late {
             return Ok(());
         }
         let span = pool.policy.restart.stable_after.0;
-        let old = self.books.of(id).any(|(_, w)| w.serves() && w.ready.is_some_and(|at| now.0 >= at + span));
-        hold!(old, "crash loop", "over, and nobody has been ready for {span} ms");
+        let old = self
+            .books
+            .of(id)
+            .any(|(_, w)| w.serves() && w.ready.is_some_and(|at| now.0 >= at + span));
+        hold!(
+            old,
+            "crash loop",
+            "over, and nobody has been ready for {span} ms"
+        );
         Ok(())
     }
 
     fn renewed(&mut self, pool: u32, slot: u32, worker: u64) -> Verdict {
-        let serves = self.books.workers.get(&worker).is_some_and(|w| w.serves() && w.slot == slot);
+        let serves = self
+            .books
+            .workers
+            .get(&worker)
+            .is_some_and(|w| w.serves() && w.slot == slot);
         hold!(serves, "renewals", "{worker} does not serve");
         let wanted = self.books.wants_renewal(pool, slot);
-        let Some(pool) = self.books.pools.get_mut(&pool) else { return fail("renewals", "unknown pool") };
+        let Some(pool) = self.books.pools.get_mut(&pool) else {
+            return fail("renewals", "unknown pool");
+        };
         hold!(wanted, "renewals", "of slot {slot}, which nobody asked for");
         hold!(pool.roll.is_none(), "renewals", "though a roll runs");
         Ok(())
@@ -144,11 +239,20 @@ impl Oracle {
 
     fn oneshot_done(&mut self, now: Time, id: u32, generation: u32) -> Verdict {
         let by = |w: &crate::model::Worker| {
-            w.exited == Some(now.0) && w.code == Some(0) && w.asked.is_none() && w.generation == generation
+            w.exited == Some(now.0)
+                && w.code == Some(0)
+                && w.asked.is_none()
+                && w.generation == generation
         };
         let good = self.books.of(id).any(|(_, w)| by(w));
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("oneshot", "unknown pool") };
-        hold!(good && pool.is_oneshot(), "oneshot", "done, though nobody ended well");
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return fail("oneshot", "unknown pool");
+        };
+        hold!(
+            good && pool.is_oneshot(),
+            "oneshot",
+            "done, though nobody ended well"
+        );
         pool.oneshot_done = true;
         pool.oneshot_failed = false;
         pool.forgive();
@@ -160,22 +264,39 @@ impl Oracle {
 
     fn roll_record(&mut self, now: Time, record: &Notice) -> Verdict {
         match record {
-            Notice::RollStarted { pool, generation, .. } => {
+            Notice::RollStarted {
+                pool, generation, ..
+            } => {
                 let (pool_id, returns, after) = (pool.0, self.books.returns, self.books.last_id);
                 // One that had waited takes the place of one that has failed: others wait for this one's outcome.
                 self.books.rolls_failed.remove(&pool_id);
-                let Some(pool) = self.books.pools.get_mut(&pool.0) else { return fail("rolls", "unknown pool") };
-                hold!(pool.roll.is_none() && pool.running, "rolls", "a second one, or of a pool that stops");
+                let Some(pool) = self.books.pools.get_mut(&pool.0) else {
+                    return fail("rolls", "unknown pool");
+                };
+                hold!(
+                    pool.roll.is_none() && pool.running,
+                    "rolls",
+                    "a second one, or of a pool that stops"
+                );
                 let returns = returns.is_some_and(|(id, to)| id == pool_id && to == generation.0);
-                hold!(returns || generation.0 == pool.latest + 1, "generation", "{generation} after {}", pool.latest);
+                hold!(
+                    returns || generation.0 == pool.latest + 1,
+                    "generation",
+                    "{generation} after {}",
+                    pool.latest
+                );
                 pool.latest = pool.latest.max(generation.0);
-                pool.made.insert(generation.0, (pool.policy.readiness, pool.policy.ready_timeout.0));
+                pool.made.insert(
+                    generation.0,
+                    (pool.policy.readiness, pool.policy.ready_timeout.0),
+                );
                 pool.oneshot_done = false;
                 pool.oneshot_failed = false;
                 pool.rolled_in_loop = true;
                 pool.forgive();
                 let (back, troubled, retired, soaked, begun) = (false, false, false, false, false);
-                let (failed, ended_well, soaked_by_end, has_to_end) = (BTreeSet::new(), BTreeSet::new(), false, false);
+                let (failed, ended_well, soaked_by_end, has_to_end) =
+                    (BTreeSet::new(), BTreeSet::new(), false, false);
                 let again = BTreeSet::new();
                 let generation = generation.0;
                 let to_base = generation == pool.wanted;
@@ -198,11 +319,16 @@ impl Oracle {
             }
             Notice::RollingBack { pool, failure, .. } => {
                 let cancelled = self.books.cancelled || self.after_failed(pool.0, failure);
-                let Some(Pool { roll: Some(roll), .. }) = self.books.pools.get_mut(&pool.0) else {
+                let Some(Pool {
+                    roll: Some(roll), ..
+                }) = self.books.pools.get_mut(&pool.0)
+                else {
                     return fail("rolls", "back from none");
                 };
                 hold!(!roll.back, "rolls", "back twice");
-                let at_fault = failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
+                let at_fault = failure
+                    .worker
+                    .map_or(cancelled, |id| roll.failed.contains(&id.0));
                 hold!(at_fault, "unjustified", "rolled back for {failure:?}");
                 roll.back = true;
                 Ok(())
@@ -211,28 +337,53 @@ impl Oracle {
             Notice::RollAfter { pool, by } => {
                 let by: BTreeSet<u32> = by.iter().map(|pool| pool.0).collect();
                 let known = self.books.rolls_before(pool.0);
-                hold!(!by.is_empty() && by == known, "roll order", "pool {pool} waits for {by:?}, known {known:?}");
+                hold!(
+                    !by.is_empty() && by == known,
+                    "roll order",
+                    "pool {pool} waits for {by:?}, known {known:?}"
+                );
                 Ok(())
             }
             Notice::RollWaits { pool } => {
-                let roll = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
+                let roll = self
+                    .books
+                    .pools
+                    .get(&pool.0)
+                    .and_then(|pool| pool.roll.as_ref());
                 let is_oneshot = self.books.pools.get(&pool.0).is_some_and(Pool::is_oneshot);
                 let busy = is_oneshot && self.books.of(pool.0).any(|(_, w)| w.stays());
                 let late = roll.is_some_and(|roll| roll.retired || roll.back);
                 hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
             }
-            Notice::RollSuperseded { pool, by, retired_any, .. } => {
+            Notice::RollSuperseded {
+                pool,
+                by,
+                retired_any,
+                ..
+            } => {
                 self.caused(pool.0, *by)?;
-                let known = self.books.pools.get(&pool.0).and_then(|pool| pool.roll.as_ref());
+                let known = self
+                    .books
+                    .pools
+                    .get(&pool.0)
+                    .and_then(|pool| pool.roll.as_ref());
                 let retired = known.is_some_and(|roll| roll.retired);
-                hold!(retired == *retired_any, "true causes", "retired_any {retired_any}, retired {retired}");
+                hold!(
+                    retired == *retired_any,
+                    "true causes",
+                    "retired_any {retired_any}, retired {retired}"
+                );
                 if self.books.changes == Some(pool.0) {
                     return Ok(());
                 }
                 let pool = self.books.pools.get_mut(&pool.0);
                 let roll = pool.and_then(|pool| pool.roll.as_mut());
-                hold!(roll.is_some_and(|roll| !roll.retired), "superseded", "though somebody was retired");
+                hold!(
+                    roll.is_some_and(|roll| !roll.retired),
+                    "superseded",
+                    "though somebody was retired"
+                );
                 Ok(())
             }
             Notice::Ready { .. }
@@ -260,37 +411,64 @@ impl Oracle {
 
     /// A slot is given up for what its policy or its exit code says, and for nothing else.
     fn given_up(&self, id: u64, cause: Cause, given_up: bool) -> Verdict {
-        let Some(worker) = self.books.workers.get(&id) else { return fail("died", "unknown") };
+        let Some(worker) = self.books.workers.get(&id) else {
+            return fail("died", "unknown");
+        };
         let pool = &self.books.pools[&(worker.pool as u32)];
         let is_code = |codes: &[i32]| matches!(cause, Cause::Exited(Exit::Code(code)) if codes.contains(&code));
         let may = pool.policy.restart.policy == RestartPolicy::Never
-            || pool.policy.restart.policy == RestartPolicy::OnFailure && is_end(&pool.policy, cause)
+            || pool.policy.restart.policy == RestartPolicy::OnFailure
+                && is_end(&pool.policy, cause)
             || is_code(&pool.policy.restart.never_on)
             || pool.is_oneshot() && pool.roll.is_some();
         hold!(!given_up || may, "given up", "{id} by {cause:?}");
         // In a roll, or beside another worker of its slot, it is not the slot's last.
-        let alone =
-            !self.books.of(worker.pool as u32).any(|(other, w)| other != id && w.slot == worker.slot && !w.gone);
+        let alone = !self
+            .books
+            .of(worker.pool as u32)
+            .any(|(other, w)| other != id && w.slot == worker.slot && !w.gone);
         let must = pool.running && pool.begun && !pool.is_oneshot() && pool.roll.is_none() && alone;
-        hold!(given_up || !may || !must, "given up", "{id} by {cause:?} is started again");
+        hold!(
+            given_up || !may || !must,
+            "given up",
+            "{id} by {cause:?} is started again"
+        );
         Ok(())
     }
 
     fn early_exits(&self, id: u64, cause: Cause, told: u32, again: bool) -> Verdict {
-        let Some(worker) = self.books.workers.get(&id) else { return fail("died", "unknown") };
+        let Some(worker) = self.books.workers.get(&id) else {
+            return fail("died", "unknown");
+        };
         let pool = &self.books.pools[&(worker.pool as u32)];
         let seat = &pool.slots[worker.slot as usize];
         let vain = again && worker.ready.is_none() && is_end(&pool.policy, cause);
-        hold!(!vain || told > 0 && told <= seat.vain, "in vain", "{id}: told {told}, counted {}", seat.vain);
-        hold!(!vain || !seat.exact || told == seat.vain, "in vain", "{id}: told {told}, counted {}", seat.vain);
+        hold!(
+            !vain || told > 0 && told <= seat.vain,
+            "in vain",
+            "{id}: told {told}, counted {}",
+            seat.vain
+        );
+        hold!(
+            !vain || !seat.exact || told == seat.vain,
+            "in vain",
+            "{id}: told {told}, counted {}",
+            seat.vain
+        );
         Ok(())
     }
 
     fn essential_ended(&mut self, id: u32, exit: Option<Exit>) -> Verdict {
         let lives = self.books.of(id).any(|(_, w)| !w.gone && !w.lost);
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("essential", "unknown pool") };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return fail("essential", "unknown pool");
+        };
         let due = pool.policy.essential == Some(Essential::Exit) && pool.running && !lives;
-        hold!(due && !pool.end_told, "essential", "pool {id} has not ended, or that was told: {exit:?}");
+        hold!(
+            due && !pool.end_told,
+            "essential",
+            "pool {id} has not ended, or that was told: {exit:?}"
+        );
         pool.end_told = true;
         Ok(())
     }
@@ -298,8 +476,14 @@ impl Oracle {
     /// What its age had to speak for speaks for itself.
     fn confirmed(&mut self, now: Time, id: u64) -> Verdict {
         let reports = self.books.reports;
-        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("ready", "unknown") };
-        hold!(worker.serves() && worker.reported.is_none() && reports == Some(id), "ready", "{id} confirmed");
+        let Some(worker) = self.books.workers.get_mut(&id) else {
+            return fail("ready", "unknown");
+        };
+        hold!(
+            worker.serves() && worker.reported.is_none() && reports == Some(id),
+            "ready",
+            "{id} confirmed"
+        );
         worker.reported = Some(now.0);
         let soak = self.books.pools[&(worker.pool as u32)].policy.soak(false).0;
         worker.soaked_at = worker.soaked_at.min(now.0 + soak);
@@ -310,22 +494,49 @@ impl Oracle {
     fn ready(&mut self, now: Time, id: u64, by_age: bool) -> Verdict {
         let slack = self.slack;
         let reported = self.books.reports == Some(id);
-        hold!(by_age != reported, "ready", "{id}: by age {by_age}, reported {reported}");
-        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("ready", "unknown") };
-        hold!(worker.stays() && worker.ready.is_none(), "ready", "{id} became ready twice, or after its end");
+        hold!(
+            by_age != reported,
+            "ready",
+            "{id}: by age {by_age}, reported {reported}"
+        );
+        let Some(worker) = self.books.workers.get_mut(&id) else {
+            return fail("ready", "unknown");
+        };
+        hold!(
+            worker.stays() && worker.ready.is_none(),
+            "ready",
+            "{id} became ready twice, or after its end"
+        );
         worker.ready = Some(now.0);
         worker.reported = reported.then_some(now.0);
         let pool_id = worker.pool as u32;
         worker.soaked_at = now.0 + self.books.pools[&pool_id].policy.soak(by_age).0;
         worker.watched_until = if by_age { worker.soaked_at } else { 0 };
-        let (born, extended, spawned, timeout) = (worker.born, worker.extended, worker.spawned, worker.timeout);
-        hold!(!self.books.pools[&(worker.pool as u32)].is_oneshot(), "oneshot", "{id} became ready");
-        hold!(extended || now.0 <= spawned + timeout + slack, "ready", "{id} after its time");
+        let (born, extended, spawned, timeout) =
+            (worker.born, worker.extended, worker.spawned, worker.timeout);
+        hold!(
+            !self.books.pools[&(worker.pool as u32)].is_oneshot(),
+            "oneshot",
+            "{id} became ready"
+        );
+        hold!(
+            extended || now.0 <= spawned + timeout + slack,
+            "ready",
+            "{id} after its time"
+        );
         if let Readiness::Alive(span) = worker.readiness
             && let Some(born) = born
         {
-            hold!(!by_age || now.0 >= born + span.0, "ready", "{id} has not lived long enough");
-            hold!(now.0 <= born + span.0 + slack, "ready", "{id} has lived long enough before");
+            hold!(
+                !by_age || now.0 >= born + span.0,
+                "ready",
+                "{id} has not lived long enough"
+            );
+            hold!(
+                now.0 <= born + span.0 + slack,
+                "ready",
+                "{id} has lived long enough before"
+            );
         }
         self.notice_up(pool_id);
         let surely = self.books.is_surely_full(pool_id);
@@ -350,28 +561,47 @@ impl Oracle {
         let sick = self.books.sick;
         let known = self.books.workers.get(&id).map(|w| (w.pool as u32, w.slot));
         let spare = known.is_some_and(|(pool, slot)| {
-            self.books.of(pool).any(|(other, w)| other != id && w.slot == slot && w.stays() && other < id)
+            self.books
+                .of(pool)
+                .any(|(other, w)| other != id && w.slot == slot && w.stays() && other < id)
         });
-        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("died", "unknown") };
+        let Some(worker) = self.books.workers.get_mut(&id) else {
+            return fail("died", "unknown");
+        };
         hold!(worker.asked.is_none(), "died", "{id} had been asked to");
-        let (slot, spawned, ready, generation) = (worker.slot, worker.spawned, worker.ready, worker.generation);
+        let (slot, spawned, ready, generation) =
+            (worker.slot, worker.spawned, worker.ready, worker.generation);
         self.books.died_born = spawned;
         (self.books.died_late, self.books.died_first) = (false, false);
         let by_age = ready.is_some() && worker.reported.is_none();
-        hold!(before_ready == ready.is_none(), "died", "before_ready of {id}");
+        hold!(
+            before_ready == ready.is_none(),
+            "died",
+            "before_ready of {id}"
+        );
         let pool_id = worker.pool as u32;
-        let Some(pool) = self.books.pools.get_mut(&pool_id) else { return fail("died", "no pool") };
+        let Some(pool) = self.books.pools.get_mut(&pool_id) else {
+            return fail("died", "no pool");
+        };
         match cause {
             Cause::NotReadyInTime => {
                 let by = spawned + worker.timeout;
-                hold!(ready.is_none() && now.0 >= by, "impatient", "{id} at {now}, it had until {by}");
+                hold!(
+                    ready.is_none() && now.0 >= by,
+                    "impatient",
+                    "{id} at {now}, it had until {by}"
+                );
                 worker.overdue = true;
                 worker.asked = Some(now.0);
             }
             Cause::Exited(_) => hold!(worker.exited.is_some(), "died", "{id} lives"),
             Cause::SpawnFailed => hold!(worker.gone, "died", "{id} lives"),
             Cause::Unhealthy => {
-                hold!(ready.is_some() && sick == Some(id), "died", "{id} is unhealthy");
+                hold!(
+                    ready.is_some() && sick == Some(id),
+                    "died",
+                    "{id} is unhealthy"
+                );
                 worker.sick = true;
             }
             Cause::Cancelled | Cause::After(_) => return fail("died", "of nothing"),
@@ -379,13 +609,23 @@ impl Oracle {
         pool.quiet = false;
         let is_end = !pool.is_oneshot() && is_end(&pool.policy, cause);
         if pool.is_oneshot() {
-            hold!(cause != Cause::Exited(rotad_core::Exit::Code(0)), "oneshot", "{id} has ended well");
+            hold!(
+                cause != Cause::Exited(rotad_core::Exit::Code(0)),
+                "oneshot",
+                "{id} has ended well"
+            );
             pool.oneshot_failed |= retry.is_none();
         }
-        hold!(retry.is_none() || pool.running, "died", "{id} is started again in a pool that stops");
+        hold!(
+            retry.is_none() || pool.running,
+            "died",
+            "{id} is started again in a pool that stops"
+        );
         pool.slots[slot as usize].ended |= is_end;
         self.notice_up(pool_id);
-        let Some(pool) = self.books.pools.get_mut(&pool_id) else { return fail("died", "no pool") };
+        let Some(pool) = self.books.pools.get_mut(&pool_id) else {
+            return fail("died", "no pool");
+        };
         hold!(failure != is_end, "died", "failure of {id}");
         pool.slots[slot as usize].died_ever += 1;
         let ready_for = ready.map(|at| now.0 - at);
@@ -412,8 +652,16 @@ impl Oracle {
         pool.late_ever |= counts && late;
         pool.loop_is_late |= counts && late && pool.crash_loop.is_some();
         let (least, most, exact) = pool.count_death(slot, ready_for, is_end, now.0 - spawned);
-        hold!(retry <= most, "backoff late", "slot {slot} waits {retry}, at most {most}");
-        hold!(!exact || retry >= least, "backoff early", "slot {slot} waits {retry}, at least {least}");
+        hold!(
+            retry <= most,
+            "backoff late",
+            "slot {slot} waits {retry}, at most {most}"
+        );
+        hold!(
+            !exact || retry >= least,
+            "backoff early",
+            "slot {slot} waits {retry}, at least {least}"
+        );
         pool.slots[slot as usize].retry_at = Some(now.0 + retry);
         pool.slots[slot as usize].forgiven = false;
         if !counts || pool.crash_loop.is_some() {
@@ -431,17 +679,25 @@ impl Oracle {
         pool.early.extend(first);
         pool.early.push(now.0);
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
-        let deaths = pool.early.iter().filter(|at| **at + 10_000 >= spawned).count();
+        let deaths = pool
+            .early
+            .iter()
+            .filter(|at| **at + 10_000 >= spawned)
+            .count();
         pool.owes_notice = deaths >= limit && pool.roll.is_none();
         Ok(())
     }
 
     fn retired(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
         let books = &self.books;
-        let Some(worker) = books.workers.get(&id) else { return fail("unasked", "unknown") };
+        let Some(worker) = books.workers.get(&id) else {
+            return fail("unasked", "unknown");
+        };
         let lingers = worker.unreachable.is_some() && worker.asked.is_none();
         hold!(
-            worker.stays() || why == StopReason::Unhealthy || why == StopReason::Unreachable && lingers,
+            worker.stays()
+                || why == StopReason::Unhealthy
+                || why == StopReason::Unreachable && lingers,
             "unasked",
             "{id} is already leaving"
         );
@@ -453,31 +709,65 @@ impl Oracle {
                 hold!(!pool.running, "unasked", "{id} stopped in a running pool");
                 self.in_order(now, id)?;
             }
-            StopReason::Unhealthy => hold!(books.sick == Some(id) && worker.sick, "unasked", "{id} is well"),
+            StopReason::Unhealthy => hold!(
+                books.sick == Some(id) && worker.sick,
+                "unasked",
+                "{id} is well"
+            ),
             StopReason::Unreachable => {
                 let seat = &pool.slots[worker.slot as usize];
                 let ends = seat.ended || pool.may_give_up();
                 let unwanted = !pool.running || worker.slot >= pool.policy.count || ends;
-                let at_once = worker.unreachable == Some(false) || reload.surge == 0 || pool.changed;
-                let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
-                hold!(at_once || unwanted || heir, "unreachable", "{id} may finish what it has");
+                let at_once =
+                    worker.unreachable == Some(false) || reload.surge == 0 || pool.changed;
+                let heir = books
+                    .of(pool_id)
+                    .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+                hold!(
+                    at_once || unwanted || heir,
+                    "unreachable",
+                    "{id} may finish what it has"
+                );
             }
             StopReason::Recycled | StopReason::MakesRoomForFresh => {
                 let in_place = why == StopReason::MakesRoomForFresh;
-                hold!(in_place == (reload.surge == 0) || pool.changed, "true causes", "{id}: {why:?}");
-                hold!(pool.roll.is_none() && books.wants_renewal(pool_id, worker.slot), "renewals", "{id} is recycled");
-                let draining = books.of(pool_id).filter(|(_, w)| w.parts() && w.lives()).count() as u32;
-                hold!(draining < reload.max_draining.max(1), "draining", "{draining} drain already");
+                hold!(
+                    in_place == (reload.surge == 0) || pool.changed,
+                    "true causes",
+                    "{id}: {why:?}"
+                );
+                hold!(
+                    pool.roll.is_none() && books.wants_renewal(pool_id, worker.slot),
+                    "renewals",
+                    "{id} is recycled"
+                );
+                let draining = books
+                    .of(pool_id)
+                    .filter(|(_, w)| w.parts() && w.lives())
+                    .count() as u32;
+                hold!(
+                    draining < reload.max_draining.max(1),
+                    "draining",
+                    "{draining} drain already"
+                );
                 books.enough_others(id, now.0)?;
             }
-            StopReason::ScaledDown => hold!(worker.slot >= pool.policy.count, "unasked", "{id} is wanted"),
+            StopReason::ScaledDown => hold!(
+                worker.slot >= pool.policy.count,
+                "unasked",
+                "{id} is wanted"
+            ),
             StopReason::Abandoned => {
-                let spare = books.of(pool_id).any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
+                let spare = books
+                    .of(pool_id)
+                    .any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
                 let Some(roll) = &pool.roll else {
                     hold!(spare, "unasked", "{id} abandoned without a roll");
                     return self.asked(now, id, why);
                 };
-                let alone = !books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
+                let alone = !books
+                    .of(pool_id)
+                    .any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
                 hold!(
                     worker.generation == roll.generation || !worker.serves() || roll.back && !alone,
                     "unasked",
@@ -485,23 +775,42 @@ impl Oracle {
                 );
             }
             StopReason::Replaced | StopReason::MakesRoom => {
-                let heir = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+                let heir = books
+                    .of(pool_id)
+                    .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
                 hold!(
                     heir || why == StopReason::MakesRoom,
                     "true causes",
                     "{id} is replaced, and nobody serves in its place"
                 );
-                let Some(roll) = &pool.roll else { return fail("unasked", format!("{id} replaced without a roll")) };
-                let goal = if roll.back { pool.wanted } else { roll.generation };
-                hold!(worker.generation != goal, "unasked", "{id} is of the generation that the roll is after");
+                let Some(roll) = &pool.roll else {
+                    return fail("unasked", format!("{id} replaced without a roll"));
+                };
+                let goal = if roll.back {
+                    pool.wanted
+                } else {
+                    roll.generation
+                };
+                hold!(
+                    worker.generation != goal,
+                    "unasked",
+                    "{id} is of the generation that the roll is after"
+                );
                 let same_files = pool.alike.contains_key(&worker.generation);
                 hold!(
                     !(roll.back && same_files),
                     "no way back",
                     "{id} is made from the files that the roll goes back to"
                 );
-                let draining = books.of(pool_id).filter(|(_, w)| w.parts() && w.lives()).count() as u32;
-                hold!(draining < reload.max_draining.max(1), "draining", "{draining} drain already");
+                let draining = books
+                    .of(pool_id)
+                    .filter(|(_, w)| w.parts() && w.lives())
+                    .count() as u32;
+                hold!(
+                    draining < reload.max_draining.max(1),
+                    "draining",
+                    "{draining} drain already"
+                );
                 books.enough_others(id, now.0)?;
             }
         }
@@ -510,8 +819,12 @@ impl Oracle {
 
     /// Its stop begins, with the steps that hold now.
     fn asked(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
-        let Some(worker) = self.books.workers.get_mut(&id) else { return fail("unasked", "unknown") };
-        let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else { return fail("unasked", "no pool") };
+        let Some(worker) = self.books.workers.get_mut(&id) else {
+            return fail("unasked", "unknown");
+        };
+        let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else {
+            return fail("unasked", "no pool");
+        };
         worker.asked = Some(now.0);
         worker.announced = Some(why);
         worker.waits = pool.waits();
@@ -531,23 +844,43 @@ impl Oracle {
         let worker = &books.workers[&id];
         let pool_id = worker.pool as u32;
         let cut = books.kill_from.is_some_and(|at| now.0 >= at);
-        let spare = books.of(pool_id).any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
-        if books.stop_at.is_none() || cut || books.pools[&pool_id].dropped || spare || !worker.serves() {
+        let spare = books
+            .of(pool_id)
+            .any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
+        if books.stop_at.is_none()
+            || cut
+            || books.pools[&pool_id].dropped
+            || spare
+            || !worker.serves()
+        {
             return Ok(());
         }
         for (other, pool) in &books.pools {
-            let needs = *other != pool_id && pool.policy.after.iter().any(|after| after.0 == pool_id);
-            hold!(!needs || !books.is_there(*other), "stop order", "{id} of pool {pool_id} before pool {other}");
+            let needs =
+                *other != pool_id && pool.policy.after.iter().any(|after| after.0 == pool_id);
+            hold!(
+                !needs || !books.is_there(*other),
+                "stop order",
+                "{id} of pool {pool_id} before pool {other}"
+            );
         }
         Ok(())
     }
 
     fn roll_ended(&mut self, now: Time, id: u32, outcome: &Outcome) -> Verdict {
-        let watched: Vec<(u64, u32, u64)> =
-            self.books.of(id).filter(|(_, w)| w.serves()).map(|(id, w)| (id, w.slot, w.watched_until)).collect();
+        let watched: Vec<(u64, u32, u64)> = self
+            .books
+            .of(id)
+            .filter(|(_, w)| w.serves())
+            .map(|(id, w)| (id, w.slot, w.watched_until))
+            .collect();
         let cancelled = self.books.cancelled;
-        let staying: Vec<(u32, u32, bool)> =
-            self.books.of(id).filter(|(_, w)| w.stays()).map(|(_, w)| (w.slot, w.generation, w.serves())).collect();
+        let staying: Vec<(u32, u32, bool)> = self
+            .books
+            .of(id)
+            .filter(|(_, w)| w.stays())
+            .map(|(_, w)| (w.slot, w.generation, w.serves()))
+            .collect();
         let after_failed = match outcome {
             Outcome::Aborted { failure, .. } => self.after_failed(id, failure),
             _ => false,
@@ -555,54 +888,116 @@ impl Oracle {
         if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
             self.books.rolls_failed.insert(id);
         }
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
-        let Some(roll) = pool.roll.take() else { return fail("rolls", "ended twice") };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return fail("rolls", "unknown");
+        };
+        let Some(roll) = pool.roll.take() else {
+            return fail("rolls", "ended twice");
+        };
         let count = pool.policy.count;
         match outcome {
             Outcome::Done { generation, .. } => {
-                hold!(generation.0 == roll.generation && !roll.back, "rolls", "done: {generation}");
+                hold!(
+                    generation.0 == roll.generation && !roll.back,
+                    "rolls",
+                    "done: {generation}"
+                );
                 let young = watched.iter().find(|(id, slot, until)| {
-                    *id > roll.after && *slot < count && now.0 < *until && !roll.ended_well.contains(slot)
+                    *id > roll.after
+                        && *slot < count
+                        && now.0 < *until
+                        && !roll.ended_well.contains(slot)
                 });
-                hold!(young.is_none(), "done early", "{young:?} has to live longer, it is {now}");
-                let old = staying.iter().find(|(slot, g, _)| *slot < count && *g != generation.0);
+                hold!(
+                    young.is_none(),
+                    "done early",
+                    "{young:?} has to live longer, it is {now}"
+                );
+                let old = staying
+                    .iter()
+                    .find(|(slot, g, _)| *slot < count && *g != generation.0);
                 hold!(old.is_none(), "done", "though {old:?} serves");
-                for slot in roll.again.iter().filter(|slot| **slot < count && !pool.changed) {
+                for slot in roll
+                    .again
+                    .iter()
+                    .filter(|slot| **slot < count && !pool.changed)
+                {
                     let well = staying.iter().any(|(at, _, serves)| at == slot && *serves);
-                    hold!(well || pool.slots[*slot as usize].ended, "done", "though nobody serves in slot {slot}");
+                    hold!(
+                        well || pool.slots[*slot as usize].ended,
+                        "done",
+                        "though nobody serves in slot {slot}"
+                    );
                 }
-                let serving = staying.iter().filter(|(slot, _, serves)| *slot < count && *serves).count();
-                let well = if pool.is_oneshot() { pool.oneshot_done } else { serving as u32 == count };
-                hold!(roll.troubled || pool.changed || well, "done", "with {serving} of {count}");
+                let serving = staying
+                    .iter()
+                    .filter(|(slot, _, serves)| *slot < count && *serves)
+                    .count();
+                let well = if pool.is_oneshot() {
+                    pool.oneshot_done
+                } else {
+                    serving as u32 == count
+                };
+                hold!(
+                    roll.troubled || pool.changed || well,
+                    "done",
+                    "with {serving} of {count}"
+                );
                 pool.wanted = generation.0;
                 pool.alike.clear();
                 pool.outdated = None;
                 pool.mixed = false;
                 pool.has_served(generation.0);
             }
-            Outcome::Aborted { failure, standing, .. } => {
-                let at_fault = after_failed || failure.worker.map_or(cancelled, |id| roll.failed.contains(&id.0));
-                hold!(at_fault || failure.mixed || roll.back, "unjustified", "aborted for {failure:?}");
+            Outcome::Aborted {
+                failure, standing, ..
+            } => {
+                let at_fault = after_failed
+                    || failure
+                        .worker
+                        .map_or(cancelled, |id| roll.failed.contains(&id.0));
+                hold!(
+                    at_fault || failure.mixed || roll.back,
+                    "unjustified",
+                    "aborted for {failure:?}"
+                );
                 let on_failure = pool.policy.reload.on_failure;
-                let stays = on_failure == OnFailure::Abort && failure.cause != Cause::Cancelled && !roll.back;
+                let stays = on_failure == OnFailure::Abort
+                    && failure.cause != Cause::Cancelled
+                    && !roll.back;
                 let alike = pool.alike.clone();
-                let left = standing.others.iter().find(|(_, generation)| !alike.contains_key(&generation.0));
+                let left = standing
+                    .others
+                    .iter()
+                    .find(|(_, generation)| !alike.contains_key(&generation.0));
                 pool.oneshot_failed |= pool.is_oneshot();
-                hold!(left.is_none() || failure.mixed || stays, "rolls back", "aborted, and {left:?} stays");
+                hold!(
+                    left.is_none() || failure.mixed || stays,
+                    "rolls back",
+                    "aborted, and {left:?} stays"
+                );
                 let all_back = roll.back && !failure.mixed && standing.others.is_empty();
                 hold!(!all_back, "rolls back", "aborted, though everybody is back");
-                pool.mixed |= staying.iter().any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
+                pool.mixed |= staying
+                    .iter()
+                    .any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
                 self.stands(id, &roll, failure, standing)?;
             }
-            Outcome::RolledBack { failure, standing, .. } => {
+            Outcome::RolledBack {
+                failure, standing, ..
+            } => {
                 hold!(roll.back, "rolls", "back without going back");
-                let new = staying.iter().find(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
+                let new = staying
+                    .iter()
+                    .find(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
                 hold!(new.is_none(), "rolled back", "though {new:?} serves");
                 pool.mixed = false;
                 self.stands(id, &roll, failure, standing)?;
             }
             Outcome::Superseded { by } => {
-                pool.mixed |= staying.iter().any(|(_, generation, _)| *generation != pool.wanted);
+                pool.mixed |= staying
+                    .iter()
+                    .any(|(_, generation, _)| *generation != pool.wanted);
                 self.caused(id, *by)?;
             }
             Outcome::Cancelled { .. }
@@ -612,16 +1007,25 @@ impl Oracle {
                 return fail("rolls", format!("a roll ends with {outcome:?}"));
             }
         }
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return fail("rolls", "unknown");
+        };
         pool.forgive();
         Ok(())
     }
 
     /// It was not begun, since a pool that it comes after was not rolled.
     fn after_failed(&self, id: u32, failure: &Failure) -> bool {
-        let is_new = self.books.pools[&id].roll.as_ref().is_some_and(|roll| !roll.begun);
-        let Cause::After(other) = failure.cause else { return false };
-        is_new && self.books.rolls_failed.contains(&other.0) && self.books.before(id).contains(&other.0)
+        let is_new = self.books.pools[&id]
+            .roll
+            .as_ref()
+            .is_some_and(|roll| !roll.begun);
+        let Cause::After(other) = failure.cause else {
+            return false;
+        };
+        is_new
+            && self.books.rolls_failed.contains(&other.0)
+            && self.books.before(id).contains(&other.0)
     }
 
     /// The numbers of an outcome are what an onlooker counts.
@@ -633,11 +1037,18 @@ impl Oracle {
             return Ok(());
         }
         let known = self.books.stand(id, roll.generation, failure, roll.after);
-        let Some(pool) = self.books.pools.get_mut(&id) else { return fail("rolls", "unknown") };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return fail("rolls", "unknown");
+        };
         let never = pool.policy.restart.policy != RestartPolicy::Always;
         let wanted = if never { standing.wanted } else { known.wanted };
         pool.standing = Standing { wanted, ..known };
-        hold!(pool.standing == *standing, "true numbers", "{standing:?}, known {:?}", pool.standing);
+        hold!(
+            pool.standing == *standing,
+            "true numbers",
+            "{standing:?}, known {:?}",
+            pool.standing
+        );
         Ok(())
     }
 }

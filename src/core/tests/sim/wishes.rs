@@ -76,7 +76,9 @@ impl Oracle {
         if self.books.stop_at.is_some() {
             return;
         }
-        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return;
+        };
         pool.quiet = false;
         for seat in &mut pool.slots {
             seat.exact = false;
@@ -97,7 +99,9 @@ impl Oracle {
     }
 
     fn wish_scale(&mut self, id: u32, count: u32) {
-        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return;
+        };
         if pool.policy.kind == PoolKind::Oneshot {
             return;
         }
@@ -129,7 +133,9 @@ impl Oracle {
             return self.wish_keep(id, policy);
         }
         self.books.changes = Some(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return;
+        };
         pool.take(policy);
         if !pool.running {
             pool.remake();
@@ -143,7 +149,9 @@ impl Oracle {
         if self.books.stop_at.is_some() || !self.books.pools.contains_key(&id) {
             return;
         }
-        let Some(pool) = self.books.pools.get_mut(&id) else { return };
+        let Some(pool) = self.books.pools.get_mut(&id) else {
+            return;
+        };
         if !pool.running || pool.is_oneshot() || !pool.served.contains(&to) {
             return;
         }
@@ -155,7 +163,12 @@ impl Oracle {
     fn wish_stop(&mut self, now: Time, cap: Option<u64>) {
         let books = &mut self.books;
         if books.stop_at.is_none() {
-            let last = books.pools.keys().map(|id| books.stopped_by(*id, now.0)).max().unwrap_or(now.0 + 1000);
+            let last = books
+                .pools
+                .keys()
+                .map(|id| books.stopped_by(*id, now.0))
+                .max()
+                .unwrap_or(now.0 + 1000);
             books.stop_at = Some(now.0);
             books.stop_by = last.min(cap.map_or(u64::MAX, |cap| now.0 + cap + 1000));
             books.kill_from = cap.map(|cap| now.0 + cap);
@@ -187,7 +200,10 @@ impl Pool {
 
     /// Another policy: unless only the workers are to be new, promises about numbers are off for a while.
     fn take(&mut self, policy: &Policy) {
-        if self.policy.count != policy.count || self.policy.reload != policy.reload || self.policy.stop != policy.stop {
+        if self.policy.count != policy.count
+            || self.policy.reload != policy.reload
+            || self.policy.stop != policy.stop
+        {
             self.quiet = false;
             self.changed = true;
         }

@@ -7,8 +7,8 @@ use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
 use rotad_core::{
-    Cause, Command, Engine, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot, Span, Ticket, Time,
-    WorkerId,
+    Cause, Command, Engine, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot, Span,
+    Ticket, Time, WorkerId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -72,7 +72,11 @@ pub(crate) fn play(plan: &Plan, trace: bool) -> (Result<Stats, Violation>, Vec<S
 
 impl<'a> World<'a> {
     fn new(plan: &'a Plan, trace: bool) -> Self {
-        let lateness = if plan.rate(Fault::LateWake) > 0 { 40 } else { 0 };
+        let lateness = if plan.rate(Fault::LateWake) > 0 {
+            40
+        } else {
+            0
+        };
         Self {
             plan,
             engine: Engine::with_processors(plan.processors),
@@ -102,7 +106,14 @@ impl<'a> World<'a> {
             for _ in 0..self.plan.rate(fault).div_ceil(4) {
                 let at = rng.range(0, CALM_AT);
                 let span = rng.range(1, 5000);
-                self.at(at, if happening { Happening::Pause(span) } else { Happening::Nudge });
+                self.at(
+                    at,
+                    if happening {
+                        Happening::Pause(span)
+                    } else {
+                        Happening::Nudge
+                    },
+                );
             }
         }
         self.until(JUDGED_AT)?;
@@ -120,7 +131,11 @@ impl<'a> World<'a> {
         loop {
             let next = self.heap.peek().map(|Reverse((at, _, _))| *at);
             let wake = self.engine.deadline().map(|at| at.0.max(self.now));
-            let late = if self.lateness > 0 { self.ties.range(0, self.lateness) } else { 0 };
+            let late = if self.lateness > 0 {
+                self.ties.range(0, self.lateness)
+            } else {
+                0
+            };
             let wake = wake.map(|at| at + late);
             let wake_first = match (wake, next) {
                 (None, None) => return Ok(()),
@@ -138,7 +153,10 @@ impl<'a> World<'a> {
                 self.happen(happening)?;
             }
             if self.stats.steps > 200_000 {
-                return Err(Violation { oracle: "spin", text: "200 000 steps in one life".into() });
+                return Err(Violation {
+                    oracle: "spin",
+                    text: "200 000 steps in one life".into(),
+                });
             }
         }
     }
@@ -148,7 +166,10 @@ impl<'a> World<'a> {
         // Once is enough: a second one at the same moment finds nothing to do.
         let again = self.engine.handle(Time(self.now), Input::TimerFired);
         if !again.is_empty() {
-            return Err(Violation { oracle: "idempotence", text: format!("woken again at once: {again:?}") });
+            return Err(Violation {
+                oracle: "idempotence",
+                text: format!("woken again at once: {again:?}"),
+            });
         }
         Ok(())
     }
@@ -186,14 +207,19 @@ impl<'a> World<'a> {
                 _ => Ok(()),
             },
             Happening::Death(id, end) => {
-                let Some(body) = self.bodies.get_mut(&id) else { return Ok(()) };
+                let Some(body) = self.bodies.get_mut(&id) else {
+                    return Ok(());
+                };
                 if body.dead {
                     return Ok(());
                 }
                 body.dead = true;
                 let exit = match end {
                     End::Code(code) => Exit::Code(code),
-                    End::Signal(signal) => Exit::Signal { signal, core_dumped: false },
+                    End::Signal(signal) => Exit::Signal {
+                        signal,
+                        core_dumped: false,
+                    },
                 };
                 self.step(Input::Exited(WorkerId(id), exit))?;
                 if self.plan.rate(Fault::ReadyTwice) > 0 {
@@ -206,7 +232,11 @@ impl<'a> World<'a> {
             Happening::Swept(id) => self.step(Input::TreeGone(WorkerId(id))),
             Happening::Pinned(pool, generation) => {
                 let same = self.draw_same(pool, generation);
-                self.step(Input::Pinned { pool: PoolId(pool as u32), generation: Generation(generation), same })
+                self.step(Input::Pinned {
+                    pool: PoolId(pool as u32),
+                    generation: Generation(generation),
+                    same,
+                })
             }
             Happening::Act(i) => {
                 let act = self.plan.acts[i].1.clone();
@@ -236,7 +266,8 @@ impl<'a> World<'a> {
     fn pause(&mut self, span: u64) {
         let now = self.now;
         for Reverse((at, tie, happening)) in std::mem::take(&mut self.heap).into_vec() {
-            self.heap.push(Reverse((at.saturating_sub(span).max(now), tie, happening)));
+            self.heap
+                .push(Reverse((at.saturating_sub(span).max(now), tie, happening)));
         }
     }
 
@@ -247,7 +278,10 @@ impl<'a> World<'a> {
         }
         let orders = self.engine.handle(Time(self.now), Input::TimerFired);
         if !orders.is_empty() || self.engine.deadline() != before {
-            return Err(Violation { oracle: "useless wake", text: format!("woken early: {orders:?}") });
+            return Err(Violation {
+                oracle: "useless wake",
+                text: format!("woken early: {orders:?}"),
+            });
         }
         Ok(())
     }
@@ -255,7 +289,10 @@ impl<'a> World<'a> {
     fn act(&mut self, act: &Act) -> Result<(), Violation> {
         let pool_of = |pool: &usize| PoolId(*pool as u32);
         if let Act::Replace(pool, all) = act {
-            let known = self.bodies.iter().filter(|(id, body)| body.pool == *pool && (*all || *id % 2 == 0));
+            let known = self
+                .bodies
+                .iter()
+                .filter(|(id, body)| body.pool == *pool && (*all || *id % 2 == 0));
             let known = known.map(|(id, _)| WorkerId(*id)).collect();
             return self.step(Input::Unreachable(known));
         }
@@ -268,18 +305,37 @@ impl<'a> World<'a> {
             Act::Remove(pool) => Request::Remove(pool_of(pool)),
             Act::Renew(pool, slot) => Request::Replace(pool_of(pool), Slot(*slot)),
             Act::Keep(pool) => Request::EnsurePool(pool_of(pool), self.policy(*pool)),
-            Act::Adjust(pool, reload) => {
-                Request::EnsurePool(pool_of(pool), Policy { reload: *reload, ..self.policy(*pool) })
-            }
+            Act::Adjust(pool, reload) => Request::EnsurePool(
+                pool_of(pool),
+                Policy {
+                    reload: *reload,
+                    ..self.policy(*pool)
+                },
+            ),
             Act::Change(pool, reload, readiness, timeout) => {
-                let mut policy = Policy { readiness: *readiness, ready_timeout: Span(*timeout), ..self.policy(*pool) };
+                let mut policy = Policy {
+                    readiness: *readiness,
+                    ready_timeout: Span(*timeout),
+                    ..self.policy(*pool)
+                };
                 policy.reload = reload.unwrap_or(policy.reload);
-                Request::Reconfigure { pool: pool_of(pool), policy }
+                Request::Reconfigure {
+                    pool: pool_of(pool),
+                    policy,
+                }
             }
             Act::Return(pool, back) => {
                 let (to, readiness, timeout) = self.oracle.served(*pool as u32, *back);
-                let policy = Policy { readiness, ready_timeout: Span(timeout), ..self.policy(*pool) };
-                Request::RollBack { pool: pool_of(pool), to: Generation(to), policy }
+                let policy = Policy {
+                    readiness,
+                    ready_timeout: Span(timeout),
+                    ..self.policy(*pool)
+                };
+                Request::RollBack {
+                    pool: pool_of(pool),
+                    to: Generation(to),
+                    policy,
+                }
             }
             Act::Stop(cap) => Request::Stop { cap: cap.map(Span) },
             Act::StopNow | Act::Replace(..) => Request::StopNow,
@@ -290,7 +346,9 @@ impl<'a> World<'a> {
 
     /// The policy that a pool has now; its first one where it is not known.
     fn policy(&self, pool: usize) -> Policy {
-        self.oracle.policy(pool as u32).unwrap_or_else(|| self.plan.pools[pool].clone())
+        self.oracle
+            .policy(pool as u32)
+            .unwrap_or_else(|| self.plan.pools[pool].clone())
     }
 
     pub(crate) fn step(&mut self, event: Input) -> Result<(), Violation> {
@@ -320,10 +378,18 @@ impl<'a> World<'a> {
     fn carry_out(&mut self, order: Command) {
         let now = self.now;
         match order {
-            Command::Spawn { worker, pool, generation, .. } => self.spawned(worker.0, pool.0 as usize, generation.0),
+            Command::Spawn {
+                worker,
+                pool,
+                generation,
+                ..
+            } => self.spawned(worker.0, pool.0 as usize, generation.0),
             Command::SignalRemaining(id, _) => self.outlived(id.0),
             Command::Signal(id, _) | Command::SignalTree(id, _) => {
-                let first = self.bodies.get_mut(&id.0).is_some_and(|body| !std::mem::replace(&mut body.termed, true));
+                let first = self
+                    .bodies
+                    .get_mut(&id.0)
+                    .is_some_and(|body| !std::mem::replace(&mut body.termed, true));
                 if first && self.bodies.get(&id.0).is_some_and(|body| body.born) {
                     self.termed(id.0);
                 }
@@ -337,9 +403,19 @@ impl<'a> World<'a> {
                 }
             }
             Command::KillTree(id) => {
-                let slow = if self.calm() { 0 } else { self.plan.rate(Fault::SlowSweep) };
+                let slow = if self.calm() {
+                    0
+                } else {
+                    self.plan.rate(Fault::SlowSweep)
+                };
                 let rng = self.bodies.get_mut(&id.0).map(|body| &mut body.rng);
-                let within = rng.map_or(0, |rng| if rng.chance(slow) { rng.range(0, 5000) } else { rng.range(0, 3) });
+                let within = rng.map_or(0, |rng| {
+                    if rng.chance(slow) {
+                        rng.range(0, 5000)
+                    } else {
+                        rng.range(0, 3)
+                    }
+                });
                 self.at(now + within, Happening::Swept(id.0));
             }
             Command::Exit { .. } => self.left = true,
@@ -353,7 +429,9 @@ impl<'a> World<'a> {
             Command::Notice(Notice::RollEnded { outcome, .. }) => match outcome {
                 rotad_core::Outcome::Done { .. } => "rolls done",
                 rotad_core::Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",
-                rotad_core::Outcome::Aborted { failure, .. } if matches!(failure.cause, Cause::After(_)) => {
+                rotad_core::Outcome::Aborted { failure, .. }
+                    if matches!(failure.cause, Cause::After(_)) =>
+                {
                     "rolls untouched"
                 }
                 rotad_core::Outcome::Aborted { .. } => "rolls aborted",
@@ -362,7 +440,9 @@ impl<'a> World<'a> {
                 _ => "rolls nothing",
             },
             Command::Reply(_, _, outcome) => match outcome {
-                rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => "cancelled, mixed",
+                rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => {
+                    "cancelled, mixed"
+                }
                 rotad_core::Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
                 rotad_core::Outcome::Cancelled { .. } => "cancelled",
                 rotad_core::Outcome::ReplaceFailed { .. } => "not renewed",
@@ -377,14 +457,24 @@ impl<'a> World<'a> {
             Command::Notice(Notice::CrashLoopOver { .. }) => "crash loops over",
             Command::Notice(Notice::Killed { .. }) => "killed",
             Command::SignalTree(..) => "signals to trees",
-            Command::KillTree(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => "trees cut",
+            Command::KillTree(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => {
+                "trees cut"
+            }
             Command::Notice(Notice::Unkillable { .. }) => "lost",
             Command::Notice(Notice::Waiting { .. }) => "held",
             Command::Notice(Notice::OneshotDone { .. }) => "oneshots done",
             Command::Notice(Notice::WorkerReplaced { .. }) => "renewed",
-            Command::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => "essential",
-            Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unhealthy, .. }) => "sick",
-            Command::Notice(Notice::Retired { why: rotad_core::StopReason::Unreachable, .. }) => "unreachable",
+            Command::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => {
+                "essential"
+            }
+            Command::Notice(Notice::Retired {
+                why: rotad_core::StopReason::Unhealthy,
+                ..
+            }) => "sick",
+            Command::Notice(Notice::Retired {
+                why: rotad_core::StopReason::Unreachable,
+                ..
+            }) => "unreachable",
             Command::Notice(Notice::CanaryPassed { .. }) => "soaked",
             Command::Notice(Notice::Confirmed { .. }) => "confirmed",
             Command::Notice(Notice::Watched { .. }) => "watched",

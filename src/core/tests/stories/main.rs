@@ -13,8 +13,9 @@
 mod show;
 
 use rotad_core::{
-    Engine, Essential, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload, Request,
-    Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To, WorkerId,
+    Engine, Essential, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness,
+    Reload, Request, Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To,
+    WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,7 +29,12 @@ struct Teller {
 }
 
 fn policy(words: &[&str]) -> Policy {
-    let reload = Reload { surge: 1, max_draining: 4, soak: Some(Span(1000)), on_failure: OnFailure::Rollback };
+    let reload = Reload {
+        surge: 1,
+        max_draining: 4,
+        soak: Some(Span(1000)),
+        on_failure: OnFailure::Rollback,
+    };
     let restart = Restart {
         policy: RestartPolicy::Always,
         delay: Span(100),
@@ -37,7 +43,11 @@ fn policy(words: &[&str]) -> Policy {
         success_exit_codes: Vec::new(),
         never_on: Vec::new(),
     };
-    let stop = vec![StopStep { signal: Some(Signal::TERM), wait: Span(5000), to: To::Main }];
+    let stop = vec![StopStep {
+        signal: Some(Signal::TERM),
+        wait: Span(5000),
+        to: To::Main,
+    }];
     let (readiness, ready_timeout) = (Readiness::Reported, Span(60_000));
     let mut policy = Policy {
         kind: PoolKind::Service,
@@ -69,7 +79,10 @@ fn policy(words: &[&str]) -> Policy {
             "essential-exit" => policy.essential = Some(Essential::Exit),
             "oneshot" => policy.kind = PoolKind::Oneshot,
             "after" => {
-                policy.after = value.split(',').map(|pool| PoolId(pool.parse().expect("a pool"))).collect();
+                policy.after = value
+                    .split(',')
+                    .map(|pool| PoolId(pool.parse().expect("a pool")))
+                    .collect();
             }
             "max-starting" => policy.max_starting = Some(number() as u32),
             "essential" => policy.essential = Some(Essential::Ready(Span(number()))),
@@ -78,7 +91,11 @@ fn policy(words: &[&str]) -> Policy {
             "stable-after" => policy.restart.stable_after = Span(number()),
             // stop=15:5000,-:200,2t:100 (t: to the tree)
             "stop" => {
-                policy.stop = value.split(',').filter(|step| !step.is_empty()).map(stop_step).collect();
+                policy.stop = value
+                    .split(',')
+                    .filter(|step| !step.is_empty())
+                    .map(stop_step)
+                    .collect();
             }
             _ => panic!("unknown key {key}"),
         }
@@ -88,8 +105,14 @@ fn policy(words: &[&str]) -> Policy {
 
 fn stop_step(text: &str) -> StopStep {
     let (signal, wait) = text.split_once(':').expect("SIGNAL:WAIT");
-    let (signal, to) = signal.strip_suffix('t').map_or((signal, To::Main), |signal| (signal, To::Tree));
-    StopStep { signal: signal.parse().ok().map(Signal), wait: Span(wait.parse().expect("a wait")), to }
+    let (signal, to) = signal
+        .strip_suffix('t')
+        .map_or((signal, To::Main), |signal| (signal, To::Tree));
+    StopStep {
+        signal: signal.parse().ok().map(Signal),
+        wait: Span(wait.parse().expect("a wait")),
+        to,
+    }
 }
 
 impl Teller {
@@ -114,7 +137,9 @@ impl Teller {
             }
             if let Some(rest) = line.strip_prefix("pool ") {
                 let words: Vec<&str> = rest.split_whitespace().collect();
-                teller.policies.insert(words[0].parse().expect("a pool"), policy(&words[1..]));
+                teller
+                    .policies
+                    .insert(words[0].parse().expect("a pool"), policy(&words[1..]));
             }
             let _ = writeln!(teller.told, "{line}");
         }
@@ -142,7 +167,10 @@ impl Teller {
         let number = |i: usize| words[i].parse::<u64>().expect("a number");
         let pool = |i: usize| PoolId(number(i) as u32);
         let workers = |from: usize| -> Vec<WorkerId> {
-            words[from..].iter().map(|word| WorkerId(word.parse().expect("a worker"))).collect()
+            words[from..]
+                .iter()
+                .map(|word| WorkerId(word.parse().expect("a worker")))
+                .collect()
         };
         let request = match words[0] {
             "keep" => Request::EnsurePool(pool(1), self.policies[&(number(1) as u32)].clone()),
@@ -150,24 +178,42 @@ impl Teller {
             "drop" => Request::StopPool(pool(1)),
             "roll" => Request::Roll(pool(1)),
             "remove" => Request::Remove(pool(1)),
-            "change" => Request::Reconfigure { pool: pool(1), policy: self.policies[&(number(1) as u32)].clone() },
+            "change" => Request::Reconfigure {
+                pool: pool(1),
+                policy: self.policies[&(number(1) as u32)].clone(),
+            },
             "return" => {
                 let policy = self.policies[&(number(1) as u32)].clone();
-                Request::RollBack { pool: pool(1), to: Generation(number(2) as u32), policy }
+                Request::RollBack {
+                    pool: pool(1),
+                    to: Generation(number(2) as u32),
+                    policy,
+                }
             }
             "renew" => Request::Replace(pool(1), Slot(number(2) as u32)),
             "cancel" => Request::Cancel(pool(1)),
             "scale" => Request::Scale(pool(1), number(2) as u32),
-            "stop" => Request::Stop { cap: words.get(1).map(|_| Span(number(1))) },
+            "stop" => Request::Stop {
+                cap: words.get(1).map(|_| Span(number(1))),
+            },
             "stop-now" => Request::StopNow,
             "pinned" => {
                 let (generation, same) = (Generation(number(2) as u32), words[3] == "same");
-                return self.step(Input::Pinned { pool: pool(1), generation, same });
+                return self.step(Input::Pinned {
+                    pool: pool(1),
+                    generation,
+                    same,
+                });
             }
             "processors" => return self.engine = Engine::with_processors(number(1) as u32),
             "demand" => {
                 let demand = number(1) as u32;
-                return self.step(Input::Demand(workers(2).into_iter().map(|worker| (worker, demand)).collect()));
+                return self.step(Input::Demand(
+                    workers(2)
+                        .into_iter()
+                        .map(|worker| (worker, demand))
+                        .collect(),
+                ));
             }
             "woke" => return self.step(Input::TimerFired),
             "nothing" => return,
@@ -176,18 +222,29 @@ impl Teller {
                 return self.told.push_str(&seen);
             }
             "exit" => {
-                return workers(2).into_iter().for_each(|w| self.step(Input::Exited(w, Exit::Code(number(1) as i32))));
+                return workers(2)
+                    .into_iter()
+                    .for_each(|w| self.step(Input::Exited(w, Exit::Code(number(1) as i32))));
             }
             "dies" => {
-                let exit = Exit::Signal { signal: number(1) as i32, core_dumped: false };
-                return workers(2).into_iter().for_each(|w| self.step(Input::Exited(w, exit)));
+                let exit = Exit::Signal {
+                    signal: number(1) as i32,
+                    core_dumped: false,
+                };
+                return workers(2)
+                    .into_iter()
+                    .for_each(|w| self.step(Input::Exited(w, exit)));
             }
             "unreachable" => return self.step(Input::Unreachable(workers(1))),
             "vanishes" => {
-                return workers(1).into_iter().for_each(|w| self.step(Input::Exited(w, Exit::Unknown)));
+                return workers(1)
+                    .into_iter()
+                    .for_each(|w| self.step(Input::Exited(w, Exit::Unknown)));
             }
             "asks" => {
-                return workers(2).into_iter().for_each(|w| self.step(Input::TimeoutExtended(w, Span(number(1)))));
+                return workers(2)
+                    .into_iter()
+                    .for_each(|w| self.step(Input::TimeoutExtended(w, Span(number(1)))));
             }
             what => {
                 for worker in workers(1) {
@@ -223,7 +280,11 @@ impl Teller {
 
 fn hear(name: &str, text: &str) {
     let mut told = String::new();
-    for story in text.split_inclusive('\n').collect::<Vec<_>>().split_inclusive(|line| line.trim().is_empty()) {
+    for story in text
+        .split_inclusive('\n')
+        .collect::<Vec<_>>()
+        .split_inclusive(|line| line.trim().is_empty())
+    {
         told.push_str(&Teller::tell(&story.concat()));
     }
     if std::env::var_os("ROTAD_BLESS").is_some() {
