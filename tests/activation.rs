@@ -65,9 +65,9 @@ fn by_name_over_a_restart() {
         }
         site.stop_politely(10);
     }
-    site.await_log("is a socket of the service manager's (http)", 10);
+    site.await_log("uses the socket http of the service manager", 10);
     site.await_log(
-        "no listener of the configuration has the service manager's socket other",
+        "no listener of the configuration uses the service manager's socket other",
         10,
     );
 }
@@ -96,7 +96,7 @@ fn a_name_with_another_address() {
     load::get(&site.address(), "/").expect("an answer");
     site.await_log(
         &format!(
-            "is at {}, not at 127.0.0.1:1: it is used as it is",
+            "listens at {}, not at 127.0.0.1:1: it is used nevertheless",
             site.address()
         ),
         5,
@@ -131,7 +131,7 @@ fn a_daemon() {
     });
     assert!(status.success(), "{}", site.log());
     load::get(&site.address(), "/").expect("an answer");
-    site.await_log("is a socket of the service manager's (http)", 10);
+    site.await_log("uses the socket http of the service manager", 10);
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }

@@ -3,7 +3,7 @@
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Backlog, Shutdown, getsockopt, shutdown, sockopt};
 use rotad::event_loop::poller::Interest;
-use rotad::listener::{Listener, Looked, Lost, SocketError, open_all};
+use rotad::listener::{FileCheckResult, Listener, SocketError, SocketLoss, open_all};
 use rotad::plan::{Address, ListenPlan};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -125,13 +125,16 @@ fn the_backlog_is_the_masters() {
     );
     listener.restore().unwrap();
     assert_eq!(listener.queue().unwrap().most, 64);
-    assert_eq!(listener.clipped(), None);
+    assert_eq!(listener.effective_backlog(), None);
     let wish = ListenPlan {
         backlog: 1 << 30,
         ..tcp("127.0.0.1:0")
     };
     let listener = open(wish);
-    assert_eq!(listener.clipped(), Some(listener.queue().unwrap().most));
+    assert_eq!(
+        listener.effective_backlog(),
+        Some(listener.queue().unwrap().most)
+    );
 }
 
 #[test]
@@ -324,10 +327,12 @@ fn a_unix_socket_shut_by_a_worker_is_replaced() {
         shutdown(worker_unix(&listener).as_raw_fd(), how).unwrap();
         assert!(hung(&epoll) && listener.is_shut());
         assert!(UnixStream::connect(&path).is_err());
-        let Looked::Made(Lost::Shut, fresh) = listener.look().unwrap().run(true) else {
+        let FileCheckResult::Replaced(SocketLoss::ShutDown, socket) =
+            listener.file_check().unwrap().run(true)
+        else {
             panic!("a new one")
         };
-        assert!(!listener.replace(fresh), "as it was asked for");
+        assert!(!listener.replace(socket), "as it was asked for");
         assert!(!listener.is_shut());
         assert_ne!(listener.inode(), inode);
         assert_eq!(

@@ -1,5 +1,8 @@
-//! Sockets from the service manager (sd_listen_fds(3)): each serves the listener with its name, else the one with its
+//! Sockets from the service manager (sd_listen_fds(3)). Each serves the listener with its name, else the one with its
 //! address.
+//!
+//! `rotad run` and `start` call [`InheritedFds::find`] before they open anything; [`super::open_all`] matches the sockets
+//! with the configuration.
 
 use super::{address_text, tcp};
 use crate::plan::{Address, ListenPlan};
@@ -10,16 +13,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// SD_LISTEN_FDS_START.
-const FIRST: RawFd = 3;
-/// More than any manager passes; a larger number is a mistake.
-const MOST: RawFd = 4096;
+const FIRST_FD: RawFd = 3;
+/// More descriptors than any manager passes; a larger number is a mistake.
+const MAX_INHERITED: RawFd = 4096;
 
 /// The descriptors that LISTEN_FDS announces.
 #[derive(Debug, Default)]
 pub struct InheritedFds {
-    /// This many descriptors from [`FIRST`] on are not ours to close.
+    /// How many descriptors from [`FIRST_FD`] on must not be closed.
     count: RawFd,
-    /// Those that are open, with their names.
+    /// The open ones, with their names.
     open: Vec<(RawFd, String)>,
 }
 
@@ -31,75 +34,77 @@ pub struct ActivationSocket {
 }
 
 impl InheritedFds {
-    /// To be asked by the process that was started, before it opens anything: a number that is announced and not open
-    /// may soon be something else. Nothing where LISTEN_PID means another process.
+    /// Reads LISTEN_FDS. Empty if LISTEN_PID names another process. Must be called by the process that was started, before
+    /// it opens anything: a descriptor that is announced but not open would soon be another file.
     pub fn find() -> Self {
         let text = |name: &str| std::env::var(name).unwrap_or_default();
         if text("LISTEN_PID").parse() != Ok(std::process::id()) {
             return Self::default();
         }
-        let count = text("LISTEN_FDS").parse().unwrap_or(0).clamp(0, MOST);
+        let count = text("LISTEN_FDS")
+            .parse()
+            .unwrap_or(0)
+            .clamp(0, MAX_INHERITED);
         let names = text("LISTEN_FDNAMES");
         let mut names = names.split(':');
-        let all =
-            (FIRST..FIRST + count).map(|fd| (fd, names.next().unwrap_or_default().to_owned()));
+        let all = (FIRST_FD..FIRST_FD + count)
+            .map(|fd| (fd, names.next().unwrap_or_default().to_owned()));
         Self {
             count,
             open: all.filter(|(fd, _)| is_open(*fd)).collect(),
         }
     }
 
-    /// The first number after the announced ones.
+    /// The first descriptor number after the announced ones.
     pub fn end(&self) -> RawFd {
-        FIRST + self.count
+        FIRST_FD + self.count
     }
 
-    /// Takes them; once.
+    /// Takes ownership of the open descriptors, and sets close-on-exec.
     pub fn take(self) -> Vec<ActivationSocket> {
-        let taken = self.open.into_iter().map(|(fd, name)| {
+        let sockets = self.open.into_iter().map(|(fd, name)| {
             Some(ActivationSocket {
                 name,
                 fd: take_inherited(fd).ok()?,
             })
         });
-        taken.flatten().collect()
+        sockets.flatten().collect()
     }
 }
 
-/// A listening stream socket.
+/// A listening stream socket and its address.
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) bound: Address,
 }
 
-/// The usable sockets.
+/// The usable sockets that no listener has taken yet, with their names. Those left over are logged when it is dropped.
 #[derive(Debug)]
-pub(super) struct Found(Vec<(String, Socket)>);
+pub(super) struct ActivationSockets(Vec<(String, Socket)>);
 
-impl Found {
-    /// Unusable ones are logged and closed.
-    pub(super) fn look_at(passed: Vec<ActivationSocket>) -> Self {
-        let usable =
-            passed
-                .into_iter()
-                .filter_map(|ActivationSocket { name, fd }| match listens_on(&fd) {
-                    Ok(bound) => Some((name, Socket { fd, bound })),
-                    Err(why) => {
-                        tracing::warn!(
-                            "descriptor {} ({name}) of the service manager is of no use: {why}",
-                            fd.as_raw_fd()
-                        );
-                        None
-                    }
-                });
+impl ActivationSockets {
+    /// Keeps the usable sockets; logs and closes the others.
+    pub(super) fn check(inherited: Vec<ActivationSocket>) -> Self {
+        let usable = inherited
+            .into_iter()
+            .filter_map(|ActivationSocket { name, fd }| match bound_address(&fd) {
+                Ok(bound) => Some((name, Socket { fd, bound })),
+                Err(why) => {
+                    tracing::warn!(
+                        "descriptor {} ({name}) of the service manager cannot be used: {why}",
+                        fd.as_raw_fd()
+                    );
+                    None
+                }
+            });
         Self(usable.collect())
     }
 
     /// The socket for a listener: with its name and address, with its name, with its address.
     pub(super) fn take(&mut self, plan: &ListenPlan) -> Option<Socket> {
         let named = |name: &str| name == plan.name || name == plan.name.replace(':', "_");
-        let is_there = |socket: &Socket| serves(&socket.bound, &plan.address);
+        let same_address = |socket: &Socket| serves(&socket.bound, &plan.address);
         let same_kind = |socket: &Socket| {
             matches!(
                 (&socket.bound, &plan.address),
@@ -109,24 +114,24 @@ impl Found {
         let at = self
             .0
             .iter()
-            .position(|(name, socket)| named(name) && is_there(socket));
+            .position(|(name, socket)| named(name) && same_address(socket));
         let at = at.or_else(|| {
             self.0
                 .iter()
                 .position(|(name, socket)| named(name) && same_kind(socket))
         });
-        let at = at.or_else(|| self.0.iter().position(|(_, socket)| is_there(socket)))?;
+        let at = at.or_else(|| self.0.iter().position(|(_, socket)| same_address(socket)))?;
         let (name, socket) = self.0.swap_remove(at);
         let bound = address_text(&socket.bound);
-        if is_there(&socket) {
+        if same_address(&socket) {
             tracing::info!(
                 listen = plan.name,
-                "{bound} is a socket of the service manager's ({name})"
+                "{bound} uses the socket {name} of the service manager"
             );
         } else {
             tracing::warn!(
                 listen = plan.name,
-                "the service manager's socket of this name is at {bound}, not at {}: it is used as it is",
+                "the service manager's socket of this name listens at {bound}, not at {}: it is used nevertheless",
                 plan.address
             );
         }
@@ -134,19 +139,19 @@ impl Found {
     }
 }
 
-impl Drop for Found {
+impl Drop for ActivationSockets {
     fn drop(&mut self) {
         for (name, socket) in &self.0 {
             let bound = address_text(&socket.bound);
             tracing::warn!(
-                "no listener of the configuration has the service manager's socket {name} at {bound}"
+                "no listener of the configuration uses the service manager's socket {name} at {bound}"
             );
         }
     }
 }
 
-/// Whether whoever asks for `wanted` is content with `bound`: the same address, a port of the kernel's choice, or IPv6's
-/// wildcard (which `ListenStream=80` means) for IPv4's.
+/// Whether a socket at `bound` satisfies a listener at `wanted`: dual_stack have the same address, or `bound` is IPv6's wildcard
+/// (which `ListenStream=80` means) and `wanted` IPv4's with the same port.
 fn serves(bound: &Address, wanted: &Address) -> bool {
     match (bound, wanted) {
         (Address::Tcp(bound), Address::Tcp(wanted)) => {
@@ -159,27 +164,27 @@ fn serves(bound: &Address, wanted: &Address) -> bool {
     }
 }
 
-/// Its bound address, or why it cannot be used.
-fn listens_on(fd: &OwnedFd) -> Result<Address, String> {
-    let said = |error: io::Error| error.to_string();
-    let kind = getsockopt(fd, sockopt::SockType).map_err(|_| "it is no socket".to_owned())?;
+/// The socket's bound address, or why it cannot be used.
+fn bound_address(fd: &OwnedFd) -> Result<Address, String> {
+    let text = |error: io::Error| error.to_string();
+    let kind = getsockopt(fd, sockopt::SockType).map_err(|_| "it is not a socket".to_owned())?;
     if kind != SockType::Stream {
         return Err("only stream sockets can be shared by workers".to_owned());
     }
-    if !getsockopt(fd, sockopt::AcceptConn).map_err(|errno| said(errno.into()))? {
-        return Err("it does not listen (Accept=yes is not for rotad)".to_owned());
+    if !getsockopt(fd, sockopt::AcceptConn).map_err(|errno| text(errno.into()))? {
+        return Err("it does not listen (rotad needs Accept=no)".to_owned());
     }
-    if let Ok(address) = tcp::name_of(fd) {
+    if let Ok(address) = tcp::bound_address(fd) {
         return Ok(Address::Tcp(plain(address)));
     }
-    let unix = getsockname::<UnixAddr>(fd.as_raw_fd()).map_err(|errno| said(errno.into()))?;
+    let unix = getsockname::<UnixAddr>(fd.as_raw_fd()).map_err(|errno| text(errno.into()))?;
     let path = unix
         .path()
         .ok_or("abstract unix sockets are not supported yet")?;
     Ok(Address::Unix(path.to_owned()))
 }
 
-/// Without a scope or flow: as a configuration can write it.
+/// Without scope and flow information, which a configuration cannot contain.
 fn plain(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V6(ip) if !ip.is_unicast_link_local() => {
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_serves_another() {
+    fn addresses_match_exactly_or_by_the_ipv6_wildcard() {
         for (bound, wanted, is) in [
             ("127.0.0.1:80", "127.0.0.1:80", true),
             ("127.0.0.1:80", "127.0.0.1:81", false),
@@ -217,22 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_listen_is_of_no_use() {
+    fn only_listening_stream_sockets_are_usable() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(
-            listens_on(&one.into())
+            bound_address(&one.into())
                 .unwrap_err()
                 .contains("does not listen")
         );
         let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(listens_on(&datagram.into()).unwrap_err().contains("stream"));
         assert!(
-            listens_on(&std::fs::File::open("/dev/null").unwrap().into())
+            bound_address(&datagram.into())
                 .unwrap_err()
-                .contains("no socket")
+                .contains("stream")
+        );
+        assert!(
+            bound_address(&std::fs::File::open("/dev/null").unwrap().into())
+                .unwrap_err()
+                .contains("not a socket")
         );
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(listens_on(&listener.into()), Ok(Address::Tcp(address)));
+        assert_eq!(bound_address(&listener.into()), Ok(Address::Tcp(address)));
     }
 }

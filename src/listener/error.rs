@@ -1,4 +1,4 @@
-//! Why an address could not be opened, and which program is in the way.
+//! Why an address cannot be listened on, and which program holds it.
 
 use crate::listener::{address_text, folder_of, unix};
 use crate::plan::{Address, ListenPlan};
@@ -9,8 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// How many descriptors are examined in search of the program that holds an address.
-const MOST_LINKS: usize = 200_000;
+/// Maximum number of descriptors examined in the search for the program that holds an address.
+const MAX_FDS: usize = 200_000;
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
@@ -19,8 +19,9 @@ pub struct SocketError {
     pub name: String,
     /// The address as a configuration writes it.
     pub address: String,
+    /// The error of the failed call.
     pub source: io::Error,
-    /// The cause, and the program or file in the way if it can be found.
+    /// The cause in words, with the program or file in the way if it was found.
     pub hint: Option<String>,
 }
 
@@ -87,9 +88,10 @@ fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
     let folder = folder_of(path).display();
     match errno {
         Errno::EADDRINUSE => Some(format!("address in use{}", unix_holder(path))),
-        Errno::EEXIST => {
-            Some("there is a file of that name which is no socket: it is left alone".to_owned())
-        }
+        Errno::EEXIST => Some(
+            "the path is taken by a file that is not a socket; rotad does not replace it"
+                .to_owned(),
+        ),
         Errno::ENOENT => Some(format!("the folder {folder} does not exist")),
         Errno::ENOTDIR => Some(format!("{folder} is not a folder")),
         Errno::EACCES => Some(format!("permission denied: {folder} cannot be written")),
@@ -97,7 +99,7 @@ fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
         Errno::EPERM => {
             Some("not permitted: only root can give the file to another user or group".to_owned())
         }
-        Errno::ENAMETOOLONG => Some(format!("the path is longer than {} bytes", unix::LONGEST)),
+        Errno::ENAMETOOLONG => Some(format!("the path is longer than {} bytes", unix::MAX_PATH)),
         _ => None,
     }
 }
@@ -111,12 +113,12 @@ fn tcp_holder(port: u16) -> String {
         .iter()
         .flat_map(|table| table.lines())
         .map(|line| line.split_ascii_whitespace());
-    let mut holders = lines.filter_map(|words| {
-        let words: Vec<&str> = words.collect();
-        let listens =
-            words.get(3) == Some(&"0A") && words.get(1).is_some_and(|local| local.ends_with(&port));
+    let mut holders = lines.filter_map(|columns| {
+        let columns: Vec<&str> = columns.collect();
+        let listens = columns.get(3) == Some(&"0A")
+            && columns.get(1).is_some_and(|local| local.ends_with(&port));
         listens
-            .then(|| (words.get(9)?.parse().ok()).zip(words.get(7).copied()))
+            .then(|| (columns.get(9)?.parse().ok()).zip(columns.get(7).copied()))
             .flatten()
     });
     match holders.next() {
@@ -128,31 +130,31 @@ fn tcp_holder(port: u16) -> String {
     }
 }
 
-/// The program that listens on a path. Renamed sockets show their first name in /proc, so the search may fail.
+/// The program that listens on a path. /proc shows the first name of a renamed socket, so the search may fail.
 fn unix_holder(path: &Path) -> String {
     let path = path.to_string_lossy();
     let table = procfs::read("/proc/net/unix").unwrap_or_default();
     let mut lines = table
         .lines()
         .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    // The flag of one that listens (__SO_ACCEPTCON): connections bear the same path.
-    let line =
-        lines.find(|words| words.get(7) == Some(&&*path) && words.get(3) == Some(&"00010000"));
-    let inode = line.and_then(|words| words.get(6)?.parse().ok());
+    // Only the listening socket has the flag __SO_ACCEPTCON; its connections have the same path.
+    let line = lines
+        .find(|columns| columns.get(7) == Some(&&*path) && columns.get(3) == Some(&"00010000"));
+    let inode = line.and_then(|columns| columns.get(6)?.parse().ok());
     inode
         .and_then(holder)
         .unwrap_or_else(|| ": another process listens there".to_owned())
 }
 
-/// The process that holds a socket, as far as /proc is readable.
+/// The process that holds a socket; None if /proc does not show it.
 fn holder(inode: u64) -> Option<String> {
-    let mut left = MOST_LINKS;
+    let mut remaining = MAX_FDS;
     for pid in procfs::numbers("/proc").ok()? {
         let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
         for link in links.flatten() {
-            left = left.checked_sub(1)?;
+            remaining = remaining.checked_sub(1)?;
             let found = std::fs::read_link(link.path())
                 .ok()
                 .and_then(|target| procfs::socket_inode(&target));

@@ -1,8 +1,12 @@
-//! Watches the file of a unix socket: it may be removed or replaced while the socket listens on, and a socket that was
-//! shut down cannot listen again. Then a new socket takes the path, unless another program listens there by now.
+//! Watches and checks the file of a unix socket. The file may be removed or replaced while the socket still listens, and
+//! a unix socket that was shut down cannot listen again. In dual_stack cases a new socket takes the path, unless another
+//! program listens there by now.
+//!
+//! The main loop calls [`Listener::file_check`], runs the check as a blocking job, and gives the resulting
+//! [`ReplacementSocket`] to [`Listener::replace`].
 
 use crate::listener::unix::{self, FileId};
-use crate::listener::{Handled, Listener, SocketError, folder_of, set_nonblocking};
+use crate::listener::{FileRights, Listener, SocketError, folder_of, set_nonblocking};
 use crate::plan::{Address, ListenPlan};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::fstat;
@@ -18,20 +22,21 @@ use std::sync::Arc;
 pub struct SocketFileWatch(Inotify);
 
 impl SocketFileWatch {
-    /// None: no instance is left, or the file is not readable; then it is checked at each reload.
+    /// None if no inotify instance is left or the file is not readable: then the file is only checked at each reload.
     pub(super) fn on(path: &Path) -> Option<Self> {
         let own =
             AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
-        let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
-        ear.add_watch(path, own | AddWatchFlags::IN_DONT_FOLLOW)
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+        inotify
+            .add_watch(path, own | AddWatchFlags::IN_DONT_FOLLOW)
             .ok()?;
         let folder = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
-        ear.add_watch(folder_of(path), folder).ok();
-        Some(Self(ear))
+        inotify.add_watch(folder_of(path), folder).ok();
+        Some(Self(inotify))
     }
 
     /// Discards the pending events.
-    pub fn hush(&self) {
+    pub fn clear(&self) {
         while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
 }
@@ -42,30 +47,31 @@ impl AsFd for SocketFileWatch {
     }
 }
 
-/// Why a unix socket does not serve any more.
+/// Why a unix socket no longer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// It was shut down.
-    Shut,
+pub enum SocketLoss {
+    /// It was shut down (shutdown(2)).
+    ShutDown,
     /// Its file was removed.
-    Gone,
+    FileRemoved,
     /// Another file has its path.
-    Foreign,
+    FileReplaced,
 }
 
-impl Lost {
+impl SocketLoss {
+    /// The reason in words, for messages.
     pub fn text(self) -> &'static str {
         match self {
-            Self::Shut => "a worker has shut the listening socket down",
-            Self::Gone => "its file is gone",
-            Self::Foreign => "its file was replaced by another one",
+            Self::ShutDown => "a worker has shut the listening socket down",
+            Self::FileRemoved => "its file is gone",
+            Self::FileReplaced => "its file was replaced by another one",
         }
     }
 }
 
-/// One check of a unix socket and its file.
+/// A check of a unix socket and its file that is to be run.
 #[derive(Debug)]
-pub struct Look {
+pub struct FileCheck {
     plan: ListenPlan,
     path: PathBuf,
     file: Option<FileId>,
@@ -74,28 +80,30 @@ pub struct Look {
 
 /// The result of a check.
 #[derive(Debug)]
-pub enum Looked {
-    Well,
-    /// It does not serve, and was not replaced.
-    Lost(Lost),
-    /// A new socket has its path.
-    Made(Lost, Fresh),
-    Failed(Lost, SocketError),
+pub enum FileCheckResult {
+    /// The socket listens and its file is in place.
+    Serving,
+    /// The socket does not serve, and no replacement was allowed.
+    NotServing(SocketLoss),
+    /// A new socket has the path.
+    Replaced(SocketLoss, ReplacementSocket),
+    /// The socket does not serve, and no new one could be opened.
+    Failed(SocketLoss, SocketError),
 }
 
-/// A new socket that replaces one that does not serve any more.
+/// A new socket that replaces one that no longer serves.
 #[derive(Debug)]
-pub struct Fresh {
+pub struct ReplacementSocket {
     plan: ListenPlan,
     path: PathBuf,
     fd: OwnedFd,
     inode: u64,
     file: FileId,
-    ear: Option<SocketFileWatch>,
+    file_watch: Option<SocketFileWatch>,
 }
 
-impl Fresh {
-    /// Discards it: it is not needed any more. May block.
+impl ReplacementSocket {
+    /// Removes its file, if it is still in place, and closes it: the listener was removed meanwhile. May block.
     pub fn discard(self) {
         if FileId::of(&self.path).is_ok_and(|file| file == self.file) {
             std::fs::remove_file(&self.path).ok();
@@ -103,20 +111,20 @@ impl Fresh {
     }
 }
 
-impl Look {
-    /// Checks, and creates a new socket if one is needed and `may_make` is set. May block.
-    pub fn run(self, may_make: bool) -> Looked {
-        let lost = match (
+impl FileCheck {
+    /// Checks the socket and its file, and opens a new socket if one is needed and `may_replace` is set. May block.
+    pub fn run(self, may_replace: bool) -> FileCheckResult {
+        let loss = match (
             self.shut,
             self.file.map(|file| (file, FileId::of(&self.path))),
         ) {
-            (true, _) => Lost::Shut,
-            (false, Some((file, Ok(found)))) if found != file => Lost::Foreign,
-            (false, Some((_, Err(error)))) if is_absence(&error) => Lost::Gone,
-            (false, _) => return Looked::Well,
+            (true, _) => SocketLoss::ShutDown,
+            (false, Some((file, Ok(found)))) if found != file => SocketLoss::FileReplaced,
+            (false, Some((_, Err(error)))) if is_absence(&error) => SocketLoss::FileRemoved,
+            (false, _) => return FileCheckResult::Serving,
         };
-        if !may_make {
-            return Looked::Lost(lost);
+        if !may_replace {
+            return FileCheckResult::NotServing(loss);
         }
         let Self { plan, path, .. } = self;
         let made = unix::open(&plan, &path).and_then(|(fd, file)| {
@@ -126,25 +134,25 @@ impl Look {
         });
         match made {
             Ok((fd, file, inode)) => {
-                let ear = SocketFileWatch::on(&path);
-                Looked::Made(
-                    lost,
-                    Fresh {
+                let file_watch = SocketFileWatch::on(&path);
+                FileCheckResult::Replaced(
+                    loss,
+                    ReplacementSocket {
                         plan,
                         path,
                         fd,
                         inode,
                         file,
-                        ear,
+                        file_watch,
                     },
                 )
             }
-            Err(error) => Looked::Failed(lost, SocketError::new(&plan, error)),
+            Err(error) => FileCheckResult::Failed(loss, SocketError::new(&plan, error)),
         }
     }
 }
 
-/// There is no such file; any other error says nothing about it.
+/// Whether the error means that the file does not exist; other errors do not tell.
 fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -153,19 +161,19 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 impl Listener {
-    /// What a check needs to know; None for TCP.
-    pub fn look(&self) -> Option<Look> {
+    /// Prepares a check of the socket and its file; None for TCP.
+    pub fn file_check(&self) -> Option<FileCheck> {
         let Address::Unix(path) = &self.bound else {
             return None;
         };
         let mut plan = self.plan.clone();
-        if let Some(handled) = &self.handled {
-            plan.mode = plan.mode.or(Some(handled.mode));
-            plan.uid = plan.uid.or(Some(handled.uid));
-            plan.gid = plan.gid.or(Some(handled.gid));
+        if let Some(rights) = &self.manager_file {
+            plan.mode = plan.mode.or(Some(rights.mode));
+            plan.uid = plan.uid.or(Some(rights.uid));
+            plan.gid = plan.gid.or(Some(rights.gid));
         }
         let file = if self.removed { None } else { self.file };
-        Some(Look {
+        Some(FileCheck {
             plan,
             path: path.clone(),
             file,
@@ -173,40 +181,43 @@ impl Listener {
         })
     }
 
-    /// Takes the new socket over; true: its file was made for another owner, mode or way to wait than is wanted by now.
-    pub fn replace(&mut self, fresh: Fresh) -> bool {
-        let Fresh {
+    /// Takes over the new socket. True if its file has another owner or mode than the plan now asks for: then
+    /// [`Listener::ownership`] has to be applied.
+    pub fn replace(&mut self, socket: ReplacementSocket) -> bool {
+        let ReplacementSocket {
             plan,
             fd,
             inode,
             file,
-            ear,
+            file_watch,
             ..
-        } = fresh;
-        (self.fd, self.inode, self.file, self.ear) = (Arc::new(fd), inode, Some(file), ear);
+        } = socket;
+        (self.fd, self.inode, self.file, self.file_watch) =
+            (Arc::new(fd), inode, Some(file), file_watch);
         self.removed = false;
-        self.handled = None;
+        self.manager_file = None;
         if plan.nonblocking != self.plan.nonblocking {
             set_nonblocking(&self.fd, self.plan.nonblocking).ok();
         }
         (plan.mode, plan.uid, plan.gid) != (self.plan.mode, self.plan.uid, self.plan.gid)
     }
 
-    /// What hears of its file; none: TCP, or nothing can be heard.
-    pub fn ear(&self) -> Option<&SocketFileWatch> {
-        self.ear.as_ref()
+    /// The inotify watch of the socket's file; None for TCP, or if the file cannot be watched.
+    pub fn file_watch(&self) -> Option<&SocketFileWatch> {
+        self.file_watch.as_ref()
     }
 }
 
-/// What a service manager's socket file looks like: one that is made in its place is as open as that.
-pub(super) fn handled(path: &Path) -> Option<(Handled, FileId)> {
+/// Owner, mode and identity of a socket file that the service manager created, so that a replacement gets the same
+/// owner and mode.
+pub(super) fn manager_file(path: &Path) -> Option<(FileRights, FileId)> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let meta = std::fs::symlink_metadata(path)
         .ok()
         .filter(|meta| meta.file_type().is_socket())?;
     let file = FileId::of(path).ok()?;
     Some((
-        Handled {
+        FileRights {
             mode: meta.mode() & 0o7777,
             uid: meta.uid(),
             gid: meta.gid(),

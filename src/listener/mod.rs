@@ -1,13 +1,14 @@
 //! Listening sockets, opened once by the supervisor and kept open across reloads and respawns.
 //!
-//! Each address has one socket that all its workers share. Workers can hurt it: shutdown(2) on it ends it for all of
-//! them, and their own listen(2) sets another backlog; and anybody may remove the file of a unix one. The main loop watches
-//! it for a hang-up ([`crate::event_loop::poller::Interest`]) and its file by [`Listener::ear`], calls [`Listener::relisten`] or has [`Listener::look`]
-//! run, and [`Listener::restore`] whenever a worker became ready.
+//! Each address has one socket that all its workers share. Workers can damage it: shutdown(2) ends it for all of them,
+//! and their own listen(2) changes the backlog. The file of a unix socket can be removed by other programs. The main
+//! loop therefore watches the socket for a hang-up ([`crate::event_loop::poller::Interest`]) and the file by
+//! [`Listener::file_watch`]. It repairs a TCP socket with [`Listener::relisten`] and a unix socket with
+//! [`Listener::file_check`], and calls [`Listener::restore`] each time a worker becomes ready.
 //!
-//! Choices:
+//! Decisions:
 //! - TCP_NODELAY is set on the listener, since accepted sockets inherit it: runtimes that make a socket object from a
-//!   bare descriptor often forget it, and then Nagle meets delayed acknowledgements.
+//!   bare descriptor often forget it, and Nagle's algorithm with delayed acknowledgements then delays answers.
 //! - `[::]` takes IPv4 too, as users of systemd expect, unless the same set has an IPv4 address of that port, as users
 //!   of nginx write it (`listen 80; listen [::]:80`): then it is for IPv6 alone. Any other IPv6 address is IPv6 alone.
 //! - Sockets are in blocking mode unless the configuration says otherwise. O_NONBLOCK belongs to the open file and thus
@@ -21,7 +22,7 @@ mod unix;
 
 pub use activation::{ActivationSocket, InheritedFds};
 pub use error::SocketError;
-pub use file::{Fresh, Look, Looked, Lost, SocketFileWatch};
+pub use file::{FileCheck, FileCheckResult, ReplacementSocket, SocketFileWatch, SocketLoss};
 
 use crate::plan::{Address, ListenPlan};
 use crate::probe::accept::Target;
@@ -39,61 +40,61 @@ use std::sync::Arc;
 pub struct Listener {
     plan: ListenPlan,
     fd: Arc<OwnedFd>,
-    /// Of the socket itself, as in /proc/PID/fd (`socket:[inode]`).
+    /// The socket's inode, as in /proc/PID/fd (`socket:[inode]`).
     inode: u64,
     /// The bound address: the port is never 0.
     bound: Address,
-    /// Device and inode of a unix socket's file, as we made it.
+    /// Device and inode of the unix socket's file that we created.
     file: Option<unix::FileId>,
-    /// We have removed (or given up) the file of the unix socket.
+    /// The unix socket's file was removed, or is left to its owner.
     removed: bool,
-    ear: Option<SocketFileWatch>,
-    /// Its file belongs to the service manager: not ours to remove.
-    handled: Option<Handled>,
+    file_watch: Option<SocketFileWatch>,
+    /// Owner and mode of a file that belongs to the service manager, which rotad does not remove.
+    manager_file: Option<FileRights>,
 }
 
 /// Owner and mode of a socket file that the service manager created.
 #[derive(Clone, Copy, Debug)]
-struct Handled {
+struct FileRights {
     mode: u32,
     uid: u32,
     gid: u32,
 }
 
-/// The owner and mode that a unix socket's file is to get.
+/// A change of owner and mode of a unix socket's file, to be applied.
 #[derive(Debug)]
-pub struct Dress {
+pub struct FileOwnership {
     path: std::path::PathBuf,
     file: unix::FileId,
     plan: ListenPlan,
 }
 
-impl Dress {
-    /// Nothing happens to a file that is not ours any more. May block.
+impl FileOwnership {
+    /// Sets owner and mode, unless another file has taken the path. May block.
     ///
     /// # Errors
-    /// EPERM: no right to give it away; ENOENT: somebody has removed it; EADDRINUSE: another file stands there.
-    pub fn put_on(&self) -> io::Result<()> {
+    /// EPERM: no right to change the owner; ENOENT: the file was removed; EADDRINUSE: another file has the path.
+    pub fn apply(&self) -> io::Result<()> {
         if unix::FileId::of(&self.path)? != self.file {
             return Err(nix::errno::Errno::EADDRINUSE.into());
         }
-        unix::dress(&self.path, &self.plan)
+        unix::set_ownership(&self.path, &self.plan)
     }
 }
 
-/// Opens all of them, or none. Sockets from the service manager are taken from `passed`.
+/// Opens all listeners, or none. Sockets from the service manager are taken from `inherited`.
 ///
 /// # Errors
-/// The first that cannot be opened; those opened before are closed, and their files removed.
+/// The first listener that cannot be opened; those opened before are closed, and their files removed.
 pub fn open_all(
     plans: &[ListenPlan],
-    passed: Vec<ActivationSocket>,
+    inherited: Vec<ActivationSocket>,
 ) -> Result<Vec<Listener>, SocketError> {
-    let mut passed = activation::Found::look_at(passed);
-    open_each(plans, plans, |plan| passed.take(plan))
+    let mut inherited = activation::ActivationSockets::check(inherited);
+    open_each(plans, plans, |plan| inherited.take(plan))
 }
 
-/// Opens `plans`, which are some of the set `all`, or none of them.
+/// Opens all of `plans`, which are part of the set `all`, or none of them.
 ///
 /// # Errors
 /// As [`open_all`].
@@ -104,11 +105,11 @@ pub fn open_some(plans: &[ListenPlan], all: &[ListenPlan]) -> Result<Vec<Listene
 fn open_each(
     plans: &[ListenPlan],
     all: &[ListenPlan],
-    mut passed: impl FnMut(&ListenPlan) -> Option<activation::Socket>,
+    mut inherited: impl FnMut(&ListenPlan) -> Option<activation::Socket>,
 ) -> Result<Vec<Listener>, SocketError> {
     let mut open = Vec::with_capacity(plans.len());
     for plan in plans {
-        let opened = match passed(plan) {
+        let opened = match inherited(plan) {
             Some(socket) => Listener::adopt(plan, socket),
             None => Listener::open(plan, all),
         };
@@ -130,7 +131,7 @@ impl Listener {
         let (fd, bound, file) = match &plan.address {
             Address::Tcp(address) => {
                 let (fd, bound) =
-                    tcp::open(*address, plan.backlog, tcp::takes_both(*address, all))?;
+                    tcp::open(*address, plan.backlog, tcp::is_dual_stack(*address, all))?;
                 (fd, Address::Tcp(bound), None)
             }
             Address::Unix(path) => {
@@ -140,7 +141,7 @@ impl Listener {
         };
         set_nonblocking(&fd, plan.nonblocking)?;
         let inode = fstat(&fd)?.st_ino;
-        let ear = match &plan.address {
+        let file_watch = match &plan.address {
             Address::Unix(path) => SocketFileWatch::on(path),
             Address::Tcp(_) => None,
         };
@@ -152,8 +153,8 @@ impl Listener {
             bound,
             file,
             removed: false,
-            ear,
-            handled: None,
+            file_watch,
+            manager_file: None,
         })
     }
 
@@ -168,10 +169,14 @@ impl Listener {
             tcp::no_delay(&fd)?;
         }
         let inode = fstat(&fd)?.st_ino;
-        let (handled, file, ear) = match &bound {
+        let (manager_file, file, file_watch) = match &bound {
             Address::Unix(path) => {
-                let (handled, file) = file::handled(path).unzip();
-                (handled, file, file.and_then(|_| SocketFileWatch::on(path)))
+                let (manager_file, file) = file::manager_file(path).unzip();
+                (
+                    manager_file,
+                    file,
+                    file.and_then(|_| SocketFileWatch::on(path)),
+                )
             }
             Address::Tcp(_) => (None, None, None),
         };
@@ -182,20 +187,22 @@ impl Listener {
             bound,
             file,
             removed: false,
-            ear,
-            handled,
+            file_watch,
+            manager_file,
         })
     }
 
+    /// The name in the configuration.
     pub fn name(&self) -> &str {
         &self.plan.name
     }
 
+    /// The configuration that the socket has now.
     pub fn plan(&self) -> &ListenPlan {
         &self.plan
     }
 
-    /// The descriptor to hand on. [`Listener::replace`] changes it.
+    /// The descriptor that workers get. [`Listener::replace`] changes it.
     pub fn fd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.fd)
     }
@@ -205,7 +212,7 @@ impl Listener {
         self.inode
     }
 
-    /// What the accept probe looks for.
+    /// The socket that the accept probe looks for in a worker.
     pub fn target(&self) -> Target {
         Target {
             inode: self.inode,
@@ -227,8 +234,8 @@ impl Listener {
         }
     }
 
-    /// The effective backlog, if net.core.somaxconn is below the configured one.
-    pub fn clipped(&self) -> Option<u32> {
+    /// The effective backlog, if net.core.somaxconn limits it to less than the configured one.
+    pub fn effective_backlog(&self) -> Option<u32> {
         let most: u32 = procfs::read("/proc/sys/net/core/somaxconn")
             .ok()?
             .trim()
@@ -244,15 +251,15 @@ impl Listener {
             .flatten()
     }
 
-    /// Whether it was shut down (shutdown(2)): clients are refused, for all workers.
+    /// Whether the socket was shut down (shutdown(2)): then clients of all workers are refused.
     pub fn is_shut(&self) -> bool {
         socket::is_hung_up(&self.fd)
     }
 
-    /// Makes a shut TCP socket listen again, as it is: the workers need not notice. Whether it was shut.
+    /// Makes a TCP socket that was shut down listen again; workers keep their descriptors. Returns whether it was shut down.
     ///
     /// # Errors
-    /// EADDRINUSE: another program took the address meanwhile. Nothing is changed then, and it may be tried again.
+    /// EADDRINUSE: another program took the address meanwhile. Then nothing has changed, and the call can be repeated.
     pub fn relisten(&self) -> io::Result<bool> {
         match self.bound {
             Address::Tcp(address) if self.is_shut() => {
@@ -262,10 +269,11 @@ impl Listener {
         }
     }
 
-    /// Sets again what a worker changes for all: the backlog, by its own listen(2), and O_NONBLOCK where it is asked for.
+    /// Restores what a worker can change for all workers: the backlog (by its own listen(2)), and O_NONBLOCK where the
+    /// configuration asks for it.
     ///
     /// # Errors
-    /// Those of listen(2) and fcntl(2).
+    /// Those of listen(2) (EADDRINUSE) and fcntl(2).
     pub fn restore(&self) -> io::Result<()> {
         if self.plan.nonblocking {
             set_nonblocking(&self.fd, true)?;
@@ -273,12 +281,12 @@ impl Listener {
         socket::listen(&self.fd, self.plan.backlog)
     }
 
-    /// Takes over what changes in place: the name, the backlog and O_NONBLOCK, at once, and the rights of a unix socket's file,
-    /// for which the dress has to be put on. The address must be the same.
+    /// Takes over a plan with the same address. Name, backlog and O_NONBLOCK change immediately; a change of the owner or
+    /// mode of a unix socket's file is returned, to be applied where it may block.
     ///
     /// # Errors
-    /// Those of listen(2).
-    pub fn adjust(&mut self, plan: &ListenPlan) -> io::Result<Option<Dress>> {
+    /// Those of listen(2) (EADDRINUSE) and fcntl(2).
+    pub fn adjust(&mut self, plan: &ListenPlan) -> io::Result<Option<FileOwnership>> {
         let old = std::mem::replace(&mut self.plan, plan.clone());
         if old.nonblocking != plan.nonblocking {
             set_nonblocking(&self.fd, plan.nonblocking)?;
@@ -291,7 +299,7 @@ impl Listener {
         else {
             return Ok(None);
         };
-        if rights(&old) == rights(plan) || self.handled.is_some() {
+        if rights(&old) == rights(plan) || self.manager_file.is_some() {
             return Ok(None);
         }
         // Without a configured owner it belongs to the master's user again, like a new socket.
@@ -304,37 +312,37 @@ impl Listener {
         let mut wanted = plan.clone();
         wanted.uid = plan.uid.or_else(|| old.uid.map(|_| own().0));
         wanted.gid = plan.gid.or_else(|| old.gid.map(|_| own().1));
-        Ok(Some(Dress {
+        Ok(Some(FileOwnership {
             path: path.clone(),
             file,
             plan: wanted,
         }))
     }
 
-    /// Owner and mode of a unix socket's file, as they are wanted now.
-    pub fn dress(&self) -> Option<Dress> {
+    /// The owner and mode that the plan asks for; None for TCP, and without a file.
+    pub fn ownership(&self) -> Option<FileOwnership> {
         let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed)
         else {
             return None;
         };
-        Some(Dress {
+        Some(FileOwnership {
             path: path.clone(),
             file,
             plan: self.plan.clone(),
         })
     }
 
-    /// Removes the file of a unix socket, if it is still the one that we made.
+    /// Removes the file of a unix socket, if it is still the one that we created. Returns whether it did.
     ///
     /// # Errors
-    /// EACCES, EROFS: the folder may not be written any more.
+    /// EACCES, EROFS: the directory is not writable any more.
     pub fn remove_file(&mut self) -> io::Result<bool> {
         let (Address::Unix(path), Some(file), false) = (&self.bound, self.file, self.removed)
         else {
             return Ok(false);
         };
         self.removed = true;
-        if self.handled.is_some() {
+        if self.manager_file.is_some() {
             return Ok(false);
         }
         if unix::FileId::of(path).ok() != Some(file) {

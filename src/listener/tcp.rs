@@ -11,8 +11,8 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Whether an IPv6 address takes IPv4 as well: `[::]`, unless the set has that port for IPv4 itself.
-pub(super) fn takes_both(address: SocketAddr, all: &[ListenPlan]) -> bool {
+/// Whether a listener accepts dual_stack IPv6 and IPv4: `[::]` does, unless the set has an IPv4 address with the same port.
+pub(super) fn is_dual_stack(address: SocketAddr, all: &[ListenPlan]) -> bool {
     let has_own = |plan: &ListenPlan| match plan.address {
         Address::Tcp(other) => {
             other.is_ipv4() && other.port() == address.port() && other.port() != 0
@@ -26,7 +26,7 @@ pub(super) fn takes_both(address: SocketAddr, all: &[ListenPlan]) -> bool {
 pub(super) fn open(
     address: SocketAddr,
     backlog: u32,
-    both: bool,
+    dual_stack: bool,
 ) -> io::Result<(OwnedFd, SocketAddr)> {
     let family = if address.is_ipv4() {
         AddressFamily::Inet
@@ -36,12 +36,12 @@ pub(super) fn open(
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
-        setsockopt(&fd, sockopt::Ipv6V6Only, &!both)?;
+        setsockopt(&fd, sockopt::Ipv6V6Only, &!dual_stack)?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     sys::listen(&fd, backlog)?;
     no_delay(&fd)?;
-    let bound = name_of(&fd)?;
+    let bound = bound_address(&fd)?;
     Ok((fd, bound))
 }
 
@@ -50,8 +50,9 @@ pub(super) fn no_delay(fd: &OwnedFd) -> io::Result<()> {
     Ok(setsockopt(fd, sockopt::TcpNoDelay, &true)?)
 }
 
-/// Listens again on a socket that was shut down. One that got its port from the kernel has lost it (though getsockname
-/// still tells it), so that is bound again, lest the kernel picks another one; one that was bound to a port says EINVAL.
+/// Listens again on a socket that was shut down. A socket that got its port from the kernel has lost it, although
+/// getsockname(2) still returns it: it is bound again, or the kernel would pick another port. For a socket that was bound
+/// to a port, bind(2) returns EINVAL.
 pub(super) fn listen_again(fd: impl AsFd, address: SocketAddr, backlog: u32) -> io::Result<()> {
     match bind(fd.as_fd().as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINVAL) => sys::listen(fd, backlog),
@@ -60,7 +61,7 @@ pub(super) fn listen_again(fd: impl AsFd, address: SocketAddr, backlog: u32) -> 
 }
 
 /// The address that a socket is bound to.
-pub(super) fn name_of(fd: impl AsFd) -> io::Result<SocketAddr> {
+pub(super) fn bound_address(fd: impl AsFd) -> io::Result<SocketAddr> {
     let name = getsockname::<SockaddrStorage>(fd.as_fd().as_raw_fd())?;
     let v4 = name
         .as_sockaddr_in()

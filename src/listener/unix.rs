@@ -1,6 +1,6 @@
 //! Unix listeners (unix(7)). A socket is bound under a temporary name, gets its owner and mode, listens, and is then
 //! renamed to its path: clients that find it there find it with the right mode and listening. getsockname(2) returns
-//! the temporary name; so a runtime that removes "its" socket file at exit does not find ours.
+//! the temporary name, so a runtime that removes its socket file at exit does not remove ours.
 
 use crate::listener::folder_of;
 use crate::plan::ListenPlan;
@@ -17,12 +17,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The longest path of a unix socket, in bytes, without its closing NUL.
-pub(super) const LONGEST: usize = 107;
+/// Maximum length of a unix socket's path, in bytes, without the terminating NUL (unix(7)).
+pub(super) const MAX_PATH: usize = 107;
 /// The default mode of systemd and nginx.
-const MODE: u32 = 0o666;
+const DEFAULT_MODE: u32 = 0o666;
 
-/// Device and inode: tells whether a file is still the one that we made.
+/// Device and inode: they tell whether a file is still the one that we created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -39,20 +39,20 @@ impl FileId {
     }
 }
 
-/// Opens a listener at the path; replaces a socket on which no program listens.
+/// Opens a listener at the path. Replaces the file of a socket on which no program listens.
 pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileId)> {
-    if path.as_os_str().len() > LONGEST {
+    if path.as_os_str().len() > MAX_PATH {
         return Err(Errno::ENAMETOOLONG.into());
     }
-    make_way(path)?;
+    check_free(path)?;
     let fd = socket(
         AddressFamily::Unix,
         SockType::Stream,
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let first = bind_aside(&fd, path)?;
-    let done = dress(&first, plan)
+    let first = bind_temporary(&fd, path)?;
+    let done = set_ownership(&first, plan)
         .and_then(|()| sys::listen(&fd, plan.backlog))
         .and_then(|()| FileId::of(&first))
         .and_then(|file| std::fs::rename(&first, path).map(|()| file));
@@ -62,8 +62,8 @@ pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileI
     done.map(|file| (fd, file))
 }
 
-/// Whether the path may be taken: it does not exist, or is a socket that refuses connections.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Checks that the path is free: it does not exist, or is a socket that refuses connections.
+fn check_free(path: &Path) -> io::Result<()> {
     let meta = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -79,20 +79,20 @@ fn make_way(path: &Path) -> io::Result<()> {
     )?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
-        // A full queue (EAGAIN), another type (EPROTOTYPE), no permission (EACCES): a program may be listening.
+        // With a full queue (EAGAIN), another type (EPROTOTYPE) or no permission (EACCES), a program may be listening.
         _ => Err(Errno::EADDRINUSE.into()),
     }
 }
 
-/// Binds under a free name in the folder of the path: rename(2) works within one folder only for sure.
-fn bind_aside(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
+/// Binds to an unused name in the directory of the path, because rename(2) works within one file system.
+fn bind_temporary(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut name = format!(".{:x}.{number:x}", std::process::id());
         let folder = folder_of(path);
-        // A folder so deep that only the shortest of names fits.
-        let room = LONGEST.saturating_sub(folder.as_os_str().len() + 1);
+        // In a deep directory only a short name fits.
+        let room = MAX_PATH.saturating_sub(folder.as_os_str().len() + 1);
         if name.len() > room {
             name = format!("~{number:x}");
         }
@@ -107,7 +107,7 @@ fn bind_aside(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
 
 /// Sets the file's owner and mode through a descriptor that follows no symlink, so that a user who can write to the
 /// directory cannot lead us to another file.
-pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
+pub(super) fn set_ownership(file: &Path, plan: &ListenPlan) -> io::Result<()> {
     let fd = open_file(
         file,
         OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
@@ -123,5 +123,8 @@ pub(super) fn dress(file: &Path, plan: &ListenPlan) -> io::Result<()> {
     }
     // chmod(2) through /proc: fchmod(2) does not take an O_PATH descriptor.
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    std::fs::set_permissions(link, Permissions::from_mode(plan.mode.unwrap_or(MODE)))
+    std::fs::set_permissions(
+        link,
+        Permissions::from_mode(plan.mode.unwrap_or(DEFAULT_MODE)),
+    )
 }

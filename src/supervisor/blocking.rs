@@ -4,7 +4,9 @@
 
 use crate::control::wire::Request;
 use crate::event_loop::waker::Waker;
-use crate::listener::{self, Dress, Fresh, Listener, Look, Looked, SocketError};
+use crate::listener::{
+    self, FileCheck, FileCheckResult, FileOwnership, Listener, ReplacementSocket, SocketError,
+};
 use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
 use crate::process::PinnedPaths;
@@ -45,7 +47,7 @@ pub(super) enum JobResult {
     /// The owner and mode of a socket file were set.
     FileOwnershipSet(String),
     /// The result of checking a listener.
-    ListenerChecked(u64, Looked),
+    ListenerChecked(u64, FileCheckResult),
 }
 
 /// Why a valid configuration cannot be applied.
@@ -207,11 +209,11 @@ impl BlockingPool {
     }
 
     /// Sets the owner and mode of a socket file.
-    pub(super) fn set_file_ownership(&self, name: String, dress: Dress) {
+    pub(super) fn set_file_ownership(&self, name: String, ownership: FileOwnership) {
         let file_lock = self.file_lock.clone();
         let job = move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(match dress.put_on() {
+            Some(match ownership.apply() {
                 Ok(()) => JobResult::FileOwnershipSet(name),
                 Err(error) => JobResult::Failed(format!(
                     "listener {name}: its file cannot get its owner or mode: {error}"
@@ -227,20 +229,25 @@ impl BlockingPool {
     ///
     /// # Errors
     /// No thread can be started.
-    pub(super) fn check_listener(&self, number: u64, look: Look, may_make: bool) -> io::Result<()> {
+    pub(super) fn check_listener(
+        &self,
+        number: u64,
+        check: FileCheck,
+        may_replace: bool,
+    ) -> io::Result<()> {
         let file_lock = self.file_lock.clone();
         self.spawn_job(move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(JobResult::ListenerChecked(number, look.run(may_make)))
+            Some(JobResult::ListenerChecked(number, check.run(may_replace)))
         })
     }
 
     /// Removes the file of a new socket that is no longer wanted.
-    pub(super) fn discard(&self, fresh: Fresh) {
+    pub(super) fn discard(&self, socket: ReplacementSocket) {
         let file_lock = self.file_lock.clone();
         let job = move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
-            fresh.discard();
+            socket.discard();
             None
         };
         if let Err(error) = self.spawn_job(job) {

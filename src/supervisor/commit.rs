@@ -265,7 +265,9 @@ impl Supervisor {
             };
             match listener.adjust(plan) {
                 Ok(None) => {}
-                Ok(Some(dress)) => self.blocking.set_file_ownership(plan.name.clone(), dress),
+                Ok(Some(ownership)) => self
+                    .blocking
+                    .set_file_ownership(plan.name.clone(), ownership),
                 Err(error) => {
                     tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}")
                 }

@@ -10,7 +10,7 @@ use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::process_table::WorkerProcess;
 use crate::event_loop::poller::{Interest, Source};
-use crate::listener::{Fresh, Looked};
+use crate::listener::{FileCheckResult, ReplacementSocket};
 use crate::observe::events::EventKind;
 use rotad_core::{Input, PoolId, Span, Time};
 use std::collections::{BTreeMap, VecDeque};
@@ -98,14 +98,14 @@ impl Supervisor {
 
     /// The file of a unix socket has changed.
     pub(super) fn on_socket_file_change(&mut self, number: ListenerId) {
-        let Some(ear) = self
+        let Some(file_watch) = self
             .listening
             .get(number)
-            .and_then(|listener| listener.ear())
+            .and_then(|listener| listener.file_watch())
         else {
             return;
         };
-        ear.hush();
+        file_watch.clear();
         self.check_listener(number, false);
     }
 
@@ -128,7 +128,7 @@ impl Supervisor {
         let Some(listener) = self.listening.get(number) else {
             return;
         };
-        let Some(look) = listener.look() else {
+        let Some(check) = listener.file_check() else {
             return self.relisten(number);
         };
         let state = self.listening.repair.states.entry(number).or_default();
@@ -138,7 +138,7 @@ impl Supervisor {
         }
         let may_replace = asked || now >= state.next_allowed();
         state.retry = None;
-        match self.blocking.check_listener(number, look, may_replace) {
+        match self.blocking.check_listener(number, check, may_replace) {
             Ok(()) => state.under_way = true,
             Err(error) => {
                 state.try_later(now);
@@ -190,19 +190,19 @@ impl Supervisor {
     }
 
     /// Takes the result of a check.
-    pub(super) fn on_listener_checked(&mut self, number: ListenerId, looked: Looked) {
+    pub(super) fn on_listener_checked(&mut self, number: ListenerId, result: FileCheckResult) {
         let now = self.clock.now();
         if self.listening.get(number).is_none() {
-            if let Looked::Made(_, fresh) = looked {
-                self.blocking.discard(fresh);
+            if let FileCheckResult::Replaced(_, socket) = result {
+                self.blocking.discard(socket);
             }
             return self.listening.repair.forget(number);
         }
         let state = self.listening.repair.states.entry(number).or_default();
         state.under_way = false;
         let again = std::mem::take(&mut state.again);
-        match looked {
-            Looked::Well => {
+        match result {
+            FileCheckResult::Serving => {
                 state.pause = Span::ZERO;
                 if state.problem.take().is_some() {
                     let text = format!(
@@ -212,28 +212,28 @@ impl Supervisor {
                     self.emit(EventBuilder::new(EventKind::Listener, text).cause("well"));
                 }
             }
-            Looked::Lost(lost) => {
+            FileCheckResult::NotServing(loss) => {
                 let at = state.next_allowed();
                 state.retry = Some(at);
                 let text = format!(
                     "{}, as {MAX_REPLACEMENTS} times within {WINDOW} before: a new one is made in {}, or by `rotad reload`",
-                    lost.text(),
+                    loss.text(),
                     at - now.min(at)
                 );
                 self.report_unserved(number, text, "lost-again");
             }
-            Looked::Made(lost, fresh) => {
+            FileCheckResult::Replaced(loss, socket) => {
                 state.problem = None;
                 state.pause = Span::ZERO;
                 state.replaced_at.push_back(now);
                 if state.replaced_at.len() > MAX_REPLACEMENTS {
                     state.replaced_at.pop_front();
                 }
-                self.install_new_socket(number, fresh);
+                self.install_new_socket(number, socket);
                 let text = format!(
                     "{}: {}: there is a new one, and the workers that hold the old one are replaced",
                     self.listener_name(number),
-                    lost.text()
+                    loss.text()
                 );
                 self.emit(
                     EventBuilder::new(EventKind::Listener, text)
@@ -242,11 +242,11 @@ impl Supervisor {
                 );
                 self.replace_holders(number);
             }
-            Looked::Failed(lost, error) => {
+            FileCheckResult::Failed(loss, error) => {
                 state.try_later(now);
                 self.report_unserved(
                     number,
-                    format!("{}, and no new one can be made: {error}", lost.text()),
+                    format!("{}, and no new one can be made: {error}", loss.text()),
                     "shut",
                 );
             }
@@ -279,18 +279,18 @@ impl Supervisor {
             .unwrap_or_default()
     }
 
-    fn install_new_socket(&mut self, number: ListenerId, fresh: Fresh) {
+    fn install_new_socket(&mut self, number: ListenerId, socket: ReplacementSocket) {
         let Some(listener) = self.listening.get_mut(number) else {
             return;
         };
         self.poller.unwatch(listener.fd().as_fd());
-        if let Some(ear) = listener.ear() {
-            self.poller.unwatch(ear);
+        if let Some(file_watch) = listener.file_watch() {
+            self.poller.unwatch(file_watch);
         }
-        let changed = listener.replace(fresh);
-        if changed && let Some(dress) = listener.dress() {
+        let changed = listener.replace(socket);
+        if changed && let Some(ownership) = listener.ownership() {
             self.blocking
-                .set_file_ownership(listener.name().to_owned(), dress);
+                .set_file_ownership(listener.name().to_owned(), ownership);
         }
         self.watch_listener(number);
     }
@@ -308,9 +308,9 @@ impl Supervisor {
                 Interest::Hangup,
             )
             .and_then(|()| {
-                listener.ear().map_or(Ok(()), |ear| {
+                listener.file_watch().map_or(Ok(()), |file_watch| {
                     self.poller
-                        .watch(ear, Source::SocketFile(number), Interest::Read)
+                        .watch(file_watch, Source::SocketFile(number), Interest::Read)
                 })
             });
         if let Err(error) = watched {
@@ -325,8 +325,8 @@ impl Supervisor {
     pub(super) fn unwatch_listener(&mut self, number: ListenerId) {
         if let Some(listener) = self.listening.get(number) {
             self.poller.unwatch(listener.fd());
-            if let Some(ear) = listener.ear() {
-                self.poller.unwatch(ear);
+            if let Some(file_watch) = listener.file_watch() {
+                self.poller.unwatch(file_watch);
             }
         }
         self.listening.repair.forget(number);

@@ -460,8 +460,12 @@ impl Parts {
                     Source::Listener(number as u64),
                     Interest::Hangup,
                 )?;
-                if let Some(ear) = listener.ear() {
-                    poller.watch(ear, Source::SocketFile(number as u64), Interest::Read)?;
+                if let Some(file_watch) = listener.file_watch() {
+                    poller.watch(
+                        file_watch,
+                        Source::SocketFile(number as u64),
+                        Interest::Read,
+                    )?;
                 }
             }
             Ok((
@@ -481,7 +485,7 @@ impl Parts {
                 "listening on {}",
                 listener.addr_text()
             );
-            if let Some(most) = listener.clipped() {
+            if let Some(most) = listener.effective_backlog() {
                 tracing::warn!(
                     listen = listener.name(),
                     "the system clips the backlog to {most} (net.core.somaxconn): {} was asked for",
