@@ -1,4 +1,4 @@
-//! Fingerprints of files, and what differs between two scans.
+//! Fingerprints of files, and the differences between two scans. The watch loop calls [`scan`] and [`changes`].
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -8,21 +8,22 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Above this size, in bytes, size and modification time stand for the content.
-const MOST_READ: u64 = 64 << 20;
+/// Maximum size, in bytes, of a file whose content is read; of larger files, size and modification time are compared.
+const MAX_READ: u64 = 64 << 20;
 
-/// A file whose times are this young may change again without its times showing it: the kernel's clock for files
+/// A file that was changed this recently may change again without a change of its times: the kernel's clock for files
 /// ticks every few milliseconds, that of some file systems every two seconds.
 const YOUNG: Duration = Duration::from_secs(2);
 
 /// The fingerprints of all matching files, by the path at which each was found.
 pub(super) type Fingerprints = BTreeMap<PathBuf, Fingerprint>;
 
-/// One file at one look.
+/// One file in one scan.
 #[derive(Clone, Debug)]
 pub(super) struct Fingerprint {
-    /// If these are unchanged, the content is not read again.
-    outside: Outside,
+    /// If this is unchanged, the content is not read again.
+    stat: FileStat,
+    /// Changed within [`YOUNG`] before the scan: the content has to be read again.
     young: bool,
     content: Content,
 }
@@ -37,7 +38,7 @@ enum Content {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Outside {
+struct FileStat {
     device: u64,
     inode: u64,
     size: u64,
@@ -45,7 +46,7 @@ struct Outside {
     changed: (i64, i64),
 }
 
-impl Outside {
+impl FileStat {
     fn of(meta: &Metadata) -> Self {
         Self {
             device: meta.dev(),
@@ -58,10 +59,10 @@ impl Outside {
 }
 
 impl Fingerprint {
-    /// A file that was seen to change during the first look.
+    /// A file that changed during the first scan.
     pub(super) fn unsure() -> Self {
         Self {
-            outside: Outside::default(),
+            stat: FileStat::default(),
             young: true,
             content: Content::Unsure,
         }
@@ -72,48 +73,53 @@ impl Fingerprint {
     }
 }
 
-/// Looks at each file; those that are gone by now, or are no regular files, are left out. `before`: the look before,
-/// whose prints spare reading what has not changed.
-pub(super) fn look(files: Vec<PathBuf>, before: &Fingerprints) -> Fingerprints {
+/// Takes the fingerprint of each file. Files that are gone by now or are not regular files are left out. Files that are
+/// unchanged since the previous scan, `before`, are not read again.
+pub(super) fn scan(files: Vec<PathBuf>, before: &Fingerprints) -> Fingerprints {
     let mut buffer = vec![0; 64 << 10];
     let now = SystemTime::now();
-    let print = |file: PathBuf| Some((print(&file, before.get(&file), now, &mut buffer)?, file));
+    let fingerprint = |file: PathBuf| {
+        Some((
+            fingerprint(&file, before.get(&file), now, &mut buffer)?,
+            file,
+        ))
+    };
     files
         .into_iter()
-        .filter_map(print)
-        .map(|(print, file)| (file, print))
+        .filter_map(fingerprint)
+        .map(|(fingerprint, file)| (file, fingerprint))
         .collect()
 }
 
-fn print(
+fn fingerprint(
     path: &Path,
     before: Option<&Fingerprint>,
     now: SystemTime,
     buffer: &mut [u8],
 ) -> Option<Fingerprint> {
     let meta = path.metadata().ok().filter(Metadata::is_file)?;
-    let outside = Outside::of(&meta);
-    if let Some(before) = before.filter(|before| before.outside == outside && !before.young) {
+    let stat = FileStat::of(&meta);
+    if let Some(before) = before.filter(|before| before.stat == stat && !before.young) {
         return Some(before.clone());
     }
-    let seconds = u64::try_from(outside.changed.0).unwrap_or(0);
+    let seconds = u64::try_from(stat.changed.0).unwrap_or(0);
     let young = now <= UNIX_EPOCH + Duration::from_secs(seconds) + YOUNG;
     let content = match content(path, buffer) {
         Ok(hash) => Content::Hash(hash?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(_) => Content::Unreadable,
     };
-    // From before the reading: a later write is noticed.
+    // The stat from before the reading, so that a later write is noticed.
     Some(Fingerprint {
-        outside,
+        stat,
         young,
         content,
     })
 }
 
-/// None: not a regular file.
+/// Hashes the content; None if it is not a regular file.
 fn content(path: &Path, buffer: &mut [u8]) -> io::Result<Option<u64>> {
-    // A former file may be a FIFO by now, whose open would wait for a writer.
+    // The file may have become a FIFO, whose open would wait for a writer.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_NONBLOCK)
@@ -123,7 +129,7 @@ fn content(path: &Path, buffer: &mut [u8]) -> io::Result<Option<u64>> {
         return Ok(None);
     }
     let mut hasher = DefaultHasher::new();
-    if meta.size() > MOST_READ {
+    if meta.size() > MAX_READ {
         hasher.write_u64(meta.size());
         hasher.write_i64(meta.mtime());
         hasher.write_i64(meta.mtime_nsec());
@@ -134,8 +140,8 @@ fn content(path: &Path, buffer: &mut [u8]) -> io::Result<Option<u64>> {
 }
 
 fn read(file: &mut File, hasher: &mut DefaultHasher, buffer: &mut [u8]) -> io::Result<()> {
-    // A file may grow faster than it is read.
-    let mut file = file.take(MOST_READ);
+    // A bound, because a file may grow faster than it is read.
+    let mut file = file.take(MAX_READ);
     loop {
         match file.read(buffer) {
             Ok(0) => return Ok(()),
@@ -146,21 +152,23 @@ fn read(file: &mut File, hasher: &mut DefaultHasher, buffer: &mut [u8]) -> io::R
     }
 }
 
-/// The files that came, went or differ: at most `most` of them, and how many there are.
+/// The files that were added, removed or changed: at most `max` of them, and how many there are.
 pub(super) fn changes(
     before: &Fingerprints,
     now: &Fingerprints,
-    most: usize,
+    max: usize,
 ) -> (Vec<PathBuf>, usize) {
-    let here = now
-        .iter()
-        .filter(|(path, print)| before.get(*path).is_none_or(|before| before.differs(print)));
+    let added_or_changed = now.iter().filter(|(path, fingerprint)| {
+        before
+            .get(*path)
+            .is_none_or(|before| before.differs(fingerprint))
+    });
     let gone = before.keys().filter(|path| !now.contains_key(*path));
     let mut files = Vec::new();
     let mut count = 0;
-    for path in here.map(|(path, _)| path).chain(gone) {
+    for path in added_or_changed.map(|(path, _)| path).chain(gone) {
         count += 1;
-        if files.len() < most {
+        if files.len() < max {
             files.push(path.clone());
         }
     }
@@ -168,11 +176,11 @@ pub(super) fn changes(
 }
 
 /// One hash for all files and their content.
-pub(super) fn digest(prints: &Fingerprints) -> u64 {
+pub(super) fn digest(fingerprints: &Fingerprints) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (path, print) in prints {
+    for (path, fingerprint) in fingerprints {
         hasher.write(path.as_os_str().as_encoded_bytes());
-        match print.content {
+        match fingerprint.content {
             Content::Hash(hash) => hasher.write_u64(hash),
             Content::Unreadable => hasher.write_u8(1),
             Content::Unsure => hasher.write_u8(2),
@@ -196,10 +204,10 @@ mod tests {
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         let files = || vec![a.clone(), b.clone()];
         fs::write(&a, "one").unwrap();
-        let first = look(files(), &Fingerprints::new());
+        let first = scan(files(), &Fingerprints::new());
         assert_eq!(first.len(), 1);
         fs::write(&a, "two").unwrap();
-        let second = look(files(), &first);
+        let second = scan(files(), &first);
         assert_eq!(
             count(&first, &second),
             1,
@@ -212,13 +220,13 @@ mod tests {
             .unwrap()
             .set_modified(UNIX_EPOCH)
             .unwrap();
-        let third = look(files(), &second);
+        let third = scan(files(), &second);
         assert_eq!(
             (count(&first, &third), digest(&first) == digest(&third)),
             (0, true)
         );
         fs::rename(&a, &b).unwrap();
-        assert_eq!(count(&third, &look(files(), &third)), 2);
+        assert_eq!(count(&third, &scan(files(), &third)), 2);
     }
 
     #[test]
@@ -231,11 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_no_file_and_holds_nobody_up() {
+    fn a_fifo_is_ignored_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(look(vec![fifo.clone()], &Fingerprints::new()).is_empty());
+        assert!(scan(vec![fifo.clone()], &Fingerprints::new()).is_empty());
         assert!(content(&fifo, &mut [0; 8]).unwrap().is_none());
     }
 }

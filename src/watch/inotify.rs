@@ -1,4 +1,5 @@
-//! The inotify(7) watches of directories, and which plans they serve: one directory may serve many plans.
+//! The inotify(7) watches of directories, and the plans that they serve: one directory may serve many plans. Walks add
+//! watches; the watch loop reads the events.
 
 use super::patterns::MatchState;
 use nix::errno::Errno;
@@ -8,47 +9,49 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// Most directories that are watched in all: each costs the kernel about 1 KiB.
-const MOST_FOLDERS: usize = 250_000;
+/// Maximum number of watched directories: each costs the kernel about 1 KiB.
+const MAX_DIRS: usize = 250_000;
 
-/// Events read per call (about 100 per read(2)).
-const MOST_READS: usize = 400;
+/// Maximum number of read(2) calls per [`InotifySet::read_events`], with about 100 events each.
+const MAX_READS: usize = 400;
 
-/// All events that may change which files are inside and what they contain. Attributes: a file may become readable.
-const INSIDE: AddWatchFlags = AddWatchFlags::IN_MODIFY
+/// All events that may change which files a directory has and what they contain. IN_ATTRIB: a file may become readable.
+const CONTENT_EVENTS: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_ATTRIB)
-    .union(NAMES);
+    .union(NAME_EVENTS);
 
-const NAMES: AddWatchFlags = AddWatchFlags::IN_CREATE
+/// A name in the directory appears or disappears.
+const NAME_EVENTS: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVED_FROM)
     .union(AddWatchFlags::IN_MOVED_TO);
 
 /// The directory itself is removed or moved: no events for its content, so that a busy parent costs nothing.
-const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
+const SELF_EVENTS: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
 
-/// Which plan watches a directory, and where the directory stands in its patterns.
+/// A directory that a plan watches, with the match state of the plan's patterns there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Inside {
+pub(super) struct WatchedDir {
     pub(super) plan: usize,
     /// Which of the plan's [`super::patterns::PatternSet`].
     pub(super) globs: usize,
     /// The path as the walk reached it, through symlinks.
     pub(super) path: PathBuf,
-    pub(super) stand: MatchState,
+    pub(super) state: MatchState,
 }
 
 #[derive(Debug, Default)]
-struct Folder {
-    inside: Vec<Inside>,
+struct Subscribers {
+    /// Plans that watch everything in it.
+    inside: Vec<WatchedDir>,
     /// Plans whose root path leads through here.
     itself: BTreeSet<usize>,
-    /// Plans whose root path depends on a name in here: a symlink, or a missing component.
+    /// Plans whose root path depends on a name in this directory: a symlink, or a missing component.
     names: HashMap<OsString, BTreeSet<usize>>,
 }
 
-impl Folder {
+impl Subscribers {
     fn forget(&mut self, plan: usize) {
         self.inside.retain(|inside| inside.plan != plan);
         self.itself.remove(&plan);
@@ -58,18 +61,18 @@ impl Folder {
         });
     }
 
-    fn is_silent(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.inside.is_empty() && self.itself.is_empty() && self.names.is_empty()
     }
 }
 
-/// What an event says, to one plan.
+/// An event for one plan.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum WatchEvent {
     /// Something happened to this name in a walked directory.
-    Inside(Inside, OsString, AddWatchFlags),
+    Inside(WatchedDir, OsString, AddWatchFlags),
     /// A component of the root path has changed.
-    Way(usize),
+    RootPath(usize),
     /// Events were lost.
     Lost,
 }
@@ -77,19 +80,19 @@ pub(super) enum Heard {
 /// Why a directory cannot be watched.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatchError {
-    /// It is not there.
+    /// It does not exist.
     Gone,
     /// A limit is reached.
-    Full,
+    LimitReached,
     Refused(Errno),
 }
 
 #[derive(Debug)]
 pub(super) struct InotifySet {
-    /// None: the kernel grants no more of them.
+    /// None if the kernel's limit of instances is reached.
     inotify: Option<Inotify>,
-    folders: HashMap<WatchDescriptor, Folder>,
-    most: usize,
+    dirs: HashMap<WatchDescriptor, Subscribers>,
+    max_dirs: usize,
 }
 
 impl InotifySet {
@@ -97,21 +100,21 @@ impl InotifySet {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         Self {
             inotify,
-            folders: HashMap::new(),
-            most: MOST_FOLDERS,
+            dirs: HashMap::new(),
+            max_dirs: MAX_DIRS,
         }
     }
 
-    /// Hears in so many folders at most.
+    /// With another maximum number of watched directories.
     #[cfg(test)]
-    pub(super) fn with_limit(most: usize) -> Self {
+    pub(super) fn with_limit(max_dirs: usize) -> Self {
         Self {
-            most,
+            max_dirs,
             ..Self::new()
         }
     }
 
-    /// The limit that is in the way where an ear is [`WatchError::Full`], for people.
+    /// The limit that caused [`WatchError::LimitReached`], in words.
     pub(super) fn limit(&self) -> &'static str {
         match self.inotify {
             Some(_) => {
@@ -121,23 +124,23 @@ impl InotifySet {
         }
     }
 
-    /// Readable when there is something to hear.
+    /// Readable when there are events.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// Watches all that happens in a directory. True: it was not watched before.
-    pub(super) fn inside(&mut self, inside: Inside) -> Result<bool, WatchError> {
-        let (folder, new) = self.folder(&inside.path, INSIDE)?;
-        if !folder.inside.contains(&inside) {
-            folder.inside.push(inside);
+    /// Watches everything in a directory. Returns whether it was not watched before.
+    pub(super) fn inside(&mut self, inside: WatchedDir) -> Result<bool, WatchError> {
+        let (subscribers, new) = self.subscribers(&inside.path, CONTENT_EVENTS)?;
+        if !subscribers.inside.contains(&inside) {
+            subscribers.inside.push(inside);
         }
         Ok(new)
     }
 
     /// Watches whether the directory itself is removed or moved.
     pub(super) fn itself(&mut self, plan: usize, path: &Path) -> Result<(), WatchError> {
-        self.folder(path, ITSELF)?.0.itself.insert(plan);
+        self.subscribers(path, SELF_EVENTS)?.0.itself.insert(plan);
         Ok(())
     }
 
@@ -148,8 +151,8 @@ impl InotifySet {
         path: &Path,
         name: &OsStr,
     ) -> Result<(), WatchError> {
-        let (folder, _) = self.folder(path, NAMES)?;
-        folder
+        let (subscribers, _) = self.subscribers(path, NAME_EVENTS)?;
+        subscribers
             .names
             .entry(name.to_owned())
             .or_default()
@@ -157,15 +160,15 @@ impl InotifySet {
         Ok(())
     }
 
-    /// The same for a file that a link leads to, and to what it holds.
+    /// Watches a file that a symlink leads to, and its content.
     pub(super) fn file(
         &mut self,
         plan: usize,
         path: &Path,
         name: &OsStr,
     ) -> Result<(), WatchError> {
-        let (folder, _) = self.folder(path, INSIDE)?;
-        folder
+        let (subscribers, _) = self.subscribers(path, CONTENT_EVENTS)?;
+        subscribers
             .names
             .entry(name.to_owned())
             .or_default()
@@ -173,94 +176,103 @@ impl InotifySet {
         Ok(())
     }
 
-    fn folder(
+    fn subscribers(
         &mut self,
         path: &Path,
         events: AddWatchFlags,
-    ) -> Result<(&mut Folder, bool), WatchError> {
-        let inotify = self.inotify.as_ref().ok_or(WatchError::Full)?;
+    ) -> Result<(&mut Subscribers, bool), WatchError> {
+        let inotify = self.inotify.as_ref().ok_or(WatchError::LimitReached)?;
         // The kernel identifies a directory by its inode: keep the flags that other plans need.
         let add =
             AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD) | AddWatchFlags::IN_ONLYDIR;
-        let ear = inotify
+        let descriptor = inotify
             .add_watch(path, events | add)
             .map_err(|error| match error {
                 Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => WatchError::Gone,
-                Errno::ENOSPC | Errno::ENOMEM => WatchError::Full,
+                Errno::ENOSPC | Errno::ENOMEM => WatchError::LimitReached,
                 other => WatchError::Refused(other),
             })?;
-        let new = !self.folders.contains_key(&ear);
-        if new && self.folders.len() >= self.most {
-            inotify.rm_watch(ear).ok();
-            return Err(WatchError::Full);
+        let new = !self.dirs.contains_key(&descriptor);
+        if new && self.dirs.len() >= self.max_dirs {
+            inotify.rm_watch(descriptor).ok();
+            return Err(WatchError::LimitReached);
         }
-        Ok((self.folders.entry(ear).or_default(), new))
+        Ok((self.dirs.entry(descriptor).or_default(), new))
     }
 
-    /// A plan does not listen any more; its folders stay open until [`InotifySet::sweep`], so that it may come back to them
-    /// without missing anything.
+    /// Ends the subscriptions of a plan. The watches stay until [`InotifySet::remove_unused`], so that a new walk can
+    /// subscribe again without missing an event.
     pub(super) fn forget(&mut self, plan: usize) {
-        self.folders
+        self.dirs
             .values_mut()
-            .for_each(|folder| folder.forget(plan));
+            .for_each(|subscribers| subscribers.forget(plan));
     }
 
     /// Removes watches that no plan uses.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn remove_unused(&mut self) {
         let inotify = self.inotify.as_ref();
-        self.folders.retain(|ear, folder| {
-            let silent = folder.is_silent();
-            if let Some(inotify) = inotify.filter(|_| silent) {
-                inotify.rm_watch(*ear).ok();
+        self.dirs.retain(|descriptor, subscribers| {
+            let unused = subscribers.is_empty();
+            if let Some(inotify) = inotify.filter(|_| unused) {
+                inotify.rm_watch(*descriptor).ok();
             }
-            !silent
+            !unused
         });
     }
 
     /// Reads all events, with the plans that they concern.
-    pub(super) fn hear(&mut self) -> Vec<Heard> {
-        let mut heard = Vec::new();
-        for _ in 0..MOST_READS {
-            let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) else {
+    pub(super) fn read_events(&mut self) -> Vec<WatchEvent> {
+        let mut events = Vec::new();
+        for _ in 0..MAX_READS {
+            let Some(Ok(batch)) = self.inotify.as_ref().map(Inotify::read_events) else {
                 break;
             };
-            for event in events {
-                self.sort(event, &mut heard);
+            for event in batch {
+                self.sort(event, &mut events);
             }
         }
-        heard
+        events
     }
 
-    fn sort(&mut self, event: InotifyEvent, heard: &mut Vec<Heard>) {
+    fn sort(&mut self, event: InotifyEvent, events: &mut Vec<WatchEvent>) {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            heard.push(Heard::Lost);
+            events.push(WatchEvent::Lost);
             return;
         }
-        let Some(folder) = self.folders.get(&event.wd) else {
+        let Some(subscribers) = self.dirs.get(&event.wd) else {
             return;
         };
         match event.name {
             Some(name) => {
-                let ways = folder.names.get(&name).into_iter().flatten();
-                heard.extend(ways.map(|plan| Heard::Way(*plan)));
-                let inside = folder.inside.iter();
-                heard.extend(
-                    inside.map(|inside| Heard::Inside(inside.clone(), name.clone(), event.mask)),
-                );
+                let plans = subscribers.names.get(&name).into_iter().flatten();
+                events.extend(plans.map(|plan| WatchEvent::RootPath(*plan)));
+                let inside = subscribers.inside.iter();
+                events
+                    .extend(inside.map(|inside| {
+                        WatchEvent::Inside(inside.clone(), name.clone(), event.mask)
+                    }));
             }
-            None if event.mask.intersects(ITSELF | AddWatchFlags::IN_UNMOUNT) => {
-                heard.extend(folder.itself.iter().map(|plan| Heard::Way(*plan)));
+            None if event
+                .mask
+                .intersects(SELF_EVENTS | AddWatchFlags::IN_UNMOUNT) =>
+            {
+                events.extend(
+                    subscribers
+                        .itself
+                        .iter()
+                        .map(|plan| WatchEvent::RootPath(*plan)),
+                );
             }
             None => {}
         }
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-            self.folders.remove(&event.wd);
+            self.dirs.remove(&event.wd);
         }
     }
 
-    /// Folders that are listened to.
+    /// The number of watched directories.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        self.folders.len()
+        self.dirs.len()
     }
 }

@@ -28,8 +28,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use watch_loop::WatchLoop;
 
-/// Reports queued for the main loop; more block the watch thread, not the master.
-const MOST_REPORTS: usize = 256;
+/// Maximum number of queued reports; more block the watch thread, not the main loop.
+const MAX_REPORTS: usize = 256;
 
 /// What a watch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,57 +43,72 @@ pub enum WatchKey {
 /// Files to be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchPlan {
+    /// What the files are watched for; each report has it.
     pub key: WatchKey,
-    /// What relative patterns are relative to: absolute. It need not exist, and may lead over links.
+    /// The absolute directory of relative patterns. It need not exist, and may contain symlinks.
     pub base: PathBuf,
-    /// `*`, `?`, `[…]` within a name, `**` for any number of folders; none of them matches a leading dot.
+    /// Patterns: `*`, `?`, `[…]` within a name, `**` for any number of directories; none of them matches a leading dot.
     pub globs: Vec<String>,
-    /// How long it has to be quiet before a change is reported.
+    /// How long there must be no events before a change is reported.
     pub debounce: Duration,
 }
 
+/// A report to the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchReport {
     /// The files were read for the first time: from here on a change of their content is reported.
-    Watching { key: WatchKey, files: usize },
-    /// Files came, went, or hold something else than at the last report: `count` of them, five of which are named.
-    Changed {
+    Watching {
+        /// The key of the plan.
         key: WatchKey,
+        /// The number of matching files.
+        files: usize,
+    },
+    /// Files were added, removed, or have other content than at the last report.
+    Changed {
+        /// The key of the plan.
+        key: WatchKey,
+        /// Up to five of the files.
         files: Vec<PathBuf>,
+        /// The number of changed files.
         count: usize,
     },
-    /// Something cannot be watched as configured: a text for the user. Reported once while it lasts.
-    Trouble { key: WatchKey, text: String },
+    /// Something cannot be watched as configured. Reported once while it lasts.
+    Trouble {
+        /// The key of the plan.
+        key: WatchKey,
+        /// The problem, as a message for the user.
+        text: String,
+    },
 }
 
 /// The handle of the watch thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Watcher {
-    /// None: it is to end.
+    /// None once the thread is to end.
     plans: Option<Sender<Vec<WatchPlan>>>,
-    bell: Waker,
+    waker: Waker,
     reports: Receiver<WatchReport>,
 }
 
 impl Watcher {
-    /// `wake`: rung after each report.
+    /// Starts the thread. `wake` is woken after each report.
     ///
     /// # Errors
-    /// No descriptor is left for a bell, or no thread can be made. A kernel that grants no inotify is none: the
-    /// watcher looks every few seconds then, and says so.
+    /// EMFILE, ENFILE: no descriptor for a waker; EAGAIN: no thread. If inotify is not available there is no error: the
+    /// watcher then scans every few seconds, and reports that.
     pub fn start(wake: Waker) -> io::Result<Self> {
-        Self::with_ears(wake, InotifySet::new)
+        Self::with_inotify(wake, InotifySet::new)
     }
 
-    fn with_ears(wake: Waker, ears: fn() -> InotifySet) -> io::Result<Self> {
-        let bell = Waker::new()?;
+    fn with_inotify(wake: Waker, new_inotify: fn() -> InotifySet) -> io::Result<Self> {
+        let waker = Waker::new()?;
         let (plans, inbox) = unbounded();
-        let (outbox, reports) = bounded(MOST_REPORTS);
-        let own_bell = bell.clone();
+        let (outbox, reports) = bounded(MAX_REPORTS);
+        let thread_waker = waker.clone();
         let watch = move || {
             // Signals for the process belong to the main thread.
             nix::sys::signal::SigSet::all().thread_block().ok();
-            WatchLoop::new(ears(), outbox, wake).run(&inbox, &own_bell);
+            WatchLoop::new(new_inotify(), outbox, wake).run(&inbox, &thread_waker);
         };
         std::thread::Builder::new()
             .name("watcher".to_owned())
@@ -101,7 +116,7 @@ impl Watcher {
             .spawn(watch)?;
         Ok(Self {
             plans: Some(plans),
-            bell,
+            waker,
             reports,
         })
     }
@@ -111,9 +126,10 @@ impl Watcher {
         if let Some(inbox) = &self.plans {
             inbox.send(plans).ok();
         }
-        self.bell.wake();
+        self.waker.wake();
     }
 
+    /// The channel of reports.
     pub fn reports(&self) -> &Receiver<WatchReport> {
         &self.reports
     }
@@ -122,6 +138,6 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.plans = None;
-        self.bell.wake();
+        self.waker.wake();
     }
 }

@@ -1,39 +1,39 @@
 //! Path patterns, split by directory, so that a walk enters only directories in which something can match.
 //!
-//! `*`, `?` and `[…]` stand for letters of one name, `**` for any number of folders. As in a shell, none of them
-//! matches a name that begins with a dot: hidden files are matched where the pattern says the dot. A `**` at the end
-//! stands for all files below. A pattern that begins with `!` leaves out what it matches.
+//! `*`, `?` and `[…]` match characters of one name, `**` any number of directories. As in a shell, none of them matches a
+//! name that begins with a dot: hidden files are matched where the pattern contains the dot. A `**` at the end matches
+//! all files below. A pattern that begins with `!` excludes what it matches.
 
 use glob::{MatchOptions, Pattern};
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-const HOW: MatchOptions = MatchOptions {
+const MATCH_OPTIONS: MatchOptions = MatchOptions {
     case_sensitive: true,
     require_literal_separator: true,
     require_literal_leading_dot: true,
 };
 
-/// Parts of all patterns of one [`PatternSet`]: as many as a [`MatchState`] has bits.
-const MOST_PARTS: usize = 128;
+/// Maximum number of parts of all patterns of one [`PatternSet`]: the number of bits of a [`MatchState`].
+const MAX_PARTS: usize = 128;
 
 #[derive(Debug)]
 enum Part {
     /// `**`
     Deep,
     Name(Pattern),
-    /// A pattern is complete.
+    /// The end of a pattern.
     End,
 }
 
-/// Which parts of the patterns come next below a folder: a set.
+/// The set of pattern parts that the next name below a directory is compared with, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MatchState(u128);
 
 impl MatchState {
-    /// Neither matches nor leads to what may match.
-    pub(super) fn is_lost(self) -> bool {
+    /// Nothing matches here or below.
+    pub(super) fn is_dead(self) -> bool {
         self.0 == 0
     }
 }
@@ -41,19 +41,19 @@ impl MatchState {
 /// Patterns with one root, walked together.
 #[derive(Debug)]
 pub(super) struct PatternSet {
-    /// The folder that all of them begin in: absolute, without wildcards.
+    /// The directory in which all of them begin: absolute, without wildcards.
     pub(super) root: PathBuf,
     parts: Vec<Part>,
     start: MatchState,
-    left_out: Rc<LeftOut>,
+    exclusions: Rc<Exclusions>,
 }
 
-/// What a pattern that begins with `!` leaves out, wherever it stands in the list: files, and folders with all that is in
-/// them, which are not entered. Here wildcards match hidden names as well.
+/// The patterns that begin with `!`, in any position of the list: they exclude files, and directories with their content,
+/// which are not entered. Their wildcards match hidden names too.
 #[derive(Debug, Default)]
-struct LeftOut(Vec<Pattern>);
+struct Exclusions(Vec<Pattern>);
 
-impl LeftOut {
+impl Exclusions {
     fn add(&mut self, base: &Path, pattern: &str) -> Result<(), String> {
         let pattern = pattern
             .strip_prefix("./")
@@ -74,7 +74,7 @@ impl LeftOut {
                 .map(|one| self.0.push(one))
                 .map_err(|error| error.msg.to_owned())
         };
-        // All that is in a folder: the folder need not be entered.
+        // The whole content of a directory is excluded: then the directory need not be entered.
         if let Some(folder) = whole
             .strip_suffix("/**")
             .or_else(|| whole.strip_suffix("/**/*"))
@@ -87,7 +87,7 @@ impl LeftOut {
     fn has(&self, path: &Path) -> bool {
         let how = MatchOptions {
             require_literal_leading_dot: false,
-            ..HOW
+            ..MATCH_OPTIONS
         };
         self.0
             .iter()
@@ -100,32 +100,32 @@ impl PatternSet {
     pub(super) fn sort(base: &Path, patterns: &[String]) -> (Vec<Self>, Vec<String>) {
         let mut sorted: Vec<Self> = Vec::new();
         let mut errors = Vec::new();
-        let mut left_out = LeftOut::default();
+        let mut exclusions = Exclusions::default();
         for pattern in patterns {
             if let Some(out) = pattern.strip_prefix('!')
-                && let Err(why) = left_out.add(base, out)
+                && let Err(why) = exclusions.add(base, out)
             {
                 errors.push(format!(
                     "the pattern \"{pattern}\" cannot be watched: {why}"
                 ));
             }
         }
-        let left_out = Rc::new(left_out);
+        let exclusions = Rc::new(exclusions);
         for pattern in patterns.iter().filter(|pattern| !pattern.starts_with('!')) {
             match parse(base, pattern) {
                 Ok((root, parts)) => {
                     let fits = |globs: &&mut Self| {
-                        globs.root == root && globs.parts.len() + parts.len() <= MOST_PARTS
+                        globs.root == root && globs.parts.len() + parts.len() <= MAX_PARTS
                     };
                     match sorted.iter_mut().find(fits) {
                         Some(globs) => globs.add(parts),
                         None => {
-                            let left_out = Rc::clone(&left_out);
+                            let exclusions = Rc::clone(&exclusions);
                             let mut globs = Self {
                                 root,
                                 parts: Vec::new(),
                                 start: MatchState(0),
-                                left_out,
+                                exclusions,
                             };
                             globs.add(parts);
                             sorted.push(globs);
@@ -146,9 +146,9 @@ impl PatternSet {
         self.start.0 |= self.from(first);
     }
 
-    /// Whether this file, or folder with all that is in it, does not count. `path`: as the walk came there.
-    pub(super) fn leaves_out(&self, path: &Path) -> bool {
-        self.left_out.has(path)
+    /// Whether this file, or directory with its content, is excluded. `path`: as the walk reached it.
+    pub(super) fn excludes(&self, path: &Path) -> bool {
+        self.exclusions.has(path)
     }
 
     /// The match state at the root, where a walk begins.
@@ -157,16 +157,16 @@ impl PatternSet {
     }
 
     /// The match state below `name` in a directory with this state.
-    pub(super) fn step(&self, stand: MatchState, name: &OsStr) -> MatchState {
-        self.next(stand, name, true)
+    pub(super) fn step(&self, state: MatchState, name: &OsStr) -> MatchState {
+        self.next(state, name, true)
     }
 
-    /// The same for a link to a folder, which `**` does not follow.
-    pub(super) fn step_by_name(&self, stand: MatchState, name: &OsStr) -> MatchState {
-        self.next(stand, name, false)
+    /// The same for a symlink to a directory, which `**` does not follow.
+    pub(super) fn step_by_name(&self, state: MatchState, name: &OsStr) -> MatchState {
+        self.next(state, name, false)
     }
 
-    fn next(&self, stand: MatchState, name: &OsStr, deep: bool) -> MatchState {
+    fn next(&self, state: MatchState, name: &OsStr, deep: bool) -> MatchState {
         let name = name.to_string_lossy();
         let deep = deep && !name.starts_with('.');
         let mut next = 0;
@@ -174,11 +174,11 @@ impl PatternSet {
             .parts
             .iter()
             .enumerate()
-            .filter(|(at, _)| stand.0 & (1 << at) != 0)
+            .filter(|(at, _)| state.0 & (1 << at) != 0)
         {
             match part {
                 Part::Deep if deep => next |= self.from(at),
-                Part::Name(pattern) if pattern.matches_with(&name, HOW) => {
+                Part::Name(pattern) if pattern.matches_with(&name, MATCH_OPTIONS) => {
                     next |= self.from(at + 1)
                 }
                 _ => {}
@@ -188,22 +188,22 @@ impl PatternSet {
     }
 
     /// Whether a file with this state matches.
-    pub(super) fn matches(&self, stand: MatchState) -> bool {
+    pub(super) fn matches(&self, state: MatchState) -> bool {
         self.parts
             .iter()
             .enumerate()
-            .any(|(at, part)| stand.0 & (1 << at) != 0 && matches!(part, Part::End))
+            .any(|(at, part)| state.0 & (1 << at) != 0 && matches!(part, Part::End))
     }
 
     /// Whether something below a directory with this state may match.
-    pub(super) fn descends(&self, stand: MatchState) -> bool {
+    pub(super) fn descends(&self, state: MatchState) -> bool {
         self.parts
             .iter()
             .enumerate()
-            .any(|(at, part)| stand.0 & (1 << at) != 0 && !matches!(part, Part::End))
+            .any(|(at, part)| state.0 & (1 << at) != 0 && !matches!(part, Part::End))
     }
 
-    /// A part, and what follows it where it may stand for nothing.
+    /// A part, and the following ones that also apply because `**` may match nothing.
     fn from(&self, first: usize) -> u128 {
         let mut set = 0;
         for (at, part) in self.parts.iter().enumerate().skip(first) {
@@ -242,14 +242,14 @@ fn parse(base: &Path, pattern: &str) -> Result<(PathBuf, Vec<Part>), String> {
     if parts.is_empty() {
         return Err("it names no file".to_owned());
     }
-    if parts.len() >= MOST_PARTS {
-        return Err(format!("it has more than {MOST_PARTS} parts"));
+    if parts.len() >= MAX_PARTS {
+        return Err(format!("it has more than {MAX_PARTS} parts"));
     }
     parts.push(Part::End);
     Ok((root, parts))
 }
 
-/// The name that a pattern without wildcards stands for; `[*]` is a star, as [`Pattern::escape`] writes it.
+/// The name that a pattern without wildcards matches; `[*]` is a star, as [`Pattern::escape`] writes it.
 fn literal(pattern: &str) -> Option<String> {
     let mut name = String::new();
     let mut rest = pattern.chars();
@@ -283,20 +283,20 @@ mod tests {
             let Ok(below) = Path::new(path).strip_prefix(&globs.root) else {
                 return false;
             };
-            let mut stand = globs.start();
+            let mut state = globs.start();
             let names: Vec<_> = below.iter().collect();
             for (at, name) in names.iter().enumerate() {
-                stand = globs.step(stand, name);
-                if at + 1 < names.len() && !globs.descends(stand) {
+                state = globs.step(state, name);
+                if at + 1 < names.len() && !globs.descends(state) {
                     return false;
                 }
             }
-            globs.matches(stand)
+            globs.matches(state)
         })
     }
 
     #[test]
-    fn what_matches() {
+    fn patterns_match() {
         for (pattern, path) in [
             ("src/**/*.py", "/b/src/app.py"),
             ("src/**/*.py", "/b/src/a/b/c/app.py"),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not() {
+    fn patterns_do_not_match() {
         for (pattern, path) in [
             ("src/**/*.py", "/b/src/app.pyc"),
             ("src/*.py", "/b/src/a/app.py"),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error_and_spares_the_rest() {
+    fn invalid_patterns_are_errors_and_the_others_are_kept() {
         let patterns = ["a[", "*/../x", ".", "src/..", "ok/*"].map(str::to_owned);
         let (all, errors) = PatternSet::sort(Path::new("/b"), &patterns);
         assert_eq!((all.len(), errors.len()), (1, 4), "{errors:?}");

@@ -1,5 +1,5 @@
-//! The watcher with real folders. Every wait is for a report; that something is *not* reported is shown by the next
-//! real change, which is the first report.
+//! The watcher with real directories. Every wait is for a report. That something is *not* reported is shown by the next
+//! real change being the first report.
 
 use super::inotify::InotifySet;
 use super::{WatchKey, WatchPlan, WatchReport, Watcher};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Quiet time of these watches (milliseconds).
 const DEBOUNCE: u64 = 200;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const KEY: WatchKey = WatchKey::Pool(PoolId(7));
 
 struct Scene {
@@ -21,8 +21,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(ears: fn() -> InotifySet) -> Self {
-        let watcher = Watcher::with_ears(Waker::new().unwrap(), ears).unwrap();
+    fn new(new_inotify: fn() -> InotifySet) -> Self {
+        let watcher = Watcher::with_inotify(Waker::new().unwrap(), new_inotify).unwrap();
         Self {
             folder: tempfile::tempdir().unwrap(),
             watcher,
@@ -69,7 +69,7 @@ impl Scene {
     fn report(&self) -> WatchReport {
         self.watcher
             .reports()
-            .recv_timeout(PATIENCE)
+            .recv_timeout(TIMEOUT)
             .expect("a report")
     }
 
@@ -97,15 +97,15 @@ impl Scene {
     }
 }
 
-/// Whether the work was done within one quiet time, so that it must be one report. On a machine too busy for that it
-/// was not, and says nothing.
-fn at_once(work: impl FnOnce()) -> bool {
+/// Whether the work was done within one debounce time, so that it must be one report. On a machine too busy for that the
+/// test has to be repeated.
+fn within_debounce(work: impl FnOnce()) -> bool {
     let began = Instant::now();
     work();
     began.elapsed() < Duration::from_millis(DEBOUNCE)
 }
 
-/// Plays a scene until it was not disturbed.
+/// Repeats a scene until the machine was not too busy for it.
 fn undisturbed(scene: impl Fn() -> bool) {
     assert!(
         (0..20).any(|_| scene()),
@@ -138,7 +138,7 @@ fn saving_in_place_and_saving_as_editors_do() {
             fs::remove_file(scene.path("b.py")).unwrap();
             scene.write("c.py", "new");
         };
-        at_once(both) && {
+        within_debounce(both) && {
             scene.changed(&["c.py", "b.py"]);
             true
         }
@@ -146,7 +146,7 @@ fn saving_in_place_and_saving_as_editors_do() {
 }
 
 #[test]
-fn what_changes_no_content_is_none() {
+fn touching_or_restoring_a_file_is_no_change() {
     undisturbed(|| {
         let scene = Scene::over(&["a.py", "b.py"], &["**/*.py"]);
         let touch = |name: &str| {
@@ -165,7 +165,7 @@ fn what_changes_no_content_is_none() {
             fs::rename(scene.path("a.py"), scene.path("x")).unwrap();
             fs::rename(scene.path("x"), scene.path("a.py")).unwrap();
         };
-        at_once(idle) && {
+        within_debounce(idle) && {
             scene.write("b.py", "second");
             scene.changed(&["b.py"]);
             touch("a.py");
@@ -177,7 +177,7 @@ fn what_changes_no_content_is_none() {
 }
 
 #[test]
-fn a_new_folder_with_files_at_once() {
+fn files_in_new_directories_are_reported() {
     let scene = Scene::over(&["src/a.py"], &["src/**/*.py"]);
     scene.write("src/x/y/z/b.py", "new");
     scene.changed(&["src/x/y/z/b.py"]);
@@ -191,7 +191,7 @@ fn a_new_folder_with_files_at_once() {
 }
 
 #[test]
-fn a_folder_removed_and_made_again() {
+fn a_directory_is_watched_again_after_it_was_removed() {
     undisturbed(|| {
         let scene = Scene::over(&["a/src/m/x.py"], &["a/src/**/*.py"]);
         for (gone, text) in [("a/src/m", "one"), ("a/src", "two"), ("a", "three")] {
@@ -206,7 +206,7 @@ fn a_folder_removed_and_made_again() {
             fs::rename(scene.path("a"), scene.path("old")).unwrap();
             scene.write("a/src/m/x.py", "put in its place");
         };
-        at_once(replaced) && {
+        within_debounce(replaced) && {
             scene.changed(&["a/src/m/x.py"]);
             true
         }
@@ -214,7 +214,7 @@ fn a_folder_removed_and_made_again() {
 }
 
 #[test]
-fn a_base_that_comes_later() {
+fn a_base_directory_may_appear_later() {
     let scene = Scene::new(InotifySet::new);
     assert_eq!(scene.watch("not/yet", &["src/*.py"]), 0);
     scene.write("not/yet/src/a.py", "there");
@@ -228,7 +228,7 @@ fn ten_thousand_files_are_one_report() {
         let mut quiet = false;
         for folder in 0..100 {
             for file in 0..100 {
-                quiet |= !at_once(|| {
+                quiet |= !within_debounce(|| {
                     scene.write(&format!("web/{}/{folder}/{file}.js", folder % 7), "new")
                 });
             }
@@ -247,7 +247,7 @@ fn ten_thousand_files_are_one_report() {
 }
 
 #[test]
-fn links_are_followed_and_noticed_when_they_are_turned() {
+fn retargeted_symlinks_are_noticed() {
     let scene = Scene::new(InotifySet::new);
     for release in ["one", "two", "same"] {
         scene.write(
@@ -263,7 +263,7 @@ fn links_are_followed_and_noticed_when_they_are_turned() {
     assert_eq!(scene.watch("current", &["src/*.py"]), 1);
     turn("two");
     scene.changed(&["current/src/a.py"]);
-    scene.write("releases/one/src/a.py", "nobody's any more");
+    scene.write("releases/one/src/a.py", "no longer watched");
     turn("same");
     scene.write("releases/same/src/b.py", "here");
     scene.changed(&["current/src/b.py"]);
@@ -274,7 +274,7 @@ fn links_are_followed_and_noticed_when_they_are_turned() {
 }
 
 #[test]
-fn links_inside() {
+fn symlinks_below_the_base_are_watched() {
     let scene = Scene::new(InotifySet::new);
     scene.write("shop/a.py", "a");
     scene.write("shared/conf.py", "first");
@@ -312,7 +312,7 @@ fn a_change_before_the_watch_has_begun_is_not_missed() {
     scene.watcher.watch(vec![scene.plan("", &["*.py"])]);
     // Written until the first report after the beginning: some of it falls into the first look.
     let mut versions = 0;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut begun = false;
     loop {
         assert!(Instant::now() < deadline);
@@ -330,7 +330,7 @@ fn a_change_before_the_watch_has_begun_is_not_missed() {
 }
 
 #[test]
-fn other_plans_come_and_what_stays_goes_on() {
+fn unchanged_plans_continue_when_plans_are_replaced() {
     let scene = Scene::over(&["a/x", "b/x", "c/x"], &["a/*", "b/*", "c/*"]);
     let other = |glob: &str, pool| WatchPlan {
         key: WatchKey::Pool(PoolId(pool)),
@@ -371,14 +371,14 @@ fn other_plans_come_and_what_stays_goes_on() {
 }
 
 #[test]
-fn a_limit_of_the_kernel_makes_it_look_by_itself() {
+fn files_are_scanned_when_a_limit_of_the_kernel_is_reached() {
     let scene = Scene::new(|| InotifySet::with_limit(3));
     scene.write("src/a/b/c/x.py", "first");
     scene.watcher.watch(vec![scene.plan("", &["src/**/*.py"])]);
-    let told = scene.report();
+    let report = scene.report();
     assert!(
-        trouble(&told).contains("fs.inotify.max_user_watches"),
-        "{told:?}"
+        trouble(&report).contains("fs.inotify.max_user_watches"),
+        "{report:?}"
     );
     assert_eq!(scene.report(), WatchReport::Watching { key: KEY, files: 1 });
     scene.write("src/a/b/c/x.py", "second");
@@ -386,7 +386,7 @@ fn a_limit_of_the_kernel_makes_it_look_by_itself() {
 }
 
 #[test]
-fn what_cannot_be_watched_is_told_once() {
+fn an_invalid_pattern_is_reported_once() {
     let scene = Scene::new(InotifySet::new);
     scene.write("x.py", "first");
     scene.watcher.watch(vec![scene.plan("", &["a[", "*.py"])]);
@@ -401,17 +401,17 @@ fn the_thread_ends_with_its_watcher() {
     let scene = Scene::over(&["a"], &["*"]);
     let reports = scene.watcher.reports().clone();
     drop(scene.watcher);
-    // Its end of the channel goes when it ends.
+    // The thread's end of the channel is dropped when it ends.
     assert!(
         reports
-            .recv_timeout(PATIENCE)
+            .recv_timeout(TIMEOUT)
             .is_err_and(|error| error.is_disconnected())
     );
 }
 
-/// Files by a pattern, and folders with all that is in them, also those that come later.
+/// Files by a pattern, and directories with their content, also those that appear later.
 #[test]
-fn what_is_left_out_is_neither_counted_nor_entered() {
+fn excluded_files_and_directories_are_not_watched() {
     let scene = Scene::new(InotifySet::new);
     for file in [
         "a.js",

@@ -1,10 +1,10 @@
 //! Walks from patterns to files through the directories in which something can match. Each directory is watched before
 //! it is read, so that no change is missed; so is each component of the path to the root.
 //!
-//! Symlinks to directories are followed where a pattern names them or matches their name, never by `**`: no walk goes
-//! in circles.
+//! A symlink to a directory is followed where a pattern names it or matches its name, never by `**`: so no walk goes in
+//! circles.
 
-use super::inotify::{InotifySet, Inside, WatchError};
+use super::inotify::{InotifySet, WatchError, WatchedDir};
 use super::patterns::{MatchState, PatternSet};
 use nix::errno::Errno;
 use std::collections::VecDeque;
@@ -13,82 +13,84 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// Most matching files, and directories on the way to them, of one plan.
-pub(super) const MOST: usize = 100_000;
+/// Maximum number of matching files of one plan, and of directories that are entered for them.
+pub(super) const MAX_ENTRIES: usize = 100_000;
 
-/// Links that one way may lead over, as path_resolution(7) has it.
-const MOST_LINKS: usize = 40;
+/// Maximum number of symlinks in one path, as in path_resolution(7).
+const MAX_LINKS: usize = 40;
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) files: Vec<PathBuf>,
     pub(super) folders: usize,
-    /// Links to folders.
+    /// Symlinks to directories.
     pub(super) links: Vec<PathBuf>,
     /// Directories that were not watched before.
     pub(super) new: usize,
-    /// Not every directory can be watched.
-    pub(super) deaf: bool,
-    /// There is more than [`MOST`].
+    /// A limit was reached: not every directory is watched.
+    pub(super) incomplete: bool,
+    /// There are more than [`MAX_ENTRIES`].
     pub(super) too_many: bool,
-    /// The first folder that cannot be read, and why.
+    /// The first directory that cannot be read, and why.
     pub(super) unreadable: Option<String>,
 }
 
+/// A walk for one plan.
 pub(super) struct Walk<'w> {
-    pub(super) ears: &'w mut InotifySet,
+    pub(super) inotify: &'w mut InotifySet,
     pub(super) plan: usize,
     pub(super) found: Found,
 }
 
-/// A folder that is to be entered.
-struct Step {
+/// A directory to be entered.
+struct PendingDir {
     path: PathBuf,
-    stand: MatchState,
+    state: MatchState,
 }
 
 impl<'w> Walk<'w> {
-    pub(super) fn new(ears: &'w mut InotifySet, plan: usize) -> Self {
+    pub(super) fn new(inotify: &'w mut InotifySet, plan: usize) -> Self {
         Self {
-            ears,
+            inotify,
             plan,
             found: Found::default(),
         }
     }
 
-    /// All that matches, from the root, and the way there. `number`: which of the plan's globs these are.
+    /// Finds everything that matches below the root, and watches the path to the root. `number`: the index of `globs` in the
+    /// plan.
     pub(super) fn whole(&mut self, number: usize, globs: &PatternSet) {
-        self.way(&globs.root);
+        self.watch_path_chain(&globs.root);
         self.below(number, globs, globs.root.clone(), globs.start());
     }
 
-    /// All that matches in a folder and below, or behind a link.
+    /// Finds everything that matches in a directory and below, or behind a symlink.
     pub(super) fn below(
         &mut self,
         number: usize,
         globs: &PatternSet,
         path: PathBuf,
-        stand: MatchState,
+        state: MatchState,
     ) {
         if let Ok(target) = path.read_link() {
             if !path.is_dir() {
                 return;
             }
-            self.link(&path, &target);
+            self.watch_target(&path, &target);
             self.found.links.push(path.clone());
         }
-        let mut steps = vec![Step { path, stand }];
-        while let Some(step) = steps.pop() {
-            if self.found.folders >= MOST || self.found.files.len() >= MOST {
+        let mut pending = vec![PendingDir { path, state }];
+        while let Some(dir) = pending.pop() {
+            if self.found.folders >= MAX_ENTRIES || self.found.files.len() >= MAX_ENTRIES {
                 self.found.too_many = true;
                 return;
             }
-            match self.enter(number, globs, step, &mut steps) {
+            match self.enter(number, globs, dir, &mut pending) {
                 Ok(()) => {}
-                Err((path, error)) if ours(&error) => {
-                    let told = format!("{} cannot be read: {error}", path.display());
-                    self.found.unreadable.get_or_insert(told);
+                Err((path, error)) if is_worth_reporting(&error) => {
+                    let text = format!("{} cannot be read: {error}", path.display());
+                    self.found.unreadable.get_or_insert(text);
                 }
                 Err(_) => {}
             }
@@ -99,52 +101,52 @@ impl<'w> Walk<'w> {
         &mut self,
         number: usize,
         globs: &PatternSet,
-        step: Step,
-        steps: &mut Vec<Step>,
+        dir: PendingDir,
+        pending: &mut Vec<PendingDir>,
     ) -> Result<(), (PathBuf, io::Error)> {
-        let Step { path, stand } = step;
+        let PendingDir { path, state } = dir;
         let failed = |error| (path.clone(), error);
-        let inside = Inside {
+        let watched_dir = WatchedDir {
             plan: self.plan,
             globs: number,
             path: path.clone(),
-            stand,
+            state,
         };
-        let new = self.ears.inside(inside).map(usize::from);
-        self.found.new += self.deaf(new).map_err(failed)?;
+        let new = self.inotify.inside(watched_dir).map(usize::from);
+        self.found.new += self.or_incomplete(new).map_err(failed)?;
         self.found.folders += 1;
         for entry in fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let (name, inner) = (entry.file_name(), entry.path());
-            let below = globs.step(stand, &name);
-            if below.is_lost() || globs.leaves_out(&inner) {
+            let below = globs.step(state, &name);
+            if below.is_dead() || globs.excludes(&inner) {
                 continue;
             }
             let kind = entry.file_type().map_err(failed)?;
-            let behind = if kind.is_symlink() {
-                self.behind(&inner)
+            let target = if kind.is_symlink() {
+                self.follow(&inner)
             } else {
                 None
             };
             if kind.is_dir() && globs.descends(below) {
-                steps.push(Step {
+                pending.push(PendingDir {
                     path: inner,
-                    stand: below,
+                    state: below,
                 });
-            } else if behind.as_ref().is_some_and(Metadata::is_dir) {
-                let below = globs.step_by_name(stand, &name);
+            } else if target.as_ref().is_some_and(Metadata::is_dir) {
+                let below = globs.step_by_name(state, &name);
                 if globs.descends(below) {
                     self.found.links.push(inner.clone());
-                    steps.push(Step {
+                    pending.push(PendingDir {
                         path: inner,
-                        stand: below,
+                        state: below,
                     });
                 }
-            } else if (kind.is_file() || behind.is_some_and(|meta| meta.is_file()))
+            } else if (kind.is_file() || target.is_some_and(|meta| meta.is_file()))
                 && globs.matches(below)
             {
                 self.found.files.push(inner);
-                if self.found.files.len() >= MOST {
+                if self.found.files.len() >= MAX_ENTRIES {
                     break;
                 }
             }
@@ -152,22 +154,22 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// Follows a symlink; the path to its target is watched.
-    fn behind(&mut self, link: &Path) -> Option<Metadata> {
+    /// Follows a symlink, and watches the path to its target.
+    fn follow(&mut self, link: &Path) -> Option<Metadata> {
         let target = link.read_link().ok()?;
-        self.link(link, &target);
+        self.watch_target(link, &target);
         link.metadata().ok()
     }
 
-    fn link(&mut self, link: &Path, target: &Path) {
+    fn watch_target(&mut self, link: &Path, target: &Path) {
         if let Some(folder) = link.parent().and_then(|folder| folder.canonicalize().ok()) {
-            self.way(&folder.join(target));
+            self.watch_path_chain(&folder.join(target));
         }
     }
 
     /// Watches every component of an absolute path, to notice a removed directory, a retargeted symlink, or a missing
     /// component that appears. The path ends at the first component that is not a directory.
-    pub(super) fn way(&mut self, path: &Path) {
+    pub(super) fn watch_path_chain(&mut self, path: &Path) {
         let mut here = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = path
             .components()
@@ -182,19 +184,19 @@ impl<'w> Walk<'w> {
             }
             let next = here.join(&name);
             if next.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-                let heard = self.ears.itself(self.plan, &next);
-                self.deaf(heard).ok();
+                let watched = self.inotify.itself(self.plan, &next);
+                self.or_incomplete(watched).ok();
                 here = next;
                 continue;
             }
-            let heard = self.ears.name(self.plan, &here, &name);
-            if self.deaf(heard).is_err() {
+            let watched = self.inotify.name(self.plan, &here, &name);
+            if self.or_incomplete(watched).is_err() {
                 return;
             }
             // Checked again now that it is watched.
             links += 1;
             match next.read_link() {
-                _ if links > MOST_LINKS => return,
+                _ if links > MAX_LINKS => return,
                 Ok(target) => {
                     for part in target.components().rev() {
                         match part {
@@ -205,24 +207,24 @@ impl<'w> Walk<'w> {
                 }
                 Err(_) if next.is_dir() => rest.push_front(name),
                 Err(_) => {
-                    let heard = if next.is_file() {
-                        self.ears.file(self.plan, &here, &name)
+                    let watched = if next.is_file() {
+                        self.inotify.file(self.plan, &here, &name)
                     } else {
                         Ok(())
                     };
-                    self.deaf(heard).ok();
+                    self.or_incomplete(watched).ok();
                     return;
                 }
             }
         }
     }
 
-    /// Reaching a limit does not end the walk, but the plan is polled from now on.
-    fn deaf<T: Default>(&mut self, heard: Result<T, WatchError>) -> io::Result<T> {
-        match heard {
-            Ok(heard) => Ok(heard),
-            Err(WatchError::Full) => {
-                self.found.deaf = true;
+    /// A limit does not end the walk: the plan is then scanned regularly.
+    fn or_incomplete<T: Default>(&mut self, watched: Result<T, WatchError>) -> io::Result<T> {
+        match watched {
+            Ok(watched) => Ok(watched),
+            Err(WatchError::LimitReached) => {
+                self.found.incomplete = true;
                 Ok(T::default())
             }
             Err(WatchError::Gone) => Err(Errno::ENOENT.into()),
@@ -231,8 +233,8 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// An error that the user has to fix; files that are gone by now are no error.
-fn ours(error: &io::Error) -> bool {
+/// Whether the user has to know of the error; files that were removed meanwhile are none.
+fn is_worth_reporting(error: &io::Error) -> bool {
     !matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory

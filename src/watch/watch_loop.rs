@@ -1,9 +1,10 @@
-//! The watch thread: receives events, waits until there are none for a while, compares, reports.
+//! The loop of the watch thread: receives events, waits until there are none for a while, compares fingerprints, and
+//! reports.
 
 use super::fingerprint::{self, Fingerprint, Fingerprints};
-use super::inotify::{Heard, InotifySet, Inside};
+use super::inotify::{InotifySet, WatchEvent, WatchedDir};
 use super::patterns::{MatchState, PatternSet};
-use super::walk::{Found, MOST, Walk};
+use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
 use crate::event_loop::waker::Waker;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -15,117 +16,118 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Files that never stop changing delay a report by at most this.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Maximum delay of a report while files keep changing.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// After each batch of events: a busy folder wakes the thread no more often than this.
-const REST: Duration = Duration::from_millis(20);
+/// Pause after each batch of events, so that a busy directory wakes the thread no more often.
+const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// The interval between two scans where the kernel reports no events: at least this, and long enough that scanning
 /// takes a twentieth of the time.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-const LOOK_SHARE: u32 = 20;
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
+const SCAN_SHARE: u32 = 20;
 
-/// Files that a report names.
-const MOST_NAMED: usize = 5;
+/// Maximum number of files that a report names.
+const MAX_NAMED: usize = 5;
 
 /// One plan and its state.
 struct WatchState {
     plan: WatchPlan,
     globs: Vec<PatternSet>,
     /// As of the last report.
-    prints: Fingerprints,
+    fingerprints: Fingerprints,
     /// Symlinks to directories that the walk followed.
     links: HashSet<PathBuf>,
     /// The first and the last event since the last comparison.
-    stirred: Option<(Instant, Instant)>,
-    /// The kernel does not report everything: when to scan next.
-    look_at: Option<Instant>,
-    /// The fingerprint of the last scan.
-    seen: u64,
-    /// Problems that were reported.
-    told: BTreeSet<String>,
-    /// Given up until the plan changes.
-    off: bool,
+    pending: Option<(Instant, Instant)>,
+    /// When to scan next, if the kernel does not report everything.
+    scan_at: Option<Instant>,
+    /// The digest of the last scan.
+    digest: u64,
+    /// The problems that were reported.
+    reported: BTreeSet<String>,
+    /// There are too many files: nothing is watched until the plan changes.
+    gave_up: bool,
 }
 
 impl WatchState {
     fn new(plan: WatchPlan, globs: Vec<PatternSet>) -> Self {
-        let (prints, links, told) = (Fingerprints::new(), HashSet::new(), BTreeSet::new());
+        let (fingerprints, links, reported) =
+            (Fingerprints::new(), HashSet::new(), BTreeSet::new());
         Self {
             plan,
             globs,
-            prints,
+            fingerprints,
             links,
-            stirred: None,
-            look_at: None,
-            seen: 0,
-            told,
-            off: false,
+            pending: None,
+            scan_at: None,
+            digest: 0,
+            reported,
+            gave_up: false,
         }
     }
 
-    fn stir(&mut self, now: Instant) {
-        let first = self.stirred.map_or(now, |(first, _)| first);
-        self.stirred = Some((first, now));
+    fn note_event(&mut self, now: Instant) {
+        let first = self.pending.map_or(now, |(first, _)| first);
+        self.pending = Some((first, now));
     }
 
     /// When to compare at the latest.
     fn latest(&self) -> Option<Instant> {
-        self.stirred
-            .map(|(first, _)| first + LONGEST_WAIT.max(self.plan.debounce))
+        self.pending
+            .map(|(first, _)| first + MAX_WAIT.max(self.plan.debounce))
     }
 
     fn due(&self) -> Option<Instant> {
-        if self.off {
+        if self.gave_up {
             return None;
         }
-        let quiet = self.stirred.map(|(_, last)| last + self.plan.debounce);
-        self.look_at.or_else(|| quiet.min(self.latest()))
+        let quiet = self.pending.map(|(_, last)| last + self.plan.debounce);
+        self.scan_at.or_else(|| quiet.min(self.latest()))
     }
 }
 
-/// What the events of a batch mean to one plan: many say the same.
+/// What the events of a batch mean for one plan; many mean the same.
 #[derive(Default)]
-struct PendingChanges {
+struct PlanChanges {
     files: BTreeSet<PathBuf>,
-    stirred: bool,
-    way: bool,
-    /// New folders or links: where they stand in which globs.
-    places: BTreeMap<(usize, PathBuf), MatchState>,
+    changed: bool,
+    root_path: bool,
+    /// New directories or symlinks, by the index of the pattern set, with their match state.
+    new_dirs: BTreeMap<(usize, PathBuf), MatchState>,
 }
 
 pub(super) struct WatchLoop {
-    ears: InotifySet,
-    kept: BTreeMap<usize, WatchState>,
+    inotify: InotifySet,
+    watches: BTreeMap<usize, WatchState>,
     next: usize,
     outbox: Sender<WatchReport>,
     wake: Waker,
 }
 
 impl WatchLoop {
-    pub(super) fn new(ears: InotifySet, outbox: Sender<WatchReport>, wake: Waker) -> Self {
+    pub(super) fn new(inotify: InotifySet, outbox: Sender<WatchReport>, wake: Waker) -> Self {
         Self {
-            ears,
-            kept: BTreeMap::new(),
+            inotify,
+            watches: BTreeMap::new(),
             next: 0,
             outbox,
             wake,
         }
     }
 
-    pub(super) fn run(mut self, inbox: &Receiver<Vec<WatchPlan>>, bell: &Waker) {
+    pub(super) fn run(mut self, inbox: &Receiver<Vec<WatchPlan>>, waker: &Waker) {
         loop {
-            bell.clear();
+            waker.clear();
             match inbox.try_recv() {
                 Ok(plans) => {
                     self.set(plans);
-                    bell.wake(); // there may be more
+                    waker.wake(); // there may be more
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
-            self.hear(None);
+            self.read_events(None);
             let now = Instant::now();
             let due: Vec<usize> = self
                 .due()
@@ -135,55 +137,59 @@ impl WatchLoop {
             for id in due {
                 self.compare(id);
             }
-            self.wait(bell);
+            self.wait(waker);
         }
     }
 
     fn due(&self) -> impl Iterator<Item = (Instant, usize)> {
-        self.kept
+        self.watches
             .iter()
-            .filter_map(|(id, kept)| Some((kept.due()?, *id)))
+            .filter_map(|(id, watch)| Some((watch.due()?, *id)))
     }
 
-    fn wait(&self, bell: &Waker) {
+    fn wait(&self, waker: &Waker) {
         let due = self
             .due()
             .map(|(at, _)| at.saturating_duration_since(Instant::now()))
             .min();
-        // Rounded up: a poll that ends a moment early would spin.
+        // Rounded up: a poll that ends a moment too early would spin.
         let timeout = due
             .map(|due| due + Duration::from_millis(1))
             .and_then(|due| PollTimeout::try_from(due).ok());
-        let mut sources = vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
-        sources.extend(self.ears.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let mut sources = vec![PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
+        sources.extend(
+            self.inotify
+                .fd()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
         poll(&mut sources, timeout.unwrap_or(PollTimeout::NONE)).ok();
         if sources
             .get(1)
-            .is_some_and(|ears| ears.any().unwrap_or(false))
+            .is_some_and(|source| source.any().unwrap_or(false))
         {
-            let rest = PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO);
+            let rest = PollTimeout::try_from(BATCH_PAUSE).unwrap_or(PollTimeout::ZERO);
             poll(&mut sources[..1], rest).ok();
         }
     }
 
-    /// Replaces the plans; those that stay keep their state.
+    /// Replaces the plans; unchanged ones keep their state.
     fn set(&mut self, plans: Vec<WatchPlan>) {
         let same =
             |a: &WatchPlan, b: &WatchPlan| a.key == b.key && a.base == b.base && a.globs == b.globs;
-        let old = std::mem::take(&mut self.kept);
+        let old = std::mem::take(&mut self.watches);
         let mut new = Vec::new();
         let mut old: Vec<(usize, WatchState)> = old.into_iter().collect();
         for plan in plans {
-            match old.iter().position(|(_, kept)| same(&kept.plan, &plan)) {
+            match old.iter().position(|(_, watch)| same(&watch.plan, &plan)) {
                 Some(at) => {
-                    let (id, kept) = old.swap_remove(at);
-                    self.kept.insert(id, WatchState { plan, ..kept });
+                    let (id, watch) = old.swap_remove(at);
+                    self.watches.insert(id, WatchState { plan, ..watch });
                 }
                 None => new.push(plan),
             }
         }
-        old.iter().for_each(|(id, _)| self.ears.forget(*id));
-        self.ears.sweep();
+        old.iter().for_each(|(id, _)| self.inotify.forget(*id));
+        self.inotify.remove_unused();
         new.into_iter().for_each(|plan| self.begin(plan));
     }
 
@@ -191,163 +197,164 @@ impl WatchLoop {
         let (globs, errors) = PatternSet::sort(&plan.base, &plan.globs);
         let (id, key) = (self.next, plan.key);
         self.next += 1;
-        self.kept.insert(id, WatchState::new(plan, globs));
+        self.watches.insert(id, WatchState::new(plan, globs));
         for text in errors {
             self.report(WatchReport::Trouble { key, text });
         }
-        let found = self.listen(id);
-        let prints = fingerprint::look(found.files, &Fingerprints::new());
-        let files = prints.len();
-        if let Some(kept) = self.kept.get_mut(&id) {
-            kept.seen = fingerprint::digest(&prints);
-            kept.prints = prints;
+        let found = self.walk(id);
+        let fingerprints = fingerprint::scan(found.files, &Fingerprints::new());
+        let files = fingerprints.len();
+        if let Some(watch) = self.watches.get_mut(&id) {
+            watch.digest = fingerprint::digest(&fingerprints);
+            watch.fingerprints = fingerprints;
         }
-        // A file that changed since the walk may have been read before or after, and workers that started meanwhile
-        // may have read the other.
-        self.hear(Some(id));
-        if self.kept.get(&id).is_some_and(|kept| !kept.off) {
+        // A file that changed since the walk may have been read before or after the change, and workers that started
+        // meanwhile may have read the other version.
+        self.read_events(Some(id));
+        if self.watches.get(&id).is_some_and(|watch| !watch.gave_up) {
             self.report(WatchReport::Watching { key, files });
         }
     }
 
-    /// Walks all of a plan's directories again, with a watch on each and on no others.
-    fn listen(&mut self, id: usize) -> Found {
-        let Some(kept) = self.kept.get_mut(&id) else {
+    /// Walks all of a plan's directories again, and watches these and no others.
+    fn walk(&mut self, id: usize) -> Found {
+        let Some(watch) = self.watches.get_mut(&id) else {
             return Found::default();
         };
-        self.ears.forget(id);
+        self.inotify.forget(id);
         let began = Instant::now();
-        let mut walk = Walk::new(&mut self.ears, id);
-        for (number, globs) in kept.globs.iter().enumerate() {
+        let mut walk = Walk::new(&mut self.inotify, id);
+        for (number, globs) in watch.globs.iter().enumerate() {
             walk.whole(number, globs);
         }
         let mut found = walk.found;
-        kept.links = found.links.drain(..).collect();
-        kept.off = found.too_many;
-        if kept.off {
-            self.ears.forget(id);
+        watch.links = found.links.drain(..).collect();
+        watch.gave_up = found.too_many;
+        if watch.gave_up {
+            self.inotify.forget(id);
         }
-        self.ears.sweep();
-        let pause = LOOK_EVERY.max(began.elapsed() * LOOK_SHARE);
-        kept.look_at = found.deaf.then(|| Instant::now() + pause);
+        self.inotify.remove_unused();
+        let pause = SCAN_INTERVAL.max(began.elapsed() * SCAN_SHARE);
+        watch.scan_at = found.incomplete.then(|| Instant::now() + pause);
         self.troubles(id, &found);
         found
     }
 
     fn troubles(&mut self, id: usize, found: &Found) {
-        let Some(kept) = self.kept.get_mut(&id) else {
+        let Some(watch) = self.watches.get_mut(&id) else {
             return;
         };
         let mut troubles = BTreeSet::new();
         if found.too_many {
             let more = format!(
-                "more than {MOST} files or folders: nothing is watched here until the patterns change"
+                "more than {MAX_ENTRIES} files or folders: nothing is watched here until the patterns change"
             );
             troubles.insert(more);
-        } else if found.deaf {
-            let limit = self.ears.limit();
+        } else if found.incomplete {
+            let limit = self.inotify.limit();
             troubles.insert(format!(
                 "{limit}: the files are looked at every {} s instead",
-                LOOK_EVERY.as_secs()
+                SCAN_INTERVAL.as_secs()
             ));
         }
         troubles.extend(found.unreadable.clone());
-        let new: Vec<String> = troubles.difference(&kept.told).cloned().collect();
-        kept.told = troubles;
-        let key = kept.plan.key;
+        let new: Vec<String> = troubles.difference(&watch.reported).cloned().collect();
+        watch.reported = troubles;
+        let key = watch.plan.key;
         for text in new {
             self.report(WatchReport::Trouble { key, text });
         }
     }
 
-    /// Handles a batch of events. `first`: a plan whose files were just read for the first time.
-    fn hear(&mut self, first: Option<usize>) {
-        let mut news: BTreeMap<usize, PendingChanges> = BTreeMap::new();
-        for heard in self.ears.hear() {
-            match heard {
-                Heard::Lost => self
-                    .kept
+    /// Handles a batch of events. `first`: a plan whose files were read for the first time just before.
+    fn read_events(&mut self, first: Option<usize>) {
+        let mut changes: BTreeMap<usize, PlanChanges> = BTreeMap::new();
+        for event in self.inotify.read_events() {
+            match event {
+                WatchEvent::Lost => self
+                    .watches
                     .keys()
-                    .for_each(|id| news.entry(*id).or_default().stirred = true),
-                Heard::Way(id) => news.entry(id).or_default().way = true,
-                Heard::Inside(inside, name, what) => {
-                    if let Some(kept) = self.kept.get(&inside.plan) {
-                        happened(
-                            kept,
-                            &inside,
+                    .for_each(|id| changes.entry(*id).or_default().changed = true),
+                WatchEvent::RootPath(id) => changes.entry(id).or_default().root_path = true,
+                WatchEvent::Inside(dir, name, what) => {
+                    if let Some(watch) = self.watches.get(&dir.plan) {
+                        note_change(
+                            watch,
+                            &dir,
                             &name,
                             what,
-                            news.entry(inside.plan).or_default(),
+                            changes.entry(dir.plan).or_default(),
                         );
                     }
                 }
             }
         }
-        for (id, news) in news {
-            self.take(id, news, first == Some(id));
+        for (id, changes) in changes {
+            self.take(id, changes, first == Some(id));
         }
     }
 
-    fn take(&mut self, id: usize, mut news: PendingChanges, first: bool) {
-        if news.way {
-            news.stirred = true;
-            news.files.extend(self.listen(id).files);
+    fn take(&mut self, id: usize, mut changes: PlanChanges, first: bool) {
+        if changes.root_path {
+            changes.changed = true;
+            changes.files.extend(self.walk(id).files);
         }
-        let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else {
+        let Some(watch) = self.watches.get_mut(&id).filter(|watch| !watch.gave_up) else {
             return;
         };
-        let mut walk = Walk::new(&mut self.ears, id);
-        for ((number, path), stand) in news.places {
-            if let Some(globs) = kept.globs.get(number) {
-                walk.below(number, globs, path, stand);
+        let mut walk = Walk::new(&mut self.inotify, id);
+        for ((number, path), state) in changes.new_dirs {
+            if let Some(globs) = watch.globs.get(number) {
+                walk.below(number, globs, path, state);
             }
         }
         let found = walk.found;
-        kept.links.extend(found.links);
-        news.files.extend(found.files);
-        if found.deaf && kept.look_at.is_none() {
-            kept.look_at = Some(Instant::now());
+        watch.links.extend(found.links);
+        changes.files.extend(found.files);
+        if found.incomplete && watch.scan_at.is_none() {
+            watch.scan_at = Some(Instant::now());
         }
-        if news.stirred || !news.files.is_empty() {
-            kept.stir(Instant::now());
+        if changes.changed || !changes.files.is_empty() {
+            watch.note_event(Instant::now());
         }
         if first {
-            kept.prints.extend(
-                news.files
+            watch.fingerprints.extend(
+                changes
+                    .files
                     .into_iter()
                     .map(|file| (file, Fingerprint::unsure())),
             );
         }
     }
 
-    /// No events for a while, or time to scan: compare.
+    /// Compares the files of a plan with the last report: there were no events for a while, or a scan is due.
     fn compare(&mut self, id: usize) {
-        let (was_deaf, latest) = match self.kept.get(&id) {
-            Some(kept) => (kept.look_at.is_some(), kept.latest()),
+        let (was_deaf, latest) = match self.watches.get(&id) {
+            Some(watch) => (watch.scan_at.is_some(), watch.latest()),
             None => return,
         };
-        let found = self.listen(id);
-        let Some(kept) = self.kept.get_mut(&id).filter(|kept| !kept.off) else {
+        let found = self.walk(id);
+        let Some(watch) = self.watches.get_mut(&id).filter(|watch| !watch.gave_up) else {
             return;
         };
         let now = Instant::now();
-        // Directories that were not watched before: more files may be on their way there.
-        if found.new > 0 && !found.deaf && latest.is_none_or(|latest| now < latest) {
-            kept.stir(now);
+        // There are directories that were not watched before: more files may be written there.
+        if found.new > 0 && !found.incomplete && latest.is_none_or(|latest| now < latest) {
+            watch.note_event(now);
             return;
         }
-        let prints = fingerprint::look(found.files, &kept.prints);
-        if was_deaf || found.deaf {
-            // No events tell whether it is quiet: two equal scans do.
-            let seen = fingerprint::digest(&prints);
-            if std::mem::replace(&mut kept.seen, seen) != seen {
+        let fingerprints = fingerprint::scan(found.files, &watch.fingerprints);
+        if was_deaf || found.incomplete {
+            // Without events, two equal scans show that the files no longer change.
+            let digest = fingerprint::digest(&fingerprints);
+            if std::mem::replace(&mut watch.digest, digest) != digest {
                 return;
             }
         }
-        kept.stirred = None;
-        let (files, count) = fingerprint::changes(&kept.prints, &prints, MOST_NAMED);
-        kept.prints = prints;
-        let key = kept.plan.key;
+        watch.pending = None;
+        let (files, count) = fingerprint::changes(&watch.fingerprints, &fingerprints, MAX_NAMED);
+        watch.fingerprints = fingerprints;
+        let key = watch.plan.key;
         if count > 0 {
             self.report(WatchReport::Changed { key, files, count });
         }
@@ -359,44 +366,44 @@ impl WatchLoop {
     }
 }
 
-/// What an event in a folder means to the plan that walks there.
-fn happened(
-    kept: &WatchState,
-    inside: &Inside,
+/// Notes what an event in a watched directory means for its plan.
+fn note_change(
+    watch: &WatchState,
+    dir: &WatchedDir,
     name: &OsStr,
     what: AddWatchFlags,
-    news: &mut PendingChanges,
+    changes: &mut PlanChanges,
 ) {
-    let Some(globs) = kept.globs.get(inside.globs) else {
+    let Some(globs) = watch.globs.get(dir.globs) else {
         return;
     };
-    if globs.leaves_out(&inside.path.join(name)) {
+    if globs.excludes(&dir.path.join(name)) {
         return;
     }
-    let stand = globs.step(inside.stand, name);
-    if stand.is_lost() {
+    let state = globs.step(dir.state, name);
+    if state.is_dead() {
         return;
     }
-    let path = inside.path.join(name);
+    let path = dir.path.join(name);
     let came = what.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
     let went = what.intersects(AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM);
-    let descends = globs.descends(stand);
+    let descends = globs.descends(state);
     if what.contains(AddWatchFlags::IN_ISDIR) {
-        // One that is deleted was emptied before.
-        news.stirred |= descends && what.contains(AddWatchFlags::IN_MOVED_FROM);
+        // A directory that is deleted was emptied before.
+        changes.changed |= descends && what.contains(AddWatchFlags::IN_MOVED_FROM);
         if descends && !went {
-            news.places.insert((inside.globs, path), stand);
+            changes.new_dirs.insert((dir.globs, path), state);
         }
         return;
     }
-    let by_name = globs.step_by_name(inside.stand, name);
+    let by_name = globs.step_by_name(dir.state, name);
     if globs.descends(by_name) && came && path.is_symlink() {
-        news.places.insert((inside.globs, path.clone()), by_name);
+        changes.new_dirs.insert((dir.globs, path.clone()), by_name);
     }
-    news.way |= descends && went && kept.links.contains(&path);
-    if globs.matches(stand) {
-        news.stirred = true;
-        news.files.insert(path);
+    changes.root_path |= descends && went && watch.links.contains(&path);
+    if globs.matches(state) {
+        changes.changed = true;
+        changes.files.insert(path);
     }
 }
 
@@ -406,9 +413,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quiet_is_waited_for_but_not_for_ever() {
+    fn a_report_waits_for_quiet_up_to_a_bound() {
         let debounce = Duration::from_millis(500);
-        let mut kept = WatchState::new(
+        let mut watch = WatchState::new(
             WatchPlan {
                 key: WatchKey::Config,
                 base: "/".into(),
@@ -417,23 +424,23 @@ mod tests {
             },
             vec![],
         );
-        assert_eq!(kept.due(), None);
+        assert_eq!(watch.due(), None);
         let now = Instant::now();
         for second in 0..100 {
-            kept.stir(now + Duration::from_secs(second));
+            watch.note_event(now + Duration::from_secs(second));
             let quiet = Duration::from_secs(second) + debounce;
-            assert_eq!(kept.due(), Some(now + quiet.min(LONGEST_WAIT)));
+            assert_eq!(watch.due(), Some(now + quiet.min(MAX_WAIT)));
         }
-        kept.plan.debounce = Duration::from_secs(60);
+        watch.plan.debounce = Duration::from_secs(60);
         assert_eq!(
-            kept.due(),
+            watch.due(),
             Some(now + Duration::from_secs(60)),
             "a longer debounce is its own bound"
         );
     }
 
     #[test]
-    fn nobody_listens_where_nothing_is_watched_any_more() {
+    fn directories_that_no_plan_uses_are_not_watched() {
         let folder = tempfile::tempdir().expect("a folder");
         for inner in ["a/b", "c"] {
             std::fs::create_dir_all(folder.path().join(inner)).expect("a folder");
@@ -445,16 +452,20 @@ mod tests {
             debounce: Duration::ZERO,
         };
         let (outbox, _reports) = crossbeam_channel::unbounded();
-        let mut vigil = WatchLoop::new(InotifySet::new(), outbox, Waker::new().expect("a bell"));
-        vigil.set(vec![plan("**/*")]);
-        let (all, above) = (vigil.ears.count(), folder.path().components().count() - 1);
+        let mut watch_loop =
+            WatchLoop::new(InotifySet::new(), outbox, Waker::new().expect("a waker"));
+        watch_loop.set(vec![plan("**/*")]);
+        let (all, above) = (
+            watch_loop.inotify.count(),
+            folder.path().components().count() - 1,
+        );
         assert_eq!(all, above + 3, "the folder, three below it, those above it");
         std::fs::remove_dir_all(folder.path().join("a")).expect("a folder less");
-        vigil.hear(None);
-        assert_eq!(vigil.ears.count(), all - 2);
-        vigil.set(vec![plan("c/*")]);
-        assert_eq!(vigil.ears.count(), above + 1);
-        vigil.set(vec![]);
-        assert_eq!(vigil.ears.count(), 0);
+        watch_loop.read_events(None);
+        assert_eq!(watch_loop.inotify.count(), all - 2);
+        watch_loop.set(vec![plan("c/*")]);
+        assert_eq!(watch_loop.inotify.count(), above + 1);
+        watch_loop.set(vec![]);
+        assert_eq!(watch_loop.inotify.count(), 0);
     }
 }
