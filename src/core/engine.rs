@@ -5,7 +5,8 @@ use crate::starting::StartLimiter;
 use crate::timers::{Deadlines, Key};
 use crate::worker::{Role, State, Worker};
 use crate::{
-    Command, Input, KillReason, Notice, PoolId, Request, Slot, Span, Ticket, Time, WorkerId,
+    Command, Entry, Input, KillReason, Notice, Output, PoolId, Request, Slot, Span, Ticket, Time,
+    WorkerId,
 };
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -26,7 +27,7 @@ pub struct Engine {
     pub(crate) start_limiter: StartLimiter,
     pub(crate) stopping: bool,
     pub(crate) left: bool,
-    pub(crate) out: Vec<Command>,
+    out: Output,
     last_worker: u64,
 }
 
@@ -35,11 +36,11 @@ impl Engine {
         Self::default()
     }
 
-    /// Applies one input and returns the commands that follow from it, in the order in which they must be executed.
+    /// Applies one input and returns what follows from it.
     ///
     /// # Panics
     /// If `now` is earlier than in the call before: a bug in the caller.
-    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Command> {
+    pub fn handle(&mut self, now: Time, input: Input) -> Output {
         assert!(
             now >= self.now,
             "time runs backwards: {now} after {}",
@@ -212,7 +213,11 @@ impl Engine {
     }
 
     pub(crate) fn emit(&mut self, notice: Notice) {
-        self.out.push(Command::Notice(notice));
+        self.out.entries.push(Entry::Notice(notice));
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        self.out.entries.push(Entry::Command(command));
     }
 
     fn reconcile(&mut self) {
@@ -238,7 +243,7 @@ impl Engine {
         }
         self.left = true;
         self.deadlines.set(Key::Cap, None);
-        self.out.push(Command::Exit {
+        self.command(Command::Exit {
             lost: self.workers.keys().copied().collect(),
         });
     }

@@ -1,9 +1,11 @@
 //! Essential pools: reports one that has had no ready worker for too long, or whose workers have all ended.
-//! `reconcile.rs` calls it for every dirty pool; the supervisor ends the master on the notice.
+//! `reconcile.rs` calls it for every dirty pool; the supervisor ends the master on [`Command::GiveUp`].
 
 use crate::pool::{Activity, Pool};
 use crate::timers::Key;
-use crate::{Engine, Essential, Notice, Policy, PoolId, PoolKind, Span, Time};
+use crate::{
+    Command, Engine, Essential, EssentialLoss, Notice, Policy, PoolId, PoolKind, Span, Time,
+};
 
 /// Since when an essential pool has had no ready worker, and whether that was reported.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ impl Engine {
         }
         let exit = pool.ended_with.and_then(|(exit, _)| exit);
         self.emit(Notice::EssentialEnded { pool: id, exit });
+        let cause = EssentialLoss::Ended(exit);
+        self.command(Command::GiveUp { pool: id, cause });
     }
 
     pub(crate) fn essential_due(&mut self, id: PoolId) {
@@ -60,6 +64,8 @@ impl Engine {
         {
             unready.told = true;
             self.emit(Notice::EssentialLost { pool: id, span });
+            let cause = EssentialLoss::NotReady(span);
+            self.command(Command::GiveUp { pool: id, cause });
         }
     }
 }

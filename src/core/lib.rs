@@ -54,8 +54,8 @@ pub use engine::Engine;
 pub use ids::{Generation, PoolId, Signal, Slot, Ticket, WorkerId};
 pub use input::{Exit, Input, Request};
 pub use output::{
-    Cause, Command, Failure, KillReason, NothingDone, Notice, Outcome, Standing, StopReason,
-    SupersededBy,
+    Cause, Command, Entry, EssentialLoss, Failure, KillReason, NothingDone, Notice, Outcome,
+    Output, Standing, StopReason, SupersededBy,
 };
 pub use policy::{
     Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, StopStep, To,

@@ -47,7 +47,7 @@ impl Engine {
             slot_state.restarts += 1;
         }
         self.replacement_spawned(pool, slot, id);
-        self.out.push(Command::Spawn {
+        self.command(Command::Spawn {
             worker: id,
             pool,
             slot,
@@ -157,6 +157,7 @@ impl Engine {
             by_age,
             soak: if soaks { soak } else { Span::ZERO },
         });
+        self.command(Command::StartHealth(id));
         self.note_start_time(pool, took);
         if role == Role::Current {
             self.filled(pool, slot, generation, id);
@@ -225,7 +226,10 @@ impl Engine {
             } => self.stop_tree(id, step, until, latest),
             State::Killing { give_up } => self.kill_tree(id, give_up),
             // It has finished before it was asked to stop.
-            State::Unreachable => self.kill_tree(id, self.now + KILL_GRACE),
+            State::Unreachable => {
+                self.command(Command::StopHealth(id));
+                self.kill_tree(id, self.now + KILL_GRACE);
+            }
             State::Starting { .. }
             | State::Soaking { .. }
             | State::Ready
@@ -261,7 +265,7 @@ impl Engine {
             }
         });
         self.mark_slot(pool, slot);
-        self.out.push(Command::SignalRemaining(id, signal));
+        self.command(Command::SignalRemaining(id, signal));
     }
 
     /// The first process has exited, and the rest of the tree must end too.
@@ -271,7 +275,7 @@ impl Engine {
             let (pool, slot) = (worker.pool, worker.slot);
             self.mark_slot(pool, slot);
         }
-        self.out.push(Command::KillTree(id));
+        self.command(Command::KillTree(id));
     }
 
     pub(crate) fn tree_gone(&mut self, id: WorkerId) {
@@ -306,6 +310,7 @@ impl Engine {
             .unwrap_or_default();
         self.detach(id);
         self.emit(Notice::Retired { worker: id, why });
+        self.command(Command::StopHealth(id));
         self.update_worker(id, |w| {
             w.stop_began = Some(now);
             w.drains = true;
@@ -322,7 +327,7 @@ impl Engine {
         while let Some(StopStep { signal, wait, to }) = self.stop_step(id, step) {
             if let Some(signal) = signal {
                 let whole = has_exited || to == To::Tree;
-                self.out.push(if whole {
+                self.command(if whole {
                     Command::SignalTree(id, signal)
                 } else {
                     Command::Signal(id, signal)
@@ -387,6 +392,7 @@ impl Engine {
             reason,
             waited,
         });
+        self.command(Command::StopHealth(id));
         self.kill(id);
     }
 
@@ -413,7 +419,7 @@ impl Engine {
                 give_up: now + KILL_GRACE,
             };
         });
-        self.out.push(Command::Kill(id));
+        self.command(Command::Kill(id));
     }
 
     pub(crate) fn give_up(&mut self, id: WorkerId) {

@@ -4,8 +4,8 @@
 use crate::pool::{Activity, Ended, Pool};
 use crate::worker::Role;
 use crate::{
-    Cause, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing, SupersededBy,
-    Ticket, WorkerId,
+    Cause, Command, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing,
+    SupersededBy, Ticket, WorkerId,
 };
 use alloc::vec;
 
@@ -127,6 +127,7 @@ impl Engine {
             retry_in,
             given_up,
         });
+        self.command(Command::StopHealth(id));
         if rolls {
             let failure = Failure {
                 worker: Some(id),

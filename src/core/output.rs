@@ -1,7 +1,49 @@
-//! Commands, which the supervisor executes, and notices, which it reports to people.
+//! What an input leads to: commands, which the supervisor executes, and notices, which it reports to people. Everything
+//! that acts is a command; nothing is decided by a notice.
 
 use crate::{Exit, Generation, PoolId, Signal, Slot, Span, Ticket, WorkerId};
 use alloc::vec::Vec;
+
+/// What one input leads to, in the order in which the engine decided it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// One part of an [`Output`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Command(Command),
+    Notice(Notice),
+}
+
+impl Output {
+    /// Nothing follows from the input.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The commands, in order, and the notices, in order.
+    pub fn split(self) -> (Vec<Command>, Vec<Notice>) {
+        let (mut commands, mut notices) = (Vec::new(), Vec::new());
+        for entry in self.entries {
+            match entry {
+                Entry::Command(command) => commands.push(command),
+                Entry::Notice(notice) => notices.push(notice),
+            }
+        }
+        (commands, notices)
+    }
+}
+
+impl IntoIterator for Output {
+    type Item = Entry;
+    type IntoIter = alloc::vec::IntoIter<Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
+    }
+}
 
 /// What the supervisor must do. It executes commands at once and in order; results come back as later inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +70,35 @@ pub enum Command {
     KillTree(WorkerId),
     /// Report the outcome to the request with this ticket.
     Reply(Ticket, PoolId, Outcome),
-    /// Something to report: events, log, status, waiting clients.
-    Notice(Notice),
+    /// A rolling restart to this generation begins: its workers are made from the configuration of this moment.
+    BeginGeneration {
+        pool: PoolId,
+        generation: Generation,
+    },
+    /// The rolling restart of a changed configuration has failed: the configuration of the generation that fills the
+    /// slots holds again.
+    RevertConfig(PoolId),
+    /// A rolling restart is over: forget the generations that no worker can be made from any more. `to_older`: another
+    /// one to an older generation takes its place.
+    EndGeneration { pool: PoolId, to_older: bool },
+    /// The worker is ready: begin its health checks, watchdog and recycling.
+    StartHealth(WorkerId),
+    /// The worker has exited or is asked to stop: end its health checks.
+    StopHealth(WorkerId),
+    /// An essential pool is lost: the master stops everything and exits with a code that tells why.
+    GiveUp { pool: PoolId, cause: EssentialLoss },
     /// Everything has stopped: the master exits. `lost` lists workers that the kernel could not kill.
     Exit { lost: Vec<WorkerId> },
+}
+
+/// How an essential pool was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EssentialLoss {
+    /// It has had no ready worker for this long.
+    NotReady(Span),
+    /// All its workers have exited, and none will be started again. `None`: no worker could be started, or it was
+    /// killed before it was ready.
+    Ended(Option<Exit>),
 }
 
 /// How a request ended. Each ticket gets exactly one.

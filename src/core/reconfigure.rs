@@ -11,7 +11,7 @@ impl Engine {
     /// New policy, new generation: a running rolling restart is superseded.
     pub(crate) fn reconfigure(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
         if self.stopping {
-            return self.out.push(Command::Reply(
+            return self.command(Command::Reply(
                 ticket,
                 id,
                 Outcome::Superseded {
@@ -50,7 +50,7 @@ impl Engine {
                 let generation = pool.target;
                 if removed {
                     self.revive(id);
-                    return self.out.push(Command::Reply(
+                    return self.command(Command::Reply(
                         ticket,
                         id,
                         Outcome::Begins { generation },
@@ -69,9 +69,7 @@ impl Engine {
         let nothing = match pool.activity {
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self
-                    .out
-                    .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => Some(NothingDone::Stopped),
             Activity::Running if pool.policy.kind == PoolKind::Oneshot => {
@@ -93,7 +91,7 @@ impl Engine {
             pool.target = to;
             pool.same_source.clear();
             self.adopt(id, policy);
-            return self.out.push(Command::Reply(
+            return self.command(Command::Reply(
                 ticket,
                 id,
                 Outcome::Begins { generation: to },
@@ -101,7 +99,7 @@ impl Engine {
         }
         if pool.roll.is_none() && pool.target == to && self.all_are_of(id, to) {
             self.adopt(id, policy);
-            return self.out.push(Command::Reply(ticket, id, done));
+            return self.command(Command::Reply(ticket, id, done));
         }
         let mut tickets = self.supersede(id, SupersededBy::RollBack);
         self.adopt(id, policy);
@@ -183,8 +181,7 @@ impl Engine {
         };
         pool.next_generation();
         let generation = pool.target;
-        self.out
-            .push(Command::Reply(ticket, id, Outcome::Begins { generation }));
+        self.command(Command::Reply(ticket, id, Outcome::Begins { generation }));
         self.dirty_pools.insert(id);
     }
 }

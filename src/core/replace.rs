@@ -37,9 +37,7 @@ impl Engine {
             Activity::Running => {}
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self
-                    .out
-                    .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
@@ -262,7 +260,7 @@ impl Engine {
             .into_iter()
             .flat_map(|replacement| replacement.tickets)
         {
-            self.out.push(Command::Reply(ticket, id, outcome.clone()));
+            self.command(Command::Reply(ticket, id, outcome.clone()));
         }
         self.dirty_pools.insert(id);
     }
@@ -310,8 +308,7 @@ impl Engine {
             .chain(gone)
             .flat_map(|replacement| replacement.tickets)
         {
-            self.out
-                .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+            self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.dirty_pools.insert(id);
     }

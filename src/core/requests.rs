@@ -89,8 +89,7 @@ impl Engine {
         self.end_roll(id, Outcome::Superseded { by });
         self.drop_replacements(id, 0, by);
         for ticket in waiting {
-            self.out
-                .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+            self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
         }
         self.mark_all_slots(id);
     }
@@ -115,9 +114,7 @@ impl Engine {
             Activity::Running => {}
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self
-                    .out
-                    .push(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
@@ -162,7 +159,7 @@ impl Engine {
                         let superseded = Outcome::Superseded {
                             by: SupersededBy::Cancel,
                         };
-                        self.out.push(Command::Reply(ticket, id, superseded));
+                        self.command(Command::Reply(ticket, id, superseded));
                     }
                     return self.fail_roll(
                         id,
@@ -179,8 +176,7 @@ impl Engine {
     }
 
     pub(crate) fn reply_nothing(&mut self, ticket: Ticket, id: PoolId, why: NothingDone) {
-        self.out
-            .push(Command::Reply(ticket, id, Outcome::NothingDone(why)));
+        self.command(Command::Reply(ticket, id, Outcome::NothingDone(why)));
     }
 
     /// Changes the number of workers; the workers that remain are left alone.

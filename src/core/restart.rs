@@ -7,8 +7,8 @@ use crate::roll::Phase;
 use crate::timers::Key;
 use crate::worker::{EARLY_DEATH, Role, State, Worker, jitter};
 use crate::{
-    Cause, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot, Span,
-    Time, WorkerId,
+    Cause, Command, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot,
+    Span, Time, WorkerId,
 };
 use alloc::collections::BTreeSet;
 
@@ -113,6 +113,7 @@ impl Engine {
             given_up: slot_state
                 .is_some_and(|slot_state| role == Role::Current && slot_state.ended.is_some()),
         });
+        self.command(Command::StopHealth(id));
         let failure = Failure {
             worker: Some(id),
             cause,

@@ -9,7 +9,7 @@ use crate::timers::Key;
 use crate::worker::{Role, State};
 use crate::{
     Cause, Command, Engine, Failure, Generation, Notice, OnFailure, Outcome, PoolId, Slot,
-    Standing, Ticket, WorkerId,
+    Standing, SupersededBy, Ticket, WorkerId,
 };
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -82,6 +82,10 @@ impl Engine {
             ended_well: BTreeSet::new(),
             canary_ended_well: false,
             watch_reported: false,
+        });
+        self.command(Command::BeginGeneration {
+            pool: id,
+            generation,
         });
         self.emit(Notice::RollStarted {
             pool: id,
@@ -644,21 +648,6 @@ impl Engine {
             None
         };
         pool.trim_generations();
-        self.emit(Notice::RollEnded {
-            pool: id,
-            outcome: outcome.clone(),
-        });
-        for ticket in roll.cancellers {
-            self.out.push(Command::Reply(
-                ticket,
-                id,
-                outcome.clone().for_the_canceller(),
-            ));
-        }
-        for ticket in roll.tickets {
-            self.out.push(Command::Reply(ticket, id, outcome.clone()));
-        }
-        self.mark_all_slots(id);
         let fails = match &outcome {
             Outcome::Aborted { .. } | Outcome::RolledBack { .. } => true,
             Outcome::Done { .. }
@@ -668,6 +657,32 @@ impl Engine {
             | Outcome::Begins { .. }
             | Outcome::NothingDone(_) => false,
         };
+        // A rolling restart that has waited tries the latest configuration once more.
+        if fails && waiting.is_none() {
+            self.command(Command::RevertConfig(id));
+        }
+        self.emit(Notice::RollEnded {
+            pool: id,
+            outcome: outcome.clone(),
+        });
+        let to_older = matches!(
+            outcome,
+            Outcome::Superseded {
+                by: SupersededBy::RollBack
+            }
+        );
+        self.command(Command::EndGeneration { pool: id, to_older });
+        for ticket in roll.cancellers {
+            self.command(Command::Reply(
+                ticket,
+                id,
+                outcome.clone().for_the_canceller(),
+            ));
+        }
+        for ticket in roll.tickets {
+            self.command(Command::Reply(ticket, id, outcome.clone()));
+        }
+        self.mark_all_slots(id);
         match waiting {
             // Pools that wait for this rolling restart wait for the next one too.
             Some(tickets) => self.start_roll(id, tickets),

@@ -46,21 +46,19 @@ impl Supervisor {
                     .map(|(_, pool)| pool.starting as usize)
                     .sum();
             }
-            // Spawns and signals go first: log lines and cleaning up can wait, capacity cannot.
-            let acts = |command: &Command| {
-                matches!(
-                    command,
-                    Command::Spawn { .. }
-                        | Command::Signal(..)
-                        | Command::SignalTree(..)
-                        | Command::Kill(_)
-                )
-            };
-            let commands = self.engine.handle(now, input);
-            self.prepare_generations(&commands);
-            let (first, then): (Vec<Command>, Vec<Command>) = commands.into_iter().partition(acts);
+            self.reverted.clear();
+            let (commands, notices) = self.engine.handle(now, input).split();
+            // Capacity first; what a notice says is read from the tables before the rest of the commands changes them.
+            let (first, then): (Vec<Command>, Vec<Command>) =
+                commands.into_iter().partition(goes_first);
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(signal_of).collect();
-            for command in first.into_iter().chain(then) {
+            for command in first {
+                self.execute(command);
+            }
+            for notice in notices {
+                self.report(notice);
+            }
+            for command in then {
                 self.execute(command);
             }
             for (worker, signal) in sent {
@@ -110,8 +108,47 @@ impl Supervisor {
                 self.kill_tree(worker);
             }
             Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
-            Command::Notice(notice) => self.handle_notice(notice),
+            Command::BeginGeneration { pool, generation } => {
+                self.pools.begin_generation(pool, generation);
+            }
+            Command::RevertConfig(pool) => self.revert_spec(pool),
+            Command::EndGeneration { pool, to_older } => {
+                if !to_older {
+                    self.spawn_specs.hold_to(pool, None);
+                }
+                self.forget_generations(pool);
+            }
+            Command::StartHealth(worker) => self.on_serving(worker),
+            Command::StopHealth(worker) => self.stop_health(worker),
+            Command::GiveUp { pool, cause } => self.give_up(pool, cause),
             Command::Exit { lost } => self.begin_shutdown(&lost),
+        }
+    }
+
+    /// The worker is ready: nothing has to look for that any more, and what it may have done to its sockets is undone.
+    fn on_serving(&mut self, worker: WorkerId) {
+        self.start_health(worker);
+        self.stop_accept_probe(worker);
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
+        let mut shut = Vec::new();
+        // A server that calls listen(2) on an inherited socket changes the backlog for all: set it again.
+        for id in &process.spec.listeners {
+            let Some(listener) = self.listening.get(*id) else {
+                continue;
+            };
+            if listener.is_shut() {
+                shut.push(*id);
+            } else if let Err(error) = listener.restore() {
+                tracing::warn!(
+                    listen = listener.name(),
+                    "cannot restore the backlog of the socket: {error}"
+                );
+            }
+        }
+        for number in shut {
+            self.on_listener_hangup(number);
         }
     }
 
@@ -226,6 +263,26 @@ impl Supervisor {
             self.journal_remove(child.pid());
             self.processes.reap(child);
         }
+    }
+}
+
+/// Spawns and signals, and the specification that a spawn is made from, do not wait for anything else.
+fn goes_first(command: &Command) -> bool {
+    match command {
+        Command::BeginGeneration { .. }
+        | Command::RevertConfig(_)
+        | Command::Spawn { .. }
+        | Command::Signal(..)
+        | Command::SignalTree(..)
+        | Command::Kill(_) => true,
+        Command::SignalRemaining(..)
+        | Command::KillTree(_)
+        | Command::Reply(..)
+        | Command::EndGeneration { .. }
+        | Command::StartHealth(_)
+        | Command::StopHealth(_)
+        | Command::GiveUp { .. }
+        | Command::Exit { .. } => false,
     }
 }
 

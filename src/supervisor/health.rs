@@ -8,7 +8,7 @@ use super::probes::Probing;
 use super::recycling::Recycling;
 use super::watchdog::Watchdogs;
 use crate::process::SpawnerConfig;
-use rotad_core::{Notice, Time, WorkerId};
+use rotad_core::{Time, WorkerId};
 use std::collections::BTreeSet;
 
 #[derive(Debug)]
@@ -74,27 +74,20 @@ impl Supervisor {
         self.probe_readiness(worker);
     }
 
-    /// Starts and ends the health checks of a worker by the engine's notices.
-    pub(super) fn update_health(&mut self, notice: &Notice) {
-        match notice {
-            Notice::Ready { worker, .. } => {
-                self.health.serving.insert(*worker);
-                self.health.probing.forget(*worker);
-                self.start_watchdog(*worker);
-                self.probe_health(*worker);
-                self.start_recycling(*worker);
-            }
-            Notice::Died { worker, .. }
-            | Notice::Stopped { worker, .. }
-            | Notice::Retired { worker, .. }
-            | Notice::Killed { worker, .. } => {
-                self.health.serving.remove(worker);
-                self.health.probing.forget(*worker);
-                self.health.watchdogs.forget(*worker);
-                self.health.recycling.forget(*worker);
-            }
-            _ => {}
-        }
+    /// The worker is ready: starts its health checks, watchdog and recycling.
+    pub(super) fn start_health(&mut self, worker: WorkerId) {
+        self.health.serving.insert(worker);
+        self.health.probing.forget(worker);
+        self.start_watchdog(worker);
+        self.probe_health(worker);
+        self.start_recycling(worker);
+    }
+
+    pub(super) fn stop_health(&mut self, worker: WorkerId) {
+        self.health.serving.remove(&worker);
+        self.health.probing.forget(worker);
+        self.health.watchdogs.forget(worker);
+        self.health.recycling.forget(worker);
     }
 }
 

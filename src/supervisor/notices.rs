@@ -1,6 +1,6 @@
 //! Notices: what the engine reports, as events for people and progress for waiting clients.
 //!
-//! `effects.rs` calls [`Supervisor::handle_notice`] for each notice, in the engine's order. It also settles waits
+//! `effects.rs` calls [`Supervisor::report`] for each notice, in the engine's order. It also settles waits
 //! (`waiters.rs`, `launch.rs`) when a pool is up, has failed or has stopped.
 
 use super::Supervisor;
@@ -8,13 +8,14 @@ use super::event_log::EventBuilder;
 use super::exit_report::{describe, exit_text, last_exit, last_known};
 use super::launch::StartAction;
 use super::orphans::list_members;
+use super::service_manager::ended_text;
 use super::tickets::{OutcomeContext, describe_outcome, reason, superseded};
 use crate::control::wire::Response;
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{
     Cause, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Slot, Span,
-    StopReason, SupersededBy, Ticket, WorkerId, WorkerState,
+    StopReason, Ticket, WorkerId, WorkerState,
 };
 
 /// After this many exits of a slot in a row, none a failure and all before ready, its start counts as failed.
@@ -31,8 +32,7 @@ struct Death {
 }
 
 impl Supervisor {
-    pub(super) fn handle_notice(&mut self, notice: Notice) {
-        self.update_health(&notice);
+    pub(super) fn report(&mut self, notice: Notice) {
         match notice {
             Notice::Ready {
                 worker,
@@ -200,17 +200,15 @@ impl Supervisor {
                         .pool(pool)
                         .error(),
                 );
-                self.essential_lost(pool, span);
             }
             Notice::EssentialEnded { pool, exit } => {
-                let how = exit.map_or_else(|| "no worker could be started".to_owned(), exit_text);
+                let how = ended_text(exit);
                 let text = format!("essential, and its workers have ended: {how}");
                 self.emit(
                     EventBuilder::new(EventKind::EssentialEnded, text)
                         .pool(pool)
                         .warn(),
                 );
-                self.essential_ended(pool, exit, &how);
             }
             _ => self.handle_roll_notice(notice),
         }
@@ -430,28 +428,6 @@ impl Supervisor {
             }
         }
         self.emit(EventBuilder::new(EventKind::Ready, text).worker(worker));
-        self.stop_accept_probe(worker);
-        let Some(process) = self.processes.get(worker) else {
-            return;
-        };
-        let mut shut = Vec::new();
-        // A server that calls listen(2) on an inherited socket changes the backlog for all: set it again.
-        for id in &process.spec.listeners {
-            let Some(listener) = self.listening.get(*id) else {
-                continue;
-            };
-            if listener.is_shut() {
-                shut.push(*id);
-            } else if let Err(error) = listener.restore() {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "cannot restore the backlog of the socket: {error}"
-                );
-            }
-        }
-        for number in shut {
-            self.on_listener_hangup(number);
-        }
     }
 
     fn report_death(&mut self, id: WorkerId, death: &Death) {
@@ -663,15 +639,6 @@ impl Supervisor {
             Outcome::Aborted { .. } | Outcome::RolledBack { .. }
         ) && code != 0;
         self.emit(if is_failure { event.error() } else { event });
-        if !matches!(
-            outcome,
-            Outcome::Superseded {
-                by: SupersededBy::RollBack
-            }
-        ) {
-            self.spawn_specs.hold_to(pool, None);
-        }
-        self.forget_generations(pool);
     }
 
     fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {

@@ -5,36 +5,12 @@ use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use crate::observe::events::EventKind;
-use rotad_core::{Command, Generation, Input, Notice, Outcome, PoolId, Request, RollState};
+use rotad_core::{Generation, Input, PoolId, Request, RollState};
 use std::collections::BTreeSet;
 
 impl Supervisor {
-    /// Before the commands of one engine call are executed: fixes the spec of each new generation, and reverts the
-    /// changes of failed rolling restarts.
-    pub(super) fn prepare_generations(&mut self, commands: &[Command]) {
-        self.reverted.clear();
-        for (at, command) in commands.iter().enumerate() {
-            match command {
-                // A configuration that is read later is for later generations.
-                Command::Notice(Notice::RollStarted {
-                    pool, generation, ..
-                }) => self.pools.begin_generation(*pool, *generation),
-                Command::Notice(Notice::RollEnded {
-                    pool,
-                    outcome: Outcome::Aborted { .. } | Outcome::RolledBack { .. },
-                }) => {
-                    // Not if a waiting roll begins now: it tries the latest configuration once more.
-                    let again = |later: &Command| matches!(later, Command::Notice(Notice::RollStarted { pool: of, .. }) if of == pool);
-                    if !commands[at..].iter().any(again) {
-                        self.revert_spec(*pool);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn revert_spec(&mut self, pool: PoolId) {
+    /// The generation that fills the slots holds again, with the configuration that it was made from.
+    pub(super) fn revert_spec(&mut self, pool: PoolId) {
         let Some(serving) = self
             .engine
             .view()

@@ -2,11 +2,12 @@
 //! `mod.rs` calls [`Supervisor::notify_service_manager`] each turn, which sends only what has changed.
 
 use super::Supervisor;
+use super::exit_report::exit_text;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
 use super::tickets::reason;
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
-use rotad_core::{Cause, Exit, PoolId, PoolState, PoolView, RollState, Span};
+use rotad_core::{Cause, EssentialLoss, Exit, PoolId, PoolState, PoolView, RollState};
 use std::time::{Duration, Instant};
 
 /// The exit code of a master whose essential pool has failed.
@@ -214,40 +215,45 @@ impl Supervisor {
             .send("STOPPING=1\nSTATUS=stopping");
     }
 
-    /// An essential pool has ended: the master stops with the pool's exit code.
-    pub(super) fn essential_ended(&mut self, pool: PoolId, exit: Option<Exit>, how: &str) {
-        if self.stopping {
-            return;
-        }
-        let code = match exit {
-            Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(u8::MAX),
-            // As a shell reports it.
-            Some(Exit::Signal { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-            Some(Exit::Unknown) | None => ESSENTIAL_FAILED,
-        };
-        let text = format!(
-            "{} is essential and has ended ({how}): everything stops",
-            self.pool_name(pool)
-        );
-        tracing::info!("{text}");
-        self.start_watch.abandon(code, &text);
-        self.exit_code = Some(code);
-        self.stop(false);
-    }
-
-    pub(super) fn essential_lost(&mut self, pool: PoolId, span: Span) {
+    /// An essential pool is lost: everything stops, and the master exits with a code that tells why.
+    pub(super) fn give_up(&mut self, pool: PoolId, cause: EssentialLoss) {
         if self.stopping {
             return;
         }
         let name = self.pool_name(pool);
-        let text = format!(
-            "{name} is essential, and none of its workers was ready for {span}: everything stops"
-        );
-        tracing::error!("{text}");
-        self.start_watch.abandon(ESSENTIAL_FAILED, &text);
-        self.exit_code = Some(ESSENTIAL_FAILED);
+        let (code, text) = match cause {
+            EssentialLoss::NotReady(span) => (
+                ESSENTIAL_FAILED,
+                format!("{name} is essential, and none of its workers was ready for {span}"),
+            ),
+            EssentialLoss::Ended(exit) => (
+                ended_code(exit),
+                format!("{name} is essential and has ended ({})", ended_text(exit)),
+            ),
+        };
+        let text = format!("{text}: everything stops");
+        match cause {
+            EssentialLoss::NotReady(_) => tracing::error!("{text}"),
+            EssentialLoss::Ended(_) => tracing::info!("{text}"),
+        }
+        self.start_watch.abandon(code, &text);
+        self.exit_code = Some(code);
         self.stop(false);
     }
+}
+
+/// The exit code of a master whose essential pool has ended: the pool's own, or what a shell reports for a signal.
+fn ended_code(exit: Option<Exit>) -> u8 {
+    match exit {
+        Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(u8::MAX),
+        Some(Exit::Signal { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        Some(Exit::Unknown) | None => ESSENTIAL_FAILED,
+    }
+}
+
+/// How the workers of an essential pool have ended.
+pub(super) fn ended_text(exit: Option<Exit>) -> String {
+    exit.map_or_else(|| "no worker could be started".to_owned(), exit_text)
 }
 
 /// READY=1 is sent once every pool is ready, or known to be in a crash loop.

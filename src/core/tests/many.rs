@@ -22,8 +22,9 @@ impl World {
         while let Some(fact) = self.facts.pop_front() {
             self.now += 1;
             self.steps += 1;
-            for order in self.engine.handle(Time(self.now), fact) {
-                match order {
+            let (commands, _) = self.engine.handle(Time(self.now), fact).split();
+            for command in commands {
+                match command {
                     Command::Spawn { worker, .. } => {
                         self.facts.push_back(Input::Started(worker));
                         self.facts.push_back(Input::Ready(worker));
@@ -37,7 +38,13 @@ impl World {
                         self.facts.push_back(Input::TreeGone(worker))
                     }
                     Command::Exit { .. } => self.left = true,
-                    Command::Reply(..) | Command::Notice(_) => {}
+                    Command::Reply(..)
+                    | Command::BeginGeneration { .. }
+                    | Command::RevertConfig(_)
+                    | Command::EndGeneration { .. }
+                    | Command::StartHealth(_)
+                    | Command::StopHealth(_)
+                    | Command::GiveUp { .. } => {}
                 }
             }
         }

@@ -98,8 +98,8 @@ impl Life {
     fn step(&mut self, event: Input) -> Verdict {
         let now = Time(self.now);
         self.oracle.before(now, &event);
-        for order in self.engine.handle(now, event.clone()) {
-            self.oracle.order(now, &order)?;
+        for entry in self.engine.handle(now, event.clone()) {
+            self.oracle.entry(now, &entry)?;
         }
         self.oracle.after(now, &event, &self.engine)
     }

@@ -141,9 +141,28 @@ impl Machine {
         }
     }
 
+    fn note(&mut self, notice: &Notice) {
+        if let Notice::Ready { worker, .. } = notice {
+            self.ready[self.bodies[&worker.0].pool] += 1;
+        } else if let Notice::Died {
+            worker,
+            cause: Cause::NotReadyInTime,
+            ..
+        } = notice
+        {
+            let pool = self.bodies[&worker.0].pool;
+            self.late += u32::from(self.boots[pool].ends == Ends::Ready);
+        }
+    }
+
     fn step(&mut self, event: Input) {
-        for order in self.engine.handle(Time(self.now.ceil() as u64), event) {
-            match order {
+        let output = self.engine.handle(Time(self.now.ceil() as u64), event);
+        let (commands, notices) = output.split();
+        for notice in &notices {
+            self.note(notice);
+        }
+        for command in commands {
+            match command {
                 Command::Spawn { worker, pool, .. } => {
                     let boot = self.boots[pool.0 as usize];
                     let body = Body {
@@ -172,19 +191,14 @@ impl Machine {
                     self.bodies.remove(&worker.0);
                     self.pending.push((self.now, Input::TreeGone(worker)));
                 }
-                Command::Notice(Notice::Ready { worker, .. }) => {
-                    self.ready[self.bodies[&worker.0].pool] += 1;
-                }
-                Command::Notice(Notice::Died {
-                    worker,
-                    cause: Cause::NotReadyInTime,
-                    ..
-                }) => {
-                    let pool = self.bodies[&worker.0].pool;
-                    self.late += u32::from(self.boots[pool].ends == Ends::Ready);
-                }
                 Command::Reply(..) => self.replies += 1,
-                Command::Notice(_) | Command::Exit { .. } => {}
+                Command::Exit { .. }
+                | Command::BeginGeneration { .. }
+                | Command::RevertConfig(_)
+                | Command::EndGeneration { .. }
+                | Command::StartHealth(_)
+                | Command::StopHealth(_)
+                | Command::GiveUp { .. } => {}
             }
         }
         self.most = self.most.max(self.burning().count());

@@ -77,6 +77,21 @@ impl Books {
 }
 
 impl Oracle {
+    /// The workers that serve are checked, and those that leave are not.
+    fn health_checks(&self) -> Verdict {
+        for (id, worker) in &self.books.workers {
+            let checked = self.books.checked.contains(id);
+            let leaves = worker.asked.is_some() || worker.exited.is_some();
+            hold!(
+                checked || !worker.serves(),
+                "health",
+                "{id} serves and is not checked"
+            );
+            hold!(!(checked && leaves), "health", "{id} leaves and is checked");
+        }
+        Ok(())
+    }
+
     pub(crate) fn after(&mut self, now: Time, event: &Input, engine: &Engine) -> Verdict {
         self.books.workers.retain(|_, worker| !worker.gone);
         if *event == Input::TimerFired {
@@ -88,6 +103,19 @@ impl Oracle {
             );
         }
         self.workers_in_time(now.0)?;
+        self.health_checks()?;
+        for id in &self.books.rolls_failed {
+            let rolls = self
+                .books
+                .pools
+                .get(id)
+                .is_none_or(|pool| pool.roll.is_some());
+            hold!(
+                rolls || self.books.reverted.contains(id),
+                "reverted",
+                "pool {id}: its roll has failed"
+            );
+        }
         if let Input::Unhealthy(id) = event {
             let ignored = self.books.workers.get(&id.0).is_some_and(|w| w.serves());
             hold!(!ignored, "unhealthy", "{id} serves on");

@@ -364,6 +364,10 @@ pub(crate) struct Books {
     pub(crate) returns: Option<(u32, u32)>,
     /// Pools whose rolling restart has failed in this step.
     pub(crate) rolls_failed: BTreeSet<u32>,
+    /// Pools whose configuration was reverted during this input.
+    pub(crate) reverted: BTreeSet<u32>,
+    /// Workers whose health is checked.
+    pub(crate) checked: BTreeSet<u64>,
     pub(crate) sick: Option<u64>,
     /// Something says in this step that this worker is ready.
     pub(crate) reports: Option<u64>,

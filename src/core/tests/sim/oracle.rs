@@ -6,7 +6,7 @@
 
 use crate::model::{Books, Pool, Worker};
 use rotad_core::{
-    Command, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal,
+    Command, Entry, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal,
     SupersededBy, Time, WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,8 @@ impl Oracle {
             changes: None,
             returns: None,
             rolls_failed: BTreeSet::new(),
+            reverted: BTreeSet::new(),
+            checked: BTreeSet::new(),
             renewals: BTreeMap::new(),
             sick: None,
             reports: None,
@@ -107,6 +109,7 @@ impl Oracle {
         self.books.changes = None;
         self.books.returns = None;
         self.books.rolls_failed.clear();
+        self.books.reverted.clear();
         self.books.sick = None;
         self.books.reports = None;
         match event {
@@ -190,8 +193,15 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn order(&mut self, now: Time, order: &Command) -> Verdict {
-        match order {
+    pub(crate) fn entry(&mut self, now: Time, entry: &Entry) -> Verdict {
+        match entry {
+            Entry::Command(command) => self.command(now, command),
+            Entry::Notice(notice) => self.record(now, notice),
+        }
+    }
+
+    fn command(&mut self, now: Time, command: &Command) -> Verdict {
+        match command {
             Command::Spawn {
                 worker,
                 pool,
@@ -212,7 +222,30 @@ impl Oracle {
                 );
                 self.answer(pool.0, ticket.0, outcome)
             }
-            Command::Notice(record) => self.record(now, record),
+            Command::BeginGeneration { .. } => Ok(()),
+            Command::RevertConfig(pool) => {
+                self.books.reverted.insert(pool.0);
+                Ok(())
+            }
+            Command::EndGeneration { .. } => Ok(()),
+            Command::StartHealth(id) => {
+                let is_new = self.books.checked.insert(id.0);
+                hold!(is_new, "health", "{id} is checked twice");
+                Ok(())
+            }
+            Command::StopHealth(id) => {
+                self.books.checked.remove(&id.0);
+                Ok(())
+            }
+            Command::GiveUp { pool, .. } => {
+                let told = self
+                    .books
+                    .pools
+                    .get(&pool.0)
+                    .is_some_and(|pool| pool.dark_told || pool.end_told);
+                hold!(told, "essential", "given up without a word");
+                Ok(())
+            }
             Command::Exit { lost } => self.leave(lost),
         }
     }

@@ -7,8 +7,8 @@ use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
 use rotad_core::{
-    Cause, Command, Engine, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot, Span,
-    Ticket, Time, WorkerId,
+    Cause, Command, Engine, Entry, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot,
+    Span, Ticket, Time, WorkerId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -359,13 +359,18 @@ impl<'a> World<'a> {
         }
         self.oracle.before(now, &event);
         let orders = self.engine.handle(now, event.clone());
-        for order in orders {
+        for entry in orders {
             if let Some(trace) = &mut self.trace {
-                trace.push(format!("{now}     {order:?}"));
+                trace.push(match &entry {
+                    Entry::Command(command) => format!("{now}     {command:?}"),
+                    Entry::Notice(notice) => format!("{now}     . {notice:?}"),
+                });
             }
-            self.count(&order);
-            self.oracle.order(now, &order)?;
-            self.carry_out(order);
+            self.count(&entry);
+            self.oracle.entry(now, &entry)?;
+            if let Entry::Command(command) = entry {
+                self.carry_out(command);
+            }
         }
         if self.engine.view().limits_starts() && !std::mem::replace(&mut self.looks, true) {
             let within = self.ties.range(10, 200);
@@ -419,14 +424,20 @@ impl<'a> World<'a> {
                 self.at(now + within, Happening::Swept(id.0));
             }
             Command::Exit { .. } => self.left = true,
-            Command::Reply(..) | Command::Notice(_) => {}
+            Command::Reply(..)
+            | Command::BeginGeneration { .. }
+            | Command::RevertConfig(_)
+            | Command::EndGeneration { .. }
+            | Command::StartHealth(_)
+            | Command::StopHealth(_)
+            | Command::GiveUp { .. } => {}
         }
     }
 
-    fn count(&mut self, order: &Command) {
-        let name = match order {
-            Command::Spawn { .. } => "spawns",
-            Command::Notice(Notice::RollEnded { outcome, .. }) => match outcome {
+    fn count(&mut self, entry: &Entry) {
+        let name = match entry {
+            Entry::Command(Command::Spawn { .. }) => "spawns",
+            Entry::Notice(Notice::RollEnded { outcome, .. }) => match outcome {
                 rotad_core::Outcome::Done { .. } => "rolls done",
                 rotad_core::Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",
                 rotad_core::Outcome::Aborted { failure, .. }
@@ -439,7 +450,7 @@ impl<'a> World<'a> {
                 rotad_core::Outcome::Superseded { .. } => "rolls superseded",
                 _ => "rolls nothing",
             },
-            Command::Reply(_, _, outcome) => match outcome {
+            Entry::Command(Command::Reply(_, _, outcome)) => match outcome {
                 rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => {
                     "cancelled, mixed"
                 }
@@ -450,34 +461,36 @@ impl<'a> World<'a> {
                 rotad_core::Outcome::NothingDone(_) => "nothing",
                 _ => return,
             },
-            Command::Notice(Notice::RollWaits { .. }) => "rolls waited",
-            Command::Notice(Notice::RollAfter { .. }) => "rolls after others",
-            Command::Notice(Notice::CrashLoop { .. }) => "crash loops",
-            Command::Notice(Notice::CrashLoopEases { .. }) => "crash loops eased",
-            Command::Notice(Notice::CrashLoopOver { .. }) => "crash loops over",
-            Command::Notice(Notice::Killed { .. }) => "killed",
-            Command::SignalTree(..) => "signals to trees",
-            Command::KillTree(id) if self.bodies.get(&id.0).is_some_and(|body| body.rest) => {
+            Entry::Notice(Notice::RollWaits { .. }) => "rolls waited",
+            Entry::Notice(Notice::RollAfter { .. }) => "rolls after others",
+            Entry::Notice(Notice::CrashLoop { .. }) => "crash loops",
+            Entry::Notice(Notice::CrashLoopEases { .. }) => "crash loops eased",
+            Entry::Notice(Notice::CrashLoopOver { .. }) => "crash loops over",
+            Entry::Notice(Notice::Killed { .. }) => "killed",
+            Entry::Command(Command::SignalTree(..)) => "signals to trees",
+            Entry::Command(Command::KillTree(id))
+                if self.bodies.get(&id.0).is_some_and(|body| body.rest) =>
+            {
                 "trees cut"
             }
-            Command::Notice(Notice::Unkillable { .. }) => "lost",
-            Command::Notice(Notice::Waiting { .. }) => "held",
-            Command::Notice(Notice::OneshotDone { .. }) => "oneshots done",
-            Command::Notice(Notice::WorkerReplaced { .. }) => "renewed",
-            Command::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => {
+            Entry::Notice(Notice::Unkillable { .. }) => "lost",
+            Entry::Notice(Notice::Waiting { .. }) => "held",
+            Entry::Notice(Notice::OneshotDone { .. }) => "oneshots done",
+            Entry::Notice(Notice::WorkerReplaced { .. }) => "renewed",
+            Entry::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => {
                 "essential"
             }
-            Command::Notice(Notice::Retired {
+            Entry::Notice(Notice::Retired {
                 why: rotad_core::StopReason::Unhealthy,
                 ..
             }) => "sick",
-            Command::Notice(Notice::Retired {
+            Entry::Notice(Notice::Retired {
                 why: rotad_core::StopReason::Unreachable,
                 ..
             }) => "unreachable",
-            Command::Notice(Notice::CanaryPassed { .. }) => "soaked",
-            Command::Notice(Notice::Confirmed { .. }) => "confirmed",
-            Command::Notice(Notice::Watched { .. }) => "watched",
+            Entry::Notice(Notice::CanaryPassed { .. }) => "soaked",
+            Entry::Notice(Notice::Confirmed { .. }) => "confirmed",
+            Entry::Notice(Notice::Watched { .. }) => "watched",
             _ => return,
         };
         *self.stats.seen.entry(name).or_default() += 1;

@@ -158,8 +158,8 @@ impl Teller {
     }
 
     fn step(&mut self, event: Input) {
-        for order in self.engine.handle(Time(self.now), event) {
-            let _ = writeln!(self.told, "    {}", show::order(&order));
+        for entry in self.engine.handle(Time(self.now), event) {
+            let _ = writeln!(self.told, "    {}", show::entry(&entry));
         }
     }
 

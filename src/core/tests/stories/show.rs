@@ -1,13 +1,20 @@
 //! Commands, notices and views as text.
 
 use rotad_core::{
-    Cause, Command, EmptySlot, Engine, Exit, Failure, Generation, KillReason, Notice, Outcome,
-    PoolId, PoolState, Span, Standing, WorkerView,
+    Cause, Command, EmptySlot, Engine, Entry, Exit, Failure, Generation, KillReason, Notice,
+    Outcome, PoolId, PoolState, Span, Standing, WorkerView,
 };
 use std::fmt::Write as _;
 
-pub(crate) fn order(order: &Command) -> String {
-    match order {
+pub(crate) fn entry(entry: &Entry) -> String {
+    match entry {
+        Entry::Command(command) => self::command(command),
+        Entry::Notice(notice) => record(notice),
+    }
+}
+
+fn command(command: &Command) -> String {
+    match command {
         Command::Spawn {
             worker,
             pool,
@@ -27,7 +34,14 @@ pub(crate) fn order(order: &Command) -> String {
         Command::Reply(ticket, pool, outcome) => {
             format!("reply {ticket}, pool {pool}: {}", end(outcome))
         }
-        Command::Notice(of) => record(of),
+        Command::BeginGeneration { pool, generation } => {
+            format!("pool {pool} begins generation {generation}")
+        }
+        Command::RevertConfig(pool) => format!("pool {pool} reverts its configuration"),
+        Command::EndGeneration { pool, .. } => format!("pool {pool} forgets old generations"),
+        Command::StartHealth(worker) => format!("check the health of {worker}"),
+        Command::StopHealth(worker) => format!("end the checks of {worker}"),
+        Command::GiveUp { pool, cause } => format!("give up for pool {pool}: {cause:?}"),
         Command::Exit { lost } if lost.is_empty() => "leave".into(),
         Command::Exit { lost } => {
             format!(
