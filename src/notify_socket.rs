@@ -5,6 +5,7 @@
 //! (that is how BARRIER=1 works), on a thread of their own since close(2) may block.
 
 use crate::sys::message::{self, Datagram};
+use crate::sys::thread;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt,
@@ -288,13 +289,9 @@ fn close_elsewhere(fds: Vec<OwnedFd>) {
     }
     let closer = CLOSER.get_or_init(|| {
         let (sender, receiver) = bounded::<Vec<OwnedFd>>(256);
-        let thread = std::thread::Builder::new()
-            .name("closer".to_owned())
-            .stack_size(64 << 10);
-        thread
-            .spawn(move || receiver.iter().for_each(drop))
-            .ok()
-            .map(|_| sender)
+        let close = move || receiver.iter().for_each(drop);
+        let thread = thread::spawn("closer", 64 << 10, close);
+        thread.ok().map(|_| sender)
     });
     // No thread, or a closer that is stuck: closed here after all, since descriptors are the scarcer good.
     let left = match closer {

@@ -170,8 +170,8 @@ const MODULES: [(&str, &[&str]); 16] = [
     ("event_loop", &["rotad_core", "plan", "sys"]),
     ("notify_socket", &["rotad_core", "sys"]),
     ("process", &["rotad_core", "plan", "sys", "event_loop"]),
-    ("log", &["plan", "observe", "event_loop"]),
-    ("watch", &["rotad_core", "event_loop"]),
+    ("log", &["plan", "observe", "sys", "event_loop"]),
+    ("watch", &["rotad_core", "sys", "event_loop"]),
     (
         "probe",
         &[

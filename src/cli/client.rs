@@ -7,8 +7,9 @@ pub use reach::runs_elsewhere;
 use super::seam::MasterPaths;
 use crate::control::wire::{Method, Request, Response, VERSION};
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::sys::poll::poll;
 use crate::sys::process::Process;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -258,52 +259,41 @@ fn wait(
     until: Option<Instant>,
     limits: &WaitLimits,
 ) -> Result<(), ClientError> {
-    loop {
-        let stdout = io::stdout();
-        let mut polled: Vec<_> = fds
-            .iter()
-            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-            .collect();
-        // A pipe without a reader reports an error, whatever is polled for (poll(2)).
-        let reader = limits
-            .watches_reader
-            .then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
-        polled.splice(0..0, reader);
-        polled.extend(
-            limits
-                .interrupt
-                .as_ref()
-                .map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)),
-        );
-        let first = [until, limits.until].into_iter().flatten().min();
-        let timeout = match first.map(|at| at.saturating_duration_since(Instant::now())) {
-            // Rounded up, so that the last millisecond is not spent spinning; long waits are split into hours.
-            Some(left) => PollTimeout::from(
-                (left.as_millis().min(3_600_000) as u32 + 1).min(u32::from(u16::MAX)) as u16,
-            ),
-            None => PollTimeout::NONE,
-        };
-        let done = poll(&mut polled, timeout);
-        if limits.interrupt.as_ref().is_some_and(SignalPipe::take) {
-            return Err(ClientError::Detached);
-        }
-        if matches!(done, Ok(1..)) {
-            let unread = limits.watches_reader
-                && polled[0].revents().is_some_and(|events| !events.is_empty());
-            return if unread {
-                Err(ClientError::Unread)
-            } else {
-                Ok(())
-            };
-        }
-        let now = Instant::now();
-        if limits.until.is_some_and(|at| now >= at) {
-            return Err(ClientError::TimedOut);
-        }
-        if until.is_some_and(|at| now >= at) {
-            return Ok(());
-        }
+    let stdout = io::stdout();
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
+    // A pipe without a reader reports an error, whatever is polled for (poll(2)).
+    let reader = limits
+        .watches_reader
+        .then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
+    polled.splice(0..0, reader);
+    polled.extend(
+        limits
+            .interrupt
+            .as_ref()
+            .map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)),
+    );
+    let first = [until, limits.until].into_iter().flatten().min();
+    let left = first.map(|at| at.saturating_duration_since(Instant::now()));
+    let ready = poll(&mut polled, left);
+    if limits.interrupt.as_ref().is_some_and(SignalPipe::take) {
+        return Err(ClientError::Detached);
     }
+    if ready != Ok(0) {
+        let unread =
+            limits.watches_reader && polled[0].revents().is_some_and(|events| !events.is_empty());
+        return if unread {
+            Err(ClientError::Unread)
+        } else {
+            Ok(())
+        };
+    }
+    if limits.until.is_some_and(|at| first == Some(at)) {
+        return Err(ClientError::TimedOut);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

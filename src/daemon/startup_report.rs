@@ -4,7 +4,8 @@
 
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::sys::poll::poll;
+use nix::poll::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -115,12 +116,7 @@ impl Report {
 fn writable(pipe: &File, until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now());
     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-    !left.is_zero()
-        && matches!(
-            poll(&mut fds, timeout),
-            Ok(1..) | Err(nix::errno::Errno::EINTR)
-        )
+    !left.is_zero() && matches!(poll(&mut fds, Some(left)), Ok(1..))
 }
 
 /// The launcher's end of the pipe.
@@ -205,26 +201,14 @@ fn detaches(
     interrupt: Option<&SignalPipe>,
     until: Option<Instant>,
 ) -> Option<(u8, &'static str)> {
-    loop {
-        let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        // Rounded up, or the last millisecond would be spent spinning; far ones in pieces of a minute.
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::from((left.as_millis().min(60_000) + 1) as u16)
-        });
-        // EINTR: the bell has rung by then, or it was none of ours.
-        let done = poll(&mut fds, timeout);
-        if interrupt.is_some_and(SignalPipe::take) {
-            return Some((130, "detached"));
-        }
-        if matches!(done, Ok(1..)) {
-            return None;
-        }
-        if until.is_some_and(|until| Instant::now() >= until) {
-            return Some((124, "timed out"));
-        }
+    let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let ready = poll(&mut fds, left);
+    if interrupt.is_some_and(SignalPipe::take) {
+        return Some((130, "detached"));
     }
+    (ready == Ok(0)).then_some((124, "timed out"))
 }
 
 #[cfg(test)]

@@ -53,14 +53,11 @@ impl AsFd for Waker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use crate::sys::poll::is_ready;
+    use nix::poll::PollFlags;
 
     fn is_ringing(wake: &Waker) -> bool {
-        poll(
-            &mut [PollFd::new(wake.as_fd(), PollFlags::POLLIN)],
-            PollTimeout::ZERO,
-        )
-        .is_ok_and(|n| n == 1)
+        is_ready(wake, PollFlags::POLLIN)
     }
 
     #[test]

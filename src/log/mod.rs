@@ -28,6 +28,7 @@ pub use sinks::MasterLog;
 
 use crate::event_loop::waker::Waker;
 use crate::plan::{FileAccess, LogPlan};
+use crate::sys::thread;
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use pipe_peek::{OutputSource, Pipe, PipePeek};
 use ring::RecentLines;
@@ -95,11 +96,8 @@ impl LogWriter {
             started: Instant::now(),
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
         };
-        let thread = WriterThread::new(master_log, waiting, command_queue, &writer)?;
-        std::thread::Builder::new()
-            .name("log-writer".into())
-            .stack_size(128 * 1024)
-            .spawn(move || thread.work())?;
+        let writer_thread = WriterThread::new(master_log, waiting, command_queue, &writer)?;
+        thread::spawn("log-writer", 128 << 10, move || writer_thread.work())?;
         Ok(writer)
     }
 

@@ -2,9 +2,10 @@
 //! consumes: what is in the pipe survives the master, and what was consumed is already in the log.
 
 use super::tail::TailLines;
+use crate::sys::poll::is_ready;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -167,8 +168,7 @@ impl Pipe {
         else {
             return false;
         };
-        let mut fds = [PollFd::new(write.as_fd(), PollFlags::POLLOUT)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+        !is_ready(&write, PollFlags::POLLOUT)
     }
 
     /// Grows the pipe as far as allowed and returns its capacity in bytes. If the user's share of pipe memory is used

@@ -2,8 +2,9 @@
 //! what has to be dropped is counted and reported in the log later.
 
 use super::rotating_file::{RotatingFile, Rotation};
+use crate::sys::poll::is_ready;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::stat::{SFlag, fstat};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -219,12 +220,10 @@ fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteSto
     while done < text.len() {
         let mut most = text.len() - done;
         if !plain {
-            let mut look = [PollFd::new(fd, PollFlags::POLLOUT)];
-            match poll(&mut look, PollTimeout::ZERO) {
-                Ok(0) => return (done, Some(WriteStop::Slow)),
-                Err(Errno::EINTR) => continue,
-                _ => most = most.min(PIECE),
+            if !is_ready(fd, PollFlags::POLLOUT) {
+                return (done, Some(WriteStop::Slow));
             }
+            most = most.min(PIECE);
         }
         match nix::unistd::write(fd, &text[done..done + most]) {
             Ok(count) => done += count,

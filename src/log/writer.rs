@@ -12,7 +12,6 @@ use crate::event_loop::waker::Waker;
 use crate::plan::LogPlan;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::SigSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
@@ -123,8 +122,6 @@ impl WriterThread {
     }
 
     pub(super) fn work(mut self) {
-        // Signals must reach the main thread, which waits for them, and not wake this one.
-        SigSet::all().thread_block().ok();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             LogWriter::set_busy(&self.busy_since, self.started, false);

@@ -16,6 +16,7 @@ pub use request::ProbeRequest;
 
 use crate::event_loop::waker::Waker;
 use crate::process::SpawnerConfig;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use probe_loop::ProbeLoop;
 use std::io;
@@ -107,12 +108,7 @@ impl Prober {
             },
             taken,
         );
-        let thread = std::thread::Builder::new()
-            .name("prober".to_owned())
-            .stack_size(256 << 10);
-        thread.spawn(move || {
-            // Signals for the process belong to the main thread.
-            nix::sys::signal::SigSet::all().thread_block().ok();
+        thread::spawn("probe-loop", 256 << 10, move || {
             probe_loop.run();
             ended.ended.store(true, Ordering::Relaxed);
             drop(leaves);

@@ -5,9 +5,10 @@ use super::connection::{ConnectionProbe, Turn};
 use super::{ProbeError, ProbeRequest, ProbeResult, Task, ThreadProgress};
 use crate::event_loop::waker::Waker;
 use crate::process::{SpawnRequest, SpawnResult, Spawner, SpawnerConfig};
+use crate::sys::poll::poll;
 use crate::sys::process::Process;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, recv};
 use rotad_core::WorkerId;
 use std::collections::BTreeMap;
@@ -140,13 +141,8 @@ impl ProbeLoop {
             .chain(spawn_results)
             .chain(until)
             .min();
-        let timeout = next.map_or(PollTimeout::NONE, |progress| {
-            // Rounded up: a poll that ends a little early would spin.
-            let left =
-                progress.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
-        // EINTR cannot be: all signals are blocked. Whatever else it is, everything is looked progress again.
+        let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+        // An error says nothing of any of them: everything is looked at.
         let count = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| count.is_err() || fd.any() == Some(true);
         what.into_iter()

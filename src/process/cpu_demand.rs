@@ -4,6 +4,7 @@
 
 use crate::event_loop::waker::Waker;
 use crate::process::procfs;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::WorkerId;
@@ -44,12 +45,7 @@ impl Meter {
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
         let (outbox, found) = bounded(1);
-        let thread = std::thread::Builder::new()
-            .name("cpu-meter".to_owned())
-            .stack_size(128 << 10);
-        thread.spawn(move || {
-            // Signals for the process belong to the main thread.
-            nix::sys::signal::SigSet::all().thread_block().ok();
+        thread::spawn("cpu-sampler", 128 << 10, move || {
             let mut meter = CpuMeter::new();
             for all in inbox {
                 outbox.send(meter.measure(all)).ok();

@@ -4,6 +4,7 @@
 use crate::event_loop::waker::Waker;
 use crate::process::procfs::{self, Stat};
 use crate::process::tree::{self, Found, ScanMemory, ScanRequest, TAG, Tag};
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -190,12 +191,7 @@ impl OrphanScanner {
             self.reports.0.clone(),
             self.wake.clone(),
         );
-        let thread = std::thread::Builder::new()
-            .name("orphan-scanner".to_owned())
-            .stack_size(256 << 10);
-        thread.spawn(move || {
-            // Signals for the process belong to the main thread.
-            nix::sys::signal::SigSet::all().thread_block().ok();
+        thread::spawn("orphan-scanner", 256 << 10, move || {
             for (number, request, skip_environments) in inbox {
                 // A copy, so that a hanging thread holds no lock.
                 let mut known = lock(&memory).clone();

@@ -2,6 +2,7 @@
 
 use crate::event_loop::waker::Waker;
 use crate::process::procfs;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::WorkerId;
@@ -71,12 +72,7 @@ impl RssSampler {
     pub fn start(wake: Waker) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<(WorkerId, i32)>>(1);
         let (outbox, found) = bounded(1);
-        let thread = std::thread::Builder::new()
-            .name("rss-sampler".to_owned())
-            .stack_size(128 << 10);
-        thread.spawn(move || {
-            // Signals for the process belong to the main thread.
-            nix::sys::signal::SigSet::all().thread_block().ok();
+        thread::spawn("rss-sampler", 128 << 10, move || {
             for all in inbox {
                 outbox
                     .send(

@@ -8,8 +8,8 @@ use super::spawn::{Tools, spawn};
 use super::thread_state::{Ending, ThreadState, ThreadStatus};
 use super::{SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild};
 use crate::event_loop::waker::Waker;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use nix::sys::signal::SigSet;
 use rotad_core::WorkerId;
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How many threads may hang before requests fail immediately.
 const MAX_ABANDONED: usize = 8;
+/// Stack size in bytes: it resolves programs and paths, and writes what a child needs.
+const STACK: usize = 2 << 20;
 /// When the kernel refused a thread, it is asked again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -176,9 +178,7 @@ impl Spawner {
         let tools = Tools::new(&self.shared.config)?;
         let state = Arc::new(ThreadState::default());
         let (shared, taken) = (Arc::clone(&self.shared), Arc::clone(&state));
-        std::thread::Builder::new()
-            .name("spawner".into())
-            .spawn(move || serve(&shared, &taken, tools))?;
+        thread::spawn("spawner", STACK, move || serve(&shared, &taken, tools))?;
         self.threads.push(state);
         Ok(())
     }
@@ -194,8 +194,6 @@ impl Shared {
 }
 
 fn serve(shared: &Shared, state: &ThreadState, mut tools: Tools) {
-    // No handler may run in a child that shares our memory. Cannot fail with a valid set.
-    SigSet::all().thread_block().ok();
     state.register_thread();
     while let Ok(QueuedRequest { at, request }) = shared.requests.recv() {
         if let Some(error) = request.pinned.fails_fast(at) {

@@ -11,6 +11,7 @@ use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
 use crate::process::PinnedPaths;
 use crate::runtime_dir::{Mended, RuntimeDirError, RuntimeDirRepair};
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rotad_core::PoolId;
 use std::io;
@@ -92,11 +93,7 @@ impl BlockingPool {
                 waker.wake();
             }
         };
-        std::thread::Builder::new()
-            .name("blocking".into())
-            .stack_size(STACK)
-            .spawn(go)
-            .map(drop)
+        thread::spawn("blocking", STACK, go).map(drop)
     }
 
     /// Reads the configuration, after a repair of the runtime directory, which workers spawned from it need. Returns

@@ -8,9 +8,10 @@ use crate::event_loop::waker::Waker;
 use crate::log::{Filter, Follower, LogLine};
 use crate::observe::sanitize::sanitize;
 use crate::plan::{PoolPlan, Sink};
+use crate::sys::poll::poll;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::poll::{PollFd, PollFlags};
 use rotad_core::PoolId;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
@@ -142,10 +143,7 @@ impl Supervisor {
             unknown,
             _hold,
         };
-        let builder = std::thread::Builder::new()
-            .name("reader".into())
-            .stack_size(256 * 1024);
-        match builder.spawn(move || log_stream.run()) {
+        match thread::spawn("log-client", 256 << 10, move || log_stream.run()) {
             // The thread has the connection now.
             Ok(_) => self.drop_client(client),
             Err(error) => self.done(
@@ -213,8 +211,6 @@ fn places_of(plan: &PoolPlan, master: &str) -> Vec<String> {
 
 impl LogStream {
     fn run(mut self) {
-        // Signals have to reach the main thread, which waits for them.
-        SigSet::all().thread_block().ok();
         // An error means that the client is gone.
         self.stream().ok();
     }
@@ -263,7 +259,7 @@ impl LogStream {
         loop {
             let waker = PollFd::new(self.thread.waker.as_fd(), PollFlags::POLLIN);
             let mut fds = [waker, PollFd::new(self.client.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::NONE).ok();
+            poll(&mut fds, None).ok();
             let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
             let (woken, client_ready) = (is_ready(&fds[0]), is_ready(&fds[1]));
             if client_ready {
@@ -300,7 +296,7 @@ impl LogStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     poll(
                         &mut [PollFd::new(self.client.as_fd(), PollFlags::POLLOUT)],
-                        PollTimeout::NONE,
+                        None,
                     )
                     .ok();
                 }

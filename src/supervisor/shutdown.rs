@@ -7,6 +7,7 @@ use super::event_log::EventBuilder;
 use crate::control::wire::Response;
 use crate::event_loop::clock::Clock;
 use crate::observe::events::EventKind;
+use crate::sys::thread;
 use rotad_core::{Span, Time, WorkerId};
 use std::time::Duration;
 
@@ -27,9 +28,7 @@ fn run_with_timeout(timeout: Duration, what: &str, job: impl FnOnce() + Send + '
         drop(leaves);
     };
     // Without a thread the files stay: the next start removes them.
-    let begun = std::thread::Builder::new()
-        .name("file-removal".into())
-        .spawn(go);
+    let begun = thread::spawn("file-removal", 256 << 10, go);
     if begun.is_err()
         || gone.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout)
     {

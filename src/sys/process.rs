@@ -1,6 +1,7 @@
 //! A process held by its pidfd where the kernel has them (pidfd_open(2), Linux 5.3); without them, a child is held by
 //! not being reaped.
 
+use nix::poll::PollFlags;
 use rotad_core::Exit;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -131,13 +132,7 @@ impl Process {
     /// Whether it has ended, by its pidfd: also where a tracer hides it from waitid(2). False without a pidfd.
     pub fn has_ended(&self) -> bool {
         let Some(fd) = &self.pidfd else { return false };
-        let mut looked = nix::libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: nix::libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one entry, which lives through the call.
-        unsafe { nix::libc::poll(&mut looked, 1, 0) == 1 }
+        super::poll::is_ready(fd, PollFlags::POLLIN)
     }
 
     /// How our child ended, if it has, leaving it unreaped (waitid(2), WNOWAIT).

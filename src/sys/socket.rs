@@ -56,6 +56,7 @@ pub fn queue(socket: impl AsFd) -> io::Result<Queue> {
 /// Whether a socket has been shut down for reading, or for both ways (POLLRDHUP, POLLHUP): for a listening one, whether
 /// it refuses everybody.
 pub fn is_hung_up(socket: impl AsFd) -> bool {
+    // nix knows no POLLRDHUP, and its PollFd would drop it from the answer.
     let mut fd = nix::libc::pollfd {
         fd: socket.as_fd().as_raw_fd(),
         events: nix::libc::POLLRDHUP,

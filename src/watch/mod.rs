@@ -20,6 +20,7 @@ mod walk;
 mod watch_loop;
 
 use crate::event_loop::waker::Waker;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use inotify::InotifySet;
 use rotad_core::PoolId;
@@ -106,14 +107,9 @@ impl Watcher {
         let (outbox, reports) = bounded(MAX_REPORTS);
         let thread_waker = waker.clone();
         let watch = move || {
-            // Signals for the process belong to the main thread.
-            nix::sys::signal::SigSet::all().thread_block().ok();
             WatchLoop::new(new_inotify(), outbox, wake).run(&inbox, &thread_waker);
         };
-        std::thread::Builder::new()
-            .name("watcher".to_owned())
-            .stack_size(256 << 10)
-            .spawn(watch)?;
+        thread::spawn("file-watcher", 256 << 10, watch)?;
         Ok(Self {
             plans: Some(plans),
             waker,

@@ -7,8 +7,9 @@ use super::patterns::{MatchState, PatternSet};
 use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
 use crate::event_loop::waker::Waker;
+use crate::sys::poll::poll;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::inotify::AddWatchFlags;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -152,23 +153,18 @@ impl WatchLoop {
             .due()
             .map(|(at, _)| at.saturating_duration_since(Instant::now()))
             .min();
-        // Rounded up: a poll that ends a moment too early would spin.
-        let timeout = due
-            .map(|due| due + Duration::from_millis(1))
-            .and_then(|due| PollTimeout::try_from(due).ok());
         let mut sources = vec![PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
         sources.extend(
             self.inotify
                 .fd()
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
-        poll(&mut sources, timeout.unwrap_or(PollTimeout::NONE)).ok();
+        poll(&mut sources, due).ok();
         if sources
             .get(1)
             .is_some_and(|source| source.any().unwrap_or(false))
         {
-            let rest = PollTimeout::try_from(BATCH_PAUSE).unwrap_or(PollTimeout::ZERO);
-            poll(&mut sources[..1], rest).ok();
+            poll(&mut sources[..1], Some(BATCH_PAUSE)).ok();
         }
     }
 

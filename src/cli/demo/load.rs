@@ -1,5 +1,6 @@
 //! Load for `demo --once`: clients that close after each request, and clients that keep their connection.
 
+use crate::sys::thread;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +50,9 @@ impl Load {
         let shared = Arc::new(Shared::default());
         let clients = (0..2 * CLIENTS).map(|n| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().spawn(move || client(port, n % 2 == 0, &shared))
+            thread::spawn("load-client", 256 << 10, move || {
+                client(port, n % 2 == 0, &shared)
+            })
         });
         let clients = clients.collect::<io::Result<_>>()?;
         Ok(Self { shared, clients })

@@ -8,8 +8,9 @@
 use super::super::{seam, status};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::{PoolState, ReloadState, Status};
+use crate::sys::poll::poll;
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
@@ -25,7 +26,7 @@ const CONFIG: &str = include_str!("../../../config/demo.toml");
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// How often the master is asked while the demo waits.
-const GLANCE: u16 = 50;
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// Far more than built-in workers need, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,10 +49,9 @@ impl DemoSignals {
     }
 
     /// Waits for a signal, no longer than `timeout`.
-    fn wait(&self, timeout: PollTimeout) {
+    fn wait(&self, timeout: Option<Duration>) {
         let mut fds = [&self.int, &self.term, &self.child]
             .map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN));
-        // EINTR: a signal arrived.
         poll(&mut fds, timeout).ok();
         self.child.take();
     }
@@ -138,7 +138,7 @@ impl DemoMaster {
             if self.status().is_some_and(up) {
                 return Ok(true);
             }
-            bells.wait(PollTimeout::from(GLANCE));
+            bells.wait(Some(GLANCE));
         }
         Err(format!(
             "the demo's workers were not ready within {PATIENCE:?}"
@@ -172,7 +172,7 @@ impl DemoMaster {
                 Some((_, state @ (ReloadState::Aborted | ReloadState::RolledBack))) => {
                     return Err(format!("the rolling restart ended in {state:?}"));
                 }
-                _ => bells.wait(PollTimeout::from(GLANCE)),
+                _ => bells.wait(Some(GLANCE)),
             }
         }
         Err(format!(
@@ -207,7 +207,7 @@ impl DemoMaster {
             if let Some(code) = self.ended() {
                 return Ok(code);
             }
-            bells.wait(PollTimeout::NONE);
+            bells.wait(None);
             self.pass_on(bells);
         }
     }

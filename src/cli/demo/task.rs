@@ -2,15 +2,17 @@
 
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::sys::poll::poll;
+use nix::poll::{PollFd, PollFlags};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
+use std::time::Duration;
 
-/// Between two ticks, in milliseconds.
-const TICK: u16 = 1000;
+/// Between two ticks.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Print a status line every this many ticks: often enough to watch.
 const TICKS_A_STATUS: u64 = 10;
@@ -40,7 +42,7 @@ fn work() -> io::Result<()> {
     tell("READY=1\nSTATUS=waiting for jobs")?;
     for tick in 1_u64.. {
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::from(TICK)).ok();
+        poll(&mut fds, Some(TICK)).ok();
         if stop.take() {
             break;
         }

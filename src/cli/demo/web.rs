@@ -3,7 +3,9 @@
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;
 use crate::sys::descriptors::take_inherited;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::sys::poll::{is_ready, poll};
+use crate::sys::thread;
+use nix::poll::{PollFd, PollFlags};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -17,7 +19,10 @@ pub(super) const BROKEN: &str = "broken";
 
 /// How long a stopping worker waits for the next request on an idle connection: a client that has just sent one gets
 /// its answer, and learns from it that it must reconnect.
-const LINGER: u16 = 2000;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The stack of a connection's thread, in bytes.
+const STACK: usize = 256 << 10;
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
@@ -52,14 +57,16 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
         ];
-        poll(&mut fds, PollTimeout::NONE).ok();
+        poll(&mut fds, None).ok();
         if is_set(&stop) {
             break;
         }
         if let Ok((stream, _)) = listener.accept() {
             connections.retain(|connection| !connection.is_finished());
             let stop = Arc::clone(&stop);
-            connections.push(std::thread::Builder::new().spawn(move || converse(&stream, &stop))?);
+            connections.push(thread::spawn("connection", STACK, move || {
+                converse(&stream, &stop)
+            })?);
         }
     }
     // Connections that are not accepted yet wait in the socket for another worker.
@@ -82,10 +89,10 @@ fn listener() -> io::Result<TcpListener> {
 }
 
 fn is_set(stop: &SignalPipe) -> bool {
-    readable(&[stop.as_fd()], PollTimeout::ZERO)
+    is_ready(stop, PollFlags::POLLIN)
 }
 
-fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: PollTimeout) -> bool {
+fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<Duration>) -> bool {
     let mut fds: Vec<_> = fds
         .iter()
         .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
@@ -118,9 +125,8 @@ fn converse(stream: &TcpStream, stop: &SignalPipe) {
 
 /// Waits for a request on an idle connection: without limit while serving, a moment longer when stopping.
 fn next_request(stream: &TcpStream, stop: &SignalPipe) -> bool {
-    while !readable(&[stream.as_fd(), stop.as_fd()], PollTimeout::NONE) {}
-    readable(&[stream.as_fd()], PollTimeout::ZERO)
-        || readable(&[stream.as_fd()], PollTimeout::from(LINGER))
+    while !readable(&[stream.as_fd(), stop.as_fd()], None) {}
+    readable(&[stream.as_fd()], Some(LINGER))
 }
 
 /// The head of the next request; what follows it stays in `read`. `None`: the client is gone, or the request is

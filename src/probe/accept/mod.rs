@@ -21,6 +21,7 @@ mod syscalls;
 
 use crate::event_loop::waker::Waker;
 use crate::plan::Address;
+use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, never, select, tick, unbounded};
 use rotad_core::WorkerId;
 use scan::Look;
@@ -205,14 +206,7 @@ fn begin(
         wake: wake.clone(),
         at: at.clone(),
     };
-    let thread = std::thread::Builder::new()
-        .name("accept-probe".to_owned())
-        .stack_size(256 << 10);
-    thread.spawn(move || {
-        // Signals for the process belong to the main thread.
-        nix::sys::signal::SigSet::all().thread_block().ok();
-        rounds.run(&inbox);
-    })?;
+    thread::spawn("accept-probe", 256 << 10, move || rounds.run(&inbox))?;
     Ok((tasks, at))
 }
 

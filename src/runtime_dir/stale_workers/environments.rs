@@ -3,6 +3,7 @@
 
 use crate::process::procfs;
 use crate::process::tree::TAG;
+use crate::sys::thread;
 use crossbeam_channel::{Sender, unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,11 +42,7 @@ fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environmen
         let (answers, answered) = unbounded();
         let all = Arc::clone(&all);
         let reader = move || read_all(read, &all[from..], &answers);
-        if std::thread::Builder::new()
-            .name("environments".into())
-            .spawn(reader)
-            .is_err()
-        {
+        if thread::spawn("environments", 256 << 10, reader).is_err() {
             break;
         }
         while let Ok(papers) = answered.recv_timeout(PATIENCE) {

@@ -7,8 +7,9 @@
 
 use super::{StaleWorker, StaleWorkers};
 use crate::event_loop::clock::Clock;
+use crate::sys::poll::poll;
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use rotad_core::{Signal, Span, StopStep, Time, To};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
@@ -228,11 +229,7 @@ fn wait(left: &[StaleWorker], bell: Option<BorrowedFd<'_>>, time: Span) {
         .chain(bell)
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
-    poll(
-        &mut fds,
-        PollTimeout::try_from(time.as_millis() as u32).unwrap_or(PollTimeout::MAX),
-    )
-    .ok();
+    poll(&mut fds, Some(Duration::from_millis(time.as_millis()))).ok();
     // Many end together: one look for all of them.
     std::thread::sleep(TOGETHER);
 }
