@@ -171,7 +171,7 @@ const MODULES: [(&str, &[&str]); 16] = [
     ("notify_socket", &["rotad_core", "sys"]),
     ("process", &["rotad_core", "plan", "sys", "event_loop"]),
     ("log", &["plan", "observe", "sys", "event_loop"]),
-    ("watch", &["rotad_core", "sys", "event_loop"]),
+    ("watch", &["rotad_core", "plan", "sys", "event_loop"]),
     (
         "probe",
         &[

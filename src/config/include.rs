@@ -5,7 +5,7 @@ use super::permissions;
 use super::reader::{Located, Parser, Value};
 use super::report::shown;
 use super::sources::Text;
-use crate::plan::{Glob, Source, read};
+use crate::plan::{Exclusions, PathPattern, Source, read};
 use std::path::{Path, PathBuf};
 
 /// Maximum number of included files.
@@ -17,7 +17,7 @@ const LARGEST: usize = 16 << 20;
 /// The result of `include`.
 #[derive(Default)]
 pub(super) struct Included {
-    pub(super) globs: Vec<Glob>,
+    pub(super) globs: Vec<PathPattern>,
     pub(super) texts: Vec<Text>,
     pub(super) sources: Vec<Source>,
 }
@@ -66,11 +66,15 @@ pub(super) fn files(parser: &mut Parser, root: &Value<'_>, main: &Path) -> Inclu
 }
 
 /// The matches of one pattern.
-fn matches(parser: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>) -> Vec<PathBuf> {
+fn matches(
+    parser: &mut Parser,
+    pattern: &Located<String>,
+    globs: &mut Vec<PathPattern>,
+) -> Vec<PathBuf> {
     let Some(glob) = self::pattern(parser, pattern) else {
         return Vec::new();
     };
-    if let Some(found) = permissions::writable_by_others(&glob.folder()) {
+    if let Some(found) = permissions::writable_by_others(glob.root()) {
         let (message, hint) = permissions::refusal(&found);
         parser.error_with(&pattern.span, message, hint);
     }
@@ -89,7 +93,7 @@ fn matches(parser: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>
         parser.warning(
             &pattern.span,
             message,
-            format!("it is looked for in {}", glob.folder().display()),
+            format!("it is looked for in {}", glob.root().display()),
         );
     }
     globs.push(glob);
@@ -97,13 +101,39 @@ fn matches(parser: &mut Parser, pattern: &Located<String>, globs: &mut Vec<Glob>
 }
 
 /// A parsed pattern; reports a finding if it is invalid.
-pub(super) fn pattern(parser: &mut Parser, pattern: &Located<String>) -> Option<Glob> {
+pub(super) fn pattern(parser: &mut Parser, pattern: &Located<String>) -> Option<PathPattern> {
+    let parsed = without_braces(&pattern.value)
+        .and_then(|()| PathPattern::new(&pattern.value, &parser.base));
+    valid(parser, pattern, parsed)
+}
+
+/// Whether a pattern that begins with `!` is valid; reports a finding if it is not.
+pub(super) fn exclusion(parser: &mut Parser, pattern: &Located<String>) -> bool {
+    let excluded = pattern.value.trim_start_matches('!');
+    let parsed =
+        without_braces(excluded).and_then(|()| Exclusions::default().add(&parser.base, excluded));
+    valid(parser, pattern, parsed).is_some()
+}
+
+fn without_braces(pattern: &str) -> Result<(), String> {
+    let braces = pattern.split_once('{');
+    match braces.is_some_and(|(_, rest)| rest.contains([',', '}'])) {
+        true => Err("`{…}` is no part of a pattern: write a list of two patterns".to_owned()),
+        false => Ok(()),
+    }
+}
+
+fn valid<T>(
+    parser: &mut Parser,
+    pattern: &Located<String>,
+    parsed: Result<T, String>,
+) -> Option<T> {
     if pattern.value.is_empty() {
         parser.error(&pattern.span, "expected a pattern of files, found nothing");
         return None;
     }
-    match Glob::new(&pattern.value, &parser.base) {
-        Ok(glob) => Some(glob),
+    match parsed {
+        Ok(valid) => Some(valid),
         Err(message) => {
             let hint = "*, ? and [ab] stand for a part of one name, ** for any number of folders";
             parser.error_with(

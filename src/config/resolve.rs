@@ -8,7 +8,8 @@ use super::reader::Parser;
 use super::sections::{Config, Control, Master, Signals};
 use super::{accounts, logs, resolve_pool};
 use crate::plan::{
-    ControlPlan, Glob, LogFormat, LogLevel, MasterPlan, Plan, SignalAction, SignalMap, Source,
+    ControlPlan, LogFormat, LogLevel, MasterPlan, PathPattern, Plan, SignalAction, SignalMap,
+    Source,
 };
 use nix::unistd::Uid;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(super) fn plan(
     config: Config,
     place: ConfigPaths,
     mut sources: Vec<Source>,
-    include: Vec<Glob>,
+    include: Vec<PathPattern>,
 ) -> Plan {
     let Config {
         master,

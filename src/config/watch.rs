@@ -23,9 +23,8 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
     };
     let mut globs = Vec::new();
     for pattern in &patterns.value {
-        if let Some(out) = pattern.value.strip_prefix('!') {
-            let left_out = super::reader::Located::new(out.to_owned(), pattern.span.clone());
-            if include::pattern(parser, &left_out).is_some() {
+        if pattern.value.starts_with('!') {
+            if include::exclusion(parser, pattern) {
                 globs.push(pattern.value.clone());
             }
             continue;
@@ -33,15 +32,18 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
         let Some(glob) = include::pattern(parser, pattern) else {
             continue;
         };
-        match glob.finds_any() {
+        match glob.finds_file() {
             Ok(true) => {}
             Ok(false) => {
                 let message = format!("no file matches `{}` now", shown(&pattern.value));
-                parser.warning(
-                    &pattern.span,
-                    message,
-                    format!("it is looked for in {}", glob.folder().display()),
-                );
+                let hint = match glob.find() {
+                    Ok(found) if !found.is_empty() => format!(
+                        "a folder does; all files in it and below are `{}/**`",
+                        shown(pattern.value.trim_end_matches('/'))
+                    ),
+                    _ => format!("it is looked for in {}", glob.root().display()),
+                };
+                parser.warning(&pattern.span, message, hint);
             }
             Err(error) => {
                 let message = format!("cannot look for `{}`: {error}", shown(&pattern.value));

@@ -4,13 +4,13 @@
 
 mod diff;
 mod diff_pool;
-mod glob;
+mod pattern;
 mod pool;
 mod sources;
 mod template;
 
 pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
-pub use glob::{Glob, Missed};
+pub use pattern::{Exclusions, MatchState, PathPattern, PatternSet, WalkError};
 pub use pool::{
     Account, Check, FileAccess, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe,
     Recycle, RollOn, Sink, Watch,
@@ -33,7 +33,7 @@ pub struct Plan {
     /// the configuration has changed since.
     pub sources: Vec<Source>,
     /// The patterns of `include`: a file that matches one of them and is not a source is a change as well.
-    pub include: Vec<Glob>,
+    pub include: Vec<PathPattern>,
     pub master: MasterPlan,
     pub control: ControlPlan,
     pub signals: SignalMap,

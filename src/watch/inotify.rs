@@ -1,7 +1,7 @@
 //! The inotify(7) watches of directories, and the plans that they serve: one directory may serve many plans. Walks add
 //! watches; the watch loop reads the events.
 
-use super::patterns::MatchState;
+use crate::plan::MatchState;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +34,7 @@ const SELF_EVENTS: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchF
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WatchedDir {
     pub(super) plan: usize,
-    /// Which of the plan's [`super::patterns::PatternSet`].
+    /// Which of the plan's [`crate::plan::PatternSet`].
     pub(super) globs: usize,
     /// The path as the walk reached it, through symlinks.
     pub(super) path: PathBuf,

@@ -13,7 +13,6 @@
 
 mod fingerprint;
 mod inotify;
-mod patterns;
 #[cfg(test)]
 mod tests;
 mod walk;

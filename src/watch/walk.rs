@@ -5,7 +5,7 @@
 //! circles.
 
 use super::inotify::{InotifySet, WatchError, WatchedDir};
-use super::patterns::{MatchState, PatternSet};
+use crate::plan::{MatchState, PatternSet};
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -61,8 +61,8 @@ impl<'w> Walk<'w> {
     /// Finds everything that matches below the root, and watches the path to the root. `number`: the index of `globs` in the
     /// plan.
     pub(super) fn whole(&mut self, number: usize, globs: &PatternSet) {
-        self.watch_path_chain(&globs.root);
-        self.below(number, globs, globs.root.clone(), globs.start());
+        self.watch_path_chain(globs.root());
+        self.below(number, globs, globs.root().to_owned(), globs.start());
     }
 
     /// Finds everything that matches in a directory and below, or behind a symlink.

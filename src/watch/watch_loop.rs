@@ -3,10 +3,10 @@
 
 use super::fingerprint::{self, Fingerprint, Fingerprints};
 use super::inotify::{InotifySet, WatchEvent, WatchedDir};
-use super::patterns::{MatchState, PatternSet};
 use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
 use crate::event_loop::waker::Waker;
+use crate::plan::{MatchState, PatternSet};
 use crate::sys::poll::poll;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::poll::{PollFd, PollFlags};
@@ -190,7 +190,7 @@ impl WatchLoop {
     }
 
     fn begin(&mut self, plan: WatchPlan) {
-        let (globs, errors) = PatternSet::sort(&plan.base, &plan.globs);
+        let (globs, errors) = PatternSet::group(&plan.base, &plan.globs);
         let (id, key) = (self.next, plan.key);
         self.next += 1;
         self.watches.insert(id, WatchState::new(plan, globs));

@@ -242,6 +242,20 @@ fn the_rest_has_its_defaults() {
 }
 
 #[test]
+fn a_watched_folder_that_matches_no_file_is_a_warning() {
+    let case = Case::new(
+        "[pool.w]\ncommand = [\"sh\"]\nready = \"notify\"\nreload = { watch = \"s*c\" }\n",
+    );
+    std::fs::create_dir(case.folder.path().join("src")).unwrap();
+    let text = case.rendered();
+    assert!(
+        text.contains("warning: no file matches `s*c` now")
+            && text.contains("a folder does; all files in it and below are `s*c/**`"),
+        "{text}"
+    );
+}
+
+#[test]
 fn pools_may_share_a_log_file_that_they_agree_on() {
     let text = "[defaults.log]\nstdout = \"all.log\"\nmax_size = \"1MiB\"\nkeep = 0\n\
                 [pool.a]\ncommand = [\"sh\"]\n[pool.b]\ncommand = [\"sh\"]\n";
