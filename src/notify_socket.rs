@@ -1,8 +1,9 @@
-//! NOTIFY_SOCKET: one per worker (sd_notify(3)), so that a flood from one worker cannot fill the queue that another's
-//! READY=1 needs, and so that the socket identifies the worker even if the sender has already exited.
+//! The notify sockets of workers (NOTIFY_SOCKET, sd_notify(3)). Each worker has its own, so that a flood from one worker
+//! cannot fill the queue that another one's READY=1 needs, and so that the socket identifies the worker even if the sender
+//! has already exited.
 //!
-//! Datagrams are bounded: 4096 bytes, a uid that is the worker's own or root's. Their descriptors are closed unread
-//! (that is how BARRIER=1 works), on a thread of their own since close(2) may block.
+//! Only datagrams of up to 4096 bytes and from the worker's uid or root are accepted. Their descriptors are closed unread
+//! (that is how BARRIER=1 works), on a separate thread since close(2) may block.
 
 use crate::sys::message::{self, Datagram};
 use crate::sys::thread;
@@ -22,74 +23,74 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The longest datagram that is read.
-const MOST_BYTES: usize = 4096;
-/// The longest status, in characters.
-const MOST_STATUS: usize = 256;
-/// Sockets that are heard besides the present one.
-const MOST_BEFORE: usize = 2;
-/// The longest path of a unix socket, in bytes.
-const LONGEST_PATH: usize = 107;
+/// Maximum length of a datagram, in bytes.
+const MAX_BYTES: usize = 4096;
+/// Maximum length of a status, in characters.
+const MAX_STATUS: usize = 256;
+/// Maximum number of former sockets that are read besides the current one.
+const MAX_OLD_SOCKETS: usize = 2;
+/// Maximum length of a unix socket's path, in bytes (unix(7)).
+const MAX_PATH: usize = 107;
 
-/// What one datagram says. Several may come together; their order is kept.
+/// The content of one datagram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// READY=1
+    /// READY=1: the worker is ready.
     pub ready: bool,
-    /// STOPPING=1
+    /// STOPPING=1: the worker stops.
     pub stopping: bool,
-    /// RELOADING=1
+    /// RELOADING=1: the worker reloads its configuration.
     pub reloading: bool,
-    /// WATCHDOG=1: still alive.
+    /// WATCHDOG=1: the worker is alive.
     pub watchdog: bool,
-    /// WATCHDOG=trigger: the worker itself says that it is broken.
+    /// WATCHDOG=trigger: the worker declares itself broken.
     pub trigger: bool,
-    /// WATCHDOG_USEC: the interval from now on; zero: none.
+    /// WATCHDOG_USEC: the watchdog interval from now on; zero switches the watchdog off.
     pub watchdog_interval: Option<Duration>,
-    /// EXTEND_TIMEOUT_USEC: so much from now.
+    /// EXTEND_TIMEOUT_USEC: the time that the worker needs from now on.
     pub extend: Option<Duration>,
-    /// STATUS, at most 256 characters, control characters as they came.
+    /// STATUS: at most 256 characters; may contain control characters.
     pub status: Option<String>,
-    /// MAINPID
+    /// MAINPID: the pid of the main process.
     pub main_pid: Option<i32>,
 }
 
-/// The socket that one worker speaks to.
+/// The notify socket of one worker.
 #[derive(Debug)]
 pub struct NotifySocket {
     fd: OwnedFd,
-    /// Those of before, whose name was taken away: who was connected goes on speaking there.
-    before: Vec<OwnedFd>,
-    /// None: an abstract address.
+    /// Former sockets whose file was removed: processes that are connected to them may still send.
+    old_sockets: Vec<OwnedFd>,
+    /// None for an abstract address.
     path: Option<PathBuf>,
     value: OsString,
-    /// Whose word counts, besides root's.
+    /// Datagrams of this user and of root are accepted.
     uid: u32,
-    ignored: AtomicU64,
-    refused: AtomicU64,
+    too_long: AtomicU64,
+    foreign: AtomicU64,
 }
 
 impl NotifySocket {
-    /// Opens `dir/ID`, mode 0600, owned by the worker's uid (None: our own); or an abstract address where the path
-    /// would be too long, or somebody has just taken the folder away. The folder has to be ours alone to write, and the worker's to pass.
+    /// Opens `dir/ID`, mode 0600, owned by the worker's uid (None: our own). Uses an abstract address if the path is too
+    /// long or the directory was removed. The worker's user must be able to enter the directory, and only we to write it.
     ///
     /// # Errors
-    /// EADDRINUSE: the file exists; EPERM: only root can give it away; the kernel's others.
+    /// EADDRINUSE: the file exists; EPERM: only root can change the owner; EMFILE, ENOSPC, EROFS.
     pub fn open(dir: &Path, worker: WorkerId, owner: Option<u32>) -> io::Result<Self> {
         let fd = notify_socket()?;
         let path = dir.join(worker.to_string());
         let uid = owner.unwrap_or_else(|| geteuid().as_raw());
-        let (ignored, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        if path.as_os_str().len() > LONGEST_PATH {
+        let (too_long, foreign) = (AtomicU64::new(0), AtomicU64::new(0));
+        if path.as_os_str().len() > MAX_PATH {
             let value = bind_abstract(&fd)?;
             return Ok(Self {
                 fd,
-                before: Vec::new(),
+                old_sockets: Vec::new(),
                 path: None,
                 value,
                 uid,
-                ignored,
-                refused,
+                too_long,
+                foreign,
             });
         }
         match bind_file(&fd, &path, uid) {
@@ -98,12 +99,12 @@ impl NotifySocket {
                 let value = bind_abstract(&fd)?;
                 return Ok(Self {
                     fd,
-                    before: Vec::new(),
+                    old_sockets: Vec::new(),
                     path: None,
                     value,
                     uid,
-                    ignored,
-                    refused,
+                    too_long,
+                    foreign,
                 });
             }
             other => other?,
@@ -111,16 +112,16 @@ impl NotifySocket {
         let value = path.clone().into_os_string();
         Ok(Self {
             fd,
-            before: Vec::new(),
+            old_sockets: Vec::new(),
             path: Some(path),
             value,
             uid,
-            ignored,
-            refused,
+            too_long,
+            foreign,
         })
     }
 
-    /// Somebody has removed its file.
+    /// Whether its file was removed.
     pub fn is_missing(&self) -> bool {
         let gone = |path: &PathBuf| {
             path.symlink_metadata()
@@ -129,18 +130,19 @@ impl NotifySocket {
         self.path.as_ref().is_some_and(gone)
     }
 
-    /// Binds a new socket to the name, and listens to the old one, too. Gives one of before that is not heard any more.
+    /// Binds a new socket to the path; the old one is still read. Returns a former socket that is no longer read, if there
+    /// are too many.
     ///
     /// # Errors
-    /// ENOENT: its folder is gone; the kernel's others. Then nothing has changed.
-    pub fn again(&mut self) -> io::Result<Option<OwnedFd>> {
+    /// ENOENT: the directory is gone; EMFILE, ENOSPC, EROFS. Then nothing has changed.
+    pub fn rebind(&mut self) -> io::Result<Option<OwnedFd>> {
         let Some(path) = &self.path else {
             return Ok(None);
         };
         let fd = notify_socket()?;
         bind_file(&fd, path, self.uid)?;
-        self.before.push(std::mem::replace(&mut self.fd, fd));
-        Ok((self.before.len() > MOST_BEFORE).then(|| self.before.remove(0)))
+        self.old_sockets.push(std::mem::replace(&mut self.fd, fd));
+        Ok((self.old_sockets.len() > MAX_OLD_SOCKETS).then(|| self.old_sockets.remove(0)))
     }
 
     /// The value of NOTIFY_SOCKET: a path, or `@` and an abstract name.
@@ -148,51 +150,50 @@ impl NotifySocket {
         self.value.clone()
     }
 
-    /// Takes what has come, at most `most` datagrams (call again until it is empty, but not within one turn of the
-    /// loop). Never waits.
+    /// Receives at most `most` datagrams; the caller continues in the next turn of its loop. Does not block.
     pub fn drain(&self, most: usize) -> Vec<Message> {
         let mut messages = Vec::new();
         let mut received = Vec::new();
-        let mut buffer = [0; MOST_BYTES];
-        let mut fds = self.before.iter().chain([&self.fd]).peekable();
+        let mut buffer = [0; MAX_BYTES];
+        let mut fds = self.old_sockets.iter().chain([&self.fd]).peekable();
         for _ in 0..most {
             let Some(fd) = fds.peek() else { break };
             match message::receive(fd, &mut buffer) {
                 Ok(datagram) => {
-                    messages.extend(self.judge(&datagram, &buffer));
+                    messages.extend(self.accept(&datagram, &buffer));
                     received.extend(datagram.fds);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => drop(fds.next()),
             }
         }
-        close_elsewhere(received);
+        close_on_thread(received);
         messages
     }
 
-    fn judge(&self, datagram: &Datagram, buffer: &[u8]) -> Option<Message> {
+    fn accept(&self, datagram: &Datagram, buffer: &[u8]) -> Option<Message> {
         if !datagram
             .sender
             .is_some_and(|(_, uid)| uid == self.uid || uid == Uid::from_raw(0).as_raw())
         {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.foreign.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        if datagram.cut {
-            self.ignored.fetch_add(1, Ordering::Relaxed);
+        if datagram.truncated {
+            self.too_long.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         Some(parse(&buffer[..datagram.len]))
     }
 
-    /// Datagrams that were too long.
-    pub fn ignored(&self) -> u64 {
-        self.ignored.load(Ordering::Relaxed)
+    /// The number of datagrams that were too long.
+    pub fn too_long(&self) -> u64 {
+        self.too_long.load(Ordering::Relaxed)
     }
 
-    /// Datagrams from a uid that has no say here.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+    /// The number of datagrams from another user.
+    pub fn foreign(&self) -> u64 {
+        self.foreign.load(Ordering::Relaxed)
     }
 }
 
@@ -218,7 +219,7 @@ fn notify_socket() -> io::Result<OwnedFd> {
 }
 
 fn bind_file(fd: &OwnedFd, path: &Path, uid: u32) -> io::Result<()> {
-    // The file gets the mode that the socket has when it is bound: there is no moment with another one.
+    // The file gets the mode of the socket when it is bound: it never has another one.
     fchmod(fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     if uid != geteuid().as_raw()
@@ -240,7 +241,7 @@ fn bind_abstract(fd: &OwnedFd) -> io::Result<OsString> {
     Ok(OsString::from_vec([b"@", name].concat()))
 }
 
-/// Reads the lines of one datagram; what is not known is skipped, as sd_notify(3) wants it.
+/// Parses the lines of one datagram. Skips unknown ones, as sd_notify(3) asks.
 fn parse(bytes: &[u8]) -> Message {
     let mut message = Message::default();
     for line in bytes.split(|&byte| byte == b'\n') {
@@ -270,7 +271,7 @@ fn parse(bytes: &[u8]) -> Message {
                 message.status = Some(
                     String::from_utf8_lossy(value)
                         .chars()
-                        .take(MOST_STATUS)
+                        .take(MAX_STATUS)
                         .collect(),
                 );
             }
@@ -280,9 +281,9 @@ fn parse(bytes: &[u8]) -> Message {
     message
 }
 
-/// Closes descriptors that somebody else made: a lingering socket or a file of a user's own file system may keep
-/// close(2) waiting, and the caller must not wait.
-fn close_elsewhere(fds: Vec<OwnedFd>) {
+/// Closes received descriptors on a separate thread: close(2) of a lingering socket or of a file on a FUSE file system may
+/// block, and the caller must not.
+fn close_on_thread(fds: Vec<OwnedFd>) {
     static CLOSER: OnceLock<Option<Sender<Vec<OwnedFd>>>> = OnceLock::new();
     if fds.is_empty() {
         return;
@@ -293,15 +294,15 @@ fn close_elsewhere(fds: Vec<OwnedFd>) {
         let thread = thread::spawn("closer", 64 << 10, close);
         thread.ok().map(|_| sender)
     });
-    // No thread, or a closer that is stuck: closed here after all, since descriptors are the scarcer good.
-    let left = match closer {
+    // Without a thread, or if it hangs, they are closed here: running out of descriptors would be worse.
+    let unsent = match closer {
         None => Some(fds),
         Some(closer) => match closer.try_send(fds) {
             Ok(()) => None,
             Err(TrySendError::Full(fds) | TrySendError::Disconnected(fds)) => Some(fds),
         },
     };
-    drop(left);
+    drop(unsent);
 }
 
 #[cfg(test)]
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn several_keys_and_several_datagrams_in_order() {
+    fn datagrams_are_parsed_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let socket = open(dir.path());
         assert_eq!(socket.drain(10), []);
@@ -330,7 +331,7 @@ mod tests {
         sender
             .send(b"STOPPING=1\nREADY=0\nWATCHDOG=trigger\nMAINPID=-1\nEXTEND_TIMEOUT_USEC=x")
             .unwrap();
-        drop(sender); // gone before it is heard
+        drop(sender); // closed before the datagrams are read
         let messages = socket.drain(10);
         let status = Some("up\u{1b}[31m \u{fffd}".to_owned());
         let extend = Some(Duration::from_millis(1500));
@@ -377,13 +378,13 @@ mod tests {
             .unwrap();
         sender.send(b"READY=1").unwrap();
         let first = socket.drain(2);
-        assert_eq!(socket.ignored(), 1);
+        assert_eq!(socket.too_long(), 1);
         assert_eq!(first[0].status.as_ref().unwrap().chars().count(), 256);
         assert!(socket.drain(2)[0].ready);
     }
 
     #[test]
-    fn a_stranger_has_no_say() {
+    fn datagrams_of_another_user_are_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let mut socket = open(dir.path());
         let sender = UnixDatagram::unbound().unwrap();
@@ -391,7 +392,7 @@ mod tests {
         sender.send_to(b"READY=1", socket.env_value()).unwrap();
         let root = geteuid().is_root();
         assert_eq!(socket.drain(9).len(), usize::from(root));
-        assert_eq!(socket.refused(), u64::from(!root));
+        assert_eq!(socket.foreign(), u64::from(!root));
     }
 
     #[test]
@@ -429,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_folder_a_worker_is_born_all_the_same() {
+    fn without_its_directory_a_socket_is_abstract() {
         let dir = tempfile::tempdir().unwrap();
         let socket = open(&dir.path().join("taken-away"));
         assert_eq!(socket.env_value().into_vec()[0], b'@');
@@ -437,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_was_taken_away_is_bound_again_and_the_old_one_is_heard_on() {
+    fn a_removed_socket_is_bound_again_and_the_old_one_is_still_read() {
         let dir = tempfile::tempdir().unwrap();
         let mut socket = open(dir.path());
         let connected = UnixDatagram::unbound().unwrap();
@@ -445,7 +446,7 @@ mod tests {
         assert!(!socket.is_missing());
         std::fs::remove_file(dir.path().join("3")).unwrap();
         assert!(socket.is_missing());
-        assert!(socket.again().unwrap().is_none());
+        assert!(socket.rebind().unwrap().is_none());
         connected.send(b"READY=1").unwrap();
         UnixDatagram::unbound()
             .unwrap()
@@ -456,21 +457,21 @@ mod tests {
             messages.iter().any(|message| message.ready)
                 && messages.iter().any(|message| message.stopping)
         );
-        for _ in 0..MOST_BEFORE {
+        for _ in 0..MAX_OLD_SOCKETS {
             std::fs::remove_file(dir.path().join("3")).unwrap();
-            socket.again().unwrap();
+            socket.rebind().unwrap();
         }
         assert_eq!(
-            socket.before.len(),
-            MOST_BEFORE,
+            socket.old_sockets.len(),
+            MAX_OLD_SOCKETS,
             "a cleaner does not fill our descriptors"
         );
         std::fs::remove_dir_all(dir.path()).unwrap();
-        assert!(socket.again().is_err() && socket.is_missing());
+        assert!(socket.rebind().is_err() && socket.is_missing());
     }
 
     #[test]
-    fn descriptors_are_closed_unseen() {
+    fn received_descriptors_are_closed() {
         use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
         let dir = tempfile::tempdir().unwrap();
         let socket = open(dir.path());

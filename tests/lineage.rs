@@ -1,4 +1,4 @@
-//! Orphans, sweeps, cgroups and leftovers, with real trees. Each case is a process of its own whose main thread is the
+//! Orphans, sweeps, cgroups and stale, with real trees. Each case is a process of its own whose main thread is the
 //! reaper, as in the master; "workers" are born on another thread.
 
 mod support;
@@ -8,7 +8,7 @@ use nix::unistd::{Pid, setsid};
 use rotad::process::cgroup::Cgroups;
 use rotad::process::procfs::{self, Stat};
 use rotad::process::tree::{Found, ScanMemory, ScanRequest, TAG, Tag, scan};
-use rotad::runtime_dir::stale_workers::{Manner, Nudge, StaleWorkers, WorkerJournal};
+use rotad::runtime_dir::stale_workers::{StaleWorkers, StopPlan, TakeOverStep, WorkerJournal};
 use rotad::sys::process::Process;
 use rotad::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
 use rotad_core::{Exit, Span, StopStep, WorkerId};
@@ -40,20 +40,20 @@ const CASES: [(&str, fn()); 11] = [
     ),
     ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
     (
-        "leftovers_are_found_and_ended",
-        leftovers_are_found_and_ended,
+        "stale_workers_are_found_and_stopped",
+        stale_workers_are_found_and_stopped,
     ),
     (
-        "leftovers_of_an_heir_that_was_killed",
-        leftovers_of_an_heir_that_was_killed,
+        "a_take_over_that_was_killed_is_continued",
+        a_take_over_that_was_killed_is_continued,
     ),
     (
-        "leftovers_without_a_line_are_found",
-        leftovers_without_a_line_are_found,
+        "stale_workers_without_a_journal_line_are_found",
+        stale_workers_without_a_journal_line_are_found,
     ),
     (
-        "leftovers_that_will_not_leave_are_killed",
-        leftovers_that_will_not_leave_are_killed,
+        "stale_workers_that_ignore_the_stop_are_killed",
+        stale_workers_that_ignore_the_stop_are_killed,
     ),
 ];
 
@@ -476,7 +476,7 @@ fn price(cgroups: &Cgroups) {
     }
 }
 
-// ---- leftovers ----
+// ---- stale ----
 
 /// A journal as a dead master leaves it: its first line names a process that is no more.
 fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
@@ -497,14 +497,14 @@ fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
 fn noted(journal: &mut WorkerJournal, born: &Born, tag: &str) {
     let pid = born.process.pid();
     journal
-        .born(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[])
+        .add_worker(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[])
         .unwrap();
     journal
-        .born(1, 77, ("web", 3), "not-that-one", &[])
+        .add_worker(1, 77, ("web", 3), "not-that-one", &[])
         .unwrap();
 }
 
-fn quickly(wait: u64) -> BTreeMap<String, Manner> {
+fn quickly(wait: u64) -> BTreeMap<String, StopPlan> {
     let steps = vec![StopStep {
         signal: Some(rotad_core::Signal(15)),
         wait: Span::from_millis(wait),
@@ -512,31 +512,31 @@ fn quickly(wait: u64) -> BTreeMap<String, Manner> {
     }];
     BTreeMap::from([(
         "web".to_owned(),
-        Manner {
+        StopPlan {
             steps,
             after: Vec::new(),
         },
     )])
 }
 
-fn leftovers_are_found_and_ended() {
+fn stale_workers_are_found_and_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let mut born = spawn("worker keep runaway stay", "left-1");
     let pids = HashSet::from([born.heard(), born.heard()]);
     journal_of(dir.path(), |journal| noted(journal, &born, "left-1"));
-    let leftovers = StaleWorkers::find(dir.path()).unwrap();
-    let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
+    let stale = StaleWorkers::find(dir.path()).unwrap();
+    let found: HashSet<i32> = stale.found.iter().map(|one| one.pid).collect();
     assert_eq!(
         found, pids,
         "the worker and the one that has left its session, but not pid 1"
     );
-    let worker = leftovers.found.iter().find(|one| one.is_worker).unwrap();
+    let worker = stale.found.iter().find(|one| one.is_worker).unwrap();
     assert_eq!(
         (worker.pid, worker.pool.as_str(), worker.slot),
         (born.process.pid(), "web", 2)
     );
-    let done = leftovers.take_over(&quickly(500), None, None, |_| Nudge::None);
-    assert_eq!((done.found, done.stubborn.len()), (2, 0));
+    let done = stale.take_over(&quickly(500), None, None, |_| TakeOverStep::Continue);
+    assert_eq!((done.found, done.unkillable.len()), (2, 0));
     let exit = born.process.reap().unwrap();
     assert_eq!(
         exit,
@@ -550,21 +550,21 @@ fn leftovers_are_found_and_ended() {
 }
 
 /// Whom an heir has found is known to the next one, also once what told of it is gone.
-fn leftovers_of_an_heir_that_was_killed() {
+fn a_take_over_that_was_killed_is_continued() {
     let dir = tempfile::tempdir().unwrap();
     let mut born = spawn("worker keep plain stay", "left-8");
     let pids = HashSet::from([born.heard(), born.heard()]);
     journal_of(dir.path(), |_| ());
-    let leftovers = StaleWorkers::find(dir.path()).unwrap();
+    let stale = StaleWorkers::find(dir.path()).unwrap();
     let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut turns = 0;
-        leftovers.take_over(&quickly(60_000), None, None, |left| {
+        stale.take_over(&quickly(60_000), None, None, |left| {
             turns += 1;
             assert!(
                 turns == 1 || left.len() == 2,
                 "killed in the middle, when one has ended"
             );
-            Nudge::None
+            TakeOverStep::Continue
         })
     }));
     assert!(died.is_err());
@@ -583,8 +583,8 @@ fn leftovers_of_an_heir_that_was_killed() {
     assert!(again.found.iter().all(|one| pids.contains(&one.pid)));
     assert_eq!(
         again
-            .take_over(&quickly(100), None, None, |_| Nudge::None)
-            .stubborn
+            .take_over(&quickly(100), None, None, |_| TakeOverStep::Continue)
+            .unkillable
             .len(),
         0
     );
@@ -592,20 +592,20 @@ fn leftovers_of_an_heir_that_was_killed() {
 }
 
 /// No line of the journal tells of it: its environment does.
-fn leftovers_without_a_line_are_found() {
+fn stale_workers_without_a_journal_line_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let mut born = spawn("worker keep runaway stay", "left-7");
     let mut other = spawn("worker stay", "leftover-1");
     let pids = HashSet::from([born.heard(), born.heard()]);
     let preexisting = other.heard();
     journal_of(dir.path(), |_| ());
-    let leftovers = StaleWorkers::find(dir.path()).unwrap();
-    let found: HashSet<i32> = leftovers.found.iter().map(|one| one.pid).collect();
+    let stale = StaleWorkers::find(dir.path()).unwrap();
+    let found: HashSet<i32> = stale.found.iter().map(|one| one.pid).collect();
     assert_eq!(
         found, pids,
         "and not one whose tag only begins alike ({preexisting})"
     );
-    let workers: Vec<i32> = leftovers
+    let workers: Vec<i32> = stale
         .found
         .iter()
         .filter(|one| one.is_worker)
@@ -613,9 +613,9 @@ fn leftovers_without_a_line_are_found() {
         .collect();
     assert_eq!(workers, [born.process.pid()]);
     assert_eq!(
-        leftovers
-            .take_over(&quickly(500), None, None, |_| Nudge::None)
-            .stubborn
+        stale
+            .take_over(&quickly(500), None, None, |_| TakeOverStep::Continue)
+            .unkillable
             .len(),
         0
     );
@@ -624,18 +624,18 @@ fn leftovers_without_a_line_are_found() {
     other.all_gone();
 }
 
-fn leftovers_that_will_not_leave_are_killed() {
+fn stale_workers_that_ignore_the_stop_are_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut born = spawn("stubborn", "left-2");
     born.heard();
     journal_of(dir.path(), |journal| noted(journal, &born, "left-2"));
     // Stopped as well: it gets SIGCONT with its stop.
     kill(Pid::from_raw(born.process.pid()), Signal::SIGSTOP).unwrap();
-    let leftovers = StaleWorkers::find(dir.path()).unwrap();
-    assert_eq!(leftovers.found.len(), 1);
+    let stale = StaleWorkers::find(dir.path()).unwrap();
+    assert_eq!(stale.found.len(), 1);
     let start = Instant::now();
-    let done = leftovers.take_over(&quickly(200), None, None, |_| Nudge::None);
-    assert_eq!((done.stubborn.len(), done.cut.len()), (0, 1));
+    let done = stale.take_over(&quickly(200), None, None, |_| TakeOverStep::Continue);
+    assert_eq!((done.unkillable.len(), done.killed.len()), (0, 1));
     assert!(start.elapsed() >= Duration::from_millis(200));
     assert_eq!(
         born.process.reap().unwrap(),

@@ -116,15 +116,15 @@ fn all_or_none() {
 #[test]
 fn the_backlog_is_the_masters() {
     let listener = open(tcp("127.0.0.1:0"));
-    assert_eq!(listener.queue().unwrap().most, 64);
+    assert_eq!(listener.queue().unwrap().backlog, 64);
     nix::sys::socket::listen(&worker_tcp(&listener), Backlog::new(5).unwrap()).unwrap();
     assert_eq!(
-        listener.queue().unwrap().most,
+        listener.queue().unwrap().backlog,
         5,
         "a worker's listen(2) counts for all"
     );
     listener.restore().unwrap();
-    assert_eq!(listener.queue().unwrap().most, 64);
+    assert_eq!(listener.queue().unwrap().backlog, 64);
     assert_eq!(listener.effective_backlog(), None);
     let wish = ListenPlan {
         backlog: 1 << 30,
@@ -133,7 +133,7 @@ fn the_backlog_is_the_masters() {
     let listener = open(wish);
     assert_eq!(
         listener.effective_backlog(),
-        Some(listener.queue().unwrap().most)
+        Some(listener.queue().unwrap().backlog)
     );
 }
 
@@ -303,7 +303,7 @@ fn a_tcp_socket_shut_by_a_worker_listens_again() {
             assert!(listener.relisten().unwrap());
             assert!(!hung(&epoll) && !listener.is_shut(), "quiet again");
             assert_eq!((listener.port(), listener.inode()), (port, inode));
-            assert_eq!(listener.queue().unwrap().most, 64);
+            assert_eq!(listener.queue().unwrap().backlog, 64);
             serves_tcp(&listener);
         }
     }

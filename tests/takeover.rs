@@ -592,7 +592,10 @@ fn a_fifo_in_its_place() {
     nix::unistd::mkfifo(&site.path("run/workers"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.err.contains("run/workers is no plain file"), "{run:?}");
+    assert!(
+        run.err.contains("run/workers is not a regular file"),
+        "{run:?}"
+    );
     site.assert_empty();
 }
 

@@ -1,7 +1,7 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
 use super::{client, code, print, seam};
-use crate::daemon::{self, Side, Wish};
+use crate::daemon::{self, Side, StartOptions};
 use crate::plan::Plan;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Runs the master in the foreground.
 pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
     let launch = daemon::foreground(
-        Wish {
+        StartOptions {
             no_wait: false,
             no_take_over,
         },
@@ -35,7 +35,7 @@ pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    let wish = Wish {
+    let wish = StartOptions {
         no_wait: how.no_wait,
         no_take_over: how.no_take_over,
     };

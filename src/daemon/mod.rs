@@ -1,4 +1,5 @@
-//! Daemonizes the master (daemon(7)), and records how it was started.
+//! Daemonizes the master (daemon(7)), and records how it was started. `rotad run` calls [`foreground`], `rotad start` calls
+//! [`daemonize`]; the supervisor gets the [`StartContext`].
 
 mod startup_report;
 
@@ -19,46 +20,48 @@ use std::path::Path;
 /// How the master was started, for its main loop.
 #[derive(Debug)]
 pub struct StartContext {
-    /// The launcher that waits for the result of the start.
+    /// The connection to the launcher that waits for the result of the start.
     pub report: Report,
-    /// `run`: the log may go to stderr, and the terminal may be ours.
+    /// `run`: the log may go to stderr, and the process may have a terminal.
     pub foreground: bool,
     /// `start --no-wait`: report as soon as sockets and pid file exist.
     pub no_wait: bool,
     /// Refuse to start if a killed master has left workers, instead of stopping them first.
     pub no_take_over: bool,
-    /// nohup(1) and the like want HUP to stay ignored. Never for a daemon, which has no terminal to lose.
+    /// HUP stays ignored, as nohup(1) wants it. False for a daemon, which has no terminal to lose.
     pub hup_ignored: bool,
     /// The process that was started, to which the service manager addressed its sockets: a daemon has another pid.
-    pub started_as: u32,
+    pub activation_pid: u32,
     /// Sockets from the service manager.
-    pub passed: Vec<ActivationSocket>,
+    pub activation_sockets: Vec<ActivationSocket>,
 }
 
-/// What the command line asks of a start.
+/// The options of a start from the command line.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wish {
+pub struct StartOptions {
+    /// `--no-wait`.
     pub no_wait: bool,
+    /// `--no-take-over`.
     pub no_take_over: bool,
 }
 
 /// Which of the two processes this is.
 #[derive(Debug)]
 pub enum Side {
-    /// The command that was typed: waits for the report.
+    /// The started command: waits for the report.
     Launcher(LauncherEnd),
     /// The daemon: becomes the master.
     Master(StartContext),
 }
 
-/// `run`: this process becomes the master where it stands. Descriptors that we did not ask for are closed, and what a
-/// careless parent ignored or blocked is undone; until the master's own handlers stand nothing meant for it kills it.
+/// `run`: this process becomes the master. Closes inherited descriptors, and resets the signals that the parent ignored or
+/// blocked. Signals that are meant for a master are ignored until its handlers are installed.
 ///
-/// To be called before anything else opens a descriptor. `hup_ignored`: as found when the process started.
-pub fn foreground(wish: Wish, hup_ignored: bool) -> StartContext {
-    let handed = InheritedFds::find();
-    // Without close_range and without /proc there is nothing to go by, and everything that we open is close-on-exec.
-    close_all_but(handed.end(), None).ok();
+/// Must be called before anything else opens a descriptor. `hup_ignored`: as found when the process started.
+pub fn foreground(options: StartOptions, hup_ignored: bool) -> StartContext {
+    let inherited_fds = InheritedFds::find();
+    // An error (neither close_range(2) nor /proc) is harmless: everything that we open is close-on-exec.
+    close_all_but(inherited_fds.end(), None).ok();
     reset_all();
     if std::process::id() == 1 {
         signals::keep_stops();
@@ -67,29 +70,29 @@ pub fn foreground(wish: Wish, hup_ignored: bool) -> StartContext {
     StartContext {
         report: Report::to_stderr(),
         foreground: true,
-        no_wait: wish.no_wait,
-        no_take_over: wish.no_take_over,
+        no_wait: options.no_wait,
+        no_take_over: options.no_take_over,
         hup_ignored,
-        started_as: std::process::id(),
-        passed: handed.take(),
+        activation_pid: std::process::id(),
+        activation_sockets: inherited_fds.take(),
     }
 }
 
-/// `start`: fork, setsid, fork, and in the grandchild: working directory, umask, descriptors 0 to 2 on /dev/null,
-/// every other one closed but the report's, dispositions and mask as in a fresh login.
+/// `start`: fork, setsid, fork. The grandchild sets working directory and umask, opens /dev/null as descriptors 0 to 2,
+/// closes every other one but the report's, and resets signal dispositions and mask as after a login.
 ///
-/// The daemon is no session leader, so that no terminal it opens can become its own.
+/// The daemon is not a session leader, so that no terminal that it opens becomes its controlling terminal.
 ///
 /// # Errors
-/// In the launcher only: pipe2(2), fork(2). What fails in the daemon comes through the report.
-pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
-    // The daemon has another pid than the one that the sockets are meant for.
-    let (handed, started_as) = (InheritedFds::find(), std::process::id());
+/// In the launcher: those of pipe2(2) (EMFILE) and fork(2) (EAGAIN, ENOMEM). Errors in the daemon are sent by the report.
+pub fn daemonize(plan: &Plan, options: StartOptions) -> io::Result<Side> {
+    // Read before the fork: LISTEN_PID names this process, the daemon has another pid.
+    let (inherited_fds, activation_pid) = (InheritedFds::find(), std::process::id());
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     match fork()? {
         Fork::Parent { child } => {
             drop(write);
-            // The one in between leaves at once; reaped, so that no zombie of ours is left to the daemon's name.
+            // The process between the forks exits immediately; reaped, so that no zombie is left.
             nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child), None).ok();
             Ok(Side::Launcher(LauncherEnd {
                 pipe: File::from(read),
@@ -102,9 +105,13 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
             setsid().ok();
             match fork() {
                 Ok(Fork::Parent { .. }) => exit_now(0),
-                Ok(Fork::Child) => {
-                    become_daemon(plan, wish, Report::to_launcher(write)?, handed, started_as)
-                }
+                Ok(Fork::Child) => become_daemon(
+                    plan,
+                    options,
+                    Report::to_launcher(write)?,
+                    inherited_fds,
+                    activation_pid,
+                ),
                 Err(error) => {
                     Report::to_launcher(write)?
                         .finish(1, &format!("failed to fork the master: {error}"));
@@ -117,12 +124,12 @@ pub fn daemonize(plan: &Plan, wish: Wish) -> io::Result<Side> {
 
 fn become_daemon(
     plan: &Plan,
-    wish: Wish,
+    options: StartOptions,
     report: Report,
-    handed: InheritedFds,
-    started_as: u32,
+    inherited_fds: InheritedFds,
+    activation_pid: u32,
 ) -> io::Result<Side> {
-    if let Err((what, error)) = settle_down(plan, &report, &handed) {
+    if let Err((what, error)) = set_up_process(plan, &report, &inherited_fds) {
         report.finish(
             1,
             &format!("failed to {what}: {error}; nothing was started"),
@@ -132,28 +139,28 @@ fn become_daemon(
     Ok(Side::Master(StartContext {
         report,
         foreground: false,
-        no_wait: wish.no_wait,
-        no_take_over: wish.no_take_over,
+        no_wait: options.no_wait,
+        no_take_over: options.no_take_over,
         hup_ignored: false,
-        started_as,
-        passed: handed.take(),
+        activation_pid,
+        activation_sockets: inherited_fds.take(),
     }))
 }
 
-fn settle_down(
+fn set_up_process(
     plan: &Plan,
     report: &Report,
-    handed: &InheritedFds,
+    inherited_fds: &InheritedFds,
 ) -> Result<(), (String, io::Error)> {
     let folder = &plan.master.working_directory;
-    let said = |what: &str| {
+    let failed_to = |what: &str| {
         let what = what.to_owned();
         move |error| (what, error)
     };
-    close_all_but(handed.end(), report.descriptor())
-        .map_err(said("close inherited descriptors"))?;
-    onto_null().map_err(said("open /dev/null"))?;
-    std::env::set_current_dir(folder).map_err(said(&format!(
+    close_all_but(inherited_fds.end(), report.descriptor())
+        .map_err(failed_to("close inherited descriptors"))?;
+    redirect_to_null().map_err(failed_to("open /dev/null"))?;
+    std::env::set_current_dir(folder).map_err(failed_to(&format!(
         "change to working_directory {}",
         folder.display()
     )))?;
@@ -163,8 +170,9 @@ fn settle_down(
     Ok(())
 }
 
-/// Not the log: the master writes that itself, so that it can be reopened and a full disk be handled.
-fn onto_null() -> io::Result<()> {
+/// Opens /dev/null as descriptors 0 to 2. Not the log file: the master writes that itself, so that it can be reopened and a
+/// full disk is handled.
+fn redirect_to_null() -> io::Result<()> {
     let null = OpenOptions::new()
         .read(true)
         .write(true)

@@ -1,6 +1,7 @@
-//! The report of a starting master to the command that started it: one JSON object per line through a pipe.
+//! The report of a starting master to the command that started it: one JSON object per line through a pipe. The supervisor
+//! sends it, `rotad start` prints it.
 //!
-//! If the pipe ends without a final report, the master died.
+//! If the pipe ends without a final report, the master has died.
 
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;
@@ -13,10 +14,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long the final report may wait for a launcher that does not read (a stopped one: ^Z).
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the final report may wait for a launcher that does not read (stopped by ^Z).
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest report that a launcher reads, in bytes; what a start prints is far shorter.
+/// Maximum length of all reports of a start, in bytes; real ones are far shorter.
 const MAX_REPORT: usize = 8 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,7 +72,7 @@ impl Report {
                 code,
                 text: text.to_owned(),
             },
-            PATIENCE,
+            FINISH_TIMEOUT,
         );
     }
 
@@ -80,23 +81,23 @@ impl Report {
         self.pipe.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// EPIPE (nobody listens any more) and a line that cannot be sent in time are passed over: a report is a courtesy.
-    fn send(&mut self, line: &Line, patience: Duration) {
+    /// Sends a line. EPIPE (the launcher is gone) and a timeout are ignored: the start does not depend on the report.
+    fn send(&mut self, line: &Line, timeout: Duration) {
         let (Some(pipe), Ok(mut bytes)) = (&mut self.pipe, serde_json::to_vec(line)) else {
             return;
         };
         bytes.push(b'\n');
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             match pipe.write(rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Half a line would spoil the next one: once begun, it gets the patience of a last word.
+                // Half a line would make the next one unreadable: once begun, it gets the timeout of the final report.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let begun = rest.len() < bytes.len();
                     let until = if begun {
-                        until.max(Instant::now() + PATIENCE)
+                        until.max(Instant::now() + FINISH_TIMEOUT)
                     } else {
                         until
                     };
@@ -123,21 +124,21 @@ fn writable(pipe: &File, until: Instant) -> bool {
 #[derive(Debug)]
 pub struct LauncherEnd {
     pub(super) pipe: File,
-    /// Where to look when the master dies without a word.
+    /// Named in the message if the master dies without a final report.
     pub(super) log_file: PathBuf,
-    /// What to type to look after a start that one no longer waits for.
+    /// Named in the command that shows the result of a start that is no longer waited for.
     pub(super) config: PathBuf,
 }
 
 impl LauncherEnd {
-    /// Prints what the master reports until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124)
-    /// detach: the master is in a session of its own and goes on.
+    /// Prints the report until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124) detach: the master
+    /// has its own session and goes on.
     pub fn wait(mut self, until: Option<Instant>) -> u8 {
         let interrupt = SignalPipe::on_ctrl_c().ok();
         let mut text = Vec::new();
         let mut read = 0;
         loop {
-            if let Some((code, why)) = detaches(&self.pipe, interrupt.as_ref(), until) {
+            if let Some((code, why)) = wait_or_detach(&self.pipe, interrupt.as_ref(), until) {
                 let config = self.config.display();
                 print::error(&format!(
                     "{why}; the start goes on: `rotad status -c {config}` shows it"
@@ -152,7 +153,7 @@ impl LauncherEnd {
                     text.extend_from_slice(&some[..n]);
                 }
                 Ok(1..) => return self.unreadable("it is longer than can be shown"),
-                _ => return self.died(),
+                _ => return self.master_died(),
             }
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
@@ -167,16 +168,16 @@ impl LauncherEnd {
         }
     }
 
-    /// The master has something to say, but it cannot be shown: nothing is known of how the start ends.
+    /// The report cannot be shown, so the result of the start is unknown.
     fn unreadable(&self, why: &str) -> u8 {
         let (config, log) = (self.config.display(), self.log_file.display());
         print::error(&format!(
-            "the master's report cannot be shown ({why}): `rotad status -c {config}` and {log} tell"
+            "the master's report cannot be shown ({why}): see `rotad status -c {config}` and {log}"
         ));
         1
     }
 
-    fn died(&self) -> u8 {
+    fn master_died(&self) -> u8 {
         print::error(&format!(
             "the master died before it was ready: see {}",
             self.log_file.display()
@@ -195,8 +196,8 @@ fn finished(code: u8, text: &str) -> u8 {
     code
 }
 
-/// Waits until the pipe has something; if Ctrl-C or the time came first, the exit code for that and why.
-fn detaches(
+/// Waits until the pipe is readable. After Ctrl-C or a timeout: the exit code and the reason.
+fn wait_or_detach(
     pipe: &File,
     interrupt: Option<&SignalPipe>,
     until: Option<Instant>,
@@ -215,7 +216,7 @@ fn detaches(
 mod tests {
     use super::*;
 
-    fn ends() -> (LauncherEnd, Report) {
+    fn pipe_ends() -> (LauncherEnd, Report) {
         let (read, write) = nix::unistd::pipe().unwrap();
         let end = LauncherEnd {
             pipe: read.into(),
@@ -226,16 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_is_the_exit_code() {
-        let (end, mut report) = ends();
+    fn the_final_report_is_the_exit_code() {
+        let (end, mut report) = pipe_ends();
         report.progress("web: ready");
         report.finish(75, "already running");
         assert_eq!(end.wait(None), 75);
     }
 
     #[test]
-    fn a_silent_master_is_waited_for_no_longer_than_asked() {
-        let (end, mut report) = ends();
+    fn the_wait_for_a_silent_master_ends_at_its_timeout() {
+        let (end, mut report) = pipe_ends();
         assert_eq!(
             end.wait(Some(Instant::now() + Duration::from_millis(20))),
             124
@@ -244,16 +245,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_just_ends_is_a_death() {
-        let (end, mut report) = ends();
+    fn a_pipe_without_a_final_report_is_a_failure() {
+        let (end, mut report) = pipe_ends();
         report.progress("so far so good");
         drop(report);
         assert_eq!(end.wait(None), 1);
     }
 
     #[test]
-    fn a_launcher_that_never_reads_does_not_hold_the_master() {
-        let (end, mut report) = ends();
+    fn a_launcher_that_does_not_read_does_not_block_the_master() {
+        let (end, mut report) = pipe_ends();
         for _ in 0..100_000 {
             report.progress("a line that nobody reads");
         }

@@ -8,7 +8,7 @@
 
 use super::{SpawnError, SpawnFault, SpawnStage};
 use crate::sys::descriptors::take_inherited;
-use crate::sys::{exec, slate};
+use crate::sys::{child_setup, exec};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -179,14 +179,14 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError
     }
     let mut environment = strings.split_off(2 + spec.argc);
     for (name, resource, soft, hard) in &spec.limits {
-        slate::set_limit(*resource, *soft, *hard)
+        child_setup::set_limit(*resource, *soft, *hard)
             .map_err(|errno| failed(SpawnStage::Limits, errno, name))?;
     }
     if let Some(nice) = spec.nice {
-        slate::set_nice(nice).map_err(|errno| failed(SpawnStage::Nice, errno, ""))?;
+        child_setup::set_nice(nice).map_err(|errno| failed(SpawnStage::Nice, errno, ""))?;
     }
     if let Some(mask) = spec.umask {
-        slate::set_umask(mask);
+        child_setup::set_umask(mask);
     }
     drop_rights(spec)?;
     let path = |string: &CString| Path::new(OsStr::from_bytes(string.as_bytes())).to_path_buf();
@@ -201,8 +201,8 @@ fn transform(spec: &Spec, mut strings: Vec<CString>) -> Result<Never, SpawnError
         environment.extend(CString::new(line).into_iter().filter(|_| wanted));
     }
     // Rust's runtime ignores SIGPIPE; a worker gets every signal at its default.
-    slate::default_dispositions();
-    slate::empty_mask();
+    child_setup::default_dispositions();
+    child_setup::empty_mask();
     let errno = exec::become_program(&strings[0], &strings[2..], &environment);
     Err(SpawnError::diagnose(SpawnStage::Exec, errno, &program))
 }

@@ -81,7 +81,7 @@ impl ThreadState {
     /// Takes what the child left. From here on the main thread no longer knows the child.
     pub(super) fn collect(&self) -> (Option<OwnedFd>, Option<ExecFailure>) {
         let held = self.lock();
-        let left = self.progress.settle();
+        let left = self.progress.take_result();
         drop(held);
         left
     }

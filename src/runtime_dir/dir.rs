@@ -1,4 +1,4 @@
-//! The runtime directory: created, or accepted only if no other user could tamper with its content.
+//! Opens the runtime directory: creates it, or accepts it only if no other user can tamper with its content.
 
 use super::RuntimeDirError;
 use nix::dir::Dir;
@@ -18,22 +18,22 @@ pub(super) struct TrustedDir {
 }
 
 impl TrustedDir {
-    /// Opens the directory, made with its parents (0755) where it is missing.
+    /// Opens the directory; creates it and its parents (mode 0755) if it is missing.
     pub(super) fn enter(path: &Path) -> Result<Self, RuntimeDirError> {
         let failed = |what: &str, error: io::Error| {
             RuntimeDirError::failed(format!(
-                "failed to {what} the runtime directory {}: {error}; set master.runtime_dir to a folder that this \
-                 user may write",
+                "failed to {what} the runtime directory {}: {error}; set master.runtime_dir to a directory that this \
+                 user can write",
                 path.display()
             ))
         };
-        make(path).map_err(|error| failed("make", error))?;
+        create(path).map_err(|error| failed("create", error))?;
         let real = path.canonicalize().map_err(|error| failed("find", error))?;
         for folder in real.ancestors() {
-            let about = folder
+            let stat = folder
                 .symlink_metadata()
                 .map_err(|error| failed("look at", error))?;
-            tamper_proof(folder, &about, folder == real)?;
+            refuse_if_writable(folder, &stat, folder == real)?;
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let fd = nix::fcntl::open(&real, flags, Mode::empty())
@@ -41,6 +41,7 @@ impl TrustedDir {
         Ok(Self { fd })
     }
 
+    /// Opens a subdirectory, not through a symlink.
     pub(super) fn open_below(&self, name: &str) -> Option<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         openat(&self.fd, name, flags, Mode::empty())
@@ -48,11 +49,9 @@ impl TrustedDir {
             .map(|fd| Self { fd })
     }
 
-    /// Device and inode of an entry; none if there is no such entry.
+    /// Device and inode of an entry; None if there is no such entry.
     pub(super) fn identity(&self, name: &str) -> Option<(u64, u64)> {
-        self.stat(name)
-            .ok()
-            .map(|about| (about.st_dev, about.st_ino))
+        self.stat(name).ok().map(|stat| (stat.st_dev, stat.st_ino))
     }
 
     pub(super) fn stat(&self, name: &str) -> nix::Result<FileStat> {
@@ -80,8 +79,8 @@ impl TrustedDir {
             .collect();
         for name in names {
             let is_socket = fstatat(&self.fd, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .is_ok_and(|about| {
-                    SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+                .is_ok_and(|stat| {
+                    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
                 });
             if is_socket {
                 unlinkat(&self.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir).ok();
@@ -90,8 +89,8 @@ impl TrustedDir {
     }
 }
 
-/// mkdir -p, 0755 whatever the umask: a worker of another user must be able to reach its notify socket.
-fn make(path: &Path) -> io::Result<()> {
+/// mkdir -p with mode 0755 for any umask: a worker of another user must be able to reach its notify socket.
+fn create(path: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     for folder in path.ancestors() {
         match folder.metadata() {
@@ -103,8 +102,8 @@ fn make(path: &Path) -> io::Result<()> {
     }
     for folder in missing.iter().rev() {
         match DirBuilder::new().mode(0o755).create(folder) {
-            // Opened again without following: what we chmod is what we made, or another start of ours did.
-            Ok(()) => open_made(folder)?.set_permissions(std::fs::Permissions::from_mode(0o755))?,
+            // Opened without following a symlink: the mode is only changed of a directory that a start of ours created.
+            Ok(()) => open_dir(folder)?.set_permissions(std::fs::Permissions::from_mode(0o755))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -112,41 +111,41 @@ fn make(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_made(folder: &Path) -> io::Result<File> {
+fn open_dir(folder: &Path) -> io::Result<File> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     Ok(nix::fcntl::open(folder, flags, Mode::empty())?.into())
 }
 
 /// Rejects a directory that another user owns or can write (unless sticky): that user could replace our socket or pid
-/// file. The same goes for each directory above it.
-fn tamper_proof(
+/// file. Applied to the directory and to each directory above it.
+fn refuse_if_writable(
     folder: &Path,
-    about: &std::fs::Metadata,
+    stat: &std::fs::Metadata,
     is_ours: bool,
 ) -> Result<(), RuntimeDirError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    // The owner of the root directory is trusted anyway: in a user namespace that is an unmapped id.
+    // The owner of the root directory is trusted: in a user namespace it is an unmapped id.
     let root = Path::new("/")
         .symlink_metadata()
-        .map_or(0, |about| about.uid());
-    let trusted = [0, uid].contains(&about.uid()) || (!is_ours && about.uid() == root);
-    let mode = about.permissions().mode();
-    // A group with no other member than us is no risk (user-private groups with umask 002).
-    let group_writes = mode & 0o020 != 0 && ![0, gid].contains(&about.gid());
+        .map_or(0, |stat| stat.uid());
+    let trusted = [0, uid].contains(&stat.uid()) || (!is_ours && stat.uid() == root);
+    let mode = stat.permissions().mode();
+    // Our own group is no risk (user-private groups with umask 002).
+    let group_writes = mode & 0o020 != 0 && ![0, gid].contains(&stat.gid());
     let others_write = (mode & 0o002 != 0 || group_writes) && mode & 0o1000 == 0;
     let why = match (trusted, others_write) {
-        (false, _) => format!("belongs to uid {}", about.uid()),
-        (true, true) => format!("may be written by others (mode {:04o})", mode & 0o7777),
+        (false, _) => format!("belongs to uid {}", stat.uid()),
+        (true, true) => format!("can be written by others (mode {:04o})", mode & 0o7777),
         (true, false) => return Ok(()),
     };
     Err(RuntimeDirError::failed(format!(
-        "refused the runtime directory: {} {why}, who could put a socket or pid file of his own there; set \
-         master.runtime_dir to a folder of your own, or mend its owner and mode",
+        "refused the runtime directory: {} {why}, who could replace the socket or pid file there; set \
+         master.runtime_dir to a directory of your own, or fix its owner and mode",
         folder.display()
     )))
 }
 
 /// The stat of an open file.
-pub(super) fn stat_of(file: &File) -> nix::Result<FileStat> {
+pub(super) fn fstat_file(file: &File) -> nix::Result<FileStat> {
     fstat(file)
 }

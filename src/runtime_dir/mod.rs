@@ -1,8 +1,8 @@
 //! The files of one master: runtime directory, lock, pid file, control socket, and the presence socket by which it is
 //! found without them. Startup opens them in that order.
 //!
-//! The owner of the runtime directory's lock is the master; it tidies up everything else in there, and restores it when
-//! it is removed.
+//! The process that holds the lock of the runtime directory is the master. It removes what a dead master left there, and
+//! restores files of its own that are removed ([`RuntimeDirRepair`]).
 
 mod dir;
 mod lock;
@@ -11,8 +11,8 @@ pub mod presence;
 mod repair;
 pub mod stale_workers;
 
-pub use lock::holder;
-pub use repair::{Mended, NOTIFY, RuntimeDirRepair, make_notify_dir};
+pub use lock::lock_owner;
+pub use repair::{NOTIFY_DIR, Repaired, RuntimeDirRepair, make_notify_dir};
 
 use crate::control::wire::SOCKET;
 use crate::plan::Plan;
@@ -29,17 +29,19 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Connections that wait to be accepted, beyond which a client gets EAGAIN: a flood is not ours to queue.
+/// Maximum number of connections that wait to be accepted; further clients get EAGAIN.
 const BACKLOG: i32 = 128;
 
-/// Under this name the control socket is bound before it gets its mode and its real name.
+/// The control socket is bound under this name, gets its mode, and is then renamed.
 const NEW_SOCKET: &str = "control.new";
 
 /// Why the runtime directory cannot be used: an exit code, and a message that says what happened and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeDirError {
+    /// The exit code: 75 (EX_TEMPFAIL) if another master runs, else 1.
     pub code: u8,
+    /// What happened and what to do.
     pub message: String,
 }
 
@@ -53,56 +55,58 @@ impl RuntimeDirError {
     }
 }
 
-/// Ours from entering until dropped: then the socket and the pid file are removed, if they are still ours, and the
-/// lock is released.
+/// The runtime directory of this master, with its lock. When it is dropped, the control socket and the pid file are
+/// removed if they are still ours, and the lock is released.
 #[derive(Debug)]
 pub struct RuntimeDir {
-    /// As configured: links in it may be turned while we run.
-    wanted: PathBuf,
-    /// The real path of the folder that we are in.
+    /// The configured path: its symlinks may be changed while the master runs.
+    configured_path: PathBuf,
+    /// The real path of the open directory.
     path: PathBuf,
     folder: TrustedDir,
     pid_file: PidFile,
-    /// Device and inode of the control socket that we bound.
+    /// Device and inode of the control socket that this master bound.
     socket: Option<(u64, u64)>,
-    /// Worth a warning once there is a log.
+    /// To be logged as warnings once there is a log.
     pub warnings: Vec<String>,
-    left: bool,
+    released: bool,
     /// Last: fields are dropped in order, and the lock guards the others.
     lock: File,
 }
 
 impl RuntimeDir {
-    /// Makes the runtime directory where it is missing, takes its lock, looks whether the pid file can be written,
-    /// and removes what a dead master left in the directory. Nothing is written outside of it yet.
+    /// Creates the runtime directory if it is missing, takes its lock, binds the presence sockets, checks that the pid
+    /// file can be written, and removes the sockets of a dead master. Nothing is written outside of the directory yet.
     ///
     /// # Errors
-    /// 75: another master holds the lock or the pid file, or runs this configuration from elsewhere. 1: a directory or
-    /// pid file that cannot be made, or that somebody else could tamper with.
+    /// 75: another master holds the lock or the pid file, or runs this configuration with another runtime directory. 1: a
+    /// directory or pid file that cannot be created, or that another user could tamper with.
     pub fn enter(plan: &Plan) -> Result<(Self, Vec<PresenceSocket>), RuntimeDirError> {
-        // Before anything is made. Nobody puts a sign up who does not hold a lock: of many that start at once one stays.
+        // Before anything is created. Only the owner of a lock binds presence sockets: of many simultaneous starts one wins.
         let mut warnings = Vec::new();
-        not_alone(plan, &mut warnings)?;
+        refuse_second_master(plan, &mut warnings)?;
         warnings.clear();
-        let wanted = plan.master.runtime_dir.clone();
-        let folder = TrustedDir::enter(&wanted)?;
-        let path = wanted.canonicalize().unwrap_or_else(|_| wanted.clone());
-        let lock = lock::take(&folder, &wanted, &mut warnings)?;
-        let signs = put_signs_up(plan, &mut warnings)?;
-        let pid_file = PidFile::look(&plan.master.pid_file)?;
-        sweep(&folder);
+        let configured_path = plan.master.runtime_dir.clone();
+        let folder = TrustedDir::enter(&configured_path)?;
+        let path = configured_path
+            .canonicalize()
+            .unwrap_or_else(|_| configured_path.clone());
+        let lock = lock::take(&folder, &configured_path, &mut warnings)?;
+        let presence_sockets = bind_presence_sockets(plan, &mut warnings)?;
+        let pid_file = PidFile::check(&plan.master.pid_file)?;
+        remove_stale_sockets(&folder);
         Ok((
             Self {
-                wanted,
+                configured_path,
                 path,
                 folder,
                 pid_file,
                 socket: None,
                 warnings,
-                left: false,
+                released: false,
                 lock,
             },
-            signs,
+            presence_sockets,
         ))
     }
 
@@ -111,19 +115,19 @@ impl RuntimeDir {
         &self.path
     }
 
-    /// Writes the pid file. Only when signal handlers and sockets stand: whoever reads it may signal at once.
+    /// Writes the pid file. Called when signal handlers and sockets are ready: a reader may signal immediately.
     ///
     /// # Errors
-    /// 75: another master was faster. 1: it cannot be written.
+    /// 75: another master was faster. 1: the file cannot be written.
     pub fn write_pid(&mut self) -> Result<(), RuntimeDirError> {
         self.pid_file.write()
     }
 
-    /// Opens the control socket, nonblocking and close-on-exec. It appears under its name only with the right mode
-    /// and group, and never as a link to elsewhere.
+    /// Opens the control socket, nonblocking and close-on-exec. It gets its name when it has the right mode and group, and
+    /// replaces whatever has that name.
     ///
     /// # Errors
-    /// bind(2), chmod(2), chown(2: the group is not one of ours), listen(2), rename(2).
+    /// Those of bind(2), chmod(2), chown(2) (EPERM: we are not in the group), listen(2) and rename(2).
     pub fn control_socket(&mut self, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -152,29 +156,29 @@ impl RuntimeDir {
         Ok(UnixListener::from(fd))
     }
 
-    /// A path in a socket address is limited to 108 bytes; through /proc every directory has a short one.
+    /// A socket address has room for 108 bytes of path; through /proc every open directory has a short path.
     fn bind(&self, fd: &OwnedFd) -> io::Result<()> {
         use std::os::fd::AsRawFd;
         let address = match UnixAddr::new(&self.path.join(NEW_SOCKET)) {
             Ok(address) => address,
-            Err(_) => UnixAddr::new(near(&self.folder.fd, NEW_SOCKET).as_path())?,
+            Err(_) => UnixAddr::new(proc_fd_path(&self.folder.fd, NEW_SOCKET).as_path())?,
         };
         Ok(socket::bind(fd.as_raw_fd(), &address)?)
     }
 }
 
 impl RuntimeDir {
-    /// Removes the socket and pid file that are still ours.
-    fn tidy_up(&mut self) {
-        // Once: after that the lock may be another's.
-        if std::mem::replace(&mut self.left, true) {
+    /// Removes the control socket and pid file if they are still ours, and releases the lock.
+    fn release(&mut self) {
+        // Only once: then the lock may be another master's.
+        if std::mem::replace(&mut self.released, true) {
             return;
         }
         if self.socket.is_some() && self.folder.identity(SOCKET) == self.socket {
             self.folder.unlink(SOCKET).ok();
         }
         self.pid_file.remove();
-        // So that no reader finds the pid of a master that is gone.
+        // No reader should find the pid of a master that has ended.
         self.lock.set_len(0).ok();
         self.lock.unlock().ok();
     }
@@ -182,68 +186,75 @@ impl RuntimeDir {
 
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
-        self.tidy_up();
+        self.release();
     }
 }
 
-/// The signs of a master that begins: of the path that was given and of the real one.
-fn put_signs_up(
+/// Binds the presence sockets of a starting master: for the path that was given and for the real one.
+fn bind_presence_sockets(
     plan: &Plan,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<PresenceSocket>, RuntimeDirError> {
-    let signs: Vec<PresenceSocket> = paths(plan)
+    let presence_sockets: Vec<PresenceSocket> = paths(plan)
         .into_iter()
-        .filter_map(|path| put_up(path).map_err(|error| warnings.push(error)).ok())
+        .filter_map(|path| {
+            bind_presence_socket(path)
+                .map_err(|error| warnings.push(error))
+                .ok()
+        })
         .collect();
-    // Only now: of two that begin at the same moment in different folders at least one sees the other.
-    not_alone(plan, warnings)?;
-    Ok(signs)
+    // After the bind: of two masters that start at the same moment with different runtime directories, at least one sees
+    // the other.
+    refuse_second_master(plan, warnings)?;
+    Ok(presence_sockets)
 }
 
-/// An error where another master runs this configuration.
-fn not_alone(plan: &Plan, warnings: &mut Vec<String>) -> Result<(), RuntimeDirError> {
-    let owner = plan.config.metadata().map(|about| about.uid()).ok();
-    for holder in presence::holders(&paths(plan)) {
-        if [0, geteuid().as_raw()].contains(&holder.uid) || Some(holder.uid) == owner {
+/// Fails if another master runs this configuration.
+fn refuse_second_master(plan: &Plan, warnings: &mut Vec<String>) -> Result<(), RuntimeDirError> {
+    let owner = plan.config.metadata().map(|stat| stat.uid()).ok();
+    for master in presence::masters_of(&paths(plan)) {
+        if [0, geteuid().as_raw()].contains(&master.uid) || Some(master.uid) == owner {
             let config = plan.config.display();
             return Err(RuntimeDirError::taken(format!(
                 "already running: a master of {} runs {config}; `rotad stop` ends it, `rotad reload` brings new code",
-                holder.who()
+                master.description()
             )));
         }
         warnings.push(format!(
-            "a process of {} says that it runs this configuration, too",
-            holder.who()
+            "a process of {} says that it runs this configuration too",
+            master.description()
         ));
     }
     Ok(())
 }
 
-/// The paths by which the master of a plan is known.
+/// The paths for which the master of a plan binds presence sockets: the given one, and the real one if it differs.
 pub fn paths(plan: &Plan) -> Vec<&Path> {
     let real = Some(plan.real.as_path()).filter(|real| *real != plan.config);
     std::iter::once(plan.config.as_path()).chain(real).collect()
 }
 
+/// Binds the presence socket of a path.
+///
 /// # Errors
-/// For people: without a sign the runtime directory has to do.
-pub fn put_up(path: &Path) -> Result<PresenceSocket, String> {
-    PresenceSocket::put_up(path).map_err(|error| {
+/// A message for the log: commands then find the master by its runtime directory.
+pub fn bind_presence_socket(path: &Path) -> Result<PresenceSocket, String> {
+    PresenceSocket::bind(path).map_err(|error| {
         let path = path.display();
-        format!("no abstract socket for {path}: {error}; commands find this master by its runtime directory alone")
+        format!("no abstract socket for {path}: {error}; commands find this master only by its runtime directory")
     })
 }
 
-/// A short path to an entry of an open directory, through /proc.
-pub fn near(folder: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
+/// A short path to an entry of an open directory, through /proc/self/fd.
+pub fn proc_fd_path(folder: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
 }
 
-/// Sockets that a dead master left: the control socket and its workers' notify sockets, wherever it kept them. Only
-/// under the lock, only sockets, and only in our own folder.
-fn sweep(folder: &TrustedDir) {
+/// Removes the control socket and the notify sockets of a dead master. Called with the lock held; removes nothing but
+/// sockets in our own directory.
+fn remove_stale_sockets(folder: &TrustedDir) {
     folder.remove_sockets();
-    if let Some(notify) = folder.open_below(NOTIFY) {
+    if let Some(notify) = folder.open_below(NOTIFY_DIR) {
         notify.remove_sockets();
     }
 }

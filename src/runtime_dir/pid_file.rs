@@ -1,9 +1,9 @@
-//! The pid file: it appears complete and locked under its name, is never written through a symlink, and is removed only
+//! The pid file. It gets its name when it is complete and locked, is never written through a symlink, and is removed only
 //! while it is still ours.
 
 use super::RuntimeDirError;
-use super::dir::{TrustedDir, stat_of};
-use super::lock::{HALF_BORN, Held, leaving, try_lock};
+use super::dir::{TrustedDir, fstat_file};
+use super::lock::{LockOwner, SPAWN_WAIT, exiting, try_lock};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{AccessFlags, geteuid};
@@ -13,27 +13,28 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// The pid file of this master, before and after it is written.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
     name: String,
     folder: TrustedDir,
-    /// The written file: open, so that its lock holds and its inode cannot come to mean another file.
-    ours: Option<File>,
+    /// The written file, kept open for its lock, and so that its inode number is not reused.
+    written: Option<File>,
 }
 
 impl PidFile {
-    /// Looks whether the pid file can be written: its folder, and that nothing strange lies in its place. A stale one
-    /// of a dead master is removed, so that nobody signals a stranger by it.
-    pub(super) fn look(path: &Path) -> Result<Self, RuntimeDirError> {
-        let (folder, name) = place(path)?;
+    /// Checks that the pid file can be written: its directory is writable, and no other file has its name. Removes the pid
+    /// file of a dead master, so that nobody signals an unrelated process by it.
+    pub(super) fn check(path: &Path) -> Result<Self, RuntimeDirError> {
+        let (folder, name) = open_parent(path)?;
         let file = Self {
             path: path.to_owned(),
             name,
             folder,
-            ours: None,
+            written: None,
         };
-        file.clear_place()?;
+        file.remove_stale()?;
         let writable = nix::unistd::faccessat(
             &file.folder.fd,
             ".",
@@ -41,49 +42,55 @@ impl PidFile {
             nix::fcntl::AtFlags::AT_EACCESS,
         );
         match writable {
-            // Container runtimes of before 2021 refuse the call itself, which they do not know; writing will tell.
+            // Container runtimes from before 2021 refuse the unknown call itself; then the write shows it.
             Ok(()) | Err(nix::errno::Errno::EPERM) => Ok(file),
             Err(error) => Err(file.failed("write", error.into())),
         }
     }
 
-    /// Writes it beside, locks it, and gives it its name, unless another has taken that meanwhile.
+    /// Writes and locks the file under a temporary name, and renames it unless the name was taken meanwhile.
     pub(super) fn write(&mut self) -> Result<(), RuntimeDirError> {
-        let beside = format!(".{}.{}", self.name, std::process::id());
-        self.folder.unlink(&beside).ok();
+        let temporary = format!(".{}.{}", self.name, std::process::id());
+        self.folder.unlink(&temporary).ok();
         let flags =
             OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = openat(
             &self.folder.fd,
-            beside.as_str(),
+            temporary.as_str(),
             flags,
             Mode::from_bits_truncate(0o644),
         )
         .map_err(|error| self.failed("write", error.into()))?;
         let mut file = File::from(made);
-        let written = fill(&mut file).map_err(|error| self.failed("write", error));
-        let done = written.and_then(|()| self.name_it(&beside));
+        let written = write_pid_to(&mut file).map_err(|error| self.failed("write", error));
+        let done = written.and_then(|()| self.publish(&temporary));
         if done.is_err() {
-            self.folder.unlink(&beside).ok();
+            self.folder.unlink(&temporary).ok();
         }
         done?;
-        self.ours = Some(file);
+        self.written = Some(file);
         Ok(())
     }
 
-    fn name_it(&self, beside: &str) -> Result<(), RuntimeDirError> {
-        // Twice: a file that appeared since `look` may be a stale one once more; then another master is at work here.
+    fn publish(&self, temporary: &str) -> Result<(), RuntimeDirError> {
+        // Tried twice: a file that appeared since the check may be stale too; after that another master is active.
         for _ in 0..2 {
-            self.clear_place()?;
+            self.remove_stale()?;
             let (folder, name) = (&self.folder.fd, self.name.as_str());
-            match renameat2(folder, beside, folder, name, RenameFlags::RENAME_NOREPLACE) {
+            match renameat2(
+                folder,
+                temporary,
+                folder,
+                name,
+                RenameFlags::RENAME_NOREPLACE,
+            ) {
                 Ok(()) => return Ok(()),
                 Err(nix::errno::Errno::EEXIST) => {}
                 // A file system without RENAME_NOREPLACE (some network ones).
                 Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOSYS) => {
                     return self
                         .folder
-                        .rename(beside, name)
+                        .rename(temporary, name)
                         .map_err(|error| self.failed("write", error.into()));
                 }
                 Err(error) => return Err(self.failed("write", error.into())),
@@ -92,8 +99,8 @@ impl PidFile {
         Err(self.taken())
     }
 
-    /// Removes a stale pid file; refuses everything that is none, or that a living master holds.
-    fn clear_place(&self) -> Result<(), RuntimeDirError> {
+    /// Removes a stale pid file. Fails for any other file, and if a running master holds it.
+    fn remove_stale(&self) -> Result<(), RuntimeDirError> {
         let flags = OFlag::O_RDONLY
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC
@@ -102,26 +109,28 @@ impl PidFile {
         let stale = match openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(nix::errno::Errno::ENOENT) => return Ok(()),
-            Err(nix::errno::Errno::ELOOP) => return Err(self.strange("is a symbolic link")),
-            Err(nix::errno::Errno::ENXIO) => return Err(self.strange("is no regular file")),
+            Err(nix::errno::Errno::ELOOP) => return Err(self.refused("is a symbolic link")),
+            Err(nix::errno::Errno::ENXIO) => return Err(self.refused("is not a regular file")),
             Err(error) => return Err(self.failed("open", error.into())),
         };
-        let about = stat_of(&stale).map_err(|error| self.failed("look at", error.into()))?;
-        if let Some(why) = strangeness(&about) {
-            return Err(self.strange(&why));
+        let stat = fstat_file(&stale).map_err(|error| self.failed("look at", error.into()))?;
+        if let Some(why) = objection(&stat) {
+            return Err(self.refused(&why));
         }
-        // A master that was killed, or a child of it that is about to become a worker, may have let go of the runtime
-        // directory a moment before: the files of a process are closed one after another, by the last of its threads.
-        match try_lock(&stale, &about, Instant::now() + HALF_BORN)
+        // The lock of the runtime directory may already be free while a killed master, or a child of it that is about to
+        // become a worker, still holds this one: the last thread closes the files one after another.
+        match try_lock(&stale, &stat, Instant::now() + SPAWN_WAIT)
             .map_err(|error| self.failed("lock", error))?
         {
-            // Everybody may read it, and so lock it: only a master's lock counts.
-            None | Some(Held::Stranger) => {}
-            Some(Held::Leaving(pid)) => return Err(leaving(pid, &self.path.display().to_string())),
-            Some(Held::Master(_) | Held::Nobody) => return Err(self.taken()),
+            // All users can read it, and so lock it: only a master's lock counts.
+            None | Some(LockOwner::Untrusted) => {}
+            Some(LockOwner::Exiting(pid)) => {
+                return Err(exiting(pid, &self.path.display().to_string()));
+            }
+            Some(LockOwner::Master(_) | LockOwner::Unknown) => return Err(self.taken()),
         }
-        // Locked, but perhaps no longer what bears the name: then a faster master has cleared it.
-        if self.folder.identity(&self.name) == Some((about.st_dev, about.st_ino)) {
+        // We hold the lock; if the name is another file by now, a faster master has removed this one.
+        if self.folder.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
             self.folder
                 .unlink(&self.name)
                 .map_err(|error| self.failed("replace", error.into()))?;
@@ -129,31 +138,31 @@ impl PidFile {
         Ok(())
     }
 
-    /// Whether the path still means the file that we wrote; true before it is written.
+    /// Whether the path still is the file that we wrote; true before it is written.
     pub(super) fn is_in_place(&self) -> bool {
-        let Some(about) = self.ours.as_ref().and_then(|file| stat_of(file).ok()) else {
+        let Some(stat) = self.written.as_ref().and_then(|file| fstat_file(file).ok()) else {
             return true;
         };
         self.path
             .symlink_metadata()
-            .is_ok_and(|found| (found.dev(), found.ino()) == (about.st_dev, about.st_ino))
+            .is_ok_and(|found| (found.dev(), found.ino()) == (stat.st_dev, stat.st_ino))
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Written: for a watch.
+    /// The written file, to be watched.
     pub(super) fn file(&self) -> Option<&File> {
-        self.ours.as_ref()
+        self.written.as_ref()
     }
 
-    /// At exit: removes the file if the name still means ours.
+    /// Removes the file, if it is still ours. Called at exit.
     pub(super) fn remove(&mut self) {
-        let Some(about) = self.ours.take().and_then(|file| stat_of(&file).ok()) else {
+        let Some(stat) = self.written.take().and_then(|file| fstat_file(&file).ok()) else {
             return;
         };
-        if self.folder.identity(&self.name) == Some((about.st_dev, about.st_ino)) {
+        if self.folder.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
             self.folder.unlink(&self.name).ok();
         }
     }
@@ -165,7 +174,7 @@ impl PidFile {
         ))
     }
 
-    fn strange(&self, why: &str) -> RuntimeDirError {
+    fn refused(&self, why: &str) -> RuntimeDirError {
         let path = self.path.display();
         RuntimeDirError::failed(format!(
             "refused the pid file {path}: it {why}; remove it, or set another master.pid_file"
@@ -180,18 +189,18 @@ impl PidFile {
     }
 }
 
-fn fill(file: &mut File) -> io::Result<()> {
-    // 0644 whatever the umask: everybody may know the pid.
+fn write_pid_to(file: &mut File) -> io::Result<()> {
+    // 0644 for any umask: all users may read the pid.
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.try_lock()?;
     writeln!(file, "{}", std::process::id())
 }
 
-/// The folder that holds it, opened, and the name in it.
-fn place(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
+/// Opens the directory of the pid file, and returns the name in it.
+fn open_parent(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
     let failed = |error: &dyn std::fmt::Display| {
         RuntimeDirError::failed(format!(
-            "failed to open the folder of the pid file {}: {error}; make it, or set another master.pid_file",
+            "failed to open the directory of the pid file {}: {error}; create it, or set another master.pid_file",
             path.display()
         ))
     };
@@ -212,19 +221,19 @@ fn place(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
         .st_mode;
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
         return Err(failed(
-            &"everybody may write there, and so put another pid in its place",
+            &"every user can write there, and so replace the file",
         ));
     }
     Ok((folder, name.to_owned()))
 }
 
-/// Why this cannot be the pid file of a dead master of ours.
-fn strangeness(about: &FileStat) -> Option<String> {
-    if SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Some("is no regular file".to_owned());
+/// Why this file cannot be the pid file of a dead master of ours; None if it can.
+fn objection(stat: &FileStat) -> Option<String> {
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Some("is not a regular file".to_owned());
     }
-    if about.st_nlink != 1 {
-        return Some(format!("has {} names (hard links)", about.st_nlink));
+    if stat.st_nlink != 1 {
+        return Some(format!("has {} names (hard links)", stat.st_nlink));
     }
-    (about.st_uid != geteuid().as_raw()).then(|| format!("belongs to uid {}", about.st_uid))
+    (stat.st_uid != geteuid().as_raw()).then(|| format!("belongs to uid {}", stat.st_uid))
 }

@@ -1,10 +1,10 @@
-//! The presence socket of a master: an abstract unix socket (unix(7)) named after the path of its configuration. By it
-//! the master is found, and a second one is kept from starting, even if the runtime directory is gone. No cleaner can
-//! remove it, and it ends with the process.
+//! The presence socket of a master: an abstract unix socket (unix(7)) named after the path of its configuration. Commands
+//! find the master by it, and a second master is refused, even if the runtime directory is gone. No cleaner can remove
+//! it, and it ends with the process.
 //!
 //! The namespace is open to every local user, so a name proves nothing: the kernel says who listens (SO_PEERCRED), and
 //! only root, our own user and the owner of the file are trusted. If another user holds the name, the socket is bound
-//! beside it under an unpredictable name, and found in /proc/net/unix.
+//! under a second, unpredictable name, which is found in /proc/net/unix.
 //!
 //! Abstract names belong to one network namespace: from another one only the runtime directory shows the master. The
 //! name includes the identity of the root file system, so that two containers that share a network do not collide.
@@ -25,41 +25,46 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Of signs for one path, or of all masters, so many are asked at most: anybody can put up as many as he likes.
-const MOST: usize = 4096;
+/// Maximum number of sockets that are connected to in one search: any user can bind as many as they like.
+const MAX_SOCKETS: usize = 4096;
 
-/// How long a master that we may not speak to may take to say where it is reached.
-const TIME_TO_SAY: Duration = Duration::from_secs(2);
+/// How long a master may take to send the path of its runtime directory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Listens under a name of this path.
+/// The listening presence socket of this process.
 #[derive(Debug)]
 pub struct PresenceSocket {
+    /// The configuration's path, for which the socket is named.
     pub path: PathBuf,
+    /// The socket.
     pub listener: UnixListener,
 }
 
-/// Somebody who listens under a name of a path.
+/// A process that listens on a presence socket, and a connection to it. Its uid shows whether to trust it.
 #[derive(Debug)]
-pub struct Holder {
+pub struct PresentMaster {
+    /// The user of the process, from the kernel (SO_PEERCRED).
     pub uid: u32,
-    /// 0: in another pid namespace.
+    /// Its pid; 0 if it is in another pid namespace.
     pub pid: i32,
+    /// The connection.
     pub stream: UnixStream,
 }
 
 impl PresenceSocket {
-    /// Puts the sign of our own master up; where the name is taken, beside it.
+    /// Binds the presence socket of this master; under a second name if the first is taken.
     ///
     /// # Errors
-    /// The kernel's: no descriptor, a filter of system calls.
-    pub fn put_up(path: &Path) -> io::Result<Self> {
+    /// EMFILE, ENFILE: no descriptor; EPERM: a filter of system calls (seccomp).
+    pub fn bind(path: &Path) -> io::Result<Self> {
         let uid = geteuid().as_raw();
-        let plain = name(path, uid);
-        let listener = match listen_on(&plain) {
+        let name = name(path, uid);
+        let listener = match listen_on(&name) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                listen_on(&format!("{plain}/{}", guess()?))?
+                listen_on(&format!("{name}/{}", random_name()?))?
             }
             other => other?,
         };
@@ -70,12 +75,12 @@ impl PresenceSocket {
     }
 }
 
-impl Holder {
-    /// Where a master that we may not ask here has its control socket.
+impl PresentMaster {
+    /// The runtime directory, which a master sends to clients that may not send requests over this socket.
     pub fn runtime_dir(&self) -> Option<PathBuf> {
         self.stream
             .set_nonblocking(false)
-            .and_then(|()| self.stream.set_read_timeout(Some(TIME_TO_SAY)))
+            .and_then(|()| self.stream.set_read_timeout(Some(ANSWER_TIMEOUT)))
             .ok()?;
         let mut line = String::new();
         BufReader::new((&self.stream).take(64 << 10))
@@ -87,8 +92,8 @@ impl Holder {
         }
     }
 
-    /// The master, for people.
-    pub fn who(&self) -> String {
+    /// The uid and pid in words, for messages.
+    pub fn description(&self) -> String {
         match self.pid {
             0 => format!("uid {}", self.uid),
             pid => format!("uid {} (pid {pid})", self.uid),
@@ -96,47 +101,48 @@ impl Holder {
     }
 }
 
-/// Who runs the configuration at one of these paths, but for this process: each once.
-pub fn holders(paths: &[&Path]) -> Vec<Holder> {
-    let marks: Vec<String> = paths.iter().map(|path| mark(path)).collect();
-    let listed = listed();
-    let meant = listed.iter().filter(|name| {
-        marks
+/// All processes except this one that say they run the configuration at one of these paths.
+pub fn masters_of(paths: &[&Path]) -> Vec<PresentMaster> {
+    let prefixes: Vec<String> = paths.iter().map(|path| name_prefix(path)).collect();
+    let listening_names = listening_names();
+    let matching = listening_names.iter().filter(|name| {
+        prefixes
             .iter()
-            .any(|mark| name.strip_prefix(mark.as_str()).is_some())
+            .any(|name_prefix| name.strip_prefix(name_prefix.as_str()).is_some())
     });
-    // Also where /proc may not be read.
-    let sure = paths
+    // These names need no /proc, which may not be readable.
+    let own_and_roots = paths
         .iter()
         .flat_map(|path| [geteuid().as_raw(), 0].map(|uid| name(path, uid)));
-    distinct(sure.chain(meant.cloned()))
+    distinct(own_and_roots.chain(matching.cloned()))
 }
 
-/// All masters here that say so, but for this process.
-pub fn all() -> Vec<Holder> {
-    distinct(listed().into_iter())
+/// All processes except this one that say they are a master.
+pub fn all_masters() -> Vec<PresentMaster> {
+    distinct(listening_names().into_iter())
 }
 
-fn distinct(names: impl Iterator<Item = String>) -> Vec<Holder> {
-    let mut found: Vec<Holder> = Vec::new();
-    for holder in names.take(MOST).filter_map(|name| ask(&name)) {
+/// Connects to each name; each process once, without this one.
+fn distinct(names: impl Iterator<Item = String>) -> Vec<PresentMaster> {
+    let mut found: Vec<PresentMaster> = Vec::new();
+    for master in names.take(MAX_SOCKETS).filter_map(|name| connect_to(&name)) {
         let known = found
             .iter()
-            .any(|other| (other.uid, other.pid) == (holder.uid, holder.pid) && holder.pid != 0);
-        if !known && holder.pid != std::process::id().cast_signed() && lives(holder.pid) {
-            found.push(holder);
+            .any(|other| (other.uid, other.pid) == (master.uid, master.pid) && master.pid != 0);
+        if !known && master.pid != std::process::id().cast_signed() && is_alive(master.pid) {
+            found.push(master);
         }
     }
     found
 }
 
-/// Whether a master, known by the pid of who listens (0: in another pid namespace), is there and not on its way out.
+/// Whether the process that called listen(2) is alive and not exiting; true for pid 0, a process in another pid namespace.
 ///
-/// A child that was about to run its program when the master was killed may hold the name for a moment more, and so may
-/// its own threads until the last of them has left.
-pub fn lives(pid: i32) -> bool {
+/// After a master was killed, a child that has not executed its program yet may still hold the socket, and so may the
+/// master's threads until the last of them has exited.
+pub fn is_alive(pid: i32) -> bool {
     let gone = |error: io::Error| error.raw_os_error() == Some(nix::libc::ESRCH);
-    // In this order: of one that ends in between the file is missing. Without /proc the first has to do.
+    // The pidfd is tried only if /proc shows no such process: it decides where /proc is missing.
     pid == 0
         || match Stat::of(pid) {
             Ok(stat) => !stat.is_leaving(),
@@ -144,8 +150,8 @@ pub fn lives(pid: i32) -> bool {
         }
 }
 
-/// Connects without waiting.
-fn ask(name: &str) -> Option<Holder> {
+/// Connects without blocking.
+fn connect_to(name: &str) -> Option<PresentMaster> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
     connect(
@@ -153,11 +159,11 @@ fn ask(name: &str) -> Option<Holder> {
         &UnixAddr::new_abstract(name.as_bytes()).ok()?,
     )
     .ok()?;
-    // The credentials of who has called listen(2), as they were then.
+    // The credentials of the process that called listen(2), as of that call.
     let peer = getsockopt(&fd, sockopt::PeerCredentials).ok()?;
     let stream = UnixStream::from(fd);
     stream.set_nonblocking(false).ok()?;
-    Some(Holder {
+    Some(PresentMaster {
         uid: peer.uid(),
         pid: peer.pid(),
         stream,
@@ -172,8 +178,8 @@ fn listen_on(name: &str) -> io::Result<UnixListener> {
     Ok(fd.into())
 }
 
-/// The names of masters in /proc/net/unix, those that listen.
-fn listed() -> Vec<String> {
+/// The names of listening presence sockets in /proc/net/unix.
+fn listening_names() -> Vec<String> {
     let table = std::fs::read(Path::new("/proc/net/unix")).unwrap_or_default();
     let name = |line: &str| {
         let mut words = line.split_ascii_whitespace().skip(3);
@@ -188,12 +194,12 @@ fn listed() -> Vec<String> {
 }
 
 fn name(path: &Path, uid: u32) -> String {
-    format!("{}{uid}", mark(path))
+    format!("{}{uid}", name_prefix(path))
 }
 
-/// What all names of a path begin with: 108 bytes are room for a number of the path, not for itself (FNV-1a; that
-/// two paths of one user never share it is enough: whose it is says the kernel).
-fn mark(path: &Path) -> String {
+/// The prefix of all names of a path. 108 bytes have no room for the path itself, so this is a hash of it (FNV-1a). It only
+/// has to differ between the paths of one user, because the kernel tells the owner of a socket.
+fn name_prefix(path: &Path) -> String {
     let root = Path::new("/")
         .metadata()
         .map(|about| [about.dev(), about.ino()])
@@ -214,8 +220,8 @@ fn mark(path: &Path) -> String {
     )
 }
 
-/// What nobody can have listened on before us.
-fn guess() -> io::Result<String> {
+/// A name that nobody can have guessed.
+fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
@@ -233,28 +239,31 @@ mod tests {
             "{}",
             name(&long, u32::MAX)
         );
-        assert_ne!(mark(Path::new("/a")), mark(Path::new("/b")));
+        assert_ne!(name_prefix(Path::new("/a")), name_prefix(Path::new("/b")));
         assert_ne!(name(Path::new("/a"), 0), name(Path::new("/a"), 1));
-        assert_eq!(mark(Path::new("/a")), mark(Path::new("/a")));
+        assert_eq!(name_prefix(Path::new("/a")), name_prefix(Path::new("/a")));
     }
 
     #[test]
-    fn where_a_name_is_taken_the_sign_goes_up_beside_it() {
+    fn a_second_socket_of_a_path_gets_another_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rotad.toml");
-        let first = PresenceSocket::put_up(&path).unwrap();
-        let second = PresenceSocket::put_up(&path).unwrap();
-        let ours = listed()
+        let first = PresenceSocket::bind(&path).unwrap();
+        let second = PresenceSocket::bind(&path).unwrap();
+        let ours = listening_names()
             .iter()
-            .filter(|name| name.starts_with(&mark(&path)))
+            .filter(|name| name.starts_with(&name_prefix(&path)))
             .count();
         assert_eq!(ours, 2);
-        assert!(holders(&[&path]).is_empty(), "this process does not count");
+        assert!(
+            masters_of(&[&path]).is_empty(),
+            "this process does not count"
+        );
         drop((first, second));
         assert_eq!(
-            listed()
+            listening_names()
                 .iter()
-                .filter(|name| name.starts_with(&mark(&path)))
+                .filter(|name| name.starts_with(&name_prefix(&path)))
                 .count(),
             0
         );

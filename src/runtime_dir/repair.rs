@@ -1,8 +1,8 @@
-//! Restores files of the runtime directory that were removed: by a cleaner of old files, an `rm -rf` in the wrong
-//! place, a deploy that changed a symlink on the way to it. Runs on a thread that may block, and learns of removals by
-//! inotify(7), so that nothing wakes up while all is in place.
+//! Restores files of the runtime directory that were removed: by a cleaner of old files, a misplaced `rm -rf`, or a deploy
+//! that changed a symlink in its path. [`RuntimeDirRepair::repair`] runs as a blocking job; the main loop watches
+//! [`RuntimeDirRepair::inotify`], so that nothing wakes up while all files are in place.
 
-use super::{RuntimeDir, RuntimeDirError, SOCKET, lock, near};
+use super::{RuntimeDir, RuntimeDirError, SOCKET, lock, proc_fd_path};
 use crate::runtime_dir::dir::TrustedDir;
 use crate::runtime_dir::pid_file::PidFile;
 use crate::runtime_dir::stale_workers::StaleWorkers;
@@ -14,219 +14,229 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The folder of the workers' notify sockets.
-pub const NOTIFY: &str = "notify";
+/// The directory of the workers' notify sockets, in the runtime directory.
+pub const NOTIFY_DIR: &str = "notify";
 
-/// The list of workers, which is not ours to write.
-const JOURNAL: &str = "workers";
+/// The worker journal, which the supervisor writes.
+const JOURNAL_FILE: &str = "workers";
 
-/// That a file loses its name: its number of names changes (IN_ATTRIB) while we have it open, else it is gone.
-const GOES: AddWatchFlags = AddWatchFlags::IN_ATTRIB
+/// A file loses its name: while it is open, its number of links changes (IN_ATTRIB).
+const FILE_EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
-/// The same of a folder; of what is in it nothing is heard.
-const FOLDER_GOES: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
+/// A directory is removed or moved; no events for its content.
+const DIR_EVENTS: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF);
 
-/// What goes in the folder of notify sockets, where nothing happens but births and deaths.
-const LEAVES: AddWatchFlags = AddWatchFlags::IN_DELETE
+/// A file is removed from the directory of notify sockets.
+const NOTIFY_DIR_EVENTS: AddWatchFlags = AddWatchFlags::IN_DELETE
     .union(AddWatchFlags::IN_MOVED_FROM)
-    .union(FOLDER_GOES);
+    .union(DIR_EVENTS);
 
-/// What was made again.
+/// The result of a repair.
 #[derive(Debug, Default)]
-pub struct Mended {
-    /// For people; empty: all was in place.
+pub struct Repaired {
+    /// What was restored, in words; empty if everything was in place.
     pub what: Vec<String>,
+    /// The new control socket, if there is one.
     pub control: Option<UnixListener>,
-    /// The real path of the runtime directory, where it is another folder now.
-    pub folder: Option<PathBuf>,
-    /// The list of workers is to be written anew.
+    /// The real path of the runtime directory, if it is another directory now.
+    pub runtime_dir: Option<PathBuf>,
+    /// The worker journal has to be written again.
     pub journal: bool,
 }
 
-/// The house, for the thread that mends it, and the ear for what is taken away.
+/// The runtime directory, shared with the thread that repairs it, and the inotify(7) watches of its files.
 #[derive(Clone, Debug)]
 pub struct RuntimeDirRepair {
-    house: Arc<Mutex<RuntimeDir>>,
-    /// None: the kernel grants no more of them; then signals and reloads look alone.
-    ear: Option<Arc<Inotify>>,
+    runtime_dir: Arc<Mutex<RuntimeDir>>,
+    /// None if the kernel grants no inotify instance: then only signals and reloads cause a check.
+    inotify: Option<Arc<Inotify>>,
 }
 
 impl RuntimeDirRepair {
-    /// From here on it is heard when something is taken away.
-    pub fn new(house: RuntimeDir) -> Self {
-        let ear = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+    /// Starts watching the files.
+    pub fn new(runtime_dir: RuntimeDir) -> Self {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .ok()
             .map(Arc::new);
-        if let Some(ear) = &ear {
-            house.listen(ear);
+        if let Some(inotify) = &inotify {
+            runtime_dir.watch_files(inotify);
         }
         Self {
-            house: Arc::new(Mutex::new(house)),
-            ear,
+            runtime_dir: Arc::new(Mutex::new(runtime_dir)),
+            inotify,
         }
     }
 
-    /// Readable when something may be missing.
-    pub fn ear(&self) -> Option<&Inotify> {
-        self.ear.as_deref()
+    /// Readable when a file may be missing; None without inotify.
+    pub fn inotify(&self) -> Option<&Inotify> {
+        self.inotify.as_deref()
     }
 
-    /// Looks after everything, and makes again what is missing. May wait for a disk.
+    /// Checks all files, and restores those that are missing. May block. `mode` and `group`: of the control socket.
     ///
     /// # Errors
-    /// Something cannot be made again, or another master sits there now: what is left serves on.
-    pub fn mend(&self, mode: u32, group: Option<u32>) -> Result<Mended, RuntimeDirError> {
-        let mut house = self.house.lock().unwrap_or_else(PoisonError::into_inner);
-        let mended = house.mend(mode, group);
-        if let Some(ear) = &self.ear {
-            house.listen(ear);
+    /// A file cannot be restored, or another master uses the directory now. This master goes on with what it has.
+    pub fn repair(&self, mode: u32, group: Option<u32>) -> Result<Repaired, RuntimeDirError> {
+        let mut runtime_dir = self
+            .runtime_dir
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let repaired = runtime_dir.repair(mode, group);
+        if let Some(inotify) = &self.inotify {
+            runtime_dir.watch_files(inotify);
         }
-        mended
+        repaired
     }
 
-    /// The end: what is ours is removed, then the lock is released. A mending that hangs on a dead disk is not waited
-    /// for: then the kernel releases it with the process.
+    /// Removes our files and releases the lock; called at exit. Does not wait for a repair that hangs on a dead disk: then
+    /// the kernel releases the lock with the process.
     pub fn leave(self) {
-        let Self { house, ear } = self;
-        drop(ear);
-        if let Ok(mut house) = house.try_lock() {
-            house.tidy_up();
+        let Self {
+            runtime_dir,
+            inotify,
+        } = self;
+        drop(inotify);
+        if let Ok(mut runtime_dir) = runtime_dir.try_lock() {
+            runtime_dir.release();
         }
     }
 }
 
 impl RuntimeDir {
-    fn mend(&mut self, mode: u32, group: Option<u32>) -> Result<Mended, RuntimeDirError> {
-        let mut mended = Mended::default();
+    fn repair(&mut self, mode: u32, group: Option<u32>) -> Result<Repaired, RuntimeDirError> {
+        let mut repaired = Repaired::default();
         let failed = |what: &str, error: io::Error| {
-            RuntimeDirError::failed(format!("{what} cannot be made again: {error}"))
+            RuntimeDirError::failed(format!("{what} cannot be restored: {error}"))
         };
-        if !self.is_at_home() {
-            // A folder that was removed has no name left.
-            let moved =
-                nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|about| about.st_nlink > 0);
-            self.move_in()?;
+        if !self.path_is_unchanged() {
+            // A removed directory has no link left.
+            let moved = nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|stat| stat.st_nlink > 0);
+            self.enter_again()?;
             let why = if moved {
-                " (its path leads to another folder now)"
+                " (its path leads to another directory now)"
             } else {
                 ""
             };
-            mended.what.push(format!(
+            repaired.what.push(format!(
                 "the runtime directory {}{why}",
-                self.wanted.display()
+                self.configured_path.display()
             ));
-            (mended.folder, mended.journal) = (Some(self.path.clone()), true);
+            (repaired.runtime_dir, repaired.journal) = (Some(self.path.clone()), true);
         } else if !lock::is_in_place(&self.folder, &self.lock) {
-            self.lock = lock::take(&self.folder, &self.path, &mut mended.what)?;
-            mended.what.push("its lock".to_owned());
+            self.lock = lock::take(&self.folder, &self.path, &mut repaired.what)?;
+            repaired.what.push("its lock".to_owned());
         }
-        if self.folder.identity(NOTIFY).is_none() {
-            // The umask of the master may be anything.
-            let made =
-                mkdirat(&self.folder.fd, NOTIFY, Mode::from_bits_truncate(0o711)).and_then(|()| {
+        if self.folder.identity(NOTIFY_DIR).is_none() {
+            // mkdirat(2) applies the umask.
+            let made = mkdirat(&self.folder.fd, NOTIFY_DIR, Mode::from_bits_truncate(0o711))
+                .and_then(|()| {
                     fchmodat(
                         &self.folder.fd,
-                        NOTIFY,
+                        NOTIFY_DIR,
                         Mode::from_bits_truncate(0o711),
                         FchmodatFlags::FollowSymlink,
                     )
                 });
-            made.map_err(|error| failed("the folder of notify sockets", error.into()))?;
-            mended.what.push("the folder of notify sockets".to_owned());
+            made.map_err(|error| failed("the directory of notify sockets", error.into()))?;
+            repaired
+                .what
+                .push("the directory of notify sockets".to_owned());
         }
         if self.socket.is_some() && self.folder.identity(SOCKET) != self.socket {
-            mended.control = Some(
+            repaired.control = Some(
                 self.control_socket(mode, group)
                     .map_err(|error| failed("the control socket", error))?,
             );
-            mended.what.push("the control socket".to_owned());
+            repaired.what.push("the control socket".to_owned());
         }
-        if self.folder.identity(JOURNAL).is_none() && !mended.journal {
-            mended.what.push("the list of workers".to_owned());
-            mended.journal = true;
+        if self.folder.identity(JOURNAL_FILE).is_none() && !repaired.journal {
+            repaired.what.push("the list of workers".to_owned());
+            repaired.journal = true;
         }
         if !self.pid_file.is_in_place() {
-            let mut anew = PidFile::look(self.pid_file.path())?;
-            anew.write()?;
-            mended.what.push("the pid file".to_owned());
-            std::mem::replace(&mut self.pid_file, anew).remove();
+            let mut pid_file = PidFile::check(self.pid_file.path())?;
+            pid_file.write()?;
+            repaired.what.push("the pid file".to_owned());
+            std::mem::replace(&mut self.pid_file, pid_file).remove();
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
-    /// The configured path still leads to the folder that we are in.
-    fn is_at_home(&self) -> bool {
+    /// Whether the configured path still leads to the open directory.
+    fn path_is_unchanged(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
-        let wanted = self
-            .wanted
+        let configured_path = self
+            .configured_path
             .metadata()
-            .map(|about| (about.dev(), about.ino()));
-        nix::sys::stat::fstat(&self.folder.fd)
-            .is_ok_and(|ours| wanted.is_ok_and(|wanted| wanted == (ours.st_dev, ours.st_ino)))
+            .map(|stat| (stat.dev(), stat.ino()));
+        nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|written| {
+            configured_path
+                .is_ok_and(|configured_path| configured_path == (written.st_dev, written.st_ino))
+        })
     }
 
-    /// Takes the folder at the configured path, as at the start.
-    fn move_in(&mut self) -> Result<(), RuntimeDirError> {
-        let folder = TrustedDir::enter(&self.wanted)?;
-        let mut said = Vec::new();
-        let lock = lock::take(&folder, &self.wanted, &mut said)?;
-        if StaleWorkers::find(&self.wanted).is_ok_and(|left| !left.found.is_empty()) {
-            let place = self.wanted.display();
+    /// Takes the directory at the configured path, as at the start.
+    fn enter_again(&mut self) -> Result<(), RuntimeDirError> {
+        let folder = TrustedDir::enter(&self.configured_path)?;
+        let mut warnings = Vec::new();
+        let lock = lock::take(&folder, &self.configured_path, &mut warnings)?;
+        if StaleWorkers::find(&self.configured_path).is_ok_and(|stale| !stale.found.is_empty()) {
+            let configured_path = self.configured_path.display();
             let text = format!(
-                "{place} is another folder now, in which a killed master has noted workers that live"
+                "{configured_path} is another directory now, in which the journal of a killed master has workers that still run"
             );
             return Err(RuntimeDirError::failed(text));
         }
-        super::sweep(&folder);
+        super::remove_stale_sockets(&folder);
         if self.folder.identity(SOCKET) == self.socket {
             self.folder.unlink(SOCKET).ok();
         }
-        // So that the next step makes a new one.
+        // Matches no file: the control socket is then created in the new directory.
         self.socket = self.socket.map(|_| (0, 0));
         self.path = self
-            .wanted
+            .configured_path
             .canonicalize()
-            .unwrap_or_else(|_| self.wanted.clone());
+            .unwrap_or_else(|_| self.configured_path.clone());
         (self.folder, self.lock) = (folder, lock);
         Ok(())
     }
 
-    /// Hears when one of these files loses its name. By descriptors where we have them: no path is walked.
-    fn listen(&self, ear: &Inotify) {
-        let hear = |path: &Path, what: AddWatchFlags| {
-            ear.add_watch(path, what).ok();
+    /// Watches whether a file loses its name; by descriptor where there is one, so that no path is resolved.
+    fn watch_files(&self, inotify: &Inotify) {
+        let watch = |path: &Path, what: AddWatchFlags| {
+            inotify.add_watch(path, what).ok();
         };
-        for name in [SOCKET, JOURNAL] {
-            hear(
-                &near(&self.folder.fd, name),
-                GOES | AddWatchFlags::IN_DONT_FOLLOW,
+        for name in [SOCKET, JOURNAL_FILE] {
+            watch(
+                &proc_fd_path(&self.folder.fd, name),
+                FILE_EVENTS | AddWatchFlags::IN_DONT_FOLLOW,
             );
         }
-        hear(
-            &near(&self.folder.fd, NOTIFY),
-            LEAVES | AddWatchFlags::IN_DONT_FOLLOW,
+        watch(
+            &proc_fd_path(&self.folder.fd, NOTIFY_DIR),
+            NOTIFY_DIR_EVENTS | AddWatchFlags::IN_DONT_FOLLOW,
         );
         let files = [
             Some(self.lock.as_raw_fd()),
             self.pid_file.file().map(AsRawFd::as_raw_fd),
         ];
         for number in files.into_iter().flatten() {
-            hear(Path::new(&format!("/proc/self/fd/{number}")), GOES);
+            watch(Path::new(&format!("/proc/self/fd/{number}")), FILE_EVENTS);
         }
-        hear(
+        watch(
             Path::new(&format!("/proc/self/fd/{}", self.folder.fd.as_raw_fd())),
-            FOLDER_GOES,
+            DIR_EVENTS,
         );
     }
 }
 
-/// Workers of any user pass through it to their own socket; nobody but us lists or writes it. What a dead master left in
-/// it is removed.
+/// Creates the directory of notify sockets, mode 0711: workers of any user reach their own socket, only the master lists
+/// and writes it. Removes the files of a dead master.
 ///
 /// # Errors
-/// The kernel's: no room, a read-only file system.
+/// ENOSPC, EROFS, EACCES.
 pub fn make_notify_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     match std::fs::DirBuilder::new().mode(0o711).create(path) {

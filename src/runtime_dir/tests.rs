@@ -49,7 +49,7 @@ fn enter(plan: &Plan) -> RuntimeDir {
 fn a_second_master_is_refused_and_told_who_the_first_is() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(folder.path());
-    let house = enter(&plan);
+    let runtime_dir = enter(&plan);
     let error = RuntimeDir::enter(&plan).unwrap_err();
     assert_eq!(error.code, 75);
     assert!(
@@ -58,9 +58,12 @@ fn a_second_master_is_refused_and_told_who_the_first_is() {
             .contains(&format!("pid {}", std::process::id())),
         "{error}"
     );
-    assert_eq!(holder(house.path()), Some(std::process::id().cast_signed()));
-    drop(house);
-    assert_eq!(holder(&plan.master.runtime_dir), None);
+    assert_eq!(
+        lock_owner(runtime_dir.path()),
+        Some(std::process::id().cast_signed())
+    );
+    drop(runtime_dir);
+    assert_eq!(lock_owner(&plan.master.runtime_dir), None);
     enter(&plan);
 }
 
@@ -69,9 +72,9 @@ fn the_pid_file_appears_whole_and_goes_with_us() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(folder.path());
     let path = &plan.master.pid_file;
-    let mut house = enter(&plan);
+    let mut runtime_dir = enter(&plan);
     assert!(!path.exists(), "not before it is told");
-    house.write_pid().unwrap();
+    runtime_dir.write_pid().unwrap();
     assert_eq!(
         std::fs::read_to_string(path).unwrap(),
         format!("{}\n", std::process::id())
@@ -82,7 +85,7 @@ fn the_pid_file_appears_whole_and_goes_with_us() {
         .map(|e| e.unwrap().file_name())
         .collect();
     assert_eq!(files.len(), 2, "nothing beside: {files:?}");
-    drop(house);
+    drop(runtime_dir);
     assert!(!path.exists());
 }
 
@@ -92,15 +95,15 @@ fn a_stale_pid_file_is_replaced_and_one_that_is_no_longer_ours_stays() {
     let plan = plan(folder.path());
     let path = &plan.master.pid_file;
     std::fs::write(path, "1\n").unwrap();
-    let mut house = enter(&plan);
-    house.write_pid().unwrap();
+    let mut runtime_dir = enter(&plan);
+    runtime_dir.write_pid().unwrap();
     assert_eq!(
         std::fs::read_to_string(path).unwrap(),
         format!("{}\n", std::process::id())
     );
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, "somebody else's\n").unwrap();
-    drop(house);
+    drop(runtime_dir);
     assert_eq!(std::fs::read_to_string(path).unwrap(), "somebody else's\n");
 }
 
@@ -169,19 +172,19 @@ fn the_control_socket_has_its_mode_and_a_stale_one_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(folder.path());
     plan.master.runtime_dir = folder.path().join("long".repeat(40)).join("x".repeat(100));
-    let mut house = enter(&plan);
-    let path = house.path().join(SOCKET);
-    let socket = house.control_socket(0o640, None).unwrap();
+    let mut runtime_dir = enter(&plan);
+    let path = runtime_dir.path().join(SOCKET);
+    let socket = runtime_dir.control_socket(0o640, None).unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(
         socket.accept().unwrap_err().kind(),
         io::ErrorKind::WouldBlock
     );
     // A killed master leaves it behind.
-    std::fs::rename(&path, house.path().join("kept")).unwrap();
-    drop(house);
+    std::fs::rename(&path, runtime_dir.path().join("kept")).unwrap();
+    drop(runtime_dir);
     std::fs::rename(plan.master.runtime_dir.join("kept"), &path).unwrap();
-    let house = enter(&plan);
+    let runtime_dir = enter(&plan);
     assert!(!path.exists());
-    drop(house);
+    drop(runtime_dir);
 }

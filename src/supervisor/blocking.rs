@@ -10,7 +10,7 @@ use crate::listener::{
 use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
 use crate::process::PinnedPaths;
-use crate::runtime_dir::{Mended, RuntimeDirError, RuntimeDirRepair};
+use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rotad_core::PoolId;
@@ -30,7 +30,7 @@ pub(super) enum JobResult {
     ConfigRead(u64, Box<Result<(Plan, String), String>>),
     Bound(u64, Result<Vec<Listener>, BindError>),
     /// The runtime directory was checked and repaired.
-    RuntimeDirRepaired(Result<Mended, RuntimeDirError>),
+    RuntimeDirRepaired(Result<Repaired, RuntimeDirError>),
     /// Where the configuration's path leads now, for a client whose request names another path.
     ConfigResolved {
         client: u64,
@@ -112,7 +112,7 @@ impl BlockingPool {
         self.spawn_job(move || {
             sender
                 .send(JobResult::RuntimeDirRepaired(
-                    runtime_dir.mend(control.mode, control.group),
+                    runtime_dir.repair(control.mode, control.group),
                 ))
                 .ok();
             Some(JobResult::ConfigRead(number, Box::new(reader(&path))))
@@ -130,7 +130,11 @@ impl BlockingPool {
         mode: u32,
         group: Option<u32>,
     ) -> io::Result<()> {
-        self.spawn_job(move || Some(JobResult::RuntimeDirRepaired(runtime_dir.mend(mode, group))))
+        self.spawn_job(move || {
+            Some(JobResult::RuntimeDirRepaired(
+                runtime_dir.repair(mode, group),
+            ))
+        })
     }
 
     /// Resolves the symlinks of the configuration's path.

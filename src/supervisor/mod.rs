@@ -350,7 +350,7 @@ impl Supervisor {
             self.check_finishing();
         }
         if self.journal.deadline().is_some_and(|at| at <= now) {
-            let done = self.journal.mend();
+            let done = self.journal.rewrite();
             self.note_journal_result(done);
         }
         self.run_due_orphans();
@@ -555,7 +555,7 @@ impl Supervisor {
                 .map(WorkerOutput::inodes)
                 .unwrap_or_default(),
         );
-        let done = self.journal.born(
+        let done = self.journal.add_worker(
             pid,
             start_time,
             (name, process.slot.0),
@@ -566,7 +566,7 @@ impl Supervisor {
     }
 
     fn journal_remove(&mut self, pid: i32) {
-        let done = self.journal.gone(pid);
+        let done = self.journal.remove_worker(pid);
         self.note_journal_result(done);
     }
 

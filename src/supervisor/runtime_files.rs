@@ -11,7 +11,7 @@ use super::process_table::ProcessStage;
 use crate::control::wire::Response;
 use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
-use crate::runtime_dir::{self, Mended, NOTIFY, RuntimeDirError};
+use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError};
 use nix::sys::inotify::AddWatchFlags;
 use rotad_core::WorkerId;
 use std::os::fd::AsFd;
@@ -80,11 +80,11 @@ impl Supervisor {
 
     /// Something was removed or renamed.
     pub(super) fn on_runtime_dir_change(&mut self) {
-        let Some(ear) = self.runtime_dir.ear() else {
+        let Some(inotify) = self.runtime_dir.inotify() else {
             return;
         };
         let mut missing = false;
-        while let Ok(events) = ear.read_events() {
+        while let Ok(events) = inotify.read_events() {
             for event in events {
                 missing |= match &event.name {
                     // The socket of a worker that is gone goes with it.
@@ -126,11 +126,11 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_runtime_dir_repaired(&mut self, mended: Result<Mended, RuntimeDirError>) {
+    pub(super) fn on_runtime_dir_repaired(&mut self, repaired: Result<Repaired, RuntimeDirError>) {
         self.runtime_files.under_way = false;
-        match mended {
-            Ok(mended) => {
-                self.apply_repair(mended);
+        match repaired {
+            Ok(repaired) => {
+                self.apply_repair(repaired);
                 self.runtime_files.problem = None;
             }
             Err(error) => {
@@ -149,24 +149,24 @@ impl Supervisor {
         }
     }
 
-    fn apply_repair(&mut self, mended: Mended) {
-        if let Some(listener) = mended.control {
+    fn apply_repair(&mut self, repaired: Repaired) {
+        if let Some(listener) = repaired.control {
             self.poller.unwatch(self.server.control());
             self.server.replace(listener);
             self.watch_control_sockets();
         }
-        if let Some(folder) = &mended.folder {
-            self.notify_dir = folder.join(NOTIFY);
+        if let Some(folder) = &repaired.runtime_dir {
+            self.notify_dir = folder.join(NOTIFY_DIR);
             self.server.tell_where(&here(folder));
         }
-        if mended.journal {
+        if repaired.journal {
             let dir = self.runtime_dir().to_owned();
-            let done = self.journal.anew(&dir);
+            let done = self.journal.move_to(&dir);
             self.note_journal_result(done);
         }
         let again = self.notify_sockets_again();
-        if again > 0 || !mended.what.is_empty() {
-            let mut what = mended.what;
+        if again > 0 || !repaired.what.is_empty() {
+            let mut what = repaired.what;
             what.extend((again > 0).then(|| format!("{again} notify sockets of workers")));
             let text = format!(
                 "what this master needs was not in its place, and was made again: {}",
@@ -187,7 +187,7 @@ impl Supervisor {
             let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else {
                 continue;
             };
-            match notify.again() {
+            match notify.rebind() {
                 Ok(old) => {
                     // It is watched only once the spawn result has arrived.
                     let watched = matches!(process.stage, ProcessStage::Alive(_));
@@ -228,7 +228,7 @@ impl Supervisor {
             if self.server.has_sign(path) {
                 continue;
             }
-            match runtime_dir::put_up(path) {
+            match runtime_dir::bind_presence_socket(path) {
                 Ok(sign) => self.server.add_sign(sign.path, sign.listener),
                 Err(error) => tracing::warn!("{error}"),
             }

@@ -47,11 +47,11 @@ impl ServiceManagerSocket {
 }
 
 /// How often to send `WATCHDOG=1`: twice as often as the manager requires of the process that it started with pid
-/// `started_as`. `None`: it does not require it.
-pub(super) fn watchdog(started_as: u32) -> Option<Duration> {
+/// `activation_pid`. `None`: it does not require it.
+pub(super) fn watchdog(activation_pid: u32) -> Option<Duration> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let meant = std::env::var_os("WATCHDOG_PID").is_none()
-        || number("WATCHDOG_PID") == Some(u64::from(started_as));
+        || number("WATCHDOG_PID") == Some(u64::from(activation_pid));
     let micros = number("WATCHDOG_USEC").filter(|micros| meant && *micros > 0)?;
     Some(Duration::from_micros(micros / 2).max(Duration::from_millis(1)))
 }

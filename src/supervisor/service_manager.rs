@@ -33,10 +33,10 @@ pub(super) struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// `started_as`: the process that the manager has started; a daemon has another pid.
-    pub(super) fn begin(started_as: u32) -> Self {
+    /// `activation_pid`: the process that the manager has started; a daemon has another pid.
+    pub(super) fn begin(activation_pid: u32) -> Self {
         let socket = ServiceManagerSocket::find();
-        let watchdog = sd_notify::watchdog(started_as).filter(|_| socket.is_open());
+        let watchdog = sd_notify::watchdog(activation_pid).filter(|_| socket.is_open());
         Self {
             socket,
             ready: false,

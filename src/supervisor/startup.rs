@@ -36,8 +36,10 @@ use crate::probe::accept::AcceptProbe;
 use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::tree;
 use crate::process::{Spawner, SpawnerConfig, shim};
-use crate::runtime_dir::stale_workers::{Manner, Nudge, StaleWorker, StaleWorkers, WorkerJournal};
-use crate::runtime_dir::{NOTIFY, RuntimeDir, RuntimeDirRepair, make_notify_dir};
+use crate::runtime_dir::stale_workers::{
+    StaleWorker, StaleWorkers, StopPlan, TakeOverStep, WorkerJournal,
+};
+use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, RuntimeDirRepair, make_notify_dir};
 use crate::sys;
 use rotad_core::{Engine, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -83,7 +85,7 @@ impl Supervisor {
         mut context: StartContext,
         reader: Reader,
     ) -> Result<Self, (StartContext, Failed)> {
-        let passed = std::mem::take(&mut context.passed);
+        let passed = std::mem::take(&mut context.activation_sockets);
         match prepare(&plan, &mut context, passed).and_then(|acquired| Parts::on(&plan, acquired)) {
             Ok(parts) => Ok(parts.supervisor(plan, context, reader)),
             Err(failed) => Err((context, failed)),
@@ -110,7 +112,7 @@ fn prepare(
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let mut service_manager = ServiceManager::begin(context.started_as);
+    let mut service_manager = ServiceManager::begin(context.activation_pid);
     let took_over = TakeOver {
         plan,
         log_writer: &log_writer,
@@ -131,7 +133,7 @@ fn prepare(
     signs
         .into_iter()
         .for_each(|sign| server.add_sign(sign.path, sign.listener));
-    let notify_dir = runtime_dir.path().join(NOTIFY);
+    let notify_dir = runtime_dir.path().join(NOTIFY_DIR);
     make_notify_dir(&notify_dir)
         .map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
     let cgroups = WorkerCgroups::find(&plan.master.name);
@@ -190,7 +192,7 @@ fn find_stale_workers(
     context: &StartContext,
     runtime_dir: &RuntimeDir,
 ) -> Result<StaleWorkers, Failed> {
-    let left = StaleWorkers::find_as_heir(runtime_dir.path())
+    let left = StaleWorkers::find_under_lock(runtime_dir.path())
         .map_err(|e| Failed::at("cannot read what a dead master left", e))?;
     if left.found.is_empty() || !context.no_take_over {
         return Ok(left);
@@ -217,7 +219,7 @@ struct TakeOver<'a> {
 impl TakeOver<'_> {
     /// Stops them and returns a summary. None: there was nothing to stop.
     fn begin(self, left: StaleWorkers) -> Result<Option<String>, Failed> {
-        for pid in &left.riddles {
+        for pid in &left.unattributed {
             tracing::warn!(
                 pid,
                 "started after a master that was killed, and cannot be looked into (its memory is locked, a disk may \
@@ -228,11 +230,11 @@ impl TakeOver<'_> {
             return Ok(None);
         }
         let dead = left.master().unwrap_or(0);
-        let manners: BTreeMap<String, Manner> = self
+        let stop_plans: BTreeMap<String, StopPlan> = self
             .plan
             .pools
             .iter()
-            .map(|pool| (pool.name.clone(), manner(pool)))
+            .map(|pool| (pool.name.clone(), stop_plan(pool)))
             .collect();
         let text = format!(
             "a master that was killed (pid {dead}) has left {}; each is stopped by its stop steps before anything is started",
@@ -271,7 +273,7 @@ impl TakeOver<'_> {
             service_manager,
             ..
         } = self;
-        let done = left.take_over(&manners, cap, bell.as_ref().map(AsFd::as_fd), |left| {
+        let done = left.take_over(&stop_plans, cap, bell.as_ref().map(AsFd::as_fd), |left| {
             for came in signals.pending() {
                 stop.on_signal(came.meaning, &came.text);
             }
@@ -283,29 +285,29 @@ impl TakeOver<'_> {
                 context.report.progress(&text);
             }
             if stop.now {
-                Nudge::KillNow
+                TakeOverStep::KillNow
             } else {
-                Nudge::None
+                TakeOverStep::Continue
             }
         });
         service_manager.take_over_done();
         log_writer.drain();
-        if !done.stubborn.is_empty() {
+        if !done.unkillable.is_empty() {
             let message = format!(
                 "these processes of a killed master cannot be ended by the kernel, and nothing is started beside them:\n{}",
-                list_names(&done.stubborn)
+                list_names(&done.unkillable)
             );
             return Err(Failed { code: 1, message });
         }
-        let cut = match &done.cut[..] {
+        let killed = match &done.killed[..] {
             [] => String::new(),
-            cut => format!(
+            killed => format!(
                 "; killed at the end of their stop steps: {}",
-                cut.join(", ")
+                killed.join(", ")
             ),
         };
         let text = format!(
-            "what a killed master (pid {dead}) had left is stopped ({} processes){cut}",
+            "what a killed master (pid {dead}) had left is stopped ({} processes){killed}",
             done.found
         );
         tracing::warn!("{text}");
@@ -350,8 +352,8 @@ impl Stop {
     }
 }
 
-fn manner(pool: &PoolPlan) -> Manner {
-    Manner {
+fn stop_plan(pool: &PoolPlan) -> StopPlan {
+    StopPlan {
         steps: pool.policy.stop.clone(),
         after: pool.after.clone(),
     }
@@ -557,10 +559,10 @@ impl Parts {
             .map(|(id, pool)| (id, pool.name.clone(), ready_timeout(pool)))
             .collect();
         let start_watch = StartWatch::new(context, watched.into_iter());
-        let notify_dir = acquired.runtime_dir.path().join(NOTIFY);
+        let notify_dir = acquired.runtime_dir.path().join(NOTIFY_DIR);
         let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
-        if let Some(ear) = runtime_dir.ear()
-            && let Err(error) = poller.watch(ear, Source::RuntimeDir, Interest::Read)
+        if let Some(inotify) = runtime_dir.inotify()
+            && let Err(error) = poller.watch(inotify, Source::RuntimeDir, Interest::Read)
         {
             tracing::warn!(
                 "what is taken from the runtime directory goes unnoticed until the next HUP: {error}"

@@ -8,10 +8,10 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-/// What a child needs of its stack is a few hundred bytes; the rest is for libc's wrappers.
+/// A child uses a few hundred bytes of its stack; the rest is for libc's wrappers.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// The stack of a child, with a guard page below: used again and again, by one child at a time.
+/// The stack of a child, with a guard page below it; reused, by one child at a time.
 #[derive(Debug)]
 pub struct Stack {
     base: *mut c_void,
@@ -22,6 +22,8 @@ pub struct Stack {
 unsafe impl Send for Stack {}
 
 impl Stack {
+    /// Maps a stack.
+    ///
     /// # Errors
     /// ENOMEM (mmap(2)).
     pub fn new() -> io::Result<Self> {
@@ -64,8 +66,8 @@ impl Drop for Stack {
     }
 }
 
-/// Where a half-born child writes down how far it has come. The parent sleeps meanwhile, but its other threads may
-/// look. All are plain numbers, so that a child which dies in the middle leaves nothing broken behind.
+/// The progress of a child between clone(2) and execve(2), which the child writes. The calling thread sleeps meanwhile, but
+/// other threads may read it. All fields are plain numbers, so that a child that dies at any point leaves them valid.
 #[derive(Debug)]
 pub struct ExecProgress {
     stage: AtomicU32,
@@ -75,13 +77,14 @@ pub struct ExecProgress {
     pidfd: AtomicI32,
 }
 
-/// What a child wrote down before it gave up.
+/// The failure that a child stored before it exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExecFailure {
     /// The number last given to [`ExecProgress::enter`].
     pub stage: u32,
+    /// The error of the system call.
     pub errno: i32,
-    /// Which one of several, where the stage has several.
+    /// The index of the failed item, if the stage has several.
     pub detail: u32,
 }
 
@@ -98,17 +101,18 @@ impl Default for ExecProgress {
 }
 
 impl ExecProgress {
-    /// Says what is about to be done.
+    /// Notes the stage that begins: a constant of [`crate::sys::exec::step`].
     pub fn enter(&self, stage: u32) {
         self.stage.store(stage, Ordering::Relaxed);
     }
 
+    /// The current stage.
     pub fn stage(&self) -> u32 {
         self.stage.load(Ordering::Relaxed)
     }
 
-    /// Called by the child first: its pid, for a look from outside on kernels without CLONE_PIDFD.
-    pub(super) fn here(&self, pid: i32) {
+    /// Called first by the child: its pid, for other threads on kernels without CLONE_PIDFD.
+    pub(super) fn set_pid(&self, pid: i32) {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
@@ -117,7 +121,7 @@ impl ExecProgress {
         self.errno.store(errno, Ordering::Release);
     }
 
-    fn trouble(&self) -> Option<ExecFailure> {
+    fn failure(&self) -> Option<ExecFailure> {
         match self.errno.load(Ordering::Acquire) {
             0 => None,
             errno => Some(ExecFailure {
@@ -128,10 +132,10 @@ impl ExecProgress {
         }
     }
 
-    /// Kills the child that is between clone and exec just now; false: there is none.
+    /// Kills the child that is between clone and exec now. False if there is none.
     ///
-    /// The caller holds the lock that the parent needs for [`ExecProgress::settle`]: until then the child is not reaped,
-    /// and neither its pid nor its pidfd can come to mean something else.
+    /// The caller holds the lock that the parent needs for [`ExecProgress::take_result`]: until then the child is not reaped,
+    /// and neither its pid nor its pidfd can be reused.
     pub fn kill(&self) -> bool {
         let (pidfd, pid) = (
             self.pidfd.load(Ordering::Acquire),
@@ -159,22 +163,23 @@ impl ExecProgress {
         pidfd >= 0 || pid > 0
     }
 
-    /// Takes what the child left behind, and forgets it: its pidfd, if there is one, and its trouble.
-    pub fn settle(&self) -> (Option<OwnedFd>, Option<ExecFailure>) {
-        let trouble = self.trouble();
+    /// Takes and clears the result: the child's pidfd, if there is one, and its failure.
+    pub fn take_result(&self) -> (Option<OwnedFd>, Option<ExecFailure>) {
+        let failure = self.failure();
         self.pid.store(0, Ordering::Release);
         self.errno.store(0, Ordering::Release);
         let fd = self.pidfd.swap(-1, Ordering::AcqRel);
         // SAFETY: the kernel made the descriptor for the last clone alone, and the swap hands it out once.
         (
             (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) }),
-            trouble,
+            failure,
         )
     }
 }
 
 /// Runs `entry(arg)` in a child that shares our memory, and our table of descriptors if that is asked for, and sleeps
-/// until the child has executed a program or ended. Returns its pid; a pidfd, where the kernel has them, waits in `progress` from before the child's first step.
+/// until the child has executed a program or ended. Returns its pid. `progress` has its pidfd, on kernels that have them,
+/// before the child begins.
 ///
 /// # Errors
 /// Those of clone(2): EAGAIN, ENOMEM, EMFILE.
@@ -182,7 +187,7 @@ impl ExecProgress {
 /// # Safety
 /// `entry` must not return, allocate, lock or panic, must leave the descriptors alone until it has a table of its own,
 /// and `arg` must be valid for it. All signals must be blocked in
-/// the calling thread. Between two calls with the same `progress` comes [`ExecProgress::settle`].
+/// the calling thread. [`ExecProgress::take_result`] must be called between two calls with the same `progress`.
 pub(super) unsafe fn vfork(
     stack: &mut Stack,
     entry: extern "C" fn(*mut c_void) -> c_int,
@@ -190,17 +195,17 @@ pub(super) unsafe fn vfork(
     shares_table: bool,
     progress: &ExecProgress,
 ) -> io::Result<i32> {
-    const BARE: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let plain = if shares_table {
-        BARE | libc::CLONE_FILES
+    const BASE_FLAGS: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let flags = if shares_table {
+        BASE_FLAGS | libc::CLONE_FILES
     } else {
-        BARE
+        BASE_FLAGS
     };
     let top = stack.top();
     let slot = progress.pidfd.as_ptr();
     // SAFETY: the stack is ours and free, the slot outlives the call; the caller vouches for entry and arg. A kernel
     // before 5.2 ignores CLONE_PIDFD and leaves the slot at -1.
-    let mut pid = unsafe { libc::clone(entry, top, plain | libc::CLONE_PIDFD, arg, slot) };
+    let mut pid = unsafe { libc::clone(entry, top, flags | libc::CLONE_PIDFD, arg, slot) };
     if pid < 0
         && matches!(
             io::Error::last_os_error().raw_os_error(),
@@ -208,7 +213,7 @@ pub(super) unsafe fn vfork(
         )
     {
         // SAFETY: as above, without the slot.
-        pid = unsafe { libc::clone(entry, top, plain, arg) };
+        pid = unsafe { libc::clone(entry, top, flags, arg) };
     }
     if pid < 0 {
         Err(io::Error::last_os_error())

@@ -4,12 +4,12 @@ use nix::libc;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-/// Closes every descriptor from `first` (3 or more) on except `keep`. Never counts up to the limit, which may be 2^30.
+/// Closes every descriptor from `first` (3 or more) on except `keep`. Does not count up to the limit, which may be 2^30.
 ///
-/// Only for the start of a process, when no code owns a descriptor from there on except `keep`.
+/// Called at the start of a process, when no code owns a descriptor from there on except `keep`.
 ///
 /// # Errors
-/// ENOSYS: the kernel has no close_range (before 5.9), and /proc cannot be read either.
+/// Those of reading /proc/self/fd, if the kernel has no close_range(2) (before Linux 5.9).
 pub fn close_all_but(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
     let start = first.cast_unsigned();
     let done = match keep.filter(|fd| *fd >= first) {
@@ -31,14 +31,14 @@ fn close_range_before(first: u32, end: u32) -> io::Result<()> {
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: numbers only. By the contract of close_all_but nobody owns these descriptors.
+    // SAFETY: numbers only. By the contract of close_all_but no code owns these descriptors.
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// The older way: what /proc lists. Collected first: the listing itself holds a descriptor, gone when we close.
+/// Closes what /proc lists. Collected first, because the listing itself has a descriptor, which is closed by then.
 fn close_listed(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -57,8 +57,8 @@ pub fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
-/// A descriptor that our parent left under this number (LISTEN_FDS of sd_listen_fds(3)); sets close-on-exec. Call it
-/// once per number: the result owns it.
+/// Takes ownership of a descriptor that was inherited under this number (LISTEN_FDS, sd_listen_fds(3)), and sets
+/// close-on-exec. Must be called once per number.
 ///
 /// # Errors
 /// EBADF: there is none.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_descriptor_that_is_not_there_is_an_error() {
+    fn a_closed_descriptor_cannot_be_taken() {
         assert_eq!(
             take_inherited(1 << 20).unwrap_err().raw_os_error(),
             Some(libc::EBADF)

@@ -4,7 +4,7 @@
 //! may hold any lock, including the allocator's.
 
 use super::clone::{ExecFailure, ExecProgress, Stack, vfork};
-use super::{fds, slate};
+use super::{child_setup, fds};
 use nix::libc;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::io;
@@ -13,95 +13,109 @@ use std::ptr::null;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The program is being written just now (ETXTBSY): tried again so often …
-const BUSY_TRIES: u32 = 5;
-/// … and so many milliseconds apart.
-const BUSY_NAP: u32 = 20;
+/// How often execve(2) is retried while the program's file is open for writing (ETXTBSY).
+const BUSY_RETRIES: u32 = 5;
+/// Pause before such a retry, in milliseconds.
+const BUSY_PAUSE_MS: u32 = 20;
 
-/// The numbers that [`ExecProgress`] knows the child's steps by.
+/// The stages of a child, for [`ExecProgress::enter`].
 pub mod step {
+    /// setsid(2) and signal dispositions.
     pub const SESSION: u32 = 1;
+    /// Resource limits.
     pub const LIMITS: u32 = 2;
+    /// Nice value and umask.
     pub const NICE: u32 = 3;
+    /// Working directory.
     pub const DIRECTORY: u32 = 4;
+    /// Descriptors.
     pub const DESCRIPTORS: u32 = 5;
+    /// execve(2).
     pub const EXEC: u32 = 6;
+    /// Joining the cgroup.
     pub const CGROUP: u32 = 7;
 }
 
-/// Environment variables whose value the child writes itself: nobody else knows its pid before it runs.
+/// A variable whose value the child itself writes, because its pid is not known before (sd_listen_fds(3)).
 pub const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+/// Another one (sd_watchdog_enabled(3)).
 pub const WATCHDOG_PID: &[u8] = b"WATCHDOG_PID=";
-/// Digits of the largest pid, and the end of the string.
-const PID_ROOM: usize = 11;
+/// Digits of the largest pid, and the terminating NUL.
+const PID_LEN: usize = 11;
 
-/// Everything that the child of one birth needs.
+/// Everything that a child needs to become its program.
 #[derive(Debug)]
 pub struct ExecSpec {
+    /// The path of the program.
     pub program: CString,
+    /// Its arguments, with its name as the first.
     pub argv: Vec<CString>,
+    /// Its environment, as `NAME=value`.
     pub envp: Vec<CString>,
-    /// Names, with `=`, of variables to be added with the child's pid as their value.
+    /// Names, with `=`, of variables that are added with the child's pid as their value.
     pub own_pid: Vec<&'static [u8]>,
-    /// None: stay where the parent is.
+    /// The working directory; None: the parent's.
     pub directory: Option<CString>,
-    /// Resource, soft, hard.
+    /// Resource limits: resource, soft limit, hard limit.
     pub limits: Vec<(u32, u64, u64)>,
+    /// The nice value; None: the parent's.
     pub nice: Option<i32>,
+    /// The umask; None: the parent's.
     pub umask: Option<u32>,
-    /// The cgroup.procs of the cgroup that it moves into, where there is one.
+    /// An open cgroup.procs of the cgroup that the child joins.
     pub cgroup: Option<RawFd>,
-    /// Where the child notes its pid before its program runs: whatever the program does first, its pid is known.
+    /// The child stores its pid here before its program runs, so that it is known before the program acts.
     pub pid: Arc<AtomicI32>,
-    /// What becomes 0, 1, 2, …: each number lies above them all, so that none is overwritten before it is placed.
+    /// The descriptors that become 0, 1, 2, … Each number must be above these, so that none is overwritten before it is
+    /// moved.
     pub descriptors: Vec<RawFd>,
 }
 
-/// The launch as the kernel wants it, in memory that the child may write to.
-struct Raw<'a> {
-    launch: &'a ExecSpec,
+/// The arguments of the child in the form that the system calls take, in memory that the child may write to.
+struct ExecArgs<'a> {
+    spec: &'a ExecSpec,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     own_pid: Vec<(&'static [u8], Vec<u8>)>,
-    /// The child is born into our table of descriptors, else with a copy of it.
+    /// Whether the child starts in our table of descriptors instead of a copy.
     shares_table: bool,
     progress: &'a ExecProgress,
 }
 
-/// Starts the program in a session of its own, with all signals at their default and none blocked, and sleeps until it
-/// runs or has failed. The pid is that of a child to be reaped in either case.
+/// Starts the program in a new session, with all signals at their default and none blocked, and sleeps until it runs or
+/// has failed. Returns the pid of the child, which has to be reaped in either case.
 ///
 /// All signals must be blocked in the calling thread: a handler must not run in the child.
 ///
 /// # Errors
-/// No child: those of clone(2). A child that gave up wrote its trouble into `progress`.
-pub fn launch(launch: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io::Result<i32> {
+/// Those of clone(2): EAGAIN, ENOMEM, EMFILE; then there is no child. The failure of a child is in `progress`.
+pub fn launch(spec: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io::Result<i32> {
     debug_assert!(
-        launch
-            .descriptors
+        spec.descriptors
             .iter()
-            .all(|&fd| fd >= launch.descriptors.len() as RawFd)
+            .all(|&fd| fd >= spec.descriptors.len() as RawFd)
     );
-    let shares_table = fds::can_leave_table();
-    let (argv, envp) = (pointers(&launch.argv), pointers(&launch.envp));
-    let mut raw = Raw {
-        launch,
+    let shares_table = fds::can_unshare();
+    let (argv, envp) = (pointers(&spec.argv), pointers(&spec.envp));
+    let mut args = ExecArgs {
+        spec,
         argv,
         envp,
         own_pid: Vec::new(),
         shares_table,
         progress,
     };
-    for name in &launch.own_pid {
+    for name in &spec.own_pid {
         let mut line = name.to_vec();
-        line.resize(name.len() + PID_ROOM, 0);
-        let last = raw.envp.len() - 1;
+        line.resize(name.len() + PID_LEN, 0);
+        let last = args.envp.len() - 1;
         // Moving the vector leaves its bytes where they are.
-        raw.envp.insert(last, line.as_mut_ptr().cast_const().cast());
-        raw.own_pid.push((name, line));
+        args.envp
+            .insert(last, line.as_mut_ptr().cast_const().cast());
+        args.own_pid.push((name, line));
     }
-    // SAFETY: `child` makes system calls only and never returns; `raw` and all that it points to outlive the call.
-    unsafe { vfork(stack, child, (&raw mut raw).cast(), shares_table, progress) }
+    // SAFETY: `child` makes system calls only and never returns; `args` and all that it points to outlive the call.
+    unsafe { vfork(stack, child, (&raw mut args).cast(), shares_table, progress) }
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -112,29 +126,29 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .collect()
 }
 
-extern "C" fn child(raw: *mut c_void) -> c_int {
-    // SAFETY: `launch` passes its own Raw, which lives until the parent wakes, and looks away meanwhile.
-    let raw = unsafe { &mut *raw.cast::<Raw<'_>>() };
+extern "C" fn child(args: *mut c_void) -> c_int {
+    // SAFETY: `launch` passes its own ExecArgs, which lives until the parent wakes and which it does not use meanwhile.
+    let args = unsafe { &mut *args.cast::<ExecArgs<'_>>() };
     // SAFETY: no memory is passed.
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
-    raw.progress.here(pid);
-    raw.launch.pid.store(pid, Ordering::Relaxed);
+    args.progress.set_pid(pid);
+    args.spec.pid.store(pid, Ordering::Relaxed);
     if let Err(ExecFailure { errno, detail, .. }) =
-        prepare(raw.launch, raw.shares_table, raw.progress)
+        prepare(args.spec, args.shares_table, args.progress)
     {
-        leave(raw.progress, errno, detail);
+        fail_and_exit(args.progress, errno, detail);
     }
-    for (name, line) in &mut raw.own_pid {
+    for (name, line) in &mut args.own_pid {
         write_digits(&mut line[name.len()..], pid);
     }
-    raw.progress.enter(step::EXEC);
-    slate::empty_mask();
-    let errno = execute(&raw.launch.program, &raw.argv, &raw.envp);
-    leave(raw.progress, errno, 0)
+    args.progress.enter(step::EXEC);
+    child_setup::empty_mask();
+    let errno = execute(&args.spec.program, &args.argv, &args.envp);
+    fail_and_exit(args.progress, errno, 0)
 }
 
 fn prepare(
-    launch: &ExecSpec,
+    spec: &ExecSpec,
     shares_table: bool,
     progress: &ExecProgress,
 ) -> Result<(), ExecFailure> {
@@ -145,50 +159,54 @@ fn prepare(
             detail: detail as u32,
         })
     };
-    // Before anything that may fork or fail, and while it still shares our table: its descriptor needs no place on the
-    // pad. It is born without where the kernel refuses (ENODEV, EACCES): that is one fence less, and no reason to die.
-    if let Some(procs) = launch.cgroup {
+    // First, while it still shares our descriptor table: so its descriptor needs no reserved number. If the kernel refuses
+    // (ENODEV, EACCES), the worker runs without the cgroup, which is no reason to fail.
+    if let Some(procs) = spec.cgroup {
         progress.enter(step::CGROUP);
         fds::write_zero(procs);
     }
-    // First of the rest: whatever keeps the child from its program later, it holds nothing open that is not its own.
+    // Before the other stages: if one of them hangs, the child holds no descriptors but its own.
     progress.enter(step::DESCRIPTORS);
-    let end = launch
+    let end = spec
         .descriptors
         .iter()
         .max()
         .map_or(0, |&highest| highest + 1);
     if shares_table {
-        at(step::DESCRIPTORS, 0, fds::leave_table(end))?;
+        at(step::DESCRIPTORS, 0, fds::unshare(end))?;
     }
-    for (to, &from) in launch.descriptors.iter().enumerate() {
-        at(step::DESCRIPTORS, to, fds::place(from, to as RawFd))?;
+    for (to, &from) in spec.descriptors.iter().enumerate() {
+        at(step::DESCRIPTORS, to, fds::move_fd(from, to as RawFd))?;
     }
-    fds::close_on_exec_from(launch.descriptors.len() as RawFd);
+    fds::close_on_exec_from(spec.descriptors.len() as RawFd);
     progress.enter(step::SESSION);
     // SAFETY: no memory is passed. It cannot fail: a new child leads no group.
     unsafe { libc::syscall(libc::SYS_setsid) };
-    slate::default_dispositions();
+    child_setup::default_dispositions();
     progress.enter(step::LIMITS);
-    for (index, &(resource, soft, hard)) in launch.limits.iter().enumerate() {
-        at(step::LIMITS, index, slate::set_limit(resource, soft, hard))?;
+    for (index, &(resource, soft, hard)) in spec.limits.iter().enumerate() {
+        at(
+            step::LIMITS,
+            index,
+            child_setup::set_limit(resource, soft, hard),
+        )?;
     }
     progress.enter(step::NICE);
-    if let Some(nice) = launch.nice {
-        at(step::NICE, 0, slate::set_nice(nice))?;
+    if let Some(nice) = spec.nice {
+        at(step::NICE, 0, child_setup::set_nice(nice))?;
     }
-    if let Some(mask) = launch.umask {
-        slate::set_umask(mask);
+    if let Some(mask) = spec.umask {
+        child_setup::set_umask(mask);
     }
     progress.enter(step::DIRECTORY);
-    if let Some(directory) = &launch.directory {
+    if let Some(directory) = &spec.directory {
         // SAFETY: a C string that outlives the call.
         let done = unsafe { libc::syscall(libc::SYS_chdir, directory.as_ptr()) };
         at(
             step::DIRECTORY,
             0,
             if done < 0 {
-                Err(slate::errno())
+                Err(child_setup::errno())
             } else {
                 Ok(())
             },
@@ -197,7 +215,7 @@ fn prepare(
     Ok(())
 }
 
-/// Returns only on failure, with the errno.
+/// Executes the program. Returns only on failure, with the errno.
 fn execute(program: &CString, argv: &[*const c_char], envp: &[*const c_char]) -> i32 {
     for attempt in 0.. {
         // SAFETY: C strings and null-terminated arrays of them, which the callers keep alive until the program runs.
@@ -209,15 +227,15 @@ fn execute(program: &CString, argv: &[*const c_char], envp: &[*const c_char]) ->
                 envp.as_ptr(),
             )
         };
-        match slate::errno() {
-            libc::ETXTBSY if attempt < BUSY_TRIES => slate::nap(BUSY_NAP),
+        match child_setup::errno() {
+            libc::ETXTBSY if attempt < BUSY_RETRIES => child_setup::sleep(BUSY_PAUSE_MS),
             errno => return errno,
         }
     }
     libc::ETXTBSY
 }
 
-fn leave(progress: &ExecProgress, errno: i32, detail: u32) -> ! {
+fn fail_and_exit(progress: &ExecProgress, errno: i32, detail: u32) -> ! {
     progress.fail(errno, detail);
     loop {
         // SAFETY: a number only. Not exit(3): its handlers are the parent's.
@@ -225,7 +243,7 @@ fn leave(progress: &ExecProgress, errno: i32, detail: u32) -> ! {
     }
 }
 
-/// Decimal digits, then the zero that is there already. No formatting machinery: it might allocate or panic.
+/// Writes decimal digits before the NUL that is there already. Does not use `fmt`, which might allocate or panic.
 fn write_digits(room: &mut [u8], pid: i32) {
     let mut length = 1;
     let mut rest = pid / 10;
@@ -234,13 +252,13 @@ fn write_digits(room: &mut [u8], pid: i32) {
         length += 1;
     }
     rest = pid;
-    for place in room.iter_mut().take(length).rev() {
-        *place = b'0' + (rest % 10) as u8;
+    for digit in room.iter_mut().take(length).rev() {
+        *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
     }
 }
 
-/// Becomes the program, in a process that shares memory with nobody. Returns only on failure, with the errno.
+/// Executes the program in this process, which must not share memory. Returns only on failure, with the errno.
 pub fn become_program(program: &CString, argv: &[CString], envp: &[CString]) -> i32 {
     execute(program, &pointers(argv), &pointers(envp))
 }
@@ -250,9 +268,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits() {
+    fn pids_are_written_as_decimal_digits() {
         for pid in [1, 9, 10, 99, 4_194_304, i32::MAX] {
-            let mut room = [0; PID_ROOM];
+            let mut room = [0; PID_LEN];
             write_digits(&mut room, pid);
             let text = pid.to_string();
             assert_eq!(&room[..text.len()], text.as_bytes());

@@ -1,4 +1,4 @@
-//! The descriptors of a child before exec: those it gets, and those it must not inherit (close_range(2), dup(2)).
+//! The descriptors of a child before exec: those that it gets, and those that it must not inherit (close_range(2), dup(2)).
 
 use nix::libc;
 use std::ffi::{c_int, c_long};
@@ -20,36 +20,36 @@ pub fn lift(fd: BorrowedFd<'_>, floor: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Whether [`leave_table`] works here: Linux 5.9, unless a seccomp filter rejects it. Checked once.
-pub(super) fn can_leave_table() -> bool {
+/// Whether [`unshare`] works here: Linux 5.9, unless a seccomp filter rejects it. Checked once.
+pub(super) fn can_unshare() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     // The largest number, which no descriptor has.
     *CAN.get_or_init(|| range(c_int::MAX, 0))
 }
 
-/// Gives a child that shares our descriptor table one of its own, with only those below `end`: copying a large table
-/// completely, and closing the copies at exec, would cost more than the rest of the spawn. Where that is missing,
-/// unshare(2) is no substitute: container engines forbid it.
-pub(super) fn leave_table(end: c_int) -> Result<(), i32> {
+/// Gives a child that shares our descriptor table its own table, with only the descriptors below `end`: to copy a large
+/// table completely and close the copies at exec would cost more than the rest of the spawn. unshare(2) is no substitute
+/// on older kernels, because container engines forbid it.
+pub(super) fn unshare(end: c_int) -> Result<(), i32> {
     if range(end, c_long::from(libc::CLOSE_RANGE_UNSHARE)) {
         Ok(())
     } else {
-        Err(super::slate::errno())
+        Err(super::child_setup::errno())
     }
 }
 
-/// Marks every descriptor from `first` upward close-on-exec. A precaution: ours are created so, but a library may have
-/// opened one without it. Kernels before 5.11 cannot and need not.
+/// Marks every descriptor from `first` upward close-on-exec: ours are created so, but a library may have opened one
+/// without it. Has no effect before Linux 5.11.
 pub(super) fn close_on_exec_from(first: c_int) {
     range(first, c_long::from(libc::CLOSE_RANGE_CLOEXEC));
 }
 
 /// Duplicates `from` as `to`, which survives exec. The two must differ.
-pub(super) fn place(from: c_int, to: c_int) -> Result<(), i32> {
+pub(super) fn move_fd(from: c_int, to: c_int) -> Result<(), i32> {
     // SAFETY: numbers only. dup3, since newer architectures have no dup2.
     let done = unsafe { libc::syscall(libc::SYS_dup3, c_long::from(from), c_long::from(to), 0) };
     if done < 0 {
-        Err(super::slate::errno())
+        Err(super::child_setup::errno())
     } else {
         Ok(())
     }
@@ -62,7 +62,7 @@ pub(super) fn write_zero(fd: c_int) {
 }
 
 fn range(first: c_int, flags: c_long) -> bool {
-    // SAFETY: numbers only; who may lose what is the caller's affair, as its documentation says.
+    // SAFETY: numbers only; the callers' documentation says which descriptors are affected.
     unsafe {
         libc::syscall(
             libc::SYS_close_range,

@@ -6,7 +6,12 @@ use std::io;
 /// The two sides of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
-    Parent { child: i32 },
+    /// The process that called fork(2).
+    Parent {
+        /// The pid of the child.
+        child: i32,
+    },
+    /// The new process.
     Child,
 }
 

@@ -8,11 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 /// One datagram.
 #[derive(Debug)]
 pub struct Datagram {
-    /// Bytes of the buffer that were filled.
+    /// The number of bytes that were written to the buffer.
     pub len: usize,
-    /// It was longer than the buffer: the rest is lost.
-    pub cut: bool,
-    /// The sender's pid and uid as the kernel vouches for them, when the socket asks for them (SO_PASSCRED).
+    /// Whether it was longer than the buffer; the rest is lost.
+    pub truncated: bool,
+    /// The sender's pid and uid, checked by the kernel, if the socket has SO_PASSCRED.
     pub sender: Option<(i32, u32)>,
     /// Descriptors that came with it, close-on-exec.
     pub fds: Vec<OwnedFd>,
@@ -22,10 +22,10 @@ pub struct Datagram {
 #[repr(C, align(8))]
 struct Control([u8; 2048]);
 
-/// Receives one datagram without waiting.
+/// Receives one datagram without blocking.
 ///
 /// # Errors
-/// EAGAIN: there is none.
+/// EAGAIN: there is none; EINTR.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     let mut control = Control([0; 2048]);
     let mut part = libc::iovec {
@@ -47,7 +47,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     let (sender, fds) = control_parts(&header);
     Ok(Datagram {
         len: len as usize,
-        cut: header.msg_flags & libc::MSG_TRUNC != 0,
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
         sender,
         fds,
     })

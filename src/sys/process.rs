@@ -1,13 +1,12 @@
-//! A process held by its pidfd where the kernel has them (pidfd_open(2), Linux 5.3); without them, a child is held by
-//! not being reaped.
+//! A process that is referenced by its pidfd (pidfd_open(2), Linux 5.3); without pidfds, a child by not being reaped.
 
 use nix::poll::PollFlags;
 use rotad_core::Exit;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// A process that is held: its pid cannot come to mean another process while this lives. For our own child that is so
-/// until [`Process::reap`]; for any other process it needs the pidfd.
+/// A reference to a process: signals cannot reach another process that reuses its pid. For our own child that is true until
+/// [`Process::reap`]; for any other process it needs the pidfd.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
@@ -25,17 +24,17 @@ impl Process {
         }
     }
 
-    /// Any process, held by a pidfd. The caller has to check afterwards that it is the one that was meant.
+    /// References any process by a pidfd. The caller has to check afterwards that it is the intended process.
     ///
     /// # Errors
-    /// ESRCH: no such process; ENOSYS, EPERM: no pidfds here.
+    /// ESRCH: no such process; ENOSYS, EPERM: no pidfds on this system.
     pub fn open_pid(pid: i32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes two numbers and touches no memory of ours.
         let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for us alone; pidfds are close-on-exec from birth.
+        // SAFETY: the kernel has just made this descriptor for us alone; pidfds are created close-on-exec.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         Ok(Self {
             pid,
@@ -48,8 +47,8 @@ impl Process {
     /// process: hold it only briefly.
     ///
     /// # Errors
-    /// EBADF: it has been closed; EPERM: we may not look into it; ENOSYS; ENOTSUP: held without a pidfd.
-    pub fn copy_of(&self, fd: i32) -> io::Result<OwnedFd> {
+    /// EBADF: it is closed; EPERM: not permitted (ptrace(2)); ENOSYS; `Unsupported`: there is no pidfd.
+    pub fn dup_fd(&self, fd: i32) -> io::Result<OwnedFd> {
         let Some(pidfd) = &self.pidfd else {
             return Err(io::ErrorKind::Unsupported.into());
         };
@@ -63,6 +62,7 @@ impl Process {
         Ok(unsafe { OwnedFd::from_raw_fd(copy as i32) })
     }
 
+    /// The pid.
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -72,7 +72,7 @@ impl Process {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Sends a signal to this very process.
+    /// Sends a signal to the process.
     ///
     /// # Errors
     /// ESRCH: it has been reaped; EPERM.
@@ -105,7 +105,7 @@ impl Process {
         }
     }
 
-    /// By its number, which cannot be reused while it is our own unreaped child.
+    /// Sends a signal by pid, which cannot be reused while the process is our unreaped child.
     fn signal_child(&self, signal: i32) -> io::Result<()> {
         // SAFETY: kill takes numbers only.
         if unsafe { nix::libc::kill(self.pid, signal) } < 0 {
@@ -115,8 +115,8 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the process group that this process leads. Only while it is our unreaped child: a zombie
-    /// leader still pins the number of its group.
+    /// Sends a signal to the process group that this process leads. Must be our unreaped child: then the number of the group
+    /// cannot be reused.
     ///
     /// # Errors
     /// ESRCH: the group is empty.
@@ -129,13 +129,13 @@ impl Process {
         }
     }
 
-    /// Whether it has ended, by its pidfd: also where a tracer hides it from waitid(2). False without a pidfd.
+    /// Whether the process has ended, by its pidfd: correct also if a tracer hides it from waitid(2). False without a pidfd.
     pub fn has_ended(&self) -> bool {
         let Some(fd) = &self.pidfd else { return false };
         super::poll::is_ready(fd, PollFlags::POLLIN)
     }
 
-    /// How our child ended, if it has, leaving it unreaped (waitid(2), WNOWAIT).
+    /// How our child ended, if it has; does not reap it (waitid(2), WNOWAIT).
     ///
     /// # Errors
     /// ECHILD: not our child, or reaped.

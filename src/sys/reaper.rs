@@ -4,8 +4,8 @@ use nix::libc;
 use rotad_core::Exit;
 use std::io;
 
-/// From now on processes whose parents die become children of this process's main thread (the kernel picks the first
-/// living thread of the nearest subreaper). Kept over exec, not inherited by children.
+/// Makes descendants whose parents die children of this process's main thread (the kernel picks the first living thread
+/// of the nearest subreaper). Kept over exec, not inherited by children.
 ///
 /// # Errors
 /// EINVAL before Linux 3.4.
@@ -13,7 +13,7 @@ pub fn become_subreaper() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)
 }
 
-/// Whether the *calling thread* has children, ended or not. Called by the main thread: whether there are orphans.
+/// Whether the *calling thread* has children, ended or not. The children of the main thread are orphans.
 pub fn has_orphans() -> bool {
     // SAFETY: siginfo_t is plain data; all zeroes is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -22,7 +22,7 @@ pub fn has_orphans() -> bool {
     unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) == 0 }
 }
 
-/// Reaps one ended child, of whatever thread. The caller knows whose it is.
+/// Reaps one ended child, of any thread.
 pub fn reap_one_of(pid: i32) {
     // SAFETY: as above.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -37,8 +37,8 @@ pub fn reap_one_of(pid: i32) {
     };
 }
 
-/// Reaps ended children of the *calling thread* alone (__WNOTHREAD), at most `most`. Called by the main thread it reaps
-/// exactly the orphans: workers are children of the thread that spawned them.
+/// Reaps ended children of the *calling thread* only (__WNOTHREAD), at most `most`. Called by the main thread, it reaps
+/// exactly the orphans, because workers are children of the thread that spawned them.
 pub fn reap_orphans(most: usize) -> Vec<(i32, Exit)> {
     std::iter::from_fn(reap_one).take(most).collect()
 }

@@ -4,13 +4,12 @@ use nix::libc;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::null_mut;
 
-/// Signals meant for a master that would kill any other process: ignored by every rotad process that is not a master
-/// yet or never will be, so that `kill -USR1 $(pidof rotad)` harms none.
+/// Signals for a master whose default action would end other processes. Every rotad process that is not (yet) a master
+/// ignores them, so that `kill -USR1 $(pidof rotad)` ends none.
 pub const MEANT_FOR_A_MASTER: [i32; 3] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
-/// Signals that would end a program without a handler and mean nothing to a master: a mistake, or a timer that a parent
-/// left behind (alarm(2) survives execve(2)). Those that report a fault of our own (SEGV, ABRT, SYS …) are not among
-/// them.
+/// Signals that would end a program without a handler and have no meaning for a master: sent by mistake, or by a timer of
+/// the parent (alarm(2) survives execve(2)). Does not contain those that report our own fault (SEGV, ABRT, SYS …).
 pub const STRAY: [i32; 5] = [
     libc::SIGALRM,
     libc::SIGIO,
@@ -19,11 +18,10 @@ pub const STRAY: [i32; 5] = [
     libc::SIGSTKFLT,
 ];
 
-/// A closed pipe, a file at its size limit (`ulimit -f`): errors of write(2) to handle, not reasons to die.
+/// Signals for a closed pipe and for a file at its size limit (`ulimit -f`): write(2) returns an error instead.
 pub const WRITE_ERRORS: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// Whether this signal is ignored (by nohup(1), by a shell's `&`, by a careless parent). False for a number that is no
-/// signal.
+/// Whether this signal is ignored (by nohup(1), by a shell's `&`, by the parent). False for a number that is not a signal.
 pub fn is_ignored(signal: i32) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: the new action is null, so nothing changes; `old` lives through the call and is plain data.
@@ -32,15 +30,15 @@ pub fn is_ignored(signal: i32) -> bool {
     done == 0 && unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Ignores these signals. Numbers that cannot be ignored are passed over.
+/// Ignores these signals. Skips numbers that cannot be ignored.
 pub fn ignore(signals: &[i32]) {
     for &signal in signals {
         set(signal, libc::SIG_IGN);
     }
 }
 
-/// The state that a fresh login shell would give us: every disposition default, the mask empty. What a parent ignored
-/// or blocked (nohup's HUP, a blocked TERM, an ignored CHLD that would reap our workers) is undone.
+/// Sets every disposition to its default and empties the mask, as in a login shell. Undoes what the parent ignored or
+/// blocked (nohup's HUP, a blocked TERM, an ignored CHLD, with which workers would be reaped unseen).
 pub fn reset_all() {
     for signal in 1..=libc::SIGRTMAX() {
         set(signal, libc::SIG_DFL);
@@ -53,9 +51,8 @@ pub fn reset_all() {
     }
 }
 
-/// What a process ignores from its first moment until the master's handlers stand, or, if it is no master, for ever:
-/// no signal but those that stop it kills a half-started master, and a write that fails is an error to handle and no
-/// death.
+/// Ignores signals until the master's handlers are installed, or, in other processes, permanently: only the signals that
+/// stop it end a starting master, and a failed write is an error to be handled.
 pub fn ignore_until_handled() {
     ignore(&MEANT_FOR_A_MASTER);
     ignore(&WRITE_ERRORS);
@@ -63,7 +60,7 @@ pub fn ignore_until_handled() {
     ignore(&(libc::SIGRTMIN()..=libc::SIGRTMAX()).collect::<Vec<_>>());
 }
 
-/// KILL, STOP and the two that glibc keeps for itself refuse (EINVAL), which is what we want.
+/// Sets a disposition. EINVAL for KILL, STOP and the two signals that glibc uses is ignored on purpose.
 fn set(signal: i32, disposition: libc::sighandler_t) {
     // SAFETY: sigaction is plain data; all zeroes is a valid value (no flags, empty mask).
     let mut action: libc::sigaction = unsafe { zeroed() };
@@ -77,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignored_is_seen_and_numbers_that_are_no_signal_are_not() {
+    fn only_ignored_signals_are_reported_as_ignored() {
         ignore(&[libc::SIGWINCH]);
         assert!(is_ignored(libc::SIGWINCH));
         assert!(!is_ignored(libc::SIGKILL));

@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Makes a bound socket listen; on one that listens already it only sets the backlog again (listen(2)).
+/// Makes a bound socket listen; on a listening socket it only sets the backlog (listen(2)).
 ///
 /// # Errors
-/// EADDRINUSE: somebody else has taken the port since it was bound.
+/// EADDRINUSE: another socket listens on the port.
 pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     // SAFETY: listen takes two numbers and touches no memory of ours.
@@ -19,13 +19,13 @@ pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
 /// The accept queue of a listening TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// Connections that wait for an accept.
+    /// Connections that wait for accept(2).
     pub waiting: u32,
-    /// How many may wait: the backlog in force.
-    pub most: u32,
+    /// The effective backlog: how many may wait.
+    pub backlog: u32,
 }
 
-/// Reads the accept queue of a listening TCP socket: `tcpi_unacked` and `tcpi_sacked` mean that there.
+/// Reads the accept queue of a listening TCP socket, from `tcpi_unacked` and `tcpi_sacked` (Linux, net/ipv4/tcp_diag.c).
 ///
 /// # Errors
 /// EOPNOTSUPP: not TCP.
@@ -49,12 +49,12 @@ pub fn queue(socket: impl AsFd) -> io::Result<Queue> {
     }
     Ok(Queue {
         waiting: info.tcpi_unacked,
-        most: info.tcpi_sacked,
+        backlog: info.tcpi_sacked,
     })
 }
 
-/// Whether a socket has been shut down for reading, or for both ways (POLLRDHUP, POLLHUP): for a listening one, whether
-/// it refuses everybody.
+/// Whether a socket was shut down for reading or for both directions (POLLRDHUP, POLLHUP): then a listening socket refuses
+/// all clients.
 pub fn is_hung_up(socket: impl AsFd) -> bool {
     // nix knows no POLLRDHUP, and its PollFd would drop it from the answer.
     let mut fd = nix::libc::pollfd {

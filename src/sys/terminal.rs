@@ -3,7 +3,7 @@
 use nix::libc;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How many lines it shows; none: it is no terminal, or does not know.
+/// The number of lines that it shows; None if it is not a terminal, or does not know its size.
 pub fn rows(terminal: &impl AsFd) -> Option<u16> {
     let mut size = libc::winsize {
         ws_row: 0,
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_terminal_has_no_size() {
+    fn a_file_has_no_terminal_size() {
         assert_eq!(rows(&std::fs::File::open("/dev/null").unwrap()), None);
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 /// Reads a short attribute of a file.
 ///
 /// # Errors
-/// ENODATA: it has none of that name; ERANGE: longer than 64 bytes; EOPNOTSUPP.
+/// ENODATA: there is no such attribute; ERANGE: it is longer than 64 bytes; EOPNOTSUPP: the file system has none.
 pub fn get(path: &Path, name: &str) -> io::Result<Vec<u8>> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let name = CString::new(name)?;
@@ -32,7 +32,7 @@ pub fn get(path: &Path, name: &str) -> io::Result<Vec<u8>> {
 /// Sets an attribute of a file.
 ///
 /// # Errors
-/// EPERM; EOPNOTSUPP.
+/// EPERM; EOPNOTSUPP: the file system has no attributes.
 pub fn set(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let name = CString::new(name)?;

@@ -43,7 +43,7 @@ pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, 
         if let Some(reached) = in_roots_place(peek)? {
             return Ok(reached);
         }
-        match runtime_dir::holder(&peek.runtime_dir) {
+        match runtime_dir::lock_owner(&peek.runtime_dir) {
             None => return Err(nobody(peek)),
             Some(pid) if Instant::now() >= until => return Err(deaf(pid, &peek.runtime_dir)),
             // There is nothing to poll: the socket does not exist yet.
@@ -60,9 +60,9 @@ pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, 
 /// met by the start itself, under its lock.
 pub fn runs_elsewhere(peek: &MasterPaths) -> Option<String> {
     let me = geteuid().as_raw();
-    let mut holders = presence::holders(&[&peek.config, &peek.real]).into_iter();
-    let who = match holders.find(|holder| holder.uid != me && is_due(holder.uid, peek)) {
-        Some(holder) => holder.who(),
+    let mut holders = presence::masters_of(&[&peek.config, &peek.real]).into_iter();
+    let description = match holders.find(|holder| holder.uid != me && is_due(holder.uid, peek)) {
+        Some(holder) => holder.description(),
         None => in_roots_place(peek)
             .ok()
             .flatten()
@@ -70,7 +70,7 @@ pub fn runs_elsewhere(peek: &MasterPaths) -> Option<String> {
     };
     let config = peek.config.display();
     Some(format!(
-        "already running: a master of {who} runs {config}; `rotad reload`, as a user who may, brings new code"
+        "already running: a master of {description} runs {config}; `rotad reload`, as a user who may, brings new code"
     ))
 }
 
@@ -81,7 +81,7 @@ fn is_due(uid: u32, peek: &MasterPaths) -> bool {
 
 fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
-    let mut holders = presence::holders(&[&peek.config, &peek.real]);
+    let mut holders = presence::masters_of(&[&peek.config, &peek.real]);
     holders.sort_by_key(|holder| (!is_due(holder.uid, peek), holder.uid != me, holder.uid));
     let Some(holder) = holders.into_iter().next() else {
         return by_the_same_file(peek);
@@ -89,7 +89,7 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     if holder.uid == me {
         // A killed process closes its sockets only when its last thread has ended.
         let there = said(&holder.stream).map_or_else(|error| is_late(&error), |_| true);
-        let again = presence::holders(&[&peek.config, &peek.real])
+        let again = presence::masters_of(&[&peek.config, &peek.real])
             .into_iter()
             .find(|again| again.uid == me);
         return Ok(again
@@ -112,7 +112,7 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
 /// A master of the same user that knows the file by another path, through a link that has been turned to this one.
 fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     let me = geteuid().as_raw();
-    for holder in presence::all()
+    for holder in presence::all_masters()
         .into_iter()
         .filter(|holder| holder.uid == me)
     {
@@ -120,7 +120,7 @@ fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> 
             continue;
         };
         if config.canonicalize().is_ok_and(|real| real == peek.real) {
-            let again = presence::holders(&[&config])
+            let again = presence::masters_of(&[&config])
                 .into_iter()
                 .find(|again| again.uid == me);
             return Ok(again.map(|again| (again.stream, config)));
@@ -147,11 +147,14 @@ fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
                 .map(|stream| (stream, config)))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let Some(pid) = runtime_dir::holder(place) else {
+            let Some(pid) = runtime_dir::lock_owner(place) else {
                 return Ok(None);
             };
             // Its abstract sockets would have shown it, unless it is in another network namespace.
-            if presence::all().iter().any(|holder| holder.pid == pid) {
+            if presence::all_masters()
+                .iter()
+                .any(|holder| holder.pid == pid)
+            {
                 return Ok(None);
             }
             Err(ClientError::NotPermitted(format!(
@@ -208,7 +211,7 @@ fn is_late(error: &io::Error) -> bool {
 fn dial(runtime_dir: &Path) -> io::Result<UnixStream> {
     let stream = connect(runtime_dir)?;
     match getsockopt(&stream, PeerCredentials) {
-        Ok(peer) if !presence::lives(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
+        Ok(peer) if !presence::is_alive(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
         _ => Ok(stream),
     }
 }
@@ -221,7 +224,7 @@ fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     // A socket address has room for 108 bytes; /proc/self/fd makes every directory short.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
-    UnixStream::connect(runtime_dir::near(&folder, SOCKET))
+    UnixStream::connect(runtime_dir::proc_fd_path(&folder, SOCKET))
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -232,7 +235,7 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 /// The master of another user, and the command to type.
-fn anothers(holder: &presence::Holder, peek: &MasterPaths) -> String {
+fn anothers(holder: &presence::PresentMaster, peek: &MasterPaths) -> String {
     let user = match (holder.uid, seam::user_name(holder.uid)) {
         (0, _) => String::new(),
         (_, Some(name)) => format!("-u {} ", shell_words::quote(&name)),
@@ -240,7 +243,7 @@ fn anothers(holder: &presence::Holder, peek: &MasterPaths) -> String {
     };
     format!(
         "a master of {} runs {}: `sudo {user}{}` asks it",
-        holder.who(),
+        holder.description(),
         peek.config.display(),
         typed()
     )
@@ -301,13 +304,13 @@ fn quoted(path: &Path) -> String {
 }
 
 fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
-    let who = if pid > 0 {
+    let description = if pid > 0 {
         format!("process {pid}")
     } else {
         "a process".to_owned()
     };
     ClientError::Failed(format!(
-        "{who} holds {} but listens on no control socket there: it is still starting, or it hangs; signals reach it \
+        "{description} holds {} but listens on no control socket there: it is still starting, or it hangs; signals reach it \
          (HUP makes it open its socket again, TERM stops it)",
         runtime_dir.display()
     ))

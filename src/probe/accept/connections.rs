@@ -75,7 +75,7 @@ fn shows_connection(
         if !is_theirs {
             continue;
         }
-        match process.copy_of(fd) {
+        match process.dup_fd(fd) {
             Ok(copy) if targets.iter().any(|target| was_accepted(&copy, target)) => {
                 return Some(true);
             }

@@ -1,5 +1,5 @@
-//! Reads the environments of processes on a thread of its own: environ in /proc takes locks of the process, and one
-//! that hangs (a dead disk below a mapped file) must not delay a start.
+//! Reads the environments of processes on a separate thread: /proc/PID/environ takes locks of the process, and a process
+//! that hangs (a dead disk below a mapped file) must not delay a start for long.
 
 use crate::process::procfs;
 use crate::process::tree::TAG;
@@ -8,33 +8,35 @@ use crossbeam_channel::{Sender, unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long one process may keep us waiting.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a program may take to be loaded (execve(2)), while nobody can read what it was given.
-const LOADING: Duration = Duration::from_millis(1500);
-/// How often a program that is being loaded is looked at.
-const LOOK: Duration = Duration::from_millis(3);
-/// After so many that do not answer, nobody else is asked: each has cost a thread.
-const MOST_HUNG: usize = 16;
+/// How long reading one environment may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long execve(2) may take to load a program, during which its environment cannot be read.
+const EXEC_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How often a program that is being loaded is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(3);
+/// After this many hanging reads no more are tried: each blocks a thread.
+const MAX_HUNG: usize = 16;
 
-/// Whose a process says it is.
+/// The variables by which a process belongs to a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Environments {
-    /// ROTAD_WORKER, ROTAD_POOL, ROTAD_SLOT.
+pub(super) struct WorkerEnvironment {
+    /// ROTAD_WORKER.
     pub(super) tag: Option<String>,
+    /// ROTAD_POOL.
     pub(super) pool: Option<String>,
+    /// ROTAD_SLOT.
     pub(super) slot: Option<u32>,
 }
 
-/// The papers of these processes, in this order; none: its memory is locked, so that it could not be asked.
-pub(super) fn of(pids: &[i32]) -> Vec<Option<Environments>> {
-    read_by(papers, pids)
+/// The environments of these processes, in this order; None if its memory is locked, so that it could not be read.
+pub(super) fn of(pids: &[i32]) -> Vec<Option<WorkerEnvironment>> {
+    read_by(environment, pids)
 }
 
-fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environments>> {
-    let mut found: Vec<Option<Environments>> = Vec::with_capacity(pids.len());
+fn read_by(read: fn(i32) -> WorkerEnvironment, pids: &[i32]) -> Vec<Option<WorkerEnvironment>> {
+    let mut found: Vec<Option<WorkerEnvironment>> = Vec::with_capacity(pids.len());
     let all: Arc<[i32]> = pids.into();
-    for _ in 0..MOST_HUNG {
+    for _ in 0..MAX_HUNG {
         let from = found.len();
         if from == pids.len() {
             break;
@@ -45,8 +47,8 @@ fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environmen
         if thread::spawn("environments", 256 << 10, reader).is_err() {
             break;
         }
-        while let Ok(papers) = answered.recv_timeout(PATIENCE) {
-            found.push(Some(papers));
+        while let Ok(environment) = answered.recv_timeout(READ_TIMEOUT) {
+            found.push(Some(environment));
         }
         if found.len() < pids.len() {
             found.push(None);
@@ -56,7 +58,7 @@ fn read_by(read: fn(i32) -> Environments, pids: &[i32]) -> Vec<Option<Environmen
     found
 }
 
-fn read_all(read: fn(i32) -> Environments, pids: &[i32], answers: &Sender<Environments>) {
+fn read_all(read: fn(i32) -> WorkerEnvironment, pids: &[i32], answers: &Sender<WorkerEnvironment>) {
     for &pid in pids {
         if answers.send(read(pid)).is_err() {
             return;
@@ -64,16 +66,16 @@ fn read_all(read: fn(i32) -> Environments, pids: &[i32], answers: &Sender<Enviro
     }
 }
 
-fn papers(pid: i32) -> Environments {
-    let until = Instant::now() + LOADING;
+fn environment(pid: i32) -> WorkerEnvironment {
+    let until = Instant::now() + EXEC_TIMEOUT;
     loop {
         let bytes = procfs::environment(pid).unwrap_or_default();
         if bytes.is_empty() && is_loading(pid) && Instant::now() < until {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
             continue;
         }
         let value = |name: &str| procfs::value_in(&bytes, name);
-        return Environments {
+        return WorkerEnvironment {
             tag: value(TAG),
             pool: value("ROTAD_POOL"),
             slot: value("ROTAD_SLOT").and_then(|slot| slot.parse().ok()),
@@ -81,8 +83,8 @@ fn papers(pid: i32) -> Environments {
     }
 }
 
-/// It has memory, and no place for an environment in it yet: fields 23 and 50 of /proc/PID/stat (proc_pid_stat(5)). Also
-/// true where we may not look, and then its environment cannot be read either.
+/// Whether execve(2) is still loading the program: it has memory, but no environment in it yet (fields 23 and 50 of
+/// /proc/PID/stat, proc_pid_stat(5)). False if the environment may not be read at all.
 fn is_loading(pid: i32) -> bool {
     let text = procfs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = text
@@ -99,32 +101,32 @@ fn is_loading(pid: i32) -> bool {
 mod tests {
     use super::*;
 
-    /// One whose memory is locked costs its patience, and the others are heard.
+    /// A process whose memory is locked costs the timeout, and the others are read.
     #[test]
-    fn one_that_hangs_holds_nobody_up() {
-        fn read(pid: i32) -> Environments {
+    fn a_hanging_process_does_not_block_the_others() {
+        fn read(pid: i32) -> WorkerEnvironment {
             if pid == 2 {
                 loop {
                     std::thread::park();
                 }
             }
-            Environments {
+            WorkerEnvironment {
                 slot: Some(pid as u32),
-                ..Environments::default()
+                ..WorkerEnvironment::default()
             }
         }
         let began = Instant::now();
         let found = read_by(read, &[1, 2, 3, 2]);
         let slots: Vec<Option<u32>> = found
             .into_iter()
-            .map(|papers| papers.and_then(|papers| papers.slot))
+            .map(|environment| environment.and_then(|environment| environment.slot))
             .collect();
         assert_eq!(slots, [Some(1), None, Some(3), None]);
-        assert!(began.elapsed() < 3 * PATIENCE, "{:?}", began.elapsed());
+        assert!(began.elapsed() < 3 * READ_TIMEOUT, "{:?}", began.elapsed());
     }
 
     #[test]
-    fn each_is_answered_in_its_place() {
+    fn results_have_the_order_of_the_pids() {
         let mut child = std::process::Command::new("sleep")
             .arg("100")
             .env(TAG, "x-1")
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(found.len(), 4);
         assert_eq!(
             found[1],
-            Some(Environments {
+            Some(WorkerEnvironment {
                 tag: Some("x-1".to_owned()),
                 pool: None,
                 slot: Some(3)
@@ -156,12 +158,12 @@ mod tests {
         assert_eq!(
             (&found[2], &found[3]),
             (
-                &Some(Environments::default()),
-                &Some(Environments::default())
+                &Some(WorkerEnvironment::default()),
+                &Some(WorkerEnvironment::default())
             )
         );
         assert!(
-            took < LOADING,
+            took < EXEC_TIMEOUT,
             "a program without an environment is loaded: {took:?}"
         );
     }

@@ -1,20 +1,20 @@
 //! Finds the surviving workers of a killed master, and their descendants.
 //!
-//! A process is one of theirs if the journal has its pid and start time; if its ROTAD_WORKER begins with that master's
-//! tag (so that nothing depends on a line that was not written yet, or could not be); if it is in one of the workers'
-//! cgroups; or if it shares the session of such a process or descends from one. No child is still before its exec: the
-//! caller holds the lock of the runtime directory, and a child keeps that lock until its program runs
+//! A process belongs to them if the journal has its pid and start time; if its ROTAD_WORKER begins with that master's tag
+//! (so that a worker whose line is not written yet, or could not be, is found too); if it is in one of the workers'
+//! cgroups; or if it shares the session of such a process or descends from one. All children have executed their
+//! program: the caller holds the lock of the runtime directory, and a child keeps that lock until its program runs
 //! ([`crate::runtime_dir`]).
 
-use super::environments::{self, Environments};
-use super::worker_journal::Entry;
+use super::environments::{self, WorkerEnvironment};
+use super::worker_journal::JournalEntry;
 use super::{StaleWorker, StaleWorkers};
 use crate::process::cgroup;
 use crate::process::procfs::{self, Stat};
 use crate::sys::process::Process;
 use std::collections::{HashMap, HashSet};
 
-/// Whose a process is.
+/// The worker that a process belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) tag: String,
@@ -23,7 +23,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn of(entry: &Entry) -> Self {
+    pub(super) fn of(entry: &JournalEntry) -> Self {
         Self {
             tag: entry.tag.clone(),
             pool: entry.pool.clone(),
@@ -37,9 +37,9 @@ fn key(stat: &Stat) -> (i32, u64) {
 }
 
 impl StaleWorkers {
-    /// The living ones, as they are now.
-    pub(super) fn look(&mut self) -> Vec<StaleWorker> {
-        let Some(record) = self.record.clone() else {
+    /// All stale workers that are alive now, with their descendants.
+    pub(super) fn scan(&mut self) -> Vec<StaleWorker> {
+        let Some(journal) = self.journal.clone() else {
             return Vec::new();
         };
         let me = nix::unistd::geteuid();
@@ -47,59 +47,63 @@ impl StaleWorkers {
         let ours = |stat: &&Stat| {
             !stat.is_zombie()
                 && stat.pid != std::process::id() as i32
-                && key(stat) != record.master
-                && stat.start_time >= record.master.1
+                && key(stat) != journal.master
+                && stat.start_time >= journal.master.1
                 && (me.is_root() || procfs::uid(stat.pid) == Some(me.as_raw()))
         };
-        let young: Vec<&Stat> = all.iter().filter(ours).collect();
+        let candidates: Vec<&Stat> = all.iter().filter(ours).collect();
         let mut owners: HashMap<i32, Owner> = HashMap::new();
-        let is = |stat: &Stat, entry: &Entry| key(stat) == (entry.pid, entry.start_time);
-        for stat in &young {
+        let same = |stat: &Stat, entry: &JournalEntry| key(stat) == (entry.pid, entry.start_time);
+        for stat in &candidates {
             let entry = || {
-                record
+                journal
                     .living
                     .iter()
-                    .find(|entry| is(stat, entry))
+                    .find(|entry| same(stat, entry))
                     .map(Owner::of)
             };
             if let Some(owner) = self.known.get(&key(stat)).cloned().or_else(entry) {
                 owners.insert(stat.pid, owner);
             }
         }
-        self.read_papers(&young, &mut owners);
+        self.read_environments(&candidates, &mut owners);
         let mut sessions: HashMap<i32, Owner> = HashMap::new();
-        for stat in &young {
+        for stat in &candidates {
             if let Some(owner) = owners.get(&stat.pid) {
                 sessions.insert(stat.session, owner.clone());
             }
         }
-        // The session of a worker that is still there, if only as a zombie, is the worker's. Once it is gone, its number
-        // may be somebody else's by now: then what its members print to has to say so as well.
-        for entry in &record.living {
-            if all.iter().any(|leader| is(leader, entry)) {
+        // While a worker exists, even as a zombie, its session is its own. After that the number may have been reused: then
+        // members of the session must also hold one of the worker's output pipes.
+        for entry in &journal.living {
+            if all.iter().any(|leader| same(leader, entry)) {
                 sessions.insert(entry.pid, Owner::of(entry));
             }
         }
-        for stat in young
+        for stat in candidates
             .iter()
             .filter(|stat| !sessions.contains_key(&stat.session))
             .copied()
             .collect::<Vec<_>>()
         {
-            let entry = record.living.iter().find(|entry| entry.pid == stat.session);
+            let entry = journal
+                .living
+                .iter()
+                .find(|entry| entry.pid == stat.session);
             if let Some(entry) =
                 entry.filter(|entry| super::stale_pipes::holds_one(stat.pid, &entry.pipes))
             {
                 sessions.insert(entry.pid, Owner::of(entry));
             }
         }
-        // Not before: somebody may have been moved into a cgroup of theirs by hand, and his session is his own.
+        // After the sessions: an unrelated process may have been moved into such a cgroup by hand, and its session is not
+        // the worker's.
         for (pid, owner) in self.in_cgroups() {
             owners.entry(pid).or_insert(owner);
         }
         loop {
             let before = owners.len();
-            for stat in &young {
+            for stat in &candidates {
                 if owners.contains_key(&stat.pid) {
                     continue;
                 }
@@ -117,11 +121,11 @@ impl StaleWorkers {
                 break;
             }
         }
-        let listed = young
+        let listed = candidates
             .iter()
             .filter_map(|stat| Some((*stat, owners.get(&stat.pid)?)));
         let mut found: Vec<StaleWorker> = listed
-            .filter_map(|(stat, owner)| hold(stat, owner))
+            .filter_map(|(stat, owner)| open_process(stat, owner))
             .collect();
         for one in &found {
             let owner = Owner {
@@ -131,64 +135,64 @@ impl StaleWorkers {
             };
             self.known.insert((one.pid, one.start_time), owner);
         }
-        self.learn_workers(&found, &record.living, &all);
+        self.learn_workers(&found, &journal.living, &all);
         for one in &mut found {
             one.is_worker = self.workers.get(&one.tag) == Some(&(one.pid, one.start_time));
         }
         found
     }
 
-    /// Asks those that nothing else has told of.
-    fn read_papers(&mut self, young: &[&Stat], owners: &mut HashMap<i32, Owner>) {
+    /// Reads the environments of the processes whose owner is not known otherwise.
+    fn read_environments(&mut self, candidates: &[&Stat], owners: &mut HashMap<i32, Owner>) {
         let unknown =
-            |stat: &&&Stat| !owners.contains_key(&stat.pid) && !self.strangers.contains(&key(stat));
-        let asked: Vec<&Stat> = young.iter().filter(unknown).copied().collect();
+            |stat: &&&Stat| !owners.contains_key(&stat.pid) && !self.unrelated.contains(&key(stat));
+        let asked: Vec<&Stat> = candidates.iter().filter(unknown).copied().collect();
         let pids: Vec<i32> = asked.iter().map(|stat| stat.pid).collect();
-        for (stat, papers) in asked.into_iter().zip(environments::of(&pids)) {
-            match papers.map(|papers| self.owner_by(papers)) {
+        for (stat, environment) in asked.into_iter().zip(environments::of(&pids)) {
+            match environment.map(|environment| self.owner_by(environment)) {
                 Some(Some(owner)) => {
                     owners.insert(stat.pid, owner);
                     continue;
                 }
                 Some(None) => {}
-                None => self.riddles.push(stat.pid),
+                None => self.unattributed.push(stat.pid),
             }
-            // Once is enough: what is inherited is there from the start.
-            self.strangers.insert(key(stat));
+            // Read only once: the environment is inherited at the start.
+            self.unrelated.insert(key(stat));
         }
     }
 
-    fn owner_by(&self, papers: Environments) -> Option<Owner> {
-        let record = self.record.as_ref()?;
-        let tag = papers.tag?;
-        if let Some(entry) = record.living.iter().find(|entry| entry.tag == tag) {
+    fn owner_by(&self, environment: WorkerEnvironment) -> Option<Owner> {
+        let journal = self.journal.as_ref()?;
+        let tag = environment.tag?;
+        if let Some(entry) = journal.living.iter().find(|entry| entry.tag == tag) {
             return Some(Owner::of(entry));
         }
         let number = tag
-            .strip_prefix(record.tag.as_deref()?)?
+            .strip_prefix(journal.tag.as_deref()?)?
             .strip_prefix('-')?;
         number.parse::<u64>().ok()?;
-        let pool = papers.pool.unwrap_or_else(|| "?".to_owned());
+        let pool = environment.pool.unwrap_or_else(|| "?".to_owned());
         Some(Owner {
             tag,
             pool,
-            slot: papers.slot.unwrap_or(0),
+            slot: environment.slot.unwrap_or(0),
         })
     }
 
-    /// Who lives in the cgroups that were made for them. Each folder is named by its worker's number.
+    /// The processes in the workers' cgroups. Each directory is named after its worker's number.
     fn in_cgroups(&self) -> Vec<(i32, Owner)> {
-        let Some((record, base)) = self
-            .record
+        let Some((journal, base)) = self
+            .journal
             .as_ref()
-            .and_then(|record| Some((record, record.cgroup.as_ref()?)))
+            .and_then(|journal| Some((journal, journal.cgroup.as_ref()?)))
         else {
             return Vec::new();
         };
-        let prefix = record.tag.as_deref().unwrap_or_default();
+        let prefix = journal.tag.as_deref().unwrap_or_default();
         let owner = |number: &str| {
             let tag = format!("{prefix}-{number}");
-            let entry = record
+            let entry = journal
                 .living
                 .iter()
                 .find(|entry| entry.tag == tag)
@@ -204,9 +208,9 @@ impl StaleWorkers {
         found.map(|(number, pid)| (pid, owner(&number))).collect()
     }
 
-    /// Which of a tree is the worker itself: the one that the journal has; where it has none, the first of those that
-    /// lead a session. Once known, nobody else becomes it.
-    fn learn_workers(&mut self, found: &[StaleWorker], living: &[Entry], all: &[Stat]) {
+    /// Notes which process of a tree is the worker itself: the one in the journal; without one, the first session leader.
+    /// Once noted, it does not change.
+    fn learn_workers(&mut self, found: &[StaleWorker], living: &[JournalEntry], all: &[Stat]) {
         for entry in living {
             self.workers
                 .entry(entry.tag.clone())
@@ -230,8 +234,8 @@ impl StaleWorkers {
     }
 }
 
-/// Holds it by a pidfd and then makes sure that it is the one that was seen. None: it is gone.
-fn hold(stat: &Stat, owner: &Owner) -> Option<StaleWorker> {
+/// Opens a pidfd and then checks that the process is the one that was found. None: it has ended.
+fn open_process(stat: &Stat, owner: &Owner) -> Option<StaleWorker> {
     let process = match Process::open_pid(stat.pid) {
         Ok(process) => Some(process),
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return None,

@@ -1,9 +1,10 @@
-//! Stale workers: what a master killed by SIGKILL left running, and how it is taken over. Startup calls this before the
-//! main loop, so it may block; a process that cannot be examined delays it only briefly.
+//! Stale workers: the processes that a master killed by SIGKILL left running, and how they are stopped. Startup calls
+//! [`StaleWorkers::find_under_lock`] and [`StaleWorkers::take_over`] before the main loop, so they may block; a process
+//! that cannot be examined delays them only briefly.
 //!
 //! A stale worker's pidfd is opened first and the process checked afterwards: its start time shows whether the pid
-//! still means the process that was found. Without pidfds (a seccomp filter: every supported kernel has them) foreign
-//! processes cannot be held; then stale workers are named, but never signalled.
+//! still means the process that was found. Without pidfds (every supported kernel has them, a seccomp filter may forbid
+//! them) stale workers are named, but never signalled.
 
 mod environments;
 mod find;
@@ -11,7 +12,7 @@ mod stale_pipes;
 mod stop;
 mod worker_journal;
 
-pub use stop::{Manner, Nudge, TakenOver};
+pub use stop::{StopPlan, TakeOverResult, TakeOverStep};
 pub use worker_journal::WorkerJournal;
 
 use crate::sys::process::Process;
@@ -20,87 +21,92 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use worker_journal::Record;
+use worker_journal::JournalContent;
 
-/// How long a master that has given up its lock may take to end.
-const LAST_MOMENTS: Duration = Duration::from_secs(5);
+/// How long a master that has released its lock may take to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A living process that a dead master has left.
+/// A running process that a dead master has left.
 #[derive(Debug)]
 pub struct StaleWorker {
+    /// Its pid.
     pub pid: i32,
-    /// In clock ticks since boot.
+    /// When it started, in clock ticks since boot.
     pub start_time: u64,
+    /// The pool of its worker.
     pub pool: String,
+    /// The slot of its worker.
     pub slot: u32,
-    /// The worker's own process; else another one of its tree.
+    /// Whether it is the worker's first process, not another one of its tree.
     pub is_worker: bool,
     /// `ROTAD_WORKER` of the worker.
     tag: String,
-    /// None: no pidfds here.
+    /// None without pidfds.
     process: Option<Process>,
 }
 
-/// All leftovers of one runtime directory.
+/// The stale workers of one runtime directory.
 #[derive(Debug, Default)]
 pub struct StaleWorkers {
-    record: Option<Record>,
-    /// Where the journal is.
+    journal: Option<JournalContent>,
+    /// The directory of the journal.
     dir: PathBuf,
-    /// Who stands in it as found by an heir.
-    noted: HashSet<(i32, u64)>,
-    /// Those that were found to be theirs, by pid and start time: what has told so may be gone by the next look.
+    /// Processes that the journal already has as found by a new master.
+    recorded: HashSet<(i32, u64)>,
+    /// Processes that belong to them, by pid and start time: the evidence may be gone at the next scan.
     known: HashMap<(i32, u64), Owner>,
-    /// The workers themselves, by their tags.
+    /// The workers' first processes, by their tags.
     workers: HashMap<String, (i32, u64)>,
-    /// Those that were found to be nobody's of theirs.
-    strangers: HashSet<(i32, u64)>,
+    /// Processes that do not belong to them.
+    unrelated: HashSet<(i32, u64)>,
+    /// The processes that were found.
     pub found: Vec<StaleWorker>,
-    /// Started while that master lived, and their memory is locked: nobody can say whose they are.
-    pub riddles: Vec<i32>,
+    /// Processes that started while that master ran and whose memory is locked: they may belong to a worker.
+    pub unattributed: Vec<i32>,
 }
 
 impl StaleWorkers {
-    /// Reads the journal of a dead master and looks who of its workers is still alive, with what is left of their
-    /// trees. Nothing where that master lives, or the machine was started anew since. Only processes of our own uid are
-    /// taken, or any when we are root.
+    /// Reads the journal of a dead master and finds its workers that still run, with their process trees. Empty if the
+    /// master is alive or the machine was rebooted since. Finds processes of our own uid only, or of any if we are root.
     ///
     /// # Errors
-    /// The journal cannot be read.
+    /// The journal cannot be read (EACCES, EIO), or is not a regular file.
     pub fn find(dir: &Path) -> io::Result<Self> {
-        let record = worker_journal::read(dir)?.filter(|record| !record.is_in_use());
-        let mut left = Self {
-            record,
+        let journal = worker_journal::read(dir)?.filter(|journal| !journal.master_is_alive());
+        let mut stale = Self {
+            journal,
             dir: dir.to_owned(),
             ..Self::default()
         };
-        let members = left
-            .record
+        let members = stale
+            .journal
             .as_ref()
-            .map(|record| record.members.clone())
+            .map(|journal| journal.members.clone())
             .unwrap_or_default();
         for member in &members {
-            left.noted.insert((member.pid, member.start_time));
-            left.known
+            stale.recorded.insert((member.pid, member.start_time));
+            stale
+                .known
                 .insert((member.pid, member.start_time), Owner::of(member));
         }
-        left.found = left.look();
-        Ok(left)
+        stale.found = stale.scan();
+        Ok(stale)
     }
 
-    /// The same for who holds the lock of this directory: the master of the journal is on its way out at the most.
+    /// The same for the owner of this directory's lock: the master of the journal has ended or is exiting, which is waited
+    /// for.
     ///
     /// # Errors
-    /// As [`StaleWorkers::find`]; EBUSY: a master lives that has lost its lock.
-    pub fn find_as_heir(dir: &Path) -> io::Result<Self> {
-        let until = Instant::now() + LAST_MOMENTS;
-        while let Some(record) = worker_journal::read(dir)?
-            && record.is_in_use()
+    /// As [`StaleWorkers::find`]; EBUSY: that master runs although it has lost its lock.
+    pub fn find_under_lock(dir: &Path) -> io::Result<Self> {
+        let until = Instant::now() + EXIT_TIMEOUT;
+        while let Some(journal) = worker_journal::read(dir)?
+            && journal.master_is_alive()
         {
             if Instant::now() >= until {
                 let text = format!(
-                    "the master with pid {} lives, although the lock of {} is not its own any more; end it first",
-                    record.master.0,
+                    "the master with pid {} still runs, although it has lost the lock of {}; stop it first",
+                    journal.master.0,
                     dir.display()
                 );
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
@@ -110,12 +116,12 @@ impl StaleWorkers {
         Self::find(dir)
     }
 
-    /// Writes down who was found, for whoever has to go on should we be killed: a worker that we stop is the only one who
-    /// tells whose the others of its session are.
-    fn note(&mut self, left: &[StaleWorker]) {
-        let new = left
+    /// Writes the found processes to the journal, in case this master is killed too: once a worker is stopped, nothing else
+    /// may show to whom the other processes of its session belong.
+    fn record_found(&mut self, remaining: &[StaleWorker]) {
+        let new = remaining
             .iter()
-            .filter(|one| !self.noted.contains(&(one.pid, one.start_time)));
+            .filter(|one| !self.recorded.contains(&(one.pid, one.start_time)));
         let lines: Vec<_> = new
             .map(|one| {
                 (
@@ -130,14 +136,18 @@ impl StaleWorkers {
         if lines.is_empty() {
             return;
         }
-        match worker_journal::note_found(&self.dir, &lines) {
-            Ok(()) => self.noted.extend(lines.iter().map(|line| (line.0, line.1))),
-            Err(error) => tracing::debug!("who was found cannot be noted: {error}"),
+        match worker_journal::append_found(&self.dir, &lines) {
+            Ok(()) => self
+                .recorded
+                .extend(lines.iter().map(|line| (line.0, line.1))),
+            Err(error) => {
+                tracing::debug!("cannot write the found processes to the journal: {error}")
+            }
         }
     }
 
     /// The pid of the master that left them.
     pub fn master(&self) -> Option<i32> {
-        self.record.as_ref().map(|record| record.master.0)
+        self.journal.as_ref().map(|journal| journal.master.0)
     }
 }

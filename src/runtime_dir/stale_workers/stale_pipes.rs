@@ -1,4 +1,5 @@
-//! The output pipes of stale workers: their content is logged, and a worker that blocks on a full one continues.
+//! The output pipes of stale workers. They are read while the workers are stopped: their content is logged, and a worker
+//! that blocks on a full pipe continues.
 
 use super::StaleWorkers;
 use crate::log::{StalePipe, Stream};
@@ -11,18 +12,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 impl StaleWorkers {
-    /// The reading ends of the pipes that they print to, each once. A pipe that none of them holds any more is gone with
-    /// what was in it; one that may not be opened (no CAP_SYS_PTRACE over another user's process) is left out.
+    /// The reading ends of the workers' output pipes, each once. A pipe that no process holds any more is gone with its
+    /// content. Leaves out pipes that may not be opened (another user's process, without CAP_SYS_PTRACE).
     pub fn pipes(&self) -> Vec<StalePipe> {
         let mut pipes: Vec<StalePipe> = Vec::new();
         let mut seen = HashSet::new();
         for one in &self.found {
-            let living = self.record.as_ref().map(|record| &record.living);
-            let noted = living.and_then(|living| living.iter().find(|entry| entry.tag == one.tag));
-            let (pid, streams) = match noted {
-                // Other pipes are theirs: a shell reads there what its neighbour prints.
+            let living = self.journal.as_ref().map(|journal| &journal.living);
+            let recorded =
+                living.and_then(|living| living.iter().find(|entry| entry.tag == one.tag));
+            let (pid, streams) = match recorded {
+                // Other pipes are between the workers' own programs.
                 Some(entry) => (entry.pid, entry.pipes.clone()),
-                None => (one.pid, printed_to(one.pid)),
+                None => (one.pid, output_pipes(one.pid)),
             };
             for (inode, path) in pipes_of(one.pid) {
                 let Some((stream, _)) = streams.iter().find(|(_, ours)| *ours == inode) else {
@@ -56,7 +58,7 @@ pub(super) fn holds_one(pid: i32, pipes: &[(Stream, u64)]) -> bool {
             .any(|(inode, _)| pipes.iter().any(|(_, ours)| ours == inode))
 }
 
-/// The pipes of a process, by the kernel's number, and the name of a descriptor of it.
+/// The pipes of a process: the inode, and the path of a descriptor in /proc.
 fn pipes_of(pid: i32) -> Vec<(u64, String)> {
     let numbers = procfs::numbers(format!("/proc/{pid}/fd"))
         .unwrap_or_default()
@@ -67,10 +69,10 @@ fn pipes_of(pid: i32) -> Vec<(u64, String)> {
         .collect()
 }
 
-/// Of a worker that no journal tells of: its stdout and stderr, as far as they are pipes as a master makes them, open for
-/// reading and writing. The pipes between programs are never that.
-fn printed_to(pid: i32) -> Vec<(Stream, u64)> {
-    let made_by_a_master = |number: i32| {
+/// The output pipes of a worker that is not in the journal: its stdout and stderr, if they are open for reading and writing,
+/// as a master opens them. Pipes between programs are not.
+fn output_pipes(pid: i32) -> Vec<(Stream, u64)> {
+    let master_pipe = |number: i32| {
         let inode =
             procfs::pipe_inode(&std::fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?)?;
         let about = procfs::read(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
@@ -78,7 +80,7 @@ fn printed_to(pid: i32) -> Vec<(Stream, u64)> {
         let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
         (flags & O_ACCMODE == O_RDWR).then_some(inode)
     };
-    match (made_by_a_master(1), made_by_a_master(2)) {
+    match (master_pipe(1), master_pipe(2)) {
         (Some(out), Some(err)) if out == err => vec![(Stream::Both, out)],
         (out, err) => {
             let streams = [(Stream::Stdout, out), (Stream::Stderr, err)];
@@ -90,7 +92,7 @@ fn printed_to(pid: i32) -> Vec<(Stream, u64)> {
     }
 }
 
-/// The reading end of a pipe by a name in /proc, if it still is this one.
+/// Opens the reading end of a pipe by its path in /proc, if it still is the same pipe.
 fn open_pipe(path: &str, inode: u64) -> Option<OwnedFd> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = File::options()

@@ -15,30 +15,31 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// How workers are stopped whose pool the configuration has no more.
-const PATIENCE: Span = Span::from_secs(30);
-/// How long the kernel may take to end what was killed.
+/// How long workers of a pool that is no longer configured may take to stop.
+const DEFAULT_WAIT: Span = Span::from_secs(30);
+/// How long the kernel may take to end killed processes.
 const KILL_WAIT: Span = Span::from_secs(5);
-/// Who is left is looked at this often: what a worker started meanwhile rings no bell.
-const LOOK_EVERY: Span = Span::from_millis(100);
+/// The interval of scans: processes that a worker starts meanwhile are found by nothing else.
+const SCAN_INTERVAL: Span = Span::from_millis(100);
 
-/// Ends within so much time are looked at together.
-const TOGETHER: Duration = Duration::from_millis(5);
+/// Processes that end within this time are handled in one scan.
+const BATCH_PAUSE: Duration = Duration::from_millis(5);
 
 /// How the workers of one pool are stopped.
 #[derive(Clone, Debug)]
-pub struct Manner {
+pub struct StopPlan {
+    /// The stop steps.
     pub steps: Vec<StopStep>,
-    /// The pools that this one comes after: they are asked when this one is gone.
+    /// The pools that this one comes after: they are stopped when this one is gone.
     pub after: Vec<String>,
 }
 
-impl Default for Manner {
+impl Default for StopPlan {
     fn default() -> Self {
         Self {
             steps: vec![StopStep {
                 signal: Some(Signal(SIGTERM)),
-                wait: PATIENCE,
+                wait: DEFAULT_WAIT,
                 to: To::Main,
             }],
             after: Vec::new(),
@@ -46,104 +47,108 @@ impl Default for Manner {
     }
 }
 
-/// What may be heard while leftovers are being stopped.
+/// What the caller of [`StaleWorkers::take_over`] wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nudge {
-    /// Nothing: go on.
-    None,
-    /// No more patience.
+pub enum TakeOverStep {
+    /// Go on with the stop steps.
+    Continue,
+    /// Kill all that are left.
     KillNow,
 }
 
-/// What came of it.
+/// The result of [`StaleWorkers::take_over`].
 #[derive(Debug, Default)]
-pub struct TakenOver {
-    /// Processes that were found.
+pub struct TakeOverResult {
+    /// The number of processes that were found.
     pub found: usize,
     /// Workers that were killed at the end of their stop steps, as `pool/slot: pid N`.
-    pub cut: Vec<String>,
-    /// Those that could not be ended.
-    pub stubborn: Vec<StaleWorker>,
+    pub killed: Vec<String>,
+    /// Processes that could not be ended.
+    pub unkillable: Vec<StaleWorker>,
 }
 
-/// One worker's tree.
+/// The process tree of one worker.
 #[derive(Debug)]
 struct Tree {
     pool: String,
-    stage: Stage,
-    /// Who has got the signal of the present step.
-    told: HashSet<(i32, u64)>,
+    state: TreeState,
+    /// Processes that got the signal of the current step, by pid and start time.
+    signalled: HashSet<(i32, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Others come first.
+enum TreeState {
+    /// Waits until the pools that come after it are gone.
     Held,
-    /// In this step, until then.
+    /// In this step, until this time.
     StopStep(usize, Time),
+    /// Got SIGKILL; given up at this time.
     Killing(Time),
 }
 
 impl StaleWorkers {
-    /// Ends them all. `manners`: by the pools' names; `cap`: how long the polite part may take at most; `bell`: a
-    /// descriptor that makes `turn` worth calling; `turn`: called again and again with those that are left.
+    /// Stops all of them. `stop_plans`: by pool name; `cap`: the longest time before the remaining ones are killed;
+    /// `wake_fd`: a descriptor that ends a wait when it is readable; `on_turn`: called at each scan with the remaining
+    /// ones.
     pub fn take_over(
         mut self,
-        manners: &BTreeMap<String, Manner>,
+        stop_plans: &BTreeMap<String, StopPlan>,
         cap: Option<Span>,
-        bell: Option<BorrowedFd<'_>>,
-        mut turn: impl FnMut(&[StaleWorker]) -> Nudge,
-    ) -> TakenOver {
+        wake_fd: Option<BorrowedFd<'_>>,
+        mut on_turn: impl FnMut(&[StaleWorker]) -> TakeOverStep,
+    ) -> TakeOverResult {
         let mut clock = Clock::start();
         let end = cap.map(|cap| clock.now() + cap);
         let mut trees: HashMap<String, Tree> = HashMap::new();
-        let mut result = TakenOver {
+        let mut result = TakeOverResult {
             found: self.found.len(),
-            ..TakenOver::default()
+            ..TakeOverResult::default()
         };
-        let mut left = std::mem::take(&mut self.found);
+        let mut remaining = std::mem::take(&mut self.found);
         let mut kill = false;
         loop {
             let now = clock.now();
-            kill |= turn(&left) == Nudge::KillNow || end.is_some_and(|end| end <= now);
-            trees.retain(|tag, _| left.iter().any(|one| one.tag == *tag));
-            for one in &left {
-                let (pool, told) = (one.pool.clone(), HashSet::new());
+            kill |=
+                on_turn(&remaining) == TakeOverStep::KillNow || end.is_some_and(|end| end <= now);
+            trees.retain(|tag, _| remaining.iter().any(|one| one.tag == *tag));
+            for one in &remaining {
+                let (pool, signalled) = (one.pool.clone(), HashSet::new());
                 trees.entry(one.tag.clone()).or_insert(Tree {
                     pool,
-                    stage: Stage::Held,
-                    told,
+                    state: TreeState::Held,
+                    signalled,
                 });
             }
-            if left.is_empty() {
+            if remaining.is_empty() {
                 return result;
             }
-            self.note(&left);
-            let held_pools = held(&trees, manners);
+            self.record_found(&remaining);
+            let held_pools = held_pools(&trees, stop_plans);
             for (tag, tree) in &mut trees {
                 let members: Vec<&StaleWorker> =
-                    left.iter().filter(|one| one.tag == *tag).collect();
-                let manner = manners.get(&tree.pool).cloned().unwrap_or_default();
+                    remaining.iter().filter(|one| one.tag == *tag).collect();
+                let stop_plan = stop_plans.get(&tree.pool).cloned().unwrap_or_default();
                 let holds = held_pools.contains(&tree.pool);
-                if tree.advance(&manner.steps, now, holds, kill) {
-                    result.cut.extend(
+                if tree.advance(&stop_plan.steps, now, holds, kill) {
+                    result.killed.extend(
                         members
                             .iter()
                             .filter(|one| one.process.is_some())
                             .map(|one| one.name()),
                     );
                 }
-                tree.tell(&manner.steps, &members);
+                tree.send_signal(&stop_plan.steps, &members);
             }
-            let given_up = |stage: &Stage| matches!(stage, Stage::Killing(until) if *until <= now);
-            let hopeless = left.iter().all(|one| one.process.is_none());
-            if hopeless || trees.values().all(|tree| given_up(&tree.stage)) {
-                result.stubborn = left;
+            let given_up =
+                |state: &TreeState| matches!(state, TreeState::Killing(until) if *until <= now);
+            let hopeless = remaining.iter().all(|one| one.process.is_none());
+            if hopeless || trees.values().all(|tree| given_up(&tree.state)) {
+                result.unkillable = remaining;
                 return result;
             }
-            wait(&left, bell, LOOK_EVERY);
-            clock.wake(Some(Duration::from_millis(LOOK_EVERY.as_millis())));
-            left = self.look();
+            wait(&remaining, wake_fd, SCAN_INTERVAL);
+            clock.wake(Some(Duration::from_millis(SCAN_INTERVAL.as_millis())));
+            remaining = self.scan();
         }
     }
 }
@@ -160,47 +165,50 @@ impl StaleWorker {
     }
 }
 
-/// The pools that others still come after.
-fn held(trees: &HashMap<String, Tree>, manners: &BTreeMap<String, Manner>) -> HashSet<String> {
+/// The pools that have to wait because pools after them still run.
+fn held_pools(
+    trees: &HashMap<String, Tree>,
+    stop_plans: &BTreeMap<String, StopPlan>,
+) -> HashSet<String> {
     let living: HashSet<&str> = trees.values().map(|tree| tree.pool.as_str()).collect();
     let names = living
         .iter()
-        .filter_map(|pool| manners.get(*pool))
-        .flat_map(|manner| manner.after.iter().cloned());
+        .filter_map(|pool| stop_plans.get(*pool))
+        .flat_map(|stop_plan| stop_plan.after.iter().cloned());
     names.collect()
 }
 
 impl Tree {
-    /// Goes on to the stage that it is time for. True: its patience is over, and it is killed now.
+    /// Enters the state that is due. True if the tree is to be killed now.
     fn advance(&mut self, steps: &[StopStep], now: Time, held: bool, kill: bool) -> bool {
-        let before = self.stage;
-        let mut next = match self.stage {
-            Stage::Held if held && !kill => return false,
-            Stage::Held => 0,
-            Stage::StopStep(step, until) if until <= now => step + 1,
-            Stage::StopStep(step, _) => step,
-            Stage::Killing(_) => return false,
+        let before = self.state;
+        let mut next = match self.state {
+            TreeState::Held if held && !kill => return false,
+            TreeState::Held => 0,
+            TreeState::StopStep(step, until) if until <= now => step + 1,
+            TreeState::StopStep(step, _) => step,
+            TreeState::Killing(_) => return false,
         };
         if kill {
             next = steps.len();
         }
-        self.stage = match steps.get(next) {
-            Some(_) if matches!(before, Stage::StopStep(step, _) if step == next) => before,
+        self.state = match steps.get(next) {
+            Some(_) if matches!(before, TreeState::StopStep(step, _) if step == next) => before,
             Some(step) => {
-                self.told.clear();
-                Stage::StopStep(next, now + step.wait)
+                self.signalled.clear();
+                TreeState::StopStep(next, now + step.wait)
             }
-            None => Stage::Killing(now + KILL_WAIT),
+            None => TreeState::Killing(now + KILL_WAIT),
         };
-        matches!(self.stage, Stage::Killing(_))
+        matches!(self.state, TreeState::Killing(_))
     }
 
-    /// Sends what the stage asks for.
-    fn tell(&mut self, steps: &[StopStep], members: &[&StaleWorker]) {
-        let (signal, to) = match self.stage {
-            Stage::Held => return,
-            Stage::Killing(_) => (SIGKILL, To::Tree),
-            Stage::StopStep(step, _) => match steps
+    /// Sends the signal of the state to those that have not got it.
+    fn send_signal(&mut self, steps: &[StopStep], members: &[&StaleWorker]) {
+        let (signal, to) = match self.state {
+            TreeState::Held => return,
+            TreeState::Killing(_) => (SIGKILL, To::Tree),
+            TreeState::StopStep(step, _) => match steps
                 .get(step)
                 .and_then(|step| Some((step.signal?, step.to)))
             {
@@ -213,23 +221,25 @@ impl Tree {
             let Some(process) = &one.process else {
                 continue;
             };
-            if signal == SIGKILL || self.told.insert((one.pid, one.start_time)) {
+            if signal == SIGKILL || self.signalled.insert((one.pid, one.start_time)) {
                 process.signal(signal).ok();
-                // Stopped, it would never see it.
+                // A stopped process would not handle the signal.
                 process.signal(SIGCONT).ok();
             }
         }
     }
 }
 
-/// Waits until somebody has ended, the bell rings, or the time is over.
-fn wait(left: &[StaleWorker], bell: Option<BorrowedFd<'_>>, time: Span) {
-    let pidfds = left.iter().filter_map(|one| one.process.as_ref()?.pidfd());
+/// Waits until a process has ended, `wake_fd` is readable, or the time is over.
+fn wait(remaining: &[StaleWorker], wake_fd: Option<BorrowedFd<'_>>, time: Span) {
+    let pidfds = remaining
+        .iter()
+        .filter_map(|one| one.process.as_ref()?.pidfd());
     let mut fds: Vec<PollFd<'_>> = pidfds
-        .chain(bell)
+        .chain(wake_fd)
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
     poll(&mut fds, Some(Duration::from_millis(time.as_millis()))).ok();
-    // Many end together: one look for all of them.
-    std::thread::sleep(TOGETHER);
+    // Many end together: one scan for all of them.
+    std::thread::sleep(BATCH_PAUSE);
 }

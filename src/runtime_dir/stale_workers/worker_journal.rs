@@ -28,38 +28,39 @@ use std::time::{Duration, Instant};
 
 /// The file's name in the runtime directory.
 pub(super) const FILE: &str = "workers";
-/// Lines after which the journal is written anew with the living alone.
-const MOST_LINES: usize = 4096;
-/// Bytes that are set aside on the disk, so that births are noted while it is full: some 150 lines.
+/// Number of lines after which the journal is rewritten with the running workers only.
+const MAX_LINES: usize = 4096;
+/// Bytes reserved on the disk, so that workers can be added while it is full: about 150 lines.
 const RESERVE: u64 = 16 << 10;
-/// While something is missing, it is tried again after so long, whether or not anybody is born.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How long after a failed write the journal is rewritten, if no worker is added before.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Appends births and deaths. Errors are the caller's to report; none of them leaves the journal unusable: what is
-/// missing is written with the next line, or by [`WorkerJournal::mend`].
+/// Appends started and ended workers. The caller reports errors. None of them makes the journal unusable: what is missing
+/// is written with the next line, or by [`WorkerJournal::rewrite`].
 #[derive(Debug)]
 pub struct WorkerJournal {
     dir: PathBuf,
     file: File,
     header: String,
+    /// The lines of running workers, by pid.
     living: BTreeMap<i32, String>,
-    /// Bytes that are written, and what the file has room for without asking the disk for more.
+    /// Bytes written, and bytes reserved on the disk.
     end: u64,
     room: u64,
     lines: usize,
-    /// Since then something is missing: a line was cut short by a full disk, or the file is gone.
-    torn: Option<Instant>,
+    /// When to rewrite the journal, because a line is incomplete (full disk) or the file is gone.
+    retry_at: Option<Instant>,
 }
 
 impl WorkerJournal {
-    /// Starts a journal anew. What a dead master has left in it has to be read, and dealt with, before.
-    /// `tag`: what ROTAD_WORKER of every worker will begin with; `cgroup`: the folder of their cgroups.
+    /// Creates a new journal. The journal of a dead master must have been read, and its workers stopped, before. `tag`: the
+    /// prefix of every worker's ROTAD_WORKER; `cgroup`: the directory of their cgroups.
     ///
     /// # Errors
-    /// ENOSPC, EACCES and the like.
+    /// ENOSPC, EACCES, EROFS, EIO.
     pub fn open(dir: &Path, tag: &str, cgroup: Option<&Path>) -> io::Result<Self> {
         let me = Stat::of(std::process::id() as i32)?;
-        // A folder whose name would break the line is not told; its members have their environment.
+        // A path that would break the line is left out; those workers are found by their environment.
         let cgroup = cgroup
             .and_then(Path::to_str)
             .filter(|path| !path.contains(char::is_whitespace))
@@ -70,10 +71,10 @@ impl WorkerJournal {
             me.pid,
             me.start_time
         );
-        let (file, room) = match write_anew(dir, &header) {
-            // The disk is full: what a dead master has left has room for one line.
+        let (file, room) = match write_new(dir, &header) {
+            // The disk is full: the file of a dead master has room for one line.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => {
-                over(dir, &header).map_err(|_| error)?
+                overwrite(dir, &header).map_err(|_| error)?
             }
             other => other?,
         };
@@ -87,16 +88,16 @@ impl WorkerJournal {
             end,
             room,
             lines: 1,
-            torn: None,
+            retry_at: None,
         })
     }
 
-    /// Notes a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER; `pipes`: see
+    /// Adds a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER; `pipes`: see
     /// [`crate::log::WorkerOutput::inodes`].
     ///
     /// # Errors
-    /// ENOSPC and the like: should the master be killed now, the next one has to go by the worker's environment.
-    pub fn born(
+    /// ENOSPC, EIO: until the retry succeeds, a next master finds the worker only by its environment.
+    pub fn add_worker(
         &mut self,
         pid: i32,
         start_time: u64,
@@ -108,39 +109,43 @@ impl WorkerJournal {
             .iter()
             .map(|(stream, inode)| format!("{}:{inode}", stream.name()))
             .collect();
-        let (pool, tag, pipes) = (plain(pool), plain(tag), pipes.join(","));
+        let (pool, tag, pipes) = (
+            without_control_characters(pool),
+            without_control_characters(tag),
+            pipes.join(","),
+        );
         let line = format!("+\t{pid}\t{start_time}\t{slot}\t{pool}\t{tag}\t{pipes}\n");
         self.living.insert(pid, line.clone());
         self.append(&line)
     }
 
-    /// Notes that a worker's whole tree is gone.
+    /// Removes a worker whose process tree is gone.
     ///
     /// # Errors
-    /// ENOSPC and the like: the next master finds out by itself that it is dead.
-    pub fn gone(&mut self, pid: i32) -> io::Result<()> {
+    /// ENOSPC, EIO: a next master finds no process with that start time.
+    pub fn remove_worker(&mut self, pid: i32) -> io::Result<()> {
         if self.living.remove(&pid).is_none() {
             return Ok(());
         }
         self.append(&format!("-\t{pid}\n"))
     }
 
-    /// When [`WorkerJournal::mend`] wants to be called; none: nothing is missing.
+    /// When [`WorkerJournal::rewrite`] has to be called; None if the journal is complete.
     pub fn deadline(&self) -> Option<Instant> {
-        self.torn
+        self.retry_at
     }
 
-    /// Writes what is missing, all of it.
+    /// Writes the journal again, with the running workers only.
     ///
     /// # Errors
-    /// As before: [`WorkerJournal::deadline`] says when to try again.
-    pub fn mend(&mut self) -> io::Result<()> {
+    /// ENOSPC, EACCES, EROFS, EIO: [`WorkerJournal::deadline`] says when to try again.
+    pub fn rewrite(&mut self) -> io::Result<()> {
         let done = self.compact();
-        self.torn = done.is_err().then(|| Instant::now() + AGAIN);
+        self.retry_at = done.is_err().then(|| Instant::now() + RETRY_INTERVAL);
         done
     }
 
-    /// Removes the journal: a master that leaves in order leaves nobody.
+    /// Removes the journal, at an orderly exit: no worker is left.
     ///
     /// # Errors
     /// EACCES, EROFS.
@@ -148,19 +153,22 @@ impl WorkerJournal {
         std::fs::remove_file(self.dir.join(FILE))
     }
 
-    /// Writes it anew, with the living alone, into this folder from now on.
+    /// Moves the journal to another directory: writes it there, with the running workers only.
     ///
     /// # Errors
-    /// As [`WorkerJournal::mend`].
-    pub fn anew(&mut self, dir: &Path) -> io::Result<()> {
+    /// As [`WorkerJournal::rewrite`].
+    pub fn move_to(&mut self, dir: &Path) -> io::Result<()> {
         dir.clone_into(&mut self.dir);
-        self.mend()
+        self.rewrite()
     }
 
     fn append(&mut self, line: &str) -> io::Result<()> {
         let removed = || self.file.metadata().is_ok_and(|about| about.nlink() == 0);
-        if self.torn.is_some() || self.lines >= MOST_LINES.max(2 * self.living.len()) || removed() {
-            return self.mend();
+        if self.retry_at.is_some()
+            || self.lines >= MAX_LINES.max(2 * self.living.len())
+            || removed()
+        {
+            return self.rewrite();
         }
         self.lines += 1;
         match self.file.write_all_at(line.as_bytes(), self.end) {
@@ -168,8 +176,8 @@ impl WorkerJournal {
                 self.end += line.len() as u64;
                 Ok(())
             }
-            // Written anew it is shorter.
-            Err(_) => self.mend(),
+            // The rewritten journal is shorter.
+            Err(_) => self.rewrite(),
         }
     }
 
@@ -179,9 +187,9 @@ impl WorkerJournal {
             .map(String::as_str)
             .collect::<String>();
         let end = text.len() as u64;
-        match write_anew(&self.dir, &text) {
+        match write_new(&self.dir, &text) {
             Ok((file, room)) => (self.file, self.room) = (file, room),
-            // In place, over what is there: the first line stays the same, and a line of the dead is found to be one.
+            // Overwritten in place: the first line stays the same, and lines of ended workers are recognized by their start time.
             Err(error) => {
                 let there = self.file.metadata().is_ok_and(|about| about.nlink() > 0);
                 if !there || end > self.room.max(self.end) {
@@ -196,14 +204,14 @@ impl WorkerJournal {
     }
 }
 
-/// Names may hold anything but what separates them.
-fn plain(text: &str) -> String {
+/// Replaces control characters, which separate fields and lines.
+fn without_control_characters(text: &str) -> String {
     text.chars()
         .map(|letter| if letter.is_control() { '?' } else { letter })
         .collect()
 }
 
-/// Empty lines cover what was there before.
+/// Appends empty lines to cover `before` bytes of old content.
 fn padded(text: &str, before: u64) -> String {
     let mut text = text.to_owned();
     text.extend(std::iter::repeat_n(
@@ -213,8 +221,9 @@ fn padded(text: &str, before: u64) -> String {
     text
 }
 
-/// Writes a file aside and renames it: the journal is whole at any moment. And for how many bytes there is room.
-fn write_anew(dir: &Path, text: &str) -> io::Result<(File, u64)> {
+/// Writes a new file and renames it, so that the journal is complete at any moment. Returns the file and the number of
+/// reserved bytes.
+fn write_new(dir: &Path, text: &str) -> io::Result<(File, u64)> {
     let aside = dir.join(format!(".{FILE}.{}", std::process::id()));
     std::fs::remove_file(&aside).ok();
     let file = OpenOptions::new()
@@ -223,7 +232,7 @@ fn write_anew(dir: &Path, text: &str) -> io::Result<(File, u64)> {
         .mode(0o600)
         .open(&aside)?;
     let room = RESERVE.max(2 * text.len() as u64);
-    // A courtesy of the disk: without it births are still noted while there is room.
+    // Not every file system can reserve space; without it, lines are written while there is room.
     let set_aside = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room as i64).is_ok();
     let done = file
         .write_all_at(text.as_bytes(), 0)
@@ -234,8 +243,8 @@ fn write_anew(dir: &Path, text: &str) -> io::Result<(File, u64)> {
     done.map(|()| (file, if set_aside { room } else { text.len() as u64 }))
 }
 
-/// Writes over the journal that is there.
-fn over(dir: &Path, text: &str) -> io::Result<(File, u64)> {
+/// Overwrites the existing journal.
+fn overwrite(dir: &Path, text: &str) -> io::Result<(File, u64)> {
     let flags = O_NOFOLLOW | O_NONBLOCK;
     let file = OpenOptions::new()
         .write(true)
@@ -249,44 +258,44 @@ fn over(dir: &Path, text: &str) -> io::Result<(File, u64)> {
     Ok((file, about.blocks() * 512))
 }
 
-/// A worker, as a journal tells.
+/// A worker in a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct JournalEntry {
     pub(super) pid: i32,
     pub(super) start_time: u64,
     pub(super) slot: u32,
     pub(super) pool: String,
     pub(super) tag: String,
-    /// Of its output.
+    /// Its output pipes, by inode.
     pub(super) pipes: Vec<(Stream, u64)>,
 }
 
-/// What a journal of this run of the machine tells.
+/// The content of a journal that was written since the last boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct JournalContent {
     /// Pid and start time of the master that wrote it.
     pub(super) master: (i32, u64),
-    /// What ROTAD_WORKER of all its workers begins with.
+    /// The prefix of its workers' ROTAD_WORKER.
     pub(super) tag: Option<String>,
-    /// The folder of their cgroups.
+    /// The directory of their cgroups.
     pub(super) cgroup: Option<PathBuf>,
-    /// Those that had not ended.
-    pub(super) living: Vec<Entry>,
-    /// Whom an heir has found to be theirs, besides.
-    pub(super) members: Vec<Entry>,
+    /// Workers without an end.
+    pub(super) living: Vec<JournalEntry>,
+    /// Further processes that a new master has found to belong to them.
+    pub(super) members: Vec<JournalEntry>,
 }
 
-impl Record {
-    /// Whether the master that wrote it lives.
-    pub(super) fn is_in_use(&self) -> bool {
+impl JournalContent {
+    /// Whether the master that wrote it is alive.
+    pub(super) fn master_is_alive(&self) -> bool {
         let (pid, start_time) = self.master;
         Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_leaving())
     }
 }
 
-/// None: there is no journal, or it is of another run of the machine.
-pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
-    // Not to be held up by a pipe in its place.
+/// Reads the journal of a directory. None: there is none, or it was written before the last boot.
+pub(super) fn read(dir: &Path) -> io::Result<Option<JournalContent>> {
+    // O_NONBLOCK, because opening a FIFO would wait for a writer.
     let file = match OpenOptions::new()
         .read(true)
         .custom_flags(O_NOFOLLOW | O_NONBLOCK)
@@ -296,15 +305,18 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
         other => other?,
     };
     if !file.metadata()?.is_file() {
-        let text = format!("{} is no plain file: remove it", dir.join(FILE).display());
+        let text = format!(
+            "{} is not a regular file; remove it",
+            dir.join(FILE).display()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    // No bound on its length: the folder is the master's own.
+    // Its length is not bounded: only a master of ours can write to the directory.
     let mut bytes = Vec::new();
     (&file).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
-    let Some(mut record) = lines.next().and_then(header) else {
+    let Some(mut journal) = lines.next().and_then(header) else {
         return Ok(None);
     };
     let mut living = BTreeMap::new();
@@ -322,7 +334,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
                 );
                 living.insert(
                     pid,
-                    Entry {
+                    JournalEntry {
                         pid,
                         start_time,
                         slot,
@@ -338,7 +350,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
                     continue;
                 };
                 let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), Vec::new());
-                record.members.push(Entry {
+                journal.members.push(JournalEntry {
                     pid,
                     start_time,
                     slot,
@@ -350,18 +362,18 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Record>> {
             ["-", pid] => {
                 pid.parse().ok().and_then(|pid: i32| living.remove(&pid));
             }
-            _ => {} // cut short by a full disk
+            _ => {} // an incomplete line, from a full disk
         }
     }
-    record.living = living.into_values().collect();
-    Ok(Some(record))
+    journal.living = living.into_values().collect();
+    Ok(Some(journal))
 }
 
-/// Adds to a dead master's journal whom its heir has found: pid, start time, slot, pool, tag.
+/// Appends to a dead master's journal the processes that the new master has found: pid, start time, slot, pool, tag.
 ///
 /// # Errors
-/// ENOSPC and the like.
-pub(super) fn note_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) -> io::Result<()> {
+/// ENOSPC, EACCES, EROFS, EIO.
+pub(super) fn append_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) -> io::Result<()> {
     let flags = O_NOFOLLOW | O_NONBLOCK;
     let mut file = OpenOptions::new()
         .append(true)
@@ -370,11 +382,11 @@ pub(super) fn note_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) -> i
     let line = |(pid, start, slot, pool, tag): &(i32, u64, u32, &str, &str)| {
         format!(
             "*\t{pid}\t{start}\t{slot}\t{}\t{}\n",
-            plain(pool),
-            plain(tag)
+            without_control_characters(pool),
+            without_control_characters(tag)
         )
     };
-    // A line may have been cut short before.
+    // The last line may be incomplete.
     let text: String = std::iter::once("\n".to_owned())
         .chain(found.iter().map(line))
         .collect();
@@ -386,30 +398,30 @@ fn pipe(text: &str) -> Option<(Stream, u64)> {
     Some((Stream::named(name)?, inode.parse().ok()?))
 }
 
-/// None: another run of the machine, or not ours.
-fn header(line: &str) -> Option<Record> {
+/// Parses the first line. None: written before the last boot, or by another program.
+fn header(line: &str) -> Option<JournalContent> {
     let (version, rest) = line.strip_prefix("rotad ")?.split_once(' ')?;
     let mut words = rest.split(' ');
     if words.next()? != procfs::boot_id() {
         return None;
     }
     let master = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let record = Record {
+    let journal = JournalContent {
         master,
-        ..Record::default()
+        ..JournalContent::default()
     };
     match version {
-        "1" => Some(record),
+        "1" => Some(journal),
         "2" => {
             let tag = words.next().filter(|tag| !tag.is_empty())?.to_owned();
             let cgroup = words
                 .next()
                 .filter(|path| path.starts_with('/'))
                 .map(PathBuf::from);
-            Some(Record {
+            Some(JournalContent {
                 tag: Some(tag),
                 cgroup,
-                ..record
+                ..journal
             })
         }
         _ => None,
@@ -432,26 +444,30 @@ mod tests {
     }
 
     #[test]
-    fn births_and_deaths() {
+    fn running_workers_are_read_back() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
         let mut journal =
             WorkerJournal::open(dir.path(), "a-b", Some(Path::new("/cg/rotad-x-1"))).unwrap();
-        let record = read(dir.path()).unwrap().unwrap();
+        let content = read(dir.path()).unwrap().unwrap();
         assert_eq!(
-            (record.tag.as_deref(), record.cgroup.as_deref()),
+            (content.tag.as_deref(), content.cgroup.as_deref()),
             (Some("a-b"), Some(Path::new("/cg/rotad-x-1")))
         );
         assert!(
-            record.is_in_use() && record.living.is_empty(),
-            "before the first birth"
+            content.master_is_alive() && content.living.is_empty(),
+            "before the first worker"
         );
-        journal.born(10, 100, ("we\tb", 0), "t1", &[]).unwrap();
+        journal
+            .add_worker(10, 100, ("we\tb", 0), "t1", &[])
+            .unwrap();
         let pipes = [(Stream::Stdout, 7), (Stream::Stderr, 8)];
-        journal.born(11, 101, ("web", 1), "t2", &pipes).unwrap();
-        journal.gone(10).unwrap();
-        journal.gone(77).unwrap();
-        let entry = Entry {
+        journal
+            .add_worker(11, 101, ("web", 1), "t2", &pipes)
+            .unwrap();
+        journal.remove_worker(10).unwrap();
+        journal.remove_worker(77).unwrap();
+        let entry = JournalEntry {
             pid: 11,
             start_time: 101,
             slot: 1,
@@ -463,92 +479,94 @@ mod tests {
     }
 
     #[test]
-    fn one_of_an_older_master_is_understood_and_one_of_another_boot_is_not() {
+    fn a_journal_of_an_older_version_is_read_and_one_of_another_boot_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let write = |text: String| std::fs::write(dir.path().join(FILE), text).unwrap();
         write(format!(
             "rotad 1 {} 1 77\n+\t5\t6\t0\tweb\tx-1\t\n",
             procfs::boot_id()
         ));
-        let record = read(dir.path()).unwrap().unwrap();
+        let content = read(dir.path()).unwrap().unwrap();
         assert_eq!(
-            (record.master, record.tag.clone(), record.living.len()),
+            (content.master, content.tag.clone(), content.living.len()),
             ((1, 77), None, 1)
         );
-        assert!(!record.is_in_use());
+        assert!(!content.master_is_alive());
         write("rotad 2 another 1 77 x-1 -\n+\t5\t6\t0\tweb\tx-1\t\n".to_owned());
         assert_eq!(read(dir.path()).unwrap(), None);
     }
 
-    /// A pipe that nobody writes to would hold the start up for ever.
+    /// Opening a FIFO without a writer would block the start.
     #[test]
-    fn what_is_no_plain_file_is_refused() {
+    fn a_journal_that_is_not_a_regular_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         nix::unistd::mkfifo(&dir.path().join(FILE), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let error = read(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("no plain file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
     }
 
     #[test]
-    fn it_stays_short_and_survives_a_torn_line() {
+    fn the_journal_stays_short_and_survives_an_incomplete_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = WorkerJournal::open(dir.path(), "a-b", None).unwrap();
-        journal.born(1, 1, ("web", 0), "first", &[]).unwrap();
+        journal.add_worker(1, 1, ("web", 0), "first", &[]).unwrap();
         for pid in 2..10_000 {
-            journal.born(pid, 1, ("web", 1), "x", &[]).unwrap();
-            journal.gone(pid).unwrap();
+            journal.add_worker(pid, 1, ("web", 1), "x", &[]).unwrap();
+            journal.remove_worker(pid).unwrap();
         }
         let lines = std::fs::read_to_string(dir.path().join(FILE))
             .unwrap()
             .lines()
             .count();
-        assert!(lines <= MOST_LINES, "{lines}");
+        assert!(lines <= MAX_LINES, "{lines}");
         OpenOptions::new()
             .append(true)
             .open(dir.path().join(FILE))
             .unwrap()
             .write_all(b"+\t5\t1")
             .unwrap();
-        journal.torn = Some(Instant::now());
+        journal.retry_at = Some(Instant::now());
         journal
-            .born(6, 1, ("web", 2), "y", &[(Stream::Both, 9)])
+            .add_worker(6, 1, ("web", 2), "y", &[(Stream::Both, 9)])
             .unwrap();
         assert_eq!(journal.deadline(), None, "it is whole again");
         assert_eq!(pids(dir.path()), [1, 6]);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
     }
 
-    /// Somebody tidies the folder up, or takes it away and puts it back.
+    /// The file is removed, or the directory is removed and created again.
     #[test]
-    fn a_journal_that_was_removed_comes_back_whole() {
+    fn a_removed_journal_is_written_again() {
         let dir = tempfile::tempdir().unwrap();
-        let house = dir.path().join("run");
-        std::fs::create_dir(&house).unwrap();
-        let mut journal = WorkerJournal::open(&house, "a-b", None).unwrap();
-        journal.born(1, 1, ("web", 0), "first", &[]).unwrap();
-        std::fs::remove_file(house.join(FILE)).unwrap();
-        journal.born(2, 1, ("web", 1), "second", &[]).unwrap();
-        assert_eq!(pids(&house), [1, 2]);
-        std::fs::remove_dir_all(&house).unwrap();
-        journal.born(3, 1, ("web", 2), "third", &[]).unwrap_err();
+        let run = dir.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let mut journal = WorkerJournal::open(&run, "a-b", None).unwrap();
+        journal.add_worker(1, 1, ("web", 0), "first", &[]).unwrap();
+        std::fs::remove_file(run.join(FILE)).unwrap();
+        journal.add_worker(2, 1, ("web", 1), "second", &[]).unwrap();
+        assert_eq!(pids(&run), [1, 2]);
+        std::fs::remove_dir_all(&run).unwrap();
+        journal
+            .add_worker(3, 1, ("web", 2), "third", &[])
+            .unwrap_err();
         assert!(
             journal.deadline().is_some(),
-            "it is tried again without a birth"
+            "it is tried again without a new worker"
         );
-        std::fs::create_dir(&house).unwrap();
-        journal.mend().unwrap();
-        assert_eq!((pids(&house), journal.deadline()), (vec![1, 2, 3], None));
+        std::fs::create_dir(&run).unwrap();
+        journal.rewrite().unwrap();
+        assert_eq!((pids(&run), journal.deadline()), (vec![1, 2, 3], None));
     }
 
-    /// Written in place, it says the same, whatever stood there.
+    /// Overwritten in place, it has the new content only.
     #[test]
-    fn written_over_what_was_there() {
+    fn overwriting_leaves_no_old_content() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = WorkerJournal::open(dir.path(), "a-b", None).unwrap();
         for pid in 1..=100 {
-            journal.born(pid, 1, ("web", 0), "x", &[]).unwrap();
+            journal.add_worker(pid, 1, ("web", 0), "x", &[]).unwrap();
         }
-        let (file, room) = over(dir.path(), "rotad 2 - 1 1 c-d -\n").unwrap();
+        let (file, room) = overwrite(dir.path(), "rotad 2 - 1 1 c-d -\n").unwrap();
         assert!(room >= file.metadata().unwrap().len());
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
         assert_eq!(text.trim_end(), "rotad 2 - 1 1 c-d -");

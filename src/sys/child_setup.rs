@@ -1,8 +1,8 @@
-//! Resets what a process passes on to the program that it executes: signal dispositions and mask, limits, priority,
+//! Sets up what a process passes on to the program that it executes: signal dispositions and mask, limits, priority,
 //! umask (sigaction(2), sigprocmask(2), prlimit(2), setpriority(2), umask(2)).
 //!
-//! Raw system calls throughout: they run in a child that shares our memory, and libc's wrappers hide signals 32 and 33
-//! and do not expect such children.
+//! All are raw system calls: they run in a child that shares our memory, which libc's wrappers do not expect, and the
+//! wrappers hide signals 32 and 33.
 
 use nix::libc;
 use std::ffi::c_long;
@@ -13,13 +13,13 @@ const LAST_SIGNAL: c_long = 64;
 /// Bytes of the kernel's signal set.
 const SET_BYTES: usize = 8;
 
-/// The last system call's error. Only after one has failed.
+/// The error of the last failed system call.
 pub(super) fn errno() -> i32 {
     // SAFETY: the calling thread's own errno; a child that shares our memory uses that of its sleeping parent.
     unsafe { *libc::__errno_location() }
 }
 
-/// All signals to their default action. SIGKILL and SIGSTOP have no other.
+/// Sets all signals to their default action. SIGKILL and SIGSTOP have no other.
 pub fn default_dispositions() {
     // All zeroes is SIG_DFL without flags in every layout of the kernel's struct sigaction.
     let default = [0_u64; 8];
@@ -39,7 +39,7 @@ pub fn default_dispositions() {
     }
 }
 
-/// Blocks no signal in this thread. Those that wait are delivered at once.
+/// Unblocks all signals in this thread; pending ones are delivered.
 pub fn empty_mask() {
     let empty = 0_u64;
     // SAFETY: the kernel reads eight bytes of `empty` and writes nothing.
@@ -97,8 +97,8 @@ pub fn set_umask(mask: u32) {
     unsafe { libc::syscall(libc::SYS_umask, c_long::from(mask)) };
 }
 
-/// Sleeps that long; less when a signal comes.
-pub(super) fn nap(milliseconds: u32) {
+/// Sleeps for this time, or until a signal arrives.
+pub(super) fn sleep(milliseconds: u32) {
     let span = libc::timespec {
         tv_sec: 0,
         tv_nsec: c_long::from(milliseconds) * 1_000_000,
