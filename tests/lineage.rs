@@ -5,6 +5,7 @@ mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
+use rotad::event_loop::clock::Clock;
 use rotad::process::cgroup::Cgroups;
 use rotad::process::procfs::{self, Stat};
 use rotad::process::tree::{Found, ScanMemory, ScanRequest, TAG, Tag, scan};
@@ -316,7 +317,8 @@ fn whose_nobody_knows_is_named_once() {
         let pid = born.heard();
         ended(&born);
         let mut memory = ScanMemory::default();
-        let question = ScanRequest {
+        let clock = Clock::start();
+        let mut question = ScanRequest {
             tag: "t".into(),
             ..ScanRequest::default()
         };
@@ -329,6 +331,7 @@ fn whose_nobody_knows_is_named_once() {
         };
         let until = Instant::now() + Duration::from_secs(20);
         let named = loop {
+            question.now = clock.now();
             let found = scan(&question, &mut memory, &mut quiet);
             if let [one] = &found.unowned[..] {
                 break one.clone();
@@ -480,7 +483,7 @@ fn price(cgroups: &Cgroups) {
 
 /// A journal as a dead master leaves it: its first line names a process that is no more.
 fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
-    let mut journal = WorkerJournal::open(dir, "left", None).unwrap();
+    let mut journal = WorkerJournal::open(dir, "left", None, Clock::start()).unwrap();
     note(&mut journal);
     drop(journal);
     let path = dir.join("workers");

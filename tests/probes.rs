@@ -8,6 +8,7 @@
 )]
 mod nursery;
 
+use rotad::event_loop::clock::Clock;
 use rotad::event_loop::waker::Waker;
 use rotad::probe::{ProbeError, ProbeRequest, Prober};
 use rotad::process::SpawnerConfig;
@@ -24,6 +25,7 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 fn prober() -> Prober {
     let shim = env!("CARGO_BIN_EXE_rotad").into();
     Prober::start(SpawnerConfig {
+        clock: Clock::start(),
         wake: Waker::new().unwrap(),
         original_nofile: nursery::NOFILE,
         shim,

@@ -6,6 +6,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::select::{FdSet, select};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use rotad::event_loop::clock::Clock;
 use rotad::event_loop::waker::Waker;
 use rotad::listener::{Listener, open_all};
 use rotad::plan::{Address, ListenPlan};
@@ -139,7 +140,7 @@ fn see_nothing() {
     if nix::unistd::geteuid().is_root() {
         nix::unistd::setuid(65534.into()).unwrap();
     }
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     scout.watch(
         WorkerId(1),
         1,
@@ -246,7 +247,7 @@ fn silent(scout: &AcceptProbe) {
 fn every_way_of_waiting_is_seen() {
     let listener = tcp();
     let wake = Waker::new().unwrap();
-    let mut scout = AcceptProbe::start(wake.clone()).unwrap();
+    let mut scout = AcceptProbe::start(wake.clone(), Clock::start()).unwrap();
     let modes = [
         "accept",
         "poll",
@@ -274,7 +275,7 @@ fn every_way_of_waiting_is_seen() {
 #[test]
 fn holding_a_listener_is_not_accepting() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let mut workers = Vec::new();
     for (id, mode) in ["later-accept", "later-poll", "later-epoll"]
         .into_iter()
@@ -308,7 +309,7 @@ fn holding_a_listener_is_not_accepting() {
 #[test]
 fn another_listener_is_not_ours() {
     let (ours, other) = (tcp(), tcp());
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let worker = Worker::start("accept", &other);
     scout.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
     silent(&scout);
@@ -327,7 +328,7 @@ fn another_listener_is_not_ours() {
 #[test]
 fn a_busy_worker_is_known_by_its_connection() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let mut worker = Worker::start("busy", &listener);
     let _client = TcpStream::connect(("127.0.0.1", listener.port().unwrap())).unwrap();
     worker.until("held");
@@ -338,7 +339,7 @@ fn a_busy_worker_is_known_by_its_connection() {
 #[test]
 fn a_client_of_its_own_port_is_not_accepting() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let mut worker = Worker::start("client", &listener);
     worker.until("connected");
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
@@ -350,7 +351,7 @@ fn unix_sockets_are_seen_likewise() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = open(Address::Unix(path.clone()));
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let worker = Worker::start("accept-unix", &listener);
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
     assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)));
@@ -365,7 +366,7 @@ fn unix_sockets_are_seen_likewise() {
 #[test]
 fn the_forgotten_and_the_dead_are_not_reported() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap()).unwrap();
+    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let mut forgotten = Worker::start("later-accept", &listener);
     forgotten.until("holding");
     scout.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);

@@ -165,12 +165,15 @@ const MODULES: [(&str, &[&str]); 16] = [
     ("plan", &["rotad_core"]),
     ("config", &["rotad_core", "plan"]),
     ("observe", &["plan"]),
-    ("control", &["observe"]),
+    ("control", &["rotad_core", "observe"]),
     ("sys", &["rotad_core"]),
     ("event_loop", &["rotad_core", "plan", "sys"]),
     ("notify_socket", &["rotad_core", "sys"]),
     ("process", &["rotad_core", "plan", "sys", "event_loop"]),
-    ("log", &["plan", "observe", "sys", "event_loop"]),
+    (
+        "log",
+        &["rotad_core", "plan", "observe", "sys", "event_loop"],
+    ),
     ("watch", &["rotad_core", "plan", "sys", "event_loop"]),
     (
         "probe",

@@ -6,6 +6,7 @@ pub use reach::runs_elsewhere;
 
 use super::seam::MasterPaths;
 use crate::control::wire::{Method, Request, Response, VERSION};
+use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::sys::poll::poll;
 use crate::sys::process::Process;
@@ -15,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest response that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
 const MAX_ANSWER: usize = 64 << 20;
@@ -72,7 +73,7 @@ impl ClientError {
 #[derive(Debug, Default)]
 pub struct WaitLimits {
     /// When it detaches (`--timeout`); `None`: never.
-    pub until: Option<Instant>,
+    pub until: Option<Deadline>,
     /// Ctrl-C, if that detaches.
     pub interrupt: Option<SignalPipe>,
     /// It ends when its stdout is closed.
@@ -84,7 +85,7 @@ impl WaitLimits {
     ///
     /// # Errors
     /// `TimedOut`, `Detached`, `Unread`.
-    pub fn pause(&self, until: Instant, bell: Option<&SignalPipe>) -> Result<(), ClientError> {
+    pub fn pause(&self, until: Deadline, bell: Option<&SignalPipe>) -> Result<(), ClientError> {
         wait(
             &mut bell.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(),
             Some(until),
@@ -198,7 +199,7 @@ impl Client {
             return lost(why);
         }
         if let Some(pidfd) = self.master.as_ref().and_then(Process::pidfd) {
-            wait(&mut [pidfd], Some(Instant::now() + EXIT), limits).ok();
+            wait(&mut [pidfd], Some(Deadline::after(EXIT)), limits).ok();
         }
         match reach::reach(&self.peek, limits) {
             Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => error,
@@ -233,7 +234,7 @@ impl Client {
         };
         wait(
             &mut master.pidfd().into_iter().collect::<Vec<_>>(),
-            Some(Instant::now() + EXIT),
+            Some(Deadline::after(EXIT)),
             limits,
         )?;
         if master.has_ended() {
@@ -256,7 +257,7 @@ fn lost(why: &str) -> ClientError {
 /// Waits until one of these is readable or `until` has passed; the command's own limits end it with an error.
 fn wait(
     fds: &mut [BorrowedFd<'_>],
-    until: Option<Instant>,
+    until: Option<Deadline>,
     limits: &WaitLimits,
 ) -> Result<(), ClientError> {
     let stdout = io::stdout();
@@ -276,7 +277,7 @@ fn wait(
             .map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)),
     );
     let first = [until, limits.until].into_iter().flatten().min();
-    let left = first.map(|at| at.saturating_duration_since(Instant::now()));
+    let left = first.map(|at| at.left());
     let ready = poll(&mut polled, left);
     if limits.interrupt.as_ref().is_some_and(SignalPipe::take) {
         return Err(ClientError::Detached);
@@ -320,7 +321,7 @@ mod tests {
 
     fn limits(ms: u64) -> WaitLimits {
         WaitLimits {
-            until: Some(Instant::now() + Duration::from_millis(ms)),
+            until: Some(Deadline::after(Duration::from_millis(ms))),
             ..WaitLimits::default()
         }
     }

@@ -5,9 +5,10 @@ use super::client::{Client, ClientError, WaitLimits};
 use super::progress::Progress;
 use super::{code, print, seam};
 use crate::control::wire::{Method, Response};
+use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Finds the master of this configuration. The error is an exit code whose message has been printed.
 pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
@@ -21,7 +22,7 @@ pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
 
 /// Ctrl-C and a timeout detach: the work that the master has begun continues.
 pub(super) fn limits(timeout: Option<Duration>) -> WaitLimits {
-    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let until = timeout.and_then(Deadline::checked_after);
     WaitLimits {
         until,
         interrupt: SignalPipe::on_ctrl_c().ok(),

@@ -2,9 +2,10 @@
 
 use super::{client, code, print, seam};
 use crate::daemon::{self, Side, StartOptions};
+use crate::event_loop::clock::Deadline;
 use crate::plan::Plan;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Runs the master in the foreground.
 pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
@@ -39,9 +40,7 @@ pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
         no_wait: how.no_wait,
         no_take_over: how.no_take_over,
     };
-    let until = how
-        .timeout
-        .and_then(|timeout| Instant::now().checked_add(timeout));
+    let until = how.timeout.and_then(Deadline::checked_after);
     if !plan.master.daemonize {
         return seam::serve(plan, daemon::foreground(wish, hup_ignored));
     }

@@ -5,10 +5,11 @@ use super::client::{Client, ClientError, WaitLimits};
 use super::table::{self, Look};
 use super::{code, print, request, seam, watch};
 use crate::control::wire::{Method, Response};
+use crate::event_loop::clock::Deadline;
 use crate::observe::sanitize::sanitize_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A master that does not answer within this time counts as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Stat
 /// The status of the master, or its refusal.
 pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
     let limits = WaitLimits {
-        until: Some(Instant::now() + TIMEOUT),
+        until: Some(Deadline::after(TIMEOUT)),
         ..WaitLimits::default()
     };
     let mut client = Client::connect(peek, &limits)?;

@@ -5,13 +5,14 @@ use super::args::StatusArgs;
 use super::client::ClientError;
 use super::table::{Look, Rates};
 use super::{print, request, seam, status};
+use crate::event_loop::clock::{Clock, Deadline};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::Status;
 use crate::sys::terminal;
 use nix::libc;
 use nix::sys::signal::{Signal, raise};
 use std::io::IsTerminal;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -23,8 +24,9 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 /// that goes away later is reported and looked for again.
 pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
     let limits = request::endless();
+    let clock = Clock::start();
     let mut last = match status::wanted(peek, wish) {
-        Ok(status) => Some((status, Instant::now())),
+        Ok(status) => Some((status, clock.elapsed())),
         Err((code, message)) => {
             print::error(&message);
             return code;
@@ -45,7 +47,7 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
         }
         page = match status::wanted(peek, wish) {
             Ok(now) => {
-                let before = last.replace((now, Instant::now()));
+                let before = last.replace((now, clock.elapsed()));
                 last.as_ref().map(|(now, at)| {
                     let rates =
                         before.map(|(before, then)| Rates::between(&before, now, *at - then));
@@ -63,7 +65,7 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
 
 /// ^Z: the terminal belongs to the shell until we continue.
 fn pause(screen: &Screen, limits: &super::client::WaitLimits) -> Result<(), ClientError> {
-    let until = Instant::now() + EVERY;
+    let until = Deadline::after(EVERY);
     limits.pause(until, screen.stop.as_ref())?;
     if screen.stop.as_ref().is_some_and(SignalPipe::take) {
         screen.leave();

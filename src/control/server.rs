@@ -4,13 +4,13 @@
 
 use super::wire::{MAX_QUESTION, Request, Response, VERSION};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rotad_core::{Span, Time};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Maximum number of connections. One more, and the oldest that has not sent a request is dropped.
 const MOST_CLIENTS: usize = 64;
@@ -19,13 +19,13 @@ const MOST_READS: usize = 4;
 /// … and writes to it.
 const MOST_WRITES: usize = 16;
 /// How long a client may take to send its request.
-const TIME_TO_ASK: Duration = Duration::from_secs(5);
+const TIME_TO_ASK: Span = Span::from_secs(5);
 /// The most output that may wait for a client that does not read, in bytes.
 const MOST_WAITING: usize = 16 * 1024 * 1024;
 /// Extra room for the final response, in bytes, so that a client always gets one.
 const LAST_ROOM: usize = 64 * 1024;
 /// How long the listener pauses if a connection can neither be accepted nor refused for lack of descriptors.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+const ACCEPT_AGAIN: Span = Span::from_secs(1);
 /// The limit for a client that follows events or logs, in bytes: it loses lines and is told so, but keeps its
 /// connection.
 const MOST_BEHIND: usize = 256 * 1024;
@@ -44,7 +44,7 @@ pub struct Server {
     /// Closed for a moment if no other descriptor is left, so that a client can be told why it is refused.
     reserve: Option<File>,
     /// No connection is accepted until then.
-    rests_until: Option<Instant>,
+    rests_until: Option<Time>,
     /// The last connection failed for lack of descriptors; and whether that was reported.
     short: bool,
     told_short: bool,
@@ -56,7 +56,7 @@ struct Client {
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     asked: bool,
-    ask_by: Instant,
+    ask_by: Time,
     /// Close the connection once the outbox is empty.
     last_word: bool,
     refused: bool,
@@ -157,7 +157,7 @@ impl Server {
 
     /// Accepts new connections, a bounded number at a time, and returns their numbers. If there is no descriptor for
     /// one, the client is told so; if even that fails, [`Server::rests`] becomes true.
-    pub fn accept(&mut self) -> Vec<u64> {
+    pub fn accept(&mut self, now: Time) -> Vec<u64> {
         let mut new = Vec::new();
         for _ in 0..16 {
             let (stream, by_sign) = match self.next_stream() {
@@ -167,7 +167,7 @@ impl Server {
                     if self.refuse_one() {
                         continue;
                     }
-                    self.rests_until = Some(Instant::now() + ACCEPT_AGAIN);
+                    self.rests_until = Some(now + ACCEPT_AGAIN);
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -186,7 +186,7 @@ impl Server {
             }
             let refused = !by_sign && !self.may_ask(&stream);
             self.last += 1;
-            let ask_by = Instant::now() + TIME_TO_ASK;
+            let ask_by = now + TIME_TO_ASK;
             let client = Client {
                 stream,
                 inbox: Vec::new(),
@@ -243,7 +243,7 @@ impl Server {
     }
 
     /// Whether the pause of the listener is over, so that it must be polled again.
-    pub fn wakes(&mut self, now: Instant) -> bool {
+    pub fn wakes(&mut self, now: Time) -> bool {
         self.rests_until.take_if(|until| *until <= now).is_some()
     }
 
@@ -443,15 +443,8 @@ impl Server {
         self.clients.remove(&id);
     }
 
-    /// Extends every client's time limit by a pause of the master.
-    pub fn paused(&mut self, by: Duration) {
-        self.clients
-            .values_mut()
-            .for_each(|client| client.ask_by += by);
-    }
-
     /// When the next client's time is up, or the listener's pause is over.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Time> {
         let late = self
             .clients
             .values()
@@ -461,7 +454,7 @@ impl Server {
     }
 
     /// Clients that took too long to send their request or to read their response.
-    pub fn overdue(&self, now: Instant) -> Vec<u64> {
+    pub fn overdue(&self, now: Time) -> Vec<u64> {
         let late = |c: &Client| c.ask_by <= now && c.is_waited_for();
         self.clients
             .iter()

@@ -3,6 +3,7 @@
 //!
 //! If the pipe ends without a final report, the master has died.
 
+use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::print;
 use crate::sys::poll::poll;
@@ -12,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the final report may wait for a launcher that does not read (stopped by ^Z).
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,7 +88,7 @@ impl Report {
             return;
         };
         bytes.push(b'\n');
-        let until = Instant::now() + timeout;
+        let until = Deadline::after(timeout);
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             match pipe.write(rest) {
@@ -97,7 +98,7 @@ impl Report {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let begun = rest.len() < bytes.len();
                     let until = if begun {
-                        until.max(Instant::now() + FINISH_TIMEOUT)
+                        until.max(Deadline::after(FINISH_TIMEOUT))
                     } else {
                         until
                     };
@@ -114,8 +115,8 @@ impl Report {
     }
 }
 
-fn writable(pipe: &File, until: Instant) -> bool {
-    let left = until.saturating_duration_since(Instant::now());
+fn writable(pipe: &File, until: Deadline) -> bool {
+    let left = until.left();
     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
     !left.is_zero() && matches!(poll(&mut fds, Some(left)), Ok(1..))
 }
@@ -133,7 +134,7 @@ pub struct LauncherEnd {
 impl LauncherEnd {
     /// Prints the report until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124) detach: the master
     /// has its own session and goes on.
-    pub fn wait(mut self, until: Option<Instant>) -> u8 {
+    pub fn wait(mut self, until: Option<Deadline>) -> u8 {
         let interrupt = SignalPipe::on_ctrl_c().ok();
         let mut text = Vec::new();
         let mut read = 0;
@@ -200,11 +201,11 @@ fn finished(code: u8, text: &str) -> u8 {
 fn wait_or_detach(
     pipe: &File,
     interrupt: Option<&SignalPipe>,
-    until: Option<Instant>,
+    until: Option<Deadline>,
 ) -> Option<(u8, &'static str)> {
     let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
-    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = until.map(|until| until.left());
     let ready = poll(&mut fds, left);
     if interrupt.is_some_and(SignalPipe::take) {
         return Some((130, "detached"));
@@ -238,7 +239,7 @@ mod tests {
     fn the_wait_for_a_silent_master_ends_at_its_timeout() {
         let (end, mut report) = pipe_ends();
         assert_eq!(
-            end.wait(Some(Instant::now() + Duration::from_millis(20))),
+            end.wait(Some(Deadline::after(Duration::from_millis(20)))),
             124
         );
         report.progress("nobody hears this, and that does no harm");

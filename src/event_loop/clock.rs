@@ -1,7 +1,12 @@
-//! The only clock of the master. The time that it gives the engine is time in which the master was running: a pause
-//! (SIGSTOP, a starved machine) moves every deadline by at least its length, so no worker is killed for it.
+//! The one clock of the master. A pause of the master (SIGSTOP, a starved machine) is cut out of its time, so it moves
+//! every deadline by at least its length, in all threads, and no worker is killed for it.
+//!
+//! [`LoopClock`] belongs to the main loop, which notices pauses; its threads measure by a [`Clock`]. A [`Deadline`] is
+//! for code that supervises nothing: a command, and a master that does not serve yet.
 
-use rotad_core::Time;
+use rotad_core::{Span, Time};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// While a deadline is pending, the loop wakes at least this often, so that a pause can be told from a long wait.
@@ -9,104 +14,193 @@ const TICK: Duration = Duration::from_millis(250);
 /// A wait that ends this much late means that the master was paused.
 const LATE: Duration = Duration::from_millis(150);
 
+/// The only call of its kind: clippy refuses others.
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+fn monotonic() -> Instant {
+    Instant::now()
+}
+
+/// The master's time, for its threads. Its clones show the same time.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<ClockState>);
+
 #[derive(Debug)]
-pub struct Clock {
+struct ClockState {
     origin: Instant,
-    /// Pauses so far.
-    shift: Duration,
-    woke: Instant,
+    /// The sum of all pauses that the main loop has noticed, in nanoseconds.
+    paused: AtomicU64,
 }
 
 impl Clock {
+    /// A clock that begins at 0. Without a [`LoopClock`] it knows of no pauses.
     pub fn start() -> Self {
-        let now = Instant::now();
-        Self {
-            origin: now,
-            shift: Duration::ZERO,
-            woke: now,
-        }
+        Self(Arc::new(ClockState {
+            origin: monotonic(),
+            paused: AtomicU64::new(0),
+        }))
+    }
+
+    /// The time now. Between the end of a pause and the moment at which the main loop notices it, the pause still
+    /// counts: the main loop compares deadlines with [`LoopClock::now`] for that reason.
+    pub fn now(&self) -> Time {
+        Time(self.elapsed().as_millis() as u64)
+    }
+
+    /// The same as [`Clock::now`], to the nanosecond: for measurements.
+    pub fn elapsed(&self) -> Duration {
+        self.at(monotonic().saturating_duration_since(self.0.origin))
+    }
+
+    /// How long until then; zero if it has passed.
+    pub fn until(&self, at: Time) -> Duration {
+        duration(at - self.now())
+    }
+
+    fn at(&self, since_origin: Duration) -> Duration {
+        let paused = Duration::from_nanos(self.0.paused.load(Ordering::Relaxed));
+        since_origin.saturating_sub(paused)
+    }
+}
+
+/// The end of a wait, in real time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The moment after this much time. None: further away than the clock can tell, which is no limit.
+    pub fn checked_after(timeout: Duration) -> Option<Self> {
+        monotonic().checked_add(timeout).map(Self)
+    }
+
+    /// The moment after this much time, which must be less than centuries.
+    pub fn after(timeout: Duration) -> Self {
+        Self(monotonic() + timeout)
+    }
+
+    /// The time that is left; zero if it has passed.
+    pub fn left(self) -> Duration {
+        self.0.saturating_duration_since(monotonic())
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(self) -> bool {
+        self.left().is_zero()
+    }
+}
+
+/// The clock of the main loop.
+#[derive(Debug)]
+pub struct LoopClock {
+    clock: Clock,
+    /// When the last wait ended.
+    woke: Instant,
+}
+
+impl LoopClock {
+    /// Goes on with the time of `clock`, and cuts pauses out of it from now on.
+    pub fn new(clock: Clock) -> Self {
+        let woke = monotonic();
+        Self { clock, woke }
+    }
+
+    /// The same time for the other threads.
+    pub fn shared(&self) -> Clock {
+        self.clock.clone()
     }
 
     /// The engine's time. Within one turn of the loop it advances no further than a wait may take before it counts as a
-    /// pause: a pause in the middle of a turn is noticed by the next [`Clock::wake`], before any deadline is compared
-    /// with it.
+    /// pause: a pause in the middle of a turn is noticed by the next [`LoopClock::wake`], before any deadline is
+    /// compared with it.
     pub fn now(&self) -> Time {
-        let woke = self.woke.saturating_duration_since(self.origin);
-        let now = woke + self.woke.elapsed().min(TICK + LATE);
-        Time(now.saturating_sub(self.shift).as_millis() as u64)
+        let woke = self.woke.saturating_duration_since(self.clock.0.origin);
+        let in_turn = monotonic().saturating_duration_since(self.woke);
+        let now = woke + in_turn.min(TICK + LATE);
+        Time(self.clock.at(now).as_millis() as u64)
     }
 
     /// How long the loop may wait: until the engine's deadline, in steps of `TICK`; None: without limit.
     pub fn patience(&self, deadline: Option<Time>) -> Option<Duration> {
-        let left = deadline?.0.saturating_sub(self.now().0);
-        Some(Duration::from_millis(left).min(TICK))
+        Some(self.until(deadline?).min(TICK))
     }
 
     /// How long until then, for distant times that need not be told from a pause.
     pub fn until(&self, at: Time) -> Duration {
-        Duration::from_millis(at.0.saturating_sub(self.now().0))
+        duration(at - self.now())
     }
 
     /// To be called right after each wait, with what it was allowed to take. Returns the pause, if there was one. Of a
-    /// long wait only what came on top of it, and one tick, counts: nobody knows when in it the pause began, and who was
-    /// paused with us gets that tick to speak up.
+    /// long wait only the time on top of it, and one tick, counts: when in it the pause began is not known, and workers
+    /// that were paused as well get that tick to report.
     pub fn wake(&mut self, allowed: Option<Duration>) -> Option<Duration> {
-        let now = Instant::now();
+        let now = monotonic();
         let took = now - self.woke;
         self.woke = now;
         let paused = allowed
             .filter(|allowed| took > *allowed + LATE)
             .map(|allowed| took - allowed.saturating_sub(TICK));
-        self.shift += paused.unwrap_or_default();
+        let nanos = paused.unwrap_or_default().as_nanos() as u64;
+        self.clock.0.paused.fetch_add(nanos, Ordering::Relaxed);
         paused
     }
+}
+
+/// The engine's unit of this duration, rounded down to milliseconds.
+pub fn span(duration: Duration) -> Span {
+    Span::from_millis(duration.as_millis() as u64)
+}
+
+fn duration(span: Span) -> Duration {
+    Duration::from_millis(span.as_millis())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A clock that was started, and woke last, this long ago.
+    fn clock(ago: Duration) -> LoopClock {
+        let before = monotonic() - ago;
+        let state = ClockState {
+            origin: before,
+            paused: AtomicU64::new(0),
+        };
+        LoopClock {
+            clock: Clock(Arc::new(state)),
+            woke: before,
+        }
+    }
+
     #[test]
-    fn a_pause_moves_the_time_and_patience_does_not() {
-        let mut clock = Clock::start();
-        let before = clock.now();
-        clock.woke -= Duration::from_secs(7);
-        clock.origin -= Duration::from_secs(7);
-        let paused = clock
+    fn a_pause_moves_the_time_of_all_threads_and_an_unlimited_wait_does_not() {
+        let mut paused = clock(Duration::from_secs(7));
+        let thread = paused.shared();
+        assert!(thread.now() >= Time(7000));
+        let pause = paused
             .wake(Some(Duration::from_millis(250)))
             .expect("seven seconds are a pause");
-        assert!(paused >= Duration::from_secs(7));
-        assert!(clock.now() - before < rotad_core::Span::from_secs(1));
-        clock.woke -= Duration::from_secs(7);
-        clock.origin -= Duration::from_secs(7);
+        assert!(pause >= Duration::from_secs(7));
+        assert!(paused.now() < Time(1000) && thread.now() < Time(1000));
+        let mut waited = clock(Duration::from_secs(7));
         assert_eq!(
-            clock.wake(None),
+            waited.wake(None),
             None,
             "nothing was due: nothing can be late"
         );
-        assert!(clock.now() - before >= rotad_core::Span::from_secs(7));
+        assert!(waited.now() >= Time(7000) && waited.shared().now() >= Time(7000));
     }
 
     #[test]
     fn a_pause_in_the_midst_of_a_turn_is_not_seen_before_the_next_wait() {
-        let mut clock = Clock::start();
-        let before = clock.now();
-        clock.woke -= Duration::from_secs(9);
-        clock.origin -= Duration::from_secs(9);
-        assert!(
-            clock.now() - before <= rotad_core::Span::from_millis(401),
-            "nobody's time is up for it"
-        );
+        let mut clock = clock(Duration::from_secs(9));
+        assert!(clock.now() <= Time(401), "no time is up because of it");
         let paused = clock.wake(Some(Duration::ZERO)).expect("a pause");
         assert!(paused >= Duration::from_secs(9), "{paused:?}");
-        assert!(clock.now() - before < rotad_core::Span::from_secs(1));
+        assert!(clock.now() < Time(1000));
     }
 
     #[test]
     fn a_long_wait_is_no_pause() {
-        let mut clock = Clock::start();
-        clock.woke -= Duration::from_secs(70);
-        let paused = clock
+        let paused = clock(Duration::from_secs(70))
             .wake(Some(Duration::from_secs(60)))
             .expect("ten seconds too late");
         assert!(
@@ -117,12 +211,19 @@ mod tests {
 
     #[test]
     fn waits_in_ticks_while_something_is_due() {
-        let clock = Clock::start();
+        let clock = clock(Duration::ZERO);
         assert_eq!(clock.patience(None), None);
-        assert_eq!(
-            clock.patience(Some(clock.now() + rotad_core::Span::from_secs(60))),
-            Some(TICK)
-        );
+        let far = clock.now() + Span::from_secs(60);
+        assert_eq!(clock.patience(Some(far)), Some(TICK));
+        assert!(clock.until(far) > Duration::from_secs(59));
         assert_eq!(clock.patience(Some(Time(0))), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_deadline_passes() {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        assert!(!deadline.has_passed() && deadline.left() > Duration::from_secs(59));
+        assert!(Deadline::after(Duration::ZERO).has_passed());
+        assert_eq!(Deadline::checked_after(Duration::MAX), None);
     }
 }

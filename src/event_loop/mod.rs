@@ -1,8 +1,10 @@
-//! The building blocks of the master's event loops: clock, poller, signals, waker. They know nothing of workers or
+//! The building blocks of the master's event loops: clock, poller, signals, waker,
+//! progress of threads. They know nothing of workers or
 //! pools.
 
 pub mod clock;
 pub mod poller;
+pub mod progress;
 pub mod signal_pipe;
 pub mod signals;
 pub mod waker;

@@ -26,18 +26,21 @@ pub use rotating_file::Rotation;
 pub use sink::complain;
 pub use sinks::MasterLog;
 
+use crate::event_loop::clock::{Clock, Deadline};
+use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::plan::{FileAccess, LogPlan};
 use crate::sys::thread;
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use pipe_peek::{OutputSource, Pipe, PipePeek};
 use ring::RecentLines;
+use rotad_core::{Span, Time};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use writer::{Command, WriterThread};
 
 /// How many of the master's own lines may be queued for a slow disk; further ones are dropped and counted.
@@ -68,10 +71,8 @@ pub struct LogWriter {
     recent: Arc<RecentLines>,
     /// Bytes consumed from pipes since the start.
     progress: Arc<AtomicU64>,
-    /// When the thread began its current piece of work, in milliseconds after `started`, plus one; 0 while it waits for
-    /// work.
-    busy_since: Arc<AtomicU64>,
-    started: Instant,
+    /// Whether the thread is at work, or waits for some.
+    work: Progress<()>,
     /// For reading the unread end of a worker's output from the main thread.
     pipe_peek: Arc<Mutex<PipePeek>>,
 }
@@ -81,7 +82,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// EMFILE, ENFILE or EAGAIN: no descriptor or thread is left.
-    pub fn start(master_log: MasterLog) -> io::Result<Self> {
+    pub fn start(master_log: MasterLog, clock: Clock) -> io::Result<Self> {
         let (lines, waiting) = bounded(MAX_QUEUED_LINES);
         // Unbounded, but there are only a few commands per worker.
         let (commands, command_queue) = unbounded();
@@ -92,34 +93,17 @@ impl LogWriter {
             dropped: Arc::default(),
             recent: Arc::default(),
             progress: Arc::default(),
-            busy_since: Arc::default(),
-            started: Instant::now(),
+            work: Progress::new(clock.clone()),
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
         };
-        let writer_thread = WriterThread::new(master_log, waiting, command_queue, &writer)?;
+        let writer_thread = WriterThread::new(master_log, waiting, command_queue, &writer, clock)?;
         thread::spawn("log-writer", 128 << 10, move || writer_thread.work())?;
         Ok(writer)
     }
 
     /// How long the thread has been at its current piece of work: a write to a hanging disk does not return.
-    pub fn busy_for(&self) -> Duration {
-        let since = match self.busy_since.load(Ordering::Relaxed) {
-            0 => return Duration::ZERO,
-            since => Duration::from_millis(since - 1),
-        };
-        self.started.elapsed().saturating_sub(since)
-    }
-
-    /// Records that the thread begins a piece of work (true) or has finished it (false).
-    fn set_busy(busy_since: &AtomicU64, started: Instant, works: bool) {
-        busy_since.store(
-            if works {
-                started.elapsed().as_millis() as u64 + 1
-            } else {
-                0
-            },
-            Ordering::Relaxed,
-        );
+    pub fn busy_for(&self, now: Time) -> Span {
+        self.work.since().map_or(Span::ZERO, |since| now - since)
     }
 
     fn send(&self, command: Command) {
@@ -211,11 +195,11 @@ impl LogWriter {
     pub fn drain(&self) {
         let (done, waits) = bounded(1);
         self.send(Command::Drain(done));
-        let started = Instant::now();
+        let end = Deadline::after(MAX_DRAIN);
         let mut seen = self.progress.load(Ordering::Relaxed);
         while let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(DRAIN_STALL) {
             let now = self.progress.load(Ordering::Relaxed);
-            if now == seen || started.elapsed() >= MAX_DRAIN {
+            if now == seen || end.has_passed() {
                 return;
             }
             seen = now;

@@ -8,17 +8,20 @@ use super::ring::RecentLines;
 use super::sink::SinkState;
 use super::sinks::Sinks;
 use super::{LogWriter, MasterLog, Rotation};
+use crate::event_loop::clock::Clock;
+use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::plan::LogPlan;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rotad_core::{Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// After reading less than this, in bytes, the thread pauses to let more accumulate.
 const BUSY_BYTES: usize = 32 << 10;
@@ -29,7 +32,7 @@ const MAX_LINE: usize = 16 << 10;
 /// How many bytes are read per pass for the master's log.
 const MAX_FORMATTED: usize = 128 << 10;
 /// How often a failed log is tried again while something is queued for it.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Span = Span::from_secs(1);
 /// Epoll keys of the waker and of stderr; pipes have higher ones.
 const WAKER: u64 = 0;
 const STDERR: u64 = 1;
@@ -66,8 +69,8 @@ pub(super) struct WriterThread {
     dropped: Arc<AtomicU64>,
     recent: Arc<RecentLines>,
     progress: Arc<AtomicU64>,
-    busy_since: Arc<AtomicU64>,
-    started: Instant,
+    work: Progress<()>,
+    clock: Clock,
     epoll: Epoll,
     readers: BTreeMap<u64, PipeReader>,
     last_id: u64,
@@ -77,7 +80,7 @@ pub(super) struct WriterThread {
     pipe_peek: PipePeek,
     buf: Vec<u8>,
     drains: Vec<Sender<()>>,
-    retry_at: Option<Instant>,
+    retry_at: Option<Time>,
 }
 
 impl WriterThread {
@@ -86,6 +89,7 @@ impl WriterThread {
         lines: Receiver<Vec<u8>>,
         commands: Receiver<Command>,
         handle: &LogWriter,
+        clock: Clock,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(
@@ -106,8 +110,8 @@ impl WriterThread {
             dropped: handle.dropped.clone(),
             recent: handle.recent.clone(),
             progress: handle.progress.clone(),
-            busy_since: handle.busy_since.clone(),
-            started: handle.started,
+            work: handle.work.clone(),
+            clock,
             epoll,
             readers: BTreeMap::new(),
             last_id: STDERR,
@@ -124,12 +128,12 @@ impl WriterThread {
     pub(super) fn work(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            LogWriter::set_busy(&self.busy_since, self.started, false);
+            self.work.finish(|_| {});
             let count = self
                 .epoll
                 .wait(&mut events, self.poll_timeout())
                 .unwrap_or(0);
-            LogWriter::set_busy(&self.busy_since, self.started, true);
+            self.work.begin(());
             let mut woken = false;
             for event in &events[..count] {
                 match event.data() {
@@ -165,10 +169,7 @@ impl WriterThread {
         let Some(retry_at) = self.retry_at else {
             return EpollTimeout::NONE;
         };
-        let ms = retry_at
-            .saturating_duration_since(Instant::now())
-            .as_millis() as u16
-            + 1;
+        let ms = self.clock.until(retry_at).as_millis() as u16 + 1;
         EpollTimeout::from(ms)
     }
 
@@ -388,8 +389,8 @@ impl WriterThread {
                 .ok();
         }
         if has_backlog && self.sinks.is_failing() {
-            let now = Instant::now();
-            if self.retry_at.is_some_and(|busy_since| busy_since <= now) {
+            let now = self.clock.now();
+            if self.retry_at.is_some_and(|at| at <= now) {
                 self.retry_at = None;
                 self.retry();
                 self.sinks.flush_own();

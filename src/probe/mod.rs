@@ -14,21 +14,21 @@ mod request;
 
 pub use request::ProbeRequest;
 
+use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::process::SpawnerConfig;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use probe_loop::ProbeLoop;
+use rotad_core::{Span, Time};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long to wait for the end of the thread and of running commands.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starting a probe takes microseconds unless a disk hangs.
-const HANG_AFTER: Duration = Duration::from_millis(250);
+const HANG_AFTER: Span = Span::from_millis(250);
 
 /// The result of a probe.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,28 +59,18 @@ pub struct Prober {
     /// Woken after each task.
     waker: Waker,
     gone: Receiver<()>,
-    progress: Arc<ThreadProgress>,
-}
-
-/// What the thread is doing.
-#[derive(Debug, Default)]
-struct ThreadProgress {
-    /// The probe that it is starting, and since when: finding a socket's file is bounded by no timeout.
-    starting: Mutex<Option<(u64, Instant)>>,
-    /// It has been abandoned.
-    abandoned: AtomicBool,
-    /// It has ended.
-    ended: AtomicBool,
+    /// The probe that the thread is starting: finding a socket's file is bounded by no timeout.
+    progress: Progress<u64>,
 }
 
 /// A thread that was abandoned.
 #[derive(Debug)]
-pub struct AbandonedThread(Arc<ThreadProgress>);
+pub struct AbandonedThread(Progress<u64>);
 
 impl AbandonedThread {
     /// Whether it has returned and ended.
     pub fn is_back(&self) -> bool {
-        self.0.ended.load(Ordering::Relaxed)
+        self.0.has_ended()
     }
 }
 
@@ -96,7 +86,7 @@ impl Prober {
         let (leaves, gone) = bounded(0);
         let waker = Waker::new()?;
         let owner_waker = config.wake.clone();
-        let progress = Arc::new(ThreadProgress::default());
+        let progress = Progress::new(config.clock.clone());
         let (taken, ended) = (progress.clone(), progress.clone());
         let probe_loop = ProbeLoop::new(
             inbox,
@@ -110,7 +100,7 @@ impl Prober {
         );
         thread::spawn("probe-loop", 256 << 10, move || {
             probe_loop.run();
-            ended.ended.store(true, Ordering::Relaxed);
+            ended.end();
             drop(leaves);
         })?;
         Ok(Self {
@@ -140,20 +130,13 @@ impl Prober {
 
     /// The number of the probe at which the thread hangs, if it does: its socket is on a disk that hangs. No other
     /// probe is answered meanwhile.
-    pub fn hangs(&self, now: Instant) -> Option<u64> {
-        let starting = *self
-            .progress
-            .starting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        starting
-            .filter(|(_, since)| now >= *since + HANG_AFTER)
-            .map(|(number, _)| number)
+    pub fn hangs(&self, now: Time) -> Option<u64> {
+        self.progress.hangs(now, HANG_AFTER)
     }
 
     /// Abandons a thread that hangs. If it returns, it ends without answering.
     pub fn leave(self) -> AbandonedThread {
-        self.progress.abandoned.store(true, Ordering::Relaxed);
+        self.progress.abandon();
         AbandonedThread(self.progress.clone())
     }
 
@@ -169,7 +152,7 @@ impl Drop for Prober {
     fn drop(&mut self) {
         self.tasks = None;
         self.waker.wake();
-        if self.progress.abandoned.load(Ordering::Relaxed) {
+        if self.progress.is_abandoned() {
             return;
         }
         // Nothing is ever sent: the thread's end closes the channel.

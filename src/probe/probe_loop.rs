@@ -2,7 +2,9 @@
 
 use super::command::CommandProbe;
 use super::connection::{ConnectionProbe, Turn};
-use super::{ProbeError, ProbeRequest, ProbeResult, Task, ThreadProgress};
+use super::{ProbeError, ProbeRequest, ProbeResult, Task};
+use crate::event_loop::clock::Clock;
+use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::process::{SpawnRequest, SpawnResult, Spawner, SpawnerConfig};
 use crate::sys::poll::poll;
@@ -10,17 +12,15 @@ use crate::sys::process::Process;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, recv};
-use rotad_core::WorkerId;
+use rotad_core::{Span, Time, WorkerId};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 /// Without pidfds: how often commands are checked for their exit.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Span = Span::from_millis(50);
 /// How long the rest of a response is read, …
-const DRAIN_TIME: Duration = Duration::from_secs(1);
+const DRAIN_TIME: Span = Span::from_secs(1);
 /// … up to how many bytes, …
 const DRAIN_BYTES: usize = 256 * 1024;
 /// … and from how many connections at a time.
@@ -28,7 +28,7 @@ const MAX_DRAINING: usize = 64;
 /// Commands that run, or that the kernel does not release.
 const MAX_COMMANDS: usize = 64;
 /// How long to wait at the end for killed commands.
-const EXIT_TIMEOUT: Duration = Duration::from_millis(800);
+const EXIT_TIMEOUT: Span = Span::from_millis(800);
 
 #[derive(Clone, Copy)]
 enum Ready {
@@ -41,12 +41,12 @@ enum Ready {
 /// An answered connection that is read to its end.
 struct Draining {
     socket: OwnedFd,
-    until: Instant,
+    until: Time,
     left: usize,
 }
 
 pub(super) struct ProbeLoop {
-    progress: Arc<ThreadProgress>,
+    progress: Progress<u64>,
     inbox: Receiver<Task>,
     outbox: Sender<ProbeResult>,
     owner_waker: Waker,
@@ -67,7 +67,7 @@ impl ProbeLoop {
         outbox: Sender<ProbeResult>,
         owner_waker: Waker,
         config: SpawnerConfig,
-        progress: Arc<ThreadProgress>,
+        progress: Progress<u64>,
     ) -> Self {
         Self {
             progress,
@@ -94,15 +94,15 @@ impl ProbeLoop {
         }
         self.connections.clear();
         self.commands.values_mut().for_each(CommandProbe::kill);
-        let end = Instant::now() + EXIT_TIMEOUT;
-        while !self.commands.is_empty() && Instant::now() < end {
+        let end = self.clock().now() + EXIT_TIMEOUT;
+        while !self.commands.is_empty() && self.clock().now() < end {
             let ready = self.wait(Some(end));
             self.config.wake.clear();
             self.turn(ready);
         }
     }
 
-    fn wait(&self, until: Option<Instant>) -> Vec<Ready> {
+    fn wait(&self, until: Option<Time>) -> Vec<Ready> {
         let mut all = vec![(
             Ready::Waker,
             PollFd::new(self.config.wake.as_fd(), PollFlags::POLLIN),
@@ -131,7 +131,7 @@ impl ProbeLoop {
             .commands
             .values()
             .any(CommandProbe::is_unseen)
-            .then(|| Instant::now() + POLL_INTERVAL);
+            .then(|| self.clock().now() + POLL_INTERVAL);
         let spawn_results = self.spawner.as_ref().and_then(Spawner::deadline);
         let next = self
             .draining
@@ -141,7 +141,7 @@ impl ProbeLoop {
             .chain(spawn_results)
             .chain(until)
             .min();
-        let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let timeout = next.map(|next| self.clock().until(next));
         // An error says nothing of any of them: everything is looked at.
         let count = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| count.is_err() || fd.any() == Some(true);
@@ -152,10 +152,14 @@ impl ProbeLoop {
             .collect()
     }
 
+    fn clock(&self) -> &Clock {
+        &self.config.clock
+    }
+
     /// False: the owner is gone.
     fn tasks(&mut self) -> bool {
         loop {
-            if self.progress.abandoned.load(Ordering::Relaxed) {
+            if self.progress.is_abandoned() {
                 return false;
             }
             match self.inbox.try_recv() {
@@ -186,16 +190,9 @@ impl ProbeLoop {
         number: u64,
         request: &ProbeRequest,
     ) -> Result<(ConnectionProbe, Turn), ProbeError> {
-        let starting = |starting| {
-            *self
-                .progress
-                .starting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = starting
-        };
-        starting(Some((number, Instant::now())));
+        self.progress.begin(number);
         let begun = ConnectionProbe::begin(request);
-        starting(None);
+        self.progress.finish(|_| {});
         begun
     }
 
@@ -256,17 +253,17 @@ impl ProbeLoop {
             .map(|(n, _)| *n)
             .collect();
         unseen.into_iter().for_each(|number| self.look_at(number));
-        let now = Instant::now();
+        let now = self.clock().now();
         self.draining.retain(|drain| drain.until > now);
         self.unreaped
             .retain(|process| matches!(process.reap(), Ok(None)));
     }
 
     fn spawn_results(&mut self) {
+        let now = self.clock().now();
         let Some(spawner) = &mut self.spawner else {
             return;
         };
-        let now = Instant::now();
         if spawner.deadline().is_some_and(|progress| progress <= now) {
             spawner.check(now);
         }
@@ -310,7 +307,7 @@ impl ProbeLoop {
         {
             self.draining.push(Draining {
                 socket,
-                until: Instant::now() + DRAIN_TIME,
+                until: self.clock().now() + DRAIN_TIME,
                 left: DRAIN_BYTES,
             });
             self.read_drained();

@@ -2,6 +2,7 @@
 //! `schedstat`). A worker that computes on a busy machine wants a whole CPU, however little of it it gets; one that
 //! waits for a network or a timer wants none. The supervisor's boot limit asks before it starts further workers.
 
+use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use crate::process::procfs;
 use crate::sys::thread;
@@ -10,7 +11,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::WorkerId;
 use std::collections::HashMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Workers measured per round; the others have their turn in the next.
 const MAX_WORKERS: usize = 32;
@@ -42,11 +43,11 @@ impl Meter {
     ///
     /// # Errors
     /// EAGAIN: no thread can be created.
-    pub fn start(wake: Waker) -> io::Result<Self> {
+    pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
         let (outbox, found) = bounded(1);
         thread::spawn("cpu-sampler", 128 << 10, move || {
-            let mut meter = CpuMeter::new();
+            let mut meter = CpuMeter::new(clock);
             for all in inbox {
                 outbox.send(meter.measure(all)).ok();
                 wake.wake();
@@ -81,21 +82,23 @@ struct Sample {
 
 #[derive(Debug)]
 struct CpuMeter {
+    clock: Clock,
     tick: Duration,
-    /// The last sample that is at least [`SPAN`] old.
-    before: HashMap<WorkerId, (Instant, Duration)>,
+    /// The last sample that is at least [`SPAN`] old: when, and what was wanted until then.
+    before: HashMap<WorkerId, (Duration, Duration)>,
     /// The last worker of the previous round.
     last: WorkerId,
 }
 
 impl CpuMeter {
-    fn new() -> Self {
+    fn new(clock: Clock) -> Self {
         let hertz = sysconf(SysconfVar::CLK_TCK)
             .ok()
             .flatten()
             .and_then(|hertz| u32::try_from(hertz).ok());
         let tick = Duration::from_secs(1) / hertz.filter(|hertz| *hertz > 0).unwrap_or(100);
         Self {
+            clock,
             tick,
             before: HashMap::new(),
             last: WorkerId(0),
@@ -118,10 +121,13 @@ impl CpuMeter {
     }
 
     fn demand(&mut self, one: Starter) -> Option<u32> {
-        let now = Instant::now();
+        let now = self.clock.elapsed();
         let sample = sample(one.pid, self.tick)?;
         let (span, wanted) = match self.before.get(&one.worker) {
-            Some((at, before)) => (now - *at, sample.wanted.saturating_sub(*before)),
+            Some((at, before)) => (
+                now.saturating_sub(*at),
+                sample.wanted.saturating_sub(*before),
+            ),
             None => (one.age, sample.wanted),
         };
         if span >= SPAN {
@@ -191,6 +197,7 @@ mod tests {
     use nix::unistd::Pid;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
 
     struct Started(Child, Instant);
 
@@ -255,13 +262,13 @@ mod tests {
         let is = |found: &[(WorkerId, u32)]| {
             found.len() == 5 && found[..4].iter().all(|(_, wants)| *wants >= 70) && found[4].1 < 20
         };
-        shows(&mut CpuMeter::new(), &all, is);
+        shows(&mut CpuMeter::new(Clock::start()), &all, is);
     }
 
     #[test]
     fn every_worker_is_measured_in_turn() {
         let one = Started::new(&["sleep", "60"]);
-        let mut meter = CpuMeter::new();
+        let mut meter = CpuMeter::new(Clock::start());
         let starter = |number| Starter {
             worker: WorkerId(number),
             ..one.starter(0)
@@ -285,6 +292,10 @@ mod tests {
             pid: i32::MAX,
             age: Duration::from_secs(1),
         };
-        assert!(CpuMeter::new().measure(vec![starter]).is_empty());
+        assert!(
+            CpuMeter::new(Clock::start())
+                .measure(vec![starter])
+                .is_empty()
+        );
     }
 }

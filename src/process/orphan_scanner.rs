@@ -1,18 +1,20 @@
 //! The thread that scans orphans ([`crate::process::tree`]), and what happens when it hangs: reading the environment of
 //! a process takes a lock of that process, which a dead disk may hold indefinitely. The supervisor owns it.
 
+use crate::event_loop::clock::Clock;
+use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::process::procfs::{self, Stat};
 use crate::process::tree::{self, Found, ScanMemory, ScanRequest, TAG, Tag};
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rotad_core::{Span, Time};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 /// How long reading one process may take.
-const READ_TIMEOUT: Duration = Duration::from_millis(500);
+const READ_TIMEOUT: Span = Span::from_millis(500);
 /// How many threads may hang; beyond that no environment is read any more.
 const MAX_ABANDONED: usize = 8;
 
@@ -20,6 +22,7 @@ const MAX_ABANDONED: usize = 8;
 #[derive(Debug)]
 pub struct OrphanScanner {
     wake: Waker,
+    clock: Clock,
     /// Shared by all threads, one after the other.
     memory: Arc<Mutex<ScanMemory>>,
     reports: (Sender<Report>, Receiver<Report>),
@@ -27,8 +30,8 @@ pub struct OrphanScanner {
     /// The current scan, and its number.
     current: Option<Arc<ScanRequest>>,
     number: u64,
-    /// The states of abandoned threads.
-    hung: Vec<Arc<Mutex<ScanState>>>,
+    /// Abandoned threads.
+    hung: Vec<Progress<i32>>,
 }
 
 /// The number of a scan and its result.
@@ -36,20 +39,18 @@ type Report = (u64, Found);
 
 #[derive(Debug)]
 struct ScanThread {
-    requests: Sender<(u64, Arc<ScanRequest>, bool)>,
-    state: Arc<Mutex<ScanState>>,
+    requests: Sender<ThreadRequest>,
+    /// The process whose environment it reads.
+    progress: Progress<i32>,
 }
 
-/// What a thread is doing.
-#[derive(Debug, Default)]
-struct ScanState {
-    /// The process whose environment it reads, and since when.
-    reading: Option<(i32, Instant)>,
-    /// Processes at which other threads hang: not read.
-    silent: Vec<i32>,
-    abandoned: bool,
-    /// It has returned after being abandoned, and has ended.
-    returned: bool,
+/// One scan for a thread.
+#[derive(Debug)]
+struct ThreadRequest {
+    number: u64,
+    request: Arc<ScanRequest>,
+    /// Processes at which other threads hang: their environments are not read. None: nor is any other.
+    silent: Option<Vec<i32>>,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,9 +59,10 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl OrphanScanner {
     /// `wake` is woken after each scan. The thread starts with the first one.
-    pub fn new(wake: Waker) -> Self {
+    pub fn new(wake: Waker, clock: Clock) -> Self {
         Self {
             wake,
+            clock,
             memory: Arc::default(),
             reports: unbounded(),
             thread: None,
@@ -104,37 +106,25 @@ impl OrphanScanner {
     }
 
     /// When [`OrphanScanner::check`] has to be called at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Time> {
         self.current.as_ref()?;
-        let reading = self
-            .thread
-            .as_ref()
-            .and_then(|thread| lock(&thread.state).reading);
-        Some(reading.map_or_else(Instant::now, |(_, since)| since) + READ_TIMEOUT)
-    }
-
-    /// The whole process was paused: that time does not count.
-    pub fn paused(&self, by: Duration) {
-        if let Some(thread) = &self.thread
-            && let Some((_, since)) = &mut lock(&thread.state).reading
-        {
-            *since += by;
-        }
+        Some(match &self.thread {
+            Some(thread) => thread.progress.deadline(READ_TIMEOUT),
+            None => self.clock.now() + READ_TIMEOUT,
+        })
     }
 
     /// Abandons a thread that hangs; another one repeats its scan without the process at which it hangs.
-    pub fn check(&mut self, now: Instant) {
-        let hangs = self.thread.as_ref().is_some_and(|thread| {
-            lock(&thread.state)
-                .reading
-                .is_some_and(|(_, since)| now >= since + READ_TIMEOUT)
-                && self.current.is_some()
-        });
-        if hangs {
+    pub fn check(&mut self, now: Time) {
+        if self.current.is_none() {
+            return;
+        }
+        let hangs = |thread: &ScanThread| thread.progress.hangs(now, READ_TIMEOUT).is_some();
+        if self.thread.as_ref().is_some_and(hangs) {
             self.abandon();
-            // If the kernel refuses a thread, the next check tries again.
-            self.start().ok();
-        } else if self.current.is_some() && self.thread.is_none() {
+        }
+        // If the kernel refuses a thread, the next check tries again.
+        if self.thread.is_none() {
             self.start().ok();
         }
     }
@@ -146,8 +136,8 @@ impl OrphanScanner {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        lock(&thread.state).abandoned = true;
-        self.hung.push(thread.state);
+        thread.progress.abandon();
+        self.hung.push(thread.progress);
     }
 
     fn start(&mut self) -> io::Result<()> {
@@ -160,68 +150,60 @@ impl OrphanScanner {
             ..ScanRequest::clone(current)
         });
         self.current = Some(request.clone());
-        self.hung.retain(|state| !lock(state).returned);
-        let skip_environments = self.hung.len() >= MAX_ABANDONED;
-        // Processes at which other threads still hang are not read by one more.
-        let silent: Vec<i32> = self
-            .hung
-            .iter()
-            .filter_map(|state| lock(state).reading.map(|(pid, _)| pid))
-            .collect();
+        self.hung.retain(|progress| !progress.has_ended());
+        let silent = (self.hung.len() < MAX_ABANDONED)
+            .then(|| self.hung.iter().filter_map(Progress::current).collect());
         let thread = match self.thread.take() {
             Some(thread) => thread,
             None => self.start_thread()?,
         };
-        lock(&thread.state).silent = silent;
         self.number += 1;
-        thread
-            .requests
-            .send((self.number, request, skip_environments))
-            .ok();
+        let request = ThreadRequest {
+            number: self.number,
+            request,
+            silent,
+        };
+        thread.requests.send(request).ok();
         self.thread = Some(thread);
         Ok(())
     }
 
     fn start_thread(&self) -> io::Result<ScanThread> {
-        let (requests, inbox) = bounded::<(u64, Arc<ScanRequest>, bool)>(1);
-        let state: Arc<Mutex<ScanState>> = Arc::default();
-        let (taken, memory, reports, wake) = (
-            Arc::clone(&state),
+        let (requests, inbox) = bounded::<ThreadRequest>(1);
+        let progress = Progress::new(self.clock.clone());
+        let (own, memory, reports, wake) = (
+            progress.clone(),
             Arc::clone(&self.memory),
             self.reports.0.clone(),
             self.wake.clone(),
         );
         thread::spawn("orphan-scanner", 256 << 10, move || {
-            for (number, request, skip_environments) in inbox {
+            for task in inbox {
                 // A copy, so that a hanging thread holds no lock.
                 let mut known = lock(&memory).clone();
-                let found = tree::scan(&request, &mut known, &mut |stat| {
-                    tag_of(stat, &taken, skip_environments)
+                let found = tree::scan(&task.request, &mut known, &mut |stat| {
+                    tag_of(stat, &own, task.silent.as_deref())
                 });
-                let mut state = lock(&taken);
-                if state.abandoned {
-                    state.returned = true;
-                    lock(&memory).learn(known);
-                    return;
+                let abandoned = own.finish(|abandoned| match abandoned {
+                    true => lock(&memory).learn(known),
+                    false => *lock(&memory) = known,
+                });
+                if abandoned {
+                    return own.end();
                 }
-                *lock(&memory) = known;
-                drop(state);
-                reports.send((number, found)).ok();
+                reports.send((task.number, found)).ok();
                 wake.wake();
             }
         })?;
-        Ok(ScanThread { requests, state })
+        Ok(ScanThread { requests, progress })
     }
 }
 
 /// Reads the tag of one process, unless it hangs in the kernel or has not answered another thread.
-fn tag_of(stat: &Stat, state: &Mutex<ScanState>, skip_environments: bool) -> Tag {
+fn tag_of(stat: &Stat, progress: &Progress<i32>, silent: Option<&[i32]>) -> Tag {
     let pid = stat.pid;
-    {
-        let state = lock(state);
-        if skip_environments || state.abandoned || state.silent.contains(&pid) {
-            return Tag::Silent;
-        }
+    if progress.is_abandoned() || silent.is_none_or(|silent| silent.contains(&pid)) {
+        return Tag::Silent;
     }
     if if stat.threads == 1 {
         stat.state == b'D'
@@ -230,8 +212,8 @@ fn tag_of(stat: &Stat, state: &Mutex<ScanState>, skip_environments: bool) -> Tag
     } {
         return Tag::Silent;
     }
-    lock(state).reading = Some((pid, Instant::now()));
+    progress.begin(pid);
     let tag = procfs::environment_value(pid, TAG);
-    lock(state).reading = None;
+    progress.finish(|_| {});
     tag.map_or(Tag::None, Tag::Is)
 }

@@ -4,6 +4,7 @@
 use super::error::executable;
 use super::{SpawnError, SpawnFault, SpawnStage};
 use nix::libc;
+use rotad_core::Time;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 /// Where programs are looked for if the worker's environment has no PATH.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -35,7 +35,7 @@ pub struct PinnedPaths {
 /// Spawns of this generation that hung.
 #[derive(Debug, Default)]
 struct Hang {
-    last: Option<(Instant, SpawnError)>,
+    last: Option<(Time, SpawnError)>,
     /// Number of threads that still hang.
     thread_stuck: u32,
 }
@@ -184,8 +184,8 @@ impl PinnedPaths {
     }
 
     /// Records that a spawn of this generation had to be killed.
-    pub(super) fn hung(&self, error: SpawnError) {
-        self.hang().last = Some((Instant::now(), error));
+    pub(super) fn hung(&self, now: Time, error: SpawnError) {
+        self.hang().last = Some((now, error));
     }
 
     /// Records that its thread did not return either …
@@ -200,7 +200,7 @@ impl PinnedPaths {
 
     /// Why a new spawn would hang as well: a thread still hangs, or one hung after this spawn was requested. So a dead
     /// mount costs the other pools one wait and one thread, and not one for each worker that lives on it.
-    pub(super) fn fails_fast(&self, requested: Instant) -> Option<SpawnError> {
+    pub(super) fn fails_fast(&self, requested: Time) -> Option<SpawnError> {
         let hang = self.hang();
         hang.last
             .as_ref()

@@ -7,28 +7,30 @@
 use super::spawn::{Tools, spawn};
 use super::thread_state::{Ending, ThreadState, ThreadStatus};
 use super::{SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild};
+use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use rotad_core::WorkerId;
+use rotad_core::{Span, Time, WorkerId};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 /// How many threads may hang before requests fail immediately.
 const MAX_ABANDONED: usize = 8;
 /// Stack size in bytes: it resolves programs and paths, and writes what a child needs.
 const STACK: usize = 2 << 20;
 /// When the kernel refused a thread, it is asked again after this.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Span = Span::from_secs(1);
 
 /// What all spawns have in common.
 #[derive(Clone, Debug)]
 pub struct SpawnerConfig {
     /// Woken after each result.
     pub wake: Waker,
+    /// The master's time.
+    pub clock: Clock,
     /// Soft and hard limit of open files as the master found them, before it raised its own.
     pub original_nofile: (u64, u64),
     /// The program that calls [`super::shim::intercept`] first: [`super::shim::OURSELVES`], except in tests.
@@ -56,7 +58,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct QueuedRequest {
-    at: Instant,
+    at: Time,
     request: SpawnRequest,
 }
 
@@ -90,7 +92,7 @@ impl Spawner {
         // Cannot fail: `shared` keeps a receiver.
         self.requests
             .send(QueuedRequest {
-                at: Instant::now(),
+                at: self.shared.config.clock.now(),
                 request,
             })
             .ok();
@@ -116,11 +118,11 @@ impl Spawner {
 
     /// When [`Spawner::check`] has to be called at the latest; None while nothing is outstanding. Ask again after each
     /// request and each result.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Time> {
         if self.outstanding() == 0 {
             return None;
         }
-        let mut earliest: Option<Instant> = None;
+        let mut earliest: Option<Time> = None;
         let mut idle = false;
         for state in &self.threads {
             match state.status() {
@@ -138,17 +140,12 @@ impl Spawner {
         } else {
             RETRY
         };
-        earliest.or_else(|| Some(Instant::now() + otherwise))
-    }
-
-    /// The process was paused (SIGSTOP, a suspended machine): running spawns get that time back.
-    pub fn paused(&self, by: Duration) {
-        self.threads.iter().for_each(|state| state.paused(by));
+        earliest.or_else(|| Some(self.shared.config.clock.now() + otherwise))
     }
 
     /// Ends spawns that take too long: after 5 s the child is killed; 1 s later its thread is abandoned, the spawn is
     /// reported as hung, and another thread takes over.
-    pub fn check(&mut self, now: Instant) {
+    pub fn check(&mut self, now: Time) {
         for state in &self.threads {
             if let Some((worker, error)) = state.check(now) {
                 self.shared.report(failed(worker, error));
@@ -176,7 +173,7 @@ impl Spawner {
 
     fn start_thread(&mut self) -> io::Result<()> {
         let tools = Tools::new(&self.shared.config)?;
-        let state = Arc::new(ThreadState::default());
+        let state = Arc::new(ThreadState::new(self.shared.config.clock.clone()));
         let (shared, taken) = (Arc::clone(&self.shared), Arc::clone(&state));
         thread::spawn("spawner", STACK, move || serve(&shared, &taken, tools))?;
         self.threads.push(state);

@@ -2,20 +2,21 @@
 
 use super::pinned::PinnedPaths;
 use super::{SpawnError, SpawnStage};
+use crate::event_loop::clock::Clock;
 use crate::sys::clone::{ExecFailure, ExecProgress};
-use rotad_core::WorkerId;
+use rotad_core::{Span, Time, WorkerId};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 /// A spawn that takes longer is ended: its child is killed.
-pub(super) const SPAWN_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const SPAWN_TIMEOUT: Span = Span::from_secs(5);
 /// If the thread has not returned this long after the kill, it is abandoned.
-pub(super) const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ABANDON_TIMEOUT: Span = Span::from_secs(1);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ThreadState {
+    clock: Clock,
     /// Written by the thread, and by the child while the thread sleeps.
     pub(super) progress: ExecProgress,
     /// The thread id; 0 until it runs.
@@ -27,8 +28,8 @@ pub(super) struct ThreadState {
 struct Current {
     worker: WorkerId,
     pinned: Arc<PinnedPaths>,
-    began: Instant,
-    killed: Option<Instant>,
+    began: Time,
+    killed: Option<Time>,
     abandoned: bool,
 }
 
@@ -37,7 +38,7 @@ struct Current {
 pub(super) enum ThreadStatus {
     Idle,
     /// At work; to be checked again at this time.
-    Busy(Instant),
+    Busy(Time),
     /// Abandoned earlier, and not back yet.
     Abandoned,
 }
@@ -53,6 +54,15 @@ pub(super) enum Ending {
 }
 
 impl ThreadState {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            progress: ExecProgress::default(),
+            thread: AtomicI32::new(0),
+            current: Mutex::new(None),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,7 +82,7 @@ impl ThreadState {
         *self.lock() = Some(Current {
             worker,
             pinned,
-            began: Instant::now(),
+            began: self.clock.now(),
             killed: None,
             abandoned: false,
         });
@@ -117,24 +127,18 @@ impl ThreadState {
         }
     }
 
-    /// The whole process was paused: that time does not count.
-    pub(super) fn paused(&self, by: Duration) {
-        if let Some(current) = &mut *self.lock() {
-            current.began += by;
-            current.killed = current.killed.map(|at| at + by);
-        }
-    }
-
     /// Ends a spawn that takes too long. Some: the thread has just been abandoned, and this is to be reported on its
     /// behalf.
-    pub(super) fn check(&self, now: Instant) -> Option<(WorkerId, SpawnError)> {
+    pub(super) fn check(&self, now: Time) -> Option<(WorkerId, SpawnError)> {
         let mut held = self.lock();
         let current = held.as_mut()?;
         match current.killed {
             _ if current.abandoned => None,
             None if now >= current.began + SPAWN_TIMEOUT => {
                 current.killed = Some(now);
-                current.pinned.hung(self.hung(&current.pinned));
+                current
+                    .pinned
+                    .hung(self.clock.now(), self.hung(&current.pinned));
                 // With the lock held, as `kill` requires. Without a child the thread itself hangs, and nothing can be
                 // done about it.
                 self.progress.kill();

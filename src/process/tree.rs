@@ -18,12 +18,11 @@ use crate::process::cgroup::{self, Cgroup};
 use crate::process::procfs::{self, Stat};
 use crate::sys::process::Process;
 use nix::libc::{SIGCONT, SIGKILL};
-use rotad_core::WorkerId;
+use rotad_core::{Span, Time, WorkerId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// The variable that every worker has and that its descendants inherit.
 pub const TAG: &str = "ROTAD_WORKER";
@@ -31,7 +30,7 @@ pub const TAG: &str = "ROTAD_WORKER";
 /// How often the list is read again while it grows; a fork bomb has to be killed, not listed.
 const MAX_PASSES: usize = 16;
 /// How long a scan waits for a process that cannot be attributed: it is exiting, or its environment cannot be read.
-const UNATTRIBUTED_GRACE: Duration = Duration::from_millis(500);
+const UNATTRIBUTED_GRACE: Span = Span::from_millis(500);
 
 /// One worker's tree.
 #[derive(Debug)]
@@ -74,6 +73,8 @@ pub struct ScanRequest {
     /// Processes that existed before the master (`sh -c 'helper & exec rotad run'`): neither they nor their descendants
     /// are killed.
     pub preexisting: Arc<HashSet<Identity>>,
+    /// When the scan was requested.
+    pub now: Time,
     /// The master exits: every process that is found is killed, whatever it belongs to.
     pub everything: bool,
     /// The result is not wanted any more: the scan stops.
@@ -110,6 +111,7 @@ impl Clone for ScanRequest {
             threads: threads.clone(),
             cgroup_base: cgroup_base.clone(),
             preexisting: preexisting.clone(),
+            now: self.now,
             everything: self.everything,
             cancelled,
         }
@@ -191,7 +193,7 @@ enum Owner {
 pub struct ScanMemory {
     known: HashMap<Identity, Owner>,
     /// Since when a process could not be attributed.
-    unattributed: HashMap<Identity, Instant>,
+    unattributed: HashMap<Identity, Time>,
     reported: HashSet<Identity>,
     killed: HashSet<Identity>,
 }
@@ -428,12 +430,9 @@ fn tagged(
     let exiting =
         Stat::of(stat.pid).map_or(true, |now| now.exiting || now.start_time != stat.start_time);
     if exiting || tag == Tag::Silent {
-        let since = *memory
-            .unattributed
-            .entry(identity)
-            .or_insert_with(Instant::now);
+        let since = *memory.unattributed.entry(identity).or_insert(request.now);
         // Tried again at each scan, but nothing waits for it any longer. Its descendants carry the worker's tag.
-        return Err(if since.elapsed() < UNATTRIBUTED_GRACE {
+        return Err(if request.now < since + UNATTRIBUTED_GRACE {
             Owner::Unattributed
         } else {
             Owner::Nobody

@@ -6,6 +6,7 @@
 
 use super::RuntimeDirError;
 use super::dir::{TrustedDir, fstat_file};
+use crate::event_loop::clock::Deadline;
 use crate::process::procfs::{self, Stat};
 use crate::sys::fds;
 use nix::fcntl::{OFlag, openat};
@@ -17,7 +18,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const NAME: &str = "master.lock";
 /// The lowest number of the lock's descriptor.
@@ -35,7 +36,7 @@ pub(super) fn take(
     let shown = shown.display();
     let failed =
         |error: io::Error| RuntimeDirError::failed(format!("failed to lock {shown}: {error}"));
-    let until = Instant::now() + SPAWN_WAIT;
+    let until = Deadline::after(SPAWN_WAIT);
     // Repeated if the file was replaced meanwhile.
     for _ in 0..8 {
         let flags = OFlag::O_RDWR
@@ -108,14 +109,14 @@ pub(super) fn exiting(pid: i32, shown: &str) -> RuntimeDirError {
 pub(super) fn try_lock(
     file: &File,
     stat: &FileStat,
-    until: Instant,
+    until: Deadline,
 ) -> io::Result<Option<LockOwner>> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) => match lock_owner_of(stat.st_ino, stat.st_uid) {
-                LockOwner::Unknown | LockOwner::Exiting(_) if Instant::now() < until => {
+                LockOwner::Unknown | LockOwner::Exiting(_) if !until.has_passed() => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
                 owner => return Ok(Some(owner)),

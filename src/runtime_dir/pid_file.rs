@@ -4,6 +4,7 @@
 use super::RuntimeDirError;
 use super::dir::{TrustedDir, fstat_file};
 use super::lock::{LockOwner, SPAWN_WAIT, exiting, try_lock};
+use crate::event_loop::clock::Deadline;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{AccessFlags, geteuid};
@@ -11,7 +12,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// The pid file of this master, before and after it is written.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl PidFile {
         }
         // The lock of the runtime directory may already be free while a killed master, or a child of it that is about to
         // become a worker, still holds this one: the last thread closes the files one after another.
-        match try_lock(&stale, &stat, Instant::now() + SPAWN_WAIT)
+        match try_lock(&stale, &stat, Deadline::after(SPAWN_WAIT))
             .map_err(|error| self.failed("lock", error))?
         {
             // All users can read it, and so lock it: only a master's lock counts.

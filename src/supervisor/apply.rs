@@ -14,12 +14,12 @@ use crate::control::wire::{ReloadScope, Response, Selector, Wait};
 use crate::listener::{Listener, SocketError};
 use crate::observe::events::EventKind;
 use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
+use rotad_core::{Span, Time};
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 /// How long a blocking job may take to read a configuration, or to open its new addresses and logs.
-const JOB_TIMEOUT: Duration = Duration::from_secs(30);
+const JOB_TIMEOUT: Span = Span::from_secs(30);
 
 /// Who asked for the configuration to be applied, and how far.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(super) struct ReloadQueue {
     queue: VecDeque<ReloadRequest>,
     current: Option<(ReloadRequest, ReloadStage)>,
     /// Number and start of the blocking job that it waits for.
-    job: Option<(u64, Instant)>,
+    job: Option<(u64, Time)>,
     /// A oneshot has ended: the phase may go on once the inputs are drained.
     pub(super) resume_pending: bool,
 }
@@ -77,15 +77,8 @@ impl ReloadQueue {
     }
 
     /// When the blocking job has taken too long.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Time> {
         self.job.map(|(_, since)| since + JOB_TIMEOUT)
-    }
-
-    /// Moves the deadline after a pause of the whole process.
-    pub(super) fn paused(&mut self, by: Duration) {
-        if let Some((_, since)) = &mut self.job {
-            *since += by;
-        }
     }
 
     pub(super) fn oneshots(&mut self) -> Option<&mut Oneshots> {
@@ -184,7 +177,7 @@ impl Supervisor {
                 self.runtime_dir.clone(),
                 self.plan.control.clone(),
             ) {
-                Ok(number) => self.reloads.job = Some((number, Instant::now())),
+                Ok(number) => self.reloads.job = Some((number, self.clock.now())),
                 Err(error) => {
                     let text = format!(
                         "the configuration cannot be read: no thread: {error}\nnothing was changed"
@@ -258,7 +251,7 @@ impl Supervisor {
         };
         let text = format!(
             "{what} within {} s: a disk hangs?\nnothing was changed",
-            JOB_TIMEOUT.as_secs()
+            JOB_TIMEOUT.as_millis() / 1000
         );
         self.finish_unchanged(request, 1, text);
     }
@@ -321,7 +314,7 @@ impl Supervisor {
         }
         match self.blocking.bind(missing, all, logs) {
             Ok(number) => {
-                self.reloads.job = Some((number, Instant::now()));
+                self.reloads.job = Some((number, self.clock.now()));
                 self.reloads.put(request, ReloadStage::Binding(pending));
             }
             Err(error) => self.finish_unchanged(

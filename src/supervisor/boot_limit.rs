@@ -2,6 +2,7 @@
 //! that how many may start at a time. Without workers that wait there are no samples.
 
 use super::Supervisor;
+use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use crate::process::cpu_demand::{Meter, Starter};
 use crate::process::rss_sampler;
@@ -21,6 +22,7 @@ const FALLBACK_HOLD: Span = Span::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Starts {
     waker: Waker,
+    clock: Clock,
     meter: Option<Meter>,
     /// No more samples: no thread could be started, or it does not come back.
     unavailable: bool,
@@ -32,9 +34,10 @@ pub(super) struct Starts {
 }
 
 impl Starts {
-    pub(super) fn new(waker: Waker) -> Self {
+    pub(super) fn new(waker: Waker, clock: Clock) -> Self {
         Self {
             waker,
+            clock,
             meter: None,
             unavailable: false,
             sample_due: None,
@@ -109,10 +112,10 @@ impl Supervisor {
         if starts.sampling_since.is_some() {
             return;
         }
-        let meter = starts
-            .meter
-            .take()
-            .map_or_else(|| Meter::start(starts.waker.clone()), Ok);
+        let meter = starts.meter.take().map_or_else(
+            || Meter::start(starts.waker.clone(), starts.clock.clone()),
+            Ok,
+        );
         match meter {
             Ok(meter) => {
                 starts.meter.insert(meter).measure(all);

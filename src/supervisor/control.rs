@@ -9,9 +9,8 @@ use crate::control::wire::{Method, Request, Response, Selector};
 use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
-use rotad_core::PoolId;
+use rotad_core::{PoolId, Time};
 use std::path::Path;
-use std::time::Instant;
 
 /// Whether a selector includes this pool. Oneshots are part of a reload, but not of a rolling restart of everything
 /// (see [`Supervisor::select_pools`]).
@@ -24,7 +23,7 @@ pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
 
 impl Supervisor {
     pub(super) fn accept_clients(&mut self) {
-        for client in self.server.accept() {
+        for client in self.server.accept(self.clock.now()) {
             let watched = self.server.stream(client).is_some_and(|stream| {
                 self.poller
                     .watch(stream, Source::Client(client), Interest::Read)
@@ -55,7 +54,7 @@ impl Supervisor {
     }
 
     /// Accepts connections again after a lack of descriptors.
-    pub(super) fn resume_accepting(&mut self, now: Instant) {
+    pub(super) fn resume_accepting(&mut self, now: Time) {
         if self.server.wakes(now) {
             self.watch_control_sockets();
         }

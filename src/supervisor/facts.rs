@@ -16,9 +16,8 @@ use crate::probe::accept::AcceptReport;
 use crate::process::procfs;
 use crate::process::tree::ProcessTree;
 use crate::process::{self, Resolved, SpawnResult, SpawnedChild};
-use rotad_core::{Exit, Input, PoolId, Request, Span, WorkerId, WorkerState};
+use rotad_core::{Exit, Input, PoolId, Request, Span, Time, WorkerId, WorkerState};
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 /// Maximum notify messages read from one worker before others have their turn.
 const MESSAGES_A_TURN: usize = 100;
@@ -319,7 +318,7 @@ impl Supervisor {
     }
 
     /// Abandons a scan that hangs, so that the other workers are still probed.
-    pub(super) fn check_accept_probe(&mut self, now: Instant) {
+    pub(super) fn check_accept_probe(&mut self, now: Time) {
         let Some(worker) = self.accept_probe.check(now) else {
             return;
         };

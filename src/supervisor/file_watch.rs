@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
+use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use crate::observe::events::EventKind;
 use crate::observe::print::sanitize;
@@ -20,6 +21,7 @@ const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
 /// The watch thread, while there is something to watch.
 pub(super) struct FileWatch {
     waker: Waker,
+    clock: Clock,
     watcher: Option<Watcher>,
     /// For each pool: when file changes have rolled it, and when a loop was last reported.
     rolled: BTreeMap<PoolId, (VecDeque<Time>, Option<Time>)>,
@@ -30,9 +32,10 @@ const LOOP_ROLLS: usize = 3;
 const LOOP_WINDOW: Span = Span::from_secs(60);
 
 impl FileWatch {
-    pub(super) fn new(waker: Waker) -> Self {
+    pub(super) fn new(waker: Waker, clock: Clock) -> Self {
         Self {
             waker,
+            clock,
             watcher: None,
             rolled: BTreeMap::new(),
         }
@@ -45,7 +48,7 @@ impl FileWatch {
             return;
         }
         if self.watcher.is_none() {
-            match Watcher::start(self.waker.clone()) {
+            match Watcher::start(self.waker.clone(), self.clock.clone()) {
                 Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => tracing::warn!(
                     "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"

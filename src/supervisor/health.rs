@@ -27,7 +27,7 @@ impl Health {
     pub(super) fn new(settings: SpawnerConfig) -> Self {
         Self {
             recycling: Recycling::new(settings.wake.clone()),
-            starts: Starts::new(settings.wake.clone()),
+            starts: Starts::new(settings.wake.clone(), settings.clock.clone()),
             probing: Probing::new(settings),
             watchdogs: Watchdogs::default(),
             ports: PortAllocator::default(),

@@ -55,7 +55,7 @@ pub use blocking::Reader;
 use crate::control::server::Server;
 use crate::control::wire::{ReloadScope, Selector, Wait};
 use crate::daemon::StartContext;
-use crate::event_loop::clock::Clock;
+use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
@@ -88,7 +88,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tickets::Tickets;
 use waiters::Waiters;
 
@@ -96,7 +96,7 @@ use waiters::Waiters;
 const MAX_BATCHES: u32 = 16;
 
 /// A log write that takes longer than this is reported as hanging.
-const LOG_HANGS_AFTER: Duration = Duration::from_secs(5);
+const LOG_HANGS_AFTER: Span = Span::from_secs(5);
 
 /// The ticket of a request that no client waits for.
 const NO_TICKET: Ticket = Ticket(0);
@@ -105,7 +105,7 @@ const NO_TICKET: Ticket = Ticket(0);
 struct Supervisor {
     plan: Plan,
     engine: Engine,
-    clock: Clock,
+    clock: LoopClock,
     /// The time of the last engine call. The engine's clock never goes backwards.
     last_engine_call: Time,
     poller: Poller,
@@ -231,12 +231,7 @@ impl Supervisor {
                     pause.as_secs_f64()
                 );
                 self.emit(EventBuilder::new(EventKind::MasterPaused, text).warn());
-                self.spawner.paused(pause);
-                self.orphans.paused(pause);
-                self.accept_probe.paused(pause);
-                self.reloads.paused(pause);
-                self.on_change.paused(pause);
-                self.server.paused(pause);
+                self.service_manager.paused();
                 self.health.probing.paused();
             }
             self.drain_poller(&mut sources);
@@ -312,7 +307,7 @@ impl Supervisor {
                 .as_ref()
                 .map(|shutdown| shutdown.poll_timeout(&self.clock)),
         ];
-        let instants = [
+        let times = [
             self.spawner.deadline(),
             self.server.deadline(),
             self.processes.next_sweep(),
@@ -324,15 +319,12 @@ impl Supervisor {
             self.on_change.deadline(),
             self.runtime_files.deadline(),
         ];
-        let instants = instants
-            .into_iter()
-            .flatten()
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        waits.into_iter().flatten().chain(instants).min()
+        let times = times.into_iter().flatten().map(|at| self.clock.until(at));
+        waits.into_iter().flatten().chain(times).min()
     }
 
     fn deadlines(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.now();
         if self.spawner.deadline().is_some_and(|at| at <= now) {
             self.spawner.check(now);
             self.on_spawn_results();
@@ -388,7 +380,7 @@ impl Supervisor {
     /// Reports a log writer that hangs on a disk, and its recovery. A hang wakes nobody by itself: it is noticed the
     /// next time that an event or a request turns the loop.
     fn check_log_writer(&mut self) {
-        let busy = self.log.busy_for();
+        let busy = self.log.busy_for(self.clock.now());
         let hangs = busy >= LOG_HANGS_AFTER;
         if hangs == self.log_hangs {
             return;
@@ -400,7 +392,7 @@ impl Supervisor {
                 format!(
                     "the log has not been written for {} s: a disk hangs? Workers serve on until their pipes are full \
                      (64 KiB to 1 MiB of output each)",
-                    busy.as_secs()
+                    busy.as_millis() / 1000
                 ),
             )
             .cause("hangs")

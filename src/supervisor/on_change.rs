@@ -14,14 +14,13 @@ use crate::control::wire::{ReloadScope, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::{self, Kind, PoolChange, RollOn};
 use crate::process::PinnedPaths;
-use rotad_core::{PoolId, PoolState};
+use rotad_core::{PoolId, PoolState, Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Comparing a program and a directory takes microseconds. The other pools wait for it, so not as long as for other
 /// jobs.
-const COMPARISON_TIMEOUT: Duration = Duration::from_secs(5);
+const COMPARISON_TIMEOUT: Span = Span::from_secs(5);
 
 /// Pools that are passed over, each with exit code and text.
 pub(super) type PassedOver = BTreeMap<PoolId, (u8, String)>;
@@ -52,7 +51,7 @@ enum Comparison {
 struct ComparisonRound {
     pinned: BTreeMap<PoolId, Arc<PinnedPaths>>,
     found: BTreeMap<PoolId, Comparison>,
-    since: Instant,
+    since: Time,
     then: Continuation,
 }
 
@@ -76,16 +75,11 @@ impl OnChange {
     }
 
     /// When the oldest comparison has taken too long.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Time> {
         self.rounds
             .values()
             .map(|round| round.since + COMPARISON_TIMEOUT)
             .min()
-    }
-
-    /// Moves the deadlines after a pause of the whole process.
-    pub(super) fn paused(&mut self, by: Duration) {
-        self.rounds.values_mut().for_each(|round| round.since += by);
     }
 
     /// Records one result. Returns the round if it is complete.
@@ -101,7 +95,7 @@ impl OnChange {
     }
 
     /// Removes the rounds that have taken too long; what is missing counts as unknown.
-    fn overdue(&mut self, now: Instant) -> Vec<ComparisonRound> {
+    fn overdue(&mut self, now: Time) -> Vec<ComparisonRound> {
         let late = |round: &ComparisonRound| round.since + COMPARISON_TIMEOUT <= now;
         let numbers: Vec<u64> = self
             .rounds
@@ -132,7 +126,7 @@ impl OnChange {
 fn hangs() -> String {
     format!(
         "its program or folder could not be looked at within {} s: a disk hangs?",
-        COMPARISON_TIMEOUT.as_secs()
+        COMPARISON_TIMEOUT.as_millis() / 1000
     )
 }
 
@@ -241,7 +235,7 @@ impl Supervisor {
         let round = ComparisonRound {
             pinned: comparisons.into_iter().collect(),
             found,
-            since: Instant::now(),
+            since: self.clock.now(),
             then,
         };
         if round.is_over() {
@@ -262,7 +256,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn expire_comparisons(&mut self, now: Instant) {
+    pub(super) fn expire_comparisons(&mut self, now: Time) {
         for round in self.on_change.overdue(now) {
             self.finish_comparison(round);
         }
@@ -420,7 +414,7 @@ mod tests {
         Arc::new(PinnedPaths::new("/bin/true".into(), "/".into(), None))
     }
 
-    fn round(since: Instant) -> ComparisonRound {
+    fn round(since: Time) -> ComparisonRound {
         let pinned = BTreeMap::from([(PoolId(0), pinned()), (PoolId(1), pinned())]);
         ComparisonRound {
             pinned,
@@ -432,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_round_ends_with_its_last_comparison() {
-        let now = Instant::now();
+        let now = Time(0);
         let mut comparisons = OnChange {
             rounds: BTreeMap::from([(1, round(now)), (2, round(now))]),
             ..OnChange::default()
@@ -456,7 +450,7 @@ mod tests {
     /// A path that hangs costs one wait and one thread; when the job comes back, its pool is compared again.
     #[test]
     fn a_hanging_comparison_is_abandoned() {
-        let now = Instant::now();
+        let now = Time(0);
         let mut comparisons = OnChange {
             rounds: BTreeMap::from([(1, round(now))]),
             ..OnChange::default()

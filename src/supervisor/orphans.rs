@@ -12,15 +12,14 @@ use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::procfs::Stat;
 use crate::process::tree::{Found, Identity, Member, ScanRequest, TreeSignal, UnownedProcess};
 use crate::sys::reaper;
-use rotad_core::{Input, Signal, WorkerId};
+use rotad_core::{Input, Signal, Span, Time, WorkerId};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 /// Delay of the scan after a child has exited: one scan for a burst of exits.
-const SCAN_DELAY: Duration = Duration::from_secs(1);
+const SCAN_DELAY: Span = Span::from_secs(1);
 /// During shutdown: maximum delay before the next scan for processes that have not died.
-const RESCAN_DELAY: Duration = Duration::from_millis(50);
+const RESCAN_DELAY: Span = Span::from_millis(50);
 /// Maximum children reaped in one turn of the loop.
 const MAX_REAPED_PER_TURN: usize = 256;
 /// Maximum processes that one message or one scan names.
@@ -35,7 +34,7 @@ pub(super) struct Orphans {
     number: u64,
     signalled: Arc<Mutex<HashSet<(Identity, u64)>>>,
     /// When a scan is due without another reason.
-    at: Option<Instant>,
+    at: Option<Time>,
     /// Children that this process had before it became a master, with their descendants. They are never killed.
     preexisting: Arc<HashSet<Identity>>,
     /// Processes of the last scan that belong to no worker; they may be spawns in progress.
@@ -65,8 +64,8 @@ impl Orphans {
         }
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let now = self.more_to_reap.then(Instant::now);
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let now = self.more_to_reap.then_some(Time(0));
         let due = self.at.filter(|_| !self.scanner.is_busy());
         self.scanner
             .deadline()
@@ -90,10 +89,6 @@ impl Orphans {
             }
         }
     }
-
-    pub(super) fn paused(&self, by: Duration) {
-        self.scanner.paused(by);
-    }
 }
 
 impl Supervisor {
@@ -108,7 +103,7 @@ impl Supervisor {
             TreeState::Unseen if !reaper::has_orphans() => return self.tree_gone(id),
             TreeState::Unseen | TreeState::Lives => {}
         }
-        self.processes.add_sweeping(id);
+        self.processes.add_sweeping(id, self.clock.now());
         self.scan_orphans();
     }
 
@@ -125,7 +120,7 @@ impl Supervisor {
         if !reaper::has_orphans() && !self.processes.cgroup_is_populated(id) {
             return self.tree_gone(id);
         }
-        self.processes.start_finishing(id);
+        self.processes.start_finishing(id, self.clock.now());
         if let Some(signal) = signal {
             self.send_tree_signal(id, signal);
         }
@@ -230,7 +225,7 @@ impl Supervisor {
             tracing::warn!(
                 "what workers have left behind cannot be looked for: {error}; tried again"
             );
-            self.orphans.at = Some(Instant::now() + SCAN_DELAY);
+            self.orphans.at = Some(self.clock.now() + SCAN_DELAY);
         }
     }
 
@@ -240,6 +235,7 @@ impl Supervisor {
             delivered: self.orphans.signalled.clone(),
             cgroup_base: self.cgroups.base().map(std::path::Path::to_owned),
             preexisting: self.orphans.preexisting.clone(),
+            now: self.clock.now(),
             everything: self.shutdown.is_some(),
             ..self.processes.scan_request(&self.tag)
         }
@@ -247,7 +243,7 @@ impl Supervisor {
 
     /// Runs what is due by now.
     pub(super) fn run_due_orphans(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.now();
         if self.orphans.scanner.deadline().is_some_and(|at| at <= now) {
             self.orphans.scanner.check(now);
         }
@@ -267,7 +263,7 @@ impl Supervisor {
             // They were killed and are about to be gone.
             return self.scan_orphans();
         }
-        self.orphans.at.get_or_insert(Instant::now() + SCAN_DELAY);
+        self.orphans.at.get_or_insert(self.clock.now() + SCAN_DELAY);
     }
 
     /// Takes the result of a scan.
@@ -286,7 +282,7 @@ impl Supervisor {
         } = found;
         if self.shutdown.is_some() {
             self.orphans.left = Some(left);
-            self.orphans.at = Some(Instant::now() + RESCAN_DELAY);
+            self.orphans.at = Some(self.clock.now() + RESCAN_DELAY);
         }
         let members = swept.iter().filter(|(_, swept)| swept.left > 0);
         self.orphans.members = members.map(|(id, swept)| (*id, swept.left)).collect();
@@ -387,7 +383,7 @@ impl Supervisor {
     fn report_unattributed(&mut self) {
         self.on_spawn_results();
         if self.spawner.outstanding() > 0 {
-            self.orphans.at.get_or_insert(Instant::now() + SCAN_DELAY);
+            self.orphans.at.get_or_insert(self.clock.now() + SCAN_DELAY);
             return;
         }
         let (unowned, ended) = std::mem::take(&mut self.orphans.unowned);

@@ -13,7 +13,6 @@ use crate::process::{PinnedPaths, SpawnerConfig};
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// First pause between readiness probes of a worker that is not ready; the pauses double …
 const FIRST_PAUSE: Span = Span::from_millis(50);
@@ -97,7 +96,7 @@ impl Probing {
 
     /// Abandons the prober if it hangs; the other active probes are repeated by a new one. Returns the worker whose
     /// probe hangs.
-    fn abandon_hung(&mut self, now: Instant) -> Option<WorkerId> {
+    fn abandon_hung(&mut self, now: Time) -> Option<WorkerId> {
         let number = self.prober.as_ref()?.hangs(now)?;
         let left = self.prober.take()?.leave();
         let hung = self.active.get(&number).copied();
@@ -273,7 +272,7 @@ impl Supervisor {
 
     pub(super) fn run_due_probes(&mut self) {
         let now = self.clock.now();
-        if let Some(hung) = self.health.probing.abandon_hung(Instant::now()) {
+        if let Some(hung) = self.health.probing.abandon_hung(now) {
             let others: Vec<WorkerId> = self
                 .health
                 .probing

@@ -10,16 +10,15 @@ use crate::process::cgroup::Cgroup;
 use crate::process::procfs::Stat;
 use crate::process::tree::{Member, ProcessTree, ScanRequest, TreeSignal};
 use crate::sys::process::Process;
-use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
+use rotad_core::{Exit, Generation, PoolId, Signal, Slot, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// First pause before a process tree that is not gone yet is checked again; the pauses double …
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const FIRST_PAUSE: Span = Span::from_millis(20);
 /// … up to this: a process that the kernel cannot end costs one check a second.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Span = Span::from_secs(1);
 
 /// A signal for a worker that is not spawned yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +121,7 @@ pub(super) struct ProcessTable {
     finishing: BTreeSet<WorkerId>,
     /// When they are checked next, and the pause before that. SIGCHLD announces orphans of ours, but members of a
     /// cgroup may be children of other processes.
-    sweep_timer: Option<(Instant, Duration)>,
+    sweep_timer: Option<(Time, Span)>,
     /// Pids of all children that are not reaped yet.
     pids: HashSet<i32>,
     /// Exited children that a tracer holds: the kernel lets nobody else reap them.
@@ -230,18 +229,18 @@ impl ProcessTable {
         }
     }
 
-    pub(super) fn add_sweeping(&mut self, id: WorkerId) {
+    pub(super) fn add_sweeping(&mut self, id: WorkerId, now: Time) {
         if self.sweeping.insert(id) {
-            self.sweep_timer = Some((Instant::now() + FIRST_PAUSE, FIRST_PAUSE));
+            self.sweep_timer = Some((now + FIRST_PAUSE, FIRST_PAUSE));
         }
     }
 
     /// Marks a tree as finishing, and schedules checks of it.
-    pub(super) fn start_finishing(&mut self, id: WorkerId) {
+    pub(super) fn start_finishing(&mut self, id: WorkerId, now: Time) {
         if let Some(process) = self.processes.get_mut(&id) {
             process.survivors = Some(None);
             self.finishing.insert(id);
-            self.sweep_timer = Some((Instant::now() + FIRST_PAUSE, FIRST_PAUSE));
+            self.sweep_timer = Some((now + FIRST_PAUSE, FIRST_PAUSE));
         }
     }
 
@@ -282,18 +281,18 @@ impl ProcessTable {
     }
 
     /// When trees that are not gone are checked next.
-    pub(super) fn next_sweep(&self) -> Option<Instant> {
+    pub(super) fn next_sweep(&self) -> Option<Time> {
         self.sweep_timer
             .filter(|_| !self.sweeping.is_empty() || !self.finishing.is_empty())
             .map(|(at, _)| at)
     }
 
     /// The trees to be checked by `now`; advances the timer.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<WorkerId> {
+    pub(super) fn overdue(&mut self, now: Time) -> Vec<WorkerId> {
         let Some((_, pause)) = self.sweep_timer.filter(|(at, _)| *at <= now) else {
             return Vec::new();
         };
-        let pause = (pause * 2).min(MAX_PAUSE);
+        let pause = (pause + pause).min(MAX_PAUSE);
         self.sweep_timer = Some((now + pause, pause));
         self.sweeping()
     }

@@ -13,39 +13,38 @@ use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
 use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError};
 use nix::sys::inotify::AddWatchFlags;
-use rotad_core::WorkerId;
+use rotad_core::{Span, Time, WorkerId};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// Delay of a repair: a directory is removed file by file, so wait until the removal is complete.
-const SETTLE_TIME: Duration = Duration::from_millis(100);
+const SETTLE_TIME: Span = Span::from_millis(100);
 
 /// The pause after an attempt; it doubles with each attempt that follows soon.
-const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Span = Span::from_secs(1);
+const LONGEST_PAUSE: Span = Span::from_secs(60);
 
 /// After this long without an attempt, the pause starts over.
-const CALM_PERIOD: Duration = Duration::from_secs(120);
+const CALM_PERIOD: Span = Span::from_secs(120);
 
 #[derive(Debug, Default)]
 pub(super) struct RuntimeFiles {
     under_way: bool,
     /// Something may be missing: when to check.
-    due: Option<Instant>,
+    due: Option<Time>,
     /// When the last attempt without a request began, and the pause after it.
-    last: Option<(Instant, Duration)>,
+    last: Option<(Time, Span)>,
     /// The last error, logged once.
     problem: Option<String>,
 }
 
 impl RuntimeFiles {
     /// When the next attempt is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Time> {
         self.due.filter(|_| !self.under_way)
     }
 
-    fn want(&mut self, now: Instant) {
+    fn want(&mut self, now: Time) {
         let settled = now + SETTLE_TIME;
         let allowed = self
             .last
@@ -53,10 +52,10 @@ impl RuntimeFiles {
         self.due = Some(self.due.map_or(allowed, |due| due.min(allowed)));
     }
 
-    fn begins(&mut self, now: Instant) {
+    fn begins(&mut self, now: Time) {
         let pause = match self.last {
-            Some((at, pause)) if now < at + CALM_PERIOD.max(2 * pause) => {
-                (pause * 2).min(LONGEST_PAUSE)
+            Some((at, pause)) if now < at + CALM_PERIOD.max(pause + pause) => {
+                (pause + pause).min(LONGEST_PAUSE)
             }
             _ => PAUSE,
         };
@@ -68,7 +67,7 @@ impl Supervisor {
     /// Checks and repairs everything now, because of a request or signal.
     pub(super) fn repair_runtime_dir(&mut self) {
         match self.runtime_files.under_way {
-            true => self.runtime_files.want(Instant::now()),
+            true => self.runtime_files.want(self.clock.now()),
             false => self.start_runtime_dir_repair(),
         }
     }
@@ -100,11 +99,11 @@ impl Supervisor {
             }
         }
         if missing {
-            self.runtime_files.want(Instant::now());
+            self.runtime_files.want(self.clock.now());
         }
     }
 
-    pub(super) fn run_due_runtime_files(&mut self, now: Instant) {
+    pub(super) fn run_due_runtime_files(&mut self, now: Time) {
         if self.runtime_files.deadline().is_some_and(|at| at <= now) {
             self.runtime_files.begins(now);
             self.start_runtime_dir_repair();
@@ -135,7 +134,7 @@ impl Supervisor {
             }
             Err(error) => {
                 // Retried by the clock: when space is freed, nothing tells us.
-                let now = Instant::now();
+                let now = self.clock.now();
                 self.runtime_files
                     .last
                     .is_none()

@@ -5,36 +5,38 @@ use super::Supervisor;
 use super::exit_report::exit_text;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
 use super::tickets::reason;
+use crate::event_loop::clock::{Clock, span};
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
-use rotad_core::{Cause, EssentialLoss, Exit, PoolId, PoolState, PoolView, RollState};
-use std::time::{Duration, Instant};
+use rotad_core::{Cause, EssentialLoss, Exit, PoolId, PoolState, PoolView, RollState, Span, Time};
+use std::time::Duration;
 
 /// The exit code of a master whose essential pool has failed.
 const ESSENTIAL_FAILED: u8 = 69;
 /// While everything stops, the manager is asked for this much more time …
 const EXTENSION: Duration = Duration::from_secs(20);
 /// … this often.
-const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_EVERY: Span = Span::from_secs(5);
 
 /// What the service manager has been told.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
     socket: ServiceManagerSocket,
+    clock: Clock,
     /// READY=1 has been sent.
     ready: bool,
     /// RELOADING=1 has been sent, and no READY=1 since.
     reloading: bool,
     status: String,
     /// When to ask for more time next.
-    extend: Option<Instant>,
+    extend: Option<Time>,
     /// The interval of its watchdog, and when the next ping is due.
-    watchdog: Option<(Duration, Instant)>,
+    watchdog: Option<(Span, Time)>,
 }
 
 impl ServiceManager {
     /// `activation_pid`: the process that the manager has started; a daemon has another pid.
-    pub(super) fn begin(activation_pid: u32) -> Self {
+    pub(super) fn begin(activation_pid: u32, clock: Clock) -> Self {
         let socket = ServiceManagerSocket::find();
         let watchdog = sd_notify::watchdog(activation_pid).filter(|_| socket.is_open());
         Self {
@@ -43,12 +45,13 @@ impl ServiceManager {
             reloading: false,
             status: String::new(),
             extend: None,
-            watchdog: watchdog.map(|every| (every, Instant::now())),
+            watchdog: watchdog.map(|every| (span(every), clock.now())),
+            clock,
         }
     }
 
     /// When the next watchdog ping or request for time is due: a long stop may be quiet.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Time> {
         self.watchdog
             .map(|(_, at)| at)
             .into_iter()
@@ -56,9 +59,18 @@ impl ServiceManager {
             .min()
     }
 
+    /// The master was paused, and the manager's clock was not: it is due to hear from us.
+    pub(super) fn paused(&mut self) {
+        let now = self.clock.now();
+        if let Some((_, at)) = &mut self.watchdog {
+            *at = now;
+        }
+        self.extend = self.extend.map(|_| now);
+    }
+
     /// Pings the watchdog. Every turn of the main loop comes by here, so the ping proves that the loop turns.
     fn ping_watchdog(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.now();
         if let Some((every, at)) = &mut self.watchdog
             && *at <= now
         {
@@ -88,7 +100,7 @@ impl ServiceManager {
 
     /// Asks for more time: our stop steps bound the stop, and the manager's timeout would only cut them short.
     fn ask_for_time(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.now();
         if self.extend.is_none_or(|at| at <= now) {
             self.extend = Some(now + EXTEND_EVERY);
             self.socket

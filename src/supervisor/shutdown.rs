@@ -5,7 +5,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use crate::control::wire::Response;
-use crate::event_loop::clock::Clock;
+use crate::event_loop::clock::LoopClock;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
 use rotad_core::{Span, Time, WorkerId};
@@ -53,7 +53,7 @@ pub(super) struct Shutdown {
 
 impl Shutdown {
     /// Orphans that die cause SIGCHLD; the timeout is for those that do not.
-    pub(super) fn poll_timeout(&self, clock: &Clock) -> Duration {
+    pub(super) fn poll_timeout(&self, clock: &LoopClock) -> Duration {
         clock.until(self.deadline).min(Duration::from_millis(100))
     }
 }

@@ -24,7 +24,7 @@ use super::waiters::Waiters;
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
-use crate::event_loop::clock::Clock;
+use crate::event_loop::clock::{Clock, Deadline, LoopClock};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::event_loop::signals::{Meaning, Signals};
 use crate::event_loop::waker::Waker;
@@ -48,7 +48,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the processes that are still being stopped are reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -70,6 +70,7 @@ struct Acquired {
     nofile: (u64, u64),
     signals: Signals,
     listeners: Vec<Listener>,
+    clock: Clock,
     log_writer: LogWriter,
     server: Server,
     journal: WorkerJournal,
@@ -107,12 +108,13 @@ fn prepare(
         .map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
-    let log_writer = open_logs(plan, context)?;
+    let clock = Clock::start();
+    let log_writer = open_logs(plan, context, clock.clone())?;
     // Before the workers of a killed master are stopped: that may take as long as a stop, and a signal has to interrupt
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let mut service_manager = ServiceManager::begin(context.activation_pid);
+    let mut service_manager = ServiceManager::begin(context.activation_pid, clock.clone());
     let took_over = TakeOver {
         plan,
         log_writer: &log_writer,
@@ -139,15 +141,16 @@ fn prepare(
     let cgroups = WorkerCgroups::find(&plan.master.name);
     let tag = new_tag();
     // Before the first spawn, and required: without it, nobody could find the workers of this master after a SIGKILL.
-    let journal = WorkerJournal::open(runtime_dir.path(), &tag, cgroups.base()).map_err(|e| {
-        Failed::at(
-            &format!(
-                "cannot write the list of workers in {}",
-                runtime_dir.path().display()
-            ),
-            e,
-        )
-    })?;
+    let journal = WorkerJournal::open(runtime_dir.path(), &tag, cgroups.base(), clock.clone())
+        .map_err(|e| {
+            Failed::at(
+                &format!(
+                    "cannot write the list of workers in {}",
+                    runtime_dir.path().display()
+                ),
+                e,
+            )
+        })?;
     runtime_dir.write_pid().map_err(|e| Failed {
         code: e.code,
         message: e.message,
@@ -164,6 +167,7 @@ fn prepare(
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
     Ok(Acquired {
+        clock,
         runtime_dir,
         nofile,
         signals,
@@ -265,7 +269,7 @@ impl TakeOver<'_> {
             .map(|cap| Span::from_millis(cap.as_millis() as u64));
         let bell = self.signals.as_fd().try_clone_to_owned().ok();
         let mut stop = Stop::default();
-        let mut reported_at = Instant::now();
+        let mut next_report = Deadline::after(PROGRESS_INTERVAL);
         let Self {
             log_writer,
             context,
@@ -278,8 +282,8 @@ impl TakeOver<'_> {
                 stop.on_signal(came.meaning, &came.text);
             }
             service_manager.report_take_over(left.len());
-            if reported_at.elapsed() >= PROGRESS_INTERVAL {
-                reported_at = Instant::now();
+            if next_report.has_passed() {
+                next_report = Deadline::after(PROGRESS_INTERVAL);
                 let text = format!("still being stopped: {}", summary(left));
                 tracing::info!("{text}");
                 context.report.progress(&text);
@@ -378,7 +382,7 @@ fn summary(left: &[StaleWorker]) -> String {
 }
 
 /// Opens the master's log, and each pool's log once to check it, so that one that cannot be written is reported now.
-fn open_logs(plan: &Plan, context: &StartContext) -> Result<LogWriter, Failed> {
+fn open_logs(plan: &Plan, context: &StartContext, clock: Clock) -> Result<LogWriter, Failed> {
     let master_log = master_log(plan, context)?;
     for pool in &plan.pools {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
@@ -392,8 +396,8 @@ fn open_logs(plan: &Plan, context: &StartContext) -> Result<LogWriter, Failed> {
             }
         }
     }
-    let log_writer =
-        LogWriter::start(master_log).map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let log_writer = LogWriter::start(master_log, clock)
+        .map_err(|e| Failed::at("cannot start the log's thread", e))?;
     let sink = log_writer.clone();
     tracing_setup::open(
         Arc::new(move |line| sink.line(line)),
@@ -444,11 +448,12 @@ impl Parts {
             let waker = Waker::new()?;
             let settings = SpawnerConfig {
                 wake: waker.clone(),
+                clock: acquired.clock.clone(),
                 original_nofile: acquired.nofile,
                 shim: shim::OURSELVES.into(),
             };
             let spawner = Spawner::start(settings.clone())?;
-            let accept_probe = AcceptProbe::start(waker.clone())?;
+            let accept_probe = AcceptProbe::start(waker.clone(), acquired.clock.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
@@ -518,7 +523,7 @@ impl Parts {
             null,
         } = self;
         let orphans = Orphans::new(
-            OrphanScanner::new(waker.clone()),
+            OrphanScanner::new(waker.clone(), acquired.clock.clone()),
             tree::preexisting_children(),
         );
         let mut listening = Listening::default();
@@ -570,7 +575,7 @@ impl Parts {
         }
         Supervisor {
             engine: Engine::with_processors(processors()),
-            clock: Clock::start(),
+            clock: LoopClock::new(acquired.clock.clone()),
             last_engine_call: Time(0),
             blocking: BlockingPool::new(waker.clone(), reader),
             reloads: ReloadQueue::default(),
@@ -578,7 +583,7 @@ impl Parts {
             waiters: Waiters::default(),
             reverted: BTreeSet::new(),
             exit_code: None,
-            file_watch: FileWatch::new(waker.clone()),
+            file_watch: FileWatch::new(waker.clone(), acquired.clock.clone()),
             notify_dir,
             runtime_dir,
             runtime_files: RuntimeFiles::default(),

@@ -13,18 +13,25 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// ENOMEM; EINVAL: more descriptors than the process may open.
 pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> nix::Result<usize> {
-    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let until = timeout.and_then(|timeout| now().checked_add(timeout));
     let mut left = until.and(timeout);
     loop {
         #[expect(clippy::disallowed_methods, reason = "the one place")]
         match ppoll(fds, left.map(TimeSpec::from_duration), None) {
             Ok(count) => return Ok(count.unsigned_abs() as usize),
-            Err(Errno::EINTR) => {
-                left = until.map(|until| until.saturating_duration_since(Instant::now()))
-            }
+            Err(Errno::EINTR) => left = until.map(|until| until.saturating_duration_since(now())),
             Err(error) => return Err(error),
         }
     }
+}
+
+/// In real time: a pause of the process counts.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what a signal has left of a timeout"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Whether a descriptor shows one of `events`, or an error or hang-up, at this moment.

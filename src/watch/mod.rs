@@ -18,6 +18,7 @@ mod tests;
 mod walk;
 mod watch_loop;
 
+use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -96,17 +97,21 @@ impl Watcher {
     /// # Errors
     /// EMFILE, ENFILE: no descriptor for a waker; EAGAIN: no thread. If inotify is not available there is no error: the
     /// watcher then scans every few seconds, and reports that.
-    pub fn start(wake: Waker) -> io::Result<Self> {
-        Self::with_inotify(wake, InotifySet::new)
+    pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
+        Self::with_inotify(wake, clock, InotifySet::new)
     }
 
-    fn with_inotify(wake: Waker, new_inotify: fn() -> InotifySet) -> io::Result<Self> {
+    fn with_inotify(
+        wake: Waker,
+        clock: Clock,
+        new_inotify: fn() -> InotifySet,
+    ) -> io::Result<Self> {
         let waker = Waker::new()?;
         let (plans, inbox) = unbounded();
         let (outbox, reports) = bounded(MAX_REPORTS);
         let thread_waker = waker.clone();
         let watch = move || {
-            WatchLoop::new(new_inotify(), outbox, wake).run(&inbox, &thread_waker);
+            WatchLoop::new(new_inotify(), outbox, wake, clock).run(&inbox, &thread_waker);
         };
         thread::spawn("file-watcher", 256 << 10, watch)?;
         Ok(Self {

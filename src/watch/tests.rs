@@ -3,6 +3,7 @@
 
 use super::inotify::InotifySet;
 use super::{WatchKey, WatchPlan, WatchReport, Watcher};
+use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use rotad_core::PoolId;
 use std::fs;
@@ -22,7 +23,8 @@ struct Scene {
 
 impl Scene {
     fn new(new_inotify: fn() -> InotifySet) -> Self {
-        let watcher = Watcher::with_inotify(Waker::new().unwrap(), new_inotify).unwrap();
+        let watcher =
+            Watcher::with_inotify(Waker::new().unwrap(), Clock::start(), new_inotify).unwrap();
         Self {
             folder: tempfile::tempdir().unwrap(),
             watcher,

@@ -5,17 +5,19 @@ use super::fingerprint::{self, Fingerprint, Fingerprints};
 use super::inotify::{InotifySet, WatchEvent, WatchedDir};
 use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
+use crate::event_loop::clock::{Clock, span};
 use crate::event_loop::waker::Waker;
 use crate::plan::{MatchState, PatternSet};
 use crate::sys::poll::poll;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::inotify::AddWatchFlags;
+use rotad_core::Time;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Maximum delay of a report while files keep changing.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -40,9 +42,9 @@ struct WatchState {
     /// Symlinks to directories that the walk followed.
     links: HashSet<PathBuf>,
     /// The first and the last event since the last comparison.
-    pending: Option<(Instant, Instant)>,
+    pending: Option<(Time, Time)>,
     /// When to scan next, if the kernel does not report everything.
-    scan_at: Option<Instant>,
+    scan_at: Option<Time>,
     /// The digest of the last scan.
     digest: u64,
     /// The problems that were reported.
@@ -68,22 +70,24 @@ impl WatchState {
         }
     }
 
-    fn note_event(&mut self, now: Instant) {
+    fn note_event(&mut self, now: Time) {
         let first = self.pending.map_or(now, |(first, _)| first);
         self.pending = Some((first, now));
     }
 
     /// When to compare at the latest.
-    fn latest(&self) -> Option<Instant> {
+    fn latest(&self) -> Option<Time> {
         self.pending
-            .map(|(first, _)| first + MAX_WAIT.max(self.plan.debounce))
+            .map(|(first, _)| first + span(MAX_WAIT.max(self.plan.debounce)))
     }
 
-    fn due(&self) -> Option<Instant> {
+    fn due(&self) -> Option<Time> {
         if self.gave_up {
             return None;
         }
-        let quiet = self.pending.map(|(_, last)| last + self.plan.debounce);
+        let quiet = self
+            .pending
+            .map(|(_, last)| last + span(self.plan.debounce));
         self.scan_at.or_else(|| quiet.min(self.latest()))
     }
 }
@@ -100,6 +104,7 @@ struct PlanChanges {
 
 pub(super) struct WatchLoop {
     inotify: InotifySet,
+    clock: Clock,
     watches: BTreeMap<usize, WatchState>,
     next: usize,
     outbox: Sender<WatchReport>,
@@ -107,9 +112,15 @@ pub(super) struct WatchLoop {
 }
 
 impl WatchLoop {
-    pub(super) fn new(inotify: InotifySet, outbox: Sender<WatchReport>, wake: Waker) -> Self {
+    pub(super) fn new(
+        inotify: InotifySet,
+        outbox: Sender<WatchReport>,
+        wake: Waker,
+        clock: Clock,
+    ) -> Self {
         Self {
             inotify,
+            clock,
             watches: BTreeMap::new(),
             next: 0,
             outbox,
@@ -129,7 +140,7 @@ impl WatchLoop {
                 Err(TryRecvError::Disconnected) => return,
             }
             self.read_events(None);
-            let now = Instant::now();
+            let now = self.clock.now();
             let due: Vec<usize> = self
                 .due()
                 .filter(|(at, _)| *at <= now)
@@ -142,17 +153,14 @@ impl WatchLoop {
         }
     }
 
-    fn due(&self) -> impl Iterator<Item = (Instant, usize)> {
+    fn due(&self) -> impl Iterator<Item = (Time, usize)> {
         self.watches
             .iter()
             .filter_map(|(id, watch)| Some((watch.due()?, *id)))
     }
 
     fn wait(&self, waker: &Waker) {
-        let due = self
-            .due()
-            .map(|(at, _)| at.saturating_duration_since(Instant::now()))
-            .min();
+        let due = self.due().map(|(at, _)| self.clock.until(at)).min();
         let mut sources = vec![PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
         sources.extend(
             self.inotify
@@ -218,7 +226,7 @@ impl WatchLoop {
             return Found::default();
         };
         self.inotify.forget(id);
-        let began = Instant::now();
+        let began = self.clock.elapsed();
         let mut walk = Walk::new(&mut self.inotify, id);
         for (number, globs) in watch.globs.iter().enumerate() {
             walk.whole(number, globs);
@@ -230,8 +238,9 @@ impl WatchLoop {
             self.inotify.forget(id);
         }
         self.inotify.remove_unused();
-        let pause = SCAN_INTERVAL.max(began.elapsed() * SCAN_SHARE);
-        watch.scan_at = found.incomplete.then(|| Instant::now() + pause);
+        let took = self.clock.elapsed().saturating_sub(began);
+        let pause = SCAN_INTERVAL.max(took * SCAN_SHARE);
+        watch.scan_at = found.incomplete.then(|| self.clock.now() + span(pause));
         self.troubles(id, &found);
         found
     }
@@ -308,10 +317,10 @@ impl WatchLoop {
         watch.links.extend(found.links);
         changes.files.extend(found.files);
         if found.incomplete && watch.scan_at.is_none() {
-            watch.scan_at = Some(Instant::now());
+            watch.scan_at = Some(self.clock.now());
         }
         if changes.changed || !changes.files.is_empty() {
-            watch.note_event(Instant::now());
+            watch.note_event(self.clock.now());
         }
         if first {
             watch.fingerprints.extend(
@@ -333,7 +342,7 @@ impl WatchLoop {
         let Some(watch) = self.watches.get_mut(&id).filter(|watch| !watch.gave_up) else {
             return;
         };
-        let now = Instant::now();
+        let now = self.clock.now();
         // There are directories that were not watched before: more files may be written there.
         if found.new > 0 && !found.incomplete && latest.is_none_or(|latest| now < latest) {
             watch.note_event(now);
@@ -407,6 +416,7 @@ fn note_change(
 mod tests {
     use super::super::WatchKey;
     use super::*;
+    use rotad_core::Span;
 
     #[test]
     fn a_report_waits_for_quiet_up_to_a_bound() {
@@ -421,16 +431,16 @@ mod tests {
             vec![],
         );
         assert_eq!(watch.due(), None);
-        let now = Instant::now();
+        let now = Time(0);
         for second in 0..100 {
-            watch.note_event(now + Duration::from_secs(second));
+            watch.note_event(now + Span::from_secs(second));
             let quiet = Duration::from_secs(second) + debounce;
-            assert_eq!(watch.due(), Some(now + quiet.min(MAX_WAIT)));
+            assert_eq!(watch.due(), Some(now + span(quiet.min(MAX_WAIT))));
         }
         watch.plan.debounce = Duration::from_secs(60);
         assert_eq!(
             watch.due(),
-            Some(now + Duration::from_secs(60)),
+            Some(now + Span::from_secs(60)),
             "a longer debounce is its own bound"
         );
     }
@@ -448,8 +458,12 @@ mod tests {
             debounce: Duration::ZERO,
         };
         let (outbox, _reports) = crossbeam_channel::unbounded();
-        let mut watch_loop =
-            WatchLoop::new(InotifySet::new(), outbox, Waker::new().expect("a waker"));
+        let mut watch_loop = WatchLoop::new(
+            InotifySet::new(),
+            outbox,
+            Waker::new().expect("a waker"),
+            Clock::start(),
+        );
         watch_loop.set(vec![plan("**/*")]);
         let (all, above) = (
             watch_loop.inotify.count(),

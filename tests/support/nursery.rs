@@ -1,5 +1,6 @@
 //! A spawner of one's own, and children that are ended with the test.
 
+use rotad::event_loop::clock::Clock;
 use rotad::event_loop::waker::Waker;
 use rotad::process::{
     PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig,
@@ -24,6 +25,7 @@ pub fn spawner() -> Spawner {
     let wake = Waker::new().unwrap();
     let shim = env!("CARGO_BIN_EXE_rotad").into();
     Spawner::start(SpawnerConfig {
+        clock: Clock::start(),
         wake,
         original_nofile: NOFILE,
         shim,

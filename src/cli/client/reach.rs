@@ -5,6 +5,7 @@
 use super::{ClientError, WaitLimits, wait};
 use crate::cli::seam::{self, MasterPaths};
 use crate::control::wire::{Method, Request, Response, SOCKET, VERSION};
+use crate::event_loop::clock::Deadline;
 use crate::runtime_dir::stale_workers::StaleWorkers;
 use crate::runtime_dir::{self, presence};
 use nix::fcntl::OFlag;
@@ -14,7 +15,7 @@ use nix::unistd::geteuid;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a master that holds its lock may take to open its socket.
 const STARTING: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const TIME_TO_SAY: Duration = Duration::from_secs(2);
 pub(super) type Reached = (UnixStream, PathBuf);
 
 pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, ClientError> {
-    let until = Instant::now() + STARTING;
+    let until = Deadline::after(STARTING);
     let until = limits.until.map_or(until, |timeout| timeout.min(until));
     loop {
         let refusal = match dial(&peek.runtime_dir) {
@@ -45,11 +46,11 @@ pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, 
         }
         match runtime_dir::lock_owner(&peek.runtime_dir) {
             None => return Err(nobody(peek)),
-            Some(pid) if Instant::now() >= until => return Err(deaf(pid, &peek.runtime_dir)),
+            Some(pid) if until.has_passed() => return Err(deaf(pid, &peek.runtime_dir)),
             // There is nothing to poll: the socket does not exist yet.
             Some(_) => wait(
                 &mut [],
-                Some(Instant::now() + Duration::from_millis(20)),
+                Some(Deadline::after(Duration::from_millis(20))),
                 limits,
             )?,
         }

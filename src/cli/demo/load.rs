@@ -1,12 +1,13 @@
 //! Load for `demo --once`: clients that close after each request, and clients that keep their connection.
 
+use crate::event_loop::clock::Deadline;
 use crate::sys::thread;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Clients of each kind.
 const CLIENTS: usize = 4;
@@ -62,8 +63,8 @@ impl Load {
     pub(super) fn wait_for_more(&self, more: u64) {
         let mut tally = self.shared.tally();
         let goal = tally.requests + more;
-        let until = Instant::now() + 2 * TIMEOUT;
-        while tally.requests < goal && Instant::now() < until {
+        let until = Deadline::after(2 * TIMEOUT);
+        while tally.requests < goal && !until.has_passed() {
             tally = match self.shared.counted.wait_timeout(tally, TIMEOUT) {
                 Ok((tally, _)) => tally,
                 Err(poisoned) => poisoned.into_inner().0,

@@ -6,6 +6,7 @@
 )]
 
 use super::super::{seam, status};
+use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::{PoolState, ReloadState, Status};
 use crate::sys::poll::poll;
@@ -17,7 +18,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The same file as in the source, so that what is shown is what runs.
 const CONFIG: &str = include_str!("../../../config/demo.toml");
@@ -129,8 +130,8 @@ impl DemoMaster {
 
     /// True when every pool serves; false when the demo is told to end, or the master has exited.
     pub(super) fn wait_ready(&mut self, bells: &DemoSignals) -> Result<bool, String> {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
+        let until = Deadline::after(PATIENCE);
+        while !until.has_passed() {
             if self.pass_on(bells) || self.ended().is_some() {
                 return Ok(false);
             }
@@ -162,8 +163,8 @@ impl DemoMaster {
         }
         kill(Pid::from_raw(pid), Signal::SIGUSR1)
             .map_err(|error| format!("failed to signal the master: {error}"))?;
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
+        let until = Deadline::after(PATIENCE);
+        while !until.has_passed() {
             if self.pass_on(bells) || self.ended().is_some() {
                 return Err("the demo was ended before its proof was done".to_owned());
             }

@@ -19,16 +19,17 @@ mod connections;
 mod scan;
 mod syscalls;
 
+use crate::event_loop::clock::Clock;
+use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::plan::Address;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, never, select, tick, unbounded};
-use rotad_core::WorkerId;
+use rotad_core::{Span, Time, WorkerId};
 use scan::Look;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The tick of the probe's thread while anything is watched.
 const ROUND: Duration = Duration::from_millis(5);
@@ -40,9 +41,9 @@ const REFUSALS: u32 = 3;
 /// Connections are searched only at every so many scans: their table is as long as the machine has connections.
 const CONNECTIONS_EVERY: u64 = 4;
 /// A scan without progress for this long hangs.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Span = Span::from_secs(1);
 /// How many scans may hang; then no more are started.
-const MOST_WRITTEN_OFF: usize = 8;
+const MAX_ABANDONED: usize = 8;
 /// Rounds after which unreadable system calls make a worker unobservable: 1 s.
 const PATIENCE: u64 = 200;
 
@@ -78,44 +79,33 @@ enum Task {
 #[derive(Debug)]
 pub struct AcceptProbe {
     wake: Waker,
+    clock: Clock,
     tasks: Sender<Task>,
     outbox: Sender<AcceptReport>,
     reports: Receiver<AcceptReport>,
-    /// What the thread is doing.
-    at: Arc<Mutex<At>>,
+    /// The worker that the thread scans.
+    progress: Progress<WorkerId>,
     watched: BTreeMap<WorkerId, (i32, Vec<Target>)>,
-    /// Threads that hang, each with the worker it hangs at.
-    gone: Vec<(WorkerId, Arc<Mutex<At>>)>,
-}
-
-#[derive(Debug, Default)]
-struct At {
-    /// The worker being scanned, and when the scan made progress last.
-    looking: Option<(WorkerId, Instant)>,
-    written_off: bool,
-    /// It has returned after that, and has ended.
-    back: bool,
-}
-
-fn lock(at: &Mutex<At>) -> MutexGuard<'_, At> {
-    at.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Abandoned threads, each with the worker at which it hangs.
+    abandoned: Vec<(WorkerId, Progress<WorkerId>)>,
 }
 
 impl AcceptProbe {
     /// # Errors
     /// EAGAIN: no thread can be made.
-    pub fn start(wake: Waker) -> io::Result<Self> {
+    pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
         // At most one report per worker: the number of workers bounds them.
         let (outbox, reports) = unbounded();
-        let (tasks, at) = begin(&wake, &outbox)?;
+        let (tasks, progress) = begin(&wake, &clock, &outbox)?;
         Ok(Self {
             wake,
+            clock,
             tasks,
             outbox,
             reports,
-            at,
+            progress,
             watched: BTreeMap::new(),
-            gone: Vec::new(),
+            abandoned: Vec::new(),
         })
     }
 
@@ -138,31 +128,16 @@ impl AcceptProbe {
     }
 
     /// When [`AcceptProbe::check`] has to be called at the latest; None while nothing is watched.
-    pub fn deadline(&self) -> Option<Instant> {
-        if self.watched.is_empty() {
-            return None;
-        }
-        Some(
-            lock(&self.at)
-                .looking
-                .map_or_else(Instant::now, |(_, since)| since)
-                + LONGEST_LOOK,
-        )
-    }
-
-    /// The whole process was paused: that time does not count.
-    pub fn paused(&self, by: Duration) {
-        if let Some((_, since)) = &mut lock(&self.at).looking {
-            *since += by;
-        }
+    pub fn deadline(&self) -> Option<Time> {
+        (!self.watched.is_empty()).then(|| self.progress.deadline(LONGEST_LOOK))
     }
 
     /// Scans those workers again whose scan hung and has ended: such a thread wakes the waker when it returns.
     pub fn resume(&mut self) {
-        let (back, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.gone)
+        let (back, abandoned): (Vec<_>, Vec<_>) = std::mem::take(&mut self.abandoned)
             .into_iter()
-            .partition(|(_, at)| lock(at).back);
-        self.gone = gone;
+            .partition(|(_, progress)| progress.has_ended());
+        self.abandoned = abandoned;
         for (worker, _) in back {
             if let Some((pid, targets)) = self.watched.get(&worker) {
                 self.tasks
@@ -174,17 +149,18 @@ impl AcceptProbe {
 
     /// Abandons the thread if it hangs: another one scans all other workers. Returns the worker at which it hangs; that
     /// is scanned again once the thread has returned ([`AcceptProbe::resume`]).
-    pub fn check(&mut self, now: Instant) -> Option<WorkerId> {
-        let (hung, since) = lock(&self.at).looking?;
-        if now < since + LONGEST_LOOK || self.gone.len() >= MOST_WRITTEN_OFF {
+    pub fn check(&mut self, now: Time) -> Option<WorkerId> {
+        let hung = self.progress.hangs(now, LONGEST_LOOK)?;
+        if self.abandoned.len() >= MAX_ABANDONED {
             return None;
         }
         // If no other thread can be created, wait for this one.
-        let (tasks, at) = begin(&self.wake, &self.outbox).ok()?;
-        lock(&self.at).written_off = true;
+        let (tasks, progress) = begin(&self.wake, &self.clock, &self.outbox).ok()?;
+        self.progress.abandon();
         self.tasks = tasks;
-        self.gone.push((hung, std::mem::replace(&mut self.at, at)));
-        let hangs = |worker: &WorkerId| self.gone.iter().any(|(hung, _)| hung == worker);
+        let abandoned = std::mem::replace(&mut self.progress, progress);
+        self.abandoned.push((hung, abandoned));
+        let hangs = |worker: &WorkerId| self.abandoned.iter().any(|(hung, _)| hung == worker);
         for (worker, (pid, targets)) in self.watched.iter().filter(|(worker, _)| !hangs(worker)) {
             self.tasks
                 .send(Task::Watch(*worker, *pid, targets.clone()))
@@ -196,18 +172,19 @@ impl AcceptProbe {
 
 fn begin(
     wake: &Waker,
+    clock: &Clock,
     outbox: &Sender<AcceptReport>,
-) -> io::Result<(Sender<Task>, Arc<Mutex<At>>)> {
+) -> io::Result<(Sender<Task>, Progress<WorkerId>)> {
     let (tasks, inbox) = unbounded();
-    let at: Arc<Mutex<At>> = Arc::default();
+    let progress = Progress::new(clock.clone());
     let rounds = ScanLoop {
         watched: HashMap::new(),
         outbox: outbox.clone(),
         wake: wake.clone(),
-        at: at.clone(),
+        progress: progress.clone(),
     };
     thread::spawn("accept-probe", 256 << 10, move || rounds.run(&inbox))?;
-    Ok((tasks, at))
+    Ok((tasks, progress))
 }
 
 struct Watched {
@@ -224,7 +201,7 @@ struct ScanLoop {
     watched: HashMap<WorkerId, Watched>,
     outbox: Sender<AcceptReport>,
     wake: Waker,
-    at: Arc<Mutex<At>>,
+    progress: Progress<WorkerId>,
 }
 
 impl ScanLoop {
@@ -238,8 +215,8 @@ impl ScanLoop {
                 },
                 recv(clock) -> _ => self.round(),
             }
-            if lock(&self.at).written_off {
-                lock(&self.at).back = true;
+            if self.progress.is_abandoned() {
+                self.progress.end();
                 return self.wake.wake();
             }
             match (self.watched.is_empty(), clock.capacity()) {
@@ -283,7 +260,7 @@ impl ScanLoop {
         }
         for worker in due {
             self.look(worker);
-            if lock(&self.at).written_off {
+            if self.progress.is_abandoned() {
                 return;
             }
         }
@@ -298,21 +275,13 @@ impl ScanLoop {
         };
         watched.looks += 1;
         let thorough = watched.looks.is_multiple_of(CONNECTIONS_EVERY);
-        lock(&self.at).looking = Some((worker, Instant::now()));
+        self.progress.begin(worker);
         // A long table on a starved machine takes its time: only a scan without progress hangs.
-        let progress = || {
-            if let Some((_, since)) = &mut lock(&self.at).looking {
-                *since = Instant::now();
-            }
-        };
+        let progress = || self.progress.advance();
         let seen = scan::at(watched.pid, &watched.targets, thorough, &progress);
-        {
-            let mut at = lock(&self.at);
-            at.looking = None;
-            if at.written_off {
-                // Another thread scans by now.
-                return;
-            }
+        if self.progress.finish(|_| {}) {
+            // Another thread scans by now.
+            return;
         }
         let report = match seen {
             Look::Accepting => Some(AcceptReport::Accepting(worker)),

@@ -1,12 +1,13 @@
 //! Reads the environments of processes on a separate thread: /proc/PID/environ takes locks of the process, and a process
 //! that hangs (a dead disk below a mapped file) must not delay a start for long.
 
+use crate::event_loop::clock::Deadline;
 use crate::process::procfs;
 use crate::process::tree::TAG;
 use crate::sys::thread;
 use crossbeam_channel::{Sender, unbounded};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long reading one environment may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,10 +68,10 @@ fn read_all(read: fn(i32) -> WorkerEnvironment, pids: &[i32], answers: &Sender<W
 }
 
 fn environment(pid: i32) -> WorkerEnvironment {
-    let until = Instant::now() + EXEC_TIMEOUT;
+    let until = Deadline::after(EXEC_TIMEOUT);
     loop {
         let bytes = procfs::environment(pid).unwrap_or_default();
-        if bytes.is_empty() && is_loading(pid) && Instant::now() < until {
+        if bytes.is_empty() && is_loading(pid) && !until.has_passed() {
             std::thread::sleep(POLL_INTERVAL);
             continue;
         }
@@ -100,6 +101,7 @@ fn is_loading(pid: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     /// A process whose memory is locked costs the timeout, and the others are read.
     #[test]

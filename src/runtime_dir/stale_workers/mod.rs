@@ -15,12 +15,13 @@ mod worker_journal;
 pub use stop::{StopPlan, TakeOverResult, TakeOverStep};
 pub use worker_journal::WorkerJournal;
 
+use crate::event_loop::clock::Deadline;
 use crate::sys::process::Process;
 use find::Owner;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use worker_journal::JournalContent;
 
 /// How long a master that has released its lock may take to exit.
@@ -99,11 +100,11 @@ impl StaleWorkers {
     /// # Errors
     /// As [`StaleWorkers::find`]; EBUSY: that master runs although it has lost its lock.
     pub fn find_under_lock(dir: &Path) -> io::Result<Self> {
-        let until = Instant::now() + EXIT_TIMEOUT;
+        let until = Deadline::after(EXIT_TIMEOUT);
         while let Some(journal) = worker_journal::read(dir)?
             && journal.master_is_alive()
         {
-            if Instant::now() >= until {
+            if until.has_passed() {
                 let text = format!(
                     "the master with pid {} still runs, although it has lost the lock of {}; stop it first",
                     journal.master.0,

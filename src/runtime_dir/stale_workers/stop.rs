@@ -6,7 +6,7 @@
 //! was paused does not count.
 
 use super::{StaleWorker, StaleWorkers};
-use crate::event_loop::clock::Clock;
+use crate::event_loop::clock::{Clock, LoopClock};
 use crate::sys::poll::poll;
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use nix::poll::{PollFd, PollFlags};
@@ -97,7 +97,7 @@ impl StaleWorkers {
         wake_fd: Option<BorrowedFd<'_>>,
         mut on_turn: impl FnMut(&[StaleWorker]) -> TakeOverStep,
     ) -> TakeOverResult {
-        let mut clock = Clock::start();
+        let mut clock = LoopClock::new(Clock::start());
         let end = cap.map(|cap| clock.now() + cap);
         let mut trees: HashMap<String, Tree> = HashMap::new();
         let mut result = TakeOverResult {

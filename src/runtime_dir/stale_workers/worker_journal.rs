@@ -15,16 +15,17 @@
 //! it stops any: the evidence may be gone if that master is killed itself. The first line of older masters has neither
 //! tag nor cgroup, and says `rotad 1`.
 
+use crate::event_loop::clock::Clock;
 use crate::log::Stream;
 use crate::process::procfs::{self, Stat};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use rotad_core::{Span, Time};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// The file's name in the runtime directory.
 pub(super) const FILE: &str = "workers";
@@ -33,7 +34,7 @@ const MAX_LINES: usize = 4096;
 /// Bytes reserved on the disk, so that workers can be added while it is full: about 150 lines.
 const RESERVE: u64 = 16 << 10;
 /// How long after a failed write the journal is rewritten, if no worker is added before.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Span = Span::from_secs(1);
 
 /// Appends started and ended workers. The caller reports errors. None of them makes the journal unusable: what is missing
 /// is written with the next line, or by [`WorkerJournal::rewrite`].
@@ -49,7 +50,8 @@ pub struct WorkerJournal {
     room: u64,
     lines: usize,
     /// When to rewrite the journal, because a line is incomplete (full disk) or the file is gone.
-    retry_at: Option<Instant>,
+    retry_at: Option<Time>,
+    clock: Clock,
 }
 
 impl WorkerJournal {
@@ -58,7 +60,7 @@ impl WorkerJournal {
     ///
     /// # Errors
     /// ENOSPC, EACCES, EROFS, EIO.
-    pub fn open(dir: &Path, tag: &str, cgroup: Option<&Path>) -> io::Result<Self> {
+    pub fn open(dir: &Path, tag: &str, cgroup: Option<&Path>, clock: Clock) -> io::Result<Self> {
         let me = Stat::of(std::process::id() as i32)?;
         // A path that would break the line is left out; those workers are found by their environment.
         let cgroup = cgroup
@@ -89,6 +91,7 @@ impl WorkerJournal {
             room,
             lines: 1,
             retry_at: None,
+            clock,
         })
     }
 
@@ -131,7 +134,7 @@ impl WorkerJournal {
     }
 
     /// When [`WorkerJournal::rewrite`] has to be called; None if the journal is complete.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Time> {
         self.retry_at
     }
 
@@ -141,7 +144,7 @@ impl WorkerJournal {
     /// ENOSPC, EACCES, EROFS, EIO: [`WorkerJournal::deadline`] says when to try again.
     pub fn rewrite(&mut self) -> io::Result<()> {
         let done = self.compact();
-        self.retry_at = done.is_err().then(|| Instant::now() + RETRY_INTERVAL);
+        self.retry_at = done.is_err().then(|| self.clock.now() + RETRY_INTERVAL);
         done
     }
 
@@ -447,8 +450,13 @@ mod tests {
     fn running_workers_are_read_back() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-        let mut journal =
-            WorkerJournal::open(dir.path(), "a-b", Some(Path::new("/cg/rotad-x-1"))).unwrap();
+        let mut journal = WorkerJournal::open(
+            dir.path(),
+            "a-b",
+            Some(Path::new("/cg/rotad-x-1")),
+            Clock::start(),
+        )
+        .unwrap();
         let content = read(dir.path()).unwrap().unwrap();
         assert_eq!(
             (content.tag.as_deref(), content.cgroup.as_deref()),
@@ -508,7 +516,7 @@ mod tests {
     #[test]
     fn the_journal_stays_short_and_survives_an_incomplete_line() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = WorkerJournal::open(dir.path(), "a-b", None).unwrap();
+        let mut journal = WorkerJournal::open(dir.path(), "a-b", None, Clock::start()).unwrap();
         journal.add_worker(1, 1, ("web", 0), "first", &[]).unwrap();
         for pid in 2..10_000 {
             journal.add_worker(pid, 1, ("web", 1), "x", &[]).unwrap();
@@ -525,7 +533,7 @@ mod tests {
             .unwrap()
             .write_all(b"+\t5\t1")
             .unwrap();
-        journal.retry_at = Some(Instant::now());
+        journal.retry_at = Some(journal.clock.now());
         journal
             .add_worker(6, 1, ("web", 2), "y", &[(Stream::Both, 9)])
             .unwrap();
@@ -540,7 +548,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         std::fs::create_dir(&run).unwrap();
-        let mut journal = WorkerJournal::open(&run, "a-b", None).unwrap();
+        let mut journal = WorkerJournal::open(&run, "a-b", None, Clock::start()).unwrap();
         journal.add_worker(1, 1, ("web", 0), "first", &[]).unwrap();
         std::fs::remove_file(run.join(FILE)).unwrap();
         journal.add_worker(2, 1, ("web", 1), "second", &[]).unwrap();
@@ -562,7 +570,7 @@ mod tests {
     #[test]
     fn overwriting_leaves_no_old_content() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = WorkerJournal::open(dir.path(), "a-b", None).unwrap();
+        let mut journal = WorkerJournal::open(dir.path(), "a-b", None, Clock::start()).unwrap();
         for pid in 1..=100 {
             journal.add_worker(pid, 1, ("web", 0), "x", &[]).unwrap();
         }
