@@ -502,7 +502,7 @@ fn senders_hold_nobody_up() {
                 let mut client =
                     std::os::unix::net::UnixStream::connect(site.path("run/control.sock")).expect("a client");
                 let config = site.config.display();
-                let version = rotad::control::wire::VERSION;
+                let version = rotad::control::protocol::VERSION;
                 let question =
                     format!(r#"{{"version":{version},"config":"{config}","ask":{{"events":{{"follow":true}}}}}}"#)
                         + "\n";

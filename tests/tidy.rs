@@ -196,7 +196,7 @@ const MODULES: [(&str, &[&str]); 16] = [
         &[
             "rotad_core",
             "plan",
-            "control::wire",
+            "control::protocol",
             "sys",
             "event_loop::clock",
             "process",
@@ -209,7 +209,7 @@ const MODULES: [(&str, &[&str]); 16] = [
             "rotad_core",
             "plan",
             "observe",
-            "control::wire",
+            "control::protocol",
             "control::server",
             "sys",
             "event_loop",

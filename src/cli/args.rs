@@ -2,7 +2,7 @@
 
 use super::value_parsers;
 pub(super) use super::value_parsers::Target;
-use crate::control::wire::ScaleTo;
+use crate::control::protocol::ScaleTo;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -238,12 +238,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_definitions_hold_together() {
+    fn the_definitions_are_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn the_file_stands_before_or_after_the_verb() {
+    fn the_configuration_file_may_precede_or_follow_the_verb() {
         for line in [
             ["rotad", "-c", "a", "status"],
             ["rotad", "status", "-c", "a"],
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_contract_promises_parses_and_nonsense_is_usage() {
+    fn documented_command_lines_parse_and_others_are_usage_errors() {
         let good = "reload --config|reload --dry-run|reload web --timeout 10s|roll --tasks|roll web/0|stop web --now|\
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
             completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\

@@ -1,16 +1,16 @@
 //! `check`: validates the configuration and starts nothing.
 
-use super::{code, print, seam};
+use super::{code, print};
 use crate::config::{self, Loaded};
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// 0: valid, perhaps with warnings; 78: it has errors. All findings are printed.
 pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
-    let path = match seam::find(file) {
+    let path = match config::find(file).map_err(|error| error.to_string()) {
         Ok(path) => path,
         Err(message) => {
-            return answer(
+            return print_result(
                 json,
                 None,
                 false,
@@ -28,10 +28,10 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
     } else {
         report.to_string()
     };
-    answer(json, Some(&path), valid, &text, report.to_json())
+    print_result(json, Some(&path), valid, &text, report.to_json())
 }
 
-fn answer(json: bool, path: Option<&Path>, valid: bool, text: &str, findings: Value) -> u8 {
+fn print_result(json: bool, path: Option<&Path>, valid: bool, text: &str, findings: Value) -> u8 {
     if json {
         let json = json!({"config": path, "valid": valid, "findings": findings}).to_string();
         print::raw(&format!("{}\n", print::sanitize_json(&json)));

@@ -4,8 +4,8 @@ mod reach;
 
 pub use reach::runs_elsewhere;
 
-use super::seam::MasterPaths;
-use crate::control::wire::{Method, Request, Response, VERSION};
+use crate::config::MasterPaths;
+use crate::control::protocol::{Method, Request, Response, VERSION};
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::sys::poll::poll;
@@ -19,10 +19,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The longest response that a client reads, in bytes: a status of 10 000 workers with their last lines fits.
-const MAX_ANSWER: usize = 64 << 20;
+const MAX_RESPONSE: usize = 64 << 20;
 
 /// How long the master's process may take to exit once it has closed its connections.
-const EXIT: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,14 +33,19 @@ pub enum ClientError {
     /// No master was found, but it is uncertain whether there is one, or workers of a killed master are left: for
     /// `stop` exit 1, else this code.
     #[error("{text}")]
-    Unsure { code: u8, text: String },
+    Uncertain {
+        /// The exit code of other verbs than `stop`.
+        code: u8,
+        /// What is known, and what to do.
+        text: String,
+    },
     /// The master runs as another user and cannot be reached: exit 4.
     #[error("{0}")]
     Elsewhere(String),
-    /// There is a master, but this user may not talk to it: exit 5.
+    /// There is a master, but this user may not use it: exit 5.
     #[error("{0}")]
     NotPermitted(String),
-    /// Exit 1.
+    /// The request failed: exit 1.
     #[error("{0}")]
     Failed(String),
     /// `--timeout`: exit 124; the work continues.
@@ -50,8 +55,8 @@ pub enum ClientError {
     #[error("detached")]
     Detached,
     /// Our output was closed (`| head`): the regular end of commands that follow.
-    #[error("nobody reads the output")]
-    Unread,
+    #[error("the output is closed")]
+    OutputClosed,
 }
 
 impl ClientError {
@@ -59,12 +64,12 @@ impl ClientError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Unreachable(_) | Self::Elsewhere(_) => 4,
-            Self::Unsure { code, .. } => *code,
+            Self::Uncertain { code, .. } => *code,
             Self::NotPermitted(_) => 5,
             Self::Failed(_) => 1,
             Self::TimedOut => 124,
             Self::Detached => 130,
-            Self::Unread => 0,
+            Self::OutputClosed => 0,
         }
     }
 }
@@ -76,7 +81,7 @@ pub struct WaitLimits {
     pub until: Option<Deadline>,
     /// Ctrl-C, if that detaches.
     pub interrupt: Option<SignalPipe>,
-    /// It ends when its stdout is closed.
+    /// End when stdout is closed.
     pub watches_reader: bool,
 }
 
@@ -84,10 +89,14 @@ impl WaitLimits {
     /// Waits until this moment, or until a signal.
     ///
     /// # Errors
-    /// `TimedOut`, `Detached`, `Unread`.
-    pub fn pause(&self, until: Deadline, bell: Option<&SignalPipe>) -> Result<(), ClientError> {
+    /// `TimedOut`, `Detached`, `OutputClosed`.
+    pub fn pause(
+        &self,
+        until: Deadline,
+        signal_pipe: Option<&SignalPipe>,
+    ) -> Result<(), ClientError> {
         wait(
-            &mut bell.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(),
+            &mut signal_pipe.map(AsFd::as_fd).into_iter().collect::<Vec<_>>(),
             Some(until),
             self,
         )
@@ -98,14 +107,14 @@ impl WaitLimits {
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    /// The master's process, held since we connected: with pidfds its exit is seen in any case.
+    /// The master's process, referenced since the connection: with pidfds its exit is always noticed.
     master: Option<Process>,
     read: Vec<u8>,
     /// This much of the input has been searched for the end of a line.
     searched: usize,
     /// It has sent at least one response.
     answered: bool,
-    peek: MasterPaths,
+    paths: MasterPaths,
     /// The configuration's path, as the master knows it.
     config: PathBuf,
 }
@@ -114,10 +123,10 @@ impl Client {
     /// Connects to the master of this configuration. A master that is just starting gets a few seconds.
     ///
     /// # Errors
-    /// `Unreachable`: nothing is running. `Unsure`: none was found. `Elsewhere`, `NotPermitted`: another user's
+    /// `Unreachable`: nothing is running. `Uncertain`: none was found. `Elsewhere`, `NotPermitted`: another user's
     /// master. `Failed`: a master holds the runtime directory but does not answer.
-    pub fn connect(peek: &MasterPaths, limits: &WaitLimits) -> Result<Self, ClientError> {
-        let (stream, config) = reach::reach(peek, limits)?;
+    pub fn connect(paths: &MasterPaths, limits: &WaitLimits) -> Result<Self, ClientError> {
+        let (stream, config) = reach::reach(paths, limits)?;
         let master = getsockopt(&stream, PeerCredentials)
             .ok()
             .and_then(|peer| Process::open_pid(peer.pid()).ok());
@@ -127,7 +136,7 @@ impl Client {
             read: Vec::new(),
             searched: 0,
             answered: false,
-            peek: peek.clone(),
+            paths: paths.clone(),
             config,
         })
     }
@@ -136,22 +145,22 @@ impl Client {
     ///
     /// # Errors
     /// `Failed`: the master closed the connection.
-    pub fn ask(&mut self, ask: Method) -> Result<(), ClientError> {
-        let real = Some(self.peek.real.clone()).filter(|real| *real != self.config);
+    pub fn send(&mut self, method: Method) -> Result<(), ClientError> {
+        let real = Some(self.paths.real.clone()).filter(|real| *real != self.config);
         let config = self.config.clone();
-        let question = Request {
+        let request = Request {
             version: VERSION,
             config,
             real,
-            ask,
+            method,
         };
-        let mut line = serde_json::to_vec(&question)
-            .map_err(|error| ClientError::Failed(error.to_string()))?;
+        let mut line =
+            serde_json::to_vec(&request).map_err(|error| ClientError::Failed(error.to_string()))?;
         line.push(b'\n');
         // A master that refuses us sends the reason before it closes: that is still to be read.
         match self.stream.write_all(&line) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(lost(&error.to_string()))
+                Err(connection_lost(&error.to_string()))
             }
             _ => Ok(()),
         }
@@ -162,7 +171,7 @@ impl Client {
     /// # Errors
     /// `TimedOut`, `Detached`; `Failed` if the master went away or speaks another version. A master that was already
     /// leaving and has sent nothing counts as not running ([`Client::connect`]).
-    pub fn answer(&mut self, limits: &WaitLimits) -> Result<Response, ClientError> {
+    pub fn next_response(&mut self, limits: &WaitLimits) -> Result<Response, ClientError> {
         loop {
             if let Some(end) = self.read[self.searched..]
                 .iter()
@@ -172,45 +181,45 @@ impl Client {
                 let line: Vec<u8> = self.read.drain(..=end).collect();
                 return serde_json::from_slice(&line).map_err(|error| {
                     ClientError::Failed(format!(
-                        "the master's answer is not understood ({error}): it is of another version; use its own rotad"
+                        "the master's answer is not understood ({error}): it has another version; use the rotad that it was started with"
                     ))
                 });
             }
             self.searched = self.read.len();
-            if self.read.len() > MAX_ANSWER {
-                return Err(lost("its answer has no end"));
+            if self.read.len() > MAX_RESPONSE {
+                return Err(connection_lost("its answer is too long"));
             }
             let mut some = [0; 16 << 10];
             wait(&mut [self.stream.as_fd()], None, limits)?;
             match self.stream.read(&mut some) {
-                Ok(0) => return Err(self.went_away("it closed the connection", limits)),
+                Ok(0) => return Err(self.unanswered("it closed the connection", limits)),
                 Ok(n) => {
                     self.answered = true;
                     self.read.extend_from_slice(&some[..n]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.went_away(&error.to_string(), limits)),
+                Err(error) => return Err(self.unanswered(&error.to_string(), limits)),
             }
         }
     }
 
-    fn went_away(&self, why: &str, limits: &WaitLimits) -> ClientError {
+    fn unanswered(&self, why: &str, limits: &WaitLimits) -> ClientError {
         if self.answered {
-            return lost(why);
+            return connection_lost(why);
         }
         if let Some(pidfd) = self.master.as_ref().and_then(Process::pidfd) {
-            wait(&mut [pidfd], Some(Deadline::after(EXIT)), limits).ok();
+            wait(&mut [pidfd], Some(Deadline::after(EXIT_TIMEOUT)), limits).ok();
         }
-        match reach::reach(&self.peek, limits) {
-            Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => error,
+        match reach::reach(&self.paths, limits) {
+            Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => error,
             // Another master is running by now: it did not get the request, and what the first one did with it is
             // unknown.
-            _ => lost(why),
+            _ => connection_lost(why),
         }
     }
 
-    /// Waits until the master is gone: it closes the connection last, then its process exits. A process that the
-    /// kernel holds is not waited for.
+    /// Waits until the master is gone: it closes the connection last, then its process exits. Does not wait for a
+    /// process that hangs in the kernel.
     ///
     /// # Errors
     /// `TimedOut`, `Detached`; `Failed`: the kernel does not let its process exit.
@@ -234,7 +243,7 @@ impl Client {
         };
         wait(
             &mut master.pidfd().into_iter().collect::<Vec<_>>(),
-            Some(Deadline::after(EXIT)),
+            Some(Deadline::after(EXIT_TIMEOUT)),
             limits,
         )?;
         if master.has_ended() {
@@ -248,9 +257,9 @@ impl Client {
     }
 }
 
-fn lost(why: &str) -> ClientError {
+fn connection_lost(why: &str) -> ClientError {
     ClientError::Failed(format!(
-        "the master went away before it had answered ({why}): see its log and `rotad status`"
+        "the master closed the connection before it had answered ({why}): see its log and `rotad status`"
     ))
 }
 
@@ -286,7 +295,7 @@ fn wait(
         let unread =
             limits.watches_reader && polled[0].revents().is_some_and(|events| !events.is_empty());
         return if unread {
-            Err(ClientError::Unread)
+            Err(ClientError::OutputClosed)
         } else {
             Ok(())
         };
@@ -300,12 +309,12 @@ fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::wire::SOCKET;
+    use crate::control::protocol::SOCKET;
     use std::os::unix::net::UnixListener;
     use std::path::Path;
 
     /// A configuration that names this runtime directory, and lies beside it.
-    fn peek(runtime_dir: &Path) -> MasterPaths {
+    fn paths(runtime_dir: &Path) -> MasterPaths {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.toml");
         std::fs::write(
@@ -327,61 +336,73 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_unreachable_at_once() {
+    fn without_a_master_connecting_fails_immediately() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Client::connect(&peek(folder.path()), &WaitLimits::default()).unwrap_err();
+        let error = Client::connect(&paths(folder.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), 4);
         assert!(
             error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"),
             "{error}"
         );
         drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
-        let error = Client::connect(&peek(folder.path()), &WaitLimits::default()).unwrap_err();
+        let error = Client::connect(&paths(folder.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), 4, "a stale socket: {error}");
     }
 
     #[test]
-    fn a_question_is_answered_and_a_silent_master_times_out() {
+    fn requests_are_answered_and_a_silent_master_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();
         let near_by = folder.path().join("s");
         let listener = UnixListener::bind(&near_by).unwrap();
         std::fs::rename(&near_by, deep.join(SOCKET)).unwrap();
-        let peek = peek(&deep);
-        let mut client = Client::connect(&peek, &WaitLimits::default()).unwrap();
-        client.ask(Method::Status).unwrap();
+        let paths = paths(&deep);
+        let mut client = Client::connect(&paths, &WaitLimits::default()).unwrap();
+        client.send(Method::Status).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         assert_eq!(
-            client.answer(&limits(10)).unwrap_err(),
+            client.next_response(&limits(10)).unwrap_err(),
             ClientError::TimedOut
         );
         let mut line = [0; 600];
         let n = server.read(&mut line).unwrap();
-        let question: Request = serde_json::from_slice(&line[..n]).unwrap();
+        let request: Request = serde_json::from_slice(&line[..n]).unwrap();
         assert_eq!(
-            (question.config.as_path(), question.ask),
-            (peek.config.as_path(), Method::Status)
+            (request.config.as_path(), request.method),
+            (paths.config.as_path(), Method::Status)
         );
         server
             .write_all(b"{\"progress\":{\"text\":\"a\"}}\n{\"done\":{\"code\":10,")
             .unwrap();
         assert_eq!(
-            client.answer(&WaitLimits::default()).unwrap(),
+            client.next_response(&WaitLimits::default()).unwrap(),
             Response::Progress { text: "a".into() }
         );
         server
             .write_all(b"\"message\":\"b\"}}\nnonsense\n")
             .unwrap();
         assert_eq!(
-            client.answer(&WaitLimits::default()).unwrap(),
+            client.next_response(&WaitLimits::default()).unwrap(),
             Response::Done {
                 code: 10,
                 message: "b".into()
             }
         );
-        assert_eq!(client.answer(&WaitLimits::default()).unwrap_err().code(), 1);
+        assert_eq!(
+            client
+                .next_response(&WaitLimits::default())
+                .unwrap_err()
+                .code(),
+            1
+        );
         drop(server);
-        assert_eq!(client.answer(&WaitLimits::default()).unwrap_err().code(), 1);
+        assert_eq!(
+            client
+                .next_response(&WaitLimits::default())
+                .unwrap_err()
+                .code(),
+            1
+        );
     }
 }

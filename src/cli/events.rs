@@ -2,40 +2,40 @@
 
 use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
-use crate::control::wire::{Method, Response};
+use crate::control::protocol::{Method, Response};
 use crate::observe::events::{Event, EventKind};
 use crate::observe::sanitize::sanitize_json;
 use serde_json::json;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Prints the events that the master keeps, or its latest and those to come, until Ctrl-C or nobody reads.
+/// Prints the events that the master keeps, or its latest and those to come, until Ctrl-C or until stdout is closed.
 pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
-    let peek = match request::peek(file) {
-        Ok(peek) => peek,
+    let paths = match request::master_paths(file) {
+        Ok(paths) => paths,
         Err(code) => return code,
     };
-    let limits = request::endless();
+    let limits = request::until_interrupted();
     let style = Style {
         json,
         colour: print::colour(),
     };
-    let done = Client::connect(&peek, &limits).and_then(|mut client| {
-        client.ask(Method::Events { follow })?;
+    let done = Client::connect(&paths, &limits).and_then(|mut client| {
+        client.send(Method::Events { follow })?;
         show(&mut client, &limits, style)
     });
     match done {
         // The ordinary end of following.
         Err(ClientError::Detached) => 0,
-        Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
-            let code = request::failed(&error, &peek.config);
+        Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => {
+            let code = request::failed(&error, &paths.config);
             print::plain_error(&format!(
-                "what an earlier master did stands in {}",
-                request::log_file(&peek)
+                "what an earlier master did is in {}",
+                request::log_file(&paths)
             ));
             code
         }
-        done => request::finish(done, &peek.config),
+        done => request::finish(done, &paths.config),
     }
 }
 
@@ -51,13 +51,13 @@ fn show(
     style: Style,
 ) -> Result<(u8, String), ClientError> {
     loop {
-        let text = match client.answer(limits)? {
+        let text = match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
             Response::Event(event) => style.event(&event),
             Response::Skipped { count } => style.skipped(count),
             _ => continue,
         };
-        print::write(&text).map_err(|_| ClientError::Unread)?;
+        print::write(&text).map_err(|_| ClientError::OutputClosed)?;
     }
 }
 
@@ -81,7 +81,7 @@ impl Style {
             Some(colour) => format!("\x1b[{colour}m{word}\x1b[0m"),
             None => word,
         };
-        // What belongs to an event stands below it.
+        // Further lines of an event are indented below it.
         let text = event
             .text
             .lines()
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn for_people() {
+    fn events_are_lines_of_text() {
         let plain = Style {
             json: false,
             colour: false,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn for_programs() {
+    fn events_are_lines_of_json() {
         let style = Style {
             json: true,
             colour: false,

@@ -3,21 +3,21 @@
 use super::args::Target;
 use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
-use crate::control::wire::{Line, Method, Response};
+use crate::control::protocol::{Line, Method, Response};
 use std::io::IsTerminal;
 use std::path::Path;
 
-/// The colours of pools (SGR numbers); none of them signals trouble.
+/// The colours of pools (SGR numbers); none of them means an error.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
 const RED: u8 = 31;
 
 /// Prints the last lines of workers and, if asked, those to come, until Ctrl-C or until stdout is closed.
 pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option<Target>) -> u8 {
-    let peek = match request::peek(file) {
-        Ok(peek) => peek,
+    let paths = match request::master_paths(file) {
+        Ok(paths) => paths,
         Err(code) => return code,
     };
-    let limits = request::endless();
+    let limits = request::until_interrupted();
     // The lines of a single worker are printed without its name.
     let named = target.as_ref().is_none_or(|target| target.slot.is_none());
     let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
@@ -27,8 +27,8 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
         aligned: std::io::stdout().is_terminal(),
         width: 0,
     };
-    let done = Client::connect(&peek, &limits).and_then(|mut client| {
-        client.ask(Method::Logs {
+    let done = Client::connect(&paths, &limits).and_then(|mut client| {
+        client.send(Method::Logs {
             pool,
             slot,
             lines,
@@ -39,16 +39,16 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
     match done {
         // The regular end of following.
         Err(ClientError::Detached) => 0,
-        Err(error @ (ClientError::Unreachable(_) | ClientError::Unsure { .. })) => {
-            let code = request::failed(&error, &peek.config);
+        Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => {
+            let code = request::failed(&error, &paths.config);
             let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
-            let place = request::log_file(&peek);
+            let place = request::log_file(&paths);
             print::plain_error(&format!(
-                "what workers of an earlier master printed stands in {place}; {more}"
+                "what workers of an earlier master printed is in {place}; {more}"
             ));
             code
         }
-        done => request::finish(done, &peek.config),
+        done => request::finish(done, &paths.config),
     }
 }
 
@@ -68,7 +68,7 @@ fn show(
     style: &mut Style,
 ) -> Result<(u8, String), ClientError> {
     loop {
-        let text = match client.answer(limits)? {
+        let text = match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
             Response::Line(line) => style.line(&line),
             Response::Skipped { count } => {
@@ -80,7 +80,7 @@ fn show(
             }
             _ => continue,
         };
-        print::write(&text).map_err(|_| ClientError::Unread)?;
+        print::write(&text).map_err(|_| ClientError::OutputClosed)?;
     }
 }
 
@@ -95,7 +95,7 @@ impl Style {
             self.width = self.width.max(name.chars().count());
         }
         let width = self.width;
-        // A line of stderr, if stderr goes its own way.
+        // A line of stderr, if stderr is separate from stdout.
         let is_error = line.stream == "stderr";
         let bar = if is_error { '!' } else { '|' };
         if !self.colour {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn names_before_lines() {
+    fn lines_begin_with_the_worker_name() {
         assert_eq!(
             style(true, false, false).line(&line("both")),
             "web/0 | hello \\x1b]0;evil\\x07\n"

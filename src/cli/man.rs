@@ -92,7 +92,7 @@ pub(super) fn man() -> u8 {
     match page() {
         Ok(page) => print::raw(&page),
         Err(error) => {
-            print::error(&format!("the manual page cannot be made: {error}"));
+            print::error(&format!("the manual page cannot be generated: {error}"));
             return super::code::FAILED;
         }
     }
@@ -146,7 +146,7 @@ fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// A verb's part stands below a heading of its own.
+/// Appends a verb's part without its headings: the verb has its own.
 fn without_heading(part: &[u8], page: &mut Vec<u8>) {
     for line in part
         .split_inclusive(|byte| *byte == b'\n')

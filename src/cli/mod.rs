@@ -15,7 +15,6 @@ mod rates;
 mod request;
 mod roll;
 mod run;
-pub mod seam;
 mod status;
 mod table;
 mod value_parsers;
@@ -137,7 +136,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
             wait,
         } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
         Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),
-        Verb::Status(wish) => status::status(config.as_deref(), &wish),
+        Verb::Status(args) => status::status(config.as_deref(), &args),
         Verb::Demo { once, port } => demo::demo(once, port),
         Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),
         Verb::Signal { target, signal } => pools::signal(config.as_deref(), target, signal),

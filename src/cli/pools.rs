@@ -2,7 +2,7 @@
 
 use super::args::Target;
 use super::request;
-use crate::control::wire::{Method, ScaleTo, Wait};
+use crate::control::protocol::{Method, ScaleTo, Wait};
 use std::path::Path;
 use std::time::Duration;
 

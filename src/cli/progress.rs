@@ -1,6 +1,6 @@
 //! Prints progress while a command waits, one line for each worker.
 
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use crate::observe::print;
 use std::io::IsTerminal;
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_on_a_terminal_and_in_a_pipe() {
+    fn a_step_is_short_on_a_terminal_and_text_in_a_pipe() {
         let text = "web/0: pid 7 serves, ready after 0.41 s (1 of 4)".to_owned();
         let step = Response::Step {
             pool: "web".into(),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_worker_reaches_the_terminal_as_it_is() {
+    fn progress_is_sanitized() {
         let answer = Response::Progress {
             text: "web: \x1b[2J\nmore".into(),
         };

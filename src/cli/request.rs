@@ -3,21 +3,30 @@
 
 use super::client::{Client, ClientError, WaitLimits};
 use super::progress::Progress;
-use super::{code, print, seam};
-use crate::control::wire::{Method, Response};
+use super::{code, print};
+use crate::config::{self, MasterPaths};
+use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use std::path::Path;
 use std::time::Duration;
 
 /// Finds the master of this configuration. The error is an exit code whose message has been printed.
-pub(super) fn peek(file: Option<&Path>) -> Result<seam::MasterPaths, u8> {
-    seam::meant(file)
-        .and_then(|path| seam::peek(&path))
+pub(super) fn master_paths(file: Option<&Path>) -> Result<MasterPaths, u8> {
+    config::meant(file)
+        .map_err(|error| error.to_string())
+        .and_then(|path| paths_of(&path))
         .map_err(|message| {
             print::plain_error(&message);
             code::CONFIG
         })
+}
+
+/// The master that a configuration file belongs to, even if the file is broken.
+///
+/// Errors: the path is not valid UTF-8, so it identifies no master.
+pub(super) fn paths_of(path: &Path) -> Result<MasterPaths, String> {
+    config::unnameable(path).map_or_else(|| Ok(config::peek(path)), Err)
 }
 
 /// Ctrl-C and a timeout detach: the work that the master has begun continues.
@@ -31,7 +40,7 @@ pub(super) fn limits(timeout: Option<Duration>) -> WaitLimits {
 }
 
 /// For commands that run until Ctrl-C or until their output is closed.
-pub(super) fn endless() -> WaitLimits {
+pub(super) fn until_interrupted() -> WaitLimits {
     let signals = [nix::libc::SIGINT, nix::libc::SIGTERM];
     WaitLimits {
         until: None,
@@ -41,30 +50,30 @@ pub(super) fn endless() -> WaitLimits {
 }
 
 /// Sends one request, prints progress, and returns the exit code after printing its message.
-pub(super) fn once(file: Option<&Path>, ask: Method, timeout: Option<Duration>) -> u8 {
-    match peek(file) {
-        Ok(peek) => once_of(&peek, ask, timeout),
+pub(super) fn once(file: Option<&Path>, method: Method, timeout: Option<Duration>) -> u8 {
+    match master_paths(file) {
+        Ok(paths) => once_with(&paths, method, timeout),
         Err(code) => code,
     }
 }
 
 /// The same with a master that was already found.
-pub(super) fn once_of(peek: &seam::MasterPaths, ask: Method, timeout: Option<Duration>) -> u8 {
+pub(super) fn once_with(paths: &MasterPaths, method: Method, timeout: Option<Duration>) -> u8 {
     let limits = limits(timeout);
-    let done =
-        Client::connect(peek, &limits).and_then(|mut client| converse(&mut client, ask, &limits));
-    finish(done, &peek.config)
+    let done = Client::connect(paths, &limits)
+        .and_then(|mut client| exchange(&mut client, method, &limits));
+    finish(done, &paths.config)
 }
 
 /// Stops everything, gracefully or with `now` at once. Returns 0 also if certainly nothing is running.
 pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> u8 {
-    let peek = match peek(file) {
-        Ok(peek) => peek,
+    let paths = match master_paths(file) {
+        Ok(paths) => paths,
         Err(code) => return code,
     };
     let limits = limits(timeout);
-    let done = Client::connect(&peek, &limits).and_then(|mut client| {
-        let (code, message) = converse(
+    let done = Client::connect(&paths, &limits).and_then(|mut client| {
+        let (code, message) = exchange(
             &mut client,
             Method::Stop {
                 pools: Vec::new(),
@@ -80,27 +89,30 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
     });
     match done {
         Err(ClientError::Unreachable(_)) => {
-            print::line(&format!("nothing is running for {}", peek.config.display()));
+            print::line(&format!(
+                "nothing is running for {}",
+                paths.config.display()
+            ));
             0
         }
-        Err(error @ ClientError::Unsure { .. }) => {
-            failed(&error, &peek.config);
+        Err(error @ ClientError::Uncertain { .. }) => {
+            failed(&error, &paths.config);
             code::FAILED
         }
-        done => finish(done, &peek.config),
+        done => finish(done, &paths.config),
     }
 }
 
 /// Sends a request, prints progress as it arrives, and returns the final response.
-fn converse(
+fn exchange(
     client: &mut Client,
-    ask: Method,
+    method: Method,
     limits: &WaitLimits,
 ) -> Result<(u8, String), ClientError> {
-    client.ask(ask)?;
+    client.send(method)?;
     let progress = Progress::on_stdout();
     loop {
-        match client.answer(limits)? {
+        match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
             answer => print::raw(&progress.line(&answer)),
         }
@@ -123,12 +135,12 @@ pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> 
 }
 
 /// Where the log of this configuration's master is.
-pub(super) fn log_file(peek: &seam::MasterPaths) -> String {
-    match &peek.log_file {
+pub(super) fn log_file(paths: &MasterPaths) -> String {
+    match &paths.log_file {
         Some(file) => file.display().to_string(),
         None => format!(
             "{} (or went to the stderr of `rotad run`)",
-            peek.default_log_file.display()
+            paths.default_log_file.display()
         ),
     }
 }
@@ -140,7 +152,7 @@ pub(super) fn failed(error: &ClientError, config: &Path) -> u8 {
             "{error}; the work goes on: `rotad status -c {}` shows it",
             shell_words::quote(&config.to_string_lossy())
         )),
-        ClientError::Unread => {}
+        ClientError::OutputClosed => {}
         other => print::error(&other.to_string()),
     }
     error.code()

@@ -2,7 +2,7 @@
 
 use super::args::{self, Target};
 use super::{code, print, request};
-use crate::control::wire::{Method, ReloadScope, Selector, Wait};
+use crate::control::protocol::{Method, ReloadScope, Selector, Wait};
 use std::path::Path;
 
 /// When the final response is sent.
@@ -79,14 +79,14 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
             }
         }
     }
-    let peek = match request::peek(file) {
-        Ok(peek) => peek,
+    let paths = match request::master_paths(file) {
+        Ok(paths) => paths,
         Err(code) => return code,
     };
     for (pool, slot) in targets {
-        let code = request::once_of(
-            &peek,
-            Method::Renew {
+        let code = request::once_with(
+            &paths,
+            Method::Replace {
                 pool,
                 slot,
                 wait: until(wait),

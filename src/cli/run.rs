@@ -1,15 +1,17 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
-use super::{client, code, print, seam};
-use crate::daemon::{self, Side, StartOptions};
+use super::{client, code, print, request};
+use crate::config::{self, Loaded};
+use crate::daemon::{self, Side, StartContext, StartOptions};
 use crate::event_loop::clock::Deadline;
 use crate::plan::Plan;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs the master in the foreground.
 pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
-    let launch = daemon::foreground(
+    let context = daemon::foreground(
         StartOptions {
             no_wait: false,
             no_take_over,
@@ -17,7 +19,7 @@ pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) ->
         hup_ignored,
     );
     match load(file) {
-        Ok(plan) => seam::serve(plan, launch),
+        Ok(plan) => serve(plan, context),
         Err(code) => code,
     }
 }
@@ -31,22 +33,22 @@ pub(super) struct Start {
 
 /// Starts the master in the background. The configuration is read here, so that findings come before anything is
 /// started.
-pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
+pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> u8 {
     let plan = match load(file) {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    let wish = StartOptions {
-        no_wait: how.no_wait,
-        no_take_over: how.no_take_over,
+    let start_options = StartOptions {
+        no_wait: options.no_wait,
+        no_take_over: options.no_take_over,
     };
-    let until = how.timeout.and_then(Deadline::checked_after);
+    let until = options.timeout.and_then(Deadline::checked_after);
     if !plan.master.daemonize {
-        return seam::serve(plan, daemon::foreground(wish, hup_ignored));
+        return serve(plan, daemon::foreground(start_options, hup_ignored));
     }
-    match daemon::daemonize(&plan, wish) {
+    match daemon::daemonize(&plan, start_options) {
         Ok(Side::Launcher(end)) => end.wait(until),
-        Ok(Side::Master(launch)) => seam::serve(plan, launch),
+        Ok(Side::Master(context)) => serve(plan, context),
         Err(error) => {
             print::error(&format!(
                 "failed to launch the master: {error}; nothing was started"
@@ -57,11 +59,11 @@ pub(super) fn start(file: Option<&Path>, how: Start, hup_ignored: bool) -> u8 {
 }
 
 fn load(file: Option<&Path>) -> Result<Plan, u8> {
-    let path = seam::find(file).map_err(|message| {
-        print::error(&message);
+    let path = config::find(file).map_err(|error| {
+        print::error(&error.to_string());
         code::CONFIG
     })?;
-    if let Some(message) = seam::peek(&path)
+    if let Some(message) = request::paths_of(&path)
         .ok()
         .as_ref()
         .and_then(client::runs_elsewhere)
@@ -69,12 +71,32 @@ fn load(file: Option<&Path>) -> Result<Plan, u8> {
         print::error(&message);
         return Err(code::RUNNING);
     }
-    let (plan, warnings) = seam::load(&path).map_err(|findings| {
-        print::plain_error(&findings);
-        code::CONFIG
-    })?;
-    if !warnings.is_empty() {
-        print::plain_error(&warnings);
+    match config::load(&path) {
+        Ok(Loaded { plan, warnings }) => {
+            if !warnings.is_empty() {
+                print::plain_error(&warnings.to_string());
+            }
+            Ok(plan)
+        }
+        Err(findings) => {
+            print::plain_error(&findings.to_string());
+            Err(code::CONFIG)
+        }
     }
-    Ok(plan)
+}
+
+/// Runs the master until its last worker is gone. Returns its exit code.
+fn serve(plan: Plan, context: StartContext) -> u8 {
+    crate::supervisor::serve(plan, context, Arc::new(load_for_log))
+}
+
+/// Reads the configuration for a running master: the plan and its warnings, for the log.
+///
+/// Errors: the findings, without lines of the configuration.
+fn load_for_log(path: &Path) -> Result<(Plan, String), String> {
+    match config::load(path) {
+        Ok(loaded) if loaded.warnings.is_empty() => Ok((loaded.plan, String::new())),
+        Ok(loaded) => Ok((loaded.plan, loaded.warnings.for_log())),
+        Err(findings) => Err(findings.for_log()),
+    }
 }

@@ -2,9 +2,10 @@
 
 use super::args::StatusArgs;
 use super::client::{Client, ClientError, WaitLimits};
-use super::table::{self, Look};
-use super::{code, print, request, seam, watch};
-use crate::control::wire::{Method, Response};
+use super::table::{self, TableStyle};
+use super::{code, print, request, watch};
+use crate::config::MasterPaths;
+use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
 use crate::observe::sanitize::sanitize_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
@@ -15,46 +16,49 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Never starts anything. Without `--check` it returns 0 if there is something to show.
-pub(super) fn status(file: Option<&Path>, wish: &StatusArgs) -> u8 {
-    let peek = match request::peek(file) {
-        Ok(peek) => peek,
+pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> u8 {
+    let paths = match request::master_paths(file) {
+        Ok(paths) => paths,
         // For a script, a master whose file cannot be found is unreachable.
-        Err(_) if wish.check => return code::UNREACHABLE,
+        Err(_) if args.check => return code::UNREACHABLE,
         Err(code) => return code,
     };
-    if wish.watch {
-        return watch::watch(&peek, wish);
+    if args.watch {
+        return watch::watch(&paths, args);
     }
-    let status = match wanted(&peek, wish) {
+    let status = match requested_status(&paths, args) {
         Ok(status) => status,
         Err((code, message)) => {
             print::error(&message);
-            return if wish.check { code::UNREACHABLE } else { code };
+            return if args.check { code::UNREACHABLE } else { code };
         }
     };
     print::raw(&render(
         &status,
-        wish,
-        Look {
+        args,
+        TableStyle {
             colour: print::colour(),
             rates: None,
         },
     ));
-    if wish.check {
-        verdict(&status.pools, wish.pool.is_some(), wish.min_ready)
+    if args.check {
+        check_code(&status.pools, args.pool.is_some(), args.min_ready)
     } else {
         0
     }
 }
 
 /// The requested status, or an exit code and the reason.
-pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Status, (u8, String)> {
-    let mut status = match fetch(peek) {
+pub(super) fn requested_status(
+    paths: &MasterPaths,
+    args: &StatusArgs,
+) -> Result<Status, (u8, String)> {
+    let mut status = match fetch(paths) {
         Ok(Ok(status)) => status,
         Ok(Err((code, message))) => return Err((code, print::sanitize_lines(&message))),
         Err(error) => return Err((error.code(), error.to_string())),
     };
-    let Some(name) = &wish.pool else {
+    let Some(name) = &args.pool else {
         return Ok(status);
     };
     let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
@@ -71,15 +75,15 @@ pub(super) fn wanted(peek: &seam::MasterPaths, wish: &StatusArgs) -> Result<Stat
 }
 
 /// The status of the master, or its refusal.
-pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
+pub(super) fn fetch(paths: &MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
     let limits = WaitLimits {
         until: Some(Deadline::after(TIMEOUT)),
         ..WaitLimits::default()
     };
-    let mut client = Client::connect(peek, &limits)?;
-    client.ask(Method::Status)?;
+    let mut client = Client::connect(paths, &limits)?;
+    client.send(Method::Status)?;
     loop {
-        match client.answer(&limits) {
+        match client.next_response(&limits) {
             Ok(Response::Status(status)) => return Ok(Ok(*status)),
             Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
             Ok(_) => {}
@@ -94,9 +98,9 @@ pub(super) fn fetch(peek: &seam::MasterPaths) -> Result<Result<Status, (u8, Stri
 }
 
 /// As printed: JSON (on one line if it is printed repeatedly), the pools, or one pool's workers.
-pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> String {
-    if wish.json {
-        let print = if wish.watch {
+pub(super) fn render(status: &Status, args: &StatusArgs, style: TableStyle<'_>) -> String {
+    if args.json {
+        let print = if args.watch {
             serde_json::to_string
         } else {
             serde_json::to_string_pretty
@@ -104,15 +108,15 @@ pub(super) fn render(status: &Status, wish: &StatusArgs, look: Look<'_>) -> Stri
         // Numbers, strings and lists only: this cannot fail.
         return sanitize_json(&print(status).unwrap_or_default()) + "\n";
     }
-    match (&wish.pool, status.pools.first()) {
-        (Some(_), Some(pool)) => table::workers(pool, look),
-        _ => table::pools(status, look),
+    match (&args.pool, status.pools.first()) {
+        (Some(_), Some(pool)) => table::workers(pool, style),
+        _ => table::pools(status, style),
     }
 }
 
 /// The exit code of `--check`. Pools stopped on purpose do not count, unless one was named or there are no others.
 /// `min_ready`: this many ready workers, in all pools together or in the named one, are enough.
-fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
+fn check_code(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
     let ready: u32 = pools.iter().map(|pool| pool.ready).sum();
     if min_ready.is_some_and(|enough| ready >= enough) {
         return 0;
@@ -120,7 +124,7 @@ fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
     let worst = pools
         .iter()
         .filter(|pool| by_name || pool.state != PoolState::Stopped)
-        .map(verdict_of)
+        .map(check_code_of)
         .max();
     match worst {
         // Everything is fine, but more ready workers were required.
@@ -136,7 +140,7 @@ fn verdict(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
     }
 }
 
-fn verdict_of(pool: &PoolStatus) -> u8 {
+fn check_code_of(pool: &PoolStatus) -> u8 {
     match pool.state {
         PoolState::Done => 0,
         PoolState::Stopped | PoolState::Failed => 3,
@@ -202,7 +206,7 @@ mod tests {
         ];
         for (pools, by_name, min_ready, code) in cases {
             assert_eq!(
-                verdict(&pools, by_name, min_ready),
+                check_code(&pools, by_name, min_ready),
                 code,
                 "{pools:?} {min_ready:?}"
             );

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 
 /// How a table is drawn.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Look<'a> {
+pub(crate) struct TableStyle<'a> {
     pub(crate) colour: bool,
     /// Processor use since the last reading; `None`: processor time since the workers' start.
     pub(crate) rates: Option<&'a Rates>,
 }
 
-impl Look<'_> {
+impl TableStyle<'_> {
     fn cpu<'w>(&self, workers: impl Iterator<Item = &'w WorkerStatus>) -> String {
         match self.rates {
             None => total(workers.filter_map(|worker| worker.cpu_s)).map_or_else(dash, duration),
@@ -31,7 +31,7 @@ impl Look<'_> {
 }
 
 /// The table of all pools.
-pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
+pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
     let master = &status.master;
     let mut out = format!(
         "rotad {}  {}  pid {}  up {}  {}\n",
@@ -56,7 +56,7 @@ pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
                 .map(|worker| u64::from(worker.restarts))
                 .sum::<u64>()
                 .to_string(),
-            look.cpu(pool.workers.iter()),
+            style.cpu(pool.workers.iter()),
             total(
                 pool.workers
                     .iter()
@@ -66,14 +66,14 @@ pub(crate) fn pools(status: &Status, look: Look<'_>) -> String {
             pool_note(pool),
         ],
     });
-    render(&mut out, &head, rows.collect(), look.colour);
+    render(&mut out, &head, rows.collect(), style.colour);
     out
 }
 
 /// One pool, with a row for each worker.
-pub(crate) fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
+pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
     let (mark, paint) = pool_mark(pool.state);
-    let mark = if look.colour {
+    let mark = if style.colour {
         format!("\x1b[{paint}m{mark}\x1b[0m")
     } else {
         mark.to_string()
@@ -106,12 +106,12 @@ pub(crate) fn workers(pool: &PoolStatus, look: Look<'_>) -> String {
             number(worker.generation),
             worker.ready_in_s.map_or_else(dash, |s| format!("{s:.2}s")),
             worker.restarts.to_string(),
-            look.cpu(std::iter::once(worker)),
+            style.cpu(std::iter::once(worker)),
             worker.rss_bytes.map_or_else(dash, |n| bytes(n as f64)),
             worker_note(worker),
         ],
     });
-    render(&mut out, &head, rows.collect(), look.colour);
+    render(&mut out, &head, rows.collect(), style.colour);
     out
 }
 

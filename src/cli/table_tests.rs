@@ -1,7 +1,7 @@
 use super::*;
 use crate::observe::status::MasterStatus;
 
-const PLAIN: Look<'static> = Look {
+const PLAIN: TableStyle<'static> = TableStyle {
     colour: false,
     rates: None,
 };
@@ -145,7 +145,7 @@ fn the_table_of_one_pool() {
 fn colour_only_adds_and_only_our_own_escapes_come_through() {
     let coloured = pools(
         &sample(),
-        Look {
+        TableStyle {
             colour: true,
             rates: None,
         },
@@ -178,7 +178,7 @@ fn between_two_looks_the_processor_is_a_share() {
     let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));
     let table = pools(
         &after,
-        Look {
+        TableStyle {
             colour: false,
             rates: Some(&rates),
         },

@@ -1,11 +1,12 @@
 //! Parses values of the command line: durations, sizes, signals, `POOL/SLOT`.
 
-use crate::control::wire::ScaleTo;
+use crate::control::protocol::ScaleTo;
 use nix::libc;
 use nix::sys::signal::Signal;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// A duration such as `30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write \"500ms\", \"30s\", \"2min\""))
@@ -25,9 +26,9 @@ impl FromStr for Target {
         let (pool, slot) = match text.split_once('/') {
             None => (text, None),
             Some((pool, slot)) => {
-                let number = slot
-                    .parse()
-                    .map_err(|_| format!("\"{slot}\" is no slot: write POOL/SLOT, as in web/0"))?;
+                let number = slot.parse().map_err(|_| {
+                    format!("\"{slot}\" is not a slot: write POOL/SLOT, as in web/0")
+                })?;
                 (pool, Some(number))
             }
         };
@@ -45,7 +46,7 @@ impl FromStr for Target {
 pub(super) fn size(text: &str) -> Result<ScaleTo, String> {
     let wrong = || {
         format!(
-            "\"{text}\" is no number of workers: write 4 for so many, +1 for one more, -1 for one less"
+            "\"{text}\" is not a number of workers: write 4 for exactly four, +1 for one more, -1 for one less"
         )
     };
     if text.starts_with(['+', '-']) {
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_by_name_and_number() {
+    fn signals_are_parsed_by_name_and_number() {
         for (text, number) in [
             ("TERM", 15),
             ("SIGTERM", 15),
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_absolute_or_relative() {
         assert_eq!(size("4"), Ok(ScaleTo::Exactly(4)));
         assert_eq!(size("0"), Ok(ScaleTo::Exactly(0)));
         assert_eq!(size("+2"), Ok(ScaleTo::By(2)));
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn targets() {
+    fn targets_are_pools_or_slots() {
         assert_eq!(
             "web".parse(),
             Ok(Target {

@@ -3,8 +3,9 @@
 
 use super::args::StatusArgs;
 use super::client::ClientError;
-use super::table::{Look, Rates};
-use super::{print, request, seam, status};
+use super::table::{Rates, TableStyle};
+use super::{print, request, status};
+use crate::config::MasterPaths;
 use crate::event_loop::clock::{Clock, Deadline};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::Status;
@@ -14,7 +15,7 @@ use nix::sys::signal::{Signal, raise};
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
-const EVERY: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Alternate screen, hidden cursor, no line wrap; and the reverse.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
@@ -22,10 +23,10 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Shows the status until Ctrl-C or until stdout is closed. A master that cannot be reached at first is an error; one
 /// that goes away later is reported and looked for again.
-pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
-    let limits = request::endless();
+pub(super) fn watch(paths: &MasterPaths, args: &StatusArgs) -> u8 {
+    let limits = request::until_interrupted();
     let clock = Clock::start();
-    let mut last = match status::wanted(peek, wish) {
+    let mut last = match status::requested_status(paths, args) {
         Ok(status) => Some((status, clock.elapsed())),
         Err((code, message)) => {
             print::error(&message);
@@ -34,9 +35,9 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
     };
     let mut page = last
         .as_ref()
-        .map(|(status, _)| render(status, None, wish))
+        .map(|(status, _)| render(status, None, args))
         .unwrap_or_default();
-    let screen = Screen::enter(wish);
+    let screen = Screen::enter(args);
     loop {
         if screen.show(&page).is_err() {
             return 0;
@@ -45,13 +46,13 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
             Ok(()) => {}
             Err(_) => return 0,
         }
-        page = match status::wanted(peek, wish) {
+        page = match status::requested_status(paths, args) {
             Ok(now) => {
                 let before = last.replace((now, clock.elapsed()));
                 last.as_ref().map(|(now, at)| {
                     let rates =
                         before.map(|(before, then)| Rates::between(&before, now, *at - then));
-                    render(now, rates.as_ref(), wish)
+                    render(now, rates.as_ref(), args)
                 })
             }
             .unwrap_or_default(),
@@ -65,21 +66,21 @@ pub(super) fn watch(peek: &seam::MasterPaths, wish: &StatusArgs) -> u8 {
 
 /// ^Z: the terminal belongs to the shell until we continue.
 fn pause(screen: &Screen, limits: &super::client::WaitLimits) -> Result<(), ClientError> {
-    let until = Deadline::after(EVERY);
+    let until = Deadline::after(INTERVAL);
     limits.pause(until, screen.stop.as_ref())?;
     if screen.stop.as_ref().is_some_and(SignalPipe::take) {
         screen.leave();
         raise(Signal::SIGSTOP).ok();
-        print::write(ENTER).map_err(|_| ClientError::Unread)?;
+        print::write(ENTER).map_err(|_| ClientError::OutputClosed)?;
     }
     Ok(())
 }
 
-fn render(status: &Status, rates: Option<&Rates>, wish: &StatusArgs) -> String {
+fn render(status: &Status, rates: Option<&Rates>, args: &StatusArgs) -> String {
     status::render(
         status,
-        wish,
-        Look {
+        args,
+        TableStyle {
             colour: print::colour(),
             rates,
         },
@@ -95,8 +96,8 @@ struct Screen {
 }
 
 impl Screen {
-    fn enter(wish: &StatusArgs) -> Self {
-        let terminal = std::io::stdout().is_terminal() && !wish.json;
+    fn enter(args: &StatusArgs) -> Self {
+        let terminal = std::io::stdout().is_terminal() && !args.json;
         let stop = terminal
             .then(|| SignalPipe::on(&[libc::SIGTSTP]).ok())
             .flatten();
@@ -105,7 +106,7 @@ impl Screen {
         }
         Self {
             terminal,
-            json: wish.json,
+            json: args.json,
             stop,
         }
     }
@@ -118,7 +119,7 @@ impl Screen {
             let time = humantime::format_rfc3339_seconds(SystemTime::now());
             return print::write(&format!("{time}\n{page}\n"));
         }
-        print::write(&painted(
+        print::write(&repaint(
             page,
             terminal::rows(&std::io::stdout()).unwrap_or(24),
         ))
@@ -138,7 +139,7 @@ impl Drop for Screen {
 }
 
 /// Overwrites the previous page without flicker: clears each line's end, then everything below.
-fn painted(page: &str, rows: u16) -> String {
+fn repaint(page: &str, rows: u16) -> String {
     let rows = usize::from(rows.max(2));
     let lines: Vec<&str> = page.lines().collect();
     let mut shown: Vec<String> = lines
@@ -158,13 +159,13 @@ mod tests {
 
     #[test]
     fn a_page_never_scrolls() {
-        assert_eq!(painted("a\nb\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
+        assert_eq!(repaint("a\nb\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
         assert_eq!(
-            painted("a\nb\nc\n", 3),
+            repaint("a\nb\nc\n", 3),
             "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J"
         );
         assert_eq!(
-            painted("a\nb\nc\nd\n", 3),
+            repaint("a\nb\nc\nd\n", 3),
             "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n… 2 more lines\x1b[K\x1b[J"
         );
     }

@@ -1,5 +1,5 @@
 //! The control socket: the protocol, and the master's end of it. Requests and responses are one JSON object on each
 //! line.
 
+pub mod protocol;
 pub mod server;
-pub mod wire;

@@ -1,8 +1,8 @@
-//! The master's end of the control socket. The supervisor calls `accept`, `read`, `say` and `flush` from its event
+//! The master's end of the control socket. The supervisor calls `accept`, `read`, `send` and `flush` from its event
 //! loop. Everything is bounded: the number of clients, the length of a request, the time to send it, and the output
 //! that waits to be read. A slow or hostile client costs its own connection and nothing else.
 
-use super::wire::{MAX_QUESTION, Request, Response, VERSION};
+use super::protocol::{MAX_REQUEST, Request, Response, VERSION};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rotad_core::{Span, Time};
 use std::collections::BTreeMap;
@@ -13,41 +13,42 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Maximum number of connections. One more, and the oldest that has not sent a request is dropped.
-const MOST_CLIENTS: usize = 64;
+const MAX_CLIENTS: usize = 64;
 /// Reads from one client in one pass of the event loop, …
-const MOST_READS: usize = 4;
+const MAX_READS: usize = 4;
 /// … and writes to it.
-const MOST_WRITES: usize = 16;
+const MAX_WRITES: usize = 16;
 /// How long a client may take to send its request.
-const TIME_TO_ASK: Span = Span::from_secs(5);
+const REQUEST_TIMEOUT: Span = Span::from_secs(5);
 /// The most output that may wait for a client that does not read, in bytes.
-const MOST_WAITING: usize = 16 * 1024 * 1024;
+const MAX_QUEUED: usize = 16 * 1024 * 1024;
 /// Extra room for the final response, in bytes, so that a client always gets one.
-const LAST_ROOM: usize = 64 * 1024;
+const FINAL_RESPONSE_ROOM: usize = 64 * 1024;
 /// How long the listener pauses if a connection can neither be accepted nor refused for lack of descriptors.
-const ACCEPT_AGAIN: Span = Span::from_secs(1);
+const ACCEPT_PAUSE: Span = Span::from_secs(1);
 /// The limit for a client that follows events or logs, in bytes: it loses lines and is told so, but keeps its
 /// connection.
-const MOST_BEHIND: usize = 256 * 1024;
+const MAX_FOLLOWER_QUEUE: usize = 256 * 1024;
 
+/// The control socket's listeners and clients.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    /// Abstract sockets, by the path that each is named after. Any user may connect to them.
-    signs: Vec<(PathBuf, UnixListener)>,
-    /// The response for users who may not send requests there.
-    here: Vec<u8>,
+    /// Presence sockets, by the path that each is named after. Any user may connect to them.
+    presence_sockets: Vec<(PathBuf, UnixListener)>,
+    /// The response for users who may not send requests over a presence socket.
+    location: Vec<u8>,
     clients: BTreeMap<u64, Client>,
     last: u64,
     /// The file's mode admits other users than the master's; the kernel has checked which (unix(7)).
     open_to_others: bool,
-    /// Closed for a moment if no other descriptor is left, so that a client can be told why it is refused.
+    /// Closed briefly if no other descriptor is left, so that a client can be told why it is refused.
     reserve: Option<File>,
-    /// No connection is accepted until then.
-    rests_until: Option<Time>,
-    /// The last connection failed for lack of descriptors; and whether that was reported.
-    short: bool,
-    told_short: bool,
+    /// No connection is accepted until this time.
+    paused_until: Option<Time>,
+    /// Whether the last connection failed for lack of descriptors, and whether that was reported.
+    short_of_fds: bool,
+    reported_short: bool,
 }
 
 #[derive(Debug)]
@@ -55,20 +56,21 @@ struct Client {
     stream: UnixStream,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    asked: bool,
-    ask_by: Time,
+    has_request: bool,
+    deadline: Time,
     /// Close the connection once the outbox is empty.
-    last_word: bool,
+    closing: bool,
     refused: bool,
-    /// It follows events or logs, and may read as slowly as it likes.
+    /// It follows events or logs, so that it may read slowly.
     follows: bool,
     /// Lines of progress dropped since the last one that fitted.
     skipped: u64,
 }
 
-/// What came of reading from a client.
+/// The result of reading from a client.
 #[derive(Debug)]
 pub enum ReadOutcome {
+    /// A complete request.
     Request(Box<Request>),
     /// The request is not complete, or there is nothing to do.
     Nothing,
@@ -77,13 +79,13 @@ pub enum ReadOutcome {
 }
 
 impl Client {
-    /// Queues a response unless more than `most` bytes would then wait.
-    fn queue(&mut self, answer: &Response, most: usize) -> bool {
-        let Ok(mut line) = serde_json::to_vec(answer) else {
+    /// Queues a response unless more than `max` bytes would then wait.
+    fn queue(&mut self, response: &Response, max: usize) -> bool {
+        let Ok(mut line) = serde_json::to_vec(response) else {
             return false;
         };
         line.push(b'\n');
-        let fits = self.outbox.len() + line.len() <= most;
+        let fits = self.outbox.len() + line.len() <= max;
         if fits {
             self.outbox.extend_from_slice(&line);
         }
@@ -91,25 +93,25 @@ impl Client {
     }
 
     /// A time limit applies to it: it must send its request or read its response.
-    fn is_waited_for(&self) -> bool {
-        !self.asked || (!self.outbox.is_empty() && !self.follows)
+    fn has_deadline(&self) -> bool {
+        !self.has_request || (!self.outbox.is_empty() && !self.follows)
     }
 }
 
 impl Server {
-    /// `listener` must be non-blocking. `mode` is that of its file.
+    /// Creates the server. `listener` must be non-blocking. `mode` is that of its file.
     pub fn new(listener: UnixListener, mode: u32) -> Self {
         Self {
             listener,
-            signs: Vec::new(),
-            here: Vec::new(),
+            presence_sockets: Vec::new(),
+            location: Vec::new(),
             clients: BTreeMap::new(),
             last: 0,
             open_to_others: mode & 0o066 != 0,
             reserve: reserve(),
-            rests_until: None,
-            short: false,
-            told_short: false,
+            paused_until: None,
+            short_of_fds: false,
+            reported_short: false,
         }
     }
 
@@ -123,51 +125,52 @@ impl Server {
         self.listener = listener;
     }
 
-    /// Also accepts requests on this abstract, non-blocking socket, from root and the master's own user.
-    pub fn add_sign(&mut self, path: PathBuf, listener: UnixListener) {
-        self.signs.push((path, listener));
+    /// Also accepts requests on this presence socket, from root and the master's own user. It must be non-blocking.
+    pub fn add_presence_socket(&mut self, path: PathBuf, listener: UnixListener) {
+        self.presence_sockets.push((path, listener));
     }
 
-    pub fn has_sign(&self, path: &Path) -> bool {
-        self.signs.iter().any(|(of, _)| of == path)
+    /// Whether there is a presence socket for this path.
+    pub fn has_presence_socket(&self, path: &Path) -> bool {
+        self.presence_sockets.iter().any(|(of, _)| of == path)
     }
 
-    /// Drops the abstract sockets of all other paths and returns them.
-    pub fn keep_signs(&mut self, paths: &[&Path]) -> Vec<UnixListener> {
-        let (kept, gone) = std::mem::take(&mut self.signs)
+    /// Removes the presence sockets of all other paths and returns them.
+    pub fn keep_presence_sockets(&mut self, paths: &[&Path]) -> Vec<UnixListener> {
+        let (kept, gone) = std::mem::take(&mut self.presence_sockets)
             .into_iter()
             .partition(|(of, _)| paths.contains(&of.as_path()));
-        self.signs = kept;
+        self.presence_sockets = kept;
         let gone: Vec<(PathBuf, UnixListener)> = gone;
         gone.into_iter().map(|(_, listener)| listener).collect()
     }
 
     /// All sockets that clients connect to.
-    pub fn doors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(&self.listener)
-            .chain(self.signs.iter().map(|(_, sign)| sign))
+            .chain(self.presence_sockets.iter().map(|(_, socket)| socket))
             .map(AsFd::as_fd)
     }
 
-    /// Sets the response for users who may not send requests on the abstract sockets.
-    pub fn tell_where(&mut self, here: &Response) {
-        self.here = serde_json::to_vec(here).unwrap_or_default();
-        self.here.push(b'\n');
+    /// Sets the response for users who may not send requests over a presence socket.
+    pub fn set_location(&mut self, location: &Response) {
+        self.location = serde_json::to_vec(location).unwrap_or_default();
+        self.location.push(b'\n');
     }
 
     /// Accepts new connections, a bounded number at a time, and returns their numbers. If there is no descriptor for
-    /// one, the client is told so; if even that fails, [`Server::rests`] becomes true.
+    /// one, the client is told so; if even that fails, [`Server::is_paused`] becomes true.
     pub fn accept(&mut self, now: Time) -> Vec<u64> {
         let mut new = Vec::new();
         for _ in 0..16 {
-            let (stream, by_sign) = match self.next_stream() {
+            let (stream, by_presence) = match self.next_stream() {
                 Ok(next) => next,
                 Err(error) if is_exhausted(&error) => {
-                    self.short = true;
+                    self.short_of_fds = true;
                     if self.refuse_one() {
                         continue;
                     }
-                    self.rests_until = Some(now + ACCEPT_AGAIN);
+                    self.paused_until = Some(now + ACCEPT_PAUSE);
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -175,25 +178,25 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(_) => break,
             };
-            self.short = false;
+            self.short_of_fds = false;
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            if by_sign && !is_friend(&stream) {
-                // Send the one line, and keep nothing of this client.
-                (&stream).write_all(&self.here).ok();
+            if by_presence && !is_trusted(&stream) {
+                // Sends the line and keeps nothing of this client.
+                (&stream).write_all(&self.location).ok();
                 continue;
             }
-            let refused = !by_sign && !self.may_ask(&stream);
+            let refused = !by_presence && !self.may_send_requests(&stream);
             self.last += 1;
-            let ask_by = now + TIME_TO_ASK;
+            let deadline = now + REQUEST_TIMEOUT;
             let client = Client {
                 stream,
                 inbox: Vec::new(),
                 outbox: Vec::new(),
-                asked: false,
-                ask_by,
-                last_word: false,
+                has_request: false,
+                deadline,
+                closing: false,
                 refused,
                 follows: false,
                 skipped: 0,
@@ -217,7 +220,7 @@ impl Server {
             && stream.set_nonblocking(true).is_ok()
         {
             let message =
-                "the master has no descriptor left (its limit of open files, `nofile`): its workers serve on; \
+                "the master has no descriptor left (its limit of open files, `nofile`): its workers go on serving; \
                            try again, or raise the limit"
                     .to_owned();
             if let Ok(mut line) = serde_json::to_vec(&Response::Done { code: 1, message }) {
@@ -231,45 +234,45 @@ impl Server {
     }
 
     /// No connection can be accepted now: the listener must not be polled, or it would wake the loop continuously.
-    pub fn rests(&self) -> bool {
-        self.rests_until.is_some()
+    pub fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
     }
 
     /// Whether descriptors have run out (true) or are available again (false), if that changed since the last call.
     pub fn shortage(&mut self) -> Option<bool> {
-        let changed = self.short != self.told_short;
-        self.told_short = self.short;
-        changed.then_some(self.short)
+        let changed = self.short_of_fds != self.reported_short;
+        self.reported_short = self.short_of_fds;
+        changed.then_some(self.short_of_fds)
     }
 
     /// Whether the pause of the listener is over, so that it must be polled again.
-    pub fn wakes(&mut self, now: Time) -> bool {
-        self.rests_until.take_if(|until| *until <= now).is_some()
+    pub fn resume(&mut self, now: Time) -> bool {
+        self.paused_until.take_if(|until| *until <= now).is_some()
     }
 
-    fn may_ask(&self, stream: &UnixStream) -> bool {
-        self.open_to_others || is_friend(stream)
+    fn may_send_requests(&self, stream: &UnixStream) -> bool {
+        self.open_to_others || is_trusted(stream)
     }
 
-    /// The next connection, and whether it came through an abstract socket.
+    /// The next connection, and whether it came over a presence socket.
     fn next_stream(&self) -> io::Result<(UnixStream, bool)> {
         let mut next = self.listener.accept().map(|(stream, _)| (stream, false));
-        for (_, sign) in &self.signs {
+        for (_, socket) in &self.presence_sockets {
             match &next {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 _ => break,
             }
-            next = sign.accept().map(|(stream, _)| (stream, true));
+            next = socket.accept().map(|(stream, _)| (stream, true));
         }
         next
     }
 
     /// Clients beyond the limit: the oldest that have not sent a request.
     pub fn surplus(&self) -> Vec<u64> {
-        let over = self.clients.len().saturating_sub(MOST_CLIENTS);
+        let over = self.clients.len().saturating_sub(MAX_CLIENTS);
         self.clients
             .iter()
-            .filter(|(_, c)| !c.asked)
+            .filter(|(_, c)| !c.has_request)
             .map(|(id, _)| *id)
             .take(over)
             .collect()
@@ -281,81 +284,83 @@ impl Server {
         Some((peer.pid(), peer.uid()))
     }
 
+    /// The connection of a client.
     pub fn stream(&self, id: u64) -> Option<BorrowedFd<'_>> {
         self.clients.get(&id).map(|client| client.stream.as_fd())
     }
 
+    /// Reads from a client, a bounded amount per call.
     pub fn read(&mut self, id: u64) -> ReadOutcome {
         let Some(client) = self.clients.get_mut(&id) else {
             return ReadOutcome::Gone;
         };
-        let mut gulp = [0; 4096];
+        let mut buf = [0; 4096];
         // The rest is read in the next passes, so that a client that keeps sending does not hold up the others.
-        for _ in 0..MOST_READS {
-            match client.stream.read(&mut gulp) {
+        for _ in 0..MAX_READS {
+            match client.stream.read(&mut buf) {
                 Ok(0) => return ReadOutcome::Gone,
                 // It has sent its request: further input is discarded.
-                Ok(_) if client.asked => {}
-                Ok(count) => client.inbox.extend_from_slice(&gulp[..count]),
+                Ok(_) if client.has_request => {}
+                Ok(count) => client.inbox.extend_from_slice(&buf[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return ReadOutcome::Nothing;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return ReadOutcome::Gone,
             }
-            if client.asked {
+            if client.has_request {
                 continue;
             }
             if let Some(end) = client.inbox.iter().position(|byte| *byte == b'\n') {
-                client.asked = true;
+                client.has_request = true;
                 let line: Vec<u8> = std::mem::take(&mut client.inbox).drain(..end).collect();
                 let refused = client.refused;
-                return self.understand(id, &line, refused);
+                return self.parse_request(id, &line, refused);
             }
-            if client.inbox.len() > MAX_QUESTION {
-                client.asked = true;
-                let message = format!("the question is longer than {MAX_QUESTION} bytes");
-                self.say(id, &Response::Done { code: 2, message }, true);
+            if client.inbox.len() > MAX_REQUEST {
+                client.has_request = true;
+                let message = format!("the request is longer than {MAX_REQUEST} bytes");
+                self.send(id, &Response::Done { code: 2, message }, true);
                 return ReadOutcome::Nothing;
             }
         }
         ReadOutcome::Nothing
     }
 
-    fn understand(&mut self, id: u64, line: &[u8], refused: bool) -> ReadOutcome {
-        let answer = if refused {
+    fn parse_request(&mut self, id: u64, line: &[u8], refused: bool) -> ReadOutcome {
+        let response = if refused {
             Response::Done {
                 code: 5,
                 message: "not permitted: see `mode` and `group` in [control]".to_owned(),
             }
         } else {
             match serde_json::from_slice::<Request>(line) {
-                Ok(question) if question.version == VERSION => {
-                    return ReadOutcome::Request(Box::new(question));
+                Ok(request) if request.version == VERSION => {
+                    return ReadOutcome::Request(Box::new(request));
                 }
-                Ok(question) => Response::Done {
+                Ok(request) => Response::Done {
                     code: 1,
                     message: format!(
                         "this master speaks version {VERSION}, not {}",
-                        question.version
+                        request.version
                     ),
                 },
                 Err(error) => Response::Done {
                     code: 2,
-                    message: format!("not understood: {error}"),
+                    message: format!("the request is not understood: {error}"),
                 },
             }
         };
-        self.say(id, &answer, true);
+        self.send(id, &response, true);
         ReadOutcome::Nothing
     }
 
     /// Queues a response. After the `last` one the connection is closed as soon as it has been sent.
-    pub fn say(&mut self, id: u64, answer: &Response, last: bool) {
+    pub fn send(&mut self, id: u64, response: &Response, last: bool) {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        if client.last_word {
+        if client.closing {
             return;
         }
         if client.skipped > 0
@@ -363,25 +368,28 @@ impl Server {
                 &Response::Skipped {
                     count: client.skipped,
                 },
-                MOST_WAITING,
+                MAX_QUEUED,
             )
         {
             client.skipped = 0;
         }
         if last {
-            if !client.queue(answer, MOST_WAITING) {
-                let message = "the answer is too long to be sent (it was carried out): `rotad status POOL`, `rotad \
+            if !client.queue(response, MAX_QUEUED) {
+                let message = "the answer is too long to be sent (the request was carried out): `rotad status POOL`, `rotad \
                                events` and `rotad logs` show its parts"
                     .to_owned();
-                let code = if let Response::Done { code, .. } = answer {
+                let code = if let Response::Done { code, .. } = response {
                     *code
                 } else {
                     1
                 };
-                client.queue(&Response::Done { code, message }, MOST_WAITING + LAST_ROOM);
+                client.queue(
+                    &Response::Done { code, message },
+                    MAX_QUEUED + FINAL_RESPONSE_ROOM,
+                );
             }
-            client.last_word = true;
-        } else if !client.queue(answer, MOST_WAITING) {
+            client.closing = true;
+        } else if !client.queue(response, MAX_QUEUED) {
             client.skipped += 1;
         }
     }
@@ -394,13 +402,13 @@ impl Server {
     }
 
     /// Queues a response for a client that follows. Returns false if too much is waiting for it.
-    pub fn offer(&mut self, id: u64, answer: &Response) -> bool {
+    pub fn try_send(&mut self, id: u64, response: &Response) -> bool {
         let room = self
             .clients
             .get(&id)
-            .is_some_and(|client| client.outbox.len() < MOST_BEHIND);
+            .is_some_and(|client| client.outbox.len() < MAX_FOLLOWER_QUEUE);
         if room {
-            self.say(id, answer, false);
+            self.send(id, response, false);
         }
         room
     }
@@ -409,7 +417,7 @@ impl Server {
     pub fn flush(&mut self, id: u64) -> Option<bool> {
         let client = self.clients.get_mut(&id)?;
         let mut sent = 0;
-        for _ in 0..MOST_WRITES {
+        for _ in 0..MAX_WRITES {
             if sent == client.outbox.len() {
                 break;
             }
@@ -425,7 +433,7 @@ impl Server {
         if !client.outbox.is_empty() {
             return Some(true);
         }
-        if client.last_word { None } else { Some(false) }
+        if client.closing { None } else { Some(false) }
     }
 
     /// A second handle to a client's connection, for a thread that answers instead of the server. No queued output
@@ -439,26 +447,27 @@ impl Server {
             .ok()
     }
 
+    /// Removes a client and closes its connection.
     pub fn forget(&mut self, id: u64) {
         self.clients.remove(&id);
     }
 
     /// When the next client's time is up, or the listener's pause is over.
     pub fn deadline(&self) -> Option<Time> {
-        let late = self
+        let deadlines = self
             .clients
             .values()
-            .filter(|c| c.is_waited_for())
-            .map(|c| c.ask_by);
-        late.chain(self.rests_until).min()
+            .filter(|c| c.has_deadline())
+            .map(|c| c.deadline);
+        deadlines.chain(self.paused_until).min()
     }
 
     /// Clients that took too long to send their request or to read their response.
     pub fn overdue(&self, now: Time) -> Vec<u64> {
-        let late = |c: &Client| c.ask_by <= now && c.is_waited_for();
+        let deadlines = |c: &Client| c.deadline <= now && c.has_deadline();
         self.clients
             .iter()
-            .filter(|(_, c)| late(c))
+            .filter(|(_, c)| deadlines(c))
             .map(|(id, _)| *id)
             .collect()
     }
@@ -478,7 +487,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// The peer is root or the master's own user.
-fn is_friend(stream: &UnixStream) -> bool {
+fn is_trusted(stream: &UnixStream) -> bool {
     getsockopt(stream, PeerCredentials)
         .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
 }

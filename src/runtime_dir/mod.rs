@@ -14,7 +14,7 @@ pub mod stale_workers;
 pub use lock::lock_owner;
 pub use repair::{NOTIFY_DIR, Repaired, RuntimeDirRepair, make_notify_dir};
 
-use crate::control::wire::SOCKET;
+use crate::control::protocol::SOCKET;
 use crate::plan::Plan;
 use dir::TrustedDir;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};

@@ -9,7 +9,7 @@
 //! Abstract names belong to one network namespace: from another one only the runtime directory shows the master. The
 //! name includes the identity of the root file system, so that two containers that share a network do not collide.
 
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use crate::process::procfs::Stat;
 use crate::sys::process::Process;
 use nix::sys::socket::{

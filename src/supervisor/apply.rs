@@ -10,7 +10,7 @@ use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::oneshots::Oneshots;
 use super::pool_registry::PoolSpec;
-use crate::control::wire::{ReloadScope, Response, Selector, Wait};
+use crate::control::protocol::{ReloadScope, Response, Selector, Wait};
 use crate::listener::{Listener, SocketError};
 use crate::observe::events::EventKind;
 use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};

@@ -2,7 +2,7 @@
 //! configuration, opening addresses, changing and removing socket files, comparing what a pool is made from. A dead
 //! mount holds that thread alone. Results come back through [`BlockingPool::next_result`].
 
-use crate::control::wire::Request;
+use crate::control::protocol::Request;
 use crate::event_loop::waker::Waker;
 use crate::listener::{
     self, FileCheck, FileCheckResult, FileOwnership, Listener, ReplacementSocket, SocketError,

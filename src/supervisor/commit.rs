@@ -9,7 +9,7 @@ use super::listening::ListenerId;
 use super::on_change::PassedOver;
 use super::pool_registry::PoolSpec;
 use super::tickets::WaitId;
-use crate::control::wire::{ReloadScope, Wait};
+use crate::control::protocol::{ReloadScope, Wait};
 use crate::log::Rotation;
 use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
@@ -306,7 +306,7 @@ impl Supervisor {
                 PoolChange::Rolled { .. } | PoolChange::Added
             )
         };
-        let rests = |name: &str| {
+        let is_paused = |name: &str| {
             self.pools
                 .find(name)
                 .is_some_and(|pool| self.pools.stopped_by_operator(pool))
@@ -322,7 +322,7 @@ impl Supervisor {
             .filter(|pool| pool.kind != Kind::Oneshot && is_meant(&request.which, pool));
         for pool in pools.filter(|pool| !rolled(&pool.name)) {
             let what = match pool.roll_on {
-                _ if rests(&pool.name) => "is stopped, and stays so",
+                _ if is_paused(&pool.name) => "is stopped, and stays so",
                 RollOn::Change if !request.which.pools.contains(&pool.name) => {
                     "would be rolled if its program or folder has changed (reload.on = \"change\")"
                 }

@@ -4,8 +4,8 @@
 use super::Supervisor;
 use super::apply::ReloadRequest;
 use super::event_log::EventBuilder;
+use crate::control::protocol::{Method, Request, Response, Selector};
 use crate::control::server::ReadOutcome;
-use crate::control::wire::{Method, Request, Response, Selector};
 use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
@@ -46,24 +46,26 @@ impl Supervisor {
             }
             None => {}
         }
-        if self.server.rests() {
+        if self.server.is_paused() {
             self.server
-                .doors()
-                .for_each(|door| self.poller.unwatch(door));
+                .listeners()
+                .for_each(|listener_fd| self.poller.unwatch(listener_fd));
         }
     }
 
     /// Accepts connections again after a lack of descriptors.
     pub(super) fn resume_accepting(&mut self, now: Time) {
-        if self.server.wakes(now) {
+        if self.server.resume(now) {
             self.watch_control_sockets();
         }
     }
 
     /// Watches every listening control socket; those already watched stay so.
     pub(super) fn watch_control_sockets(&self) {
-        for door in self.server.doors().filter(|_| !self.server.rests()) {
-            if let Err(error) = self.poller.watch(door, Source::Control, Interest::Read)
+        for listener_fd in self.server.listeners().filter(|_| !self.server.is_paused()) {
+            if let Err(error) = self
+                .poller
+                .watch(listener_fd, Source::Control, Interest::Read)
                 && error.kind() != std::io::ErrorKind::AlreadyExists
             {
                 tracing::error!("cannot watch the control socket: {error}");
@@ -93,7 +95,7 @@ impl Supervisor {
     }
 
     pub(super) fn answer(&mut self, client: u64, answer: &Response, last: bool) {
-        self.server.say(client, answer, last);
+        self.server.send(client, answer, last);
         self.flush(client);
     }
 
@@ -128,7 +130,7 @@ impl Supervisor {
     }
 
     fn on_request(&mut self, client: u64, request: Request) {
-        if request.ask == Method::Where {
+        if request.method == Method::Where {
             let runtime_dir = self.runtime_dir().to_owned();
             return self.answer(
                 client,
@@ -145,7 +147,7 @@ impl Supervisor {
             .flatten()
             .any(|path| ours.contains(&path))
         {
-            return self.handle_request(client, request.ask);
+            return self.handle_request(client, request.method);
         }
         // A symlink in our path may have been changed since the configuration was read.
         if self
@@ -166,7 +168,7 @@ impl Supervisor {
     ) {
         let meant = [Some(request.config.as_path()), request.real.as_deref()];
         if real.is_some() && meant.contains(&real) {
-            return self.handle_request(client, request.ask);
+            return self.handle_request(client, request.method);
         }
         self.refuse_other_config(client);
     }
@@ -209,7 +211,7 @@ impl Supervisor {
             Method::Stop { pools, now } => self.stop_pools(client, pools, now),
             Method::Start { pools, wait } => self.start_pools(client, pools, wait),
             Method::Roll { which, wait } => self.roll_requested(client, &which, wait),
-            Method::Renew { pool, slot, wait } => self.replace_worker(client, &pool, slot, wait),
+            Method::Replace { pool, slot, wait } => self.replace_worker(client, &pool, slot, wait),
             Method::Reload {
                 which,
                 extent,

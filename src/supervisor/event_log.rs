@@ -2,7 +2,7 @@
 //! the ring, and sends it to the clients that follow `rotad events`.
 
 use super::Supervisor;
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use crate::observe::events::{Event, EventKind, Ring};
 use rotad_core::{Generation, PoolId, Signal, Slot, WorkerId};
 use std::collections::BTreeMap;
@@ -190,7 +190,7 @@ impl Supervisor {
                 .followers
                 .get(&client)
                 .is_none_or(|missed| *missed > 0);
-            if missed || !self.server.offer(client, &answer) {
+            if missed || !self.server.try_send(client, &answer) {
                 self.event_log
                     .followers
                     .entry(client)
@@ -206,7 +206,7 @@ impl Supervisor {
             && *missed > 0
             && self
                 .server
-                .offer(client, &Response::Skipped { count: *missed })
+                .try_send(client, &Response::Skipped { count: *missed })
         {
             *missed = 0;
             self.flush(client);
@@ -219,7 +219,7 @@ impl Supervisor {
             let all: Vec<Event> = self.event_log.ring.latest(usize::MAX).cloned().collect();
             for event in all {
                 self.server
-                    .say(client, &Response::Event(Box::new(event)), false);
+                    .send(client, &Response::Event(Box::new(event)), false);
             }
             return self.done(client, 0, String::new());
         }
@@ -238,7 +238,8 @@ impl Supervisor {
             .cloned()
             .collect();
         for event in latest {
-            self.server.offer(client, &Response::Event(Box::new(event)));
+            self.server
+                .try_send(client, &Response::Event(Box::new(event)));
         }
         self.event_log.followers.insert(client, 0);
         self.flush(client);

@@ -3,7 +3,7 @@
 //! waits for it.
 
 use super::Supervisor;
-use crate::control::wire::{Line, Response};
+use crate::control::protocol::{Line, Response};
 use crate::event_loop::waker::Waker;
 use crate::log::{Filter, Follower, LogLine};
 use crate::observe::sanitize::sanitize;

@@ -52,8 +52,8 @@ mod watchdog;
 
 pub use blocking::Reader;
 
+use crate::control::protocol::{ReloadScope, Selector, Wait};
 use crate::control::server::Server;
-use crate::control::wire::{ReloadScope, Selector, Wait};
 use crate::daemon::StartContext;
 use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};

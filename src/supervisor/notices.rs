@@ -10,7 +10,7 @@ use super::launch::StartAction;
 use super::orphans::list_members;
 use super::service_manager::ended_text;
 use super::tickets::{OutcomeContext, describe_outcome, reason, superseded};
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{

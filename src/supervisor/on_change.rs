@@ -10,7 +10,7 @@ use super::commit::change_of;
 use super::control::is_meant;
 use super::event_log::EventBuilder;
 use super::tickets::WaitId;
-use crate::control::wire::{ReloadScope, Wait};
+use crate::control::protocol::{ReloadScope, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::{self, Kind, PoolChange, RollOn};
 use crate::process::PinnedPaths;

@@ -7,7 +7,7 @@ use super::control::is_meant;
 use super::on_change::{Continuation, PassedOver};
 use super::pool_registry::PoolSpec;
 use super::tickets::{reason, superseded};
-use crate::control::wire::ReloadScope;
+use crate::control::protocol::ReloadScope;
 use crate::plan::{self, Kind, Plan, PoolChange};
 use rotad_core::{Input, Outcome, PoolId, Request, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +74,7 @@ impl Supervisor {
             .filter(|pool| matches!(pool.change, PoolChange::Added | PoolChange::Rolled { .. }))
             .map(|pool| pool.name)
             .collect();
-        let rests = |name: &str| {
+        let is_paused = |name: &str| {
             self.pools
                 .find(name)
                 .is_some_and(|pool| self.pools.stopped_by_operator(pool))
@@ -85,7 +85,7 @@ impl Supervisor {
             .filter(|pool| pool.kind == Kind::Oneshot)
             .map(|pool| &pool.name);
         let waiting = waiting
-            .filter(|name| (named.contains(*name) || changed.contains(*name)) && !rests(name));
+            .filter(|name| (named.contains(*name) || changed.contains(*name)) && !is_paused(name));
         Oneshots {
             waiting: waiting.cloned().collect(),
             ..Oneshots::default()

@@ -4,7 +4,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::on_change::Continuation;
-use crate::control::wire::{ScaleTo, Selector, Wait};
+use crate::control::protocol::{ScaleTo, Selector, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{Input, PoolId, Request, Slot, WorkerId, WorkerState};

@@ -4,7 +4,7 @@
 
 use super::Supervisor;
 use super::pool_registry::PoolSpec;
-use crate::control::wire::{Selector, Wait};
+use crate::control::protocol::{Selector, Wait};
 use crate::plan::Kind;
 use rotad_core::{Generation, Input, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;

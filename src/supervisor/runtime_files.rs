@@ -8,7 +8,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::process_table::ProcessStage;
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
 use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError};
@@ -156,7 +156,7 @@ impl Supervisor {
         }
         if let Some(folder) = &repaired.runtime_dir {
             self.notify_dir = folder.join(NOTIFY_DIR);
-            self.server.tell_where(&here(folder));
+            self.server.set_location(&here(folder));
         }
         if repaired.journal {
             let dir = self.runtime_dir().to_owned();
@@ -220,15 +220,15 @@ impl Supervisor {
         }
         real.clone_into(&mut self.plan.real);
         let paths = runtime_dir::paths(&self.plan);
-        let gone = self.server.keep_signs(&paths);
+        let gone = self.server.keep_presence_sockets(&paths);
         gone.iter()
             .for_each(|listener| self.poller.unwatch(listener));
         for path in paths {
-            if self.server.has_sign(path) {
+            if self.server.has_presence_socket(path) {
                 continue;
             }
             match runtime_dir::bind_presence_socket(path) {
-                Ok(sign) => self.server.add_sign(sign.path, sign.listener),
+                Ok(sign) => self.server.add_presence_socket(sign.path, sign.listener),
                 Err(error) => tracing::warn!("{error}"),
             }
         }

@@ -4,7 +4,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use crate::event_loop::clock::LoopClock;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
@@ -116,7 +116,7 @@ impl Supervisor {
             lost.clone()
         };
         for client in std::mem::take(&mut self.stop_clients) {
-            self.server.say(
+            self.server.send(
                 client,
                 &Response::Done {
                     code,
@@ -139,7 +139,7 @@ impl Supervisor {
             ..
         } = self;
         // Cgroups and runtime directory go before the report: once `rotad start` returns, nothing is left.
-        server.keep_signs(&[]);
+        server.keep_presence_sockets(&[]);
         drop((processes, cgroups));
         run_with_timeout(
             FILES_TIMEOUT,

@@ -131,10 +131,10 @@ fn prepare(
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
     let mut server = Server::new(control, plan.control.mode);
-    server.tell_where(&runtime_files::here(runtime_dir.path()));
+    server.set_location(&runtime_files::here(runtime_dir.path()));
     signs
         .into_iter()
-        .for_each(|sign| server.add_sign(sign.path, sign.listener));
+        .for_each(|sign| server.add_presence_socket(sign.path, sign.listener));
     let notify_dir = runtime_dir.path().join(NOTIFY_DIR);
     make_notify_dir(&notify_dir)
         .map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
@@ -457,8 +457,8 @@ impl Parts {
             let null = File::options().read(true).write(true).open("/dev/null")?;
             poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
-            for door in acquired.server.doors() {
-                poller.watch(door, Source::Control, Interest::Read)?;
+            for listener_fd in acquired.server.listeners() {
+                poller.watch(listener_fd, Source::Control, Interest::Read)?;
             }
             for (number, listener) in acquired.listeners.iter().enumerate() {
                 // `Listening` assigns the same numbers.

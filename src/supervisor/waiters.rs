@@ -6,7 +6,7 @@ use super::Supervisor;
 use super::requests::NONE_WANTED;
 use super::service_manager::is_held_up;
 use super::tickets::{Settled, WaitId};
-use crate::control::wire::Response;
+use crate::control::protocol::Response;
 use rotad_core::{Generation, PoolId, PoolState, PoolView, Ticket, WorkerState};
 use std::collections::BTreeMap;
 

@@ -3,8 +3,8 @@
 //! masters. If none is found, says what is known for certain.
 
 use super::{ClientError, WaitLimits, wait};
-use crate::cli::seam::{self, MasterPaths};
-use crate::control::wire::{Method, Request, Response, SOCKET, VERSION};
+use crate::config::{self, MasterPaths};
+use crate::control::protocol::{Method, Request, Response, SOCKET, VERSION};
 use crate::event_loop::clock::Deadline;
 use crate::runtime_dir::stale_workers::StaleWorkers;
 use crate::runtime_dir::{self, presence};
@@ -18,35 +18,35 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a master that holds its lock may take to open its socket.
-const STARTING: Duration = Duration::from_secs(5);
+const START_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a master may take to identify its configuration.
-const TIME_TO_SAY: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection, and the path by which that master knows its configuration.
-pub(super) type Reached = (UnixStream, PathBuf);
+pub(super) type Connection = (UnixStream, PathBuf);
 
-pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, ClientError> {
-    let until = Deadline::after(STARTING);
+pub(super) fn reach(paths: &MasterPaths, limits: &WaitLimits) -> Result<Connection, ClientError> {
+    let until = Deadline::after(START_WAIT);
     let until = limits.until.map_or(until, |timeout| timeout.min(until));
     loop {
-        let refusal = match dial(&peek.runtime_dir) {
-            Ok(stream) => return Ok((stream, peek.config.clone())),
-            Err(error) if is_nobody(&error) => None,
+        let refusal = match connect_if_alive(&paths.runtime_dir) {
+            Ok(stream) => return Ok((stream, paths.config.clone())),
+            Err(error) if nothing_listens(&error) => None,
             Err(error) => Some(error),
         };
-        if let Some(reached) = by_sign(peek)? {
+        if let Some(reached) = by_presence_socket(paths)? {
             return Ok(reached);
         }
         if let Some(error) = refusal {
-            return Err(refused(&error, peek));
+            return Err(refused(&error, paths));
         }
-        if let Some(reached) = in_roots_place(peek)? {
+        if let Some(reached) = in_roots_runtime_dir(paths)? {
             return Ok(reached);
         }
-        match runtime_dir::lock_owner(&peek.runtime_dir) {
-            None => return Err(nobody(peek)),
-            Some(pid) if until.has_passed() => return Err(deaf(pid, &peek.runtime_dir)),
+        match runtime_dir::lock_owner(&paths.runtime_dir) {
+            None => return Err(no_master(paths)),
+            Some(pid) if until.has_passed() => return Err(not_listening(pid, &paths.runtime_dir)),
             // There is nothing to poll: the socket does not exist yet.
             Some(_) => wait(
                 &mut [],
@@ -57,52 +57,59 @@ pub(super) fn reach(peek: &MasterPaths, limits: &WaitLimits) -> Result<Reached, 
     }
 }
 
-/// The master of another user whom this file's is due to: for a start that would be the second one. One of our own is
-/// met by the start itself, under its lock.
-pub fn runs_elsewhere(peek: &MasterPaths) -> Option<String> {
+/// The message for a start if another user's master that may run this file is running. A master of our own is found by the
+/// start itself, by its lock.
+pub fn runs_elsewhere(paths: &MasterPaths) -> Option<String> {
     let me = geteuid().as_raw();
-    let mut holders = presence::masters_of(&[&peek.config, &peek.real]).into_iter();
-    let description = match holders.find(|holder| holder.uid != me && is_due(holder.uid, peek)) {
-        Some(holder) => holder.description(),
-        None => in_roots_place(peek)
-            .ok()
-            .flatten()
-            .map(|_| "root's".to_owned())?,
-    };
-    let config = peek.config.display();
+    let mut masters = presence::masters_of(&[&paths.config, &paths.real]).into_iter();
+    let description =
+        match masters.find(|master| master.uid != me && is_entitled(master.uid, paths)) {
+            Some(master) => master.description(),
+            None => in_roots_runtime_dir(paths)
+                .ok()
+                .flatten()
+                .map(|_| "root's".to_owned())?,
+        };
+    let config = paths.config.display();
     Some(format!(
         "already running: a master of {description} runs {config}; `rotad reload`, as a user who may, brings new code"
     ))
 }
 
-/// Any user may claim to run a file: only the users who may run its master count.
-fn is_due(uid: u32, peek: &MasterPaths) -> bool {
-    uid == geteuid().as_raw() || uid == 0 || Some(uid) == peek.owner
+/// Whether a user may run the master of a file; any user can claim to.
+fn is_entitled(uid: u32, paths: &MasterPaths) -> bool {
+    uid == geteuid().as_raw() || uid == 0 || Some(uid) == paths.owner
 }
 
-fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
+fn by_presence_socket(paths: &MasterPaths) -> Result<Option<Connection>, ClientError> {
     let me = geteuid().as_raw();
-    let mut holders = presence::masters_of(&[&peek.config, &peek.real]);
-    holders.sort_by_key(|holder| (!is_due(holder.uid, peek), holder.uid != me, holder.uid));
-    let Some(holder) = holders.into_iter().next() else {
-        return by_the_same_file(peek);
+    let mut masters = presence::masters_of(&[&paths.config, &paths.real]);
+    masters.sort_by_key(|master| {
+        (
+            !is_entitled(master.uid, paths),
+            master.uid != me,
+            master.uid,
+        )
+    });
+    let Some(master) = masters.into_iter().next() else {
+        return by_real_path(paths);
     };
-    if holder.uid == me {
+    if master.uid == me {
         // A killed process closes its sockets only when its last thread has ended.
-        let there = said(&holder.stream).map_or_else(|error| is_late(&error), |_| true);
-        let again = presence::masters_of(&[&peek.config, &peek.real])
+        let there = query_location(&master.stream).map_or_else(|error| is_late(&error), |_| true);
+        let again = presence::masters_of(&[&paths.config, &paths.real])
             .into_iter()
             .find(|again| again.uid == me);
         return Ok(again
             .filter(|_| there)
-            .map(|again| (again.stream, peek.config.clone())));
+            .map(|again| (again.stream, paths.config.clone())));
     }
-    let text = anothers(&holder, peek);
+    let text = other_users_master(&master, paths);
     // Root uses the file or its own default, and is only told of others: it may talk to any master, but not by
     // mistake.
-    let place = if me == 0 { None } else { holder.runtime_dir() };
-    match place.map(|place| dial(&place)) {
-        Some(Ok(stream)) => Ok(Some((stream, peek.config.clone()))),
+    let place = if me == 0 { None } else { master.runtime_dir() };
+    match place.map(|place| connect_if_alive(&place)) {
+        Some(Ok(stream)) => Ok(Some((stream, paths.config.clone()))),
         Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
             Err(ClientError::NotPermitted(text))
         }
@@ -110,17 +117,17 @@ fn by_sign(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
     }
 }
 
-/// A master of the same user that knows the file by another path, through a link that has been turned to this one.
-fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
+/// A master of the same user that knows the file by another path, whose symlink now leads to this file.
+fn by_real_path(paths: &MasterPaths) -> Result<Option<Connection>, ClientError> {
     let me = geteuid().as_raw();
-    for holder in presence::all_masters()
+    for master in presence::all_masters()
         .into_iter()
-        .filter(|holder| holder.uid == me)
+        .filter(|master| master.uid == me)
     {
-        let Some(config) = whose(&holder.stream) else {
+        let Some(config) = config_of(&master.stream) else {
             continue;
         };
-        if config.canonicalize().is_ok_and(|real| real == peek.real) {
+        if config.canonicalize().is_ok_and(|real| real == paths.real) {
             let again = presence::masters_of(&[&config])
                 .into_iter()
                 .find(|again| again.uid == me);
@@ -130,19 +137,19 @@ fn by_the_same_file(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> 
     Ok(None)
 }
 
-fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
-    let Some(place) = &peek.roots_runtime_dir else {
+fn in_roots_runtime_dir(paths: &MasterPaths) -> Result<Option<Connection>, ClientError> {
+    let Some(place) = &paths.roots_runtime_dir else {
         return Ok(None);
     };
-    match dial(place) {
+    match connect_if_alive(place) {
         Ok(stream) => {
-            let Some(config) = whose(&stream) else {
+            let Some(config) = config_of(&stream) else {
                 return Ok(None);
             };
-            let ours = [&peek.config, &peek.real].contains(&&config)
-                || config.canonicalize().is_ok_and(|real| real == peek.real);
+            let ours = [&paths.config, &paths.real].contains(&&config)
+                || config.canonicalize().is_ok_and(|real| real == paths.real);
             // Otherwise it is the master of another file with the same name.
-            Ok(dial(place)
+            Ok(connect_if_alive(place)
                 .ok()
                 .filter(|_| ours)
                 .map(|stream| (stream, config)))
@@ -154,16 +161,16 @@ fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
             // Its abstract sockets would have shown it, unless it is in another network namespace.
             if presence::all_masters()
                 .iter()
-                .any(|holder| holder.pid == pid)
+                .any(|master| master.pid == pid)
             {
                 return Ok(None);
             }
             Err(ClientError::NotPermitted(format!(
-                "a master of root's (pid {pid}) has {}, which may be that of {}: this user may not ask it; \
+                "a master of root (pid {pid}) uses {}, and may be that of {}: this user may not ask it; \
                  `sudo {}` may",
                 place.display(),
-                peek.config.display(),
-                typed()
+                paths.config.display(),
+                typed_command()
             )))
         }
         Err(_) => Ok(None),
@@ -171,24 +178,24 @@ fn in_roots_place(peek: &MasterPaths) -> Result<Option<Reached>, ClientError> {
 }
 
 /// The configuration of the connected master.
-fn whose(stream: &UnixStream) -> Option<PathBuf> {
-    match serde_json::from_str(&said(stream).ok()?).ok()? {
+fn config_of(stream: &UnixStream) -> Option<PathBuf> {
+    match serde_json::from_str(&query_location(stream).ok()?).ok()? {
         Response::Here { config, .. } => config,
         _ => None,
     }
 }
 
-/// What a master answers when asked where it is.
-fn said(stream: &UnixStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(TIME_TO_SAY))?;
-    stream.set_write_timeout(Some(TIME_TO_SAY))?;
-    let question = Request {
+/// The response of a master to a request for its location, as a line of JSON.
+fn query_location(stream: &UnixStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    let request = Request {
         version: VERSION,
         config: PathBuf::new(),
         real: None,
-        ask: Method::Where,
+        method: Method::Where,
     };
-    let mut line = serde_json::to_vec(&question)?;
+    let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');
     let mut writer = stream;
     writer.write_all(&line)?;
@@ -207,9 +214,10 @@ fn is_late(error: &io::Error) -> bool {
     )
 }
 
-/// # Errors
-/// Refused also where a killed master, which the kernel has not let go of, still has the socket: nobody will answer.
-fn dial(runtime_dir: &Path) -> io::Result<UnixStream> {
+/// Connects to the control socket of a runtime directory.
+///
+/// Errors: ECONNREFUSED also if a killed master whose threads have not all ended still has the socket.
+fn connect_if_alive(runtime_dir: &Path) -> io::Result<UnixStream> {
     let stream = connect(runtime_dir)?;
     match getsockopt(&stream, PeerCredentials) {
         Ok(peer) if !presence::is_alive(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -228,7 +236,7 @@ fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(runtime_dir::proc_fd_path(&folder, SOCKET))
 }
 
-fn is_nobody(error: &io::Error) -> bool {
+fn nothing_listens(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
@@ -236,22 +244,27 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 /// The master of another user, and the command to type.
-fn anothers(holder: &presence::PresentMaster, peek: &MasterPaths) -> String {
-    let user = match (holder.uid, seam::user_name(holder.uid)) {
+fn other_users_master(master: &presence::PresentMaster, paths: &MasterPaths) -> String {
+    let user = match (master.uid, user_name(master.uid)) {
         (0, _) => String::new(),
         (_, Some(name)) => format!("-u {} ", shell_words::quote(&name)),
         (uid, None) => format!("-u '#{uid}' "),
     };
     format!(
-        "a master of {} runs {}: `sudo {user}{}` asks it",
-        holder.description(),
-        peek.config.display(),
-        typed()
+        "a master of {} runs {}: use `sudo {user}{}`",
+        master.description(),
+        paths.config.display(),
+        typed_command()
     )
 }
 
+/// The name of a user; None if no account has this number.
+fn user_name(uid: u32) -> Option<String> {
+    config::user_of(uid).ok().flatten().map(|user| user.name)
+}
+
 /// The command as it was typed.
-fn typed() -> String {
+fn typed_command() -> String {
     let words: Vec<String> = std::env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
@@ -259,9 +272,9 @@ fn typed() -> String {
 }
 
 /// No master was found: for certain, or as far as can be known.
-fn nobody(peek: &MasterPaths) -> ClientError {
-    let config = peek.config.display();
-    let left = StaleWorkers::find(&peek.runtime_dir)
+fn no_master(paths: &MasterPaths) -> ClientError {
+    let config = paths.config.display();
+    let left = StaleWorkers::find(&paths.runtime_dir)
         .unwrap_or_default()
         .found;
     if !left.is_empty() {
@@ -270,32 +283,32 @@ fn nobody(peek: &MasterPaths) -> ClientError {
             .iter()
             .map(|one| line(&one.pool, one.slot, one.pid))
             .collect();
-        return ClientError::Unsure {
+        return ClientError::Uncertain {
             code: 4,
             text: format!(
                 "the master of {config} was killed, and these of its workers still run:\n{}\n`rotad start -c {}` takes \
                  over: it stops them and starts new ones",
                 names.join("\n"),
-                quoted(&peek.config)
+                quoted(&paths.config)
             ),
         };
     }
-    let socket = peek.runtime_dir.join(SOCKET);
+    let socket = paths.runtime_dir.join(SOCKET);
     let socket = socket.display();
-    match &peek.unsure {
-        Some(why) => ClientError::Unsure {
+    match &paths.unsure {
+        Some(why) => ClientError::Uncertain {
             // A file that does not exist is usually a typing mistake.
-            code: if peek.config.exists() { 4 } else { 78 },
+            code: if paths.config.exists() { 4 } else { 78 },
             text: format!(
                 "no master was found for {config}, but {why}, so where its master would be is not known for sure: \
-                 nothing listens on {socket}, and none here says that it runs this file\n  mend the file, or name the \
+                 nothing listens on {socket}, and no master says that it runs this file\n  fix the file, or name the \
                  right one with -c; a master in the process list takes TERM"
             ),
         },
         None => ClientError::Unreachable(format!(
             "no master reachable for {config} (nothing listens on {socket}); start it with `rotad start -c {}`, or name \
              the right file with -c",
-            quoted(&peek.config)
+            quoted(&paths.config)
         )),
     }
 }
@@ -304,7 +317,7 @@ fn quoted(path: &Path) -> String {
     shell_words::quote(&path.to_string_lossy()).into_owned()
 }
 
-fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
+fn not_listening(pid: i32, runtime_dir: &Path) -> ClientError {
     let description = if pid > 0 {
         format!("process {pid}")
     } else {
@@ -317,14 +330,14 @@ fn deaf(pid: i32, runtime_dir: &Path) -> ClientError {
     ))
 }
 
-fn refused(error: &io::Error, peek: &MasterPaths) -> ClientError {
-    let socket = peek.runtime_dir.join(SOCKET);
+fn refused(error: &io::Error, paths: &MasterPaths) -> ClientError {
+    let socket = paths.runtime_dir.join(SOCKET);
     let socket = socket.display();
     match error.kind() {
         io::ErrorKind::PermissionDenied => ClientError::NotPermitted(format!(
             "not permitted to use {socket}: ask as the user who started the master, or open it by [control] mode and \
              group in {}",
-            peek.config.display()
+            paths.config.display()
         )),
         io::ErrorKind::WouldBlock => ClientError::Failed(format!(
             "the master is too busy to listen on {socket}: try again"

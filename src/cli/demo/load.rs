@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) requests: u64,
-    pub(super) lost: u64,
+    pub(super) connection_lost: u64,
     pub(super) first_loss: Option<String>,
 }
 
@@ -99,7 +99,7 @@ fn client(port: u16, keep: bool, shared: &Shared) {
         match result {
             Ok(kept) => connection = kept,
             Err(error) => {
-                tally.lost += 1;
+                tally.connection_lost += 1;
                 tally
                     .first_loss
                     .get_or_insert_with(|| format!("{error}, {reused}"));

@@ -33,16 +33,17 @@ pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
 
 fn play(once: bool, port: Option<u16>) -> Result<u8, String> {
     let port = free_port(port)?;
-    let bells = DemoSignals::new().map_err(|error| format!("failed to catch signals: {error}"))?;
+    let signals =
+        DemoSignals::new().map_err(|error| format!("failed to catch signals: {error}"))?;
     let mut stage = DemoMaster::open(port)?;
-    if !stage.wait_ready(&bells)? {
-        return stage.close(&bells);
+    if !stage.wait_ready(&signals)? {
+        return stage.close(&signals);
     }
     if once {
-        return prove(stage, &bells, port);
+        return measure(stage, &signals, port);
     }
     explain(&stage, port);
-    stage.wait_end(&bells)
+    stage.wait_end(&signals)
 }
 
 /// The requested port, or 8080, or the next free one.
@@ -93,12 +94,12 @@ Ctrl-C here stops everything and removes {}.
 }
 
 /// Load, rolling restarts by signal to the pid in the pid file, and the count of what was lost.
-fn prove(mut stage: DemoMaster, bells: &DemoSignals, port: u16) -> Result<u8, String> {
+fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<u8, String> {
     let load = Load::start(port).map_err(|error| format!("failed to start the load: {error}"))?;
     let mut rolled = Ok(());
     for roll in 1..=ROLLS {
         load.wait_for_more(BETWEEN);
-        rolled = stage.roll_by_signal(bells);
+        rolled = stage.roll_by_signal(signals);
         match &rolled {
             Ok(()) => print::line(&format!(
                 "roll {roll} of {ROLLS}: every web worker was replaced"
@@ -108,7 +109,7 @@ fn prove(mut stage: DemoMaster, bells: &DemoSignals, port: u16) -> Result<u8, St
     }
     load.wait_for_more(BETWEEN);
     let result = load.stop();
-    let ended = stage.close(bells)?;
+    let ended = stage.close(signals)?;
     if let Err(message) = &rolled {
         print::error(message);
     }
@@ -117,8 +118,8 @@ fn prove(mut stage: DemoMaster, bells: &DemoSignals, port: u16) -> Result<u8, St
     }
     print::line(&format!(
         "requests {}, lost {}",
-        result.requests, result.lost
+        result.requests, result.connection_lost
     ));
-    let good = rolled.is_ok() && result.lost == 0 && ended == 0;
+    let good = rolled.is_ok() && result.connection_lost == 0 && ended == 0;
     Ok(if good { 0 } else { code::FAILED })
 }

@@ -5,7 +5,8 @@
     reason = "its own children, which it has not reaped"
 )]
 
-use super::super::{seam, status};
+use super::super::{request, status};
+use crate::config::MasterPaths;
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::observe::status::{PoolState, ReloadState, Status};
@@ -27,7 +28,7 @@ const CONFIG: &str = include_str!("../../../config/demo.toml");
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// How often the master is asked while the demo waits.
-const GLANCE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Far more than built-in workers need, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +53,7 @@ impl DemoSignals {
     /// Waits for a signal, no longer than `timeout`.
     fn wait(&self, timeout: Option<Duration>) {
         let mut fds = [&self.int, &self.term, &self.child]
-            .map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN));
+            .map(|signal_pipe| PollFd::new(signal_pipe.as_fd(), PollFlags::POLLIN));
         poll(&mut fds, timeout).ok();
         self.child.take();
     }
@@ -63,7 +64,7 @@ pub(super) struct DemoMaster {
     child: Option<Child>,
     folder: PathBuf,
     rotad: PathBuf,
-    peek: seam::MasterPaths,
+    paths: MasterPaths,
     stopping: bool,
 }
 
@@ -88,7 +89,7 @@ impl DemoMaster {
             .replacen("[master]\n", "[master]\nruntime_dir = \"run\"\n", 1);
         std::fs::write(&config, text)
             .map_err(|error| format!("failed to write {}: {error}", config.display()))?;
-        let peek = seam::peek(&config)?;
+        let paths = request::paths_of(&config)?;
         let child = Command::new(rotad)
             .arg("run")
             .arg("-c")
@@ -102,7 +103,7 @@ impl DemoMaster {
             child: Some(child),
             folder,
             rotad,
-            peek,
+            paths,
             stopping: false,
         })
     }
@@ -116,11 +117,11 @@ impl DemoMaster {
     }
 
     pub(super) fn config(&self) -> &Path {
-        &self.peek.config
+        &self.paths.config
     }
 
     pub(super) fn pid_file(&self) -> &Path {
-        &self.peek.pid_file
+        &self.paths.pid_file
     }
 
     /// While this file exists, new workers fail.
@@ -129,17 +130,17 @@ impl DemoMaster {
     }
 
     /// True when every pool serves; false when the demo is told to end, or the master has exited.
-    pub(super) fn wait_ready(&mut self, bells: &DemoSignals) -> Result<bool, String> {
+    pub(super) fn wait_ready(&mut self, signals: &DemoSignals) -> Result<bool, String> {
         let until = Deadline::after(PATIENCE);
         while !until.has_passed() {
-            if self.pass_on(bells) || self.ended().is_some() {
+            if self.pass_on(signals) || self.ended().is_some() {
                 return Ok(false);
             }
             let up = |status: Status| status.pools.iter().all(|pool| pool.state == PoolState::Ok);
             if self.status().is_some_and(up) {
                 return Ok(true);
             }
-            bells.wait(Some(GLANCE));
+            signals.wait(Some(POLL_INTERVAL));
         }
         Err(format!(
             "the demo's workers were not ready within {PATIENCE:?}"
@@ -147,7 +148,7 @@ impl DemoMaster {
     }
 
     /// Sends USR1 to the pid in the pid file, as a script would; returns when every web worker has been replaced.
-    pub(super) fn roll_by_signal(&mut self, bells: &DemoSignals) -> Result<(), String> {
+    pub(super) fn roll_by_signal(&mut self, signals: &DemoSignals) -> Result<(), String> {
         let before = self.web().map_or(0, |(generation, _)| generation);
         let text = std::fs::read_to_string(self.pid_file())
             .map_err(|error| format!("failed to read the pid file: {error}"))?;
@@ -165,7 +166,7 @@ impl DemoMaster {
             .map_err(|error| format!("failed to signal the master: {error}"))?;
         let until = Deadline::after(PATIENCE);
         while !until.has_passed() {
-            if self.pass_on(bells) || self.ended().is_some() {
+            if self.pass_on(signals) || self.ended().is_some() {
                 return Err("the demo was ended before its proof was done".to_owned());
             }
             match self.web() {
@@ -173,7 +174,7 @@ impl DemoMaster {
                 Some((_, state @ (ReloadState::Aborted | ReloadState::RolledBack))) => {
                     return Err(format!("the rolling restart ended in {state:?}"));
                 }
-                _ => bells.wait(Some(GLANCE)),
+                _ => signals.wait(Some(POLL_INTERVAL)),
             }
         }
         Err(format!(
@@ -191,32 +192,35 @@ impl DemoMaster {
 
     fn status(&self) -> Option<Status> {
         // Before the socket exists, no answer is expected.
-        status::fetch(&self.peek).ok()?.ok()
+        status::fetch(&self.paths).ok()?.ok()
     }
 
     /// Stops the master, if it runs, and returns how it ended.
-    pub(super) fn close(mut self, bells: &DemoSignals) -> Result<u8, String> {
+    pub(super) fn close(mut self, signals: &DemoSignals) -> Result<u8, String> {
         if !self.stopping {
             self.signal(Signal::SIGTERM);
         }
-        self.wait_end(bells)
+        self.wait_end(signals)
     }
 
     /// Waits for the master's exit, passing on signals to the demo.
-    pub(super) fn wait_end(mut self, bells: &DemoSignals) -> Result<u8, String> {
+    pub(super) fn wait_end(mut self, signals: &DemoSignals) -> Result<u8, String> {
         loop {
             if let Some(code) = self.ended() {
                 return Ok(code);
             }
-            bells.wait(None);
-            self.pass_on(bells);
+            signals.wait(None);
+            self.pass_on(signals);
         }
     }
 
     /// True if the demo was told to end.
-    fn pass_on(&mut self, bells: &DemoSignals) -> bool {
-        for (bell, signal) in [(&bells.int, Signal::SIGINT), (&bells.term, Signal::SIGTERM)] {
-            if bell.take() {
+    fn pass_on(&mut self, signals: &DemoSignals) -> bool {
+        for (signal_pipe, signal) in [
+            (&signals.int, Signal::SIGINT),
+            (&signals.term, Signal::SIGTERM),
+        ] {
+            if signal_pipe.take() {
                 self.signal(signal);
             }
         }

@@ -65,7 +65,7 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
             connections.retain(|connection| !connection.is_finished());
             let stop = Arc::clone(&stop);
             connections.push(thread::spawn("connection", STACK, move || {
-                converse(&stream, &stop)
+                exchange(&stream, &stop)
             })?);
         }
     }
@@ -101,7 +101,7 @@ fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<Duration>) -> b
 }
 
 /// Serves one connection until it ends. Errors are ignored: the client is gone.
-fn converse(stream: &TcpStream, stop: &SignalPipe) {
+fn exchange(stream: &TcpStream, stop: &SignalPipe) {
     stream.set_nodelay(true).ok();
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok();
     let mut read = Vec::new();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub const VERSION: u32 = 2;
 
 /// The longest request that the master reads, in bytes; a longer one is answered with an error.
-pub const MAX_QUESTION: usize = 64 * 1024;
+pub const MAX_REQUEST: usize = 64 * 1024;
 
 /// The name of the socket in the runtime directory.
 pub const SOCKET: &str = "control.sock";
@@ -18,79 +18,114 @@ pub const SOCKET: &str = "control.sock";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
+    /// The client's [`VERSION`].
     pub version: u32,
     /// The absolute path of the client's configuration file, as given: the master of another file refuses.
     pub config: PathBuf,
-    /// Its real path, if different: a master is known by either.
+    /// Its real path, if different: a master answers to either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real: Option<PathBuf>,
-    pub ask: Method,
+    /// What the client asks for.
+    #[serde(rename = "ask")]
+    pub method: Method,
 }
 
+/// What a request asks for. Pools are given by name, slots by number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Method {
-    /// Which configuration is this master's? Every master answers, whatever `config` says.
+    /// Return the runtime directory and configuration of the master. Answered for any `config`.
     Where,
+    /// Return the status.
     Status,
-    /// Stop these pools; with none named, everything including the master.
+    /// Stop pools.
     Stop {
+        /// The pools; if empty, everything including the master.
         pools: Vec<String>,
+        /// Kill immediately.
         now: bool,
     },
     /// Start stopped pools again.
     Start {
+        /// The pools.
         pools: Vec<String>,
+        /// When to answer.
         wait: Wait,
     },
     /// Start a rolling restart.
     Roll {
+        /// The pools.
         which: Selector,
+        /// When to answer.
         wait: Wait,
     },
     /// Replace one worker by a new one of the same generation.
-    Renew {
+    #[serde(rename = "renew")]
+    Replace {
+        /// The worker's pool.
         pool: String,
+        /// The worker's slot.
         slot: u32,
+        /// When to answer.
         wait: Wait,
     },
     /// Read the configuration again, apply what changed, and roll these pools.
     Reload {
+        /// The pools to roll.
         which: Selector,
+        /// How much to do.
         extent: ReloadScope,
+        /// When to answer.
         wait: Wait,
     },
-    /// Roll back to the previous generation or to this one, or only say what that would do.
+    /// Roll back to an earlier generation.
     Rollback {
+        /// The pools; if empty, all.
         pools: Vec<String>,
+        /// The generation; by default the previous one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<u32>,
+        /// Only return what would be done.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         dry_run: bool,
+        /// When to answer.
         wait: Wait,
     },
+    /// Cancel running rolling restarts.
     Cancel {
+        /// The pools; if empty, all.
         pools: Vec<String>,
     },
+    /// Change the number of workers.
     Scale {
+        /// The pool.
         pool: String,
+        /// The new number.
         to: ScaleTo,
     },
     /// Send a signal (by number) to ready workers.
     Signal {
+        /// The pool.
         pool: String,
+        /// One worker; by default all.
         slot: Option<u32>,
+        /// The signal's number.
         signal: i32,
     },
     /// Send the last lines that workers printed, and those to come.
     Logs {
+        /// The pool; by default all.
         pool: Option<String>,
+        /// One worker of the pool; by default all.
         slot: Option<u32>,
+        /// How many of the last lines.
         lines: u32,
+        /// Continue with new lines.
         follow: bool,
     },
     /// Send the latest events.
     Events {
+        /// Continue with new events.
         follow: bool,
     },
 }
@@ -99,11 +134,11 @@ pub enum Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wait {
-    /// At once.
+    /// Immediately.
     No,
     /// When every slot's new worker is ready and every old one has been asked to stop.
     Done,
-    /// When the old ones are gone, too.
+    /// When the old ones are gone too.
     Drained,
 }
 
@@ -115,7 +150,7 @@ pub enum ReloadScope {
     Everything,
     /// Only apply what changed, like SIGHUP.
     ConfigOnly,
-    /// Only say what would be done.
+    /// Only return what would be done.
     DryRun,
 }
 
@@ -123,7 +158,9 @@ pub enum ReloadScope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScaleTo {
+    /// This many.
     Exactly(u32),
+    /// This many more, or fewer if negative.
     By(i64),
 }
 
@@ -131,8 +168,11 @@ pub enum ScaleTo {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selector {
+    /// Names of pools.
     pub pools: Vec<String>,
+    /// Pools of kind worker.
     pub workers: bool,
+    /// Pools of kind task.
     pub tasks: bool,
 }
 
@@ -141,8 +181,11 @@ pub struct Selector {
 pub struct Line {
     /// When the master read it: RFC 3339, UTC, with milliseconds.
     pub time: String,
+    /// The worker's pool.
     pub pool: String,
+    /// The worker's slot.
     pub slot: u32,
+    /// The worker's pid.
     pub pid: i32,
     /// `stdout`, `stderr`, or `both` if they go to the same place.
     pub stream: String,
@@ -157,40 +200,55 @@ pub struct Line {
 pub enum Response {
     /// A progress line for the waiting user.
     Progress {
+        /// The line.
         text: String,
     },
     /// A rolling restart has completed one slot; `text` says the same for users who read the protocol directly.
     Step {
+        /// The pool.
         pool: String,
+        /// The slot.
         slot: u32,
+        /// The new worker's pid.
         pid: Option<i32>,
+        /// Slots completed so far.
         done: u32,
+        /// Slots in all.
         of: u32,
         /// How long the new worker took to become ready, in milliseconds.
         took_ms: Option<u64>,
+        /// The same as a line of text.
         text: String,
     },
+    /// The status.
     Status(Box<Status>),
+    /// An event.
     Event(Box<Event>),
+    /// A line that a worker printed.
     Line(Box<Line>),
-    /// Identifies a master. For users who may not send requests, its abstract socket says only where its control
-    /// socket is, unasked.
+    /// Identifies a master. Its presence socket sends this without a request to users who may not send requests.
     Here {
+        /// The directory of the control socket.
         runtime_dir: PathBuf,
+        /// The configuration; not for users who may not send requests.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<PathBuf>,
     },
     /// A hint for the user at the terminal, such as where to find more.
     Hint {
+        /// The hint.
         text: String,
     },
     /// This many events or lines are missing here, since the client did not read fast enough.
     Skipped {
+        /// How many are missing.
         count: u64,
     },
-    /// The end: the exit code (docs/exit-codes.md), and what to print (empty: nothing).
+    /// The final response.
     Done {
+        /// The exit code of the command (docs/cli.md).
         code: u8,
+        /// What to print; may be empty.
         message: String,
     },
 }
