@@ -34,8 +34,8 @@ fn prober() -> Prober {
 }
 
 fn ask(prober: &Prober, question: ProbeRequest) -> Result<(), String> {
-    prober.ask(7, question);
-    let answer = prober.answers().recv_timeout(GIVE_UP).unwrap();
+    prober.start_probe(7, question);
+    let answer = prober.results().recv_timeout(GIVE_UP).unwrap();
     assert_eq!(answer.number, 7);
     answer.result.map_err(|trouble| match trouble {
         ProbeError::Failed(reason) => reason,
@@ -204,8 +204,8 @@ fn others_are_asked_meanwhile() {
     let prober = prober();
     let folder = tempfile::tempdir().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    prober.ask(1, http(&silent.local_addr().unwrap().to_string()));
-    prober.ask(2, command(&["/bin/sleep", "1000"], folder.path()));
+    prober.start_probe(1, http(&silent.local_addr().unwrap().to_string()));
+    prober.start_probe(2, command(&["/bin/sleep", "1000"], folder.path()));
     for _ in 0..20 {
         assert_eq!(
             ask(&prober, connect(&silent.local_addr().unwrap().to_string())),
@@ -213,10 +213,10 @@ fn others_are_asked_meanwhile() {
         );
         assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
     }
-    prober.forget(1);
-    prober.forget(2);
+    prober.cancel(1);
+    prober.cancel(2);
     assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
-    assert!(prober.answers().is_empty());
+    assert!(prober.results().is_empty());
 }
 
 #[test]
@@ -337,11 +337,11 @@ fn nothing_is_left_behind() {
         Ok(())
     );
     gone(pid_of("one"));
-    prober.ask(8, shell("sleep 1000 & echo $! > two; wait", folder.path()));
+    prober.start_probe(8, shell("sleep 1000 & echo $! > two; wait", folder.path()));
     let two = pid_of("two");
-    prober.forget(8);
+    prober.cancel(8);
     gone(two);
-    prober.ask(
+    prober.start_probe(
         9,
         shell(
             "trap '' TERM; sleep 1000 & echo $! > three; wait; wait",

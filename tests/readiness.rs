@@ -150,7 +150,7 @@ fn see_nothing() {
         }],
     );
     match scout.reports().recv_timeout(PATIENCE) {
-        Ok(AcceptReport::Blind(WorkerId(1), why)) => say(&format!("blind {why}")),
+        Ok(AcceptReport::Unobservable(WorkerId(1), why)) => say(&format!("blind {why}")),
         other => say(&format!("{other:?}")),
     }
 }

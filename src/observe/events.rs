@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
-/// How many events are kept, and how many bytes they may take in total.
-const MOST: usize = 1000;
-const MOST_BYTES: usize = 256 * 1024;
-/// The longest text of an event, in bytes; longer ones are cut.
-const LONGEST_TEXT: usize = 4 * 1024;
+/// Maximum number of events that are kept.
+const MAX_EVENTS: usize = 1000;
+/// Maximum size of all of them, in bytes.
+const MAX_BYTES: usize = 256 * 1024;
+/// Maximum length of an event's text, in bytes; longer ones are cut.
+const MAX_TEXT: usize = 4 * 1024;
 
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
@@ -23,6 +24,7 @@ macro_rules! words {
             /// All event kinds.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
+            /// The word for scripts.
             pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$name => $word,)*
@@ -33,12 +35,15 @@ macro_rules! words {
 }
 
 words! {
+    /// The master has started.
     MasterStarted = "master-started",
     /// Workers that a killed master had left behind were stopped first.
     TookOver = "took-over",
     /// The worker journal, which the next start relies on, cannot be written or is complete again.
     Journal = "journal",
+    /// The master stops everything.
     MasterStopping = "master-stopping",
+    /// The last worker is gone; the master exits.
     MasterStopped = "master-stopped",
     /// The master did not run for a while; every deadline moves by that time.
     MasterPaused = "master-paused",
@@ -66,7 +71,9 @@ words! {
     Spawn = "spawn",
     /// A worker could not be spawned: its program, directory or user cannot be used.
     SpawnFailed = "spawn-failed",
+    /// A worker is ready.
     Ready = "ready",
+    /// The first worker of a new generation has served for its soak time.
     CanaryPassed = "canary-passed",
     /// A worker was not ready in time.
     NotReady = "not-ready",
@@ -92,14 +99,19 @@ words! {
     Orphan = "orphan",
     /// SIGKILL does not end a worker.
     Unkillable = "unkillable",
+    /// All workers of a pool are ready.
     PoolReady = "pool-ready",
+    /// The last worker of a stopped pool is gone.
     PoolStopped = "pool-stopped",
     /// The pool is no longer configured, and its last worker is gone.
     PoolRemoved = "pool-removed",
     /// A oneshot has succeeded.
     OneshotDone = "oneshot-done",
+    /// A pool failed so often that only one worker is tried at a time.
     CrashLoop = "crash-loop",
+    /// The tried worker is ready: the other slots are filled again.
     CrashLoopEases = "crash-loop-eases",
+    /// A crash loop has ended.
     CrashLoopOver = "crash-loop-over",
     /// An essential pool had no ready worker for too long: the master stops.
     EssentialLost = "essential-lost",
@@ -109,6 +121,7 @@ words! {
     Background = "background",
     /// A pool is not rolled with the others, since nothing that it is made from has changed.
     PassedOver = "passed-over",
+    /// A rolling restart has begun.
     RollStarted = "roll-started",
     /// A rolling restart has completed one more slot.
     RollStep = "roll-step",
@@ -118,7 +131,9 @@ words! {
     RollSuperseded = "roll-superseded",
     /// A rolling restart waits for the running one.
     RollWaits = "roll-waits",
+    /// A rolling restart failed: the pool returns to the last generation that served.
     RollingBack = "rolling-back",
+    /// A rolling restart has ended; the cause says how.
     RollEnded = "roll-ended",
     /// The paths that a generation had been resolved to are gone: they were resolved again.
     PathsResolvedAgain = "paths-resolved-again",
@@ -133,14 +148,19 @@ words! {
 pub struct Event {
     /// Counts up from 1 as long as the master runs; a gap shows that events are missing.
     pub seq: u64,
-    /// RFC 3339, UTC, with milliseconds.
+    /// When it happened: RFC 3339, UTC, with milliseconds.
     pub time: String,
+    /// What happened.
     pub event: EventKind,
+    /// The pool, if the event concerns one.
     pub pool: Option<String>,
+    /// The slot, if the event concerns one.
     pub slot: Option<u32>,
     /// The worker's `ROTAD_WORKER`.
     pub worker: Option<String>,
+    /// The generation of the worker or the pool.
     pub generation: Option<u32>,
+    /// The worker's pid.
     pub pid: Option<i32>,
     /// The reason, in one word.
     pub cause: Option<String>,
@@ -173,8 +193,8 @@ impl Ring {
         self.last += 1;
         event.seq = self.last;
         event.time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        if event.text.len() > LONGEST_TEXT {
-            let end = (0..=LONGEST_TEXT)
+        if event.text.len() > MAX_TEXT {
+            let end = (0..=MAX_TEXT)
                 .rev()
                 .find(|end| event.text.is_char_boundary(*end))
                 .unwrap_or(0);
@@ -183,17 +203,17 @@ impl Ring {
         }
         self.bytes += event.bytes();
         self.events.push_back(event);
-        while self.events.len() > MOST || (self.bytes > MOST_BYTES && self.events.len() > 1) {
+        while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > 1) {
             self.bytes -= self.events.pop_front().map_or(0, |old| old.bytes());
         }
         &self.events[self.events.len() - 1]
     }
 
-    /// The last `most` events, the oldest first.
-    pub fn latest(&self, most: usize) -> impl Iterator<Item = &Event> {
+    /// The last `max` events, the oldest first.
+    pub fn latest(&self, max: usize) -> impl Iterator<Item = &Event> {
         self.events
             .iter()
-            .skip(self.events.len().saturating_sub(most))
+            .skip(self.events.len().saturating_sub(max))
     }
 }
 
@@ -219,28 +239,28 @@ mod tests {
     #[test]
     fn the_ring_is_bounded_by_number_and_by_bytes() {
         let mut ring = Ring::default();
-        for n in 0..3 * MOST {
+        for n in 0..3 * MAX_EVENTS {
             ring.push(event(n.to_string()));
         }
         let kept: Vec<u64> = ring.latest(usize::MAX).map(|event| event.seq).collect();
-        assert!(kept.len() <= MOST && kept.last() == Some(&(3 * MOST as u64)));
+        assert!(kept.len() <= MAX_EVENTS && kept.last() == Some(&(3 * MAX_EVENTS as u64)));
         assert!(kept.windows(2).all(|pair| pair[1] == pair[0] + 1));
         assert_eq!(ring.latest(10).count(), 10);
         for _ in 0..1000 {
             ring.push(event("ü".repeat(100_000)));
             assert!(
-                ring.bytes <= MOST_BYTES
+                ring.bytes <= MAX_BYTES
                     && ring.bytes == ring.events.iter().map(Event::bytes).sum::<usize>()
             );
         }
         assert!(
             ring.latest(usize::MAX)
-                .all(|event| event.text.len() <= LONGEST_TEXT + 3)
+                .all(|event| event.text.len() <= MAX_TEXT + 3)
         );
     }
 
     #[test]
-    fn the_words_are_those_of_the_json() {
+    fn words_are_the_names_in_json() {
         for kind in EventKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }

@@ -14,7 +14,7 @@ pub fn sanitize(text: impl AsRef<[u8]>) -> String {
                 '\t' => out.push(c),
                 // Writing to a string cannot fail.
                 c if c.is_control() => write!(out, "\\x{:02x}", c as u32).unwrap_or(()),
-                c if turns(c) => out.extend(c.escape_unicode()),
+                c if changes_direction(c) => out.extend(c.escape_unicode()),
                 c => out.push(c),
             }
         }
@@ -35,7 +35,7 @@ pub fn sanitize_lines(text: &str) -> String {
 pub fn sanitize_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        if (c.is_control() && c != '\n') || turns(c) {
+        if (c.is_control() && c != '\n') || changes_direction(c) {
             write!(out, "\\u{:04x}", u32::from(c)).unwrap_or(());
         } else {
             out.push(c);
@@ -44,7 +44,8 @@ pub fn sanitize_json(json: &str) -> String {
     out
 }
 
-fn turns(c: char) -> bool {
+/// Whether a character changes the reading direction (or separates lines) on a terminal.
+fn changes_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_comes_through() {
+    fn control_characters_are_escaped() {
         let all: String = (0..0xa0)
             .map(|n| char::from_u32(n).unwrap())
             .chain("äß\u{202e}✓".chars())
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same_and_moves_nothing() {
+    fn escaped_json_keeps_its_value() {
         let text = "a\u{9b}2J\u{7f}\u{202e}\x1bä";
         let json = sanitize_json(&serde_json::to_string(&[text]).unwrap());
         assert!(
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_lines() {
+    fn line_breaks_are_kept() {
         assert_eq!(sanitize_lines("one\r\ntwo\x1b[2J\n"), "one\ntwo\\x1b[2J");
     }
 }

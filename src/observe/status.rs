@@ -5,35 +5,50 @@ use crate::plan::Kind;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// The whole status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// The master.
     pub master: MasterStatus,
+    /// The pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
 }
 
+/// The status of the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MasterStatus {
+    /// Its pid.
     pub pid: i32,
+    /// The version of rotad.
     pub version: String,
+    /// Its name (`master.name`).
     pub name: String,
     /// The real path of the configuration.
     pub config: PathBuf,
     /// `running` or `stopping`.
     pub state: String,
+    /// Seconds since it started.
     pub uptime_s: f64,
 }
 
+/// The status of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolStatus {
+    /// Its name.
     pub name: String,
-    /// `worker` or `task`.
+    /// `worker`, `task` or `oneshot`.
     pub kind: String,
+    /// Its state.
     pub state: PoolState,
+    /// The desired number of workers.
     pub wanted: u32,
+    /// The number of running workers.
     pub alive: u32,
+    /// The number of ready workers.
     pub ready: u32,
     /// The last generation that was fully rolled out; 0: none yet.
     pub generation: u32,
+    /// The last rolling restart.
     pub reload: ReloadStatus,
     /// The pools that must be up before this one starts, while it waits for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -49,70 +64,105 @@ pub struct PoolStatus {
     /// failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub outdated: u32,
+    /// The workers, by slot.
     pub workers: Vec<WorkerStatus>,
 }
 
+/// The state of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PoolState {
+    /// Not all workers have been ready yet.
     Starting,
+    /// All workers are ready.
     Ok,
     /// Workers of more than one generation serve, and no rolling restart is running.
     Mixed,
+    /// Fewer workers are ready than desired, or clients are not served.
     Degraded,
+    /// A rolling restart is running.
     Reloading,
+    /// A rolling restart to the last generation that served is running.
     RollingBack,
+    /// Only one worker is tried at a time.
     CrashLoop,
+    /// Its workers are being stopped.
     Stopping,
+    /// Stopped by an operator.
     Stopped,
+    /// A oneshot that has succeeded.
     Done,
+    /// It failed and is not tried again.
     Failed,
 }
 
+/// The last rolling restart of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReloadStatus {
+    /// Its state.
     pub state: ReloadState,
     /// The last generation that was tried; 0: none.
     pub generation: u32,
+    /// Why it did not succeed.
     pub reason: Option<String>,
+    /// The number of slots replaced so far.
     pub replaced: u32,
+    /// The number of slots in all.
     pub of: u32,
+    /// How long it took or has taken so far, in seconds.
     pub took_s: f64,
 }
 
+/// The state of a rolling restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReloadState {
+    /// There was none yet.
     None,
+    /// It is running.
     Running,
+    /// It succeeded.
     Done,
+    /// It ended without a change.
     Aborted,
+    /// The pool has returned to the generation before.
     RolledBack,
+    /// A newer request replaced it.
     Superseded,
 }
 
+/// The status of a slot and its worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
+    /// The slot's number.
     pub slot: u32,
     /// `None` while the slot has no process.
     pub pid: Option<i32>,
+    /// Its state.
     pub state: WorkerState,
+    /// Its generation.
     pub generation: u32,
+    /// Its age, in seconds.
     pub age_s: f64,
+    /// How long it took to become ready, in seconds.
     pub ready_in_s: Option<f64>,
     /// Set if the worker is ready only by age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_by: Option<ReadyBy>,
     /// How often this slot was filled again after an exit that was not requested.
     pub restarts: u32,
+    /// Resident memory of its process tree, in bytes.
     pub rss_bytes: Option<u64>,
+    /// Processor time of its process tree, in seconds.
     pub cpu_s: Option<f64>,
+    /// How the slot's previous worker ended.
     pub last_exit: Option<LastExit>,
+    /// When the slot is filled again, in seconds from now.
     pub retry_in_s: Option<f64>,
     /// The worker's own port, of the pool's `ports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The worker's own words (STATUS= of sd_notify(3)).
+    /// The status text that the worker sent (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
     /// The slot waits to start, since as many workers as allowed are starting.
@@ -120,6 +170,7 @@ pub struct WorkerStatus {
     pub waits: bool,
 }
 
+/// What shows that a worker is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadyBy {
@@ -127,17 +178,27 @@ pub enum ReadyBy {
     Age,
 }
 
+/// The state of a slot and its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkerState {
+    /// It is starting.
     Starting,
+    /// The first worker of a generation, being watched.
     Soaking,
+    /// It serves.
     Ready,
+    /// It was asked to stop.
     Stopping,
+    /// It got SIGKILL.
     Killing,
+    /// The slot is filled again after a delay.
     Backoff,
+    /// The slot is empty, because the pool is stopped.
     Stopped,
+    /// A oneshot that has succeeded.
     Done,
+    /// It failed and is not tried again.
     Failed,
 }
 
@@ -145,16 +206,19 @@ pub enum WorkerState {
 /// start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastExit {
+    /// The exit code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
+    /// The signal that ended it, without SIG.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
+    /// Whether it left a core dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core: Option<bool>,
     /// Why it did not start: "exec: no such program …".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// How long it had lived.
+    /// Its age when it ended, in seconds.
     pub after_s: f64,
     /// The last lines that it printed.
     pub log: Vec<String>,
@@ -164,7 +228,7 @@ pub struct LastExit {
 }
 
 /// The limit for the last lines of all workers in one status, in bytes of JSON.
-const MOST_LAST_LINES: usize = 8 << 20;
+const MAX_LAST_LINES: usize = 8 << 20;
 
 impl Status {
     /// Cuts the last lines of workers, each to its share, if together they exceed the limit.
@@ -178,10 +242,10 @@ impl Status {
         let (count, total) = exits()
             .map(|exit| exit.log.iter().map(|line| json_len(line)).sum::<usize>())
             .fold((0, 0), |(count, total), len| (count + 1, total + len));
-        if total <= MOST_LAST_LINES {
+        if total <= MAX_LAST_LINES {
             return;
         }
-        let share = MOST_LAST_LINES / count;
+        let share = MAX_LAST_LINES / count;
         let workers = self.pools.iter_mut().flat_map(|pool| &mut pool.workers);
         for exit in workers.filter_map(|worker| worker.last_exit.as_mut()) {
             exit.cut_last_lines(share);
@@ -190,9 +254,9 @@ impl Status {
 }
 
 impl LastExit {
-    /// Keeps the last lines that fit into `most` bytes of JSON; of a last line that does not fit, its end.
-    fn cut_last_lines(&mut self, most: usize) {
-        let mut left = most;
+    /// Keeps the last lines that fit into `max` bytes of JSON; of a last line that does not fit, its end.
+    fn cut_last_lines(&mut self, max: usize) {
+        let mut left = max;
         let kept = self.log.iter().rev().take_while(|line| {
             let len = json_len(line);
             let fits = len <= left;
@@ -212,7 +276,7 @@ impl LastExit {
         let mut len = 0;
         let end = last.char_indices().rev().take_while(|(_, letter)| {
             len += escaped_len(letter.encode_utf8(&mut [0; 4]));
-            len <= most
+            len <= max
         });
         let from = end.last().map_or(last.len(), |(at, _)| at);
         self.log = vec![last[from..].to_owned()];
@@ -274,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn last_lines_are_cut_from_the_front_and_it_is_said() {
+    fn last_lines_are_cut_from_the_front_and_marked() {
         let mut whole = exit(vec!["one".into(), "two".into()]);
         whole.cut_last_lines(12);
         assert_eq!((whole.log.len(), whole.log_cut), (2, false));

@@ -1,5 +1,5 @@
-//! One command probe: a process in a session of its own, held until it is reaped, killed with its whole process group.
-//! The probe loop drives it.
+//! One command probe: a process in a session of its own, which is killed with its whole process group. The probe loop
+//! drives it.
 
 use super::ProbeError;
 use crate::process::{self, SpawnResult};
@@ -12,35 +12,37 @@ use rotad_core::Exit;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How many bytes of the end of its output are kept.
-const TAIL: usize = 4096;
+/// How many bytes of the end of the output are kept.
+const TAIL_BYTES: usize = 4096;
 /// Reads per turn: a command that prints without end must not hold up the others.
-const READS: usize = 16;
-/// The longest last line that a reason carries, in characters.
-const LAST_LINE: usize = 200;
+const READS_PER_TURN: usize = 16;
+/// Maximum length of the last line in a reason, in characters.
+const MAX_LAST_LINE: usize = 200;
 
+/// A command that runs, or is about to.
 #[derive(Debug)]
 pub(super) struct CommandProbe {
     /// The read end of its stdout and stderr; None once all writers have closed them.
     output: Option<OwnedFd>,
     tail: Vec<u8>,
-    stage: Stage,
-    /// Why there is no program.
-    refused: Option<String>,
-    /// The answer is not wanted any more: it is to be killed.
-    pub(super) forgotten: bool,
+    state: State,
+    /// Why the program could not be executed.
+    exec_error: Option<String>,
+    /// The result is no longer wanted: the process is to be killed.
+    pub(super) cancelled: bool,
 }
 
 #[derive(Debug)]
-enum Stage {
-    Ordered,
-    /// Its exec status is awaited.
+enum State {
+    /// The spawner has the request.
+    Requested,
+    /// The program is being executed; the descriptor reports whether that succeeds.
     ExecPending(Process, OwnedFd),
     Running(Process),
 }
 
 impl CommandProbe {
-    /// And the write end, which becomes its stdout and stderr.
+    /// Creates the probe, and the write end of the pipe that becomes the command's stdout and stderr.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let flags =
@@ -49,23 +51,23 @@ impl CommandProbe {
             &read,
             nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK),
         )?;
-        let errand = Self {
+        let command = Self {
             output: Some(read),
             tail: Vec::new(),
-            stage: Stage::Ordered,
-            refused: None,
-            forgotten: false,
+            state: State::Requested,
+            exec_error: None,
+            cancelled: false,
         };
-        Ok((errand, write))
+        Ok((command, write))
     }
 
-    /// Takes the spawn result. Some: it never ran, and why.
-    pub(super) fn reported(&mut self, report: SpawnResult) -> Option<ProbeError> {
+    /// Takes the spawn result. Returns the error if the command never ran.
+    pub(super) fn on_spawn_result(&mut self, report: SpawnResult) -> Option<ProbeError> {
         match report {
-            SpawnResult::Started { child, .. } => self.stage = Stage::Running(child.process),
+            SpawnResult::Started { child, .. } => self.state = State::Running(child.process),
             SpawnResult::ExecPending {
                 child, exec_status, ..
-            } => self.stage = Stage::ExecPending(child.process, exec_status),
+            } => self.state = State::ExecPending(child.process, exec_status),
             SpawnResult::Failed { error, .. } => {
                 let ours = matches!(
                     error.stage,
@@ -81,7 +83,7 @@ impl CommandProbe {
                 });
             }
         }
-        if self.forgotten {
+        if self.cancelled {
             self.kill();
         }
         None
@@ -89,7 +91,7 @@ impl CommandProbe {
 
     /// Kills it with its group; it is reaped when its exit is noticed.
     pub(super) fn kill(&mut self) {
-        self.forgotten = true;
+        self.cancelled = true;
         if let Some(process) = self.process() {
             // ESRCH: it has exited by itself and is about to be noticed.
             process.signal(SIGKILL).ok();
@@ -98,54 +100,54 @@ impl CommandProbe {
     }
 
     /// The descriptors to poll for.
-    pub(super) fn wants(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+    pub(super) fn interest(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let output = self.output.as_ref().map(AsFd::as_fd);
-        let verdict = match &self.stage {
-            Stage::ExecPending(_, verdict) => Some(verdict.as_fd()),
-            Stage::Ordered | Stage::Running(_) => None,
+        let exec_status = match &self.state {
+            State::ExecPending(_, exec_status) => Some(exec_status.as_fd()),
+            State::Requested | State::Running(_) => None,
         };
         let pidfd = self.process().and_then(Process::pidfd);
-        [output, verdict, pidfd]
+        [output, exec_status, pidfd]
             .into_iter()
             .flatten()
             .map(|fd| (fd, PollFlags::POLLIN))
             .collect()
     }
 
-    /// Its exit can only be found by polling: the kernel gives no pidfds.
-    pub(super) fn is_unseen(&self) -> bool {
+    /// Whether its exit is only found by calling waitid(2) regularly, because the kernel has no pidfds.
+    pub(super) fn needs_polling(&self) -> bool {
         self.process()
             .is_some_and(|process| process.pidfd().is_none())
     }
 
     /// Reads its output and checks for its exit; if it has exited, reaps it and returns the answer.
-    pub(super) fn go_on(&mut self) -> Option<Result<(), String>> {
+    pub(super) fn advance(&mut self) -> Option<Result<(), String>> {
         self.read();
-        self.hear_verdict()?;
+        self.read_exec_status()?;
         let process = self.process()?;
         let exit = match process.peek_exit() {
             Ok(Some(exit)) => exit,
-            // Traced: its tracer has to wait for it first, but it has exited.
+            // It has exited, but its tracer has to wait for it first.
             Ok(None) if process.has_ended() => {
                 crate::process::procfs::exit_of_zombie(process.pid()).unwrap_or(Exit::Unknown)
             }
             Ok(None) => return None,
             Err(error) => return Some(Err(format!("cannot read its exit status: {error}"))),
         };
-        // Its descendants go with it: while it is unreaped, the group number is its own.
+        // Kills its descendants: while it is unreaped, the group's number cannot be reused.
         process.signal_group(SIGKILL).ok();
         process.reap().ok();
         self.read();
-        Some(match self.refused.take() {
+        Some(match self.exec_error.take() {
             Some(reason) => Err(reason),
-            None => self.judge(exit),
+            None => self.outcome_of(exit),
         })
     }
 
-    /// None: the shim has not reported yet.
-    fn hear_verdict(&mut self) -> Option<()> {
-        if let Stage::ExecPending(_, fd) = &self.stage {
-            self.refused = match process::exec_status(fd) {
+    /// Reads whether the program was executed. None: the shim has not reported yet.
+    fn read_exec_status(&mut self) -> Option<()> {
+        if let State::ExecPending(_, fd) = &self.state {
+            self.exec_error = match process::exec_status(fd) {
                 Ok(None) => return None,
                 Ok(Some(Ok(()))) => None,
                 // The shim is about to exit.
@@ -153,14 +155,14 @@ impl CommandProbe {
                 Err(error) => Some(format!("cannot be run: the exec status is lost: {error}")),
             };
         }
-        self.stage = match std::mem::replace(&mut self.stage, Stage::Ordered) {
-            Stage::ExecPending(process, _) => Stage::Running(process),
+        self.state = match std::mem::replace(&mut self.state, State::Requested) {
+            State::ExecPending(process, _) => State::Running(process),
             other => other,
         };
         Some(())
     }
 
-    fn judge(&self, exit: Exit) -> Result<(), String> {
+    fn outcome_of(&self, exit: Exit) -> Result<(), String> {
         let how = match exit {
             Exit::Code(0) => return Ok(()),
             Exit::Code(code) => format!("exited with {code}"),
@@ -168,7 +170,7 @@ impl CommandProbe {
                 "was killed by SIG{}",
                 crate::event_loop::signals::name(signal)
             ),
-            Exit::Unknown => "ended, how is unknown".to_owned(),
+            Exit::Unknown => "ended in an unknown way".to_owned(),
         };
         Err(match self.last_line() {
             Some(line) => format!("{how}: {line}"),
@@ -183,37 +185,37 @@ impl CommandProbe {
         Some(
             crate::observe::sanitize::sanitize(line.trim().as_bytes())
                 .chars()
-                .take(LAST_LINE)
+                .take(MAX_LAST_LINE)
                 .collect(),
         )
     }
 
     /// Its process, if it has exited and cannot be reaped yet because it is traced.
     pub(super) fn into_unreaped(self) -> Option<Process> {
-        match self.stage {
-            Stage::Ordered => None,
-            Stage::ExecPending(process, _) | Stage::Running(process) => {
+        match self.state {
+            State::Requested => None,
+            State::ExecPending(process, _) | State::Running(process) => {
                 matches!(process.reap(), Ok(None)).then_some(process)
             }
         }
     }
 
     fn process(&self) -> Option<&Process> {
-        match &self.stage {
-            Stage::Ordered => None,
-            Stage::ExecPending(process, _) | Stage::Running(process) => Some(process),
+        match &self.state {
+            State::Requested => None,
+            State::ExecPending(process, _) | State::Running(process) => Some(process),
         }
     }
 
     fn read(&mut self) {
-        let mut gulp = [0; 4096];
-        for _ in 0..READS {
+        let mut buf = [0; 4096];
+        for _ in 0..READS_PER_TURN {
             let Some(fd) = &self.output else { return };
-            match nix::unistd::read(fd, &mut gulp) {
+            match nix::unistd::read(fd, &mut buf) {
                 Ok(0) => self.output = None,
                 Ok(count) => {
-                    self.tail.extend_from_slice(&gulp[..count]);
-                    let cut = self.tail.len().saturating_sub(TAIL);
+                    self.tail.extend_from_slice(&buf[..count]);
+                    let cut = self.tail.len().saturating_sub(TAIL_BYTES);
                     self.tail.drain(..cut);
                 }
                 Err(Errno::EINTR) => {}

@@ -14,40 +14,42 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// The longest beginning of a response that is read, interim responses included.
-const MOST_BYTES: usize = 16 * 1024;
+/// Maximum number of bytes that are read of a response, including interim responses.
+const MAX_BYTES: usize = 16 * 1024;
 
+/// A connection that is being probed.
 #[derive(Debug)]
 pub(super) struct ConnectionProbe {
     socket: OwnedFd,
-    stage: Stage,
+    state: State,
     /// Addresses still to be tried.
     others: VecDeque<SocketAddr>,
-    /// None: the connection itself is the answer.
+    /// The HTTP request; None if a connection is enough.
     request: Option<Vec<u8>>,
-    heard: Vec<u8>,
+    received: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+enum State {
     Connecting,
     /// Number of bytes sent.
-    Asking(usize),
-    Listening,
+    Sending(usize),
+    Receiving,
 }
 
 /// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Advance {
     /// Continue when the socket is ready.
     Wait,
-    Answered(Result<(), String>),
+    /// The probe has this result.
+    Done(Result<(), String>),
 }
 
 impl ConnectionProbe {
-    /// Starts the probe. Commands are not handled here: see `command`.
-    pub(super) fn begin(question: &ProbeRequest) -> Result<(Self, Turn), ProbeError> {
-        let (target, request) = match question {
+    /// Starts the probe. Commands are handled by `command`.
+    pub(super) fn begin(probe: &ProbeRequest) -> Result<(Self, Advance), ProbeError> {
+        let (target, request) = match probe {
             ProbeRequest::Connect { target, .. } => (target, None),
             ProbeRequest::Http { target, host, path } => (target, Some(request(host, path))),
             ProbeRequest::Command(_) => {
@@ -62,65 +64,65 @@ impl ConnectionProbe {
                 next(&mut others)?
             }
         };
-        let mut talk = Self {
+        let mut connection = Self {
             socket,
-            stage: Stage::Connecting,
+            state: State::Connecting,
             others,
             request,
-            heard: Vec::new(),
+            received: Vec::new(),
         };
         // Most are connected already: the peer is on this machine.
-        let turn = talk.go_on();
-        Ok((talk, turn))
+        let turn = connection.advance();
+        Ok((connection, turn))
     }
 
-    pub(super) fn wants(&self) -> PollFlags {
-        match self.stage {
-            Stage::Connecting | Stage::Asking(_) => PollFlags::POLLOUT,
-            Stage::Listening => PollFlags::POLLIN,
+    pub(super) fn interest(&self) -> PollFlags {
+        match self.state {
+            State::Connecting | State::Sending(_) => PollFlags::POLLOUT,
+            State::Receiving => PollFlags::POLLIN,
         }
     }
 
     /// Advances as far as possible without blocking.
-    pub(super) fn go_on(&mut self) -> Turn {
+    pub(super) fn advance(&mut self) -> Advance {
         loop {
-            let step = match self.stage {
-                Stage::Connecting => self.connected(),
-                Stage::Asking(sent) => self.ask(sent),
-                Stage::Listening => self.listen(),
+            let step = match self.state {
+                State::Connecting => self.connected(),
+                State::Sending(sent) => self.send_request(sent),
+                State::Receiving => self.receive(),
             };
             match step {
-                Ok(Some(stage)) => self.stage = stage,
-                Ok(None) if self.request.is_none() && matches!(self.stage, Stage::Asking(_)) => {
-                    return Turn::Answered(Ok(()));
+                Ok(Some(state)) => self.state = state,
+                Ok(None) if self.request.is_none() && matches!(self.state, State::Sending(_)) => {
+                    return Advance::Done(Ok(()));
                 }
-                Ok(None) if matches!(self.stage, Stage::Listening) => {
-                    match verdict(&mut self.heard) {
-                        Some(result) => return Turn::Answered(result),
-                        None if self.heard.len() >= MOST_BYTES => {
-                            return Turn::Answered(Err(
-                                "answered without an end of the first line".to_owned(),
+                Ok(None) if matches!(self.state, State::Receiving) => {
+                    match parse_status(&mut self.received) {
+                        Some(result) => return Advance::Done(result),
+                        None if self.received.len() >= MAX_BYTES => {
+                            return Advance::Done(Err(
+                                "answered without an end of the first line".to_owned()
                             ));
                         }
-                        None => return Turn::Wait,
+                        None => return Advance::Wait,
                     }
                 }
-                Ok(None) => return Turn::Wait,
+                Ok(None) => return Advance::Wait,
                 Err(reason) => match self.try_another(reason) {
                     None => {}
-                    Some(reason) => return Turn::Answered(Err(reason)),
+                    Some(reason) => return Advance::Done(Err(reason)),
                 },
             }
         }
     }
 
-    /// The rest of the response is read for a while: closing immediately would look like a reset to the server.
-    pub(super) fn into_rest(self) -> Option<OwnedFd> {
+    /// The socket, of which the rest of the response is read for a while: an immediate close would reset the connection.
+    pub(super) fn into_draining(self) -> Option<OwnedFd> {
         self.request.is_some().then_some(self.socket)
     }
 
     fn try_another(&mut self, reason: String) -> Option<String> {
-        if !matches!(self.stage, Stage::Connecting) || self.others.is_empty() {
+        if !matches!(self.state, State::Connecting) || self.others.is_empty() {
             return Some(reason);
         }
         match next(&mut self.others) {
@@ -128,63 +130,63 @@ impl ConnectionProbe {
                 self.socket = socket;
                 None
             }
-            // Without IPv6, the result of the previous address counts.
+            // Without IPv6, the error of the previous address counts.
             Err(_) => Some(reason),
         }
     }
 
-    fn connected(&mut self) -> Result<Option<Stage>, String> {
-        let errno = getsockopt(&self.socket, sockopt::SocketError).map_err(words)?;
+    fn connected(&mut self) -> Result<Option<State>, String> {
+        let errno = getsockopt(&self.socket, sockopt::SocketError).map_err(error_text)?;
         if errno != 0 {
-            return Err(words(Errno::from_raw(errno)));
+            return Err(error_text(Errno::from_raw(errno)));
         }
         let fd = self.socket.as_raw_fd();
         match getpeername::<SockaddrStorage>(fd) {
             Err(Errno::ENOTCONN) => return Ok(None),
-            Err(errno) => return Err(words(errno)),
+            Err(errno) => return Err(error_text(errno)),
             // A connection to a port of the ephemeral range may connect to itself if nothing listens there (RFC 9293,
             // 3.5).
             Ok(peer) if peer.family() != Some(AddressFamily::Unix) => {
                 if getsockname::<SockaddrStorage>(fd).is_ok_and(|own| own == peer) {
-                    return Err(words(Errno::ECONNREFUSED));
+                    return Err(error_text(Errno::ECONNREFUSED));
                 }
             }
             Ok(_) => {}
         }
-        Ok(Some(Stage::Asking(0)))
+        Ok(Some(State::Sending(0)))
     }
 
-    fn ask(&mut self, sent: usize) -> Result<Option<Stage>, String> {
+    fn send_request(&mut self, sent: usize) -> Result<Option<State>, String> {
         let Some(request) = &self.request else {
             return Ok(None);
         };
         if sent == request.len() {
-            return Ok(Some(Stage::Listening));
+            return Ok(Some(State::Receiving));
         }
         match send(
             self.socket.as_raw_fd(),
             &request[sent..],
             MsgFlags::MSG_NOSIGNAL,
         ) {
-            Ok(more) => Ok(Some(Stage::Asking(sent + more))),
+            Ok(more) => Ok(Some(State::Sending(sent + more))),
             Err(Errno::EAGAIN) => Ok(None),
-            Err(Errno::EINTR) => Ok(Some(Stage::Asking(sent))),
-            Err(errno) => Err(words(errno)),
+            Err(Errno::EINTR) => Ok(Some(State::Sending(sent))),
+            Err(errno) => Err(error_text(errno)),
         }
     }
 
     /// Reads what is there; a closed peer is a failure unless the status line came before.
-    fn listen(&mut self) -> Result<Option<Stage>, String> {
-        let mut gulp = [0; 4096];
-        while self.heard.len() < MOST_BYTES {
-            match recv(self.socket.as_raw_fd(), &mut gulp, MsgFlags::empty()) {
-                Ok(0) if line(&self.heard).is_some() => return Ok(None),
+    fn receive(&mut self) -> Result<Option<State>, String> {
+        let mut buf = [0; 4096];
+        while self.received.len() < MAX_BYTES {
+            match recv(self.socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
+                Ok(0) if line(&self.received).is_some() => return Ok(None),
                 Ok(0) => return Err("closed without an answer".to_owned()),
-                Ok(count) => self.heard.extend_from_slice(&gulp[..count]),
+                Ok(count) => self.received.extend_from_slice(&buf[..count]),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
-                Err(_) if line(&self.heard).is_some() => return Ok(None),
-                Err(errno) => return Err(words(errno)),
+                Err(_) if line(&self.received).is_some() => return Ok(None),
+                Err(errno) => return Err(error_text(errno)),
             }
         }
         Ok(None)
@@ -200,7 +202,7 @@ impl AsFd for ConnectionProbe {
 fn open(family: AddressFamily) -> Result<OwnedFd, ProbeError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socket(family, SockType::Stream, flags, None)
-        .map_err(|errno| ProbeError::Indeterminate(words(errno)))
+        .map_err(|errno| ProbeError::Indeterminate(error_text(errno)))
 }
 
 fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), ProbeError> {
@@ -208,22 +210,22 @@ fn begin(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), ProbeError>
         Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(()),
         // connect(2): all ephemeral ports are in use, or memory is short.
         Err(errno @ (Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM)) => {
-            Err(ProbeError::Indeterminate(words(errno)))
+            Err(ProbeError::Indeterminate(error_text(errno)))
         }
-        Err(errno) => Err(ProbeError::Failed(words(errno))),
+        Err(errno) => Err(ProbeError::Failed(error_text(errno))),
     }
 }
 
 fn open_unix(path: &Path) -> Result<OwnedFd, ProbeError> {
     let socket = open(AddressFamily::Unix)?;
-    let unwell = |errno| ProbeError::Failed(words(errno));
-    let address = UnixAddr::new(path).map_err(unwell)?;
+    let failed = |errno| ProbeError::Failed(error_text(errno));
+    let address = UnixAddr::new(path).map_err(failed)?;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => Ok(socket),
         Err(Errno::EAGAIN) => Err(ProbeError::Failed(
             "its queue of connections is full".to_owned(),
         )),
-        Err(errno) => Err(unwell(errno)),
+        Err(errno) => Err(failed(errno)),
     }
 }
 
@@ -236,13 +238,13 @@ fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, ProbeError> {
         } else {
             AddressFamily::Inet6
         };
-        let begun = open(family).and_then(|socket| {
+        let started = open(family).and_then(|socket| {
             begin(&socket, &SockaddrStorage::from(address))?;
             Ok(socket)
         });
-        match begun {
+        match started {
             Ok(socket) => return Ok(socket),
-            Err(trouble) => last = trouble,
+            Err(error) => last = error,
         }
     }
     Err(last)
@@ -256,33 +258,33 @@ fn request(host: &str, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Where the first line ends, behind its newline.
-fn line(heard: &[u8]) -> Option<usize> {
-    heard
+/// The end of the first line, after its newline.
+fn line(received: &[u8]) -> Option<usize> {
+    received
         .iter()
         .position(|&byte| byte == b'\n')
         .map(|at| at + 1)
 }
 
 /// Parses the status line; None: incomplete. Interim responses (1xx) are skipped: RFC 9110, 15.2.
-fn verdict(heard: &mut Vec<u8>) -> Option<Result<(), String>> {
+fn parse_status(received: &mut Vec<u8>) -> Option<Result<(), String>> {
     loop {
-        let end = line(heard)?;
+        let end = line(received)?;
         // The headers do not matter: parse the line alone, as a response without any.
-        let head = [&heard[..end], b"\r\n"].concat();
-        let mut answer = httparse::Response::new(&mut []);
-        let code = match answer.parse(&head) {
-            Ok(_) => answer.code.unwrap_or(0),
+        let head = [&received[..end], b"\r\n"].concat();
+        let mut response = httparse::Response::new(&mut []);
+        let code = match response.parse(&head) {
+            Ok(_) => response.code.unwrap_or(0),
             Err(_) => return Some(Err("answered, but not in HTTP".to_owned())),
         };
         match code {
             100..200 => {
-                let next = heard.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-                heard.drain(..next);
+                let next = received.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+                received.drain(..next);
             }
             200..400 => return Some(Ok(())),
             code => {
-                let reason = answer
+                let reason = response
                     .reason
                     .filter(|text| !text.is_empty())
                     .map_or(String::new(), |r| format!(" {r}"));
@@ -293,7 +295,7 @@ fn verdict(heard: &mut Vec<u8>) -> Option<Result<(), String>> {
 }
 
 /// "connection refused".
-fn words(errno: Errno) -> String {
+fn error_text(errno: Errno) -> String {
     let text = errno.desc();
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| {
@@ -305,36 +307,36 @@ fn words(errno: Errno) -> String {
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> Option<Result<(), String>> {
-        verdict(&mut text.as_bytes().to_vec())
+    fn parse(text: &str) -> Option<Result<(), String>> {
+        parse_status(&mut text.as_bytes().to_vec())
     }
 
     #[test]
-    fn status_lines_decide() {
-        assert_eq!(said("HTTP/1.1 200 O"), None);
+    fn the_status_line_decides() {
+        assert_eq!(parse("HTTP/1.1 200 O"), None);
         for fine in [
             "HTTP/1.1 200 OK\r\n",
             "HTTP/1.0 204 \r\n",
             "HTTP/1.1 302\r\nLocation: x",
             "HTTP/1.1 399 ?\n",
         ] {
-            assert_eq!(said(fine), Some(Ok(())), "{fine}");
+            assert_eq!(parse(fine), Some(Ok(())), "{fine}");
         }
         assert_eq!(
-            said("HTTP/1.1 503 Service Unavailable\r\n"),
+            parse("HTTP/1.1 503 Service Unavailable\r\n"),
             Some(Err("answered 503 Service Unavailable".into()))
         );
         assert_eq!(
-            said("HTTP/1.1 404\r\nA: b\r\n\r\n"),
+            parse("HTTP/1.1 404\r\nA: b\r\n\r\n"),
             Some(Err("answered 404".into()))
         );
         assert_eq!(
-            said("SSH-2.0-OpenSSH_9.2\r\n"),
+            parse("SSH-2.0-OpenSSH_9.2\r\n"),
             Some(Err("answered, but not in HTTP".into()))
         );
-        assert_eq!(said("HTTP/1.1 103 Early Hints\r\nLink: x\r\n"), None);
+        assert_eq!(parse("HTTP/1.1 103 Early Hints\r\nLink: x\r\n"), None);
         assert_eq!(
-            said("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 500 \r\n"),
+            parse("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 500 \r\n"),
             Some(Err("answered 500".into()))
         );
     }

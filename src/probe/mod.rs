@@ -1,9 +1,9 @@
 //! Probes: checks of a worker from outside (does it take a connection, does it answer, does a command succeed), for
-//! readiness and for health. The supervisor asks through [`Prober`].
+//! readiness and for health. The supervisor starts them through [`Prober`].
 //!
 //! One thread runs them, with poll(2) over non-blocking sockets and the pidfds of commands. Commands are spawned like
 //! workers, by a spawner of the thread's own, so that they are neither children of the main thread nor orphans. The
-//! thread has no deadlines: it runs a probe until there is an answer or it is forgotten. The supervisor owns the
+//! thread has no deadlines: it runs a probe until there is a result or it is cancelled. The supervisor owns the
 //! timeouts, since its clock knows of pauses. `accept` is a probe of its own kind, with its own thread.
 
 pub mod accept;
@@ -33,7 +33,9 @@ const HANG_AFTER: Span = Span::from_millis(250);
 /// The result of a probe.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProbeResult {
+    /// The number that the probe was started with.
     pub number: u64,
+    /// Whether the worker passed.
     pub result: Result<(), ProbeError>,
 }
 
@@ -47,18 +49,18 @@ pub enum ProbeError {
 }
 
 enum Task {
-    Ask(u64, ProbeRequest),
-    Forget(u64),
+    Start(u64, ProbeRequest),
+    Cancel(u64),
 }
 
 /// The handle of the thread. Dropping it kills its running commands and ends the thread.
 #[derive(Debug)]
 pub struct Prober {
     tasks: Option<Sender<Task>>,
-    answers: Receiver<ProbeResult>,
+    results: Receiver<ProbeResult>,
     /// Woken after each task.
     waker: Waker,
-    gone: Receiver<()>,
+    ended_receiver: Receiver<()>,
     /// The probe that the thread is starting: finding a socket's file is bounded by no timeout.
     progress: Progress<u64>,
 }
@@ -69,21 +71,21 @@ pub struct AbandonedThread(Progress<u64>);
 
 impl AbandonedThread {
     /// Whether it has returned and ended.
-    pub fn is_back(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.0.has_ended()
     }
 }
 
 impl Prober {
-    /// Starts the thread. `config`: how commands are spawned; its waker is woken after each answer.
+    /// Starts the thread. `config`: how commands are spawned; its waker is woken after each result.
     ///
     /// # Errors
     /// EAGAIN: no thread can be created; EMFILE: no descriptor is left.
     pub fn start(config: SpawnerConfig) -> io::Result<Self> {
         // Unbounded channels, but the caller bounds the number of running probes.
         let (tasks, inbox) = unbounded();
-        let (outbox, answers) = unbounded();
-        let (leaves, gone) = bounded(0);
+        let (outbox, results) = unbounded();
+        let (ended_sender, ended_receiver) = bounded(0);
         let waker = Waker::new()?;
         let owner_waker = config.wake.clone();
         let progress = Progress::new(config.clock.clone());
@@ -101,31 +103,31 @@ impl Prober {
         thread::spawn("probe-loop", 256 << 10, move || {
             probe_loop.run();
             ended.end();
-            drop(leaves);
+            drop(ended_sender);
         })?;
         Ok(Self {
             tasks: Some(tasks),
-            answers,
+            results,
             waker,
-            gone,
+            ended_receiver,
             progress,
         })
     }
 
-    /// Starts a probe. Exactly one answer with this number follows, unless it is forgotten before. Numbers are not
+    /// Starts a probe. Exactly one result with this number follows, unless it is cancelled before. Numbers are not
     /// reused. Never blocks.
-    pub fn ask(&self, number: u64, request: ProbeRequest) {
-        self.send(Task::Ask(number, request));
+    pub fn start_probe(&self, number: u64, request: ProbeRequest) {
+        self.send(Task::Start(number, request));
     }
 
-    /// Cancels a probe; a command is killed with its group. An answer that was sent before may still arrive.
-    pub fn forget(&self, number: u64) {
-        self.send(Task::Forget(number));
+    /// Cancels a probe; a command is killed with its group. A result that was sent before may still arrive.
+    pub fn cancel(&self, number: u64) {
+        self.send(Task::Cancel(number));
     }
 
-    /// The answers; the caller's waker is woken after each.
-    pub fn answers(&self) -> &Receiver<ProbeResult> {
-        &self.answers
+    /// The results; the caller's waker is woken after each.
+    pub fn results(&self) -> &Receiver<ProbeResult> {
+        &self.results
     }
 
     /// The number of the probe at which the thread hangs, if it does: its socket is on a disk that hangs. No other
@@ -135,7 +137,7 @@ impl Prober {
     }
 
     /// Abandons a thread that hangs. If it returns, it ends without answering.
-    pub fn leave(self) -> AbandonedThread {
+    pub fn abandon(self) -> AbandonedThread {
         self.progress.abandon();
         AbandonedThread(self.progress.clone())
     }
@@ -156,6 +158,6 @@ impl Drop for Prober {
             return;
         }
         // Nothing is ever sent: the thread's end closes the channel.
-        self.gone.recv_timeout(EXIT_TIMEOUT).ok();
+        self.ended_receiver.recv_timeout(EXIT_TIMEOUT).ok();
     }
 }

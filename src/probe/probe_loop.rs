@@ -1,7 +1,7 @@
 //! The probe thread's loop: advances each probe whose descriptor is ready.
 
 use super::command::CommandProbe;
-use super::connection::{ConnectionProbe, Turn};
+use super::connection::{Advance, ConnectionProbe};
 use super::{ProbeError, ProbeRequest, ProbeResult, Task};
 use crate::event_loop::clock::Clock;
 use crate::event_loop::progress::Progress;
@@ -25,7 +25,7 @@ const DRAIN_TIME: Span = Span::from_secs(1);
 const DRAIN_BYTES: usize = 256 * 1024;
 /// … and from how many connections at a time.
 const MAX_DRAINING: usize = 64;
-/// Commands that run, or that the kernel does not release.
+/// Maximum number of commands that run, or that the kernel does not end.
 const MAX_COMMANDS: usize = 64;
 /// How long to wait at the end for killed commands.
 const EXIT_TIMEOUT: Span = Span::from_millis(800);
@@ -45,6 +45,7 @@ struct Draining {
     left: usize,
 }
 
+/// The state of the probe thread.
 pub(super) struct ProbeLoop {
     progress: Progress<u64>,
     inbox: Receiver<Task>,
@@ -56,7 +57,7 @@ pub(super) struct ProbeLoop {
     connections: BTreeMap<u64, ConnectionProbe>,
     commands: BTreeMap<u64, CommandProbe>,
     draining: Vec<Draining>,
-    /// Commands that have exited under a tracer: reaped once it lets go.
+    /// Commands that have exited under a tracer: reaped once it detaches.
     unreaped: Vec<Process>,
 }
 
@@ -87,7 +88,7 @@ impl ProbeLoop {
         loop {
             let ready = self.wait(None);
             self.config.wake.clear();
-            if !self.tasks() {
+            if !self.take_tasks() {
                 break;
             }
             self.turn(ready);
@@ -110,13 +111,13 @@ impl ProbeLoop {
         all.extend(self.connections.iter().map(|(n, connection)| {
             (
                 Ready::ConnectionProbe(*n),
-                PollFd::new(connection.as_fd(), connection.wants()),
+                PollFd::new(connection.as_fd(), connection.interest()),
             )
         }));
         for (number, command) in &self.commands {
             all.extend(
                 command
-                    .wants()
+                    .interest()
                     .into_iter()
                     .map(|(fd, f)| (Ready::CommandProbe(*number), PollFd::new(fd, f))),
             );
@@ -130,7 +131,7 @@ impl ProbeLoop {
         let next_poll = self
             .commands
             .values()
-            .any(CommandProbe::is_unseen)
+            .any(CommandProbe::needs_polling)
             .then(|| self.clock().now() + POLL_INTERVAL);
         let spawn_results = self.spawner.as_ref().and_then(Spawner::deadline);
         let next = self
@@ -142,7 +143,7 @@ impl ProbeLoop {
             .chain(until)
             .min();
         let timeout = next.map(|next| self.clock().until(next));
-        // An error says nothing of any of them: everything is looked at.
+        // After an error nothing is known of the descriptors: all are checked.
         let count = poll(&mut fds, timeout);
         let ready = |fd: &PollFd<'_>| count.is_err() || fd.any() == Some(true);
         what.into_iter()
@@ -156,24 +157,24 @@ impl ProbeLoop {
         &self.config.clock
     }
 
-    /// False: the owner is gone.
-    fn tasks(&mut self) -> bool {
+    /// Takes the queued tasks. False if the owner is gone.
+    fn take_tasks(&mut self) -> bool {
         loop {
             if self.progress.is_abandoned() {
                 return false;
             }
             match self.inbox.try_recv() {
-                Ok(Task::Ask(number, ProbeRequest::Command(spawn))) => self.spawn(number, *spawn),
-                Ok(Task::Ask(number, request)) => match self.begin(number, &request) {
-                    Ok((connection, Turn::Wait)) => {
+                Ok(Task::Start(number, ProbeRequest::Command(spawn))) => self.spawn(number, *spawn),
+                Ok(Task::Start(number, request)) => match self.begin(number, &request) {
+                    Ok((connection, Advance::Wait)) => {
                         self.connections.insert(number, connection);
                     }
-                    Ok((connection, Turn::Answered(result))) => {
-                        self.answered(number, connection, result)
+                    Ok((connection, Advance::Done(result))) => {
+                        self.connection_done(number, connection, result)
                     }
-                    Err(error) => self.answer(number, Err(error)),
+                    Err(error) => self.report(number, Err(error)),
                 },
-                Ok(Task::Forget(number)) => {
+                Ok(Task::Cancel(number)) => {
                     self.connections.remove(&number);
                     if let Some(command) = self.commands.get_mut(&number) {
                         command.kill();
@@ -189,17 +190,17 @@ impl ProbeLoop {
         &self,
         number: u64,
         request: &ProbeRequest,
-    ) -> Result<(ConnectionProbe, Turn), ProbeError> {
+    ) -> Result<(ConnectionProbe, Advance), ProbeError> {
         self.progress.begin(number);
-        let begun = ConnectionProbe::begin(request);
+        let started = ConnectionProbe::begin(request);
         self.progress.finish(|_| {});
-        begun
+        started
     }
 
     fn spawn(&mut self, number: u64, mut spawn: SpawnRequest) {
         if self.commands.len() >= MAX_COMMANDS {
-            let reason = "too many commands have been killed and are still there".to_owned();
-            return self.answer(number, Err(ProbeError::Indeterminate(reason)));
+            let reason = "too many killed commands have not ended yet".to_owned();
+            return self.report(number, Err(ProbeError::Indeterminate(reason)));
         }
         let spawned = self.spawner().and_then(|spawner| {
             let (command, end) = CommandProbe::new()?;
@@ -214,7 +215,7 @@ impl ProbeLoop {
             Ok(command) => {
                 self.commands.insert(number, command);
             }
-            Err(error) => self.answer(number, Err(ProbeError::Indeterminate(error.to_string()))),
+            Err(error) => self.report(number, Err(ProbeError::Indeterminate(error.to_string()))),
         }
     }
 
@@ -235,24 +236,26 @@ impl ProbeLoop {
                     let turn = self
                         .connections
                         .get_mut(&number)
-                        .map(ConnectionProbe::go_on);
-                    if let Some(Turn::Answered(result)) = turn
+                        .map(ConnectionProbe::advance);
+                    if let Some(Advance::Done(result)) = turn
                         && let Some(connection) = self.connections.remove(&number)
                     {
-                        self.answered(number, connection, result);
+                        self.connection_done(number, connection, result);
                     }
                 }
-                Ready::CommandProbe(number) => self.look_at(number),
-                Ready::Draining => self.read_drained(),
+                Ready::CommandProbe(number) => self.advance_command(number),
+                Ready::Draining => self.drain(),
             }
         }
         let unseen: Vec<u64> = self
             .commands
             .iter()
-            .filter(|(_, e)| e.is_unseen())
+            .filter(|(_, e)| e.needs_polling())
             .map(|(n, _)| *n)
             .collect();
-        unseen.into_iter().for_each(|number| self.look_at(number));
+        unseen
+            .into_iter()
+            .for_each(|number| self.advance_command(number));
         let now = self.clock().now();
         self.draining.retain(|drain| drain.until > now);
         self.unreaped
@@ -275,17 +278,21 @@ impl ProbeLoop {
                 | SpawnResult::Failed { worker, .. } => worker.0,
             };
             if let Some(command) = self.commands.get_mut(&number) {
-                match command.reported(report) {
+                match command.on_spawn_result(report) {
                     Some(error) => self.ended(number, Err(error)),
                     // It may have exited already.
-                    None => self.look_at(number),
+                    None => self.advance_command(number),
                 }
             }
         }
     }
 
-    fn look_at(&mut self, number: u64) {
-        if let Some(result) = self.commands.get_mut(&number).and_then(CommandProbe::go_on) {
+    fn advance_command(&mut self, number: u64) {
+        if let Some(result) = self
+            .commands
+            .get_mut(&number)
+            .and_then(CommandProbe::advance)
+        {
             self.ended(number, result.map_err(ProbeError::Failed));
         }
     }
@@ -294,15 +301,20 @@ impl ProbeLoop {
         let Some(command) = self.commands.remove(&number) else {
             return;
         };
-        if !command.forgotten {
-            self.answer(number, result);
+        if !command.cancelled {
+            self.report(number, result);
         }
         self.unreaped.extend(command.into_unreaped());
     }
 
-    fn answered(&mut self, number: u64, connection: ConnectionProbe, result: Result<(), String>) {
-        self.answer(number, result.map_err(ProbeError::Failed));
-        if let Some(socket) = connection.into_rest()
+    fn connection_done(
+        &mut self,
+        number: u64,
+        connection: ConnectionProbe,
+        result: Result<(), String>,
+    ) {
+        self.report(number, result.map_err(ProbeError::Failed));
+        if let Some(socket) = connection.into_draining()
             && self.draining.len() < MAX_DRAINING
         {
             self.draining.push(Draining {
@@ -310,16 +322,16 @@ impl ProbeLoop {
                 until: self.clock().now() + DRAIN_TIME,
                 left: DRAIN_BYTES,
             });
-            self.read_drained();
+            self.drain();
         }
     }
 
-    fn answer(&self, number: u64, result: Result<(), ProbeError>) {
+    fn report(&self, number: u64, result: Result<(), ProbeError>) {
         self.outbox.send(ProbeResult { number, result }).ok();
         self.owner_waker.wake();
     }
 
-    fn read_drained(&mut self) {
+    fn drain(&mut self) {
         let mut buf = [0; 16 * 1024];
         self.draining.retain_mut(|drain| {
             while drain.left > 0 {

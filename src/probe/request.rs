@@ -10,23 +10,32 @@ use std::path::PathBuf;
 /// The target of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Tried in this order: `localhost` may be either of two.
+    /// TCP addresses, tried in this order: `localhost` means two.
     Tcp(Vec<SocketAddr>),
+    /// A unix socket.
     Unix(PathBuf),
 }
 
 /// One check of one worker.
 #[derive(Clone, Debug)]
 pub enum ProbeRequest {
-    /// A connection is taken.
-    Connect { target: Target, shown: String },
-    /// `GET` is answered with a status of 2xx or 3xx (RFC 9110, 15).
-    Http {
+    /// Passes if a connection is accepted.
+    Connect {
+        /// Where to connect to.
         target: Target,
+        /// The target as configured, for messages.
+        shown: String,
+    },
+    /// Passes if `GET` is answered with a status of 2xx or 3xx (RFC 9110, 15).
+    Http {
+        /// Where to connect to.
+        target: Target,
+        /// The Host header.
         host: String,
+        /// The path and query.
         path: String,
     },
-    /// The program exits with 0. The probe replaces its stdout and stderr by a pipe, whose last line is reported if it
+    /// Passes if the program exits with 0. The probe replaces its stdout and stderr by a pipe, whose last line is reported if it
     /// fails, and its number ([`SpawnRequest::worker`]) by that of the probe.
     Command(Box<SpawnRequest>),
 }
@@ -45,8 +54,9 @@ impl Target {
         let port = text
             .strip_prefix("localhost:")
             .and_then(|port| port.parse::<u16>().ok());
-        let port =
-            port.ok_or_else(|| format!("`{text}` is no HOST:PORT (a numeric host, or localhost)"))?;
+        let port = port.ok_or_else(|| {
+            format!("`{text}` is not HOST:PORT (with a numeric host, or localhost)")
+        })?;
         Ok(Self::Tcp(vec![
             (Ipv4Addr::LOCALHOST, port).into(),
             (Ipv6Addr::LOCALHOST, port).into(),
@@ -55,6 +65,8 @@ impl Target {
 }
 
 impl ProbeRequest {
+    /// A connection to `HOST:PORT` or `unix:PATH`.
+    ///
     /// # Errors
     /// Not `HOST:PORT` or `unix:PATH`.
     pub fn connect(text: &OsStr) -> Result<Self, String> {
@@ -64,10 +76,10 @@ impl ProbeRequest {
         })
     }
 
-    /// `HOST:PORT/PATH`; without a path: `/`.
+    /// An HTTP request to `HOST:PORT/PATH`; without a path: `/`.
     ///
     /// # Errors
-    /// No HOST:PORT, or a path that no request line can carry.
+    /// Not `HOST:PORT`, or a path with characters that are not allowed in a request line.
     pub fn http(text: &OsStr) -> Result<Self, String> {
         let text = text.to_string_lossy();
         let (host, path) = text.find('/').map_or((&*text, "/"), |at| text.split_at(at));
@@ -86,7 +98,7 @@ impl ProbeRequest {
         })
     }
 
-    /// Whether it connects to a socket's file: finding that may take as long as its disk.
+    /// Whether it connects to a socket's file: resolving its path may hang with its disk.
     pub fn names_a_file(&self) -> bool {
         matches!(
             self,
@@ -111,11 +123,11 @@ impl fmt::Display for ProbeRequest {
         match self {
             Self::Connect { shown, .. } => write!(f, "connect to {shown}"),
             Self::Http { host, path, .. } => write!(f, "GET http://{host}{path}"),
-            Self::Command(order) => {
+            Self::Command(command) => {
                 write!(
                     f,
                     "`{}`",
-                    order
+                    command
                         .argv
                         .first()
                         .map_or_else(Default::default, |name| name.to_string_lossy())
@@ -165,7 +177,7 @@ mod tests {
     #[test]
     fn paths_must_fit_a_request_line() {
         let shown =
-            |text: &str| ProbeRequest::http(OsStr::new(text)).map(|question| question.to_string());
+            |text: &str| ProbeRequest::http(OsStr::new(text)).map(|request| request.to_string());
         assert_eq!(shown("127.0.0.1:80").unwrap(), "GET http://127.0.0.1:80/");
         assert_eq!(
             shown("[::1]:80/a?b=/c").unwrap(),

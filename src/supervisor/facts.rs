@@ -312,7 +312,7 @@ impl Supervisor {
         while let Ok(report) = self.accept_probe.reports().try_recv() {
             match report {
                 AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
-                AcceptReport::Blind(worker, reason) => self.on_unobservable(worker, &reason),
+                AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
             }
         }
     }

@@ -98,7 +98,7 @@ impl Probing {
     /// probe hangs.
     fn abandon_hung(&mut self, now: Time) -> Option<WorkerId> {
         let number = self.prober.as_ref()?.hangs(now)?;
-        let left = self.prober.take()?.leave();
+        let left = self.prober.take()?.abandon();
         let hung = self.active.get(&number).copied();
         if let Some(ProbeStage::Active(active_probe)) =
             hung.and_then(|worker| Some(&self.probed.get(&worker)?.stage))
@@ -171,7 +171,7 @@ impl Probing {
                 if self.active.remove(&active_probe.number).is_some()
                     && let Some(prober) = &self.prober
                 {
-                    prober.forget(active_probe.number);
+                    prober.cancel(active_probe.number);
                 }
             }
         }
@@ -187,7 +187,7 @@ impl Probing {
 
     /// Why this request cannot be made now: a thread already hangs at it, or too many hang at others.
     fn hang_error(&mut self, shown: &str) -> Option<ProbeError> {
-        self.hung.retain(|(_, left)| !left.is_back());
+        self.hung.retain(|(_, left)| !left.has_ended());
         if self.hung.iter().any(|(hung, _)| hung == shown) {
             return Some(ProbeError::Failed(
                 "the folder of its socket hangs (a disk?)".to_owned(),
@@ -222,14 +222,14 @@ impl Probing {
         self.due.insert((until, worker));
         self.active.insert(number, worker);
         self.commands += usize::from(command);
-        prober.ask(number, request);
+        prober.start_probe(number, request);
         Ok(())
     }
 
     fn answers(&mut self) -> Vec<ProbeResult> {
         self.prober
             .as_ref()
-            .map_or_else(Vec::new, |prober| prober.answers().try_iter().collect())
+            .map_or_else(Vec::new, |prober| prober.results().try_iter().collect())
     }
 }
 

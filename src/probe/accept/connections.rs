@@ -1,5 +1,5 @@
 //! Finds connections that a process has accepted from a listener: its sockets that have the listener's local address
-//! and are no listeners themselves (proc_net(5)). A client connection to the same port has that port as its remote one.
+//! and are not listeners themselves (proc_net(5)). A client connection to the same port has that port as its remote one.
 
 use super::Target;
 use crate::plan::Address;
@@ -11,12 +11,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Most bytes of a table that are read: it is as long as the machine has connections.
-const MOST_BYTES: u64 = 8 << 20;
-/// Lines of a table that are read between two reports of progress.
-const LINES_A_STEP: usize = 256;
-/// Most descriptors of a process that are examined.
-const MOST_DESCRIPTORS: usize = 4096;
+/// Maximum number of bytes that are read of a table: it has all connections of the machine.
+const MAX_BYTES: u64 = 8 << 20;
+/// Lines of a table between two reports of progress.
+const LINES_PER_PROGRESS: usize = 256;
+/// Maximum number of descriptors of a process that are examined.
+const MAX_DESCRIPTORS: usize = 4096;
 
 /// Whether one of these sockets was accepted from a target. `progress` is called whenever the search advances.
 pub(super) fn holds_connection(
@@ -42,7 +42,7 @@ pub(super) fn holds_connection(
     let inodes: HashSet<u64> = targets.iter().map(|target| target.inode).collect();
     tables.collect::<HashSet<_>>().into_iter().any(|table| {
         let lines = lines(pid, table).enumerate().map(|(at, line)| {
-            if at % LINES_A_STEP == 0 {
+            if at % LINES_PER_PROGRESS == 0 {
                 progress();
             }
             line
@@ -54,8 +54,8 @@ pub(super) fn holds_connection(
     })
 }
 
-/// Examines the sockets themselves, through copies held for a moment: the table of a busy machine takes longer to read
-/// than a request to answer. None: not allowed (pidfd_getfd(2) needs ptrace rights), so the table has to be read.
+/// Examines the sockets themselves, by duplicating their descriptors briefly: to read the table of a busy machine takes
+/// longer than to answer a request. None: not allowed (pidfd_getfd(2) needs ptrace rights), so the table has to be read.
 fn shows_connection(
     pid: i32,
     targets: &[Target],
@@ -65,7 +65,7 @@ fn shows_connection(
     let process = Process::open_pid(pid).ok()?;
     let folder = format!("/proc/{pid}/fd");
     let numbers = procfs::numbers(&folder).unwrap_or_default();
-    for fd in numbers.into_iter().take(MOST_DESCRIPTORS) {
+    for fd in numbers.into_iter().take(MAX_DESCRIPTORS) {
         progress();
         let link = std::fs::read_link(format!("{folder}/{fd}"));
         let is_theirs = link
@@ -149,7 +149,7 @@ fn lines(pid: i32, table: &str) -> impl Iterator<Item = String> {
     // The table of the worker's own network namespace.
     let file = File::open(format!("/proc/{pid}/net/{table}")).ok();
     let lines = file.map(|file| {
-        BufReader::new(file.take(MOST_BYTES))
+        BufReader::new(file.take(MAX_BYTES))
             .split(b'\n')
             .map_while(Result::ok)
     });
@@ -197,7 +197,7 @@ mod tests {
     ];
 
     #[test]
-    fn tcp_lines_are_read() {
+    fn lines_of_the_tcp_table_are_parsed() {
         let lines: Vec<Line> = TCP.iter().filter_map(|line| tcp_line(line)).collect();
         assert_eq!(
             lines[0],
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_of_the_same_port_is_no_connection_accepted() {
+    fn client_connections_from_the_same_port_do_not_count() {
         let client = Line {
             local: "0100007F:9C40".into(),
             inode: 77,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn unix_lines_are_read() {
+    fn lines_of_the_unix_table_are_parsed() {
         let line =
             unix_line("0000000062ebe34b: 00000002 00000000 00010000 0001 01  1600 /run/a b.sock")
                 .unwrap();

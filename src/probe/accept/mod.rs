@@ -26,26 +26,26 @@ use crate::plan::Address;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, never, select, tick, unbounded};
 use rotad_core::{Span, Time, WorkerId};
-use scan::Look;
+use scan::ScanResult;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::Duration;
 
-/// The tick of the probe's thread while anything is watched.
-const ROUND: Duration = Duration::from_millis(5);
-/// The longest interval between two scans of one worker: 200 ms.
-const LONGEST_GAP: u64 = 40;
-/// How many scans in a row must be refused before a worker is unobservable: right after exec a process may be closed to
-/// us for a moment.
-const REFUSALS: u32 = 3;
-/// Connections are searched only at every so many scans: their table is as long as the machine has connections.
-const CONNECTIONS_EVERY: u64 = 4;
+/// The interval of the thread's ticks while a worker is watched.
+const TICK: Duration = Duration::from_millis(5);
+/// Maximum interval between two scans of one worker, in ticks: 200 ms.
+const MAX_GAP: u64 = 40;
+/// How many scans in a row must be refused before a worker is unobservable: right after exec a process may be unreadable
+/// briefly.
+const MAX_REFUSALS: u32 = 3;
+/// Connections are searched at every n-th scan: their table has all connections of the machine.
+const CONNECTIONS_INTERVAL: u64 = 4;
 /// A scan without progress for this long hangs.
-const LONGEST_LOOK: Span = Span::from_secs(1);
-/// How many scans may hang; then no more are started.
+const HANG_AFTER: Span = Span::from_secs(1);
+/// Maximum number of abandoned threads; then no more are started.
 const MAX_ABANDONED: usize = 8;
-/// Rounds after which unreadable system calls make a worker unobservable: 1 s.
-const PATIENCE: u64 = 200;
+/// After how many ticks a worker whose system calls cannot be read is unobservable: 1 s.
+const NO_SYSCALLS_LIMIT: u64 = 200;
 
 /// A listening socket that a worker has inherited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +59,10 @@ pub struct Target {
 /// The result for one worker. After a report that worker is not scanned any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcceptReport {
-    /// It accepts.
+    /// The worker accepts connections.
     Accepting(WorkerId),
-    /// It cannot be observed, and why.
-    Blind(WorkerId, String),
+    /// The worker cannot be observed, and why.
+    Unobservable(WorkerId, String),
 }
 
 #[derive(Debug)]
@@ -91,12 +91,14 @@ pub struct AcceptProbe {
 }
 
 impl AcceptProbe {
+    /// Starts the thread. `wake` is woken after each report.
+    ///
     /// # Errors
-    /// EAGAIN: no thread can be made.
+    /// EAGAIN: no thread can be created.
     pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
         // At most one report per worker: the number of workers bounds them.
         let (outbox, reports) = unbounded();
-        let (tasks, progress) = begin(&wake, &clock, &outbox)?;
+        let (tasks, progress) = start_thread(&wake, &clock, &outbox)?;
         Ok(Self {
             wake,
             clock,
@@ -129,16 +131,16 @@ impl AcceptProbe {
 
     /// When [`AcceptProbe::check`] has to be called at the latest; None while nothing is watched.
     pub fn deadline(&self) -> Option<Time> {
-        (!self.watched.is_empty()).then(|| self.progress.deadline(LONGEST_LOOK))
+        (!self.watched.is_empty()).then(|| self.progress.deadline(HANG_AFTER))
     }
 
     /// Scans those workers again whose scan hung and has ended: such a thread wakes the waker when it returns.
     pub fn resume(&mut self) {
-        let (back, abandoned): (Vec<_>, Vec<_>) = std::mem::take(&mut self.abandoned)
+        let (ended, abandoned): (Vec<_>, Vec<_>) = std::mem::take(&mut self.abandoned)
             .into_iter()
             .partition(|(_, progress)| progress.has_ended());
         self.abandoned = abandoned;
-        for (worker, _) in back {
+        for (worker, _) in ended {
             if let Some((pid, targets)) = self.watched.get(&worker) {
                 self.tasks
                     .send(Task::Watch(worker, *pid, targets.clone()))
@@ -150,12 +152,12 @@ impl AcceptProbe {
     /// Abandons the thread if it hangs: another one scans all other workers. Returns the worker at which it hangs; that
     /// is scanned again once the thread has returned ([`AcceptProbe::resume`]).
     pub fn check(&mut self, now: Time) -> Option<WorkerId> {
-        let hung = self.progress.hangs(now, LONGEST_LOOK)?;
+        let hung = self.progress.hangs(now, HANG_AFTER)?;
         if self.abandoned.len() >= MAX_ABANDONED {
             return None;
         }
         // If no other thread can be created, wait for this one.
-        let (tasks, progress) = begin(&self.wake, &self.clock, &self.outbox).ok()?;
+        let (tasks, progress) = start_thread(&self.wake, &self.clock, &self.outbox).ok()?;
         self.progress.abandon();
         self.tasks = tasks;
         let abandoned = std::mem::replace(&mut self.progress, progress);
@@ -170,7 +172,7 @@ impl AcceptProbe {
     }
 }
 
-fn begin(
+fn start_thread(
     wake: &Waker,
     clock: &Clock,
     outbox: &Sender<AcceptReport>,
@@ -187,18 +189,18 @@ fn begin(
     Ok((tasks, progress))
 }
 
-struct Watched {
+struct WatchedWorker {
     pid: i32,
     targets: Vec<Target>,
-    /// Rounds since it is watched, and until the next scan.
+    /// Ticks since it is watched, and until the next scan.
     age: u64,
     wait: u64,
-    looks: u64,
+    scans: u64,
     refusals: u32,
 }
 
 struct ScanLoop {
-    watched: HashMap<WorkerId, Watched>,
+    watched: HashMap<WorkerId, WatchedWorker>,
     outbox: Sender<AcceptReport>,
     wake: Waker,
     progress: Progress<WorkerId>,
@@ -210,7 +212,7 @@ impl ScanLoop {
         loop {
             select! {
                 recv(inbox) -> task => match task {
-                    Ok(task) => self.take(task),
+                    Ok(task) => self.handle(task),
                     Err(_) => return,
                 },
                 recv(clock) -> _ => self.round(),
@@ -221,27 +223,27 @@ impl ScanLoop {
             }
             match (self.watched.is_empty(), clock.capacity()) {
                 (true, _) => clock = never(),
-                (false, Some(0)) => clock = tick(ROUND), // `never` has no room
+                (false, Some(0)) => clock = tick(TICK), // `never` has no room
                 (false, _) => {}
             }
         }
     }
 
-    fn take(&mut self, task: Task) {
+    fn handle(&mut self, task: Task) {
         match task {
             Task::Watch(worker, pid, targets) => {
                 self.watched.insert(
                     worker,
-                    Watched {
+                    WatchedWorker {
                         pid,
                         targets,
                         age: 0,
                         wait: 0,
-                        looks: 0,
+                        scans: 0,
                         refusals: 0,
                     },
                 );
-                self.look(worker);
+                self.scan_worker(worker);
             }
             Task::Forget(worker) => {
                 self.watched.remove(&worker);
@@ -259,43 +261,46 @@ impl ScanLoop {
             }
         }
         for worker in due {
-            self.look(worker);
+            self.scan_worker(worker);
             if self.progress.is_abandoned() {
                 return;
             }
         }
     }
 
-    /// One scan, and when to run the next: the older the start and the more workers start, the later, so that scanning
-    /// costs only a fraction of what is scanned.
-    fn look(&mut self, worker: WorkerId) {
-        let crowd = 1 + self.watched.len() as u64 / 8;
+    /// Scans a worker, and schedules the next scan: the interval grows with the age of the start and the number of watched
+    /// workers, so that scanning costs only a fraction of the starts.
+    fn scan_worker(&mut self, worker: WorkerId) {
+        let share = 1 + self.watched.len() as u64 / 8;
         let Some(watched) = self.watched.get_mut(&worker) else {
             return;
         };
-        watched.looks += 1;
-        let thorough = watched.looks.is_multiple_of(CONNECTIONS_EVERY);
+        watched.scans += 1;
+        let thorough = watched.scans.is_multiple_of(CONNECTIONS_INTERVAL);
         self.progress.begin(worker);
-        // A long table on a starved machine takes its time: only a scan without progress hangs.
+        // A long table on a busy machine takes long: a scan hangs only if it makes no progress.
         let progress = || self.progress.advance();
-        let seen = scan::at(watched.pid, &watched.targets, thorough, &progress);
+        let seen = scan::scan(watched.pid, &watched.targets, thorough, &progress);
         if self.progress.finish(|_| {}) {
             // Another thread scans by now.
             return;
         }
         let report = match seen {
-            Look::Accepting => Some(AcceptReport::Accepting(worker)),
-            Look::Refused(why) => {
+            ScanResult::Accepting => Some(AcceptReport::Accepting(worker)),
+            ScanResult::Refused(why) => {
                 watched.refusals += 1;
-                (watched.refusals >= REFUSALS).then_some(AcceptReport::Blind(worker, why))
+                (watched.refusals >= MAX_REFUSALS)
+                    .then_some(AcceptReport::Unobservable(worker, why))
             }
-            Look::Half(why) if watched.age >= PATIENCE => Some(AcceptReport::Blind(worker, why)),
-            Look::NotYet | Look::Half(_) => {
+            ScanResult::NoSyscalls(why) if watched.age >= NO_SYSCALLS_LIMIT => {
+                Some(AcceptReport::Unobservable(worker, why))
+            }
+            ScanResult::NotYet | ScanResult::NoSyscalls(_) => {
                 watched.refusals = 0;
                 None
             }
         };
-        watched.wait = ((1 + watched.age / 16) * crowd).min(LONGEST_GAP);
+        watched.wait = ((1 + watched.age / 16) * share).min(MAX_GAP);
         if let Some(report) = report {
             self.watched.remove(&worker);
             self.outbox.send(report).ok();

@@ -7,19 +7,21 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
-/// Descriptors of one process that are examined; listeners come first.
-const MOST_FDS: usize = 16_384;
-/// Threads of one process that are examined.
-const MOST_THREADS: usize = 4096;
+/// Maximum number of descriptors of one process that are examined; listeners come first.
+const MAX_FDS: usize = 16_384;
+/// Maximum number of threads of one process that are examined.
+const MAX_THREADS: usize = 4096;
 
 /// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum ScanResult {
+    /// The worker accepts connections.
     Accepting,
+    /// It does not accept connections yet.
     NotYet,
-    /// Descriptors can be seen, system calls cannot.
-    Half(String),
-    /// Not even descriptors are readable.
+    /// Descriptors are readable, system calls are not.
+    NoSyscalls(String),
+    /// Descriptors are not readable.
     Refused(String),
 }
 
@@ -35,28 +37,33 @@ pub(super) struct Descriptors {
 
 /// Scans the worker's process and all its descendants. `thorough`: search for connections too, which reads a table as
 /// long as the machine has connections. `progress` is called whenever the scan advances.
-pub(super) fn at(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
-    let mut result = Look::NotYet;
+pub(super) fn scan(
+    pid: i32,
+    targets: &[Target],
+    thorough: bool,
+    progress: &dyn Fn(),
+) -> ScanResult {
+    let mut result = ScanResult::NotYet;
     for (at, (pid, _)) in procfs::forest(&[pid]).into_iter().enumerate() {
         progress();
         match process(pid, targets, thorough, progress) {
-            Look::Accepting => return Look::Accepting,
+            ScanResult::Accepting => return ScanResult::Accepting,
             // A helper that runs as another user (sudo, ping) says nothing about the worker itself.
-            Look::Refused(_) if at > 0 => {}
-            Look::NotYet => {}
+            ScanResult::Refused(_) if at > 0 => {}
+            ScanResult::NotYet => {}
             other => result = other,
         }
     }
     result
 }
 
-fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> Look {
+fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) -> ScanResult {
     let fds = match descriptors(pid, targets) {
         Ok(fds) => fds,
         Err(error) => return refusal(pid, &error),
     };
     if fds.listeners.is_empty() {
-        return Look::NotYet;
+        return ScanResult::NotYet;
     }
     let epolls = watching_epolls(pid, &fds, targets);
     let mut unseen = None;
@@ -65,38 +72,38 @@ fn process(pid: i32, targets: &[Target], thorough: bool, progress: &dyn Fn()) ->
     for tid in procfs::numbers(format!("/proc/{pid}/task"))
         .unwrap_or_default()
         .into_iter()
-        .take(MOST_THREADS)
+        .take(MAX_THREADS)
     {
         progress();
         match syscalls::is_waiting(pid, tid, &fds.listeners, &epolls, &|| !*hangs) {
-            Ok(true) => return Look::Accepting,
+            Ok(true) => return ScanResult::Accepting,
             Ok(false) => {}
             Err(error) if is_gone(&error) => {}
             Err(error) => unseen = Some(error),
         }
     }
     if unseen.is_some() && !epolls.is_empty() {
-        return Look::Accepting;
+        return ScanResult::Accepting;
     }
     if thorough && connections::holds_connection(pid, targets, &fds.sockets, progress) {
-        return Look::Accepting;
+        return ScanResult::Accepting;
     }
     match unseen {
-        Some(error) => Look::Half(format!("/proc/{pid}/syscall: {error}")),
-        None => Look::NotYet,
+        Some(error) => ScanResult::NoSyscalls(format!("/proc/{pid}/syscall: {error}")),
+        None => ScanResult::NotYet,
     }
 }
 
-/// An exited process hides nothing, though its directory may be unreadable.
-fn refusal(pid: i32, error: &io::Error) -> Look {
+/// The result if the descriptors are not readable. An exited process does not count, although it is unreadable.
+fn refusal(pid: i32, error: &io::Error) -> ScanResult {
     if !Path::new("/proc/self/stat").exists() {
-        return Look::Refused("/proc is not mounted".to_owned());
+        return ScanResult::Refused("/proc is not mounted".to_owned());
     }
     let ended = procfs::Stat::of(pid).map_or(true, |stat| stat.is_zombie());
     if ended || is_gone(error) {
-        Look::NotYet
+        ScanResult::NotYet
     } else {
-        Look::Refused(format!("/proc/{pid}/fd: {error}"))
+        ScanResult::Refused(format!("/proc/{pid}/fd: {error}"))
     }
 }
 
@@ -108,7 +115,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 fn descriptors(pid: i32, targets: &[Target]) -> io::Result<Descriptors> {
     let mut found = Descriptors::default();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.take(MOST_FDS) {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.take(MAX_FDS) {
         let Ok(entry) = entry else { break };
         let number = entry
             .file_name()
@@ -192,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoll_entry_is_read() {
+    fn epoll_entries_are_parsed() {
         let found =
             entry("tfd:        5 events:       19 data:                5  pos:0 ino:61ef sdev:8")
                 .unwrap();
@@ -205,11 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_not_there_is_not_ready() {
+    fn a_missing_process_is_not_ready() {
         let target = Target {
             inode: 1,
             address: crate::plan::Address::Unix("/x".into()),
         };
-        assert_eq!(at(i32::MAX, &[target], true, &|| ()), Look::NotYet);
+        assert_eq!(scan(i32::MAX, &[target], true, &|| ()), ScanResult::NotYet);
     }
 }

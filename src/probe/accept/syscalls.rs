@@ -9,11 +9,11 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 
-/// The longest set that is read, in descriptors.
-const MOST_SET: u64 = 8192;
+/// Maximum size of a set that is read, in descriptors.
+const MAX_SET: u64 = 8192;
 
 /// Whether a thread sleeps until a connection comes to one of these listeners, or to an epoll set with one. `may_read`:
-/// whether the process's memory may be read, which takes a lock that it may never release.
+/// whether the process's memory may be read, which takes a lock that the process may hold forever.
 ///
 /// # Errors
 /// EPERM, EACCES: system calls may not be read; ESRCH, ENOENT: the thread has gone.
@@ -81,7 +81,7 @@ fn parse(text: &str) -> Option<(i64, [u64; 6])> {
 
 /// The descriptors of a poll set that wait for input: struct pollfd is an int and two shorts.
 fn polled(pid: i32, address: u64, count: u64) -> Vec<i32> {
-    if count == 0 || count > MOST_SET {
+    if count == 0 || count > MAX_SET {
         return Vec::new();
     }
     let set = memory(pid, address, count as usize * 8).unwrap_or_default();
@@ -100,7 +100,7 @@ fn polled(pid: i32, address: u64, count: u64) -> Vec<i32> {
 
 /// The descriptors of a select set, a bit mask.
 fn selected(pid: i32, count: u64, address: u64) -> Vec<i32> {
-    if count == 0 || count > MOST_SET || address == 0 {
+    if count == 0 || count > MAX_SET || address == 0 {
         return Vec::new();
     }
     let set = memory(pid, address, (count as usize).div_ceil(64) * 8).unwrap_or_default();
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_system_call_is_read() {
+    fn system_calls_are_parsed() {
         let (number, args) = parse("232 0x4 0x7f 0x400 0xffffffff 0x0 0x8 0x7ffd 0x7f\n").unwrap();
         assert_eq!((number, args), (232, [4, 0x7f, 0x400, 0xffff_ffff, 0, 8]));
         assert_eq!(parse("running\n"), None);
