@@ -47,6 +47,7 @@ mod spawn_spec;
 mod startup;
 mod status;
 mod tickets;
+mod timers;
 mod waiters;
 mod watchdog;
 
@@ -235,7 +236,9 @@ impl Supervisor {
                 self.health.probing.paused();
             }
             self.drain_poller(&mut sources);
-            self.deadlines();
+            self.run_due_timers();
+            self.check_log_writer();
+            self.sample_starting();
             self.settle_finished_starts();
             self.notify_service_manager();
             if let Some(code) = self.can_exit() {
@@ -284,97 +287,6 @@ impl Supervisor {
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.on_exit(worker),
         }
-    }
-
-    /// How long the loop may sleep. None: until an event arrives.
-    fn poll_timeout(&self) -> Option<Duration> {
-        let repair = self.listening.repair.deadline();
-        let alive = self.alive_deadlines.first().map(|(at, _)| *at);
-        let core = [
-            self.engine.deadline(),
-            alive,
-            self.start_watch.deadline(),
-            repair,
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        let health = self.health.deadline().map(|at| self.clock.until(at));
-        let waits = [
-            self.clock.patience(core),
-            health,
-            self.shutdown
-                .as_ref()
-                .map(|shutdown| shutdown.poll_timeout(&self.clock)),
-        ];
-        let times = [
-            self.spawner.deadline(),
-            self.server.deadline(),
-            self.processes.next_sweep(),
-            self.service_manager.deadline(),
-            self.journal.deadline(),
-            self.orphans.deadline(),
-            self.accept_probe.deadline(),
-            self.reloads.deadline(),
-            self.on_change.deadline(),
-            self.runtime_files.deadline(),
-        ];
-        let times = times.into_iter().flatten().map(|at| self.clock.until(at));
-        waits.into_iter().flatten().chain(times).min()
-    }
-
-    fn deadlines(&mut self) {
-        let now = self.clock.now();
-        if self.spawner.deadline().is_some_and(|at| at <= now) {
-            self.spawner.check(now);
-            self.on_spawn_results();
-        }
-        self.run_due_runtime_files(now);
-        for client in self.server.overdue(now) {
-            self.drop_client(client);
-        }
-        self.resume_accepting(now);
-        let overdue = self.processes.next_sweep().is_some_and(|at| at <= now);
-        for worker in self.processes.overdue(now) {
-            self.kill_tree(worker);
-        }
-        if overdue {
-            self.check_finishing();
-        }
-        if self.journal.deadline().is_some_and(|at| at <= now) {
-            let done = self.journal.rewrite();
-            self.note_journal_result(done);
-        }
-        self.run_due_orphans();
-        self.check_log_writer();
-        if self.reloads.deadline().is_some_and(|at| at <= now) {
-            self.check_blocking_job();
-        }
-        if self.on_change.deadline().is_some_and(|at| at <= now) {
-            self.expire_comparisons(now);
-        }
-        if self.accept_probe.deadline().is_some_and(|at| at <= now) {
-            self.check_accept_probe(now);
-        }
-        self.drain_inputs();
-        self.mark_alive();
-        self.retry_listener_repair();
-        self.run_due_health();
-        if self
-            .engine
-            .deadline()
-            .is_some_and(|at| at <= self.clock.now())
-        {
-            self.input(Input::TimerFired);
-        }
-        if self
-            .start_watch
-            .deadline()
-            .is_some_and(|at| at <= self.clock.now())
-        {
-            self.check_start_deadline();
-        }
-        self.sample_starting();
     }
 
     /// Reports a log writer that hangs on a disk, and its recovery. A hang wakes nobody by itself: it is noticed the

@@ -5,7 +5,6 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use crate::control::protocol::Response;
-use crate::event_loop::clock::LoopClock;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
 use rotad_core::{Span, Time, WorkerId};
@@ -13,6 +12,9 @@ use std::time::Duration;
 
 /// How long orphans may take to die after SIGKILL.
 const ORPHAN_TIMEOUT: Span = Span::from_millis(900);
+
+/// How often it is checked meanwhile.
+const CHECK_INTERVAL: Span = Span::from_millis(100);
 
 /// How long clients may take to read the last lines of workers.
 const CLIENT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -53,8 +55,8 @@ pub(super) struct Shutdown {
 
 impl Shutdown {
     /// Orphans that die cause SIGCHLD; the timeout is for those that do not.
-    pub(super) fn poll_timeout(&self, clock: &LoopClock) -> Duration {
-        clock.until(self.deadline).min(Duration::from_millis(100))
+    pub(super) fn next_check(&self, now: Time) -> Time {
+        self.deadline.min(now + CHECK_INTERVAL)
     }
 }
 

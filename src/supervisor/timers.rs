@@ -1,0 +1,179 @@
+//! The timer table: every deadline of the supervisor, in the order in which those that are due run.
+//!
+//! The main loop asks [`Supervisor::poll_timeout`] how long it may wait, and calls [`Supervisor::run_due_timers`] once
+//! in each turn, after all that has arrived was handled. Each deadline is a part of the state of its owner and is asked
+//! for here, so there is no copy of it to be kept in step. All are in the clock's time, which stands still while the
+//! master is paused.
+//!
+//! A new deadline needs a variant in [`Timer`]; the compiler then asks when it is due and what happens.
+
+use super::Supervisor;
+use rotad_core::{Input, Time};
+use std::time::Duration;
+
+/// A deadline of the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    /// A spawn takes too long.
+    Spawner,
+    /// Runtime files are to be checked or repaired.
+    RuntimeFiles,
+    /// Clients have not sent their request or read their response in time, or connections are accepted again.
+    Clients,
+    /// Trees that are being killed, or that may finish, are to be checked.
+    Trees,
+    /// A journal that could not be written is tried again.
+    Journal,
+    /// A scan of orphans is due or hangs, or more of them are to be reaped.
+    Orphans,
+    /// The blocking job of a reload hangs.
+    Reload,
+    /// A comparison for `reload.on = "change"` hangs.
+    Comparisons,
+    /// A scan of the accept probe hangs.
+    AcceptProbe,
+    /// A worker that cannot be observed is old enough to count as alive.
+    AliveAge,
+    /// The file of a unix listener is checked again.
+    ListenerRepair,
+    /// Probes, watchdogs, recycling, ports, CPU samples.
+    Health,
+    /// The engine's earliest deadline.
+    Engine,
+    /// `rotad start` waits no longer for a pool.
+    Start,
+    /// The service manager is to be sent a watchdog ping or a request for more time.
+    ServiceManager,
+    /// What is left at the end is looked at again.
+    Shutdown,
+}
+
+/// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
+/// count.
+const ALL: [Timer; 16] = [
+    Timer::Spawner,
+    Timer::RuntimeFiles,
+    Timer::Clients,
+    Timer::Trees,
+    Timer::Journal,
+    Timer::Orphans,
+    Timer::Reload,
+    Timer::Comparisons,
+    Timer::AcceptProbe,
+    Timer::AliveAge,
+    Timer::ListenerRepair,
+    Timer::Health,
+    Timer::Engine,
+    Timer::Start,
+    Timer::ServiceManager,
+    Timer::Shutdown,
+];
+
+impl Timer {
+    /// Whether a worker or a start may fail by it, so that a pause of the master must be noticed before. Such a deadline
+    /// is awaited in ticks; the others may be far off and must not wake a master that has nothing to do.
+    fn is_awaited_in_ticks(self) -> bool {
+        match self {
+            Self::AliveAge | Self::ListenerRepair | Self::Engine | Self::Start => true,
+            Self::Spawner
+            | Self::RuntimeFiles
+            | Self::Clients
+            | Self::Trees
+            | Self::Journal
+            | Self::Orphans
+            | Self::Reload
+            | Self::Comparisons
+            | Self::AcceptProbe
+            | Self::Health
+            | Self::ServiceManager
+            | Self::Shutdown => false,
+        }
+    }
+}
+
+impl Supervisor {
+    /// How long the loop may sleep. None: until an event arrives.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        let wait = |timer: &Timer| {
+            let at = self.due_at(*timer)?;
+            match timer.is_awaited_in_ticks() {
+                true => self.clock.patience(Some(at)),
+                false => Some(self.clock.until(at)),
+            }
+        };
+        ALL.iter().filter_map(wait).min()
+    }
+
+    /// Runs what is due, each at most once.
+    pub(super) fn run_due_timers(&mut self) {
+        for timer in ALL {
+            let now = self.clock.now();
+            if self.due_at(timer).is_some_and(|at| at <= now) {
+                self.run_timer(timer, now);
+                self.drain_inputs();
+            }
+        }
+    }
+
+    /// When this is due; None: not until something happens.
+    fn due_at(&self, timer: Timer) -> Option<Time> {
+        match timer {
+            Timer::Spawner => self.spawner.deadline(),
+            Timer::RuntimeFiles => self.runtime_files.deadline(),
+            Timer::Clients => self.server.deadline(),
+            Timer::Trees => self.processes.next_sweep(),
+            Timer::Journal => self.journal.deadline(),
+            Timer::Orphans => self.orphans.deadline(),
+            Timer::Reload => self.reloads.deadline(),
+            Timer::Comparisons => self.on_change.deadline(),
+            Timer::AcceptProbe => self.accept_probe.deadline(),
+            Timer::AliveAge => self.alive_deadlines.first().map(|(at, _)| *at),
+            Timer::ListenerRepair => self.listening.repair.deadline(),
+            Timer::Health => self.health.deadline(),
+            Timer::Engine => self.engine.deadline(),
+            Timer::Start => self.start_watch.deadline(),
+            Timer::ServiceManager => self.service_manager.deadline(),
+            Timer::Shutdown => {
+                let shutdown = self.shutdown.as_ref()?;
+                Some(shutdown.next_check(self.clock.now()))
+            }
+        }
+    }
+
+    fn run_timer(&mut self, timer: Timer, now: Time) {
+        match timer {
+            Timer::Spawner => {
+                self.spawner.check(now);
+                self.on_spawn_results();
+            }
+            Timer::RuntimeFiles => self.run_due_runtime_files(now),
+            Timer::Clients => {
+                for client in self.server.overdue(now) {
+                    self.drop_client(client);
+                }
+                self.resume_accepting(now);
+            }
+            Timer::Trees => {
+                for worker in self.processes.overdue(now) {
+                    self.kill_tree(worker);
+                }
+                self.check_finishing();
+            }
+            Timer::Journal => {
+                let done = self.journal.rewrite();
+                self.note_journal_result(done);
+            }
+            Timer::Orphans => self.run_due_orphans(),
+            Timer::Reload => self.check_blocking_job(),
+            Timer::Comparisons => self.expire_comparisons(now),
+            Timer::AcceptProbe => self.check_accept_probe(now),
+            Timer::AliveAge => self.mark_alive(),
+            Timer::ListenerRepair => self.retry_listener_repair(),
+            Timer::Health => self.run_due_health(),
+            Timer::Engine => self.input(Input::TimerFired),
+            Timer::Start => self.check_start_deadline(),
+            // They only end the wait: each turn of the loop sees to the service manager and to the end.
+            Timer::ServiceManager | Timer::Shutdown => {}
+        }
+    }
+}
