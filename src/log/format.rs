@@ -90,10 +90,10 @@ pub(super) fn lines_len(text: &[u8], lines: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn formatted(how: LogFormat, stream: Stream, text: &[u8]) -> (usize, String) {
+    fn formatted(log_format: LogFormat, stream: Stream, text: &[u8]) -> (usize, String) {
         let mut out = Vec::new();
         let done = format(
-            how,
+            log_format,
             &OutputSource::new("web", 3, 77),
             stream,
             text,
@@ -124,15 +124,15 @@ mod tests {
 
     #[test]
     fn json_lines_carry_no_control_characters_and_keep_their_meaning() {
-        let said = "C1 \u{9b}2J, DEL \x7f, turned \u{202e}, fine ä";
-        let (_, text) = formatted(LogFormat::Json, Stream::Both, said.as_bytes());
+        let original = "C1 \u{9b}2J, DEL \x7f, turned \u{202e}, fine ä";
+        let (_, text) = formatted(LogFormat::Json, Stream::Both, original.as_bytes());
         let line = text.trim_end();
         assert!(
             line.chars().all(|c| !c.is_control() && c != '\u{202e}') && line.contains("fine ä"),
             "{line:?}"
         );
         let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        assert_eq!(value["line"], said);
+        assert_eq!(value["line"], original);
     }
 
     #[test]

@@ -53,9 +53,13 @@ const MAX_DRAIN: Duration = Duration::from_secs(10);
 /// A pipe of a worker that a previous, killed master left behind.
 #[derive(Debug)]
 pub struct StalePipe {
+    /// The worker's pool.
     pub pool: String,
+    /// The worker's slot.
     pub slot: u32,
+    /// The worker's pid.
     pub pid: i32,
+    /// Which of its streams the pipe carries.
     pub stream: Stream,
     /// The read end.
     pub fd: OwnedFd,
@@ -132,12 +136,16 @@ impl LogWriter {
     ///
     /// # Errors
     /// EBADF: it is not a pipe.
-    pub fn adopt_stale(&self, left: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
+    pub fn adopt_stale(&self, stale_pipe: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
         let target = log.map_or(LogTarget::Master, |log| {
-            LogTarget::of_stream(left.stream, log)
+            LogTarget::of_stream(stale_pipe.stream, log)
         });
-        let source = Arc::new(OutputSource::new(&left.pool, left.slot, left.pid));
-        let pipe = Pipe::of(source, left.stream, left.fd)?;
+        let source = Arc::new(OutputSource::new(
+            &stale_pipe.pool,
+            stale_pipe.slot,
+            stale_pipe.pid,
+        ));
+        let pipe = Pipe::of(source, stale_pipe.stream, stale_pipe.fd)?;
         self.send(Command::Adopt(Arc::new(pipe), target));
         Ok(())
     }

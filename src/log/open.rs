@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path, access: FileAccess) -> io::Result<OpenLog> {
     if plain && !created && !trusted {
         if stat.st_nlink > 1 {
             return Err(refuse(
-                "it has another name as well, and lies in a directory that others may change",
+                "it has another name (hard link), in a directory that others can change",
             ));
         }
         let own = nix::unistd::geteuid().as_raw();
@@ -125,7 +125,7 @@ pub(super) fn open_in(dir: impl AsFd, name: &OsStr) -> io::Result<Opened> {
         other => Err(other),
     });
     let fd = fd.map_err(|errno| match errno {
-        Errno::ELOOP => refuse("it is a link, and a log is never written through one"),
+        Errno::ELOOP => refuse("it is a symbolic link, and a log is not written through one"),
         other => other.into(),
     })?;
     let stat = fstat(&fd)?;
@@ -198,7 +198,9 @@ fn walk(path: &Path, root: bool) -> io::Result<(OwnedFd, bool)> {
     let mut todo: VecDeque<OsString> = components(path);
     while let Some(component) = todo.pop_front() {
         if component == ".." && !trusted {
-            return Err(refuse("it has `..` in a directory that others may change"));
+            return Err(refuse(
+                "its path has `..` in a directory that others can change",
+            ));
         }
         let next = match openat(&dir, &*component, through, Mode::empty()) {
             Err(Errno::ENOENT) => {
@@ -213,7 +215,7 @@ fn walk(path: &Path, root: bool) -> io::Result<(OwnedFd, bool)> {
                 links += 1;
                 if !trusted || links > MAX_LINKS {
                     return Err(refuse(
-                        "it lies behind a link in a directory that others may change",
+                        "its path has a symbolic link in a directory that others can change",
                     ));
                 }
                 let to = readlinkat(&dir, &*component)?;
@@ -267,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_made_and_odd_files_refused() {
+    fn directories_are_created_and_special_files_refused() {
         let dir = tempfile::tempdir().expect("a dir");
         let path = dir.path().join("a/b/web.log");
         assert!(open(&path).expect("made").plain);
         assert!(path.is_file());
         symlink(&path, dir.path().join("link")).expect("linked");
-        assert!(why(&dir.path().join("link")).contains("is a link"));
+        assert!(why(&dir.path().join("link")).contains("is a symbolic link"));
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o600)).expect("a fifo");
         assert!(
@@ -287,7 +289,7 @@ mod tests {
     /// As root, in a directory of another user: neither symlinks nor hard links. In root's own directories symlinks are
     /// followed.
     #[test]
-    fn nobody_leads_root_elsewhere() {
+    fn other_users_cannot_redirect_the_log_of_root() {
         if !nix::unistd::geteuid().is_root() {
             return; // without root's rights there is nothing to abuse
         }
@@ -305,7 +307,7 @@ mod tests {
         symlink(&own, theirs.join("logs")).expect("linked");
         std::fs::hard_link(own.join("secret"), theirs.join("hard.log")).expect("linked");
         chown(&theirs, Some(65534), None).expect("given away");
-        assert!(why(&theirs.join("logs/web.log")).contains("behind a link"));
+        assert!(why(&theirs.join("logs/web.log")).contains("has a symbolic link"));
         assert!(why(&theirs.join("hard.log")).contains("another name"));
         open(&theirs.join("web.log")).expect("a plain file");
         // A directory of root's where every user can create names: a hard link to a file of root's as well.
@@ -336,6 +338,6 @@ mod tests {
         );
         // A symlink of root's that leads through a directory of another user.
         symlink(theirs.join("logs"), dir.path().join("through")).expect("linked");
-        assert!(why(&dir.path().join("through/web.log")).contains("behind a link"));
+        assert!(why(&dir.path().join("through/web.log")).contains("has a symbolic link"));
     }
 }

@@ -17,9 +17,12 @@ pub enum LogTarget {
     Master,
     /// A file: as printed, in whole lines.
     File {
+        /// Its path.
         path: PathBuf,
+        /// When it is rotated.
         rotation: Rotation,
     },
+    /// It is discarded.
     Nowhere,
 }
 
@@ -42,8 +45,7 @@ impl LogTarget {
         }
     }
 
-    /// The target of this stream of a worker. WorkerOutput of an existing pipe that should no longer go anywhere is
-    /// discarded.
+    /// The target of this stream of a worker. Output of an existing pipe that should no longer go anywhere is discarded.
     pub(super) fn of_stream(stream: Stream, log: &LogPlan) -> Self {
         let sink = if stream == Stream::Stderr {
             &log.stderr

@@ -23,19 +23,23 @@ const LAST_BYTES: usize = 32 << 10;
 /// A worker's output stream, as its pipe carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
     /// Both in one pipe: they have the same target, and their lines stay in the order in which they were printed.
     Both,
 }
 
 impl Stream {
+    /// The stream with this name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Stdout, Self::Stderr, Self::Both]
             .into_iter()
             .find(|stream| stream.name() == name)
     }
 
+    /// Its name: `stdout`, `stderr` or `both`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -156,7 +160,7 @@ impl Pipe {
         size(&self.fd).unwrap_or(DEFAULT_CAPACITY)
     }
 
-    /// Whether a write would block. poll(2) tells that only for a write end, so one is opened for a moment; false if
+    /// Whether a write would block. poll(2) tells that only for a write end, so one is opened briefly; false if
     /// that fails.
     pub(super) fn is_full(&self) -> bool {
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
@@ -222,6 +226,8 @@ pub(super) struct PipePeek {
 }
 
 impl PipePeek {
+    /// Creates the scratch pipe.
+    ///
     /// # Errors
     /// EMFILE or ENFILE: no descriptor is left.
     pub(super) fn new() -> io::Result<Self> {
@@ -332,8 +338,8 @@ fn drain(pipe: impl AsFd, mut count: usize, null: Option<&OwnedFd>) {
             ),
             None => {
                 let mut scratch = [0; 4096];
-                let most = count.min(scratch.len());
-                nix::unistd::read(pipe.as_fd(), &mut scratch[..most])
+                let max = count.min(scratch.len());
+                nix::unistd::read(pipe.as_fd(), &mut scratch[..max])
             }
         };
         match moved {
@@ -413,7 +419,7 @@ mod tests {
         assert_eq!(
             pipe_peek.peek(&pipe, &mut seen),
             Seen::Bytes(550_009),
-            "nothing was taken out"
+            "nothing was consumed"
         );
     }
 }

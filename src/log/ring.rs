@@ -24,9 +24,13 @@ const CHUNK_OVERHEAD: usize = 96;
 pub struct LogLine {
     /// When the writer read it.
     pub at: SystemTime,
+    /// The worker's pool.
     pub pool: Arc<str>,
+    /// The worker's slot.
     pub slot: u32,
+    /// The worker's pid.
     pub pid: i32,
+    /// The stream.
     pub stream: Stream,
     /// As printed, without its newline: unsanitized, and not necessarily UTF-8.
     pub line: Vec<u8>,
@@ -35,7 +39,9 @@ pub struct LogLine {
 /// Which workers' lines match. The default matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Only this pool.
     pub pool: Option<String>,
+    /// Only this slot of the pool.
     pub slot: Option<u32>,
 }
 
@@ -46,6 +52,7 @@ impl Filter {
     }
 }
 
+/// Lines of one worker that were read together.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) at: SystemTime,

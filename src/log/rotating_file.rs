@@ -22,9 +22,11 @@ pub struct Rotation {
 /// Which writer left an unfinished line at the end of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unfinished {
-    Nobody,
+    /// None: the file is empty or ends with a newline.
+    None,
     /// A writer that has ended: an exited worker, or a killed master.
-    Gone,
+    Ended,
+    /// The writer with this number.
     By(u64),
 }
 
@@ -35,7 +37,7 @@ pub(super) struct RotatingFile {
     open: Option<OpenLog>,
     unfinished: Unfinished,
     /// After a failed rotation: the size in bytes at which it is tried again.
-    not_before: u64,
+    next_rotation: u64,
 }
 
 impl RotatingFile {
@@ -45,8 +47,8 @@ impl RotatingFile {
             path,
             rotation,
             open: None,
-            unfinished: Unfinished::Nobody,
-            not_before: 0,
+            unfinished: Unfinished::None,
+            next_rotation: 0,
         }
     }
 
@@ -57,7 +59,7 @@ impl RotatingFile {
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
         let changed = rotation.access != self.rotation.access;
         self.rotation = rotation;
-        self.not_before = 0;
+        self.next_rotation = 0;
         if let Some(found) = self.open.as_ref().filter(|_| changed) {
             self.set_access(found, self.rotation.access);
         }
@@ -81,8 +83,8 @@ impl RotatingFile {
         let found = open::open(&self.path, self.rotation.access)?;
         if let Some(uid) = found.taken_from {
             tracing::warn!(
-                "the log {} belonged to uid {uid}, in a directory that others may change: the master has taken it over and \
-                 closed it to all others; set `user` in [pool.NAME.log] to give it away",
+                "the log {} belonged to uid {uid}, in a directory that others can change: it belongs to the master now, and \
+                 only the master can use it; set `user` in [pool.NAME.log] to give it to a user",
                 self.path.display()
             );
         }
@@ -90,11 +92,11 @@ impl RotatingFile {
         let same = self.open.as_ref().is_some_and(|old| is_same(old, &found));
         if !same {
             self.unfinished = if ends_whole(&found) {
-                Unfinished::Nobody
+                Unfinished::None
             } else {
-                Unfinished::Gone
+                Unfinished::Ended
             };
-            self.not_before = 0;
+            self.next_rotation = 0;
         }
         self.open = Some(found);
         Ok(())
@@ -109,9 +111,9 @@ impl RotatingFile {
         let mut done = 0;
         while done < text.len() {
             self.make_ready().map_err(|error| (done, error))?;
-            if self.unfinished != Unfinished::Nobody && self.unfinished != Unfinished::By(writer) {
+            if self.unfinished != Unfinished::None && self.unfinished != Unfinished::By(writer) {
                 self.append(b"\n").map_err(|(_, error)| (done, error))?;
-                self.unfinished = Unfinished::Nobody;
+                self.unfinished = Unfinished::None;
             }
             let Some(fits) = self.fits(&text[done..]) else {
                 self.rotate().map_err(|error| (done, error))?;
@@ -126,7 +128,7 @@ impl RotatingFile {
             if count > 0 {
                 let whole = text[done - 1] == b'\n';
                 self.unfinished = if whole {
-                    Unfinished::Nobody
+                    Unfinished::None
                 } else {
                     Unfinished::By(writer)
                 };
@@ -136,10 +138,10 @@ impl RotatingFile {
         Ok(())
     }
 
-    /// No more output comes from this writer.
-    pub(super) fn writer_gone(&mut self, writer: u64) {
+    /// This writer writes no more.
+    pub(super) fn writer_ended(&mut self, writer: u64) {
         if self.unfinished == Unfinished::By(writer) {
-            self.unfinished = Unfinished::Gone;
+            self.unfinished = Unfinished::Ended;
         }
     }
 
@@ -168,13 +170,13 @@ impl RotatingFile {
         let Some(found) = self.open.as_ref().filter(|found| found.plain && max > 0) else {
             return Some(text.len());
         };
-        let left = max.max(self.not_before).saturating_sub(found.size);
+        let left = max.max(self.next_rotation).saturating_sub(found.size);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         if text.len() <= left {
             return Some(text.len());
         }
         let newline = text[..left].iter().rposition(|byte| *byte == b'\n');
-        let between = self.unfinished == Unfinished::Nobody || found.size >= 2 * max;
+        let between = self.unfinished == Unfinished::None || found.size >= 2 * max;
         match newline {
             Some(newline) => Some(newline + 1),
             None if found.size > 0 && between => None,
@@ -200,19 +202,19 @@ impl RotatingFile {
             )
             .ok();
         }
-        let aside = if keep == 0 {
+        let moved = if keep == 0 {
             unlinkat(dir, &**name, UnlinkatFlags::NoRemoveDir)
         } else {
             renameat(dir, &**name, dir, &*numbered(name, 1))
         };
-        if let Err(error) = aside {
-            self.not_before = found.size + self.rotation.max_size;
+        if let Err(error) = moved {
+            self.next_rotation = found.size + self.rotation.max_size;
             let path = self.path.display();
-            tracing::warn!("the log {path} cannot be rotated, and grows on: {error}");
+            tracing::warn!("the log {path} cannot be rotated, and grows further: {error}");
             return Ok(());
         }
-        self.not_before = 0;
-        self.unfinished = Unfinished::Nobody;
+        self.next_rotation = 0;
+        self.unfinished = Unfinished::None;
         // The new file gets the attributes of the old one before its first byte.
         let (before, wanted) = (open::access_of(&found.file), self.rotation.access);
         let access = FileAccess {

@@ -84,7 +84,7 @@ fn an_unfinished_line_is_not_glued_to_anothers() {
     let (dir, mut file) = file(NEVER);
     file.write(1, b"half").expect("written");
     file.write(1, b" a line\nagain half").expect("written");
-    file.writer_gone(1);
+    file.writer_ended(1);
     file.write(2, b"whole\n").expect("written");
     assert_eq!(text(&dir, "web.log"), "half a line\nagain half\nwhole\n");
     file.write(2, b"half").expect("written");

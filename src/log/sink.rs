@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// A write of this many bytes does not block on a pipe or terminal that is writable (pipe(7), PIPE_BUF).
-const PIECE: usize = 4096;
+const PIECE_BYTES: usize = 4096;
 
 #[derive(Debug)]
 enum Medium {
@@ -102,10 +102,10 @@ impl LogSink {
         }
     }
 
-    /// No more output comes from this writer.
-    pub(super) fn writer_gone(&mut self, writer: u64) {
+    /// This writer writes no more.
+    pub(super) fn writer_ended(&mut self, writer: u64) {
         if let Medium::RotatingFile(file) = &mut self.medium {
-            file.writer_gone(writer);
+            file.writer_ended(writer);
         }
     }
 
@@ -155,7 +155,7 @@ impl LogSink {
                 Err((done, error)) => (done, WriteStop::Error(error)),
             },
             Medium::Stderr { plain, rest } => {
-                match flow(io::stderr().as_fd(), *plain, rest, text) {
+                match write_lines(io::stderr().as_fd(), *plain, rest, text) {
                     (done, None) => return done,
                     (done, Some(stop)) => (done, stop),
                 }
@@ -172,8 +172,8 @@ impl LogSink {
                 self.blocked = Some(SinkState::Failing);
                 if !std::mem::replace(&mut self.reported, true) {
                     tracing::error!(
-                        "{} cannot be written: {error}; no worker is held up for that: what they print waits in their pipes as \
-                         long as it has room",
+                        "{} cannot be written: {error}; workers are not blocked: what they print waits in their pipes as long \
+                         as there is room",
                         self.name()
                     );
                 }
@@ -192,18 +192,18 @@ enum WriteStop {
 
 /// Writes as much as the descriptor takes without blocking; the rest of a partly written line is kept for the next
 /// call.
-fn flow(
+fn write_lines(
     fd: BorrowedFd<'_>,
     plain: bool,
     rest: &mut Vec<u8>,
     text: &[u8],
 ) -> (usize, Option<WriteStop>) {
-    let (done, stop) = push(fd, plain, rest);
+    let (done, stop) = write_available(fd, plain, rest);
     rest.drain(..done);
     if stop.is_some() {
         return (0, stop);
     }
-    let (mut done, stop) = push(fd, plain, text);
+    let (mut done, stop) = write_available(fd, plain, text);
     if done > 0 && done < text.len() && text[done - 1] != b'\n' {
         let line = text[done..]
             .iter()
@@ -215,17 +215,17 @@ fn flow(
     (done, stop)
 }
 
-fn push(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteStop>) {
+fn write_available(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteStop>) {
     let mut done = 0;
     while done < text.len() {
-        let mut most = text.len() - done;
+        let mut max = text.len() - done;
         if !plain {
             if !is_ready(fd, PollFlags::POLLOUT) {
                 return (done, Some(WriteStop::Slow));
             }
-            most = most.min(PIECE);
+            max = max.min(PIECE_BYTES);
         }
-        match nix::unistd::write(fd, &text[done..done + most]) {
+        match nix::unistd::write(fd, &text[done..done + max]) {
             Ok(count) => done += count,
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return (done, Some(WriteStop::Slow)),
@@ -276,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_delays_nothing_and_loses_nothing() {
+    fn a_slow_reader_loses_no_line() {
         let (mut read, write) = std::io::pipe().expect("a pipe");
         let text: Vec<u8> = (0..20_000)
             .flat_map(|n| format!("line {n}\n").into_bytes())
             .collect();
         let (mut rest, mut done, mut got) = (Vec::new(), 0, Vec::new());
         while done < text.len() || !rest.is_empty() {
-            let (more, stop) = flow(write.as_fd(), false, &mut rest, &text[done..]);
+            let (more, stop) = write_lines(write.as_fd(), false, &mut rest, &text[done..]);
             done += more;
             assert!(done == 0 || text[done - 1] == b'\n');
             assert!(matches!(stop, None | Some(WriteStop::Slow)));
@@ -299,7 +299,7 @@ mod tests {
         drop(read);
         let (_, write) = std::io::pipe().expect("a pipe");
         assert!(matches!(
-            flow(write.as_fd(), false, &mut rest, b"x\n"),
+            write_lines(write.as_fd(), false, &mut rest, b"x\n"),
             (_, Some(WriteStop::Gone))
         ));
     }

@@ -25,7 +25,8 @@ pub struct MasterLog {
 }
 
 impl MasterLog {
-    /// If stderr is a stream to the journal, the native protocol is used instead: it keeps pool, slot and pid apart.
+    /// Writes to stderr, or to journald by its native protocol if stderr is a stream to it: then pool, slot and pid are
+    /// separate fields.
     pub fn stderr(format: LogFormat) -> Self {
         Self {
             sink: LogSink::stderr(),
@@ -117,10 +118,10 @@ impl Sinks {
         }
     }
 
-    /// No more output comes from this writer.
-    pub(super) fn writer_gone(&mut self, target: &LogTarget, writer: u64) {
+    /// This writer writes no more.
+    pub(super) fn writer_ended(&mut self, target: &LogTarget, writer: u64) {
         if let Some(sink) = self.sink_of(target) {
-            sink.writer_gone(writer);
+            sink.writer_ended(writer);
         }
     }
 

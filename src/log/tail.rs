@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-/// How many lines are kept, and how many bytes of each.
+/// How many lines are kept.
 const LINES: usize = 20;
+/// How many bytes of each line are kept.
 const LINE_BYTES: usize = 500;
 
 /// The last lines of one worker, over both streams.
@@ -15,7 +16,7 @@ pub(super) struct TailLines {
 }
 
 impl TailLines {
-    /// Adds printed text. Only its last lines are looked at.
+    /// Adds printed text. Only its last lines are searched for.
     pub(super) fn push(&mut self, text: &[u8]) {
         let Some((last, before)) = text.split_last() else {
             return;
@@ -65,23 +66,23 @@ mod tests {
 
     #[test]
     fn pieces_are_joined_into_lines() {
-        let mut words = TailLines::default();
+        let mut tail = TailLines::default();
         for text in ["one\ntw", "o", "\n", "", "\nfive", "\n"] {
-            words.push(text.as_bytes());
+            tail.push(text.as_bytes());
         }
-        assert_eq!(words.lines(), ["one", "two", "", "five"]);
+        assert_eq!(tail.lines(), ["one", "two", "", "five"]);
     }
 
     #[test]
     fn only_the_last_lines_are_kept_and_long_ones_are_cut() {
-        let mut words = TailLines::default();
-        words.push(b"old\n");
+        let mut tail = TailLines::default();
+        tail.push(b"old\n");
         let text: String = (0..1000).map(|n| format!("line {n}\n")).collect();
-        words.push(text.as_bytes());
-        assert_eq!(words.lines().len(), LINES);
-        assert_eq!(words.lines()[0], "line 980");
-        words.push(&vec![b'x'; 10_000]);
-        words.push(&vec![b'x'; 10_000]);
-        assert_eq!(words.lines()[LINES - 1].len(), LINE_BYTES);
+        tail.push(text.as_bytes());
+        assert_eq!(tail.lines().len(), LINES);
+        assert_eq!(tail.lines()[0], "line 980");
+        tail.push(&vec![b'x'; 10_000]);
+        tail.push(&vec![b'x'; 10_000]);
+        assert_eq!(tail.lines()[LINES - 1].len(), LINE_BYTES);
     }
 }

@@ -117,7 +117,7 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
-    fn a_line_of_the_log_moves_no_terminal() {
+    fn lines_of_the_log_are_sanitized() {
         for (format, line, expected) in [
             (
                 LogFormat::Text,

@@ -233,7 +233,7 @@ impl WriterThread {
         if let Err(error) = self.epoll.add(&pipe, EpollEvent::new(flags, id)) {
             let (pool, slot) = (&pipe.source.pool, pipe.source.slot);
             tracing::error!(
-                "what {pool}/{slot} prints is lost: its pipe cannot be watched: {error}"
+                "the output of {pool}/{slot} is lost: its pipe cannot be watched: {error}"
             );
             return;
         }
@@ -260,7 +260,7 @@ impl WriterThread {
             let target = LogTarget::of_stream(reader.pipe.stream, log);
             self.sinks.open(&target);
             if target != reader.target {
-                self.sinks.writer_gone(&reader.target, *id);
+                self.sinks.writer_ended(&reader.target, *id);
                 reader.target = target;
                 self.pending.insert(*id);
             }
@@ -358,7 +358,7 @@ impl WriterThread {
             return;
         };
         self.epoll.delete(&reader.pipe).ok();
-        self.sinks.writer_gone(&reader.target, id);
+        self.sinks.writer_ended(&reader.target, id);
         if matches!(reader.target, LogTarget::File { .. }) {
             self.close_unused();
         }
