@@ -3,10 +3,11 @@
 use crate::pool::{Activity, Pool};
 use crate::starting::StartLimiter;
 use crate::timers::{Deadlines, Key};
+use crate::waiters::Waiters;
 use crate::worker::{Role, State, Worker};
 use crate::{
-    Command, Entry, Input, KillReason, Notice, Output, PoolId, Request, Slot, Span, Ticket, Time,
-    WorkerId,
+    Command, Entry, Input, KillReason, Notice, Output, PoolId, Request, Slot, Span, StartFailure,
+    Ticket, Time, WorkerId,
 };
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -27,6 +28,7 @@ pub struct Engine {
     pub(crate) start_limiter: StartLimiter,
     pub(crate) stopping: bool,
     pub(crate) left: bool,
+    pub(crate) waiters: Waiters,
     out: Output,
     last_worker: u64,
 }
@@ -69,6 +71,7 @@ impl Engine {
             Input::TimeoutExtended(id, by) => {
                 let now = self.now;
                 self.update_worker(id, |w| w.extend(now, by));
+                self.extend_start(id, by);
             }
             Input::Exited(id, exit) => self.exited(id, exit),
             Input::TreeGone(id) => self.tree_gone(id),
@@ -77,6 +80,7 @@ impl Engine {
                 generation,
                 same,
             } => self.pinned(pool, generation, same),
+            Input::Daemonized(pool) => self.start_failed(pool, StartFailure::Daemonized),
             Input::Requested(ticket, request) => self.requested(ticket, request),
             Input::TimerFired => {
                 while let Some(key) = self.deadlines.pop(self.now) {
@@ -86,18 +90,24 @@ impl Engine {
         }
     }
 
-    fn requested(&mut self, ticket: Ticket, request: Request) {
+    fn requested(&mut self, ticket: Option<Ticket>, request: Request) {
         match request {
-            Request::EnsurePool(id, policy) => self.ensure_pool(id, policy),
-            Request::Start(id) => self.start(id),
-            Request::StopPool(id) => self.stop_pool(id),
+            Request::EnsurePool(id, policy) => self.ensure_pool(ticket, id, policy),
+            Request::Start(id) => self.start(ticket, id),
+            Request::StopPool(id) => {
+                self.stop_pool(id);
+                self.await_stop(id, ticket);
+            }
             Request::Roll(id) => self.request_roll(ticket, id),
-            Request::Remove(id) => self.remove(id),
+            Request::Remove(id) => {
+                self.remove(id);
+                self.await_stop(id, ticket);
+            }
             Request::Reconfigure { pool, policy } => self.reconfigure(ticket, pool, policy),
             Request::RollBack { pool, to, policy } => self.roll_back(ticket, pool, to, policy),
             Request::Replace(pool, slot) => self.request_replacement(ticket, pool, slot),
             Request::Cancel(id) => self.cancel(ticket, id),
-            Request::Scale(id, count) => self.scale(id, count),
+            Request::Scale(id, count) => self.scale(ticket, id, count),
             Request::Stop { cap } => self.stop(cap),
             Request::StopNow => self.stop_now(),
         }
@@ -111,6 +121,7 @@ impl Engine {
             Key::Roll(pool) => {
                 self.dirty_pools.insert(pool);
             }
+            Key::Start(pool) => self.start_failed(pool, StartFailure::NotReadyInTime),
             Key::Essential(pool) => self.essential_due(pool),
             Key::Cap => self.kill_all(KillReason::Cap),
         }
@@ -231,6 +242,7 @@ impl Engine {
                 break;
             }
         }
+        self.settle_waiters();
         self.leave_when_stopped();
     }
 

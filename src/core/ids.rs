@@ -34,10 +34,6 @@ number!(
     Slot(u32)
 );
 number!(
-    /// One request that is waiting for its [`crate::Outcome`].
-    Ticket(u64)
-);
-number!(
     /// A signal number (signal(7)).
     Signal(i32)
 );
@@ -49,4 +45,28 @@ impl Generation {
 impl Signal {
     pub const TERM: Self = Self(15);
     pub const KILL: Self = Self(9);
+}
+
+/// One request that is waiting for its [`crate::Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    pub number: u64,
+    /// The reply waits until the pool's workers that are leaving are gone.
+    pub drained: bool,
+}
+
+impl Ticket {
+    /// A ticket that is answered as soon as the outcome is known.
+    pub const fn new(number: u64) -> Self {
+        Self {
+            number,
+            drained: false,
+        }
+    }
+}
+
+impl core::fmt::Display for Ticket {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.number.fmt(f)
+    }
 }

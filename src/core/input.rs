@@ -39,8 +39,12 @@ pub enum Input {
         generation: Generation,
         same: bool,
     },
-    /// A request, and the ticket that its outcome is reported under.
-    Requested(Ticket, Request),
+    /// A worker of this pool has ended well before it was ready and has left a process behind, so its program goes into
+    /// the background, where nothing supervises it.
+    Daemonized(PoolId),
+    /// A request, and the ticket that its outcome is reported under: exactly one [`crate::Command::Reply`]. `None`:
+    /// nothing waits for it. A stop of everything takes no ticket: [`crate::Command::Exit`] ends it.
+    Requested(Option<Ticket>, Request),
     /// The engine's deadline has come ([`crate::Engine::deadline`]).
     TimerFired,
 }

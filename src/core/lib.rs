@@ -48,6 +48,7 @@ mod time;
 mod timers;
 mod unreachable;
 mod view;
+mod waiters;
 mod worker;
 
 pub use engine::Engine;
@@ -55,7 +56,7 @@ pub use ids::{Generation, PoolId, Signal, Slot, Ticket, WorkerId};
 pub use input::{Exit, Input, Request};
 pub use output::{
     Cause, Command, Entry, EssentialLoss, Failure, KillReason, NothingDone, Notice, Outcome,
-    Output, Standing, StopReason, SupersededBy,
+    Output, Standing, StartFailure, StopReason, SupersededBy, Up,
 };
 pub use policy::{
     Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, StopStep, To,

@@ -47,6 +47,7 @@ impl Engine {
             slot_state.restarts += 1;
         }
         self.replacement_spawned(pool, slot, id);
+        self.start_tried(pool, slot, ready.ready_timeout);
         self.command(Command::Spawn {
             worker: id,
             pool,

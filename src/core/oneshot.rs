@@ -5,9 +5,8 @@ use crate::pool::{Activity, Ended, Pool};
 use crate::worker::Role;
 use crate::{
     Cause, Command, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing,
-    SupersededBy, Ticket, WorkerId,
+    SupersededBy, Ticket, Up, WorkerId,
 };
-use alloc::vec;
 
 const ONLY: Slot = Slot(0);
 
@@ -46,7 +45,7 @@ impl Engine {
 
     /// Requests another run. A run in progress is never cut short: the new run follows it, and one is enough for all
     /// requests.
-    pub(crate) fn roll_oneshot(&mut self, ticket: Ticket, id: PoolId, is_change: bool) {
+    pub(crate) fn roll_oneshot(&mut self, ticket: Option<Ticket>, id: PoolId, is_change: bool) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return;
         };
@@ -58,7 +57,7 @@ impl Engine {
             return self.wait_for_roll(ticket, id);
         }
         if let Some(roll) = pool.roll.as_mut().filter(|_| !is_change) {
-            return roll.tickets.push(ticket);
+            return roll.tickets.extend(ticket);
         }
         let mut tickets = self.supersede(
             id,
@@ -68,7 +67,7 @@ impl Engine {
                 SupersededBy::Roll
             },
         );
-        tickets.push(ticket);
+        tickets.extend(ticket);
         self.start_roll(id, tickets);
     }
 
@@ -128,6 +127,7 @@ impl Engine {
             given_up,
         });
         self.command(Command::StopHealth(id));
+        self.death_fails_start(pool_id, id, cause, (true, true, given_up), 0);
         if rolls {
             let failure = Failure {
                 worker: Some(id),
@@ -169,6 +169,7 @@ impl Engine {
             generation,
             took,
         });
+        self.start_is_up(id, Up::Done(Some(took)));
         self.end_crash_loop(id);
         match self.pools.get_mut(&id) {
             Some(Pool {
@@ -204,14 +205,14 @@ impl Engine {
         }
     }
 
-    pub(crate) fn wait_for_roll(&mut self, ticket: Ticket, id: PoolId) {
+    pub(crate) fn wait_for_roll(&mut self, ticket: Option<Ticket>, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return;
         };
         match &mut pool.waiting {
-            Some(tickets) => tickets.push(ticket),
+            Some(tickets) => tickets.extend(ticket),
             None => {
-                pool.waiting = Some(vec![ticket]);
+                pool.waiting = Some(ticket.into_iter().collect());
                 self.emit(Notice::RollWaits { pool: id });
             }
         }

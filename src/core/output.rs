@@ -2,6 +2,7 @@
 //! that acts is a command; nothing is decided by a notice.
 
 use crate::{Exit, Generation, PoolId, Signal, Slot, Span, Ticket, WorkerId};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// What one input leads to, in the order in which the engine decided it.
@@ -135,12 +136,61 @@ pub enum Outcome {
         failure: Failure,
         old_serves: bool,
     },
-    /// The pool has not begun, since it waits for other pools: it will begin with this generation.
-    Begins { generation: Generation },
+    /// The pool has not begun and waits for `by`, which cannot come up; then it begins with this generation.
+    HeldUp {
+        generation: Generation,
+        by: Vec<PoolId>,
+    },
+    /// Every desired worker serves.
+    Up(Up),
+    /// The start has failed for now.
+    StartFailed(StartFailure),
+    /// Nothing is left of the pool's workers that the kernel can end.
+    Stopped,
+    /// The same, and the pool is forgotten.
+    Removed,
+    /// The number of workers was changed.
+    Scaled { from: u32, to: u32 },
     /// Another request took its place.
     Superseded { by: SupersededBy },
     /// Nothing was done.
     NothingDone(NothingDone),
+}
+
+/// How a pool is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Up {
+    /// Every desired worker is ready.
+    Ready,
+    /// Every desired worker is ready, at least one of them by age alone.
+    Alive,
+    /// Its workers have done their work. `Some`: a oneshot, and how long its run took.
+    Done(Option<Span>),
+    /// No worker is desired.
+    NoneWanted,
+}
+
+/// Why a start has failed. The pool is tried on, unless it was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartFailure {
+    /// A worker has failed before it was ready, or has ended before that again and again, or has failed and is not
+    /// started again (`given_up`). `early_exits`: as in [`Notice::Died`].
+    Worker {
+        worker: WorkerId,
+        cause: Cause,
+        early_exits: u32,
+        given_up: bool,
+    },
+    /// The pool's workers have not all been ready in time, though none of them was late.
+    NotReadyInTime,
+    /// Its program goes into the background ([`crate::Input::Daemonized`]).
+    Daemonized,
+    /// Some slots have ended and are not filled again.
+    Ended,
+    /// The pool was stopped.
+    Stopped,
+    /// A pool that it comes after has failed.
+    Dependency { pool: PoolId, failure: Box<Self> },
 }
 
 /// Which workers serve after a rolling restart that did not complete.
@@ -174,6 +224,8 @@ pub enum SupersededBy {
     Change,
     /// A rollback to another generation.
     RollBack,
+    /// The pool is started again.
+    Start,
     /// The pool is stopped.
     Stop,
     /// The pool is removed.
@@ -197,7 +249,7 @@ pub enum NothingDone {
     NoRoll,
     /// The rolling restart has failed and is already going back to this generation.
     AlreadyRollingBack(Generation),
-    /// A oneshot has no generations to go back to.
+    /// A oneshot has no generations to go back to, and no number of workers.
     Oneshot,
     /// This generation is not in the pool's history.
     Forgotten(Generation),
@@ -327,6 +379,12 @@ pub enum Notice {
     RollAfter {
         pool: PoolId,
         by: alloc::vec::Vec<PoolId>,
+    },
+    /// The pool has not begun: it will begin with this generation, once `by` are up.
+    BeginsWith {
+        pool: PoolId,
+        generation: Generation,
+        by: Vec<PoolId>,
     },
     /// A request arrived while a rolling restart that has already stopped an old worker is running: it waits for its
     /// turn.

@@ -2,26 +2,25 @@
 
 use crate::pool::{Activity, Pool};
 use crate::{
-    Command, Engine, Generation, NothingDone, Notice, Outcome, Policy, PoolId, PoolKind, Span,
-    SupersededBy, Ticket,
+    Engine, Generation, NothingDone, Notice, Outcome, Policy, PoolId, PoolKind, Span, SupersededBy,
+    Ticket,
 };
 use alloc::vec::Vec;
 
 impl Engine {
     /// New policy, new generation: a running rolling restart is superseded.
-    pub(crate) fn reconfigure(&mut self, ticket: Ticket, id: PoolId, policy: Policy) {
+    pub(crate) fn reconfigure(&mut self, ticket: Option<Ticket>, id: PoolId, policy: Policy) {
         if self.stopping {
-            return self.command(Command::Reply(
+            return self.reply(
                 ticket,
                 id,
                 Outcome::Superseded {
                     by: SupersededBy::StopOfAll,
                 },
-            ));
+            );
         }
         let Some(pool) = self.pools.get(&id) else {
-            self.ensure_pool(id, policy);
-            return self.reply_nothing(ticket, id, NothingDone::NoPool);
+            return self.ensure_pool(ticket, id, policy);
         };
         let (activity, held, removed) = (pool.activity, pool.is_held(), pool.removed);
         match activity {
@@ -37,7 +36,7 @@ impl Engine {
                 let before = pool.policy.count;
                 let mut tickets = self.supersede(id, SupersededBy::Change);
                 self.adopt(id, policy);
-                tickets.push(ticket);
+                tickets.extend(ticket);
                 self.start_roll(id, tickets);
                 self.note_added_slots(id, before);
             }
@@ -50,11 +49,7 @@ impl Engine {
                 let generation = pool.target;
                 if removed {
                     self.revive(id);
-                    return self.command(Command::Reply(
-                        ticket,
-                        id,
-                        Outcome::Begins { generation },
-                    ));
+                    return self.begin_with(ticket, id, generation);
                 }
                 self.reply_nothing(ticket, id, NothingDone::Stopped);
             }
@@ -62,14 +57,20 @@ impl Engine {
     }
 
     /// Rolls back to an older, fully rolled-out generation, under its own number.
-    pub(crate) fn roll_back(&mut self, ticket: Ticket, id: PoolId, to: Generation, policy: Policy) {
+    pub(crate) fn roll_back(
+        &mut self,
+        ticket: Option<Ticket>,
+        id: PoolId,
+        to: Generation,
+        policy: Policy,
+    ) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
         let nothing = match pool.activity {
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.reply(ticket, id, Outcome::Superseded { by });
             }
             Activity::Stopped => Some(NothingDone::Stopped),
             Activity::Running if pool.policy.kind == PoolKind::Oneshot => {
@@ -91,19 +92,15 @@ impl Engine {
             pool.target = to;
             pool.same_source.clear();
             self.adopt(id, policy);
-            return self.command(Command::Reply(
-                ticket,
-                id,
-                Outcome::Begins { generation: to },
-            ));
+            return self.begin_with(ticket, id, to);
         }
         if pool.roll.is_none() && pool.target == to && self.all_are_of(id, to) {
             self.adopt(id, policy);
-            return self.command(Command::Reply(ticket, id, done));
+            return self.reply(ticket, id, done);
         }
         let mut tickets = self.supersede(id, SupersededBy::RollBack);
         self.adopt(id, policy);
-        tickets.push(ticket);
+        tickets.extend(ticket);
         self.start_roll_to(id, tickets, to);
         self.note_added_slots(id, before);
     }
@@ -174,14 +171,25 @@ impl Engine {
         self.resize(id, count);
     }
 
+    /// The pool begins with this generation, once it may: the request is answered when the pool is up.
+    fn begin_with(&mut self, ticket: Option<Ticket>, id: PoolId, generation: Generation) {
+        let by = self.held_by(id);
+        self.emit(Notice::BeginsWith {
+            pool: id,
+            generation,
+            by,
+        });
+        self.await_start(id, ticket, Some(generation));
+    }
+
     /// A new generation is requested for a pool that has not begun: it begins with that one.
-    pub(crate) fn make_next_generation(&mut self, ticket: Ticket, id: PoolId) {
+    pub(crate) fn make_next_generation(&mut self, ticket: Option<Ticket>, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return;
         };
         pool.next_generation();
         let generation = pool.target;
-        self.command(Command::Reply(ticket, id, Outcome::Begins { generation }));
+        self.begin_with(ticket, id, generation);
         self.dirty_pools.insert(id);
     }
 }

@@ -5,11 +5,10 @@ use crate::output::StopReason;
 use crate::pool::{Activity, Pool};
 use crate::worker::Role;
 use crate::{
-    Command, Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span,
-    SupersededBy, Ticket, Time, WorkerId,
+    Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span, SupersededBy,
+    Ticket, Time, WorkerId,
 };
 use alloc::collections::VecDeque;
-use alloc::vec;
 use alloc::vec::Vec;
 
 #[derive(Clone, Debug)]
@@ -29,7 +28,7 @@ pub(crate) struct Replacements {
 }
 
 impl Engine {
-    pub(crate) fn request_replacement(&mut self, ticket: Ticket, id: PoolId, slot: Slot) {
+    pub(crate) fn request_replacement(&mut self, ticket: Option<Ticket>, id: PoolId, slot: Slot) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
@@ -37,13 +36,13 @@ impl Engine {
             Activity::Running => {}
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.reply(ticket, id, Outcome::Superseded { by });
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
         let wanted = pool.policy.kind == PoolKind::Service && slot.0 < pool.policy.count;
         if let Some(roll) = pool.roll.as_mut().filter(|_| wanted) {
-            return roll.tickets.push(ticket);
+            return roll.tickets.extend(ticket);
         }
         let current = pool
             .slots
@@ -63,9 +62,9 @@ impl Engine {
             .chain(queue)
             .find(|replacement| replacement.slot == slot)
         {
-            Some(replacement) => replacement.tickets.push(ticket),
+            Some(replacement) => replacement.tickets.extend(ticket),
             None => {
-                let tickets = vec![ticket];
+                let tickets = ticket.into_iter().collect();
                 pool.replacements.queue.push_back(Replacement {
                     slot,
                     old,
@@ -260,7 +259,7 @@ impl Engine {
             .into_iter()
             .flat_map(|replacement| replacement.tickets)
         {
-            self.command(Command::Reply(ticket, id, outcome.clone()));
+            self.reply(Some(ticket), id, outcome.clone());
         }
         self.dirty_pools.insert(id);
     }
@@ -308,7 +307,7 @@ impl Engine {
             .chain(gone)
             .flat_map(|replacement| replacement.tickets)
         {
-            self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
+            self.reply(Some(ticket), id, Outcome::Superseded { by });
         }
         self.dirty_pools.insert(id);
     }

@@ -4,24 +4,25 @@
 use crate::pool::{Activity, Pool};
 use crate::roll::Phase;
 use crate::{
-    Cause, Command, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot,
-    SupersededBy, Ticket,
+    Cause, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot, SupersededBy,
+    Ticket,
 };
 use alloc::collections::btree_map::Entry;
-use alloc::vec;
 
 impl Engine {
-    pub(crate) fn ensure_pool(&mut self, id: PoolId, policy: Policy) {
+    pub(crate) fn ensure_pool(&mut self, ticket: Option<Ticket>, id: PoolId, policy: Policy) {
         if self.stopping {
-            return;
+            return self.reply_stopping(ticket, id);
         }
         if let Entry::Vacant(entry) = self.pools.entry(id) {
             entry.insert(Pool::new(policy.of_its_kind()));
             self.start_in_order(id);
-            return self.mark_all_slots(id);
+            self.mark_all_slots(id);
+        } else {
+            self.adopt(id, policy);
+            self.revive(id);
         }
-        self.adopt(id, policy);
-        self.revive(id);
+        self.await_start(id, ticket, None);
     }
 
     /// A pool that was stopped or marked for removal should run again.
@@ -30,6 +31,10 @@ impl Engine {
             return;
         };
         pool.removed = false;
+        self.supersede_stops(id);
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
         if pool.activity != Activity::Running {
             pool.activity = Activity::Running;
             pool.full = false;
@@ -39,9 +44,9 @@ impl Engine {
     }
 
     /// An operator starts the pool: slots that had stayed empty are filled again.
-    pub(crate) fn start(&mut self, id: PoolId) {
+    pub(crate) fn start(&mut self, ticket: Option<Ticket>, id: PoolId) {
         if self.stopping {
-            return;
+            return self.reply_stopping(ticket, id);
         }
         // A oneshot that has run is not repeated by a start, only by a rolling restart.
         if let Some(pool) = self
@@ -52,6 +57,7 @@ impl Engine {
             pool.reset_ended_slots();
         }
         self.revive(id);
+        self.await_start(id, ticket, None);
     }
 
     /// Stops the pool's workers and ends its requests.
@@ -89,8 +95,9 @@ impl Engine {
         self.end_roll(id, Outcome::Superseded { by });
         self.drop_replacements(id, 0, by);
         for ticket in waiting {
-            self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
+            self.reply(Some(ticket), id, Outcome::Superseded { by });
         }
+        self.supersede_starts(id, by);
         self.mark_all_slots(id);
     }
 
@@ -105,7 +112,7 @@ impl Engine {
 
     /// One rolling restart runs and at most one waits. Until the running one has stopped an old worker, a new request
     /// supersedes it.
-    pub(crate) fn request_roll(&mut self, ticket: Ticket, id: PoolId) {
+    pub(crate) fn request_roll(&mut self, ticket: Option<Ticket>, id: PoolId) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return self.reply_nothing(ticket, id, NothingDone::NoPool);
         };
@@ -114,7 +121,7 @@ impl Engine {
             Activity::Running => {}
             Activity::AwaitingDependents | Activity::Stopping => {
                 let by = self.stopped_by(id);
-                return self.command(Command::Reply(ticket, id, Outcome::Superseded { by }));
+                return self.reply(ticket, id, Outcome::Superseded { by });
             }
             Activity::Stopped => return self.reply_nothing(ticket, id, NothingDone::Stopped),
         }
@@ -125,18 +132,18 @@ impl Engine {
             roll: Some(roll), ..
         }) = self.pools.get(&id)
         else {
-            return self.start_roll(id, vec![ticket]);
+            return self.start_roll(id, ticket.into_iter().collect());
         };
         if roll.retired_any || matches!(roll.phase, Phase::RollingBack(_)) {
             return self.wait_for_roll(ticket, id);
         }
         let mut tickets = self.supersede(id, SupersededBy::Roll);
-        tickets.push(ticket);
+        tickets.extend(ticket);
         self.start_roll(id, tickets);
     }
 
     /// Cancels a running rolling restart; the reply comes once every slot that can is back.
-    pub(crate) fn cancel(&mut self, ticket: Ticket, id: PoolId) {
+    pub(crate) fn cancel(&mut self, ticket: Option<Ticket>, id: PoolId) {
         let nothing = match self.pools.get_mut(&id) {
             None => NothingDone::NoPool,
             Some(Pool {
@@ -150,16 +157,16 @@ impl Engine {
                 ..
             }) => match &roll.phase {
                 Phase::RollingBack(failure) if failure.cause == Cause::Cancelled => {
-                    return roll.cancellers.push(ticket);
+                    return roll.cancellers.extend(ticket);
                 }
                 Phase::RollingBack(_) => NothingDone::AlreadyRollingBack(roll.base),
                 Phase::Canary | Phase::Wave => {
-                    roll.cancellers.push(ticket);
+                    roll.cancellers.extend(ticket);
                     for ticket in waiting.take().unwrap_or_default() {
                         let superseded = Outcome::Superseded {
                             by: SupersededBy::Cancel,
                         };
-                        self.command(Command::Reply(ticket, id, superseded));
+                        self.reply(Some(ticket), id, superseded);
                     }
                     return self.fail_roll(
                         id,
@@ -175,15 +182,21 @@ impl Engine {
         self.reply_nothing(ticket, id, nothing);
     }
 
-    pub(crate) fn reply_nothing(&mut self, ticket: Ticket, id: PoolId, why: NothingDone) {
-        self.command(Command::Reply(ticket, id, Outcome::NothingDone(why)));
+    pub(crate) fn reply_nothing(&mut self, ticket: Option<Ticket>, id: PoolId, why: NothingDone) {
+        self.reply(ticket, id, Outcome::NothingDone(why));
     }
 
     /// Changes the number of workers; the workers that remain are left alone.
-    pub(crate) fn scale(&mut self, id: PoolId, count: u32) {
-        if !self.is_oneshot(id) {
-            self.resize(id, count);
+    pub(crate) fn scale(&mut self, ticket: Option<Ticket>, id: PoolId, to: u32) {
+        let Some(pool) = self.pools.get(&id) else {
+            return self.reply_nothing(ticket, id, NothingDone::NoPool);
+        };
+        if self.is_oneshot(id) {
+            return self.reply_nothing(ticket, id, NothingDone::Oneshot);
         }
+        let from = pool.policy.count;
+        self.resize(id, to);
+        self.reply(ticket, id, Outcome::Scaled { from, to });
     }
 
     pub(crate) fn resize(&mut self, id: PoolId, count: u32) {

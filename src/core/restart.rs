@@ -103,17 +103,22 @@ impl Engine {
             .pools
             .get(&worker.pool)
             .and_then(|pool| pool.slots.get(worker.slot.0 as usize));
+        let early_exits = slot_state.map_or(0, |slot_state| slot_state.early_exits);
+        let before_ready = worker.ready_at.is_none();
+        let given_up = slot_state
+            .is_some_and(|slot_state| role == Role::Current && slot_state.ended.is_some());
         self.emit(Notice::Died {
             worker: id,
             cause,
             failure: !is_end,
-            before_ready: worker.ready_at.is_none(),
-            early_exits: slot_state.map_or(0, |slot_state| slot_state.early_exits),
+            before_ready,
+            early_exits,
             retry_in,
-            given_up: slot_state
-                .is_some_and(|slot_state| role == Role::Current && slot_state.ended.is_some()),
+            given_up,
         });
         self.command(Command::StopHealth(id));
+        let how = (!is_end, before_ready, given_up);
+        self.death_fails_start(worker.pool, id, cause, how, early_exits);
         let failure = Failure {
             worker: Some(id),
             cause,

@@ -623,8 +623,13 @@ impl Engine {
             Outcome::Superseded { .. }
             | Outcome::Cancelled { .. }
             | Outcome::ReplaceFailed { .. }
-            | Outcome::Begins { .. }
-            | Outcome::NothingDone(_) => (RollState::Superseded, None),
+            | Outcome::HeldUp { .. }
+            | Outcome::NothingDone(_)
+            | Outcome::Up(_)
+            | Outcome::StartFailed(_)
+            | Outcome::Stopped
+            | Outcome::Removed
+            | Outcome::Scaled { .. } => (RollState::Superseded, None),
         };
         pool.last = LastRoll {
             state,
@@ -654,8 +659,13 @@ impl Engine {
             | Outcome::Cancelled { .. }
             | Outcome::Superseded { .. }
             | Outcome::ReplaceFailed { .. }
-            | Outcome::Begins { .. }
-            | Outcome::NothingDone(_) => false,
+            | Outcome::HeldUp { .. }
+            | Outcome::NothingDone(_)
+            | Outcome::Up(_)
+            | Outcome::StartFailed(_)
+            | Outcome::Stopped
+            | Outcome::Removed
+            | Outcome::Scaled { .. } => false,
         };
         // A rolling restart that has waited tries the latest configuration once more.
         if fails && waiting.is_none() {
@@ -673,14 +683,10 @@ impl Engine {
         );
         self.command(Command::EndGeneration { pool: id, to_older });
         for ticket in roll.cancellers {
-            self.command(Command::Reply(
-                ticket,
-                id,
-                outcome.clone().for_the_canceller(),
-            ));
+            self.reply(Some(ticket), id, outcome.clone().for_the_canceller());
         }
         for ticket in roll.tickets {
-            self.command(Command::Reply(ticket, id, outcome.clone()));
+            self.reply(Some(ticket), id, outcome.clone());
         }
         self.mark_all_slots(id);
         match waiting {

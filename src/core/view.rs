@@ -289,7 +289,7 @@ impl View<'_> {
     }
 }
 
-fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
+pub(crate) fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
     match (pool.activity, &pool.roll) {
         (Activity::Stopped, _) => return PoolState::Stopped,
         (Activity::AwaitingDependents | Activity::Stopping, _) => return PoolState::Stopping,
@@ -341,8 +341,8 @@ fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
     }
 }
 
-fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
-    let state = match worker.state {
+pub(crate) fn worker_state(state: State) -> WorkerState {
+    match state {
         State::Starting { .. } => WorkerState::Starting,
         State::Soaking { .. } => WorkerState::Soaking,
         State::Ready => WorkerState::Ready,
@@ -351,7 +351,11 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         }
         State::Killing { .. } => WorkerState::Killing,
         State::KillingTree { .. } => WorkerState::KillingTree,
-    };
+    }
+}
+
+fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
+    let state = worker_state(worker.state);
     WorkerView {
         id,
         pool: worker.pool,

@@ -4,7 +4,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use crate::observe::events::EventKind;
-use rotad_core::{PoolId, WorkerId};
+use rotad_core::{Input, PoolId, WorkerId};
 
 /// How to keep well-known programs in the foreground, by the beginning of their name.
 const IN_THE_FOREGROUND: [(&str, &str); 14] = [
@@ -60,7 +60,8 @@ impl Supervisor {
                 .worker(id)
                 .warn(),
         );
-        self.pool_failed(pool, text, "still retrying");
+        self.exit_reports.set_daemonized(pool, text);
+        self.input(Input::Daemonized(pool));
     }
 
     /// An orphan that belongs to no worker has the name of a program whose workers exit with 0: it serves in their
@@ -95,7 +96,8 @@ impl Supervisor {
                     .pool(pool)
                     .warn(),
             );
-            self.pool_failed(pool, text, "still retrying");
+            self.exit_reports.set_daemonized(pool, text);
+            self.input(Input::Daemonized(pool));
         }
     }
 

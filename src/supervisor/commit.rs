@@ -14,7 +14,7 @@ use crate::log::Rotation;
 use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
-use rotad_core::{Input, PoolId, Request, WorkerId};
+use rotad_core::{PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -64,8 +64,7 @@ impl Supervisor {
             .tickets
             .open(request.client, request.wait == Wait::Drained);
         for pool in gone {
-            self.give_up_start(pool, "superseded: the configuration no longer has it");
-            self.input(Input::Requested(super::NO_TICKET, Request::Remove(pool)));
+            self.request(Request::Remove(pool));
         }
         let mut changed_anything = !lines.is_empty();
         // In dependency order: the engine has to know that a pool rolls before it is asked to roll those that come
@@ -186,10 +185,7 @@ impl Supervisor {
                 change,
                 PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }
             ) {
-                self.input(Input::Requested(
-                    super::NO_TICKET,
-                    Request::Reconfigure { pool, policy },
-                ));
+                self.request(Request::Reconfigure { pool, policy });
             }
             if chosen || *change != PoolChange::Same {
                 self.tickets.note(
@@ -203,31 +199,21 @@ impl Supervisor {
         match change {
             PoolChange::Rolled { .. } => {
                 let ticket = self.tickets.join(wait, pool);
-                self.input(Input::Requested(
-                    ticket,
-                    Request::Reconfigure { pool, policy },
-                ));
+                self.request_with(ticket, Request::Reconfigure { pool, policy });
             }
             PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
                 let ticket = self.tickets.join(wait, pool);
-                self.await_start(pool, ticket);
-                self.input(Input::Requested(
-                    super::NO_TICKET,
-                    Request::EnsurePool(pool, policy),
-                ));
+                self.request_with(ticket, Request::EnsurePool(pool, policy));
             }
             PoolChange::Added
             | PoolChange::Removed
             | PoolChange::Adjusted { .. }
             | PoolChange::Same => {
                 // Also where nothing of its own has changed: a pool that it comes after may have a new id.
-                self.input(Input::Requested(
-                    super::NO_TICKET,
-                    Request::EnsurePool(pool, policy),
-                ));
+                self.request(Request::EnsurePool(pool, policy));
                 if chosen {
                     let ticket = self.tickets.join(wait, pool);
-                    self.input(Input::Requested(ticket, Request::Roll(pool)));
+                    self.request_with(ticket, Request::Roll(pool));
                 } else if matches!(change, PoolChange::Adjusted { .. }) {
                     self.tickets
                         .note(wait, 0, format!("{name}: adjusted without a restart"));

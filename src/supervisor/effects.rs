@@ -33,11 +33,6 @@ impl Supervisor {
             };
             let now = self.clock.now().max(self.last_engine_call);
             self.last_engine_call = now;
-            if let Input::TimeoutExtended(worker, by) = &input
-                && let Some(process) = self.processes.get(*worker)
-            {
-                self.start_watch.extended(process.pool, now + *by);
-            }
             if input == Input::TimerFired {
                 self.health.starts.starting_before = self
                     .engine
@@ -46,7 +41,6 @@ impl Supervisor {
                     .map(|(_, pool)| pool.starting as usize)
                     .sum();
             }
-            self.reverted.clear();
             let (commands, notices) = self.engine.handle(now, input).split();
             // Capacity first; what a notice says is read from the tables before the rest of the commands changes them.
             let (first, then): (Vec<Command>, Vec<Command>) =
@@ -109,6 +103,7 @@ impl Supervisor {
             }
             Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Command::BeginGeneration { pool, generation } => {
+                self.reverted.remove(&pool);
                 self.pools.begin_generation(pool, generation);
             }
             Command::RevertConfig(pool) => self.revert_spec(pool),
@@ -157,8 +152,6 @@ impl Supervisor {
         let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
             return;
         };
-        self.start_watch
-            .worker_spawned(pool, slot, self.clock.now());
         let tag = self.worker_tag(worker);
         let process = WorkerProcess {
             pool,

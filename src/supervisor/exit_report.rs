@@ -27,9 +27,20 @@ pub(super) struct ExitReport {
 pub(super) struct ExitReports {
     recent: VecDeque<(WorkerId, ExitReport)>,
     of_slot: BTreeMap<(PoolId, Slot), LastExit>,
+    /// Pools whose program goes into the background, and how that was seen.
+    daemonized: BTreeMap<PoolId, String>,
 }
 
 impl ExitReports {
+    pub(super) fn set_daemonized(&mut self, pool: PoolId, text: String) {
+        self.daemonized.insert(pool, text);
+    }
+
+    /// How it was seen that the pool's program goes into the background.
+    pub(super) fn daemonized(&self, pool: PoolId) -> Option<&str> {
+        self.daemonized.get(&pool).map(String::as_str)
+    }
+
     pub(super) fn add(&mut self, worker: WorkerId, exit_report: ExitReport) {
         self.of_slot.insert(
             (exit_report.pool, exit_report.slot),

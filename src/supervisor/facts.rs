@@ -425,8 +425,15 @@ impl Supervisor {
         let lived = view
             .as_ref()
             .map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
+        let starting = view
+            .as_ref()
+            .is_some_and(|view| view.state == WorkerState::Starting);
         let served = view.is_some_and(|v| v.ready_in.is_some());
         let why = process.end_reason.clone().or(unexplained);
+        let policy = &process.spec.plan.policy;
+        process.early_exit = starting
+            && policy.kind == rotad_core::PoolKind::Service
+            && matches!(exit, Exit::Code(code) if policy.restart.success_exit_codes.contains(&code));
         let exit_report = process.exit_report(last_exit(Some(exit), why, lived, log), served);
         self.exit_reports.add(worker, exit_report);
         self.stop_accept_probe(worker);
@@ -468,7 +475,7 @@ impl Supervisor {
             .collect();
         self.close_wait(wait);
         for (pool, ticket) in tickets {
-            self.input(Input::Requested(ticket, Request::Roll(pool)));
+            self.request_with(ticket, Request::Roll(pool));
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The start watch: decides when `rotad start` may report success or failure. The command waits until every pool is
-//! ready, or has failed. `notices.rs` and `waiters.rs` report the pools; with `run` and `--no-wait` nobody waits.
+//! ready, or has failed. Each pool's first request has a ticket, and [`Supervisor::start_replied`] gets its outcome; with
+//! `run` and `--no-wait` nothing waits.
 
+use super::Supervisor;
+use super::tickets::superseded;
 use crate::daemon::{Report, StartContext};
 use crate::observe::clip::join_within;
-use rotad_core::{PoolId, Slot, Span, Time};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Added to each deadline so that the engine's own timeout fires first.
-const SLACK: Span = Span::from_secs(1);
+use rotad_core::{Outcome, PoolId, Request, Span, Up};
+use std::collections::BTreeMap;
 
 /// Maximum size of the report of a failed start, in bytes: many pools, each with the last lines of a worker.
 const MAX_REPORT_BYTES: usize = 512 << 10;
@@ -34,41 +34,25 @@ pub(super) struct StartWatch {
 struct Pool {
     name: String,
     state: StartState,
-    /// How long a worker may take to be ready. None: no limit.
-    ready_timeout: Option<Span>,
-    /// Slots that have had a worker.
-    tried: BTreeSet<Slot>,
-    /// Without it, a pool whose workers exit well before they are ready would be waited for without end. In the
-    /// engine's time, so that a pause of the master moves it. None: no worker has been spawned yet.
-    deadline: Option<Time>,
 }
 
 /// What the caller has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StartAction {
-    Wait,
-    Reported,
+    /// Nothing: others are not up yet, or it was reported.
+    Nothing,
     /// No pool started: stop everything, then report.
     StopAll,
 }
 
 impl StartWatch {
-    /// `pools`: their names and ready timeouts.
     pub(super) fn new(
         context: StartContext,
-        pools: impl Iterator<Item = (PoolId, String, Option<Span>)>,
+        pools: impl Iterator<Item = (PoolId, String)>,
     ) -> Self {
-        let pool = |(id, name, ready_timeout): (PoolId, String, Option<Span>)| {
-            (
-                id,
-                Pool {
-                    name,
-                    state: StartState::Pending,
-                    ready_timeout,
-                    tried: BTreeSet::new(),
-                    deadline: None,
-                },
-            )
+        let pool = |(id, name): (PoolId, String)| {
+            let state = StartState::Pending;
+            (id, Pool { name, state })
         };
         let waits = !context.foreground;
         let mut watch = Self {
@@ -82,39 +66,9 @@ impl StartWatch {
         watch
     }
 
-    /// The earliest deadline of a pool that is not ready.
-    pub(super) fn deadline(&self) -> Option<Time> {
-        if self.report.is_none() || self.final_report.is_some() {
-            return None;
-        }
-        self.pools
-            .values()
-            .filter(|pool| pool.state == StartState::Pending)
-            .filter_map(|pool| pool.deadline)
-            .min()
-    }
-
-    /// A worker is about to be spawned. The first one of each slot has its whole ready timeout ahead, because its pool
-    /// may have waited for others, and the slot for its turn.
-    pub(super) fn worker_spawned(&mut self, pool: PoolId, slot: Slot, now: Time) {
-        if self.report.is_some()
-            && let Some(pool) = self.pools.get_mut(&pool)
-            && pool.tried.insert(slot)
-            && let Some(ready_timeout) = pool.ready_timeout
-        {
-            pool.deadline = Some(now + ready_timeout + SLACK);
-        }
-    }
-
-    /// A worker has asked for more time (EXTEND_TIMEOUT_USEC=).
-    pub(super) fn extended(&mut self, pool: PoolId, deadline: Time) {
-        if let Some(Pool {
-            deadline: Some(before),
-            ..
-        }) = self.pools.get_mut(&pool)
-        {
-            *before = (*before).max(deadline + SLACK);
-        }
+    /// The command that started the master waits for the pools.
+    pub(super) fn waits(&self) -> bool {
+        self.report.is_some()
     }
 
     /// An essential pool is lost: reported at the end if the start is still being waited for.
@@ -130,12 +84,11 @@ impl StartWatch {
         }
     }
 
-    /// `ended`: it has done its work and serves nothing. `by_age`: only their age says that its workers are ready.
-    pub(super) fn up(&mut self, pool: PoolId, ended: bool, by_age: bool) -> StartAction {
-        let state = match (ended, by_age) {
-            (true, _) => StartState::Ended,
-            (false, true) => StartState::Alive,
-            (false, false) => StartState::Ready,
+    pub(super) fn up(&mut self, pool: PoolId, how: Up) -> StartAction {
+        let state = match how {
+            Up::Done(_) => StartState::Ended,
+            Up::Alive => StartState::Alive,
+            Up::Ready | Up::NoneWanted => StartState::Ready,
         };
         self.set_state(pool, state)
     }
@@ -144,21 +97,9 @@ impl StartWatch {
         self.set_state(pool, StartState::Failed(why))
     }
 
-    /// Fails the pools whose deadline has passed.
-    pub(super) fn overdue(&mut self, now: Time) -> StartAction {
-        for pool in self.pools.values_mut() {
-            if pool.state == StartState::Pending
-                && pool.deadline.is_some_and(|deadline| deadline <= now)
-            {
-                pool.state = StartState::Failed("was not ready in time".to_owned());
-            }
-        }
-        self.decide()
-    }
-
     fn set_state(&mut self, pool: PoolId, new: StartState) -> StartAction {
         if self.report.is_none() || self.final_report.is_some() {
-            return StartAction::Reported;
+            return StartAction::Nothing;
         }
         if let Some(pool) = self.pools.get_mut(&pool)
             && pool.state == StartState::Pending
@@ -174,7 +115,7 @@ impl StartWatch {
             .values()
             .any(|pool| pool.state == StartState::Pending)
         {
-            return StartAction::Wait;
+            return StartAction::Nothing;
         }
         let of = |state: &StartState| -> Vec<&str> {
             self.pools
@@ -214,7 +155,7 @@ impl StartWatch {
                 .collect::<Vec<_>>()
                 .join("; ");
             self.finish(0, &text);
-            return StartAction::Reported;
+            return StartAction::Nothing;
         }
         if serving.is_empty() && alive.is_empty() && ended.is_empty() {
             self.final_report = Some((
@@ -242,7 +183,7 @@ impl StartWatch {
             join_within(&failed, MAX_REPORT_BYTES)
         );
         self.finish(1, &text);
-        StartAction::Reported
+        StartAction::Nothing
     }
 
     /// The master exits: reports to a start that still waits. Returns the exit code of a failed start.
@@ -258,5 +199,39 @@ impl StartWatch {
         let waited = self.report.is_some();
         self.finish(code, &text);
         waited.then_some(code)
+    }
+}
+
+/// How long the stop may take after no pool has started.
+const STOP_TIMEOUT: Span = Span::from_secs(5);
+
+impl Supervisor {
+    /// A pool's first start has ended.
+    pub(super) fn start_replied(&mut self, pool: PoolId, outcome: &Outcome) {
+        if self.stopping {
+            return; // said when the master exits
+        }
+        let action = match outcome {
+            Outcome::Up(how) => self.start_watch.up(pool, *how),
+            Outcome::StartFailed(failure) => {
+                let (why, _) = self.start_failure_text(pool, failure);
+                self.start_watch.failed(pool, why)
+            }
+            Outcome::Superseded { by } => self.start_watch.failed(pool, superseded(*by).to_owned()),
+            other => {
+                let (_, text) = self.outcome(pool, other);
+                self.start_watch.failed(pool, text)
+            }
+        };
+        match action {
+            StartAction::Nothing => {}
+            StartAction::StopAll => {
+                tracing::error!("no pool started; stopping");
+                self.begin_stop();
+                self.request(Request::Stop {
+                    cap: Some(STOP_TIMEOUT),
+                });
+            }
+        }
     }
 }

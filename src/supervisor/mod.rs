@@ -36,6 +36,7 @@ mod ports;
 mod probes;
 mod process_table;
 mod recycling;
+mod replies;
 mod requests;
 mod revert;
 mod rollback;
@@ -48,7 +49,6 @@ mod startup;
 mod status;
 mod tickets;
 mod timers;
-mod waiters;
 mod watchdog;
 
 pub use blocking::Reader;
@@ -79,7 +79,7 @@ use on_change::{Continuation, OnChange};
 use orphans::Orphans;
 use pool_registry::PoolRegistry;
 use process_table::ProcessTable;
-use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Ticket, Time, WorkerId};
+use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Time, WorkerId};
 use runtime_files::RuntimeFiles;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
@@ -90,17 +90,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tickets::Tickets;
-use waiters::Waiters;
+use tickets::{Owner, Tickets};
 
 /// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
 const MAX_BATCHES: u32 = 16;
 
 /// A log write that takes longer than this is reported as hanging.
 const LOG_HANGS_AFTER: Span = Span::from_secs(5);
-
-/// The ticket of a request that no client waits for.
-const NO_TICKET: Ticket = Ticket(0);
 
 /// The state of the supervisor: the engine, and everything on the operating system's side of it.
 struct Supervisor {
@@ -121,8 +117,7 @@ struct Supervisor {
     blocking: blocking::BlockingPool,
     reloads: ReloadQueue,
     on_change: OnChange,
-    waiters: Waiters,
-    /// Pools whose configuration change was reverted during the current engine call.
+    /// Pools whose last rolling restart has failed and has reverted a change of the configuration.
     reverted: BTreeSet<PoolId>,
     file_watch: FileWatch,
     runtime_dir: RuntimeDirRepair,
@@ -217,10 +212,11 @@ impl Supervisor {
             .filter_map(|id| Some((id, self.pools.policy(id)?)))
             .collect();
         for (pool, policy) in pools {
-            self.input(Input::Requested(
-                NO_TICKET,
-                Request::EnsurePool(pool, policy),
-            ));
+            let ticket = self
+                .start_watch
+                .waits()
+                .then(|| self.tickets.of(Owner::Start));
+            self.input(Input::Requested(ticket, Request::EnsurePool(pool, policy)));
         }
         let mut sources = Vec::new();
         loop {
@@ -239,7 +235,6 @@ impl Supervisor {
             self.run_due_timers();
             self.check_log_writer();
             self.sample_starting();
-            self.settle_finished_starts();
             self.notify_service_manager();
             if let Some(code) = self.can_exit() {
                 return self.finish(code);
@@ -424,15 +419,20 @@ impl Supervisor {
         self.pools.name(pool)
     }
 
-    fn stop(&mut self, now: bool) {
-        if !self.stopping {
-            self.stopping = true;
-            self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
-            self.tell_stopping();
-            self.cancel_reloads();
-            self.cancel_comparisons();
-            self.give_up_starts();
+    /// Everything is about to stop, once the engine is asked to.
+    fn begin_stop(&mut self) {
+        if self.stopping {
+            return;
         }
+        self.stopping = true;
+        self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
+        self.tell_stopping();
+        self.cancel_reloads();
+        self.cancel_comparisons();
+    }
+
+    fn stop(&mut self, now: bool) {
+        self.begin_stop();
         let cap = self
             .plan
             .master
@@ -443,7 +443,7 @@ impl Supervisor {
         } else {
             Request::Stop { cap }
         };
-        self.input(Input::Requested(NO_TICKET, request));
+        self.request(request);
     }
 
     fn journal_add(&mut self, worker: WorkerId, start_time: u64) {

@@ -1,31 +1,23 @@
 //! Notices: what the engine reports, as events for people and progress for waiting clients.
 //!
-//! `effects.rs` calls [`Supervisor::report`] for each notice, in the engine's order. It also settles waits
-//! (`waiters.rs`, `launch.rs`) when a pool is up, has failed or has stopped.
+//! `effects.rs` calls [`Supervisor::report`] for each notice, in the engine's order. Nothing here decides anything.
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::exit_report::{describe, exit_text, last_exit, last_known};
-use super::launch::StartAction;
 use super::orphans::list_members;
 use super::service_manager::ended_text;
-use super::tickets::{OutcomeContext, describe_outcome, reason, superseded};
+use super::tickets::{reason, superseded};
 use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
-use crate::plan::Kind;
 use rotad_core::{
-    Cause, Exit, Failure, Generation, KillReason, Notice, Outcome, PoolId, PoolState, Slot, Span,
-    StopReason, Ticket, WorkerId, WorkerState,
+    Cause, Exit, KillReason, Notice, Outcome, PoolId, Slot, Span, StopReason, WorkerId, WorkerState,
 };
-
-/// After this many exits of a slot in a row, none a failure and all before ready, its start counts as failed.
-const START_FAILS_AFTER: u32 = 5;
 
 /// The fields of [`Notice::Died`].
 struct Death {
     cause: Cause,
     failure: bool,
-    before_ready: bool,
     early_exits: u32,
     retry_in: Option<Span>,
     given_up: bool,
@@ -60,15 +52,14 @@ impl Supervisor {
                 worker,
                 cause,
                 failure,
-                before_ready,
                 early_exits,
                 retry_in,
                 given_up,
+                ..
             } => {
                 let death = Death {
                     cause,
                     failure,
-                    before_ready,
                     early_exits,
                     retry_in,
                     given_up,
@@ -117,28 +108,6 @@ impl Supervisor {
                 done,
                 of,
             } => self.report_replaced(pool, slot, worker, (done, of)),
-            Notice::CrashLoop { .. }
-            | Notice::CrashLoopEases { .. }
-            | Notice::CrashLoopOver { .. }
-            | Notice::RollStarted { .. }
-            | Notice::RollingBack { .. }
-            | Notice::RollEnded { .. }
-            | Notice::RollAfter { .. }
-            | Notice::RollWaits { .. }
-            | Notice::RollSuperseded { .. }
-            | Notice::Watched { .. }
-            | Notice::PoolReady { .. }
-            | Notice::PoolStopped { .. }
-            | Notice::Waiting { .. }
-            | Notice::OneshotDone { .. }
-            | Notice::WorkerReplaced { .. }
-            | Notice::EssentialLost { .. }
-            | Notice::EssentialEnded { .. } => self.handle_pool_notice(notice),
-        }
-    }
-
-    fn handle_pool_notice(&mut self, notice: Notice) {
-        match notice {
             Notice::CrashLoop { pool, deaths, span } => {
                 let span = span.max(Span::from_secs(1));
                 let text = format!(
@@ -170,11 +139,9 @@ impl Supervisor {
                         .pool(pool)
                         .generation(generation),
                 );
-                self.pool_up(pool, text);
             }
             Notice::PoolStopped { pool } => {
                 self.emit(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
-                self.pool_stopped(pool);
             }
             Notice::Waiting { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
@@ -190,8 +157,6 @@ impl Supervisor {
             } => {
                 let event = EventBuilder::new(EventKind::OneshotDone, format!("done after {took}"));
                 self.emit(event.pool(pool).generation(generation));
-                self.oneshot_done(pool);
-                self.pool_up(pool, &format!("done after {took}"));
             }
             Notice::EssentialLost { pool, span } => {
                 let text = format!("essential, and no worker ready for {span}");
@@ -210,12 +175,6 @@ impl Supervisor {
                         .warn(),
                 );
             }
-            _ => self.handle_roll_notice(notice),
-        }
-    }
-
-    fn handle_roll_notice(&mut self, notice: Notice) {
-        match notice {
             Notice::RollStarted {
                 pool,
                 generation,
@@ -252,6 +211,20 @@ impl Supervisor {
                 self.tell_waiting_clients(pool, &text);
             }
             Notice::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
+            Notice::BeginsWith {
+                pool,
+                generation,
+                by,
+            } => {
+                let name = self.pool_name(pool);
+                let how = if by.is_empty() {
+                    "starts".to_owned()
+                } else {
+                    format!("waits for {}, and starts after that", self.names(&by))
+                };
+                let text = format!("{name}: {how}, with generation {generation}");
+                self.tell_waiting_clients(pool, &text);
+            }
             Notice::RollAfter { pool, by } => {
                 let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
                 let text = format!(
@@ -335,8 +308,6 @@ impl Supervisor {
                     },
                 );
             }
-            // Handled by the callers above.
-            _ => {}
         }
     }
 
@@ -434,7 +405,6 @@ impl Supervisor {
         let Death {
             cause,
             failure,
-            before_ready,
             early_exits,
             retry_in,
             given_up,
@@ -466,11 +436,6 @@ impl Supervisor {
                 process.end_reason = Some(reason);
             }
         }
-        if early_exits > 0
-            && let Some(process) = self.processes.get_mut(id)
-        {
-            process.early_exit = true;
-        }
         let text = describe(cause, self.exit_reports.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
@@ -478,7 +443,11 @@ impl Supervisor {
                 format!(", {early_exits} times in a row; started again in {span}")
             }
             Some(span) => format!("; started again in {span}"),
-            None if given_up => format!("; {}", self.no_restart_reason(id, cause)),
+            None if given_up => {
+                let pool = self.label(id).pool;
+                let why = pool.map(|pool| self.no_restart_reason(pool, cause));
+                format!("; {}", why.unwrap_or_default())
+            }
             None => String::new(),
         };
         let kind = match cause {
@@ -491,59 +460,6 @@ impl Supervisor {
             .worker(id)
             .cause(failure_cause(cause));
         self.emit(if failure { event.warn() } else { event });
-        let is_failure = (failure && before_ready)
-            || cause == Cause::NotReadyInTime
-            || early_exits == START_FAILS_AFTER
-            || (given_up && failure);
-        if given_up
-            && !failure
-            && let Some(pool) = self.label(id).pool
-            && self
-                .engine
-                .view()
-                .pool(pool)
-                .is_some_and(|view| view.state == PoolState::Done)
-        {
-            self.pool_up(pool, "its workers have done their work");
-        }
-        if is_failure && let Some(pool) = self.label(id).pool {
-            let exit_report = self.exit_reports.of_worker(id);
-            let mut text = text;
-            for line in exit_report
-                .map(|o| o.exit.log.as_slice())
-                .unwrap_or_default()
-            {
-                text.push_str("\n  | ");
-                text.push_str(&crate::observe::sanitize::sanitize(line));
-            }
-            if early_exits > 1 {
-                text.push_str(&format!(
-                    "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"
-                ));
-            }
-            let then = if given_up {
-                self.no_restart_reason(id, cause)
-            } else {
-                "still retrying".to_owned()
-            };
-            self.pool_failed(pool, text, &then);
-        }
-    }
-
-    /// Why a slot stays empty, and until when.
-    fn no_restart_reason(&self, id: WorkerId, cause: Cause) -> String {
-        let policy = self.label(id).pool.and_then(|pool| self.pools.policy(pool));
-        match (cause, policy) {
-            (Cause::Exited(Exit::Code(code)), Some(policy))
-                if policy.restart.never_on.contains(&code) =>
-            {
-                format!(
-                    "not started again until the next roll or start: {code} is one of `restart.never_on`"
-                )
-            }
-            _ => "not started again until the next roll or start: `restart.policy` says so"
-                .to_owned(),
-        }
     }
 
     fn retire_text(&self, worker: WorkerId, why: StopReason) -> (&'static str, &'static str) {
@@ -640,102 +556,6 @@ impl Supervisor {
         ) && code != 0;
         self.emit(if is_failure { event.error() } else { event });
     }
-
-    fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
-        let culprit = match outcome {
-            Outcome::Aborted { failure, .. }
-            | Outcome::RolledBack { failure, .. }
-            | Outcome::ReplaceFailed { failure, .. } => failure.worker,
-            _ => None,
-        };
-        let context = OutcomeContext {
-            pool: self.pool_name(pool),
-            is_oneshot: self
-                .pools
-                .plan(pool)
-                .is_some_and(|plan| plan.kind == Kind::Oneshot),
-            has_served: self
-                .engine
-                .view()
-                .pool(pool)
-                .is_some_and(|view| view.last_good != Generation::NONE),
-            culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
-            blocked_by: match outcome {
-                Outcome::Aborted {
-                    failure:
-                        Failure {
-                            cause: Cause::After(other),
-                            ..
-                        },
-                    ..
-                }
-                | Outcome::RolledBack {
-                    failure:
-                        Failure {
-                            cause: Cause::After(other),
-                            ..
-                        },
-                    ..
-                } => Some(self.pool_name(*other)),
-                _ => None,
-            },
-        };
-        let (code, mut text) = describe_outcome(context, outcome);
-        if let Outcome::Done { replaced: 1.., .. } = outcome
-            && self.has_ready_by_age(pool)
-        {
-            text.push_str("; alive, nothing says that they are ready");
-        }
-        if code != 0 && self.reverted.contains(&pool) {
-            text.push_str("\nthe change of its configuration was put back: the file and what holds differ now");
-        }
-        (code, text)
-    }
-
-    /// The engine's reply to one request.
-    pub(super) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        if self.recycle_replied(ticket, outcome) || self.oneshot_ended(ticket, pool, outcome) {
-            return;
-        }
-        if let Outcome::Begins { generation } = outcome {
-            return self.await_begin(ticket, pool, *generation);
-        }
-        let (code, text) = self.outcome(pool, outcome);
-        self.settle(ticket, pool, code, text);
-    }
-
-    /// Sends a line of progress to the clients that wait for this pool.
-    pub(super) fn tell_waiting_clients(&mut self, pool: PoolId, text: &str) {
-        for client in self.tickets.clients_of(pool) {
-            self.answer(
-                client,
-                &Response::Progress {
-                    text: text.to_owned(),
-                },
-                false,
-            );
-        }
-    }
-
-    pub(super) fn apply_start_action(&mut self, action: StartAction) {
-        match action {
-            StartAction::Wait | StartAction::Reported => {}
-            StartAction::StopAll => {
-                tracing::error!("no pool started; stopping");
-                self.stopping = true;
-                let cap = Some(Span::from_secs(5));
-                let stop = rotad_core::Request::Stop { cap };
-                self.inputs
-                    .push_back(rotad_core::Input::Requested(super::NO_TICKET, stop));
-            }
-        }
-    }
-
-    pub(super) fn check_start_deadline(&mut self) {
-        let action = self.start_watch.overdue(self.clock.now());
-        self.apply_start_action(action);
-        self.drain_inputs();
-    }
 }
 
 /// For a worker that counts as ready because of its age alone.
@@ -771,9 +591,14 @@ fn outcome_cause(outcome: &Outcome) -> &'static str {
         Outcome::RolledBack { .. } => "rolled-back",
         Outcome::Superseded { .. } => "superseded",
         Outcome::Cancelled { .. } => "cancelled",
-        Outcome::ReplaceFailed { .. } | Outcome::Begins { .. } | Outcome::NothingDone(_) => {
-            "nothing"
-        }
+        Outcome::ReplaceFailed { .. }
+        | Outcome::HeldUp { .. }
+        | Outcome::NothingDone(_)
+        | Outcome::Up(_)
+        | Outcome::StartFailed(_)
+        | Outcome::Stopped
+        | Outcome::Removed
+        | Outcome::Scaled { .. } => "nothing",
     }
 }
 

@@ -6,7 +6,7 @@ use super::apply::{PendingConfig, ReloadRequest, ReloadStage};
 use super::control::is_meant;
 use super::on_change::{Continuation, PassedOver};
 use super::pool_registry::PoolSpec;
-use super::tickets::{reason, superseded};
+use super::tickets::{Owner, reason, superseded};
 use crate::control::protocol::ReloadScope;
 use crate::plan::{self, Kind, Plan, PoolChange};
 use rotad_core::{Input, Outcome, PoolId, Request, Ticket};
@@ -17,9 +17,7 @@ use std::sync::Arc;
 pub(super) struct Oneshots {
     /// Names of those that have not started yet.
     waiting: Vec<String>,
-    /// Those that run, with their tickets. A new oneshot has no ticket (`EnsurePool` has no reply), so its end is
-    /// learnt from the engine's notices.
-    running: BTreeMap<PoolId, Option<Ticket>>,
+    running: BTreeSet<PoolId>,
     /// The previous spec of each that was started. None: it is new.
     before: BTreeMap<PoolId, Option<Arc<PoolSpec>>>,
     /// Pools of another kind whose names are oneshots now: removed when all have succeeded.
@@ -121,7 +119,7 @@ impl Supervisor {
                 .any(|other| other != name && before.contains(other))
                 || oneshots
                     .running
-                    .keys()
+                    .iter()
                     .any(|pool| before.contains(supervisor.pools.name(*pool)))
         };
         let (later, mut now): (Vec<String>, Vec<String>) = oneshots
@@ -169,7 +167,7 @@ impl Supervisor {
         pending: &PendingConfig,
         oneshots: &mut Oneshots,
         name: &str,
-    ) -> Vec<(Ticket, Request)> {
+    ) -> Vec<(Option<Ticket>, Request)> {
         let Some(spec) = pending.pool(name).and_then(|pool| pending.spec(pool)) else {
             return Vec::new();
         };
@@ -188,93 +186,51 @@ impl Supervisor {
         let Some((pool, before)) = known else {
             let pool = self.pools.add(spec);
             oneshots.before.insert(pool, None);
-            oneshots.running.insert(pool, None);
-            let policy = self.pools.policy(pool);
-            return policy
-                .map(|policy| (super::NO_TICKET, Request::EnsurePool(pool, policy)))
-                .into_iter()
-                .collect();
+            let Some(policy) = self.pools.policy(pool) else {
+                return Vec::new();
+            };
+            oneshots.running.insert(pool);
+            let ticket = self.tickets.of(Owner::Oneshot);
+            return vec![(Some(ticket), Request::EnsurePool(pool, policy))];
         };
-        let ticket = self.tickets.standalone();
         let same = before.is_alike(&spec);
         self.pools.set_next_spec(pool, Arc::new(spec));
         oneshots.before.insert(pool, Some(before));
-        oneshots.running.insert(pool, Some(ticket));
         let Some(policy) = self.pools.policy(pool) else {
             return Vec::new();
         };
+        oneshots.running.insert(pool);
+        let ticket = Some(self.tickets.of(Owner::Oneshot));
         if same {
             // Same spec: a run that is under way ends before the next one begins.
             return vec![
-                (super::NO_TICKET, Request::EnsurePool(pool, policy)),
+                (None, Request::EnsurePool(pool, policy)),
                 (ticket, Request::Roll(pool)),
             ];
         }
         vec![(ticket, Request::Reconfigure { pool, policy })]
     }
 
-    /// Takes the engine's reply to a oneshot's ticket. False: the ticket is not a oneshot's.
-    pub(super) fn oneshot_ended(
-        &mut self,
-        ticket: Ticket,
-        pool: PoolId,
-        outcome: &Outcome,
-    ) -> bool {
-        let Some(oneshots) = self.reloads.oneshots() else {
-            return false;
-        };
-        if oneshots.running.get(&pool) != Some(&Some(ticket)) {
-            return false;
-        }
-        if let Outcome::Begins { .. } = outcome {
-            // It waits for others and has not run: its end is learnt from the notices.
-            if let Some(oneshots) = self.reloads.oneshots() {
-                oneshots.running.insert(pool, None);
-            }
-            return true;
-        }
-        let culprit = match outcome {
-            Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => Some(failure),
-            _ => None,
-        };
-        let why = match (outcome, culprit) {
-            (Outcome::Done { .. }, _) => None,
-            (_, Some(failure)) => Some(reason(
-                failure,
-                failure
+    /// A oneshot that a reload waits for has ended.
+    pub(super) fn oneshot_replied(&mut self, pool: PoolId, outcome: &Outcome) {
+        let why = match outcome {
+            Outcome::Done { .. } | Outcome::Up(_) => None,
+            Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => {
+                let culprit = failure
                     .worker
-                    .and_then(|worker| self.exit_reports.of_worker(worker)),
-            )),
-            (Outcome::Superseded { by }, _) => Some(superseded(*by).to_owned()),
+                    .and_then(|worker| self.exit_reports.of_worker(worker));
+                Some(reason(failure, culprit))
+            }
+            Outcome::StartFailed(failure) => Some(self.start_failure_text(pool, failure).0),
+            Outcome::Superseded { by } => Some(superseded(*by).to_owned()),
+            Outcome::HeldUp { by, .. } => Some(format!("it waits for {}", self.names(by))),
             _ => Some("it is not there any more".to_owned()),
         };
         let why = why.map(|why| format!("{} failed: {why}", self.pools.name(pool)));
-        if let Some(oneshots) = self.reloads.oneshots() {
-            oneshots.running.remove(&pool);
+        if let Some(oneshots) = self.reloads.oneshots()
+            && oneshots.running.remove(&pool)
+        {
             oneshots.failed = oneshots.failed.take().or(why);
-        }
-        self.reloads.resume_pending = true;
-        true
-    }
-
-    /// A oneshot has succeeded: perhaps a new one that the reload waits for.
-    pub(super) fn oneshot_done(&mut self, pool: PoolId) {
-        if let Some(oneshots) = self.reloads.oneshots()
-            && oneshots.running.get(&pool) == Some(&None)
-        {
-            oneshots.running.remove(&pool);
-            self.reloads.resume_pending = true;
-        }
-    }
-
-    /// A worker has failed before it was ready: perhaps that of a new oneshot.
-    pub(super) fn oneshot_failed(&mut self, pool: PoolId, why: &str) {
-        let why = format!("{} failed: {why}", self.pools.name(pool));
-        if let Some(oneshots) = self.reloads.oneshots()
-            && oneshots.running.get(&pool) == Some(&None)
-        {
-            oneshots.running.remove(&pool);
-            oneshots.failed = Some(why);
             self.reloads.resume_pending = true;
         }
     }
@@ -290,15 +246,12 @@ impl Supervisor {
                 Some(before) => {
                     self.pools.set_next_spec(pool, before);
                     if let Some(policy) = self.pools.policy(pool) {
-                        self.input(Input::Requested(
-                            super::NO_TICKET,
-                            Request::EnsurePool(pool, policy),
-                        ));
+                        self.request(Request::EnsurePool(pool, policy));
                     }
                 }
                 None => {
                     self.pools.mark_removed(pool);
-                    self.input(Input::Requested(super::NO_TICKET, Request::Remove(pool)));
+                    self.request(Request::Remove(pool));
                 }
             }
         }

@@ -4,20 +4,18 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::health::spread;
+use super::tickets::Owner;
 use super::watchdog::span;
 use crate::event_loop::waker::Waker;
 use crate::observe::events::EventKind;
 use crate::process::rss_sampler::RssSampler;
-use rotad_core::{Input, Outcome, Request, Span, Ticket, Time, WorkerId};
+use rotad_core::{Outcome, Request, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the memory of workers with `max_rss` is sampled.
 const SAMPLE_INTERVAL: Span = Span::from_secs(5);
 /// Minimum delay before a failed replacement is tried again.
 const RETRY_DELAY: Span = Span::from_secs(60);
-/// Marks the tickets of recycling; the other bits are the worker's id.
-const TICKET_MARK: u64 = 1 << 63;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Age,
@@ -237,27 +235,21 @@ impl Supervisor {
                 .worker(worker)
                 .cause(reason.cause()),
         );
-        self.input(Input::Requested(
-            Ticket(TICKET_MARK | worker.0),
-            Request::Replace(pool, slot),
-        ));
+        let ticket = self.tickets.of(Owner::Recycling(worker));
+        self.request_with(ticket, Request::Replace(pool, slot));
     }
 
-    /// Takes the engine's reply to a recycling request. False: the ticket is not one.
-    pub(super) fn recycle_replied(&mut self, ticket: Ticket, outcome: &Outcome) -> bool {
-        if ticket.0 & TICKET_MARK == 0 {
-            return false;
-        }
-        let worker = WorkerId(ticket.0 & !TICKET_MARK);
+    /// Takes the engine's reply to a recycling request.
+    pub(super) fn recycling_replied(&mut self, worker: WorkerId, outcome: &Outcome) {
         let Some(reason) = self.health.recycling.requested.remove(&worker) else {
-            return true;
+            return;
         };
         let Some(process) = self
             .processes
             .get(worker)
             .filter(|_| self.health.serves(worker))
         else {
-            return true;
+            return;
         };
         // It still serves, whatever the outcome: check it again later.
         let retry_in = RETRY_DELAY.max(process.spec.plan.policy.restart.delay);
@@ -280,6 +272,5 @@ impl Supervisor {
         if reason == Reason::Age {
             self.health.recycling.due.insert((at, worker));
         }
-        true
     }
 }

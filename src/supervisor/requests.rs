@@ -7,7 +7,7 @@ use super::on_change::Continuation;
 use crate::control::protocol::{ScaleTo, Selector, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
-use rotad_core::{Input, PoolId, Request, Slot, WorkerId, WorkerState};
+use rotad_core::{PoolId, Request, Slot, WorkerId, WorkerState};
 
 /// For the start of a pool that was scaled to 0.
 pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
@@ -74,7 +74,7 @@ impl Supervisor {
             ),
         );
         for (pool, ticket) in self.tickets.issue(Some(client), false, &pools) {
-            self.input(Input::Requested(ticket, Request::Cancel(pool)));
+            self.request_with(ticket, Request::Cancel(pool));
         }
     }
 
@@ -103,8 +103,7 @@ impl Supervisor {
         for pool in pools {
             self.pools.set_stopped_by_operator(pool, true);
             let ticket = self.tickets.join(wait, pool);
-            self.await_stop(pool, ticket);
-            self.input(Input::Requested(super::NO_TICKET, Request::StopPool(pool)));
+            self.request_with(ticket, Request::StopPool(pool));
             if now {
                 let workers: Vec<WorkerId> = self
                     .processes
@@ -114,14 +113,6 @@ impl Supervisor {
                     .collect();
                 workers.into_iter().for_each(|worker| self.kill_now(worker));
                 self.drain_inputs();
-            }
-            let gone = self
-                .engine
-                .view()
-                .pool(pool)
-                .is_none_or(|view| view.state == rotad_core::PoolState::Stopped);
-            if gone {
-                self.pool_stopped(pool);
             }
         }
         self.close_wait(wait);
@@ -171,7 +162,7 @@ impl Supervisor {
         self.pools.set_stopped_by_operator(pool, false);
         if oneshot && !was_stopped {
             let ticket = self.tickets.join(wait, pool);
-            return self.input(Input::Requested(ticket, Request::Roll(pool)));
+            return self.request_with(ticket, Request::Roll(pool));
         }
         if !was_stopped
             && self
@@ -201,15 +192,11 @@ impl Supervisor {
             self.spawn_specs
                 .retain_generations(pool, |generation| Some(generation) != own);
         }
-        let ticket = self.tickets.join(wait, pool);
-        self.await_start(pool, ticket);
         if let Some(policy) = self.pools.policy(pool) {
-            self.input(Input::Requested(
-                super::NO_TICKET,
-                Request::EnsurePool(pool, policy),
-            ));
+            let ticket = self.tickets.join(wait, pool);
+            self.request(Request::EnsurePool(pool, policy));
             // Also fills slots that had come to their end.
-            self.input(Input::Requested(super::NO_TICKET, Request::Start(pool)));
+            self.request_with(ticket, Request::Start(pool));
         }
     }
 
@@ -268,24 +255,10 @@ impl Supervisor {
                 .cause(if count < from { "down" } else { "up" }),
         );
         self.pools.scale(pool, Some(count));
-        self.input(Input::Requested(
-            super::NO_TICKET,
-            Request::Scale(pool, count),
-        ));
-        if count == 0 {
-            // A client that waits for this pool's start has nothing left to wait for.
-            self.pool_up(pool, NONE_WANTED);
-        }
-        let stopped = if self.pools.stopped_by_operator(pool) {
-            " (once it is started)"
-        } else {
-            ""
-        };
-        self.done(
-            client,
-            0,
-            format!("{name}: {from} → {count} workers{stopped}"),
-        );
+        let wait = self.tickets.open(Some(client), false);
+        let ticket = self.tickets.join(wait, pool);
+        self.close_wait(wait);
+        self.request_with(ticket, Request::Scale(pool, count));
     }
 
     /// Signals go to ready workers only: before that, a worker has no handler yet and would die.
@@ -381,7 +354,7 @@ impl Supervisor {
         );
         let asker = Some(client).filter(|_| wait != Wait::No);
         for (pool, ticket) in self.tickets.issue(asker, wait == Wait::Drained, &[pool]) {
-            self.input(Input::Requested(ticket, Request::Replace(pool, Slot(slot))));
+            self.request_with(ticket, Request::Replace(pool, Slot(slot)));
         }
         if wait == Wait::No {
             self.done(client, 0, format!("replacing {name}/{slot}"));

@@ -5,7 +5,7 @@ use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use crate::observe::events::EventKind;
-use rotad_core::{Generation, Input, PoolId, Request, RollState};
+use rotad_core::{Generation, PoolId, Request, RollState};
 use std::collections::BTreeSet;
 
 impl Supervisor {
@@ -45,10 +45,7 @@ impl Supervisor {
             self.log.retarget(&plan.name, &plan.log);
         }
         if let Some(policy) = self.pools.policy(pool) {
-            self.inputs.push_back(Input::Requested(
-                super::NO_TICKET,
-                Request::EnsurePool(pool, policy),
-            ));
+            self.request(Request::EnsurePool(pool, policy));
         }
         self.refresh_plan();
         self.watch_files();
@@ -125,7 +122,6 @@ impl Supervisor {
 
     /// A worker is gone: it may have been the last user of a socket.
     pub(super) fn on_worker_gone(&mut self) {
-        self.settle_drained();
         let next_listeners: BTreeSet<ListenerId> = self
             .pools
             .iter()

@@ -6,7 +6,7 @@ use super::Supervisor;
 use super::pool_registry::PoolSpec;
 use crate::control::protocol::{Selector, Wait};
 use crate::plan::Kind;
-use rotad_core::{Generation, Input, PoolId, PoolView, Request, RollState};
+use rotad_core::{Generation, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;
 
 /// A possible rollback.
@@ -109,10 +109,7 @@ impl Supervisor {
         // Its directory may be gone: resolving it again would start something else under its number.
         self.spawn_specs.hold_to(pool, Some(to));
         let ticket = self.tickets.join(wait, pool);
-        self.input(Input::Requested(
-            ticket,
-            Request::RollBack { pool, to, policy },
-        ));
+        self.request_with(ticket, Request::RollBack { pool, to, policy });
         format!("{name}: back to generation {to}")
     }
 

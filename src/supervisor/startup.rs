@@ -20,7 +20,6 @@ use super::runtime_files::{self, RuntimeFiles};
 use super::service_manager::ServiceManager;
 use super::spawn_spec::SpawnSpecs;
 use super::tickets::Tickets;
-use super::waiters::Waiters;
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
@@ -561,7 +560,7 @@ impl Parts {
         );
         let watched: Vec<_> = pools
             .iter()
-            .map(|(id, pool)| (id, pool.name.clone(), ready_timeout(pool)))
+            .map(|(id, pool)| (id, pool.name.clone()))
             .collect();
         let start_watch = StartWatch::new(context, watched.into_iter());
         let notify_dir = acquired.runtime_dir.path().join(NOTIFY_DIR);
@@ -580,7 +579,6 @@ impl Parts {
             blocking: BlockingPool::new(waker.clone(), reader),
             reloads: ReloadQueue::default(),
             on_change: OnChange::default(),
-            waiters: Waiters::default(),
             reverted: BTreeSet::new(),
             exit_code: None,
             file_watch: FileWatch::new(waker.clone(), acquired.clock.clone()),
@@ -636,9 +634,4 @@ fn processors() -> u32 {
     std::thread::available_parallelism().map_or(1, |processors| {
         u32::try_from(processors.get()).unwrap_or(u32::MAX)
     })
-}
-
-/// How long a worker may take to be ready. None: no limit.
-fn ready_timeout(pool: &PoolPlan) -> Option<Span> {
-    Some(pool.policy.ready_timeout).filter(|timeout| *timeout < Span::FOREVER)
 }

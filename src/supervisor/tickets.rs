@@ -1,10 +1,13 @@
-//! Waits and tickets: which client waits for which requests. A wait collects one outcome for each of its tickets and
-//! gives its client one reply, with the worst exit code. Also puts outcomes into words.
+//! Waits and tickets: who waits for the outcome of which requests. The engine answers each ticket once
+//! (`replies.rs`). A wait of a client or a signal collects the outcomes of its tickets and gives one reply, with the worst
+//! exit code. Also puts outcomes into words.
 
 use super::exit_report::{ExitReport, describe};
+use super::requests::NONE_WANTED;
 use crate::observe::clip::join_within;
 use rotad_core::{
-    Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket,
+    Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket, Up,
+    WorkerId,
 };
 use std::collections::BTreeMap;
 
@@ -17,7 +20,7 @@ struct PendingWait {
     /// The client to reply to. None: a signal, which is answered in the log only.
     client: Option<u64>,
     pools: Vec<PoolId>,
-    /// Also waits until old workers are gone.
+    /// Its tickets are answered only once old workers are gone.
     drained: bool,
     /// More tickets may be added.
     open: bool,
@@ -29,11 +32,24 @@ struct PendingWait {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WaitId(u64);
 
+/// Who gets the outcome of a ticket.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Owner {
+    /// A client, or a signal, with all its other tickets.
+    Wait(WaitId),
+    /// The start of the master (`launch.rs`).
+    Start,
+    /// The reload that runs a oneshot (`oneshots.rs`).
+    Oneshot,
+    /// The replacement of a worker that is too old, too large or has had too many requests (`recycling.rs`).
+    Recycling(WorkerId),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     last: u64,
     waits: BTreeMap<u64, PendingWait>,
-    wait_of: BTreeMap<Ticket, u64>,
+    owners: BTreeMap<Ticket, Owner>,
 }
 
 /// A finished wait, and the reply to its client.
@@ -63,19 +79,31 @@ impl Tickets {
 
     /// Adds a ticket for one more outcome.
     pub(super) fn join(&mut self, wait: WaitId, pool: PoolId) -> Ticket {
-        let ticket = self.standalone();
+        let mut drained = false;
         if let Some(known) = self.waits.get_mut(&wait.0) {
             known.pools.push(pool);
             known.left += 1;
-            self.wait_of.insert(ticket, wait.0);
+            drained = known.drained;
         }
+        self.add(Owner::Wait(wait), drained)
+    }
+
+    /// A ticket whose outcome goes to this owner.
+    pub(super) fn of(&mut self, owner: Owner) -> Ticket {
+        self.add(owner, false)
+    }
+
+    fn add(&mut self, owner: Owner, drained: bool) -> Ticket {
+        self.last += 1;
+        let number = self.last;
+        let ticket = Ticket { number, drained };
+        self.owners.insert(ticket, owner);
         ticket
     }
 
-    /// A ticket that belongs to no wait; its owner settles it.
-    pub(super) fn standalone(&mut self) -> Ticket {
-        self.last += 1;
-        Ticket(self.last)
+    /// The ticket has its outcome: returns who gets it.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Owner> {
+        self.owners.remove(&ticket)
     }
 
     /// Adds a line to the reply.
@@ -117,14 +145,6 @@ impl Tickets {
             .collect()
     }
 
-    /// Whether the ticket's client waits until the old workers are gone.
-    pub(super) fn waits_for_drain(&self, ticket: Ticket) -> bool {
-        self.wait_of
-            .get(&ticket)
-            .and_then(|wait| self.waits.get(wait))
-            .is_some_and(|wait| wait.drained)
-    }
-
     /// The client has disconnected; the work goes on.
     pub(super) fn detach(&mut self, client: u64) {
         for wait in self.waits.values_mut().filter(|w| w.client == Some(client)) {
@@ -133,13 +153,12 @@ impl Tickets {
     }
 
     /// Records one outcome. Returns the wait if it was the last one.
-    pub(super) fn settle(&mut self, ticket: Ticket, code: u8, line: String) -> Option<Settled> {
-        let number = self.wait_of.remove(&ticket)?;
-        let wait = self.waits.get_mut(&number)?;
-        wait.left -= 1;
-        wait.code = worse(wait.code, code);
-        wait.lines.push(line);
-        self.end(number)
+    pub(super) fn settle(&mut self, wait: WaitId, code: u8, line: String) -> Option<Settled> {
+        let known = self.waits.get_mut(&wait.0)?;
+        known.left -= 1;
+        known.code = worse(known.code, code);
+        known.lines.push(line);
+        self.end(wait.0)
     }
 
     fn end(&mut self, number: u64) -> Option<Settled> {
@@ -174,8 +193,12 @@ pub(super) struct OutcomeContext<'a> {
     /// Some generation of the pool has been fully up.
     pub has_served: bool,
     pub culprit: Option<&'a ExitReport>,
-    /// The roll did not begin because this pool, a dependency, was not rolled.
+    /// The pools that hold it up: dependencies that were not rolled, or do not come up.
     pub blocked_by: Option<&'a str>,
+    /// Why its start has failed, and what happens next.
+    pub start_failure: Option<(&'a str, &'a str)>,
+    /// An operator has stopped it.
+    pub stopped_by_operator: bool,
 }
 
 /// An outcome as exit code and text. 10: failed, but workers serve as before.
@@ -284,12 +307,46 @@ pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
                 format!("{pool}/{slot}: not replaced: {reason}\n{who}"),
             )
         }
-        Outcome::Begins { generation } => (
-            1,
-            format!("{pool}: has not begun; it will, with generation {generation}"),
-        ),
+        Outcome::HeldUp { generation, .. } => {
+            let by = context.blocked_by.unwrap_or_default();
+            let text = format!(
+                "{pool}: nothing was rolled: it has not started yet, and waits for {by}, which has failed; nobody serves\n\
+                 it starts with generation {generation} once {by} is there"
+            );
+            (1, text)
+        }
+        Outcome::Up(how) => (0, format!("{pool}: {}", up_text(*how))),
+        Outcome::StartFailed(_) => {
+            let (why, then) = context.start_failure.unwrap_or_default();
+            let then = if then.is_empty() {
+                String::new()
+            } else {
+                format!("\n{then}")
+            };
+            (1, format!("{pool}: {why}{then}"))
+        }
+        Outcome::Stopped | Outcome::Removed => (0, format!("{pool}: stopped")),
+        Outcome::Scaled { from, to } => {
+            let then = if context.stopped_by_operator {
+                " (once it is started)"
+            } else {
+                ""
+            };
+            (0, format!("{pool}: {from} → {to} workers{then}"))
+        }
         Outcome::Superseded { by } => (1, format!("{pool}: {}", superseded(*by))),
         Outcome::NothingDone(why) => describe_nothing(pool, *why),
+    }
+}
+
+/// How a pool is up.
+pub(super) fn up_text(how: Up) -> String {
+    match how {
+        Up::Ready => "every worker is ready".to_owned(),
+        Up::Alive => "every worker is alive, nothing says that they are ready".to_owned(),
+        Up::Done(None) => "its workers have done their work".to_owned(),
+        Up::Done(Some(took)) => format!("done after {took}"),
+        Up::NoneWanted => NONE_WANTED.to_owned(),
     }
 }
 
@@ -304,6 +361,7 @@ pub(super) fn superseded(by: SupersededBy) -> &'static str {
         SupersededBy::Roll => "superseded by a newer request",
         SupersededBy::Change => "superseded: its configuration has changed",
         SupersededBy::RollBack => "superseded by a rollback",
+        SupersededBy::Start => "superseded: the pool is started again",
         SupersededBy::Stop => "superseded: the pool stops",
         SupersededBy::Removal => "superseded: the configuration no longer has it",
         SupersededBy::StopOfAll => "superseded: everything stops",
@@ -450,6 +508,8 @@ mod tests {
             has_served,
             culprit: None,
             blocked_by: None,
+            start_failure: None,
+            stopped_by_operator: false,
         }
     }
 

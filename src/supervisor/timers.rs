@@ -40,8 +40,6 @@ enum Timer {
     Health,
     /// The engine's earliest deadline.
     Engine,
-    /// `rotad start` waits no longer for a pool.
-    Start,
     /// The service manager is to be sent a watchdog ping or a request for more time.
     ServiceManager,
     /// What is left at the end is looked at again.
@@ -50,7 +48,7 @@ enum Timer {
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 16] = [
+const ALL: [Timer; 15] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
@@ -64,7 +62,6 @@ const ALL: [Timer; 16] = [
     Timer::ListenerRepair,
     Timer::Health,
     Timer::Engine,
-    Timer::Start,
     Timer::ServiceManager,
     Timer::Shutdown,
 ];
@@ -74,7 +71,7 @@ impl Timer {
     /// is awaited in ticks; the others may be far off and must not wake a master that has nothing to do.
     fn is_awaited_in_ticks(self) -> bool {
         match self {
-            Self::AliveAge | Self::ListenerRepair | Self::Engine | Self::Start => true,
+            Self::AliveAge | Self::ListenerRepair | Self::Engine => true,
             Self::Spawner
             | Self::RuntimeFiles
             | Self::Clients
@@ -131,7 +128,6 @@ impl Supervisor {
             Timer::ListenerRepair => self.listening.repair.deadline(),
             Timer::Health => self.health.deadline(),
             Timer::Engine => self.engine.deadline(),
-            Timer::Start => self.start_watch.deadline(),
             Timer::ServiceManager => self.service_manager.deadline(),
             Timer::Shutdown => {
                 let shutdown = self.shutdown.as_ref()?;
@@ -171,7 +167,6 @@ impl Supervisor {
             Timer::ListenerRepair => self.retry_listener_repair(),
             Timer::Health => self.run_due_health(),
             Timer::Engine => self.input(Input::TimerFired),
-            Timer::Start => self.check_start_deadline(),
             // They only end the wait: each turn of the loop sees to the service manager and to the end.
             Timer::ServiceManager | Timer::Shutdown => {}
         }

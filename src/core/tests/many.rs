@@ -91,10 +91,10 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
     };
     let pool = PoolId(1);
     world.tell(Input::Requested(
-        Ticket(1),
+        Some(Ticket::new(1)),
         Request::EnsurePool(pool, policy),
     ));
-    world.tell(Input::Requested(Ticket(2), Request::Roll(pool)));
+    world.tell(Input::Requested(Some(Ticket::new(2)), Request::Roll(pool)));
     let workers: Vec<WorkerId> = world
         .engine
         .view()
@@ -105,12 +105,15 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
     for worker in workers {
         world.tell(Input::Exited(worker, Exit::Code(0)));
     }
-    world.tell(Input::Requested(Ticket(3), Request::Roll(pool)));
+    world.tell(Input::Requested(Some(Ticket::new(3)), Request::Roll(pool)));
     assert_eq!(
         world.engine.view().pool(pool).map(|pool| pool.last_good.0),
         Some(3)
     );
-    world.tell(Input::Requested(Ticket(4), Request::Stop { cap: None }));
+    world.tell(Input::Requested(
+        Some(Ticket::new(4)),
+        Request::Stop { cap: None },
+    ));
     assert!(world.left);
     assert!(world.steps < u64::from(count) * 30, "{} steps", world.steps);
     began.elapsed()

@@ -106,7 +106,9 @@ impl Life {
 
     fn ask(&mut self, request: Request) -> Verdict {
         self.tickets += 1;
-        self.step(Input::Requested(Ticket(self.tickets), request))
+        let is_stop = matches!(request, Request::Stop { .. } | Request::StopNow);
+        let ticket = (!is_stop).then(|| Ticket::new(self.tickets));
+        self.step(Input::Requested(ticket, request))
     }
 
     fn find(&self, youngest: bool, which: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {

@@ -304,7 +304,7 @@ fn live(seed: u64) {
         // A boot that has the machine to itself, four times over, and a moment.
         let timeout = boot.waits + 4 * boot.burns + 700;
         let keep = Request::EnsurePool(PoolId(id as u32), policy(*count, timeout, None));
-        machine.step(Input::Requested(Ticket(0), keep));
+        machine.step(Input::Requested(Some(Ticket::new(0)), keep));
     }
     let bound = 2.0 * work(processors, &boots, &counts) + 400.0;
     assert!(
@@ -348,7 +348,10 @@ fn live(seed: u64) {
         .map(|id| id as u32)
         .collect();
     for pool in &healthy {
-        machine.step(Input::Requested(Ticket(1), Request::Roll(PoolId(*pool))));
+        machine.step(Input::Requested(
+            Some(Ticket::new(1)),
+            Request::Roll(PoolId(*pool)),
+        ));
     }
     let (wanted, bound) = (
         machine.replies + healthy.len() as u32,
@@ -383,7 +386,7 @@ fn heavy_boots_do_not_starve_each_other() {
         }],
     );
     machine.step(Input::Requested(
-        Ticket(0),
+        Some(Ticket::new(0)),
         Request::EnsurePool(PoolId(0), policy(16, 4000, None)),
     ));
     assert!(
@@ -406,7 +409,7 @@ fn waiting_boots_are_not_held_up() {
         }],
     );
     machine.step(Input::Requested(
-        Ticket(0),
+        Some(Ticket::new(0)),
         Request::EnsurePool(PoolId(0), policy(100, 60_000, None)),
     ));
     assert!(
@@ -431,12 +434,12 @@ fn neither_are_they_beside_heavy_ones() {
     };
     let mut machine = Machine::new(2, vec![heavy, light]);
     machine.step(Input::Requested(
-        Ticket(0),
+        Some(Ticket::new(0)),
         Request::EnsurePool(PoolId(0), policy(60, 20_000, None)),
     ));
     machine.until(3000.0, |_| false);
     machine.step(Input::Requested(
-        Ticket(0),
+        Some(Ticket::new(0)),
         Request::EnsurePool(PoolId(1), policy(50, 20_000, None)),
     ));
     assert!(
@@ -458,7 +461,7 @@ fn a_fixed_number_is_kept() {
         }],
     );
     machine.step(Input::Requested(
-        Ticket(0),
+        Some(Ticket::new(0)),
         Request::EnsurePool(PoolId(0), policy(12, 20_000, Some(3))),
     ));
     let mut most = 0;

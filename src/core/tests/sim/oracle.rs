@@ -7,7 +7,7 @@
 use crate::model::{Books, Pool, Worker};
 use rotad_core::{
     Command, Entry, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal,
-    SupersededBy, Time, WorkerId,
+    StartFailure, SupersededBy, Time, Up, WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,7 +132,10 @@ impl Oracle {
             }),
             Input::TreeGone(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
             Input::Requested(ticket, request) => {
-                self.wish(now, ticket.0, request);
+                if let Some(ticket) = ticket {
+                    self.books.tickets.insert(ticket.number);
+                }
+                self.wish(now, ticket.map_or(0, |ticket| ticket.number), request);
                 // Fewer workers may be all that were missing.
                 for id in self.books.pools.keys().copied().collect::<Vec<_>>() {
                     self.notice_up(id);
@@ -158,7 +161,7 @@ impl Oracle {
             Input::Unhealthy(id) => self.books.sick = Some(id.0),
             Input::Unreachable(ids) => self.books.cut_off(ids),
             Input::Ready(id) => self.books.reports = Some(id.0),
-            Input::AgeReached(_) | Input::TimerFired => {}
+            Input::AgeReached(_) | Input::Daemonized(_) | Input::TimerFired => {}
         }
     }
 
@@ -214,13 +217,22 @@ impl Oracle {
             Command::Kill(id) => self.kill(now, id.0),
             Command::KillTree(id) => self.sweep(now, id.0),
             Command::Reply(ticket, pool, outcome) => {
-                self.remade(pool.0, outcome);
                 hold!(
-                    self.books.tickets.remove(&ticket.0),
+                    self.books.tickets.remove(&ticket.number),
                     "one answer",
                     "ticket {ticket} answered again"
                 );
-                self.answer(pool.0, ticket.0, outcome)
+                let leaves = |w: &Worker| w.asked.is_some() && !w.gone && !w.lost;
+                hold!(
+                    !ticket.drained || !self.books.of(pool.0).any(|(_, w)| leaves(w)),
+                    "drained",
+                    "ticket {ticket} answered, and a worker is leaving"
+                );
+                if ticket.drained {
+                    // What it says was so when it was decided.
+                    return Ok(());
+                }
+                self.answer(pool.0, ticket.number, outcome)
             }
             Command::BeginGeneration { .. } => Ok(()),
             Command::RevertConfig(pool) => {
@@ -250,8 +262,8 @@ impl Oracle {
         }
     }
 
-    /// A wish for a pool that has not begun is answered at once: it begins with that generation.
-    fn remade(&mut self, id: u32, outcome: &Outcome) {
+    /// A pool that has not begun will begin with another generation.
+    pub(crate) fn begins_with(&mut self, id: u32, generation: u32) -> Verdict {
         let returns = self.books.returns;
         let Some(pool) = self
             .books
@@ -259,16 +271,15 @@ impl Oracle {
             .get_mut(&id)
             .filter(|pool| pool.running && !pool.begun)
         else {
-            return;
+            return fail("true answers", format!("pool {id} has begun"));
         };
-        match outcome {
-            Outcome::Begins { generation } if returns == Some((id, generation.0)) => {
-                pool.wanted = generation.0;
-                pool.alike.clear();
-            }
-            Outcome::Begins { generation } if generation.0 == pool.latest + 1 => pool.remake(),
-            _ => {}
+        if returns == Some((id, generation)) {
+            pool.wanted = generation;
+            pool.alike.clear();
+        } else if generation == pool.latest + 1 {
+            pool.remake();
         }
+        Ok(())
     }
 
     /// What an answer says is so.
@@ -319,10 +330,65 @@ impl Oracle {
                     "{ticket} asked for {renews:?}"
                 );
             }
-            Outcome::Begins { .. } => {
+            Outcome::HeldUp { by, .. } => {
                 let waits = pool.is_some_and(|pool| pool.running && !pool.begun);
-                hold!(waits, "true answers", "pool {id} has begun");
+                hold!(
+                    waits && !by.is_empty(),
+                    "true answers",
+                    "pool {id} has begun"
+                );
             }
+            Outcome::Up(Up::Ready | Up::Alive) => {
+                let serves = |slot: u32| books.of(id).any(|(_, w)| w.slot == slot && w.serves());
+                let ended = |pool: &Pool, slot: u32| {
+                    pool.slots.get(slot as usize).is_some_and(|slot| slot.ended)
+                };
+                let full = pool.is_some_and(|pool| {
+                    pool.running
+                        && (0..pool.policy.count).all(|slot| serves(slot) || ended(pool, slot))
+                });
+                hold!(full, "true answers", "pool {id} is not up");
+            }
+            Outcome::Up(Up::Done(Some(_))) => hold!(
+                pool.is_some_and(|pool| pool.oneshot_done),
+                "true answers",
+                "oneshot {id} is not done"
+            ),
+            Outcome::Up(Up::Done(None)) => hold!(
+                pool.is_some() && !books.of(id).any(|(_, w)| w.serves()),
+                "true answers",
+                "pool {id} has not ended"
+            ),
+            Outcome::Up(Up::NoneWanted) => hold!(
+                pool.is_some_and(|pool| pool.policy.count == 0),
+                "true answers",
+                "pool {id} wants workers"
+            ),
+            Outcome::StartFailed(StartFailure::Worker { worker, .. }) => hold!(
+                books.workers.get(&worker.0).is_none_or(|w| !w.serves()),
+                "true answers",
+                "{worker} serves"
+            ),
+            Outcome::StartFailed(StartFailure::Stopped) => hold!(
+                pool.is_none_or(|pool| !pool.running),
+                "true answers",
+                "pool {id} runs"
+            ),
+            Outcome::StartFailed(_) => hold!(
+                pool.is_some_and(|pool| pool.running),
+                "true answers",
+                "pool {id} does not run"
+            ),
+            Outcome::Stopped | Outcome::Removed => hold!(
+                !books.of(id).any(|(_, w)| !w.gone && !w.lost),
+                "true answers",
+                "something of pool {id} is left"
+            ),
+            Outcome::Scaled { to, .. } => hold!(
+                pool.is_some_and(|pool| pool.policy.count == *to),
+                "true answers",
+                "pool {id} is not scaled to {to}"
+            ),
             Outcome::Superseded { by } => self.caused(id, *by)?,
             Outcome::NothingDone(why) => {
                 let true_ = match why {
@@ -365,6 +431,7 @@ impl Oracle {
             SupersededBy::Roll => books.rolls == Some(id),
             SupersededBy::Change => books.changes == Some(id) && books.returns.is_none(),
             SupersededBy::RollBack => books.returns.is_some_and(|(pool, _)| pool == id),
+            SupersededBy::Start => pool.is_some_and(|pool| pool.running),
             SupersededBy::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
             SupersededBy::Removal => !all && removed,
             SupersededBy::StopOfAll => all,

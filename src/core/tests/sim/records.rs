@@ -103,6 +103,9 @@ impl Oracle {
                 }
                 Ok(())
             }
+            Notice::BeginsWith {
+                pool, generation, ..
+            } => self.begins_with(pool.0, generation.0),
             Notice::Waiting { pool, .. } => {
                 hold!(
                     !self.books.is_free(pool.0),
@@ -387,6 +390,7 @@ impl Oracle {
                 Ok(())
             }
             Notice::Ready { .. }
+            | Notice::BeginsWith { .. }
             | Notice::Confirmed { .. }
             | Notice::Watched { .. }
             | Notice::Died { .. }
@@ -1002,7 +1006,12 @@ impl Oracle {
             }
             Outcome::Cancelled { .. }
             | Outcome::ReplaceFailed { .. }
-            | Outcome::Begins { .. }
+            | Outcome::HeldUp { .. }
+            | Outcome::Up(_)
+            | Outcome::StartFailed(_)
+            | Outcome::Stopped
+            | Outcome::Removed
+            | Outcome::Scaled { .. }
             | Outcome::NothingDone(_) => {
                 return fail("rolls", format!("a roll ends with {outcome:?}"));
             }

@@ -7,22 +7,6 @@ use rotad_core::{Policy, PoolKind, Request, Time};
 impl Oracle {
     pub(crate) fn wish(&mut self, now: Time, ticket: u64, request: &Request) {
         match request {
-            Request::Roll(_)
-            | Request::Cancel(_)
-            | Request::Reconfigure { .. }
-            | Request::RollBack { .. }
-            | Request::Replace(..) => {
-                self.books.tickets.insert(ticket);
-            }
-            Request::EnsurePool(..)
-            | Request::Start(_)
-            | Request::StopPool(_)
-            | Request::Remove(_)
-            | Request::Scale(..)
-            | Request::Stop { .. }
-            | Request::StopNow => {}
-        }
-        match request {
             Request::EnsurePool(id, policy) => self.wish_keep(id.0, policy),
             Request::Start(id) => self.wish_start(id.0),
             Request::StopPool(id) => self.wish_drop(id.0),

@@ -341,7 +341,18 @@ impl<'a> World<'a> {
             Act::StopNow | Act::Replace(..) => Request::StopNow,
         };
         self.next_ticket += 1;
-        self.step(Input::Requested(Ticket(self.next_ticket), request))
+        let number = self.next_ticket;
+        let mut rng = Rng::of(self.plan.seed, (5 << 56) + number);
+        let is_stop = matches!(request, Request::Stop { .. } | Request::StopNow);
+        let nobody_waits = matches!(
+            request,
+            Request::EnsurePool(..) | Request::Scale(..) | Request::Roll(_)
+        ) && rng.chance(10);
+        let ticket = (!is_stop && !nobody_waits).then(|| Ticket {
+            number,
+            drained: rng.chance(25),
+        });
+        self.step(Input::Requested(ticket, request))
     }
 
     /// The policy that a pool has now; its first one where it is not known.
@@ -457,10 +468,15 @@ impl<'a> World<'a> {
                 rotad_core::Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
                 rotad_core::Outcome::Cancelled { .. } => "cancelled",
                 rotad_core::Outcome::ReplaceFailed { .. } => "not renewed",
-                rotad_core::Outcome::Begins { .. } => "begins",
+                rotad_core::Outcome::HeldUp { .. } => "held up",
+                rotad_core::Outcome::Up(_) => "up",
+                rotad_core::Outcome::StartFailed(_) => "starts failed",
+                rotad_core::Outcome::Stopped => "stopped",
+                rotad_core::Outcome::Removed => "removed",
                 rotad_core::Outcome::NothingDone(_) => "nothing",
                 _ => return,
             },
+            Entry::Notice(Notice::BeginsWith { .. }) => "begins",
             Entry::Notice(Notice::RollWaits { .. }) => "rolls waited",
             Entry::Notice(Notice::RollAfter { .. }) => "rolls after others",
             Entry::Notice(Notice::CrashLoop { .. }) => "crash loops",

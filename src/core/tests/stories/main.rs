@@ -7,8 +7,8 @@
 //!
 //! Inputs: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
 //! `ready W…` `lived W…` (called ready for its age) `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
-//! `demand PERCENT W…` `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view) `processors N` (first of all; 64 otherwise). Each request has a ticket of its
-//! own: 1, 2, 3…
+//! `demand PERCENT W…` `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view) `processors N` (first of all; 64 otherwise). `daemonized P`. Each request but `stop`
+//! has a ticket of its own: 1, 2, 3…; `drained` at its end: answered once no worker is leaving.
 
 mod show;
 
@@ -235,6 +235,7 @@ impl Teller {
                     .into_iter()
                     .for_each(|w| self.step(Input::Exited(w, exit)));
             }
+            "daemonized" => return self.step(Input::Daemonized(pool(1))),
             "unreachable" => return self.step(Input::Unreachable(workers(1))),
             "vanishes" => {
                 return workers(1)
@@ -254,7 +255,13 @@ impl Teller {
             }
         };
         self.tickets += 1;
-        self.step(Input::Requested(Ticket(self.tickets), request));
+        let is_stop = matches!(request, Request::Stop { .. } | Request::StopNow);
+        let drained = words.last() == Some(&"drained");
+        let ticket = Ticket {
+            number: self.tickets,
+            drained,
+        };
+        self.step(Input::Requested((!is_stop).then_some(ticket), request));
     }
 
     fn about(&mut self, what: &str, worker: WorkerId) {

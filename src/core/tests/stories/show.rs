@@ -2,7 +2,7 @@
 
 use rotad_core::{
     Cause, Command, EmptySlot, Engine, Entry, Exit, Failure, Generation, KillReason, Notice,
-    Outcome, PoolId, PoolState, Span, Standing, WorkerView,
+    Outcome, PoolId, PoolState, Span, Standing, StartFailure, WorkerView,
 };
 use std::fmt::Write as _;
 
@@ -148,6 +148,16 @@ fn record(record: &Notice) -> String {
         }
         Notice::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
         Notice::RollAfter { pool, by } => format!(". roll of {pool} after {}", pools(by)),
+        Notice::BeginsWith {
+            pool,
+            generation,
+            by,
+        } => {
+            format!(
+                ". {pool} begins with generation {generation}, after {}",
+                pools(by)
+            )
+        }
         Notice::RollWaits { .. } => ". the wish waits".into(),
         Notice::RollSuperseded {
             generation,
@@ -252,9 +262,42 @@ fn end(outcome: &Outcome) -> String {
             };
             format!("slot {slot} not renewed: {}; {old}", fault(failure))
         }
-        Outcome::Begins { generation } => format!("begins with generation {generation}"),
+        Outcome::HeldUp { generation, by } => {
+            format!("held up by {}, generation {generation}", pools(by))
+        }
+        Outcome::Up(how) => format!("up: {how:?}"),
+        Outcome::StartFailed(failure) => format!("start failed: {}", start_failure(failure)),
+        Outcome::Stopped => "stopped".into(),
+        Outcome::Removed => "removed".into(),
+        Outcome::Scaled { from, to } => format!("scaled from {from} to {to}"),
         Outcome::Superseded { by } => format!("superseded by {by:?}"),
         Outcome::NothingDone(why) => format!("nothing: {why:?}"),
+    }
+}
+
+fn start_failure(failure: &StartFailure) -> String {
+    match failure {
+        StartFailure::Worker {
+            worker,
+            cause,
+            early_exits,
+            given_up,
+        } => {
+            let vain = if *early_exits > 1 {
+                format!(", {early_exits} in vain")
+            } else {
+                String::new()
+            };
+            let end = if *given_up { ", given up" } else { "" };
+            format!("{worker} {}{vain}{end}", why(*cause))
+        }
+        StartFailure::NotReadyInTime => "not ready in time".into(),
+        StartFailure::Daemonized => "goes into the background".into(),
+        StartFailure::Ended => "has ended".into(),
+        StartFailure::Stopped => "stopped".into(),
+        StartFailure::Dependency { pool, failure } => {
+            format!("pool {pool} failed: {}", start_failure(failure))
+        }
     }
 }
 
