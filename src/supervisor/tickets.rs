@@ -310,7 +310,7 @@ pub(super) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
         Outcome::HeldUp { generation, .. } => {
             let by = context.blocked_by.unwrap_or_default();
             let text = format!(
-                "{pool}: nothing was rolled: it has not started yet, and waits for {by}, which has failed; nobody serves\n\
+                "{pool}: has not started: it waits for {by}, which has failed; nobody serves\n\
                  it starts with generation {generation} once {by} is there"
             );
             (1, text)
