@@ -51,7 +51,7 @@ fn start(site: &mut Site, names: &str, sockets: [OwnedFd; 2]) {
 
 /// Whoever came before the master is answered; the manager holds the socket, so a restart refuses nobody.
 #[test]
-fn by_name_over_a_restart() {
+fn sockets_are_matched_by_name_also_after_a_restart() {
     let _alone = alone();
     let mut site = site("127.0.0.1:@PORT@");
     let held = TcpListener::bind(site.address()).expect("a listener");
@@ -74,7 +74,7 @@ fn by_name_over_a_restart() {
 
 /// With whatever name systemd gave it.
 #[test]
-fn by_address() {
+fn sockets_are_matched_by_address() {
     let mut site = site("127.0.0.1:@PORT@");
     let own = tcp(&site.address());
     start(
@@ -88,7 +88,7 @@ fn by_address() {
 
 /// The manager's word on the address counts, and the difference is told.
 #[test]
-fn a_name_with_another_address() {
+fn a_named_socket_is_used_at_another_address() {
     let mut site = site("127.0.0.1:1");
     let own = tcp(&site.address());
     start(&mut site, "http:x", [own, tcp("127.0.0.1:0")]);
@@ -105,7 +105,7 @@ fn a_name_with_another_address() {
 
 /// The file is the manager's: it stays.
 #[test]
-fn a_unix_socket() {
+fn a_unix_socket_is_used() {
     let mut site = site("unix:@DIR@/web.sock");
     let path = site.path("web.sock");
     let own = UnixListener::bind(&path).expect("a listener");
@@ -118,7 +118,7 @@ fn a_unix_socket() {
 
 /// A daemon is not the process that the sockets were meant for.
 #[test]
-fn a_daemon() {
+fn a_daemon_gets_the_sockets_of_its_launcher() {
     let site = site("127.0.0.1:@PORT@");
     let own = tcp(&site.address());
     let mut start = Command::new(support::rotad());
@@ -138,7 +138,7 @@ fn a_daemon() {
 
 /// Numbers that are announced and not open, or meant for somebody else, are nobody's.
 #[test]
-fn what_is_announced_and_not_there() {
+fn announced_descriptors_that_are_closed_are_ignored() {
     let mut site = site("127.0.0.1:@PORT@");
     let run = site.run_command();
     let mut command = Command::new("sh");

@@ -272,7 +272,7 @@ fn stray_signals_end_no_master() {
 
 /// A limit of file size of nothing: an error in words, no death by SIGXFSZ.
 #[test]
-fn a_file_size_limit_of_nothing_is_an_error_and_no_death() {
+fn a_file_size_limit_does_not_end_the_master() {
     let site = Site::new("[pool.a]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
     let mut command = Command::new("sh");
     // By way of a pipe: the limit is for files alone.
@@ -363,7 +363,7 @@ fn a_pipe_of_small_slots_is_emptied() {
 
 /// A path that a terminal would obey: neither `check`, nor an error, nor the master's log in either format prints it raw.
 #[test]
-fn a_path_moves_no_terminal() {
+fn paths_are_sanitized() {
     for format in ["json", "text"] {
         let site = Site::new("[pool.a]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
         let folder = site.path("x\u{1b}[2J\u{202e}");

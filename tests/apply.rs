@@ -33,7 +33,7 @@ fn generation(status: &Value, name: &str) -> u64 {
 /// Fifty edits, good and bad by turns, by signal and by command: after each the state is that of the file, or, for a
 /// bad one, that from before; no request is lost.
 #[test]
-fn fifty_edits_under_load() {
+fn fifty_edits_under_load_lose_no_request() {
     let _alone = alone();
     let site = Site::up(WEB);
     site.write("bad-code", "exit 3\nno such module: shop\n");
@@ -105,7 +105,7 @@ fn fifty_edits_under_load() {
 
 /// A change supersedes a rolling restart that runs, and nothing is lost.
 #[test]
-fn a_change_while_a_roll_runs() {
+fn a_change_during_a_roll_supersedes_it() {
     let _alone = alone();
     let slow = WEB
         .replace("\"5\"]", "\"5\", \"--start-ms\", \"300\"]")
@@ -129,7 +129,7 @@ fn a_change_while_a_roll_runs() {
 
 /// Pools and their sockets come and go; a socket is closed with its last user, and only then.
 #[test]
-fn pools_and_listeners_come_and_go() {
+fn pools_and_listeners_are_added_and_removed() {
     let site = Site::up(WEB);
     let first = site.await_ready();
     let base = site.read("rotad.toml");
@@ -177,7 +177,7 @@ fn pools_and_listeners_come_and_go() {
 
 /// Mode of a socket's file and backlog change in place: nobody is restarted.
 #[test]
-fn rights_and_backlog_in_place() {
+fn socket_mode_and_backlog_change_in_place() {
     let site = Site::up(
         "[pool.web]\ncommand = [\"@WORKER@\", \"http\"]\nlisten = [\"file\", \"http\"]\n[listen.file]\naddress = \
          \"unix:@DIR@/web.sock\"\nmode = \"0600\"\n[listen.http]\naddress = \"127.0.0.1:@PORT@\"\nbacklog = 100\n",
@@ -208,7 +208,7 @@ fn rights_and_backlog_in_place() {
 
 /// Files that are no configuration: 78, nothing changes, the diary says why, and the next good one is applied.
 #[test]
-fn files_that_are_none() {
+fn an_invalid_configuration_changes_nothing() {
     let site = Site::up(WEB);
     let (good, before) = (site.read("rotad.toml"), site.await_ready());
     let file = site.path("rotad.toml");
@@ -248,7 +248,7 @@ fn files_that_are_none() {
 
 /// What a running master cannot change is named each time; the rest is applied.
 #[test]
-fn what_wants_a_new_master() {
+fn settings_that_need_a_restart_are_named() {
     let site = Site::up(WEB);
     site.edit(
         "[pool.web]\n",
@@ -267,7 +267,7 @@ fn what_wants_a_new_master() {
 
 /// A change that does not come up is put back, count and all; the same file is tried again when asked.
 #[test]
-fn a_failed_change_is_put_back() {
+fn a_failed_change_is_reverted() {
     let site = Site::up(WEB);
     site.write("bad-code", "exit 3\nno such module: shop\n");
     let (before, file) = (site.await_ready(), site.read("rotad.toml"));
@@ -295,7 +295,7 @@ fn a_failed_change_is_put_back() {
 
 /// `--dry-run` says what would be done, and does nothing of it.
 #[test]
-fn what_would_be_done() {
+fn a_dry_run_says_what_would_be_done() {
     let site = Site::up(WEB);
     let before = site.await_ready();
     site.edit("count = 2", "count = 3");
@@ -319,7 +319,7 @@ fn what_would_be_done() {
 
 /// A thousand HUP are few looks at the file, and the last edit is in force.
 #[test]
-fn a_thousand_hups() {
+fn a_thousand_hups_are_survived() {
     let site = Site::up(WEB);
     let pid = nix::unistd::Pid::from_raw(site.pid());
     for number in 0..1000 {
@@ -337,7 +337,7 @@ fn a_thousand_hups() {
 
 /// Reloads at once are done one after another, each with its own answer; a stop answers those that wait.
 #[test]
-fn one_after_another() {
+fn reloads_are_applied_one_after_another() {
     let mut site = Site::up(&WEB.replace("\"5\"]", "\"5\", \"--start-ms\", \"100\"]"));
     let asked: Vec<_> = (0..6)
         .map(|_| site.asking(&reload("everything", &[])))
@@ -374,7 +374,7 @@ fn one_after_another() {
 
 /// `run` under nohup(1) leaves HUP alone; a client's reload works all the same.
 #[test]
-fn under_nohup() {
+fn hup_stays_ignored_under_nohup() {
     let mut site = Site::new(WEB);
     let run = site.run_command();
     let mut nohup = std::process::Command::new("nohup");

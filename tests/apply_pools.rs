@@ -41,7 +41,7 @@ fn environment(pid: i32, name: &str) -> String {
 
 /// A stopped pool stays stopped over reloads of any kind, and starts with what the file says by then.
 #[test]
-fn stopped_until_started() {
+fn a_stopped_pool_stays_stopped_until_it_is_started() {
     let site = Site::up(WEB);
     let run = stop(&site, "web", false);
     assert_eq!(run.code, 0, "{run:?}");
@@ -88,7 +88,7 @@ fn stopped_until_started() {
 
 /// A start that fails says why, and tries on; `stop --now` does not wait for the deaf.
 #[test]
-fn a_start_that_fails_and_a_stop_at_once() {
+fn a_failing_start_is_reported_and_can_be_stopped() {
     let site = Site::up(
         &WEB.replace("\"@WORKER@\", \"http\"", "\"@WORKER@\", \"deaf\"")
             .replace(
@@ -112,7 +112,7 @@ fn a_start_that_fails_and_a_stop_at_once() {
 
 /// Signals go to those that are ready, by slot or to all; before that they would kill.
 #[test]
-fn signals_for_the_ready() {
+fn signals_go_to_ready_workers() {
     let site = Site::up(WEB);
     let signal = |name: &str, slot: Option<u32>, signal: i32| {
         site.ask(&json!({ "signal": { "pool": name, "slot": slot, "signal": signal } }))
@@ -163,7 +163,7 @@ fn signals_for_the_ready() {
 
 /// `rollback`: the configuration and the folder of the generation before, also below a link that has moved.
 #[test]
-fn the_way_back() {
+fn a_rollback_restores_the_previous_generation() {
     let site = Site::new(&WEB.replace(
         "reload = {",
         "working_directory = \"@DIR@/current\"\nreload = {",
@@ -213,7 +213,7 @@ fn the_way_back() {
 
 /// `roll POOL/SLOT`: one new worker, the others stay.
 #[test]
-fn one_worker_anew() {
+fn one_worker_is_replaced() {
     let site = Site::up(WEB);
     let before = pids(&site.await_ready(), "web");
     let run = site.ask(&json!({ "renew": { "pool": "web", "slot": 1, "wait": "done" } }));
@@ -230,7 +230,7 @@ fn one_worker_anew() {
 
 /// Numbers that change without a restart hold for the workers that serve: those too old by now are replaced.
 #[test]
-fn a_new_age_for_those_that_serve() {
+fn a_changed_maximum_age_applies_to_running_workers() {
     let site = Site::up(&WEB.replace("reload = {", "recycle = { max_age = \"1h\" }\nreload = {"));
     let before = pids(&site.await_ready(), "web");
     site.edit("max_age = \"1h\"", "max_age = \"1s\"");
@@ -246,7 +246,7 @@ fn a_new_age_for_those_that_serve() {
 
 /// `--drained` waits for the old workers' end, not only for their stop.
 #[test]
-fn waiting_for_the_drained() {
+fn a_drained_wait_ends_when_old_workers_are_gone() {
     let site = Site::up(&WEB.replace("\"http\"]", "\"http\", \"--drain-ms\", \"700\"]"));
     let before = pids(&site.await_ready(), "web");
     let which = json!({ "pools": ["web"], "workers": false, "tasks": false });

@@ -94,7 +94,7 @@ fn heavy_boots_do_not_starve_each_other() {
 
 /// After a crash loop the rest follows a few at a time, not all at once.
 #[test]
-fn nor_after_a_crash_loop() {
+fn heavy_boots_do_not_starve_each_other_after_a_crash_loop() {
     let _alone = alone();
     let mut site = Site::new(&heavy().1);
     site.write("code", "exit 3\nbroken");
@@ -135,7 +135,7 @@ fn waiting_boots_start_together() {
 
 /// Neither are they beside a pool that hangs, nor beside one that keeps every processor busy.
 #[test]
-fn whoever_hangs_or_computes_holds_nobody_up_who_waits() {
+fn hanging_or_computing_workers_do_not_delay_waiting_ones() {
     let _alone = alone();
     let heavy = boots("heavy", 100 * processors(), "--burn-ms 300", "");
     let hung = boots("hung", 4 * processors(), "--start-ms 600000", "");
@@ -163,7 +163,7 @@ fn whoever_hangs_or_computes_holds_nobody_up_who_waits() {
 /// A number is a bound, at the start and when more are wanted; those that wait are shown as waiting, and a changed
 /// number holds at once.
 #[test]
-fn a_number_is_a_bound() {
+fn a_configured_number_of_starts_is_a_bound() {
     let _alone = alone();
     let text = boots("web", 6, "--start-ms 1500", "max_starting = 2");
     let mut site = Site::new(&text);
@@ -197,7 +197,7 @@ fn a_number_is_a_bound() {
 
 /// Where too many boot at once because the configuration says so, the message says so as well.
 #[test]
-fn a_crowd_is_named() {
+fn waiting_slots_are_shown() {
     let _alone = alone();
     let count = 4 * processors();
     let keys = format!("max_starting = {count}\nready_timeout = \"1500ms\"");
@@ -231,7 +231,7 @@ fn a_crowd_is_named() {
 
 /// The bound holds in a rolling restart as well, though its surge would allow more.
 #[test]
-fn a_roll_keeps_the_number() {
+fn a_roll_keeps_the_configured_number_of_starts() {
     let _alone = alone();
     let keys = "max_starting = 2\n[pool.web.reload]\nsurge = \"100%\"\nsoak = \"0s\"";
     let site = Site::up(&boots("web", 6, "--start-ms 700", keys));

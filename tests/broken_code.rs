@@ -72,7 +72,7 @@ fn roll_into(code: &str, last_words: &str) -> u64 {
 }
 
 #[test]
-fn code_that_exits_at_once() {
+fn code_that_exits_immediately_is_rolled_back() {
     let _alone = alone();
     assert_eq!(
         roll_into("exit 1\nno such module: shop", "no such module: shop"),
@@ -81,7 +81,7 @@ fn code_that_exits_at_once() {
 }
 
 #[test]
-fn code_that_never_becomes_ready() {
+fn code_that_never_becomes_ready_is_rolled_back() {
     let _alone = alone();
     assert_eq!(
         roll_into("hang\nwaiting for the database", "waiting for the database"),
@@ -91,7 +91,7 @@ fn code_that_never_becomes_ready() {
 
 /// Half a second after it was ready, within the soak of 1 s: only what it had accepted itself may be lost.
 #[test]
-fn code_that_dies_while_it_soaks() {
+fn code_that_exits_while_it_soaks_is_rolled_back() {
     let _alone = alone();
     let lost = roll_into("die 500\nout of cheese", "out of cheese");
     assert!(
@@ -102,7 +102,7 @@ fn code_that_dies_while_it_soaks() {
 
 /// The same by signal: nobody waits for an answer, the status has it.
 #[test]
-fn by_signal_the_status_tells() {
+fn a_failed_roll_by_signal_is_shown_in_the_status() {
     let site = site();
     let old = pids(&site.await_ready(), "web");
     site.write("code", "exit 7\ncannot find the view");
@@ -122,7 +122,7 @@ fn by_signal_the_status_tells() {
 
 /// A program that is not there any more: the same, told apart from an exit code.
 #[test]
-fn a_program_that_is_gone() {
+fn a_missing_program_leaves_the_old_workers_serving() {
     let mut site = Site::new(&WEB.replace("@WORKER@", "@DIR@/current/worker"));
     site.write("code", "ok\nfirst");
     std::fs::create_dir(site.path("one")).expect("a folder");
@@ -139,7 +139,7 @@ fn a_program_that_is_gone() {
 
 /// `on_failure = "rollback"` with a moved `current` link: what had been replaced goes back to the old folder.
 #[test]
-fn slots_already_done_go_back() {
+fn slots_already_replaced_are_rolled_back() {
     let _alone = alone();
     let pools = WEB
         .replace("@DIR@/code", "code")

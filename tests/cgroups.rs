@@ -97,7 +97,7 @@ fn each_worker_has_its_own_and_nothing_is_left() {
 
 /// Without a cgroup it would live until the master stops.
 #[test]
-fn what_hides_goes_with_its_worker() {
+fn hidden_processes_are_killed_with_their_worker() {
     let Some(given) = Delegated::make() else {
         return;
     };
@@ -132,7 +132,7 @@ fn what_hides_goes_with_its_worker() {
 
 /// A member whose parent is neither the worker nor we: no SIGCHLD tells of its end.
 #[test]
-fn members_that_are_no_orphans() {
+fn members_of_the_cgroup_are_killed_although_they_are_no_orphans() {
     let Some(given) = Delegated::make() else {
         return;
     };
@@ -158,7 +158,7 @@ fn members_that_are_no_orphans() {
 
 /// Not marked; or below a unit that a systemd has kept for itself.
 #[test]
-fn none_where_nobody_has_given_it() {
+fn without_delegation_there_are_no_cgroups() {
     let Some(given) = Delegated::make() else {
         return;
     };
@@ -189,7 +189,7 @@ fn none_where_nobody_has_given_it() {
 
 /// A master killed by -9 leaves its cgroups; the next one takes them away with the workers.
 #[test]
-fn those_of_a_dead_master() {
+fn cgroups_of_a_dead_master_are_removed() {
     let Some(given) = Delegated::make() else {
         return;
     };

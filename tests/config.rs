@@ -239,9 +239,9 @@ fn the_documentation_lists_every_key() {
     );
 }
 
-/// Every key of the contract is known, and none besides.
+/// Every key of docs/config.md is known, and no other.
 #[test]
-fn every_key_of_the_contract_is_known() {
+fn every_documented_key_is_known() {
     let known = [
         ("", "include master control signals defaults listen pool"),
         (
@@ -303,7 +303,7 @@ fn what_is_not_built_is_refused_by_name() {
 }
 
 #[test]
-fn a_step_of_a_stop_may_be_for_the_whole_tree() {
+fn a_stop_step_may_be_for_the_whole_tree() {
     let plan = plan_of(
         "[pool.web]\ncommand = [\"sh\"]\nstop = [{ signal = \"INT\", wait = \"5s\", to = \"tree\" }, \
          { signal = \"TERM\", wait = \"1s\", to = \"main\" }, { wait = \"2s\" }]\n",
@@ -318,7 +318,7 @@ fn a_step_of_a_stop_may_be_for_the_whole_tree() {
 }
 
 #[test]
-fn defaults_are_those_of_the_contract() {
+fn defaults_are_those_of_the_documentation() {
     let plan = plan_of(
         "[pool.web]\ncommand = [\"sh\"]\ncount = 5\n[pool.task]\nkind = \"task\"\ncommand = [\"sh\"]\n",
     );
@@ -550,7 +550,7 @@ fn unreadable_files_are_a_finding() {
 }
 
 #[test]
-fn nobody_else_may_write_what_root_runs() {
+fn root_refuses_files_that_others_can_write() {
     use std::os::unix::fs::PermissionsExt;
     let case = Case::new("[pool.web]\ncommand = [\"sh\"]\n");
     fs::set_permissions(&case.file, fs::Permissions::from_mode(0o666)).unwrap();

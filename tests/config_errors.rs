@@ -47,7 +47,7 @@ fn refused(change: (&str, &str), at: &str, words: &[&str]) {
 }
 
 #[test]
-fn an_unknown_key() {
+fn an_unknown_key_is_an_error_with_a_suggestion() {
     refused(
         ("listen = [", "cuont = 4\nlisten = ["),
         "cuont",
@@ -56,7 +56,7 @@ fn an_unknown_key() {
 }
 
 #[test]
-fn a_wrong_type() {
+fn a_wrong_type_is_an_error() {
     refused(
         ("listen = [", "count = \"many\"\nlisten = ["),
         "count",
@@ -70,12 +70,12 @@ fn a_wrong_type() {
 }
 
 #[test]
-fn no_toml() {
+fn invalid_toml_is_an_error() {
     refused(("[pool.web]", "[pool.web"), "[pool.web", &["^"]);
 }
 
 #[test]
-fn a_listener_that_is_not_there() {
+fn an_unknown_listener_is_an_error() {
     refused(
         ("listen = [\"http\"]", "listen = [\"htp\"]"),
         "htp",
@@ -84,7 +84,7 @@ fn a_listener_that_is_not_there() {
 }
 
 #[test]
-fn contradictions() {
+fn contradictions_are_errors() {
     refused(
         ("listen = [\"http\"]", "ready = \"accepting\""),
         "ready",
@@ -103,7 +103,7 @@ fn contradictions() {
 }
 
 #[test]
-fn an_unknown_user() {
+fn an_unknown_user_is_an_error() {
     if !need::root() {
         return;
     }
@@ -114,9 +114,9 @@ fn an_unknown_user() {
     );
 }
 
-/// Keys of the contract that are not built are refused as such, never passed over in silence.
+/// Keys that are reserved but not supported yet are refused as such, never ignored.
 #[test]
-fn not_supported_yet() {
+fn unsupported_keys_are_errors() {
     let keys = [
         "[pool.web.recycle]\nmax_age = \"6h\"\n",
         "[pool.web.health]\nwatchdog = \"30s\"\n",
@@ -133,7 +133,7 @@ fn not_supported_yet() {
 
 /// All findings at once, not the first one alone.
 #[test]
-fn all_findings_at_once() {
+fn all_findings_are_shown_in_one_pass() {
     let site = Site::new(&GOOD.replace("listen = [", "cuont = 4\nstopp = \"1s\"\nlisten = ["));
     let run = site.rotad(&["check"]);
     assert_eq!(run.code, 78);
@@ -144,7 +144,7 @@ fn all_findings_at_once() {
 }
 
 #[test]
-fn a_good_one() {
+fn a_valid_configuration_has_no_findings() {
     let site = Site::new(GOOD);
     let run = site.rotad(&["check"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -156,7 +156,7 @@ fn a_good_one() {
 
 /// No file: every verb says which one it looked for.
 #[test]
-fn no_file() {
+fn a_missing_file_is_an_error() {
     let site = Site::new(GOOD);
     let run = support::site::verb(&site.path("none.toml"), &["run"], 10);
     assert!([78, 1].contains(&run.code), "{run:?}");
@@ -165,7 +165,7 @@ fn no_file() {
 
 /// An address of another machine, and one that is taken: exit 1 with the address, nothing left.
 #[test]
-fn addresses() {
+fn invalid_addresses_are_errors() {
     let unbindable = Site::new(&GOOD.replace("127.0.0.1:@PORT@", "192.0.2.1:8080"));
     let taken = Site::new(GOOD);
     let _listener = std::net::TcpListener::bind(taken.address()).expect("the port");
@@ -191,7 +191,7 @@ fn addresses() {
 
 /// Programs and folders that are not there, or may not be used: told apart in `start`'s answer.
 #[test]
-fn programs_and_folders() {
+fn missing_programs_and_directories_are_errors() {
     let cases = [
         ("command = [\"@DIR@/nothing\", \"http\"]", "", "no such"),
         ("command = [\"@DIR@/plain\", \"http\"]", "", "xecut"),
@@ -225,7 +225,7 @@ fn programs_and_folders() {
 
 /// For root: a configuration that others may write to, or a folder of it, is refused.
 #[test]
-fn a_file_that_others_may_write() {
+fn a_file_that_others_can_write_is_an_error() {
     if !need::root() {
         return;
     }
@@ -245,7 +245,7 @@ fn a_file_that_others_may_write() {
 
 /// The search without `-c`: `./rotad.toml`, then `./config/rotad.toml`, and `$ROTAD_CONFIG` before both.
 #[test]
-fn the_search() {
+fn the_configuration_is_searched_in_order() {
     let site = Site::new(GOOD);
     std::fs::create_dir(site.path("config")).expect("a folder");
     let check = |variable: Option<&str>| {
@@ -270,7 +270,7 @@ fn the_search() {
 
 /// `check --json`: every finding with its place, for editors and deploy scripts.
 #[test]
-fn findings_as_json() {
+fn findings_are_available_as_json() {
     let site = Site::new("[pool.web]\ncomand = \"true\"\n");
     let run = site.rotad(&["check", "--json"]);
     assert_eq!(run.code, 78, "{run:?}");

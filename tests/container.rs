@@ -257,7 +257,7 @@ fn an_unknown_user_on_a_read_only_root() {
 /// Without CAP_SYS_PTRACE, which container engines do not give, root cannot look into a worker of another user: said
 /// once, and such a worker is ready when it says so or has lived for a second. One of root's own is seen as ever.
 #[test]
-fn root_without_the_right_to_look() {
+fn root_without_ptrace_rights_is_told() {
     let unix = |name: &str, keys: &str| {
         format!(
             "[pool.{name}]\ncommand = [\"/bin/testworker\", \"http\"{keys}\nlisten = \"unix:/run/{name}.sock\"\n"
@@ -289,7 +289,7 @@ fn root_without_the_right_to_look() {
 /// Killed for memory, say: everything goes with the first process, and a runtime directory that outlives the container
 /// (/dev/shm of a pod) holds nobody up.
 #[test]
-fn a_killed_container_begins_anew() {
+fn a_killed_container_starts_again() {
     let Some(mut jail) = Jail::new(&web("").replace("/run/rotad", "/dev/shm/rotad")) else {
         return;
     };
@@ -315,7 +315,7 @@ fn a_killed_container_begins_anew() {
 /// A folder that everybody may write, as Kubernetes makes an `emptyDir`, is refused as the runtime directory, with what
 /// to do; a configuration that is mounted read-only is fine whatever its folder's mode.
 #[test]
-fn folders_of_kubernetes() {
+fn mounted_directories_of_kubernetes_work() {
     let Some(mut jail) = Jail::new("") else {
         return;
     };
@@ -348,7 +348,7 @@ fn folders_of_kubernetes() {
 
 /// `docker run --cpus 1`: `count = "cpus"` obeys.
 #[test]
-fn a_share_of_the_processors() {
+fn a_processor_quota_is_respected() {
     let Some(mut jail) = Jail::new(&waiting("count = \"cpus\"\n")) else {
         return;
     };
@@ -432,7 +432,7 @@ fn a_shell_in_front_needs_exec() {
 /// config/container/ as it is, but for the port: gunicorn on a read-only root, as a user without a name and without
 /// any right, rolled under load and stopped within the 10 s of `docker stop`.
 #[test]
-fn the_example() {
+fn the_example_runs() {
     if !python("gunicorn") {
         return;
     }

@@ -21,7 +21,7 @@ address = "127.0.0.1:@PORT@"
 
 /// No master: read-only verbs, roll, reload and cancel say so with 4; stop is done already.
 #[test]
-fn without_a_master() {
+fn commands_without_a_master_are_4() {
     let site = Site::new(WEB);
     for arguments in [
         &["status"][..],
@@ -45,7 +45,7 @@ fn without_a_master() {
 
 /// A file that is not the master's: "this is the master of PATH", 4, and nothing happens.
 #[test]
-fn the_master_of_another_file() {
+fn the_master_of_another_file_refuses() {
     let site = Site::up(WEB);
     let other = site.write("other.toml", &site.read("rotad.toml"));
     for arguments in [&["status"][..], &["roll"], &["stop"]] {
@@ -66,7 +66,7 @@ fn the_master_of_another_file() {
 
 /// Wrong usage is 2, a pool that is not there 4.
 #[test]
-fn usage() {
+fn unknown_pools_and_usage_errors_are_told() {
     let site = Site::up(WEB);
     for arguments in [
         &["rol"][..],
@@ -86,9 +86,9 @@ fn usage() {
     }
 }
 
-/// `status --json`: the names and shapes of the contract, §6.
+/// `status --json` has the names and shapes that scripts rely on (docs/cli.md).
 #[test]
-fn the_shape_of_the_status() {
+fn the_status_has_the_documented_shape() {
     let site = Site::up(WEB);
     let run = site.rotad(&["status", "--json"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -166,7 +166,7 @@ fn the_shape_of_the_status() {
 
 /// `status --check`: 0 all ready, 1 not all, 3 crash-loop with none ready, 4 unreachable; `--min-ready`.
 #[test]
-fn status_check() {
+fn status_check_exits_by_the_state() {
     let mut site = Site::new(&WEB.replace(
         "\"http\"]\ncount",
         "\"http\", \"--code\", \"@DIR@/code\"]\nready_timeout = \"50s\"\ncount",
@@ -192,7 +192,7 @@ fn status_check() {
 /// 50 clients that say nothing, a line of 1 MiB, garbage, half a question: `status` is answered within a second all
 /// the time, and the workers serve.
 #[test]
-fn clients_that_mean_ill() {
+fn hostile_clients_harm_only_themselves() {
     let mut site = Site::up(WEB);
     let socket = site.path("run/control.sock");
     let connect = || UnixStream::connect(&socket);
@@ -253,7 +253,7 @@ fn clients_that_mean_ill() {
 
 /// A client that asks for everything and reads nothing cannot fill the master's memory or stop it.
 #[test]
-fn clients_that_do_not_read() {
+fn clients_that_do_not_read_are_dropped() {
     let mut site = Site::up(WEB);
     let question = format!(
         "{{\"version\": 1, \"config\": {:?}, \"ask\": \"status\"}}\n",
@@ -280,7 +280,7 @@ fn clients_that_do_not_read() {
 
 /// Another user may not: exit 5, and nothing happens. Needs root to become another user.
 #[test]
-fn another_user() {
+fn another_user_is_refused() {
     if !need::root() || !need::program("setpriv") {
         return;
     }
@@ -327,7 +327,7 @@ fn a_client_survives_the_masters_signals() {
 
 /// A control folder from before, with a dead socket in it; and one that is somebody else's file.
 #[test]
-fn a_control_folder_from_before() {
+fn stale_control_files_are_replaced() {
     let site = Site::new(WEB);
     std::fs::create_dir(site.path("run")).expect("a folder");
     drop(

@@ -45,7 +45,7 @@ fn times(site: &Site, slot: &str) -> Vec<f64> {
 
 /// The whole pool crashes: starts follow the backoff, the other pool is not touched, mended code comes back by itself.
 #[test]
-fn a_whole_pool() {
+fn a_pool_in_a_crash_loop_tries_one_worker() {
     let _alone = alone();
     let mut site = Site::new(POOLS);
     site.write("code", "exit 3\nbroken from the start");
@@ -97,7 +97,7 @@ fn a_whole_pool() {
 
 /// The distances between the starts of a lonely slot: ×2, ± 10 %, never earlier.
 #[test]
-fn the_distances() {
+fn restart_delays_grow_up_to_the_maximum() {
     let _alone = alone();
     let mut site = Site::new(&POOLS.replace(
         "count = 2\nlisten = [\"http\"]",
@@ -118,7 +118,7 @@ fn the_distances() {
 
 /// One worker dies, having been ready: started again at once, in its slot; the siblings are not touched.
 #[test]
-fn one_death_at_once() {
+fn a_single_exit_is_replaced_immediately() {
     let mut site = Site::new(POOLS);
     site.write("code", "ok\nfirst");
     site.run();
@@ -146,7 +146,7 @@ fn one_death_at_once() {
 
 /// Workers that end with 0 after each job are simply started again, never counted as failures.
 #[test]
-fn jobs_that_end() {
+fn successful_ends_do_not_count_as_failures() {
     let mut site = Site::new(
         r#"
 [pool.jobs]
@@ -190,7 +190,7 @@ success_exit_codes = [0]
 
 /// `policy`: `never` stays down, `on-failure` starts again only after a failure.
 #[test]
-fn policies() {
+fn restart_policies_are_followed() {
     let mut site = Site::new(
         r#"
 [pool.once]

@@ -20,7 +20,7 @@ fn demo(site: &Site) -> Command {
 
 /// `--once` puts load on itself, rolls, prints requests and lost, and exits by the result.
 #[test]
-fn once() {
+fn demo_once_loses_no_request() {
     let _alone = alone();
     let site = Site::new("");
     let mut command = demo(&site);
@@ -40,7 +40,7 @@ fn once() {
 
 /// Without: it says what to type, with full paths; what it says works; INT ends it and nothing is left.
 #[test]
-fn what_to_type() {
+fn demo_shows_what_to_type() {
     let _alone = alone();
     let site = Site::new("");
     let mut command = demo(&site);

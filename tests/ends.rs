@@ -76,7 +76,7 @@ fn a_code_of_never_on_is_not_started_again() {
 
 /// `essential = "exit"`: the master's end and exit code are the pool's, as a container's main program wants it.
 #[test]
-fn the_end_of_an_essential_pool_is_the_masters() {
+fn the_master_exits_with_its_essential_pool() {
     for (script, code) in [("exit 3", 3), ("exit 0", 0), ("kill -KILL $$", 137)] {
         let mut site = Site::new(&format!(
             "[pool.main]\ncommand = [\"sh\", \"-c\", \"sleep 0.3; {script}\"]\nready = \"spawned\"\nessential = \"exit\"\n\
@@ -109,7 +109,7 @@ fn an_essential_pool_ends_when_all_of_it_has_ended() {
 
 /// Contradictions and the old name are errors that say what to write.
 #[test]
-fn what_contradicts_itself_is_refused() {
+fn contradicting_settings_are_refused() {
     for (pool, words) in [
         ("essential = \"exit\"", "never ends"),
         (
@@ -175,7 +175,7 @@ fn a_program_that_goes_into_the_background_is_told_to_stay() {
 /// nginx writes its title over its environment: what it leaves behind belongs to nobody, is named, and is ended with the
 /// master.
 #[test]
-fn a_daemon_that_belongs_to_nobody_is_recognised_by_its_program() {
+fn an_unattributed_daemon_is_recognised_by_its_program() {
     if !need::program("nginx") {
         return;
     }

@@ -41,7 +41,7 @@ fn the_words_are_documented() {
 }
 
 #[test]
-fn what_happened_and_why() {
+fn events_say_what_happened_and_why() {
     let site = Site::up(WEB);
     assert_eq!(site.rotad(&["roll", "web"]).code, 0);
     let status = site.await_ready();
@@ -111,7 +111,7 @@ fn what_happened_and_why() {
 
 /// `-f`: the latest, and what comes, until the master leaves; nobody who reads any more ends it, too.
 #[test]
-fn follow() {
+fn following_events_shows_new_ones() {
     let site = Site::up(WEB);
     let mut command = Command::new(support::rotad());
     command
@@ -154,7 +154,7 @@ fn follow() {
 
 /// A follower that does not read loses events and is told how many; the master answers others all the time.
 #[test]
-fn a_follower_that_does_not_read() {
+fn a_slow_follower_loses_events_and_is_told() {
     let site = Site::up(WEB);
     let ask = |ask: Value| {
         let mut stream = UnixStream::connect(site.path("run/control.sock")).expect("a client");
@@ -197,7 +197,7 @@ fn a_follower_that_does_not_read() {
 }
 
 #[test]
-fn without_a_master() {
+fn events_without_a_master_name_the_log() {
     let site = Site::new(WEB);
     let run = site.rotad(&["events"]);
     assert_eq!(run.code, 4, "{run:?}");

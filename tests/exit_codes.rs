@@ -1,4 +1,4 @@
-//! Every exit code of the contract, by the real binary.
+//! Every exit code of docs/cli.md, by the real binary.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn up() -> Site {
 }
 
 #[test]
-fn of_the_verbs() {
+fn verbs_exit_as_documented() {
     let site = up();
     let expect = |code: i32, arguments: &[&str]| {
         let run = site.rotad(arguments);
@@ -70,7 +70,7 @@ fn of_the_verbs() {
 
 /// 1: not one pool comes up; 5: another user.
 #[test]
-fn of_a_start_and_of_another_user() {
+fn starts_and_other_users_exit_as_documented() {
     let site = Site::new(WEB);
     site.write("code", "exit 3\nbroken");
     site.write(
@@ -113,7 +113,7 @@ fn of_a_start_and_of_another_user() {
 
 /// 69: the master's own, when an essential pool has no ready worker for too long.
 #[test]
-fn of_a_master_without_an_essential_pool() {
+fn a_master_without_its_essential_pool_exits_with_69() {
     let mut site = Site::new(
         r#"
 [pool.core]

@@ -87,7 +87,7 @@ fn sound(site: &mut Site) {
 
 /// Fork refused (EAGAIN) while a worker dies: the other one serves, and the slot is filled when forks work again.
 #[test]
-fn fork_refused() {
+fn a_refused_fork_leaves_other_pools_serving() {
     if !need::strace() {
         return;
     }
@@ -123,7 +123,7 @@ fn fork_refused() {
 
 /// Not one descriptor more: the same.
 #[test]
-fn descriptors_used_up() {
+fn used_up_descriptors_leave_workers_serving() {
     if !need::program("prlimit") {
         return;
     }
@@ -152,7 +152,7 @@ fn descriptors_used_up() {
 
 /// The program is being written (ETXTBSY): the roll ends with 10 and says so; the old ones serve.
 #[test]
-fn a_busy_program() {
+fn a_busy_program_is_retried() {
     let mut site = Site::new(&WEB.replace("@COPY@", "@DIR@/busy"));
     std::fs::copy(support::testworker(), site.path("busy")).expect("a program");
     site.run();
@@ -176,7 +176,7 @@ fn a_busy_program() {
 /// A program on a dead mount, as it looks from outside: exec (and chdir) take 4 s. `status` answers meanwhile, and the
 /// old workers serve.
 #[test]
-fn a_slow_exec_and_a_hung_folder() {
+fn a_hung_directory_delays_no_other_pool() {
     if !need::strace() {
         return;
     }
@@ -228,7 +228,7 @@ fn a_slow_exec_and_a_hung_folder() {
 
 /// A full disk under the log, or under stderr.
 #[test]
-fn a_full_disk() {
+fn a_full_disk_stops_nothing() {
     for stderr in [false, true] {
         let mut site = Site::new(WEB);
         let text = site.read("rotad.toml");
@@ -259,7 +259,7 @@ fn a_full_disk() {
 
 /// The reader of the master's stderr has gone: a closed pipe.
 #[test]
-fn a_closed_stderr() {
+fn a_closed_stderr_stops_nothing() {
     let mut site = Site::new(WEB);
     let log = format!("log_file = \"{}\"", site.path("master.log").display());
     site.configure(&site.read("rotad.toml").replace(&log, ""));
@@ -280,7 +280,7 @@ fn a_closed_stderr() {
 
 /// 64 descriptors in all, which cannot be raised unless one is root; and as many as allowed: quick either way.
 #[test]
-fn descriptor_limits() {
+fn descriptor_limits_are_raised_and_checked() {
     for limit in [
         "ulimit -Sn 64; ulimit -Hn 64",
         "ulimit -n $((1<<30)) || ulimit -n $(ulimit -Hn)",
@@ -308,7 +308,7 @@ fn descriptor_limits() {
 
 /// A worker that floods its notify socket, beside one that prints as fast as it can: the others are supervised.
 #[test]
-fn floods() {
+fn floods_of_notifications_and_connections_are_survived() {
     let _alone = alone();
     let flooding = r#"
 [pool.flood]

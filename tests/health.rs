@@ -61,7 +61,7 @@ fn await_replaced(site: &Site, name: &str, before: &Value) -> Value {
 }
 
 #[test]
-fn by_http() {
+fn a_failed_http_check_replaces_the_worker() {
     let site = Site::up(&web("http = \"127.0.0.1:{port}/healthz\""));
     let before = site.await_ready();
     let port = pool(&before, "web")["workers"][0]["port"]
@@ -79,7 +79,7 @@ fn by_http() {
 
 /// A worker that no longer listens, and lives on.
 #[test]
-fn by_connect() {
+fn a_failed_connect_check_replaces_the_worker() {
     let site = Site::up(&web("connect = \"127.0.0.1:{port}\""));
     let before = site.await_ready();
     let port = pool(&before, "web")["workers"][0]["port"]
@@ -96,7 +96,7 @@ fn by_connect() {
 }
 
 #[test]
-fn by_command() {
+fn a_failed_command_check_replaces_the_worker() {
     let how =
         "command = [\"sh\", \"-c\", \"echo looking at $ROTAD_PORT {slot}; test ! -e sick.{slot}\"]";
     let site = Site::up(&web(how));
@@ -117,7 +117,7 @@ fn by_command() {
 
 /// A health command that hangs for ever delays nothing, is killed, and counts.
 #[test]
-fn by_a_command_that_hangs() {
+fn a_hanging_check_command_is_killed() {
     let how = "command = [\"sh\", \"-c\", \"if test -e sick.{slot}; then echo $$ >> hangs; sleep 1000; fi\"]";
     let site = Site::up(&web(how));
     let before = site.await_ready();
@@ -163,7 +163,7 @@ watchdog = "2s"
 "#;
 
 #[test]
-fn by_watchdog() {
+fn a_missed_watchdog_replaces_the_worker() {
     let site = Site::up(DOGS);
     let before = site.await_ready();
     make_sick(pids(&before, "dogs")[0]);
@@ -179,7 +179,7 @@ fn by_watchdog() {
 
 /// WATCHDOG=trigger at once; WATCHDOG_USEC changes the interval.
 #[test]
-fn by_its_own_word() {
+fn a_worker_can_declare_itself_broken() {
     let dogs = DOGS
         .replace(
             "\"--watchdog\"]",
@@ -249,7 +249,7 @@ failures = 1000
 
 /// A hundred workers that are asked every second: none is asked late, and all of them are.
 #[test]
-fn a_hundred_are_asked_in_time() {
+fn a_hundred_workers_are_checked_in_time() {
     let _alone = alone();
     let port = support::free_port();
     // Each worker has an address of its own; the test listens there.
@@ -307,7 +307,7 @@ fn serve(
 
 /// Ready with the first answer that says so, and asked no more from then on.
 #[test]
-fn ready_by_an_answer() {
+fn a_worker_is_ready_when_its_probe_succeeds() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = listener.local_addr().expect("an address").port();
     let asked = serve(listener, |number| if number < 5 { 503 } else { 200 });
@@ -354,7 +354,7 @@ fn never_ready_says_why() {
 
 /// Checks, watchdogs and ages that are far away cost nothing until they are due.
 #[test]
-fn far_deadlines_wake_nobody() {
+fn far_deadlines_do_not_wake_the_master() {
     let _alone = alone();
     let slow = web("connect = \"127.0.0.1:{port}\"")
         .replace("200ms", "1h")

@@ -369,7 +369,7 @@ fn the_master_of_another_file_says_what_to_do() {
 /// A cleaner takes files of a living master, one by one and all together: they are there again at once, nothing was
 /// restarted, and a second master is refused at every moment.
 #[test]
-fn what_a_cleaner_takes_is_made_again() {
+fn removed_runtime_files_are_restored() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
     let status = site.await_ready();
     let (master, workers) = (site.pid(), pids(&status, "jobs"));
@@ -425,7 +425,7 @@ fn what_a_cleaner_takes_is_made_again() {
 
 /// Made again at HUP and RTMIN as well, where nothing was heard: the folder above was exchanged.
 #[test]
-fn a_moved_folder_is_made_again_at_hup_and_rtmin() {
+fn a_moved_runtime_directory_is_restored_at_hup_and_rtmin() {
     let text = JOBS.replace("@COPY@", "@WORKER@");
     let mut site = Site::new(&text);
     fs::create_dir(site.path("above")).expect("a folder");
@@ -456,7 +456,7 @@ fn a_moved_folder_is_made_again_at_hup_and_rtmin() {
 
 /// Somebody who removes the folder again and again costs little, and a master that is left alone sleeps.
 #[test]
-fn removing_it_again_and_again_keeps_nobody_busy() {
+fn repeated_removal_is_repaired_at_a_bounded_rate() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
     let master = site.pid();
     let ticks = || {
@@ -689,7 +689,7 @@ fn locked_by_nobody(kind: &str, file: &Path) -> Holds {
 /// A stranger locks what he may read: an older, readable lock file, and the pid file of a killed master. Neither keeps
 /// root from starting; and a new lock file is nobody else's to open.
 #[test]
-fn a_strangers_lock_keeps_nobody_from_starting() {
+fn an_untrusted_lock_does_not_prevent_a_start() {
     if !other_users() || !need::program("flock") {
         return;
     }
@@ -768,7 +768,7 @@ fn a_lock_on_another_file_system_means_nothing() {
 /// A stranger sits on the abstract names of a configuration: the master starts, is found without its folder and without
 /// its file, and stays the only one.
 #[test]
-fn a_stranger_on_the_name_changes_nothing() {
+fn another_user_on_the_presence_socket_changes_nothing() {
     if !other_users() || !need(PYTHON, Path::new(PYTHON).exists()) {
         return;
     }
@@ -855,7 +855,7 @@ fn a_stranger_on_the_name_changes_nothing() {
 /// Strangers who connect to the abstract socket by the thousand learn where the control socket is, and nothing else; the
 /// master answers its own user meanwhile.
 #[test]
-fn a_flood_on_the_abstract_socket() {
+fn a_flood_on_the_presence_socket_is_survived() {
     if !other_users() || !need(PYTHON, Path::new(PYTHON).exists()) {
         return;
     }
@@ -913,7 +913,7 @@ fn a_flood_on_the_abstract_socket() {
 
 /// What cannot be named over the control socket is refused at the start, with 78 and a clear text.
 #[test]
-fn what_is_no_utf8_is_refused() {
+fn a_path_that_is_not_utf8_is_refused() {
     let site = Site::new(&JOBS.replace("@COPY@", "@WORKER@"));
     let odd = site
         .path("")

@@ -7,7 +7,7 @@ use support::{Site, alone, proc, spaced, until};
 
 /// 0 context switches of all its threads within 20 s: workers and tasks, with and without sockets, some notifying.
 #[test]
-fn no_switch_in_twenty_seconds() {
+fn an_idle_master_does_not_wake_up() {
     let _alone = alone();
     let site = Site::up(
         r#"

@@ -84,7 +84,7 @@ impl Drop for Place {
 }
 
 #[test]
-fn a_command_that_starts() {
+fn a_given_command_becomes_a_pool_that_starts() {
     let place = Place::new();
     let worker = testworker();
     let worker = worker.to_str().expect("a path");
@@ -129,7 +129,7 @@ fn a_command_that_starts() {
 }
 
 #[test]
-fn without_a_command_an_example_that_starts() {
+fn without_a_command_the_example_starts() {
     let place = Place::new();
     let init = place.run(&["init"]);
     assert_eq!(init.code, 0, "{init:?}");
@@ -150,7 +150,7 @@ fn without_a_command_an_example_that_starts() {
 }
 
 #[test]
-fn what_the_folder_says() {
+fn pools_are_detected_from_the_directory() {
     let place = Place::new();
     place.write("Procfile", "web: ./serve $PORT\nmail: ./mail\n");
     for name in ["serve", "mail"] {
@@ -168,7 +168,7 @@ fn what_the_folder_says() {
 }
 
 #[test]
-fn a_socket_for_a_command_that_takes_one() {
+fn a_command_that_takes_a_socket_gets_one() {
     let place = Place::new();
     let init = place.run(&["init", "--", "sh", "-c", "exec serve fd://3"]);
     assert_eq!(init.code, 0, "{init:?}");
@@ -181,7 +181,7 @@ fn a_socket_for_a_command_that_takes_one() {
 }
 
 #[test]
-fn a_program_that_is_missing_is_told_at_once() {
+fn a_missing_program_is_reported() {
     let place = Place::new();
     let init = place.run(&["init", "--", "no-such-program-here"]);
     assert_eq!(init.code, 0, "{init:?}");
@@ -218,7 +218,7 @@ fn nothing_is_overwritten() {
 
 /// systemd's own judgement, where it is installed.
 #[test]
-fn the_unit_is_a_unit() {
+fn the_systemd_unit_is_valid() {
     let place = Place::new();
     assert_eq!(place.run(&["init", "--", "sleep", "1000"]).code, 0);
     let unit = place.read("rotad.service");

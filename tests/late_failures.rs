@@ -135,12 +135,12 @@ fn first_of_each(place: Place) {
 }
 
 #[test]
-fn the_first_new_worker_in_folders() {
+fn a_late_failure_of_the_first_worker_is_rolled_back_with_releases() {
     first_of_each(Place::Folders);
 }
 
 #[test]
-fn the_first_new_worker_in_place() {
+fn a_late_failure_of_the_first_worker_is_told_in_place() {
     first_of_each(Place::InPlace);
 }
 
@@ -200,12 +200,12 @@ fn a_later_one(place: Place) {
 }
 
 #[test]
-fn a_later_new_worker_in_folders() {
+fn a_late_failure_of_another_worker_is_rolled_back_with_releases() {
     a_later_one(Place::Folders);
 }
 
 #[test]
-fn a_later_new_worker_in_place() {
+fn a_late_failure_of_another_worker_is_told_in_place() {
     a_later_one(Place::InPlace);
 }
 
@@ -276,7 +276,7 @@ fn nobody_ready_is_never_degraded() {
 
 /// Code that is well: done, but only when each new worker has lived for ten seconds; every line says alive.
 #[test]
-fn alive_is_what_is_said() {
+fn a_worker_ready_by_age_is_shown_as_alive() {
     let site = Site::new(&job("jobs", 2, "0", ""));
     Place::Folders.begin(&site, &[("job.sh", GOOD)]);
     let check = site.rotad(&["check"]);
@@ -338,7 +338,7 @@ fn alive_is_what_is_said() {
 
 /// READY=1 that comes after the worker was called alive: from then on it is ready, and soaks no longer than others.
 #[test]
-fn ready_after_all() {
+fn a_late_ready_worker_ends_the_failure() {
     let mut site = Site::new(
         "[pool.jobs]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"2500\"]\ncount = 2\n",
     );
@@ -397,7 +397,7 @@ fn real(name: &str, file: &str, from: &str, broken: &str, late: &str) {
 }
 
 #[test]
-fn celery() {
+fn celery_that_fails_late_is_noticed() {
     let _alone = alone();
     if python("celery") {
         real(
@@ -411,7 +411,7 @@ fn celery() {
 }
 
 #[test]
-fn rq() {
+fn rq_that_fails_late_is_noticed() {
     let _alone = alone();
     if python("rq") {
         let broken = "import time\ntime.sleep(@LATE@)\nimport nosuch\nimport tasks";
@@ -420,7 +420,7 @@ fn rq() {
 }
 
 #[test]
-fn sidekiq() {
+fn sidekiq_that_fails_late_is_noticed() {
     let _alone = alone();
     if program("sidekiq") {
         real(
@@ -434,7 +434,7 @@ fn sidekiq() {
 }
 
 #[test]
-fn a_loop_in_php() {
+fn a_php_loop_that_fails_late_is_noticed() {
     let _alone = alone();
     if program("php") {
         let broken = "usleep((int) (@LATE@ * 1e6));\nrequire 'nosuch.php';\n$redis = stream";

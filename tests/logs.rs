@@ -47,7 +47,7 @@ fn all_files(site: &Site, name: &str) -> Vec<u8> {
 
 /// Control characters, broken UTF-8, NUL, a line of 100 KiB, no newline at the end: as they were printed.
 #[test]
-fn every_byte_as_it_was_printed() {
+fn every_byte_is_logged_as_printed() {
     let mut site = script("cat odd; cat odd >&2", "working_directory = \"@DIR@\"");
     let mut odd: Vec<u8> = (0..=255).cycle().take(5000).collect();
     odd.extend(b"\r\n\n\n");
@@ -97,7 +97,7 @@ fn rotation_keeps_every_byte() {
 /// 50 workers of one pool are killed in the middle of a line, with lines before it; their lines are whole, and so are
 /// their successors'.
 #[test]
-fn killed_in_the_middle_of_a_line() {
+fn a_line_of_a_killed_worker_is_kept() {
     let mut site = Site::new(
         r#"
 [pool.web]
@@ -143,7 +143,7 @@ stdout = "@DIR@/web.log"
 
 /// 900 workers that print 1 MiB each into one file, and 100 into the master's log, and end at once.
 #[test]
-fn a_mebibyte_and_an_immediate_end() {
+fn output_before_an_immediate_exit_is_kept() {
     let _alone = alone();
     let mut site = Site::new("");
     let pools: String = [
@@ -224,7 +224,7 @@ fn started(status: &serde_json::Value, name: &str) -> usize {
 
 /// stdout and stderr to places of their own, and two pools in one file.
 #[test]
-fn streams_and_pools() {
+fn streams_and_pools_have_their_own_files() {
     let mut site = Site::new(
         r#"
 [pool.one]
@@ -275,7 +275,7 @@ stderr = "master"
 
 /// RTMIN: a file that was moved away is left alone, and a new one is begun.
 #[test]
-fn reopened_by_signal() {
+fn logs_are_reopened_by_signal() {
     let mut site = script(
         "exec 3<>orders; while read line <&3; do echo $line; done",
         "working_directory = \"@DIR@\"",
@@ -312,7 +312,7 @@ fn reopened_by_signal() {
 
 /// A grandchild that holds the pipe: the worker's death is seen at once, and its unfinished line is written.
 #[test]
-fn a_grandchild_with_the_pipe() {
+fn output_of_a_surviving_grandchild_is_logged() {
     let mut site = script(
         "(trap '' TERM HUP; read line < orders; echo $line; read line < orders) & printf 'half a line'; exit 3",
         "working_directory = \"@DIR@\"",

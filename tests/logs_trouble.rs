@@ -13,7 +13,7 @@ use support::{Site, alone, need, spaced, until};
 /// A printing worker, and a master that is killed 20 times: the next one takes over what is in the pipes. No line is
 /// lost; some may be there twice.
 #[test]
-fn a_master_killed_twenty_times() {
+fn no_line_is_lost_when_the_master_is_killed() {
     let _alone = alone();
     let script = r#"trap 'echo "$ROTAD_WORKER $i" >> ended; exit 0' TERM
 i=0; while [ $i -lt 30000 ]; do echo "$ROTAD_WORKER line $i"; i=$((i+1)); done
@@ -100,7 +100,7 @@ fn take_over(site: &mut Site) {
 /// A disk of 1.5 MiB and a worker that prints 4 MB: it does not hang, the master answers, and what could not be written
 /// is counted to the byte once there is room.
 #[test]
-fn a_full_disk() {
+fn a_full_disk_blocks_no_worker() {
     if !need::root() || !need::program("unshare") {
         return;
     }
@@ -181,7 +181,7 @@ stdout = "@DIR@/disk/web.log"
 /// A master of root's and a log in a folder of the worker's user: no link leads it elsewhere, neither at its start nor
 /// when it opens its logs again.
 #[test]
-fn a_link_in_the_users_folder() {
+fn a_link_in_a_users_directory_is_not_followed() {
     if !need::root() {
         return;
     }
@@ -242,7 +242,7 @@ stdout = "@DIR@/logs/web.log"
 
 /// A log that is a FIFO is refused by its configuration; one that comes later is, too, and holds nothing up.
 #[test]
-fn a_fifo_instead_of_a_log() {
+fn a_fifo_as_log_is_refused() {
     let mut site = Site::new(
         "[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n[pool.web.log]\nstdout = \"@DIR@/web.log\"\n",
     );
@@ -278,7 +278,7 @@ fn a_fifo_instead_of_a_log() {
 
 /// The folder of a log is removed under a running master: it is made again, and nothing that is printed later is lost.
 #[test]
-fn a_removed_folder() {
+fn a_removed_directory_is_created_again() {
     let mut site = Site::new(
         r#"
 [pool.web]

@@ -53,7 +53,7 @@ fn follow(site: &Site, arguments: &[&str]) -> (Child, impl Iterator<Item = Strin
 }
 
 #[test]
-fn the_last_lines() {
+fn logs_shows_the_last_lines() {
     let site = up();
     let run = until("the lines", 10, || {
         let run = site.rotad(&["logs"]);
@@ -92,7 +92,7 @@ fn the_last_lines() {
 
 /// `-f`: what was, what comes, until Ctrl-C (0), or until the master leaves (0).
 #[test]
-fn follow_until_the_end() {
+fn following_logs_ends_with_the_master() {
     let site = up();
     let (child, mut lines) = follow(&site, &["talk"]);
     assert!(lines.any(|line| line.contains("hello")));
@@ -112,7 +112,7 @@ fn follow_until_the_end() {
 
 /// A stopped follower under a flood of lines: the master serves others at once, and the follower is told what it missed.
 #[test]
-fn a_follower_that_is_stopped() {
+fn a_stopped_follower_delays_nothing() {
     let site = up();
     let (child, mut lines) = follow(&site, &["talk"]);
     assert!(lines.any(|line| line.contains("hello")));
@@ -150,7 +150,7 @@ fn a_follower_that_is_stopped() {
 }
 
 #[test]
-fn without_a_master() {
+fn logs_without_a_master_names_the_file() {
     let site = Site::new(POOLS);
     let run = site.rotad(&["logs"]);
     assert_eq!(run.code, 4, "{run:?}");

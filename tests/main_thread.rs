@@ -133,7 +133,7 @@ delay = "0s"
 
 /// A tracer of the worker's own session: the sweep ends it, and so lets the worker go.
 #[test]
-fn a_tracer_of_its_own_is_swept() {
+fn a_tracer_in_the_workers_tree_is_killed() {
     let _alone = alone();
     let traced = r#"
 [pool.traced]
@@ -205,7 +205,7 @@ stop = "1s"
 
 /// Thousands of orphans, each in a session of its own: other pools are supervised meanwhile.
 #[test]
-fn thousands_of_orphans_hold_nobody_up() {
+fn thousands_of_orphans_delay_nothing() {
     let _alone = alone();
     let horde = r#"
 [pool.horde]
@@ -253,7 +253,7 @@ policy = "never"
 
 /// An orphan whose memory map is locked by a disk that hangs: it cannot be asked whose it is, and nobody waits for it.
 #[test]
-fn an_orphan_that_hangs_holds_nobody_up() {
+fn a_hanging_orphan_delays_nothing() {
     let _alone = alone();
     let stuck = r#"
 [pool.bad]
@@ -356,7 +356,7 @@ address = "unix:@DIR@/bad.sock"
 /// A starting worker whose memory map is locked by a disk that hangs: whether it accepts cannot be seen. Other pools
 /// roll as ever, and the master leaves.
 #[test]
-fn a_starting_worker_that_hangs_holds_nobody_up() {
+fn a_hanging_start_delays_no_other_worker() {
     let _alone = alone();
     let pools = beside_web(
         r#"command = ["@WORKER@", "stuck", "--map", "@DIR@/disk/page", "--when", "@DIR@/go", "--out", "@DIR@/stuck"]"#,
@@ -427,7 +427,7 @@ signal.pause()
 
 /// Looking at one worker hangs: the others are looked at on. It is looked at again once that look has come back.
 #[test]
-fn a_worker_whose_look_hung_is_looked_at_again() {
+fn a_worker_is_scanned_again_after_a_hung_scan() {
     if !cfg!(target_arch = "x86_64") || !need::root() || !need::program("python3") {
         return;
     }
@@ -490,7 +490,7 @@ fn a_master_that_the_kernel_holds_is_named() {
 
 /// Clients that have asked, and go on sending: the others are answered as ever.
 #[test]
-fn senders_hold_nobody_up() {
+fn signal_floods_delay_nothing() {
     let _alone = alone();
     let site = Site::up(GOOD);
     let stop = std::sync::atomic::AtomicBool::new(false);

@@ -65,7 +65,7 @@ impl Manager {
 }
 
 #[test]
-fn a_start() {
+fn a_start_is_notified() {
     let mut site = Site::new(WEB);
     let manager = Manager::of(&mut site, &[]);
     manager.hears_before("STATUS=starting: web 0/2 starting", "READY=1");
@@ -79,7 +79,7 @@ fn a_start() {
 
 /// READY=1 comes again when the change is in force, or refused.
 #[test]
-fn a_changed_configuration() {
+fn a_reload_is_notified() {
     let mut site = Site::new(WEB);
     let manager = Manager::of(&mut site, &[]);
     manager.hears("READY=1");
@@ -103,7 +103,7 @@ fn a_changed_configuration() {
 
 /// … and for a rolling restart when that has ended, and says how.
 #[test]
-fn a_roll_by_signal() {
+fn a_roll_by_signal_is_notified() {
     let mut site = Site::new(WEB);
     let manager = Manager::of(&mut site, &[]);
     manager.hears("READY=1");
@@ -130,7 +130,7 @@ fn a_roll_by_signal() {
 
 /// A signal that rolls nothing is a reload that is done.
 #[test]
-fn a_signal_without_pools() {
+fn a_signal_without_pools_is_notified() {
     let mut site = Site::new(WEB);
     let manager = Manager::of(&mut site, &[]);
     manager.hears("READY=1");
@@ -141,7 +141,7 @@ fn a_signal_without_pools() {
 
 /// A manager whose patience is short is asked for more while a stop takes its time.
 #[test]
-fn a_stop() {
+fn a_stop_is_notified() {
     let mut site = Site::new(&WEB.replace(
         "\"@DIR@/code\"]",
         "\"@DIR@/code\", \"--drain-ms\", \"6500\"]",
@@ -164,7 +164,7 @@ fn a_stop() {
 
 /// Twice as often as asked, while the main loop turns; a paused master is silent.
 #[test]
-fn a_watchdog() {
+fn the_watchdog_is_pinged() {
     let mut site = Site::new(WEB);
     let manager = Manager::of(&mut site, &[("WATCHDOG_USEC", "400000")]);
     manager.hears("READY=1");
@@ -184,7 +184,7 @@ fn a_watchdog() {
 }
 
 #[test]
-fn a_watchdog_that_is_not_meant_for_us() {
+fn a_watchdog_of_another_process_is_ignored() {
     let mut site = Site::new(WEB);
     let manager = Manager::of(
         &mut site,
@@ -198,7 +198,7 @@ fn a_watchdog_that_is_not_meant_for_us() {
 
 /// Nothing is rolled: the reload that the manager was told of has an end all the same.
 #[test]
-fn a_signal_that_rolls_nobody() {
+fn a_signal_that_rolls_nothing_is_notified() {
     let mut site = Site::new(&WEB.replace("soak = \"100ms\"", "on = \"change\""));
     let manager = Manager::of(&mut site, &[]);
     manager.hears("READY=1");

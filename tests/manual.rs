@@ -187,7 +187,7 @@ fn completions_have_every_verb_and_flag() {
 }
 
 #[test]
-fn a_shell_that_is_none_is_usage_with_the_list() {
+fn an_unknown_shell_is_a_usage_error() {
     let run = run(&["completions", "cmd"]);
     assert_eq!(run.code, 2);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

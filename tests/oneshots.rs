@@ -47,7 +47,7 @@ fn up() -> Site {
 
 /// Each starts when those before it are up, and stops against the order.
 #[test]
-fn one_after_the_other() {
+fn oneshots_run_one_after_another() {
     let mut site = up();
     assert_eq!(site.lines("order"), ["migrate", "warm", "web", "front"]);
     let status = site.status().expect("a status");
@@ -101,7 +101,7 @@ fn a_reload_runs_its_oneshots_first() {
 
 /// A oneshot that fails ends the reload: 10, its last lines, nothing rolled, nothing applied.
 #[test]
-fn a_oneshot_that_fails() {
+fn a_failed_oneshot_stops_the_reload() {
     let site = up();
     let before = site.status().expect("a status");
     site.write("fail", "");
@@ -147,7 +147,7 @@ fn a_oneshot_that_fails() {
 
 /// `start` with a oneshot that fails: it says so for the oneshot and for those that wait for it.
 #[test]
-fn a_start_whose_oneshot_fails() {
+fn a_failed_oneshot_stops_the_start() {
     let site = Site::new(POOLS);
     site.write("fail", "");
     let run = site.rotad(&["start"]);
@@ -170,7 +170,7 @@ fn a_start_whose_oneshot_fails() {
 
 /// An essential pool without a ready worker ends the master with 69.
 #[test]
-fn without_the_essential() {
+fn a_failed_essential_oneshot_stops_the_master() {
     let mut site = Site::new(
         "[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"notify\"\nessential = \"300ms\"\n[pool.alone]\ncommand = \
          [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n",

@@ -6,7 +6,7 @@ use support::{Site, until};
 
 /// 3000 numbered lines and an immediate end: all are in the log, once each, in order.
 #[test]
-fn the_last_words_are_all_there() {
+fn the_last_lines_are_all_logged() {
     let mut site = Site::new(
         r#"
 [pool.talk]
@@ -37,7 +37,7 @@ restart = { policy = "never" }
 
 /// A line without an end at a worker's death, and bytes that are no text: told, and the master's log stays whole.
 #[test]
-fn odd_output() {
+fn odd_output_is_sanitized() {
     let script = r"printf 'half a line'; printf 'bad \377\376 \033[31m bytes\n' >&2";
     let mut site = Site::new(&format!(
         "[pool.odd]\ncommand = [\"sh\", \"-c\", '''{script}''']\nready = \"spawned\"\nrestart = {{ policy = \"never\" }}\n"

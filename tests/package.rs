@@ -79,7 +79,7 @@ impl Packages {
 
 /// What the package holds is what this tree and this binary say, and Debian's checker finds no error in it.
 #[test]
-fn what_it_holds() {
+fn the_package_has_the_documented_files() {
     let _alone = alone();
     let Some(packages) = Packages::build(&["0.1.0"]) else {
         return;
@@ -155,7 +155,7 @@ fn dpkg(machine: &SystemdBox, action: &str, what: &str) -> String {
 /// Installed: nothing runs. Started, rolled, upgraded: no request is lost, and the master is the same. Removed: stopped,
 /// the configuration stays. Purged: nothing is left.
 #[test]
-fn its_life() {
+fn the_package_installs_upgrades_and_removes() {
     let _alone = alone();
     let Some(packages) = Packages::build(&["0.1.0", "0.2.0"]) else {
         return;

@@ -23,7 +23,7 @@ fn pause_for(site: &Site, seconds: u64) {
 
 /// A worker that needs 6 s to leave and has 3 s; the master sleeps through 5 s of them: it leaves by itself.
 #[test]
-fn a_draining_worker_is_not_killed_for_it() {
+fn a_paused_master_kills_no_draining_worker() {
     let _alone = alone();
     let mut site = Site::up(
         "[pool.slow]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--drain-ms\", \"6000\", \"--terms\", \"@DIR@/terms\", \
@@ -44,7 +44,7 @@ fn a_draining_worker_is_not_killed_for_it() {
 
 /// A worker that needs 6 s to start and has 3 s: the same.
 #[test]
-fn a_starting_worker_is_not_killed_for_it() {
+fn a_paused_master_kills_no_starting_worker() {
     let _alone = alone();
     let mut site = Site::new(
         "[pool.slow]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"6000\", \"--starts\", \"@DIR@/starts\"]\n\
@@ -65,7 +65,7 @@ fn a_starting_worker_is_not_killed_for_it() {
 
 /// `rotad start` waits for such a worker, whatever the master sleeps through: nothing failed, so the start has not.
 #[test]
-fn a_start_does_not_fail_for_it() {
+fn a_paused_master_fails_no_start() {
     let _alone = alone();
     let site = Site::new(
         "[pool.slow]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"11000\", \"--starts\", \"@DIR@/starts\"]\n\

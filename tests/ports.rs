@@ -52,7 +52,7 @@ fn rolled(status: &Value, generation: u64) -> bool {
 }
 
 #[test]
-fn each_has_its_own() {
+fn each_worker_has_its_own_port() {
     let ports = support::free_ports(5);
     let site = Site::up(&api("", &ports));
     let status = site.await_ready();
@@ -81,7 +81,7 @@ fn each_has_its_own() {
 
 /// A port that another program listens on is not given to anybody.
 #[test]
-fn strangers_are_left_alone() {
+fn ports_of_other_programs_are_skipped() {
     let ports = support::free_ports(4);
     let first = first_of(&ports);
     let _stranger = TcpListener::bind(("127.0.0.1", first)).expect("a listener");
@@ -91,7 +91,7 @@ fn strangers_are_left_alone() {
 
 /// Old workers hold their ports while they finish: the rolling restart waits for them, says so, and fails for nothing.
 #[test]
-fn a_birth_waits_for_a_port() {
+fn a_spawn_waits_for_a_port() {
     let _alone = alone();
     let ports = support::free_ports(3);
     // A successor that had to be ready 2 s after its order would fail: the old ones need 4 s to leave.
@@ -120,7 +120,7 @@ fn a_birth_waits_for_a_port() {
 
 /// Who waits for a port is told to leave like everybody else, and nobody waits for it.
 #[test]
-fn a_birth_that_waits_is_stopped() {
+fn a_spawn_that_waits_can_be_stopped() {
     let _alone = alone();
     let ports = support::free_ports(3);
     let first = first_of(&ports);

@@ -102,7 +102,7 @@ fn taken() -> (OwnedFd, u16) {
 }
 
 #[test]
-fn connections() {
+fn connection_probes_report_what_happened() {
     let folder = tempfile::tempdir().unwrap();
     let prober = prober();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -147,7 +147,7 @@ fn connections() {
 }
 
 #[test]
-fn answers() {
+fn http_probes_report_the_status() {
     let prober = prober();
     let (address, server) = server(&[
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
@@ -185,7 +185,7 @@ fn answers() {
 
 /// The server writes more than anybody reads: its answer counts, and it is not cut off in the middle.
 #[test]
-fn a_long_answer_is_read_away() {
+fn a_long_response_is_drained() {
     let prober = prober();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -200,7 +200,7 @@ fn a_long_answer_is_read_away() {
 
 /// One that never answers holds nobody up, and is forgotten without an answer.
 #[test]
-fn others_are_asked_meanwhile() {
+fn probes_run_beside_a_hanging_one() {
     let prober = prober();
     let folder = tempfile::tempdir().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -220,7 +220,7 @@ fn others_are_asked_meanwhile() {
 }
 
 #[test]
-fn commands() {
+fn command_probes_report_exit_and_last_line() {
     let folder = tempfile::tempdir().unwrap();
     let prober = prober();
     let run = |script: &str| ask(&prober, shell(script, folder.path()));
@@ -254,7 +254,7 @@ fn commands() {
 
 /// As another user, through the shim: its refusals are told as well.
 #[test]
-fn commands_of_another_user() {
+fn command_probes_run_as_the_workers_user() {
     if !nursery::is_root() {
         return;
     }
@@ -300,7 +300,7 @@ fn commands_of_another_user() {
 
 /// Whoever is in its group goes with it: when it ends, when it is forgotten, and when the prober ends.
 #[test]
-fn nothing_is_left_behind() {
+fn no_process_or_descriptor_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let pid_of = |name: &str| {
         let path = folder.path().join(name);

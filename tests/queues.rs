@@ -133,7 +133,7 @@ fn celery_runs_each_task_once() {
 
 /// A task that is cut is lost: Celery takes it off the queue before it begins, unless told otherwise.
 #[test]
-fn celery_is_cut() {
+fn celery_is_killed_after_its_stop_steps() {
     let Some(mut queue) = celery() else { return };
     let _alone = alone();
     queue
@@ -162,7 +162,7 @@ fn rq_runs_each_job_once() {
 
 /// The job's process has a group of its own, and ends with its worker. RQ still counts the job as started.
 #[test]
-fn rq_is_cut() {
+fn rq_is_killed_after_its_stop_steps() {
     let Some(mut queue) = Queue::of("rq", python("rq"), RQ) else {
         return;
     };
@@ -200,7 +200,7 @@ fn sidekiq_runs_each_job_once() {
 /// Sidekiq gives back what it has not finished within `-t`: it is run again, by the next worker. Its own idle threads
 /// wait for jobs up to 2 s longer, and one of those that are being ended may take it and lose it: `-t` is more than that.
 #[test]
-fn sidekiq_gives_back() {
+fn sidekiq_returns_unfinished_jobs() {
     let Some(mut queue) = Queue::of("sidekiq", program("sidekiq"), SIDEKIQ) else {
         return;
     };
@@ -225,7 +225,7 @@ fn php_worker_runs_each_job_once() {
 
 /// A worker that ends with 0 after its jobs is no failure, and the next one comes at once.
 #[test]
-fn ending_is_no_failure() {
+fn exit_code_0_is_no_failure() {
     let Some(mut queue) = Queue::of("php-worker", program("php"), PHP) else {
         return;
     };

@@ -347,7 +347,7 @@ fn a_client_of_its_own_port_is_not_accepting() {
 }
 
 #[test]
-fn unix_sockets_are_seen_likewise() {
+fn accepting_on_unix_sockets_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = open(Address::Unix(path.clone()));
@@ -364,7 +364,7 @@ fn unix_sockets_are_seen_likewise() {
 }
 
 #[test]
-fn the_forgotten_and_the_dead_are_not_reported() {
+fn forgotten_and_exited_workers_are_not_reported() {
     let listener = tcp();
     let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
     let mut forgotten = Worker::start("later-accept", &listener);
@@ -387,7 +387,7 @@ fn the_forgotten_and_the_dead_are_not_reported() {
 }
 
 #[test]
-fn without_rights_the_scout_says_so() {
+fn without_rights_a_worker_is_unobservable() {
     let listener = tcp();
     let mut worker = Worker::start("blind", &listener);
     let line = worker.until("blind");

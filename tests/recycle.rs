@@ -22,7 +22,7 @@ fn web(knobs: &str, how: &str) -> String {
 
 /// Everybody is replaced for its age, again and again; no request is lost, and never are fewer ready than wanted.
 #[test]
-fn by_age() {
+fn workers_are_recycled_by_age() {
     let _alone = alone();
     let site = Site::up(&web("", "max_age = \"2s\""));
     let first = pids(&site.await_ready(), "web");
@@ -54,7 +54,7 @@ fn by_age() {
 
 /// The heavy one of a pool alone; what its children have counts as well.
 #[test]
-fn by_memory() {
+fn workers_are_recycled_by_memory() {
     let _alone = alone();
     let slim = "[pool.slim]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\"]\nready = \"notify\"\n\
                 [pool.slim.recycle]\nmax_rss = \"64MiB\"\n";

@@ -18,7 +18,7 @@ reload = { soak = "0s" }
 "#;
 
 #[test]
-fn every_pool_once() {
+fn a_reload_rolls_every_pool_once() {
     let site = Site::up(POOLS);
     let first = site.await_ready();
     let run = site.rotad(&["reload"]);
@@ -47,7 +47,7 @@ fn every_pool_once() {
 
 /// What changed is applied, and each pool is rolled once.
 #[test]
-fn a_changed_file() {
+fn a_reload_applies_a_changed_file() {
     let site = Site::up(POOLS);
     site.await_ready();
     site.write(
@@ -69,7 +69,7 @@ fn a_changed_file() {
 
 /// The file is broken: refused, nothing is touched, and `roll` still goes by what the master read.
 #[test]
-fn a_broken_file() {
+fn a_reload_refuses_a_broken_file() {
     let site = Site::up(POOLS);
     let before = site.await_ready();
     site.write(

@@ -67,7 +67,7 @@ fn ten_rolls_by_signal_lose_nothing() {
 
 /// Workers that need 1 s to start: the throughput does not dip while they are replaced.
 #[test]
-fn slow_starters_do_not_dent_the_throughput() {
+fn slow_starters_keep_the_throughput() {
     let _alone = alone();
     let site = Site::up(&WEB.replace("\"20\"", "\"20\", \"--start-ms\", \"1000\""));
     let load = Load::on(&site.address(), 4, 4);
@@ -100,7 +100,7 @@ fn slow_starters_do_not_dent_the_throughput() {
 
 /// Surge 0: one stops, and only when it is gone the next one starts; never fewer than `count - 1` ready.
 #[test]
-fn without_surge_one_at_a_time() {
+fn without_surge_one_worker_is_replaced_at_a_time() {
     let _alone = alone();
     let site = Site::up(&WEB.replace("surge = 1", "surge = 0"));
     let load = Load::on(&site.address(), 4, 4);
@@ -116,7 +116,7 @@ fn without_surge_one_at_a_time() {
 
 /// `rotad roll` waits, prints a line a worker, ends with 0; `--no-wait` does not wait; a pool that is not there is 4.
 #[test]
-fn by_command() {
+fn a_roll_by_command_waits_for_its_end() {
     let site = Site::up(WEB);
     let run = site.rotad(&["roll", "web"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -138,7 +138,7 @@ fn by_command() {
 
 /// USR1 rolls pools of kind `worker`, USR2 those of kind `task`; `[signals]` may say otherwise.
 #[test]
-fn kinds_by_signal() {
+fn signals_roll_pools_by_kind() {
     let task = "[pool.queue]\nkind = \"task\"\ncommand = [\"@WORKER@\", \"wait\", \"--notify\"]\nready = \"notify\"\n";
     let site = Site::up(&format!("{WEB}{task}"));
     let first = site.await_ready();

@@ -86,7 +86,7 @@ const QUEUE: &str =
 
 /// By command: all, by kind, by name; who waits for it is not held.
 #[test]
-fn unchanged_it_is_passed_over() {
+fn an_unchanged_pool_is_passed_over() {
     let site = up(SHOP);
     let first = site.await_ready();
     let run = asked(&site, &["roll"], [2, 1, 1]);
@@ -132,7 +132,7 @@ fn unchanged_it_is_passed_over() {
 
 /// A pool that is named is meant, and so is a slot.
 #[test]
-fn by_name_it_is_rolled() {
+fn a_named_pool_is_rolled_although_unchanged() {
     let site = up(SHOP);
     says(
         &asked(&site, &["roll", "db"], [1, 2, 1]),
@@ -156,7 +156,7 @@ fn by_name_it_is_rolled() {
 
 /// USR1 and USR2, a signal that rolls all, and one that reloads.
 #[test]
-fn by_signal() {
+fn a_signal_rolls_changed_pools_only() {
     let site = up(&format!(
         "[signals]\nHUP = \"reload\"\nWINCH = \"roll-all\"\n{SHOP}"
     ));
@@ -203,7 +203,7 @@ fn by_signal() {
 
 /// A turned link, a program that was replaced or written over, another recipe: each counts once.
 #[test]
-fn what_has_changed_is_rolled() {
+fn a_changed_pool_is_rolled() {
     let site = up(SHOP);
     turn(&site, "two");
     says(
@@ -259,7 +259,7 @@ fn what_has_changed_is_rolled() {
 
 /// A program that is not there: no roll that would end the one that serves, and no success either.
 #[test]
-fn what_cannot_be_seen_ends_nobody() {
+fn an_unreadable_path_ends_no_worker() {
     let site = up(SHOP);
     let before = pids(&site.await_ready(), "db");
     fs::remove_file(site.path("current")).expect("no link");
@@ -285,7 +285,7 @@ fn what_cannot_be_seen_ends_nobody() {
 /// A mount that never answers: the others are rolled after one wait, the next request has none, and neither costs more
 /// than one thread.
 #[test]
-fn a_path_that_hangs() {
+fn a_path_that_hangs_delays_nothing() {
     if !need::root() || !need::need("/dev/fuse", Path::new("/dev/fuse").exists()) {
         return;
     }
@@ -344,7 +344,7 @@ fn a_path_that_hangs() {
 
 /// Everything stops: that is what is said, and not that nothing has changed.
 #[test]
-fn while_everything_stops() {
+fn a_comparison_during_a_stop_is_dropped() {
     let mut site = up(&SHOP.replace(
         "[pool.db]",
         "[pool.db]\nstop = [{ wait = \"5s\" }, { signal = \"TERM\", wait = \"5s\" }]",
@@ -361,7 +361,7 @@ fn while_everything_stops() {
 
 /// Stopped by a person: answered as ever, and started with what there is by then, which is no change any more.
 #[test]
-fn a_stopped_one_stays_stopped() {
+fn a_stopped_pool_is_not_rolled() {
     let site = up(SHOP);
     assert_eq!(site.rotad(&["stop", "db"]).code, 0);
     turn(&site, "two");
@@ -414,7 +414,7 @@ fn an_aborted_change_is_tried_again() {
 
 /// While it is rolled to what there is, another request does not begin anew.
 #[test]
-fn while_it_is_rolled() {
+fn a_comparison_during_a_roll_waits() {
     let config = SHOP.replace(
         "\"wait\", \"--notify\"]\nworking",
         "\"wait\", \"--notify\", \"--start-ms\", \"3000\"]\nworking",

@@ -45,7 +45,7 @@ fn generation(site: &Site, name: &str) -> f64 {
 
 /// A healthy deploy of a database and of what needs it: by `reload`, by `roll`, by USR1.
 #[test]
-fn a_database_first() {
+fn pools_are_rolled_in_the_order_of_after() {
     let _alone = alone();
     let site = Site::up(SHOP);
     let run = site.rotad(&["reload"]);
@@ -88,7 +88,7 @@ fn a_database_first() {
 
 /// Alone it waits for nobody.
 #[test]
-fn what_is_not_rolled_holds_nobody() {
+fn pools_that_are_not_rolled_hold_no_other() {
     let _alone = alone();
     let site = Site::new(CODE);
     site.write("code", "ok\n");
@@ -103,7 +103,7 @@ fn what_is_not_rolled_holds_nobody() {
 
 /// The database does not come up: what comes after it, also by way of others, is not touched, and hears why.
 #[test]
-fn one_that_fails_leaves_the_others_untouched() {
+fn a_failed_pool_leaves_those_after_it_untouched() {
     let _alone = alone();
     let site = Site::new(CODE);
     site.write("code", "ok\n");
@@ -143,7 +143,7 @@ fn one_that_fails_leaves_the_others_untouched() {
 
 /// A roll that others wait for is cancelled: everybody gets an answer.
 #[test]
-fn a_cancelled_one_leaves_the_others_untouched() {
+fn a_cancelled_pool_leaves_those_after_it_untouched() {
     let _alone = alone();
     let site = Site::new(CODE);
     site.write("code", "ok\n");

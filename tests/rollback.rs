@@ -206,7 +206,7 @@ fn after_an_aborted_deploy_there_is_nothing_to_undo() {
 
 /// What a generation was made from is gone: nothing else is started under its number.
 #[test]
-fn a_release_that_is_gone() {
+fn a_removed_release_cannot_be_rolled_back_to() {
     let site = releases();
     deploy(&site, "two", "ok\nsecond");
     ok(&site.rotad(&["reload"]));
@@ -225,7 +225,7 @@ fn a_release_that_is_gone() {
 
 /// A stop and a start in between: the older generation is still where it was, also below a link that has moved.
 #[test]
-fn the_older_release_after_a_stop() {
+fn a_rollback_after_a_stop_starts_the_older_release() {
     let site = releases();
     deploy(&site, "two", "ok\nsecond");
     ok(&site.rotad(&["reload"]));
@@ -238,7 +238,7 @@ fn the_older_release_after_a_stop() {
 
 /// Code that is edited in place has no way back: that is said, and what serves is not well until a roll is done.
 #[test]
-fn edited_in_place() {
+fn a_rollback_of_files_edited_in_place_is_told() {
     let site = edited();
     write(&site, "app", ["ok\nsecond"; 3]);
     ok(&site.rotad(&["reload"]));
@@ -288,7 +288,7 @@ fn edited_in_place() {
 
 /// The program itself is gone, in the folder that serves: a crash could start nothing.
 #[test]
-fn the_program_is_gone_in_place() {
+fn a_missing_program_in_place_keeps_the_old_workers() {
     let mut site = Site::new(&in_place().replace("@WORKER@", "./worker"));
     fs::create_dir(site.path("app")).expect("a folder");
     write(&site, "app", ["ok\nfirst"; 3]);
@@ -311,7 +311,7 @@ fn the_program_is_gone_in_place() {
 
 /// Half of it was replaced when the changed files turned out to be broken: named, mixed, and filled from those files.
 #[test]
-fn broken_half_way_in_place() {
+fn a_roll_broken_half_way_in_place_is_told() {
     let site = edited();
     write(&site, "app", ["ok\nsecond", "exit 1\nboom", "exit 1\nboom"]);
     let run = site.rotad(&["roll"]);
@@ -369,7 +369,7 @@ fn half_a_roll(site: &Site, folder: &str) -> support::ask::Asked {
 
 /// `rollback` while a rolling restart runs undoes that one, and goes no further back.
 #[test]
-fn back_while_a_roll_runs() {
+fn a_rollback_supersedes_a_running_roll() {
     let site = releases();
     deploy(&site, "two", "ok\nsecond");
     ok(&site.rotad(&["reload"]));
@@ -391,7 +391,7 @@ fn back_while_a_roll_runs() {
 
 /// `cancel` with release folders: answered when everybody is back; whoever waited hears the truth.
 #[test]
-fn cancelled_with_releases() {
+fn a_cancelled_roll_with_releases_returns() {
     let site = releases();
     deploy(&site, "two", "ok\nsecond");
     let rolls = half_a_roll(&site, "two");
@@ -435,7 +435,7 @@ fn cancelled_with_releases() {
 
 /// `cancel` in files that were changed in place: what was replaced stays, is named, and the pool is mixed.
 #[test]
-fn cancelled_in_place() {
+fn a_cancelled_roll_in_place_is_told() {
     let site = edited();
     let rolls = half_a_roll(&site, "app");
     let run = site.rotad(&["cancel", "web"]);
@@ -477,7 +477,7 @@ fn cancelled_in_place() {
 
 /// Nobody serves, and never has: a roll that fails says that, and its code is 1.
 #[test]
-fn nobody_serves() {
+fn a_rollback_without_ready_workers_is_1() {
     let mut site = Site::new(&in_place());
     fs::create_dir(site.path("app")).expect("a folder");
     write(&site, "app", ["exit 1\nboom"; 3]);
@@ -497,7 +497,7 @@ fn nobody_serves() {
 
 /// Each way of being superseded has its own words.
 #[test]
-fn superseded_by_what_it_was() {
+fn a_roll_superseded_by_the_old_configuration_returns() {
     let site = edited();
     write(&site, "app", ["hang\nsecond"; 3]);
     let first = site.asking(&roll());
@@ -540,7 +540,7 @@ address = "127.0.0.1:@PORT@"
 
 /// A roll of a pool that waits for others is not done before the pool is up; what cannot be is said.
 #[test]
-fn a_roll_of_a_pool_that_waits() {
+fn a_roll_of_a_waiting_pool_is_answered() {
     let mut site =
         Site::new(&HELD.replace("test -e built", "until test -e built; do sleep 0.05; done"));
     site.run();

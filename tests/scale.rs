@@ -26,7 +26,7 @@ fn ready(site: &Site, count: u64) -> serde_json::Value {
 
 /// 4 → 40 → 2 under load: those that stay are the same ones, and nothing is lost.
 #[test]
-fn up_and_down_under_load() {
+fn scaling_under_load_loses_no_request() {
     let _alone = alone();
     let site = Site::up(WEB);
     let before = pids(&site.await_ready(), "web");
@@ -46,7 +46,7 @@ fn up_and_down_under_load() {
 
 /// During a rolling restart as well; none at all; and what cannot be had is refused.
 #[test]
-fn at_any_time_and_any_number() {
+fn scaling_is_possible_in_every_state() {
     let _alone = alone();
     let site = Site::up(&WEB.replace("\"5\"]", "\"5\", \"--start-ms\", \"200\"]"));
     let load = Load::on(&site.address(), 2, 2);
@@ -81,7 +81,7 @@ fn at_any_time_and_any_number() {
 
 /// The number holds over HUP, reloads and changes, until the file's own number changes.
 #[test]
-fn until_the_file_says_otherwise() {
+fn a_scaled_count_holds_until_the_file_changes() {
     let site = Site::up(&WEB.replace("count = 4", "count = 2"));
     assert_eq!(site.ask(&scale("web", 3)).code, 0);
     let before = pids(&ready(&site, 3), "web");

@@ -64,7 +64,7 @@ fn a_broken_environment_is_not_copied_into_the_log() {
 
 /// As root: an env file of another user's, or in another user's folder, could be replaced by that user.
 #[test]
-fn an_env_file_of_another_users() {
+fn an_env_file_of_another_user_is_refused() {
     if !need::root() {
         return;
     }
@@ -98,7 +98,7 @@ fn an_env_file_of_another_users() {
 
 /// Owner, group and mode of a pool's log: as configured, changed by a reload, kept over rotations.
 #[test]
-fn whose_a_log_is() {
+fn logs_belong_to_the_configured_user() {
     use std::os::unix::fs::MetadataExt;
     if !need::root() {
         return;

@@ -44,7 +44,7 @@ fn mode(path: &Path) -> u32 {
 
 /// Nobody waits for a reload: the file is there again, and each worker holds the new socket.
 #[test]
-fn a_removed_file_is_made_again_at_once() {
+fn a_removed_socket_file_is_restored() {
     let (site, address) = up(POOLS);
     let path = site.path("net/web.sock");
     let before = pids(&site.status().expect("a status"), "web");
@@ -71,7 +71,7 @@ fn a_removed_file_is_made_again_at_once() {
 
 /// A file of somebody who listens there now is left alone, and the status says so until the path is free.
 #[test]
-fn a_path_that_somebody_else_has_taken() {
+fn a_path_taken_by_another_program_is_left_alone() {
     let (site, address) = up(POOLS);
     let path = site.path("net/web.sock");
     let aside = site.path("run/other.sock");
@@ -108,7 +108,7 @@ fn a_path_that_somebody_else_has_taken() {
 
 /// The folder goes and comes: served again without anybody asking for it.
 #[test]
-fn a_folder_that_is_removed_and_made_again() {
+fn a_removed_directory_is_handled() {
     let (site, address) = up(POOLS);
     std::fs::remove_dir_all(site.path("net")).expect("a cleaner");
     let status = site.await_status("not ok", 10, |status| pool(status, "web")["state"] != "ok");
@@ -125,7 +125,7 @@ fn a_folder_that_is_removed_and_made_again() {
 
 /// Somebody who removes it again and again costs the workers a bounded number of times; who asks gets it at once.
 #[test]
-fn removed_again_and_again() {
+fn repeated_removal_is_repaired_at_a_bounded_rate() {
     let (site, address) = up(POOLS);
     let path = site.path("net/web.sock");
     let made = || site.log().matches("there is a new one").count();
@@ -147,7 +147,7 @@ fn removed_again_and_again() {
 
 /// RTMIN, HUP and a roll look after it as well: where nothing is heard of the file, they are what there is.
 #[test]
-fn each_request_looks_after_it() {
+fn each_reload_checks_the_socket_file() {
     let (site, address) = up(POOLS);
     let path = site.path("net/web.sock");
     let serving = || site.log().matches("there is a new one").count();
@@ -162,7 +162,7 @@ fn each_request_looks_after_it() {
 
 /// The mode of a file that is gone is not said to be set.
 #[test]
-fn a_changed_mode_is_said_when_it_is_so() {
+fn a_changed_mode_is_reported_when_it_is_set() {
     let (site, _) = up(POOLS);
     site.write(
         "rotad.toml",
@@ -180,7 +180,7 @@ fn a_changed_mode_is_said_when_it_is_so() {
 
 /// What stands in the documentation: open to everybody, whatever the umask of the master or of its shell.
 #[test]
-fn the_default_mode_is_open_whatever_the_umask() {
+fn the_default_mode_is_666_for_any_umask() {
     let mut site = Site::with_master("umask = \"077\"", &POOLS.replace("mode = \"0660\"\n", ""));
     std::fs::create_dir(site.path("net")).expect("a folder");
     let mut command = std::process::Command::new("sh");

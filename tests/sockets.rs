@@ -91,7 +91,7 @@ fn a_tcp_socket_serves_and_tells_its_address() {
 }
 
 #[test]
-fn all_or_none() {
+fn all_listeners_are_opened_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("first.sock");
     let taken = open(tcp("127.0.0.1:0"));
@@ -246,7 +246,7 @@ fn the_longest_path_and_the_deepest_folder() {
 
 /// O_NONBLOCK is the master's where it is asked for, and the workers' otherwise.
 #[test]
-fn blocking_or_not() {
+fn o_nonblock_is_as_configured() {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let blocks = |listener: &Listener| {
         let flags = OFlag::from_bits_truncate(fcntl(listener.fd(), FcntlArg::F_GETFL).unwrap());

@@ -20,7 +20,7 @@ reload = { soak = "100ms" }
 
 /// A worker shuts the shared TCP listener down: it listens again, the same workers serve on.
 #[test]
-fn shut_down_tcp() {
+fn a_shut_down_tcp_socket_listens_again() {
     let mut site = Site::up(&format!("{POOL}{TCP}"));
     for _ in 0..3 {
         get(&site.address(), "/shutdown").expect("an answer");
@@ -35,7 +35,7 @@ fn shut_down_tcp() {
 
 /// The same for a unix socket: a new one stands in its place and the pool is rolled onto it.
 #[test]
-fn shut_down_unix() {
+fn a_shut_down_unix_socket_is_replaced() {
     let mut site = Site::up(&format!("{POOL}{UNIX}"));
     let (address, before) = (
         format!("unix:{}", site.path("web.sock").display()),
@@ -64,7 +64,7 @@ fn shut_down_unix() {
 /// old worker: those that hold the dead socket are replaced at once, and nobody is blamed. Lost is what the dying socket
 /// had in its queue, and whoever asks before the new one stands.
 #[test]
-fn shut_down_at_term_in_a_roll() {
+fn a_shutdown_at_term_in_a_roll_is_repaired() {
     let _alone = alone();
     let pool = POOL.replace("\"http\"]\ncount = 2", "\"http\", \"--shuts\"]\ncount = 4");
     let site = Site::up(&format!("{pool}{UNIX}"));
@@ -96,7 +96,7 @@ fn shut_down_at_term_in_a_roll() {
 
 /// The same, and what is deployed does not come up beside the first one: back to the old code, in every slot.
 #[test]
-fn shut_down_at_term_while_new_code_fails() {
+fn a_shutdown_at_term_while_new_code_fails_is_repaired() {
     let _alone = alone();
     let pool = POOL.replace(
         "\"http\"]\ncount = 2",
@@ -160,7 +160,7 @@ fn backlog(port: u16) -> Option<u32> {
 
 /// A worker shrinks the backlog (as many servers do by their own listen(2)): put right when a worker becomes ready.
 #[test]
-fn a_shrunk_backlog() {
+fn a_shrunk_backlog_is_restored() {
     if !need::program("ss") {
         return;
     }
@@ -177,7 +177,7 @@ fn a_shrunk_backlog() {
 /// All workers die at once, again and again, and new code does not start: connections wait in the queue, none is
 /// refused, and each is answered in the end.
 #[test]
-fn no_connection_is_refused_while_nobody_serves() {
+fn no_connection_is_refused_without_a_worker() {
     let _alone = alone();
     let mut site = Site::new(&format!(
         "{}{TCP}",
@@ -213,7 +213,7 @@ fn no_connection_is_refused_while_nobody_serves() {
 
 /// Workers that close everything that they were given touch nobody else.
 #[test]
-fn a_worker_that_closes_everything() {
+fn a_worker_that_closes_its_sockets_harms_no_other() {
     let closer = "[pool.closer]\ncommand = [\"@WORKER@\", \"closes-fds\"]\nlisten = [\"http\"]\nready = \"spawned\"\n";
     let site = Site::up(&format!("{POOL}{closer}{TCP}"));
     let load = Load::on(&site.address(), 2, 2);
@@ -224,7 +224,7 @@ fn a_worker_that_closes_everything() {
 
 /// The file of a unix socket: a stale one is replaced, one that somebody listens on is not, ours is removed at stop.
 #[test]
-fn files_of_unix_sockets() {
+fn files_of_unix_sockets_survive_reloads() {
     let mut site = Site::new(&format!("{POOL}{UNIX}"));
     let path = site.path("web.sock");
     let other = std::os::unix::net::UnixListener::bind(&path).expect("somebody who listens");

@@ -26,7 +26,7 @@ fn site(pools: &str, code: &str) -> Site {
 
 /// Fork, setsid, fork, chdir, umask, descriptors; answers when every pool is ready; USR1, HUP and TERM are handled.
 #[test]
-fn a_daemon_by_the_book() {
+fn the_daemon_is_detached_as_documented() {
     let site = site(WEB, "ok\nfirst");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -79,7 +79,7 @@ fn a_daemon_by_the_book() {
 
 /// Nothing that the starter had open is kept: 30 descriptors, one of them the write end of a pipe.
 #[test]
-fn nothing_of_the_starter_stays_open() {
+fn no_descriptor_of_the_starter_stays_open() {
     let site = site(WEB, "ok\nfirst");
     let script = "for i in {10..39}; do eval \"exec $i</etc/hostname\"; done; exec \"$@\"";
     let mut command = Command::new("bash");
@@ -116,7 +116,7 @@ fn the_starters_pipe_ends() {
 
 /// Not one pool comes up: exit 1, the reason with the worker's last lines, nothing left.
 #[test]
-fn broken_from_the_start() {
+fn a_start_without_any_ready_pool_fails() {
     for (code, word) in [
         ("exit 3\nno such table: users", "no such table: users"),
         ("hang\nwaiting for Godot", "waiting for Godot"),
@@ -136,7 +136,7 @@ fn broken_from_the_start() {
 
 /// Some pools up: they keep serving, exit 1 names the others.
 #[test]
-fn some_pools_up() {
+fn a_start_with_some_ready_pools_is_told() {
     let other =
         "[pool.broken]\ncommand = [\"@WORKER@\", \"job\", \"--exit\", \"4\"]\nready = \"notify\"\n";
     let site = site(&format!("{WEB}{other}"), "ok\nfirst");
@@ -153,7 +153,7 @@ fn some_pools_up() {
 
 /// `--no-wait` returns once sockets and pid file stand.
 #[test]
-fn without_waiting() {
+fn a_start_can_return_without_waiting() {
     let site = site(&WEB.replace("\"5s\"", "\"20s\""), "slow 5000\nfirst");
     let run = site.rotad(&["start", "--no-wait"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -168,7 +168,7 @@ fn without_waiting() {
 
 /// A second master for the same runtime directory is refused; the first one does not notice.
 #[test]
-fn a_second_master() {
+fn a_second_master_is_refused() {
     let site = site(WEB, "ok\nfirst");
     assert_eq!(site.rotad(&["start"]).code, 0);
     let (master, workers) = (site.pid(), pids(&site.await_ready(), "web"));
@@ -188,7 +188,7 @@ fn a_second_master() {
 
 /// 100 starts at once: one wins, 99 say 75.
 #[test]
-fn a_hundred_at_once() {
+fn of_a_hundred_simultaneous_starts_one_wins() {
     let _alone = alone();
     let site = site(WEB, "ok\nfirst");
     let mut starts: Vec<_> = (0..100)
@@ -228,7 +228,7 @@ fn a_hundred_at_once() {
 /// A master killed by -9: its workers serve on; with `--no-take-over` the next start names them and exits 1; without, it
 /// stops them first.
 #[test]
-fn leftovers_of_a_killed_master() {
+fn a_start_stops_the_workers_of_a_killed_master() {
     let site = site(WEB, "ok\nfirst");
     assert_eq!(site.rotad(&["start"]).code, 0);
     let workers = pids(&site.await_ready(), "web");
@@ -263,7 +263,7 @@ fn leftovers_of_a_killed_master() {
 
 /// A stale pid file, with the pid of a stranger: the stranger is not touched, the file is taken over.
 #[test]
-fn a_stale_pid_file() {
+fn a_stale_pid_file_is_replaced() {
     let site = site(WEB, "ok\nfirst");
     let mut stranger = Command::new("sleep")
         .arg("1000")
@@ -283,7 +283,7 @@ fn a_stale_pid_file() {
 
 /// A pid file that is a link, or that cannot be written: an error at once, the target untouched, nothing left.
 #[test]
-fn a_pid_file_that_is_refused() {
+fn an_unsafe_pid_file_is_refused() {
     let linked = site(WEB, "ok\nfirst");
     linked.write("precious", "precious");
     std::os::unix::fs::symlink(linked.path("precious"), linked.path("master.pid")).expect("a link");
@@ -302,7 +302,7 @@ fn a_pid_file_that_is_refused() {
 
 /// Stdio closed at start, for `start` and for `run`.
 #[test]
-fn closed_stdio() {
+fn a_start_with_closed_stdio_works() {
     let site = site(WEB, "ok\nfirst");
     let mut command = Command::new("bash");
     command

@@ -33,7 +33,7 @@ group = "nogroup"
 "#;
 
 #[test]
-fn it_asks_for_no_library() {
+fn the_static_binary_needs_no_library() {
     let dynamic = program_headers(&support::rotad());
     assert!(
         dynamic.contains(&PT_INTERP),
@@ -49,7 +49,7 @@ fn it_asks_for_no_library() {
 /// Users and groups are those of /etc/passwd and /etc/group, whatever nsswitch.conf names; a pool of another user's
 /// starts, is rolled and stops.
 #[test]
-fn it_knows_users_where_there_is_nothing_but_the_files() {
+fn users_are_read_from_files() {
     let Some(mut jail) = Jail::new(POOLS) else {
         return;
     };

@@ -17,7 +17,7 @@ ready = "spawned"
 "#;
 
 #[test]
-fn into_head() {
+fn a_closed_pipe_ends_the_status() {
     let site = Site::up(WEB);
     for verb in [
         "status",
@@ -52,7 +52,7 @@ fn into_head() {
 
 /// What a worker says of itself cannot move a terminal's cursor, in any form of the status.
 #[test]
-fn what_a_worker_says_is_harmless() {
+fn status_texts_of_workers_are_sanitized() {
     let site = Site::up(WEB);
     let pid = pids(&site.await_ready(), "web")[0];
     let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("its environment");
@@ -90,7 +90,7 @@ fn what_a_worker_says_is_harmless() {
 
 /// `-w` in a pipe: a table with its time again and again, and a quiet end when nobody reads; as JSON a line each time.
 #[test]
-fn over_and_over_in_a_pipe() {
+fn status_watch_repeats_in_a_pipe() {
     let site = Site::up(WEB);
     for json in [false, true] {
         let mut command = Command::new(support::rotad());
@@ -130,7 +130,7 @@ fn over_and_over_in_a_pipe() {
 
 /// `-w` on a terminal: a screen of its own, given back at the end.
 #[test]
-fn over_and_over_on_a_terminal() {
+fn status_watch_repaints_a_terminal() {
     let site = Site::up(WEB);
     let pty = nix::pty::openpty(None, None).expect("a terminal");
     let mut command = Command::new(support::rotad());

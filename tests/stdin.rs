@@ -16,7 +16,7 @@ address = "127.0.0.1:@PORT@"
 
 /// A worker that has its listener there alone is seen accepting, and is rolled like any other.
 #[test]
-fn rolled_under_load() {
+fn a_listener_as_stdin_rolls_without_loss() {
     let _alone = alone();
     let mut site = Site::up(SERVER);
     site.roll_under_load(&["web"]).assert_nothing_lost(300);
@@ -45,7 +45,7 @@ fn descriptor(facts: &Value, number: &str) -> String {
 }
 
 #[test]
-fn alone_it_is_no_passed_socket() {
+fn a_listener_as_stdin_sets_no_listen_fds() {
     let facts = facts("stdin = \"listen:http\"");
     assert!(descriptor(&facts, "0").starts_with("socket:"), "{facts}");
     assert_eq!(descriptor(&facts, "3"), "", "{facts}");
@@ -54,7 +54,7 @@ fn alone_it_is_no_passed_socket() {
 }
 
 #[test]
-fn beside_listen_it_is_in_both_places() {
+fn stdin_and_listen_can_share_a_listener() {
     let facts = facts("listen = [\"local\", \"http\"]\nstdin = \"listen:http\"");
     assert_eq!(descriptor(&facts, "0"), descriptor(&facts, "4"), "{facts}");
     assert_ne!(descriptor(&facts, "0"), descriptor(&facts, "3"), "{facts}");

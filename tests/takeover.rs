@@ -74,7 +74,7 @@ fn assert_nothing_twice(site: &Site, context: &str) {
 
 /// Kills at seeded moments of starts, rolls, stops and take-overs. `ROTAD_KILLS`: how many; `ROTAD_SEED`.
 #[test]
-fn killed_at_any_moment() {
+fn a_master_killed_at_any_moment_leaves_no_worker_twice() {
     let _alone = alone();
     let number = |name: &str, default: u64| {
         std::env::var(name)
@@ -203,7 +203,7 @@ fn refusal(site: &Site) -> String {
 /// Without a word `start` and `run` stop what is left, and start; `--take-over` says the same; `--no-take-over` refuses,
 /// names everybody and touches nobody.
 #[test]
-fn by_itself() {
+fn a_new_master_takes_over_by_default() {
     let mut site = Site::up(JOBS);
     for (round, more) in [&["start"][..], &["start", "--take-over"], &["run"]]
         .into_iter()
@@ -305,7 +305,7 @@ fn a_killed_master_that_the_kernel_holds() {
 
 /// A worker that prints more than its pipe holds hangs when the master is killed. `run` again serves by itself.
 #[test]
-fn workers_that_hang_on_their_pipes() {
+fn workers_that_block_on_full_pipes_are_stopped() {
     let _alone = alone();
     let mut site = Site::new(
         r#"
@@ -352,7 +352,7 @@ stdout = "@DIR@/web.log"
 /// Each pool's own stop steps: a job is finished, a deaf one is killed at the end of its steps and named; those that
 /// come after others go first.
 #[test]
-fn by_the_stop_steps_of_each_pool() {
+fn stale_workers_get_the_stop_steps_of_their_pool() {
     let mut site = Site::up(
         r#"
 [pool.db]
@@ -396,7 +396,7 @@ stop = "1s"
 
 /// Killed again while it takes over; then two starts at once: one wins, and nothing runs twice.
 #[test]
-fn killed_again_in_the_middle() {
+fn a_take_over_that_is_killed_is_continued() {
     let slow = JOBS.replace("\"wait\",", "\"wait\", \"--drain-ms\", \"1000\",");
     let mut site = Site::up(&slow);
     let workers = pids(&site.await_ready(), "jobs");
@@ -439,7 +439,7 @@ fn killed_again_in_the_middle() {
 
 /// A stop that comes while it takes over is obeyed: nothing is started, nothing is left.
 #[test]
-fn stopped_in_the_middle() {
+fn a_take_over_can_be_stopped() {
     let slow = JOBS.replace("\"wait\",", "\"wait\", \"--drain-ms\", \"1500\",");
     let mut site = Site::up(&slow);
     let workers = pids(&site.await_ready(), "jobs");
@@ -461,7 +461,7 @@ fn stopped_in_the_middle() {
 /// The runtime directory is full when workers are born: they are known all the same, and once there is room the list is
 /// whole again, without a birth.
 #[test]
-fn a_full_runtime_directory() {
+fn a_full_runtime_directory_loses_no_worker() {
     if !need::root() || !need::program("unshare") {
         return;
     }
@@ -586,7 +586,7 @@ fn full_runtime_directory(mended: bool) {
 
 /// A pipe in the place of the list of workers does not hang a start.
 #[test]
-fn a_fifo_in_its_place() {
+fn a_fifo_as_journal_is_refused() {
     let site = Site::new(JOBS);
     std::fs::create_dir(site.path("run")).expect("a folder");
     nix::unistd::mkfifo(&site.path("run/workers"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
@@ -601,7 +601,7 @@ fn a_fifo_in_its_place() {
 
 /// The master is killed while a worker's program is being loaded: the next start waits for it, and stops it.
 #[test]
-fn half_born() {
+fn a_child_before_its_exec_is_found() {
     if !need::strace() {
         return;
     }

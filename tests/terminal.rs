@@ -181,7 +181,7 @@ fn close(mut window: Window) {
 }
 
 #[test]
-fn control_c() {
+fn ctrl_c_stops_the_master() {
     let _alone = alone();
     let site = site();
     let window = Window::open(&site);
@@ -206,7 +206,7 @@ fn control_c() {
 
 /// A worker that does not leave: the second one kills.
 #[test]
-fn control_c_twice() {
+fn a_second_ctrl_c_kills() {
     let _alone = alone();
     let site = Site::new(
         "[pool.deaf]\ncommand = [\"@WORKER@\", \"wait\", \"--ignore-term\"]\nready = \"spawned\"\n",
@@ -225,7 +225,7 @@ fn control_c_twice() {
 
 /// The master pauses, its workers do not; brought back, it goes on and has killed nobody.
 #[test]
-fn control_z() {
+fn ctrl_z_suspends_and_continues() {
     let _alone = alone();
     let site = site();
     let window = Window::open(&site);
@@ -251,7 +251,7 @@ fn control_z() {
 
 /// Ctrl-C at the prompt is not for what runs in the background.
 #[test]
-fn in_the_background() {
+fn a_master_in_the_background_keeps_running() {
     let _alone = alone();
     let site = site();
     let window = Window::open(&site);
@@ -269,7 +269,7 @@ fn in_the_background() {
 
 /// HUP means the configuration (docs/signals.md), so a master whose window is closed serves on, without its screen.
 #[test]
-fn a_closed_window() {
+fn a_closed_terminal_stops_the_master() {
     let _alone = alone();
     let site = site();
     let window = Window::open(&site);
@@ -298,7 +298,7 @@ fn a_closed_window() {
 
 /// nohup(1): HUP stays ignored, the log goes to nohup.out, the window may go.
 #[test]
-fn under_nohup() {
+fn a_closed_terminal_is_survived_under_nohup() {
     let _alone = alone();
     if !need::program("nohup") {
         return;

@@ -344,7 +344,7 @@ fn pages_name_paths_that_exist() {
     report("paths that do not exist", missing);
 }
 
-/// Every promise of the contract names tests, and every test that it names exists.
+/// Every promise of docs/promises.md names tests, and every test that it names exists.
 #[test]
 fn promises_name_their_tests() {
     let page = fs::read_to_string(root().join("docs/promises.md")).expect("docs/promises.md");

@@ -31,7 +31,7 @@ fn up() -> Site {
 }
 
 #[test]
-fn stop_and_start_a_pool() {
+fn a_pool_is_stopped_and_started() {
     let site = up();
     let run = site.rotad(&["stop", "queue"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -54,7 +54,7 @@ fn stop_and_start_a_pool() {
 }
 
 #[test]
-fn scale() {
+fn scale_changes_the_number_of_workers() {
     let site = up();
     let before = site.await_ready();
     let run = site.rotad(&["scale", "web", "+1"]);
@@ -74,7 +74,7 @@ fn scale() {
 }
 
 #[test]
-fn signal() {
+fn signal_reaches_the_workers() {
     let site = up();
     let status = site.await_ready();
     let run = site.rotad(&["signal", "web", "cont"]);
@@ -95,7 +95,7 @@ fn signal() {
 
 /// A line a worker, in a pipe without shapes and colour; a single worker alone is replaced.
 #[test]
-fn roll() {
+fn roll_replaces_the_workers() {
     let site = up();
     let before = site.await_ready();
     let run = site.rotad(&["roll", "web"]);
@@ -123,7 +123,7 @@ fn roll() {
 }
 
 #[test]
-fn reload_the_configuration_alone() {
+fn reload_config_only_applies_changes() {
     let site = up();
     let before = site.await_ready();
     site.write(
@@ -150,7 +150,7 @@ fn reload_the_configuration_alone() {
 
 /// `--timeout` and Ctrl-C detach: 124 and 130, with what to type; the work goes on.
 #[test]
-fn detached() {
+fn ctrl_c_and_timeout_detach() {
     let site = up();
     site.write("code", "slow 3000\nsecond");
     let run = site.rotad(&["roll", "web", "--timeout", "100ms"]);

@@ -96,7 +96,7 @@ fn a_watched_folder_removed_and_made_again() {
 }
 
 #[test]
-fn what_matches_nothing_yet() {
+fn a_pattern_that_matches_nothing_yet_is_watched() {
     let site = up(r#"["later/**/*.py"]"#);
     let check = site.rotad(&["check"]);
     assert_eq!(check.code, 0, "{check:?}");
@@ -139,7 +139,7 @@ fn broken_code_saved_leaves_the_old_workers_serving() {
 
 /// No thread, no descriptor, no wake-up where nothing is watched.
 #[test]
-fn who_watches_nothing_has_no_watcher() {
+fn without_watches_there_is_no_watch_thread() {
     let threads = |site: &Site| -> Vec<String> {
         let tasks = fs::read_dir(format!("/proc/{}/task", site.pid()))
             .expect("a master")
@@ -232,7 +232,7 @@ keep = 2
 
 /// A pool that writes what it watches: it is said, once, with the file, and how to leave it out. Left out, it rests.
 #[test]
-fn a_circle_is_named() {
+fn a_loop_of_changes_is_named() {
     let mut site = Site::new(
         r#"
 [pool.web]

@@ -144,7 +144,7 @@ fn npm(script: &str, arguments: &str) {
 }
 
 #[test]
-fn a_shell_with_two_commands() {
+fn a_shell_with_two_commands_is_stopped_with_its_tree() {
     nothing_is_lost(
         "sh -c \"a && b\"",
         site(|command| format!(r#"["sh", "-c", "true && {command} && echo over"]"#)),
@@ -152,7 +152,7 @@ fn a_shell_with_two_commands() {
 }
 
 #[test]
-fn a_login_shell() {
+fn a_login_shell_is_stopped_with_its_tree() {
     nothing_is_lost(
         "bash -lc",
         site(|command| format!(r#"["bash", "-lc", "{command}; echo over"]"#)),
@@ -173,17 +173,17 @@ fn a_script_that_waits_for_its_background() {
 }
 
 #[test]
-fn npm_start() {
+fn npm_start_is_stopped_with_its_tree() {
     npm("start", "start");
 }
 
 #[test]
-fn npm_run() {
+fn npm_run_is_stopped_with_its_tree() {
     npm("worker", "run worker");
 }
 
 #[test]
-fn a_wrapper_in_python() {
+fn a_python_wrapper_is_stopped_with_its_tree() {
     if !need::program("python3") {
         return;
     }
@@ -263,7 +263,7 @@ fn is_zombie(pid: i32) -> bool {
 
 /// A tree that is deaf is cut at the end of the steps, not earlier and not later; the warning and the event name it.
 #[test]
-fn what_is_cut_is_named() {
+fn killed_trees_are_named() {
     let _alone = alone();
     let mut site = Site::up(
         r#"
@@ -310,7 +310,7 @@ stop = [{ signal = "TERM", wait = "700ms" }, { wait = "300ms" }, { signal = "INT
 
 /// Nobody asked: what a crash leaves behind is swept at once, whatever it has in hand.
 #[test]
-fn a_crash_is_swept_at_once() {
+fn the_tree_of_a_crashed_worker_is_killed() {
     let _alone = alone();
     let site = Site::up(
         r#"
@@ -339,7 +339,7 @@ stop = "60s"
 
 /// `to = "tree"`: a wrapper that ignores the signal does not keep it from whoever it waits for; each gets it once.
 #[test]
-fn a_step_for_the_whole_tree() {
+fn a_stop_step_can_reach_the_whole_tree() {
     let _alone = alone();
     let mut site = Site::up(
         r#"
@@ -366,7 +366,7 @@ stop = [{ signal = "TERM", wait = "20s", to = "tree" }]
 
 /// `stop --now` and a second INT do not wait for a tree that finishes.
 #[test]
-fn at_once_means_the_tree_as_well() {
+fn stop_now_kills_the_tree() {
     let _alone = alone();
     const SLOW: &str = r#"
 [pool.job]

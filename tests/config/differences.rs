@@ -94,7 +94,7 @@ fn what_workers_are_made_from_rolls_them() {
 }
 
 #[test]
-fn what_the_master_goes_by_touches_no_worker() {
+fn keys_of_the_master_replace_no_worker() {
     assert_eq!(web("", ""), PoolChange::Same);
     adjusted("count = 4", "count = 8", &["count 4 → 8"]);
     adjusted(
@@ -265,7 +265,7 @@ fn keys_of_the_master_are_applied_or_wait() {
 }
 
 #[test]
-fn nothing_changes_in_a_comment() {
+fn a_comment_changes_nothing() {
     let pool = "[pool.web]\ncommand = [\"sh\"]\nenv = { SECRET = \"topsecret\" }\n";
     let same = diff(pool, &format!("# a word\n{pool}"));
     assert!(same.is_empty() && same.lines().is_empty());

@@ -127,7 +127,7 @@ fn root_trusts_no_included_file_that_others_can_write() {
 
 /// Neither a huge file, nor a folder, nor a pipe makes anybody wait.
 #[test]
-fn what_is_no_configuration_is_an_error_at_once() {
+fn a_file_that_is_no_configuration_is_an_error() {
     let case = Case::new(vec![b'a'; 10 << 20]);
     assert!(
         case.load()
@@ -145,7 +145,7 @@ fn what_is_no_configuration_is_an_error_at_once() {
 
 /// A broken file of megabytes has as many findings as anybody reads, and is refused all the same.
 #[test]
-fn findings_have_an_end() {
+fn the_number_of_findings_is_bounded() {
     let report = Case::new("a = 1\nb = \n".repeat(200_000))
         .load()
         .unwrap_err();

@@ -73,7 +73,7 @@ fn defaults_fill_up_and_tables_merge() {
 
 /// A default that means nothing in a pool is not applied; one key of a liveness check does not fight another.
 #[test]
-fn defaults_give_way() {
+fn a_pools_key_overrides_the_default() {
     let plan = plan_of(
         "[defaults]\ncount = 4\nready = \"notify\"\npass_env = [\"A\"]\nafter = [\"migrate\"]\ngroup = \"root\"\n\
          restart = { delay = \"1s\" }\nreload = { debounce = \"1s\" }\nlog = { keep = 3 }\nessential = \"5s\"\n\
@@ -117,7 +117,7 @@ fn defaults_give_way() {
 }
 
 #[test]
-fn a_wrong_default_is_told_once() {
+fn a_wrong_default_is_reported_once() {
     let text =
         "[defaults]\nnice = 99\nenv = { A = \"{nosuch}\" }\nuser = \"nobody-of-that-name\"\n";
     let pools: String = (0..9)
@@ -200,7 +200,7 @@ fn each_worker_has_a_port_and_is_asked_there() {
 }
 
 #[test]
-fn the_rest_has_its_defaults() {
+fn unset_keys_have_their_defaults() {
     let web = pool(
         "health = { command = \"check {slot}\" }\nrecycle = { max_age = \"6h\", max_rss = \"512MiB\" }\nessential = \"60s\"\n\
          reload = { watch = \"*.toml\" }\nready = { http = \"127.0.0.1:80{slot}/x\" }",

@@ -29,7 +29,7 @@ fn write(path: &Path, text: &[u8], mode: u32) {
 }
 
 #[test]
-fn every_reason_has_its_words() {
+fn every_spawn_error_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let at = |name: &str| root.join(name).display().to_string();
@@ -103,7 +103,7 @@ fn every_reason_has_its_words() {
 }
 
 #[test]
-fn a_program_that_is_being_written_is_busy() {
+fn a_program_open_for_writing_is_reported_as_busy() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().canonicalize().unwrap().join("app");
     fs::copy(Path::new("/bin/true").canonicalize().unwrap(), &program).unwrap();
@@ -116,7 +116,7 @@ fn a_program_that_is_being_written_is_busy() {
 }
 
 #[test]
-fn the_user_meets_its_own_walls() {
+fn errors_are_those_of_the_workers_user() {
     if !is_root() {
         // Not checked without root: errors of a worker that has a user.
         return;
@@ -172,8 +172,8 @@ fn the_user_meets_its_own_walls() {
 }
 
 #[test]
-fn no_descriptors_left() {
-    if !alone("no_descriptors_left", &["env"]) {
+fn spawning_without_descriptors_fails_cleanly() {
+    if !alone("spawning_without_descriptors_fails_cleanly", &["env"]) {
         return;
     }
     let spawner = spawner();
@@ -187,7 +187,7 @@ fn no_descriptors_left() {
 }
 
 #[test]
-fn fork_refused() {
+fn a_refused_fork_is_reported() {
     if std::env::var_os("ALONE").is_none()
         && std::process::Command::new("strace")
             .arg("-V")
@@ -204,7 +204,7 @@ fn fork_refused() {
     // Threads come from clone3(2), workers from clone(2): the first two are refused.
     let inject = "inject=clone:error=EAGAIN:when=1";
     if !alone(
-        "fork_refused",
+        "a_refused_fork_is_reported",
         &[
             "strace",
             "-f",
@@ -275,9 +275,9 @@ fn a_child_that_hangs_is_killed() {
 }
 
 #[test]
-fn a_thread_that_hangs_is_written_off() {
+fn a_thread_that_hangs_is_abandoned() {
     // On its own: a child that hangs holds what the other tests have open just then.
-    if !alone("a_thread_that_hangs_is_written_off", &["env"]) {
+    if !alone("a_thread_that_hangs_is_abandoned", &["env"]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -329,7 +329,7 @@ fn a_thread_that_hangs_is_written_off() {
 
 /// A fence less is no reason for a worker not to be.
 #[test]
-fn a_cgroup_that_cannot_be_entered_is_done_without() {
+fn a_worker_runs_without_a_cgroup_that_it_cannot_join() {
     let folder = tempfile::tempdir().unwrap();
     let spawner = spawner();
     // Not there; not to be written to.

@@ -233,7 +233,7 @@ fn gives_up_the_rights_of_the_master() {
 }
 
 #[test]
-fn one_may_name_oneself() {
+fn a_worker_may_have_the_masters_own_user() {
     let (uid, gid) = (
         nix::unistd::getuid().as_raw(),
         nix::unistd::getgid().as_raw(),

@@ -1,4 +1,4 @@
-//! Contract §4: a worker sees exactly what it was promised, however strangely its master was started.
+//! A worker sees exactly what docs/worker-contract.md promises, however strangely its master was started.
 
 mod support;
 
@@ -76,7 +76,7 @@ fn site(user: Option<&str>) -> Site {
     site
 }
 
-/// The facts of one birth, checked against the contract.
+/// The facts of one spawn, checked against docs/worker-contract.md.
 fn born(name: &str, script: &str, user: Option<&str>) {
     let mut site = site(user);
     site.spawn(hostile(&site, script));
@@ -265,7 +265,7 @@ fn identity(name: &str, facts: &Value, user: Option<&str>) {
 
 /// Six hostile parents, the master's own user.
 #[test]
-fn six_hostile_starts() {
+fn workers_start_the_same_under_six_hostile_parents() {
     for (name, script) in STARTS {
         born(name, script, None);
     }
@@ -273,7 +273,7 @@ fn six_hostile_starts() {
 
 /// The same six, with `user = "nobody"`: needs root.
 #[test]
-fn six_hostile_starts_with_a_user() {
+fn workers_of_another_user_start_the_same_under_six_hostile_parents() {
     if !need::root() {
         return;
     }
@@ -284,7 +284,7 @@ fn six_hostile_starts_with_a_user() {
 
 /// The limit that the master raised for itself is not handed on, nor is a very large one walked through.
 #[test]
-fn limits_low_and_high() {
+fn resource_limits_are_set() {
     let plain = POOLS
         .replace("limits = { nofile = 1234, core = 0 }", "")
         .replace("@USER@", "")
@@ -329,7 +329,7 @@ fn limits_low_and_high() {
 
 /// Birth numbers are unique, and a successor has the slot of the worker that it replaces.
 #[test]
-fn numbers_of_births() {
+fn worker_numbers_are_unique() {
     let script =
         "echo \"$ROTAD_WORKER $ROTAD_SLOT $ROTAD_GENERATION\" >> @DIR@/births; exec sleep 1000";
     let pools = format!(

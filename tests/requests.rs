@@ -50,7 +50,7 @@ fn settled(site: &Site, name: &str) -> serde_json::Value {
 
 /// USR1 at 0 to 4 ms after a worker's death, 1000 times (in at most 100 s): the wish is never lost.
 #[test]
-fn a_roll_just_after_a_death() {
+fn a_roll_just_after_an_exit_is_complete() {
     let _alone = alone();
     let mut site = site(POOLS);
     let (master, end) = (site.pid(), Instant::now() + Duration::from_secs(100));
@@ -86,7 +86,7 @@ fn a_roll_just_after_a_death() {
 
 /// 1000 USR1 within a second: the master lives, and the workers that serve in the end were born after the last one.
 #[test]
-fn a_thousand_in_a_second() {
+fn a_thousand_signals_in_a_second_are_one_roll() {
     let _alone = alone();
     let mut site = site(POOLS);
     let first = pids(&site.await_ready(), "web");
@@ -110,7 +110,7 @@ fn a_thousand_in_a_second() {
 
 /// USR1 and USR2 at the same moment: both are obeyed.
 #[test]
-fn both_at_once() {
+fn requests_at_the_same_time_are_all_answered() {
     let _alone = alone();
     let mut site = site(POOLS);
     let master = Pid::from_raw(site.pid());
@@ -127,7 +127,7 @@ fn both_at_once() {
     assert!(site.master_lives());
 }
 
-/// Twenty clients at once: each gets an answer, with an exit code of the contract.
+/// Twenty clients at once: each gets an answer, with an exit code of docs/cli.md.
 #[test]
 fn every_client_gets_its_answer() {
     let _alone = alone();
@@ -147,7 +147,7 @@ fn every_client_gets_its_answer() {
 
 /// A client that goes away while it waits (Ctrl-C) detaches: the roll goes on.
 #[test]
-fn a_client_that_leaves() {
+fn a_request_goes_on_without_its_client() {
     let site = site(&POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"1s\"\nsurge"));
     let mut command = std::process::Command::new(support::rotad());
     command.args(["roll", "web", "-c"]).arg(&site.config);
@@ -173,7 +173,7 @@ fn a_client_that_leaves() {
 
 /// `cancel` ends a running roll: back to the last generation that served in full; the roll's client hears of it.
 #[test]
-fn cancel() {
+fn a_roll_can_be_cancelled() {
     let site = site(&POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"20s\"\nsurge"));
     let old = pids(&site.await_ready(), "web");
     let code = std::thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn cancel() {
 
 /// TERM while the pool is in each state: the master leaves, nothing stays, a waiting client is answered.
 #[test]
-fn a_stop_in_every_state() {
+fn a_stop_works_in_every_state() {
     let _alone = alone();
     let long = POOLS
         .replace("soak = \"0ms\"\nsurge", "soak = \"20s\"\nsurge")
@@ -249,7 +249,7 @@ fn a_stop_in_every_state() {
 
 /// TERM while a roll goes back, and while one that failed is swept.
 #[test]
-fn a_stop_while_rolling_back() {
+fn a_stop_during_a_rollback_works() {
     let _alone = alone();
     let mut site = site(&POOLS.replace("soak = \"0ms\"\nsurge", "soak = \"3s\"\nsurge"));
     site.write("code", "die 100\nill");
