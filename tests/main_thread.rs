@@ -453,6 +453,70 @@ fn a_worker_is_scanned_again_after_a_hung_scan() {
     site.stop_politely(10);
 }
 
+/// /proc/PID/stat of a worker is a pipe that nobody writes: a status waits a second for the figures of the workers, and
+/// then comes without them. The main thread reads none of it, so others are answered and supervised meanwhile.
+#[test]
+fn a_status_that_cannot_read_proc_holds_nobody_up() {
+    if !need::root() || !need::program("mount") || !need::program("umount") {
+        return;
+    }
+    let _alone = alone();
+    let mount = |arguments: &[&str]| {
+        let done = std::process::Command::new(arguments[0])
+            .args(&arguments[1..])
+            .status();
+        assert!(done.is_ok_and(|done| done.success()), "{arguments:?}");
+    };
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    mount(&["mount", "--make-rprivate", "/"]);
+    let mut site = Site::new(&format!(
+        "{GOOD}[pool.read]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n"
+    ));
+    site.run();
+    site.await_ready();
+    let fifo = site.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let figures = |status: &serde_json::Value| {
+        ["good", "read"].map(|name| {
+            let worker = &pool(status, name)["workers"][0];
+            (worker["rss_bytes"].is_u64(), worker["cpu_s"].is_number())
+        })
+    };
+    assert_eq!(
+        figures(&site.status().expect("a status")),
+        [(true, true); 2]
+    );
+    let stat = format!("/proc/{}/stat", only(&site, "read"));
+    mount(&["mount", "--bind", fifo.to_str().expect("a path"), &stat]);
+    let asked = Instant::now();
+    let statuses: Vec<_> = (0..3)
+        .map(|_| site.asker())
+        .map(|asker| std::thread::spawn(move || asker.status()))
+        .collect();
+    let scaled = site.rotad(&["scale", "good", "2"]);
+    assert!(
+        scaled.code == 0 && scaled.took < Duration::from_millis(900),
+        "{scaled:?}"
+    );
+    for status in statuses {
+        let status = status.join().expect("an answer").expect("a status");
+        assert_eq!(figures(&status), [(false, false); 2]);
+    }
+    assert!(
+        asked.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        asked.elapsed()
+    );
+    mount(&["umount", "--lazy", &stat]);
+    // Threads that still read the pipe meet its end.
+    drop(std::fs::OpenOptions::new().write(true).open(&fifo));
+    assert_eq!(
+        figures(&site.status().expect("a status")),
+        [(true, true); 2]
+    );
+    site.stop_politely(10);
+}
+
 /// The log's disk hangs: everything goes on, and a stop says why the process does not end.
 #[test]
 fn a_master_that_the_kernel_holds_is_named() {

@@ -4,10 +4,9 @@
 
 use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
-use crate::process::procfs;
+use crate::process::procfs::{self, Stat};
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::WorkerId;
 use std::collections::HashMap;
 use std::io;
@@ -83,7 +82,6 @@ struct Sample {
 #[derive(Debug)]
 struct CpuMeter {
     clock: Clock,
-    tick: Duration,
     /// The last sample that is at least [`SPAN`] old: when, and what was wanted until then.
     before: HashMap<WorkerId, (Duration, Duration)>,
     /// The last worker of the previous round.
@@ -92,14 +90,8 @@ struct CpuMeter {
 
 impl CpuMeter {
     fn new(clock: Clock) -> Self {
-        let hertz = sysconf(SysconfVar::CLK_TCK)
-            .ok()
-            .flatten()
-            .and_then(|hertz| u32::try_from(hertz).ok());
-        let tick = Duration::from_secs(1) / hertz.filter(|hertz| *hertz > 0).unwrap_or(100);
         Self {
             clock,
-            tick,
             before: HashMap::new(),
             last: WorkerId(0),
         }
@@ -122,7 +114,7 @@ impl CpuMeter {
 
     fn demand(&mut self, one: Starter) -> Option<u32> {
         let now = self.clock.elapsed();
-        let sample = sample(one.pid, self.tick)?;
+        let sample = sample(one.pid)?;
         let (span, wanted) = match self.before.get(&one.worker) {
             Some((at, before)) => (
                 now.saturating_sub(*at),
@@ -144,11 +136,11 @@ impl CpuMeter {
 }
 
 /// None: the process is gone.
-fn sample(pid: i32, tick: Duration) -> Option<Sample> {
+fn sample(pid: i32) -> Option<Sample> {
     let all = procfs::forest(&[pid])
         .into_iter()
         .take(MAX_PROCESSES)
-        .filter_map(|(pid, _)| process(pid, tick));
+        .filter_map(|(pid, _)| process(pid));
     all.reduce(|sum, one| Sample {
         wanted: sum.wanted + one.wanted,
         runnable: sum.runnable || one.runnable,
@@ -158,22 +150,11 @@ fn sample(pid: i32, tick: Duration) -> Option<Sample> {
 }
 
 /// Neither file takes locks of the process.
-fn process(pid: i32, tick: Duration) -> Option<Sample> {
-    let stat = procfs::read(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    // utime, stime, and those of reaped children: fields 14 to 17.
-    let ticks: Vec<u32> = fields
-        .skip(10)
-        .take(4)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    let &[user, system, children_user, children_system] = ticks.as_slice() else {
-        return None;
-    };
+fn process(pid: i32) -> Option<Sample> {
+    let stat = Stat::of(pid).ok()?;
     let (own, children) = (
-        tick * (user + system),
-        tick * (children_user + children_system),
+        procfs::ticks(stat.cpu_ticks),
+        procfs::ticks(stat.children_cpu_ticks),
     );
     // For its first thread, in nanoseconds: on a CPU, and waiting for one.
     let text = procfs::read(format!("/proc/{pid}/schedstat")).unwrap_or_default();
@@ -184,8 +165,8 @@ fn process(pid: i32, tick: Duration) -> Option<Sample> {
     let (had, waited) = (fields.next(), fields.next());
     Some(Sample {
         wanted: own.max(had.unwrap_or_default()) + children + waited.unwrap_or_default(),
-        runnable: state == "R",
-        in_disk_wait: state == "D",
+        runnable: stat.state == b'R',
+        in_disk_wait: stat.state == b'D',
         has_delays: waited.is_some(),
     })
 }

@@ -1,10 +1,12 @@
 //! Readers of /proc (proc(5)). Every reader is bounded, and takes it as normal that a process vanishes between two
 //! steps.
 
+use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::Exit;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 /// Most processes of a tree that are listed: a fork bomb must not hold the reader.
 const MAX_PROCESSES: usize = 4096;
@@ -12,22 +14,43 @@ const MAX_PROCESSES: usize = 4096;
 const MAX_THREADS: usize = 1024;
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 1 << 20;
+/// A flag in field 9 of /proc/PID/stat (include/linux/sched.h).
+const PF_EXITING: u32 = 4;
 
-/// The fields of /proc/PID/stat that identify a process and tell its state.
+/// /proc/PID/stat (proc_pid_stat(5)), the only parser of it. Reading it takes no lock of the process, so it cannot hang.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
+    /// Field 1.
     pub pid: i32,
+    /// The name of the program (comm), of which programs may choose any 15 bytes.
     pub name: String,
-    /// `Z` is a zombie, `X` is dead.
+    /// `R` runs, `D` is in uninterruptible sleep, `Z` is a zombie, `X` is dead.
     pub state: u8,
+    /// The pid of the parent.
     pub parent: i32,
+    /// The process group.
     pub pgrp: i32,
+    /// The session.
     pub session: i32,
     /// It is exiting (PF_EXITING): its memory, and so its environment, may be gone already.
     pub exiting: bool,
+    /// User and system time of all its threads, in clock ticks; [`ticks`] converts it.
+    pub cpu_ticks: u64,
+    /// The same of its children that have been waited for.
+    pub children_cpu_ticks: u64,
+    /// Number of threads.
     pub threads: u32,
     /// In clock ticks since boot; with the pid it identifies a process while the machine runs.
     pub start_time: u64,
+    /// Virtual memory, in bytes; 0 once it has exited.
+    pub vsize: u64,
+    /// Resident memory, shared pages included, in pages; [`pages`] converts it.
+    pub rss_pages: u64,
+    /// Where its environment begins; 0 while its program is being loaded, or if it is not ours to read. None: this
+    /// kernel does not tell.
+    pub env_start: Option<u64>,
+    /// Its wait status once it has exited; 0 if that is not ours to read. None: this kernel does not tell.
+    pub exit_status: Option<i32>,
 }
 
 impl Stat {
@@ -36,7 +59,19 @@ impl Stat {
     /// # Errors
     /// ENOENT, ESRCH: no such process.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let text = read(format!("/proc/{pid}/stat"))?;
+        Self::read(format!("/proc/{pid}/stat"))
+    }
+
+    /// Reads /proc/PID/task/TID/stat: one thread.
+    ///
+    /// # Errors
+    /// ENOENT, ESRCH: no such thread.
+    pub fn of_thread(pid: i32, tid: i32) -> io::Result<Self> {
+        Self::read(format!("/proc/{pid}/task/{tid}/stat"))
+    }
+
+    fn read(path: String) -> io::Result<Self> {
+        let text = self::read(path)?;
         Self::parse(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
@@ -45,16 +80,25 @@ impl Stat {
         let (head, tail) = text.rsplit_once(')')?;
         let (pid, name) = head.split_once('(')?;
         let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
+        // The numbers of proc_pid_stat(5); the first after the name is 3.
+        let field = |number: usize| fields.get(number - 3).copied();
+        let count = |number: usize| field(number)?.parse::<u64>().ok();
         Some(Self {
             pid: pid.trim().parse().ok()?,
             name: name.to_owned(),
-            state: *fields.first()?.as_bytes().first()?,
-            parent: fields.get(1)?.parse().ok()?,
-            pgrp: fields.get(2)?.parse().ok()?,
-            session: fields.get(3)?.parse().ok()?,
-            exiting: fields.get(6)?.parse::<u32>().ok()? & 4 != 0,
-            threads: fields.get(17)?.parse().ok()?,
-            start_time: fields.get(19)?.parse().ok()?,
+            state: *field(3)?.as_bytes().first()?,
+            parent: field(4)?.parse().ok()?,
+            pgrp: field(5)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
+            exiting: field(9)?.parse::<u32>().ok()? & PF_EXITING != 0,
+            cpu_ticks: count(14)?.saturating_add(count(15)?),
+            children_cpu_ticks: count(16)?.saturating_add(count(17)?),
+            threads: field(20)?.parse().ok()?,
+            start_time: count(22)?,
+            vsize: count(23)?,
+            rss_pages: count(24)?,
+            env_start: count(50),
+            exit_status: field(52).and_then(|status| status.parse().ok()),
         })
     }
 
@@ -224,14 +268,10 @@ pub fn environment_value(pid: i32, name: &str) -> Option<String> {
 /// may hold locks meanwhile, and a reader of its memory would wait for them, just as unkillably.
 pub fn hangs(pid: i32) -> bool {
     let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
-    let state = |tid: i32| {
-        let text = read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-        text.rsplit_once(')')?.1.trim_start().bytes().next()
-    };
     threads
         .into_iter()
         .take(MAX_THREADS)
-        .any(|tid| state(tid) == Some(b'D'))
+        .any(|tid| Stat::of_thread(pid, tid).is_ok_and(|stat| stat.state == b'D'))
 }
 
 /// The number in `socket:[123]`, the target of a symlink in /proc/PID/fd.
@@ -267,17 +307,8 @@ pub fn tracer(pid: i32) -> Option<i32> {
 /// How a zombie ended: field 52 of /proc/PID/stat (proc(5)). None: it is not a zombie, or the field is not ours to
 /// read.
 pub fn exit_of_zombie(pid: i32) -> Option<Exit> {
-    let text = read(format!("/proc/{pid}/stat")).ok()?;
-    if !Stat::parse(&text)?.is_zombie() {
-        return None;
-    }
-    let status: i32 = text
-        .rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(49)?
-        .parse()
-        .ok()?;
+    let stat = Stat::of(pid).ok().filter(Stat::is_zombie)?;
+    let status = stat.exit_status?;
     // Without the right to trace it we would read 0, which looks like success; the same check refuses us its `exe` with
     // EACCES. Otherwise a zombie has no `exe` (ENOENT).
     let refused = std::fs::read_link(format!("/proc/{pid}/exe"))
@@ -303,6 +334,22 @@ pub fn uid(pid: i32) -> Option<u32> {
         .ok()
 }
 
+/// Clock ticks as a duration (sysconf(3), _SC_CLK_TCK: 100 a second on Linux).
+pub fn ticks(count: u64) -> Duration {
+    let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    let hertz = hertz.and_then(|hertz| u64::try_from(hertz).ok());
+    let hertz = hertz.filter(|hertz| *hertz > 0).unwrap_or(100);
+    Duration::from_nanos((count % hertz) * 1_000_000_000 / hertz)
+        + Duration::from_secs(count / hertz)
+}
+
+/// Pages of memory as bytes (sysconf(3), _SC_PAGE_SIZE).
+pub fn pages(count: u64) -> u64 {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    let page = page.and_then(|page| u64::try_from(page).ok());
+    count.saturating_mul(page.unwrap_or(4096))
+}
+
 /// Identifies this boot: start times of another boot mean nothing.
 pub fn boot_id() -> String {
     read("/proc/sys/kernel/random/boot_id")
@@ -316,7 +363,8 @@ mod tests {
 
     #[test]
     fn a_process_name_may_contain_parentheses() {
-        let text = "7 (a) b (c)) S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9\n";
+        let text = "7 (a) b (c)) S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 4096 9 \
+                    18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 77 0 256\n";
         let stat = Stat::parse(text).unwrap();
         assert_eq!(
             (stat.name.as_str(), stat.state, stat.parent),
@@ -324,6 +372,9 @@ mod tests {
         );
         assert_eq!((stat.pgrp, stat.session, stat.start_time), (2, 3, 4242));
         assert_eq!((stat.exiting, stat.threads), (false, 1));
+        assert_eq!((stat.cpu_ticks, stat.children_cpu_ticks), (11, 15));
+        assert_eq!((stat.vsize, stat.rss_pages), (4096, 9));
+        assert_eq!((stat.env_start, stat.exit_status), (Some(77), Some(256)));
         assert_eq!(Stat::parse("7 (a"), None);
         assert_eq!(Stat::parse("7 (a) S 1"), None);
     }
@@ -334,6 +385,9 @@ mod tests {
         assert_eq!(Stat::of(me).unwrap().pid, me);
         assert!(all_stats().iter().any(|stat| stat.pid == me));
         assert_eq!(socket_inode(Path::new("socket:[12]")), Some(12));
+        assert!(Stat::of_thread(me, me).is_ok() && Stat::of(0).is_err());
+        assert!(pages(Stat::of(me).unwrap().rss_pages) > 100_000);
+        assert_eq!(ticks(250), Duration::from_millis(2500));
         assert_eq!(uid(me), Some(nix::unistd::getuid().as_raw()));
     }
 }

@@ -1,10 +1,10 @@
-//! Memory and CPU time of processes (proc(5)), for the status; and the thread that measures whole trees for recycling.
+//! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. Whoever reads
+//! them is no main thread: a thousand processes are a thousand files.
 
 use crate::event_loop::waker::Waker;
-use crate::process::procfs;
+use crate::process::procfs::{self, Stat};
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use nix::unistd::{SysconfVar, sysconf};
 use rotad_core::WorkerId;
 use std::io;
 
@@ -17,23 +17,27 @@ pub struct Usage {
     pub cpu_s: f64,
 }
 
-/// None if the process is gone. Neither file takes locks of the process.
-pub fn of(pid: i32) -> Option<Usage> {
-    let statm = procfs::read(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let stat = procfs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain anything; utime and stime are fields 14 and 15.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    let page = sysconf(SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .unwrap_or(4096) as u64;
-    let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
-    Some(Usage {
-        rss_bytes: pages * page,
-        cpu_s: ticks as f64 / hertz,
-    })
+/// None if the process is gone.
+fn of(pid: i32) -> Option<Usage> {
+    Stat::of(pid).ok().map(|stat| usage(&stat))
+}
+
+fn usage(stat: &Stat) -> Usage {
+    Usage {
+        rss_bytes: procfs::pages(stat.rss_pages),
+        cpu_s: procfs::ticks(stat.cpu_ticks).as_secs_f64(),
+    }
+}
+
+/// The resources of those of these processes that are children of ours now: a pid that has been reaped meanwhile may
+/// belong to a stranger.
+pub fn of_children(pids: &[i32]) -> Vec<(i32, Usage)> {
+    let me = std::process::id();
+    let child = |pid: &i32| {
+        let stat = Stat::of(*pid).ok()?;
+        (u32::try_from(stat.parent) == Ok(me)).then(|| (*pid, usage(&stat)))
+    };
+    pids.iter().filter_map(child).collect()
 }
 
 /// The memory of a worker's tree.
@@ -105,5 +109,6 @@ mod tests {
         let usage = super::of(std::process::id() as i32).expect("we live");
         assert!(usage.rss_bytes > 100_000);
         assert_eq!(super::of(0), None);
+        assert_eq!(super::of_children(&[std::process::id() as i32, 1]), []);
     }
 }

@@ -7,6 +7,7 @@ use super::{
     Resolved, SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild, SpawnerConfig,
     environment, shim,
 };
+use crate::process::procfs::Stat;
 use crate::process::tree::TAG;
 use crate::sys::clone::{ExecFailure, Stack};
 use crate::sys::exec::{self, ExecSpec};
@@ -72,7 +73,7 @@ pub(super) fn spawn(request: &SpawnRequest, tools: &mut Tools, state: &ThreadSta
     match spawned {
         Ok((process, exec_status)) => {
             let child = SpawnedChild {
-                start_time: start_time(process.pid()),
+                start_time: Stat::of(process.pid()).map_or(0, |stat| stat.start_time),
                 process,
                 pinned,
                 repinned,
@@ -339,20 +340,4 @@ fn failed(stage: SpawnStage, error: &io::Error) -> SpawnError {
 
 fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
-}
-
-/// Field 22 of /proc/PID/stat. The second field is the program's name, which may contain anything: count from its end.
-fn start_time(pid: i32) -> u64 {
-    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat
-        .iter()
-        .rposition(|&byte| byte == b')')
-        .map_or(&[][..], |end| &stat[end + 1..]);
-    let field = after
-        .split(u8::is_ascii_whitespace)
-        .filter(|field| !field.is_empty())
-        .nth(19);
-    field
-        .and_then(|field| std::str::from_utf8(field).ok()?.parse().ok())
-        .unwrap_or(0)
 }

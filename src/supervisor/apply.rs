@@ -223,6 +223,7 @@ impl Supervisor {
                     pool,
                     changed,
                 } => self.on_compared(round, pool, changed),
+                JobResult::Usage { client, found } => self.on_usage(client, found),
                 JobResult::ConfigResolved {
                     client,
                     request,

@@ -1,6 +1,6 @@
 //! Blocking jobs: work that may hang on a foreign path runs on a thread of its own, one per job: reading the
-//! configuration, opening addresses, changing and removing socket files, comparing what a pool is made from. A dead
-//! mount holds that thread alone. Results come back through [`BlockingPool::next_result`].
+//! configuration, opening addresses, changing and removing socket files, comparing what a pool is made from, reading the
+//! memory of many workers. A dead mount holds that thread alone. Results come back through [`BlockingPool::next_result`].
 
 use crate::control::protocol::Request;
 use crate::event_loop::waker::Waker;
@@ -10,6 +10,7 @@ use crate::listener::{
 use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
 use crate::process::PinnedPaths;
+use crate::process::rss_sampler::{self, Usage};
 use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -36,6 +37,11 @@ pub(super) enum JobResult {
         client: u64,
         request: Box<Request>,
         real: Option<PathBuf>,
+    },
+    /// The memory and CPU time of those of the processes that are children of ours, by pid, for a client's status.
+    Usage {
+        client: u64,
+        found: Vec<(i32, Usage)>,
     },
     /// Whether what a pool is made from has changed, for this round of comparisons; or why that is unknown.
     Compared {
@@ -154,6 +160,17 @@ impl BlockingPool {
                 request,
                 real: path.canonicalize().ok(),
             })
+        })
+    }
+
+    /// Reads how much memory and CPU time these processes have used.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(super) fn read_usage(&self, client: u64, pids: Vec<i32>) -> io::Result<()> {
+        self.spawn_job(move || {
+            let found = rss_sampler::of_children(&pids);
+            Some(JobResult::Usage { client, found })
         })
     }
 

@@ -5,7 +5,6 @@ use super::Supervisor;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::waker::Waker;
 use crate::process::cpu_demand::{Meter, Starter};
-use crate::process::rss_sampler;
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::time::Duration;
 
@@ -148,9 +147,9 @@ impl Supervisor {
             self.engine.view().processors(),
         );
         let lived = (self.clock.now() - self.engine.view().worker(worker)?.began).as_secs_f64();
-        let computed = rss_sampler::of(self.processes.get(worker)?.pid()?)?.cpu_s;
+        let computed = self.processes.get(worker)?.child()?.cpu_time()?;
         // It has used CPU time, so it has not just waited for something else.
-        (starting > processors as usize && computed * 10.0 >= lived).then(|| {
+        (starting > processors as usize && computed.as_secs_f64() * 10.0 >= lived).then(|| {
             let processors = if processors == 1 {
                 "1 processor".to_owned()
             } else {

@@ -80,6 +80,7 @@ impl Supervisor {
         self.server.forget(client);
         self.tickets.detach(client);
         self.event_log.forget(client);
+        self.statuses.forget(client);
         self.stop_clients.retain(|known| *known != client);
     }
 
@@ -194,10 +195,7 @@ impl Supervisor {
         match ask {
             // Handled in `on_request`.
             Method::Where => {}
-            Method::Status => {
-                let status = self.status();
-                self.answer(client, &Response::Status(Box::new(status)), true);
-            }
+            Method::Status => self.status_requested(client),
             Method::Stop { pools, now } if pools.is_empty() => {
                 let text = format!(
                     "{} asks to stop{}",

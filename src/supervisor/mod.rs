@@ -139,6 +139,7 @@ struct Supervisor {
     draining: bool,
     tickets: Tickets,
     server: Server,
+    statuses: status::PendingStatuses,
     event_log: event_log::EventLog,
     log_clients: log_clients::LogClients,
     /// The master's log file. None: it logs to stderr.

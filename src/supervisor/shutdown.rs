@@ -128,6 +128,7 @@ impl Supervisor {
             );
             self.server.flush(client);
         }
+        self.answer_overdue_statuses(true);
         self.finish_followers();
         self.log.drain();
         self.log_clients.end(CLIENT_TIMEOUT);

@@ -19,6 +19,7 @@ use super::process_table::ProcessTable;
 use super::runtime_files::{self, RuntimeFiles};
 use super::service_manager::ServiceManager;
 use super::spawn_spec::SpawnSpecs;
+use super::status::PendingStatuses;
 use super::tickets::Tickets;
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
@@ -591,6 +592,7 @@ impl Parts {
             log: acquired.log_writer,
             log_hangs: false,
             server: acquired.server,
+            statuses: PendingStatuses::default(),
             event_log: EventLog::default(),
             log_clients: LogClients::default(),
             log_file,

@@ -1,16 +1,93 @@
-//! The answer to `rotad status`, from the engine's view and the process table.
+//! The answer to `rotad status`: from the engine's view and the process table, which the main thread has, and from
+//! /proc/PID/stat of each worker, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
 
 use super::Supervisor;
 use super::tickets::reason;
+use crate::control::protocol::Response;
 use crate::observe::status::{
     MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState,
     WorkerStatus, kind_name, outdated,
 };
-use crate::process::rss_sampler;
-use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, WorkerView};
+use crate::process::rss_sampler::Usage;
+use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, Span, Time, WorkerView};
+use std::collections::{BTreeMap, HashMap};
+
+/// How long a status waits for the memory and CPU time of workers. Then it is answered without them.
+const USAGE_TIMEOUT: Span = Span::from_secs(1);
+
+/// Jobs that have not come back in time. With this many, no further ones are started.
+const MAX_HUNG: usize = 8;
+
+/// Statuses that wait for the memory and CPU time of workers, by client.
+#[derive(Debug, Default)]
+pub(super) struct PendingStatuses {
+    waiting: BTreeMap<u64, (Time, Status)>,
+    /// Jobs that have not come back.
+    jobs: usize,
+}
+
+impl PendingStatuses {
+    /// When the next status is answered at the latest.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.waiting.values().map(|(at, _)| *at).min()
+    }
+
+    /// The client is gone.
+    pub(super) fn forget(&mut self, client: u64) {
+        self.waiting.remove(&client);
+    }
+}
 
 impl Supervisor {
-    pub(super) fn status(&self) -> Status {
+    /// Answers a status request, once the memory and CPU time of workers are known.
+    pub(super) fn status_requested(&mut self, client: u64) {
+        let status = self.status();
+        let workers = status.pools.iter().flat_map(|pool| &pool.workers);
+        let pids: Vec<i32> = workers.filter_map(|worker| worker.pid).collect();
+        let hung = self.statuses.jobs - self.statuses.waiting.len().min(self.statuses.jobs);
+        if pids.is_empty() || hung >= MAX_HUNG || self.blocking.read_usage(client, pids).is_err() {
+            return self.answer_status(client, status);
+        }
+        self.statuses.jobs += 1;
+        let until = self.clock.now() + USAGE_TIMEOUT;
+        self.statuses.waiting.insert(client, (until, status));
+    }
+
+    /// The memory and CPU time of workers, by pid, for the status of this client.
+    pub(super) fn on_usage(&mut self, client: u64, found: Vec<(i32, Usage)>) {
+        self.statuses.jobs = self.statuses.jobs.saturating_sub(1);
+        let Some((_, mut status)) = self.statuses.waiting.remove(&client) else {
+            return; // answered without it, or the client is gone
+        };
+        let found: HashMap<i32, Usage> = found.into_iter().collect();
+        for worker in status.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
+            if let Some(usage) = worker.pid.and_then(|pid| found.get(&pid)) {
+                worker.rss_bytes = Some(usage.rss_bytes);
+                worker.cpu_s = Some(rounded(usage.cpu_s));
+            }
+        }
+        self.answer_status(client, status);
+    }
+
+    /// Answers statuses that have waited long enough; all of them when the master exits.
+    pub(super) fn answer_overdue_statuses(&mut self, exiting: bool) {
+        let now = self.clock.now();
+        let waiting = &self.statuses.waiting;
+        let overdue = waiting.iter().filter(|(_, (at, _))| exiting || *at <= now);
+        for client in overdue.map(|(client, _)| *client).collect::<Vec<_>>() {
+            if let Some((_, status)) = self.statuses.waiting.remove(&client) {
+                self.answer_status(client, status);
+            }
+        }
+    }
+
+    fn answer_status(&mut self, client: u64, mut status: Status) {
+        status.cut_last_lines();
+        self.answer(client, &Response::Status(Box::new(status)), true);
+    }
+
+    /// Without the memory and CPU time of workers.
+    fn status(&self) -> Status {
         let view = self.engine.view();
         let mut pools: Vec<(PoolId, PoolStatus)> = view
             .pools()
@@ -36,7 +113,7 @@ impl Supervisor {
             pool.workers
                 .sort_by_key(|worker| (worker.slot, worker.generation));
         }
-        let mut status = Status {
+        Status {
             master: MasterStatus {
                 pid: std::process::id() as i32,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -51,9 +128,7 @@ impl Supervisor {
                 uptime_s: rounded(self.clock.now().0 as f64 / 1000.0),
             },
             pools,
-        };
-        status.cut_last_lines();
-        status
+        }
     }
 
     fn pool_status(&self, id: PoolId, pool: &PoolView) -> Option<PoolStatus> {
@@ -109,7 +184,6 @@ impl Supervisor {
     fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
         let process = self.processes.get(worker.id);
         let pid = process.and_then(|process| process.pid());
-        let usage = pid.and_then(rss_sampler::of);
         WorkerStatus {
             slot: worker.slot.0,
             pid,
@@ -122,8 +196,8 @@ impl Supervisor {
                 .filter(|_| worker.by_age)
                 .map(|_| ReadyBy::Age),
             restarts: self.engine.view().restarts(worker.pool, worker.slot),
-            rss_bytes: usage.map(|usage| usage.rss_bytes),
-            cpu_s: usage.map(|usage| rounded(usage.cpu_s)),
+            rss_bytes: None,
+            cpu_s: None,
             last_exit: self.exit_reports.of_slot(worker.pool, worker.slot).cloned(),
             retry_in_s: None,
             port: process.and_then(|process| process.port),

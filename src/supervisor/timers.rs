@@ -20,6 +20,8 @@ enum Timer {
     RuntimeFiles,
     /// Clients have not sent their request or read their response in time, or connections are accepted again.
     Clients,
+    /// A status has waited long enough for the memory and CPU time of workers.
+    Statuses,
     /// Trees that are being killed, or that may finish, are to be checked.
     Trees,
     /// A journal that could not be written is tried again.
@@ -48,10 +50,11 @@ enum Timer {
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 15] = [
+const ALL: [Timer; 16] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
+    Timer::Statuses,
     Timer::Trees,
     Timer::Journal,
     Timer::Orphans,
@@ -75,6 +78,7 @@ impl Timer {
             Self::Spawner
             | Self::RuntimeFiles
             | Self::Clients
+            | Self::Statuses
             | Self::Trees
             | Self::Journal
             | Self::Orphans
@@ -118,6 +122,7 @@ impl Supervisor {
             Timer::Spawner => self.spawner.deadline(),
             Timer::RuntimeFiles => self.runtime_files.deadline(),
             Timer::Clients => self.server.deadline(),
+            Timer::Statuses => self.statuses.deadline(),
             Timer::Trees => self.processes.next_sweep(),
             Timer::Journal => self.journal.deadline(),
             Timer::Orphans => self.orphans.deadline(),
@@ -149,6 +154,7 @@ impl Supervisor {
                 }
                 self.resume_accepting(now);
             }
+            Timer::Statuses => self.answer_overdue_statuses(false),
             Timer::Trees => {
                 for worker in self.processes.overdue(now) {
                     self.kill_tree(worker);

@@ -4,6 +4,7 @@ use nix::poll::PollFlags;
 use rotad_core::Exit;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// A reference to a process: signals cannot reach another process that reuses its pid. For our own child that is true until
 /// [`Process::reap`]; for any other process it needs the pidfd.
@@ -70,6 +71,14 @@ impl Process {
     /// Readable once the process has ended (pidfd_open(2)); None without pidfds.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// User and system time of all its threads so far; None once it is reaped, or if it is no child of ours. A system
+    /// call that never waits, other than a read of /proc.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let pid = nix::unistd::Pid::from_raw(self.pid);
+        let clock = nix::time::clock_getcpuclockid(pid).ok();
+        Some(clock.filter(|_| self.child)?.now().ok()?.into())
     }
 
     /// Sends a signal to the process.

@@ -2,7 +2,7 @@
 //! that hangs (a dead disk below a mapped file) must not delay a start for long.
 
 use crate::event_loop::clock::Deadline;
-use crate::process::procfs;
+use crate::process::procfs::{self, Stat};
 use crate::process::tree::TAG;
 use crate::sys::thread;
 use crossbeam_channel::{Sender, unbounded};
@@ -84,18 +84,11 @@ fn environment(pid: i32) -> WorkerEnvironment {
     }
 }
 
-/// Whether execve(2) is still loading the program: it has memory, but no environment in it yet (fields 23 and 50 of
-/// /proc/PID/stat, proc_pid_stat(5)). False if the environment may not be read at all.
+/// Whether execve(2) is still loading the program: it has memory, but no environment in it yet (vsize and env_start of
+/// /proc/PID/stat). False if the environment may not be read at all.
 fn is_loading(pid: i32) -> bool {
-    let text = procfs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = text
-        .rsplit_once(')')
-        .map_or("", |(_, tail)| tail)
-        .split_ascii_whitespace()
-        .collect();
-    let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
     let may_look = std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok();
-    may_look && field(23) != "0" && field(50) == "0"
+    may_look && Stat::of(pid).is_ok_and(|stat| stat.vsize != 0 && stat.env_start == Some(0))
 }
 
 #[cfg(test)]
