@@ -8,13 +8,13 @@ mod checks;
 #[allow(dead_code, reason = "the simulator uses more of it")]
 #[path = "../sim/model.rs"]
 mod model;
+#[path = "../sim/notices.rs"]
+mod notices;
 #[allow(dead_code, reason = "the simulator uses more of it")]
 #[path = "../sim/oracle.rs"]
 mod oracle;
-#[path = "../sim/records.rs"]
-mod records;
-#[path = "../sim/wishes.rs"]
-mod wishes;
+#[path = "../sim/requests.rs"]
+mod requests;
 
 use oracle::{Oracle, Verdict};
 use rotad_core::{
@@ -114,7 +114,7 @@ impl Life {
     fn find(&self, youngest: bool, which: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {
         let mut fits = self
             .oracle
-            .books
+            .model
             .workers
             .iter()
             .filter(|(_, w)| which(w))
@@ -178,7 +178,7 @@ impl Life {
                 self.step(Input::Unhealthy(worker))
             }
             Fact::Replace => {
-                let known = self.oracle.books.workers.iter().filter(|(_, w)| w.stays());
+                let known = self.oracle.model.workers.iter().filter(|(_, w)| w.stays());
                 let known: Vec<WorkerId> = known.map(|(id, _)| WorkerId(*id)).collect();
                 if known.is_empty() {
                     return None;
@@ -221,12 +221,12 @@ impl Life {
 
     fn end_well(mut self) -> Verdict {
         self.be_kind()?;
-        if self.oracle.books.stop_at.is_none() {
+        if self.oracle.model.stop_at.is_none() {
             self.oracle.judge(Time(self.now), &self.engine)?;
             self.ask(Request::Stop { cap: None })?;
             self.be_kind()?;
         }
-        self.oracle.finish(self.oracle.books.left)
+        self.oracle.finish(self.oracle.model.left)
     }
 }
 
@@ -235,7 +235,7 @@ fn explore(life: &Life, more: bool, depth: usize, history: &mut Vec<Fact>, lives
     if let Err(violation) = life.clone().end_well() {
         panic!("{history:?} and a kind end: {violation:?}");
     }
-    if depth == 0 || life.oracle.books.left {
+    if depth == 0 || life.oracle.model.left {
         return;
     }
     let others = MORE.into_iter().filter(|_| more);

@@ -26,7 +26,7 @@ enum Ends {
     Dies,
 }
 
-struct Body {
+struct Process {
     pool: usize,
     waits_until: f64,
     left: f64,
@@ -38,7 +38,7 @@ struct Machine {
     boots: Vec<Boot>,
     engine: Engine,
     now: f64,
-    bodies: BTreeMap<u64, Body>,
+    processes: BTreeMap<u64, Process>,
     pending: Vec<(f64, Input)>,
     ready: Vec<u32>,
     look_at: Option<f64>,
@@ -83,7 +83,7 @@ impl Machine {
             boots,
             engine: Engine::with_processors(processors),
             now: 0.0,
-            bodies: BTreeMap::new(),
+            processes: BTreeMap::new(),
             pending: Vec::new(),
             look_at: None,
             replies: 0,
@@ -92,10 +92,10 @@ impl Machine {
         }
     }
 
-    fn burning(&self) -> impl Iterator<Item = (&u64, &Body)> {
-        self.bodies
-            .iter()
-            .filter(|(_, body)| !body.done && body.waits_until <= self.now && body.left > 0.0)
+    fn burning(&self) -> impl Iterator<Item = (&u64, &Process)> {
+        self.processes.iter().filter(|(_, process)| {
+            !process.done && process.waits_until <= self.now && process.left > 0.0
+        })
     }
 
     /// Each computing one has its share until the next thing happens.
@@ -103,9 +103,11 @@ impl Machine {
         while self.now < until {
             let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
             let speed = (f64::from(self.processors) / burning.len() as f64).min(1.0);
-            let ends = self.burning().map(|(_, body)| self.now + body.left / speed);
+            let ends = self
+                .burning()
+                .map(|(_, process)| self.now + process.left / speed);
             let wakes = self
-                .bodies
+                .processes
                 .values()
                 .filter(|b| !b.done && b.waits_until > self.now)
                 .map(|b| b.waits_until);
@@ -113,20 +115,21 @@ impl Machine {
             let passed = next - self.now;
             self.now = next;
             for id in burning {
-                if let Some(body) = self.bodies.get_mut(&id) {
-                    body.left -= passed * speed;
-                    if body.left < 1e-6 {
-                        body.left = 0.0;
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.left -= passed * speed;
+                    if process.left < 1e-6 {
+                        process.left = 0.0;
                     }
                 }
             }
-            let done =
-                |body: &&mut Body| !body.done && body.waits_until <= next && body.left <= 0.0;
+            let done = |process: &&mut Process| {
+                !process.done && process.waits_until <= next && process.left <= 0.0
+            };
             let mut events = Vec::new();
-            for (id, body) in &mut self.bodies {
-                if done(&body) {
-                    body.done = true;
-                    match self.boots[body.pool].ends {
+            for (id, process) in &mut self.processes {
+                if done(&process) {
+                    process.done = true;
+                    match self.boots[process.pool].ends {
                         Ends::Ready => events.push(Input::Ready(WorkerId(*id))),
                         Ends::Hangs => {}
                         Ends::Dies => events.push(Input::Exited(WorkerId(*id), Exit::Code(1))),
@@ -143,14 +146,14 @@ impl Machine {
 
     fn note(&mut self, notice: &Notice) {
         if let Notice::Ready { worker, .. } = notice {
-            self.ready[self.bodies[&worker.0].pool] += 1;
+            self.ready[self.processes[&worker.0].pool] += 1;
         } else if let Notice::Died {
             worker,
             cause: Cause::NotReadyInTime,
             ..
         } = notice
         {
-            let pool = self.bodies[&worker.0].pool;
+            let pool = self.processes[&worker.0].pool;
             self.late += u32::from(self.boots[pool].ends == Ends::Ready);
         }
     }
@@ -165,20 +168,20 @@ impl Machine {
             match command {
                 Command::Spawn { worker, pool, .. } => {
                     let boot = self.boots[pool.0 as usize];
-                    let body = Body {
+                    let process = Process {
                         pool: pool.0 as usize,
                         waits_until: self.now + boot.waits as f64,
                         left: boot.burns as f64,
                         done: false,
                     };
-                    self.bodies.insert(worker.0, body);
+                    self.processes.insert(worker.0, process);
                     self.pending.push((self.now, Input::Started(worker)));
                 }
                 Command::Signal(worker, _)
                 | Command::SignalTree(worker, _)
                 | Command::Kill(worker) => {
-                    if let Some(body) = self.bodies.get_mut(&worker.0) {
-                        body.done = true;
+                    if let Some(process) = self.processes.get_mut(&worker.0) {
+                        process.done = true;
                     }
                     let exit = Exit::Signal {
                         signal: 9,
@@ -188,7 +191,7 @@ impl Machine {
                         .push((self.now + 1.0, Input::Exited(worker, exit)));
                 }
                 Command::KillTree(worker) | Command::SignalRemaining(worker, _) => {
-                    self.bodies.remove(&worker.0);
+                    self.processes.remove(&worker.0);
                     self.pending.push((self.now, Input::TreeGone(worker)));
                 }
                 Command::Reply(..) => self.replies += 1,
@@ -314,7 +317,7 @@ fn live(seed: u64) {
     );
     assert_eq!(machine.late, 0, "{about}: they starved each other");
 
-    // Everybody dies at once.
+    // All workers exit at the same time.
     let end = machine.now + 20_000.0;
     machine.until(end, |_| false);
     let serving: Vec<WorkerId> = machine
@@ -342,7 +345,7 @@ fn live(seed: u64) {
         "{about}: they starved each other after a mass death"
     );
 
-    // And everybody is replaced, a quarter at a time.
+    // Then all are replaced, a quarter at a time.
     let healthy: Vec<u32> = (0..boots.len())
         .filter(|id| boots[*id].ends == Ends::Ready)
         .map(|id| id as u32)

@@ -1,10 +1,10 @@
 //! Checks of the world after each input, and at the end of a run. Called by `world.rs`.
 
-use crate::model::{Books, Pool};
+use crate::model::{Model, Pool};
 use crate::oracle::{Oracle, Verdict, fail, hold};
 use rotad_core::{EmptyState, Engine, Essential, Input, PoolId, PoolState, Time};
 
-impl Books {
+impl Model {
     /// A worker of the rolling generation has served for as long as the first one must.
     pub(crate) fn has_soaked(&self, id: u32, now: u64) -> bool {
         let pool = &self.pools[&id];
@@ -21,7 +21,7 @@ impl Books {
             })
     }
 
-    /// A rolling restart may stop this worker: its successor serves, and so does everybody else who can.
+    /// A rolling restart may stop this worker: its successor serves, and so does every other worker that can.
     pub(crate) fn enough_others(&self, id: u64, now: u64) -> Verdict {
         let worker = &self.workers[&id];
         let pool_id = worker.pool as u32;
@@ -79,8 +79,8 @@ impl Books {
 impl Oracle {
     /// The workers that serve are checked, and those that leave are not.
     fn health_checks(&self) -> Verdict {
-        for (id, worker) in &self.books.workers {
-            let checked = self.books.checked.contains(id);
+        for (id, worker) in &self.model.workers {
+            let checked = self.model.checked.contains(id);
             let leaves = worker.asked.is_some() || worker.exited.is_some();
             hold!(
                 checked || !worker.serves(),
@@ -93,7 +93,7 @@ impl Oracle {
     }
 
     pub(crate) fn after(&mut self, now: Time, event: &Input, engine: &Engine) -> Verdict {
-        self.books.workers.retain(|_, worker| !worker.gone);
+        self.model.workers.retain(|_, worker| !worker.gone);
         if *event == Input::TimerFired {
             hold!(
                 engine.deadline().is_none_or(|at| at > now),
@@ -104,29 +104,29 @@ impl Oracle {
         }
         self.workers_in_time(now.0)?;
         self.health_checks()?;
-        for id in &self.books.rolls_failed {
+        for id in &self.model.rolls_failed {
             let rolls = self
-                .books
+                .model
                 .pools
                 .get(id)
                 .is_none_or(|pool| pool.roll.is_some());
             hold!(
-                rolls || self.books.reverted.contains(id),
+                rolls || self.model.reverted.contains(id),
                 "reverted",
                 "pool {id}: its roll has failed"
             );
         }
         if let Input::Unhealthy(id) = event {
-            let ignored = self.books.workers.get(&id.0).is_some_and(|w| w.serves());
+            let ignored = self.model.workers.get(&id.0).is_some_and(|w| w.serves());
             hold!(!ignored, "unhealthy", "{id} serves on");
         }
         self.forget_removed(engine)?;
-        let ids: Vec<u32> = self.books.pools.keys().copied().collect();
+        let ids: Vec<u32> = self.model.pools.keys().copied().collect();
         for id in ids {
-            let soaked = self.books.has_soaked(id, now.0);
+            let soaked = self.model.has_soaked(id, now.0);
             if let Some(Pool {
                 roll: Some(roll), ..
-            }) = self.books.pools.get_mut(&id)
+            }) = self.model.pools.get_mut(&id)
             {
                 roll.soaked = soaked;
             }
@@ -136,36 +136,36 @@ impl Oracle {
             self.floor_and_ceiling(id)?;
             self.begun_and_up(id, now.0)?;
             self.filled(id, now.0, engine)?;
-            self.somebody_tries(id, now.0, engine)?;
+            self.one_slot_tries(id, now.0, engine)?;
             self.unreachable(id)?;
             self.ended(id, engine)?;
             self.rolls_in_order(id, engine)?;
-            let pool = &self.books.pools[&id];
+            let pool = &self.model.pools[&id];
             hold!(
                 !pool.owes_notice || pool.crash_loop.is_some(),
                 "crash loop",
                 "not noticed in pool {id}"
             );
         }
-        let extra = if self.books.any_extended { 600_000 } else { 0 };
+        let extra = if self.model.any_extended { 600_000 } else { 0 };
         let late = now.0
             > self
-                .books
+                .model
                 .stop_by
                 .saturating_add(self.slack * 4 + 3 * extra);
         hold!(
-            !late || self.books.left,
+            !late || self.model.left,
             "stop ends",
             "at {now}, bound {}",
-            self.books.stop_by
+            self.model.stop_by
         );
         Ok(())
     }
 
-    /// Who holds a socket that was replaced leaves once another worker serves in its slot; at once where it did not serve.
+    /// A worker with a replaced socket is stopped once another one serves in its slot; immediately if it did not serve.
     fn unreachable(&self, id: u32) -> Verdict {
-        let pool = &self.books.pools[&id];
-        for (worker, w) in self.books.of(id) {
+        let pool = &self.model.pools[&id];
+        for (worker, w) in self.model.of(id) {
             let Some(was_ready) = w
                 .unreachable
                 .filter(|_| w.lives() && w.asked.is_none() && w.killed.is_none())
@@ -185,7 +185,7 @@ impl Oracle {
             );
             let heir = pool.roll.is_none()
                 && self
-                    .books
+                    .model
                     .of(id)
                     .any(|(_, o)| o.slot == w.slot && o.serves());
             hold!(
@@ -199,9 +199,9 @@ impl Oracle {
 
     /// Every wanted worker serves, in the midst of a step: one that replaces another may be retired later in it.
     pub(crate) fn notice_up(&mut self, id: u32) {
-        if self.books.pools.get(&id).is_some_and(|pool| pool.running)
-            && self.books.is_full(id)
-            && let Some(pool) = self.books.pools.get_mut(&id)
+        if self.model.pools.get(&id).is_some_and(|pool| pool.running)
+            && self.model.is_full(id)
+            && let Some(pool) = self.model.pools.get_mut(&id)
         {
             pool.up = true;
         }
@@ -209,7 +209,7 @@ impl Oracle {
 
     fn workers_in_time(&self, now: u64) -> Verdict {
         let slack = self.slack;
-        for (id, w) in &self.books.workers {
+        for (id, w) in &self.model.workers {
             if let Some(asked) = w.asked
                 && w.lives()
                 && w.killed.is_none()
@@ -251,11 +251,11 @@ impl Oracle {
 
     /// A pool that is not wanted any more is forgotten in the step in which the last of it is gone.
     fn forget_removed(&mut self, engine: &Engine) -> Verdict {
-        let books = &self.books;
-        let gone: Vec<u32> = books
+        let model = &self.model;
+        let gone: Vec<u32> = model
             .pools
             .iter()
-            .filter(|(id, p)| p.removed && books.of(**id).next().is_none())
+            .filter(|(id, p)| p.removed && model.of(**id).next().is_none())
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
@@ -264,21 +264,21 @@ impl Oracle {
                 "removed",
                 "pool {id} is still there"
             );
-            self.books.pools.remove(&id);
+            self.model.pools.remove(&id);
         }
         Ok(())
     }
 
     /// Whether a pool still has to wait, whether it is up, and since when an essential one has had nobody ready.
     fn begun_and_up(&mut self, id: u32, now: u64) -> Verdict {
-        let free = self.books.is_free(id);
-        if let Some(pool) = self.books.pools.get_mut(&id) {
+        let free = self.model.is_free(id);
+        if let Some(pool) = self.model.pools.get_mut(&id) {
             pool.begun |= pool.running && free;
         }
-        let surely = self.books.is_surely_full(id);
-        let (full, serving, slack) = (self.books.is_full(id), self.books.serving(id), self.slack);
-        let held = self.books.is_held(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let surely = self.model.is_surely_full(id);
+        let (full, serving, slack) = (self.model.is_full(id), self.model.serving(id), self.slack);
+        let held = self.model.is_held(id);
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return Ok(());
         };
         pool.up |= pool.running && full;
@@ -288,28 +288,28 @@ impl Oracle {
         };
         let empty = pool.running && !pool.is_oneshot() && pool.policy.count > 0 && serving == 0;
         if !empty || held {
-            pool.may_be_dark_since = None;
+            pool.may_be_unready_since = None;
         } else {
-            pool.may_be_dark_since.get_or_insert(now);
+            pool.may_be_unready_since.get_or_insert(now);
         }
         let dark = empty && pool.begun;
         if !dark {
-            pool.dark_since = None;
-            pool.dark_told = false;
+            pool.unready_since = None;
+            pool.unready_reported = false;
             return Ok(());
         }
-        let since = *pool.dark_since.get_or_insert(now);
+        let since = *pool.unready_since.get_or_insert(now);
         hold!(
-            pool.dark_told || now <= since + span.0 + slack,
+            pool.unready_reported || now <= since + span.0 + slack,
             "essential",
             "pool {id} is dark since {since}"
         );
         Ok(())
     }
 
-    /// Nobody goes on with a generation of which a new worker has failed, however late.
+    /// No roll continues with a generation of which a new worker has failed, however late.
     fn failed_roll_ends(&self, id: u32) -> Verdict {
-        let Some(roll) = &self.books.pools[&id].roll else {
+        let Some(roll) = &self.model.pools[&id].roll else {
             return Ok(());
         };
         hold!(
@@ -323,7 +323,7 @@ impl Oracle {
 
     /// Every slot has its new worker, and each has been watched for long enough: the roll is over.
     fn done_in_time(&self, id: u32, now: u64) -> Verdict {
-        let pool = &self.books.pools[&id];
+        let pool = &self.model.pools[&id];
         let Some(roll) = pool
             .roll
             .as_ref()
@@ -331,12 +331,12 @@ impl Oracle {
         else {
             return Ok(());
         };
-        if !self.books.rolls_before(id).is_empty() {
+        if !self.model.rolls_before(id).is_empty() {
             return Ok(());
         }
         let mut seen = [0; 8];
         let mut until = 0;
-        for (worker, w) in self.books.of(id).filter(|(_, w)| w.stays()) {
+        for (worker, w) in self.model.of(id).filter(|(_, w)| w.stays()) {
             let fresh = worker > roll.after && w.generation == roll.generation;
             if !fresh || !w.serves() || w.slot >= pool.policy.count {
                 return Ok(());
@@ -348,7 +348,7 @@ impl Oracle {
             }
         }
         // Surge 0: the slot that was emptied is given up only when its old worker is gone.
-        let parts = pool.policy.reload.surge == 0 && self.books.of(id).any(|(_, w)| w.parts());
+        let parts = pool.policy.reload.surge == 0 && self.model.of(id).any(|(_, w)| w.parts());
         let all = (0..pool.policy.count).all(|slot| seen[slot as usize] == 1);
         let late = all && !parts && now > until + self.slack;
         hold!(
@@ -361,15 +361,15 @@ impl Oracle {
 
     /// A roll that waits says for whom; one whose turn will not come is over.
     fn rolls_in_order(&self, id: u32, engine: &Engine) -> Verdict {
-        let books = &self.books;
-        if books.pools[&id]
+        let model = &self.model;
+        if model.pools[&id]
             .roll
             .as_ref()
             .is_some_and(|roll| roll.to_base)
         {
             return Ok(());
         }
-        let known = books.rolls_before(id);
+        let known = model.rolls_before(id);
         let told = engine
             .view()
             .pool(PoolId(id))
@@ -380,20 +380,20 @@ impl Oracle {
             "roll order",
             "{told:?}, known {known:?}"
         );
-        let pool = &books.pools[&id];
+        let pool = &model.pools[&id];
         let is_new = !pool.is_oneshot()
             && pool
                 .roll
                 .as_ref()
                 .is_some_and(|roll| !roll.begun && !roll.back);
         let over = |other: &u32| {
-            books.rolls_failed.contains(other)
-                && books
+            model.rolls_failed.contains(other)
+                && model
                     .pools
                     .get(other)
                     .is_some_and(|other| other.roll.is_none())
         };
-        let failed = books.before(id).into_iter().find(over).filter(|_| is_new);
+        let failed = model.before(id).into_iter().find(over).filter(|_| is_new);
         hold!(
             failed.is_none(),
             "roll order",
@@ -406,30 +406,30 @@ impl Oracle {
         let Some(view) = engine.view().pool(PoolId(id)) else {
             return fail("view", "a pool is missing");
         };
-        let books = &self.books;
-        let serving = books.serving(id);
+        let model = &self.model;
+        let serving = model.serving(id);
         hold!(
             view.ready == serving,
             "view",
             "ready {} but {serving} serve",
             view.ready
         );
-        let alive = books.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
+        let alive = model.of(id).filter(|(_, w)| w.lives() && !w.lost).count() as u32;
         hold!(
             view.alive == alive,
             "view",
             "alive {} but {alive} live",
             view.alive
         );
-        let draining = books.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
+        let draining = model.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
         hold!(
             view.draining == draining,
             "view",
             "draining {} but {draining} drain",
             view.draining
         );
-        let pool = &books.pools[&id];
-        let serve = books.generations_that_serve(id);
+        let pool = &model.pools[&id];
+        let serve = model.generations_that_serve(id);
         hold!(
             view.serving == serve.clone().into_iter().collect::<Vec<_>>(),
             "true numbers",
@@ -437,7 +437,7 @@ impl Oracle {
             view.serving
         );
         hold!(
-            view.outdated == books.outdated(id),
+            view.outdated == model.outdated(id),
             "true numbers",
             "{} outdated, {:?}",
             view.outdated,
@@ -490,7 +490,7 @@ impl Oracle {
         );
         let known = engine.view().workers().filter(|w| w.pool.0 == id).count();
         hold!(
-            known == books.of(id).count(),
+            known == model.of(id).count(),
             "view",
             "{known} workers known"
         );
@@ -498,14 +498,14 @@ impl Oracle {
     }
 
     fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
-        let serving = self.books.serving(id);
+        let serving = self.model.serving(id);
         let alive = self
-            .books
+            .model
             .of(id)
             .filter(|(_, w)| w.lives() && !w.lost)
             .count() as u32;
-        let full = self.books.is_full(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let full = self.model.is_full(id);
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return Ok(());
         };
         let Pool {
@@ -540,7 +540,7 @@ impl Oracle {
 
     /// No slot stays empty without a reason.
     fn filled(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
-        let pool = &self.books.pools[&id];
+        let pool = &self.model.pools[&id];
         if !pool.running || pool.crash_loop.is_some() || !pool.begun {
             return Ok(());
         }
@@ -548,7 +548,7 @@ impl Oracle {
             let waits = pool.slots[0]
                 .retry_at
                 .is_some_and(|at| now <= at + self.slack);
-            let well = self.books.is_there(id)
+            let well = self.model.is_there(id)
                 || pool.oneshot_done
                 || pool.oneshot_failed
                 || waits && pool.roll.is_none();
@@ -556,9 +556,9 @@ impl Oracle {
             return Ok(());
         }
         let in_place = pool.policy.reload.surge == 0 || pool.changed;
-        let mut excused = self.books.beyond_ceiling(id);
+        let mut excused = self.model.beyond_ceiling(id);
         let (mut held, mut outstayed) = ([false; 8], [false; 8]);
-        for (_, w) in self.books.of(id) {
+        for (_, w) in self.model.of(id) {
             held[w.slot as usize] |= w.stays() || in_place && w.parts();
             outstayed[w.slot as usize] |= w.parts() && w.lives() && w.ready.is_none();
         }
@@ -575,7 +575,7 @@ impl Oracle {
                 .find(|empty| empty.slot.0 == slot);
             if empty.is_some_and(|empty| empty.state == EmptyState::Waits) {
                 hold!(
-                    self.books.is_crowded(id),
+                    self.model.is_crowded(id),
                     "held back",
                     "slot {slot} of pool {id} waits for nobody"
                 );
@@ -596,10 +596,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// In a crash loop one slot at a time tries, until somebody who became ready in it lets the others hope.
-    fn somebody_tries(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
-        let books = &self.books;
-        let pool = &books.pools[&id];
+    /// In a crash loop one slot at a time is tried, until a worker that became ready in it allows the others.
+    fn one_slot_tries(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
+        let model = &self.model;
+        let pool = &model.pools[&id];
         let Some(since) = pool
             .crash_loop
             .filter(|_| pool.running && pool.begun && pool.roll.is_none())
@@ -607,7 +607,7 @@ impl Oracle {
             return Ok(());
         };
         let tries = |w: &crate::model::Worker| w.stays() && w.ready.is_none_or(|at| at >= since);
-        if pool.is_oneshot() || books.is_crowded(id) || books.of(id).any(|(_, w)| tries(w)) {
+        if pool.is_oneshot() || model.is_crowded(id) || model.of(id).any(|(_, w)| tries(w)) {
             return Ok(());
         }
         for empty in engine
@@ -617,7 +617,7 @@ impl Oracle {
         {
             let seat = &pool.slots[empty.slot.0 as usize];
             let waits = seat.retry_at.is_some_and(|at| now <= at + self.slack);
-            let parts = books
+            let parts = model
                 .of(id)
                 .any(|(_, w)| w.slot == empty.slot.0 && w.parts());
             if waits || parts {
@@ -632,10 +632,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// An essential pool that has come to its end is told at once, and once.
+    /// The end of an essential pool is reported immediately, and once.
     fn ended(&mut self, id: u32, engine: &Engine) -> Verdict {
-        let there = self.books.is_there(id);
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let there = self.model.is_there(id);
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return Ok(());
         };
         let over = |empty: &rotad_core::EmptySlot| {
@@ -647,28 +647,28 @@ impl Oracle {
             && pool.begun
             && !pool.is_oneshot();
         if !watched || there || pool.policy.count == 0 || ended < pool.policy.count {
-            pool.end_told = false;
+            pool.end_reported = false;
             return Ok(());
         }
         hold!(
-            pool.end_told,
+            pool.end_reported,
             "essential",
             "pool {id} has ended, and nothing was said"
         );
         Ok(())
     }
 
-    /// The world has been kind for long enough: everything is well.
+    /// There were no faults for long enough: everything is in its desired state.
     pub(crate) fn judge(&self, now: Time, engine: &Engine) -> Verdict {
-        let books = &self.books;
-        if books.stop_at.is_some() {
+        let model = &self.model;
+        if model.stop_at.is_some() {
             return fail("stop ends", format!("not left at {now}"));
         }
         hold!(
-            books.tickets.is_empty(),
+            model.tickets.is_empty(),
             "one answer",
             "never answered: {:?}",
-            books.tickets
+            model.tickets
         );
         hold!(
             engine.deadline().is_none(),
@@ -676,12 +676,12 @@ impl Oracle {
             "wants to be woken at {:?}",
             engine.deadline()
         );
-        for (id, pool) in &books.pools {
+        for (id, pool) in &model.pools {
             let Some(view) = engine.view().pool(PoolId(*id)) else {
                 return fail("view", "a pool is missing");
             };
             hold!(pool.roll.is_none(), "converges", "a roll still runs");
-            let leaving = books.of(*id).filter(|(_, w)| !w.serves()).count();
+            let leaving = model.of(*id).filter(|(_, w)| !w.serves()).count();
             hold!(
                 leaving == 0,
                 "converges",
@@ -700,7 +700,7 @@ impl Oracle {
                 .empty_slots(PoolId(*id))
                 .filter(|slot| matches!(slot.state, EmptyState::Done | EmptyState::Failed))
                 .count() as u32;
-            if !pool.begun && (books.is_held(*id) || !view.held_by.is_empty()) {
+            if !pool.begun && (model.is_held(*id) || !view.held_by.is_empty()) {
                 hold!(
                     view.state == PoolState::Starting && !view.held_by.is_empty(),
                     "converges",
@@ -741,7 +741,7 @@ impl Oracle {
                 "pool {id} is {:?}",
                 view.state
             );
-            let mixed = books.of(*id).any(|(_, w)| w.generation != pool.wanted);
+            let mixed = model.of(*id).any(|(_, w)| w.generation != pool.wanted);
             hold!(
                 !mixed || pool.mixed,
                 "converges",
@@ -754,15 +754,15 @@ impl Oracle {
 
     pub(crate) fn finish(&self, left: bool) -> Verdict {
         hold!(
-            left && self.books.left,
+            left && self.model.left,
             "stop ends",
             "the master stands still and has not left"
         );
         hold!(
-            self.books.tickets.is_empty(),
+            self.model.tickets.is_empty(),
             "one answer",
             "never answered: {:?}",
-            self.books.tickets
+            self.model.tickets
         );
         Ok(())
     }

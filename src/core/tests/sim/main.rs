@@ -1,20 +1,20 @@
-//! The simulator: seeded runs of an engine in a world that lies, hangs, fails and answers late. After each input,
+//! The simulator: seeded runs of an engine in a world that fails, hangs and answers late. After each input,
 //! oracles that see only inputs and commands check the promises.
 //!
 //! `ROTAD_SIM_SEEDS=n` runs n seeds (20 000 by default), `ROTAD_SIM_FROM=n` begins at seed n, `ROTAD_SIM_SEED=n` runs
 //! one seed and prints it, `ROTAD_SIM_SURVEY=1` continues after a failure and counts failures by oracle. A failing
 //! run is shrunk before it is printed.
 
-mod body;
+mod behaviour;
 mod boots;
 mod checks;
 mod model;
+mod notices;
 mod oracle;
 mod plan;
-mod records;
+mod requests;
 mod rng;
 mod shrink;
-mod wishes;
 mod world;
 
 use oracle::Violation;
@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::{Stats, play};
 
-/// Lives that failed once: two probes at once, a slot marked as ended though it was full, a crash loop for ever, a roll
-/// for ever.
+/// Seeds that failed once: two slots tried at the same time, a slot marked as ended although it had a worker, an endless
+/// crash loop, an endless roll.
 const REGRESSIONS: &[u64] = &[1233, 1953, 2107, 5652];
 
 /// The same with everything that `lives` has: more processes than promised after a cancelled roll, a crash loop whose
@@ -106,7 +106,7 @@ fn lives() {
     if number("ROTAD_SIM_STATS").is_some() {
         panic!("{story}");
     }
-    // A simulator in which nothing happens finds nothing.
+    // A simulator in which nothing happens would find nothing.
     if seeds >= 2000 {
         for what in [
             "rolls done",

@@ -72,17 +72,17 @@ impl Worker {
 pub(crate) struct Slot {
     pub(crate) retry_at: Option<u64>,
     /// It may be filled before that.
-    pub(crate) forgiven: bool,
+    pub(crate) reset: bool,
     pub(crate) died_ever: u32,
     /// The streak is known exactly: nothing that may have forgiven it has come since.
     pub(crate) exact: bool,
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
     /// Ends before ready in a row.
-    pub(crate) vain: u32,
+    pub(crate) early_exits: u32,
     /// A late early death that was the first one of its row.
     pub(crate) first_death: Option<u64>,
-    /// Somebody has come to a good end here.
+    /// A worker has exited successfully here.
     pub(crate) ended: bool,
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct Roll {
     pub(crate) troubled: bool,
     pub(crate) retired: bool,
     pub(crate) soaked: bool,
-    /// Somebody was touched for it.
+    /// A worker was stopped for it.
     pub(crate) begun: bool,
     /// It goes to what serves already: its workers and those that fill an empty slot look the same.
     pub(crate) to_base: bool,
@@ -106,7 +106,7 @@ pub(crate) struct Roll {
     /// Slots in which one of them has come to a good end; one of them after a while that counts as a soak.
     pub(crate) ended_well: BTreeSet<u32>,
     pub(crate) soaked_by_end: bool,
-    /// One of them has failed: nobody goes on with that generation.
+    /// One of them has failed: that generation is not continued.
     pub(crate) has_to_end: bool,
 }
 
@@ -129,14 +129,14 @@ pub(crate) struct Pool {
     pub(crate) proven: u32,
     pub(crate) before: BTreeMap<u32, u32>,
     pub(crate) made: BTreeMap<u32, (Readiness, u64)>,
-    /// Nobody of an essential pool has been ready since then: for sure, and at the earliest. When a pool begins that
+    /// Since when no worker of an essential pool has been ready: for certain, and at the earliest. When a pool begins that
     /// waits for others is not known exactly.
-    pub(crate) dark_since: Option<u64>,
-    pub(crate) may_be_dark_since: Option<u64>,
-    pub(crate) dark_told: bool,
+    pub(crate) unready_since: Option<u64>,
+    pub(crate) may_be_unready_since: Option<u64>,
+    pub(crate) unready_reported: bool,
     /// The end of the pool has been told.
-    pub(crate) end_told: bool,
-    /// Nothing has failed, and nobody but rolls has acted.
+    pub(crate) end_reported: bool,
+    /// Nothing has failed, and only rolls have acted.
     pub(crate) quiet: bool,
     pub(crate) full_once: bool,
     pub(crate) changed: bool,
@@ -148,7 +148,7 @@ pub(crate) struct Pool {
     pub(crate) alike: BTreeMap<u32, u64>,
     /// Workers up to this one are older than what they would be made from now.
     pub(crate) outdated: Option<u64>,
-    /// Who served when the last roll ended before its time.
+    /// The workers that served when the last roll ended early.
     pub(crate) standing: Standing,
     pub(crate) slots: Vec<Slot>,
     pub(crate) crash_loop: Option<u64>,
@@ -183,10 +183,10 @@ impl Pool {
             proven: 0,
             before: BTreeMap::new(),
             made,
-            dark_since: None,
-            may_be_dark_since: None,
-            dark_told: false,
-            end_told: false,
+            unready_since: None,
+            may_be_unready_since: None,
+            unready_reported: false,
+            end_reported: false,
             quiet: true,
             full_once: false,
             changed: false,
@@ -231,7 +231,7 @@ impl Pool {
     }
 
     /// A new generation without a roll: the pool has nobody who would have to be replaced.
-    pub(crate) fn remake(&mut self) {
+    pub(crate) fn next_generation(&mut self) {
         self.latest += 1;
         self.wanted = self.latest;
         self.alike.clear();
@@ -284,10 +284,10 @@ impl Pool {
     }
 
     /// Something may have forgiven what slots had done wrong.
-    pub(crate) fn forgive(&mut self) {
+    pub(crate) fn reset_backoff(&mut self) {
         for slot in &mut self.slots {
             slot.exact = false;
-            slot.forgiven = true;
+            slot.reset = true;
             slot.first_death = None;
         }
         self.early.clear();
@@ -318,15 +318,15 @@ impl Pool {
             seat.first_death = None;
             seat.exact |= self.roll.is_none();
         }
-        seat.vain = if is_end && ready_for.is_none() {
-            seat.vain + 1
+        seat.early_exits = if is_end && ready_for.is_none() {
+            seat.early_exits + 1
         } else {
             0
         };
         if is_end {
-            let grown = (restart.delay.0 << seat.vain.saturating_sub(1).min(30))
+            let grown = (restart.delay.0 << seat.early_exits.saturating_sub(1).min(30))
                 .min(restart.max_delay.0.max(restart.delay.0));
-            let spread = if seat.vain > 1 { grown / 10 } else { 0 };
+            let spread = if seat.early_exits > 1 { grown / 10 } else { 0 };
             let left = |wait: u64| wait.saturating_sub(spawned_ago);
             return (left(grown - spread), left(grown + spread), seat.exact);
         }
@@ -341,7 +341,7 @@ impl Pool {
 }
 
 #[derive(Clone)]
-pub(crate) struct Books {
+pub(crate) struct Model {
     pub(crate) pools: BTreeMap<u32, Pool>,
     pub(crate) workers: BTreeMap<u64, Worker>,
     pub(crate) last_id: u64,
@@ -352,14 +352,14 @@ pub(crate) struct Books {
     pub(crate) died_first: bool,
     pub(crate) tickets: BTreeSet<u64>,
     pub(crate) cancelled: bool,
-    /// Tickets of those who cancel.
+    /// Tickets of cancel requests.
     pub(crate) cancels: BTreeSet<u64>,
     /// This step is a wish for a roll; another number of workers.
     pub(crate) rolls: Option<u32>,
     /// A change made a pool that was not there.
     pub(crate) created: Option<u32>,
     pub(crate) scales: bool,
-    /// What this step is about: a change or a way back (to that generation), somebody who is sick.
+    /// What this input is: a change, a rollback (to that generation), or an unhealthy worker.
     pub(crate) changes: Option<u32>,
     pub(crate) returns: Option<(u32, u32)>,
     /// Pools whose rolling restart has failed in this step.
@@ -372,7 +372,7 @@ pub(crate) struct Books {
     /// Something says in this step that this worker is ready.
     pub(crate) reports: Option<u64>,
     /// Tickets of renewals that were not answered yet, with pool and slot.
-    pub(crate) renewals: BTreeMap<u64, (u32, u32)>,
+    pub(crate) replacements: BTreeMap<u64, (u32, u32)>,
     pub(crate) stop_at: Option<u64>,
     /// When a stop has to be over, what workers ask for left out.
     pub(crate) stop_by: u64,
@@ -383,7 +383,7 @@ pub(crate) struct Books {
     pub(crate) processors: u64,
 }
 
-impl Books {
+impl Model {
     pub(crate) fn of(&self, pool: u32) -> impl Iterator<Item = (u64, &Worker)> + Clone {
         self.workers
             .iter()
@@ -541,8 +541,10 @@ impl Books {
         (leaving + successors).saturating_sub(reload.surge + reload.max_draining)
     }
 
-    pub(crate) fn wants_renewal(&self, pool: u32, slot: u32) -> bool {
-        self.renewals.values().any(|wanted| *wanted == (pool, slot))
+    pub(crate) fn wants_replacement(&self, pool: u32, slot: u32) -> bool {
+        self.replacements
+            .values()
+            .any(|wanted| *wanted == (pool, slot))
     }
 
     /// Pools that this one comes after, also by way of others that are not rolled.

@@ -4,7 +4,7 @@
 //! Each promise has a lower and an upper bound where possible: not killed before its waits are over, and not later;
 //! not started before its delay is over, and not later.
 
-use crate::model::{Books, Pool, Worker};
+use crate::model::{Model, Pool, Worker};
 use rotad_core::{
     Command, Entry, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal,
     StartFailure, SupersededBy, Time, Up, WorkerId,
@@ -37,14 +37,14 @@ pub(crate) use hold;
 
 #[derive(Clone)]
 pub(crate) struct Oracle {
-    pub(crate) books: Books,
-    /// The core is woken so much later than it asked for.
+    pub(crate) model: Model,
+    /// How much later than it asked for the engine is called.
     pub(crate) slack: u64,
 }
 
 impl Oracle {
     pub(crate) fn new(lateness: u64, processors: u32) -> Self {
-        let books = Books {
+        let model = Model {
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
             last_id: 0,
@@ -62,7 +62,7 @@ impl Oracle {
             rolls_failed: BTreeSet::new(),
             reverted: BTreeSet::new(),
             checked: BTreeSet::new(),
-            renewals: BTreeMap::new(),
+            replacements: BTreeMap::new(),
             sick: None,
             reports: None,
             stop_at: None,
@@ -73,22 +73,22 @@ impl Oracle {
             processors: u64::from(processors),
         };
         Self {
-            books,
+            model,
             slack: lateness * 4,
         }
     }
 
     pub(crate) fn generation(&self, id: WorkerId) -> Generation {
-        self.books.generation(id.0)
+        self.model.generation(id.0)
     }
 
     pub(crate) fn policy(&self, pool: u32) -> Option<Policy> {
-        self.books.pools.get(&pool).map(|pool| pool.policy.clone())
+        self.model.pools.get(&pool).map(|pool| pool.policy.clone())
     }
 
     /// What served so many generations ago, and how it becomes ready.
     pub(crate) fn served(&self, pool: u32, back: usize) -> (u32, Readiness, u64) {
-        let Some(pool) = self.books.pools.get(&pool) else {
+        let Some(pool) = self.model.pools.get(&pool) else {
             return (1, Readiness::Reported, 5000);
         };
         let to = pool.served.iter().rev().nth(back).copied().unwrap_or(1);
@@ -100,23 +100,23 @@ impl Oracle {
         (to, readiness, timeout)
     }
 
-    /// The onlooker learns a fact at the same moment as the core.
+    /// Applies an input to the model, at the same moment as the engine gets it.
     pub(crate) fn before(&mut self, now: Time, event: &Input) {
-        self.books.cancelled = false;
-        self.books.rolls = None;
-        self.books.created = None;
-        self.books.scales = false;
-        self.books.changes = None;
-        self.books.returns = None;
-        self.books.rolls_failed.clear();
-        self.books.reverted.clear();
-        self.books.sick = None;
-        self.books.reports = None;
+        self.model.cancelled = false;
+        self.model.rolls = None;
+        self.model.created = None;
+        self.model.scales = false;
+        self.model.changes = None;
+        self.model.returns = None;
+        self.model.rolls_failed.clear();
+        self.model.reverted.clear();
+        self.model.sick = None;
+        self.model.reports = None;
         match event {
             Input::Started(id) => self.about(*id, |w| w.born = Some(now.0)),
             Input::SpawnFailed(id) => self.about(*id, |w| w.gone = true),
             Input::TimeoutExtended(id, _) => {
-                self.books.any_extended = true;
+                self.model.any_extended = true;
                 self.about(*id, |w| w.extended = true);
             }
             Input::Demand(found) => self.demanded(now.0, found),
@@ -133,11 +133,11 @@ impl Oracle {
             Input::TreeGone(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
             Input::Requested(ticket, request) => {
                 if let Some(ticket) = ticket {
-                    self.books.tickets.insert(ticket.number);
+                    self.model.tickets.insert(ticket.number);
                 }
-                self.wish(now, ticket.map_or(0, |ticket| ticket.number), request);
+                self.request(now, ticket.map_or(0, |ticket| ticket.number), request);
                 // Fewer workers may be all that were missing.
-                for id in self.books.pools.keys().copied().collect::<Vec<_>>() {
+                for id in self.model.pools.keys().copied().collect::<Vec<_>>() {
                     self.notice_up(id);
                 }
             }
@@ -146,7 +146,7 @@ impl Oracle {
                 generation,
                 same,
             } => {
-                if let Some(pool) = self.books.pools.get_mut(&pool.0)
+                if let Some(pool) = self.model.pools.get_mut(&pool.0)
                     && let Some(roll) = &pool.roll
                     && roll.generation == generation.0
                     && generation.0 != pool.wanted
@@ -158,9 +158,9 @@ impl Oracle {
                     }
                 }
             }
-            Input::Unhealthy(id) => self.books.sick = Some(id.0),
-            Input::Unreachable(ids) => self.books.cut_off(ids),
-            Input::Ready(id) => self.books.reports = Some(id.0),
+            Input::Unhealthy(id) => self.model.sick = Some(id.0),
+            Input::Unreachable(ids) => self.model.cut_off(ids),
+            Input::Ready(id) => self.model.reports = Some(id.0),
             Input::AgeReached(_) | Input::Daemonized(_) | Input::TimerFired => {}
         }
     }
@@ -169,7 +169,7 @@ impl Oracle {
     fn demanded(&mut self, now: u64, found: &[(WorkerId, u32)]) {
         for (id, demand) in found {
             let Some(worker) = self
-                .books
+                .model
                 .workers
                 .get_mut(&id.0)
                 .filter(|w| w.stays() && w.ready.is_none())
@@ -180,10 +180,10 @@ impl Oracle {
                 continue; // it may not even run yet
             }
             if *demand < 50 || now - worker.spawned >= 50 {
-                worker.demand = Some(u64::from(*demand).min(100 * self.books.processors));
+                worker.demand = Some(u64::from(*demand).min(100 * self.model.processors));
             }
             if *demand < 50
-                && let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32))
+                && let Some(pool) = self.model.pools.get_mut(&(worker.pool as u32))
             {
                 pool.light = true;
             }
@@ -191,7 +191,7 @@ impl Oracle {
     }
 
     fn about(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
-        if let Some(worker) = self.books.workers.get_mut(&id.0) {
+        if let Some(worker) = self.model.workers.get_mut(&id.0) {
             with(worker);
         }
     }
@@ -199,7 +199,7 @@ impl Oracle {
     pub(crate) fn entry(&mut self, now: Time, entry: &Entry) -> Verdict {
         match entry {
             Entry::Command(command) => self.command(now, command),
-            Entry::Notice(notice) => self.record(now, notice),
+            Entry::Notice(notice) => self.notice(now, notice),
         }
     }
 
@@ -213,18 +213,18 @@ impl Oracle {
             } => self.spawn(now, worker.0, pool.0, slot.0, generation.0),
             Command::Signal(id, signal) => self.signal(now, id.0, *signal, false),
             Command::SignalTree(id, signal) => self.signal(now, id.0, *signal, true),
-            Command::SignalRemaining(id, signal) => self.outlive(now, id.0, *signal),
+            Command::SignalRemaining(id, signal) => self.tree_outlives(now, id.0, *signal),
             Command::Kill(id) => self.kill(now, id.0),
-            Command::KillTree(id) => self.sweep(now, id.0),
+            Command::KillTree(id) => self.tree_gone(now, id.0),
             Command::Reply(ticket, pool, outcome) => {
                 hold!(
-                    self.books.tickets.remove(&ticket.number),
+                    self.model.tickets.remove(&ticket.number),
                     "one answer",
                     "ticket {ticket} answered again"
                 );
                 let leaves = |w: &Worker| w.asked.is_some() && !w.gone && !w.lost;
                 hold!(
-                    !ticket.drained || !self.books.of(pool.0).any(|(_, w)| leaves(w)),
+                    !ticket.drained || !self.model.of(pool.0).any(|(_, w)| leaves(w)),
                     "drained",
                     "ticket {ticket} answered, and a worker is leaving"
                 );
@@ -236,25 +236,25 @@ impl Oracle {
             }
             Command::BeginGeneration { .. } => Ok(()),
             Command::RevertConfig(pool) => {
-                self.books.reverted.insert(pool.0);
+                self.model.reverted.insert(pool.0);
                 Ok(())
             }
             Command::EndGeneration { .. } => Ok(()),
             Command::StartHealth(id) => {
-                let is_new = self.books.checked.insert(id.0);
+                let is_new = self.model.checked.insert(id.0);
                 hold!(is_new, "health", "{id} is checked twice");
                 Ok(())
             }
             Command::StopHealth(id) => {
-                self.books.checked.remove(&id.0);
+                self.model.checked.remove(&id.0);
                 Ok(())
             }
             Command::GiveUp { pool, .. } => {
                 let told = self
-                    .books
+                    .model
                     .pools
                     .get(&pool.0)
-                    .is_some_and(|pool| pool.dark_told || pool.end_told);
+                    .is_some_and(|pool| pool.unready_reported || pool.end_reported);
                 hold!(told, "essential", "given up without a word");
                 Ok(())
             }
@@ -264,9 +264,9 @@ impl Oracle {
 
     /// A pool that has not begun will begin with another generation.
     pub(crate) fn begins_with(&mut self, id: u32, generation: u32) -> Verdict {
-        let returns = self.books.returns;
+        let returns = self.model.returns;
         let Some(pool) = self
-            .books
+            .model
             .pools
             .get_mut(&id)
             .filter(|pool| pool.running && !pool.begun)
@@ -277,17 +277,17 @@ impl Oracle {
             pool.wanted = generation;
             pool.alike.clear();
         } else if generation == pool.latest + 1 {
-            pool.remake();
+            pool.next_generation();
         }
         Ok(())
     }
 
-    /// What an answer says is so.
+    /// An answer is true.
     fn answer(&mut self, id: u32, ticket: u64, outcome: &Outcome) -> Verdict {
-        let cancels = self.books.cancels.remove(&ticket);
-        let renews = self.books.renewals.remove(&ticket);
-        let books = &self.books;
-        let pool = books.pools.get(&id);
+        let cancels = self.model.cancels.remove(&ticket);
+        let renews = self.model.replacements.remove(&ticket);
+        let model = &self.model;
+        let pool = model.pools.get(&id);
         match outcome {
             Outcome::Done { .. } => hold!(
                 !cancels,
@@ -318,7 +318,7 @@ impl Oracle {
             Outcome::ReplaceFailed {
                 slot, old_serves, ..
             } => {
-                let serves = books.of(id).any(|(_, w)| w.slot == slot.0 && w.serves());
+                let serves = model.of(id).any(|(_, w)| w.slot == slot.0 && w.serves());
                 hold!(
                     serves == *old_serves,
                     "true answers",
@@ -339,7 +339,7 @@ impl Oracle {
                 );
             }
             Outcome::Up(Up::Ready | Up::Alive) => {
-                let serves = |slot: u32| books.of(id).any(|(_, w)| w.slot == slot && w.serves());
+                let serves = |slot: u32| model.of(id).any(|(_, w)| w.slot == slot && w.serves());
                 let ended = |pool: &Pool, slot: u32| {
                     pool.slots.get(slot as usize).is_some_and(|slot| slot.ended)
                 };
@@ -355,7 +355,7 @@ impl Oracle {
                 "oneshot {id} is not done"
             ),
             Outcome::Up(Up::Done(None)) => hold!(
-                pool.is_some() && !books.of(id).any(|(_, w)| w.serves()),
+                pool.is_some() && !model.of(id).any(|(_, w)| w.serves()),
                 "true answers",
                 "pool {id} has not ended"
             ),
@@ -365,7 +365,7 @@ impl Oracle {
                 "pool {id} wants workers"
             ),
             Outcome::StartFailed(StartFailure::Worker { worker, .. }) => hold!(
-                books.workers.get(&worker.0).is_none_or(|w| !w.serves()),
+                model.workers.get(&worker.0).is_none_or(|w| !w.serves()),
                 "true answers",
                 "{worker} serves"
             ),
@@ -380,7 +380,7 @@ impl Oracle {
                 "pool {id} does not run"
             ),
             Outcome::Stopped | Outcome::Removed => hold!(
-                !books.of(id).any(|(_, w)| !w.gone && !w.lost),
+                !model.of(id).any(|(_, w)| !w.gone && !w.lost),
                 "true answers",
                 "something of pool {id} is left"
             ),
@@ -392,7 +392,7 @@ impl Oracle {
             Outcome::Superseded { by } => self.caused(id, *by)?,
             Outcome::NothingDone(why) => {
                 let true_ = match why {
-                    NothingDone::NoPool => pool.is_none() || books.created == Some(id),
+                    NothingDone::NoPool => pool.is_none() || model.created == Some(id),
                     NothingDone::Stopped => pool.is_some_and(|pool| !pool.running),
                     NothingDone::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
                     NothingDone::AlreadyRollingBack(to) => {
@@ -406,7 +406,7 @@ impl Oracle {
                         pool.is_some_and(|pool| !pool.served.contains(&to.0))
                     }
                     NothingDone::Empty(slot) => {
-                        let here = books.of(id).filter(|(_, w)| w.slot == slot.0 && w.stays());
+                        let here = model.of(id).filter(|(_, w)| w.slot == slot.0 && w.stays());
                         let serves =
                             here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
                         pool.is_some_and(|p| p.is_oneshot() || slot.0 >= p.policy.count) || !serves
@@ -419,36 +419,36 @@ impl Oracle {
         Ok(())
     }
 
-    /// What superseded a wish is what has just been wished.
+    /// A request is superseded only by the request that was just made.
     pub(crate) fn caused(&self, id: u32, by: SupersededBy) -> Verdict {
-        let books = &self.books;
-        let pool = books.pools.get(&id);
+        let model = &self.model;
+        let pool = model.pools.get(&id);
         let (all, removed) = (
-            books.stop_at.is_some(),
+            model.stop_at.is_some(),
             pool.is_none_or(|pool| pool.removed),
         );
         let so = match by {
-            SupersededBy::Roll => books.rolls == Some(id),
-            SupersededBy::Change => books.changes == Some(id) && books.returns.is_none(),
-            SupersededBy::RollBack => books.returns.is_some_and(|(pool, _)| pool == id),
+            SupersededBy::Roll => model.rolls == Some(id),
+            SupersededBy::Change => model.changes == Some(id) && model.returns.is_none(),
+            SupersededBy::RollBack => model.returns.is_some_and(|(pool, _)| pool == id),
             SupersededBy::Start => pool.is_some_and(|pool| pool.running),
             SupersededBy::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
             SupersededBy::Removal => !all && removed,
             SupersededBy::StopOfAll => all,
-            SupersededBy::Cancel => books.cancelled,
-            SupersededBy::Scale => books.scales,
+            SupersededBy::Cancel => model.cancelled,
+            SupersededBy::Scale => model.scales,
         };
         hold!(so, "true causes", "pool {id}: superseded by {by:?}");
         Ok(())
     }
 
     fn leave(&mut self, lost: &[WorkerId]) -> Verdict {
-        let books = &mut self.books;
-        hold!(!books.left, "leave", "left twice");
-        hold!(books.stop_at.is_some(), "leave", "left unasked");
-        books.left = true;
+        let model = &mut self.model;
+        hold!(!model.left, "leave", "left twice");
+        hold!(model.stop_at.is_some(), "leave", "left unasked");
+        model.left = true;
         let named: BTreeSet<u64> = lost.iter().map(|id| id.0).collect();
-        let there: BTreeSet<u64> = books
+        let there: BTreeSet<u64> = model
             .workers
             .iter()
             .filter(|(_, w)| !w.gone)
@@ -460,7 +460,7 @@ impl Oracle {
             "named as lost {named:?}, still there {there:?}"
         );
         hold!(
-            there.iter().all(|id| books.workers[id].lost),
+            there.iter().all(|id| model.workers[id].lost),
             "leave",
             "left before the kernel had its time"
         );
@@ -468,16 +468,16 @@ impl Oracle {
     }
 
     fn spawn(&mut self, now: Time, id: u64, pool_id: u32, slot: u32, generation: u32) -> Verdict {
-        let books = &mut self.books;
+        let model = &mut self.model;
         hold!(
-            id > books.last_id,
+            id > model.last_id,
             "identity",
             "worker {id} after {}",
-            books.last_id
+            model.last_id
         );
-        books.last_id = id;
-        hold!(books.stop_at.is_none(), "spawn after stop", "worker {id}");
-        let Some(pool) = books.pools.get(&pool_id) else {
+        model.last_id = id;
+        hold!(model.stop_at.is_none(), "spawn after stop", "worker {id}");
+        let Some(pool) = model.pools.get(&pool_id) else {
             return fail("identity", "unknown pool");
         };
         hold!(
@@ -491,20 +491,20 @@ impl Oracle {
             "generation {generation}, wanted {}",
             pool.wanted
         );
-        let staying: Vec<&Worker> = books
+        let staying: Vec<&Worker> = model
             .of(pool_id)
             .map(|(_, w)| w)
             .filter(|w| w.stays())
             .collect();
         let here = staying.iter().filter(|w| w.slot == slot).count();
         hold!(
-            !books.is_held(pool_id),
+            !model.is_held(pool_id),
             "held",
             "worker {id} of pool {pool_id} before those it waits for are up"
         );
         if pool.is_oneshot() {
             hold!(
-                !books.is_there(pool_id),
+                !model.is_there(pool_id),
                 "two runs",
                 "worker {id} while the run before is still there"
             );
@@ -518,9 +518,9 @@ impl Oracle {
             .roll
             .as_ref()
             .is_some_and(|roll| roll.generation == generation && !roll.back);
-        if is_rolls && generation != pool.wanted && !books.has_soaked(pool_id, now.0) {
+        if is_rolls && generation != pool.wanted && !model.has_soaked(pool_id, now.0) {
             let after = pool.roll.as_ref().map_or(0, |roll| roll.after);
-            let fresh = books
+            let fresh = model
                 .of(pool_id)
                 .filter(|(id, w)| w.stays() && w.generation == generation && *id > after)
                 .count();
@@ -534,7 +534,7 @@ impl Oracle {
             roll.generation == generation && !roll.back && !roll.begun && !roll.to_base
         });
         if first {
-            let before = books.rolls_before(pool_id);
+            let before = model.rolls_before(pool_id);
             hold!(
                 before.is_empty(),
                 "roll order",
@@ -554,7 +554,7 @@ impl Oracle {
         }
         if here > 0 && pool.roll.is_none() {
             hold!(
-                books.wants_renewal(pool_id, slot),
+                model.wants_replacement(pool_id, slot),
                 "renewals",
                 "slot {slot} has a successor that nobody asked for"
             );
@@ -567,7 +567,7 @@ impl Oracle {
             );
         }
         if surge == 0 && !pool.changed {
-            let two = books.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
+            let two = model.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
             hold!(
                 !two,
                 "in place",
@@ -575,7 +575,7 @@ impl Oracle {
             );
         }
         if !pool.is_oneshot() && (surge > 0 || pool.roll.is_none()) && !pool.changed {
-            books.has_room(pool_id)?;
+            model.has_room(pool_id)?;
         }
         let seat = &pool.slots[slot as usize];
         if let Some(at) = seat.retry_at
@@ -583,7 +583,7 @@ impl Oracle {
             && pool.roll.is_none()
         {
             hold!(
-                now.0 >= at || seat.forgiven,
+                now.0 >= at || seat.reset,
                 "backoff early",
                 "slot {slot} due at {at}"
             );
@@ -614,8 +614,8 @@ impl Oracle {
             );
         }
         let worker = Worker::new(now.0, pool_id, slot, generation, pool)?;
-        books.workers.insert(id, worker);
-        if let Some(pool) = books.pools.get_mut(&pool_id) {
+        model.workers.insert(id, worker);
+        if let Some(pool) = model.pools.get_mut(&pool_id) {
             pool.begun = true;
             if let Some(roll) = pool.roll.as_mut().filter(|_| first) {
                 roll.begun = true;
@@ -626,8 +626,8 @@ impl Oracle {
 
     fn signal(&mut self, now: Time, id: u64, signal: Signal, whole: bool) -> Verdict {
         let slack = self.slack;
-        let books = &mut self.books;
-        let Some(worker) = books.workers.get_mut(&id) else {
+        let model = &mut self.model;
+        let Some(worker) = model.workers.get_mut(&id) else {
             return fail("stranger", format!("signal to {id}"));
         };
         hold!(
@@ -667,8 +667,8 @@ impl Oracle {
     }
 
     /// Its first process has ended in its stop: nobody is killed, and what is left gets what the stop has sent last.
-    fn outlive(&mut self, now: Time, id: u64, signal: Option<Signal>) -> Verdict {
-        let Some(worker) = self.books.workers.get_mut(&id) else {
+    fn tree_outlives(&mut self, now: Time, id: u64, signal: Option<Signal>) -> Verdict {
+        let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("stranger", format!("outlive {id}"));
         };
         let ended = worker.exited == Some(now.0)
@@ -697,9 +697,9 @@ impl Oracle {
         Ok(())
     }
 
-    fn sweep(&mut self, now: Time, id: u64) -> Verdict {
-        let books = &mut self.books;
-        let Some(worker) = books.workers.get_mut(&id) else {
+    fn tree_gone(&mut self, now: Time, id: u64) -> Verdict {
+        let model = &mut self.model;
+        let Some(worker) = model.workers.get_mut(&id) else {
             return fail("stranger", format!("sweep {id}"));
         };
         hold!(
@@ -709,7 +709,7 @@ impl Oracle {
         );
         worker.swept = Some(now.0);
         let asked = worker.asked.filter(|_| worker.killed.is_none());
-        let (Some(asked), false) = (asked, books.kill_from.is_some_and(|at| now.0 >= at)) else {
+        let (Some(asked), false) = (asked, model.kill_from.is_some_and(|at| now.0 >= at)) else {
             return Ok(());
         };
         let over = asked + worker.waits;
@@ -722,8 +722,8 @@ impl Oracle {
     }
 
     fn kill(&mut self, now: Time, id: u64) -> Verdict {
-        let books = &mut self.books;
-        let Some(worker) = books.workers.get_mut(&id) else {
+        let model = &mut self.model;
+        let Some(worker) = model.workers.get_mut(&id) else {
             return fail("stranger", format!("kill {id}"));
         };
         hold!(
@@ -732,7 +732,7 @@ impl Oracle {
             "kill of {id}, which has ended or was killed"
         );
         worker.killed = Some(now.0);
-        let at_will = books.kill_from.is_some_and(|at| now.0 >= at);
+        let at_will = model.kill_from.is_some_and(|at| now.0 >= at);
         if worker.overdue || at_will {
             worker.asked.get_or_insert(now.0);
             return Ok(());

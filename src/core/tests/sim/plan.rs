@@ -17,13 +17,13 @@ pub(crate) const JUDGED_AT: u64 = 400_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     SpawnFails,
-    BornLate,
+    StartsLate,
     NeverReady,
     DiesEarly,
     DiesReady,
     /// Ends with one of `success_exit_codes`.
     Ends,
-    Deaf,
+    IgnoresTerm,
     SlowExit,
     Unkillable,
     ReadyTwice,
@@ -39,9 +39,9 @@ pub(crate) enum Fault {
     LateWake,
     EarlyWake,
     /// A worker that serves fails its health check.
-    Sick,
+    Unhealthy,
     /// In its stop the first process ends before the rest of its tree does; of these, the deaf have a deaf tree.
-    Outlived,
+    TreeOutlives,
 }
 
 pub(crate) const FAULTS: usize = 20;
@@ -88,7 +88,7 @@ impl Plan {
         let mut rates = [0; FAULTS];
         if !rng.chance(20) {
             // Later kinds of faults are drawn in `with_more`: what a seed stands for stays what it was.
-            for rate in &mut rates[..=Fault::Sick as usize] {
+            for rate in &mut rates[..=Fault::Unhealthy as usize] {
                 if rng.chance(30) {
                     *rate = rng.pick(&[2, 5, 15, 40]);
                 }
@@ -143,10 +143,10 @@ impl Plan {
             }
         }
         if rng.chance(30) {
-            self.rates[Fault::Sick as usize] = rng.pick(&[2, 15, 40]);
+            self.rates[Fault::Unhealthy as usize] = rng.pick(&[2, 15, 40]);
         }
         if rng.chance(40) {
-            self.rates[Fault::Outlived as usize] = rng.pick(&[5, 15, 40]);
+            self.rates[Fault::TreeOutlives as usize] = rng.pick(&[5, 15, 40]);
         }
         for pool in &mut self.pools {
             for step in &mut pool.stop {

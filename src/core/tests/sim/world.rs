@@ -2,7 +2,7 @@
 //! contract: commands to a worker that is not spawned yet wait for its spawn, SIGKILL ends what can be ended within
 //! milliseconds, and a killed tree is reported later.
 
-use crate::body::Body;
+use crate::behaviour::Process;
 use crate::oracle::{Oracle, Violation};
 use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
 use crate::rng::Rng;
@@ -16,19 +16,19 @@ use std::collections::{BTreeMap, BinaryHeap};
 /// What happens in the world at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Happening {
-    Birth(u64),
-    BirthFails(u64),
+    Start(u64),
+    SpawnFails(u64),
     Ready(u64),
-    Lived(u64),
+    ByAgeReported(u64),
     Asks(u64),
-    Sick(u64),
-    Death(u64, End),
-    Swept(u64),
+    Unhealthy(u64),
+    Exit(u64, End),
+    TreeGone(u64),
     Pinned(usize, u32),
     Act(usize),
     Pause(u64),
     Nudge,
-    /// Those that start are looked at.
+    /// The workers that start are examined.
     Look,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum End {
     Signal(i32),
 }
 
-/// How a life went, to see that the simulator sees something.
+/// Counts what happened in a run, to show that the simulator exercises it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stats {
     pub(crate) steps: u64,
@@ -52,7 +52,7 @@ pub(crate) struct World<'a> {
     pub(crate) now: u64,
     heap: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     ties: Rng,
-    pub(crate) bodies: BTreeMap<u64, Body>,
+    pub(crate) processes: BTreeMap<u64, Process>,
     next_ticket: u64,
     left: bool,
     looks: bool,
@@ -85,7 +85,7 @@ impl<'a> World<'a> {
             now: 0,
             heap: BinaryHeap::new(),
             ties: Rng::of(plan.seed, 1 << 60),
-            bodies: BTreeMap::new(),
+            processes: BTreeMap::new(),
             next_ticket: 0,
             left: false,
             lateness,
@@ -143,7 +143,7 @@ impl<'a> World<'a> {
                 (wake, _) => wake.is_some(),
             };
             let at = if wake_first { wake } else { next }.unwrap_or(u64::MAX);
-            if at >= end || self.left && self.bodies.is_empty() {
+            if at >= end || self.left && self.processes.is_empty() {
                 return Ok(());
             }
             self.now = self.now.max(at);
@@ -185,35 +185,35 @@ impl<'a> World<'a> {
 
     fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
         match happening {
-            Happening::Birth(id) => self.birth(id),
-            Happening::BirthFails(id) => {
-                self.bodies.remove(&id);
+            Happening::Start(id) => self.on_start(id),
+            Happening::SpawnFails(id) => {
+                self.processes.remove(&id);
                 self.step(Input::SpawnFailed(WorkerId(id)))
             }
             Happening::Ready(id) => {
                 let late = self.plan.rate(Fault::ReadyLate) > 0;
-                if late || self.bodies.get(&id).is_some_and(|b| !b.dead) {
+                if late || self.processes.get(&id).is_some_and(|b| !b.dead) {
                     return self.step(Input::Ready(WorkerId(id)));
                 }
                 Ok(())
             }
-            Happening::Lived(id) => self.step(Input::AgeReached(WorkerId(id))),
-            Happening::Sick(id) => self.step(Input::Unhealthy(WorkerId(id))),
-            Happening::Asks(id) => match self.bodies.get_mut(&id) {
-                Some(body) if !body.dead || body.rest => {
-                    let by = Span(body.rng.range(100, 6000));
+            Happening::ByAgeReported(id) => self.step(Input::AgeReached(WorkerId(id))),
+            Happening::Unhealthy(id) => self.step(Input::Unhealthy(WorkerId(id))),
+            Happening::Asks(id) => match self.processes.get_mut(&id) {
+                Some(process) if !process.dead || process.rest => {
+                    let by = Span(process.rng.range(100, 6000));
                     self.step(Input::TimeoutExtended(WorkerId(id), by))
                 }
                 _ => Ok(()),
             },
-            Happening::Death(id, end) => {
-                let Some(body) = self.bodies.get_mut(&id) else {
+            Happening::Exit(id, end) => {
+                let Some(process) = self.processes.get_mut(&id) else {
                     return Ok(());
                 };
-                if body.dead {
+                if process.dead {
                     return Ok(());
                 }
-                body.dead = true;
+                process.dead = true;
                 let exit = match end {
                     End::Code(code) => Exit::Code(code),
                     End::Signal(signal) => Exit::Signal {
@@ -228,10 +228,10 @@ impl<'a> World<'a> {
                 Ok(())
             }
             // It may have been told by then: what finishes may also be swept.
-            Happening::Swept(id) if self.bodies.remove(&id).is_none() => Ok(()),
-            Happening::Swept(id) => self.step(Input::TreeGone(WorkerId(id))),
+            Happening::TreeGone(id) if self.processes.remove(&id).is_none() => Ok(()),
+            Happening::TreeGone(id) => self.step(Input::TreeGone(WorkerId(id))),
             Happening::Pinned(pool, generation) => {
-                let same = self.draw_same(pool, generation);
+                let same = self.draw_same_files(pool, generation);
                 self.step(Input::Pinned {
                     pool: PoolId(pool as u32),
                     generation: Generation(generation),
@@ -261,8 +261,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The master slept while the world went on: what happened meanwhile lies there in one heap, and the master's
-    /// clock, which leaves pauses out, stands.
+    /// The master was paused while the world went on: all that happened meanwhile is handed in together, and the master's
+    /// clock, which leaves out pauses, did not advance.
     fn pause(&mut self, span: u64) {
         let now = self.now;
         for Reverse((at, tie, happening)) in std::mem::take(&mut self.heap).into_vec() {
@@ -290,9 +290,9 @@ impl<'a> World<'a> {
         let pool_of = |pool: &usize| PoolId(*pool as u32);
         if let Act::Replace(pool, all) = act {
             let known = self
-                .bodies
+                .processes
                 .iter()
-                .filter(|(id, body)| body.pool == *pool && (*all || *id % 2 == 0));
+                .filter(|(id, process)| process.pool == *pool && (*all || *id % 2 == 0));
             let known = known.map(|(id, _)| WorkerId(*id)).collect();
             return self.step(Input::Unreachable(known));
         }
@@ -399,22 +399,27 @@ impl<'a> World<'a> {
                 pool,
                 generation,
                 ..
-            } => self.spawned(worker.0, pool.0 as usize, generation.0),
-            Command::SignalRemaining(id, _) => self.outlived(id.0),
+            } => self.on_spawn(worker.0, pool.0 as usize, generation.0),
+            Command::SignalRemaining(id, _) => self.on_exit_in_stop(id.0),
             Command::Signal(id, _) | Command::SignalTree(id, _) => {
                 let first = self
-                    .bodies
+                    .processes
                     .get_mut(&id.0)
-                    .is_some_and(|body| !std::mem::replace(&mut body.termed, true));
-                if first && self.bodies.get(&id.0).is_some_and(|body| body.born) {
-                    self.termed(id.0);
+                    .is_some_and(|process| !std::mem::replace(&mut process.got_term, true));
+                if first
+                    && self
+                        .processes
+                        .get(&id.0)
+                        .is_some_and(|process| process.born)
+                {
+                    self.on_term(id.0);
                 }
             }
             Command::Kill(id) => {
-                if let Some(body) = self.bodies.get_mut(&id.0) {
-                    body.killed = true;
-                    if body.born {
-                        self.killed(id.0);
+                if let Some(process) = self.processes.get_mut(&id.0) {
+                    process.killed = true;
+                    if process.born {
+                        self.on_kill(id.0);
                     }
                 }
             }
@@ -424,7 +429,10 @@ impl<'a> World<'a> {
                 } else {
                     self.plan.rate(Fault::SlowSweep)
                 };
-                let rng = self.bodies.get_mut(&id.0).map(|body| &mut body.rng);
+                let rng = self
+                    .processes
+                    .get_mut(&id.0)
+                    .map(|process| &mut process.rng);
                 let within = rng.map_or(0, |rng| {
                     if rng.chance(slow) {
                         rng.range(0, 5000)
@@ -432,7 +440,7 @@ impl<'a> World<'a> {
                         rng.range(0, 3)
                     }
                 });
-                self.at(now + within, Happening::Swept(id.0));
+                self.at(now + within, Happening::TreeGone(id.0));
             }
             Command::Exit { .. } => self.left = true,
             Command::Reply(..)
@@ -485,7 +493,10 @@ impl<'a> World<'a> {
             Entry::Notice(Notice::Killed { .. }) => "killed",
             Entry::Command(Command::SignalTree(..)) => "signals to trees",
             Entry::Command(Command::KillTree(id))
-                if self.bodies.get(&id.0).is_some_and(|body| body.rest) =>
+                if self
+                    .processes
+                    .get(&id.0)
+                    .is_some_and(|process| process.rest) =>
             {
                 "trees cut"
             }

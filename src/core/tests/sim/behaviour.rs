@@ -6,40 +6,40 @@ use crate::rng::Rng;
 use crate::world::{End, Happening, World};
 use rotad_core::{Input, PoolKind, Readiness, WorkerId};
 
-/// What is wrong with all workers of a generation.
+/// A defect of all workers of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bad {
-    DiesAtOnce,
+enum Defect {
+    ExitsEarly,
     NeverReady,
-    DiesInSoak,
-    DiesLater,
+    ExitsInSoak,
+    ExitsLater,
 }
 
-/// What speaks for a worker.
+/// What shows that a worker is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Says {
+enum ReadyBy {
     Ready,
-    /// Its age, as somebody outside of the core has it.
-    Lived,
-    /// Its age, as the core has it.
-    NothingDone,
+    /// Its age, reported as an input.
+    ByAgeReported,
+    /// Its age, by the engine's own timer.
+    ByAge,
 }
 
-pub(crate) struct Body {
+pub(crate) struct Process {
     pub(crate) pool: usize,
     pub(crate) born: bool,
     pub(crate) dead: bool,
-    pub(crate) termed: bool,
+    pub(crate) got_term: bool,
     pub(crate) killed: bool,
-    /// What is left of its tree, since its first process has ended in its stop.
+    /// Whether a part of its tree is left after its first process has exited in its stop.
     pub(crate) rest: bool,
-    /// SIGKILL works from this moment on.
+    /// From this moment on SIGKILL ends it.
     pub(crate) killable_at: u64,
     pub(crate) rng: Rng,
 }
 
 impl World<'_> {
-    pub(crate) fn draw_same(&self, pool: usize, generation: u32) -> bool {
+    pub(crate) fn draw_same_files(&self, pool: usize, generation: u32) -> bool {
         let mut rng = Rng::of(
             self.plan.seed,
             (2 << 56) + ((pool as u64) << 32) + u64::from(generation),
@@ -47,41 +47,41 @@ impl World<'_> {
         rng.chance(self.plan.rate(Fault::SameGeneration))
     }
 
-    fn draw_bad(&self, pool: usize, generation: u32) -> Option<Bad> {
+    fn draw_defect(&self, pool: usize, generation: u32) -> Option<Defect> {
         let mut rng = Rng::of(
             self.plan.seed,
             (1 << 56) + ((pool as u64) << 32) + u64::from(generation),
         );
-        let bad =
+        let defect =
             generation > 1 && !self.calm() && rng.chance(2 * self.plan.rate(Fault::BadGeneration));
-        bad.then(|| {
+        defect.then(|| {
             rng.pick(&[
-                Bad::DiesAtOnce,
-                Bad::NeverReady,
-                Bad::DiesInSoak,
-                Bad::DiesLater,
+                Defect::ExitsEarly,
+                Defect::NeverReady,
+                Defect::ExitsInSoak,
+                Defect::ExitsLater,
             ])
         })
     }
 
-    pub(crate) fn birth(&mut self, id: u64) -> Result<(), Violation> {
+    pub(crate) fn on_start(&mut self, id: u64) -> Result<(), Violation> {
         let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
         let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
-        let Some(body) = self.bodies.get_mut(&id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return Ok(());
         };
-        body.born = true;
-        let (pool, termed, killed) = (body.pool, body.termed, body.killed);
+        process.born = true;
+        let (pool, got_term, killed) = (process.pool, process.got_term, process.killed);
         let generation = self.oracle.generation(WorkerId(id)).0;
-        let bad = self.draw_bad(pool, generation);
-        let Some(body) = self.bodies.get_mut(&id) else {
+        let defect = self.draw_defect(pool, generation);
+        let Some(process) = self.processes.get_mut(&id) else {
             return Ok(());
         };
-        let rng = &mut body.rng;
+        let rng = &mut process.rng;
         let is_oneshot = self.plan.pools[pool].kind == PoolKind::Oneshot;
         let readiness = self
             .oracle
-            .books
+            .model
             .workers
             .get(&id)
             .map_or(Readiness::Reported, |worker| worker.readiness);
@@ -92,7 +92,7 @@ impl World<'_> {
         };
         let timeout = self
             .oracle
-            .books
+            .model
             .workers
             .get(&id)
             .map_or(5000, |worker| worker.timeout);
@@ -101,24 +101,24 @@ impl World<'_> {
         } else {
             rng.range(0, 1200)
         };
-        let (ready_in, says) = match readiness {
-            Readiness::Alive(span) if age < 70 => (span.0, Says::NothingDone),
-            Readiness::Reported if age < 5 => (ready_in, Says::Lived),
-            _ => (ready_in, Says::Ready),
+        let (ready_in, ready_by) = match readiness {
+            Readiness::Alive(span) if age < 70 => (span.0, ReadyBy::ByAge),
+            Readiness::Reported if age < 5 => (ready_in, ReadyBy::ByAgeReported),
+            _ => (ready_in, ReadyBy::Ready),
         };
         let mut plans: Vec<(u64, Happening)> = Vec::new();
-        let hangs = rng.chance(rate(Fault::NeverReady)) || bad == Some(Bad::NeverReady);
+        let hangs = rng.chance(rate(Fault::NeverReady)) || defect == Some(Defect::NeverReady);
         if !hangs {
-            // Now and then exactly at the deadline.
+            // Sometimes exactly at the deadline.
             let ready_in = if rng.chance(rate(Fault::NeverReady)) {
                 timeout
             } else {
                 ready_in
             };
-            match says {
-                Says::Ready => plans.push((ready_in, Happening::Ready(id))),
-                Says::Lived => plans.push((ready_in, Happening::Lived(id))),
-                Says::NothingDone => {}
+            match ready_by {
+                ReadyBy::Ready => plans.push((ready_in, Happening::Ready(id))),
+                ReadyBy::ByAgeReported => plans.push((ready_in, Happening::ByAgeReported(id))),
+                ReadyBy::ByAge => {}
             }
             if rng.chance(rate(Fault::ReadyTwice)) {
                 plans.push((ready_in + rng.range(0, 3000), Happening::Ready(id)));
@@ -130,21 +130,21 @@ impl World<'_> {
         if is_oneshot && !hangs {
             plans.push((
                 rng.range(0, timeout * 9 / 10),
-                Happening::Death(id, End::Code(0)),
+                Happening::Exit(id, End::Code(0)),
             ));
         }
-        if rng.chance(rate(Fault::Sick)) {
-            plans.push((rng.range(0, 15_000), Happening::Sick(id)));
+        if rng.chance(rate(Fault::Unhealthy)) {
+            plans.push((rng.range(0, 15_000), Happening::Unhealthy(id)));
         }
         let end = |rng: &mut Rng| {
             rng.pick(&[End::Code(1), End::Code(0), End::Signal(11), End::Signal(9)])
         };
-        if rng.chance(rate(Fault::DiesEarly)) || bad == Some(Bad::DiesAtOnce) {
+        if rng.chance(rate(Fault::DiesEarly)) || defect == Some(Defect::ExitsEarly) {
             plans.push((
                 rng.range(0, ready_in),
-                Happening::Death(
+                Happening::Exit(
                     id,
-                    if bad.is_some() {
+                    if defect.is_some() {
                         End::Code(7)
                     } else {
                         end(rng)
@@ -155,47 +155,47 @@ impl World<'_> {
         if rng.chance(rate(Fault::DiesReady)) {
             plans.push((
                 ready_in + rng.range(0, 15_000),
-                Happening::Death(id, end(rng)),
+                Happening::Exit(id, end(rng)),
             ));
         }
         if rng.chance(rate(Fault::Ends)) {
             plans.push((
                 ready_in + rng.range(0, 5000),
-                Happening::Death(id, End::Code(0)),
+                Happening::Exit(id, End::Code(0)),
             ));
         }
-        let soak = self.plan.pools[pool].soak(says != Says::Ready).0;
-        if bad == Some(Bad::DiesInSoak) && soak > 0 {
-            plans.push((ready_in + soak / 2, Happening::Death(id, End::Code(8))));
+        let soak = self.plan.pools[pool].soak(ready_by != ReadyBy::Ready).0;
+        if defect == Some(Defect::ExitsInSoak) && soak > 0 {
+            plans.push((ready_in + soak / 2, Happening::Exit(id, End::Code(8))));
         }
-        if bad == Some(Bad::DiesLater) {
+        if defect == Some(Defect::ExitsLater) {
             plans.push((
                 ready_in + soak + rng.range(0, 3000),
-                Happening::Death(id, End::Code(9)),
+                Happening::Exit(id, End::Code(9)),
             ));
         }
         for (within, happening) in plans {
             self.at(now + within, happening);
         }
         self.step(Input::Started(WorkerId(id)))?;
-        // The signals that have waited for it.
+        // The signals that waited for the start.
         if killed {
-            self.killed(id);
-        } else if termed {
-            self.termed(id);
+            self.on_kill(id);
+        } else if got_term {
+            self.on_term(id);
         }
         Ok(())
     }
 
-    pub(crate) fn termed(&mut self, id: u64) {
+    pub(crate) fn on_term(&mut self, id: u64) {
         let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
         let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
-        let Some(body) = self.bodies.get_mut(&id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
-        let rng = &mut body.rng;
+        let rng = &mut process.rng;
         let asks = rng.chance(rate(Fault::Extends));
-        let (ask_in, deaf) = (rng.range(0, 1500), rng.chance(rate(Fault::Deaf)));
+        let (ask_in, ignores_term) = (rng.range(0, 1500), rng.chance(rate(Fault::IgnoresTerm)));
         let slow = rng.chance(rate(Fault::SlowExit));
         let exit_in = if slow {
             rng.range(0, 6000)
@@ -205,50 +205,51 @@ impl World<'_> {
         if asks {
             self.at(now + ask_in, Happening::Asks(id));
         }
-        if !deaf {
-            self.at(now + exit_in, Happening::Death(id, End::Code(0)));
+        if !ignores_term {
+            self.at(now + exit_in, Happening::Exit(id, End::Code(0)));
         }
     }
 
-    /// The first process has ended in its stop: mostly nothing is left; else it finishes in its time, or is deaf.
-    pub(crate) fn outlived(&mut self, id: u64) {
+    /// The first process has exited in its stop: usually nothing is left of the tree; else the rest finishes in its time, or
+    /// ignores the stop.
+    pub(crate) fn on_exit_in_stop(&mut self, id: u64) {
         let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
         let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
-        let Some(body) = self.bodies.get_mut(&id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
-        let rng = &mut body.rng;
-        body.rest = rng.chance(rate(Fault::Outlived));
+        let rng = &mut process.rng;
+        process.rest = rng.chance(rate(Fault::TreeOutlives));
         let (asks, ask_in) = (rng.chance(rate(Fault::Extends)), rng.range(0, 1500));
-        let deaf = rng.chance(rate(Fault::Deaf));
-        let within = if body.rest {
+        let ignores_term = rng.chance(rate(Fault::IgnoresTerm));
+        let within = if process.rest {
             rng.range(0, 6000)
         } else {
             rng.range(0, 3)
         };
-        if body.rest && asks {
+        if process.rest && asks {
             self.at(now + ask_in, Happening::Asks(id));
         }
-        if !self.bodies[&id].rest || !deaf {
-            self.at(now + within, Happening::Swept(id));
+        if !self.processes[&id].rest || !ignores_term {
+            self.at(now + within, Happening::TreeGone(id));
         }
     }
 
-    pub(crate) fn killed(&mut self, id: u64) {
-        let Some(body) = self.bodies.get_mut(&id) else {
+    pub(crate) fn on_kill(&mut self, id: u64) {
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
-        let at = self.now.max(body.killable_at) + body.rng.range(0, 5);
-        self.at(at, Happening::Death(id, End::Signal(9)));
+        let at = self.now.max(process.killable_at) + process.rng.range(0, 5);
+        self.at(at, Happening::Exit(id, End::Signal(9)));
     }
 
-    pub(crate) fn spawned(&mut self, id: u64, pool: usize, generation: u32) {
+    pub(crate) fn on_spawn(&mut self, id: u64, pool: usize, generation: u32) {
         let (now, calm) = (self.now, self.calm());
         let rates = self.plan.rates;
         let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
         let mut rng = Rng::of(self.plan.seed, id);
-        let late = rng.chance(rate(Fault::BornLate));
-        let birth = now
+        let late = rng.chance(rate(Fault::StartsLate));
+        let start_at = now
             + if late {
                 rng.range(0, 4000)
             } else {
@@ -257,27 +258,27 @@ impl World<'_> {
         let fails = rng.chance(rate(Fault::SpawnFails));
         let unkillable = rng.chance(rate(Fault::Unkillable));
         let killable_at = if unkillable {
-            birth + rng.range(1000, 40_000)
+            start_at + rng.range(1000, 40_000)
         } else {
             0
         };
-        let body = Body {
+        let process = Process {
             pool,
             born: false,
             dead: false,
-            termed: false,
+            got_term: false,
             killed: false,
             rest: false,
             killable_at,
             rng,
         };
-        self.bodies.insert(id, body);
+        self.processes.insert(id, process);
         self.at(
-            birth,
+            start_at,
             if fails {
-                Happening::BirthFails(id)
+                Happening::SpawnFails(id)
             } else {
-                Happening::Birth(id)
+                Happening::Start(id)
             },
         );
         if generation > 1 {

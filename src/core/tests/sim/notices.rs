@@ -9,13 +9,13 @@ use rotad_core::{
 use std::collections::BTreeSet;
 
 impl Oracle {
-    pub(crate) fn record(&mut self, now: Time, record: &Notice) -> Verdict {
-        match record {
+    pub(crate) fn notice(&mut self, now: Time, notice: &Notice) -> Verdict {
+        match notice {
             Notice::Ready { worker, by_age, .. } => self.ready(now, worker.0, *by_age),
             Notice::Confirmed { worker, .. } => self.confirmed(now, worker.0),
             Notice::Watched { pool, .. } => {
                 let roll = self
-                    .books
+                    .model
                     .pools
                     .get(&pool.0)
                     .and_then(|pool| pool.roll.as_ref());
@@ -52,7 +52,7 @@ impl Oracle {
             }
             Notice::Retired { worker, why } => self.retired(now, worker.0, *why),
             Notice::Unkillable { worker } => {
-                let Some(worker) = self.books.workers.get_mut(&worker.0) else {
+                let Some(worker) = self.model.workers.get_mut(&worker.0) else {
                     return fail("lost", "unknown");
                 };
                 let since = worker.killed.or(worker.swept);
@@ -70,24 +70,24 @@ impl Oracle {
                 let served = |w: &crate::model::Worker| {
                     w.serves() && w.ready.is_some_and(|at| now >= at + 1000)
                 };
-                let well = self.books.of(pool.0).any(|(_, w)| served(w));
+                let well = self.model.of(pool.0).any(|(_, w)| served(w));
                 hold!(
                     well,
                     "crash loop",
                     "eased, and nobody has served for a second"
                 );
-                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
-                    pool.slots.iter_mut().for_each(|slot| slot.forgiven = true);
+                if let Some(pool) = self.model.pools.get_mut(&pool.0) {
+                    pool.slots.iter_mut().for_each(|slot| slot.reset = true);
                 }
                 Ok(())
             }
             Notice::CrashLoopOver { pool } => {
                 self.loop_may_end(now, pool.0)?;
-                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
+                if let Some(pool) = self.model.pools.get_mut(&pool.0) {
                     pool.crash_loop = None;
                     pool.owes_notice = false;
                     pool.early.clear();
-                    pool.slots.iter_mut().for_each(|slot| slot.forgiven = true);
+                    pool.slots.iter_mut().for_each(|slot| slot.reset = true);
                 }
                 Ok(())
             }
@@ -96,9 +96,9 @@ impl Oracle {
             | Notice::RollEnded { .. }
             | Notice::RollAfter { .. }
             | Notice::RollWaits { .. }
-            | Notice::RollSuperseded { .. } => self.roll_record(now, record),
+            | Notice::RollSuperseded { .. } => self.roll_notice(now, notice),
             Notice::PoolReady { pool, generation } => {
-                if let Some(pool) = self.books.pools.get_mut(&pool.0) {
+                if let Some(pool) = self.model.pools.get_mut(&pool.0) {
                     pool.has_served(generation.0);
                 }
                 Ok(())
@@ -108,7 +108,7 @@ impl Oracle {
             } => self.begins_with(pool.0, generation.0),
             Notice::Waiting { pool, .. } => {
                 hold!(
-                    !self.books.is_free(pool.0),
+                    !self.model.is_free(pool.0),
                     "held",
                     "pool {pool} waits for nobody"
                 );
@@ -119,25 +119,25 @@ impl Oracle {
             } => self.oneshot_done(now, pool.0, generation.0),
             Notice::WorkerReplaced {
                 pool, slot, worker, ..
-            } => self.renewed(pool.0, slot.0, worker.0),
+            } => self.replaced(pool.0, slot.0, worker.0),
             Notice::EssentialEnded { pool, exit } => self.essential_ended(pool.0, *exit),
             Notice::EssentialLost { pool, span } => {
-                let Some(pool) = self.books.pools.get_mut(&pool.0) else {
+                let Some(pool) = self.model.pools.get_mut(&pool.0) else {
                     return fail("essential", "unknown pool");
                 };
-                let since = pool.may_be_dark_since;
+                let since = pool.may_be_unready_since;
                 let due = since.is_some_and(|at| now.0 >= at + span.0);
                 hold!(
-                    due && !pool.dark_told,
+                    due && !pool.unready_reported,
                     "essential",
                     "since {since:?}, told {}",
-                    pool.dark_told
+                    pool.unready_reported
                 );
-                pool.dark_told = true;
+                pool.unready_reported = true;
                 Ok(())
             }
             Notice::Stopped { worker, exit, took } => {
-                let Some(known) = self.books.workers.get(&worker.0) else {
+                let Some(known) = self.model.workers.get(&worker.0) else {
                     return fail("stopped", "unknown");
                 };
                 let lingered = known.unreachable.is_some() && known.asked.is_none();
@@ -158,13 +158,13 @@ impl Oracle {
     }
 
     fn crash_loop(&mut self, now: Time, id: u32) -> Verdict {
-        let (died_born, died_late) = (self.books.died_born, self.books.died_late);
+        let (died_born, died_late) = (self.model.died_born, self.model.died_late);
         hold!(
-            !self.books.died_first,
+            !self.model.died_first,
             "crash loop",
             "by the first death of a slot that had been ready"
         );
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("crash loop", "unknown");
         };
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
@@ -184,24 +184,24 @@ impl Oracle {
         Ok(())
     }
 
-    /// A loop is over when one that has become ready in it has served for a second, or when nobody is missing. Workers
-    /// that fail late are not taken for well because one of them is young.
+    /// A crash loop is over when a worker that became ready in it has served for a second, or when no worker is missing. A
+    /// pool whose workers fail late is not healthy because one of them is young.
     fn loop_may_end(&self, now: Time, id: u32) -> Verdict {
-        let pool = &self.books.pools[&id];
-        // Where the probe's slot is given up, another one tries.
+        let pool = &self.model.pools[&id];
+        // If the tried slot is given up, another one is tried.
         let never = pool.policy.restart.policy != RestartPolicy::Always
             || !pool.policy.restart.never_on.is_empty();
-        let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.books.scales;
+        let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.model.scales;
         if !by_itself || pool.is_oneshot() {
             return Ok(());
         }
         let since = pool.crash_loop.unwrap_or_default();
         let served = |at: u64| at >= since && now.0 >= at + 1000;
         let well = self
-            .books
+            .model
             .of(id)
             .any(|(_, w)| w.serves() && w.ready.is_some_and(served));
-        let serves = |slot: u32| self.books.of(id).any(|(_, w)| w.slot == slot && w.serves());
+        let serves = |slot: u32| self.model.of(id).any(|(_, w)| w.slot == slot && w.serves());
         let full = (0..pool.policy.count).all(serves);
         hold!(
             well || full,
@@ -213,7 +213,7 @@ impl Oracle {
         }
         let span = pool.policy.restart.stable_after.0;
         let old = self
-            .books
+            .model
             .of(id)
             .any(|(_, w)| w.serves() && w.ready.is_some_and(|at| now.0 >= at + span));
         hold!(
@@ -224,15 +224,15 @@ impl Oracle {
         Ok(())
     }
 
-    fn renewed(&mut self, pool: u32, slot: u32, worker: u64) -> Verdict {
+    fn replaced(&mut self, pool: u32, slot: u32, worker: u64) -> Verdict {
         let serves = self
-            .books
+            .model
             .workers
             .get(&worker)
             .is_some_and(|w| w.serves() && w.slot == slot);
         hold!(serves, "renewals", "{worker} does not serve");
-        let wanted = self.books.wants_renewal(pool, slot);
-        let Some(pool) = self.books.pools.get_mut(&pool) else {
+        let wanted = self.model.wants_replacement(pool, slot);
+        let Some(pool) = self.model.pools.get_mut(&pool) else {
             return fail("renewals", "unknown pool");
         };
         hold!(wanted, "renewals", "of slot {slot}, which nobody asked for");
@@ -247,8 +247,8 @@ impl Oracle {
                 && w.asked.is_none()
                 && w.generation == generation
         };
-        let good = self.books.of(id).any(|(_, w)| by(w));
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let good = self.model.of(id).any(|(_, w)| by(w));
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("oneshot", "unknown pool");
         };
         hold!(
@@ -258,22 +258,22 @@ impl Oracle {
         );
         pool.oneshot_done = true;
         pool.oneshot_failed = false;
-        pool.forgive();
+        pool.reset_backoff();
         if pool.roll.is_none() {
             pool.has_served(generation);
         }
         Ok(())
     }
 
-    fn roll_record(&mut self, now: Time, record: &Notice) -> Verdict {
-        match record {
+    fn roll_notice(&mut self, now: Time, notice: &Notice) -> Verdict {
+        match notice {
             Notice::RollStarted {
                 pool, generation, ..
             } => {
-                let (pool_id, returns, after) = (pool.0, self.books.returns, self.books.last_id);
+                let (pool_id, returns, after) = (pool.0, self.model.returns, self.model.last_id);
                 // One that had waited takes the place of one that has failed: others wait for this one's outcome.
-                self.books.rolls_failed.remove(&pool_id);
-                let Some(pool) = self.books.pools.get_mut(&pool.0) else {
+                self.model.rolls_failed.remove(&pool_id);
+                let Some(pool) = self.model.pools.get_mut(&pool.0) else {
                     return fail("rolls", "unknown pool");
                 };
                 hold!(
@@ -296,7 +296,7 @@ impl Oracle {
                 pool.oneshot_done = false;
                 pool.oneshot_failed = false;
                 pool.rolled_in_loop = true;
-                pool.forgive();
+                pool.reset_backoff();
                 let (back, troubled, retired, soaked, begun) = (false, false, false, false, false);
                 let (failed, ended_well, soaked_by_end, has_to_end) =
                     (BTreeSet::new(), BTreeSet::new(), false, false);
@@ -321,10 +321,10 @@ impl Oracle {
                 Ok(())
             }
             Notice::RollingBack { pool, failure, .. } => {
-                let cancelled = self.books.cancelled || self.after_failed(pool.0, failure);
+                let cancelled = self.model.cancelled || self.after_failed(pool.0, failure);
                 let Some(Pool {
                     roll: Some(roll), ..
-                }) = self.books.pools.get_mut(&pool.0)
+                }) = self.model.pools.get_mut(&pool.0)
                 else {
                     return fail("rolls", "back from none");
                 };
@@ -339,7 +339,7 @@ impl Oracle {
             Notice::RollEnded { pool, outcome } => self.roll_ended(now, pool.0, outcome),
             Notice::RollAfter { pool, by } => {
                 let by: BTreeSet<u32> = by.iter().map(|pool| pool.0).collect();
-                let known = self.books.rolls_before(pool.0);
+                let known = self.model.rolls_before(pool.0);
                 hold!(
                     !by.is_empty() && by == known,
                     "roll order",
@@ -349,12 +349,12 @@ impl Oracle {
             }
             Notice::RollWaits { pool } => {
                 let roll = self
-                    .books
+                    .model
                     .pools
                     .get(&pool.0)
                     .and_then(|pool| pool.roll.as_ref());
-                let is_oneshot = self.books.pools.get(&pool.0).is_some_and(Pool::is_oneshot);
-                let busy = is_oneshot && self.books.of(pool.0).any(|(_, w)| w.stays());
+                let is_oneshot = self.model.pools.get(&pool.0).is_some_and(Pool::is_oneshot);
+                let busy = is_oneshot && self.model.of(pool.0).any(|(_, w)| w.stays());
                 let late = roll.is_some_and(|roll| roll.retired || roll.back);
                 hold!(late || busy, "waits", "though nobody was retired yet");
                 Ok(())
@@ -367,7 +367,7 @@ impl Oracle {
             } => {
                 self.caused(pool.0, *by)?;
                 let known = self
-                    .books
+                    .model
                     .pools
                     .get(&pool.0)
                     .and_then(|pool| pool.roll.as_ref());
@@ -377,10 +377,10 @@ impl Oracle {
                     "true causes",
                     "retired_any {retired_any}, retired {retired}"
                 );
-                if self.books.changes == Some(pool.0) {
+                if self.model.changes == Some(pool.0) {
                     return Ok(());
                 }
-                let pool = self.books.pools.get_mut(&pool.0);
+                let pool = self.model.pools.get_mut(&pool.0);
                 let roll = pool.and_then(|pool| pool.roll.as_mut());
                 hold!(
                     roll.is_some_and(|roll| !roll.retired),
@@ -413,12 +413,12 @@ impl Oracle {
         }
     }
 
-    /// A slot is given up for what its policy or its exit code says, and for nothing else.
+    /// A slot is given up only because of its policy or the exit code.
     fn given_up(&self, id: u64, cause: Cause, given_up: bool) -> Verdict {
-        let Some(worker) = self.books.workers.get(&id) else {
+        let Some(worker) = self.model.workers.get(&id) else {
             return fail("died", "unknown");
         };
-        let pool = &self.books.pools[&(worker.pool as u32)];
+        let pool = &self.model.pools[&(worker.pool as u32)];
         let is_code = |codes: &[i32]| matches!(cause, Cause::Exited(Exit::Code(code)) if codes.contains(&code));
         let may = pool.policy.restart.policy == RestartPolicy::Never
             || pool.policy.restart.policy == RestartPolicy::OnFailure
@@ -428,7 +428,7 @@ impl Oracle {
         hold!(!given_up || may, "given up", "{id} by {cause:?}");
         // In a roll, or beside another worker of its slot, it is not the slot's last.
         let alone = !self
-            .books
+            .model
             .of(worker.pool as u32)
             .any(|(other, w)| other != id && w.slot == worker.slot && !w.gone);
         let must = pool.running && pool.begun && !pool.is_oneshot() && pool.roll.is_none() && alone;
@@ -441,46 +441,46 @@ impl Oracle {
     }
 
     fn early_exits(&self, id: u64, cause: Cause, told: u32, again: bool) -> Verdict {
-        let Some(worker) = self.books.workers.get(&id) else {
+        let Some(worker) = self.model.workers.get(&id) else {
             return fail("died", "unknown");
         };
-        let pool = &self.books.pools[&(worker.pool as u32)];
+        let pool = &self.model.pools[&(worker.pool as u32)];
         let seat = &pool.slots[worker.slot as usize];
-        let vain = again && worker.ready.is_none() && is_end(&pool.policy, cause);
+        let early_exits = again && worker.ready.is_none() && is_end(&pool.policy, cause);
         hold!(
-            !vain || told > 0 && told <= seat.vain,
+            !early_exits || told > 0 && told <= seat.early_exits,
             "in vain",
             "{id}: told {told}, counted {}",
-            seat.vain
+            seat.early_exits
         );
         hold!(
-            !vain || !seat.exact || told == seat.vain,
+            !early_exits || !seat.exact || told == seat.early_exits,
             "in vain",
             "{id}: told {told}, counted {}",
-            seat.vain
+            seat.early_exits
         );
         Ok(())
     }
 
     fn essential_ended(&mut self, id: u32, exit: Option<Exit>) -> Verdict {
-        let lives = self.books.of(id).any(|(_, w)| !w.gone && !w.lost);
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let lives = self.model.of(id).any(|(_, w)| !w.gone && !w.lost);
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("essential", "unknown pool");
         };
         let due = pool.policy.essential == Some(Essential::Exit) && pool.running && !lives;
         hold!(
-            due && !pool.end_told,
+            due && !pool.end_reported,
             "essential",
             "pool {id} has not ended, or that was told: {exit:?}"
         );
-        pool.end_told = true;
+        pool.end_reported = true;
         Ok(())
     }
 
-    /// What its age had to speak for speaks for itself.
+    /// A worker that was ready by its age has been reported ready.
     fn confirmed(&mut self, now: Time, id: u64) -> Verdict {
-        let reports = self.books.reports;
-        let Some(worker) = self.books.workers.get_mut(&id) else {
+        let reports = self.model.reports;
+        let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("ready", "unknown");
         };
         hold!(
@@ -489,7 +489,7 @@ impl Oracle {
             "{id} confirmed"
         );
         worker.reported = Some(now.0);
-        let soak = self.books.pools[&(worker.pool as u32)].policy.soak(false).0;
+        let soak = self.model.pools[&(worker.pool as u32)].policy.soak(false).0;
         worker.soaked_at = worker.soaked_at.min(now.0 + soak);
         worker.watched_until = 0;
         Ok(())
@@ -497,13 +497,13 @@ impl Oracle {
 
     fn ready(&mut self, now: Time, id: u64, by_age: bool) -> Verdict {
         let slack = self.slack;
-        let reported = self.books.reports == Some(id);
+        let reported = self.model.reports == Some(id);
         hold!(
             by_age != reported,
             "ready",
             "{id}: by age {by_age}, reported {reported}"
         );
-        let Some(worker) = self.books.workers.get_mut(&id) else {
+        let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("ready", "unknown");
         };
         hold!(
@@ -514,12 +514,12 @@ impl Oracle {
         worker.ready = Some(now.0);
         worker.reported = reported.then_some(now.0);
         let pool_id = worker.pool as u32;
-        worker.soaked_at = now.0 + self.books.pools[&pool_id].policy.soak(by_age).0;
+        worker.soaked_at = now.0 + self.model.pools[&pool_id].policy.soak(by_age).0;
         worker.watched_until = if by_age { worker.soaked_at } else { 0 };
         let (born, extended, spawned, timeout) =
             (worker.born, worker.extended, worker.spawned, worker.timeout);
         hold!(
-            !self.books.pools[&(worker.pool as u32)].is_oneshot(),
+            !self.model.pools[&(worker.pool as u32)].is_oneshot(),
             "oneshot",
             "{id} became ready"
         );
@@ -543,12 +543,12 @@ impl Oracle {
             );
         }
         self.notice_up(pool_id);
-        let surely = self.books.is_surely_full(pool_id);
-        if let Some(pool) = self.books.pools.get_mut(&pool_id) {
+        let surely = self.model.is_surely_full(pool_id);
+        if let Some(pool) = self.model.pools.get_mut(&pool_id) {
             pool.surely_up |= surely;
-            pool.dark_since = None;
-            pool.may_be_dark_since = None;
-            pool.dark_told = false;
+            pool.unready_since = None;
+            pool.may_be_unready_since = None;
+            pool.unready_reported = false;
             pool.light |= now.0 - spawned <= 50;
         }
         Ok(())
@@ -562,21 +562,21 @@ impl Oracle {
         (failure, before_ready, given_up): (bool, bool, bool),
         retry: Option<u64>,
     ) -> Verdict {
-        let sick = self.books.sick;
-        let known = self.books.workers.get(&id).map(|w| (w.pool as u32, w.slot));
+        let sick = self.model.sick;
+        let known = self.model.workers.get(&id).map(|w| (w.pool as u32, w.slot));
         let spare = known.is_some_and(|(pool, slot)| {
-            self.books
+            self.model
                 .of(pool)
                 .any(|(other, w)| other != id && w.slot == slot && w.stays() && other < id)
         });
-        let Some(worker) = self.books.workers.get_mut(&id) else {
+        let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("died", "unknown");
         };
         hold!(worker.asked.is_none(), "died", "{id} had been asked to");
         let (slot, spawned, ready, generation) =
             (worker.slot, worker.spawned, worker.ready, worker.generation);
-        self.books.died_born = spawned;
-        (self.books.died_late, self.books.died_first) = (false, false);
+        self.model.died_born = spawned;
+        (self.model.died_late, self.model.died_first) = (false, false);
         let by_age = ready.is_some() && worker.reported.is_none();
         hold!(
             before_ready == ready.is_none(),
@@ -584,7 +584,7 @@ impl Oracle {
             "before_ready of {id}"
         );
         let pool_id = worker.pool as u32;
-        let Some(pool) = self.books.pools.get_mut(&pool_id) else {
+        let Some(pool) = self.model.pools.get_mut(&pool_id) else {
             return fail("died", "no pool");
         };
         match cause {
@@ -627,7 +627,7 @@ impl Oracle {
         );
         pool.slots[slot as usize].ended |= is_end;
         self.notice_up(pool_id);
-        let Some(pool) = self.books.pools.get_mut(&pool_id) else {
+        let Some(pool) = self.model.pools.get_mut(&pool_id) else {
             return fail("died", "no pool");
         };
         hold!(failure != is_end, "died", "failure of {id}");
@@ -667,14 +667,14 @@ impl Oracle {
             "slot {slot} waits {retry}, at least {least}"
         );
         pool.slots[slot as usize].retry_at = Some(now.0 + retry);
-        pool.slots[slot as usize].forgiven = false;
+        pool.slots[slot as usize].reset = false;
         if !counts || pool.crash_loop.is_some() {
             return Ok(());
         }
         let seat = &mut pool.slots[slot as usize];
         let first = seat.first_death.take();
-        self.books.died_late = late;
-        self.books.died_first = late && seat.exact && seat.deaths <= 1;
+        self.model.died_late = late;
+        self.model.died_first = late && seat.exact && seat.deaths <= 1;
         // Whether it is the first one of its row is sure only where the row is.
         if late && (seat.deaths <= 1 || !seat.exact) {
             seat.first_death = Some(now.0).filter(|_| seat.exact);
@@ -693,8 +693,8 @@ impl Oracle {
     }
 
     fn retired(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
-        let books = &self.books;
-        let Some(worker) = books.workers.get(&id) else {
+        let model = &self.model;
+        let Some(worker) = model.workers.get(&id) else {
             return fail("unasked", "unknown");
         };
         let lingers = worker.unreachable.is_some() && worker.asked.is_none();
@@ -706,7 +706,7 @@ impl Oracle {
             "{id} is already leaving"
         );
         let pool_id = worker.pool as u32;
-        let pool = &books.pools[&pool_id];
+        let pool = &model.pools[&pool_id];
         let reload = pool.policy.reload;
         match why {
             StopReason::Stop => {
@@ -714,7 +714,7 @@ impl Oracle {
                 self.in_order(now, id)?;
             }
             StopReason::Unhealthy => hold!(
-                books.sick == Some(id) && worker.sick,
+                model.sick == Some(id) && worker.sick,
                 "unasked",
                 "{id} is well"
             ),
@@ -724,7 +724,7 @@ impl Oracle {
                 let unwanted = !pool.running || worker.slot >= pool.policy.count || ends;
                 let at_once =
                     worker.unreachable == Some(false) || reload.surge == 0 || pool.changed;
-                let heir = books
+                let heir = model
                     .of(pool_id)
                     .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
                 hold!(
@@ -741,11 +741,11 @@ impl Oracle {
                     "{id}: {why:?}"
                 );
                 hold!(
-                    pool.roll.is_none() && books.wants_renewal(pool_id, worker.slot),
+                    pool.roll.is_none() && model.wants_replacement(pool_id, worker.slot),
                     "renewals",
                     "{id} is recycled"
                 );
-                let draining = books
+                let draining = model
                     .of(pool_id)
                     .filter(|(_, w)| w.parts() && w.lives())
                     .count() as u32;
@@ -754,7 +754,7 @@ impl Oracle {
                     "draining",
                     "{draining} drain already"
                 );
-                books.enough_others(id, now.0)?;
+                model.enough_others(id, now.0)?;
             }
             StopReason::ScaledDown => hold!(
                 worker.slot >= pool.policy.count,
@@ -762,14 +762,14 @@ impl Oracle {
                 "{id} is wanted"
             ),
             StopReason::Abandoned => {
-                let spare = books
+                let spare = model
                     .of(pool_id)
                     .any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
                 let Some(roll) = &pool.roll else {
                     hold!(spare, "unasked", "{id} abandoned without a roll");
                     return self.asked(now, id, why);
                 };
-                let alone = !books
+                let alone = !model
                     .of(pool_id)
                     .any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
                 hold!(
@@ -779,7 +779,7 @@ impl Oracle {
                 );
             }
             StopReason::Replaced | StopReason::MakesRoom => {
-                let heir = books
+                let heir = model
                     .of(pool_id)
                     .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
                 hold!(
@@ -806,7 +806,7 @@ impl Oracle {
                     "no way back",
                     "{id} is made from the files that the roll goes back to"
                 );
-                let draining = books
+                let draining = model
                     .of(pool_id)
                     .filter(|(_, w)| w.parts() && w.lives())
                     .count() as u32;
@@ -815,18 +815,18 @@ impl Oracle {
                     "draining",
                     "{draining} drain already"
                 );
-                books.enough_others(id, now.0)?;
+                model.enough_others(id, now.0)?;
             }
         }
         self.asked(now, id, why)
     }
 
-    /// Its stop begins, with the steps that hold now.
+    /// A stop begins, with the current stop steps.
     fn asked(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
-        let Some(worker) = self.books.workers.get_mut(&id) else {
+        let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("unasked", "unknown");
         };
-        let Some(pool) = self.books.pools.get_mut(&(worker.pool as u32)) else {
+        let Some(pool) = self.model.pools.get_mut(&(worker.pool as u32)) else {
             return fail("unasked", "no pool");
         };
         worker.asked = Some(now.0);
@@ -842,28 +842,28 @@ impl Oracle {
         Ok(())
     }
 
-    /// Of everything that stops, a pool is next only when those that need it have stopped.
+    /// When everything stops, a pool is stopped only after the pools that need it.
     fn in_order(&self, now: Time, id: u64) -> Verdict {
-        let books = &self.books;
-        let worker = &books.workers[&id];
+        let model = &self.model;
+        let worker = &model.workers[&id];
         let pool_id = worker.pool as u32;
-        let cut = books.kill_from.is_some_and(|at| now.0 >= at);
-        let spare = books
+        let cut = model.kill_from.is_some_and(|at| now.0 >= at);
+        let spare = model
             .of(pool_id)
             .any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
-        if books.stop_at.is_none()
+        if model.stop_at.is_none()
             || cut
-            || books.pools[&pool_id].dropped
+            || model.pools[&pool_id].dropped
             || spare
             || !worker.serves()
         {
             return Ok(());
         }
-        for (other, pool) in &books.pools {
+        for (other, pool) in &model.pools {
             let needs =
                 *other != pool_id && pool.policy.after.iter().any(|after| after.0 == pool_id);
             hold!(
-                !needs || !books.is_there(*other),
+                !needs || !model.is_there(*other),
                 "stop order",
                 "{id} of pool {pool_id} before pool {other}"
             );
@@ -873,14 +873,14 @@ impl Oracle {
 
     fn roll_ended(&mut self, now: Time, id: u32, outcome: &Outcome) -> Verdict {
         let watched: Vec<(u64, u32, u64)> = self
-            .books
+            .model
             .of(id)
             .filter(|(_, w)| w.serves())
             .map(|(id, w)| (id, w.slot, w.watched_until))
             .collect();
-        let cancelled = self.books.cancelled;
+        let cancelled = self.model.cancelled;
         let staying: Vec<(u32, u32, bool)> = self
-            .books
+            .model
             .of(id)
             .filter(|(_, w)| w.stays())
             .map(|(_, w)| (w.slot, w.generation, w.serves()))
@@ -890,9 +890,9 @@ impl Oracle {
             _ => false,
         };
         if let Outcome::Aborted { .. } | Outcome::RolledBack { .. } = outcome {
-            self.books.rolls_failed.insert(id);
+            self.model.rolls_failed.insert(id);
         }
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("rolls", "unknown");
         };
         let Some(roll) = pool.roll.take() else {
@@ -985,7 +985,7 @@ impl Oracle {
                 pool.mixed |= staying
                     .iter()
                     .any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
-                self.stands(id, &roll, failure, standing)?;
+                self.outcome_is_right(id, &roll, failure, standing)?;
             }
             Outcome::RolledBack {
                 failure, standing, ..
@@ -996,7 +996,7 @@ impl Oracle {
                     .find(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
                 hold!(new.is_none(), "rolled back", "though {new:?} serves");
                 pool.mixed = false;
-                self.stands(id, &roll, failure, standing)?;
+                self.outcome_is_right(id, &roll, failure, standing)?;
             }
             Outcome::Superseded { by } => {
                 pool.mixed |= staying
@@ -1016,16 +1016,16 @@ impl Oracle {
                 return fail("rolls", format!("a roll ends with {outcome:?}"));
             }
         }
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("rolls", "unknown");
         };
-        pool.forgive();
+        pool.reset_backoff();
         Ok(())
     }
 
-    /// It was not begun, since a pool that it comes after was not rolled.
+    /// A roll was not begun, because a pool that it comes after was not rolled.
     fn after_failed(&self, id: u32, failure: &Failure) -> bool {
-        let is_new = self.books.pools[&id]
+        let is_new = self.model.pools[&id]
             .roll
             .as_ref()
             .is_some_and(|roll| !roll.begun);
@@ -1033,20 +1033,26 @@ impl Oracle {
             return false;
         };
         is_new
-            && self.books.rolls_failed.contains(&other.0)
-            && self.books.before(id).contains(&other.0)
+            && self.model.rolls_failed.contains(&other.0)
+            && self.model.before(id).contains(&other.0)
     }
 
-    /// The numbers of an outcome are what an onlooker counts.
-    fn stands(&mut self, id: u32, roll: &Roll, failure: &Failure, standing: &Standing) -> Verdict {
-        if self.books.pools[&id].is_oneshot() {
-            if let Some(pool) = self.books.pools.get_mut(&id) {
+    /// The numbers of an outcome are those of the model.
+    fn outcome_is_right(
+        &mut self,
+        id: u32,
+        roll: &Roll,
+        failure: &Failure,
+        standing: &Standing,
+    ) -> Verdict {
+        if self.model.pools[&id].is_oneshot() {
+            if let Some(pool) = self.model.pools.get_mut(&id) {
                 pool.standing = standing.clone();
             }
             return Ok(());
         }
-        let known = self.books.stand(id, roll.generation, failure, roll.after);
-        let Some(pool) = self.books.pools.get_mut(&id) else {
+        let known = self.model.stand(id, roll.generation, failure, roll.after);
+        let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("rolls", "unknown");
         };
         let never = pool.policy.restart.policy != RestartPolicy::Always;
