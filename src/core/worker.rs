@@ -206,11 +206,5 @@ pub(crate) fn jitter(id: WorkerId, span: Span) -> Span {
     let hash =
         id.0.wrapping_add(0x9e37_79b9_7f4a_7c15)
             .wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let tenth = span.0 / 10;
-    let spread = if tenth == 0 {
-        0
-    } else {
-        (hash >> 33) % (2 * tenth + 1)
-    };
-    Span(span.0 - tenth + spread)
+    span.spread(hash >> 33)
 }

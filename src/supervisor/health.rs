@@ -102,9 +102,7 @@ pub(super) fn spread(worker: WorkerId, time: u64, span: rotad_core::Span) -> rot
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^= hash >> 31;
-    let ms = span.as_millis();
-    let tenth = ms / 10;
-    rotad_core::Span::from_millis(ms - tenth + hash % (2 * tenth + 1))
+    span.spread(hash)
 }
 
 #[cfg(test)]
