@@ -11,19 +11,26 @@ use std::time::Duration;
 /// Maximum events returned per wait.
 const BATCH: usize = 64;
 
+/// What an entry of the poller belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
+    /// The pipe of signal handlers.
     Signals,
     /// Another thread has results for the main loop.
     Waker,
     /// A shim reports its exec status.
     ExecStatus(WorkerId),
+    /// The notify socket of a worker.
     Notify(WorkerId),
+    /// A listening socket, by its number.
     Listener(u64),
     /// Something happened to a unix listener's file.
     SocketFile(u64),
+    /// A socket that control clients connect to.
     Control,
+    /// A control client, by its number.
     Client(u64),
+    /// The pidfd of a worker.
     Exit(WorkerId),
     /// A file of the runtime directory may have been removed.
     RuntimeDir,
@@ -68,7 +75,9 @@ impl Source {
 /// What an entry is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
+    /// Readable.
     Read,
+    /// Readable or writable.
     ReadWrite,
     /// Only whether a listener was shut down: new connections do not wake us.
     Hangup,
@@ -86,6 +95,7 @@ impl Interest {
     }
 }
 
+/// The main loop's epoll instance.
 #[derive(Debug)]
 pub struct Poller {
     epoll: Epoll,

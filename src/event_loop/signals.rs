@@ -24,20 +24,24 @@ pub enum Meaning {
     Stop,
     /// INT: a polite stop, and at once when sent again.
     Interrupt,
+    /// A configured action.
     Act(SignalAction),
     /// One that would end a program that has no handler for it, and that asks a master for nothing.
     Stray,
+    /// It has no meaning.
     Nothing,
 }
 
 /// One signal that came, or several that the kernel made one of.
 #[derive(Clone, Debug)]
 pub struct ReceivedSignal {
+    /// What the signal means to the master.
     pub meaning: Meaning,
     /// "USR1", with who sent it if the kernel said so.
     pub text: String,
 }
 
+/// The master's signal handlers, and the signals that have arrived.
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, WithOrigin>,
     map: SignalMap,

@@ -24,8 +24,11 @@ const LOADING: Duration = Duration::from_millis(200);
 /// A worker to measure: its first process, and how long ago it was requested.
 #[derive(Clone, Copy, Debug)]
 pub struct Starter {
+    /// The number of the worker.
     pub worker: WorkerId,
+    /// Its pid.
     pub pid: i32,
+    /// Its age.
     pub age: Duration,
 }
 

@@ -17,19 +17,31 @@ pub enum SpawnStage {
     Queue,
     /// Resolving the program and its directory.
     Resolve,
+    /// Preparing the child.
     Prepare,
+    /// Creating the process (clone(2)).
     Fork,
+    /// Creating its session (setsid(2)).
     Session,
+    /// Setting resource limits.
     Limits,
+    /// Setting the nice value.
     Nice,
+    /// Setting the user's groups.
     Groups,
+    /// Setting the user's group.
     Gid,
+    /// Setting the user.
     Uid,
     /// Checking that the old user's rights are gone.
     Verify,
+    /// Entering the working directory.
     Directory,
+    /// Moving descriptors to their numbers.
     Descriptors,
+    /// Executing the program (execve(2)).
     Exec,
+    /// Joining the cgroup.
     Cgroup,
 }
 
@@ -104,16 +116,25 @@ impl SpawnStage {
 /// The cause, as far as causes that share an errno can be told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpawnFault {
+    /// There is no such program.
     NoSuchProgram,
+    /// The program has no execute permission.
     NotExecutable,
+    /// The working directory does not exist.
     NoSuchDirectory,
+    /// The working directory is not a directory.
     NotADirectory,
+    /// A path may not be used by this user.
     PermissionDenied,
     /// The program exists; the interpreter that its first line names, or its dynamic loader, does not.
     BadInterpreter(String),
+    /// The program's file is open for writing.
     TextFileBusy,
+    /// The file is not a program that the kernel can execute.
     NotAProgram,
+    /// The kernel refuses another process (a limit, or memory).
     ForkRefused,
+    /// No descriptor is left.
     TooManyFiles,
     /// The spawn did not finish in time.
     Hung,
@@ -124,10 +145,13 @@ pub enum SpawnFault {
 /// Why a spawn failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnError {
+    /// The stage that failed.
     pub stage: SpawnStage,
+    /// The errno of the failed system call.
     pub errno: i32,
     /// What the stage acted on: a path, the name of a limit or of a user; may be empty.
     pub subject: String,
+    /// The cause.
     pub fault: SpawnFault,
 }
 

@@ -40,6 +40,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 /// The engine's number for it.
 pub struct SpawnRequest {
+    /// The number of the worker.
     pub worker: WorkerId,
     /// The generation's program and directory; shared by all spawns of the generation.
     pub pinned: Arc<PinnedPaths>,
@@ -79,20 +80,29 @@ pub struct SpawnRequest {
 pub enum SpawnResult {
     /// The program runs.
     Started {
+        /// The number of the worker.
         worker: WorkerId,
+        /// Its process.
         child: SpawnedChild,
     },
     /// The process exists and is about to run its program as another user: [`exec_status`] tells whether it does.
     ExecPending {
+        /// The number of the worker.
         worker: WorkerId,
+        /// Its process.
         child: SpawnedChild,
+        /// The descriptor that [`exec_status`] reads.
         exec_status: OwnedFd,
     },
     /// There is no process.
     Failed {
+        /// The number of the worker.
         worker: WorkerId,
+        /// Why there is no process.
         error: SpawnError,
+        /// The paths of its generation, if they were resolved just now.
         pinned: Option<Resolved>,
+        /// The earlier paths of the generation are gone: `pinned` has the new ones.
         repinned: bool,
     },
 }
@@ -100,6 +110,7 @@ pub enum SpawnResult {
 /// A child that the caller must reap.
 #[derive(Debug)]
 pub struct SpawnedChild {
+    /// The process.
     pub process: Process,
     /// Start time in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)); 0 if that cannot be read.
     pub start_time: u64,

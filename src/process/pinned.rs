@@ -43,7 +43,9 @@ struct Hang {
 /// Real paths, without symlinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
+    /// The real path of the program.
     pub program: PathBuf,
+    /// The real path of the working directory.
     pub directory: PathBuf,
 }
 

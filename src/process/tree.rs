@@ -37,6 +37,7 @@ const UNATTRIBUTED_GRACE: Span = Span::from_millis(500);
 pub struct ProcessTree {
     /// The worker's pid, which is its session and its group as well.
     pub leader: i32,
+    /// The worker's cgroup, if it has one.
     pub cgroup: Option<Cgroup>,
 }
 
@@ -121,13 +122,16 @@ impl Clone for ScanRequest {
 /// A signal for a whole tree, with a number of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeSignal {
+    /// The number of the worker.
     pub number: u64,
+    /// The signal.
     pub signal: i32,
 }
 
 /// A process of a worker's tree, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
+    /// Pid and start time of the process.
     pub identity: Identity,
     /// As the kernel has it: at most 15 bytes, any bytes.
     pub name: String,
@@ -153,16 +157,21 @@ pub struct Found {
     pub ended: Vec<Identity>,
 }
 
+/// What a kill of a tree has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KillProgress {
+    /// How many processes got SIGKILL.
     pub killed: usize,
     /// Scan again soon. 0: the tree is gone.
     pub left: usize,
 }
 
+/// A process that belongs to no known worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnownedProcess {
+    /// Its pid and start time.
     pub identity: Identity,
+    /// Its name.
     pub name: String,
     /// Its environment cannot be read: its memory is locked.
     pub silent: bool,
@@ -171,6 +180,7 @@ pub struct UnownedProcess {
 /// The ROTAD_WORKER in the environment with which a process was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tag {
+    /// Its value.
     Is(String),
     /// Not set, not ours to read, or gone with the memory of a process that is exiting.
     None,

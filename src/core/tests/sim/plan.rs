@@ -106,7 +106,7 @@ impl Plan {
         }
     }
 
-    /// With more kinds of pools, wishes and faults, drawn apart from the rest.
+    /// With more kinds of pools, requests and faults, drawn apart from the rest.
     pub(crate) fn with_more(mut self) -> Self {
         let mut rng = Rng::of(self.seed, 3 << 56);
         if rng.chance(20) {

@@ -314,4 +314,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start waiters roll failure wishes stop restart scale late change remove order oneshot renew unhealthy unreachable back essential inplace alive starting);
+stories!(start waiters roll failure requests stop restart scale late change remove order oneshot renew unhealthy unreachable back essential inplace alive starting);
