@@ -3,14 +3,11 @@
 //! `run` and `--no-wait` nothing waits.
 
 use super::Supervisor;
-use super::tickets::superseded;
+use super::tickets::{MAX_REPORT_BYTES, superseded};
 use crate::daemon::{Report, StartContext};
 use crate::observe::clip::join_within;
 use rotad_core::{Outcome, PoolId, Request, Span, Up};
 use std::collections::BTreeMap;
-
-/// Maximum size of the report of a failed start, in bytes: many pools, each with the last lines of a worker.
-const MAX_REPORT_BYTES: usize = 512 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StartState {

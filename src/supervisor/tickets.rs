@@ -11,8 +11,8 @@ use rotad_core::{
 };
 use std::collections::BTreeMap;
 
-/// Maximum size of one reply, in bytes: many pools, each with the last lines of a worker.
-const MAX_REPORT_BYTES: usize = 512 << 10;
+/// Maximum size of one reply, or of the report of a failed start, in bytes: many pools, each with the last lines of a worker.
+pub(super) const MAX_REPORT_BYTES: usize = 512 << 10;
 
 /// One request of a client, or one signal, about one or more pools.
 #[derive(Debug)]
