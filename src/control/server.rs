@@ -220,7 +220,7 @@ impl Server {
             && stream.set_nonblocking(true).is_ok()
         {
             let message =
-                "the master has no descriptor left (its limit of open files, `nofile`): its workers go on serving; \
+                "the master has no descriptor left (its limit of open files, `nofile`): its workers serve on; \
                            try again, or raise the limit"
                     .to_owned();
             if let Ok(mut line) = serde_json::to_vec(&Response::Done { code: 1, message }) {

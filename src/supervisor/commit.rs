@@ -2,12 +2,12 @@
 //! rolled or adjusted, and the master's own keys follow.
 
 use super::Supervisor;
-use super::apply::{PendingConfig, ReloadRequest};
 use super::control::is_meant;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::on_change::PassedOver;
 use super::pool_registry::PoolSpec;
+use super::reload::{PendingConfig, ReloadRequest};
 use super::tickets::WaitId;
 use crate::control::protocol::{ReloadScope, Wait};
 use crate::log::Rotation;
@@ -20,21 +20,21 @@ use std::sync::Arc;
 
 impl Supervisor {
     /// From here on nothing fails; whether a new generation comes up is for its rolling restart to find out.
-    /// `replaced`: pools whose names are oneshots now. `ran`: oneshots that have run for it. `passed_over`: pools that
-    /// are not rolled for it.
+    /// `passed_over`: pools that are not rolled for it.
     pub(super) fn commit(
         &mut self,
         request: ReloadRequest,
-        pending: &PendingConfig,
-        replaced: Vec<PoolId>,
-        ran: &BTreeSet<PoolId>,
+        mut pending: PendingConfig,
         passed_over: &PassedOver,
     ) {
+        let replaced = std::mem::take(&mut pending.replaced);
+        let ran: BTreeSet<PoolId> = std::mem::take(&mut pending.oneshots).into_keys().collect();
+        let pending = &pending;
         self.refresh_plan();
         let diff = plan::diff(&self.plan, &pending.plan);
         let lines = diff.lines();
         for line in &lines {
-            self.report_reload_progress(&request, line);
+            self.report_progress(request.client, line);
         }
         let mut gone: Vec<PoolId> = removed(&diff)
             .filter_map(|name| self.pools.find(name))
@@ -101,7 +101,6 @@ impl Supervisor {
         self.close_wait(wait);
         self.close_unused();
         self.watch_files();
-        self.start_next_reload();
     }
 
     /// Sets the pool's next spec. Returns its id.
@@ -299,8 +298,8 @@ impl Supervisor {
         };
         lines.extend(
             self.oneshots_to_run(request, new)
-                .names()
-                .map(|name| format!("{name}: would be run")),
+                .iter()
+                .map(|oneshot| format!("{}: would be run", oneshot.name)),
         );
         let pools = new
             .pools

@@ -1,9 +1,9 @@
 //! Requests over the control socket: accepts clients, reads their requests, checks that they mean this master's
-//! configuration, and dispatches them (`requests.rs`, `apply.rs`, `rollback.rs`, `event_log.rs`, `log_clients.rs`).
+//! configuration, and dispatches them (`requests.rs`, `reload.rs`, `rollback.rs`, `event_log.rs`, `log_clients.rs`).
 
 use super::Supervisor;
-use super::apply::ReloadRequest;
 use super::event_log::EventBuilder;
+use super::reload::ReloadRequest;
 use crate::control::protocol::{Method, Request, Response, Selector};
 use crate::control::server::ReadOutcome;
 use crate::event_loop::poller::{Interest, Source};
@@ -216,7 +216,7 @@ impl Supervisor {
                 wait,
             } => {
                 let who = self.client_name(client);
-                self.apply(ReloadRequest {
+                self.reload(ReloadRequest {
                     client: Some(client),
                     who,
                     extent,

@@ -67,8 +67,8 @@ impl Supervisor {
         if worker_gone {
             self.on_worker_gone();
         }
-        if self.reloads.resume_pending {
-            self.continue_oneshots();
+        if self.reloads.has_events() {
+            self.run_reloads();
         }
     }
 

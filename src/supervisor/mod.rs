@@ -9,7 +9,6 @@
 //! through channels and wake the loop. There is no periodic tick: when all workers are ready, the master sleeps until
 //! an event arrives.
 
-mod apply;
 mod background;
 mod blocking;
 mod boot_limit;
@@ -36,6 +35,7 @@ mod ports;
 mod probes;
 mod process_table;
 mod recycling;
+mod reload;
 mod replies;
 mod requests;
 mod revert;
@@ -67,7 +67,7 @@ use crate::probe::accept::AcceptProbe;
 use crate::process::Spawner;
 use crate::runtime_dir::RuntimeDirRepair;
 use crate::runtime_dir::stale_workers::WorkerJournal;
-use apply::{ReloadQueue, ReloadRequest};
+
 use cgroups::WorkerCgroups;
 use event_log::EventBuilder;
 use exit_report::ExitReports;
@@ -79,6 +79,7 @@ use on_change::{Continuation, OnChange};
 use orphans::Orphans;
 use pool_registry::PoolRegistry;
 use process_table::ProcessTable;
+use reload::{ReloadRequest, ReloadState};
 use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Time, WorkerId};
 use runtime_files::RuntimeFiles;
 use service_manager::ServiceManager;
@@ -115,7 +116,7 @@ struct Supervisor {
     /// The hanging log has been reported.
     log_hangs: bool,
     blocking: blocking::BlockingPool,
-    reloads: ReloadQueue,
+    reloads: ReloadState,
     on_change: OnChange,
     /// Pools whose last rolling restart has failed and has reverted a change of the configuration.
     reverted: BTreeSet<PoolId>,
@@ -364,7 +365,7 @@ impl Supervisor {
 
     fn apply_by_signal(&mut self, text: &str, extent: ReloadScope) {
         let (who, which) = (text.to_owned(), Selector::default());
-        self.apply(ReloadRequest {
+        self.reload(ReloadRequest {
             client: None,
             who,
             extent,

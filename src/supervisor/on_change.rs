@@ -5,7 +5,6 @@
 //! waits for it. The engine hears only of the pools to roll.
 
 use super::Supervisor;
-use super::apply::{PendingConfig, ReloadRequest, ReloadStage};
 use super::commit::change_of;
 use super::control::is_meant;
 use super::event_log::EventBuilder;
@@ -147,11 +146,10 @@ impl Supervisor {
 
     /// The same for a reload. Pools that it names, and those whose configuration it changes, are rolled without a
     /// comparison.
-    pub(super) fn comparisons_for_reload(
-        &self,
-        request: &ReloadRequest,
-        pending: &PendingConfig,
-    ) -> Vec<(PoolId, Arc<PinnedPaths>)> {
+    pub(super) fn comparisons_for_reload(&self) -> Vec<(PoolId, Arc<PinnedPaths>)> {
+        let Some((request, pending)) = self.reload_under_way() else {
+            return Vec::new();
+        };
         if request.extent != ReloadScope::Everything {
             return Vec::new();
         }
@@ -300,13 +298,7 @@ impl Supervisor {
                 wait,
                 pools,
             } => self.roll_except(client, wait, &pools, &passed_over),
-            Continuation::Commit => match self.reloads.take() {
-                Some((request, ReloadStage::Comparing(pending, oneshots))) => {
-                    self.commit_after_oneshots(request, &pending, oneshots, &passed_over)
-                }
-                Some((request, stage)) => self.reloads.put(request, stage),
-                None => {}
-            },
+            Continuation::Commit => self.reload_compared(passed_over),
         }
     }
 

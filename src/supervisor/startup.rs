@@ -1,7 +1,6 @@
 //! Startup: from a plan to a running supervisor. The order matters: the lock, the open-file limit and the log, signal
 //! handlers, the workers of a killed master, sockets, the control socket, the journal, and only then the pid file.
 
-use super::apply::ReloadQueue;
 use super::blocking::{BlockingPool, Reader};
 use super::cgroups::WorkerCgroups;
 use super::event_log::EventLog;
@@ -16,6 +15,7 @@ use super::on_change::OnChange;
 use super::orphans::Orphans;
 use super::pool_registry::{PoolRegistry, PoolSpec};
 use super::process_table::ProcessTable;
+use super::reload::ReloadState;
 use super::runtime_files::{self, RuntimeFiles};
 use super::service_manager::ServiceManager;
 use super::spawn_spec::SpawnSpecs;
@@ -578,7 +578,7 @@ impl Parts {
             clock: LoopClock::new(acquired.clock.clone()),
             last_engine_call: Time(0),
             blocking: BlockingPool::new(waker.clone(), reader),
-            reloads: ReloadQueue::default(),
+            reloads: ReloadState::default(),
             on_change: OnChange::default(),
             reverted: BTreeSet::new(),
             exit_code: None,
