@@ -123,7 +123,7 @@ impl Supervisor {
     /// The worker is ready: nothing has to look for that any more, and what it may have done to its sockets is undone.
     fn on_serving(&mut self, worker: WorkerId) {
         self.start_health(worker);
-        self.stop_accept_probe(worker);
+        self.readiness.stop_probe(worker);
         let Some(process) = self.processes.get(worker) else {
             return;
         };

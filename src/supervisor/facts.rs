@@ -12,11 +12,10 @@ use crate::notify_socket::Message;
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::plan::Ready;
-use crate::probe::accept::AcceptReport;
 use crate::process::procfs;
 use crate::process::tree::ProcessTree;
 use crate::process::{self, Resolved, SpawnResult, SpawnedChild};
-use rotad_core::{Exit, Input, PoolId, Request, Span, Time, WorkerId, WorkerState};
+use rotad_core::{Exit, Input, PoolId, Request, Span, WorkerId, WorkerState};
 use std::os::fd::AsFd;
 
 /// Maximum notify messages read from one worker before others have their turn.
@@ -199,19 +198,10 @@ impl Supervisor {
                 .iter()
                 .map(|listener| listener.target())
                 .collect();
-            self.accept_probe.watch(worker, pid, targets);
-            self.accept_probed.insert(worker);
+            self.readiness.watch(worker, pid, targets);
         }
         self.input(Input::Started(worker));
         self.begin_health(worker);
-    }
-
-    /// Stops the accept probe for a worker. Skips workers that it does not watch, because each message would wake its
-    /// thread.
-    pub(super) fn stop_accept_probe(&mut self, worker: WorkerId) {
-        if self.accept_probed.remove(&worker) {
-            self.accept_probe.forget(worker);
-        }
     }
 
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
@@ -249,7 +239,7 @@ impl Supervisor {
             .add(worker, process.exit_report(exit, false));
         self.dispose(process);
         self.release_port(worker);
-        self.stop_accept_probe(worker);
+        self.readiness.forget(worker);
         self.inputs.push_back(Input::SpawnFailed(worker));
         self.drain_inputs();
     }
@@ -265,7 +255,7 @@ impl Supervisor {
         // With listeners, READY=1 is neither needed nor sufficient: servers send it before they accept.
         let counts = match plan.ready {
             Ready::Notify => true,
-            Ready::Auto => plan.recipe.listen.is_empty() || self.unobservable.contains(&worker),
+            Ready::Auto => plan.recipe.listen.is_empty() || self.readiness.is_unobservable(worker),
             Ready::Accepting | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
         };
         let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
@@ -304,71 +294,6 @@ impl Supervisor {
         }
         for message in watchdog {
             self.on_watchdog_message(worker, &message);
-        }
-    }
-
-    pub(super) fn on_accept_reports(&mut self) {
-        self.accept_probe.resume();
-        while let Ok(report) = self.accept_probe.reports().try_recv() {
-            match report {
-                AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
-                AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
-            }
-        }
-    }
-
-    /// Abandons a scan that hangs, so that the other workers are still probed.
-    pub(super) fn check_accept_probe(&mut self, now: Time) {
-        let Some(worker) = self.accept_probe.check(now) else {
-            return;
-        };
-        let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
-                    disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
-        self.emit(
-            EventBuilder::new(EventKind::ProbeFailed, text)
-                .worker(worker)
-                .cause("hangs")
-                .warn(),
-        );
-    }
-
-    /// We may not read the worker's /proc files. Falls back to READY=1, or to one second of age.
-    fn on_unobservable(&mut self, worker: WorkerId, reason: &str) {
-        let Some(process) = self.processes.get(worker) else {
-            return;
-        };
-        let (pool, notified) = (process.pool, process.ready);
-        if process.spec.plan.ready != Ready::Auto {
-            tracing::error!(
-                pool = self.pool_name(pool),
-                "ready = \"accepting\" cannot be seen here: {reason}"
-            );
-            return;
-        }
-        if !std::mem::replace(&mut self.unobservable_logged, true) {
-            tracing::warn!(
-                pool = self.pool_name(pool),
-                "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
-                 alive after 1 s, and nothing says more"
-            );
-        }
-        self.unobservable.insert(worker);
-        if notified {
-            self.input(Input::Ready(worker));
-        } else {
-            self.alive_deadlines
-                .insert((self.clock.now() + Span::from_secs(1), worker));
-        }
-    }
-
-    /// Reports unobservable workers that have reached an age of one second.
-    pub(super) fn mark_alive(&mut self) {
-        let now = self.clock.now();
-        while let Some((at, worker)) = self.alive_deadlines.first().copied()
-            && at <= now
-        {
-            self.alive_deadlines.pop_first();
-            self.input(Input::AgeReached(worker));
         }
     }
 
@@ -436,8 +361,7 @@ impl Supervisor {
             && matches!(exit, Exit::Code(code) if policy.restart.success_exit_codes.contains(&code));
         let exit_report = process.exit_report(last_exit(Some(exit), why, lived, log), served);
         self.exit_reports.add(worker, exit_report);
-        self.stop_accept_probe(worker);
-        self.unobservable.remove(&worker);
+        self.readiness.forget(worker);
         self.input(Input::Exited(worker, exit));
     }
 

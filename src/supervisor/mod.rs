@@ -34,6 +34,7 @@ mod pool_registry;
 mod ports;
 mod probes;
 mod process_table;
+mod readiness;
 mod recycling;
 mod reload;
 mod replies;
@@ -63,7 +64,6 @@ use crate::event_loop::waker::Waker;
 use crate::log::{LogWriter, WorkerOutput};
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, Plan, SignalAction};
-use crate::probe::accept::AcceptProbe;
 use crate::process::Spawner;
 use crate::runtime_dir::RuntimeDirRepair;
 use crate::runtime_dir::stale_workers::WorkerJournal;
@@ -79,6 +79,7 @@ use on_change::{Continuation, OnChange};
 use orphans::Orphans;
 use pool_registry::PoolRegistry;
 use process_table::ProcessTable;
+use readiness::Readiness;
 use reload::{ReloadRequest, ReloadState};
 use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Time, WorkerId};
 use runtime_files::RuntimeFiles;
@@ -110,7 +111,7 @@ struct Supervisor {
     signals: Signals,
     waker: Waker,
     spawner: Spawner,
-    accept_probe: AcceptProbe,
+    readiness: Readiness,
     health: Health,
     log: LogWriter,
     /// The hanging log has been reported.
@@ -154,13 +155,6 @@ struct Supervisor {
     tag: String,
     notify_dir: PathBuf,
     null: Arc<OwnedFd>,
-    /// Workers watched by the accept probe.
-    accept_probed: BTreeSet<WorkerId>,
-    /// Workers whose sockets /proc does not show to us (for lack of permission).
-    unobservable: BTreeSet<WorkerId>,
-    unobservable_logged: bool,
-    /// When unobservable workers without READY=1 count as alive.
-    alive_deadlines: BTreeSet<(Time, WorkerId)>,
     stopping: bool,
     /// SIGINT has been received: the next one kills.
     interrupted: bool,

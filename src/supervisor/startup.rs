@@ -15,6 +15,7 @@ use super::on_change::OnChange;
 use super::orphans::Orphans;
 use super::pool_registry::{PoolRegistry, PoolSpec};
 use super::process_table::ProcessTable;
+use super::readiness::Readiness;
 use super::reload::ReloadState;
 use super::runtime_files::{self, RuntimeFiles};
 use super::service_manager::ServiceManager;
@@ -605,7 +606,7 @@ impl Parts {
             poller,
             waker,
             spawner,
-            accept_probe,
+            readiness: Readiness::new(accept_probe),
             health,
             null,
             processes: ProcessTable::default(),
@@ -617,10 +618,6 @@ impl Parts {
             stop_clients: Vec::new(),
             start_watch,
             shutdown: None,
-            accept_probed: BTreeSet::new(),
-            unobservable: BTreeSet::new(),
-            unobservable_logged: false,
-            alive_deadlines: BTreeSet::new(),
             stopping: false,
             interrupted: false,
             orphans,

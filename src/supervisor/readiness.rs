@@ -1,0 +1,159 @@
+//! Readiness seen from outside: whether a starting worker accepts connections, by the accept probe; and, for workers
+//! that /proc does not show to us, by READY=1 or by age.
+//!
+//! `facts.rs` begins and ends the watch of a worker; the main loop calls [`Supervisor::on_accept_reports`] when the probe
+//! has reported something, and the timers when a scan hangs or a worker is old enough.
+
+use super::Supervisor;
+use super::event_log::EventBuilder;
+use crate::observe::events::EventKind;
+use crate::plan::Ready;
+use crate::probe::accept::{AcceptProbe, AcceptReport, Target};
+use rotad_core::{Input, Span, Time, WorkerId};
+use std::collections::BTreeSet;
+
+/// After this time, a worker that cannot be observed and has not sent READY=1 counts as alive.
+const ALIVE_AFTER: Span = Span::from_secs(1);
+
+pub(super) struct Readiness {
+    probe: AcceptProbe,
+    /// Workers that the probe watches.
+    probed: BTreeSet<WorkerId>,
+    /// Workers whose sockets /proc does not show to us (for lack of permission).
+    unobservable: BTreeSet<WorkerId>,
+    /// That there are such workers was reported.
+    reported: bool,
+    /// When unobservable workers without READY=1 count as alive.
+    alive_deadlines: BTreeSet<(Time, WorkerId)>,
+}
+
+impl Readiness {
+    pub(super) fn new(probe: AcceptProbe) -> Self {
+        Self {
+            probe,
+            probed: BTreeSet::new(),
+            unobservable: BTreeSet::new(),
+            reported: false,
+            alive_deadlines: BTreeSet::new(),
+        }
+    }
+
+    /// Probes a worker until it accepts on all targets.
+    pub(super) fn watch(&mut self, worker: WorkerId, pid: i32, targets: Vec<Target>) {
+        self.probe.watch(worker, pid, targets);
+        self.probed.insert(worker);
+    }
+
+    /// Stops the probe of a worker. A worker that is not probed costs nothing: each message would wake the thread.
+    pub(super) fn stop_probe(&mut self, worker: WorkerId) {
+        if self.probed.remove(&worker) {
+            self.probe.forget(worker);
+        }
+    }
+
+    /// The worker has ended.
+    pub(super) fn forget(&mut self, worker: WorkerId) {
+        self.stop_probe(worker);
+        if self.unobservable.remove(&worker) {
+            self.alive_deadlines.retain(|(_, of)| *of != worker);
+        }
+    }
+
+    /// READY=1 counts for this worker, since nothing else can be seen of it.
+    pub(super) fn is_unobservable(&self, worker: WorkerId) -> bool {
+        self.unobservable.contains(&worker)
+    }
+
+    /// When a scan has taken too long.
+    pub(super) fn probe_deadline(&self) -> Option<Time> {
+        self.probe.deadline()
+    }
+
+    /// When the next unobservable worker is old enough.
+    pub(super) fn alive_deadline(&self) -> Option<Time> {
+        self.alive_deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// True: the worker has sent READY=1 already, so it is ready. Otherwise it counts as alive after a while.
+    fn set_unobservable(&mut self, worker: WorkerId, notified: bool, now: Time) -> bool {
+        self.unobservable.insert(worker);
+        if !notified {
+            self.alive_deadlines.insert((now + ALIVE_AFTER, worker));
+        }
+        notified
+    }
+
+    fn next_of_age(&mut self, now: Time) -> Option<WorkerId> {
+        let (at, worker) = *self.alive_deadlines.first()?;
+        if at > now {
+            return None;
+        }
+        self.alive_deadlines.pop_first();
+        Some(worker)
+    }
+
+    fn next_report(&mut self) -> Option<AcceptReport> {
+        self.probe.reports().try_recv().ok()
+    }
+}
+
+impl Supervisor {
+    pub(super) fn on_accept_reports(&mut self) {
+        self.readiness.probe.resume();
+        while let Some(report) = self.readiness.next_report() {
+            match report {
+                AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
+                AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
+            }
+        }
+    }
+
+    /// Abandons a scan that hangs, so that the other workers are still probed.
+    pub(super) fn check_accept_probe(&mut self, now: Time) {
+        let Some(worker) = self.readiness.probe.check(now) else {
+            return;
+        };
+        let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
+                    disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
+        self.emit(
+            EventBuilder::new(EventKind::ProbeFailed, text)
+                .worker(worker)
+                .cause("hangs")
+                .warn(),
+        );
+    }
+
+    /// We may not read the worker's /proc files. Falls back to READY=1, or to one second of age.
+    fn on_unobservable(&mut self, worker: WorkerId, reason: &str) {
+        let Some(process) = self.processes.get(worker) else {
+            return;
+        };
+        let (pool, notified) = (process.pool, process.ready);
+        if process.spec.plan.ready != Ready::Auto {
+            tracing::error!(
+                pool = self.pool_name(pool),
+                "ready = \"accepting\" cannot be seen here: {reason}"
+            );
+            return;
+        }
+        if !std::mem::replace(&mut self.readiness.reported, true) {
+            tracing::warn!(
+                pool = self.pool_name(pool),
+                "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
+                 alive after 1 s, and nothing says more"
+            );
+        }
+        let now = self.clock.now();
+        if self.readiness.set_unobservable(worker, notified, now) {
+            self.input(Input::Ready(worker));
+        }
+    }
+
+    /// Reports unobservable workers that have reached an age of one second.
+    pub(super) fn mark_alive(&mut self) {
+        let now = self.clock.now();
+        while let Some(worker) = self.readiness.next_of_age(now) {
+            self.input(Input::AgeReached(worker));
+        }
+    }
+}
