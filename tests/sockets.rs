@@ -225,10 +225,10 @@ fn stale_is_replaced_live_is_not_and_files_are_left_alone() {
 
     let file = dir.path().join("notes.txt");
     std::fs::write(&file, "precious").unwrap();
-    assert!(refused(unix(&file)).to_string().contains("no socket"));
+    assert!(refused(unix(&file)).to_string().contains("not a socket"));
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    assert!(refused(unix(&link)).to_string().contains("no socket"));
+    assert!(refused(unix(&link)).to_string().contains("not a socket"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
 
