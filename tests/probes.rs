@@ -8,13 +8,16 @@
 )]
 mod nursery;
 
+use crossbeam_channel::Receiver;
 use rotad::event_loop::clock::Clock;
+use rotad::event_loop::mailbox;
 use rotad::event_loop::waker::Waker;
-use rotad::probe::{ProbeError, ProbeRequest, Prober};
+use rotad::probe::{ProbeError, ProbeRequest, ProbeResult, Prober};
 use rotad::process::SpawnerConfig;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -22,20 +25,36 @@ use std::time::{Duration, Instant};
 
 const GIVE_UP: Duration = Duration::from_secs(30);
 
-fn prober() -> Prober {
-    let shim = env!("CARGO_BIN_EXE_rotad").into();
-    Prober::start(SpawnerConfig {
-        clock: Clock::start(),
-        wake: Waker::new().unwrap(),
-        original_nofile: nursery::NOFILE,
-        shim,
-    })
-    .unwrap()
+/// A prober and its results.
+struct TestProber {
+    prober: Prober,
+    results: Receiver<ProbeResult>,
 }
 
-fn ask(prober: &Prober, question: ProbeRequest) -> Result<(), String> {
+impl Deref for TestProber {
+    type Target = Prober;
+
+    fn deref(&self) -> &Prober {
+        &self.prober
+    }
+}
+
+fn prober() -> TestProber {
+    let (mailbox, results) = mailbox::channel(Waker::new().unwrap());
+    let config = SpawnerConfig {
+        clock: Clock::start(),
+        original_nofile: nursery::NOFILE,
+        shim: env!("CARGO_BIN_EXE_rotad").into(),
+    };
+    TestProber {
+        prober: Prober::start(config, mailbox).unwrap(),
+        results,
+    }
+}
+
+fn ask(prober: &TestProber, question: ProbeRequest) -> Result<(), String> {
     prober.start_probe(7, question);
-    let answer = prober.results().recv_timeout(GIVE_UP).unwrap();
+    let answer = prober.results.recv_timeout(GIVE_UP).unwrap();
     assert_eq!(answer.number, 7);
     answer.result.map_err(|trouble| match trouble {
         ProbeError::Failed(reason) => reason,
@@ -216,7 +235,7 @@ fn probes_run_beside_a_hanging_one() {
     prober.cancel(1);
     prober.cancel(2);
     assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
-    assert!(prober.results().is_empty());
+    assert!(prober.results.is_empty());
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The scout sees real processes begin to accept, each in its own way, and none that does not.
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::select::{FdSet, select};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use rotad::event_loop::clock::Clock;
+use rotad::event_loop::mailbox;
 use rotad::event_loop::waker::Waker;
 use rotad::listener::{Listener, open_all};
 use rotad::plan::{Address, ListenPlan};
@@ -14,6 +15,7 @@ use rotad::probe::accept::{AcceptProbe, AcceptReport, Target};
 use rotad_core::WorkerId;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -140,7 +142,7 @@ fn see_nothing() {
     if nix::unistd::geteuid().is_root() {
         nix::unistd::setuid(65534.into()).unwrap();
     }
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     scout.watch(
         WorkerId(1),
         1,
@@ -149,7 +151,7 @@ fn see_nothing() {
             address: Address::Unix("/x".into()),
         }],
     );
-    match scout.reports().recv_timeout(PATIENCE) {
+    match scout.reports.recv_timeout(PATIENCE) {
         Ok(AcceptReport::Unobservable(WorkerId(1), why)) => say(&format!("blind {why}")),
         other => say(&format!("{other:?}")),
     }
@@ -234,12 +236,42 @@ fn open(address: Address) -> Listener {
     open_all(&[plan], Vec::new()).unwrap().remove(0)
 }
 
-fn accepting(scout: &AcceptProbe) -> AcceptReport {
-    scout.reports().recv_timeout(PATIENCE).unwrap()
+/// An accept probe and its reports.
+struct Scout {
+    probe: AcceptProbe,
+    reports: Receiver<AcceptReport>,
 }
 
-fn silent(scout: &AcceptProbe) {
-    let heard = scout.reports().recv_timeout(Duration::from_millis(150));
+impl Scout {
+    fn start(wake: Waker) -> Self {
+        let (mailbox, reports) = mailbox::channel(wake);
+        Self {
+            probe: AcceptProbe::start(mailbox, Clock::start()).unwrap(),
+            reports,
+        }
+    }
+}
+
+impl Deref for Scout {
+    type Target = AcceptProbe;
+
+    fn deref(&self) -> &AcceptProbe {
+        &self.probe
+    }
+}
+
+impl DerefMut for Scout {
+    fn deref_mut(&mut self) -> &mut AcceptProbe {
+        &mut self.probe
+    }
+}
+
+fn accepting(scout: &Scout) -> AcceptReport {
+    scout.reports.recv_timeout(PATIENCE).unwrap()
+}
+
+fn silent(scout: &Scout) {
+    let heard = scout.reports.recv_timeout(Duration::from_millis(150));
     assert_eq!(heard, Err(RecvTimeoutError::Timeout));
 }
 
@@ -247,7 +279,7 @@ fn silent(scout: &AcceptProbe) {
 fn every_way_of_waiting_is_seen() {
     let listener = tcp();
     let wake = Waker::new().unwrap();
-    let mut scout = AcceptProbe::start(wake.clone(), Clock::start()).unwrap();
+    let mut scout = Scout::start(wake.clone());
     let modes = [
         "accept",
         "poll",
@@ -275,7 +307,7 @@ fn every_way_of_waiting_is_seen() {
 #[test]
 fn holding_a_listener_is_not_accepting() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     let mut workers = Vec::new();
     for (id, mode) in ["later-accept", "later-poll", "later-epoll"]
         .into_iter()
@@ -309,7 +341,7 @@ fn holding_a_listener_is_not_accepting() {
 #[test]
 fn another_listener_is_not_ours() {
     let (ours, other) = (tcp(), tcp());
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     let worker = Worker::start("accept", &other);
     scout.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
     silent(&scout);
@@ -328,7 +360,7 @@ fn another_listener_is_not_ours() {
 #[test]
 fn a_busy_worker_is_known_by_its_connection() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     let mut worker = Worker::start("busy", &listener);
     let _client = TcpStream::connect(("127.0.0.1", listener.port().unwrap())).unwrap();
     worker.until("held");
@@ -339,7 +371,7 @@ fn a_busy_worker_is_known_by_its_connection() {
 #[test]
 fn a_client_of_its_own_port_is_not_accepting() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     let mut worker = Worker::start("client", &listener);
     worker.until("connected");
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
@@ -351,7 +383,7 @@ fn accepting_on_unix_sockets_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = open(Address::Unix(path.clone()));
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     let worker = Worker::start("accept-unix", &listener);
     scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
     assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)));
@@ -366,7 +398,7 @@ fn accepting_on_unix_sockets_is_seen() {
 #[test]
 fn forgotten_and_exited_workers_are_not_reported() {
     let listener = tcp();
-    let mut scout = AcceptProbe::start(Waker::new().unwrap(), Clock::start()).unwrap();
+    let mut scout = Scout::start(Waker::new().unwrap());
     let mut forgotten = Worker::start("later-accept", &listener);
     forgotten.until("holding");
     scout.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);

@@ -15,7 +15,7 @@ use dead_mount::DeadMount;
 use nix::sys::resource::{Resource, setrlimit};
 use nursery::*;
 use rotad::plan::{Account, Limit};
-use rotad::process::{PinnedPaths, SpawnResult, Spawner};
+use rotad::process::{PinnedPaths, SpawnResult};
 use rotad_core::{Span, Time, WorkerId};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -228,13 +228,13 @@ fn a_refused_fork_is_reported() {
 }
 
 /// Lets the spawner's time pass, without waiting for it, until it says what became of the order.
-fn play(spawner: &mut Spawner) -> SpawnResult {
+fn play(spawner: &mut TestSpawner) -> SpawnResult {
     let mut now = Time(0);
     loop {
         now = now + Span::from_millis(500);
-        assert!(spawner.deadline().is_some() || !spawner.reports().is_empty());
+        assert!(spawner.deadline().is_some() || spawner.has_result());
         spawner.check(now);
-        if let Ok(report) = spawner.reports().recv_timeout(Duration::from_millis(20)) {
+        if let Some(report) = spawner.result(Duration::from_millis(20)) {
             return report;
         }
     }
@@ -323,7 +323,7 @@ fn a_thread_that_hangs_is_abandoned() {
         ));
         bury(&born(deliver(&spawner, order)));
     }
-    assert!(spawner.reports().is_empty());
+    assert!(!spawner.has_result());
     assert_eq!(spawner.deadline(), None, "nothing is outstanding");
 }
 

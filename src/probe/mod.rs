@@ -14,6 +14,7 @@ mod request;
 
 pub use request::ProbeRequest;
 
+use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::process::SpawnerConfig;
@@ -57,7 +58,6 @@ enum Task {
 #[derive(Debug)]
 pub struct Prober {
     tasks: Option<Sender<Task>>,
-    results: Receiver<ProbeResult>,
     /// Woken after each task.
     waker: Waker,
     ended_receiver: Receiver<()>,
@@ -77,29 +77,18 @@ impl AbandonedThread {
 }
 
 impl Prober {
-    /// Starts the thread. `config`: how commands are spawned; its waker is woken after each result.
+    /// Starts the thread. `config`: how commands are spawned; each result is sent to `results`.
     ///
     /// # Errors
     /// EAGAIN: no thread can be created; EMFILE: no descriptor is left.
-    pub fn start(config: SpawnerConfig) -> io::Result<Self> {
+    pub fn start(config: SpawnerConfig, results: Mailbox<ProbeResult>) -> io::Result<Self> {
         // Unbounded channels, but the caller bounds the number of running probes.
         let (tasks, inbox) = unbounded();
-        let (outbox, results) = unbounded();
         let (ended_sender, ended_receiver) = bounded(0);
         let waker = Waker::new()?;
-        let owner_waker = config.wake.clone();
         let progress = Progress::new(config.clock.clone());
         let (taken, ended) = (progress.clone(), progress.clone());
-        let probe_loop = ProbeLoop::new(
-            inbox,
-            outbox,
-            owner_waker,
-            SpawnerConfig {
-                wake: waker.clone(),
-                ..config
-            },
-            taken,
-        );
+        let probe_loop = ProbeLoop::new(inbox, results, config, waker.clone(), taken);
         thread::spawn("probe-loop", 256 << 10, move || {
             probe_loop.run();
             ended.end();
@@ -107,7 +96,6 @@ impl Prober {
         })?;
         Ok(Self {
             tasks: Some(tasks),
-            results,
             waker,
             ended_receiver,
             progress,
@@ -123,11 +111,6 @@ impl Prober {
     /// Cancels a probe; a command is killed with its group. A result that was sent before may still arrive.
     pub fn cancel(&self, number: u64) {
         self.send(Task::Cancel(number));
-    }
-
-    /// The results; the caller's waker is woken after each.
-    pub fn results(&self) -> &Receiver<ProbeResult> {
-        &self.results
     }
 
     /// The number of the probe at which the thread hangs, if it does: its socket is on a disk that hangs. No other

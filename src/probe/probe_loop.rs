@@ -4,12 +4,13 @@ use super::command::CommandProbe;
 use super::connection::{Advance, ConnectionProbe};
 use super::{ProbeError, ProbeRequest, ProbeResult, Task};
 use crate::event_loop::clock::Clock;
+use crate::event_loop::mailbox::{self, Mailbox};
 use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::process::{SpawnRequest, SpawnResult, Spawner, SpawnerConfig};
 use crate::sys::poll::poll;
 use crate::sys::process::Process;
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, recv};
 use rotad_core::{Span, Time, WorkerId};
@@ -49,9 +50,11 @@ struct Draining {
 pub(super) struct ProbeLoop {
     progress: Progress<u64>,
     inbox: Receiver<Task>,
-    outbox: Sender<ProbeResult>,
-    owner_waker: Waker,
+    results: Mailbox<ProbeResult>,
     config: SpawnerConfig,
+    /// Woken for tasks and for spawn results.
+    waker: Waker,
+    spawn_results: (Mailbox<SpawnResult>, Receiver<SpawnResult>),
     /// Created for the first command. It lives as long as the thread, which owns its children until they are reaped.
     spawner: Option<Spawner>,
     connections: BTreeMap<u64, ConnectionProbe>,
@@ -62,20 +65,21 @@ pub(super) struct ProbeLoop {
 }
 
 impl ProbeLoop {
-    /// `config`: with the thread's own waker, which is woken for tasks and for spawn results.
+    /// `waker` is the thread's own, which is woken for tasks.
     pub(super) fn new(
         inbox: Receiver<Task>,
-        outbox: Sender<ProbeResult>,
-        owner_waker: Waker,
+        results: Mailbox<ProbeResult>,
         config: SpawnerConfig,
+        waker: Waker,
         progress: Progress<u64>,
     ) -> Self {
         Self {
             progress,
             inbox,
-            outbox,
-            owner_waker,
+            results,
             config,
+            spawn_results: mailbox::channel(waker.clone()),
+            waker,
             spawner: None,
             connections: BTreeMap::new(),
             commands: BTreeMap::new(),
@@ -87,7 +91,7 @@ impl ProbeLoop {
     pub(super) fn run(mut self) {
         loop {
             let ready = self.wait(None);
-            self.config.wake.clear();
+            self.waker.clear();
             if !self.take_tasks() {
                 break;
             }
@@ -98,7 +102,7 @@ impl ProbeLoop {
         let end = self.clock().now() + EXIT_TIMEOUT;
         while !self.commands.is_empty() && self.clock().now() < end {
             let ready = self.wait(Some(end));
-            self.config.wake.clear();
+            self.waker.clear();
             self.turn(ready);
         }
     }
@@ -106,7 +110,7 @@ impl ProbeLoop {
     fn wait(&self, until: Option<Time>) -> Vec<Ready> {
         let mut all = vec![(
             Ready::Waker,
-            PollFd::new(self.config.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.waker.as_fd(), PollFlags::POLLIN),
         )];
         all.extend(self.connections.iter().map(|(n, connection)| {
             (
@@ -222,7 +226,7 @@ impl ProbeLoop {
     fn spawner(&mut self) -> std::io::Result<&Spawner> {
         let spawner = match self.spawner.take() {
             Some(spawner) => spawner,
-            None => Spawner::start(self.config.clone())?,
+            None => Spawner::start(self.config.clone(), self.spawn_results.0.clone())?,
         };
         Ok(self.spawner.insert(spawner))
     }
@@ -270,7 +274,8 @@ impl ProbeLoop {
         if spawner.deadline().is_some_and(|progress| progress <= now) {
             spawner.check(now);
         }
-        let reports: Vec<SpawnResult> = spawner.reports().try_iter().collect();
+        let reports: Vec<SpawnResult> = self.spawn_results.1.try_iter().collect();
+        reports.iter().for_each(|_| spawner.answered());
         for report in reports {
             let number = match &report {
                 SpawnResult::Started { worker, .. }
@@ -327,8 +332,7 @@ impl ProbeLoop {
     }
 
     fn report(&self, number: u64, result: Result<(), ProbeError>) {
-        self.outbox.send(ProbeResult { number, result }).ok();
-        self.owner_waker.wake();
+        self.results.send(ProbeResult { number, result });
     }
 
     fn drain(&mut self) {

@@ -3,10 +3,10 @@
 //! waits for a network or a timer wants none. The supervisor's boot limit asks before it starts further workers.
 
 use crate::event_loop::clock::Clock;
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::process::procfs::{self, Stat};
 use crate::sys::thread;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use rotad_core::WorkerId;
 use std::collections::HashMap;
 use std::io;
@@ -37,7 +37,6 @@ pub struct Starter {
 #[derive(Debug)]
 pub struct Meter {
     tasks: Sender<Vec<Starter>>,
-    found: Receiver<Vec<(WorkerId, u32)>>,
 }
 
 impl Meter {
@@ -45,28 +44,20 @@ impl Meter {
     ///
     /// # Errors
     /// EAGAIN: no thread can be created.
-    pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
+    pub fn start(results: Mailbox<Vec<(WorkerId, u32)>>, clock: Clock) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<Starter>>(1);
-        let (outbox, found) = bounded(1);
         thread::spawn("cpu-sampler", 128 << 10, move || {
             let mut meter = CpuMeter::new(clock);
             for all in inbox {
-                outbox.send(meter.measure(all)).ok();
-                wake.wake();
+                results.send(meter.measure(all));
             }
         })?;
-        Ok(Self { tasks, found })
+        Ok(Self { tasks })
     }
 
     /// Starts a measurement of these workers. Call it again only after [`Meter::found`] has returned the answer.
     pub fn measure(&self, all: Vec<Starter>) {
         self.tasks.try_send(all).ok();
-    }
-
-    /// The answer, once it is there: the demand of each worker in percent of a CPU. Workers that cannot be judged yet
-    /// are left out.
-    pub fn found(&self) -> Option<Vec<(WorkerId, u32)>> {
-        self.found.try_recv().ok()
     }
 }
 

@@ -2,12 +2,12 @@
 //! a process takes a lock of that process, which a dead disk may hold indefinitely. The supervisor owns it.
 
 use crate::event_loop::clock::Clock;
+use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::progress::Progress;
-use crate::event_loop::waker::Waker;
 use crate::process::procfs::{self, Stat};
 use crate::process::tree::{self, Found, ScanMemory, ScanRequest, TAG, Tag};
 use crate::sys::thread;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded};
 use rotad_core::{Span, Time};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +21,10 @@ const MAX_ABANDONED: usize = 8;
 /// Scans orphans without blocking its owner. One scan at a time.
 #[derive(Debug)]
 pub struct OrphanScanner {
-    wake: Waker,
+    reports: Mailbox<ScanReport>,
     clock: Clock,
     /// Shared by all threads, one after the other.
     memory: Arc<Mutex<ScanMemory>>,
-    reports: (Sender<Report>, Receiver<Report>),
     thread: Option<ScanThread>,
     /// The current scan, and its number.
     current: Option<Arc<ScanRequest>>,
@@ -34,8 +33,12 @@ pub struct OrphanScanner {
     hung: Vec<Progress<i32>>,
 }
 
-/// The number of a scan and its result.
-type Report = (u64, Found);
+/// A scan that is complete.
+#[derive(Debug)]
+pub struct ScanReport {
+    number: u64,
+    found: Found,
+}
 
 #[derive(Debug)]
 struct ScanThread {
@@ -58,13 +61,12 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl OrphanScanner {
-    /// `wake` is woken after each scan. The thread starts with the first one.
-    pub fn new(wake: Waker, clock: Clock) -> Self {
+    /// Each scan is reported to `reports`. The thread starts with the first one.
+    pub fn new(reports: Mailbox<ScanReport>, clock: Clock) -> Self {
         Self {
-            wake,
+            reports,
             clock,
             memory: Arc::default(),
-            reports: unbounded(),
             thread: None,
             current: None,
             number: 0,
@@ -93,16 +95,12 @@ impl OrphanScanner {
         started
     }
 
-    /// The result of the scan, once it is complete.
-    pub fn found(&mut self) -> Option<Found> {
-        let report = self
-            .reports
-            .1
-            .try_iter()
-            .find(|(number, _)| *number == self.number);
-        let (_, found) = report.filter(|_| self.current.is_some())?;
-        self.current = None;
-        Some(found)
+    /// What was found, if it is the current scan that has been reported.
+    pub fn complete(&mut self, report: ScanReport) -> Option<Found> {
+        if report.number != self.number {
+            return None;
+        }
+        self.current.take().map(|_| report.found)
     }
 
     /// When [`OrphanScanner::check`] has to be called at the latest.
@@ -171,11 +169,10 @@ impl OrphanScanner {
     fn start_thread(&self) -> io::Result<ScanThread> {
         let (requests, inbox) = bounded::<ThreadRequest>(1);
         let progress = Progress::new(self.clock.clone());
-        let (own, memory, reports, wake) = (
+        let (own, memory, reports) = (
             progress.clone(),
             Arc::clone(&self.memory),
-            self.reports.0.clone(),
-            self.wake.clone(),
+            self.reports.clone(),
         );
         thread::spawn("orphan-scanner", 256 << 10, move || {
             for task in inbox {
@@ -191,8 +188,8 @@ impl OrphanScanner {
                 if abandoned {
                     return own.end();
                 }
-                reports.send((task.number, found)).ok();
-                wake.wake();
+                let number = task.number;
+                reports.send(ScanReport { number, found });
             }
         })?;
         Ok(ScanThread { requests, progress })

@@ -1,10 +1,10 @@
 //! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. Whoever reads
 //! them is no main thread: a thousand processes are a thousand files.
 
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::process::procfs::{self, Stat};
 use crate::sys::thread;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use rotad_core::WorkerId;
 use std::io;
 
@@ -65,7 +65,6 @@ fn measure(pid: i32) -> TreeMemory {
 #[derive(Debug)]
 pub struct RssSampler {
     tasks: Sender<Vec<(WorkerId, i32)>>,
-    found: Receiver<Vec<(WorkerId, TreeMemory)>>,
 }
 
 impl RssSampler {
@@ -73,32 +72,23 @@ impl RssSampler {
     ///
     /// # Errors
     /// EAGAIN: no thread can be created.
-    pub fn start(wake: Waker) -> io::Result<Self> {
+    pub fn start(results: Mailbox<Vec<(WorkerId, TreeMemory)>>) -> io::Result<Self> {
         let (tasks, inbox) = bounded::<Vec<(WorkerId, i32)>>(1);
-        let (outbox, found) = bounded(1);
         thread::spawn("rss-sampler", 128 << 10, move || {
             for all in inbox {
-                outbox
-                    .send(
-                        all.into_iter()
-                            .map(|(worker, pid)| (worker, measure(pid)))
-                            .collect(),
-                    )
-                    .ok();
-                wake.wake();
+                results.send(
+                    all.into_iter()
+                        .map(|(worker, pid)| (worker, measure(pid)))
+                        .collect(),
+                );
             }
         })?;
-        Ok(Self { tasks, found })
+        Ok(Self { tasks })
     }
 
     /// Starts a measurement of these workers. Call it again only after [`RssSampler::found`] has returned the answer.
     pub fn measure(&self, all: Vec<(WorkerId, i32)>) {
         self.tasks.try_send(all).ok();
-    }
-
-    /// The answer, once it is there.
-    pub fn found(&self) -> Option<Vec<(WorkerId, TreeMemory)>> {
-        self.found.try_recv().ok()
     }
 }
 

@@ -8,7 +8,7 @@ use super::spawn::{Tools, spawn};
 use super::thread_state::{Ending, ThreadState, ThreadStatus};
 use super::{SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild};
 use crate::event_loop::clock::Clock;
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rotad_core::{Span, Time, WorkerId};
@@ -27,8 +27,6 @@ const RETRY: Span = Span::from_secs(1);
 /// What all spawns have in common.
 #[derive(Clone, Debug)]
 pub struct SpawnerConfig {
-    /// Woken after each result.
-    pub wake: Waker,
     /// The master's time.
     pub clock: Clock,
     /// Soft and hard limit of open files as the master found them, before it raised its own.
@@ -41,7 +39,8 @@ pub struct SpawnerConfig {
 #[derive(Debug)]
 pub struct Spawner {
     requests: Sender<QueuedRequest>,
-    reports: Receiver<SpawnResult>,
+    /// Requests without a result, as far as the owner has got them.
+    open: AtomicUsize,
     shared: Arc<Shared>,
     threads: Vec<Arc<ThreadState>>,
 }
@@ -51,9 +50,7 @@ pub struct Spawner {
 struct Shared {
     config: SpawnerConfig,
     requests: Receiver<QueuedRequest>,
-    reports: Sender<SpawnResult>,
-    /// Requests without a result.
-    open: AtomicUsize,
+    results: Mailbox<SpawnResult>,
 }
 
 #[derive(Debug)]
@@ -67,18 +64,16 @@ impl Spawner {
     ///
     /// # Errors
     /// EAGAIN or ENOMEM: no thread or no stack for its children; ENOENT: no /dev/null.
-    pub fn start(config: SpawnerConfig) -> io::Result<Self> {
+    pub fn start(config: SpawnerConfig, results: Mailbox<SpawnResult>) -> io::Result<Self> {
         let (requests, queue) = unbounded();
-        let (answers, reports) = unbounded();
         let shared = Shared {
             config,
             requests: queue,
-            reports: answers,
-            open: AtomicUsize::new(0),
+            results,
         };
         let mut spawner = Self {
             requests,
-            reports,
+            open: AtomicUsize::new(0),
             shared: Arc::new(shared),
             threads: Vec::new(),
         };
@@ -88,7 +83,7 @@ impl Spawner {
 
     /// Queues a request. Never blocks. Exactly one result follows, provided that [`Spawner::check`] is called when due.
     pub fn request(&self, request: SpawnRequest) {
-        self.shared.open.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
         // Cannot fail: `shared` keeps a receiver.
         self.requests
             .send(QueuedRequest {
@@ -106,14 +101,14 @@ impl Spawner {
             .collect()
     }
 
-    /// The results; [`SpawnerConfig::wake`] is woken after each.
-    pub fn reports(&self) -> &Receiver<SpawnResult> {
-        &self.reports
+    /// To be called for each result that was received: its request is not outstanding any more.
+    pub fn answered(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Number of requests without a result.
+    /// Number of requests whose result was not received yet.
     pub fn outstanding(&self) -> usize {
-        self.shared.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed)
     }
 
     /// When [`Spawner::check`] has to be called at the latest; None while nothing is outstanding. Ask again after each
@@ -183,10 +178,7 @@ impl Spawner {
 
 impl Shared {
     fn report(&self, report: SpawnResult) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        // Fails only if the owner is gone.
-        self.reports.send(report).ok();
-        self.config.wake.wake();
+        self.results.send(report);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Blocking jobs: work that may hang on a foreign path runs on a thread of its own, one per job: reading the
 //! configuration, opening addresses, changing and removing socket files, comparing what a pool is made from, reading the
-//! memory of many workers. A dead mount holds that thread alone. Results come back through [`BlockingPool::next_result`].
+//! memory of many workers. A dead mount holds that thread alone. Results come back
+//! through the main loop's mailbox.
 
 use crate::control::protocol::Request;
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::listener::{
     self, FileCheck, FileCheckResult, FileOwnership, Listener, ReplacementSocket, SocketError,
 };
@@ -13,7 +14,6 @@ use crate::process::PinnedPaths;
 use crate::process::rss_sampler::{self, Usage};
 use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
 use crate::sys::thread;
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use rotad_core::PoolId;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,10 +64,8 @@ pub(super) enum BindError {
 }
 
 pub(super) struct BlockingPool {
-    waker: Waker,
     reader: Reader,
-    sender: Sender<JobResult>,
-    results: Receiver<JobResult>,
+    results: Mailbox<JobResult>,
     /// The number of the last job.
     last_number: u64,
     /// One job at a time opens or removes socket files: a path that is given up may be wanted again immediately.
@@ -75,13 +73,10 @@ pub(super) struct BlockingPool {
 }
 
 impl BlockingPool {
-    pub(super) fn new(waker: Waker, reader: Reader) -> Self {
+    pub(super) fn new(results: Mailbox<JobResult>, reader: Reader) -> Self {
         // Bounded by the callers: one reload at a time, and each socket is closed once.
-        let (sender, results) = unbounded();
         Self {
-            waker,
             reader,
-            sender,
             results,
             last_number: 0,
             file_lock: Arc::default(),
@@ -92,11 +87,10 @@ impl BlockingPool {
         &self,
         job: impl FnOnce() -> Option<JobResult> + Send + 'static,
     ) -> io::Result<()> {
-        let (sender, waker) = (self.sender.clone(), self.waker.clone());
+        let results = self.results.clone();
         let go = move || {
             if let Some(result) = job() {
-                sender.send(result).ok();
-                waker.wake();
+                results.send(result);
             }
         };
         thread::spawn("blocking", STACK, go).map(drop)
@@ -114,13 +108,12 @@ impl BlockingPool {
         control: ControlPlan,
     ) -> io::Result<u64> {
         self.last_number += 1;
-        let (reader, number, sender) = (self.reader.clone(), self.last_number, self.sender.clone());
+        let (reader, number, results) =
+            (self.reader.clone(), self.last_number, self.results.clone());
         self.spawn_job(move || {
-            sender
-                .send(JobResult::RuntimeDirRepaired(
-                    runtime_dir.repair(control.mode, control.group),
-                ))
-                .ok();
+            results.send(JobResult::RuntimeDirRepaired(
+                runtime_dir.repair(control.mode, control.group),
+            ));
             Some(JobResult::ConfigRead(number, Box::new(reader(&path))))
         })?;
         Ok(number)
@@ -287,9 +280,5 @@ impl BlockingPool {
         if let Err(error) = self.spawn_job(job) {
             tracing::warn!("the file of a closed socket stays: {error}");
         }
-    }
-
-    pub(super) fn next_result(&self) -> Option<JobResult> {
-        self.results.try_recv().ok()
     }
 }

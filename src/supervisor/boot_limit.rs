@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use crate::event_loop::clock::Clock;
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::process::cpu_demand::{Meter, Starter};
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const FALLBACK_HOLD: Span = Span::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Starts {
-    waker: Waker,
+    samples: Mailbox<Vec<(WorkerId, u32)>>,
     clock: Clock,
     meter: Option<Meter>,
     /// No more samples: no thread could be started, or it does not come back.
@@ -33,9 +33,9 @@ pub(super) struct Starts {
 }
 
 impl Starts {
-    pub(super) fn new(waker: Waker, clock: Clock) -> Self {
+    pub(super) fn new(samples: Mailbox<Vec<(WorkerId, u32)>>, clock: Clock) -> Self {
         Self {
-            waker,
+            samples,
             clock,
             meter: None,
             unavailable: false,
@@ -112,7 +112,7 @@ impl Supervisor {
             return;
         }
         let meter = starts.meter.take().map_or_else(
-            || Meter::start(starts.waker.clone(), starts.clock.clone()),
+            || Meter::start(starts.samples.clone(), starts.clock.clone()),
             Ok,
         );
         match meter {
@@ -130,13 +130,9 @@ impl Supervisor {
     }
 
     /// Takes the result of a sample.
-    pub(super) fn on_cpu_demand(&mut self) {
-        let starts = &mut self.health.starts;
-        let Some(found) = starts.meter.as_ref().and_then(Meter::found) else {
-            return;
-        };
-        starts.sampling_since = None;
-        self.input(Input::Demand(found));
+    pub(super) fn on_cpu_demand(&mut self, demand: Vec<(WorkerId, u32)>) {
+        self.health.starts.sampling_since = None;
+        self.input(Input::Demand(demand));
     }
 
     /// Names the overload if a worker was not ready in time because too many were starting for the number of

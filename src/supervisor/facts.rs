@@ -22,41 +22,40 @@ use std::os::fd::AsFd;
 const MESSAGES_A_TURN: usize = 100;
 
 impl Supervisor {
-    pub(super) fn on_spawn_results(&mut self) {
-        while let Ok(report) = self.spawner.reports().try_recv() {
-            match report {
-                SpawnResult::Started { worker, child } => {
-                    self.process_started(worker, child);
-                    self.program_running(worker);
+    pub(super) fn on_spawn_result(&mut self, result: SpawnResult) {
+        self.spawner.answered();
+        match result {
+            SpawnResult::Started { worker, child } => {
+                self.process_started(worker, child);
+                self.program_running(worker);
+            }
+            SpawnResult::ExecPending {
+                worker,
+                child,
+                exec_status,
+            } => {
+                self.process_started(worker, child);
+                if let Some(process) = self.processes.get_mut(worker)
+                    && self
+                        .poller
+                        .watch(&exec_status, Source::ExecStatus(worker), Interest::Read)
+                        .is_ok()
+                {
+                    process.exec_status = Some(exec_status);
                 }
-                SpawnResult::ExecPending {
-                    worker,
-                    child,
-                    exec_status,
-                } => {
-                    self.process_started(worker, child);
-                    if let Some(process) = self.processes.get_mut(worker)
-                        && self
-                            .poller
-                            .watch(&exec_status, Source::ExecStatus(worker), Interest::Read)
-                            .is_ok()
-                    {
-                        process.exec_status = Some(exec_status);
-                    }
+            }
+            SpawnResult::Failed {
+                worker,
+                error,
+                pinned,
+                repinned,
+            } => {
+                self.program_missing(worker);
+                self.generation_pinned(worker, pinned, repinned);
+                if let Some(process) = self.processes.get_mut(worker) {
+                    process.error = Some(error.to_string());
                 }
-                SpawnResult::Failed {
-                    worker,
-                    error,
-                    pinned,
-                    repinned,
-                } => {
-                    self.program_missing(worker);
-                    self.generation_pinned(worker, pinned, repinned);
-                    if let Some(process) = self.processes.get_mut(worker) {
-                        process.error = Some(error.to_string());
-                    }
-                    self.spawn_failed(worker);
-                }
+                self.spawn_failed(worker);
             }
         }
     }

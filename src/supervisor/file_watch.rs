@@ -4,7 +4,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use crate::event_loop::clock::Clock;
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::observe::print::sanitize;
 use crate::plan::{Plan, SignalAction, Sink};
@@ -20,7 +20,7 @@ const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// The watch thread, while there is something to watch.
 pub(super) struct FileWatch {
-    waker: Waker,
+    reports: Mailbox<WatchReport>,
     clock: Clock,
     watcher: Option<Watcher>,
     /// For each pool: when file changes have rolled it, and when a loop was last reported.
@@ -32,9 +32,9 @@ const LOOP_ROLLS: usize = 3;
 const LOOP_WINDOW: Span = Span::from_secs(60);
 
 impl FileWatch {
-    pub(super) fn new(waker: Waker, clock: Clock) -> Self {
+    pub(super) fn new(reports: Mailbox<WatchReport>, clock: Clock) -> Self {
         Self {
-            waker,
+            reports,
             clock,
             watcher: None,
             rolled: BTreeMap::new(),
@@ -48,7 +48,7 @@ impl FileWatch {
             return;
         }
         if self.watcher.is_none() {
-            match Watcher::start(self.waker.clone(), self.clock.clone()) {
+            match Watcher::start(self.reports.clone(), self.clock.clone()) {
                 Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => tracing::warn!(
                     "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"
@@ -58,13 +58,6 @@ impl FileWatch {
         if let Some(watcher) = &self.watcher {
             watcher.watch(plans);
         }
-    }
-
-    fn reports(&self) -> Vec<WatchReport> {
-        self.watcher
-            .iter()
-            .flat_map(|watcher| watcher.reports().try_iter())
-            .collect()
     }
 }
 
@@ -126,42 +119,44 @@ impl Supervisor {
             .collect()
     }
 
-    /// Takes the reports of the watch thread.
-    pub(super) fn on_file_changes(&mut self) {
-        for report in self.file_watch.reports() {
-            match report {
-                WatchReport::Watching { key, files } => {
-                    let text = format!("{}: {}", self.watch_name(key), watching_text(files));
-                    self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
-                }
-                WatchReport::Trouble { key, text } => {
-                    let text = format!("{}: {}", self.watch_name(key), sanitize(&text));
-                    self.emit(
-                        EventBuilder::new(EventKind::Watch, text)
-                            .cause("trouble")
-                            .warn(),
-                    );
-                }
-                WatchReport::Changed { .. } if self.stopping => {}
-                WatchReport::Changed {
-                    key: WatchKey::Pool(pool),
-                    files,
+    /// Takes a report of the watch thread.
+    pub(super) fn on_file_change(&mut self, report: WatchReport) {
+        if self.file_watch.watcher.is_none() {
+            // It was sent before the thread was told to end.
+            return;
+        }
+        match report {
+            WatchReport::Watching { key, files } => {
+                let text = format!("{}: {}", self.watch_name(key), watching_text(files));
+                self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
+            }
+            WatchReport::Trouble { key, text } => {
+                let text = format!("{}: {}", self.watch_name(key), sanitize(&text));
+                self.emit(
+                    EventBuilder::new(EventKind::Watch, text)
+                        .cause("trouble")
+                        .warn(),
+                );
+            }
+            WatchReport::Changed { .. } if self.stopping => {}
+            WatchReport::Changed {
+                key: WatchKey::Pool(pool),
+                files,
+                count,
+            } => {
+                self.code_changed(pool, &files, count);
+            }
+            WatchReport::Changed {
+                key: WatchKey::Config,
+                files,
+                count,
+            } => {
+                let text = changed(
+                    self.plan.config.parent().unwrap_or(Path::new("/")),
+                    &files,
                     count,
-                } => {
-                    self.code_changed(pool, &files, count);
-                }
-                WatchReport::Changed {
-                    key: WatchKey::Config,
-                    files,
-                    count,
-                } => {
-                    let text = changed(
-                        self.plan.config.parent().unwrap_or(Path::new("/")),
-                        &files,
-                        count,
-                    );
-                    self.act(SignalAction::ApplyConfig, &text);
-                }
+                );
+                self.act(SignalAction::ApplyConfig, &text);
             }
         }
     }

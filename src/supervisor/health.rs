@@ -6,7 +6,9 @@ use super::boot_limit::Starts;
 use super::ports::PortAllocator;
 use super::probes::Probing;
 use super::recycling::Recycling;
+use super::report::Report;
 use super::watchdog::Watchdogs;
+use crate::event_loop::mailbox::Mailbox;
 use crate::process::SpawnerConfig;
 use rotad_core::{Time, WorkerId};
 use std::collections::BTreeSet;
@@ -23,12 +25,12 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// `settings`: how commands of probes are spawned; its waker is the main loop's.
-    pub(super) fn new(settings: SpawnerConfig) -> Self {
+    /// `settings`: how commands of probes are spawned; `reports`: the main loop's mailbox.
+    pub(super) fn new(settings: SpawnerConfig, reports: &Mailbox<Report>) -> Self {
         Self {
-            recycling: Recycling::new(settings.wake.clone()),
-            starts: Starts::new(settings.wake.clone(), settings.clock.clone()),
-            probing: Probing::new(settings),
+            recycling: Recycling::new(reports.of(Report::Memory)),
+            starts: Starts::new(reports.of(Report::CpuDemand), settings.clock.clone()),
+            probing: Probing::new(settings, reports.of(Report::Probe)),
             watchdogs: Watchdogs::default(),
             ports: PortAllocator::default(),
             serving: BTreeSet::new(),

@@ -38,6 +38,7 @@ mod readiness;
 mod recycling;
 mod reload;
 mod replies;
+mod report;
 mod requests;
 mod revert;
 mod rollback;
@@ -69,6 +70,7 @@ use crate::runtime_dir::RuntimeDirRepair;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 
 use cgroups::WorkerCgroups;
+use crossbeam_channel::Receiver;
 use event_log::EventBuilder;
 use exit_report::ExitReports;
 use file_watch::FileWatch;
@@ -81,6 +83,7 @@ use pool_registry::PoolRegistry;
 use process_table::ProcessTable;
 use readiness::Readiness;
 use reload::{ReloadRequest, ReloadState};
+use report::Report;
 use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Time, WorkerId};
 use runtime_files::RuntimeFiles;
 use service_manager::ServiceManager;
@@ -110,6 +113,8 @@ struct Supervisor {
     poller: Poller,
     signals: Signals,
     waker: Waker,
+    /// What the threads report.
+    reports: Receiver<Report>,
     spawner: Spawner,
     readiness: Readiness,
     health: Health,
@@ -260,14 +265,7 @@ impl Supervisor {
                 if self.signals.has_more() {
                     self.on_signals();
                 }
-                self.on_spawn_results();
-                self.on_accept_reports();
-                self.on_probe_results();
-                self.on_rss_samples();
-                self.on_cpu_demand();
-                self.on_blocking_results();
-                self.on_file_changes();
-                self.on_orphan_scan();
+                self.on_reports();
             }
             Source::ExecStatus(worker) => self.on_exec_status(worker),
             Source::Notify(worker) => self.on_notify_messages(worker),

@@ -8,7 +8,7 @@ use super::process_table::TreeState;
 use crate::event_loop::signals;
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
-use crate::process::orphan_scanner::OrphanScanner;
+use crate::process::orphan_scanner::{OrphanScanner, ScanReport};
 use crate::process::procfs::Stat;
 use crate::process::tree::{Found, Identity, Member, ScanRequest, TreeSignal, UnownedProcess};
 use crate::sys::reaper;
@@ -267,8 +267,8 @@ impl Supervisor {
     }
 
     /// Takes the result of a scan.
-    pub(super) fn on_orphan_scan(&mut self) {
-        let Some(found) = self.orphans.scanner.found() else {
+    pub(super) fn on_orphan_scan(&mut self, report: ScanReport) {
+        let Some(found) = self.orphans.scanner.complete(report) else {
             return;
         };
         let Found {
@@ -381,7 +381,6 @@ impl Supervisor {
     /// Reports children of the spawner threads that belong to no worker. A spawn whose result has not arrived looks the
     /// same, so nothing is reported while spawns are in progress.
     fn report_unattributed(&mut self) {
-        self.on_spawn_results();
         if self.spawner.outstanding() > 0 {
             self.orphans.at.get_or_insert(self.clock.now() + SCAN_DELAY);
             return;

@@ -6,6 +6,7 @@ use super::event_log::EventBuilder;
 use super::health::spread;
 use super::spawn_spec::SpawnParams;
 use super::watchdog::span;
+use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::plan::{Address, Check, Context, Health, Ready};
 use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Prober};
@@ -67,6 +68,7 @@ struct ProbedWorker {
 #[derive(Debug)]
 pub(super) struct Probing {
     settings: SpawnerConfig,
+    results: Mailbox<ProbeResult>,
     /// Started with the first probe.
     prober: Option<Prober>,
     probed: BTreeMap<WorkerId, ProbedWorker>,
@@ -80,9 +82,10 @@ pub(super) struct Probing {
 }
 
 impl Probing {
-    pub(super) fn new(settings: SpawnerConfig) -> Self {
+    pub(super) fn new(settings: SpawnerConfig, results: Mailbox<ProbeResult>) -> Self {
         Self {
             settings,
+            results,
             prober: None,
             probed: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -201,7 +204,7 @@ impl Probing {
     fn ask(&mut self, worker: WorkerId, request: ProbeRequest, now: Time) -> std::io::Result<()> {
         let prober = match self.prober.take() {
             Some(prober) => prober,
-            None => Prober::start(self.settings.clone())?,
+            None => Prober::start(self.settings.clone(), self.results.clone())?,
         };
         let prober = self.prober.insert(prober);
         let Some(probed) = self.probed.get_mut(&worker) else {
@@ -224,12 +227,6 @@ impl Probing {
         self.commands += usize::from(command);
         prober.start_probe(number, request);
         Ok(())
-    }
-
-    fn answers(&mut self) -> Vec<ProbeResult> {
-        self.prober
-            .as_ref()
-            .map_or_else(Vec::new, |prober| prober.results().try_iter().collect())
     }
 }
 
@@ -363,13 +360,11 @@ impl Supervisor {
         }
     }
 
-    /// Takes the results that have arrived.
-    pub(super) fn on_probe_results(&mut self) {
-        for ProbeResult { number, result } in self.health.probing.answers() {
-            // Results that arrive too late were dropped with their number.
-            if let Some(worker) = self.health.probing.active.get(&number).copied() {
-                self.record_result(worker, result);
-            }
+    /// Takes a result.
+    pub(super) fn on_probe_result(&mut self, ProbeResult { number, result }: ProbeResult) {
+        // A result that arrives too late was dropped with its number.
+        if let Some(worker) = self.health.probing.active.get(&number).copied() {
+            self.record_result(worker, result);
         }
         if !self.health.probing.queue.is_empty() {
             self.start_queued_probes();

@@ -1,7 +1,7 @@
 //! Readiness seen from outside: whether a starting worker accepts connections, by the accept probe; and, for workers
 //! that /proc does not show to us, by READY=1 or by age.
 //!
-//! `facts.rs` begins and ends the watch of a worker; the main loop calls [`Supervisor::on_accept_reports`] when the probe
+//! `facts.rs` begins and ends the watch of a worker; the main loop calls [`Supervisor::on_accept_report`] when the probe
 //! has reported something, and the timers when a scan hangs or a worker is old enough.
 
 use super::Supervisor;
@@ -91,20 +91,14 @@ impl Readiness {
         self.alive_deadlines.pop_first();
         Some(worker)
     }
-
-    fn next_report(&mut self) -> Option<AcceptReport> {
-        self.probe.reports().try_recv().ok()
-    }
 }
 
 impl Supervisor {
-    pub(super) fn on_accept_reports(&mut self) {
-        self.readiness.probe.resume();
-        while let Some(report) = self.readiness.next_report() {
-            match report {
-                AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
-                AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
-            }
+    pub(super) fn on_accept_report(&mut self, report: AcceptReport) {
+        match report {
+            AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
+            AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
+            AcceptReport::ScanReturned => self.readiness.probe.resume(),
         }
     }
 

@@ -6,9 +6,9 @@ use super::event_log::EventBuilder;
 use super::health::spread;
 use super::tickets::Owner;
 use super::watchdog::span;
-use crate::event_loop::waker::Waker;
+use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
-use crate::process::rss_sampler::RssSampler;
+use crate::process::rss_sampler::{RssSampler, TreeMemory};
 use rotad_core::{Outcome, Request, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ pub(super) struct Recycling {
     /// Workers with `max_rss`.
     rss_limited: BTreeSet<WorkerId>,
     rss_sampler: Option<RssSampler>,
-    waker: Waker,
+    samples: Mailbox<Vec<(WorkerId, TreeMemory)>>,
     /// When memory is sampled next. None: no worker has a limit, or a sample is being taken.
     sample_due: Option<Time>,
     sampling: bool,
@@ -49,12 +49,12 @@ pub(super) struct Recycling {
 }
 
 impl Recycling {
-    pub(super) fn new(waker: Waker) -> Self {
+    pub(super) fn new(samples: Mailbox<Vec<(WorkerId, TreeMemory)>>) -> Self {
         Self {
             due: BTreeSet::new(),
             rss_limited: BTreeSet::new(),
             rss_sampler: None,
-            waker,
+            samples,
             sample_due: None,
             sampling: false,
             requested: BTreeMap::new(),
@@ -163,7 +163,7 @@ impl Supervisor {
         let rss_sampler = match recycling
             .rss_sampler
             .take()
-            .map_or_else(|| RssSampler::start(recycling.waker.clone()), Ok)
+            .map_or_else(|| RssSampler::start(recycling.samples.clone()), Ok)
         {
             Ok(rss_sampler) => recycling.rss_sampler.insert(rss_sampler),
             Err(error) => {
@@ -177,16 +177,7 @@ impl Supervisor {
     }
 
     /// Takes the latest sample.
-    pub(super) fn on_rss_samples(&mut self) {
-        let Some(found) = self
-            .health
-            .recycling
-            .rss_sampler
-            .as_ref()
-            .and_then(RssSampler::found)
-        else {
-            return;
-        };
+    pub(super) fn on_rss_sample(&mut self, found: Vec<(WorkerId, TreeMemory)>) {
         let recycling = &mut self.health.recycling;
         recycling.sampling = false;
         if !recycling.rss_limited.is_empty() {

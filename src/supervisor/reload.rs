@@ -228,40 +228,38 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_blocking_results(&mut self) {
-        while let Some(result) = self.blocking.next_result() {
-            match result {
-                JobResult::Failed(text) => tracing::warn!("{text}"),
-                JobResult::ConfigRead(number, read) if self.reloads.take_job(number) => {
-                    self.config_read(*read);
-                }
-                JobResult::FileOwnershipSet(name) => {
-                    tracing::info!("listener {name}: its file has its owner and mode")
-                }
-                JobResult::ListenerChecked(number, checked) => {
-                    self.on_listener_checked(number, checked)
-                }
-                JobResult::Bound(number, bound) if self.reloads.take_job(number) => {
-                    self.addresses_bound(bound);
-                }
-                JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
-                JobResult::Compared {
-                    round,
-                    pool,
-                    changed,
-                } => self.on_compared(round, pool, changed),
-                JobResult::Usage { client, found } => self.on_usage(client, found),
-                JobResult::ConfigResolved {
-                    client,
-                    request,
-                    real,
-                } => self.on_config_resolved(client, *request, real.as_deref()),
-                // Too late: the reload was abandoned meanwhile.
-                JobResult::Bound(_, Ok(listeners)) => listeners
-                    .into_iter()
-                    .for_each(|listener| self.blocking.close(listener)),
-                JobResult::ConfigRead(..) | JobResult::Bound(_, Err(_)) => {}
+    pub(super) fn on_blocking_result(&mut self, result: JobResult) {
+        match result {
+            JobResult::Failed(text) => tracing::warn!("{text}"),
+            JobResult::ConfigRead(number, read) if self.reloads.take_job(number) => {
+                self.config_read(*read);
             }
+            JobResult::FileOwnershipSet(name) => {
+                tracing::info!("listener {name}: its file has its owner and mode")
+            }
+            JobResult::ListenerChecked(number, checked) => {
+                self.on_listener_checked(number, checked)
+            }
+            JobResult::Bound(number, bound) if self.reloads.take_job(number) => {
+                self.addresses_bound(bound);
+            }
+            JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
+            JobResult::Compared {
+                round,
+                pool,
+                changed,
+            } => self.on_compared(round, pool, changed),
+            JobResult::Usage { client, found } => self.on_usage(client, found),
+            JobResult::ConfigResolved {
+                client,
+                request,
+                real,
+            } => self.on_config_resolved(client, *request, real.as_deref()),
+            // Too late: the reload was abandoned meanwhile.
+            JobResult::Bound(_, Ok(listeners)) => listeners
+                .into_iter()
+                .for_each(|listener| self.blocking.close(listener)),
+            JobResult::ConfigRead(..) | JobResult::Bound(_, Err(_)) => {}
         }
     }
 

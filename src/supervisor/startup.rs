@@ -17,6 +17,7 @@ use super::pool_registry::{PoolRegistry, PoolSpec};
 use super::process_table::ProcessTable;
 use super::readiness::Readiness;
 use super::reload::ReloadState;
+use super::report::Report;
 use super::runtime_files::{self, RuntimeFiles};
 use super::service_manager::ServiceManager;
 use super::spawn_spec::SpawnSpecs;
@@ -26,6 +27,7 @@ use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
 use crate::event_loop::clock::{Clock, Deadline, LoopClock};
+use crate::event_loop::mailbox::{self, Mailbox};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::event_loop::signals::{Meaning, Signals};
 use crate::event_loop::waker::Waker;
@@ -42,6 +44,7 @@ use crate::runtime_dir::stale_workers::{
 };
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, RuntimeDirRepair, make_notify_dir};
 use crate::sys;
+use crossbeam_channel::Receiver;
 use rotad_core::{Engine, Span, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -431,11 +434,16 @@ fn master_log(plan: &Plan, context: &StartContext) -> Result<MasterLog, Failed> 
         .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
 }
 
+/// The main loop's mailbox, and where its reports come out.
+type Reports = (Mailbox<Report>, Receiver<Report>);
+
 /// What the supervisor is made of; from here on nothing fails.
 struct Parts {
     acquired: Acquired,
     poller: Poller,
     waker: Waker,
+    mailbox: Mailbox<Report>,
+    reports: Receiver<Report>,
     spawner: Spawner,
     accept_probe: AcceptProbe,
     health: Health,
@@ -444,17 +452,17 @@ struct Parts {
 
 impl Parts {
     fn on(plan: &Plan, acquired: Acquired) -> Result<Self, Failed> {
-        let build = || -> io::Result<(Poller, Waker, Spawner, AcceptProbe, Health, OwnedFd)> {
+        let build = || -> io::Result<(Poller, Waker, Spawner, AcceptProbe, Health, Reports, OwnedFd)> {
             let poller = Poller::new()?;
             let waker = Waker::new()?;
+            let (mailbox, reports) = mailbox::channel(waker.clone());
             let settings = SpawnerConfig {
-                wake: waker.clone(),
                 clock: acquired.clock.clone(),
                 original_nofile: acquired.nofile,
                 shim: shim::OURSELVES.into(),
             };
-            let spawner = Spawner::start(settings.clone())?;
-            let accept_probe = AcceptProbe::start(waker.clone(), acquired.clock.clone())?;
+            let spawner = Spawner::start(settings.clone(), mailbox.of(Report::Spawn))?;
+            let accept_probe = AcceptProbe::start(mailbox.of(Report::Accept), acquired.clock.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
@@ -481,11 +489,12 @@ impl Parts {
                 waker,
                 spawner,
                 accept_probe,
-                Health::new(settings),
+                Health::new(settings, &mailbox),
+                (mailbox, reports),
                 null.into(),
             ))
         };
-        let (poller, waker, spawner, accept_probe, health, null) =
+        let (poller, waker, spawner, accept_probe, health, (mailbox, reports), null) =
             build().map_err(|e| Failed::at("cannot begin", e))?;
         for listener in &acquired.listeners {
             tracing::info!(
@@ -506,6 +515,8 @@ impl Parts {
             acquired,
             poller,
             waker,
+            mailbox,
+            reports,
             spawner,
             accept_probe,
             health,
@@ -518,13 +529,15 @@ impl Parts {
             acquired,
             poller,
             waker,
+            mailbox,
+            reports,
             spawner,
             accept_probe,
             health,
             null,
         } = self;
         let orphans = Orphans::new(
-            OrphanScanner::new(waker.clone(), acquired.clock.clone()),
+            OrphanScanner::new(mailbox.of(Report::Orphans), acquired.clock.clone()),
             tree::preexisting_children(),
         );
         let mut listening = Listening::default();
@@ -578,12 +591,12 @@ impl Parts {
             engine: Engine::with_processors(processors()),
             clock: LoopClock::new(acquired.clock.clone()),
             last_engine_call: Time(0),
-            blocking: BlockingPool::new(waker.clone(), reader),
+            blocking: BlockingPool::new(mailbox.of(Report::Job), reader),
             reloads: ReloadState::default(),
             on_change: OnChange::default(),
             reverted: BTreeSet::new(),
             exit_code: None,
-            file_watch: FileWatch::new(waker.clone(), acquired.clock.clone()),
+            file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock.clone()),
             notify_dir,
             runtime_dir,
             runtime_files: RuntimeFiles::default(),
@@ -605,6 +618,7 @@ impl Parts {
             tag: acquired.tag,
             poller,
             waker,
+            reports,
             spawner,
             readiness: Readiness::new(accept_probe),
             health,

@@ -143,10 +143,7 @@ impl Supervisor {
 
     fn run_timer(&mut self, timer: Timer, now: Time) {
         match timer {
-            Timer::Spawner => {
-                self.spawner.check(now);
-                self.on_spawn_results();
-            }
+            Timer::Spawner => self.spawner.check(now),
             Timer::RuntimeFiles => self.run_due_runtime_files(now),
             Timer::Clients => {
                 for client in self.server.overdue(now) {

@@ -19,18 +19,16 @@ mod walk;
 mod watch_loop;
 
 use crate::event_loop::clock::Clock;
+use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::waker::Waker;
 use crate::sys::thread;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 use inotify::InotifySet;
 use rotad_core::PoolId;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use watch_loop::WatchLoop;
-
-/// Maximum number of queued reports; more block the watch thread, not the main loop.
-const MAX_REPORTS: usize = 256;
 
 /// What a watch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,36 +86,33 @@ pub struct Watcher {
     /// None once the thread is to end.
     plans: Option<Sender<Vec<WatchPlan>>>,
     waker: Waker,
-    reports: Receiver<WatchReport>,
 }
 
 impl Watcher {
-    /// Starts the thread. `wake` is woken after each report.
+    /// Starts the thread. It reports to `reports`, each change of a plan's files once per debounce time.
     ///
     /// # Errors
     /// EMFILE, ENFILE: no descriptor for a waker; EAGAIN: no thread. If inotify is not available there is no error: the
     /// watcher then scans every few seconds, and reports that.
-    pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
-        Self::with_inotify(wake, clock, InotifySet::new)
+    pub fn start(reports: Mailbox<WatchReport>, clock: Clock) -> io::Result<Self> {
+        Self::with_inotify(reports, clock, InotifySet::new)
     }
 
     fn with_inotify(
-        wake: Waker,
+        reports: Mailbox<WatchReport>,
         clock: Clock,
         new_inotify: fn() -> InotifySet,
     ) -> io::Result<Self> {
         let waker = Waker::new()?;
         let (plans, inbox) = unbounded();
-        let (outbox, reports) = bounded(MAX_REPORTS);
         let thread_waker = waker.clone();
         let watch = move || {
-            WatchLoop::new(new_inotify(), outbox, wake, clock).run(&inbox, &thread_waker);
+            WatchLoop::new(new_inotify(), reports, clock).run(&inbox, &thread_waker);
         };
         thread::spawn("file-watcher", 256 << 10, watch)?;
         Ok(Self {
             plans: Some(plans),
             waker,
-            reports,
         })
     }
 
@@ -127,11 +122,6 @@ impl Watcher {
             inbox.send(plans).ok();
         }
         self.waker.wake();
-    }
-
-    /// The channel of reports.
-    pub fn reports(&self) -> &Receiver<WatchReport> {
-        &self.reports
     }
 }
 

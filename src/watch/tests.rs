@@ -4,7 +4,9 @@
 use super::inotify::InotifySet;
 use super::{WatchKey, WatchPlan, WatchReport, Watcher};
 use crate::event_loop::clock::Clock;
+use crate::event_loop::mailbox;
 use crate::event_loop::waker::Waker;
+use crossbeam_channel::Receiver;
 use rotad_core::PoolId;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,15 +21,17 @@ const KEY: WatchKey = WatchKey::Pool(PoolId(7));
 struct Scene {
     folder: tempfile::TempDir,
     watcher: Watcher,
+    reports: Receiver<WatchReport>,
 }
 
 impl Scene {
     fn new(new_inotify: fn() -> InotifySet) -> Self {
-        let watcher =
-            Watcher::with_inotify(Waker::new().unwrap(), Clock::start(), new_inotify).unwrap();
+        let (mailbox, reports) = mailbox::channel(Waker::new().unwrap());
+        let watcher = Watcher::with_inotify(mailbox, Clock::start(), new_inotify).unwrap();
         Self {
             folder: tempfile::tempdir().unwrap(),
             watcher,
+            reports,
         }
     }
 
@@ -69,10 +73,7 @@ impl Scene {
     }
 
     fn report(&self) -> WatchReport {
-        self.watcher
-            .reports()
-            .recv_timeout(TIMEOUT)
-            .expect("a report")
+        self.reports.recv_timeout(TIMEOUT).expect("a report")
     }
 
     /// The next report is that these files have changed.
@@ -318,7 +319,7 @@ fn a_change_before_the_watch_has_begun_is_not_missed() {
     let mut begun = false;
     loop {
         assert!(Instant::now() < deadline);
-        match scene.watcher.reports().try_recv() {
+        match scene.reports.try_recv() {
             Ok(WatchReport::Watching { .. }) => begun = true,
             Ok(WatchReport::Changed { .. }) if begun => return,
             Ok(other) => panic!("{other:?}"),
@@ -401,7 +402,7 @@ fn an_invalid_pattern_is_reported_once() {
 #[test]
 fn the_thread_ends_with_its_watcher() {
     let scene = Scene::over(&["a"], &["*"]);
-    let reports = scene.watcher.reports().clone();
+    let reports = scene.reports.clone();
     drop(scene.watcher);
     // The thread's end of the channel is dropped when it ends.
     assert!(

@@ -6,10 +6,11 @@ use super::inotify::{InotifySet, WatchEvent, WatchedDir};
 use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
 use crate::event_loop::clock::{Clock, span};
+use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::waker::Waker;
 use crate::plan::{MatchState, PatternSet};
 use crate::sys::poll::poll;
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::inotify::AddWatchFlags;
 use rotad_core::Time;
@@ -107,24 +108,17 @@ pub(super) struct WatchLoop {
     clock: Clock,
     watches: BTreeMap<usize, WatchState>,
     next: usize,
-    outbox: Sender<WatchReport>,
-    wake: Waker,
+    reports: Mailbox<WatchReport>,
 }
 
 impl WatchLoop {
-    pub(super) fn new(
-        inotify: InotifySet,
-        outbox: Sender<WatchReport>,
-        wake: Waker,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn new(inotify: InotifySet, reports: Mailbox<WatchReport>, clock: Clock) -> Self {
         Self {
             inotify,
             clock,
             watches: BTreeMap::new(),
             next: 0,
-            outbox,
-            wake,
+            reports,
         }
     }
 
@@ -366,8 +360,7 @@ impl WatchLoop {
     }
 
     fn report(&self, report: WatchReport) {
-        self.outbox.send(report).ok();
-        self.wake.wake();
+        self.reports.send(report);
     }
 }
 
@@ -416,6 +409,7 @@ fn note_change(
 mod tests {
     use super::super::WatchKey;
     use super::*;
+    use crate::event_loop::mailbox;
     use rotad_core::Span;
 
     #[test]
@@ -457,13 +451,8 @@ mod tests {
             globs: vec![glob.to_owned()],
             debounce: Duration::ZERO,
         };
-        let (outbox, _reports) = crossbeam_channel::unbounded();
-        let mut watch_loop = WatchLoop::new(
-            InotifySet::new(),
-            outbox,
-            Waker::new().expect("a waker"),
-            Clock::start(),
-        );
+        let (reports, _received) = mailbox::channel(Waker::new().expect("a waker"));
+        let mut watch_loop = WatchLoop::new(InotifySet::new(), reports, Clock::start());
         watch_loop.set(vec![plan("**/*")]);
         let (all, above) = (
             watch_loop.inotify.count(),

@@ -1,6 +1,8 @@
 //! A spawner of one's own, and children that are ended with the test.
 
+use crossbeam_channel::Receiver;
 use rotad::event_loop::clock::Clock;
+use rotad::event_loop::mailbox;
 use rotad::event_loop::waker::Waker;
 use rotad::process::{
     PinnedPaths, SpawnError, SpawnRequest, SpawnResult, SpawnedChild, Spawner, SpawnerConfig,
@@ -10,6 +12,7 @@ use rotad_core::WorkerId;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -21,16 +24,50 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 /// Limits of open files that no other part of a test uses.
 pub const NOFILE: (u64, u64) = (345, 456);
 
-pub fn spawner() -> Spawner {
-    let wake = Waker::new().unwrap();
-    let shim = env!("CARGO_BIN_EXE_rotad").into();
-    Spawner::start(SpawnerConfig {
+/// A spawner and its results.
+pub struct TestSpawner {
+    spawner: Spawner,
+    results: Receiver<SpawnResult>,
+}
+
+impl TestSpawner {
+    /// The next result, if it comes within this time.
+    pub fn result(&self, timeout: Duration) -> Option<SpawnResult> {
+        let result = self.results.recv_timeout(timeout).ok()?;
+        self.spawner.answered();
+        Some(result)
+    }
+
+    pub fn has_result(&self) -> bool {
+        !self.results.is_empty()
+    }
+}
+
+impl Deref for TestSpawner {
+    type Target = Spawner;
+
+    fn deref(&self) -> &Spawner {
+        &self.spawner
+    }
+}
+
+impl DerefMut for TestSpawner {
+    fn deref_mut(&mut self) -> &mut Spawner {
+        &mut self.spawner
+    }
+}
+
+pub fn spawner() -> TestSpawner {
+    let (mailbox, results) = mailbox::channel(Waker::new().unwrap());
+    let config = SpawnerConfig {
         clock: Clock::start(),
-        wake,
         original_nofile: NOFILE,
-        shim,
-    })
-    .unwrap()
+        shim: env!("CARGO_BIN_EXE_rotad").into(),
+    };
+    TestSpawner {
+        spawner: Spawner::start(config, mailbox).unwrap(),
+        results,
+    }
 }
 
 pub fn null() -> Arc<OwnedFd> {
@@ -77,11 +114,11 @@ pub fn listen_to(order: &mut SpawnRequest) -> File {
     read.into()
 }
 
-pub fn report(spawner: &Spawner) -> SpawnResult {
-    spawner.reports().recv_timeout(GIVE_UP).unwrap()
+pub fn report(spawner: &TestSpawner) -> SpawnResult {
+    spawner.result(GIVE_UP).unwrap()
 }
 
-pub fn deliver(spawner: &Spawner, order: SpawnRequest) -> SpawnResult {
+pub fn deliver(spawner: &TestSpawner, order: SpawnRequest) -> SpawnResult {
     spawner.request(order);
     report(spawner)
 }

@@ -20,8 +20,8 @@ mod scan;
 mod syscalls;
 
 use crate::event_loop::clock::Clock;
+use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::progress::Progress;
-use crate::event_loop::waker::Waker;
 use crate::plan::Address;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, never, select, tick, unbounded};
@@ -63,6 +63,8 @@ pub enum AcceptReport {
     Accepting(WorkerId),
     /// The worker cannot be observed, and why.
     Unobservable(WorkerId, String),
+    /// An abandoned scan has ended: [`AcceptProbe::resume`] scans its worker again.
+    ScanReturned,
 }
 
 #[derive(Debug)]
@@ -78,11 +80,9 @@ enum Task {
 /// other workers.
 #[derive(Debug)]
 pub struct AcceptProbe {
-    wake: Waker,
     clock: Clock,
     tasks: Sender<Task>,
-    outbox: Sender<AcceptReport>,
-    reports: Receiver<AcceptReport>,
+    reports: Mailbox<AcceptReport>,
     /// The worker that the thread scans.
     progress: Progress<WorkerId>,
     watched: BTreeMap<WorkerId, (i32, Vec<Target>)>,
@@ -91,19 +91,15 @@ pub struct AcceptProbe {
 }
 
 impl AcceptProbe {
-    /// Starts the thread. `wake` is woken after each report.
+    /// Starts the thread. It sends at most one report per worker, and one per abandoned scan.
     ///
     /// # Errors
     /// EAGAIN: no thread can be created.
-    pub fn start(wake: Waker, clock: Clock) -> io::Result<Self> {
-        // At most one report per worker: the number of workers bounds them.
-        let (outbox, reports) = unbounded();
-        let (tasks, progress) = start_thread(&wake, &clock, &outbox)?;
+    pub fn start(reports: Mailbox<AcceptReport>, clock: Clock) -> io::Result<Self> {
+        let (tasks, progress) = start_thread(&clock, &reports)?;
         Ok(Self {
-            wake,
             clock,
             tasks,
-            outbox,
             reports,
             progress,
             watched: BTreeMap::new(),
@@ -124,17 +120,12 @@ impl AcceptProbe {
         self.tasks.send(Task::Forget(worker)).ok();
     }
 
-    /// The reports; the waker is woken after each.
-    pub fn reports(&self) -> &Receiver<AcceptReport> {
-        &self.reports
-    }
-
     /// When [`AcceptProbe::check`] has to be called at the latest; None while nothing is watched.
     pub fn deadline(&self) -> Option<Time> {
         (!self.watched.is_empty()).then(|| self.progress.deadline(HANG_AFTER))
     }
 
-    /// Scans those workers again whose scan hung and has ended: such a thread wakes the waker when it returns.
+    /// Scans those workers again whose scan hung and has ended: such a thread reports it.
     pub fn resume(&mut self) {
         let (ended, abandoned): (Vec<_>, Vec<_>) = std::mem::take(&mut self.abandoned)
             .into_iter()
@@ -157,7 +148,7 @@ impl AcceptProbe {
             return None;
         }
         // If no other thread can be created, wait for this one.
-        let (tasks, progress) = start_thread(&self.wake, &self.clock, &self.outbox).ok()?;
+        let (tasks, progress) = start_thread(&self.clock, &self.reports).ok()?;
         self.progress.abandon();
         self.tasks = tasks;
         let abandoned = std::mem::replace(&mut self.progress, progress);
@@ -173,16 +164,14 @@ impl AcceptProbe {
 }
 
 fn start_thread(
-    wake: &Waker,
     clock: &Clock,
-    outbox: &Sender<AcceptReport>,
+    reports: &Mailbox<AcceptReport>,
 ) -> io::Result<(Sender<Task>, Progress<WorkerId>)> {
     let (tasks, inbox) = unbounded();
     let progress = Progress::new(clock.clone());
     let rounds = ScanLoop {
         watched: HashMap::new(),
-        outbox: outbox.clone(),
-        wake: wake.clone(),
+        reports: reports.clone(),
         progress: progress.clone(),
     };
     thread::spawn("accept-probe", 256 << 10, move || rounds.run(&inbox))?;
@@ -201,8 +190,7 @@ struct WatchedWorker {
 
 struct ScanLoop {
     watched: HashMap<WorkerId, WatchedWorker>,
-    outbox: Sender<AcceptReport>,
-    wake: Waker,
+    reports: Mailbox<AcceptReport>,
     progress: Progress<WorkerId>,
 }
 
@@ -219,7 +207,7 @@ impl ScanLoop {
             }
             if self.progress.is_abandoned() {
                 self.progress.end();
-                return self.wake.wake();
+                return self.reports.send(AcceptReport::ScanReturned);
             }
             match (self.watched.is_empty(), clock.capacity()) {
                 (true, _) => clock = never(),
@@ -303,8 +291,7 @@ impl ScanLoop {
         watched.wait = ((1 + watched.age / 16) * share).min(MAX_GAP);
         if let Some(report) = report {
             self.watched.remove(&worker);
-            self.outbox.send(report).ok();
-            self.wake.wake();
+            self.reports.send(report);
         }
     }
 }

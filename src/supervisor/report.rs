@@ -1,0 +1,58 @@
+//! What the threads report to the main thread: one kind of message, through one mailbox, handled in one place.
+//!
+//! Order: reports are handled in the order in which they were sent, each turn as many as there are, before any deadline
+//! counts and before the exits that came in the same batch. A worker's spawn result comes before what its probes
+//! report, since those are asked for after it; the exec status, the messages and the exit of a worker come through
+//! descriptors that are watched from its spawn result on. A scan of orphans may be reported before the result of a
+//! spawn that was under way meanwhile: while one is, no orphan is judged by it (`orphans.rs`).
+
+use super::Supervisor;
+use super::blocking::JobResult;
+use crate::probe::ProbeResult;
+use crate::probe::accept::AcceptReport;
+use crate::process::SpawnResult;
+use crate::process::orphan_scanner::ScanReport;
+use crate::process::rss_sampler::TreeMemory;
+use crate::watch::WatchReport;
+use rotad_core::WorkerId;
+
+/// A report of a thread.
+pub(super) enum Report {
+    /// The spawner.
+    Spawn(SpawnResult),
+    /// The accept probe.
+    Accept(AcceptReport),
+    /// The probe loop.
+    Probe(ProbeResult),
+    /// The RSS sampler.
+    Memory(Vec<(WorkerId, TreeMemory)>),
+    /// The CPU sampler: in percent of a CPU.
+    CpuDemand(Vec<(WorkerId, u32)>),
+    /// A blocking job.
+    Job(JobResult),
+    /// The file watcher.
+    Files(WatchReport),
+    /// The orphan scanner.
+    Orphans(ScanReport),
+}
+
+impl Supervisor {
+    /// Handles the reports that are there. Those that arrive meanwhile wake the loop again.
+    pub(super) fn on_reports(&mut self) {
+        for _ in 0..self.reports.len() {
+            let Ok(report) = self.reports.try_recv() else {
+                return;
+            };
+            match report {
+                Report::Spawn(result) => self.on_spawn_result(result),
+                Report::Accept(report) => self.on_accept_report(report),
+                Report::Probe(result) => self.on_probe_result(result),
+                Report::Memory(sample) => self.on_rss_sample(sample),
+                Report::CpuDemand(demand) => self.on_cpu_demand(demand),
+                Report::Job(result) => self.on_blocking_result(result),
+                Report::Files(report) => self.on_file_change(report),
+                Report::Orphans(report) => self.on_orphan_scan(report),
+            }
+        }
+    }
+}
