@@ -149,9 +149,9 @@ fn without_watches_there_is_no_watch_thread() {
             .collect()
     };
     let without = Site::up("[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\n");
-    assert!(!threads(&without).contains(&"watcher\n".to_owned()));
+    assert!(!threads(&without).contains(&"file-watcher\n".to_owned()));
     let with = up(r#"["src/*"]"#);
-    assert!(threads(&with).contains(&"watcher\n".to_owned()));
+    assert!(threads(&with).contains(&"file-watcher\n".to_owned()));
 }
 
 #[test]
