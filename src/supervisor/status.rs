@@ -21,7 +21,7 @@ const MAX_HUNG: usize = 8;
 /// Statuses that wait for the memory and CPU time of workers, by client.
 #[derive(Debug, Default)]
 pub(super) struct PendingStatuses {
-    waiting: BTreeMap<u64, (Time, Status)>,
+    waiting: BTreeMap<u64, Time>,
     /// Jobs that have not come back.
     jobs: usize,
 }
@@ -29,7 +29,7 @@ pub(super) struct PendingStatuses {
 impl PendingStatuses {
     /// When the next status is answered at the latest.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.waiting.values().map(|(at, _)| *at).min()
+        self.waiting.values().copied().min()
     }
 
     /// The client is gone.
@@ -41,47 +41,48 @@ impl PendingStatuses {
 impl Supervisor {
     /// Answers a status request, once the memory and CPU time of workers are known.
     pub(super) fn status_requested(&mut self, client: u64) {
-        let status = self.status();
-        let workers = status.pools.iter().flat_map(|pool| &pool.workers);
-        let pids: Vec<i32> = workers.filter_map(|worker| worker.pid).collect();
+        let pids: Vec<i32> = self
+            .processes
+            .iter()
+            .filter_map(|(_, process)| process.pid())
+            .collect();
         let hung = self.statuses.jobs - self.statuses.waiting.len().min(self.statuses.jobs);
         if pids.is_empty() || hung >= MAX_HUNG || self.blocking.read_usage(client, pids).is_err() {
-            return self.answer_status(client, status);
+            return self.answer_status(client, &HashMap::new());
         }
         self.statuses.jobs += 1;
         let until = self.clock.now() + USAGE_TIMEOUT;
-        self.statuses.waiting.insert(client, (until, status));
+        self.statuses.waiting.insert(client, until);
     }
 
     /// The memory and CPU time of workers, by pid, for the status of this client.
     pub(super) fn on_usage(&mut self, client: u64, found: Vec<(i32, Usage)>) {
         self.statuses.jobs = self.statuses.jobs.saturating_sub(1);
-        let Some((_, mut status)) = self.statuses.waiting.remove(&client) else {
-            return; // answered without it, or the client is gone
-        };
-        let found: HashMap<i32, Usage> = found.into_iter().collect();
-        for worker in status.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
-            if let Some(usage) = worker.pid.and_then(|pid| found.get(&pid)) {
-                worker.rss_bytes = Some(usage.rss_bytes);
-                worker.cpu_s = Some(rounded(usage.cpu_s));
-            }
+        if self.statuses.waiting.remove(&client).is_some() {
+            self.answer_status(client, &found.into_iter().collect());
         }
-        self.answer_status(client, status);
     }
 
     /// Answers statuses that have waited long enough; all of them when the master exits.
     pub(super) fn answer_overdue_statuses(&mut self, exiting: bool) {
         let now = self.clock.now();
         let waiting = &self.statuses.waiting;
-        let overdue = waiting.iter().filter(|(_, (at, _))| exiting || *at <= now);
+        let overdue = waiting.iter().filter(|(_, at)| exiting || **at <= now);
         for client in overdue.map(|(client, _)| *client).collect::<Vec<_>>() {
-            if let Some((_, status)) = self.statuses.waiting.remove(&client) {
-                self.answer_status(client, status);
-            }
+            self.statuses.waiting.remove(&client);
+            self.answer_status(client, &HashMap::new());
         }
     }
 
-    fn answer_status(&mut self, client: u64, mut status: Status) {
+    /// What is so now, not when the client asked.
+    fn answer_status(&mut self, client: u64, usage: &HashMap<i32, Usage>) {
+        let mut status = self.status();
+        for worker in status.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
+            if let Some(usage) = worker.pid.and_then(|pid| usage.get(&pid)) {
+                worker.rss_bytes = Some(usage.rss_bytes);
+                worker.cpu_s = Some(rounded(usage.cpu_s));
+            }
+        }
         status.cut_last_lines();
         self.answer(client, &Response::Status(Box::new(status)), true);
     }
