@@ -82,6 +82,15 @@ impl Diff {
             && self.needs_new_master.is_empty()
     }
 
+    /// What changes for this pool of the new plan.
+    pub fn change_of(&self, name: &str) -> PoolChange {
+        let found = self
+            .pools
+            .iter()
+            .find(|pool| pool.name == name && pool.change != PoolChange::Removed);
+        found.map_or(PoolChange::Same, |pool| pool.change.clone())
+    }
+
     /// One line for each pool, listener and kind of key that changes.
     pub fn lines(&self) -> Vec<String> {
         let pools = self

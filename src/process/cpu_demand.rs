@@ -55,7 +55,7 @@ impl Meter {
         Ok(Self { tasks })
     }
 
-    /// Starts a measurement of these workers. Call it again only after [`Meter::found`] has returned the answer.
+    /// Starts a measurement of these workers. Call it again only after the answer has come.
     pub fn measure(&self, all: Vec<Starter>) {
         self.tasks.try_send(all).ok();
     }

@@ -86,7 +86,7 @@ impl RssSampler {
         Ok(Self { tasks })
     }
 
-    /// Starts a measurement of these workers. Call it again only after [`RssSampler::found`] has returned the answer.
+    /// Starts a measurement of these workers. Call it again only after the answer has come.
     pub fn measure(&self, all: Vec<(WorkerId, i32)>) {
         self.tasks.try_send(all).ok();
     }

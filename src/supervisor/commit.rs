@@ -2,11 +2,11 @@
 //! rolled or adjusted, and the master's own keys follow.
 
 use super::Supervisor;
-use super::control::is_meant;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
 use super::on_change::PassedOver;
 use super::pool_registry::PoolSpec;
+use super::pool_registry::is_meant;
 use super::reload::{PendingConfig, ReloadRequest};
 use super::tickets::WaitId;
 use crate::control::protocol::{ReloadScope, Wait};
@@ -43,8 +43,8 @@ impl Supervisor {
         gone.iter().for_each(|pool| self.pools.mark_removed(*pool));
         let mut changes: Vec<(PoolId, PoolChange)> = Vec::new();
         for pool in &pending.plan.pools {
-            if let Some(id) = self.stage_spec(pending, pool, &change_of(&diff, &pool.name)) {
-                changes.push((id, change_of(&diff, &pool.name)));
+            if let Some(id) = self.stage_spec(pending, pool, &diff.change_of(&pool.name)) {
+                changes.push((id, diff.change_of(&pool.name)));
             }
         }
         self.adjust_sockets(pending);
@@ -287,7 +287,7 @@ impl Supervisor {
         let mut lines = diff.lines();
         let rolled = |name: &str| {
             matches!(
-                change_of(&diff, name),
+                diff.change_of(name),
                 PoolChange::Rolled { .. } | PoolChange::Added
             )
         };
@@ -367,12 +367,4 @@ fn removed(diff: &Diff) -> impl Iterator<Item = &str> {
         .iter()
         .filter(|pool| pool.change == PoolChange::Removed)
         .map(|pool| pool.name.as_str())
-}
-
-pub(super) fn change_of(diff: &Diff, name: &str) -> PoolChange {
-    let found = diff
-        .pools
-        .iter()
-        .find(|pool| pool.name == name && pool.change != PoolChange::Removed);
-    found.map_or(PoolChange::Same, |pool| pool.change.clone())
 }

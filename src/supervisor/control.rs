@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
+use super::pool_registry::is_meant;
 use super::reload::ReloadRequest;
 use crate::control::protocol::{Method, Request, Response, Selector};
 use crate::control::server::ReadOutcome;
@@ -11,15 +12,6 @@ use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
 use rotad_core::{PoolId, Time};
 use std::path::Path;
-
-/// Whether a selector includes this pool. Oneshots are part of a reload, but not of a rolling restart of everything
-/// (see [`Supervisor::select_pools`]).
-pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
-    let all = !which.workers && !which.tasks && which.pools.is_empty();
-    all || which.pools.contains(&pool.name)
-        || (which.workers && pool.kind == Kind::Worker)
-        || (which.tasks && pool.kind == Kind::Task)
-}
 
 impl Supervisor {
     pub(super) fn accept_clients(&mut self) {

@@ -47,6 +47,7 @@ mod sd_notify;
 mod service_manager;
 mod shutdown;
 mod spawn_spec;
+mod spread;
 mod startup;
 mod status;
 mod tickets;

@@ -5,9 +5,8 @@
 //! waits for it. The engine hears only of the pools to roll.
 
 use super::Supervisor;
-use super::commit::change_of;
-use super::control::is_meant;
 use super::event_log::EventBuilder;
+use super::pool_registry::is_meant;
 use super::tickets::WaitId;
 use crate::control::protocol::{ReloadScope, Wait};
 use crate::observe::events::EventKind;
@@ -166,7 +165,7 @@ impl Supervisor {
         let diff = plan::diff(&self.plan, &pending.plan);
         let kept = |name: &str| {
             matches!(
-                change_of(&diff, name),
+                diff.change_of(name),
                 PoolChange::Same | PoolChange::Adjusted { .. }
             )
         };

@@ -2,7 +2,7 @@
 //! takes effect. If one fails, nothing does. `reload.rs` calls these for the machine's actions.
 
 use super::Supervisor;
-use super::control::is_meant;
+use super::pool_registry::is_meant;
 use super::reload::{Oneshot, PendingConfig, ReloadRequest};
 use super::tickets::{Owner, reason, superseded};
 use crate::control::protocol::ReloadScope;

@@ -2,6 +2,7 @@
 //! of its generations. A reload replaces plans; a worker keeps the spec that it was spawned from.
 
 use super::listening::ListenerId;
+use crate::control::protocol::Selector;
 use crate::plan::{Kind, ListenPlan, PoolPlan};
 use rotad_core::{Generation, Policy, PoolId, PoolKind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -318,4 +319,13 @@ impl PoolRegistry {
             .map(|(id, _)| *id)
             .collect()
     }
+}
+
+/// Whether a selector includes this pool. Oneshots are part of a reload, but not of a rolling restart of everything
+/// (see `select_pools` in `control.rs`).
+pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
+    let all = !which.workers && !which.tasks && which.pools.is_empty();
+    all || which.pools.contains(&pool.name)
+        || (which.workers && pool.kind == Kind::Worker)
+        || (which.tasks && pool.kind == Kind::Task)
 }

@@ -3,8 +3,8 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
-use super::health::spread;
 use super::spawn_spec::SpawnParams;
+use super::spread::spread;
 use super::watchdog::span;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;

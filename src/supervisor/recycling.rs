@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
-use super::health::spread;
+use super::spread::spread;
 use super::tickets::Owner;
 use super::watchdog::span;
 use crate::event_loop::mailbox::Mailbox;

@@ -4,13 +4,11 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::on_change::Continuation;
+use super::tickets::NONE_WANTED;
 use crate::control::protocol::{ScaleTo, Selector, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use rotad_core::{PoolId, Request, Slot, WorkerId, WorkerState};
-
-/// For the start of a pool that was scaled to 0.
-pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
 
 /// A larger number is taken for a typing error.
 const MAX_WORKERS: i64 = 100_000;

@@ -3,7 +3,6 @@
 //! exit code. Also puts outcomes into words.
 
 use super::exit_report::{ExitReport, describe};
-use super::requests::NONE_WANTED;
 use crate::observe::clip::join_within;
 use rotad_core::{
     Cause, Failure, Generation, NothingDone, Outcome, PoolId, Standing, SupersededBy, Ticket, Up,
@@ -13,6 +12,9 @@ use std::collections::BTreeMap;
 
 /// Maximum size of one reply, or of the report of a failed start, in bytes: many pools, each with the last lines of a worker.
 pub(super) const MAX_REPORT_BYTES: usize = 512 << 10;
+
+/// The answer to a start of a pool that was scaled to 0.
+pub(super) const NONE_WANTED: &str = "0 workers are wanted (`rotad scale POOL N` changes that)";
 
 /// One request of a client, or one signal, about one or more pools.
 #[derive(Debug)]
