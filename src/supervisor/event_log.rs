@@ -152,6 +152,13 @@ impl Supervisor {
             })
     }
 
+    /// Emits an event, if a part of the supervisor has one.
+    pub(super) fn emit_some(&mut self, event: Option<EventBuilder>) {
+        if let Some(event) = event {
+            self.emit(event);
+        }
+    }
+
     /// Emits an event to the log, the ring and the followers.
     pub(super) fn emit(&mut self, builder: EventBuilder) {
         let label = builder

@@ -22,10 +22,12 @@ mod facts;
 mod fd_budget;
 mod file_watch;
 mod health;
+mod journal;
 mod launch;
 mod listener_repair;
 mod listening;
 mod log_clients;
+mod log_hang;
 mod notices;
 mod on_change;
 mod oneshots;
@@ -63,12 +65,11 @@ use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
-use crate::log::{LogWriter, WorkerOutput};
+use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, Plan, SignalAction};
 use crate::process::Spawner;
 use crate::runtime_dir::RuntimeDirRepair;
-use crate::runtime_dir::stale_workers::WorkerJournal;
 
 use cgroups::WorkerCgroups;
 use crossbeam_channel::Receiver;
@@ -76,8 +77,10 @@ use event_log::EventBuilder;
 use exit_report::ExitReports;
 use file_watch::FileWatch;
 use health::Health;
+use journal::Journal;
 use launch::StartWatch;
 use listening::Listening;
+use log_hang::LogHang;
 use on_change::{Continuation, OnChange};
 use orphans::Orphans;
 use pool_registry::PoolRegistry;
@@ -91,7 +94,6 @@ use service_manager::ServiceManager;
 use shutdown::Shutdown;
 use spawn_spec::SpawnSpecs;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,9 +102,6 @@ use tickets::{Owner, Tickets};
 
 /// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
 const MAX_BATCHES: u32 = 16;
-
-/// A log write that takes longer than this is reported as hanging.
-const LOG_HANGS_AFTER: Span = Span::from_secs(5);
 
 /// The state of the supervisor: the engine, and everything on the operating system's side of it.
 struct Supervisor {
@@ -120,8 +119,7 @@ struct Supervisor {
     readiness: Readiness,
     health: Health,
     log: LogWriter,
-    /// The hanging log has been reported.
-    log_hangs: bool,
+    log_hang: LogHang,
     blocking: blocking::BlockingPool,
     reloads: ReloadState,
     on_change: OnChange,
@@ -130,9 +128,7 @@ struct Supervisor {
     file_watch: FileWatch,
     runtime_dir: RuntimeDirRepair,
     runtime_files: RuntimeFiles,
-    journal: WorkerJournal,
-    /// The failing journal has been reported.
-    journal_failing: bool,
+    journal: Journal,
     /// Summary of the workers of a killed master that were stopped at startup, if there were any.
     took_over: Option<String>,
     listening: Listening,
@@ -235,7 +231,8 @@ impl Supervisor {
             }
             self.drain_poller(&mut sources);
             self.run_due_timers();
-            self.check_log_writer();
+            let event = self.log_hang.check(&self.log, self.clock.now());
+            self.emit_some(event);
             self.sample_starting();
             self.notify_service_manager();
             if let Some(code) = self.can_exit() {
@@ -277,31 +274,6 @@ impl Supervisor {
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.on_exit(worker),
         }
-    }
-
-    /// Reports a log writer that hangs on a disk, and its recovery. A hang wakes nobody by itself: it is noticed the
-    /// next time that an event or a request turns the loop.
-    fn check_log_writer(&mut self) {
-        let busy = self.log.busy_for(self.clock.now());
-        let hangs = busy >= LOG_HANGS_AFTER;
-        if hangs == self.log_hangs {
-            return;
-        }
-        self.log_hangs = hangs;
-        let event = match hangs {
-            true => EventBuilder::new(
-                EventKind::LogHangs,
-                format!(
-                    "the log has not been written for {} s: a disk hangs? Workers serve on until their pipes are full \
-                     (64 KiB to 1 MiB of output each)",
-                    busy.as_millis() / 1000
-                ),
-            )
-            .cause("hangs")
-            .error(),
-            false => EventBuilder::new(EventKind::LogHangs, "the log is written again").cause("over").warn(),
-        };
-        self.emit(event);
     }
 
     fn on_signals(&mut self) {
@@ -439,59 +411,5 @@ impl Supervisor {
             Request::Stop { cap }
         };
         self.request(request);
-    }
-
-    fn journal_add(&mut self, worker: WorkerId, start_time: u64) {
-        let Some(process) = self.processes.get(worker) else {
-            return;
-        };
-        let Some(pid) = process.pid() else { return };
-        let (name, pipes) = (
-            self.pools.name(process.pool),
-            process
-                .output
-                .as_ref()
-                .map(WorkerOutput::inodes)
-                .unwrap_or_default(),
-        );
-        let done = self.journal.add_worker(
-            pid,
-            start_time,
-            (name, process.slot.0),
-            &process.tag,
-            &pipes,
-        );
-        self.note_journal_result(done);
-    }
-
-    fn journal_remove(&mut self, pid: i32) {
-        let done = self.journal.remove_worker(pid);
-        self.note_journal_result(done);
-    }
-
-    /// Reports a failing journal once, and its recovery once.
-    fn note_journal_result(&mut self, done: io::Result<()>) {
-        let event = match done {
-            Err(error) if !self.journal_failing => {
-                let text = format!(
-                    "the list of workers in {} cannot be written: {error}; it is tried again each second, and a start \
-                     after a kill -9 goes by the workers' environment meanwhile",
-                    self.runtime_dir().display()
-                );
-                EventBuilder::new(EventKind::Journal, text)
-                    .cause("torn")
-                    .warn()
-            }
-            Ok(()) if self.journal_failing && self.journal.deadline().is_none() => {
-                EventBuilder::new(
-                    EventKind::Journal,
-                    "the list of workers in the runtime directory is whole again",
-                )
-                .cause("whole")
-            }
-            _ => return,
-        };
-        self.journal_failing = !self.journal_failing;
-        self.emit(event);
     }
 }

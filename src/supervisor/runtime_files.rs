@@ -160,8 +160,8 @@ impl Supervisor {
         }
         if repaired.journal {
             let dir = self.runtime_dir().to_owned();
-            let done = self.journal.move_to(&dir);
-            self.note_journal_result(done);
+            let event = self.journal.move_to(&dir);
+            self.emit_some(event);
         }
         let again = self.notify_sockets_again();
         if again > 0 || !repaired.what.is_empty() {

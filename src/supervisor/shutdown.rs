@@ -110,7 +110,7 @@ impl Supervisor {
         });
         // If processes are left, the journal stays: the next start has to find them.
         if self.unkillable.is_empty() {
-            self.journal.remove().ok();
+            self.journal.remove();
         }
         let message = if code == 0 {
             "stopped".to_owned()

@@ -8,9 +8,11 @@ use super::exit_report::ExitReports;
 use super::fd_budget::raise_nofile;
 use super::file_watch::FileWatch;
 use super::health::Health;
+use super::journal::Journal;
 use super::launch::StartWatch;
 use super::listening::Listening;
 use super::log_clients::LogClients;
+use super::log_hang::LogHang;
 use super::on_change::OnChange;
 use super::orphans::Orphans;
 use super::pool_registry::{PoolRegistry, PoolSpec};
@@ -579,6 +581,7 @@ impl Parts {
             .collect();
         let start_watch = StartWatch::new(context, watched.into_iter());
         let notify_dir = acquired.runtime_dir.path().join(NOTIFY_DIR);
+        let journal_dir = acquired.runtime_dir.path().to_owned();
         let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
         if let Some(inotify) = runtime_dir.inotify()
             && let Err(error) = poller.watch(inotify, Source::RuntimeDir, Interest::Read)
@@ -604,14 +607,13 @@ impl Parts {
             listening,
             pools,
             log: acquired.log_writer,
-            log_hangs: false,
+            log_hang: LogHang::default(),
             server: acquired.server,
             statuses: PendingStatuses::default(),
             event_log: EventLog::default(),
             log_clients: LogClients::default(),
             log_file,
-            journal: acquired.journal,
-            journal_failing: false,
+            journal: Journal::new(acquired.journal, journal_dir),
             took_over: acquired.took_over,
             cgroups: acquired.cgroups,
             service_manager: acquired.service_manager,

@@ -159,8 +159,8 @@ impl Supervisor {
                 self.check_finishing();
             }
             Timer::Journal => {
-                let done = self.journal.rewrite();
-                self.note_journal_result(done);
+                let event = self.journal.rewrite();
+                self.emit_some(event);
             }
             Timer::Orphans => self.run_due_orphans(),
             Timer::Reload => self.check_blocking_job(),
