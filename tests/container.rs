@@ -328,7 +328,7 @@ fn mounted_directories_of_kubernetes_work() {
     jail.set("TMPFS", "/run:777 /tmp:1777");
     assert_eq!(jail.start_in_vain(), 1);
     assert!(
-        jail.log().contains("may be written by others (mode 0777)"),
+        jail.log().contains("can be written by others (mode 0777)"),
         "{}",
         jail.log()
     );
