@@ -125,7 +125,7 @@ fn a_start_of_a_pool_scaled_to_nothing_is_answered() {
     assert_eq!(site.rotad(&["stop", "a"]).code, 0);
     let run = site.rotad(&["start", "a"]);
     assert!(none(&run), "stopped, scaled to nothing, started: {run:?}");
-    // It is scaled to nothing while somebody waits for its start.
+    // It is scaled to nothing while a client waits for its start.
     let waits = site.asking(&json!({ "start": { "pools": ["late"], "wait": "done" } }));
     assert_eq!(site.rotad(&["scale", "late", "0"]).code, 0);
     let answered = waits.answered();

@@ -350,7 +350,7 @@ fn a_link_that_others_can_turn_is_refused() {
     );
 }
 
-/// Whoever names a file that the master does not run is told which one it runs, and what to type.
+/// A client that names a file that the master does not run is told which one it runs, and what to type.
 #[test]
 fn the_master_of_another_file_says_what_to_do() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));

@@ -313,7 +313,7 @@ fn who_outlives_its_worker_is_ended() {
 /// for a moment, and named as well.
 fn whose_nobody_knows_is_named_once() {
     for silent in [false, true] {
-        let mut born = spawn("worker runaway stay", "somebody-elses");
+        let mut born = spawn("worker runaway stay", "another-master");
         let pid = born.heard();
         ended(&born);
         let mut memory = ScanMemory::default();
@@ -326,7 +326,7 @@ fn whose_nobody_knows_is_named_once() {
             if silent {
                 Tag::Silent
             } else {
-                Tag::Is("somebody-elses".into())
+                Tag::Is("another-master".into())
             }
         };
         let until = Instant::now() + Duration::from_secs(20);

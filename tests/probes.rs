@@ -317,7 +317,7 @@ fn command_probes_run_as_the_workers_user() {
     );
 }
 
-/// Whoever is in its group goes with it: when it ends, when it is forgotten, and when the prober ends.
+/// The processes of its group end with it: when it ends, when it is forgotten, and when the prober ends.
 #[test]
 fn no_process_or_descriptor_is_left() {
     let folder = tempfile::tempdir().unwrap();

@@ -114,7 +114,7 @@ fn a_shutdown_at_term_while_new_code_fails_is_repaired() {
     let address = format!("unix:{}", site.path("web.sock").display());
     std::fs::remove_file(site.path("current")).expect("the link");
     std::os::unix::fs::symlink("two", site.path("current")).expect("a link");
-    // The first new worker serves; once it has soaked, whoever comes later fails.
+    // The first new worker serves; once it has soaked, later ones fail.
     let roll = std::thread::spawn({
         let (config, asker) = (site.config.clone(), site.asker());
         let broken = site.path("two/code");

@@ -53,7 +53,7 @@ fn assert_nothing_twice(site: &Site, context: &str) {
             .collect()
     };
     let workers = of(&status);
-    // Whoever descends from one of them is its own affair.
+    // Their descendants are not looked at.
     let is_theirs = |pid: &i32| {
         let mut at = *pid;
         while at > 1 && !workers.contains(&at) {

@@ -92,7 +92,7 @@ fn nothing_is_lost(name: &str, mut site: Site) {
     assert_eq!(
         termed.len(),
         site.lines("terms").len(),
-        "somebody was signalled twice"
+        "a process was signalled twice"
     );
     site.await_exit(5);
     site.assert_empty();

@@ -8,7 +8,7 @@ pub(crate) enum Key {
     Worker(WorkerId),
     /// The backoff of an empty slot ends.
     Slot(PoolId, Slot),
-    /// A start that somebody waits for has taken too long, though no single worker was late.
+    /// A start that a request waits for has taken too long, though no single worker was late.
     Start(PoolId),
     /// An essential pool has had no ready worker for too long.
     Essential(PoolId),

@@ -78,7 +78,8 @@ impl Engine {
             return self.reply_nothing(Some(ticket), id, NothingDone::NoPool);
         };
         let generation = generation.unwrap_or(pool.target);
-        let by = self.stuck_dependencies(id);
+        let mut by = Vec::from_iter(self.dependencies(id));
+        by.retain(|other| self.pools.get(other).is_some_and(Pool::is_stuck));
         if by.is_empty() {
             let start = self.waiters.starts.entry(id).or_default();
             start.tickets.push(ticket);
@@ -100,23 +101,18 @@ impl Engine {
         }
     }
 
-    /// The pools that this one waits for and that cannot come up without an operator.
-    fn stuck_dependencies(&self, id: PoolId) -> Vec<PoolId> {
-        let mut seen = BTreeSet::from([id]);
+    /// The pools that this one waits for, directly or through other pools.
+    fn dependencies(&self, id: PoolId) -> BTreeSet<PoolId> {
+        let mut found = BTreeSet::new();
         let mut ask = Vec::from([id]);
-        let mut stuck = Vec::new();
         while let Some(one) = ask.pop() {
-            for other in self.held_by(one) {
-                let Some(pool) = self.pools.get(&other).filter(|_| seen.insert(other)) else {
-                    continue;
-                };
-                if pool.is_stuck() {
-                    stuck.push(other);
-                }
-                ask.push(other);
-            }
+            ask.extend(
+                self.held_by(one)
+                    .into_iter()
+                    .filter(|other| found.insert(*other)),
+            );
         }
-        stuck
+        found
     }
 
     /// A worker is spawned: where a start is awaited, its slot has its whole ready timeout ahead.
@@ -173,30 +169,13 @@ impl Engine {
         }
         let waiting: Vec<PoolId> = self.waiters.starts.keys().copied().collect();
         for other in waiting {
-            if other != id && self.waits_for(other, id) {
+            if other != id && self.dependencies(other).contains(&id) {
                 let failure = Box::new(failure.clone());
                 let failure = StartFailure::Dependency { pool: id, failure };
                 self.end_start(other, &Outcome::StartFailed(failure));
             }
         }
         self.end_start(id, &Outcome::StartFailed(failure));
-    }
-
-    /// Whether a held pool waits for this one, directly or through other pools.
-    fn waits_for(&self, id: PoolId, other: PoolId) -> bool {
-        let mut seen = BTreeSet::from([id]);
-        let mut ask = Vec::from([id]);
-        while let Some(one) = ask.pop() {
-            for next in self.held_by(one) {
-                if next == other {
-                    return true;
-                }
-                if seen.insert(next) {
-                    ask.push(next);
-                }
-            }
-        }
-        false
     }
 
     pub(crate) fn start_is_up(&mut self, id: PoolId, how: Up) {

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 pub struct SignalPipe {
     pipe: UnixStream,
     /// Kept open: with no signal to ring it (all are ignored) its end would look like a ring that never stops.
-    _bell: UnixStream,
+    _writer: UnixStream,
 }
 
 impl SignalPipe {
@@ -26,14 +26,17 @@ impl SignalPipe {
     /// # Errors
     /// The kernel's, when no descriptor is left; a signal that cannot be caught.
     pub fn on(signals: &[i32]) -> io::Result<Self> {
-        let (pipe, bell) = UnixStream::pair()?;
+        let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         for &signal in signals {
             if !crate::sys::signal::is_ignored(signal) {
-                signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?;
+                signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
             }
         }
-        Ok(Self { pipe, _bell: bell })
+        Ok(Self {
+            pipe,
+            _writer: writer,
+        })
     }
 
     /// Whether it rang since the last time; it is silent afterwards.

@@ -147,7 +147,7 @@ impl Signals {
             name(origin.signal)
         };
         match &origin.process {
-            // Who closes a terminal is not named: the kernel tells whoever ran in it (termios(3), "hangup").
+            // Who closes a terminal is not named: the kernel signals the processes that ran in it (termios(3), "hangup").
             None if origin.signal == SIGHUP && origin.cause == Cause::Kernel => {
                 format!("{name}: the terminal was closed")
             }

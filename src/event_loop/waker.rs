@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Wakes one listener: waking never blocks, several wakes may be noticed as one, and a wake before the last one was
 /// noticed costs no system call.
 #[derive(Clone, Debug)]
-pub struct Waker(Arc<Bell>);
+pub struct Waker(Arc<Shared>);
 
 #[derive(Debug)]
-struct Bell {
+struct Shared {
     fd: EventFd,
-    rung: AtomicBool,
+    pending: AtomicBool,
 }
 
 impl Waker {
@@ -21,15 +21,15 @@ impl Waker {
     /// EMFILE or ENFILE: no descriptor is left.
     pub fn new() -> nix::Result<Self> {
         let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self(Arc::new(Bell {
+        Ok(Self(Arc::new(Shared {
             fd,
-            rung: AtomicBool::new(false),
+            pending: AtomicBool::new(false),
         })))
     }
 
     /// Call it after the work has been put where the listener looks.
     pub fn wake(&self) {
-        if !self.0.rung.swap(true, Ordering::SeqCst) {
+        if !self.0.pending.swap(true, Ordering::SeqCst) {
             // EAGAIN: the counter is full, so a wake-up is pending already.
             self.0.fd.write(1).ok();
         }
@@ -40,7 +40,7 @@ impl Waker {
         // Drain the eventfd before clearing the flag. A wake() between the two sees the flag set and writes nothing,
         // but its work is picked up in this pass; a later one writes again.
         self.0.fd.read().ok();
-        self.0.rung.store(false, Ordering::SeqCst);
+        self.0.pending.store(false, Ordering::SeqCst);
     }
 }
 
@@ -56,20 +56,20 @@ mod tests {
     use crate::sys::poll::is_ready;
     use nix::poll::PollFlags;
 
-    fn is_ringing(wake: &Waker) -> bool {
+    fn is_woken(wake: &Waker) -> bool {
         is_ready(wake, PollFlags::POLLIN)
     }
 
     #[test]
-    fn rings_once_until_it_is_heard_and_then_anew() {
+    fn several_wakes_are_one_until_they_are_cleared() {
         let wake = Waker::new().expect("a descriptor");
-        assert!(!is_ringing(&wake));
+        assert!(!is_woken(&wake));
         wake.wake();
         wake.clone().wake();
-        assert!(is_ringing(&wake));
+        assert!(is_woken(&wake));
         wake.clear();
-        assert!(!is_ringing(&wake));
+        assert!(!is_woken(&wake));
         wake.wake();
-        assert!(is_ringing(&wake));
+        assert!(is_woken(&wake));
     }
 }

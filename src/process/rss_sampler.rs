@@ -1,5 +1,5 @@
-//! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. Whoever reads
-//! them is no main thread: a thousand processes are a thousand files.
+//! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. It is read on
+//! other threads than the main thread: a thousand processes are a thousand files.
 
 use crate::event_loop::mailbox::Mailbox;
 use crate::process::procfs::{self, Stat};

@@ -1,7 +1,7 @@
 //! The lock of a runtime directory: flock(2), taken once, close-on-exec, released by the kernel however the master dies.
 //! The file itself stays: if it were removed, two masters could lock two files of one name.
 //!
-//! Whoever can open a file can flock(2) it. So only its owner can read it, and a lock owner counts only if it is root or
+//! Any process that can open a file can flock(2) it. So only its owner can read it, and a lock owner counts only if it is root or
 //! the file's owner: otherwise any local user could keep a master from starting.
 
 use super::RuntimeDirError;

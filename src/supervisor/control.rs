@@ -235,7 +235,7 @@ impl Supervisor {
         }
     }
 
-    /// The pools that a selector means. An unknown name is answered with an error. `steps`: whether "all pools"
+    /// The pools that a selector means. An unknown name is answered with an error. `oneshots`: whether "all pools"
     /// includes oneshots.
     pub(super) fn select_pools(
         &mut self,

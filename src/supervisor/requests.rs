@@ -52,15 +52,17 @@ impl Supervisor {
         self.roll(Some(client), wait == Wait::Drained, &pools);
     }
 
+    /// The pools with these names, oneshots included; all if there are none. None: the client was refused.
+    fn select_named(&mut self, client: u64, pools: Vec<String>) -> Option<Vec<PoolId>> {
+        let which = Selector {
+            pools,
+            ..Selector::default()
+        };
+        self.select_pools(client, &which, true)
+    }
+
     pub(super) fn cancel(&mut self, client: u64, pools: Vec<String>) {
-        let Some(pools) = self.select_pools(
-            client,
-            &Selector {
-                pools,
-                ..Selector::default()
-            },
-            true,
-        ) else {
+        let Some(pools) = self.select_named(client, pools) else {
             return;
         };
         self.emit_request(
@@ -78,14 +80,7 @@ impl Supervisor {
 
     /// A pool stopped by its operator stays stopped until its operator starts it.
     pub(super) fn stop_pools(&mut self, client: u64, pools: Vec<String>, now: bool) {
-        let Some(pools) = self.select_pools(
-            client,
-            &Selector {
-                pools,
-                ..Selector::default()
-            },
-            true,
-        ) else {
+        let Some(pools) = self.select_named(client, pools) else {
             return;
         };
         let at_once = if now { " at once" } else { "" };
@@ -117,14 +112,7 @@ impl Supervisor {
     }
 
     pub(super) fn start_pools(&mut self, client: u64, pools: Vec<String>, wait: Wait) {
-        let Some(pools) = self.select_pools(
-            client,
-            &Selector {
-                pools,
-                ..Selector::default()
-            },
-            true,
-        ) else {
+        let Some(pools) = self.select_named(client, pools) else {
             return;
         };
         if self.stopping {

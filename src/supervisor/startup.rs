@@ -273,7 +273,7 @@ impl TakeOver<'_> {
             .master
             .stop_timeout
             .map(|cap| Span::from_millis(cap.as_millis() as u64));
-        let bell = self.signals.as_fd().try_clone_to_owned().ok();
+        let signal_fd = self.signals.as_fd().try_clone_to_owned().ok();
         let mut stop = Stop::default();
         let mut next_report = Deadline::after(PROGRESS_INTERVAL);
         let Self {
@@ -283,23 +283,28 @@ impl TakeOver<'_> {
             service_manager,
             ..
         } = self;
-        let done = left.take_over(&stop_plans, cap, bell.as_ref().map(AsFd::as_fd), |left| {
-            for came in signals.pending() {
-                stop.on_signal(came.meaning, &came.text);
-            }
-            service_manager.report_take_over(left.len());
-            if next_report.has_passed() {
-                next_report = Deadline::after(PROGRESS_INTERVAL);
-                let text = format!("still being stopped: {}", summary(left));
-                tracing::info!("{text}");
-                context.report.progress(&text);
-            }
-            if stop.now {
-                TakeOverStep::KillNow
-            } else {
-                TakeOverStep::Continue
-            }
-        });
+        let done = left.take_over(
+            &stop_plans,
+            cap,
+            signal_fd.as_ref().map(AsFd::as_fd),
+            |left| {
+                for came in signals.pending() {
+                    stop.on_signal(came.meaning, &came.text);
+                }
+                service_manager.report_take_over(left.len());
+                if next_report.has_passed() {
+                    next_report = Deadline::after(PROGRESS_INTERVAL);
+                    let text = format!("still being stopped: {}", summary(left));
+                    tracing::info!("{text}");
+                    context.report.progress(&text);
+                }
+                if stop.now {
+                    TakeOverStep::KillNow
+                } else {
+                    TakeOverStep::Continue
+                }
+            },
+        );
         service_manager.take_over_done();
         log_writer.drain();
         if !done.unkillable.is_empty() {

@@ -385,7 +385,7 @@ impl Oracle {
                 hold!(
                     roll.is_some_and(|roll| !roll.retired),
                     "superseded",
-                    "though somebody was retired"
+                    "though a worker was retired"
                 );
                 Ok(())
             }
