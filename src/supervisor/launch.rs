@@ -3,7 +3,8 @@
 //! `run` and `--no-wait` nothing waits.
 
 use super::Supervisor;
-use super::tickets::{MAX_REPORT_BYTES, superseded};
+use super::outcome_text::superseded;
+use super::tickets::MAX_REPORT_BYTES;
 use crate::daemon::{Report, StartContext};
 use crate::observe::clip::join_within;
 use rotad_core::{Outcome, PoolId, Request, Span, Up};

@@ -32,6 +32,7 @@ mod notices;
 mod on_change;
 mod oneshots;
 mod orphans;
+mod outcome_text;
 mod pool_registry;
 mod ports;
 mod probes;

@@ -6,8 +6,8 @@ use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::exit_report::{describe, exit_text, last_exit, last_known};
 use super::orphans::list_members;
+use super::outcome_text::{reason, superseded};
 use super::service_manager::ended_text;
-use super::tickets::{reason, superseded};
 use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use rotad_core::{

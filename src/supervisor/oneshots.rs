@@ -2,9 +2,10 @@
 //! takes effect. If one fails, nothing does. `reload.rs` calls these for the machine's actions.
 
 use super::Supervisor;
+use super::outcome_text::{reason, superseded};
 use super::pool_registry::is_meant;
 use super::reload::{Oneshot, PendingConfig, ReloadRequest};
-use super::tickets::{Owner, reason, superseded};
+use super::tickets::Owner;
 use crate::control::protocol::ReloadScope;
 use crate::plan::{self, Kind, Plan, PoolChange};
 use rotad_core::{Outcome, PoolId, Request};

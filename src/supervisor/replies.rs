@@ -4,7 +4,8 @@
 
 use super::Supervisor;
 use super::exit_report::describe;
-use super::tickets::{OutcomeContext, Owner, Settled, WaitId, describe_outcome};
+use super::outcome_text::{OutcomeContext, describe_outcome};
+use super::tickets::{Owner, Settled, WaitId};
 use crate::control::protocol::Response;
 use crate::plan::Kind;
 use rotad_core::{

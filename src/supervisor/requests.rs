@@ -4,7 +4,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::on_change::Continuation;
-use super::tickets::NONE_WANTED;
+use super::outcome_text::NONE_WANTED;
 use crate::control::protocol::{ScaleTo, Selector, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::Kind;

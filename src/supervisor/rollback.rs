@@ -301,7 +301,7 @@ impl Supervisor {
         };
         let mut text = format!(
             "{}{from} to generation {to}",
-            super::tickets::workers(moved)
+            super::outcome_text::workers(moved)
         );
         if let Some(place) = self.place(pool, to) {
             text.push_str(&format!(" ({place})"));

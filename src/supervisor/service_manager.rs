@@ -3,8 +3,8 @@
 
 use super::Supervisor;
 use super::exit_report::exit_text;
+use super::outcome_text::reason;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
-use super::tickets::reason;
 use crate::event_loop::clock::{Clock, span};
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};

@@ -2,7 +2,7 @@
 //! /proc/PID/stat of each worker, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
 
 use super::Supervisor;
-use super::tickets::reason;
+use super::outcome_text::reason;
 use crate::control::protocol::Response;
 use crate::observe::status::{
     MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState,
