@@ -144,6 +144,12 @@ fn a_program_that_goes_into_the_background_is_told_to_stay() {
             "sh -c \"setsid sleep 1000 & exit 0\"",
             "goes into the background",
         ),
+        // Its first process is gone before the second has left the group.
+        (
+            "sh",
+            "sh -c \"(sleep 0.5; exec setsid sleep 1000) & exit 0\"",
+            "goes into the background",
+        ),
         ("redis-server", redis, "--daemonize no"),
     ] {
         if !need::program(program) {

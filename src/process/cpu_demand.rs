@@ -246,6 +246,8 @@ mod tests {
         let mut meter = CpuMeter::new(Clock::start());
         let starter = |number| Starter {
             worker: WorkerId(number),
+            // Its program may still be coming from the disk, and a younger worker is not measured then.
+            age: LOADING,
             ..one.starter(0)
         };
         let mut seen = std::collections::BTreeSet::new();

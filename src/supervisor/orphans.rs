@@ -97,7 +97,17 @@ impl Supervisor {
         if self.processes.get(id).is_none() {
             return;
         }
-        match self.processes.kill_group(id) {
+        // After an early exit the scan does the killing, because it counts what was left: that tells a program that
+        // daemonizes from one that ended. A child that has not called setsid(2) yet would die with the group, uncounted.
+        let counted = self
+            .processes
+            .get(id)
+            .is_some_and(|process| process.early_exit);
+        let state = match counted && reaper::has_orphans() {
+            true => TreeState::Unseen,
+            false => self.processes.kill_group(id),
+        };
+        match state {
             TreeState::None => return self.tree_gone(id),
             // Without orphans there is nothing to scan for.
             TreeState::Unseen if !reaper::has_orphans() => return self.tree_gone(id),
@@ -335,9 +345,13 @@ impl Supervisor {
             );
             self.report_daemonized_worker(id);
         }
-        if self.processes.get(id).is_none() || !self.processes.is_sweeping(id) {
+        if !self.processes.is_sweeping(id) {
             return;
         }
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        process.early_exit = false;
         // A process that was killed may have had children.
         if left == 0 && self.processes.kill_group(id) != TreeState::Lives {
             self.tree_gone(id);

@@ -70,7 +70,8 @@ pub(super) struct WorkerProcess {
     pub survivors_logged: bool,
     /// Why the master kills it (not ready in time, unhealthy): the exit status does not say that.
     pub end_reason: Option<String>,
-    /// It exited by itself before it was ready, and not with a failure.
+    /// It exited by itself before it was ready, and not with a failure; cleared once a scan has seen what it left
+    /// behind.
     pub early_exit: bool,
 }
 
