@@ -1,8 +1,8 @@
 //! Effects: executes the engine's commands on the operating system, one match arm each. Nothing here waits.
 
 use super::Supervisor;
-use super::process_table::{ProcessStage, WorkerProcess};
-use super::spawn_spec::SpawnParams;
+use super::workers::process_table::{ProcessStage, WorkerProcess};
+use super::workers::spawn_spec::SpawnParams;
 use crate::log::WorkerOutput;
 use crate::notify_socket::NotifySocket;
 use crate::process::cgroup::Cgroup;
@@ -14,25 +14,23 @@ impl Supervisor {
     /// Gives the engine one input and executes the commands that follow, including those that follow from inputs queued
     /// meanwhile.
     pub(super) fn input(&mut self, input: Input) {
-        self.inputs.push_back(input);
+        self.engine.push(input);
         self.drain_inputs();
     }
 
     /// Feeds the queued inputs to the engine. All commands of one call are executed before the next call.
     pub(super) fn drain_inputs(&mut self) {
-        if std::mem::replace(&mut self.draining, true) {
+        if std::mem::replace(&mut self.engine.draining, true) {
             return;
         }
         let mut worker_gone = false;
-        while let Some(input) = self.inputs.pop_front() {
+        while let Some(input) = self.engine.pop() {
             worker_gone |= matches!(input, Input::TreeGone(_) | Input::SpawnFailed(_));
             let gone = if let Input::TreeGone(worker) = input {
                 Some(worker)
             } else {
                 None
             };
-            let now = self.clock.now().max(self.last_engine_call);
-            self.last_engine_call = now;
             if input == Input::TimerFired {
                 self.health.starts.starting_before = self
                     .engine
@@ -41,7 +39,7 @@ impl Supervisor {
                     .map(|(_, pool)| pool.starting as usize)
                     .sum();
             }
-            let (commands, notices) = self.engine.handle(now, input).split();
+            let (commands, notices) = self.engine.handle(self.clock.now(), input).split();
             // Capacity first; what a notice says is read from the tables before the rest of the commands changes them.
             let (first, then): (Vec<Command>, Vec<Command>) =
                 commands.into_iter().partition(goes_first);
@@ -59,15 +57,15 @@ impl Supervisor {
                 self.emit_signal_sent(worker, signal);
             }
             if let Some(worker) = gone {
-                self.reaped.remove(&worker);
+                self.workers.reaped.remove(&worker);
             }
         }
-        self.draining = false;
+        self.engine.draining = false;
         self.forget_pools();
         if worker_gone {
             self.on_worker_gone();
         }
-        if self.reloads.has_events() {
+        if self.reload.state.has_events() {
             self.run_reloads();
         }
     }
@@ -81,11 +79,11 @@ impl Supervisor {
                 generation,
             } => self.spawn(worker, pool, slot, generation),
             Command::Signal(worker, signal) => {
-                self.processes.signal(worker, signal);
+                self.workers.processes.signal(worker, signal);
                 self.cancel_port_wait(worker);
             }
             Command::Kill(worker) => {
-                self.processes.kill(worker);
+                self.workers.processes.kill(worker);
                 self.cancel_port_wait(worker);
             }
             Command::SignalTree(worker, signal) => {
@@ -94,8 +92,8 @@ impl Supervisor {
             }
             Command::SignalRemaining(worker, signal) => self.signal_remaining(worker, signal),
             Command::KillTree(worker) => {
-                let cut = self.processes.cancel_finishing(worker);
-                if let Some(process) = self.processes.get_mut(worker) {
+                let cut = self.workers.processes.cancel_finishing(worker);
+                if let Some(process) = self.workers.processes.get_mut(worker) {
                     process.survivors_logged = cut;
                     process.tree_signal = None;
                 }
@@ -103,13 +101,13 @@ impl Supervisor {
             }
             Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Command::BeginGeneration { pool, generation } => {
-                self.reverted.remove(&pool);
+                self.pools.reverted.remove(&pool);
                 self.pools.begin_generation(pool, generation);
             }
             Command::RevertConfig(pool) => self.revert_spec(pool),
             Command::EndGeneration { pool, to_older } => {
                 if !to_older {
-                    self.spawn_specs.hold_to(pool, None);
+                    self.workers.spawn_specs.hold_to(pool, None);
                 }
                 self.forget_generations(pool);
             }
@@ -123,8 +121,8 @@ impl Supervisor {
     /// The worker is ready: nothing has to look for that any more, and what it may have done to its sockets is undone.
     fn on_serving(&mut self, worker: WorkerId) {
         self.start_health(worker);
-        self.readiness.stop_probe(worker);
-        let Some(process) = self.processes.get(worker) else {
+        self.health.readiness.stop_probe(worker);
+        let Some(process) = self.workers.processes.get(worker) else {
             return;
         };
         let mut shut = Vec::new();
@@ -177,7 +175,7 @@ impl Supervisor {
             end_reason: None,
             early_exit: false,
         };
-        self.processes.add(worker, process);
+        self.workers.processes.add(worker, process);
         if self.assign_port(worker) {
             self.submit_spawn(worker);
         }
@@ -186,7 +184,7 @@ impl Supervisor {
     /// Hands the request to the spawner.
     pub(super) fn submit_spawn(&mut self, worker: WorkerId) {
         if let Err(error) = self.prepare(worker) {
-            if let Some(process) = self.processes.get_mut(worker) {
+            if let Some(process) = self.workers.processes.get_mut(worker) {
                 process.error = Some(format!("cannot prepare it: {error}"));
             }
             self.spawn_failed(worker);
@@ -194,7 +192,7 @@ impl Supervisor {
     }
 
     fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
-        let Some(process) = self.processes.get(worker) else {
+        let Some(process) = self.workers.processes.get(worker) else {
             return Ok(());
         };
         let (pool, slot, generation, spec) = (
@@ -205,18 +203,18 @@ impl Supervisor {
         );
         let plan = &spec.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
-        let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
+        let notify = NotifySocket::open(&self.workers.notify_dir, worker, owner)?;
         let (output, (stdout, stderr)) =
-            WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
-        self.log.adopt(&output);
+            WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.workers.null)?;
+        self.log.writer.adopt(&output);
         let value = notify.env_value();
         let pid = output.pid();
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.workers.processes.get_mut(worker) else {
             return Ok(());
         };
         process.notify = Some(notify);
         process.output = Some(output);
-        process.cgroup = self.cgroups.make(worker);
+        process.cgroup = self.workers.cgroups.make(worker);
         let cgroup = process.cgroup.as_ref().map(Cgroup::procs);
         let (tag, port, notify) = (&process.tag, process.port, Some(value));
         let params = SpawnParams {
@@ -233,28 +231,29 @@ impl Supervisor {
             pid,
         };
         let spawn_request =
-            self.spawn_specs
+            self.workers
+                .spawn_specs
                 .request(&spec, &self.listening.of(&spec.listeners), &params);
-        self.spawner.request(spawn_request);
+        self.workers.spawner.request(spawn_request);
         Ok(())
     }
 
     /// Releases what is left of a worker: poller entries, log pipe, journal entry, and the zombie.
     pub(super) fn dispose(&mut self, process: WorkerProcess) {
         if let Some(notify) = &process.notify {
-            self.poller.unwatch(notify.as_fd());
+            self.event_loop.poller.unwatch(notify.as_fd());
         }
         if let Some(output) = &process.output {
-            self.log.ended(output);
+            self.log.writer.ended(output);
         }
         if let ProcessStage::Alive(child) = process.stage {
             if let Some(pidfd) = child.pidfd()
                 && process.exit.is_none()
             {
-                self.poller.unwatch(pidfd);
+                self.event_loop.poller.unwatch(pidfd);
             }
             self.journal_remove(child.pid());
-            self.processes.reap(child);
+            self.workers.processes.reap(child);
         }
     }
 }

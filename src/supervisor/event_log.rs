@@ -126,7 +126,7 @@ impl Supervisor {
     /// The label of a worker. One that has just exited may no longer be in the process table; its exit report is the
     /// fallback.
     pub(super) fn label(&self, id: WorkerId) -> WorkerLabel {
-        if let Some(process) = self.processes.get(id) {
+        if let Some(process) = self.workers.processes.get(id) {
             let (pool, slot, generation) = (
                 Some(process.pool),
                 Some(process.slot),
@@ -139,10 +139,11 @@ impl Supervisor {
                 pid: process.pid(),
             };
         }
-        if let Some(gone) = self.reaped.get(&id) {
+        if let Some(gone) = self.workers.reaped.get(&id) {
             return *gone;
         }
-        self.exit_reports
+        self.workers
+            .exit_reports
             .of_worker(id)
             .map_or_else(WorkerLabel::default, |dead| WorkerLabel {
                 pool: Some(dead.pool),
@@ -150,13 +151,6 @@ impl Supervisor {
                 generation: Some(dead.generation),
                 pid: Some(dead.pid).filter(|pid| *pid > 0),
             })
-    }
-
-    /// Emits an event, if a part of the supervisor has one.
-    pub(super) fn emit_some(&mut self, event: Option<EventBuilder>) {
-        if let Some(event) = event {
-            self.emit(event);
-        }
     }
 
     /// Emits an event to the log, the ring and the followers.
@@ -197,7 +191,7 @@ impl Supervisor {
                 .followers
                 .get(&client)
                 .is_none_or(|missed| *missed > 0);
-            if missed || !self.server.try_send(client, &answer) {
+            if missed || !self.clients.server.try_send(client, &answer) {
                 self.event_log
                     .followers
                     .entry(client)
@@ -212,6 +206,7 @@ impl Supervisor {
         if let Some(missed) = self.event_log.followers.get_mut(&client)
             && *missed > 0
             && self
+                .clients
                 .server
                 .try_send(client, &Response::Skipped { count: *missed })
         {
@@ -225,7 +220,8 @@ impl Supervisor {
         if !follow {
             let all: Vec<Event> = self.event_log.ring.latest(usize::MAX).cloned().collect();
             for event in all {
-                self.server
+                self.clients
+                    .server
                     .send(client, &Response::Event(Box::new(event)), false);
             }
             return self.done(client, 0, String::new());
@@ -237,7 +233,7 @@ impl Supervisor {
                 format!("{MAX_FOLLOWERS} clients already follow the events"),
             );
         }
-        self.server.follows(client);
+        self.clients.server.follows(client);
         let latest: Vec<Event> = self
             .event_log
             .ring
@@ -245,7 +241,8 @@ impl Supervisor {
             .cloned()
             .collect();
         for event in latest {
-            self.server
+            self.clients
+                .server
                 .try_send(client, &Response::Event(Box::new(event)));
         }
         self.event_log.followers.insert(client, 0);
@@ -280,7 +277,7 @@ impl Supervisor {
 
     /// The worker's value of `ROTAD_WORKER`.
     pub(super) fn worker_tag(&self, worker: WorkerId) -> String {
-        format!("{}-{worker}", self.tag)
+        format!("{}-{worker}", self.workers.tag)
     }
 }
 

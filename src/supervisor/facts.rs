@@ -2,10 +2,10 @@
 //! inputs. `mod.rs` calls it for each event of the poller.
 
 use super::Supervisor;
+use super::clients::tickets::WaitId;
 use super::event_log::EventBuilder;
-use super::exit_report::last_exit;
-use super::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
-use super::tickets::WaitId;
+use super::workers::exit_report::last_exit;
+use super::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
 use crate::event_loop::poller::{Interest, Source};
 use crate::log::LogWriter;
 use crate::notify_socket::Message;
@@ -23,7 +23,7 @@ const MESSAGES_A_TURN: usize = 100;
 
 impl Supervisor {
     pub(super) fn on_spawn_result(&mut self, result: SpawnResult) {
-        self.spawner.answered();
+        self.workers.spawner.answered();
         match result {
             SpawnResult::Started { worker, child } => {
                 self.process_started(worker, child);
@@ -35,8 +35,9 @@ impl Supervisor {
                 exec_status,
             } => {
                 self.process_started(worker, child);
-                if let Some(process) = self.processes.get_mut(worker)
+                if let Some(process) = self.workers.processes.get_mut(worker)
                     && self
+                        .event_loop
                         .poller
                         .watch(&exec_status, Source::ExecStatus(worker), Interest::Read)
                         .is_ok()
@@ -52,7 +53,7 @@ impl Supervisor {
             } => {
                 self.program_missing(worker);
                 self.generation_pinned(worker, pinned, repinned);
-                if let Some(process) = self.processes.get_mut(worker) {
+                if let Some(process) = self.workers.processes.get_mut(worker) {
                     process.error = Some(error.to_string());
                 }
                 self.spawn_failed(worker);
@@ -61,7 +62,7 @@ impl Supervisor {
     }
 
     fn generation_pinned(&mut self, worker: WorkerId, resolved: Option<Resolved>, repinned: bool) {
-        let (Some(process), Some(resolved)) = (self.processes.get(worker), resolved) else {
+        let (Some(process), Some(resolved)) = (self.workers.processes.get(worker), resolved) else {
             return;
         };
         let (pool, generation) = (process.pool, process.generation);
@@ -95,7 +96,7 @@ impl Supervisor {
     /// The program is missing, in the same directory that the generation before uses: that, too, is a directory changed
     /// in place.
     fn program_missing(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else {
+        let Some(process) = self.workers.processes.get(worker) else {
             return;
         };
         let (pool, generation) = (process.pool, process.generation);
@@ -114,9 +115,10 @@ impl Supervisor {
             .zip(self.pools.spec_of(pool, generation));
         let alike = specs.is_some_and(|(one, other)| one.is_alike(other));
         let folders = self
+            .workers
             .spawn_specs
             .resolved(pool, base)
-            .zip(self.spawn_specs.folder(pool, generation));
+            .zip(self.workers.spawn_specs.folder(pool, generation));
         if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
             self.input(Input::Pinned {
                 pool,
@@ -135,24 +137,26 @@ impl Supervisor {
         } = spawned;
         self.generation_pinned(worker, pinned, repinned);
         let pid = child.pid();
-        match child
-            .pidfd()
-            .map(|fd| self.poller.watch(fd, Source::Exit(worker), Interest::Read))
-        {
+        match child.pidfd().map(|fd| {
+            self.event_loop
+                .poller
+                .watch(fd, Source::Exit(worker), Interest::Read)
+        }) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 tracing::error!(pid, "cannot watch the worker: {error}");
-                self.processes.without_pidfds = true;
+                self.workers.processes.without_pidfds = true;
             }
-            None => self.processes.without_pidfds = true,
+            None => self.workers.processes.without_pidfds = true,
         }
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.workers.processes.get_mut(worker) else {
             return;
         };
         // Only now: a message sent earlier waits in the socket until we know the sender's pid.
         if let Some(notify) = &process.notify
             && let Err(error) =
-                self.poller
+                self.event_loop
+                    .poller
                     .watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
         {
             tracing::error!(pid, "cannot watch its notify socket: {error}");
@@ -168,25 +172,25 @@ impl Supervisor {
                 .debug(),
         );
         self.journal_add(worker, start_time);
-        self.processes.add_pid(pid);
+        self.workers.processes.add_pid(pid);
         let ProcessStage::Spawning(asked) = before else {
             return;
         };
         for asked in asked {
             match asked {
-                DeferredSignal::Signal(signal) => self.processes.signal(worker, signal),
-                DeferredSignal::Kill => self.processes.kill(worker),
+                DeferredSignal::Signal(signal) => self.workers.processes.signal(worker, signal),
+                DeferredSignal::Kill => self.workers.processes.kill(worker),
             }
         }
     }
 
     /// Exec has succeeded: starts the checks of readiness and health.
     fn program_running(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(worker) else {
+        let Some(process) = self.workers.processes.get(worker) else {
             return;
         };
         let pid = process.pid();
-        self.cgroups.prove(process);
+        self.workers.cgroups.prove(process);
         let plan = &process.spec.plan;
         let looks = matches!(plan.ready, Ready::Accepting)
             || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
@@ -197,14 +201,14 @@ impl Supervisor {
                 .iter()
                 .map(|listener| listener.target())
                 .collect();
-            self.readiness.watch(worker, pid, targets);
+            self.health.readiness.watch(worker, pid, targets);
         }
         self.input(Input::Started(worker));
         self.begin_health(worker);
     }
 
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.workers.processes.get_mut(worker) else {
             return;
         };
         let Some(pipe) = &process.exec_status else {
@@ -218,7 +222,7 @@ impl Supervisor {
             )),
         };
         if let Some(pipe) = process.exec_status.take() {
-            self.poller.unwatch(&pipe);
+            self.event_loop.poller.unwatch(&pipe);
         }
         match result {
             Ok(()) => self.program_running(worker),
@@ -229,22 +233,23 @@ impl Supervisor {
 
     /// The spawn has failed and its process, if there was one, is gone: records why and tells the engine.
     pub(super) fn spawn_failed(&mut self, worker: WorkerId) {
-        let Some(mut process) = self.processes.remove(worker) else {
+        let Some(mut process) = self.workers.processes.remove(worker) else {
             return;
         };
-        let log = last_lines(&self.log, &process);
+        let log = last_lines(&self.log.writer, &process);
         let exit = last_exit(None, process.error.take(), 0.0, log);
-        self.exit_reports
+        self.workers
+            .exit_reports
             .add(worker, process.exit_report(exit, false));
         self.dispose(process);
         self.release_port(worker);
-        self.readiness.forget(worker);
-        self.inputs.push_back(Input::SpawnFailed(worker));
+        self.health.readiness.forget(worker);
+        self.engine.push(Input::SpawnFailed(worker));
         self.drain_inputs();
     }
 
     pub(super) fn on_notify_messages(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.workers.processes.get_mut(worker) else {
             return;
         };
         let Some(notify) = &process.notify else {
@@ -254,7 +259,9 @@ impl Supervisor {
         // With listeners, READY=1 is neither needed nor sufficient: servers send it before they accept.
         let counts = match plan.ready {
             Ready::Notify => true,
-            Ready::Auto => plan.recipe.listen.is_empty() || self.readiness.is_unobservable(worker),
+            Ready::Auto => {
+                plan.recipe.listen.is_empty() || self.health.readiness.is_unobservable(worker)
+            }
             Ready::Accepting | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
         };
         let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
@@ -305,7 +312,7 @@ impl Supervisor {
     fn check_exit(&mut self, worker: WorkerId, certain: bool) {
         self.on_notify_messages(worker);
         self.on_exec_status(worker);
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.workers.processes.get_mut(worker) else {
             return;
         };
         if process.exit.is_some() {
@@ -330,13 +337,13 @@ impl Supervisor {
             }
         };
         if let Some(pidfd) = child.pidfd() {
-            self.poller.unwatch(pidfd);
+            self.event_loop.poller.unwatch(pidfd);
         }
         if process.error.is_some() {
             return self.spawn_failed(worker);
         }
         process.exit = Some(exit);
-        let log = last_lines(&self.log, process);
+        let log = last_lines(&self.log.writer, process);
         let view = self.engine.view().worker(worker);
         // Processes that outlive it may go on printing; their lines must not be cut in two.
         if view
@@ -344,7 +351,7 @@ impl Supervisor {
             .is_none_or(|view| view.state != WorkerState::Stopping)
             && let Some(output) = &process.output
         {
-            self.log.ended(output);
+            self.log.writer.ended(output);
         }
         let lived = view
             .as_ref()
@@ -359,22 +366,22 @@ impl Supervisor {
             && policy.kind == rotad_core::PoolKind::Service
             && matches!(exit, Exit::Code(code) if policy.restart.success_exit_codes.contains(&code));
         let exit_report = process.exit_report(last_exit(Some(exit), why, lived, log), served);
-        self.exit_reports.add(worker, exit_report);
-        self.readiness.forget(worker);
+        self.workers.exit_reports.add(worker, exit_report);
+        self.health.readiness.forget(worker);
         self.input(Input::Exited(worker, exit));
     }
 
     /// SIGCHLD: reaps orphans of our workers, and checks all workers where there are no pidfds.
     pub(super) fn on_sigchld(&mut self) {
         self.reap_orphans();
-        if self.processes.without_pidfds {
-            let all: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
+        if self.workers.processes.without_pidfds {
+            let all: Vec<WorkerId> = self.workers.processes.iter().map(|(id, _)| id).collect();
             for worker in all {
                 self.check_exit(worker, false);
             }
         }
-        self.processes.retry_unreaped();
-        for worker in self.processes.sweeping() {
+        self.workers.processes.retry_unreaped();
+        for worker in self.workers.processes.sweeping() {
             self.kill_tree(worker);
         }
         self.check_finishing();
@@ -385,7 +392,7 @@ impl Supervisor {
     pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
         self.check_all_listeners();
         self.reloading();
-        let wait = self.tickets.open(client, drained);
+        let wait = self.clients.tickets.open(client, drained);
         self.roll_with_wait(wait, pools);
     }
 
@@ -394,7 +401,7 @@ impl Supervisor {
         let pools = self.pools.in_order(pools);
         let tickets: Vec<_> = pools
             .iter()
-            .map(|pool| (*pool, self.tickets.join(wait, *pool)))
+            .map(|pool| (*pool, self.clients.tickets.join(wait, *pool)))
             .collect();
         self.close_wait(wait);
         for (pool, ticket) in tickets {

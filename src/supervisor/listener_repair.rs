@@ -8,7 +8,7 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::listening::ListenerId;
-use super::process_table::WorkerProcess;
+use super::workers::process_table::WorkerProcess;
 use crate::event_loop::poller::{Interest, Source};
 use crate::listener::{FileCheckResult, ReplacementSocket};
 use crate::observe::events::EventKind;
@@ -92,7 +92,7 @@ impl Supervisor {
             return;
         };
         // Watched again once it serves: until then it would wake the loop endlessly.
-        self.poller.unwatch(listener.fd().as_fd());
+        self.event_loop.poller.unwatch(listener.fd().as_fd());
         self.check_listener(number, false);
     }
 
@@ -138,7 +138,11 @@ impl Supervisor {
         }
         let may_replace = asked || now >= state.next_allowed();
         state.retry = None;
-        match self.blocking.check_listener(number, check, may_replace) {
+        match self
+            .reload
+            .blocking
+            .check_listener(number, check, may_replace)
+        {
             Ok(()) => state.under_way = true,
             Err(error) => {
                 state.try_later(now);
@@ -164,7 +168,8 @@ impl Supervisor {
                     .and_then(|state| state.problem);
                 if was_shut || problem.is_some() {
                     // Without effect if it is still watched.
-                    self.poller
+                    self.event_loop
+                        .poller
                         .watch(fd.as_fd(), Source::Listener(number), Interest::Hangup)
                         .ok();
                     let text = format!(
@@ -194,7 +199,7 @@ impl Supervisor {
         let now = self.clock.now();
         if self.listening.get(number).is_none() {
             if let FileCheckResult::Replaced(_, socket) = result {
-                self.blocking.discard(socket);
+                self.reload.blocking.discard(socket);
             }
             return self.listening.repair.forget(number);
         }
@@ -283,13 +288,14 @@ impl Supervisor {
         let Some(listener) = self.listening.get_mut(number) else {
             return;
         };
-        self.poller.unwatch(listener.fd().as_fd());
+        self.event_loop.poller.unwatch(listener.fd().as_fd());
         if let Some(file_watch) = listener.file_watch() {
-            self.poller.unwatch(file_watch);
+            self.event_loop.poller.unwatch(file_watch);
         }
         let changed = listener.replace(socket);
         if changed && let Some(ownership) = listener.ownership() {
-            self.blocking
+            self.reload
+                .blocking
                 .set_file_ownership(listener.name().to_owned(), ownership);
         }
         self.watch_listener(number);
@@ -301,6 +307,7 @@ impl Supervisor {
             return;
         };
         let watched = self
+            .event_loop
             .poller
             .watch(
                 listener.fd().as_fd(),
@@ -309,8 +316,11 @@ impl Supervisor {
             )
             .and_then(|()| {
                 listener.file_watch().map_or(Ok(()), |file_watch| {
-                    self.poller
-                        .watch(file_watch, Source::SocketFile(number), Interest::Read)
+                    self.event_loop.poller.watch(
+                        file_watch,
+                        Source::SocketFile(number),
+                        Interest::Read,
+                    )
                 })
             });
         if let Err(error) = watched {
@@ -324,9 +334,9 @@ impl Supervisor {
     /// The listener is about to be closed.
     pub(super) fn unwatch_listener(&mut self, number: ListenerId) {
         if let Some(listener) = self.listening.get(number) {
-            self.poller.unwatch(listener.fd());
+            self.event_loop.poller.unwatch(listener.fd());
             if let Some(file_watch) = listener.file_watch() {
-                self.poller.unwatch(file_watch);
+                self.event_loop.poller.unwatch(file_watch);
             }
         }
         self.listening.repair.forget(number);
@@ -339,6 +349,7 @@ impl Supervisor {
             process.output.is_some() && process.spec.listeners.contains(&number)
         };
         let holders = self
+            .workers
             .processes
             .iter()
             .filter(|(_, process)| holds(process))

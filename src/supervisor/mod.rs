@@ -9,58 +9,32 @@
 //! through channels and wake the loop. There is no periodic tick: when all workers are ready, the master sleeps until
 //! an event arrives.
 
-mod background;
-mod blocking;
-mod boot_limit;
-mod cgroups;
-mod commit;
-mod control;
+mod action;
+mod clients;
 mod effects;
+mod engine_queue;
 mod event_log;
-mod exit_report;
 mod facts;
-mod fd_budget;
-mod file_watch;
 mod health;
-mod journal;
-mod launch;
 mod listener_repair;
 mod listening;
-mod log_clients;
 mod log_hang;
 mod notices;
-mod on_change;
-mod oneshots;
-mod orphans;
-mod outcome_text;
 mod pool_registry;
-mod ports;
-mod probes;
-mod process_table;
-mod readiness;
-mod recycling;
 mod reload;
-mod replies;
 mod report;
-mod requests;
-mod revert;
-mod rollback;
 mod runtime_files;
 mod sd_notify;
 mod service_manager;
 mod shutdown;
-mod spawn_spec;
 mod spread;
 mod startup;
-mod status;
-mod tickets;
 mod timers;
-mod watchdog;
+mod workers;
 
-pub use blocking::Reader;
+pub use reload::blocking::Reader;
 
 use crate::control::protocol::{ReloadScope, Selector, Wait};
-use crate::control::server::Server;
 use crate::daemon::StartContext;
 use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};
@@ -69,105 +43,74 @@ use crate::event_loop::waker::Waker;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, Plan, SignalAction};
-use crate::process::Spawner;
 use crate::runtime_dir::RuntimeDirRepair;
 
-use cgroups::WorkerCgroups;
+use action::Action;
+use clients::Clients;
+use clients::tickets::Owner;
 use crossbeam_channel::Receiver;
+use engine_queue::EngineQueue;
 use event_log::EventBuilder;
-use exit_report::ExitReports;
-use file_watch::FileWatch;
+use reload::Reload;
+use workers::Workers;
+
 use health::Health;
-use journal::Journal;
-use launch::StartWatch;
 use listening::Listening;
 use log_hang::LogHang;
-use on_change::{Continuation, OnChange};
-use orphans::Orphans;
 use pool_registry::PoolRegistry;
-use process_table::ProcessTable;
-use readiness::Readiness;
-use reload::{ReloadRequest, ReloadState};
+use reload::ReloadRequest;
+use reload::on_change::Continuation;
 use report::Report;
-use rotad_core::{Engine, Input, Policy, PoolId, Request, Span, Time, WorkerId};
+use rotad_core::{Input, Policy, PoolId, Request, Span};
 use runtime_files::RuntimeFiles;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
-use spawn_spec::SpawnSpecs;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-use tickets::{Owner, Tickets};
 
 /// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
 const MAX_BATCHES: u32 = 16;
 
-/// The state of the supervisor: the engine, and everything on the operating system's side of it.
+/// The supervisor: the engine, and each part that acts for it.
 struct Supervisor {
     plan: Plan,
-    engine: Engine,
     clock: LoopClock,
-    /// The time of the last engine call. The engine's clock never goes backwards.
-    last_engine_call: Time,
+    event_loop: EventLoop,
+    engine: EngineQueue,
+    pools: PoolRegistry,
+    listening: Listening,
+    workers: Workers,
+    health: Health,
+    reload: Reload,
+    clients: Clients,
+    event_log: event_log::EventLog,
+    log: Log,
+    runtime: Runtime,
+    service_manager: ServiceManager,
+    shutdown: Shutdown,
+}
+
+/// What the main thread waits for.
+struct EventLoop {
     poller: Poller,
     signals: Signals,
     waker: Waker,
     /// What the threads report.
     reports: Receiver<Report>,
-    spawner: Spawner,
-    readiness: Readiness,
-    health: Health,
-    log: LogWriter,
-    log_hang: LogHang,
-    blocking: blocking::BlockingPool,
-    reloads: ReloadState,
-    on_change: OnChange,
-    /// Pools whose last rolling restart has failed and has reverted a change of the configuration.
-    reverted: BTreeSet<PoolId>,
-    file_watch: FileWatch,
-    runtime_dir: RuntimeDirRepair,
-    runtime_files: RuntimeFiles,
-    journal: Journal,
-    /// Summary of the workers of a killed master that were stopped at startup, if there were any.
-    took_over: Option<String>,
-    listening: Listening,
-    pools: PoolRegistry,
-    cgroups: WorkerCgroups,
-    processes: ProcessTable,
-    spawn_specs: SpawnSpecs,
-    exit_reports: ExitReports,
-    inputs: VecDeque<Input>,
-    /// Inputs are being drained: an input that arrives now is queued, so that the commands of one engine call are all
-    /// executed before the next call.
-    draining: bool,
-    tickets: Tickets,
-    server: Server,
-    statuses: status::PendingStatuses,
-    event_log: event_log::EventLog,
-    log_clients: log_clients::LogClients,
+}
+
+/// The log writer, and what is known about it.
+struct Log {
+    writer: LogWriter,
+    hang: LogHang,
     /// The master's log file. None: it logs to stderr.
-    log_file: Option<PathBuf>,
-    /// Clients that wait for the master to stop.
-    stop_clients: Vec<u64>,
-    start_watch: StartWatch,
-    service_manager: ServiceManager,
-    shutdown: Option<Shutdown>,
-    /// Prefix of ROTAD_WORKER; unique for each master.
-    tag: String,
-    notify_dir: PathBuf,
-    null: Arc<OwnedFd>,
-    stopping: bool,
-    /// SIGINT has been received: the next one kills.
-    interrupted: bool,
-    orphans: Orphans,
-    /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
-    reaped: BTreeMap<WorkerId, event_log::WorkerLabel>,
-    /// What is left at the end, for the exit message; by worker, and under id 0 all orphans.
-    unkillable: BTreeMap<WorkerId, String>,
-    /// The exit code, where it is not 0.
-    exit_code: Option<u8>,
+    file: Option<PathBuf>,
+}
+
+/// The runtime directory and its repair.
+struct Runtime {
+    dir: RuntimeDirRepair,
+    files: RuntimeFiles,
 }
 
 /// Why the master could not start.
@@ -181,7 +124,7 @@ struct Failed {
 /// called on a thread.
 pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> u8 {
     match Supervisor::start(plan, context, reader) {
-        Ok(supervisor) => supervisor.run(),
+        Ok((supervisor, took_over)) => supervisor.run(took_over),
         Err((context, failed)) => {
             context.report.finish(failed.code, &failed.message);
             failed.code
@@ -190,7 +133,8 @@ pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> u8 {
 }
 
 impl Supervisor {
-    fn run(mut self) -> u8 {
+    /// `took_over`: a summary of the workers of a killed master that were stopped, if there were any.
+    fn run(mut self, took_over: Option<String>) -> u8 {
         self.refresh_plan();
         // Before any worker reads the files: a change from then on is noticed.
         self.watch_files();
@@ -200,7 +144,7 @@ impl Supervisor {
             self.plan.master.name
         );
         self.emit(EventBuilder::new(EventKind::MasterStarted, text).silent());
-        if let Some(text) = self.took_over.take() {
+        if let Some(text) = took_over {
             self.emit(EventBuilder::new(EventKind::TookOver, text).silent());
         }
         // In dependency order, wherever they stand in the file: the engine holds a pool back only for pools that it
@@ -212,15 +156,16 @@ impl Supervisor {
             .collect();
         for (pool, policy) in pools {
             let ticket = self
+                .clients
                 .start_watch
                 .waits()
-                .then(|| self.tickets.of(Owner::Start));
+                .then(|| self.clients.tickets.of(Owner::Start));
             self.input(Input::Requested(ticket, Request::EnsurePool(pool, policy)));
         }
         let mut sources = Vec::new();
         loop {
             let timeout = self.poll_timeout();
-            self.poller.wait(timeout, &mut sources);
+            self.event_loop.poller.wait(timeout, &mut sources);
             if let Some(pause) = self.clock.wake(timeout) {
                 let text = format!(
                     "the master was paused for up to {:.1} s: all deadlines move",
@@ -232,8 +177,8 @@ impl Supervisor {
             }
             self.drain_poller(&mut sources);
             self.run_due_timers();
-            let event = self.log_hang.check(&self.log, self.clock.now());
-            self.emit_some(event);
+            let event = self.log.hang.check(&self.log.writer, self.clock.now());
+            self.perform(event.map(Action::Emit));
             self.sample_starting();
             self.notify_service_manager();
             if let Some(code) = self.can_exit() {
@@ -252,7 +197,7 @@ impl Supervisor {
             for source in std::mem::take(sources) {
                 self.dispatch(source);
             }
-            self.poller.wait(Some(Duration::ZERO), sources);
+            self.event_loop.poller.wait(Some(Duration::ZERO), sources);
         }
     }
 
@@ -260,8 +205,8 @@ impl Supervisor {
         match source {
             Source::Signals => self.on_signals(),
             Source::Waker => {
-                self.waker.clear();
-                if self.signals.has_more() {
+                self.event_loop.waker.clear();
+                if self.event_loop.signals.has_more() {
                     self.on_signals();
                 }
                 self.on_reports();
@@ -278,21 +223,21 @@ impl Supervisor {
     }
 
     fn on_signals(&mut self) {
-        let received = self.signals.pending();
-        if self.signals.has_more() {
-            self.waker.wake();
+        let received = self.event_loop.signals.pending();
+        if self.event_loop.signals.has_more() {
+            self.event_loop.waker.wake();
         }
         for ReceivedSignal { meaning, text } in received {
             match meaning {
                 Meaning::Child => self.on_sigchld(),
                 Meaning::Nothing => {}
                 Meaning::Stray => self.emit_signal(format!("{text}: has no meaning here, ignored")),
-                Meaning::Stop | Meaning::Interrupt if !self.stopping => {
+                Meaning::Stop | Meaning::Interrupt if !self.shutdown.stopping => {
                     self.emit_signal(format!("{text}: stopping"));
                     self.stop(false);
                 }
                 Meaning::Stop => self.emit_signal(format!("{text}: already stopping")),
-                Meaning::Interrupt if self.interrupted => {
+                Meaning::Interrupt if self.shutdown.interrupted => {
                     self.emit_signal(format!("{text}: killing what is left"));
                     self.stop(true);
                 }
@@ -303,7 +248,7 @@ impl Supervisor {
                 }
                 Meaning::Act(action) => self.act(action, &text),
             }
-            self.interrupted |= meaning == Meaning::Interrupt;
+            self.shutdown.interrupted |= meaning == Meaning::Interrupt;
         }
     }
 
@@ -321,7 +266,7 @@ impl Supervisor {
             SignalAction::Reload => self.apply_by_signal(text, ReloadScope::Everything),
             SignalAction::ReopenLogs => {
                 self.emit_signal(format!("{text}: opening the log again"));
-                self.log.reopen();
+                self.log.writer.reopen();
                 self.check_all_listeners();
                 self.repair_runtime_dir();
             }
@@ -389,10 +334,10 @@ impl Supervisor {
 
     /// Everything is about to stop, once the engine is asked to.
     fn begin_stop(&mut self) {
-        if self.stopping {
+        if self.shutdown.stopping {
             return;
         }
-        self.stopping = true;
+        self.shutdown.stopping = true;
         self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
         self.tell_stopping();
         self.cancel_reloads();

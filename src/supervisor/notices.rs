@@ -3,11 +3,11 @@
 //! `effects.rs` calls [`Supervisor::report`] for each notice, in the engine's order. Nothing here decides anything.
 
 use super::Supervisor;
+use super::clients::outcome_text::{reason, superseded};
 use super::event_log::EventBuilder;
-use super::exit_report::{describe, exit_text, last_exit, last_known};
-use super::orphans::list_members;
-use super::outcome_text::{reason, superseded};
 use super::service_manager::ended_text;
+use super::workers::exit_report::{describe, exit_text, last_exit, last_known};
+use super::workers::orphans::list_members;
 use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use rotad_core::{
@@ -88,12 +88,13 @@ impl Supervisor {
             } => self.report_kill(worker, reason, waited),
             Notice::Unkillable { worker } => {
                 let ended = self
+                    .workers
                     .processes
                     .get(worker)
                     .is_some_and(|process| process.exit.is_some());
                 let text = match ended {
                     false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
-                    true => self.orphans.why_left(worker),
+                    true => self.workers.orphans.why_left(worker),
                 };
                 self.emit(
                     EventBuilder::new(EventKind::Unkillable, text)
@@ -200,7 +201,9 @@ impl Supervisor {
             } => {
                 let reason = reason(
                     &failure,
-                    failure.worker.and_then(|w| self.exit_reports.of_worker(w)),
+                    failure
+                        .worker
+                        .and_then(|w| self.workers.exit_reports.of_worker(w)),
                 );
                 let text = format!("going back to generation {to}");
                 let event = EventBuilder::new(EventKind::RollingBack, format!("{text}: {reason}"))
@@ -354,7 +357,7 @@ impl Supervisor {
 
     /// Tells the clients that wait for this pool that one more worker is replaced.
     fn send_step(&mut self, pool: PoolId, step: Response) {
-        for client in self.tickets.clients_of(pool) {
+        for client in self.clients.tickets.clients_of(pool) {
             self.answer(client, &step, false);
         }
     }
@@ -410,13 +413,13 @@ impl Supervisor {
             given_up,
         } = *death;
         if let Cause::NotReadyInTime | Cause::Unhealthy = cause
-            && let Some(process) = self.processes.get(id)
+            && let Some(process) = self.workers.processes.get(id)
         {
             // It still runs and is about to be killed: these are its last lines.
             let log = process
                 .output
                 .as_ref()
-                .map(|output| self.log.tail(output))
+                .map(|output| self.log.writer.tail(output))
                 .unwrap_or_default();
             let lived = self
                 .engine
@@ -430,13 +433,14 @@ impl Supervisor {
                 reason = format!("{reason}; {crowding}");
             }
             let exit = last_exit(None, Some(reason.clone()), lived, log);
-            self.exit_reports
+            self.workers
+                .exit_reports
                 .add(id, process.exit_report(exit, cause == Cause::Unhealthy));
-            if let Some(process) = self.processes.get_mut(id) {
+            if let Some(process) = self.workers.processes.get_mut(id) {
                 process.end_reason = Some(reason);
             }
         }
-        let text = describe(cause, self.exit_reports.of_worker(id));
+        let text = describe(cause, self.workers.exit_reports.of_worker(id));
         let next = match retry_in {
             Some(Span::ZERO) => "; started again at once".to_owned(),
             Some(span) if early_exits > 1 => {
@@ -496,7 +500,7 @@ impl Supervisor {
 
     /// Names the processes that are killed: their work is cut short, and this line says which.
     fn report_kill(&mut self, id: WorkerId, reason: KillReason, waited: Span) {
-        let Some(process) = self.processes.get(id) else {
+        let Some(process) = self.workers.processes.get(id) else {
             return;
         };
         let rest = match &process.survivors {
@@ -529,7 +533,7 @@ impl Supervisor {
         let log = process
             .output
             .as_ref()
-            .map(|output| self.log.tail(output))
+            .map(|output| self.log.writer.tail(output))
             .unwrap_or_default();
         text.push_str(&last_known(process.status_text.as_deref(), &log));
         let event = EventBuilder::new(EventKind::Kill, text).worker(id);

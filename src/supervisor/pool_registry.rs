@@ -76,6 +76,8 @@ struct PoolEntry {
 pub(super) struct PoolRegistry {
     entries: BTreeMap<PoolId, PoolEntry>,
     last: u32,
+    /// Pools whose last rolling restart has failed and has reverted a change of the configuration.
+    pub reverted: BTreeSet<PoolId>,
 }
 
 impl PoolRegistry {

@@ -7,7 +7,7 @@
 //! spawn that was under way meanwhile: while one is, no orphan is judged by it (`orphans.rs`).
 
 use super::Supervisor;
-use super::blocking::JobResult;
+use super::reload::blocking::JobResult;
 use crate::probe::ProbeResult;
 use crate::probe::accept::AcceptReport;
 use crate::process::SpawnResult;
@@ -39,8 +39,8 @@ pub(super) enum Report {
 impl Supervisor {
     /// Handles the reports that are there. Those that arrive meanwhile wake the loop again.
     pub(super) fn on_reports(&mut self) {
-        for _ in 0..self.reports.len() {
-            let Ok(report) = self.reports.try_recv() else {
+        for _ in 0..self.event_loop.reports.len() {
+            let Ok(report) = self.event_loop.reports.try_recv() else {
                 return;
             };
             match report {

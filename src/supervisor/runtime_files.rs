@@ -6,8 +6,9 @@
 //! busy.
 
 use super::Supervisor;
+use super::action::Action;
 use super::event_log::EventBuilder;
-use super::process_table::ProcessStage;
+use super::workers::process_table::ProcessStage;
 use crate::control::protocol::Response;
 use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
@@ -66,20 +67,20 @@ impl RuntimeFiles {
 impl Supervisor {
     /// Checks and repairs everything now, because of a request or signal.
     pub(super) fn repair_runtime_dir(&mut self) {
-        match self.runtime_files.under_way {
-            true => self.runtime_files.want(self.clock.now()),
+        match self.runtime.files.under_way {
+            true => self.runtime.files.want(self.clock.now()),
             false => self.start_runtime_dir_repair(),
         }
     }
 
     /// The real path of the runtime directory.
     pub(super) fn runtime_dir(&self) -> &Path {
-        self.notify_dir.parent().unwrap_or(Path::new("/"))
+        self.workers.notify_dir.parent().unwrap_or(Path::new("/"))
     }
 
     /// Something was removed or renamed.
     pub(super) fn on_runtime_dir_change(&mut self) {
-        let Some(inotify) = self.runtime_dir.inotify() else {
+        let Some(inotify) = self.runtime.dir.inotify() else {
             return;
         };
         let mut missing = false;
@@ -92,57 +93,59 @@ impl Supervisor {
                             .to_str()
                             .and_then(|name| name.parse().ok())
                             .map(WorkerId);
-                        worker.is_some_and(|worker| self.processes.get(worker).is_some())
+                        worker.is_some_and(|worker| self.workers.processes.get(worker).is_some())
                     }
                     None => !event.mask.contains(AddWatchFlags::IN_IGNORED),
                 };
             }
         }
         if missing {
-            self.runtime_files.want(self.clock.now());
+            self.runtime.files.want(self.clock.now());
         }
     }
 
     pub(super) fn run_due_runtime_files(&mut self, now: Time) {
-        if self.runtime_files.deadline().is_some_and(|at| at <= now) {
-            self.runtime_files.begins(now);
+        if self.runtime.files.deadline().is_some_and(|at| at <= now) {
+            self.runtime.files.begins(now);
             self.start_runtime_dir_repair();
         }
     }
 
     fn start_runtime_dir_repair(&mut self) {
-        if self.shutdown.is_some() {
+        if self.shutdown.exiting.is_some() {
             return;
         }
         let control = &self.plan.control;
-        (self.runtime_files.under_way, self.runtime_files.due) = (true, None);
-        if let Err(error) =
-            self.blocking
-                .repair_runtime_dir(self.runtime_dir.clone(), control.mode, control.group)
-        {
-            self.runtime_files.under_way = false;
+        (self.runtime.files.under_way, self.runtime.files.due) = (true, None);
+        if let Err(error) = self.reload.blocking.repair_runtime_dir(
+            self.runtime.dir.clone(),
+            control.mode,
+            control.group,
+        ) {
+            self.runtime.files.under_way = false;
             tracing::warn!("cannot repair the runtime directory: cannot start a thread: {error}");
         }
     }
 
     pub(super) fn on_runtime_dir_repaired(&mut self, repaired: Result<Repaired, RuntimeDirError>) {
-        self.runtime_files.under_way = false;
+        self.runtime.files.under_way = false;
         match repaired {
             Ok(repaired) => {
                 self.apply_repair(repaired);
-                self.runtime_files.problem = None;
+                self.runtime.files.problem = None;
             }
             Err(error) => {
                 // Retried by the clock: when space is freed, nothing tells us.
                 let now = self.clock.now();
-                self.runtime_files
+                self.runtime
+                    .files
                     .last
                     .is_none()
-                    .then(|| self.runtime_files.begins(now));
-                self.runtime_files.want(now);
-                if self.runtime_files.problem.as_ref() != Some(&error.message) {
+                    .then(|| self.runtime.files.begins(now));
+                self.runtime.files.want(now);
+                if self.runtime.files.problem.as_ref() != Some(&error.message) {
                     tracing::warn!("{}; all pools serve, signals are heard", error.message);
-                    self.runtime_files.problem = Some(error.message);
+                    self.runtime.files.problem = Some(error.message);
                 }
             }
         }
@@ -150,18 +153,20 @@ impl Supervisor {
 
     fn apply_repair(&mut self, repaired: Repaired) {
         if let Some(listener) = repaired.control {
-            self.poller.unwatch(self.server.control());
-            self.server.replace(listener);
+            self.event_loop
+                .poller
+                .unwatch(self.clients.server.control());
+            self.clients.server.replace(listener);
             self.watch_control_sockets();
         }
         if let Some(folder) = &repaired.runtime_dir {
-            self.notify_dir = folder.join(NOTIFY_DIR);
-            self.server.set_location(&here(folder));
+            self.workers.notify_dir = folder.join(NOTIFY_DIR);
+            self.clients.server.set_location(&here(folder));
         }
         if repaired.journal {
             let dir = self.runtime_dir().to_owned();
-            let event = self.journal.move_to(&dir);
-            self.emit_some(event);
+            let event = self.workers.journal.move_to(&dir);
+            self.perform(event.map(Action::Emit));
         }
         let again = self.notify_sockets_again();
         if again > 0 || !repaired.what.is_empty() {
@@ -177,10 +182,10 @@ impl Supervisor {
 
     /// Recreates notify sockets whose files are gone. Workers that are connected already were never cut off.
     fn notify_sockets_again(&mut self) -> usize {
-        let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
+        let workers: Vec<WorkerId> = self.workers.processes.iter().map(|(id, _)| id).collect();
         let mut again = 0;
         for worker in workers {
-            let Some(process) = self.processes.get_mut(worker) else {
+            let Some(process) = self.workers.processes.get_mut(worker) else {
                 continue;
             };
             let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else {
@@ -191,10 +196,10 @@ impl Supervisor {
                     // It is watched only once the spawn result has arrived.
                     let watched = matches!(process.stage, ProcessStage::Alive(_));
                     if let Some(old) = old {
-                        self.poller.unwatch(&old);
+                        self.event_loop.poller.unwatch(&old);
                     }
                     if watched
-                        && let Err(error) = self.poller.watch(
+                        && let Err(error) = self.event_loop.poller.watch(
                             notify.as_fd(),
                             Source::Notify(worker),
                             Interest::Read,
@@ -220,21 +225,24 @@ impl Supervisor {
         }
         real.clone_into(&mut self.plan.real);
         let paths = runtime_dir::paths(&self.plan);
-        let gone = self.server.keep_presence_sockets(&paths);
+        let gone = self.clients.server.keep_presence_sockets(&paths);
         gone.iter()
-            .for_each(|listener| self.poller.unwatch(listener));
+            .for_each(|listener| self.event_loop.poller.unwatch(listener));
         for path in paths {
-            if self.server.has_presence_socket(path) {
+            if self.clients.server.has_presence_socket(path) {
                 continue;
             }
             match runtime_dir::bind_presence_socket(path) {
-                Ok(sign) => self.server.add_presence_socket(sign.path, sign.listener),
+                Ok(sign) => self
+                    .clients
+                    .server
+                    .add_presence_socket(sign.path, sign.listener),
                 Err(error) => tracing::warn!("{error}"),
             }
         }
         self.watch_control_sockets();
         // A log path through the symlink leads to another file now.
-        self.log.reopen();
+        self.log.writer.reopen();
     }
 }
 

@@ -2,9 +2,9 @@
 //! `mod.rs` calls [`Supervisor::notify_service_manager`] each turn, which sends only what has changed.
 
 use super::Supervisor;
-use super::exit_report::exit_text;
-use super::outcome_text::reason;
+use super::clients::outcome_text::reason;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
+use super::workers::exit_report::exit_text;
 use crate::event_loop::clock::{Clock, span};
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
@@ -113,7 +113,7 @@ impl Supervisor {
     /// A reload or roll begins. `Type=notify-reload` (systemd.service(5)) waits for RELOADING=1 with a time after its
     /// signal, and then for READY=1; a second reload sends it again.
     pub(super) fn reloading(&mut self) {
-        if !self.service_manager.ready || self.stopping {
+        if !self.service_manager.ready || self.shutdown.stopping {
             return;
         }
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
@@ -132,26 +132,26 @@ impl Supervisor {
             return;
         }
         self.service_manager.ping_watchdog();
-        if self.stopping {
+        if self.shutdown.stopping {
             self.service_manager.ask_for_time();
         }
         let pools: Vec<(PoolId, PoolView)> = self.engine.view().pools().collect();
-        let asked = self.reloads.is_active() || self.on_change.is_active();
+        let asked = self.reload.state.is_active() || self.reload.on_change.is_active();
         let rolls = asked
             || pools
                 .iter()
                 .any(|(_, pool)| pool.roll.state == RollState::Running);
         let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
         let mut text = String::new();
-        if !self.stopping && !self.service_manager.ready && pools.iter().all(settled) {
+        if !self.shutdown.stopping && !self.service_manager.ready && pools.iter().all(settled) {
             self.service_manager.ready = true;
             text = format!("READY=1\nMAINPID={}", std::process::id());
         }
-        if !self.stopping && self.service_manager.reloading && !rolls {
+        if !self.shutdown.stopping && self.service_manager.reloading && !rolls {
             self.service_manager.reloading = false;
             text = "READY=1".to_owned();
         }
-        let word = match (self.stopping, self.service_manager.ready, rolls) {
+        let word = match (self.shutdown.stopping, self.service_manager.ready, rolls) {
             (true, _, _) => "stopping",
             (_, false, _) => "starting",
             (_, _, true) => "reloading",
@@ -174,7 +174,7 @@ impl Supervisor {
     /// `web 4/4`, and what is not as it should be.
     fn pool_line(&self, id: PoolId, pool: &PoolView) -> PoolLine {
         let name = self.pool_name(id);
-        if self.stopping {
+        if self.shutdown.stopping {
             return PoolLine {
                 text: format!("{name} {} left", pool.alive),
                 well: pool.alive == 0,
@@ -201,7 +201,7 @@ impl Supervisor {
         {
             let culprit = failure
                 .worker
-                .and_then(|worker| self.exit_reports.of_worker(worker));
+                .and_then(|worker| self.workers.exit_reports.of_worker(worker));
             let why = reason(failure, culprit);
             let why = why.lines().next().unwrap_or_default();
             let (what, why) = match failure.cause {
@@ -229,7 +229,7 @@ impl Supervisor {
 
     /// An essential pool is lost: everything stops, and the master exits with a code that tells why.
     pub(super) fn give_up(&mut self, pool: PoolId, cause: EssentialLoss) {
-        if self.stopping {
+        if self.shutdown.stopping {
             return;
         }
         let name = self.pool_name(pool);
@@ -248,8 +248,8 @@ impl Supervisor {
             EssentialLoss::NotReady(_) => tracing::error!("{text}"),
             EssentialLoss::Ended(_) => tracing::info!("{text}"),
         }
-        self.start_watch.abandon(code, &text);
-        self.exit_code = Some(code);
+        self.clients.start_watch.abandon(code, &text);
+        self.shutdown.exit_code = Some(code);
         self.stop(false);
     }
 }

@@ -8,6 +8,7 @@ use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
 use rotad_core::{Span, Time, WorkerId};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long orphans may take to die after SIGKILL.
@@ -49,11 +50,27 @@ fn remove_files(mut listening: super::listening::Listening) {
     }
 }
 
+/// Whether and how the master stops.
+#[derive(Debug, Default)]
 pub(super) struct Shutdown {
+    /// The engine was asked to stop everything.
+    pub stopping: bool,
+    /// SIGINT has been received: the next one kills.
+    pub interrupted: bool,
+    /// The engine has nothing left to stop.
+    pub exiting: Option<Exiting>,
+    /// What is left at the end, for the exit message; by worker, and under id 0 all orphans.
+    pub unkillable: BTreeMap<WorkerId, String>,
+    /// The exit code, where it is not 0.
+    pub exit_code: Option<u8>,
+}
+
+#[derive(Debug)]
+pub(super) struct Exiting {
     deadline: Time,
 }
 
-impl Shutdown {
+impl Exiting {
     /// Orphans that die cause SIGCHLD; the timeout is for those that do not.
     pub(super) fn next_check(&self, now: Time) -> Time {
         self.deadline.min(now + CHECK_INTERVAL)
@@ -63,7 +80,7 @@ impl Shutdown {
 impl Supervisor {
     pub(super) fn begin_shutdown(&mut self, lost: &[WorkerId]) {
         for worker in lost {
-            let Some(process) = self.processes.get(*worker) else {
+            let Some(process) = self.workers.processes.get(*worker) else {
                 continue;
             };
             let name = format!("{}/{}", self.pool_name(process.pool), process.slot);
@@ -72,12 +89,12 @@ impl Supervisor {
                     "{name}: pid {} cannot be ended by the kernel",
                     process.pid().unwrap_or(0)
                 ),
-                Some(_) => format!("{name}: {}", self.orphans.why_left(*worker)),
+                Some(_) => format!("{name}: {}", self.workers.orphans.why_left(*worker)),
             };
             tracing::error!("{text}");
-            self.unkillable.insert(*worker, text);
+            self.shutdown.unkillable.insert(*worker, text);
         }
-        self.shutdown = Some(Shutdown {
+        self.shutdown.exiting = Some(Exiting {
             deadline: self.clock.now() + ORPHAN_TIMEOUT,
         });
         self.end_orphans();
@@ -85,9 +102,9 @@ impl Supervisor {
 
     /// The exit code, once nothing is left to wait for.
     pub(super) fn can_exit(&mut self) -> Option<u8> {
-        let deadline = self.shutdown.as_ref()?.deadline;
+        let deadline = self.shutdown.exiting.as_ref()?.deadline;
         // None: the scan has not finished.
-        let left = self.orphans.left;
+        let left = self.workers.orphans.left;
         if left != Some(0) && self.clock.now() < deadline {
             return None;
         }
@@ -95,13 +112,22 @@ impl Supervisor {
         if left > 0 {
             let text = self.leftovers_text();
             tracing::error!("{text}");
-            self.unkillable.insert(WorkerId(0), text);
+            self.shutdown.unkillable.insert(WorkerId(0), text);
         }
-        Some(if self.unkillable.is_empty() { 0 } else { 1 })
+        Some(if self.shutdown.unkillable.is_empty() {
+            0
+        } else {
+            1
+        })
     }
 
     pub(super) fn finish(mut self, code: u8) -> u8 {
-        let lost: Vec<&str> = self.unkillable.values().map(String::as_str).collect();
+        let lost: Vec<&str> = self
+            .shutdown
+            .unkillable
+            .values()
+            .map(String::as_str)
+            .collect();
         let lost = lost.join("\n");
         self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
         let listening = std::mem::take(&mut self.listening);
@@ -109,16 +135,16 @@ impl Supervisor {
             remove_files(listening)
         });
         // If processes are left, the journal stays: the next start has to find them.
-        if self.unkillable.is_empty() {
-            self.journal.remove();
+        if self.shutdown.unkillable.is_empty() {
+            self.workers.journal.remove();
         }
         let message = if code == 0 {
             "stopped".to_owned()
         } else {
             lost.clone()
         };
-        for client in std::mem::take(&mut self.stop_clients) {
-            self.server.send(
+        for client in std::mem::take(&mut self.clients.stop_clients) {
+            self.clients.server.send(
                 client,
                 &Response::Done {
                     code,
@@ -126,33 +152,33 @@ impl Supervisor {
                 },
                 true,
             );
-            self.server.flush(client);
+            self.clients.server.flush(client);
         }
         self.answer_overdue_statuses(true);
         self.finish_followers();
-        self.log.drain();
-        self.log_clients.end(CLIENT_TIMEOUT);
+        self.log.writer.drain();
+        self.clients.log_clients.end(CLIENT_TIMEOUT);
         let Self {
-            runtime_dir,
-            mut server,
-            mut start_watch,
-            processes,
-            cgroups,
-            exit_code,
+            runtime,
+            mut clients,
+            workers,
+            shutdown,
             ..
         } = self;
         // Cgroups and runtime directory go before the report: once `rotad start` returns, nothing is left.
-        server.keep_presence_sockets(&[]);
-        drop((processes, cgroups));
+        clients.server.keep_presence_sockets(&[]);
+        drop(workers);
         run_with_timeout(
             FILES_TIMEOUT,
             "the pid file and the control socket",
-            move || runtime_dir.leave(),
+            move || runtime.dir.leave(),
         );
-        let start_code = start_watch.finish_on_exit((!lost.is_empty()).then_some(lost.as_str()));
+        let start_code = clients
+            .start_watch
+            .finish_on_exit((!lost.is_empty()).then_some(lost.as_str()));
         start_code
             .unwrap_or(code)
             .max(code)
-            .max(exit_code.unwrap_or(0))
+            .max(shutdown.exit_code.unwrap_or(0))
     }
 }

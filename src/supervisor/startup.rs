@@ -1,30 +1,31 @@
 //! Startup: from a plan to a running supervisor. The order matters: the lock, the open-file limit and the log, signal
 //! handlers, the workers of a killed master, sockets, the control socket, the journal, and only then the pid file.
 
-use super::blocking::{BlockingPool, Reader};
-use super::cgroups::WorkerCgroups;
+use super::clients::launch::StartWatch;
+use super::clients::log_clients::LogClients;
+use super::clients::status::PendingStatuses;
+use super::clients::tickets::Tickets;
+use super::engine_queue::EngineQueue;
 use super::event_log::EventLog;
-use super::exit_report::ExitReports;
-use super::fd_budget::raise_nofile;
-use super::file_watch::FileWatch;
 use super::health::Health;
-use super::journal::Journal;
-use super::launch::StartWatch;
 use super::listening::Listening;
-use super::log_clients::LogClients;
 use super::log_hang::LogHang;
-use super::on_change::OnChange;
-use super::orphans::Orphans;
 use super::pool_registry::{PoolRegistry, PoolSpec};
-use super::process_table::ProcessTable;
-use super::readiness::Readiness;
 use super::reload::ReloadState;
+use super::reload::blocking::{BlockingPool, Reader};
+use super::reload::fd_budget::raise_nofile;
+use super::reload::file_watch::FileWatch;
+use super::reload::on_change::OnChange;
 use super::report::Report;
 use super::runtime_files::{self, RuntimeFiles};
 use super::service_manager::ServiceManager;
-use super::spawn_spec::SpawnSpecs;
-use super::status::PendingStatuses;
-use super::tickets::Tickets;
+use super::workers::cgroups::WorkerCgroups;
+use super::workers::exit_report::ExitReports;
+use super::workers::journal::Journal;
+use super::workers::orphans::Orphans;
+use super::workers::process_table::ProcessTable;
+use super::workers::spawn_spec::SpawnSpecs;
+use super::{Clients, EventLoop, Log, Reload, Runtime, Shutdown, Workers};
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
@@ -47,8 +48,8 @@ use crate::runtime_dir::stale_workers::{
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, RuntimeDirRepair, make_notify_dir};
 use crate::sys;
 use crossbeam_channel::Receiver;
-use rotad_core::{Engine, Span, Time};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use rotad_core::{Engine, Span};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -87,11 +88,12 @@ struct Acquired {
 }
 
 impl Supervisor {
+    /// The supervisor, and a summary of the workers of a killed master that were stopped, if there were any.
     pub(super) fn start(
         plan: Plan,
         mut context: StartContext,
         reader: Reader,
-    ) -> Result<Self, (StartContext, Failed)> {
+    ) -> Result<(Self, Option<String>), (StartContext, Failed)> {
         let passed = std::mem::take(&mut context.activation_sockets);
         match prepare(&plan, &mut context, passed).and_then(|acquired| Parts::on(&plan, acquired)) {
             Ok(parts) => Ok(parts.supervisor(plan, context, reader)),
@@ -452,14 +454,13 @@ struct Parts {
     mailbox: Mailbox<Report>,
     reports: Receiver<Report>,
     spawner: Spawner,
-    accept_probe: AcceptProbe,
     health: Health,
     null: Arc<OwnedFd>,
 }
 
 impl Parts {
     fn on(plan: &Plan, acquired: Acquired) -> Result<Self, Failed> {
-        let build = || -> io::Result<(Poller, Waker, Spawner, AcceptProbe, Health, Reports, OwnedFd)> {
+        let build = || -> io::Result<(Poller, Waker, Spawner, Health, Reports, OwnedFd)> {
             let poller = Poller::new()?;
             let waker = Waker::new()?;
             let (mailbox, reports) = mailbox::channel(waker.clone());
@@ -469,7 +470,8 @@ impl Parts {
                 shim: shim::OURSELVES.into(),
             };
             let spawner = Spawner::start(settings.clone(), mailbox.of(Report::Spawn))?;
-            let accept_probe = AcceptProbe::start(mailbox.of(Report::Accept), acquired.clock.clone())?;
+            let accept_probe =
+                AcceptProbe::start(mailbox.of(Report::Accept), acquired.clock.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
@@ -495,13 +497,12 @@ impl Parts {
                 poller,
                 waker,
                 spawner,
-                accept_probe,
-                Health::new(settings, &mailbox),
+                Health::new(settings, accept_probe, &mailbox),
                 (mailbox, reports),
                 null.into(),
             ))
         };
-        let (poller, waker, spawner, accept_probe, health, (mailbox, reports), null) =
+        let (poller, waker, spawner, health, (mailbox, reports), null) =
             build().map_err(|e| Failed::at("cannot begin", e))?;
         for listener in &acquired.listeners {
             tracing::info!(
@@ -525,13 +526,17 @@ impl Parts {
             mailbox,
             reports,
             spawner,
-            accept_probe,
             health,
             null: Arc::new(null),
         })
     }
 
-    fn supervisor(self, plan: Plan, context: StartContext, reader: Reader) -> Supervisor {
+    fn supervisor(
+        self,
+        plan: Plan,
+        context: StartContext,
+        reader: Reader,
+    ) -> (Supervisor, Option<String>) {
         let Self {
             acquired,
             poller,
@@ -539,7 +544,6 @@ impl Parts {
             mailbox,
             reports,
             spawner,
-            accept_probe,
             health,
             null,
         } = self;
@@ -595,57 +599,60 @@ impl Parts {
                 "what is taken from the runtime directory goes unnoticed until the next HUP: {error}"
             );
         }
-        Supervisor {
-            engine: Engine::with_processors(processors()),
+        let supervisor = Supervisor {
+            engine: EngineQueue::new(Engine::with_processors(processors())),
             clock: LoopClock::new(acquired.clock.clone()),
-            last_engine_call: Time(0),
-            blocking: BlockingPool::new(mailbox.of(Report::Job), reader),
-            reloads: ReloadState::default(),
-            on_change: OnChange::default(),
-            reverted: BTreeSet::new(),
-            exit_code: None,
-            file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock.clone()),
-            notify_dir,
-            runtime_dir,
-            runtime_files: RuntimeFiles::default(),
-            signals: acquired.signals,
-            listening,
+            event_loop: EventLoop {
+                poller,
+                signals: acquired.signals,
+                waker,
+                reports,
+            },
             pools,
-            log: acquired.log_writer,
-            log_hang: LogHang::default(),
-            server: acquired.server,
-            statuses: PendingStatuses::default(),
-            event_log: EventLog::default(),
-            log_clients: LogClients::default(),
-            log_file,
-            journal: Journal::new(acquired.journal, journal_dir),
-            took_over: acquired.took_over,
-            cgroups: acquired.cgroups,
-            service_manager: acquired.service_manager,
-            tag: acquired.tag,
-            poller,
-            waker,
-            reports,
-            spawner,
-            readiness: Readiness::new(accept_probe),
+            listening,
+            workers: Workers {
+                processes: ProcessTable::default(),
+                spawner,
+                spawn_specs: SpawnSpecs::new(),
+                cgroups: acquired.cgroups,
+                journal: Journal::new(acquired.journal, journal_dir),
+                orphans,
+                exit_reports: ExitReports::default(),
+                reaped: BTreeMap::new(),
+                tag: acquired.tag,
+                notify_dir,
+                null,
+            },
             health,
-            null,
-            processes: ProcessTable::default(),
-            spawn_specs: SpawnSpecs::new(),
-            exit_reports: ExitReports::default(),
-            inputs: VecDeque::new(),
-            draining: false,
-            tickets: Tickets::default(),
-            stop_clients: Vec::new(),
-            start_watch,
-            shutdown: None,
-            stopping: false,
-            interrupted: false,
-            orphans,
-            reaped: std::collections::BTreeMap::new(),
-            unkillable: BTreeMap::new(),
+            reload: Reload {
+                state: ReloadState::default(),
+                blocking: BlockingPool::new(mailbox.of(Report::Job), reader),
+                on_change: OnChange::default(),
+                file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock),
+            },
+            clients: Clients {
+                server: acquired.server,
+                statuses: PendingStatuses::default(),
+                log_clients: LogClients::default(),
+                tickets: Tickets::default(),
+                start_watch,
+                stop_clients: Vec::new(),
+            },
+            event_log: EventLog::default(),
+            log: Log {
+                writer: acquired.log_writer,
+                hang: LogHang::default(),
+                file: log_file,
+            },
+            runtime: Runtime {
+                dir: runtime_dir,
+                files: RuntimeFiles::default(),
+            },
+            service_manager: acquired.service_manager,
+            shutdown: Shutdown::default(),
             plan,
-        }
+        };
+        (supervisor, acquired.took_over)
     }
 }
 

@@ -8,6 +8,7 @@
 //! A new deadline needs a variant in [`Timer`]; the compiler then asks when it is due and what happens.
 
 use super::Supervisor;
+use super::action::Action;
 use rotad_core::{Input, Time};
 use std::time::Duration;
 
@@ -119,23 +120,23 @@ impl Supervisor {
     /// When this is due; None: not until something happens.
     fn due_at(&self, timer: Timer) -> Option<Time> {
         match timer {
-            Timer::Spawner => self.spawner.deadline(),
-            Timer::RuntimeFiles => self.runtime_files.deadline(),
-            Timer::Clients => self.server.deadline(),
-            Timer::Statuses => self.statuses.deadline(),
-            Timer::Trees => self.processes.next_sweep(),
-            Timer::Journal => self.journal.deadline(),
-            Timer::Orphans => self.orphans.deadline(),
-            Timer::Reload => self.reloads.deadline(),
-            Timer::Comparisons => self.on_change.deadline(),
-            Timer::AcceptProbe => self.readiness.probe_deadline(),
-            Timer::AliveAge => self.readiness.alive_deadline(),
+            Timer::Spawner => self.workers.spawner.deadline(),
+            Timer::RuntimeFiles => self.runtime.files.deadline(),
+            Timer::Clients => self.clients.server.deadline(),
+            Timer::Statuses => self.clients.statuses.deadline(),
+            Timer::Trees => self.workers.processes.next_sweep(),
+            Timer::Journal => self.workers.journal.deadline(),
+            Timer::Orphans => self.workers.orphans.deadline(),
+            Timer::Reload => self.reload.state.deadline(),
+            Timer::Comparisons => self.reload.on_change.deadline(),
+            Timer::AcceptProbe => self.health.readiness.probe_deadline(),
+            Timer::AliveAge => self.health.readiness.alive_deadline(),
             Timer::ListenerRepair => self.listening.repair.deadline(),
             Timer::Health => self.health.deadline(),
             Timer::Engine => self.engine.deadline(),
             Timer::ServiceManager => self.service_manager.deadline(),
             Timer::Shutdown => {
-                let shutdown = self.shutdown.as_ref()?;
+                let shutdown = self.shutdown.exiting.as_ref()?;
                 Some(shutdown.next_check(self.clock.now()))
             }
         }
@@ -143,30 +144,33 @@ impl Supervisor {
 
     fn run_timer(&mut self, timer: Timer, now: Time) {
         match timer {
-            Timer::Spawner => self.spawner.check(now),
+            Timer::Spawner => self.workers.spawner.check(now),
             Timer::RuntimeFiles => self.run_due_runtime_files(now),
             Timer::Clients => {
-                for client in self.server.overdue(now) {
+                for client in self.clients.server.overdue(now) {
                     self.drop_client(client);
                 }
                 self.resume_accepting(now);
             }
             Timer::Statuses => self.answer_overdue_statuses(false),
             Timer::Trees => {
-                for worker in self.processes.overdue(now) {
+                for worker in self.workers.processes.overdue(now) {
                     self.kill_tree(worker);
                 }
                 self.check_finishing();
             }
             Timer::Journal => {
-                let event = self.journal.rewrite();
-                self.emit_some(event);
+                let event = self.workers.journal.rewrite();
+                self.perform(event.map(Action::Emit));
             }
             Timer::Orphans => self.run_due_orphans(),
             Timer::Reload => self.check_blocking_job(),
             Timer::Comparisons => self.expire_comparisons(now),
             Timer::AcceptProbe => self.check_accept_probe(now),
-            Timer::AliveAge => self.mark_alive(),
+            Timer::AliveAge => {
+                let actions = self.health.readiness.mark_alive(now);
+                self.perform(actions);
+            }
             Timer::ListenerRepair => self.retry_listener_repair(),
             Timer::Health => self.run_due_health(),
             Timer::Engine => self.input(Input::TimerFired),

@@ -20,7 +20,7 @@ pub(super) const JOB_TIMEOUT: Span = Span::from_secs(30);
 
 /// A oneshot that a reload runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::supervisor) struct Oneshot {
+pub(crate) struct Oneshot {
     pub name: String,
     /// All pools that it comes after, directly and indirectly.
     pub after: BTreeSet<String>,
@@ -28,7 +28,7 @@ pub(in crate::supervisor) struct Oneshot {
 
 /// What happened. `R`: a request, `C`: a configuration with what was opened for it, `P`: the pools that are passed over.
 #[derive(Debug)]
-pub(in crate::supervisor) enum Event<R, C, P> {
+pub(crate) enum Event<R, C, P> {
     Requested(R),
     /// The configuration is valid. `opens`: addresses or log files have to be opened for it.
     Read {
@@ -56,7 +56,7 @@ pub(in crate::supervisor) enum Event<R, C, P> {
 
 /// What the supervisor has to do.
 #[derive(Debug)]
-pub(in crate::supervisor) enum Action<R, C, P> {
+pub(crate) enum Action<R, C, P> {
     /// The request joins one that waits.
     Joined(R),
     /// The current request begins: read and check the configuration.
@@ -103,14 +103,14 @@ struct Current<R, C> {
 }
 
 /// What the machine has to know of a request.
-pub(in crate::supervisor) trait Joins {
+pub(crate) trait Joins {
     /// Both are the same, and nobody waits for either of them: one is enough.
     fn joins(&self, other: &Self) -> bool;
 }
 
 /// The requests for a reload: the one under way and those that wait.
 #[derive(Debug)]
-pub(in crate::supervisor) struct Reloads<R, C> {
+pub(crate) struct Reloads<R, C> {
     queue: VecDeque<R>,
     current: Option<Current<R, C>>,
     stopping: bool,
@@ -128,12 +128,12 @@ impl<R, C> Default for Reloads<R, C> {
 
 impl<R: Joins, C> Reloads<R, C> {
     /// A reload is running or waiting.
-    pub(in crate::supervisor) fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.current.is_some() || !self.queue.is_empty()
     }
 
     /// When the blocking job has taken too long.
-    pub(in crate::supervisor) fn deadline(&self) -> Option<Time> {
+    pub(crate) fn deadline(&self) -> Option<Time> {
         let current = self.current.as_ref()?;
         match current.stage {
             Stage::Reading | Stage::Opening(_) => Some(current.since + JOB_TIMEOUT),
@@ -141,15 +141,15 @@ impl<R: Joins, C> Reloads<R, C> {
         }
     }
 
-    pub(in crate::supervisor) fn request(&self) -> Option<&R> {
+    pub(crate) fn request(&self) -> Option<&R> {
         self.current.as_ref().map(|current| &current.request)
     }
 
-    pub(in crate::supervisor) fn request_mut(&mut self) -> Option<&mut R> {
+    pub(crate) fn request_mut(&mut self) -> Option<&mut R> {
         self.current.as_mut().map(|current| &mut current.request)
     }
 
-    pub(in crate::supervisor) fn config(&self) -> Option<&C> {
+    pub(crate) fn config(&self) -> Option<&C> {
         match &self.current.as_ref()?.stage {
             Stage::Reading => None,
             Stage::Opening(config) | Stage::Oneshots { config, .. } | Stage::Comparing(config) => {
@@ -158,7 +158,7 @@ impl<R: Joins, C> Reloads<R, C> {
         }
     }
 
-    pub(in crate::supervisor) fn config_mut(&mut self) -> Option<&mut C> {
+    pub(crate) fn config_mut(&mut self) -> Option<&mut C> {
         match &mut self.current.as_mut()?.stage {
             Stage::Reading => None,
             Stage::Opening(config) | Stage::Oneshots { config, .. } | Stage::Comparing(config) => {
@@ -169,11 +169,7 @@ impl<R: Joins, C> Reloads<R, C> {
 
     /// Applies one event. An event that the present stage does not wait for changes nothing: it comes from a job or a
     /// oneshot of a reload that has ended meanwhile.
-    pub(in crate::supervisor) fn handle<P>(
-        &mut self,
-        now: Time,
-        event: Event<R, C, P>,
-    ) -> Vec<Action<R, C, P>> {
+    pub(crate) fn handle<P>(&mut self, now: Time, event: Event<R, C, P>) -> Vec<Action<R, C, P>> {
         match event {
             Event::Requested(request) => self.requested(now, request),
             Event::Read { config, opens } => self.read(now, config, opens),

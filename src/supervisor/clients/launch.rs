@@ -1,0 +1,238 @@
+//! The start watch: decides when `rotad start` may report success or failure. The command waits until every pool is
+//! ready, or has failed. Each pool's first request has a ticket, and [`Supervisor::start_replied`] gets its outcome; with
+//! `run` and `--no-wait` nothing waits.
+
+use crate::daemon::{Report, StartContext};
+use crate::observe::clip::join_within;
+use crate::supervisor::Supervisor;
+use crate::supervisor::clients::outcome_text::superseded;
+use crate::supervisor::clients::tickets::MAX_REPORT_BYTES;
+use rotad_core::{Outcome, PoolId, Request, Span, Up};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum StartState {
+    Pending,
+    Ready,
+    /// It has done its work and ended well.
+    Ended,
+    /// Ready by the age of its workers alone.
+    Alive,
+    Failed(String),
+}
+
+/// The progress of a start. A pool has failed when its first worker fails before it is ready, or is not ready in time.
+pub(crate) struct StartWatch {
+    report: Option<Report>,
+    pools: BTreeMap<PoolId, Pool>,
+    /// Exit code and text, reported once all workers are gone.
+    final_report: Option<(u8, String)>,
+}
+
+struct Pool {
+    name: String,
+    state: StartState,
+}
+
+/// What the caller has to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum StartAction {
+    /// Nothing: others are not up yet, or it was reported.
+    Nothing,
+    /// No pool started: stop everything, then report.
+    StopAll,
+}
+
+impl StartWatch {
+    pub(crate) fn new(
+        context: StartContext,
+        pools: impl Iterator<Item = (PoolId, String)>,
+    ) -> Self {
+        let pool = |(id, name): (PoolId, String)| {
+            let state = StartState::Pending;
+            (id, Pool { name, state })
+        };
+        let waits = !context.foreground;
+        let mut watch = Self {
+            report: waits.then_some(context.report),
+            pools: pools.map(pool).collect(),
+            final_report: None,
+        };
+        if context.no_wait {
+            watch.finish(0, "");
+        }
+        watch
+    }
+
+    /// The command that started the master waits for the pools.
+    pub(crate) fn waits(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// An essential pool is lost: reported at the end if the start is still being waited for.
+    pub(crate) fn abandon(&mut self, code: u8, why: &str) {
+        if self.report.is_some() && self.final_report.is_none() {
+            self.final_report = Some((code, format!("{why}; nothing is left running")));
+        }
+    }
+
+    fn finish(&mut self, code: u8, text: &str) {
+        if let Some(report) = self.report.take() {
+            report.finish(code, text);
+        }
+    }
+
+    pub(crate) fn up(&mut self, pool: PoolId, how: Up) -> StartAction {
+        let state = match how {
+            Up::Done(_) => StartState::Ended,
+            Up::Alive => StartState::Alive,
+            Up::Ready | Up::NoneWanted => StartState::Ready,
+        };
+        self.set_state(pool, state)
+    }
+
+    pub(crate) fn failed(&mut self, pool: PoolId, why: String) -> StartAction {
+        self.set_state(pool, StartState::Failed(why))
+    }
+
+    fn set_state(&mut self, pool: PoolId, new: StartState) -> StartAction {
+        if self.report.is_none() || self.final_report.is_some() {
+            return StartAction::Nothing;
+        }
+        if let Some(pool) = self.pools.get_mut(&pool)
+            && pool.state == StartState::Pending
+        {
+            pool.state = new;
+        }
+        self.decide()
+    }
+
+    fn decide(&mut self) -> StartAction {
+        if self
+            .pools
+            .values()
+            .any(|pool| pool.state == StartState::Pending)
+        {
+            return StartAction::Nothing;
+        }
+        let of = |state: &StartState| -> Vec<&str> {
+            self.pools
+                .values()
+                .filter(|pool| pool.state == *state)
+                .map(|pool| pool.name.as_str())
+                .collect()
+        };
+        let (serving, alive, ended) = (
+            of(&StartState::Ready),
+            of(&StartState::Alive),
+            of(&StartState::Ended),
+        );
+        let only_alive = (!alive.is_empty()).then(|| {
+            format!(
+                "alive: {} (nothing but their age says that their workers are ready)",
+                alive.join(", ")
+            )
+        });
+        let failed = self.pools.values().filter_map(|pool| match &pool.state {
+            StartState::Failed(why) => Some(format!("{}: {why}", pool.name)),
+            StartState::Pending | StartState::Ready | StartState::Alive | StartState::Ended => None,
+        });
+        let failed: Vec<String> = failed.collect();
+        if failed.is_empty() {
+            let up = self
+                .pools
+                .values()
+                .filter(|pool| matches!(pool.state, StartState::Ready | StartState::Ended));
+            let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
+            // A configuration without pools is ready, too.
+            let ready =
+                (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
+            let text = ready
+                .into_iter()
+                .chain(only_alive)
+                .collect::<Vec<_>>()
+                .join("; ");
+            self.finish(0, &text);
+            return StartAction::Nothing;
+        }
+        if serving.is_empty() && alive.is_empty() && ended.is_empty() {
+            self.final_report = Some((
+                1,
+                format!(
+                    "{}\nnothing came up; nothing is left running",
+                    join_within(&failed, MAX_REPORT_BYTES)
+                ),
+            ));
+            return StartAction::StopAll;
+        }
+        let mut serve = Vec::new();
+        if !serving.is_empty() {
+            serve.push(format!("these serve: {}", serving.join(", ")));
+        } else if alive.is_empty() {
+            serve.push("nobody serves".to_owned());
+        }
+        serve.extend(only_alive);
+        if !ended.is_empty() {
+            serve.push(format!("done: {}", ended.join(", ")));
+        }
+        let serve = serve.join("; ");
+        let text = format!(
+            "{}\n{serve}; still retrying the others",
+            join_within(&failed, MAX_REPORT_BYTES)
+        );
+        self.finish(1, &text);
+        StartAction::Nothing
+    }
+
+    /// The master exits: reports to a start that still waits. Returns the exit code of a failed start.
+    pub(crate) fn finish_on_exit(&mut self, lost: Option<&str>) -> Option<u8> {
+        let (code, mut text) = self
+            .final_report
+            .take()
+            .unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
+        if let Some(lost) = lost {
+            text.push('\n');
+            text.push_str(lost);
+        }
+        let waited = self.report.is_some();
+        self.finish(code, &text);
+        waited.then_some(code)
+    }
+}
+
+/// How long the stop may take after no pool has started.
+const STOP_TIMEOUT: Span = Span::from_secs(5);
+
+impl Supervisor {
+    /// A pool's first start has ended.
+    pub(crate) fn start_replied(&mut self, pool: PoolId, outcome: &Outcome) {
+        if self.shutdown.stopping {
+            return; // said when the master exits
+        }
+        let action = match outcome {
+            Outcome::Up(how) => self.clients.start_watch.up(pool, *how),
+            Outcome::StartFailed(failure) => {
+                let (why, _) = self.start_failure_text(pool, failure);
+                self.clients.start_watch.failed(pool, why)
+            }
+            Outcome::Superseded { by } => self
+                .clients
+                .start_watch
+                .failed(pool, superseded(*by).to_owned()),
+            other => {
+                let (_, text) = self.outcome(pool, other);
+                self.clients.start_watch.failed(pool, text)
+            }
+        };
+        match action {
+            StartAction::Nothing => {}
+            StartAction::StopAll => {
+                tracing::error!("no pool started; stopping");
+                self.begin_stop();
+                self.request(Request::Stop {
+                    cap: Some(STOP_TIMEOUT),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Clients of `rotad logs`. Each gets a thread of its own, which waits for log lines and for the client in place of the
+//! main loop. However much workers print, and however slowly a client reads, neither the main loop nor the log writer
+//! waits for it.
+
+use crate::control::protocol::{Line, Response};
+use crate::event_loop::waker::Waker;
+use crate::log::{Filter, Follower, LogLine};
+use crate::observe::sanitize::sanitize;
+use crate::plan::{PoolPlan, Sink};
+use crate::supervisor::Supervisor;
+use crate::sys::poll::poll;
+use crate::sys::thread;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::poll::{PollFd, PollFlags};
+use rotad_core::PoolId;
+use std::convert::Infallible;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Maximum clients at once.
+const MAX_CLIENTS: usize = 16;
+/// How many bytes are collected before they are sent.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How the main loop reaches a client's thread: it wakes it, and tells it that the master exits.
+#[derive(Debug)]
+struct ClientThread {
+    waker: Waker,
+    shutting_down: AtomicBool,
+}
+
+/// The threads of all clients.
+#[derive(Debug)]
+pub(crate) struct LogClients {
+    threads: Vec<Weak<ClientThread>>,
+    /// Each thread holds a clone of the sender: once all are gone, the receiver is disconnected.
+    holds: Sender<Infallible>,
+    gone: Receiver<Infallible>,
+}
+
+impl Default for LogClients {
+    fn default() -> Self {
+        let (holds, gone) = bounded(0);
+        Self {
+            threads: Vec::new(),
+            holds,
+            gone,
+        }
+    }
+}
+
+impl LogClients {
+    fn is_full(&mut self) -> bool {
+        self.threads.retain(|thread| thread.strong_count() > 0);
+        self.threads.len() >= MAX_CLIENTS
+    }
+
+    /// Lets the threads send the last lines and end; waits at most `timeout` for clients that do not read.
+    pub(crate) fn end(&mut self, timeout: Duration) {
+        for thread in self.threads.drain(..).filter_map(|thread| thread.upgrade()) {
+            thread.shutting_down.store(true, Ordering::SeqCst);
+            thread.waker.wake();
+        }
+        self.holds = bounded(0).0;
+        self.gone.recv_timeout(timeout).ok();
+    }
+}
+
+/// What one thread sends to its client.
+struct LogStream {
+    client: UnixStream,
+    follower: Follower,
+    thread: Arc<ClientThread>,
+    /// Sends only the lines that exist now.
+    once: bool,
+    /// If fewer lines than this are kept, sends `hint`, which says where older ones are.
+    lines: usize,
+    hint: String,
+    /// The reply if the worker does not exist and never printed a line.
+    unknown: Option<String>,
+    _hold: Sender<Infallible>,
+}
+
+impl Supervisor {
+    /// Answers `rotad logs`: the last lines of workers, and perhaps all that follow.
+    pub(crate) fn logs_for(
+        &mut self,
+        client: u64,
+        pool: Option<String>,
+        slot: Option<u32>,
+        what: (u32, bool),
+    ) {
+        let (lines, follow) = what;
+        let known = pool.as_deref().map(|name| self.pools.find(name));
+        if let (Some(name), Some(None)) = (&pool, known) {
+            let message = format!(
+                "no such pool: {name}; there are: {}",
+                self.pools.names().join(", ")
+            );
+            return self.done(client, 4, message);
+        }
+        if self.clients.log_clients.is_full() {
+            return self.done(
+                client,
+                1,
+                format!("{MAX_CLIENTS} clients already read logs"),
+            );
+        }
+        let unknown = known
+            .flatten()
+            .zip(slot)
+            .and_then(|(pool, slot)| self.no_such_slot(pool, slot));
+        let hint = self.where_more_is(known.flatten());
+        let Ok(waker) = Waker::new() else {
+            return self.done(
+                client,
+                1,
+                "no descriptor is left for another client".to_owned(),
+            );
+        };
+        let Some(stream) = self.clients.server.hand_over(client) else {
+            return self.drop_client(client);
+        };
+        let thread = Arc::new(ClientThread {
+            waker: waker.clone(),
+            shutting_down: AtomicBool::new(false),
+        });
+        let lines = lines as usize;
+        let follower = self.log.writer.follow(Filter { pool, slot }, lines, waker);
+        self.clients
+            .log_clients
+            .threads
+            .push(Arc::downgrade(&thread));
+        let _hold = self.clients.log_clients.holds.clone();
+        let log_stream = LogStream {
+            client: stream,
+            follower,
+            thread,
+            once: !follow,
+            lines,
+            hint,
+            unknown,
+            _hold,
+        };
+        match thread::spawn("log-client", 256 << 10, move || log_stream.run()) {
+            // The thread has the connection now.
+            Ok(_) => self.drop_client(client),
+            Err(error) => self.done(
+                client,
+                1,
+                format!("no thread is left for another client: {error}"),
+            ),
+        }
+    }
+
+    fn no_such_slot(&self, pool: PoolId, slot: u32) -> Option<String> {
+        let view = self.engine.view();
+        let count = self.pools.plan(pool).map_or(0, |plan| plan.policy.count);
+        let there = slot < count
+            || view
+                .workers()
+                .any(|worker| worker.pool == pool && worker.slot.0 == slot)
+            || view.empty_slots(pool).any(|empty| empty.slot.0 == slot);
+        (!there).then(|| {
+            format!(
+                "no such worker: {}/{slot}; its pool has {count}",
+                self.pool_name(pool)
+            )
+        })
+    }
+
+    /// Where to find lines that the ring no longer holds.
+    fn where_more_is(&self, pool: Option<PoolId>) -> String {
+        let master = self
+            .log
+            .file
+            .as_ref()
+            .map_or("the master's stderr".to_owned(), |file| {
+                file.display().to_string()
+            });
+        let mut places = Vec::new();
+        for (_, plan) in self
+            .pools
+            .iter()
+            .filter(|(id, _)| pool.is_none_or(|pool| pool == *id))
+        {
+            for place in places_of(plan, &master) {
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        format!("older lines: {}", places.join(", "))
+    }
+}
+
+fn places_of(plan: &PoolPlan, master: &str) -> Vec<String> {
+    let sinks = [("stdout", &plan.log.stdout), ("stderr", &plan.log.stderr)];
+    let place = |(name, sink): (&str, &Sink)| match sink {
+        Sink::Master => Some(master.to_owned()),
+        Sink::File(path) => Some(path.display().to_string()),
+        Sink::Inherit => Some(format!(
+            "the master's own {name} (nothing of {} is kept)",
+            plan.name
+        )),
+        Sink::Null => Some(format!("none ({} of {} is thrown away)", name, plan.name)),
+        Sink::Stdout => None,
+    };
+    sinks.into_iter().filter_map(place).collect()
+}
+
+impl LogStream {
+    fn run(mut self) {
+        // An error means that the client is gone.
+        self.stream().ok();
+    }
+
+    fn stream(&mut self) -> io::Result<()> {
+        let mut first = true;
+        loop {
+            self.thread.waker.clear();
+            let shutting_down = self.thread.shutting_down.load(Ordering::SeqCst);
+            let (lines, skipped) = self.follower.take();
+            if std::mem::take(&mut first) && lines.len() < self.lines {
+                if let Some(message) = self.unknown.take().filter(|_| lines.is_empty()) {
+                    return self.send(&encode(&Response::Done { code: 4, message }));
+                }
+                let text = std::mem::take(&mut self.hint);
+                self.send(&encode(&Response::Hint { text }))?;
+            }
+            self.send_lines(&lines, skipped)?;
+            if self.once || shutting_down {
+                return self.send(&encode(&Response::Done {
+                    code: 0,
+                    message: String::new(),
+                }));
+            }
+            self.wait()?;
+        }
+    }
+
+    fn send_lines(&mut self, lines: &[LogLine], skipped: u64) -> io::Result<()> {
+        let mut chunk = Vec::new();
+        if skipped > 0 {
+            chunk = encode(&Response::Skipped { count: skipped });
+        }
+        for line in lines {
+            chunk.extend(encode(&Response::Line(Box::new(to_line(line)))));
+            if chunk.len() >= CHUNK_BYTES {
+                self.send(&chunk)?;
+                chunk.clear();
+            }
+        }
+        self.send(&chunk)
+    }
+
+    /// Waits until there are more lines, or the client is gone.
+    fn wait(&mut self) -> io::Result<()> {
+        loop {
+            let waker = PollFd::new(self.thread.waker.as_fd(), PollFlags::POLLIN);
+            let mut fds = [waker, PollFd::new(self.client.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, None).ok();
+            let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let (woken, client_ready) = (is_ready(&fds[0]), is_ready(&fds[1]));
+            if client_ready {
+                self.read_client()?;
+            }
+            if woken {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A client sends nothing more; reading notices its end.
+    fn read_client(&mut self) -> io::Result<()> {
+        match self.client.read(&mut [0; 1024]) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends all bytes, however long the client takes. New lines wait in the follower, which is bounded.
+    fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.client.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll(
+                        &mut [PollFd::new(self.client.as_fd(), PollFlags::POLLOUT)],
+                        None,
+                    )
+                    .ok();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_line(line: &LogLine) -> Line {
+    Line {
+        time: humantime::format_rfc3339_millis(line.at).to_string(),
+        pool: line.pool.to_string(),
+        slot: line.slot,
+        pid: line.pid,
+        stream: line.stream.name().to_owned(),
+        text: sanitize(&line.line),
+    }
+}
+
+fn encode(answer: &Response) -> Vec<u8> {
+    // Only strings and numbers: this cannot fail.
+    let mut line = serde_json::to_vec(answer).unwrap_or_default();
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,280 @@
+//! Watched files: tells `crate::watch` what to watch, rolls a pool when its files change, and reloads when the
+//! configuration changes.
+
+use crate::event_loop::clock::Clock;
+use crate::event_loop::mailbox::Mailbox;
+use crate::observe::events::EventKind;
+use crate::observe::print::sanitize;
+use crate::plan::{Plan, SignalAction, Sink};
+use crate::supervisor::Supervisor;
+use crate::supervisor::event_log::EventBuilder;
+use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
+use glob::Pattern;
+use rotad_core::{PoolId, Span, Time};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the configuration has to be quiet before a change is applied.
+const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
+
+/// The watch thread, while there is something to watch.
+pub(crate) struct FileWatch {
+    reports: Mailbox<WatchReport>,
+    clock: Clock,
+    watcher: Option<Watcher>,
+    /// For each pool: when file changes have rolled it, and when a loop was last reported.
+    rolled: BTreeMap<PoolId, (VecDeque<Time>, Option<Time>)>,
+}
+
+/// This many rolls by file changes within [`LOOP_WINDOW`] look like a loop: the pool writes files that it watches.
+const LOOP_ROLLS: usize = 3;
+const LOOP_WINDOW: Span = Span::from_secs(60);
+
+impl FileWatch {
+    pub(crate) fn new(reports: Mailbox<WatchReport>, clock: Clock) -> Self {
+        Self {
+            reports,
+            clock,
+            watcher: None,
+            rolled: BTreeMap::new(),
+        }
+    }
+
+    /// Watches exactly these files.
+    fn set(&mut self, plans: Vec<WatchPlan>) {
+        if plans.is_empty() {
+            self.watcher = None;
+            return;
+        }
+        if self.watcher.is_none() {
+            match Watcher::start(self.reports.clone(), self.clock.clone()) {
+                Ok(watcher) => self.watcher = Some(watcher),
+                Err(error) => tracing::warn!(
+                    "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"
+                ),
+            }
+        }
+        if let Some(watcher) = &self.watcher {
+            watcher.watch(plans);
+        }
+    }
+}
+
+impl Supervisor {
+    /// Watches what the plan says. Called whenever the plan has changed.
+    pub(crate) fn watch_files(&mut self) {
+        let own = self.own_files();
+        let pools = self.pools.iter().filter_map(|(id, pool)| {
+            let watch = pool.watch.clone()?;
+            let (key, base) = (WatchKey::Pool(id), watch.base);
+            let globs = watch.globs.into_iter().chain(own.iter().cloned()).collect();
+            Some(WatchPlan {
+                key,
+                base,
+                globs,
+                debounce: watch.debounce,
+            })
+        });
+        let config = self.plan.master.watch_config.then(|| config(&self.plan));
+        let plans = pools.chain(config).collect();
+        self.reload.file_watch.set(plans);
+    }
+
+    /// Patterns that exclude what the master itself writes: logs, rotated logs, the pid file, and the runtime
+    /// directory.
+    fn own_files(&self) -> Vec<String> {
+        let master = &self.plan.master;
+        let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
+        let pools = self
+            .pools
+            .iter()
+            .flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
+        let pools = pools.filter_map(|sink| {
+            if let Sink::File(path) = sink {
+                Some(path)
+            } else {
+                None
+            }
+        });
+        let logs = pools.chain(&self.log.file).flat_map(|path| {
+            let path = own(path);
+            [
+                format!("!{path}"),
+                format!("!{path}.[0-9]"),
+                format!("!{path}.[0-9][0-9]*"),
+            ]
+        });
+        let runtime_dir = own(self.runtime_dir());
+        let runtime_dir = [
+            "control.sock",
+            "master.lock",
+            "master.pid",
+            "notify",
+            "workers*",
+        ]
+        .map(|name| format!("!{runtime_dir}/{name}"));
+        logs.chain([format!("!{}", own(&master.pid_file))])
+            .chain(runtime_dir)
+            .collect()
+    }
+
+    /// Takes a report of the watch thread.
+    pub(crate) fn on_file_change(&mut self, report: WatchReport) {
+        if self.reload.file_watch.watcher.is_none() {
+            // It was sent before the thread was told to end.
+            return;
+        }
+        match report {
+            WatchReport::Watching { key, files } => {
+                let text = format!("{}: {}", self.watch_name(key), watching_text(files));
+                self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
+            }
+            WatchReport::Trouble { key, text } => {
+                let text = format!("{}: {}", self.watch_name(key), sanitize(&text));
+                self.emit(
+                    EventBuilder::new(EventKind::Watch, text)
+                        .cause("trouble")
+                        .warn(),
+                );
+            }
+            WatchReport::Changed { .. } if self.shutdown.stopping => {}
+            WatchReport::Changed {
+                key: WatchKey::Pool(pool),
+                files,
+                count,
+            } => {
+                self.code_changed(pool, &files, count);
+            }
+            WatchReport::Changed {
+                key: WatchKey::Config,
+                files,
+                count,
+            } => {
+                let text = changed(
+                    self.plan.config.parent().unwrap_or(Path::new("/")),
+                    &files,
+                    count,
+                );
+                self.act(SignalAction::ApplyConfig, &text);
+            }
+        }
+    }
+
+    fn code_changed(&mut self, pool: PoolId, files: &[PathBuf], count: usize) {
+        let Some(watch) = self.pools.plan(pool).and_then(|plan| plan.watch.as_ref()) else {
+            return;
+        };
+        let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
+        if self.pools.stopped_by_operator(pool) {
+            let text =
+                format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
+            return self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
+        }
+        let text = format!("{text}: rolling {name}");
+        self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
+        self.warn_of_loop(pool, files.first());
+        self.roll(None, false, &[pool]);
+    }
+
+    /// Reported once a minute at most.
+    fn warn_of_loop(&mut self, pool: PoolId, file: Option<&PathBuf>) {
+        let now = self.clock.now();
+        let (times, warned_at) = self.reload.file_watch.rolled.entry(pool).or_default();
+        times.push_back(now);
+        while times.front().is_some_and(|at| now - *at > LOOP_WINDOW) {
+            times.pop_front();
+        }
+        let often = times.len();
+        if often < LOOP_ROLLS || warned_at.is_some_and(|at| now - at < LOOP_WINDOW) {
+            return;
+        }
+        *warned_at = Some(now);
+        let file = file.map_or_else(
+            || "?".to_owned(),
+            |file| sanitize(file.as_os_str().as_encoded_bytes()),
+        );
+        let text = format!(
+            "changed files alone have rolled it {often} times within {LOOP_WINDOW}, the last one was {file}: if the pool writes \
+             that itself, leave it out of `watch` by a pattern that begins with `!`"
+        );
+        self.emit(
+            EventBuilder::new(EventKind::Watch, text)
+                .pool(pool)
+                .cause("circle")
+                .warn(),
+        );
+    }
+
+    fn watch_name(&self, key: WatchKey) -> &str {
+        match key {
+            WatchKey::Pool(pool) => self.pool_name(pool),
+            WatchKey::Config => "the configuration",
+        }
+    }
+}
+
+/// The files that the plan was read from, and those that its `include` would add.
+fn config(plan: &Plan) -> WatchPlan {
+    let escape = |path: &Path| Pattern::escape(&path.to_string_lossy());
+    let sources = plan.sources.iter().map(|source| escape(&source.path));
+    let include = plan
+        .include
+        .iter()
+        .map(|glob| match glob.text.starts_with('/') {
+            true => glob.text.clone(),
+            false => format!("{}/{}", escape(&glob.base), glob.text),
+        });
+    let globs = sources.chain(include).collect();
+    WatchPlan {
+        key: WatchKey::Config,
+        base: "/".into(),
+        globs,
+        debounce: CONFIG_DEBOUNCE,
+    }
+}
+
+fn watching_text(files: usize) -> String {
+    match files {
+        0 => "watching: no file matches now; the first that does counts as a change".to_owned(),
+        1 => "watching one file".to_owned(),
+        many => format!("watching {many} files"),
+    }
+}
+
+/// `src/app.py and 3 more changed`
+fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
+    let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
+    let first = sanitize(
+        first
+            .strip_prefix(base)
+            .unwrap_or(first)
+            .as_os_str()
+            .as_encoded_bytes(),
+    );
+    match count {
+        0 | 1 => format!("{first} changed"),
+        _ => format!("{first} and {} more changed", count - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_files_are_named_relative_to_the_base() {
+        let files = [
+            PathBuf::from("/srv/shop/src/a\n.py"),
+            PathBuf::from("/srv/shop/src/b.py"),
+        ];
+        assert_eq!(
+            changed(Path::new("/srv/shop"), &files, 4),
+            "src/a\\x0a.py and 3 more changed"
+        );
+        assert_eq!(
+            changed(Path::new("/etc"), &files[1..], 1),
+            "/srv/shop/src/b.py changed"
+        );
+    }
+}

@@ -1,0 +1,536 @@
+//! Reload: applies a changed configuration while the master runs. Reads it, opens new addresses, runs its oneshots,
+//! finds out which pools need not be rolled, and only then commits it (`commit.rs`).
+//!
+//! `reload/machine.rs` decides what comes next; this file executes its actions and gives it what they lead to as events.
+//! Signals, clients (`control.rs`) and changed files call [`Supervisor::reload`].
+
+pub(crate) mod blocking;
+pub(crate) mod commit;
+pub(crate) mod fd_budget;
+pub(crate) mod file_watch;
+mod machine;
+pub(crate) mod on_change;
+pub(crate) mod oneshots;
+pub(crate) mod revert;
+pub(crate) mod rollback;
+
+use crate::control::protocol::{ReloadScope, Response, Selector, Wait};
+use crate::listener::{Listener, SocketError};
+use crate::observe::events::EventKind;
+use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
+use crate::supervisor::Supervisor;
+use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::listening::ListenerId;
+use crate::supervisor::pool_registry::PoolSpec;
+use crate::supervisor::reload::blocking::{BindError, JobResult};
+use crate::supervisor::reload::on_change::{Continuation, PassedOver};
+use blocking::BlockingPool;
+use file_watch::FileWatch;
+use machine::{Action, Event, Joins, Reloads};
+use on_change::OnChange;
+use rotad_core::{PoolId, Time};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub(crate) use machine::Oneshot;
+
+/// Who asked for the configuration to be applied, and how far.
+#[derive(Debug)]
+pub(crate) struct ReloadRequest {
+    /// None: a signal, or a client that no longer waits.
+    pub client: Option<u64>,
+    /// Who asked, for the log.
+    pub who: String,
+    pub extent: ReloadScope,
+    pub which: Selector,
+    pub wait: Wait,
+}
+
+/// A configuration that has been read, with its sockets.
+#[derive(Debug)]
+pub(crate) struct PendingConfig {
+    pub plan: Plan,
+    /// The id of each of the plan's listeners. None: not open yet.
+    pub sockets: Vec<Option<ListenerId>>,
+    /// The oneshots that were started for it, each with its spec before. None: it is new.
+    pub oneshots: BTreeMap<PoolId, Option<Arc<PoolSpec>>>,
+    /// Pools of another kind whose names are oneshots now: removed by the commit.
+    pub replaced: Vec<PoolId>,
+}
+
+/// The state of the reload, and what it works with.
+pub(crate) struct Reload {
+    pub(crate) state: ReloadState,
+    pub(crate) blocking: BlockingPool,
+    pub(crate) on_change: OnChange,
+    pub(crate) file_watch: FileWatch,
+}
+
+type ReloadEvent = Event<ReloadRequest, Box<PendingConfig>, PassedOver>;
+type ReloadAction = Action<ReloadRequest, Box<PendingConfig>, PassedOver>;
+
+/// The state machine, and what it has not been told yet.
+#[derive(Debug, Default)]
+pub(crate) struct ReloadState {
+    machine: Reloads<ReloadRequest, Box<PendingConfig>>,
+    events: VecDeque<ReloadEvent>,
+    /// Its actions are being executed: what they lead to is queued.
+    running: bool,
+    /// The number of the blocking job that it waits for.
+    job: Option<u64>,
+}
+
+impl ReloadState {
+    /// Whether the reload needs this socket, so that it must not be closed.
+    pub(crate) fn holds(&self, listener: ListenerId) -> bool {
+        self.machine
+            .config()
+            .is_some_and(|pending| pending.sockets.contains(&Some(listener)))
+    }
+
+    /// When the blocking job has taken too long.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.machine.deadline()
+    }
+
+    /// A reload is running or waiting.
+    pub(crate) fn is_active(&self) -> bool {
+        self.machine.is_active()
+    }
+
+    /// Something has happened that the machine was not told yet.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    pub(crate) fn pending(&mut self) -> Option<&mut PendingConfig> {
+        self.machine.config_mut().map(|config| &mut **config)
+    }
+
+    /// Whether the current reload waits for this blocking job; if so, it does not any more.
+    fn take_job(&mut self, number: u64) -> bool {
+        self.job.take_if(|job| *job == number).is_some()
+    }
+}
+
+impl Joins for ReloadRequest {
+    fn joins(&self, other: &Self) -> bool {
+        let everything = Selector::default();
+        self.client.is_none()
+            && other.client.is_none()
+            && self.extent == other.extent
+            && self.which == everything
+            && other.which == everything
+    }
+}
+
+impl PendingConfig {
+    pub(crate) fn pool(&self, name: &str) -> Option<&PoolPlan> {
+        self.plan.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The spec of a pool's next generation. None while one of its sockets is not open.
+    pub(crate) fn spec(&self, pool: &PoolPlan) -> Option<PoolSpec> {
+        let listeners: Option<Vec<ListenerId>> = pool
+            .recipe
+            .listen
+            .iter()
+            .map(|index| *self.sockets.get(*index)?)
+            .collect();
+        let sockets = pool
+            .recipe
+            .listen
+            .iter()
+            .filter_map(|index| self.plan.listeners.get(*index).cloned())
+            .collect();
+        Some(PoolSpec {
+            plan: pool.clone(),
+            sockets,
+            listeners: listeners?,
+        })
+    }
+}
+
+impl Supervisor {
+    /// Queues a request. A burst of equal signals becomes one reload that runs and one that waits.
+    pub(crate) fn reload(&mut self, request: ReloadRequest) {
+        self.reload_event(Event::Requested(request));
+    }
+
+    /// Tells the machine what has happened. It acts once the engine's commands of the present call are executed.
+    pub(crate) fn reload_event(&mut self, event: ReloadEvent) {
+        self.reload.state.events.push_back(event);
+        if !self.engine.draining {
+            self.run_reloads();
+        }
+    }
+
+    pub(crate) fn run_reloads(&mut self) {
+        if std::mem::replace(&mut self.reload.state.running, true) {
+            return;
+        }
+        while let Some(event) = self.reload.state.events.pop_front() {
+            for action in self.reload.state.machine.handle(self.clock.now(), event) {
+                self.execute_reload(action);
+            }
+        }
+        self.reload.state.running = false;
+    }
+
+    fn execute_reload(&mut self, action: ReloadAction) {
+        match action {
+            Action::Joined(request) => {
+                tracing::debug!("{}: joins the reload that waits", request.who);
+            }
+            Action::Read => self.read_config(),
+            Action::Open => self.open_addresses(),
+            Action::ListOneshots => self.list_oneshots(),
+            Action::RunOneshot(name) => {
+                self.report_reload_progress(&format!("{name}: running"));
+                self.run_oneshot(&name);
+            }
+            Action::UndoOneshots(config) => self.undo_oneshots(*config),
+            Action::Compare => {
+                let comparisons = self.comparisons_for_reload();
+                if comparisons.is_empty() {
+                    self.reload_event(Event::Compared(PassedOver::new()));
+                } else {
+                    self.start_comparison(comparisons, Continuation::Commit);
+                }
+            }
+            Action::Commit {
+                request,
+                config,
+                passed_over,
+            } => self.commit(request, *config, &passed_over),
+            Action::Answer {
+                request,
+                code,
+                text,
+            } => self.answer_reload(&request, code, text),
+        }
+    }
+
+    /// The stage ends the reload, and nothing was changed.
+    fn end_reload(&mut self, code: u8, text: String) {
+        self.reload_event(Event::Ended { code, text });
+    }
+
+    fn read_config(&mut self) {
+        let Some(request) = self.reload.state.machine.request() else {
+            return;
+        };
+        let (extent, who) = (request.extent, request.who.clone());
+        let (cause, text) = match extent {
+            ReloadScope::Everything => ("reload", "reading the configuration, then rolling"),
+            ReloadScope::ConfigOnly => ("apply-config", "reading the configuration again"),
+            ReloadScope::DryRun => ("dry-run", "what would a reload do?"),
+        };
+        self.emit_request(cause, format!("{who}: {text}"));
+        match self.reload.blocking.read(
+            self.plan.config.clone(),
+            self.runtime.dir.clone(),
+            self.plan.control.clone(),
+        ) {
+            Ok(number) => self.reload.state.job = Some(number),
+            Err(error) => {
+                let text = format!(
+                    "the configuration cannot be read: no thread: {error}\nnothing was changed"
+                );
+                return self.end_reload(1, text);
+            }
+        }
+        if extent != ReloadScope::DryRun {
+            self.reloading();
+            self.check_all_listeners();
+        }
+    }
+
+    pub(crate) fn on_blocking_result(&mut self, result: JobResult) {
+        match result {
+            JobResult::Failed(text) => tracing::warn!("{text}"),
+            JobResult::ConfigRead(number, read) if self.reload.state.take_job(number) => {
+                self.config_read(*read);
+            }
+            JobResult::FileOwnershipSet(name) => {
+                tracing::info!("listener {name}: its file has its owner and mode")
+            }
+            JobResult::ListenerChecked(number, checked) => {
+                self.on_listener_checked(number, checked)
+            }
+            JobResult::Bound(number, bound) if self.reload.state.take_job(number) => {
+                self.addresses_bound(bound);
+            }
+            JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
+            JobResult::Compared {
+                round,
+                pool,
+                changed,
+            } => self.on_compared(round, pool, changed),
+            JobResult::Usage { client, found } => self.on_usage(client, found),
+            JobResult::ConfigResolved {
+                client,
+                request,
+                real,
+            } => self.on_config_resolved(client, *request, real.as_deref()),
+            // Too late: the reload was abandoned meanwhile.
+            JobResult::Bound(_, Ok(listeners)) => listeners
+                .into_iter()
+                .for_each(|listener| self.reload.blocking.close(listener)),
+            JobResult::ConfigRead(..) | JobResult::Bound(_, Err(_)) => {}
+        }
+    }
+
+    /// The blocking job may hang on some path: the machine gives it up.
+    pub(crate) fn check_blocking_job(&mut self) {
+        self.reload.state.job = None;
+        self.reload_event(Event::TimerFired);
+    }
+
+    fn config_read(&mut self, read: Result<(Plan, String), String>) {
+        let (plan, warnings) = match read {
+            Ok(read) => read,
+            Err(findings) => {
+                let text = format!(
+                    "{}\nnothing was changed: the configuration from before holds",
+                    findings.trim_end()
+                );
+                return self.end_reload(78, text);
+            }
+        };
+        for warning in warnings.lines().filter(|line| !line.trim().is_empty()) {
+            self.report_reload_progress(warning);
+        }
+        let Some(request) = self.reload.state.machine.request() else {
+            return;
+        };
+        let unknown = request
+            .which
+            .pools
+            .iter()
+            .find(|name| !plan.pools.iter().any(|pool| pool.name == **name));
+        if let Some(unknown) = unknown {
+            let names: Vec<&str> = plan.pools.iter().map(|pool| pool.name.as_str()).collect();
+            let text = format!(
+                "no such pool: {unknown}; there are: {}\nnothing was changed",
+                names.join(", ")
+            );
+            return self.end_reload(4, text);
+        }
+        if request.extent == ReloadScope::DryRun {
+            let text = self.dry_run_text(request, &plan);
+            return self.end_reload(0, text);
+        }
+        if let Err(why) = self.has_room_for(&plan) {
+            return self.end_reload(1, format!("{why}\nnothing was changed"));
+        }
+        let sockets: Vec<Option<ListenerId>> = plan
+            .listeners
+            .iter()
+            .map(|listener| self.listening.find(listener))
+            .collect();
+        let opens = sockets.contains(&None) || !self.new_logs(&plan).is_empty();
+        let config = Box::new(PendingConfig {
+            plan,
+            sockets,
+            oneshots: BTreeMap::new(),
+            replaced: Vec::new(),
+        });
+        self.reload_event(Event::Read { config, opens });
+    }
+
+    fn open_addresses(&mut self) {
+        let Some(pending) = self.reload.state.machine.config() else {
+            return;
+        };
+        let all = pending.plan.listeners.clone();
+        let missing: Vec<ListenPlan> = all
+            .iter()
+            .zip(&pending.sockets)
+            .filter(|(_, open)| open.is_none())
+            .map(|(listener, _)| listener.clone())
+            .collect();
+        let logs = self.new_logs(&pending.plan);
+        match self.reload.blocking.bind(missing, all, logs) {
+            Ok(number) => self.reload.state.job = Some(number),
+            Err(error) => self.end_reload(
+                1,
+                format!("no address can be opened: {error}\nnothing was changed"),
+            ),
+        }
+    }
+
+    /// Log files that no pool writes yet: pool, path and access.
+    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf, FileAccess)> {
+        let files = |pool: &PoolPlan| {
+            [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
+                Sink::File(path) => Some(path.clone()),
+                Sink::Master | Sink::Inherit | Sink::Null | Sink::Stdout => None,
+            })
+        };
+        let known: Vec<PathBuf> = self.plan.pools.iter().flat_map(files).flatten().collect();
+        let all = plan
+            .pools
+            .iter()
+            .flat_map(|pool| {
+                files(pool).map(|file| Some((pool.name.clone(), file?, pool.log.access)))
+            })
+            .flatten();
+        all.filter(|(_, file, _)| !known.contains(file)).collect()
+    }
+
+    fn addresses_bound(&mut self, bound: Result<Vec<Listener>, BindError>) {
+        let opened = match bound {
+            Ok(opened) => opened,
+            Err(BindError::Socket(error)) => {
+                let text = format!("{error}{}\nnothing was changed", self.own_address(&error));
+                return self.end_reload(1, text);
+            }
+            Err(BindError::Log(text)) => {
+                return self.end_reload(1, format!("{text}\nnothing was changed"));
+            }
+        };
+        let mut ids = Vec::new();
+        for listener in opened {
+            tracing::info!(
+                listen = listener.name(),
+                "listening on {}",
+                listener.addr_text()
+            );
+            let id = self.listening.add(listener);
+            self.watch_listener(id);
+            ids.push(id);
+        }
+        if let Some(pending) = self.reload.state.pending() {
+            let free = pending.sockets.iter_mut().filter(|open| open.is_none());
+            for (open, id) in free.zip(ids) {
+                *open = Some(id);
+            }
+        }
+        self.reload_event(Event::Opened);
+    }
+
+    /// Names one of our own sockets that may be in the way: one on a wildcard address, or one that still drains.
+    fn own_address(&self, error: &SocketError) -> String {
+        let port = error.address.rsplit_once(':').map(|(_, port)| port);
+        let ours = self
+            .listening
+            .ids()
+            .into_iter()
+            .filter_map(|id| self.listening.get(id))
+            .find(|listener| {
+                let own = listener.addr_text();
+                own.rsplit_once(':').map(|(_, port)| port) == port && !own.starts_with("unix:")
+            });
+        match ours {
+            Some(listener) => {
+                let own = listener.addr_text();
+                format!(
+                    "\nthis master itself listens on {own}: such a change wants `rotad stop` and `rotad start`"
+                )
+            }
+            None => String::new(),
+        }
+    }
+
+    /// A client that does not wait is answered: what could be refused was not.
+    fn list_oneshots(&mut self) {
+        let (Some(request), Some(pending)) = (
+            self.reload.state.machine.request(),
+            self.reload.state.machine.config(),
+        ) else {
+            return;
+        };
+        let oneshots = self.oneshots_to_run(request, &pending.plan);
+        if request.wait == Wait::No
+            && let Some(client) = request.client
+        {
+            let lines = plan::diff(&self.plan, &pending.plan).lines();
+            let text = if lines.is_empty() {
+                "the configuration has not changed".to_owned()
+            } else {
+                lines.join("\n")
+            };
+            self.done(client, 0, text);
+            if let Some(request) = self.reload.state.machine.request_mut() {
+                request.client = None;
+            }
+        }
+        self.reload_event(Event::Oneshots(oneshots));
+    }
+
+    /// What the reload under way asks for, and its configuration.
+    pub(crate) fn reload_under_way(&self) -> Option<(&ReloadRequest, &PendingConfig)> {
+        let machine = &self.reload.state.machine;
+        Some((machine.request()?, machine.config()?))
+    }
+
+    fn answer_reload(&mut self, request: &ReloadRequest, code: u8, text: String) {
+        match (code, request.client) {
+            (0, Some(_)) => {}
+            (0, None) => tracing::info!("{text}"),
+            _ => {
+                let refused =
+                    EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
+                self.emit(refused.cause(refusal_cause(code)).error());
+            }
+        }
+        if let Some(client) = request.client {
+            self.answer(
+                client,
+                &Response::Done {
+                    code,
+                    message: text,
+                },
+                true,
+            );
+        }
+    }
+
+    /// Logs a line of progress of the reload under way and sends it to its client.
+    fn report_reload_progress(&mut self, text: &str) {
+        let client = self.reload.state.machine.request().and_then(|of| of.client);
+        self.report_progress(client, text);
+    }
+
+    /// Logs a line of progress and sends it to the client.
+    pub(crate) fn report_progress(&mut self, client: Option<u64>, text: &str) {
+        tracing::info!("{text}");
+        if let Some(client) = client {
+            self.answer(
+                client,
+                &Response::Progress {
+                    text: text.to_owned(),
+                },
+                false,
+            );
+        }
+    }
+
+    /// Everything stops: refuses all reloads.
+    pub(crate) fn cancel_reloads(&mut self) {
+        self.reload.state.job = None;
+        self.reload_event(Event::Stopping);
+    }
+
+    /// It is known which pools the reload passes over.
+    pub(crate) fn reload_compared(&mut self, passed_over: PassedOver) {
+        self.reload_event(Event::Compared(passed_over));
+    }
+
+    /// A oneshot of the reload has ended. `why`: it has failed.
+    pub(crate) fn reload_oneshot_ended(&mut self, name: String, why: Option<String>) {
+        self.reload_event(Event::OneshotEnded(name, why));
+    }
+}
+
+/// The cause of a `config-refused` event, by the exit code of its client.
+fn refusal_cause(code: u8) -> &'static str {
+    match code {
+        78 => "invalid",
+        10 => "oneshot-failed",
+        4 => "no-such-pool",
+        _ => "failed",
+    }
+}

@@ -1,0 +1,123 @@
+//! Detects programs that daemonize: the first process exits with 0, and a process that it started serves on
+//! unsupervised. The sign is a clean exit before ready that leaves a process behind.
+
+use crate::observe::events::EventKind;
+use crate::supervisor::Supervisor;
+use crate::supervisor::event_log::EventBuilder;
+use rotad_core::{Input, PoolId, WorkerId};
+
+/// How to keep well-known programs in the foreground, by the beginning of their name.
+const IN_THE_FOREGROUND: [(&str, &str); 14] = [
+    ("nginx", "`-g 'daemon off;'`"),
+    ("redis-server", "`--daemonize no`"),
+    ("valkey-server", "`--daemonize no`"),
+    ("php-fpm", "`--nodaemonize`"),
+    ("memcached", "leave out `-d`"),
+    ("httpd", "`-DFOREGROUND`"),
+    ("apache2", "`-DFOREGROUND`"),
+    ("haproxy", "leave out `-D` (`-W -db`)"),
+    ("gunicorn", "leave out `--daemon`"),
+    ("uwsgi", "leave out `daemonize`"),
+    ("supervisord", "`--nodaemon`"),
+    ("sshd", "`-D`"),
+    ("cron", "`-f`"),
+    ("lighttpd", "`-D`"),
+];
+
+/// Maximum length of a process name in the kernel, in bytes (proc_pid_comm(5)).
+const LONGEST_NAME: usize = 15;
+
+/// How to keep this program in the foreground; general advice for an unknown one.
+fn advice(program: &str) -> String {
+    match IN_THE_FOREGROUND.iter().find(|(name, _)| program.starts_with(name)) {
+        Some((_, how)) => format!("run it in the foreground: {how}"),
+        None => "run it in the foreground (nginx: `-g 'daemon off;'`, redis: `--daemonize no`, php-fpm: \
+                 `--nodaemonize`, httpd: `-DFOREGROUND`)"
+            .to_owned(),
+    }
+}
+
+impl Supervisor {
+    /// A worker that exited with 0 before it was ready has left processes behind. They were killed, and the next ones
+    /// will be.
+    pub(crate) fn report_daemonized_worker(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.processes.get_mut(id) else {
+            return;
+        };
+        // Once for each worker, however many scans it takes to kill its processes.
+        if !std::mem::take(&mut process.early_exit) {
+            return;
+        }
+        let pool = process.pool;
+        let name = self.program_of(pool).unwrap_or_default();
+        let text = format!(
+            "ended with 0 before it was ready and left a process behind: it goes into the background, where nobody \
+             would supervise it; {}",
+            advice(&name)
+        );
+        self.emit(
+            EventBuilder::new(EventKind::Background, text.clone())
+                .worker(id)
+                .warn(),
+        );
+        self.workers.exit_reports.set_daemonized(pool, text);
+        self.input(Input::Daemonized(pool));
+    }
+
+    /// An orphan that belongs to no worker has the name of a program whose workers exit with 0: it serves in their
+    /// place.
+    pub(crate) fn report_daemonized_orphan(&mut self, pid: i32, name: &str) {
+        let short = |program: &str| program.bytes().take(LONGEST_NAME).eq(name.bytes());
+        let is_its = |pool: &PoolId| {
+            let slots = self.pools.policy(*pool).map_or(0, |policy| policy.count);
+            let ends = |slot| {
+                self.workers
+                    .exit_reports
+                    .of_slot(*pool, rotad_core::Slot(slot))
+                    .is_some_and(|e| e.code == Some(0))
+            };
+            self.program_of(*pool)
+                .is_some_and(|program| short(&program))
+                && (0..slots).any(ends)
+        };
+        let pools: Vec<PoolId> = self
+            .pools
+            .iter()
+            .map(|(pool, _)| pool)
+            .filter(is_its)
+            .collect();
+        for pool in pools {
+            let text = format!(
+                "its program goes into the background: pid {pid} ({name}) serves on where nobody supervises it, and \
+                 keeps its address from those that are started; end it, and {}",
+                advice(name)
+            );
+            self.emit(
+                EventBuilder::new(EventKind::Background, text.clone())
+                    .pool(pool)
+                    .warn(),
+            );
+            self.workers.exit_reports.set_daemonized(pool, text);
+            self.input(Input::Daemonized(pool));
+        }
+    }
+
+    /// The file name of the program that the pool's workers run.
+    fn program_of(&self, pool: PoolId) -> Option<String> {
+        let generation = self.engine.view().pool(pool)?.fill_generation;
+        let resolved = self.workers.spawn_specs.resolved(pool, generation)?;
+        Some(resolved.program.file_name()?.to_string_lossy().into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_programs_get_their_own_advice() {
+        assert!(advice("nginx").contains("daemon off"));
+        assert!(advice("php-fpm8.2").contains("--nodaemonize"));
+        assert!(advice("mine").contains("foreground"));
+    }
+}

@@ -1,0 +1,173 @@
+//! Exit reports: how workers ended, for the status, for waiting clients and for the log.
+
+use crate::event_loop::signals;
+use crate::observe::sanitize::sanitize;
+use crate::observe::status::LastExit;
+use rotad_core::{Cause, Exit, Generation, PoolId, Slot, WorkerId};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+
+/// How many reports are kept, for replies that are still to be given.
+const MAX_REPORTS: usize = 64;
+/// Maximum characters quoted from a worker's status or output.
+const MAX_QUOTED_CHARS: usize = 200;
+
+#[derive(Clone, Debug)]
+pub(crate) struct ExitReport {
+    pub pool: PoolId,
+    pub slot: Slot,
+    pub generation: Generation,
+    pub pid: i32,
+    pub exit: LastExit,
+    /// It had been ready.
+    pub served: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ExitReports {
+    recent: VecDeque<(WorkerId, ExitReport)>,
+    of_slot: BTreeMap<(PoolId, Slot), LastExit>,
+    /// Pools whose program goes into the background, and how that was seen.
+    daemonized: BTreeMap<PoolId, String>,
+}
+
+impl ExitReports {
+    pub(crate) fn set_daemonized(&mut self, pool: PoolId, text: String) {
+        self.daemonized.insert(pool, text);
+    }
+
+    /// How it was seen that the pool's program goes into the background.
+    pub(crate) fn daemonized(&self, pool: PoolId) -> Option<&str> {
+        self.daemonized.get(&pool).map(String::as_str)
+    }
+
+    pub(crate) fn add(&mut self, worker: WorkerId, exit_report: ExitReport) {
+        self.of_slot.insert(
+            (exit_report.pool, exit_report.slot),
+            exit_report.exit.clone(),
+        );
+        if self.recent.len() == MAX_REPORTS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((worker, exit_report));
+    }
+
+    pub(crate) fn of_worker(&self, worker: WorkerId) -> Option<&ExitReport> {
+        self.recent
+            .iter()
+            .rev()
+            .find(|(id, _)| *id == worker)
+            .map(|(_, exit_report)| exit_report)
+    }
+
+    pub(crate) fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
+        self.of_slot.get(&(pool, slot))
+    }
+}
+
+/// An exit in the form that the status shows.
+pub(crate) fn last_exit(
+    exit: Option<Exit>,
+    error: Option<String>,
+    after_s: f64,
+    log: Vec<String>,
+) -> LastExit {
+    let (code, signal, core) = match exit {
+        Some(Exit::Code(code)) => (Some(code), None, None),
+        Some(Exit::Signal {
+            signal,
+            core_dumped,
+        }) => (None, Some(signals::name(signal)), Some(core_dumped)),
+        Some(Exit::Unknown) | None => (None, None, None),
+    };
+    LastExit {
+        code,
+        signal,
+        core,
+        error,
+        after_s,
+        log,
+        log_cut: false,
+    }
+}
+
+/// "exited with 3 after 0.2 s, before it was ready".
+pub(crate) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String {
+    let what = match cause {
+        Cause::Exited(exit) => exit_text(exit),
+        Cause::SpawnFailed => {
+            let error = exit_report
+                .and_then(|o| o.exit.error.as_deref())
+                .unwrap_or("unknown reason");
+            return format!("cannot start: {error}");
+        }
+        Cause::NotReadyInTime => {
+            return known_reason(exit_report)
+                .unwrap_or("was not ready in time")
+                .to_owned();
+        }
+        Cause::Unhealthy => {
+            return known_reason(exit_report)
+                .unwrap_or("failed its health check")
+                .to_owned();
+        }
+        Cause::Cancelled => return "cancelled".to_owned(),
+        Cause::After(_) => return "a pool that it comes after was not rolled".to_owned(),
+    };
+    match exit_report {
+        None => what,
+        Some(o) => {
+            // Why the exit status is unknown: for example, a tracer holds the process.
+            let what = match (cause, &o.exit.error) {
+                (Cause::Exited(Exit::Unknown), Some(why)) => format!("ended, how is {why};"),
+                _ => what,
+            };
+            let when = if o.served {
+                "after it had been ready"
+            } else {
+                "before it was ready"
+            };
+            format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
+        }
+    }
+}
+
+/// `; its status: "job 4711"; its last line: "half of it is done"`: what a worker was doing when it was killed.
+pub(crate) fn last_known(status: Option<&str>, log: &[String]) -> String {
+    let mut text = String::new();
+    let line = log
+        .iter()
+        .rev()
+        .map(|line| line.trim())
+        .find(|line| !line.is_empty());
+    for (what, said) in [
+        ("status", status.filter(|status| !status.is_empty())),
+        ("last line", line),
+    ] {
+        if let Some(said) = said {
+            let start: String = sanitize(said).chars().take(MAX_QUOTED_CHARS).collect();
+            // Writing to a string cannot fail.
+            write!(text, "; its {what}: \"{start}\"").unwrap_or(());
+        }
+    }
+    text
+}
+
+fn known_reason(exit_report: Option<&ExitReport>) -> Option<&str> {
+    exit_report.and_then(|exit_report| exit_report.exit.error.as_deref())
+}
+
+pub(crate) fn exit_text(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with {code}"),
+        Exit::Signal {
+            signal,
+            core_dumped: false,
+        } => format!("was killed by SIG{}", signals::name(signal)),
+        Exit::Signal {
+            signal,
+            core_dumped: true,
+        } => format!("was killed by SIG{} (core)", signals::name(signal)),
+        Exit::Unknown => "ended, how is unknown".to_owned(),
+    }
+}
