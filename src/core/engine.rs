@@ -34,6 +34,7 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// An engine without pools.
     pub fn new() -> Self {
         Self::default()
     }

@@ -39,17 +39,21 @@ number!(
 );
 
 impl Generation {
+    /// No generation.
     pub const NONE: Self = Self(0);
 }
 
 impl Signal {
+    /// SIGTERM.
     pub const TERM: Self = Self(15);
+    /// SIGKILL.
     pub const KILL: Self = Self(9);
 }
 
 /// One request that is waiting for its [`crate::Outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
+    /// Identifies the request; each is given out once.
     pub number: u64,
     /// The reply waits until the pool's workers that are leaving are gone.
     pub drained: bool,

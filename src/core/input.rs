@@ -32,11 +32,13 @@ pub enum Input {
     Exited(WorkerId, Exit),
     /// No process of the worker's tree is left.
     TreeGone(WorkerId),
-    /// The working directory and program of the generation have been resolved. `same`: they are exactly those of the
-    /// generation before, so a rollback to that one would change nothing.
+    /// The working directory and program of the generation have been resolved.
     Pinned {
+        /// The pool.
         pool: PoolId,
+        /// The generation that its next workers are made from.
         generation: Generation,
+        /// They are exactly those of the generation before, so a rollback to that one would change nothing.
         same: bool,
     },
     /// A worker of this pool has ended well before it was ready and has left a process behind, so its program goes into
@@ -52,9 +54,13 @@ pub enum Input {
 /// How a process ended (wait(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// It exited with this code (_exit(2)).
     Code(i32),
+    /// A signal killed it.
     Signal {
+        /// The signal's number (signal(7)).
         signal: i32,
+        /// It left a core dump (core(5)).
         core_dumped: bool,
     },
     /// It has exited, but its status is unknown. Counts as a failure.
@@ -77,11 +83,19 @@ pub enum Request {
     Roll(PoolId),
     /// The pool's configuration has changed: adopt this policy and replace every worker by one of a new generation. A
     /// running rolling restart is superseded. A stopped pool only adopts the policy; an unknown one is created.
-    Reconfigure { pool: PoolId, policy: Policy },
+    Reconfigure {
+        /// The pool.
+        pool: PoolId,
+        /// Its new policy.
+        policy: Policy,
+    },
     /// Replace every worker by one of an older generation, with the policy of that generation.
     RollBack {
+        /// The pool.
         pool: PoolId,
+        /// The generation to return to, one of [`crate::View::served`].
         to: Generation,
+        /// The policy of that generation.
         policy: Policy,
     },
     /// Replace the worker of one slot by a new one of the same generation.
@@ -91,7 +105,10 @@ pub enum Request {
     /// Change the number of workers; the workers that remain are left alone.
     Scale(PoolId, u32),
     /// Run the stop steps of everything, kill what is left after `cap`, then exit.
-    Stop { cap: Option<Span> },
+    Stop {
+        /// How long the stop steps may take in all. `None`: as long as they say.
+        cap: Option<Span>,
+    },
     /// Kill everything, then exit.
     StopNow,
 }

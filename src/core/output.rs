@@ -14,7 +14,9 @@ pub struct Output {
 /// One part of an [`Output`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
+    /// Something to do.
     Command(Command),
+    /// Something to report.
     Notice(Notice),
 }
 
@@ -51,9 +53,13 @@ impl IntoIterator for Output {
 pub enum Command {
     /// Spawn a worker. Answered by [`crate::Input::Started`] or [`crate::Input::SpawnFailed`].
     Spawn {
+        /// The new worker.
         worker: WorkerId,
+        /// Its pool.
         pool: PoolId,
+        /// The slot that it fills, or takes over once it is ready.
         slot: Slot,
+        /// The generation that it is made from.
         generation: Generation,
     },
     /// Send this signal, then SIGCONT, to the worker's first process. If the worker is not spawned yet: as soon as it
@@ -73,23 +79,37 @@ pub enum Command {
     Reply(Ticket, PoolId, Outcome),
     /// A rolling restart to this generation begins: its workers are made from the configuration of this moment.
     BeginGeneration {
+        /// The pool.
         pool: PoolId,
+        /// The new generation.
         generation: Generation,
     },
     /// The rolling restart of a changed configuration has failed: the configuration of the generation that fills the
     /// slots holds again.
     RevertConfig(PoolId),
-    /// A rolling restart is over: forget the generations that no worker can be made from any more. `to_older`: another
-    /// one to an older generation takes its place.
-    EndGeneration { pool: PoolId, to_older: bool },
+    /// A rolling restart is over: forget the generations that no worker can be made from any more.
+    EndGeneration {
+        /// The pool.
+        pool: PoolId,
+        /// A rolling restart to an older generation takes its place.
+        to_older: bool,
+    },
     /// The worker is ready: begin its health checks, watchdog and recycling.
     StartHealth(WorkerId),
     /// The worker has exited or is asked to stop: end its health checks.
     StopHealth(WorkerId),
     /// An essential pool is lost: the master stops everything and exits with a code that tells why.
-    GiveUp { pool: PoolId, cause: EssentialLoss },
-    /// Everything has stopped: the master exits. `lost` lists workers that the kernel could not kill.
-    Exit { lost: Vec<WorkerId> },
+    GiveUp {
+        /// The essential pool.
+        pool: PoolId,
+        /// How it was lost.
+        cause: EssentialLoss,
+    },
+    /// Everything has stopped: the master exits.
+    Exit {
+        /// Workers that the kernel could not kill.
+        lost: Vec<WorkerId>,
+    },
 }
 
 /// How an essential pool was lost.
@@ -105,40 +125,56 @@ pub enum EssentialLoss {
 /// How a request ended. Each ticket gets exactly one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every worker is of the new generation. `took` counts from the start of the rolling restart.
+    /// Every worker is of the new generation.
     Done {
+        /// The new generation.
         generation: Generation,
+        /// How many slots got a new worker.
         replaced: u32,
+        /// Time since the rolling restart began.
         took: Span,
     },
     /// The new generation failed; slots that were replaced keep their new workers.
     Aborted {
+        /// The new generation.
         generation: Generation,
+        /// What failed.
         failure: Failure,
+        /// Which workers serve now.
         standing: Standing,
     },
     /// The new generation failed; every worker is of the old one again.
     RolledBack {
+        /// The new generation.
         generation: Generation,
+        /// What failed.
         failure: Failure,
+        /// Which workers serve now.
         standing: Standing,
     },
-    /// For the request that cancelled: the rolling restart to this generation is over. `stuck`: the way back has
-    /// failed too.
+    /// For the request that cancelled: the rolling restart is over.
     Cancelled {
+        /// The generation that was being rolled out.
         generation: Generation,
+        /// The way back has failed too.
         stuck: bool,
+        /// Which workers serve now.
         standing: Standing,
     },
-    /// The new worker of a replacement has failed. `old_serves`: the old worker still serves.
+    /// The new worker of a replacement has failed.
     ReplaceFailed {
+        /// The slot.
         slot: Slot,
+        /// What failed.
         failure: Failure,
+        /// The old worker still serves.
         old_serves: bool,
     },
-    /// The pool has not begun and waits for `by`, which cannot come up; then it begins with this generation.
+    /// The pool has not begun: it waits for pools that cannot come up.
     HeldUp {
+        /// The generation that it will begin with.
         generation: Generation,
+        /// The pools that it waits for.
         by: Vec<PoolId>,
     },
     /// Every desired worker serves.
@@ -150,9 +186,17 @@ pub enum Outcome {
     /// The same, and the pool is forgotten.
     Removed,
     /// The number of workers was changed.
-    Scaled { from: u32, to: u32 },
+    Scaled {
+        /// The number before.
+        from: u32,
+        /// The number now.
+        to: u32,
+    },
     /// Another request took its place.
-    Superseded { by: SupersededBy },
+    Superseded {
+        /// What that request was.
+        by: SupersededBy,
+    },
     /// Nothing was done.
     NothingDone(NothingDone),
 }
@@ -174,11 +218,15 @@ pub enum Up {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartFailure {
     /// A worker has failed before it was ready, or has ended before that again and again, or has failed and is not
-    /// started again (`given_up`). `early_exits`: as in [`Notice::Died`].
+    /// started again.
     Worker {
+        /// The worker.
         worker: WorkerId,
+        /// How it failed.
         cause: Cause,
+        /// As in [`Notice::Died`].
         early_exits: u32,
+        /// As in [`Notice::Died`].
         given_up: bool,
     },
     /// The pool's workers have not all been ready in time, though none of them was late.
@@ -190,15 +238,22 @@ pub enum StartFailure {
     /// The pool was stopped.
     Stopped,
     /// A pool that it comes after has failed.
-    Dependency { pool: PoolId, failure: Box<Self> },
+    Dependency {
+        /// That pool.
+        pool: PoolId,
+        /// Why it has failed.
+        failure: Box<Self>,
+    },
 }
 
 /// Which workers serve after a rolling restart that did not complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The generation that empty slots are filled with, how many of its workers serve, and how many are desired.
+    /// The generation that empty slots are filled with.
     pub base: Generation,
+    /// How many of its workers serve.
     pub of_base: u32,
+    /// The desired number of workers.
     pub wanted: u32,
     /// Slots in which a worker of another generation serves and stays.
     pub others: Vec<(Slot, Generation)>,
@@ -264,6 +319,7 @@ pub enum NothingDone {
 pub struct Failure {
     /// The new worker that failed; `None` if the rolling restart was cancelled.
     pub worker: Option<WorkerId>,
+    /// What happened to it.
     pub cause: Cause,
     /// The way back failed as well: workers of both generations serve.
     pub mixed: bool,
@@ -297,133 +353,230 @@ impl Cause {
 /// One notice for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The worker is ready. `by_age`: only because it has lived long enough. `soak`: how long it is watched before
-    /// another worker is replaced.
+    /// The worker is ready.
     Ready {
+        /// The worker.
         worker: WorkerId,
+        /// Time since its spawn.
         took: Span,
+        /// It is ready only because it has lived long enough.
         by_age: bool,
+        /// How long it is watched before another worker is replaced; zero if it is not.
         soak: Span,
     },
-    /// A worker that was ready only by age has reported ready, this long after its spawn.
-    Confirmed { worker: WorkerId, took: Span },
-    /// The first new worker of a rolling restart has passed its soak.
-    CanaryPassed { worker: WorkerId },
-    /// A worker is gone, or counts as failed, without having been asked to stop. `failure`: its exit code is not one
-    /// of `success_exit_codes`. `before_ready`: it never served.
-    Died {
+    /// A worker that was ready only by age has reported ready.
+    Confirmed {
+        /// The worker.
         worker: WorkerId,
+        /// Time since its spawn.
+        took: Span,
+    },
+    /// The first new worker of a rolling restart has passed its soak.
+    CanaryPassed {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker is gone, or counts as failed, without having been asked to stop.
+    Died {
+        /// The worker.
+        worker: WorkerId,
+        /// How it ended.
         cause: Cause,
+        /// Its exit code is not one of `success_exit_codes`.
         failure: bool,
+        /// It never served.
         before_ready: bool,
         /// Exits in this slot before readiness, this one included, with no failure and no ready worker in between.
         early_exits: u32,
+        /// When its slot is filled again. `None`: not by the clock.
         retry_in: Option<Span>,
         /// The slot stays empty until an operator acts, by its policy or by `never_on`.
         given_up: bool,
     },
-    /// A worker that was asked to stop is gone with its whole tree, `took` after it was asked. `exit`: how its first
-    /// process ended.
+    /// A worker that was asked to stop is gone with its whole tree.
     Stopped {
+        /// The worker.
         worker: WorkerId,
+        /// How its first process ended. `None`: it never ran.
         exit: Option<Exit>,
+        /// Time since it was asked to stop.
         took: Span,
     },
     /// A worker's stop has begun.
-    Retired { worker: WorkerId, why: StopReason },
-    /// The worker, or the rest of its tree, had not exited `waited` after it was asked to stop: it is killed.
-    Killed {
+    Retired {
+        /// The worker.
         worker: WorkerId,
+        /// Why it stops.
+        why: StopReason,
+    },
+    /// The worker, or the rest of its tree, has not exited in time: it is killed.
+    Killed {
+        /// The worker.
+        worker: WorkerId,
+        /// Which limit has passed.
         reason: KillReason,
+        /// Time since it was asked to stop.
         waited: Span,
     },
     /// SIGKILL has not ended the worker: the kernel holds it (state D, uninterruptible sleep).
-    Unkillable { worker: WorkerId },
-    /// This many early deaths within this time.
+    Unkillable {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// So many workers have died early that only one is tried at a time.
     CrashLoop {
+        /// The pool.
         pool: PoolId,
+        /// Early deaths within `span`.
         deaths: u32,
+        /// The time that they took.
         span: Span,
     },
     /// In a loop of workers that fail late, one has served for a second: the other slots are started too. The loop is
     /// over once a worker has been ready for `stable_after`.
-    CrashLoopEases { pool: PoolId },
+    CrashLoopEases {
+        /// The pool.
+        pool: PoolId,
+    },
     /// The crash loop is over.
-    CrashLoopOver { pool: PoolId },
-    /// A rolling restart of `of` slots has started.
+    CrashLoopOver {
+        /// The pool.
+        pool: PoolId,
+    },
+    /// A rolling restart has started.
     RollStarted {
+        /// The pool.
         pool: PoolId,
+        /// The new generation.
         generation: Generation,
+        /// How many slots it replaces.
         of: u32,
     },
-    /// Every slot is done, but some new workers are ready only by age: they are watched for this much longer.
-    Watched { pool: PoolId, span: Span },
-    /// A rolling restart has completed one slot: `done` out of `of`.
+    /// Every slot is done, but some new workers are ready only by age: they are watched for longer.
+    Watched {
+        /// The pool.
+        pool: PoolId,
+        /// How much longer.
+        span: Span,
+    },
+    /// A rolling restart has completed one slot.
     SlotReplaced {
+        /// The pool.
         pool: PoolId,
+        /// The slot.
         slot: Slot,
+        /// Its new worker.
         worker: WorkerId,
+        /// How many slots are done.
         done: u32,
+        /// How many there are to do.
         of: u32,
     },
-    /// The new generation failed; replaced slots go back to `to`.
+    /// The new generation failed; replaced slots go back.
     RollingBack {
+        /// The pool.
         pool: PoolId,
+        /// The generation that failed.
         generation: Generation,
+        /// The generation that they go back to.
         to: Generation,
+        /// What failed.
         failure: Failure,
     },
     /// The rolling restart is over.
-    RollEnded { pool: PoolId, outcome: Outcome },
-    /// The rolling restart waits until those of these pools, which its own pool comes after, are done.
-    RollAfter {
+    RollEnded {
+        /// The pool.
         pool: PoolId,
-        by: alloc::vec::Vec<PoolId>,
+        /// How it ended.
+        outcome: Outcome,
     },
-    /// The pool has not begun: it will begin with this generation, once `by` are up.
-    BeginsWith {
+    /// The rolling restart waits for those of pools that its own pool comes after.
+    RollAfter {
+        /// The pool.
         pool: PoolId,
+        /// The pools whose rolling restarts must be done first.
+        by: Vec<PoolId>,
+    },
+    /// The pool has not begun, and a request for a rolling restart has changed what it will begin with.
+    BeginsWith {
+        /// The pool.
+        pool: PoolId,
+        /// The generation that it will begin with.
         generation: Generation,
+        /// The pools that must be up before.
         by: Vec<PoolId>,
     },
     /// A request arrived while a rolling restart that has already stopped an old worker is running: it waits for its
     /// turn.
-    RollWaits { pool: PoolId },
-    /// Another request takes over. `retired_any`: an old worker has already been asked to stop.
-    RollSuperseded {
+    RollWaits {
+        /// The pool.
         pool: PoolId,
+    },
+    /// Another request takes over.
+    RollSuperseded {
+        /// The pool.
+        pool: PoolId,
+        /// The generation that was being rolled out.
         generation: Generation,
+        /// What the other request is.
         by: SupersededBy,
+        /// An old worker has already been asked to stop.
         retired_any: bool,
     },
     /// Every desired worker is ready, all of one generation.
     PoolReady {
+        /// The pool.
         pool: PoolId,
+        /// The generation.
         generation: Generation,
     },
     /// Nothing is left of the pool's workers that the kernel can end.
-    PoolStopped { pool: PoolId },
-    /// The pool may not start until these pools are up.
-    Waiting { pool: PoolId, by: Vec<PoolId> },
+    PoolStopped {
+        /// The pool.
+        pool: PoolId,
+    },
+    /// The pool may not start yet.
+    Waiting {
+        /// The pool.
+        pool: PoolId,
+        /// The pools that must be up before.
+        by: Vec<PoolId>,
+    },
     /// A oneshot has succeeded.
     OneshotDone {
+        /// The oneshot.
         pool: PoolId,
+        /// The generation that it was made from.
         generation: Generation,
+        /// How long it ran.
         took: Span,
     },
     /// One worker was replaced by a new one of the same generation.
     WorkerReplaced {
+        /// The pool.
         pool: PoolId,
+        /// The slot.
         slot: Slot,
+        /// The new worker.
         worker: WorkerId,
+        /// Time since the replacement began.
         took: Span,
     },
-    /// An essential pool has had no ready worker for this long.
-    EssentialLost { pool: PoolId, span: Span },
-    /// All workers of an essential pool have exited, and none will be started again. `exit`: that of the last
-    /// failure, or else of the last success; `None`: a worker could not be started, or was killed before it was
-    /// ready.
-    EssentialEnded { pool: PoolId, exit: Option<Exit> },
+    /// An essential pool has had no ready worker for too long.
+    EssentialLost {
+        /// The pool.
+        pool: PoolId,
+        /// For how long.
+        span: Span,
+    },
+    /// All workers of an essential pool have exited, and none will be started again.
+    EssentialEnded {
+        /// The pool.
+        pool: PoolId,
+        /// The exit of the last failure, or else of the last success. `None`: a worker could not be started, or was
+        /// killed before it was ready.
+        exit: Option<Exit>,
+    },
 }
 
 /// Why a worker is killed before it has exited by itself.

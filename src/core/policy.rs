@@ -48,11 +48,14 @@ pub enum Readiness {
     Alive(Span),
 }
 
-/// One step of a stop: a signal (`None`: wait only), then a wait.
+/// One step of a stop: a signal, then a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopStep {
+    /// The signal to send. `None`: only wait.
     pub signal: Option<Signal>,
+    /// How long to wait for the worker's exit before the next step.
     pub wait: Span,
+    /// Which processes get the signal.
     pub to: To,
 }
 
@@ -138,7 +141,10 @@ pub enum Essential {
 /// After which exits a slot is filled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartPolicy {
+    /// After every exit.
     Always,
+    /// After a failure: an exit code that is not in [`Restart::success_exit_codes`], or a signal.
     OnFailure,
+    /// After none.
     Never,
 }

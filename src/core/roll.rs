@@ -121,11 +121,17 @@ pub(crate) struct LastRoll {
 /// State of the latest rolling restart; `reload.state` in the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RollState {
+    /// There was none yet.
     #[default]
     None,
+    /// It is running, or going back.
     Running,
+    /// Every worker is of the new generation.
     Done,
+    /// It has failed or was cancelled; slots that were replaced keep their new workers.
     Aborted,
+    /// It has failed or was cancelled; every worker is of the old generation again.
     RolledBack,
+    /// Another request took its place.
     Superseded,
 }

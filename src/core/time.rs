@@ -12,18 +12,22 @@ pub struct Time(pub u64);
 pub struct Span(pub u64);
 
 impl Span {
+    /// No time at all.
     pub const ZERO: Self = Self(0);
     /// Stands for "no limit": longer than any master runs, and adding it to a [`Time`] never overflows.
     pub const FOREVER: Self = Self(u64::MAX / 4);
 
+    /// A span of `ms` milliseconds.
     pub const fn from_millis(ms: u64) -> Self {
         Self(ms)
     }
 
+    /// A span of `s` seconds; [`u64::MAX`] milliseconds at most.
     pub const fn from_secs(s: u64) -> Self {
         Self(s.saturating_mul(1000))
     }
 
+    /// The span in milliseconds.
     pub const fn as_millis(self) -> u64 {
         self.0
     }
@@ -34,6 +38,7 @@ impl Span {
         Self(self.0 - tenth + hash % (2 * tenth + 1))
     }
 
+    /// The span in seconds.
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / 1000.0
     }

@@ -12,52 +12,69 @@ pub struct View<'a> {
     engine: &'a Engine,
 }
 
-/// Overall state of a pool.
+/// Overall state of a pool; `pools[].state` in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolState {
+    /// No worker has been ready yet, or it waits for other pools.
     Starting,
+    /// Every desired worker serves.
     Ok,
     /// Workers of more than one generation serve, and no rolling restart is running.
     Mixed,
     /// Not every desired worker serves; or all do, and some are older than the files that they would be made from
     /// now.
     Degraded,
+    /// A rolling restart is running.
     Reloading,
+    /// A rolling restart has failed, and replaced slots go back.
     RollingBack,
+    /// Workers die so early that only one is tried at a time, or all slots keep failing.
     CrashLoop,
+    /// Its workers are asked to stop.
     Stopping,
+    /// It was stopped and has no workers.
     Stopped,
+    /// All its workers have ended, with success, and none is started again.
     Done,
+    /// All its workers have ended, at least one with a failure, and none is started again.
     Failed,
 }
 
-/// State of a worker.
+/// State of a worker; `pools[].workers[].state` in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
+    /// Not ready yet.
     Starting,
+    /// Ready, and watched before another worker is replaced.
     Soaking,
+    /// Ready.
     Ready,
     /// Asked to stop; it, or the rest of its tree, is finishing.
     Stopping,
+    /// It has got SIGKILL.
     Killing,
     /// Exited; the rest of its tree is being killed.
     KillingTree,
 }
 
-/// One pool.
+/// One pool's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
+    /// The overall state.
     pub state: PoolState,
+    /// The desired number of workers; 0 while it stops or is stopped.
     pub wanted: u32,
     /// Workers, including those that are leaving.
     pub alive: u32,
+    /// Workers that serve.
     pub ready: u32,
     /// Workers that are not ready yet, successors included; runs of a oneshot are not counted.
     pub starting: u32,
     /// Old workers that were asked to stop and are still finishing.
     pub draining: u32,
-    /// The generation that empty slots are filled with; and the last one that was fully rolled out.
+    /// The generation that empty slots are filled with.
     pub fill_generation: Generation,
+    /// The last generation that was fully rolled out.
     pub last_good: Generation,
     /// The fully rolled-out generation before `last_good`: what `rollback` returns to.
     pub previous_good: Generation,
@@ -68,16 +85,24 @@ pub struct PoolView {
     pub outdated: u32,
     /// The pools that it waits for before it starts.
     pub held_by: Vec<PoolId>,
+    /// The latest rolling restart.
     pub roll: RollView,
 }
 
+/// The latest rolling restart of a pool; `pools[].reload` in the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RollView {
+    /// Whether it runs, or how it ended.
     pub state: RollState,
+    /// The generation that it rolls out; 0 if there was none.
     pub generation: u32,
+    /// What failed. `None`: nothing yet.
     pub failure: Option<Failure>,
+    /// How many slots are done.
     pub replaced: u32,
+    /// How many slots there are to do.
     pub of: u32,
+    /// How long it has run or ran.
     pub took: Span,
     /// Another rolling restart is waiting.
     pub waiting: bool,
@@ -85,51 +110,71 @@ pub struct RollView {
     pub after: Vec<PoolId>,
 }
 
+/// One worker's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerView {
+    /// The worker.
     pub id: WorkerId,
+    /// Its pool.
     pub pool: PoolId,
+    /// The slot that it fills, or takes over once it is ready.
     pub slot: Slot,
+    /// The generation that it is made from.
     pub generation: Generation,
+    /// Its state.
     pub state: WorkerState,
+    /// When its spawn was commanded.
     pub began: Time,
+    /// Time from then until it was ready. `None`: it has not been.
     pub ready_in: Option<Span>,
     /// It is ready only by age.
     pub by_age: bool,
+    /// SIGKILL has not ended it: the kernel holds it.
     pub lost: bool,
 }
 
 /// A slot without a living worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmptySlot {
+    /// The slot.
     pub slot: Slot,
+    /// Why it is empty.
     pub state: EmptyState,
+    /// In [`EmptyState::Backoff`]: when it is filled again.
     pub retry_in: Option<Span>,
 }
 
+/// Why a slot is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyState {
     /// Its pool has not begun: it waits for other pools.
     Held,
+    /// Its worker has died; a delay must pass first.
     Backoff,
     /// Waits because as many workers as allowed are starting, in this pool or on this machine.
     Waits,
+    /// Its pool is stopped or stops.
     Stopped,
+    /// Its worker has ended with success and is not started again.
     Done,
+    /// Its worker has failed and is not started again.
     Failed,
 }
 
 impl Engine {
+    /// Read-only access to the state.
     pub fn view(&self) -> View<'_> {
         View { engine: self }
     }
 }
 
 impl View<'_> {
+    /// Whether everything stops.
     pub fn stopping(&self) -> bool {
         self.engine.stopping
     }
 
+    /// All pools, by id.
     pub fn pools(&self) -> impl Iterator<Item = (PoolId, PoolView)> + '_ {
         self.engine
             .pools
@@ -137,6 +182,7 @@ impl View<'_> {
             .map(|(id, pool)| (*id, self.pool_view(*id, pool)))
     }
 
+    /// One pool. `None`: there is no such pool.
     pub fn pool(&self, id: PoolId) -> Option<PoolView> {
         self.engine
             .pools
@@ -144,6 +190,7 @@ impl View<'_> {
             .map(|pool| self.pool_view(id, pool))
     }
 
+    /// All workers that are not gone yet, by id.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
         self.engine
             .workers
@@ -151,6 +198,7 @@ impl View<'_> {
             .map(|(id, worker)| worker_view(*id, worker))
     }
 
+    /// One worker. `None`: it is gone.
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
         self.engine
             .workers

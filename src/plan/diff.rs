@@ -18,9 +18,12 @@ pub struct Diff {
     pub needs_new_master: Vec<String>,
 }
 
+/// How one pool differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolDiff {
+    /// The pool's name.
     pub name: String,
+    /// What changes.
     pub change: PoolChange,
 }
 
@@ -28,32 +31,44 @@ pub struct PoolDiff {
 /// `count` shows its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolChange {
+    /// Only the new plan has it.
     Added,
+    /// Only the old plan has it.
     Removed,
     /// Workers are made differently: a new generation. Lists all changed keys, including those that would not need
     /// one.
     Rolled {
+        /// All changed keys, those that need new workers first.
         keys: Vec<String>,
     },
     /// Applied without replacing a worker.
     Adjusted {
+        /// The changed keys.
         keys: Vec<String>,
     },
+    /// Nothing changes.
     Same,
 }
 
+/// How one listener differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenDiff {
+    /// The listener's name; its address if it has none.
     pub name: String,
+    /// What changes.
     pub change: ListenChange,
 }
 
+/// How a listener changes. Keys are named as in `[listen.NAME]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenChange {
+    /// Only the new plan has it.
     Added,
+    /// Only the old plan has it.
     Removed,
     /// `backlog`, `nonblocking`, `mode`, `user`, `group`: set on the existing socket.
     Adjusted {
+        /// The changed keys.
         keys: Vec<String>,
     },
     /// A different address under the same name.

@@ -5,28 +5,43 @@ use rotad_core::{Essential, Policy};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// One pool: `[pool.NAME]`, with `[defaults]` applied.
 #[derive(Clone, Debug)]
 pub struct PoolPlan {
+    /// NAME in `[pool.NAME]`.
     pub name: String,
+    /// Which requests concern it.
     pub kind: Kind,
+    /// What the engine needs of it. Pools that it comes after have no ids yet: [`PoolPlan::after`] names them.
     pub policy: Policy,
     /// Names of the pools that must be ready (a oneshot: must have succeeded) before this one starts.
     pub after: Vec<String>,
     /// Whether and when the master stops because of this pool.
     pub essential: Option<Essential>,
+    /// What makes its workers ready.
     pub ready: Ready,
+    /// How to spawn its workers.
     pub recipe: Recipe,
+    /// The ports of its workers. `None`: they have none of their own.
     pub ports: Option<Ports>,
+    /// When its workers are replaced although they are well.
     pub recycle: Recycle,
+    /// `[pool.NAME.health]`. `None`: a ready worker is not checked.
     pub health: Option<Health>,
+    /// The files that roll it (`reload.watch`). `None`: it watches none.
     pub watch: Option<Watch>,
+    /// `reload.on`.
     pub roll_on: RollOn,
+    /// `[pool.NAME.log]`.
     pub log: LogPlan,
 }
 
+/// The kind of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Serves; SIGUSR1 rolls it.
     Worker,
+    /// Works in the background; SIGUSR2 rolls it, and by default its workers get longer to stop.
     Task,
     /// Runs to its end at startup and at each reload, before the pools that come after it.
     Oneshot,
@@ -35,7 +50,9 @@ pub enum Kind {
 /// A range of ports, both ends included; each worker gets one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
+    /// The lowest port.
     pub first: u16,
+    /// The highest port, not below `first`.
     pub last: u16,
 }
 
@@ -49,9 +66,10 @@ impl Ports {
 /// When a healthy worker is replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recycle {
-    /// ± 10 %, so that workers of the same age do not leave at the same moment.
+    /// Once it has run for this long, ± 10 %, so that workers that began together do not leave together. `None`: at
+    /// any age.
     pub max_age: Option<Duration>,
-    /// Resident memory, in bytes.
+    /// Once its whole tree takes more resident memory than this, in bytes. `None`: at any size.
     pub max_rss: Option<u64>,
 }
 
@@ -60,8 +78,11 @@ pub struct Recycle {
 pub enum Health {
     /// WATCHDOG=1 must arrive at least this often (sd_watchdog_enabled(3)).
     Watchdog(Duration),
+    /// A check that the master makes.
     Probe {
+        /// What is asked.
         check: Check,
+        /// Time from one check to the next.
         every: Duration,
         /// No answer for this long is a failure; never longer than `every`.
         timeout: Duration,
@@ -86,16 +107,22 @@ pub enum Check {
 pub enum Ready {
     /// With listeners: seen accepting; without: READY=1, or alive for 1 s.
     Auto,
+    /// It sends READY=1 (sd_notify(3)).
     Notify,
+    /// One of its processes waits for connections on a listener, or holds one, as seen in /proc (`probe::accept`).
     Accepting,
+    /// Its program has been executed (execve(2)).
     Spawned,
+    /// It has lived for this long.
     After(Duration),
+    /// The check succeeds.
     Probe(Check),
 }
 
 /// Whether a request for all pools, or for all of one kind, rolls this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RollOn {
+    /// It always rolls.
     #[default]
     Always,
     /// Only when something that it is made from has changed.
@@ -116,20 +143,26 @@ pub struct Watch {
 /// Where a pool's output goes. `max_size` and `keep` apply to its own files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPlan {
+    /// Descriptor 1.
     pub stdout: Sink,
+    /// Descriptor 2.
     pub stderr: Sink,
     /// A file of this size is rotated, in bytes.
     pub max_size: u64,
     /// How many rotated files are kept.
     pub keep: u32,
+    /// Of its own log files.
     pub access: FileAccess,
 }
 
 /// Owner, group and mode of log files; `None`: as the previous file had it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileAccess {
+    /// Permission bits (chmod(2)).
     pub mode: Option<u32>,
+    /// The owner's user id.
     pub uid: Option<u32>,
+    /// The group id.
     pub gid: Option<u32>,
 }
 
@@ -140,9 +173,11 @@ pub enum Sink {
     Master,
     /// The master's own stdout or stderr.
     Inherit,
+    /// Nowhere: /dev/null.
     Null,
     /// `stderr = "stdout"`: wherever stdout goes.
     Stdout,
+    /// A rotating file at this absolute path.
     File(PathBuf),
 }
 
@@ -157,11 +192,15 @@ pub struct Recipe {
     pub clear_env: bool,
     /// With `clear_env`: names, or prefixes ending in `*`, of the master's environment that are kept.
     pub pass_env: Vec<String>,
+    /// The directory of its workers: an absolute path, links unresolved until a generation begins.
     pub working_directory: PathBuf,
     /// `None`: the master's own user.
     pub account: Option<Account>,
+    /// umask(2). `None`: the master's.
     pub umask: Option<u32>,
+    /// The nice value, -20 to 19 (setpriority(2)). `None`: the master's.
     pub nice: Option<i32>,
+    /// Resource limits that differ from the master's.
     pub limits: Vec<Limit>,
     /// The pool's listeners: indices into [`listeners`](super::Plan::listeners).
     pub listen: Vec<usize>,
@@ -174,12 +213,17 @@ pub struct Recipe {
 /// A user, looked up when the configuration was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
+    /// The name in the user database (passwd(5)).
     pub name: String,
+    /// User id.
     pub uid: u32,
+    /// Primary group id; `group` in the configuration overrides the user's own.
     pub gid: u32,
     /// Supplementary groups, as initgroups(3) would set them.
     pub groups: Vec<u32>,
+    /// Home directory: HOME of the worker.
     pub home: PathBuf,
+    /// Login shell: SHELL of the worker.
     pub shell: PathBuf,
 }
 
@@ -190,6 +234,8 @@ pub struct Limit {
     pub name: String,
     /// The number of the resource (RLIMIT_*).
     pub resource: u32,
+    /// The limit that is enforced; `u64::MAX`: none (RLIM_INFINITY).
     pub soft: u64,
+    /// The highest value that the worker may raise `soft` to; `u64::MAX`: none.
     pub hard: u64,
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 /// Why a text is not a valid template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// What is wrong, for the user.
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
@@ -29,8 +30,11 @@ pub struct Sockets<'a> {
 pub struct Context<'a> {
     /// The pool's listeners in the order of `listen`, as bound (port 0 has become a real port).
     pub addresses: &'a [Address],
+    /// The pool's name.
     pub pool: &'a str,
+    /// The worker's slot, from 0.
     pub slot: u32,
+    /// The worker's generation, from 1.
     pub generation: u32,
     /// The worker's own port of its pool's `ports`.
     pub port: Option<u16>,
