@@ -38,9 +38,8 @@ use std::time::Duration;
 
 /// A worker to spawn.
 #[derive(Clone, Debug)]
-/// The engine's number for it.
 pub struct SpawnRequest {
-    /// The number of the worker.
+    /// The engine's number for it.
     pub worker: WorkerId,
     /// The generation's program and directory; shared by all spawns of the generation.
     pub pinned: Arc<PinnedPaths>,

@@ -54,7 +54,8 @@ impl Supervisor {
                 self.execute(command);
             }
             for (worker, signal) in sent {
-                self.emit_signal_sent(worker, signal);
+                let action = self.workers.report_signal(worker, signal);
+                self.perform(action);
             }
             if let Some(worker) = gone {
                 self.workers.reaped.remove(&worker);
@@ -150,7 +151,7 @@ impl Supervisor {
         let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
             return;
         };
-        let tag = self.worker_tag(worker);
+        let tag = self.workers.tag(worker);
         let process = WorkerProcess {
             pool,
             slot,
@@ -252,7 +253,8 @@ impl Supervisor {
             {
                 self.event_loop.poller.unwatch(pidfd);
             }
-            self.journal_remove(child.pid());
+            let action = self.workers.journal.forget(child.pid());
+            self.perform(action);
             self.workers.processes.reap(child);
         }
     }

@@ -4,7 +4,7 @@
 use super::Supervisor;
 use crate::control::protocol::Response;
 use crate::observe::events::{Event, EventKind, Ring};
-use rotad_core::{Generation, PoolId, Signal, Slot, WorkerId};
+use rotad_core::{Generation, PoolId, WorkerId};
 use std::collections::BTreeMap;
 use tracing::Level;
 
@@ -113,51 +113,12 @@ impl EventBuilder {
     }
 }
 
-/// What identifies a worker in an event.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WorkerLabel {
-    pub(super) pool: Option<PoolId>,
-    pub(super) slot: Option<Slot>,
-    pub(super) generation: Option<Generation>,
-    pub(super) pid: Option<i32>,
-}
-
 impl Supervisor {
-    /// The label of a worker. One that has just exited may no longer be in the process table; its exit report is the
-    /// fallback.
-    pub(super) fn label(&self, id: WorkerId) -> WorkerLabel {
-        if let Some(process) = self.workers.processes.get(id) {
-            let (pool, slot, generation) = (
-                Some(process.pool),
-                Some(process.slot),
-                Some(process.generation),
-            );
-            return WorkerLabel {
-                pool,
-                slot,
-                generation,
-                pid: process.pid(),
-            };
-        }
-        if let Some(gone) = self.workers.reaped.get(&id) {
-            return *gone;
-        }
-        self.workers
-            .exit_reports
-            .of_worker(id)
-            .map_or_else(WorkerLabel::default, |dead| WorkerLabel {
-                pool: Some(dead.pool),
-                slot: Some(dead.slot),
-                generation: Some(dead.generation),
-                pid: Some(dead.pid).filter(|pid| *pid > 0),
-            })
-    }
-
     /// Emits an event to the log, the ring and the followers.
     pub(super) fn emit(&mut self, builder: EventBuilder) {
         let label = builder
             .worker
-            .map(|worker| self.label(worker))
+            .map(|worker| self.workers.label(worker))
             .unwrap_or_default();
         let pool = builder
             .pool
@@ -169,7 +130,7 @@ impl Supervisor {
             event: builder.kind,
             pool,
             slot: label.slot.map(|slot| slot.0),
-            worker: builder.worker.map(|worker| self.worker_tag(worker)),
+            worker: builder.worker.map(|worker| self.workers.tag(worker)),
             generation: builder
                 .generation
                 .or(label.generation)
@@ -254,30 +215,6 @@ impl Supervisor {
         for client in self.event_log.followers.keys().copied().collect::<Vec<_>>() {
             self.done(client, 0, String::new());
         }
-    }
-
-    /// Emits a signal that was sent, after the event that explains it.
-    pub(super) fn emit_signal_sent(&mut self, worker: WorkerId, signal: Signal) {
-        // It has no process yet, or never had one.
-        if self.label(worker).pid.is_none() {
-            return;
-        }
-        let name = crate::event_loop::signals::name(signal.0);
-        let kind = if signal == Signal::KILL {
-            EventKind::Kill
-        } else {
-            EventKind::Signal
-        };
-        self.emit(
-            EventBuilder::new(kind, format!("SIG{name} sent"))
-                .worker(worker)
-                .debug(),
-        );
-    }
-
-    /// The worker's value of `ROTAD_WORKER`.
-    pub(super) fn worker_tag(&self, worker: WorkerId) -> String {
-        format!("{}-{worker}", self.workers.tag)
     }
 }
 

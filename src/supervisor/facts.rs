@@ -166,12 +166,13 @@ impl Supervisor {
             cgroup: process.cgroup.take(),
         });
         let before = std::mem::replace(&mut process.stage, ProcessStage::Alive(child));
+        let journal = self.workers.journal.add(process, start_time);
         self.emit(
             EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}"))
                 .worker(worker)
                 .debug(),
         );
-        self.journal_add(worker, start_time);
+        self.perform(journal);
         self.workers.processes.add_pid(pid);
         let ProcessStage::Spawning(asked) = before else {
             return;

@@ -286,7 +286,7 @@ impl Supervisor {
                     EventBuilder::new(EventKind::WorkerReplaced, format!("replaced in {took}"))
                         .worker(worker),
                 );
-                let pid = self.label(worker).pid;
+                let pid = self.workers.label(worker).pid;
                 let name = self.pool_name(pool).to_owned();
                 let how = if self.is_ready_by_age(worker) {
                     ALIVE_ONLY
@@ -326,7 +326,7 @@ impl Supervisor {
             .view()
             .worker(worker)
             .and_then(|view| view.ready_in);
-        let pid = self.label(worker).pid;
+        let pid = self.workers.label(worker).pid;
         let name = self.pool_name(pool).to_owned();
         let how = match took {
             _ if self.is_ready_by_age(worker) => ALIVE_ONLY.to_owned(),
@@ -393,7 +393,7 @@ impl Supervisor {
             text = format!("alive after {took}, nothing says that it is ready");
             if soak > Span::ZERO {
                 text.push_str(&format!(": watched for {soak} before others are replaced"));
-                let context = self.label(worker);
+                let context = self.workers.label(worker);
                 if let (Some(pool), Some(slot)) = (context.pool, context.slot) {
                     let (name, pid) = (self.pool_name(pool), context.pid.unwrap_or(0));
                     let told = format!("{name}/{slot}: pid {pid} is {text}");
@@ -448,7 +448,7 @@ impl Supervisor {
             }
             Some(span) => format!("; started again in {span}"),
             None if given_up => {
-                let pool = self.label(id).pool;
+                let pool = self.workers.label(id).pool;
                 let why = pool.map(|pool| self.no_restart_reason(pool, cause));
                 format!("; {}", why.unwrap_or_default())
             }

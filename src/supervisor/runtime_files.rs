@@ -6,7 +6,6 @@
 //! busy.
 
 use super::Supervisor;
-use super::action::Action;
 use super::event_log::EventBuilder;
 use super::workers::process_table::ProcessStage;
 use crate::control::protocol::Response;
@@ -165,8 +164,8 @@ impl Supervisor {
         }
         if repaired.journal {
             let dir = self.runtime_dir().to_owned();
-            let event = self.workers.journal.move_to(&dir);
-            self.perform(event.map(Action::Emit));
+            let action = self.workers.journal.move_to(&dir);
+            self.perform(action);
         }
         let again = self.notify_sockets_again();
         if again > 0 || !repaired.what.is_empty() {

@@ -59,10 +59,19 @@ pub(super) struct Shutdown {
     pub interrupted: bool,
     /// The engine has nothing left to stop.
     pub exiting: Option<Exiting>,
-    /// What is left at the end, for the exit message; by worker, and under id 0 all orphans.
-    pub unkillable: BTreeMap<WorkerId, String>,
+    /// What the kernel cannot end, for the exit message.
+    pub unkillable: BTreeMap<Leftover, String>,
     /// The exit code, where it is not 0.
     pub exit_code: Option<u8>,
+}
+
+/// Processes that are left when the master exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Leftover {
+    /// What workers left behind, all together.
+    Orphans,
+    /// A worker, or its tree.
+    Worker(WorkerId),
 }
 
 #[derive(Debug)]
@@ -92,7 +101,9 @@ impl Supervisor {
                 Some(_) => format!("{name}: {}", self.workers.orphans.why_left(*worker)),
             };
             tracing::error!("{text}");
-            self.shutdown.unkillable.insert(*worker, text);
+            self.shutdown
+                .unkillable
+                .insert(Leftover::Worker(*worker), text);
         }
         self.shutdown.exiting = Some(Exiting {
             deadline: self.clock.now() + ORPHAN_TIMEOUT,
@@ -112,7 +123,7 @@ impl Supervisor {
         if left > 0 {
             let text = self.leftovers_text();
             tracing::error!("{text}");
-            self.shutdown.unkillable.insert(WorkerId(0), text);
+            self.shutdown.unkillable.insert(Leftover::Orphans, text);
         }
         Some(if self.shutdown.unkillable.is_empty() {
             0

@@ -8,7 +8,6 @@
 //! A new deadline needs a variant in [`Timer`]; the compiler then asks when it is due and what happens.
 
 use super::Supervisor;
-use super::action::Action;
 use rotad_core::{Input, Time};
 use std::time::Duration;
 
@@ -160,8 +159,8 @@ impl Supervisor {
                 self.check_finishing();
             }
             Timer::Journal => {
-                let event = self.workers.journal.rewrite();
-                self.perform(event.map(Action::Emit));
+                let action = self.workers.journal.rewrite();
+                self.perform(action);
             }
             Timer::Orphans => self.run_due_orphans(),
             Timer::Reload => self.check_blocking_job(),

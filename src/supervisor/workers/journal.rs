@@ -4,10 +4,10 @@
 use crate::log::WorkerOutput;
 use crate::observe::events::EventKind;
 use crate::runtime_dir::stale_workers::WorkerJournal;
-use crate::supervisor::Supervisor;
 use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
-use rotad_core::{Time, WorkerId};
+use crate::supervisor::workers::process_table::WorkerProcess;
+use rotad_core::Time;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,13 +31,13 @@ impl Journal {
     }
 
     /// Writes what could not be written.
-    pub(crate) fn rewrite(&mut self) -> Option<EventBuilder> {
+    pub(crate) fn rewrite(&mut self) -> Option<Action> {
         let done = self.file.rewrite();
         self.report(done)
     }
 
     /// The runtime directory is another one now.
-    pub(crate) fn move_to(&mut self, dir: &Path) -> Option<EventBuilder> {
+    pub(crate) fn move_to(&mut self, dir: &Path) -> Option<Action> {
         self.dir = dir.to_owned();
         let done = self.file.move_to(dir);
         self.report(done)
@@ -48,7 +48,27 @@ impl Journal {
         self.file.remove().ok();
     }
 
-    fn report(&mut self, done: io::Result<()>) -> Option<EventBuilder> {
+    /// The worker's process exists.
+    pub(crate) fn add(&mut self, process: &WorkerProcess, start_time: u64) -> Option<Action> {
+        let pipes = process
+            .output
+            .as_ref()
+            .map(WorkerOutput::inodes)
+            .unwrap_or_default();
+        let slot = (process.spec.plan.name.as_str(), process.slot.0);
+        let done = self
+            .file
+            .add_worker(process.pid()?, start_time, slot, &process.tag, &pipes);
+        self.report(done)
+    }
+
+    /// Nothing is left of the worker with this pid.
+    pub(crate) fn forget(&mut self, pid: i32) -> Option<Action> {
+        let done = self.file.remove_worker(pid);
+        self.report(done)
+    }
+
+    fn report(&mut self, done: io::Result<()>) -> Option<Action> {
         let event = match done {
             Err(error) if !self.failing => {
                 let text = format!(
@@ -67,35 +87,6 @@ impl Journal {
             _ => return None,
         };
         self.failing = !self.failing;
-        Some(event)
-    }
-}
-
-impl Supervisor {
-    /// The worker's process exists.
-    pub(crate) fn journal_add(&mut self, worker: WorkerId, start_time: u64) {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
-        };
-        let Some(pid) = process.pid() else { return };
-        let pipes = process
-            .output
-            .as_ref()
-            .map(WorkerOutput::inodes)
-            .unwrap_or_default();
-        let slot = (self.pools.name(process.pool), process.slot.0);
-        let journal = &mut self.workers.journal;
-        let done = journal
-            .file
-            .add_worker(pid, start_time, slot, &process.tag, &pipes);
-        let event = journal.report(done);
-        self.perform(event.map(Action::Emit));
-    }
-
-    /// Nothing of the worker is left.
-    pub(crate) fn journal_remove(&mut self, pid: i32) {
-        let done = self.workers.journal.file.remove_worker(pid);
-        let event = self.workers.journal.report(done);
-        self.perform(event.map(Action::Emit));
+        Some(Action::Emit(event))
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod background;
 pub(crate) mod cgroups;
 pub(crate) mod exit_report;
 pub(crate) mod journal;
+pub(crate) mod label;
 pub(crate) mod orphans;
 pub(crate) mod process_table;
 pub(crate) mod spawn_spec;
@@ -12,6 +13,7 @@ use crate::process::Spawner;
 use cgroups::WorkerCgroups;
 use exit_report::ExitReports;
 use journal::Journal;
+use label::WorkerLabel;
 use orphans::Orphans;
 use process_table::ProcessTable;
 use rotad_core::WorkerId;
@@ -30,7 +32,7 @@ pub(crate) struct Workers {
     pub(crate) orphans: Orphans,
     pub(crate) exit_reports: ExitReports,
     /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
-    pub(crate) reaped: BTreeMap<WorkerId, crate::supervisor::event_log::WorkerLabel>,
+    pub(crate) reaped: BTreeMap<WorkerId, WorkerLabel>,
     /// Prefix of ROTAD_WORKER; unique for each master.
     pub(crate) tag: String,
     pub(crate) notify_dir: PathBuf,

@@ -148,7 +148,8 @@ impl Supervisor {
         let has_process = process.child().is_some();
         if process.exit.is_none() {
             self.workers.processes.signal(id, signal);
-            self.emit_signal_sent(id, signal);
+            let action = self.workers.report_signal(id, signal);
+            self.perform(action);
         }
         // Before it is spawned there is no tree.
         if has_process {
@@ -376,7 +377,7 @@ impl Supervisor {
 
     pub(crate) fn tree_gone(&mut self, id: WorkerId) {
         if self.workers.processes.get(id).is_some() {
-            let who = self.label(id);
+            let who = self.workers.label(id);
             self.workers.reaped.insert(id, who);
         }
         if let Some(process) = self.workers.processes.remove(id) {

@@ -1,0 +1,72 @@
+//! Labels: what identifies a worker in events, also after it is gone.
+
+use crate::event_loop::signals;
+use crate::observe::events::EventKind;
+use crate::supervisor::action::Action;
+use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::workers::Workers;
+use crate::supervisor::workers::exit_report::ExitReport;
+use crate::supervisor::workers::process_table::WorkerProcess;
+use rotad_core::{Generation, PoolId, Signal, Slot, WorkerId};
+
+/// What identifies a worker in an event.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WorkerLabel {
+    pub pool: Option<PoolId>,
+    pub slot: Option<Slot>,
+    pub generation: Option<Generation>,
+    pub pid: Option<i32>,
+}
+
+impl WorkerProcess {
+    pub(crate) fn label(&self) -> WorkerLabel {
+        WorkerLabel {
+            pool: Some(self.pool),
+            slot: Some(self.slot),
+            generation: Some(self.generation),
+            pid: self.pid(),
+        }
+    }
+}
+
+impl ExitReport {
+    fn label(&self) -> WorkerLabel {
+        WorkerLabel {
+            pool: Some(self.pool),
+            slot: Some(self.slot),
+            generation: Some(self.generation),
+            pid: Some(self.pid).filter(|pid| *pid > 0),
+        }
+    }
+}
+
+impl Workers {
+    /// The label of a worker. One that has just exited may no longer be in the process table; its exit report is the
+    /// fallback.
+    pub(crate) fn label(&self, worker: WorkerId) -> WorkerLabel {
+        let living = self.processes.get(worker).map(WorkerProcess::label);
+        living
+            .or_else(|| self.reaped.get(&worker).copied())
+            .or_else(|| self.exit_reports.of_worker(worker).map(ExitReport::label))
+            .unwrap_or_default()
+    }
+
+    /// The worker's value of `ROTAD_WORKER`.
+    pub(crate) fn tag(&self, worker: WorkerId) -> String {
+        format!("{}-{worker}", self.tag)
+    }
+
+    /// Reports a signal that was sent, after the event that explains it. None: the worker has no process yet, or never
+    /// had one.
+    pub(crate) fn report_signal(&self, worker: WorkerId, signal: Signal) -> Option<Action> {
+        self.label(worker).pid?;
+        let name = signals::name(signal.0);
+        let kind = if signal == Signal::KILL {
+            EventKind::Kill
+        } else {
+            EventKind::Signal
+        };
+        let event = EventBuilder::new(kind, format!("SIG{name} sent"));
+        Some(Action::Emit(event.worker(worker).debug()))
+    }
+}
