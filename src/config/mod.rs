@@ -31,6 +31,7 @@ mod schema;
 mod sections;
 mod sources;
 mod templates;
+mod toml_syntax;
 mod units;
 mod users;
 mod values;
@@ -146,16 +147,16 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
     complete.then(|| resolve::plan(parser, config, place, sources, included.globs))
 }
 
-/// Parses one text; its spans count in the whole.
+/// Parses one text; its spans count in the whole. `None` if it is not valid TOML.
 fn parse<'i>(parser: &mut Parser, text: &'i Text) -> Option<Value<'i>> {
     let (table, faults) = DeTable::parse_recoverable(&text.text);
-    let mut readable = true;
     for fault in &faults {
-        // After a duplicate the tree is sound; after any other fault the rest of it is a guess.
-        readable &= fault.message().starts_with("duplicate key");
         let span = fault.span().unwrap_or(text.text.len()..text.text.len());
         parser.no_toml(&text.whole(&span), fault.message());
     }
+    // A key that is there twice leaves a sound tree, whose other findings count. After a fault of syntax the rest of
+    // the tree is a guess.
+    let readable = faults.is_empty() || toml_syntax::is_valid(&text.text);
     let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
     readable.then(|| {
         if text.start == 0 {
