@@ -13,7 +13,7 @@ use rotad_core::Input;
 pub(super) enum Action {
     /// Emit an event.
     Emit(EventBuilder),
-    /// Give the engine an input. One that comes while another is handled is queued.
+    /// Queue an input for the engine.
     Input(Input),
 }
 
@@ -23,7 +23,7 @@ impl Supervisor {
         for action in actions {
             match action {
                 Action::Emit(event) => self.emit(event),
-                Action::Input(input) => self.input(input),
+                Action::Input(input) => self.engine.push(input),
             }
         }
     }

@@ -11,18 +11,22 @@ use std::io;
 use std::os::fd::AsFd;
 
 impl Supervisor {
-    /// Gives the engine one input and executes the commands that follow, including those that follow from inputs queued
-    /// meanwhile.
-    pub(super) fn input(&mut self, input: Input) {
-        self.engine.push(input);
-        self.drain_inputs();
+    /// Gives the engine what is queued, executes its commands, and lets the reload act on what has happened, until
+    /// nothing is left to do. The loop calls it after each event, report and timer; nothing that it calls calls it.
+    pub(super) fn settle(&mut self) {
+        loop {
+            self.settle_inputs();
+            let Some(actions) = self.reload.state.next_actions(self.clock.now()) else {
+                return;
+            };
+            for action in actions {
+                self.execute_reload(action);
+            }
+        }
     }
 
-    /// Feeds the queued inputs to the engine. All commands of one call are executed before the next call.
-    pub(super) fn drain_inputs(&mut self) {
-        if std::mem::replace(&mut self.engine.draining, true) {
-            return;
-        }
+    /// All commands of one call of the engine are executed before the next call.
+    fn settle_inputs(&mut self) {
         let mut worker_gone = false;
         while let Some(input) = self.engine.pop() {
             worker_gone |= matches!(input, Input::TreeGone(_) | Input::SpawnFailed(_));
@@ -61,13 +65,12 @@ impl Supervisor {
                 self.workers.reaped.remove(&worker);
             }
         }
-        self.engine.draining = false;
         self.forget_pools();
         if worker_gone {
             self.on_worker_gone();
         }
-        if self.reload.state.has_events() {
-            self.run_reloads();
+        if std::mem::take(&mut self.listening.may_be_unused) {
+            self.close_unused();
         }
     }
 

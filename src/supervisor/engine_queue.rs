@@ -1,16 +1,14 @@
 //! The engine, and the inputs that it has not been given yet.
 //!
-//! An input that comes while another one is being handled is queued: the commands of one call of the engine are all
-//! executed before the next call. `effects.rs` drains the queue.
+//! What reports, requests and timers lead to is queued here. `effects.rs` hands it over once the present event is
+//! handled: the commands of one call of the engine are all executed before the next call.
 
-use rotad_core::{Engine, Input, Output, Time, View};
+use rotad_core::{Engine, Input, Output, Request, Ticket, Time, View};
 use std::collections::VecDeque;
 
 pub(super) struct EngineQueue {
     engine: Engine,
     inputs: VecDeque<Input>,
-    /// The queue is being drained.
-    pub draining: bool,
     /// The time of the last call: the engine's clock never goes backwards.
     last_call: Time,
 }
@@ -20,13 +18,22 @@ impl EngineQueue {
         Self {
             engine,
             inputs: VecDeque::new(),
-            draining: false,
             last_call: Time(0),
         }
     }
 
     pub(super) fn push(&mut self, input: Input) {
         self.inputs.push_back(input);
+    }
+
+    /// Queues a request that nothing waits for.
+    pub(super) fn request(&mut self, request: Request) {
+        self.push(Input::Requested(None, request));
+    }
+
+    /// Queues a request whose outcome comes back by `Command::Reply`.
+    pub(super) fn request_with(&mut self, ticket: Ticket, request: Request) {
+        self.push(Input::Requested(Some(ticket), request));
     }
 
     pub(super) fn pop(&mut self) -> Option<Input> {

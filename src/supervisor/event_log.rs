@@ -123,7 +123,7 @@ impl Supervisor {
         let pool = builder
             .pool
             .or(label.pool)
-            .map(|pool| self.pool_name(pool).to_owned());
+            .map(|pool| self.pools.name(pool).to_owned());
         let event = Event {
             seq: 0,
             time: String::new(),

@@ -2,7 +2,6 @@
 //! inputs. `mod.rs` calls it for each event of the poller.
 
 use super::Supervisor;
-use super::clients::tickets::WaitId;
 use super::event_log::EventBuilder;
 use super::workers::exit_report::last_exit;
 use super::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
@@ -15,7 +14,7 @@ use crate::plan::Ready;
 use crate::process::procfs;
 use crate::process::tree::ProcessTree;
 use crate::process::{self, Resolved, SpawnResult, SpawnedChild};
-use rotad_core::{Exit, Input, PoolId, Request, Span, WorkerId, WorkerState};
+use rotad_core::{Exit, Input, Span, WorkerId, WorkerState};
 use std::os::fd::AsFd;
 
 /// Maximum notify messages read from one worker before others have their turn.
@@ -86,7 +85,7 @@ impl Supervisor {
             .map(|view| view.fill_generation);
         let same =
             base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
-        self.input(Input::Pinned {
+        self.engine.push(Input::Pinned {
             pool,
             generation,
             same,
@@ -120,7 +119,7 @@ impl Supervisor {
             .resolved(pool, base)
             .zip(self.workers.spawn_specs.folder(pool, generation));
         if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
-            self.input(Input::Pinned {
+            self.engine.push(Input::Pinned {
                 pool,
                 generation,
                 same: true,
@@ -204,7 +203,7 @@ impl Supervisor {
                 .collect();
             self.health.readiness.watch(worker, pid, targets);
         }
-        self.input(Input::Started(worker));
+        self.engine.push(Input::Started(worker));
         self.begin_health(worker);
     }
 
@@ -246,15 +245,15 @@ impl Supervisor {
         self.release_port(worker);
         self.health.readiness.forget(worker);
         self.engine.push(Input::SpawnFailed(worker));
-        self.drain_inputs();
     }
 
-    pub(super) fn on_notify_messages(&mut self, worker: WorkerId) {
+    /// Reads a worker's messages. Returns those that concern its watchdog.
+    pub(super) fn on_notify_messages(&mut self, worker: WorkerId) -> Vec<Message> {
         let Some(process) = self.workers.processes.get_mut(worker) else {
-            return;
+            return Vec::new();
         };
         let Some(notify) = &process.notify else {
-            return;
+            return Vec::new();
         };
         let plan = &process.spec.plan;
         // With listeners, READY=1 is neither needed nor sufficient: servers send it before they accept.
@@ -297,22 +296,13 @@ impl Supervisor {
             }
         }
         for input in inputs {
-            self.input(input);
+            self.engine.push(input);
         }
-        for message in watchdog {
-            self.on_watchdog_message(worker, &message);
-        }
+        watchdog
     }
 
-    /// The pidfd says that the worker has exited. That is final, whatever waitid(2) shows us.
-    pub(super) fn on_exit(&mut self, worker: WorkerId) {
-        self.check_exit(worker, true);
-    }
-
-    /// `certain`: the kernel has reported the exit. Otherwise the process may still run, and is only checked.
-    fn check_exit(&mut self, worker: WorkerId, certain: bool) {
-        self.on_notify_messages(worker);
-        self.on_exec_status(worker);
+    /// Takes the exit of a worker's first process. `certain`: the kernel has reported it.
+    pub(super) fn check_exit(&mut self, worker: WorkerId, certain: bool) {
         let Some(process) = self.workers.processes.get_mut(worker) else {
             return;
         };
@@ -369,45 +359,7 @@ impl Supervisor {
         let exit_report = process.exit_report(last_exit(Some(exit), why, lived, log), served);
         self.workers.exit_reports.add(worker, exit_report);
         self.health.readiness.forget(worker);
-        self.input(Input::Exited(worker, exit));
-    }
-
-    /// SIGCHLD: reaps orphans of our workers, and checks all workers where there are no pidfds.
-    pub(super) fn on_sigchld(&mut self) {
-        self.reap_orphans();
-        if self.workers.processes.without_pidfds {
-            let all: Vec<WorkerId> = self.workers.processes.iter().map(|(id, _)| id).collect();
-            for worker in all {
-                self.check_exit(worker, false);
-            }
-        }
-        self.workers.processes.retry_unreaped();
-        for worker in self.workers.processes.sweeping() {
-            self.kill_tree(worker);
-        }
-        self.check_finishing();
-        self.drain_inputs();
-    }
-
-    /// Starts a rolling restart of `pools`. The outcome goes to `client`, or to the log if there is none.
-    pub(super) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
-        self.check_all_listeners();
-        self.reloading();
-        let wait = self.clients.tickets.open(client, drained);
-        self.roll_with_wait(wait, pools);
-    }
-
-    /// The same with a wait that is already open; closes it.
-    pub(super) fn roll_with_wait(&mut self, wait: WaitId, pools: &[PoolId]) {
-        let pools = self.pools.in_order(pools);
-        let tickets: Vec<_> = pools
-            .iter()
-            .map(|pool| (*pool, self.clients.tickets.join(wait, *pool)))
-            .collect();
-        self.close_wait(wait);
-        for (pool, ticket) in tickets {
-            self.request_with(ticket, Request::Roll(pool));
-        }
+        self.engine.push(Input::Exited(worker, exit));
     }
 }
 

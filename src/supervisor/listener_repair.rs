@@ -355,7 +355,7 @@ impl Supervisor {
             .filter(|(_, process)| holds(process))
             .map(|(worker, _)| worker)
             .collect();
-        self.input(Input::Unreachable(holders));
+        self.engine.push(Input::Unreachable(holders));
     }
 
     /// Why the pool's listeners do not serve, and whether that is true for all of them.

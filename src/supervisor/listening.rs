@@ -13,6 +13,8 @@ pub(super) struct Listening {
     last: ListenerId,
     /// Sockets that the configuration has, but no pool uses.
     lone: BTreeSet<ListenerId>,
+    /// Something has let go of a socket: those that nothing uses are closed once the engine has been told everything.
+    pub(super) may_be_unused: bool,
     /// The repair of sockets that no longer serve.
     pub(super) repair: ListenerRepair,
 }

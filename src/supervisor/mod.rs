@@ -27,6 +27,7 @@ mod runtime_files;
 mod sd_notify;
 mod service_manager;
 mod shutdown;
+mod signal_actions;
 mod spread;
 mod startup;
 mod timers;
@@ -34,7 +35,6 @@ mod workers;
 
 pub use reload::blocking::Reader;
 
-use crate::control::protocol::{ReloadScope, Selector, Wait};
 use crate::daemon::StartContext;
 use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};
@@ -42,7 +42,7 @@ use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
-use crate::plan::{Kind, Plan, SignalAction};
+use crate::plan::Plan;
 use crate::runtime_dir::RuntimeDirRepair;
 
 use action::Action;
@@ -58,10 +58,8 @@ use health::Health;
 use listening::Listening;
 use log_hang::LogHang;
 use pool_registry::PoolRegistry;
-use reload::ReloadRequest;
-use reload::on_change::Continuation;
 use report::Report;
-use rotad_core::{Input, Policy, PoolId, Request, Span};
+use rotad_core::{Input, Policy, PoolId, Request, WorkerId};
 use runtime_files::RuntimeFiles;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
@@ -160,8 +158,10 @@ impl Supervisor {
                 .start_watch
                 .waits()
                 .then(|| self.clients.tickets.of(Owner::Start));
-            self.input(Input::Requested(ticket, Request::EnsurePool(pool, policy)));
+            self.engine
+                .push(Input::Requested(ticket, Request::EnsurePool(pool, policy)));
         }
+        self.settle();
         let mut sources = Vec::new();
         loop {
             let timeout = self.poll_timeout();
@@ -196,6 +196,7 @@ impl Supervisor {
             }
             for source in std::mem::take(sources) {
                 self.dispatch(source);
+                self.settle();
             }
             self.event_loop.poller.wait(Some(Duration::ZERO), sources);
         }
@@ -212,14 +213,49 @@ impl Supervisor {
                 self.on_reports();
             }
             Source::ExecStatus(worker) => self.on_exec_status(worker),
-            Source::Notify(worker) => self.on_notify_messages(worker),
+            Source::Notify(worker) => self.read_messages(worker),
             Source::Listener(number) => self.on_listener_hangup(number),
             Source::SocketFile(number) => self.on_socket_file_change(number),
             Source::Control => self.accept_clients(),
             Source::RuntimeDir => self.on_runtime_dir_change(),
             Source::Client(client) => self.on_client_readable(client),
-            Source::Exit(worker) => self.on_exit(worker),
+            Source::Exit(worker) => self.worker_exited(worker, true),
         }
+    }
+
+    /// A worker's messages. Whether it is ready counts before what it says of its watchdog.
+    fn read_messages(&mut self, worker: WorkerId) {
+        let watchdog = self.on_notify_messages(worker);
+        self.settle();
+        for message in watchdog {
+            self.on_watchdog_message(worker, &message);
+        }
+    }
+
+    /// A worker has exited. What it sent before counts before that. `certain`: the kernel has reported the exit, which is
+    /// final, whatever waitid(2) shows us. Otherwise the process may still run, and is only checked.
+    fn worker_exited(&mut self, worker: WorkerId, certain: bool) {
+        self.read_messages(worker);
+        self.on_exec_status(worker);
+        self.settle();
+        self.check_exit(worker, certain);
+        self.settle();
+    }
+
+    /// SIGCHLD: reaps orphans of our workers, and checks all workers where there are no pidfds.
+    fn on_sigchld(&mut self) {
+        self.reap_orphans();
+        if self.workers.processes.without_pidfds {
+            let all: Vec<WorkerId> = self.workers.processes.iter().map(|(id, _)| id).collect();
+            for worker in all {
+                self.worker_exited(worker, false);
+            }
+        }
+        self.workers.processes.retry_unreaped();
+        for worker in self.workers.processes.sweeping() {
+            self.kill_tree(worker);
+        }
+        self.check_finishing();
     }
 
     fn on_signals(&mut self) {
@@ -249,113 +285,7 @@ impl Supervisor {
                 Meaning::Act(action) => self.act(action, &text),
             }
             self.shutdown.interrupted |= meaning == Meaning::Interrupt;
+            self.settle();
         }
-    }
-
-    /// Emits a received signal and what it leads to.
-    fn emit_signal(&mut self, text: String) {
-        self.emit(EventBuilder::new(EventKind::SignalReceived, text));
-    }
-
-    fn act(&mut self, action: SignalAction, text: &str) {
-        match action {
-            SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
-            SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
-            SignalAction::RollAll => self.roll_kind(text, None),
-            SignalAction::ApplyConfig => self.apply_by_signal(text, ReloadScope::ConfigOnly),
-            SignalAction::Reload => self.apply_by_signal(text, ReloadScope::Everything),
-            SignalAction::ReopenLogs => {
-                self.emit_signal(format!("{text}: opening the log again"));
-                self.log.writer.reopen();
-                self.check_all_listeners();
-                self.repair_runtime_dir();
-            }
-            SignalAction::Ignore => self.emit_signal(format!("{text}: ignored, as configured")),
-        }
-    }
-
-    fn apply_by_signal(&mut self, text: &str, extent: ReloadScope) {
-        let (who, which) = (text.to_owned(), Selector::default());
-        self.reload(ReloadRequest {
-            client: None,
-            who,
-            extent,
-            which,
-            wait: Wait::No,
-        });
-    }
-
-    fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
-        let pools = self.pools.of_kind(kind);
-        if pools.is_empty() {
-            // `Type=notify-reload` waits for the end of a reload: there is nothing to do, so it ends now.
-            self.reloading();
-            return self.emit_signal(format!("{text}: there is no pool of that kind to roll"));
-        }
-        let comparisons = self.comparisons_for_roll(&pools);
-        if comparisons.is_empty() {
-            self.emit_signal(format!("{text}: rolling {}", self.names(&pools)));
-            return self.roll(None, false, &pools);
-        }
-        let (conditional, certain): (Vec<PoolId>, Vec<PoolId>) = pools
-            .iter()
-            .partition(|pool| comparisons.iter().any(|(looked, _)| looked == *pool));
-        let certain = if certain.is_empty() {
-            String::new()
-        } else {
-            format!("rolling {}; ", self.names(&certain))
-        };
-        let conditional = self.names(&conditional);
-        self.emit_signal(format!(
-            "{text}: {certain}only if what it is made from has changed: {conditional}"
-        ));
-        self.reloading();
-        self.start_comparison(
-            comparisons,
-            Continuation::Roll {
-                client: None,
-                wait: Wait::No,
-                pools,
-            },
-        );
-    }
-
-    fn names(&self, pools: &[PoolId]) -> String {
-        pools
-            .iter()
-            .map(|pool| self.pool_name(*pool))
-            .collect::<Vec<_>>()
-            .join(", ")
-    }
-
-    fn pool_name(&self, pool: PoolId) -> &str {
-        self.pools.name(pool)
-    }
-
-    /// Everything is about to stop, once the engine is asked to.
-    fn begin_stop(&mut self) {
-        if self.shutdown.stopping {
-            return;
-        }
-        self.shutdown.stopping = true;
-        self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
-        self.tell_stopping();
-        self.cancel_reloads();
-        self.cancel_comparisons();
-    }
-
-    fn stop(&mut self, now: bool) {
-        self.begin_stop();
-        let cap = self
-            .plan
-            .master
-            .stop_timeout
-            .map(|cap| Span::from_millis(cap.as_millis() as u64));
-        let request = if now {
-            Request::StopNow
-        } else {
-            Request::Stop { cap }
-        };
-        self.request(request);
     }
 }

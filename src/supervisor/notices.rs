@@ -145,9 +145,9 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
             }
             Notice::Waiting { pool, by } => {
-                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
+                let names: Vec<&str> = by.iter().map(|pool| self.pools.name(*pool)).collect();
                 let text = format!("starts after {}", names.join(", "));
-                let told = format!("{}: {text}", self.pool_name(pool));
+                let told = format!("{}: {text}", self.pools.name(pool));
                 self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool));
                 self.tell_waiting_clients(pool, &told);
             }
@@ -189,7 +189,7 @@ impl Supervisor {
                 );
                 let text = format!(
                     "{}: rolling {of} workers to generation {generation}",
-                    self.pool_name(pool)
+                    self.pools.name(pool)
                 );
                 self.tell_waiting_clients(pool, &text);
             }
@@ -210,7 +210,7 @@ impl Supervisor {
                     .pool(pool)
                     .generation(generation);
                 self.emit(event.cause(failure_cause(failure.cause)).error());
-                let text = format!("{}: {text}", self.pool_name(pool));
+                let text = format!("{}: {text}", self.pools.name(pool));
                 self.tell_waiting_clients(pool, &text);
             }
             Notice::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
@@ -219,22 +219,22 @@ impl Supervisor {
                 generation,
                 by,
             } => {
-                let name = self.pool_name(pool);
+                let name = self.pools.name(pool);
                 let how = if by.is_empty() {
                     "starts".to_owned()
                 } else {
-                    format!("waits for {}, and starts after that", self.names(&by))
+                    format!("waits for {}, and starts after that", self.pools.list(&by))
                 };
                 let text = format!("{name}: {how}, with generation {generation}");
                 self.tell_waiting_clients(pool, &text);
             }
             Notice::RollAfter { pool, by } => {
-                let names: Vec<&str> = by.iter().map(|pool| self.pool_name(*pool)).collect();
+                let names: Vec<&str> = by.iter().map(|pool| self.pools.name(*pool)).collect();
                 let text = format!(
                     "its rolling restart begins after that of {}",
                     names.join(", ")
                 );
-                let told = format!("{}: {text}", self.pool_name(pool));
+                let told = format!("{}: {text}", self.pools.name(pool));
                 self.emit(
                     EventBuilder::new(EventKind::Waiting, text)
                         .pool(pool)
@@ -269,7 +269,7 @@ impl Supervisor {
                     "every new worker is alive, nothing says that they are ready: watched for {span} before the roll is \
                      done"
                 );
-                self.tell_waiting_clients(pool, &format!("{}: {text}", self.pool_name(pool)));
+                self.tell_waiting_clients(pool, &format!("{}: {text}", self.pools.name(pool)));
                 self.emit(
                     EventBuilder::new(EventKind::RollStep, text)
                         .pool(pool)
@@ -287,7 +287,7 @@ impl Supervisor {
                         .worker(worker),
                 );
                 let pid = self.workers.label(worker).pid;
-                let name = self.pool_name(pool).to_owned();
+                let name = self.pools.name(pool).to_owned();
                 let how = if self.is_ready_by_age(worker) {
                     ALIVE_ONLY
                 } else {
@@ -327,7 +327,7 @@ impl Supervisor {
             .worker(worker)
             .and_then(|view| view.ready_in);
         let pid = self.workers.label(worker).pid;
-        let name = self.pool_name(pool).to_owned();
+        let name = self.pools.name(pool).to_owned();
         let how = match took {
             _ if self.is_ready_by_age(worker) => ALIVE_ONLY.to_owned(),
             Some(took) => format!("serves, ready after {took}"),
@@ -395,7 +395,7 @@ impl Supervisor {
                 text.push_str(&format!(": watched for {soak} before others are replaced"));
                 let context = self.workers.label(worker);
                 if let (Some(pool), Some(slot)) = (context.pool, context.slot) {
-                    let (name, pid) = (self.pool_name(pool), context.pid.unwrap_or(0));
+                    let (name, pid) = (self.pools.name(pool), context.pid.unwrap_or(0));
                     let told = format!("{name}/{slot}: pid {pid} is {text}");
                     self.tell_waiting_clients(pool, &told);
                 }

@@ -165,6 +165,12 @@ impl PoolRegistry {
         self.plan(pool).map_or("?", |plan| plan.name.as_str())
     }
 
+    /// The names of these pools, for people.
+    pub(super) fn list(&self, pools: &[PoolId]) -> String {
+        let names: Vec<&str> = pools.iter().map(|pool| self.name(*pool)).collect();
+        names.join(", ")
+    }
+
     /// The pool of this name in the configuration.
     pub(super) fn find(&self, name: &str) -> Option<PoolId> {
         self.iter()

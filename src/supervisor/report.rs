@@ -53,6 +53,7 @@ impl Supervisor {
                 Report::Files(report) => self.on_file_change(report),
                 Report::Orphans(report) => self.on_orphan_scan(report),
             }
+            self.settle();
         }
     }
 }

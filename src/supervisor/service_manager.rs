@@ -173,7 +173,7 @@ impl Supervisor {
 
     /// `web 4/4`, and what is not as it should be.
     fn pool_line(&self, id: PoolId, pool: &PoolView) -> PoolLine {
-        let name = self.pool_name(id);
+        let name = self.pools.name(id);
         if self.shutdown.stopping {
             return PoolLine {
                 text: format!("{name} {} left", pool.alive),
@@ -232,7 +232,7 @@ impl Supervisor {
         if self.shutdown.stopping {
             return;
         }
-        let name = self.pool_name(pool);
+        let name = self.pools.name(pool);
         let (code, text) = match cause {
             EssentialLoss::NotReady(span) => (
                 ESSENTIAL_FAILED,

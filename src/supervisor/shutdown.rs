@@ -7,7 +7,7 @@ use super::event_log::EventBuilder;
 use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
-use rotad_core::{Span, Time, WorkerId};
+use rotad_core::{Request, Span, Time, WorkerId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -87,12 +87,39 @@ impl Exiting {
 }
 
 impl Supervisor {
+    /// Everything is about to stop, once the engine is asked to.
+    pub(super) fn begin_stop(&mut self) {
+        if self.shutdown.stopping {
+            return;
+        }
+        self.shutdown.stopping = true;
+        self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
+        self.tell_stopping();
+        self.cancel_reloads();
+        self.cancel_comparisons();
+    }
+
+    pub(super) fn stop(&mut self, now: bool) {
+        self.begin_stop();
+        let cap = self
+            .plan
+            .master
+            .stop_timeout
+            .map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let request = if now {
+            Request::StopNow
+        } else {
+            Request::Stop { cap }
+        };
+        self.engine.request(request);
+    }
+
     pub(super) fn begin_shutdown(&mut self, lost: &[WorkerId]) {
         for worker in lost {
             let Some(process) = self.workers.processes.get(*worker) else {
                 continue;
             };
-            let name = format!("{}/{}", self.pool_name(process.pool), process.slot);
+            let name = format!("{}/{}", self.pools.name(process.pool), process.slot);
             let text = match process.exit {
                 None => format!(
                     "{name}: pid {} cannot be ended by the kernel",

@@ -111,7 +111,7 @@ impl Supervisor {
             let now = self.clock.now();
             if self.due_at(timer).is_some_and(|at| at <= now) {
                 self.run_timer(timer, now);
-                self.drain_inputs();
+                self.settle();
             }
         }
     }
@@ -172,7 +172,7 @@ impl Supervisor {
             }
             Timer::ListenerRepair => self.retry_listener_repair(),
             Timer::Health => self.run_due_health(),
-            Timer::Engine => self.input(Input::TimerFired),
+            Timer::Engine => self.engine.push(Input::TimerFired),
             // They only end the wait: each turn of the loop sees to the service manager and to the end.
             Timer::ServiceManager | Timer::Shutdown => {}
         }

@@ -229,7 +229,7 @@ impl Supervisor {
             StartAction::StopAll => {
                 tracing::error!("no pool started; stopping");
                 self.begin_stop();
-                self.request(Request::Stop {
+                self.engine.request(Request::Stop {
                     cap: Some(STOP_TIMEOUT),
                 });
             }

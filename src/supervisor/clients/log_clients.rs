@@ -168,7 +168,7 @@ impl Supervisor {
         (!there).then(|| {
             format!(
                 "no such worker: {}/{slot}; its pool has {count}",
-                self.pool_name(pool)
+                self.pools.name(pool)
             )
         })
     }

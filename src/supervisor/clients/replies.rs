@@ -8,21 +8,9 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{OutcomeContext, describe_outcome};
 use crate::supervisor::clients::tickets::{Owner, Settled, WaitId};
 use crate::supervisor::workers::exit_report::describe;
-use rotad_core::{
-    Cause, Exit, Generation, Input, Outcome, PoolId, Request, StartFailure, Ticket, WorkerId,
-};
+use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, StartFailure, Ticket, WorkerId};
 
 impl Supervisor {
-    /// Gives the engine a request that nothing waits for.
-    pub(crate) fn request(&mut self, request: Request) {
-        self.input(Input::Requested(None, request));
-    }
-
-    /// Gives the engine a request; its outcome comes back by [`Self::reply`].
-    pub(crate) fn request_with(&mut self, ticket: Ticket, request: Request) {
-        self.input(Input::Requested(Some(ticket), request));
-    }
-
     /// The engine's reply to one request.
     pub(crate) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
         match self.clients.tickets.take(ticket) {
@@ -79,11 +67,11 @@ impl Supervisor {
         let blocked_by = match outcome {
             Outcome::Aborted { failure, .. } | Outcome::RolledBack { failure, .. } => {
                 match failure.cause {
-                    Cause::After(other) => Some(self.pool_name(other).to_owned()),
+                    Cause::After(other) => Some(self.pools.name(other).to_owned()),
                     _ => None,
                 }
             }
-            Outcome::HeldUp { by, .. } => Some(self.names(by)),
+            Outcome::HeldUp { by, .. } => Some(self.pools.list(by)),
             _ => None,
         };
         let start_failure = match outcome {
@@ -91,7 +79,7 @@ impl Supervisor {
             _ => None,
         };
         let context = OutcomeContext {
-            pool: self.pool_name(pool),
+            pool: self.pools.name(pool),
             is_oneshot: self
                 .pools
                 .plan(pool)
@@ -160,7 +148,7 @@ impl Supervisor {
                 pool: other,
                 failure,
             } => {
-                let name = self.pool_name(*other);
+                let name = self.pools.name(*other);
                 let (why, _) = self.start_failure_text(*other, failure);
                 let first = why.lines().next().unwrap_or_default();
                 (

@@ -23,10 +23,15 @@ impl Supervisor {
             format!(
                 "{} asks to roll {}",
                 self.client_name(client),
-                self.names(&pools)
+                self.pools.list(&pools)
             ),
         );
-        let named = |pool: &PoolId| which.pools.iter().any(|name| name == self.pool_name(*pool));
+        let named = |pool: &PoolId| {
+            which
+                .pools
+                .iter()
+                .any(|name| name == self.pools.name(*pool))
+        };
         let comparisons = self.comparisons_for_roll(
             &pools
                 .iter()
@@ -47,7 +52,7 @@ impl Supervisor {
         }
         if wait == Wait::No {
             self.roll(None, false, &pools);
-            return self.done(client, 0, format!("rolling {}", self.names(&pools)));
+            return self.done(client, 0, format!("rolling {}", self.pools.list(&pools)));
         }
         self.roll(Some(client), wait == Wait::Drained, &pools);
     }
@@ -70,11 +75,11 @@ impl Supervisor {
             format!(
                 "{} asks to cancel {}",
                 self.client_name(client),
-                self.names(&pools)
+                self.pools.list(&pools)
             ),
         );
         for (pool, ticket) in self.clients.tickets.issue(Some(client), false, &pools) {
-            self.request_with(ticket, Request::Cancel(pool));
+            self.engine.request_with(ticket, Request::Cancel(pool));
         }
     }
 
@@ -89,14 +94,14 @@ impl Supervisor {
             format!(
                 "{} asks to stop {}{at_once}",
                 self.client_name(client),
-                self.names(&pools)
+                self.pools.list(&pools)
             ),
         );
         let wait = self.clients.tickets.open(Some(client), false);
         for pool in pools {
             self.pools.set_stopped_by_operator(pool, true);
             let ticket = self.clients.tickets.join(wait, pool);
-            self.request_with(ticket, Request::StopPool(pool));
+            self.engine.request_with(ticket, Request::StopPool(pool));
             if now {
                 let workers: Vec<WorkerId> = self
                     .workers
@@ -106,7 +111,6 @@ impl Supervisor {
                     .map(|(id, _)| id)
                     .collect();
                 workers.into_iter().for_each(|worker| self.kill_now(worker));
-                self.drain_inputs();
             }
         }
         self.close_wait(wait);
@@ -124,7 +128,7 @@ impl Supervisor {
             format!(
                 "{} asks to start {}",
                 self.client_name(client),
-                self.names(&pools)
+                self.pools.list(&pools)
             ),
         );
         let waiting = self.clients.tickets.open(
@@ -136,7 +140,7 @@ impl Supervisor {
         }
         self.close_wait(waiting);
         if wait == Wait::No {
-            self.done(client, 0, format!("starting {}", self.names(&pools)));
+            self.done(client, 0, format!("starting {}", self.pools.list(&pools)));
         }
     }
 
@@ -149,7 +153,7 @@ impl Supervisor {
         self.pools.set_stopped_by_operator(pool, false);
         if oneshot && !was_stopped {
             let ticket = self.clients.tickets.join(wait, pool);
-            return self.request_with(ticket, Request::Roll(pool));
+            return self.engine.request_with(ticket, Request::Roll(pool));
         }
         if !was_stopped
             && self
@@ -157,7 +161,7 @@ impl Supervisor {
                 .policy(pool)
                 .is_some_and(|policy| policy.count == 0)
         {
-            let text = format!("{}: {NONE_WANTED}", self.pool_name(pool));
+            let text = format!("{}: {NONE_WANTED}", self.pools.name(pool));
             return self.clients.tickets.note(wait, 0, text);
         }
         let runs = |view: rotad_core::PoolView| {
@@ -165,7 +169,7 @@ impl Supervisor {
             matches!(view.state, Ok | Mixed | Degraded) && view.ready >= view.wanted
         };
         if !was_stopped && self.engine.view().pool(pool).is_some_and(runs) {
-            let text = format!("{}: runs already", self.pool_name(pool));
+            let text = format!("{}: runs already", self.pools.name(pool));
             return self.clients.tickets.note(wait, 0, text);
         }
         if was_stopped {
@@ -182,9 +186,9 @@ impl Supervisor {
         }
         if let Some(policy) = self.pools.policy(pool) {
             let ticket = self.clients.tickets.join(wait, pool);
-            self.request(Request::EnsurePool(pool, policy));
+            self.engine.request(Request::EnsurePool(pool, policy));
             // Also fills slots that had come to their end.
-            self.request_with(ticket, Request::Start(pool));
+            self.engine.request_with(ticket, Request::Start(pool));
         }
     }
 
@@ -246,7 +250,8 @@ impl Supervisor {
         let wait = self.clients.tickets.open(Some(client), false);
         let ticket = self.clients.tickets.join(wait, pool);
         self.close_wait(wait);
-        self.request_with(ticket, Request::Scale(pool, count));
+        self.engine
+            .request_with(ticket, Request::Scale(pool, count));
     }
 
     /// Signals go to ready workers only: before that, a worker has no handler yet and would die.
@@ -347,7 +352,8 @@ impl Supervisor {
             .tickets
             .issue(asker, wait == Wait::Drained, &[pool])
         {
-            self.request_with(ticket, Request::Replace(pool, Slot(slot)));
+            self.engine
+                .request_with(ticket, Request::Replace(pool, Slot(slot)));
         }
         if wait == Wait::No {
             self.done(client, 0, format!("replacing {name}/{slot}"));

@@ -183,7 +183,7 @@ impl Supervisor {
                 .held_by
                 .iter()
                 .chain(&roll.after)
-                .map(|pool| self.pool_name(*pool).to_owned())
+                .map(|pool| self.pools.name(*pool).to_owned())
                 .collect(),
             unserved,
             scaled: self.pools.scaled(id).is_some(),

@@ -106,7 +106,7 @@ impl Supervisor {
             starts.unavailable = true;
         }
         if starts.unavailable {
-            return self.input(Input::Demand(long_enough));
+            return self.engine.push(Input::Demand(long_enough));
         }
         if starts.sampling_since.is_some() {
             return;
@@ -132,7 +132,7 @@ impl Supervisor {
     /// Takes the result of a sample.
     pub(crate) fn on_cpu_demand(&mut self, demand: Vec<(WorkerId, u32)>) {
         self.health.starts.sampling_since = None;
-        self.input(Input::Demand(demand));
+        self.engine.push(Input::Demand(demand));
     }
 
     /// Names the overload if a worker was not ready in time because too many were starting for the number of

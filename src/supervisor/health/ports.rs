@@ -165,7 +165,7 @@ impl Supervisor {
             if let (true, Some(ports)) = (self.health.ports.logged.insert(pool), ports) {
                 let (all, own) = (ports.count(), self.health.ports.count_held(ports));
                 tracing::warn!(
-                    pool = self.pool_name(pool),
+                    pool = self.pools.name(pool),
                     "a worker waits for a free port: of {all} ({}-{}), {own} are held by workers, old ones that still \
                      finish included; the others are used by other programs",
                     ports.first,
@@ -173,7 +173,6 @@ impl Supervisor {
                 );
             }
         }
-        self.drain_inputs();
     }
 }
 

@@ -421,7 +421,7 @@ impl Supervisor {
         match (purpose, probe_error) {
             (Purpose::Readiness, None) => {
                 self.health.probing.forget(worker);
-                self.input(Input::Ready(worker));
+                self.engine.push(Input::Ready(worker));
             }
             (Purpose::Readiness, Some(_)) => {
                 let pause = FIRST_PAUSE.as_millis() << failed.saturating_sub(1).min(10);

@@ -99,7 +99,7 @@ impl Readiness {
 impl Supervisor {
     pub(crate) fn on_accept_report(&mut self, report: AcceptReport) {
         match report {
-            AcceptReport::Accepting(worker) => self.input(Input::Ready(worker)),
+            AcceptReport::Accepting(worker) => self.engine.push(Input::Ready(worker)),
             AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
             AcceptReport::ScanReturned => self.health.readiness.probe.resume(),
         }
@@ -128,14 +128,14 @@ impl Supervisor {
         let (pool, notified) = (process.pool, process.ready);
         if process.spec.plan.ready != Ready::Auto {
             tracing::error!(
-                pool = self.pool_name(pool),
+                pool = self.pools.name(pool),
                 "ready = \"accepting\" cannot be seen here: {reason}"
             );
             return;
         }
         if !std::mem::replace(&mut self.health.readiness.reported, true) {
             tracing::warn!(
-                pool = self.pool_name(pool),
+                pool = self.pools.name(pool),
                 "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
                  alive after 1 s, and nothing says more"
             );
@@ -146,7 +146,7 @@ impl Supervisor {
             .readiness
             .set_unobservable(worker, notified, now)
         {
-            self.input(Input::Ready(worker));
+            self.engine.push(Input::Ready(worker));
         }
     }
 }

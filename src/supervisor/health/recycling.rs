@@ -229,7 +229,8 @@ impl Supervisor {
                 .cause(reason.cause()),
         );
         let ticket = self.clients.tickets.of(Owner::Recycling(worker));
-        self.request_with(ticket, Request::Replace(pool, slot));
+        self.engine
+            .request_with(ticket, Request::Replace(pool, slot));
     }
 
     /// Takes the engine's reply to a recycling request.

@@ -111,7 +111,7 @@ impl Supervisor {
     pub(crate) fn unhealthy(&mut self, worker: WorkerId, reason: String) {
         if let Some(process) = self.workers.processes.get_mut(worker) {
             process.probe_error = Some(reason);
-            self.input(Input::Unhealthy(worker));
+            self.engine.push(Input::Unhealthy(worker));
         }
     }
 }

@@ -65,7 +65,7 @@ impl Supervisor {
             .tickets
             .open(request.client, request.wait == Wait::Drained);
         for pool in gone {
-            self.request(Request::Remove(pool));
+            self.engine.request(Request::Remove(pool));
         }
         let mut changed_anything = !lines.is_empty();
         // In dependency order: the engine has to know that a pool rolls before it is asked to roll those that come
@@ -96,11 +96,11 @@ impl Supervisor {
             self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("unchanged"));
         }
         for pool in ran.iter().filter(|pool| self.pools.plan(**pool).is_some()) {
-            let text = format!("{}: done", self.pool_name(*pool));
+            let text = format!("{}: done", self.pools.name(*pool));
             self.clients.tickets.note(wait, 0, text);
         }
         self.close_wait(wait);
-        self.close_unused();
+        self.listening.may_be_unused = true;
         self.watch_files();
     }
 
@@ -175,7 +175,7 @@ impl Supervisor {
         let Some(policy) = self.pools.policy(pool) else {
             return;
         };
-        let name = self.pool_name(pool).to_owned();
+        let name = self.pools.name(pool).to_owned();
         if let PoolChange::Adjusted { .. } = change
             && let Some(plan) = self.pools.plan(pool)
         {
@@ -186,7 +186,7 @@ impl Supervisor {
                 change,
                 PoolChange::Rolled { .. } | PoolChange::Adjusted { .. }
             ) {
-                self.request(Request::Reconfigure { pool, policy });
+                self.engine.request(Request::Reconfigure { pool, policy });
             }
             if chosen || *change != PoolChange::Same {
                 self.clients.tickets.note(
@@ -200,21 +200,23 @@ impl Supervisor {
         match change {
             PoolChange::Rolled { .. } => {
                 let ticket = self.clients.tickets.join(wait, pool);
-                self.request_with(ticket, Request::Reconfigure { pool, policy });
+                self.engine
+                    .request_with(ticket, Request::Reconfigure { pool, policy });
             }
             PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
                 let ticket = self.clients.tickets.join(wait, pool);
-                self.request_with(ticket, Request::EnsurePool(pool, policy));
+                self.engine
+                    .request_with(ticket, Request::EnsurePool(pool, policy));
             }
             PoolChange::Added
             | PoolChange::Removed
             | PoolChange::Adjusted { .. }
             | PoolChange::Same => {
                 // Also where nothing of its own has changed: a pool that it comes after may have a new id.
-                self.request(Request::EnsurePool(pool, policy));
+                self.engine.request(Request::EnsurePool(pool, policy));
                 if chosen {
                     let ticket = self.clients.tickets.join(wait, pool);
-                    self.request_with(ticket, Request::Roll(pool));
+                    self.engine.request_with(ticket, Request::Roll(pool));
                 } else if matches!(change, PoolChange::Adjusted { .. }) {
                     self.clients.tickets.note(
                         wait,

@@ -1,11 +1,12 @@
 //! Watched files: tells `crate::watch` what to watch, rolls a pool when its files change, and reloads when the
 //! configuration changes.
 
+use crate::control::protocol::ReloadScope;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::observe::print::sanitize;
-use crate::plan::{Plan, SignalAction, Sink};
+use crate::plan::{Plan, Sink};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
 use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
@@ -156,7 +157,7 @@ impl Supervisor {
                     &files,
                     count,
                 );
-                self.act(SignalAction::ApplyConfig, &text);
+                self.apply_by_signal(&text, ReloadScope::ConfigOnly);
             }
         }
     }
@@ -165,7 +166,7 @@ impl Supervisor {
         let Some(watch) = self.pools.plan(pool).and_then(|plan| plan.watch.as_ref()) else {
             return;
         };
-        let (text, name) = (changed(&watch.base, files, count), self.pool_name(pool));
+        let (text, name) = (changed(&watch.base, files, count), self.pools.name(pool));
         if self.pools.stopped_by_operator(pool) {
             let text =
                 format!("{text}: {name} is stopped, and stays so until `rotad start {name}`");
@@ -208,7 +209,7 @@ impl Supervisor {
 
     fn watch_name(&self, key: WatchKey) -> &str {
         match key {
-            WatchKey::Pool(pool) => self.pool_name(pool),
+            WatchKey::Pool(pool) => self.pools.name(pool),
             WatchKey::Config => "the configuration",
         }
     }

@@ -68,15 +68,13 @@ pub(crate) struct Reload {
 }
 
 type ReloadEvent = Event<ReloadRequest, Box<PendingConfig>, PassedOver>;
-type ReloadAction = Action<ReloadRequest, Box<PendingConfig>, PassedOver>;
+pub(crate) type ReloadAction = Action<ReloadRequest, Box<PendingConfig>, PassedOver>;
 
 /// The state machine, and what it has not been told yet.
 #[derive(Debug, Default)]
 pub(crate) struct ReloadState {
     machine: Reloads<ReloadRequest, Box<PendingConfig>>,
     events: VecDeque<ReloadEvent>,
-    /// Its actions are being executed: what they lead to is queued.
-    running: bool,
     /// The number of the blocking job that it waits for.
     job: Option<u64>,
 }
@@ -99,9 +97,10 @@ impl ReloadState {
         self.machine.is_active()
     }
 
-    /// Something has happened that the machine was not told yet.
-    pub(crate) fn has_events(&self) -> bool {
-        !self.events.is_empty()
+    /// Tells the machine one of the things that have happened. Returns what is to be done for it; None: it knows all.
+    pub(crate) fn next_actions(&mut self, now: Time) -> Option<Vec<ReloadAction>> {
+        let event = self.events.pop_front()?;
+        Some(self.machine.handle(now, event))
     }
 
     pub(crate) fn pending(&mut self) -> Option<&mut PendingConfig> {
@@ -158,27 +157,12 @@ impl Supervisor {
         self.reload_event(Event::Requested(request));
     }
 
-    /// Tells the machine what has happened. It acts once the engine's commands of the present call are executed.
+    /// Queues what has happened for the machine.
     pub(crate) fn reload_event(&mut self, event: ReloadEvent) {
         self.reload.state.events.push_back(event);
-        if !self.engine.draining {
-            self.run_reloads();
-        }
     }
 
-    pub(crate) fn run_reloads(&mut self) {
-        if std::mem::replace(&mut self.reload.state.running, true) {
-            return;
-        }
-        while let Some(event) = self.reload.state.events.pop_front() {
-            for action in self.reload.state.machine.handle(self.clock.now(), event) {
-                self.execute_reload(action);
-            }
-        }
-        self.reload.state.running = false;
-    }
-
-    fn execute_reload(&mut self, action: ReloadAction) {
+    pub(crate) fn execute_reload(&mut self, action: ReloadAction) {
         match action {
             Action::Joined(request) => {
                 tracing::debug!("{}: joins the reload that waits", request.who);

@@ -12,7 +12,7 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::pool_registry::is_meant;
-use rotad_core::{PoolId, PoolState, Span, Time};
+use rotad_core::{PoolId, PoolState, Request, Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -304,7 +304,7 @@ impl Supervisor {
     /// Why the pool is passed over, if it is. An unknown result is no reason to end a process that serves: with `surge
     /// = 0` it would be gone before it is known whether its successor comes up.
     fn passed_over_reason(&self, pool: PoolId, found: &Comparison) -> Option<(u8, String)> {
-        let name = self.pool_name(pool);
+        let name = self.pools.name(pool);
         let view = self.engine.view().pool(pool)?;
         match found {
             Comparison::Changed => None,
@@ -379,7 +379,7 @@ impl Supervisor {
             let first = if rolled.is_empty() {
                 "no pool is rolled".to_owned()
             } else {
-                format!("rolling {}", self.names(&rolled))
+                format!("rolling {}", self.pools.list(&rolled))
             };
             let lines: Vec<&str> = passed_over
                 .values()
@@ -395,6 +395,29 @@ impl Supervisor {
         }
         self.check_all_listeners();
         self.roll_with_wait(waiting, &rolled);
+    }
+}
+
+impl Supervisor {
+    /// Starts a rolling restart of `pools`. The outcome goes to `client`, or to the log if there is none.
+    pub(crate) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
+        self.check_all_listeners();
+        self.reloading();
+        let wait = self.clients.tickets.open(client, drained);
+        self.roll_with_wait(wait, pools);
+    }
+
+    /// The same with a wait that is already open; closes it.
+    pub(crate) fn roll_with_wait(&mut self, wait: WaitId, pools: &[PoolId]) {
+        let pools = self.pools.in_order(pools);
+        let tickets: Vec<_> = pools
+            .iter()
+            .map(|pool| (*pool, self.clients.tickets.join(wait, *pool)))
+            .collect();
+        self.close_wait(wait);
+        for (pool, ticket) in tickets {
+            self.engine.request_with(ticket, Request::Roll(pool));
+        }
     }
 }
 

@@ -113,14 +113,17 @@ impl Supervisor {
         };
         let ticket = self.clients.tickets.of(Owner::Oneshot);
         match before {
-            None => self.request_with(ticket, Request::EnsurePool(pool, policy)),
+            None => self
+                .engine
+                .request_with(ticket, Request::EnsurePool(pool, policy)),
             // Same spec: a run that is under way ends before the next one begins.
             Some((_, true)) => {
-                self.request(Request::EnsurePool(pool, policy));
-                self.request_with(ticket, Request::Roll(pool));
+                self.engine.request(Request::EnsurePool(pool, policy));
+                self.engine.request_with(ticket, Request::Roll(pool));
             }
             Some((_, false)) => {
-                self.request_with(ticket, Request::Reconfigure { pool, policy });
+                self.engine
+                    .request_with(ticket, Request::Reconfigure { pool, policy });
             }
         }
     }
@@ -137,7 +140,7 @@ impl Supervisor {
             }
             Outcome::StartFailed(failure) => Some(self.start_failure_text(pool, failure).0),
             Outcome::Superseded { by } => Some(superseded(*by).to_owned()),
-            Outcome::HeldUp { by, .. } => Some(format!("it waits for {}", self.names(by))),
+            Outcome::HeldUp { by, .. } => Some(format!("it waits for {}", self.pools.list(by))),
             _ => Some("it is not there any more".to_owned()),
         };
         let name = self.pools.name(pool).to_owned();
@@ -155,16 +158,16 @@ impl Supervisor {
                 Some(before) => {
                     self.pools.set_next_spec(pool, before);
                     if let Some(policy) = self.pools.policy(pool) {
-                        self.request(Request::EnsurePool(pool, policy));
+                        self.engine.request(Request::EnsurePool(pool, policy));
                     }
                 }
                 None => {
                     self.pools.mark_removed(pool);
-                    self.request(Request::Remove(pool));
+                    self.engine.request(Request::Remove(pool));
                 }
             }
         }
         self.refresh_plan();
-        self.close_unused();
+        self.listening.may_be_unused = true;
     }
 }

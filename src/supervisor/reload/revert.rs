@@ -45,7 +45,7 @@ impl Supervisor {
             self.log.writer.retarget(&plan.name, &plan.log);
         }
         if let Some(policy) = self.pools.policy(pool) {
-            self.request(Request::EnsurePool(pool, policy));
+            self.engine.request(Request::EnsurePool(pool, policy));
         }
         self.refresh_plan();
         self.watch_files();
@@ -65,7 +65,7 @@ impl Supervisor {
             .retain_generations(pool, |generation| known.contains(&generation));
         self.pools
             .retain_generations(pool, |generation| known.contains(&generation));
-        self.close_unused();
+        self.listening.may_be_unused = true;
     }
 
     /// Forgets removed pools whose last worker is gone.
@@ -75,7 +75,7 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
                 self.pools.forget(pool);
                 self.workers.spawn_specs.retain_generations(pool, |_| false);
-                self.close_unused();
+                self.listening.may_be_unused = true;
             }
         }
     }
@@ -136,7 +136,7 @@ impl Supervisor {
             .into_iter()
             .any(|id| !next_listeners.contains(&id) && !self.listening.lone().contains(&id));
         if doubtful {
-            self.close_unused();
+            self.listening.may_be_unused = true;
         }
     }
 }

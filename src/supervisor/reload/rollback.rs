@@ -49,7 +49,7 @@ impl Supervisor {
         let text = format!(
             "{} asks to roll back {}{target}{only}",
             self.client_name(client),
-            self.names(&pools)
+            self.pools.list(&pools)
         );
         self.emit_request("rollback", text);
         if !dry_run {
@@ -73,7 +73,7 @@ impl Supervisor {
                 Err(Refusal::Here(why)) => (why, 0),
                 Err(Refusal::No(why)) => (why, u8::from(strict)),
             };
-            let line = format!("{}: {line}", self.pool_name(pool));
+            let line = format!("{}: {line}", self.pools.name(pool));
             code = code.max(worth);
             self.clients.tickets.note(waiting, worth, line.clone());
             lines.push(line);
@@ -99,7 +99,7 @@ impl Supervisor {
         dry_run: bool,
     ) -> String {
         let Way { to, spec } = way;
-        let name = self.pool_name(pool).to_owned();
+        let name = self.pools.name(pool).to_owned();
         if dry_run {
             return format!("{name}: would roll {}", self.shown_way(pool, to));
         }
@@ -111,7 +111,8 @@ impl Supervisor {
         // Its directory may be gone: resolving it again would start something else under its number.
         self.workers.spawn_specs.hold_to(pool, Some(to));
         let ticket = self.clients.tickets.join(wait, pool);
-        self.request_with(ticket, Request::RollBack { pool, to, policy });
+        self.engine
+            .request_with(ticket, Request::RollBack { pool, to, policy });
         format!("{name}: back to generation {to}")
     }
 
@@ -169,7 +170,7 @@ impl Supervisor {
                     text.push_str("\nthere is no older generation");
                     return no(text);
                 }
-                let command = format!("rotad rollback {} --to {older}", self.pool_name(pool));
+                let command = format!("rotad rollback {} --to {older}", self.pools.name(pool));
                 match self.can_go(pool, view, older) {
                     Ok(_) => {
                         text.push_str(&format!(

@@ -61,7 +61,7 @@ impl Supervisor {
                 .warn(),
         );
         self.workers.exit_reports.set_daemonized(pool, text);
-        self.input(Input::Daemonized(pool));
+        self.engine.push(Input::Daemonized(pool));
     }
 
     /// An orphan that belongs to no worker has the name of a program whose workers exit with 0: it serves in their
@@ -98,7 +98,7 @@ impl Supervisor {
                     .warn(),
             );
             self.workers.exit_reports.set_daemonized(pool, text);
-            self.input(Input::Daemonized(pool));
+            self.engine.push(Input::Daemonized(pool));
         }
     }
 

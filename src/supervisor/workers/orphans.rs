@@ -338,7 +338,6 @@ impl Supervisor {
         if std::mem::take(&mut self.workers.orphans.wanted) {
             self.scan_orphans();
         }
-        self.drain_inputs();
     }
 
     fn on_tree_progress(&mut self, id: WorkerId, killed: usize, left: usize) {
