@@ -83,8 +83,9 @@ impl Supervisor {
             .view()
             .pool(pool)
             .map(|view| view.fill_generation);
-        let same =
-            base.is_some_and(|base| base != generation && self.same_files(pool, base, generation));
+        let same = base.is_some_and(|base| {
+            base != generation && self.lookup().same_files(pool, base, generation)
+        });
         self.engine.push(Input::Pinned {
             pool,
             generation,

@@ -49,11 +49,37 @@ impl Supervisor {
                 Report::Probe(result) => self.on_probe_result(result),
                 Report::Memory(sample) => self.on_rss_sample(sample),
                 Report::CpuDemand(demand) => self.on_cpu_demand(demand),
-                Report::Job(result) => self.on_blocking_result(result),
+                Report::Job(result) => self.on_job_result(result),
                 Report::Files(report) => self.on_file_change(report),
                 Report::Orphans(report) => self.on_orphan_scan(report),
             }
             self.settle();
+        }
+    }
+
+    fn on_job_result(&mut self, result: JobResult) {
+        match result {
+            JobResult::Failed(text) => tracing::warn!("{text}"),
+            JobResult::ConfigRead(number, read) => self.on_config_read(number, *read),
+            JobResult::Bound(number, bound) => self.on_addresses_bound(number, bound),
+            JobResult::FileOwnershipSet(name) => {
+                tracing::info!("listener {name}: its file has its owner and mode")
+            }
+            JobResult::ListenerChecked(number, checked) => {
+                self.on_listener_checked(number, checked)
+            }
+            JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
+            JobResult::Compared {
+                round,
+                pool,
+                changed,
+            } => self.on_compared(round, pool, changed),
+            JobResult::Usage { client, found } => self.on_usage(client, found),
+            JobResult::ConfigResolved {
+                client,
+                request,
+                real,
+            } => self.on_config_resolved(client, *request, real.as_deref()),
         }
     }
 }

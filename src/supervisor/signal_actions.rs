@@ -51,7 +51,7 @@ impl Supervisor {
             self.reloading();
             return self.emit_signal(format!("{text}: there is no pool of that kind to roll"));
         }
-        let comparisons = self.comparisons_for_roll(&pools);
+        let comparisons = self.lookup().comparisons_for_roll(&pools);
         if comparisons.is_empty() {
             self.emit_signal(format!("{text}: rolling {}", self.pools.list(&pools)));
             return self.roll(None, false, &pools);

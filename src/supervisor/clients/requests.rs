@@ -32,7 +32,7 @@ impl Supervisor {
                 .iter()
                 .any(|name| name == self.pools.name(*pool))
         };
-        let comparisons = self.comparisons_for_roll(
+        let comparisons = self.lookup().comparisons_for_roll(
             &pools
                 .iter()
                 .copied()
@@ -227,7 +227,7 @@ impl Supervisor {
                 "its `ports` are {have}, and {wanted} workers with a surge of {surge} need more"
             ))
         } else {
-            self.has_room_to_scale(pool, wanted as u32).err()
+            self.lookup().has_room_to_scale(pool, wanted as u32).err()
         };
         if let Some(why) = refused {
             return self.done(

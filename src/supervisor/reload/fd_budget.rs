@@ -1,7 +1,8 @@
 //! The budget of open files: how many descriptors the master needs, and whether its limit allows them.
 
 use crate::plan::{Kind, Plan};
-use crate::supervisor::{Failed, Supervisor};
+use crate::supervisor::Failed;
+use crate::supervisor::reload::lookup::Lookup;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::PoolId;
 use std::io;
@@ -76,7 +77,7 @@ fn grow_fd_table(need: u64, hard: u64) {
     }
 }
 
-impl Supervisor {
+impl Lookup<'_> {
     /// Whether a new configuration's workers fit into the limit, beside those that still drain.
     pub(crate) fn has_room_for(&self, plan: &Plan) -> Result<(), String> {
         let scaled = |name: &str| {

@@ -8,6 +8,7 @@ pub(crate) mod blocking;
 pub(crate) mod commit;
 pub(crate) mod fd_budget;
 pub(crate) mod file_watch;
+pub(crate) mod lookup;
 mod machine;
 pub(crate) mod on_change;
 pub(crate) mod oneshots;
@@ -22,10 +23,11 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
-use crate::supervisor::reload::blocking::{BindError, JobResult};
+use crate::supervisor::reload::blocking::BindError;
 use crate::supervisor::reload::on_change::{Continuation, PassedOver};
 use blocking::BlockingPool;
 use file_watch::FileWatch;
+use lookup::Lookup;
 use machine::{Action, Event, Joins, Reloads};
 use on_change::OnChange;
 use rotad_core::{PoolId, Time};
@@ -97,6 +99,15 @@ impl ReloadState {
         self.machine.is_active()
     }
 
+    /// Queues something that has happened for the machine.
+    pub(crate) fn tell(&mut self, event: ReloadEvent) {
+        self.events.push_back(event);
+    }
+
+    pub(crate) fn config(&self) -> Option<&PendingConfig> {
+        self.machine.config().map(|config| &**config)
+    }
+
     /// Tells the machine one of the things that have happened. Returns what is to be done for it; None: it knows all.
     pub(crate) fn next_actions(&mut self, now: Time) -> Option<Vec<ReloadAction>> {
         let event = self.events.pop_front()?;
@@ -151,15 +162,54 @@ impl PendingConfig {
     }
 }
 
+impl Lookup<'_> {
+    /// Log files that no pool writes yet: pool, path and access.
+    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf, FileAccess)> {
+        let files = |pool: &PoolPlan| {
+            [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
+                Sink::File(path) => Some(path.clone()),
+                Sink::Master | Sink::Inherit | Sink::Null | Sink::Stdout => None,
+            })
+        };
+        let known: Vec<PathBuf> = self.plan.pools.iter().flat_map(files).flatten().collect();
+        let all = plan
+            .pools
+            .iter()
+            .flat_map(|pool| {
+                files(pool).map(|file| Some((pool.name.clone(), file?, pool.log.access)))
+            })
+            .flatten();
+        all.filter(|(_, file, _)| !known.contains(file)).collect()
+    }
+
+    /// Names one of our own sockets that may be in the way: one on a wildcard address, or one that still drains.
+    fn own_address(&self, error: &SocketError) -> String {
+        let port = error.address.rsplit_once(':').map(|(_, port)| port);
+        let ours = self
+            .listening
+            .ids()
+            .into_iter()
+            .filter_map(|id| self.listening.get(id))
+            .find(|listener| {
+                let own = listener.addr_text();
+                own.rsplit_once(':').map(|(_, port)| port) == port && !own.starts_with("unix:")
+            });
+        match ours {
+            Some(listener) => {
+                let own = listener.addr_text();
+                format!(
+                    "\nthis master itself listens on {own}: such a change wants `rotad stop` and `rotad start`"
+                )
+            }
+            None => String::new(),
+        }
+    }
+}
+
 impl Supervisor {
     /// Queues a request. A burst of equal signals becomes one reload that runs and one that waits.
     pub(crate) fn reload(&mut self, request: ReloadRequest) {
-        self.reload_event(Event::Requested(request));
-    }
-
-    /// Queues what has happened for the machine.
-    pub(crate) fn reload_event(&mut self, event: ReloadEvent) {
-        self.reload.state.events.push_back(event);
+        self.reload.state.tell(Event::Requested(request));
     }
 
     pub(crate) fn execute_reload(&mut self, action: ReloadAction) {
@@ -176,9 +226,15 @@ impl Supervisor {
             }
             Action::UndoOneshots(config) => self.undo_oneshots(*config),
             Action::Compare => {
-                let comparisons = self.comparisons_for_reload();
+                let machine = &self.reload.state.machine;
+                let comparisons = match (machine.request(), machine.config()) {
+                    (Some(request), Some(config)) => {
+                        self.lookup().comparisons_for_reload(request, &config.plan)
+                    }
+                    _ => Vec::new(),
+                };
                 if comparisons.is_empty() {
-                    self.reload_event(Event::Compared(PassedOver::new()));
+                    self.reload.state.tell(Event::Compared(PassedOver::new()));
                 } else {
                     self.start_comparison(comparisons, Continuation::Commit);
                 }
@@ -198,7 +254,7 @@ impl Supervisor {
 
     /// The stage ends the reload, and nothing was changed.
     fn end_reload(&mut self, code: u8, text: String) {
-        self.reload_event(Event::Ended { code, text });
+        self.reload.state.tell(Event::Ended { code, text });
     }
 
     fn read_config(&mut self) {
@@ -231,45 +287,33 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn on_blocking_result(&mut self, result: JobResult) {
-        match result {
-            JobResult::Failed(text) => tracing::warn!("{text}"),
-            JobResult::ConfigRead(number, read) if self.reload.state.take_job(number) => {
-                self.config_read(*read);
-            }
-            JobResult::FileOwnershipSet(name) => {
-                tracing::info!("listener {name}: its file has its owner and mode")
-            }
-            JobResult::ListenerChecked(number, checked) => {
-                self.on_listener_checked(number, checked)
-            }
-            JobResult::Bound(number, bound) if self.reload.state.take_job(number) => {
-                self.addresses_bound(bound);
-            }
-            JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
-            JobResult::Compared {
-                round,
-                pool,
-                changed,
-            } => self.on_compared(round, pool, changed),
-            JobResult::Usage { client, found } => self.on_usage(client, found),
-            JobResult::ConfigResolved {
-                client,
-                request,
-                real,
-            } => self.on_config_resolved(client, *request, real.as_deref()),
+    /// The configuration has been read, by the blocking job `number`.
+    pub(crate) fn on_config_read(&mut self, number: u64, read: Result<(Plan, String), String>) {
+        if self.reload.state.take_job(number) {
+            self.config_read(read);
+        }
+    }
+
+    /// The addresses and log files of the new configuration have been opened, by the blocking job `number`.
+    pub(crate) fn on_addresses_bound(
+        &mut self,
+        number: u64,
+        bound: Result<Vec<Listener>, BindError>,
+    ) {
+        if self.reload.state.take_job(number) {
+            self.addresses_bound(bound);
+        } else if let Ok(listeners) = bound {
             // Too late: the reload was abandoned meanwhile.
-            JobResult::Bound(_, Ok(listeners)) => listeners
-                .into_iter()
-                .for_each(|listener| self.reload.blocking.close(listener)),
-            JobResult::ConfigRead(..) | JobResult::Bound(_, Err(_)) => {}
+            for listener in listeners {
+                self.reload.blocking.close(listener);
+            }
         }
     }
 
     /// The blocking job may hang on some path: the machine gives it up.
     pub(crate) fn check_blocking_job(&mut self) {
         self.reload.state.job = None;
-        self.reload_event(Event::TimerFired);
+        self.reload.state.tell(Event::TimerFired);
     }
 
     fn config_read(&mut self, read: Result<(Plan, String), String>) {
@@ -303,10 +347,10 @@ impl Supervisor {
             return self.end_reload(4, text);
         }
         if request.extent == ReloadScope::DryRun {
-            let text = self.dry_run_text(request, &plan);
+            let text = self.lookup().dry_run_text(request, &plan);
             return self.end_reload(0, text);
         }
-        if let Err(why) = self.has_room_for(&plan) {
+        if let Err(why) = self.lookup().has_room_for(&plan) {
             return self.end_reload(1, format!("{why}\nnothing was changed"));
         }
         let sockets: Vec<Option<ListenerId>> = plan
@@ -314,14 +358,14 @@ impl Supervisor {
             .iter()
             .map(|listener| self.listening.find(listener))
             .collect();
-        let opens = sockets.contains(&None) || !self.new_logs(&plan).is_empty();
+        let opens = sockets.contains(&None) || !self.lookup().new_logs(&plan).is_empty();
         let config = Box::new(PendingConfig {
             plan,
             sockets,
             oneshots: BTreeMap::new(),
             replaced: Vec::new(),
         });
-        self.reload_event(Event::Read { config, opens });
+        self.reload.state.tell(Event::Read { config, opens });
     }
 
     fn open_addresses(&mut self) {
@@ -335,7 +379,7 @@ impl Supervisor {
             .filter(|(_, open)| open.is_none())
             .map(|(listener, _)| listener.clone())
             .collect();
-        let logs = self.new_logs(&pending.plan);
+        let logs = self.lookup().new_logs(&pending.plan);
         match self.reload.blocking.bind(missing, all, logs) {
             Ok(number) => self.reload.state.job = Some(number),
             Err(error) => self.end_reload(
@@ -345,30 +389,14 @@ impl Supervisor {
         }
     }
 
-    /// Log files that no pool writes yet: pool, path and access.
-    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf, FileAccess)> {
-        let files = |pool: &PoolPlan| {
-            [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
-                Sink::File(path) => Some(path.clone()),
-                Sink::Master | Sink::Inherit | Sink::Null | Sink::Stdout => None,
-            })
-        };
-        let known: Vec<PathBuf> = self.plan.pools.iter().flat_map(files).flatten().collect();
-        let all = plan
-            .pools
-            .iter()
-            .flat_map(|pool| {
-                files(pool).map(|file| Some((pool.name.clone(), file?, pool.log.access)))
-            })
-            .flatten();
-        all.filter(|(_, file, _)| !known.contains(file)).collect()
-    }
-
     fn addresses_bound(&mut self, bound: Result<Vec<Listener>, BindError>) {
         let opened = match bound {
             Ok(opened) => opened,
             Err(BindError::Socket(error)) => {
-                let text = format!("{error}{}\nnothing was changed", self.own_address(&error));
+                let text = format!(
+                    "{error}{}\nnothing was changed",
+                    self.lookup().own_address(&error)
+                );
                 return self.end_reload(1, text);
             }
             Err(BindError::Log(text)) => {
@@ -392,30 +420,7 @@ impl Supervisor {
                 *open = Some(id);
             }
         }
-        self.reload_event(Event::Opened);
-    }
-
-    /// Names one of our own sockets that may be in the way: one on a wildcard address, or one that still drains.
-    fn own_address(&self, error: &SocketError) -> String {
-        let port = error.address.rsplit_once(':').map(|(_, port)| port);
-        let ours = self
-            .listening
-            .ids()
-            .into_iter()
-            .filter_map(|id| self.listening.get(id))
-            .find(|listener| {
-                let own = listener.addr_text();
-                own.rsplit_once(':').map(|(_, port)| port) == port && !own.starts_with("unix:")
-            });
-        match ours {
-            Some(listener) => {
-                let own = listener.addr_text();
-                format!(
-                    "\nthis master itself listens on {own}: such a change wants `rotad stop` and `rotad start`"
-                )
-            }
-            None => String::new(),
-        }
+        self.reload.state.tell(Event::Opened);
     }
 
     /// A client that does not wait is answered: what could be refused was not.
@@ -426,7 +431,7 @@ impl Supervisor {
         ) else {
             return;
         };
-        let oneshots = self.oneshots_to_run(request, &pending.plan);
+        let oneshots = self.lookup().oneshots_to_run(request, &pending.plan);
         if request.wait == Wait::No
             && let Some(client) = request.client
         {
@@ -441,13 +446,7 @@ impl Supervisor {
                 request.client = None;
             }
         }
-        self.reload_event(Event::Oneshots(oneshots));
-    }
-
-    /// What the reload under way asks for, and its configuration.
-    pub(crate) fn reload_under_way(&self) -> Option<(&ReloadRequest, &PendingConfig)> {
-        let machine = &self.reload.state.machine;
-        Some((machine.request()?, machine.config()?))
+        self.reload.state.tell(Event::Oneshots(oneshots));
     }
 
     fn answer_reload(&mut self, request: &ReloadRequest, code: u8, text: String) {
@@ -495,17 +494,7 @@ impl Supervisor {
     /// Everything stops: refuses all reloads.
     pub(crate) fn cancel_reloads(&mut self) {
         self.reload.state.job = None;
-        self.reload_event(Event::Stopping);
-    }
-
-    /// It is known which pools the reload passes over.
-    pub(crate) fn reload_compared(&mut self, passed_over: PassedOver) {
-        self.reload_event(Event::Compared(passed_over));
-    }
-
-    /// A oneshot of the reload has ended. `why`: it has failed.
-    pub(crate) fn reload_oneshot_ended(&mut self, name: String, why: Option<String>) {
-        self.reload_event(Event::OneshotEnded(name, why));
+        self.reload.state.tell(Event::Stopping);
     }
 }
 

@@ -6,12 +6,15 @@
 
 use crate::control::protocol::{ReloadScope, Wait};
 use crate::observe::events::EventKind;
-use crate::plan::{self, Kind, PoolChange, RollOn};
+use crate::plan::{self, Kind, Plan, PoolChange, RollOn};
 use crate::process::PinnedPaths;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::pool_registry::is_meant;
+use crate::supervisor::reload::ReloadRequest;
+use crate::supervisor::reload::lookup::Lookup;
+use crate::supervisor::reload::machine::Event;
 use rotad_core::{PoolId, PoolState, Request, Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -128,7 +131,7 @@ fn hangs() -> String {
     )
 }
 
-impl Supervisor {
+impl Lookup<'_> {
     /// Those of `pools` that may be passed over, with the paths to compare.
     pub(crate) fn comparisons_for_roll(&self, pools: &[PoolId]) -> Vec<(PoolId, Arc<PinnedPaths>)> {
         let on_change = |pool: &PoolId| {
@@ -145,14 +148,15 @@ impl Supervisor {
 
     /// The same for a reload. Pools that it names, and those whose configuration it changes, are rolled without a
     /// comparison.
-    pub(crate) fn comparisons_for_reload(&self) -> Vec<(PoolId, Arc<PinnedPaths>)> {
-        let Some((request, pending)) = self.reload_under_way() else {
-            return Vec::new();
-        };
+    pub(crate) fn comparisons_for_reload(
+        &self,
+        request: &ReloadRequest,
+        new: &Plan,
+    ) -> Vec<(PoolId, Arc<PinnedPaths>)> {
         if request.extent != ReloadScope::Everything {
             return Vec::new();
         }
-        let meant = pending.plan.pools.iter().filter(|pool| {
+        let meant = new.pools.iter().filter(|pool| {
             pool.roll_on == RollOn::Change
                 && pool.kind != Kind::Oneshot
                 && is_meant(&request.which, pool)
@@ -162,7 +166,7 @@ impl Supervisor {
         if meant.peek().is_none() {
             return Vec::new();
         }
-        let diff = plan::diff(&self.plan, &pending.plan);
+        let diff = plan::diff(self.plan, new);
         let kept = |name: &str| {
             matches!(
                 diff.change_of(name),
@@ -183,9 +187,8 @@ impl Supervisor {
     fn comparable_paths(&self, pool: PoolId) -> Option<Arc<PinnedPaths>> {
         let view = self
             .engine
-            .view()
             .pool(pool)
-            .filter(|_| !self.shutdown.stopping && !self.pools.stopped_by_operator(pool))?;
+            .filter(|_| !self.stopping && !self.pools.stopped_by_operator(pool))?;
         let rolls = view.state == PoolState::Reloading;
         // A roll that waits already is joined: that costs no restart.
         if view.roll.waiting || !view.roll.after.is_empty() || !view.held_by.is_empty() {
@@ -204,12 +207,53 @@ impl Supervisor {
             .next_spec(pool)?
             .is_alike(self.pools.spec_of(pool, generation)?);
         if alike {
-            self.workers.spawn_specs.pinned(pool, generation).cloned()
+            self.specs.pinned(pool, generation).cloned()
         } else {
             None
         }
     }
 
+    /// Why the pool is passed over, if it is. An unknown result is no reason to end a process that serves: with `surge
+    /// = 0` it would be gone before it is known whether its successor comes up.
+    fn passed_over_reason(&self, pool: PoolId, found: &Comparison) -> Option<(u8, String)> {
+        let name = self.pools.name(pool);
+        let view = self.engine.pool(pool)?;
+        match found {
+            Comparison::Changed => None,
+            Comparison::Same => {
+                let since = if view.state == PoolState::Reloading {
+                    " since its rolling restart began"
+                } else {
+                    ""
+                };
+                let few = if view.ready < view.wanted && since.is_empty() {
+                    format!("; {} of {} are ready", view.ready, view.wanted)
+                } else {
+                    String::new()
+                };
+                let why = "passed over (reload.on = \"change\")";
+                Some((
+                    0,
+                    format!("{name}: unchanged{since}, {why}{few}; `rotad roll {name}` rolls it"),
+                ))
+            }
+            Comparison::Unknown(why) => {
+                let (code, serves) = if view.ready == 0 {
+                    (1, "nobody serves")
+                } else {
+                    (10, "it serves on as it is")
+                };
+                let text = format!(
+                    "{name}: not rolled: whether it has changed (reload.on = \"change\") cannot be seen: {why}\n{serves}; \
+                     `rotad roll {name}` tries to roll it all the same"
+                );
+                Some((code, text))
+            }
+        }
+    }
+}
+
+impl Supervisor {
     /// Starts the comparisons; `then` is done when all results are there.
     pub(crate) fn start_comparison(
         &mut self,
@@ -284,10 +328,11 @@ impl Supervisor {
         for (pool, found) in found {
             // The pool may have changed meanwhile: then the comparison no longer applies.
             let still = self
+                .lookup()
                 .comparable_paths(pool)
                 .zip(pinned.get(&pool))
                 .is_some_and(|(now, then)| Arc::ptr_eq(&now, then));
-            if still && let Some(said) = self.passed_over_reason(pool, &found) {
+            if still && let Some(said) = self.lookup().passed_over_reason(pool, &found) {
                 passed_over.insert(pool, said);
             }
         }
@@ -297,46 +342,7 @@ impl Supervisor {
                 wait,
                 pools,
             } => self.roll_except(client, wait, &pools, &passed_over),
-            Continuation::Commit => self.reload_compared(passed_over),
-        }
-    }
-
-    /// Why the pool is passed over, if it is. An unknown result is no reason to end a process that serves: with `surge
-    /// = 0` it would be gone before it is known whether its successor comes up.
-    fn passed_over_reason(&self, pool: PoolId, found: &Comparison) -> Option<(u8, String)> {
-        let name = self.pools.name(pool);
-        let view = self.engine.view().pool(pool)?;
-        match found {
-            Comparison::Changed => None,
-            Comparison::Same => {
-                let since = if view.state == PoolState::Reloading {
-                    " since its rolling restart began"
-                } else {
-                    ""
-                };
-                let few = if view.ready < view.wanted && since.is_empty() {
-                    format!("; {} of {} are ready", view.ready, view.wanted)
-                } else {
-                    String::new()
-                };
-                let why = "passed over (reload.on = \"change\")";
-                Some((
-                    0,
-                    format!("{name}: unchanged{since}, {why}{few}; `rotad roll {name}` rolls it"),
-                ))
-            }
-            Comparison::Unknown(why) => {
-                let (code, serves) = if view.ready == 0 {
-                    (1, "nobody serves")
-                } else {
-                    (10, "it serves on as it is")
-                };
-                let text = format!(
-                    "{name}: not rolled: whether it has changed (reload.on = \"change\") cannot be seen: {why}\n{serves}; \
-                     `rotad roll {name}` tries to roll it all the same"
-                );
-                Some((code, text))
-            }
+            Continuation::Commit => self.reload.state.tell(Event::Compared(passed_over)),
         }
     }
 

@@ -7,6 +7,8 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{reason, superseded};
 use crate::supervisor::clients::tickets::Owner;
 use crate::supervisor::pool_registry::is_meant;
+use crate::supervisor::reload::lookup::Lookup;
+use crate::supervisor::reload::machine::Event;
 use crate::supervisor::reload::{Oneshot, PendingConfig, ReloadRequest};
 use rotad_core::{Outcome, PoolId, Request};
 use std::collections::BTreeSet;
@@ -30,7 +32,7 @@ fn all_before(plan: &Plan, pool: &str) -> BTreeSet<String> {
     found
 }
 
-impl Supervisor {
+impl Lookup<'_> {
     /// A reload runs the oneshots that its pools come after; `apply-config` runs only those that are new or changed.
     pub(crate) fn oneshots_to_run(&self, request: &ReloadRequest, plan: &Plan) -> Vec<Oneshot> {
         let named: BTreeSet<String> = match request.extent {
@@ -47,7 +49,7 @@ impl Supervisor {
                     .collect()
             }
         };
-        let changed: BTreeSet<String> = plan::diff(&self.plan, plan)
+        let changed: BTreeSet<String> = plan::diff(self.plan, plan)
             .pools
             .into_iter()
             .filter(|pool| matches!(pool.change, PoolChange::Added | PoolChange::Rolled { .. }))
@@ -72,15 +74,22 @@ impl Supervisor {
             })
             .collect()
     }
+}
 
+impl Supervisor {
     /// Starts one. Its end comes back by [`Self::oneshot_replied`].
     pub(crate) fn run_oneshot(&mut self, name: &str) {
         let spec = self
-            .reload_under_way()
-            .and_then(|(_, pending)| pending.spec(pending.pool(name)?));
+            .reload
+            .state
+            .config()
+            .and_then(|pending| pending.spec(pending.pool(name)?));
         let Some(spec) = spec else {
             let why = "one of its addresses is not open".to_owned();
-            return self.reload_oneshot_ended(name.to_owned(), Some(why));
+            return self
+                .reload
+                .state
+                .tell(Event::OneshotEnded(name.to_owned(), Some(why)));
         };
         if let Some(other) = self.pools.find(name).filter(|pool| {
             self.pools
@@ -144,7 +153,7 @@ impl Supervisor {
             _ => Some("it is not there any more".to_owned()),
         };
         let name = self.pools.name(pool).to_owned();
-        self.reload_oneshot_ended(name, why);
+        self.reload.state.tell(Event::OneshotEnded(name, why));
     }
 
     /// The old configuration stays in force, including that of the oneshots; new sockets are closed again.

@@ -5,8 +5,28 @@ use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::listening::ListenerId;
+use crate::supervisor::reload::lookup::Lookup;
 use rotad_core::{Generation, PoolId, Request, RollState};
 use std::collections::BTreeSet;
+
+impl Lookup<'_> {
+    /// Whether a pool, a generation that may be needed or a worker uses this socket.
+    fn is_used(&self, id: ListenerId) -> bool {
+        let counts = |pool: PoolId, generation: Generation| {
+            self.engine.pool(pool).is_some_and(|view| {
+                view.roll.state == RollState::Running
+                    || generation == view.fill_generation
+                    || generation == view.last_good
+            })
+        };
+        self.listening.lone().contains(&id)
+            || !self.pools.users_of(id, counts).is_empty()
+            || self
+                .processes
+                .iter()
+                .any(|(_, process)| process.spec.listeners.contains(&id))
+    }
+}
 
 impl Supervisor {
     /// The generation that fills the slots holds again, with the configuration that it was made from.
@@ -87,7 +107,7 @@ impl Supervisor {
             .listening
             .ids()
             .into_iter()
-            .filter(|id| !self.is_used(*id))
+            .filter(|id| !self.lookup().is_used(*id) && !self.reload.state.holds(*id))
             .collect();
         for id in unused {
             self.unwatch_listener(id);
@@ -102,24 +122,6 @@ impl Supervisor {
             self.emit(EventBuilder::new(EventKind::Listener, text).cause("closed"));
             self.reload.blocking.close(listener);
         }
-    }
-
-    fn is_used(&self, id: ListenerId) -> bool {
-        let counts = |pool: PoolId, generation: Generation| {
-            self.engine.view().pool(pool).is_some_and(|view| {
-                view.roll.state == RollState::Running
-                    || generation == view.fill_generation
-                    || generation == view.last_good
-            })
-        };
-        self.listening.lone().contains(&id)
-            || self.reload.state.holds(id)
-            || !self.pools.users_of(id, counts).is_empty()
-            || self
-                .workers
-                .processes
-                .iter()
-                .any(|(_, process)| process.spec.listeners.contains(&id))
     }
 
     /// A worker is gone: it may have been the last user of a socket.

@@ -6,6 +6,7 @@ use crate::control::protocol::{Selector, Wait};
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::pool_registry::PoolSpec;
+use crate::supervisor::reload::lookup::Lookup;
 use rotad_core::{Generation, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ impl Supervisor {
         // With neither name nor number, the pools that can go back do. A named pool or number has to.
         let strict = named || to.is_some();
         for pool in self.pools.in_order(&pools) {
-            let (line, worth) = match self.way_to(pool, to) {
+            let (line, worth) = match self.lookup().way_to(pool, to) {
                 Ok(way) => {
                     moves = true;
                     lines.push(self.go_back(pool, way, waiting, dry_run));
@@ -101,7 +102,7 @@ impl Supervisor {
         let Way { to, spec } = way;
         let name = self.pools.name(pool).to_owned();
         if dry_run {
-            return format!("{name}: would roll {}", self.shown_way(pool, to));
+            return format!("{name}: would roll {}", self.lookup().shown_way(pool, to));
         }
         self.pools.set_next_spec(pool, spec);
         self.refresh_plan();
@@ -115,10 +116,13 @@ impl Supervisor {
             .request_with(ticket, Request::RollBack { pool, to, policy });
         format!("{name}: back to generation {to}")
     }
+}
 
+impl Lookup<'_> {
+    /// Where a rollback of this pool leads. `to`: None means the generation before.
     fn way_to(&self, pool: PoolId, to: Option<u32>) -> Result<Way, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
-        let Some(view) = self.engine.view().pool(pool) else {
+        let Some(view) = self.engine.pool(pool) else {
             return no("is not there any more".to_owned());
         };
         if self
@@ -135,7 +139,7 @@ impl Supervisor {
             Some(number) => Generation(number),
             None => self.before(pool, &view)?,
         };
-        let known = self.engine.view().served(pool);
+        let known = self.engine.served(pool);
         if !known.contains(&to) {
             return no(format!(
                 "generation {to} is not known; {}",
@@ -276,17 +280,16 @@ impl Supervisor {
             .spec_of(pool, one)
             .zip(self.pools.spec_of(pool, other));
         let places = self
-            .workers
-            .spawn_specs
+            .specs
             .resolved(pool, one)
-            .zip(self.workers.spawn_specs.resolved(pool, other));
+            .zip(self.specs.resolved(pool, other));
         specs.is_some_and(|(one, other)| one.is_alike(other))
             && places.is_some_and(|(one, other)| one == other)
     }
 
     /// "3 workers from generation 2 to generation 1 (/srv/app/1)".
     fn shown_way(&self, pool: PoolId, to: Generation) -> String {
-        let view = self.engine.view().pool(pool);
+        let view = self.engine.pool(pool);
         let serving = view.map(|view| view.serving).unwrap_or_default();
         let moved: u32 = serving
             .iter()
@@ -321,8 +324,7 @@ impl Supervisor {
 
     /// The directory of a generation, as resolved at its first spawn.
     fn place(&self, pool: PoolId, generation: Generation) -> Option<String> {
-        self.workers
-            .spawn_specs
+        self.specs
             .resolved(pool, generation)
             .map(|found| found.directory.display().to_string())
     }
